@@ -1,6 +1,6 @@
-"""Asking Kaggle: what is read is asked again while trouble may pass, what has an effect is sent once.
+"""Call Kaggle's services: retry reads, send calls with an effect at most once.
 
-An effect is sent again only where Kaggle said that it did nothing (429) or was never reached; whoever gets
+A call with an effect is retried only if Kaggle did nothing (429) or was not reached. After a
 UnansweredError looks what became of it before sending it again.
 """
 
@@ -33,20 +33,20 @@ from offline_kit.kaggle.client.session import ClientSession, build_refusal
 
 READ_SECONDS = 60.0
 EFFECT_SECONDS = 300.0
-"""Creating a dataset of many files takes the service a while."""
+"""Creating a dataset of many files is slow."""
 _SILENCE = 5
-"""A download may take as long as it takes; it is given up where nothing more comes for so many reads' time."""
+"""A download has no time limit; it fails after a silence of this many read timeouts."""
 PAGE = 200
 _LONGEST_WORD = 60
 _NUMBER = re.compile(r"-?\d{1,18}")
 
 NOT_VISIBLE = frozenset({403, 404})
-"""What Kaggle answers for what is not there: to strangers it does not tell private from missing."""
+"""Kaggle answers 403 for missing things too, because it hides whether private ones exist."""
 _T = TypeVar("_T")
 
 
 class ApiCaller:
-    """Calls to Kaggle's services, repeated where that is safe."""
+    """Calls to Kaggle's services, retried if that is safe."""
 
     def __init__(
         self,
@@ -56,9 +56,9 @@ class ApiCaller:
         seconds: float = READ_SECONDS,
         page: int = PAGE,
     ) -> None:
-        """Give a read `seconds`, and a page of a listing `page` things.
+        """Set the timeout of a read in `seconds` and the items per `page` of a listing.
 
-        `patience` tells of those waits alone for which Kaggle asks (429): they may take many minutes.
+        `patience` reports only the waits of rate limits (429): they may take minutes.
         """
         self.session = session
         self._patience = replace(patience, tell=ignore_progress)
@@ -68,14 +68,14 @@ class ApiCaller:
         self._page = page
 
     def call_read(self, method: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the answer of a "package.Service/Method" without effect; raises what `Session.ask` does."""
+        """Return the answer of a "package.Service/Method" without effect; raises as `ClientSession.send_request`."""
         request = _build_request(method, body)
         return self._retry_rate_limited(lambda: self._call_session(request, self._seconds), _is_transient)
 
     def call_read_or_none(
         self, method: str, body: Mapping[str, Any], *, absent: frozenset[int] = NOT_VISIBLE
     ) -> dict[str, Any] | None:
-        """Return the answer, or None where Kaggle refuses with one of these statuses."""
+        """Return the answer, or None if Kaggle refuses with one of these statuses."""
         try:
             return self.call_read(method, body)
         except RefusedError as refusal:
@@ -86,7 +86,7 @@ class ApiCaller:
     def iterate_pages(
         self, method: str, body: Mapping[str, Any], *, most: int | None = None
     ) -> Iterator[dict[str, Any]]:
-        """Yield a listing page by page, at most so many pages."""
+        """Yield a listing page by page, at most `most` pages."""
         token, count = "", 0
         while most is None or count < most:
             page = self.call_read(
@@ -101,7 +101,7 @@ class ApiCaller:
             count += 1
 
     def call_effect(self, method: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the answer of a call that changes something; a refusal in a friendly answer is raised."""
+        """Return the answer of a call that changes something; raise refusals that came with status 200."""
         request = _build_request(method, body)
         answer = self._retry_rate_limited(lambda: self._call_session(request, EFFECT_SECONDS), _had_no_effect)
         # A refusal comes with status 200, and the client would call it a success.
@@ -111,10 +111,10 @@ class ApiCaller:
         return answer
 
     def download_file(self, method: str, body: Mapping[str, Any], target_path: Path) -> int:
-        """Write the file that a call leads to, and return its size in bytes.
+        """Download the file that a call links to, and return its size in bytes.
 
-        Every attempt asks for a link anew, since one may have expired, and goes on where the last one ended if
-        what is there is still the same.
+        Every attempt requests a new link, because links expire, and resumes the partial file if it
+        has not changed on the server.
         """
         request = {**_build_request(method, body), "into": str(target_path)}
 
@@ -135,14 +135,15 @@ class ApiCaller:
         answer = self.session.send_request("call", request, deadline=deadline)
         if not isinstance(answer, dict):
             raise NoResponseError(
-                f"the answer to '{request['method']}' makes no sense", hint="run the same command again later"
+                f"Kaggle's answer to '{request['method']}' is not an object",
+                hint="run the same command again later",
             )
         return answer
 
     def _retry_rate_limited(
         self, act: Callable[[], _T], may_pass: Callable[[Exception], bool], far: Callable[[], int] = lambda: 0
     ) -> _T:
-        """Do it until trouble passes; from the first 429 on one call at a time, each with far more patience."""
+        """Retry transient errors; after the first 429, send one call at a time with a longer policy."""
 
         def retry_errors() -> _T:
             return self._retry_call(
@@ -182,7 +183,7 @@ class ApiCaller:
 
 
 class ApiService:
-    """What knows how to call Kaggle."""
+    """A group of methods of one Kaggle service."""
 
     def __init__(self, calls: ApiCaller) -> None:
         self._caller = calls
@@ -196,7 +197,7 @@ def get_text(answer: Mapping[str, Any], name: str) -> str:
 
 
 def get_number(answer: Mapping[str, Any], name: str) -> int:
-    """Return a field that is a whole number, which may come as a string; absent or null is 0."""
+    """Return an integer field, which may be a string; absent or null is 0."""
     value = answer.get(name)
     if isinstance(value, str) and _NUMBER.fullmatch(value):
         return int(value)
@@ -205,26 +206,26 @@ def get_number(answer: Mapping[str, Any], name: str) -> int:
 
 
 def get_flag(answer: Mapping[str, Any], name: str) -> bool:
-    """Return a field that is true or false; absent or null is False."""
+    """Return a boolean field; absent or null is False."""
     value = answer.get(name)
     return bool(_check_type(name, value, "true or false", isinstance(value, bool)))
 
 
 def get_object(answer: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """Return a field that is an object; absent or null is an empty one."""
+    """Return an object field; absent or null is an empty one."""
     value = answer.get(name)
     return _check_type(name, value, "an object", isinstance(value, dict)) or {}
 
 
 def get_objects(answer: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
-    """Return a field that is a list of objects; absent or null is empty."""
+    """Return a list of objects; absent or null is empty."""
     value = answer.get(name)
     is_right = isinstance(value, list) and all(isinstance(item, dict) for item in value)
     return _check_type(name, value, "a list of objects", is_right) or []
 
 
 def get_texts(answer: Mapping[str, Any], name: str) -> list[str]:
-    """Return a field that is a list of strings; absent or null is empty."""
+    """Return a list of strings; absent or null is empty."""
     value = answer.get(name)
     is_right = isinstance(value, list) and all(isinstance(item, str) for item in value)
     return _check_type(name, value, "a list of texts", is_right) or []
@@ -235,12 +236,12 @@ def _check_type(name: str, value: Any, expected: str, is_right: bool) -> Any:
         return value
     raise InvalidResponseError(
         f"Kaggle sent an unexpected answer: '{name}' should be {expected}, but is {json.dumps(value)[:_LONGEST_WORD]}",
-        hint="check that nothing answers in Kaggle's place (a proxy, --at), or run the same command again later",
+        hint="check that no proxy or --at address answers instead of Kaggle, or run the same command again later",
     )
 
 
 def parse_time(text_value: str) -> datetime | None:
-    """Return a time of Kaggle's, which is in UTC with or without saying so; None for none or another form."""
+    """Parse a timestamp of Kaggle's, which is in UTC with or without an offset; None if it cannot be parsed."""
     try:
         moment = datetime.fromisoformat(text_value)
         return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
@@ -249,11 +250,11 @@ def parse_time(text_value: str) -> datetime | None:
 
 
 def parse_state(raw_state: str, known_states: Sequence[str]) -> str:
-    """Return the one of the `known_states` states that a word of Kaggle's means; one left out is the first of them.
+    """Return which of the `known_states` Kaggle's word means; an absent one is the first of them.
 
-    Kaggle writes a state in any case, with underscores, and at times with the name of its kind in front
-    (KERNEL_WORKER_STATUS_COMPLETE). Any other word becomes "unknown ('...')": whether it is an end, or which,
-    nobody can tell, so that whoever waits goes on waiting.
+    Kaggle writes states in any case, with underscores, and sometimes with a prefix
+    (KERNEL_WORKER_STATUS_COMPLETE). Any other word becomes "unknown ('...')", which callers
+    treat as not finished.
     """
     word = re.sub(r"[^a-z]", "", raw_state.lower()).rpartition("status")[2]
     return (

@@ -1,4 +1,4 @@
-"""`nouns.Kaggle` over Kaggle's own client, put together from what it asks about."""
+"""`KaggleApi` on top of Kaggle's official client."""
 
 import sys
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from offline_kit.kaggle.client.session import ClientSession
 
 
 class KaggleClient(DatasetCalls, ModelCalls, NotebookCalls, CompetitionService):
-    """`nouns.Kaggle` over Kaggle's own client."""
+    """`KaggleApi` on top of Kaggle's official client."""
 
     def __init__(
         self,
@@ -27,7 +27,7 @@ class KaggleClient(DatasetCalls, ModelCalls, NotebookCalls, CompetitionService):
         seconds: float = READ_SECONDS,
         page: int = PAGE,
     ) -> None:
-        """`python` runs the client and has the kaggle package; a read may take `seconds`, a download be silent for five times that, a listing's page hold `page` things."""
+        """`python` must have the kaggle package; `seconds` is the timeout of a read, `page` the items per page of a listing."""
         self._endpoint = endpoint
         self._session = ClientSession(endpoint, env=env, python=python)
         super().__init__(ApiCaller(self._session, patience=patience, seconds=seconds, page=page))
@@ -43,5 +43,5 @@ class KaggleClient(DatasetCalls, ModelCalls, NotebookCalls, CompetitionService):
         return self._session.fetch_account()
 
     def upload_proxies(self) -> Mapping[str, str] | None:
-        """Return the proxies that the bytes of a blob must take."""
+        """Return the proxies for uploads."""
         return self._endpoint.upload_proxies()

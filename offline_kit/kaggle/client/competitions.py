@@ -1,4 +1,4 @@
-"""Competitions on Kaggle and our submissions to them, in words of our own."""
+"""Calls about competitions and submissions."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -25,19 +25,19 @@ from offline_kit.kaggle.client.calls import (
 _SERVICE = "competitions.CompetitionApiService/"
 _STATES = ("pending", "complete", "error")
 _MOST_PAGES = 20
-"""Of the list of submissions: the latest come first, and nobody looks for older ones."""
+"""Of the list of submissions, newest first; older ones are not needed."""
 _RULES = ("competition's rules", "competitions.participate")
-"""What Kaggle's words have in common where rules are not accepted."""
+"""Parts of Kaggle's message if the rules are not accepted."""
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 class CompetitionService(ApiService):
-    """The part of `nouns.Kaggle` about competitions and submissions."""
+    """The part of `KaggleApi` about competitions and submissions."""
 
     def get_competition(self, slug: str) -> Competition | None:
-        """Return a competition, or None where there is none of this name that we may see.
+        """Return a competition, or None if it does not exist or is not visible to us.
 
-        Raises RefusedError with the page to go to where it is shown only to who has accepted its rules.
+        Raises RefusedError with the page of the rules if only participants can see it.
         """
         page = f"{self._caller.session.site_url}/competitions/{slug}"
         try:
@@ -48,6 +48,7 @@ class CompetitionService(ApiService):
             if any(words in refusal.what.lower() for words in _RULES):
                 raise RefusedError(
                     f"this account has not accepted the rules of '{slug}'",
+                    code="competition-rules-not-accepted",
                     hint=f"accept them at {page}/rules (only a person can), then run the same command again",
                     status=refusal.status,
                 ) from refusal
@@ -72,7 +73,7 @@ class CompetitionService(ApiService):
         )
 
     def submit_notebook(self, new: NewSubmission) -> Submission:
-        """Queue a code submission; its number is 0 where Kaggle does not tell it, `error` has its words then."""
+        """Queue a code submission; if Kaggle returns no number, it is 0 and `error` holds its message."""
         owner, _, slug = new.notebook.partition("/")
         body = {
             "competitionName": new.competition,
@@ -88,14 +89,14 @@ class CompetitionService(ApiService):
         return Submission(ref=ref, submitted_at=None, state="pending", message=new.message, error=words)
 
     def get_submission(self, ref: int) -> Submission | None:
-        """Return one submission; None while it does not show yet."""
+        """Return one submission; None while it is not visible."""
         answer = self._caller.call_read_or_none(
             _SERVICE + "GetSubmission", {"ref": ref}, absent=frozenset({404})
         )
         return None if answer is None else _parse_submission({"ref": ref, **answer})
 
     def list_submissions(self, slug: str) -> tuple[Submission, ...]:
-        """Return our submissions to a competition, the latest first; of thousands the latest alone."""
+        """Return our submissions to a competition, newest first, at most 4,000."""
         pages = self._caller.iterate_pages(
             _SERVICE + "ListSubmissions", {"competitionName": slug}, most=_MOST_PAGES
         )

@@ -1,4 +1,4 @@
-"""Datasets on Kaggle: our questions in the words of its API, its answers in ours."""
+"""Calls about datasets."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -37,13 +37,13 @@ _ENDED = ("ready", "failed", "deleted")
 
 
 class DatasetCalls(ApiService):
-    """The part of `nouns.Kaggle` about datasets."""
+    """The part of `KaggleApi` about datasets."""
 
     def get_dataset(self, ref: str) -> RemoteDataset | None:
-        """Return a dataset, or None where there is none that we may see."""
+        """Return a dataset, or None if it does not exist or is not visible to us."""
         answer = self._caller.call_read_or_none(_SERVICE + "GetDataset", _dataset_fields(ref))
         if answer is None and (processing := self.get_dataset_status(ref)):
-            # While its first version is processed, Kaggle may tell nothing of a dataset but its status.
+            # While the first version is processed, Kaggle may answer for a dataset's status only.
             if processing not in _ENDED:
                 return RemoteDataset(ref=ref, version=0, private=True)
             answer = self._caller.call_read_or_none(_SERVICE + "GetDataset", _dataset_fields(ref))
@@ -59,14 +59,14 @@ class DatasetCalls(ApiService):
         )
 
     def get_dataset_status(self, ref: str) -> str:
-        """Return the processing state as `calls.state` has it, "" where there is no dataset."""
+        """Return the processing state as `parse_state` does, "" if there is no dataset."""
         answer = self._caller.call_read_or_none(_SERVICE + "GetDatasetStatus", _dataset_fields(ref))
         return "" if answer is None else parse_state(get_text(answer, "status"), _STATES)
 
     def list_dataset_files(
         self, ref: str, version: int | None = None, *, by_folder: bool = False
     ) -> tuple[RemoteFile, ...]:
-        """Return all files of a version, sorted by name; `by_folder` asks for each folder alone."""
+        """Return all files of a version, sorted by name; `by_folder` lists each folder separately."""
         body = {**_dataset_fields(ref), **({"datasetVersionNumber": version} if version else {})}
         if by_folder:
             return tuple(sorted(self._walk_folder("", body), key=lambda file: file.name))
@@ -85,7 +85,7 @@ class DatasetCalls(ApiService):
                 yield from self._walk_folder(_join_path(raw, folder), body)
 
     def start_blob(self, name: str, size: int, modified: int, kind: str = "DATASET") -> Blob:
-        """Open a place for the bytes of a file of a dataset or a model."""
+        """Open an upload slot for a file of a dataset or a model."""
         body: dict[str, Any] = {"type": kind, "name": name, "lastModifiedEpochSeconds": modified}
         if size:
             body["contentLength"] = size
@@ -93,12 +93,12 @@ class DatasetCalls(ApiService):
         token, url = get_text(answer, "token"), get_text(answer, "createUrl")
         if not token or not url:
             raise NoResponseError(
-                f"Kaggle gave no place for the bytes of '{name}'", hint="run the same command again"
+                f"Kaggle returned no upload address for '{name}'", hint="run the same command again"
             )
         return Blob(token=token, url=url)
 
     def create_dataset(self, new: NewDatasetVersion) -> str:
-        """Create a private dataset and return its page."""
+        """Create a private dataset and return its URL."""
         owner, slug = new.ref.split("/")
         body = {
             "ownerSlug": owner,
@@ -112,7 +112,7 @@ class DatasetCalls(ApiService):
         return get_text(self._caller.call_effect(_SERVICE + "CreateDataset", body), "url")
 
     def add_dataset_version(self, new: NewDatasetVersion) -> str:
-        """Add a version to a dataset and return its page."""
+        """Add a version to a dataset and return its URL."""
         body = {
             **_dataset_fields(new.ref),
             "body": {"versionNotes": new.version_notes, **build_file_tree(new.blob_tokens)},
@@ -122,7 +122,7 @@ class DatasetCalls(ApiService):
     def download_dataset_file(
         self, ref: str, name: str, target_path: Path, version: int | None = None
     ) -> int:
-        """Write one file to `target_path` and return its size in bytes."""
+        """Download one file to `target_path` and return its size in bytes."""
         body = {
             **_dataset_fields(ref),
             "fileName": name,
@@ -146,7 +146,7 @@ def _dataset_fields(ref: str) -> dict[str, Any]:
 
 
 def build_file_tree(tokens: Mapping[str, str]) -> dict[str, Any]:
-    """Return files and folders as Kaggle takes them: `files` here, `directories` of the same shape below."""
+    """Return files and folders as Kaggle's API takes them: `files` and nested `directories`."""
     top: dict[str, Any] = {"files": [], "directories": []}
     folders = {"": top}
 

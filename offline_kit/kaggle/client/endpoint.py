@@ -1,4 +1,4 @@
-"""Which Kaggle is meant, and the environment in which its client finds it and nothing else."""
+"""Where the Kaggle server is, and the environment that makes its client use only that one."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,34 +6,33 @@ from dataclasses import dataclass
 from offline_kit.core.errors import UsageError
 
 GUARD = "OFFLINE_KIT_NO_PRODUCTION"
-"""With this variable set, the real Kaggle is out of reach: for test suites."""
+"""If this variable is set, calls to the real Kaggle are blocked: for test suites."""
 
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 _NEVER = ("KAGGLE_TOKEN", "VERBOSE", "VERBOSE_OUTPUT")
-"""By accident the first is sent as a token; the others make the client print secrets."""
+"""kagglesdk sends the first as a token (kaggle_env.py); the others make the client print secrets."""
 _CREDENTIALS = ("KAGGLE_API_TOKEN", "KAGGLE_API_V1_TOKEN", "KAGGLE_KERNEL_RUN_TYPE", "XDG_CONFIG_HOME")
 
 
 @dataclass(frozen=True, kw_only=True)
 class KaggleEndpoint:
-    """The real Kaggle, or one on this machine."""
+    """The real Kaggle, or a server on this machine."""
 
     local: str = ""
-    """Address of a local Kaggle, "http://127.0.0.1:8642"; empty means the real one."""
+    """Address such as "http://127.0.0.1:8642"; empty for the real Kaggle."""
     username: str = "local"
-    """Who we are at the local Kaggle."""
     key: str = "local-kaggle"
-    """The key there; no secret."""
+    """Not a secret."""
 
     def upload_proxies(self) -> dict[str, str] | None:
-        """Return proxies by scheme for whatever the local Kaggle names as address; None for the real one."""
+        """Return the proxies that lead every upload to the local Kaggle; None for the real one."""
         return {"http": self.local, "https": self.local} if self.local else None
 
     def build_environment(self, env: Mapping[str, str], home: str) -> dict[str, str]:
-        """Return `env` changed so that the client reaches this Kaggle; `home` is an empty folder.
+        """Return `env` changed so that the client uses this server; `home` is an empty folder.
 
-        For a local one every proxy variable leads there, https too, and the user's credentials stay
-        outside. Raises UsageError where the client would not do what the environment seems to say.
+        For a local server, all proxy variables (https too) point to it, and the user's credentials are
+        removed. Raises UsageError if the client would ignore what the environment asks for.
         """
         clean = {name: value for name, value in env.items() if name not in _NEVER}
         return self._build_local_environment(clean, home) if self.local else _check_real_environment(clean)
@@ -56,12 +55,14 @@ def _check_real_environment(env: dict[str, str]) -> dict[str, str]:
     api_environment = env.get("KAGGLE_API_ENVIRONMENT", "PROD")
     if api_environment not in ("PROD", "LOCALHOST"):
         raise UsageError(
-            f"KAGGLE_API_ENVIRONMENT is '{api_environment}', which Kaggle's client takes for the real Kaggle",
+            f"KAGGLE_API_ENVIRONMENT is '{api_environment}', which Kaggle's client treats as the real Kaggle",
+            code="kaggle-environment-unknown",
             hint="unset it, or use --to local for a Kaggle on this machine",
         )
     if api_environment == "PROD" and env.get(GUARD):
         raise UsageError(
-            f"the real Kaggle is out of reach while {GUARD} is set",
+            f"{GUARD} is set, which blocks the real Kaggle",
+            code="kaggle-blocked",
             hint=f"use --to local, or unset {GUARD}",
         )
     return env

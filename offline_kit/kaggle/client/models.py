@@ -1,4 +1,4 @@
-"""Models on Kaggle: a model, its variations by framework, their versions."""
+"""Calls about models, their variations (one per framework) and versions."""
 
 import re
 from pathlib import Path
@@ -19,10 +19,10 @@ _SERVICE = "models.ModelApiService/"
 
 
 class ModelCalls(ApiService):
-    """The part of `nouns.Kaggle` about models."""
+    """The part of `KaggleApi` about models."""
 
     def get_model(self, ref: str) -> RemoteModel | None:
-        """Return the model "owner/slug", or None where there is none that we may see."""
+        """Return the model "owner/slug", or None if it does not exist or is not visible to us."""
         owner, _, slug = ref.partition("/")
         answer = self._caller.call_read_or_none(
             _SERVICE + "GetModel", {"ownerSlug": owner, "modelSlug": slug}
@@ -32,12 +32,12 @@ class ModelCalls(ApiService):
         return RemoteModel(ref=ref, private=get_flag(answer, "isPrivate"), url=get_text(answer, "url"))
 
     def get_model_version(self, ref: str) -> int:
-        """Return the newest version of "owner/model/framework/variation", 0 where there is none."""
+        """Return the newest version of "owner/model/framework/variation", 0 if there is none."""
         answer = self._caller.call_read_or_none(_SERVICE + "GetModelInstance", _variation_fields(ref))
         return get_number(answer, "versionNumber") if answer else 0
 
     def list_model_files(self, ref: str, version: int) -> tuple[RemoteFile, ...]:
-        """Return all files of a version of a variation, sorted by name; none while it does not show."""
+        """Return all files of a version of a variation, sorted by name; empty while the version is not visible."""
         body = {**_variation_fields(ref), "versionNumber": version}
         try:
             model_files = [
@@ -52,20 +52,20 @@ class ModelCalls(ApiService):
         return tuple(sorted(model_files, key=lambda file: file.name))
 
     def download_model_file(self, ref: str, version: int, name: str, target_path: Path) -> int:
-        """Write one file of a version to `target_path` and return its size in bytes."""
+        """Download one file of a version to `target_path` and return its size in bytes."""
         body = {**_variation_fields(ref), "versionNumber": version, "path": name}
         return self._caller.download_file(_SERVICE + "DownloadModelInstanceVersion", body, target_path)
 
     def create_model(self, ref: str, title: str, notes: str) -> str:
-        """Create a private model without variations and return its page."""
+        """Create a private model without variations and return its URL."""
         owner, _, slug = ref.partition("/")
         body = {"ownerSlug": owner, "slug": slug, "title": title, "isPrivate": True, "description": notes}
         return get_text(self._caller.call_effect(_SERVICE + "CreateModel", body), "url")
 
     def create_variation(self, new: NewModelVersion) -> str:
-        """Create a variation with its first version and return its page.
+        """Create a variation with its first version and return its URL.
 
-        No licence is named: Kaggle takes names of its own alone, and that of a private model is nobody's business.
+        No licence is set: Kaggle accepts only names from its own list, and a private model needs none.
         """
         variation = _variation_fields(new.ref)
         body = {
@@ -79,7 +79,7 @@ class ModelCalls(ApiService):
         return get_text(answer, "url")
 
     def add_model_version(self, new: NewModelVersion) -> str:
-        """Add a version to a variation and return its page."""
+        """Add a version to a variation and return its URL."""
         body = {
             **_variation_fields(new.ref),
             "body": {"versionNotes": new.version_notes, **build_file_tree(new.blob_tokens)},
@@ -98,6 +98,6 @@ def _variation_fields(ref: str) -> dict[str, Any]:
 
 
 def framework_name(framework: str) -> str:
-    """Return a framework as requests name it: "pyTorch" is MODEL_FRAMEWORK_PY_TORCH."""
+    """Return a framework's name in requests: "pyTorch" becomes MODEL_FRAMEWORK_PY_TORCH."""
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Za-z])(?=\d)", "_", framework)
     return f"MODEL_FRAMEWORK_{words.upper()}"

@@ -1,4 +1,4 @@
-"""Notebooks on Kaggle: a version pushed, its run followed, its log and output fetched."""
+"""Calls about notebooks (Kaggle's API: kernels), their runs, logs and outputs."""
 
 import json
 from collections.abc import Mapping
@@ -52,14 +52,14 @@ _KINDS = {
     "kernelDataSources": (("code", "kernel", "kernels", "notebooks"), 2),
     "modelDataSources": (("model", "models"), 5),
 }
-"""Fields of a notebook's sources: what Kaggle may put in front of one, and of how many words one is at least."""
+"""Fields of a notebook's sources: possible prefixes in Kaggle's answer, and the least number of path segments."""
 
 
 class NotebookCalls(ApiService):
-    """The part of `nouns.Kaggle` about notebooks."""
+    """The part of `KaggleApi` about notebooks."""
 
     def get_notebook(self, ref: str, version: int | None = None) -> RemoteNotebook | None:
-        """Return a version of a notebook (None: the newest), or None where there is none that we may see."""
+        """Return a notebook version (None: the newest), or None if it does not exist or is not visible to us."""
         if version is None:
             answer = self._caller.call_read_or_none(_SERVICE + "GetKernel", _notebook_fields(ref))
         else:
@@ -72,14 +72,14 @@ class NotebookCalls(ApiService):
         return None if answer is None else _parse_notebook(ref, answer, self._caller.session.site_url)
 
     def save_notebook(self, new: NewNotebook) -> SavedNotebook:
-        """Push a version, which begins to run."""
+        """Push a version, which starts its run."""
         answer = self._caller.call_effect(_SERVICE + "SaveKernel", build_save_request(new))
         ref = _parse_ref(answer) or new.ref
         version = get_number(answer, "versionNumber")
         if not version:
             raise NoResponseError(
-                f"Kaggle does not tell which version of '{ref}' it made",
-                hint="run the same command again: it looks first whether there is a new version",
+                f"Kaggle did not return the version of '{ref}' that it created",
+                hint="run the same command again: it first checks whether there is a new version",
             )
         return SavedNotebook(
             ref=ref,
@@ -93,7 +93,7 @@ class NotebookCalls(ApiService):
         )
 
     def get_notebook_run(self, ref: str, version: int) -> RunStatus | None:
-        """Return how far the run of exactly this version is; None where there is none, or none yet."""
+        """Return the run state of exactly this version; None if it has no run (yet)."""
         answer: dict[str, Any] | None
         try:
             answer = self._caller.call_read(_STATUS, _notebook_fields(ref, version))
@@ -109,7 +109,7 @@ class NotebookCalls(ApiService):
         )
 
     def get_run_log(self, ref: str, version: int) -> tuple[LogLine, ...]:
-        """Return the log of a version's run as far as it goes."""
+        """Return the log of a version's run so far."""
         try:
             answer = self._read_version(_SERVICE + "ListKernelSessionOutput", ref, version)
         except RefusedError as refusal:
@@ -121,7 +121,7 @@ class NotebookCalls(ApiService):
     def list_run_outputs(self, ref: str, version: int) -> tuple[str, ...]:
         """Return the paths of the output files of a version's run, sorted.
 
-        Not of ListKernelFiles, which shows bare names, sizes that are not the files' and at times nothing.
+        ListKernelFiles is not used: it returns bare names, wrong sizes and sometimes nothing.
         """
         method = _SERVICE + "ListKernelSessionOutput"
         try:
@@ -134,13 +134,13 @@ class NotebookCalls(ApiService):
         return tuple(sorted({name for name in names if name}))
 
     def download_run_output(self, ref: str, version: int, name: str, target_path: Path) -> int:
-        """Write one output file of a version to `target_path`, which must not exist yet; return its size in bytes."""
+        """Download one output file of a version to `target_path`, which must not exist; return its size in bytes."""
         owner, _, slug = ref.partition("/")
         body = {"ownerSlug": owner, "kernelSlug": slug, "filePath": name, "versionNumber": version}
         return self._caller.download_file(_SERVICE + "DownloadKernelOutput", body, target_path)
 
     def _read_version(self, method: str, ref: str, version: int) -> dict[str, Any]:
-        """Return an answer about a version; without its label where Kaggle knows none and it is the newest."""
+        """Return the answer about a version; without its label if Kaggle ignores labels and it is the newest."""
         try:
             return self._caller.call_read(method, _notebook_fields(ref, version))
         except RefusedError as refusal:
@@ -149,10 +149,10 @@ class NotebookCalls(ApiService):
         return self._caller.call_read(method, _notebook_fields(ref))
 
     def _read_unlabelled_run(self, ref: str, version: int) -> dict[str, Any] | None:
-        """Return the state of the newest run where that is the version's; None where one cannot tell.
+        """Return the newest run's state if it belongs to the version; None if that is unknown.
 
-        A label may be refused because this run does not show yet, while an earlier one answers without label:
-        where the version before has a run under its label, labels are understood.
+        A label may be refused because the run is not visible yet, while a request without label returns
+        an earlier run. If the previous version's label works, labels are supported.
         """
         if self._get_newest_version(ref) != version:
             return None
@@ -174,7 +174,7 @@ def _notebook_fields(ref: str, version: int | None = None) -> dict[str, Any]:
 
 
 def build_save_request(new: NewNotebook) -> dict[str, Any]:
-    """Return the request of a push; what is not wanted is left out, but the flags, whose defaults are not ours."""
+    """Return the request of a push; unset values are left out, flags never, because Kaggle's defaults differ."""
     wishes = {
         "datasetDataSources": list(new.sources.datasets),
         "competitionDataSources": list(new.sources.competitions),
@@ -200,15 +200,17 @@ def build_save_request(new: NewNotebook) -> dict[str, Any]:
 
 
 def normalise_notebook(text: str) -> str:
-    """Return a notebook as Kaggle takes it: no outputs, every source one string; the same text where that holds.
+    """Return a notebook without outputs and with every source as one string, as Kaggle stores it.
 
-    Raises ProjectError where it is no notebook.
+    Raises ProjectError if the text is not a notebook.
     """
     try:
         document = json.loads(text)
         changed = [_simplify_cell(cell) for cell in document["cells"]]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ProjectError("what is to be pushed is no notebook", hint="build the kit again") from error
+        raise ProjectError(
+            "the file to push is not a notebook", code="notebook-invalid", hint="build the kit again"
+        ) from error
     return json.dumps(document) if any(changed) else text
 
 
@@ -248,7 +250,7 @@ def _parse_notebook(ref: str, answer: Mapping[str, Any], site: str) -> RemoteNot
 
 
 def _parse_source(field: str, source: str) -> str:
-    """Return a source as it is pushed, "owner/slug"; Kaggle tells it with the name of its kind in front, too."""
+    """Return a source as "owner/slug"; Kaggle may add a prefix such as "datasets/"."""
     kinds, words = _KINDS[field]
     steps = [step for step in source.removeprefix("https://www.kaggle.com").split("/") if step]
     has_kind = len(steps) > words and steps[0].lower() in kinds
@@ -256,7 +258,7 @@ def _parse_source(field: str, source: str) -> str:
 
 
 def _parse_ref(answer: Mapping[str, Any]) -> str:
-    """Return "owner/slug" of "owner/slug", "/code/owner/slug" or an address; "" where there is none."""
+    """Return "owner/slug" of "owner/slug", "/code/owner/slug" or a URL; "" if there is none."""
     for field in ("ref", "url"):
         steps = [step for step in get_text(answer, field).split("?")[0].split("/") if step]
         if "code" in steps[:-2]:
@@ -271,7 +273,7 @@ def _page_url(ref: str, url: str, site: str) -> str:
 
 
 def _parse_log(text: str) -> tuple[LogLine, ...]:
-    """Return the pieces of a log: a JSON array as text, which may be cut; anything else is taken as it is."""
+    """Parse a log: a JSON array as text, which may be truncated; anything else becomes one line."""
     log_lines: list[LogLine] = []
     at = text.find("{") if text.lstrip().startswith("[") else -1
     while at >= 0:

@@ -1,4 +1,4 @@
-"""A conversation with the worker process: every question has a deadline, every trouble becomes our error."""
+"""The connection to the worker process: every request has a timeout, every failure becomes one of our errors."""
 
 import json
 import sys
@@ -26,26 +26,26 @@ from offline_kit.kaggle.client.api_types import (
 from offline_kit.kaggle.client.endpoint import KaggleEndpoint
 
 _LONGEST, _MOST = 100_000, 500
-"""Characters of an error that are read, and shown."""
+"""Characters of an error message that are read, and shown."""
 LOGIN_SECONDS = 60.0
-"""Importing the client takes half a second, and a request where a token is configured."""
+"""Importing the client takes half a second, plus a request if a token is configured."""
 
 _REMEDIES = {
-    "session count": "wait until a notebook that runs now has ended, or cancel it on Kaggle, and run the same command again",
-    "weekly gpu quota": "wait until the quota is renewed ('kaggle quota' tells when), or push without the GPU",
-    "submission allowance": "run the same command again tomorrow: Kaggle's day is that of UTC",
+    "session count": "wait for a running notebook to finish, or cancel one on Kaggle, and run the same command again",
+    "weekly gpu quota": "wait until the quota is renewed ('kaggle quota' shows when), or push without the GPU",
+    "submission allowance": "run the same command again tomorrow: Kaggle's day starts at 00:00 UTC",
     "accept this competition's rules": "join the competition and accept its rules on its page, and run the same command again",
     "competitions.participate": "join the competition and accept its rules on its page, and run the same command again",
 }
-"""What to do about refusals that Kaggle's words tell apart better than their status."""
+"""Fixes for refusals, by a part of Kaggle's message, which says more than the status."""
 _WORKER = Path(__file__).with_name("worker.py")
 _SOURCES = "KAGGLE_API_TOKEN, ~/.kaggle/access_token, KAGGLE_USERNAME and KAGGLE_KEY, kaggle.json, or 'kaggle auth login'"
-_LOG_IN = f"give credentials in one of {_SOURCES}; or use --to local, which needs none"
-_AGAIN = "check the network and run the same command again; what was done is not done twice"
+_LOG_IN = f"set credentials in one of: {_SOURCES}; or use --to local, which needs none"
+_AGAIN = "check the network and run the same command again; nothing is done twice"
 
 
 class ClientSession:
-    """Kaggle's client in a process of its own, started when first asked and again after it was ended."""
+    """Kaggle's client in its own process, started on first use and again after a failure."""
 
     def __init__(
         self, endpoint: KaggleEndpoint, *, env: Mapping[str, str] | None = None, python: str = sys.executable
@@ -65,7 +65,7 @@ class ClientSession:
         self.close_session()
 
     def close_session(self) -> None:
-        """End the process for good: a thread that still asks is told so, and does not begin another one."""
+        """End the process for good: calls of other threads fail, and no new process is started."""
         with self._lock:
             connection, self._connection, self._closed = self._connection, None, True
         if connection:
@@ -73,19 +73,19 @@ class ClientSession:
         self._home.cleanup()
 
     def fetch_account(self) -> Account:
-        """Log in, where that is not done yet, and return who we are."""
+        """Log in, if necessary, and return the account."""
         return self._ensure_login().account
 
     @property
     def site_url(self) -> str:
-        """Where this Kaggle's pages are."""
+        """The address of this server's pages."""
         return self._endpoint.local or "https://www.kaggle.com"
 
     def send_request(self, op: str, request: Mapping[str, Any], *, deadline: float) -> Any:
-        """Return the answer to a request, within `deadline` seconds after the login or a sign of life.
+        """Return the answer to a request; time out after `deadline` seconds without a sign of life.
 
         Raises RefusedError with Kaggle's own words, UnansweredError, UnsentError or NotLoggedInError. A login that expired
-        meanwhile is renewed once.
+        expired login is renewed once.
         """
         connection = self._ensure_login()
         try:
@@ -100,14 +100,14 @@ class ClientSession:
             if refusal.status != 401:
                 raise
             raise NotLoggedInError(
-                "Kaggle does not take these credentials", hint=_LOG_IN, details=(refusal.what,)
+                "Kaggle rejected the credentials", hint=_LOG_IN, details=(refusal.what,)
             ) from refusal
 
     def _send_once(
         self, connection: "_WorkerConnection", op: str, request: Mapping[str, Any], deadline: float
     ) -> Any:
         try:
-            # It ends by itself; only a client that does not even do that is ended, with all that it does.
+            # The worker has its own timeout; it is killed only if that does not work.
             answer = connection.send_request({"op": op, "silence": deadline, **request}, 1 + 1.2 * deadline)
         except NoResponseError:
             self._discard_worker(connection)
@@ -117,7 +117,9 @@ class ClientSession:
     def _ensure_login(self) -> "_WorkerConnection":
         with self._lock:
             if self._closed:
-                raise OutsideError("the talk with Kaggle is over", hint=_AGAIN)
+                raise OutsideError(
+                    "the connection to Kaggle was closed", code="kaggle-session-closed", hint=_AGAIN
+                )
             if self._connection is None:
                 env = self._endpoint.build_environment(self._env, self._home.name)
                 connection = _WorkerConnection([self._python, "-P", str(_WORKER)], env)
@@ -133,11 +135,14 @@ class ClientSession:
         answer = _unwrap_answer(connection.send_request({"op": "login"}, LOGIN_SECONDS), "the login")
         if self._endpoint.local and not answer["endpoint"].startswith("http://localhost"):
             raise OutsideError(
-                f"Kaggle's client {answer['version']} would not talk to the local Kaggle but to {answer['endpoint']}",
-                hint="install kaggle 2.2.4 or 2.2.5, which are known to work",
+                f"Kaggle's client {answer['version']} would use {answer['endpoint']} instead of the local Kaggle",
+                code="kaggle-client-incompatible",
+                hint="pip install 'kaggle==2.2.5'",
             )
         if not answer["username"]:
-            raise NotLoggedInError("Kaggle's client does not say whose credentials it has", hint=_LOG_IN)
+            raise NotLoggedInError(
+                "Kaggle's client does not report an account for the credentials", hint=_LOG_IN
+            )
         return Account(
             username=answer["username"],
             auth_method=answer["method"],
@@ -147,7 +152,7 @@ class ClientSession:
         )
 
     def _discard_worker(self, connection: "_WorkerConnection") -> None:
-        """End this life of the process; another thread may have done so, and a new one may run already."""
+        """End this process; another thread may have replaced it already."""
         with self._lock:
             if self._connection is connection:
                 self._connection = None
@@ -155,7 +160,7 @@ class ClientSession:
 
 
 class _WorkerConnection:
-    """One life of the worker."""
+    """One worker process."""
 
     account: Account
 
@@ -189,7 +194,7 @@ class _WorkerConnection:
         raise NoResponseError(f"Kaggle did not answer '{method}' within {deadline:.0f} s", hint=_AGAIN)
 
     def end_process(self) -> None:
-        """End the process; whoever still waits for it is told."""
+        """End the process; pending requests fail."""
         processes.end_process(self._process, grace=0.0)
         for stream in (self._process.stdin, self._process.stdout):
             with suppress(OSError):
@@ -214,9 +219,7 @@ class _WorkerConnection:
 
     def _fail_pending(self) -> None:
         for future in self._pending.values():
-            future.set_exception(
-                NoResponseError("Kaggle's client ended in the middle of a request", hint=_AGAIN)
-            )
+            future.set_exception(NoResponseError("Kaggle's client exited during a request", hint=_AGAIN))
         self._pending.clear()
 
 
@@ -235,46 +238,53 @@ def _build_error(answer: dict[str, Any], method: str) -> OfflineKitError:
     if kind == "stale":
         return NotLoggedInError(
             message,
-            hint=f"renew or remove it ('{answer['source']}'); Kaggle's client prefers it to a good key",
+            hint=f"renew or remove it ('{answer['source']}'): Kaggle's client prefers it to a valid key",
         )
     if kind == "missing":
         return OutsideError(
-            f"Kaggle's client cannot be imported: {message}", hint="pip install --upgrade 'kaggle>=2.2.4' six"
+            f"Kaggle's client cannot be imported: {message}",
+            code="kaggle-client-missing",
+            hint="pip install --upgrade 'kaggle>=2.2.4' six",
         )
     if kind == "unsent":
         return UnreachableError("Kaggle cannot be reached", hint=_AGAIN, details=(message,))
     if kind == "huge":
-        return OutsideError(f"the answer to '{method}' is too large: {message}", hint=_AGAIN)
+        return OutsideError(
+            f"the answer to '{method}' is too large: {message}", code="kaggle-answer-too-large", hint=_AGAIN
+        )
     if kind == "other":
         return OutsideError(
             f"Kaggle's client failed at '{method}'",
-            hint="pip install --upgrade kaggle may help",
+            code="kaggle-client-failed",
+            hint="pip install --upgrade kaggle",
             details=(message,),
         )
     if kind == "silent":
         return NoResponseError(f"Kaggle did not answer '{method}' in time", hint=_AGAIN, details=(message,))
     if kind == "link":
-        return NoResponseError(f"no link of '{method}' works", hint=_AGAIN, details=(message,))
+        return NoResponseError(
+            f"the download link of '{method}' does not work", hint=_AGAIN, details=(message,)
+        )
     return NoResponseError(f"the answer to '{method}' was lost or damaged", hint=_AGAIN, details=(message,))
 
 
 def _clean_message(raw_message: str) -> str:
-    """Return foreign words as one line: no secrets, nothing that a terminal would obey, no more than one can read."""
+    """Return a message as one short line, without secrets and terminal control characters."""
     words = " ".join(make_printable(redact_urls(raw_message[:_LONGEST])).split())
     return words if len(words) <= _MOST else f"{words[:_MOST]} ..."
 
 
 def build_refusal(message: str, status: int, after: float | None = None) -> RefusedError:
-    """Return the error for a refusal by Kaggle, in its own words and with what to do about it."""
+    """Return the error for a refusal, in Kaggle's words and with a fix."""
     hints = {
-        400: "change what it names and run the same command again",
+        400: "fix what Kaggle names and run the same command again",
         401: _LOG_IN,
-        403: "check that this account may do it, and run it again when what was sent before is ready",
+        403: "check the account's permissions, and that earlier uploads are ready; then run the same command again",
         404: "check the name in the configuration",
         409: "choose another slug or title in the configuration",
-        429: "Kaggle asks us to slow down: run the same command again later",
+        429: "rate-limited by Kaggle: run the same command again later",
     }
-    usual = _AGAIN if is_server_error(status) else hints.get(status, "see the words of Kaggle above")
+    usual = _AGAIN if is_server_error(status) else hints.get(status, "see Kaggle's message above")
     message = _clean_message(message)
     hint = next((remedy for words, remedy in _REMEDIES.items() if words in message.lower()), usual)
     return RefusedError(f"Kaggle says: {message}", hint=hint, status=status, after=after)

@@ -41,13 +41,10 @@ class UploadFile:
     """A file to upload."""
 
     path: Path
-    """Where its bytes lie."""
     name: str
     """Its posix path in the dataset."""
     size: int
-    """Bytes."""
     sha256: str
-    """What they must be."""
 
 
 class Uploader:
@@ -111,7 +108,9 @@ class Uploader:
 
 
 class UploadFailedError(OutsideError):
-    """Patience with a place has ended."""
+    """The retries of an upload are used up."""
+
+    default_code = "upload-failed"
 
 
 class _ProgressCounter:
@@ -288,6 +287,7 @@ class _ResumableUpload:
         self._delete_notes()
         raise OutsideError(
             f"Kaggle's storage refused '{self._file.name}' with status {code}",
+            code="upload-refused",
             hint="run the same command again; nothing was made of an incomplete upload",
         )
 
@@ -390,5 +390,6 @@ def _build_failed_error(file: UploadFile, trouble: Exception) -> OfflineKitError
 def _build_changed_error(file: UploadFile) -> ProjectError:
     return ProjectError(
         f"'{file.path}' is not the file that the kit's manifest describes",
+        code="kit-damaged",
         hint="build the kit again with 'offline-kit build', and push when nothing writes to it",
     )

@@ -39,13 +39,10 @@ class RemotePartState:
     state: str = ""
     """Processing state, lower case: "ready", "failed", ...; empty where there is no dataset."""
     private: bool = True
-    """Whether only its owner sees it."""
     part: KitPart | None = None
     """The part that its marker describes; None where it holds none of ours, or is not ready."""
     files: tuple[RemoteFile, ...] = ()
-    """The files of its current version."""
     url: str = ""
-    """Its page."""
     kind: str = "dataset"
     """"dataset"; "model" or "notebook" for a part that lies there."""
 
@@ -83,33 +80,21 @@ class PartPlan:
     """What becomes of one part."""
 
     part: KitPart
-    """The part."""
     folder: Path
-    """Where its files lie."""
     ref: str
-    """Its dataset."""
     action: PushAction
-    """Create, a new version, or nothing."""
     reason: str
-    """Why so, for a person."""
     version_before: int = 0
-    """The version that is current now."""
     held_part_id: str = ""
     """Id of the part that it holds; "" for none of ours."""
     title: str = ""
-    """Title, should it be created."""
     notes: str = ""
-    """Version notes: ids, and what changed."""
     upload_size: int = 0
-    """Bytes to send."""
     file_count: int = 0
-    """Files to send."""
     dropped_files: tuple[str, ...] = ()
     """Files of the previous version that the new one lacks, sorted."""
     warnings: tuple[str, ...] = ()
-    """What may go wrong."""
     url: str = ""
-    """The dataset's page, where there is one."""
 
     @property
     def file_count_warning(self) -> str:
@@ -124,9 +109,7 @@ class PushPlan:
     """What becomes of a kit."""
 
     kit_id: str
-    """The kit's id."""
     parts: tuple[PartPlan, ...]
-    """One for each part, in the kit's order."""
 
     @property
     def is_empty(self) -> bool:
@@ -157,6 +140,7 @@ def resolve_datasets(datasets: Mapping[str, str], account: Account) -> dict[str,
     if problems:
         raise UsageError(
             problems[0] if len(problems) == 1 else f"{len(problems)} problems with the datasets' names",
+            code="dataset-name-invalid",
             hint="change 'dataset' in [tool.offline-kit], or log in as its owner",
             details=problems if len(problems) > 1 else (),
         )
@@ -225,6 +209,7 @@ def build_incomplete_error(ref: str, version: int, wrong: Sequence[str]) -> Outs
     """Return the error for a version with a part's marker and without all of its files."""
     return OutsideError(
         f"version {version} of '{ref}' shows this kit, but not all of its files as they were sent",
+        code="dataset-incomplete",
         hint=f"a notebook would refuse it; look at its page, and {RESEND}",
         details=wrong[:_SHOWN],
     )
@@ -239,7 +224,11 @@ def _find_problems(part: KitPart, remote: RemotePartState, options: PushOptions)
         ]
     if not remote.exists:
         return [
-            UsageError(f"for '{remote.ref}': {problem}", hint="choose a title of 6 to 50 characters")
+            UsageError(
+                f"for '{remote.ref}': {problem}",
+                code="dataset-title-invalid",
+                hint="choose a title of 6 to 50 characters",
+            )
             for problem in check_title(_dataset_title(remote, options))
         ]
     problems: list[OfflineKitError] = []
@@ -251,6 +240,7 @@ def _find_problems(part: KitPart, remote: RemotePartState, options: PushOptions)
         problems.append(
             ProjectError(
                 f"'{remote.ref}' holds files that offline-kit did not put there; a new version would drop them",
+                code="dataset-has-foreign-files",
                 hint="choose another 'dataset', or allow it with --drop-foreign",
                 details=[*lost[:_SHOWN], *omitted],
             )
@@ -261,6 +251,7 @@ def _find_problems(part: KitPart, remote: RemotePartState, options: PushOptions)
 def _build_public_error(remote: RemotePartState) -> ProjectError:
     return ProjectError(
         f"'{remote.ref}' is public: everybody would see the kit",
+        code="dataset-public",
         hint=f"make it private in the settings of {remote.url or 'its page'}, choose another, or allow it with --public",
     )
 
@@ -269,6 +260,7 @@ def build_exposed_error(name: str, url: str) -> OutsideError:
     """Return the error for what everybody sees although it was sent as private."""
     return OutsideError(
         f"{name} is PUBLIC on Kaggle, although it was sent as private",
+        code="dataset-public",
         hint=f"make it private at once in the settings of {url or 'its page'}",
     )
 
@@ -282,7 +274,10 @@ def _combine_problems(problems: list[OfflineKitError]) -> OfflineKitError:
         for line in (problem.what, *(f"  {detail}" for detail in problem.details))
     ]
     return ProjectError(
-        f"{len(problems)} things stand against this push", hint=problems[0].hint, details=details
+        f"{len(problems)} things stand against this push",
+        code="push-blocked",
+        hint=problems[0].hint,
+        details=details,
     )
 
 

@@ -61,9 +61,7 @@ class JournalEntry:
     """One line of the journal."""
 
     effect: Effect
-    """What it is about."""
     phase: Phase
-    """How far that is."""
     at: float
     """Seconds since the epoch."""
     server_message: str = ""
@@ -177,6 +175,7 @@ def recover_interrupted(
     if result is None and entry.phase is Phase.ANSWERED and time.time() - entry.at < processing:
         raise OutsideError(
             f"Kaggle took the push of '{name}', and does not show it yet",
+            code="push-not-visible",
             hint="run the same command again later: it looks for it first, and nothing is sent twice",
         )
     journal.append_entry(entry.effect, Phase.LOST if result is None else Phase.DONE)
@@ -209,7 +208,6 @@ class PushSettings:
     state_folder: Path
     """Folder for the journal and for uploads under way; one for each account."""
     poll_policy: PollPolicy = DEFAULT_POLL
-    """How long to wait for Kaggle."""
     retry_policy: RetryPolicy = PATIENT
     """How long to go on with an upload that fails."""
 

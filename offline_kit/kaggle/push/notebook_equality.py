@@ -31,9 +31,7 @@ class NotebookDifference:
     """Something about a version that is not as it was wanted."""
 
     summary: str
-    """What it is, for a person."""
     remedy: str = _SETTINGS
-    """What to do about it."""
     is_exposed: bool = False
     """Whether it is no matter of waiting: others may see it, or it may use the network."""
     is_rewritten_text: bool = False

@@ -40,6 +40,8 @@ _T = TypeVar("_T")
 class KitNotMountedError(ProjectError):
     """The run found no kit: it started before the dataset's version was visible to it."""
 
+    default_code = "kit-not-mounted"
+
 
 @dataclass(frozen=True, kw_only=True)
 class FinishedRun:
@@ -48,13 +50,10 @@ class FinishedRun:
     ref: str
     """"owner/slug"."""
     version: int
-    """The version that was run."""
     seconds: float
     """How long it took by its own log, else by our clock."""
     log: tuple[LogLine, ...]
-    """Its log."""
     outputs: tuple[str, ...]
-    """Paths of what it wrote, sorted."""
 
 
 def push_and_follow(
@@ -126,6 +125,7 @@ def follow_run(
     if run.state == "cancelacknowledged":
         raise OutsideError(
             f"the run of version {version} of '{ref}' was cancelled",
+            code="notebook-run-cancelled",
             hint="run the same command again: it pushes a new version",
             details=[run.failure_message] if run.failure_message else (),
         )
@@ -254,6 +254,7 @@ def _build_missing_output_error(finished: FinishedRun, missing: Sequence[str]) -
     omitted = f" and {len(outputs) - _SHOWN} more" if len(outputs) > _SHOWN else ""
     return ProjectError(
         f"version {finished.version} of '{finished.ref}' ran to its end and wrote no '{missing[0]}'",
+        code="submission-file-missing",
         hint=f"write '{missing[0]}' to /kaggle/working: Kaggle calls this 'Submission CSV Not Found'",
         details=[
             f"written instead: {', '.join(outputs[:_SHOWN])}{omitted}"
@@ -319,13 +320,16 @@ def _label_cell(cell_number: int, notebook: str) -> str:
 def _build_no_run_error(ref: str, version: int) -> OutsideError:
     return OutsideError(
         f"version {version} of '{ref}' has no run",
+        code="notebook-run-missing",
         hint="run the same command again: where the version has none, it pushes a new one",
     )
 
 
 def _build_timeout_error(ref: str, version: int, detail: str) -> OutsideError:
     return OutsideError(
-        f"the run of version {version} of '{ref}' has not ended in time: {detail}", hint=_AGAIN
+        f"the run of version {version} of '{ref}' has not ended in time: {detail}",
+        code="notebook-run-timeout",
+        hint=_AGAIN,
     )
 
 
@@ -340,7 +344,11 @@ def fetch_output(run: tuple[str, int], name: str, kaggle: KaggleApi, folder: Pat
     """
     path = folder / name
     if ".." in PurePosixPath(name).parts or PurePosixPath(name).is_absolute():
-        raise UsageError(f"'{name}' is no name of an output", hint="name a file below /kaggle/working")
+        raise UsageError(
+            f"'{name}' is no name of an output",
+            code="output-name-invalid",
+            hint="name a file below /kaggle/working",
+        )
     part = path.with_name(f".{path.name}.part")
     files.make_folder(path.parent)
     try:
@@ -349,6 +357,7 @@ def fetch_output(run: tuple[str, int], name: str, kaggle: KaggleApi, folder: Pat
         if _is_error_page(part, name):
             raise OutsideError(
                 f"the output '{name}' could not be fetched: an error page of {size} bytes came instead",
+                code="output-not-downloaded",
                 hint="run the same command again: it asks for a fresh link",
             )
         part.replace(path)

@@ -27,11 +27,9 @@ class PollPolicy:
     first_interval: float = 1.0
     """The first pause between two looks; it doubles up to `longest`."""
     max_interval: float = 15.0
-    """The longest pause."""
     scoring_interval: float = 60.0
     """The longest pause between two looks at a submission: scoring takes hours."""
     sleep: Callable[[float], None] = time.sleep
-    """Waits."""
 
     def retry_policy(self, seconds: float) -> RetryPolicy:
         """Return the patience to look for so long."""
@@ -100,4 +98,6 @@ def find_cause(trouble: Exception) -> OfflineKitError:
 
 
 class NotShownError(OutsideError):
-    """What was looked for did not show."""
+    """What was polled for did not show in time."""
+
+    default_code = "not-visible-yet"

@@ -57,15 +57,10 @@ class PushedPart:
     """Where a part is now."""
 
     part: str
-    """The part's name."""
     ref: str
-    """Its dataset."""
     version: int
-    """The version that holds it."""
     action: PushAction
-    """What was done for it."""
     url: str
-    """The dataset's page."""
 
 
 def push_kit(
@@ -398,7 +393,9 @@ def wait_until_ready(
 
 
 class OvertakenError(OutsideError):
-    """A version of somebody else's came after ours: ours never becomes the current one."""
+    """Someone else pushed a newer version: ours never becomes the current one."""
+
+    default_code = "dataset-overtaken"
 
 
 def _check_not_overtaken(dataset: RemoteDataset, effect: Effect) -> None:
@@ -437,6 +434,7 @@ class _LazyStatusLine(ExitStack):
 def _build_not_ready_error(ref: str, detail: str) -> OutsideError:
     return OutsideError(
         f"'{ref}' is not ready in time: {detail}",
+        code="dataset-not-ready",
         hint="run the same command again later: it goes on waiting, and nothing is sent twice",
     )
 
@@ -444,6 +442,7 @@ def _build_not_ready_error(ref: str, detail: str) -> OutsideError:
 def _build_processing_error(ref: str, version: int, state: str, url: str) -> OutsideError:
     return OutsideError(
         f"Kaggle could not process version {version} of '{ref}' ({state})",
+        code="dataset-processing-failed",
         hint=f"the reason stands only on its page, {url or 'on kaggle.com'}; then run the same command again",
         details=(
             "usual causes: the account's space for private data is full, or a name inside of an archive",

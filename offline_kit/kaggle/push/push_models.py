@@ -40,19 +40,14 @@ class ModelPlan:
     """What becomes of a part that is a model."""
 
     part: KitPart
-    """The part."""
     folder: Path
-    """Where its files lie."""
     ref: str
     """"owner/model/framework/variation"."""
     action: PushAction
-    """Create the variation, a new version, or nothing."""
     reason: str
-    """Why so, for a person."""
     version_before: int
     """Its newest version now; 0 for none."""
     model: RemoteModel | None
-    """The model, where there is one."""
 
     @property
     def pinned_source(self) -> str:
@@ -65,13 +60,10 @@ class PushedModel:
     """Where a part is now."""
 
     part: str
-    """The part's name."""
     source: str
     """"owner/model/framework/variation/version", as a notebook attaches it."""
     action: PushAction
-    """What was done for it."""
     url: str
-    """The model's page."""
 
 
 def resolve_model(configured: str, account: Account) -> str:
@@ -86,6 +78,7 @@ def resolve_model(configured: str, account: Account) -> str:
     if problems:
         raise UsageError(
             f"the model '{configured}' cannot be published",
+            code="model-name-invalid",
             hint="change `publish_model` in [tool.offline-kit]",
             details=problems,
         )
@@ -200,7 +193,7 @@ def _create_model(ref: str, kaggle: KaggleApi, settings: PushSettings, report: R
 
     run_once(settings.effect_journal, effect, send_request, wait_for_model, f"the model '{name}'", report)
     if wait_for_model() is None:
-        raise OutsideError(f"the model '{name}' does not show yet", hint=_AGAIN)
+        raise OutsideError(f"the model '{name}' does not show yet", code="model-not-visible", hint=_AGAIN)
     settings.effect_journal.append_entry(effect, Phase.DONE)
 
 
@@ -260,7 +253,9 @@ def _wait_until_ready(plan: ModelPlan, kaggle: KaggleApi, settings: PushSettings
         return poll_until(
             ignore_transient(read_version, show_status),
             settings.poll_policy.retry_policy(settings.poll_policy.processing_timeout),
-            lambda e: OutsideError(f"the model '{plan.ref}' is not ready in time: {e}", hint=_AGAIN),
+            lambda e: OutsideError(
+                f"the model '{plan.ref}' is not ready in time: {e}", code="model-not-ready", hint=_AGAIN
+            ),
         )
 
 
@@ -275,6 +270,7 @@ def _journal_target(ref: str) -> str:
 def _build_public_error(model: RemoteModel) -> ProjectError:
     return ProjectError(
         f"the model '{model.ref}' is public: everybody would see the checkpoints",
+        code="model-public",
         hint=f"make it private in the settings of {model.url or 'its page'}, choose another `publish_model`,"
         " or allow it with --public",
     )

@@ -47,17 +47,14 @@ class NotebookPlan:
     """What becomes of a notebook."""
 
     notebook: NewNotebook
-    """What is wanted."""
     action: str
     """"new" (there is no such notebook), "version" or "nothing"."""
     reason: str
-    """Why so, for a person."""
     version_before: int = 0
     """Number of the newest version; 0 for none."""
     version: int = 0
     """The version that is it already; 0 where one has to be pushed."""
     url: str = ""
-    """The notebook's page, where there is one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +66,6 @@ class PushedNotebook:
     version: int
     """The version that is it; its run may still be queued."""
     url: str
-    """Its page."""
     action: str
     """What was done: "new", "version" or "nothing"."""
 
@@ -94,6 +90,7 @@ def read_notebook(kit: Kit, username: str) -> NewNotebook:
     if problems:
         raise UsageError(
             f"the notebook of the kit in '{kit.folder}' cannot be pushed as its kernel-metadata.json says",
+            code="notebook-metadata-invalid",
             hint="build the kit again with 'offline-kit build', which writes this file anew",
             details=problems,
         )
@@ -235,6 +232,7 @@ def _check_title(notebook: NewNotebook) -> None:
     if make_slug(notebook.title) != slug:
         raise UsageError(
             f"Kaggle would make '{make_slug(notebook.title)}' of the title '{notebook.title}', not '{slug}'",
+            code="notebook-title-invalid",
             hint="set `title` in [tool.offline-kit.notebook] and leave `slug` out: it follows",
         )
 
@@ -374,7 +372,11 @@ def read_back(
 
     wait_until_shown(read_differences, poll_policy.retry_policy(poll_policy.visibility_timeout))
     if not last:
-        raise OutsideError(f"version {saved.version} of '{notebook.ref}' cannot be read back yet", hint=AGAIN)
+        raise OutsideError(
+            f"version {saved.version} of '{notebook.ref}' cannot be read back yet",
+            code="notebook-not-visible",
+            hint=AGAIN,
+        )
     return last[0]
 
 
@@ -382,6 +384,7 @@ def build_mismatch_error(saved: SavedNotebook, differences: Sequence[NotebookDif
     """Return the error for a version that Kaggle shows otherwise than it was pushed."""
     return OutsideError(
         f"version {saved.version} of '{saved.ref}' is not as it was pushed: {differences[0].summary}",
+        code="notebook-changed-by-kaggle",
         hint=differences[0].remedy,
         details=[difference.summary for difference in differences[1:]],
     )
@@ -391,6 +394,7 @@ def build_busy_error(trouble: Exception) -> OutsideError:
     """Return the error for sessions that did not come free in time."""
     return OutsideError(
         "Kaggle has no free session for this notebook",
+        code="kaggle-session-limit",
         hint="end a run that is not needed (kaggle.com, 'View Active Events'), or run the same command again later",
         details=(str(trouble),),
     )
@@ -404,17 +408,26 @@ def build_refusal(refusal: RefusedError, notebook: NewNotebook) -> OutsideError:
             f"Kaggle does not take '{notebook.ref}': a dataset or another notebook has this title or slug"
         )
         return OutsideError(
-            summary, hint="choose another `title` in [tool.offline-kit.notebook]", details=(refusal.what,)
+            summary,
+            code="notebook-title-taken",
+            hint="choose another `title` in [tool.offline-kit.notebook]",
+            details=(refusal.what,),
         )
     if "quota" in message:
         hint = "wait until the quota is renewed (each week), or leave `accelerator` out"
         return OutsideError(
-            f"'{notebook.ref}' was not pushed: the quota is used up", hint=hint, details=(refusal.what,)
+            f"'{notebook.ref}' was not pushed: the quota is used up",
+            code="kaggle-quota-exhausted",
+            hint=hint,
+            details=(refusal.what,),
         )
     if "not found" in message:
         hint = "if it was made on the web and never saved, save it once there; or choose another `title`"
         return OutsideError(
-            f"Kaggle cannot find '{notebook.ref}' to update it", hint=hint, details=(refusal.what,)
+            f"Kaggle cannot find '{notebook.ref}' to update it",
+            code="notebook-not-found",
+            hint=hint,
+            details=(refusal.what,),
         )
     return refusal
 
@@ -432,6 +445,7 @@ def build_sources_error(saved: SavedNotebook, notebook: NewNotebook) -> OutsideE
     return OutsideError(
         f"Kaggle did not attach {len(remedies)} of the sources of '{notebook.ref}':"
         f" version {saved.version} runs without and does not count",
+        code="notebook-source-rejected",
         hint=f"{first}; then run the same command again: it pushes another version",
         details=[f"{source}: {remedy}" for source, remedy in remedies.items()],
     )
@@ -443,6 +457,7 @@ def build_moved_error(saved: SavedNotebook, notebook: NewNotebook) -> OutsideErr
         return None
     return OutsideError(
         f"Kaggle put the notebook to '{saved.ref}', not to '{notebook.ref}': the title '{notebook.title}' decides",
+        code="notebook-moved",
         hint="set `title` in [tool.offline-kit.notebook] to one that makes this slug, and delete the other notebook",
         details=(saved.url,) if saved.url else (),
     )

@@ -17,11 +17,9 @@ class QueuedSubmission:
     """A submission without an end, and what its run will mount."""
 
     submission: Submission
-    """The submission."""
     notebook: str = ""
     """"owner/slug"; empty where it bears no mark of ours: it was made by hand."""
     version: int = 0
-    """Its version."""
     datasets: tuple[str, ...] = ()
     """"owner/slug" of each attached dataset."""
     parts: Mapping[str, str] = field(default_factory=dict)

@@ -27,9 +27,7 @@ class RunFailure:
     cell: int = 0
     """Place of the failed cell among all cells, from 1; 0 where the log does not tell."""
     source: str = ""
-    """Its code."""
     error: tuple[str, ...] = ()
-    """Lines of the error with its traceback, without colours."""
     message: str = ""
     """The error alone, and those that it followed from: what causes are known by."""
     failure: KitError | None = None

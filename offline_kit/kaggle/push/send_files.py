@@ -43,7 +43,7 @@ def consume_uploads(uploader: Uploader) -> Iterator[None]:
         uploader.forget_uploads()
         hint = "run the same command again: it sends the files once more"
         raise RefusedError(
-            refusal.what, hint=hint, status=refusal.status, after=refusal.retry_after
+            refusal.what, hint=hint, code="upload-expired", status=refusal.status, after=refusal.retry_after
         ) from refusal
     uploader.forget_uploads()
 
@@ -51,7 +51,9 @@ def consume_uploads(uploader: Uploader) -> Iterator[None]:
 def list_uploads(part: KitPart, folder: Path) -> tuple[UploadFile, ...]:
     """Return the files of a part and its marker; ProjectError where the kit is another one by now."""
     if manifest.read_manifest(folder).id != part.id:
-        raise ProjectError(f"'{folder}' was built anew meanwhile", hint="run the same command again")
+        raise ProjectError(
+            f"'{folder}' was built anew meanwhile", code="kit-changed", hint="run the same command again"
+        )
     marker = folder / MARKER
     files = [
         UploadFile(path=folder / entry.stored, name=entry.stored, size=entry.size, sha256=entry.sha256)
@@ -61,6 +63,7 @@ def list_uploads(part: KitPart, folder: Path) -> tuple[UploadFile, ...]:
     if missing:
         raise ProjectError(
             f"the kit in '{folder}' is not whole",
+            code="kit-damaged",
             hint="build it again with 'offline-kit build'",
             details=missing,
         )

@@ -12,11 +12,8 @@ class FailureCause:
     """One kind of failure."""
 
     pattern: str
-    """Searched in Kaggle's words, ignoring case."""
     cause: str
-    """What usually is behind it."""
     remedy: str
-    """What to do about it."""
     is_transient: bool = False
     """Kaggle's own trouble: the same submission may succeed another time."""
 

@@ -20,13 +20,10 @@ class LedgerEntry:
     """One submission."""
 
     competition: str
-    """Slug."""
     notebook: str
     """"owner/slug"."""
     version: int
-    """Its submitted version."""
     file: str
-    """Its output that is scored."""
     message: str
     """What Kaggle's list shows, our mark included; no two submissions have the same."""
     submission: int = 0
@@ -46,11 +43,9 @@ class LedgerEntry:
     state: str = "pending"
     """"pending", "complete" or "error", as last seen."""
     error: str = ""
-    """Kaggle's words about what went wrong."""
     score: str = ""
-    """Public score as Kaggle writes it; empty for none yet."""
+    """Public score as Kaggle prints it; empty for none yet."""
     private_score: str = ""
-    """Private score likewise."""
     scored_seconds: float = 0.0
     """From the submission to the moment when its end was seen; 0 where nobody watched."""
 
@@ -151,9 +146,7 @@ class SubmissionTag:
     notebook: str
     """"owner/slug"."""
     version: int
-    """Its version."""
     file: str
-    """Its output that is scored."""
     kit: str = ""
     """Id of the kit, or its beginning; empty where it is not known."""
     again: int = 0

@@ -38,15 +38,11 @@ class SubmitRequest:
     """What is to be submitted."""
 
     competition: str
-    """Slug."""
     notebook: str
     """"owner/slug"."""
     version: int
-    """The version whose hidden run is asked for."""
     file: str = "submission.csv"
-    """Its output that is scored."""
     message: str = ""
-    """A person's words about it."""
     kit: str = ""
     """Id of the kit that the version is meant to be of; empty takes any, as for an earlier version."""
     parts: Mapping[str, str] = field(default_factory=dict)
@@ -58,7 +54,6 @@ class SubmitRequest:
     again: bool = False
     """Submit it even where the same was submitted before."""
     late: bool = False
-    """Submit it even after the deadline."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,11 +61,9 @@ class SubmissionState:
     """What was seen on Kaggle about a request."""
 
     competition: Competition | None
-    """The competition; None where there is none."""
     limits: SubmissionLimits | RefusedError | None = None
     """How many submissions are left, Kaggle's refusal to tell it, or None where it was not asked."""
     notebook: RemoteNotebook | None = None
-    """The version; None where there is none."""
     newest_version: int = 0
     """Number of the notebook's newest version; 0 where there is no notebook."""
     run: RunStatus | None = None
@@ -78,7 +71,6 @@ class SubmissionState:
     file_size: int | None = None
     """Bytes of the file among the outputs; None where it is not there or was not looked for."""
     outputs: tuple[str, ...] = ()
-    """Names of the outputs."""
     parts: Mapping[str, str] = field(default_factory=dict)
     """Parts of the kit that the version was rendered for; empty where it does not say."""
     missing_parts: Mapping[str, str] = field(default_factory=dict)
@@ -86,7 +78,6 @@ class SubmissionState:
     commit: str = ""
     """Git commit of the kit that is missing, as far as the ledger knows."""
     at: datetime = field(default_factory=lambda: datetime.now(UTC))
-    """When, in UTC."""
 
     @property
     def kit_id(self) -> str:
@@ -99,23 +90,17 @@ class SubmitPlan:
     """What a submission would be, for whoever is asked."""
 
     request: SubmitRequest
-    """What was asked for."""
     competition: Competition
-    """The competition."""
     mark: SubmissionTag
-    """By what the submission is known again."""
     parts: Mapping[str, str]
     """Parts of the kit that the version was rendered for; empty where that is not known."""
     last_ref: int = 0
-    """The newest number among our submissions."""
     limits: SubmissionLimits | None = None
     """How many submissions are left; None where nothing will be spent."""
     existing: Submission | None = None
-    """The same as submitted before: nothing will be spent."""
     server_name: str = "Kaggle"
     """"Kaggle", or "the local Kaggle"."""
     at: datetime = field(default_factory=lambda: datetime.now(UTC))
-    """When this was seen, in UTC."""
 
     @property
     def full_message(self) -> str:
@@ -174,6 +159,7 @@ def check_submission(request: SubmitRequest, state: SubmissionState) -> tuple[Co
     outside = all(isinstance(problem, OutsideError) for problem in problems)
     raise (OutsideError if outside else ProjectError)(
         f"{len(problems)} things stand against this submission; nothing was spent",
+        code="submission-blocked",
         hint="mend what stands above, then run the same command again",
         details=lines,
     )
@@ -221,25 +207,34 @@ def _check_competition(request: SubmitRequest, state: SubmissionState) -> Iterat
     if contest is None:
         yield ProjectError(
             f"Kaggle knows no competition '{slug}'",
+            code="competition-not-found",
             hint="set `competition` to the last word of its address: www.kaggle.com/competitions/<this>",
         )
         return
     if contest.is_closed:
         yield OutsideError(
-            f"'{slug}' takes no submissions (any more)", hint=f"see {contest.url or 'its page'}"
+            f"'{slug}' takes no submissions (any more)",
+            code="competition-closed",
+            hint=f"see {contest.url or 'its page'}",
         )
     elif contest.deadline and contest.deadline < state.at and not request.late:
         yield OutsideError(
             f"the deadline of '{slug}' is over: {_format_deadline(contest.deadline, contest.deadline - state.at)}",
+            code="competition-deadline-over",
             hint="--late submits all the same, where the competition scores late submissions (outside of the ranking)",
         )
     if not contest.has_entered:
         yield OutsideError(
             f"this account has not accepted the rules of '{slug}'",
+            code="competition-rules-not-accepted",
             hint=f"accept them at {rules_page(slug, contest)} (only a person can)",
         )
     elif isinstance(state.limits, RefusedError):
-        yield OutsideError(state.limits.what, hint=f"see {contest.url or 'the page of the competition'}")
+        yield OutsideError(
+            state.limits.what,
+            code="submission-limits-unknown",
+            hint=f"see {contest.url or 'the page of the competition'}",
+        )
     elif state.limits and state.limits.remaining <= 0 and not contest.is_closed:
         yield _build_limit_error(request, contest, state.limits, state.at)
 
@@ -250,6 +245,7 @@ def _build_limit_error(
     of = f" (of {contest.daily_limit})" if contest.daily_limit else ""
     return OutsideError(
         f"no submission to '{request.competition}' is left today: {limits.made_today} made{of}",
+        code="submission-limit-reached",
         hint=f"run the same command again later: {describe_reset(at)}",
     )
 
@@ -264,17 +260,20 @@ def _check_version(request: SubmitRequest, state: SubmissionState) -> Iterator[O
         )
         yield ProjectError(
             f"there is no {name}; {newest_note}",
+            code="notebook-version-not-found",
             hint="push it with 'offline-kit push', or name another --version",
         )
         return
     if state.notebook.internet:
         yield ProjectError(
             f"{name} has the internet on: Kaggle does not score it",
+            code="notebook-internet-on",
             hint="push the notebook again with 'offline-kit push', which switches it off",
         )
     if request.kit and state.kit_id and state.kit_id != request.kit:
         yield ProjectError(
             f"{name} was rendered for the kit {state.kit_id[:12]}, not for {request.kit[:12]}, which is built here",
+            code="notebook-of-other-kit",
             hint=f"push the kit with 'offline-kit push', or submit that one by --version {request.version}",
         )
     if problem := _check_run(name, state) or _check_file(name, request, state):
@@ -289,10 +288,12 @@ def _check_run(name: str, state: SubmissionState) -> OfflineKitError | None:
     if state.run is None or not state.run.has_failed:
         return OutsideError(
             f"the run of {name} is not complete: {state.run.state if state.run else 'Kaggle shows none (yet)'}",
+            code="notebook-run-incomplete",
             hint="'offline-kit push' waits for it; then run the same command again",
         )
     return ProjectError(
         f"the run of {name} did not succeed: {state.run.state}",
+        code="notebook-run-failed",
         hint="mend the notebook and push it again with 'offline-kit push'; only a complete run can be submitted",
         details=(state.run.failure_message,) if state.run.failure_message else (),
     )
@@ -304,6 +305,7 @@ def _check_file(name: str, request: SubmitRequest, state: SubmissionState) -> Of
     wrong = "is empty" if state.file_size == 0 else "is not there"
     return ProjectError(
         f"'{request.file}' {wrong} among the outputs of {name}",
+        code="submission-file-missing",
         hint="let the notebook write it (`submission` in [tool.offline-kit.notebook]), and push it again",
         details=(f"its outputs: {', '.join(state.outputs[:20]) or 'none'}",),
     )
@@ -313,6 +315,7 @@ def _build_missing_parts_error(name: str, state: SubmissionState, datasets: tupl
     commit = f"; it was built from the commit {state.commit}" if state.commit else ""
     return ProjectError(
         f"{name} asks for parts of a kit that its datasets do not hold any more",
+        code="kit-parts-missing",
         hint="build and push that kit again, or submit a version that was rendered for the kit that is there;"
         f" Kaggle mounts only the newest version of a dataset{commit}",
         details=(
@@ -325,7 +328,9 @@ def _build_missing_parts_error(name: str, state: SubmissionState, datasets: tupl
 def _check_message(request: SubmitRequest) -> Iterator[OfflineKitError]:
     if len(request.message) > LONGEST_MESSAGE:
         yield UsageError(
-            f"the message has {len(request.message)} characters", hint=f"use at most {LONGEST_MESSAGE}"
+            f"the message has {len(request.message)} characters",
+            code="submission-message-too-long",
+            hint=f"use at most {LONGEST_MESSAGE}",
         )
 
 

@@ -60,13 +60,9 @@ class SubmissionResult:
     """A submission that is made."""
 
     ref: int
-    """Its number."""
     version: int
-    """The notebook's version."""
     message: str
-    """Its description, the mark included."""
     existed_before: bool
-    """Whether it was made before: nothing was spent now."""
 
 
 def plan_submission(
@@ -292,23 +288,29 @@ def _is_refusal(server_words: str) -> bool:
 def _build_unseen_error(request: SubmitRequest, server_words: str = "") -> OutsideError:
     return OutsideError(
         f"Kaggle took the submission of version {request.version} of '{request.notebook}', and does not show it yet",
+        code="submission-not-visible",
         hint=_LATER,
         details=(f"Kaggle's words: {server_words}",) if server_words else (),
     )
 
 
 def _build_refusal(refusal: RefusedError, plan: SubmitPlan) -> RefusedError:
-    """Return a refusal in Kaggle's words with the remedy that fits it."""
+    """Return a refusal in Kaggle's words, with the fix that belongs to it."""
     slug, words = plan.request.competition, refusal.what.lower()
+    rules = rules_page(slug, plan.competition)
     if "allowance" in words or "daily" in words:
+        code = "submission-limit-reached"
         hint = f"run the same command again later: {describe_reset(datetime.now(UTC))}"
     elif refusal.status == 403:
-        hint = f"accept the rules at {rules_page(slug, plan.competition)} (only a person can), and take part"
+        code = "competition-rules-not-accepted"
+        hint = f"join the competition and accept its rules at {rules} (only a person can)"
     elif refusal.status == 404:
-        hint = f"check `competition` ('{slug}') and the notebook's version; 'offline-kit push' pushes another one"
+        code = "submission-target-not-found"
+        hint = f"check `competition` ('{slug}') and the notebook version; 'offline-kit push' pushes a new version"
     else:
-        hint = f"nothing was spent; mend what it names. The rules: {rules_page(slug, plan.competition)}"
-    return RefusedError(refusal.what, hint=hint, status=refusal.status, after=refusal.retry_after)
+        code = "submission-refused"
+        hint = f"no submission was used; fix what Kaggle names. The rules: {rules}"
+    return RefusedError(refusal.what, hint=hint, code=code, status=refusal.status, after=refusal.retry_after)
 
 
 def wait_for_score(
@@ -339,6 +341,7 @@ def wait_for_score(
             if submission is None and late:
                 raise OutsideError(
                     f"{server_name} shows no submission of number {ref}",
+                    code="submission-not-found",
                     hint="see the list of submissions on the competition's page, then run the same command again",
                 )
             if submission is None or not submission.is_finished:
@@ -406,6 +409,7 @@ def find_failure(submission: Submission) -> OfflineKitError | None:
     words = f": {server_words}" if server_words else "; Kaggle does not say why"
     return (OutsideError if cause.is_transient else ProjectError)(
         f"submission {submission.ref} {end}{words}",
+        code="submission-failed",
         hint=cause.remedy,
         details=(
             *[f"usual cause: {cause.cause}"] * bool(cause.cause),
@@ -418,5 +422,6 @@ def find_failure(submission: Submission) -> OfflineKitError | None:
 def _build_timeout_error(ref: int, detail: str) -> OutsideError:
     return OutsideError(
         f"submission {ref} is not scored yet: {detail}",
+        code="submission-not-scored",
         hint="run the same command again later: it goes on waiting, and nothing is submitted twice",
     )

@@ -27,13 +27,9 @@ class RemoteFileVersion:
     """A file of a version."""
 
     ref: str
-    """Its dataset, model or notebook."""
     version: int
-    """The version of it."""
     listed_name: str
-    """Its name in Kaggle's listing."""
     size: int
-    """Bytes, as listed."""
     kind: str = "dataset"
     """What it is a file of: "dataset", "model" or "notebook"."""
 
@@ -45,7 +41,7 @@ class IncompleteDownloadError(OutsideError):
         self, trouble: OutsideError, file: RemoteFileVersion, known_digests: Mapping[RemoteFileVersion, str]
     ) -> None:
         summary = f"'{file.listed_name}' of '{file.ref}' cannot be downloaded: {trouble.what}"
-        super().__init__(summary, hint=trouble.hint, details=trouble.details)
+        super().__init__(summary, hint=trouble.hint, code=trouble.code, details=trouble.details)
         self.known_digests = dict(known_digests)
         """Digests by file."""
 
@@ -106,7 +102,9 @@ def _collect_digests(
 
 
 class DownloadStoppedError(OfflineKitError):
-    """Another download failed, or we were interrupted."""
+    """Another download failed, or the user interrupted."""
+
+    default_code = "download-stopped"
 
 
 def _digest_file(file: RemoteFileVersion, target_path: Path, kaggle: KaggleApi) -> str:
@@ -175,6 +173,7 @@ def _check_space(folder: Path, files: tuple[RemoteFileVersion, ...]) -> None:
         raise OutsideError(
             f"comparing the bytes needs {format_size(needed)} below '{folder}' for a moment,"
             f" where {format_size(free)} are free",
+            code="disk-full",
             hint="free some space, or verify without --deep",
         )
 

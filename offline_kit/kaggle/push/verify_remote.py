@@ -39,9 +39,7 @@ class VerifyProblem:
     """Something that is not as the kit has it."""
 
     what: str
-    """What it is, naming the file or the dataset."""
     remedy: str
-    """What to do about it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,15 +47,12 @@ class PartCheck:
     """One part here and on Kaggle."""
 
     part: KitPart
-    """The part, as its manifest on this disk says."""
     remote: RemotePartState
     """Its dataset as it was seen; a default one where Kaggle would not tell."""
     problems: tuple[VerifyProblem, ...]
-    """All that differs, on this disk first."""
     hashed: int = 0
     """Files whose bytes were downloaded and compared."""
     notes: tuple[str, ...] = ()
-    """What differs and does no harm."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +64,6 @@ class NotebookCheck:
     version: int
     """Number of the newest version; 0 where there is none."""
     problems: tuple[VerifyProblem, ...]
-    """All that differs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,13 +71,10 @@ class Verification:
     """What a comparison found."""
 
     kit: str
-    """The kit's id."""
     place: str
     """"Kaggle" or "the local Kaggle"."""
     parts: tuple[PartCheck, ...]
-    """One for each part, in the kit's order."""
     notebook: NotebookCheck | None = None
-    """The notebook; None where it was not asked for."""
     deep: bool = False
     """Whether bytes were compared, not only names and sizes."""
 
@@ -101,9 +92,7 @@ class VerifyOptions:
     deep: bool = False
     """Download every file and compare its sha256."""
     notebook: bool = True
-    """Compare the notebook, too."""
     waiting: PollPolicy = DEFAULT_POLL
-    """How long to wait for what Kaggle is still working on."""
 
 
 def verify_kit(
@@ -328,7 +317,9 @@ def _build_unreachable_error(troubles: list[OutsideError], verification: Verific
     details = [line for trouble in troubles[1:] for line in (trouble.what, *trouble.details)]
     differing = [problem.what for problem in verification.problems]
     head = ["what was compared until then differs:"] if differing else []
-    return OutsideError(first.what, hint=first.hint, details=[*first.details, *details, *head, *differing])
+    return OutsideError(
+        first.what, code=first.code, hint=first.hint, details=[*first.details, *details, *head, *differing]
+    )
 
 
 PUSH_MODEL = "run 'offline-kit push': it makes a version that holds this kit, and has the notebook attach it"
