@@ -1,7 +1,7 @@
-"""Bytes to Kaggle's storage: resumable over cuts and over runs, and proven to be the ones that were meant.
+"""Resumable uploads to Kaggle's storage that verify the digest of what they send.
 
-What is under way is remembered by the digest of the bytes and their name. Kaggle's client remembers by path,
-size and time, and was seen to make a dataset of a rebuilt file's old bytes.
+Unfinished uploads are stored by digest and name. Kaggle's client stores them by path,
+size and time, and can create a dataset from the old bytes of a rebuilt file.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import requests
 
 MAX_AGE = 5 * 86400
-"""Seconds; Kaggle keeps an unfinished upload for about six days."""
+"""Seconds; Google's resumable uploads expire after a week, Kaggle's after about six days."""
 CONNECT_SECONDS, SILENT_SECONDS = 15.0, 120.0
 
 _SHORT_BODY = 4096
@@ -42,33 +42,33 @@ class UploadFile:
 
     path: Path
     name: str
-    """Its posix path in the dataset."""
+    """POSIX path in the dataset."""
     size: int
     sha256: str
 
 
 class Uploader:
-    """Uploads files, remembering in `state` what is under way; safe for several threads."""
+    """Upload files and store in `state` which uploads are unfinished; thread-safe."""
 
     def __init__(
         self, kaggle: KaggleApi, state: Path, *, patience: RetryPolicy = PATIENT, kind: str = "DATASET"
     ) -> None:
-        """`kind` is what the bytes are for: "DATASET" or "MODEL"."""
+        """`kind` is "DATASET" or "MODEL"."""
         self._kaggle = kaggle
         self._kind = kind
         self._state = state
         self._patience = patience
         self._wire = _StorageConnection(kaggle.upload_proxies())
         with translate_disk_errors(state):
-            # What is in here lets whoever reads it write to our uploads.
+            # The upload addresses in this folder let anyone who reads them write to our uploads.
             state.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def upload_file(self, file: UploadFile, advance: Advance = lambda _bytes: None) -> str:
-        """Bring a file's bytes to Kaggle and return the token that names them there.
+        """Upload a file and return its token.
 
-        Goes on where an earlier run was cut; a place of an earlier run that does not answer is given up for
-        a new one. Raises ProjectError where the file is not what it should be, OutsideError where Kaggle
-        does not take it.
+        Resumes an interrupted upload; if the address of an earlier run does not answer, a new one is
+        opened. Raises ProjectError if the file has changed, OutsideError if Kaggle refuses
+        it.
         """
         counter = _ProgressCounter(advance)
         resumable = _ResumableUpload(
@@ -101,7 +101,7 @@ class Uploader:
         raise AssertionError("unreachable")
 
     def forget_uploads(self) -> None:
-        """Forget all that was under way: the bytes are in a dataset now, and no token is used twice."""
+        """Delete all stored uploads: they are part of a version now, and a token can be used only once."""
         for pattern in ("*.json", "*.whole"):
             for note in self._state.glob(pattern):
                 note.unlink(missing_ok=True)
@@ -114,7 +114,7 @@ class UploadFailedError(OutsideError):
 
 
 class _ProgressCounter:
-    """Tells a bar about bytes, never twice about the same ones."""
+    """Reports uploaded bytes to a progress bar, each byte once."""
 
     def __init__(self, advance: Advance) -> None:
         self._advance = advance
@@ -130,7 +130,7 @@ class _ProgressCounter:
 
 
 class _ResumableUpload:
-    """One file on its way."""
+    """The upload of one file, with its stored state."""
 
     def __init__(
         self, file: UploadFile, kaggle: KaggleApi, wire: "_StorageConnection", note: Path, kind: str
@@ -140,7 +140,7 @@ class _ResumableUpload:
         self._kaggle = kaggle
         self._wire = wire
         self._whole = note.with_suffix(".whole")
-        # Two places at most: the one of an earlier run, and beside it the one that is tried in its stead.
+        # At most two notes: the address of an earlier run, and the one that is tried instead.
         self._note, self._other = sorted((note, note.with_suffix(".beside.json")), key=self._saved_at)
         self._untried = self._saved_at(self._other) < math.inf
         self._fresh = False
@@ -149,10 +149,10 @@ class _ResumableUpload:
         self._holds = False
         self._cut: bool | None = None
         self.complete = False
-        """Whether Kaggle says that it has all bytes."""
+        """Whether Kaggle has all bytes."""
 
     def open_blob(self) -> Blob:
-        """Return the place of an earlier attempt or run, or a new one."""
+        """Return the upload slot of an earlier attempt or run, or open a new one."""
         self.complete = False
         if not self._doubted and (known_blob := self._load_blob()):
             self._fresh = False
@@ -173,11 +173,11 @@ class _ResumableUpload:
         return blob
 
     def try_other_blob(self) -> bool:
-        """Return whether another place is worth a try, now that this one was given up.
+        """Switch to another upload slot after this one failed; return False if there is none to try.
 
-        One that holds bytes of us, or may, is kept for the next run. One that never took any is forgotten;
-        the one of an earlier run is kept beside the new one until that has taken bytes: while the storage
-        cannot be reached, nothing is lost.
+        A slot that may hold bytes is kept for the next run; one that never received any is deleted.
+        The slot of an earlier run is kept until the new one has received bytes, so that nothing is lost
+        while the storage is unreachable.
         """
         if self._holds or self._cut:
             return False
@@ -195,7 +195,7 @@ class _ResumableUpload:
         self._note, self._other = self._other, self._note
 
     def mark_complete(self) -> None:
-        """Remember that Kaggle has all bytes: whatever becomes of their place, they are not sent again."""
+        """Store that Kaggle has all bytes: they are not sent again, even if the slot expires."""
         if self._note.exists():
             with translate_disk_errors(self._note.parent):
                 self._note.replace(self._whole)
@@ -206,7 +206,7 @@ class _ResumableUpload:
         return Blob(token=raw["token"], url=raw["url"]) if raw else None
 
     def _saved_at(self, note: Path) -> float:
-        """Return the moment since which a place is remembered, infinity for none."""
+        """Return when a note was written, infinity if there is none."""
         raw = self._read_note(note)
         return float(raw["at"]) if raw else math.inf
 
@@ -217,14 +217,14 @@ class _ResumableUpload:
             is_same_file = (raw["sha256"], raw["size"]) == (file.sha256, file.size)
             is_same_file = (
                 is_same_file and raw["time"] == file.path.stat().st_mtime_ns
-            )  # nobody wrote to it in between
+            )  # the file is unchanged
             young = 0 <= time.time() - raw["at"] < MAX_AGE
             return raw if is_same_file and young and raw["token"] and raw["url"] else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
     def query_offset(self, blob: Blob) -> int:
-        """Ask how many bytes are there."""
+        """Return how many bytes Kaggle has received."""
         if self._fresh:
             return 0
         size = self._file.size
@@ -234,12 +234,12 @@ class _ResumableUpload:
         if offset:
             self._holds = True
             self._other.unlink(missing_ok=True)
-        # It has told what became of a cut: later ones are not taken for bytes that are there.
+        # The answer settles what became of an interrupted request.
         self._cut = None if self._cut is None else False
         return offset
 
     def _query_status(self, blob: Blob) -> "requests.Response | None":
-        """Return the answer to a question; None where there is none, and none is needed: it has all bytes."""
+        """Ask for the upload's status; None if there is no answer and all bytes are known to be there."""
         try:
             answer = self._wire.put_bytes(blob, b"", {"Content-Range": f"bytes */{self._file.size}"})
         except OSError as error:
@@ -249,9 +249,9 @@ class _ResumableUpload:
         return None if answer.status_code in _AGAIN and self._whole.exists() else answer
 
     def send_bytes(self, blob: Blob, start: int, counter: _ProgressCounter) -> None:
-        """Send what is missing and check on the way that the bytes are the ones that were meant."""
+        """Send the missing bytes and verify the digest on the way."""
         file = self._file
-        # A cut leaves bytes there, and what Kaggle holds then must be asked for.
+        # After an interruption the server may hold a part: query the offset before sending more.
         self._fresh = False
         headers = {"Content-Range": f"bytes {start}-{file.size - 1}/{file.size}"} if start else {}
         body = _CheckedBody(file, start, counter) if file.size else b""
@@ -261,12 +261,12 @@ class _ResumableUpload:
             self._delete_notes()
             raise
         except OSError:
-            # Only the place can tell how much of it is there; a little is not worth asking for.
+            # Only the server knows how much arrived; less than a chunk is not worth a query.
             if self._cut is None and isinstance(body, _CheckedBody) and body.sent >= CHUNK:
                 self._cut = True
             raise
         if answer.status_code == 308:
-            raise TransientError(f"Kaggle took only {self._parse_offset(answer)} bytes")
+            raise TransientError(f"Kaggle received only {self._parse_offset(answer)} bytes")
         if answer.status_code not in _DONE:
             self._raise_refusal(answer)
 
@@ -280,7 +280,7 @@ class _ResumableUpload:
         code = answer.status_code
         if code in _GONE:
             self._delete_notes()
-            raise TransientError("the upload's place has expired", after=0.0)
+            raise TransientError("the upload address has expired", after=0.0)
         if code in _AGAIN:
             wait = answer.headers.get("Retry-After", "")
             raise TransientError(f"status {code}", after=float(wait) if wait.isdecimal() else None)
@@ -288,7 +288,7 @@ class _ResumableUpload:
         raise OutsideError(
             f"Kaggle's storage refused '{self._file.name}' with status {code}",
             code="upload-refused",
-            hint="run the same command again; nothing was made of an incomplete upload",
+            hint="run the same command again; an incomplete upload is never used",
         )
 
     def _delete_notes(self) -> None:
@@ -297,7 +297,7 @@ class _ResumableUpload:
 
 
 class _StorageConnection:
-    """The way to the storage; each thread keeps its connection, whose making costs more than a small file."""
+    """Connections to the storage, one per thread: connecting costs more than sending a small file."""
 
     def __init__(self, proxies: Mapping[str, str] | None) -> None:
         self._proxies = proxies
@@ -315,7 +315,7 @@ class _StorageConnection:
             allow_redirects=False,
             stream=True,
         )
-        # Only status and headers count. A short body is read to keep the connection; any other may have no end.
+        # Only status and headers matter. A short body is read to keep the connection alive, a long one is not.
         length = answer.headers.get("Content-Length", "")
         if length.isdecimal() and int(length) <= _SHORT_BODY:
             _ = answer.content
@@ -329,17 +329,19 @@ class _StorageConnection:
         if not hasattr(self._thread_local, "session"):
             session = requests.Session()
             session.trust_env = self._proxies is None
-            session.auth = lambda request: request  # no password of a .netrc belongs here
+            session.auth = (
+                lambda request: request
+            )  # or requests sends credentials from ~/.netrc: https://requests.readthedocs.io/en/latest/user/authentication/
             self._thread_local.session = session
         found: requests.Session = self._thread_local.session
         return found
 
 
 class _CheckedBody:
-    """The rest of a file as a request's body.
+    """The rest of a file as a request body.
 
-    Its last bytes leave only when the whole file was seen to have the right digest: an upload that Kaggle
-    calls complete is one of the right bytes, whenever we are killed.
+    The last bytes are sent only after the digest of the whole file was verified: an upload that Kaggle
+    reports as complete has the right bytes, even if this process was killed.
     """
 
     def __init__(self, file: UploadFile, start: int, counter: _ProgressCounter) -> None:
@@ -347,7 +349,7 @@ class _CheckedBody:
         self._start = start
         self._counter = counter
         self.sent = 0
-        """Bytes that have left."""
+        """Bytes sent so far."""
 
     def __len__(self) -> int:
         return self._file.size - self._start
@@ -356,7 +358,7 @@ class _CheckedBody:
         file, digest, position = self._file, hashlib.sha256(), 0
         with file.path.open("rb") as stream:
             while position < file.size:
-                # Cut where the missing part begins, and never beyond the announced size.
+                # Split at the offset to resume from, and never read beyond the announced size.
                 until = self._start if position < self._start else file.size
                 chunk = stream.read(min(CHUNK, until - position))
                 digest.update(chunk)
@@ -376,20 +378,20 @@ def _note_name(file: UploadFile) -> str:
 
 
 def _is_network_error(error: Exception) -> bool:
-    # requests' errors are OSErrors, as are the disk's; only those of the wire may pass.
+    # requests' errors are OSErrors, as are the disk's; only the network's have a `request`.
     return isinstance(error, OSError) and hasattr(error, "request")
 
 
 def _build_failed_error(file: UploadFile, trouble: Exception) -> OfflineKitError:
     return UploadFailedError(
         f"'{file.name}' could not be uploaded: {redact_urls(str(trouble))}",
-        hint="check the network and run the same command again; what has arrived is not sent again",
+        hint="check the network and run the same command again; the upload resumes",
     )
 
 
 def _build_changed_error(file: UploadFile) -> ProjectError:
     return ProjectError(
-        f"'{file.path}' is not the file that the kit's manifest describes",
+        f"'{file.path}' differs from the kit's manifest",
         code="kit-damaged",
-        hint="build the kit again with 'offline-kit build', and push when nothing writes to it",
+        hint="run 'offline-kit build', and push while nothing writes to the kit",
     )

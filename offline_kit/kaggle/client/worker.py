@@ -1,19 +1,19 @@
-"""The process in which Kaggle's client lives, and the only file that imports it.
+"""The process that runs Kaggle's client; the only file that imports it.
 
-It runs on its own (`python -P worker.py`), with nothing of offline_kit: what the client prints, reads from
-the environment, or ends with `exit()` stays in here, and whoever started us ends us when it hangs. Requests
-come as JSON lines on stdin, answers leave as JSON lines, in any order, on what was stdout at the start.
+It runs as `python -P worker.py` without offline_kit: what the client prints, reads from
+the environment, or ends with `exit()` stays in this process, and the parent kills it if it hangs. Requests
+are JSON lines on stdin, answers are JSON lines, in any order, on the original stdout.
 
     {"id": 1, "op": "login"}
     {"id": 2, "op": "call", "service": "datasets.DatasetApiService", "method": "GetDataset", "body": {...}}
     {"id": 3, "op": "download", ... as call, "into": "/path/of/a/new/file"}
-    -> {"id": 3, "so_far": 123456}  now and then, while a download goes on
+    -> {"id": 3, "so_far": 123456}  every second during a download
     -> {"id": 2, "answer": {...}}  or  {"id": 2, "kind": "http", "status": 403, "message": "...", "after": null}
 
-With "silence", a request ends by itself once nothing came for so many seconds; the others go on.
+With "silence", a request fails after this many seconds without data; other requests continue.
 
-Login, address and transport are the client's own; the messages are ours, since the client's typed ones
-fail on values that are younger than it.
+Login, address and transport are the client's; requests and answers are plain JSON, because the client's
+typed ones fail on values that were added after its release.
 """
 
 import base64
@@ -29,28 +29,28 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 THREADS = 16
-"""Requests under way at once; Kaggle's client has no locks, but each of its sessions serves one thread well."""
+"""Concurrent requests; Kaggle's client is not thread-safe, so each thread has its own session."""
 
 _PIECE = 1 << 16
 _MOST = 128 << 20
-"""Bytes of an answer that is no file; notebooks with pictures and long logs are some megabytes."""
+"""Maximum bytes of an answer; notebooks with images and long logs have several megabytes."""
 _MOST_UNTOLD = 2 << 30
-"""Bytes of a file whose length is not told."""
+"""Maximum bytes of a download without Content-Length."""
 _UNTOLD_SECONDS = 30.0
-"""For an answer during the login, where nobody says how long it may take."""
+"""Timeout of requests during the login."""
 _SIGN_SECONDS = 1.0
-"""Between two signs of life of a download."""
+"""Interval of the progress messages of a download."""
 _DEAD_LINK = frozenset({400, 401, 403, 404, 410})
-"""How a store of files answers for a link that has expired."""
+"""How a file store answers for an expired link."""
 _NO_SUCH_RANGE = 416
 _CHANGED = "the file has changed since its download was cut"
 _UNSENT = ("NewConnectionError", "NameResolutionError", "CERTIFICATE_VERIFY_FAILED")
-"""What the client's transport says where nobody was reached: nobody listens, no such name, nobody to trust."""
+"""Names of urllib3's errors if no connection was made: refused, unknown host, bad certificate."""
 _TOKEN_VARIABLES = ("KAGGLE_API_TOKEN", "KAGGLE_API_V1_TOKEN")
 
 
 class WorkerError(Exception):
-    """What went wrong, as it is told to the other side."""
+    """A failure as it is sent to the parent process."""
 
     def __init__(self, kind: str, message: str, **details: Any) -> None:
         super().__init__(message)
@@ -58,7 +58,7 @@ class WorkerError(Exception):
 
 
 class _RequestBody:
-    """A request in the form that the client's transport takes."""
+    """A request in the form that the client's transport expects."""
 
     def __init__(self, fields: dict[str, Any]) -> None:
         self.fields = fields
@@ -69,7 +69,7 @@ class _RequestBody:
 
 
 class _RawResponse:
-    """An answer as it came."""
+    """An unparsed answer."""
 
     @staticmethod
     def prepare_from(response: Any) -> Any:
@@ -77,19 +77,19 @@ class _RawResponse:
 
 
 class ClientWorker:
-    """The client, logged in once, with a session for each thread."""
+    """The client, logged in once, with one session per thread."""
 
     def __init__(self, tell: Callable[[dict[str, Any]], None]) -> None:
-        """`tell` takes what is to be said before the answer to a request."""
+        """`tell` sends messages before the answer to a request."""
         self._tell = tell
         self._api: Any = None
         self._thread_local = threading.local()
         self._parts: dict[str, tuple[str, int]] = {}
-        """Tag and bytes of files whose download was cut, by their place."""
+        """ETag and size of partial downloads, by path."""
         self._secrets: tuple[str, ...] = ()
 
     def handle_request(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Return the answer to a request; every failure is an answer too."""
+        """Return the answer to a request; failures are answers too."""
         self._thread_local.silence, self._thread_local.start = request.get("silence"), 0
         try:
             ops = {"login": self._log_in, "call": self._call_method, "download": self._download_file}
@@ -97,7 +97,7 @@ class ClientWorker:
         except WorkerError as failure:
             answer = failure.answer
         except SystemExit:
-            answer = {"kind": "exit", "message": "Kaggle's client ended itself"}
+            answer = {"kind": "exit", "message": "Kaggle's client called exit()"}
         except Exception as error:  # noqa: BLE001 - foreign code may raise anything; the other side decides
             answer = _describe_error(error)
         return {**answer, "message": self._remove_secrets(str(answer["message"]))}
@@ -106,7 +106,7 @@ class ClientWorker:
         self._limit_requests()
         self._api = api = _import_client()
         if not getattr(api, "_authenticated", False):
-            # The import swallows what went wrong; asked again, the client says it.
+            # `import kaggle` authenticates and hides errors; authenticate() raises them:
             try:
                 api.authenticate()
             except SystemExit as error:
@@ -135,9 +135,9 @@ class ClientWorker:
         return self._thread_local.http
 
     def _limit_requests(self) -> None:
-        """Have every request of this process end that hears nothing or hears no end, and go on with a file that was cut.
+        """Give every request of this process a timeout and a size limit, and resume partial downloads.
 
-        Also those of the import of the client, which asks Kaggle about a token.
+        This includes the requests of `import kaggle`, which checks the token.
         """
         from requests.adapters import HTTPAdapter
 
@@ -169,7 +169,7 @@ class ClientWorker:
 
         body, path = _RequestBody(request["body"]), request["into"]
         tag, offset = self._parts.pop(path, ("", 0))
-        # Whoever gave up has removed the file, and another one may have its place.
+        # The file may have been removed or replaced after the request failed.
         self._thread_local.start = offset if os.path.exists(path) and os.path.getsize(path) == offset else 0  # noqa: PTH110, PTH202
         try:
             download = self._get_transport().call(request["service"], request["method"], body, FileDownload)
@@ -181,7 +181,7 @@ class ClientWorker:
                 self._parts[path] = (tag, self._thread_local.start)
             if refused is None or not refused.history or refused.status_code not in _DEAD_LINK:
                 raise
-            # The service said yes; what it led us to says no. Asked again, it gives another link.
+            # Kaggle redirected to a signed link of its storage, which expired: a retry gets a new link.
             raise WorkerError(
                 "link", f"the link to the file was refused with {refused.status_code}"
             ) from error
@@ -197,7 +197,7 @@ class ClientWorker:
             return {"size": size, "type": response.headers.get("Content-Type", ""), "url": ""}
 
     def _write_body(self, response: Any, request: dict[str, Any], size: int) -> int:
-        """Write what comes to its place, behind the first `size` bytes of it, and return the size of it all."""
+        """Append the body after the first `size` bytes of the file and return its total size."""
         last_sign = time.monotonic()
         most = size + _MOST_UNTOLD if _content_length(response) is None else None
         with open(request["into"], "ab" if size else "wb") as stream:  # noqa: PTH123 - the standard library only
@@ -236,7 +236,7 @@ def _import_client() -> Any:
 
 
 def _keep_json_files(http: Any) -> Any:
-    """Return the client's transport, which no longer takes a JSON file with a "code" for an error of the service."""
+    """Stop the client from treating a downloaded JSON file with a "code" key as an error of the service."""
     usual = http._prepare_response
 
     def prepare_response(kind: Any, response: Any) -> Any:
@@ -250,7 +250,7 @@ def _keep_json_files(http: Any) -> Any:
 
 
 def _read_body(response: Any, until: float) -> None:
-    """Read the body of an answer, which must end in time and be no larger than an answer is."""
+    """Read the body of an answer within the time and size limits."""
     body = bytearray()
     for chunk in response.iter_content(_PIECE):
         body += chunk
@@ -264,20 +264,20 @@ def _read_body(response: Any, until: float) -> None:
 
 
 def _content_length(response: Any) -> int | None:
-    """Return how many bytes of a file are told to come; None where that is not told."""
+    """Return the Content-Length of a file; None if there is none."""
     length = response.headers.get("Content-Length") or ""
     return int(length) if length.isdecimal() and not response.headers.get("Content-Encoding") else None
 
 
 def _check_disk_space(response: Any, path: str) -> None:
-    """Raise where the disk has no room for a file, before a byte of it is written."""
+    """Raise if the disk has no room for a file, before anything is written."""
     coming, free = _content_length(response) or 0, shutil.disk_usage(os.path.dirname(path)).free  # noqa: PTH120
     if coming > free:
-        raise WorkerError("huge", f"{coming} bytes are told to come, and the disk has room for {free}")
+        raise WorkerError("huge", f"{coming} bytes are needed, and the disk has {free} free")
 
 
 def _resume_offset(response: Any, tag: str, offset: int) -> int:
-    """Return how many of the bytes that are held the answer goes on behind; 0 where it has the whole file."""
+    """Return the offset at which the answer resumes the file; 0 if it contains the whole file."""
     if response.status_code != 206:
         return 0
     range_, same_file = response.headers.get("Content-Range", ""), response.headers.get("ETag") == tag
@@ -294,9 +294,9 @@ def _configured_token() -> tuple[str, str]:
 
 
 def _drop_stale_token(method: str) -> str:
-    """Return where a token that Kaggle refused came from, so that no call carries it; "" where there is none.
+    """Remove a token that Kaggle rejected and return where it came from; "" if there is none.
 
-    The client falls back to the key, says so, and sends the refused token all the same.
+    The client falls back to the API key, but still sends the rejected token.
     """
     if "LEGACY" not in method or not _configured_token()[0]:
         return ""
@@ -306,7 +306,7 @@ def _drop_stale_token(method: str) -> str:
     if _configured_token()[0]:
         raise WorkerError(
             "stale",
-            f"the token from '{_configured_token()[1]}' is not valid any more",
+            f"the token from '{_configured_token()[1]}' has expired",
             source=_configured_token()[1],
         )
     return source
@@ -333,7 +333,7 @@ def _describe_error(error: Exception) -> dict[str, Any]:
 
 
 def _error_status(response: Any) -> int:
-    """Return the status, or the one that an error inside a 200 claims to have."""
+    """Return the status, or the `code` of an error that came with status 200."""
     if response.status_code >= 400:
         return int(response.status_code)
     try:
@@ -343,7 +343,7 @@ def _error_status(response: Any) -> int:
 
 
 def _server_message(response: Any, error: Exception) -> str:
-    """Return the service's own words, nested or flat; the client knows only the flat form."""
+    """Return the service's message, nested or flat; the client knows only the flat form."""
     try:
         body = response.json()
     except ValueError:
@@ -372,9 +372,9 @@ def _parse_retry_after(value: str | None) -> float | None:
 
 
 def run_worker() -> None:
-    """Answer requests until stdin ends."""
+    """Answer requests until stdin is closed."""
     out = os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(2, 1)  # whatever the client prints goes where its errors go
+    os.dup2(2, 1)  # the client prints to stdout, which carries our answers
     writing = threading.Lock()
 
     def write_line(words: dict[str, Any]) -> None:
@@ -391,10 +391,10 @@ def run_worker() -> None:
     for line in sys.stdin.buffer:
         request = json.loads(line)
         if request["op"] == "login":
-            answer_request(request)  # before anything else, and alone: it changes the environment
+            answer_request(request)  # alone and first: it changes the environment
         else:
             pool.submit(answer_request, request)
-    os._exit(0)  # nobody listens any more, whatever still runs
+    os._exit(0)  # stdin was closed: do not wait for running requests
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Kaggle's submission beside the rehearsal's: what differs, as notes. Other hardware is never an error."""
+"""Compare Kaggle's submission with the rehearsal's. Differences are notes, never errors: hardware differs."""
 
 import csv
 import math
@@ -22,17 +22,17 @@ class _SubmissionTable:
 
 
 def compare_submissions(our_path: Path, remote_path: Path, server_name: str = "Kaggle") -> tuple[str, ...]:
-    """Return what a person may want to know about the submission from `server_name` (`remote_path`) beside the rehearsal's.
+    """Return how the submission from `server_name` (`remote_path`) differs from the rehearsal's.
 
-    Rows are matched by the first column; numbers count as equal within 0.1 % or 1e-6. Other formats than
-    CSV are compared by size. Never raises for what stands in the files.
+    Rows are matched by the first column; numbers are equal within 0.1 % or 1e-6. Formats other than
+    CSV are compared by size. Never raises because of a file's content.
     """
     if files.sha256_of(our_path) == files.sha256_of(remote_path):
-        return ("the submission is the rehearsal's, byte for byte",)
+        return ("the submission is identical to the rehearsal's",)
     if our_path.suffix.lower() != ".csv" or remote_path.suffix.lower() != ".csv":
         sizes = [files.format_size(path.stat().st_size) for path in (remote_path, our_path)]
         return (
-            f"{sizes[0]} on {server_name}, {sizes[1]} in the rehearsal; only CSV is compared value by value",
+            f"{sizes[0]} on {server_name}, {sizes[1]} in the rehearsal; only CSV files are compared by value",
         )
     try:
         our_table, remote_table = _read_table(our_path), _read_table(remote_path)
@@ -62,10 +62,10 @@ def _describe_tables(
         notes.append(_describe_columns(our_table.head, remote_table.head, server_name))
     common = [name for name in remote_table.rows if name in our_table.rows]
     if not common:
-        return [*notes, f"no row from {server_name} is in the rehearsal's submission: they ran on other data"]
+        return [*notes, f"no row from {server_name} is in the rehearsal's submission: the input data differ"]
     notes.append(_describe_rows(our_table, remote_table, len(common), server_name))
     if our_table.repeats or remote_table.repeats:
-        notes.append("ids occur more than once; only the first row of each is compared")
+        notes.append("some ids occur more than once; only the first row of each is compared")
     shared = [name for name in dict.fromkeys(remote_table.head[1:]) if name in our_table.head]
     column_notes = [(name, _describe_column(name, our_table, remote_table, common)) for name in shared]
     different = [note for _, note in column_notes if note]
@@ -97,7 +97,7 @@ def _describe_rows(
 def _describe_column(
     name: str, our_table: _SubmissionTable, remote_table: _SubmissionTable, common: Sequence[str]
 ) -> str:
-    """Return how a column differs over the rows in common; "" where it agrees."""
+    """Return how a column differs in the common rows; "" if it agrees."""
     pairs = [(_get_value(our_table, row, name), _get_value(remote_table, row, name)) for row in common]
     numbers = [(_parse_number(our_value), _parse_number(remote_value)) for our_value, remote_value in pairs]
     number_pairs = [

@@ -1,4 +1,4 @@
-"""What a push would do to each dataset: decided from what was seen on Kaggle, before anything is sent."""
+"""Plan what a push does to each dataset, before anything is sent."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ from offline_kit.project.kaggle_names import (
 )
 from offline_kit.project.types import Kit, KitPart
 
-RESEND = "run 'offline-kit push --resend': it makes a new version of the same files (--resend-part NAME: of one part)"
+RESEND = "run 'offline-kit push --resend' to upload the same files as a new version (--resend-part NAME for one part)"
 _SHOWN = 10
 
 
 class PushAction(StrEnum):
-    """What becomes of a dataset."""
+    """What a push does to a dataset."""
 
     CREATE = "create"
     VERSION = "version"
@@ -30,17 +30,17 @@ class PushAction(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class RemotePartState:
-    """A dataset as it was seen on Kaggle; the default is one that is not there."""
+    """The state of a part's dataset, model or notebook on Kaggle; by default it does not exist."""
 
     ref: str
     """"owner/slug"."""
     version: int = 0
-    """Number of the current version; 0 where there is none, as while its first has failed."""
+    """0 if there is none, for example because the first one failed."""
     state: str = ""
-    """Processing state, lower case: "ready", "failed", ...; empty where there is no dataset."""
+    """Processing state in lower case: "ready", "failed", ...; empty if there is no dataset."""
     private: bool = True
     part: KitPart | None = None
-    """The part that its marker describes; None where it holds none of ours, or is not ready."""
+    """The part that its marker file describes; None without a marker, or while not ready."""
     files: tuple[RemoteFile, ...] = ()
     url: str = ""
     kind: str = "dataset"
@@ -48,27 +48,27 @@ class RemotePartState:
 
     @property
     def exists(self) -> bool:
-        """Whether there is such a dataset, with or without a version."""
+        """Whether the dataset exists, with or without a version."""
         return bool(self.version or self.state)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PushOptions:
-    """What the user allows."""
+    """What the user allows a push to do."""
 
     drop_foreign: bool = False
-    """Files of the previous version that we did not put there may go."""
+    """Allow deleting files that offline-kit did not upload."""
     public: bool = False
-    """A dataset that is public already may get a new version."""
+    """Allow new versions of a public dataset."""
     title: str = ""
-    """Title of a new dataset; its slug by default."""
+    """Title of a new dataset; by default its slug."""
     resend: bool = False
-    """Parts that are there already are sent once more: their files on Kaggle are damaged."""
+    """Upload unchanged parts again, because their files on Kaggle are damaged."""
     resend_part: tuple[str, ...] = ()
-    """Names of those to which that applies, where it is not all."""
+    """Names of the parts to upload again, if not all."""
 
     def should_resend(self, part: KitPart) -> bool:
-        """Tell whether a part is sent although it is there already."""
+        """Tell whether a part is uploaded although Kaggle has it."""
         return self.resend or part.name in self.resend_part
 
 
@@ -77,7 +77,7 @@ DEFAULT_OPTIONS = PushOptions()
 
 @dataclass(frozen=True, kw_only=True)
 class PartPlan:
-    """What becomes of one part."""
+    """What a push does to one part."""
 
     part: KitPart
     folder: Path
@@ -86,19 +86,19 @@ class PartPlan:
     reason: str
     version_before: int = 0
     held_part_id: str = ""
-    """Id of the part that it holds; "" for none of ours."""
+    """Id of the part in the current version; empty if it holds none."""
     title: str = ""
     notes: str = ""
     upload_size: int = 0
     file_count: int = 0
     dropped_files: tuple[str, ...] = ()
-    """Files of the previous version that the new one lacks, sorted."""
+    """Files of the previous version that the new one does not have, sorted."""
     warnings: tuple[str, ...] = ()
     url: str = ""
 
     @property
     def file_count_warning(self) -> str:
-        """What to ask about before so many files are sent; "" where Kaggle takes them."""
+        """Question to confirm before uploading very many files; "" if Kaggle accepts the number."""
         if self.file_count <= MAX_LOOSE_FILES:
             return ""
         return f"'{self.ref}' would get {self.file_count} files, and Kaggle may refuse more than {MAX_LOOSE_FILES}"
@@ -106,7 +106,7 @@ class PartPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class PushPlan:
-    """What becomes of a kit."""
+    """What a push does to a kit."""
 
     kit_id: str
     parts: tuple[PartPlan, ...]
@@ -125,7 +125,7 @@ class PushPlan:
 def resolve_datasets(datasets: Mapping[str, str], account: Account) -> dict[str, str]:
     """Return "owner/slug" for each part's configured dataset, "slug" or "owner/slug".
 
-    Raises UsageError where the account is not the owner, or Kaggle would not take a slug.
+    Raises UsageError if the account is not the owner, or a slug is invalid.
     """
     problems = []
     refs = {}
@@ -148,10 +148,10 @@ def resolve_datasets(datasets: Mapping[str, str], account: Account) -> dict[str,
 
 
 def plan_push(kit: Kit, remotes: Mapping[str, RemotePartState], options: PushOptions) -> PushPlan:
-    """Return what to do for each part; `remotes` has the dataset of each part by the part's name.
+    """Plan each part; `remotes` has the dataset of each part, by the part's name.
 
-    Raises UsageError for a title that Kaggle would not take, ProjectError for files that would be lost and
-    for a public dataset, unless `options` allow it, OutsideError for a part that is there without all files.
+    Raises UsageError for an invalid title, ProjectError for files that would be deleted and
+    for a public dataset (unless `options` allow it), OutsideError for a part whose files are incomplete.
     """
     problems = [
         problem for part in kit.parts for problem in _find_problems(part, remotes[part.name], options)
@@ -164,15 +164,15 @@ def plan_push(kit: Kit, remotes: Mapping[str, RemotePartState], options: PushOpt
 
 
 def find_foreign_files(part: KitPart, remote: RemotePartState) -> tuple[str, ...]:
-    """Return the files on Kaggle that a new version would drop and that we did not put there."""
+    """Return the files on Kaggle that a new version would delete and that offline-kit did not upload."""
     known_paths = {entry.stored for entry in (*part.entries, *(remote.part.entries if remote.part else ()))}
     return tuple(sorted(map_listed_files(remote.files, known_paths).keys() - known_paths - {MARKER}))
 
 
 def map_listed_files(files: Iterable[RemoteFile], known_paths: Collection[str]) -> dict[str, int]:
-    """Return sizes by path of a listing; a bare name that only one known path ends in counts as that path.
+    """Return sizes by path; a bare name counts as the only known path that ends with it.
 
-    Whether listings name files below folders by path is not promised anywhere.
+    Kaggle does not document whether listings contain paths or bare names.
     """
     below: dict[str, list[str]] = {}
     for path in known_paths:
@@ -185,7 +185,7 @@ def map_listed_files(files: Iterable[RemoteFile], known_paths: Collection[str]) 
 
 
 def find_damage(part: KitPart, remote: RemotePartState) -> tuple[str, ...]:
-    """Return a line for each file of the part that is not on Kaggle, or has another size there."""
+    """Describe each file of the part that is missing on Kaggle or has another size."""
     kit_sizes = {entry.stored: entry.size for entry in part.entries}
     listed_sizes = map_listed_files(remote.files, kit_sizes)
     return (
@@ -199,18 +199,18 @@ def find_damage(part: KitPart, remote: RemotePartState) -> tuple[str, ...]:
 
 
 def find_differences(part: KitPart, remote: RemotePartState) -> tuple[str, ...]:
-    """Return the damage, and a line for each file on Kaggle that is not the part's."""
+    """Describe the damage, and each file on Kaggle that is not part of the kit."""
     kit_files = {entry.stored for entry in part.entries} | {MARKER}
     foreign_files = sorted(map_listed_files(remote.files, kit_files).keys() - kit_files)
-    return (*find_damage(part, remote), *(f"'{name}' is not of the kit" for name in foreign_files))
+    return (*find_damage(part, remote), *(f"'{name}' is not part of the kit" for name in foreign_files))
 
 
 def build_incomplete_error(ref: str, version: int, wrong: Sequence[str]) -> OutsideError:
-    """Return the error for a version with a part's marker and without all of its files."""
+    """Return the error for a version that has a part's marker but not all of its files."""
     return OutsideError(
-        f"version {version} of '{ref}' shows this kit, but not all of its files as they were sent",
+        f"version {version} of '{ref}' has this kit's marker, but not all of its files",
         code="dataset-incomplete",
-        hint=f"a notebook would refuse it; look at its page, and {RESEND}",
+        hint=f"check its page, then {RESEND}",
         details=wrong[:_SHOWN],
     )
 
@@ -227,7 +227,7 @@ def _find_problems(part: KitPart, remote: RemotePartState, options: PushOptions)
             UsageError(
                 f"for '{remote.ref}': {problem}",
                 code="dataset-title-invalid",
-                hint="choose a title of 6 to 50 characters",
+                hint="set a title of 6 to 50 characters",
             )
             for problem in check_title(_dataset_title(remote, options))
         ]
@@ -239,9 +239,9 @@ def _find_problems(part: KitPart, remote: RemotePartState, options: PushOptions)
         omitted = [f"and {len(lost) - _SHOWN} more"] if len(lost) > _SHOWN else []
         problems.append(
             ProjectError(
-                f"'{remote.ref}' holds files that offline-kit did not put there; a new version would drop them",
+                f"'{remote.ref}' has files that offline-kit did not upload; a new version would delete them",
                 code="dataset-has-foreign-files",
-                hint="choose another 'dataset', or allow it with --drop-foreign",
+                hint="set another `dataset`, or delete them with --drop-foreign",
                 details=[*lost[:_SHOWN], *omitted],
             )
         )
@@ -252,14 +252,14 @@ def _build_public_error(remote: RemotePartState) -> ProjectError:
     return ProjectError(
         f"'{remote.ref}' is public: everybody would see the kit",
         code="dataset-public",
-        hint=f"make it private in the settings of {remote.url or 'its page'}, choose another, or allow it with --public",
+        hint=f"make it private in the settings of {remote.url or 'its page'}, set another one, or allow it with --public",
     )
 
 
 def build_exposed_error(name: str, url: str) -> OutsideError:
-    """Return the error for what everybody sees although it was sent as private."""
+    """Return the error for something that is public although it was created as private."""
     return OutsideError(
-        f"{name} is PUBLIC on Kaggle, although it was sent as private",
+        f"{name} is PUBLIC on Kaggle, although it was created as private",
         code="dataset-public",
         hint=f"make it private at once in the settings of {url or 'its page'}",
     )
@@ -274,7 +274,7 @@ def _combine_problems(problems: list[OfflineKitError]) -> OfflineKitError:
         for line in (problem.what, *(f"  {detail}" for detail in problem.details))
     ]
     return ProjectError(
-        f"{len(problems)} things stand against this push",
+        f"{len(problems)} problems prevent this push",
         code="push-blocked",
         hint=problems[0].hint,
         details=details,
@@ -311,7 +311,7 @@ def _plan_part(kit: Kit, part: KitPart, remote: RemotePartState, options: PushOp
         folder=base.folder,
         ref=remote.ref,
         action=PushAction.CREATE if new else PushAction.VERSION,
-        reason="there is no such dataset yet" if new else _describe_reason(remote, changes),
+        reason="the dataset does not exist yet" if new else _describe_reason(remote, changes),
         version_before=base.version_before,
         held_part_id=base.held_part_id,
         title=_dataset_title(remote, options),
@@ -333,11 +333,11 @@ def _describe_reason(remote: RemotePartState, changes: str) -> str:
 
 
 def _describe_changes(part: KitPart, old: KitPart | None) -> str:
-    """Say in a few words what differs from the part before."""
+    """Describe briefly how a part differs from the previous one."""
     if old is None:
         return f"{len(part.entries)} files"
     before = {entry.original: entry.sha256 for entry in old.entries}
     after = {entry.original: entry.sha256 for entry in part.entries}
     added_count, removed_count = len(after.keys() - before.keys()), len(before.keys() - after.keys())
     changed = sum(before[name] != after[name] for name in after.keys() & before.keys())
-    return f"{added_count} files new, {changed} changed, {removed_count} gone"
+    return f"{added_count} files added, {changed} changed, {removed_count} removed"

@@ -1,7 +1,7 @@
-"""The kit's parts to Kaggle: what changed is uploaded, made a version once, and waited for until it is there.
+"""Upload the changed parts of a kit as dataset versions and wait until they are ready.
 
-Before each effect the journal says what is about to happen and which version was current. An answer that is
-lost, or a run that is killed, is settled by looking, at once or by the next run; nothing is sent twice.
+Before each call with an effect, the journal stores what will happen and which version was current. If
+the answer is lost or the process is killed, this or the next run looks for the effect; nothing is sent twice.
 """
 
 import tempfile
@@ -54,7 +54,7 @@ from offline_kit.project.types import Kit, KitPart
 
 @dataclass(frozen=True, kw_only=True)
 class PushedPart:
-    """Where a part is now."""
+    """Where a pushed part is."""
 
     part: str
     ref: str
@@ -72,10 +72,10 @@ def push_kit(
     report: Reporter = SILENT,
     approve: Callable[[PushPlan], None] = lambda _plan: None,
 ) -> tuple[PushedPart, ...]:
-    """Bring a kit's parts to their datasets (by part name) and return where each is.
+    """Push a kit's parts to their datasets (by part name) and return where each one is.
 
-    Returns when every part is current, READY, private and shows its own marker. `approve` sees the plan and
-    may raise before anything is sent. Raises as `plan`, and OutsideError where Kaggle refuses or does not get ready; the same call later goes on.
+    Returns when every part is the current version, ready, private and has its marker. `approve` gets the plan and
+    may raise before anything is sent. Raises as `plan_datasets`, and OutsideError if Kaggle refuses or is not ready in time; the same call later continues.
     """
     with hold_lock(settings.state_folder / "push.lock"):
         plan = plan_datasets(kit, datasets, kaggle, settings, options, report)
@@ -91,14 +91,14 @@ def plan_datasets(
     options: PushOptions = DEFAULT_OPTIONS,
     report: Reporter = SILENT,
 ) -> PushPlan:
-    """Look at Kaggle and return what a push would do; settles first what an earlier run left open.
+    """Return what a push would do, after recovering what an earlier run left open.
 
-    Raises UsageError, ProjectError and OutsideError as `targets`, `plan_push` and `look` do.
+    Raises as `resolve_datasets`, `plan_push` and `inspect_dataset`.
     """
     account = kaggle.fetch_account()
     if account.ignored_token_source:
         report.warn(
-            f"the token from {account.ignored_token_source} is not valid any more; the key of '{account.username}' is used"
+            f"the token from {account.ignored_token_source} has expired; the key of '{account.username}' is used"
         )
     report.step(f"Looking at {account.server_name} as '{account.username}'")
     refs = resolve_datasets(datasets, account)
@@ -113,7 +113,7 @@ def plan_datasets(
 def apply_plan(
     plan: PushPlan, kaggle: KaggleApi, settings: PushSettings, options: PushOptions, report: Reporter = SILENT
 ) -> tuple[PushedPart, ...]:
-    """Do what a plan says; all parts are sent before any is waited for, so that Kaggle works on them together."""
+    """Carry out a plan; all parts are sent before waiting, so that Kaggle processes them in parallel."""
     effects = {
         part.part.name: _upload_part(part, kaggle, settings, report)
         for part in plan.parts
@@ -135,7 +135,7 @@ def _report_unchanged(part: PartPlan, report: Reporter) -> PushedPart:
 
 
 def _upload_part(part: PartPlan, kaggle: KaggleApi, settings: PushSettings, report: Reporter) -> Effect:
-    """Upload a part and make a version of it; return the effect, which may not show yet."""
+    """Upload a part and create a version; return the effect, which may not be visible yet."""
     for warning in part.warnings:
         report.warn(f"'{part.ref}': {warning}")
     uploads = send_files.list_uploads(part.part, part.folder)
@@ -162,16 +162,16 @@ def _upload_part(part: PartPlan, kaggle: KaggleApi, settings: PushSettings, repo
 
 
 def _recover_interrupted(ref: str, kaggle: KaggleApi, settings: PushSettings, report: Reporter) -> bool:
-    """Wait for what an earlier run sent without seeing it arrive; return whether it has appeared."""
+    """Recover what an earlier run sent without seeing it arrive; return whether it has appeared."""
 
     def wait_for_effect(effect: Effect) -> bool | None:
         if not wait_until_visible(kaggle, effect, settings.poll_policy):
             return None
-        # Its uploads are in the version that appeared.
+        # The version has consumed these uploads.
         settings.create_uploader(kaggle, ref).forget_uploads()
         return True
 
-    # A version that failed may never show.
+    # A failed version may never become visible.
     failed = (
         settings.effect_journal.find_open_entry(ref) is not None
         and kaggle.get_dataset_status(ref) in FAILED_STATES
@@ -191,12 +191,12 @@ def _finish_part(
     options: PushOptions,
     report: Reporter,
 ) -> PushedPart:
-    """Wait until a part is there, and check that nobody else sees it."""
+    """Wait until a part is ready, and check that it is private."""
     remote = wait_until_ready(kaggle, effect, settings.poll_policy, report)
     settings.effect_journal.append_entry(effect, Phase.DONE)
     if not remote.private and not options.public:
         raise build_exposed_error(f"'{part.ref}'", remote.url)
-    report.note(f"'{part.ref}' version {remote.version} is ready and shows this kit")
+    report.note(f"'{part.ref}' version {remote.version} is ready and holds this kit")
     return PushedPart(
         part=part.part.name, ref=part.ref, version=remote.version, action=part.action, url=remote.url
     )
@@ -204,7 +204,7 @@ def _finish_part(
 
 FAILED_STATES = frozenset({"failed", "deleted"})
 FINAL_STATES = FAILED_STATES | {"ready"}
-"""States that do not change by themselves."""
+"""States that do not change without another push."""
 _MAX_MARKER = 64 << 20
 
 
@@ -216,10 +216,10 @@ def inspect_dataset(
     *,
     expected: bool = False,
 ) -> RemotePartState:
-    """Return a dataset as it is; what is still being processed is waited for first.
+    """Return a dataset's state, after waiting while it is being processed.
 
-    A listing that lags behind is waited for where a new version is `expected`. Raises OutsideError where any
-    of it takes longer than it may.
+    If a new version is `expected`, wait until its files are listed. Raises OutsideError if any
+    of it times out.
     """
     if kaggle.get_dataset(ref) is None:
         return RemotePartState(ref=ref)
@@ -229,7 +229,7 @@ def inspect_dataset(
             state = kaggle.get_dataset_status(ref)
             if state not in FINAL_STATES:
                 line.update_status(state or "hidden")
-                raise TransientError(f"it is still in the state '{state or 'hidden'}'")
+                raise TransientError(f"it is in the state '{state or 'hidden'}'")
             return state
 
         patience = poll_policy.retry_policy(poll_policy.processing_timeout)
@@ -246,8 +246,8 @@ def inspect_dataset(
         def read_files() -> RemotePartState:
             remote = _read_remote(kaggle, dataset, state)
             if remote.part and find_damage(remote.part, remote) and time.monotonic() < until:
-                line.update_status("its files do not all show yet")
-                raise TransientError("its files do not all show yet")
+                line.update_status("not all of its files are visible yet")
+                raise TransientError("not all of its files are visible yet")
             return remote
 
         return poll_until(
@@ -258,7 +258,7 @@ def inspect_dataset(
 
 
 def _read_remote(kaggle: KaggleApi, dataset: RemoteDataset, state: str) -> RemotePartState:
-    """Return a dataset that has come to a state, with its files and what its marker says."""
+    """Return the state of a processed dataset, with its files and the part of its marker."""
     remote = RemotePartState(
         ref=dataset.ref, version=dataset.version, state=state, private=dataset.private, url=dataset.url
     )
@@ -272,7 +272,7 @@ def _read_remote(kaggle: KaggleApi, dataset: RemoteDataset, state: str) -> Remot
 
 
 def _list_all_files(kaggle: KaggleApi, part: KitPart, remote: RemotePartState) -> tuple[RemoteFile, ...]:
-    """Return the files of a version; where the listing lacks some, as each folder tells them."""
+    """Return the files of a version; if the listing is incomplete, list each folder."""
     damage = find_damage(part, remote)
     if not damage:
         return remote.files
@@ -286,9 +286,9 @@ def _list_all_files(kaggle: KaggleApi, part: KitPart, remote: RemotePartState) -
 
 
 def read_marker(kaggle: KaggleApi, ref: str) -> KitPart | None:
-    """Return the part that the marker of the current version describes, None where it is no marker of ours.
+    """Return the part that the marker of the current version describes, None if the marker is invalid.
 
-    The current version, not one by number: it is what a notebook would get.
+    A notebook mounts the current version, so no version number is requested.
     """
     with tempfile.TemporaryDirectory(prefix="offline-kit-") as folder:
         path = Path(folder) / MARKER
@@ -301,13 +301,13 @@ def read_marker(kaggle: KaggleApi, ref: str) -> KitPart | None:
 
 
 def read_part(kaggle: KaggleApi, ref: str, version: int) -> KitPart | None:
-    """Return the part that a ready dataset holds, None where its files have no marker of ours."""
+    """Return the part that a ready dataset holds, None if it has no marker."""
     marked = any(file.name == MARKER for file in kaggle.list_dataset_files(ref, version))
     return read_marker(kaggle, ref) if marked else None
 
 
 def _read_text(path: Path) -> str:
-    # Kaggle wraps some downloads into a zip.
+    # Kaggle zips some downloads, such as large text files.
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as wrapped:
             return wrapped.read(wrapped.namelist()[0]).decode("utf-8")
@@ -315,13 +315,13 @@ def _read_text(path: Path) -> str:
 
 
 def wait_until_visible(kaggle: KaggleApi, effect: Effect, poll_policy: PollPolicy = DEFAULT_POLL) -> bool:
-    """Wait until something newer than before the effect shows; False where nothing does within the grace."""
+    """Wait until a newer version is visible; False if none is within the visibility timeout."""
 
     def find_newer() -> bool | None:
         dataset = kaggle.get_dataset(effect.target)
         if dataset is None or dataset.version > effect.before:
             return True if dataset else None
-        # A version that fails may never get a number.
+        # A failed version may never get a number.
         is_new_dataset = effect.action == PushAction.CREATE.value
         return (
             True
@@ -336,10 +336,10 @@ def wait_until_visible(kaggle: KaggleApi, effect: Effect, poll_policy: PollPolic
 def wait_until_ready(
     kaggle: KaggleApi, effect: Effect, poll_policy: PollPolicy = DEFAULT_POLL, report: Reporter = SILENT
 ) -> RemotePartState:
-    """Wait until a new version is current and READY and its marker shows the content; return what was seen.
+    """Wait until the new version is current and ready and its marker has the pushed content; return its state.
 
-    State and listing may still be the old version's: the number, the state, the marker and the sizes must
-    all fit. Raises OutsideError where processing fails or takes longer than it may.
+    State and listing may still be those of the old version: number, state, marker and sizes must
+    all match. Raises OutsideError if processing fails or times out.
     """
     ref = effect.target
     incomplete_since: list[float] = []  # when the marker was there and the files were not
@@ -348,8 +348,8 @@ def wait_until_ready(
     def read_version() -> RemotePartState:
         dataset = kaggle.get_dataset(ref)
         if dataset is None or dataset.version <= effect.before:
-            # A version that fails may never get a number, and a first one may have none while it is processed;
-            # the state may be the one of the version before, too.
+            # A failed version may never get a number, a first one has none while it is processed;
+            # the state may still be that of the previous version.
             first, state = (
                 effect.action == PushAction.CREATE.value,
                 kaggle.get_dataset_status(ref) if dataset else "",
@@ -359,9 +359,7 @@ def wait_until_ready(
                 if first or failed_since[-1] - failed_since[0] > poll_policy.visibility_timeout:
                     raise _build_processing_error(ref, effect.before + 1, "failed", dataset.url)
             missing = (
-                f"it is still in the state '{state}'"
-                if first and state
-                else "the new version does not show yet"
+                f"it is in the state '{state}'" if first and state else "the new version is not visible yet"
             )
             line.update_status(missing)
             raise TransientError(missing)
@@ -371,16 +369,16 @@ def wait_until_ready(
         if state in FAILED_STATES:
             raise _build_processing_error(ref, dataset.version, state, dataset.url)
         if state != "ready":
-            raise TransientError(f"it is still in the state '{state}'")
+            raise TransientError(f"it is in the state '{state}'")
         remote = _read_remote(kaggle, dataset, state)
         part = remote.part
         if part is None or part.id != effect.content:
-            raise TransientError(f"what it shows is not this kit: {part.id[:12] if part else 'no marker'}")
+            raise TransientError(f"it does not hold this kit: {part.id[:12] if part else 'no marker'}")
         if wrong := find_differences(part, remote):
             incomplete_since.append(time.monotonic())
             if incomplete_since[-1] - incomplete_since[0] > poll_policy.visibility_timeout:
                 raise build_incomplete_error(ref, dataset.version, wrong)
-            raise TransientError(f"its files are not all there: {wrong[0]}")
+            raise TransientError(f"its files are incomplete: {wrong[0]}")
         return remote
 
     with _LazyStatusLine(kaggle, ref, report) as line:
@@ -399,9 +397,9 @@ class OvertakenError(OutsideError):
 
 
 def _check_not_overtaken(dataset: RemoteDataset, effect: Effect) -> None:
-    """Raise OvertakenError if the current version came after the one of this effect, and is another's.
+    """Raise OvertakenError if someone else created the current version after ours.
 
-    Our notes name the content; a first version's are Kaggle's own. Where none are told, the number of versions counts.
+    Our version notes contain the content's id, except for a first version. Without notes, the number decides.
     """
     our_numbers = [number for number, notes in dataset.version_notes.items() if effect.content in notes]
     if effect.action == PushAction.CREATE.value:
@@ -411,13 +409,13 @@ def _check_not_overtaken(dataset: RemoteDataset, effect: Effect) -> None:
         our_version = effect.before + 1
     if our_version and dataset.version > our_version:
         raise OvertakenError(
-            f"another push of '{effect.target}' came after this one: its version {dataset.version} is current now",
-            hint="let one machine push this dataset, and run the same command again there",
+            f"another push of '{effect.target}' came after this one: version {dataset.version} is the current one",
+            hint="push this dataset from one machine only, and run the same command again there",
         )
 
 
 class _LazyStatusLine(ExitStack):
-    """A live line about a dataset, which begins with the first thing to tell: where nothing is waited for, none."""
+    """A status line about a dataset that appears with its first update."""
 
     def __init__(self, kaggle: KaggleApi, ref: str, report: Reporter) -> None:
         super().__init__()
@@ -433,9 +431,9 @@ class _LazyStatusLine(ExitStack):
 
 def _build_not_ready_error(ref: str, detail: str) -> OutsideError:
     return OutsideError(
-        f"'{ref}' is not ready in time: {detail}",
+        f"'{ref}' was not ready in time: {detail}",
         code="dataset-not-ready",
-        hint="run the same command again later: it goes on waiting, and nothing is sent twice",
+        hint="run the same command again later: it continues to wait, and nothing is sent twice",
     )
 
 
@@ -443,9 +441,9 @@ def _build_processing_error(ref: str, version: int, state: str, url: str) -> Out
     return OutsideError(
         f"Kaggle could not process version {version} of '{ref}' ({state})",
         code="dataset-processing-failed",
-        hint=f"the reason stands only on its page, {url or 'on kaggle.com'}; then run the same command again",
+        hint=f"see the reason on its page, {url or 'on kaggle.com'}; then run the same command again",
         details=(
-            "usual causes: the account's space for private data is full, or a name inside of an archive",
-            "that Kaggle unpacks holds '&' or '@'",
+            "usual causes: the account's quota for private data is used up, or an archive that Kaggle unpacks",
+            "contains a file name with '&' or '@'",
         ),
     )

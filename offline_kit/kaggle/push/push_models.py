@@ -57,7 +57,7 @@ class ModelPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class PushedModel:
-    """Where a part is now."""
+    """Where a pushed part is."""
 
     part: str
     source: str
@@ -236,7 +236,7 @@ def _wait_until_ready(plan: ModelPlan, kaggle: KaggleApi, settings: PushSettings
     def read_version() -> int:
         version = kaggle.get_model_version(plan.ref)
         if version <= plan.version_before:
-            raise TransientError("the new version does not show yet")
+            raise TransientError("the new version is not visible yet")
         show_status(f"version {version}")
         part = kit_parts.read_model_part(kaggle, plan.ref, version)
         if part is None or part.id != plan.part.id:
@@ -254,7 +254,7 @@ def _wait_until_ready(plan: ModelPlan, kaggle: KaggleApi, settings: PushSettings
             ignore_transient(read_version, show_status),
             settings.poll_policy.retry_policy(settings.poll_policy.processing_timeout),
             lambda e: OutsideError(
-                f"the model '{plan.ref}' is not ready in time: {e}", code="model-not-ready", hint=_AGAIN
+                f"the model '{plan.ref}' was not ready in time: {e}", code="model-not-ready", hint=_AGAIN
             ),
         )
 

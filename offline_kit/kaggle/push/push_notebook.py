@@ -158,7 +158,7 @@ def push_notebook(
 def plan_notebook(
     notebook: NewNotebook, kaggle: KaggleApi, settings: PushSettings, report: Reporter = SILENT
 ) -> NotebookPlan:
-    """Look at Kaggle and return what a push would do; settles first what an earlier run left open."""
+    """Return what a push would do, after recovering what an earlier run left open."""
     report.step(f"Looking at the notebook '{notebook.ref}' on {kaggle.fetch_account().server_name}")
     recovered = _recover_interrupted(notebook, kaggle, settings, report)
     newest = kaggle.get_notebook(notebook.ref)
