@@ -1,9 +1,9 @@
-"""The trained files: found by the user's patterns, told apart, hashed once."""
+"""Find trained files by the user's patterns, classify them, and hash each once."""
 
 import glob
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,110 +17,93 @@ from offline_kit.project.types import Checkpoint, CheckpointKind
 
 _WILDCARDS = "*?["
 _WEIGHT_SUFFIXES = frozenset({".ckpt", ".pt", ".pth", ".safetensors"})
-"""Suffixes under which one expects weights."""
 _CACHE_VERSION = 2
-"""Counted up when files are told apart by other rules, so that nothing old is remembered."""
+"""Increased when files are classified by other rules, so that nothing old is remembered."""
 _MIN_AGE = {"mtime": 2_000_000_000, "ctime": 100_000_000}
-"""Nanoseconds: a file changed later than this may change again within one tick (FAT: 2 s), so it is not remembered."""
+"""Nanoseconds: a file that changed later may change again within one tick, so it is not remembered."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _MatchedFile:
-    """A file that a pattern gave."""
-
     original: str
-    """Its name in the kit."""
     path: Path
-    """Where it lies."""
     is_explicit: bool
     """The user wrote this very name, no wildcard or folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _FileRecord:
-    """What a look into a file gave."""
-
     fingerprint: tuple[str, ...] = ()
-    """Its fingerprint."""
     size: int = 0
-    """Bytes."""
     kind: CheckpointKind = CheckpointKind.OTHER
-    """What it is."""
     refused: tuple[str, ...] = ()
-    """What weights_only refuses of it."""
     problem: str = ""
-    """Why it cannot be used."""
     sha256: str = ""
-    """Its digest where it is remembered."""
+    """Empty until the file is hashed."""
 
 
 def collect_checkpoints(
     project: Path, patterns: Sequence[str], *, cache: Path, report: Reporter = SILENT
 ) -> tuple[Checkpoint, ...]:
-    """Return the files that the patterns name, sorted by original name, each with kind, size and digest.
+    """Return the files that match the patterns, sorted by original name, each with kind, size and SHA-256.
 
-    A pattern is a file, a folder (all its files, hidden ones left out) or a glob, `**` included, relative
-    to the project. Nothing is executed. Digests are remembered in `cache` by fingerprint.
-    Raises ProjectError with everything that is wrong, over all patterns.
+    A pattern is a file, a folder (all its files except hidden ones) or a glob, `**` included, relative to the
+    project. Nothing is executed. Hashes are cached by fingerprint. Raises ProjectError with the problems of all
+    patterns.
     """
     project = project.absolute()
     problems: list[str] = []
     matched_files: dict[str, _MatchedFile] = {}
     for pattern in dict.fromkeys(patterns):
-        hits, pattern_problems = _match_pattern(project, pattern)
-        problems += pattern_problems
-        for matched in hits:
-            key = os.path.normpath(matched.path)
-            if key not in matched_files or matched.is_explicit:
-                matched_files[key] = matched
+        matches, problem = _match_pattern(project, pattern)
+        problems += [problem] * (not matches)
+        for match in matches:
+            key = os.path.normpath(match.path)
+            if key not in matched_files or match.is_explicit:
+                matched_files[key] = match
     files = _drop_duplicate_links(list(matched_files.values()), report)
     problems += _find_name_clashes(files)
     store = Cache(cache)
-    records = [_inspect_file(matched.path, store) for matched in files]
+    records = {file.path: _inspect_file(file.path, store) for file in files}
     problems += [
-        f"'{matched.original}' {record.problem}"
-        for matched, record in zip(files, records, strict=True)
-        if record.problem
+        f"'{file.original}' {records[file.path].problem}" for file in files if records[file.path].problem
     ]
     if problems:
         raise ProjectError(
             f"{len(problems)} problem{'s' * (len(problems) > 1)} with the checkpoints",
-            hint="mend 'checkpoints' in the configuration (or -c), relative to the project; see each line",
+            hint="fix 'checkpoints' in the configuration (or -c); patterns are relative to the project",
+            code="checkpoints-invalid",
             details=problems,
         )
-    digests = _hash_files(
-        [(matched.path, record) for matched, record in zip(files, records, strict=True)], store, report
-    )
+    digests = _hash_files(records, store, report)
     return tuple(
         Checkpoint(
-            original=matched.original,
-            path=matched.path,
-            size=record.size,
-            sha256=digests[matched.path],
-            kind=record.kind,
-            refused=record.refused,
+            original=file.original,
+            path=file.path,
+            size=records[file.path].size,
+            sha256=digests[file.path],
+            kind=records[file.path].kind,
+            refused=records[file.path].refused,
         )
-        for matched, record in zip(files, records, strict=True)
+        for file in files
     )
 
 
 def advise_loading(
     checkpoint: Checkpoint, *, trusted: bool = False, distributions: Sequence[str] = ()
 ) -> tuple[str, ...]:
-    """Return what to do about a checkpoint so that it loads in the notebook; empty where it just loads.
+    """Return what to do so that a checkpoint loads in the notebook; empty if it just loads.
 
-    `trusted`: the user lets the notebook load it with weights_only=False. `distributions`: the distributions whose objects a
-    pickle holds, which the notebook gets.
+    `trusted`: the user lets the notebook load it with weights_only=False. `distributions`: those of the notebook whose
+    objects a pickle holds.
     """
     name = checkpoint.original
     if checkpoint.kind is CheckpointKind.OTHER and Path(name).suffix.lower() in _WEIGHT_SUFFIXES:
-        return (f"'{name}' is no checkpoint of a known format: see what was saved or downloaded there",)
+        return (f"'{name}' is no checkpoint of a known format: check how it was saved or downloaded",)
     if checkpoint.kind in (CheckpointKind.PICKLE, CheckpointKind.JOBLIB):
-        if distributions:
-            needs = f"it loads only with {', '.join(distributions)}, which the notebook gets, at about the versions that it was saved with"
-            return (f"'{name}' is a {checkpoint.kind} file: {needs}; name those in the requirements",)
-        needs = "it loads only with the packages, at about the versions, that it was saved with"
-        return (f"'{name}' is a {checkpoint.kind} file: {needs}; name them in the requirements",)
+        source = f"{', '.join(distributions)} (in the notebook)" if distributions else "the packages"
+        needs = f"it loads only with {source} at about the versions that it was saved with"
+        return (f"'{name}' is a {checkpoint.kind} file: {needs}; add them to the requirements",)
     if not checkpoint.refused:
         return ()
     if any("TorchScript" in reason for reason in checkpoint.refused):
@@ -147,48 +130,37 @@ def _resave_command(checkpoint: Checkpoint) -> str:
     return f"torch.save({{'state_dict': {loaded}['state_dict']}}, 'weights.ckpt')"
 
 
-def _match_pattern(project: Path, pattern: str) -> tuple[list[_MatchedFile], list[str]]:
+def _match_pattern(project: Path, pattern: str) -> tuple[list[_MatchedFile], str]:
+    """Return the files that match, and the problem if there are none."""
     path = project / Path(pattern).expanduser()
     if not pattern.strip():
-        return [], ["an empty pattern names no file"]
+        return [], "an empty pattern names no file"
     # A name that exists means itself, even with brackets in it: "epoch[1].ckpt".
     if os.path.lexists(path):
-        return _match_name(project, pattern, path)
-    if not any(sign in pattern for sign in _WILDCARDS):
-        return [], [f"'{pattern}' does not exist{_suggest_name(path)}"]
-    root = _find_glob_root(project, pattern)
-    below = path.relative_to(root)
-    # glob rather than Path.glob: it leaves hidden files out.
-    paths = sorted(Path(hit) for hit in glob.glob(str(Path(glob.escape(str(root)), below)), recursive=True))  # noqa: PTH207
-    plain_files = [hit for hit in paths if not hit.is_dir()]
-    files = plain_files or [file for hit in paths for file in _list_files(hit)]
-    return _match_files(project, root.parent, files), [] if files else [
-        f"'{pattern}' matches no file below '{project}'"
-    ]
-
-
-def _match_name(project: Path, pattern: str, path: Path) -> tuple[list[_MatchedFile], list[str]]:
-    if not path.exists():
-        return [], [f"'{pattern}' is a link to nothing: '{path.readlink()}' does not exist"]
-    if not path.is_dir():
-        return [
-            _MatchedFile(original=_original_name(project, path.parent, path), path=path, is_explicit=True)
-        ], []
-    files = _list_files(path)
-    return _match_files(project, path.parent, files), [] if files else [
-        f"the folder '{pattern}' holds no files"
-    ]
-
-
-def _match_files(project: Path, root: Path, files: list[Path]) -> list[_MatchedFile]:
+        if not path.exists():
+            return [], f"'{pattern}' is a link to nothing: '{path.readlink()}' does not exist"
+        if not path.is_dir():
+            name = _original_name(project, path.parent, path)
+            return [_MatchedFile(original=name, path=path, is_explicit=True)], ""
+        root, files, problem = path.parent, _list_files(path), f"the folder '{pattern}' is empty"
+    elif not any(sign in pattern for sign in _WILDCARDS):
+        return [], f"'{pattern}' does not exist{_suggest_name(path)}"
+    else:
+        folder = _find_glob_root(project, pattern)
+        # glob instead of Path.glob, which finds hidden files too: https://docs.python.org/3/library/glob.html
+        glob_pattern = str(Path(glob.escape(str(folder)), path.relative_to(folder)))
+        paths = sorted(Path(name) for name in glob.glob(glob_pattern, recursive=True))  # noqa: PTH207
+        files = [path for path in paths if not path.is_dir()]
+        files = files or [file for path in paths for file in _list_files(path)]
+        root, problem = folder.parent, f"'{pattern}' matches no file below '{project}'"
     return [
         _MatchedFile(original=_original_name(project, root, file), path=file, is_explicit=False)
         for file in files
-    ]
+    ], problem
 
 
 def _list_files(folder: Path) -> list[Path]:
-    """Return the files below a folder; hidden ones and links to folders, which may be rings, are left out."""
+    """Return the files below a folder, without hidden ones and links to folders, which may form loops."""
     paths = []
     for folder_path, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__pycache__")
@@ -207,7 +179,7 @@ def _find_glob_root(project: Path, pattern: str) -> Path:
 
 
 def _original_name(project: Path, root: Path, path: Path) -> str:
-    """Return the name in the kit: relative to the project, else to the last folder that the user named."""
+    """Return the name in the kit: relative to the project, else to the last folder in the pattern."""
     for base in (project, root):
         normal = Path(os.path.normpath(path))
         if normal.is_relative_to(os.path.normpath(base)):
@@ -224,14 +196,15 @@ def _suggest_name(path: Path) -> str:
 
 
 def _drop_duplicate_links(files: list[_MatchedFile], report: Reporter) -> list[_MatchedFile]:
-    """Leave out links whose target is there too ("last.ckpt" beside "best.ckpt"), unless named outright."""
-    real = {file.path.resolve() for file in files if not file.path.is_symlink()}
+    """Drop links whose target is included too ("last.ckpt" beside "best.ckpt"), unless the user named them."""
+    targets = {file.path.resolve() for file in files if not file.path.is_symlink()}
     kept_files = []
     for file in files:
-        # The hub's cache is made of links; of its twins the files that they lead to stay at home, later.
-        kept_link = file.is_explicit or file.original.startswith("caches/")
-        if file.path.is_symlink() and not kept_link and file.path.resolve() in real:
-            report.note(f"'{file.original}' is a link to '{file.path.readlink()}', which goes along already")
+        # The hub's cache is made of links (blobs and snapshots); their targets are dropped later:
+        # https://huggingface.co/docs/huggingface_hub/guides/manage-cache
+        is_kept = file.is_explicit or file.original.startswith("caches/")
+        if file.path.is_symlink() and not is_kept and file.path.resolve() in targets:
+            report.note(f"'{file.original}' is a link to '{file.path.readlink()}', which is included already")
         else:
             kept_files.append(file)
     return sorted(kept_files, key=lambda file: file.original)
@@ -239,26 +212,25 @@ def _drop_duplicate_links(files: list[_MatchedFile], report: Reporter) -> list[_
 
 def _find_name_clashes(files: list[_MatchedFile]) -> list[str]:
     first_paths: dict[str, Path] = {}
-    problems = []
     for file in files:
-        first = first_paths.setdefault(file.original, file.path)
-        if first != file.path:
-            problems.append(
-                f"'{first}' and '{file.path}' would both be '{file.original}': "
-                "copy one of them into the project"
-            )
-    return problems
+        first_paths.setdefault(file.original, file.path)
+    return [
+        f"'{first_paths[file.original]}' and '{file.path}' would both be '{file.original}': "
+        "copy one of them into the project"
+        for file in files
+        if first_paths[file.original] != file.path
+    ]
 
 
 def _inspect_file(path: Path, store: Cache) -> _FileRecord:
-    """Look into a file, or remember what was seen in it when it was as it is now."""
+    """Classify a file, or return what is cached of it if it is unchanged."""
     try:
         if not path.exists():
             return _FileRecord(problem=f"is a link to nothing: '{path.readlink()}' does not exist")
         if not path.is_file():
             return _FileRecord(problem="is no plain file")
         stamp = fingerprint(path)
-        with path.open("rb"):  # unreadable is unreadable, whatever is remembered
+        with path.open("rb"):  # an unreadable file is a problem even if its record is cached
             pass
         record = store.read_record("checkpoints", cache_key(_CACHE_VERSION, *stamp))
         if record:
@@ -282,22 +254,20 @@ def _inspect_file(path: Path, store: Cache) -> _FileRecord:
 
 
 def forget_hashes(checkpoints: Sequence[Checkpoint], cache: Path) -> None:
-    """Drop what is remembered of files, which turned out to be wrong: they are hashed again."""
+    """Delete cached records that turned out to be wrong, so that the files are hashed again."""
     store = Cache(cache)
     for checkpoint in checkpoints:
         if checkpoint.path.exists():
             store.delete_record("checkpoints", cache_key(_CACHE_VERSION, *fingerprint(checkpoint.path)))
 
 
-def _hash_files(files: Sequence[tuple[Path, _FileRecord]], store: Cache, report: Reporter) -> dict[Path, str]:
-    unhashed = [(path, record) for path, record in files if not record.sha256]
-    digests = {path: record.sha256 for path, record in files}
+def _hash_files(records: Mapping[Path, _FileRecord], store: Cache, report: Reporter) -> dict[Path, str]:
+    digests = {path: record.sha256 for path, record in records.items()}
+    unhashed = {path: record for path, record in records.items() if not record.sha256}
     if unhashed:
-        with report.progress(
-            f"Hashing {len(unhashed)} checkpoint{'s' * (len(unhashed) > 1)}",
-            sum(record.size for _, record in unhashed),
-        ) as advance:
-            for path, record in unhashed:
+        title = f"Hashing {len(unhashed)} checkpoint{'s' * (len(unhashed) > 1)}"
+        with report.progress(title, sum(record.size for record in unhashed.values())) as advance:
+            for path, record in unhashed.items():
                 digests[path] = _hash_file(path, record, store, advance)
     return digests
 
@@ -308,17 +278,12 @@ def _hash_file(path: Path, record: _FileRecord, store: Cache, advance: Advance) 
         raise ProjectError(
             f"'{path}' ({format_size(path.stat().st_size)}) changed while it was read",
             hint="wait until the training has written it, then build again",
+            code="file-changed",
         )
+    # FAT stores times in steps of 2 s: https://learn.microsoft.com/windows/win32/sysinfo/file-times
     current_time, mtime, ctime = time.time_ns(), int(record.fingerprint[2]), int(record.fingerprint[3])
     if current_time - mtime > _MIN_AGE["mtime"] and current_time - ctime > _MIN_AGE["ctime"]:
-        store.write_record(
-            "checkpoints",
-            cache_key(_CACHE_VERSION, *record.fingerprint),
-            {
-                "sha256": digest,
-                "kind": record.kind,
-                "refused": "\n".join(record.refused),
-                "path": record.fingerprint[0],
-            },
-        )
+        facts = {"sha256": digest, "kind": record.kind, "refused": "\n".join(record.refused)}
+        key = cache_key(_CACHE_VERSION, *record.fingerprint)
+        store.write_record("checkpoints", key, {**facts, "path": record.fingerprint[0]})
     return digest

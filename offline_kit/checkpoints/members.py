@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from offline_kit.checkpoints.file_kinds import ClassifiedFile
-from offline_kit.checkpoints.frameworks import framework_table, pickled, sklearn
+from offline_kit.checkpoints.frameworks import framework_table, sklearn
 from offline_kit.checkpoints.frameworks.base import Framework
+from offline_kit.checkpoints.pickle_packages import list_pickle_packages
 from offline_kit.core.errors import ProjectError, suggest_name
 from offline_kit.core.files import matches_glob
 from offline_kit.kit import layout
@@ -247,7 +248,7 @@ def list_member_packages(
     Pickles name the libraries of all that is in them: an encoder, a booster at the end of a pipeline.
     """
     members = tuple(members)
-    pickled_packages = pickled.list_pickle_packages(
+    pickled_packages = list_pickle_packages(
         [*(file for member in members for file in member.files), *other_files]
     )
     frameworks = [

@@ -7,12 +7,12 @@ from pathlib import Path
 from offline_kit.checkpoints import (
     hub_folders,
     hyper_parameters,
-    main_names,
+    main_aliases,
     pickle_scan,
     slim,
     training_leftovers,
 )
-from offline_kit.checkpoints.main_names import NO_ALIASES, MainAliases
+from offline_kit.checkpoints.main_aliases import NO_ALIASES, MainAliases
 from offline_kit.core import files
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.project import references
@@ -59,8 +59,10 @@ def prepare_weights(
         report=report,
     )
     source = config.notebook.source
-    notebook_names = main_names.list_notebook_names(config.project / source) if source else set()
-    aliases = main_names.resolve_main_aliases(config.project, config.main_from, scan_results, notebook_names)
+    notebook_names = main_aliases.list_notebook_names(config.project / source) if source else set()
+    aliases = main_aliases.resolve_main_aliases(
+        config.project, config.main_from, scan_results, notebook_names
+    )
     options = slim.SlimOptions(
         slim=config.slim, precision=config.precision, weights_format=config.weights_format
     )
@@ -68,7 +70,7 @@ def prepare_weights(
         *hub_folders.check_hub_folders(kept_files, other_files),
         *hyper_parameters.check_hyper_parameters(kept_files, config.notebook.params),
     ]
-    script_findings = main_names.check_main_script(config.project, aliases)
+    script_findings = main_aliases.check_main_script(config.project, aliases)
     # A script that would train when it is imported stops the build, and is not imported for it.
     slim_aliases = (
         NO_ALIASES if any(finding.severity is Severity.STOP for finding in script_findings) else aliases

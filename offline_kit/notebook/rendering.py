@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from offline_kit import __version__
-from offline_kit.checkpoints.main_names import NO_ALIASES, MainAliases
+from offline_kit.checkpoints.main_aliases import NO_ALIASES, MainAliases
 from offline_kit.core import files, resources
 from offline_kit.core.errors import UsageError
 from offline_kit.core.report import SILENT, Reporter

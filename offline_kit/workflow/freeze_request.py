@@ -1,6 +1,6 @@
 """What a project asks of the indexes, and which of its own code its notebook names."""
 
-from offline_kit.checkpoints import main_names
+from offline_kit.checkpoints import main_aliases
 from offline_kit.notebook import imports, predict_settings
 from offline_kit.packages.freeze.freeze import FreezeRequest
 from offline_kit.packages.freeze.pyproject_dependencies import read_project_dependencies
@@ -66,6 +66,6 @@ def configured_references(config: Config) -> tuple[str, ...]:
         settings.postprocess if predict_settings.is_reference(settings.postprocess) else "",
     ]
     models = [ref for model in settings.models for ref in (model.model, model.transform)]
-    lending = main_names.reference_main_script(config.project, config.main_from)
+    lending = main_aliases.reference_main_script(config.project, config.main_from)
     references = (settings.model, settings.data, settings.function, *hooks, *models, *lending)
     return tuple(dict.fromkeys(ref for ref in references if ref))

@@ -160,7 +160,7 @@ def test_every_problem_comes_at_once(project: Path) -> None:
         *("an empty pattern", "'bset.ckpt' does not exist; did you mean 'best.ckpt'?"),
         *(
             "'none/*.ckpt' matches no file",
-            "the folder 'hollow' holds no files",
+            "the folder 'hollow' is empty",
             "link to nothing: 'gone.ckpt'",
         ),
         *("'zero.ckpt' is empty", "Git LFS pointer", "'cut.pt' is cut short", "'pipe.ckpt' is no plain file"),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from offline_kit.checkpoints.main_names import MainAliases, check_main_script, resolve_main_aliases
+from offline_kit.checkpoints.main_aliases import MainAliases, check_main_script, resolve_main_aliases
 from offline_kit.checkpoints.pickle_scan import ScanResult
 from offline_kit.core.errors import ProjectError
 from offline_kit.project.types import Finding, Severity
