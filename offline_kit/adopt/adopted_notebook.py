@@ -1,10 +1,9 @@
-"""Render a kit's notebook: from a template, or an adopted one with a setup cell on top of its own cells.
+"""Render a kit's notebook: from a template, or an adopted one with a setup cell above its own cells.
 
-The cells of an adopted notebook never go through jinja.
+Cells of an adopted notebook are never passed through Jinja: their braces are code.
 """
 
 import re
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from offline_kit.project.package_lists import normalize_name
 from offline_kit.project.types import Kit, NotebookSettings, Role
 
 TEMPLATE = "adopt"
-_ADOPT_AGAIN = "`offline-kit adopt {} --write` writes it, or shows the line to add"
+_ADOPT_AGAIN = "run `offline-kit adopt {} --write`: it adds the key, or prints the line to add"
 _REQUIREMENT_NAME = re.compile(r"^([A-Za-z0-9][\w.-]*)")
 
 
@@ -30,7 +29,8 @@ def render_notebook(
 ) -> RenderedNotebook:
     """Render the notebook that the settings adopt, or that their template makes.
 
-    Raises what `notebook.render` raises, and UsageError for an adopted notebook that lacks something.
+    Raises:
+        UsageError: The kit lacks files that the adopted notebook reads. See also `rendering.render_notebook`.
     """
     if not settings.source:
         return rendering.render_notebook(kit, settings, image, target, report=report)
@@ -49,32 +49,31 @@ def render_notebook(
 def check_notebook(
     settings: NotebookSettings, image: Image, target: NotebookTarget, *, weights: bool
 ) -> None:
-    """Raise what `render_notebook` would raise for any kit; `weights`: the kit will hold checkpoints."""
+    """Raise what `render_notebook` would raise for every kit; `weights`: the kit will contain checkpoints."""
     rendering.check_rendering(settings, image, target, weights=weights)
     if settings.source:
         inspect_source(settings, target.competition, target.project, image)
 
 
 def inspect_source(settings: NotebookSettings, competition: str, project: Path, image: Image) -> Adoption:
-    """Look through the notebook that the configuration names; raises as `looking.look` does."""
-    competitions = (*([competition] if competition else []), *settings.competition_sources)
-    attached = AttachedSources(
-        competitions=competitions,
+    """Inspect the notebook that the configuration names; raises as `inspect_notebook` does."""
+    attached = list_attached(settings, competition)
+    lines = read_requirement_comments(project, settings.source)
+    return inspection.inspect_notebook(project / settings.source, project, image, attached, lines)
+
+
+def list_attached(settings: NotebookSettings, competition: str) -> AttachedSources:
+    """Return the sources that the configuration attaches."""
+    return AttachedSources(
+        competitions=tuple(filter(None, (competition, *settings.competition_sources))),
         datasets=settings.dataset_sources,
         notebooks=settings.kernel_sources,
         models=settings.model_sources,
     )
-    return inspection.inspect_notebook(
-        project / settings.source,
-        project,
-        image,
-        attached,
-        read_requirement_comments(project, settings.source),
-    )
 
 
 def read_requirement_comments(project: Path, source: str) -> tuple[str, ...]:
-    """Return the lines of the project's requirements files: a person may have said there where an import comes from."""
+    """Return the lines of the project's requirements files; `# import NAME` there names an import's distribution."""
     names = [f"{Path(source).stem}-requirements.in", "requirements.in", "requirements.txt"]
     files = [*config.load_config(project, {}).requirements, *(project / name for name in names)]
     texts = [path.read_text(encoding="utf-8", errors="replace") for path in files if path.is_file()]
@@ -82,7 +81,7 @@ def read_requirement_comments(project: Path, source: str) -> tuple[str, ...]:
 
 
 def merge_attached(settings: NotebookSettings, competition: str, adoption: Adoption) -> NotebookSettings:
-    """Return the settings with all that the notebook attaches, and our own template."""
+    """Return the settings with every source that the notebook attaches, and the template of adopted notebooks."""
     own = adoption.sources
     return replace(
         settings,
@@ -97,30 +96,31 @@ def merge_attached(settings: NotebookSettings, competition: str, adoption: Adopt
 def check_adoption(
     adoption: Adoption, kit: Kit, image: Image, source: str, report: Reporter = SILENT
 ) -> None:
-    """Raise for files that cells are to find in the kit, and that it does not hold.
+    """Raise for files that cells read and the kit lacks; warn of missing packages and open manual fixes.
 
-    A package that a line installed and that neither kit nor image has is warned of (a person may have taken it
-    out, knowing better), and so is what was asked for and not done.
+    A missing package only warns: its requirement may have been removed on purpose.
     """
     missing = [f"'{name}'" for _, name in adoption.served if not _entry_names(kit, name)]
     if missing:
         raise UsageError(
             f"'{source}' reads {', '.join(dict.fromkeys(missing))}, which `checkpoints` does not name",
             hint=_ADOPT_AGAIN.format(source),
+            code="adopted-file-not-in-kit",
         )
     missing = [f"'{name}'" for _, name in adoption.laid_out if name and not _laid_out_names(kit, name)]
     if missing:
         raise UsageError(
-            f"'{source}' fetches {', '.join(dict.fromkeys(missing))}, which neither `modules` nor `checkpoints` names",
+            f"'{source}' downloads {', '.join(dict.fromkeys(missing))}, which neither `modules` nor `checkpoints` names",
             hint=_ADOPT_AGAIN.format(source),
+            code="adopted-file-not-in-kit",
         )
     for name in dict.fromkeys(_find_missing_packages(adoption, kit, image)):
         report.warn(
-            f"'{source}' installs '{name}', which neither the kit nor the image has: ask for it in `requirements`"
+            f"'{source}' installs '{name}', which is neither in the kit nor in the image: add it to `requirements`"
         )
-    # the machine is what the configuration says by now
-    for need in (unresolved for unresolved in adoption.unresolved if unresolved.kind is not NeedKind.SETTING):
-        report.warn(f"'{source}', {need.position}: {need.text}: {need.remedy}")
+    for need in adoption.unresolved:
+        if need.kind is not NeedKind.SETTING:  # by now the configuration decides on the accelerator
+            report.warn(f"'{source}', {need.position}: {need.text}: {need.remedy}")
 
 
 def _find_missing_packages(adoption: Adoption, kit: Kit, image: Image) -> list[str]:
@@ -143,7 +143,7 @@ def _find_missing_packages(adoption: Adoption, kit: Kit, image: Image) -> list[s
 
 
 def _entry_names(kit: Kit, name: str) -> list[str]:
-    """Return the kit's original names of a file or folder of the project."""
+    """Return the original names of the kit's checkpoints that belong to a file or folder of the project."""
     prefix = f"checkpoints/{name}"
     return [
         entry.original
@@ -154,7 +154,7 @@ def _entry_names(kit: Kit, name: str) -> list[str]:
 
 
 def _laid_out_names(kit: Kit, name: str) -> list[str]:
-    """Return the kit's folders, or files, that together are a folder or file of the project."""
+    """Return the kit's folders or files that together make up a folder or file of the project."""
     names = {
         f"{top}/{name}": None
         for part in kit.parts
@@ -166,18 +166,11 @@ def _laid_out_names(kit: Kit, name: str) -> list[str]:
 
 
 def template_facts(adoption: Adoption, kit: Kit) -> dict[str, Any]:
-    """Return what the setup's template is told of the notebook."""
+    """Return the variables of the setup cell's template."""
     served = {
         path + original.removeprefix(f"checkpoints/{name}"): original
         for path, name in adoption.served
         for original in _entry_names(kit, name)
-    }
-    own = adoption.sources
-    attached: Mapping[str, tuple[str, ...]] = {
-        "competitions": own.competitions,
-        "datasets": own.datasets,
-        "notebooks": own.notebooks,
-        "models": own.models,
     }
     return {
         "notebook": adoption.notebook.name,
@@ -187,7 +180,7 @@ def template_facts(adoption: Adoption, kit: Kit) -> dict[str, Any]:
             for path, name in adoption.laid_out
             for original in (_laid_out_names(kit, name) if name else [""])
         ],
-        "attached": {group: list(names) for group, names in attached.items() if names},
+        "attached": {f"{kind}s": list(names) for kind, names in adoption.sources.by_kind().items() if names},
         "changes": [
             {"cell": need.cell, "line": need.line, "text": need.text, "now": describe_resolution(need)}
             for need in adoption.resolved
@@ -197,7 +190,7 @@ def template_facts(adoption: Adoption, kit: Kit) -> dict[str, Any]:
 
 
 def describe_resolution(need: ResolvedNeed) -> str:
-    """Return what became of something, in a few words."""
+    """Return how a need is met, in a few words."""
     words = {
         Resolution.REQUIREMENT: f"in the requirements: {need.value}",
         Resolution.CHECKPOINT: f"in the kit: {need.value}",
@@ -213,9 +206,10 @@ def describe_resolution(need: ResolvedNeed) -> str:
 
 
 def render_text(adoption: Adoption, script: str) -> str:
-    """Return the notebook's JSON: the cells of the setup's script, then the adopted ones; outputs are left out.
+    """Return the notebook's JSON: the setup's cells, then the adopted ones, without outputs.
 
-    Raises ProjectError where a notebook breaks the rules of its format.
+    Raises:
+        ProjectError: The notebook violates the format of notebooks.
     """
     import nbformat as untyped
 
@@ -236,14 +230,16 @@ def render_text(adoption: Adoption, script: str) -> str:
         nbformat.validate(document)
     except nbformat.ValidationError as error:
         raise ProjectError(
-            f"'{adoption.notebook}' breaks the rules of notebooks: {str(error).partition(chr(10))[0]}",
+            f"'{adoption.notebook}' is not a valid notebook: {str(error).partition(chr(10))[0]}",
             hint="open it in Jupyter and save it again",
+            code="notebook-invalid",
         ) from error
     return str(nbformat.writes(document)) + "\n"
 
 
 def _cell_id(wanted: str, number: int, taken: set[str]) -> str:
-    """Return a cell's id: its own where it is one, else of its number."""
+    """Return a cell's own id if it is valid and unused, else one made of its number."""
+    # nbformat 4.5: 1 to 64 of [a-zA-Z0-9-_], unique in the notebook (https://jupyter.org/enhancement-proposals/62-cell-id)
     if re.fullmatch(r"[\w-]{1,64}", wanted, re.ASCII) and wanted not in taken:
         return wanted
     return f"cell-{number}"

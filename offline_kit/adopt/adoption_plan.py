@@ -1,4 +1,4 @@
-"""Adopt a notebook that works with the internet on: what it needs becomes configuration, its cells stay."""
+"""Plan the adoption of a notebook that needs the internet: the keys that go into the configuration, and why."""
 
 import difflib
 import tomllib
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from offline_kit.adopt import adopted_notebook, cell_edits, inspection, notebook_metadata
-from offline_kit.adopt.findings import Adoption, AttachedSources, NeedKind, Resolution, ResolvedNeed
+from offline_kit.adopt.findings import Adoption, NeedKind, Resolution, ResolvedNeed
 from offline_kit.core import files, processes
 from offline_kit.core.errors import OfflineKitError, UsageError
 from offline_kit.core.report import SILENT, Reporter
@@ -26,61 +26,49 @@ from offline_kit.project.kaggle_names import make_dataset_slug
 
 _HEADER = "# What {} installs and imports; written by `offline-kit adopt`, and yours to change.\n"
 
-
 _REQUIRED_KEYS = frozenset({"checkpoints", "modules"})
-"""Keys that a build or the notebook's imports cannot do without; so are requirements files that it installs."""
+"""Keys without which the build or the notebook fails; so are the requirements files that it installs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _MissingEntries:
-    """What a key that is there lacks."""
+    """The entries that an existing key lacks."""
 
     key: str
-    """The key."""
     missing: tuple[str, ...]
-    """What it lacks."""
     message: str
-    """What it lacks, and why that is wanted."""
-    whole_line: str
-    """Its line as it has to be."""
+    corrected_line: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdoptionPlan:
-    """What adopting a notebook would write, and why."""
+    """What adopting a notebook would write."""
 
     adoption: Adoption
-    """The notebook, looked through."""
     image: Image
-    """The image that it was looked at against."""
     config_file: Path
-    """The file of the configuration."""
     old_text: str
-    """Its text; empty where there is none."""
+    """Text of the configuration file; empty if there is none."""
     new_text: str
-    """Its whole new text; the old one where nothing is to be added."""
     requirements_file: Path
-    """The requirements file of the notebook."""
     requirements_text: str
-    """Its whole new text; empty where none is needed."""
+    """New text of the requirements file; empty if none is needed."""
     manual_steps: tuple[str, ...] = ()
-    """What has to be added to keys that are there already."""
+    """What to add to existing keys, which are not changed."""
     lines_to_add: tuple[str, ...] = ()
-    """The line of each of these keys as it has to be."""
+    """The corrected line of each of these keys."""
     is_blocking: bool = False
-    """Whether a build or the notebook fails for sure as long as they are not added."""
+    """Whether the build or the notebook fails without the manual steps."""
 
     @property
     def has_changes(self) -> bool:
         """Whether there is anything to write."""
-        return self.new_text != self.old_text or self.requirements_text not in (
-            "",
-            _read_text(self.requirements_file),
-        )
+        old_requirements = _read_text(self.requirements_file)
+        return self.new_text != self.old_text or self.requirements_text not in ("", old_requirements)
 
     @property
     def unified_diff(self) -> str:
-        """All changes as one unified diff: the configuration, the requirements, the notebook's percent script."""
+        """One diff of the configuration, the requirements and the notebook's percent script."""
         old = _read_text(self.requirements_file)
         parts = (
             _diff_texts(self.old_text, self.new_text, self.config_file.name),
@@ -93,38 +81,41 @@ class AdoptionPlan:
 def plan_adoption(
     notebook: Path, project: Path, report: Reporter = SILENT, imports: Mapping[str, str] | None = None
 ) -> AdoptionPlan:
-    """Look a notebook through and return what adopting it would write; nothing is written, run or fetched.
+    """Inspect a notebook and return what adopting it would write; write, run and download nothing.
 
-    `imports` says which distribution an import comes from, for those that nothing else tells.
+    Args:
+        imports: Distribution by import name, for imports that no table names.
 
-    Raises UsageError for a notebook that is not there or lies elsewhere than the project, and for a wrong
-    configuration; ProjectError for a file that is no notebook in Python.
+    Raises:
+        UsageError: The notebook does not exist or is outside the project, or the configuration is invalid.
+        ProjectError: The file is not a Python notebook.
     """
     root = project.expanduser().absolute()
     source = _relative_source(notebook, root)
-    report.step(f"Looking through '{source}'")
-    config_now = config.load_config(root, {})
+    report.step(f"Inspecting '{source}'")
+    current = config.load_config(root, {})
     tree = file_tree.scan_tree(root)
-    accelerator, metadata_accelerator = _choose_accelerator(config_now, root / source)
-    chosen_image = image.load_image(config_now.image, accelerator=accelerator or "none", project=root)
+    accelerator, metadata_accelerator = _choose_accelerator(current, root / source)
+    chosen_image = image.load_image(current.image, accelerator=accelerator or "none", project=root)
     settings = {setting.key: setting for setting in contest.propose_competition(tree).settings}
-    attached = _read_attached(config_now, str(settings["competition"].value or ""))
-    said_imports = [f"{distribution}  # import {name}" for name, distribution in (imports or {}).items()]
-    lines = (*said_imports, *adopted_notebook.read_requirement_comments(root, source))
+    competition = current.competition or str(settings["competition"].value or "")
+    attached = adopted_notebook.list_attached(current.notebook, competition)
+    stated_imports = [f"{distribution}  # import {name}" for name, distribution in (imports or {}).items()]
+    lines = (*stated_imports, *adopted_notebook.read_requirement_comments(root, source))
     adoption = replace(
         inspection.inspect_notebook(root / source, root, chosen_image, attached, lines),
         accelerator=metadata_accelerator,
     )
-    adoption = replace(adoption, requirements=(*adoption.requirements, *said_imports))
-    return _build_plan(config_now, source, adoption, chosen_image, settings)
+    adoption = replace(adoption, requirements=(*adoption.requirements, *stated_imports))
+    return _build_plan(current, source, adoption, chosen_image, settings)
 
 
-def write_adoption(proposal: AdoptionPlan) -> tuple[Path, ...]:
-    """Write what was proposed and return the files that changed; OutsideError where one cannot be written."""
+def write_adoption(plan: AdoptionPlan) -> tuple[Path, ...]:
+    """Write the plan and return the changed files; raise OutsideError if one cannot be written."""
     written = []
     for path, old, new in (
-        (proposal.requirements_file, _read_text(proposal.requirements_file), proposal.requirements_text),
-        (proposal.config_file, proposal.old_text, proposal.new_text),
+        (plan.requirements_file, _read_text(plan.requirements_file), plan.requirements_text),
+        (plan.config_file, plan.old_text, plan.new_text),
     ):
         if new and new != old:
             files.write_atomic(path.resolve(), new.encode("utf-8"))
@@ -135,41 +126,36 @@ def write_adoption(proposal: AdoptionPlan) -> tuple[Path, ...]:
 def _relative_source(notebook: Path, root: Path) -> str:
     path = notebook.expanduser().absolute()
     if not path.is_file():
-        raise UsageError(f"there is no notebook '{notebook}'", hint="name the .ipynb file to adopt")
+        raise UsageError(
+            f"there is no notebook '{notebook}'",
+            hint="name the .ipynb file to adopt",
+            code="notebook-not-found",
+        )
     if not path.is_relative_to(root):
         raise UsageError(
-            f"'{notebook}' lies outside of the project '{root}'",
-            hint="name the project's folder behind the notebook, or copy the notebook into it",
+            f"'{notebook}' is outside the project '{root}'",
+            hint="pass the project's folder after the notebook, or copy the notebook into the project",
+            code="notebook-outside-project",
         )
     return path.relative_to(root).as_posix()
 
 
-def _choose_accelerator(config_now: Config, notebook: Path) -> tuple[str, str]:
+def _choose_accelerator(current: Config, notebook: Path) -> tuple[str, str]:
     """Return the accelerator to choose an image for, and the one to write into the configuration."""
     accelerator = notebook_metadata.read_metadata(notebook).accelerator
-    if config_now.accelerator not in ("", "none"):
-        return config_now.accelerator, ""
+    if current.accelerator not in ("", "none"):
+        return current.accelerator, ""
     try:
         return (accelerator, accelerator) if find_machine_shape(accelerator) else ("", "")
     except OfflineKitError:
-        return "", ""  # asked for: see `looking`
-
-
-def _read_attached(config_now: Config, competition: str) -> AttachedSources:
-    competitions = (config_now.competition or competition, *config_now.notebook.competition_sources)
-    return AttachedSources(
-        competitions=tuple(filter(None, competitions)),
-        datasets=config_now.notebook.dataset_sources,
-        notebooks=config_now.notebook.kernel_sources,
-        models=config_now.notebook.model_sources,
-    )
+        return "", ""  # unknown to Kaggle: `inspection` reports it
 
 
 def _build_plan(
-    config_now: Config, source: str, adoption: Adoption, chosen: Image, detected: Mapping[str, Setting]
+    current: Config, source: str, adoption: Adoption, chosen: Image, detected: Mapping[str, Setting]
 ) -> AdoptionPlan:
-    root = config_now.project
-    config_file = config_now.source or _default_config_file(root)
+    root = current.project
+    config_file = current.source or _default_config_file(root)
     old = _read_text(config_file)
     document = tomllib.loads(old)
     nested = config_file.name == "pyproject.toml" or "offline-kit" in document.get("tool", {})
@@ -178,11 +164,11 @@ def _build_plan(
         adoption = replace(adoption, resolved=tuple(filter(_is_unsettled, adoption.resolved)))
     needed, lines = _plan_requirements(root, source, adoption)
     settings = [
-        *_list_settings(config_now, source, adoption, chosen, detected),
+        *_list_settings(current, source, adoption, chosen, detected),
         *_list_contents(needed, lines, adoption, root),
     ]
     lacks: tuple[_MissingEntries, ...] = ()
-    if config_now.source is None:
+    if current.source is None:
         new = config_toml.add_configuration(old, settings, nested=nested, where=str(config_file))
     else:
         new, lacks = _extend_config(old, table, settings, nested=nested, where=str(config_file))
@@ -195,13 +181,13 @@ def _build_plan(
         requirements_file=needed,
         requirements_text=lines,
         manual_steps=tuple(entry.message for entry in lacks),
-        lines_to_add=tuple(entry.whole_line for entry in lacks),
+        lines_to_add=tuple(entry.corrected_line for entry in lacks),
         is_blocking=any(_is_required(entry, adoption) for entry in lacks),
     )
 
 
 def _is_unsettled(need: ResolvedNeed) -> bool:
-    """Whether a thing is found that a configuration with an accelerator does not settle."""
+    """Whether a need is still open if the configuration names an accelerator."""
     return need.kind is not NeedKind.SETTING or need.resolution is not Resolution.UNRESOLVED
 
 
@@ -213,7 +199,7 @@ def _default_config_file(root: Path) -> Path:
 def _extend_config(
     old: str, table: Mapping[str, Any], settings: Iterable[Setting], *, nested: bool, where: str
 ) -> tuple[str, tuple[_MissingEntries, ...]]:
-    """Return the file with the keys that it lacks, and what is missing in keys that it has."""
+    """Return the text with the keys that it lacks, and the entries that its existing keys lack."""
     notebook = table.get("notebook", {})
     fresh, lacks = [], []
     for setting in settings:
@@ -240,13 +226,13 @@ def _describe_missing(setting: Setting, stated: object, missing: Sequence[str], 
     return _MissingEntries(
         key=setting.key,
         missing=tuple(missing),
-        message=f"`{setting.key}` in '{file}' lacks {names}: add it there ({setting.reason})",
-        whole_line=line,
+        message=f"`{setting.key}` in '{file}' lacks {names}: add it ({setting.reason})",
+        corrected_line=line,
     )
 
 
 def _is_required(lack: _MissingEntries, adoption: Adoption) -> bool:
-    """Whether the notebook fails without it: packages of the file that adopt writes may stand in another one."""
+    """Whether the notebook fails without it; the generated requirements may be in another file, so they are not."""
     return lack.key in _REQUIRED_KEYS or bool({*lack.missing} & {*adoption.requirement_files})
 
 
@@ -259,7 +245,7 @@ def _find_missing(stated: object, wanted: object) -> list[str]:
 
 
 def _covers_name(own: str, name: str) -> bool:
-    """Whether an entry of a list means this name: itself, a folder above it, a pattern."""
+    """Whether an entry of a list names this file: itself, a folder above it, or a pattern."""
     return own == name or name.startswith(f"{own.rstrip('/')}/") or fnmatchcase(name, own)
 
 
@@ -286,9 +272,9 @@ def _is_own_file(path: Path) -> bool:
 
 
 def _list_settings(
-    config_now: Config, source: str, adoption: Adoption, chosen: Image, detected: Mapping[str, Setting]
+    current: Config, source: str, adoption: Adoption, chosen: Image, detected: Mapping[str, Setting]
 ) -> list[Setting]:
-    root, sources = config_now.project, adoption.sources
+    root, sources = current.project, adoption.sources
     competition = next(iter(sources.competitions), None)
     lists = (
         ("competition_sources", sources.competitions[1:]),
@@ -299,24 +285,24 @@ def _list_settings(
     machine = (
         Setting(key="accelerator", value=adoption.accelerator, reason=f"from {adoption.accelerator_source}")
         if adoption.accelerator
-        else Setting(key="image", value=chosen.name, reason="what the notebook was looked at against")
+        else Setting(key="image", value=chosen.name, reason="the image that the notebook was checked against")
     )
     return [
         replace(
             detected["competition"],
             value=competition,
-            reason="where the notebook reads its data",
+            reason="the notebook reads its data",
             comments=(),
         )
         if competition
         else detected["competition"],
         _place_data(root, competition, detected["competition_data"]),
-        Setting(key="dataset", value=make_dataset_slug(config_now.name), reason="private, and yours"),
+        Setting(key="dataset", value=make_dataset_slug(current.name), reason="private, and yours"),
         machine,
         *_find_copies(root, adoption),
-        Setting(key="source", value=source, reason="adopted: its cells stay", notebook=True),
+        Setting(key="source", value=source, reason="adopted; its cells are kept", notebook=True),
         *(
-            Setting(key=key, value=list(names), reason="attached, as it was", notebook=True)
+            Setting(key=key, value=list(names), reason="attached, as before", notebook=True)
             for key, names in lists
             if names
         ),
@@ -332,7 +318,7 @@ def _place_data(root: Path, competition: str | None, detected: Setting) -> Setti
 
 
 def _list_contents(requirements_file: Path, lines: str, adoption: Adoption, root: Path) -> list[Setting]:
-    """Return the settings that say what travels; none of a kind is said where something would be found otherwise."""
+    """Return the settings of the kit's contents; an empty list keeps a build from detecting unneeded ones."""
     requirement_files = [*([requirements_file.name] if lines else []), *adoption.requirement_files]
     pyproject = root / "pyproject.toml"
     metadata = tomllib.loads(_read_text(pyproject)).get("project", {}) if pyproject.is_file() else {}
@@ -345,7 +331,7 @@ def _list_contents(requirements_file: Path, lines: str, adoption: Adoption, root
         reason = (
             "what the notebook installs and imports"
             if requirement_files
-            else "the image has all that the notebook needs"
+            else "the image has everything that the notebook needs"
         )
         settings.append(Setting(key="requirements", value=requirement_files, reason=reason))
     if adoption.packages or metadata:
@@ -363,12 +349,9 @@ def _list_contents(requirements_file: Path, lines: str, adoption: Adoption, root
 
 
 def _find_copies(root: Path, adoption: Adoption) -> Iterable[Setting]:
-    """Yield where local copies of the attached sources lie, for rehearsals."""
-    attached = adoption.sources
-    sources = [("dataset", name) for name in attached.datasets]
-    sources += [("notebook", name) for name in attached.notebooks] + [
-        ("model", name) for name in attached.models
-    ]
+    """Yield the setting with the local copies of the attached sources, for rehearsals."""
+    by_kind = adoption.sources.by_kind()
+    sources = [(kind, name) for kind in ("dataset", "notebook", "model") for name in by_kind[kind]]
     copies = {f"{kind}:{name}": folder for kind, name in sources if (folder := _find_copy(root, kind, name))}
     if copies and "copies" in KEYS:
         yield Setting(key="copies", value=copies, reason="local copies of what is attached, for rehearsals")
@@ -380,6 +363,7 @@ def _find_copy(root: Path, kind: str, name: str) -> str:
         if (root / folder).is_dir():
             return folder
     environment = processes.copy_environment()
+    # kagglehub's cache layout: https://github.com/Kaggle/kagglehub (src/kagglehub/cache.py)
     home = Path(environment.get("KAGGLEHUB_CACHE") or Path.home() / ".cache" / "kagglehub")
     if kind == "model":
         return str(home / "models" / name) if (home / "models" / name).is_dir() else ""
@@ -396,7 +380,9 @@ def _read_text(path: Path) -> str:
     except FileNotFoundError:
         return ""
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read '{path}': {error}", hint="mend the file, or move it away") from error
+        raise UsageError(
+            f"cannot read '{path}': {error}", hint="fix the file, or move it away", code="file-unreadable"
+        ) from error
 
 
 def _diff_texts(old: str, new: str, name: str) -> str:

@@ -1,4 +1,4 @@
-"""What becomes of each wish: a requirement, a checkpoint, a source, nothing at all, or a question to the person."""
+"""Decide how each need is met: as a requirement, a checkpoint, an attached source, or by hand."""
 
 import re
 import shlex
@@ -13,7 +13,7 @@ from offline_kit.adopt.findings import (
     NeedKind,
     Resolution,
     leave_unresolved,
-    resolve_need,
+    meet_need,
 )
 from offline_kit.adopt.notebook_code import NotebookCode
 from offline_kit.adopt.notebook_files import NotebookFiles
@@ -22,24 +22,13 @@ from offline_kit.packages.own import code_files
 
 _PACKAGE_FILES = ("pyproject.toml", "setup.py", "setup.cfg")
 _TOOLS = frozenset({"pip", "uv", "wheel"})
-"""What installs, and is of no use where nothing is installed."""
+"""Installers, which nothing needs offline."""
 _TRAINED = frozenset(
-    {
-        ".bin",
-        ".ckpt",
-        ".h5",
-        ".joblib",
-        ".keras",
-        ".npy",
-        ".npz",
-        ".onnx",
-        ".pkl",
-        ".pt",
-        ".pth",
-        ".safetensors",
-    }
+    {".bin", ".ckpt", ".h5", ".joblib", ".keras", ".npy", ".npz"}
+    | {".onnx", ".pkl", ".pt", ".pth", ".safetensors"}
 )
-"""How trained files end."""
+"""Suffixes of trained files."""
+_UNKNOWN_URL = "write the URL as a constant: parts of '{}' are only known at run time"
 
 
 def decide_need(
@@ -49,7 +38,7 @@ def decide_need(
     collected: Collected,
     others: Sequence[ExternalNeed],
 ) -> Decision:
-    """Return what becomes of a need, and put what it needs into the collected; `others` are all needs."""
+    """Return the decision on a need and add to `collected` what it takes; `others` are all needs."""
     if need.kind is NeedKind.INSTALL:
         return _decide_install(need, files, collected)
     if need.kind is NeedKind.CLONE:
@@ -66,24 +55,24 @@ def decide_need(
         return hub_decisions.decide_corpus(need, files, collected)
     if need.detail == "colab":
         return leave_unresolved(
-            need, "put the files that it brings beside the notebook, read them from there, and take this out"
+            need, "put its files next to the notebook, read them from there, and remove this line"
         )
     if need.kind is NeedKind.ACCOUNT:
         reason = "secrets of the account cannot be asked for offline: empty"
         value = reason if need.detail == "secret" else "no account is needed offline"
-        return Decision(resolved=resolve_need(need, Resolution.SWITCHED_OFF, value), switches_off=True)
+        return meet_need(need, Resolution.SWITCHED_OFF, value)
     return _decide_system(need)
 
 
 def _decide_system(need: ExternalNeed) -> Decision:
     if not need.detail:
         return leave_unresolved(
-            need, "programs of the system cannot be installed offline: do without, or find a Python package"
+            need, "system packages cannot be installed offline: use a Python package, or do without"
         )
     names = " and ".join(f"'{name}'" for name in need.detail.split())
     return leave_unresolved(
         need,
-        f"conda installs nothing offline: write {names} into the requirements as PyPI calls it, and take this out",
+        f"conda cannot install offline: add {names} to the requirements under its name on PyPI, and remove this line",
     )
 
 
@@ -92,23 +81,21 @@ def _decide_install(need: ExternalNeed, files: NotebookFiles, collected: Collect
     install = shell.parse_pip_install(words)
     if install is None:
         if need.detail == "uninstall":
-            # It made way for what the line behind it installed; the kit's packages come first as it is.
+            # It made way for what the next line installed; the kit's packages precede the image's on sys.path.
             value = "nothing is taken out: the kit's packages come before the image's"
-            return Decision(resolved=resolve_need(need, Resolution.SWITCHED_OFF, value), switches_off=True)
-        return leave_unresolved(
-            need, "bundle the packages instead: write them into the requirements, and remove the line"
-        )
+            return meet_need(need, Resolution.SWITCHED_OFF, value)
+        return leave_unresolved(need, "add the packages to the requirements, and remove this line")
     if install.offline or (install.local and not (install.requirements or install.files or install.folders)):
-        return Decision(resolved=resolve_need(need, Resolution.UNCHANGED, "installs from mounted files"))
+        return meet_need(need, Resolution.UNCHANGED, "installs from mounted files", switches_off=False)
     if holes := [requirement for requirement in install.requirements if literals.has_unknowns(requirement)]:
-        return leave_unresolved(need, f"what '{holes[0]}' is is known only when it runs: write it out")
+        return leave_unresolved(need, f"write '{holes[0]}' as a constant: it is only known at run time")
     return _bundle_packages(need, install, files, collected)
 
 
 def _bundle_packages(
     need: ExternalNeed, wanted: shell.PipInstall, files: NotebookFiles, collected: Collected
 ) -> Decision:
-    """Return the decision on a line whose packages are to come with the kit."""
+    """Return the decision on a line whose packages go into the kit."""
     lines = [line for line in wanted.requirements if line.lower() not in _TOOLS]
     problems: list[str] = []
     for folder in wanted.folders:
@@ -127,48 +114,44 @@ def _bundle_packages(
     if lines or wanted.files:
         collected.indexes |= dict.fromkeys(map(redact_urls, wanted.index))
     if not (lines or wanted.files or wanted.folders):
-        return Decision(
-            resolved=resolve_need(need, Resolution.SWITCHED_OFF, "nothing is installed offline"),
-            switches_off=True,
-        )
+        return meet_need(need, Resolution.SWITCHED_OFF, "nothing is installed offline")
     own_folders = [
         folder for folder in wanted.folders if not _clone_holding(_run_path(need, folder), collected)
     ]
     value = ", ".join([*lines, *(f"-r {_run_path(need, file)}" for file in wanted.files), *own_folders])
     left_out = _describe_omitted(wanted, clones=len(own_folders) < len(wanted.folders), secret=secret)
-    return Decision(resolved=resolve_need(need, Resolution.REQUIREMENT, value, left_out), switches_off=True)
+    return meet_need(need, Resolution.REQUIREMENT, value, left_out)
 
 
 def _describe_omitted(wanted: shell.PipInstall, *, clones: bool, secret: bool) -> str:
-    """Return what of a call of pip its requirements do not say.
-
-    `clones` is whether it installs some, `secret` whether an address had user, password or token in it.
-    """
+    """Return what the requirements leave out: the credentials of a URL, the extras of a cloned package."""
     if secret:
         return (
-            "written without the credentials of its address: put them into ~/.netrc, or name a variable of the"
-            " environment in the requirements (https://${NAME}@...)"
+            "written without the credentials of its URL: put them into ~/.netrc, or use an environment variable in the"
+            " requirements (https://${NAME}@...)"
         )
     if clones and any("[" in folder for folder in wanted.folders):
-        return "its repository is asked for without extras: name the package with them in the requirements"
+        return (
+            "its repository is required without extras: add the package with its extras to the requirements"
+        )
     return ""
 
 
 def _run_path(install: ExternalNeed, word: str) -> str:
-    """Return a folder or file that pip is given as `places.joined` writes it: no extras, no dots."""
+    """Return a path given to pip, without extras, relative to the working folder."""
     return notebook_files.join_run_path(install.destination, re.sub(r"\[.*\]$", "", word))
 
 
 def _ask_for_file(path: str, words: str, collected: Collected) -> str:
     clone = _clone_holding(path, collected)
     step = f"clone '{notebook_files.fetched_name(clone)}'" if clone else words
-    return f"{step} beside the notebook, and adopt again"
+    return f"{step} next to the notebook, and adopt again"
 
 
 def _add_folder(
     folder: str, files: NotebookFiles, collected: Collected, lines: list[str], problems: list[str]
 ) -> None:
-    """Take a folder that pip installs: a clone by its address, a package of the project as it is."""
+    """Add a folder that pip installs: a clone as a requirement, a folder of the project as a package."""
     if clone := _clone_holding(folder, collected):
         below = folder.removeprefix(clone).strip("/")
         lines.append(collected.clones[clone] + (f"#subdirectory={below}" if below else ""))
@@ -181,7 +164,7 @@ def _add_folder(
 
 
 def _clone_holding(path: str, collected: Collected) -> str:
-    """Return the folder of the clone that a path leads into; "" for none."""
+    """Return the folder of the clone that contains a path; "" for none."""
     return next((clone for clone in collected.clones if f"{path}/".startswith(f"{clone}/")), "")
 
 
@@ -190,14 +173,14 @@ def _decide_clone(
 ) -> Decision:
     folder = notebook_files.join_run_path("", need.destination)
     if literals.has_unknowns(need.target) or "*" in need.target:
-        return leave_unresolved(need, "write its address out: what it is is known only when it runs")
+        return leave_unresolved(need, _UNKNOWN_URL.format(need.target))
     if not folder:
         collected.clones[folder] = need.target
         plain = shell.parse_clone(("git", "clone", need.target))
         return leave_unresolved(
             need,
-            f"clone it into a folder of its own (`git clone {need.target} {plain.destination if plain else 'repository'}`), step"
-            " into that with %cd, and adopt again",
+            f"clone it into its own folder (`git clone {need.target} {plain.destination if plain else 'repository'}`),"
+            " change into it with %cd, and adopt again",
         )
     hits = files.find_beside(notebook_files.fetched_name(folder))
     name = files.relative_name(hits[0]) if hits and hits[0].is_dir() else ""
@@ -208,41 +191,32 @@ def _decide_clone(
         if other.kind is NeedKind.INSTALL and other is not need and _installs_from(folder, other)
     ]
     if installed:
-        collected.laid_out[folder] = name  # lines step into it, and may run what lies in it
+        collected.laid_out[folder] = name  # later lines may change into it and run its files
         collected.checkpoints |= {name: None} if name else {}
-        note = (
-            "installed from there; if cells read its files, clone it beside the notebook too, and adopt again"
-        )
-        return Decision(
-            resolved=resolve_need(need, Resolution.REQUIREMENT, line, "" if name else note), switches_off=True
-        )
+        note = "installed from its repository; if cells read its files, clone it next to the notebook and adopt again"
+        return meet_need(need, Resolution.REQUIREMENT, line, "" if name else note)
     if not name:
         return leave_unresolved(
             need,
             f"run `git clone {f'-b {need.detail} ' if need.detail else ''}{need.target}"
-            f" {notebook_files.fetched_name(folder)}` beside the notebook, and adopt again: it travels",
+            f" {notebook_files.fetched_name(folder)}` next to the notebook, and adopt again: it goes into the kit",
         )
     collected.laid_out[folder] = name
     if not any(hits[0].rglob("*.py")):
         collected.serve_file(notebook_files.fetched_name(folder), files.relative_name(hits[0]))
-        return Decision(resolved=resolve_need(need, Resolution.CHECKPOINT, name), switches_off=True)
+        return meet_need(need, Resolution.CHECKPOINT, name)
     collected.modules[name] = None
-    return Decision(
-        resolved=resolve_need(need, Resolution.MODULE, name, _describe_left_behind(hits[0], files)),
-        switches_off=True,
-    )
+    return meet_need(need, Resolution.MODULE, name, _describe_left_behind(hits[0], files))
 
 
 def _describe_left_behind(clone: Path, files: NotebookFiles) -> str:
-    """Return what to do about trained files of a clone: modules bring code and its small companions alone."""
+    """Return what to do about trained files of a clone: modules only ship code and small data files."""
     shipped = set(code_files.list_module_files(clone))
     left = sorted(path for path in clone.rglob("*") if path.suffix in _TRAINED and path not in shipped)
     if not left:
         return ""
     suffix = f" and {len(left) - 1} more" if len(left) > 1 else ""
-    return (
-        f"'{files.relative_name(left[0])}'{suffix} stays behind: if cells read it, name it in `checkpoints`"
-    )
+    return f"'{files.relative_name(left[0])}'{suffix} is not in the kit: if cells read it, add it to `checkpoints`"
 
 
 def _installs_from(folder: str, install: ExternalNeed) -> bool:
@@ -261,26 +235,20 @@ def _decide_download(need: ExternalNeed, files: NotebookFiles, collected: Collec
     if target:
         collected.laid_out[target] = files.relative_name(hits[0])
     stand_in = f'"{notebook_files.WORKING}/{name}"' if need.detail == "read" else None
-    return Decision(
-        resolved=resolve_need(need, Resolution.CHECKPOINT, files.relative_name(hits[0])),
-        switches_off=True,
-        stand_in=stand_in,
-    )
+    return meet_need(need, Resolution.CHECKPOINT, files.relative_name(hits[0]), stand_in=stand_in)
 
 
 def _describe_download(address: str, name: str) -> str:
-    """Return what a person has to do about a file that is downloaded and not here."""
+    """Return how to provide a downloaded file that is not in the project."""
     if "*" in name or literals.has_unknowns(name):
-        return f"write its address out: what '{name}' is is known only when it runs"
+        return _UNKNOWN_URL.format(name)
     if "." not in name and ("drive.google.com" in address or "://" not in address) and name:
         name = ""
-        extra = "; say in the line what it is called (`-O NAME`, `output=`)"
+        extra = "; name the file in the line (`-O NAME`, `output=`)"
     else:
         extra = ""
     file_name = f"'{name}'" if name else "a file"
-    return (
-        f"download it to {file_name} beside the notebook{extra}, and adopt again: it travels as a checkpoint"
-    )
+    return f"download it to {file_name} next to the notebook{extra}, and adopt again: it becomes a checkpoint"
 
 
 def _decide_kaggle(need: ExternalNeed, collected: Collected) -> Decision:
@@ -288,26 +256,21 @@ def _decide_kaggle(need: ExternalNeed, collected: Collected) -> Decision:
     parts = len(name.split("/"))
     expected_parts = {"competition": 1, "dataset": 2, "notebook": 2, "model": 5}[need.detail]
     if "*" in name or not name:
-        return leave_unresolved(need, "write its name out, so that it can be attached")
+        return leave_unresolved(need, "write its name as a constant, so that it can be attached")
     if need.detail == "model" and parts == 4:
         return leave_unresolved(
-            need, f"pin its version, as in '{name}/1': offline, a model is attached at one version"
+            need, f"pin its version, as in '{name}/1': Kaggle attaches one version of a model"
         )
     if parts > expected_parts and need.detail != "model":
-        name = "/".join(name.split("/")[:expected_parts])  # a version, which cannot be attached
+        name = "/".join(name.split("/")[:expected_parts])  # Kaggle attaches the newest version of a dataset
     elif parts != expected_parts:
-        return leave_unresolved(need, f"'{name}' is no {need.detail} as Kaggle names them")
+        return leave_unresolved(need, f"'{name}' is not the name of a {need.detail} on Kaggle: fix it")
     collected.add_source(need.detail, name)
-    if (
-        need.stand_in or need.destination == "api"
-    ):  # the client unpacks into the working folder, where nothing will be
+    # Kaggle's client unpacks into the working folder, which stays empty offline
+    if need.stand_in or need.destination == "api":
         return leave_unresolved(
-            need, f"it is attached now: read it below {notebook_files.INPUT}, and take this line out", name
+            need, f"it is attached now: read it below {notebook_files.INPUT}, and remove this line", name
         )
     group = f"{need.detail}s"
     path = f"{notebook_files.SHOWN_INPUT}/{group}/{name}{f'/{need.destination}' if need.destination else ''}"
-    return Decision(
-        resolved=resolve_need(need, Resolution.SOURCE, f"{need.detail} {name}"),
-        switches_off=True,
-        stand_in=f'"{path}"',
-    )
+    return meet_need(need, Resolution.SOURCE, f"{need.detail} {name}", stand_in=f'"{path}"')

@@ -9,42 +9,42 @@ from offline_kit.core.redaction import redact_secrets
 
 
 class NeedKind(StrEnum):
-    """What a line of a notebook asks of the internet, or of a folder that is elsewhere now."""
+    """What a line of a notebook needs from the internet, or from a folder that has moved."""
 
     INSTALL = "install"
     """Installs packages."""
     IMPORT = "import"
     """Imports what the image lacks."""
     CLONE = "clone"
-    """Copies a repository."""
+    """Clones a repository."""
     DOWNLOAD = "download"
-    """Fetches a file."""
+    """Downloads a file."""
     KAGGLE = "kaggle"
-    """Fetches a dataset, model, notebook output or competition of Kaggle's."""
+    """Downloads a dataset, model, notebook output or competition from Kaggle."""
     HUB = "hub"
-    """Loads a model or tokenizer of a hub by its id."""
+    """Loads a model or tokenizer by its id on a hub."""
     PRETRAINED = "pretrained"
-    """Builds a model with weights that are fetched."""
+    """Builds a model with pretrained weights."""
     CORPUS = "corpus"
-    """Fetches data of NLTK or spaCy."""
+    """Downloads data of NLTK or spaCy."""
     FILE = "file"
-    """Reads a file that lies with the notebook."""
+    """Reads a file next to the notebook."""
     MOUNT = "mount"
     """Reads below /kaggle/input."""
     SYSTEM = "system"
-    """Installs programs of the system."""
+    """Installs system packages."""
     ACCOUNT = "account"
-    """Logs in somewhere, or holds what one logs in with."""
+    """Logs in, or contains a credential."""
     MAGIC = "magic"
-    """Is written in a way that the image's IPython does not read."""
+    """Uses a magic that the image's IPython cannot run."""
     UNREAD = "unread"
-    """Could not be read here."""
+    """Could not be parsed."""
     SETTING = "setting"
-    """Stands in the notebook's metadata."""
+    """Is set in the notebook's metadata."""
 
 
 class Resolution(StrEnum):
-    """What a found thing became."""
+    """How a need is met offline. The values are part of the JSON output."""
 
     REQUIREMENT = "requirement"
     CHECKPOINT = "checkpoint"
@@ -53,11 +53,11 @@ class Resolution(StrEnum):
     SWITCHED_OFF = "switched off"
     SERVED = "served"
     REWRITTEN = "rewritten"
-    """Says the same in other words."""
+    """Replaced by code with the same effect."""
     UNCHANGED = "kept"
-    """Stays as it is and does no harm."""
+    """Works offline as it is."""
     UNRESOLVED = "asked"
-    """Stays as it is and fails offline, or must not be pushed: the person has to do something."""
+    """Fails offline or must not be pushed: needs a manual fix."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,86 +65,73 @@ class NotebookCell:
     """One cell of the notebook."""
 
     number: int
-    """Its place in the notebook, from 1."""
+    """Position in the notebook, from 1."""
     kind: str
     """"code", "markdown" or "raw"."""
     source: str
-    """Its text, to the letter."""
     node: dict[str, Any] = field(default_factory=dict)
-    """What else it holds: id, metadata, attachments."""
+    """Its other keys: id, metadata, attachments."""
 
 
 ARGUMENT = "argument"
-"""Detail of a need that is one word of a command, which does more than fetch it."""
+"""Detail of a need that is one argument of a command that does more than download it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExternalNeed:
-    """Something that a line wants from outside, before anybody decided what becomes of it."""
+    """Something that a line needs from outside, not yet decided on."""
 
     kind: NeedKind
-    """What it asks for."""
     cell: int
-    """Number of the cell."""
     line: int
-    """Line of the cell, from 1."""
     text: str
-    """The line or the command as it stands."""
     target: str = ""
-    """What is fetched: requirement, address, hub id, slug, path."""
+    """What is downloaded or read: requirement, URL, hub id, slug, path."""
     destination: str = ""
-    """Where it goes: a file or folder, as the notebook calls it; empty where nobody says."""
+    """File or folder that it is stored in, as written in the notebook; empty if not stated."""
     detail: str = ""
-    """More about it: "dataset", "model", "competition", "notebook"; or the argument to change."""
+    """Depends on the kind: "dataset", "model", ... for Kaggle, pip's verb, the variable of a model."""
     start: int = -1
-    """Where in the cell's text stands what can be taken out; -1 where nothing can."""
+    """Offset in the cell's text of what can be replaced; -1 if nothing can."""
     end: int = -1
-    """Where that ends."""
     stand_in: str = ""
-    """What may stand there instead."""
+    """Its replacement."""
     is_statement: bool = False
-    """Whether the place is one whole statement."""
+    """Whether the replaced text is a whole statement."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedNeed:
-    """A need, and what became of it."""
+    """A need and how it is met."""
 
     kind: NeedKind
-    """What was asked for."""
     cell: int
-    """Number of the cell; 0 for the notebook's metadata."""
+    """Number of the cell, from 1; 0 for the notebook's metadata."""
     line: int
-    """Line of the cell, from 1."""
     text: str
-    """The line as it stands, shortened."""
+    """The line, shortened and without secrets."""
     resolution: Resolution
-    """What became of it."""
     value: str = ""
-    """The requirement, the checkpoint, the source, ..."""
+    """The requirement, checkpoint, source, ... that meets it."""
     remedy: str = ""
-    """What the person has to do, where anything is left to do."""
+    """What is left to do by hand."""
     source: str = ""
-    """The metadata that it stands in, where it stands in no cell."""
+    """The metadata that contains it, if no cell does."""
 
     @property
     def position(self) -> str:
-        """Where it stands, for a person."""
+        """Cell and line, or the metadata, for messages."""
         return f"cell {self.cell}, line {self.line}" if self.cell else self.source
 
 
 @dataclass(frozen=True, kw_only=True)
 class CellEdit:
-    """One change of a cell's text."""
+    """One replacement in a cell's text."""
 
     cell: int
-    """Number of the cell."""
     start: int
-    """Where it begins."""
     end: int
-    """Where it ends."""
     text: str
-    """What stands there afterwards."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,73 +139,82 @@ class AttachedSources:
     """What is attached to the notebook on Kaggle."""
 
     competitions: tuple[str, ...] = ()
-    """Slugs."""
     datasets: tuple[str, ...] = ()
-    """"owner/slug"."""
+    """"owner/slug", as in `notebooks`."""
     notebooks: tuple[str, ...] = ()
-    """"owner/slug"."""
     models: tuple[str, ...] = ()
     """"owner/model/framework/variation/version"."""
+
+    def by_kind(self) -> dict[str, tuple[str, ...]]:
+        """Return the names by kind: "competition", "dataset", "notebook", "model"."""
+        return {
+            "competition": self.competitions,
+            "dataset": self.datasets,
+            "notebook": self.notebooks,
+            "model": self.models,
+        }
+
+    def add(self, kind: str, *names: str) -> "AttachedSources":
+        """Return the sources with these names of a kind after the existing ones."""
+        merged = tuple(dict.fromkeys((*self.by_kind()[kind], *names)))
+        return replace(self, **{f"{kind}s": merged})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Adoption:
-    """A notebook that was looked through, and all that follows from it."""
+    """An inspected notebook and everything that it needs offline."""
 
     notebook: Path
-    """The notebook."""
     cells: tuple[NotebookCell, ...]
-    """Its cells as they are."""
     changed: tuple[str, ...]
-    """The text of every cell in the adopted notebook."""
+    """The text of every cell after adoption."""
     resolved: tuple[ResolvedNeed, ...]
-    """All that was found, in the order of the notebook."""
+    """In the notebook's order."""
     requirements: tuple[str, ...] = ()
-    """Lines of a requirements file, in the notebook's order."""
+    """Lines of a requirements file."""
     requirement_files: tuple[str, ...] = ()
-    """Requirements files that the notebook installs, relative to the project."""
+    """Requirements files that the notebook installs. These and the following paths are relative to the project."""
     packages: tuple[str, ...] = ()
-    """Folders that it installs as packages, relative to the project."""
+    """Folders that it installs as packages."""
     checkpoints: tuple[str, ...] = ()
-    """Files and folders of the project that have to travel."""
+    """Files and folders that it reads."""
     modules: tuple[str, ...] = ()
-    """Its own modules beside the notebook."""
+    """Modules and folders that it imports."""
     served: tuple[tuple[str, str], ...] = ()
-    """Pairs: path in the adopted notebook, and the project's file or folder that is to be found there."""
+    """Pairs of a path in the adopted notebook and the project's file or folder that is found there."""
     laid_out: tuple[tuple[str, str], ...] = ()
-    """Pairs: what a line would have fetched into the working folder (or elsewhere, where the path is absolute), and
-    the project's file or folder that is laid there; "" for an empty folder."""
+    """Pairs of a path that a disabled line would have created, relative to the working folder or absolute, and the
+    project's file or folder that is placed there; "" for an empty folder."""
     sources: AttachedSources = field(default_factory=AttachedSources)
-    """What has to be attached."""
     accelerator: str = ""
-    """The accelerator that its metadata asks for; empty for none."""
+    """The accelerator in its metadata; empty for none."""
     accelerator_source: str = ""
-    """The metadata that says so."""
+    """The metadata that names it."""
 
     @property
     def unresolved(self) -> tuple[ResolvedNeed, ...]:
-        """What the person has to do something about."""
+        """The needs that require a manual fix."""
         return tuple(need for need in self.resolved if need.resolution is Resolution.UNRESOLVED)
 
 
 _MAX_TEXT = 120
+"""Characters of a line in a report."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """What becomes of one need."""
+    """How one need is met."""
 
     resolved: ResolvedNeed
-    """For the person."""
     switches_off: bool = False
-    """Whether its line can be switched off: what it fetches is there."""
+    """Whether its line can be disabled, because what it downloads is available."""
     stand_in: str | None = None
-    """What is written in its place, where the need does not say it."""
+    """The replacement, if it differs from that of the need."""
 
 
 @dataclass
 class Collected:
-    """What was gathered so far, in the notebook's order."""
+    """Everything that the needs decided so far have in common; dictionaries as ordered sets."""
 
     requirements: dict[str, None] = field(default_factory=dict)
     files: dict[str, None] = field(default_factory=dict)
@@ -227,11 +223,11 @@ class Collected:
     modules: dict[str, None] = field(default_factory=dict)
     served: dict[str, str] = field(default_factory=dict)
     laid_out: dict[str, str] = field(default_factory=dict)
-    """What lines that are switched off would have made, and the project's file or folder that is laid there."""
+    """Path that a disabled line would have created: the project's file or folder that is placed there."""
     clones: dict[str, str] = field(default_factory=dict)
-    """Folder of each clone: the line that installs it."""
+    """Folder of a clone: the requirement that installs it."""
     indexes: dict[str, None] = field(default_factory=dict)
-    """Lines of a requirements file that name other indexes."""
+    """Lines of a requirements file that name further indexes."""
     sources: AttachedSources = field(default_factory=AttachedSources)
 
     def serve_file(self, path: str, name: str) -> None:
@@ -240,31 +236,40 @@ class Collected:
         self.served[path.removeprefix("./")] = name
 
     def add_source(self, kind: str, name: str) -> None:
-        """Add a source."""
-        key = {
-            "competition": "competitions",
-            "dataset": "datasets",
-            "notebook": "notebooks",
-            "model": "models",
-        }[kind]
-        names = getattr(self.sources, key)
-        self.sources = replace(self.sources, **{key: tuple(dict.fromkeys((*names, name)))})
+        """Attach a source."""
+        self.sources = self.sources.add(kind, name)
 
 
-def resolve_need(need: ExternalNeed, became: Resolution, value: str = "", remedy: str = "") -> ResolvedNeed:
-    """Return what is told of a need; on screens, in logs and in the notebook: tokens and passwords are left out."""
+def resolve_need(
+    need: ExternalNeed, resolution: Resolution, value: str = "", remedy: str = ""
+) -> ResolvedNeed:
+    """Return a resolved need; it is shown and pushed, so secrets are redacted."""
     text = " ".join(redact_secrets(need.text).split())
     return ResolvedNeed(
         kind=need.kind,
         cell=need.cell,
         line=need.line,
         text=text if len(text) <= _MAX_TEXT else f"{text[: _MAX_TEXT - 1]}…",
-        resolution=became,
+        resolution=resolution,
         value=redact_secrets(value),
         remedy=redact_secrets(remedy),
     )
 
 
+def meet_need(
+    need: ExternalNeed,
+    resolution: Resolution,
+    value: str,
+    remedy: str = "",
+    *,
+    switches_off: bool = True,
+    stand_in: str | None = None,
+) -> Decision:
+    """Return the decision that a need is met, by default with its line disabled."""
+    resolved = resolve_need(need, resolution, value, remedy)
+    return Decision(resolved=resolved, switches_off=switches_off, stand_in=stand_in)
+
+
 def leave_unresolved(need: ExternalNeed, remedy: str, value: str = "") -> Decision:
-    """Return the decision that a line stays as it is, and what the person has to do about it."""
+    """Return the decision that a line stays as it is and needs a manual fix."""
     return Decision(resolved=resolve_need(need, Resolution.UNRESOLVED, value or need.target, remedy))

@@ -11,7 +11,7 @@ from offline_kit.adopt.findings import (
     ExternalNeed,
     Resolution,
     leave_unresolved,
-    resolve_need,
+    meet_need,
 )
 from offline_kit.adopt.notebook_code import NotebookCode
 from offline_kit.adopt.notebook_files import NotebookFiles
@@ -30,7 +30,7 @@ def decide_hub(need: ExternalNeed, files: NotebookFiles, collected: Collected) -
     """Decide on what a hub calls by an id: a folder of it beside the notebook takes its place."""
     name = need.target
     if need.detail in ("from_pretrained", "sentence") and _is_local_path(name, files):
-        return Decision(resolved=resolve_need(need, Resolution.UNCHANGED, name))
+        return meet_need(need, Resolution.UNCHANGED, name, switches_off=False)
     if need.detail == "preset":
         return _decide_preset(need, files, collected)
     if need.detail == "call":
@@ -39,7 +39,7 @@ def decide_hub(need: ExternalNeed, files: NotebookFiles, collected: Collected) -
         collected.serve_file(
             name, files.relative_name(hits[0])
         )  # the command finds it there under this very name
-        return Decision(resolved=resolve_need(need, Resolution.CHECKPOINT, files.relative_name(hits[0])))
+        return meet_need(need, Resolution.CHECKPOINT, files.relative_name(hits[0]), switches_off=False)
     if need.detail == "torch.hub":
         return leave_unresolved(
             need, "clone the repository beside the notebook and load it with source='local'"
@@ -66,14 +66,12 @@ def _decide_preset(need: ExternalNeed, files: NotebookFiles, collected: Collecte
     name = need.target
     scheme, _, handle = name.rpartition("://")
     if not scheme and _is_local_path(name, files):
-        return Decision(resolved=resolve_need(need, Resolution.UNCHANGED, name))
+        return meet_need(need, Resolution.UNCHANGED, name, switches_off=False)
     if scheme == "kaggle" and len(handle.split("/")) == 5 and "*" not in handle:
         collected.add_source("model", handle)
         folder = f'"{notebook_files.SHOWN_INPUT}/models/{handle}"'
-        return Decision(
-            resolved=resolve_need(need, Resolution.SOURCE, f"model {handle}"),
-            switches_off=need.start >= 0,
-            stand_in=folder,
+        return meet_need(
+            need, Resolution.SOURCE, f"model {handle}", switches_off=need.start >= 0, stand_in=folder
         )
     if scheme == "kaggle":
         return leave_unresolved(
@@ -125,17 +123,15 @@ def _serve_copy(need: ExternalNeed, there: Path, files: NotebookFiles, collected
         ] = path
     inside = f"{notebook_files.WORKING}/{path}"
     stand_in = inside if need.detail == ARGUMENT else f'"{inside}"'
-    return Decision(
-        resolved=resolve_need(need, Resolution.CHECKPOINT, path),
-        switches_off=True,
-        stand_in=None if need.detail.endswith("command") else stand_in,
+    return meet_need(
+        need, Resolution.CHECKPOINT, path, stand_in=None if need.detail.endswith("command") else stand_in
     )
 
 
 def _decide_other(need: ExternalNeed, files: NotebookFiles) -> Decision:
     """Decide on a call that fetches for itself; `into` is how it reads what is there."""
     if need.target and "*" not in need.target and files.find_beside(need.target):
-        return Decision(resolved=resolve_need(need, Resolution.UNCHANGED, need.target))
+        return meet_need(need, Resolution.UNCHANGED, need.target, switches_off=False)
     file = f" as '{need.target}'" if re.fullmatch(r"[\w.-]+\.\w+", need.target) else ""
     hint = f" ({need.destination})" if need.destination else ""
     return leave_unresolved(
@@ -155,7 +151,7 @@ def decide_pretrained(need: ExternalNeed, code: NotebookCode) -> Decision:
     loaded = need.detail in code.strictly_loaded if need.detail else bool(code.strictly_loaded)
     if loaded and need.start >= 0:
         value = f"{write}: a checkpoint replaces the weights"
-        return Decision(resolved=resolve_need(need, Resolution.SWITCHED_OFF, value), switches_off=True)
+        return meet_need(need, Resolution.SWITCHED_OFF, value)
     keras = "keras" in need.target
     if need.detail in code.loosely_loaded or (not need.detail and code.loosely_loaded):
         loads = "load_weights(skip_mismatch=True)" if keras else "load_state_dict(strict=False)"
@@ -175,14 +171,12 @@ def decide_corpus(need: ExternalNeed, files: NotebookFiles, collected: Collected
     """Decide on data of NLTK, which travels as a folder, and on models of spaCy, which are packages."""
     if need.detail.startswith("spacy"):
         if need.detail == "spacy.load" and not _is_missing_model(need.target, files, collected):
-            return Decision(resolved=resolve_need(need, Resolution.UNCHANGED, f"'{need.target}' is there"))
+            return meet_need(need, Resolution.UNCHANGED, f"'{need.target}' is there", switches_off=False)
         if re.fullmatch(r"[a-z]{2}_\w+", need.target) and (version := files.image.public_version("spacy")):
             series = ".".join(version.split(".")[:2])
             line = f"{need.target} @ {_SPACY.format(need.target, series + '.0')}"
             collected.requirements[line] = None
-            return Decision(
-                resolved=resolve_need(need, Resolution.REQUIREMENT, line), switches_off=need.detail == "spacy"
-            )
+            return meet_need(need, Resolution.REQUIREMENT, line, switches_off=need.detail == "spacy")
         return leave_unresolved(
             need, "name the wheel of the model in the requirements: its address stands on its release page"
         )
@@ -196,9 +190,7 @@ def decide_corpus(need: ExternalNeed, files: NotebookFiles, collected: Collected
             f"run `python -m nltk.downloader -d nltk_data {packages}` beside the notebook, and adopt again: it travels",
         )
     collected.serve_file("nltk_data", files.relative_name(hits[0]))
-    return Decision(
-        resolved=resolve_need(need, Resolution.CHECKPOINT, files.relative_name(hits[0])), switches_off=True
-    )
+    return meet_need(need, Resolution.CHECKPOINT, files.relative_name(hits[0]))
 
 
 def _has_corpus(data: Path, name: str) -> bool:

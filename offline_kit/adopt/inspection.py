@@ -1,4 +1,4 @@
-"""Look a notebook through: what it wants from the internet, what becomes of each thing, and the cells that remain."""
+"""Inspect a notebook: what it needs from outside, how each need is met, and the edited cells."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -38,7 +38,7 @@ from offline_kit.core.errors import OfflineKitError
 from offline_kit.project.accelerators import find_machine_shape
 from offline_kit.project.images import Image
 
-NO_EDIT = "take it out by hand: its place in the line cannot be told"
+_EDIT_BY_HAND = "remove it by hand: its position in the line is not known"
 
 
 def inspect_notebook(
@@ -48,15 +48,22 @@ def inspect_notebook(
     attached: AttachedSources | None = None,
     lines: tuple[str, ...] = (),
 ) -> Adoption:
-    """Look a notebook through against a project and an image; nothing of it is run and nothing is fetched.
+    """Inspect a notebook against a project and an image; run and download nothing.
 
-    `lines` are those of the project's requirements files.
+    Args:
+        attached: Sources that the configuration attaches; those of the notebook's metadata come on top.
+        lines: Lines of the project's requirements files.
 
-    Raises UsageError where there is no such notebook, ProjectError for what is none.
+    Raises:
+        UsageError: There is no such notebook.
+        ProjectError: The file is not a Python notebook.
     """
     cells = notebook_metadata.read_cells(notebook)
     metadata = notebook_metadata.read_metadata(notebook)
-    collected = Collected(sources=_merge_sources(metadata.sources, attached or AttachedSources()))
+    sources = attached or AttachedSources()
+    for kind, names in metadata.sources.by_kind().items():
+        sources = sources.add(kind, *names)
+    collected = Collected(sources=sources)
     files = NotebookFiles(
         project=project,
         notebook=notebook,
@@ -107,20 +114,8 @@ def inspect_notebook(
     )
 
 
-def _merge_sources(stated: AttachedSources, attached: AttachedSources) -> AttachedSources:
-    def merge_names(name: str) -> tuple[str, ...]:
-        return tuple(dict.fromkeys((*getattr(attached, name), *getattr(stated, name))))
-
-    return AttachedSources(
-        competitions=merge_names("competitions"),
-        datasets=merge_names("datasets"),
-        notebooks=merge_names("notebooks"),
-        models=merge_names("models"),
-    )
-
-
 def _served_below(path: str) -> str:
-    """Return a served path below the folder that shows everything."""
+    """Return a served path relative to the folder that contains inputs and working files."""
     return path if path.startswith("input/") else f"working/{path}"
 
 
@@ -129,18 +124,15 @@ def _change_cell(cell: NotebookCell, edits: Sequence[CellEdit]) -> str:
     return cell_edits.apply_edits(cell.source, own) if own else cell.source
 
 
-def _sort_needs(found: Iterable[ResolvedNeed]) -> tuple[ResolvedNeed, ...]:
-    return tuple(sorted(dict.fromkeys(found), key=lambda need: (need.cell or 1 << 30, need.line)))
+def _sort_needs(needs: Iterable[ResolvedNeed]) -> tuple[ResolvedNeed, ...]:
+    return tuple(sorted(dict.fromkeys(needs), key=lambda need: (need.cell or 1 << 30, need.line)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class _NotebookNeeds:
-    """What a notebook wants from outside."""
-
     lines: list[ShellLine]
-    """In its shell lines."""
     called: list[ExternalNeed]
-    """In its calls."""
+    """The needs of calls in Python."""
 
     @property
     def all_needs(self) -> list[ExternalNeed]:
@@ -161,20 +153,19 @@ def _collect_needs(code: NotebookCode, folders: WorkingFolders) -> _NotebookNeed
 
 
 def _decide_needs(
-    wished: _NotebookNeeds, code: NotebookCode, files: NotebookFiles, collected: Collected
+    needed: _NotebookNeeds, code: NotebookCode, files: NotebookFiles, collected: Collected
 ) -> tuple[list[ResolvedNeed], list[CellEdit]]:
     """Decide on all needs of shell lines and calls, in the notebook's order."""
-    lines, called, everything = wished.lines, wished.called, wished.all_needs
     resolved: list[ResolvedNeed] = []
     edits: list[CellEdit] = []
     by_need: dict[int, Decision] = {}
-    for need in sorted(everything, key=lambda one: (one.cell, one.line, one.start)):
-        by_need[id(need)] = decisions.decide_need(need, code, files, collected, everything)
-    for line in lines:
+    for need in sorted(needed.all_needs, key=lambda need: (need.cell, need.line, need.start)):
+        by_need[id(need)] = decisions.decide_need(need, code, files, collected, needed.all_needs)
+    for line in needed.lines:
         own = [by_need[id(need)] for need in line.needs]
         resolved += [decision.resolved for decision in own]
         edits += _edit_line(line, own, code)
-    for _, group in groupby(called, key=lambda need: (need.cell, need.start, need.end)):
+    for _, group in groupby(needed.called, key=lambda need: (need.cell, need.start, need.end)):
         needs = list(group)
         own = [by_need[id(need)] for need in needs]
         off = all(decision.switches_off for decision in own)
@@ -186,11 +177,11 @@ def _decide_needs(
 
 
 def _unresolve_need(need: ExternalNeed, decision: Decision) -> ResolvedNeed:
-    return resolve_need(need, Resolution.UNRESOLVED, decision.resolved.value, NO_EDIT)
+    return resolve_need(need, Resolution.UNRESOLVED, decision.resolved.value, _EDIT_BY_HAND)
 
 
 def _edit_line(line: ShellLine, decisions: Sequence[Decision], code: NotebookCode) -> Iterator[CellEdit]:
-    """Yield the changes of a shell line: all of it goes, or those of its commands that can."""
+    """Yield the edits of a shell line: comment it out whole, or replace the commands that can be disabled."""
     magic, source = line.magic, code.reads[line.needs[0].cell].source
     if line.alone and all(decision.switches_off for decision in decisions) and not line.script:
         text = source[magic.start + len(magic.before) : magic.end]
@@ -208,7 +199,7 @@ def _edit_line(line: ShellLine, decisions: Sequence[Decision], code: NotebookCod
 
 
 def _edit_call(need: ExternalNeed, decisions: Sequence[Decision], code: NotebookCode) -> CellEdit | None:
-    """Return the change of a call, or of one argument of it; None where nothing can stand for it."""
+    """Return the edit of a call or of one of its arguments; None if it has no replacement."""
     if need.start < 0:
         return None
     source = code.reads[need.cell].source
@@ -221,35 +212,29 @@ def _edit_call(need: ExternalNeed, decisions: Sequence[Decision], code: Notebook
     return CellEdit(cell=need.cell, start=need.start, end=need.end, text=stand_in) if stand_in else None
 
 
-def _resolve_metadata(said: notebook_metadata.NotebookMetadata) -> Iterator[ResolvedNeed]:
-    """Yield what of the metadata is worth a word."""
+def _resolve_metadata(metadata: notebook_metadata.NotebookMetadata) -> Iterator[ResolvedNeed]:
+    """Yield the needs of the notebook's metadata."""
 
-    def setting_need(text: str, became: Resolution, value: str, remedy: str = "") -> ResolvedNeed:
+    def setting_need(text: str, resolution: Resolution, value: str, remedy: str = "") -> ResolvedNeed:
         return ResolvedNeed(
             kind=NeedKind.SETTING,
             cell=0,
             line=0,
             text=text,
-            resolution=became,
+            resolution=resolution,
             value=value,
             remedy=remedy,
-            source=said.source,
+            source=metadata.source,
         )
 
-    if said.internet:
+    if metadata.internet:
         yield setting_need("enable_internet", Resolution.SWITCHED_OFF, "the adopted notebook runs without")
     try:
-        if find_machine_shape(said.accelerator):
-            yield setting_need("accelerator", Resolution.UNCHANGED, said.accelerator)
+        if find_machine_shape(metadata.accelerator):
+            yield setting_need("accelerator", Resolution.UNCHANGED, metadata.accelerator)
     except OfflineKitError as error:
         remedy = f"{error.what}; write `accelerator` into the configuration: {error.hint}"
-        yield setting_need("accelerator", Resolution.UNRESOLVED, said.accelerator, remedy)
-    own = said.sources
-    for kind, names in (
-        ("competition", own.competitions),
-        ("dataset", own.datasets),
-        ("notebook", own.notebooks),
-        ("model", own.models),
-    ):
+        yield setting_need("accelerator", Resolution.UNRESOLVED, metadata.accelerator, remedy)
+    for kind, names in metadata.sources.by_kind().items():
         for name in names:
             yield setting_need(f"{kind}_sources", Resolution.SOURCE, f"{kind} {name}")
