@@ -1,7 +1,6 @@
-"""Edits of a notebook's cells: applied, shown as one diff, and checked for secrets that stay."""
+"""Apply edits to a notebook's cells, show them as one diff, and report secrets that remain."""
 
 import difflib
-import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from offline_kit.adopt.findings import (
@@ -16,13 +15,13 @@ from offline_kit.adopt.findings import (
 from offline_kit.core.redaction import find_secrets, redact_secrets
 
 MARK = "# offline-kit:"
-"""How a comment begins that keeps what stood there."""
+"""Begins the comment that keeps a disabled statement."""
 
 
 def apply_edits(source: str, edits: Iterable[CellEdit]) -> str:
-    """Return a cell's text with its changes; of two that overlap, the one that begins first and ends last counts."""
+    """Return the edited text; of overlapping edits, the one that starts first and ends last wins."""
     parts, position = [], 0
-    for edit in sorted(set(edits), key=lambda one: (one.start, -one.end)):
+    for edit in sorted(set(edits), key=lambda edit: (edit.start, -edit.end)):
         if edit.start >= position:
             parts += [source[position : edit.start], edit.text]
             position = edit.end
@@ -30,10 +29,10 @@ def apply_edits(source: str, edits: Iterable[CellEdit]) -> str:
 
 
 def comment_out(text: str, indent: str, before: str = "") -> str:
-    """Return what stands for a whole statement: nothing, and the statement itself as a comment.
+    """Return a statement as a comment after `pass`, on as many lines, without secrets: the notebook is pushed.
 
-    `before` is what it was assigned to, with the sign of equality; the statement keeps its number of lines. Tokens
-    and passwords do not stay: the notebook is pushed.
+    Args:
+        before: The assignment in front of a magic, such as "files = ", which becomes an empty list.
     """
     first, *following = redact_secrets(text).split("\n")
     lines = [f"{before}[]" if before else "pass"]
@@ -47,18 +46,14 @@ def _comment_text(line: str, indent: str) -> str:
     return f" {inner}" if inner else ""
 
 
-def find_indent(source: str, place: int) -> str:
-    """Return the blanks at the beginning of the line that holds a place."""
-    line = source[source.rfind("\n", 0, place) + 1 :]
-    match = re.match(r"[ \t]*", line)
-    return match[0] if match else ""
+def find_indent(source: str, offset: int) -> str:
+    """Return the indentation of the line at an offset."""
+    line = source[source.rfind("\n", 0, offset) + 1 :]
+    return line[: len(line) - len(line.lstrip(" \t"))]
 
 
 def diff_cells(cells: Sequence[NotebookCell], changed: Sequence[str], name: str) -> str:
-    """Return the changes as one unified diff of the notebook's percent script; empty where nothing changes.
-
-    It is shown: tokens and passwords are left out.
-    """
+    """Return a unified diff of the notebook's percent script, without secrets; empty if nothing changes."""
     before = list(_script_lines(cells, [cell.source for cell in cells]))
     after = list(_script_lines(cells, changed))
     lines = difflib.unified_diff(before, after, f"{name} (as it is)", f"{name} (adopted)", lineterm="")
@@ -74,10 +69,7 @@ def _script_lines(cells: Sequence[NotebookCell], sources: Sequence[str]) -> Iter
 
 
 def find_written_secrets(cells: Sequence[NotebookCell], changed: Sequence[str]) -> Iterator[ResolvedNeed]:
-    """Yield the lines of the adopted notebook that hold one, each with its variable and what to do; never the value.
-
-    `changed` are the texts of the cells as they will be pushed: what is switched off holds none any more.
-    """
+    """Yield the lines that still contain a secret after the edits, with its variable but never its value."""
     for cell, text in zip(cells, changed, strict=True):
         secrets: dict[str, tuple[str, int]] = {}
         for name, value, line in _list_secrets(cell):
@@ -88,7 +80,7 @@ def find_written_secrets(cells: Sequence[NotebookCell], changed: Sequence[str]) 
 
 
 def _list_secrets(cell: NotebookCell) -> Iterator[tuple[str, str, int]]:
-    """Yield name, value and line of each secret of a cell; "" for a name that nobody gave it."""
+    """Yield variable, value and line of each secret of a cell; the variable may be ""."""
     for secret in find_secrets(cell.source):
         line = cell.source.count("\n", 0, secret.start) + 1
         yield secret.name, cell.source[secret.start : secret.end], line
@@ -101,7 +93,7 @@ def _report_secret(cell: NotebookCell, name: str, line: int, values: Iterable[st
     secret = f"the value of '{name}'" if name else "a token"
     need = ExternalNeed(kind=NeedKind.ACCOUNT, cell=cell.number, line=line, text=text, target=name)
     remedy = (
-        f"{secret} is written here and would be pushed with the notebook: take it out, nothing logs in offline"
-        " (set it outside of the notebook where it runs online, and make a new one if others have seen it)"
+        f"{secret} would be pushed with the notebook: remove it, an offline notebook needs no account"
+        " (set it outside the notebook for online runs, and revoke it if others have seen it)"
     )
     return resolve_need(need, Resolution.UNRESOLVED, name or "a token", remedy)

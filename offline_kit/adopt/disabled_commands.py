@@ -1,4 +1,4 @@
-"""Commands and calls that the adopted notebook must not run: what the image cannot run, and what would undo the setup."""
+"""Disable commands and calls that fail in the image or would undo what the setup cell does."""
 
 import ast
 import re
@@ -23,43 +23,44 @@ _STAYS_MOUNTED = "what is attached stays mounted"
 _MOUNT_COMMANDS = frozenset({"umount", "mount", "ln", "rm", "mkdir", "chmod", "chown"}) | {
     "shutil.rmtree", "os.remove", "os.unlink", "os.symlink", "os.makedirs", "os.mkdir", "os.chmod", "os.link", "os.rmdir",
 }  # fmt: skip
-"""Commands and calls that would change the mounts themselves, as importers of Colab do."""
+"""Commands and calls that change the mount points, as Colab importers do."""
 _MAPPING = re.compile(r"^\s*DATA_SOURCE_MAPPING\s*=", re.MULTILINE)
-"""What Kaggle's own cell for Colab begins its download with."""
+"""Begins the download in the cell that Kaggle exports for Colab."""
 _DELETING = frozenset({"rm", "shutil.rmtree", "os.remove", "os.unlink"})
-"""Calls and commands that take away what they name."""
+"""Calls and commands that delete their paths."""
 _MAKING = frozenset({"mkdir", "os.mkdir", "os.makedirs"})
-"""Those that fail where a folder is already."""
+"""Calls and commands that fail if the folder exists."""
 
 
 def disable_folder_changes(
-    code: NotebookCode, made: Mapping[str, str], folders: WorkingFolders
+    code: NotebookCode, laid_out: Mapping[str, str], folders: WorkingFolders
 ) -> Iterator[tuple[ResolvedNeed, CellEdit]]:
-    """Yield the commands and calls that remove something laid out, or that make a folder which is there by then."""
+    """Yield the commands and calls that would delete placed files, or make a folder that exists by then."""
     for number, read in code.reads.items():
         if _MAPPING.search(read.source):
             yield _disable_importer(code, number)
             continue
         for magic in read.magics:
             line = read.line_number(magic.start)
-            for start, end in _find_commands(code, number, magic, folders.folder_at(number, line), made):
+            for start, end in _find_commands(code, number, magic, folders.folder_at(number, line), laid_out):
                 yield _switch_off(code, number, (start, end), "true")
         for call, name in _find_calls(code, number):
             path = _call_path(call, code)
             if path and _is_mounts_folder([path]) and name in _MOUNT_COMMANDS:
-                start = read.text_offset(call.lineno, call.col_offset)
-                end = read.text_offset(call.end_lineno or call.lineno, call.end_col_offset or 0)
-                yield _switch_off(code, number, (start, end), "None", _STAYS_MOUNTED)
+                yield _switch_off(code, number, _call_span(read, call), "None", _STAYS_MOUNTED)
             elif path and _only_touches(
-                name, [notebook_files.join_run_path(folders.folder_at(number, call.lineno), path)], made
+                name, [notebook_files.join_run_path(folders.folder_at(number, call.lineno), path)], laid_out
             ):
-                start = read.text_offset(call.lineno, call.col_offset)
-                end = read.text_offset(call.end_lineno or call.lineno, call.end_col_offset or 0)
-                yield _switch_off(code, number, (start, end), "None")
+                yield _switch_off(code, number, _call_span(read, call), "None")
+
+
+def _call_span(read: ParsedCell, call: ast.Call) -> tuple[int, int]:
+    end = read.text_offset(call.end_lineno or call.lineno, call.end_col_offset or 0)
+    return read.text_offset(call.lineno, call.col_offset), end
 
 
 def _is_mounts_folder(paths: list[str]) -> bool:
-    """Whether paths lead to the mounts' folder itself."""
+    """Whether the last path is the folder of the mounts."""
     return bool(paths) and notebook_files.join_run_path("", paths[-1]).rstrip("/") in (
         notebook_files.INPUT,
         "/kaggle",
@@ -67,7 +68,7 @@ def _is_mounts_folder(paths: list[str]) -> bool:
 
 
 def _disable_importer(code: NotebookCode, number: int) -> tuple[ResolvedNeed, CellEdit]:
-    """Switch off the cell that Kaggle writes for Colab; its imports stay, since other cells may use them."""
+    """Disable the cell that Kaggle exports for Colab; its imports remain, since other cells may use them."""
     read, tree = code.reads[number], code.trees.get(number)
     imports = [
         ast.unparse(node)
@@ -81,20 +82,20 @@ def _disable_importer(code: NotebookCode, number: int) -> tuple[ResolvedNeed, Ce
 
 
 def _switch_off(
-    code: NotebookCode, number: int, place: tuple[int, int], stand_in: str, why: str = _LAID_OUT
+    code: NotebookCode, number: int, span: tuple[int, int], stand_in: str, reason: str = _LAID_OUT
 ) -> tuple[ResolvedNeed, CellEdit]:
-    read, (start, end) = code.reads[number], place
+    read, (start, end) = code.reads[number], span
     need = ExternalNeed(
         kind=NeedKind.FILE, cell=number, line=read.line_number(start), text=read.source[start:end]
     )
     edit = CellEdit(cell=number, start=start, end=end, text=stand_in)
-    return resolve_need(need, Resolution.SWITCHED_OFF, why), edit
+    return resolve_need(need, Resolution.SWITCHED_OFF, reason), edit
 
 
 def _find_commands(
-    code: NotebookCode, number: int, magic: Magic, folder: str, made: Mapping[str, str]
+    code: NotebookCode, number: int, magic: Magic, folder: str, laid_out: Mapping[str, str]
 ) -> Iterator[tuple[int, int]]:
-    """Yield where such commands of a shell line or script stand."""
+    """Yield the spans of such commands in a shell line or script."""
     read = code.reads[number]
     start, end = (
         (magic.end - len(magic.shell_command), magic.end) if magic.shell_command else (read.script or (0, 0))
@@ -104,23 +105,23 @@ def _find_commands(
         if program == "cd" and words:
             folder = change_folder(folder, words[0])
         paths = [notebook_files.join_run_path(folder, word) for word in words if not word.startswith("-")]
-        if _only_touches(program, paths, made) or (program in _MOUNT_COMMANDS and _is_mounts_folder(paths)):
+        if _only_touches(program, paths, laid_out) or (
+            program in _MOUNT_COMMANDS and _is_mounts_folder(paths)
+        ):
             yield start + command.start, start + command.end
 
 
-def _only_touches(what: str, named: list[str], made: Mapping[str, str]) -> bool:
-    """Whether a command or call is about nothing but what is laid out."""
-    if what in _DELETING:
-        return bool(named) and all(path in made for path in named)
-    return (
-        what in _MAKING
-        and bool(named)
-        and all(any(f"{laid_out_path}/".startswith(f"{path}/") for laid_out_path in made) for path in named)
-    )
+def _only_touches(action: str, paths: list[str], laid_out: Mapping[str, str]) -> bool:
+    """Whether a command or call touches nothing but placed files."""
+    if not paths or action not in _DELETING | _MAKING:
+        return False
+    if action in _DELETING:
+        return all(path in laid_out for path in paths)
+    return all(any(f"{placed}/".startswith(f"{path}/") for placed in laid_out) for path in paths)
 
 
 def _find_calls(code: NotebookCode, number: int) -> Iterator[tuple[ast.Call, str]]:
-    """Yield the calls of a cell that may be such ones, as `os` and `shutil` name them."""
+    """Yield calls that may delete or make folders, by their name in `os` or `shutil`."""
     tree = code.trees.get(number)
     for node in ast.walk(tree) if tree else ():
         if not isinstance(node, ast.Call):
@@ -148,11 +149,11 @@ def _call_path(call: ast.Call, code: NotebookCode) -> str:
 
 
 def disable_magics(code: NotebookCode, image: Image) -> Iterator[tuple[ResolvedNeed, CellEdit]]:
-    """Yield the magics that IPython 7 cannot run on Python 3.12 or later, as both stand in Kaggle's images.
+    """Yield the magics that IPython 7 cannot run on Python 3.12 or later; Kaggle's images have both.
 
-    `name = !command`: its search for the sign goes by a token that Python's tokenizer gives no more, and the
-    cell is a SyntaxError; what IPython would have made of the line is Python, and is written there.
-    `%autoreload`: imports a module of Python's that is gone, and is of no use in a run from top to bottom.
+    `name = !command` becomes a SyntaxError: IPython 7 looks for an ERRORTOKEN, which Python 3.12 no longer emits
+    (https://docs.python.org/3/whatsnew/3.12.html#tokenize). It is replaced by the Python that IPython makes of it.
+    `%autoreload` imports `imp`, which 3.12 removed, and has no use in a run from top to bottom.
     """
     ipython = image.public_version("ipython")
     if not ipython.startswith("7.") or tuple(map(int, image.python_minor.split("."))) < (3, 12):
@@ -172,11 +173,11 @@ def disable_magics(code: NotebookCode, image: Image) -> Iterator[tuple[ResolvedN
 
 
 def _replace_magic(
-    number: int, read: ParsedCell, magic: Magic, text: str, became: Resolution, why: str
+    number: int, read: ParsedCell, magic: Magic, text: str, resolution: Resolution, reason: str
 ) -> tuple[ResolvedNeed, CellEdit]:
     original = read.source[magic.start : magic.end]
     need = ExternalNeed(kind=NeedKind.MAGIC, cell=number, line=read.line_number(magic.start), text=original)
     return (
-        resolve_need(need, became, why),
+        resolve_need(need, resolution, reason),
         CellEdit(cell=number, start=magic.start, end=magic.end, text=text),
     )

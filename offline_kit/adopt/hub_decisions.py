@@ -1,4 +1,4 @@
-"""What becomes of models, weights and data of libraries that a notebook fetches."""
+"""Decide how models, pretrained weights and corpora that a notebook downloads are met."""
 
 import re
 from pathlib import Path
@@ -21,13 +21,13 @@ _PLAIN_TRANSFORMERS = re.compile(
     r"(albert|bert|camembert|distil(bert|gpt2|roberta)|gpt2|openai|roberta|t5|xlm|xlnet)(-|$)"
 )
 _SENTENCE_TUNED = re.compile(r"nli|stsb|msmarco|quora|paraphrase|multi-qa|-nq-")
-"""Models that sentence-transformers takes from others: such names, unless they tell of tuning for sentences."""
+"""Marks of models tuned for sentences; the other names above are plain models of other owners."""
 _COLLECTIONS = frozenset({"all", "all-corpora", "all-nltk", "book", "popular", "tests", "third-party"})
-"""What NLTK downloads many packages by."""
+"""Collections of NLTK, which download many packages."""
 
 
 def decide_hub(need: ExternalNeed, files: NotebookFiles, collected: Collected) -> Decision:
-    """Decide on what a hub calls by an id: a folder of it beside the notebook takes its place."""
+    """Decide on an id of a hub: a local copy replaces it."""
     name = need.target
     if need.detail in ("from_pretrained", "sentence") and _is_local_path(name, files):
         return meet_need(need, Resolution.UNCHANGED, name, switches_off=False)
@@ -36,13 +36,11 @@ def decide_hub(need: ExternalNeed, files: NotebookFiles, collected: Collected) -
     if need.detail == "call":
         return _decide_other(need, files)
     if need.detail == ARGUMENT and (hits := files.find_beside(name)):
-        collected.serve_file(
-            name, files.relative_name(hits[0])
-        )  # the command finds it there under this very name
+        collected.serve_file(name, files.relative_name(hits[0]))
         return meet_need(need, Resolution.CHECKPOINT, files.relative_name(hits[0]), switches_off=False)
     if need.detail == "torch.hub":
         return leave_unresolved(
-            need, "clone the repository beside the notebook and load it with source='local'"
+            need, "clone the repository next to the notebook and load it with source='local'"
         )
     if copies := _find_copies_beside(need, files):
         return _serve_copy(need, copies[0], files, collected)
@@ -50,19 +48,20 @@ def decide_hub(need: ExternalNeed, files: NotebookFiles, collected: Collected) -
     if "*" in name + file or literals.has_unknowns(name):
         unknown = name if "*" in name or literals.has_unknowns(name) else file
         return leave_unresolved(
-            need, f"write it out, or load from a folder: what '{unknown}' is is known only when it runs"
+            need, f"write '{unknown}' as a constant, or load from a folder: it is only known at run time"
         )
     is_dataset = need.detail.startswith("dataset ")
     words = ["hf download", _hub_id(need), file, "--repo-type dataset" if is_dataset else ""]
     option = f"--local-dir {'data' if is_dataset else 'models'}/{folder}"
-    name_it = ", name that folder in the command" if need.detail == ARGUMENT and need.start < 0 else ""
+    name_it = ", use that folder in the command" if need.detail == ARGUMENT and need.start < 0 else ""
     return leave_unresolved(
-        need, f"run `{' '.join(filter(None, [*words, option]))}` here{name_it}, and adopt again: it travels"
+        need,
+        f"run `{' '.join(filter(None, [*words, option]))}` here{name_it}, and adopt again: it goes into the kit",
     )
 
 
 def _decide_preset(need: ExternalNeed, files: NotebookFiles, collected: Collected) -> Decision:
-    """Decide on a preset of KerasHub: a folder, a Kaggle Model, a repository of the hub, or a name in its catalogue."""
+    """Decide on a preset of KerasHub: a folder, a Kaggle Model, a repository of a hub, or a name."""
     name = need.target
     scheme, _, handle = name.rpartition("://")
     if not scheme and _is_local_path(name, files):
@@ -75,35 +74,35 @@ def _decide_preset(need: ExternalNeed, files: NotebookFiles, collected: Collecte
         )
     if scheme == "kaggle":
         return leave_unresolved(
-            need, f"pin its version, as in 'kaggle://{handle}/1': offline, a model is attached at one version"
+            need, f"pin its version, as in 'kaggle://{handle}/1': Kaggle attaches one version of a model"
         )
     if scheme == "hf":
         return leave_unresolved(
             need,
-            f"run `hf download {handle} --local-dir models/{handle.rpartition('/')[2]}` here, name that folder in the"
-            " call, and adopt again: it travels",
+            f"run `hf download {handle} --local-dir models/{handle.rpartition('/')[2]}` here, use that folder in the"
+            " call, and adopt again: it goes into the kit",
         )
     return leave_unresolved(
         need,
-        f"name the Kaggle Model of '{name}' with its version (`kaggle://keras/MODEL/keras/{name}/VERSION`, from its page"
+        f"write '{name}' as its Kaggle Model with the version (`kaggle://keras/MODEL/keras/{name}/VERSION`, see its page"
         " on Kaggle), and adopt again: it is attached",
     )
 
 
 def _file_in_repository(need: ExternalNeed) -> str:
-    """Return the file of a repository that is wanted, "" for all of it."""
+    """Return the file of the repository to download, "" for all of it."""
     return need.detail.partition("file ")[2]
 
 
 def _hub_id(need: ExternalNeed) -> str:
-    """Return what the hub calls a model; sentence-transformers leaves out its own name."""
+    """Return a model's id on the hub; sentence-transformers accepts its own models without the owner."""
     own = need.detail == "sentence" and "/" not in need.target
     plain = _PLAIN_TRANSFORMERS.match(need.target) and not _SENTENCE_TUNED.search(need.target)
     return f"sentence-transformers/{need.target}" if own and not plain else need.target
 
 
 def _find_copies_beside(need: ExternalNeed, files: NotebookFiles) -> list[Path]:
-    """Return the folders beside the notebook, or the files in them, that a hub would give."""
+    """Return local copies of what the hub would return: folders, or the file in them."""
     name, file = need.target, _file_in_repository(need)
     copies: list[Path] = []
     for folder in filter(None, (need.destination, name, name.replace("/", "--"), name.rpartition("/")[2])):
@@ -114,9 +113,9 @@ def _find_copies_beside(need: ExternalNeed, files: NotebookFiles) -> list[Path]:
     return copies if need.start >= 0 else []
 
 
-def _serve_copy(need: ExternalNeed, there: Path, files: NotebookFiles, collected: Collected) -> Decision:
-    path = files.relative_name(there)
-    collected.serve_file(path, files.relative_name(there))
+def _serve_copy(need: ExternalNeed, copy: Path, files: NotebookFiles, collected: Collected) -> Decision:
+    path = files.relative_name(copy)
+    collected.serve_file(path, path)
     if need.destination:
         collected.laid_out[
             notebook_files.join_run_path("", f"{need.destination}/{_file_in_repository(need)}".rstrip("/"))
@@ -129,24 +128,24 @@ def _serve_copy(need: ExternalNeed, there: Path, files: NotebookFiles, collected
 
 
 def _decide_other(need: ExternalNeed, files: NotebookFiles) -> Decision:
-    """Decide on a call that fetches for itself; `into` is how it reads what is there."""
+    """Decide on any other download; the destination says how the call reads a local copy."""
     if need.target and "*" not in need.target and files.find_beside(need.target):
         return meet_need(need, Resolution.UNCHANGED, need.target, switches_off=False)
     file = f" as '{need.target}'" if re.fullmatch(r"[\w.-]+\.\w+", need.target) else ""
     hint = f" ({need.destination})" if need.destination else ""
     return leave_unresolved(
-        need, f"put what it fetches beside the notebook{file}, read it from there{hint}, and adopt again"
+        need, f"put what it downloads next to the notebook{file}, read it from there{hint}, and adopt again"
     )
 
 
 def _is_local_path(name: str, files: NotebookFiles) -> bool:
     if notebook_files.MOUNT.match(name) or name.startswith(("/", "./", "../", "~")):
         return True
-    return bool(files.find_beside(name))  # told of where paths are looked at
+    return bool(files.find_beside(name))
 
 
 def decide_pretrained(need: ExternalNeed, code: NotebookCode) -> Decision:
-    """Decide on an argument that fetches weights: off where a checkpoint surely replaces them."""
+    """Decide on an argument that downloads pretrained weights: off if a checkpoint replaces all of them."""
     write = need.stand_in.lstrip(", ") if "=" in need.stand_in else f"{need.destination}={need.stand_in}"
     loaded = need.detail in code.strictly_loaded if need.detail else bool(code.strictly_loaded)
     if loaded and need.start >= 0:
@@ -157,49 +156,51 @@ def decide_pretrained(need: ExternalNeed, code: NotebookCode) -> Decision:
         loads = "load_weights(skip_mismatch=True)" if keras else "load_state_dict(strict=False)"
         return leave_unresolved(
             need,
-            f"`{loads}` may leave weights as they were built: see that no key is missing, then write {write}",
+            f"`{loads}` may leave weights uninitialised: check that no key is missing, then write {write}",
         )
     save = "model.save_weights('model.weights.h5')" if keras else "torch.save(model.state_dict(), ...)"
     return leave_unresolved(
         need,
-        f"the weights of '{need.target}' are fetched: save them here ({save}), load them in the notebook, and write"
+        f"the weights of '{need.target}' are downloaded: save them ({save}), load them in the notebook, and write"
         f" {write}",
     )
 
 
 def decide_corpus(need: ExternalNeed, files: NotebookFiles, collected: Collected) -> Decision:
-    """Decide on data of NLTK, which travels as a folder, and on models of spaCy, which are packages."""
+    """Decide on data of NLTK, which is shipped as a folder, and on models of spaCy, which are packages."""
     if need.detail.startswith("spacy"):
         if need.detail == "spacy.load" and not _is_missing_model(need.target, files, collected):
-            return meet_need(need, Resolution.UNCHANGED, f"'{need.target}' is there", switches_off=False)
+            return meet_need(need, Resolution.UNCHANGED, f"'{need.target}' is installed", switches_off=False)
         if re.fullmatch(r"[a-z]{2}_\w+", need.target) and (version := files.image.public_version("spacy")):
+            # models are released for a minor version of spaCy: https://spacy.io/usage/models#model-versioning
             series = ".".join(version.split(".")[:2])
             line = f"{need.target} @ {_SPACY.format(need.target, series + '.0')}"
             collected.requirements[line] = None
             return meet_need(need, Resolution.REQUIREMENT, line, switches_off=need.detail == "spacy")
         return leave_unresolved(
-            need, "name the wheel of the model in the requirements: its address stands on its release page"
+            need, "add the model's wheel to the requirements, by the URL on its release page"
         )
     hits = files.find_beside("nltk_data")
+    # https://www.nltk.org/data.html
     names = [package for package in need.target.split() if package not in _COLLECTIONS and "*" not in package]
     missing = [package for package in names if not (hits and _has_corpus(hits[0], package))]
     if not hits or missing:
         packages = " ".join(missing or need.target.split()) or "..."
         return leave_unresolved(
             need,
-            f"run `python -m nltk.downloader -d nltk_data {packages}` beside the notebook, and adopt again: it travels",
+            f"run `python -m nltk.downloader -d nltk_data {packages}` next to the notebook, and adopt again: it goes into the kit",
         )
     collected.serve_file("nltk_data", files.relative_name(hits[0]))
     return meet_need(need, Resolution.CHECKPOINT, files.relative_name(hits[0]))
 
 
 def _has_corpus(data: Path, name: str) -> bool:
-    """Whether a folder of NLTK's data has a package, zipped or not."""
+    """Whether a data folder of NLTK has a package, zipped or not."""
     return any(data.glob(f"*/{name}")) or any(data.glob(f"*/{name}.zip"))
 
 
 def _is_missing_model(model: str, files: NotebookFiles, collected: Collected) -> bool:
-    """Whether a model of spaCy's comes from nowhere: neither image nor requirements, and no folder."""
+    """Whether a model of spaCy is neither in the image nor required, and no folder either."""
     name = model.replace("_", "-")
     if not re.fullmatch(r"[a-z]{2,3}_\w+_(sm|md|lg|trf)", model) or name in files.image.packages:
         return False

@@ -259,11 +259,9 @@ def test_a_step_into_a_clone_that_is_not_here_is_asked_for(tmp_path: Path) -> No
     """One clone beside the notebook answers all questions: nothing of its files is looked for in the project."""
     put(tmp_path, "requirements.txt")
     found = looked(tmp_path, STEPS["%cd"].replace("{}", "!pip install -r deep/more.txt"))
-    assert [one.remedy.partition(",")[0] for one in found.unresolved] == [
-        "run `git clone https://example.org/me/aug.git aug` beside the notebook",
-        "clone 'aug' beside the notebook",
-        "clone 'aug' beside the notebook",
-    ]
+    first, *others = [one.remedy for one in found.unresolved]
+    assert "`git clone https://example.org/me/aug.git aug`" in first
+    assert ["clone 'aug'" in other for other in others] == [True, True]
     assert found.requirement_files == ()
 
 
@@ -330,16 +328,15 @@ def test_what_of_a_clone_does_not_travel_is_told(tmp_path: Path) -> None:
     """Code travels with its small companions; of trained files in the clone a person knows whether they are read."""
     put(tmp_path, "b/run.py", "b/ckpt/a.pth", "b/ckpt/b.pth")
     (found,) = looked(tmp_path, "!git clone https://e.org/b").resolved
-    assert (
-        found.remedy == "'b/ckpt/a.pth' and 1 more stays behind: if cells read it, name it in `checkpoints`"
-    )
+    assert "'b/ckpt/a.pth' and 1 more" in found.remedy
+    assert "`checkpoints`" in found.remedy
 
 
 @pytest.mark.parametrize("line", ["!git clone {url()}", "import os\nos.system(f'git clone {url()} b')"])
 def test_an_address_that_nobody_knows_is_asked_for(tmp_path: Path, line: str) -> None:
     """It cannot be cloned here, nor installed."""
     (asked,) = looked(tmp_path, f"{line}\n!pip install ./b" if "b'" in line else line).unresolved[:1]
-    assert "write its address out" in asked.remedy
+    assert "constant" in asked.remedy
 
 
 def test_a_clone_into_the_working_folder_gets_a_folder_of_its_own(tmp_path: Path) -> None:

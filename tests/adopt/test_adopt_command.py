@@ -178,8 +178,9 @@ def test_what_was_fetched_comes_out_of_the_kit(project: Path) -> None:
         ("aug/w.pth", "checkpoints/aug/w.pth"),
     ]
     (project / "aug/w.pth").unlink()
-    with pytest.raises(UsageError, match="fetches 'aug', which neither"):
+    with pytest.raises(UsageError, match="'aug'") as caught:
         rendered(project, kit(project))
+    assert caught.value.code == "adopted-file-not-in-kit"
 
 
 def test_the_same_notebook_gives_the_same_bytes(project: Path) -> None:
@@ -194,8 +195,9 @@ def test_the_same_notebook_gives_the_same_bytes(project: Path) -> None:
 def test_a_kit_without_what_a_line_fetched_is_refused(project: Path) -> None:
     """A path is changed only where the kit holds its file."""
     adoption_plan.write_adoption(adoption_plan.plan_adoption(project / "inference.ipynb", project))
-    with pytest.raises(UsageError, match=r"reads .weights/net\.pth., which") as caught:
+    with pytest.raises(UsageError, match=r"'weights/net\.pth'") as caught:
         rendered(project, kit(project))
+    assert caught.value.code == "adopted-file-not-in-kit"
     assert "adopt" in caught.value.hint
 
 
@@ -226,8 +228,9 @@ def test_a_notebook_elsewhere_is_refused(tmp_path: Path) -> None:
     """The notebook lies in the project: the configuration names it by its path there."""
     notebook_of(tmp_path, "1", name="a/inference.ipynb")
     (tmp_path / "b").mkdir()
-    with pytest.raises(UsageError, match="lies outside"):
+    with pytest.raises(UsageError) as caught:
         adoption_plan.plan_adoption(tmp_path / "a" / "inference.ipynb", tmp_path / "b")
+    assert caught.value.code == "notebook-outside-project"
 
 
 def test_the_command(project: Path) -> None:

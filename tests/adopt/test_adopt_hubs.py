@@ -135,7 +135,7 @@ def test_a_command_may_name_its_folder_itself(tmp_path: Path) -> None:
         "import subprocess\nID = '{}'\nwords = ['vllm', 'serve', ID]\nsubprocess.Popen(['vllm', 'serve', ID])"
     )
     (asked,) = looked(tmp_path, code.format("o/m")).unresolved
-    assert "name that folder in the command" in asked.remedy
+    assert "that folder in the command" in asked.remedy
     done(tmp_path, asked.remedy)
     found = looked(tmp_path, code.format("models/m"))
     assert not found.unresolved
@@ -163,12 +163,12 @@ def test_data_of_nltk_that_is_missing_is_asked_for(tmp_path: Path) -> None:
     [
         ("!gdown 1abc", "-O NAME"),
         ("import gdown\ngdown.download('https://drive.google.com/uc?id=1abc')", "output="),
-        ("for x in 'ab':\n    !wget https://example.org/{x}.pt", "write its address out"),
+        ("for x in 'ab':\n    !wget https://example.org/{x}.pt", "constant"),
         (
             "import wget\nfor x in 'ab':\n    wget.download(f'https://example.org/{x}.pt')",
-            "write its address out",
+            "constant",
         ),
-        ("from huggingface_hub import hf_hub_download\np = hf_hub_download(REPO, 'a.bin')", "write it out"),
+        ("from huggingface_hub import hf_hub_download\np = hf_hub_download(REPO, 'a.bin')", "constant"),
     ],
 )
 def test_what_nobody_can_name_is_not_named(tmp_path: Path, line: str, said: str) -> None:
