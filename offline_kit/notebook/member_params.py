@@ -68,6 +68,7 @@ def check_params(settings: NotebookSettings, members: Sequence[Member], task: st
     if problems:
         raise UsageError(
             "params of the notebook's models do not fit",
+            code="model-params-invalid",
             hint="correct them in [tool.offline-kit.notebook]; docs/configuration.md lists what each framework reads",
             details=list(dict.fromkeys(problems)),
         )

@@ -41,6 +41,7 @@ def predict_facts(
     if problems:
         raise UsageError(
             "the settings of the notebook do not fit",
+            code="notebook-settings-invalid",
             hint="correct them in [tool.offline-kit.notebook]; docs/configuration.md lists what each takes",
             details=problems,
         )
@@ -176,6 +177,7 @@ def choose_task(settings: NotebookSettings, members: Sequence[Member]) -> str:
         return task
     raise UsageError(
         "it is not said what the models predict on",
+        code="task-missing",
         hint='set `task` in [tool.offline-kit.notebook] to "tabular", "images" or "text"',
     )
 
@@ -202,6 +204,7 @@ def read_columns(path: Path) -> tuple[dict[str, str], dict[str, list[Any]]]:
 def _columns_error(path: Path, reason: str) -> ProjectError:
     return ProjectError(
         f"'{path}' does not hold the columns of training: {reason}",
+        code="columns-file-invalid",
         hint='write {"columns": {"name": "dtype", ...}} at training: '
         'json.dump({"columns": X.dtypes.astype(str).to_dict()}, open(...))',
     )

@@ -243,6 +243,7 @@ def _check_settings(kit: Kit, settings: NotebookSettings) -> None:
     if missing_settings and not (settings.template == "server" and settings.models):
         raise UsageError(
             f"the template '{settings.template}' needs {' and '.join(map(repr, missing_settings))}",
+            code="template-setting-missing",
             hint=f'set {missing_settings[0]} = "package.module:Name" or "file.py:Name" in [tool.offline-kit.notebook]',
         )
     for name in ("model", "data", "function"):
@@ -250,11 +251,13 @@ def _check_settings(kit: Kit, settings: NotebookSettings) -> None:
         if value and not re.fullmatch(r"([\w.]+|[^:]+\.py):[A-Za-z_][\w.]*", value):
             raise UsageError(
                 f"{name} = '{value}' is not understood",
+                code="reference-invalid",
                 hint='write "package.module:Name" or "folder/file.py:Name"',
             )
     if not re.fullmatch(r"[\w-][\w.-]*", settings.submission):
         raise UsageError(
             f"submission = '{settings.submission}' is not a plain file name",
+            code="submission-name-invalid",
             hint="write only the name, such as 'submission.csv': it goes into Kaggle's output folder",
         )
     params = [*settings.params.items(), *(item for model in settings.models for item in model.params.items())]
@@ -262,12 +265,14 @@ def _check_settings(kit: Kit, settings: NotebookSettings) -> None:
         if not _is_literal(value):
             raise UsageError(
                 f"the param '{name}' has a value that a notebook cannot hold: {value!r}",
+                code="param-not-literal",
                 hint="use strings, whole and decimal numbers, true and false, lists and tables",
             )
     weights = any(entry.role is Role.CHECKPOINT for part in kit.parts for entry in part.entries)
     if settings.template == "lightning" and not weights:
         raise UsageError(
             "the template 'lightning' needs a checkpoint, and the kit has none",
+            code="checkpoint-missing",
             hint="name one with `checkpoints` (-c), or use the template 'function'",
         )
 
@@ -317,6 +322,7 @@ def kernel_metadata(
     if slug in {dataset.rpartition("/")[2] for dataset in datasets}:
         raise UsageError(
             f"the notebook and the dataset would both be called '{slug}', which Kaggle refuses",
+            code="notebook-name-conflict",
             hint="give the notebook another `slug` or `title` in [tool.offline-kit.notebook]",
         )
     competitions = [target.competition] if target.competition else []
@@ -365,6 +371,7 @@ def title_and_slug(settings: NotebookSettings, target: NotebookTarget) -> tuple[
     if problems:
         raise UsageError(
             "Kaggle would refuse the notebook's name",
+            code="notebook-name-invalid",
             hint="set `title` in [tool.offline-kit.notebook] and leave `slug` out: it follows",
             details=problems,
         )
@@ -388,6 +395,7 @@ def _check_names(datasets: list[str], competitions: list[str]) -> None:
     if problems:
         raise UsageError(
             "Kaggle would refuse the name of the dataset or the competition",
+            code="kaggle-name-invalid",
             hint="set `dataset` (--dataset) and `competition` (--competition) to what stands in their addresses",
             details=problems,
         )
@@ -399,6 +407,7 @@ def _image_pin(settings: NotebookSettings, image: Image) -> dict[str, str]:
     if not image.digest:
         raise UsageError(
             f"`pin_image` is set, but no digest is known for the image '{image.name}'",
+            code="image-digest-unknown",
             hint="remove `pin_image`, or use an image file with its digest (`offline-kit image list` shows them)",
         )
     return {"docker_image": image.digest, "docker_image_pinning_type": "original"}
@@ -420,6 +429,7 @@ def _check_sources(settings: NotebookSettings) -> None:
     if problems:
         raise UsageError(
             "Kaggle would refuse sources of the notebook",
+            code="source-invalid",
             hint="correct them in [tool.offline-kit.notebook]; addresses and prefixes such as 'datasets/' are not taken",
             details=problems,
         )

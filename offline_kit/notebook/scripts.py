@@ -103,6 +103,7 @@ def _check_blocks(environment: Any, name: str, template: str) -> None:
         raise ProjectError(
             f"the template '{template}' has a block '{block}', and '{parent}' has none to put it into"
             f"{suggest_name(block, known_blocks)}",
+            code="template-block-unknown",
             hint=f"take one of its blocks: {', '.join(sorted(known_blocks))}",
         )
 
@@ -137,6 +138,7 @@ def one_line(value: object) -> str:
 def _unknown_template(template: str) -> OfflineKitError:
     return UsageError(
         f"there is no template '{template}'{suggest_name(template, built_in_templates())}",
+        code="template-not-found",
         hint=f"take one of {', '.join(map(repr, built_in_templates()))}, or the path of your own below the project",
     )
 
@@ -147,11 +149,13 @@ def _template_error(error: Exception, template: str, folders: list[Path]) -> Off
     if isinstance(error, jinja2.TemplateNotFound):
         return ProjectError(
             f"the template '{template}' extends or includes '{error.name}', which does not exist",
+            code="template-not-found",
             hint=f"extend one of {', '.join(repr(name + SUFFIX) for name in ('base', *built_in_templates()))}, or a file beside it",
         )
     if isinstance(error, RecursionError):
         return ProjectError(
             f"the template '{template}' extends or includes itself",
+            code="template-recursive",
             hint=f"give the file a name that is not one of ours ({', '.join(('base', *built_in_templates()))}), and extend ours",
         )
     if isinstance(error, jinja2.TemplateSyntaxError):
@@ -166,6 +170,7 @@ def _template_error(error: Exception, template: str, folders: list[Path]) -> Off
         location = f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else template
     return ProjectError(
         f"the template '{template}' is wrong at {location}: {error}",
+        code="template-invalid",
         hint="correct the template; the names that it may use stand at the top of the built-in base.py.j2",
     )
 
@@ -193,6 +198,7 @@ def _check_cells(script: str, template: str, folders: list[Path]) -> None:
     if problems:
         raise ProjectError(
             f"the template '{template}' makes cells that are not Python",
+            code="template-invalid",
             hint="correct the template; magics and shell lines (%, !) are not taken, use subprocess",
             details=problems,
         )

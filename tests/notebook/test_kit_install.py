@@ -68,7 +68,7 @@ def test_wheels_and_sdists_are_installed_offline(tmp_path: Path, installer: str)
         "import alpha, fromsource, importlib.metadata, subprocess\n"
         "print(alpha.__file__, importlib.metadata.version('alpha'), fromsource.ORIGIN)\n"
         "subprocess.run([sys.executable, '-c', 'import alpha; print(alpha.__file__)'])\n"
-        "install(kit, 'pip')\n"
+        "install_packages(kit, 'pip')\n"
         "import importlib.util; print(importlib.util.find_spec('extrahook'))\n"
         "import os; print(os.environ['PATH'].split(os.pathsep)[0])\n"
     )

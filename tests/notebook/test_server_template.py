@@ -145,7 +145,7 @@ def code_of(folder: Path, framework: str = "sklearn", **settings: Any) -> str:
     return "\n\n".join("".join(cell["source"]) for cell in cells)
 
 
-HOOKS = ("TRANSFORM", "TTA", "transform", "tta", "hook", "labels", "preprocessing")
+HOOKS = ("TRANSFORM", "TTA", "transform", "tta", "load_hook", "labels", "preprocessing")
 
 
 @pytest.mark.parametrize("template", ["predict", "server"])
@@ -154,9 +154,9 @@ HOOKS = ("TRANSFORM", "TTA", "transform", "tta", "hook", "labels", "preprocessin
     [
         ({}, ()),
         ({"task": "images"}, ()),
-        ({"transform": "a.py:f"}, ("TRANSFORM", "transform", "hook", "preprocessing")),
-        ({"tta": "a.py:f"}, ("TTA", "tta", "hook", "preprocessing")),
-        ({"postprocess": "a.py:f"}, ("hook", "preprocessing")),
+        ({"transform": "a.py:f"}, ("TRANSFORM", "transform", "load_hook", "preprocessing")),
+        ({"tta": "a.py:f"}, ("TTA", "tta", "load_hook", "preprocessing")),
+        ({"postprocess": "a.py:f"}, ("load_hook", "preprocessing")),
         ({"params": {"labels": ["a", "b"]}}, ("labels", "preprocessing")),
         (
             {"framework": "transformers", "task": "text", "params": {"text": "body"}},
@@ -190,7 +190,7 @@ def test_a_template_of_the_users_may_extend_the_server(tmp_path: Path) -> None:
     settings = NotebookSettings(template="mine.py.j2", function="work.py:Answer")
     text = render_notebook(kit, settings, IMAGE, NotebookTarget(project=tmp_path, name="plants")).text
     assert "MORE = 1" in text
-    assert "def serve(" in text
+    assert "def serve_gateway(" in text
 
 
 def test_a_server_without_a_function_is_refused(tmp_path: Path) -> None:

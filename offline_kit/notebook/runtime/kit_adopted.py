@@ -11,7 +11,7 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from offline_kit.notebook.runtime.kit_runtime import OpenKit, Say, mounted_sources
+from offline_kit.notebook.runtime.kit_runtime import OpenKit, Say, find_folder, mounted_sources
 
 SHOWN = Path("/tmp/kaggle")  # noqa: S108 - as it stands in the cells
 """Below it: input (the mounts, as the cells call them) and working (files that lay beside the notebook)."""
@@ -98,22 +98,9 @@ def mount_paths(group: str, name: str) -> list[str]:
 def find_mount(group: str, name: str, inputs: Path) -> Path | None:
     """Return where a source is mounted; None where it is not."""
     for path in mount_paths(group, name):
-        folder: Path | None = inputs
-        for word in path.split("/"):
-            folder = _find_subfolder(folder, word) if folder else None
-        if folder:
+        if folder := find_folder(inputs, path):
             return folder
     return None
-
-
-def _find_subfolder(folder: Path, word: str) -> Path | None:
-    """Return the folder of a name, however it is written: Kaggle changes the case of some."""
-    if (folder / word).is_dir():
-        return folder / word
-    try:
-        return next((path for path in sorted(folder.iterdir()) if path.name.lower() == word.lower()), None)
-    except OSError:
-        return None
 
 
 def _link_source(root: Path, path: str | Path, real: Path, *, instead: bool = False) -> None:

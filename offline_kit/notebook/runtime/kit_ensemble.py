@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from offline_kit.notebook.runtime.kit_runtime import KitError, Say
-from offline_kit.notebook.runtime.kit_tasks import shorten_list, track_progress
+from offline_kit.notebook.runtime.kit_runtime import KitError, Say, shorten_list
+from offline_kit.notebook.runtime.kit_tasks import track_progress
 
 
 @dataclass(frozen=True)

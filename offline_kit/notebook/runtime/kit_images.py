@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from offline_kit.notebook.runtime.kit_runtime import KitError
-from offline_kit.notebook.runtime.kit_tasks import RowBatch, SampleSubmission, shorten_list
+from offline_kit.notebook.runtime.kit_runtime import KitError, in_scoring_run, shorten_list
+from offline_kit.notebook.runtime.kit_tasks import RowBatch, SampleSubmission
 
 IMAGE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".ppm", ".pgm"}
@@ -90,7 +90,7 @@ def find_images(root: Path, sample: SampleSubmission, name: str = "") -> dict[st
             path_of_id.setdefault(spelling, path)
     images = {image_id: path_of_id[image_id] for image_id in sample.ids if image_id in path_of_id}
     pictures = [path for path in test_files if path.suffix.lower() in IMAGE_SUFFIXES]
-    if os.environ.get("KAGGLE_IS_COMPETITION_RERUN") and pictures and len(pictures) > len(images):
+    if in_scoring_run() and pictures and len(pictures) > len(images):
         has_suffix = any(Path(image_id).suffix.lower() in IMAGE_SUFFIXES for image_id in sample.ids[:5])
         return {path.name if has_suffix else path.stem: path for path in pictures}
     missing_ids = [image_id for image_id in sample.ids if image_id not in path_of_id]

@@ -3,15 +3,14 @@
 This file is part of offline-kit and is pasted into the notebooks that it renders.
 """
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from offline_kit.notebook.runtime.kit_ensemble import EnsembleMember, Prediction, comparable_class
 from offline_kit.notebook.runtime.kit_preprocess import Preprocessing, resolve_labels
-from offline_kit.notebook.runtime.kit_runtime import KitError, Say
-from offline_kit.notebook.runtime.kit_tasks import SampleSubmission, shorten_list
+from offline_kit.notebook.runtime.kit_runtime import KitError, Say, in_scoring_run, shorten_list
+from offline_kit.notebook.runtime.kit_tasks import SampleSubmission
 
 
 def build_submission(
@@ -50,7 +49,7 @@ def _check_finite(prediction: Prediction, kind: str, say: Say) -> None:
         f"the models answer {prediction.values[odd][0]} for {len(odd_rows)} of {len(prediction.ids)} rows"
     )
     first = f"the first of them: {shorten_list(prediction.ids[row] for row in odd_rows)}"
-    if os.environ.get("KAGGLE_IS_COMPETITION_RERUN"):
+    if in_scoring_run():
         say(f"note: {problem}; {first}")
         return
     raise KitError(
@@ -70,8 +69,7 @@ def select_sample_rows(prediction: Prediction, sample: SampleSubmission, say: Sa
     sample_ids = set(sample.ids)
     kept_rows = [row for row, row_id in enumerate(prediction.ids) if str(row_id) in sample_ids]
     left = len(prediction.ids) - len(kept_rows)
-    scoring = bool(os.environ.get("KAGGLE_IS_COMPETITION_RERUN"))
-    if not left or not kept_rows or (scoring and left > len(kept_rows)):
+    if not left or not kept_rows or (in_scoring_run() and left > len(kept_rows)):
         return prediction
     say(f"note: {left} rows of the test set are not in '{sample.path.name}', and are left out")
     ids = [prediction.ids[row] for row in kept_rows]

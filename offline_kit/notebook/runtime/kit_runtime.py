@@ -46,6 +46,13 @@ def read_csv_rows(lines: Iterable[str], delimiter: str = ",") -> Iterator[list[s
     yield from csv.reader(lines, delimiter=delimiter)
 
 
+def shorten_list(values: Iterable[object], limit: int = 5) -> str:
+    """Join the first values for a message, and count the others."""
+    texts = [str(value) for value in values]
+    remainder = f" and {len(texts) - limit} more" if len(texts) > limit else ""
+    return ", ".join(texts[:limit]) + remainder
+
+
 def in_scoring_run() -> bool:
     """Whether this is Kaggle's own run on the hidden test set, where a check reports and never raises."""
     return bool(os.environ.get("KAGGLE_IS_COMPETITION_RERUN"))
@@ -215,6 +222,22 @@ def mounted_sources(inputs: Path) -> dict[str, Path]:
         for path in sorted((inputs / group).glob("*" if group == "competitions" else "*/*")):
             mounted[path.name] = path
     return mounted
+
+
+def find_folder(folder: Path, path: str) -> Path | None:
+    """Return the folder at a path below another one, whatever the case of its names; None if there is none.
+
+    Kaggle mounts some sources in another case than their address has.
+    """
+    for name in path.split("/"):
+        if (folder / name).is_dir():
+            folder = folder / name
+            continue
+        matches = [child for child in _list_subfolders(folder) if child.name.lower() == name.lower()]
+        if not matches:
+            return None
+        folder = matches[0]
+    return folder
 
 
 def find_competition(slug: str, inputs: Path) -> Path | None:

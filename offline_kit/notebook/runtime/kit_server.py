@@ -8,7 +8,6 @@ kaggle_evaluation, lies in the competition's data.
 import ast
 import importlib
 import inspect
-import os
 import re
 import sys
 import time
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from offline_kit.notebook.runtime.kit_runtime import KitError, OpenKit, Say, load_object
+from offline_kit.notebook.runtime.kit_runtime import KitError, OpenKit, Say, in_scoring_run, load_object
 
 PACKAGE = "kaggle_evaluation"
 WRITTEN = ("submission.parquet", "submission.csv")
@@ -371,7 +370,7 @@ def serve_gateway(
     package = find_server_package(root)
     server_class = load_class(package, SERVER, str(params.get("server", "")))
     server = construct_server(server_class, batches.predict)
-    scoring = bool(os.environ.get("KAGGLE_IS_COMPETITION_RERUN"))
+    scoring = in_scoring_run()
     gateways = ", ".join(gateway.reference for gateway in find_classes(package, GATEWAY)) or "none defined"
     say(f"server: {server_class.__name__} of {server_class.__module__}; gateway: {gateways}")
     if not (scoring or hasattr(server, "run") or hasattr(server, "run_local_gateway")):

@@ -15,6 +15,7 @@ from offline_kit.notebook.runtime.kit_runtime import (
     KitError,
     PartFile,
     Say,
+    find_folder,
     list_mounted,
     read_part,
     restore_names,
@@ -31,7 +32,7 @@ HOW_TO_ATTACH = {
 def find_source(source: str, inputs: Path) -> Path:
     """Return where a source is mounted; raises KitError that tells what is mounted instead."""
     for path in source_paths(source):
-        folder = _find_folder(inputs, path)
+        folder = find_folder(inputs, path)
         if folder:
             return folder
     kind = source.partition(":")[0]
@@ -127,10 +128,9 @@ def _check_unchanged(
     try:
         verify_files(entries)
     except KitError as error:
-        problems = [line[4:] for line in str(error).splitlines() if line.startswith("  - ")]
         raise KitError(
             f"'{source}' is not what it was when the kit was built",
-            problems,
+            error.details,
             code="source-changed",
             hint="if it was changed on purpose, bring the local copy up to date and build the kit again",
         ) from None
@@ -146,30 +146,13 @@ def _check_unchanged(
         say(f"{source}: {len(entries)} files, every hash as expected")
 
 
-def _find_folder(inputs: Path, relative_path: str) -> Path | None:
-    """Return a folder below another one, however its names are written: Kaggle changes their case."""
-    folder = inputs
-    for word in relative_path.split("/"):
-        if (folder / word).is_dir():
-            folder = folder / word
-            continue
-        try:
-            alike = [path for path in folder.iterdir() if path.name.lower() == word.lower() and path.is_dir()]
-        except OSError:
-            return None
-        if not alike:
-            return None
-        folder = alike[0]
-    return folder
-
-
 def _describe_versions(source: str, inputs: Path) -> list[str]:
     kind, _, ref = source.partition(":")
     if kind != "model":
         return []
     versions = []
     for path in source_paths(source):
-        folder = _find_folder(inputs, path.rpartition("/")[0])
+        folder = find_folder(inputs, path.rpartition("/")[0])
         versions += sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder else []
     required = ref.rpartition("/")[2]
     return [f"its version {name} is mounted, and version {required} is wanted" for name in versions]

@@ -6,18 +6,17 @@ This file is part of offline-kit and is pasted into the notebooks that it render
 import csv
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from offline_kit.notebook.runtime.kit_runtime import LONGEST_CELL, KitError, Say, in_scoring_run
+from offline_kit.notebook.runtime.kit_runtime import LONGEST_CELL, KitError, Say, in_scoring_run, shorten_list
 
 EMPTY = frozenset({"", "nan", "none", "null", "na", "n/a", "<na>", "inf", "-inf", "nat"})
 """Cells that no metric can score."""
 BEGINS = frozenset({"", " ", *"nNiI-<"})
 """How they begin: most cells need no second look."""
-SHOWN = 5
 LOOKED = 1000
 """Rows that tell whether a column has numbers or words."""
 
@@ -187,17 +186,17 @@ def _classify_cell(cell: str) -> str:
 def compare_digests(submission: TableDigest, sample: TableDigest) -> tuple[list[str], list[str]]:
     """Return the problems of a submission, and doubts: what hidden data may explain, as other ids and rows."""
     if submission.header != sample.header:
-        return [f"columns: {_shorten(submission.header)} instead of {_shorten(sample.header)}"], []
+        return [f"columns: {shorten_list(submission.header)} instead of {shorten_list(sample.header)}"], []
     problems = [] if submission.rows else ["it has no rows"]
     if submission.ragged:
         problems.append(
-            f"rows of another width than {len(submission.header)}: line {_shorten(submission.ragged)}"
+            f"rows of another width than {len(submission.header)}: line {shorten_list(submission.ragged)}"
         )
     doubts = []
     for name, lines, allowed, kinds in zip(
         submission.header, submission.empty, sample.empty, submission.kinds, strict=True
     ):
-        problem = f"column '{name}': empty, NaN or infinite in {len(lines)} rows, line {_shorten(lines)}"
+        problem = f"column '{name}': empty, NaN or infinite in {len(lines)} rows, line {shorten_list(lines)}"
         if lines and not allowed:
             problems.append(problem)
         elif lines and len(allowed) == sample.rows and _are_holes(len(lines), submission.rows, kinds):
@@ -206,7 +205,7 @@ def compare_digests(submission: TableDigest, sample: TableDigest) -> tuple[list[
     twice = [name for name, count in submission.ids.items() if count > 1]
     if twice and max(sample.ids.values(), default=1) == 1:
         problems.append(
-            f"column '{submission.header[0]}': {len(twice)} ids stand there more than once: {_shorten(twice)}"
+            f"column '{submission.header[0]}': {len(twice)} ids stand there more than once: {shorten_list(twice)}"
         )
     doubts += [f"{submission.rows} rows instead of {sample.rows}"] if submission.rows != sample.rows else []
     for text, names in (
@@ -214,7 +213,7 @@ def compare_digests(submission: TableDigest, sample: TableDigest) -> tuple[list[
         ("unknown", submission.ids.keys() - sample.ids.keys()),
     ):
         if names:
-            doubts.append(f"{len(names)} {text} ids: {_shorten(sorted(names))}")
+            doubts.append(f"{len(names)} {text} ids: {shorten_list(sorted(names))}")
     return problems, doubts
 
 
@@ -236,8 +235,3 @@ def find_kind_changes(submission: TableDigest, sample: TableDigest) -> list[str]
         and "number" in own_kinds
         and "word" not in own_kinds
     ]
-
-
-def _shorten(values: Sequence[object]) -> str:
-    remainder = f" and {len(values) - SHOWN} more" if len(values) > SHOWN else ""
-    return ", ".join(str(value) for value in values[:SHOWN]) + remainder

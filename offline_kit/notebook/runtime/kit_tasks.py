@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from offline_kit.notebook.runtime.kit_runtime import KitError, Say, read_csv_rows
+from offline_kit.notebook.runtime.kit_runtime import KitError, Say, read_csv_rows, shorten_list
 from offline_kit.notebook.runtime.kit_submission import LOOKED, find_sample
 
 TABLES = (".csv", ".tsv", ".parquet")
@@ -380,9 +380,3 @@ def _make_progress_bar(title: str, total: int) -> Any:
     except ImportError:
         return None
     return tqdm(total=total or None, desc=title, unit=" rows", mininterval=5)
-
-
-def shorten_list(values: Iterable[object], most: int = 5) -> str:
-    """Return the first values as a text."""
-    first = list(islice(values, most + 1))
-    return ", ".join(map(str, first[:most])) + (", ..." if len(first) > most else "")

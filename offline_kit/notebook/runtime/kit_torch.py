@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from offline_kit.notebook.runtime.kit_runtime import KitError, Say
+from offline_kit.notebook.runtime.kit_runtime import KitError, Say, shorten_list
 
 WEIGHTS_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "module")
 """Where a checkpoint of a training has its weights, the likeliest first."""
@@ -193,8 +193,8 @@ def load_weights(model: Any, weights: Mapping[str, Any], name: str = "", say: Sa
         model.load_state_dict(fitting, strict=True)
     except RuntimeError as error:
         missing, unexpected = set(model_weights) - set(fitting), set(fitting) - set(model_weights)
-        details = [f"in the model only: {shorten_names(missing)}"] * bool(missing)
-        details += [f"in the checkpoint only: {shorten_names(unexpected)}"] * bool(unexpected)
+        details = [f"in the model only: {shorten_list(sorted(missing))}"] * bool(missing)
+        details += [f"in the checkpoint only: {shorten_list(sorted(unexpected))}"] * bool(unexpected)
         raise KitError(
             f"{f'{name!r}' if name else 'the checkpoint'} does not fit '{type(model).__name__}'",
             details or [line.strip() for line in str(error).splitlines()[1:6]],
@@ -235,12 +235,6 @@ def _strip_wrapper(weights: dict[str, Any], model_names: set[str]) -> tuple[str,
     return None
 
 
-def shorten_names(names: set[str]) -> str:
-    """Return the first of many names as a text."""
-    shown_first = ", ".join(sorted(names)[:5])
-    return f"{shown_first} and {len(names) - 5} more" if len(names) > 5 else shown_first
-
-
 def prepare_model(model: Any, device: str) -> Any:
     """Return a model on the device, ready to predict; half precision becomes single on the CPU."""
     torch = importlib.import_module("torch")
@@ -258,7 +252,7 @@ def as_tensors(batch: Any, device: str) -> Any:
         words = [str(name) for name in batch.columns if batch[name].dtype.kind not in "biuf"]
         if words:
             raise KitError(
-                f"the model takes numbers, and these columns hold none: {', '.join(words[:5])}",
+                f"the model takes numbers, and these columns hold none: {shorten_list(words)}",
                 code="columns-not-numeric",
                 hint="encode them as in training, in a `transform` of yours: transform(batch) -> table or tensor",
             )
