@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from offline_kit.adopt import inspection, shell
-from offline_kit.adopt.findings import Adoption, AttachedSources, NeedKind, Resolution, ResolvedNeed
+from offline_kit.adopt.findings import Adoption, AttachedSources, FindingResolution, NeedKind, ResolvedNeed
 from offline_kit.core.errors import ProjectError, UsageError
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.notebook import rendering, scripts
@@ -184,7 +184,7 @@ def template_facts(adoption: Adoption, kit: Kit) -> dict[str, Any]:
         "changes": [
             {"cell": need.cell, "line": need.line, "text": need.text, "now": describe_resolution(need)}
             for need in adoption.resolved
-            if need.cell and need.resolution is not Resolution.UNCHANGED
+            if need.cell and need.resolution is not FindingResolution.UNCHANGED
         ],
     }
 
@@ -192,15 +192,15 @@ def template_facts(adoption: Adoption, kit: Kit) -> dict[str, Any]:
 def describe_resolution(need: ResolvedNeed) -> str:
     """Return how a need is met, in a few words."""
     words = {
-        Resolution.REQUIREMENT: f"in the requirements: {need.value}",
-        Resolution.CHECKPOINT: f"in the kit: {need.value}",
-        Resolution.MODULE: f"code in the kit: {need.value}",
-        Resolution.SOURCE: f"attached: {need.value}",
-        Resolution.SERVED: f"shown, from '{need.value}'",
-        Resolution.SWITCHED_OFF: need.value,
-        Resolution.REWRITTEN: need.value,
-        Resolution.UNCHANGED: f"left as it is: {need.value}",
-        Resolution.UNRESOLVED: f"NOT DONE: {need.remedy}",
+        FindingResolution.REQUIREMENT: f"in the requirements: {need.value}",
+        FindingResolution.CHECKPOINT: f"in the kit: {need.value}",
+        FindingResolution.MODULE: f"code in the kit: {need.value}",
+        FindingResolution.SOURCE: f"attached: {need.value}",
+        FindingResolution.SERVED: f"shown, from '{need.value}'",
+        FindingResolution.SWITCHED_OFF: need.value,
+        FindingResolution.REWRITTEN: need.value,
+        FindingResolution.UNCHANGED: f"left as it is: {need.value}",
+        FindingResolution.UNRESOLVED: f"NOT DONE: {need.remedy}",
     }
     return words[need.resolution]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from offline_kit.adopt import adopted_notebook, cell_edits, inspection, notebook_metadata
-from offline_kit.adopt.findings import Adoption, NeedKind, Resolution, ResolvedNeed
+from offline_kit.adopt.findings import Adoption, FindingResolution, NeedKind, ResolvedNeed
 from offline_kit.core import files, processes
 from offline_kit.core.errors import OfflineKitError, UsageError
 from offline_kit.core.report import SILENT, Reporter
@@ -188,7 +188,7 @@ def _build_plan(
 
 def _is_unsettled(need: ResolvedNeed) -> bool:
     """Whether a need is still open if the configuration names an accelerator."""
-    return need.kind is not NeedKind.SETTING or need.resolution is not Resolution.UNRESOLVED
+    return need.kind is not NeedKind.SETTING or need.resolution is not FindingResolution.UNRESOLVED
 
 
 def _default_config_file(root: Path) -> Path:

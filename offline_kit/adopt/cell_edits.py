@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from offline_kit.adopt.findings import (
     CellEdit,
     ExternalNeed,
+    FindingResolution,
     NeedKind,
     NotebookCell,
-    Resolution,
     ResolvedNeed,
     resolve_need,
 )
@@ -96,4 +96,4 @@ def _report_secret(cell: NotebookCell, name: str, line: int, values: Iterable[st
         f"{secret} would be pushed with the notebook: remove it, an offline notebook needs no account"
         " (set it outside the notebook for online runs, and revoke it if others have seen it)"
     )
-    return resolve_need(need, Resolution.UNRESOLVED, name or "a token", remedy)
+    return resolve_need(need, FindingResolution.UNRESOLVED, name or "a token", remedy)

@@ -10,8 +10,8 @@ from offline_kit.adopt.findings import (
     Collected,
     Decision,
     ExternalNeed,
+    FindingResolution,
     NeedKind,
-    Resolution,
     leave_unresolved,
     meet_need,
 )
@@ -60,7 +60,7 @@ def decide_need(
     if need.kind is NeedKind.ACCOUNT:
         reason = "secrets of the account cannot be asked for offline: empty"
         value = reason if need.detail == "secret" else "no account is needed offline"
-        return meet_need(need, Resolution.SWITCHED_OFF, value)
+        return meet_need(need, FindingResolution.SWITCHED_OFF, value)
     return _decide_system(need)
 
 
@@ -83,10 +83,10 @@ def _decide_install(need: ExternalNeed, files: NotebookFiles, collected: Collect
         if need.detail == "uninstall":
             # It made way for what the next line installed; the kit's packages precede the image's on sys.path.
             value = "nothing is taken out: the kit's packages come before the image's"
-            return meet_need(need, Resolution.SWITCHED_OFF, value)
+            return meet_need(need, FindingResolution.SWITCHED_OFF, value)
         return leave_unresolved(need, "add the packages to the requirements, and remove this line")
     if install.offline or (install.local and not (install.requirements or install.files or install.folders)):
-        return meet_need(need, Resolution.UNCHANGED, "installs from mounted files", switches_off=False)
+        return meet_need(need, FindingResolution.UNCHANGED, "installs from mounted files", switches_off=False)
     if holes := [requirement for requirement in install.requirements if literals.has_unknowns(requirement)]:
         return leave_unresolved(need, f"write '{holes[0]}' as a constant: it is only known at run time")
     return _bundle_packages(need, install, files, collected)
@@ -114,13 +114,13 @@ def _bundle_packages(
     if lines or wanted.files:
         collected.indexes |= dict.fromkeys(map(redact_urls, wanted.index))
     if not (lines or wanted.files or wanted.folders):
-        return meet_need(need, Resolution.SWITCHED_OFF, "nothing is installed offline")
+        return meet_need(need, FindingResolution.SWITCHED_OFF, "nothing is installed offline")
     own_folders = [
         folder for folder in wanted.folders if not _clone_holding(_run_path(need, folder), collected)
     ]
     value = ", ".join([*lines, *(f"-r {_run_path(need, file)}" for file in wanted.files), *own_folders])
     left_out = _describe_omitted(wanted, clones=len(own_folders) < len(wanted.folders), secret=secret)
-    return meet_need(need, Resolution.REQUIREMENT, value, left_out)
+    return meet_need(need, FindingResolution.REQUIREMENT, value, left_out)
 
 
 def _describe_omitted(wanted: shell.PipInstall, *, clones: bool, secret: bool) -> str:
@@ -194,7 +194,7 @@ def _decide_clone(
         collected.laid_out[folder] = name  # later lines may change into it and run its files
         collected.checkpoints |= {name: None} if name else {}
         note = "installed from its repository; if cells read its files, clone it next to the notebook and adopt again"
-        return meet_need(need, Resolution.REQUIREMENT, line, "" if name else note)
+        return meet_need(need, FindingResolution.REQUIREMENT, line, "" if name else note)
     if not name:
         return leave_unresolved(
             need,
@@ -204,9 +204,9 @@ def _decide_clone(
     collected.laid_out[folder] = name
     if not any(hits[0].rglob("*.py")):
         collected.serve_file(notebook_files.fetched_name(folder), files.relative_name(hits[0]))
-        return meet_need(need, Resolution.CHECKPOINT, name)
+        return meet_need(need, FindingResolution.CHECKPOINT, name)
     collected.modules[name] = None
-    return meet_need(need, Resolution.MODULE, name, _describe_left_behind(hits[0], files))
+    return meet_need(need, FindingResolution.MODULE, name, _describe_left_behind(hits[0], files))
 
 
 def _describe_left_behind(clone: Path, files: NotebookFiles) -> str:
@@ -235,7 +235,7 @@ def _decide_download(need: ExternalNeed, files: NotebookFiles, collected: Collec
     if target:
         collected.laid_out[target] = files.relative_name(hits[0])
     stand_in = f'"{notebook_files.WORKING}/{name}"' if need.detail == "read" else None
-    return meet_need(need, Resolution.CHECKPOINT, files.relative_name(hits[0]), stand_in=stand_in)
+    return meet_need(need, FindingResolution.CHECKPOINT, files.relative_name(hits[0]), stand_in=stand_in)
 
 
 def _describe_download(address: str, name: str) -> str:
@@ -273,4 +273,4 @@ def _decide_kaggle(need: ExternalNeed, collected: Collected) -> Decision:
         )
     group = f"{need.detail}s"
     path = f"{notebook_files.SHOWN_INPUT}/{group}/{name}{f'/{need.destination}' if need.destination else ''}"
-    return meet_need(need, Resolution.SOURCE, f"{need.detail} {name}", stand_in=f'"{path}"')
+    return meet_need(need, FindingResolution.SOURCE, f"{need.detail} {name}", stand_in=f'"{path}"')

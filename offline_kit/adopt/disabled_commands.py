@@ -8,8 +8,8 @@ from offline_kit.adopt import cell_edits, literals, notebook_files, shell
 from offline_kit.adopt.findings import (
     CellEdit,
     ExternalNeed,
+    FindingResolution,
     NeedKind,
-    Resolution,
     ResolvedNeed,
     resolve_need,
 )
@@ -78,7 +78,7 @@ def _disable_importer(code: NotebookCode, number: int) -> tuple[ResolvedNeed, Ce
     text = "\n".join([*imports, "pass  # offline-kit: a download of data sources to Colab stood here"])
     need = ExternalNeed(kind=NeedKind.KAGGLE, cell=number, line=1, text="DATA_SOURCE_MAPPING = ...")
     edit = CellEdit(cell=number, start=0, end=len(read.source), text=text)
-    return resolve_need(need, Resolution.SWITCHED_OFF, _STAYS_MOUNTED), edit
+    return resolve_need(need, FindingResolution.SWITCHED_OFF, _STAYS_MOUNTED), edit
 
 
 def _switch_off(
@@ -89,7 +89,7 @@ def _switch_off(
         kind=NeedKind.FILE, cell=number, line=read.line_number(start), text=read.source[start:end]
     )
     edit = CellEdit(cell=number, start=start, end=end, text=stand_in)
-    return resolve_need(need, Resolution.SWITCHED_OFF, reason), edit
+    return resolve_need(need, FindingResolution.SWITCHED_OFF, reason), edit
 
 
 def _find_commands(
@@ -166,14 +166,14 @@ def disable_magics(code: NotebookCode, image: Image) -> Iterator[tuple[ResolvedN
                     notebook_files.SHOWN_INPUT, magic.text.replace("\\\n", " ")
                 )
                 text = f"{magic.before}get_ipython().getoutput({command!r})"
-                yield _replace_magic(number, read, magic, text, Resolution.REWRITTEN, reason)
+                yield _replace_magic(number, read, magic, text, FindingResolution.REWRITTEN, reason)
             elif magic.sign == "%" and "autoreload" in magic.text.split()[:2]:
                 text = cell_edits.comment_out(read.source[magic.start : magic.end], magic.indent)
-                yield _replace_magic(number, read, magic, text, Resolution.SWITCHED_OFF, reason)
+                yield _replace_magic(number, read, magic, text, FindingResolution.SWITCHED_OFF, reason)
 
 
 def _replace_magic(
-    number: int, read: ParsedCell, magic: Magic, text: str, resolution: Resolution, reason: str
+    number: int, read: ParsedCell, magic: Magic, text: str, resolution: FindingResolution, reason: str
 ) -> tuple[ResolvedNeed, CellEdit]:
     original = read.source[magic.start : magic.end]
     need = ExternalNeed(kind=NeedKind.MAGIC, cell=number, line=read.line_number(magic.start), text=original)

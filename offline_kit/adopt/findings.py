@@ -43,7 +43,7 @@ class NeedKind(StrEnum):
     """Is set in the notebook's metadata."""
 
 
-class Resolution(StrEnum):
+class FindingResolution(StrEnum):
     """How a need is met offline. The values are part of the JSON output."""
 
     REQUIREMENT = "requirement"
@@ -110,7 +110,7 @@ class ResolvedNeed:
     line: int
     text: str
     """The line, shortened and without secrets."""
-    resolution: Resolution
+    resolution: FindingResolution
     value: str = ""
     """The requirement, checkpoint, source, ... that meets it."""
     remedy: str = ""
@@ -194,7 +194,7 @@ class Adoption:
     @property
     def unresolved(self) -> tuple[ResolvedNeed, ...]:
         """The needs that require a manual fix."""
-        return tuple(need for need in self.resolved if need.resolution is Resolution.UNRESOLVED)
+        return tuple(need for need in self.resolved if need.resolution is FindingResolution.UNRESOLVED)
 
 
 _MAX_TEXT = 120
@@ -241,7 +241,7 @@ class Collected:
 
 
 def resolve_need(
-    need: ExternalNeed, resolution: Resolution, value: str = "", remedy: str = ""
+    need: ExternalNeed, resolution: FindingResolution, value: str = "", remedy: str = ""
 ) -> ResolvedNeed:
     """Return a resolved need; it is shown and pushed, so secrets are redacted."""
     text = " ".join(redact_secrets(need.text).split())
@@ -258,7 +258,7 @@ def resolve_need(
 
 def meet_need(
     need: ExternalNeed,
-    resolution: Resolution,
+    resolution: FindingResolution,
     value: str,
     remedy: str = "",
     *,
@@ -272,4 +272,4 @@ def meet_need(
 
 def leave_unresolved(need: ExternalNeed, remedy: str, value: str = "") -> Decision:
     """Return the decision that a line stays as it is and needs a manual fix."""
-    return Decision(resolved=resolve_need(need, Resolution.UNRESOLVED, value or need.target, remedy))
+    return Decision(resolved=resolve_need(need, FindingResolution.UNRESOLVED, value or need.target, remedy))

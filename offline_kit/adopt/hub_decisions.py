@@ -9,7 +9,7 @@ from offline_kit.adopt.findings import (
     Collected,
     Decision,
     ExternalNeed,
-    Resolution,
+    FindingResolution,
     leave_unresolved,
     meet_need,
 )
@@ -30,14 +30,14 @@ def decide_hub(need: ExternalNeed, files: NotebookFiles, collected: Collected) -
     """Decide on an id of a hub: a local copy replaces it."""
     name = need.target
     if need.detail in ("from_pretrained", "sentence") and _is_local_path(name, files):
-        return meet_need(need, Resolution.UNCHANGED, name, switches_off=False)
+        return meet_need(need, FindingResolution.UNCHANGED, name, switches_off=False)
     if need.detail == "preset":
         return _decide_preset(need, files, collected)
     if need.detail == "call":
         return _decide_other(need, files)
     if need.detail == ARGUMENT and (hits := files.find_beside(name)):
         collected.serve_file(name, files.relative_name(hits[0]))
-        return meet_need(need, Resolution.CHECKPOINT, files.relative_name(hits[0]), switches_off=False)
+        return meet_need(need, FindingResolution.CHECKPOINT, files.relative_name(hits[0]), switches_off=False)
     if need.detail == "torch.hub":
         return leave_unresolved(
             need, "clone the repository next to the notebook and load it with source='local'"
@@ -65,12 +65,12 @@ def _decide_preset(need: ExternalNeed, files: NotebookFiles, collected: Collecte
     name = need.target
     scheme, _, handle = name.rpartition("://")
     if not scheme and _is_local_path(name, files):
-        return meet_need(need, Resolution.UNCHANGED, name, switches_off=False)
+        return meet_need(need, FindingResolution.UNCHANGED, name, switches_off=False)
     if scheme == "kaggle" and len(handle.split("/")) == 5 and "*" not in handle:
         collected.add_source("model", handle)
         folder = f'"{notebook_files.SHOWN_INPUT}/models/{handle}"'
         return meet_need(
-            need, Resolution.SOURCE, f"model {handle}", switches_off=need.start >= 0, stand_in=folder
+            need, FindingResolution.SOURCE, f"model {handle}", switches_off=need.start >= 0, stand_in=folder
         )
     if scheme == "kaggle":
         return leave_unresolved(
@@ -123,14 +123,17 @@ def _serve_copy(need: ExternalNeed, copy: Path, files: NotebookFiles, collected:
     inside = f"{notebook_files.WORKING}/{path}"
     stand_in = inside if need.detail == ARGUMENT else f'"{inside}"'
     return meet_need(
-        need, Resolution.CHECKPOINT, path, stand_in=None if need.detail.endswith("command") else stand_in
+        need,
+        FindingResolution.CHECKPOINT,
+        path,
+        stand_in=None if need.detail.endswith("command") else stand_in,
     )
 
 
 def _decide_other(need: ExternalNeed, files: NotebookFiles) -> Decision:
     """Decide on any other download; the destination says how the call reads a local copy."""
     if need.target and "*" not in need.target and files.find_beside(need.target):
-        return meet_need(need, Resolution.UNCHANGED, need.target, switches_off=False)
+        return meet_need(need, FindingResolution.UNCHANGED, need.target, switches_off=False)
     file = f" as '{need.target}'" if re.fullmatch(r"[\w.-]+\.\w+", need.target) else ""
     hint = f" ({need.destination})" if need.destination else ""
     return leave_unresolved(
@@ -150,7 +153,7 @@ def decide_pretrained(need: ExternalNeed, code: NotebookCode) -> Decision:
     loaded = need.detail in code.strictly_loaded if need.detail else bool(code.strictly_loaded)
     if loaded and need.start >= 0:
         value = f"{write}: a checkpoint replaces the weights"
-        return meet_need(need, Resolution.SWITCHED_OFF, value)
+        return meet_need(need, FindingResolution.SWITCHED_OFF, value)
     keras = "keras" in need.target
     if need.detail in code.loosely_loaded or (not need.detail and code.loosely_loaded):
         loads = "load_weights(skip_mismatch=True)" if keras else "load_state_dict(strict=False)"
@@ -170,13 +173,15 @@ def decide_corpus(need: ExternalNeed, files: NotebookFiles, collected: Collected
     """Decide on data of NLTK, which is shipped as a folder, and on models of spaCy, which are packages."""
     if need.detail.startswith("spacy"):
         if need.detail == "spacy.load" and not _is_missing_model(need.target, files, collected):
-            return meet_need(need, Resolution.UNCHANGED, f"'{need.target}' is installed", switches_off=False)
+            return meet_need(
+                need, FindingResolution.UNCHANGED, f"'{need.target}' is installed", switches_off=False
+            )
         if re.fullmatch(r"[a-z]{2}_\w+", need.target) and (version := files.image.public_version("spacy")):
             # models are released for a minor version of spaCy: https://spacy.io/usage/models#model-versioning
             series = ".".join(version.split(".")[:2])
             line = f"{need.target} @ {_SPACY.format(need.target, series + '.0')}"
             collected.requirements[line] = None
-            return meet_need(need, Resolution.REQUIREMENT, line, switches_off=need.detail == "spacy")
+            return meet_need(need, FindingResolution.REQUIREMENT, line, switches_off=need.detail == "spacy")
         return leave_unresolved(
             need, "add the model's wheel to the requirements, by the URL on its release page"
         )
@@ -191,7 +196,7 @@ def decide_corpus(need: ExternalNeed, files: NotebookFiles, collected: Collected
             f"run `python -m nltk.downloader -d nltk_data {packages}` next to the notebook, and adopt again: it goes into the kit",
         )
     collected.serve_file("nltk_data", files.relative_name(hits[0]))
-    return meet_need(need, Resolution.CHECKPOINT, files.relative_name(hits[0]))
+    return meet_need(need, FindingResolution.CHECKPOINT, files.relative_name(hits[0]))
 
 
 def _has_corpus(data: Path, name: str) -> bool:

@@ -10,8 +10,8 @@ from offline_kit.adopt.findings import (
     CellEdit,
     Collected,
     ExternalNeed,
+    FindingResolution,
     NeedKind,
-    Resolution,
     ResolvedNeed,
     resolve_need,
 )
@@ -231,24 +231,27 @@ def _resolve_source(
     if "*" in name:
         return _resolve_pattern(name, paths, files, collected)
     if files.is_attached(mount_path):
-        return resolve_need(need, Resolution.SERVED, name)
+        return resolve_need(need, FindingResolution.SERVED, name)
     if mount_path.kind and len(name.split("/")) == {"competition": 1, "model": 5}.get(mount_path.kind, 2):
         collected.add_source(mount_path.kind, name)
-        return resolve_need(need, Resolution.SOURCE, f"{mount_path.kind} {name}")
+        return resolve_need(need, FindingResolution.SOURCE, f"{mount_path.kind} {name}")
     if path := _kaggle_model(name, paths):
         remedy = f'attach the model (model_sources = ["owner/{path}"] in [tool.offline-kit.notebook], with its owner)'
-        return resolve_need(need, Resolution.UNRESOLVED, path, remedy)
+        return resolve_need(need, FindingResolution.UNRESOLVED, path, remedy)
     if _is_competition(mount_path, paths, files):
         collected.add_source("competition", name)
         return resolve_need(
-            need, Resolution.SOURCE, f"competition {name}", "taken for the competition's data: see that it is"
+            need,
+            FindingResolution.SOURCE,
+            f"competition {name}",
+            "taken for the competition's data: see that it is",
         )
     served = [file for _, mount in paths for file in _serve_mounted(mount, files, collected)]
     if served:
-        return resolve_need(need, Resolution.CHECKPOINT, ", ".join(dict.fromkeys(served)))
+        return resolve_need(need, FindingResolution.CHECKPOINT, ", ".join(dict.fromkeys(served)))
     return resolve_need(
         need,
-        Resolution.UNRESOLVED,
+        FindingResolution.UNRESOLVED,
         name,
         f'attach it (dataset_sources = ["owner/{mount_path.source_slug}"] in [tool.offline-kit.notebook]), or put a copy into'
         f" 'input/{mount_path.source_slug}' and adopt again: it travels",
@@ -299,13 +302,13 @@ def _resolve_pattern(
             collected.served[path] = path
     if matched:
         return resolve_need(
-            need, Resolution.CHECKPOINT, ", ".join(dict.fromkeys(map(files.relative_name, matched)))
+            need, FindingResolution.CHECKPOINT, ", ".join(dict.fromkeys(map(files.relative_name, matched)))
         )
     if attached.competitions or attached.datasets or attached.notebooks or attached.models:
-        return resolve_need(need, Resolution.UNCHANGED, "matches what is attached")
+        return resolve_need(need, FindingResolution.UNCHANGED, "matches what is attached")
     return resolve_need(
         need,
-        Resolution.UNRESOLVED,
+        FindingResolution.UNRESOLVED,
         name,
         "attach what it is to match (dataset_sources in [tool.offline-kit.notebook]), or put a copy below 'input' and"
         " adopt again: it travels",

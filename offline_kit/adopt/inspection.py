@@ -25,9 +25,9 @@ from offline_kit.adopt.findings import (
     Collected,
     Decision,
     ExternalNeed,
+    FindingResolution,
     NeedKind,
     NotebookCell,
-    Resolution,
     ResolvedNeed,
     resolve_need,
 )
@@ -177,7 +177,7 @@ def _decide_needs(
 
 
 def _unresolve_need(need: ExternalNeed, decision: Decision) -> ResolvedNeed:
-    return resolve_need(need, Resolution.UNRESOLVED, decision.resolved.value, _EDIT_BY_HAND)
+    return resolve_need(need, FindingResolution.UNRESOLVED, decision.resolved.value, _EDIT_BY_HAND)
 
 
 def _edit_line(line: ShellLine, decisions: Sequence[Decision], code: NotebookCode) -> Iterator[CellEdit]:
@@ -215,7 +215,7 @@ def _edit_call(need: ExternalNeed, decisions: Sequence[Decision], code: Notebook
 def _resolve_metadata(metadata: notebook_metadata.NotebookMetadata) -> Iterator[ResolvedNeed]:
     """Yield the needs of the notebook's metadata."""
 
-    def setting_need(text: str, resolution: Resolution, value: str, remedy: str = "") -> ResolvedNeed:
+    def setting_need(text: str, resolution: FindingResolution, value: str, remedy: str = "") -> ResolvedNeed:
         return ResolvedNeed(
             kind=NeedKind.SETTING,
             cell=0,
@@ -228,13 +228,15 @@ def _resolve_metadata(metadata: notebook_metadata.NotebookMetadata) -> Iterator[
         )
 
     if metadata.internet:
-        yield setting_need("enable_internet", Resolution.SWITCHED_OFF, "the adopted notebook runs without")
+        yield setting_need(
+            "enable_internet", FindingResolution.SWITCHED_OFF, "the adopted notebook runs without"
+        )
     try:
         if find_machine_shape(metadata.accelerator):
-            yield setting_need("accelerator", Resolution.UNCHANGED, metadata.accelerator)
+            yield setting_need("accelerator", FindingResolution.UNCHANGED, metadata.accelerator)
     except OfflineKitError as error:
         remedy = f"{error.what}; write `accelerator` into the configuration: {error.hint}"
-        yield setting_need("accelerator", Resolution.UNRESOLVED, metadata.accelerator, remedy)
+        yield setting_need("accelerator", FindingResolution.UNRESOLVED, metadata.accelerator, remedy)
     for kind, names in metadata.sources.by_kind().items():
         for name in names:
-            yield setting_need(f"{kind}_sources", Resolution.SOURCE, f"{kind} {name}")
+            yield setting_need(f"{kind}_sources", FindingResolution.SOURCE, f"{kind} {name}")

@@ -11,8 +11,8 @@ from offline_kit.adopt import literals, notebook_files, shell
 from offline_kit.adopt.findings import (
     Collected,
     ExternalNeed,
+    FindingResolution,
     NeedKind,
-    Resolution,
     ResolvedNeed,
     resolve_need,
 )
@@ -82,7 +82,7 @@ def resolve_imports(
         elif not _is_provided(need.target, files, collected, own):
             resolved = _resolve_import(need, imported, files, collected, own)
             yield resolved
-            if resolved.resolution is Resolution.MODULE:
+            if resolved.resolution is FindingResolution.MODULE:
                 queue += _imports_of_file(files.project.resolve() / resolved.value, need)
 
 
@@ -194,33 +194,35 @@ def _resolve_import(
     for folder in ("", "src/"):
         if module := _find_module(files, f"{folder}{name}"):
             collected.modules[module] = None
-            return resolve_need(need, Resolution.MODULE, module)
+            return resolve_need(need, FindingResolution.MODULE, module)
     distributions = import_names.find_distributions(name) or _installed_distributions(name)
     if own.unavailable and not _is_named_like(name, distributions, own):
         origins = ", ".join(f"'{origin}'" for origin in own.unavailable[:3])
         if not distributions:
             return resolve_need(
-                need, Resolution.UNCHANGED, f"taken to come from {origins}, which is not here to look into"
+                need,
+                FindingResolution.UNCHANGED,
+                f"taken to come from {origins}, which is not here to look into",
             )
         remedy = (
             f"put a copy of {origins} below 'input' and adopt again if it comes from there; run adopt with"
             f" `--import {name}={distributions[0]}` if not"
         )
-        return resolve_need(need, Resolution.UNRESOLVED, name, remedy)
+        return resolve_need(need, FindingResolution.UNRESOLVED, name, remedy)
     if own.unavailable:
         return resolve_need(
-            need, Resolution.UNCHANGED, f"taken to come from {', '.join(own.unavailable[:3])}"
+            need, FindingResolution.UNCHANGED, f"taken to come from {', '.join(own.unavailable[:3])}"
         )
     if distributions:
         collected.requirements[distributions[0]] = None
-        return resolve_need(need, Resolution.REQUIREMENT, distributions[0])
+        return resolve_need(need, FindingResolution.REQUIREMENT, distributions[0])
     if resolved := _guess_provider(need, imported, files, collected):
         return resolved
     remedy = (
         f"put '{name}.py' beside the notebook if it is yours; name the distribution that it comes from if it is on"
         f" the package index: run adopt with `--import {name}=DISTRIBUTION`"
     )
-    return resolve_need(need, Resolution.UNRESOLVED, name, remedy)
+    return resolve_need(need, FindingResolution.UNRESOLVED, name, remedy)
 
 
 def _is_named_like(name: str, known: Iterable[str], own: ProvidedImports) -> bool:
@@ -261,15 +263,15 @@ def _guess_provider(
         folder = notebook_files.fetched_name(missing_clones[0])
         first = f"clone '{folder}' beside the notebook" if folder else "see to the clone first"
         remedy = f"{first}, and adopt again: it may bring '{need.target}'"
-        return resolve_need(need, Resolution.UNRESOLVED, need.target, remedy)
+        return resolve_need(need, FindingResolution.UNRESOLVED, need.target, remedy)
     lines = _installed_lines(files, collected)
     nameless = [line for line in lines if shell.is_nameless(line)]
     if nameless:
-        return resolve_need(need, Resolution.UNCHANGED, f"taken to come with {' or '.join(nameless)}")
+        return resolve_need(need, FindingResolution.UNCHANGED, f"taken to come with {' or '.join(nameless)}")
     idle = [package for package in _package_names(lines) if not _has_known_import(package, imported, files)]
     remedy = "if it comes with another package, write that into the requirements"
     return (
-        resolve_need(need, Resolution.UNCHANGED, f"taken to come with {' or '.join(idle)}", remedy)
+        resolve_need(need, FindingResolution.UNCHANGED, f"taken to come with {' or '.join(idle)}", remedy)
         if idle
         else None
     )
@@ -292,7 +294,7 @@ def report_unread(code: NotebookCode) -> Iterator[ResolvedNeed]:
             minor = "{}.{}".format(*sys.version_info)
             yield resolve_need(
                 need,
-                Resolution.UNCHANGED,
+                FindingResolution.UNCHANGED,
                 f"no Python as Python {minor} reads it: it was looked through for magics and mounts alone",
             )
 
@@ -316,7 +318,7 @@ def collect_path_folders(
                     collected.modules[files.relative_name(hit)] = None
                     line = code.reads[number].source.split("\n")[call.lineno - 1].strip()
                     need = ExternalNeed(kind=NeedKind.FILE, cell=number, line=call.lineno, text=line)
-                    yield resolve_need(need, Resolution.MODULE, files.relative_name(hit))
+                    yield resolve_need(need, FindingResolution.MODULE, files.relative_name(hit))
 
 
 def _find_path_calls(body: Iterable[ast.stmt]) -> Iterator[ast.Call]:

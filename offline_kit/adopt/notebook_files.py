@@ -15,8 +15,8 @@ from offline_kit.adopt.findings import (
     CellEdit,
     Collected,
     ExternalNeed,
+    FindingResolution,
     NeedKind,
-    Resolution,
     ResolvedNeed,
     resolve_need,
 )
@@ -304,13 +304,13 @@ def find_read_files(
             names = ", ".join(files.relative_name(hit) for hit in hits)
             if folder and any(f"{path}/".startswith(f"{laid_out}/") for laid_out in collected.laid_out):
                 collected.checkpoints |= dict.fromkeys(map(files.relative_name, hits))
-                yield resolve_need(need, Resolution.CHECKPOINT, names), None
+                yield resolve_need(need, FindingResolution.CHECKPOINT, names), None
                 continue
             if opening is None:
                 yield (
                     resolve_need(
                         need,
-                        Resolution.UNRESOLVED,
+                        FindingResolution.UNRESOLVED,
                         text,
                         "write the path as one string, so that it can be served",
                     ),
@@ -322,7 +322,7 @@ def find_read_files(
             for hit in hits:
                 collected.serve_file(_served_path(path, hit.name), files.relative_name(hit))
             yield (
-                resolve_need(need, Resolution.CHECKPOINT, names),
+                resolve_need(need, FindingResolution.CHECKPOINT, names),
                 CellEdit(cell=opening[0], start=opening[1], end=opening[1], text=f"{prefix}/"),
             )
 

@@ -34,7 +34,7 @@ class KitPackage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NotebookCell:
+class ComparedCell:
     """A cell of the notebook."""
 
     kind: str
@@ -60,7 +60,7 @@ class KitSnapshot:
     """Packages that it takes from the image, by name."""
     plan: str
     """Its install plan as JSON."""
-    cells: tuple[NotebookCell, ...]
+    cells: tuple[ComparedCell, ...]
     metadata: Mapping[str, Any]
     """kernel-metadata.json, and the notebook besides its cells."""
 
@@ -240,7 +240,7 @@ def compare_files(old: Mapping[str, FileContent], new: Mapping[str, FileContent]
     return tuple(changes)
 
 
-def render_script(cells: Iterable[NotebookCell]) -> str:
+def render_script(cells: Iterable[ComparedCell]) -> str:
     """Return cells as a percent script."""
     written = []
     for cell in cells:
@@ -290,10 +290,10 @@ def _parse_packages(items: Any) -> dict[str, KitPackage]:
     return packages
 
 
-def _parse_cell(cell: Mapping[str, Any]) -> NotebookCell:
+def _parse_cell(cell: Mapping[str, Any]) -> ComparedCell:
     source, metadata = "".join(cell.get("source", "")), cell.get("metadata") or {}
     first_line = source.lstrip("# ").partition("\n")[0].strip()
-    return NotebookCell(
+    return ComparedCell(
         kind=str(cell.get("cell_type", "code")),
         title=str(metadata.get("title") or first_line[:60]),
         source=source,
@@ -422,7 +422,7 @@ def _add_cell_title(line: str, before: list[str]) -> str:
 
 
 def _compare_cells(
-    old: tuple[NotebookCell, ...], new: tuple[NotebookCell, ...]
+    old: tuple[ComparedCell, ...], new: tuple[ComparedCell, ...]
 ) -> tuple[tuple[str, str], ...]:
     before, after = _key_by_title(old), _key_by_title(new)
     changes = [(key, REMOVED) for key in before if key not in after]
@@ -433,7 +433,7 @@ def _compare_cells(
     return tuple(changes)
 
 
-def _key_by_title(cells: tuple[NotebookCell, ...]) -> dict[str, NotebookCell]:
+def _key_by_title(cells: tuple[ComparedCell, ...]) -> dict[str, ComparedCell]:
     """Return cells by title and kind, numbered if several have the same."""
     titled, counts = {}, Counter[str]()
     for cell in cells:

@@ -67,7 +67,7 @@ _DISTRIBUTIONS = {
 _FAR = datetime(2099, 1, 1, tzinfo=UTC)
 
 
-class CompetitionService:
+class CompetitionCatalog:
     """The competitions of one local Kaggle; each knows its folder, which stays where it is."""
 
     def __init__(self, store: RecordStore, settings: LocalKaggleSettings, links: DownloadLinks) -> None:

@@ -69,7 +69,7 @@ class TruncatedBodyError(OSError):
     """The body ended before its end, or was cut by an injected fault."""
 
 
-class RequestBody:
+class IncomingBody:
     """The body of a request, by length or in chunks; tells how much came."""
 
     def __init__(self, headers: Mapping[str, str], stream: ByteStream, told: Callable[[int], None]) -> None:

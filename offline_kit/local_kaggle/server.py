@@ -15,7 +15,7 @@ from typing import Any
 from offline_kit.core.errors import OutsideError, UsageError
 from offline_kit.local_kaggle import wire
 from offline_kit.local_kaggle.faults import NONE, Fault
-from offline_kit.local_kaggle.incoming import RequestBody, RequestTarget, TruncatedBodyError, target_of
+from offline_kit.local_kaggle.incoming import IncomingBody, RequestTarget, TruncatedBodyError, target_of
 from offline_kit.local_kaggle.service import LocalKaggle
 from offline_kit.local_kaggle.traffic import TrafficEvent, TrafficLog
 from offline_kit.local_kaggle.wire import HttpAnswer, ServiceRefusal
@@ -119,7 +119,7 @@ class _RequestHandler(BaseHTTPRequestHandler):
         fault, status, sent, body, ended = NONE, 0, 0, None, False
         self._acknowledge_headers()
         try:
-            body = RequestBody(
+            body = IncomingBody(
                 self._request_headers(),
                 self.rfile,
                 lambda count: self._record_event("bytes", name, received=count),
@@ -151,7 +151,7 @@ class _RequestHandler(BaseHTTPRequestHandler):
             with suppress(OSError):
                 self.connection.setsockopt(socket.IPPROTO_TCP, quick, 1)
 
-    def _answer_call(self, target: RequestTarget, name: str, body: RequestBody, fault: Fault) -> HttpAnswer:
+    def _answer_call(self, target: RequestTarget, name: str, body: IncomingBody, fault: Fault) -> HttpAnswer:
         """Return the answer to a call, injected faults and refusals included."""
         time.sleep(fault.delay)
         body.cut_after = fault.cut if name not in _SENDING else -1
@@ -178,7 +178,7 @@ class _RequestHandler(BaseHTTPRequestHandler):
         except Exception as error:  # noqa: BLE001 - a bug of ours is a 500, not a dead connection
             return wire.refusal_answer(ServiceRefusal(500, f"The local Kaggle failed: {error!r}"), "nested")
 
-    def _route_call(self, target: RequestTarget, name: str, body: RequestBody, fault: Fault) -> HttpAnswer:
+    def _route_call(self, target: RequestTarget, name: str, body: IncomingBody, fault: Fault) -> HttpAnswer:
         kaggle = self.server_of.kaggle
         if name == "PUT":
             return kaggle.blobs.put_bytes(target.word_after("/upload/"), self._request_headers(), body)

@@ -9,7 +9,7 @@ from typing import Any
 from offline_kit.local_kaggle import wire
 from offline_kit.local_kaggle.accounts import AccountService
 from offline_kit.local_kaggle.blobs import UploadService
-from offline_kit.local_kaggle.catalog import CompetitionService
+from offline_kit.local_kaggle.catalog import CompetitionCatalog
 from offline_kit.local_kaggle.dataset_service import DatasetService
 from offline_kit.local_kaggle.faults import Fault, FaultTable
 from offline_kit.local_kaggle.kernel_runs import NotebookRuns
@@ -41,7 +41,7 @@ class LocalKaggle:
         self.blobs = UploadService(self.store, settings)
         self.faults = FaultTable(folder / "faults.json")
         self.datasets = DatasetService(self.store, VersionStore(self.store, settings), self.blobs, self.links)
-        self.catalog = CompetitionService(self.store, settings, self.links)
+        self.catalog = CompetitionCatalog(self.store, settings, self.links)
         self.copies: dict[tuple[str, str], tuple[str, Path]] = {}
         finders: dict[str, Finder] = {"competition": self.catalog.mounted_data}
         finders["dataset"] = self._with_copies("dataset", self.datasets.mounted_version)

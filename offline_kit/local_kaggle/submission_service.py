@@ -18,7 +18,7 @@ from offline_kit.core import files, processes
 from offline_kit.core.errors import OfflineKitError
 from offline_kit.local_kaggle import wire
 from offline_kit.local_kaggle.blobs import UploadService
-from offline_kit.local_kaggle.catalog import SERVICE, CompetitionService
+from offline_kit.local_kaggle.catalog import SERVICE, CompetitionCatalog
 from offline_kit.local_kaggle.faults import FaultTable
 from offline_kit.local_kaggle.kernel_runs import make_run_folder
 from offline_kit.local_kaggle.notebook_service import NotebookService
@@ -42,7 +42,7 @@ class SubmissionService:
     def __init__(
         self,
         store: RecordStore,
-        catalog: CompetitionService,
+        catalog: CompetitionCatalog,
         kernels: NotebookService,
         blobs: UploadService,
         faults: FaultTable,

@@ -28,7 +28,7 @@ _REFERENCE = re.compile(r"[^:]+:[A-Za-z_][\w.]*")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProjectCode:
+class CodeLookup:
     """Where the classes and functions of the configuration are defined."""
 
     project: Path
@@ -56,7 +56,7 @@ def split_params(member: Member) -> tuple[dict[str, object], dict[str, object]]:
     return read, {name: value for name, value in member.params.items() if name not in words}
 
 
-def check_params(settings: NotebookSettings, members: Sequence[Member], task: str, code: ProjectCode) -> None:
+def check_params(settings: NotebookSettings, members: Sequence[Member], task: str, code: CodeLookup) -> None:
     """Raise UsageError with every param and key that would do nothing, or not what it says.
 
     For the built-in templates that predict by models: a template of the user's may read any word.
@@ -74,7 +74,7 @@ def check_params(settings: NotebookSettings, members: Sequence[Member], task: st
         )
 
 
-def _check_member(member: Member, settings: NotebookSettings, task: str, code: ProjectCode) -> Iterator[str]:
+def _check_member(member: Member, settings: NotebookSettings, task: str, code: CodeLookup) -> Iterator[str]:
     framework = framework_table.find_framework(member.framework)
     if framework is None:
         return
@@ -128,7 +128,7 @@ def _explain_unknown(
 
 
 def _check_notebook_params(
-    settings: NotebookSettings, members: Sequence[Member], task: str, code: ProjectCode
+    settings: NotebookSettings, members: Sequence[Member], task: str, code: CodeLookup
 ) -> Iterator[str]:
     known_words = {*_NOTEBOOK_WORDS, *(_SERVER_WORDS if settings.template == "server" else ())}
     known_words |= {"text"} if task == "text" else set()
@@ -154,7 +154,7 @@ def _check_notebook_params(
             yield f"[notebook.params] `{name}` is read by nothing{suggest_name(name, known_words)}"
 
 
-def _hooks_read_params(settings: NotebookSettings, members: Sequence[Member], code: ProjectCode) -> bool:
+def _hooks_read_params(settings: NotebookSettings, members: Sequence[Member], code: CodeLookup) -> bool:
     """Whether a function of the project gets the notebook's params, which may then hold anything."""
     hooks = {
         settings.transform,

@@ -23,7 +23,7 @@ def read_remote_metadata(
     if not url.startswith("http") or size < LARGE:
         return None
     try:
-        with zipfile.ZipFile(_RemoteFile(url, size, settings, patience)) as archive:
+        with zipfile.ZipFile(_RangedFile(url, size, settings, patience)) as archive:
             member = distribution_metadata.find_dist_info_member(archive.namelist(), "METADATA")
             return archive.read(member) if member else None
     except (OfflineKitError, zipfile.BadZipFile, OSError):
@@ -32,7 +32,7 @@ def read_remote_metadata(
         return None
 
 
-class _RemoteFile(io.RawIOBase):
+class _RangedFile(io.RawIOBase):
     """A file at a URL of which only the ranges that are read are requested."""
 
     def __init__(self, url: str, size: int, settings: http.Connection, patience: http.RetryPolicy) -> None:

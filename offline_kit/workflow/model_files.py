@@ -88,7 +88,7 @@ def inspect_model_files(
             for package in (*config.packages, config.project)
             for search_path in (package / "src", package)
         )
-        code = member_params.ProjectCode(project=config.project, roots=tuple(dict.fromkeys(roots)))
+        code = member_params.CodeLookup(project=config.project, roots=tuple(dict.fromkeys(roots)))
         task = predict_settings.choose_task(config.notebook, resolved)
         member_params.check_params(config.notebook, resolved, task, code)
     inspected = ModelFiles(

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from offline_kit.adopt import notebook_files
-from offline_kit.adopt.findings import NeedKind, Resolution, ResolvedNeed
+from offline_kit.adopt.findings import FindingResolution, NeedKind, ResolvedNeed
 from offline_kit.cli.console import Console
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ def show_proposal(proposal: "AdoptionPlan", console: Console) -> None:
     told = [
         finding
         for finding in proposal.adoption.resolved
-        if finding.resolution not in (Resolution.UNRESOLVED, Resolution.SERVED)
+        if finding.resolution not in (FindingResolution.UNRESOLVED, FindingResolution.SERVED)
     ]
     rows = [
         (finding.position, finding.text, f"{finding.resolution}: {finding.value}", finding.remedy)
@@ -31,7 +31,7 @@ def show_proposal(proposal: "AdoptionPlan", console: Console) -> None:
             (
                 "every cell",
                 f"{notebook_files.INPUT}/...",
-                f"{Resolution.REWRITTEN}: {notebook_files.SHOWN_INPUT}/...",
+                f"{FindingResolution.REWRITTEN}: {notebook_files.SHOWN_INPUT}/...",
                 same_files,
             )
         )
@@ -45,7 +45,11 @@ def show_proposal(proposal: "AdoptionPlan", console: Console) -> None:
 
 
 def _is_news(one: ResolvedNeed) -> bool:
-    return one.kind is not NeedKind.SETTING or bool(one.remedy) or one.resolution is Resolution.SWITCHED_OFF
+    return (
+        one.kind is not NeedKind.SETTING
+        or bool(one.remedy)
+        or one.resolution is FindingResolution.SWITCHED_OFF
+    )
 
 
 def show_adopted(

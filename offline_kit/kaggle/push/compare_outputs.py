@@ -15,7 +15,7 @@ _SHOWN = 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class _SubmissionTable:
+class _OutputTable:
     head: tuple[str, ...]
     rows: dict[str, list[str]] = field(repr=False)
     repeats: int
@@ -41,7 +41,7 @@ def compare_submissions(our_path: Path, remote_path: Path, server_name: str = "K
     return tuple(_describe_tables(our_table, remote_table, server_name))
 
 
-def _read_table(path: Path) -> _SubmissionTable:
+def _read_table(path: Path) -> _OutputTable:
     with path.open(newline="", encoding="utf-8-sig", errors="replace") as stream:
         reader = read_csv_rows(line.replace("\0", "") for line in stream)
         head = tuple(next(reader, ()))
@@ -51,12 +51,10 @@ def _read_table(path: Path) -> _SubmissionTable:
             if row:
                 count += 1
                 rows.setdefault(row[0], row)
-    return _SubmissionTable(head=head, rows=rows, repeats=count - len(rows))
+    return _OutputTable(head=head, rows=rows, repeats=count - len(rows))
 
 
-def _describe_tables(
-    our_table: _SubmissionTable, remote_table: _SubmissionTable, server_name: str
-) -> list[str]:
+def _describe_tables(our_table: _OutputTable, remote_table: _OutputTable, server_name: str) -> list[str]:
     notes = []
     if our_table.head != remote_table.head:
         notes.append(_describe_columns(our_table.head, remote_table.head, server_name))
@@ -86,16 +84,14 @@ def _describe_columns(our_columns: Sequence[str], remote_columns: Sequence[str],
     return f"the columns differ; {'; '.join(notes)}"
 
 
-def _describe_rows(
-    our_table: _SubmissionTable, remote_table: _SubmissionTable, common: int, server_name: str
-) -> str:
+def _describe_rows(our_table: _OutputTable, remote_table: _OutputTable, common: int, server_name: str) -> str:
     if common == len(our_table.rows) == len(remote_table.rows):
         return f"the same {common} rows as in the rehearsal"
     return f"{common} rows in common of {len(remote_table.rows)} on {server_name} and {len(our_table.rows)} in the rehearsal"
 
 
 def _describe_column(
-    name: str, our_table: _SubmissionTable, remote_table: _SubmissionTable, common: Sequence[str]
+    name: str, our_table: _OutputTable, remote_table: _OutputTable, common: Sequence[str]
 ) -> str:
     """Return how a column differs in the common rows; "" if it agrees."""
     pairs = [(_get_value(our_table, row, name), _get_value(remote_table, row, name)) for row in common]
@@ -132,7 +128,7 @@ def _is_close(our_value: float, remote_value: float) -> bool:
     return math.isclose(our_value, remote_value, rel_tol=RELATIVE, abs_tol=ABSOLUTE)
 
 
-def _get_value(table: _SubmissionTable, row: str, name: str) -> str:
+def _get_value(table: _OutputTable, row: str, name: str) -> str:
     column, values = table.head.index(name), table.rows[row]
     return values[column].strip() if column < len(values) else ""
 
