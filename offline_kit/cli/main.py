@@ -14,18 +14,12 @@ from offline_kit.cli import crash_report
 from offline_kit.cli.command_wording import CommandWording
 from offline_kit.cli.commands import adopt, compare, kaggle, kit, render, start, stores
 from offline_kit.cli.console import Console, ReaderGoneError, unwritable_error
+from offline_kit.cli.help_format import CommandGroup
 from offline_kit.core import files, processes
 from offline_kit.core.errors import Exit, OfflineKitError
 
 
-class _OrderedGroup(click.Group):
-    """Lists its commands in the order in which they are used."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
-        return list(self.commands)
-
-
-@click.group(cls=_OrderedGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="offline-kit")
 def cli() -> None:
     """Take a project and its checkpoints to an offline Kaggle code competition."""

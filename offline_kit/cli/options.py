@@ -1,4 +1,4 @@
-"""What several commands take, and the configuration that comes of it."""
+"""Options that several commands share, and the configuration read from them."""
 
 import glob
 import os
@@ -25,15 +25,15 @@ PATH = click.Path(path_type=Path)
 
 
 def common_options(command: Command) -> Command:
-    """Add what every command takes."""
+    """Add the options of every command."""
     command = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")(
         command
     )
-    return click.option("-q", "--quiet", is_flag=True, help="Say only warnings and errors.")(command)
+    return click.option("-q", "--quiet", is_flag=True, help="Print only warnings and errors.")(command)
 
 
 def console_of(*, quiet: bool, as_json: bool) -> Console:
-    """Return the console of the running command, which words what it says as its errors are worded."""
+    """Return the console of the running command."""
     return Console(quiet=quiet, as_json=as_json, words=_command_wording())
 
 
@@ -43,7 +43,7 @@ def _command_wording() -> CommandWording:
 
 
 def _word_tables(_context: click.Context, _parameter: click.Parameter, project: Path) -> Path:
-    """Have the command's words name the tables as the project's file does, and the project as it was given."""
+    """Make messages name the tables as in the project's file, and the project as it was typed."""
     from offline_kit.project import config
 
     _command_wording().on_top = config.has_top_level_tables(project)
@@ -67,37 +67,42 @@ def combine_options(*options: Command) -> Command:
     return add_options
 
 
-CONFIG_OPTIONS = combine_options(
-    click.option("-r", "--requirements", multiple=True, type=PATH, metavar="FILE", help="Requirements file; repeat for more."),
-    click.option("-c", "--checkpoint", "checkpoints", multiple=True, metavar="GLOB", help="Checkpoint file, folder or glob, in the project or else here; repeat for more."),
+REQUIREMENTS = click.option("-r", "--requirements", multiple=True, type=PATH, metavar="FILE", help="Requirements file. Repeatable.")  # fmt: skip
+CHECKPOINTS = click.option("-c", "--checkpoint", "checkpoints", multiple=True, metavar="GLOB", help="Checkpoint file, folder or glob, in the project or in the current folder. Repeatable.")  # fmt: skip
+COMPETITION_DATA = click.option("--competition-data", type=PATH, metavar="DIR", help="Local copy of the competition's data, for the rehearsal.")  # fmt: skip
+KIT_OPTIONS = combine_options(
     click.option("--dataset", metavar="SLUG", help="Slug of the private dataset on Kaggle."),
     click.option("--competition", metavar="SLUG", help="Slug of the competition."),
-    click.option("--competition-data", type=PATH, metavar="DIR", help="Local copy of its data, for rehearsals."),
-    click.option("--image", metavar="NAME|FILE", help="Kaggle image to build for (see `image list`)."),
+    click.option("--out", type=PATH, metavar="DIR", help="Folder of the kit; default dist/offline-kit."),
+)
+RENDER_OPTIONS = combine_options(
+    CHECKPOINTS,
+    click.option("--image", metavar="NAME|FILE", help="Kaggle image to build for; see `offline-kit image list`."),
     click.option("--accelerator", metavar="NAME", help="Machine shape on Kaggle; default none (CPU)."),
-    click.option("--package", "packages", multiple=True, type=PATH, metavar="DIR", help="Own package to build as a wheel."),
-    click.option("--module", "modules", multiple=True, type=PATH, metavar="PATH", help="Folder of modules or .py file to ship as it is."),
+    click.option("--package", "packages", multiple=True, type=PATH, metavar="DIR", help="Own package to build as a wheel. Repeatable."),
+    click.option("--module", "modules", multiple=True, type=PATH, metavar="PATH", help="Folder of modules or .py file to copy into the kit. Repeatable."),
     click.option("--template", metavar="NAME|FILE", help="Notebook template: lightning, predict, function, server, plain, or your own file."),
     click.option("--model", metavar="REF", help="Model class: package.module:Class or file.py:Class."),
-    click.option("--data", metavar="REF", help="Data class, written likewise."),
-    click.option("--function", metavar="REF", help="For the template `function`: module:function or file.py:function."),
-    click.option("--exclude", multiple=True, metavar="NAME", help="Package never to bundle."),
-    click.option("--include", multiple=True, metavar="NAME", help="Package to bundle although the image has it."),
-    click.option("--replace", multiple=True, metavar="NAME", help="Protected package that may replace the image's."),
-    click.option("--engine", type=click.Choice(ENGINES), help="Resolver of the freeze."),
-    click.option("--sdists", type=click.Choice(SDISTS), help="Packages without wheels travel as a wheel built here, as their renamed source, or as both."),
-    click.option("--out", type=PATH, metavar="DIR", help="Where the kit goes; default dist/offline-kit."),
+    click.option("--data", metavar="REF", help="Data class, in the same form."),
+    click.option("--function", metavar="REF", help="Function of the template `function`: module:function or file.py:function."),
+    KIT_OPTIONS,
 )  # fmt: skip
 BUILD_OPTIONS = combine_options(
-    CONFIG_OPTIONS,
-    click.option("--upgrade", is_flag=True, help="Freeze anew, with the newest versions that fit."),
-)
+    REQUIREMENTS,
+    RENDER_OPTIONS,
+    click.option("--exclude", multiple=True, metavar="NAME", help="Package never to bundle. Repeatable."),
+    click.option("--include", multiple=True, metavar="NAME", help="Package to bundle although the image has it. Repeatable."),
+    click.option("--replace", multiple=True, metavar="NAME", help="Protected package that may replace the image's. Repeatable."),
+    click.option("--engine", type=click.Choice(ENGINES), help="Resolver of the freeze."),
+    click.option("--sdists", type=click.Choice(SDISTS), help="Bundle packages without wheels as a wheel built here, as their renamed source, or as both."),
+    click.option("--upgrade", is_flag=True, help="Resolve again, to the newest versions that fit."),
+)  # fmt: skip
 
 NOTEBOOK_FLAGS = ("template", "model", "data", "function")
 
 
 def load_config(project: Path, flags: dict[str, Any]) -> "Config":
-    """Return the project's configuration with the flags of CONFIG_OPTIONS laid over it."""
+    """Return the project's configuration with the flags of a command laid over it."""
     from offline_kit.project import config
 
     for name in ("competition_data", "out"):
@@ -107,12 +112,12 @@ def load_config(project: Path, flags: dict[str, Any]) -> "Config":
     flags["checkpoints"] = tuple(
         _in_project(project, pattern_given) for pattern_given in flags.get("checkpoints", ())
     )
-    notebook = {name: flags.pop(name) for name in NOTEBOOK_FLAGS}
+    notebook = {name: flags.pop(name, None) for name in NOTEBOOK_FLAGS}
     return config.load_config(project, flags | {"notebook": notebook})
 
 
 def _in_project(project: Path, pattern: str) -> str:
-    """Return a checkpoint's pattern as the project sees it: a shell completes names of the current folder."""
+    """Return a checkpoint's pattern relative to the project: a shell completes names of the current folder."""
     root, cwd = project.absolute(), Path.cwd()
     typed = Path(pattern).is_absolute() or pattern.startswith("~") or not pattern.strip()
     if typed or root == cwd or _matching_names(root, pattern) or not _matching_names(cwd, pattern):
@@ -130,7 +135,7 @@ def _matching_names(folder: Path, pattern: str) -> bool:
 
 
 def word_target(_context: click.Context, parameter: click.Parameter, value: Any) -> Any:
-    """Have the command's words name the Kaggle that it was given."""
+    """Make messages name the Kaggle that was typed."""
     if parameter.name == "at":
         _command_wording().at = value
     else:
@@ -141,13 +146,13 @@ def word_target(_context: click.Context, parameter: click.Parameter, value: Any)
 def choice_option(
     name: str, choices: Sequence[str], text: str, callback: Callable[..., Any] | None = None
 ) -> Command:
-    """Return an option that takes one of some words, by default the first of them."""
+    """Return an option with a fixed list of values; the first is the default."""
     kind = click.Choice(choices)
     return click.option(name, type=kind, default=choices[0], show_default=True, callback=callback, help=text)
 
 
 def on_options(text: str) -> Command:
-    """Return the options that say where something is done: here, or on a Kaggle."""
+    """Return the options --on and --at."""
     return combine_options(choice_option("--on", ("here", *KAGGLES), text, word_target), AT)
 
 
@@ -155,38 +160,38 @@ AT = click.option(
     "--at", metavar="URL", default="", callback=word_target, help="Address of a running local Kaggle."
 )
 TO_OPTIONS = combine_options(
-    choice_option("--to", KAGGLES, "The real Kaggle, or one on this machine.", word_target),
-    click.option("--at", metavar="URL", default="", callback=word_target, help="Address of a running local Kaggle; without one, it is served meanwhile."),
+    choice_option("--to", KAGGLES, "Kaggle, or a local Kaggle on this machine.", word_target),
+    click.option("--at", metavar="URL", default="", callback=word_target, help="Address of a running local Kaggle; default: this command serves one."),
 )  # fmt: skip
 
 LOCAL_ENV = click.option(
     "--env",
     type=click.Choice(ENVIRONMENTS),
-    help="With --to local: run notebooks in the image's versions (the default), or in the running environment.",
+    help="With --to local: run notebooks with the image's versions (default), or in the running environment.",
 )
-YES = click.option("--yes", is_flag=True, help="Ask nothing: for scripts and CI.")
+YES = click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 
 
 def runs_current(env: str | None, to: str, at: str) -> bool:
-    """Tell whether a local Kaggle that is served meanwhile runs notebooks in the running environment.
+    """Return whether the local Kaggle of this command runs notebooks in the running environment.
 
-    Raises UsageError where an environment is named and no such one is served.
+    Raises UsageError if --env is given but this command serves no local Kaggle.
     """
     from offline_kit.core.errors import UsageError
 
     if env and (to != "local" or at):
         raise UsageError(
-            f"--env {env} is for a local Kaggle that is served by this command",
+            f"--env {env} needs a local Kaggle that this command serves",
             code="option-needs-local-kaggle",
-            hint="leave it out; a running local Kaggle takes it itself: 'offline-kit local --env'"
+            hint="remove it; set the environment of a running local Kaggle with 'offline-kit local --env'"
             if at
-            else "add --to local, or leave it out",
+            else "add --to local, or remove --env",
         )
     return env == "current"
 
 
 def take_flags(flags: dict[str, Any], *names: str) -> dict[str, Any]:
-    """Take these flags out and return them by name, in this order."""
+    """Remove these flags and return them by name, in this order."""
     return {name: flags.pop(name) for name in names}
 
 
@@ -194,7 +199,7 @@ _NOT_REPEATED = frozenset({"dry_run", "on", "at", "as_json", "quiet", "upgrade"}
 
 
 def typed_settings(*only: str) -> str:
-    """Return the project and the settings that were typed for this command, as the next one is to be given them."""
+    """Return the project and the settings typed for this command, to repeat them in a suggested command."""
     context = click.get_current_context()
     words: list[str] = []
     for parameter in context.command.params:
@@ -213,7 +218,7 @@ def typed_settings(*only: str) -> str:
 
 
 def confirmation(console: Console, *, yes: bool) -> "ApprovalPolicy":
-    """Return how to ask before something is spent."""
+    """Return the policy to ask before a submission is spent."""
     from offline_kit.workflow.ship import ApprovalPolicy
 
     return ApprovalPolicy(yes=yes, confirm=console.confirm, alone=not console.can_ask())
@@ -223,7 +228,7 @@ def confirmation(console: Console, *, yes: bool) -> "ApprovalPolicy":
 def kit_of(
     config: "Config", console: Console, *, no_build: bool, dry_run: bool, upgrade: bool
 ) -> "Iterator[Kit]":
-    """Give the existing kit, or the one that is built first; in a dry run its outline, writing nothing."""
+    """Yield the existing kit or build it first; in a dry run, yield its outline and write nothing."""
     from offline_kit.workflow import kaggle_session, pipeline
 
     if no_build:
@@ -239,7 +244,7 @@ def kit_of(
 def session_of(
     config: "Config", to: str, at: str, console: Console, *, current: bool = False
 ) -> "Iterator[KaggleSession]":
-    """Give a Kaggle that we are logged in to, while the block lasts."""
+    """Yield a logged-in session with Kaggle or a local Kaggle."""
     from offline_kit.workflow import kaggle_session
 
     with (

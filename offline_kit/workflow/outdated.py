@@ -41,7 +41,7 @@ def describe_changes(config: Config, kit: Kit) -> tuple[str, ...]:
 
     Nothing where neither a file nor a flag says how the kit is made: then it was made with flags, which are not known.
     """
-    if config.source is None and not config.from_flags:
+    if config.source is None and not config.from_flags - {"dataset", "competition", "out"}:
         return ()
     changes = list_changes(config, kit)
     if changes and changes[0].startswith(_STOPPED):

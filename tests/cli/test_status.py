@@ -109,7 +109,7 @@ def test_the_next_step_is_given_what_was_typed(tmp_path: Path) -> None:
     (tmp_path / "a b" / "predict.py").write_text("def main(context):\n    return []\n")
     words = ("a b", "--out", "out/kit", "--template", "function", "--function", "predict.py:main")
     said = told(tmp_path, "build", *words, "--exclude", "x", "--exclude", "y", "--upgrade")
-    options = "--exclude x --exclude y --out out/kit"
+    options = "--out out/kit --exclude x --exclude y"
     settings = "'a b' --template function --function predict.py:main"
     assert f"next:          offline-kit rehearse {settings} {options}\n" in said
     assert "next:          offline-kit build 'a b' --dry-run\n" in told(tmp_path, "init", "a b", "--yes")

@@ -1,15 +1,23 @@
-"""The command for people who have a notebook already."""
+"""The command that adopts an existing notebook."""
 
 import sys
 from pathlib import Path
 
 import click
 
+from offline_kit.cli.help_format import HelpCommand
 from offline_kit.cli.options import PATH, common_options, console_of, project_argument, typed_settings
 from offline_kit.core.errors import Exit, UsageError
 
 
-@click.command()
+@click.command(
+    cls=HelpCommand,
+    short_help="Convert a notebook that needs the internet.",
+    examples=(
+        "offline-kit adopt inference.ipynb",
+        "offline-kit adopt inference.ipynb --import cv2=opencv-python-headless --write",
+    ),
+)
 @click.argument("notebook", type=PATH)
 @project_argument
 @click.option(
@@ -17,10 +25,10 @@ from offline_kit.core.errors import Exit, UsageError
     "imports",
     metavar="NAME[=DISTRIBUTION]",
     multiple=True,
-    help="Distribution that an import comes from, if nothing else says it; repeat for more.",
+    help="Distribution that provides an import, if it cannot be detected. Repeatable.",
 )
 @click.option("--write", is_flag=True, help="Write the configuration and the requirements without asking.")
-@click.option("--dry-run", is_flag=True, help="Show what would change; write nothing and ask nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what would change, without writing or asking.")
 @common_options
 def adopt(
     notebook: Path,
@@ -32,7 +40,7 @@ def adopt(
     dry_run: bool,
     imports: tuple[str, ...],
 ) -> None:
-    """Take over a notebook that works with the internet on."""
+    """Convert a notebook that needs the internet into an offline project."""
     from offline_kit.adopt import adoption_plan as adopting
     from offline_kit.cli.summaries import adopt as summary_adopt
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from offline_kit.cli.help_format import HelpCommand
 from offline_kit.cli.options import (
-    NOTEBOOK_FLAGS,
     PATH,
     TO_OPTIONS,
     common_options,
@@ -22,23 +22,27 @@ if TYPE_CHECKING:
     from offline_kit.project.types import Kit
 
 
-@click.command(short_help="Compare what is on Kaggle with the kit here.")
+@click.command(
+    cls=HelpCommand,
+    short_help="Compare what is on Kaggle with the local kit.",
+    examples=("offline-kit verify --deep", "offline-kit verify --to local --no-notebook"),
+)
 @project_argument
 @TO_OPTIONS
 @click.option("--dataset", metavar="SLUG", help="Slug of the private dataset on Kaggle.")
-@click.option("--out", type=PATH, metavar="DIR", help="Where the kit is; default dist/offline-kit.")
+@click.option("--out", type=PATH, metavar="DIR", help="Folder of the kit; default dist/offline-kit.")
 @click.option("--deep", is_flag=True, help="Download every file and compare its bytes.")
-@click.option("--no-notebook", is_flag=True, help="Compare the data alone.")
+@click.option("--no-notebook", is_flag=True, help="Compare only the data.")
 @common_options
 def verify(project: Path, *, quiet: bool, as_json: bool, deep: bool, no_notebook: bool, **flags: Any) -> None:
-    """Compare what is on Kaggle with the kit on this disk, file by file."""
+    """Compare what is on Kaggle with the local kit, file by file."""
     from offline_kit.cli.summaries import compare as summary_compare
     from offline_kit.kaggle.push import verify_remote as verifying
     from offline_kit.workflow import kaggle_session, pipeline
 
     console = console_of(quiet=quiet, as_json=as_json)
     to, at = flags.pop("to"), flags.pop("at")
-    config = load_config(project, {**dict.fromkeys(NOTEBOOK_FLAGS), **flags})
+    config = load_config(project, flags)
     kit = pipeline.kit_of(config)
     scope = verifying.VerifyOptions(deep=deep, notebook=not no_notebook)
     with (
@@ -52,13 +56,17 @@ def verify(project: Path, *, quiet: bool, as_json: bool, deep: bool, no_notebook
         sys.exit(Exit.PROJECT)
 
 
-@click.command(short_help="Compare two kits.")
+@click.command(
+    cls=HelpCommand,
+    short_help="Compare two kits.",
+    examples=("offline-kit diff ../other-project", "offline-kit diff old-kit dist/offline-kit --exit-code"),
+)
 @click.argument("old", type=PATH)
 @click.argument("new", type=PATH, default=".")
-@click.option("--exit-code", is_flag=True, help="End with 1 where the kits differ.")
+@click.option("--exit-code", is_flag=True, help="Exit with 1 if the kits differ.")
 @common_options
 def diff(old: Path, new: Path, *, quiet: bool, as_json: bool, exit_code: bool) -> None:
-    """Compare two kits, each named by its own folder or its project's; NEW is by default this project's."""
+    """Compare two kits, each given as its folder or its project's; NEW defaults to the current project's kit."""
     from offline_kit.cli.summaries import compare as summary_compare
     from offline_kit.kit import diff as differing
 
@@ -77,4 +85,4 @@ def _read_kit(place: Path) -> "Kit":
     dataset = place / "dataset"
     if (dataset / MARKER).is_file() or any(dataset.glob(f"*/{MARKER}")):
         return manifest.read_kit(place)
-    return pipeline.kit_of(load_config(place, dict.fromkeys(NOTEBOOK_FLAGS)))
+    return pipeline.kit_of(load_config(place, {}))

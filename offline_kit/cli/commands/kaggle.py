@@ -1,4 +1,4 @@
-"""The commands that go to Kaggle, or to a local one."""
+"""The commands that talk to Kaggle or to a local Kaggle."""
 
 import sys
 from pathlib import Path
@@ -6,9 +6,11 @@ from typing import Any
 
 import click
 
+from offline_kit.cli.help_format import HelpCommand
 from offline_kit.cli.options import (
     BUILD_OPTIONS,
-    CONFIG_OPTIONS,
+    COMPETITION_DATA,
+    KIT_OPTIONS,
     LOCAL_ENV,
     PATH,
     TO_OPTIONS,
@@ -29,33 +31,37 @@ from offline_kit.project.config_keys import ENVIRONMENTS, LAYOUTS
 
 PUSH_OPTIONS = combine_options(
     click.option("--title", default="", help="Title of a new dataset; default its slug."),
-    click.option("--drop-foreign", is_flag=True, help="Files on Kaggle that are not ours may go."),
-    click.option("--public", is_flag=True, help="A dataset that is public already may take the kit."),
-    click.option("--resend", is_flag=True, help="Upload what is there already, too: `verify` found it damaged."),
-    click.option("--resend-part", multiple=True, metavar="NAME", help="Likewise, but of this part; repeat for more."),
+    click.option("--drop-foreign", is_flag=True, help="Allow deleting files that offline-kit did not upload."),
+    click.option("--public", is_flag=True, help="Allow pushing to a dataset that is already public."),
+    click.option("--resend", is_flag=True, help="Upload all parts again, even unchanged ones."),
+    click.option("--resend-part", multiple=True, metavar="NAME", help="Upload this part again, even if unchanged. Repeatable."),
 )  # fmt: skip
 SUBMIT_OPTIONS = combine_options(
-    click.option("-m", "--message", default="", help="Your words in Kaggle's list of submissions."),
-    click.option("--wait/--no-wait", default=False, show_default=True, help="Wait for the score; hours are normal."),
-    click.option("--again", is_flag=True, help="Submit once more what was submitted before."),
-    click.option("--late", is_flag=True, help="Submit after the deadline, too."),
+    click.option("-m", "--message", default="", help="Description in Kaggle's list of submissions."),
+    click.option("--wait/--no-wait", default=False, show_default=True, help="Wait for the score, usually for hours."),
+    click.option("--again", is_flag=True, help="Submit again what was already submitted."),
+    click.option("--late", is_flag=True, help="Submit even after the deadline."),
 )  # fmt: skip
 
 
-@click.command(short_help="Build, upload what Kaggle lacks, run the notebook.")
+@click.command(
+    cls=HelpCommand,
+    short_help="Build, upload what Kaggle lacks, run the notebook.",
+    examples=("offline-kit push --dry-run", "offline-kit push --to local --data-only"),
+)
 @project_argument
 @BUILD_OPTIONS
 @TO_OPTIONS
 @PUSH_OPTIONS
 @LOCAL_ENV
-@click.option("--no-build", is_flag=True, help="Push the kit as it lies there.")
-@click.option("--data-only", is_flag=True, help="Push the data alone, not the notebook.")
+@click.option("--no-build", is_flag=True, help="Push the existing kit without rebuilding it.")
+@click.option("--data-only", is_flag=True, help="Push only the data, not the notebook.")
 @click.option("--no-wait", is_flag=True, help="Do not wait for the notebook's run.")
-@click.option("--dry-run", is_flag=True, help="Look at Kaggle and say what would be done; send nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what would be pushed, without sending anything.")
 @YES
 @common_options
 def push(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, **flags: Any) -> None:
-    """Build what changed, upload what Kaggle lacks, then run the notebook there and fetch what it wrote."""
+    """Build what changed, upload what Kaggle lacks, then run the notebook there and download its output."""
     from offline_kit.cli.summaries import kaggle as summary_kaggle
     from offline_kit.kaggle.push.dataset_plan import PushOptions
     from offline_kit.workflow import kaggle_session, outdated, ship
@@ -80,7 +86,7 @@ def push(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, **flags: A
             )
             return
         if not data_only:
-            kaggle_session.notebook_of(port, kit)  # what is wrong with it is told before anything is uploaded
+            kaggle_session.notebook_of(port, kit)  # its problems are reported before anything is uploaded
         parts = ship.push_data(port, kit, wishes, confirmation(console, yes=yes), console)
         run = None if data_only or no_wait else kaggle_session.run_notebook(port, kit, console)
         notebook = run.pushed if run else None
@@ -89,18 +95,19 @@ def push(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, **flags: A
         summary_kaggle.show_push((parts, notebook, run), kit, port.account, console)
 
 
-@click.command()
+@click.command(
+    cls=HelpCommand,
+    examples=("offline-kit submit --dry-run", 'offline-kit submit --wait -m "five folds"'),
+)
 @project_argument
-@CONFIG_OPTIONS
+@KIT_OPTIONS
 @TO_OPTIONS
 @SUBMIT_OPTIONS
 @LOCAL_ENV
 @click.option(
-    "--version", type=click.IntRange(min=1), metavar="N", help="An earlier version of the notebook."
+    "--version", type=click.IntRange(min=1), metavar="N", help="Submit an earlier version of the notebook."
 )
-@click.option(
-    "--dry-run", is_flag=True, help="Look at Kaggle and say what would be submitted; spend nothing."
-)
+@click.option("--dry-run", is_flag=True, help="Show what would be submitted, without submitting.")
 @common_options
 def submit(project: Path, *, quiet: bool, as_json: bool, **flags: Any) -> None:
     """Submit the finished version of the kit's notebook, once."""
@@ -111,34 +118,42 @@ def submit(project: Path, *, quiet: bool, as_json: bool, **flags: Any) -> None:
     sending = ship.SubmissionOptions(**take_flags(flags, "message", "wait", "again", "late"))
     to, at, version, dry_run, env = take_flags(flags, "to", "at", "version", "dry_run", "env").values()
     config = load_config(project, flags)
-    pipeline.kit_of(config)  # who has none need not log in to hear it
+    pipeline.kit_of(config)  # a missing kit is reported without a login
     with session_of(config, to, at, console, current=runs_current(env, to, at)) as port:
         request = ship.request_for(port, version, sending, console, follow=not dry_run)
         if dry_run:
             summary_kaggle.show_submit_plan(ship.plan_submission(port, request, console), console)
             return
-        # Whoever says `submit` has said yes.
+        # Running `submit` is the confirmation.
         outcome = ship.submit_version(port, request, sending, confirmation(console, yes=True), console)
         summary_kaggle.show_outcome(outcome, port.account, console)
 
 
-@click.command("ship", short_help="Do all of it: build, rehearse, push, run, submit.")
+@click.command(
+    "ship",
+    cls=HelpCommand,
+    short_help="Build, rehearse, push, run and submit.",
+    examples=("offline-kit ship --dry-run", "offline-kit ship --to local --yes --wait"),
+)
 @project_argument
 @BUILD_OPTIONS
+@COMPETITION_DATA
 @TO_OPTIONS
 @PUSH_OPTIONS
 @SUBMIT_OPTIONS
 @choice_option(
     "--env",
     ENVIRONMENTS,
-    "Rehearse in the image's versions, or in the running environment; a local Kaggle likewise.",
+    "Rehearse with the image's versions, or in the running environment; also applies to a local Kaggle.",
 )
-@click.option("--no-rehearsal", is_flag=True, help="Trust the notebook, or the rehearsals before.")
-@click.option("--dry-run", is_flag=True, help="Say what each step would do; write, send and spend nothing.")
+@click.option("--no-rehearsal", is_flag=True, help="Skip the rehearsal.")
+@click.option(
+    "--dry-run", is_flag=True, help="Show what each step would do, without writing, sending or submitting."
+)
 @YES
 @common_options
 def ship_command(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, **flags: Any) -> None:
-    """Build, rehearse, push, run and submit: whatever of it is not done yet."""
+    """Build, rehearse, push, run and submit, skipping what is already done."""
     from offline_kit.cli.summaries import kaggle as summary_kaggle
     from offline_kit.cli.summaries import kit as summary
     from offline_kit.kaggle.push.dataset_plan import PushOptions
@@ -167,7 +182,12 @@ def ship_command(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, **
         summary_kaggle.show_shipped(ship.ship_kit(config, port, orders, console), port.account, console)
 
 
-@click.command("local", short_help="Serve a local Kaggle, for `--to local` and clients.")
+@click.command(
+    "local",
+    cls=HelpCommand,
+    short_help="Serve a local Kaggle, for `--to local` and clients.",
+    examples=("offline-kit local", "offline-kit local --port 9000 --competition my-competition --slow 0"),
+)
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
@@ -175,26 +195,26 @@ def ship_command(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, **
     show_default=True,
     help="Port on 127.0.0.1; 0 for a free one.",
 )
-@click.option("--state", type=PATH, metavar="DIR", help="Folder of its state; default in the cache.")
+@click.option("--state", type=PATH, metavar="DIR", help="Folder of its state; default: in the cache.")
 @click.option(
     "--competition",
     "competitions",
     multiple=True,
     type=PATH,
     metavar="DIR",
-    help="Folder with a competition.toml, or a project with one; repeat for more.",
+    help="Folder with a competition.toml, or a project with one. Repeatable.",
 )
 @click.option(
     "--account",
     "accounts",
     multiple=True,
     metavar="NAME",
-    help="A further account besides 'local', with the same key; repeat for more.",
+    help="Additional account besides 'local', with the same key. Repeatable.",
 )
 @choice_option(
     "--env",
     ENVIRONMENTS,
-    "Run notebooks in the versions of their kit's image, or in the running environment.",
+    "Run notebooks with the versions of their kit's image, or in the running environment.",
 )
 @choice_option(
     "--layout", LAYOUTS, "Mount a dataset at /kaggle/input/datasets/OWNER/SLUG, or at /kaggle/input/SLUG."
@@ -204,7 +224,7 @@ def ship_command(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, **
     type=click.FloatRange(0, 1000),
     default=1.0,
     metavar="TIMES",
-    help="How many times as long processing, queues and scoring take; 0 for at once.",
+    help="Multiply the duration of processing, queues and scoring; 0 for none.",
 )
 @common_options  # fmt: skip
 def local_kaggle(*, quiet: bool, as_json: bool, **flags: Any) -> None:
@@ -243,5 +263,5 @@ def local_kaggle(*, quiet: bool, as_json: bool, **flags: Any) -> None:
                 "accounts": accounts,
             }
         )
-        sys.stdout.flush()  # whoever waits for the address reads a pipe
+        sys.stdout.flush()  # a script that waits for the address reads a pipe
         server.wait()

@@ -1,4 +1,4 @@
-"""The commands about the kit on this machine."""
+"""The commands about the local kit: build, rehearse and status."""
 
 import sys
 from pathlib import Path
@@ -6,10 +6,12 @@ from typing import Any
 
 import click
 
+from offline_kit.cli.help_format import HelpCommand
 from offline_kit.cli.options import (
     AT,
     BUILD_OPTIONS,
-    CONFIG_OPTIONS,
+    COMPETITION_DATA,
+    KIT_OPTIONS,
     YES,
     choice_option,
     common_options,
@@ -27,16 +29,18 @@ from offline_kit.core.errors import Exit
 from offline_kit.project.config_keys import ENVIRONMENTS, INSTALLERS, KAGGLES, LAYOUTS
 
 
-@click.command()
+@click.command(
+    cls=HelpCommand,
+    short_help="Build the kit and its notebook.",
+    examples=("offline-kit build --dry-run", 'offline-kit build -r requirements.txt -c "checkpoints/*.ckpt"'),
+)
 @project_argument
 @BUILD_OPTIONS
-@click.option("--dry-run", is_flag=True, help="Say what would be built; write nothing.")
-@on_options(
-    "Where the packages are made: here, or by a notebook with the internet on, on Kaggle's own machine."
-)
+@click.option("--dry-run", is_flag=True, help="Show what would be built, without writing.")
+@on_options("Make the packages on this machine, or on Kaggle's by a notebook with the internet on.")
 @common_options
 def build(project: Path, *, quiet: bool, as_json: bool, dry_run: bool, upgrade: bool, **flags: Any) -> None:
-    """Freeze, download, pack and render: the kit and its notebook."""
+    """Build the kit: freeze and download packages, pack the files, render the notebook."""
     from offline_kit.cli.summaries import kit as summary
     from offline_kit.workflow import pipeline
 
@@ -63,21 +67,31 @@ def build(project: Path, *, quiet: bool, as_json: bool, dry_run: bool, upgrade: 
     summary.show_build(built, console, typed=typed_settings())
 
 
-@click.command(short_help="Build, then run the notebook offline and check it.")
+@click.command(
+    cls=HelpCommand,
+    short_help="Build, then run the notebook offline and check it.",
+    examples=(
+        "offline-kit rehearse --competition-data input",
+        "offline-kit rehearse --no-build --env current --rows 100",
+    ),
+)
 @project_argument
 @BUILD_OPTIONS
-@click.option("--no-build", is_flag=True, help="Rehearse the kit as it lies there.")
-@choice_option("--env", ENVIRONMENTS, "Run in the image's versions, or in the running environment.")
-@choice_option("--installer", INSTALLERS, "What the notebook installs with.")
+@COMPETITION_DATA
+@click.option("--no-build", is_flag=True, help="Rehearse the existing kit without rebuilding it.")
+@choice_option("--env", ENVIRONMENTS, "Run with the image's versions, or in the running environment.")
+@choice_option("--installer", INSTALLERS, "Installer that the notebook uses.")
 @choice_option("--layout", LAYOUTS, "Mount layout below /kaggle/input.")
-@click.option("--rows", type=click.IntRange(min=1), help="Rehearse on so many rows of the test set.")
+@click.option("--rows", type=click.IntRange(min=1), help="Rehearse on this number of rows of the test set.")
 @click.option(
     "--timeout",
     type=click.IntRange(min=1),
     metavar="SECONDS",
-    help="Wall-clock limit; default the competition's.",
+    help="Time limit; default the competition's.",
 )
-@on_options("Where: in a sandbox here, or pushed to Kaggle, private, offline and without a submission.")
+@on_options(
+    "Run in a sandbox on this machine, or on Kaggle in a private notebook, offline and without a submission."
+)
 @YES
 @common_options
 def rehearse(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, no_build: bool, **flags: Any) -> None:  # fmt: skip
@@ -113,7 +127,7 @@ def rehearse(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, no_bui
 
 
 def _check_place(on: str, at: str, flags: dict[str, Any]) -> None:
-    """Refuse what would be ignored: elsewhere, the Kaggle there decides how a notebook is run."""
+    """Raise UsageError for options that would be ignored: a Kaggle itself decides how it runs a notebook."""
     from offline_kit.core.errors import UsageError
 
     is_remote = on != "here"
@@ -128,26 +142,30 @@ def _check_place(on: str, at: str, flags: dict[str, Any]) -> None:
         raise UsageError(
             f"{', '.join(wrong)} and --on {on} do not go together",
             code="options-conflict",
-            hint="leave out one or the other: a Kaggle runs notebooks in its own way, a running local one as"
-            " 'offline-kit local' was told"
+            hint="remove one of them: Kaggle decides how it runs notebooks; for a running local Kaggle, set it with"
+            " 'offline-kit local'"
             if is_remote
-            else "add --on local, or leave it out",
+            else "add --on local, or remove --at",
         )
 
 
-@click.command(short_help="Say what is built, rehearsed, pushed and submitted.")
+@click.command(
+    cls=HelpCommand,
+    short_help="Show what is built, rehearsed, pushed and submitted.",
+    examples=("offline-kit status", "offline-kit status --to kaggle"),
+)
 @project_argument
-@CONFIG_OPTIONS
+@KIT_OPTIONS
 @click.option(
     "--to",
     type=click.Choice(KAGGLES),
     callback=word_target,
-    help="Ask this Kaggle; by default what was seen last.",
+    help="Ask this Kaggle; default: show what was seen last.",
 )
 @AT
 @common_options
 def status(project: Path, *, quiet: bool, as_json: bool, **flags: Any) -> None:
-    """Say what is built, how its last rehearsal went, what is on Kaggle, and the last submissions."""
+    """Show the kit, its last rehearsal, what is on Kaggle, and the last submissions."""
     from offline_kit.cli.summaries import kaggle as summary_kaggle
     from offline_kit.cli.summaries import kit as summary
     from offline_kit.workflow import outdated, pipeline, remote_status

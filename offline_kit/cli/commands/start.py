@@ -1,4 +1,4 @@
-"""The commands that a project begins with."""
+"""The commands to start a project with: init, doctor and completion."""
 
 import sys
 from pathlib import Path
@@ -7,25 +7,29 @@ from typing import Any
 import click
 from click.shell_completion import get_completion_class
 
+from offline_kit.cli.help_format import HelpCommand
 from offline_kit.cli.options import common_options, console_of, project_argument, typed_settings
 from offline_kit.core.errors import Exit
 
 
-@click.command()
+@click.command(
+    cls=HelpCommand,
+    examples=("offline-kit init", "offline-kit init my-project --competition titanic --yes"),
+)
 @project_argument
-@click.option("--competition", default="", metavar="SLUG", help="Slug of the competition; default as found.")
+@click.option("--competition", default="", metavar="SLUG", help="Slug of the competition; default: detected.")
 @click.option(
     "--dataset",
     default="",
     metavar="SLUG",
-    help="Slug of the private dataset on Kaggle; default from the name.",
+    help="Slug of the private dataset on Kaggle; default: from the project's name.",
 )
-@click.option("--force", is_flag=True, help="Add what a configuration that is there does not say yet.")
+@click.option("--force", is_flag=True, help="Add missing keys to an existing configuration.")
 @click.option("--yes", is_flag=True, help="Write without asking.")
-@click.option("--dry-run", is_flag=True, help="Print what would be written; write nothing.")
+@click.option("--dry-run", is_flag=True, help="Print what would be written, without writing.")
 @common_options  # fmt: skip
 def init(project: Path, *, quiet: bool, as_json: bool, yes: bool, dry_run: bool, **flags: Any) -> None:
-    """Write a first configuration from what is found."""
+    """Write a first configuration from what the project contains."""
     from offline_kit.cli.summaries import start as summary_start
     from offline_kit.init import config_proposal as starting
 
@@ -43,18 +47,22 @@ def init(project: Path, *, quiet: bool, as_json: bool, yes: bool, dry_run: bool,
     )
 
 
-@click.command(short_help="Check this machine and the project.")
+@click.command(
+    cls=HelpCommand,
+    short_help="Check this machine and the project.",
+    examples=("offline-kit doctor --online", "offline-kit doctor my-project --ignore K3"),
+)
 @project_argument
-@click.option("--online", is_flag=True, help="Ask the package index and Kaggle as well.")
+@click.option("--online", is_flag=True, help="Also check the package index and Kaggle.")
 @click.option(
     "--ignore",
     multiple=True,
     metavar="CODE",
-    help="Leave out the checks whose code begins with this; repeat for more.",
+    help="Skip the checks whose code starts with this. Repeatable.",
 )
 @common_options  # fmt: skip
 def doctor(project: Path, *, quiet: bool, as_json: bool, online: bool, ignore: tuple[str, ...]) -> None:
-    """Check this machine and the project, with a remedy for each problem."""
+    """Check this machine and the project, with a fix for each problem."""
     from offline_kit.cli.summaries import start as summary_start
     from offline_kit.workflow import doctor as examining
     from offline_kit.workflow.check_types import CheckState
@@ -66,19 +74,20 @@ def doctor(project: Path, *, quiet: bool, as_json: bool, online: bool, ignore: t
         sys.exit(Exit.PROJECT)
 
 
-_COMPLETION = """\b
-Examples:
-  offline-kit completion bash >> ~/.bashrc        (bash 4.4 or newer)
-  offline-kit completion zsh >> ~/.zshrc          (after compinit)
-  offline-kit completion fish > ~/.config/fish/completions/offline-kit.fish"""
-
-
-@click.command(epilog=_COMPLETION)
+@click.command(
+    cls=HelpCommand,
+    examples=(
+        "offline-kit completion bash >> ~/.bashrc        # bash 4.4 or newer",
+        "offline-kit completion zsh >> ~/.zshrc          # after compinit",
+        "offline-kit completion fish > ~/.config/fish/completions/offline-kit.fish",
+    ),
+)
 @click.argument("shell", type=click.Choice(("bash", "zsh", "fish")))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
     """Print the completion script of a shell."""
-    # Click's own scripts: they call the tool with _OFFLINE_KIT_COMPLETE set, which click answers in `main`.
+    # Click's own scripts call the tool with _OFFLINE_KIT_COMPLETE set, which `cli.main` answers:
+    # https://click.palletsprojects.com/en/stable/shell-completion/
     script = get_completion_class(shell)
     if script is not None:
         text = script(context.find_root().command, {}, "offline-kit", "_OFFLINE_KIT_COMPLETE").source()

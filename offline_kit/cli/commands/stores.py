@@ -1,18 +1,19 @@
-"""The commands about images, and about what is kept between builds."""
+"""The commands about images and the cache."""
 
 from pathlib import Path
 
 import click
 
+from offline_kit.cli.help_format import CommandGroup
 from offline_kit.cli.options import PATH, common_options, console_of, session_of, word_target
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def image() -> None:
-    """Kaggle's images, as data."""
+    """List, show and capture Kaggle's images."""
 
 
-@image.command("list")
+@image.command("list", examples=("offline-kit image list", "offline-kit image list --json"))
 @common_options
 def image_list(*, quiet: bool, as_json: bool) -> None:
     """List the built-in images."""
@@ -21,11 +22,19 @@ def image_list(*, quiet: bool, as_json: bool) -> None:
     summary.show_images(console_of(quiet=quiet, as_json=as_json))
 
 
-@image.command("show")
+@image.command(
+    "show",
+    examples=(
+        "offline-kit image show kaggle-2026-10-gpu torch",
+        "offline-kit image show kaggle-2026-10-cpu --constraints > constraints.txt",
+    ),
+)
 @click.argument("name")
 @click.argument("package", required=False)
 @click.option(
-    "--constraints", is_flag=True, help="Print its versions for `pip install -c`: to train with them."
+    "--constraints",
+    is_flag=True,
+    help="Print its versions as a constraints file, to train with the same ones: `pip install -c`.",
 )
 @common_options
 def image_show(name: str, package: str | None, *, quiet: bool, as_json: bool, constraints: bool) -> None:
@@ -38,27 +47,33 @@ def image_show(name: str, package: str | None, *, quiet: bool, as_json: bool, co
     summary.show_image(name, package, console_of(quiet=quiet, as_json=as_json))
 
 
-@image.command("capture")
+@image.command(
+    "capture",
+    examples=(
+        "offline-kit image capture --accelerator NvidiaTeslaT4",
+        "offline-kit image capture --on here -o my-image.toml",
+    ),
+)
 @click.option(
     "--on",
     type=click.Choice(["kaggle", "local", "here"]),
     default="kaggle",
     show_default=True,
     callback=word_target,
-    help="By a private notebook on Kaggle or on a local one, or of the running environment.",
+    help="Capture with a private notebook on Kaggle or on a local Kaggle, or capture the running environment.",
 )
 @click.option(
     "--at", metavar="URL", default="", callback=word_target, help="Address of a running local Kaggle."
 )
 @click.option(
-    "--accelerator", metavar="NAME", help="Machine shape whose image is wanted; default none (CPU)."
+    "--accelerator", metavar="NAME", help="Machine shape whose image to capture; default none (CPU)."
 )
 @click.option(
-    "-o", "--output", type=PATH, metavar="FILE", help="Where to; default the image's name with .toml."
+    "-o", "--output", type=PATH, metavar="FILE", help="File to write; default the image's name with .toml."
 )
 @common_options
 def image_capture(on: str, at: str, accelerator: str | None, output: Path | None, *, quiet: bool, as_json: bool) -> None:  # fmt: skip
-    """Write down what an image is and holds, as a file for --image."""
+    """Capture an image and its packages as a file for --image."""
     from offline_kit.cli.summaries import kit as summary
     from offline_kit.project import config
     from offline_kit.workflow import build_remotely
@@ -74,22 +89,22 @@ def image_capture(on: str, at: str, accelerator: str | None, output: Path | None
     summary.show_captured(build_remotely.write_image(text, path), path, console)
 
 
-@click.group(short_help="Look after what is kept between builds.")
+@click.group(cls=CommandGroup, short_help="Manage the cache.")
 def cache() -> None:
-    """Look after the downloads, built wheels and environments kept between builds."""
+    """Manage the cache of downloads, built wheels and environments."""
 
 
-@cache.command("prune")
+@cache.command("prune", examples=("offline-kit cache prune", "offline-kit cache prune --days 7"))
 @click.option(
     "--days",
     type=click.IntRange(min=0),
     default=30,
     show_default=True,
-    help="Keep what was used within so many days.",
+    help="Keep what was used within this number of days.",
 )
 @common_options
 def cache_prune(days: int, *, quiet: bool, as_json: bool) -> None:
-    """Remove what was not used lately."""
+    """Delete what has not been used lately."""
     from offline_kit.cli.summaries import kit as summary
     from offline_kit.workflow import pipeline
 
