@@ -1,7 +1,7 @@
-"""Our own words as whoever reads them has to write them: the Kaggle and the project of this command, its tables.
+"""Adapt the commands and tables named in messages to the Kaggle and the project of the running command.
 
 Messages name commands and tables in their full form, `'offline-kit push'` and `[tool.offline-kit.notebook]`;
-the console, which says all of them, asks here what they are called for this command.
+the console passes every message through here before it prints it.
 """
 
 import re
@@ -15,16 +15,16 @@ _ABOUT = re.compile(
 _ON = re.compile(r"('offline-kit [^']*--on )kaggle\b")
 _TABLE = re.compile(r"\[tool\.offline-kit\.([\w.-]+)\]")
 _TOLD = frozenset({"error", "hint", "details", "what", "remedy", "notes", "problem", "problems", "newer"})
-"""Keys of a JSON object whose values are sentences of ours; all others are data."""
+"""Keys of a JSON object whose values are messages; all others are data."""
 
 
 class CommandWording:
-    """How one command words what it says; changed while the command learns what it is about."""
+    """The names that one command's messages use; updated while the command parses its options."""
 
     def __init__(self, *, local: bool = False, at: str = "", on_top: bool = False, project: str = "") -> None:
         """`local` as --to local, `at` as --at; `on_top` for tables at the top of an offline-kit.toml.
 
-        `project` as the command was given it; empty where commands without it are about the same one.
+        `project` as it was typed; empty if commands without it mean the same project.
         """
         self.local = local
         self.at = at
@@ -32,7 +32,7 @@ class CommandWording:
         self.project = project
 
     def __call__(self, text: str) -> str:
-        """Return a text of ours as this command's user has to read it."""
+        """Return a message with the commands and tables of this project."""
         if self.local:
             target = f"--to local --at {self.at}" if self.at else "--to local"
             text = _TO.sub(lambda found: f"{found[0]} {target}", text)
@@ -48,7 +48,7 @@ class CommandWording:
         return text
 
     def word_value(self, value: Any, *, told: bool = False) -> Any:
-        """Return data for a script with the sentences of ours in it worded, and nothing else changed."""
+        """Return data for a script with its messages adapted, and nothing else changed."""
         if isinstance(value, str):
             return self(value) if told else value
         if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""The one door to the person: steps and bars on stderr, results on stdout, errors in one look."""
+"""The console: steps and progress bars on stderr, results on stdout, errors in one format."""
 
 import json
 import os
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 
 WIDTH = 140
-"""Columns of a table that goes to a log."""
+"""Columns of a table in a log."""
 _NARROWEST = 8
-"""Characters that are left for each column that has to be folded."""
+"""Smallest width of a folded column, in characters."""
 LOG_SECONDS = 300.0
-"""Seconds between two words in a log about something that is waited for."""
+"""Seconds between two progress lines of a wait in a log."""
 
 
 class ReaderGoneError(Exception):
-    """Whoever reads our stdout has seen enough."""
+    """The reader of stdout closed the pipe."""
 
 
 class Console:
@@ -36,7 +36,7 @@ class Console:
     def __init__(
         self, *, quiet: bool = False, as_json: bool = False, words: CommandWording | None = None
     ) -> None:
-        """`words` say how commands and tables are called in what is said."""
+        """`words` adapt the commands and tables named in messages."""
         self.quiet = quiet
         self.as_json = as_json
         self.words = words or CommandWording()
@@ -58,22 +58,22 @@ class Console:
         self._stderr.print(rich.text.Text.assemble((mark, style), " ", make_printable(self.words(text))))
 
     def step(self, text: str) -> None:
-        """Say that a new piece of work begins."""
+        """Report that a step starts."""
         if not self.quiet:
             self._print_marked("•", "bold cyan", text)
 
     def note(self, text: str) -> None:
-        """Say something worth knowing."""
+        """Report a fact."""
         if not self.quiet:
             self._print_marked("  ", "", text)
 
     def warn(self, text: str) -> None:
-        """Say something that may spoil the run on Kaggle; quiet does not silence it."""
+        """Warn of something that may make the run on Kaggle fail; shown even if quiet."""
         self._print_marked("warning:", "bold yellow", text)
 
     @contextmanager
     def progress(self, text: str, total: int, *, unit: str = "B") -> Iterator[Advance]:
-        """Show a bar on a terminal; elsewhere say the text once."""
+        """Show a progress bar on a terminal; otherwise print the text once."""
         if self.quiet:
             yield lambda _amount: None
             return
@@ -96,7 +96,7 @@ class Console:
 
     @contextmanager
     def waiting(self, text: str) -> Iterator[Say]:
-        """Show a live line on a terminal; elsewhere say it anew every few minutes."""
+        """Show a live line on a terminal; otherwise print it every few minutes."""
         if self.quiet:
             yield lambda _words: None
         elif self._stderr.is_terminal:
@@ -115,7 +115,7 @@ class Console:
             yield say
 
     def show_error(self, error: OfflineKitError) -> None:
-        """Show what went wrong, the details behind it and the next step."""
+        """Show an error, its details and its hint."""
         for line in error.details:
             self._print_marked("  ", "", line)
         self._print_marked(f"error[{error.code}]:" if error.code else "error:", "bold red", error.what)
@@ -130,7 +130,7 @@ class Console:
         )
 
     def show_facts(self, title: str, rows: Sequence[tuple[str, str]]) -> None:
-        """Show named facts one to a line, never broken: paths stay whole to be copied."""
+        """Show named facts, one per line, never wrapped, so that paths can be copied."""
         if self.quiet:
             return
         import rich.text
@@ -141,19 +141,19 @@ class Console:
             self._stderr.print(rich.text.Text(f"  {name:<{wide}}  {make_printable(value)}"))
 
     def report_usage(self, said: str) -> None:
-        """Give a script the words that the command line's own parser showed to people."""
+        """Print a usage error of click as JSON; click has shown it to people."""
         self._print_failure({"code": "usage", "error": said, "hint": "see --help", "details": []})
 
     def report_bug(self, kind: str, place: Path) -> None:
-        """Say that this is our bug, and where its report lies."""
+        """Report a bug in offline-kit and the path of its crash report."""
         self.warn(f"this is a bug in offline-kit: {kind}; the report is in '{place}'")
         self._print_failure(
             {"code": "bug", "error": f"a bug in offline-kit: {kind}", "hint": f"see '{place}'", "details": []}
         )
 
     def report_interrupt(self) -> None:
-        """Say that the person or the system ended us."""
-        message = "interrupted; nothing is half made, and the same command goes on from here"
+        """Report an interrupt by the user or the system."""
+        message = "interrupted; run the same command again to continue"
         self.warn(message)
         self._print_failure(
             {
@@ -165,12 +165,12 @@ class Console:
         )
 
     def _print_failure(self, data: dict[str, Any]) -> None:
-        """Give a script the failure; where stdout is what failed, stderr has said it."""
+        """Print a failure as JSON; if stdout itself failed, stderr has shown it."""
         with suppress(OutsideError, ReaderGoneError):
             self.print_result({"ok": False, **data})
 
     def show_table(self, title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Show a table among the human words; nothing when it has no rows."""
+        """Show a table on stderr, or nothing if it has no rows."""
         if self.quiet or not rows:
             return
         import rich.box
@@ -188,22 +188,22 @@ class Console:
         self._stderr.print(table, soft_wrap=False)
 
     def print_lines(self, lines: Sequence[str]) -> None:
-        """Print a command's result for a person to stdout, word for word; JSON callers get none of it."""
+        """Print a command's result to stdout, unless JSON was asked for."""
         if not self.as_json:
             _write_stdout("".join(f"{make_printable(line)}\n" for line in lines))
 
     def print_result(self, data: dict[str, Any]) -> None:
-        """Print the one JSON object to stdout; says nothing to people."""
+        """Print the JSON object to stdout if JSON was asked for."""
         if self.as_json:
             worded = self.words.word_value(data)
             _write_stdout(json.dumps(worded, indent=2, sort_keys=True, default=str) + "\n")
 
     def can_ask(self) -> bool:
-        """Tell whether there is a person to ask."""
+        """Return whether a person can be asked."""
         return sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
 
     def confirm(self, question: str) -> bool:
-        """Ask on a terminal; elsewhere the answer is no."""
+        """Ask on a terminal; return False without one."""
         if not self.can_ask():
             return False
         self._stderr.print(f"{question} [y/N] ", end="", markup=False)  # as markup, [y/N] is a style
@@ -211,16 +211,19 @@ class Console:
 
 
 def unwritable_error(why: str) -> OutsideError:
-    """Return the error for a stdout that takes no results."""
+    """Return the error for a stdout that cannot be written."""
     return OutsideError(
         f"stdout cannot be written: {why}",
         code="stdout-not-writable",
-        hint="send it to a place that has room; what the command did is done, and run again it says so",
+        hint="write to a disk with free space and run the same command again; its work is kept",
     )
 
 
 def _write_stdout(text: str) -> None:
-    """Write to stdout and see it arrive; ReaderGoneError where nobody reads it any more."""
+    """Write to stdout and flush it.
+
+    Raises ReaderGoneError if the reader closed the pipe.
+    """
     if sys.stdout is None:  # closed before we began
         raise unwritable_error("it is closed")
     try:
@@ -233,7 +236,7 @@ def _write_stdout(text: str) -> None:
 
 
 def _unfolded_columns(rows: Sequence[Sequence[str]], width: int) -> set[int]:
-    """Return the columns of a table that need not be folded at this width: the narrow ones, names before reasons."""
+    """Return the numbers of the columns that fit this width without folding, narrow columns first."""
     wants = [max(map(len, column)) for column in zip(*rows, strict=True)]
     room, left, columns = width - 3 * len(wants), len(wants), set()
     for number in sorted(range(len(wants)), key=lambda each: wants[each]):

@@ -1,4 +1,4 @@
-"""Our own bug leaves a report: versions, command and traceback, with secrets taken out."""
+"""Write a crash report of a bug in offline-kit: versions, command and traceback, without secrets."""
 
 import platform
 import re
@@ -15,7 +15,7 @@ NAME = "offline-kit-crash.log"
 
 _NAMED = re.compile(r"(?i)token|secret|passw|key|credential")
 _SHORT = 5
-"""Values up to so many characters are no secrets, and would blind half of a report."""
+"""Longest value that is not redacted: replacing short ones would make a report unreadable."""
 
 
 def environment_secrets(environment: Mapping[str, str]) -> tuple[str, ...]:
@@ -27,7 +27,7 @@ def environment_secrets(environment: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def redact_report(text: str, secrets: Iterable[str] = ()) -> str:
-    """Return the text with these secrets, and credentials of URLs, headers, tokens and keys taken out."""
+    """Return the text without these secrets and without credentials in URLs, headers, tokens and keys."""
     for secret in secrets:
         text = text.replace(secret, "***")
     return redact_secrets(text)
@@ -36,7 +36,7 @@ def redact_report(text: str, secrets: Iterable[str] = ()) -> str:
 def write_report(
     error: BaseException, words: Sequence[str], folder: Path, secrets: Iterable[str] = ()
 ) -> Path:
-    """Write the crash report, without these secrets, into `folder`, or the temporary folder where that is not writable."""
+    """Write the crash report, without these secrets, into `folder`, or the temporary folder if that is not writable."""
     lines = [
         f"offline-kit {__version__}, Python {platform.python_version()}, {platform.platform()}",
         "command: offline-kit " + " ".join(words),

@@ -1,4 +1,4 @@
-"""The command line: its front door; each command is one short function in commands/: parse, call, show."""
+"""The entry point; each command is a short function in commands/ that parses, calls a workflow and shows the result."""
 
 import os
 import signal
@@ -51,26 +51,26 @@ def _raise_interrupt(_signal: int, _frame: object) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit with the code that errors.py tells."""
+    """Run the command line and exit with a code of `core.errors.Exit`."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     wording = CommandWording()
     console = Console(as_json="--json" in words, words=wording)
     signal.signal(
         signal.SIGTERM, _raise_interrupt
-    )  # a CI's or scheduler's end is an interrupt: nothing half made
+    )  # CI systems and schedulers stop a job with SIGTERM: clean up as for Ctrl-C
     try:
         code = _run_command(words, console, wording)
     except OSError:
         if _write_problem(sys.stderr, probe=b"\n") is None:
             raise
-        code = Exit.OUTSIDE  # stderr takes no word about what went wrong
+        code = Exit.OUTSIDE  # stderr cannot be written, so the exit code alone reports the failure
     for stream in (sys.stdout, sys.stderr):
         _let_go(stream)
     sys.exit(code)
 
 
 def _run_command(words: list[str], console: Console, wording: CommandWording) -> int:
-    """Run one command and return its exit code, having said what went wrong."""
+    """Run one command, show its error if it fails, and return its exit code."""
     try:
         if not {"--help", "-h", "--version"} & set(words):
             files.check_surroundings(words)
@@ -84,7 +84,8 @@ def _run_command(words: list[str], console: Console, wording: CommandWording) ->
         return Exit.USAGE
     except (KeyboardInterrupt, click.Abort):
         console.report_interrupt()
-        # Python would first wait for every thread that still reads from a silent server.
+        # sys.exit would wait for threads that still read from a silent server:
+        # https://docs.python.org/3/library/threading.html#thread-objects
         for stream in (sys.stdout, sys.stderr):
             _write_problem(stream)
         os._exit(Exit.INTERRUPTED)
@@ -96,7 +97,7 @@ def _run_command(words: list[str], console: Console, wording: CommandWording) ->
 
 
 def _report_unexpected(error: Exception, words: list[str], console: Console) -> int:
-    """Say what no command foresaw: a stream that takes nothing is not our bug, all else is."""
+    """Report an unexpected exception: a bug, unless a stream or the disk failed."""
     if isinstance(error, OSError) and (code := _flush_streams(console, probe=b"\n")):
         return code
     try:
@@ -114,7 +115,7 @@ def _report_unexpected(error: Exception, words: list[str], console: Console) -> 
 
 
 def _flush_streams(console: Console, probe: bytes = b"") -> int:
-    """Return 0 where the standard streams take what is written, else the code, having said so."""
+    """Flush stdout and stderr; on failure, report it and return the exit code."""
     refused = _write_problem(sys.stdout, probe)
     if refused and not isinstance(refused, BrokenPipeError):
         console.show_error(unwritable_error(refused.strerror or str(refused)))
@@ -123,7 +124,7 @@ def _flush_streams(console: Console, probe: bytes = b"") -> int:
 
 
 def _write_problem(stream: TextIO | None, probe: bytes = b"") -> OSError | None:
-    """Return why a standard stream does not take what it still holds, nor a `probe`; None where it does."""
+    """Flush a standard stream and write `probe` to it; return the error, or None."""
     try:
         if stream is not None:
             stream.flush()
@@ -135,6 +136,6 @@ def _write_problem(stream: TextIO | None, probe: bytes = b"") -> OSError | None:
 
 
 def _let_go(stream: TextIO | None) -> None:
-    """Send what a stream cannot write nowhere: Python tries once more at its end, with words of its own."""
+    """Redirect a broken stream to devnull: Python flushes it again at exit and would print its own error."""
     if stream is not None and _write_problem(stream):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -42,12 +42,12 @@ from offline_kit.workflow.remote_build.build_request import RemoteRequest
 from offline_kit.workflow.remote_build.remote_wheelhouse import WheelhouseRecord
 
 FACTS = "image.json"
-"""What a run tells about its image."""
+"""Output file of a run with the facts of its image."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RemoteBuild:
-    """A kit whose packages were made on Kaggle."""
+    """A kit with packages built on Kaggle."""
 
     built: BuildResult
     """The kit."""
@@ -127,9 +127,9 @@ def _prepare_job(config: Config, port: KaggleSession, report: Reporter) -> tuple
     wanted = pipeline.freeze_request_of(config, base, report)
     if not wanted.requirements:
         raise UsageError(
-            "the project asks for no packages: there is nothing to make on Kaggle",
+            "the project requires no packages: there is nothing to build on Kaggle",
             code="no-packages-requested",
-            hint="build here, without --on; or capture the image alone with 'offline-kit image capture'",
+            hint="build without --on, or capture only the image with 'offline-kit image capture'",
         )
     if note := asked.index_note(base.settings):
         report.note(note)
@@ -140,7 +140,7 @@ def _prepare_job(config: Config, port: KaggleSession, report: Reporter) -> tuple
 def run_job(
     port: KaggleSession, new: NewNotebook, *, upgrade: bool = False, report: Reporter = SILENT
 ) -> tuple[bool, FinishedRun]:
-    """Push a job's notebook and wait for its run; tell whether it was pushed now. `upgrade` runs it again."""
+    """Push a job's notebook and wait for its run; return whether it was pushed now, and its end. `upgrade` runs it again."""
     if upgrade:
         same = push_notebook.plan_notebook(new, port.kaggle, port.ways, report)
         if same.version:
@@ -201,7 +201,7 @@ def missing_wheels(kit: Kit) -> tuple[FileEntry, ...]:
 
 
 def remote_address(config: Config) -> str:
-    """Return where the project's packages were made, as --to means it; ProjectError where nothing tells."""
+    """Return where the project's packages were made, as --to means it; ProjectError if nothing tells."""
     return "local" if _read_record(config).local else "kaggle"
 
 
@@ -210,7 +210,7 @@ def fetch_wheels(kit: Kit, port: KaggleSession, report: Reporter = SILENT, *, lo
 
     Every `look` seconds the bar is told how much has come.
 
-    Raises ProjectError where they are at another Kaggle or of another account, OutsideError where what comes
+    Raises ProjectError if they are at another Kaggle or of another account, OutsideError if what comes
     is not what the run wrote.
     """
     wanted, cache = missing_wheels(kit), Cache(files.cache_dir())
@@ -232,7 +232,7 @@ def fetch_wheels(kit: Kit, port: KaggleSession, report: Reporter = SILENT, *, lo
                     raise OutsideError(
                         f"'{entry.stored}' of '{record.notebook}' is not what its run wrote",
                         code="remote-output-changed",
-                        hint="run the same command again; 'offline-kit verify --deep' looks at all of them",
+                        hint="run the same command again; 'offline-kit verify --deep' checks all files",
                         details=[f"expected sha256 {entry.sha256}", f"it has       {digest}"],
                     )
                 cache.store_file(came, digest)
@@ -266,15 +266,13 @@ def _landed_wheels(folder: Path) -> int:
 
 
 def _missing_output_error(record: WheelhouseRecord, port: KaggleSession) -> OutsideError:
-    another = (
-        f"name the one that has them by its address in {LOCAL_ADDRESS}, or have them made there again with"
-    )
+    another = f"set {LOCAL_ADDRESS} to the address of the local Kaggle that has them, or make them again with"
     return OutsideError(
         f"'{record.notebook}', which made the kit's packages, is not on {port.account.server_name}",
         code="remote-wheelhouse-missing",
         hint=f"{another} 'offline-kit build --on local'"
         if port.local
-        else "have them made again with 'offline-kit build --on kaggle'",
+        else "make them again with 'offline-kit build --on kaggle'",
     )
 
 
@@ -282,9 +280,9 @@ def _read_record(config: Config) -> WheelhouseRecord:
     record = remote_wheelhouse.read_record(config.project)
     if record is None:
         raise ProjectError(
-            f"the kit's packages are on Kaggle, and nothing tells where: '{remote_wheelhouse.RECORD}' is gone",
+            f"the kit's packages are on Kaggle, but '{remote_wheelhouse.RECORD}', which names their notebook, is missing",
             code="wheelhouse-record-missing",
-            hint="bring it back, or build again: 'offline-kit build' makes the packages here",
+            hint="restore it, or run 'offline-kit build' to make the packages here",
         )
     return record
 
@@ -309,7 +307,7 @@ def capture_here() -> str:
 def capture_on_kaggle(config: Config, port: KaggleSession, report: Reporter = SILENT) -> str:
     """Return the image file of the machine that the configuration's accelerator gets today.
 
-    A private notebook without internet and without any input is run for it, anew each time. Raises what
+    A private notebook without internet and without any input is run for it, each time. Raises what
     pushes and runs raise.
     """
     where = "the local Kaggle" if port.local else "Kaggle"

@@ -31,7 +31,7 @@ class CheckResult:
     state: CheckState = CheckState.OK
     """How it ended."""
     remedy: str = ""
-    """What to do about it; empty where it is good."""
+    """What to do about it; empty if it is good."""
     details: tuple[str, ...] = ()
     """Further lines."""
 
@@ -43,9 +43,9 @@ class CheckContext:
     project: Path
     """The project's folder."""
     config: Config | None
-    """Its configuration; None where it does not load."""
+    """Its configuration; None if it does not load."""
     image: Image | None
-    """The image that it means; None where that is not known."""
+    """The image that it means; None if that is not known."""
     env: Mapping[str, str]
     """The environment."""
     cache: Path
@@ -57,7 +57,7 @@ class CheckContext:
 
     @property
     def loaded_config(self) -> Config:
-        """The configuration, for checks that are run only where there is one."""
+        """The configuration, for checks that are run only if there is one."""
         if self.config is None:
             raise AssertionError("a check that needs the configuration was run without one")
         return self.config
@@ -75,7 +75,7 @@ class CheckContext:
 
     @property
     def loaded_image(self) -> Image:
-        """The image, for checks that are run only where it is known."""
+        """The image, for checks that are run only if it is known."""
         if self.image is None:
             raise AssertionError("a check that needs the image was run without one")
         return self.image

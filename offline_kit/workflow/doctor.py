@@ -27,7 +27,7 @@ class Check:
     needs: str = ""
     """"config" or "image", where it makes no sense without; skipped then."""
     online: bool = False
-    """Whether it is of use only where the network may be asked."""
+    """Whether it is of use only if the network may be asked."""
 
 
 CHECKS = (
@@ -66,7 +66,7 @@ def run_checks(
     """Run every check that no code of `ignore` begins, and return what each said, in their order.
 
     Nothing is written but what a build would keep in the cache too, and without `online` nothing leaves
-    the machine. A check that raises one of our errors has failed with its words. Raises UsageError where
+    the machine. A check that raises one of our errors has failed with its words. Raises UsageError if
     there is no such folder, or an ignored code is that of no check.
     """
     root = project.expanduser().absolute()

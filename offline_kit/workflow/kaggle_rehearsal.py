@@ -42,7 +42,7 @@ class KaggleRehearsal:
 
     @property
     def forecast_rows(self) -> int:
-        """How many rows would fit into the limit at this pace; 0 where that cannot be told.
+        """How many rows would fit into the limit at this pace; 0 if that cannot be told.
 
         All of the run counts as if it grew with the rows: what is paid once makes the forecast careful.
         """
@@ -67,7 +67,7 @@ def rehearse_on_kaggle(
         raise ProjectError(
             f"'{run.submission.name}' would not be scored as it is",
             code="submission-invalid",
-            hint=f"compare it with the sample submission; it lies in '{run.submission.parent}'",
+            hint=f"compare it with the sample submission; it is in '{run.submission.parent}'",
             details=checked.problems,
         )
     return KaggleRehearsal(

@@ -56,12 +56,12 @@ LOCAL_ADDRESS = "OFFLINE_KIT_LOCAL_KAGGLE"
 _LOCAL_PAUSE = 1.0  # longest seconds between two polls of a local Kaggle
 _WORTH_TELLING = 2.0  # seconds of a wait that Kaggle asks for
 LAST_RUN = "last-run"
-"""What the memory calls the newest run."""
+"""Key of the newest run in the stored state."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class KaggleSession:
-    """A Kaggle that we are logged in to, and what we remember of it."""
+    """A logged-in account at Kaggle or a local Kaggle, with the stored state of earlier commands."""
 
     config: Config
     """Whose things go there."""
@@ -86,7 +86,7 @@ class KaggleSession:
     def other_locations(self, kit: Kit) -> dict[str, str]:
         """Return where a kit's other parts are, by the part's name: "notebook:owner/slug", "model:...".
 
-        A model is named at the version that the kit's notebook is pinned to, at 0 where it is to none yet.
+        A model is named at the version that the kit's notebook is pinned to, at 0 if it is to none yet.
         Raises UsageError as `models.target`.
         """
         locations = {
@@ -107,14 +107,14 @@ class KaggleSession:
 
 @dataclass(frozen=True, kw_only=True)
 class NotebookRun:
-    """A run of the kit's notebook that came to a good end."""
+    """A successful run of the kit's notebook."""
 
     pushed: PushedNotebook
     """Where the notebook is, and whether it was pushed for this."""
     seconds: float
     """How long the run took, as its log says."""
     submission: Path | None
-    """What it wrote, fetched; None where it writes none and no competition asks for one."""
+    """What it wrote, fetched; None if it writes none and no competition asks for one."""
     log: Path
     """Its log."""
     notes: tuple[str, ...]
@@ -135,29 +135,29 @@ def choose_kaggle(
     A local one that listens at `address`, or where the variable says, is used; without an address one is
     served here, on the state that `offline-kit local` has too, with the competition that
     the `project` brings, its notebooks run in the `current` environment or in that of their image. Raises UsageError for an address
-    that is not on this machine, OutsideError where another server has that state.
+    that is not on this machine, OutsideError if another server has that state.
     """
     address = address or (processes.copy_environment().get(LOCAL_ADDRESS, "") if to == "local" else "")
     if to == "kaggle":
         if address:
             raise UsageError(
-                f"--at {address} is of a local Kaggle",
+                f"--at {address} needs --to local",
                 code="option-needs-local-kaggle",
-                hint="add --to local, or leave it out",
+                hint="add --to local, or remove --at",
             )
         yield KaggleEndpoint()
     elif address:
         if not address.startswith("http://127.0.0.1:"):
             raise UsageError(
-                f"'{address}' is no local Kaggle: it would not be on this machine",
+                f"'{address}' is not a local Kaggle on this machine",
                 code="address-not-local",
-                hint="name what 'offline-kit local' tells, like http://127.0.0.1:8642",
+                hint="use the address that 'offline-kit local' prints, such as http://127.0.0.1:8642",
             )
         yield KaggleEndpoint(local=address.rstrip("/"))
     else:
         with _serve_local(project, current=current) as url:
             report.note(
-                f"a local Kaggle is served at {url}, as long as this command runs; all it says is LOCAL"
+                f"a local Kaggle is served at {url}, while this command runs; its scores are marked LOCAL"
             )
             yield KaggleEndpoint(local=url)
 
@@ -190,7 +190,7 @@ def open_session(config: Config, there: KaggleEndpoint, report: Reporter = SILEN
 
     def told(seconds: float) -> None:
         if seconds >= _WORTH_TELLING:
-            report.note(f"Kaggle asks for patience (429): waiting {seconds:.0f} s")
+            report.note(f"Rate-limited by Kaggle (429); retrying in {seconds:.0f} s")
 
     with _name_local_kaggle(there), KaggleClient(there, patience=replace(PATIENT, tell=told)) as kaggle:
         account = kaggle.fetch_account()
@@ -223,7 +223,7 @@ def _poll_policy(there: KaggleEndpoint) -> PollPolicy:
 
 @contextmanager
 def _name_local_kaggle(there: KaggleEndpoint) -> Iterator[None]:
-    """Name the local Kaggle that does not answer: the network is not to blame, nor is Kaggle."""
+    """Report a local Kaggle that does not answer by its address, instead of blaming the network."""
     try:
         yield
     except UnreachableError as lost:
@@ -233,7 +233,7 @@ def _name_local_kaggle(there: KaggleEndpoint) -> Iterator[None]:
             f"no local Kaggle answers at '{there.local}'",
             code="local-kaggle-unreachable",
             hint="start it with 'offline-kit local' and run the same command again; without an address"
-            f" (--at, {LOCAL_ADDRESS}) one is served meanwhile",
+            f" (--at, {LOCAL_ADDRESS}) the command serves one itself",
             details=lost.details,
         ) from lost
 
@@ -243,7 +243,7 @@ def _state_folder(config: Config, there: KaggleEndpoint, username: str) -> Path:
 
 
 def check_kit(kit: Kit) -> Kit:
-    """Return a kit that is whole; ProjectError where its files on disk are damaged."""
+    """Return a kit that is whole; ProjectError if its files on disk are damaged."""
     folders = [(kit.part_folder(part), part) for part in kit.parts]
     problems = [
         line
@@ -438,7 +438,7 @@ def _remember_run(memory: LastSeenStore, name: str, facts: dict[str, Any]) -> No
 
 
 def last_rehearsal(kit: Kit) -> Path | None:
-    """Return what the last rehearsal of this kit wrote; None where there was none or it failed."""
+    """Return what the last rehearsal of this kit wrote; None if there was none or it failed."""
     last = rehearsing.read_last_report(kit)
     path = Path(str(last["submission"])) if last and last.get("passed") else None
     return path if path and path.is_file() else None

@@ -16,7 +16,7 @@ from offline_kit.local_kaggle.settings import LocalKaggleSettings
 from offline_kit.project import config
 
 PORT = 8642
-"""Where it listens unless told otherwise."""
+"""Where it listens unless configured."""
 _SERVING = "serving.json"
 USER, KEY = "local", "local-kaggle"
 """The account that is always there; its key opens nothing but this server, and is no secret."""
@@ -27,7 +27,7 @@ class LocalKaggleRequest:
     """Which local Kaggle is started."""
 
     folder: Path
-    """Its state; made where there is none."""
+    """Its state; made if there is none."""
     port: int = PORT
     """Where it listens on 127.0.0.1; 0 takes a free port."""
     accounts: tuple[str, ...] = ()
@@ -37,11 +37,11 @@ class LocalKaggleRequest:
     settings: LocalKaggleSettings = field(default_factory=LocalKaggleSettings)
     """How it behaves."""
     project: Path | None = None
-    """The project that it is served for, as long as a command runs; None where it is served for all."""
+    """The project that it is served for, as long as a command runs; None if it is served for all."""
 
 
 def default_state_folder() -> Path:
-    """Return the folder of the state unless told otherwise."""
+    """Return the folder of the state unless configured."""
     return files.cache_dir() / "local-kaggle"
 
 
@@ -50,7 +50,7 @@ def serve_local_kaggle(wanted: LocalKaggleRequest, runner: NotebookRunner) -> It
     """Serve until the block ends; one server at a time for a folder.
 
     The folders that the projects name under `copies` stand for sources that nobody pushed.
-    Raises UsageError for a competition that cannot be used, OutsideError where the port or the folder
+    Raises UsageError for a competition that cannot be used, OutsideError if the port or the folder
     is taken.
     """
     with files.translate_disk_errors(wanted.folder):
@@ -70,7 +70,7 @@ def serve_local_kaggle(wanted: LocalKaggleRequest, runner: NotebookRunner) -> It
 def find_competition(project: Path) -> Path | None:
     """Return the folder of the competition that a project brings with it: its own, or the one right in it.
 
-    None where there is none, or more than one.
+    None if there is none, or more than one.
     """
     if (project / "competition.toml").is_file():
         return project
@@ -91,7 +91,7 @@ def _announce_server(wanted: LocalKaggleRequest, url: str) -> Iterator[None]:
 
 
 def _describe_other_server(folder: Path) -> str:
-    """Return who serves a state, as far as that is told."""
+    """Return the process that serves a state, if it is known."""
     try:
         served = json.loads((folder / _SERVING).read_text(encoding="utf-8"))
         whose = f", for '{served['project']}'" if served["project"] else ""
@@ -119,7 +119,7 @@ def _hold_state(folder: Path) -> Iterator[None]:
 def greeting_lines(
     url: str, folder: str, competitions: list[str], accounts: Sequence[str] = (USER,)
 ) -> tuple[str, ...]:
-    """Return what a person is told at the start: where it is, how the plain client reaches it, what it holds."""
+    """Return the lines shown at the start: address, use by Kaggle's client, contents."""
     other_accounts = ", ".join(name for name in accounts if name != USER)
     competition_words = ", ".join(competitions) or "none; --competition DIR takes one in"
     return (
@@ -132,5 +132,5 @@ def greeting_lines(
         "  unset KAGGLE_API_TOKEN HTTP_PROXY HTTPS_PROXY ALL_PROXY NO_PROXY",
         *([f"other accounts, with the same key: {other_accounts}"] if other_accounts else []),
         "kagglehub reaches it with the same, and KAGGLE_API_ENVIRONMENT=TEST",
-        f"what is to go wrong stands in '{folder}/faults.json'; its scores are LOCAL; end it with ^C",
+        f"simulated faults: '{folder}/faults.json'; scores are marked LOCAL; stop it with Ctrl-C",
     )

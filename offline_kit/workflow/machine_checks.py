@@ -56,7 +56,7 @@ _INSTALL_SANDBOX = (
 
 
 def check_sandbox(ground: CheckContext) -> CheckResult:  # noqa: ARG001 - a property of the machine
-    """Try the sandboxes of this machine, the best first; raises where none works."""
+    """Try the sandboxes of this machine, the best first; raises if none works."""
     found = sandbox.find_sandbox()
     if found.is_weak:
         return warn_result(
@@ -100,7 +100,7 @@ _BRISK = RetryPolicy(attempts=2, deadline=30.0)
 
 
 def check_index(ground: CheckContext) -> CheckResult:
-    """Ask every index and find-links folder for one small project; raises where one does not answer."""
+    """Ask every index and find-links folder for one small project; raises if one does not answer."""
     config = ground.config
     settings = read_pip_settings(ground.env)
     if config:

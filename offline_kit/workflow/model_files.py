@@ -47,7 +47,7 @@ class ModelFiles:
     preprocessing: tuple[Checkpoint, ...]
     """What is loaded by name beside them."""
     members: tuple[Member, ...] = ()
-    """The models that the notebook predicts with; empty where it does not go by models."""
+    """The models that the notebook predicts with; empty if it does not go by models."""
     findings: tuple[Finding, ...] = ()
     """What was seen in them; none that stops a build."""
     packages: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""What of a project is newer than its kit: seen from this disk, without building anything and without an index."""
+"""Find what changed in a project since its kit was built, without building and without an index."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,8 +19,8 @@ from offline_kit.workflow import freeze_request, model_files, part_locations, pi
 from offline_kit.workflow.model_files import ModelFiles
 from offline_kit.workflow.pipeline import BuildContext
 
-_TAKEN = "'offline-kit ship' takes it along"
-_STOPPED = "a build would stop now: "
+_TAKEN = "run 'offline-kit ship' to include it"
+_STOPPED = "a build would fail now: "
 _SHOWN = 5
 
 
@@ -37,7 +37,7 @@ def list_changes(config: Config, kit: Kit, freeze: Freeze | None = None) -> tupl
 
 
 def describe_changes(config: Config, kit: Kit) -> tuple[str, ...]:
-    """Return the same for a person who works with the kit as it lies there: what changed, and the way to take it along.
+    """Return the same for a person who works with the existing kit: what changed, and the way to take it along.
 
     Nothing where neither a file nor a flag says how the kit is made: then it was made with flags, which are not known.
     """
@@ -46,7 +46,7 @@ def describe_changes(config: Config, kit: Kit) -> tuple[str, ...]:
     changes = list_changes(config, kit)
     if changes and changes[0].startswith(_STOPPED):
         return changes
-    more_words = [f"{len(changes) - _SHOWN} things more changed"] if len(changes) > _SHOWN else []
+    more_words = [f"{len(changes) - _SHOWN} more changes"] if len(changes) > _SHOWN else []
     return tuple(
         f"{clause} after this kit was built: {_TAKEN}" for clause in (*changes[:_SHOWN], *more_words)
     )
@@ -96,7 +96,7 @@ def _compare_files(kit: Kit, now: dict[str, tuple[str, str]], roles: Sequence[Ro
     before = {entry.original: entry.sha256 for entry in entries}
     for name in sorted(before.keys() | now.keys()):
         if name not in now:
-            yield f"'{name}' went away"
+            yield f"'{name}' was deleted"
         elif name not in before:
             yield f"'{now[name][0]}' was added"
         elif before[name] != now[name][1]:

@@ -1,4 +1,4 @@
-"""Where the parts of a kit are on Kaggle: in datasets, but for those that have another home."""
+"""Where the parts of a kit are on Kaggle: in datasets, unless they have another location."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from offline_kit.project.types import Kit
 from offline_kit.workflow.remote_build import remote_wheelhouse
 
 LAST_PUSH = "last-push"
-"""What the memory calls the newest push of data."""
+"""Key of the newest push of data in the stored state."""
 _OURS = ".offline-kit"  # the folder in the project that a build never replaces
 _LEDGER = "submissions.jsonl"
 MODEL_PART = "checkpoints"
@@ -22,7 +22,7 @@ _NOBODY = "you"  # the owner is known at the push
 
 
 def check_locations(config: Config, username: str, *, local: bool) -> None:
-    """Raise ProjectError where the packages were made at another Kaggle, or for another account, than the kit goes to."""
+    """Raise ProjectError if the packages were made at another Kaggle, or for another account, than the kit goes to."""
     record = remote_wheelhouse.read_record(config.project)
     if record is None or not record.files:
         return
@@ -71,7 +71,7 @@ def part_locations(config: Config) -> dict[str, str]:
 
 
 def memory_folder(config: Config) -> Path:
-    """Return the folder that remembers what was sent: in the project, since people delete `dist` to begin anew."""
+    """Return the folder that remembers what was sent: in the project, since people delete `dist` to start over."""
     return config.project / _OURS / f"{config.out.name}.push"
 
 

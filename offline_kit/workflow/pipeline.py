@@ -1,4 +1,4 @@
-"""The order of the stages, what each hands the next, and what needs no doing again."""
+"""Build and rehearse a kit: run the stages in order and skip those whose inputs did not change."""
 
 import tempfile
 import time
@@ -43,12 +43,12 @@ from offline_kit.workflow.remote_build.build_request import RemoteRequest
 from offline_kit.workflow.remote_build.remote_wheelhouse import RemoteWheelhouse
 
 SPLIT_ABOVE = 100_000_000
-"""Bytes of checkpoints above which a new kit is split, unless told otherwise."""
+"""Bytes of checkpoints above which a new kit is split, unless configured."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuildContext:
-    """What every stage stands on."""
+    """The image, index settings and cache that every stage uses."""
 
     image: Image
     """The image that the kit is for."""
@@ -57,12 +57,12 @@ class BuildContext:
     cache: Path
     """Where downloads and built things are kept."""
     chained: RemoteWheelhouse | None = None
-    """The packages as they were made on Kaggle, for its image; None where they are made here."""
+    """The packages as they were made on Kaggle, for its image; None if they are made here."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuildResult:
-    """A kit on disk, and all that it was made from."""
+    """A kit on disk, its contents and the findings of its build."""
 
     ground: BuildContext
     """What it was made on."""
@@ -114,7 +114,7 @@ class RehearsalOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class LocalStatus:
-    """What lies on this disk."""
+    """The kit on this disk and its last rehearsal."""
 
     config: Config
     """Whose status it is."""
@@ -322,12 +322,12 @@ def check_project(config: Config) -> None:
         raise UsageError(
             f"there is no project in '{config.project}': no configuration, requirements or checkpoints",
             code="project-not-found",
-            hint="go to the project's folder or name it, or begin one with 'offline-kit init'",
+            hint="change to the project's folder or name it, or start one with 'offline-kit init'",
         )
 
 
 def render_notebook(config: Config, *, report: Reporter = SILENT) -> tuple[Kit, RenderedNotebook]:
-    """Render the notebook of the kit as it lies there, and write nothing; raises as a build's rendering does."""
+    """Render the notebook of the existing kit, and write nothing; raises as a build's rendering does."""
     base = build_context(config)
     inspected = model_files.inspect_model_files(config, base.image, cache=base.cache, report=report)
     config, kit = inspected.config, kit_of(config)
@@ -406,7 +406,7 @@ def _kit_contents(
 def _remote_contents(
     seen: ModelFiles, base: BuildContext, made: RemoteWheelhouse, own: OwnCode
 ) -> assemble.KitContents:
-    """Return a kit's contents around packages that were made on Kaggle; ProjectError where they are outdated."""
+    """Return a kit's contents around packages that were made on Kaggle; ProjectError if they are outdated."""
     config = seen.config
     assumed = image.load_image(config.image, accelerator=config.accelerator, project=config.project)
     request = _freeze_request(seen, replace(base, image=assumed), own)
@@ -436,7 +436,7 @@ def _wheels_of(contents: assemble.KitContents) -> list[Wheel]:
 def is_split(seen: ModelFiles) -> bool:
     """Whether packages, code and checkpoints go into a dataset each.
 
-    Unless told otherwise, a kit that was built or pushed keeps its form, and a new one is split if its checkpoints
+    Unless configured, a kit that was built or pushed keeps its form, and a new one is split if its checkpoints
     are large.
     """
     config = seen.config
@@ -480,7 +480,7 @@ def _kit_id(folder: Path) -> str:
 
 
 def kit_of(config: Config) -> Kit:
-    """Return the kit as it lies on disk; ProjectError where there is none."""
+    """Return the kit on disk; ProjectError if there is none."""
     try:
         return manifest.read_kit(config.out)
     except ProjectError as error:

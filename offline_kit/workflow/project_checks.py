@@ -115,7 +115,7 @@ def check_notebook(ground: CheckContext) -> CheckResult:
 
 
 def _settings_of_build(ground: CheckContext) -> NotebookSettings | None:
-    """Return the notebook's settings with the template of a build; None where unsound checkpoints would decide it."""
+    """Return the notebook's settings with the template of a build; None if unsound checkpoints would decide it."""
     config = ground.loaded_config
     if not config.checkpoints or config.notebook.template != "plain" or not config.notebook.automatic:
         return config.notebook
@@ -140,7 +140,7 @@ def check_freeze(ground: CheckContext) -> CheckResult:
         return warn_result(f"there is no '{name}' yet", "run 'offline-kit build' and commit it")
     head = freeze_file.read_header(config.lock.read_text(encoding="utf-8", errors="replace"))
     made_for = (head.get("image", ""), head.get("python", ""))
-    stale = "the next build makes it anew: run 'offline-kit build' and commit it"
+    stale = "run 'offline-kit build' to update it, then commit it"
     if ground.loaded_image.name not in made_for[0]:
         return warn_result(
             f"'{name}' was made for {made_for[0] or 'another image'}, not '{ground.loaded_image.name}'", stale

@@ -30,9 +30,9 @@ class RemotePart:
     ref: str
     """"owner/slug", of a model "owner/model/framework/variation"."""
     version: int
-    """The newest version, of a model the pinned one; 0 where there is none."""
+    """The newest version, of a model the pinned one; 0 if there is none."""
     state: str
-    """The processing state of a dataset or the state of a run; empty where it was not looked at."""
+    """The processing state of a dataset or the state of a run; empty if it was not looked at."""
     holds: str
     """"this kit", "another kit", "no kit", "nothing" or, where it was not looked at, an id: a part's, for the notebook the kit's."""
 

@@ -1,4 +1,4 @@
-"""From the project to the score: build, rehearse, push, run, submit; each step only where it is not done yet.
+"""From the project to the score: build, rehearse, push, run, submit; each step only if it is not done yet.
 
 Every step looks first at what is there, so that the same command goes on wherever an earlier one stopped.
 """
@@ -28,7 +28,7 @@ from offline_kit.workflow.kaggle_session import KaggleSession, NotebookRun
 from offline_kit.workflow.pipeline import BuildResult
 
 Confirm = Callable[[str], bool]
-"""Asks a person; False where there is none."""
+"""Asks a person; False if there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ class ShipOptions:
     asking: ApprovalPolicy = ApprovalPolicy()
     """Whether to."""
     upgrade: bool = False
-    """Freeze anew."""
+    """Resolve again, to the newest versions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +82,7 @@ class SubmissionOutcome:
     submitted: SubmissionResult
     """The submission, new or found."""
     scored: Submission | None = None
-    """Its end; None where nobody waited for it and it has none yet."""
+    """Its end; None if nobody waited for it and it has none yet."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,8 +127,8 @@ def ship_kit(
 def competition_of(port: KaggleSession) -> Competition:
     """Return the competition that the project takes part in: asked for before minutes of work.
 
-    Raises UsageError where none is configured, ProjectError where there is none of this name, OutsideError
-    where its rules are not accepted.
+    Raises UsageError if none is configured, ProjectError if there is none of this name, OutsideError
+    if its rules are not accepted.
     """
     slug = port.config.competition
     if not slug:
@@ -215,7 +215,7 @@ def _lines(*lines: str) -> str:
 def request_of(
     port: KaggleSession, kit: Kit, version: int, sending: SubmissionOptions, *, seconds: float = 0.0
 ) -> SubmitRequest:
-    """Return the submission of the version that is the kit as it lies here; its run took so many seconds."""
+    """Return the submission of the version that is the local kit; its run took so many seconds."""
     return replace(
         _any_version(port, kit, version, sending),
         kit=kit.id,
@@ -251,7 +251,7 @@ def submit_version(
 ) -> SubmissionOutcome:
     """Submit a finished version once, and wait for its score where that is wanted.
 
-    Raises what `submissions.plan`, `submit` and `wait` do, and UsageError where nobody said yes.
+    Raises what `submissions.plan`, `submit` and `wait` do, and UsageError if nobody said yes.
     """
     plan = submissions.plan_submission(request, port.kaggle, port.ways, port.ledger, report)
     if plan.existing is None:
@@ -261,7 +261,7 @@ def submit_version(
             raise UsageError(
                 "nobody agreed to spend a submission; nothing was submitted",
                 code="submission-not-approved",
-                hint="answer with y, or give --yes (in scripts and CI)",
+                hint="answer y, or add --yes in scripts and CI",
             )
     submitted = submissions.submit_version(plan, port.kaggle, port.ways, port.ledger, report)
     scored = None
@@ -281,7 +281,7 @@ def request_for(
     """Return the submission of a version of the kit's notebook, None being the one that is this kit's.
 
     To `follow` is to wait for the run of this kit's version. Nothing is pushed. Raises as `competition_of`,
-    and ProjectError where this kit's notebook is not there, or its run failed.
+    and ProjectError if this kit's notebook is not there, or its run failed.
     """
     competition_of(port)
     kit = kaggle_session.check_kit(pipeline.kit_of(port.config))
@@ -325,7 +325,7 @@ class ShipPlan:
     disturbed: tuple[str, ...]
     """Submissions under way that new data would spoil."""
     submission: SubmitPlan
-    """What would be submitted; of version 0 where that has to be pushed or run first."""
+    """What would be submitted; of version 0 if that has to be pushed or run first."""
 
 
 def plan_ship(
@@ -357,10 +357,10 @@ def plan_ship(
 
 def _plan_rehearsal(config: Config, kit: Kit | None, orders: ShipOptions) -> str:
     if orders.rehearsal is None:
-        return "none, as asked"
+        return "skipped (--no-rehearsal)"
     if kit and pipeline.passed_rehearsal(config, kit, orders.rehearsal):
-        return "it passed already"
-    return f"to be done, with --env {orders.rehearsal.env}"
+        return "already passed"
+    return f"to run, with --env {orders.rehearsal.env}"
 
 
 def _plan_submission(

@@ -83,13 +83,13 @@ def _raise_for_secrets(config: Config, found: Iterable[str], report: Reporter) -
     lines = list(dict.fromkeys(found))
     trusted = [line for line in lines if is_trusted(_file_of(line), config.trust)]
     for line in trusted:
-        report.warn(f"{line}; it travels, since `trust` names the file")
+        report.warn(f"{line}; uploaded because `trust` names the file")
     if left := [line for line in lines if line not in trusted]:
         names = ", ".join(f'"{name}"' for name in dict.fromkeys(map(_file_of, left)))
         raise ProjectError(
             "a secret would be uploaded" if len(left) == 1 else f"{len(left)} secrets would be uploaded",
             code="secret-in-upload",
-            hint="delete it there and revoke it if others have seen it; nothing logs in offline. If it is no secret, set"
+            hint="delete it, and revoke it if others have seen it; an offline notebook needs no login. If it is no secret, set"
             f" trust = [{names}] in [tool.offline-kit]",
             details=left,
         )
@@ -154,7 +154,7 @@ def _secrets_of_bytes(name: str, data: bytes) -> Iterator[str]:
             has_text = True
             yield f"{cell_name}{_line_number(source, secret)}: {_describe_secret(secret)}"
     if not has_text and text.strip() and _keeps_logins(name):
-        yield f"{name}: a file of logins, by its name"
+        yield f"{name}: a credentials file, by its name"
 
 
 def _keeps_logins(name: str) -> bool:

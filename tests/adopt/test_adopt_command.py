@@ -282,7 +282,7 @@ def test_what_only_a_person_can_add_is_ready_to_paste(project: Path) -> None:
     assert 'checkpoints = ["other.pth", "weights/net.pth"]' in said
     assert "--write does it" not in said
     file.write_text(whole.replace('["weights/net.pth"]', '["other.pth", "weights/net.pth"]'))
-    assert "says all that already" in run(project, "adopt", "inference.ipynb", "--write").stderr
+    assert "already complete" in run(project, "adopt", "inference.ipynb", "--write").stderr
 
 
 def test_a_requirements_file_that_is_installed_later_is_needed_for_sure(project: Path) -> None:

@@ -117,8 +117,8 @@ def test_the_next_step_is_given_what_was_typed(tmp_path: Path) -> None:
 
 def test_a_failed_rehearsal_is_told_in_words() -> None:
     """What went wrong and what to do, not the report's data."""
-    problem = {"what": "cell 3 of the notebook failed", "hint": "mend it", "details": ["a", "b"]}
+    problem = {"what": "cell 3 of the notebook failed", "hint": "fix it", "details": ["a", "b"]}
     assert (
         summary._rehearsal_line({"passed": False, "problem": problem})
-        == "failed: cell 3 of the notebook failed; mend it"
+        == "failed: cell 3 of the notebook failed; fix it"
     )

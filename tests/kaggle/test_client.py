@@ -158,7 +158,7 @@ def test_the_user_hears_of_a_wait_that_kaggle_asks_for(bench: Bench, tmp_path: P
     with kaggle_session.open_session(config.load_config(project, {}), where, listener) as port:
         bench.kaggle.faults.add_fault(Fault(on="GetDataset", status=429, retry_after=2.4))
         assert port.kaggle.get_dataset(SLUG) is None
-    assert "Kaggle asks for patience (429): waiting 2 s" in listener.notes
+    assert "Rate-limited by Kaggle (429); retrying in 2 s" in listener.notes
 
 
 def test_an_effect_is_sent_again_after_429(bench: Bench, alice: KaggleClient) -> None:

@@ -329,7 +329,7 @@ def test_the_pinned_version_is_shown_and_verified(here: Yard) -> None:
     here.run("build").good()
     said = here.run("verify", *here.to).failed(1, f"there is no version of the model '{MINE}'")
     assert "offline-kit push" in said.out
-    assert f"{MINE}: not there" in here.run("status", *here.to).good().out
+    assert f"{MINE}: not on this Kaggle" in here.run("status", *here.to).good().out
     here.push().good()
     for words in ((), here.to):
         assert f"{MINE} version 1" in here.run("status", *words).good().out

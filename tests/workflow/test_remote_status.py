@@ -24,8 +24,8 @@ def test_before_anything_was_sent(here: Yard) -> None:
     there = here.run("status", *here.to, "--json").good().facts["there"][0]
     assert [(piece["holds"], piece["version"]) for piece in there["pieces"]] == [("nothing", 0)] * 2
     words = here.run("status", *here.to).good().out
-    assert f"{DATASET}: not there" in words
-    assert f"{NOTEBOOK}: not there" in words
+    assert f"{DATASET}: not on this Kaggle" in words
+    assert f"{NOTEBOOK}: not on this Kaggle" in words
 
 
 def test_what_was_seen_last_is_told_without_asking(here: Yard) -> None:
@@ -83,7 +83,7 @@ def test_a_failed_run_stays_to_be_read(here: Yard) -> None:
     told = here.run("status").good()
     line = next(line for line in told.out.splitlines() if "last run" in line)
     assert "failed: the notebook failed on the local Kaggle: version 1" in line
-    assert f"{NOTEBOOK}: not there" not in told.out
+    assert f"{NOTEBOOK}: not on this Kaggle" not in told.out
     problem = here.run("status", "--json").good().facts["there"][0]["run"]["problem"]
     assert problem["hint"] in said.err
     here.push().good()

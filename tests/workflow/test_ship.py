@@ -192,20 +192,20 @@ def test_a_dry_run_says_what_each_step_would_do(tmp_path: Path, built: Path) -> 
         planned = changed["parts"][0]
         assert (changed["outdated"], planned["action"], planned["files"]) == (kit, "create", 4)
         assert (here.kit.id, planned["bytes"] > WEIGHTS) == (kit, True)
-        assert changed["rehearsal"].startswith("to be done")
+        assert changed["rehearsal"].startswith("to run")
         here.run("build").good()
         kit = here.kit.id
         assert changed["kit"] == kit
         told = here.run("ship", *here.to, "--no-rehearsal", "--dry-run", "--json").good()
         facts = told.facts
-        assert (facts["dry_run"], facts["rehearsal"]) == (True, "none, as asked")
+        assert (facts["dry_run"], facts["rehearsal"]) == (True, "skipped (--no-rehearsal)")
         assert (facts["parts"][0]["action"], facts["notebook"]["action"]) == ("create", "new")
         assert (facts["submission"]["version"], facts["submission"]["left"]) == (0, 5)
         assert "nothing was built, sent or submitted" in told.err
         assert (here.kit.id, here.uploaded(), here.made()) == (kit, 0, (0, 0, 0))
         here.ship().good()
         facts = here.run("ship", *here.to, "--dry-run", "--json").good().facts
-        assert facts["rehearsal"] == "to be done, with --env matching"
+        assert facts["rehearsal"] == "to run, with --env matching"
         assert (facts["parts"][0]["action"], facts["submission"]["already"]) == ("nothing", 1001)
 
 
@@ -236,7 +236,7 @@ def test_what_is_newer_than_the_kit_is_told(here: Yard) -> None:
     assert "after this kit was built" not in here.run("status").good().out
     assert "newer" not in here.run("submit", *here.to, "--dry-run").good().err
     retrain(here.project, b"8")
-    line = "'model.ckpt' changed after this kit was built: 'offline-kit ship' takes it along"
+    line = "'model.ckpt' changed after this kit was built: run 'offline-kit ship' to include it"
     assert here.run("status", "--json").good().facts["newer"] == [line]
     assert line in here.run("status").good().out
     for command in (("submit",), ("push", "--no-build")):
@@ -246,7 +246,7 @@ def test_what_is_newer_than_the_kit_is_told(here: Yard) -> None:
     here.params("other = 1")
     assert "configuration, template or code changed after" in here.run("status").good().out
     (here.project / "model.ckpt").unlink()
-    stopped = "  newer     a build would stop now: 1 problem with the checkpoints\n"
+    stopped = "  newer     a build would fail now: 1 problem with the checkpoints\n"
     assert stopped in here.run("status").good().out
     (here.project / "offline-kit.toml").unlink()
     assert "  newer  " not in here.run("status").good().out, "the flags that it was made with are not known"

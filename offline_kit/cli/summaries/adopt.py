@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def show_proposal(proposal: "AdoptionPlan", console: Console) -> None:
-    """Show all changes as one diff, what became of each line, and what is left to do."""
+    """Show all changes as one diff, each finding's outcome, and what is left to do."""
     console.print_lines(proposal.unified_diff.splitlines())
     told = [
         finding
@@ -35,7 +35,7 @@ def show_proposal(proposal: "AdoptionPlan", console: Console) -> None:
                 same_files,
             )
         )
-    console.show_table("What became of it", ("where", "there", "now", ""), rows)
+    console.show_table("Changes", ("where", "before", "after", "fix"), rows)
     for finding in proposal.adoption.unresolved:
         console.warn(f"{finding.position}: {finding.text}")
         console.note(f"    {finding.remedy}")
@@ -61,11 +61,11 @@ def show_adopted(
     ok: bool = True,
     typed: str = "",
 ) -> None:
-    """Say what was written and what to do next, with the project as it was `typed`."""
+    """Report what was written and suggest the next command, with the project as it was `typed`."""
     unresolved_count = len(proposal.adoption.unresolved)
     if unresolved_count:
         console.step(
-            f"{unresolved_count} {'lines need' if unresolved_count > 1 else 'line needs'} you before the notebook runs offline"
+            f"{unresolved_count} {'lines need' if unresolved_count > 1 else 'line needs'} a fix before the notebook runs offline"
         )
     if written:
         console.step(f"written: {', '.join(str(path) for path in written)}")
@@ -75,13 +75,13 @@ def show_adopted(
             " notebook offline)"
         )
     elif proposal.has_changes:
-        console.step("nothing was written; --write does it")
+        console.step("nothing was written; run again with --write to write it")
     elif proposal.manual_steps:
         console.step(
             f"nothing was written: add by hand to '{proposal.config_file}' {' and '.join(proposal.lines_to_add)}"
         )
     else:
-        console.step("the configuration says all that already; nothing was written")
+        console.step("the configuration is already complete; nothing was written")
     adoption = proposal.adoption
     console.print_result(
         {

@@ -13,16 +13,16 @@ _DO = {"new": "pushed for the first time and run", "version": "pushed as a new v
 
 
 def show_made(made: "RemoteBuild", console: Console) -> None:
-    """Say where the packages are."""
+    """Show the notebook that made the packages."""
     record = made.record
     console.note(
         f"the packages:  '{record.notebook}', version {record.version}: {record.files} wheels,"
-        f" {format_size(made.wheels_size)}, stay there until a rehearsal here needs them"
+        f" {format_size(made.wheels_size)}, downloaded only when a rehearsal on this machine needs them"
     )
 
 
 def show_plan(plan: "RemoteBuildPlan", account: "Account", console: Console) -> None:
-    """Show which notebook would make what, and what would attach it afterwards."""
+    """Show the notebook that would make the packages and the one that would attach its output."""
     notebook, request = plan.notebook, plan.asked
     rerun_reason = "run again, as --upgrade asks" if plan.upgrade else "not run again"
     rows = [
@@ -35,15 +35,15 @@ def show_plan(plan: "RemoteBuildPlan", account: "Account", console: Console) -> 
         ("machine", notebook.notebook.machine_shape or "no accelerator"),
         *(("asked for", line) for line in request.requirements),
         *(("constraint", line) for line in request.constraints),
-        *(("liked", f"{name}=={version}") for name, version in request.preferred),
+        *(("preferred", f"{name}=={version}") for name, version in request.preferred),
         ("kept", f"{len(request.protected)} packages of the image at their versions"),
         *(("replaced", name) for name in request.include),
         *(("left out", name) for name in request.exclude),
         ("attached", f"its output to '{plan.offline}', which has the internet off"),
-        ("fetched", "a list and outlines of the wheels; the wheels for a rehearsal here alone"),
+        ("fetched", "a list and outlines of the wheels; the wheels only for a rehearsal on this machine"),
     ]
-    console.show_facts("A build would have the packages made there", rows)
-    console.step("which wheels that are, pip decides there; nothing was pushed, run, fetched or written")
+    console.show_facts("Planned build of the packages", rows)
+    console.step("pip on Kaggle selects the wheels; nothing was pushed, run, downloaded or written")
     facts = {
         "notebook": notebook.notebook.ref,
         "place": account.server_name,

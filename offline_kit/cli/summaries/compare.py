@@ -18,7 +18,7 @@ _MARKS = {"added": "+", "removed": "-", "renamed": ">", "moved": ">"}
 
 
 def show_verification(found: "Verification", console: Console) -> None:
-    """Show what is on Kaggle as in the kit, and what is not, with what to do about it."""
+    """Show whether Kaggle has the kit's files, and a fix for each difference."""
     columns = ("part", "where", "version", "state", "private", "files", "as in the kit")
     console.show_table(f"On {found.place}", columns, [_part_row(part) for part in found.parts])
     for note in (note for part in found.parts for note in part.notes):
@@ -60,7 +60,7 @@ def _agreement_lines(found: "Verification") -> str:
     entries = [entry for part in found.parts for entry in part.part.entries]
     method = "by their bytes" if found.deep else "by names, sizes and marker"
     notebook_words = f", and version {found.notebook.version} of the notebook" if found.notebook else ""
-    return f"{found.place} has kit {found.kit[:12]} as it is on this disk: {len(entries)} files {method}{notebook_words}"
+    return f"{found.place} has kit {found.kit[:12]} unchanged: {len(entries)} files {method}{notebook_words}"
 
 
 def _disagreement_lines(found: "Verification") -> str:
@@ -105,7 +105,7 @@ def _problem_facts(problems: "tuple[VerifyProblem, ...]") -> list[dict[str, str]
 
 
 def show_difference(found: "KitDifference", console: Console) -> None:
-    """Show what differs between two kits, on stdout: it is what the command is for."""
+    """Print the differences between two kits on stdout."""
     if found.is_identical:
         console.print_lines([f"identical: both are kit {found.new.kit.id[:12]}, with the same notebook"])
     else:

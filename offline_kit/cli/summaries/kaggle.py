@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from offline_kit.workflow.ship import ShipPlan, ShipResult, SubmissionOutcome
 
 PushOutcome = tuple["Sequence[PushedPart]", "PushedNotebook | None", "NotebookRun | None"]
-"""Parts that are there; where it was pushed, the notebook; where it was waited for, its run."""
+"""The pushed parts, the notebook if it was pushed, and its run if it was waited for."""
 _DID = {"create": "created", "version": "a new version", "nothing": "unchanged, nothing uploaded"}
 _NOTEBOOK = {"new": "pushed", "version": "a new version", "nothing": "unchanged, not run again"}
 
@@ -127,7 +127,7 @@ def show_push(
     account: "Account",
     console: Console,
 ) -> None:
-    """Show where each part is now; where it was pushed, the notebook; where it was waited for, its run."""
+    """Show the pushed parts, the notebook if it was pushed, and its run if it was waited for."""
     parts, notebook, run = done
     _say_parts(parts, console)
     if notebook:
@@ -222,7 +222,7 @@ def whereabouts_lines(there: "Iterable[RemoteStatus]", kit: "Kit | None") -> lis
         if status.run:
             lines.append(f"  last run    {_run_line(status.run)}")
         lines += [f"  submitted   {_entry_line(entry)}" for entry in status.submissions]
-    return lines or ["Kaggle      nothing was pushed from here; --to kaggle looks"]
+    return lines or ["Kaggle      nothing was pushed from here; check with --to kaggle"]
 
 
 def whereabouts_facts(there: "Iterable[RemoteStatus]") -> list[dict[str, Any]]:
@@ -232,7 +232,7 @@ def whereabouts_facts(there: "Iterable[RemoteStatus]") -> list[dict[str, Any]]:
 
 def _part_line(piece: "RemotePart", kit: "Kit | None") -> str:
     if not piece.version:
-        return f"{piece.ref}: not there"
+        return f"{piece.ref}: not on this Kaggle"
     holds = piece.holds
     if len(holds) == 64:  # an id, of what was seen last
         own_ids = {kit.id, *(part.id for part in kit.parts)} if kit else set()
@@ -276,7 +276,7 @@ def _notebook_line(pushed: "PushedNotebook", ran: "NotebookRun | None") -> str:
 
 
 def _kaggle_page(url: str, account: "Account") -> str | None:
-    """Return a page on Kaggle; a local one has none that is worth a look."""
+    """Return the URL of a page on Kaggle; None for a local Kaggle, which has no pages."""
     return url if account.server_name == "Kaggle" else None
 
 
@@ -307,14 +307,14 @@ def _notebook_facts(
 
 def _outcome_lines(outcome: "SubmissionOutcome", account: "Account") -> list[str]:
     submission = outcome.submitted
-    action = "submitted already, nothing was submitted again" if submission.existed_before else "submitted"
+    action = "already submitted; not submitted again" if submission.existed_before else "submitted"
     lines = [f"submission {submission.ref}, notebook version {submission.version}: {action}"]
     scored = outcome.scored or outcome.plan.existing
     if scored and scored.state == "complete":
-        lines.append(f"score {scored.public_score or '(none told)'}{_private_score(scored.private_score)}")
+        lines.append(f"score {scored.public_score or '(not reported)'}{_private_score(scored.private_score)}")
     else:
         lines.append(
-            f"the score may take hours: the same command with --wait waits for it, {account.server_name} shows it too"
+            f"the score may take hours: run the same command with --wait, or see {account.server_name}"
         )
     return lines
 

@@ -33,7 +33,7 @@ def show_image(name: str, package: str | None, console: Console) -> None:
     image = images.load_image(name, accelerator="none", project=Path.cwd())
     if package:
         package_facts = images.describe_package(image, package)
-        protected = "   protected: a kit replaces it only when told" if package_facts.protected else ""
+        protected = "   protected: replaced only if `replace` names it" if package_facts.protected else ""
         console.print_lines(
             [
                 f"{package_facts.name}=={package_facts.version or '(version not known)'}   in {image.name}{protected}"
@@ -161,7 +161,7 @@ def _show_findings(findings: Iterable[Finding], console: Console) -> None:
 
 
 def show_rehearsal(passed: "Rehearsal", console: Console) -> None:
-    """Show how a rehearsal went and where its evidence lies."""
+    """Show the result of a rehearsal and the folder of its files."""
     memory = (
         f"{format_size(passed.peak_memory)} ({passed.memory_by})" if passed.peak_memory else "not measured"
     )
@@ -186,7 +186,7 @@ def show_rehearsal(passed: "Rehearsal", console: Console) -> None:
 
 
 def status_lines(status: "LocalStatus", newer: Iterable[str] = ()) -> list[str]:
-    """Return what lies on disk, for a person; `newer` is what changed since the kit was built."""
+    """Return the lines of `status` about this disk; `newer` lists what changed since the build."""
     lines = [f"project     {status.config.project}"]
     if status.kit is None:
         lines.append(f"kit         none in '{status.config.out}': make one with 'offline-kit build'")
@@ -202,7 +202,7 @@ def status_lines(status: "LocalStatus", newer: Iterable[str] = ()) -> list[str]:
 
 
 def status_facts(status: "LocalStatus", newer: Iterable[str] = ()) -> dict[str, Any]:
-    """Return what lies on disk, for a script."""
+    """Return the facts of `status` about this disk, for JSON."""
     kit = _kit_facts(status.kit) if status.kit else {"kit": None}
     return {
         "ok": not status.problems,
@@ -218,12 +218,14 @@ def _rehearsal_line(last: dict[str, Any] | None) -> str:
         return "none of this kit: run 'offline-kit rehearse'"
     if not last.get("passed"):
         problem = last.get("problem") or {}
-        return f"failed: {problem.get('what', 'not said why')}; {problem.get('hint', '')}".rstrip("; ")
+        return f"failed: {problem.get('what', 'no reason was recorded')}; {problem.get('hint', '')}".rstrip(
+            "; "
+        )
     return f"passed at fidelity '{last.get('fidelity')}' in {last.get('seconds')} s"
 
 
 def show_pruned(freed: int, console: Console) -> None:
-    """Say what a clean-up of the cache freed."""
+    """Show how much space was freed."""
     console.print_lines([f"freed {format_size(freed)}"])
     console.print_result({"ok": True, "freed": freed})
 

@@ -12,22 +12,22 @@ if TYPE_CHECKING:
 
 
 def show_proposal(proposal: "ConfigProposal", console: Console) -> None:
-    """Show the lines that are to be written, and what the person should know."""
+    """Show the lines to write, with notes and missing settings."""
     console.print_lines(proposal.block.splitlines())
     for note in proposal.notes:
         console.note(note)
     for setting in proposal.missing_settings:
-        console.warn(f"`{setting.key}` was not found: say it {setting.needed_for}")
+        console.warn(f"`{setting.key}` was not found: set it {setting.needed_for}")
 
 
 def show_init(
     proposal: "ConfigProposal", console: Console, *, written: bool, dry_run: bool, typed: str = ""
 ) -> None:
-    """Say what became of the proposal, and what to do next with the project as it was `typed`."""
+    """Report whether the proposal was written, and suggest the next command."""
     if not proposal.block:
-        console.step(f"'{proposal.file}' says all that was found already; nothing was written")
+        console.step(f"'{proposal.file}' is already complete; nothing was written")
     elif written:
-        console.step(f"written into '{proposal.file}': look it over, it is yours to change")
+        console.step(f"wrote '{proposal.file}': check it and change what you like")
         console.note(f"next:          offline-kit build{typed} --dry-run")
     else:
         console.step(f"this would go into '{proposal.file}'; nothing was written")
@@ -54,7 +54,7 @@ _SIGNS = {"ok": "ok", "warning": "warn", "failed": "FAIL", "skipped": "-"}
 
 
 def show_findings(findings: "Sequence[CheckFinding]", console: Console) -> None:
-    """Show what every check said, each with its remedy."""
+    """Show the result of every check, with its fix."""
     wide = max((len(finding.title) for finding in findings), default=0)
     lines = []
     for finding in findings:
@@ -67,8 +67,11 @@ def show_findings(findings: "Sequence[CheckFinding]", console: Console) -> None:
     console.print_lines([console.words(line) for line in lines])
     states = [str(finding.said.state) for finding in findings]
     failed, warned = states.count("failed"), states.count("warning")
-    words = [f"{failed} failed" if failed else "", f"{warned} to look at" if warned else ""]
-    console.step(", ".join(word for word in words if word) or "all is well")
+    words = [
+        f"{failed} failed" if failed else "",
+        f"{warned} warning{'' if warned == 1 else 's'}" if warned else "",
+    ]
+    console.step(", ".join(word for word in words if word) or "no problems found")
     checks = [
         {
             "code": finding.code,

@@ -16,7 +16,7 @@ _RUNTIME = ("kit_capture", "kit_wheelhouse")
 
 @dataclass(frozen=True, kw_only=True)
 class RemoteJob:
-    """What is to be run where."""
+    """A notebook to run on Kaggle, and its settings."""
 
     config: Config
     """Whose it is; the accelerator decides on the image."""
@@ -35,7 +35,7 @@ def image_name(job: RemoteJob) -> str:
 
 
 def new_notebook(job: RemoteJob) -> NewNotebook:
-    """Render the job's notebook: private, and with the internet on only where packages are to be downloaded."""
+    """Render the job's notebook: private, and with the internet on only if packages are to be downloaded."""
     words = " wheelhouse" if job.asked else " image"
     title = job.config.name[: TITLE_LENGTH[1] - len(words)].strip() + words
     shape = find_machine_shape(job.config.accelerator)

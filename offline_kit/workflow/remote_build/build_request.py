@@ -125,7 +125,7 @@ def _line_problems(one: RequirementLine) -> Iterator[str]:
 
 
 def _secret_in_address(address: str) -> str:
-    """Return why an address may not go to Kaggle; "" where nothing in it can be a secret."""
+    """Return why an address may not go to Kaggle; "" if nothing in it can be a secret."""
     if unset := _VARIABLE.search(address):
         return f"names the variable {unset[0]}, which is not set here"
     if redact_urls(address.partition("?")[0]) != address.partition("?")[0]:

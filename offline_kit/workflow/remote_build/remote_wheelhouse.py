@@ -123,7 +123,7 @@ def write_record(record: WheelhouseRecord, project: Path) -> None:
 
 
 def read_record(project: Path) -> WheelhouseRecord | None:
-    """Return the project's record, None where there is none; ProjectError for one that is damaged."""
+    """Return the project's record, None if there is none; ProjectError for one that is damaged."""
     path = project / RECORD
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
@@ -152,7 +152,7 @@ def cache_folder(record: WheelhouseRecord, cache: Path) -> Path:
 
 
 def load_wheelhouse(record: WheelhouseRecord, cache: Path) -> RemoteWheelhouse:
-    """Return a wheelhouse that is known here; ProjectError where it is not, or not whole."""
+    """Return a wheelhouse that is known here; ProjectError if it is not, or not whole."""
     folder = cache_folder(record, cache)
     if not folder.is_dir():
         raise ProjectError(
@@ -178,7 +178,7 @@ def load_wheelhouse(record: WheelhouseRecord, cache: Path) -> RemoteWheelhouse:
 def store_outputs(folder: Path, part: KitPart, facts: str, captured: str) -> None:
     """Write what a wheelhouse is known by into a folder.
 
-    `facts` is what its notebook told of the wheels, `captured` the image's file. Raises ProjectError where
+    `facts` is what its notebook told of the wheels, `captured` the image's file. Raises ProjectError if
     the facts make no sense, or are not of this part.
     """
     try:
@@ -208,17 +208,17 @@ def rebuild_command(*, local: bool) -> str:
 
 
 def check_request(record: WheelhouseRecord, digest: str) -> None:
-    """Raise ProjectError where the wheelhouse was made for other requirements than those of today."""
+    """Raise ProjectError if the wheelhouse was made for other requirements than those of today."""
     if record.asked != digest:
         raise ProjectError(
             f"the requirements changed since the wheelhouse was made on Kaggle ('{record.notebook}')",
             code="remote-wheelhouse-outdated",
-            hint=f"{rebuild_command(local=record.local)} makes it anew; or remove '{RECORD}' to build the packages here",
+            hint=f"{rebuild_command(local=record.local)} makes it again; or remove '{RECORD}' to build the packages here",
         )
 
 
 def captured_image(facts: str, digest: str, where: str) -> str:
-    """Return the image file of what a run told about its image; ProjectError where it told nonsense."""
+    """Return the image file of what a run told about its image; ProjectError if it told nonsense."""
     try:
         return kit_capture.format_image_file(json.loads(facts), digest, where)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
