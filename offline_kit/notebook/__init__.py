@@ -1,5 +1,5 @@
-"""Render the inference notebook and kernel-metadata.json.
+"""Render the inference notebook and its kernel-metadata.json.
 
-Templates are percent scripts in jinja2; the runtime that they call stands in the notebook too. It needs a
-kit, the notebook's settings and the image.
+Templates are jinja2 percent scripts; the runtime that they call is pasted into the notebook. Needs a kit, the
+notebook's settings and an image.
 """

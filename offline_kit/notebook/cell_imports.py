@@ -1,4 +1,4 @@
-"""Imports of a notebook's cells: one notebook is one module to a linter and to a reader, so each stands once."""
+"""Remove repeated imports from a notebook's cells: to a linter and to a reader, a notebook is one module."""
 
 import ast
 from itertools import takewhile
@@ -9,9 +9,9 @@ ImportedNames = set[tuple[str, str, str]]
 
 
 def deduplicate_imports(source: str, imported: ImportedNames) -> str:
-    """Return a cell without the imports at its top that are known already, and take note of the others.
+    """Remove the imports at the top of a cell that an earlier cell made, and record the new ones.
 
-    What the cell says of itself becomes a comment: in the middle of a notebook a docstring is a statement.
+    The cell's docstring becomes a comment: in the middle of a notebook it would be a statement.
     """
     tree = ast.parse(source)
     docstring = ast.get_docstring(tree) if len(tree.body) > 1 else None
@@ -37,7 +37,7 @@ def _is_import(node: ast.stmt) -> bool:
 def _keep_new_names(
     node: ast.Import | ast.ImportFrom, imported: ImportedNames, lines: list[str]
 ) -> list[str]:
-    """Return the lines of a statement with the names alone that are new; nothing where all are known."""
+    """Return the lines of an import statement reduced to its new names; empty if all are known."""
     module = (node.module or "") if isinstance(node, ast.ImportFrom) else ""
     fresh = [alias for alias in node.names if (module, alias.name, alias.asname or "") not in imported]
     imported |= {(module, alias.name, alias.asname or "") for alias in fresh}

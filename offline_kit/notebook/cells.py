@@ -1,8 +1,8 @@
-"""The code of one cell: what IPython takes for magics, and the Python around them, told without running IPython.
+"""Separate IPython magics from the Python of one cell, without running IPython.
 
-A cell may hold `%magic`, `!shell`, `x = !shell`, `help?` and, in its first line, `%%magic`. Their lines are found
-as IPython finds them (at the beginning of a statement, never inside brackets or strings) and stood in for by
-Python that does nothing, so that every other line keeps its place.
+A cell may contain `%magic`, `!shell`, `x = !shell`, `help?` and, in its first line, `%%magic`. Magics are found
+as IPython finds them (at the start of a statement, never inside brackets or strings) and replaced by Python
+that does nothing, so every other line keeps its number.
 """
 
 import ast
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 PYTHON_BODIES = frozenset({"time", "timeit", "capture", "prun", "memit", "mprun", "lprun", "debug"})
-"""Cell magics whose cell is Python all the same."""
+"""Cell magics whose body is still Python."""
 SHELL_BODIES = frozenset({"bash", "sh", "script"})
 """Cell magics whose cell is a shell script."""
 
@@ -55,9 +55,9 @@ class Magic:
     before: str
     """What it is assigned to, the sign of equality included: "files = "; else empty."""
     sign: str
-    """"!", "!!", "%", "%%", "?"; empty for a word that IPython takes for a magic by itself."""
+    """"!", "!!", "%", "%%" or "?"; empty for an automagic."""
     text: str
-    """What follows the sign, as it stands."""
+    """The text after the sign."""
 
     @property
     def name(self) -> str:
@@ -77,12 +77,12 @@ class Magic:
 
 @dataclass(frozen=True, kw_only=True)
 class ParsedCell:
-    """A cell's text, taken apart."""
+    """A cell separated into Python and magics."""
 
     source: str
     """The text itself."""
     python: str
-    """The same with magics stood in for: as many lines, every other line unchanged."""
+    """The cell with its magics replaced; line numbers are unchanged."""
     magics: tuple[Magic, ...]
     """The magics, in their order."""
     strings: tuple[tuple[int, int], ...]
@@ -95,7 +95,7 @@ class ParsedCell:
     """Name of the cell magic whose body is no Python: "bash", "html", "writefile"; else empty."""
 
     def parse_tree(self) -> ast.Module | None:
-        """Return the syntax tree of the Python part; None where this Python cannot read it."""
+        """Return the syntax tree of the Python part; None if it does not parse."""
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of escapes in the user's strings
@@ -104,7 +104,7 @@ class ParsedCell:
             return None
 
     def line_number(self, offset: int) -> int:
-        """Return the number of the line that holds a place of the text, from 1."""
+        """Return the 1-based line number of an offset in the text."""
         return self.source.count("\n", 0, offset) + 1
 
     def text_offset(self, line: int, column: int) -> int:
@@ -115,7 +115,7 @@ class ParsedCell:
 
 
 def parse_cell(source: str) -> ParsedCell:
-    """Take a cell apart; any text will do."""
+    """Parse a cell; accepts any text."""
     opened = _CELL.match(source)
     if opened and opened["name"] not in PYTHON_BODIES:
         return _parse_foreign(source, opened)
@@ -133,7 +133,7 @@ def parse_cell(source: str) -> ParsedCell:
 
 
 def extract_import_code(source: str) -> str:
-    """Return a cell as Python for import scans: its code, the scripts that it writes, and imports made by magics."""
+    """Return a cell as Python for import scans: its code, the scripts that it writes, and the imports of its magics."""
     cell = parse_cell(source)
     tail = "\nimport matplotlib\n" if {"matplotlib", "pylab"} & {magic.name for magic in cell.magics} else ""
     scripts = (
@@ -151,7 +151,7 @@ class WrittenScript:
     text: str
     """What is written, as far as it is one literal string."""
     start: int = -1
-    """Where the text begins in the cell; -1 where it does not stand there letter by letter."""
+    """Offset of the text in the cell; -1 if the cell does not contain it literally."""
 
     def parse_tree(self) -> ast.Module | None:
         """Return the script's syntax tree; None for what this Python cannot parse."""
@@ -295,7 +295,7 @@ class _CellScanner:
                 return
 
     def _add_help(self, start: int) -> None:
-        """Take the statement of `thing?` for a magic."""
+        """Record the statement of `thing?` as a magic."""
         indent = re.match(r"[ \t]*", self.source[start:])
         blanks = indent[0] if indent else ""
         end = self._find_line_end(self.position)

@@ -13,7 +13,7 @@ _LINE = re.compile(rf'\{{"{FAILURE_KEY}": .*\}}$', re.MULTILINE)
 
 
 def find_failure(output: str) -> KitError | None:
-    """Return the last failure that a notebook printed in its output or log; None if there is none."""
+    """Return the last failure in a notebook's output or log; None if there is none."""
     for line in reversed(_LINE.findall(output)):
         try:
             fields = json.loads(line)[FAILURE_KEY]

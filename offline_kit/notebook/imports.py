@@ -50,17 +50,15 @@ ENGINES: dict[str, tuple[str, ...]] = {
     "tqdm.notebook": ("ipywidgets",),
     "plotly": ("nbformat",),
 }
-"""What reads, writes or draws for others by name of a function, a keyword or a module, and what that imports by itself.
+"""Optional dependencies by the function, keyword or module that needs them without an import in the user's code.
 
-A dotted name counts in full. All modules that the image has are taken: which one is asked for depends on the data.
+A dotted name must match in full. All listed modules that the image has are taken, because the data decides
+which one is used.
 """
 
 
 def find_imports(text: str) -> frozenset[str]:
-    """Return the top-level names that a piece of Python imports; nothing where it does not parse.
-
-    The engines that it uses without importing them are among them.
-    """
+    """Return the top-level names that a piece of Python imports, optional engines included."""
     try:
         tree = ast.parse(text)
     except (SyntaxError, ValueError):
@@ -81,7 +79,7 @@ def find_imports(text: str) -> frozenset[str]:
 
 
 def _is_dotted(node: ast.expr) -> bool:
-    """Whether an expression is names and dots alone."""
+    """Whether an expression consists of names and dots only."""
     while isinstance(node, ast.Attribute):
         node = node.value
     return isinstance(node, ast.Name)
@@ -93,7 +91,7 @@ def find_file_imports(paths: Iterable[Path]) -> frozenset[str]:
 
 
 def format_imports(names: Iterable[str]) -> frozenset[str]:
-    """Return what the notebook itself imports to read files of these names, though no code of the user's says so."""
+    """Return what the notebook itself imports to read files with these names."""
     return frozenset({"safetensors"} if any(name.endswith(".safetensors") for name in names) else ())
 
 

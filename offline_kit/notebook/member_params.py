@@ -1,4 +1,4 @@
-"""The params of the notebook's models: what each framework reads, what goes to a constructor, what nothing takes."""
+"""Check the params of the notebook's models: read by a framework, taken by a constructor, or unused."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -16,11 +16,11 @@ from offline_kit.project.types import Member, NotebookSettings
 _SHARED_WORDS = ("labels", "text")
 """Words that act on any member, whatever its framework."""
 _TEXT_WORDS = frozenset({"text", "tokenizer", "max_length"})
-"""Words that mean something for texts alone."""
+"""Params that only affect texts."""
 _NOTEBOOK_WORDS = ("test", "labels")
 """Words of the notebook's params that the templates read."""
 _SERVER_WORDS = ("server", "data_paths", "gateway")
-"""Those that the template `server` reads besides."""
+"""Additional params of the template `server`."""
 _NOTEBOOK_ONLY = frozenset({"test", "backend", *_SERVER_WORDS})
 """Words that one model cannot have for itself."""
 
@@ -37,7 +37,7 @@ class CodeLookup:
     """Folders that its modules are imported from."""
 
     def find_parameters(self, reference: str) -> CallParameters | None:
-        """Return what a reference is called with; None where no source of the project tells."""
+        """Return the parameters of a reference; None if the project has no source for it."""
         try:
             (source,) = references.resolve_references(self.project, [reference], self.roots)
         except UsageError:
@@ -57,9 +57,9 @@ def split_params(member: Member) -> tuple[dict[str, object], dict[str, object]]:
 
 
 def check_params(settings: NotebookSettings, members: Sequence[Member], task: str, code: CodeLookup) -> None:
-    """Raise UsageError with every param and key that would do nothing, or not what it says.
+    """Raise UsageError with every param and key that has no effect or a wrong value.
 
-    For the built-in templates that predict by models: a template of the user's may read any word.
+    Checks the built-in templates that predict with models; a user's template may read any param.
     """
     if settings.template not in ("predict", "server") or not members:
         return
@@ -67,7 +67,7 @@ def check_params(settings: NotebookSettings, members: Sequence[Member], task: st
     problems += _check_notebook_params(settings, members, task, code)
     if problems:
         raise UsageError(
-            "params of the notebook's models do not fit",
+            "the params of the notebook's models are invalid",
             code="model-params-invalid",
             hint="correct them in [tool.offline-kit.notebook]; docs/configuration.md lists what each framework reads",
             details=list(dict.fromkeys(problems)),
@@ -80,9 +80,9 @@ def _check_member(member: Member, settings: NotebookSettings, task: str, code: C
         return
     label = f"'{member.name}'"
     if member.own_model and not framework.takes_model:
-        yield f"{label}: `model` does nothing for it: {framework.title} brings the model itself"
+        yield f"{label}: `model` has no effect: {framework.title} files contain the model"
     if member.batch_size and settings.template == "server":
-        yield f"{label}: `batch_size` does nothing behind a server: the gateway decides how many rows it sends"
+        yield f"{label}: `batch_size` has no effect in a server: the gateway decides how many rows it sends"
     parameters = code.find_parameters(member.model) if framework.takes_arguments(member) else None
     words = tuple(
         word for word in (*framework.param_names, *_SHARED_WORDS) if task == "text" or word not in _TEXT_WORDS
@@ -107,24 +107,24 @@ def _check_value(label: str, name: str, value: object, parameters: CallParameter
 def _explain_unknown(
     name: str, framework: Framework, member: Member, words: Sequence[str], parameters: CallParameters | None
 ) -> str:
-    """Return what is wrong with a param that is none of a framework's words; empty for an argument."""
+    """Return what is wrong with a param that its framework does not read; empty for a constructor argument."""
     if parameters and (name in parameters.names or parameters.open_ended):
         return ""
     if name in MODEL_KEYS:
-        return f"`{name}` belongs beside `files`, not in `params`"
+        return f"`{name}` belongs next to `files`, not in `params`"
     if name in _NOTEBOOK_ONLY:
         return f"`{name}` is for the whole notebook: set it in [tool.offline-kit.notebook.params]"
     if name in _TEXT_WORDS & {*framework.param_names, *_SHARED_WORDS}:
-        return f'`{name}` acts on texts alone, with task = "text"'
+        return f'`{name}` only applies to texts, with task = "text"'
     if name in NOTEBOOK_KEYS:
         return f"`{name}` is for the whole notebook: set it in [tool.offline-kit.notebook]"
     if framework.takes_arguments(member) and parameters is None and name not in PARAMS:
         return ""  # its source does not tell; the constructor will
     if name == "activation":
-        return f"`activation` does nothing: {framework.title} answers with probabilities, or with numbers"
+        return f"`activation` has no effect: {framework.title} predicts probabilities or numbers"
     known_words = (*words, *(parameters.names if parameters else ()))
     whose = f"{framework.title} or '{member.model}'" if parameters else framework.title
-    return f"`{name}` in `params` is read by nothing of {whose}{suggest_name(name, known_words)}"
+    return f"`{name}` in `params` is not a param of {whose}{suggest_name(name, known_words)}"
 
 
 def _check_notebook_params(
@@ -151,11 +151,11 @@ def _check_notebook_params(
             if name in PARAMS and (wrong := PARAMS[name].check(value)):
                 yield f"[notebook.params] {name} {wrong}, not {value!r}"
         elif not open_ended:
-            yield f"[notebook.params] `{name}` is read by nothing{suggest_name(name, known_words)}"
+            yield f"[notebook.params] `{name}` is not read{suggest_name(name, known_words)}"
 
 
 def _hooks_read_params(settings: NotebookSettings, members: Sequence[Member], code: CodeLookup) -> bool:
-    """Whether a function of the project gets the notebook's params, which may then hold anything."""
+    """Whether a function of the project receives the notebook's params, which may then have any name."""
     hooks = {
         settings.transform,
         settings.tta,

@@ -1,4 +1,4 @@
-"""What the template `predict` is filled with: the members, the columns of training, the words for them."""
+"""The variables of the template `predict`: its members, the columns of training, the settings."""
 
 import json
 import math
@@ -14,12 +14,12 @@ from offline_kit.notebook import member_params, scripts
 from offline_kit.project.types import Checkpoint, Finding, Member, NotebookSettings, Severity
 
 BATCHES = {"tabular": 65536, "images": 32, "text": 256}
-"""Rows, pictures or texts at once, where nothing else is said."""
+"""Default batch size by task: rows, images or texts."""
 WORDS = {
     word.partition(":")[0]: word
     for word in ("", "argmax", "threshold:0.5", "labels:0.5", "clip:0:1", "round")
 }
-"""The built-in words of `postprocess`, each with the numbers that it takes."""
+"""The built-in values of `postprocess`, each with an example of its numbers."""
 TRANSFORM_INPUTS = {"images": "the path of a picture", "text": "the texts"}
 """What `transform` gets, by task; a table in any other."""
 _REGRESSOR = r"Regressor$|\.(?:Ridge|Lasso|Lars|ElasticNet|LassoLars|BayesianRidge|KernelRidge|LinearRegression|\w*SVR)(?:CV)?$"
@@ -30,9 +30,9 @@ REFERENCE = r"([\w.]+|[^:]+\.py):[A-Za-z_][\w.]*"
 def predict_facts(
     settings: NotebookSettings, members: Sequence[Member], preprocessing: Mapping[str, str], project: Path
 ) -> dict[str, Any]:
-    """Return the names that the template `predict` uses besides those of every notebook.
+    """Return the variables of the template `predict`.
 
-    Raises UsageError for settings that do not fit each other, ProjectError for a file of columns that is none.
+    Raises: UsageError for settings that contradict each other, ProjectError for an invalid file of columns.
     """
     other_templates = set(scripts.built_in_templates()) - {"predict"}
     if settings.template in other_templates and not members:
@@ -40,7 +40,7 @@ def predict_facts(
     problems = [*_check_postprocess(settings), *_check_references(settings), *_check_weights(settings)]
     if problems:
         raise UsageError(
-            "the settings of the notebook do not fit",
+            "the settings of the notebook are invalid",
             code="notebook-settings-invalid",
             hint="correct them in [tool.offline-kit.notebook]; docs/configuration.md lists what each takes",
             details=problems,
@@ -81,10 +81,10 @@ def predict_facts(
 def warn_of_unused(
     settings: NotebookSettings, members: Sequence[Member], preprocessing: Sequence[Checkpoint]
 ) -> tuple[Finding, ...]:
-    """Warn of each scaler or encoder of scikit-learn beside the models that nothing applies.
+    """Warn of each scikit-learn scaler or encoder in the preprocessing that nothing applies.
 
-    Not where a function of the user's may do so, a param names the file, or a model's own pickle has one of the
-    same classes, as a pipeline has.
+    Skipped if a user's function may apply it, if a param names the file, or if a model's pickle already
+    contains one of the same classes, as a pipeline does.
     """
     if not _predicts_by_models(settings, members):
         return ()
@@ -107,7 +107,7 @@ def warn_of_unused(
                 Finding(
                     severity=Severity.WARN,
                     about=checkpoint.original,
-                    what="travels, but nothing in the notebook uses it",
+                    what="is in the kit, but nothing in the notebook uses it",
                     remedy=f'set {key} = "file.py:function"; it gets {argument} and `preprocessing`',
                 )
             )
@@ -126,7 +126,7 @@ def warn_of_unnamed(
         Finding(
             severity=Severity.WARN,
             about=checkpoint.original,
-            what="travels, but no entry of `models` names it",
+            what="is in the kit, but no entry of `models` names it",
             remedy=f'add {{ files = "{checkpoint.original}" }} to `models` (with `model` for weights alone), or leave it out of '
             "`checkpoints`",
         )
@@ -136,13 +136,13 @@ def warn_of_unnamed(
 
 
 def _predicts_by_models(settings: NotebookSettings, members: Sequence[Member]) -> bool:
-    """Whether the notebook predicts with its members alone, and no function of the user's loads anything."""
+    """Whether the notebook predicts with its members only, and no user's function loads anything."""
     functions = (settings.function, settings.transform, settings.tta, is_reference(settings.postprocess))
     return settings.template in ("predict", "server") and bool(members) and not any(functions)
 
 
 def warn_of_ranks(settings: NotebookSettings, members: Sequence[Member]) -> tuple[Finding, ...]:
-    """Warn of a rank mean over models that predict numbers: its ranks lie between 0 and 1, their targets need not."""
+    """Warn of a rank mean over regressors: ranks are between 0 and 1, targets need not be."""
     if settings.ensemble != "rank" or is_reference(settings.postprocess):
         return ()
     numbers = [
@@ -155,16 +155,16 @@ def warn_of_ranks(settings: NotebookSettings, members: Sequence[Member]) -> tupl
             severity=Severity.WARN,
             about=member.name,
             what='predicts numbers, and ensemble = "rank" makes mean ranks between 0 and 1 of them',
-            remedy='take "mean" or "weighted", unless the metric looks at the order alone (AUC)',
+            remedy='use "mean" or "weighted", unless the metric only uses the order (AUC)',
         )
         for member in numbers[:1]
     )
 
 
 def choose_task(settings: NotebookSettings, members: Sequence[Member]) -> str:
-    """Return the task: the configured one, else what all frameworks of the members are usually for.
+    """Return the configured task, or the usual one of the members' frameworks.
 
-    Raises UsageError where neither says it.
+    Raises: UsageError if neither determines it.
     """
     if settings.task:
         return settings.task
@@ -176,7 +176,7 @@ def choose_task(settings: NotebookSettings, members: Sequence[Member]) -> str:
     if len(usual) == 1 and (task := usual.pop()):
         return task
     raise UsageError(
-        "it is not said what the models predict on",
+        "`task` is missing, and the models' frameworks do not determine it",
         code="task-missing",
         hint='set `task` in [tool.offline-kit.notebook] to "tabular", "images" or "text"',
     )
@@ -228,7 +228,7 @@ def _describe_member(member: Member) -> dict[str, Any]:
 
 
 def is_reference(postprocess: str) -> bool:
-    """Tell whether `postprocess` names a function, and is not one of the built-in words."""
+    """Whether `postprocess` names a function instead of a built-in value."""
     return ":" in postprocess and postprocess.partition(":")[0] not in WORDS
 
 

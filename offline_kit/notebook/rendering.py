@@ -1,7 +1,7 @@
-"""Render the notebook of a kit, and the metadata that Kaggle wants beside it.
+"""Render the notebook of a kit, and the metadata that Kaggle needs with it.
 
-The templates are `# %%` percent scripts with jinja2 in them. What comes out depends on the arguments and
-on the version of this package alone: no time, no path of this machine, and cell ids from the cells' titles.
+The output depends only on the arguments and on the version of this package: no time, no local path, and cell
+ids from the cells' titles.
 """
 
 import ast
@@ -37,16 +37,16 @@ METADATA_FILE = "kernel-metadata.json"
 RENDERED_FILE = "rendered.sha256"
 """Beside the notebook: the digest of its cells as they were rendered, by which an edited one is known."""
 _EDITED = "inference.edited"
-"""Begins the names under which edited notebooks are kept beside the rendered one."""
+"""Prefix of the file names under which edited notebooks are kept."""
 NEEDED = {"lightning": ("model", "data"), "function": ("function",), "server": ("function",)}
 """The settings that a built-in template cannot do without."""
 RUNTIME = ("kit_runtime", "kit_install", "kit_submission")
-"""Modules whose source goes into every notebook, in this order."""
+"""Modules pasted into every notebook, in this order."""
 PREDICTING = (
     *("kit_preprocess", "kit_tasks", "kit_images", "kit_ensemble", "kit_postprocess"),
     *("kit_sources", "kit_attached"),
 )
-"""What the template `predict` gets besides, as far as the task and the members need it."""
+"""Additional modules of the template `predict`, as far as the task and the members need them."""
 RUNTIME_OF = {
     "adopt": ("kit_runtime", "kit_install", "kit_adopted"),
     "function": RUNTIME,
@@ -60,7 +60,7 @@ ALL_RUNTIME = (*RUNTIME, "kit_torch", "kit_lightning", "kit_server")
 
 @dataclass(frozen=True, kw_only=True)
 class NotebookTarget:
-    """What the notebook is of, and where it will run."""
+    """What the notebook belongs to, and where it will run."""
 
     project: Path
     """The project's folder; a template of the user's is looked up below it."""
@@ -73,13 +73,13 @@ class NotebookTarget:
     dataset: str = ""
     """The kit's dataset, "slug" or "owner/slug"; split kits add the part's name."""
     accelerator: str = "none"
-    """"none" (CPU), a machine shape of Kaggle's, or a usual word for one."""
+    """"none" (CPU), one of Kaggle's machine shapes, or an alias of one."""
     members: tuple[Member, ...] = ()
     """The models of the template `predict`."""
     lent: MainAliases = NO_ALIASES
     """The names of `__main__` that pickles look up, and the file that gives them."""
     preprocessing: Mapping[str, str] = field(default_factory=dict)
-    """What a cell asks for, and the name in the kit: "scaler.joblib"."""
+    """Paths in the kit by the name that cells use: "scaler.joblib"."""
     part_locations: Mapping[str, str] = field(default_factory=dict)
     """Where parts of the kit are that are no datasets, by the part's name: "notebook:owner/slug", "model:..."."""
 
@@ -102,17 +102,17 @@ class RenderedNotebook:
         }
 
     def write_files(self, folder: Path, report: Reporter = SILENT) -> Path:
-        """Write the files into the folder, keep there what was edited, and return the notebook's path."""
+        """Write the files into the folder, keep edited notebooks, and return the notebook's path."""
         for name, text in (self.file_texts() | keep_edited(folder, self, report)).items():
             files.write_atomic(folder / name, text)
         return folder / CODE_FILE
 
 
 def keep_edited(folder: Path, rendered: RenderedNotebook, report: Reporter = SILENT) -> dict[str, str]:
-    """Return the notebooks that a person edited in `folder`, by the names under which they are kept there.
+    """Return the edited notebooks in `folder`, by the names under which they are kept.
 
-    The one that `rendered` would replace is among them if its cells are not as they were rendered; saving it
-    in Jupyter, or running it, is no edit.
+    The notebook that `rendered` would replace is included if its cells differ from the rendered ones;
+    saving it in Jupyter or running it is no edit.
     """
     copies = {path.name: _read_text(path) for path in sorted(folder.glob(f"{_EDITED}*.ipynb"))}
     text, recorded = _read_text(folder / CODE_FILE), _read_text(folder / RENDERED_FILE).strip()
@@ -138,7 +138,7 @@ def _read_text(path: Path) -> str:
 
 
 def _cells_digest(text: str) -> str:
-    """Return the SHA-256 of a notebook's cells without outputs; of the text where it is no notebook."""
+    """Return the SHA-256 of a notebook's cells without outputs, or of the text if it is no notebook."""
     try:
         cells = [(cell["cell_type"], "".join(cell["source"])) for cell in json.loads(text)["cells"]]
     except (ValueError, KeyError, TypeError):
@@ -165,9 +165,9 @@ def render_notebook(
 def check_rendering(
     settings: NotebookSettings, image: Image, target: NotebookTarget, *, weights: bool
 ) -> None:
-    """Raise what `render` would raise for any kit, before hours of downloads: settings, names, the template.
+    """Raise what `render_notebook` would raise for any kit, before hours of downloads.
 
-    `weights` says whether the kit will hold checkpoints.
+    `weights` says whether the kit will have checkpoints.
     """
     entries = (
         FileEntry(role=Role.CHECKPOINT, original="checkpoints/x", stored="checkpoints/x", size=0, sha256=""),
@@ -299,7 +299,7 @@ def _package_names(kit: Kit) -> list[str]:
 
 
 def paste_module(module: str) -> str:
-    """Return a module of the runtime as it stands in a notebook: no imports of our own, no words to our linters."""
+    """Return the source of a runtime module for a notebook, without our imports and linter comments."""
     alone = re.sub(
         r"\n(\nfrom offline_kit\.[\w.]+ import (\([^)]*\)|[^\n]+))+",
         "",
@@ -311,9 +311,9 @@ def paste_module(module: str) -> str:
 def kernel_metadata(
     kit: Kit, settings: NotebookSettings, image: Image, target: NotebookTarget
 ) -> dict[str, Any]:
-    """Return what kernel-metadata.json says; raises UsageError for what Kaggle would refuse.
+    """Return the content of kernel-metadata.json; raises UsageError for what Kaggle would refuse.
 
-    The owner is known at the push only: `id` is the bare slug, and the kit's datasets are as configured.
+    Only the push knows the owner: `id` is the bare slug, and the kit's datasets are as configured.
     """
     title, slug = title_and_slug(settings, target)
     shape = find_machine_shape(target.accelerator)

@@ -16,7 +16,7 @@ SUFFIX = ".py.j2"
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 """Without it papermill, with which Kaggle runs notebooks, refuses to start."""
 FROM_EXPRESSIONS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
-"""What an expression in a template may raise besides jinja's own errors."""
+"""Exceptions that an expression in a template may raise besides jinja's own."""
 JOBS = ("adopt", "wheelhouse")
 """Templates of notebooks that nobody chooses by name."""
 WIDTH, INDENT = 90, "    "
@@ -29,15 +29,15 @@ def built_in_templates() -> tuple[str, ...]:
 
 
 def check_template(template: str, project: Path) -> None:
-    """Raise UsageError where there is no such template, built in or below the project."""
+    """Raise UsageError if there is no such template, built in or below the project."""
     if template not in built_in_templates() and not (project / template).is_file():
         raise _unknown_template(template)
 
 
 def fill_template(template: str, project: Path, facts: Mapping[str, Any]) -> str:
-    """Fill a template, built in or a path below the project, with the facts, and check every cell.
+    """Fill a template, built in or a path below the project, and check that every cell parses.
 
-    Raises UsageError when there is no such template, ProjectError naming its line when it is wrong.
+    Raises: UsageError if there is no such template, ProjectError with the line if it is invalid.
     """
     import jinja2
 
@@ -82,7 +82,7 @@ def _require_defined(change: Callable[[Any], str]) -> Callable[[Any], str]:
 
 
 def _check_blocks(environment: Any, name: str, template: str) -> None:
-    """Raise ProjectError for a block that overrides nothing: jinja leaves its content out without a word."""
+    """Raise ProjectError for a block that overrides nothing, because jinja silently drops its content."""
     from jinja2 import nodes
 
     def parsed(file: str) -> tuple[str, Any]:
@@ -104,7 +104,7 @@ def _check_blocks(environment: Any, name: str, template: str) -> None:
             f"the template '{template}' has a block '{block}', and '{parent}' has none to put it into"
             f"{suggest_name(block, known_blocks)}",
             code="template-block-unknown",
-            hint=f"take one of its blocks: {', '.join(sorted(known_blocks))}",
+            hint=f"use one of its blocks: {', '.join(sorted(known_blocks))}",
         )
 
 
@@ -139,7 +139,7 @@ def _unknown_template(template: str) -> OfflineKitError:
     return UsageError(
         f"there is no template '{template}'{suggest_name(template, built_in_templates())}",
         code="template-not-found",
-        hint=f"take one of {', '.join(map(repr, built_in_templates()))}, or the path of your own below the project",
+        hint=f"use one of {', '.join(map(repr, built_in_templates()))}, or the path of your own below the project",
     )
 
 

@@ -372,7 +372,7 @@ def test_all_kinds_of_one_model_predict_the_same(tmp_path: Path) -> None:
             params={"activation": "softmax"},
         )
     )
-    assert "names of weights: 'module.' taken off" in said
+    assert "weights: removed the prefix 'module.'" in said
     rows = torch.tensor([[n / 10, n % 3] for n in range(9)])
     with torch.inference_mode():
         expected = torch.softmax(model(rows), dim=-1).numpy()

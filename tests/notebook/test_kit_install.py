@@ -78,7 +78,7 @@ def test_wheels_and_sdists_are_installed_offline(tmp_path: Path, installer: str)
     site = tmp_path / "scratch/site"
     assert f"{site}/alpha.py 1.0+cu1 sdist" in said, said
     assert said.count(f"{site}/alpha.py") == 2, "children of the notebook find the overlay too"
-    assert "all 2 are in place already" in said
+    assert "all 2 are already installed" in said
     assert "None" in said, "what only the build needs stays out"
     assert f"with {installer} in" in said
     assert f"{site}/bin\n" in said, "programs of the kit's packages are found"
@@ -318,7 +318,7 @@ def test_a_spare_stays_installed_when_the_cell_runs_again(tmp_path: Path) -> Non
     workshop.add(f"packages/{filename}", data)
     workshop.plan["provided"] = [{"name": "lacking", "version": "1.0", "requires": [], "spare": filename}]
     said = run(workshop, tmp_path, "uv", "install_packages(kit); import lacking; print(lacking.VERSION)")
-    assert "all 1 are in place already" in said
+    assert "all 1 are already installed" in said
     assert "1.0\n" in said
 
 

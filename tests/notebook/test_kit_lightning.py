@@ -170,7 +170,7 @@ def test_typing_errors_in_params_are_told() -> None:
     """A param that neither the template, the model nor the data takes is an error."""
     check_params({"batch_size": 4, "shift": 1, "weights_only": False}, {}, [Model, Data])
     check_params({"lr": 4}, {"hyper_parameters": {"lr": 1}}, [Model, Data])
-    with pytest.raises(KitError, match="nothing takes the param 'batchsize'"):
+    with pytest.raises(KitError, match="there is no param 'batchsize'"):
         check_params({"batchsize": 4}, {}, [Model, Data])
 
 
@@ -228,7 +228,7 @@ def test_data_that_breaks_the_contract_is_told(tmp_path: Path) -> None:
 
     with pytest.raises(KitError, match="'Mute' has no method submission"):
         build_data(Mute, tmp_path, {}, {})
-    with pytest.raises(KitError, match="wants the competition's folder as 'where'"):
+    with pytest.raises(KitError, match="needs the competition's folder as 'where'"):
         build_data(Data, None, {}, {})
     with pytest.raises(KitError, match="'fold'"):
         build_data(Greedy, tmp_path, {}, {})

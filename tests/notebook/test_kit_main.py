@@ -62,7 +62,7 @@ def test_pickles_find_the_scripts_names(tmp_path: Path, protocol: int) -> None:
     cleaner, predict = pickle.loads((tmp_path / "model.pkl").read_bytes())
     assert (cleaner.clean(2), predict(2), type(cleaner.step).__qualname__) == (6, 5, "Cleaner.Step")
     assert joblib.load(tmp_path / "model.joblib").clean(1) == 3
-    assert said == ["lent to pickles, from train_it.py: Cleaner, predict"]
+    assert said == ["available in __main__, from train_it.py: Cleaner, predict"]
 
 
 def test_the_notebooks_own_names_stay(tmp_path: Path) -> None:

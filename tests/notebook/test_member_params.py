@@ -206,12 +206,12 @@ def build(stage: Stage, entry: str, notebook: str = "", top: str = "") -> tuple[
 
 
 WRONG = [
-    ('files = "models/a.joblib"\nparams = { activation = "softmax" }', "`activation` does nothing"),
-    ('files = "models/a.joblib"\nparams = { batch_size = 4 }', "`batch_size` belongs beside `files`"),
-    ('files = "models/a.joblib"\nparams = { text = "body" }', "acts on texts alone"),
+    ('files = "models/a.joblib"\nparams = { activation = "softmax" }', "`activation` has no effect"),
+    ('files = "models/a.joblib"\nparams = { batch_size = 4 }', "`batch_size` belongs next to `files`"),
+    ('files = "models/a.joblib"\nparams = { text = "body" }', "only applies to texts"),
     ('files = "models/a.joblib"\nparams = { ensemble = "mean" }', "`ensemble` is for the whole notebook"),
     ('files = "models/a.joblib"\nparams = { test = "x.csv" }', "`test` is for the whole notebook"),
-    ('files = "models/a.joblib"\nmodel = "net.py:Net"', "`model` does nothing"),
+    ('files = "models/a.joblib"\nmodel = "net.py:Net"', "`model` has no effect"),
     ('files = "models/a.joblib"\nactivation = "softmax"', "unknown key 'activation': set it in its `params`"),
     (
         'files = "models/a.joblib"\ntta = "hooks.py:words"',

@@ -14,7 +14,7 @@ from typing import Any
 from offline_kit.notebook.runtime.kit_runtime import OpenKit, Say, find_folder, mounted_sources
 
 SHOWN = Path("/tmp/kaggle")  # noqa: S108 - as it stands in the cells
-"""Below it: input (the mounts, as the cells call them) and working (files that lay beside the notebook)."""
+"""Contains input (the mounts under the paths of the cells) and working (files from beside the notebook)."""
 LARGE = 64 << 20
 """Bytes above which what is laid out is a link to the kit's file: nobody writes to weights."""
 
@@ -26,10 +26,11 @@ def show_sources(
     root: Path = SHOWN,
     say: Say = print,
 ) -> Path:
-    """Make the folder that shows everything, anew, and return it.
+    """Create the folder of links to every source and kit file, and return it.
 
-    `attached` has the names of "competitions", "datasets", "notebooks" and "models"; `served` gives the
-    kit's file for a path below `root`. A source that is not mounted is told: only a cell that reads it fails.
+    `attached` has names by group ("competitions", "datasets", "notebooks", "models"); `served` maps a path
+    below `root` to a file of the kit. A source that is not mounted only causes a note: the cell that reads
+    it will fail.
     """
     shutil.rmtree(root, ignore_errors=True)
     for folder in ("input", "working"):
@@ -55,10 +56,11 @@ def show_sources(
 
 
 def lay_out_files(kit: OpenKit, layout: Sequence[tuple[str, str]], say: Say = print) -> None:
-    """Lay what lines would have fetched where they would have put it, below the working folder.
+    """Copy the kit's files to where the notebook's download lines would have put them in the working folder.
 
-    `layout` has pairs: the place, and the kit's file or folder; "" for an empty folder. Folders are real ones, so that
-    `cd ..` leads back. Files are copied, since they may be written to; large ones are links. What is there stays.
+    `layout` has pairs of a target path and the kit's file or folder; "" makes an empty folder. Folders are
+    real, so that `cd ..` works. Files are copied because cells may write to them; large ones are links.
+    Existing files stay.
     """
     for target_path, name in layout:
         target, source = kit.places.working / target_path, kit.folder / name
@@ -76,7 +78,7 @@ def lay_out_files(kit: OpenKit, layout: Sequence[tuple[str, str]], say: Say = pr
 
 
 def _place_file(file: Path, target: Path) -> None:
-    """Make a copy of a file, or a link to a large one, where nothing is yet."""
+    """Copy a file, or link a large one, unless the target exists."""
     if target.is_symlink() and not target.exists():
         target.unlink()  # of a kit that is gone
     if target.exists():
@@ -96,7 +98,7 @@ def mount_paths(group: str, name: str) -> list[str]:
 
 
 def find_mount(group: str, name: str, inputs: Path) -> Path | None:
-    """Return where a source is mounted; None where it is not."""
+    """Return the folder of a mounted source; None if it is not mounted."""
     for path in mount_paths(group, name):
         if folder := find_folder(inputs, path):
             return folder
@@ -104,7 +106,7 @@ def find_mount(group: str, name: str, inputs: Path) -> Path | None:
 
 
 def _link_source(root: Path, path: str | Path, real: Path, *, instead: bool = False) -> None:
-    """Make a link; what is there already stays, unless a file of the kit has to come first."""
+    """Create a link; an existing one stays, unless `instead` is set."""
     target = root / path
     _expand_folder(root, target.parent)
     if os.path.lexists(target):
@@ -115,7 +117,7 @@ def _link_source(root: Path, path: str | Path, real: Path, *, instead: bool = Fa
 
 
 def _expand_folder(root: Path, folder: Path) -> None:
-    """Make a folder; one that is shown as a link becomes a folder of links, so that something can be added to it."""
+    """Create a folder; a link on the way to it becomes a folder of links, so that files can be added."""
     steps = folder.relative_to(root).parts
     for step in (root.joinpath(*steps[:count]) for count in range(1, len(steps) + 1)):
         if step.is_symlink():

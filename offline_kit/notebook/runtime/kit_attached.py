@@ -1,4 +1,4 @@
-"""The members of an ensemble whose files lie in other sources than the kit.
+"""Ensemble members whose files are in other sources than the kit.
 
 This file is part of offline-kit and is pasted into the notebooks that it renders.
 """

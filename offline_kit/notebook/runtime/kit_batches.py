@@ -21,13 +21,13 @@ Frameworks = Mapping[str, tuple[Callable[..., Any], Callable[..., Any]]]
 
 
 class GatewayTable(TableBatches):
-    """What a gateway sends, made ready for the models as the test table would be."""
+    """Batches of a gateway, prepared for the models like the test table."""
 
     names: Sequence[str] = ()
 
     @property
     def id_column(self) -> str | None:
-        """The column of the ids; None where the last batch had none."""
+        """The column of the ids; None if the last batch had none."""
         return self.sample.columns[0] if self.sample.columns[0] in self.names else None
 
     def make_batch(self, sent: Any) -> RowBatch:
@@ -65,7 +65,7 @@ class Ensemble:
         *,
         independent: bool = False,
     ) -> Prediction:
-        """Return what all models together say about one batch, or about one for each member, by its name."""
+        """Return the ensemble's prediction for one batch, or for one batch per member, by its name."""
         blend = Blend(self.method, independent=independent)
         ids: list[Any] = []
         for member, model in zip(self.members, self.models, strict=True):

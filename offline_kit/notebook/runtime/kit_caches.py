@@ -1,6 +1,6 @@
-"""Point the libraries at the caches that travel in the kit, so that what they would fetch is there already.
+"""Point the libraries at the download caches in the kit, so that they need no network.
 
-This file is part of offline-kit and is pasted into the notebooks whose kit holds a folder `caches`: copies of
+This file is part of offline-kit and is pasted into the notebooks whose kit has a folder `caches`: copies of
 ~/.cache/torch, ~/.cache/huggingface, ~/nltk_data and the like. It runs before those libraries are imported.
 """
 
@@ -22,7 +22,7 @@ CACHES = {
 
 
 def use_caches(kit: OpenKit, environ: Any = os.environ, say: Say = print) -> None:
-    """Set the variable of each cache that the kit holds; call it again at any time."""
+    """Set the environment variable of each cache in the kit; safe to call again."""
     folder = kit.folder / "checkpoints" / "preprocessing" / "caches"
     for name, variable in CACHES.items():
         if (folder / name).is_dir():

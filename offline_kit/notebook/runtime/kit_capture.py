@@ -1,7 +1,7 @@
-"""Capture the image that this code runs in: Python, platform, every installed package at its version.
+"""Capture the running image: Python, platform, and the version of every installed package.
 
-This file is part of offline-kit and is pasted into the notebooks that it renders. It reads, and asks no
-network; what it writes is an image file for `offline-kit build --image`.
+This file is part of offline-kit and is pasted into the notebooks that it renders. It needs no network; it
+writes an image file for `offline-kit build --image`.
 """
 
 import importlib.metadata
@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 PROVENANCE_VARIABLES = ("BUILD_DATE", "GIT_COMMIT", "KAGGLE_DOCKER_IMAGE", "COLAB_RELEASE_TAG", "CUDA_VERSION")  # fmt: skip
-"""Variables that tell of the image; no other is read, since others may hold keys."""
+"""Variables that identify the image; no other is read, because others may contain keys."""
 PROVENANCE_FILES = ("/etc/git_commit", "/etc/build_date", "/etc/kaggle_image")
-"""Files in which Kaggle's image tells about itself."""
+"""Files of Kaggle's image that identify it."""
 
 
 def capture_image(name: str) -> dict[str, Any]:
-    """Return what an image file holds, as plain values; `name` becomes the image's."""
+    """Return the content of an image file as plain values."""
     library, version = platform.libc_ver()
     return {
         "name": name,
@@ -55,7 +55,7 @@ def system_name() -> str:
 
 
 def wheel_tags() -> list[str]:
-    """Return the best tags of wheels that can be installed here; none where pip is missing."""
+    """Return the most specific wheel tags of this Python; empty without pip."""
     try:
         from pip._vendor.packaging.tags import sys_tags
     except ImportError:
@@ -64,7 +64,7 @@ def wheel_tags() -> list[str]:
 
 
 def read_provenance() -> dict[str, str]:
-    """Return what the image tells about itself in variables and files."""
+    """Return what identifies the image, from variables and files."""
     provenance = {name: os.environ[name] for name in PROVENANCE_VARIABLES if os.environ.get(name)}
     for path in map(Path, PROVENANCE_FILES):
         if path.is_file():

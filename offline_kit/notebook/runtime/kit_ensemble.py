@@ -25,20 +25,20 @@ class EnsembleMember:
     path: Path
     """Its file or folder."""
     model: str = ""
-    """Reference to its class or builder, where the file holds weights alone."""
+    """Reference to its class or builder, if the file contains only weights."""
     weight: float = 1.0
     params: dict[str, Any] = field(default_factory=dict)
     """How to load it and predict with it: "activation", "weights_only", ...; see `get`."""
     arguments: dict[str, Any] = field(default_factory=dict)
     """What `model` is called with."""
     transform: str = ""
-    """Reference to the function that prepares the test set for this model alone."""
+    """Reference to the function that prepares the test set for this model only."""
     batch_size: int = 0
     """Rows, pictures or texts at once for this model; 0 takes the notebook's."""
     labels: list[Any] = field(default_factory=list)
-    """What its columns stand for, where the model itself does not tell."""
+    """Labels of its columns, if the model itself has none."""
     shared: Mapping[str, Any] = field(default_factory=dict)
-    """The notebook's own params, which count where `params` says nothing."""
+    """The notebook's params, the fallback of `params`."""
 
     def get(self, name: str, default: Any = None) -> Any:
         """Return a param of this model, else of the notebook, else the default."""
@@ -47,13 +47,13 @@ class EnsembleMember:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the ensemble says about the test set."""
+    """The ensemble's prediction of the test set."""
 
     ids: list[Any]
     values: Any
-    """An array, one row for each of them: float32, or float64 where the models' answers need it."""
+    """An array with one row per id: float32, or float64 if the models' answers need it."""
     classes: list[Any]
-    """What the columns stand for, where the models tell; else empty."""
+    """Labels of the columns; empty if the models have none."""
 
 
 def predict_all(
@@ -68,13 +68,13 @@ def predict_all(
 ) -> Prediction:
     """Predict with each member in turn and combine: "mean", "weighted", "rank" or "vote".
 
-    `independent` says that every output is a yes or no of its own, which a vote has to know. `frameworks` has for
-    each name the functions that load and predict; `data` yields batches, and is a function of the member where
-    members want different ones. Raises KitError where members do not fit.
+    `independent` means that every output is its own yes or no, which matters for a vote. `frameworks` maps
+    each name to its functions that load and predict; `data` yields batches, or is a function of the member
+    that returns them. Raises KitError if the members do not fit together.
     """
     if not members:
         raise KitError(
-            "no model is there to predict with",
+            "there are no models to predict with",
             code="no-model",
             hint="name `checkpoints` in the configuration",
         )
@@ -106,7 +106,7 @@ def predict_all(
 
 
 def _load_member(load: Callable[..., Any], member: EnsembleMember) -> Any:
-    """Load a model; what another pandas wrote into its pickle is told with the versions that would do."""
+    """Load a model; if another pandas version pickled it, raise KitError with the versions that would load it."""
     try:
         return load(member.path, member)
     except (NotImplementedError, AttributeError, TypeError, ValueError) as error:
@@ -144,7 +144,7 @@ def _predict_batches(
 def predict_views(
     batch: Any, member: EnsembleMember, model: Any, predict: Callable[..., Any], tta: Any = None
 ) -> Any:
-    """Return what a member says about one batch: an array with one row for each id, the mean over its views."""
+    """Return a member's answer to one batch: an array with one row per id, the mean over its views."""
     views = tta(batch.data) if tta else [batch.data]
     return average_answers(
         as_row_array(predict(model, view, member), len(batch.ids), member.name) for view in views
@@ -189,7 +189,7 @@ def average_answers(views: Iterable[Any]) -> Any:
         count += 1
     if total is None:
         raise KitError(
-            "the function `tta` gives no batch",
+            "the function `tta` yields no batch",
             code="tta-without-batches",
             hint="let it yield at least the batch itself",
         )
@@ -236,7 +236,7 @@ def _stack_targets(answers: Sequence[Any], name: str) -> Any:
 
 
 def model_classes(model: Any) -> list[Any]:
-    """Return what a classifier's columns stand for; nothing where it does not tell, or tells it for several targets."""
+    """Return a classifier's classes in the order of its columns; empty if it has none, or several targets."""
     classes = getattr(model, "classes_", None)
     own = [] if classes is None else list(classes)
     several = bool(own) and not isinstance(own[0], str) and hasattr(own[0], "__len__")
@@ -244,7 +244,7 @@ def model_classes(model: Any) -> list[Any]:
 
 
 def column_labels(member: EnsembleMember, model: Any, columns: int) -> list[Any]:
-    """Return what the columns of a member's answer stand for: its `labels`, else what the model tells."""
+    """Return the labels of a member's columns: its `labels`, or the model's classes."""
     own = model_classes(model)
     if not member.labels:
         return own
@@ -269,7 +269,7 @@ def column_labels(member: EnsembleMember, model: Any, columns: int) -> list[Any]
 
 
 def order_columns(values: Any, own: Sequence[Any], first_classes: Sequence[Any], name: str) -> Any:
-    """Return the columns in the order of the first model's classes; raises KitError where the classes differ."""
+    """Reorder the columns to the first model's classes; raises KitError if the classes differ."""
     own_keys, first_keys = (
         [comparable_class(class_name) for class_name in own],
         [comparable_class(class_name) for class_name in first_classes],
@@ -287,7 +287,7 @@ def order_columns(values: Any, own: Sequence[Any], first_classes: Sequence[Any],
 
 
 def comparable_class(name: Any) -> Any:
-    """Return what a class is to be compared by: 0, 0.0, False and their texts are one class to different libraries."""
+    """Return a class for comparison: 0, 0.0, False and their texts are one class to different libraries."""
     text = str(name)
     if text in ("False", "True"):
         return int(text == "True")
@@ -300,7 +300,7 @@ def comparable_class(name: Any) -> Any:
 
 
 class ClassOrder:
-    """What the columns of an ensemble stand for, as the first model says that knows it."""
+    """The order of an ensemble's columns, taken from the first model that has classes."""
 
     def __init__(self, say: Say = print) -> None:
         self.names: list[Any] = []
@@ -308,7 +308,7 @@ class ClassOrder:
         self._silent: dict[str, int] = {}  # members that tell nothing, and their columns until it is told
 
     def order_member(self, values: Any, own: Sequence[Any], name: str) -> Any:
-        """Return a member's columns in this order; of one that does not know it, tell once how they are taken."""
+        """Reorder a member's columns; note once how the columns of a model without classes are read."""
         self.names = self.names or list(own)
         if not own:
             self._silent.setdefault(name, values.shape[1])
@@ -330,7 +330,7 @@ class ClassOrder:
 
 
 class Blend:
-    """Several predictions made into one, taken in one at a time and not kept."""
+    """Combine several predictions, without keeping them."""
 
     def __init__(self, method: str = "mean", *, independent: bool = False) -> None:
         self.method = method
@@ -374,7 +374,7 @@ class Blend:
         )
 
     def combine_predictions(self) -> Any:
-        """Return the ensemble's prediction: means, mean ranks between 0 and 1, or 1 for what the majority says."""
+        """Return the ensemble's prediction: means, mean ranks between 0 and 1, or 1 for the majority."""
         import numpy as np
 
         if self.method != "vote":
@@ -390,7 +390,7 @@ class Blend:
 
 
 def count_votes(values: Any, *, independent: bool = False) -> Any:
-    """Return 1 for the largest column of each row; where each is a yes or no of its own, for those above one half."""
+    """Return 1 for the largest column of each row; for independent columns, 1 for each above one half."""
     import numpy as np
 
     if independent or values.shape[1] == 1:
@@ -411,7 +411,7 @@ def compute_ranks(values: Any) -> Any:
 
 
 def free_memory() -> None:
-    """Give back what nothing holds any more: of the last model, and of loading this one; the accelerator's too."""
+    """Free the memory of deleted models, the accelerator's included."""
     gc.collect()
     with suppress(OSError, AttributeError, TypeError):  # not every system has it
         ctypes.CDLL(None).malloc_trim(0)

@@ -18,7 +18,7 @@ IMAGE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".ppm", ".pgm"}
     | {".dcm", ".dicom", ".npy", ".npz"}
 )
-"""What counts as a picture of a test folder; other files do where an id of the sample names them."""
+"""Suffixes of images in a test folder; other files count if an id of the sample names them."""
 
 
 @dataclass
@@ -44,7 +44,7 @@ class ImageBatches:
 
     @property
     def total(self) -> int:
-        """How many pictures there are."""
+        """Number of images."""
         return len(self.files)
 
 
@@ -70,11 +70,11 @@ def stack_items(items: list[Any]) -> Any:
 
 
 def find_images(root: Path, sample: SampleSubmission, name: str = "") -> dict[str, Path]:
-    """Return the picture of each id of the sample, whether the id has the file's suffix or not.
+    """Return the image of each id of the sample, whether or not the id includes the suffix.
 
-    The folders are those at the top of the data whose names begin with "test", or the named one, and what
-    lies in them. In Kaggle's own scoring run, where the sample may still be the public one, the pictures
-    that are there count. Raises KitError for ids without a picture.
+    Searches the folders at the top of the data whose names begin with "test", or the named one,
+    recursively. In Kaggle's scoring run, where the sample may still be the public one, the existing images
+    decide. Raises KitError for ids without an image.
     """
     folders = (
         [root / name] if name else sorted(path for path in root.glob("[tT][eE][sS][tT]*") if path.is_dir())

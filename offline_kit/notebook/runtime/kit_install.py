@@ -1,8 +1,8 @@
-"""Install the kit's packages into an overlay, offline, and prove by importing them that they work.
+"""Install the kit's packages offline into an overlay, and check that they import.
 
-This file is part of offline-kit and is pasted into the notebooks that it renders. No resolver runs here:
-the plan names exact files, and they go, without their dependencies, into a folder that stands first on
-sys.path. Nothing of Kaggle's image is changed.
+This file is part of offline-kit and is pasted into the notebooks that it renders. Nothing is resolved here: the
+plan names exact files, which are installed without dependencies into a folder that comes first on sys.path.
+Kaggle's image is not changed.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ for name in sys.argv[2:]:
     else:
         print(json.dumps([name, ""]), file=answers, flush=True)
 """
-"""What the subprocess runs: one line before and one after each import, so that a crash has a name too."""
+"""Code of the subprocess; it prints one line before and one after each import, so that a crash has a name too."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class InstallChoice:
 
     name: str
     wheel: Path | None
-    """The wheel that fits this Python; None where the sdist is built."""
+    """The wheel that fits this Python; None if the sdist is built."""
     sdist: Path | None = None
     build: tuple[Path, ...] = ()
     """Wheels that the build of the sdist needs."""
@@ -58,10 +58,10 @@ class InstallChoice:
 
 
 def install_packages(kit: OpenKit, installer: str = "", say: Say = print) -> Path:
-    """Install what the kit's plan names, put it first on sys.path and PYTHONPATH, return the overlay.
+    """Install the packages of the kit's plan, put them first on sys.path and PYTHONPATH, and return the overlay.
 
-    `installer` is "uv", "pip" or "auto" (uv where it runs); by default OFFLINE_KIT_INSTALLER decides. A
-    second call, in this session or after a restart of the kernel, finds all in place. Raises KitError.
+    `installer` is "uv", "pip" or "auto" (uv if it runs); the default is OFFLINE_KIT_INSTALLER. A second
+    call, even after a restart of the kernel, changes nothing. Raises KitError.
     """
     packages = kit.folder / "packages"
     plan = json.loads((packages / "install.json").read_text(encoding="utf-8"))
@@ -89,9 +89,9 @@ def install_packages(kit: OpenKit, installer: str = "", say: Say = print) -> Pat
 
 
 def choose_files(plan: Mapping[str, Any], packages: Path, path: Sequence[str]) -> list[InstallChoice]:
-    """Return the file to install each package from; raises KitError with all that cannot be had.
+    """Return the file to install each package from; raises KitError with every package that is unavailable.
 
-    `path` is where the image's own packages lie: sys.path without the overlay.
+    `path` is sys.path without the overlay.
     """
     choices, problems = [], []
     for item in plan["install"]:
@@ -125,7 +125,7 @@ def choose_files(plan: Mapping[str, Any], packages: Path, path: Sequence[str]) -
 
 
 def check_provided(item: Mapping[str, Any], path: Sequence[str]) -> str:
-    """Tell which requirement on a package of the image does not hold; "" when all do."""
+    """Return which requirement a package of the image does not meet; empty if it meets all."""
     askers = f", which {', '.join(item['asked_by'])} asked for" if item.get("asked_by") else ""
     distribution = next(iter(importlib.metadata.distributions(name=item["name"], path=list(path))), None)
     if distribution is None or not distribution.version:
@@ -240,7 +240,7 @@ def _fill_overlay(overlay: Path, choices: Sequence[InstallChoice], installer: st
     stamp = overlay / ".offline-kit"
     state = json.dumps([sys.version, sorted(_file_identity(Path(file)) for file in files)])
     if stamp.is_file() and stamp.read_text(encoding="utf-8") == state:
-        say(f"packages: all {len(files)} are in place already")
+        say(f"packages: all {len(files)} are already installed")
         return
     started = time.perf_counter()
     used = ""
@@ -286,7 +286,7 @@ def find_installers(requested: str) -> list[list[str]]:
         raise KitError(
             f"there is no installer '{requested}'",
             code="unknown-installer",
-            hint=f"take one of {', '.join(INSTALLERS)}",
+            hint=f"use one of {', '.join(INSTALLERS)}",
         )
     uv_beside_python = shutil.which("uv", path=str(Path(sys.executable).parent))
     commands = {"uv": [shutil.which("uv") or uv_beside_python or "uv"], "pip": [sys.executable, "-m", "pip"]}
@@ -320,7 +320,7 @@ def _install_command(tool: Sequence[str], target: Path, wheels: Sequence[Path]) 
 
 
 def build_wheel(choice: InstallChoice, tool: Sequence[str], folder: Path) -> Path:
-    """Build the wheel of an sdist in a throwaway environment made of the kit's own build wheels."""
+    """Build the wheel of an sdist in a temporary environment of the kit's build wheels."""
     assert choice.sdist is not None  # noqa: S101 - chosen only where there is one
     build_folder = folder / choice.name.replace(" ", "-")
     shutil.rmtree(build_folder, ignore_errors=True)
@@ -376,10 +376,10 @@ def _run_installer(command: Sequence[str], failure: str) -> None:
 
 
 def activate_overlay(overlay: Path, roots: Sequence[Path]) -> None:
-    """Put the project's own modules and then the overlay first, for this process and its children.
+    """Put the project's modules and then the overlay first on sys.path, for this process and its children.
 
-    As for a script that runs beside them, own modules win over packages of the same name; so do those that the
-    notebook wrote into its working folder, where Jupyter has that on sys.path.
+    As with a script beside them, own modules take precedence over packages of the same name; so do modules
+    that the notebook wrote into its working folder, if Jupyter has that on sys.path.
     """
     before = list(sys.path)
     site.addsitedir(str(overlay))  # unlike a plain sys.path entry, it runs the .pth files
@@ -403,11 +403,11 @@ def activate_overlay(overlay: Path, roots: Sequence[Path]) -> None:
 def check_imports(
     overlay: Path, names: Sequence[str], say: Say = print, *, needed: Collection[str] | None = None
 ) -> None:
-    """Import the names in a fresh process; raises KitError with every one that fails and why.
+    """Import the names in a fresh process; raises KitError with every failure and its reason.
 
-    What fails for another reason than a missing module or library (kaggle logs in when it is imported) and is
-    not among `needed` is only reported. So is everything in Kaggle's own scoring run: what is truly needed
-    fails where it is used.
+    Other failures than a missing module or library (kaggle logs in when it is imported) are only reported,
+    unless the name is in `needed`. Kaggle's scoring run only reports: a package that is really needed fails
+    where it is used.
     """
     if not names:
         return
@@ -432,9 +432,9 @@ def check_imports(
             f"{len(failures)} of {len(names)} packages of the kit cannot be imported",
             failures,
             code="import-check-failed",
-            hint="see the first line: a missing module belongs into the requirements (or `include`); then build again"
+            hint="see the first line: add a missing module to the requirements (or `include`), and build again"
             if any("No module named" in problem_line for problem_line in failures)
-            else "see the first line: take another version of that package, or `exclude` it if you do not need it",
+            else "see the first line: use another version of that package, or `exclude` it if you do not need it",
         )
     say(f"imports: {len(names)} checked in {time.perf_counter() - started:.1f} s")
 
@@ -446,7 +446,7 @@ _LACKS_MODULE = re.compile(
 
 
 def _try_imports(overlay: Path, names: Sequence[str]) -> dict[str, str]:
-    """Return "" for each name that imports, else why not; after a crash a new process goes on with the rest."""
+    """Return the import error of each name, "" for none; after a crash, a new process continues with the rest."""
     answers: dict[str, str] = {}
     while len(answers) < len(names):
         left = [name for name in names if name not in answers]

@@ -1,13 +1,12 @@
-"""Rebuild a LightningModule and its data without a Trainer, and check what they must offer.
+"""Rebuild a LightningModule and its data without a Trainer, and check their interface.
 
-This file is part of offline-kit and is pasted into the notebooks that it renders. The contract:
+This file is part of offline-kit and is pasted into the notebooks that it renders. The interface:
 
-* Model: constructed from the checkpoint's hyper-parameters (`save_hyperparameters()`), with the
-  notebook's params laid over them, as far as its constructor takes them. `predict_step(batch, index)`
-  if the class defines one, else `forward` on the batch (on its first item when it is a list or tuple).
-  One tensor for each batch.
+* Model: constructed from the checkpoint's hyper-parameters (`save_hyperparameters()`), overridden by the
+  notebook's params that its constructor takes. `predict_step(batch, index)` if the class defines one, else
+  `forward` on the batch (on its first item if it is a list or tuple). One tensor per batch.
 * Data: constructed with the competition's folder and, by name, the notebook's params. `setup("predict")`
-  if it is there; `predict_dataloader()`, else `test_dataloader()`, in a fixed order;
+  if defined; `predict_dataloader()`, else `test_dataloader()`, in a fixed order;
   `submission(predictions)` returns a data frame or a list of dictionaries. `prepare_data` is not called.
 """
 
@@ -39,7 +38,7 @@ def check_params(params: Mapping[str, Any], checkpoint: Mapping[str, Any], taker
     unknown = [name for name in params if name not in known_names]
     if unknown:
         raise KitError(
-            f"nothing takes the param {', '.join(map(repr, unknown))}",
+            f"there is no param {', '.join(map(repr, unknown))}",
             [f"known: {', '.join(sorted(known_names))}"],
             code="unknown-param",
             hint="correct [tool.offline-kit.notebook.params]",
@@ -77,7 +76,7 @@ def build_data(
     if first is not None and positional and first.name not in params:
         if root is None:
             raise KitError(
-                f"'{data_class.__name__}' wants the competition's folder as '{first.name}', and none is attached",
+                f"'{data_class.__name__}' needs the competition's folder as '{first.name}', and none is attached",
                 code="competition-not-attached",
                 hint="set `competition` in the configuration, or give the value in [tool.offline-kit.notebook.params]",
             )
@@ -101,7 +100,7 @@ def build_data(
 
 
 def defines_method(instance: Any, name: str) -> bool:
-    """Tell whether a class of yours defines a method, rather than Lightning's base class."""
+    """Whether the user's class defines a method, rather than Lightning's base class."""
     owner = next((kind for kind in type(instance).__mro__ if name in vars(kind)), None)
     return owner is not None and owner.__module__.split(".")[0] not in LIBRARIES
 
@@ -157,7 +156,7 @@ def predict_batch(model: Any, batch: Any, index: int) -> Any:
 
 
 def report_batches(batches: Any, title: str, say: Say = print) -> Iterator[tuple[int, Any]]:
-    """Yield numbered batches, and tell now and then how far it is."""
+    """Yield numbered batches, and report the progress every 30 s."""
     total = len(batches) if hasattr(batches, "__len__") else None
     started = reported_at = time.perf_counter()
     count = 0

@@ -1,9 +1,9 @@
-"""Let pickles find the names that the training script defined itself: `__main__.Cleaner`.
+"""Let pickles find classes that the training script defined in `__main__`: `__main__.Cleaner`.
 
-This file is part of offline-kit and is pasted into the notebooks whose pickles need it. What a script defines
-is pickled under the name `__main__`, which here is the notebook. The script is imported by its own name, so
-that its `if __name__ == "__main__"` block does not run, and whoever looks into `__main__` finds its names
-first. The notebook's own names stay as they are.
+This file is part of offline-kit and is pasted into the notebooks whose pickles need it. A pickle refers to a
+script's own classes as `__main__`, which here is the notebook (https://docs.python.org/3/library/pickle.html).
+The script is imported under its own name, so that its `if __name__ == "__main__"` block does not run, and its
+classes are added to `__main__`. The notebook's own names stay.
 """
 
 import sys
@@ -16,7 +16,7 @@ from offline_kit.notebook.runtime.kit_runtime import KitError, OpenKit, Say, loa
 
 
 class AliasedMain(ModuleType):
-    """What stands for `__main__`: the lent names, and behind them the notebook."""
+    """A stand-in for `__main__` with the aliases first and the notebook's names after them."""
 
     def __init__(self, notebook: ModuleType, aliases: Mapping[str, Any]) -> None:
         super().__init__("__main__", notebook.__doc__)
@@ -28,9 +28,9 @@ class AliasedMain(ModuleType):
 
 
 def alias_main(path: str, names: Sequence[str], kit: OpenKit, say: Say = print) -> None:
-    """Import a file of the kit's code and lend these names of it to `__main__`; call it again at any time.
+    """Import a file of the kit's code and make its names available in `__main__`; safe to call again.
 
-    Raises KitError where the file, when it is imported, does what fails here, with its line.
+    Raises KitError with the failing line if the file cannot be imported.
     """
     try:
         aliases = {name: load_object(f"{path}:{name}", kit) for name in names}
@@ -47,7 +47,7 @@ def alias_main(path: str, names: Sequence[str], kit: OpenKit, say: Say = print) 
     main = sys.modules["__main__"]
     notebook = main.notebook if isinstance(main, AliasedMain) else main
     sys.modules["__main__"] = sys.modules["__mp_main__"] = AliasedMain(notebook, aliases)
-    say(f"lent to pickles, from {path}: {', '.join(names)}")
+    say(f"available in __main__, from {path}: {', '.join(names)}")
 
 
 def _locate_failure(error: BaseException, path: str) -> str:

@@ -18,9 +18,9 @@ def build_submission(
 ) -> Any:
     """Return the submission as a data frame with the sample's columns.
 
-    `word` is "" (the predictions as they are), "argmax", "threshold:T", "labels:T", "clip:LOW:HIGH" (one
-    may be left out) or "round"; `labels` are the names of the model's outputs, where the model itself does not tell them.
-    Raises KitError where outputs and columns do not fit.
+    `word` is "" (unchanged), "argmax", "threshold:T", "labels:T", "clip:LOW:HIGH" (one may be left out) or
+    "round"; `labels` name the model's outputs if the model itself does not. Raises KitError if outputs and
+    columns do not fit.
     """
     names, classes = list_labels(labels), list(prediction.classes)
     numbered = [comparable_class(entry) for entry in classes] == list(range(len(classes)))
@@ -35,9 +35,9 @@ def build_submission(
 
 
 def _check_finite(prediction: Prediction, kind: str, say: Say) -> None:
-    """Raise KitError for what no word can use: of NaN it would make a label, a no, or a whole number.
+    """Raise KitError for values that cannot be postprocessed: NaN would become a label, a no, or an integer.
 
-    In Kaggle's own scoring run it is only told: a few odd rows of the hidden test set must not cost the score.
+    Kaggle's scoring run only reports them: a few such rows of the hidden test set must not cost the score.
     """
     import numpy as np
 
@@ -56,15 +56,15 @@ def _check_finite(prediction: Prediction, kind: str, say: Say) -> None:
         problem,
         [first],
         code="predictions-not-finite",
-        hint="see what is particular in these rows: an empty cell, an overflow of half precision, a division by 0",
+        hint="check these rows for an empty cell, an overflow of half precision, or a division by 0",
     )
 
 
 def select_sample_rows(prediction: Prediction, sample: SampleSubmission, say: Say = print) -> Prediction:
-    """Return the prediction of the sample's ids alone, where the test set has more rows than are asked for.
+    """Keep the rows that the sample asks for, if the test set has more.
 
-    In Kaggle's own scoring run the sample may still be the public one, a small part of the hidden test set:
-    there it counts only if it asks for half of the rows or more.
+    In Kaggle's scoring run the sample may still be the public one, a small part of the hidden test set:
+    there it only applies if it asks for at least half of the rows.
     """
     sample_ids = set(sample.ids)
     kept_rows = [row for row, row_id in enumerate(prediction.ids) if str(row_id) in sample_ids]
@@ -111,7 +111,7 @@ def _check_single_target(sample: SampleSubmission, word: str) -> None:
         raise KitError(
             f"'{word}' fills one column, and '{sample.path.name}' has {len(sample.targets)}: {shorten_list(sample.targets)}",
             code="postprocess-fills-one-column",
-            hint="choose another `postprocess`, or a function of yours: function(predictions, ids)",
+            hint="choose another `postprocess`, or use your own function: function(predictions, ids)",
         )
 
 
@@ -142,12 +142,12 @@ def _copy_outputs(
     raise KitError(
         f"the model has {outputs} outputs, and '{sample.path.name}' {len(targets)} columns: {shorten_list(targets)}",
         code="columns-do-not-fit",
-        hint='set `postprocess` to "argmax" or "labels:0.5" for names in one column, or to a function of yours',
+        hint='set `postprocess` to "argmax" or "labels:0.5" for names in one column, or to your own function',
     )
 
 
 def _match_outputs(names: Sequence[Any], targets: Sequence[str], say: Say) -> list[int]:
-    """Return for each column of the sample the output that it gets: by name where the names say it."""
+    """Return the output for each column of the sample: by name if the names match, else by position."""
     output_names = [str(positions) for positions in names]
     if len(output_names) != len(targets) or len(targets) == 1:
         return list(range(len(targets)))

@@ -1,4 +1,4 @@
-"""What travels beside the checkpoints: scalers, encoders, label maps, loaded by name when they are asked for.
+"""Preprocessing files of the kit, loaded by name: scalers, encoders, label maps.
 
 This file is part of offline-kit and is pasted into the notebooks that it renders.
 """
@@ -39,7 +39,7 @@ class Preprocessing(Mapping[str, Any]):
         return len(self._files)
 
     def path(self, name: str) -> Path:
-        """Return where a file lies, or a folder of them; raises KitError that names what there is."""
+        """Return the path of a file or folder; raises KitError with the existing names."""
         if name in self._files:
             return self._files[name]
         for file_name, path in self._files.items():
@@ -90,7 +90,7 @@ def _load_pickle(path: Path) -> Any:
 
 
 def load_hook(reference: str, kit: OpenKit, **offered: Any) -> Any:
-    """Return a function of yours, which gets those of the offered values that it names; None for no reference."""
+    """Return a user's function bound to the offered values that it has parameters for; None for no reference."""
     if not reference:
         return None
     function = load_object(reference, kit)

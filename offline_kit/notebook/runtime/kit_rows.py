@@ -1,4 +1,4 @@
-"""A test set of as many rows as wanted, so that a rehearsal is short, or as long as the hidden run will be.
+"""Shorten or lengthen the test set, to rehearse quickly, or as long as the hidden run will take.
 
 This file is part of offline-kit and is pasted into the notebooks that rehearse on Kaggle.
 """
@@ -21,9 +21,9 @@ def _link_path(source: Path, target: Path) -> None:
 
 
 def limit_rows(root: Path, sample: Path | None, rows: int, scratch: Path, say: Say = print) -> Path:
-    """Return a folder that shows the data of `root` with a test set of `rows` rows, made of links.
+    """Return a folder of links to the data of `root`, with a test set of `rows` rows.
 
-    More rows than there are repeat them under new ids.
+    If there are fewer, they are repeated under new ids.
     """
     folder = scratch / "rows"
     shutil.rmtree(folder, ignore_errors=True)
@@ -73,9 +73,9 @@ def cut_rows(
 
 
 def choose_ids(known_ids: Sequence[str], rows: int) -> list[tuple[str, str]]:
-    """Return `rows` pairs of an id and the id that it stands for: the first ones, then the same again renamed.
+    """Return `rows` pairs of an id and its original: the first ids, then the same again renamed.
 
-    Where an id stands in several rows, none is repeated.
+    Ids that occur in several rows are not repeated.
     """
     first = [(name, name) for name in dict.fromkeys(known_ids[:rows])]
     if len(known_ids) >= rows or not known_ids or len(set(known_ids)) < len(known_ids):
@@ -135,7 +135,7 @@ def _read_csv(path: Path, rows: int) -> list[list[str]]:
 
 
 def _read_matching(path: Path, key: str, ids: Sequence[tuple[str, str]]) -> list[Sequence[str]]:
-    """Return the head and the rows of these ids; nothing where the list has no such column."""
+    """Return the header and the rows of these ids; empty if the table has no such column."""
     original_ids = {old for _, old in ids}
     with path.open(newline="", encoding="utf-8-sig") as stream:
         reader = read_csv_rows(stream)

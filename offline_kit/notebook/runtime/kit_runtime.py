@@ -23,19 +23,21 @@ from types import ModuleType
 from typing import Any
 
 MARKER = "offline-kit.json"
-"""The manifest that lies at the top of every part of a kit."""
+"""The manifest at the top of every part of a kit."""
 DEPTH = 6
-"""How deep a part may lie below the inputs: models/<owner>/<model>/<framework>/<variation>/<version>."""
+"""Maximum depth of a part below the inputs: models/<owner>/<model>/<framework>/<variation>/<version>."""
 GROUPS = ("competitions", "datasets", "models", "notebooks")
-"""Folders of the mount layout of 2026; in the older one every source lies directly below the inputs."""
+"""Folders of the mount layout of 2026; in the older one every source is directly below the inputs."""
 REHEARSED_COMPETITION = "offline-kit-rehearsal"
 """Slug under which a rehearsal mounts the data of a project that names no competition."""
 READERS = 16
 """Kaggle's input disk is slow for one reader and fast for many."""
 
 LONGEST_CELL = 2**31 - 1
-"""Characters. Python's csv refuses cells above 131,072 unless told, and RLE masks and embeddings are longer; a C long
-on Windows holds no more than this."""
+"""Maximum characters of a CSV cell. Python's default is 131,072
+(https://docs.python.org/3/library/csv.html#csv.field_size_limit); RLE masks and embeddings are longer. A
+C long on Windows allows no more.
+"""
 
 Say = Callable[[str], object]
 
@@ -54,7 +56,7 @@ def shorten_list(values: Iterable[object], limit: int = 5) -> str:
 
 
 def in_scoring_run() -> bool:
-    """Whether this is Kaggle's own run on the hidden test set, where a check reports and never raises."""
+    """Whether this is Kaggle's run on the hidden test set, in which checks report and never raise."""
     return bool(os.environ.get("KAGGLE_IS_COMPETITION_RERUN"))
 
 
@@ -95,7 +97,7 @@ class SessionFolders:
     inputs: Path = Path("/kaggle/input")
     """Read-only: competitions, datasets, the kit."""
     working: Path = Path("/kaggle/working")
-    """What Kaggle keeps of the run: the submission, and nothing of ours."""
+    """What Kaggle keeps of the run: the submission."""
     scratch: Path = Path("/tmp/offline-kit")  # noqa: S108 - a session has one user, and the path is in error texts
     """Links and installed packages."""
 
@@ -120,7 +122,7 @@ class OpenKit:
     checkpoints: tuple[Path, ...] = ()
     """The checkpoints under their original names, sorted."""
     notes: tuple[str, ...] = ()
-    """What was odd but could be helped."""
+    """Irregularities that were handled."""
 
 
 @dataclass(frozen=True)
@@ -136,9 +138,9 @@ class PartFile:
 
 
 def open_kit(expected: Mapping[str, str], folders: SessionFolders | None = None, say: Say = print) -> OpenKit:
-    """Find, check and restore the parts (name: id); call it again at any time.
+    """Find, check and restore the parts (name: id); safe to call again.
 
-    Raises KitError that tells what is mounted instead, or every file that is missing or damaged.
+    Raises KitError with what is mounted instead, or with every missing or damaged file.
     """
     folders = folders or SessionFolders.from_environment(os.environ)
     entries = [
@@ -225,7 +227,7 @@ def mounted_sources(inputs: Path) -> dict[str, Path]:
 
 
 def find_folder(folder: Path, path: str) -> Path | None:
-    """Return the folder at a path below another one, whatever the case of its names; None if there is none.
+    """Return the folder at a path below another one, ignoring case; None if there is none.
 
     Kaggle mounts some sources in another case than their address has.
     """
@@ -241,7 +243,7 @@ def find_folder(folder: Path, path: str) -> Path | None:
 
 
 def find_competition(slug: str, inputs: Path) -> Path | None:
-    """Return where the competition's data is mounted; None when the notebook names no competition."""
+    """Return the folder of the competition's data; None if the notebook names no competition."""
     if not slug:
         rehearsed = (inputs / "competitions" / REHEARSED_COMPETITION, inputs / REHEARSED_COMPETITION)
         return next((folder for folder in rehearsed if folder.is_dir()), None)
@@ -280,9 +282,9 @@ def read_part(folder: Path) -> list[PartFile]:
 
 
 def verify_files(entries: Sequence[PartFile]) -> tuple[dict[str, Path], list[str]]:
-    """Return where each original name's bytes lie, and notes on files that Kaggle renamed.
+    """Return the path of each original name's bytes, and notes on files that Kaggle renamed.
 
-    Raises KitError with every file that is missing or damaged, and what seems to have happened to it.
+    Raises KitError with every missing or damaged file, and what probably happened to it.
     """
     with ThreadPoolExecutor(READERS) as pool:
         intact = pool.map(lambda entry: _has_content(entry.part / entry.stored, entry), entries)
@@ -343,7 +345,7 @@ def _explain_damage(entry: PartFile) -> str:
 
 
 def restore_names(paths: Mapping[str, Path], folder: Path) -> Path:
-    """Make a folder of links (copies where links are refused) with the original names; return it."""
+    """Create a folder of links (copies if links are refused) with the original names; return it."""
     shutil.rmtree(folder, ignore_errors=True)
     for original, path in paths.items():
         target = folder / original
@@ -357,7 +359,7 @@ def restore_names(paths: Mapping[str, Path], folder: Path) -> Path:
 
 
 def go_offline(environ: Any = os.environ) -> None:
-    """Tell the libraries that ask the network when they are imported or load a model not to try."""
+    """Set the offline mode of libraries that use the network when they are imported or load a model."""
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE", "NO_ALBUMENTATIONS_UPDATE"):
         environ[name] = "1"
     environ["WANDB_MODE"] = "disabled"
@@ -365,7 +367,7 @@ def go_offline(environ: Any = os.environ) -> None:
 
 
 def pick_device(accelerator: str, say: Say = print) -> str:
-    """Return "cuda" when an accelerator was asked for and is there, else "cpu"."""
+    """Return "cuda" if an accelerator was requested and exists, else "cpu"."""
     if accelerator in ("", "none"):
         return "cpu"
     try:
@@ -379,9 +381,9 @@ def pick_device(accelerator: str, say: Say = print) -> str:
 
 
 def load_object(name: str, kit: OpenKit) -> Any:
-    """Return what "package.module:Name" or "folder/file.py:Name" stands for.
+    """Return the object "package.module:Name" or "folder/file.py:Name".
 
-    A file is looked up in the kit's code, and imported by its module name where it has one.
+    A file is found in the kit's code, and imported under its module name if it has one.
     """
     source, _, attribute = name.partition(":")
     module = (

@@ -1,8 +1,8 @@
-"""Answer the gateway of an inference-server competition, and explain what goes wrong between the two.
+"""Serve predictions to the gateway of an inference-server competition, and explain failures between the two.
 
-This file is part of offline-kit and is pasted into the notebooks that it renders. Kaggle's gateway holds the
-hidden test set and calls `predict` with one batch after the other; the package that both sides speak through,
-kaggle_evaluation, lies in the competition's data.
+This file is part of offline-kit and is pasted into the notebooks that it renders. Kaggle's gateway has the
+hidden test set and calls `predict` with one batch after the other; their common package, kaggle_evaluation, is
+in the competition's data.
 """
 
 import ast
@@ -22,7 +22,7 @@ PACKAGE = "kaggle_evaluation"
 WRITTEN = ("submission.parquet", "submission.csv")
 """What gateways write."""
 DEFAULT = re.compile(r"""["'](/kaggle/input/(?:competitions/)?[\w-]+/?([^"']*))["']""")
-"""Where a gateway looks for the data when it is not told: in the mount layout of its own year."""
+"""A gateway's default data path, in the mount layout of its own year."""
 RULE = (
     "`function` is either predict(test) itself, called with each batch; or a function of `context`, called once, "
     "which returns such a predict; or a class constructed with the context, whose __call__(self, test) is the predict"
@@ -33,9 +33,9 @@ SERVER, GATEWAY = "InferenceServer", "Gateway"
 
 
 def make_predictor(name: str, kit: OpenKit, context: Any) -> Callable[..., Any]:
-    """Return what is called with each batch: the object `name` itself, or what it makes of the context.
+    """Return the function to call with each batch: the object `name`, or what it returns for the context.
 
-    Raises KitError for what fails while it is made, and for what cannot be called.
+    Raises KitError if constructing it fails, or if it cannot be called.
     """
     function = load_object(name, kit)
     if not callable(function):
@@ -54,9 +54,9 @@ def make_predictor(name: str, kit: OpenKit, context: Any) -> Callable[..., Any]:
     except Exception as error:
         raise KitError(
             f"{action} '{name}' with the context raised {type(error).__name__}: {error}",
-            ["this was before any batch was answered; the error itself stands above"],
+            ["no batch was answered before this; the error itself is shown above"],
             code="predictor-failed",
-            hint=f"correct it; {RULE}",
+            hint=f"fix it; {RULE}",
         ) from error
     if not callable(predictor):
         raise KitError(
@@ -82,7 +82,7 @@ def takes_context(function: Callable[..., Any]) -> bool:
 
 
 class BatchRecorder:
-    """The notebook's `predict`, with a memory of the last batch for whoever has to explain an error."""
+    """The notebook's `predict`; records the last batch to explain errors."""
 
     def __init__(self, function: Callable[..., Any], say: Say = print) -> None:
         self.function, self.say = function, say
@@ -133,7 +133,7 @@ class BatchRecorder:
                 f"predict raised {type(self.error).__name__} at batch {self.number}: {self.error}",
                 details[:1],
                 code="prediction-failed",
-                hint="correct the function; the error itself stands above",
+                hint="fix the function; the error itself is shown above",
             )
         return KitError(
             f"the gateway did not take what predict returned for batch {self.number}: {error}",
@@ -156,7 +156,7 @@ def describe_value(value: Any) -> str:
 
 
 def find_server_package(root: Path | None) -> Path:
-    """Return the folder of the competition's package; raises KitError where its data has none."""
+    """Return the folder of the competition's package; raises KitError if its data has none."""
     if root is None:
         raise KitError(
             "an inference server needs its competition, and this notebook names none",
@@ -190,10 +190,10 @@ class PackageClass:
 
 
 def find_classes(package: Path, kind: str) -> list[PackageClass]:
-    """Return the competition's own servers (`kind` SERVER) or gateways (GATEWAY); nothing is imported.
+    """Return the competition's own servers (`kind` SERVER) or gateways (GATEWAY) without importing them.
 
-    What counts is what a class derives from, as packages differ in how they name and nest them: beside `core`,
-    in a folder `<name>_<id>`, in the folder that holds the package. A class that another one extends is left out.
+    Base classes decide, because packages differ in names and nesting: beside `core`, in a folder
+    `<name>_<id>`, or in the folder of the package. A class that another one extends is left out.
     """
     core = package / "core"
     inside = [path for path in sorted(package.rglob("*.py")) if core not in path.parents]
@@ -243,7 +243,7 @@ def _read_class_bases(path: Path, root: Path) -> Iterator[tuple[PackageClass, li
 
 
 def _iterate_classes(body: Sequence[ast.stmt]) -> Iterator[ast.ClassDef]:
-    """Yield the classes of a module's body; what stands below `if __name__ == "__main__"` is for its own run."""
+    """Yield the classes of a module's body, except those below `if __name__ == "__main__"`."""
     for node in body:
         if isinstance(node, ast.ClassDef):
             yield node
@@ -256,8 +256,8 @@ def _iterate_classes(body: Sequence[ast.stmt]) -> Iterator[ast.ClassDef]:
 def load_class(package: Path, kind: str, name: str = "") -> Any:
     """Import the competition's server or gateway class from its package.
 
-    `name` ("module:Class" or "Class") says which, where there are several. Raises KitError, which lists those
-    that the package defines.
+    `name` ("module:Class" or "Class") selects one of several. Raises KitError with the classes that the
+    package defines.
     """
     for folder in (package.parent, package):
         if str(folder) not in sys.path:
@@ -339,9 +339,9 @@ def construct_server(server: Any, predict: Callable[..., Any]) -> Any:
 
 
 def find_data_paths(root: Path, names: Sequence[str] = ()) -> tuple[str, ...] | None:
-    """Return what the gateway is told about where the data lies; None: it finds it itself.
+    """Return the data paths to pass to the gateway; None if its own defaults work.
 
-    By default what its own source says, as far as that names a mount layout that this session has not.
+    The default comes from its source, if that names a mount layout that this session does not have.
     """
     if names:
         return tuple(str(root / name) for name in names)
@@ -407,9 +407,9 @@ def find_written(submission: Path, since: float) -> Path:
     ]
     if not written_files:
         raise KitError(
-            "the gateway ended without an error and wrote no submission",
+            "the gateway finished without an error, but wrote no submission",
             code="submission-not-written",
-            hint="read its output above: it tells which rows it asked for",
+            hint="check its output above for the rows that it requested",
         )
     if written_files[0].name != submission.name:
         raise KitError(

@@ -1,8 +1,8 @@
-"""Find weights that lie outside of the kit: in a dataset, in a notebook's output, in a Kaggle Model.
+"""Find weights outside of the kit: in a dataset, a notebook's output, or a Kaggle Model.
 
 This file is part of offline-kit and is pasted into the notebooks that it renders. A source is written as
-"dataset:owner/slug", "notebook:owner/slug" or "model:owner/model/framework/variation/version", and is
-mounted in one of two layouts; what was known of its files when the kit was built is checked.
+"dataset:owner/slug", "notebook:owner/slug" or "model:owner/model/framework/variation/version", and is mounted
+in one of two layouts; files whose hash was known when the kit was built are checked.
 """
 
 import re
@@ -30,7 +30,7 @@ HOW_TO_ATTACH = {
 
 
 def find_source(source: str, inputs: Path) -> Path:
-    """Return where a source is mounted; raises KitError that tells what is mounted instead."""
+    """Return the folder of a mounted source; raises KitError with what is mounted instead."""
     for path in source_paths(source):
         folder = find_folder(inputs, path)
         if folder:
@@ -69,7 +69,7 @@ def find_published(folder: Path) -> dict[str, Path]:
 
 
 def match_original(pattern: str, folder: Path) -> str:
-    """Return the pattern that names something below a folder of original names: there, `checkpoints/` may be left out."""
+    """Return the pattern to use in a folder of original names, in which `checkpoints/` may be left out."""
     spelled = (pattern, f"checkpoints/{pattern}")
     return next((spelling for spelling in spelled if _match_files(folder, spelling)), "")
 
@@ -88,13 +88,11 @@ def find_source_files(
     say: Say = print,
     scratch: Path | None = None,
 ) -> list[Path]:
-    """Return the files or folders of a source that a glob pattern names, sorted.
+    """Return the files or folders of a source that match a glob pattern, sorted.
 
-    What offline-kit has published there is laid out below `scratch` under its original names, which the pattern
-    may use; names as they are stored work as well.
-
-    `known_files` gives size and SHA-256 of files by their path in the source, as they were when the kit was
-    built. Raises KitError where nothing matches, and with every file that is not what it was.
+    Files that offline-kit published are restored below `scratch` under their original names, which the
+    pattern may use; stored names work as well. `known_files` has size and SHA-256 by path, from when the
+    kit was built. Raises KitError if nothing matches, and with every changed file.
     """
     folder = find_source(source, inputs)
     matches = _match_files(folder, pattern)
@@ -108,8 +106,8 @@ def find_source_files(
         )
         remainder = [f"and {len(file_names) - 30} more"] if len(file_names) > 30 else []
         raise KitError(
-            f"'{source}' holds nothing that matches '{pattern}'",
-            [*(f"it holds: {name}" for name in file_names[:30]), *remainder] or ["it is empty"],
+            f"'{source}' has no file that matches '{pattern}'",
+            [*(f"it has: {name}" for name in file_names[:30]), *remainder] or ["it is empty"],
             code="source-file-not-found",
             hint="correct `files`, or look whether the notebook wrote it in its newest run",
         )
@@ -129,10 +127,10 @@ def _check_unchanged(
         verify_files(entries)
     except KitError as error:
         raise KitError(
-            f"'{source}' is not what it was when the kit was built",
+            f"'{source}' has changed since the kit was built",
             error.details,
             code="source-changed",
-            hint="if it was changed on purpose, bring the local copy up to date and build the kit again",
+            hint="if the change is intended, update the local copy and build the kit again",
         ) from None
     below = tuple(f"{name}/" for name in names)
     new = [

@@ -18,12 +18,12 @@ EMPTY = frozenset({"", "nan", "none", "null", "na", "n/a", "<na>", "inf", "-inf"
 BEGINS = frozenset({"", " ", *"nNiI-<"})
 """How they begin: most cells need no second look."""
 LOOKED = 1000
-"""Rows that tell whether a column has numbers or words."""
+"""Rows that decide whether a column has numbers or words."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """All that a function of yours may want to know."""
+    """The argument of a user's `function`."""
 
     input: Path | None
     """The competition's data; None when no competition is attached."""
@@ -116,7 +116,7 @@ def _compare_sample(submission: Path, data: Path | None, say: Say) -> None:
             f"'{submission.name}' is not what '{sample.name}' asks for",
             findings,
             code="submission-invalid",
-            hint="correct what makes the rows, then run again",
+            hint="fix the code that creates the rows, and run again",
         )
     kinds = find_kind_changes(own_digest, sample_digest)
     for line in kinds:
@@ -125,7 +125,7 @@ def _compare_sample(submission: Path, data: Path | None, say: Say) -> None:
 
 
 def find_sample(data: Path) -> Path | None:
-    """Return the sample submission at the top of the competition's data; None where there is none."""
+    """Return the sample submission at the top of the competition's data; None if there is none."""
     candidates = [path for path in sorted(data.glob("*.csv")) if "submission" in path.name.lower()]
     return next(
         (path for path in candidates if "sample" in path.name.lower()), candidates[0] if candidates else None
@@ -144,11 +144,11 @@ class TableDigest:
     ragged: list[int]
     """Lines of another width than the header's."""
     kinds: list[dict[str, str]]
-    """For each column, a first "number" and a first "word" of its first rows, where it has some."""
+    """For each column, a first "number" and a first "word" of its first rows, if it has some."""
 
     @property
     def rows(self) -> int:
-        """How many rows there are below the header."""
+        """Number of rows below the header."""
         return sum(self.ids.values()) + len(self.ragged)
 
 
@@ -218,12 +218,12 @@ def compare_digests(submission: TableDigest, sample: TableDigest) -> tuple[list[
 
 
 def _are_holes(empty: int, rows: int, kinds: Mapping[str, str]) -> bool:
-    """Whether empty cells are holes: among words (lists, masks) they say that nothing was found."""
+    """Whether empty cells are holes: among words (lists, masks) they mean that nothing was found."""
     return empty == rows or ("number" in kinds and "word" not in kinds)
 
 
 def find_kind_changes(submission: TableDigest, sample: TableDigest) -> list[str]:
-    """Return the columns of numbers where the sample has words alone, as where a label was to be named."""
+    """Return the columns with numbers for which the sample has only words, as if labels were expected."""
     return [
         f"column '{name}' has numbers ({own_kinds['number']}), and the sample words ({sample_kinds['word']}): "
         'is `postprocess` missing, such as "argmax"?'

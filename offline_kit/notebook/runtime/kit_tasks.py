@@ -21,7 +21,7 @@ ROWS, TEXTS = 65536, 256
 
 @dataclass(frozen=True)
 class SampleSubmission:
-    """What sample_submission.csv asks for."""
+    """The content of the sample submission."""
 
     path: Path
     columns: tuple[str, ...]
@@ -29,7 +29,7 @@ class SampleSubmission:
     ids: list[str]
     """Its ids, as they are written."""
     answers: frozenset[str] = frozenset()
-    """What its first rows hold in the first column to fill, as it is written."""
+    """Values of its first rows in the first target column."""
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -48,7 +48,7 @@ class RowBatch:
 
 
 def read_sample(root: Path | None) -> SampleSubmission:
-    """Read the sample submission at the top of the competition's data; raises KitError where there is none."""
+    """Read the sample submission at the top of the competition's data; raises KitError if there is none."""
     path = find_sample(root) if root else None
     if path is None:
         raise KitError(
@@ -81,7 +81,6 @@ class TableBatches:
     path: Path
     """The test set."""
     sample: SampleSubmission
-    """What is asked for."""
     size: int = ROWS
     """Rows of a batch."""
     columns: Mapping[str, str] = field(default_factory=dict)
@@ -91,7 +90,7 @@ class TableBatches:
     prepare: Callable[..., Any] | None = None
     """Makes the model's columns of a piece of the table, which has no id column; its parameter `ids` is optional."""
     text: str | None = None
-    """The column of the texts; None where the model gets a table."""
+    """The column of the texts; None if the model gets a table."""
     say: Say = print
     _said: set[str] = field(default_factory=set)
 
@@ -114,12 +113,12 @@ class TableBatches:
 
     @property
     def total(self) -> int:
-        """About how many rows there will be."""
+        """Approximate number of rows."""
         return len(self.sample.ids)
 
     @property
     def id_column(self) -> str | None:
-        """The column of the ids; None where the table has none, and the sample's order counts."""
+        """The column of the ids; None if the table has none, and the sample's order counts."""
         return self.sample.columns[0] if self.sample.columns[0] in read_header(self.path) else None
 
     def _say_once(self, text: str) -> None:
@@ -204,7 +203,7 @@ def read_header(path: Path) -> list[str]:
 
 
 def cell_delimiter(path: Path) -> str:
-    """Return what stands between the cells."""
+    """Return the cell delimiter of a table, by its suffix."""
     return "\t" if path.suffix.lower() == ".tsv" else ","
 
 
@@ -229,7 +228,7 @@ def read_pieces(path: Path, size: int, as_text: Iterable[str] = ()) -> Iterator[
 
 
 def find_text_column(path: Path, key: str, name: str = "") -> str:
-    """Return the column of the texts: the named one, else the only one that holds strings."""
+    """Return the column of the texts: the named one, or the only one with strings."""
     header = read_header(path)
     first = next(read_pieces(path, 1000), None)
     if name and name not in header:
@@ -277,8 +276,8 @@ def dtype_kind(dtype: str) -> str:
 def fit_columns(piece: Any, columns: Mapping[str, str], key: str | None, say: Say | None = None) -> Any:
     """Return a piece with the training's columns, in their order and with their dtypes.
 
-    Columns that training did not have are left out and told. Raises KitError with every column that is
-    missing or holds something else than in training.
+    Other columns are dropped with a note. Raises KitError with every column that is missing or cannot be
+    converted.
     """
     missing = [name for name in columns if name not in piece.columns]
     extra = [str(name) for name in piece.columns if name not in columns and name != key]
@@ -294,7 +293,7 @@ def fit_columns(piece: Any, columns: Mapping[str, str], key: str | None, say: Sa
             "the test set has other columns than training had",
             problems + details,
             code="test-columns-differ",
-            hint="make them as in training, in a `transform` of yours, or correct the file that `columns` names",
+            hint="compute them as in training, in your own `transform`, or fix the file that `columns` names",
         )
     if extra and say:
         say(f"note: columns that training did not have are left out: {', '.join(extra)}")
@@ -304,8 +303,8 @@ def fit_columns(piece: Any, columns: Mapping[str, str], key: str | None, say: Sa
 def apply_categories(piece: Any, categories: Mapping[str, Sequence[Any]], say: Say) -> Any:
     """Return a piece whose categorical columns have the categories of training, in their order.
 
-    A batch alone would have its own, and some models know categories by number only. A category that
-    training did not have becomes a missing value, and is told: hidden data may well have one.
+    Some models know categories only by number, and a batch alone would number them differently. A category
+    that training did not have becomes a missing value, with a note: hidden data may well have one.
     """
     import pandas as pd
 

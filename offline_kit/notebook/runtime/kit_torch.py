@@ -15,11 +15,11 @@ from offline_kit.notebook.runtime.kit_runtime import KitError, Say, shorten_list
 WEIGHTS_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "module")
 """Where a checkpoint of a training has its weights, the likeliest first."""
 OTHER_WEIGHTS = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
-"""Where it may have averaged ones besides."""
+"""Keys that may contain averaged weights as well."""
 WRAPPERS = ("module.", "_orig_mod.", "_forward_module.", "model.", "net.", "ema_model.")
 """What DataParallel, compile, Lightning and averaging put before the names of weights."""
 NOT_ARGUMENTS = frozenset({"weights_only", "weights", "activation", "labels", "text", "test"})
-"""The notebook's params that say how to load and predict; the others are a constructor's that takes their names."""
+"""Params of the notebook that control loading and predicting; the others go to constructors that take them by name."""
 
 
 def load_checkpoint(path: Path, *, weights_only: bool = True) -> dict[str, Any]:
@@ -48,10 +48,10 @@ def load_checkpoint(path: Path, *, weights_only: bool = True) -> dict[str, Any]:
                 hint="check what was saved or downloaded there; a file of another kind is for the template `function`",
             ) from error
         raise KitError(
-            f"'{path.name}' holds more than weights, and a safe load refuses it",
+            f"'{path.name}' contains more than weights, and a safe load refuses it",
             refused or str(error).splitlines()[-3:],
             code="unsafe-checkpoint",
-            hint="if you made this file yourself, set `weights_only = false` in [tool.offline-kit.notebook.params]; "
+            hint="if you trust this file, set `weights_only = false` in [tool.offline-kit.notebook.params]; "
             "else save plain types only (numbers, strings, lists, dicts) as hyper-parameters",
         ) from error
     if not isinstance(loaded, Mapping):
@@ -114,7 +114,7 @@ def choose_arguments(call: Any, saved: Mapping[str, Any], params: Mapping[str, A
 
 
 def call_constructor(call: Any, arguments: Mapping[str, Any], *first: Any, advice: str) -> Any:
-    """Call a class or function; raises KitError, with the advice, where the arguments do not suit it."""
+    """Call a class or function; raises KitError, with the advice, if the arguments do not match its signature."""
     try:
         inspect.signature(call).bind(*first, **arguments)
     except TypeError as error:
@@ -182,10 +182,10 @@ def _is_weights(values: Mapping[str, Any]) -> bool:
 
 
 def load_weights(model: Any, weights: Mapping[str, Any], name: str = "", say: Say = print) -> Any:
-    """Load weights into a model, every one of them, and return it.
+    """Load all weights into a model, and return it.
 
-    What wrappers put before the names is taken off and told. Raises KitError that names the weights that are
-    missing, that are too many, or that have another shape.
+    Prefixes of wrappers are removed with a note. Raises KitError with missing, unexpected and differently
+    shaped weights.
     """
     model_weights = model.state_dict()
     fitting = strip_wrappers(weights, set(model_weights), say)
@@ -199,13 +199,13 @@ def load_weights(model: Any, weights: Mapping[str, Any], name: str = "", say: Sa
             f"{f'{name!r}' if name else 'the checkpoint'} does not fit '{type(model).__name__}'",
             details or [line.strip() for line in str(error).splitlines()[1:6]],
             code="weights-do-not-fit",
-            hint="take the code that the checkpoint was trained with, or the hyper-parameters that it was made from",
+            hint="use the code and the hyper-parameters that the checkpoint was trained with",
         ) from None
     return model
 
 
 def strip_wrappers(weights: Mapping[str, Any], model_names: set[str], say: Say = print) -> dict[str, Any]:
-    """Return weights under the names that the model has for them, where wrappers alone make the difference."""
+    """Return weights under the model's names, if only wrappers make the difference."""
     stripped = dict(weights)
     if "n_averaged" not in model_names:
         stripped.pop("n_averaged", None)  # the count of an averaged model
@@ -215,7 +215,7 @@ def strip_wrappers(weights: Mapping[str, Any], model_names: set[str], say: Say =
             break
         prefix, fewer = step
         left = len(stripped) - len(fewer)
-        say(f"names of weights: '{prefix}' taken off{f', {left} without it left out' if left else ''}")
+        say(f"weights: removed the prefix '{prefix}'{f'; {left} without it are left out' if left else ''}")
         stripped = fewer
     return stripped
 
@@ -254,7 +254,7 @@ def as_tensors(batch: Any, device: str) -> Any:
             raise KitError(
                 f"the model takes numbers, and these columns hold none: {shorten_list(words)}",
                 code="columns-not-numeric",
-                hint="encode them as in training, in a `transform` of yours: transform(batch) -> table or tensor",
+                hint="encode them as in training in your own `transform`: transform(batch) -> table or tensor",
             )
         batch = batch.to_numpy("float32")
     if isinstance(batch, Mapping):
@@ -265,16 +265,16 @@ def as_tensors(batch: Any, device: str) -> Any:
         raise KitError(
             f"the model takes tensors, and gets a {type(batch[0]).__name__} for each row",
             code="batch-not-tensor",
-            hint="make tensors of them in a `transform` of yours, as in training",
+            hint="convert them to tensors in your own `transform`, as in training",
         )
     tensor = batch if hasattr(batch, "detach") else torch.from_numpy(batch)
     return (tensor.float() if tensor.dtype == torch.float64 else tensor).to(device)
 
 
 def compute_answer(model: Any, batch: Any) -> Any:
-    """Return what the model says about a batch of tensors: its only or first output, its logits.
+    """Return the model's output for a batch of tensors: its only or first output, its logits.
 
-    A LightningModule answers with its predict_step, which is forward where it defines none.
+    A LightningModule answers with its predict_step, which defaults to forward.
     """
     answer = _call_model(model, batch)
     if isinstance(answer, Mapping):

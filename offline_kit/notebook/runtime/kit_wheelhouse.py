@@ -1,4 +1,4 @@
-"""Make the wheelhouse where the notebook will run: what this image lacks, downloaded or built by its own pip.
+"""Build the wheelhouse in the notebook's own image: its pip downloads or builds what the image lacks.
 
 This file is part of offline-kit and is pasted into the one notebook that it runs with the internet on. The
 offline notebook attaches the output of that one, and checks every file against the manifest written here.
@@ -19,7 +19,7 @@ from typing import Any
 PART = "wheelhouse"
 """The name of the part of the kit that the output is."""
 FACTS = "wheelhouse.json"
-"""What tells the machine that builds the kit about the wheels, so that it need not fetch them."""
+"""Facts about the wheels for the machine that builds the kit, which then need not download them."""
 TIMEOUT = 6 * 3600
 """Seconds for one call of pip; a large sdist takes its time."""
 Say = Callable[[str], object]
@@ -30,12 +30,12 @@ class WheelhouseError(RuntimeError):
 
 
 def match_protected(protected: Sequence[str], has: Mapping[str, str]) -> list[str]:
-    """Return the packages of the image that must stay at their versions; `protected` may hold patterns."""
+    """Return the packages of the image that must keep their versions; `protected` may contain patterns."""
     return [name for name in has if any(fnmatch.fnmatchcase(name, pattern) for pattern in protected)]
 
 
 def pin_package(name: str, has: Mapping[str, str]) -> dict[str, str]:
-    """Return a package of the image as one that travels all the same."""
+    """Return a package of the image as one to include in the kit."""
     return {"name": name, "version": has[name], "url": "", "sha256": ""}
 
 
@@ -46,10 +46,10 @@ def find_missing(
     scratch: Path,
     say: Say = print,
 ) -> list[dict[str, str]]:
-    """Return what pip would install for the requirements beside what the image has, sorted by name.
+    """Return what pip would install for the requirements in addition to the image, sorted by name.
 
-    Each has "name", "version", "url" (empty for a package of the index) and "sha256" of the file it comes
-    from. Nothing is installed.
+    Each has "name", "version", "url" (empty for a package of the index) and "sha256" of its file. Nothing
+    is installed.
     """
     if not requirements:
         return []
@@ -79,7 +79,7 @@ def find_missing(
 def fetch_wheels(
     packages: Sequence[Mapping[str, str]], folder: Path, scratch: Path, say: Say = print
 ) -> list[Path]:
-    """Put a wheel of each package into a folder: the index's where one fits, else built here from its source."""
+    """Put a wheel of each package into a folder: downloaded from the index, or built here from its sdist."""
     folder.mkdir(parents=True, exist_ok=True)
     if not packages:
         return []
@@ -124,9 +124,9 @@ def write_part(folder: Path, packages: Sequence[Mapping[str, str]], say: Say = p
 
 
 def outline_wheel(wheel: Path) -> dict[str, Any]:
-    """Return what a kit is built from beside a wheel's bytes: the headers of its METADATA, the names of its code.
+    """Return what a kit needs of a wheel besides its bytes: headers of METADATA and names of code files.
 
-    Of a compiled library the CUDA runtimes that it names are told, too.
+    For compiled libraries also the CUDA runtimes that they link.
     """
     with zipfile.ZipFile(wheel) as archive:
         names = [name for name in archive.namelist() if name.endswith((".py", ".pyc", ".so", ".pyd"))]
@@ -149,7 +149,7 @@ def _find_cuda_runtimes(archive: zipfile.ZipFile, name: str) -> str:
 
 
 def _run_pip(words: Sequence[str], failure: str, remedy: str, say: Say) -> None:
-    """Run this Python's pip and show what it says; no overlay and no user's packages take part."""
+    """Run this Python's pip and show its output, without overlay and user site-packages."""
     env = {
         name: value
         for name, value in os.environ.items()
