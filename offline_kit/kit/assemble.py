@@ -1,4 +1,4 @@
-"""The kit on disk: every file under a name that Kaggle leaves alone, whole or not at all."""
+"""Write a kit to disk, completely or not at all, with every file under a name that Kaggle does not change."""
 
 import os
 import shutil
@@ -16,11 +16,13 @@ from offline_kit.project.types import FileEntry, Kit
 
 
 class ChangedFileError(ProjectError):
-    """A file has other bytes than those that were hashed."""
+    """A file changed after it was hashed."""
+
+    default_code = "file-changed"
 
 
 _SPARE_SPACE = 16_000_000
-"""Bytes to leave free: manifests, folders, the notebook."""
+"""Bytes for manifests, folders and the notebook."""
 
 
 def assemble_kit(
@@ -31,20 +33,21 @@ def assemble_kit(
     by_function: bool = False,
     report: Reporter = SILENT,
 ) -> Kit:
-    """Write the kit: `folder`/dataset, the freeze as requirements.txt, and the texts that `also` makes of it.
+    """Write the kit: `folder`/dataset, the freeze as requirements.txt, and the texts that `also` returns for it.
 
-    Ids are over content and names alone. The old kit stands until the new one is whole, then gives way
-    with all that was in its folder; one that already is what was asked for is left untouched. Files are
-    hashed while they are copied. `by_function`: the notebook calls a function of the user's, and a kit
-    without checkpoints is nothing to remark. Raises ProjectError for what must not go along or changed
-    meanwhile, UsageError for a folder that holds other things, OutsideError where the disk is full or
-    refuses. The caller sees to it that no other build writes to `folder` at the same time.
+    Ids depend on content and names only. The old kit stays until the new one is complete, then is replaced with
+    everything in its folder; an unchanged kit is left untouched. Files are hashed while they are copied. With
+    `by_function` the notebook calls a function of the user, and a kit without checkpoints is normal. The caller
+    ensures that no other build writes to `folder` at the same time.
+
+    Raises ProjectError for files that must not be shipped or have changed, UsageError for a folder that holds
+    other files, OutsideError if the disk is full or not writable.
     """
     _check_kit_folder(folder)
     _sweep_leftovers(folder)
     layout = arrange_files(contents)
     kit = Kit(folder=folder, id=manifest.compute_kit_id(part.id for part in layout.parts), parts=layout.parts)
-    # Made before anything is written: what is wrong with the notebook's settings costs no kit.
+    # Before anything is written: wrong settings of the notebook must not cost the old kit.
     texts = {"requirements.txt": contents.freeze.text, **also(kit)}
     _report_limits(contents, kit, report, by_function=by_function)
     old = _read_old_kit(folder)
@@ -59,7 +62,7 @@ def assemble_kit(
 def write_outline(
     contents: KitContents, folder: Path, *, also: Callable[[Kit], Mapping[str, str]] = lambda _kit: {}
 ) -> Kit:
-    """Write manifests, freeze and notebook of a kit, and none of its files: enough to plan a push."""
+    """Write manifests, freeze and notebook of a kit without its files, which is enough to plan a push."""
     layout = arrange_files(contents)
     kit = Kit(folder=folder, id=manifest.compute_kit_id(part.id for part in layout.parts), parts=layout.parts)
     texts = {"requirements.txt": contents.freeze.text, **also(kit)}
@@ -71,29 +74,31 @@ def write_outline(
 
 
 KIT_FILES = frozenset({"dataset", "notebook", "rehearsal", "requirements.txt"})
-"""What a kit's folder holds."""
+"""The contents of a kit's folder."""
 
 
 def _check_kit_folder(folder: Path) -> None:
     for path in (folder, folder / "dataset"):
         if path.exists() and not path.is_dir():
             raise UsageError(
-                f"'{path}' is a file, where the kit's folder should be",
+                f"'{path}' is a file, but the kit needs a folder of that name",
+                code="out-not-a-folder",
                 hint="remove it, or choose another --out",
             )
-    # The folder is replaced as a whole: nothing of the user's may be in it.
+    # The folder is replaced as a whole, so it must not hold files of the user.
     expected = KIT_FILES | {stage.name for name in KIT_FILES for stage in files.list_stages(folder / name)}
     foreign = sorted({child.name for child in folder.iterdir()} - expected) if folder.exists() else []
     if foreign:
         raise UsageError(
-            f"'{folder}' holds other things than a kit: {', '.join(map(repr, foreign[:3]))}",
+            f"'{folder}' holds files that are not of a kit: {', '.join(map(repr, foreign[:3]))}",
+            code="out-not-empty",
             hint="choose a new or empty folder with --out",
         )
 
 
 def _report_limits(contents: KitContents, kit: Kit, report: Reporter, *, by_function: bool) -> None:
     if not contents.checkpoints and not by_function:
-        report.note("the kit holds no checkpoints; name them in 'checkpoints' or with -c if there are some")
+        report.note("the kit holds no checkpoints; add yours with 'checkpoints' or -c")
     for part in kit.parts:
         size = sum(entry.size for entry in part.entries)
         for warning in check_dataset_limits(len(part.entries) + 1, size):
@@ -101,7 +106,7 @@ def _report_limits(contents: KitContents, kit: Kit, report: Reporter, *, by_func
 
 
 def _sweep_leftovers(folder: Path) -> None:
-    """Clear away what killed runs left beside the kit and in it."""
+    """Delete what killed runs left beside the kit and in it."""
     for final in (folder, *(folder / name for name in sorted(KIT_FILES))):
         files.sweep_stages(final)
 
@@ -110,11 +115,11 @@ def _read_old_kit(folder: Path) -> Kit | None:
     try:
         return manifest.read_kit(folder)
     except ProjectError:
-        return None  # no kit yet, or one that is replaced anyway
+        return None  # no kit, or a damaged one that is replaced
 
 
 def _is_unchanged(old: Kit, new: Kit) -> bool:
-    """Whether the kit on disk is the new one, its files untouched and none besides."""
+    """Whether the kit on disk is the new one, with untouched files and no others."""
     if (old.id, [p.name for p in old.parts]) != (new.id, [p.name for p in new.parts]):
         return False
     if [part.entries for part in old.parts] != [part.entries for part in new.parts]:
@@ -137,8 +142,9 @@ def _write_kit(
 ) -> None:
     if files.is_in_work(kit.folder / "rehearsal"):
         raise UsageError(
-            f"the kit in '{kit.folder}' is being rehearsed by another run, and would be replaced",
-            hint="wait until that has ended, or build elsewhere with --out",
+            f"the kit in '{kit.folder}' is being rehearsed by another run and cannot be replaced",
+            code="kit-in-use",
+            hint="wait until the rehearsal has ended, or choose another folder with --out",
         )
     reusable = _find_reusable_files(old) if old else {}
     _check_disk_space(kit, layout, reusable)
@@ -150,7 +156,7 @@ def _write_kit(
             for entry in part.entries:
                 if entry.original not in layout.remote:
                     _place_file(layout.files[entry.original], part_folder / entry.stored, reusable, advance)
-                elif entry.sha256 in reusable:  # fetched for a rehearsal before
+                elif entry.sha256 in reusable:  # fetched for an earlier rehearsal
                     _place_file(
                         layout.files[entry.original],
                         part_folder / entry.stored,
@@ -160,11 +166,11 @@ def _write_kit(
             _seal_file(manifest.write_manifest(part_folder, part), part.id)
         _update_texts(texts, stage)
         for path in (stage, *(child for child in stage.rglob("*") if child.is_dir())):
-            path.chmod(0o755)  # whatever the umask is
+            path.chmod(0o755)  # regardless of the umask
 
 
 def _find_reusable_files(old: Kit) -> dict[str, Path]:
-    """Return files of the old kit by digest, those that nobody touched since we wrote them."""
+    """Return the files of the old kit that are untouched since we wrote them, by digest."""
     paths = {}
     for part in old.parts:
         for entry in part.entries:
@@ -185,15 +191,16 @@ def _check_disk_space(kit: Kit, layout: KitLayout, reusable: dict[str, Path]) ->
         raise OutsideError(
             f"the kit needs {files.format_size(needed)} below '{kit.folder}', and "
             f"{files.format_size(_SPARE_SPACE)} to spare; {files.format_size(free)} are free",
-            hint="free some space, or choose another place with --out",
+            code="disk-full",
+            hint="free some space, or choose another folder with --out",
         )
 
 
 def _place_file(item: KitFile, destination: Path, reusable: dict[str, Path], advance: Advance) -> None:
-    """Bring one file under its stored name, with bytes that were seen to have its digest."""
+    """Link or copy one file to its stored name, and check its digest."""
     destination.parent.mkdir(parents=True, exist_ok=True)
     if item.sha256 in reusable:
-        # Ours since the last build, sealed, and never written in place: no second copy of gigabytes.
+        # A file of the old kit is never written in place, so a link is safe and saves a copy of gigabytes.
         files.link_or_copy(reusable[item.sha256], destination)
         advance(item.size)
     elif item.path is None:
@@ -214,7 +221,8 @@ def _copy_file(item: KitFile, source: Path, target: Path, advance: Advance) -> N
     except OSError as error:
         raise ProjectError(
             f"'{source}' cannot be read any more: {error.strerror}",
-            hint="bring the file back, or build again without it; the previous kit stands as it was",
+            code="file-unreadable",
+            hint="restore the file, or build again without it; the previous kit is unchanged",
         ) from error
     with stream, target.open("wb") as destination:
         digest, _ = files.copy_and_hash(stream, destination, advance)
@@ -224,22 +232,22 @@ def _copy_file(item: KitFile, source: Path, target: Path, advance: Advance) -> N
 def _check_digest(item: KitFile, digest: str) -> None:
     if digest != item.sha256:
         if _is_cache_blob(item) and item.path:
-            item.path.unlink(missing_ok=True)  # fetched again by the next build
+            item.path.unlink(missing_ok=True)  # the next build fetches it again
         raise ChangedFileError(
             f"'{item.path}' has changed since it was hashed, or is damaged",
-            hint="build again when nothing writes to it: it is read or fetched anew",
-            details=(f"expected sha256 {item.sha256}", f"it has       {digest}"),
+            hint="build again when no program writes to it",
+            details=(f"expected sha256 {item.sha256}", f"found           {digest}"),
         )
 
 
 def _is_cache_blob(item: KitFile) -> bool:
-    """Whether the bytes lie in a content-addressed cache, so that a link to them is safe."""
+    """Whether the file is a blob of the content-addressed cache, so that a link to it is safe."""
     return item.path is not None and item.path.name == item.sha256
 
 
 def _compute_seal_time(digest: str) -> int:
-    # Even whole seconds, the same as in the cache, whose blobs may be linked; by content, since Kaggle's client takes files of one name,
-    # size and time for the same.
+    # Even whole seconds, as FAT and zip store no finer ones, and as the cache has it, whose blobs may be linked. By
+    # content: Kaggle's client resumes an upload of a file with the same name, size and time.
     return (1_000_000_000 + 2 * int(digest[:7], 16)) * 1_000_000_000
 
 

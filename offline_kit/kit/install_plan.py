@@ -1,4 +1,4 @@
-"""The install plan: which exact files the notebook installs, and what it expects of the image."""
+"""The install plan: the exact files that the notebook installs, and the packages that it takes from the image."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -29,38 +29,34 @@ PLAN = "packages/install.json"
 
 @dataclass(frozen=True, kw_only=True)
 class KitContents:
-    """All that goes into a kit."""
+    """Everything that goes into a kit."""
 
     freeze: Freeze
-    """Every pin with its fate."""
     image: Image
-    """What the kit is for."""
     wheelhouse: Wheelhouse = field(default_factory=Wheelhouse)
     """Wheels of the bundled pins and of the spares."""
     prepared_sdists: tuple[SettledSdist, ...] = ()
-    """Packages that the index has only as sdists."""
+    """Packages that exist only as sdists."""
     own: OwnCode = field(default_factory=OwnCode)
-    """The project's own code."""
     imported: frozenset[str] = frozenset()
     """Top-level names that the project's own code imports."""
     checkpoints: tuple[Checkpoint, ...] = ()
-    """The trained files."""
     preprocessing: tuple[Checkpoint, ...] = ()
-    """What is loaded by name beside them."""
+    """Files that are loaded by name besides the checkpoints."""
     members: tuple[Member, ...] = ()
-    """The models that the checkpoints are, for the template `predict`."""
+    """The models in the checkpoints, for the template `predict`."""
     split: bool = False
-    """A dataset for packages, code and checkpoints each, instead of one for all."""
+    """Whether packages, code and checkpoints each have a dataset of their own."""
     grouped: bool = False
-    """Of a split kit: each large checkpoint has a dataset of its own."""
+    """Whether each large checkpoint of a split kit has a dataset of its own."""
     remote_parts: tuple[KitPart, ...] = ()
-    """Parts that are on Kaggle already, as the manifests there describe them; their wheels are outlined here."""
+    """Existing parts on Kaggle; their wheels here hold metadata only."""
 
 
 def render_plan(contents: KitContents) -> str:
     """Return the plan as JSON, the same text for the same contents.
 
-    Raises ProjectError with every bundled pin that no file stands for.
+    Raises ProjectError listing every bundled pin without a file.
     """
     own = {wheel.name: wheel for wheel in contents.own.wheels}
     wheels = {wheel.name: wheel for wheel in contents.wheelhouse.wheels}
@@ -72,7 +68,8 @@ def render_plan(contents: KitContents) -> str:
     if missing_pins:
         raise ProjectError(
             f"{len(missing_pins)} bundled packages have no file in the wheelhouse",
-            hint="run the build again; if it persists, remove the freeze with --upgrade",
+            code="package-file-missing",
+            hint="run the build again; if it fails again, freeze again with --upgrade",
             details=missing_pins,
         )
     _check_import_names(own, {pin.name: wheels[pin.name] for pin in bundled if pin.name in wheels})
@@ -97,7 +94,7 @@ def render_plan(contents: KitContents) -> str:
         for member in contents.members
         if member.version_said
     ]
-    if trained:  # what the files themselves say: the plan is the same on every machine
+    if trained:  # from the checkpoints themselves, so that the plan is the same on every machine
         plan["trained"] = trained
     return json.dumps(plan, indent=1, sort_keys=True) + "\n"
 
@@ -107,7 +104,7 @@ def _as_list(value: object) -> list[object]:
 
 
 def find_shadowed_packages(contents: KitContents) -> tuple[Finding, ...]:
-    """Return a warning for each bundled package whose import name an own module takes: the module wins."""
+    """Return a warning for each bundled package that an own module of the same import name hides."""
     own = {
         name: source.original
         for source in contents.own.sources
@@ -122,7 +119,7 @@ def find_shadowed_packages(contents: KitContents) -> tuple[Finding, ...]:
         Finding(
             severity=Severity.WARN,
             about=own[name],
-            what=f"is imported as '{name}' instead of the kit's package {wheel.name} {wheel.version}, which has that name too",
+            what=f"is imported as '{name}' instead of the kit's package {wheel.name} {wheel.version}",
             remedy=f'rename the module if you need the package, or leave the package out: exclude = ["{wheel.name}"]',
         )
         for wheel, path in files
@@ -132,7 +129,7 @@ def find_shadowed_packages(contents: KitContents) -> tuple[Finding, ...]:
 
 
 def _find_module_name(original: str, root: str) -> str:
-    """Return the top-level name that a file is imported as from a root; empty for none."""
+    """Return the top-level name by which a file is imported from a root; empty for none."""
     inside = PurePosixPath(original)
     if root != "." and not inside.is_relative_to(root):
         return ""
@@ -143,7 +140,7 @@ def _find_module_name(original: str, root: str) -> str:
 
 
 def _check_import_names(own: Mapping[str, Wheel], wheels: Mapping[str, Wheel]) -> None:
-    """Raise ProjectError if a package of the kit would be installed over an own one of the same import name."""
+    """Raise ProjectError if a package of the kit would overwrite an own one of the same import name."""
     tops = {
         name: wheel.name for wheel in own.values() for name in import_names.read_wheel_imports(wheel.path)
     }
@@ -156,6 +153,7 @@ def _check_import_names(own: Mapping[str, Wheel], wheels: Mapping[str, Wheel]) -
     if twins:
         raise ProjectError(
             f"{len(twins)} packages of the kit have the import name of your own package",
+            code="duplicate-import-name",
             hint=f'leave them out with exclude = ["{twins[0][1].name}"], or rename your package',
             details=[
                 f"'{name}' is in {wheel.name} {wheel.version} and in {tops[name]}" for name, wheel in twins
@@ -198,7 +196,7 @@ def _describe_provided(pin: Pin, wheels: dict[str, Wheel]) -> dict[str, object]:
         "name": pin.name,
         "version": pin.version,
         "requires": list(pin.requires),
-        # The user's files are named by their paths, which must not make the kit's id.
+        # Paths of the user's files differ between machines, and the kit's id must not.
         "asked_by": sorted({"the project" if by.startswith("-") else by for by in pin.asked_by}),
         "spare": spare.filename if spare else None,
     }

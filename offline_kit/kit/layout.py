@@ -1,4 +1,4 @@
-"""Where each file of a kit lies: its name for tools, its name for Kaggle, and the part that it is in."""
+"""The layout of a kit: each file's original name, its stored name on Kaggle, and its part."""
 
 import hashlib
 import re
@@ -20,14 +20,14 @@ _SECRETS = re.compile(
     r"|.*\.(pem|p12|pfx|ppk)|\.env(\.(?!example|sample|template|dist)[^/]*)?",
     re.IGNORECASE,
 )
-"""Names of files that hold somebody's keys."""
+"""Names of files that hold keys or passwords."""
 
 _LARGE = 50_000_000
-"""Bytes from which a checkpoint of a split kit is worth a dataset of its own."""
+"""Bytes from which a checkpoint of a split kit gets its own dataset."""
 _MOST_GROUPS = 16
-"""Large checkpoints beyond this number share as many datasets."""
+"""If there are more large checkpoints than this, they share as many datasets."""
 SPLIT_SUFFIX_LENGTH = len("-checkpoints-0000")
-"""Characters that a split adds at most to the dataset's slug."""
+"""The most characters that a split adds to the dataset's slug."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,17 +35,13 @@ class KitFile:
     """A file that goes into the kit."""
 
     role: Role
-    """What it is for."""
     original: str
-    """Its name for tools, below the part's folder."""
+    """Its name inside the kit, which tools see."""
     size: int
-    """Bytes."""
     sha256: str
-    """Hex digest."""
     path: Path | None = None
-    """Where its bytes lie; None when they are `data`."""
+    """The file to copy; None if the bytes are `data`."""
     data: bytes = b""
-    """The bytes of what exists only here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,18 +49,18 @@ class KitLayout:
     """A kit before it is written."""
 
     parts: tuple[KitPart, ...]
-    """The parts with their ids, sorted by name."""
+    """Sorted by name."""
     files: dict[str, KitFile]
-    """Every file by its original name."""
+    """By original name."""
     remote: frozenset[str] = frozenset()
-    """Original names of the files that stay on Kaggle, until a rehearsal needs them."""
+    """Original names of the files that stay on Kaggle until a rehearsal fetches them."""
 
 
 def arrange_files(contents: KitContents) -> KitLayout:
-    """Return what the kit will hold and under which names; hashes the loose sources, writes nothing.
+    """Return the files of the kit and their names; hashes loose sources, writes nothing.
 
-    Raises ProjectError with all that must not or cannot go along: keys, two files of one name, names that
-    no manifest can hold.
+    Raises ProjectError listing every file that must not or cannot be shipped: keys, duplicate names, names that no
+    manifest can hold.
     """
     items = _index_by_name(
         [*_list_package_files(contents), *_list_source_files(contents), *_list_checkpoint_files(contents)]
@@ -73,6 +69,7 @@ def arrange_files(contents: KitContents) -> KitLayout:
     if problems:
         raise ProjectError(
             "some files must not go into a kit",
+            code="file-not-allowed",
             hint="move them out of the packages, modules and checkpoints that are shipped, or rename them",
             details=problems,
         )
@@ -100,10 +97,10 @@ def _make_single_part(entries: Sequence[FileEntry]) -> tuple[KitPart, ...]:
 
 
 def _split_parts(entries: Sequence[FileEntry], own: Collection[str], *, grouped: bool) -> tuple[KitPart, ...]:
-    """Return a part for each top folder; own wheels and the plan that names them count as code.
+    """Return a part for each top folder; own wheels and the plan that lists them belong to the code.
 
-    So a changed line of code sends the code again, and not the wheels of others beside it. `grouped`: Kaggle replaces
-    a dataset's version as a whole, so a large file is a part of its own, whose name follows from the file's.
+    A changed line of code thus uploads the code again, not the wheels of others. `grouped` gives each large file a
+    part named after it: a new version of a Kaggle dataset uploads all its files.
     """
     large = [entry.original for entry in entries if grouped and _is_large_file(entry)]
     digits = 4 if len(large) <= _MOST_GROUPS else 1
@@ -152,7 +149,8 @@ def _list_source_files(contents: KitContents) -> Iterator[KitFile]:
         except OSError as error:
             raise ProjectError(
                 f"cannot read '{source.original}': {error.strerror}",
-                hint="mend or remove the file, then build again",
+                code="file-unreadable",
+                hint="fix or remove the file, then build again",
             ) from error
         name = f"code/{source.original}"
         yield KitFile(role=Role.SOURCE, original=name, size=size, sha256=digest, path=source.path)
@@ -168,10 +166,10 @@ def name_checkpoints(checkpoints: Sequence[Checkpoint]) -> dict[str, str]:
 
 
 def name_preprocessing_files(files: Sequence[Checkpoint]) -> dict[str, str]:
-    """Return the name in the kit of each preprocessing file, by the name that a notebook asks for.
+    """Return the name in the kit of each preprocessing file, by the name that a notebook uses.
 
-    That is its bare name, and where two have the same one, the path in the project. Caches of libraries,
-    below "caches/", are found by those libraries themselves.
+    That is the file name, or the path in the project if several have the same file name. Caches in "caches/" are
+    left out: their libraries find them.
     """
     files = [file for file in files if not file.original.startswith("caches/")]
     counts = Counter(PurePosixPath(file.original).name for file in files)
@@ -203,19 +201,18 @@ def _list_checkpoint_files(contents: KitContents) -> Iterator[KitFile]:
 
 
 def _index_by_name(items: Iterable[KitFile]) -> dict[str, KitFile]:
-    """Key the items by name, sorted; a wheel that is wanted twice goes once, under its first role."""
+    """Return files by name, sorted; a wheel needed for two roles is shipped once, under the first."""
     files_by_name: dict[str, KitFile] = {}
     problems = []
     for item in items:
         first = files_by_name.setdefault(item.original, item)
         if first.sha256 != item.sha256:
-            problems.append(
-                f"'{item.original}' is wanted with two contents: '{first.path}' and '{item.path}'"
-            )
+            problems.append(f"'{item.original}' has two contents: '{first.path}' and '{item.path}'")
     if problems:
         raise ProjectError(
-            "two files of the kit would have one name",
-            hint="remove the cache folder's copy of the wrong one, or pin another version",
+            "two files of the kit would have the same name",
+            code="duplicate-file",
+            hint="remove the wrong one from the cache folder, or pin another version",
             details=problems,
         )
     return dict(sorted(files_by_name.items()))

@@ -1,7 +1,7 @@
-"""The manifest of a part, `offline-kit.json`: its table of contents and the marker by which it is found.
+"""The manifest of a part, `offline-kit.json`: its table of contents, and the marker by which a notebook finds it.
 
-A manifest that came back from a server is foreign input: `read` takes no path that leads out of the
-folder and no id that its entries do not give.
+A manifest that comes back from Kaggle is untrusted input: `parse_manifest` refuses paths that lead out of the folder
+and an id that its entries do not give.
 """
 
 import hashlib
@@ -20,9 +20,9 @@ from offline_kit.project.types import FileEntry, Kit, KitPart, Role
 
 FORMAT = 1
 REMOTE_PART = "wheelhouse"
-"""The part that a notebook on Kaggle made: it stays there, and a kit on disk has what was fetched of it."""
+"""The part that a notebook on Kaggle built: it stays there; a kit on disk has only the fetched files of it."""
 THREADS = 8
-"""Kaggle's mount is slow for one reader and fast for many; two cores hash four files well too."""
+"""Kaggle's network mount is slow for one reader and fast for many."""
 
 REBUILD_HINT = "build the kit again with 'offline-kit build'"
 
@@ -48,7 +48,7 @@ def make_part(name: str, entries: Iterable[FileEntry]) -> KitPart:
 
 
 def render_manifest(part: KitPart) -> str:
-    """Return the manifest as it is written: JSON, the same bytes for the same content."""
+    """Return the manifest as JSON, the same bytes for the same content."""
     files = [
         {"role": e.role.value, "original": e.original, "stored": e.stored, "size": e.size, "sha256": e.sha256}
         for e in part.entries
@@ -65,47 +65,60 @@ def write_manifest(folder: Path, part: KitPart) -> Path:
 
 
 def read_manifest(folder: Path) -> KitPart:
-    """Read and check the manifest of a part's folder; raises ProjectError with all that is wrong."""
+    """Read and check the manifest in a part's folder; raises ProjectError listing every problem."""
     path = folder / MARKER
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise ProjectError(f"'{folder}' holds no {MARKER}", hint=REBUILD_HINT) from error
+        raise ProjectError(
+            f"'{folder}' holds no {MARKER}", code="manifest-not-found", hint=REBUILD_HINT
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise ProjectError(f"cannot read '{path}': {error}", hint=REBUILD_HINT) from error
+        raise ProjectError(
+            f"cannot read '{path}': {error}", code="file-unreadable", hint=REBUILD_HINT
+        ) from error
     return parse_manifest(text, str(path))
 
 
 def parse_manifest(text: str, source: str) -> KitPart:
     """Return the part that a manifest describes; `source` names it in errors.
 
-    Raises ProjectError with every problem at once: wrong types, paths that lead out, names twice, an id
-    that does not belong to the files.
+    Raises ProjectError listing every problem: wrong types, paths that lead out of the folder, duplicate names, an
+    id that does not belong to the files.
     """
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ProjectError(f"'{source}' is no JSON: {error}", hint=REBUILD_HINT) from error
+        raise ProjectError(
+            f"'{source}' is not valid JSON: {error}", code="manifest-invalid", hint=REBUILD_HINT
+        ) from error
     if isinstance(document, dict) and isinstance(document.get("format"), int) and document["format"] > FORMAT:
         raise ProjectError(
-            f"'{source}' has format {document['format']}; this offline-kit knows format {FORMAT}",
+            f"'{source}' has format {document['format']}; this offline-kit supports format {FORMAT}",
+            code="manifest-too-new",
             hint="update offline-kit with 'pip install -U offline-kit'",
         )
     problems = _check_document(document)
     if problems:
-        raise ProjectError(f"'{source}' is no manifest of ours", hint=REBUILD_HINT, details=problems)
+        raise ProjectError(
+            f"'{source}' is not a valid manifest",
+            code="manifest-invalid",
+            hint=REBUILD_HINT,
+            details=problems,
+        )
     part = make_part(document["part"], (_parse_entry(raw_entry) for raw_entry in document["files"]))
     if part.id != document["id"]:
         raise ProjectError(
-            f"'{source}' was changed after it was written: its files give another id than it says",
+            f"'{source}' was changed after it was written: its id does not match its files",
+            code="manifest-invalid",
             hint=REBUILD_HINT,
-            details=(f"it says {document['id']}", f"its files give {part.id}"),
+            details=(f"id in the file: {document['id']}", f"id of its files: {part.id}"),
         )
     return part
 
 
 def read_kit(folder: Path) -> Kit:
-    """Read the manifests of a kit on disk (`folder` holds dataset/); raises ProjectError as `read` does."""
+    """Read the manifests of a kit on disk (`folder` holds dataset/); raises ProjectError as `read_manifest` does."""
     dataset = folder / "dataset"
     below = [] if (dataset / MARKER).exists() else sorted(path.parent for path in dataset.glob(f"*/{MARKER}"))
     parts = sorted(
@@ -115,13 +128,15 @@ def read_kit(folder: Path) -> Kit:
     for part, part_folder in zip(parts, below, strict=False):
         if kit.part_folder(part) not in (part_folder, dataset):
             raise ProjectError(
-                f"'{part_folder}' holds the part '{part.name}', which belongs elsewhere", hint=REBUILD_HINT
+                f"'{part_folder}' holds the part '{part.name}', which belongs in another folder",
+                code="kit-invalid",
+                hint=REBUILD_HINT,
             )
     return kit
 
 
 def read_package_sizes(folder: Path) -> dict[tuple[str, str], int]:
-    """Return the bytes of each package in a kit on disk, by normalized name and version; empty without a kit."""
+    """Return the bytes of each package in a kit on disk by normalized name and version; empty without a kit."""
     from packaging.utils import (
         InvalidSdistFilename,
         InvalidWheelFilename,
@@ -153,10 +168,10 @@ def read_package_sizes(folder: Path) -> dict[tuple[str, str], int]:
 def verify_part(
     folder: Path, part: KitPart, *, hashes: bool = True, report: Reporter = SILENT
 ) -> tuple[str, ...]:
-    """Compare a part's folder with its manifest and return a line for each file that is wrong.
+    """Compare a part's folder with its manifest and return a line for each wrong file.
 
-    Files are read in parallel; what Kaggle's client keeps for itself at the top does not count. Without
-    `hashes` only names and sizes are compared, which takes no time.
+    Files are read in parallel; files that Kaggle's client never uploads are ignored. Without `hashes`, only names
+    and sizes are compared.
     """
     total = sum(entry.size for entry in part.entries) if hashes else len(part.entries)
     with report.progress(f"Checking {part.name}", total, unit="B" if hashes else "files") as advance:
@@ -174,7 +189,7 @@ def verify_part(
 
 
 def select_local_files(folder: Path, part: KitPart) -> KitPart:
-    """Return what of a part must lie in its folder: all of it, and of packages that are on Kaggle what was fetched."""
+    """Return the part as its folder must hold it: of the part that stays on Kaggle, only the fetched files."""
     if part.name != REMOTE_PART:
         return part
     return make_part(part.name, (entry for entry in part.entries if (folder / entry.stored).exists()))
@@ -184,14 +199,12 @@ def _check_file(folder: Path, entry: FileEntry, *, hashes: bool) -> str:
     path = folder / entry.stored
     try:
         if path.is_symlink() or not path.is_file():
-            return f"'{entry.stored}' is {'no plain file' if path.exists() else 'missing'}"
+            return f"'{entry.stored}' is {'not a regular file' if path.exists() else 'missing'}"
         size = path.stat().st_size
         if size != entry.size:
-            return (
-                f"'{entry.stored}' has {format_size(size)} where the manifest says {format_size(entry.size)}"
-            )
+            return f"'{entry.stored}' has {format_size(size)}, but {format_size(entry.size)} in the manifest"
         if hashes and sha256_of(path) != entry.sha256:
-            return f"'{entry.stored}' has other bytes than the manifest says"
+            return f"'{entry.stored}' has another SHA-256 than in the manifest"
     except OSError as error:
         return f"'{entry.stored}' cannot be read: {error.strerror}"
     return ""
@@ -209,17 +222,17 @@ def _parse_entry(raw: dict[str, Any]) -> FileEntry:
 
 def _check_document(document: object) -> list[str]:
     if not isinstance(document, dict):
-        return ["it is no object"]
+        return ["it is not an object"]
     problems = []
     if document.get("format") != FORMAT or isinstance(document.get("format"), bool):
         problems.append(f"'format' is {document.get('format')!r}, not {FORMAT}")
     if not _matches_pattern(r"[a-z]{1,20}(-[0-9a-f]{1,4})?", document.get("part")):
-        problems.append(f"'part' is no part's name: {document.get('part')!r}")
+        problems.append(f"'part' is not a part's name: {document.get('part')!r}")
     if not _matches_pattern(r"[0-9a-f]{64}", document.get("id")):
-        problems.append(f"'id' is no SHA-256: {document.get('id')!r}")
+        problems.append(f"'id' is not a SHA-256: {document.get('id')!r}")
     files = document.get("files")
     if not isinstance(files, list):
-        return [*problems, "'files' is no list"]
+        return [*problems, "'files' is not a list"]
     for number, raw in enumerate(files):
         problems += [f"file {number}: {text}" for text in _check_entry(raw)]
     return problems or _find_duplicates(files)
@@ -227,7 +240,7 @@ def _check_document(document: object) -> list[str]:
 
 def _check_entry(raw: object) -> list[str]:
     if not isinstance(raw, dict):
-        return ["it is no object"]
+        return ["it is not an object"]
     problems = []
     if raw.get("role") not in [role.value for role in Role]:
         problems.append(f"unknown role {raw.get('role')!r}")
@@ -237,25 +250,25 @@ def _check_entry(raw: object) -> list[str]:
         problems.append(f"stored {raw.get('stored')!r} {reason}")
     size = raw.get("size")
     if not isinstance(size, int) or isinstance(size, bool) or size < 0:
-        problems.append(f"size {size!r} is no number of bytes")
+        problems.append(f"size {size!r} is not a number of bytes")
     if not _matches_pattern(r"[0-9a-f]{64}", raw.get("sha256")):
-        problems.append(f"sha256 {raw.get('sha256')!r} is no SHA-256")
+        problems.append(f"sha256 {raw.get('sha256')!r} is not a SHA-256")
     return problems
 
 
 def check_path(path: object, *, stored: bool = False) -> str:
-    """Say what is wrong with a path of a manifest, or "".
+    """Return what is wrong with a path of a manifest, or "".
 
-    Right is a relative posix path without `.`, `..`, backslash, drive or control characters; a `stored`
-    one holds only names that Kaggle leaves alone.
+    Valid is a relative posix path without `.`, `..`, backslash, drive or control characters; a `stored` one must
+    also have only names that Kaggle does not change.
     """
     if not isinstance(path, str) or not path or len(path) > 4096:
-        return "is no path"
+        return "is not a path"
     parts = path.split("/")
     if any(part in ("", ".", "..") for part in parts):
-        return "leads out of the kit's folder or is not in plain form"
+        return "leads out of the kit's folder or is not normalized"
     if re.search(r"[\x00-\x1f\x7f\\\ud800-\udfff]", path) or re.match(r"[A-Za-z]:", path):
-        return "holds characters that no path of a kit holds"
+        return "holds characters that are not allowed in a kit"
     if stored and (not all(map(is_safe_name, parts)) or path.lower() == MARKER):
         return "is a name that Kaggle would change"
     return ""
@@ -272,6 +285,6 @@ def _find_duplicates(files: Sequence[dict[str, Any]]) -> list[str]:
         for raw in files:
             name = raw[key].lower() if key == "stored" else raw[key]
             if name in names:
-                problems.append(f"{key} '{raw[key]}' stands there twice")
+                problems.append(f"{key} '{raw[key]}' is listed twice")
             names.add(name)
     return problems

@@ -121,7 +121,7 @@ def test_all_parts_are_looked_at(bench: Bench, alice: KaggleClient, tmp_path: Pa
     found = verified(kit, alice)
     assert whats(found) == [
         "there is no dataset 'alice/plant-kit-checkpoints' that this account may see",
-        "on this disk, 'packages/install.json' has other bytes than the manifest says",
+        "on this disk, 'packages/install.json' has another SHA-256 than in the manifest",
         "'alice/plant-kit-packages' is PUBLIC: everybody sees the kit",
     ]
     assert [problem.remedy.partition(": it makes")[0] for problem in found.problems] == [

@@ -76,14 +76,14 @@ Change = Callable[[dict[str, Any]], object]
         (lambda d: d.update(part="../kit"), "'part'"),
         (lambda d: d.update(id="abc"), "'id'"),
         (lambda d: d.update(files={}), "no list"),
-        (lambda d: d["files"].append(3), "file 2: it is no object"),
+        (lambda d: d["files"].append(3), "file 2: it is not an object"),
         (lambda d: d["files"][0].update(role="virus"), "unknown role"),
         (lambda d: d["files"][0].update(original="../../root/.ssh/x"), "leads out"),
         (lambda d: d["files"][0].update(original="/etc/passwd"), "leads out"),
         (lambda d: d["files"][0].update(original="C:/x"), "characters"),
         (lambda d: d["files"][0].update(original="a\\..\\b"), "characters"),
         (lambda d: d["files"][0].update(original="a\ud800"), "characters"),
-        (lambda d: d["files"][0].update(original=""), "is no path"),
+        (lambda d: d["files"][0].update(original=""), "is not a path"),
         (lambda d: d["files"][0].update(stored="a/../b"), "leads out"),
         (lambda d: d["files"][0].update(stored="a//b"), "leads out"),
         (lambda d: d["files"][0].update(stored="a=1"), "Kaggle would change"),
@@ -158,7 +158,7 @@ def test_every_wrong_file_is_named(folder: Path) -> None:
     problems = manifest.verify_part(folder, part)
     assert problems == (
         "'checkpoints/b_1.ckpt' is missing",
-        "'packages/a_1.whl' has other bytes than the manifest says",
+        "'packages/a_1.whl' has another SHA-256 than in the manifest",
         "'extra' is not in the manifest",
     )
     assert len(manifest.verify_part(folder, part, hashes=False)) == 2
@@ -178,7 +178,7 @@ def test_a_link_is_no_file_of_a_part(folder: Path) -> None:
     path = folder / "packages/a_1.whl"
     path.rename(folder / "elsewhere")
     path.symlink_to(folder / "elsewhere")
-    assert "'packages/a_1.whl' is no plain file" in manifest.verify_part(
+    assert "'packages/a_1.whl' is not a regular file" in manifest.verify_part(
         folder, manifest.read_manifest(folder)
     )
 
