@@ -683,7 +683,7 @@ def test_two_contents_under_one_name_are_refused(contents: KitContents, tmp_path
     assemble.assemble_kit(
         replace(contents, prepared_sdists=(replace(settled, closure=(same,)),)), tmp_path / "out"
     )
-    with pytest.raises(ProjectError, match="one name"):
+    with pytest.raises(ProjectError, match="the same name"):
         assemble.assemble_kit(
             replace(contents, prepared_sdists=(replace(settled, closure=(other,)),)), tmp_path / "out"
         )

@@ -75,7 +75,7 @@ Change = Callable[[dict[str, Any]], object]
         (lambda d: d.update(format=True), "'format'"),
         (lambda d: d.update(part="../kit"), "'part'"),
         (lambda d: d.update(id="abc"), "'id'"),
-        (lambda d: d.update(files={}), "no list"),
+        (lambda d: d.update(files={}), "is not a list"),
         (lambda d: d["files"].append(3), "file 2: it is not an object"),
         (lambda d: d["files"][0].update(role="virus"), "unknown role"),
         (lambda d: d["files"][0].update(original="../../root/.ssh/x"), "leads out"),
