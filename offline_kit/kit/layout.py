@@ -134,11 +134,7 @@ def _list_package_files(contents: KitContents) -> Iterator[KitFile]:
 
 def _make_package_file(role: Role, file: Artifact) -> KitFile:
     return KitFile(
-        role=role,
-        original=f"packages/{file.filename}",
-        size=file.size,
-        sha256=file.sha256,
-        path=file.path,
+        role=role, original=f"packages/{file.filename}", size=file.size, sha256=file.sha256, path=file.path
     )
 
 

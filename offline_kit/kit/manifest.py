@@ -7,6 +7,7 @@ and an id that its entries do not give.
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -137,32 +138,24 @@ def read_kit(folder: Path) -> Kit:
 
 def read_package_sizes(folder: Path) -> dict[tuple[str, str], int]:
     """Return the bytes of each package in a kit on disk by normalized name and version; empty without a kit."""
-    from packaging.utils import (
-        InvalidSdistFilename,
-        InvalidWheelFilename,
-        parse_sdist_filename,
-        parse_wheel_filename,
-    )
+    from packaging.utils import InvalidSdistFilename, InvalidWheelFilename
+    from packaging.utils import parse_sdist_filename as parse_sdist
+    from packaging.utils import parse_wheel_filename as parse_wheel
 
     try:
         kit = read_kit(folder)
     except ProjectError:
         return {}
-    sizes: dict[tuple[str, str], int] = {}
+    sizes: Counter[tuple[str, str]] = Counter()
     for entry in (entry for part in kit.parts for entry in part.entries):
-        filename = entry.original.rpartition("/")[2]
-        try:
-            if entry.role is Role.WHEEL:
-                name, version = parse_wheel_filename(filename)[:2]
-            elif entry.role is Role.SDIST:
-                name, version = parse_sdist_filename(filename)
-            else:
+        if entry.role in (Role.WHEEL, Role.SDIST):
+            filename = entry.original.rpartition("/")[2]
+            try:
+                parsed = parse_wheel(filename) if entry.role is Role.WHEEL else parse_sdist(filename)
+            except (InvalidWheelFilename, InvalidSdistFilename):
                 continue
-        except (InvalidWheelFilename, InvalidSdistFilename):
-            continue
-        key = (str(name), str(version))
-        sizes[key] = sizes.get(key, 0) + entry.size
-    return sizes
+            sizes[str(parsed[0]), str(parsed[1])] += entry.size
+    return dict(sizes)
 
 
 def verify_part(
@@ -176,13 +169,13 @@ def verify_part(
     total = sum(entry.size for entry in part.entries) if hashes else len(part.entries)
     with report.progress(f"Checking {part.name}", total, unit="B" if hashes else "files") as advance:
 
-        def problem(entry: FileEntry) -> str:
+        def check_entry(entry: FileEntry) -> str:
             problem_text = _check_file(folder, entry, hashes=hashes)
             advance(entry.size if hashes else 1)
             return problem_text
 
         with ThreadPoolExecutor(THREADS) as pool:
-            wrong = [line for line in pool.map(problem, part.entries) if line]
+            wrong = [line for line in pool.map(check_entry, part.entries) if line]
     expected = {entry.stored for entry in part.entries} | {MARKER} | NOT_UPLOADED
     extra = sorted({path.as_posix() for path in list_tree(folder)} - expected) if folder.is_dir() else []
     return (*wrong, *(f"'{name}' is not in the manifest" for name in extra))

@@ -10,6 +10,8 @@ import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from packaging.version import Version
+
 from offline_kit.packages.distribution_metadata import find_dist_info_member
 from offline_kit.project.accelerators import find_machine_shape
 from offline_kit.project.images import Image
@@ -122,7 +124,7 @@ def _find_mismatches(
     )
     if abi.torch and minor and abi.torch != minor:
         yield f"was compiled for torch {abi.torch}, but the notebook has torch {torch}", another
-    elif abi.old_abi and _is_at_least(minor, (2, 7)):
+    elif abi.old_abi and re.fullmatch(r"\d+\.\d+", minor) and Version(minor) >= Version("2.7"):
         yield (
             f"was compiled for the C++ ABI from before torch 2.7, but the notebook has torch {torch}",
             another,
@@ -227,8 +229,3 @@ def _is_cuda_compatible(required: str, available: str) -> bool:
     return major == available_major and (
         not minor or not available_minor or int(minor) <= int(available_minor)
     )
-
-
-def _is_at_least(minor: str, version: tuple[int, int]) -> bool:
-    numbers = tuple(int(word) for word in minor.split(".") if word.isdigit())
-    return len(numbers) == 2 and numbers >= version

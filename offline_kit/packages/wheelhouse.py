@@ -1,7 +1,6 @@
 """The wheelhouse: for every pin that goes into the kit, the file that fits the image, verified and in the cache."""
 
 import threading
-import zipfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from offline_kit.core.files import format_size, sha256_of
 from offline_kit.core.report import SILENT, Advance, Reporter
 from offline_kit.core.retry import StoppedError, stop_waits_on
 from offline_kit.core.thread_pool import WaitFor, cancelling_pool
-from offline_kit.packages.distribution_metadata import find_dist_info_member
+from offline_kit.packages import distribution_metadata
 from offline_kit.packages.file_choice import Alternatives, ImageTarget, choose_file, find_alternatives
 from offline_kit.packages.index import IndexFile, PackageIndex
 from offline_kit.project.images import Image, load_built_in_images
@@ -188,26 +187,16 @@ def _check_local_file(path: Path, target: ImageTarget, report: Reporter) -> str:
     if target.find_tag_position(path.name) is None:
         return f"the wheel '{path.name}' is for another Python or platform"
     try:
-        requires_python = _read_requires_python(path)
-    except (zipfile.BadZipFile, OSError) as error:
-        return f"the wheel '{path.name}' cannot be read: {error}"
-    if requires_python is None:
-        return f"the wheel '{path.name}' cannot be read: it has no METADATA"
+        metadata = distribution_metadata.read_metadata(path, path.name) or b""
+    except ProjectError as error:
+        return error.what
+    requires_python = str(BytesHeaderParser().parsebytes(metadata).get("Requires-Python", ""))
     if not target.accepts_python(requires_python):
         return f"the wheel '{path.name}' requires Python {requires_python}"
     # PEP 600: only manylinux tags promise a glibc version; "linux_x86_64" promises nothing.
     if path.stem.split("-")[-1].startswith("linux_"):
         report.warn(f"'{path.name}' does not state which glibc it needs; the rehearsal cannot check it")
     return ""
-
-
-def _read_requires_python(wheel: Path) -> str | None:
-    """Return a wheel's Requires-Python; None if it has no METADATA."""
-    with zipfile.ZipFile(wheel) as archive:
-        member = find_dist_info_member(archive.namelist(), "METADATA")
-        if member is None:
-            return None
-        return str(BytesHeaderParser().parsebytes(archive.read(member)).get("Requires-Python", ""))
 
 
 def _make_missing_error(

@@ -27,7 +27,7 @@ UNCONFINED_WARNING = (
 _LONGEST_TMPDIR = 60
 """Bytes of a temporary folder whose sockets still have a valid path."""
 _KINDS = ("bubblewrap", "unshare")
-_PATH_VARIABLES = (
+_PATH_VARIABLES = [
     "PATH",
     "LD_LIBRARY_PATH",
     "LIBRARY_PATH",
@@ -37,7 +37,7 @@ _PATH_VARIABLES = (
     "CUDA_PATH",
     "RUSTUP_HOME",
     "JAVA_HOME",
-)
+]
 """Variables of a build whose folders are mounted into the sandbox."""
 _CERTIFICATE_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "PIP_CERT")
 _LOGIN_FILES = ("pip.conf", "uv.toml", ".condarc", ".netrc", ".pypirc")

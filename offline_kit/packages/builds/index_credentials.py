@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import requests
 
 _PASSED_HEADERS = frozenset(
-    {
+    [
         "accept",
         "range",
         "if-range",
@@ -32,7 +32,7 @@ _PASSED_HEADERS = frozenset(
         "if-modified-since",
         "cache-control",
         "user-agent",
-    }
+    ]
 )
 """Headers of a request that are passed on to the index."""
 _CONNECTION_HEADERS = frozenset(

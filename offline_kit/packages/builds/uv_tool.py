@@ -30,13 +30,7 @@ _BUILD_REQUIRES_FAILED = re.compile(
 )
 """Output of uv and pip if build requirements cannot be installed."""
 _BUILD_PREFIXES = ("UV_", "SSL_CERT_")
-_CONFIGURED_VARIABLES = (
-    "UV_DEFAULT_INDEX",
-    "UV_INDEX",
-    "UV_FIND_LINKS",
-    "UV_INDEX_STRATEGY",
-    "UV_NO_CONFIG",
-)
+_CONFIGURED_VARIABLES = ("UV_DEFAULT_INDEX", "UV_INDEX", "UV_FIND_LINKS", "UV_INDEX_STRATEGY", "UV_NO_CONFIG")
 
 
 def write_uv_config(settings: IndexSettings, path: Path, *, undated: Collection[str] = ()) -> Path:
