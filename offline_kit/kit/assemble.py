@@ -182,6 +182,7 @@ def _find_reusable_files(old: Kit) -> dict[str, Path]:
 
 def _check_disk_space(kit: Kit, layout: KitLayout, reusable: dict[str, Path]) -> None:
     items = [item for name, item in layout.files.items() if name not in layout.remote]
+    # Links to the cache or the old kit need no space.
     needed = sum(i.size for i in items if i.sha256 not in reusable and not _is_cache_blob(i))
     existing_folder = next(
         parent for parent in (kit.folder, *kit.folder.absolute().parents) if parent.exists()

@@ -87,6 +87,7 @@ class KitSnapshot:
                 raise ProjectError(
                     f"'{path}' cannot be read as a wheel: {error}", code="wheel-invalid", hint=REBUILD_HINT
                 ) from error
+            # Size and CRC are in the zip's central directory: nothing has to be unpacked.
             contents |= {member.filename: (member.file_size, str(member.CRC)) for member in members}
         return contents
 
@@ -363,6 +364,7 @@ def _compare_wheel_files(
     old: KitSnapshot, new: KitSnapshot, before: KitPackage, after: KitPackage
 ) -> tuple[FileChange, ...]:
     """Return which files of a wheel changed, without metadata that changes whenever they or the version do."""
+    # RECORD holds the hashes of the other files, WHEEL the version of the build backend.
     derived = [".dist-info/RECORD", ".dist-info/WHEEL"]
     if before.version != after.version:
         derived = [".dist-info/"]

@@ -96,6 +96,7 @@ def render_plan(contents: KitContents) -> str:
     ]
     if trained:  # from the checkpoints themselves, so that the plan is the same on every machine
         plan["trained"] = trained
+    # Sorted keys: the plan is part of the kit's id.
     return json.dumps(plan, indent=1, sort_keys=True) + "\n"
 
 

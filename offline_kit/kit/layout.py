@@ -103,6 +103,7 @@ def _split_parts(entries: Sequence[FileEntry], own: Collection[str], *, grouped:
     part named after it: a new version of a Kaggle dataset uploads all its files.
     """
     large = [entry.original for entry in entries if grouped and _is_large_file(entry)]
+    # The name follows from the file's, so that the same checkpoint stays in the same dataset.
     digits = 4 if len(large) <= _MOST_GROUPS else 1
     entries_by_part: dict[str, list[FileEntry]] = {}
     for entry in entries:

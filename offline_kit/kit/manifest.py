@@ -260,6 +260,7 @@ def check_path(path: object, *, stored: bool = False) -> str:
     parts = path.split("/")
     if any(part in ("", ".", "..") for part in parts):
         return "leads out of the kit's folder or is not normalized"
+    # Lone surrogates come from undecodable file names, and cannot be written as UTF-8.
     if re.search(r"[\x00-\x1f\x7f\\\ud800-\udfff]", path) or re.match(r"[A-Za-z]:", path):
         return "holds characters that are not allowed in a kit"
     if stored and (not all(map(is_safe_name, parts)) or path.lower() == MARKER):
@@ -276,6 +277,7 @@ def _find_duplicates(files: Sequence[dict[str, Any]]) -> list[str]:
     for key in ("original", "stored"):
         names: set[str] = set()
         for raw in files:
+            # File systems of macOS and Windows ignore case.
             name = raw[key].lower() if key == "stored" else raw[key]
             if name in names:
                 problems.append(f"{key} '{raw[key]}' is listed twice")

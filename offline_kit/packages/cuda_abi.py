@@ -50,9 +50,12 @@ NEEDS_AMPERE = {
     "flash-attn-3": "flash-attn 3 has no code for it",
 }
 """Packages that need a newer GPU than the T4 (compute capability 7.5): https://github.com/Dao-AILab/flash-attention"""
+# "+cu128" of torch, "+cu12torch2.8" of flash-attn, "+pt28cu128" of PyG
 _CUDA = re.compile(r"(?<![a-z])cu(\d{2,3})")
 _TORCH = re.compile(r"(?:torch|pt)(\d)\.?(\d+)")
+# The name in DT_NEEDED of an ELF library.
 _RUNTIME = re.compile(rb"libcudart\.so\.(\d+)")
+# bitsandbytes has a library for each: libbitsandbytes_cuda124.so
 _BUNDLED = re.compile(r"_cuda(\d{3})\w*\.so$")
 _PINNED = re.compile(r"^Requires-Dist: torch\s*\(?==\s*(\d+\.\d+)", re.MULTILINE)
 _CHUNK = 1 << 22

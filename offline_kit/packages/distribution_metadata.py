@@ -70,6 +70,7 @@ def _read_zip_sdist(path: Path) -> bytes | None:
 
 def _read_tar_sdist(path: Path) -> bytes | None:
     with tarfile.open(path) as archive:
+        # One pass: a .tar.gz has no table of contents, and PKG-INFO is near its start.
         for member in archive:
             if _is_pkg_info(member.name) and (stream := archive.extractfile(member)):
                 return stream.read()

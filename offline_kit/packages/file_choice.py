@@ -32,6 +32,7 @@ class ImageTarget:
         position = self.find_tag_position(file.filename)
         if position is None or not self.accepts_python(file.requires_python):
             return None
+        # Of equal tags the higher build number wins (PEP 427).
         build = parse_wheel_filename(file.filename)[2] or (0, "")
         return file.yanked, position, (-build[0], build[1])
 

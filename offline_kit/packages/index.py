@@ -231,6 +231,7 @@ def _parse_page(answer: http.Answer, project: str | None, *, credentials: str) -
         if answer.kind.endswith("json"):
             packages = ProjectPage.from_json_data(json.loads(answer.content), answer.url).packages
         else:
+            # find-links pages and old mirrors serve plain HTML without the PEP 503 attributes.
             links = RepositoryPage.from_html(answer.content, answer.url, answer.charset).links
             # pip takes the file name from the address: a link of find-links may have any text.
             renamed_links = [replace(link, text=http.url_file_name(link.url)) for link in links]
@@ -287,6 +288,7 @@ def _normalize_version(version: str) -> str:
 def _add_credentials(url: str, page: str, credentials: str) -> str:
     """Add the credentials of the page to a link to the same host, as pip does."""
     parts, own = urlsplit(url), urlsplit(page)
+    # Files on other hosts, such as object storage, must not receive the password.
     if "@" not in credentials or "@" in parts.netloc or parts.netloc != own.netloc.rpartition("@")[2]:
         return url
     return urlunsplit(parts._replace(netloc=credentials))

@@ -92,6 +92,7 @@ class IndexSettings:
         """Return environment changes that give pip and pip-compile exactly these settings."""
         return {
             **dict.fromkeys(_PIP_OTHERS.split()),
+            # pip then reads no configuration file at all: https://pip.pypa.io/en/stable/topics/configuration/
             "PIP_CONFIG_FILE": os.devnull,
             "PIP_INDEX_URL": self.index_url,
             "PIP_EXTRA_INDEX_URL": " ".join(self.extra_index_urls) or None,
@@ -204,6 +205,7 @@ def _parse_config(path: Path) -> configparser.RawConfigParser:
 
 def _normalize_key(name: str) -> str:
     key = name.lower().replace("_", "-").removeprefix("--")
+    # pip has both --timeout and --default-timeout.
     return "timeout" if key == "default-timeout" else key
 
 

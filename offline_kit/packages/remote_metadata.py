@@ -73,12 +73,14 @@ class _RangedFile(io.RawIOBase):
         return None
 
     def _fetch_range(self, start: int, end: int) -> None:
+        # Uncompressed: ranges count the bytes of the encoded content (RFC 9110, 14.2).
         headers = {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
         answer = http.fetch_answer(
             self._url, settings=self._settings, headers=headers, patience=self._patience
         )
         if answer is None:
             raise OSError("the file no longer exists")
+        # A server may answer a range request with the whole file and 200.
         is_whole_file = len(answer.content) == self._size
         if not is_whole_file and len(answer.content) != end - start:
             raise OSError("the server sent another range than requested")

@@ -98,12 +98,14 @@ def clean_environment(scratch: Path, outside: Mapping[str, str]) -> dict[str, st
     env = {name: value for name, value in outside.items() if name.upper() in _PASSED_VARIABLES.split()}
     for name in ("HOME", "TMPDIR", "TEMP", "TMP"):
         env[name] = str(scratch)
+    # cargo is a proxy of rustup, which looks for toolchains in RUSTUP_HOME, by default ~/.rustup.
     rustup = Path(outside.get("HOME", "")) / ".rustup"
     if "RUSTUP_HOME" not in env and rustup.is_dir():
         env["RUSTUP_HOME"] = str(rustup)
     # For equal wheels everywhere: no dates, no paths of this machine, no order of sets, see
     # https://reproducible-builds.org/docs/source-date-epoch/
     env |= {"SOURCE_DATE_EPOCH": str(EPOCH), "PYTHONHASHSEED": "0", "TZ": "UTC", "LC_ALL": "C.UTF-8"}
+    # Debug information and __FILE__ would hold the temporary folder: gcc.gnu.org/onlinedocs/gcc/Overall-Options.html
     flags = f"-g0 -ffile-prefix-map={scratch}=."
     if sys.platform == "linux":
         env |= {name: f"{env.get(name, '')} {flags}".strip() for name in ("CFLAGS", "CXXFLAGS")}
@@ -175,6 +177,7 @@ class BuildEnvironment:
             lines.append(f"{wheel.name} @ {link.as_uri()}\n")
         listed = self.scratch / "wheels.txt"
         listed.write_text("".join(lines), encoding="utf-8")
+        # Copies: with hard links a build could change the files in uv's cache.
         options = ("--python", self.python, "--no-index", "--allow-empty-requirements", "--link-mode", "copy")
         self.run_uv("pip", "sync", "--quiet", *options, listed)
 
@@ -199,6 +202,7 @@ class BuildEnvironment:
         """Build a wheel from the sources; raise BuildFailedError if that fails."""
         with self._translate_errors():
             wheel = Path(self._make_builder(source).build("wheel", folder))
+        # A foreign build could leave a link to a file of this machine instead.
         if not leftovers.is_regular(wheel):
             raise BuildFailedError("its build leaves no wheel that is a regular file", [wheel.name])
         return wheel
@@ -273,6 +277,7 @@ def create_build_environment(
             {} if network else _OFFLINE_VARIABLES
         )
         env_folder = scratch / "env"
+        # Virtual environments have Scripts on Windows and bin elsewhere (sysconfig, scheme "venv").
         programs = env_folder / ("Scripts" if sys.platform == "win32" else "bin")
         env |= {"PATH": os.pathsep.join((str(programs), env.get("PATH", ""))), "VIRTUAL_ENV": str(env_folder)}
         environment = BuildEnvironment(

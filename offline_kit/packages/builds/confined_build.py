@@ -40,6 +40,7 @@ _PATH_VARIABLES = [
 ]
 """Variables of a build whose folders are mounted into the sandbox."""
 _CERTIFICATE_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "PIP_CERT")
+# pip reads {sys.prefix}/pip.conf: https://pip.pypa.io/en/stable/topics/configuration/
 _LOGIN_FILES = ("pip.conf", "uv.toml", ".condarc", ".netrc", ".pypirc")
 """Files in the folder of an interpreter or environment that hold passwords of indexes."""
 
@@ -152,12 +153,14 @@ def _open_proxy(folder: Path, limits: Confinement) -> Iterator[list[str]]:
     if not limits.indexes and not limits.answering:
         yield []
         return
+    # Only this folder is mounted: the socket in it is the one way out.
     (folder / "door").mkdir()
     door = folder / "door" / "s"
     answering = {host: answer for host, (_, answer) in limits.answering.items()}
     hosts = index_proxy.list_hosts(limits.indexes)
     with index_proxy.serve_proxy(door, hosts, upstream=limits.upstream, answering=answering):
         yield [
+            # The base interpreter, in isolated mode (-I): no site-packages, no PYTHON* variables.
             str(Path(sys.base_prefix) / "bin" / f"python{sys.version_info[0]}"),
             "-I",
             "-c",

@@ -122,6 +122,7 @@ def _serve_request(
 ) -> None:
     """Answer one request by a function of ours, or forward it."""
     head, body = _read_request(peer)
+    # A proxy gets absolute URLs in the request line, or CONNECT host:port for TLS (RFC 9112, 3.2).
     method, target, _ = head.partition(b"\r\n")[0].decode("latin-1").split(" ", 2)
     parts = urlsplit(target)
     if method != "CONNECT" and (answer := answering.get(parts.netloc)):
@@ -134,6 +135,7 @@ def _serve_request(
 
 
 def _send_reply(peer: socket.socket, reply: ProxyReply) -> None:
+    # Header fields are Latin-1 at most (RFC 9110, 5.5).
     lines = [f"HTTP/1.1 {reply.status} {HTTPStatus(reply.status).phrase}", "Connection: close"]
     lines += [f"{name}: {value}" for name, value in reply.headers.items()]
     peer.sendall("\r\n".join((*lines, "", "")).encode("latin-1"))
@@ -159,6 +161,7 @@ def _forward_request(
         refused.add(host_and_port)
         peer.sendall(b"HTTP/1.1 403 Only package indexes\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
         return
+    # NO_PROXY and the system's exceptions hold for us as for any other program.
     upstream = "" if _bypasses_proxy(str(parts.hostname)) else upstream or _find_environment_proxy(port)
     proxy = urlsplit(upstream if "//" in upstream else f"//{upstream}")
     goal = (proxy.hostname, proxy.port or 80) if upstream else (str(parts.hostname), port)
@@ -189,6 +192,7 @@ def _bypasses_proxy(host: str) -> bool:
 
 
 def _find_environment_proxy(port: int) -> str:
+    # Also reads the system settings of macOS and Windows.
     proxies = urllib.request.getproxies()
     return proxies.get("https" if port == 443 else "http") or proxies.get("all", "")
 

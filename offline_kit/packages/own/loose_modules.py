@@ -215,6 +215,7 @@ def _check_syntax(paths: Sequence[Path], image: Image) -> None:
     doubtful = [path for path in paths if references.parse_module(path) is None]
     if not doubtful:
         return
+    # Newer syntax than ours, or older: only the image's Python can tell.
     interpreter = interpreters.find_interpreter(image.python_minor, processes.copy_environment())
     if interpreter is None:
         return

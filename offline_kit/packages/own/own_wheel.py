@@ -140,6 +140,7 @@ class _OwnBuild:
     def _copy_sources(self, environment: BuildEnvironment) -> tuple[BuildEnvironment, Path]:
         # Built from a copy: setuptools leaves build/ and *.egg-info beside the sources. The copy has the folder's
         # own name, since some builds name the package after it.
+        # git status would write .git/index of the user's repository: git-scm.com/docs/git, GIT_OPTIONAL_LOCKS
         env = {**environment.env, **_read_version_variables(), "GIT_OPTIONAL_LOCKS": "0"}
         source = code_files.copy_tree(
             self.tree, environment.scratch / "source" / self.tree.root.resolve().name
