@@ -65,7 +65,8 @@ def arrange_files(contents: KitContents) -> KitLayout:
     items = _index_by_name(
         [*_list_package_files(contents), *_list_source_files(contents), *_list_checkpoint_files(contents)]
     )
-    problems = [*_find_secrets(contents), *_find_bad_names(items)]
+    problems = _find_secrets(contents)
+    problems += [f"{name!a} {reason}" for name in items if (reason := manifest.check_path(name))]
     if problems:
         raise ProjectError(
             "some files must not go into a kit",
@@ -85,15 +86,11 @@ def arrange_files(contents: KitContents) -> KitLayout:
         *(
             _split_parts(entries, own, grouped=contents.grouped)
             if contents.split
-            else _make_single_part(entries)
+            else (manifest.make_part("kit", entries),)
         ),
         *contents.remote_parts,
     )
     return KitLayout(parts=tuple(sorted(parts, key=lambda part: part.name)), files=items, remote=remote)
-
-
-def _make_single_part(entries: Sequence[FileEntry]) -> tuple[KitPart, ...]:
-    return (manifest.make_part("kit", entries),)
 
 
 def _split_parts(entries: Sequence[FileEntry], own: Collection[str], *, grouped: bool) -> tuple[KitPart, ...]:
@@ -102,7 +99,8 @@ def _split_parts(entries: Sequence[FileEntry], own: Collection[str], *, grouped:
     A changed line of code thus uploads the code again, not the wheels of others. `grouped` gives each large file a
     part named after it: a new version of a Kaggle dataset uploads all its files.
     """
-    large = [entry.original for entry in entries if grouped and _is_large_file(entry)]
+    roles = (Role.CHECKPOINT, Role.PREPROCESSING) if grouped else ()
+    large = [entry.original for entry in entries if entry.role in roles and entry.size >= _LARGE]
     # The name follows from the file's, so that the same checkpoint stays in the same dataset.
     digits = 4 if len(large) <= _MOST_GROUPS else 1
     entries_by_part: dict[str, list[FileEntry]] = {}
@@ -112,10 +110,6 @@ def _split_parts(entries: Sequence[FileEntry], own: Collection[str], *, grouped:
             name = f"{name}-{hashlib.sha256(entry.original.encode()).hexdigest()[:digits]}"
         entries_by_part.setdefault(name, []).append(entry)
     return tuple(manifest.make_part(name, entries_by_part[name]) for name in sorted(entries_by_part))
-
-
-def _is_large_file(entry: FileEntry) -> bool:
-    return entry.role in (Role.CHECKPOINT, Role.PREPROCESSING) and entry.size >= _LARGE
 
 
 def _list_package_files(contents: KitContents) -> Iterator[KitFile]:
@@ -233,7 +227,3 @@ def _find_secrets(contents: KitContents) -> list[str]:
 
 def _is_secret_name(name: str) -> bool:
     return _SECRETS.fullmatch(PurePosixPath(name).name) is not None
-
-
-def _find_bad_names(items: Iterable[str]) -> list[str]:
-    return [f"{name!a} {reason}" for name in items if (reason := manifest.check_path(name))]

@@ -35,9 +35,7 @@ def build_own_code(
     cut-off also applies to build requirements. Raises ProjectError listing everything that cannot be built or
     does not fit the image, OutsideError if an index does not answer.
     """
-    context = own_wheel.OwnBuildContext(
-        image=image, settings=settings, cache=Cache(cache), cutoff=_read_cutoff(project)
-    )
+    context = _make_context(project, image, settings, cache)
     wheels = _build_packages(packages, context, report)
     files, roots = loose_modules.list_source_files(project, modules, image, report)
     return OwnCode(wheels=wheels, sources=files, roots=roots)
@@ -53,9 +51,7 @@ def recall_own_code(
     cache: Path,
 ) -> tuple[OwnCode, tuple[str, ...]]:
     """Return the same without building anything, and the folder names of the packages that need a build."""
-    context = own_wheel.OwnBuildContext(
-        image=image, settings=settings, cache=Cache(cache), cutoff=_read_cutoff(project)
-    )
+    context = _make_context(project, image, settings, cache)
     wheels_by_package = {
         package: own_wheel.recall_own_wheel(package, context) for package in dict.fromkeys(packages)
     }
@@ -77,11 +73,14 @@ def list_requirements(own: OwnCode) -> tuple[str, ...]:
     return tuple(sorted(requirements))
 
 
-def _read_cutoff(project: Path) -> str:
-    """Return the cut-off of the project's committed freeze; empty if there is none yet."""
+def _make_context(
+    project: Path, image: Image, settings: IndexSettings, cache: Path
+) -> own_wheel.OwnBuildContext:
+    """Return the context of a build with the cut-off of the project's committed freeze, if there is one."""
     path = project / LOCK_NAME
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-    return freeze_file.read_header(text).get("cut-off", "") if freeze_file.is_freeze_text(text) else ""
+    cutoff = freeze_file.read_header(text).get("cut-off", "") if freeze_file.is_freeze_text(text) else ""
+    return own_wheel.OwnBuildContext(image=image, settings=settings, cache=Cache(cache), cutoff=cutoff)
 
 
 def _build_packages(
