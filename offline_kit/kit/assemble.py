@@ -87,10 +87,10 @@ def _check_kit_folder(folder: Path) -> None:
             )
     # The folder is replaced as a whole, so it must not hold files of the user.
     expected = KIT_FILES | {stage.name for name in KIT_FILES for stage in files.list_stages(folder / name)}
-    foreign = sorted({child.name for child in folder.iterdir()} - expected) if folder.exists() else []
-    if foreign:
+    other_files = sorted({child.name for child in folder.iterdir()} - expected) if folder.exists() else []
+    if other_files:
         raise UsageError(
-            f"'{folder}' holds files that are not of a kit: {', '.join(map(repr, foreign[:3]))}",
+            f"'{folder}' holds files that are not of a kit: {', '.join(map(repr, other_files[:3]))}",
             code="out-not-empty",
             hint="choose a new or empty folder with --out",
         )

@@ -91,7 +91,7 @@ def find_offline_prefix() -> tuple[str, ...]:
 
 
 def clean_environment(scratch: Path, outside: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables for foreign code: the same tools, but home and temporary files in `scratch`.
+    """Return the variables for third-party code: the same tools, but home and temporary files in `scratch`.
 
     Only names on a list are passed on, so no token, key or setting of the user is.
     """
@@ -164,7 +164,7 @@ class BuildEnvironment:
     log: Path
     """Receives the output of every command."""
     prefix: tuple[str, ...] | None = None
-    """Words before each command of the user's own build; None confines the commands of a foreign build."""
+    """Words before each command of the user's own build; None confines the commands of a third-party build."""
 
     def sync_wheels(self, wheels: Sequence[Wheel]) -> None:
         """Install exactly these wheels; raise BuildFailedError if one cannot be installed."""
@@ -202,7 +202,7 @@ class BuildEnvironment:
         """Build a wheel from the sources; raise BuildFailedError if that fails."""
         with self._translate_errors():
             wheel = Path(self._make_builder(source).build("wheel", folder))
-        # A foreign build could leave a link to a file of this machine instead.
+        # A third-party build could leave a link to a file of this machine instead.
         if not leftovers.is_regular(wheel):
             raise BuildFailedError("its build leaves no wheel that is a regular file", [wheel.name])
         return wheel

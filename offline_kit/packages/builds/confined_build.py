@@ -1,4 +1,4 @@
-"""Run foreign builds in a sandbox: a few writable folders, no home, and no network but package indexes.
+"""Run third-party builds in a sandbox: a few writable folders, no home, and no network but package indexes.
 
 If no real sandbox works (macOS, Windows, machines without user namespaces), they run with a clean environment only, and
 `is_confined` is false.

@@ -1,6 +1,6 @@
 """Indexes with a login: a sandbox knows them by an alias without one, and the proxy adds the login.
 
-A resolver builds foreign sdists, and their code can read what the resolver can: its environment, its configuration and
+A resolver builds third-party sdists, and their code can read what the resolver can: its environment, its configuration and
 the command lines of pip.
 """
 

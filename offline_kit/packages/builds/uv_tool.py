@@ -97,7 +97,7 @@ def run_uv_builds(
     shown: Sequence[Path] = (),
     writable: Sequence[Path] = (),
 ) -> processes.CompletedCommand:
-    """Run a uv command that may build foreign sdists, in a sandbox that reaches only the indexes.
+    """Run a uv command that may build third-party sdists, in a sandbox that reaches only the indexes.
 
     It may write to `cwd`, `writable` and a separate uv cache in `cache`, and sees `shown` besides the system.
     `undated` is that of `write_uv_config`. See `confined_build.run_confined`.
