@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
+from typing import Any
 
 from offline_kit.core.errors import ProjectError
 from offline_kit.project import import_names
@@ -79,7 +80,7 @@ def render_plan(contents: KitContents) -> str:
         *(_describe_wheel(wheel, "own") for wheel in own.values()),
     ]
     provided = [_describe_provided(pin, wheels) for pin in contents.freeze.pins_with(Fate.PROVIDED)]
-    plan: dict[str, object] = {
+    plan: dict[str, Any] = {
         "format": FORMAT,
         "image": contents.image.name,
         "python": contents.image.python_minor,
@@ -87,7 +88,7 @@ def render_plan(contents: KitContents) -> str:
         "provided": sorted(provided, key=lambda item: str(item["name"])),
         "roots": list(contents.own.roots),
     }
-    offered = {str(name).partition(".")[0] for item in items for name in _as_list(item["imports"])}
+    offered = {str(name).partition(".")[0] for item in items for name in item["imports"]}
     plan["imported"] = sorted(offered & contents.imported)
     trained = [
         {"path": member.kit_path, "framework": member.framework, "version": member.version}
@@ -100,10 +101,6 @@ def render_plan(contents: KitContents) -> str:
     return json.dumps(plan, indent=1, sort_keys=True) + "\n"
 
 
-def _as_list(value: object) -> list[object]:
-    return value if isinstance(value, list) else []
-
-
 def find_shadowed_packages(contents: KitContents) -> tuple[Finding, ...]:
     """Return a warning for each bundled package that an own module of the same import name hides."""
     own = {
@@ -112,10 +109,8 @@ def find_shadowed_packages(contents: KitContents) -> tuple[Finding, ...]:
         for root in contents.own.roots
         if (name := _find_module_name(source.original, root))
     }
-    files = [(wheel, wheel.path) for wheel in contents.wheelhouse.wheels]
-    files += [
-        (prepared.wheel, prepared.wheel.path) for prepared in contents.prepared_sdists if prepared.wheel
-    ]
+    wheels = [*contents.wheelhouse.wheels]
+    wheels += [prepared.wheel for prepared in contents.prepared_sdists if prepared.wheel]
     return tuple(
         Finding(
             severity=Severity.WARN,
@@ -123,8 +118,8 @@ def find_shadowed_packages(contents: KitContents) -> tuple[Finding, ...]:
             what=f"is imported as '{name}' instead of the kit's package {wheel.name} {wheel.version}",
             remedy=f'rename the module if you need the package, or leave the package out: exclude = ["{wheel.name}"]',
         )
-        for wheel, path in files
-        for name in import_names.read_wheel_imports(path)
+        for wheel in wheels
+        for name in import_names.read_wheel_imports(wheel.path)
         if name in own
     )
 
@@ -162,7 +157,7 @@ def _check_import_names(own: Mapping[str, Wheel], wheels: Mapping[str, Wheel]) -
         )
 
 
-def _describe_wheel(wheel: Wheel, role: str) -> dict[str, object]:
+def _describe_wheel(wheel: Wheel, role: str) -> dict[str, Any]:
     return {
         "name": wheel.name,
         "version": wheel.version,
@@ -174,7 +169,7 @@ def _describe_wheel(wheel: Wheel, role: str) -> dict[str, object]:
     }
 
 
-def _describe_sdist(prepared: SettledSdist) -> dict[str, object]:
+def _describe_sdist(prepared: SettledSdist) -> dict[str, Any]:
     names: Iterable[str] = ()
     if prepared.wheel:
         names = import_names.read_wheel_imports(prepared.wheel.path)
@@ -191,7 +186,7 @@ def _describe_sdist(prepared: SettledSdist) -> dict[str, object]:
     }
 
 
-def _describe_provided(pin: Pin, wheels: dict[str, Wheel]) -> dict[str, object]:
+def _describe_provided(pin: Pin, wheels: dict[str, Wheel]) -> dict[str, Any]:
     spare = wheels.get(pin.name) if pin.spare else None
     return {
         "name": pin.name,
