@@ -225,6 +225,7 @@ def _copy_file(item: KitFile, source: Path, target: Path, advance: Advance) -> N
             code="file-unreadable",
             hint="restore the file, or build again without it; the previous kit is unchanged",
         ) from error
+    # Hashed while it is copied: the file may change between two reads.
     with stream, target.open("wb") as destination:
         digest, _ = files.copy_and_hash(stream, destination, advance)
     _check_digest(item, digest)
@@ -258,6 +259,7 @@ def _seal_file(path: Path, digest: str) -> None:
 
 def _is_file_sealed(path: Path, entry: FileEntry) -> bool:
     try:
+        # Not the target of a link, which somebody else could change.
         stat = path.lstat()
     except OSError:
         return False

@@ -191,6 +191,7 @@ def select_local_files(folder: Path, part: KitPart) -> KitPart:
 def _check_file(folder: Path, entry: FileEntry, *, hashes: bool) -> str:
     path = folder / entry.stored
     try:
+        # A link could point to files outside the folder.
         if path.is_symlink() or not path.is_file():
             return f"'{entry.stored}' is {'not a regular file' if path.exists() else 'missing'}"
         size = path.stat().st_size
@@ -217,6 +218,7 @@ def _check_document(document: object) -> list[str]:
     if not isinstance(document, dict):
         return ["it is not an object"]
     problems = []
+    # True == 1 in Python, and JSON's true is a bool.
     if document.get("format") != FORMAT or isinstance(document.get("format"), bool):
         problems.append(f"'format' is {document.get('format')!r}, not {FORMAT}")
     if not _matches_pattern(r"[a-z]{1,20}(-[0-9a-f]{1,4})?", document.get("part")):

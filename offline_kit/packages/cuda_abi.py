@@ -206,6 +206,7 @@ def _find_cuda_runtimes(archive: zipfile.ZipFile, name: str) -> set[str]:
         overlap = b""
         while chunk := stream.read(_CHUNK):
             versions |= {match.decode() for match in _RUNTIME.findall(overlap + chunk)}
+            # A name may span two chunks.
             overlap = chunk[-32:]
     return versions
 
@@ -214,6 +215,7 @@ def find_cuda_version(image: Image, torch: str) -> str:
     """Return the CUDA version of a torch ("12.8"), else of the image's runtime; empty for none or unknown."""
     if versions := _parse_cuda(torch.partition("+")[2]):
         return versions[0]
+    # Local versions of torch: "+cpu" or the CUDA, "+cu128".
     if torch.endswith("+cpu"):
         return ""
     for name, version in image.packages.items():

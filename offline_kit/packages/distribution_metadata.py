@@ -37,6 +37,7 @@ def find_dist_info_member(names: Iterable[str], name: str) -> str | None:
 
     Wheels may also hold the dist-info of distributions that they vendor, deeper down and before their own.
     """
+    # Vendored distributions are deeper than the top: setuptools has its own in setuptools/_vendor/.
     ending = f".dist-info/{name}"
     return next((member for member in names if member.endswith(ending) and member.count("/") == 1), None)
 
@@ -78,4 +79,5 @@ def _read_tar_sdist(path: Path) -> bytes | None:
 
 
 def _is_pkg_info(name: str) -> bool:
+    # "tar ." writes names with a leading "./".
     return name.removeprefix("./").count("/") == 1 and name.endswith("/PKG-INFO")

@@ -165,6 +165,7 @@ class PackageIndex:
         for url in self.settings.list_index_urls():
             listed += [_add_hash(file) for file in self._read_page(url, project)]
         for file in listed:
+            # The same name with another hash is another file: an index may have its own builds.
             unique.setdefault((file.filename, file.sha256), file)
         return tuple(unique.values())
 
@@ -173,6 +174,7 @@ class PackageIndex:
         if url.startswith("file:") and not http.local_path(url).is_dir():
             raise _make_missing_folder_error(url)
         host = urlsplit(url).hostname or ""
+        # A project that one index lacks is no error, as in pip: another one may have it.
         absent = http.GONE | ({403} if host.endswith(_MISSING_IS_403) else set())
         answer = self._request_page(f"{url}/{project}/", absent)
         if answer is None:

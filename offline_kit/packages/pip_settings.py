@@ -75,6 +75,7 @@ class IndexSettings:
             "UV_INSECURE_HOST": " ".join(self.trusted_hosts) or None,
             "UV_HTTP_TIMEOUT": f"{self.timeout:.0f}",
             "UV_NO_CONFIG": "1",
+            # OpenSSL and rustls take a folder and a bundle from different variables.
             **(
                 {"SSL_CERT_DIR" if Path(self.cert).is_dir() else "SSL_CERT_FILE": self.cert}
                 if self.cert
@@ -105,12 +106,14 @@ class IndexSettings:
             "PIP_PROXY": self.proxy or None,
             "PIP_TIMEOUT": f"{self.timeout:.0f}",
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+            # No prompt for a password: nobody would see it.
             "PIP_NO_INPUT": "1",
         }
 
     def _list_proxy_variables(self) -> dict[str, str | None]:
         if not self.proxy:
             return {}
+        # curl and Python read the lower-case names first, other programs only the upper-case ones.
         return dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), self.proxy)
 
 
@@ -149,6 +152,7 @@ def list_config_files(env: Mapping[str, str], *, python: str = sys.executable) -
     if explicit_file == os.devnull:
         return ()
     home = Path(env.get("HOME") or env.get("USERPROFILE") or Path.home())
+    # The "site" file of pip is in the environment that pip runs in.
     prefix = Path(sys.prefix) if python == sys.executable else Path(python).parent.parent
     shared, own = _find_config_folders(env, home)
     files = [*shared]
@@ -167,6 +171,7 @@ def _find_config_folders(env: Mapping[str, str], home: Path) -> tuple[list[Path]
         return [everyone / "pip"], [home / "pip", Path(env.get("APPDATA", home / "AppData/Roaming")) / "pip"]
     if sys.platform == "darwin":
         library = Path("Library/Application Support/pip")
+        # pip uses ~/Library only if the folder exists.
         modern = home / library if (home / library).is_dir() else home / ".config" / "pip"
         return [Path("/") / library], [home / ".pip", modern]
     shared = [Path(folder) / "pip" for folder in (env.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(os.pathsep)]

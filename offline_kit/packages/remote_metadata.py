@@ -39,6 +39,7 @@ class _RangedFile(io.RawIOBase):
         self._url, self._size, self._settings, self._patience = url, size, settings, patience
         self._position = 0
         self._ranges: list[tuple[int, bytes]] = []
+        # A zip's end record is 22 bytes long, and more only with a comment, which wheels do not have.
         self._fetch_range(max(0, size - TAIL), size)
 
     def seekable(self) -> bool:

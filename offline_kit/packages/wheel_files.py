@@ -79,6 +79,7 @@ def _read_members(path: Path) -> dict[str, tuple[bytes, bool]]:
 
 def _make_entry(name: str, *, executable: bool) -> zipfile.ZipInfo:
     entry = zipfile.ZipInfo(name, _DATE)
+    # Otherwise 0 on Windows, and modes are then ignored.
     entry.create_system = _UNIX
     entry.external_attr = (0o100755 if executable else 0o100644) << 16
     entry.compress_type = zipfile.ZIP_STORED

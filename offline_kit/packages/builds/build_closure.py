@@ -96,6 +96,7 @@ def _resolve_pins(requirements: Sequence[str], sources: BuildSources) -> list[Pi
         if not image.local:
             words += ["--python-version", image.python, "--python-platform", image.platform_for_uv]
         words += ["--generate-hashes", "--no-annotate", "--no-header", "--quiet"]
+        # The same freeze then gives the same closure later on.
         words += ["--exclude-newer", sources.cutoff] if sources.cutoff else []
         # Confined: uv builds sdists that do not state their metadata.
         result = uv_tool.run_uv_builds(
@@ -118,6 +119,7 @@ def _find_undated_indexes(requirements: Sequence[str], sources: BuildSources) ->
     settings = sources.index.settings
     undated_urls = set()
     for url in settings.list_index_urls() if sources.cutoff else ():
+        # PyPI has upload times for every file (PEP 700).
         if "//pypi.org/" not in url:
             single_index = replace(settings, index_url=url, extra_index_urls=(), find_links=())
             index = PackageIndex(single_index, cache=sources.index.cache.root)

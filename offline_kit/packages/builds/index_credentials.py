@@ -92,6 +92,7 @@ class HiddenIndex:
         goal = urljoin(url, response.headers.get("location", ""))
         if response.is_redirect and _parse_origin(goal) != self.true_origin:
             # Often object storage with a signed URL, which the sandbox cannot reach.
+            # The login is in the URL and not sent to the other host.
             response = stack.enter_context(http.open_response(goal, self.settings, headers, method=method))
         return response
 
@@ -170,6 +171,7 @@ def _needs_login(url: str, settings: IndexSettings) -> bool:
     parts = urlsplit(url)
     if parts.scheme not in _PORTS:
         return False
+    # requests and pip also take logins from ~/.netrc.
     return bool("@" in parts.netloc or settings.client_cert or get_netrc_auth(url))
 
 

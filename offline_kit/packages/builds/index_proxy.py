@@ -12,6 +12,7 @@ from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+# PyPI serves pages and files from different hosts: https://docs.pypi.org/
 _FILE_HOSTS = {
     "pypi.org": ("files.pythonhosted.org",),
     "test.pypi.org": ("test-files.pythonhosted.org",),
@@ -102,6 +103,7 @@ def serve_proxy(
                 _serve_request(self.request, hosts, upstream, refused, handlers)
 
     class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+        # A connection that hangs must not keep us from ending.
         daemon_threads = True
 
     with Server(str(path), Handler) as server:

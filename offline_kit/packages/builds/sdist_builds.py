@@ -102,6 +102,7 @@ def build_sdist(
         circle = " → ".join((*parents, sdist.name))
         return SdistBuild(closure=(), wheel=None, reason=f"its build needs itself: {circle}")
     key, cache = _make_build_key(sdist, sources), sources.index.cache
+    # Two runs must not build the same sdist at once.
     with cache.hold_lock(f"sdist-{key[:32]}"):
         build = recall_build(sdist, sources, retry=retry)
         if build is None:

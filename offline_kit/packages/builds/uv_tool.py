@@ -103,6 +103,7 @@ def run_uv_builds(
     `undated` is that of `write_uv_config`. See `confined_build.run_confined`.
     """
     home, uv_cache = files.make_folder(cwd / ".home"), files.make_folder(cache / "uv")
+    # A cache of its own: what a third-party build writes there must not reach the user's.
     within, hidden = make_build_settings(settings)
     aliases = {index.url.rstrip("/"): index.alias.rstrip("/") for index in hidden}
     config = write_uv_config(within, cwd / "uv.toml", undated={aliases.get(url, url) for url in undated})

@@ -53,6 +53,7 @@ def _has_machine_code(wheel: Path) -> bool:
     with zipfile.ZipFile(wheel) as archive:
         for info in archive.infolist():
             with archive.open(info) as member:
+                # By content: shared libraries have many suffixes (.so.1, .abi3.so, none).
                 if member.read(len(_ELF)) == _ELF:
                     return True
     return False

@@ -28,6 +28,7 @@ _BUILD_OUTPUTS = frozenset(["build", "dist"])
 _OWN_FILES = frozenset(["offline-kit.lock.txt", "offline-kit.toml", "offline-kit-crash.log"])
 """Files of offline-kit beside a package."""
 _CODE_SUFFIXES = (".py", ".pyi", ".pyx", ".pxd", ".c", ".cc", ".cpp", ".cu", ".h", ".hpp", ".rs", ".f90")
+# These build systems read files that no Python configuration names.
 _OTHER_BUILD_FILES = ("meson.build", "CMakeLists.txt", "Cargo.toml")
 _DATA_SUFFIXES = (
     ".7z .avi .bin .bmp .bz2 .ckpt .flac .gif .gz .h5 .hdf5 .ico .ipynb .jpeg .jpg .joblib .log .mov .mp3 .mp4 "
@@ -93,6 +94,7 @@ def copy_tree(tree: SourceTree, folder: Path) -> Path:
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
         shutil.copyfile(tree.root / name, target)
+        # git, too, tracks only the execute bit.
         target.chmod(0o755 if _is_executable(tree.root / name) else 0o644)
     if tree.wants_git:
         # A .git file instead of a folder: git-scm.com/docs/gitrepository-layout
@@ -134,6 +136,7 @@ def _is_excluded_folder(folder: Path) -> bool:
         or folder.name.endswith((".egg-info", ".dist-info"))
         # a virtual environment (PEP 405)
         or (folder / "pyvenv.cfg").exists()
+        # a kit
         or (folder / "dataset" / "offline-kit.json").exists()
     )
 

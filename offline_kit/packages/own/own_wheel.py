@@ -169,12 +169,14 @@ def _check_wheel_modules(wheel: Path) -> None:
     """Raise BuildFailedError for a wheel without modules: setuptools builds one if it finds no package."""
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
+    # Metadata alone is a valid wheel: setuptools builds one if it finds no package.
     if not any(name.endswith((".py", ".so", ".pyd")) for name in names):
         raise BuildFailedError("its wheel holds no module", names[:12])
 
 
 def _suggest_fix(error: BuildFailedError) -> str:
     text = "\n".join(error.tail)
+    # setuptools refuses to guess: setuptools.pypa.io/en/latest/userguide/package_discovery.html
     if "Multiple top-level" in text:
         return "list its packages in [tool.setuptools] of pyproject.toml, or ship the folder as `modules` instead"
     if "holds no module" in error.reason or "Unable to determine which files to ship" in text:

@@ -56,9 +56,11 @@ def _find_excluded(lines: Iterable[str], image: Image) -> Iterable[tuple[str, st
         except InvalidRequirement:
             continue  # reported by the freeze
         name, version = normalize_name(requirement.name), image.public_version(requirement.name)
+        # "extra" must be defined, or a marker with it cannot be evaluated (PEP 508).
         applies = requirement.marker is None or requirement.marker.evaluate(
             {**image.marker_environment(), "extra": ""}
         )
+        # Pre-releases of the image count: nightly builds of torch are some.
         if version and applies and not requirement.specifier.contains(version, prereleases=True):
             yield name, str(requirement.specifier)
 
