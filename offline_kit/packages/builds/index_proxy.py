@@ -88,19 +88,18 @@ def serve_proxy(
     *,
     upstream: str = "",
     answering: Mapping[str, AnswerRequest] | None = None,
-) -> Iterator[set[str]]:
-    """Serve on a socket at `path` while the block runs, and yield the set of refused hosts.
+) -> Iterator[None]:
+    """Serve on a socket at `path` while the block runs.
 
     `upstream` is the proxy that this machine itself needs; empty for the environment's. Requests to hosts in
     `answering` go to that function instead of the network.
     """
-    refused: set[str] = set()
     handlers = answering or {}
 
     class Handler(socketserver.BaseRequestHandler):
         def handle(self) -> None:
             with suppress(OSError, ValueError):
-                _serve_request(self.request, hosts, upstream, refused, handlers)
+                _serve_request(self.request, hosts, upstream, handlers)
 
     class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         # A connection that hangs must not keep us from ending.
@@ -110,17 +109,13 @@ def serve_proxy(
         thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
         thread.start()
         try:
-            yield refused
+            yield
         finally:
             server.shutdown()
 
 
 def _serve_request(
-    peer: socket.socket,
-    hosts: Collection[str],
-    upstream: str,
-    refused: set[str],
-    answering: Mapping[str, AnswerRequest],
+    peer: socket.socket, hosts: Collection[str], upstream: str, answering: Mapping[str, AnswerRequest]
 ) -> None:
     """Answer one request by a function of ours, or forward it."""
     head, body = _read_request(peer)
@@ -133,7 +128,7 @@ def _serve_request(
         with answer(method, path, {name: value.strip() for name, _, value in headers}) as reply:
             _send_reply(peer, reply)
         return
-    _forward_request(peer, (head, body), hosts, upstream, refused)
+    _forward_request(peer, (head, body), hosts, upstream)
 
 
 def _send_reply(peer: socket.socket, reply: ProxyReply) -> None:
@@ -146,11 +141,7 @@ def _send_reply(peer: socket.socket, reply: ProxyReply) -> None:
 
 
 def _forward_request(
-    peer: socket.socket,
-    request: tuple[bytes, bytes],
-    hosts: Collection[str],
-    upstream: str,
-    refused: set[str],
+    peer: socket.socket, request: tuple[bytes, bytes], hosts: Collection[str], upstream: str
 ) -> None:
     """Forward one request to an index: as a tunnel (CONNECT), or as one plain exchange."""
     head, body = request
@@ -160,7 +151,6 @@ def _forward_request(
     port = parts.port or 80
     host_and_port = f"{parts.hostname}:{port}"
     if host_and_port not in hosts:
-        refused.add(host_and_port)
         peer.sendall(b"HTTP/1.1 403 Only package indexes\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
         return
     # NO_PROXY and the system's exceptions hold for us as for any other program.
