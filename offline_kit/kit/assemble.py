@@ -149,6 +149,7 @@ def _write_kit(
     reusable = _find_reusable_files(old) if old else {}
     _check_disk_space(kit, layout, reusable)
     total = sum(item.size for name, item in layout.files.items() if name not in layout.remote)
+    # Renamed into place at the end: a killed build leaves the old kit whole.
     with files.stage_folder(kit.folder) as stage, report.progress("Packing", total) as advance:
         for part in kit.parts:
             part_folder = stage / kit.part_folder(part).relative_to(kit.folder)

@@ -15,6 +15,7 @@ from offline_kit.project.import_names import list_wheel_files
 from offline_kit.project.kaggle_names import map_safe_paths
 from offline_kit.project.types import Artifact, Checkpoint, FileEntry, KitPart, Role
 
+# .env.example and its like are templates without secrets.
 _SECRETS = re.compile(
     r"kaggle\.json|access_token|\.?netrc|_netrc|\.pypirc|\.git-credentials|id_(rsa|dsa|ecdsa|ed25519)"
     r"|.*\.(pem|p12|pfx|ppk)|\.env(\.(?!example|sample|template|dist)[^/]*)?",

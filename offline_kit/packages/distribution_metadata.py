@@ -48,6 +48,7 @@ def is_static_metadata(metadata: bytes) -> bool:
     numbers = str(headers.get("Metadata-Version", "")).split(".")
     if not all(number.isdigit() for number in numbers) or tuple(map(int, numbers)) < _STATIC_SINCE:
         return False
+    # Field names are case-insensitive, as in email headers.
     dynamic = {str(value).strip().lower() for value in headers.get_all("Dynamic") or ()}
     return not dynamic & _RESOLVER_FIELDS
 

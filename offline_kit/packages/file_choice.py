@@ -49,6 +49,7 @@ class ImageTarget:
     def accepts_python(self, requires_python: str) -> bool:
         """Whether the image's full Python version is allowed; pip, too, ignores an invalid Requires-Python."""
         try:
+            # An image may have a pre-release of Python.
             return SpecifierSet(requires_python).contains(self._python, prereleases=True)
         except InvalidSpecifier:
             return True

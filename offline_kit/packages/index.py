@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pypi_simple import DistributionPackage
 
 _JSON = "application/vnd.pypi.simple.v1+json"
+# As pip does: JSON (PEP 691) if the index has it, else HTML (PEP 503).
 _ACCEPT = f"{_JSON}, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.01"
 _SUFFIXES = (".whl", ".tar.gz", ".zip")
 _MISSING_IS_403 = "pytorch.org"

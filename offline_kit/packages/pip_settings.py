@@ -221,6 +221,7 @@ def _find_cert_bundle(env: Mapping[str, str]) -> str:
 
 def _parse_boolean(value: str, source: str) -> bool:
     word = value.strip().lower()
+    # pip's words are those of distutils.util.strtobool.
     if word not in _TRUE | _FALSE:
         raise UsageError(
             f"no-index is '{value}' in {source}", code="pip-setting-invalid", hint="write yes or no"

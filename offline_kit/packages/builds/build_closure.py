@@ -20,6 +20,7 @@ from offline_kit.project.types import Fate, Pin, Sdist, Wheel
 
 _PINNED = re.compile(r"^([A-Za-z0-9][\w.-]*)==(\S+)")
 _HASH = re.compile(r"--hash=(sha256:[0-9a-f]{64})")
+# The wording of reqwest, the HTTP client in uv.
 _NO_NETWORK = re.compile(
     r"client error \(Connect\)|dns error|timed out|error sending request|status client error", re.I
 )

@@ -39,11 +39,13 @@ _OFFLINE_VARIABLES = {
     "CARGO_NET_OFFLINE": "true",
     "GOPROXY": "off",
 }
+# The wording of glibc, cargo, pip, urllib and requests.
 _WANTS_NETWORK = re.compile(
     r"name resolution|resolve host|resolving DNS|dns error|Network is unreachable|getaddrinfo|127\.0\.0\.1:9|"
     r"--offline was specified|offline mode|Connection refused|ConnectionError|URLError|No matching distribution found",
     re.IGNORECASE,
 )
+# The wording of Python, cargo and maturin, setuptools, gcc, and CMake.
 _CAUSES = (
     (re.compile(r"ModuleNotFoundError: No module named '([\w.]+)'"), "its build imports '{0}' without requiring it"),
     (re.compile(r"(?:cargo|rustc)\W.{0,80}(?:not found|not installed|No such file)|can't find Rust compiler", re.I), "its build needs Rust"),

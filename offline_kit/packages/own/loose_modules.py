@@ -120,6 +120,7 @@ def _warn_about_shadowing(files: Sequence[SourceFile], roots: Sequence[str], rep
 
 def _normalize_path(path: Path) -> Path:
     """Return the absolute path without ".."; symbolic links are kept, since names come from the path."""
+    # Path.resolve would follow the links.
     return Path(os.path.normpath(path.absolute()))
 
 

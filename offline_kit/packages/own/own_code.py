@@ -16,6 +16,7 @@ from offline_kit.project.config import LOCK_NAME
 from offline_kit.project.images import Image
 from offline_kit.project.types import OwnCode, Wheel
 
+# Build backends write the requirements of an extra with a marker: torch>=2; extra == "gpu"
 _OF_EXTRA = re.compile(r";.*\bextra\s*==")
 
 
