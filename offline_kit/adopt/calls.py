@@ -1,4 +1,4 @@
-"""Calls in a notebook's Python that need something from the internet, found in its syntax; nothing is run."""
+"""Find calls in a notebook's Python that need something from outside, in its syntax alone."""
 
 import ast
 import re
@@ -28,27 +28,27 @@ SHELL_CALLS = {
     "pip.main": "0",
     "pip._internal.main": "0",
 }
-"""Calls that run a command, and what may stand for them."""
+"""Calls that run a command, and their replacements."""
 FILE_FORMATS = frozenset(
     {"csv", "json", "parquet", "arrow", "text", "pandas", "xml", "webdataset"}
     | {f"{kind}folder" for kind in ("image", "audio", "video", "pdf")}
 )
-"""What `load_dataset` takes for kinds of files, not for ids."""
+"""File formats that `load_dataset` accepts in place of an id."""
 LOGIN_CALLS = frozenset(
     {"wandb.login", "kagglehub.login", "comet_ml.login", "kaggle.api.authenticate", "kaggle.authenticate"}
     | {f"huggingface_hub.{name}" for name in ("login", "notebook_login", "interpreter_login")}
 )
 SECRETS_MODULE = "kaggle_secrets"
-"""The module of Kaggle's whose every call asks Kaggle for a secret of the account."""
+"""Kaggle's module for the secrets of an account, which needs the internet."""
 SECRET_METHODS = {"get_secret": "''", "get_gcloud_credential": "''"} | dict.fromkeys(
     ("set_gcloud_credentials", "set_tensorflow_credential"), "None"
 )
-"""Methods that do, and what may stand for them."""
+"""Its methods, and their replacements."""
 COLAB_CALLS = ("google.colab.drive.mount", "google.colab.files.upload")
 
 
 def find_needs(code: NotebookCode) -> Iterator[ExternalNeed]:
-    """Yield what the calls of a notebook want from outside, cell by cell."""
+    """Yield the needs of a notebook's calls, cell by cell."""
     for number, tree in code.trees.items():
         yield from _CallReader(code, number, code.reads[number]).read_tree(tree)
     for number, read in code.reads.items():
@@ -57,7 +57,7 @@ def find_needs(code: NotebookCode) -> Iterator[ExternalNeed]:
 
 
 def _find_written(code: NotebookCode, number: int, read: ParsedCell) -> Iterator[ExternalNeed]:
-    """Yield the same of a module that a cell writes; its lines may be changed as those of other cells."""
+    """Yield the pretrained weights of a module that a cell writes."""
     line, _, body = read.source.lstrip("\n").partition("\n")
     module_read = cells.parse_cell(body)
     tree = module_read.parse_tree() if line.rstrip().endswith(".py") else None
@@ -74,7 +74,7 @@ def _find_written(code: NotebookCode, number: int, read: ParsedCell) -> Iterator
 
 
 class _CallReader:
-    """Looks through one cell."""
+    """Find the needs of one cell."""
 
     def __init__(self, code: NotebookCode, number: int, read: ParsedCell) -> None:
         self.code = code
@@ -111,7 +111,7 @@ class _CallReader:
                 yield from self._read_switch(call, name, switch)
 
     def _read_download(self, call: ast.Call, name: str, download: DownloadCall) -> Iterator[ExternalNeed]:
-        """Yield what a call of the table downloads."""
+        """Yield what a call in the table of downloads needs."""
         source, detail = self._argument_text(call, *download.source), download.detail
         match download.kind:
             case DownloadKind.FILE:
@@ -155,7 +155,7 @@ class _CallReader:
                 )
 
     def _read_repository(self, call: ast.Call, name: str, download: DownloadCall) -> Iterator[ExternalNeed]:
-        """Yield a file, a snapshot or a data set of a hub that is downloaded by its id."""
+        """Yield a file, snapshot or dataset that is downloaded from a hub."""
         detail, target = download.detail, self._argument_text(call, *download.source) or "*"
         if detail == "file":
             folder, file = (
@@ -174,14 +174,14 @@ class _CallReader:
             yield self._make_need(NeedKind.HUB, call, target=target, detail=detail, span=span)
 
     def _secret_stand_in(self, call: ast.Call, name: str) -> str | None:
-        """Return what stands for a call that asks for a secret of the account; None for others."""
+        """Return the replacement of a call that reads a secret; None for other calls."""
         if name.startswith(f"{SECRETS_MODULE}.") and "()" not in name:
             return "None" if not isinstance(self.parents.get(call), ast.Attribute) else None
         used = any(module.startswith(SECRETS_MODULE) for module in self.code.aliases.values())
         return SECRET_METHODS.get(name.rpartition(".")[2]) if used else None
 
     def _is_secrets_import(self, node: ast.Import | ast.ImportFrom) -> bool:
-        """Whether an import is needed by nothing but calls that are stood in for."""
+        """Whether an import is only used by calls that are replaced."""
         names = {item.asname or item.name for item in node.names}
         module = node.module if isinstance(node, ast.ImportFrom) else node.names[0].name
         if module != SECRETS_MODULE or len(names) > 1:
@@ -194,7 +194,7 @@ class _CallReader:
         return len(clients) == sum(isinstance(item, ast.Name) and item.id in names for item in nodes)
 
     def _read_model_id(self, call: ast.Call, name: str, download: DownloadCall) -> Iterator[ExternalNeed]:
-        """Yield what a call loads by its id on a hub."""
+        """Yield the models that a call loads by their id on a hub."""
         node = notebook_code.find_argument(call, *download.source)
         if (
             node is None
@@ -212,7 +212,7 @@ class _CallReader:
             yield self._make_need(NeedKind.HUB, call, target=target, detail=detail, span=span)
 
     def _unpacked_switches(self, call: ast.Call, name: str) -> Iterator[Switch]:
-        """Yield arguments that `**CFG` brings, where a setting is called so and is on."""
+        """Yield switches that `**CFG` may contain, if a setting of that name is on."""
         if any(keyword.arg is None for keyword in call.keywords):
             stated = {keyword.arg for keyword in call.keywords}
             for argument, off in download_calls.deciding(name).items():
@@ -220,13 +220,13 @@ class _CallReader:
                     yield Switch(argument=argument, off=off, said=ast.Name(id=argument, ctx=ast.Load()))
 
     def _likely_switches(self, call: ast.Call, name: str) -> Iterator[Switch]:
-        """Yield arguments that mean in calls of one's own what they mean in those of libraries."""
+        """Yield switches of the notebook's own functions, named as in libraries."""
         for keyword in call.keywords if name != "dict" else ():
             if off := {"pretrained": "False", "encoder_weights": "None"}.get(keyword.arg or ""):
                 yield Switch(argument=keyword.arg or "", off=off, said=keyword.value)
 
     def _read_switch(self, call: ast.Call, name: str, switch: Switch) -> Iterator[ExternalNeed]:
-        """Yield an argument that fetches weights; one that is a setting, where that is made."""
+        """Yield a switch that downloads weights, at the setting that it comes from."""
         reader, value, flag = self, switch.said, notebook_code.setting_name(switch.said)
         text = literals.string_value(value, self.code.strings)
         known_value = (
@@ -249,13 +249,13 @@ class _CallReader:
         )
 
     def _argument_place(self, call: ast.Call) -> tuple[int, int]:
-        """Return the place where one more argument can be written."""
+        """Return the offset at which another argument can be added."""
         nodes: list[Any] = [*call.args, *(keyword.value for keyword in call.keywords)] or [call.func]
         _, end = self._source_span(call)
         offset = self.read.text_offset(*max((node.end_lineno, node.end_col_offset) for node in nodes))
         if not 0 <= offset < end:
             return -1, -1
-        tail = re.sub(r"#[^\n]*", lambda found: " " * len(found[0]), self.read.source[offset : end - 1])
+        tail = re.sub(r"#[^\n]*", lambda match: " " * len(match[0]), self.read.source[offset : end - 1])
         offset += max(tail.rfind(sign) for sign in "(),") + 1
         return offset, offset
 
@@ -292,11 +292,11 @@ class _CallReader:
             stand_in = ""
         by_command = [self._command_needs(call, words, stand_in) for words in command_lines]
         needs = [need for needs in by_command for need in needs]
-        if any(need.detail == ARGUMENT for need in needs):  # the command stays: one of its words may change
+        if any(need.detail == ARGUMENT for need in needs):  # the command stays; only its argument is replaced
             yield from (need if need.detail == ARGUMENT else _without_span(need) for need in needs)
         elif all(by_command):
             yield from needs
-        else:  # of a line that does something else as well nothing can be taken out
+        else:  # the line also does something else, so nothing can be removed
             yield from (_without_span(need) for need in needs)
 
     def _command_needs(self, call: ast.Call, words: tuple[str, ...], stand_in: str) -> list[ExternalNeed]:
@@ -307,7 +307,7 @@ class _CallReader:
         ]
 
     def _word_span(self, call: ast.Call, fields: Mapping[str, Any]) -> tuple[int, int] | None:
-        """Return the place of what is one word of a command; None for what is all of it."""
+        """Return the span of a need that is one argument of a command; None for a whole command."""
         if fields.get("detail") != ARGUMENT:
             return None
         start, end = self._source_span(call)
@@ -351,13 +351,13 @@ class _CallReader:
         return literals.string_value(node, self.code.strings) if node is not None else ""
 
     def _argument_texts(self, call: ast.Call, name: str) -> str:
-        """Return a first argument that is one string or a list of them, with blanks between."""
+        """Return a first argument, a string or a list of strings, separated by spaces."""
         node = notebook_code.find_argument(call, name, 0)
         several = node.elts if isinstance(node, ast.List | ast.Tuple | ast.Set) else [node]
         return " ".join(literals.string_value(element, self.code.strings) for element in several)
 
     def _assigned_name(self, call: ast.Call) -> str:
-        """Return what a call's result is assigned to, "" where it is part of something larger."""
+        """Return the variable that a call's result is assigned to, "" if it is part of a larger expression."""
         parent = self.parents.get(call)
         if (
             isinstance(parent, ast.Assign)
@@ -376,9 +376,9 @@ class _CallReader:
             yield node
 
     def _source_span(self, node: Any) -> tuple[int, int]:
-        """Return the place of a node in the cell's text; inside f-strings older Pythons do not tell it."""
+        """Return the span of a node in the cell's text, (-1, -1) inside f-strings."""
         if node is None or any(isinstance(ancestor, ast.JoinedStr) for ancestor in self._ancestors_of(node)):
-            return -1, -1
+            return -1, -1  # Python 3.11 has no positions inside f-strings (PEP 701 came with 3.12)
         start = self.read.text_offset(node.lineno, node.col_offset)
         return start, self.read.text_offset(node.end_lineno, node.end_col_offset)
 

@@ -1,4 +1,4 @@
-"""Paths of a notebook below /kaggle/input: which source each belongs to, and what to write in their place."""
+"""Find the paths of a notebook below /kaggle/input, resolve their sources, and redirect them."""
 
 import ast
 import re
@@ -24,44 +24,12 @@ _PATH_WORD = re.compile(r"(?:\\.|[^\s\"'\\,;|&<>)])*")
 _OF_COMPETITION = re.compile(r"(?:^|[/_.-])(sample_?sub\w*|test|train)(?=[._/-]|$)", re.IGNORECASE)
 _VERSION = re.compile(r"(?P<framework>[\w.-]+)/(?P<variation>[\w.-]+)/(?P<version>\d+)(/|$)")
 _FRAMEWORKS = frozenset(
-    {
-        "transformers",
-        "pytorch",
-        "tensorflow1",
-        "tensorflow2",
-        "tensorflow",
-        "keras",
-        "jax",
-        "flax",
-        "tflite",
-        "tfjs",
-    }
-    | {
-        "onnx",
-        "gguf",
-        "maxtext",
-        "paxml",
-        "coral",
-        "scikitlearn",
-        "scikit-learn",
-        "xgboost",
-        "lightgbm",
-        "catboost",
-    }
-    | {
-        "gemmacpp",
-        "gemma.cpp",
-        "tensorrtllm",
-        "mlx",
-        "litert",
-        "keraslegacy",
-        "other",
-        "api",
-        "pyt",
-        "default",
-    }
+    {"transformers", "pytorch", "tensorflow1", "tensorflow2", "tensorflow", "keras", "jax", "flax", "tflite"}
+    | {"tfjs", "onnx", "gguf", "maxtext", "paxml", "coral", "scikitlearn", "scikit-learn", "xgboost"}
+    | {"lightgbm", "catboost", "gemmacpp", "gemma.cpp", "tensorrtllm", "mlx", "litert", "keraslegacy"}
+    | {"other", "api", "pyt", "default"}
 )
-"""Frameworks of Kaggle Models, as their folders are called in lower case."""
+"""Frameworks of Kaggle Models, as in https://www.kaggle.com/models (folder names, in lower case)."""
 _PATH_ROOTS = re.compile(r"(?:/|/kaggle/?|(?:\.\./)*\.\./?)")
 _TRAINED = re.compile(r"\.(bin|ckpt|h5|joblib|keras|onnx|pkl|pt|pth|safetensors|cbm)$")
 _SAMPLE = re.compile(r"sample.*sub|sub.*sample")
@@ -71,22 +39,20 @@ _WALK_METHOD = re.compile(r"/?[\"']\s*\)\s*\.(rglob|walk)\(")
 
 @dataclass(frozen=True, kw_only=True)
 class PathMention:
-    """One path below the mounts, as it stands in a cell."""
+    """A path below the mounts in a cell's text."""
 
     cell: int
-    """Number of the cell."""
     start: int
-    """Where the folder of the mounts begins."""
+    """Offsets of the mounts' folder, the part that is replaced."""
     end: int
-    """Where it ends."""
     path: str
-    """The whole path, "*" for what is not known."""
+    """The whole path, with "*" for unknown parts."""
 
 
 def edit_input_paths(code: NotebookCode) -> Iterator[CellEdit]:
-    """Yield what turns every path below the mounts into one below the folder that shows them.
+    """Yield the edits that redirect paths below the mounts to the folder that the setup cell builds.
 
-    A walk over the whole folder stays: links to folders are not followed there, and it names no source.
+    A walk over the whole folder stays: `os.walk` and `rglob` do not follow the links to folders there.
     """
     for mention in find_mentions(code):
         source = code.reads[mention.cell].source
@@ -100,10 +66,9 @@ def edit_input_paths(code: NotebookCode) -> Iterator[CellEdit]:
 
 
 def _edit_joined_paths(code: NotebookCode) -> Iterator[CellEdit]:
-    """Yield the same for paths that are put together: `os.path.join("/kaggle", "input")`, `ROOT / "input"`.
+    """Yield the same for joined paths: `os.path.join("/kaggle", "input")`, `ROOT / "input"`.
 
-    The part that a path begins with is led elsewhere in this one expression; a variable keeps its value, since
-    other paths may begin with it.
+    Only the first part of the one expression is replaced; a variable keeps its value for other paths.
     """
     for number, tree in code.trees.items():
         for node in ast.walk(tree):
@@ -127,7 +92,7 @@ def _edit_joined_paths(code: NotebookCode) -> Iterator[CellEdit]:
 
 
 def _replace_first_part(leaf: ast.expr, own: str, elsewhere: str, code: NotebookCode) -> str:
-    """Return what is written for the first part of a path; "" where that names the mounts by itself."""
+    """Return the replacement of a path's first part; "" if that part is the mounts' folder itself."""
     if isinstance(leaf, ast.JoinedStr):
         first = leaf.values[0]
         text = (
@@ -141,7 +106,7 @@ def _replace_first_part(leaf: ast.expr, own: str, elsewhere: str, code: Notebook
 
 
 def _find_first_part(node: ast.expr) -> ast.expr | None:
-    """Return the constant, name or f-string that a path is begun with."""
+    """Return the constant, name or f-string that a path expression begins with."""
     while isinstance(node, ast.BinOp | ast.Call):
         if isinstance(node, ast.BinOp):
             node = node.left
@@ -160,7 +125,7 @@ def _find_first_part(node: ast.expr) -> ast.expr | None:
 
 
 def find_mentions(code: NotebookCode) -> Iterator[PathMention]:
-    """Yield the paths in strings, shell lines and the bodies of cell magics; comments are left alone."""
+    """Yield the paths in strings, shell lines and the bodies of cell magics, but not in comments."""
     for number, read in code.reads.items():
         for start, end in _text_spans(read):
             for match in notebook_files.MOUNT.finditer(read.source, start, end):
@@ -180,7 +145,7 @@ def _text_spans(read: ParsedCell) -> Iterator[tuple[int, int]]:
 
 
 def resolve_sources(code: NotebookCode, files: NotebookFiles, collected: Collected) -> Iterator[ResolvedNeed]:
-    """Yield what each source that paths name became, once for each; files of the project come into the collected."""
+    """Yield each source that paths name, resolved; collect the project's files among them."""
     mentions_by_source: dict[str, list[tuple[ExternalNeed, MountPath]]] = {}
     for need in _list_path_needs(code):
         mount_path = notebook_files.split_mount_path(need.target)
@@ -215,7 +180,7 @@ def _list_path_needs(code: NotebookCode) -> list[ExternalNeed]:
         for need in needs
         if (need.cell, need.line) not in known_lines
         or "*" not in notebook_files.split_mount_path(need.target).name
-    ]  # a pattern whose holes are filled in on the same line
+    ]  # a pattern that is known as a whole on the same line
     return sorted(dict.fromkeys(needs), key=lambda need: (need.cell, need.line))
 
 
@@ -244,7 +209,7 @@ def _resolve_source(
             need,
             FindingResolution.SOURCE,
             f"competition {name}",
-            "taken for the competition's data: see that it is",
+            "taken for the competition's data: check it",
         )
     served = [file for _, mount in paths for file in _serve_mounted(mount, files, collected)]
     if served:
@@ -254,12 +219,12 @@ def _resolve_source(
         FindingResolution.UNRESOLVED,
         name,
         f'attach it (dataset_sources = ["owner/{mount_path.source_slug}"] in [tool.offline-kit.notebook]), or put a copy into'
-        f" 'input/{mount_path.source_slug}' and adopt again: it travels",
+        f" 'input/{mount_path.source_slug}' and adopt again: it goes into the kit",
     )
 
 
 def _kaggle_model(name: str, paths: list[tuple[ExternalNeed, MountPath]]) -> str:
-    """Return "model/framework/variation/version" for an old path that is a Kaggle Model's; else ""."""
+    """Return "model/framework/variation/version" if a path without a kind is a Kaggle Model's; else ""."""
     matches = (_VERSION.match(mount_path.below) for _, mount_path in paths)
     model = next((match for match in matches if match and match["framework"].lower() in _FRAMEWORKS), None)
     return f"{name}/{model['framework']}/{model['variation']}/{model['version']}" if model else ""
@@ -268,11 +233,11 @@ def _kaggle_model(name: str, paths: list[tuple[ExternalNeed, MountPath]]) -> str
 def _is_competition(
     mount_path: MountPath, paths: list[tuple[ExternalNeed, MountPath]], files: NotebookFiles
 ) -> bool:
-    """Whether an old path is probably the competition's: its copy holds a sample, or its files are called so."""
+    """Whether a path without a kind is probably the competition's, by its sample submission or file names."""
     if files.sources.competitions:
         return False
     if "competition" in files.unnamed and len(set(files.unnamed)) == 1:
-        return True  # what the notebook's metadata has attached, and nothing else
+        return True  # the only kind that its metadata attaches
     copies = files.find_mounted(replace(mount_path, below=""))
     if any(
         _SAMPLE.search(path.name.lower()) for copy in copies if copy.is_dir() for path in copy.glob("*.csv")
@@ -286,7 +251,7 @@ def _is_competition(
 def _resolve_pattern(
     name: str, paths: list[tuple[ExternalNeed, MountPath]], files: NotebookFiles, collected: Collected
 ) -> ResolvedNeed:
-    """Decide on a path that begins with a pattern: what it matches of the project's copies travels."""
+    """Resolve a path that begins with a pattern: ship what it matches in the project's copies."""
     need = paths[0][0]
     attached = files.sources
     matched = [
@@ -310,13 +275,13 @@ def _resolve_pattern(
         need,
         FindingResolution.UNRESOLVED,
         name,
-        "attach what it is to match (dataset_sources in [tool.offline-kit.notebook]), or put a copy below 'input' and"
+        "attach what it matches (dataset_sources in [tool.offline-kit.notebook]), or put a copy below 'input' and"
         " adopt again: it travels",
     )
 
 
 def _serve_mounted(mount_path: MountPath, files: NotebookFiles, collected: Collected) -> list[str]:
-    """Have the project's files travel that a path means; return their names."""
+    """Ship the project's files that a path means; return their names."""
     hits = files.find_mounted(mount_path)
     names = []
     for hit in hits:

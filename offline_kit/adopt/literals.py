@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice, product
 
 _MAX_COMBINATIONS = 64
-"""Combinations of values that are looked at."""
+"""Largest number of combinations of values."""
 
 
 class KnownStrings(dict[str, str]):
-    """Names with one string each, and those with several: lists, variables of loops, parameters of functions."""
+    """Strings by name, and names with several: lists, loop variables, parameters of functions."""
 
     def __init__(self, said: Mapping[str, str], several: Mapping[str, tuple[str, ...]] | None = None) -> None:
         super().__init__(said)
@@ -19,7 +19,7 @@ class KnownStrings(dict[str, str]):
 
 
 def possible_strings(node: ast.expr | None, known: Mapping[str, str]) -> tuple[str, ...]:
-    """Return every string that an expression may be, as `text` does: once for each value of its names."""
+    """Return every possible string of an expression: one for each value of its names."""
     several: Mapping[str, tuple[str, ...]] = getattr(known, "several", {})
     names = [part.id for part in ast.walk(node) if isinstance(part, ast.Name)] if node else []
     names = [name for name in dict.fromkeys(names) if name in several and name not in known]
@@ -32,7 +32,7 @@ def possible_strings(node: ast.expr | None, known: Mapping[str, str]) -> tuple[s
 
 
 def list_strings(node: ast.expr | None, known: Mapping[str, str]) -> tuple[str, ...] | None:
-    """Return the strings of a list, "*" for what is not known; None for what is no list."""
+    """Return the strings of a list, "*" for unknown ones; None for other expressions."""
     if isinstance(node, ast.List | ast.Tuple | ast.Set):
         strings: list[str] = []
         for element in node.elts:
@@ -75,7 +75,7 @@ _BRACE_FIELD = re.compile(r"\{(?P<name>[^{}]*)\}")
 
 
 def string_value(node: ast.expr | None, known: Mapping[str, str]) -> str:
-    """Return the string that an expression is, with "*" for what is not known; "" for no string at all."""
+    """Return the string value of an expression, with "*" for unknown parts; "" if it is no string."""
     if isinstance(node, ast.Constant):
         return node.value if isinstance(node.value, str) else ""
     if isinstance(node, ast.Name):
@@ -131,16 +131,13 @@ def _call_value(node: ast.Call, known: Mapping[str, str]) -> str:
 
 
 def _fill_placeholders(hole: "re.Pattern[str]", pattern: str, parts: Sequence[str]) -> str:
-    """Return a pattern with its nameless holes filled in, in their order; what is not known is "*"."""
+    """Fill the nameless placeholders of a pattern in order, unknown ones with "*"."""
     values = list(parts)
     return hole.sub(lambda match: (values.pop(0) if values and not match["name"] else "") or "*", pattern)
 
 
 def known_strings(trees: Iterable[ast.Module]) -> KnownStrings:
-    """Return the names, of variables and of class attributes, that are assigned one string and nothing else.
-
-    With them those that have several: lists, variables of loops, parameters of functions, other assignments.
-    """
+    """Return the variables and class attributes that are assigned one string only, and those with several."""
     trees = list(trees)
     once = _assigned_once(trees)
     names = KnownStrings(once)
@@ -174,7 +171,7 @@ def _find_alternatives(trees: Iterable[ast.Module], known: KnownStrings) -> dict
 
 
 def _passed_arguments(call: ast.Call, function: ast.FunctionDef) -> Iterator[tuple[str, ast.expr]]:
-    """Yield the parameters of a function with what a call gives them."""
+    """Yield the parameters of a function with a call's arguments."""
     arguments = [argument.arg for argument in function.args.args]
     yield from zip(arguments, call.args, strict=False)
     if function.args.vararg:
@@ -201,10 +198,7 @@ def _assigned_once(trees: Iterable[ast.Module]) -> dict[str, str]:
 
 
 def find_true_names(trees: Mapping[int, ast.Module]) -> dict[str, tuple[int, ast.expr]]:
-    """Return the names that are assigned True and nothing else, each with its cell and the place of the value.
-
-    Names of variables and class attributes, and what dictionaries of settings call theirs.
-    """
+    """Return the variables, attributes and dictionary keys that are only ever True, with cell and value node."""
     places: dict[str, tuple[int, ast.expr]] = {}
     times: Counter[str] = Counter()
     for number, tree in trees.items():
@@ -217,7 +211,7 @@ def find_true_names(trees: Mapping[int, ast.Module]) -> dict[str, tuple[int, ast
 
 
 def _assignments_of(node: ast.AST) -> Iterator[tuple[str, ast.expr | None]]:
-    """Yield what a node sets: names with what they are assigned, where that is one thing."""
+    """Yield the names that a node assigns, each with the value, or None if it is not one expression."""
     if isinstance(node, ast.Assign):
         yield from ((bound.id, node.value) for bound in node.targets if isinstance(bound, ast.Name))
         inner = [
@@ -250,7 +244,7 @@ PLACEHOLDER = re.compile(r"\{\{|\}\}|\{(?P<braced>[^{}]*)\}|\$\{?(?P<dollar>[^\W
 
 
 def fill_names(text: str, known: Mapping[str, str]) -> str:
-    """Return a shell line with `{name}` and `$name` of the notebook filled in, as far as they are known."""
+    """Replace `{name}` and `$name` of a shell line by known strings of the notebook."""
 
     def fill_name(match: "re.Match[str]") -> str:
         if match[0] in ("{{", "}}"):
@@ -266,7 +260,7 @@ def fill_names(text: str, known: Mapping[str, str]) -> str:
 
 
 def _evaluate_expression(expression: str, known: Mapping[str, str]) -> str:
-    """Return what an expression in braces is, if that is known without running it."""
+    """Return the string value of an expression in braces; "" if it is unknown."""
     try:
         node = ast.parse(expression, mode="eval").body
     except (SyntaxError, ValueError):
@@ -276,5 +270,5 @@ def _evaluate_expression(expression: str, known: Mapping[str, str]) -> str:
 
 
 def has_unknowns(text: str) -> bool:
-    """Whether something in a filled line is known only when the notebook runs."""
+    """Whether a line still has parts that are only known at run time."""
     return bool(re.search(r"\{[^{}]*\}|\$[\w{(]|^[^=<>!~\[;@]*\*", text))

@@ -1,4 +1,4 @@
-"""What a notebook imports and nobody brings: neither itself, nor the image, nor its installs, nor the project."""
+"""Find imports that neither the notebook, the image, its installs nor the project provides, and resolve them."""
 
 import ast
 import importlib.metadata
@@ -26,49 +26,22 @@ from offline_kit.project.package_lists import normalize_name
 _KAGGLE_MODULES = frozenset(
     {"kaggle_secrets", "kaggle_evaluation", "kaggle_web_client", "learntools", "kaggle_datasets"}
 )
-"""Modules of Kaggle's that no list of packages names."""
+"""Modules that Kaggle provides outside of any package."""
 _PACKAGE_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*")
 _IMPORT_COMMENT = re.compile(r"#\s*import\s+(?P<name>\w+)")
-"""How a line of a requirements file says which import it is for."""
+"""Names the import that a line of a requirements file is for."""
 _COMMON_NAMES = frozenset(
-    {
-        "src",
-        "utils",
-        "util",
-        "common",
-        "lib",
-        "core",
-        "config",
-        "configs",
-        "helper",
-        "helpers",
-        "models",
-        "model",
-    }
-    | {
-        "data",
-        "dataset",
-        "main",
-        "test",
-        "tests",
-        "tools",
-        "scripts",
-        "train",
-        "inference",
-        "metrics",
-        "modules",
-    }
+    {"src", "utils", "util", "common", "lib", "core", "config", "configs", "helper", "helpers"}
+    | {"models", "model", "data", "dataset", "main", "test", "tests", "tools", "scripts", "train"}
+    | {"inference", "metrics", "modules"}
 )
-"""Names that an installed package may have by accident; they say nothing of where an import comes from."""
+"""Import names too common to tell which distribution provides them."""
 
 
 def resolve_imports(
     code: NotebookCode, files: NotebookFiles, collected: Collected, own: ProvidedImports
 ) -> Iterator[ResolvedNeed]:
-    """Yield the imports that lack a package, each with what was done about it.
-
-    Modules of the project that are imported are read for their own imports, and so are scripts that cells write.
-    """
+    """Yield the imports without a provider, resolved; imported modules of the project are followed."""
     queue = list(_list_imports(code))
     imported = {need.target for need in queue}
     done: set[str] = set()
@@ -87,7 +60,7 @@ def resolve_imports(
 
 
 def _list_imports(code: NotebookCode) -> Iterator[ExternalNeed]:
-    """Yield the imports of cells and of the scripts that they write."""
+    """Yield the imports of cells and of the scripts that cells write."""
     for number, read in code.reads.items():
         lines = read.source.split("\n")
         for node, name in _top_level_imports(code.trees.get(number)):
@@ -102,7 +75,7 @@ def _list_imports(code: NotebookCode) -> Iterator[ExternalNeed]:
 
 
 def _imports_of_file(place: Path, importer: ExternalNeed) -> Iterator[ExternalNeed]:
-    """Yield what a module or package of the project imports, told at the line that imports it."""
+    """Yield the imports of a module or package of the project, at the line that imports it."""
     files = [place] if place.is_file() else sorted(place.rglob("*.py"))
     own = {path.stem for path in files} | {place.stem} | {path.parent.name for path in files}
     for file in files:
@@ -115,7 +88,7 @@ def _imports_of_file(place: Path, importer: ExternalNeed) -> Iterator[ExternalNe
 
 
 def _top_level_imports(tree: ast.Module | None) -> Iterator[tuple[ast.stmt | ast.expr, str]]:
-    """Yield the top-level names of imports that are meant to succeed: one in a `try` may fail."""
+    """Yield the top-level names of imports; those in a `try` may fail and are left out."""
     waiting: list[ast.AST] = [tree] if tree else []
     while waiting:
         node = waiting.pop(0)
@@ -131,7 +104,7 @@ def _top_level_imports(tree: ast.Module | None) -> Iterator[tuple[ast.stmt | ast
 
 
 def _imported_by_call(call: ast.Call) -> str:
-    """Return the top-level name that `importlib.import_module` or `__import__` is called for, else ""."""
+    """Return the top-level name that `importlib.import_module` or `__import__` imports; "" for other calls."""
     function = ast.unparse(call.func)
     if function not in ("import_module", "importlib.import_module", "__import__") or not call.args:
         return ""
@@ -163,19 +136,19 @@ def _is_provided(name: str, files: NotebookFiles, collected: Collected, own: Pro
 
 
 def _package_names(lines: Iterable[str]) -> list[str]:
-    """Return the names of the packages that lines of a requirements file name."""
+    """Return the distribution names of requirement lines."""
     matches = (_PACKAGE_NAME.match(line) for line in lines if not shell.is_nameless(line))
     return list(dict.fromkeys(match[0] for match in matches if match))
 
 
 def _provides_import(package: str, name: str) -> bool:
-    """Whether a package is called so that it brings an import."""
+    """Whether a distribution's name suggests that it provides an import."""
     distributions = map(normalize_name, import_names.find_distributions(name))
     return normalize_name(package) in distributions or normalize_name(name) in normalize_name(package)
 
 
 def _find_module(files: NotebookFiles, place: str) -> str:
-    """Return the name of a module or package of the project, relative to it; "" for none."""
+    """Return the project's module or package at a path, relative to the project; "" for none."""
     for candidate in (f"{place}.py", place):
         for hit in files.find_beside(candidate):
             if hit.is_file() or any(hit.glob("*.py")):
@@ -202,11 +175,11 @@ def _resolve_import(
             return resolve_need(
                 need,
                 FindingResolution.UNCHANGED,
-                f"taken to come from {origins}, which is not here to look into",
+                f"taken to come from {origins}, which is not available here",
             )
         remedy = (
-            f"put a copy of {origins} below 'input' and adopt again if it comes from there; run adopt with"
-            f" `--import {name}={distributions[0]}` if not"
+            f"if {origins} contains it, put a copy below 'input' and adopt again; otherwise run adopt with"
+            f" `--import {name}={distributions[0]}`"
         )
         return resolve_need(need, FindingResolution.UNRESOLVED, name, remedy)
     if own.unavailable:
@@ -219,20 +192,20 @@ def _resolve_import(
     if resolved := _guess_provider(need, imported, files, collected):
         return resolved
     remedy = (
-        f"put '{name}.py' beside the notebook if it is yours; name the distribution that it comes from if it is on"
-        f" the package index: run adopt with `--import {name}=DISTRIBUTION`"
+        f"if it is your own module, put '{name}.py' next to the notebook; if it is on the package index,"
+        f" run adopt with `--import {name}=DISTRIBUTION`"
     )
     return resolve_need(need, FindingResolution.UNRESOLVED, name, remedy)
 
 
 def _is_named_like(name: str, known: Iterable[str], own: ProvidedImports) -> bool:
-    """Whether something that is not here is called like an import or its distribution."""
+    """Whether an unavailable folder or archive is named like an import or its distribution."""
     names = {normalize_name(name) for name in (name, *known)}
     return any(name in normalize_name(origin) for name in names for origin in own.unavailable)
 
 
 def _installed_distributions(name: str) -> tuple[str, ...]:
-    """Return the distributions of the running environment that have an import; those built from a folder tell nothing."""
+    """Return the distributions of the running environment that provide an import, except those built from a folder."""
     if name in _COMMON_NAMES:
         return ()
     distributions = imports.installed_imports().get(name, ())
@@ -244,7 +217,7 @@ def _installed_distributions(name: str) -> tuple[str, ...]:
 
 
 def _installed_lines(files: NotebookFiles, collected: Collected) -> list[str]:
-    """Return the lines that the notebook installs: its own, and those of its requirements files."""
+    """Return the requirements that the notebook installs, directly or from requirements files."""
     lines = [*collected.requirements]
     for name in collected.files:
         lines += [
@@ -257,19 +230,19 @@ def _installed_lines(files: NotebookFiles, collected: Collected) -> list[str]:
 def _guess_provider(
     need: ExternalNeed, imported: Iterable[str], files: NotebookFiles, collected: Collected
 ) -> ResolvedNeed | None:
-    """Return what an import probably comes from: a clone that is missing, or what is installed for no import else."""
+    """Return the likely provider of an import: a missing clone, or an installed package without a known import."""
     missing_clones = [folder for folder in collected.clones if folder not in collected.laid_out]
     if missing_clones:
         folder = notebook_files.fetched_name(missing_clones[0])
-        first = f"clone '{folder}' beside the notebook" if folder else "see to the clone first"
-        remedy = f"{first}, and adopt again: it may bring '{need.target}'"
+        first = f"clone '{folder}' next to the notebook" if folder else "fix the clone first"
+        remedy = f"{first}, and adopt again: it may contain '{need.target}'"
         return resolve_need(need, FindingResolution.UNRESOLVED, need.target, remedy)
     lines = _installed_lines(files, collected)
     nameless = [line for line in lines if shell.is_nameless(line)]
     if nameless:
         return resolve_need(need, FindingResolution.UNCHANGED, f"taken to come with {' or '.join(nameless)}")
     idle = [package for package in _package_names(lines) if not _has_known_import(package, imported, files)]
-    remedy = "if it comes with another package, write that into the requirements"
+    remedy = "if another package provides it, add that to the requirements"
     return (
         resolve_need(need, FindingResolution.UNCHANGED, f"taken to come with {' or '.join(idle)}", remedy)
         if idle
@@ -278,15 +251,15 @@ def _guess_provider(
 
 
 def _has_known_import(package: str, imported: Iterable[str], files: NotebookFiles) -> bool:
-    """Whether it is known what a package is for: an import that it is called like, or one of the table."""
+    """Whether a package's import is known, by its name or by the table of import names."""
     is_known = any(normalize_name(package) in import_names.find_distributions(name) for name in imported)
-    # what the image has too brings nothing that the image lacks
+    # a package that the image has provides no import that the image lacks
     in_image = normalize_name(package) in files.image.packages
     return is_known or in_image or any(_provides_import(package, name) for name in imported)
 
 
 def report_unread(code: NotebookCode) -> Iterator[ResolvedNeed]:
-    """Yield the cells that this Python cannot read."""
+    """Yield the cells that this Python cannot parse."""
     for number, read in code.reads.items():
         if number not in code.trees:
             first = next((line.strip() for line in read.source.split("\n") if line.strip()), "")
@@ -295,14 +268,14 @@ def report_unread(code: NotebookCode) -> Iterator[ResolvedNeed]:
             yield resolve_need(
                 need,
                 FindingResolution.UNCHANGED,
-                f"no Python as Python {minor} reads it: it was looked through for magics and mounts alone",
+                f"Python {minor} cannot parse it: only magics and input paths were checked",
             )
 
 
 def collect_path_folders(
     code: NotebookCode, files: NotebookFiles, collected: Collected, folders: WorkingFolders
 ) -> Iterator[ResolvedNeed]:
-    """Yield the folders that are put on sys.path and lie in the project: they travel as modules."""
+    """Yield the project's folders that are put on sys.path; they become modules."""
     for number, tree in code.trees.items():
         for call in _find_path_calls(tree.body):
             for node in call.args:

@@ -1,4 +1,4 @@
-"""The Python of a notebook's cells, parsed once, and small questions about its syntax."""
+"""Parse the Python of a notebook's cells once; helpers for its syntax trees."""
 
 import ast
 from collections.abc import Iterable, Mapping
@@ -12,26 +12,26 @@ from offline_kit.project import references
 
 @dataclass(frozen=True, kw_only=True)
 class NotebookCode:
-    """The Python of a whole notebook, as far as it can be read."""
+    """The Python of a whole notebook, as far as it can be parsed."""
 
     trees: Mapping[int, ast.Module]
     """By number of the cell."""
     reads: Mapping[int, ParsedCell]
-    """By number of the cell; all code cells."""
+    """All code cells, by number."""
     aliases: Mapping[str, str] = field(default_factory=dict)
-    """What imported names stand for: "AutoModel" for "transformers.AutoModel"."""
+    """Full names of imported names: "AutoModel" for "transformers.AutoModel"."""
     strings: literals.KnownStrings = field(default_factory=lambda: literals.KnownStrings({}))
-    """Strings that are assigned to a name once and for all."""
+    """Names with a known string value."""
     flags: Mapping[str, tuple[int, ast.expr]] = field(default_factory=dict)
-    """Names, of variables and class attributes, that are set to True once and for all, and where."""
+    """Names that are always True, with the cell and the node of the value."""
     strictly_loaded: frozenset[str] = frozenset()
-    """Names whose `load_state_dict` or Keras' `load_weights` is called, strictly."""
+    """Names of models that load a checkpoint strictly, by `load_state_dict` or Keras' `load_weights`."""
     loosely_loaded: frozenset[str] = frozenset()
-    """The same with `strict=False`: what the checkpoint lacks stays as it was built."""
+    """The same with `strict=False`: weights missing in the checkpoint stay as they were."""
 
 
 def read_code(sources: Iterable[tuple[int, str]]) -> NotebookCode:
-    """Read the code cells (number, text) of a notebook."""
+    """Parse the code cells (number, text) of a notebook."""
     reads = {number: cells.parse_cell(source) for number, source in sources}
     trees = {number: tree for number, read in reads.items() if (tree := read.parse_tree()) is not None}
     loads = [
@@ -54,7 +54,7 @@ def _collect_aliases(trees: Iterable[ast.Module]) -> dict[str, str]:
 
 
 def find_method_calls(tree: ast.Module, *names: str) -> list[ast.Call]:
-    """Return the calls of methods by these names."""
+    """Return the calls of methods with these names."""
     return [
         node
         for node in ast.walk(tree)
@@ -63,14 +63,14 @@ def find_method_calls(tree: ast.Module, *names: str) -> list[ast.Call]:
 
 
 def is_loose_load(call: ast.Call) -> bool:
-    """Whether a checkpoint may leave weights as they were built."""
+    """Whether a call that loads a checkpoint tolerates missing weights."""
     if isinstance(call.func, ast.Attribute) and call.func.attr == "load_weights":
         return any(is_constant(find_argument(call, name, 9), True) for name in ("by_name", "skip_mismatch"))
     return is_constant(find_argument(call, "strict", 1), False)
 
 
 def owner_name(call: ast.Call) -> str:
-    """Return the name whose method is called: "model" for `model.module.load_state_dict(...)`."""
+    """Return the variable whose method is called: "model" for `model.module.load_state_dict(...)`."""
     node: ast.expr = call.func
     while isinstance(node, ast.Attribute | ast.Subscript):
         node = node.value
@@ -78,7 +78,7 @@ def owner_name(call: ast.Call) -> str:
 
 
 def find_argument(call: ast.Call, name: str, place: int) -> ast.expr | None:
-    """Return an argument of a call by its name or its place."""
+    """Return an argument of a call by its name or position."""
     for keyword in call.keywords:
         if keyword.arg == name:
             return keyword.value
@@ -87,7 +87,7 @@ def find_argument(call: ast.Call, name: str, place: int) -> ast.expr | None:
 
 
 def setting_name(node: ast.expr | None) -> str:
-    """Return what a setting is called: "pretrained" for `CFG.pretrained`, `CFG["pretrained"]` and `pretrained`."""
+    """Return the name of a setting: "pretrained" for `CFG.pretrained`, `CFG["pretrained"]` and `pretrained`."""
     if isinstance(node, ast.Subscript):
         return (
             node.slice.value

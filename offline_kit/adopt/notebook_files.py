@@ -1,4 +1,4 @@
-"""Files and folders that a notebook's paths mean: on Kaggle, in the adopted notebook, and in the project."""
+"""Map a notebook's paths: on Kaggle, in the adopted notebook, and in the project."""
 
 import ast
 import os
@@ -25,38 +25,37 @@ from offline_kit.notebook.cells import Magic, ParsedCell
 from offline_kit.project.images import Image
 
 INPUT, SHOWN_INPUT = "/kaggle/input", "/tmp/kaggle/input"  # noqa: S108 - a path of the notebook's session, not of ours
-"""The mounts, and the folder that shows them under old and new paths alike, with the kit's files among them."""
+"""Kaggle's mounts, and the folder with links to them under old and new paths, and to the kit's files."""
 WORKING = "/tmp/kaggle/working"  # noqa: S108
-"""Where the adopted notebook finds the files that lay beside it."""
+"""Folder in which the adopted notebook finds the files that were next to it."""
 _OUTPUT = "/kaggle/working"
-"""Where a notebook runs, and what Kaggle keeps of it."""
+"""Kaggle's working folder, whose files become the notebook's output."""
 _GROUPS = {"competitions": 1, "datasets": 2, "notebooks": 2, "models": 5}
-"""Folders of the newer layout, and how many names behind them tell the source."""
+"""Folders of Kaggle's newer layout, and how many path parts below them name the source."""
 MOUNT = re.compile(r"(?<![\w/.~-])(?:/kaggle/input|(?:\.\./)+input)(?=/|$|[\"'\s])")
-"""How notebooks write the mounts' folder."""
+"""Spellings of the mounts' folder in notebooks."""
 _SKIPPED_FOLDERS = frozenset({".git", "dist", "__pycache__", "node_modules", ".venv", "venv"})
 _MAX_FILES = 20_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class MountPath:
-    """A path below the mounts, taken apart."""
+    """A path below the mounts, split into source and rest."""
 
     kind: str
-    """"competition", "dataset", "notebook", "model"; empty where the path does not tell."""
+    """"competition", "dataset", "notebook", "model"; empty in the older layout, which has no kinds."""
     name: str
-    """The source as the path names it: "slug", "owner/slug"; empty for the mounts' folder itself."""
+    """The source as in the path: "slug", "owner/slug"; empty for the mounts' folder itself."""
     below: str
-    """The path below it."""
 
     @property
     def source_slug(self) -> str:
-        """The source's own name."""
+        """The source's name without its owner."""
         return self.name.split("/")[1 if self.kind == "model" else -1]
 
 
 def split_mount_path(path: str) -> MountPath:
-    """Take a path below the mounts apart, in either layout."""
+    """Split a path below the mounts, in either layout."""
     match = MOUNT.match(path)
     parts = [part for part in path[match.end() if match else 0 :].split("/") if part]
     depth = _GROUPS.get(parts[0], 0) if parts else 0
@@ -70,10 +69,7 @@ def split_mount_path(path: str) -> MountPath:
 
 
 def join_run_path(folder: str, path: str) -> str:
-    """Return where a path leads from a folder of the run, without dots: relative to the working folder in it.
-
-    "" is the working folder itself; what lies outside is absolute.
-    """
+    """Resolve a path from a folder of the run: relative to the working folder ("" is itself), else absolute."""
     plain = path.replace("~", "/root", 1) if re.match(r"~(/|$)", path) else path
     absolute = posixpath.normpath(posixpath.join(_OUTPUT, folder, plain))
     return (
@@ -82,12 +78,12 @@ def join_run_path(folder: str, path: str) -> str:
 
 
 def fetched_name(path: str) -> str:
-    """Return how a fetched file or folder is called beside the notebook: outside the working folder, its last part."""
+    """Return the name that a downloaded file or folder has next to the notebook: a path outside keeps its last part."""
     return path.rpartition("/")[2] if path.startswith("/") else path
 
 
 def read_requirement_lines(path: Path) -> list[str]:
-    """Return the requirements of a file without comments; [] if there is no such file."""
+    """Return the lines of a requirements file without comments; [] if there is no such file."""
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     lines = (re.split(r"(?:^|\s)#", line)[0].strip() for line in text.splitlines())
     return [line for line in lines if line]
@@ -95,24 +91,20 @@ def read_requirement_lines(path: Path) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class NotebookFiles:
-    """What a notebook is looked at against."""
+    """The project, image and sources that a notebook's paths refer to."""
 
     project: Path
-    """The project's folder."""
     notebook: Path
-    """The notebook."""
     image: Image
-    """The image that it will run in."""
     sources: AttachedSources = field(default_factory=AttachedSources)
-    """What is attached to it."""
     unnamed: tuple[str, ...] = ()
-    """Kinds of sources that its metadata has attached by number, without their names."""
+    """Kinds of sources that its metadata attaches by number, without a name."""
     lines: tuple[str, ...] = ()
-    """Lines of the project's requirements files, with their comments."""
+    """Lines of the project's requirements files, with comments."""
 
     @property
     def base_folders(self) -> tuple[Path, ...]:
-        """Folders of the project from which the notebook's relative paths may be meant, the likeliest first."""
+        """Folders that relative paths of the notebook may start from, the likeliest first."""
         return tuple(dict.fromkeys((self.notebook.parent.resolve(), self.project.resolve())))
 
     def is_attached(self, place: MountPath) -> bool:
@@ -127,10 +119,8 @@ class NotebookFiles:
         return place.name in (*names, *own.models) or place.source_slug in slugs
 
     def find_beside(self, path: str) -> tuple[Path, ...]:
-        """Return what a relative path of the notebook ("*" for what is not known) is in the project."""
-        clean = (
-            posixpath.normpath(path) if path else ""
-        )  # "." is where the notebook writes: nothing beside it
+        """Return the project's files and folders for a relative path of the notebook, "*" for unknown parts."""
+        clean = posixpath.normpath(path) if path else ""  # "." is the working folder: nothing is next to it
         if not clean.strip("*/.") or clean.startswith(("/", "~", "..")) or "://" in path or "\n" in clean:
             return ()
         for base in self.base_folders:
@@ -140,7 +130,7 @@ class NotebookFiles:
         return ()
 
     def find_mounted(self, place: MountPath) -> tuple[Path, ...]:
-        """Return what a path below the mounts is in the project: a copy of the source, or a file of that name."""
+        """Return the project's copy of a path below the mounts: in a copy of the source, or a file of that name."""
         if not place.name:
             return ()
         tail = f"/{place.below}" if place.below else ""
@@ -152,11 +142,11 @@ class NotebookFiles:
         return self._find_by_name(place.below)
 
     def _find_by_name(self, rest: str) -> tuple[Path, ...]:
-        """Return the one file of the project that is called like the last part of a path."""
+        """Return the only file of the project with the name of a path's last part."""
         name = rest.rpartition("/")[2]
         stem = name.rpartition(".")[0]
         if "." not in name or len(stem.replace("*", "")) < ("*" in name) * 3:
-            return ()  # "*.txt" means no file in particular
+            return ()  # "*.txt" names no particular file
         hits = tuple(path for path in self._all_files if Path(path.name).match(name))
         return hits if len(hits) == 1 or ("*" in name and len({path.parent for path in hits}) == 1) else ()
 
@@ -174,7 +164,7 @@ class NotebookFiles:
         return tuple(paths)
 
     def find_matching(self, pattern: str) -> tuple[Path, ...]:
-        """Return the project's files that a pattern means, below the likeliest base that has any."""
+        """Return the project's files that match a pattern, below the likeliest base folder with any."""
         return next(filter(None, (self._match_below(base, pattern) for base in self.base_folders)), ())
 
     def _match_below(self, base: Path, pattern: str) -> tuple[Path, ...]:
@@ -186,7 +176,7 @@ class NotebookFiles:
             return ()
 
     def relative_name(self, path: Path) -> str:
-        """Return a path of the project as the configuration writes it."""
+        """Return a path relative to the project, as in the configuration."""
         return path.relative_to(self.project.resolve()).as_posix()
 
 
@@ -194,9 +184,9 @@ _HOME = "/root"
 
 
 class WorkingFolders:
-    """Where the lines of a notebook run: its cells in their order, their changes of folder followed.
+    """The folder in which each line of a notebook runs, following `%cd` and `os.chdir` through the cells.
 
-    A change to what is known only when it runs counts for the working folder, where most are.
+    A change to a folder only known at run time counts as one to the working folder.
     """
 
     def __init__(self, code: NotebookCode) -> None:
@@ -208,18 +198,18 @@ class WorkingFolders:
                 self._steps.append((number, line, folder))
 
     def folder_at(self, cell: int, line: int) -> str:
-        """Return the folder in which a line begins, as `places.joined` writes it."""
+        """Return the folder in which a line starts, as from `join_run_path`."""
         earlier = [folder for number, at, folder in self._steps if (number, at) < (cell, line)]
         return earlier[-1] if earlier else ""
 
 
 def change_folder(here: str, wanted: str) -> str:
-    """Return the folder that a `cd` leads to."""
+    """Return the folder that a `cd` changes to."""
     return "" if "*" in wanted or literals.has_unknowns(wanted) else join_run_path(here, wanted or _HOME)
 
 
 def _find_moves(code: NotebookCode, number: int) -> Iterator[tuple[int, str]]:
-    """Yield the lines of a cell that change the folder, and what they say."""
+    """Yield the lines of a cell that change the folder, with their targets."""
     read = code.reads[number]
     for magic in read.magics:
         if magic.name == "cd" and magic.sign in ("%", ""):
@@ -236,7 +226,7 @@ def _magic_target(magic: Magic, code: NotebookCode) -> str:
 
 
 def _outer_calls(tree: ast.AST | None) -> Iterator[ast.Call]:
-    """Yield the calls of a cell; those in functions run elsewhere."""
+    """Yield the calls of a cell outside of functions, which run elsewhere."""
     for node in ast.iter_child_nodes(tree) if tree else ():
         if isinstance(node, ast.Call):
             yield node
@@ -259,21 +249,20 @@ _WRITING_CALLS = frozenset(
     }
     | {"imwrite", "save_model", "save_pretrained", "write_csv", "savetxt", "save_weights", "rmtree", "remove"}
 )
-"""Calls whose path is made, not read."""
+"""Calls whose path is written, not read."""
 _FOLDER_CALLS = frozenset(
     {"Path", "listdir", "glob", "iglob", "scandir", "walk", "from_pretrained", "load", "load_model"}
 )
-"""Calls whose bare word is a folder, where there is one of that name."""
+"""Calls whose argument without a slash may be a folder."""
 _CODE_SUFFIXES = (".py", ".ipynb")
 
 
 def find_read_files(
     code: NotebookCode, files: NotebookFiles, collected: Collected, folders: WorkingFolders
 ) -> Iterator[tuple[ResolvedNeed, CellEdit | None]]:
-    """Yield every relative path that means a file of the project, with the change of its string.
+    """Yield every relative path that means a file of the project, with the edit of its string.
 
-    Where the string cannot be changed (it comes from somewhere else), the finding asks for it; where the notebook
-    has stepped into a folder that is laid out for it, nothing has to be changed.
+    A string that cannot be edited needs a manual fix; in a placed folder nothing has to be edited.
     """
     changed_places: set[tuple[int, int]] = set()
     for number, tree in code.trees.items():
@@ -312,7 +301,7 @@ def find_read_files(
                         need,
                         FindingResolution.UNRESOLVED,
                         text,
-                        "write the path as one string, so that it can be served",
+                        "write the path as one string, so that it can be redirected",
                     ),
                     None,
                 )
@@ -333,7 +322,7 @@ def _served_path(text: str, name: str) -> str:
 
 
 def _is_whole_string(node: ast.expr, parents: dict[ast.AST, ast.AST], code: NotebookCode) -> bool:
-    """Whether an expression is a string of its own, no part of a longer one and no docstring."""
+    """Whether an expression is a whole string: no part of a longer one and no docstring."""
     above = parents.get(node)
     if isinstance(above, ast.Expr | ast.JoinedStr | ast.FormattedValue):
         return False
@@ -343,7 +332,7 @@ def _is_whole_string(node: ast.expr, parents: dict[ast.AST, ast.AST], code: Note
 
 
 def _is_written(node: ast.expr, parents: dict[ast.AST, ast.AST]) -> bool:
-    """Whether a path is written to, or is a name of something else."""
+    """Whether a path is written to, or the string is no path at all."""
     parent = parents.get(node)
     if isinstance(parent, ast.keyword):
         parent = parents.get(parent)
@@ -351,7 +340,7 @@ def _is_written(node: ast.expr, parents: dict[ast.AST, ast.AST]) -> bool:
         return isinstance(parent, ast.Subscript | ast.Compare)
     name = _call_name(parent)
     if name == "chdir" or ast.unparse(parent.func) in ("sys.path.append", "sys.path.insert"):
-        return True  # a folder of the run, and one of modules
+        return True  # a folder of the run, or of modules
     modes = [
         argument.value
         for argument in (*parent.args[1:2], *(k.value for k in parent.keywords if k.arg == "mode"))
@@ -369,10 +358,7 @@ def _call_name(call: ast.Call) -> str:
 def _is_read_path(
     text: str, path: str, node: ast.expr, parents: dict[ast.AST, ast.AST], files: NotebookFiles
 ) -> bool:
-    """Whether a string is meant as a path that is read: a file's, or a folder's where only a path makes sense.
-
-    `path` is the same as the working folder sees it.
-    """
+    """Whether a string is a path that is read; `path` is the same relative to the working folder."""
     if (
         not text
         or text.endswith(_CODE_SUFFIXES)
@@ -390,7 +376,7 @@ def _is_read_path(
 
 
 def _opening_quote(node: ast.expr, number: int, code: NotebookCode) -> tuple[int, int] | None:
-    """Return the cell and the place behind the first quote of the string that a path begins with."""
+    """Return the cell and the offset after the first quote of the string that a path begins with."""
     while True:
         if isinstance(node, ast.BinOp):
             node = node.left
@@ -408,7 +394,7 @@ def _opening_quote(node: ast.expr, number: int, code: NotebookCode) -> tuple[int
 
 
 def _defining_string(name: str, code: NotebookCode) -> tuple[int, int] | None:
-    """Return the place in the string that a name was given once and for all."""
+    """Return the same for the string that a name is assigned."""
     for number, tree in code.trees.items():
         for node in ast.walk(tree):
             if isinstance(node, ast.Assign) and name in code.strings:

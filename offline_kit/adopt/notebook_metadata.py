@@ -1,4 +1,4 @@
-"""The notebook that is adopted, and what lies beside it: its cells and its kernel-metadata.json."""
+"""Read a notebook to adopt: its cells, and its kernel-metadata.json or own metadata."""
 
 import json
 from dataclasses import dataclass, field
@@ -13,33 +13,35 @@ METADATA = "kernel-metadata.json"
 
 @dataclass(frozen=True, kw_only=True)
 class NotebookMetadata:
-    """What the kernel-metadata.json beside a notebook says; all empty where there is none."""
+    """What a notebook's kernel-metadata.json says; empty if there is none."""
 
     sources: AttachedSources = field(default_factory=AttachedSources)
-    """What is attached."""
     accelerator: str = ""
     """The machine shape, or "gpu", or "tpu"; empty for the CPU."""
     internet: bool = False
-    """Whether the internet was on."""
     unnamed: tuple[str, ...] = ()
-    """Kinds of what is attached by number alone: "competition", "datasetVersion", ..."""
+    """Kinds of sources attached by number, without a name: "competition", "datasetVersion", ..."""
     source: str = METADATA
-    """What says it, for a person."""
+    """The metadata's name, for messages."""
 
 
 def read_cells(path: Path) -> tuple[NotebookCell, ...]:
-    """Return the cells of a notebook of any version, their text to the letter.
+    """Return the cells of a notebook of any format version.
 
-    Raises UsageError where there is no such file, ProjectError for what is no notebook, or not one in Python.
+    Raises:
+        UsageError: There is no such file.
+        ProjectError: The file is not a notebook, or not one in Python.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise UsageError(
-            f"cannot read the notebook '{path}': {error.strerror}", hint="name the .ipynb file to adopt"
+            f"cannot read the notebook '{path}': {error.strerror}",
+            hint="name the .ipynb file to adopt",
+            code="notebook-not-found",
         ) from error
     except UnicodeDecodeError as error:
-        raise _invalid_notebook(path, "it is not in UTF-8") from error
+        raise _invalid_notebook(path, "it is not UTF-8") from error
     notebook = _parse_notebook(path, text)
     metadata = notebook.get("metadata")
     for key, name in (("kernelspec", "language"), ("language_info", "name")):
@@ -47,7 +49,9 @@ def read_cells(path: Path) -> tuple[NotebookCell, ...]:
         language = section.get(name) if isinstance(section, dict) else None
         if isinstance(language, str) and language.lower() not in ("", "python", "python3", "ipython"):
             raise ProjectError(
-                f"'{path}' is a notebook in {language}", hint="only notebooks in Python can be adopted"
+                f"'{path}' is a notebook in {language}",
+                hint="only notebooks in Python can be adopted",
+                code="notebook-not-python",
             )
     cells = notebook.get("cells")
     if not isinstance(cells, list):
@@ -56,13 +60,13 @@ def read_cells(path: Path) -> tuple[NotebookCell, ...]:
 
 
 def _parse_notebook(path: Path, text: str) -> dict[str, Any]:
-    """Return a notebook of format 4; older ones are converted. What is wrong in single cells is no matter here."""
+    """Return a notebook in format 4, converted if older; its cells are not validated."""
     try:
         notebook = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise _invalid_notebook(path, str(error).partition("\n")[0][:200]) from error
     if not isinstance(notebook, dict):
-        raise _invalid_notebook(path, "its JSON is no object")
+        raise _invalid_notebook(path, "its JSON is not an object")
     if "cells" in notebook or "worksheets" not in notebook:
         return notebook
     import nbformat as untyped
@@ -74,14 +78,16 @@ def _parse_notebook(path: Path, text: str) -> dict[str, Any]:
         raise _invalid_notebook(path, str(error).partition("\n")[0][:200]) from error
 
 
-def _invalid_notebook(path: Path, why: str) -> ProjectError:
+def _invalid_notebook(path: Path, reason: str) -> ProjectError:
     return ProjectError(
-        f"'{path}' is no notebook: {why}", hint="open it in Jupyter and save it again, or name another file"
+        f"'{path}' is not a notebook: {reason}",
+        hint="open it in Jupyter and save it again, or name another file",
+        code="notebook-invalid",
     )
 
 
 def _read_cell(number: int, node: Any) -> NotebookCell:
-    """Return a cell; one of an unknown type, or that is none, is kept as text that nothing runs."""
+    """Return a cell; unknown types become raw cells."""
     fields = node if isinstance(node, dict) else {}
     source = fields.get("source", "")
     lines = source if isinstance(source, list) else [source]
@@ -102,16 +108,19 @@ def _read_cell(number: int, node: Any) -> NotebookCell:
 
 
 def _clean_metadata(said: dict[str, Any]) -> dict[str, Any]:
-    """Return a cell's metadata without what earlier runs left in it."""
+    """Return a cell's metadata without traces of earlier runs."""
     return {name: value for name, value in said.items() if name not in ("execution", "papermill", "trusted")}
 
 
 def read_metadata(notebook: Path) -> NotebookMetadata:
-    """Read the kernel-metadata.json in the notebook's folder; ProjectError for one that is none.
+    """Read the kernel-metadata.json in the notebook's folder, else the metadata in the notebook itself.
 
-    Without one, what Kaggle's editor wrote into the notebook itself: it names sources by numbers alone, so
-    that only the machine and the internet are told.
+    Kaggle's editor writes sources into the notebook by number only, so they have no names there.
+
+    Raises:
+        ProjectError: The kernel-metadata.json is invalid.
     """
+    # https://github.com/Kaggle/kaggle-api/blob/main/docs/kernels_metadata.md
     path = notebook.parent / METADATA
     if not path.is_file():
         return _read_own_metadata(notebook)
@@ -123,7 +132,9 @@ def read_metadata(notebook: Path) -> NotebookMetadata:
         }
     except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
         raise ProjectError(
-            f"'{path}' is no metadata of a notebook: {error}", hint="mend it, or move it away"
+            f"'{path}' is not valid kernel metadata: {error}",
+            hint="fix it, or move it away",
+            code="kernel-metadata-invalid",
         ) from error
     return NotebookMetadata(
         sources=AttachedSources(
@@ -162,4 +173,4 @@ def _read_accelerator(said: dict[str, Any]) -> str:
 
 
 def _is_true(value: object) -> bool:
-    return value is True or str(value).lower() == "true"  # Kaggle's client writes both
+    return value is True or str(value).lower() == "true"  # Kaggle's client writes booleans and strings

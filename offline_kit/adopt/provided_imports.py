@@ -1,4 +1,4 @@
-"""Import names that a notebook provides by itself: what it writes, copies, puts on sys.path, installs from its inputs."""
+"""Import names that a notebook provides itself: by writing, copying, sys.path, or wheels in its inputs."""
 
 import ast
 import re
@@ -33,19 +33,19 @@ _PYTHONPATH = re.compile(r"PYTHONPATH\s*[= ]\s*(?P<value>\S+)")
 
 @dataclass(frozen=True, kw_only=True)
 class ProvidedImports:
-    """What a notebook's imports may come from besides image and requirements."""
+    """Providers of imports besides the image and the requirements."""
 
     modules: dict[str, str] = field(default_factory=dict)
-    """Import name: who provides it, for a person."""
+    """Import name: its provider, for messages."""
     folders: dict[str, tuple[Path, ...]] = field(default_factory=dict)
-    """Folder on the import path, as the notebook writes it: its copies in the project; () if there are none."""
+    """Folder on the import path: its copies in the project; () if there are none."""
     wheels: tuple[str, ...] = ()
-    """Requirements that it installs from its inputs."""
+    """Requirements that are installed from the inputs."""
     unknown: tuple[str, ...] = ()
-    """Archives and folders of wheels that are not here: what is in them cannot be told."""
+    """Archives and folders of wheels without a copy in the project: their contents are unknown."""
 
     def find_file(self, name: str) -> Path | None:
-        """Return the module or package of this name in a folder of the import path that the project has a copy of."""
+        """Return the module or package of this name in the project's copies of import path folders."""
         copies = [copy for paths in self.folders.values() for copy in paths]
         for path in (copy / candidate for copy in copies for candidate in (f"{name}.py", name)):
             if path.is_file() or (path.is_dir() and any(path.rglob("*.py"))):
@@ -54,14 +54,14 @@ class ProvidedImports:
 
     @property
     def unavailable(self) -> tuple[str, ...]:
-        """What may provide a name and is not here to look into."""
+        """Folders and archives that may provide an import but have no copy in the project."""
         return (*(folder for folder, copies in self.folders.items() if not copies), *self.unknown)
 
 
 def find_provided_imports(
     code: NotebookCode, files: NotebookFiles, folders: WorkingFolders, needs: Iterable[ExternalNeed]
 ) -> ProvidedImports:
-    """Collect what the notebook provides by itself."""
+    """Collect the imports that the notebook provides itself."""
     modules: dict[str, str] = {}
     paths: dict[str, tuple[Path, ...]] = {}
     unknown: dict[str, None] = {}
@@ -71,12 +71,12 @@ def find_provided_imports(
         for line, folder in _import_path_folders(code, number):
             full = notebook_files.join_run_path(folders.folder_at(number, line), folder)
             copies = _find_project_copies(full, files)
-            if copies or notebook_files.MOUNT.match(full):  # a clone or a download has its own question
+            if copies or notebook_files.MOUNT.match(full):  # clones and downloads are decided on elsewhere
                 paths[full] = copies
         for command, words in _list_actions(code, number):
             if command in _COPY_CALLS and len(words) > 1:
                 modules |= dict.fromkeys(_copied_names(words), f"a copy made in cell {number}")
-                for word in words[:-1]:  # all files of a folder: they land beside the notebook
+                for word in words[:-1]:  # all files of a folder, copied next to the notebook
                     if "*" in word.rpartition("/")[2]:
                         paths[word.rpartition("/")[0]] = _find_project_copies(word.rpartition("/")[0], files)
             elif _UNPACK_CALLS.search(command):
@@ -86,7 +86,7 @@ def find_provided_imports(
 
 
 def _import_names(path: str) -> list[str]:
-    """Return what a Python file can be imported as from the folder that its path starts in, or from its own."""
+    """Return the names that a Python file can be imported by, from the first folder of its path or its own."""
     return [part.removesuffix(".py") for part in path.split("/") if part.removesuffix(".py").isidentifier()]
 
 
@@ -104,7 +104,7 @@ def _find_project_copies(path: str, files: NotebookFiles) -> tuple[Path, ...]:
 
 
 def _list_actions(code: NotebookCode, number: int) -> Iterator[tuple[str, list[str]]]:
-    """Yield the calls and shell commands of a cell with the texts of their arguments."""
+    """Yield the calls and shell commands of a cell with the values of their arguments."""
     tree, read = code.trees.get(number), code.reads[number]
     for node in ast.walk(tree) if tree else ():
         if isinstance(node, ast.Call):
@@ -120,7 +120,7 @@ def _list_actions(code: NotebookCode, number: int) -> Iterator[tuple[str, list[s
 
 
 def _import_path_folders(code: NotebookCode, number: int) -> Iterator[tuple[int, str]]:
-    """Yield the folders that a cell puts on the import path, each with its line."""
+    """Yield the folders that a cell puts on the import path, with their lines."""
     tree, read = code.trees.get(number), code.reads[number]
     for node in ast.walk(tree) if tree else ():
         for value in _import_path_values(node):
@@ -140,7 +140,7 @@ def _import_path_folders(code: NotebookCode, number: int) -> Iterator[tuple[int,
 
 
 def _import_path_values(node: ast.AST) -> Iterator[ast.expr]:
-    """Yield what a statement or call puts on the import path."""
+    """Yield the expressions that a statement or call puts on the import path."""
     values: list[ast.expr] = []
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute | ast.Name):
         values = node.args if ast.unparse(node.func) in _PATH_CALLS else []
@@ -157,7 +157,7 @@ def _import_path_values(node: ast.AST) -> Iterator[ast.expr]:
 def _installed_from_inputs(
     needs: Iterable[ExternalNeed], files: NotebookFiles, modules: dict[str, str]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the requirements that lines install from the inputs, and the wheels that are not here to look into."""
+    """Return the requirements installed from the inputs, and the wheels without a copy in the project."""
     names: list[str] = []
     unavailable: list[str] = []
     for need in (need for need in needs if need.kind is NeedKind.INSTALL):

@@ -1,4 +1,4 @@
-"""Shell commands of a notebook: pip, git, wget, Kaggle's and the hub's command lines, and what each needs."""
+"""Parse the shell commands of a notebook (pip, git, wget, kaggle, hf, ...) into the needs of each line."""
 
 import re
 import shlex
@@ -26,7 +26,7 @@ _PIP_VALUE_OPTIONS = frozenset(
     | {"--retries", "--proxy", "--log", "--cache-dir", "--progress-bar", "--upgrade-strategy", "--src"}
     | {"--trusted-host", "-C", "--config-settings", "--python-version", "--implementation", "--abi"}
 )
-"""pip's options that take a word of their own."""
+"""pip's options that take a value."""
 _INDEX_OPTIONS = ("-i", "--index-url", "--extra-index-url")
 _PYPI = re.compile(r"https?://pypi\.(python\.)?org(/|$)")
 
@@ -34,7 +34,7 @@ _SERVERS = re.compile(
     r"^(?:vllm serve|lmdeploy serve api_server"
     r"|(?P<module>python[\d.]*(?: -[a-zA-Z]+)* -m (?:vllm\.|sglang\.)\S*|text-generation-launcher|sglang serve))(?= |$)"
 )
-"""Programs that serve a language model: named by its place, or (`module`) by an option."""
+"""Programs that serve a language model, given by position or (`module`) by an option."""
 _MODEL_OPTION = re.compile(
     r"--(?:pretrained[-_])?(?:(?:base|draft|speculative)[-_])?model(?:[-_](?:path|id|name|name[-_]or[-_]path))?"
     r"|--tokenizer(?:[-_](?:path|name))?"
@@ -43,57 +43,53 @@ _HUB_ID = re.compile(
     r"(?!(?:models?|checkpoints?|weights|outputs?|data|inputs?|src|runs|logs|configs?|results?|experiments?|exp)/)"
     r"\w[\w.-]*/\w[\w.-]*(?<!\.pt)(?<!\.pth)(?<!\.ckpt)(?<!\.bin)(?<!\.onnx)(?<!\.safetensors)(?<!\.py)(?<!\.yml)(?<!\.yaml)"
 )
-"""An id of Hugging Face's hub, and no path as projects call theirs."""
+"""An id of the Hugging Face Hub, but no usual path of a project."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShellCommand:
-    """One command of a shell line."""
+    """One command of a shell line; its span in the line."""
 
     words: tuple[str, ...]
-    """Its words without what stands before the program; the program first, without its folder."""
+    """The program, without its folder, and its arguments."""
     start: int
-    """Where it begins in the line."""
     end: int
-    """Where it ends."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PipInstall:
-    """What a call of pip installs."""
+    """What a `pip install` installs."""
 
     requirements: tuple[str, ...] = ()
-    """Lines for a requirements file."""
     files: tuple[str, ...] = ()
-    """Requirements files."""
     folders: tuple[str, ...] = ()
-    """Folders of source, editable or not."""
+    """Source folders, editable or not."""
     local: tuple[str, ...] = ()
-    """Wheels and sdists on a disk."""
+    """Local wheels and sdists."""
     offline: bool = False
-    """Whether it asks no index already."""
+    """Whether it uses no index (`--no-index`)."""
     index: tuple[str, ...] = ()
-    """Lines of a requirements file that name the indexes and pages of links that it asks."""
+    """Its indexes and pages of links, as lines of a requirements file."""
     links: tuple[str, ...] = ()
-    """Folders that it takes wheels from."""
+    """Local folders of `--find-links`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FetchedFile:
-    """A file or repository that a command brings."""
+    """A file or repository that a command downloads."""
 
     address: str
-    """What is asked for."""
     destination: str
-    """The file or folder that it becomes."""
+    """The file or folder that it is stored in."""
     ref: str = ""
-    """The branch or tag of a repository, where one is named."""
+    """Branch or tag of a repository; empty for the default branch."""
 
 
 def split_commands(text: str, known: Mapping[str, str] | None = None) -> Iterator[ShellCommand]:
-    """Yield the commands of a shell line or script, in their order; comments are none.
+    """Yield the commands of a shell line or script, without comments.
 
-    `known` are strings of the notebook by name: `{name}` and `$name` are filled in.
+    Args:
+        known: Strings of the notebook by name, which replace `{name}` and `$name`.
     """
     start = 0
     cut = text
@@ -109,7 +105,8 @@ def split_commands(text: str, known: Mapping[str, str] | None = None) -> Iterato
 def _parse_command(text: str, start: int, end: int, known: Mapping[str, str]) -> Iterator[ShellCommand]:
     part = text[start:end]
     left = len(part) - len(part.lstrip())
-    # IPython fills names in before the shell splits the line: one name may hold several words
+    # IPython expands names before the shell splits the line, so one name may hold several words
+    # (https://ipython.readthedocs.io/en/stable/interactive/reference.html#system-shell-access)
     plain = _REDIRECTED.sub("", literals.fill_names(part.strip().replace("\\\n", " "), known))
     try:
         words = shlex.split(plain)
@@ -125,7 +122,7 @@ def _parse_command(text: str, start: int, end: int, known: Mapping[str, str]) ->
 
 
 def pip_words(words: Sequence[str]) -> tuple[str, ...] | None:
-    """Return pip's own words, its verb first ("install", ...), however it is called; None for another program."""
+    """Return pip's arguments, its verb first ("install", ...), however pip is called; None for another program."""
     arguments = list(words)
     if re.fullmatch(r"(python|pypy)[\d.]*", arguments[0]):
         while len(arguments) > 1 and re.fullmatch(
@@ -146,7 +143,7 @@ def pip_words(words: Sequence[str]) -> tuple[str, ...] | None:
 
 
 def _move_verb_first(words: Sequence[str]) -> list[str]:
-    """Return the words from the verb on, options before it behind it: `pip -q install x` says `pip install -q x`."""
+    """Move the options before the verb behind it: `pip -q install x` means `pip install -q x`."""
     arguments, before = list(words), list[str]()
     while arguments and arguments[0].startswith("-"):
         before.append(arguments.pop(0))
@@ -156,7 +153,7 @@ def _move_verb_first(words: Sequence[str]) -> list[str]:
 
 
 def parse_pip_install(words: Sequence[str]) -> PipInstall | None:
-    """Return what a command installs with pip; None for another command, and for pip's other verbs."""
+    """Return what `pip install` installs; None for other commands."""
     own = pip_words(words)
     if not own or own[0] != "install":
         return None
@@ -193,7 +190,7 @@ def parse_pip_install(words: Sequence[str]) -> PipInstall | None:
 
 
 def _split_short_options(word: str) -> tuple[str, ...]:
-    """Return pip's short options one by one where they are written as one word: "-qr", "-rfile.txt"."""
+    """Split combined short options of pip: "-qr", "-rfile.txt"."""
     match = re.fullmatch(r"-(?P<flags>[qvUI]*)(?P<option>[refi])(?P<value>.*)", word)
     if not match:
         return (word,)
@@ -210,7 +207,7 @@ def _argument_kind(word: str) -> str:
 
 
 def _add_egg_name(word: str) -> str:
-    """Return a requirement as a requirements file takes it: an address gets its name in front where it tells one."""
+    """Return a requirement for a requirements file: a URL with `#egg=NAME` becomes `NAME @ URL`."""
     if not re.match(r"(git|hg|svn|bzr)\+|https?://", word):
         return word
     match = re.search(r"[#&]egg=([\w.-]+)", word)
@@ -220,7 +217,7 @@ def _add_egg_name(word: str) -> str:
 
 
 def parse_clone(words: Sequence[str]) -> FetchedFile | None:
-    """Return the repository that a command clones, and its folder."""
+    """Return the repository that `git clone` clones, and its folder."""
     if list(words[:2]) != ["git", "clone"]:
         return None
     plain = _positional_arguments(
@@ -234,19 +231,19 @@ def parse_clone(words: Sequence[str]) -> FetchedFile | None:
 
 
 def repository_requirement(address: str, ref: str = "") -> str:
-    """Return the line of a requirements file that installs a repository; the package's name is its own to tell."""
+    """Return the requirement that installs a repository; its metadata names the package."""
     short = re.fullmatch(r"([\w.-]+@[\w.-]+):(?!/)(.+)", address)
     url = f"ssh://{short[1]}/{short[2]}" if short else address
     return f"git+{url}{f'@{ref}' if ref else ''}"
 
 
 def is_nameless(line: str) -> bool:
-    """Whether a line of a requirements file is an address alone."""
+    """Whether a requirement is a URL without a name."""
     return bool(re.match(r"(git|hg|svn|bzr)\+|\w+://", line)) and "egg=" not in line
 
 
 def parse_download(words: Sequence[str]) -> tuple[FetchedFile, ...]:
-    """Return the files that wget, curl or gdown bring."""
+    """Return the files that wget, curl, gdown or aria2c download."""
     program = words[0]
     if program not in ("wget", "curl", "gdown", "aria2c"):
         return ()
@@ -307,7 +304,7 @@ def _positional_arguments(words: Sequence[str], *, with_value: set[str]) -> list
 
 
 def parse_kaggle_download(words: Sequence[str]) -> tuple[str, str] | None:
-    """Return the kind of source ("dataset", ...) and its name that Kaggle's command line fetches."""
+    """Return the kind ("dataset", ...) and name of the source that `kaggle` downloads."""
     if words[0] != "kaggle" or ("download" not in words and "output" not in words):
         return None
     kind = {"datasets": "dataset", "d": "dataset", "competitions": "competition", "c": "competition"}.get(
@@ -325,7 +322,7 @@ def parse_kaggle_download(words: Sequence[str]) -> tuple[str, str] | None:
 
 
 def parse_hub_download(words: Sequence[str]) -> FetchedFile | None:
-    """Return the repository that the hub's command line downloads."""
+    """Return the repository that `hf download` downloads."""
     if words[0] not in ("huggingface-cli", "hf") or words[1:2] != ("download",):
         return None
     plain = _positional_arguments(
@@ -335,7 +332,7 @@ def parse_hub_download(words: Sequence[str]) -> FetchedFile | None:
 
 
 def find_served_models(words: Sequence[str]) -> Iterator[str]:
-    """Yield the models that a command loads by a hub's ids: a server's, and what options of any program call so."""
+    """Yield the hub ids of models that a command loads: those of model servers, and of model options of any program."""
     server = _SERVERS.search(" ".join(words[:4]))
     if server and not server["module"] and (arguments := words[len(server[0].split()) :]):
         model = (
@@ -353,12 +350,12 @@ def find_served_models(words: Sequence[str]) -> Iterator[str]:
 
 
 def _is_hub_id(word: str) -> bool:
-    """Whether a server would ask the hub for this: an id, or the name of one of the hub's first models ("gpt2")."""
+    """Whether a server would load this from the hub: an id, or a name without an owner ("gpt2")."""
     return bool(_HUB_ID.fullmatch(word) or re.fullmatch(r"\w[\w.-]*", word))
 
 
 def find_word(word: str, text: str, known: Mapping[str, str]) -> tuple[int, int]:
-    """Return where a word stands in a line, as it is or as the one `{name}` that is filled in; -1 for nowhere."""
+    """Return the span of a word in a line, literal or as a filled-in `{name}`; (-1, -1) unless it occurs once."""
     spans = [match.span() for match in re.finditer(rf"(?<![\w./-]){re.escape(word)}(?![\w./-])", text)]
     spans += [
         match.span()
@@ -369,7 +366,7 @@ def find_word(word: str, text: str, known: Mapping[str, str]) -> tuple[int, int]
 
 
 def parse_corpus_download(words: Sequence[str]) -> tuple[str, str] | None:
-    """Return the library ("nltk", "spacy") and the data of it that a command downloads."""
+    """Return the library ("nltk", "spacy") and the data that a command downloads."""
     if not re.fullmatch(r"python[\d.]*", words[0]) or words[1:2] != ("-m",) or len(words) < 4:
         return None
     if words[2:4] == ("spacy", "download") and len(words) > 4:
@@ -380,18 +377,18 @@ def parse_corpus_download(words: Sequence[str]) -> tuple[str, str] | None:
 
 
 def is_system_install(words: Sequence[str]) -> bool:
-    """Whether a command installs programs of the system, or with conda."""
+    """Whether a command installs system packages, or with conda."""
     return words[0] in ("apt", "apt-get", "conda", "mamba", "dpkg", "yum") and "install" in words
 
 
 _LOGIN_PROGRAMS = frozenset({"wandb", "huggingface-cli", "hf", "comet", "neptune", "kaggle"})
-"""Programs whose `login` wants an account."""
+"""Programs with a `login` command."""
 _CONDA_VALUE_OPTIONS = frozenset({"-c", "--channel", "-n", "--name", "-p", "--prefix", "--solver", "--file"})
-"""conda's options that take a word of their own."""
+"""conda's options that take a value."""
 
 
 def command_needs(words: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    """Yield what one command wants, as fields of needs; nothing for a command that needs no internet."""
+    """Yield the needs of one command, as their fields."""
     own = pip_words(words)
     if own and own[0] in ("install", "uninstall", "download", "wheel"):
         yield {"kind": NeedKind.INSTALL, "target": shlex.join(words), "detail": own[0]}
@@ -428,7 +425,7 @@ def command_needs(words: tuple[str, ...]) -> Iterator[dict[str, Any]]:
 
 
 def _conda_packages(words: Sequence[str]) -> list[str]:
-    """Return the packages that conda installs, without versions; empty for other programs."""
+    """Return the packages that conda installs, without versions; [] for other programs."""
     remaining, packages = (
         list(words[words.index("install") + 1 :]) if words[0] in ("conda", "mamba") else [],
         [],
@@ -443,7 +440,7 @@ def _conda_packages(words: Sequence[str]) -> list[str]:
 
 
 _HARMLESS = frozenset({"cd", "echo", "true", ":", "clear"})
-"""Commands that matter only to those beside them."""
+"""Commands that can be disabled together with the others of a line."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -451,17 +448,16 @@ class ShellLine:
     """A shell line, or one line of a shell script."""
 
     magic: Magic
-    """The magic that it is, or that the script is."""
+    """The magic of the line or of its script."""
     needs: tuple[ExternalNeed, ...]
-    """What its commands want."""
     alone: bool
-    """Whether it does nothing besides."""
+    """Whether it does nothing else."""
     script: bool = False
-    """Whether it is a line of a script, which is no Python at all."""
+    """Whether it is a line of a script, in which no Python can replace it."""
 
 
 def find_shell_lines(code: NotebookCode, folders: WorkingFolders) -> Iterator[ShellLine]:
-    """Yield the shell lines of a notebook that want something from outside, cell by cell."""
+    """Yield the shell lines of a notebook with needs, cell by cell."""
     for number, read in code.reads.items():
         for magic in read.magics:
             if magic.shell_command:
@@ -493,7 +489,7 @@ def _read_line(
     *,
     script: bool = False,
 ) -> tuple[list[ShellLine], str]:
-    """Return a line that wants something, if it does, and the folder that it ends in."""
+    """Return the line if it has needs, and the folder that it ends in."""
     (at, text), read, needs, alone = position_and_text, code.reads[number], [], True
     for command in split_commands(text, code.strings):
         if command.words[0] == "cd" and len(command.words) > 1:
@@ -526,13 +522,13 @@ def _read_line(
 
 
 def _argument_span(word: str, text: str, command: tuple[int, int], code: NotebookCode) -> tuple[int, int]:
-    """Return the place of a word of a command in its line, (-1, -1) where it is not known."""
+    """Return the span of a command's argument in its line, (-1, -1) if it is not known."""
     start, end = find_word(word, text[slice(*command)], code.strings)
     return (start + command[0], end + command[0]) if start >= 0 else (-1, -1)
 
 
 def place_destination(kind: NeedKind, into: str, folder: str) -> str:
-    """Return where something goes that is fetched from a folder of the run; what is installed: that folder."""
+    """Return where a download from a folder of the run is stored; for installs, that folder."""
     if kind is NeedKind.INSTALL:
         return folder
     return (

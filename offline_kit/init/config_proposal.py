@@ -1,4 +1,4 @@
-"""A first configuration: what is found in a project, written where configurations are read."""
+"""Propose a first configuration from what is found in a project, and write it."""
 
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -37,82 +37,82 @@ SETTING_ORDER = (
         "function",
     ),
 )
-"""In which the settings are written: a person reads them from what it is about to how it is done."""
+"""Order of the settings in the file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class InitRequest:
-    """What a person said about the first configuration."""
+    """The options of `offline-kit init`."""
 
     project: Path
-    """The project's folder."""
     competition: str = ""
-    """Slug of the competition; empty looks for it."""
+    """Slug of the competition; empty to detect it."""
     dataset: str = ""
-    """Slug of the dataset; empty makes one of the project's name."""
+    """Slug of the dataset; empty to derive it from the project's name."""
     force: bool = False
-    """Whether keys may be added to a configuration that is there."""
+    """Whether to add missing keys to an existing configuration."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConfigProposal:
-    """What would be written, and why."""
+    """The configuration that would be written."""
 
     file: Path
-    """The file that gets it."""
     text: str
-    """That file's whole new text."""
+    """The whole new text of the file."""
     block: str
-    """What is new in it; empty where nothing is to be added."""
+    """The added lines; empty if there are none."""
     settings: tuple[Setting, ...]
-    """The new settings, those that were not found included."""
+    """The added settings, including those without a value."""
     existing_keys: tuple[str, ...]
-    """Keys that were there already and stay as they are."""
+    """Keys that the configuration already has."""
     notes: tuple[str, ...]
-    """What the person should know besides."""
 
     @property
     def missing_settings(self) -> tuple[Setting, ...]:
-        """What was not found and the person has to say."""
+        """The needed settings that were not found."""
         return tuple(setting for setting in self.settings if setting.value is None and setting.needed_for)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _ConfigFile:
-    """Where the configuration is, or is to be."""
+    """The file with the configuration, existing or new."""
 
     file: Path
-    """The file."""
     old: str
-    """Its text; empty where there is none."""
+    """Its text; empty if it is new."""
     table: Mapping[str, Any] | None
-    """The configuration in it; None where there is none."""
+    """The existing configuration; None if there is none."""
     nested: bool
-    """Whether it is [tool.offline-kit], else the file's top."""
+    """Whether the configuration is [tool.offline-kit] instead of the whole file."""
 
 
 def propose_config(request: InitRequest, report: Reporter = SILENT) -> ConfigProposal:
-    """Look at a project and return its first configuration; nothing is written and nothing of it is run.
+    """Inspect a project and return its first configuration; write and run nothing.
 
-    It goes into pyproject.toml where there is one, else into a new offline-kit.toml. With `force`, a
-    configuration that is there keeps all that it says, and gets what it does not say and was found. Raises
-    UsageError for a configuration without `force`, for names that Kaggle refuses, and for files that are no TOML.
+    It goes into pyproject.toml if there is one, else into a new offline-kit.toml. With `force`, an existing
+    configuration keeps its keys and gets the missing ones that were detected.
+
+    Raises:
+        UsageError: There is a configuration and no `force`, Kaggle would refuse a name, or a file is not valid TOML.
     """
     root = request.project.expanduser().absolute()
     if not root.is_dir():
         raise UsageError(
             f"there is no folder '{request.project}'",
-            hint="name the project's folder, or leave it out for this one",
+            hint="pass the project's folder, or none for the current one",
+            code="project-not-found",
         )
     pyproject = _read_toml(root / "pyproject.toml")
     target = _locate_config(root, pyproject)
     if target.table is not None and not request.force:
         raise UsageError(
-            f"'{target.file}' has a configuration for offline-kit already",
-            hint="edit it, or add what it does not say yet with --force, which changes nothing that it says",
+            f"'{target.file}' already has a configuration of offline-kit",
+            hint="edit it, or add missing keys with --force, which keeps the existing ones",
+            code="configuration-exists",
         )
     _check_options(request, target)
-    report.step(f"Looking at '{root}'")
+    report.step(f"Inspecting '{root}'")
     detected = _apply_options(
         _detect_settings(root, tomllib.loads(pyproject or ""), target, request), request
     )
@@ -121,26 +121,28 @@ def propose_config(request: InitRequest, report: Reporter = SILENT) -> ConfigPro
 
 
 def write_config(proposal: ConfigProposal) -> None:
-    """Write what was proposed; OutsideError where the file cannot be written."""
+    """Write the proposal; raise OutsideError if the file cannot be written."""
     if proposal.block:
-        # Through a link to the file itself; bytes, so that line ends stay as they are.
+        # Follow a link to the file itself; write bytes to keep the line ends on Windows.
         files.write_atomic(proposal.file.resolve(), proposal.text.encode("utf-8"))
 
 
 def _read_toml(path: Path) -> str | None:
-    """Return the text of a TOML file with its line ends as they are; None where there is no such file."""
+    """Return the text of a TOML file with its line ends; None if there is no such file."""
     try:
         content = path.read_bytes().decode("utf-8")
         tomllib.loads(content)
     except FileNotFoundError:
         return None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"'{path}' is not valid TOML: {error}", hint="mend the line it names") from error
+        raise UsageError(
+            f"'{path}' is not valid TOML: {error}", hint="fix the line in this message", code="toml-invalid"
+        ) from error
     return content
 
 
 def _locate_config(root: Path, pyproject: str | None) -> _ConfigFile:
-    """Return where the configuration is or goes; two of them are an error, as they are for every command."""
+    """Return the file of the configuration; raise UsageError if there are two."""
     own_file = root / "offline-kit.toml"
     own_text = _read_toml(own_file)
     document = tomllib.loads(own_text or "")
@@ -148,7 +150,8 @@ def _locate_config(root: Path, pyproject: str | None) -> _ConfigFile:
     if document and nested_table is not None:
         raise UsageError(
             f"'{root}' has both offline-kit.toml and [tool.offline-kit] in pyproject.toml",
-            hint="keep one of the two, so that it is clear which one counts",
+            hint="keep one of the two",
+            code="two-configurations",
         )
     if pyproject is None or document:
         nested = "offline-kit" in document.get("tool", {})
@@ -158,13 +161,14 @@ def _locate_config(root: Path, pyproject: str | None) -> _ConfigFile:
 
 
 def _check_options(request: InitRequest, target: _ConfigFile) -> None:
-    """Raise where the person says now what the file says otherwise: it is not changed."""
+    """Raise UsageError if an option contradicts the file, which keeps its values."""
     for key, option in (("competition", request.competition), ("dataset", request.dataset)):
         stated = (target.table or {}).get(key, option)
         if option and stated != option:
             raise UsageError(
                 f"'{target.file}' says {key} = {stated!r}, and --{key} says '{option}'",
-                hint="change it in the file: --force only adds what is not there",
+                hint="change it in the file: --force only adds missing keys",
+                code="option-contradicts-configuration",
             )
 
 
@@ -205,18 +209,18 @@ def _name_settings(root: Path, pyproject: Mapping[str, Any]) -> tuple[Setting, S
         Setting(
             key="dataset",
             value=make_dataset_slug(name),
-            reason="private, and yours: whoever pushes is its owner",
+            reason="private; its owner is whoever pushes",
         ),
         Setting(
             key="image",
             value=images.choose_default_image("none"),
-            reason='the newest that this version knows; for a GPU: accelerator = "NvidiaTeslaT4" in its place',
+            reason='the newest known image; for a GPU use accelerator = "NvidiaTeslaT4" instead',
         ),
     )
 
 
 def _apply_options(detected: DetectedSettings, request: InitRequest) -> DetectedSettings:
-    """Lay what the person said over what was found."""
+    """Replace detected settings by the options."""
     flags = {"competition": request.competition, "dataset": request.dataset}
     settings = tuple(
         replace(setting, value=flags[setting.key], reason="", comments=())
@@ -236,7 +240,8 @@ def _check_names(settings: Iterable[Setting]) -> None:
     if problems:
         raise UsageError(
             problems[0],
-            hint="a slug is the last part of an address on Kaggle; --competition and --dataset take one",
+            hint="pass a slug, the last part of a URL on Kaggle, to --competition or --dataset",
+            code="slug-invalid",
             details=problems[1:],
         )
 
@@ -259,7 +264,7 @@ def _build_proposal(target: _ConfigFile, detected: DetectedSettings) -> ConfigPr
         for setting in detected.settings
         if setting.key not in (notebook if setting.notebook else target.table)
     ]
-    # what is told in a comment only was told when the file was made
+    # settings without a value are comments, which the file got when it was created
     fresh = [
         setting
         for setting in fresh
@@ -281,9 +286,9 @@ def _build_proposal(target: _ConfigFile, detected: DetectedSettings) -> ConfigPr
 
 
 def _changes_meaning(setting: Setting, table: Mapping[str, Any]) -> bool:
-    """Whether adding a key gives another meaning to what is said already."""
+    """Whether adding a key would change the meaning of existing ones."""
     if setting.key in ("image", "parts"):
-        # an accelerator chooses its own image, and what was pushed as one dataset would become three
+        # an accelerator chooses its own image; splitting would move a pushed dataset into three
         return setting.key == "parts" or "accelerator" in table
     if setting.notebook:
         return bool(

@@ -1,4 +1,4 @@
-"""Settings that were found in a project, and their lines of TOML in a file of which every other byte stays."""
+"""Settings of a configuration, and their TOML in a file whose other bytes stay the same."""
 
 import json
 import re
@@ -12,36 +12,34 @@ from offline_kit.core.errors import UsageError
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """One key of the configuration, found or not."""
+    """One key of the configuration, detected or not."""
 
     key: str
-    """Its name in [tool.offline-kit], or in [tool.offline-kit.notebook]."""
+    """Its name in [tool.offline-kit] or [tool.offline-kit.notebook]."""
     value: object = None
-    """What was found; None for nothing, which becomes a commented line."""
+    """The detected value; None becomes a commented line with the example."""
     example: object = ""
-    """What stands in the commented line."""
     reason: str = ""
-    """Where it comes from, or what it is for, in a few words."""
+    """Its source or purpose, in a few words."""
     comments: tuple[str, ...] = ()
-    """Further lines of comment: what was left out."""
+    """Further lines of comment."""
     notebook: bool = False
     """Whether it belongs into the notebook's table."""
     needed_for: str = ""
-    """What cannot be done without it, where it was not found and the person must say it."""
+    """What fails without it, if it was not detected and must be set by hand."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DetectedSettings:
-    """Settings, and what the person should know."""
+    """Detected settings, and notes for the person."""
 
     settings: tuple[Setting, ...] = ()
-    """In the order in which they are written."""
     notes: tuple[str, ...] = field(default=())
-    """Sentences for the person that stand in no file."""
+    """Sentences that go to the screen, not into the file."""
 
 
 LINE_WIDTH = 110
-"""Characters of a line; a longer comment stands above its key."""
+"""Largest length of a line; longer comments go above their key."""
 _MAIN = ("tool", "offline-kit")
 _NOTEBOOK = ("tool", "offline-kit", "notebook")
 
@@ -75,7 +73,7 @@ def _format_value(value: object) -> str:
         )
     if isinstance(value, list) and any(isinstance(item, dict) for item in value):
         return f"[{', '.join(map(_format_value, value))}]"
-    # JSON's strings and lists of strings are TOML's as well
+    # JSON's strings and lists of strings are valid TOML, except for DEL (https://toml.io/en/v1.0.0#string)
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
@@ -88,20 +86,14 @@ def _make_printable(text: str) -> str:
 
 
 def add_configuration(old: str, settings: Sequence[Setting], *, nested: bool, where: str) -> str:
-    """Return the text of a file that has no configuration of ours, with one behind all that it has.
-
-    `nested` as for `extended`; raises UsageError where the file does not take our tables.
-    """
+    """Append a configuration to the text of a file without one; arguments and errors as in `add_settings`."""
     new = _append_lines(old, format_tables(settings, nested=nested))
     _check_result(old, new, where, settings, nested=nested)
     return new
 
 
 def format_tables(settings: Iterable[Setting], *, nested: bool) -> str:
-    """Return both tables as they stand in pyproject.toml (`nested`) or in a file of ours.
-
-    What was not found is a comment.
-    """
+    """Return both tables for pyproject.toml (`nested`) or offline-kit.toml; undetected settings as comments."""
     rows = list(settings)
     names = (".".join(_MAIN), ".".join(_NOTEBOOK)) if nested else ("", _NOTEBOOK[2])
     first = _format_table(names[0], [setting for setting in rows if not setting.notebook])
@@ -115,15 +107,19 @@ def _append_lines(old: str, lines: str) -> str:
 
 
 def add_settings(old: str, settings: Sequence[Setting], *, nested: bool, where: str) -> str:
-    """Return the text of a file with these settings put into tables that are there already.
+    """Insert settings into the existing tables of a file's text.
 
-    `nested`: the tables are [tool.offline-kit] and its [.notebook]; else the file's top and [notebook].
-    Raises UsageError where the file writes them in a way that cannot be extended, with the lines to add by hand.
+    Args:
+        nested: The tables are [tool.offline-kit] and its [.notebook]; else the file's top level and [notebook].
+        where: The file's name, for errors.
+
+    Raises:
+        UsageError: The tables are written in a way that cannot be extended; the details are the lines to add.
     """
     lines = old.splitlines(keepends=True)
     main = [setting for setting in settings if not setting.notebook]
     notebook = [setting for setting in settings if setting.notebook]
-    # The notebook's first: what is put in above it would move its header.
+    # The notebook's table first: lines inserted above would move its header.
     if notebook:
         name = _NOTEBOOK if nested else _NOTEBOOK[2:]
         at = _find_header(lines, name)
@@ -135,7 +131,7 @@ def add_settings(old: str, settings: Sequence[Setting], *, nested: bool, where: 
             lines = _insert_lines(lines, at, _format_table("", notebook))
     if main:
         at = _find_header(lines, _MAIN) if nested else -1
-        if at is None:  # only the notebook's has a header so far
+        if at is None:  # so far only the notebook's table has a header
             lines = [_append_lines("".join(lines), _format_table(".".join(_MAIN), main))]
         else:
             lines = _insert_lines(lines, at, _format_table("", main) + ("\n" if at < 0 else ""))
@@ -145,7 +141,7 @@ def add_settings(old: str, settings: Sequence[Setting], *, nested: bool, where: 
 
 
 def _insert_lines(lines: list[str], at: int, added: str) -> list[str]:
-    """Put lines behind a header: keys there are its table's, whatever follows."""
+    """Insert lines after a header, where keys belong to its table."""
     before = lines[: at + 1]
     if before and not before[-1].endswith("\n"):
         before[-1] += "\n"
@@ -153,7 +149,7 @@ def _insert_lines(lines: list[str], at: int, added: str) -> list[str]:
 
 
 def _find_header(lines: Sequence[str], name: Sequence[str]) -> int | None:
-    """Return the number of the line that opens a table."""
+    """Return the index of the line that opens a table."""
     words = r"\s*\.\s*".join(rf"""["']?{re.escape(word)}["']?""" for word in name)
     pattern = re.compile(rf"\s*\[\s*{words}\s*\]\s*(#.*)?$")
     return next((number for number, line in enumerate(lines) if pattern.match(line.rstrip("\r\n"))), None)
@@ -164,7 +160,7 @@ def _match_line_ends(old: str, new: str) -> str:
 
 
 def _check_result(old: str, new: str, where: str, settings: Sequence[Setting], *, nested: bool) -> None:
-    """Raise where the new text does not say what the old one said and the settings beside."""
+    """Raise UsageError unless the new text is the old one plus the settings."""
     try:
         result = tomllib.loads(new)
     except tomllib.TOMLDecodeError as error:
@@ -182,7 +178,7 @@ def _check_result(old: str, new: str, where: str, settings: Sequence[Setting], *
 
 
 def _drop_empty(data: dict[str, Any], *, nested: bool) -> None:
-    """Take out a table of nothing, which a header with comments alone makes."""
+    """Delete an empty notebook table, as from a header with comments only."""
     table = _descend_tables(data, _MAIN if nested else ())
     if not table.get("notebook", True):
         del table["notebook"]
@@ -196,7 +192,8 @@ def _descend_tables(data: dict[str, Any], names: Collection[str]) -> dict[str, A
 
 def _manual_edit_error(where: str, settings: Sequence[Setting]) -> UsageError:
     return UsageError(
-        f"'{where}' is written in a way that [tool.offline-kit] cannot be added to by a program",
-        hint="put the lines above into it by hand",
+        f"'{where}' writes [tool.offline-kit] in a form that cannot be extended automatically",
+        hint="add the lines above by hand",
+        code="configuration-not-extendable",
         details=format_tables(settings, nested=True).splitlines(),
     )
