@@ -1,4 +1,4 @@
-"""Which competition a project is for, and where its data lies, as far as names tell."""
+"""Detect a project's competition and its data from the names of files and folders."""
 
 import json
 import re
@@ -13,15 +13,15 @@ from offline_kit.init.file_tree import DATA_FOLDERS, FileTree, top_folder
 from offline_kit.project.kaggle_names import check_slug, make_slug
 
 MAX_ZIP_ENTRIES = 0xFFFF
-"""A zip with so many entries is not opened: such a one holds pictures, as competitions' do."""
+"""A zip with this many entries is not opened: it contains images, as those of competitions do."""
 _TABLES = frozenset({".csv", ".parquet", ".json", ".jsonl", ".tsv"})
 
 
 def propose_competition(tree: FileTree) -> DetectedSettings:
-    """Return `competition` and `competition_data`.
+    """Return the settings `competition` and `competition_data`.
 
-    Looked for, in this order: competition.toml, kernel-metadata.json of an earlier notebook, folders of
-    data that are called like a competition, zips as Kaggle's client downloads them.
+    Sources, in this order: competition.toml, kernel-metadata.json of an earlier notebook, data folders named like
+    a competition, zips as Kaggle's client downloads them.
     """
     sources: dict[str, str] = {}
     for slug, source in _find_slugs(tree):
@@ -35,7 +35,7 @@ def _competition_setting(sources: dict[str, str]) -> Setting:
         return Setting(
             key="competition",
             example="plant-pathology-2021-fgvc8",
-            reason="slug of the competition: the last part of its address",
+            reason="slug of the competition: the last part of its URL",
             needed_for="to attach the competition's data and to submit",
         )
     alternatives = [f"{slug} ({sources[slug]})" for slug in ordered[1:]]
@@ -61,7 +61,7 @@ def _data_setting(tree: FileTree, slugs: list[str]) -> Setting:
 
 
 def _find_slugs(tree: FileTree) -> Iterator[tuple[str, str]]:
-    """Yield slugs, each with where it comes from; the likeliest first."""
+    """Yield slugs with their source, the likeliest first."""
     if (slug := _slug_of_toml(tree)) and not check_slug(slug):
         yield slug, "from competition.toml"
     for name in tree.files:
@@ -73,7 +73,7 @@ def _find_slugs(tree: FileTree) -> Iterator[tuple[str, str]]:
     for name in tree.files:
         slug = PurePosixPath(name).stem
         if name.endswith(".zip") and _is_near(name) and _is_slug(slug) and _is_download(tree.root / name):
-            yield slug, f"from the name of {name}: check that it is the one"
+            yield slug, f"from the name of {name}: check it"
 
 
 def _slug_of_toml(tree: FileTree) -> str:
@@ -109,7 +109,7 @@ def _slug_like_folders(tree: FileTree) -> list[str]:
 
 
 def _is_slug(name: str) -> bool:
-    """Whether a name is one that competitions have: of several words, or long; "raw" is none."""
+    """Whether a name looks like a competition's slug: several words, or long; not "raw"."""
     return not check_slug(name) and ("-" in name or len(name) > 12)
 
 
@@ -118,7 +118,7 @@ def _is_near(name: str) -> bool:
 
 
 def _is_download(path: Path) -> bool:
-    """Whether a zip holds a sample submission; one of very many entries is not looked through."""
+    """Whether a zip contains a sample submission, or too many entries to check."""
     try:
         if _count_entries(path) >= MAX_ZIP_ENTRIES:
             return True
@@ -129,7 +129,8 @@ def _is_download(path: Path) -> bool:
 
 
 def _count_entries(path: Path) -> int:
-    """Return the number of entries that a zip's last record tells, 65535 for more."""
+    """Return the number of entries in a zip's end record, 65535 for more."""
+    # 4.3.16 of https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT: 22 bytes and a comment of up to 65,535
     with path.open("rb") as stream:
         size = stream.seek(0, 2)
         stream.seek(max(0, size - 66_000))

@@ -1,4 +1,4 @@
-"""A bounded look at a project's files: names alone, and never all of a million pictures."""
+"""List a project's files and folders by name, within limits: data folders may contain millions of images."""
 
 import os
 from collections import deque
@@ -9,27 +9,26 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 
 DATA_FOLDERS = frozenset({"input", "inputs", "data", "dataset", "datasets", "hidden", "labels", ".kaggle"})
-"""Folders at the top of a project that hold data, not code or weights."""
+"""Top-level folders that contain data, not code or weights."""
 
 _SKIPPED_FOLDERS = frozenset(
     {"node_modules", "venv", "env", "dist", "__pycache__", "site-packages", "wandb", "mlruns"}
     | {"__pypackages__", "htmlcov"}
 )
-"""Folders that are never looked into, wherever they lie; nor hidden ones, but for `.kaggle`."""
+"""Folders that are skipped at any depth, as are hidden ones except `.kaggle`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScanLimits:
-    """How far a look goes."""
+    """Limits of a scan."""
 
     depth: int = 7
-    """Folders below the project."""
     data_depth: int = 3
-    """The same in folders of data."""
+    """The same in data folders."""
     per_folder: int = 2000
-    """Entries of one folder."""
+    """Entries per folder."""
     total: int = 50_000
-    """Entries altogether."""
+    """Entries in total."""
 
 
 LIMITS = ScanLimits()
@@ -37,23 +36,22 @@ LIMITS = ScanLimits()
 
 @dataclass(frozen=True, kw_only=True)
 class FileTree:
-    """The names that were seen."""
+    """The files and folders that a scan found."""
 
     root: Path
-    """The project's folder."""
     files: tuple[str, ...]
-    """Posix paths of files relative to it, those near the top first, then by name."""
+    """POSIX paths relative to the root, those near the top first, then by name."""
     folders: tuple[str, ...]
-    """The same for folders, those of data and hidden `.kaggle` included."""
+    """The same for folders, including data folders and `.kaggle`."""
     notes: tuple[str, ...] = ()
-    """Where the look ended early, in sentences."""
+    """Sentences on what a limit left out."""
 
     def files_at(self, folder: str) -> tuple[str, ...]:
-        """Return the files that lie in this very folder ("" for the project)."""
+        """Return the files directly in a folder ("" for the root)."""
         return self._files_in.get(folder, ())
 
     def folders_at(self, folder: str) -> tuple[str, ...]:
-        """Return the folders that lie in this very folder."""
+        """Return the folders directly in a folder."""
         return self._folders_in.get(folder, ())
 
     def files_below(self, folder: str) -> tuple[str, ...]:
@@ -61,11 +59,11 @@ class FileTree:
         return tuple(name for name in self.files if name.startswith(f"{folder}/"))
 
     def file_size(self, name: str) -> int:
-        """Return the bytes of a file; 0 where it is gone."""
+        """Return the size of a file in bytes; 0 if it is gone."""
         return self._file_status(name)[0]
 
     def modified_ns(self, name: str) -> int:
-        """Return when a file was changed, in nanoseconds; 0 where it is gone."""
+        """Return a file's modification time in nanoseconds; 0 if it is gone."""
         return self._file_status(name)[1]
 
     @cached_property
@@ -97,9 +95,9 @@ def top_folder(name: str) -> str:
 
 
 def scan_tree(root: Path, limits: ScanLimits = LIMITS) -> FileTree:
-    """Look at the names below a folder, the nearest first, and say in the notes where a limit ended that.
+    """Scan a folder breadth first; the notes say what a limit left out.
 
-    Links to folders are followed at the top alone: deeper they may be rings.
+    Links to folders are only followed at the top: deeper ones may form cycles.
     """
     scan = _TreeScan(root, limits)
     scan.scan_folders()
@@ -121,7 +119,7 @@ class _TreeScan:
             folder = waiting.popleft()
             if self._entry_count >= self.limits.total:
                 self.notes.append(
-                    f"looked at the first {self.limits.total} files and folders alone; '{folder}' and others were not seen"
+                    f"only scanned the first {self.limits.total} files and folders; skipped '{folder}' and others"
                 )
                 return
             inner = sorted(self._folder_entries(folder))
@@ -129,11 +127,11 @@ class _TreeScan:
                 waiting.extend(inner)
             elif inner and not _is_data(folder):
                 self.notes.append(
-                    f"'{folder}' is {self.limits.depth} folders deep: what lies below was not seen"
+                    f"'{folder}' is {self.limits.depth} folders deep: skipped everything below it"
                 )
 
     def _folder_entries(self, folder: str) -> Iterator[str]:
-        """Note the files of a folder, and yield the folders in it that are looked into."""
+        """Record the files of a folder, and yield its folders that are scanned."""
         files = []
         for entry in self._list_folder(folder):
             name = f"{folder}/{entry.name}" if folder else entry.name
@@ -141,7 +139,7 @@ class _TreeScan:
                 if not self._is_skipped(entry, folder):
                     self.folders.append(name)
                     yield name
-            elif not entry.name.startswith(".") and entry.is_file():  # a pipe would be waited for
+            elif not entry.name.startswith(".") and entry.is_file():  # reading a pipe would block
                 files.append(name)
         self.files += sorted(files)
 
@@ -151,11 +149,11 @@ class _TreeScan:
             with os.scandir(self.root / folder) as entries:
                 listed = list(islice(entries, most + 1))
         except OSError as error:
-            self.notes.append(f"cannot look into '{folder or self.root}': {error.strerror}")
+            self.notes.append(f"cannot list '{folder or self.root}': {error.strerror}")
             return []
         self._entry_count += len(listed)
         if len(listed) > most:
-            self.notes.append(f"'{folder or '.'}' has more than {most} entries: the others were not seen")
+            self.notes.append(f"'{folder or '.'}' has more than {most} entries: skipped the others")
         return [entry for entry in listed[:most] if _is_printable(entry.name)]
 
     def _depth_left(self, folder: str) -> int:
@@ -171,7 +169,7 @@ class _TreeScan:
         path = Path(entry.path)
         if (name == "build" and not folder) or (path / "pyvenv.cfg").exists():
             return True
-        # a link that leads to the project itself, or above it, would be walked for ever
+        # a link to the project itself or above it would never end
         return entry.is_symlink() and self.root.resolve().is_relative_to(path.resolve())
 
 
@@ -180,5 +178,5 @@ def _is_data(folder: str) -> bool:
 
 
 def _is_printable(name: str) -> bool:
-    """Whether a name can be written into a text file: other bytes than UTF-8, or line ends, cannot."""
+    """Whether a name can be written into a text file: no bytes outside UTF-8 and no line ends."""
     return name.isprintable()

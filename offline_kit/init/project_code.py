@@ -1,4 +1,4 @@
-"""Model and data classes and `predict` functions of a project, read from its syntax: nothing is imported."""
+"""Find model classes, data classes and `predict` functions of a project in its syntax alone."""
 
 import ast
 import re
@@ -10,16 +10,16 @@ from offline_kit.init.file_tree import DATA_FOLDERS, FileTree, top_folder
 from offline_kit.project.references import parse_module
 
 MAX_FILES = 1500
-"""Python files that are read."""
+"""Largest number of Python files to read."""
 MAX_FILE_SIZE = 1_000_000
-"""Bytes of a Python file above which nobody wrote it."""
+"""Bytes; larger Python files are generated."""
 _NO_CODE = frozenset({"tests", "test", "docs", "doc", "examples", "bench", "benchmarks"})
 _WORK_CALLS = frozenset({"fit", "train", "main", "parse_args", "run", "predict", "backward"})
-"""Calls at the top of a module that nobody wants in a notebook's import."""
+"""Calls at the top of a module that an import should not run."""
 _GENERAL_WORDS = frozenset(
     {"model", "models", "data", "src", "kaggle", "version", "checkpoint", "checkpoints", "ckpt", "best"}
 )
-"""Words of paths that tell nothing about the competition."""
+"""Words of paths that do not identify a competition."""
 _LOADERS = ("predict_dataloader", "test_dataloader")
 
 
@@ -28,19 +28,18 @@ class DetectedClass:
     """A class at the top of a module."""
 
     file: str
-    """Posix path of its file, relative to the project."""
+    """POSIX path relative to the project."""
     name: str
-    """Its name."""
     bases: tuple[str, ...]
-    """Last names of its bases: "LightningModule" for pl.LightningModule."""
+    """Last names of its base classes: "LightningModule" for pl.LightningModule."""
     methods: frozenset[str]
-    """Names that its body defines."""
+    """Methods that its body defines."""
     first: tuple[str, str, str] | None
-    """Name, annotation and default of the first parameter of its own __init__; None if it defines none."""
+    """Name, annotation and default of the first parameter of its own __init__; None without one."""
     needs: tuple[str, ...] = ()
-    """Parameters of its own __init__ that have no default."""
+    """Required parameters of its own __init__."""
     runs: bool
-    """Whether importing the file does something, such as training."""
+    """Whether importing the file runs something, such as training."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,42 +47,39 @@ class DetectedFunction:
     """A function called `predict` at the top of a module."""
 
     file: str
-    """Posix path of its file, relative to the project."""
+    """POSIX path relative to the project."""
     name: str
-    """Its name."""
     takes: tuple[str, ...]
-    """The arguments that it cannot do without."""
+    """Its required parameters."""
     callable_with_one: bool
-    """Whether one positional argument is enough, and not too many."""
+    """Whether it can be called with one positional argument."""
     runs: bool
-    """Whether importing the file does something."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProjectCode:
-    """What of a project's code a notebook may use; the likeliest first."""
+    """Code that a notebook may use, the likeliest first."""
 
     models: tuple[DetectedClass, ...] = ()
-    """Subclasses of LightningModule, over any number of steps inside the project."""
+    """Direct and indirect subclasses of LightningModule."""
     plain_models: tuple[DetectedClass, ...] = ()
-    """Other subclasses of torch's Module, the layers of a model among them."""
+    """Other subclasses of torch's Module, including layers."""
     data: tuple[DetectedClass, ...] = ()
-    """Classes that give a dataloader to predict on; subclasses of LightningDataModule among them."""
+    """Classes with a dataloader to predict on, including subclasses of LightningDataModule."""
     functions: tuple[DetectedFunction, ...] = ()
-    """Functions called `predict`."""
     rivals: tuple[DetectedClass, ...] = ()
-    """Models of other folders that the hints do not tell from the first one."""
+    """Models in other folders that the hints rank like the first one."""
     submitting: frozenset[str] = frozenset()
-    """Names of the data classes that have `submission`, of their own or inherited."""
+    """Names of the data classes with a method `submission`, their own or inherited."""
     notes: tuple[str, ...] = ()
-    """What was not read."""
 
 
 def find_code(tree: FileTree, hints: Sequence[str] = ()) -> ProjectCode:
-    """Read the project's Python files and return what is in them.
+    """Read the project's Python files and return their model and data classes and functions.
 
-    `hints` are names that tell what the kit is for, the strongest first: code in a folder or file that shares
-    their words comes before other code.
+    Args:
+        hints: Names that identify the competition, the strongest first: code in files that share their words comes
+            first.
     """
     names = [
         name
@@ -105,7 +101,7 @@ def find_code(tree: FileTree, hints: Sequence[str] = ()) -> ProjectCode:
 
 
 def distinctive_words(text: str) -> frozenset[str]:
-    """Return the words of a name or path that may tell one competition from another."""
+    """Return the words of a name or path that may identify a competition."""
     return frozenset(re.findall(r"[^\W\d_]{3,}", text.lower())) - _GENERAL_WORDS
 
 
@@ -180,12 +176,12 @@ def _rank_code(
 
 
 def _depth_key(file: str) -> tuple[int, str]:
-    """Return what sorts files near the top before others."""
+    """Return a sort key that puts files near the top first."""
     return file.count("/"), file
 
 
 def _descendant_names(root: str, classes: Iterable[DetectedClass]) -> set[str]:
-    """Return names of the classes that descend from one, told by the last name of each base."""
+    """Return the names of all subclasses of a class, by the last names of base classes."""
     names = {root}
     while fresh := {definition.name for definition in classes if names & set(definition.bases)} - names:
         names |= fresh
@@ -195,7 +191,7 @@ def _descendant_names(root: str, classes: Iterable[DetectedClass]) -> set[str]:
 def _inherited_methods(
     definition: DetectedClass, named: Mapping[str, Sequence[DetectedClass]]
 ) -> frozenset[str]:
-    """Return the methods of a class and of its bases inside the project; bases are known by their names alone."""
+    """Return the methods of a class and of its base classes in the project, found by their names."""
     methods, visited, waiting = set(definition.methods), {definition.name}, list(definition.bases)
     while waiting:
         name = waiting.pop()
@@ -222,7 +218,7 @@ def _read_definitions(tree: FileTree, name: str) -> Iterator[DetectedClass | Det
 
 
 def _runs_work(node: ast.stmt) -> bool:
-    """Whether a statement at the top of a module trains or reads a command line when the module is imported."""
+    """Whether a top-level statement trains or parses a command line on import."""
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.If):
         return False
     calls = (call for call in ast.walk(node) if isinstance(call, ast.Call))

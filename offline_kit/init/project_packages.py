@@ -1,4 +1,4 @@
-"""What a project asks for and what it is itself: requirements, locks, an own package or loose modules."""
+"""Detect a project's requirements, lock files, own package and modules."""
 
 import re
 from collections.abc import Mapping
@@ -16,14 +16,14 @@ _NO_CODE = frozenset({"tests", "test", "docs", "doc", "examples", "notebooks", "
 
 
 def is_buildable(tree: FileTree, pyproject: Mapping[str, Any]) -> bool:
-    """Whether the project can be built to a wheel: it names a build backend, or has a setup.py."""
+    """Whether a wheel can be built from the project: it has a build backend or a setup.py."""
     if pyproject.get("tool", {}).get("uv", {}).get("package") is False:
         return False
     return "build-system" in pyproject or "setup.py" in tree.files_at("")
 
 
 def propose_packages(tree: FileTree, pyproject: Mapping[str, Any]) -> DetectedSettings:
-    """Return `requirements`, `locks`, `packages` and `modules`."""
+    """Return the settings `requirements`, `locks`, `packages` and `modules`."""
     packages_setting, modules_setting = _code_settings(tree, pyproject)
     files = _find_requirement_files(tree)
     frozen = [name for name in files if name.endswith(".txt") and _is_frozen(name, tree)]
@@ -35,7 +35,7 @@ def propose_packages(tree: FileTree, pyproject: Mapping[str, Any]) -> DetectedSe
 
 
 def _is_frozen(name: str, tree: FileTree) -> bool:
-    """Whether a requirements file is what `pip freeze` or conda wrote: its versions are wishes."""
+    """Whether a file is the output of `pip freeze` or conda, whose versions are only preferences."""
     try:
         text = decode_text((tree.root / name).read_bytes())
     except (OSError, UnicodeDecodeError):
@@ -52,7 +52,7 @@ def _requirements_setting(tree: FileTree, pyproject: Mapping[str, Any], files: l
         return Setting(
             key="requirements",
             example=example,
-            reason="unsaid, [project].dependencies count; a file here is read in their place",
+            reason="without it, [project].dependencies are used; a file here replaces them",
             comments=comments,
         )
     if not chosen_files:
@@ -61,16 +61,16 @@ def _requirements_setting(tree: FileTree, pyproject: Mapping[str, Any], files: l
             example=example,
             reason="no requirements file was found"
             + (
-                "; what the package asks for is packed"
+                "; the package's dependencies are packed"
                 if is_buildable(tree, pyproject)
-                else ": own code alone is packed"
+                else ": only own code is packed"
             ),
             comments=_list_omitted(left_out),
         )
     return Setting(
         key="requirements",
         value=chosen_files,
-        reason="what predicting needs",
+        reason="needed for predicting",
         comments=_list_omitted(left_out),
     )
 
@@ -80,7 +80,7 @@ def _list_omitted(names: list[str]) -> tuple[str, ...]:
 
 
 def _find_requirement_files(tree: FileTree) -> list[str]:
-    """Return requirements files: at the top, else one folder down, without those that another one compiles to."""
+    """Return requirements files at the top, else one folder down, without outputs of pip-compile."""
     near = [*tree.files_at(""), *tree.files_at("requirements")]
     if not any("requirement" in name for name in near):
         near += [
@@ -109,7 +109,7 @@ def _is_compiled_result(name: str, named: list[str], tree: FileTree) -> bool:
 
 
 def _choose_file(names: list[str], tree: FileTree) -> tuple[list[str], list[str]]:
-    """Return the one file to read, those for predicting before the plain ones, and the others."""
+    """Return the file to use, preferably one for predicting, and the others."""
     predicting = [name for name in names if _FOR_PREDICTING.search(PurePosixPath(name).stem)]
     plain = [name for name in ("requirements.in", "requirements.txt") if name in names]
     other_files = [name for name in names if not _FOR_DEVELOPERS.search(PurePosixPath(name).stem)]
@@ -121,12 +121,10 @@ def _choose_file(names: list[str], tree: FileTree) -> tuple[list[str], list[str]
 def _locks_setting(tree: FileTree, frozen: list[str]) -> Setting:
     top = tree.files_at("")
     locks = [name for name in top if name == "uv.lock" or re.fullmatch(r"pylock\.([\w-]+\.)?toml", name)]
-    # The first file that names a package wins; one of each kind is enough.
+    # the first file that pins a package wins, so one of each kind is enough
     locks += find_lock_names(top) + frozen[:1]
     if locks:
-        return Setting(
-            key="locks", value=locks, reason="preferred versions; where they differ, the image wins"
-        )
+        return Setting(key="locks", value=locks, reason="preferred versions; the image's versions win")
     return Setting(
         key="locks",
         example=["uv.lock"],
@@ -137,21 +135,21 @@ def _locks_setting(tree: FileTree, frozen: list[str]) -> Setting:
 def _code_settings(tree: FileTree, pyproject: Mapping[str, Any]) -> tuple[Setting, Setting]:
     modules = [*_module_folders(tree)]
     example = Setting(
-        key="modules", example=["src"], reason="folders of modules and .py files, shipped as they are"
+        key="modules", example=["src"], reason="folders of modules and .py files, shipped unchanged"
     )
     if is_buildable(tree, pyproject):
-        return Setting(key="packages", value=["."], reason="built to a wheel"), example
-    # a name alone, without a build backend, would have the whole folder built
+        return Setting(key="packages", value=["."], reason="built into a wheel"), example
+    # with a project name but no build backend, a build would package the whole folder
     nothing: list[str] | None = [] if "name" in pyproject.get("project", {}) else None
     own = Setting(
         key="packages",
         value=nothing,
         example=["."],
-        reason="for a project with a build backend: built to a wheel",
+        reason="for a project with a build backend: built into a wheel",
     )
     if not modules:
         return own, example
-    return own, Setting(key="modules", value=modules, reason="shipped as they are")
+    return own, Setting(key="modules", value=modules, reason="shipped unchanged")
 
 
 def _module_folders(tree: FileTree) -> list[str]:

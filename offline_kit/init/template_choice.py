@@ -1,4 +1,4 @@
-"""Which template a project's code fits, as the notebook's settings."""
+"""Choose the template that fits a project's code, as settings of the notebook."""
 
 from pathlib import PurePosixPath
 
@@ -8,17 +8,17 @@ from offline_kit.init.project_code import DetectedClass, DetectedFunction, Proje
 from offline_kit.init.trained_files import CheckpointKinds
 
 _MAX_LISTED = 8
-"""Further candidates that are named."""
+"""Largest number of alternatives that are listed."""
 _CONTEXTS = frozenset({"context", "ctx", "kit", "kaggle"})
-"""What the argument of a function is called that was written for the template."""
+"""Usual names of the parameter of a function written for the template."""
 
 
 def choose_template(code: ProjectCode, kinds: CheckpointKinds, refer: "ReferenceWriter") -> DetectedSettings:
-    """Return `template` or `task`, `model`, `data` and `function`; those that are not used become commented lines.
+    """Return the settings `template` or `task`, `model`, `data` and `function`; unused ones as comments.
 
-    A model with data that knows its submission comes first, then a function written for the template, then
-    a model with other data, then trained files that a framework loads, then any `predict` that takes one argument,
-    then trained files of which a framework loads the smaller part.
+    In order of preference: a model with data that has `submission`, a function written for the template, a model
+    with other data, trained files that a framework loads, any `predict` that takes one argument, trained files of
+    which a framework loads less than half.
     """
     complete = bool(code.models and code.data and code.submitting)
     usable = [function for function in code.functions if function.callable_with_one]
@@ -36,16 +36,16 @@ def choose_template(code: ProjectCode, kinds: CheckpointKinds, refer: "Reference
 
 
 class ReferenceWriter:
-    """Writes references to code of one project, and to its configuration."""
+    """Write references to a project's code and its configuration."""
 
     def __init__(self, tree: FileTree, *, packaged: bool, table: str) -> None:
-        """Take what references follow from; `packaged`: the project is built to a wheel; `table`: how the notebook's table is headed."""
+        """Take the project's files; `packaged`: it is built into a wheel; `table`: header of the notebook's table."""
         self.table = table
         self._files = frozenset(tree.files)
         self._packaged = packaged
 
     def __call__(self, found: DetectedClass | DetectedFunction) -> str:
-        """Return "package.module:Name" for what a wheel holds, else "folder/file.py:Name"."""
+        """Return "package.module:Name" for code in a wheel, else "folder/file.py:Name"."""
         path = PurePosixPath(found.file)
         root = self._import_root(path)
         if root is None:
@@ -55,7 +55,7 @@ class ReferenceWriter:
         return f"{dotted}:{found.name}"
 
     def _import_root(self, path: PurePosixPath) -> PurePosixPath | None:
-        """Return the folder from which a file's module is imported, where a wheel brings it."""
+        """Return the folder from which a file's module is imported; None if no wheel contains it."""
         top = path.parent
         while str(top) != "." and str(top.parent / "__init__.py") in self._files:
             top = top.parent
@@ -73,15 +73,15 @@ def _lightning_settings(code: ProjectCode, refer: ReferenceWriter) -> DetectedSe
     if data.name not in code.submitting:
         data_reason = "still needs a method submission(predictions)"
         notes.append(
-            f"'{data.name}' has no method `submission`: the template calls it with the predictions, "
-            "and it returns the rows of the submission"
+            f"'{data.name}' has no method `submission`: add one that takes the predictions and returns the "
+            "submission's rows"
         )
     model_reason = "the LightningModule"
     if code.rivals:
-        model_reason = "one of several that no name tells apart: check it, and `data`"
+        model_reason = "one of several candidates: check it, and `data`"
         notes.append(
             f"'{refer(model)}' is one of {1 + len(code.rivals)} models in different folders: check `model` and `data` "
-            f"in {refer.table}, or name the competition with --competition, whose words choose the folder"
+            f"in {refer.table}, or pass --competition, whose words choose the folder"
         )
     settings = (
         Setting(key="template", value="lightning", reason="model and data were found", notebook=True),
@@ -114,20 +114,20 @@ def _function_settings(
     if not set(chosen.takes) & _CONTEXTS:
         notes.insert(
             0,
-            f"'{refer(chosen)}' is called with a context (.input, .checkpoints, .submission, …): see that it takes one",
+            f"'{refer(chosen)}' is called with a context (.input, .checkpoints, .submission, …): check that it accepts one",
         )
     return DetectedSettings(settings=settings, notes=tuple(notes))
 
 
 def _predict_settings(code: ProjectCode, kinds: CheckpointKinds, refer: ReferenceWriter) -> DetectedSettings:
-    """Leave the template out: `predict` follows from the task."""
+    """Return the settings of `predict`; the template is not set, because it follows from the task."""
     frameworks = " and ".join(kinds.frameworks)
     task = Setting(
         key="task",
         value=kinds.task or None,
         example="images",
         reason=f'what the models of {frameworks} predict on ("tabular", "images", "text"): the template is `predict`',
-        needed_for="" if kinds.task else "so that the template `predict` predicts with the models",
+        needed_for="" if kinds.task else "to predict with the models",
         notebook=True,
     )
     unplaced, unplaced_notes = _unplaced_settings(code, kinds, refer)
@@ -145,7 +145,7 @@ def _predict_settings(code: ProjectCode, kinds: CheckpointKinds, refer: Referenc
 def _unplaced_settings(
     code: ProjectCode, kinds: CheckpointKinds, refer: ReferenceWriter
 ) -> tuple[tuple[Setting, ...], tuple[str, ...]]:
-    """Return `models` with those that a framework loads, and what to do about each of the others."""
+    """Return `models` with those that a framework loads, and a note on each of the others."""
     if not kinds.unplaced:
         return (), ()
     references = [refer(definition) for definition in (*code.models, *code.plain_models)]
@@ -178,13 +178,13 @@ def _plain_settings(code: ProjectCode, refer: ReferenceWriter) -> DetectedSettin
     template = Setting(
         key="template",
         value="plain",
-        reason="restores the kit and predicts nothing yet; predict, lightning and function predict",
+        reason="restores the kit but predicts nothing; the templates predict, lightning and function do",
         notebook=True,
     )
     nothing = (
-        "no LightningModule with a data class, no function `predict` and no models that a framework loads by "
-        "itself were found: the notebook would restore the kit and predict nothing; name them in "
-        f"{refer.table}, or take the template `predict` (task, models) for models in files"
+        "found no LightningModule with a data class, no function `predict` and no models that a framework loads by "
+        "itself: the notebook would restore the kit and predict nothing; set them in "
+        f"{refer.table}, or use the template `predict` (task, models) for models in files"
     )
     return DetectedSettings(
         settings=(template, *_unused_classes(code, refer), _unused_function(code, refer)),
@@ -197,7 +197,7 @@ def _notebook_setting(key: str, value: str, why: str, others: list[str]) -> Sett
 
 
 def _list_alternatives(others: list[str]) -> tuple[str, ...]:
-    """Return a comment on further candidates; of many the first."""
+    """Return a comment that lists the first alternatives."""
     if not others:
         return ()
     suffix = f" and {len(others) - _MAX_LISTED} more" if len(others) > _MAX_LISTED else ""
@@ -242,7 +242,7 @@ def _import_notes(definition: DetectedClass | DetectedFunction) -> tuple[str, ..
     if not definition.runs:
         return ()
     line = (
-        f"'{definition.file}' does work when it is imported, and the notebook imports it: put that work under"
-        ' `if __name__ == "__main__":`, or move the class or function to a file of its own'
+        f"'{definition.file}' runs code when the notebook imports it: put that code under"
+        ' `if __name__ == "__main__":`, or move the class or function to its own file'
     )
     return (line,)

@@ -1,4 +1,4 @@
-"""The trained files of a project: which of them travel, as patterns, and what they are."""
+"""Choose and classify a project's trained files, as patterns of its configuration."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -22,36 +22,36 @@ _TEXT_COLUMNS = frozenset(
     {"abstract", "comment", "comment_text", "content", "discourse_text", "essay", "excerpt", "full_text"}
     | {"prompt", "question", "question_text", "response", "review", "sentence", "text", "tweet"}
 )
-"""How columns are called that hold what a model of texts reads."""
+"""Usual names of columns with texts."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointKinds:
-    """What was seen of them, nothing of it by loading it."""
+    """What is known of trained files without loading them."""
 
     frameworks: tuple[str, ...] = ()
-    """Titles of those that load models without a class; empty if there is no such model."""
+    """Frameworks that load some of the models without the user's class."""
     task: str = ""
-    """What the models predict on, as far as they and the data tell."""
+    """What the models predict on, if the models or the data show it."""
     aside: Mapping[str, str] = field(default_factory=dict)
-    """The files that are no models, and what each is instead."""
+    """Files that are not models, and what each is."""
     unplaced: Mapping[str, str] = field(default_factory=dict)
-    """The models that none of the frameworks loads without a further word, and what each lacks."""
+    """Models that no framework loads as they are, and what each lacks."""
     whole_models: frozenset[str] = frozenset()
-    """The models that are pickled with their class, which a person must trust."""
+    """Models pickled with their class, which may run any code."""
     known_count: int = 0
-    """How many models the frameworks load."""
+    """Number of models that frameworks load."""
     patterns: Sequence[str] = ()
-    """The other models, as globs."""
+    """The models that frameworks load, as globs."""
 
     @property
     def mostly_known(self) -> bool:
-        """Whether frameworks load at least as many models as they do not."""
+        """Whether frameworks load at least half of the models."""
         return bool(self.frameworks) and self.known_count >= len(self.unplaced)
 
 
 def classify_trained(tree: FileTree, names: Sequence[str]) -> CheckpointKinds:
-    """Return what these files are; nothing is known of them where one cannot be read."""
+    """Classify files; return nothing known if one cannot be read."""
     try:
         files = [file for name in names if (file := _read_checkpoint(tree, name))]
         plain = NotebookSettings(template="plain")
@@ -64,10 +64,10 @@ def classify_trained(tree: FileTree, names: Sequence[str]) -> CheckpointKinds:
     if not loadable:
         return CheckpointKinds()
     whole_models = frozenset(name for name, framework in claimed.items() if framework is TORCH_MODULE)
-    if whole_models and len(whole_models) < len(loadable):  # alone, they are what the build asks about
-        unplaced |= dict.fromkeys(
-            whole_models, "is a whole model, and loading it may run any code that lies in it"
-        )
+    if whole_models and len(whole_models) < len(
+        loadable
+    ):  # if they are all there is, the build asks about them
+        unplaced |= dict.fromkeys(whole_models, "is a pickled model, and loading it may run any code in it")
         loadable = [framework for framework in loadable if framework is not TORCH_MODULE]
     titles = tuple(sorted({framework.title for framework in loadable}))
     return CheckpointKinds(
@@ -83,9 +83,9 @@ def classify_trained(tree: FileTree, names: Sequence[str]) -> CheckpointKinds:
 def _read_checkpoint(tree: FileTree, name: str) -> Checkpoint | None:
     path = tree.root / name
     sniffed = classify_file(path)
-    if sniffed.problem:  # a damaged file says nothing of the others; the build names it
+    if sniffed.problem:  # damaged: the build reports it
         return None
-    # no digest: nothing asks for it here, and large files take a while
+    # no digest: it is not needed here, and hashing large files is slow
     return Checkpoint(
         original=name,
         path=path,
@@ -129,51 +129,48 @@ def _read_columns(tree: FileTree, name: str) -> set[str]:
 
 
 SPLIT_ABOVE = 100_000_000
-"""Bytes of checkpoints above which they deserve a dataset of their own."""
+"""Bytes of checkpoints above which they get their own dataset."""
 _MAX_LISTED = 12
-"""Checkpoints that are named one by one."""
+"""Largest number of checkpoints that are listed."""
 
 _ALWAYS_TRAINED = frozenset({".ckpt", ".pt", ".pth", ".safetensors"})
-"""Trained files wherever they lie."""
+"""Suffixes of trained files in any folder."""
 _TRAINED_IN_FOLDERS = frozenset(
     {".onnx", ".keras", ".h5", ".hdf5", ".joblib", ".pkl", ".pickle", ".bin", ".npz", ".cbm"}
     | {".sav", ".skops", ".ubj"}
 )
-"""Trained files in a folder that is called like one."""
+"""Suffixes of trained files in a folder for checkpoints."""
 _TEXT_FORMATS = frozenset({".json", ".txt"})
-"""Trained files in such a folder where a framework claims them, as boosters are saved."""
+"""Suffixes of text files in such a folder that count if a framework claims them, as saved boosters."""
 _CHECKPOINT_FOLDERS = frozenset(
     {"checkpoint", "checkpoints", "ckpt", "ckpts", "model", "models", "weight", "weights"}
     | {"saved_models", "trained", "trained_models", "artifacts", "pretrained"}
 )
 _TRAINING_FOLDERS = frozenset({"lightning_logs", "tb_logs", "logs", "runs", "outputs", "multirun", "results"})
-"""Folders where every training leaves some."""
+"""Folders in which every training run leaves checkpoints."""
 _WILDCARDS = frozenset("*?[")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChosenCheckpoints:
-    """The trained files that travel."""
+    """The trained files that go into the kit."""
 
     models: tuple[str, ...]
-    """The models."""
     left_out: tuple[str, ...]
-    """What is left out."""
     kinds: CheckpointKinds
-    """What they are."""
 
 
 def choose_checkpoints(tree: FileTree) -> ChosenCheckpoints:
-    """Return the files of the folders kept for them, else those of the newest training.
+    """Return the files in folders for checkpoints, else those of the newest training run.
 
-    The `last` beside others is left out (it is one of them, or worse), and so are other trainings. Scalers,
-    encoders and maps of labels are no models where a framework loads the models without a class.
+    `last.ckpt` next to others is left out, because it is one of them or worse, and so are older runs. Scalers,
+    encoders and label maps become preprocessing if a framework loads the models without a class.
     """
-    candidates, left_out = _split_chosen(tree)
-    kinds = classify_trained(tree, candidates) if candidates else CheckpointKinds()
+    selected, left_out = _split_chosen(tree)
+    kinds = classify_trained(tree, selected) if selected else CheckpointKinds()
     if kinds.frameworks:
-        kinds = classify_trained(tree, [*candidates, *_maps_beside(tree, candidates)])
-    models = tuple(name for name in candidates if name not in kinds.aside)
+        kinds = classify_trained(tree, [*selected, *_maps_beside(tree, selected)])
+    models = tuple(name for name in selected if name not in kinds.aside)
     if kinds.unplaced:
         kinds = replace(
             kinds, patterns=_make_patterns(tree, [name for name in models if name not in kinds.unplaced])
@@ -182,7 +179,7 @@ def choose_checkpoints(tree: FileTree) -> ChosenCheckpoints:
 
 
 def _maps_beside(tree: FileTree, chosen: Sequence[str]) -> list[str]:
-    """Return the JSON files in the folders of models, but for a folder that is itself one model."""
+    """Return the JSON files next to models, except in a folder that is itself one model."""
     folders = dict.fromkeys(name.rpartition("/")[0] for name in chosen)
     inside = [
         tree.files_at(folder)
@@ -193,7 +190,7 @@ def _maps_beside(tree: FileTree, chosen: Sequence[str]) -> list[str]:
 
 
 def propose_checkpoints(tree: FileTree, choice: ChosenCheckpoints) -> DetectedSettings:
-    """Return `checkpoints`, `preprocessing` and `parts`; the comments and notes say what is left out."""
+    """Return the settings `checkpoints`, `preprocessing` and `parts`, with comments on what is left out."""
     models, left_out = choice.models, choice.left_out
     if not models:
         nothing = Setting(
@@ -215,7 +212,7 @@ def propose_checkpoints(tree: FileTree, choice: ChosenCheckpoints) -> DetectedSe
         ),
     )
     notes = (
-        [f"{_count_checkpoints(len(left_out))} left out of `checkpoints`: see the comment there"]
+        [f"{_count_checkpoints(len(left_out))} left out of `checkpoints`: see its comment"]
         if left_out
         else []
     )
@@ -224,11 +221,11 @@ def propose_checkpoints(tree: FileTree, choice: ChosenCheckpoints) -> DetectedSe
 
 
 def _preprocessing_settings(kinds: CheckpointKinds) -> tuple[Setting, ...]:
-    reason = "no models: they travel beside them, and the notebook loads them by name"
+    reason = "not models: the notebook loads them by name"
     transform = Setting(
         key="transform",
         example="src/features.py:transform",
-        reason='a function from the data to what the models take; preprocessing["file name"] is what was loaded',
+        reason='a function from the data to the input of the models; preprocessing["file name"] is the loaded object',
         notebook=True,
     )
     return (Setting(key="preprocessing", value=sorted(kinds.aside), reason=reason), transform)
@@ -236,17 +233,17 @@ def _preprocessing_settings(kinds: CheckpointKinds) -> tuple[Setting, ...]:
 
 def _parts_setting(total: int) -> Setting:
     if total > SPLIT_ABOVE:
-        reason = (
-            f"{format_size(total)} of checkpoints travel only when they change, not with every change of code"
-        )
+        reason = f"{format_size(total)} of checkpoints are only uploaded when they change"
         return Setting(key="parts", value="split", reason=reason)
     return Setting(
-        key="parts", example="split", reason="one dataset; split: packages, code and checkpoints travel apart"
+        key="parts",
+        example="split",
+        reason="one dataset; split: separate datasets for packages, code and checkpoints",
     )
 
 
 def _split_chosen(tree: FileTree) -> tuple[list[str], list[str]]:
-    """Return the files to take, and those to leave out."""
+    """Return the files to ship, and those to leave out."""
     kept_files, runs, loose = _sort_by_folder(tree)
     if kept_files:
         chosen, twins = _split_last(tree, kept_files)
@@ -293,7 +290,7 @@ def _is_claimed(tree: FileTree, name: str) -> bool:
 
 
 def _split_last(tree: FileTree, names: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Part "last.ckpt" from the others of its folder, where there are any of its suffix."""
+    """Separate "last.ckpt" if its folder has others with its suffix."""
     remaining: list[str] = []
     twins: list[str] = []
     for name in names:
@@ -311,7 +308,7 @@ def _is_last(name: str) -> bool:
 
 
 def _make_patterns(tree: FileTree, chosen: Sequence[str]) -> list[str]:
-    """Return one glob for each folder and suffix, and the names themselves where it would take more."""
+    """Return a glob for each folder and suffix, or the names if the glob would match other files."""
     groups: dict[tuple[str, str], list[str]] = {}
     for name in chosen:
         folder = name.rpartition("/")[0]
@@ -320,11 +317,11 @@ def _make_patterns(tree: FileTree, chosen: Sequence[str]) -> list[str]:
     for (folder, suffix), names in sorted(groups.items()):
         pattern = f"{folder}/*{suffix}" if folder else f"*{suffix}"
         siblings = [name for name in tree.files_at(folder) if PurePosixPath(name).suffix == suffix]
-        # a folder or suffix with a wildcard's sign in it is no pattern any more
+        # wildcard characters in the folder or suffix would change the meaning of a glob
         wild = bool(_WILDCARDS & set(folder + suffix))
         if f"{folder}/config.json" in tree.files_at(
             folder
-        ):  # as transformers saves: the folder is the checkpoint
+        ):  # saved by transformers: the folder is the checkpoint
             patterns.append(folder)
         else:
             patterns += names if wild or not folder or len(siblings) > len(names) else [pattern]
