@@ -185,7 +185,7 @@ def _list_path_needs(code: NotebookCode) -> list[ExternalNeed]:
 
 
 def _path_need(cell: int, line: int, path: str, code: NotebookCode) -> ExternalNeed:
-    text = code.reads[cell].source.split("\n")[line - 1].strip()
+    text = code.line_text(cell, line)
     return ExternalNeed(kind=NeedKind.MOUNT, cell=cell, line=line, text=text, target=path)
 
 

@@ -289,7 +289,7 @@ def collect_path_folders(
                 hits = [hit for hit in files.find_beside(path) if hit.is_dir()]
                 for hit in hits:
                     collected.modules[files.relative_name(hit)] = None
-                    line = code.reads[number].source.split("\n")[call.lineno - 1].strip()
+                    line = code.line_text(number, call.lineno)
                     need = ExternalNeed(kind=NeedKind.FILE, cell=number, line=call.lineno, text=line)
                     yield resolve_need(need, FindingResolution.MODULE, files.relative_name(hit))
 

@@ -29,6 +29,10 @@ class NotebookCode:
     loosely_loaded: frozenset[str] = frozenset()
     """The same with `strict=False`: weights missing in the checkpoint stay as they were."""
 
+    def line_text(self, cell: int, line: int) -> str:
+        """Return a line of a cell, from 1, without indentation."""
+        return self.reads[cell].source.split("\n")[line - 1].strip()
+
 
 def read_code(sources: Iterable[tuple[int, str]]) -> NotebookCode:
     """Parse the code cells (number, text) of a notebook."""

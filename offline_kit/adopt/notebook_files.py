@@ -30,6 +30,8 @@ WORKING = "/tmp/kaggle/working"  # noqa: S108
 """Folder in which the adopted notebook finds the files that were next to it."""
 _OUTPUT = "/kaggle/working"
 """Kaggle's working folder, whose files become the notebook's output."""
+# https://www.kaggle.com/docs/notebooks: /kaggle/input/SLUG in the older layout; in the newer one
+# /kaggle/input/datasets/OWNER/SLUG, .../competitions/SLUG, .../models/OWNER/MODEL/FRAMEWORK/VARIATION/VERSION
 _GROUPS = {"competitions": 1, "datasets": 2, "notebooks": 2, "models": 5}
 """Folders of Kaggle's newer layout, and how many path parts below them name the source."""
 MOUNT = re.compile(r"(?<![\w/.~-])(?:/kaggle/input|(?:\.\./)+input)(?=/|$|[\"'\s])")
@@ -287,7 +289,7 @@ def find_read_files(
                 kind=NeedKind.FILE,
                 cell=number,
                 line=node.lineno,
-                text=code.reads[number].source.split("\n")[node.lineno - 1].strip(),
+                text=code.line_text(number, node.lineno),
                 target=text,
             )
             names = ", ".join(files.relative_name(hit) for hit in hits)

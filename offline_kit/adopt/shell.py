@@ -232,6 +232,7 @@ def parse_clone(words: Sequence[str]) -> FetchedFile | None:
 
 def repository_requirement(address: str, ref: str = "") -> str:
     """Return the requirement that installs a repository; its metadata names the package."""
+    # pip takes no scp-like addresses, git@host:path: https://pip.pypa.io/en/stable/topics/vcs-support/
     short = re.fullmatch(r"([\w.-]+@[\w.-]+):(?!/)(.+)", address)
     url = f"ssh://{short[1]}/{short[2]}" if short else address
     return f"git+{url}{f'@{ref}' if ref else ''}"
@@ -247,12 +248,12 @@ def parse_download(words: Sequence[str]) -> tuple[FetchedFile, ...]:
     program = words[0]
     if program not in ("wget", "curl", "gdown", "aria2c"):
         return ()
-    output_options = {"-O", "--output-document", "-o", "--output"} - ({"-o"} if program == "wget" else set())
-    output_options -= {"-O"} if program == "curl" else set()
-    output, folder = (
-        _option_value(words, output_options),
-        _option_value(words, {"-P", "--directory-prefix", "-d", "--dir"}),
-    )
+    output_options = {"-O", "--output-document", "-o", "--output"}
+    # wget's -o is its log file: https://www.gnu.org/software/wget/manual/wget.html
+    # curl's -O takes no value and keeps the remote name: https://curl.se/docs/manpage.html
+    output_options -= {"wget": {"-o"}, "curl": {"-O"}}.get(program, set())
+    output = _option_value(words, output_options)
+    folder = _option_value(words, {"-P", "--directory-prefix", "-d", "--dir"})
     value_options = {
         "-H",
         "--header",
@@ -266,8 +267,8 @@ def parse_download(words: Sequence[str]) -> tuple[FetchedFile, ...]:
         "-d",
         "--dir",
         "-P",
-        "--retry",
     }
+    value_options |= {"--retry"}
     value_options -= {"-s", "-t"} if program == "curl" else {"-s", "-x"} if program == "gdown" else {"-x"}
     plain = _positional_arguments(
         words[1:], with_value=output_options | value_options | {"--directory-prefix"}
@@ -307,14 +308,13 @@ def parse_kaggle_download(words: Sequence[str]) -> tuple[str, str] | None:
     """Return the kind ("dataset", ...) and name of the source that `kaggle` downloads."""
     if words[0] != "kaggle" or ("download" not in words and "output" not in words):
         return None
-    kind = {"datasets": "dataset", "d": "dataset", "competitions": "competition", "c": "competition"}.get(
-        words[1], {"kernels": "notebook", "k": "notebook", "models": "model"}.get(words[1], "")
-    )
-    arguments = [
-        word
-        for word in words[2:]
-        if word not in ("download", "output", "instances", "versions", "variations")
-    ]
+    kinds = {"datasets": "dataset", "d": "dataset", "competitions": "competition", "c": "competition"}
+    kinds |= {"kernels": "notebook", "k": "notebook", "models": "model"}
+    kind = kinds.get(words[1], "")
+    # `kaggle models variations versions download`; "instances" is the older word for variations
+    # (https://github.com/Kaggle/kaggle-api/blob/main/docs/README.md)
+    verbs = ("download", "output", "instances", "versions", "variations")
+    arguments = [word for word in words[2:] if word not in verbs]
     option_name = _option_value(arguments, {"-d", "--dataset", "-c", "--competition"})
     plain = _positional_arguments(arguments, with_value={"-p", "--path", "-f", "--file"})
     name = option_name or (plain[0] if plain else "")
@@ -323,6 +323,7 @@ def parse_kaggle_download(words: Sequence[str]) -> tuple[str, str] | None:
 
 def parse_hub_download(words: Sequence[str]) -> FetchedFile | None:
     """Return the repository that `hf download` downloads."""
+    # `huggingface-cli` is the older name of `hf`: https://huggingface.co/docs/huggingface_hub/guides/cli
     if words[0] not in ("huggingface-cli", "hf") or words[1:2] != ("download",):
         return None
     plain = _positional_arguments(
@@ -335,11 +336,8 @@ def find_served_models(words: Sequence[str]) -> Iterator[str]:
     """Yield the hub ids of models that a command loads: those of model servers, and of model options of any program."""
     server = _SERVERS.search(" ".join(words[:4]))
     if server and not server["module"] and (arguments := words[len(server[0].split()) :]):
-        model = (
-            arguments[0]
-            if not arguments[0].startswith("-")
-            else next(filter(_HUB_ID.fullmatch, arguments), "")
-        )
+        first = arguments[0]
+        model = next(filter(_HUB_ID.fullmatch, arguments), "") if first.startswith("-") else first
         yield from [model] if _is_hub_id(model) else []
     for number, word in enumerate(words):
         option, _, joined = word.partition("=")

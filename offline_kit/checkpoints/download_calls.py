@@ -141,27 +141,33 @@ _DOWNLOADS = (
         first=_URL,
         detail="read",
     ),
+    # https://docs.pytorch.org/docs/stable/hub.html
     DownloadCall(
         calls=r"torch\.hub\.load",
         kind=DownloadKind.TORCH_HUB,
         source=("repo_or_dir", 0),
         remedy=TORCH_CACHE,
     ),
+    # https://huggingface.co/docs/huggingface_hub/package_reference/file_download
     _repository(r"huggingface_hub\.hf_hub_download", "repo_id", "file", SAVE_PRETRAINED),
     _repository(r"huggingface_hub\.snapshot_download", "repo_id", "snapshot", SAVE_PRETRAINED),
     _repository(r"datasets\.load_dataset", "path", "dataset folder", SHIP_FILE),
+    # https://github.com/Kaggle/kagglehub#usage
     _kaggle("dataset_download", "dataset"),
     _kaggle("model_download", "model"),
     _kaggle("notebook_output_download|utility_script_install", "notebook"),
     _kaggle("competition_download", "competition"),
     DownloadCall(calls=r"kagglehub\.(dataset_load|load_dataset)", remedy=_ATTACH),
+    # methods of KaggleApi: https://github.com/Kaggle/kaggle-api
     _kaggle_client("dataset_download_(files?|cli)", "dataset"),
     _kaggle_client("competition_download_(files?|cli)", "competition"),
     _kaggle_client("kernels_output(_cli)?", "notebook", source="kernel"),
     _kaggle_client("model_instance_version_download", "model"),
+    # https://www.nltk.org/data.html and https://spacy.io/api/cli#download
     _corpus(r"nltk\.download", "info_or_id", "nltk", NLTK_CACHE),
     _corpus(r"spacy\.cli\.download", "model", "spacy", ADD_WHEEL),
     _corpus(r"spacy\.load", "name", "spacy.load"),
+    # the argument differs by library; all of them accept the path of a folder as well
     _model(r"transformers\.pipeline", "model", 1),
     _model(r"sentence_transformers\.SentenceTransformer", "model_name_or_path"),
     _model(r"sentence_transformers\.CrossEncoder", "model_name"),
@@ -175,6 +181,7 @@ _DOWNLOADS = (
     _model(r"gliner\.GLiNER\.from_pretrained", "model_id"),
     _model(rf"({_BY_ID_OR_PATH})\.(.*\.)?from_pretrained", _ID_OR_PATH),
     _model(r".*\.from_pretrained", _ID_OR_PATH, remedy=""),
+    # https://keras.io/keras_hub/api/base_classes/backbone/
     DownloadCall(calls=r".*\.from_preset", kind=DownloadKind.PRESET, source=("preset", 0)),
     _other(r"tensorflow_hub\.(load|KerasLayer|resolve)", first=_URL, instead="its folder loads as well"),
     _other(r"ultralytics\.(\w+\.)*[A-Z]\w*", first=r"(yolo|rtdetr|sam|mobile_sam|FastSAM)[\w.-]*\.pt"),
@@ -232,6 +239,7 @@ class _Rule:
 
 
 _RULES = (
+    # https://huggingface.co/docs/timm/reference/models
     _Rule(calls=r"timm\.(\w+\.)*create_model", argument="pretrained", off="False", places=(1,)),
     _Rule(
         calls=r"timm\.models\.(\w+\.)*(?!create_model)[a-z]\w*",
@@ -239,6 +247,8 @@ _RULES = (
         off="False",
         places=(0,),
     ),
+    # since torchvision 0.13 `weights` replaces `pretrained`, and detection models download their backbone unless
+    # `weights_backbone=None`: https://docs.pytorch.org/vision/stable/models.html
     _Rule(calls=r"torchvision\.models\..*", argument="pretrained", off="False"),
     _Rule(calls=r"torchvision\.models\..*", argument="pretrained_backbone", off="False"),
     _Rule(
