@@ -1,6 +1,5 @@
 """Plan the adoption of a notebook that needs the internet: the keys that go into the configuration, and why."""
 
-import difflib
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -70,9 +69,12 @@ class AdoptionPlan:
     def unified_diff(self) -> str:
         """One diff of the configuration, the requirements and the notebook's percent script."""
         old = _read_text(self.requirements_file)
+        new = self.requirements_text or old
         parts = (
-            _diff_texts(self.old_text, self.new_text, self.config_file.name),
-            _diff_texts(old, self.requirements_text or old, self.requirements_file.name),
+            cell_edits.diff_lines(
+                self.old_text.splitlines(), self.new_text.splitlines(), self.config_file.name
+            ),
+            cell_edits.diff_lines(old.splitlines(), new.splitlines(), self.requirements_file.name),
             cell_edits.diff_cells(self.adoption.cells, self.adoption.changed, self.adoption.notebook.name),
         )
         return "".join(parts)
@@ -383,10 +385,3 @@ def _read_text(path: Path) -> str:
         raise UsageError(
             f"cannot read '{path}': {error}", hint="fix the file, or move it away", code="file-unreadable"
         ) from error
-
-
-def _diff_texts(old: str, new: str, name: str) -> str:
-    lines = difflib.unified_diff(
-        old.splitlines(), new.splitlines(), f"{name} (as it is)", f"{name} (adopted)", lineterm=""
-    )
-    return "".join(f"{line}\n" for line in lines)

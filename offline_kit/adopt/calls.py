@@ -134,7 +134,7 @@ class _CallReader:
                 target = self._argument_text(call, *download.target)
                 yield self._make_need(NeedKind.KAGGLE, call, target=source, destination=target, detail=detail)
             case DownloadKind.KAGGLE_CLIENT:
-                if any(module.partition(".")[0] == "kaggle" for module in self.code.aliases.values()):
+                if self.code.imports_package("kaggle"):
                     yield self._make_need(
                         NeedKind.KAGGLE,
                         call,
@@ -159,10 +159,8 @@ class _CallReader:
         """Yield a file, snapshot or dataset that is downloaded from a hub."""
         detail, target = download.detail, self._argument_text(call, *download.source) or "*"
         if detail == "file":
-            folder, file = (
-                self._argument_text(call, "subfolder", 2),
-                self._argument_text(call, "filename", 1) or "*",
-            )
+            folder = self._argument_text(call, "subfolder", 2)
+            file = self._argument_text(call, "filename", 1) or "*"
             detail = f"file {folder}{'/' if folder else ''}{file}"
         if name != "datasets.load_dataset":
             data = "dataset " if self._argument_text(call, "repo_type", 99) == "dataset" else ""
@@ -178,8 +176,8 @@ class _CallReader:
         """Return the replacement of a call that reads a secret; None for other calls."""
         if name.startswith(f"{SECRETS_MODULE}.") and "()" not in name:
             return "None" if not isinstance(self.parents.get(call), ast.Attribute) else None
-        used = any(module.startswith(SECRETS_MODULE) for module in self.code.aliases.values())
-        return SECRET_METHODS.get(name.rpartition(".")[2]) if used else None
+        is_used = self.code.imports_package(SECRETS_MODULE)
+        return SECRET_METHODS.get(name.rpartition(".")[2]) if is_used else None
 
     def _is_secrets_import(self, node: ast.Import | ast.ImportFrom) -> bool:
         """Whether an import is only used by calls that are replaced."""
@@ -197,11 +195,8 @@ class _CallReader:
     def _read_model_id(self, call: ast.Call, name: str, download: DownloadCall) -> Iterator[ExternalNeed]:
         """Yield the models that a call loads by their id on a hub."""
         node = notebook_code.find_argument(call, *download.source)
-        if (
-            node is None
-            and name == "transformers.pipeline"
-            and not any(keyword.arg is None for keyword in call.keywords)
-        ):
+        is_unpacked = any(keyword.arg is None for keyword in call.keywords)
+        if node is None and name == "transformers.pipeline" and not is_unpacked:
             yield self._make_need(
                 NeedKind.HUB, call, target="", detail="call", destination="`model=` names its folder"
             )

@@ -55,9 +55,14 @@ def find_indent(source: str, offset: int) -> str:
 def diff_cells(cells: Sequence[NotebookCell], changed: Sequence[str], name: str) -> str:
     """Return a unified diff of the notebook's percent script, without secrets; empty if nothing changes."""
     before = list(_script_lines(cells, [cell.source for cell in cells]))
-    after = list(_script_lines(cells, changed))
+    diff = diff_lines(before, list(_script_lines(cells, changed)), name)
+    return "\n".join(redact_secrets(line) for line in diff.split("\n"))
+
+
+def diff_lines(before: Sequence[str], after: Sequence[str], name: str) -> str:
+    """Return a unified diff of a file before and after adoption."""
     lines = difflib.unified_diff(before, after, f"{name} (as it is)", f"{name} (adopted)", lineterm="")
-    return "".join(f"{redact_secrets(line)}\n" for line in lines)
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _script_lines(cells: Sequence[NotebookCell], sources: Sequence[str]) -> Iterator[str]:

@@ -276,7 +276,7 @@ def _resolve_pattern(
         FindingResolution.UNRESOLVED,
         name,
         "attach what it matches (dataset_sources in [tool.offline-kit.notebook]), or put a copy below 'input' and"
-        " adopt again: it travels",
+        " adopt again: it goes into the kit",
     )
 
 

@@ -29,6 +29,10 @@ class NotebookCode:
     loosely_loaded: frozenset[str] = frozenset()
     """The same with `strict=False`: weights missing in the checkpoint stay as they were."""
 
+    def imports_package(self, name: str) -> bool:
+        """Whether the notebook imports a package or something from it."""
+        return any(full.partition(".")[0] == name for full in self.aliases.values())
+
     def line_text(self, cell: int, line: int) -> str:
         """Return a line of a cell, from 1, without indentation."""
         return self.reads[cell].source.split("\n")[line - 1].strip()

@@ -33,7 +33,7 @@ class CheckpointKinds:
     """Frameworks that load some of the models without the user's class."""
     task: str = ""
     """What the models predict on, if the models or the data show it."""
-    aside: Mapping[str, str] = field(default_factory=dict)
+    non_models: Mapping[str, str] = field(default_factory=dict)
     """Files that are not models, and what each is."""
     unplaced: Mapping[str, str] = field(default_factory=dict)
     """Models that no framework loads as they are, and what each lacks."""
@@ -56,7 +56,7 @@ def classify_trained(tree: FileTree, names: Sequence[str]) -> CheckpointKinds:
         files = [file for name in names if (file := _read_checkpoint(tree, name))]
         plain = NotebookSettings(template="plain")
         claimed = members.match_checkpoints(plain, files)
-        aside = members.find_non_models(plain, files)
+        non_models = members.find_non_models(plain, files)
     except OSError:
         return CheckpointKinds()
     unplaced = members.list_incomplete(claimed)
@@ -73,7 +73,7 @@ def classify_trained(tree: FileTree, names: Sequence[str]) -> CheckpointKinds:
     return CheckpointKinds(
         frameworks=titles,
         task=_guess_task(tree, loadable),
-        aside=aside,
+        non_models=non_models,
         unplaced=unplaced,
         whole_models=whole_models,
         known_count=len(loadable),
@@ -170,7 +170,7 @@ def choose_checkpoints(tree: FileTree) -> ChosenCheckpoints:
     kinds = classify_trained(tree, selected) if selected else CheckpointKinds()
     if kinds.frameworks:
         kinds = classify_trained(tree, [*selected, *_maps_beside(tree, selected)])
-    models = tuple(name for name in selected if name not in kinds.aside)
+    models = tuple(name for name in selected if name not in kinds.non_models)
     if kinds.unplaced:
         kinds = replace(
             kinds, patterns=_make_patterns(tree, [name for name in models if name not in kinds.unplaced])
@@ -216,7 +216,7 @@ def propose_checkpoints(tree: FileTree, choice: ChosenCheckpoints) -> DetectedSe
         if left_out
         else []
     )
-    preprocessing = _preprocessing_settings(choice.kinds) if choice.kinds.aside else ()
+    preprocessing = _preprocessing_settings(choice.kinds) if choice.kinds.non_models else ()
     return DetectedSettings(settings=(setting, *preprocessing, _parts_setting(total)), notes=tuple(notes))
 
 
@@ -228,7 +228,7 @@ def _preprocessing_settings(kinds: CheckpointKinds) -> tuple[Setting, ...]:
         reason='a function from the data to the input of the models; preprocessing["file name"] is the loaded object',
         notebook=True,
     )
-    return (Setting(key="preprocessing", value=sorted(kinds.aside), reason=reason), transform)
+    return (Setting(key="preprocessing", value=sorted(kinds.non_models), reason=reason), transform)
 
 
 def _parts_setting(total: int) -> Setting:
