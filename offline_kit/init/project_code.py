@@ -112,67 +112,63 @@ def _rank_code(
     hints: Sequence[frozenset[str]],
 ) -> ProjectCode:
     classes_by_name: dict[str, list[DetectedClass]] = {}
-    for definition in classes:
-        classes_by_name.setdefault(definition.name, []).append(definition)
-    methods = {definition.name: _inherited_methods(definition, classes_by_name) for definition in classes}
+    for item in classes:
+        classes_by_name.setdefault(item.name, []).append(item)
+    methods = {item.name: _inherited_methods(item, classes_by_name) for item in classes}
     modules = _descendant_names("LightningModule", classes)
     with_data = _descendant_names("LightningDataModule", classes)
-    parents = {base for definition in classes for base in definition.bases}
+    parents = {base for item in classes for base in item.bases}
 
-    def hint_rank(definition: DetectedClass) -> tuple[int, ...]:
-        return tuple(-len(hint & distinctive_words(definition.file)) for hint in hints)
+    def hint_rank(item: DetectedClass) -> tuple[int, ...]:
+        return tuple(-len(hint & distinctive_words(item.file)) for hint in hints)
 
-    def model_rank(definition: DetectedClass) -> tuple[object, ...]:
-        own_methods = methods[definition.name]
+    def model_rank(item: DetectedClass) -> tuple[object, ...]:
+        own_methods = methods[item.name]
         return (
-            *hint_rank(definition),
-            definition.name in parents,
-            definition.runs,
+            *hint_rank(item),
+            item.name in parents,
+            item.runs,
             "predict_step" not in own_methods,
             "forward" not in own_methods,
-            *_depth_key(definition.file),
+            *_depth_key(item.file),
         )
 
-    def data_rank(definition: DetectedClass) -> tuple[object, ...]:
-        own_methods = methods[definition.name]
+    def data_rank(item: DetectedClass) -> tuple[object, ...]:
+        own_methods = methods[item.name]
         return (
             "submission" not in own_methods,
-            *hint_rank(definition),
+            *hint_rank(item),
             _LOADERS[0] not in own_methods,
-            definition.name in parents,
-            definition.runs,
-            *_depth_key(definition.file),
+            item.name in parents,
+            item.runs,
+            *_depth_key(item.file),
         )
 
-    models = sorted((definition for definition in classes if definition.name in modules), key=model_rank)
+    models = sorted((item for item in classes if item.name in modules), key=model_rank)
     layers = _descendant_names("Module", classes) - modules
-    plain = [definition for definition in classes if definition.name in layers]
-    data = [
-        definition
-        for definition in classes
-        if definition.name not in modules
-        and (definition.name in with_data or set(_LOADERS) & methods[definition.name])
-    ]
+    plain = [item for item in classes if item.name in layers]
+    with_data |= {item.name for item in classes if set(_LOADERS) & methods[item.name]}
+    data = [item for item in classes if item.name in with_data - modules]
     rivals = [
-        definition
-        for definition in models
-        if definition.name not in parents
-        and hint_rank(definition) == hint_rank(models[0])
-        and PurePosixPath(definition.file).parent != PurePosixPath(models[0].file).parent
+        item
+        for item in models
+        if item.name not in parents
+        and hint_rank(item) == hint_rank(models[0])
+        and PurePosixPath(item.file).parent != PurePosixPath(models[0].file).parent
     ]
     return ProjectCode(
         models=tuple(models),
         rivals=tuple(rivals),
         plain_models=tuple(sorted(plain, key=model_rank)),
         data=tuple(sorted(data, key=data_rank)),
-        functions=tuple(
-            sorted(functions, key=lambda one: (not one.callable_with_one, one.runs, *_depth_key(one.file)))
-        ),
-        submitting=frozenset(
-            definition.name for definition in data if "submission" in methods[definition.name]
-        ),
+        functions=tuple(sorted(functions, key=_function_rank)),
+        submitting=frozenset(item.name for item in data if "submission" in methods[item.name]),
         notes=tuple(notes),
     )
+
+
+def _function_rank(function: DetectedFunction) -> tuple[object, ...]:
+    return not function.callable_with_one, function.runs, *_depth_key(function.file)
 
 
 def _depth_key(file: str) -> tuple[int, str]:
