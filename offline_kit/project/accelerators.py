@@ -1,4 +1,4 @@
-"""What the word after --accelerator means on Kaggle."""
+"""Translate the names of accelerators into Kaggle's machine shapes."""
 
 from offline_kit.core.errors import UsageError, suggest_name
 
@@ -10,7 +10,7 @@ MACHINE_SHAPES = (
     "NvidiaH100",
     "NvidiaRtxPro6000",
 )
-"""Machine shapes with a GPU that Kaggle's client lists and a user may have; some are for certain competitions only."""
+"""Machine shapes with a GPU (https://github.com/Kaggle/kaggle-cli/blob/main/docs/kernels.md); some only in certain competitions."""
 ALIASES = {
     "gpu": "NvidiaTeslaT4",
     "t4": "NvidiaTeslaT4",
@@ -22,16 +22,19 @@ ALIASES = {
     "h100": "NvidiaH100",
     "rtxpro6000": "NvidiaRtxPro6000",
 }
-"""The words that people use for them."""
+"""Common names for them."""
 RETIRED = ("p100", "nvidiateslap100")
+"""Dropped from the image: https://github.com/Kaggle/docker-python/pull/1560."""
 RESERVED = ("t4highmem", "nvidiateslat4highmem")
-"""What Kaggle's client lists and the service gives to its own administrators alone."""
+"""Listed by Kaggle's client, but only for Kaggle's administrators."""
 
 
 def find_machine_shape(accelerator: str) -> str:
-    """Return Kaggle's machine shape for an accelerator's name, in any case; "" for none (CPU).
+    """Return Kaggle's machine shape for an accelerator's name, ignoring case; "" for a CPU.
 
-    Raises UsageError, with a guess, for a name that Kaggle does not know or no longer has.
+    Raises:
+        UsageError: Kaggle does not have this accelerator.
+
     """
     word = accelerator.lower()
     if word in ("", "none", "cpu"):
@@ -42,19 +45,23 @@ def find_machine_shape(accelerator: str) -> str:
     if word in RETIRED:
         raise UsageError(
             f"the accelerator '{accelerator}' is retired: Kaggle's images no longer support the P100",
-            hint="take 't4x2', or 'none' for a CPU notebook",
+            hint="use 't4x2', or 'none' for a CPU notebook",
+            code="accelerator-retired",
         )
     if word in RESERVED:
         raise UsageError(
-            f"the accelerator '{accelerator}' is for Kaggle's administrators alone: a push with it is refused",
-            hint="take 't4x2', or 'none' for a CPU notebook",
+            f"the accelerator '{accelerator}' is reserved for Kaggle's administrators",
+            hint="use 't4x2', or 'none' for a CPU notebook",
+            code="accelerator-reserved",
         )
     if "tpu" in word:
         raise UsageError(
-            f"the accelerator '{accelerator}' is a TPU, which no template and no image here knows",
-            hint="take 't4x2', or 'none' for a CPU notebook",
+            f"the accelerator '{accelerator}' is a TPU, which no template and no image supports",
+            hint="use 't4x2', or 'none' for a CPU notebook",
+            code="tpu-unsupported",
         )
     raise UsageError(
         f"unknown accelerator '{accelerator}'{suggest_name(word, shapes)}",
-        hint=f"take 'none', one of {', '.join(map(repr, ALIASES))}, or a machine shape of Kaggle's",
+        hint=f"use 'none', one of {', '.join(map(repr, ALIASES))}, or a machine shape of Kaggle's",
+        code="unknown-accelerator",
     )

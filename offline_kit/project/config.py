@@ -1,7 +1,7 @@
-"""The configuration: a TOML table and the command line, laid over each other into one frozen `Config`.
+"""Read the configuration: a TOML table and command-line flags, merged into one frozen `Config`.
 
-Flags win over the file, the file wins over what is found in the project. Every problem of the file is
-gathered before one error names them all. Paths in a file are relative to that file.
+Flags override the file, and the file overrides what is detected in the project. All problems of the file are reported
+in one error. Paths in a file are relative to that file.
 """
 
 import tomllib
@@ -24,7 +24,7 @@ LOCK_NAME = "offline-kit.lock.txt"
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """All that a build and a rehearsal are asked for; paths are absolute."""
+    """The settings of a project; `config_keys.KEYS` explains the keys. Paths are absolute."""
 
     project: Path
     """The project's folder."""
@@ -77,11 +77,11 @@ class Config:
 
     @property
     def lock(self) -> Path:
-        """Where the committed freeze lies, beside the project."""
+        """The lock file in the project's folder."""
         return self.project / LOCK_NAME
 
     def describe_origin(self, key: str) -> str:
-        """Return where a person finds what a key is set to: a flag, or the key and its file."""
+        """Return what set a key: a flag, or the key and its file."""
         if self.source is None or key in self.from_flags:
             return f"--{key.replace('_', '-')}"
         return f"`{key}` in '{self.source}'"
@@ -92,15 +92,21 @@ PATH_LISTS = {"requirements", "locks", "packages", "modules"}
 
 
 def load_config(project: Path, flags: Mapping[str, Any]) -> Config:
-    """Read the project's configuration and lay `flags` over it.
+    """Read the project's configuration and override it with `flags`.
 
-    `flags` has the keys of `Config` and a mapping under "notebook"; None and empty tuples mean "not
-    said"; its paths are relative to the current folder. Raises UsageError with every problem found.
+    `flags` has keys of `Config`, and a mapping as "notebook"; None and empty tuples are ignored. Its paths are relative
+    to the current folder.
+
+    Raises:
+        UsageError: the configuration has problems; its details list all of them.
+
     """
     root = project.expanduser().absolute()
     if not root.is_dir():
         raise UsageError(
-            f"there is no folder '{project}'", hint="name the project's folder, or leave it out for this one"
+            f"there is no folder '{project}'",
+            hint="pass the project's folder, or nothing for the current one",
+            code="project-not-found",
         )
     pyproject = _read_toml(root / "pyproject.toml")
     table, source = _find_own_table(root, pyproject)
@@ -112,9 +118,11 @@ def load_config(project: Path, flags: Mapping[str, Any]) -> Config:
 
 
 def read_local_copies(project: Path) -> Mapping[str, Path]:
-    """Return the folders that a project's file names under `copies`; none where there is no file.
+    """Return the `copies` of a project's configuration, without reading its other keys.
 
-    Raises UsageError for a file that cannot be read; what else it says is not looked at.
+    Raises:
+        UsageError: the file cannot be read.
+
     """
     root = project.expanduser().absolute()
     table, source = _find_own_table(root, _read_toml(root / "pyproject.toml"))
@@ -124,7 +132,7 @@ def read_local_copies(project: Path) -> Mapping[str, Path]:
 
 
 def has_top_level_tables(project: Path) -> bool:
-    """Tell whether a project's tables stand at the top of an offline-kit.toml, not below [tool.offline-kit]."""
+    """Whether the project has an offline-kit.toml with keys at its top, not in [tool.offline-kit]."""
     try:
         text = (project / "offline-kit.toml").read_text(encoding="utf-8")
     except (OSError, ValueError):
@@ -138,17 +146,23 @@ def _read_toml(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"'{path}' is not valid TOML: {error}", hint="mend the line it names") from error
+        raise UsageError(
+            f"'{path}' is not valid TOML: {error}", hint="fix that line", code="toml-invalid"
+        ) from error
 
 
 def _check_tables(data: dict[str, Any], path: Path, *names: str) -> None:
-    """Raise UsageError where one of these nested tables is something else than a table."""
+    """Raise UsageError if one of these keys is set, but not to a table."""
     for name in names:
         value: Any = data
         for step in name.split("."):
             value = value.get(step, {})
             if not isinstance(value, dict):
-                raise UsageError(f"'{path}': {name} must be a table, not {value!r}", hint="mend the file")
+                raise UsageError(
+                    f"'{path}': {name} must be a table, not {value!r}",
+                    hint="fix the file",
+                    code="config-invalid",
+                )
 
 
 def _find_own_table(root: Path, pyproject: dict[str, Any]) -> tuple[dict[str, Any], Path | None]:
@@ -162,7 +176,8 @@ def _find_own_table(root: Path, pyproject: dict[str, Any]) -> tuple[dict[str, An
     if own_table is not None and own_file:
         raise UsageError(
             f"'{root}' has both offline-kit.toml and [tool.offline-kit] in pyproject.toml",
-            hint="keep one of the two, so that it is clear which one counts",
+            hint="keep one of the two",
+            code="config-ambiguous",
         )
     if own_file:
         return own_file.get("tool", {}).get("offline-kit", own_file), own_path
@@ -178,12 +193,13 @@ def _check_keys(table: Mapping[str, Any], source: Path | None, root: Path) -> No
         and isinstance(image_name := table.get("image"), str)
         and (image_problem := image.find_name_problem(image_name, root))
     ):
-        problems.append(image_problem)  # alone, whoever needs the image says it, and which there are
+        problems.append(image_problem)  # if it is the only problem, loading the image reports it
     if problems:
         count = f"{len(problems)} problems" if len(problems) > 1 else "a problem"
         raise UsageError(
             f"'{source}' has {count}",
             hint="fix the keys listed above; docs/configuration.md describes all of them",
+            code="config-invalid",
             details=problems,
         )
 
@@ -236,15 +252,16 @@ def _apply_defaults(
     if "packages" not in values and _is_package(root, pyproject):
         values["packages"] = (root,)
     if "requirements" not in values:
-        # A lock is a preference; what is asked for stands in the project, where it says so.
+        # Lock files only give preferred versions; requirements come from the project, if it has any.
         values |= _find_requirements(root, project_table, locked=bool(values.get("locks")))
     if "dependencies" in project_table.get("dynamic", ()) and root in values.get("packages", ()):
-        # Only the build backend knows them; the wheel that it builds carries them into the freeze.
+        # Only the build backend knows dynamic dependencies; the freeze reads them from the wheel that it builds.
         values["project_dependencies"] = False
     if (values.get("extras") or values.get("groups")) and not pyproject:
         raise UsageError(
-            f"extras and groups are asked for, and '{root}' has no pyproject.toml that defines them",
-            hint="name requirements files instead",
+            f"extras or groups are set, but '{root}' has no pyproject.toml that defines them",
+            hint="set `requirements` to requirements files instead",
+            code="pyproject-not-found",
         )
     values["dataset"] = values.get("dataset") or make_dataset_slug(name)
     values["out"] = (values.get("out") or root / DEFAULT_OUT).absolute()
@@ -281,8 +298,7 @@ def _require_paths(config: Config) -> None:
     if missing:
         raise UsageError(
             missing[0] if len(missing) == 1 else f"{len(missing)} paths of the configuration do not exist",
-            hint=f"correct them in '{config.source}'"
-            if config.source
-            else "correct the path given on the command line",
+            hint=f"fix them in '{config.source}'" if config.source else "fix the path on the command line",
+            code="path-not-found",
             details=missing if len(missing) > 1 else (),
         )

@@ -1,4 +1,4 @@
-"""The schema of the configuration: for each key its check, default and meaning; docs/configuration.md is made from it."""
+"""The schema of the configuration: check, default and meaning of each key; docs/configuration.md is generated from it."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -9,21 +9,21 @@ from offline_kit.core.errors import suggest_name
 from offline_kit.project.kaggle_names import SOURCES, is_source_reference, split_model_name
 
 _ORIGINS = ("dataset", "notebook", "model")
-"""Kinds of sources that trained files come from."""
+"""Kinds of sources for trained files."""
 ENGINES = ("auto", "uv", "pip-tools")
-"""Resolvers of a freeze."""
+"""Resolvers."""
 SDISTS = ("both", "rename", "wheel")
-"""What of a package without a wheel goes into the kit: its renamed source, a wheel built here, or both."""
+"""How the kit includes a package without a wheel: its renamed sdist, a wheel built from it, or both."""
 ENVIRONMENTS = ("matching", "current")
-"""Versions that a notebook runs in here: the image's, or those of the running environment."""
+"""Package versions of a rehearsal: the image's, or those of the running environment."""
 INSTALLERS = ("auto", "uv", "pip")
-"""What a rehearsed notebook installs with."""
+"""What the notebook of a rehearsal installs with."""
 LAYOUTS = ("new", "old")
-"""Of 2026: /kaggle/input/datasets/<owner>/<slug>; before, and in some sessions still: /kaggle/input/<slug>."""
+"""New since 2026: /kaggle/input/datasets/<owner>/<slug>; old, still used in some sessions: /kaggle/input/<slug>."""
 KAGGLES = ("kaggle", "local")
 """The real one, and one on this machine."""
 Check = Callable[[Any], str]
-"""Returns what is wrong with a value, or an empty string."""
+"""Return what is wrong with a value, or an empty string."""
 
 
 def _check_text(value: Any) -> str:
@@ -32,11 +32,11 @@ def _check_text(value: Any) -> str:
 
 def _check_model_name(value: Any) -> str:
     if not isinstance(value, str):
-        return "must be a text"
+        return "must be a string"
     try:
         split_model_name(value or "none")
     except ValueError as error:
-        return f"is not understood: {error}"
+        return f"is invalid: {error}"
     return ""
 
 
@@ -49,7 +49,7 @@ def _check_package_names(value: Any) -> str:
     if wrong := _check_texts(value):
         return wrong
     bad = [item for item in value if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", item)]
-    return f"takes names of packages alone (no versions), and {bad[0]!r} is none" if bad else ""
+    return "must be a list of package names without versions" if bad else ""
 
 
 def _check_count(value: Any) -> str:
@@ -71,7 +71,7 @@ def _check_models(value: Any) -> str:
         return "must be an array of tables: [[tool.offline-kit.notebook.models]]"
     problems = [line for item in value for line in find_key_problems(item, MODEL_KEYS, "")]
     problems += ["files is missing" for item in value if "files" not in item]
-    return f"is wrong: {'; '.join(map(str.strip, dict.fromkeys(problems)))}" if problems else ""
+    return f"is invalid: {'; '.join(map(str.strip, dict.fromkeys(problems)))}" if problems else ""
 
 
 def _check_origin(value: Any) -> str:
@@ -90,11 +90,11 @@ def _check_copies(value: Any) -> str:
         for source in value
         if (wrong := _check_origin(source) or _require_source(source))
     ]
-    return f"is wrong: {'; '.join(problems)}" if problems else ""
+    return f"is invalid: {'; '.join(problems)}" if problems else ""
 
 
 def _require_source(value: str) -> str:
-    return "" if value else "is no source"
+    return "" if value else "is not a source"
 
 
 def _check_table(value: Any) -> str:
@@ -102,7 +102,11 @@ def _check_table(value: Any) -> str:
 
 
 def _check_gateway(value: Any) -> str:
-    return "" if isinstance(value, str | dict) else "must be a class, or a table of options of the stand-in"
+    return (
+        ""
+        if isinstance(value, str | dict)
+        else "must be the name of a class, or a table of options of the stand-in"
+    )
 
 
 def _check_labels(value: Any) -> str:
@@ -122,7 +126,7 @@ def _allow_choices(*choices: str) -> Check:
 
 @dataclass(frozen=True, kw_only=True)
 class ConfigKey:
-    """What one key of a table takes, and what it means to its reader."""
+    """One key of a table: its check and its documentation."""
 
     check: Check
     default: str
@@ -259,7 +263,7 @@ KEYS: dict[str, ConfigKey] = {
     "time_limit": _define_key(_check_count, "`32400`", "The competition's limit for a run, in seconds."),
     "notebook": _define_key(_check_table, "", "The table below."),
 }
-"""What [tool.offline-kit] may hold."""
+"""Keys of [tool.offline-kit]."""
 
 NOTEBOOK_KEYS: dict[str, ConfigKey] = {
     "template": _define_usual_key(
@@ -328,7 +332,7 @@ NOTEBOOK_KEYS: dict[str, ConfigKey] = {
         "Array of tables, one for each model or group of models: see below.",
     ),
 }
-"""What [tool.offline-kit.notebook] may hold."""
+"""Keys of [tool.offline-kit.notebook]."""
 
 MODEL_KEYS: dict[str, ConfigKey] = {
     "files": _define_usual_key(_check_text, "required", "File or glob among the checkpoints."),
@@ -357,7 +361,7 @@ MODEL_KEYS: dict[str, ConfigKey] = {
         _check_count, "the notebook's", "As in the notebook's table, for this model alone."
     ),
 }
-"""What an entry of [[tool.offline-kit.notebook.models]] may hold."""
+"""Keys of an entry of [[tool.offline-kit.notebook.models]]."""
 
 PARAMS: dict[str, ConfigKey] = {
     "activation": _define_usual_key(
@@ -409,13 +413,13 @@ PARAMS: dict[str, ConfigKey] = {
         "Class of the gateway, or a table of options of the stand-in (`batches`, `rows`, `by`, `sends`, `ids`, `submission`, `seed`).",
     ),
 }
-"""Params that the templates `predict` and `server` and the frameworks read themselves, wherever they are set."""
+"""Params that the templates `predict` and `server` and the frameworks read."""
 
 
 def find_key_problems(
     table: Mapping[str, Any], keys: Mapping[str, ConfigKey], table_name: str
 ) -> Iterable[str]:
-    """Yield every unknown key of a table, with a guess, and every value that its key does not take."""
+    """Yield the problems of a table: unknown keys and invalid values."""
     for key, value in table.items():
         if key not in keys and keys is MODEL_KEYS and key in {*PARAMS, *NOTEBOOK_KEYS}:
             right = "in its `params`" if key in PARAMS else "in [tool.offline-kit.notebook], for all models"

@@ -1,4 +1,4 @@
-"""Kaggle's images as data: Python, platform, installed packages, and what must not be replaced."""
+"""Kaggle's images: Python, platform, installed packages, and those that must not be replaced."""
 
 import re
 import sys
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from packaging.tags import Tag
 
 NO_ACCELERATOR = frozenset({"", "none", "cpu"})
-"""What a user may write for a machine without accelerator."""
+"""Names for a machine without accelerator."""
 TORCH_FAMILY = frozenset({"torch", "torchvision", "torchaudio", "torchcodec"})
-"""Published once per accelerator under local versions: "2.11.0+cpu" and "2.11.0+cu128" are one release."""
+"""Published with a local version per accelerator: "2.11.0+cpu" and "2.11.0+cu128" are one release."""
 _DEFAULTS = {"none": "kaggle-2026-10-cpu", "gpu": "kaggle-2026-10-gpu"}
 _KEYS = frozenset(
     [
@@ -45,7 +45,7 @@ _LEGACY_MANYLINUX = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
 
 @dataclass(frozen=True, kw_only=True)
 class Image:
-    """One image: the machine that the kit is made for."""
+    """An image that kits are built for."""
 
     name: str
     """"kaggle-2026-10-cpu", "local", or the name of the user's file."""
@@ -79,12 +79,12 @@ class Image:
 
     @property
     def python_minor(self) -> str:
-        """The Python version as wheels and folders name it: "3.13"."""
+        """The minor Python version: "3.13"."""
         return ".".join(self.python.split(".")[:2])
 
     @property
     def platform_for_uv(self) -> str:
-        """The value of uv's --python-platform; empty for `local`, which is uv's own default."""
+        """The value of uv's --python-platform; empty for `local`, uv's default."""
         return "" if self.local else f"{self.machine}-manylinux_{self.glibc[0]}_{self.glibc[1]}"
 
     @cached_property
@@ -108,7 +108,7 @@ class Image:
         return [*platform_tags, f"linux_{self.machine}"]
 
     def list_wheel_tags(self) -> "tuple[Tag, ...]":
-        """Return the wheel tags that fit the image, best first."""
+        """Return the wheel tags that fit the image, best first (PEP 425, PEP 600)."""
         return self._wheel_tags
 
     def marker_environment(self) -> dict[str, str]:
@@ -132,21 +132,21 @@ class Image:
         }
 
     def public_version(self, name: str) -> str:
-        """Return the version that the image has, local part removed; empty when it lacks the package."""
+        """Return the image's version without its local part; "" if the image lacks the package."""
         return self.packages.get(normalize_name(name), "").partition("+")[0]
 
     def is_protected(self, name: str) -> bool:
-        """Whether the kit must not replace this package unless the user says so."""
+        """Whether the kit must not replace this package unless the user allows it."""
         return normalize_name(name) in self.protected
 
     def is_accelerator(self, name: str) -> bool:
-        """Whether a package is of use only beside an accelerator: "nvidia-nccl-cu12", "triton"."""
+        """Whether a package is useful only with an accelerator: "nvidia-nccl-cu12", "triton"."""
         return any(fnmatchcase(normalize_name(name), pattern) for pattern in self.accelerator_families)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImagePackage:
-    """What an image says of one package."""
+    """A package of an image."""
 
     name: str
     version: str
@@ -157,7 +157,7 @@ class ImagePackage:
 
 
 def is_same_version(name: str, first_version: str, second_version: str) -> bool:
-    """Whether two versions of a package are one release; torch's family compares without local parts."""
+    """Whether two versions of a package are the same release; local parts of torch's family are ignored."""
     if first_version == second_version:
         return True
     from packaging.version import InvalidVersion, Version
@@ -185,15 +185,18 @@ def load_built_in_images() -> tuple[Image, ...]:
 
 
 def choose_default_image(accelerator: str) -> str:
-    """Return the name of the image that a machine shape runs today: "none", "NvidiaTeslaT4", "t4x2"..."""
+    """Return the name of Kaggle's current image for an accelerator: "none", "NvidiaTeslaT4", "t4x2"..."""
     return _DEFAULTS["none" if accelerator.lower() in NO_ACCELERATOR else "gpu"]
 
 
 def load_image(name_or_file: str, *, accelerator: str, project: Path) -> Image:
     """Load a built-in image, "local", or a file (relative to the project); empty: the accelerator's default.
 
-    A file is `pip list --format=json`, `pip freeze` text, or a TOML file of our own format. Raises
-    UsageError for a name that is none of them and for a file that cannot be read.
+    A file has the output of `pip list --format=json` or `pip freeze`, or offline-kit's own TOML format.
+
+    Raises:
+        UsageError: there is no such image, or its file is invalid.
+
     """
     name = name_or_file or choose_default_image(accelerator)
     if name == "local":
@@ -201,31 +204,36 @@ def load_image(name_or_file: str, *, accelerator: str, project: Path) -> Image:
     if name in list_image_names():
         return _load_built_in(name)
     if problem := find_name_problem(name, project):
-        raise UsageError(problem, hint=_list_choices())
+        raise UsageError(problem, hint=_list_choices(), code="image-not-found")
     path = project / Path(name).expanduser()
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read the image file '{name}': {error}", hint=_list_choices()) from error
+        raise UsageError(
+            f"cannot read the image file '{name}': {error}",
+            hint=_list_choices(),
+            code="image-file-unreadable",
+        ) from error
     if path.suffix == ".toml":
         return _parse_image_file(text, source=name)
     return _parse_package_list(text, source=name, accelerator=accelerator)
 
 
 def find_name_problem(name: str, project: Path) -> str:
-    """Return what is wrong with an image's name: it is no built-in one's and no file; "" where nothing is."""
+    """Return the problem of an image's name that is neither built in nor a file; "" if it has none."""
     if name in ("", "local", *list_image_names()) or (project / Path(name).expanduser()).is_file():
         return ""
     return f"there is no image '{name}'{suggest_name(name, list_image_names())}"
 
 
 def describe_package(image: Image, name: str) -> ImagePackage:
-    """Return what the image says of a package; UsageError with a guess when it lacks it."""
+    """Return the image's entry of a package; raise UsageError if the image lacks it."""
     normalized_name = normalize_name(name)
     if normalized_name not in image.packages and normalized_name not in image.unversioned:
         raise UsageError(
             f"'{image.name}' has no package '{name}'{suggest_name(normalized_name, image.packages)}",
-            hint=f"see them all with 'offline-kit image show {image.name}'",
+            hint=f"list its packages with 'offline-kit image show {image.name}'",
+            code="package-not-in-image",
         )
     return ImagePackage(
         name=normalized_name,
@@ -236,7 +244,7 @@ def describe_package(image: Image, name: str) -> ImagePackage:
 
 
 def describe_packages(image: Image) -> tuple[ImagePackage, ...]:
-    """Return what the image says of every package, sorted by name."""
+    """Return the image's entries of all packages, sorted by name."""
     return tuple(describe_package(image, name) for name in sorted({*image.packages, *image.unversioned}))
 
 
@@ -263,12 +271,13 @@ def _parse_image_file(text: str, *, source: str) -> Image:
         package_list = read_package_list(str(listed), source=source)
     except tomllib.TOMLDecodeError as error:
         raise UsageError(
-            f"the image file '{source}' is not valid TOML: {error}", hint=_list_choices()
+            f"the image file '{source}' is not valid TOML: {error}", hint=_list_choices(), code="toml-invalid"
         ) from error
     problems = _find_file_problems(data)
     if problems:
         raise UsageError(
             f"the image file '{source}' has problems",
+            code="image-file-invalid",
             hint=f"compare it with a built-in one: {resources.files('offline_kit') / 'data' / 'images'}",
             details=problems,
         )
@@ -292,7 +301,7 @@ def _find_file_problems(data: Mapping[str, Any]) -> list[str]:
     known_keys = tuple(sorted(_KEYS))
     problems = [f"unknown key '{key}'{suggest_name(key, known_keys)}" for key in data if key not in _KEYS]
     if data.get("format", 1) != 1:
-        problems.append(f"format is {data['format']!r}, and this version reads 1")
+        problems.append(f"format is {data['format']!r}, but this version reads format 1")
     if not _PYTHON.fullmatch(str(data.get("python", ""))):
         problems.append(f'python is {data.get("python")!r}, expected a full version such as "3.13.5"')
     if not _GLIBC.fullmatch(str(data.get("glibc", "2.35"))):
@@ -305,7 +314,7 @@ def _find_file_problems(data: Mapping[str, Any]) -> list[str]:
 
 
 def _parse_package_list(text: str, *, source: str, accelerator: str) -> Image:
-    """Make an image of pip's own list: what that does not tell is taken from the default image."""
+    """Make an image from pip's own list; the default image gives what the list lacks."""
     package_list = read_package_list(text, source=source)
     comments = dict(package_list.comments)
     kind = comments.get("accelerator", accelerator)
@@ -313,11 +322,12 @@ def _parse_package_list(text: str, *, source: str, accelerator: str) -> Image:
     python = comments.get("python", assumed.python)
     if _PYTHON.fullmatch(python) is None or not _GLIBC.fullmatch(comments.get("glibc", "2.35")):
         raise UsageError(
-            f"the comments of the image file '{source}' do not tell a version",
-            hint="write '# python: 3.13.5' and, where wanted, '# glibc: 2.35'",
+            f"the comments of the image file '{source}' have an invalid version",
+            hint="write '# python: 3.13.5', and '# glibc: 2.35' if needed",
+            code="image-file-invalid",
         )
     assumption = (
-        f"Python {python} is assumed; say it with a line '# python: 3.13.5' in a freeze text, or give the "
+        f"assumed Python {python}; add a line '# python: 3.13.5' to the freeze text, or use the "
         "output of 'python -m pip inspect'"
     )
     bare = Image(
@@ -342,7 +352,7 @@ def _describe_running_python() -> Image:
 
     installed: dict[str, str] = {}
     for distribution in distributions():
-        # the first one found is the one that imports
+        # if a distribution is installed twice, Python imports the first on sys.path
         name = distribution.metadata["Name"]
         if name:
             installed.setdefault(normalize_name(name), distribution.version)
@@ -375,7 +385,7 @@ def _parse_glibc(version: str) -> tuple[int, int]:
 def _add_package_policies(
     image: Image, protected: list[str] | None = None, families: list[str] | None = None
 ) -> Image:
-    """Add what must not be replaced and what serves accelerators; where not given, as the default image has it."""
+    """Add the protected packages and the accelerator families; by default those of the default image."""
     if protected is None or families is None:
         import tomllib
 

@@ -1,4 +1,4 @@
-"""What a distribution can be imported as, read from its files; and which distribution a well-known import comes from."""
+"""Find the import names of a distribution from its files, and the distributions of well-known import names."""
 
 import keyword
 import re
@@ -31,15 +31,14 @@ _BYSTANDERS = frozenset(
         "build",
     }
 )
-"""Names that badly packed wheels carry along; importing them as a proof would prove nothing."""
-_LOOSE = 3
-"""Modules to name of a namespace folder that holds no package."""
+"""Packages that some wheels contain by mistake; importing them would test nothing."""
+_LOOSE = 3  # modules to list from a namespace folder without packages
 
 
 def find_distributions(name: str) -> tuple[str, ...]:
-    """Return the distributions that a top-level import is known to come from, the usual one first; () if unknown.
+    """Return the distributions that provide a top-level import name, the usual one first; () if unknown.
 
-    Known means curated: see data/import_names.toml. The name of an import is no evidence by itself.
+    They are curated in data/import_names.toml, because an import name alone does not tell its distribution.
     """
     return _load_distributions().get(name, ())
 
@@ -53,15 +52,19 @@ def _load_distributions() -> dict[str, tuple[str, ...]]:
 
 
 def read_wheel_imports(wheel: Path) -> tuple[str, ...]:
-    """Return the import names of a wheel, sorted: packages, modules, and what lies in namespace folders.
+    """Return the import names of a wheel, sorted: packages, modules, and members of namespace packages (PEP 420).
 
-    Private names, stubs, data and scripts give none. Raises ProjectError for what is no wheel.
+    Private names, stubs, data and scripts have none.
+
+    Raises:
+        ProjectError: the file is not a wheel.
+
     """
     return derive_import_names(list_wheel_files(wheel))
 
 
 def list_wheel_files(wheel: Path) -> tuple[str, ...]:
-    """Return the names of all files in a wheel; raises ProjectError for what is no wheel."""
+    """Return the names of all files in a wheel; raise ProjectError if it is not a wheel."""
     try:
         with zipfile.ZipFile(wheel) as archive:
             return tuple(info.filename for info in archive.infolist() if not info.is_dir())
@@ -69,11 +72,12 @@ def list_wheel_files(wheel: Path) -> tuple[str, ...]:
         raise ProjectError(
             f"'{wheel.name}' cannot be read as a wheel: {error}",
             hint="remove it from the cache or the find-links folder, then build again",
+            code="wheel-unreadable",
         ) from error
 
 
 def derive_import_names(names: Iterable[str]) -> tuple[str, ...]:
-    """Return the import names that files (posix paths in a wheel) give; see `read_wheel_imports`."""
+    """Return the import names of these files (posix paths in a wheel); see `read_wheel_imports`."""
     roots: dict[str, list[Sequence[str]]] = {}
     for name in names:
         parts = PurePosixPath(name).parts
@@ -89,15 +93,14 @@ def derive_import_names(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def read_sdist_imports(sdist: Path, name: str) -> tuple[str, ...]:
-    """Return the import names that an sdist states, or the one that its project's name suggests.
+    """Return the import names in an sdist's top_level.txt, or else the package or module named like the project.
 
-    setuptools writes them into the sdist; for others a package or module called like the project counts.
-    Nothing found is (): some proofs are then simply not run.
+    setuptools writes top_level.txt, other build backends do not. () means that no import is tested.
     """
     try:
         files, stated = _read_sdist_files(sdist)
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError):
-        return ()  # the stage that builds sdists has its own words for a damaged one
+        return ()  # building the sdist reports that it is damaged
     if stated:
         return tuple(sorted(top for top in stated if _is_public_name(top) and top.lower() not in _BYSTANDERS))
     project_name = re.sub(r"[-.]+", "_", name).lower()
@@ -149,7 +152,7 @@ def _list_names_below(name: str, files: Sequence[Sequence[str]], depth: int = 1)
         inner.setdefault(_strip_module_suffix(parts[depth]), []).append(parts)
     if any(len(parts) == depth + 1 for parts in inner.get("__init__", ())):
         return [name]  # a package
-    # A namespace folder: importing it proves nothing, what lies in it does.
+    # A namespace package (PEP 420) always imports, even if its members are missing: test those.
     packages: list[str] = []
     loose: list[str] = []
     for part, below in sorted(inner.items()):

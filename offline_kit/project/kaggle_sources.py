@@ -1,4 +1,4 @@
-"""Where weights and packages may lie besides the kit's own datasets, and where Kaggle mounts each."""
+"""Sources that a notebook attaches besides the kit's datasets, and where Kaggle mounts them."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from offline_kit.core.errors import UsageError
 from offline_kit.project.kaggle_names import SOURCES, is_source_reference
 
 METADATA_KEYS = {"dataset": "dataset_sources", "notebook": "kernel_sources", "model": "model_sources"}
-"""Under which key of kernel-metadata.json a source of each kind is attached."""
+"""Key of kernel-metadata.json for each kind of source."""
 _MODEL_WORDS = 5
 
 
@@ -25,19 +25,21 @@ class KaggleSource:
         return f"{self.kind}:{self.ref}"
 
     def mount_path(self, layout: str) -> str:
-        """Return where it is mounted below /kaggle/input, in the layout "new" or "old"."""
+        """Return its path in /kaggle/input, in the layout "new" or "old"."""
         if self.kind == "model":
             owner, model, framework, *version_parts = self.ref.split("/")
-            # Kaggle writes the framework in lower case there, whatever the metadata says.
+            # Kaggle mounts "pyTorch" as "pytorch", whatever the case in the metadata.
             inner = "/".join((model, framework.lower(), *version_parts))
             return f"models/{owner}/{inner}" if layout == "new" else inner
         return f"{self.kind}s/{self.ref}" if layout == "new" else self.ref.rpartition("/")[2]
 
 
 def parse_source(text: str) -> KaggleSource:
-    """Return the source that "dataset:owner/slug", "notebook:owner/slug" or "model:..." means.
+    """Parse "dataset:owner/slug", "notebook:owner/slug" or "model:owner/slug/framework/variation/version".
 
-    Raises UsageError for anything else: a model without its version, an address, a missing owner.
+    Raises:
+        UsageError: it is something else, such as a URL, or a model without a version.
+
     """
     kind, _, ref = text.partition(":")
     if kind in METADATA_KEYS and is_source_reference(kind, ref):
@@ -49,15 +51,14 @@ def parse_source(text: str) -> KaggleSource:
         if source_kind in METADATA_KEYS
     )
     raise UsageError(
-        f"the source '{text}' is not understood",
-        hint=f"put the version behind it ('{text}/1'): a model is always attached at one version"
-        if unpinned
-        else f"write {forms}; the words stand in its address on Kaggle",
+        f"the source '{text}' is invalid",
+        hint=f"add a version, as in '{text}/1'" if unpinned else f"write {forms}, as in its URL on Kaggle",
+        code="source-invalid",
     )
 
 
 def list_attached_sources(metadata: Mapping[str, Any]) -> tuple[KaggleSource, ...]:
-    """Return what a kernel-metadata attaches, competitions left out; bare slugs stay without owner."""
+    """Return the sources in kernel-metadata.json, without competitions; a slug without owner stays one."""
     return tuple(
         KaggleSource(kind=kind, ref=str(ref))
         for kind, key in METADATA_KEYS.items()
@@ -66,7 +67,7 @@ def list_attached_sources(metadata: Mapping[str, Any]) -> tuple[KaggleSource, ..
 
 
 def group_by_metadata_key(sources: Iterable[KaggleSource]) -> dict[str, tuple[str, ...]]:
-    """Return the references of each kind by the key of kernel-metadata.json that they belong under."""
+    """Return the references by their key in kernel-metadata.json."""
     references: dict[str, dict[str, None]] = {key: {} for key in METADATA_KEYS.values()}
     for source in sources:
         references[METADATA_KEYS[source.kind]][source.ref] = None

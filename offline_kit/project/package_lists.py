@@ -1,4 +1,4 @@
-"""Lists of installed packages as pip prints them, read into names and versions."""
+"""Read lists of installed packages as pip prints them."""
 
 import json
 import re
@@ -12,7 +12,7 @@ _PIN = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)\s*={2,3}\s*([^\s;#\\]+)")
 _DIRECT = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^\]]*\])?\s*@\s*(\S+)")
 _EGG = re.compile(r"[#&]egg=([A-Za-z0-9][A-Za-z0-9._-]*)")
 _COMMENT = re.compile(r"^#\s*(python|accelerator|glibc|digest|title)\s*[:=]\s*(\S.*?)\s*$", re.IGNORECASE)
-_LIST_HINT = "write it in the image with 'python -m pip list --format=json', which names every version"
+_LIST_HINT = "create it in the image with 'python -m pip list --format=json', which has every version"
 
 
 def normalize_name(name: str) -> str:
@@ -26,7 +26,7 @@ def normalize_name(name: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class PackageList:
-    """What a list of installed packages says."""
+    """The content of a list of installed packages."""
 
     packages: Mapping[str, str]
     """Version by normalized name."""
@@ -37,9 +37,13 @@ class PackageList:
 
 
 def read_package_list(text: str, *, source: str) -> PackageList:
-    """Read `pip list --format=json`, `pip inspect`, or `pip freeze` text.
+    """Read the output of `pip list --format=json`, `pip inspect` or `pip freeze`.
 
-    `source` names the list in errors. Raises UsageError for a text that is none of them.
+    `source` names the list in errors.
+
+    Raises:
+        UsageError: the text is none of these.
+
     """
     if text.lstrip().startswith(("[", "{")):
         return _read_json(text, source)
@@ -56,7 +60,11 @@ def _read_json(text: str, source: str) -> PackageList:
             rows, comments = data, {}
         packages = {normalize_name(str(row["name"])): str(row["version"]) for row in rows}
     except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"'{source}' is not a list of packages as pip writes it", hint=_LIST_HINT) from error
+        raise UsageError(
+            f"'{source}' is not a list of packages as pip writes it",
+            hint=_LIST_HINT,
+            code="package-list-invalid",
+        ) from error
     return PackageList(packages=packages, comments=comments)
 
 
@@ -77,20 +85,21 @@ def _read_freeze(text: str, source: str) -> PackageList:
         raise UsageError(
             f"'{source}' is not a list of packages as pip writes it",
             hint=_LIST_HINT,
-            details=strange[:20] or ["it names no package at all"],
+            code="package-list-invalid",
+            details=strange[:20] or ["it has no packages"],
         )
     return PackageList(packages=packages, unversioned=tuple(sorted(unversioned)), comments=comments)
 
 
 def _read_reference(line: str, packages: dict[str, str], unversioned: list[str]) -> bool:
-    """Take up a line that names no plain version; False for one that pip does not write."""
+    """Read a line without a plain version; return False for one that pip does not write."""
     if line.startswith(("-e ", "--editable")):
         if egg := _EGG.search(line):
             unversioned.append(normalize_name(egg[1]))
         return True
     direct = _DIRECT.match(line)
     if not direct:
-        # headers of `pip list` in columns are refused, options such as "--hash=..." belong to pins
+        # Column headers of `pip list` are refused; options such as "--hash=..." belong to pins.
         return line.startswith("--")
     name, version = normalize_name(direct[1]), extract_version(direct[2])
     if version:
@@ -101,7 +110,7 @@ def _read_reference(line: str, packages: dict[str, str], unversioned: list[str])
 
 
 def extract_version(url: str) -> str:
-    """Return the version that the file name of a wheel or sdist URL tells, else an empty string."""
+    """Return the version in the file name of a wheel or sdist URL, else an empty string."""
     from urllib.parse import unquote, urlsplit
 
     from packaging.utils import (

@@ -1,7 +1,7 @@
-"""Inference-server competitions: the gateway of a rehearsal, and its second run, as the scoring run will be.
+"""Rehearse inference-server competitions: provide the gateway, and run again as in Kaggle's scoring run.
 
-Where the local copy of the data brings the competition's own kaggle_evaluation, that is used; else a stand-in is
-laid into the mount. The first run has the gateway in the notebook's process, the second in one of its own.
+If the local copy of the data includes the competition's own kaggle_evaluation, that is used; otherwise a stand-in is
+added to the mount. In the first run the gateway is in the notebook's process, in the second in its own process.
 """
 
 import json
@@ -49,17 +49,16 @@ _ERRORS = """from kaggle_evaluation.core.standin import GatewayRuntimeError
 __all__ = ["GatewayRuntimeError"]
 """
 _REMEDIES = {
-    "SERVER_NEVER_STARTED": "load models in the first call, and nothing large before the cell that serves",
-    "SERVER_RAISED_EXCEPTION": "correct the function: what it does must not depend on the order of the batches",
-    "INVALID_SUBMISSION": "return a data frame or a series with the columns that are to be predicted, and exactly one"
-    " row for each row that is asked for",
-    "GRPC_DEADLINE_EXCEEDED": "answer faster: only the first batch may take as long as it needs",
+    "SERVER_NEVER_STARTED": "load models in the first call, and nothing large before the cell that starts the server",
+    "SERVER_RAISED_EXCEPTION": "fix the function; it must not depend on the order of the batches",
+    "INVALID_SUBMISSION": "return a data frame or a series with the columns to predict, and exactly one row for each row of the batch",
+    "GRPC_DEADLINE_EXCEEDED": "predict faster: only the first batch has no time limit",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class GatewayService:
-    """The gateway's side of a rehearsal."""
+    """The gateway of a rehearsal."""
 
     package: Path | None
     """The stand-in for kaggle_evaluation; None if the data includes the competition's own."""
@@ -73,39 +72,44 @@ class GatewayService:
     """Name of the data's folder that contains the package; empty: the data itself."""
 
     def added_folders(self) -> dict[str, Path]:
-        """Return what is laid into the competition's mount, by name."""
+        """Return the folders to add to the competition's mount, by name."""
         return {PACKAGE: self.package} if self.package else {}
 
 
 def uses_gateway(notebook: Path) -> bool:
-    """Whether a notebook serves a gateway: it has the cell of our template, or imports kaggle_evaluation itself."""
+    """Whether a notebook runs an inference server: with the template's cell, or by importing kaggle_evaluation."""
     try:
         cells = json.loads(notebook.read_text(encoding="utf-8")).get("cells", ())
         return any(_SERVE.fullmatch(str(cell.get("id", ""))) for cell in cells) or imports_evaluation_package(
             notebook
         )
     except (ValueError, AttributeError, TypeError):
-        return False  # no notebook: running it says so
+        return False  # not a notebook: running it reports that
 
 
 def imports_evaluation_package(notebook: Path) -> bool:
-    """Whether a notebook's cells import kaggle_evaluation: one of the user's, as the template's find it by themselves."""
+    """Whether a notebook's cells import kaggle_evaluation; those of the template do not."""
     return PACKAGE in imports.find_file_imports([notebook])
 
 
 def prepare_gateway(
     data: Path | Mapping[str, Path] | None, params: Mapping[str, Any], submission: str, folder: Path
 ) -> GatewayService:
-    """Return the gateway for this copy of the competition's data; a stand-in is written into `folder`.
+    """Return the gateway for this copy of the competition's data; write a stand-in to `folder` if it has none.
 
-    `data` is a folder, or its entries by name. `params` are the notebook's: "gateway" has the stand-in's options,
-    or names a class of the competition's own package. Raises ProjectError without any data, UsageError for
-    unknown options.
+    `data` is a folder, or its entries by name. `params` are the notebook's: "gateway" has the stand-in's options, or
+    names a class of the competition's own package.
+
+    Raises:
+        ProjectError: there is no data.
+        UsageError: an option of the stand-in is unknown.
+
     """
     if data is None:
         raise ProjectError(
-            "an inference server cannot be rehearsed without a test set",
-            hint="set competition_data to a local copy of the competition's data, or a part of it",
+            "rehearsing an inference server needs the test set",
+            hint="set `competition_data` to a local copy of the competition's data, or of a part of it",
+            code="competition-data-not-set",
         )
     entries = {path.name: path for path in sorted(data.iterdir())} if isinstance(data, Path) else data
     service_params: dict[str, Any] = {"data_paths": _read_data_paths(params)}
@@ -130,7 +134,7 @@ def prepare_gateway(
 
 
 def _find_packages(entries: Mapping[str, Path]) -> Iterator[tuple[str, Path]]:
-    """Yield the competition's own packages: in the data, then in a folder of it, with the name of that folder."""
+    """Yield the competition's own packages with the folder that contains them: "" for the data itself."""
     if (package_path := entries.get(PACKAGE)) and package_path.is_dir():
         yield "", package_path
     for name, path in entries.items():
@@ -145,13 +149,15 @@ def _list_python_files(entries: Mapping[str, Path]) -> list[Path]:
 def _check_options(options: Any) -> dict[str, Any]:
     if isinstance(options, str):
         raise UsageError(
-            f"`gateway` names a class, '{options}', and the competition's data brings no {PACKAGE} that could define it",
-            hint="use the whole of the competition's data, or give the options of the stand-in as a table",
+            f"`gateway` names the class '{options}', but the competition's data has no {PACKAGE} to define it",
+            hint="use all of the competition's data, or set `gateway` to a table of options of the stand-in",
+            code="gateway-class-not-found",
         )
     if problems := gateway_standin.find_option_problems(options):
         raise UsageError(
-            "the options of the stand-in gateway cannot be used",
-            hint="correct [tool.offline-kit.notebook.params.gateway]",
+            "the options of the stand-in gateway are invalid",
+            hint="fix [tool.offline-kit.notebook.params.gateway]",
+            code="gateway-options-invalid",
             details=problems,
         )
     return dict(options)
@@ -162,7 +168,8 @@ def _read_data_paths(params: Mapping[str, Any]) -> list[str]:
     if not isinstance(paths, list | tuple) or not all(isinstance(path, str) for path in paths):
         raise UsageError(
             f"`data_paths` must be a list of names below the competition's data, not {paths!r}",
-            hint="correct [tool.offline-kit.notebook.params]",
+            hint="fix [tool.offline-kit.notebook.params]",
+            code="data-paths-invalid",
         )
     return list(paths)
 
@@ -170,7 +177,7 @@ def _read_data_paths(params: Mapping[str, Any]) -> list[str]:
 def write_standin(
     folder: Path, options: Mapping[str, Any], *, name: str = "Standin", new: bool = False
 ) -> Path:
-    """Write the stand-in for kaggle_evaluation into `folder` and return the package; `new`: with the one call `run`."""
+    """Write the stand-in for kaggle_evaluation to `folder`, with the newer `run` method if `new`; return the package."""
     package = files.make_folder(folder / PACKAGE / "core").parent
     base = "NewInferenceServer" if new else "InferenceServer"
     texts = {
@@ -189,7 +196,7 @@ def write_standin(
 
 
 def find_submission(working: Path, name: str) -> str:
-    """Return the submission that a gateway wrote: competitions differ in its format, and the gateway decides."""
+    """Return the name of the submission that a gateway wrote; its format depends on the competition."""
     candidates = [candidate for candidate in (name, *WRITTEN) if (working / candidate).is_file()]
     return candidates[0] if candidates else name
 
@@ -201,10 +208,10 @@ def make_scoring_run(
     first_submission: Path | None,
     folder: Path,
 ) -> RehearsalEnvironment:
-    """Return the bench of the second run: notebook and gateway as two processes, as when Kaggle scores.
+    """Return the environment of the second run: notebook and gateway in two processes, as in Kaggle's scoring run.
 
-    `root` is where the competition's data is mounted, `first_submission` what the run in one process wrote; the driver's files are
-    written into `folder`.
+    `root` is the mount of the competition's data, `first_submission` the result of the first run; the driver's files
+    are written to `folder`.
     """
     # As in the package, so that the driver imports them by their own names; a folder needs no __init__ for that.
     runtime = files.make_folder(folder / "offline_kit" / "notebook" / "runtime")
@@ -228,22 +235,20 @@ def make_scoring_run(
 
 
 def find_python_path(service: GatewayService | None, notebook: Path, root: str) -> tuple[str, ...]:
-    """Return what the kernel finds on its path: the package's folder, where cells of the user's import it.
-
-    On Kaggle a notebook of such a competition imports kaggle_evaluation without having touched sys.path.
-    """
+    """Return the folders to add to the kernel's path: that of the package, if the user's own cells import it."""
+    # In such a competition, Kaggle puts kaggle_evaluation on sys.path: its starter notebooks import it directly.
     if service is None or not root or not imports_evaluation_package(notebook):
         return ()
     return (f"{root}/{service.package_folder}".rstrip("/"),)
 
 
 def find_gateway_problem(result: Ran) -> ProjectError | None:
-    """Return what the gateway of a second run was not content with; None: it was, or the notebook failed first."""
+    """Return the error of a second run's gateway; None if it succeeded, or if the notebook failed first."""
     folder = result.executed.parent / "gateway"
     try:
         outcome = json.loads((folder / gateway_driver.OUTCOME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return None  # ended by a limit, or a notebook that never came that far
+        return None  # a limit was reached, or the notebook never started its server
     if outcome["gateway"] == 0:
         return None
     gateway_result = _read_gateway_result(folder)
@@ -253,20 +258,22 @@ def find_gateway_problem(result: Ran) -> ProjectError | None:
         if outcome["notebook"]:
             return None
         return ProjectError(
-            "the notebook ended while the gateway of the scoring run still waited for it",
-            hint="serve in the scoring run: the cell that serves has to come to its turn, and to stay",
+            "the notebook ended while the gateway of the scoring run was still waiting for it",
+            hint="make sure that the scoring run reaches the cell that starts the server, and that the server keeps running",
+            code="server-ended-early",
             details=tail,
         )
     kind, text = gateway_result.get("ErrorType", ""), gateway_result.get("ErrorDetails", "")
     return ProjectError(
-        f"in two processes, as in the scoring run, the gateway ended with {kind or 'an error'}",
-        hint=_REMEDIES.get(kind, "read what it says; on Kaggle you would see no more than this word"),
+        f"the gateway failed with {kind or 'an error'} when it ran in its own process, as in the scoring run",
+        hint=_REMEDIES.get(kind, "fix the error below; Kaggle would show only its kind"),
+        code="gateway-failed",
         details=[text] if text else tail,
     )
 
 
 def collect_submission(result: Ran, submission: str) -> Path | None:
-    """Lay the gateway's submission where a notebook's is looked for; returns it as CSV where it is none and can be."""
+    """Copy the gateway's submission to the notebook's place; return its copy as CSV if the driver wrote one."""
     written = result.executed.parent / "gateway" / submission
     if _is_regular_file(written):
         (result.working / submission).unlink(missing_ok=True)
@@ -276,26 +283,28 @@ def collect_submission(result: Ran, submission: str) -> Path | None:
 
 
 def _is_regular_file(path: Path) -> bool:
-    return path.is_file() and not path.is_symlink()  # a box may leave links that lead out of it
+    return path.is_file() and not path.is_symlink()  # a link may lead out of the sandbox
 
 
 def describe_second_run(second: Ran, service: GatewayService) -> tuple[str, ...]:
-    """Return what a second run that went well tells."""
+    """Return notes about a successful second run."""
     gateway_result = _read_gateway_result(second.executed.parent / "gateway")
     gateway_kind = (
         "a stand-in for the competition's gateway" if service.package else "the competition's own gateway"
     )
-    notes = [f"served {gateway_kind} in its own process, then in two processes as in the scoring run"]
+    notes = [
+        f"tested with {gateway_kind}: in the notebook's process, then in two processes as in the scoring run"
+    ]
     if "Batches" in gateway_result:
         batches, rows = gateway_result["Batches"], gateway_result.get("Rows", 0)
-        one_batch = "1 batch: whether the answers depend on the order of several was not tried"
-        sent = one_batch if batches == 1 else f"{batches} batches in random order, then in the opposite one"
+        one_batch = "1 batch, so the order of batches was not tested"
+        sent = one_batch if batches == 1 else f"{batches} batches in random order, then in reverse"
         notes.append(f"{rows} row{'s' * (rows != 1)} in {sent}")
     return tuple(notes)
 
 
 def warn_of_differences(first: Ran, second: Ran, service: GatewayService) -> tuple[str, ...]:
-    """Return what may spoil a score although both runs went well: answers that were not the same twice."""
+    """Warn if the two runs gave different predictions."""
     folder = second.executed.parent / "gateway"
     parquet = service.submission.endswith(".parquet")
     first_table = (
@@ -307,12 +316,12 @@ def warn_of_differences(first: Ran, second: Ran, service: GatewayService) -> tup
     if not (first_table.is_file() and second_table.is_file()):
         return ()
     odd = submission.describe_difference(first_table, second_table)
-    warning = f"the two runs answered differently ({odd}): predict depends on the order of the batches, or on chance"
+    warning = f"the two runs gave different predictions ({odd}): predict depends on the order of the batches, or on chance"
     return (warning,) if odd else ()
 
 
 def count_answered_rows(result: Ran) -> int:
-    """Return how many rows the gateway of a second run was answered; 0 where it does not tell."""
+    """Return how many rows the gateway received in a second run; 0 if unknown."""
     return int(_read_gateway_result(result.executed.parent / "gateway").get("Rows", 0))
 
 

@@ -1,13 +1,13 @@
-"""A scoring run on one machine: the notebook with the re-run variable set, and the gateway in a process of its own.
+"""Imitate a scoring run: start the notebook with the re-run variable set, and the gateway in its own process.
 
-A rehearsal lays a copy of this file into its sandbox and starts it there with the kernel's Python:
+A rehearsal copies this file into its sandbox and starts it there with the kernel's Python:
 
-    driver.py FOLDER ROOT PARAMS COMMAND...   runs COMMAND, the notebook, against a gateway that works in FOLDER
-    driver.py --gateway ROOT PARAMS           is that gateway: the competition's own, or the stand-in for it
+    driver.py FOLDER ROOT PARAMS COMMAND...   runs COMMAND, the notebook, with a gateway that works in FOLDER
+    driver.py --gateway ROOT PARAMS           runs that gateway: the competition's own, or the stand-in
 
 ROOT is the competition's data; PARAMS a JSON object with "data_paths" (names below it), "server" and "gateway"
-("module:Class"), as far as the configuration has them. Nothing but the standard library and the runtime is needed.
-Ends with 0 where the gateway was content.
+("module:Class"), as far as they are configured. It needs only the standard library and the runtime.
+The exit code is 0 if the gateway succeeded.
 """
 
 import csv
@@ -31,18 +31,18 @@ from offline_kit.notebook.runtime.kit_server import (
 
 RERUN = "KAGGLE_IS_COMPETITION_RERUN"
 BACKWARDS = "KAGGLE_EVALUATION_STANDIN_BACKWARDS"
-"""Our own gateway sends the batches in the opposite order of that in the notebook's process."""
+"""Makes our own gateway send the batches in reverse."""
 OUTCOME, LOG = "outcome.json", "log.txt"
 TABLE_SUFFIX = ".csv"
-"""Behind the name of a parquet file: the same as CSV, for whoever has no library for it."""
+"""Appended to the name of a parquet file for its copy as CSV."""
 FIRST_SUBMISSION = "of-one-process.parquet"
-"""Beside this file: what the run in one process has written, to be made a CSV of as well."""
+"""Submission of the first run, next to this file, to convert to CSV as well."""
 GRACE = 15
-"""Seconds for a process to end by itself."""
+"""Seconds to wait for a process to end."""
 
 
 def main(words: Sequence[str]) -> int:
-    """Run one of the two sides; returns the exit code."""
+    """Run the notebook and its gateway, or the gateway alone; return the exit code."""
     if words[0] == "--gateway":
         run_gateway(Path(words[1]), json.loads(words[2]))
         return 0
@@ -50,9 +50,9 @@ def main(words: Sequence[str]) -> int:
 
 
 def run_scoring(folder: Path, data: Sequence[str], command: Sequence[str]) -> int:
-    """Run notebook and gateway side by side until one of the two ends, and write down how."""
+    """Run notebook and gateway until one of them ends, and write how to OUTCOME."""
     folder.mkdir(parents=True, exist_ok=True)
-    # Not the variable for the gateway: its errors shall come out as they are, and it asks this machine, not another.
+    # Without the variable: with it, kaggle_evaluation hides errors and expects the server on another machine.
     gateway_variables = {name: value for name, value in os.environ.items() if name != RERUN} | {
         BACKWARDS: "1"
     }
@@ -64,7 +64,7 @@ def run_scoring(folder: Path, data: Sequence[str], command: Sequence[str]) -> in
         while notebook.poll() is None and gateway.poll() is None:
             time.sleep(0.1)
         first = "notebook" if gateway.poll() is None else "gateway"
-        # A notebook that failed has nothing to serve with any more; a server may end a moment before its gateway.
+        # A failed notebook leaves no server for the gateway; a server may end a moment before its gateway.
         _end_process(gateway, patience=0 if notebook.returncode else GRACE)
         _end_process(notebook, patience=1)
     outcome = {"first": first, "gateway": gateway.returncode, "notebook": notebook.returncode}
@@ -76,7 +76,7 @@ def run_scoring(folder: Path, data: Sequence[str], command: Sequence[str]) -> in
 
 
 def _end_process(process: "subprocess.Popen[bytes]", *, patience: float) -> None:
-    """Wait so long for a process to end by itself, then end it."""
+    """Wait for a process to end, then terminate it, then kill it."""
     for seconds, harder in ((patience, process.terminate), (GRACE, process.kill)):
         try:
             process.wait(seconds)
@@ -87,7 +87,7 @@ def _end_process(process: "subprocess.Popen[bytes]", *, patience: float) -> None
 
 
 def run_gateway(root: Path, params: Mapping[str, Any]) -> None:
-    """Be the gateway: find its class in the competition's package and run it."""
+    """Find the gateway's class in the competition's package and run it; convert parquet submissions to CSV."""
     gateway = make_gateway(root, params)
     print(f"gateway: {type(gateway).__name__} of {type(gateway).__module__}", flush=True)  # noqa: T201
     gateway.run()
@@ -97,12 +97,12 @@ def run_gateway(root: Path, params: Mapping[str, Any]) -> None:
 
 
 def make_gateway(root: Path, params: Mapping[str, Any]) -> Any:
-    """Return the competition's gateway for this data, constructed as its own server does for a local test."""
+    """Return the competition's gateway for this data, constructed as its server does for a local test."""
     package, paths = find_server_package(root), find_data_paths(root, params.get("data_paths", ()))
     if not params.get("gateway"):
         server = load_class(package, SERVER, str(params.get("server", "")))
         if hasattr(server, "_get_gateway_for_test"):
-            # Hosts write this method for `run_local_gateway`; it uses nothing of the server, which is not started.
+            # Hosts write this method for `run_local_gateway`; it does not use the server, so none is started.
             make = server.__new__(server)._get_gateway_for_test
             return make(*_match_parameter(make, paths))
     gateway = load_class(package, GATEWAY, str(params.get("gateway", "")))
@@ -110,7 +110,7 @@ def make_gateway(root: Path, params: Mapping[str, Any]) -> Any:
 
 
 def _match_parameter(function: Any, paths: tuple[str, ...] | None) -> list[Any]:
-    """Return the paths as the first parameter wants them, a tuple or (named in the singular) a single one."""
+    """Return the arguments for a gateway: the paths as a tuple, or one path if the parameter's name is singular."""
     names = list(inspect.signature(function).parameters)
     if not names:
         return []
@@ -119,12 +119,12 @@ def _match_parameter(function: Any, paths: tuple[str, ...] | None) -> list[Any]:
 
 
 def convert_to_csv(path: Path, target: Path) -> None:
-    """Write a parquet file's rows as CSV, with the library that has written it; without any, or of a strange one, nothing."""
+    """Convert a parquet file to CSV with polars or pandas; write nothing if neither can read it."""
     for read in (_read_with_polars, _read_with_pandas):
         try:
             head, rows = read(path)
-        except Exception as error:  # noqa: BLE001 - it is only looked at: its gateway was content
-            sys.stderr.write(f"{path.name} was not read: {type(error).__name__}: {error}\n")
+        except Exception as error:  # noqa: BLE001 - the copy is optional: the gateway accepted the file
+            sys.stderr.write(f"cannot read {path.name}: {type(error).__name__}: {error}\n")
             continue
         with target.open("w", newline="", encoding="utf-8") as stream:
             writer = csv.writer(stream, lineterminator="\n")

@@ -1,9 +1,9 @@
-"""A stand-in for a competition's kaggle_evaluation package: the same Python interface, and a transport of our own.
+"""A stand-in for a competition's kaggle_evaluation package: the same Python interface, another transport.
 
-A rehearsal lays a copy of this file into the competition's mount, as kaggle_evaluation/core/standin.py, where
-the local copy of the data has no such package. It holds the public test set, sends it in batches in random order,
-and is as strict about the answers as the gateways of competitions are. Standard library only at import; both
-sides of a rehearsal run in one sandbox, where nobody else can connect.
+A rehearsal copies this file into the competition's mount, as kaggle_evaluation/core/standin.py, if the local copy of
+the data has no such package. It reads the public test set, sends it in batches in random order, and checks the answers
+as strictly as the gateways of competitions do. Only the standard library is imported at the top; both sides of a
+rehearsal run in one sandbox, so nobody else can connect.
 """
 
 import csv
@@ -24,15 +24,15 @@ from typing import Any
 
 RERUN = "KAGGLE_IS_COMPETITION_RERUN"
 BACKWARDS = "KAGGLE_EVALUATION_STANDIN_BACKWARDS"
-"""Set for a second run, which sends the batches in the opposite order: as different as it can be."""
+"""Set for a second run, which sends the batches in reverse."""
 MAX_BATCH_ROWS, MIN_BATCHES = 50, 5
-"""Rows of a batch at most, and how many batches there are at least where the test set has as many rows."""
+"""Largest batch, and fewest batches if the test set has as many rows."""
 OPTIONS = "standin.json"
 Call = Callable[[str, Sequence[Any]], Any]
 
 
 class GatewayRuntimeError(Exception):
-    """Why the gateway ended the run: one of Kaggle's words, and what happened."""
+    """Why the gateway ended the run: one of Kaggle's error types, and the details."""
 
     def __init__(self, kind: str, text: str) -> None:
         super().__init__(f"{kind}: {text}")
@@ -41,7 +41,7 @@ class GatewayRuntimeError(Exception):
 
 @dataclass(frozen=True)
 class GatewayOptions:
-    """How this gateway differs from another; [tool.offline-kit.notebook.params.gateway] sets them."""
+    """Options of this gateway; set in [tool.offline-kit.notebook.params.gateway]."""
 
     batches: str = "polars"
     """"polars" or "pandas": type of a batch."""
@@ -65,7 +65,7 @@ class GatewayOptions:
 
     @classmethod
     def read(cls, path: Path) -> "GatewayOptions":
-        """Return the options of a file; ValueError for one that is unknown."""
+        """Read the options from a file; raise ValueError if one is unknown."""
         values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         names = [option.name for option in fields(cls)]
         if unknown := sorted(set(values) - set(names)):
@@ -76,7 +76,7 @@ class GatewayOptions:
 
 
 def find_option_problems(options: Any) -> list[str]:
-    """Return what is wrong with the options of a stand-in gateway."""
+    """Return the problems of the options of a stand-in gateway."""
     if not isinstance(options, Mapping):
         return [f"`gateway` must be a table of options, not a {type(options).__name__}"]
     defaults = {option.name: option.default for option in fields(GatewayOptions)}
@@ -92,7 +92,9 @@ def find_option_problems(options: Any) -> list[str]:
         elif kind is not tuple and (
             isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind)
         ):
-            problems.append(f"option '{name}' of `gateway` must be {'a text' if kind is str else 'a number'}")
+            problems.append(
+                f"option '{name}' of `gateway` must be {'a string' if kind is str else 'a number'}"
+            )
     return problems
 
 
@@ -105,7 +107,7 @@ class BaseServer:
         if not listeners:
             raise ValueError("pass at least one endpoint listener, a function named `predict`")
         for listener in listeners:
-            # As kaggle_evaluation 0.9.0 has it; older and newer versions take bound methods as well.
+            # kaggle_evaluation 0.9.0 checks this too; older and newer versions also accept bound methods.
             if not isinstance(listener, types.FunctionType):
                 kind = type(listener).__name__
                 raise ValueError(
@@ -130,7 +132,7 @@ class BaseServer:
             return "SERVER_MISSING_ENDPOINT", f"there is no '{name}', only {', '.join(self.listeners)}"
         try:
             return "", self.listeners[name](*batch)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the gateway hears of it
+        except Exception as error:  # noqa: BLE001 - the gateway receives every error
             traceback.print_exc()
             return "SERVER_RAISED_EXCEPTION", f"{type(error).__name__}: {error}"
 
@@ -144,29 +146,29 @@ class BaseServer:
 
 
 class InferenceServer(BaseServer):
-    """The notebook's side, with the pair of ways to run it."""
+    """The notebook's side, with `serve` and `run_local_gateway`."""
 
     def serve(self) -> None:
-        """In a scoring run, answer a gateway in another process until that is done; else return at once."""
+        """Serve a gateway in another process in a scoring run; otherwise return at once."""
         if os.environ.get(RERUN):
             self._serve_gateway()
 
     def run_local_gateway(
         self,
         data_paths: Sequence[str] | None = None,
-        file_share_dir: str | None = None,  # noqa: ARG002 - competitions with large data are told of a folder
+        file_share_dir: str | None = None,  # noqa: ARG002 - an argument of competitions with large data
         *_: Any,
         **__: Any,
     ) -> None:
-        """Run the gateway in this very process; errors come out as they are."""
+        """Run the gateway in this process, so that errors are raised here."""
         self._run_gateway_here(data_paths)
 
 
 class NewInferenceServer(BaseServer):
-    """The same for competitions whose server has the one call `run`."""
+    """The same for newer competitions, whose server has a single method `run`."""
 
     def run(self, competition_data_folder: str = "") -> None:
-        """Serve in a scoring run, else run the gateway on the data of this folder."""
+        """Serve in a scoring run; otherwise run the gateway on this folder."""
         if os.environ.get(RERUN):
             self._serve_gateway()
         else:
@@ -174,11 +176,11 @@ class NewInferenceServer(BaseServer):
 
 
 class AnyInferenceServer(InferenceServer, NewInferenceServer):
-    """A server under whatever name a notebook imports it by."""
+    """A server with any name that a notebook imports."""
 
 
 class Gateway:
-    """Kaggle's side: it has the test set, asks for the answers, checks them and keeps them."""
+    """Kaggle's side: send the test set in batches, check the answers, and write the submission."""
 
     package: Path = Path(__file__).parents[1]
 
@@ -193,7 +195,7 @@ class Gateway:
         self.sent = 0
 
     def run(self) -> None:
-        """Send every batch, write the submission and result.json into the current folder."""
+        """Send every batch, and write the submission and result.json to the current folder."""
         result: dict[str, Any] = {"Succeeded": False}
         try:
             columns = self._collect_predictions()
@@ -229,7 +231,7 @@ class Gateway:
         return answers.columns
 
     def _read_table(self, name: str) -> Any:
-        """Return the table of this name: that of the paths a notebook gave, else that of the data."""
+        """Read the table of this name from the paths that the notebook gave, else from the data."""
         for path in self.paths:
             if path.suffix and not path.exists():
                 raise FileNotFoundError(f"no such file, as a path of the gateway: '{path}'")
@@ -256,14 +258,14 @@ class Gateway:
 
 
 class AnswerTable:
-    """What was predicted so far, each answer checked as it comes."""
+    """The predictions so far; each answer is checked when it is added."""
 
     def __init__(self, *, key: str, targets: Sequence[str]) -> None:
         self.key, self.targets = key, list(targets)
         self.columns: dict[str, list[Any]] = {key: []}
 
     def add_answer(self, answer: Any, ids: Sequence[Any], batch: str) -> None:
-        """Keep an answer; raises GatewayRuntimeError for one that Kaggle's gateways would not take."""
+        """Add an answer; raise GatewayRuntimeError if Kaggle's gateways would reject it."""
         table = self._read_columns(answer, batch)
         rows = len(next(iter(table.values()), ()))
         if rows != len(ids):
@@ -282,7 +284,7 @@ class AnswerTable:
             self.columns.setdefault(name, []).extend(values)
 
     def _read_columns(self, answer: Any, batch: str) -> dict[str, list[Any]]:
-        """Return the columns of an answer: a data frame's own, those of a series or a single value under the target's."""
+        """Return the columns of an answer; a series or a single value gets the target's name."""
         family = type(answer).__module__.partition(".")[0]
         name = self.targets[0] if self.targets else "prediction"
         if isinstance(answer, int | float | str):  # numpy's float64 is a float
@@ -292,14 +294,12 @@ class AnswerTable:
         if family in ("pandas", "polars"):
             if hasattr(answer, "columns"):
                 if odd := [column for column in answer.columns if not isinstance(column, str)]:
-                    text = (
-                        f"{batch}: the column name {odd[0]!r} is no string, and does not get through parquet"
-                    )
+                    text = f"{batch}: the column name {odd[0]!r} is not a string, which parquet requires"
                     raise GatewayRuntimeError("INVALID_SUBMISSION", text)
                 return {str(column): list(answer[column]) for column in answer.columns}
             return {name: list(answer)}
         kind = "None" if answer is None else f"a {family}.{type(answer).__name__}".replace("builtins.", "")
-        text = f"{batch}: predict returned {kind}; a data frame, a series, a number or a string is taken"
+        text = f"{batch}: predict returned {kind}; return a data frame, a series, a number or a string"
         raise GatewayRuntimeError("INVALID_SUBMISSION", text)
 
 
@@ -347,17 +347,17 @@ class PandasFrames:
         return list(frame[name])
 
     def write(self, columns: Mapping[str, list[Any]], path: Path) -> None:
-        """Write a table; pandas leaves parquet to pyarrow."""
+        """Write a table; pandas writes parquet with pyarrow."""
         if write_csv(columns, path):
             return
         import pandas as pd
-        import pyarrow as pa  # noqa: F401 - so that a rehearsal's environment has it
+        import pyarrow as pa  # noqa: F401 - so that a rehearsal installs it
 
         pd.DataFrame(dict(columns)).to_parquet(path, index=False)
 
 
 def write_csv(columns: Mapping[str, list[Any]], path: Path) -> bool:
-    """Write a table where a CSV is wanted; tells whether it did."""
+    """Write a table if the path is a CSV file; return whether it is."""
     if path.suffix != ".csv":
         return False
     with path.open("w", newline="", encoding="utf-8") as stream:
@@ -368,7 +368,7 @@ def write_csv(columns: Mapping[str, list[Any]], path: Path) -> bool:
 
 
 class RemoteServer:
-    """A server in another process, waited for when it is first called."""
+    """A server in another process."""
 
     def __init__(self, options: GatewayOptions) -> None:
         self.options = options
@@ -381,7 +381,7 @@ class RemoteServer:
             self.connection.send((name, batch))
             kind, answer = self.connection.recv()
         except (EOFError, OSError) as error:
-            text = f"the server is gone: {type(error).__name__} {error}"
+            text = f"the server closed the connection: {type(error).__name__} {error}"
             raise GatewayRuntimeError("SERVER_CONNECTION_FAILED", text) from error
         if kind:
             raise GatewayRuntimeError(kind, answer)
@@ -394,18 +394,18 @@ class RemoteServer:
                 return Client(("localhost", self.options.port))
             except OSError:
                 time.sleep(0.1)
-        text = f"the server was not up {self.options.start_limit:g} s after the gateway's first call"
+        text = f"the server did not start within {self.options.start_limit:g} s of the gateway's first call"
         raise GatewayRuntimeError("SERVER_NEVER_STARTED", text)
 
 
 class AnyNameImporter(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Imports a competition's own modules under any name: only its own package could tell what they are called."""
+    """Import a competition's own modules by any name: only its real package would know their names."""
 
     def __init__(self, package: str) -> None:
         self.package = package
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:  # noqa: ARG002
-        """Return a module below the package, other than its `core`; files that are there come first."""
+        """Return a spec for any module of the package outside `core`; existing files come first."""
         parent, _, module_name = name.partition(".")
         if parent != self.package or not module_name or module_name.partition(".")[0] == "core":
             return None
@@ -417,7 +417,7 @@ class AnyNameImporter(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         """Leave it to the import system."""
 
     def exec_module(self, module: types.ModuleType) -> None:
-        """Let the module have every server and every gateway that it is asked for."""
+        """Give the module every server and gateway class that is imported from it."""
 
         def answer(name: str) -> Any:
             for end, base in (("Server", AnyInferenceServer), ("Gateway", Gateway)):
@@ -431,10 +431,10 @@ class AnyNameImporter(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def _describe_missing(self, name: str) -> str:
         problem = f"the stand-in for the competition's {self.package} has no '{name}'"
-        return f"{problem}: use the competition's own one, with its data in competition_data"
+        return f"{problem}: use the competition's own package, from its data in `competition_data`"
 
 
 def import_any_name(package: str) -> None:
-    """Answer every import below this package."""
+    """Answer every import from this package."""
     if not any(isinstance(finder, AnyNameImporter) and finder.package == package for finder in sys.meta_path):
         sys.meta_path.append(AnyNameImporter(package))

@@ -153,7 +153,7 @@ def test_answers_that_depend_on_the_order_are_warned_of(tmp_path: Path, submissi
     folder = project(tmp_path / "project", after=after, submission=submission)
     done = rehearse(folder).good()
     (said,) = report(folder)["warnings"]
-    assert "the two runs answered differently" in said
+    assert "the two runs gave different predictions" in said
     assert "of 18 rows, as 'r" in said
     assert done.err.count(said) == 1
 

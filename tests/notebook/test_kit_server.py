@@ -216,7 +216,7 @@ def test_a_rehearsal_tells_the_rows_that_its_gateway_counted(data: Path, tmp_pat
     folder.mkdir(parents=True)
     (folder / "result.json").write_text(json.dumps({"Batches": 1, "Rows": ROWS}))
     assert gateway.count_answered_rows(ran) == ROWS
-    assert gateway.describe_second_run(ran, service)[-1].startswith(f"{ROWS} rows in 1 batch: ")
+    assert gateway.describe_second_run(ran, service)[-1].startswith(f"{ROWS} rows in 1 batch, ")
 
 
 @pytest.mark.parametrize(

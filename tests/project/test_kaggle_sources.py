@@ -38,7 +38,7 @@ def test_the_place_of_a_source(text: str, new: str, old: str) -> None:
     [
         ("plants", "write 'dataset:owner/slug'"),
         ("dataset:plants", "write 'dataset:owner/slug'"),
-        ("dataset:https://www.kaggle.com/datasets/ann/plants", "its address"),
+        ("dataset:https://www.kaggle.com/datasets/ann/plants", "URL"),
         ("kernel:bob/train-folds", "'notebook:owner/slug'"),
         ("model:ann/resnet/pyTorch/base", "'model:ann/resnet/pyTorch/base/1'"),
         ("model:ann/resnet/pyTorch/base/latest", "version"),
