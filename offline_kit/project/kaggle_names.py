@@ -1,8 +1,8 @@
-"""Names, titles and sizes that Kaggle takes, and those that it changes.
+"""Names, titles and sizes that Kaggle accepts, and names that it changes.
 
-Kaggle unpacks archives wherever they lie, and drops `+ ~ =` and non-ASCII letters from names. Nothing of
-it is promised in writing, so the kit uses only names that give it nothing to do: letters, digits, `._-`,
-no archive suffix, unique after lower-casing.
+Kaggle unpacks archives in datasets and drops `+ ~ =` and non-ASCII letters from names. None of this is documented, so
+the kit uses only names that Kaggle leaves unchanged: letters, digits, `._-`, no archive suffix, unique ignoring case.
+See https://github.com/Kaggle/kaggle-cli/issues/292 (archives) and issues 430 and 524 (refused names).
 """
 
 import hashlib
@@ -12,20 +12,20 @@ from collections.abc import Collection, Iterable
 from pathlib import PurePosixPath
 
 HARMLESS = ".xyz"
-"""Put behind archive suffixes: the classic recipe's way to keep an archive whole."""
+"""Appended to archive suffixes, so that Kaggle does not unpack the file."""
 LOCAL_ONLY = "\nLOCAL only, Kaggle does not show this:\n"
-"""Stands in the local Kaggle's words about a submission, before what the hidden run said."""
+"""In the local Kaggle's description of a submission, before the messages of the hidden run."""
 MARKER = "offline-kit.json"
-"""The manifest of a part; nothing else in a kit may have this name."""
+"""The manifest of a part; no other file of a kit may have this name."""
 TITLE_LENGTH = (6, 50)
 SLUG_LENGTH = (6, 50)
 MAX_NAME = 160
-"""Characters of a stored name; file systems end at 255, and the server adds to names."""
+"""Characters of a stored name; file systems allow 255 bytes, and the server makes names longer."""
 MAX_LOOSE_FILES = 1000
-"""Kaggle's form refuses more, and far more never finish processing."""
+"""Kaggle's web form refuses more, and datasets with far more never finish processing."""
 MANY_LOOSE_FILES = 900
 MAX_ACCOUNT_BYTES = 200 * 10**9
-"""What one account may hold in private datasets."""
+"""Kaggle's limit for the private datasets of an account (https://www.kaggle.com/docs/datasets)."""
 
 _OWNED, _WORD = r"[A-Za-z0-9_-]+/", r"[A-Za-z0-9_.-]+/"
 SOURCES = {
@@ -34,7 +34,7 @@ SOURCES = {
     "notebook": (_OWNED + r"[A-Za-z0-9_-]{5,}", "owner/slug"),
     "model": (_OWNED + 3 * _WORD + r"[1-9][0-9]*", "owner/model/framework/variation/version"),
 }
-"""What a notebook attaches, by its kind: as a pattern, and as a person is told it."""
+"""Sources of a notebook by kind: the pattern of a reference, and its form in messages."""
 
 ARCHIVE_SUFFIXES = (
     ".tar.gz",
@@ -49,19 +49,19 @@ ARCHIVE_SUFFIXES = (
     ".7z",
     ".rar",
 )
-"""Archives that become a folder; longer suffixes stand first."""
+"""Archives that Kaggle unpacks to a folder; longer suffixes come first."""
 STREAM_SUFFIXES = (".gz", ".bz2", ".xz")
-"""Single compressed files, which lose this suffix."""
+"""Single compressed files, which Kaggle decompresses and renames."""
 ZIP_BASED_SUFFIXES = (".pth.tar", ".pth", ".pt", ".keras", ".jar", ".egg")
-"""Formats that are archives inside: left whole on most days, unpacked on some."""
+"""Formats that are zip archives: usually left alone, sometimes unpacked."""
 DOUBTFUL_SUFFIXES = (".pt2", ".ptl", ".mar", ".war", ".apk", ".zst", ".lz4", ".lzma", ".lz", ".z", ".tzst")
-"""Nobody has told what becomes of these; no stored name of ours ends like this."""
+"""It is unknown whether Kaggle unpacks these; the kit does not use them."""
 NOT_UPLOADED = frozenset(
     {"dataset-metadata.json", "datapackage.json", "kernel-metadata.json", "model-metadata.json"}
     | {"model-instance-metadata.json"}
     | {f"dataset-cover-image.{kind}" for kind in ("png", "jpg", "jpeg", "webp")}
 )
-"""Names at the top of a folder that the client keeps for itself."""
+"""Names at the top of a folder that Kaggle's client does not upload."""
 
 _WINDOWS = frozenset(
     {"con", "prn", "aux", "nul"} | {f"{port}{n}" for port in ("com", "lpt") for n in range(10)}
@@ -71,7 +71,7 @@ _OUTSIDE = re.compile(r"[^A-Za-z0-9._-]")
 
 
 def find_archive_suffix(name: str) -> str:
-    """Return the suffix (as written) by which Kaggle may take the file for an archive, or ""."""
+    """Return the suffix for which Kaggle may unpack the file, with the case of the name, or ""."""
     lower = name.lower()
     for suffix in sorted(
         ARCHIVE_SUFFIXES + STREAM_SUFFIXES + ZIP_BASED_SUFFIXES + DOUBTFUL_SUFFIXES, key=len, reverse=True
@@ -82,12 +82,12 @@ def find_archive_suffix(name: str) -> str:
 
 
 def is_archive(name: str) -> bool:
-    """Tell whether Kaggle unpacks a file of this name, or may on a bad day."""
+    """Whether Kaggle unpacks a file of this name, always or sometimes."""
     return bool(find_archive_suffix(name))
 
 
 def is_safe_name(name: str) -> bool:
-    """Tell whether a stored name (one component) is one that Kaggle leaves as it is."""
+    """Whether Kaggle leaves a stored name (one path component) unchanged."""
     lower = name.lower()
     return (
         0 < len(name) <= MAX_NAME
@@ -129,7 +129,7 @@ def _replace_unsafe_parts(name: str) -> str:
         safe = "_" + safe
     if is_archive(safe):
         safe += HARMLESS
-    if len(safe) > MAX_NAME - 8:  # room for the number of a twin
+    if len(safe) > MAX_NAME - 8:  # leave room for the number of a duplicate
         stem, suffix = split_suffix(safe)
         tail = f"-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:10]}{suffix}"
         safe = stem[: MAX_NAME - 8 - len(tail)] + tail
@@ -137,7 +137,7 @@ def _replace_unsafe_parts(name: str) -> str:
 
 
 def split_suffix(name: str) -> tuple[str, str]:
-    """Split before the suffix, taking `.tar.gz.xyz` for one suffix; none is longer than 30."""
+    """Split a name before its suffix; `.tar.gz.xyz` is one suffix, and none is longer than 30 characters."""
     bare = name.removesuffix(HARMLESS)
     suffix = (find_archive_suffix(bare) if bare != name else PurePosixPath(bare).suffix) + name[len(bare) :]
     if len(suffix) > 30 or len(suffix) == len(name):
@@ -146,10 +146,10 @@ def split_suffix(name: str) -> tuple[str, str]:
 
 
 def map_safe_paths(originals: Iterable[str]) -> dict[str, str]:
-    """Map each original posix path to a stored one: safe in every component, unique after lower-casing.
+    """Map each original posix path to a stored path: safe in every component, unique ignoring case.
 
-    The map depends on the set of paths alone, not on their order. Folders that differ only in what
-    Kaggle drops (or in case) get names of their own.
+    The result depends on the set of paths, not on their order. Folders that differ only in case or in characters that
+    Kaggle drops get different names.
     """
     folders: dict[str, str] = {"": ""}
     used_names: dict[str, set[str]] = {}
@@ -172,7 +172,7 @@ def _store_path(path: PurePosixPath, folders: dict[str, str], used_names: dict[s
 
 
 def is_source_reference(kind: str, ref: str) -> bool:
-    """Tell whether Kaggle takes a reference for a source of this kind, one of SOURCES."""
+    """Whether a reference is valid for this kind of source, one of SOURCES."""
     return kind in SOURCES and re.fullmatch(SOURCES[kind][0], ref) is not None
 
 
@@ -195,17 +195,19 @@ _FRAMEWORKS = {
         *("tensorRtLlm", "triton", "vllm"),
     )
 }
-"""Frameworks of Kaggle Models as kernel-metadata.json spells them, by their lower case (kagglesdk, ModelFramework)."""
+"""Frameworks of Kaggle Models by their lower-case names, as in kernel-metadata.json (kagglesdk's ModelFramework)."""
 
 
 def split_model_name(text: str) -> tuple[str, str, str]:
-    """Return owner ("" for none), slug and "framework/variation" of a model as `publish_model` names it.
+    """Split `publish_model` into owner ("" for none), slug and "framework/variation".
 
-    That is "[owner/]slug" or "[owner/]slug/framework/variation". Raises ValueError that says what is wrong.
+    Raises:
+        ValueError: it is not "[owner/]slug" or "[owner/]slug/framework/variation".
+
     """
     words = text.split("/")
     if not all(words) or len(words) > 4:
-        raise ValueError(f'\'{text}\' is no model: write "slug" or "slug/framework/variation"')
+        raise ValueError(f'\'{text}\' is not a model: write "slug" or "slug/framework/variation"')
     framework, variation = words[-2:] if len(words) > 2 else ("other", "checkpoints")
     name_parts = words[:-2] if len(words) > 2 else words
     spelled = _FRAMEWORKS.get(framework.lower())
@@ -213,7 +215,9 @@ def split_model_name(text: str) -> tuple[str, str, str]:
         frameworks = ", ".join(_FRAMEWORKS.values())
         raise ValueError(f"Kaggle Models have no framework '{framework}'; one of {frameworks}")
     if not is_source_reference("model", f"owner/model/{spelled}/{variation}/1"):
-        raise ValueError(f"'{variation}' is no name for a model's variation: use letters, digits and hyphens")
+        raise ValueError(
+            f"'{variation}' is not a valid variation of a model: use letters, digits and hyphens"
+        )
     return "/".join(name_parts[:-1]), name_parts[-1], f"{spelled}/{variation}"
 
 
@@ -224,37 +228,39 @@ def make_slug(title: str) -> str:
 
 
 def make_dataset_slug(project: str) -> str:
-    """Return a slug that Kaggle takes for the dataset of a project of any name, with room for a part's name."""
+    """Return a valid dataset slug for any project name, short enough to append a part's name."""
     stem = make_slug(project)[: SLUG_LENGTH[1] - len("-kit-checkpoints")].strip("-") or "offline"
     return f"{stem}-kit" if len(stem) > 1 else f"{stem}-offline-kit"
 
 
 def check_title(title: str) -> tuple[str, ...]:
-    """Return what Kaggle would refuse about a dataset's or notebook's title; empty when nothing."""
+    """Return why Kaggle would refuse the title of a dataset or notebook; () if it would not."""
     low, high = TITLE_LENGTH
     if low <= len(title.strip()) <= high:
         return ()
-    return (f"the title '{title}' has {len(title.strip())} characters; Kaggle takes {low} to {high}",)
+    return (f"the title '{title}' has {len(title.strip())} characters; Kaggle requires {low} to {high}",)
 
 
 def check_slug(slug: str) -> tuple[str, ...]:
-    """Return what Kaggle would refuse about a slug; empty when nothing."""
+    """Return why Kaggle would refuse a slug; () if it would not."""
     low, high = SLUG_LENGTH
     problems = []
     if not low <= len(slug) <= high:
-        problems.append(f"the slug '{slug}' has {len(slug)} characters; Kaggle takes {low} to {high}")
+        problems.append(f"the slug '{slug}' has {len(slug)} characters; Kaggle requires {low} to {high}")
     if not re.fullmatch(r"[a-z0-9]+(-+[a-z0-9]+)*", slug):
-        problems.append(f"the slug '{slug}' may hold only a-z, 0-9 and single '-' between them")
+        problems.append(f"the slug '{slug}' may contain only a-z, 0-9 and '-' between them")
     return tuple(problems)
 
 
 def check_dataset_limits(files: int, size: int) -> tuple[str, ...]:
-    """Return warnings on the number of loose files and the total size (bytes) of one dataset."""
+    """Return warnings about the number of loose files and the total size (bytes) of a dataset."""
     warnings = []
     if files > MANY_LOOSE_FILES:
         warnings.append(
-            f"{files} loose files: Kaggle's form refuses more than {MAX_LOOSE_FILES}, and processing may never end"
+            f"{files} loose files: Kaggle's web form refuses more than {MAX_LOOSE_FILES}, and processing may never finish"
         )
     if size > MAX_ACCOUNT_BYTES:
-        warnings.append(f"{size / 1e9:.0f} GB: more than the 200 GB that an account may hold in private")
+        warnings.append(
+            f"{size / 1e9:.0f} GB: more than the 200 GB that an account may store in private datasets"
+        )
     return tuple(warnings)

@@ -1,8 +1,8 @@
-"""What Kaggle does to an uploaded folder: the folder that it mounts of it.
+"""Apply to a folder what Kaggle does to an uploaded dataset, to get the folder that it mounts.
 
-Archives are unpacked wherever they lie, `+ ~ =` and non-ASCII letters are dropped from names, `&` and `@`
-are refused (also in members of the archives that it unpacks), no executable bit is kept and symbolic links
-become empty files. Standard library only; the rules for names are in kaggle_names.
+Kaggle unpacks archives, drops `+ ~ =` and non-ASCII letters from names, refuses `&` and `@` in names (also in archives:
+https://github.com/Kaggle/kaggle-cli/issues/524 and 430), removes the executable bit, and empties symbolic links.
+The rules for names are in kaggle_names.
 """
 
 import bz2
@@ -36,11 +36,11 @@ from offline_kit.project.kaggle_names import make_safe_name as make_safe_name
 
 _DROPPED = re.compile(r"[+~=]|[^\x00-\x7f]")
 _REFUSED = re.compile(r"[&@]")
-_MAX_DEPTH = 8  # archives in archives; a zip that holds itself has no end
+_MAX_DEPTH = 8  # of archives in archives; a zip can contain itself
 
 
 class UploadChange(StrEnum):
-    """What becomes of one uploaded file."""
+    """What Kaggle does with an uploaded file."""
 
     KEPT = "kept"
     UNPACKED = "unpacked"
@@ -51,7 +51,7 @@ class UploadChange(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class UploadedFile:
-    """One file of the folder that is uploaded."""
+    """A file of the uploaded folder."""
 
     path: str
     """Posix path below the folder."""
@@ -62,7 +62,7 @@ class UploadedFile:
 
 @dataclass(frozen=True, kw_only=True)
 class UploadAction:
-    """What becomes of one uploaded file, and where."""
+    """What Kaggle does with one uploaded file, and its new path."""
 
     change: UploadChange
     source: str
@@ -72,9 +72,9 @@ class UploadAction:
 
 
 def find_refusals(paths: Iterable[str], inside: str = "") -> tuple[str, ...]:
-    """Return a line for each path for which Kaggle would refuse the whole dataset version.
+    """Return a message for each path for which Kaggle would refuse the whole dataset version.
 
-    `inside` names the archive whose members the paths are.
+    `inside` is the archive that contains the paths.
     """
     location = f" in '{inside}'" if inside else ""
     problems = []
@@ -82,22 +82,22 @@ def find_refusals(paths: Iterable[str], inside: str = "") -> tuple[str, ...]:
         if bad := sorted(set(_REFUSED.findall(path))):
             problems.append(f"'{path}'{location}: Kaggle refuses names with {' and '.join(bad)}")
         if path.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", path) or re.match(r"[A-Za-z]:", path):
-            problems.append(f"'{path}'{location}: the path leads out of its folder")
+            problems.append(f"'{path}'{location}: the path is outside its folder")
     return tuple(problems)
 
 
 def plan_upload_changes(
     uploads: Iterable[UploadedFile], *, unpack_pt: bool = True
 ) -> tuple[UploadAction, ...]:
-    """Return what Kaggle makes of the files, sorted by path; archives inside archives come later.
+    """Return what Kaggle does with each file, sorted by path, without archives in archives.
 
-    `unpack_pt` also unpacks the formats in ZIPPED, which Kaggle does on some days.
+    `unpack_pt` also unpacks the formats in ZIP_BASED_SUFFIXES, as Kaggle sometimes does.
     """
     ordered = sorted(uploads, key=lambda each: each.path)
     spelled: dict[str, str] = {}
     for upload in ordered:
         _normalize_path(upload.path, spelled)
-    used_paths = set(spelled)  # no file and no unpacked archive takes a folder's name
+    used_paths = set(spelled)  # neither files nor unpacked archives get the name of a folder
     actions = []
     for upload in ordered:
         change, name = _decide_change(upload, unpack_pt=unpack_pt)
@@ -130,7 +130,7 @@ def _decide_change(upload: UploadedFile, *, unpack_pt: bool) -> tuple[UploadChan
 
 
 def _normalize_path(path: str, spelled: dict[str, str]) -> str:
-    """Drop the letters that Kaggle drops; of two spellings of a folder the first one stays."""
+    """Drop the characters that Kaggle drops; folders that differ only in case get the first spelling."""
     *folders, name = map(_drop_characters, path.split("/"))
     for count in range(1, len(folders) + 1):
         spelling = spelled.setdefault("/".join(folders[:count]).lower(), folders[count - 1])
@@ -156,25 +156,31 @@ def _find_free_path(path: str, used_paths: set[str]) -> str:
 def apply_upload_rules(
     source: Path, target: Path, *, unpack_pt: bool = True, link: bool = True
 ) -> tuple[UploadAction, ...]:
-    """Make in `target` (empty or absent) the folder that Kaggle mounts of the uploaded folder `source`.
+    """Create in `target` (empty or absent) the folder that Kaggle mounts for the uploaded folder `source`.
 
-    Symbolic links are never followed and no member of an archive lands outside. An archive that cannot be
-    read stays whole; .7z and .rar become empty folders, for want of a reader. With `link`, unchanged files
-    are hard links: the caller promises that neither side is written in place. Returns what was done,
-    paths inside archives as "a.zip/member". Raises ProjectError with every reason for which Kaggle would
-    refuse the upload, and leaves no target then.
+    Symbolic links are never followed, and no member of an archive is written outside `target`. Unreadable archives are
+    kept; .7z and .rar become empty folders, because the standard library cannot read them. With `link`, unchanged files
+    are hard links, so neither side may be modified in place. Return what was done, with paths in archives as
+    "a.zip/member".
+
+    Raises:
+        ProjectError: Kaggle would refuse the upload; its details list all reasons, and `target` is deleted.
+
     """
     if not source.is_dir():
-        raise ProjectError(f"there is no folder '{source}' to upload", hint="build the kit first")
+        raise ProjectError(
+            f"there is no folder '{source}' to upload", hint="build the kit first", code="folder-not-found"
+        )
     if target.exists() and any(target.iterdir()):
-        raise ProjectError(f"'{target}' is not empty", hint="give an empty folder to mount into")
+        raise ProjectError(f"'{target}' is not empty", hint="use an empty folder", code="folder-not-empty")
     work = UploadTreatment(unpack_pt=unpack_pt, link=link)
     try:
         work.treat_folder(source, target)
         if work.refused:
             raise ProjectError(
                 f"Kaggle would refuse the folder '{source}'",
-                hint="rename these, or give the archive a suffix that Kaggle leaves alone",
+                hint="rename these files, or give the archive a suffix that Kaggle does not unpack",
+                code="upload-refused",
                 details=work.refused,
             )
     except BaseException:
@@ -185,7 +191,7 @@ def apply_upload_rules(
 
 _UNREADABLE = (
     *(zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, gzip.BadGzipFile),
-    *(FileExistsError, NotADirectoryError, IsADirectoryError),  # members that stand in each other's way
+    *(FileExistsError, NotADirectoryError, IsADirectoryError),  # members with conflicting paths
     *(RuntimeError, NotImplementedError, KeyError, ValueError),  # passwords, methods, dangling hard links
 )
 _READERS: dict[str, Callable[[Path], IO[bytes] | gzip.GzipFile | bz2.BZ2File | lzma.LZMAFile]] = {
@@ -196,7 +202,7 @@ _READERS: dict[str, Callable[[Path], IO[bytes] | gzip.GzipFile | bz2.BZ2File | l
 
 
 class UploadTreatment:
-    """One run over a folder and, in turn, over what its archives hold."""
+    """One pass over a folder and the archives in it."""
 
     def __init__(self, *, unpack_pt: bool, link: bool) -> None:
         self.unpack_pt, self.link = unpack_pt, link
@@ -220,14 +226,14 @@ class UploadTreatment:
         change = action.change
         if not self.apply_change(action, path, goal, inside, depth):
             change = UploadChange.KEPT
-            if action.change is not change:  # no archive after all: its name stays too
+            if action.change is not change:  # not an archive after all, so it keeps its name
                 goal = _find_unused_path(goal.with_name(_drop_characters(path.name)))
             self.place_file(path, goal)
         mounted = goal.relative_to(target).as_posix()
         self.done.append(UploadAction(change=change, source=inside + action.source, target=mounted))
 
     def apply_change(self, action: UploadAction, path: Path, goal: Path, inside: str, depth: int) -> bool:
-        """Do what the action says to the bytes; False where the file stays as it is."""
+        """Empty, unpack or decompress the file; return False if it stays unchanged."""
         if action.change is UploadChange.EMPTIED:
             goal.touch(mode=0o644)
             return True
@@ -236,7 +242,7 @@ class UploadTreatment:
         return action.change is UploadChange.DECOMPRESSED and _decompress_file(path, goal)
 
     def unpack_archive(self, path: Path, goal: Path, inside: str, depth: int) -> bool:
-        """Unpack into `goal`; False (and nothing made) where the archive cannot be read."""
+        """Unpack to `goal`; return False, and create nothing, if the archive cannot be read."""
         if path.name.lower().endswith((".7z", ".rar")):
             goal.mkdir()
             return True
@@ -260,7 +266,7 @@ class UploadTreatment:
             try:
                 os.link(path, goal)
             except OSError:
-                pass  # another file system, or one without hard links
+                pass  # another file system, or one without hard links (FAT, some network drives)
             else:
                 return
         shutil.copyfile(path, goal)
@@ -288,7 +294,7 @@ _Member = tuple[str, Callable[[], IO[bytes] | None]]
 
 @contextmanager
 def _open_members(path: Path) -> Iterator[list[_Member]]:
-    """Open an archive and give its files as (name, how to open it); links and the like open to None."""
+    """Open an archive and yield its files as (name, function that opens it); links open to None."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as packed:
             yield [
@@ -321,13 +327,13 @@ def _write_member(path: Path, opened: Callable[[], IO[bytes] | None]) -> None:
 
 
 def _find_unused_path(path: Path) -> Path:
-    """Return the path, or a numbered neighbour: an existing file may be a hard link to the upload."""
+    """Return the path, or a numbered one if it exists, because it may be a hard link to the upload."""
     twins = (path.with_name(f"{path.stem}-{number:03}{path.suffix}") for number in range(1, 1000))
     return next((candidate for candidate in (path, *twins) if not candidate.exists()), path)
 
 
 def _decompress_file(path: Path, goal: Path) -> bool:
-    """Decompress a single file; False (and nothing made) where its bytes are not what its name says."""
+    """Decompress a single file; return False, and create nothing, if its content does not fit its suffix."""
     reader = _READERS[path.suffix.lower()]
     try:
         with reader(path) as stream, goal.open("xb") as target:
@@ -335,7 +341,7 @@ def _decompress_file(path: Path, goal: Path) -> bool:
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         goal.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno is not None:
-            raise  # the disk's own trouble, not the file's
+            raise  # an error of the disk, not of the file
         return False
     goal.chmod(0o644)
     return True

@@ -1,4 +1,4 @@
-"""What "src/model.py:Lit" and "package.module:Lit" mean: looked at without running anything."""
+"""Resolve references such as "src/model.py:Lit" and "package.module:Lit", without running any code."""
 
 import ast
 import builtins
@@ -20,7 +20,7 @@ _OF_EVERY_MODULE = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class CodeReference:
-    """One reference of the configuration, found in the project or not."""
+    """A reference in the configuration, and the file that defines it."""
 
     text: str
     """As the user wrote it."""
@@ -31,10 +31,14 @@ class CodeReference:
 def resolve_references(
     project: Path, texts: Iterable[str], roots: Sequence[Path]
 ) -> tuple[CodeReference, ...]:
-    """Find the file of each reference and check that it defines the name.
+    """Find the file of each reference, and check that it defines the name.
 
-    Modules are looked up below `roots`, in their order. Raises one error with all that is wrong: UsageError
-    where a reference is misspelt, ProjectError where a file cannot be parsed.
+    Modules are looked up in `roots`, in this order.
+
+    Raises:
+        UsageError: references are invalid; its details list all of them.
+        ProjectError: a file cannot be read.
+
     """
     references, problems = [], []
     for text in dict.fromkeys(texts):
@@ -46,8 +50,9 @@ def resolve_references(
         raise problems[0]
     if problems:
         raise UsageError(
-            f"{len(problems)} references of the configuration lead nowhere",
+            f"{len(problems)} references of the configuration are invalid",
             hint='write "package.module:Name" or "folder/file.py:Name"',
+            code="reference-invalid",
             details=[error.what for error in problems],
         )
     return tuple(references)
@@ -57,7 +62,9 @@ def _resolve_reference(project: Path, text: str, roots: Sequence[Path]) -> CodeR
     shape = _SHAPE.fullmatch(text)
     if not shape or not (shape["where"].endswith(".py") or _DOTTED.fullmatch(shape["where"])):
         raise UsageError(
-            f"'{text}' is no reference", hint='write "package.module:Name" or "folder/file.py:Name"'
+            f"'{text}' is not a reference",
+            hint='write "package.module:Name" or "folder/file.py:Name"',
+            code="reference-invalid",
         )
     if shape["where"].endswith(".py"):
         file: Path | None = _find_file(project, shape["where"], text)
@@ -75,11 +82,13 @@ def _find_file(project: Path, path_text: str, text: str) -> Path:
         raise UsageError(
             f"'{text}': there is no file '{path_text}' in the project{suggest_name(path_text, project_files)}",
             hint="write its path relative to the project's folder",
+            code="reference-invalid",
         )
     if not path.resolve().is_relative_to(project.resolve()):
         raise UsageError(
-            f"'{text}' lies outside the project",
-            hint="copy it in, or name its folder in `modules` and its module here",
+            f"'{text}' is outside the project",
+            hint="copy it into the project, or add its folder to `modules` and write its module here",
+            code="reference-invalid",
         )
     return path
 
@@ -94,20 +103,22 @@ def _find_module(dotted: str, text: str, roots: Sequence[Path]) -> Path | None:
             modules = list(_list_modules_below(root, parts[0]))
             raise UsageError(
                 f"'{text}': there is no module '{dotted}' in '{parts[0]}'{suggest_name(dotted, modules)}",
-                hint="correct the module's name",
+                hint="fix the module's name",
+                code="reference-invalid",
             )
     first_names = {name for root in roots for name in list_top_level_names(root)}
-    # near enough to be a slip: a dependency with a name like one of the project's own must pass
+    # A high cutoff, because a dependency may have a similar name to one of the project's own modules.
     if guess := suggest_name(parts[0], first_names, cutoff=0.8):
         raise UsageError(
             f"'{text}': the project has no module '{parts[0]}'{guess}",
-            hint="correct the name, or add the package to the requirements",
+            hint="fix the name, or add the package to the requirements",
+            code="reference-invalid",
         )
     return None
 
 
 def _find_module_file(root: Path, parts: Sequence[str]) -> Path | None:
-    """Return the file of a module below a root of imports."""
+    """Return the file of a module in an import root; None if it is not there."""
     base = root.joinpath(*parts)
     for file in (base / "__init__.py", base.with_name(f"{base.name}.py")):
         if file.is_file():
@@ -122,7 +133,7 @@ def _list_modules_below(root: Path, top: str) -> Iterator[str]:
 
 
 def list_top_level_names(root: Path) -> Iterator[str]:
-    """Return the names that can be imported from a root."""
+    """Yield the top-level names that can be imported from an import root."""
     if not root.is_dir():
         return
     for path in root.iterdir():
@@ -133,13 +144,13 @@ def list_top_level_names(root: Path) -> Iterator[str]:
 
 
 def _list_python_files(folder: Path) -> Iterator[Path]:
-    """Return the Python files of a folder three levels deep: enough for a guess, cheap on large folders."""
+    """Yield the Python files of a folder, three levels deep to stay fast on large folders."""
     for pattern in ("*.py", "*/*.py", "*/*/*.py"):
         yield from (path for path in folder.glob(pattern) if "site-packages" not in path.parts)
 
 
 def _check_name_defined(file: Path, name: str, text: str) -> None:
-    """Raise where a module certainly does not define a name."""
+    """Raise UsageError if a module certainly does not define a name."""
     tree = parse_module(file)
     if tree is None:
         return
@@ -147,12 +158,13 @@ def _check_name_defined(file: Path, name: str, text: str) -> None:
     if name not in names and not open_ended:
         raise UsageError(
             f"'{text}': '{file.name}' defines no '{name}'{suggest_name(name, names)}",
-            hint=f"it defines {', '.join(sorted(names)[:12]) or 'nothing'}",
+            hint=f"use one of its names: {', '.join(sorted(names)[:12]) or 'there are none'}",
+            code="reference-invalid",
         )
 
 
 def find_bound_names(body: Sequence[ast.stmt]) -> tuple[set[str], bool]:
-    """Return the names that statements bind, and whether there may be more that cannot be seen."""
+    """Return the names that statements bind, and whether they may bind more (`import *`, `__getattr__`)."""
     names: set[str] = set()
     open_ended = False
     for node in body:
@@ -169,7 +181,7 @@ def find_bound_names(body: Sequence[ast.stmt]) -> tuple[set[str], bool]:
                 if isinstance(child, ast.Name) and isinstance(child.ctx, ast.Store)
             }
         else:
-            # if, try, with: what their branches bind counts
+            # names bound in the branches of if, try and with
             inner = [child for child in ast.walk(node) if isinstance(child, ast.stmt) and child is not node]
             inner_names, more_open = find_bound_names(inner) if inner else (set(), False)
             names, open_ended = names | inner_names, open_ended | more_open
@@ -177,7 +189,7 @@ def find_bound_names(body: Sequence[ast.stmt]) -> tuple[set[str], bool]:
 
 
 def find_undefined_names(file: Path) -> tuple[str, ...]:
-    """Return the names that a module uses and neither binds nor imports, sorted; none where a `*` may bring them."""
+    """Return the undefined names that a module uses, sorted; () if an `import *` may define them."""
     tree = parse_module(file)
     if tree is None or find_bound_names(tree.body)[1]:
         return ()
@@ -201,27 +213,31 @@ def find_undefined_names(file: Path) -> tuple[str, ...]:
 
 
 def parse_module(file: Path) -> ast.Module | None:
-    """Return the syntax tree of a file; None for what this Python cannot parse (a newer one may)."""
+    """Return the syntax tree of a file; None if this Python cannot parse it (a newer one may)."""
     try:
         return ast.parse(file.read_bytes(), filename=str(file))
     except (SyntaxError, ValueError):
         return None
     except OSError as error:
-        raise ProjectError(f"cannot read '{file}': {error.strerror}", hint="mend or remove it") from error
+        raise ProjectError(
+            f"cannot read '{file}': {error.strerror}",
+            hint="fix its permissions, or remove it",
+            code="file-unreadable",
+        ) from error
 
 
 def find_reached_files(starts: Iterable[Path], roots: Sequence[Path]) -> frozenset[Path] | None:
-    """Return the files below `roots` that these files import, directly or not, and the files themselves.
+    """Return these files and the files in `roots` that they import, directly or indirectly.
 
-    None if one of them imports by a name that only running it tells: then any file may be used.
+    None if one of them imports modules by a computed name: then it may use any file.
     """
     files = [start.resolve() for start in starts]
-    for file in files:  # grows while it is walked
+    for file in files:  # the loop appends to this list
         tree = parse_module(file)
         if tree is None or _has_dynamic_imports(tree):
             return None
         for folders, parts in _list_import_targets(tree, file, roots):
-            # importing a.b.c runs a/__init__.py and a/b/__init__.py too
+            # importing a.b.c also runs a/__init__.py and a/b/__init__.py
             prefixes = [parts[:count] for count in range(1, len(parts) + 1)]
             modules = (_find_module_file(root, prefix) for root in folders for prefix in prefixes)
             files += dict.fromkeys(
@@ -233,7 +249,7 @@ def find_reached_files(starts: Iterable[Path], roots: Sequence[Path]) -> frozens
 _IMPORTERS = frozenset(
     {"import_module", "__import__", "instantiate", "walk_packages", "iter_modules", "exec"}
 )
-"""Functions that import what a string names: importlib, pkgutil, hydra, Python itself."""
+"""Functions of importlib, pkgutil, hydra and Python that import by a string."""
 
 
 def _has_dynamic_imports(tree: ast.AST) -> bool:
@@ -244,8 +260,8 @@ def _has_dynamic_imports(tree: ast.AST) -> bool:
 def _list_import_targets(
     tree: ast.AST, file: Path, roots: Sequence[Path]
 ) -> Iterator[tuple[Sequence[Path], tuple[str, ...]]]:
-    """Yield where each import looks and for which dotted name; `from a import b` may mean a module a.b."""
-    # A file that runs as a script finds its neighbours first.
+    """Yield the folders and the dotted name of each import; `from a import b` may mean a module a.b."""
+    # A script finds modules next to it.
     absolute = (*roots, file.parent)
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -257,7 +273,7 @@ def _list_import_targets(
 
 
 def list_absolute_imports(file: Path) -> set[tuple[str, ...]]:
-    """Return what a file imports absolutely, as tuples of names: `from a.b import c` gives (a, b, c)."""
+    """Return a file's absolute imports as tuples: `from a.b import c` gives (a, b, c)."""
     imports: set[tuple[str, ...]] = set()
     tree = parse_module(file)
     for node in ast.walk(tree) if tree else ():
@@ -269,7 +285,7 @@ def list_absolute_imports(file: Path) -> set[tuple[str, ...]]:
 
 
 def map_imported_names(tree: ast.AST) -> dict[str, str]:
-    """Return what a module's absolute imports call things: {"F": "torch.nn.functional", "load": "torch.hub.load"}."""
+    """Map the names bound by absolute imports: {"F": "torch.nn.functional", "load": "torch.hub.load"}."""
     imported: dict[str, str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -283,7 +299,7 @@ def map_imported_names(tree: ast.AST) -> dict[str, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class CallParameters:
-    """What a class or a function is called with, as far as its source tells."""
+    """The parameters of a class or function, read from its source."""
 
     names: tuple[str, ...]
     """Without self."""
@@ -294,7 +310,7 @@ class CallParameters:
 
 
 def read_parameters(file: Path, name: str) -> CallParameters | None:
-    """Return the parameters of a class or function at the top of a module; None where its source does not tell."""
+    """Return the parameters of a class or function at the top of a module; None if its source is ambiguous."""
     tree = parse_module(file)
     definitions = [
         node
@@ -302,7 +318,7 @@ def read_parameters(file: Path, name: str) -> CallParameters | None:
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name
     ]
     if len(definitions) != 1 or definitions[0].decorator_list:
-        return None  # bound twice, a dataclass, a wrapper: anything may be its signature
+        return None  # bound twice, or decorated (a dataclass, a wrapper): its signature is unknown
     node = definitions[0]
     if isinstance(node, ast.FunctionDef):
         return _describe_parameters(node.args, skipped=0)
@@ -311,7 +327,7 @@ def read_parameters(file: Path, name: str) -> CallParameters | None:
         for statement in node.body
         if isinstance(statement, ast.FunctionDef) and statement.name == "__init__"
     ]
-    # What is inherited, or made by a metaclass or by __new__, the file alone does not tell.
+    # An inherited __init__, a metaclass or __new__ cannot be read from this file alone.
     if len(starts) != 1 or starts[0].decorator_list or node.keywords:
         return None
     return _describe_parameters(starts[0].args, skipped=1)

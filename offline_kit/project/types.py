@@ -1,7 +1,7 @@
-"""Frozen nouns that cross stages.
+"""Frozen data classes that several rooms share.
 
-Names of distributions are normalized (PEP 503) everywhere; hashes of pins read "sha256:<hex>", the
-`sha256` of a file is the bare hex digest; sizes are bytes.
+Names of distributions are normalized (PEP 503); hashes of pins are "sha256:<hex>", the `sha256` of a file is the hex
+digest alone; sizes are in bytes.
 """
 
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 class Fate(StrEnum):
-    """What becomes of a pin."""
+    """What the build does with a pin."""
 
     BUNDLED = "bundled"
     PROVIDED = "provided"
@@ -20,7 +20,7 @@ class Fate(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Pin:
-    """A package at one version, and what becomes of it."""
+    """A package at one version, and what the build does with it."""
 
     name: str
     """Normalized name of the distribution."""
@@ -47,7 +47,7 @@ class Pin:
 
 @dataclass(frozen=True, kw_only=True)
 class Replacement:
-    """An image package that the kit shadows with another version."""
+    """An image package that the kit replaces with another version."""
 
     name: str
     image_version: str
@@ -60,7 +60,7 @@ class Replacement:
 
 @dataclass(frozen=True, kw_only=True)
 class Freeze:
-    """The whole freeze: every pin with its fate."""
+    """The resolved packages: every pin with its fate."""
 
     image: str
     """Name of the image that it was made for."""
@@ -87,7 +87,7 @@ class Freeze:
 
 @dataclass(frozen=True, kw_only=True)
 class Artifact:
-    """A distribution file on this disk, its hash verified."""
+    """A distribution file on this disk, with a verified hash."""
 
     name: str
     """Normalized name of the distribution."""
@@ -110,7 +110,7 @@ class Sdist(Artifact):
 
 @dataclass(frozen=True, kw_only=True)
 class Wheelhouse:
-    """What was fetched for the bundled pins and spares."""
+    """The files for the bundled and spare pins."""
 
     wheels: tuple[Wheel, ...] = ()
     """Wheels that fit the image, sorted by file name."""
@@ -120,7 +120,7 @@ class Wheelhouse:
 
 @dataclass(frozen=True, kw_only=True)
 class SettledSdist:
-    """One package that the index has only as an sdist, with what restores it offline."""
+    """A package that the index has only as an sdist, with everything to install it offline."""
 
     name: str
     version: str
@@ -134,7 +134,7 @@ class SettledSdist:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceFile:
-    """One file of the project's code that is shipped as it is."""
+    """A file of the project's code that is shipped unchanged."""
 
     original: str
     """Posix path relative to the project: "src/model.py"."""
@@ -143,7 +143,7 @@ class SourceFile:
 
 @dataclass(frozen=True, kw_only=True)
 class OwnCode:
-    """The project's own code: packages as wheels, loose modules as files."""
+    """The project's own code: packages as wheels, modules as files."""
 
     wheels: tuple[Wheel, ...] = ()
     """Wheels of the project's own packages."""
@@ -154,7 +154,7 @@ class OwnCode:
 
 
 class CheckpointKind(StrEnum):
-    """What a checkpoint file is, told without executing it."""
+    """The format of a checkpoint file, recognized without executing it."""
 
     LIGHTNING = "lightning"
     TORCH_ZIP = "torch-zip"
@@ -171,7 +171,7 @@ class CheckpointKind(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A trained file that the notebook loads."""
+    """A file with trained weights that the notebook loads."""
 
     original: str
     """Posix path relative to the project; unique in the kit."""
@@ -185,7 +185,7 @@ class Checkpoint:
 
 
 class Severity(StrEnum):
-    """What a finding means for a build."""
+    """What a finding means for the build."""
 
     NOTE = "note"
     WARN = "warn"
@@ -196,7 +196,7 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """Something that was seen in a trained file, and what to do about it."""
+    """A fact about a trained file or a package, and what to do about it."""
 
     severity: Severity
     about: str
@@ -209,7 +209,7 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """One entry of [[tool.offline-kit.notebook.models]]: which files are a model, and how it is taken."""
+    """An entry of [[tool.offline-kit.notebook.models]]: the files of a model, and how to load it."""
 
     files: str
     """File, folder or glob; each file or model folder is a member of the ensemble."""
@@ -227,7 +227,7 @@ class ModelSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """One model of the notebook's ensemble: a file or a folder, with the framework that loads it."""
+    """A model of the notebook's ensemble: a file or a folder, with the framework that loads it."""
 
     name: str
     """Shown in the notebook's output; unique in its ensemble."""
@@ -273,7 +273,7 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class FileEntry:
-    """One file of a part, under its original and its stored name."""
+    """A file of a part, with its original and its stored name."""
 
     role: Role
     original: str
@@ -286,7 +286,7 @@ class FileEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class KitPart:
-    """A piece of the kit that lives in one Kaggle dataset."""
+    """A part of the kit, which is one Kaggle dataset."""
 
     name: str
     """"kit" for a single dataset; "packages", "code", "checkpoints" if split."""
@@ -310,14 +310,14 @@ class Kit:
     """Whether each part has a folder of its own; None: if there are several."""
 
     def part_folder(self, part: KitPart) -> Path:
-        """Return the folder whose content is uploaded for this part."""
+        """Return the folder to upload for this part."""
         split = len(self.parts) > 1 if self.split is None else self.split
         return self.folder / "dataset" / part.name if split else self.folder / "dataset"
 
 
 @dataclass(frozen=True, kw_only=True)
 class NotebookSettings:
-    """What the notebook is rendered from: the [notebook] table of the configuration."""
+    """The [notebook] table; `config_keys.NOTEBOOK_KEYS` explains the keys."""
 
     template: str = "lightning"
     model: str = ""
