@@ -40,6 +40,13 @@ class SubmissionTable:
         index = self.header.index(name)
         return [row[index] if index < len(row) else "" for row in self.rows]
 
+    def first_rows(self) -> dict[str, list[str]]:
+        """Return the first row of each id, the value of the first column."""
+        rows: dict[str, list[str]] = {}
+        for row in self.rows:
+            rows.setdefault(row[0], row)
+        return rows
+
 
 def check_submission(
     submission: Path, sample: Path | None, *, table: Path | None = None, trusted: bool = False
@@ -58,10 +65,10 @@ def check_submission(
     if submission.suffix.lower() != ".csv" and table is None:
         size = files.format_size(submission.stat().st_size)
         return SubmissionCheck(rows=0, problems=(), notes=(f"{size}; only CSV is compared with the sample",))
-    written_table, broken = _read_table(table or submission)
+    written_table, broken = read_table(table or submission)
     if not written_table.rows:
         return SubmissionCheck(rows=0, problems=(f"'{submission.name}' has a header, but no rows",))
-    sample_table = _read_table(sample)[0] if sample and sample.suffix.lower() == ".csv" else None
+    sample_table = read_table(sample)[0] if sample and sample.suffix.lower() == ".csv" else None
     problems, notes = [*broken, *_check_empty_values(written_table, sample_table)], list[str]()
     (notes if trusted else problems).extend(_check_repeated_ids(written_table, sample_table))
     if sample and sample_table:
@@ -94,7 +101,7 @@ def check_submission(
 
 def find_stored_answer(submission: Path, tables: Iterable[Path]) -> Path | None:
     """Return the first table that contains all rows of the submission, with its predictions; None if none does."""
-    written_table = _read_table(submission)[0]
+    written_table = read_table(submission)[0]
     rows = {tuple(row) for row in written_table.rows}
     for table in tables:
         with table.open(newline="", encoding="utf-8-sig", errors="replace") as stream:
@@ -119,7 +126,7 @@ def describe_difference(first: Path, second: Path) -> str:
 
     Rows are matched by their ids, the first column; if those repeat, whole rows are compared.
     """
-    first_table, second_table = _read_table(first)[0], _read_table(second)[0]
+    first_table, second_table = read_table(first)[0], read_table(second)[0]
     if first_table.header != second_table.header:
         return f"the columns {', '.join(first_table.header)} and then {', '.join(second_table.header)}"
     first_rows, second_rows = _index_by_id(first_table), _index_by_id(second_table)
@@ -150,15 +157,16 @@ def _find_differing_values(first: Sequence[str], second: Sequence[str]) -> tuple
 
 
 def _is_same_value(first: str, second: str) -> bool:
-    if first == second or not (_is_number(first) and _is_number(second)):
+    numbers = parse_number(first), parse_number(second)
+    if first == second or numbers[0] is None or numbers[1] is None:
         return first == second
-    a, b = float(first), float(second)
-    return math.isclose(a, b, rel_tol=_ROUNDING, abs_tol=_ROUNDING / 100) or (math.isnan(a) and math.isnan(b))
+    return is_close(numbers[0], numbers[1], relative=_ROUNDING, absolute=_ROUNDING / 100)
 
 
-def _read_table(path: Path) -> tuple[SubmissionTable, list[str]]:
+def read_table(path: Path) -> tuple[SubmissionTable, list[str]]:
+    """Read a CSV file without its empty lines; also return the problems of its rows."""
     with path.open(newline="", encoding="utf-8-sig", errors="replace") as stream:
-        table = [row for row in read_csv_rows(stream) if row]
+        table = [row for row in read_csv_rows(line.replace("\0", "") for line in stream) if row]
     head = tuple(table[0]) if table else ()
     wrong = [number for number, row in enumerate(table[1:], 2) if len(row) != len(head)]
     first_lines = ", ".join(map(str, wrong[:_MAX_EXAMPLES]))
@@ -284,12 +292,23 @@ def _compare_row_counts(table: SubmissionTable, sample_table: SubmissionTable) -
     return [f"{row_count} rows instead of {sample_count}"] if row_count != sample_count else []
 
 
-def _is_number(value: str) -> bool:
+def parse_number(value: str) -> float | None:
+    """Return a value as a number; None if it is not one."""
     try:
-        float(value)
+        return float(value)
     except ValueError:
-        return False
-    return True
+        return None
+
+
+def is_close(first: float, second: float, *, relative: float, absolute: float) -> bool:
+    """Whether two numbers agree within these tolerances; NaN agrees with NaN."""
+    if math.isnan(first) and math.isnan(second):
+        return True
+    return math.isclose(first, second, rel_tol=relative, abs_tol=absolute)
+
+
+def _is_number(value: str) -> bool:
+    return parse_number(value) is not None
 
 
 def _quote_examples(names: Sequence[str]) -> str:

@@ -3,22 +3,14 @@
 import csv
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from offline_kit.core import files
-from offline_kit.notebook.runtime.kit_runtime import read_csv_rows
+from offline_kit.rehearsal.submission_check import SubmissionTable, is_close, parse_number, read_table
 
 RELATIVE = 1e-3
 ABSOLUTE = 1e-6
 _SHOWN = 10
-
-
-@dataclass(frozen=True, kw_only=True)
-class _OutputTable:
-    head: tuple[str, ...]
-    rows: dict[str, list[str]] = field(repr=False)
-    repeats: int
 
 
 def compare_submissions(our_path: Path, remote_path: Path, server_name: str = "Kaggle") -> tuple[str, ...]:
@@ -35,41 +27,40 @@ def compare_submissions(our_path: Path, remote_path: Path, server_name: str = "K
             f"{sizes[0]} on {server_name}, {sizes[1]} in the rehearsal; only CSV files are compared by value",
         )
     try:
-        our_table, remote_table = _read_table(our_path), _read_table(remote_path)
+        our_table, remote_table = read_table(our_path)[0], read_table(remote_path)[0]
     except csv.Error as error:
         return (f"the submissions could not be compared: {error}",)
     return tuple(_describe_tables(our_table, remote_table, server_name))
 
 
-def _read_table(path: Path) -> _OutputTable:
-    with path.open(newline="", encoding="utf-8-sig", errors="replace") as stream:
-        reader = read_csv_rows(line.replace("\0", "") for line in stream)
-        head = tuple(next(reader, ()))
-        rows: dict[str, list[str]] = {}
-        count = 0
-        for row in reader:
-            if row:
-                count += 1
-                rows.setdefault(row[0], row)
-    return _OutputTable(head=head, rows=rows, repeats=count - len(rows))
-
-
-def _describe_tables(our_table: _OutputTable, remote_table: _OutputTable, server_name: str) -> list[str]:
+def _describe_tables(
+    our_table: SubmissionTable, remote_table: SubmissionTable, server_name: str
+) -> list[str]:
     notes = []
-    if our_table.head != remote_table.head:
-        notes.append(_describe_columns(our_table.head, remote_table.head, server_name))
-    common = [name for name in remote_table.rows if name in our_table.rows]
+    if our_table.header != remote_table.header:
+        notes.append(_describe_columns(our_table.header, remote_table.header, server_name))
+    our_rows, remote_rows = our_table.first_rows(), remote_table.first_rows()
+    common = [row_id for row_id in remote_rows if row_id in our_rows]
     if not common:
         return [*notes, f"no row from {server_name} is in the rehearsal's submission: the input data differ"]
-    notes.append(_describe_rows(our_table, remote_table, len(common), server_name))
-    if our_table.repeats or remote_table.repeats:
+    if len(common) == len(our_rows) == len(remote_rows):
+        notes.append(f"the same {len(common)} rows as in the rehearsal")
+    else:
+        counts = f"{len(remote_rows)} on {server_name} and {len(our_rows)} in the rehearsal"
+        notes.append(f"{len(common)} rows in common of {counts}")
+    if len(our_rows) < len(our_table.rows) or len(remote_rows) < len(remote_table.rows):
         notes.append("some ids occur more than once; only the first row of each is compared")
-    shared = [name for name in dict.fromkeys(remote_table.head[1:]) if name in our_table.head]
-    column_notes = [(name, _describe_column(name, our_table, remote_table, common)) for name in shared]
-    different = [note for _, note in column_notes if note]
-    equal_count = len(column_notes) - len(different)
-    if equal_count:
-        notes.append(f"{equal_count} of {len(column_notes)} columns agree within {RELATIVE:.1%}")
+    shared = [name for name in dict.fromkeys(remote_table.header[1:]) if name in our_table.header]
+    different = []
+    for name in shared:
+        our_values, remote_values = (
+            [_get_value(rows[row_id], table.header.index(name)) for row_id in common]
+            for table, rows in ((our_table, our_rows), (remote_table, remote_rows))
+        )
+        if note := _describe_column(name, list(zip(our_values, remote_values, strict=True))):
+            different.append(note)
+    if equal_count := len(shared) - len(different):
+        notes.append(f"{equal_count} of {len(shared)} columns agree within {RELATIVE:.1%}")
     omitted = [f"and {len(different) - _SHOWN} more columns differ"] if len(different) > _SHOWN else []
     return [*notes, *different[:_SHOWN], *omitted]
 
@@ -84,18 +75,9 @@ def _describe_columns(our_columns: Sequence[str], remote_columns: Sequence[str],
     return f"the columns differ; {'; '.join(notes)}"
 
 
-def _describe_rows(our_table: _OutputTable, remote_table: _OutputTable, common: int, server_name: str) -> str:
-    if common == len(our_table.rows) == len(remote_table.rows):
-        return f"the same {common} rows as in the rehearsal"
-    return f"{common} rows in common of {len(remote_table.rows)} on {server_name} and {len(our_table.rows)} in the rehearsal"
-
-
-def _describe_column(
-    name: str, our_table: _OutputTable, remote_table: _OutputTable, common: Sequence[str]
-) -> str:
-    """Return how a column differs in the common rows; "" if it agrees."""
-    pairs = [(_get_value(our_table, row, name), _get_value(remote_table, row, name)) for row in common]
-    numbers = [(_parse_number(our_value), _parse_number(remote_value)) for our_value, remote_value in pairs]
+def _describe_column(name: str, pairs: Sequence[tuple[str, str]]) -> str:
+    """Return how the values of a column differ; "" if they agree."""
+    numbers = [(parse_number(our_value), parse_number(remote_value)) for our_value, remote_value in pairs]
     number_pairs = [
         (our_value, remote_value)
         for our_value, remote_value in numbers
@@ -108,7 +90,7 @@ def _describe_column(
 
 
 def _describe_numbers(name: str, pairs: Sequence[tuple[float, float]]) -> str:
-    beyond = [not _is_close(our_value, remote_value) for our_value, remote_value in pairs]
+    beyond = [not is_close(*pair, relative=RELATIVE, absolute=ABSOLUTE) for pair in pairs]
     if not any(beyond):
         return ""
     gaps = [
@@ -122,19 +104,5 @@ def _describe_numbers(name: str, pairs: Sequence[tuple[float, float]]) -> str:
     )
 
 
-def _is_close(our_value: float, remote_value: float) -> bool:
-    if math.isnan(our_value) and math.isnan(remote_value):
-        return True
-    return math.isclose(our_value, remote_value, rel_tol=RELATIVE, abs_tol=ABSOLUTE)
-
-
-def _get_value(table: _OutputTable, row: str, name: str) -> str:
-    column, values = table.head.index(name), table.rows[row]
-    return values[column].strip() if column < len(values) else ""
-
-
-def _parse_number(value: str) -> float | None:
-    try:
-        return float(value)
-    except ValueError:
-        return None
+def _get_value(row: Sequence[str], column: int) -> str:
+    return row[column].strip() if column < len(row) else ""
