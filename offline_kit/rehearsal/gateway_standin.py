@@ -214,20 +214,21 @@ class Gateway:
             kind = "GATEWAY_RAISED_EXCEPTION"
             raise GatewayRuntimeError(kind, f"'{self.root}' has no test.csv and no test.parquet")
         key = self.options.ids or next(iter((test if sample is None else sample).columns))
-        ids = self.frames.column(test if key in test.columns else sample, key)
+        ids = list((test if key in test.columns else sample)[key])
         targets = [name for name in sample.columns if name != key] if sample is not None else []
         answers = AnswerTable(key=key, targets=targets)
         for rows in self._make_batches(test, ids):
             self.sent += 1
             tables = {"test": test, "sample_submission": sample}
-            batch = [self.frames.take(tables[name], rows) for name in self.options.sends]
+            batch = [self.frames.take_rows(tables[name], rows) for name in self.options.sends]
             started = time.monotonic()
             answer = call("predict", batch)
             if self.sent > 1 and time.monotonic() - started > self.options.call_limit:
                 text = f"batch {self.sent} took longer than {self.options.call_limit:g} s"
                 raise GatewayRuntimeError("GRPC_DEADLINE_EXCEEDED", text)
             answers.add_answer(answer, [ids[row] for row in rows], f"batch {self.sent}")
-        self.frames.write(answers.columns, Path(self.options.submission))
+        path = Path(self.options.submission)
+        (write_csv if path.suffix == ".csv" else self.frames.write_parquet)(answers.columns, path)
         return answers.columns
 
     def _read_table(self, name: str) -> Any:
@@ -240,14 +241,14 @@ class Gateway:
         ]
         for path in (*given_tables, self.root / f"{name}.csv", self.root / f"{name}.parquet"):
             if path.is_file():
-                return self.frames.read(path)
+                return self.frames.read_table(path)
         return None
 
     def _make_batches(self, test: Any, ids: Sequence[Any]) -> Iterator[list[int]]:
         """Yield the rows of each batch, the batches in random order."""
         if self.options.by:
             groups: dict[Any, list[int]] = {}
-            for row, value in enumerate(self.frames.column(test, self.options.by)):
+            for row, value in enumerate(test[self.options.by]):
                 groups.setdefault(value, []).append(row)
             batches = list(groups.values())
         else:
@@ -306,24 +307,18 @@ class AnswerTable:
 class PolarsFrames:
     """Batches that are polars data frames."""
 
-    def read(self, path: Path) -> Any:
-        """Return a table."""
+    def read_table(self, path: Path) -> Any:
+        """Read a CSV or parquet file."""
         import polars as pl
 
         return pl.read_csv(path) if path.suffix == ".csv" else pl.read_parquet(path)
 
-    def take(self, frame: Any, rows: list[int]) -> Any:
-        """Return these rows of it."""
+    def take_rows(self, frame: Any, rows: list[int]) -> Any:
+        """Return these rows of a table."""
         return frame[rows]
 
-    def column(self, frame: Any, name: str) -> list[Any]:
-        """Return the values of a column."""
-        return list(frame[name])
-
-    def write(self, columns: Mapping[str, list[Any]], path: Path) -> None:
+    def write_parquet(self, columns: Mapping[str, list[Any]], path: Path) -> None:
         """Write a table."""
-        if write_csv(columns, path):
-            return
         import polars as pl
 
         pl.DataFrame(dict(columns)).write_parquet(path)
@@ -332,39 +327,30 @@ class PolarsFrames:
 class PandasFrames:
     """Batches that are pandas data frames."""
 
-    def read(self, path: Path) -> Any:
-        """Return a table."""
+    def read_table(self, path: Path) -> Any:
+        """Read a CSV or parquet file."""
         import pandas as pd
 
         return pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
 
-    def take(self, frame: Any, rows: list[int]) -> Any:
-        """Return these rows of it."""
+    def take_rows(self, frame: Any, rows: list[int]) -> Any:
+        """Return these rows of a table."""
         return frame.iloc[rows].reset_index(drop=True)
 
-    def column(self, frame: Any, name: str) -> list[Any]:
-        """Return the values of a column."""
-        return list(frame[name])
-
-    def write(self, columns: Mapping[str, list[Any]], path: Path) -> None:
-        """Write a table; pandas writes parquet with pyarrow."""
-        if write_csv(columns, path):
-            return
+    def write_parquet(self, columns: Mapping[str, list[Any]], path: Path) -> None:
+        """Write a table; pandas needs pyarrow for it."""
         import pandas as pd
         import pyarrow as pa  # noqa: F401 - so that a rehearsal installs it
 
         pd.DataFrame(dict(columns)).to_parquet(path, index=False)
 
 
-def write_csv(columns: Mapping[str, list[Any]], path: Path) -> bool:
-    """Write a table if the path is a CSV file; return whether it is."""
-    if path.suffix != ".csv":
-        return False
+def write_csv(columns: Mapping[str, list[Any]], path: Path) -> None:
+    """Write a table as CSV."""
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows(zip(*columns.values(), strict=True))
-    return True
 
 
 class RemoteServer:
