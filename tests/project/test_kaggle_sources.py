@@ -127,7 +127,7 @@ def test_another_version_of_a_model_is_told(tmp_path: Path, layout: str) -> None
 def test_a_pattern_that_matches_nothing(tmp_path: Path) -> None:
     """What the source holds is listed."""
     mounted(tmp_path, NOTEBOOK, "new")
-    with pytest.raises(KitError, match=re.escape("it holds: fold0.ckpt")):
+    with pytest.raises(KitError, match=re.escape("it has: fold0.ckpt")):
         kit_sources.find_source_files(NOTEBOOK, "*.pt", tmp_path)
 
 
