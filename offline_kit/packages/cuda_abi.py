@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from packaging.version import Version
 
-from offline_kit.packages.distribution_metadata import find_dist_info_member
+from offline_kit.packages.distribution_metadata import find_dist_info_member, list_metadata_values
 from offline_kit.project.accelerators import find_machine_shape
 from offline_kit.project.images import Image
 from offline_kit.project.types import Artifact, Finding, Severity
@@ -57,7 +57,7 @@ _TORCH = re.compile(r"(?:torch|pt)(\d)\.?(\d+)")
 _RUNTIME = re.compile(rb"libcudart\.so\.(\d+)")
 # bitsandbytes has a library for each: libbitsandbytes_cuda124.so
 _BUNDLED = re.compile(r"_cuda(\d{3})\w*\.so$")
-_PINNED = re.compile(r"^Requires-Dist: torch\s*\(?==\s*(\d+\.\d+)", re.MULTILINE)
+_PINNED = re.compile(r"torch\s*\(?==\s*(\d+\.\d+)")
 _CHUNK = 1 << 22
 
 
@@ -186,8 +186,8 @@ def _parse_torch(text: str) -> str:
 
 def _read_torch_pin(archive: zipfile.ZipFile) -> str:
     member = find_dist_info_member(archive.namelist(), "METADATA")
-    match = member and _PINNED.search(archive.read(member).decode("utf-8", errors="replace"))
-    return match[1] if match else ""
+    lines = list_metadata_values(archive.read(member), "Requires-Dist") if member else ()
+    return next((match[1] for line in lines if (match := _PINNED.match(line))), "")
 
 
 def _find_cuda_versions(archive: zipfile.ZipFile) -> tuple[str, ...]:

@@ -42,6 +42,11 @@ def find_dist_info_member(names: Iterable[str], name: str) -> str | None:
     return next((member for member in names if member.endswith(ending) and member.count("/") == 1), None)
 
 
+def list_metadata_values(metadata: bytes, field: str) -> list[str]:
+    """Return all values of a field that METADATA or PKG-INFO may have several times, like Requires-Dist."""
+    return [str(value) for value in BytesHeaderParser().parsebytes(metadata).get_all(field) or ()]
+
+
 def is_static_metadata(metadata: bytes) -> bool:
     """Whether every wheel built from an sdist will have the dependencies in its PKG-INFO (PEP 643)."""
     headers = BytesHeaderParser().parsebytes(metadata)

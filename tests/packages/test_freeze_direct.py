@@ -184,8 +184,9 @@ def test_a_direct_reference_to_a_protected_package(case: Case) -> None:
     """A local numpy is refused unless `replace` names it."""
     make_wheel(case.project, "numpy", "2.1.3")
     line = "./numpy-2.1.3-py3-none-any.whl"
-    with pytest.raises(ProjectError, match="protected"):
+    with pytest.raises(ProjectError) as error:
         case.freeze(line)
+    assert error.value.code == "protected-package-replaced"
     assert bundled(case.freeze(line, replace=("numpy",))) == {"numpy": "2.1.3"}
 
 

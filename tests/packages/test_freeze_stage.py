@@ -218,8 +218,9 @@ def test_conflicts_are_explained(case: Case, engine: str) -> None:
     case = case.with_image(python=platform.python_version())
     case.add("one", "1.0", ["beta<1"])
     case.add("beta", "0.5")
-    with pytest.raises(ProjectError, match="cannot be met together") as error:
+    with pytest.raises(ProjectError) as error:
         case.freeze("alpha", "one", engine=engine)
+    assert error.value.code == "requirements-conflict"
     text = "\n".join(error.value.details)
     for words in ("alpha", "beta<1", "beta>=1"):
         assert words in text
@@ -336,8 +337,9 @@ def test_a_hand_edit_is_refused_until_upgrade(case: Case) -> None:
     """An edited freeze is an error; --upgrade writes it anew."""
     text = case.freeze("alpha").text
     case.lock.write_text(text.replace("beta==1.0", "beta==0.9"))
-    with pytest.raises(ProjectError, match="edited by hand"):
+    with pytest.raises(ProjectError) as error:
         case.freeze("alpha")
+    assert error.value.code == "freeze-file-edited"
     assert case.freeze("alpha", upgrade=True).text == text
 
 
@@ -346,8 +348,9 @@ def test_a_foreign_file_is_not_overwritten(case: Case) -> None:
     case.project.mkdir()
     case.lock.write_text("mine\n")
     for upgrade in (False, True):
-        with pytest.raises(ProjectError, match="did not write"):
+        with pytest.raises(ProjectError) as error:
             case.freeze("alpha", upgrade=upgrade)
+        assert error.value.code == "freeze-file-foreign"
     assert case.lock.read_text() == "mine\n"
 
 
@@ -531,8 +534,9 @@ def test_hashes_of_a_line_are_obeyed(case: Case) -> None:
     """Only files with an allowed hash are frozen; none is an error."""
     good = pin(case.freeze("beta"), "beta").hashes[0]
     assert pin(case.freeze(f"beta==1.0 --hash={good}"), "beta").hashes == (good,)
-    with pytest.raises(ProjectError, match="other hashes") as error:
+    with pytest.raises(ProjectError) as error:
         case.freeze(f"beta==1.0 --hash=sha256:{'0' * 64}")
+    assert error.value.code == "hash-mismatch"
     assert error.value.details == ("requirements.in:1: beta 1.0",)
 
 
@@ -603,8 +607,9 @@ def test_no_requirements_at_all(case: Case) -> None:
 
 def test_unknown_engine(case: Case) -> None:
     """An engine that does not exist is a wrong question."""
-    with pytest.raises(UsageError, match="no engine 'poetry'"):
+    with pytest.raises(UsageError) as error:
         case.freeze("alpha", engine="poetry")
+    assert error.value.code == "engine-unknown"
 
 
 def test_both_engines_give_the_same_pins(case: Case) -> None:

@@ -1,4 +1,4 @@
-"""The walk over (package, extra): what the requirements really reach, seen from the image."""
+"""Walk over packages and their extras: what the requirements reach, seen from the image."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,46 +15,57 @@ from offline_kit.project.images import TORCH_FAMILY, Image
 
 @dataclass(frozen=True, kw_only=True)
 class Dependency:
-    """One requirement, and who puts it."""
+    """One requirement whose marker holds, and where it comes from."""
 
     required_by: str
-    """Name of the asking distribution, or the user's file: "-r requirements.in"."""
+    """A package, or the user's file: "-r requirements.in"."""
     requirement: Requirement
-    """What is asked; its marker is known to hold."""
+
+    @property
+    def name(self) -> str:
+        """Normalized name of the required package."""
+        return canonicalize_name(self.requirement.name)
+
+    def describe_request(self) -> str:
+        """Return who requires what: "scipy wants numpy>=2.3"."""
+        return f"{self.required_by} wants {format_requirement(self.requirement)}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class WalkContext:
-    """All that the walk looks at."""
+    """What a walk depends on, apart from its roots."""
 
     image: Image
-    """What is already there."""
     resolved: Mapping[str, str]
     """The resolver's version of every package."""
     read_metadata: MetadataReader
-    """The distributions' own metadata."""
     constraints: Mapping[str, tuple[Dependency, ...]] = field(default_factory=dict)
-    """Constraints and obeyed lock pins: they count for what is reached, and reach nothing."""
+    """Constraints and enforced lock pins: they bind reached packages, and reach none."""
     always_bundled: frozenset[str] = frozenset()
-    """Packages that are bundled although the image has them."""
+    """Packages that are bundled even if the image has them."""
     unfollowed: frozenset[str] = frozenset()
-    """Packages that are never followed: excluded ones and the project's own."""
+    """Excluded packages and the project's own."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DependencyGraph:
-    """The outcome of a walk."""
+    """The packages that a walk reached."""
 
     dependencies: Mapping[str, tuple[Dependency, ...]]
     """Every reached package with all requirements on it."""
     replaced: frozenset[str]
-    """Reached packages that the image has, but not as wanted: the kit brings its own."""
+    """Reached packages whose image version does not meet all requirements: the kit brings another one."""
     unresolved: tuple[Dependency, ...]
     """Requirements on packages that the resolver did not pin."""
 
     def is_provided(self, name: str, image: Image) -> bool:
-        """Whether the image's version serves all who ask."""
+        """Whether the image's version meets all requirements on it."""
         return is_in_image(image, name) and name not in self.replaced
+
+
+def format_requirement(requirement: Requirement) -> str:
+    """Return name and versions of a requirement, without extras and marker."""
+    return f"{canonicalize_name(requirement.name)}{requirement.specifier}"
 
 
 def is_in_image(image: Image, name: str) -> bool:
@@ -63,14 +74,12 @@ def is_in_image(image: Image, name: str) -> bool:
 
 
 def satisfies_requirement(requirement: Requirement, name: str, version: str) -> bool:
-    """Whether a version meets a requirement; torch's family is compared without local parts.
-
-    A version that cannot be read meets only what asks for no version.
-    """
-    if not requirement.specifier:
-        return True
+    """Whether a version meets a requirement; an invalid version meets only requirements without a version."""
     specifier = requirement.specifier
+    if not specifier:
+        return True
     if name in TORCH_FAMILY:
+        # PEP 440: "torch==2.11.0+cu128" excludes the image's 2.11.0+cpu, but every build of a version serves.
         version = version.partition("+")[0]
         specifier = SpecifierSet(
             ",".join(f"{clause.operator}{clause.version.partition('+')[0]}" for clause in specifier)
@@ -82,27 +91,28 @@ def satisfies_requirement(requirement: Requirement, name: str, version: str) -> 
 
 
 def marker_holds(marker: Marker | None, environment: Mapping[str, str], extra: str = "") -> bool:
-    """Whether a marker holds in the image when this extra is asked for."""
+    """Whether a marker holds in this environment if the extra is requested."""
     return marker is None or marker.evaluate({**environment, "extra": extra})
 
 
 def walk_dependencies(roots: tuple[Dependency, ...], context: WalkContext) -> DependencyGraph:
-    """Walk from the roots until nothing changes.
+    """Walk from the roots until no more packages of the image have to be replaced.
 
-    Where the image has a package, only the extras that are asked of it are followed; where its version
-    does not serve, the package is followed as the resolver pinned it, and the walk begins again.
+    A package of the image is followed only into its requested extras. If its version does not meet a
+    requirement, it is followed as the resolver pinned it, and the walk starts again.
     """
     replaced = set(context.always_bundled)
     while True:
         graph = _walk_once(roots, context, frozenset(replaced))
         unserved = {
             name
-            for name, asks in graph.dependencies.items()
+            for name, dependencies in graph.dependencies.items()
             if name in context.image.packages
-            and not all(
-                satisfies_requirement(ask.requirement, name, context.image.packages[name]) for ask in asks
-            )
             and name not in context.unfollowed
+            and not all(
+                satisfies_requirement(dependency.requirement, name, context.image.packages[name])
+                for dependency in dependencies
+            )
         }
         if unserved <= replaced:
             return graph
@@ -119,16 +129,12 @@ def _walk_once(
     pending = list(reversed(roots))
     while pending:
         dependency = pending.pop()
-        name = canonicalize_name(dependency.requirement.name)
-        if name not in dependencies:
-            dependencies[name] = list(context.constraints.get(name, ()))
-        dependencies[name].append(dependency)
-        if name in context.unfollowed or _is_skipped_accelerator(name, context):
+        name = dependency.name
+        dependencies.setdefault(name, list(context.constraints.get(name, ()))).append(dependency)
+        is_skipped = is_unused_accelerator(name, context.image) and name not in context.always_bundled
+        if name in context.unfollowed or is_skipped:
             continue
-        for extra in (
-            "",
-            *sorted(canonicalize_name(requirement) for requirement in dependency.requirement.extras),
-        ):
+        for extra in ("", *sorted(map(canonicalize_name, dependency.requirement.extras))):
             if (name, extra) in visited:
                 continue
             visited.add((name, extra))
@@ -155,13 +161,8 @@ def _walk_once(
     )
 
 
-def _is_skipped_accelerator(name: str, world: WalkContext) -> bool:
-    """Whether a package serves accelerators alone and the image has none."""
-    return is_unused_accelerator(name, world.image) and name not in world.always_bundled
-
-
 def is_unused_accelerator(name: str, image: Image) -> bool:
-    """Whether a package is of use only beside an accelerator that the image's machine lacks."""
+    """Whether a package needs a GPU and the image is CPU-only."""
     return image.accelerator == "none" and image.is_accelerator(name)
 
 

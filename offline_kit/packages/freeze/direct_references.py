@@ -1,4 +1,4 @@
-"""Direct references to wheels: given ones, downloaded ones, and those built from folders, archives and git."""
+"""Turn direct references into wheels: given, downloaded, or built from folders, archives and git."""
 
 import hashlib
 import os
@@ -47,52 +47,45 @@ EXCLUDED_FOLDERS = frozenset(
         ".vscode",
     ]
 )
-"""Folders that are no part of a project's source."""
+"""Folders that are not part of a project's source."""
 _VERSIONED_BY_SCM = re.compile(rb"setuptools[-_]scm|hatch-vcs|versioningit|versioneer|pbr|dunamai|vcs")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedReference:
-    """A direct reference with the wheel that stands for it."""
+    """A direct reference and its wheel."""
 
     name: str
-    """Normalized name of the distribution."""
     version: str
-    """Its version, as the wheel's name says it."""
     wheel: Path
-    """The wheel on this disk."""
     sha256: str
-    """Hex digest of the wheel."""
     reference: str
-    """As it is written: a path relative to the project, or a url without credentials, git ones with the commit."""
+    """A path relative to the project, or a URL without credentials; of git with the commit."""
     line: RequirementLine
-    """The line that asked for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceContext:
-    """Where and how direct references are turned into wheels."""
+    """How to turn direct references into wheels."""
 
     project: Path
-    """The project's folder; paths are written relative to it."""
+    """References are written relative to it."""
     image: Image
-    """The image that the wheels must fit."""
     settings: IndexSettings
-    """Where build requirements come from."""
+    """For build requirements."""
     cache: Path
-    """Where wheels are kept, by content or commit."""
     known_commits: Mapping[str, str] = field(default_factory=dict)
-    """Commits of an earlier freeze by git url and ref, so that branches stay where they were."""
+    """Commits of an earlier freeze by git URL and ref, so that branches keep their commit."""
 
 
 def strip_credentials(url: str) -> str:
-    """Return a url without credentials: its user, its password, and its query, which may be a signature."""
+    """Return a URL without user, password and query, which may be a signature."""
     parts = urlsplit(redact_urls(url))
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=""))
 
 
 def format_repository_url(direct: DirectReference, project: Path) -> str:
-    """Return a repository's address without credentials; one on this disk relative to the project."""
+    """Return a repository's URL without credentials, or its path relative to the project."""
     parts = urlsplit(direct.location)
     if parts.scheme != "file":
         return strip_credentials(direct.location)
@@ -100,10 +93,10 @@ def format_repository_url(direct: DirectReference, project: Path) -> str:
 
 
 def format_reference(direct: DirectReference, project: Path, commit: str = "") -> str:
-    """Return how a direct reference is written down: no credentials, no path of this machine."""
+    """Return a direct reference as text, without credentials and paths of this machine."""
     if direct.kind == "git":
         fragment_fields = [f"subdirectory={direct.subdirectory}"] if direct.subdirectory else []
-        # Which branch or tag a commit was found for: another one asked for later is looked up anew.
+        # The ref that the commit was found for: a change of branch or tag is looked up again.
         fragment_fields += [f"ref={direct.ref}"] if direct.ref and commit not in ("", direct.ref) else []
         fragment = f"#{'&'.join(fragment_fields)}" if fragment_fields else ""
         revision = commit or direct.ref
@@ -114,13 +107,13 @@ def format_reference(direct: DirectReference, project: Path, commit: str = "") -
 
 
 def fingerprint_reference(direct: DirectReference, project: Path) -> str:
-    """Return what a direct reference depends on, as text: its content where that lies on this disk."""
+    """Return everything that a direct reference depends on as text, with its content if it is on this disk."""
     fields = f"{direct.name} {','.join(direct.extras)} {direct.marker} {direct.subdirectory}"
     return f"{format_reference(direct, project)} {fields} {_hash_content(direct)}{_get_url_query(direct)}"
 
 
 def _get_url_query(direct: DirectReference) -> str:
-    """Return what stands behind the "?" of an address: for digests alone, since it may be a key."""
+    """Return the query of a URL, for digests only: it may be a key."""
     return urlsplit(direct.location).query if direct.kind == "url" else ""
 
 
@@ -149,10 +142,10 @@ def _is_excluded_name(name: str) -> bool:
 def resolve_references(
     lines: Iterable[RequirementLine], context: ReferenceContext, *, report: Reporter = SILENT
 ) -> tuple[ResolvedReference, ...]:
-    """Turn every direct reference into a wheel; those built before come from the cache.
+    """Turn every direct reference into a wheel; wheels that were built before come from the cache.
 
-    Raises one ProjectError with all that cannot be built or do not fit the image, OutsideError where a
-    download or a clone fails.
+    Raises one ProjectError with all references that cannot be built or do not fit the image, OutsideError if
+    downloads or clones fail.
     """
     references, refused = [], []
     for entry in lines:
@@ -166,10 +159,11 @@ def resolve_references(
         kind = ProjectError if any(isinstance(error, ProjectError) for _, error in refused) else OutsideError
         hints = dict.fromkeys(error.hint for _, error in refused if error.hint)
         raise kind(
-            "a direct reference cannot become a wheel for the image"
+            "a direct reference gives no wheel for the image"
             if len(refused) == 1
-            else "direct references cannot become wheels for the image",
+            else f"{len(refused)} direct references give no wheel for the image",
             hint="; ".join(hints),
+            code=refused[0][1].code if len(refused) == 1 else "direct-references-unusable",
             details=[
                 line
                 for entry, error in refused
@@ -235,27 +229,35 @@ def _parse_wheel_name(wheel: Path) -> dict[str, str]:
     try:
         name, version, _, _ = parse_wheel_filename(wheel.name)
     except (InvalidWheelFilename, InvalidVersion) as error:
-        raise ProjectError(f"'{wheel.name}' is no wheel's name: {error}", hint="restore its name") from error
+        raise ProjectError(
+            f"'{wheel.name}' is not the name of a wheel: {error}",
+            hint="restore its original name",
+            code="wheel-name-invalid",
+        ) from error
     return {"name": str(name), "version": str(version)}
 
 
 def _check_wheel(resolved: ResolvedReference, direct: DirectReference, image: Image) -> None:
     if direct.name and direct.name != resolved.name:
         raise ProjectError(
-            f"'{resolved.reference}' is '{resolved.name}', not '{direct.name}'", hint="correct the name"
+            f"'{resolved.reference}' is '{resolved.name}', not '{direct.name}'",
+            hint="fix the name",
+            code="reference-name-mismatch",
         )
     tags = parse_wheel_filename(resolved.wheel.name)[3]
     if not tags & set(image.list_wheel_tags()):
         tag_list = ", ".join(sorted(str(tag) for tag in tags)[:3])
         raise ProjectError(
             f"'{resolved.wheel.name}' does not fit the image: it is for {tag_list}, the image is Python {image.python_minor}",
-            hint=f"give a wheel for Python {image.python_minor} and {image.machine} Linux, or a pure one",
+            hint=f"use a wheel for Python {image.python_minor} and {image.machine} Linux, or a pure Python one",
+            code="wheel-does-not-fit",
         )
     allowed = resolved.line.hashes
     if allowed and direct.kind in ("wheel", "url") and f"sha256:{resolved.sha256}" not in allowed:
         raise ProjectError(
             f"'{resolved.reference}' has another hash than its line allows",
-            hint="correct the hash, or find out why the file changed",
+            hint="fix the hash, or find out why the file changed",
+            code="hash-mismatch",
             details=(f"has sha256:{resolved.sha256}",),
         )
 
@@ -273,7 +275,7 @@ def _fetch_sources(direct: DirectReference, commit: str, scratch: Path, context:
 
 
 def _copy_sources(source: Path, target: Path) -> Path:
-    # A copy, because setuptools leaves build/ and *.egg-info in the folder that it builds.
+    # setuptools writes build/ and *.egg-info into the folder that it builds.
     build_files = b"".join(
         (source / name).read_bytes()
         for name in ("pyproject.toml", "setup.py", "setup.cfg")
@@ -304,10 +306,10 @@ def build_wheel(
     *,
     tree: Path | None = None,
 ) -> Path:
-    """Build one wheel from a folder or an sdist in an isolated environment, the same bytes every time.
+    """Build one wheel from a folder or an sdist in an isolated environment, reproducibly.
 
-    The target's Python builds where this machine has one. `tree` is the whole copy that the sources lie in; a build
-    may write there. Raises ProjectError with the build's last words.
+    It is built by the target's Python if this machine has one. `tree` is the copy of the whole repository, which
+    the build may write to. Raises ProjectError with the last lines of the build.
     """
     python = interpreters.find_interpreter(context.image.python_minor, processes.copy_environment())
     with tempfile.TemporaryDirectory(prefix="offline-kit-") as scratch:
@@ -341,11 +343,13 @@ def build_wheel(
         raise ProjectError(
             f"the build of '{description}' asks for {framework}, which only the image has as it must be: {WITH_FRAMEWORK}",
             hint=WITH_FRAMEWORK,
+            code="build-needs-framework",
         )
     if not process.succeeded or not built:
         raise ProjectError(
-            f"'{description}' cannot be built to a wheel",
-            hint="build it by hand to see why, or give a wheel",
+            f"the wheel of '{description}' cannot be built",
+            hint="run 'uv build --wheel' on it to see why, or add a wheel instead",
+            code="wheel-build-failed",
             details=[redact_urls(line) for line in process.last_lines(8)],
         )
     wheel_files.normalize_wheel(built[0])
@@ -361,7 +365,7 @@ def _find_commit(direct: DirectReference, context: ReferenceContext) -> str:
     ref = direct.ref or "HEAD"
     process = _run_git(["ls-remote", strip_credentials(direct.location), ref, f"{ref}^{{}}"], direct)
     lines = [line.split("\t") for line in process.out.splitlines() if "\t" in line]
-    # An annotated tag is listed twice; the peeled line names the commit.
+    # An annotated tag is listed twice; the line with ^{} has its commit (git help ls-remote).
     lines.sort(key=lambda line: not line[1].endswith("^{}"))
     if lines:
         return lines[0][0]
@@ -378,7 +382,8 @@ def _clone_commit(direct: DirectReference, commit: str, folder: Path) -> Path:
     if not process.succeeded:
         raise ProjectError(
             f"'{strip_credentials(direct.location)}' has no branch, tag or commit '{commit}'",
-            hint="correct it after the '@'",
+            hint="fix the name after the '@'",
+            code="git-ref-not-found",
         )
     return folder
 
@@ -389,7 +394,7 @@ def _run_git(
     parts = urlsplit(direct.location)
     env = processes.copy_environment(GIT_TERMINAL_PROMPT="0")
     if "@" in parts.netloc and parts.scheme != "ssh":
-        # Credentials go through the environment: command lines can be read by everybody here.
+        # Credentials go through the environment, because `ps` shows command lines to every user of a machine.
         host = parts.netloc.rpartition("@")[2]
         env |= {
             "GIT_CONFIG_COUNT": "1",
@@ -399,11 +404,12 @@ def _run_git(
     try:
         process = processes.run_command(["git", *arguments], env=env, timeout=900, check=False)
     except OfflineKitError as error:
-        raise OutsideError("git is needed for git references", hint="install git") from error
+        raise OutsideError("git references need git", hint="install git", code="git-not-found") from error
     if check and not process.succeeded:
         raise OutsideError(
             f"git cannot read '{strip_credentials(direct.location)}'",
             hint="check the address, the network and your access",
+            code="git-clone-failed",
             details=[redact_urls(line) for line in process.last_lines(4)],
         )
     return process

@@ -1,4 +1,4 @@
-"""The freeze as a committed file: pip-tools' format to pip and to people, the whole freeze to us."""
+"""The committed freeze file: requirements with hashes for pip, and everything else in comments for offline-kit."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,7 +18,7 @@ _NOTES = "# Notes:"
 
 @dataclass(frozen=True, kw_only=True)
 class _PinBlock:
-    """The lines of one pin while they are read."""
+    """The lines of one pin."""
 
     fate: Fate
     first_line: str
@@ -26,7 +26,7 @@ class _PinBlock:
 
 
 def render_freeze(freeze: Freeze) -> str:
-    """Return the freeze as text; the same freeze gives the same text. `freeze.text` is not looked at."""
+    """Return the text of the freeze file; the same freeze gives the same text."""
     broken_packages = {replacement.name: replacement.breaks for replacement in freeze.replacements}
     lines = ["#", _TITLE, "# Renew it with:", "#", "#    offline-kit build --upgrade", "#"]
     lines += [f"# {key}: {value}".rstrip() for key, value in _build_header(freeze).items()]
@@ -51,7 +51,7 @@ def is_freeze_text(text: str) -> bool:
 
 
 def read_header(text: str) -> dict[str, str]:
-    """Return the facts at the top of a written freeze: image, python, engine, cut-off, inputs, content."""
+    """Return the fields at the top of a freeze file: image, python, engine, cut-off, inputs, content."""
     header_fields = {}
     for line in _split_lines(text)[6:]:
         if line == "#":
@@ -62,21 +62,22 @@ def read_header(text: str) -> dict[str, str]:
 
 
 def parse_freeze(text: str, *, name: str) -> Freeze:
-    """Read a written freeze back, `local` paths apart; they are this machine's business.
+    """Parse a freeze file; its pins have no `local` paths, which belong to one machine.
 
-    Raises ProjectError for a file that is not ours, is of another format, or was edited by hand; `name`
-    is how to call it.
+    `name` is for messages. Raises ProjectError for another tool's file, another format, or a manual edit.
     """
     if not is_freeze_text(text):
         raise ProjectError(
-            f"'{name}' is in the way: offline-kit keeps its freeze there, and did not write this file",
-            hint=f"move '{name}' elsewhere; list it under `locks` if its pins are liked",
+            f"offline-kit writes its freeze to '{name}', but this file is not one",
+            hint=f"move '{name}' elsewhere; list it under `locks` to prefer its pins",
+            code="freeze-file-foreign",
         )
     header_fields = read_header(text)
     if header_fields.get("format") != FORMAT:
         raise ProjectError(
             f"'{name}' has format {header_fields.get('format')}, and this version reads {FORMAT}",
             hint="renew it with 'offline-kit build --upgrade'",
+            code="freeze-format-unsupported",
         )
     _check_unedited(text, header_fields, name)
     blocks = list(_iter_blocks(_split_lines(text)))
@@ -96,7 +97,7 @@ def parse_freeze(text: str, *, name: str) -> Freeze:
 
 
 def list_replacements(pins: Iterable[Pin], breaks: Mapping[str, tuple[str, ...]]) -> tuple[Replacement, ...]:
-    """Return the replacements among pins, given what each breaks in the image."""
+    """Return the replacements among pins with the image packages that each breaks."""
     return tuple(
         Replacement(
             name=pin.name,
@@ -137,7 +138,7 @@ def _render_pin(pin: Pin, breaks: tuple[str, ...]) -> list[str]:
 
 
 def _split_lines(text: str) -> list[str]:
-    # A checkout on Windows may have changed the ends of lines.
+    # git on Windows checks text out with CRLF by default (core.autocrlf).
     return text.replace("\r\n", "\n").removesuffix("\n").split("\n")
 
 
@@ -149,9 +150,10 @@ def _hash_content(text: str) -> str:
 def _check_unedited(text: str, header_fields: dict[str, str], name: str) -> None:
     if header_fields.get("content") != _hash_content(text):
         raise ProjectError(
-            f"'{name}' was edited by hand, and would no longer say what the requirements ask for",
+            f"'{name}' was edited by hand, so it may not match the requirements",
             hint="undo the edit ('git checkout'), or change the requirements and renew the file with "
             "'offline-kit build --upgrade'",
+            code="freeze-file-edited",
         )
 
 
@@ -178,7 +180,7 @@ def _iter_blocks(lines: list[str]) -> Iterator[_PinBlock]:
 
 
 def _add_field(block: _PinBlock, line: str, *, via: bool) -> bool:
-    """Take one line below the head; returns whether lines of "via" may follow."""
+    """Add one line below the first; return whether lines of "via" may follow."""
     text = line.removeprefix("    ")
     if text.startswith("--hash="):
         block.fields.setdefault("hash", []).append(text.removeprefix("--hash=").removesuffix(" \\"))

@@ -1,12 +1,10 @@
-"""What distributions say of themselves: requirements and extras, from the index, a wheel, or a build."""
+"""Requirements and extras of packages: read from the index, a wheel, or a build, each once."""
 
 import tempfile
-import zipfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from email.parser import BytesHeaderParser
 from pathlib import Path
 from threading import Lock
 
@@ -16,7 +14,7 @@ from packaging.version import InvalidVersion, Version
 
 from offline_kit.core import files, http
 from offline_kit.core.cache import cache_key
-from offline_kit.core.errors import OfflineKitError, ProjectError
+from offline_kit.core.errors import OfflineKitError
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.packages import distribution_metadata
 from offline_kit.packages.file_choice import ImageTarget, choose_file, is_same_version, is_sdist
@@ -26,74 +24,57 @@ from offline_kit.packages.index import IndexFile, PackageIndex
 
 @dataclass(frozen=True, kw_only=True)
 class PackageMetadata:
-    """What one version of a package says of itself."""
+    """The requirements and extras of one version."""
 
     name: str
-    """Normalized name."""
     version: str
-    """The version asked for."""
+    """As it was requested."""
     requires: tuple[Requirement, ...] = ()
-    """Requires-Dist, as far as it can be read."""
     extras: frozenset[str] = frozenset()
-    """Provides-Extra, normalized."""
     invalid_requires: tuple[str, ...] = ()
-    """Requires-Dist lines that today's pip refuses."""
+    """Requires-Dist lines that pip 24.1 and later refuse."""
 
 
 def parse_metadata(raw: bytes, name: str, version: str) -> PackageMetadata:
     """Read the bytes of a METADATA or PKG-INFO file."""
-    headers = BytesHeaderParser().parsebytes(raw)
-    good, bad = [], []
-    for line in headers.get_all("Requires-Dist") or ():
+    valid, invalid = [], []
+    for line in distribution_metadata.list_metadata_values(raw, "Requires-Dist"):
         try:
-            good.append(Requirement(str(line)))
+            valid.append(Requirement(line))
         except InvalidRequirement:
-            bad.append(str(line))
-    extras = frozenset(canonicalize_name(str(extra)) for extra in headers.get_all("Provides-Extra") or ())
+            invalid.append(line)
+    extras = frozenset(
+        map(canonicalize_name, distribution_metadata.list_metadata_values(raw, "Provides-Extra"))
+    )
     return PackageMetadata(
-        name=name, version=version, requires=tuple(good), extras=extras, invalid_requires=tuple(bad)
+        name=name, version=version, requires=tuple(valid), extras=extras, invalid_requires=tuple(invalid)
     )
 
 
 def read_wheel_metadata(path: Path, name: str, version: str) -> PackageMetadata:
-    """Read a wheel's own metadata; ProjectError for what is no wheel."""
-    return parse_metadata(_read_metadata_bytes(path), name, version)
-
-
-def _read_metadata_bytes(path: Path) -> bytes:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            member = distribution_metadata.find_dist_info_member(archive.namelist(), "METADATA")
-            if member is None:
-                raise zipfile.BadZipFile("it has no METADATA")
-            return archive.read(member)
-    except (zipfile.BadZipFile, OSError) as error:
-        raise ProjectError(
-            f"'{path.name}' cannot be read as a wheel", hint="get or build it again"
-        ) from error
+    """Read the metadata of a wheel. Raises ProjectError for a file that is no wheel."""
+    return parse_metadata(distribution_metadata.read_metadata(path, path.name) or b"", name, version)
 
 
 class MetadataStore:
-    """Facts by name and version; each is read once. Safe to ask from several threads."""
+    """Metadata by name and version, read once each; safe for threads."""
 
-    def __init__(self, index: PackageIndex, yard: ReferenceContext) -> None:
+    def __init__(self, index: PackageIndex, build_context: ReferenceContext) -> None:
         self.index = index
-        """Where files are listed."""
-        self.build_context = yard
-        """How sdists are built where nothing else tells their metadata."""
-        self.target = ImageTarget(yard.image)
-        """Judges which file of a version is the image's."""
+        self.build_context = build_context
+        """For sdists whose metadata only a build can tell."""
+        self.target = ImageTarget(build_context.image)
         self._added: dict[str, PackageMetadata] = {}
         self._found_metadata: dict[tuple[str, str], PackageMetadata | None] = {}
         self._fitting_versions: dict[str, tuple[str, ...]] = {}
         self._lock = Lock()
 
     def add_metadata(self, metadata: Mapping[str, PackageMetadata]) -> None:
-        """Lay down facts that no index has: stubs, and wheels of direct references."""
+        """Add metadata that no index has: of stubs, and of wheels of direct references."""
         self._added |= metadata
 
     def __call__(self, name: str, version: str) -> PackageMetadata | None:
-        """Return the facts of this version, None where no index has any file of it."""
+        """Return the metadata of this version, None if no index has a file of it."""
         added = self._added.get(name)
         if added and is_same_version(added.version, version):
             return added
@@ -105,10 +86,9 @@ class MetadataStore:
         return self._found_metadata[key]
 
     def read_image_requirements(self, report: Reporter = SILENT) -> Mapping[str, tuple[Requirement, ...]]:
-        """Return what the image's packages require, as far as their wheels on the index tell.
+        """Return the requirements of the image's packages that have a wheel on the index.
 
-        Nothing is built; packages that nobody knows are left out. The first time this asks for every package
-        of the image, then it is kept in the cache.
+        The first call asks the index for every package of the image; later ones read the cache.
         """
         image = self.build_context.image
         key = cache_key("image", *sorted(f"{name}=={version}" for name, version in image.packages.items()))
@@ -149,11 +129,11 @@ class MetadataStore:
         return None
 
     def has_usable_file(self, name: str, version: str) -> bool:
-        """Whether an index has a file of this version that the image could take."""
+        """Whether an index has a file of this version for the image."""
         return choose_file(self.index.list_files(name), version, (), self.target) is not None
 
     def find_fitting_versions(self, name: str) -> tuple[str, ...]:
-        """Return the versions that have a wheel for the image, or a sdist that is no compiled code; newest first."""
+        """Return the versions with a wheel for the image, or an sdist of pure Python; newest first."""
         if name not in self._fitting_versions:
             versions = self._select_fitting_files(name)
             fitting = tuple(versions[version] for version in sorted(versions, reverse=True))
@@ -162,10 +142,10 @@ class MetadataStore:
         return self._fitting_versions[name]
 
     def needs_compiler(self, name: str, version: str) -> bool:
-        """Whether all that the image could take of a version is a sdist of compiled code.
+        """Whether a version has no file for the image but an sdist of compiled code.
 
-        It is, if it had wheels that are bound to a platform: none of them is for this Python, so the code is
-        older than this Python. A version without any wheel is what the next one with wheels is.
+        An sdist counts as compiled code if its version has platform wheels; without any wheel, if the next newer
+        version with wheels has.
         """
         file = choose_file(self.index.list_files(name), version, (), self.target)
         return (
@@ -175,7 +155,7 @@ class MetadataStore:
         )
 
     def find_nearest_version(self, name: str, version: str) -> str:
-        """Return the version itself if it fits, else the next one up that does, else the next one down; or ""."""
+        """Return the version itself if it fits, else the next newer that does, else the newest; "" if none fits."""
         fits = self.find_fitting_versions(name)
         above = [fitting_version for fitting_version in fits if Version(fitting_version) >= Version(version)]
         return above[-1] if above else fits[0] if fits else ""
@@ -207,7 +187,7 @@ class MetadataStore:
     def _find_metadata(self, name: str, version: str) -> PackageMetadata | None:
         listed = [file for file in self.index.list_files(name) if is_same_version(file.version, version)]
         best = choose_file(listed, version, (), self.target)
-        # A wheel for another platform says the same in nearly all packages, and is better than a build.
+        # Nearly all packages have the same metadata in the wheels of every platform, which saves a build.
         candidates = sorted(listed, key=is_sdist)
         for file in [best, *candidates] if best and not is_sdist(best) else candidates:
             raw = self.index.read_metadata(file)
@@ -218,7 +198,7 @@ class MetadataStore:
         return None
 
     def _build_metadata(self, file: IndexFile) -> bytes:
-        """Return the metadata that an sdist's build hooks make; kept in the cache by content."""
+        """Build an sdist for its metadata; the result is cached by the file's hash."""
         cached_file = (
             self.build_context.cache
             / "freeze"
@@ -231,11 +211,11 @@ class MetadataStore:
             sdist = Path(scratch) / file.filename
             http.download_file(file.url, sdist, settings=self.build_context.settings, sha256=file.sha256)
             wheel = build_wheel(sdist, Path(scratch), self.build_context, f"{file.project} {file.version}")
-            raw = _read_metadata_bytes(wheel)
+            raw = distribution_metadata.read_metadata(wheel, wheel.name) or b""
         if file.sha256:
             files.write_atomic(cached_file, raw)
         return raw
 
 
 MetadataReader = Callable[[str, str], PackageMetadata | None]
-"""The shape of a library: (name, version) to facts, None where nobody knows."""
+"""Returns the metadata of a name and version, None if it is unknown."""

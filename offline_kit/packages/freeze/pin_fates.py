@@ -1,8 +1,8 @@
-"""From what was reached to pins: bundled, provided or skipped, each with its reason."""
+"""Decide about every reached package: bundled, provided by the image or skipped, each with its reason."""
 
 from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -12,6 +12,7 @@ from offline_kit.packages.file_choice import choose_file, is_same_version
 from offline_kit.packages.freeze.dependency_walk import (
     Dependency,
     DependencyGraph,
+    format_requirement,
     is_unused_accelerator,
     marker_holds,
     satisfies_requirement,
@@ -22,34 +23,34 @@ from offline_kit.project.images import Image
 from offline_kit.project.types import Fate, Pin
 
 MAX_SPARE_SIZE = 1_000_000
-"""Bytes up to which a provided package may travel as a spare."""
+"""In bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PackagePolicy:
-    """What the user decided, and what is the user's own."""
+    """What the user decided about packages."""
 
     exclude: frozenset[str] = frozenset()
     """Never bundled."""
     include: frozenset[str] = frozenset()
-    """Bundled although the image has them."""
+    """Bundled even if the image has them."""
     replace: frozenset[str] = frozenset()
     """Protected packages that may be replaced."""
     own: frozenset[str] = frozenset()
     """The project's own packages."""
     direct_references: Mapping[str, ResolvedReference] = field(default_factory=dict)
-    """Direct references by name; they are bundled."""
+    """By name; they are bundled."""
     hashes: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """Hashes that the user's lines allow, by name."""
 
     @property
     def always_bundled(self) -> frozenset[str]:
-        """Packages that are bundled whatever the image has."""
+        """Packages that are bundled even if the image has them."""
         return self.include | self.direct_references.keys() - self.own
 
     @property
     def unfollowed(self) -> frozenset[str]:
-        """Packages that are not followed."""
+        """Packages whose requirements do not count."""
         return self.exclude | self.own
 
     def allows_replacing(self, name: str, image: Image) -> bool:
@@ -60,7 +61,7 @@ class PackagePolicy:
 def decide_pins(
     graph: DependencyGraph, resolved: Mapping[str, str], policy: PackagePolicy, image: Image
 ) -> tuple[Pin, ...]:
-    """Return a pin for every reached package, sorted by name; hashes and spares are yet to come."""
+    """Return a pin for every reached package, sorted by name, without hashes and spares."""
     return tuple(
         _decide_pin(name, dependencies, graph, resolved, policy, image)
         for name, dependencies in sorted(graph.dependencies.items())
@@ -85,8 +86,8 @@ def _decide_pin(
         version=version,
         fate=fate,
         reason=reason,
-        asked_by=tuple(sorted({ask.required_by for ask in dependencies})),
-        requires=tuple(sorted({format_requirement(ask.requirement) for ask in dependencies})),
+        asked_by=tuple(sorted({dependency.required_by for dependency in dependencies})),
+        requires=tuple(sorted({format_requirement(dependency.requirement) for dependency in dependencies})),
         hashes=(f"sha256:{direct.sha256}",) if direct and is_bundled else (),
         url=direct.reference if direct and is_bundled else "",
         local=direct.wheel if direct and is_bundled else None,
@@ -134,55 +135,42 @@ def _decide_fate(
 
 
 def is_reconstructed_image(image: Image) -> bool:
-    """Whether an image's list is a reconstruction, so that a package may turn out to be missing."""
+    """Whether an image's package list is a reconstruction, so that a package may be missing on Kaggle."""
     return not image.local and "reconstruction" in f"{image.title} {image.provenance}".lower()
 
 
 def list_unmet(name: str, dependencies: Iterable[Dependency], version: str) -> list[str]:
-    """Return who is not served by this version: "scipy wants numpy>=2.3"."""
-    broken = [
-        dependency
-        for dependency in dependencies
-        if not satisfies_requirement(dependency.requirement, name, version)
-    ]
+    """Return the requirements that a version does not meet: "scipy wants numpy>=2.3"."""
     return sorted(
         {
-            f"{dependency.required_by} wants {format_requirement(dependency.requirement)}"
-            for dependency in broken
+            dependency.describe_request()
+            for dependency in dependencies
+            if not satisfies_requirement(dependency.requirement, name, version)
         }
     )
 
 
-def format_requirement(requirement: Requirement) -> str:
-    """Return name and versions of a requirement, without extras and marker."""
-    return f"{canonicalize_name(requirement.name)}{requirement.specifier}"
-
-
 @dataclass(frozen=True, kw_only=True)
 class PinContext:
-    """What finishing pins needs to know."""
+    """What completing pins depends on."""
 
     metadata: MetadataStore
-    """Files on the index."""
     policy: PackagePolicy
-    """For the hashes that the user's lines allow."""
     cutoff: str
     """Files uploaded later do not count."""
     is_reconstructed: bool
-    """Whether the image's list is a reconstruction, so that spares are worth their bytes."""
+    """Whether the image's package list is a reconstruction, so that spares are worth their bytes."""
     direct_requesters: Collection[str]
-    """Who may want a spare: the user's files and bundled packages."""
+    """Files and bundled packages that may need a spare."""
 
 
 def complete_pins(pins: Iterable[Pin], context: PinContext) -> tuple[Pin, ...]:
-    """Add hashes to bundled pins, and choose the spares among provided ones."""
+    """Add hashes to bundled pins, and choose which provided packages to bundle as spares."""
     with ThreadPoolExecutor(8) as pool:
         return tuple(pool.map(lambda pin: _complete_pin(pin, context), pins))
 
 
 def _complete_pin(pin: Pin, context: PinContext) -> Pin:
-    from dataclasses import replace
-
     if pin.fate is Fate.BUNDLED and not pin.local:
         return replace(pin, hashes=_collect_hashes(pin, context))
     if pin.fate is Fate.PROVIDED and context.is_reconstructed and _is_worth_spare(pin, context):
@@ -218,9 +206,10 @@ def _is_worth_spare(pin: Pin, context: PinContext) -> bool:
 def find_broken_packages(
     replaced: Mapping[str, str], image: Image, requires: Mapping[str, tuple[Requirement, ...]]
 ) -> dict[str, tuple[str, ...]]:
-    """Return, for each replaced package and its new version, the image packages that no longer fit.
+    """Return the image packages that a replaced package breaks, by its name.
 
-    `requires` is what the image's packages ask for; what was unmet in the image already is passed over.
+    `replaced` has the new versions, `requires` the requirements of the image's packages; those that the image
+    itself does not meet are ignored.
     """
     environment = image.marker_environment()
     broken: dict[str, set[str]] = {name: set() for name in replaced}

@@ -1,4 +1,4 @@
-"""What is wrong with the requirements themselves, said of all of them at once, before anything is resolved."""
+"""Check every requirement by itself before resolving, and report all problems at once."""
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -8,21 +8,22 @@ from packaging.version import InvalidVersion, Version
 
 from offline_kit.core.errors import ProjectError, suggest_name
 from offline_kit.packages.file_choice import choose_file, find_alternatives
-from offline_kit.packages.freeze.dependency_walk import is_in_image, satisfies_requirement
+from offline_kit.packages.freeze.dependency_walk import format_requirement, is_in_image, satisfies_requirement
 from offline_kit.packages.freeze.metadata_store import MetadataStore
-from offline_kit.packages.freeze.pin_fates import PackagePolicy, format_requirement
+from offline_kit.packages.freeze.pin_fates import PackagePolicy
 from offline_kit.packages.freeze.requirement_files import RequirementLine, get_exact_version
 from offline_kit.packages.index import IndexFile
 from offline_kit.project.images import Image
 
-ANY_VERSION = "*"
 UNKNOWN_PACKAGE = "no index has a package"
 IMAGE_HAS = "the image has"
 SPELLING_HINT = "check the spelling, or name the index that has it (--extra-index-url in the requirements, or pip's configuration)"
 
 
 class UnmetRequirementsError(ProjectError):
-    """Requirements that the image cannot meet; `wanted` are those that an index knows in another version."""
+    """Requirements that the image cannot meet; `known_lines` are those on packages that an index has."""
+
+    default_code = "requirements-not-met"
 
     def __init__(
         self, summary: str, *, hint: str, details: Sequence[str], known_lines: Sequence[RequirementLine]
@@ -34,11 +35,10 @@ class UnmetRequirementsError(ProjectError):
 def check_requirements(
     requirement_lines: Iterable[RequirementLine], metadata: MetadataStore, policy: PackagePolicy, image: Image
 ) -> None:
-    """Ask the index for every requirement of the user's.
+    """Look up every requirement of the user in the index.
 
-    Raises one ProjectError that lists every unknown package, every requirement of which nothing fits the
-    image, and every one that a protected package of the image cannot meet; OutsideError where an index
-    cannot be reached.
+    Raises one UnmetRequirementsError that lists unknown packages, requirements without a version for the image,
+    and those that a protected package of the image does not meet; OutsideError if an index cannot be reached.
     """
     checked_lines = [
         entry
@@ -91,17 +91,20 @@ def _describe_unfit(
     description: str,
 ) -> str:
     version = get_exact_version(requirement)
+    newest = ""
     if not version:
-        version = _find_newest_unfit(requirement, files, metadata)
-        if version == ANY_VERSION:
+        fitting_versions = metadata.find_fitting_versions(files[0].project)
+        if any(_is_in_range(requirement, fit) for fit in fitting_versions):
             return ""
-        if not version:
-            newest = max((version_or_file.version for version_or_file in files), key=_get_sort_key)
+        in_range = [file.version for file in files if _is_in_range(requirement, file.version)]
+        if not in_range:
+            newest = max((file.version for file in files), key=_get_sort_key)
             return f"{description}: no version is in that range; the newest is {newest}"
+        version = max(in_range, key=_get_sort_key)
+        newest = f"{version}, the newest: "
     file = choose_file(files, version, (), metadata.target)
     if file and not metadata.needs_compiler(file.project, version):
         return ""
-    newest = "" if get_exact_version(requirement) else f"{version}, the newest: "
     alternatives = find_alternatives(files, version, (), metadata.target)
     lines = [_shorten_fact(line, metadata) for line in alternatives.lines]
     if file:
@@ -110,34 +113,22 @@ def _describe_unfit(
     fact_text = "; ".join(lines) or "nothing of it fits"
     image_text = f"; {IMAGE_HAS} {image_version}" if image_version else ""
     fitting = set(metadata.find_fitting_versions(files[0].project))
-    fits = [version_or_file for version_or_file in alternatives.versions if version_or_file in fitting]
+    fits = [fit for fit in alternatives.versions if fit in fitting]
     fitting_text = f"; what fits: {', '.join(fits[:4])}" if fits else ""
     return f"{description}: {newest}{fact_text}{fitting_text}{image_text}"
 
 
 def _shorten_fact(line: str, metadata: MetadataStore) -> str:
-    """Leave out the platforms, which are many, where already the Python does not fit."""
+    """Leave out the platforms, which are many, if the Python version does not fit anyway."""
     image_tag = f"cp{metadata.target.image.python_minor.replace('.', '')}"
     return line if image_tag in line or "py3" in line else line.partition(" on ")[0]
-
-
-def _find_newest_unfit(requirement: Requirement, files: Sequence[IndexFile], metadata: MetadataStore) -> str:
-    """Return the newest version in the requirement's range, or ANY where something in the range fits."""
-    if any(
-        _is_in_range(requirement, version)
-        for version in metadata.find_fitting_versions(files[0].project)
-        if files
-    ):
-        return ANY_VERSION
-    allowed = [file for file in files if _is_in_range(requirement, file.version)]
-    return max((file.version for file in allowed), key=_get_sort_key, default="")
 
 
 def _is_in_range(requirement: Requirement, version: str) -> bool:
     try:
         return requirement.specifier.contains(version, prereleases=True)
     except InvalidVersion:
-        return True  # the resolver knows better than to judge it here
+        return True  # left to the resolver
 
 
 def _get_sort_key(version: str) -> tuple[bool, Version]:
@@ -148,7 +139,7 @@ def _get_sort_key(version: str) -> tuple[bool, Version]:
 
 
 def check_direct_references(policy: PackagePolicy, image: Image) -> None:
-    """Raise ProjectError where direct references would replace protected packages unasked."""
+    """Raise ProjectError if direct references would replace protected packages that `replace` does not name."""
     lines = [
         f"{reference.reference} ({reference.line.position}): '{name}' is protected, the image has {image.packages[name]}"
         for name, reference in policy.direct_references.items()
@@ -157,6 +148,7 @@ def check_direct_references(policy: PackagePolicy, image: Image) -> None:
     if lines:
         raise ProjectError(
             "direct references would replace protected packages",
-            hint="remove the line (then the image's version serves), or name the package in `replace`",
+            hint="remove the line to use the image's version, or name the package in `replace`",
+            code="protected-package-replaced",
             details=lines,
         )

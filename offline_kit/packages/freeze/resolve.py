@@ -1,13 +1,20 @@
-"""Resolving against the image: stubs, constraints and preferences in, what is reached out."""
+"""Resolve requirements against the image: as much as possible of the image stays, and the rest goes into the kit.
+
+The resolver knows nothing of the image, so it is asked in rounds. Stub wheels stand for image versions that no
+index has, constraints hold protected packages, and preferences favor all other image versions. After each round,
+a walk over the dependencies finds what is really needed.
+"""
 
 import re
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
@@ -18,6 +25,7 @@ from offline_kit.packages.freeze.dependency_walk import (
     Dependency,
     DependencyGraph,
     WalkContext,
+    format_requirement,
     is_in_image,
     is_unused_accelerator,
     marker_holds,
@@ -26,39 +34,42 @@ from offline_kit.packages.freeze.dependency_walk import (
 )
 from offline_kit.packages.freeze.lock_files import LockPin
 from offline_kit.packages.freeze.metadata_store import MetadataStore
-from offline_kit.packages.freeze.pin_fates import PackagePolicy, format_requirement, list_unmet
+from offline_kit.packages.freeze.pin_fates import PackagePolicy, list_unmet
 from offline_kit.packages.freeze.resolver_engines import MetadataBuildError, NoSolutionError, ResolverInput
 from offline_kit.project.images import TORCH_FAMILY, Image
 
 MAX_ROUNDS = 5
-"""How often the resolver may be asked again, each time knowing more of the image's own versions."""
+MAX_REMEDY_TRIALS = 6
+"""How many remedies are tried before an error is shown; each runs the resolver once."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResolutionRequest:
-    """A freeze to be made."""
+    """What to resolve, for which image, by which rules."""
 
     roots: tuple[Dependency, ...]
     """The user's requirements whose markers hold; direct references by name and extras."""
     constraints: tuple[Dependency, ...]
-    """The user's constraints."""
     preferred: Mapping[str, str]
-    """Versions of an earlier freeze and of lock files, liked where the image has no say."""
+    """Versions of an earlier freeze and of lock files, for packages that the image does not have."""
     enforced: Mapping[str, LockPin]
     """Pins of lock files that win over the image."""
     policy: PackagePolicy
-    """What the user decided."""
     metadata: MetadataStore
-    """Metadata, from the index and elsewhere."""
     engine: str
     """"uv" or "pip-tools"."""
     resolver_input: ResolverInput
-    """The settings of the resolver; requirements and constraints are filled in here."""
+    """The resolver's settings, still without requirements and constraints."""
 
     @property
     def image(self) -> Image:
         """The target."""
         return self.resolver_input.image
+
+    @property
+    def replaceable(self) -> frozenset[str]:
+        """Packages that need not have the image's version."""
+        return self.policy.replace | self.enforced.keys()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,487 +88,407 @@ class Resolution:
         return versions.get(name, "")
 
 
-@dataclass
-class _ResolutionState:
-    """What grows from round to round."""
-
-    stubbed: set[str]
-    constrained: set[str] = field(default_factory=set)
-    """Image packages that are constrained to their version."""
-    notes: list[str] = field(default_factory=list)
-    wheels_only: set[str] = field(default_factory=set)
-    """Packages whose older versions nobody can build: only versions with a wheel count."""
-
-
 def resolve_requirements(request: ResolutionRequest, report: Reporter) -> Resolution:
-    """Resolve and walk until nothing new is learned of the image.
+    """Resolve and walk until a round learns nothing new about the image.
 
-    Raises ProjectError where the requirements contradict each other, the image's Python, or its protected
-    packages; OutsideError where an index cannot be reached.
+    Raises ProjectError if the requirements contradict each other, the image's Python, or its protected
+    packages; OutsideError if an index cannot be reached.
     """
-    image = request.image
+    image, policy = request.image, request.policy
     if not request.roots:
         return Resolution(
             graph=DependencyGraph(dependencies={}, replaced=frozenset(), unresolved=()), versions={}
         )
-    state = _ResolutionState(
-        stubbed=set(stub_wheels.list_local_versions(image))
-        - request.policy.always_bundled
-        - _find_replaceable(request)
+    movable = policy.always_bundled | request.replaceable
+    resolver = _Resolver(
+        request=request,
+        report=report,
+        stubbed=set(stub_wheels.list_local_versions(image)) - movable,
+        constrained={
+            name
+            for name in image.protected
+            if name in image.packages and name not in movable and not image.is_accelerator(name)
+        },
     )
-    state.constrained = {
-        name
-        for name in image.protected
-        if name in image.packages
-        and name not in request.policy.always_bundled | _find_replaceable(request)
-        and not image.is_accelerator(name)
-    }
     try:
-        resolution = _avoid_compiling(request, state, _resolve_until_stable(request, state, report), report)
+        resolution = resolver.avoid_compiling(resolver.resolve())
     except NoSolutionError as error:
-        raise _explain_conflict(request, state, error, report) from error
+        raise resolver.explain_conflict(error) from error
     except MetadataBuildError as error:
-        if error.package and (without := _suggest_excluding(request, state, error.package, report)):
-            raise ProjectError(error.what, hint=without, details=error.details) from error
+        if error.package and (hint := resolver.suggest_excluding(error.package)):
+            raise ProjectError(error.what, hint=hint, code=error.code, details=error.details) from error
         raise
-    resolution = _avoid_replacements(request, state, resolution, report)
+    resolution = resolver.avoid_replacements(resolution)
     return (
-        resolution
-        if resolution.notes
-        else replace(resolution, notes=tuple(_describe_older_versions(request, resolution)))
+        resolution if resolution.notes else replace(resolution, notes=resolver.explain_versions(resolution))
     )
 
 
-def _avoid_compiling(
-    request: ResolutionRequest, state: _ResolutionState, resolution: Resolution, report: Reporter
-) -> Resolution:
-    """Ask again for versions with wheels where the resolver took old compiled code that has none for this Python."""
-    compiled_names = {
-        name
-        for name in resolution.graph.dependencies
-        if not resolution.graph.is_provided(name, request.image)
-        and name not in request.policy.unfollowed | request.policy.direct_references.keys()
-        and request.metadata.needs_compiler(name, resolution.versions.get(name, ""))
-    }
-    if not compiled_names:
+@dataclass(kw_only=True)
+class _Resolver:
+    """One resolution, and what its rounds have learned so far."""
+
+    request: ResolutionRequest
+    report: Reporter
+    stubbed: set[str]
+    """Image packages whose version no index has for the image."""
+    constrained: set[str]
+    """Image packages that must keep their version."""
+    wheels_only: set[str] = field(default_factory=set)
+    """Packages whose older versions cannot be built: only versions with a wheel count."""
+
+    @property
+    def image(self) -> Image:
+        """The target."""
+        return self.request.image
+
+    def fork(self, **changes: Any) -> "_Resolver":
+        """Return a copy for a trial."""
+        copies = {name: set(getattr(self, name)) for name in ("stubbed", "constrained", "wheels_only")}
+        return replace(self, **{**copies, **changes})
+
+    def resolve(self) -> Resolution:
+        """Run rounds until one shows no more image versions that no index has, and no missed extras."""
+        for _ in range(MAX_ROUNDS):
+            try:
+                resolution = self._run_round()
+            except NoSolutionError:
+                if not self._stub_constrained():
+                    raise
+                continue
+            graph = resolution.graph
+            # The resolver did not follow the extras of packages whose image version it did not take.
+            parents = {lost.required_by for lost in graph.unresolved} & self.image.packages.keys()
+            newly_constrained = parents - self.request.policy.always_bundled - self.constrained
+            self.constrained |= newly_constrained
+            if not self._stub_moved(resolution) and not newly_constrained:
+                break
+            self.report.note("running the resolver again, with more of the image's versions")
+        if resolution.graph.unresolved:
+            raise ProjectError(
+                "some requirements of image packages' extras were not resolved",
+                hint="add them to your requirements",
+                code="extras-not-resolved",
+                details=[lost.describe_request() for lost in resolution.graph.unresolved],
+            )
         return resolution
-    report.note(f"asking the resolver for versions with wheels of {', '.join(sorted(compiled_names))}")
-    trial = _copy_state(state, wheels_only=state.wheels_only | compiled_names)
-    try:
-        return _resolve_until_stable(request, trial, report)
-    except NoSolutionError:
-        # Nothing else serves: building it is left to whoever makes the wheels.
-        dependencies = resolution.graph.dependencies
-        notes = [
-            f"{name} {resolution.versions[name]} has no wheel for Python {request.image.python_minor} and would be compiled: "
-            f"{', '.join(sorted({f'{dependency.required_by} wants {format_requirement(dependency.requirement)}' for dependency in dependencies[name]}))}"
-            for name in sorted(compiled_names)
-        ]
-        return replace(resolution, notes=(*resolution.notes, *notes))
 
-
-def _describe_older_versions(request: ResolutionRequest, resolution: Resolution) -> list[str]:
-    """Say of the user's own packages why an older version than the newest one was taken."""
-    image, notes = request.image, []
-    for dependency in request.roots:
-        name = dependency.requirement.name
-        version = resolution.versions.get(name, "")
-        if (
-            not version
-            or name in request.policy.unfollowed | request.policy.direct_references.keys()
-            or resolution.graph.is_provided(name, image)
-            or request.preferred.get(name) == version
-        ):
-            continue
-        newest = next(
-            (
-                requirement
-                for requirement in request.metadata.find_fitting_versions(name)
-                if dependency.requirement.specifier.contains(requirement)
-            ),
-            version,
-        )
-        metadata = request.metadata(name, newest) if Version(newest) > Version(version) else None
-        reasons = [
-            f"{format_requirement(requirement)} (the image has {image.packages[required_name]})"
-            for requirement in (metadata.requires if metadata else ())
-            if (required_name := canonicalize_name(requirement.name)) in image.packages
-            and marker_holds(requirement.marker, image.marker_environment())
-            and not satisfies_requirement(requirement, required_name, image.packages[required_name])
-        ]
-        if reasons:
-            notes.append(f"{name} {version} was taken, not {newest}, which wants {', '.join(reasons)}")
-    return list(dict.fromkeys(notes))
-
-
-def _find_replaceable(request: ResolutionRequest) -> frozenset[str]:
-    """Return the packages that need not have the image's version."""
-    return request.policy.replace | request.enforced.keys()
-
-
-def _resolve_until_stable(
-    request: ResolutionRequest, state: _ResolutionState, report: Reporter
-) -> Resolution:
-    """Ask the resolver again while it shows image versions that no index has, or extras that it missed."""
-    for _ in range(MAX_ROUNDS):
-        try:
-            resolution = _resolve_once(request, state)
-        except NoSolutionError:
-            if not _stub_constrained_packages(request, state):
-                raise
-            continue
-        moved_names = _find_moved_packages(request, resolution)
-        unresolved_parents = {
-            dependency.required_by
-            for dependency in resolution.graph.unresolved
-            if dependency.required_by in request.image.packages
-        }
-        count_before = len(state.constrained)
-        state.constrained |= unresolved_parents - request.policy.always_bundled
-        if not _stub_missing_versions(request, state, moved_names) and len(state.constrained) == count_before:
-            break
-        report.note("asking the resolver again, with more of the image's versions")
-    if resolution.graph.unresolved:
-        raise ProjectError(
-            "some requirements of image packages' extras were not resolved",
-            hint="add them to your requirements",
-            details=[
-                f"{dependency.required_by} wants {dependency.requirement}"
-                for dependency in resolution.graph.unresolved
-            ],
-        )
-    return resolution
-
-
-def _find_moved_packages(request: ResolutionRequest, resolution: Resolution) -> set[str]:
-    """Return what the image provides and the resolver pinned at another version all the same."""
-    image = request.image
-    return {
-        name
-        for name in resolution.graph.dependencies
-        if name in image.packages
-        and resolution.graph.is_provided(name, image)
-        and resolution.versions.get(name, image.packages[name]) != image.packages[name]
-        and not is_unused_accelerator(name, image)
-    }
-
-
-def _stub_missing_versions(request: ResolutionRequest, state: _ResolutionState, names: Iterable[str]) -> bool:
-    """Stub those image packages whose version no index has; returns whether there were any."""
-    image = request.image
-    unstubbed = sorted(name for name in set(names) - state.stubbed if name in image.packages)
-    with ThreadPoolExecutor(8) as pool:
-        availability = pool.map(
-            lambda name: request.metadata.has_usable_file(name, image.packages[name]), unstubbed
-        )
-        missing = {
-            name for name, is_available in zip(unstubbed, availability, strict=True) if not is_available
-        }
-    state.stubbed |= missing
-    return bool(missing)
-
-
-def _stub_constrained_packages(request: ResolutionRequest, state: _ResolutionState) -> bool:
-    """Stub what is bound to the image's version, and the image's own among the roots; whether that is news.
-
-    An index may lack the version, or list files of it that do not fit before those of another index that do.
-    """
-    roots = (
-        {dependency.requirement.name for dependency in request.roots}
-        - request.policy.always_bundled
-        - _find_replaceable(request)
-    )
-    image = request.image
-    served = {
-        dependency.requirement.name
-        for dependency in request.roots
-        if dependency.requirement.name in roots
-        and satisfies_requirement(
-            dependency.requirement,
-            dependency.requirement.name,
-            image.packages.get(dependency.requirement.name, ""),
-        )
-    }
-    new_names = {name for name in state.constrained | served if name in image.packages} - state.stubbed
-    state.stubbed |= new_names
-    return bool(new_names)
-
-
-def _resolve_once(request: ResolutionRequest, state: _ResolutionState) -> Resolution:
-    image = request.image
-    with tempfile.TemporaryDirectory(prefix="offline-kit-") as scratch:
-        with ThreadPoolExecutor(8) as pool:
-            stubs = list(
-                pool.map(
-                    lambda name: stub_wheels.derive_stub_metadata(name, image, request.metadata),
-                    sorted(state.stubbed),
+    def _run_round(self) -> Resolution:
+        request, policy = self.request, self.request.policy
+        with tempfile.TemporaryDirectory(prefix="offline-kit-") as scratch:
+            with ThreadPoolExecutor(8) as pool:
+                stubs = list(
+                    pool.map(
+                        lambda name: stub_wheels.derive_stub_metadata(name, self.image, request.metadata),
+                        sorted(self.stubbed),
+                    )
                 )
+            request.metadata.add_metadata({stub.name: stub for stub in stubs})
+            resolver_input = replace(
+                request.resolver_input,
+                requirements=tuple(
+                    self._format_root(root) for root in request.roots if root.name not in policy.unfollowed
+                ),
+                constraints=self._list_constraints(),
+                preferences=self._list_preferences(),
+                stub_folder=stub_wheels.write_stub_wheels(stubs, Path(scratch) / "stubs"),
+                exclude=policy.unfollowed,
             )
-        request.metadata.add_metadata({stub.name: stub for stub in stubs})
-        resolver_input = replace(
-            request.resolver_input,
-            requirements=tuple(
-                _format_root(request, dependency)
-                for dependency in request.roots
-                if dependency.requirement.name not in request.policy.unfollowed
+            versions = self._run_engine(resolver_input)
+        constraints: dict[str, tuple[Dependency, ...]] = {}
+        for constraint in (
+            *request.constraints,
+            *(
+                Dependency(required_by=pin.source, requirement=Requirement(f"{name}=={pin.version}"))
+                for name, pin in request.enforced.items()
             ),
-            constraints=_list_constraints(request, state),
-            preferences=_list_preferences(request),
-            stub_folder=stub_wheels.write_stub_wheels(stubs, Path(scratch) / "stubs"),
-            exclude=request.policy.unfollowed,
+        ):
+            constraints[constraint.name] = (*constraints.get(constraint.name, ()), constraint)
+        context = WalkContext(
+            image=self.image,
+            resolved=versions,
+            read_metadata=request.metadata,
+            constraints=constraints,
+            always_bundled=policy.always_bundled,
+            unfollowed=policy.unfollowed,
         )
-        versions = _run_resolver(request, state, resolver_input)
-    constraints: dict[str, tuple[Dependency, ...]] = {}
-    for dependency in (
-        *request.constraints,
-        *(_pin_dependency(name, pin) for name, pin in request.enforced.items()),
-    ):
-        constraints[dependency.requirement.name] = (
-            *constraints.get(dependency.requirement.name, ()),
-            dependency,
-        )
-    context = WalkContext(
-        image=image,
-        resolved=versions,
-        read_metadata=request.metadata,
-        constraints=constraints,
-        always_bundled=request.policy.always_bundled,
-        unfollowed=request.policy.unfollowed,
-    )
-    return Resolution(graph=walk_dependencies(request.roots, context), versions=versions)
+        return Resolution(graph=walk_dependencies(request.roots, context), versions=versions)
 
+    def _run_engine(self, resolver_input: ResolverInput) -> dict[str, str]:
+        """Run the resolver, without old versions that it falls back on and that cannot be built.
 
-def _run_resolver(
-    request: ResolutionRequest, state: _ResolutionState, resolver_input: ResolverInput
-) -> dict[str, str]:
-    """Resolve; what the resolver fell back on and nobody can build does not count, so that the true reason is told."""
-    while True:
-        try:
-            return resolver_engines.resolve_versions(
-                replace(resolver_input, wheels_only=frozenset(state.wheels_only)), request.engine
-            )
-        except MetadataBuildError as error:
-            target = request.metadata.target
-            is_new = (
-                error.package
-                and error.package not in state.wheels_only | request.policy.direct_references.keys()
-            )
-            if not is_new or all(
-                target.rank_wheel(file) is None for file in request.metadata.index.list_files(error.package)
-            ):
-                raise
-            state.wheels_only.add(error.package)
+        Their build errors would hide why the resolver did not take a newer version.
+        """
+        while True:
+            try:
+                return resolver_engines.resolve_versions(
+                    replace(resolver_input, wheels_only=frozenset(self.wheels_only)), self.request.engine
+                )
+            except MetadataBuildError as error:
+                metadata = self.request.metadata
+                decided = self.wheels_only | self.request.policy.direct_references.keys()
+                has_wheel = any(
+                    metadata.target.rank_wheel(file) is not None
+                    for file in (metadata.index.list_files(error.package) if error.package else ())
+                )
+                if error.package in decided or not has_wheel:
+                    raise
+                self.wheels_only.add(error.package)
 
-
-def _pin_dependency(name: str, pin: LockPin) -> Dependency:
-    return Dependency(required_by=pin.source, requirement=Requirement(f"{name}=={pin.version}"))
-
-
-def _format_root(request: ResolutionRequest, dependency: Dependency) -> str:
-    reference = request.policy.direct_references.get(dependency.requirement.name)
-    if reference:
-        extras = (
-            f"[{','.join(sorted(dependency.requirement.extras))}]" if dependency.requirement.extras else ""
-        )
+    def _format_root(self, root: Dependency) -> str:
+        reference = self.request.policy.direct_references.get(root.name)
+        if not reference:
+            return str(root.requirement)
+        extras = f"[{','.join(sorted(root.requirement.extras))}]" if root.requirement.extras else ""
         return f"{reference.name}{extras} @ {reference.wheel.absolute().as_uri()}"
-    return str(dependency.requirement)
+
+    def _list_constraints(self) -> tuple[str, ...]:
+        direct_names = self.request.policy.direct_references.keys()
+        lines = [format_requirement(constraint.requirement) for constraint in self.request.constraints]
+        lines += [
+            f"{name}=={pin.version}"
+            for name, pin in self.request.enforced.items()
+            if name not in direct_names
+        ]
+        kept = {name: self.image.packages[name] for name in sorted(self.constrained - direct_names)}
+        return (*lines, *(f"{name}=={version}" for name, version in kept.items() if _is_valid(version)))
+
+    def _list_preferences(self) -> dict[str, str]:
+        request = self.request
+        preferred = {
+            name: version
+            for name, version in request.preferred.items()
+            if name not in request.policy.direct_references
+        }
+        for name, version in self.image.packages.items():
+            if not (name in request.policy.replace and name in preferred):
+                preferred[name] = version
+        preferred |= {name: pin.version for name, pin in request.enforced.items()}
+        return {name: version for name, version in preferred.items() if _is_valid(version)}
+
+    def _stub_moved(self, resolution: Resolution) -> bool:
+        """Stub provided packages that the resolver moved because no index has their version; whether there are any."""
+        graph, image = resolution.graph, self.image
+        moved = sorted(
+            name
+            for name in graph.dependencies.keys() & image.packages.keys() - self.stubbed
+            if graph.is_provided(name, image)
+            and resolution.versions.get(name, image.packages[name]) != image.packages[name]
+            and not is_unused_accelerator(name, image)
+        )
+        with ThreadPoolExecutor(8) as pool:
+            available = pool.map(
+                lambda name: self.request.metadata.has_usable_file(name, image.packages[name]), moved
+            )
+            missing = {name for name, is_available in zip(moved, available, strict=True) if not is_available}
+        self.stubbed |= missing
+        return bool(missing)
+
+    def _stub_constrained(self) -> bool:
+        """Stub constrained packages and roots that the image serves; whether there are new ones.
+
+        An index may lack the version, or list files of it that do not fit before those of another index that do.
+        """
+        packages = self.image.packages
+        movable = self.request.policy.always_bundled | self.request.replaceable
+        served = {
+            root.name
+            for root in self.request.roots
+            if root.name not in movable
+            and satisfies_requirement(root.requirement, root.name, packages.get(root.name, ""))
+        }
+        new_names = (self.constrained | served) & packages.keys() - self.stubbed
+        self.stubbed |= new_names
+        return bool(new_names)
+
+    def avoid_compiling(self, resolution: Resolution) -> Resolution:
+        """Resolve again with wheels only for old compiled code that has no wheel for this Python."""
+        request, graph = self.request, resolution.graph
+        compiled_names = {
+            name
+            for name in graph.dependencies
+            if not graph.is_provided(name, self.image)
+            and name not in request.policy.unfollowed | request.policy.direct_references.keys()
+            and request.metadata.needs_compiler(name, resolution.versions.get(name, ""))
+        }
+        if not compiled_names:
+            return resolution
+        self.report.note(
+            f"running the resolver again for versions with wheels of {', '.join(sorted(compiled_names))}"
+        )
+        try:
+            return self.fork(wheels_only=self.wheels_only | compiled_names).resolve()
+        except NoSolutionError:
+            # No other version will do; the step that makes the wheels builds it or says why it cannot.
+            notes = []
+            for name in sorted(compiled_names):
+                requests = sorted({dependency.describe_request() for dependency in graph.dependencies[name]})
+                notes.append(
+                    f"{name} {resolution.versions[name]} has no wheel for Python {self.image.python_minor} and would "
+                    f"be compiled: {', '.join(requests)}"
+                )
+            return replace(resolution, notes=(*resolution.notes, *notes))
+
+    def avoid_replacements(self, resolution: Resolution) -> Resolution:
+        """Resolve again without those replacements of image packages that no requirement of the user needs.
+
+        The result counts only if no bundled package falls back by a major version: an old release that declares
+        fewer requirements is no gain.
+        """
+        image, graph = self.image, resolution.graph
+        avoidable = {
+            name
+            for name in graph.replaced - self.request.policy.always_bundled - self.request.replaceable
+            if not any(
+                dependency.required_by not in graph.dependencies
+                and not satisfies_requirement(dependency.requirement, name, image.packages[name])
+                for dependency in graph.dependencies[name]
+            )
+        }
+        if not avoidable:
+            return resolution
+        try:
+            alternative = self.fork(constrained=self.constrained | avoidable).resolve()
+        except NoSolutionError:
+            return resolution
+        is_gain = len(alternative.graph.replaced) < len(graph.replaced)
+        if not is_gain or _has_major_downgrade(resolution, alternative, image):
+            return resolution
+        concerned = alternative.graph.dependencies.keys() & (
+            graph.dependencies.keys() | {root.name for root in self.request.roots}
+        )
+        notes = [
+            f"{name} {alternative.versions[name]} was taken, not {version}, which would replace "
+            f"{' and '.join(sorted(avoidable))} of the image"
+            for name, version in sorted(resolution.versions.items())
+            if name in concerned
+            and not is_in_image(image, name)
+            and alternative.versions.get(name, version) != version
+        ]
+        return replace(alternative, notes=tuple(notes))
+
+    def explain_versions(self, resolution: Resolution) -> tuple[str, ...]:
+        """Return a note for every package of the user that the image keeps at an older version than the newest."""
+        request, image, notes = self.request, self.image, []
+        decided = request.policy.unfollowed | request.policy.direct_references.keys()
+        for root in request.roots:
+            name = root.name
+            version = resolution.versions.get(name, "")
+            if (
+                not version
+                or name in decided
+                or resolution.graph.is_provided(name, image)
+                or request.preferred.get(name) == version
+            ):
+                continue
+            fitting = request.metadata.find_fitting_versions(name)
+            newest = next((fit for fit in fitting if root.requirement.specifier.contains(fit)), version)
+            metadata = request.metadata(name, newest) if Version(newest) > Version(version) else None
+            reasons = [
+                f"{format_requirement(requirement)} (the image has {image.packages[required_name]})"
+                for requirement in (metadata.requires if metadata else ())
+                if (required_name := canonicalize_name(requirement.name)) in image.packages
+                and marker_holds(requirement.marker, image.marker_environment())
+                and not satisfies_requirement(requirement, required_name, image.packages[required_name])
+            ]
+            if reasons:
+                notes.append(f"{name} {version} was taken, not {newest}, which wants {', '.join(reasons)}")
+        return tuple(dict.fromkeys(notes))
+
+    def explain_conflict(self, error: NoSolutionError) -> ProjectError:
+        """Return the error for requirements without a solution, after a trial without protected packages."""
+        image = self.image
+        try:
+            resolution = self.fork(constrained=set()).resolve()
+        except NoSolutionError as unprotected_error:
+            return self._explain_unsolvable(unprotected_error)
+        graph = resolution.graph
+        replaced_names = sorted(graph.replaced & self.constrained)
+        lines = [
+            f"{name}: the image has {image.packages[name]}, and {request}"
+            for name in replaced_names
+            for request in list_unmet(name, graph.dependencies[name], image.packages[name])
+        ]
+        requesters = {
+            dependency.required_by for name in replaced_names for dependency in graph.dependencies[name]
+        }
+        hints = [self._find_remedy([*error.explanation, *sorted(requesters)])]
+        if replaced_names:
+            names = " and ".join(replaced_names)
+            hints.append(
+                f"name {names} in `replace` if you have checked that the image's packages still work"
+            )
+        return ProjectError(
+            "the requirements want other versions of packages that are protected in the image",
+            hint=", or ".join(filter(None, hints)) or "change the requirements listed above",
+            code="protected-version-conflict",
+            details=lines or error.explanation,
+        )
+
+    def _explain_unsolvable(self, error: NoSolutionError) -> ProjectError:
+        is_unknown = any(
+            "not found in the package registry" in line or "versions: none" in line
+            for line in error.explanation
+        )
+        if is_unknown:
+            hint = (
+                "check the name that no index has, and pip's configuration ('pip config list'); if predicting does not "
+                "need it, name it in `exclude`"
+            )
+        else:
+            hint = self._find_remedy(error.explanation) or (
+                "change the requirements listed above: dropping one bound or one package is not enough"
+            )
+        return ProjectError(
+            f"the requirements cannot be met together for the image '{self.image.name}' (Python {self.image.python})",
+            hint=hint,
+            code="requirements-conflict",
+            details=error.explanation,
+        )
+
+    def _find_remedy(self, explanation: list[str] | tuple[str, ...]) -> str:
+        """Return a change of one requirement after which the rest resolves, tried here; "" if there is none."""
+        text = "\n".join(explanation)
+        mentioned = [
+            root
+            for root in dict.fromkeys(self.request.roots)
+            if root.name not in self.request.policy.direct_references
+            and re.search(rf"(?<![\w.-]){re.escape(root.name)}(?![\w-])", text)
+        ]
+        bounded = [root for root in mentioned if root.requirement.specifier]
+        trials = [(self._suggest_version, root) for root in bounded]
+        trials += [(lambda root: self.suggest_excluding(root.name), root) for root in mentioned]
+        return next((hint for suggest, root in trials[:MAX_REMEDY_TRIALS] if (hint := suggest(root))), "")
+
+    def _suggest_version(self, root: Dependency) -> str:
+        """Return the version of a root with which the rest resolves, as advice; "" if there is none."""
+        unversioned = Requirement(str(root.requirement))
+        unversioned.specifier = SpecifierSet()
+        other_roots = tuple(other for other in self.request.roots if other.name != root.name)
+        roots = (*other_roots, replace(root, requirement=unversioned))
+        try:
+            resolution = self.fork(request=replace(self.request, roots=roots)).resolve()
+        except (NoSolutionError, ProjectError):
+            return ""
+        version = resolution.get_version(root.name, self.image).partition("+")[0]
+        return f"change '{format_requirement(root.requirement)}' to '{root.name}=={version}'"
+
+    def suggest_excluding(self, name: str) -> str:
+        """Return the advice to exclude a package if the rest resolves without it, else an empty string."""
+        policy = replace(self.request.policy, exclude=self.request.policy.exclude | {name})
+        try:
+            self.fork(request=replace(self.request, policy=policy)).resolve()
+        except (NoSolutionError, ProjectError):
+            return ""
+        return f'exclude = ["{name}"], if predicting does not need it (the rest resolves without)'
 
 
-def _list_constraints(request: ResolutionRequest, state: _ResolutionState) -> tuple[str, ...]:
-    lines = [
-        f"{dependency.requirement.name}{dependency.requirement.specifier}"
-        for dependency in request.constraints
-    ]
-    lines += [
-        f"{name}=={pin.version}"
-        for name, pin in request.enforced.items()
-        if name not in request.policy.direct_references
-    ]
-    image_versions = {
-        name: request.image.packages[name]
-        for name in state.constrained - request.policy.direct_references.keys()
-    }
-    return (
-        *lines,
-        *(
-            f"{name}=={version}"
-            for name, version in sorted(image_versions.items())
-            if _is_valid_version(version)
-        ),
-    )
-
-
-def _list_preferences(request: ResolutionRequest) -> dict[str, str]:
-    preferred = {
-        name: version
-        for name, version in request.preferred.items()
-        if name not in request.policy.direct_references
-    }
-    for name, version in request.image.packages.items():
-        if not (name in request.policy.replace and name in preferred):
-            preferred[name] = version
-    preferred |= {name: pin.version for name, pin in request.enforced.items()}
-    return {name: version for name, version in preferred.items() if _is_valid_version(version)}
-
-
-def _is_valid_version(version: str) -> bool:
+def _is_valid(version: str) -> bool:
     try:
         Version(version)
     except InvalidVersion:
         return False
     return True
-
-
-def _explain_conflict(
-    request: ResolutionRequest, state: _ResolutionState, error: NoSolutionError, report: Reporter
-) -> ProjectError:
-    """Find out whether protected packages are the reason, and return the error that says so."""
-    image = request.image
-    explanation = "\n".join(error.explanation)
-    try:
-        resolution = _resolve_until_stable(request, _copy_state(state, constrained=set()), report)
-    except NoSolutionError as other:
-        unknown = any(
-            "not found in the package registry" in line or "versions: none" in line
-            for line in other.explanation
-        )
-        remedy = "" if unknown else _find_remedy(request, state, "\n".join(other.explanation), report)
-        return ProjectError(
-            f"the requirements cannot be met together for the image '{image.name}' (Python {image.python})",
-            hint="check the name that no index has, and pip's configuration ('pip config list'); if predicting "
-            "does not need it, name it in `exclude`"
-            if unknown
-            else remedy
-            or "change the requirements named above: dropping one bound or one package is not enough",
-            details=other.explanation,
-        )
-    replaced_names = sorted(resolution.graph.replaced & state.constrained)
-    lines = [
-        f"{name}: the image has {image.packages[name]}, and {requester}"
-        for name in replaced_names
-        for requester in list_unmet(name, resolution.graph.dependencies[name], image.packages[name])
-    ]
-    requesters = {
-        dependency.required_by
-        for name in replaced_names
-        for dependency in resolution.graph.dependencies[name]
-    }
-    remedies = (
-        _find_remedy(request, state, "\n".join((explanation, *sorted(requesters))), report),
-        f"name {' and '.join(replaced_names)} in `replace` if you have checked that the image's packages still work"
-        if replaced_names
-        else "",
-    )
-    return ProjectError(
-        "the requirements want other versions of packages that are protected in the image",
-        hint=", or ".join(remedy for remedy in remedies if remedy) or "change the requirements named above",
-        details=lines or error.explanation,
-    )
-
-
-MAX_REMEDY_TRIALS = 6
-"""How many remedies are tried before an error is shown; each asks the resolver once."""
-
-
-def _find_remedy(
-    request: ResolutionRequest, state: _ResolutionState, explanation: str, report: Reporter
-) -> str:
-    """Return a change of one requirement with which the rest resolves, tried here; "" if there is none."""
-    mentioned = [
-        dependency
-        for dependency in request.roots
-        if dependency.requirement.name not in request.policy.direct_references
-        and re.search(rf"(?<![\w.-]){re.escape(dependency.requirement.name)}(?![\w-])", explanation)
-    ]
-    bounded = [dependency for dependency in dict.fromkeys(mentioned) if dependency.requirement.specifier]
-    trials = [(dependency, True) for dependency in bounded] + [
-        (dependency, False) for dependency in dict.fromkeys(mentioned)
-    ]
-    for dependency, keeps_package in trials[:MAX_REMEDY_TRIALS]:
-        name = dependency.requirement.name
-        if not keeps_package:
-            if exclude_hint := _suggest_excluding(request, state, name, report):
-                return exclude_hint
-            continue
-        unversioned = Requirement(str(dependency.requirement))
-        unversioned.specifier = type(unversioned.specifier)("")
-        other_roots = tuple(root for root in request.roots if root.requirement.name != name)
-        trial = replace(request, roots=(*other_roots, replace(dependency, requirement=unversioned)))
-        try:
-            resolution = _resolve_until_stable(trial, _copy_state(state), report)
-        except (NoSolutionError, ProjectError):
-            continue
-        is_provided = resolution.graph.is_provided(name, request.image)
-        version = request.image.packages.get(name, "") if is_provided else resolution.versions.get(name, "")
-        return (
-            f"change '{format_requirement(dependency.requirement)}' to '{name}=={version.partition('+')[0]}'"
-        )
-    return ""
-
-
-def _suggest_excluding(
-    request: ResolutionRequest, state: _ResolutionState, name: str, report: Reporter
-) -> str:
-    """Return the advice to exclude a package if the rest resolves without it, else an empty string."""
-    policy = replace(request.policy, exclude=request.policy.exclude | {name})
-    try:
-        _resolve_until_stable(replace(request, policy=policy), _copy_state(state), report)
-    except (NoSolutionError, ProjectError):
-        return ""
-    return f'exclude = ["{name}"], if predicting does not need it (the rest resolves without)'
-
-
-def _copy_state(
-    state: _ResolutionState, *, constrained: set[str] | None = None, wheels_only: set[str] | None = None
-) -> _ResolutionState:
-    """Return a copy to try something with."""
-    return _ResolutionState(
-        stubbed=set(state.stubbed),
-        constrained=set(state.constrained if constrained is None else constrained),
-        wheels_only=set(state.wheels_only if wheels_only is None else wheels_only),
-    )
-
-
-def _avoid_replacements(
-    request: ResolutionRequest, state: _ResolutionState, resolution: Resolution, report: Reporter
-) -> Resolution:
-    """Where a bundled package replaces an image package unasked, try once to do without.
-
-    Taken only where no bundled package falls back by a major version: an old release that declares fewer
-    requirements is no gain.
-    """
-    image = request.image
-    roots = {dependency.requirement.name for dependency in request.roots}
-    avoidable = {
-        name
-        for name in resolution.graph.replaced - request.policy.always_bundled - _find_replaceable(request)
-        if not any(
-            dependency.required_by not in resolution.graph.dependencies
-            and not satisfies_requirement(dependency.requirement, name, image.packages[name])
-            for dependency in resolution.graph.dependencies[name]
-        )
-    }
-    if not avoidable:
-        return resolution
-    trial_state = _copy_state(state, constrained=state.constrained | avoidable)
-    try:
-        alternative = _resolve_until_stable(request, trial_state, report)
-    except NoSolutionError:
-        return resolution
-    if len(alternative.graph.replaced) >= len(resolution.graph.replaced) or _has_major_downgrade(
-        resolution, alternative, image
-    ):
-        return resolution
-    notes = [
-        f"{name} {alternative.versions[name]} was taken, not {version}, which would replace "
-        f"{' and '.join(sorted(avoidable))} of the image"
-        for name, version in sorted(resolution.versions.items())
-        if name in alternative.graph.dependencies
-        and name in roots | resolution.graph.dependencies.keys()
-        and not is_in_image(image, name)
-        and alternative.versions.get(name, version) != version
-    ]
-    return replace(alternative, notes=tuple(notes))
 
 
 def _has_major_downgrade(before: Resolution, after: Resolution, image: Image) -> bool:
@@ -572,10 +503,13 @@ def _has_major_downgrade(before: Resolution, after: Resolution, image: Image) ->
 
 
 def strip_torch_local_version(requirement: Requirement) -> Requirement:
-    """Return a requirement on torch's family without local versions: "torch==2.11.0+cu128" asks for 2.11.0."""
+    """Return a requirement on torch's family without local versions: "torch==2.11.0+cu128" becomes 2.11.0.
+
+    PyPI has no versions with a local part; the image's build is one of them, and serves.
+    """
     if requirement.name.lower() not in TORCH_FAMILY or "+" not in str(requirement.specifier):
         return requirement
     changed = Requirement(str(requirement))
     parts = [f"{clause.operator}{clause.version.partition('+')[0]}" for clause in requirement.specifier]
-    changed.specifier = type(requirement.specifier)(",".join(parts))
+    changed.specifier = SpecifierSet(",".join(parts))
     return changed

@@ -1,4 +1,4 @@
-"""The resolvers: uv for any target, pip-tools on the target's own Python. Both get the same problem."""
+"""Run a resolver: uv for any target, or pip-tools on the target's own Python, with the same input."""
 
 import os
 import re
@@ -30,7 +30,7 @@ _NOISE_LINE = re.compile(
     r"^\s*(The above exception|During handling of)\b|^(warning|hint: While|WARNING|DEPRECATION|INFO)\b|^\s*$|Resolving dependencies"
 )
 _CONFLICT = re.compile(r"requirement=\w+\('([^']+)'\), parent=(?:None|\w+\('([^' ]+))")
-"""How pip's resolver names one of two requirements that exclude each other."""
+"""One of two conflicting requirements in the output of pip's resolver (resolvelib)."""
 _FAILED_BUILD = re.compile(
     r"Failed to (?:download and )?build `([^`]+)`|(?:Failed to build|Getting requirements to build wheel).*?'([\w.-]+)'"
     r"|metadata-generation-failed"
@@ -43,7 +43,7 @@ _HTTP_URL = re.compile(r"https?://[^\s`'\")]+")
 
 @dataclass(frozen=True, kw_only=True)
 class ResolverInput:
-    """What a resolver is asked, the same for each of them."""
+    """The input of a resolver, the same for both."""
 
     requirements: tuple[str, ...] = ()
     """PEP 508 lines; direct references name local wheels."""
@@ -53,32 +53,32 @@ class ResolverInput:
     """Versions that are used unless something rules them out."""
     stub_folder: Path = Path()
     image: Image
-    """The target."""
     settings: IndexSettings
-    """Where packages come from."""
     cutoff: str
-    """Nothing uploaded after this moment (ISO 8601, UTC) is looked at."""
+    """Files uploaded after this moment (ISO 8601, UTC) do not count."""
     undated: frozenset[str]
-    """Indexes that do not tell upload times: the cut-off does not apply to them."""
+    """Indexes without upload times: the cut-off does not apply to them."""
     exclude: frozenset[str] = frozenset()
-    """Packages that are taken out of everybody's requirements before anything is resolved."""
+    """Packages that are removed from all requirements."""
     wheels_only: frozenset[str] = frozenset()
     """Packages of which only versions with a wheel count."""
     cache: Path
-    """Where the pip-tools environment and its downloads are kept."""
+    """For the pip-tools environment and its downloads."""
 
 
 class NoSolutionError(Exception):
-    """The resolver says that no set of versions meets the requirements."""
+    """No set of versions meets the requirements."""
 
     def __init__(self, words: tuple[str, ...]) -> None:
         super().__init__("\n".join(words))
         self.explanation = words
-        """Its own explanation, without paths and credentials."""
+        """The resolver's own, without paths and credentials."""
 
 
 class MetadataBuildError(ProjectError):
-    """The metadata of a version that has no wheel could not be made."""
+    """The metadata of a version without a wheel could not be built."""
+
+    default_code = "metadata-build-failed"
 
     def __init__(self, package: str, details: Sequence[str]) -> None:
         super().__init__(
@@ -87,14 +87,13 @@ class MetadataBuildError(ProjectError):
             details=details,
         )
         self.package = package.partition(" ")[0]
-        """Its normalized name; empty if the resolver does not say it."""
+        """Normalized name; empty if the resolver does not tell it."""
 
 
 def resolve_versions(problem: ResolverInput, engine: str) -> dict[str, str]:
-    """Return the version of every package in the closure of the problem's requirements.
+    """Return the version of every package that the requirements need.
 
-    Raises Unsolvable with the resolver's explanation, OutsideError where an index cannot be reached, and
-    ProjectError where the metadata of a package cannot be made.
+    Raises NoSolutionError, MetadataBuildError, and OutsideError if an index cannot be reached.
     """
     if not problem.requirements:
         return {}
@@ -145,8 +144,8 @@ def _run_uv(problem: ResolverInput, folder: Path) -> processes.CompletedCommand:
     arguments += ["--python", build_python or sys.executable]
     arguments += [word for name in sorted(problem.wheels_only) for word in ("--only-binary", name)]
     if problem.exclude:
-        # An override replaces every requirement on its name, and this one never holds. `--excludes` says the
-        # same, but not in every uv that we accept.
+        # An override replaces every requirement on its name, and this marker never holds. Newer versions of uv
+        # have --excludes for this: https://docs.astral.sh/uv/concepts/resolution/#dependency-overrides
         never = "".join(f"{name} ; python_version < '0'\n" for name in sorted(problem.exclude))
         (folder / "overrides.txt").write_text(never)
         arguments += ["--override", "overrides.txt"]
@@ -170,14 +169,14 @@ def _run_uv(problem: ResolverInput, folder: Path) -> processes.CompletedCommand:
 
 
 def _find_local_wheels(problem: ResolverInput) -> list[Path]:
-    """Return what the requirements name on this disk, and the stubs."""
+    """Return the folders and files of this disk that the resolver reads."""
     wheels = [Path(unquote(path)) for line in problem.requirements for path in _FILE_URL.findall(line)]
     return [problem.stub_folder.absolute(), *wheels]
 
 
 @cache
 def find_builder_python(minor: str) -> Path | None:
-    """Return this machine's Python of a minor version, looked for once: sdists are asked with it."""
+    """Return this machine's Python of a minor version, which builds the metadata of sdists."""
     return interpreters.find_interpreter(minor, processes.copy_environment())
 
 
@@ -186,7 +185,7 @@ def _run_pip_tools(problem: ResolverInput, folder: Path) -> processes.CompletedC
     build_settings, credentials = uv_tool.make_build_settings(settings)
     pip_variables = build_settings.make_pip_environment()
     if not problem.undated:
-        # Old pips do not know the option and pass over the variable.
+        # pip has this option since 26.0 (https://github.com/pypa/pip/pull/13625); older ones ignore the variable.
         pip_variables = pip_variables | {"PIP_UPLOADED_PRIOR_TO": problem.cutoff}
     arguments = ["compile", "requirements.in", "--output-file", "requirements.txt"]
     arguments += ["--constraint", "constraints.txt", "--no-config", "--quiet", "--no-header", "--no-annotate"]
@@ -237,11 +236,11 @@ def without_excluded(self, *args):
 Distribution.iter_dependencies = without_excluded
 runpy.run_module("piptools", run_name="__main__", alter_sys=True)
 """
-"""Runs pip-tools without some packages: pip has no option like uv's `--override` (pypa/pip#8076)."""
+"""Runs pip-tools without some packages: pip has no --override (https://github.com/pypa/pip/issues/8076)."""
 
 
 def matches_running_python(image: Image) -> bool:
-    """Whether the running interpreter is the target's: same minor version, same kind of machine."""
+    """Whether the running interpreter has the target's minor version and platform."""
     if image.local:
         return True
     import platform
@@ -256,9 +255,9 @@ def matches_running_python(image: Image) -> bool:
 
 
 def find_pip_tools_python(problem: ResolverInput) -> Path:
-    """Return an interpreter of the target's Python that has pip-tools: the running one, else an environment.
+    """Return a Python of the target's version with pip-tools: the running one, else one of an own environment.
 
-    Raises UsageError where this machine has no such Python or runs on another system.
+    Raises UsageError if this machine has no such Python or another platform.
     """
     image = problem.image
     if matches_running_python(image):
@@ -271,6 +270,7 @@ def find_pip_tools_python(problem: ResolverInput) -> Path:
             f"pip-tools resolves for the Python that it runs on, and this machine has no Python {image.python_minor} for "
             f"{image.machine} Linux",
             hint=f"use the engine 'uv', or install Python {image.python_minor} ('uv python install {image.python_minor}')",
+            code="python-not-found",
         )
     environment_folder = problem.cache / "freeze" / f"pip-tools-{image.python_minor}"
     environment_python = environment_folder / "bin" / "python"
@@ -286,7 +286,7 @@ def _create_pip_tools_environment(environment_folder: Path, python: Path, settin
         tempfile.TemporaryDirectory(prefix="offline-kit-") as scratch,
     ):
         config = uv_tool.write_uv_config(settings, Path(scratch) / "uv.toml")
-        # Relocatable, because a staged folder is renamed when it is whole.
+        # Scripts of a venv hold its absolute path, and the staged folder is renamed when it is complete.
         steps: tuple[list[str | Path], ...] = (
             ["venv", "--clear", "--relocatable", "--no-project", "--python", python, fresh],
             ["pip", "install", "--python", fresh, "pip-tools>=7.5", "pip>=25.1"],
@@ -295,8 +295,9 @@ def _create_pip_tools_environment(environment_folder: Path, python: Path, settin
             process = uv_tool.run_uv([*arguments, "--quiet"], settings, config=config, cwd=Path(scratch))
             if not process.succeeded:
                 raise OutsideError(
-                    "the environment for pip-tools cannot be made",
+                    "the environment for pip-tools cannot be created",
                     hint="check the network and the index, or use the engine 'uv'",
+                    code="environment-not-created",
                     details=[redact_urls(line) for line in process.last_lines(6)],
                 )
 
@@ -318,7 +319,7 @@ def _translate_failure(process: processes.CompletedCommand, folder: Path) -> Exc
         )
     if "No solution found" in text or "ResolutionImpossible" in text or "Could not find a version" in text:
         causes = _extract_conflicts(text)
-        # pip tells its causes amid the words of every build that it tried.
+        # pip prints the conflict in between the output of every build that it tried.
         verdict_lines = [line for line in lines if _VERDICT_LINE.match(line)] if causes else lines
         explanation = [
             _LONG_VERSION_LIST.sub(r"\1… \2", line)
@@ -326,20 +327,21 @@ def _translate_failure(process: processes.CompletedCommand, folder: Path) -> Exc
             if "No solution found" not in line
         ]
         return NoSolutionError(tuple((*explanation, *causes)[:40]))
-    # A build that wants the network says so in the words of its own traceback.
+    # The traceback of a build that needs the network is no failure of the index.
     text_outside_build = text if not failed_build else text.partition("[stderr]")[0]
     if _NETWORK_FAILURE.search(text_outside_build):
         url = _HTTP_URL.search(text)
         return OutsideError(
             f"the index cannot be reached{f': {url[0]}' if url else ''}",
             hint="check the network and pip's configuration ('pip config list')",
+            code="index-unreachable",
             details=lines[-8:],
         )
     return MetadataBuildError(f"{canonicalize_name(package)} {version}".strip(), lines[-14:])
 
 
 def _select_readable_lines(text: str) -> list[str]:
-    """Return the lines of a resolver that are meant for people: of a traceback, its last words alone."""
+    """Return the readable lines of a resolver's output; of a traceback only its last."""
     lines: list[str] = []
     frames = -1
     for line in text.splitlines():
@@ -351,14 +353,14 @@ def _select_readable_lines(text: str) -> list[str]:
         else:
             ended = frames >= 0 and line.lstrip().startswith(("pip.", "piptools.", "raise ", "pip._"))
             frames = -1
-            # pip-tools ends in its own traceback for expected things; what stands before it says it all.
+            # pip-tools ends in a traceback of its own for expected failures, after a readable message.
             if not ended and not _NOISE_LINE.search(line):
                 lines.append(_clean_line(line))
     return lines
 
 
 def _extract_conflicts(text: str) -> list[str]:
-    """Return the requirements that pip's resolver could not bring together: "alpha-1.0 wants beta>=1"."""
+    """Return the requirements that conflict in pip's resolver: "alpha-1.0 wants beta>=1"."""
     conflicts = []
     for requirement, parent in _CONFLICT.findall(text):
         stem = re.sub(r"-[^-]+-[^-]+-[^-]+\.whl$|\.tar\.gz$|\.zip$", "", parent.rsplit("/", 1)[-1])

@@ -1,4 +1,4 @@
-"""Stub wheels: metadata alone, for versions of the image that no index has."""
+"""Stub wheels: wheels with metadata only, for versions of the image that no index has."""
 
 import zipfile
 from collections.abc import Iterable
@@ -13,11 +13,10 @@ _DATE = (1980, 1, 2, 0, 0, 0)
 
 
 def derive_stub_metadata(name: str, image: Image, read_metadata: MetadataReader) -> PackageMetadata:
-    """Return what the image's version of a package most likely requires.
+    """Return the likely metadata of the image's version of a package.
 
-    Those are the requirements of the same public version on the index, without accelerator libraries:
-    torch's build for CPUs asks for none, and beside a GPU they are the image's own business. None at all
-    where the index does not know the version.
+    It has the requirements of the same public version on the index, without accelerator libraries: torch's CPU
+    build has none, and a GPU image has its own. Without that version on the index, it has no requirements.
     """
     version = image.packages[name]
     indexed = read_metadata(name, version.partition("+")[0])
@@ -30,14 +29,16 @@ def derive_stub_metadata(name: str, image: Image, read_metadata: MetadataReader)
 
 
 def list_local_versions(image: Image) -> tuple[str, ...]:
-    """Return the image's packages whose version has a local part ("2.11.0+cpu"): public indexes lack those."""
+    """Return the image's packages whose version has a local part, like "2.11.0+cpu"."""
+    # Public indexes have no local versions:
+    # https://packaging.python.org/en/latest/specifications/version-specifiers/#local-version-identifiers
     return tuple(sorted(name for name, version in image.packages.items() if "+" in version))
 
 
 def write_stub_wheels(stubs: Iterable[PackageMetadata], folder: Path) -> Path:
-    """Write one stub wheel each into `folder`, which find-links can name, and return the folder.
+    """Write stub wheels into a folder for --find-links, and return the folder.
 
-    Versions that are not valid (PEP 440) are left out: no resolver could take them.
+    Versions that PEP 440 does not allow are left out, because no resolver accepts them.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for stub in stubs:

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Sequence
-from email.parser import BytesHeaderParser
 from pathlib import Path
 
 from offline_kit.core.cache import Cache
@@ -69,8 +68,8 @@ def list_requirements(own: OwnCode) -> tuple[str, ...]:
     requirements: set[str] = set()
     for wheel in own.wheels:
         raw = distribution_metadata.read_metadata(wheel.path, wheel.filename) or b""
-        lines = BytesHeaderParser().parsebytes(raw).get_all("Requires-Dist") or ()
-        requirements |= {str(line) for line in lines if not _OF_EXTRA.search(str(line))}
+        lines = distribution_metadata.list_metadata_values(raw, "Requires-Dist")
+        requirements |= {line for line in lines if not _OF_EXTRA.search(line)}
     return tuple(sorted(requirements))
 
 

@@ -233,14 +233,12 @@ def _list_requirements(
     requirements: tuple[str, ...], wheels: dict[str, Wheel], where: Image
 ) -> Iterator[tuple[str, str, str]]:
     """Yield (name, who asks, requirement) of what the project and the wheels require in the image."""
-    from email.parser import BytesHeaderParser
-
     environment = where.marker_environment()
     lines = [("the project", line) for line in requirements if not line.startswith("-")]
     for wheel in wheels.values():
         raw = distribution_metadata.read_metadata(wheel.path, wheel.filename) or b""
-        headers = BytesHeaderParser().parsebytes(raw).get_all("Requires-Dist") or ()
-        lines += [(wheel.name, str(line)) for line in headers]
+        required = distribution_metadata.list_metadata_values(raw, "Requires-Dist")
+        lines += [(wheel.name, line) for line in required]
     for by, line in lines:
         asks = Requirement(line)
         if asks.marker is None or asks.marker.evaluate({**environment, "extra": ""}):
