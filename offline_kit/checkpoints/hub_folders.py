@@ -1,7 +1,7 @@
-"""Model folders of transformers, PEFT and sentence-transformers: what of them would still be fetched from a hub.
+"""Find what model folders of transformers, PEFT and sentence-transformers would still download from a hub.
 
-Read as JSON alone. A folder's own `_name_or_path` is history and harmless; code, tokenizers and base models
-that lie on a hub are not: the notebook has no internet.
+Only their JSON is read. `_name_or_path` is harmless history; code, tokenizers and base models on a hub are not: the
+notebook has no internet.
 """
 
 import json
@@ -30,9 +30,9 @@ _TEXT_FREE = (
     "timm",
     "wav2vec2",
 )
-"""Kinds of models that take no text, so need no tokenizer, but a processor."""
+"""Model types that take no text: they need an image processor instead of a tokenizer."""
 _MAX_BYTES = 16 << 20
-"""Bytes: an index of many parts of weights has some, settings have few."""
+"""Settings are small; an index of sharded weights can have some megabytes."""
 
 
 def check_hub_folders(
@@ -57,14 +57,14 @@ def check_hub_folders(
 
 
 def is_hub_id(text: object) -> bool:
-    """Whether a text reads like the name of something on a hub: "bert-base-uncased", "org/name", no path."""
+    """Whether a text can be a repository on a hub ("bert-base-uncased", "org/name") and is no path."""
     if not isinstance(text, str) or not text or text.startswith(("/", ".", "~", "\\")) or text.count("/") > 1:
         return False
     return not text.endswith("/") and all(sign.isalnum() or sign in "-_./" for sign in text)
 
 
 def read_settings(path: Path | None) -> dict[str, Any]:
-    """Return what a file of settings says; nothing where there is none, or it holds no table, or is no such file."""
+    """Return the JSON object in a file; empty if there is none."""
     try:
         if path is None or path.stat().st_size > _MAX_BYTES:
             return {}
@@ -77,7 +77,7 @@ def read_settings(path: Path | None) -> dict[str, Any]:
 def _check_settings(
     location: str, name: str, content: Mapping[str, Any], files: Mapping[str, Path]
 ) -> Iterator[Finding]:
-    """Find code and base models of a hub that a file of settings names."""
+    """Find code and base models on a hub that a settings file names."""
     for module, repository in _list_remote_code(content):
         if repository or f"{module}.py" not in files:
             origin = (
@@ -88,7 +88,7 @@ def _check_settings(
             yield Finding(
                 severity=Severity.WARN,
                 about=location,
-                what=f"takes code that lies {origin} (`auto_map`)",
+                what=f"uses code {origin} (`auto_map`)",
                 remedy=f"copy '{module}.py' into the folder, write \"{module}.…\" without the hub's name into "
                 "`auto_map`, and set trust_remote_code = true in the `params` of its `models` entry (code of yours: "
                 f'from_pretrained(..., trust_remote_code=True)); or name your copy: model = "src/{module}.py:Class"',
@@ -98,7 +98,7 @@ def _check_settings(
         yield Finding(
             severity=Severity.WARN,
             about=location,
-            what=f"is an adapter of '{base}', which would be fetched from the hub",
+            what=f"is an adapter of '{base}', which would be downloaded from the hub",
             remedy="merge it (model.merge_and_unload().save_pretrained(...)) and ship that folder, or ship the base "
             "model's folder too and load the adapter onto it",
         )
@@ -119,7 +119,7 @@ def _list_remote_code(content: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _check_model_folder(
     folder: PurePosixPath, config: Mapping[str, Any], files: Mapping[str, Path], anywhere: set[str]
 ) -> Iterator[Finding]:
-    """Find what a model folder lacks and its usual loading would fetch."""
+    """Find what a model folder lacks and from_pretrained would download."""
     kind, location = str(config.get("model_type", "")), (folder / "config.json").as_posix()
     if not kind or not any(name in _WEIGHTS or ".safetensors" in name or ".bin" in name for name in files):
         return
@@ -132,9 +132,9 @@ def _check_model_folder(
         yield Finding(
             severity=Severity.WARN,
             about=location,
-            what=f"has no {title} beside it, and names the hub's{hub}, from where it would be fetched"
+            what=f"has no {title} beside it, which would be downloaded from the hub's{hub}"
             if hub
-            else f"has no {title} beside it; fetching one needs the internet",
+            else f"has no {title} beside it; downloading one needs the internet",
             remedy=f"save the {saver} into the same folder: {title}.save_pretrained('{folder}')",
         )
     backbone = config.get("backbone")
@@ -142,6 +142,6 @@ def _check_model_folder(
         yield Finding(
             severity=Severity.WARN,
             about=location,
-            what=f"fetches the weights of its backbone '{backbone}' when it is made (use_pretrained_backbone)",
+            what=f"downloads the weights of its backbone '{backbone}' when it is created (use_pretrained_backbone)",
             remedy="set use_pretrained_backbone to false in it: the folder's own weights replace them",
         )

@@ -1,4 +1,4 @@
-"""Hyper-parameters of checkpoints that would make a model fetch weights: read from the pickle's opcodes, nothing is loaded."""
+"""Find saved hyper-parameters that would make a model download weights, in the pickle's opcodes alone."""
 
 import io
 import pickletools
@@ -9,9 +9,9 @@ from offline_kit.checkpoints.pickle_streams import read_archive_pickle
 from offline_kit.project.types import Checkpoint, CheckpointKind, Finding, Severity
 
 _SWITCHES = frozenset({"pretrained", "use_pretrained", "pretrained_backbone", "backbone_pretrained"})
-"""Hyper-parameters that fetch weights when they are true."""
+"""Hyper-parameters that download weights if they are true."""
 _WEIGHT_NAMES = frozenset({"encoder_weights", "backbone_weights", "pretrained_weights"})
-"""Hyper-parameters that fetch the weights that they name."""
+"""Hyper-parameters that name the weights to download."""
 _MAX_BYTES = 64 << 20
 _PUTS = frozenset({"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"})
 _GETS = frozenset({"GET", "BINGET", "LONG_BINGET"})
@@ -20,9 +20,9 @@ _GETS = frozenset({"GET", "BINGET", "LONG_BINGET"})
 def check_hyper_parameters(
     checkpoints: Sequence[Checkpoint], params: Mapping[str, object]
 ) -> tuple[Finding, ...]:
-    """Return a finding for each hyper-parameter of Lightning's checkpoints that fetches weights.
+    """Return a finding for each hyper-parameter of Lightning's checkpoints that downloads weights.
 
-    `params` are those of the notebook, which win over what was saved: what they switch off is no finding.
+    The notebook's `params` override saved ones: what they switch off is no finding.
     """
     findings: dict[str, Finding] = {}
     for checkpoint in checkpoints:
@@ -35,7 +35,7 @@ def check_hyper_parameters(
 
 
 def read_pickle_texts(checkpoint: Checkpoint) -> frozenset[str] | None:
-    """Return all texts in a torch file, names of saved hyper-parameters among them; None for other files."""
+    """Return all strings in a torch file, names of saved hyper-parameters included; None for other files."""
     data = read_archive_pickle(checkpoint.path, _MAX_BYTES)
     return frozenset(value for value in _read_values(data) if isinstance(value, str)) if data else None
 
@@ -44,12 +44,12 @@ def _make_finding(checkpoint: Checkpoint, key: str, value: Any) -> Finding:
     remedy = f"set {key} = false in [tool.offline-kit.notebook.params]"
     if key in _WEIGHT_NAMES:
         remedy = (
-            f'pass `{key} or None` on in the model, and set {key} = "" in [tool.offline-kit.notebook.params]'
+            f'pass `{key} or None` in the model, and set {key} = "" in [tool.offline-kit.notebook.params]'
         )
     return Finding(
         severity=Severity.WARN,
         about=checkpoint.original,
-        what=f"was saved with the hyper-parameter {key} = {value!r}: making the model would fetch weights",
+        what=f"was saved with the hyper-parameter {key} = {value!r}: creating the model would download weights",
         remedy=f"{remedy}; the checkpoint replaces them",
     )
 
@@ -70,7 +70,7 @@ def _fetches_weights(key: str, value: Any) -> bool:
 
 
 def _read_values(data: bytes) -> Iterator[Any]:
-    """Yield what the opcodes put on the stack, one after the other: texts, truth values, None for the rest."""
+    """Yield what the opcodes push, in order: strings, booleans, None for the rest."""
     memo: dict[Any, Any] = {}
     last: Any = None
     try:

@@ -1,7 +1,8 @@
-"""Names of `__main__` that pickles look up: who defines them, and whether that file can be imported.
+"""Resolve the names of `__main__` that pickles look up, and check that their script can be imported.
 
-A class that a training script defines is pickled as `__main__.Name`, and in a notebook `__main__` is the
-notebook. The file that defines it travels, and `kit_main` lends its names to the pickles.
+A class that a training script defines is pickled as `__main__.Name`
+(https://docs.python.org/3/library/pickle.html#what-can-be-pickled-and-unpickled), and in a notebook `__main__` is
+the notebook. The kit includes the script, and `kit_main` aliases its names.
 """
 
 import ast
@@ -32,30 +33,28 @@ _TRAINING_CALLS = frozenset(
 _READING_CALLS = frozenset(
     split_words("open load loadtxt listdir glob imread read_text read_bytes predict init to_csv save")
 )
-"""Last names of calls that may fail in the notebook, where the files of the training are not."""
+"""Last names of calls that may fail in the notebook, which has no training files."""
 _DATA_SUFFIXES = frozenset(
     split_words(".csv .tsv .parquet .feather .json .jsonl .npy .npz .xlsx .pkl .joblib .h5 .db .sqlite .zip")
 )
-"""Suffixes of what a call reads when it is given the name of such a file of the project."""
+"""Suffixes of the project's files that a call with their name reads."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MainAliases:
-    """The names that a notebook lends to pickles."""
+    """Names that the notebook adds to `__main__` for pickles."""
 
     path: str = ""
-    """The file that defines them, relative to the project; empty where no pickle asks for any."""
+    """Script that defines them, relative to the project; empty if no pickle needs any."""
     names: tuple[str, ...] = ()
-    """The names, sorted."""
 
     @property
     def references(self) -> tuple[str, ...]:
-        """The names as references of the configuration, so that the file travels with what it imports."""
+        """References to the names, so that the kit includes the script with its imports."""
         return tuple(f"{self.path}:{name}" for name in self.names)
 
 
 NO_ALIASES = MainAliases()
-"""No pickle asks for any name."""
 
 
 def resolve_main_aliases(
@@ -64,11 +63,10 @@ def resolve_main_aliases(
     scan_results: Sequence[ScanResult],
     notebook_names: Collection[str] = (),
 ) -> MainAliases:
-    """Return which names of `__main__` the pickles ask for, and the file that gives them.
+    """Return which names of `__main__` the pickles need, and the script that defines them.
 
-    `notebook_names` are names that the notebook defines itself: those of an adopted one.
-    Raises ProjectError where no file is named, naming those of the project that would do, and where the
-    named one lies outside the project or does not define them all.
+    `notebook_names` are defined by an adopted notebook itself. Raises ProjectError if `main_from` is missing, is outside
+    the project, is a notebook or does not define all names.
     """
     unknown_names = {
         result.original: tuple(name for name in result.main_names if name not in notebook_names)
@@ -82,6 +80,7 @@ def resolve_main_aliases(
         raise ProjectError(
             f"'{main_from.name}' (`main_from`) is a notebook, and pickles need {_quote_names(names)} from a .py file",
             hint=_suggest_source(project, names, names),
+            code="main-script-notebook",
         )
     if main_from is None:
         raise _missing_script_error(project, requests, names)
@@ -90,18 +89,20 @@ def resolve_main_aliases(
         raise ProjectError(
             f"'{main_from.name}' (`main_from`) does not define {_quote_names(undefined)}, which pickles look up in it",
             hint=_suggest_source(project, undefined, names),
+            code="main-names-undefined",
             details=_list_requests(requests),
         )
     if not main_from.resolve().is_relative_to(project.resolve()):
         raise ProjectError(
-            f"'{main_from}' (`main_from`) lies outside the project",
-            hint="copy it into the project's folder, and name the copy",
+            f"'{main_from}' (`main_from`) is outside the project",
+            hint="copy it into the project, and set `main_from` to the copy",
+            code="main-script-outside",
         )
     return MainAliases(path=main_from.resolve().relative_to(project.resolve()).as_posix(), names=tuple(names))
 
 
 def check_main_script(project: Path, aliases: MainAliases) -> tuple[Finding, ...]:
-    """Return what the lending file does when it is imported, which the notebook has to do too."""
+    """Return findings on calls that the script makes when the notebook imports it."""
     tree = references.parse_module(project / aliases.path) if aliases.path else None
     findings = []
     for line, call, trains in _find_import_work(tree.body if tree else (), _DataFiles(project, tree)):
@@ -111,7 +112,7 @@ def check_main_script(project: Path, aliases: MainAliases) -> tuple[Finding, ...
                 about=f"{aliases.path}:{line}",
                 what=f"calls {call} when it is imported, as the notebook will to find {_quote_names(aliases.names)}",
                 remedy='put it below `if __name__ == "__main__":`, or copy the definitions into a file of their '
-                "own and name that in `main_from`; the pickle need not be made again",
+                "own and set `main_from` to it; the pickle stays valid",
             )
         )
     return tuple(findings)
@@ -125,6 +126,7 @@ def _missing_script_error(
     return ProjectError(
         f"{whose} {_quote_names(names)} of the script that saved it, which the notebook does not have",
         hint=_suggest_source(project, names, names),
+        code="main-script-missing",
         details=_list_requests(requests) if len(requests) > 1 else (),
     )
 
@@ -132,16 +134,16 @@ def _missing_script_error(
 def _suggest_source(project: Path, undefined: Sequence[str], names: Sequence[str]) -> str:
     scripts = [path for path, defined in _read_scripts(project) if set(names) <= defined]
     if scripts:
-        alternatives = f" ({', '.join(scripts[1:3])} would do too)" if len(scripts) > 1 else ""
+        alternatives = f" (so does {' and '.join(scripts[1:3])})" if len(scripts) > 1 else ""
         return f'set main_from = "{scripts[0]}" in [tool.offline-kit]: it defines {_quote_names(names)}{alternatives}'
     notebooks = [path for path, defined in _read_notebooks(project) if set(undefined) & defined]
     if notebooks:
         return (
             f"copy the cell of '{notebooks[0]}' that defines {_quote_names(undefined)} into a .py file of the project, "
-            "and name that in `main_from` of [tool.offline-kit]"
+            "and set `main_from` in [tool.offline-kit] to it"
         )
     return (
-        f'name the file that defines {_quote_names(undefined)} in [tool.offline-kit]: main_from = "train.py"; '
+        f'set main_from = "train.py" in [tool.offline-kit] to the script that defines {_quote_names(undefined)}; '
         "no file of the project does"
     )
 
@@ -189,7 +191,7 @@ def _read_notebooks(project: Path) -> Iterator[tuple[str, set[str]]]:
 
 
 def list_notebook_names(path: Path) -> set[str]:
-    """Return the names that the cells of a notebook bind; cells that are no Python bind none."""
+    """Return the names that a notebook's cells define; cells that are not Python define none."""
     try:
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
@@ -206,7 +208,7 @@ def list_notebook_names(path: Path) -> set[str]:
 
 
 class _DataFiles:
-    """The files of data that a script names, as far as they lie in the project: in a notebook they are not there."""
+    """The project's data files that a script reads, which the notebook does not have."""
 
     def __init__(self, project: Path, tree: ast.Module | None) -> None:
         self._project = project
@@ -219,7 +221,7 @@ class _DataFiles:
         }
 
     def find_read_file(self, call: ast.Call) -> str:
-        """Return the file of data that a call is given to read; empty for none."""
+        """Return the data file that a call reads; empty for none."""
         arguments = [*call.args, *(word.value for word in call.keywords)]
         texts = [self._read_text(argument) for argument in arguments]
         if ast.unparse(call.func).rpartition(".")[2] == "Path" or any(
@@ -241,7 +243,7 @@ class _DataFiles:
 
 
 def _find_import_work(body: Sequence[ast.stmt], data: _DataFiles) -> Iterator[tuple[int, str, bool]]:
-    """Yield line, call and gravity of what statements do at import level; definitions do nothing yet."""
+    """Yield line, call and gravity of what statements do on import; definitions do nothing."""
     for node in body:
         if isinstance(node, ast.If) and _is_main_guard(node.test):
             yield from _find_import_work(node.orelse, data)
@@ -261,7 +263,7 @@ def _is_main_guard(test: ast.expr) -> bool:
 
 
 def _find_calls(node: ast.AST) -> Iterator[ast.Call]:
-    """Yield the calls of a statement that run at once: none inside functions, classes and lambdas."""
+    """Yield the calls that a statement makes itself, not those inside functions, classes and lambdas."""
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
         return
     if isinstance(node, ast.Call):
@@ -271,7 +273,7 @@ def _find_calls(node: ast.AST) -> Iterator[ast.Call]:
 
 
 def reference_main_script(project: Path, main_from: Path | None) -> tuple[str, ...]:
-    """Return a reference to something that the lending file defines, so that it travels; nothing without one."""
+    """Return a reference to a definition in `main_from`, so that the kit includes the script."""
     if main_from is None or not main_from.resolve().is_relative_to(project.resolve()):
         return ()
     tree = references.parse_module(main_from)

@@ -1,4 +1,4 @@
-"""The members of the notebook's ensemble: which files are a model, and which framework loads it."""
+"""Resolve the members of the notebook's ensemble: which files are a model, and which framework loads it."""
 
 import importlib.metadata
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,16 +28,12 @@ _TEXT_SUFFIXES = frozenset({".json", ".csv", ".tsv", ".txt", ".yaml", ".yml"})
 
 @dataclass(frozen=True, kw_only=True)
 class _Candidate:
-    """A file, or a folder of files, that a framework may claim."""
+    """A file, or a folder of files, that may be one model."""
 
     original: str
-    """Its name among the checkpoints."""
     path: Path
-    """Where it lies."""
     files: tuple[Checkpoint, ...]
-    """What it consists of."""
     framework: Framework | None
-    """Who claims it."""
 
 
 def resolve_members(
@@ -47,38 +43,39 @@ def resolve_members(
 ) -> tuple[Member, ...]:
     """Return the members, in the order of the configuration, else of the checkpoints' names.
 
-    A folder that a framework claims as a whole is one member. `other_sources` holds what lies in local copies of
-    other sources, by source. Raises ProjectError with every entry that names no file, every file that no
-    framework knows, and every key that is missing.
+    A folder that a framework loads as a whole is one member. `other_sources` holds the files in local copies of other
+    sources, by source. Raises ProjectError with every entry that names no file, every file that no framework knows,
+    and every missing key.
     """
-    sources = {"": _FileSource(checkpoints, layout.name_checkpoints(checkpoints))}
+    sources = {"": (_list_candidates(checkpoints), layout.name_checkpoints(checkpoints))}
     for origin, files in (other_sources or {}).items():
-        sources[origin] = _FileSource(files, {candidate.original: candidate.original for candidate in files})
-    candidates = sources[""].candidates
+        sources[origin] = (_list_candidates(files), {file.original: file.original for file in files})
+    candidates = sources[""][0]
     entries = settings.models or tuple(ModelSpec(files=candidate.original) for candidate in candidates)
     specs = tuple(replace(candidate, model=candidate.model or settings.model) for candidate in entries)
     problems: list[str] = []
     members: list[Member] = []
     for entry, spec in zip(entries, specs, strict=True):
-        source = sources.get(spec.origin)
-        if source is None:
+        if spec.origin not in sources:
             problems += _add_unseen_member(spec, members)
             continue
-        matches = [candidate for candidate in source.candidates if _matches_pattern(spec.files, candidate)]
+        candidates, kit_paths = sources[spec.origin]
+        matches = [candidate for candidate in candidates if _matches_pattern(spec.files, candidate)]
         if not matches:
-            problems.append(_describe_missing(spec, source.candidates))
+            problems.append(_describe_missing(spec, candidates))
         for candidate in matches:
             framework = _choose_framework(spec, candidate)
             problem = _describe_problem(spec, candidate, framework)
             if problem or framework is None:
                 problems.append(problem)
                 continue
-            member = _build_member(spec, candidate, framework, source.kit_paths)
+            member = _build_member(spec, candidate, framework, kit_paths)
             members.append(replace(member, own_model=bool(entry.model)))
     if problems:
         raise ProjectError(
             f"{len(problems)} problem{'s' * (len(problems) > 1)} with the models of the notebook",
-            hint="say what they are in [[tool.offline-kit.notebook.models]], or name a `function` that predicts",
+            hint="describe them in [[tool.offline-kit.notebook.models]], or set `function` to code that predicts",
+            code="model-unresolved",
             details=problems,
         )
     return _shorten_names(members)
@@ -90,45 +87,24 @@ def _choose_framework(spec: ModelSpec, candidate: _Candidate) -> Framework | Non
     return framework_table.match_reference(spec.model, candidate.framework) or candidate.framework
 
 
-class _FileSource:
-    """Where files are that members can be: the kit, or another source."""
-
-    def __init__(self, files: Sequence[Checkpoint], inside: dict[str, str]) -> None:
-        self.candidates = _list_candidates(files)
-        self.kit_paths = inside
-
-
 def _add_unseen_member(spec: ModelSpec, members: list[Member]) -> list[str]:
-    """Take a member of a source without a local copy on trust, if its framework is said."""
+    """Add a member of a source without a local copy if its framework is configured; else return the problem."""
     framework = framework_table.find_framework(spec.framework)
     if framework is None:
         known_names = ", ".join(framework.name for framework in framework_table.FRAMEWORKS)
         remedy = f"name a local copy of the source under `copies`, or set `framework` (one of {known_names})"
-        return [f"'{spec.files}' of '{spec.origin}': nothing tells its framework; {remedy}"]
+        return [f"'{spec.files}' of '{spec.origin}': its framework is unknown; {remedy}"]
     if problem := _describe_missing_keys(spec, spec.files, framework):
         return [problem]
-    members.append(
-        Member(
-            name=spec.files,
-            framework=framework.name,
-            path=Path(spec.files),
-            kit_path=spec.files,
-            model=spec.model,
-            weight=spec.weight,
-            params=dict(spec.params),
-            origin=spec.origin,
-            transform=spec.transform,
-            batch_size=spec.batch_size,
-        )
-    )
+    members.append(_create_member(spec, framework, spec.files, Path(spec.files), spec.files))
     return []
 
 
 def choose_template(settings: NotebookSettings, checkpoints: Sequence[Checkpoint]) -> NotebookSettings:
-    """Return the settings with the template `predict` where nothing else is said and the checkpoints tell enough.
+    """Return the settings with the template `predict` if nothing else is configured and the checkpoints suffice.
 
-    That is: no template, model or function is named, and each checkpoint is claimed by a framework that
-    needs nothing more to be said and whose usual task is the same.
+    That is: no template, model or function is set, and each checkpoint's framework needs no further settings and has
+    the same usual task.
     """
     if not settings.automatic or settings.template != "plain" or settings.source or not checkpoints:
         return settings
@@ -140,7 +116,7 @@ def choose_template(settings: NotebookSettings, checkpoints: Sequence[Checkpoint
 def match_checkpoints(
     settings: NotebookSettings, checkpoints: Sequence[Checkpoint]
 ) -> dict[str, Framework | None]:
-    """Return who claims each model among the checkpoints, by original name, None for nobody; `aside` names no models."""
+    """Return the framework of each model among the checkpoints, by original name; None if it is unknown."""
     non_models = find_non_models(settings, checkpoints)
     return {
         candidate.original: candidate.framework
@@ -150,18 +126,18 @@ def match_checkpoints(
 
 
 def list_incomplete(matched: Mapping[str, Framework | None]) -> dict[str, str]:
-    """Return the models that no framework loads without a further word, and what each lacks."""
+    """Return the models that no framework loads without further settings, and what each lacks."""
     return {
         name: f"{framework.title} needs {' and '.join(f'`{key}`' for key in framework.required_keys)} for it"
         if framework
-        else "no framework is known to have made it"
+        else "no known framework made it"
         for name, framework in matched.items()
         if not framework or framework.required_keys
     }
 
 
 def check_undecided(settings: NotebookSettings, checkpoints: Sequence[Checkpoint]) -> tuple[Finding, ...]:
-    """Warn of the files that keep a notebook without a template from predicting with the other models."""
+    """Warn of files because of which the notebook does not predict with the other models."""
     if not settings.automatic or settings.template != "plain" or settings.source:
         return ()
     matched = match_checkpoints(settings, checkpoints)
@@ -183,8 +159,8 @@ def check_undecided(settings: NotebookSettings, checkpoints: Sequence[Checkpoint
 def find_non_models(settings: NotebookSettings, checkpoints: Sequence[Checkpoint]) -> dict[str, str]:
     """Return the checkpoints that are no models, by original name, and what each is instead.
 
-    These are scalers and encoders of scikit-learn, and texts that no framework claims, such as a map of
-    labels; not what an entry of `models` names outright.
+    These are scalers and encoders of scikit-learn, and text files of no framework, such as a map of labels, unless an
+    entry of `models` names them.
     """
     explicit = {candidate.files for candidate in settings.models}
     non_models = {}
@@ -192,18 +168,18 @@ def find_non_models(settings: NotebookSettings, checkpoints: Sequence[Checkpoint
         if len(candidate.files) > 1 or candidate.original in explicit:
             continue
         if candidate.framework is None and candidate.path.suffix.lower() in _TEXT_SUFFIXES:
-            non_models[candidate.original] = "is a text, and no model"
+            non_models[candidate.original] = "is a text file, not a model"
         elif (
             candidate.framework
             and candidate.framework.name == "sklearn"
             and sklearn.is_preprocessor(candidate.path)
         ):
-            non_models[candidate.original] = "prepares data, and cannot predict"
+            non_models[candidate.original] = "prepares data and cannot predict"
     return non_models
 
 
 def check_members(members: Iterable[Member]) -> tuple[Finding, ...]:
-    """Return what the frameworks see in their members; those of a source without a local copy are not there to see."""
+    """Return the frameworks' findings on their members, except those of a source without a local copy."""
     findings: list[Finding] = []
     for member in members:
         framework = framework_table.find_framework(member.framework)
@@ -212,10 +188,7 @@ def check_members(members: Iterable[Member]) -> tuple[Finding, ...]:
 
 
 def check_column_order(settings: NotebookSettings, members: Iterable[Member]) -> tuple[Finding, ...]:
-    """Warn that models take a table's columns by their places, where nothing says which these were in training.
-
-    Not where a function of the user's chooses them.
-    """
+    """Warn if models take columns by position and nothing configures the columns of the training."""
     explicit = settings.columns or settings.transform or settings.function
     if settings.task != "tabular" or settings.template not in ("predict", "server") or explicit:
         return ()
@@ -232,8 +205,8 @@ def check_column_order(settings: NotebookSettings, members: Iterable[Member]) ->
         Finding(
             severity=Severity.WARN,
             about=positional[0],
-            what=f"takes columns by position{suffix}: a test set that has them in another order than training, or"
-            " others too, is predicted wrongly without a word",
+            what=f"takes columns by position{suffix}: a test set with another order or other columns than in"
+            " training gives wrong predictions without an error",
             remedy='at training, json.dump({"columns": X.dtypes.astype(str).to_dict()}, open("columns.json", "w")), and'
             ' set columns = "columns.json"; or choose them in a `transform`',
         ),
@@ -243,9 +216,9 @@ def check_column_order(settings: NotebookSettings, members: Iterable[Member]) ->
 def list_member_packages(
     members: Iterable[Member], other_files: Iterable[Checkpoint] = ()
 ) -> tuple[str, ...]:
-    """Return the distributions that the notebook imports to load these members and what is beside them, sorted.
+    """Return the distributions that the notebook imports to load these members and other files, sorted.
 
-    Pickles name the libraries of all that is in them: an encoder, a booster at the end of a pipeline.
+    Pickles name the libraries of everything in them: an encoder, a booster at the end of a pipeline.
     """
     members = tuple(members)
     pickled_packages = list_pickle_packages(
@@ -263,7 +236,7 @@ def list_member_packages(
 
 
 def _list_candidates(checkpoints: Sequence[Checkpoint]) -> list[_Candidate]:
-    """Return the folders that a framework claims, then the files that lie in none of them, by name."""
+    """Return the folders that a framework loads as a whole, and the files in none of them, sorted by name."""
     candidates: list[_Candidate] = []
     claimed: set[str] = set()
     for folder, folder_path in _list_folders(checkpoints):
@@ -292,7 +265,7 @@ def _list_candidates(checkpoints: Sequence[Checkpoint]) -> list[_Candidate]:
 
 
 def _list_folders(checkpoints: Sequence[Checkpoint]) -> list[tuple[str, Path]]:
-    """Return every folder that the checkpoints lie in, outer ones first, with its place on this disk."""
+    """Return every folder of the checkpoints, outer ones first, with its path."""
     folders: dict[str, Path] = {}
     for checkpoint in checkpoints:
         path = checkpoint.path
@@ -318,7 +291,7 @@ def _matches_pattern(pattern: str, candidate: _Candidate) -> bool:
 def _describe_missing(spec: ModelSpec, candidates: Sequence[_Candidate]) -> str:
     names = [candidate.original for candidate in candidates]
     guess = suggest_name(spec.files, names) or f"; there are: {', '.join(names[:5]) or 'none'}"
-    return f"files = '{spec.files}' names none of the kit's checkpoints{guess}"
+    return f"files = '{spec.files}' matches none of the kit's checkpoints{guess}"
 
 
 def _describe_problem(spec: ModelSpec, candidate: _Candidate, framework: Framework | None) -> str:
@@ -330,7 +303,7 @@ def _describe_problem(spec: ModelSpec, candidate: _Candidate, framework: Framewo
     if framework is None:
         kind = candidate.files[0].kind
         format_note = "" if kind is CheckpointKind.OTHER else f" (its format is {kind})"
-        return f"'{name}': no framework is known to have made it{format_note}; set `framework` for it (one of {known_names})"
+        return f"'{name}': no known framework made it{format_note}; set `framework` for it (one of {known_names})"
     return _describe_missing_keys(spec, name, framework)
 
 
@@ -349,14 +322,21 @@ def _build_member(
 ) -> Member:
     first_file = candidate.files[0]
     suffix = first_file.original.removeprefix(candidate.original)
-    member = Member(
-        name=candidate.original,
+    kit_path = kit_paths[first_file.original].removesuffix(suffix)
+    member = _create_member(spec, framework, candidate.original, candidate.path, kit_path)
+    member = replace(member, files=candidate.files)
+    version = framework.read_version(member)
+    return replace(
+        member, version=version or _installed_version(framework.library), version_said=bool(version)
+    )
+
+
+def _create_member(spec: ModelSpec, framework: Framework, name: str, path: Path, kit_path: str) -> Member:
+    return Member(
+        name=name,
         framework=framework.name,
-        path=candidate.path,
-        kit_path=kit_paths[first_file.original].removesuffix(suffix)
-        if suffix
-        else kit_paths[first_file.original],
-        files=candidate.files,
+        path=path,
+        kit_path=kit_path,
         model=spec.model,
         weight=spec.weight,
         params=dict(spec.params),
@@ -364,16 +344,10 @@ def _build_member(
         transform=spec.transform,
         batch_size=spec.batch_size,
     )
-    stated_version = framework.read_version(member)
-    return replace(
-        member,
-        version=stated_version or _installed_version(framework.library),
-        version_said=bool(stated_version),
-    )
 
 
 def _installed_version(library: str) -> str:
-    """Return the version beside this tool, which is the project's own where both share an environment."""
+    """Return the version in this tool's environment, which is the project's if both share it."""
     try:
         return importlib.metadata.version(library) if library else ""
     except importlib.metadata.PackageNotFoundError:
@@ -381,7 +355,7 @@ def _installed_version(library: str) -> str:
 
 
 def _shorten_names(members: list[Member]) -> tuple[Member, ...]:
-    """Give short names: the last steps of the paths that tell them apart."""
+    """Shorten names to the last parts of their paths that still differ."""
     names = [member.name for member in members]
     for steps in range(1, 20):
         short = ["/".join(name.split("/")[-steps:]) for name in names]

@@ -1,4 +1,4 @@
-"""The weights before they travel: scanned, without the training's files, light where that is wished, and complete."""
+"""Prepare weights for the kit: scan them, drop training files, slim them, check what they would download."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,18 +22,14 @@ from offline_kit.project.types import Checkpoint, Finding, ModelSpec, Severity
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedWeights:
-    """What travels, and what was seen."""
+    """Weights as they go into the kit."""
 
     config: Config
-    """The configuration, with the models' files under the names that they travel by."""
+    """With the models' files under their names in the kit."""
     checkpoints: tuple[Checkpoint, ...]
-    """The checkpoints."""
     preprocessing: tuple[Checkpoint, ...]
-    """What is loaded by name beside them."""
     main_aliases: MainAliases
-    """The names of `__main__` that their pickles look up."""
     findings: tuple[Finding, ...]
-    """What was seen in them, and what was saved."""
 
 
 def prepare_weights(
@@ -44,10 +40,10 @@ def prepare_weights(
     cache: Path,
     report: Reporter = SILENT,
 ) -> PreparedWeights:
-    """Scan all files, leave out what only the training needs, make the checkpoints light.
+    """Scan all files, drop training files and slim the checkpoints.
 
-    Raises ProjectError for pickles that run something, for names of `__main__` that no file gives, and
-    where `slim` is wished and no interpreter has torch.
+    Raises ProjectError for unsafe pickles, for names of `__main__` that no file defines, and if slimming is configured
+    and no interpreter has torch.
     """
     kept_files = training_leftovers.drop_training_files(checkpoints, config.checkpoints, report=report)
     other_files = training_leftovers.drop_cache_blobs(preprocessing)
@@ -71,7 +67,7 @@ def prepare_weights(
         *hyper_parameters.check_hyper_parameters(kept_files, config.notebook.params),
     ]
     script_findings = main_aliases.check_main_script(config.project, aliases)
-    # A script that would train when it is imported stops the build, and is not imported for it.
+    # A script that would train when it is imported stops the build: do not import it for slimming.
     slim_aliases = (
         NO_ALIASES if any(finding.severity is Severity.STOP for finding in script_findings) else aliases
     )
@@ -88,7 +84,7 @@ def prepare_weights(
 
 
 def list_own_modules(config: Config) -> frozenset[str]:
-    """Return the top-level modules of the project's own code, which the kit holds where a pickle needs them."""
+    """Return the top-level modules of the project's own code, which the kit holds if a pickle needs them."""
     packages = (
         folder for package in (*config.packages, config.project) for folder in (package / "src", package)
     )
@@ -114,7 +110,7 @@ def _make_slim_context(config: Config, aliases: MainAliases, cache: Path) -> sli
 
 
 def _rename_entries(config: Config, slimmed: slim.SlimmedCheckpoints) -> Config:
-    """Follow files to their new names in the entries of the models: these name them as they lie in the project."""
+    """Rename files in the entries of `models`, which use the names in the project."""
     if not slimmed.renamed or not config.notebook.models:
         return config
     old_names = {new: old for old, new in slimmed.renamed}
@@ -127,7 +123,7 @@ def _rename_entries(config: Config, slimmed: slim.SlimmedCheckpoints) -> Config:
 
 
 def _follow_entry(spec: ModelSpec, names: Mapping[str, str]) -> tuple[ModelSpec, ...]:
-    """Return an entry for each file that it named by its old name, or the entry itself where it still names them."""
+    """Return an entry for each file that was renamed, or the entry itself if it still matches them."""
     pattern = spec.files.removeprefix("./")
     new_names = [new for new, old in names.items() if old == pattern or files.matches_glob(old, pattern)]
     if spec.origin or all(new == pattern or files.matches_glob(new, pattern) for new in new_names):

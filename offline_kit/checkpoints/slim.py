@@ -1,8 +1,7 @@
-"""Checkpoints without what only the training needs, in half precision or as safetensors where that is wished.
+"""Slim checkpoints: without training state, in half precision or as safetensors, as configured.
 
-The work is done by `slim_worker` in an interpreter that has torch; every tensor is compared with the
-original's. What comes out is kept by content, so that the same checkpoint gives the same bytes without being
-loaded again.
+`slim_worker` does this in an interpreter that has torch, and compares every tensor with the original's. Results are
+cached by content, so that the same checkpoint gives the same bytes without being loaded again.
 """
 
 import json
@@ -22,57 +21,53 @@ from offline_kit.core.report import SILENT, Reporter
 from offline_kit.project.types import Checkpoint, CheckpointKind, Finding, Severity
 
 _CACHE_VERSION = 2
-"""Counted up when the worker writes other bytes."""
+"""Increased when the worker writes other bytes."""
 _TORCH_KINDS = frozenset({CheckpointKind.LIGHTNING, CheckpointKind.TORCH_ZIP, CheckpointKind.TORCH_LEGACY})
 
 
 @dataclass(frozen=True, kw_only=True)
 class SlimOptions:
-    """What is asked of the checkpoints."""
+    """How to change checkpoints."""
 
     slim: bool = False
-    """Leave the states of optimizers, schedulers, callbacks and loops out."""
+    """Drop the states of optimizers, schedulers, callbacks and loops."""
     precision: str = "keep"
     """"keep" or "half"."""
     weights_format: str = "keep"
     """"keep" or "safetensors"."""
 
     def __bool__(self) -> bool:
-        """Whether anything is asked."""
         return self.slim or self.precision == "half" or self.weights_format == "safetensors"
 
     @property
     def first_key(self) -> str:
-        """The first key of the configuration that asks."""
+        """The first configured key."""
         return "slim" if self.slim else "precision" if self.precision == "half" else "weights_format"
 
 
 @dataclass(frozen=True, kw_only=True)
 class SlimContext:
-    """Where the work is done."""
+    """What slimming needs of the project."""
 
     project: Path
-    """The project, whose environment is tried first and whose classes a trusted checkpoint may need."""
+    """Its environment is tried first, and a trusted checkpoint may need its classes."""
     cache: Path
-    """Where the results are kept."""
     is_trusted: Callable[[str], bool] = lambda _original: False
-    """Whether a checkpoint (by its original name) may be loaded with all that its pickle holds."""
+    """Whether a checkpoint (by original name) may be loaded with weights_only=False."""
     main: Path | None = None
-    """The script whose names a trusted checkpoint may look up in `__main__`; None for no script."""
+    """Script that defines `main_names`, which trusted checkpoints look up in `__main__`."""
     main_names: tuple[str, ...] = ()
-    """These names."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SlimmedCheckpoints:
-    """The checkpoints as they travel."""
+    """The checkpoints as they go into the kit."""
 
     checkpoints: tuple[Checkpoint, ...]
-    """In the order of the original ones; those that could not be made lighter are the original ones."""
+    """In the original order; those that could not be slimmed are unchanged."""
     findings: tuple[Finding, ...] = ()
-    """What was saved on each, and why others were left as they are."""
     renamed: tuple[tuple[str, str], ...] = ()
-    """Old and new original names, where the format changed."""
+    """Old and new original names of those whose format changed."""
 
 
 def slim_checkpoints(
@@ -82,9 +77,9 @@ def slim_checkpoints(
     *,
     report: Reporter = SILENT,
 ) -> SlimmedCheckpoints:
-    """Return the checkpoints as wished; the originals are only read.
+    """Return the checkpoints as configured; the originals are only read.
 
-    Raises ProjectError where no interpreter has torch, OutsideError where the work itself breaks off.
+    Raises ProjectError if no interpreter has torch, OutsideError if the worker fails.
     """
     eligible = [checkpoint for checkpoint in checkpoints if _can_slim(checkpoint, options)] if options else []
     results = {
@@ -109,7 +104,7 @@ def _can_slim(checkpoint: Checkpoint, options: SlimOptions) -> bool:
 def _slim_one(
     checkpoint: Checkpoint, options: SlimOptions, context: SlimContext, report: Reporter
 ) -> tuple[Checkpoint | None, Finding | None]:
-    """Return the new checkpoint (None: it stays as it is), and what is to be said about it."""
+    """Return the new checkpoint (None if it is unchanged) and a finding on it."""
     store = Cache(context.cache)
     trusted = context.is_trusted(checkpoint.original)
     key = cache_key(
@@ -118,16 +113,18 @@ def _slim_one(
     record = store.read_record("slim", key)
     blob = store.find_blob(str(record["sha256"])) if record and record.get("sha256") else None
     if record is None or (record.get("sha256") and blob is None):
-        report.step(f"Making '{checkpoint.original}' light ({format_size(checkpoint.size)})")
+        report.step(f"Slimming '{checkpoint.original}' ({format_size(checkpoint.size)})")
         record, blob = _run_worker(checkpoint, options, context, store, trusted=trusted)
-        if blob or not trusted:  # what hinders the load of a trusted one may be mended in the project's code
+        if (
+            blob or not trusted
+        ):  # the project's code may be why a trusted one does not load: do not cache that
             store.write_record("slim", key, record)
     if blob is None:
         return None, _describe_unchanged(checkpoint, str(record["left"]), trusted=trusted)
     if record["size"] == checkpoint.size and not record["halved"] and not _changes_name(checkpoint, options):
         return None, None
     if int(str(record["size"])) >= checkpoint.size and not _changes_name(checkpoint, options):
-        return None, None  # nothing to leave out: torch wrote it tighter than we would
+        return None, None  # nothing to drop: torch wrote it smaller than we would
     classified = classify_file(blob)
     slimmed = replace(
         checkpoint,
@@ -147,6 +144,8 @@ def _run_worker(
     python = torch_python.find_torch_python(
         context.project, processes.copy_environment(), requested_by=f"`{options.first_key}`"
     )
+    roots = [context.main.parent] if context.main else []
+    roots += [context.project, context.project / "src"]
     parts_folder = files.make_folder(context.cache / "parts")
     with (
         tempfile.TemporaryDirectory(prefix="slim-", dir=parts_folder) as name,
@@ -156,22 +155,13 @@ def _run_worker(
         (scratch / "worker.py").write_text(resources.read_source("checkpoints/slim_worker"), encoding="utf-8")
         request = {
             "source": str(checkpoint.path.absolute()),
-            # torch writes this name's stem into the archive: it must not follow the user's
+            # torch.save writes this name's stem into the archive, so the user's name would change the bytes
             "target": str(scratch / "weights.pt"),
             "slim": options.slim,
             "half": options.precision == "half",
             "safetensors": _becomes_safetensors(checkpoint, options),
             "trusted": trusted,
-            "roots": list(
-                map(
-                    str,
-                    (
-                        *([context.main.parent] if context.main else []),
-                        context.project,
-                        context.project / "src",
-                    ),
-                )
-            ),
+            "roots": [str(root) for root in roots],
             "main": str(context.main or ""),
             "names": context.main_names,
         }
@@ -189,8 +179,9 @@ def _read_answer(python: Path, scratch: Path, checkpoint: Checkpoint) -> dict[st
         answer = json.loads((scratch / "request.answer").read_text(encoding="utf-8"))
     except (OfflineKitError, OSError, ValueError) as error:
         raise OutsideError(
-            f"'{checkpoint.original}' could not be made light: the work in '{python}' broke off",
-            hint="free memory or disk where its words say so, or take `slim`, `precision` and `weights_format` out",
+            f"'{checkpoint.original}' could not be slimmed: the worker in '{python}' failed",
+            hint="free memory or disk if the lines below say so, or remove `slim`, `precision` and `weights_format`",
+            code="slim-failed",
             details=getattr(error, "details", ()) or (str(error),),
         ) from error
     return dict(answer)
@@ -208,7 +199,7 @@ def _rename_checkpoint(checkpoint: Checkpoint, options: SlimOptions) -> str:
     if not _becomes_safetensors(checkpoint, options) or checkpoint.original.endswith(".safetensors"):
         return checkpoint.original
     old = PurePosixPath(checkpoint.original)
-    # transformers looks for its weights under this one name
+    # from_pretrained looks for this one name: https://huggingface.co/docs/transformers/main_classes/model
     stem = "model" if old.name == "pytorch_model.bin" else old.name if old.suffix == "" else old.stem
     return (old.parent / f"{stem}.safetensors").as_posix()
 
@@ -220,16 +211,16 @@ def _describe_savings(old: Checkpoint, new: Checkpoint, record: dict[str, object
     parts += [f"{record['halved']} tensors in half precision"] * bool(record["halved"])
     parts += ["as safetensors"] * (old.original != new.original)
     parts += [f"without {', '.join(map(str, lost))}, which safetensors cannot hold"] * bool(lost)
-    rounded = "the old ones rounded, so predictions change by that much, and none was compared"
+    rounded = "the old ones rounded, so predictions change slightly and were not compared"
     proven = rounded if record["halved"] else "bit for bit the same"
     before, after = format_size(old.size), format_size(new.size)
-    sizes = f"with {after} instead of {before}{': ' * bool(parts)}" if before != after else ""
-    changes = f"{sizes}{', '.join(parts)}" or "written anew"
+    sizes = f"takes {after} instead of {before}" if before != after else "is rewritten"
+    changes = f"{sizes}{': ' * bool(parts)}{', '.join(parts)}"
     return Finding(
         severity=Severity.WARN if lost else Severity.NOTE,
         about=old.original,
-        what=f"travels {changes}; its {record['tensors']} tensors are {proven}",
-        remedy="give what the model is made from in [tool.offline-kit.notebook.params]" if lost else "",
+        what=f"{changes}; its {record['tensors']} tensors are {proven}",
+        remedy="set the model's arguments in [tool.offline-kit.notebook.params]" if lost else "",
     )
 
 
@@ -238,11 +229,11 @@ def _describe_unchanged(checkpoint: Checkpoint, reason: str, *, trusted: bool) -
     if "weights_only" in reason and not trusted:
         remedy = f'if you saved it yourself, set trust = ["{checkpoint.original}"]'
     elif "main_from" in reason:
-        remedy = 'name that script in [tool.offline-kit]: main_from = "train.py"'
+        remedy = 'set that script in [tool.offline-kit]: main_from = "train.py"'
     return Finding(
         severity=Severity.WARN,
         about=checkpoint.original,
-        what=f"travels as it is: {reason}",
+        what=f"is included unchanged: {reason}",
         remedy=remedy,
     )
 
@@ -250,22 +241,15 @@ def _describe_unchanged(checkpoint: Checkpoint, reason: str, *, trusted: bool) -
 def _place_files(
     checkpoints: Sequence[Checkpoint], changed: dict[str, Checkpoint], context: SlimContext
 ) -> tuple[Checkpoint, ...]:
-    """Give the new files their names, and those beside them a place in the same folder.
+    """Put slimmed files, and all others of their folders, into one folder under their original names.
 
-    Whoever looks at a folder of files (transformers') sees it whole, with the light file in it.
+    Libraries that load a whole folder (transformers) find it complete.
     """
     folders = {PurePosixPath(name).parent for name in changed}
-    touched = [
-        checkpoint for checkpoint in checkpoints if PurePosixPath(checkpoint.original).parent in folders
-    ]
-    updated = [changed.get(checkpoint.original, checkpoint) for checkpoint in touched]
-    stage = (
-        context.cache
-        / "slim"
-        / cache_key(
-            *((checkpoint.original, checkpoint.sha256, str(checkpoint.path)) for checkpoint in updated)
-        )[:32]
-    )
+    touched = [file for file in checkpoints if PurePosixPath(file.original).parent in folders]
+    updated = [changed.get(file.original, file) for file in touched]
+    key = cache_key(*((file.original, file.sha256, str(file.path)) for file in updated))
+    stage = context.cache / "slim" / key[:32]
     for old, checkpoint in zip(touched, updated, strict=True):
         if not (stage / checkpoint.original).exists():
             _put_file(checkpoint.path, stage / checkpoint.original, is_ours=old.original in changed)

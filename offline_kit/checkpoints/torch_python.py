@@ -1,4 +1,4 @@
-"""The interpreter that has torch: the project's environment, the active one, or ours. Torch itself stays outside of this tool."""
+"""Find an interpreter that has torch: this tool itself does not depend on it."""
 
 import os
 import sys
@@ -13,10 +13,10 @@ _PROBE = "import importlib.util, sys; sys.exit(0 if importlib.util.find_spec('to
 
 
 def find_torch_python(project: Path, env: Mapping[str, str], *, requested_by: str) -> Path:
-    """Return the first interpreter that can import torch; ProjectError, naming who asks, where none can.
+    """Return the first interpreter that can import torch; raise ProjectError, naming `requested_by`, if none can.
 
-    Looked for in this order: the project's `.venv` or `venv`, the active environment (VIRTUAL_ENV,
-    CONDA_PREFIX), the one that runs this tool, `python3` and `python` on PATH. `env` gives these variables.
+    The order is: the project's `.venv` or `venv`, the active environment (VIRTUAL_ENV, CONDA_PREFIX), the one that runs
+    this tool, `python3` and `python` on PATH. `env` holds these variables.
     """
     attempts = []
     for candidate in dict.fromkeys(_list_candidates(project, env)):
@@ -25,8 +25,9 @@ def find_torch_python(project: Path, env: Mapping[str, str], *, requested_by: st
         attempts.append(f"'{candidate}' has no torch")
     raise ProjectError(
         f"{requested_by} needs an interpreter with torch, and none was found",
-        hint="build in the environment of the training (activate it, or put it in the project's .venv), "
-        f"or take {requested_by} out of [tool.offline-kit]",
+        hint="activate the environment of the training (or put it in the project's .venv) and build again, "
+        f"or remove {requested_by} from [tool.offline-kit]",
+        code="torch-not-found",
         details=attempts,
     )
 

@@ -1,4 +1,7 @@
-"""What transformers' Trainer leaves beside a model and nobody needs to predict: it stays at home."""
+"""Drop what transformers' Trainer and DeepSpeed save beside a model for resuming the training.
+
+Names: https://github.com/huggingface/transformers/blob/main/src/transformers/trainer.py
+"""
 
 import re
 from collections.abc import Sequence
@@ -18,7 +21,7 @@ _DEEPSPEED = re.compile(r"global_step\d+")
 def drop_training_files(
     checkpoints: Sequence[Checkpoint], explicit: Sequence[str] = (), *, report: Reporter = SILENT
 ) -> tuple[Checkpoint, ...]:
-    """Return the checkpoints without the training's own files in model folders (those with a config.json).
+    """Return the checkpoints without training files in model folders (those with a config.json).
 
     `explicit` are the patterns of the configuration: what one of them names outright stays.
     """
@@ -38,12 +41,12 @@ def drop_training_files(
             len(dropped) > 4
         )
         total = format_size(sum(checkpoint.size for checkpoint in dropped))
-        report.note(f"left out, since only the training needs it ({total}): {names}")
+        report.note(f"dropped, because only the training needs it ({total}): {names}")
     return tuple(checkpoint for checkpoint in checkpoints if checkpoint not in dropped)
 
 
 def drop_cache_blobs(files: Sequence[Checkpoint]) -> tuple[Checkpoint, ...]:
-    """Return files beside the models without those of the hub's cache that its snapshots lead to."""
+    """Return files without the blobs of the hub's cache, to which its snapshots link."""
     return tuple(
         file
         for file in files

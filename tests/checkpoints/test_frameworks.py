@@ -112,7 +112,7 @@ def test_every_problem_of_the_models_is_told_at_once(project: Path) -> None:
     said = details(caught.value)
     assert "did you mean 'models/last.pkl'?" in said
     assert "there is no framework 'sklaern'; did you mean 'sklearn'?" in said
-    assert "'models/notes.bin': no framework is known to have made it; set `framework`" in said
+    assert "'models/notes.bin': no known framework made it; set `framework`" in said
     assert "'x.pt' of 'dataset:me/other': nothing tells its framework; name a local copy" in said
 
 
