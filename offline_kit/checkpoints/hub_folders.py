@@ -38,10 +38,7 @@ _MAX_BYTES = 16 << 20
 def check_hub_folders(
     checkpoints: Sequence[Checkpoint], other_files: Sequence[Checkpoint] = ()
 ) -> tuple[Finding, ...]:
-    """Return what the folders among the checkpoints would fetch; `other_files` is what travels as preprocessing.
-
-    Nothing is loaded. Every finding names file, hub id and remedy.
-    """
+    """Return what the folders among the checkpoints would download; `other_files` are the preprocessing files."""
     folders: dict[PurePosixPath, dict[str, Path]] = {}
     for file in (*checkpoints, *other_files):
         path = PurePosixPath(file.original)

@@ -1,8 +1,8 @@
-"""Which of the names that a pickle imports a model needs: what is not listed here counts as dangerous.
+"""Allow the names that models import when they are unpickled; everything else counts as dangerous.
 
-A list of what is known to be bad is never complete: any function of any library that reads, writes or runs something
-would have to be on it. So the estimators of the usual libraries are allowed by kind (classes, in the modules that
-hold estimators), functions by name, and the project's own code.
+A list of bad names is never complete: every function of every library that reads, writes or runs something would be
+on it (https://docs.python.org/3/library/pickle.html#restricting-globals). So classes in the estimator modules of
+the usual libraries are allowed, functions by name, and the project's own code.
 """
 
 import re
@@ -31,7 +31,7 @@ _SAFE_MODULES = frozenset(
         "__future__",
     }
 )
-"""Modules of the standard library whose public names a model may hold."""
+"""Modules of the standard library whose public names are allowed."""
 _SAFE_NAMES = frozenset(
     f"builtins.{name}"
     for name in split_words("""
@@ -60,7 +60,7 @@ _SAFE_NAMES = frozenset(
         )
     ),
     "types.GenericAlias",
-    # Alone they reach nothing: what they are given has a name of its own.
+    # Alone they do nothing: what they call is imported by its own name.
     *("functools.partial", "operator.itemgetter", "_operator.itemgetter", "uuid.UUID"),
 }
 """Single harmless names of the standard library."""
@@ -85,14 +85,14 @@ _ESTIMATORS = {
     "pytorch_lightning": "utilities callbacks core",
     "lightning_fabric": "utilities",
 }
-"""Packages, and those of their modules whose classes are what models are made of."""
+"""Packages, and their modules whose classes are allowed."""
 _OTHER_ESTIMATORS = frozenset(
     split_words("""
     boruta category_encoders feature_engine gensim hdbscan imblearn lifelines mlxtend ngboost nltk omegaconf pmdarima
     polars pygam pytorch_tabnet sklearn_pandas sklego skopt skorch sktime surprise torchmetrics umap
     """)
 )
-"""Smaller packages of estimators: their classes may be held by kind too."""
+"""Smaller packages of estimators, whose classes are allowed."""
 _UNSAFE_PARTS = frozenset(
     split_words("""
     tests test testing _testing conftest datasets dataset io hub jit package cpp_extension computation externals dask
@@ -100,7 +100,7 @@ _UNSAFE_PARTS = frozenset(
     _npyio_impl DataSource Repository NpzFile ExcelFile HDFStore ExcelWriter SummaryWriter FileBaton GraphModule Memory
     """)
 )
-"""Modules and classes of these packages that read, write, send or run something."""
+"""Modules and classes in these packages that read, write, send or run something."""
 _NUMPY_FUNCTIONS = split_words("""
     abs absolute exp exp2 expm1 log log1p log2 log10 sqrt cbrt square power sign sin cos tan arcsin arccos arctan sinh
     cosh tanh clip where nan_to_num mean median std var sum max min amax amin argmax argmin argsort sort ravel round
@@ -189,14 +189,14 @@ _SAFE_FUNCTIONS = frozenset(
         ),
     }
 )
-"""Functions, and classes with names of small letters, that models of these packages are made of."""
+"""Functions, and classes with lower-case names, that models of these packages need."""
 _METRICS = re.compile(r"sklearn\.metrics\.[\w.]+_(?:score|loss|error|distances?|kernel)")
 _INTERPOLATION = re.compile(r"scipy\.interpolate\.(?:_?interpolate)\.interp1d\._call_\w+")
 _SPARSE = re.compile(r"scipy\.sparse\.[\w.]*(?:bsr|coo|csc|csr|dia|dok|lil)_(?:matrix|array)")
 _CYTHON = re.compile(r"(?:numpy\.random|pandas\._libs|sklearn|catboost|lightgbm)\.[\w.]*__pyx_unpickle_\w+")
-"""How Cython makes an object of its own classes again."""
+"""How Cython unpickles its own classes."""
 _TORCHSCRIPT = re.compile(r"__torch__\.[\w.]+|torch\.jit\._pickle\.(?:build_\w+|restore_type_tag)")
-"""Classes that a TorchScript archive defines itself, read by torch's C++ alone: Python has no module `__torch__`."""
+"""Classes that a TorchScript archive defines itself, for torch's C++ alone: Python has no module `__torch__`."""
 _POWERFUL_MODULES = frozenset(
     {"os", "posix", "nt", "sys", "subprocess", "builtins", "__builtins__", "importlib", "shutil", "runpy"}
     | {"ctypes", "pty", "marshal", "socket", "commands", "pickle", "tempfile", "inspect", "copyreg", "codecs"}
@@ -226,13 +226,13 @@ _POWERFUL_MODULES = frozenset(
         "typing",
     }
 )
-"""Modules that are reached through others that have imported them: "torch.hub" knows "os"."""
+"""Modules that others import and so give access to: "torch.hub.os"."""
 
 
 def classify_globals(names: Iterable[str], own_modules: Collection[str] = ()) -> dict[str, str]:
-    """Return those of the globals ("module.name") that no model needs, each with its reason.
+    """Return the globals ("module.name") that are not allowed, each with its reason.
 
-    `own_modules` are the top-level modules of the project's own code, which the kit holds.
+    `own_modules` are the top-level modules of the project's own code.
     """
     return {
         name: reason for name in sorted(set(names)) if (reason := _find_reason(name, frozenset(own_modules)))
@@ -275,7 +275,7 @@ def _find_reason(name: str, own_modules: frozenset[str]) -> str:
 
 
 def _is_class_name(name: str) -> bool:
-    """Whether the last word is written like a class: "Pipeline", "_BinMapper", "C_NA"."""
+    """Whether the last part is capitalized like a class: "Pipeline", "_BinMapper", "C_NA"."""
     return name.rpartition(".")[2].lstrip("_")[:1].isupper()
 
 
@@ -287,7 +287,7 @@ def _is_estimator(name: str, top: str) -> bool:
 
 
 def _find_bypass(name: str) -> str:
-    """Tell whether a name of a package leads into a module of another: "torch.hub.os.system"."""
+    """Return why a name is refused if it leads into a module of another package: "torch.hub.os.system"."""
     first, *steps = name.split(".")
     for step in steps[:-1]:
         if step in _POWERFUL_MODULES:

@@ -1,7 +1,7 @@
-"""What a pickle would import and what lies at its top, told from its opcodes alone; nothing is executed.
+"""Survey what a pickle would import and call, and its top-level keys, from its opcodes alone.
 
-Beside it stands what torch's `weights_only` reader takes, as facts of torch 2.13: torch itself is never
-imported here, and a test compares the two.
+Nothing is executed. The names that torch's `weights_only` reader accepts are those of torch 2.13
+(https://github.com/pytorch/pytorch/blob/main/torch/_weights_only_unpickler.py); a test compares them to torch.
 """
 
 import lzma
@@ -16,7 +16,7 @@ from typing import IO, Any
 
 
 def split_words(text: str) -> list[str]:
-    """Return the words of a text: long lists of names read better as one."""
+    """Return the words of a text: long lists of names are easier to read as one."""
     return text.split()
 
 
@@ -52,7 +52,7 @@ WEIGHTS_ONLY_GLOBALS: frozenset[str] = frozenset(
     | {f"torch.{where}{name}Tensor" for where in ("", "cuda.") for name in [*_NUMBERS, "Bool"]}
     | {f"torch.{where}sparse.{name}Tensor" for where in ("", "cuda.") for name in _NUMBERS}
 )
-"""Globals that torch.load(weights_only=True) takes without being asked to."""
+"""Globals that torch.load(weights_only=True) accepts."""
 
 WEIGHTS_ONLY_OPCODES: frozenset[str] = frozenset(
     split_words("""
@@ -61,7 +61,7 @@ WEIGHTS_ONLY_OPCODES: frozenset[str] = frozenset(
     SHORT_BINSTRING BINPERSID BINGET LONG_BINGET BINPUT LONG_BINPUT LONG1 PROTO STOP
     """)
 )
-"""Opcodes that it knows: those of protocol 2."""
+"""Opcodes that it accepts: those of protocol 2."""
 
 _OLD_MODULES = {
     "__builtin__": "builtins",
@@ -126,7 +126,7 @@ class PickleSurvey:
     nested: list[bytes] = field(default_factory=list)
     """Bytes in it that may be pickles or archives of their own."""
 
-    def merge(self, inner: "PickleSurvey") -> None:
+    def merge_inner(self, inner: "PickleSurvey") -> None:
         """Add what a pickle inside this one would do."""
         self.globals |= inner.globals
         self.attributes |= inner.attributes
@@ -166,7 +166,7 @@ def survey_pickle(
     survey = walker.survey
     try:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
-            walker.step(opcode, argument)
+            walker.walk_opcode(opcode, argument)
             if count >= max_opcodes:
                 return survey
     except (ValueError, OverflowError, MemoryError, UnicodeError, _StackUnderflowError):
@@ -200,7 +200,7 @@ class _OpcodeWalker:
         self.joblib_arrays = joblib_arrays
         self.frame_end = 0
 
-    def step(self, opcode: pickletools.OpcodeInfo, argument: Any) -> None:
+    def walk_opcode(self, opcode: pickletools.OpcodeInfo, argument: Any) -> None:
         name = opcode.name
         self.survey.opcodes.add(name)
         if name == "PROTO":
@@ -210,18 +210,18 @@ class _OpcodeWalker:
             self.is_sound &= argument in self.memo
             self.stack.append(self.memo.get(argument))
         elif name in _PUTS or name == "MEMOIZE":
-            self.memo[len(self.memo) if name == "MEMOIZE" else argument] = self.top()
+            self.memo[len(self.memo) if name == "MEMOIZE" else argument] = self.peek_stack()
         elif name == "DUP":
-            self.stack.append(self.top())
+            self.stack.append(self.peek_stack())
         elif name == "MARK":
             self.stack.append(_MARK)
         elif name == "STOP":
-            top = self.top()
+            top = self.peek_stack()
             self.survey.keys = frozenset(top) - {None} if isinstance(top, dict) else frozenset()
         else:
-            self.operate(opcode, argument)
+            self.apply_opcode(opcode, argument)
 
-    def operate(self, opcode: pickletools.OpcodeInfo, argument: Any) -> None:
+    def apply_opcode(self, opcode: pickletools.OpcodeInfo, argument: Any) -> None:
         """Take the operands off the stack and push what matters of the result."""
         operands = self.take_operands(opcode)
         name = opcode.name
@@ -257,9 +257,9 @@ class _OpcodeWalker:
         if "mark" in kinds:
             while self.stack and self.stack[-1] is not _MARK:
                 operands.append(self.stack.pop())
-            self.pop()
+            self.pop_stack()
             kinds = kinds[: kinds.index("mark")]
-        operands += [self.pop() for _ in kinds]
+        operands += [self.pop_stack() for _ in kinds]
         return operands[::-1]
 
     def import_name(self, opcode: str, argument: Any, operands: list[Any]) -> Any:
@@ -317,12 +317,12 @@ class _OpcodeWalker:
         self.survey.has_hidden_attributes = True
         return None
 
-    def top(self) -> Any:
+    def peek_stack(self) -> Any:
         if not self.stack:
             raise _StackUnderflowError
         return self.stack[-1]
 
-    def pop(self) -> Any:
+    def pop_stack(self) -> Any:
         if not self.stack:
             raise _StackUnderflowError
         return self.stack.pop()
@@ -357,7 +357,7 @@ class _OpcodeWalker:
         item_size = _measure_item(wrapper.get("dtype"))
         if item_size is None:
             inner = survey_pickle(self.stream)
-            self.survey.merge(inner)
+            self.survey.merge_inner(inner)
             if not inner.is_whole:
                 raise EOFError("the pickle of an object array ends early")
             return

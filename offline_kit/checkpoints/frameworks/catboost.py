@@ -15,7 +15,7 @@ _SAVE = "model.save_model('model.cbm')"
 
 
 def score_match(path: Path, sniffed: ClassifiedFile) -> float:
-    """Claim CatBoost's binary and JSON models, and its pickles."""
+    """Match CatBoost's binary and JSON models, and its pickles."""
     start = file_probe.read_head(path)
     if start.startswith(_MAGIC) or _is_json(path, start):
         return SURE
@@ -23,13 +23,13 @@ def score_match(path: Path, sniffed: ClassifiedFile) -> float:
 
 
 def read_version(member: Member) -> str:
-    """Return the release that the model states; empty where it was built from a branch."""
+    """Return the model's release; empty if it was built from a branch."""
     match = file_probe.search_content(member.path, _VERSION)
     return match[1].decode().rstrip(".") if match else ""
 
 
 def check_member(member: Member) -> tuple[Finding, ...]:
-    """Return how a pickled model is saved in its own format."""
+    """Suggest CatBoost's own format for a pickled model."""
     if not file_probe.is_pickled(member):
         return ()
     remedy = f"save it in its own format, which newer versions read too: {_SAVE}"

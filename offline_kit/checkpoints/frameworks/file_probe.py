@@ -1,4 +1,4 @@
-"""Looking into files for what tells a framework: first and last bytes, pickled estimators."""
+"""Probe files for the marks of a framework: first and last bytes, patterns, pickled estimators."""
 
 import re
 from collections.abc import Mapping
@@ -9,12 +9,12 @@ from offline_kit.checkpoints.pickle_streams import read_decompressed, read_globa
 from offline_kit.project.types import CheckpointKind, Finding, Member, Severity
 
 PICKLED = (".pkl", ".pickle", ".p", ".joblib", ".jbl", ".sav")
-"""Suffixes that the fragments take for pickles; compressed ones have them too."""
+"""Suffixes that the notebook's cells load as pickles, compressed or not."""
 _PICKLES = frozenset({CheckpointKind.PICKLE, CheckpointKind.JOBLIB})
 _OVERLAP = 64
-"""Bytes of a chunk that are searched again with the next one: more than any pattern matches."""
+"""Bytes of a chunk that are searched again with the next one: longer than any match."""
 _BESIDE = ("sklearn.preprocessing._label.LabelEncoder", "sklearn.utils.")
-"""What estimators of the boosters hold of scikit-learn themselves."""
+"""Parts of scikit-learn inside of boosters' own estimators."""
 
 
 def read_head(path: Path, count: int = 256) -> bytes:
@@ -39,7 +39,7 @@ def search_content(path: Path, pattern: re.Pattern[bytes]) -> re.Match[bytes] | 
     carried = b""
     for chunk in read_decompressed(path):
         match = pattern.search(carried + chunk)
-        # A match at the end of a chunk may go on in the next one.
+        # A match at the end of a chunk may continue in the next one.
         if match and match.end() < len(carried + chunk):
             return match
         carried = chunk[-_OVERLAP:]
@@ -47,7 +47,7 @@ def search_content(path: Path, pattern: re.Pattern[bytes]) -> re.Match[bytes] | 
 
 
 def is_pickled(member: Member) -> bool:
-    """Whether a member is a pickle, and not in its library's own format."""
+    """Whether a member is a pickle, not in its library's own format."""
     return member.path.suffix.lower() in PICKLED
 
 
@@ -61,7 +61,10 @@ def is_estimator_of(path: Path, sniffed: ClassifiedFile, package: str) -> bool:
 
 
 def check_pickle_version(library: str, member: Member, versions: Mapping[str, str]) -> tuple[Finding, ...]:
-    """Return that a pickle was made by an older version; libraries promise this for their own formats only."""
+    """Warn of a pickle of an older version: libraries promise to read old files in their own formats only.
+
+    https://xgboost.readthedocs.io/en/stable/tutorials/saving_model.html
+    """
     saved, available = parse_release(member.version), parse_release(versions.get(library, ""))
     if not is_pickled(member) or not member.version_said or not saved or not available or saved >= available:
         return ()
@@ -73,7 +76,7 @@ def check_pickle_version(library: str, member: Member, versions: Mapping[str, st
 
 
 def parse_release(version: str) -> tuple[int, ...]:
-    """Return major and minor version; nothing for no version."""
+    """Return major and minor version; an empty tuple for no version."""
     match = re.match(r"(\d+)\.(\d+)", version)
     return tuple(map(int, match.groups())) if match else ()
 
@@ -84,10 +87,10 @@ def make_stop(member: Member, problem: str, remedy: str) -> Finding:
 
 
 def make_warning(member: Member, problem: str, remedy: str) -> Finding:
-    """Return a finding that is warned of."""
+    """Return a finding that warns."""
     return Finding(severity=Severity.WARN, about=member.name, what=problem, remedy=remedy)
 
 
 def make_note(member: Member, problem: str, remedy: str = "") -> Finding:
-    """Return a finding that is told."""
+    """Return a finding that informs."""
     return Finding(severity=Severity.NOTE, about=member.name, what=problem, remedy=remedy)

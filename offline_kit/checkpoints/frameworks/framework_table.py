@@ -1,4 +1,4 @@
-"""All frameworks, and which of them a file or folder belongs to."""
+"""List all frameworks, and match files and folders to them."""
 
 from pathlib import Path
 
@@ -27,22 +27,22 @@ FRAMEWORKS: tuple[Framework, ...] = (
     *(SKLEARN, SKOPS, XGBOOST, LIGHTGBM, CATBOOST, ONNX, KERAS),
     *(LIGHTNING, TORCH_MODULE, TORCHSCRIPT, TORCH_EXPORT, TRANSFORMERS, TIMM, SAFETENSORS, TORCH_STATE_DICT),
 )
-"""In this order where two are equally sure."""
+"""The first one wins between equal scores."""
 
 
 def find_framework(name: str) -> Framework | None:
-    """Return the framework of this name; None for none."""
+    """Return the framework of this name, if any."""
     return next((framework for framework in FRAMEWORKS if framework.name == name), None)
 
 
 def match_reference(reference: str, claimant: Framework | None) -> Framework | None:
-    """Return the framework that `model` names for weights alone, as "timm:resnet18" does; None for the user's code."""
+    """Return the framework that `model` names for weights alone ("timm:resnet18"); None for the user's code."""
     weights_alone = claimant in (None, LIGHTNING, SAFETENSORS, TORCH_STATE_DICT)
     return TIMM if weights_alone and reference.startswith(PREFIX) else None
 
 
 def match_framework(path: Path, known_class: ClassifiedFile | None = None) -> Framework | None:
-    """Return the framework that is surest that a file or folder is its own; None where none claims it."""
+    """Return the framework with the highest score for a file or folder; None if all are 0."""
     classified = known_class or (
         ClassifiedFile(kind=CheckpointKind.OTHER) if path.is_dir() else classify_file(path)
     )

@@ -21,12 +21,12 @@ _TF_VERSION = re.compile(rb"\x2a([\x05-\x09])(\d\.\d{1,2}\.\d{1,3})")
 """Field 5 of the file's head, with its length."""
 _INPUTS = re.compile(rb'("InputLayer".+?"InputLayer")', re.DOTALL)
 _MAX_SEARCHED = 64 << 20
-"""Bytes of an HDF5 file: its attributes are written before the weights."""
+"""Bytes of an HDF5 file: its attributes precede the weights."""
 _OWN_MODULES = ("keras", "builtins", "tensorflow", "numpy")
 
 
 def score_match(path: Path, sniffed: ClassifiedFile) -> float:
-    """Claim .keras archives, SavedModel folders, and HDF5 files that Keras wrote."""
+    """Match .keras archives, SavedModel folders, and HDF5 files that Keras wrote."""
     if path.is_dir():
         return SURE if (path / _SAVED_MODEL).is_file() else 0.0
     if sniffed.kind is CheckpointKind.HDF5:
@@ -40,7 +40,7 @@ def score_match(path: Path, sniffed: ClassifiedFile) -> float:
 
 
 def read_version(member: Member) -> str:
-    """Return the version of Keras that a file states; a SavedModel states TensorFlow's alone: empty."""
+    """Return the version of Keras in a file; empty for a SavedModel, which states TensorFlow's alone."""
     if member.path.is_dir():
         return ""
     if zipfile.is_zipfile(member.path):
@@ -51,19 +51,22 @@ def read_version(member: Member) -> str:
 
 
 def judge_version(trained: Version, reads: Version) -> Severity | None:
-    """Warn of files of a newer Keras 3; those of Keras 2 have words of their own."""
+    """Warn of files of a newer Keras 3; `check_versions` handles those of Keras 2."""
     return judge_newer(trained, reads) if trained.major > 2 else None
 
 
 def check_versions(member: Member, versions: Mapping[str, str]) -> tuple[Finding, ...]:
-    """Return what it means that a file is Keras 2's, or a SavedModel a newer TensorFlow's."""
+    """Warn of a file of Keras 2, and of a SavedModel of a newer TensorFlow.
+
+    https://keras.io/keras_3/: Keras 3 does not load everything that Keras 2 saved.
+    """
     keras_version = versions.get("keras", "")
     if (
         member.version_said
         and file_probe.parse_release(member.version)[:1] == (2,)
         and file_probe.parse_release(keras_version)[:1] == (3,)
     ):
-        problem = f"is of Keras {member.version}, and the notebook has {keras_version}, which does not know all that Keras 2 wrote"
+        problem = f"is of Keras {member.version}, and the notebook has {keras_version}, which does not load everything that Keras 2 saved"
         remedy = (
             "load it once with tf_keras and save it again with Keras 3 as .keras, or name the function that builds "
             'it: model = "src/model.py:build"'
@@ -81,7 +84,7 @@ def check_versions(member: Member, versions: Mapping[str, str]) -> tuple[Finding
 
 
 def read_tensorflow_version(member: Member) -> str:
-    """Return the version of TensorFlow that wrote a SavedModel; empty for other files."""
+    """Return the version of TensorFlow that saved a SavedModel; empty for other files."""
     if not member.path.is_dir():
         return ""
     match = _TF_VERSION.search((member.path / _SAVED_MODEL).read_bytes())
@@ -96,7 +99,7 @@ def uses_column_order(member: Member) -> bool:
 
 
 def check_member(member: Member) -> tuple[Finding, ...]:
-    """Return what a model needs besides its file: the code that builds it, classes of yours, trust in lambdas."""
+    """Report what a model needs besides its file: the code that builds it, own classes, trust in lambdas."""
     if member.path.is_dir():
         has_variables = (member.path / "variables" / "variables.index").is_file()
         remedy = "ship the whole folder: saved_model.pb, variables/ and assets/"
@@ -108,7 +111,7 @@ def check_member(member: Member) -> tuple[Finding, ...]:
     if zipfile.is_zipfile(member.path):
         return _check_config(member, _read_json(member.path, "config.json"))
     if member.model:
-        return ()  # the user's code builds it; nothing but the weights is read
+        return ()  # the user's code builds it; only the weights are read
     if _is_in_h5(member.path, b'"__lambda__"'):
         return _check_lambda(member)
     if not _is_in_h5(member.path, b"model_config"):
@@ -134,7 +137,7 @@ def _check_config(member: Member, config: dict[str, Any]) -> tuple[Finding, ...]
 def _check_lambda(member: Member) -> tuple[Finding, ...]:
     if member.params.get("safe_mode") is False:
         return ()
-    problem = "has a Lambda layer, whose code lies in the file: Keras refuses to run it"
+    problem = "has a Lambda layer with code in the file, which Keras refuses to run"
     remedy = "if you made the file yourself, set safe_mode = false in the `params` of its `models` entry"
     return (file_probe.make_stop(member, problem, remedy),)
 

@@ -13,7 +13,7 @@ from offline_kit.checkpoints.pickle_streams import read_globals
 from offline_kit.project.types import Finding, Member, Severity
 
 _FORMAT = re.compile(rb"tree\r?\nversion=v(\d+)\r?\n")
-"""The version of the text format: pickles hold the text too, and none of them holds LightGBM's own version."""
+"""Version of the text format: pickles hold the text too, but not LightGBM's own version."""
 _FORMAT_OF_4 = 4
 """What 4.0 and newer write; 2.3 to 3.3 write format 3, older ones format 2."""
 _DUMP = b'{"name":"tree","version":"v'
@@ -21,7 +21,7 @@ _SAVE = "model.booster_.save_model('model.txt'), or model.save_model('model.txt'
 
 
 def score_match(path: Path, sniffed: ClassifiedFile) -> float:
-    """Claim the text that a booster writes, its JSON dump (to explain it), and its pickles."""
+    """Match the text that a booster saves, its JSON dump (to explain it), and its pickles."""
     start = file_probe.read_head(path)
     own = start.startswith((b"tree\nversion=", b"tree\r\nversion=")) or _is_dump(start)
     return SURE if own or file_probe.is_estimator_of(path, sniffed, "lightgbm") else 0.0
@@ -33,10 +33,10 @@ def judge_version(trained: Version, reads: Version) -> Severity | None:
 
 
 def check_versions(member: Member, versions: Mapping[str, str]) -> tuple[Finding, ...]:
-    """Return that a pickle was made on the other side of version 4.0; any version reads the text of any other.
+    """Warn of a pickle across version 4.0; any version reads the text of any other.
 
-    Version 4.0 renamed attributes of Booster, so that older versions load no pickle of a newer one. Estimators of older
-    ones lack what newer ones look at when they predict; their boosters load.
+    Version 4.0 renamed attributes of Booster, so older versions load no newer pickle, and older estimators lack
+    attributes that newer ones predict with; older boosters load.
     """
     available = file_probe.parse_release(versions.get("lightgbm", ""))
     if not available or not (names := read_globals(member.path)):
@@ -56,7 +56,7 @@ def check_versions(member: Member, versions: Mapping[str, str]) -> tuple[Finding
 
 
 def check_member(member: Member) -> tuple[Finding, ...]:
-    """Return that a dump is no model, that a text was cut short, and how a pickle would become a text."""
+    """Report a dump, a text that is cut short, and how to save a pickle as text."""
     if file_probe.is_pickled(member):
         return (
             file_probe.make_note(

@@ -25,19 +25,21 @@ _NEWEST = (
     ((1, 24), 25, 13),
     ((1, 25), 26, 13),
 )
-"""From which onnxruntime on: the newest operator set and the newest file format that it takes."""
+"""onnxruntime's version, and its newest operator set and file format since then.
+
+https://onnxruntime.ai/docs/reference/compatibility.html
+"""
 _UNKNOWN = ((1, 31), 10_000, 10_000)
 """From this onnxruntime on nothing is known to be too new."""
 
 
 @dataclass(kw_only=True)
 class OnnxGraph:
-    """What is said outside of a graph's operators."""
+    """Facts of a graph apart from its operators."""
 
     ir_version: int = 0
-    """Version of the file format (IR)."""
     opsets: dict[str, int] = field(default_factory=dict)
-    """Version of each operator set, by its domain; the ordinary one is "" ."""
+    """Version of each operator set, by its domain; the default one is ""."""
     external: set[str] = field(default_factory=set)
     """Files beside it that hold weights."""
     inputs: int = 0
@@ -47,7 +49,7 @@ class OnnxGraph:
 
 
 def score_match(path: Path, sniffed: ClassifiedFile) -> float:
-    """Claim graphs, and folders that hold one graph and the files with its weights, and nothing else."""
+    """Match graphs, and folders with one graph, the files of its weights and nothing else."""
     if not path.is_dir():
         return SURE if sniffed.kind is CheckpointKind.ONNX else 0.0
     graphs = sorted(path.glob("*.onnx"))
@@ -61,14 +63,14 @@ def score_match(path: Path, sniffed: ClassifiedFile) -> float:
 
 
 def check_member(member: Member) -> tuple[Finding, ...]:
-    """Return weights that are missing, operators of strangers, and a number of rows that is fixed."""
+    """Report missing weights, operators of other libraries, and a fixed number of rows."""
     graph = read_graph(find_graph(member))
     missing = sorted(name for name in graph.external if not (find_graph(member).parent / name).is_file())
     findings = []
     if graph.external and (missing or not member.path.is_dir()):
         names = ", ".join(f"'{name}'" for name in missing or sorted(graph.external))
         remedy = "put the graph and these files alone into a folder, and name the folder in `checkpoints`"
-        state = "which are missing" if missing else "which do not travel with it"
+        state = "which are missing" if missing else "which are not included with it"
         findings.append(file_probe.make_stop(member, f"has its weights in {names}, {state}", remedy))
     foreign_domains = sorted(set(graph.opsets) - _KNOWN_DOMAINS)
     if foreign_domains:
@@ -92,7 +94,7 @@ def uses_column_order(member: Member) -> bool:
 
 
 def check_versions(member: Member, versions: Mapping[str, str]) -> tuple[Finding, ...]:
-    """Return what the notebook's onnxruntime does not take of a graph; nothing where it takes it."""
+    """Warn if the notebook's onnxruntime does not support a graph."""
     runtime = versions.get("onnxruntime", versions.get("onnxruntime-gpu", ""))
     supported = [row for row in (*_NEWEST, _UNKNOWN) if row[0] <= file_probe.parse_release(runtime)]
     if not supported:
@@ -120,7 +122,7 @@ def find_graph(member: Member) -> Path:
 
 
 def read_graph(path: Path) -> OnnxGraph:
-    """Read what a graph says, its operators and weights left out; what is damaged is left out too."""
+    """Read a graph without its operators and weights; damaged parts are left out."""
     graph = OnnxGraph()
     try:
         with path.open("rb") as stream:

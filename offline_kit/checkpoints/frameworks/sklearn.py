@@ -15,7 +15,7 @@ _PICKLES = frozenset({CheckpointKind.PICKLE, CheckpointKind.JOBLIB})
 _SUFFIXES = frozenset(
     {".pkl", ".pickle", ".p", ".joblib", ".jbl", ".sav", ".gz", ".z", ".bz2", ".xz", ".lzma"}
 )
-"""How such files are called, compressed ones too."""
+"""Usual suffixes, compressed or not."""
 _COMPATIBLE = frozenset({"xgboost", "lightgbm", "catboost", "imblearn"})
 """Libraries whose estimators have scikit-learn's methods."""
 _PREPROCESSING = tuple(
@@ -25,12 +25,12 @@ _PREPROCESSING = tuple(
         *("random_projection", "compose"),
     )
 )
-"""Where what only prepares data is defined; a pipeline's own class stands elsewhere."""
+"""Modules of classes that only prepare data; a pipeline's own class is in another one."""
 _VERSION = re.compile(rb"_sklearn_version.{1,12}?(\d+\.\d+[\w.]*)", re.DOTALL)
 
 
 def score_match(path: Path, sniffed: ClassifiedFile) -> float:
-    """Claim pickles that import from scikit-learn or alike; other pickles with little conviction."""
+    """Match pickles that import from scikit-learn or the like; other pickles perhaps."""
     if path.is_dir() or (sniffed.kind not in _PICKLES and path.suffix.lower() not in _SUFFIXES):
         return 0.0
     tops = read_top_modules(path)
@@ -40,7 +40,7 @@ def score_match(path: Path, sniffed: ClassifiedFile) -> float:
 
 
 def list_preprocessors(path: Path) -> frozenset[str]:
-    """Return the classes of a pickle that only prepare data: scalers, encoders and the like."""
+    """Return the classes in a pickle that only prepare data: scalers, encoders and the like."""
     return frozenset(
         name
         for name in read_globals(path)
@@ -49,7 +49,7 @@ def list_preprocessors(path: Path) -> frozenset[str]:
 
 
 def is_preprocessor(path: Path) -> bool:
-    """Tell whether a pickle holds a scaler, an encoder or the like alone: something that cannot predict."""
+    """Whether a pickle holds only a scaler, an encoder or the like, which cannot predict."""
     classes = [
         name
         for name in read_globals(path)
@@ -63,13 +63,16 @@ def is_preprocessor(path: Path) -> bool:
 
 
 def read_version(member: Member) -> str:
-    """Return the version that every estimator writes into its state; empty where none is found."""
+    """Return the version that every estimator has in its state; empty if there is none."""
     match = file_probe.search_content(member.path, _VERSION)
     return match[1].decode() if match else ""
 
 
 def judge_version(trained: Version, reads: Version) -> Severity | None:
-    """Warn of another minor version: an estimator's insides change between them, and nothing translates them."""
+    """Warn of another minor version: estimators' attributes change between them.
+
+    https://scikit-learn.org/stable/model_persistence.html
+    """
     if trained.release[:2] != reads.release[:2]:
         return Severity.WARN
     return None

@@ -18,22 +18,22 @@ _VERSION = re.compile(r'"_sklearn_version":\s*\{[^{}]*?"content":\s*"\\"([\w.]+)
 _KNOWN = frozenset(
     {"builtins", "collections", "datetime", "functools", "numpy", "operator", "scipy", "sklearn"}
 )
-"""Packages whose types skops takes by itself."""
+"""Packages whose types skops trusts by itself."""
 _NODES = frozenset(
     {"sklearn.tree._tree.Tree", "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor"}
 )
-"""Types that it does not take all the same: numbers in them that are not checked could reach any memory."""
+"""Types that it does not trust all the same: unchecked numbers in them could access any memory."""
 
 
 def score_match(path: Path, _sniffed: ClassifiedFile) -> float:
-    """Claim zips with the schema that skops writes."""
+    """Match archives with the schema that skops writes."""
     if not file_probe.read_head(path, 4).startswith(b"PK\x03\x04"):
         return 0.0
     return SURE if '"_skops_version"' in _read_schema(path) else 0.0
 
 
 def read_version(member: Member) -> str:
-    """Return the version of scikit-learn that its estimators state."""
+    """Return the version of scikit-learn in its estimators."""
     match = _VERSION.search(_read_schema(member.path))
     return match[1] if match else ""
 
@@ -44,7 +44,10 @@ def judge_version(trained: Version, reads: Version) -> Severity | None:
 
 
 def check_member(member: Member) -> tuple[Finding, ...]:
-    """Return the types that skops will not make unless they are trusted."""
+    """Report the types that skops does not load unless they are trusted.
+
+    https://skops.readthedocs.io/en/stable/persistence.html
+    """
     try:
         names = _list_types(json.loads(_read_schema(member.path)))
     except ValueError:

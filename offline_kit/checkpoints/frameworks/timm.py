@@ -14,7 +14,7 @@ _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
 def score_match(path: Path, _sniffed: ClassifiedFile) -> float:
-    """Claim folders whose configuration names an architecture of timm; of files the reference in `model` decides."""
+    """Match folders whose configuration names an architecture of timm; for files, `model` decides."""
     if not path.is_dir() or not any((path / name).is_file() for name in _WEIGHTS):
         return 0.0
     settings = read_settings(path / "config.json")
@@ -22,7 +22,7 @@ def score_match(path: Path, _sniffed: ClassifiedFile) -> float:
 
 
 def check_member(member: Member) -> tuple[Finding, ...]:
-    """Return that the architecture is not said, where the folder does not say it either."""
+    """Require an architecture if neither the folder nor the configuration names one."""
     if member.path.is_dir() or member.model or member.params.get("architecture"):
         return ()
     remedy = 'set model = "timm:resnet18", or architecture = "resnet18" in the `params` of its `models` entry'

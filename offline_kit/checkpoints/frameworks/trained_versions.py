@@ -1,4 +1,4 @@
-"""The version that a model or a pickle was saved with, compared with the one that the notebook will have."""
+"""Compare the versions that models and pickles were saved with to the notebook's."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -11,7 +11,7 @@ from offline_kit.checkpoints.pickle_streams import read_top_modules
 from offline_kit.project.types import Checkpoint, Finding, Member, Severity
 
 _PICKLED = frozenset({"sklearn", "lightgbm", "xgboost", "catboost"})
-"""Frameworks whose objects lie in pickles of any kind, and that are called like their module."""
+"""Frameworks with the name of their module, whose objects may be in any pickle."""
 
 
 def compare_versions(
@@ -20,11 +20,10 @@ def compare_versions(
     image: str = "",
     other_files: Iterable[Checkpoint] = (),
 ) -> tuple[Finding, ...]:
-    """Return a finding for each library whose version at training and in the notebook do not go together.
+    """Return a finding for each library whose versions at training and in the notebook are incompatible.
 
-    `available` are the versions of the notebook, by normalized name. Files of one library and version share
-    a finding, which names the first of them. `image` is the image's name, whose versions can be installed. `other_files`
-    are further files that the notebook may load: preprocessing, pickles that code of the user's reads.
+    `available` are the notebook's versions, by normalized name. Files of one library and version share a finding, which
+    names the first of them. `image` is named in the remedy. `other_files` are other pickles that the notebook may load.
     """
     members = (*members, *_find_pickled_models(members, other_files))
     groups: dict[tuple[str, str], list[Member]] = {}
@@ -46,7 +45,7 @@ def compare_versions(
 
 
 def _find_pickled_models(members: Sequence[Member], other_files: Iterable[Checkpoint]) -> Iterator[Member]:
-    """Yield what pickles hold of a library that did not claim them, as models of it: a scaler, a pipeline's last step."""
+    """Yield objects in pickles that another framework loads as members: a scaler, a pipeline's last step."""
     pickles = [(member.framework, file) for member in members for file in member.files]
     known_paths = {file.path for _, file in pickles}
     pickles += [("", file) for file in other_files if file.path not in known_paths]
@@ -80,7 +79,7 @@ def _compare_group(
     first, library = group[0], framework.library
     group_suffix = f" and {len(group) - 1} more" if len(group) > 1 else ""
     if not first.version_said:
-        # Beside the tool lies this version; whether the model was saved with it nobody knows.
+        # The version is that of this environment; the file states none.
         severity = Severity.NOTE
     verb = "were" if group_suffix else "was"
     origin = (
@@ -90,7 +89,7 @@ def _compare_group(
         severity=severity,
         about=f"{first.name}",
         what=f"{group_suffix.lstrip()} {origin} {library} {trained}, and the notebook has {installed}".strip(),
-        remedy=f'fit and save it again with {library}=={installed}, or take the other version along: "{library}=={trained}" in the '
+        remedy=f'fit and save it again with {library}=={installed}, or include the other version: "{library}=={trained}" in the '
         f'requirements, and replace = ["{library}"]{_suggest_constraints(image)}',
     )
 

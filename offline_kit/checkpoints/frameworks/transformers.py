@@ -17,7 +17,7 @@ _WEIGHTS = (
 
 
 def score_match(path: Path, _sniffed: ClassifiedFile) -> float:
-    """Claim folders with a configuration of transformers and weights beside it."""
+    """Match folders with a configuration of transformers and weights."""
     if not path.is_dir() or not any((path / name).is_file() for name in _WEIGHTS):
         return 0.0
     return SURE if "model_type" in read_settings(path / "config.json") else 0.0
@@ -29,7 +29,7 @@ def read_version(member: Member) -> str:
 
 
 def check_member(member: Member) -> tuple[Finding, ...]:
-    """Return parts of the weights that are missing, and a model without a head."""
+    """Report missing parts of the weights, own code, and a model without a head."""
     findings = []
     for index in sorted(member.path.glob("*.index.json")):
         weight_map = read_settings(index).get("weight_map")
@@ -50,7 +50,7 @@ def check_member(member: Member) -> tuple[Finding, ...]:
 
 
 def _check_own_code(member: Member) -> tuple[Finding, ...]:
-    """Return that the folder brings code of its own, and nothing says that it may run."""
+    """Warn of code in the folder that is not allowed to run."""
     if (
         not read_settings(member.path / "config.json").get("auto_map")
         or member.model
@@ -63,7 +63,7 @@ def _check_own_code(member: Member) -> tuple[Finding, ...]:
     )
     return (
         file_probe.make_warning(
-            member, "brings code of its own (`auto_map`), which runs only where that is allowed", remedy
+            member, "has code of its own (`auto_map`), which runs only if that is allowed", remedy
         ),
     )
 

@@ -21,14 +21,14 @@ _SAVE = "model.save_model('model.ubj')"
 
 
 def score_match(path: Path, sniffed: ClassifiedFile) -> float:
-    """Claim XGBoost's own formats by their first keys, and its pickles."""
+    """Match XGBoost's own formats by their first keys, and its pickles."""
     start = file_probe.read_head(path, 1024)
     own = _is_json(start) or _is_ubj(start) or _is_old(start) or _TEXT_DUMP.match(start)
     return SURE if own or file_probe.is_estimator_of(path, sniffed, "xgboost") else 0.0
 
 
 def read_version(member: Member) -> str:
-    """Return the version that the model states, pickled or not; empty for the old binary format."""
+    """Return the model's version, pickled or not; empty for the old binary format."""
     content = file_probe.read_tail(member.path)
     if json_version := _JSON_VERSION.search(content):
         return ".".join(part.decode() for part in json_version.groups())
@@ -38,7 +38,10 @@ def read_version(member: Member) -> str:
 
 
 def check_member(member: Member) -> tuple[Finding, ...]:
-    """Return what an old format, a dump or a pickle means for another version, and how to save it better."""
+    """Report an old format, a dump or a pickle, and how to save it instead.
+
+    https://xgboost.readthedocs.io/en/stable/tutorials/saving_model.html
+    """
     if file_probe.is_pickled(member):
         return (
             file_probe.make_note(
@@ -63,7 +66,7 @@ def check_member(member: Member) -> tuple[Finding, ...]:
 
 
 def _check_categories(member: Member, start: bytes) -> tuple[Finding, ...]:
-    """Before 3.1 the file holds the numbers of the categories and not their names."""
+    """Warn of categories: before 3.1 the file holds their numbers and not their names."""
     kind = start.find(b"feature_types")
     if kind < 0:
         with member.path.open("rb") as stream:
