@@ -18,7 +18,10 @@ from offline_kit.project.types import CheckpointKind as Kind
 
 _PICKLE_BYTES = 256 << 20
 """More of a pickle inside a zip is not read: tensors lie beside it, so it is small."""
+# https://lightning.ai/docs/pytorch/stable/common/checkpointing_basic.html#what-is-a-checkpoint
 _LIGHTNING = {"state_dict", "pytorch-lightning_version"}
+# torch.save's magic number before 1.6, pickled with protocol 2:
+# https://github.com/pytorch/pytorch/blob/main/torch/serialization.py
 _TORCH_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _LFS = b"version https://git-lfs"
 _HEAD = 1 << 16
@@ -94,6 +97,7 @@ def _classify_archive(archive: zipfile.ZipFile) -> ClassifiedFile:
             script = "a TorchScript archive (load it with torch.jit.load)"
             return ClassifiedFile(kind=Kind.TORCH_ZIP, refused=(script,))
         return _classify_torch(survey, Kind.TORCH_ZIP)
+    # A .keras file is an archive of these: https://keras.io/guides/serialization_and_saving/
     if {"config.json", "metadata.json"} <= set(names) or "model.weights.h5" in names:
         return ClassifiedFile(kind=Kind.KERAS)
     is_numpy = bool(names) and all(name.endswith(".npy") for name in names)
@@ -121,6 +125,7 @@ def _classify_tar(path: Path) -> ClassifiedFile | None:
             names = set(archive.getnames())
     except (tarfile.TarError, EOFError, ValueError):
         return None
+    # torch.load still reads such archives, but never with weights_only=True.
     if not {"storages", "tensors", "pickle"} <= names:
         return None
     return ClassifiedFile(kind=Kind.TORCH_LEGACY, refused=("torch's oldest format (.tar)",))

@@ -22,7 +22,7 @@ _SAFE_MODULES = frozenset(
     | {
         "numbers",
         "pathlib",
-        "pathlib._local",
+        "pathlib._local",  # where Python 3.13 defines the classes of pathlib
         "random",
         "enum",
         "ipaddress",
@@ -113,6 +113,7 @@ _ACTIVATIONS = split_words("""
     relu relu6 gelu silu mish elu celu selu leaky_relu sigmoid logsigmoid tanh softmax log_softmax softplus hardtanh
     hardswish hardsigmoid cross_entropy mse_loss l1_loss binary_cross_entropy_with_logits nll_loss normalize
 """)
+# numpy 2 renamed numpy.core to numpy._core: https://numpy.org/doc/stable/numpy_2_0_migration_guide.html
 _SAFE_FUNCTIONS = frozenset(
     {
         *(f"numpy.{name}" for name in _NUMPY_FUNCTIONS),

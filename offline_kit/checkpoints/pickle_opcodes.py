@@ -63,6 +63,7 @@ WEIGHTS_ONLY_OPCODES: frozenset[str] = frozenset(
 )
 """Opcodes that it accepts: those of protocol 2."""
 
+# As `pickle` itself maps them: https://github.com/python/cpython/blob/main/Lib/_compat_pickle.py
 _OLD_MODULES = {
     "__builtin__": "builtins",
     "copy_reg": "copyreg",
@@ -84,8 +85,10 @@ _OLD_NAMES = {
 }
 
 _KEEPS_ITS_OBJECT = frozenset({"APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD"})
+# Effects of all opcodes: https://github.com/python/cpython/blob/main/Lib/pickletools.py
 _PUTS = frozenset({"PUT", "BINPUT", "LONG_BINPUT"})
 _GETS = frozenset({"GET", "BINGET", "LONG_BINGET"})
+# EXT codes stand for names in copyreg's registry, which is filled at run time: they stay hidden.
 _IMPORTS = frozenset({"GLOBAL", "INST", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4"})
 _MARK, _NONE = object(), object()
 _NESTED = frozenset({b"PK", b"\x1f\x8b", *(bytes((0x80, protocol)) for protocol in range(6))})
@@ -210,6 +213,7 @@ class _OpcodeWalker:
             self.is_sound &= argument in self.memo
             self.stack.append(self.memo.get(argument))
         elif name in _PUTS or name == "MEMOIZE":
+            # MEMOIZE takes the memo's size as its index: https://peps.python.org/pep-3154/
             self.memo[len(self.memo) if name == "MEMOIZE" else argument] = self.peek_stack()
         elif name == "DUP":
             self.stack.append(self.peek_stack())
@@ -295,10 +299,12 @@ class _OpcodeWalker:
             arguments = ()
         else:
             self.survey.has_calls |= self.is_sound
+        # It unpickles its argument, so that must be bytes that the scan can read too.
         if function.name == TORCH_BYTES_LOADER and not (
             len(arguments) == 1 and isinstance(arguments[0], bytes)
         ):
             self.survey.globals.add(HIDDEN_IMPORT)
+        # Protocols below 3 have no bytes: they pickle a call of _codecs.encode(text, "latin1").
         if function.name == "_codecs.encode" and len(arguments) == 2:
             return encode_latin1(*arguments)
         if function.name == "builtins.getattr":

@@ -29,11 +29,14 @@ from offline_kit.core.files import fingerprint
 _MAX_OPCODES = 500_000_000
 """Read of one pickle; a vocabulary of a million words has three million."""
 _TORCH_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+# Magic number, protocol version, system info, the object and its storage keys:
+# https://github.com/pytorch/pytorch/blob/main/torch/serialization.py (_legacy_save)
 _TORCH_PICKLES = 5
 """How many pickles torch's old format has before the raw tensors."""
 _SUFFIXES = frozenset({".pkl", ".pickle", ".p", ".joblib", ".jbl", ".sav", ".dill"})
 """Under these names a file may be a pickle of the oldest protocols, which no magic tells."""
 _ZLIB = frozenset({b"x\x01", b"x\x5e", b"x\x9c", b"x\xda"})
+# joblib can compress with lz4, which the standard library cannot read.
 _LZ4 = b"\x04\x22\x4d\x18"
 _DAMAGE = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError)
 _ANY_DAMAGE = (*_DAMAGE, RuntimeError, NotImplementedError, ValueError, IndexError, SyntaxError, struct.error)
@@ -122,10 +125,12 @@ def _read_file(path: Path, head: bytes) -> Iterator[FilePickle]:
 
 
 def _choose_decompressor(head: bytes) -> Callable[[Path], Any] | None:
+    # joblib's compressors: https://joblib.readthedocs.io/en/stable/generated/joblib.dump.html
     if head[:2] == b"\x1f\x8b":
         return gzip.open
     if head[:3] == b"BZh":
         return bz2.open
+    # The older .lzma format has no magic number, only usual first bytes.
     if head[:6] == b"\xfd7zXZ\x00" or head[:3] == b"]\x00\x00":
         return lzma.open
     if head[:2] in _ZLIB:
@@ -155,6 +160,7 @@ def _read_zip(path: Path | IO[bytes]) -> Iterator[FilePickle]:
 def _read_tar(path: Path) -> Iterator[FilePickle]:
     with tarfile.open(path) as archive:
         for member in archive:
+            # extractfile follows links inside of the archive; their targets are members of their own.
             if member.isfile() and (stream := archive.extractfile(member)):
                 yield from _read_member(member.name, partial(io.BufferedReader, cast("Any", stream)))
 

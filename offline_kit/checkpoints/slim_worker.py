@@ -1,8 +1,8 @@
-"""Write a checkpoint anew without what predicting does not need, and prove that the weights are the same.
+"""Rewrite a checkpoint without what predictions do not need, and check that the weights are the same.
 
-This file runs by itself in an interpreter that has torch, which need not be ours: the standard library and
-torch alone, Python 3.9 or newer. It reads a request (JSON) and writes an answer beside it; the original is
-only read. The same request gives the same bytes.
+This file runs by itself in an interpreter that has torch, with the standard library and torch alone, on Python 3.9 or
+newer. It reads a request (JSON) and writes an answer beside it; the original is only read. The same request gives the
+same bytes.
 """
 
 import ctypes
@@ -22,9 +22,9 @@ TRAINING = re.compile(
     r"|MixedPrecision\w*",
     re.IGNORECASE,
 )
-"""Keys of a checkpoint that only going on with the training needs."""
+"""Keys of a checkpoint that only resuming the training needs."""
 SCALER_KEYS = frozenset({"scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"})
-"""What the state of torch's GradScaler holds."""
+"""Keys in the state of torch.amp.GradScaler."""
 DTYPE_CODES = {
     "float64": "F64",
     "float32": "F32",
@@ -39,15 +39,15 @@ DTYPE_CODES = {
     "float8_e4m3fn": "F8_E4M3",
     "float8_e5m2": "F8_E5M2",
 }
-"""What safetensors calls torch's types."""
+"""safetensors' names of torch's types."""
 
 
 class LeftUnchangedError(Exception):
-    """Why a checkpoint is left as it is."""
+    """The checkpoint stays unchanged, for this reason."""
 
 
 def run_request(request: dict[str, Any]) -> dict[str, Any]:
-    """Do what the request says and return the answer: what was dropped, or why the file was left alone."""
+    """Slim a file and return the answer: what was dropped, or why the file is unchanged."""
     torch = importlib.import_module("torch")
     warnings.simplefilter("ignore")
     try:
@@ -111,7 +111,7 @@ def _load_checkpoint(torch: Any, path: Path, request: dict[str, Any]) -> Any:
 
 
 def _alias_main(script: str, names: list[str]) -> None:
-    """Give `__main__` these names of a script, which is imported by its own name, so that its guard holds."""
+    """Add names of a script to `__main__`; the script is imported under its own name, so that its guard works."""
     main = sys.modules["__main__"]
     missing = [name for name in names if not hasattr(main, name)]
     if not script or not missing:
@@ -124,7 +124,7 @@ def _alias_main(script: str, names: list[str]) -> None:
     for name in missing:
         value = getattr(module, name)
         if getattr(value, "__module__", "") == spec.name:
-            value.__module__ = "__main__"  # it is written again under the name that the notebook lends it by
+            value.__module__ = "__main__"  # pickle it again under the name that the notebook aliases
         setattr(main, name, value)
 
 
@@ -141,21 +141,21 @@ def _is_training(torch: Any, key: Any, value: Any) -> bool:
 
 
 def _is_grad_scaler(value: Any) -> bool:
-    """Whether it scales gradients: "scaler" is also what people call the mean and deviation of their data."""
+    """Whether a value is the state of a gradient scaler: people also call data scalers "scaler"."""
     if isinstance(value, (list, tuple)):
         return all(map(_is_grad_scaler, value))
     return set(value) <= SCALER_KEYS if isinstance(value, dict) else value is None
 
 
 def _is_weights(torch: Any, value: Any) -> bool:
-    """Whether it is tensors by name, as a state dict is: most of its values are tensors."""
+    """Whether a value is a state dict: most of its values are tensors."""
     if not isinstance(value, dict) or not value:
         return False
     return 2 * sum(1 for value in value.values() if torch.is_tensor(value)) > len(value)
 
 
 def _copy_like(old: Any, items: dict[Any, Any]) -> Any:
-    """Return these items in a dict of the same kind, with what hangs on it (`_metadata`)."""
+    """Return these items in a dict of the same type, with its attributes (`_metadata`)."""
     try:
         fresh = type(old)()
         fresh.update(items)
@@ -166,7 +166,7 @@ def _copy_like(old: Any, items: dict[Any, Any]) -> Any:
 
 
 class TensorCopier:
-    """Copies of tensors without the rest of their storages; what was one tensor stays one."""
+    """Copy tensors without the rest of their storages; shared tensors stay shared."""
 
     def __init__(self, torch: Any, *, half: bool) -> None:
         self.torch = torch
@@ -175,7 +175,7 @@ class TensorCopier:
         self.copies: dict[Any, Any] = {}
 
     def copy_tree(self, value: Any, *, weights: bool = False) -> Any:
-        """Return the thing with its tensors tidied, and halved where they are weights."""
+        """Return a value with its tensors copied, and weights in half precision if configured."""
         if self.torch.is_tensor(value):
             return self.copy_tensor(value, half=self.half and weights)
         if isinstance(value, dict):
@@ -186,7 +186,7 @@ class TensorCopier:
         return value
 
     def copy_tensor(self, tensor: Any, *, half: bool) -> Any:
-        """Return the one copy of this view of a storage."""
+        """Return the single copy of a view of a storage."""
         if tensor.layout != self.torch.strided or tensor.is_quantized:
             return tensor
         key = (tensor.data_ptr(), tuple(tensor.shape), tuple(tensor.stride()), tensor.dtype, half)
@@ -195,10 +195,12 @@ class TensorCopier:
         return self.copies[key][0]
 
     def convert_tensor(self, tensor: Any, *, half: bool) -> Any:
-        """Return a tensor of the same values, halved, or cut out of a larger storage."""
+        """Return a tensor in half precision, or cut out of a larger storage."""
         if half and tensor.dtype in (self.torch.float32, self.torch.float64):
             self.halved += 1
             return tensor.to(self.torch.float16)
+        # torch.save writes the whole storage of a view:
+        # https://docs.pytorch.org/docs/stable/notes/serialization.html#preserve-storage-sharing
         storage = tensor.untyped_storage()
         is_complete = storage.nbytes() == tensor.numel() * tensor.element_size()
         return tensor if is_complete else tensor.clone()
@@ -215,7 +217,7 @@ def _pair_tensors(torch: Any, old: Any, new: Any) -> Any:
 
 
 def _check_tensor(torch: Any, old: Any, new: Any, *, half: bool) -> None:
-    """Raise unless a tensor is the old one bit for bit, or the old one rounded to half precision."""
+    """Raise unless a tensor equals the old one bit for bit, or is the old one rounded to half precision."""
     if old.layout != torch.strided or old.is_quantized:
         return
     if half and new.dtype == torch.float16 and old.dtype in (torch.float32, torch.float64):
@@ -233,7 +235,7 @@ def _tensor_bytes(tensor: Any) -> bytes:
 
 
 def _single_state_dict(torch: Any, items: Any) -> dict[str, Any]:
-    """Return the one state dict of a checkpoint; raises where there is none or more than one."""
+    """Return the only state dict of a checkpoint; raise if there is none or more than one."""
     if _is_weights(torch, items):
         state_dicts = {"": items}
     else:
@@ -260,9 +262,9 @@ def _dtype_code(tensor: Any) -> Optional[str]:  # noqa: UP045 - Python 3.9
 
 
 def _write_safetensors(torch: Any, new: Any, target: Path) -> list[str]:
-    """Write weights and what JSON can hold of the rest; returns the keys that are lost.
+    """Write weights, and the rest as far as JSON can hold it; return the keys that are lost.
 
-    Tensors that share their memory are written each for itself: a strict load wants every name.
+    Tensors that share memory are written separately: a strict load needs every name.
     """
     weights = _single_state_dict(torch, new)
     extra, lost = {}, []
@@ -286,6 +288,7 @@ def _write_safetensors(torch: Any, new: Any, target: Path) -> list[str]:
         }
         offset = end
     text = json.dumps(header, separators=(",", ":")).encode()
+    # Aligned as in the reference: https://github.com/huggingface/safetensors#format
     text += b" " * (-len(text) % 8)
     with target.open("wb") as stream:
         stream.write(struct.pack("<Q", len(text)) + text)

@@ -33,12 +33,14 @@ def find_torch_python(project: Path, env: Mapping[str, str], *, requested_by: st
 
 
 def _list_candidates(project: Path, env: Mapping[str, str]) -> Iterator[Path]:
+    # https://docs.python.org/3/library/venv.html#how-venvs-work
     inside = Path("Scripts/python.exe" if os.name == "nt" else "bin/python")
     environments = [project / ".venv", project / "venv"]
     environments += [Path(env[name]) for name in ("VIRTUAL_ENV", "CONDA_PREFIX") if env.get(name)]
     for environment in environments:
         if (environment / inside).is_file():
             yield environment / inside
+    # Under pipx or uvx this is an environment of its own, which usually has no torch.
     yield Path(sys.executable)
     for folder in env.get("PATH", "").split(os.pathsep):
         for name in ("python3", "python"):

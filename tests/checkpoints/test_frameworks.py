@@ -113,7 +113,7 @@ def test_every_problem_of_the_models_is_told_at_once(project: Path) -> None:
     assert "did you mean 'models/last.pkl'?" in said
     assert "there is no framework 'sklaern'; did you mean 'sklearn'?" in said
     assert "'models/notes.bin': no known framework made it; set `framework`" in said
-    assert "'x.pt' of 'dataset:me/other': nothing tells its framework; name a local copy" in said
+    assert "'x.pt' of 'dataset:me/other': its framework is unknown; name a local copy" in said
 
 
 def test_a_framework_that_needs_a_class_asks_for_it(project: Path) -> None:

@@ -135,6 +135,7 @@ def _check_config(member: Member, config: dict[str, Any]) -> tuple[Finding, ...]
 
 
 def _check_lambda(member: Member) -> tuple[Finding, ...]:
+    # https://keras.io/api/models/model_saving_apis/model_saving_and_loading/: safe_mode is on by default.
     if member.params.get("safe_mode") is False:
         return ()
     problem = "has a Lambda layer with code in the file, which Keras refuses to run"

@@ -134,11 +134,11 @@ def read_graph(path: Path) -> OnnxGraph:
 
 def _read_model(stream: IO[bytes], end: int, graph: OnnxGraph) -> None:
     for number, value in read_fields(stream, end):
-        if number == 1:
+        if number == 1:  # ir_version
             graph.ir_version = value
-        elif number == 7:
+        elif number == 7:  # graph
             _read_graph(stream, stream.tell() + value, graph)
-        elif number == 8:
+        elif number == 8:  # opset_import
             domain, version = _read_opset(io.BytesIO(stream.read(value)), value)
             graph.opsets[domain] = version
 
@@ -146,9 +146,9 @@ def _read_model(stream: IO[bytes], end: int, graph: OnnxGraph) -> None:
 def _read_opset(stream: IO[bytes], end: int) -> tuple[str, int]:
     domain, version = "", 0
     for number, value in read_fields(stream, end):
-        if number == 1:
+        if number == 1:  # domain
             domain = read_text(stream, value)
-        elif number == 2:
+        elif number == 2:  # version
             version = value
     return domain, version
 
@@ -157,9 +157,9 @@ def _read_graph(stream: IO[bytes], end: int, graph: OnnxGraph) -> None:
     weights: set[str] = set()
     inputs: list[tuple[str, int]] = []
     for number, value in read_fields(stream, end):
-        if number == 5:
+        if number == 5:  # initializer
             weights.add(_read_tensor(stream, stream.tell() + value, graph))
-        elif number == 11:
+        elif number == 11:  # input
             inputs.append(_read_input(stream.read(value)))
     row_counts = [rows for name, rows in inputs if name not in weights]
     graph.inputs = len(row_counts)
@@ -169,9 +169,9 @@ def _read_graph(stream: IO[bytes], end: int, graph: OnnxGraph) -> None:
 def _read_tensor(stream: IO[bytes], end: int, graph: OnnxGraph) -> str:
     name = ""
     for number, value in read_fields(stream, end):
-        if number == 8:
+        if number == 8:  # name
             name = read_text(stream, value)
-        elif number == 13:
+        elif number == 13:  # external_data: https://onnx.ai/onnx/repo-docs/ExternalData.html
             entry = [read_text(part, length) for part, length in _read_parts(stream.read(value))]
             if entry[:1] == ["location"]:
                 graph.external.add(entry[-1])
@@ -189,9 +189,9 @@ def _read_input(message: bytes) -> tuple[str, int]:
     stream = io.BytesIO(message)
     name, rows = "", 0
     for number, value in read_fields(stream, len(message)):
-        if number == 1:
+        if number == 1:  # name
             name = read_text(stream, value)
-        elif number == 2:
+        elif number == 2:  # type
             rows = _read_nested(stream.read(value), (1, 2, 1))
     return name, rows
 

@@ -31,6 +31,7 @@ def read_version(member: Member) -> str:
 def check_member(member: Member) -> tuple[Finding, ...]:
     """Report missing parts of the weights, own code, and a model without a head."""
     findings = []
+    # Large models are saved in shards with an index: https://huggingface.co/docs/transformers/big_models
     for index in sorted(member.path.glob("*.index.json")):
         weight_map = read_settings(index).get("weight_map")
         parts = set(map(str, weight_map.values())) if isinstance(weight_map, dict) else set()

@@ -14,6 +14,7 @@ _JSON_VERSION = re.compile(rb'"version"\s*:\s*\[\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)
 _UBJ_VERSION = re.compile(rb"\x07version\[#L.{7}\x03i(.)i(.)i(.)", re.DOTALL)
 """A list of three bytes under the key "version", as UBJSON writes it."""
 _TEXT_DUMP = re.compile(rb"booster\[0\]:\s*\n0:")
+# The fixed header (LearnerModelParam) of the format that XGBoost 3.1 removed.
 _OLD_HEADER = 136
 """Bytes before the objective's name in the old binary format."""
 _OBJECTIVES = (b"reg:", b"binary:", b"multi:", b"rank:", b"count:", b"survival:")
