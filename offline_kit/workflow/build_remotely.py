@@ -19,7 +19,8 @@ from offline_kit.core.cache import Cache
 from offline_kit.core.errors import OutsideError, ProjectError, UsageError
 from offline_kit.core.report import SILENT, Advance, Reporter
 from offline_kit.core.thread_pool import WaitFor, cancelling_pool
-from offline_kit.kaggle.client.api_types import KaggleApi, NewNotebook
+from offline_kit.kaggle.client.api_types import NewNotebook
+from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.push import notebook_runs, push_notebook
 from offline_kit.kaggle.push import notebook_runs as runs
 from offline_kit.kaggle.push.notebook_runs import FinishedRun
@@ -242,7 +243,7 @@ def fetch_wheels(kit: Kit, port: KaggleSession, report: Reporter = SILENT, *, lo
 
 
 def _fetch_wheel(
-    run: tuple[str, int], entry: FileEntry, kaggle: KaggleApi, scratch: Path, advance: Advance, look: float
+    run: tuple[str, int], entry: FileEntry, kaggle: KaggleClient, scratch: Path, advance: Advance, look: float
 ) -> Path:
     """Bring one wheel, telling how far it is: on a slow line a large one takes its time."""
     shown = 0

@@ -12,7 +12,6 @@ from offline_kit.core.report import SILENT, Reporter
 from offline_kit.core.retry import PATIENT
 from offline_kit.kaggle.client.api_types import (
     Account,
-    KaggleApi,
     NewNotebook,
     RefusedError,
     UnreachableError,
@@ -65,7 +64,7 @@ class KaggleSession:
 
     config: Config
     """Whose things go there."""
-    kaggle: KaggleApi
+    kaggle: KaggleClient
     """Who takes them."""
     account: Account
     """Who we are there."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from offline_kit.core.errors import OfflineKitError
-from offline_kit.kaggle.client.api_types import KaggleApi
+from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.push import push_datasets, push_notebook, verify_remote
 from offline_kit.kaggle.push.journal import LastSeenStore
 from offline_kit.kaggle.push.submission_ledger import LedgerEntry, SubmissionLedger
@@ -156,7 +156,7 @@ def _remote_parts(port: KaggleSession, kit: Kit) -> Iterator[RemotePart]:
     )
 
 
-def _dataset_part(kaggle: KaggleApi, ref: str, part: KitPart) -> RemotePart:
+def _dataset_part(kaggle: KaggleClient, ref: str, part: KitPart) -> RemotePart:
     dataset = kaggle.get_dataset(ref)
     if dataset is None:
         return RemotePart(name=part.name, ref=ref, version=0, state="", holds="nothing")
@@ -168,7 +168,7 @@ def _dataset_part(kaggle: KaggleApi, ref: str, part: KitPart) -> RemotePart:
     )
 
 
-def _other_part(kaggle: KaggleApi, home: str, part: KitPart) -> RemotePart:
+def _other_part(kaggle: KaggleClient, home: str, part: KitPart) -> RemotePart:
     remote = verify_remote.inspect_part(part, home, kaggle)
     holds = "no kit" if remote.part is None else "this kit" if remote.part.id == part.id else "another kit"
     return RemotePart(

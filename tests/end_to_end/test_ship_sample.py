@@ -64,7 +64,7 @@ def test_from_a_fresh_state_to_a_score_and_nothing_twice(server: LocalKaggleServ
     assert (again["notebook"]["action"], again["submission"]["already"]) == ("nothing", True)
     assert again["submission"]["score"] == score
     assert "nothing to upload" in said
-    assert "nothing submitted" in said
+    assert "nothing to submit" in said
     assert len(list(server.kaggle.store.iter_records("submissions"))) == 1
 
 

@@ -347,7 +347,7 @@ def test_production_is_out_of_reach_of_the_test_suite(bench: Bench, monkeypatch:
     """With the guard set there is no client for the real Kaggle; one for the local Kaggle cannot leave it."""
     monkeypatch.setenv(GUARD, "1")
     monkeypatch.delenv("KAGGLE_API_ENVIRONMENT", raising=False)
-    with KaggleClient(KaggleEndpoint()) as client, pytest.raises(UsageError, match="out of reach"):
+    with KaggleClient(KaggleEndpoint()) as client, pytest.raises(UsageError, match="blocks the real Kaggle"):
         client.fetch_account()
     env = KaggleEndpoint(local=bench.server.url).build_environment(dict(os.environ), str(bench.folder))
     import subprocess
@@ -399,7 +399,7 @@ def test_a_closed_client_begins_no_other_one(bench: Bench) -> None:
         thread.start()
         time.sleep(0.5)
     thread.join(5)
-    assert [str(each) for each in troubles] == ["the talk with Kaggle is over"]
+    assert [str(each) for each in troubles] == ["the connection to Kaggle was closed"]
 
 
 def test_a_missing_client_is_named(bench: Bench, tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ def test_outputs_are_emptied_and_sources_joined() -> None:
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"cells": 3}', '{"cells": [3]}', "print()"])
 def test_what_is_no_notebook_is_not_sent(bench: Bench, alice: KaggleClient, text: str) -> None:
     """The mistake is told before anything leaves."""
-    with pytest.raises(ProjectError, match="no notebook"):
+    with pytest.raises(ProjectError, match="not a notebook"):
         alice.save_notebook(new(text=text))
     assert asked(bench, "SaveKernel") == 0
 
@@ -165,9 +165,9 @@ def test_the_title_decides_the_slug(alice: KaggleClient) -> None:
 @pytest.mark.parametrize(
     ("said", "remedy"),
     [
-        ("Maximum batch GPU session count of 2 reached.", "has ended"),
+        ("Maximum batch GPU session count of 2 reached.", "to finish"),
         ("Maximum weekly GPU quota of 30.00 hours reached.", "quota is renewed"),
-        ("Notebook not found", "words of Kaggle"),
+        ("Notebook not found", "Kaggle's message"),
     ],
 )
 def test_a_refusal_in_a_friendly_answer_is_an_error(
@@ -185,7 +185,7 @@ def test_a_refusal_in_a_friendly_answer_is_an_error(
 def test_an_answer_without_a_version_is_no_success(bench: Bench, alice: KaggleClient) -> None:
     """Whether there is a version is unknown then."""
     bench.kaggle.faults.add_fault(Fault(on="SaveKernel", answer={"ref": f"/code/{KERNEL}", "error": ""}))
-    with pytest.raises(NoResponseError, match="which version"):
+    with pytest.raises(NoResponseError, match="did not return the version"):
         alice.save_notebook(new())
 
 
@@ -374,7 +374,7 @@ def test_links_that_never_work_are_told_as_such(bench: Bench, alice: KaggleClien
     """Trying ends, with the reason."""
     ran(bench, alice)
     bench.kaggle.faults.add_fault(Fault(on="GET", status=403, times=0))
-    with pytest.raises(OfflineKitError, match="no link") as caught:
+    with pytest.raises(OfflineKitError, match="download link") as caught:
         alice.download_run_output(KERNEL, 1, "submission.csv", tmp_path / "s.csv")
     assert "403" in str(caught.value.details)
     assert not (tmp_path / "s.csv").exists()

@@ -84,7 +84,7 @@ def test_files_that_we_did_not_put_there_are_not_dropped(tmp_path: Path) -> None
     remote = RemotePartState(ref=REF, version=1, state="ready", part=old.parts[0], files=files)
     assert plan_push(kit, {"kit": remote}, PushOptions()).parts[0].dropped_files == ("packages/gone.whl",)
     remote = dataclasses.replace(remote, files=(*files, RemoteFile(name="my/notes.txt", size=3)))
-    with pytest.raises(ProjectError, match="did not put there") as caught:
+    with pytest.raises(ProjectError, match="did not upload") as caught:
         plan_push(kit, {"kit": remote}, PushOptions())
     assert caught.value.details == ("my/notes.txt",)
     plan = plan_push(kit, {"kit": remote}, PushOptions(drop_foreign=True))
@@ -123,7 +123,7 @@ def test_all_problems_come_at_once(tmp_path: Path) -> None:
         part.name: RemotePartState(ref=f"a/{part.name}", version=1, state="ready", files=file)
         for part in kit.parts
     }
-    with pytest.raises(ProjectError, match="2 things") as caught:
+    with pytest.raises(ProjectError, match="2 problems") as caught:
         plan_push(kit, remotes, PushOptions())
     assert [line for line in caught.value.details if "a/" in line] != []
 
@@ -181,7 +181,7 @@ def test_a_new_version_says_what_it_is(bench: Bench, alice: KaggleClient, tmp_pa
     found = alice.get_dataset(REF)
     assert found is not None
     assert kit.parts[0].id in found.version_notes[2]
-    assert "1 files new, 0 changed, 0 gone" in found.version_notes[2]
+    assert "1 files added, 0 changed, 0 removed" in found.version_notes[2]
 
 
 def test_the_push_ends_when_the_new_version_is_there(tmp_path: Path) -> None:
@@ -300,7 +300,7 @@ def test_a_kit_that_is_not_whole_is_not_sent(bench: Bench, alice: KaggleClient, 
     with pytest.raises(ProjectError, match="manifest"):
         pushed(bench, kit, alice)
     (kit.folder / "dataset/packages/a.whl").unlink()
-    with pytest.raises(ProjectError, match="not whole"):
+    with pytest.raises(ProjectError, match="incomplete"):
         pushed(bench, kit, alice)
     assert versions(bench) == []
 

@@ -69,7 +69,7 @@ def test_local_and_real_are_never_mixed_up(bench: Bench) -> None:
     for words, says in (
         (("--to", "local", "--at", "https://www.kaggle.com"), "no local Kaggle"),
         (("--at", bench.server.url), "--to local"),
-        ((), "out of reach"),
+        ((), "blocks the real Kaggle"),
     ):
         done = push(bench, *words, env={"OFFLINE_KIT_LOCAL_KAGGLE": bench.server.url})
         assert (done.returncode, says in done.stderr) == (2, True), done.stderr

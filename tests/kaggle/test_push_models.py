@@ -345,8 +345,8 @@ def test_the_pinned_version_is_shown_and_verified(here: Yard) -> None:
     checkpoint.unlink()
     checkpoint.write_bytes(b"x" * size)
     here.run("verify", *here.to).good()
-    said = here.run("verify", *here.to, "--deep").failed(1, "'checkpoints/model.ckpt' has other bytes")
-    assert "--resend': it makes a new version" in said.out
+    said = here.run("verify", *here.to, "--deep").failed(1, "'checkpoints/model.ckpt' has different content")
+    assert "--resend' to upload the same files as a new version" in said.out
     here.push("--resend").good()
     assert here.run("verify", *here.to, "--deep", "--json").good().facts["parts"][0]["version"] == 2
 

@@ -84,8 +84,9 @@ def test_metadata_without_the_internet_key_counts_as_online(tmp_path: Path) -> N
     kit = written(make_kit(tmp_path / "kit"), "1")
     told = {key: value for key, value in METADATA.items() if key != "enable_internet"}
     (kit.folder / "notebook" / "kernel-metadata.json").write_text(json.dumps(told))
-    with pytest.raises(UsageError, match="cannot be pushed"):
+    with pytest.raises(UsageError) as caught:
         push_notebook.read_notebook(kit, "alice")
+    assert caught.value.code == "notebook-metadata-invalid"
 
 
 def test_a_kit_without_a_notebook_says_so(tmp_path: Path) -> None:
@@ -234,7 +235,7 @@ def test_a_rejected_source_fails_and_its_version_does_not_count(bench: Bench, al
     with pytest.raises(OutsideError, match="did not attach 2") as caught:
         push_notebook.push_notebook(wanted, alice, ways(bench))
     assert any("dataset 'alice/plant-kit'" in line and "ready" in line for line in caught.value.details)
-    rules = f"see that it is called so, and accept its rules at {bench.server.url}/competitions/no-such-comp/rules"
+    rules = f"check its name, and accept its rules at {bench.server.url}/competitions/no-such-comp/rules"
     assert any(rules in line and "competition.toml" in line for line in caught.value.details)
     assert any('under `copies`: "dataset:alice/plant-kit" = ' in line for line in caught.value.details)
     ended(bench, 1)
@@ -312,7 +313,7 @@ def test_a_notebook_that_kaggle_put_elsewhere_is_told(bench: Bench, alice: Kaggl
     """The reference in the answer is not the one that was asked for."""
     answer = {"ref": "/code/alice/elsewhere", "url": "https://www.kaggle.com/code/alice/elsewhere"}
     bench.kaggle.faults.add_fault(Fault(on="SaveKernel", answer={**answer, "versionNumber": 1}))
-    with pytest.raises(OutsideError, match="'alice/elsewhere', not to") as caught:
+    with pytest.raises(OutsideError, match="'alice/elsewhere', not as") as caught:
         push_notebook.push_notebook(new(), alice, ways(bench))
     assert "title" in caught.value.hint
     assert push_notebook.push_notebook(new(), alice, ways(bench)).version == 1
@@ -321,8 +322,8 @@ def test_a_notebook_that_kaggle_put_elsewhere_is_told(bench: Bench, alice: Kaggl
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        ({"enableInternet": True}, "internet is on"),
-        ({"isPrivate": False}, "everybody may see it"),
+        ({"enableInternet": True}, "internet access is on"),
+        ({"isPrivate": False}, "it is public"),
         ({"datasetDataSources": []}, "'alice/plant-kit' is not attached"),
         ({"dockerImage": "gcr.io/x@sha256:other"}, "its image is"),
         pytest.param({"machineShape": "NvidiaTeslaT4"}, "accelerator", marks=pytest.mark.slow),
@@ -398,12 +399,12 @@ def test_sources_with_their_kind_in_front_are_the_same_sources(tmp_path: Path) -
 
 
 def test_a_source_too_many_is_another_content(bench: Bench, alice: KaggleClient) -> None:
-    """A source that is not wanted any more makes a new version."""
+    """A source that is no longer needed makes a new version."""
     pushed(bench, make_kit(bench.folder / "kit"), alice)
     push_notebook.push_notebook(
         new(WRITES, sources=NotebookSources(datasets=("alice/plant-kit",))), alice, ways(bench)
     )
     there = alice.get_notebook(REF)
     assert there
-    assert "not wanted any more" in find_extra_sources(new(WRITES), there)[0].summary
+    assert "no longer needed" in find_extra_sources(new(WRITES), there)[0].summary
     assert push_notebook.push_notebook(new(WRITES), alice, ways(bench)).version == 2

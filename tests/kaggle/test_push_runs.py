@@ -120,7 +120,7 @@ def test_outputs_are_fetched_with_the_log_beside_them(
 def test_an_output_that_was_not_written_is_told(bench: Bench, alice: KaggleClient, tmp_path: Path) -> None:
     """What was written instead stands there."""
     done = ran(bench, alice, "open('other.csv', 'w').write('x')")
-    with pytest.raises(ProjectError, match=r"wrote no 'submission\.csv'") as caught:
+    with pytest.raises(ProjectError, match=r"completed without writing 'submission\.csv'") as caught:
         notebook_runs.fetch_outputs(done, alice, tmp_path / "back", ["submission.csv"])
     assert caught.value.details == ("written instead: other.csv",)
 
@@ -152,7 +152,7 @@ def test_the_notebooks_own_errors_speak_for_themselves(
         notebook_runs.push_and_follow(new(code), alice, ways(bench), log_folder=tmp_path / "logs")
     assert (caught.value.code, caught.value.hint) == ("kit-damaged", "push the kit again")
     assert "cause: 2 of 9 files are damaged" in caught.value.details
-    assert f"the whole log: {tmp_path / 'logs' / 'log.txt'}" in caught.value.details
+    assert f"full log: {tmp_path / 'logs' / 'log.txt'}" in caught.value.details
     assert "Traceback" in (tmp_path / "logs" / "log.txt").read_text()
 
 
@@ -212,10 +212,10 @@ def test_a_state_that_nobody_knows_is_waited_for_and_never_pushed_over(
     report, said = listener()
     for _ in range(2):
         with pytest.raises(
-            OutsideError, match=r"has not ended in time: it is still 'unknown \('ALMOST_COMPLETE'\)'"
+            OutsideError, match=r"has not finished in time: it is 'unknown \('ALMOST_COMPLETE'\)'"
         ):
             notebook_runs.push_and_follow(new(), alice, ways(bench), report, timeout=0.5)
-    assert len([line for line in said if "whether it has ended cannot be told" in line]) == 2
+    assert len([line for line in said if "offline-kit does not know" in line]) == 2
     assert versions(bench) == [1]
 
 
@@ -231,7 +231,7 @@ def test_a_run_that_never_ends_is_waited_for_again(bench: Bench, alice: KaggleCl
     """The wait has an end; the same command waits on and pushes nothing."""
     bench.kaggle.faults.add_fault(Fault(on="RUN", stuck="RUNNING"))
     for _ in range(2):
-        with pytest.raises(OutsideError, match=r"not ended in time.*'running'"):
+        with pytest.raises(OutsideError, match=r"not finished in time.*'running'"):
             notebook_runs.push_and_follow(new(), alice, ways(bench), timeout=0.3)
     assert versions(bench) == [1]
 
@@ -252,7 +252,7 @@ def test_a_version_that_never_gets_a_run_is_replaced_by_the_same_command(
     bench.kaggle.faults.add_fault(Fault(on="GetKernelSessionStatus", status=403, times=0))
     with pytest.raises(OutsideError, match=r"version 1 of .* has no run") as told:
         notebook_runs.push_and_follow(new(), alice, mine)
-    assert "it pushes a new one" in told.value.hint
+    assert "it pushes a new version" in told.value.hint
     with pytest.raises(OutsideError, match=r"version 2 of .* has no run"):
         notebook_runs.push_and_follow(new(), alice, mine)
     assert versions(bench) == [1, 2]

@@ -76,7 +76,7 @@ def test_a_version_is_submitted_once_and_scored(held: Contest) -> None:
     plan = held.plan(commit="c" * 40, run_seconds=12.5)
     assert (plan.remaining_today, plan.existing, plan.server_name) == (5, None, "the local Kaggle")
     shown = dict(plan.list_facts())
-    assert "5 of 5; 0 made today; the day turns at 00:00 UTC" in shown["left today"]
+    assert "5 of 5; 0 made today; the limit resets at 00:00 UTC" in shown["left today"]
     assert shown["deadline"].startswith("2099-01-01 00:00 UTC, in ")
     assert f"{KERNEL}, version 1, submission.csv" in shown["notebook"]
     done = held.submit(plan)
@@ -89,7 +89,7 @@ def test_a_version_is_submitted_once_and_scored(held: Contest) -> None:
     assert (entry.commit, entry.run_seconds, entry.state) == ("c" * 40, 12.5, "complete")
     again = held.submit(message="other words")
     assert (again.ref, again.existed_before) == (FIRST, True)
-    assert dict(held.plan().list_facts())["submitted"] == "already, as number 1001: complete"
+    assert dict(held.plan().list_facts())["submitted"] == "before, as submission 1001: complete"
     assert len(held.made()) == 1
 
 
@@ -107,7 +107,7 @@ def test_again_is_for_a_submission_that_has_its_end(held: Contest) -> None:
 
 
 def test_a_pending_one_is_not_sent_again(tmp_path: Path) -> None:
-    """--again, cut while it waits and given again, goes on waiting."""
+    """--again, cut while it waits and given again, continues to wait."""
     with contest(tmp_path, scoring=1.0) as held:
         held.finished()
         first = held.submit()
@@ -161,12 +161,12 @@ def stopped(held: Contest, **changes: object) -> OfflineKitError:
     ("extra", "what", "hint"),
     [
         ("entered = false", "has not accepted the rules of 'small-digits'", f"{PAGE}/rules"),
-        ("closed = true", "takes no submissions", "see http"),
-        ("deadline = 2024-05-06T07:08:00Z", "2024-05-06 07:08 UTC, over since", "--late"),
+        ("closed = true", "does not accept submissions", "see http"),
+        ("deadline = 2024-05-06T07:08:00Z", "2024-05-06 07:08 UTC, passed", "--late"),
         (
             "daily = 0",
-            "no submission to 'small-digits' is left today",
-            "the day of Kaggle turns at 00:00 UTC",
+            "the daily submission limit of 'small-digits' is reached",
+            "the daily limit resets at 00:00 UTC",
         ),
     ],
 )
@@ -195,7 +195,7 @@ def test_a_version_that_is_not_there_is_told(seen: Contest) -> None:
     assert error.exit_code is Exit.PROJECT
     assert "no version 7" in error.what
     assert "newest is version 1" in error.what
-    assert "no such notebook" in stopped(seen, notebook="alice/other").what
+    assert stopped(seen, notebook="alice/other").code == "notebook-version-not-found"
 
 
 def test_a_run_that_failed_is_told_with_its_words(seen: Contest) -> None:
@@ -219,7 +219,7 @@ def test_a_run_under_way_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cell", "told"), [("pass", "is not there"), ("open('submission.csv', 'w')", "is empty")]
+    ("cell", "told"), [("pass", "is missing"), ("open('submission.csv', 'w')", "is empty")]
 )
 def test_a_file_that_is_missing_or_empty_is_told(seen: Contest, cell: str, told: str) -> None:
     """With the outputs that there are."""
@@ -237,7 +237,7 @@ def test_internet_that_is_on_is_told(seen: Contest) -> None:
     seen.bench.finished(version)
     error = stopped(seen, version=version)
     assert error.exit_code is Exit.PROJECT
-    assert "has the internet on" in error.what
+    assert "has internet access" in error.what
 
 
 def test_all_that_stands_against_it_comes_at_once(seen: Contest) -> None:
@@ -245,9 +245,15 @@ def test_all_that_stands_against_it_comes_at_once(seen: Contest) -> None:
     seen.rules("entered = false\nclosed = true")
     error = stopped(seen, version=7, message="x" * 300)
     assert error.exit_code is Exit.PROJECT
-    assert error.what.startswith("4 things stand against this submission; nothing was spent")
+    assert error.what.startswith("4 problems prevent this submission; nothing was submitted")
     lines = "\n".join(error.details)
-    for word in ("takes no submissions", "accepted the rules", "no version 7", "300 characters", "--version"):
+    for word in (
+        "does not accept submissions",
+        "accepted the rules",
+        "no version 7",
+        "300 characters",
+        "--version",
+    ):
         assert word in lines
     assert isinstance(stopped(seen, competition="no-such", message="x" * 300), OfflineKitError)
 
@@ -285,10 +291,10 @@ def test_late_submissions_go_where_they_are_taken(held: Contest) -> None:
 
 
 REFUSALS = [
-    (400, "Your team has used its daily Submission allowance (5) today", "the day of Kaggle turns"),
+    (400, "Your team has used its daily Submission allowance (5) today", "the daily limit resets"),
     (403, "You must accept this competition's rules", f"{PAGE}/rules"),
-    (404, "Notebook version not found", "'offline-kit push' pushes another"),
-    (400, "Submission not allowed: too large", "nothing was spent"),
+    (404, "Notebook version not found", "'offline-kit push' pushes a new version"),
+    (400, "Submission not allowed: too large", "no submission was used"),
 ]
 
 
@@ -313,7 +319,7 @@ def test_a_refusal_in_a_friendly_answer_is_one(held: Contest) -> None:
     with pytest.raises(RefusedError) as caught:
         held.submit()
     assert caught.value.what == words
-    assert "nothing was spent" in caught.value.hint
+    assert "no submission was used" in caught.value.hint
     assert held.ledger.read_entries() == ()
     assert not held.submit().existed_before
     assert len(held.made()) == 1
@@ -335,9 +341,9 @@ def test_the_words_of_a_yes_that_does_not_show_are_told(held: Contest) -> None:
     words = "Successfully submitted to Small digits"
     held.bench.kaggle.faults.add_fault(Fault(on="CreateCodeSubmission", answer={"message": words}))
     for _again in range(2):
-        with pytest.raises(OutsideError, match="does not show it yet") as caught:
+        with pytest.raises(OutsideError, match="does not list it yet") as caught:
             held.submit()
-        assert caught.value.details == (f"Kaggle's words: {words}",)
+        assert caught.value.details == (f"Kaggle's message: {words}",)
     assert held.made() == []
 
 
@@ -387,7 +393,7 @@ def test_what_kaggle_took_and_does_not_show_is_not_sent_again(tmp_path: Path) ->
         held.finished()
         assert held.submit().ref == FIRST
         assert phases(held) == [Phase.BEGUN, Phase.ANSWERED]
-        with pytest.raises(OutsideError, match="does not show it yet"):
+        with pytest.raises(OutsideError, match="does not list it yet"):
             held.submit()
         held.bench.until(lambda: bool(held.alice.list_submissions(SLUG)))
         assert held.submit().existed_before
@@ -478,7 +484,7 @@ class Listener(_Silent):
     ("cell", "words", "remedy"),
     [
         ("if rerun: 1 / 0", "Notebook Threw Exception", "rehearse"),
-        ("if rerun: pathlib.Path('submission.csv').unlink()", "Submission CSV Not Found", "whatever"),
+        ("if rerun: pathlib.Path('submission.csv').unlink()", "Submission CSV Not Found", "for any"),
         ("if rerun: pathlib.Path('submission.csv').write_text('id,label\\n')", "Scoring Error", "ids"),
     ],
 )
@@ -519,7 +525,7 @@ def test_complete_with_an_error_is_an_error(held: Contest) -> None:
     held.bench.kaggle.faults.add_fault(
         told(status="COMPLETE", errorDescription="Notebook Timeout", publicScore="0.0")
     )
-    with pytest.raises(ProjectError, match="is complete, but not scored as it should be: Notebook Timeout"):
+    with pytest.raises(ProjectError, match="is complete, but without a score: Notebook Timeout"):
         held.wait(done.ref)
 
 
@@ -553,14 +559,14 @@ def test_trouble_during_the_wait_is_waited_for_too(held: Contest) -> None:
 
 @pytest.mark.slow
 def test_the_wait_shows_life_and_ends_at_its_deadline(tmp_path: Path) -> None:
-    """A live line tells since when; patience ends with exit 4, and the same command goes on waiting."""
+    """A live line tells since when; patience ends with exit 4, and the same command continues to wait."""
     with contest(tmp_path, scoring=0.8) as held:
         held.finished()
         done = held.submit()
         listener = Listener()
         with pytest.raises(OutsideError, match="submission 1001 is not scored yet") as caught:
             held.wait(done.ref, listener, deadline=0.3)
-        assert "goes on waiting" in caught.value.hint
+        assert "continues to wait" in caught.value.hint
         assert listener.said[0] == "the local Kaggle scores submission 1001"
         assert listener.said[-1] == "pending since less than a minute"
         again = held.submit()
@@ -583,7 +589,7 @@ def test_a_local_kaggle_is_asked_each_second_for_a_score(held: Contest) -> None:
 
 def test_a_number_that_never_shows_is_told(held: Contest) -> None:
     """After the grace, not after hours."""
-    with pytest.raises(OutsideError, match="no submission of number 99"):
+    with pytest.raises(OutsideError, match="no submission 99"):
         dataclasses.replace(held, grace=0.2).wait(99)
 
 
@@ -598,20 +604,20 @@ def test_a_submission_that_stays_forbidden_is_told_in_kaggles_words(held: Contes
 
 
 @pytest.mark.parametrize(
-    ("said", "word"),
+    ("message", "code"),
     [
-        ("Notebook Exceeded Allowed Compute", "memory or disk"),
-        ("Your notebook tried to allocate more memory than is available.", "memory did not suffice"),
-        ("Evaluation Exception: Inference time cap exceeded.", "longer than the competition allows"),
-        ("Submission Scoring Error: column 'label' not found", "rows, columns, ids"),
-        ("Submission Zip Not Found", "without the file"),
-        ("Server never started", "inference server"),
-        ("Notebook Threw Exception (after deadline)", "hidden run alone"),
+        ("Notebook Exceeded Allowed Compute", "submission-over-compute-limit"),
+        ("Your notebook tried to allocate more memory than is available.", "submission-out-of-memory"),
+        ("Evaluation Exception: Inference time cap exceeded.", "submission-timeout"),
+        ("Submission Scoring Error: column 'label' not found", "submission-scoring-failed"),
+        ("Submission Zip Not Found", "submission-file-missing"),
+        ("Server never started", "submission-server-not-started"),
+        ("Notebook Threw Exception (after deadline)", "submission-notebook-failed"),
     ],
 )
-def test_known_sentences_have_their_cause(said: str, word: str) -> None:
-    """Each of Kaggle's few sentences is explained by what usually is behind it."""
-    assert word in explain_failure(said).cause
+def test_known_sentences_have_their_cause(message: str, code: str) -> None:
+    """Each of Kaggle's few sentences is explained by its usual cause."""
+    assert explain_failure(message).code == code
 
 
 def test_other_sentences_are_not_explained_away() -> None:
@@ -643,7 +649,7 @@ def test_an_older_version_goes_only_with_its_own_kit(held: Contest) -> None:
     pushed(held.bench, new, held.alice)
     error = stopped(held, version=version)
     assert error.exit_code is Exit.PROJECT
-    assert "do not hold any more" in error.what
+    assert "no longer hold" in error.what
     assert f"part 'kit' {old.parts[0].id}" in error.details
     assert "build and push that kit again" in error.hint
     assert "rendered for the kit" in stopped(held, version=version, kit=new.id).details[0]
@@ -677,7 +683,7 @@ def test_a_queued_submission_is_warned_of_before_its_dataset_changes(tmp_path: P
         ]
         now, later = {"Alice/plant-kit": parts["kit"]}, ["f" * 64]
         (line,) = find_disturbed(found, now, later)
-        assert "submission 1001 is not run yet; it uses part kit of alice/plant-kit" in line
+        assert "submission 1001 has not run yet; it uses part kit of alice/plant-kit" in line
         assert find_disturbed(found, now, parts.values()) == ()
         assert find_disturbed(found, {"alice/other": parts["kit"]}, later) == ()
         assert find_disturbed(found, {}, later) == ()
@@ -691,7 +697,7 @@ def test_a_pending_submission_by_hand_may_be_disturbed(held: Contest) -> None:
     """What bears no mark of ours is named, as nobody knows what it uses."""
     by_hand = Submission(ref=9, submitted_at=None, state="pending", message="from the web page")
     (line,) = find_disturbed([QueuedSubmission(submission=by_hand)], {"alice/plant-kit": ""}, [])
-    assert "made by hand" in line
+    assert "by hand" in line
     assert "from the web page" in line
 
 

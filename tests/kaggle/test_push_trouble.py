@@ -137,7 +137,7 @@ def test_what_kaggle_took_and_shows_late_is_not_sent_twice(tmp_path: Path) -> No
         impatient = ways(bench, dataclasses.replace(SHORT, visibility_timeout=0.2, processing_timeout=0.2))
         with pytest.raises(OutsideError):
             pushing.push_kit(kit, datasets(kit), alice, impatient)
-        with pytest.raises(OutsideError, match="took the push of 'alice/plant-kit'") as caught:
+        with pytest.raises(OutsideError, match="accepted the push of 'alice/plant-kit'") as caught:
             pushing.push_kit(
                 kit, datasets(kit), alice, ways(bench, dataclasses.replace(SHORT, visibility_timeout=0.2))
             )
@@ -188,7 +188,7 @@ def test_tokens_that_kaggle_refuses_are_not_used_again(
         with pytest.raises(OutsideError, match=message) as caught:
             pushed(bench, kit, alice)
         sent.append(len(bench.server.traffic.ended_requests("/StartBlobUpload")))
-    assert "sends the files once more" in caught.value.hint
+    assert "uploads the files again" in caught.value.hint
     assert sent[0] == sent[1]
     assert pushed(bench, kit, alice)[0].version == 1
     assert len(bench.server.traffic.ended_requests("/StartBlobUpload")) == 2 * sent[0]
@@ -203,7 +203,7 @@ def test_a_dataset_whose_first_version_failed_gets_a_second(tmp_path: Path) -> N
         with pytest.raises(OutsideError, match="could not process version 1"):
             pushed(bench, kit, alice)
         (problem,) = verify_kit(kit, datasets(kit), alice, VerifyOptions(waiting=EAGER)).problems
-        assert "its first version is not ready on Kaggle, but 'failed'" in problem.what
+        assert "its first version is not ready on Kaggle: 'failed'" in problem.what
         with pytest.raises(OutsideError, match="could not process"):
             pushing.push_kit(kit, datasets(kit), alice, ways(bench, SHORT))
         (done,) = pushed(bench, kit, alice)

@@ -79,7 +79,9 @@ def test_what_was_answered_and_does_not_show_yet_is_not_given_up(tmp_path: Path)
     journal = Journal(tmp_path / "j")
     for phase in (Phase.BEGUN, Phase.ANSWERED):
         journal.append_entry(EFFECT, phase)
-    with pytest.raises(OutsideError, match="took the push of 'a/kit', and does not show it yet") as caught:
+    with pytest.raises(
+        OutsideError, match="accepted the push of 'a/kit', but does not show it yet"
+    ) as caught:
         recover_interrupted(journal, "a/kit", lambda _: None, SILENT, processing=60)
     assert "later" in caught.value.hint
     assert journal.find_open_entry("a/kit")

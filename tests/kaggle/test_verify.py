@@ -98,11 +98,11 @@ def test_a_file_that_kaggle_renamed_is_told_by_its_bytes(
     (there(bench) / "packages/a.whl").rename(there(bench) / "packages/a_1.whl")
     assert whats(verified(kit, alice)) == [
         f"'{REF}': 'packages/a.whl' is missing",
-        f"'{REF}': 'packages/a_1.whl' is not of the kit",
+        f"'{REF}': 'packages/a_1.whl' is not part of the kit",
     ]
     found = verified(kit, alice, deep=True)
     assert whats(found) == []
-    assert "'packages/a.whl' is there as 'packages/a_1.whl'" in found.parts[0].notes[0]
+    assert "'packages/a.whl' is named 'packages/a_1.whl' there" in found.parts[0].notes[0]
 
 
 # ------------------------------------------------------------------ what differs
@@ -120,13 +120,13 @@ def test_all_parts_are_looked_at(bench: Bench, alice: KaggleClient, tmp_path: Pa
     assert answer == {}
     found = verified(kit, alice)
     assert whats(found) == [
-        "there is no dataset 'alice/plant-kit-checkpoints' that this account may see",
-        "on this disk, 'packages/install.json' has another SHA-256 than in the manifest",
-        "'alice/plant-kit-packages' is PUBLIC: everybody sees the kit",
+        "the dataset 'alice/plant-kit-checkpoints' does not exist or is not visible to this account",
+        "on this disk, 'packages/install.json' has other bytes than the manifest says",
+        "'alice/plant-kit-packages' is PUBLIC: everyone can see the kit",
     ]
-    assert [problem.remedy.partition(": it makes")[0] for problem in found.problems] == [
+    assert [problem.remedy.partition(", which")[0] for problem in found.problems] == [
         "run 'offline-kit push'",
-        "build the kit again with 'offline-kit build'",
+        "run 'offline-kit build'",
         f"make it private at once in the settings of {found.parts[1].remote.url}",
     ]
 
@@ -140,7 +140,7 @@ def test_a_changed_file_at_the_server_is_named_by_a_deep_comparison(
     change(there(bench) / "checkpoints/model.ckpt", b"x" * 300_000)
     assert whats(verified(kit, alice)) == []
     (problem,) = verified(kit, alice, deep=True).problems
-    assert problem.what.startswith(f"'{REF}': 'checkpoints/model.ckpt' has other bytes (sha256 ")
+    assert problem.what.startswith(f"'{REF}': 'checkpoints/model.ckpt' has different content (sha256 ")
     assert "push --resend" in problem.remedy
     pushed(bench, kit, alice)
     assert content(bench)["checkpoints/model.ckpt"] == b"x" * 300_000
@@ -161,11 +161,11 @@ def test_another_kit_on_kaggle_is_told_file_by_file(
     assert head == f"'{REF}': version 1 holds the part {old.parts[0].id[:12]}, not {kit.parts[0].id[:12]}"
     assert [line.partition(" (")[0] for line in files] == [
         f"'{REF}': 'packages/new.whl' is missing",
-        f"'{REF}': 'packages/gone.whl' is not of the kit",
-        f"'{REF}': 'packages/a.whl' has other bytes",
+        f"'{REF}': 'packages/gone.whl' is not part of the kit",
+        f"'{REF}': 'packages/a.whl' has different content",
     ]
     assert {problem.remedy for problem in found.problems} == {
-        "run 'offline-kit push': it makes a version that holds this kit"
+        "run 'offline-kit push', which uploads this kit as a new version"
     }
 
 
@@ -183,7 +183,7 @@ def test_a_version_that_failed_is_not_ready(bench: Bench, alice: KaggleClient, t
     bench.kaggle.faults.add_fault(Fault(on="CreateDataset", stuck="FAILED"))
     with pytest.raises(OutsideError):
         pushed(bench, kit, alice)
-    assert whats(verified(kit, alice)) == [f"'{REF}': version 1 is not ready on Kaggle, but 'failed'"]
+    assert whats(verified(kit, alice)) == [f"'{REF}': version 1 is not ready on Kaggle: 'failed'"]
 
 
 def test_a_file_in_a_wrapping_zip_is_the_file(bench: Bench, alice: KaggleClient, tmp_path: Path) -> None:
@@ -229,8 +229,8 @@ def test_the_notebook_is_compared_by_cells_settings_and_sources(
     alice.save_notebook(other)
     bench.until(lambda: (seen := alice.get_notebook(other.ref)) is not None and seen.newest_version == 2)
     assert whats(verified(kit, alice)) == [
-        "'alice/plant-inference' version 2: everybody may see it",
-        "'alice/plant-inference' version 2: its cells are others",
+        "'alice/plant-inference' version 2: it is public",
+        "'alice/plant-inference' version 2: its cells differ",
     ]
 
 

@@ -210,14 +210,14 @@ def test_a_lost_answer(here: Yard, method: str) -> None:
 
 @pytest.mark.slow
 def test_a_dataset_of_ones_own(here: Yard) -> None:
-    """Files that we did not put there stop the push with exit 1; allowed, they make room for a version."""
+    """Files that we did not upload stop the push with exit 1; allowed, they make room for a version."""
     here.bench.kaggle.accounts.add_account("local", key="key-of-local")
     tokens = here.bench.upload({"notes.txt": b"mine"}, "local")
     words = {"ownerSlug": "local", "slug": "small-kit", "title": "Small kit", "isPrivate": True}
     here.bench.rpc("CreateDataset", "local", files=tokens, **words)
     here.bench.ready(DATASET)
     here.bench.kaggle.accounts.add_account("local", key="local-kaggle")
-    here.push(*DATA).failed(1, "did not put there", "notes.txt", "--drop-foreign")
+    here.push(*DATA).failed(1, "did not upload", "notes.txt", "--drop-foreign")
     assert here.datasets() == [1]
     here.push(*DATA, "--drop-foreign").good()
     assert here.datasets() == [1, 2]
@@ -307,10 +307,10 @@ def test_a_crash_before_the_version(here: Yard) -> None:
 
 
 def test_slow_processing(tmp_path: Path, built: Path) -> None:
-    """Exit 4 when patience ends; the same command goes on waiting and sends nothing."""
+    """Exit 4 when patience ends; the same command continues to wait and sends nothing."""
     slow = dataclasses.replace(HASTY, processing=3.0)
     with yard(tmp_path, built, slow, processing=0.3) as here:
-        here.push(*DATA).failed(4, "not ready in time", "goes on waiting")
+        here.push(*DATA).failed(4, "not ready in time", "continues to wait")
         sent = here.uploaded()
         patient = dataclasses.replace(here, processing=15.0)
         assert "unchanged" in patient.push(*DATA).good().out
@@ -353,8 +353,11 @@ def test_a_rejected_source(here: Yard) -> None:
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
-        ({"answer": {"error": "Maximum weekly GPU quota of 30.00 hours reached."}}, ("quota", "each week")),
-        ({"status": 409, "message": "ALREADY_EXISTS"}, ("title or slug", "choose another `title`")),
+        (
+            {"answer": {"error": "Maximum weekly GPU quota of 30.00 hours reached."}},
+            ("quota", "weekly quota"),
+        ),
+        ({"status": 409, "message": "ALREADY_EXISTS"}, ("title or slug", "set another `title`")),
     ],
     ids=["quota", "title"],
 )
@@ -372,7 +375,7 @@ def test_no_free_session(tmp_path: Path, built: Path) -> None:
     with yard(tmp_path, built, processing=1.0) as here:
         refusal = {"error": "Maximum batch CPU session count of 2 reached."}
         with here.broken(on="SaveKernel", answer=refusal):
-            here.push().failed(4, "no free session", "end a run")
+            here.push().failed(4, "no free session", "stop a running notebook")
         here.breaks(on="SaveKernel", answer=refusal, times=2)
         here.push("--no-build").good()
         assert (here.datasets(), here.notebooks()) == ([1], [1])
@@ -401,7 +404,7 @@ def test_a_cancelled_run(here: Yard) -> None:
 def test_a_run_without_its_input(here: Yard) -> None:
     """It is pushed once more by itself; where that does not help either, it is told, and later succeeds."""
     here.breaks(on="RUN", without="dataset", times=3)
-    here.ship().failed(1, "ran without its kit", "push the kit and the notebook again")
+    here.ship().failed(1, "ran without its kit", "run 'offline-kit push' again")
     assert here.made() == (1, 2, 0)
     here.ship().good()
     assert here.made() == (1, 4, 1)
@@ -445,8 +448,8 @@ def test_an_expired_link(here: Yard) -> None:
     ("extra", "words"),
     [
         ("entered = false", ("has not accepted the rules", "/rules")),
-        ("daily = 0", ("no submission", "is left today", "00:00 UTC")),
-        ("closed = true", ("takes no submissions",)),
+        ("daily = 0", ("no submission", "daily submission limit", "00:00 UTC")),
+        ("closed = true", ("does not accept submissions",)),
     ],
     ids=["rules", "limit", "closed"],
 )
@@ -471,7 +474,7 @@ def test_a_failed_submission(here: Yard, fault: dict[str, Any]) -> None:
     """Exit 1 with number and page, COMPLETE or not; again it is told, not submitted; --again submits anew."""
     here.breaks(on="SCORE", **fault)
     here.ship().failed(1, "submission 1001", "its page")
-    here.ship().failed(1, "submission 1001", "nothing submitted")
+    here.ship().failed(1, "submission 1001", "nothing to submit")
     assert here.made() == (1, 1, 1)
     here.ship("--again").good()
     assert here.made() == (1, 1, 2)

@@ -105,7 +105,7 @@ def test_what_was_made_there_is_shown_and_verified(here: Yard) -> None:
     data = wheel_there.read_bytes()
     wheel_there.write_bytes(data[:-1] + b"x")
     here.run("verify", *here.to).good()
-    said = here.run("verify", *here.to, "--deep").failed(1, f"'packages/{WHEEL}' has other bytes")
+    said = here.run("verify", *here.to, "--deep").failed(1, f"'packages/{WHEEL}' has different content")
     assert "--upgrade" in said.out
     wheel_there.unlink()
     here.run("verify", *here.to).failed(1, f"'{WHEELHOUSE}': 'packages/{WHEEL}' is missing")

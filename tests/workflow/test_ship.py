@@ -318,11 +318,11 @@ def test_a_wrong_name_of_a_competition_is_told_with_where_it_is_set(tmp_path: Pa
 def test_submit_pushes_nothing(here: Yard) -> None:
     """What is not there, or not this kit, is refused with the way to it; an earlier version is named by number."""
     here.run("submit", *here.to).failed(1, "is not on the local Kaggle", "offline-kit push", "--version")
-    here.run("submit", *here.to, "--version", "3").failed(1, "there is no such notebook")
+    here.run("submit", *here.to, "--version", "3").failed(1, "the notebook does not exist")
     here.push().good()
     plan = here.run("submit", *here.to, "--dry-run", "--json").good().facts["submission"]
     assert (plan["version"], plan["left"], plan["already"]) == (1, 5, None)
-    here.run("submit", *here.to, "--version", "3").failed(1, "its newest is version 1")
+    here.run("submit", *here.to, "--version", "3").failed(1, "the newest is version 1")
     assert here.made() == (1, 1, 0)
     told = here.run("submit", *here.to, "--wait", "--json", "-m", "by hand").good().facts["submission"]
     assert (told["state"], told["message"].startswith("by hand [offline-kit")) == ("complete", True)
@@ -339,7 +339,7 @@ def test_a_submission_under_way_is_not_disturbed_unasked(here: Yard) -> None:
     plan = here.run("ship", *here.to, "--no-rehearsal", "--dry-run", "--no-rehearsal").good()
     assert "nothing" in plan.err
     refused = here.push()
-    refused.failed(4, "submission 1001 is not run yet", "nothing was sent", "--yes")
+    refused.failed(4, "submission 1001 has not run yet", "nothing was sent", "--yes")
     assert here.made() == (1, 1, 1)
     code, said = on_a_terminal(here, "n", "push", *here.to)
     assert (code, here.made()) == (4, (1, 1, 1)), said
@@ -360,10 +360,10 @@ def test_a_submission_counts_though_its_competition_is_configured_no_more(here: 
     config.write_text(config.read_text().replace('competition = "small-digits"', ""))
     plan = here.push("--data-only", "--dry-run", "--json").good()
     assert "submission 1001" in plan.facts["disturbed"][0], "a dry run is about the kit that would be pushed"
-    here.push("--data-only").failed(4, "submission 1001 is not run yet", "nothing was sent")
+    here.push("--data-only").failed(4, "submission 1001 has not run yet", "nothing was sent")
     plan = here.push("--data-only", "--dry-run", "--json").good()
     assert "submission 1001" in plan.facts["disturbed"][0]
-    assert "submission 1001 is not run yet" in plan.err
+    assert "submission 1001 has not run yet" in plan.err
     assert here.datasets() == [1]
 
 

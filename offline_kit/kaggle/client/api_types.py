@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
-from typing import Protocol
 
 from offline_kit.core.errors import OutsideError
 
@@ -164,7 +162,7 @@ class NotebookSources:
 
 @dataclass(frozen=True, kw_only=True)
 class NewNotebook:
-    """A notebook version to push and run; its internet is off by default."""
+    """A notebook version to push and run; its internet access is off by default."""
 
     ref: str
     """"owner/slug"."""
@@ -302,92 +300,3 @@ class Submission:
     def is_finished(self) -> bool:
         """Whether it was scored or failed."""
         return self.state in ("complete", "error")
-
-
-class KaggleApi(Protocol):
-    """The Kaggle API. Every call has a timeout; every failure is one of the errors above."""
-
-    def fetch_account(self) -> Account:
-        """Return the account of the credentials; raises NotLoggedInError."""
-
-    def get_dataset(self, ref: str) -> RemoteDataset | None:
-        """Return a dataset, or None if it does not exist or is not visible to us."""
-
-    def get_dataset_status(self, ref: str) -> str:
-        """Return the processing state in lower case without underscores, "" if there is no dataset."""
-
-    def list_dataset_files(
-        self, ref: str, version: int | None = None, *, by_folder: bool = False
-    ) -> tuple[RemoteFile, ...]:
-        """Return all files of a version (None: the current one), sorted by name; `by_folder` sends one request per folder."""
-
-    def start_blob(self, name: str, size: int, modified: int, kind: str = "DATASET") -> Blob:
-        """Open an upload slot for a file of a "DATASET" or a "MODEL"; idempotent."""
-
-    def create_dataset(self, new: NewDatasetVersion) -> str:
-        """Create a private dataset and return its URL. Not idempotent: never retried once it may have had an effect."""
-
-    def add_dataset_version(self, new: NewDatasetVersion) -> str:
-        """Add a version to a dataset and return its URL. Not idempotent: never retried once it may have had an effect."""
-
-    def download_dataset_file(
-        self, ref: str, name: str, target_path: Path, version: int | None = None
-    ) -> int:
-        """Download one file to `target_path`, which must not exist, and return its size in bytes."""
-
-    def upload_proxies(self) -> Mapping[str, str] | None:
-        """Return the proxies for uploads; None for those of the environment."""
-
-    def get_model(self, ref: str) -> RemoteModel | None:
-        """Return the model "owner/slug", or None if it does not exist or is not visible to us."""
-
-    def get_model_version(self, ref: str) -> int:
-        """Return the newest version of "owner/model/framework/variation", 0 if there is none."""
-
-    def list_model_files(self, ref: str, version: int) -> tuple[RemoteFile, ...]:
-        """Return all files of a version of a variation, sorted by name; empty while the version is not visible."""
-
-    def download_model_file(self, ref: str, version: int, name: str, target_path: Path) -> int:
-        """Download one file of a version to `target_path`, which must not exist; return its size in bytes."""
-
-    def create_model(self, ref: str, title: str, notes: str) -> str:
-        """Create a private model "owner/slug" without variations and return its URL. Not idempotent."""
-
-    def create_variation(self, new: NewModelVersion) -> str:
-        """Create a variation with its first version and return its URL. Not idempotent."""
-
-    def add_model_version(self, new: NewModelVersion) -> str:
-        """Add a version to a variation and return its URL. Not idempotent."""
-
-    def get_notebook(self, ref: str, version: int | None = None) -> RemoteNotebook | None:
-        """Return a notebook version (None: the newest), or None if it does not exist or is not visible to us."""
-
-    def save_notebook(self, new: NewNotebook) -> SavedNotebook:
-        """Push a version, which starts its run. Not idempotent: never retried once it may have had an effect."""
-
-    def get_notebook_run(self, ref: str, version: int) -> RunStatus | None:
-        """Return the run state of exactly this version; None if it has no run (yet)."""
-
-    def get_run_log(self, ref: str, version: int) -> tuple[LogLine, ...]:
-        """Return the log of a version's run so far."""
-
-    def list_run_outputs(self, ref: str, version: int) -> tuple[str, ...]:
-        """Return the paths of a version's output files, sorted; Kaggle does not list their sizes reliably."""
-
-    def download_run_output(self, ref: str, version: int, name: str, target_path: Path) -> int:
-        """Download one output file of a version to `target_path`, which must not exist; return its size in bytes."""
-
-    def get_competition(self, slug: str) -> Competition | None:
-        """Return a competition, or None if there is none of this name."""
-
-    def get_submission_limits(self, slug: str) -> SubmissionLimits:
-        """Return how many submissions are left."""
-
-    def submit_notebook(self, new: NewSubmission) -> Submission:
-        """Queue a code submission; if Kaggle returns no number, it is 0 and `error` holds its message. Not idempotent."""
-
-    def get_submission(self, ref: int) -> Submission | None:
-        """Return one submission; None while it is not visible."""
-
-    def list_submissions(self, slug: str) -> tuple[Submission, ...]:
-        """Return the account's submissions to a competition, newest first."""

@@ -1,4 +1,4 @@
-"""`KaggleApi` on top of Kaggle's official client."""
+"""All calls of Kaggle's API, on top of its official client."""
 
 import sys
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from offline_kit.kaggle.client.session import ClientSession
 
 
 class KaggleClient(DatasetCalls, ModelCalls, NotebookCalls, CompetitionService):
-    """`KaggleApi` on top of Kaggle's official client."""
+    """All calls of Kaggle's API, on top of its official client."""
 
     def __init__(
         self,
@@ -39,9 +39,9 @@ class KaggleClient(DatasetCalls, ModelCalls, NotebookCalls, CompetitionService):
         self._session.close_session()
 
     def fetch_account(self) -> Account:
-        """Return who we are."""
+        """Return the account of the credentials; raises NotLoggedInError."""
         return self._session.fetch_account()
 
     def upload_proxies(self) -> Mapping[str, str] | None:
-        """Return the proxies for uploads."""
+        """Return the proxies for uploads; None for those of the environment."""
         return self._endpoint.upload_proxies()

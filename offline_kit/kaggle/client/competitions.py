@@ -32,7 +32,7 @@ _NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 class CompetitionService(ApiService):
-    """The part of `KaggleApi` about competitions and submissions."""
+    """Calls about competitions and submissions."""
 
     def get_competition(self, slug: str) -> Competition | None:
         """Return a competition, or None if it does not exist or is not visible to us.
@@ -73,7 +73,7 @@ class CompetitionService(ApiService):
         )
 
     def submit_notebook(self, new: NewSubmission) -> Submission:
-        """Queue a code submission; if Kaggle returns no number, it is 0 and `error` holds its message."""
+        """Queue a code submission; if Kaggle returns no number, it is 0 and `error` holds its message. Not idempotent."""
         owner, _, slug = new.notebook.partition("/")
         body = {
             "competitionName": new.competition,

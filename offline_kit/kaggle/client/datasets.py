@@ -37,7 +37,7 @@ _ENDED = ("ready", "failed", "deleted")
 
 
 class DatasetCalls(ApiService):
-    """The part of `KaggleApi` about datasets."""
+    """Calls about datasets."""
 
     def get_dataset(self, ref: str) -> RemoteDataset | None:
         """Return a dataset, or None if it does not exist or is not visible to us."""
@@ -59,14 +59,14 @@ class DatasetCalls(ApiService):
         )
 
     def get_dataset_status(self, ref: str) -> str:
-        """Return the processing state as `parse_state` does, "" if there is no dataset."""
+        """Return the processing state in lower case without underscores, "" if there is no dataset."""
         answer = self._caller.call_read_or_none(_SERVICE + "GetDatasetStatus", _dataset_fields(ref))
         return "" if answer is None else parse_state(get_text(answer, "status"), _STATES)
 
     def list_dataset_files(
         self, ref: str, version: int | None = None, *, by_folder: bool = False
     ) -> tuple[RemoteFile, ...]:
-        """Return all files of a version, sorted by name; `by_folder` lists each folder separately."""
+        """Return all files of a version (None: the current one), sorted by name; `by_folder` sends one request per folder."""
         body = {**_dataset_fields(ref), **({"datasetVersionNumber": version} if version else {})}
         if by_folder:
             return tuple(sorted(self._walk_folder("", body), key=lambda file: file.name))
@@ -85,7 +85,7 @@ class DatasetCalls(ApiService):
                 yield from self._walk_folder(_join_path(raw, folder), body)
 
     def start_blob(self, name: str, size: int, modified: int, kind: str = "DATASET") -> Blob:
-        """Open an upload slot for a file of a dataset or a model."""
+        """Open an upload slot for a file of a "DATASET" or a "MODEL"; idempotent."""
         body: dict[str, Any] = {"type": kind, "name": name, "lastModifiedEpochSeconds": modified}
         if size:
             body["contentLength"] = size
@@ -98,7 +98,7 @@ class DatasetCalls(ApiService):
         return Blob(token=token, url=url)
 
     def create_dataset(self, new: NewDatasetVersion) -> str:
-        """Create a private dataset and return its URL."""
+        """Create a private dataset and return its URL. Not idempotent: never retried once it may have had an effect."""
         owner, slug = new.ref.split("/")
         body = {
             "ownerSlug": owner,
@@ -112,7 +112,7 @@ class DatasetCalls(ApiService):
         return get_text(self._caller.call_effect(_SERVICE + "CreateDataset", body), "url")
 
     def add_dataset_version(self, new: NewDatasetVersion) -> str:
-        """Add a version to a dataset and return its URL."""
+        """Add a version to a dataset and return its URL. Not idempotent: never retried once it may have had an effect."""
         body = {
             **_dataset_fields(new.ref),
             "body": {"versionNotes": new.version_notes, **build_file_tree(new.blob_tokens)},
@@ -122,7 +122,7 @@ class DatasetCalls(ApiService):
     def download_dataset_file(
         self, ref: str, name: str, target_path: Path, version: int | None = None
     ) -> int:
-        """Download one file to `target_path` and return its size in bytes."""
+        """Download one file to `target_path`, which must not exist, and return its size in bytes."""
         body = {
             **_dataset_fields(ref),
             "fileName": name,

@@ -10,7 +10,8 @@ GUARD = "OFFLINE_KIT_NO_PRODUCTION"
 
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 _NEVER = ("KAGGLE_TOKEN", "VERBOSE", "VERBOSE_OUTPUT")
-"""kagglesdk sends the first as a token (kaggle_env.py); the others make the client print secrets."""
+"""The client reads every KAGGLE_* variable as configuration (kaggle_api_extended.py), so the first is sent as a token;
+the others make it print secrets."""
 _CREDENTIALS = ("KAGGLE_API_TOKEN", "KAGGLE_API_V1_TOKEN", "KAGGLE_KERNEL_RUN_TYPE", "XDG_CONFIG_HOME")
 
 

@@ -19,7 +19,7 @@ _SERVICE = "models.ModelApiService/"
 
 
 class ModelCalls(ApiService):
-    """The part of `KaggleApi` about models."""
+    """Calls about models."""
 
     def get_model(self, ref: str) -> RemoteModel | None:
         """Return the model "owner/slug", or None if it does not exist or is not visible to us."""
@@ -52,12 +52,12 @@ class ModelCalls(ApiService):
         return tuple(sorted(model_files, key=lambda file: file.name))
 
     def download_model_file(self, ref: str, version: int, name: str, target_path: Path) -> int:
-        """Download one file of a version to `target_path` and return its size in bytes."""
+        """Download one file of a version to `target_path`, which must not exist; return its size in bytes."""
         body = {**_variation_fields(ref), "versionNumber": version, "path": name}
         return self._caller.download_file(_SERVICE + "DownloadModelInstanceVersion", body, target_path)
 
     def create_model(self, ref: str, title: str, notes: str) -> str:
-        """Create a private model without variations and return its URL."""
+        """Create a private model "owner/slug" without variations and return its URL. Not idempotent."""
         owner, _, slug = ref.partition("/")
         body = {"ownerSlug": owner, "slug": slug, "title": title, "isPrivate": True, "description": notes}
         return get_text(self._caller.call_effect(_SERVICE + "CreateModel", body), "url")
@@ -79,7 +79,7 @@ class ModelCalls(ApiService):
         return get_text(answer, "url")
 
     def add_model_version(self, new: NewModelVersion) -> str:
-        """Add a version to a variation and return its URL."""
+        """Add a version to a variation and return its URL. Not idempotent."""
         body = {
             **_variation_fields(new.ref),
             "body": {"versionNotes": new.version_notes, **build_file_tree(new.blob_tokens)},

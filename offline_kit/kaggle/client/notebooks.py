@@ -56,7 +56,7 @@ _KINDS = {
 
 
 class NotebookCalls(ApiService):
-    """The part of `KaggleApi` about notebooks."""
+    """Calls about notebooks."""
 
     def get_notebook(self, ref: str, version: int | None = None) -> RemoteNotebook | None:
         """Return a notebook version (None: the newest), or None if it does not exist or is not visible to us."""
@@ -72,7 +72,7 @@ class NotebookCalls(ApiService):
         return None if answer is None else _parse_notebook(ref, answer, self._caller.session.site_url)
 
     def save_notebook(self, new: NewNotebook) -> SavedNotebook:
-        """Push a version, which starts its run."""
+        """Push a version, which starts its run. Not idempotent: never retried once it may have had an effect."""
         answer = self._caller.call_effect(_SERVICE + "SaveKernel", build_save_request(new))
         ref = _parse_ref(answer) or new.ref
         version = get_number(answer, "versionNumber")

@@ -20,7 +20,8 @@ from offline_kit.core.files import CHUNK, translate_disk_errors, write_atomic
 from offline_kit.core.redaction import redact_urls
 from offline_kit.core.report import Advance
 from offline_kit.core.retry import PATIENT, RetryPolicy, TransientError, retry_attempts
-from offline_kit.kaggle.client.api_types import Blob, KaggleApi
+from offline_kit.kaggle.client.api_types import Blob
+from offline_kit.kaggle.client.client import KaggleClient
 
 if TYPE_CHECKING:
     import requests
@@ -51,7 +52,7 @@ class Uploader:
     """Upload files and store in `state` which uploads are unfinished; thread-safe."""
 
     def __init__(
-        self, kaggle: KaggleApi, state: Path, *, patience: RetryPolicy = PATIENT, kind: str = "DATASET"
+        self, kaggle: KaggleClient, state: Path, *, patience: RetryPolicy = PATIENT, kind: str = "DATASET"
     ) -> None:
         """`kind` is "DATASET" or "MODEL"."""
         self._kaggle = kaggle
@@ -133,7 +134,7 @@ class _ResumableUpload:
     """The upload of one file, with its stored state."""
 
     def __init__(
-        self, file: UploadFile, kaggle: KaggleApi, wire: "_StorageConnection", note: Path, kind: str
+        self, file: UploadFile, kaggle: KaggleClient, wire: "_StorageConnection", note: Path, kind: str
     ) -> None:
         self._file = file
         self._kind = kind

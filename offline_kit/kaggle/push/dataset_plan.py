@@ -250,7 +250,7 @@ def _find_problems(part: KitPart, remote: RemotePartState, options: PushOptions)
 
 def _build_public_error(remote: RemotePartState) -> ProjectError:
     return ProjectError(
-        f"'{remote.ref}' is public: everybody would see the kit",
+        f"'{remote.ref}' is public: everyone would see the kit",
         code="dataset-public",
         hint=f"make it private in the settings of {remote.url or 'its page'}, set another one, or allow it with --public",
     )

@@ -1,7 +1,7 @@
-"""What we were about to do at Kaggle, written down before it is done.
+"""A write-ahead journal: run non-idempotent API calls at most once.
 
-Creating and adding a version cannot be asked back by an id of ours: when the answer is lost, or we are
-killed, only this journal says that there may have been an effect, and what stood there before it.
+Kaggle's API has no idempotency key: if the answer to a call is lost, or this process is
+killed, only the journal shows that there may be an effect, and what the state before it was.
 """
 
 import json
@@ -17,26 +17,27 @@ from offline_kit.core.errors import OutsideError
 from offline_kit.core.files import append_line
 from offline_kit.core.report import Reporter
 from offline_kit.core.retry import PATIENT, RetryPolicy
-from offline_kit.kaggle.client.api_types import KaggleApi, NoResponseError, RefusedError, UnreachableError
+from offline_kit.kaggle.client.api_types import NoResponseError, RefusedError, UnreachableError
+from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.client.uploads import Uploader
 from offline_kit.kaggle.push.poll_policy import DEFAULT_POLL, PollPolicy
 
 
 class Phase(StrEnum):
-    """How far an effect is."""
+    """The state of an effect."""
 
     BEGUN = "begun"
-    """It may be sent, or have been sent: whether it happened is unknown."""
+    """It may have been sent; whether it happened is unknown."""
     ANSWERED = "answered"
-    """Kaggle said yes; it may not show yet."""
+    """Kaggle accepted it; it may not be visible yet."""
     DONE = "done"
-    """It was seen there."""
+    """It is visible."""
     REFUSED = "refused"
-    """Kaggle said no."""
+    """Kaggle refused it."""
     LOST = "lost"
-    """It was waited for and never came."""
+    """It did not become visible in time."""
     VOID = "void"
-    """It happened, but not as it was meant: what came of it does not count."""
+    """It happened, but its result is unusable."""
 
 
 _OPEN = frozenset({Phase.BEGUN, Phase.ANSWERED})
@@ -44,16 +45,16 @@ _OPEN = frozenset({Phase.BEGUN, Phase.ANSWERED})
 
 @dataclass(frozen=True, kw_only=True)
 class Effect:
-    """Something that is done once."""
+    """A call that must happen at most once."""
 
     action: str
     """"create" or "version" of a dataset, "submit" of a notebook, ..."""
     target: str
-    """What it is done to: "owner/slug", or "competition:owner/slug@v4"."""
+    """\"owner/slug", or "competition:owner/slug@v4"."""
     before: int
-    """The newest number there beforehand, of versions or of submissions; 0 for none."""
+    """The newest version or submission number beforehand; 0 for none."""
     content: str
-    """By what it is recognised: the id of the part that is sent, the mark of a submission."""
+    """What identifies it: the part's id, or the submission's tag."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,23 +66,23 @@ class JournalEntry:
     at: float
     """Seconds since the epoch."""
     server_message: str = ""
-    """Kaggle's words, where they are needed to tell how it ended."""
+    """Kaggle's message, if it is needed to classify the result."""
 
 
 class Journal:
-    """An append-only file of JSON lines; each is on the disk before the call returns."""
+    """An append-only file of JSON lines, each synced to disk."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def append_entry(self, effect: Effect, phase: Phase, server_message: str = "") -> None:
-        """Add a line, with Kaggle's words where there are any, and have it on the disk."""
+        """Append a line, with Kaggle's message if there is one, and sync it to disk."""
         words = {"said": server_message} if server_message else {}
         line = {**asdict(effect), "phase": phase.value, "at": round(time.time(), 3), **words}
         append_line(self.path, json.dumps(line))
 
     def read_entries(self) -> tuple[JournalEntry, ...]:
-        """Return all lines in their order; those that a crash cut short are left out."""
+        """Return all entries in order; lines that a crash truncated are skipped."""
         try:
             lines = self.path.read_bytes().splitlines()
         except FileNotFoundError:
@@ -89,7 +90,7 @@ class Journal:
         return tuple(entry for entry in map(_parse_entry, lines) if entry)
 
     def find_open_entry(self, target: str) -> JournalEntry | None:
-        """Return the last effect on a target if it is not known how it ended."""
+        """Return the last effect on a target if its result is unknown."""
         last = next((entry for entry in reversed(self.read_entries()) if entry.effect.target == target), None)
         return last if last and last.phase in _OPEN else None
 
@@ -128,10 +129,10 @@ def run_once(
     description: str,
     report: Reporter,
 ) -> _T:
-    """Return the answer to what is sent, or what `find_effect` finds of it where the answer is lost.
+    """Send a call and return its answer, or what `find_effect` returns if the answer is lost.
 
-    Then the journal says that it was answered. Raises Kaggle's refusal, and the trouble where nothing is
-    found: both are in the journal. Where nobody could look, the journal leaves it open for the next run.
+    The journal then has ANSWERED. Raises Kaggle's refusal, and the original error if no effect is
+    found. If `find_effect` fails, the entry stays open for the next run.
     """
     journal.append_entry(effect, Phase.BEGUN)
     try:
@@ -143,7 +144,7 @@ def run_once(
         if isinstance(trouble, RefusedError) and not trouble.is_server_error:
             journal.append_entry(effect, Phase.REFUSED)
             raise
-        report.warn(f"no answer about {description}: looking whether it is there all the same")
+        report.warn(f"no answer about {description}: checking whether it happened")
         result = find_effect()
         if result is None:
             journal.append_entry(effect, Phase.LOST)
@@ -161,39 +162,39 @@ def recover_interrupted(
     *,
     processing: float = 0.0,
 ) -> _T | None:
-    """Return what `find_effect` finds of the effect that an earlier run left open; None where there is none.
+    """Return what `find_effect` finds of the effect that an earlier run left open; None if there is none.
 
-    How it ended is in the journal then. Raises OutsideError where Kaggle said yes less than `processing`
-    seconds ago and still shows nothing: it may come yet.
+    The result is written to the journal. Raises OutsideError if Kaggle accepted the call less than `processing`
+    seconds ago and its effect is not visible yet.
     """
     entry = journal.find_open_entry(target)
     if entry is None:
         return None
     name = target.rpartition(":")[2]
-    report.note(f"an earlier push of '{name}' was interrupted; looking what became of it")
+    report.note(f"an earlier push of '{name}' was interrupted; checking its state")
     result = find_effect(entry.effect)
     if result is None and entry.phase is Phase.ANSWERED and time.time() - entry.at < processing:
         raise OutsideError(
-            f"Kaggle took the push of '{name}', and does not show it yet",
+            f"Kaggle accepted the push of '{name}', but does not show it yet",
             code="push-not-visible",
-            hint="run the same command again later: it looks for it first, and nothing is sent twice",
+            hint="run the same command again later: it first looks for the push, and nothing is sent twice",
         )
     journal.append_entry(entry.effect, Phase.LOST if result is None else Phase.DONE)
     return result
 
 
 class LastSeenStore:
-    """Small facts by name; whatever is lost or damaged is looked up again."""
+    """Facts from the last run, by name; a missing or invalid file counts as unknown."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def save_facts(self, name: str, facts: dict[str, Any]) -> None:
-        """Remember facts that JSON can hold instead of what had this name."""
+        """Store facts (JSON values) under a name."""
         files.write_atomic(self._folder / f"{name}.json", json.dumps(facts, indent=2, sort_keys=True) + "\n")
 
     def load_facts(self, name: str) -> dict[str, Any] | None:
-        """Return what was kept under a name, None where there is nothing."""
+        """Return the facts of a name, None if there are none."""
         try:
             facts = json.loads((self._folder / f"{name}.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -203,20 +204,20 @@ class LastSeenStore:
 
 @dataclass(frozen=True, kw_only=True)
 class PushSettings:
-    """How a push goes about it."""
+    """Where a push keeps its state, and how long it waits and retries."""
 
     state_folder: Path
-    """Folder for the journal and for uploads under way; one for each account."""
+    """Folder for the journal and unfinished uploads; one per account."""
     poll_policy: PollPolicy = DEFAULT_POLL
     retry_policy: RetryPolicy = PATIENT
-    """How long to go on with an upload that fails."""
+    """Retries of uploads."""
 
     @property
     def effect_journal(self) -> Journal:
-        """The journal of effects."""
-        return Journal(self.state_folder / "jsonl")
+        """The journal in the state folder."""
+        return Journal(self.state_folder / "journal.jsonl")
 
-    def create_uploader(self, kaggle: KaggleApi, ref: str, *, kind: str = "DATASET") -> Uploader:
-        """Return what uploads for one dataset, or one variation of a "MODEL"."""
+    def create_uploader(self, kaggle: KaggleClient, ref: str, *, kind: str = "DATASET") -> Uploader:
+        """Return the uploader of one dataset, or of one variation of a "MODEL"."""
         state = self.state_folder / "uploads" / ref.lower().replace("/", "--")
         return Uploader(kaggle, state, patience=self.retry_policy, kind=kind)

@@ -1,7 +1,7 @@
-"""For which kit a notebook on Kaggle was rendered, and whether its datasets still hold that kit.
+"""Which kit parts a notebook needs, and which datasets, models and notebook outputs hold them.
 
-Kaggle mounts the newest version of a dataset, in the run of an older notebook version too: such a version
-can be submitted only while its datasets hold the parts that it asks for.
+Kaggle mounts the newest version of a dataset even for an older notebook version, which can therefore
+be submitted only while its datasets hold the parts that it needs.
 """
 
 import ast
@@ -15,7 +15,8 @@ from typing import Any
 
 from offline_kit.core.errors import ProjectError
 from offline_kit.core.report import SILENT, Reporter
-from offline_kit.kaggle.client.api_types import KaggleApi, NotebookSources, RefusedError
+from offline_kit.kaggle.client.api_types import NotebookSources, RefusedError
+from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.push import push_datasets
 from offline_kit.kaggle.push.poll_policy import DEFAULT_POLL, PollPolicy
 from offline_kit.kit import manifest
@@ -27,7 +28,7 @@ _ID = re.compile(r"[0-9a-f]{64}")
 
 
 def parse_part_ids(text: str) -> dict[str, str]:
-    """Return the part ids, by the parts' names, that a notebook's settings ask for; empty where it is none of ours."""
+    """Return the part ids that a notebook needs, by part name; empty if the notebook is not ours."""
     for cell in _iterate_code_cells(text):
         if _NAME not in cell:
             continue
@@ -44,13 +45,13 @@ def parse_part_ids(text: str) -> dict[str, str]:
 def find_missing_in_datasets(
     parts: Mapping[str, str],
     datasets: Iterable[str],
-    kaggle: KaggleApi,
+    kaggle: KaggleClient,
     poll_policy: PollPolicy = DEFAULT_POLL,
     report: Reporter = SILENT,
 ) -> dict[str, str]:
-    """Return those of the parts that none of a notebook's datasets ("owner/slug") holds now.
+    """Return the parts that none of a notebook's datasets ("owner/slug") holds.
 
-    A dataset of ours that is still being processed is waited for; OutsideError where that takes too long.
+    Waits for own datasets that are being processed; raises OutsideError if that takes too long.
     """
     missing_ids = dict(parts)
     username = kaggle.fetch_account().username.lower()
@@ -66,13 +67,13 @@ def find_missing_in_datasets(
     return missing_ids
 
 
-def _own_part_id(kaggle: KaggleApi, ref: str, poll_policy: PollPolicy, report: Reporter) -> str:
+def _own_part_id(kaggle: KaggleClient, ref: str, poll_policy: PollPolicy, report: Reporter) -> str:
     part = push_datasets.inspect_dataset(kaggle, ref, poll_policy, report).part
     return part.id if part else ""
 
 
-def _foreign_part_id(kaggle: KaggleApi, ref: str) -> str:
-    """Return the part in a dataset of somebody else, as of a team mate; its state is not ours to wait for."""
+def _foreign_part_id(kaggle: KaggleClient, ref: str) -> str:
+    """Return the part in someone else's dataset, such as a teammate's, without waiting for it."""
     try:
         if not any(file.name == MARKER for file in kaggle.list_dataset_files(ref)):
             return ""
@@ -116,12 +117,12 @@ def _parse_part_assignment(statement: ast.stmt) -> dict[str, str]:
 
 
 _MAX_MARKER = 64 << 20
-_WORDS = 5  # of a model that is attached: owner/model/framework/variation/version
-_BACK = 20  # versions without an output that are passed over
+_WORDS = 5  # segments of an attached model: owner/model/framework/variation/version
+_BACK = 20  # maximum number of versions without output to skip
 
 
-def read_model_part(kaggle: KaggleApi, ref: str, version: int) -> KitPart | None:
-    """Return the part in a version of "owner/model/framework/variation", None where it shows none of ours."""
+def read_model_part(kaggle: KaggleClient, ref: str, version: int) -> KitPart | None:
+    """Return the part in a version of "owner/model/framework/variation", None if it holds none."""
     if not any(file.name == MARKER for file in kaggle.list_model_files(ref, version)):
         return None
     return _read_marker(
@@ -129,15 +130,15 @@ def read_model_part(kaggle: KaggleApi, ref: str, version: int) -> KitPart | None
     )
 
 
-def read_notebook_part(kaggle: KaggleApi, ref: str) -> KitPart | None:
-    """Return the part in the output of "owner/slug" that is attached, None where it shows none of ours."""
+def read_notebook_part(kaggle: KaggleClient, ref: str) -> KitPart | None:
+    """Return the part in the output of "owner/slug" that is attached, None if it holds none."""
     notebook = kaggle.get_notebook(ref)
     version = find_attached_version(kaggle, ref, notebook.newest_version) if notebook else 0
     return read_output_part(kaggle, ref, version) if version else None
 
 
-def read_output_part(kaggle: KaggleApi, ref: str, version: int) -> KitPart | None:
-    """Return the part in the output of a version of "owner/slug", None where it shows none of ours."""
+def read_output_part(kaggle: KaggleClient, ref: str, version: int) -> KitPart | None:
+    """Return the part in the output of a version of "owner/slug", None if it holds none."""
     if MARKER not in kaggle.list_run_outputs(ref, version):
         return None
     return _read_marker(
@@ -145,8 +146,8 @@ def read_output_part(kaggle: KaggleApi, ref: str, version: int) -> KitPart | Non
     )
 
 
-def find_attached_version(kaggle: KaggleApi, ref: str, newest: int) -> int:
-    """Return the version of "owner/slug" whose output a notebook gets: the newest that ran to its end; 0 for none."""
+def find_attached_version(kaggle: KaggleClient, ref: str, newest: int) -> int:
+    """Return the version of "owner/slug" whose output is mounted: the newest with a complete run; 0 for none."""
     for version in range(newest, max(0, newest - _BACK), -1):
         run = kaggle.get_notebook_run(ref, version)
         if run and run.state == "complete":
@@ -155,9 +156,9 @@ def find_attached_version(kaggle: KaggleApi, ref: str, newest: int) -> int:
 
 
 def find_missing_elsewhere(
-    part_ids: Mapping[str, str], sources: NotebookSources, kaggle: KaggleApi
+    part_ids: Mapping[str, str], sources: NotebookSources, kaggle: KaggleClient
 ) -> dict[str, str]:
-    """Return those of the parts (id by name) that neither models nor notebooks among the sources hold."""
+    """Return the parts (id by name) that neither models nor notebooks among the sources hold."""
     missing_ids = dict(part_ids)
     readers: list[Callable[[], KitPart | None]] = []
     for source in sources.models:
@@ -185,4 +186,4 @@ def _read_marker(ref: str, fetch: Callable[[Path], int]) -> KitPart | None:
         except RefusedError as refusal:
             if refusal.status != 404:
                 raise
-            return None  # listed, and not ready to be downloaded
+            return None  # listed, but not downloadable yet

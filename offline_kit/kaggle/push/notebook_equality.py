@@ -1,7 +1,7 @@
-"""Whether a version of a notebook is the one that we want: by what counts, not by the bytes of its JSON.
+"""Compare a notebook with a version on Kaggle by content, not by the bytes of its JSON.
 
-Kaggle writes a notebook anew: it joins lines, drops outputs, adds metadata. So cells are compared by type
-and source, sources and images by what they name.
+Kaggle rewrites notebooks: it joins lines, removes outputs and adds metadata. So cells are compared by type
+and source, sources and images by name.
 """
 
 import hashlib
@@ -20,26 +20,28 @@ KINDS = {
 """What the fields of `Sources` hold, one of each."""
 _NO_MACHINE = frozenset({"", "none", "cpu"})
 _NO_INTERNET = (
-    "verify the account's phone number (kaggle.com/settings): without that Kaggle gives a notebook no internet;"
+    "verify the account's phone number (kaggle.com/settings), which Kaggle requires for internet access;"
     " then run the same command again"
 )
-_SETTINGS = "look at the settings of this version on its page, then run the same command again: it pushes a new version"
+_SETTINGS = (
+    "check the version's settings on its page, then run the same command again: it pushes a new version"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class NotebookDifference:
-    """Something about a version that is not as it was wanted."""
+    """How a version on Kaggle differs from the notebook."""
 
     summary: str
     remedy: str = _SETTINGS
     is_exposed: bool = False
-    """Whether it is no matter of waiting: others may see it, or it may use the network."""
+    """Whether others may see the version, or it may use the network: do not wait."""
     is_rewritten_text: bool = False
-    """Whether it may come of the way in which Kaggle writes notebooks: a text that we cannot foresee."""
+    """Whether Kaggle's rewriting of notebooks may be the cause."""
 
 
 def normalise_cells(text: str) -> tuple[tuple[str, str], ...]:
-    """Return type and source of every cell; text that is no notebook counts as a single one."""
+    """Return type and source of every cell; text that is not a notebook counts as one cell."""
     try:
         raw_cells = json.loads(text)["cells"]
         return tuple(
@@ -50,7 +52,7 @@ def normalise_cells(text: str) -> tuple[tuple[str, str], ...]:
 
 
 def hash_content(notebook: NewNotebook) -> str:
-    """Return the hash over all that makes one version differ from another."""
+    """Return a hash of everything that distinguishes two versions."""
     facts = {
         "cells": normalise_cells(notebook.text),
         "sources": {kind: sorted(source_refs) for kind, source_refs in asdict(notebook.sources).items()},
@@ -61,18 +63,18 @@ def hash_content(notebook: NewNotebook) -> str:
 
 
 def find_mismatches(notebook: NewNotebook, remote: RemoteNotebook) -> tuple[NotebookDifference, ...]:
-    """Return what a version on Kaggle has not as `notebook` wants it; sources beyond those count in `extra`."""
+    """Return how a version on Kaggle differs from the notebook, apart from additional sources."""
     mismatches = []
     if remote.internet and not notebook.internet:
         mismatches.append(
             NotebookDifference(
-                summary="its internet is on", remedy=_suggest_internet_off(remote), is_exposed=True
+                summary="its internet access is on", remedy=_suggest_internet_off(remote), is_exposed=True
             )
         )
     if notebook.internet and not remote.internet:
-        mismatches.append(NotebookDifference(summary="its internet is off", remedy=_NO_INTERNET))
+        mismatches.append(NotebookDifference(summary="its internet access is off", remedy=_NO_INTERNET))
     if remote.private != notebook.private:
-        summary = "everybody may see it" if notebook.private else "it is private"
+        summary = "it is public" if notebook.private else "it is private"
         remedy = (
             f"make it private at once on {remote.url or 'its page'} (Share)"
             if notebook.private
@@ -80,7 +82,7 @@ def find_mismatches(notebook: NewNotebook, remote: RemoteNotebook) -> tuple[Note
         )
         mismatches.append(NotebookDifference(summary=summary, remedy=remedy, is_exposed=notebook.private))
     if normalise_cells(remote.text) != normalise_cells(notebook.text):
-        mismatches.append(NotebookDifference(summary="its cells are others", is_rewritten_text=True))
+        mismatches.append(NotebookDifference(summary="its cells differ", is_rewritten_text=True))
     site = remote.url.partition("/code/")[0]
     mismatches += [
         NotebookDifference(
@@ -92,25 +94,25 @@ def find_mismatches(notebook: NewNotebook, remote: RemoteNotebook) -> tuple[Note
 
 
 def find_extra_sources(notebook: NewNotebook, remote: RemoteNotebook) -> tuple[NotebookDifference, ...]:
-    """Return the sources that a version has besides those that are wanted."""
+    """Return the sources of a version that the notebook does not ask for."""
     return tuple(
-        NotebookDifference(summary=f"the {kind} '{ref}' is attached and not wanted any more")
+        NotebookDifference(summary=f"the {kind} '{ref}' is attached but no longer needed")
         for kind, ref in _list_missing_sources(remote.sources, notebook.sources)
     )
 
 
 def suggest_source_fix(kind: str, ref: str, site: str) -> str:
-    """Return what to do about a source that the Kaggle whose pages are at `site` does not attach."""
+    """Return the fix for a source that the Kaggle at `site` did not attach."""
     remedies = {
-        "dataset": "see that it is ready ('offline-kit push' waits for the kit's), and yours or public",
-        "competition": f"see that it is called so, and accept its rules at {site}/competitions/{ref}/rules",
-        "notebook": "see that it has a run that is finished, and is yours or public",
-        "model": f"see that this version exists, and accept its licence at {site}/models/{ref}",
+        "dataset": "check that it is ready ('offline-kit push' waits for the kit's datasets) and visible to this account",
+        "competition": f"check its name, and accept its rules at {site}/competitions/{ref}/rules",
+        "notebook": "check that it has a complete run and is visible to this account",
+        "model": f"check that this version exists, and accept its license at {site}/models/{ref}",
     }
-    remedy = remedies.get(kind, "see that it is there, and that this account may use it")
+    remedy = remedies.get(kind, "check that it exists and that this account may use it")
     if not site.startswith("http://127.0.0.1"):
         return remedy
-    # A local Kaggle has nothing of other people's.
+    # A local Kaggle has only what the user put there.
     return remedy + (
         "; a local Kaggle knows the folders that have a competition.toml (docs/guide/local-kaggle.md)"
         if kind == "competition"
@@ -120,8 +122,8 @@ def suggest_source_fix(kind: str, ref: str, site: str) -> str:
 
 def _suggest_internet_off(remote: RemoteNotebook) -> str:
     return (
-        f"turn it off on {remote.url or 'its page'} (Settings), and verify the account's phone number:"
-        " without that Kaggle may change settings; then run the same command again"
+        f"turn it off on {remote.url or 'its page'} (Settings), and verify the account's phone number,"
+        " without which Kaggle may reset settings; then run the same command again"
     )
 
 
@@ -139,7 +141,7 @@ def _list_missing_sources(expected: NotebookSources, attached: NotebookSources) 
 
 
 def _is_among(ref: str, candidates: Collection[str]) -> bool:
-    """Tell whether a source is among others, one of which may say its version where the other does not."""
+    """Tell whether a source is among others; a missing version matches any version."""
     ref_words = ref.casefold().split("/")
     return any(
         all(
@@ -159,7 +161,7 @@ def _compare_accelerator(notebook: NewNotebook, remote: RemoteNotebook) -> tuple
         summary = (
             "it has no accelerator"
             if notebook.gpu or expected_shape
-            else "it has an accelerator that was not asked for"
+            else "it has an accelerator that was not requested"
         )
         return (NotebookDifference(summary=summary),)
     if expected_shape and remote_shape and expected_shape.casefold() != remote_shape.casefold():
@@ -176,7 +178,7 @@ def _compare_image(notebook: NewNotebook, remote: RemoteNotebook) -> tuple[Noteb
     return (
         NotebookDifference(
             summary=f"its image is '{remote.image or 'not pinned'}', not '{notebook.image}'",
-            remedy="Kaggle may have retired this image: capture the one of today ('offline-kit image capture'),"
+            remedy="Kaggle may have removed this image: capture the current one ('offline-kit image capture'),"
             " or remove `pin_image`",
         ),
     )

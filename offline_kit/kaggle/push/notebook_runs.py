@@ -1,4 +1,4 @@
-"""The run of a pushed notebook: followed to its end, judged, its output fetched."""
+"""Follow the run of a pushed notebook, explain its failure, and download its output."""
 
 import json
 import time
@@ -13,7 +13,6 @@ from offline_kit.core.report import SILENT, Reporter, Say
 from offline_kit.core.retry import TransientError
 from offline_kit.kaggle.client.api_types import (
     UNKNOWN,
-    KaggleApi,
     LogLine,
     NewNotebook,
     NoResponseError,
@@ -21,6 +20,7 @@ from offline_kit.kaggle.client.api_types import (
     RunStatus,
     UnreachableError,
 )
+from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.push import push_notebook, run_logs
 from offline_kit.kaggle.push.journal import PushSettings
 from offline_kit.kaggle.push.poll_policy import poll_until, wait_until_shown
@@ -29,11 +29,11 @@ from offline_kit.rehearsal import causes, execution
 from offline_kit.rehearsal.causes import Explanation
 
 RUN_TIMEOUT_SECONDS = 13 * 3600.0
-"""Seconds to wait for a run: the 12 hours that Kaggle gives a notebook, and an hour of queue."""
+"""A notebook may run 12 h on Kaggle (https://www.kaggle.com/docs/notebooks), plus 1 h in the queue."""
 LOG_NAME = "log.txt"
-_LOG_EVERY = 4  # longest pauses between two looks at the log of a run that goes on
+_LOG_EVERY = 4  # maximum poll intervals between two requests for the log of a running notebook
 _SHOWN = 10
-_AGAIN = "run the same command again: it goes on waiting, and nothing is pushed twice"
+_AGAIN = "run the same command again: it continues to wait, and nothing is pushed twice"
 _T = TypeVar("_T")
 
 
@@ -45,29 +45,29 @@ class KitNotMountedError(ProjectError):
 
 @dataclass(frozen=True, kw_only=True)
 class FinishedRun:
-    """A run that came to a good end."""
+    """A complete run."""
 
     ref: str
     """"owner/slug"."""
     version: int
     seconds: float
-    """How long it took by its own log, else by our clock."""
+    """Duration by the run's log, or else by our clock."""
     log: tuple[LogLine, ...]
     outputs: tuple[str, ...]
 
 
 def push_and_follow(
     notebook: NewNotebook,
-    kaggle: KaggleApi,
+    kaggle: KaggleClient,
     settings: PushSettings,
     report: Reporter = SILENT,
     *,
     timeout: float = RUN_TIMEOUT_SECONDS,
     log_folder: Path | None = None,
 ) -> tuple[PushedNotebook, FinishedRun]:
-    """Push a notebook and follow its run; raises as `notebooks.push` and `follow`.
+    """Push a notebook and follow its run; raises as `push_notebook` and `follow_run`.
 
-    A run that did not see the kit is not the kit's fault: the notebook is pushed once more, which is said.
+    If the run started before its kit was visible, warn and push the notebook once more.
     """
     pushed = push_notebook.push_notebook(notebook, kaggle, settings, report)
     try:
@@ -76,7 +76,7 @@ def push_and_follow(
         )
     except KitNotMountedError as error:
         report.warn(
-            f"version {pushed.version} of '{notebook.ref}' ran before its kit was visible; it is pushed once more"
+            f"version {pushed.version} of '{notebook.ref}' ran before its kit was visible; pushing it once more"
             f" ({error.what})"
         )
         push_notebook.void_version(notebook, pushed.version, settings)
@@ -89,18 +89,18 @@ def push_and_follow(
 def follow_run(
     ref: str,
     version: int,
-    kaggle: KaggleApi,
+    kaggle: KaggleClient,
     settings: PushSettings,
     report: Reporter = SILENT,
     *,
     timeout: float = RUN_TIMEOUT_SECONDS,
     log_folder: Path | None = None,
 ) -> FinishedRun:
-    """Wait until the run of exactly this version has ended, at most `timeout` seconds, and return how.
+    """Wait until the run of exactly this version has finished, at most `timeout` seconds.
 
-    Raises ProjectError for a run that failed, with the cell, its error, the cause and the remedy, and
+    Raises ProjectError for a failed run, with the cell, its error, the cause and a fix, and
     NotMountedError where it found no kit; OutsideError where it was cancelled, does not start or does not
-    end in time. `log_folder` is a folder that gets the log, of a failed run too.
+    finish in time. The log is written to `log_folder`, for failed runs too.
     """
     began = time.monotonic()
     watch = _RunWatcher(ref, version, kaggle, settings, report)
@@ -132,7 +132,7 @@ def follow_run(
     if lost := run_logs.find_unmounted_kit(log):
         raise KitNotMountedError(
             f"version {version} of '{ref}' ran without its kit: {lost}",
-            hint="push the kit and the notebook again; the run began before Kaggle showed the dataset to it",
+            hint="run 'offline-kit push' again: the run started before the dataset was visible",
         )
     if run.state == "error":
         raise _build_failed_error(ref, version, run, log, kaggle, log_folder)
@@ -146,7 +146,7 @@ def follow_run(
 
 
 def _read_after_end(ask: Callable[[], tuple[_T, ...]], settings: PushSettings) -> tuple[_T, ...]:
-    """Return what a run that has ended left; nothing may mean that it does not show yet."""
+    """Return what a finished run left; an empty answer may not be final, so wait for more."""
     return (
         wait_until_shown(
             lambda: ask() or None,
@@ -157,10 +157,10 @@ def _read_after_end(ask: Callable[[], tuple[_T, ...]], settings: PushSettings) -
 
 
 class _RunWatcher:
-    """Looks at a run again and again, and tells what it sees."""
+    """Poll a run and update the status line."""
 
     def __init__(
-        self, ref: str, version: int, kaggle: KaggleApi, settings: PushSettings, report: Reporter
+        self, ref: str, version: int, kaggle: KaggleClient, settings: PushSettings, report: Reporter
     ) -> None:
         self._ref, self._version, self._kaggle, self._report = ref, version, kaggle, report
         self._poll_policy = settings.poll_policy
@@ -171,22 +171,22 @@ class _RunWatcher:
         self._unknown_state = ""
 
     def check_ended(self) -> RunStatus:
-        """Return a run that has ended; raises PassingError while it goes on."""
+        """Return the state of a finished run; raises PassingError while it is running."""
         try:
             run = self._kaggle.get_notebook_run(self._ref, self._version)
         except (RefusedError, NoResponseError, UnreachableError) as error:
             if isinstance(error, RefusedError) and not error.is_temporary:
                 raise
-            # A run of hours outlives a bad line; it is looked at again until the line was bad for too long.
+            # A run takes hours: tolerate network failures for a while.
             if time.monotonic() - self._answered > self._poll_policy.processing_timeout:
                 raise
-            self.show_status(f"no answer at the moment: {error.what}")
+            self.show_status(f"no answer: {error.what}")
             raise TransientError(error.what) from error
         now = self._answered = time.monotonic()
         if run is None:
             if now - self._last_shown > self._poll_policy.visibility_timeout:
                 raise _build_no_run_error(self._ref, self._version)
-            raise TransientError("its run does not show yet")
+            raise TransientError("its run is not visible yet")
         self._last_shown = now
         if run.state in ("complete", "error", "cancelacknowledged"):
             return run
@@ -194,11 +194,11 @@ class _RunWatcher:
             self._unknown_state = run.state
             page = self._kaggle.fetch_account().server_name
             self._report.warn(
-                f"the state of version {self._version} of '{self._ref}' is {run.state}: whether it has ended"
-                f" cannot be told, so it is waited for; {page} may show more"
+                f"the state of version {self._version} of '{self._ref}' is {run.state}, which this version of"
+                f" offline-kit does not know; it keeps waiting; check {page}"
             )
         self._update_status(run.state, now)
-        raise TransientError(f"it is still '{run.state}'")
+        raise TransientError(f"it is '{run.state}'")
 
     def _update_status(self, state: str, now: float) -> None:
         if state == "running" and now - self._logged > _LOG_EVERY * self._poll_policy.max_interval:
@@ -206,31 +206,31 @@ class _RunWatcher:
             try:
                 self._last = run_logs.last_line(self._kaggle.get_run_log(self._ref, self._version))
             except OfflineKitError:
-                self._last = ""  # only the live line lacks it
+                self._last = ""  # only the status line lacks it
         words = [state, f"{(now - self._began) / 60:.0f} min"]
         self.show_status(", ".join(words) + (f": {self._last}" if self._last else ""))
 
 
 def save_log(log: Sequence[LogLine], folder: Path) -> Path:
-    """Write a log as plain text to `folder` and return the file."""
+    """Write a log as plain text to `folder` and return its path."""
     path = folder / LOG_NAME
     files.write_atomic(path, run_logs.plain_text(log))
     return path
 
 
 def fetch_outputs(
-    finished: FinishedRun, kaggle: KaggleApi, folder: Path, names: Sequence[str], report: Reporter = SILENT
+    finished: FinishedRun, kaggle: KaggleClient, folder: Path, names: Sequence[str], report: Reporter = SILENT
 ) -> tuple[Path, ...]:
-    """Put outputs of a run, and its log, into `folder` and return the outputs' places, in order.
+    """Download outputs of a run, and its log, to `folder` and return the outputs' paths, in order.
 
-    A file takes its name when it is whole. Raises ProjectError for a name that the run did not write,
-    OutsideError where what comes is not the file.
+    A file gets its name when it is complete. Raises ProjectError for a file that the run did not write,
+    OutsideError if the download is not the file.
     """
     if missing := [name for name in names if name not in finished.outputs]:
         raise _build_missing_output_error(finished, missing)
     run = (finished.ref, finished.version)
     paths = []
-    with report.progress("fetching the output", len(names), unit="files") as advance:
+    with report.progress("downloading the output", len(names), unit="files") as advance:
         for name in names:
             paths.append(fetch_output(run, name, kaggle, folder))
             advance(1)
@@ -239,9 +239,9 @@ def fetch_outputs(
 
 
 def find_fetched_output(finished: FinishedRun, folder: Path, name: str) -> Path | None:
-    """Return an output that `fetch` put into `folder` of this very run, told by its log; None for none.
+    """Return an output of this run that is already in `folder`, recognised by the log; None if there is none.
 
-    The version's number alone does not tell: a notebook that is deleted and made anew begins at 1 again.
+    The version's number is not enough: a notebook that is deleted and created again starts at 1.
     """
     path, log = folder / name, folder / LOG_NAME
     if not path.is_file() or not log.is_file():
@@ -253,7 +253,7 @@ def _build_missing_output_error(finished: FinishedRun, missing: Sequence[str]) -
     outputs = finished.outputs
     omitted = f" and {len(outputs) - _SHOWN} more" if len(outputs) > _SHOWN else ""
     return ProjectError(
-        f"version {finished.version} of '{finished.ref}' ran to its end and wrote no '{missing[0]}'",
+        f"version {finished.version} of '{finished.ref}' completed without writing '{missing[0]}'",
         code="submission-file-missing",
         hint=f"write '{missing[0]}' to /kaggle/working: Kaggle calls this 'Submission CSV Not Found'",
         details=[
@@ -269,10 +269,10 @@ def _build_failed_error(
     version: int,
     run: RunStatus,
     log: tuple[LogLine, ...],
-    kaggle: KaggleApi,
+    kaggle: KaggleClient,
     log_folder: Path | None,
 ) -> ProjectError:
-    """Return the error for a run that failed: the cell, its error, cause, remedy, and where to read on."""
+    """Return the error for a failed run: the cell, its error, cause, fix, and links."""
     notebook = kaggle.get_notebook(ref, version)
     run_failure = run_logs.analyse_failure(log, notebook.text if notebook else "")
     explained = causes.explain_failure(run_failure.message or run.failure_message)
@@ -289,7 +289,7 @@ def _build_failed_error(
         if run.failure_message and run.failure_message not in run_failure.message
         else []
     )
-    links = [f"the whole log: {log_folder / LOG_NAME}"] if log_folder else []
+    links = [f"full log: {log_folder / LOG_NAME}"] if log_folder else []
     links += [f"its page: {notebook.url}"] if notebook and server_name == "Kaggle" else []
     return ProjectError(
         f"{summary} on {server_name}: version {version} of '{ref}'",
@@ -307,7 +307,7 @@ def _build_failed_error(
 
 
 def _label_cell(cell_number: int, notebook: str) -> str:
-    """Return how the failed cell is called, as after a rehearsal; empty where it is not known."""
+    """Return the failed cell's label, as in a rehearsal; empty if it is unknown."""
     if not cell_number:
         return ""
     try:
@@ -321,13 +321,13 @@ def _build_no_run_error(ref: str, version: int) -> OutsideError:
     return OutsideError(
         f"version {version} of '{ref}' has no run",
         code="notebook-run-missing",
-        hint="run the same command again: where the version has none, it pushes a new one",
+        hint="run the same command again: it pushes a new version",
     )
 
 
 def _build_timeout_error(ref: str, version: int, detail: str) -> OutsideError:
     return OutsideError(
-        f"the run of version {version} of '{ref}' has not ended in time: {detail}",
+        f"the run of version {version} of '{ref}' has not finished in time: {detail}",
         code="notebook-run-timeout",
         hint=_AGAIN,
     )
@@ -336,16 +336,16 @@ def _build_timeout_error(ref: str, version: int, detail: str) -> OutsideError:
 _ERROR_PAGE = (b"<!doctype", b"<html", b"<?xml", b'{"error"', b'{"code"')
 
 
-def fetch_output(run: tuple[str, int], name: str, kaggle: KaggleApi, folder: Path) -> Path:
-    """Put one output of a run ("owner/slug", version) below `folder` and return its place.
+def fetch_output(run: tuple[str, int], name: str, kaggle: KaggleClient, folder: Path) -> Path:
+    """Download one output of a run ("owner/slug", version) to `folder` and return its path.
 
-    It takes its name when it has come to its end. Its size nobody tells beforehand: whoever knows what the
-    file holds compares that. Raises OutsideError where what comes is an error page.
+    The file gets its name when it is complete. Kaggle does not report its size beforehand, so callers
+    check the content. Raises OutsideError if an error page arrives instead.
     """
     path = folder / name
     if ".." in PurePosixPath(name).parts or PurePosixPath(name).is_absolute():
         raise UsageError(
-            f"'{name}' is no name of an output",
+            f"'{name}' is not the name of an output",
             code="output-name-invalid",
             hint="name a file below /kaggle/working",
         )
@@ -356,9 +356,9 @@ def fetch_output(run: tuple[str, int], name: str, kaggle: KaggleApi, folder: Pat
         size = kaggle.download_run_output(*run, name, part)
         if _is_error_page(part, name):
             raise OutsideError(
-                f"the output '{name}' could not be fetched: an error page of {size} bytes came instead",
+                f"the output '{name}' could not be downloaded: Kaggle sent an error page of {size} bytes",
                 code="output-not-downloaded",
-                hint="run the same command again: it asks for a fresh link",
+                hint="run the same command again: it requests a new link",
             )
         part.replace(path)
     finally:

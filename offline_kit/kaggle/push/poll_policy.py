@@ -1,4 +1,4 @@
-"""How long to wait for Kaggle, and how often to look."""
+"""How long to wait for Kaggle, and how often to poll."""
 
 import time
 from collections.abc import Callable
@@ -12,27 +12,27 @@ from offline_kit.kaggle.client.api_types import NoResponseError, RefusedError, U
 
 _NEVER = 10**6
 _ABSENT = frozenset({403, 404})
-"""What Kaggle answers about what was made a moment ago, too."""
+"""Kaggle's answers for something that was just created, too."""
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PollPolicy:
-    """How long to wait for Kaggle; all times in seconds."""
+    """Timeouts and poll intervals in seconds."""
 
     visibility_timeout: float = 180.0
-    """For something that was sent to show at all."""
+    """Until something new is visible."""
     processing_timeout: float = 3600.0
-    """For what shows to be ready."""
+    """Until something visible is ready."""
     first_interval: float = 1.0
-    """The first pause between two looks; it doubles up to `longest`."""
+    """Doubles up to `max_interval`."""
     max_interval: float = 15.0
     scoring_interval: float = 60.0
-    """The longest pause between two looks at a submission: scoring takes hours."""
+    """`max_interval` for submissions, whose scoring takes hours."""
     sleep: Callable[[float], None] = time.sleep
 
     def retry_policy(self, seconds: float) -> RetryPolicy:
-        """Return the patience to look for so long."""
+        """Return a retry policy that polls for so many seconds."""
         return RetryPolicy(
             attempts=_NEVER,
             backoff=self.first_interval,
@@ -56,33 +56,33 @@ def poll_until(
 
 
 def ignore_transient(check: Callable[[], _T], show_status: Say = lambda _words: None) -> Callable[[], _T]:
-    """Return a look that trouble of Kaggle's does not end, nor "there is no such thing": both may pass, and are said."""
+    """Wrap a check so that temporary failures and "not found" count as transient and update the status line."""
 
     def check_once() -> _T:
         try:
             return check()
         except RefusedError as refusal:
             if refusal.status in _ABSENT or refusal.is_temporary:
-                show_status(f"no answer at the moment: {refusal.what}")
+                show_status(f"no answer: {refusal.what}")
                 raise TransientError(refusal.what, refusal.retry_after) from refusal
             raise
         except (NoResponseError, UnreachableError) as lost:
-            show_status(f"no answer at the moment: {lost.what}")
+            show_status(f"no answer: {lost.what}")
             raise TransientError(lost.what) from lost
 
     return check_once
 
 
 def wait_until_shown(check: Callable[[], _T | None], policy: RetryPolicy) -> _T | None:
-    """Return what a look sees once that is something; None where it saw nothing until patience ended.
+    """Call `check` until it returns something; None if it did not in time.
 
-    Raises Kaggle's own error where the last look was in trouble: nobody knows then whether it is there.
+    Raises Kaggle's error if the last call failed: the result is unknown then.
     """
 
     def check_shown() -> _T:
         result = check()
         if result is None:
-            raise TransientError("it does not show yet")
+            raise TransientError("it is not visible yet")
         return result
 
     try:
@@ -92,7 +92,7 @@ def wait_until_shown(check: Callable[[], _T | None], policy: RetryPolicy) -> _T 
 
 
 def find_cause(trouble: Exception) -> OfflineKitError:
-    """Return the error of Kaggle's behind passing trouble."""
+    """Return the Kaggle error behind a transient one."""
     cause = trouble.__cause__
     return cause if isinstance(cause, OfflineKitError) else NotShownError(str(trouble), hint="look again")
 

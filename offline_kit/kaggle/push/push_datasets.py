@@ -17,12 +17,12 @@ from offline_kit.core.files import format_size, hold_lock
 from offline_kit.core.report import SILENT, Reporter, Say
 from offline_kit.core.retry import TransientError
 from offline_kit.kaggle.client.api_types import (
-    KaggleApi,
     NewDatasetVersion,
     RefusedError,
     RemoteDataset,
     RemoteFile,
 )
+from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.push import send_files
 from offline_kit.kaggle.push.dataset_plan import (
     DEFAULT_OPTIONS,
@@ -66,7 +66,7 @@ class PushedPart:
 def push_kit(
     kit: Kit,
     datasets: Mapping[str, str],
-    kaggle: KaggleApi,
+    kaggle: KaggleClient,
     settings: PushSettings,
     options: PushOptions = DEFAULT_OPTIONS,
     report: Reporter = SILENT,
@@ -86,7 +86,7 @@ def push_kit(
 def plan_datasets(
     kit: Kit,
     datasets: Mapping[str, str],
-    kaggle: KaggleApi,
+    kaggle: KaggleClient,
     settings: PushSettings,
     options: PushOptions = DEFAULT_OPTIONS,
     report: Reporter = SILENT,
@@ -111,7 +111,11 @@ def plan_datasets(
 
 
 def apply_plan(
-    plan: PushPlan, kaggle: KaggleApi, settings: PushSettings, options: PushOptions, report: Reporter = SILENT
+    plan: PushPlan,
+    kaggle: KaggleClient,
+    settings: PushSettings,
+    options: PushOptions,
+    report: Reporter = SILENT,
 ) -> tuple[PushedPart, ...]:
     """Carry out a plan; all parts are sent before waiting, so that Kaggle processes them in parallel."""
     effects = {
@@ -134,7 +138,7 @@ def _report_unchanged(part: PartPlan, report: Reporter) -> PushedPart:
     )
 
 
-def _upload_part(part: PartPlan, kaggle: KaggleApi, settings: PushSettings, report: Reporter) -> Effect:
+def _upload_part(part: PartPlan, kaggle: KaggleClient, settings: PushSettings, report: Reporter) -> Effect:
     """Upload a part and create a version; return the effect, which may not be visible yet."""
     for warning in part.warnings:
         report.warn(f"'{part.ref}': {warning}")
@@ -161,7 +165,7 @@ def _upload_part(part: PartPlan, kaggle: KaggleApi, settings: PushSettings, repo
     return effect
 
 
-def _recover_interrupted(ref: str, kaggle: KaggleApi, settings: PushSettings, report: Reporter) -> bool:
+def _recover_interrupted(ref: str, kaggle: KaggleClient, settings: PushSettings, report: Reporter) -> bool:
     """Recover what an earlier run sent without seeing it arrive; return whether it has appeared."""
 
     def wait_for_effect(effect: Effect) -> bool | None:
@@ -186,7 +190,7 @@ def _recover_interrupted(ref: str, kaggle: KaggleApi, settings: PushSettings, re
 def _finish_part(
     part: PartPlan,
     effect: Effect,
-    kaggle: KaggleApi,
+    kaggle: KaggleClient,
     settings: PushSettings,
     options: PushOptions,
     report: Reporter,
@@ -209,7 +213,7 @@ _MAX_MARKER = 64 << 20
 
 
 def inspect_dataset(
-    kaggle: KaggleApi,
+    kaggle: KaggleClient,
     ref: str,
     poll_policy: PollPolicy = DEFAULT_POLL,
     report: Reporter = SILENT,
@@ -257,7 +261,7 @@ def inspect_dataset(
         )
 
 
-def _read_remote(kaggle: KaggleApi, dataset: RemoteDataset, state: str) -> RemotePartState:
+def _read_remote(kaggle: KaggleClient, dataset: RemoteDataset, state: str) -> RemotePartState:
     """Return the state of a processed dataset, with its files and the part of its marker."""
     remote = RemotePartState(
         ref=dataset.ref, version=dataset.version, state=state, private=dataset.private, url=dataset.url
@@ -271,7 +275,7 @@ def _read_remote(kaggle: KaggleApi, dataset: RemoteDataset, state: str) -> Remot
     return replace(remote, part=part, files=_list_all_files(kaggle, part, remote) if part else remote.files)
 
 
-def _list_all_files(kaggle: KaggleApi, part: KitPart, remote: RemotePartState) -> tuple[RemoteFile, ...]:
+def _list_all_files(kaggle: KaggleClient, part: KitPart, remote: RemotePartState) -> tuple[RemoteFile, ...]:
     """Return the files of a version; if the listing is incomplete, list each folder."""
     damage = find_damage(part, remote)
     if not damage:
@@ -285,7 +289,7 @@ def _list_all_files(kaggle: KaggleApi, part: KitPart, remote: RemotePartState) -
     return deeper if len(find_damage(part, replace(remote, files=deeper))) < len(damage) else remote.files
 
 
-def read_marker(kaggle: KaggleApi, ref: str) -> KitPart | None:
+def read_marker(kaggle: KaggleClient, ref: str) -> KitPart | None:
     """Return the part that the marker of the current version describes, None if the marker is invalid.
 
     A notebook mounts the current version, so no version number is requested.
@@ -300,7 +304,7 @@ def read_marker(kaggle: KaggleApi, ref: str) -> KitPart | None:
             return None
 
 
-def read_part(kaggle: KaggleApi, ref: str, version: int) -> KitPart | None:
+def read_part(kaggle: KaggleClient, ref: str, version: int) -> KitPart | None:
     """Return the part that a ready dataset holds, None if it has no marker."""
     marked = any(file.name == MARKER for file in kaggle.list_dataset_files(ref, version))
     return read_marker(kaggle, ref) if marked else None
@@ -314,7 +318,7 @@ def _read_text(path: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def wait_until_visible(kaggle: KaggleApi, effect: Effect, poll_policy: PollPolicy = DEFAULT_POLL) -> bool:
+def wait_until_visible(kaggle: KaggleClient, effect: Effect, poll_policy: PollPolicy = DEFAULT_POLL) -> bool:
     """Wait until a newer version is visible; False if none is within the visibility timeout."""
 
     def find_newer() -> bool | None:
@@ -334,7 +338,7 @@ def wait_until_visible(kaggle: KaggleApi, effect: Effect, poll_policy: PollPolic
 
 
 def wait_until_ready(
-    kaggle: KaggleApi, effect: Effect, poll_policy: PollPolicy = DEFAULT_POLL, report: Reporter = SILENT
+    kaggle: KaggleClient, effect: Effect, poll_policy: PollPolicy = DEFAULT_POLL, report: Reporter = SILENT
 ) -> RemotePartState:
     """Wait until the new version is current and ready and its marker has the pushed content; return its state.
 
@@ -417,7 +421,7 @@ def _check_not_overtaken(dataset: RemoteDataset, effect: Effect) -> None:
 class _LazyStatusLine(ExitStack):
     """A status line about a dataset that appears with its first update."""
 
-    def __init__(self, kaggle: KaggleApi, ref: str, report: Reporter) -> None:
+    def __init__(self, kaggle: KaggleClient, ref: str, report: Reporter) -> None:
         super().__init__()
         self._text = f"{kaggle.fetch_account().server_name} processes '{ref}'"
         self._report = report

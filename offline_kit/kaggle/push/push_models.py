@@ -1,7 +1,7 @@
-"""A part of the kit as a private Kaggle Model: a version is made once, and pinned by the notebook.
+"""Push a part of the kit as a private Kaggle Model, whose version the notebook pins.
 
-Unlike a dataset, a model is attached at one version, and nothing in it is unpacked. A version is known only
-after its push: whoever renders the notebook's sources asks here.
+Unlike a dataset, a model is attached at a fixed version, and Kaggle unpacks nothing in it. The version is
+known only after the push, so the notebook's sources are updated afterwards.
 """
 
 import time
@@ -13,7 +13,8 @@ from offline_kit.core.errors import OutsideError, ProjectError, UsageError
 from offline_kit.core.files import format_size, hold_lock
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.core.retry import TransientError
-from offline_kit.kaggle.client.api_types import Account, KaggleApi, NewModelVersion, RemoteModel
+from offline_kit.kaggle.client.api_types import Account, NewModelVersion, RemoteModel
+from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.push import kit_parts, send_files
 from offline_kit.kaggle.push.dataset_plan import (
     DEFAULT_OPTIONS,
@@ -31,13 +32,13 @@ from offline_kit.project.kaggle_names import check_slug, split_model_name
 from offline_kit.project.types import Kit, KitPart
 
 MODEL, VARIATION, VERSION = "model", "variation", "model-version"
-"""What the journal calls the effects."""
-_AGAIN = "run the same command again: it goes on, and nothing is sent twice"
+"""Actions in the journal."""
+_AGAIN = "run the same command again: it continues, and nothing is sent twice"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelPlan:
-    """What becomes of a part that is a model."""
+    """What a push does to a part that is a model."""
 
     part: KitPart
     folder: Path
@@ -46,12 +47,12 @@ class ModelPlan:
     action: PushAction
     reason: str
     version_before: int
-    """Its newest version now; 0 for none."""
+    """The newest version; 0 for none."""
     model: RemoteModel | None
 
     @property
     def pinned_source(self) -> str:
-        """The version that holds the part already, as a notebook attaches it; "" where it is yet to come."""
+        """The version that holds the part, as a notebook attaches it; "" if it has to be pushed."""
         return f"{self.ref}/{self.version_before}" if self.action is PushAction.NOTHING else ""
 
 
@@ -67,9 +68,9 @@ class PushedModel:
 
 
 def resolve_model(configured: str, account: Account) -> str:
-    """Return "owner/model/framework/variation" of a model as `publish_model` names it.
+    """Return "owner/model/framework/variation" of a `publish_model` value.
 
-    Raises UsageError where the account is not the owner, or Kaggle would not take the slug.
+    Raises UsageError if the account is not the owner, or the slug is invalid.
     """
     owner, slug, variation = split_model_name(configured)
     problems = list(check_slug(slug))
@@ -89,14 +90,14 @@ def plan_model(
     kit: Kit,
     part: KitPart,
     ref: str,
-    kaggle: KaggleApi,
+    kaggle: KaggleClient,
     settings: PushSettings,
     options: PushOptions = DEFAULT_OPTIONS,
     report: Reporter = SILENT,
 ) -> ModelPlan:
-    """Look at the model and return what a push would do; settles first what an earlier run left open.
+    """Return what a push would do, after recovering what an earlier run left open.
 
-    Raises ProjectError for a model that everybody sees, unless `options` allow it.
+    Raises ProjectError for a public model, unless `options` allow it.
     """
     report.step(f"Looking at the model '{_model_ref(ref)}' on {kaggle.fetch_account().server_name}")
     _recover_interrupted(ref, kaggle, settings, report)
@@ -121,7 +122,7 @@ def plan_model(
         folder=kit.part_folder(part),
         ref=ref,
         action=PushAction.NOTHING if is_same else PushAction.VERSION if before else PushAction.CREATE,
-        reason=reason if before else "there is no such model yet",
+        reason=reason if before else "the model does not exist yet",
         version_before=before,
         model=model,
     )
@@ -131,12 +132,12 @@ def push_model(
     kit: Kit,
     part: KitPart,
     ref: str,
-    kaggle: KaggleApi,
+    kaggle: KaggleClient,
     settings: PushSettings,
     options: PushOptions = DEFAULT_OPTIONS,
     report: Reporter = SILENT,
 ) -> PushedModel:
-    """Bring a part to its model and return the version that holds it; raises as `plan`, and as a push of data."""
+    """Push a part to its model and return the version that holds it; raises as `plan_model` and `push_kit`."""
     with hold_lock(settings.state_folder / "model.lock"):
         plan = plan_model(kit, part, ref, kaggle, settings, options, report)
         if plan.action is PushAction.NOTHING:
@@ -147,7 +148,7 @@ def push_model(
 
 
 def _upload_model(
-    plan: ModelPlan, kaggle: KaggleApi, settings: PushSettings, options: PushOptions, report: Reporter
+    plan: ModelPlan, kaggle: KaggleClient, settings: PushSettings, options: PushOptions, report: Reporter
 ) -> PushedModel:
     ref, part = plan.ref, plan.part
     uploads = send_files.list_uploads(part, plan.folder)
@@ -175,13 +176,13 @@ def _upload_model(
     model = kaggle.get_model(_model_ref(ref))
     if model and not model.private and not options.public:
         raise build_exposed_error(f"the model '{_model_ref(ref)}'", model.url)
-    report.note(f"'{ref}' version {version} is ready, private, and shows this kit")
+    report.note(f"'{ref}' version {version} is ready, private, and holds this kit")
     url = model.url if model else ""
     return PushedModel(part=part.name, source=f"{ref}/{version}", action=plan.action, url=url)
 
 
-def _create_model(ref: str, kaggle: KaggleApi, settings: PushSettings, report: Reporter) -> None:
-    """Create the model, once; where the answer is lost, look whether it is there."""
+def _create_model(ref: str, kaggle: KaggleClient, settings: PushSettings, report: Reporter) -> None:
+    """Create the model once; if the answer is lost, check whether it exists."""
     name = _model_ref(ref)
     effect = Effect(action=MODEL, target=f"model:{name}", before=0, content="")
 
@@ -193,12 +194,12 @@ def _create_model(ref: str, kaggle: KaggleApi, settings: PushSettings, report: R
 
     run_once(settings.effect_journal, effect, send_request, wait_for_model, f"the model '{name}'", report)
     if wait_for_model() is None:
-        raise OutsideError(f"the model '{name}' does not show yet", code="model-not-visible", hint=_AGAIN)
+        raise OutsideError(f"the model '{name}' is not visible yet", code="model-not-visible", hint=_AGAIN)
     settings.effect_journal.append_entry(effect, Phase.DONE)
 
 
-def _recover_interrupted(ref: str, kaggle: KaggleApi, settings: PushSettings, report: Reporter) -> None:
-    """Wait for what an earlier run sent without seeing it arrive."""
+def _recover_interrupted(ref: str, kaggle: KaggleClient, settings: PushSettings, report: Reporter) -> None:
+    """Recover what an earlier run sent without seeing it arrive."""
 
     def wait_for_effect(effect: Effect) -> bool | None:
         if not _has_appeared(effect, ref, kaggle, settings):
@@ -215,12 +216,12 @@ def _recover_interrupted(ref: str, kaggle: KaggleApi, settings: PushSettings, re
     )
 
 
-def _has_appeared(effect: Effect, ref: str, kaggle: KaggleApi, settings: PushSettings) -> bool:
+def _has_appeared(effect: Effect, ref: str, kaggle: KaggleClient, settings: PushSettings) -> bool:
     return _becomes_true(lambda: kaggle.get_model_version(ref) > effect.before, settings)
 
 
 def _becomes_true(true: Callable[[], bool], settings: PushSettings) -> bool:
-    """Tell whether something comes true within the grace."""
+    """Tell whether a check becomes true within the visibility timeout."""
     return (
         wait_until_shown(
             lambda: true() or None, settings.poll_policy.retry_policy(settings.poll_policy.visibility_timeout)
@@ -229,8 +230,8 @@ def _becomes_true(true: Callable[[], bool], settings: PushSettings) -> bool:
     )
 
 
-def _wait_until_ready(plan: ModelPlan, kaggle: KaggleApi, settings: PushSettings, report: Reporter) -> int:
-    """Wait until a newer version shows the part's marker and all of its files; return its number."""
+def _wait_until_ready(plan: ModelPlan, kaggle: KaggleClient, settings: PushSettings, report: Reporter) -> int:
+    """Wait until a newer version has the part's marker and all of its files; return its number."""
     incomplete_since: list[float] = []
 
     def read_version() -> int:
@@ -240,7 +241,7 @@ def _wait_until_ready(plan: ModelPlan, kaggle: KaggleApi, settings: PushSettings
         show_status(f"version {version}")
         part = kit_parts.read_model_part(kaggle, plan.ref, version)
         if part is None or part.id != plan.part.id:
-            raise TransientError("its files do not show yet")
+            raise TransientError("its files are not visible yet")
         remote = RemotePartState(ref=plan.ref, files=kaggle.list_model_files(plan.ref, version))
         if wrong := find_differences(part, remote):
             incomplete_since.append(time.monotonic())
@@ -269,7 +270,7 @@ def _journal_target(ref: str) -> str:
 
 def _build_public_error(model: RemoteModel) -> ProjectError:
     return ProjectError(
-        f"the model '{model.ref}' is public: everybody would see the checkpoints",
+        f"the model '{model.ref}' is public: everyone would see the checkpoints",
         code="model-public",
         hint=f"make it private in the settings of {model.url or 'its page'}, choose another `publish_model`,"
         " or allow it with --public",

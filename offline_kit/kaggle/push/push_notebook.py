@@ -1,7 +1,7 @@
-"""The kit's notebook to Kaggle: a version is pushed once, and only where the newest one is not it already.
+"""Push the kit's notebook once, and only if the newest version differs.
 
-A push runs the notebook at once, so one too many costs hours. The journal says before it what is about to
-happen; an answer that is lost, or a run of ours that is killed, is settled by looking.
+A push starts a run immediately, so a needless one costs hours. The journal stores it beforehand; if the
+answer is lost or the process is killed, the next run looks for the version.
 """
 
 import json
@@ -18,13 +18,13 @@ from offline_kit.core.files import hold_lock
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.core.retry import TransientError
 from offline_kit.kaggle.client.api_types import (
-    KaggleApi,
     NewNotebook,
     NotebookSources,
     RefusedError,
     RemoteNotebook,
     SavedNotebook,
 )
+from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.push.journal import Effect, Phase, PushSettings, run_once
 from offline_kit.kaggle.push.notebook_equality import (
     NotebookDifference,
@@ -39,59 +39,59 @@ from offline_kit.project.types import Kit
 from offline_kit.rehearsal import kit_facts as kit_plan
 
 ACTION = "notebook"
-"""What the journal calls the push of a notebook."""
+"""The journal's action for a push of a notebook."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NotebookPlan:
-    """What becomes of a notebook."""
+    """What a push does to a notebook."""
 
     notebook: NewNotebook
     action: str
     """"new" (there is no such notebook), "version" or "nothing"."""
     reason: str
     version_before: int = 0
-    """Number of the newest version; 0 for none."""
+    """The newest version; 0 for none."""
     version: int = 0
-    """The version that is it already; 0 where one has to be pushed."""
+    """The version that matches; 0 if one has to be pushed."""
     url: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PushedNotebook:
-    """Where a notebook is now."""
+    """Where a pushed notebook is."""
 
     ref: str
     """"owner/slug"."""
     version: int
-    """The version that is it; its run may still be queued."""
+    """Its run may still be queued."""
     url: str
     action: str
     """What was done: "new", "version" or "nothing"."""
 
 
 def read_notebook(kit: Kit, username: str) -> NewNotebook:
-    """Return the kit's notebook as it was rendered, of this owner.
+    """Return the kit's rendered notebook, with this owner.
 
-    Raises ProjectError where the kit has none, UsageError where its metadata would have it public or with
-    internet, or of somebody else.
+    Raises ProjectError if the kit has none, UsageError if its metadata asks for a public notebook, for
+    internet, or for another owner.
     """
     path, metadata = kit_plan.read_notebook(kit)
     owner, _, slug = str(metadata.get("id", "")).rpartition("/")
     problems = []
     if metadata.get("enable_internet") is not False:
         problems.append(
-            "`enable_internet` is not false: a submission has none, and Kaggle's own default is true"
+            "`enable_internet` is not false: submissions have no internet, and Kaggle's default is true"
         )
     if metadata.get("is_private") is not True:
-        problems.append("`is_private` is not true: everybody could read the notebook")
+        problems.append("`is_private` is not true: everyone could read the notebook")
     if owner and owner.casefold() != username.casefold():
         problems.append(f"`id` belongs to '{owner}', and these credentials to '{username}'")
     if problems:
         raise UsageError(
-            f"the notebook of the kit in '{kit.folder}' cannot be pushed as its kernel-metadata.json says",
+            f"the notebook of the kit in '{kit.folder}' has an invalid kernel-metadata.json",
             code="notebook-metadata-invalid",
-            hint="build the kit again with 'offline-kit build', which writes this file anew",
+            hint="run 'offline-kit build', which writes this file again",
             details=problems,
         )
     return NewNotebook(
@@ -107,9 +107,9 @@ def read_notebook(kit: Kit, username: str) -> NewNotebook:
 
 
 def pin_model(kit: Kit, source: str) -> None:
-    """Have the kit's notebook attach a model at exactly this version, and no other version of it.
+    """Make the kit's notebook attach exactly this version of a model.
 
-    `source` is "owner/model/framework/variation/version". Raises ProjectError where the kit has no notebook.
+    `source` is "owner/model/framework/variation/version". Raises ProjectError if the kit has no notebook.
     """
     _, metadata = kit_plan.read_notebook(kit)
     variation = source.rpartition("/")[0]
@@ -139,13 +139,13 @@ def _parse_sources(metadata: Mapping[str, Any], username: str) -> NotebookSource
 
 
 def push_notebook(
-    notebook: NewNotebook, kaggle: KaggleApi, settings: PushSettings, report: Reporter = SILENT
+    notebook: NewNotebook, kaggle: KaggleClient, settings: PushSettings, report: Reporter = SILENT
 ) -> PushedNotebook:
-    """Bring a notebook to Kaggle, where its run begins, and return its version as it was read back.
+    """Push a notebook, which starts its run, and return its version as Kaggle shows it.
 
-    Nothing is pushed where the newest version is the same and its run is complete, queued or running.
-    Raises UsageError for a title that leads elsewhere; OutsideError where Kaggle refuses it or a source of
-    it, has no free session in time, or shows something else than was pushed. The same call later goes on.
+    Nothing is pushed if the newest version is the same and its run is complete, queued or running.
+    Raises UsageError for a title that leads to another slug; OutsideError if Kaggle refuses the notebook or
+    a source, has no free session in time, or shows something else. The same call later continues.
     """
     with hold_lock(settings.state_folder / "notebook.lock"):
         plan = plan_notebook(notebook, kaggle, settings, report)
@@ -156,7 +156,7 @@ def push_notebook(
 
 
 def plan_notebook(
-    notebook: NewNotebook, kaggle: KaggleApi, settings: PushSettings, report: Reporter = SILENT
+    notebook: NewNotebook, kaggle: KaggleClient, settings: PushSettings, report: Reporter = SILENT
 ) -> NotebookPlan:
     """Return what a push would do, after recovering what an earlier run left open."""
     report.step(f"Looking at the notebook '{notebook.ref}' on {kaggle.fetch_account().server_name}")
@@ -164,7 +164,7 @@ def plan_notebook(
     newest = kaggle.get_notebook(notebook.ref)
     if newest is None:
         _check_title(notebook)
-        return NotebookPlan(notebook=notebook, action="new", reason="there is no such notebook yet")
+        return NotebookPlan(notebook=notebook, action="new", reason="the notebook does not exist yet")
     remote = newest
     if recovered not in (0, newest.newest_version):
         remote = kaggle.get_notebook(notebook.ref, recovered) or newest
@@ -173,7 +173,7 @@ def plan_notebook(
     return NotebookPlan(
         notebook=notebook,
         action="version" if reason else "nothing",
-        reason=reason or f"version {number} is this notebook already",
+        reason=reason or f"version {number} is this notebook",
         version_before=newest.newest_version,
         version=0 if reason else number,
         url=newest.url,
@@ -181,12 +181,12 @@ def plan_notebook(
 
 
 def is_same(notebook: NewNotebook, remote: RemoteNotebook) -> bool:
-    """Tell whether a version on Kaggle is what is wanted, whatever became of its run."""
+    """Tell whether a version on Kaggle matches, whatever the state of its run."""
     return not (*find_mismatches(notebook, remote), *find_extra_sources(notebook, remote))
 
 
 def void_version(notebook: NewNotebook, version: int, settings: PushSettings) -> None:
-    """Have a version not count any more, so that the next push makes another one of the same content."""
+    """Mark a version as void, so that the next push creates another one with the same content."""
     settings.effect_journal.append_entry(_build_effect(notebook, version - 1), Phase.VOID)
 
 
@@ -195,14 +195,14 @@ def _build_effect(notebook: NewNotebook, before: int) -> Effect:
 
 
 def _find_push_reason(
-    notebook: NewNotebook, remote: RemoteNotebook, number: int, kaggle: KaggleApi, settings: PushSettings
+    notebook: NewNotebook, remote: RemoteNotebook, number: int, kaggle: KaggleClient, settings: PushSettings
 ) -> str:
-    """Return why a version is not what is wanted, "" where it is."""
+    """Return why a version has to be replaced, "" if it matches."""
     entries = [
         entry for entry in settings.effect_journal.read_entries() if entry.effect.target == notebook.ref
     ]
     last = entries[-1] if entries and entries[-1].effect.content == hash_content(notebook) else None
-    # What we pushed last, and nobody has pushed over since, is ours however Kaggle writes it.
+    # The newest version is our last push, even if Kaggle has rewritten its cells.
     is_ours = last and last.phase is Phase.DONE and number == last.effect.before + 1
     different = [
         difference
@@ -213,7 +213,7 @@ def _find_push_reason(
         others_note = f" (and {len(different) - 1} more)" if len(different) > 1 else ""
         return f"in version {number}, {different[0].summary}{others_note}"
     if last and last.phase is Phase.VOID and number > last.effect.before:
-        return f"version {number} does not count: it ran without what it needs"
+        return f"version {number} does not count: it ran without its inputs"
     run = kaggle.get_notebook_run(notebook.ref, number)
     fresh = (
         last
@@ -221,7 +221,7 @@ def _find_push_reason(
         and time.time() - last.at < settings.poll_policy.visibility_timeout
     )
     if run is None and fresh:
-        return ""  # it was pushed by us a moment ago, and its run does not show yet
+        return ""  # pushed a moment ago: its run is not visible yet
     if run is None:
         return f"version {number} was saved without a run"
     return f"the run of version {number} ended with '{run.state}'" if run.has_failed else ""
@@ -231,20 +231,20 @@ def _check_title(notebook: NewNotebook) -> None:
     slug = notebook.ref.partition("/")[2]
     if make_slug(notebook.title) != slug:
         raise UsageError(
-            f"Kaggle would make '{make_slug(notebook.title)}' of the title '{notebook.title}', not '{slug}'",
+            f"Kaggle would derive the slug '{make_slug(notebook.title)}' of the title '{notebook.title}', not '{slug}'",
             code="notebook-title-invalid",
-            hint="set `title` in [tool.offline-kit.notebook] and leave `slug` out: it follows",
+            hint="set `title` in [tool.offline-kit.notebook] and remove `slug`, which follows from it",
         )
 
 
 def _recover_interrupted(
-    notebook: NewNotebook, kaggle: KaggleApi, settings: PushSettings, report: Reporter
+    notebook: NewNotebook, kaggle: KaggleClient, settings: PushSettings, report: Reporter
 ) -> int:
-    """Wait for what an earlier run sent without seeing it arrive; return its version where it is this notebook."""
+    """Recover what an earlier run sent without seeing it arrive; return its version if it is this notebook."""
     entry = settings.effect_journal.find_open_entry(notebook.ref)
     if entry is None or entry.effect.action != ACTION:
         return 0
-    report.note(f"an earlier push of '{notebook.ref}' was interrupted; looking what became of it")
+    report.note(f"an earlier push of '{notebook.ref}' was interrupted; checking its state")
     is_same_content = entry.effect.content == hash_content(notebook)
     version = find_pushed_version(
         entry.effect, notebook if is_same_content else None, kaggle, settings.poll_policy
@@ -254,9 +254,9 @@ def _recover_interrupted(
 
 
 def _push_version(
-    plan: NotebookPlan, kaggle: KaggleApi, settings: PushSettings, report: Reporter
+    plan: NotebookPlan, kaggle: KaggleClient, settings: PushSettings, report: Reporter
 ) -> PushedNotebook:
-    """Push a version and see that it is what was meant."""
+    """Push a version and verify it."""
     notebook, effect = plan.notebook, _build_effect(plan.notebook, plan.version_before)
     report.step(f"Pushing the notebook '{notebook.ref}': {plan.reason}")
     saved = _save_when_free(effect, notebook, kaggle, settings, report)
@@ -269,19 +269,17 @@ def _push_version(
         settings.effect_journal.append_entry(effect, Phase.VOID)
         raise build_mismatch_error(saved, firm)
     if differences:
-        report.warn(
-            f"Kaggle shows version {saved.version} with other cells than were pushed; look at {saved.url}"
-        )
+        report.warn(f"Kaggle shows version {saved.version} with changed cells; check {saved.url}")
     settings.effect_journal.append_entry(effect, Phase.DONE)
-    internet = "has the internet on, as it was asked for," if notebook.internet else "has no internet,"
+    internet = "has internet access, as configured," if notebook.internet else "has no internet,"
     report.note(f"'{notebook.ref}' version {saved.version} is private, {internet} and all of its sources")
     return PushedNotebook(ref=notebook.ref, version=saved.version, url=saved.url, action=plan.action)
 
 
 def _save_when_free(
-    effect: Effect, notebook: NewNotebook, kaggle: KaggleApi, settings: PushSettings, report: Reporter
+    effect: Effect, notebook: NewNotebook, kaggle: KaggleClient, settings: PushSettings, report: Reporter
 ) -> SavedNotebook:
-    """Save once; where all sessions of the account are taken, wait for one."""
+    """Save once; if all sessions of the account are in use, wait for a free one."""
     with ExitStack() as line:
         status_lines: list[Callable[[str], None]] = []
 
@@ -304,7 +302,7 @@ def _save_when_free(
 
 
 def _save_version(
-    effect: Effect, notebook: NewNotebook, kaggle: KaggleApi, settings: PushSettings, report: Reporter
+    effect: Effect, notebook: NewNotebook, kaggle: KaggleClient, settings: PushSettings, report: Reporter
 ) -> SavedNotebook:
     def find_saved() -> SavedNotebook | None:
         version = find_pushed_version(effect, notebook, kaggle, settings.poll_policy)
@@ -326,21 +324,21 @@ def _save_version(
     )
 
 
-AGAIN = "run the same command again: it goes on, and nothing is pushed twice"
+AGAIN = "run the same command again: it continues, and nothing is pushed twice"
 _LOOK_BACK = 5  # versions that others may have saved on top of ours
 
 
 def find_pushed_version(
-    effect: Effect, notebook: NewNotebook | None, kaggle: KaggleApi, poll_policy: PollPolicy
+    effect: Effect, notebook: NewNotebook | None, kaggle: KaggleClient, poll_policy: PollPolicy
 ) -> int:
-    """Return the version that came of an effect, 0 where none shows within the grace; without `notebook` any newer one."""
+    """Return the version that an effect created, 0 if none is visible in time; without `notebook`, any newer one."""
 
     def find_newer() -> int | None:
         newest = kaggle.get_notebook(effect.target)
         current = newest.newest_version if newest else 0
         for number in range(current, max(effect.before, current - _LOOK_BACK), -1):
             remote = newest if number == current else kaggle.get_notebook(effect.target, number)
-            # Kaggle may write cells anew: of the version right behind ours, their text says nothing.
+            # Kaggle may rewrite cells, so the text of the very next version is not compared.
             next_one = number == effect.before + 1
             if notebook is None or (
                 remote
@@ -355,11 +353,11 @@ def find_pushed_version(
 
 
 def read_back(
-    notebook: NewNotebook, saved: SavedNotebook, kaggle: KaggleApi, poll_policy: PollPolicy
+    notebook: NewNotebook, saved: SavedNotebook, kaggle: KaggleClient, poll_policy: PollPolicy
 ) -> tuple[NotebookDifference, ...]:
-    """Return how Kaggle shows a version otherwise than it was pushed, and goes on to do so within the grace.
+    """Return how a version on Kaggle differs from what was pushed, after the visibility timeout.
 
-    Raises OutsideError where it does not show at all: a fresh notebook is hidden for a while.
+    Raises OutsideError if it is not visible at all: Kaggle hides new notebooks for a while.
     """
     last: list[tuple[NotebookDifference, ...]] = []
 
@@ -381,9 +379,9 @@ def read_back(
 
 
 def build_mismatch_error(saved: SavedNotebook, differences: Sequence[NotebookDifference]) -> OutsideError:
-    """Return the error for a version that Kaggle shows otherwise than it was pushed."""
+    """Return the error for a version that differs from what was pushed."""
     return OutsideError(
-        f"version {saved.version} of '{saved.ref}' is not as it was pushed: {differences[0].summary}",
+        f"version {saved.version} of '{saved.ref}' differs from what was pushed: {differences[0].summary}",
         code="notebook-changed-by-kaggle",
         hint=differences[0].remedy,
         details=[difference.summary for difference in differences[1:]],
@@ -391,30 +389,28 @@ def build_mismatch_error(saved: SavedNotebook, differences: Sequence[NotebookDif
 
 
 def build_busy_error(trouble: Exception) -> OutsideError:
-    """Return the error for sessions that did not come free in time."""
+    """Return the error for a session limit that lasted too long."""
     return OutsideError(
         "Kaggle has no free session for this notebook",
         code="kaggle-session-limit",
-        hint="end a run that is not needed (kaggle.com, 'View Active Events'), or run the same command again later",
+        hint="stop a running notebook (kaggle.com, 'View Active Events'), or run the same command again later",
         details=(str(trouble),),
     )
 
 
 def build_refusal(refusal: RefusedError, notebook: NewNotebook) -> OutsideError:
-    """Return a refusal with what to do about it."""
+    """Return the error for a refused push, with a fix."""
     message = refusal.what.lower()
     if refusal.status == 409:
-        summary = (
-            f"Kaggle does not take '{notebook.ref}': a dataset or another notebook has this title or slug"
-        )
+        summary = f"Kaggle rejected '{notebook.ref}': a dataset or another notebook has this title or slug"
         return OutsideError(
             summary,
             code="notebook-title-taken",
-            hint="choose another `title` in [tool.offline-kit.notebook]",
+            hint="set another `title` in [tool.offline-kit.notebook]",
             details=(refusal.what,),
         )
     if "quota" in message:
-        hint = "wait until the quota is renewed (each week), or leave `accelerator` out"
+        hint = "wait for the weekly quota renewal, or remove `accelerator`"
         return OutsideError(
             f"'{notebook.ref}' was not pushed: the quota is used up",
             code="kaggle-quota-exhausted",
@@ -422,7 +418,7 @@ def build_refusal(refusal: RefusedError, notebook: NewNotebook) -> OutsideError:
             details=(refusal.what,),
         )
     if "not found" in message:
-        hint = "if it was made on the web and never saved, save it once there; or choose another `title`"
+        hint = "if it is an unsaved draft on kaggle.com, save it there once; or set another `title`"
         return OutsideError(
             f"Kaggle cannot find '{notebook.ref}' to update it",
             code="notebook-not-found",
@@ -433,7 +429,7 @@ def build_refusal(refusal: RefusedError, notebook: NewNotebook) -> OutsideError:
 
 
 def build_sources_error(saved: SavedNotebook, notebook: NewNotebook) -> OutsideError | None:
-    """Return the error for sources that were not attached, each with its remedy; None where all were."""
+    """Return the error for sources that were not attached, each with a fix; None if all were."""
     if not saved.rejected_sources:
         return None
     remedies = {}
@@ -444,20 +440,20 @@ def build_sources_error(saved: SavedNotebook, notebook: NewNotebook) -> OutsideE
     first = next(iter(remedies.values()))
     return OutsideError(
         f"Kaggle did not attach {len(remedies)} of the sources of '{notebook.ref}':"
-        f" version {saved.version} runs without and does not count",
+        f" version {saved.version} runs without them and does not count",
         code="notebook-source-rejected",
-        hint=f"{first}; then run the same command again: it pushes another version",
+        hint=f"{first}; then run the same command again: it pushes a new version",
         details=[f"{source}: {remedy}" for source, remedy in remedies.items()],
     )
 
 
 def build_moved_error(saved: SavedNotebook, notebook: NewNotebook) -> OutsideError | None:
-    """Return the error for a notebook that the title led to another place; None where it is as asked for."""
+    """Return the error for a notebook whose title led to another slug; None if it did not."""
     if saved.ref.casefold() == notebook.ref.casefold():
         return None
     return OutsideError(
-        f"Kaggle put the notebook to '{saved.ref}', not to '{notebook.ref}': the title '{notebook.title}' decides",
+        f"Kaggle saved the notebook as '{saved.ref}', not as '{notebook.ref}': the title '{notebook.title}' determines the slug",
         code="notebook-moved",
-        hint="set `title` in [tool.offline-kit.notebook] to one that makes this slug, and delete the other notebook",
+        hint="set a `title` in [tool.offline-kit.notebook] that gives this slug, and delete the other notebook",
         details=(saved.url,) if saved.url else (),
     )

@@ -1,20 +1,21 @@
-"""Submissions that Kaggle has not run yet, and what a new version of a dataset would do to them.
+"""Find submissions in the queue that new dataset versions would break.
 
-A hidden run mounts the newest version of its datasets: one that waits in the queue would find another kit
-than it was rendered for, and fail.
+A hidden run mounts the newest version of its datasets, so a queued submission would find another kit
+than its own, and fail.
 """
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from offline_kit.kaggle.client.api_types import KaggleApi, Submission
+from offline_kit.kaggle.client.api_types import Submission
+from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.push.kit_parts import parse_part_ids
 from offline_kit.kaggle.push.submission_ledger import SubmissionLedger, parse_tag
 
 
 @dataclass(frozen=True, kw_only=True)
 class QueuedSubmission:
-    """A submission without an end, and what its run will mount."""
+    """A pending submission and what its run will mount."""
 
     submission: Submission
     notebook: str = ""
@@ -23,13 +24,13 @@ class QueuedSubmission:
     datasets: tuple[str, ...] = ()
     """"owner/slug" of each attached dataset."""
     parts: Mapping[str, str] = field(default_factory=dict)
-    """Ids of the parts that it asks for, by name; empty where that is not known."""
+    """Ids of the parts that it needs, by name; empty if unknown."""
 
 
 def list_queued(
-    kaggle: KaggleApi, competition: str, ledger: SubmissionLedger
+    kaggle: KaggleClient, competition: str, ledger: SubmissionLedger
 ) -> tuple[QueuedSubmission, ...]:
-    """Return the submissions to a competition that have no end yet; the ledger learns of those that have."""
+    """Return the pending submissions to a competition, and record the finished ones in the ledger."""
     queued = []
     for submission in kaggle.list_submissions(competition):
         ledger.update_entry(submission)
@@ -41,10 +42,10 @@ def list_queued(
 def find_disturbed(
     waiting: Iterable[QueuedSubmission], changed: Mapping[str, str], parts: Collection[str]
 ) -> tuple[str, ...]:
-    """Return a line for each queued submission that new versions of datasets would spoil, or might.
+    """Describe each queued submission that new dataset versions would break, or might.
 
-    `changed` has the id of the part that each of these datasets holds now, "" for none; `parts` are the ids
-    that the datasets will hold together afterwards. What is spoilt already is not told again.
+    `changed` has the id of the part that each of these datasets holds, "" for none; `parts` are the ids
+    that the datasets will hold afterwards. Submissions that are broken already are not reported.
     """
     held_parts = {ref.lower(): part for ref, part in changed.items()}
     return tuple(
@@ -54,7 +55,9 @@ def find_disturbed(
     )
 
 
-def _inspect_queued(submission: Submission, kaggle: KaggleApi, ledger: SubmissionLedger) -> QueuedSubmission:
+def _inspect_queued(
+    submission: Submission, kaggle: KaggleClient, ledger: SubmissionLedger
+) -> QueuedSubmission:
     mark = parse_tag(submission.message)
     if mark is None:
         return QueuedSubmission(submission=submission)
@@ -72,9 +75,11 @@ def _inspect_queued(submission: Submission, kaggle: KaggleApi, ledger: Submissio
 
 
 def _describe_conflict(queued: QueuedSubmission, changed: Mapping[str, str], parts: Collection[str]) -> str:
-    name = f"submission {queued.submission.ref} is not run yet"
+    name = f"submission {queued.submission.ref} has not run yet"
     if not queued.notebook:
-        return f"{name}; it was made by hand, and may use what changes: '{queued.submission.message}'"
+        return (
+            f"{name}; it was submitted by hand, and may use changed datasets: '{queued.submission.message}'"
+        )
     used = sorted(ref for ref in queued.datasets if ref.lower() in changed)
     if not used and queued.datasets:
         return ""

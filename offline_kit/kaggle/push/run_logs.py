@@ -1,4 +1,4 @@
-"""What the log of a run on Kaggle tells: how long it took, what it says now, which cell failed and how."""
+"""Read the log of a run on Kaggle: duration, last line, failed cell and error."""
 
 import json
 import re
@@ -22,14 +22,14 @@ _LINE = 100  # characters of a live line
 
 @dataclass(frozen=True, kw_only=True)
 class RunFailure:
-    """What ended a run, as far as its log tells."""
+    """Why a run failed, according to its log."""
 
     cell: int = 0
-    """Place of the failed cell among all cells, from 1; 0 where the log does not tell."""
+    """1-based number of the failed cell among all cells; 0 if unknown."""
     source: str = ""
     error: tuple[str, ...] = ()
     message: str = ""
-    """The error alone, and those that it followed from: what causes are known by."""
+    """The error and the errors that caused it, without tracebacks."""
     failure: KitError | None = None
     """The notebook runtime's own error, if that is what ended the run."""
 
@@ -40,12 +40,12 @@ def plain_text(log: Sequence[LogLine]) -> str:
 
 
 def run_seconds(log: Sequence[LogLine]) -> float:
-    """Return the time of the last event, 0 for none."""
+    """Return the time of the last event, 0 if there is none."""
     return max((line.seconds for line in log), default=0.0)
 
 
 def last_line(log: Sequence[LogLine]) -> str:
-    """Return the newest words, one short line; of a progress bar its newest state."""
+    """Return the last non-empty line, shortened; of a progress bar its latest state."""
     for piece in reversed(log):
         for line in reversed(re.split(r"[\r\n]", _ANSI.sub("", piece.text))):
             if line.strip():
@@ -60,12 +60,12 @@ def find_unmounted_kit(log: Sequence[LogLine]) -> str:
 
 
 def analyse_failure(log: Sequence[LogLine], notebook: str) -> RunFailure:
-    """Return what ended a run of a notebook (its JSON text)."""
+    """Return why a run of a notebook (its JSON text) failed."""
     text = plain_text(log)
     head = list(_PAPERMILL.finditer(text))
     start = head[-1].end() if head else _find_traceback(text)
     end = _CONVERTING.search(text, max(start, 0))
-    # Kaggle makes a page of the notebook even after it has failed, and logs that last.
+    # After a failure, Kaggle still converts the notebook with nbconvert, whose log comes last.
     section = text[max(start, 0) : end.start() if end else None]
     code = _code_cells(notebook)
     number = (
@@ -86,7 +86,7 @@ def analyse_failure(log: Sequence[LogLine], notebook: str) -> RunFailure:
 
 
 def _find_traceback(text: str) -> int:
-    """Return where the last traceback begins, with those that it followed from; -1 where there is none."""
+    """Return where the last chain of tracebacks begins; -1 if there is none."""
     start = text.rfind(_TRACEBACK)
     while start > 0:
         before = text.rfind(_TRACEBACK, 0, start)
@@ -97,7 +97,7 @@ def _find_traceback(text: str) -> int:
 
 
 def _code_cells(notebook: str) -> dict[int, str]:
-    """Return the code of the cells that are run, by their place among all cells."""
+    """Return the source of the code cells, by their number among all cells."""
     try:
         cells = json.loads(notebook)["cells"]
         sources = {
@@ -111,13 +111,13 @@ def _code_cells(notebook: str) -> dict[int, str]:
 
 
 def _resolve_cell_number(number: str, code: dict[int, str]) -> int:
-    """Return the place of the cell that "In [number]" means: papermill counts what it runs."""
+    """Return the cell of papermill's "In [number]", which counts executed cells only."""
     numbers = list(code)
     return numbers[int(number) - 1] if number.isdigit() and 0 < int(number) <= len(numbers) else 0
 
 
 def _match_traceback_cell(section: str, code: dict[int, str]) -> int:
-    """Return the one cell that has a line which the traceback points at, the outermost first."""
+    """Return the only cell that contains the line of a traceback's arrow, outermost frame first."""
     for arrow in _ARROW.finditer(section):
         number, words = int(arrow[1]), arrow[2].strip()
         having = [
@@ -131,7 +131,7 @@ def _match_traceback_cell(section: str, code: dict[int, str]) -> int:
 
 
 def _find_last_begun(text: str, code: dict[int, str]) -> int:
-    """Return the last cell that papermill says it began: its kernel died there, or it was ended."""
+    """Return the last cell that papermill started: the kernel died or was stopped there."""
     begun = _BEGUN.findall(text)
     return int(begun[-1]) if begun and int(begun[-1]) in code else 0
 

@@ -1,4 +1,4 @@
-"""The files of a part on their way: all at once, and stopped all at once."""
+"""Upload the files of a part in parallel; the first failure stops all."""
 
 import re
 import threading
@@ -18,7 +18,7 @@ from offline_kit.project.kaggle_names import MARKER
 from offline_kit.project.types import KitPart
 
 THREADS = 16
-"""Uploads at once: small files are slow one after the other, by the way of each request."""
+"""Parallel uploads: the latency of each request dominates for small files."""
 
 _UPLOAD_WORDS = re.compile(r"\b(token|blob)", re.IGNORECASE)
 _CREDENTIAL_STATUSES = frozenset({401, 403})
@@ -27,9 +27,9 @@ _CREDENTIAL_STATUSES = frozenset({401, 403})
 
 @contextmanager
 def consume_uploads(uploader: Uploader) -> Iterator[None]:
-    """Make something of uploads in the block: they are forgotten where it succeeds.
+    """Delete the stored uploads once the block has consumed them.
 
-    So they are where Kaggle refuses them: the next run sends the files again, instead of being refused again.
+    They are also deleted if Kaggle rejects their tokens, so that the next run uploads the files again.
     """
     try:
         yield
@@ -41,7 +41,7 @@ def consume_uploads(uploader: Uploader) -> Iterator[None]:
         ):
             raise
         uploader.forget_uploads()
-        hint = "run the same command again: it sends the files once more"
+        hint = "run the same command again: it uploads the files again"
         raise RefusedError(
             refusal.what, hint=hint, code="upload-expired", status=refusal.status, after=refusal.retry_after
         ) from refusal
@@ -49,10 +49,12 @@ def consume_uploads(uploader: Uploader) -> Iterator[None]:
 
 
 def list_uploads(part: KitPart, folder: Path) -> tuple[UploadFile, ...]:
-    """Return the files of a part and its marker; ProjectError where the kit is another one by now."""
+    """Return the files of a part and its marker; raises ProjectError if the kit has changed."""
     if manifest.read_manifest(folder).id != part.id:
         raise ProjectError(
-            f"'{folder}' was built anew meanwhile", code="kit-changed", hint="run the same command again"
+            f"'{folder}' has changed since the command started",
+            code="kit-changed",
+            hint="run the same command again",
         )
     marker = folder / MARKER
     files = [
@@ -62,9 +64,9 @@ def list_uploads(part: KitPart, folder: Path) -> tuple[UploadFile, ...]:
     missing = [f"'{file.path}' is missing" for file in files if not file.path.is_file()]
     if missing:
         raise ProjectError(
-            f"the kit in '{folder}' is not whole",
+            f"the kit in '{folder}' is incomplete",
             code="kit-damaged",
-            hint="build it again with 'offline-kit build'",
+            hint="run 'offline-kit build'",
             details=missing,
         )
     size = marker.stat().st_size
@@ -74,7 +76,7 @@ def list_uploads(part: KitPart, folder: Path) -> tuple[UploadFile, ...]:
 def upload_all(
     uploads: tuple[UploadFile, ...], uploader: Uploader, text: str, report: Reporter = SILENT
 ) -> dict[str, str]:
-    """Upload files at once, the largest first, and return the token of each by its name; raises as the uploader."""
+    """Upload files in parallel, the largest first, and return their tokens by name; raises as `Uploader`."""
     stop = threading.Event()
 
     def upload_one(file: UploadFile, advance: Advance) -> str:
@@ -93,7 +95,7 @@ def upload_all(
 
     total = sum(file.size for file in uploads)
     with report.progress(text, total) as advance, cancelling_pool(THREADS, stop) as pool:
-        # The largest first, so that none is left alone at the end.
+        # The largest first, so that no large file is uploaded alone at the end.
         order = sorted(uploads, key=lambda file: -file.size)
         futures = {file.name: pool.submit(upload_one, file, advance) for file in order}
         try:

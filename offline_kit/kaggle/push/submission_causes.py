@@ -1,93 +1,95 @@
-"""Kaggle's few sentences about a submission that failed: what usually is behind each, and what helps.
+"""Known failures of a submission: Kaggle's sentence, the usual cause, and a fix.
 
-Of the hidden run nothing comes back but such a sentence: no log, no cell, no output.
+A hidden run returns nothing else: no log, no cell, no output.
 """
 
 import re
-from dataclasses import dataclass
 
+from offline_kit.rehearsal.causes import KnownFailure
 
-@dataclass(frozen=True)
-class FailureCause:
-    """One kind of failure."""
-
-    pattern: str
-    cause: str
-    remedy: str
-    is_transient: bool = False
-    """Kaggle's own trouble: the same submission may succeed another time."""
-
-
-_REHEARSE = "`offline-kit rehearse` with as many rows as the hidden test may have"
-NO_REASON = FailureCause(
+SYSTEM_ERROR = "submission-kaggle-error"
+"""Kaggle's own failure: the same submission may succeed later."""
+_REHEARSE = "`offline-kit rehearse` with as many rows as the hidden test set may have"
+NO_REASON = KnownFailure(
+    "submission-failed-without-reason",
     r"^\s*$",
-    "Kaggle's API gives no reason; the submission's page may",
-    f"read its page; then try {_REHEARSE}",
+    "Kaggle's API returns no reason; the submission's page may have one",
+    f"read its page; then run {_REHEARSE}",
 )
-UNKNOWN = FailureCause(
+UNKNOWN = KnownFailure(
+    "submission-failed",
     r"",
     "",
-    f"read the submission's page; then try {_REHEARSE}",
+    f"read the submission's page; then run {_REHEARSE}",
 )
-CAUSES: tuple[FailureCause, ...] = (
+# Kaggle's sentences: https://www.kaggle.com/code-competition-debugging
+CAUSES: tuple[KnownFailure, ...] = (
     NO_REASON,
-    FailureCause(
+    KnownFailure(
+        "submission-metric-failed",
         r"competition's metric failed",
         "the local competition's own metric fails, whatever is submitted",
         "fix the `metric` of its competition.toml, then run 'offline-kit submit --again'",
     ),
-    FailureCause(
+    KnownFailure(
+        SYSTEM_ERROR,
         r"kaggle error|system error|internal error",
-        "trouble of Kaggle's own, not of the notebook's",
-        "submit the same version once more with 'offline-kit submit --again'",
-        is_transient=True,
+        "a failure of Kaggle's, not of the notebook",
+        "submit the same version again with 'offline-kit submit --again'",
     ),
-    FailureCause(
+    KnownFailure(
+        "submission-out-of-memory",
         r"allocate more memory|out of memory|memory ?error|\boom\b",
-        "the hidden test is larger than the public one, and the memory did not suffice",
-        f"use smaller batches, read and free piece by piece; {_REHEARSE} tells the peak",
+        "the hidden test set is larger than the public one and needs more memory",
+        f"use smaller batches, read and free data in chunks; {_REHEARSE} reports the peak",
     ),
-    FailureCause(
+    KnownFailure(
+        "submission-over-compute-limit",
         r"exceeded allowed compute",
-        "more memory or disk than there is, or an accelerator, data source or size that the rules do not allow,"
-        " as a rule only with the larger hidden test",
-        f"{_REHEARSE} tells the peak of memory and disk; unpack below /tmp; compare the rules with `accelerator`"
+        "too much memory or disk, or an accelerator, data source or size that the rules do not allow,"
+        " usually only with the larger hidden test set",
+        f"{_REHEARSE} reports the peak of memory and disk; unpack below /tmp; compare the rules with `accelerator`"
         " and the attached data",
     ),
-    FailureCause(
+    KnownFailure(
+        "submission-timeout",
         r"time ?out|time cap|timed out|max(?:imum)? allowed (?:run|execution) ?time",
         "the hidden run took longer than the competition allows: its test set is larger than the public one",
-        f"{_REHEARSE} gives a forecast; use larger batches, fewer models or folds, a smaller input size",
+        f"{_REHEARSE} estimates the time; use larger batches, fewer models or folds, a smaller input size",
     ),
-    FailureCause(
+    KnownFailure(
+        "submission-server-not-started",
         r"server never started|inference server",
         "the inference server did not answer in the first minutes",
         "start serving first and load the models in the first call",
     ),
-    FailureCause(
+    KnownFailure(
+        "submission-scoring-failed",
         r"scoring error|evaluation exception|submission is empty",
-        "the file has rows, columns, ids or values that the metric does not take; often a prediction that was made"
-        " for the public rows instead of those that are there",
-        "predict for the ids of the test data that is mounted, never from a stored answer; no empty values, the"
+        "the metric does not accept the file's rows, columns, ids or values; often the predictions are for the public"
+        " rows instead of the mounted ones",
+        "predict for the ids of the mounted test data, never from a stored answer; no empty values, the"
         f" sample's columns; {_REHEARSE} with other ids checks it",
     ),
-    FailureCause(
+    KnownFailure(
+        "submission-file-missing",
         r"not found",
-        "the hidden run ended without the file: an error before it was written, often in the reading of the hidden"
-        " data, or another name",
-        "write the file that the competition asks for (`submission` in [tool.offline-kit.notebook]) for whatever"
-        f" rows there are; {_REHEARSE} and other ids shows where it stops",
+        "the hidden run finished without the file: an error before it was written, often while reading the hidden"
+        " data, or another file name",
+        "write the file that the competition asks for (`submission` in [tool.offline-kit.notebook]) for any"
+        f" rows; {_REHEARSE} and other ids shows where it fails",
     ),
-    FailureCause(
+    KnownFailure(
+        "submission-notebook-failed",
         r"threw exception|exception|traceback",
-        "a cell failed in the hidden run alone: more rows than in public, rows of a kind that is not there, a folder"
-        " that is replaced, or memory",
-        f"{_REHEARSE} and with rows missing shows most of them; no path and no id of the public test in the code",
+        "a cell failed in the hidden run only: more rows than in the public test set, other kinds of rows, a replaced"
+        " folder, or memory",
+        f"{_REHEARSE} and with rows missing shows most of these; use no path and no id of the public test set",
     ),
 )
-"""In the order in which they are tried: the special before the general."""
+"""In this order, the specific ones first."""
 
 
-def explain_failure(message: str) -> FailureCause:
-    """Return what is behind Kaggle's words; the first known kind that fits."""
+def explain_failure(message: str) -> KnownFailure:
+    """Return the first known failure that matches Kaggle's message."""
     return next((cause for cause in CAUSES if re.search(cause.pattern, message, re.IGNORECASE)), UNKNOWN)

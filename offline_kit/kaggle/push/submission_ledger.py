@@ -1,6 +1,6 @@
-"""What was submitted, from what, and what came of it: a file that only grows.
+"""The ledger of submissions and their scores: an append-only file of JSON lines.
 
-Each submission has a line; what is learned later (its number, the score) adds a line that is laid over it.
+A later line with the same key (its number, its score) replaces the earlier one when read.
 """
 
 import json
@@ -25,17 +25,17 @@ class LedgerEntry:
     version: int
     file: str
     message: str
-    """What Kaggle's list shows, our mark included; no two submissions have the same."""
+    """The description on Kaggle, including our tag; unique."""
     submission: int = 0
-    """Kaggle's number; 0 while it is not known."""
+    """Kaggle's number; 0 while unknown."""
     kit: str = ""
-    """Id of the kit; empty where it is not known."""
+    """Id of the kit; empty if unknown."""
     parts: Mapping[str, str] = field(default_factory=dict)
-    """Id of each of its parts, by the part's name."""
+    """Part ids by part name."""
     commit: str = ""
-    """The project's git commit, marked where the tree differed from it; empty for none."""
+    """The project's git commit, marked if there were uncommitted changes; empty for none."""
     run_seconds: float = 0.0
-    """How long the version's own run took; 0 where that is not known."""
+    """Duration of the version's run; 0 if unknown."""
     place: str = "Kaggle"
     """"Kaggle", or "LOCAL": such scores are worth nothing elsewhere."""
     at: str = ""
@@ -47,7 +47,7 @@ class LedgerEntry:
     """Public score as Kaggle prints it; empty for none yet."""
     private_score: str = ""
     scored_seconds: float = 0.0
-    """From the submission to the moment when its end was seen; 0 where nobody watched."""
+    """From the submission to its score; 0 if not observed."""
 
 
 _KNOWN = {each.name for each in fields(LedgerEntry)}
@@ -57,21 +57,21 @@ _NEEDED = {
 
 
 class SubmissionLedger:
-    """The submissions of one account, in the order in which they were made."""
+    """The submissions of one account, in chronological order."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def add_entry(self, entry: LedgerEntry) -> LedgerEntry:
-        """Write down a submission, on the disk before the call returns; an empty `at` becomes now."""
+        """Append a submission and sync it to disk; an empty `at` becomes the current time."""
         stamped = entry if entry.at else replace(entry, at=utc_timestamp())
         append_line(self.path, json.dumps(asdict(stamped)))
         return stamped
 
     def update_entry(self, submission: Submission, scored_seconds: float = 0.0) -> LedgerEntry | None:
-        """Lay what Kaggle tells now over its entry and return it; None where the ledger knows no such one.
+        """Update the entry of a submission and return it; None if the ledger has none.
 
-        Nothing is written where nothing is new.
+        Nothing is written if nothing has changed.
         """
         old = next(
             (entry for entry in reversed(self.read_entries()) if _is_same_submission(entry, submission)), None
@@ -90,7 +90,7 @@ class SubmissionLedger:
         return old if new == old else self.add_entry(new)
 
     def read_entries(self) -> tuple[LedgerEntry, ...]:
-        """Return all submissions, the latest last, each as it was last seen; damaged lines are left out."""
+        """Return all submissions, oldest first, each with its latest state; invalid lines are skipped."""
         try:
             lines = self.path.read_bytes().splitlines()
         except FileNotFoundError:
@@ -102,18 +102,18 @@ class SubmissionLedger:
         return tuple(by_key.values())
 
     def find_by_version(self, notebook: str, version: int) -> tuple[LedgerEntry, ...]:
-        """Return the submissions of a notebook's version, the latest last."""
+        """Return the submissions of a notebook version, oldest first."""
         ref = notebook.lower()
         return tuple(e for e in self.read_entries() if e.notebook.lower() == ref and e.version == version)
 
     def find_latest(self, competition: str = "") -> LedgerEntry | None:
-        """Return the latest submission, to a competition where one is named; None where there is none."""
+        """Return the latest submission (to a competition, if given), None if there is none."""
         entries = [e for e in self.read_entries() if not competition or e.competition == competition]
         return entries[-1] if entries else None
 
 
 def _is_same_submission(entry: LedgerEntry, submission: Submission) -> bool:
-    # The number alone would do at Kaggle; a local one that was begun anew counts from 1 again.
+    # The number alone is not enough: a new local Kaggle counts from 1 again.
     mark = parse_tag(submission.message)
     is_same_tag = entry.message == submission.message or (
         mark is not None and mark == parse_tag(entry.message)
@@ -131,7 +131,7 @@ def _parse_entry(line: bytes) -> LedgerEntry | None:
 
 
 LONGEST_MESSAGE = 250
-"""Characters of a person's own words: a list that cut the description would cut the mark."""
+"""Characters of the user's message: a truncated description would lose the tag."""
 _SHORT = 12
 _FORM = re.compile(
     r"\[offline-kit(?: kit=(?P<kit>[0-9a-f]+))? notebook=(?P<notebook>[^\s@\]]+)@v(?P<version>\d+)"
@@ -141,27 +141,27 @@ _FORM = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class SubmissionTag:
-    """What was submitted; no two submissions have the same mark."""
+    """What was submitted; the tag of a submission is unique."""
 
     notebook: str
     """"owner/slug"."""
     version: int
     file: str
     kit: str = ""
-    """Id of the kit, or its beginning; empty where it is not known."""
+    """Id of the kit, or its first 12 digits; empty if unknown."""
     again: int = 0
-    """0 at first, then how often the same was submitted before."""
+    """How often the same version and file was submitted before."""
 
     @property
     def as_text(self) -> str:
-        """The mark as it is written."""
+        """The tag as text."""
         kit = f" kit={self.kit[:_SHORT]}" if self.kit else ""
         repeat = f" again={self.again}" if self.again else ""
         version = f"{quote(self.notebook)}@v{self.version}"
         return f"[offline-kit{kit} notebook={version} file={quote(self.file)}{repeat}]"
 
     def is_same_version(self, other_tag: "SubmissionTag | None") -> bool:
-        """Whether the same version and file was submitted, for the first time or again."""
+        """Tell whether the other tag is for the same version and file."""
         return other_tag is not None and self._version_key() == other_tag._version_key()
 
     def _version_key(self) -> tuple[str, int, str]:
@@ -169,7 +169,7 @@ class SubmissionTag:
 
 
 def parse_tag(message: str) -> SubmissionTag | None:
-    """Return the mark in a description, None where there is none of ours."""
+    """Return the tag in a description, None if there is none."""
     match = _FORM.search(message)
     if match is None:
         return None
@@ -183,19 +183,19 @@ def parse_tag(message: str) -> SubmissionTag | None:
 
 
 def build_message(message: str, mark: SubmissionTag) -> str:
-    """Return the description: a person's words on one line, then the mark."""
+    """Return the description: the user's message on one line, then the tag."""
     return f"{' '.join(message.split())} {mark.as_text}".strip()
 
 
 def filter_same_version(mark: SubmissionTag, submissions: Iterable[Submission]) -> tuple[Submission, ...]:
-    """Return the submissions of the same version and file, in their order."""
+    """Return the submissions of the same version and file, in order."""
     return tuple(
         submission for submission in submissions if mark.is_same_version(parse_tag(submission.message))
     )
 
 
 def find_exact(text: str, submissions: Iterable[Submission]) -> Submission | None:
-    """Return the submission that bears the mark in a text, its `again` included; None where none does."""
+    """Return the submission with exactly the tag of a text; None if there is none."""
     mark = parse_tag(text)
     return (
         next(

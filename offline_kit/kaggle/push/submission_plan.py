@@ -1,4 +1,4 @@
-"""Whether a notebook's version can be submitted: decided from what was seen on Kaggle, before anything is spent."""
+"""Check whether a notebook version can be submitted, before a submission is used."""
 
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,13 +10,13 @@ from offline_kit.core.errors import OfflineKitError, OutsideError, ProjectError,
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.kaggle.client.api_types import (
     Competition,
-    KaggleApi,
     RefusedError,
     RemoteNotebook,
     RunStatus,
     Submission,
     SubmissionLimits,
 )
+from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.push import kit_parts, notebook_runs
 from offline_kit.kaggle.push.journal import PushSettings
 from offline_kit.kaggle.push.kit_parts import find_missing_in_datasets, parse_part_ids
@@ -35,7 +35,7 @@ from offline_kit.kit.manifest import compute_kit_id
 
 @dataclass(frozen=True, kw_only=True)
 class SubmitRequest:
-    """What is to be submitted."""
+    """What the user wants to submit."""
 
     competition: str
     notebook: str
@@ -44,59 +44,59 @@ class SubmitRequest:
     file: str = "submission.csv"
     message: str = ""
     kit: str = ""
-    """Id of the kit that the version is meant to be of; empty takes any, as for an earlier version."""
+    """Id of the kit that the version must belong to; empty accepts any, for earlier versions."""
     parts: Mapping[str, str] = field(default_factory=dict)
-    """Id of each part of the kit, by name; empty where only the notebook knows."""
+    """Part ids by part name; empty if only the notebook has them."""
     commit: str = ""
     """The project's git commit; empty for none."""
     run_seconds: float = 0.0
-    """How long the version's own run took; 0 where that is not known."""
+    """Duration of the version's run; 0 if unknown."""
     again: bool = False
-    """Submit it even where the same was submitted before."""
+    """Submit even if the same version was submitted before."""
     late: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class SubmissionState:
-    """What was seen on Kaggle about a request."""
+    """The state on Kaggle that a submission depends on."""
 
     competition: Competition | None
     limits: SubmissionLimits | RefusedError | None = None
-    """How many submissions are left, Kaggle's refusal to tell it, or None where it was not asked."""
+    """The limits, Kaggle's refusal to return them, or None if not requested."""
     notebook: RemoteNotebook | None = None
     newest_version: int = 0
-    """Number of the notebook's newest version; 0 where there is no notebook."""
+    """0 if there is no notebook."""
     run: RunStatus | None = None
-    """How far the version's run is; None where there is none."""
+    """None if the version has no run."""
     file_size: int | None = None
-    """Bytes of the file among the outputs; None where it is not there or was not looked for."""
+    """Size of the submission file; None if it is missing or was not checked."""
     outputs: tuple[str, ...] = ()
     parts: Mapping[str, str] = field(default_factory=dict)
-    """Parts of the kit that the version was rendered for; empty where it does not say."""
+    """Part ids that the notebook was rendered for; empty if unknown."""
     missing_parts: Mapping[str, str] = field(default_factory=dict)
-    """Parts that the version asks for and its datasets do not hold now."""
+    """Part ids that the notebook needs and its sources do not hold."""
     commit: str = ""
-    """Git commit of the kit that is missing, as far as the ledger knows."""
+    """Git commit of the missing kit, if the ledger has it."""
     at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     @property
     def kit_id(self) -> str:
-        """Id of the kit that the version was rendered for; empty where it does not say."""
+        """Id of the kit that the version was rendered for; empty if unknown."""
         return compute_kit_id(self.parts.values()) if self.parts else ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SubmitPlan:
-    """What a submission would be, for whoever is asked."""
+    """What would be submitted, for confirmation."""
 
     request: SubmitRequest
     competition: Competition
     mark: SubmissionTag
     parts: Mapping[str, str]
-    """Parts of the kit that the version was rendered for; empty where that is not known."""
+    """Part ids that the notebook was rendered for; empty if unknown."""
     last_ref: int = 0
     limits: SubmissionLimits | None = None
-    """How many submissions are left; None where nothing will be spent."""
+    """None if no submission will be used."""
     existing: Submission | None = None
     server_name: str = "Kaggle"
     """"Kaggle", or "the local Kaggle"."""
@@ -104,21 +104,21 @@ class SubmitPlan:
 
     @property
     def full_message(self) -> str:
-        """The description that is sent."""
+        """The description that is sent to Kaggle."""
         return build_message(self.request.message, self.mark)
 
     @property
     def remaining_today(self) -> int:
-        """Submissions left today, this one included."""
+        """Submissions left today, including this one."""
         return self.limits.remaining if self.limits else 0
 
     @property
     def time_left(self) -> timedelta | None:
-        """From now to the deadline, negative once it is over; None where Kaggle tells none."""
+        """Time to the deadline, negative after it; None if Kaggle gives none."""
         return self.competition.deadline - self.at if self.competition.deadline else None
 
     def list_facts(self) -> tuple[tuple[str, str], ...]:
-        """Return what a person is shown before a submission is spent: names and values."""
+        """Return names and values to show before a submission is used."""
         request, limits = self.request, self.limits
         rows = [
             ("competition", f"{self.competition.title or request.competition} ({request.competition})"),
@@ -126,10 +126,10 @@ class SubmitPlan:
             ("message", self.full_message),
         ]
         if self.existing:
-            rows.append(("submitted", f"already, as number {self.existing.ref}: {self.existing.state}"))
+            rows.append(("submitted", f"before, as submission {self.existing.ref}: {self.existing.state}"))
         if limits:
             of = f" of {self.competition.daily_limit}" if self.competition.daily_limit else ""
-            turn = f"the day turns at 00:00 UTC, in {format_timespan(_until_midnight(self.at))}"
+            turn = f"the limit resets at 00:00 UTC, in {format_timespan(_until_midnight(self.at))}"
             rows.append(("left today", f"{limits.remaining}{of}; {limits.made_today} made today; {turn}"))
         if self.competition.deadline and self.time_left is not None:
             rows.append(("deadline", _format_deadline(self.competition.deadline, self.time_left)))
@@ -137,10 +137,10 @@ class SubmitPlan:
 
 
 def check_submission(request: SubmitRequest, state: SubmissionState) -> tuple[Competition, SubmissionLimits]:
-    """Return who will take the submission, and how many are left; raises all that stands against it at once.
+    """Return the competition and its limits; raises all problems at once.
 
-    ProjectError for what the notebook or its data lacks, UsageError for the message, OutsideError for
-    what Kaggle does not allow; several together are a ProjectError, of Kaggle's alone an OutsideError.
+    Raises ProjectError for the notebook or its data, UsageError for the message, OutsideError for
+    what Kaggle does not allow; several problems are a ProjectError unless all are Kaggle's.
     """
     problems = [
         *_check_competition(request, state),
@@ -158,15 +158,15 @@ def check_submission(request: SubmitRequest, state: SubmissionState) -> tuple[Co
     ]
     outside = all(isinstance(problem, OutsideError) for problem in problems)
     raise (OutsideError if outside else ProjectError)(
-        f"{len(problems)} things stand against this submission; nothing was spent",
+        f"{len(problems)} problems prevent this submission; nothing was submitted",
         code="submission-blocked",
-        hint="mend what stands above, then run the same command again",
+        hint="fix the problems listed above, then run the same command again",
         details=lines,
     )
 
 
 def format_timespan(span: timedelta) -> str:
-    """Return a span of time for a person, in its two largest units: "3 days 4 hours"."""
+    """Format a time span with its two largest units: "3 days 4 hours"."""
     minutes = max(0, int(span.total_seconds()) // 60)
     amounts = ((minutes // 1440, "day"), (minutes // 60 % 24, "hour"), (minutes % 60, "minute"))
     words = [f"{amount} {unit}{'' if amount == 1 else 's'}" for amount, unit in amounts]
@@ -176,8 +176,8 @@ def format_timespan(span: timedelta) -> str:
 
 
 def describe_reset(at: datetime) -> str:
-    """Say when there will be submissions again."""
-    return f"the day of Kaggle turns at 00:00 UTC, in {format_timespan(_until_midnight(at))}"
+    """Describe when the daily limit resets."""
+    return f"the daily limit resets at 00:00 UTC, in {format_timespan(_until_midnight(at))}"
 
 
 def rules_page(slug: str, competition: Competition | None = None) -> str:
@@ -198,7 +198,7 @@ def _format_deadline(deadline: datetime, left: timedelta) -> str:
     return (
         f"{deadline_text}, in {format_timespan(left)}"
         if left > timedelta()
-        else f"{deadline_text}, over since {format_timespan(-left)}"
+        else f"{deadline_text}, passed {format_timespan(-left)} ago"
     )
 
 
@@ -206,22 +206,22 @@ def _check_competition(request: SubmitRequest, state: SubmissionState) -> Iterat
     contest, slug = state.competition, request.competition
     if contest is None:
         yield ProjectError(
-            f"Kaggle knows no competition '{slug}'",
+            f"there is no competition '{slug}'",
             code="competition-not-found",
-            hint="set `competition` to the last word of its address: www.kaggle.com/competitions/<this>",
+            hint="set `competition` to the last part of its URL: www.kaggle.com/competitions/<slug>",
         )
         return
     if contest.is_closed:
         yield OutsideError(
-            f"'{slug}' takes no submissions (any more)",
+            f"'{slug}' does not accept submissions",
             code="competition-closed",
             hint=f"see {contest.url or 'its page'}",
         )
     elif contest.deadline and contest.deadline < state.at and not request.late:
         yield OutsideError(
-            f"the deadline of '{slug}' is over: {_format_deadline(contest.deadline, contest.deadline - state.at)}",
+            f"the deadline of '{slug}' has passed: {_format_deadline(contest.deadline, contest.deadline - state.at)}",
             code="competition-deadline-over",
-            hint="--late submits all the same, where the competition scores late submissions (outside of the ranking)",
+            hint="use --late if the competition scores late submissions (without a rank)",
         )
     if not contest.has_entered:
         yield OutsideError(
@@ -244,7 +244,7 @@ def _build_limit_error(
 ) -> OutsideError:
     of = f" (of {contest.daily_limit})" if contest.daily_limit else ""
     return OutsideError(
-        f"no submission to '{request.competition}' is left today: {limits.made_today} made{of}",
+        f"the daily submission limit of '{request.competition}' is reached: {limits.made_today} made{of}",
         code="submission-limit-reached",
         hint=f"run the same command again later: {describe_reset(at)}",
     )
@@ -254,9 +254,9 @@ def _check_version(request: SubmitRequest, state: SubmissionState) -> Iterator[O
     name = f"version {request.version} of '{request.notebook}'"
     if state.notebook is None:
         newest_note = (
-            f"its newest is version {state.newest_version}"
+            f"the newest is version {state.newest_version}"
             if state.newest_version
-            else "there is no such notebook, either"
+            else "the notebook does not exist"
         )
         yield ProjectError(
             f"there is no {name}; {newest_note}",
@@ -266,15 +266,15 @@ def _check_version(request: SubmitRequest, state: SubmissionState) -> Iterator[O
         return
     if state.notebook.internet:
         yield ProjectError(
-            f"{name} has the internet on: Kaggle does not score it",
+            f"{name} has internet access: Kaggle does not score it",
             code="notebook-internet-on",
-            hint="push the notebook again with 'offline-kit push', which switches it off",
+            hint="push the notebook again with 'offline-kit push', which turns it off",
         )
     if request.kit and state.kit_id and state.kit_id != request.kit:
         yield ProjectError(
-            f"{name} was rendered for the kit {state.kit_id[:12]}, not for {request.kit[:12]}, which is built here",
+            f"{name} was rendered for the kit {state.kit_id[:12]}, not for {request.kit[:12]}, the local kit",
             code="notebook-of-other-kit",
-            hint=f"push the kit with 'offline-kit push', or submit that one by --version {request.version}",
+            hint=f"run 'offline-kit push', or submit that version with --version {request.version}",
         )
     if problem := _check_run(name, state) or _check_file(name, request, state):
         yield problem
@@ -287,14 +287,14 @@ def _check_run(name: str, state: SubmissionState) -> OfflineKitError | None:
         return None
     if state.run is None or not state.run.has_failed:
         return OutsideError(
-            f"the run of {name} is not complete: {state.run.state if state.run else 'Kaggle shows none (yet)'}",
+            f"the run of {name} is not complete: {state.run.state if state.run else 'no run is visible yet'}",
             code="notebook-run-incomplete",
             hint="'offline-kit push' waits for it; then run the same command again",
         )
     return ProjectError(
         f"the run of {name} did not succeed: {state.run.state}",
         code="notebook-run-failed",
-        hint="mend the notebook and push it again with 'offline-kit push'; only a complete run can be submitted",
+        hint="fix the notebook and run 'offline-kit push'; only a complete run can be submitted",
         details=(state.run.failure_message,) if state.run.failure_message else (),
     )
 
@@ -302,21 +302,21 @@ def _check_run(name: str, state: SubmissionState) -> OfflineKitError | None:
 def _check_file(name: str, request: SubmitRequest, state: SubmissionState) -> OfflineKitError | None:
     if state.file_size:
         return None
-    wrong = "is empty" if state.file_size == 0 else "is not there"
+    wrong = "is empty" if state.file_size == 0 else "is missing"
     return ProjectError(
         f"'{request.file}' {wrong} among the outputs of {name}",
         code="submission-file-missing",
-        hint="let the notebook write it (`submission` in [tool.offline-kit.notebook]), and push it again",
+        hint="make the notebook write it (`submission` in [tool.offline-kit.notebook]), and push it again",
         details=(f"its outputs: {', '.join(state.outputs[:20]) or 'none'}",),
     )
 
 
 def _build_missing_parts_error(name: str, state: SubmissionState, datasets: tuple[str, ...]) -> ProjectError:
-    commit = f"; it was built from the commit {state.commit}" if state.commit else ""
+    commit = f"; that kit was built from commit {state.commit}" if state.commit else ""
     return ProjectError(
-        f"{name} asks for parts of a kit that its datasets do not hold any more",
+        f"{name} needs kit parts that its datasets no longer hold",
         code="kit-parts-missing",
-        hint="build and push that kit again, or submit a version that was rendered for the kit that is there;"
+        hint="build and push that kit again, or submit a version for the current kit;"
         f" Kaggle mounts only the newest version of a dataset{commit}",
         details=(
             *(f"part '{part}' {part_id}" for part, part_id in state.missing_parts.items()),
@@ -338,11 +338,11 @@ def inspect_submission(
     request: SubmitRequest,
     contest: Competition | None,
     notebook: RemoteNotebook | None,
-    kaggle: KaggleApi,
+    kaggle: KaggleClient,
     settings: PushSettings,
     report: Reporter = SILENT,
 ) -> SubmissionState:
-    """Return what there is to know before a submission; a dataset that is still processed is waited for."""
+    """Read everything a submission depends on; waits for datasets that are being processed."""
     limits = _read_limits(kaggle, contest)
     if notebook is None:
         newest = kaggle.get_notebook(request.notebook)
@@ -354,7 +354,7 @@ def inspect_submission(
         kaggle.list_run_outputs(request.notebook, request.version) if run and run.state == "complete" else ()
     )
     parts = parse_part_ids(notebook.text)
-    # Its run was complete, so there were datasets: where none is told, nothing can be compared.
+    # A complete run had datasets: if Kaggle lists none, nothing can be compared.
     datasets = notebook.sources.datasets if parts else ()
     return SubmissionState(
         competition=contest,
@@ -372,16 +372,16 @@ def inspect_submission(
 def _find_missing_parts(
     parts: Mapping[str, str],
     notebook: RemoteNotebook,
-    kaggle: KaggleApi,
+    kaggle: KaggleClient,
     settings: PushSettings,
     report: Reporter,
 ) -> dict[str, str]:
-    """Return the parts that none of the notebook's sources holds now."""
+    """Return the parts that none of the notebook's sources holds."""
     left = find_missing_in_datasets(parts, notebook.sources.datasets, kaggle, settings.poll_policy, report)
     return kit_parts.find_missing_elsewhere(left, notebook.sources, kaggle) if left else left
 
 
-def _read_limits(kaggle: KaggleApi, contest: Competition | None) -> SubmissionLimits | RefusedError | None:
+def _read_limits(kaggle: KaggleClient, contest: Competition | None) -> SubmissionLimits | RefusedError | None:
     if contest is None or not contest.has_entered:
         return None
     try:
@@ -392,8 +392,8 @@ def _read_limits(kaggle: KaggleApi, contest: Competition | None) -> SubmissionLi
         return refusal
 
 
-def _fetch_file_size(request: SubmitRequest, kaggle: KaggleApi) -> int:
-    """Return the size of the file, which is fetched for that: Kaggle's listings show sizes that are not true."""
+def _fetch_file_size(request: SubmitRequest, kaggle: KaggleClient) -> int:
+    """Return the size of the file by downloading it: the sizes in Kaggle's listings are wrong."""
     run = (request.notebook, request.version)
     with tempfile.TemporaryDirectory(prefix="offline-kit-") as folder:
         return notebook_runs.fetch_output(run, request.file, kaggle, Path(folder)).stat().st_size
@@ -403,12 +403,12 @@ def find_earlier(
     mark: SubmissionTag,
     competition: str,
     submissions: Iterable[Submission],
-    kaggle: KaggleApi,
+    kaggle: KaggleClient,
     ledger: SubmissionLedger,
 ) -> tuple[Submission, ...]:
-    """Return the submissions of the same version and file among those `submissions`, the latest first.
+    """Return the submissions of the same version and file, newest first.
 
-    What the ledger alone knows counts where Kaggle still has it under that number: a list may be cut.
+    A submission that only the ledger has counts if Kaggle confirms its number, because lists may be truncated.
     """
     listed = filter_same_version(mark, submissions)
     if listed:
@@ -426,9 +426,9 @@ def find_earlier(
 
 
 def wait_until_listed(
-    text: str, competition: str, kaggle: KaggleApi, poll_policy: PollPolicy, seconds: float
+    text: str, competition: str, kaggle: KaggleClient, poll_policy: PollPolicy, seconds: float
 ) -> Submission | None:
-    """Wait until a submission with this very mark is listed; None where none is within so many seconds."""
+    """Wait until a submission with this tag is listed; None if none is within `seconds`."""
     return wait_until_shown(
         lambda: find_exact(text, kaggle.list_submissions(competition)), poll_policy.retry_policy(seconds)
     )

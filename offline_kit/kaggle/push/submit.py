@@ -1,8 +1,8 @@
-"""A finished version to its competition: checked, submitted once, waited for until it is scored.
+"""Submit a finished notebook version once and wait for its score.
 
-A submission is spent by one call that cannot be taken back. Its description bears a mark, and the journal
-says before the call what is about to happen: an answer that is lost, or a run that is killed, is settled by
-looking for the mark, at once or by the next run; nothing is submitted twice.
+The call that submits cannot be undone. Its description contains a tag, and the journal stores it
+beforehand: if the answer is lost or the process is killed, this or the next run looks for the
+tag; nothing is submitted twice.
 """
 
 import time
@@ -16,17 +16,17 @@ from offline_kit.core.files import hold_lock
 from offline_kit.core.report import SILENT, Reporter, Say
 from offline_kit.core.retry import TransientError
 from offline_kit.kaggle.client.api_types import (
-    KaggleApi,
     NewSubmission,
     NoResponseError,
     RefusedError,
     Submission,
     UnreachableError,
 )
+from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.push.journal import Effect, Phase, PushSettings, run_once
 from offline_kit.kaggle.push.kit_parts import parse_part_ids
 from offline_kit.kaggle.push.poll_policy import poll_until
-from offline_kit.kaggle.push.submission_causes import explain_failure
+from offline_kit.kaggle.push.submission_causes import SYSTEM_ERROR, explain_failure
 from offline_kit.kaggle.push.submission_ledger import (
     LedgerEntry,
     SubmissionLedger,
@@ -49,15 +49,15 @@ from offline_kit.kit.manifest import compute_kit_id
 from offline_kit.project.kaggle_names import LOCAL_ONLY
 
 ACTION = "submit"
-"""What the journal calls a submission."""
+"""The journal's action for a submission."""
 SCORING_SECONDS = 13 * 3600.0
-"""Runs of 9 hours are allowed, of 12 in some competitions, and they may queue."""
-_LATER = "run the same command again later: it looks for it first, and nothing is submitted twice"
+"""Code competitions allow runs of 9 h, some of 12 h, plus the queue."""
+_LATER = "run the same command again later: it first looks for the submission, and nothing is submitted twice"
 
 
 @dataclass(frozen=True, kw_only=True)
 class SubmissionResult:
-    """A submission that is made."""
+    """A submission that was made, now or before."""
 
     ref: int
     version: int
@@ -67,15 +67,15 @@ class SubmissionResult:
 
 def plan_submission(
     request: SubmitRequest,
-    kaggle: KaggleApi,
+    kaggle: KaggleClient,
     settings: PushSettings,
     ledger: SubmissionLedger,
     report: Reporter = SILENT,
 ) -> SubmitPlan:
-    """Look at Kaggle and return what a submission would be; settles first what an earlier run left open.
+    """Return what would be submitted, after recovering what an earlier run left open.
 
     Where the same version and file was submitted before, the plan is that submission; with `repeat`, only
-    as long as that one has no end. Raises as `check`, with all that stands against a new one.
+    while that one is pending. Raises as `check_submission`, with all problems at once.
     """
     account = kaggle.fetch_account()
     report.step(f"Looking at '{request.competition}' at {account.server_name} as '{account.username}'")
@@ -116,21 +116,21 @@ def plan_submission(
 
 def submit_version(
     plan: SubmitPlan,
-    kaggle: KaggleApi,
+    kaggle: KaggleClient,
     settings: PushSettings,
     ledger: SubmissionLedger,
     report: Reporter = SILENT,
 ) -> SubmissionResult:
-    """Do what a plan says, and return when Kaggle has queued it; what was made before is only written down.
+    """Submit and return when Kaggle has queued it; an earlier submission is only recorded.
 
-    Raises RefusedError with Kaggle's words and the remedy, and OutsideError where it is not known whether
-    there was an effect; the same plan, made anew, settles it.
+    Raises RefusedError with Kaggle's message and a fix, and OutsideError if it is unknown whether it
+    was submitted; a new plan for the same request finds out.
     """
     request = plan.request
     if plan.existing is not None:
         return _record_existing(plan, plan.existing, ledger, report)
     with hold_lock(_lock_path(settings)):
-        # Another run may have been faster since the plan was made.
+        # Another process may have submitted since the plan was made.
         recovered = _recover_interrupted(request, kaggle, settings, report)
         existing = recovered or find_exact(plan.mark.as_text, kaggle.list_submissions(request.competition))
         if existing:
@@ -144,10 +144,10 @@ def submit_version(
 def _find_existing(
     request: SubmitRequest, same_version: tuple[Submission, ...], recovered: Submission | None
 ) -> Submission | None:
-    """Return the submission that makes another one needless, None where there is none."""
+    """Return the existing submission that makes a new one unnecessary, None if there is none."""
     if not request.again:
         return same_version[0] if same_version else None
-    # An interrupted --again is finished, not repeated; nor is what is waited for.
+    # An interrupted --again is completed, not repeated; a pending submission is not repeated either.
     if recovered and _repeat_count(recovered):
         return recovered
     return next((submission for submission in same_version if not submission.is_finished), None)
@@ -167,16 +167,16 @@ def _journal_target(request: SubmitRequest) -> str:
 
 
 def _recover_interrupted(
-    request: SubmitRequest, kaggle: KaggleApi, settings: PushSettings, report: Reporter
+    request: SubmitRequest, kaggle: KaggleClient, settings: PushSettings, report: Reporter
 ) -> Submission | None:
-    """Find out what became of a submission that an earlier run did not see arrive; None where it did not.
+    """Return the submission that an earlier run sent without seeing it arrive, None if it did not arrive.
 
-    Raises OutsideError where Kaggle has said yes and still shows nothing: it may come yet.
+    Raises OutsideError if Kaggle accepted it and does not list it yet.
     """
     entry = settings.effect_journal.find_open_entry(_journal_target(request))
     if entry is None:
         return None
-    report.note(f"an earlier submission of '{request.notebook}' was interrupted; looking what became of it")
+    report.note(f"an earlier submission of '{request.notebook}' was interrupted; checking its state")
     age = max(0.0, time.time() - entry.at)
     left = max(0.0, settings.poll_policy.visibility_timeout - age)
     submission = wait_until_listed(
@@ -190,9 +190,9 @@ def _recover_interrupted(
 
 
 def _send_submission(
-    plan: SubmitPlan, kaggle: KaggleApi, settings: PushSettings, ledger: SubmissionLedger, report: Reporter
+    plan: SubmitPlan, kaggle: KaggleClient, settings: PushSettings, ledger: SubmissionLedger, report: Reporter
 ) -> SubmissionResult:
-    """Submit, once, and wait until it shows; what was answered, or seen to have happened, is in the journal."""
+    """Submit once, wait until the submission is listed, and record it in journal and ledger."""
     request, text = plan.request, plan.mark.as_text
     effect = Effect(action=ACTION, target=_journal_target(request), before=plan.last_ref, content=text)
     new = NewSubmission(
@@ -223,7 +223,7 @@ def _send_submission(
     server_words = "" if answer.ref else answer.error
     if server_words:
         settings.effect_journal.append_entry(effect, Phase.ANSWERED, server_words)
-    # What Kaggle may have refused is no submission before it shows.
+    # An answer without number may be a refusal: record a submission only once it is listed.
     entry = None if _is_refusal(server_words) else ledger.add_entry(_build_entry(plan, answer.ref, ledger))
     listed = wait_for_listing()
     if not listed and entry is None:
@@ -236,14 +236,14 @@ def _send_submission(
     if listed:
         ledger.update_entry(listed)
         settings.effect_journal.append_entry(effect, Phase.DONE)
-    report.note(f"submitted as number {ref}: '{entry.message}'")
+    report.note(f"created submission {ref}: '{entry.message}'")
     return SubmissionResult(ref=ref, version=request.version, message=entry.message, existed_before=False)
 
 
 def _record_existing(
     plan: SubmitPlan, submission: Submission, ledger: SubmissionLedger, report: Reporter
 ) -> SubmissionResult:
-    """Write down a submission that was made before, where that is not done yet."""
+    """Record a submission that was made before, unless the ledger has it."""
     if ledger.update_entry(submission) is None:
         sent = f"{submission.submitted_at:%Y-%m-%dT%H:%M:%S+00:00}" if submission.submitted_at else ""
         ledger.add_entry(
@@ -251,7 +251,7 @@ def _record_existing(
         )
         ledger.update_entry(submission)
     report.note(
-        f"nothing submitted: this version was submitted before, as number {submission.ref} ({submission.state});"
+        f"nothing to submit: this version was submitted before, as submission {submission.ref} ({submission.state});"
         " --again submits it once more"
     )
     return SubmissionResult(
@@ -262,7 +262,7 @@ def _record_existing(
 def _build_entry(plan: SubmitPlan, ref: int, ledger: SubmissionLedger) -> LedgerEntry:
     request = plan.request
     kit = compute_kit_id(plan.parts.values()) if plan.parts else request.kit
-    # An earlier version was not made from the commit that is checked out now.
+    # An earlier version was not built from the current commit.
     commits = (entry.commit for entry in reversed(ledger.read_entries()) if entry.kit == kit and entry.commit)
     commit = request.commit if request.kit == kit else next(commits, "")
     return LedgerEntry(
@@ -281,16 +281,16 @@ def _build_entry(plan: SubmitPlan, ref: int, ledger: SubmissionLedger) -> Ledger
 
 
 def _is_refusal(server_words: str) -> bool:
-    """Whether words that came without a number, and without a submission that shows, refuse it."""
+    """Tell whether an answer without a submission number is a refusal."""
     return bool(server_words) and "success" not in server_words.lower()
 
 
 def _build_unseen_error(request: SubmitRequest, server_words: str = "") -> OutsideError:
     return OutsideError(
-        f"Kaggle took the submission of version {request.version} of '{request.notebook}', and does not show it yet",
+        f"Kaggle accepted the submission of version {request.version} of '{request.notebook}', but does not list it yet",
         code="submission-not-visible",
         hint=_LATER,
-        details=(f"Kaggle's words: {server_words}",) if server_words else (),
+        details=(f"Kaggle's message: {server_words}",) if server_words else (),
     )
 
 
@@ -315,17 +315,17 @@ def _build_refusal(refusal: RefusedError, plan: SubmitPlan) -> RefusedError:
 
 def wait_for_score(
     ref: int,
-    kaggle: KaggleApi,
+    kaggle: KaggleClient,
     settings: PushSettings,
     report: Reporter = SILENT,
     *,
     ledger: SubmissionLedger | None = None,
     deadline: float = SCORING_SECONDS,
 ) -> Submission:
-    """Wait until a submission is scored, which takes hours, and return it; the ledger learns of it.
+    """Wait until a submission is scored, which takes hours, record the score and return the submission.
 
     Looks more and more rarely, at last every `settings.waiting.scoring` seconds; trouble with the network is waited for too.
-    Raises what `failure` returns, and OutsideError where there is no end within `deadline` seconds.
+    Raises what `find_failure` returns, and OutsideError if it is not scored within `deadline` seconds.
     """
     began, earlier_states = time.monotonic(), list[Submission]()
     waiting, server_name = (
@@ -340,12 +340,12 @@ def wait_for_score(
             submission = _read_submission(ref, kaggle, late=late)
             if submission is None and late:
                 raise OutsideError(
-                    f"{server_name} shows no submission of number {ref}",
+                    f"{server_name} has no submission {ref}",
                     code="submission-not-found",
-                    hint="see the list of submissions on the competition's page, then run the same command again",
+                    hint="check the list of submissions on the competition's page, then run the same command again",
                 )
             if submission is None or not submission.is_finished:
-                if not status_lines:  # what has its score already is not waited for
+                if not status_lines:  # no status line if the score is there already
                     status_lines.append(
                         line.enter_context(report.waiting(f"{server_name} scores submission {ref}"))
                     )
@@ -354,7 +354,7 @@ def wait_for_score(
                     f"{submission.state if submission else 'not visible yet'} {_describe_age(submission, began)}"
                 )
                 raise TransientError(
-                    f"it is still {submission.state}" if submission else "it does not show yet"
+                    f"it is still {submission.state}" if submission else "it is not visible yet"
                 )
             return submission
 
@@ -374,8 +374,8 @@ def wait_for_score(
     return submission
 
 
-def _read_submission(ref: int, kaggle: KaggleApi, *, late: bool) -> Submission | None:
-    """Return a submission as it is now; None where it does not show, which Kaggle may call forbidden at first."""
+def _read_submission(ref: int, kaggle: KaggleClient, *, late: bool) -> Submission | None:
+    """Return a submission's current state; None if it is not visible (Kaggle may answer 403 at first)."""
     try:
         return kaggle.get_submission(ref)
     except (NoResponseError, UnreachableError) as trouble:
@@ -390,26 +390,24 @@ def _read_submission(ref: int, kaggle: KaggleApi, *, late: bool) -> Submission |
 
 def _describe_age(submission: Submission | None, began: float) -> str:
     if submission and submission.submitted_at:
-        return f"since {format_timespan(datetime.now(UTC) - submission.submitted_at)}"
-    return f"since {format_timespan(timedelta(seconds=time.monotonic() - began))}"
+        return f"for {format_timespan(datetime.now(UTC) - submission.submitted_at)}"
+    return f"for {format_timespan(timedelta(seconds=time.monotonic() - began))}"
 
 
 def find_failure(submission: Submission) -> OfflineKitError | None:
-    """Return what is wrong with a submission that has come to its end; None for one that was scored well.
+    """Return the error of a finished submission; None if it was scored.
 
-    A ProjectError, or an OutsideError where the trouble is Kaggle's own.
+    A ProjectError, or an OutsideError if the failure is Kaggle's own.
     """
     if submission.state != "error" and not submission.error:
         return None
     server_words, _, local = submission.error.strip().partition(LOCAL_ONLY)
     cause = explain_failure(server_words)
-    end = (
-        "failed" if submission.state == "error" else f"is {submission.state}, but not scored as it should be"
-    )
+    end = "failed" if submission.state == "error" else f"is {submission.state}, but without a score"
     words = f": {server_words}" if server_words else "; Kaggle does not say why"
-    return (OutsideError if cause.is_transient else ProjectError)(
+    return (OutsideError if cause.code == SYSTEM_ERROR else ProjectError)(
         f"submission {submission.ref} {end}{words}",
-        code="submission-failed",
+        code=cause.code,
         hint=cause.remedy,
         details=(
             *[f"usual cause: {cause.cause}"] * bool(cause.cause),
@@ -423,5 +421,5 @@ def _build_timeout_error(ref: int, detail: str) -> OutsideError:
     return OutsideError(
         f"submission {ref} is not scored yet: {detail}",
         code="submission-not-scored",
-        hint="run the same command again later: it goes on waiting, and nothing is submitted twice",
+        hint="run the same command again later: it continues to wait, and nothing is submitted twice",
     )

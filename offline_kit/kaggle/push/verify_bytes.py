@@ -1,4 +1,4 @@
-"""The bytes of a dataset against a part: every file is downloaded, hashed and removed again."""
+"""Download files from Kaggle and compute their digests."""
 
 import hashlib
 import shutil
@@ -14,12 +14,12 @@ from offline_kit.core.errors import OfflineKitError, OutsideError
 from offline_kit.core.files import CHUNK, format_size, hold_lock, sha256_of, translate_disk_errors
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.core.thread_pool import WaitFor, cancelling_pool
-from offline_kit.kaggle.client.api_types import KaggleApi
+from offline_kit.kaggle.client.client import KaggleClient
 
 THREADS = 4
-"""Downloads at once; each lies on the disk for a moment."""
-_LOOK = 0.2  # seconds between two looks at what has arrived
-_SPARE = 100_000_000  # bytes that stay free on the disk
+"""Parallel downloads; each one is on disk until it is hashed."""
+_LOOK = 0.2  # seconds between updates of the progress bar
+_SPARE = 100_000_000  # bytes to keep free on the disk
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,11 +31,11 @@ class RemoteFileVersion:
     listed_name: str
     size: int
     kind: str = "dataset"
-    """What it is a file of: "dataset", "model" or "notebook"."""
+    """\"dataset", "model" or "notebook"."""
 
 
 class IncompleteDownloadError(OutsideError):
-    """Kaggle stopped giving files; what was hashed until then is known."""
+    """A download failed; the digests of the other files are kept."""
 
     def __init__(
         self, trouble: OutsideError, file: RemoteFileVersion, known_digests: Mapping[RemoteFileVersion, str]
@@ -47,11 +47,11 @@ class IncompleteDownloadError(OutsideError):
 
 
 def download_digests(
-    files: tuple[RemoteFileVersion, ...], kaggle: KaggleApi, kit_folder: Path, report: Reporter = SILENT
+    files: tuple[RemoteFileVersion, ...], kaggle: KaggleClient, kit_folder: Path, report: Reporter = SILENT
 ) -> dict[RemoteFileVersion, str]:
-    """Return the hex digest of each file, downloaded into a folder beside `kit_folder` that is gone afterwards.
+    """Return the SHA-256 of each file, downloaded to a temporary folder beside `kit_folder`.
 
-    Raises CutShortError where a file cannot be had, OutsideError where the disk has no room.
+    Raises IncompleteDownloadError if a download fails, OutsideError if the disk is full.
     """
     digests_by_file: dict[RemoteFileVersion, str] = {}
     total = sum(file.size for file in files)
@@ -70,7 +70,7 @@ def download_digests(
 
         # Not waited for: a silent server would hold up Ctrl-C, and without the folder a download comes to nothing.
         with cancelling_pool(THREADS, stop, wait_for=WaitFor.NEVER) as pool:
-            # The largest first, so that none is left alone at the end.
+            # The largest first, so that no large file is uploaded alone at the end.
             order = sorted(files, key=lambda file: -file.size)
             running = {pool.submit(digest_one, number, file): file for number, file in enumerate(order)}
             reported = 0
@@ -107,8 +107,8 @@ class DownloadStoppedError(OfflineKitError):
     default_code = "download-stopped"
 
 
-def _digest_file(file: RemoteFileVersion, target_path: Path, kaggle: KaggleApi) -> str:
-    """Return the digest of one file; where Kaggle wrapped it into a zip of its own, of what is inside."""
+def _digest_file(file: RemoteFileVersion, target_path: Path, kaggle: KaggleClient) -> str:
+    """Return the digest of one file; if Kaggle zipped it, of its content."""
     with translate_disk_errors(target_path.parent):
         try:
             _download_file(file, target_path, kaggle)
@@ -118,7 +118,7 @@ def _digest_file(file: RemoteFileVersion, target_path: Path, kaggle: KaggleApi) 
             target_path.unlink(missing_ok=True)
 
 
-def _download_file(file: RemoteFileVersion, target_path: Path, kaggle: KaggleApi) -> None:
+def _download_file(file: RemoteFileVersion, target_path: Path, kaggle: KaggleClient) -> None:
     if file.kind == "model":
         kaggle.download_model_file(file.ref, file.version, file.listed_name, target_path)
     elif file.kind == "notebook":
@@ -144,7 +144,7 @@ def _digest_wrapped(path: Path, file: RemoteFileVersion) -> str | None:
 
 @contextmanager
 def _scratch_folder(kit_folder: Path, files: tuple[RemoteFileVersion, ...]) -> Iterator[Path]:
-    """Give a folder of ours for as long as the block lasts; what a killed run left there is removed first."""
+    """Yield a temporary folder; the one of a killed run is removed first."""
     folder = kit_folder.with_name(f".{kit_folder.name}.verify")
     with hold_lock(folder.with_suffix(".verify.lock")):
         _remove_folder(folder)
@@ -160,7 +160,7 @@ def _scratch_folder(kit_folder: Path, files: tuple[RemoteFileVersion, ...]) -> I
 def _remove_folder(folder: Path) -> None:
     renamed = folder.with_name(f"{folder.name}.gone")
     shutil.rmtree(renamed, ignore_errors=True)
-    # First another name: a download that is still under way cannot put a new file into it.
+    # Rename first, so that a running download cannot create new files in it.
     with suppress(FileNotFoundError):
         folder.rename(renamed)
     shutil.rmtree(renamed, ignore_errors=True)
@@ -171,8 +171,8 @@ def _check_space(folder: Path, files: tuple[RemoteFileVersion, ...]) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed + _SPARE:
         raise OutsideError(
-            f"comparing the bytes needs {format_size(needed)} below '{folder}' for a moment,"
-            f" where {format_size(free)} are free",
+            f"comparing the files needs {format_size(needed)} of free space in '{folder}',"
+            f" which has {format_size(free)}",
             code="disk-full",
             hint="free some space, or verify without --deep",
         )

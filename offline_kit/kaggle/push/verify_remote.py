@@ -1,4 +1,4 @@
-"""What is on Kaggle against the kit on this disk, file by file; everything is looked at before it ends."""
+"""Compare the kit on this disk with Kaggle, file by file, and report all differences."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
@@ -9,12 +9,12 @@ from offline_kit.core.errors import OutsideError, ProjectError, UsageError
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.kaggle.client.api_types import (
     Account,
-    KaggleApi,
     NoResponseError,
     NotLoggedInError,
     RemoteFile,
     UnreachableError,
 )
+from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.push import kit_parts, push_datasets, push_notebook, verify_bytes
 from offline_kit.kaggle.push.dataset_plan import (
     RESEND,
@@ -30,13 +30,13 @@ from offline_kit.kit import manifest
 from offline_kit.project.kaggle_names import MARKER
 from offline_kit.project.types import Kit, KitPart
 
-PUSH = "run 'offline-kit push': it makes a version that holds this kit"
-BUILD = "build the kit again with 'offline-kit build'"
+PUSH = "run 'offline-kit push', which uploads this kit as a new version"
+BUILD = "run 'offline-kit build'"
 
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyProblem:
-    """Something that is not as the kit has it."""
+    """A difference from the kit."""
 
     what: str
     remedy: str
@@ -44,31 +44,31 @@ class VerifyProblem:
 
 @dataclass(frozen=True, kw_only=True)
 class PartCheck:
-    """One part here and on Kaggle."""
+    """The comparison of one part."""
 
     part: KitPart
     remote: RemotePartState
-    """Its dataset as it was seen; a default one where Kaggle would not tell."""
+    """Its state on Kaggle; the default one if it could not be read."""
     problems: tuple[VerifyProblem, ...]
     hashed: int = 0
-    """Files whose bytes were downloaded and compared."""
+    """Number of files that were downloaded and hashed."""
     notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class NotebookCheck:
-    """The notebook here and on Kaggle."""
+    """The comparison of the notebook."""
 
     ref: str
     """"owner/slug"."""
     version: int
-    """Number of the newest version; 0 where there is none."""
+    """The newest version; 0 if there is none."""
     problems: tuple[VerifyProblem, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """What a comparison found."""
+    """The comparison of a kit."""
 
     kit: str
     place: str
@@ -76,21 +76,21 @@ class Verification:
     parts: tuple[PartCheck, ...]
     notebook: NotebookCheck | None = None
     deep: bool = False
-    """Whether bytes were compared, not only names and sizes."""
+    """Whether digests were compared, not only names and sizes."""
 
     @property
     def problems(self) -> tuple[VerifyProblem, ...]:
-        """All that differs."""
+        """All differences."""
         own = self.notebook.problems if self.notebook else ()
         return (*(problem for part in self.parts for problem in part.problems), *own)
 
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyOptions:
-    """How far a comparison goes."""
+    """What to compare."""
 
     deep: bool = False
-    """Download every file and compare its sha256."""
+    """Download every file and compare its SHA-256."""
     notebook: bool = True
     waiting: PollPolicy = DEFAULT_POLL
 
@@ -98,17 +98,17 @@ class VerifyOptions:
 def verify_kit(
     kit: Kit,
     datasets: Mapping[str, str],
-    kaggle: KaggleApi,
+    kaggle: KaggleClient,
     scope: VerifyOptions,
     report: Reporter = SILENT,
     homes: Mapping[str, str] = MappingProxyType({}),
 ) -> Verification:
-    """Compare a kit with its datasets (by part name), and its notebook, where it has one, with the newest version.
+    """Compare a kit with its datasets (by part name), and its notebook with the newest version.
 
     `homes` tells where the parts are that are in no dataset, as `look` takes it.
 
-    Raises UsageError as `targets`; OutsideError where Kaggle cannot be asked about something, with all the
-    differences that were found so far as details.
+    Raises UsageError as `resolve_datasets`; OutsideError if something could not be read, with the
+    differences found so far as details.
     """
     account = kaggle.fetch_account()
     refs = {**resolve_datasets(datasets, account), **homes}
@@ -132,7 +132,7 @@ def verify_kit(
 
 
 class _RemoteInspection:
-    """What was seen on Kaggle, and what could not be."""
+    """The state on Kaggle, and the errors while reading it."""
 
     def __init__(self) -> None:
         self.remotes: dict[str, RemotePartState] = {}
@@ -141,14 +141,14 @@ class _RemoteInspection:
 
     @property
     def is_unreachable(self) -> bool:
-        """Whether nobody answers at all, so that further questions are in vain."""
+        """Whether Kaggle cannot be reached at all."""
         unreachable_errors = (NoResponseError, UnreachableError, NotLoggedInError)
         return any(isinstance(trouble, unreachable_errors) for trouble in self.troubles)
 
     def inspect_part(
-        self, part: KitPart, ref: str, kaggle: KaggleApi, scope: VerifyOptions, report: Reporter
+        self, part: KitPart, ref: str, kaggle: KaggleClient, scope: VerifyOptions, report: Reporter
     ) -> None:
-        """Look at the dataset of a part, or at its home."""
+        """Read the state of a part's dataset, model or notebook."""
         if self.is_unreachable:
             return
         try:
@@ -159,8 +159,8 @@ class _RemoteInspection:
         except OutsideError as error:
             self.troubles.append(error)
 
-    def download_digests(self, kit: Kit, kaggle: KaggleApi, report: Reporter) -> None:
-        """Get the digests of all files that may be the kit's."""
+    def download_digests(self, kit: Kit, kaggle: KaggleClient, report: Reporter) -> None:
+        """Download the digests of all files that may belong to the kit."""
         files = [
             file
             for part in kit.parts
@@ -173,8 +173,8 @@ class _RemoteInspection:
             self.digests = error.known_digests
             self.troubles.append(error)
 
-    def check_notebook(self, kit: Kit, account: Account, kaggle: KaggleApi) -> NotebookCheck | None:
-        """Compare the kit's notebook with its newest version; None where the kit has none, or Kaggle does not tell."""
+    def check_notebook(self, kit: Kit, account: Account, kaggle: KaggleClient) -> NotebookCheck | None:
+        """Compare the kit's notebook with its newest version; None if the kit has none, or it could not be read."""
         if not (kit.folder / "notebook").is_dir():
             return None
         try:
@@ -209,7 +209,7 @@ def _verify_local(kit: Kit, part: KitPart, report: Reporter) -> list[VerifyProbl
 
 
 def _list_hashable(part: KitPart, remote: RemotePartState) -> Iterable[RemoteFileVersion]:
-    """Yield the files that have the name and size of one of the part's, or the size of one that is missing."""
+    """Yield the files with the name and size of one of the part's, or with the size of a missing one."""
     sizes = {entry.stored: entry.size for entry in part.entries}
     missing = {sizes[name] for name in sizes.keys() - map_listed_files(remote.files, sizes).keys()}
     for file, path in _map_paths(part, remote):
@@ -224,7 +224,7 @@ def _file_version(file: RemoteFile, remote: RemotePartState) -> RemoteFileVersio
 
 
 def _map_paths(part: KitPart, remote: RemotePartState) -> Iterable[tuple[RemoteFile, str]]:
-    """Yield each listed file with the path that it counts as."""
+    """Yield each listed file with the kit path that it matches."""
     known_paths = {entry.stored for entry in part.entries}
     for file in remote.files:
         (path,) = map_listed_files([file], known_paths)
@@ -253,14 +253,14 @@ def _check_part(part: KitPart, local: list[VerifyProblem], looked: _RemoteInspec
         problems=(*local, *_check_remote(part, remote, ref), *_check_files(part, corrected, digests)),
         hashed=sum(map(bool, digests.values())),
         notes=tuple(
-            f"'{remote.ref}': '{stored}' is there as '{path}', and the notebook finds it by its bytes"
+            f"'{remote.ref}': '{stored}' is named '{path}' there; the notebook finds it by its digest"
             for path, stored in renamed.items()
         ),
     )
 
 
 def _find_renamed(part: KitPart, digests: Mapping[str, str]) -> dict[str, str]:
-    """Return stored names by the path that Kaggle made of them, told by their bytes."""
+    """Return the stored names of renamed files by their path on Kaggle, matched by digest."""
     missing_names = {entry.sha256: entry.stored for entry in part.entries if entry.stored not in digests}
     known_paths = {entry.stored for entry in part.entries}
     return {
@@ -271,20 +271,24 @@ def _find_renamed(part: KitPart, digests: Mapping[str, str]) -> dict[str, str]:
 
 
 def _check_remote(part: KitPart, remote: RemotePartState, home: str) -> list[VerifyProblem]:
-    """Return what is wrong with a dataset, or another home, as a whole."""
+    """Return the problems of a dataset, model or notebook as a whole."""
     if remote.kind != "dataset":
         remote_problems = find_remote_problems(part, home, remote)
         return [VerifyProblem(what=summary, remedy=remedy) for summary, remedy in remote_problems]
     ref, number = f"'{remote.ref}'", remote.version
     if not remote.exists:
-        return [VerifyProblem(what=f"there is no dataset {ref} that this account may see", remedy=PUSH)]
+        return [
+            VerifyProblem(
+                what=f"the dataset {ref} does not exist or is not visible to this account", remedy=PUSH
+            )
+        ]
     problems = []
     if not remote.private:
         remedy = f"make it private at once in the settings of {remote.url or 'its page'}"
-        problems.append(VerifyProblem(what=f"{ref} is PUBLIC: everybody sees the kit", remedy=remedy))
+        problems.append(VerifyProblem(what=f"{ref} is PUBLIC: everyone can see the kit", remedy=remedy))
     if remote.state != "ready":
         version = f"version {number}" if number else "its first version"
-        summary = f"{ref}: {version} is not ready on Kaggle, but '{remote.state}'"
+        summary = f"{ref}: {version} is not ready on Kaggle: '{remote.state}'"
         return [*problems, VerifyProblem(what=summary, remedy=PUSH)]
     if remote.part is None:
         problems.append(VerifyProblem(what=f"{ref}: version {number} holds no part of a kit", remedy=PUSH))
@@ -295,7 +299,7 @@ def _check_remote(part: KitPart, remote: RemotePartState, home: str) -> list[Ver
 
 
 def _check_files(part: KitPart, remote: RemotePartState, digests: Mapping[str, str]) -> list[VerifyProblem]:
-    """Return what is wrong with a version's files; `digests` has the digests of those that were downloaded."""
+    """Return the problems of a version's files; `digests` has those of the downloaded files."""
     if remote.state != "ready":
         return []
     is_same_part = remote.part is not None and remote.part.id == part.id
@@ -305,7 +309,9 @@ def _check_files(part: KitPart, remote: RemotePartState, digests: Mapping[str, s
     for entry in part.entries:
         digest = digests.get(entry.stored) or marker_digests.get(entry.stored, entry.sha256)
         if digest != entry.sha256 and sizes.get(entry.stored) == entry.size:
-            lines.append(f"'{entry.stored}' has other bytes (sha256 {digest[:12]}, not {entry.sha256[:12]})")
+            lines.append(
+                f"'{entry.stored}' has different content (sha256 {digest[:12]}, not {entry.sha256[:12]})"
+            )
     remedy = RESEND if is_same_part else PUSH
     if remote.kind == "notebook":
         remedy = REBUILD_REMOTELY
@@ -316,29 +322,29 @@ def _build_unreachable_error(troubles: list[OutsideError], verification: Verific
     first = troubles[0]
     details = [line for trouble in troubles[1:] for line in (trouble.what, *trouble.details)]
     differing = [problem.what for problem in verification.problems]
-    head = ["what was compared until then differs:"] if differing else []
+    head = ["differences found so far:"] if differing else []
     return OutsideError(
         first.what, code=first.code, hint=first.hint, details=[*first.details, *details, *head, *differing]
     )
 
 
-PUSH_MODEL = "run 'offline-kit push': it makes a version that holds this kit, and has the notebook attach it"
+PUSH_MODEL = "run 'offline-kit push', which uploads a new version and attaches it to the notebook"
 REBUILD_REMOTELY = (
-    "run 'offline-kit build' with the --on that made the packages, and --upgrade: it makes them there anew"
+    "run 'offline-kit build --upgrade' with the same --on, which builds the packages there again"
 )
 
 
-def inspect_part(part: KitPart, home: str, kaggle: KaggleApi) -> RemotePartState:
-    """Return what a notebook would get of a part; waits for nothing.
+def inspect_part(part: KitPart, home: str, kaggle: KaggleClient) -> RemotePartState:
+    """Return the state of a part as a notebook would mount it, without waiting.
 
-    `home` is "model:owner/model/framework/variation/version", with version 0 where none is pinned (then the
-    newest is looked at), or "notebook:owner/slug", of which the newest output counts.
+    `home` is "model:owner/model/framework/variation/version", with version 0 if none is pinned (then the
+    newest counts), or "notebook:owner/slug", whose newest output counts.
     """
     kind, _, ref = home.partition(":")
     return _inspect_model(ref, kaggle) if kind == "model" else _inspect_notebook(part, ref, kaggle)
 
 
-def _inspect_model(source: str, kaggle: KaggleApi) -> RemotePartState:
+def _inspect_model(source: str, kaggle: KaggleClient) -> RemotePartState:
     ref, _, pinned = source.rpartition("/")
     missing = RemotePartState(kind="model", ref=ref)
     model = kaggle.get_model("/".join(ref.split("/")[:2]))
@@ -355,7 +361,7 @@ def _inspect_model(source: str, kaggle: KaggleApi) -> RemotePartState:
     return replace(remote, version=version, state=state, part=part, files=files)
 
 
-def _inspect_notebook(part: KitPart, ref: str, kaggle: KaggleApi) -> RemotePartState:
+def _inspect_notebook(part: KitPart, ref: str, kaggle: KaggleClient) -> RemotePartState:
     missing = RemotePartState(kind="notebook", ref=ref)
     notebook = kaggle.get_notebook(ref)
     if notebook is None:
@@ -366,8 +372,8 @@ def _inspect_notebook(part: KitPart, ref: str, kaggle: KaggleApi) -> RemotePartS
         run = kaggle.get_notebook_run(ref, notebook.newest_version)
         return replace(remote, version=notebook.newest_version, state=run.state if run else "hidden")
     held_part = kit_parts.read_output_part(kaggle, ref, version)
-    # Beside the part, a run leaves its log and what it wrote for us; none of it is in anybody's way.
-    # Sizes of outputs Kaggle does not tell: the marker's stand for them, and whoever downloads sees the bytes.
+    # The output may contain other files besides the part, such as the log.
+    # Kaggle does not list the sizes of outputs: those of the marker are used; `deep` compares digests.
     sizes = {
         entry.stored: entry.size
         for known_part in (part, held_part)
@@ -380,18 +386,21 @@ def _inspect_notebook(part: KitPart, ref: str, kaggle: KaggleApi) -> RemotePartS
 
 
 def find_remote_problems(part: KitPart, home: str, remote: RemotePartState) -> Iterator[tuple[str, str]]:
-    """Yield what is wrong with a version as a whole, with what to do about it."""
+    """Yield the problems of a version as a whole, each with a fix."""
     ref, number, remedy = f"'{remote.ref}'", remote.version, suggest_fix(remote)
     noun = "version of the model" if remote.kind == "model" else "notebook"
     pinned = int(home.rpartition("/")[2]) if remote.kind == "model" else 0
     if not number:
-        yield f"there is no {noun} {ref}{f' {pinned}' * bool(pinned)} that this account may see", remedy
+        yield (
+            f"the {noun} {ref}{f' {pinned}' * bool(pinned)} does not exist or is not visible to this account",
+            remedy,
+        )
         return
     if not remote.private:
         page = f"make it private at once in the settings of {remote.url or 'its page'}"
-        yield f"the {remote.kind} {ref} is PUBLIC: everybody sees this part of the kit", page
+        yield f"the {remote.kind} {ref} is PUBLIC: everyone can see this part of the kit", page
     if remote.kind == "model" and not pinned:
-        yield f"the kit's notebook is pinned to no version of the model {ref}", remedy
+        yield f"the kit's notebook does not pin a version of the model {ref}", remedy
     if remote.state != "ready":
         state = "shows no files" if remote.kind == "model" else f"has no output: its run is '{remote.state}'"
         yield f"{ref}: version {number} {state}", remedy
@@ -402,5 +411,5 @@ def find_remote_problems(part: KitPart, home: str, remote: RemotePartState) -> I
 
 
 def suggest_fix(remote: RemotePartState) -> str:
-    """Return what brings a part to where it should be."""
+    """Return the fix for a part that is not as it should be."""
     return PUSH_MODEL if remote.kind == "model" else REBUILD_REMOTELY
