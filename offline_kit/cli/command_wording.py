@@ -47,12 +47,15 @@ class CommandWording:
             text = _TABLE.sub(r"[\1]", text).replace("[tool.offline-kit]", "offline-kit.toml")
         return text
 
-    def word_value(self, value: Any, *, told: bool = False) -> Any:
+    def word_value(self, value: Any, *, is_message: bool = False) -> Any:
         """Return data for a script with its messages adapted, and nothing else changed."""
         if isinstance(value, str):
-            return self(value) if told else value
+            return self(value) if is_message else value
         if isinstance(value, dict):
-            return {name: self.word_value(item, told=told or name in _TOLD) for name, item in value.items()}
+            return {
+                name: self.word_value(item, is_message=is_message or name in _TOLD)
+                for name, item in value.items()
+            }
         if isinstance(value, list | tuple):
-            return [self.word_value(item, told=told) for item in value]
+            return [self.word_value(item, is_message=is_message) for item in value]
         return value

@@ -140,15 +140,20 @@ class Console:
         for name, value in rows:
             self._stderr.print(rich.text.Text(f"  {name:<{wide}}  {make_printable(value)}"))
 
-    def report_usage(self, said: str) -> None:
+    def report_usage(self, message: str) -> None:
         """Print a usage error of click as JSON; click has shown it to people."""
-        self._print_failure({"code": "usage", "error": said, "hint": "see --help", "details": []})
+        self._print_failure({"code": "usage", "error": message, "hint": "see --help", "details": []})
 
-    def report_bug(self, kind: str, place: Path) -> None:
+    def report_bug(self, kind: str, report_path: Path) -> None:
         """Report a bug in offline-kit and the path of its crash report."""
-        self.warn(f"this is a bug in offline-kit: {kind}; the report is in '{place}'")
+        self.warn(f"this is a bug in offline-kit: {kind}; the report is in '{report_path}'")
         self._print_failure(
-            {"code": "bug", "error": f"a bug in offline-kit: {kind}", "hint": f"see '{place}'", "details": []}
+            {
+                "code": "bug",
+                "error": f"a bug in offline-kit: {kind}",
+                "hint": f"see '{report_path}'",
+                "details": [],
+            }
         )
 
     def report_interrupt(self) -> None:
@@ -210,10 +215,10 @@ class Console:
         return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def unwritable_error(why: str) -> OutsideError:
+def unwritable_error(reason: str) -> OutsideError:
     """Return the error for a stdout that cannot be written."""
     return OutsideError(
-        f"stdout cannot be written: {why}",
+        f"stdout cannot be written: {reason}",
         code="stdout-not-writable",
         hint="write to a disk with free space and run the same command again; its work is kept",
     )

@@ -211,8 +211,8 @@ def typed_settings(*only: str) -> str:
             or by is not click.core.ParameterSource.COMMANDLINE
         ):
             continue
-        said = context.params[name]
-        for value in said if isinstance(said, tuple) else (said,):
+        typed_value = context.params[name]
+        for value in typed_value if isinstance(typed_value, tuple) else (typed_value,):
             words += [*parameter.opts[:1]] * isinstance(parameter, click.Option) + [str(value)]
     return "".join(f" {shlex.quote(word)}" for word in words)
 
@@ -249,6 +249,6 @@ def session_of(
 
     with (
         kaggle_session.choose_kaggle(to, at, console, project=config.project, current=current) as endpoint,
-        kaggle_session.open_session(config, endpoint, console) as port,
+        kaggle_session.open_session(config, endpoint, console) as session,
     ):
-        yield port
+        yield session

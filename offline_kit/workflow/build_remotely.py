@@ -86,21 +86,21 @@ class RemoteBuildPlan:
 
 
 def plan_build(
-    config: Config, port: KaggleSession, *, upgrade: bool = False, report: Reporter = SILENT
+    config: Config, session: KaggleSession, *, upgrade: bool = False, report: Reporter = SILENT
 ) -> RemoteBuildPlan:
     """Look at Kaggle and return what `build` would do; pushes, fetches and writes nothing, raises as `build`."""
-    wanted, new = _prepare_job(config, port, report)
+    request, new = _prepare_job(config, session, report)
     _, slug = notebook.title_and_slug(config.notebook, model_files.notebook_target(config))
     return RemoteBuildPlan(
-        notebook=push_notebook.plan_notebook(new, port.kaggle, port.ways, report),
-        asked=wanted,
-        offline=f"{port.account.username}/{slug}",
+        notebook=push_notebook.plan_notebook(new, session.kaggle, session.ways, report),
+        asked=request,
+        offline=f"{session.account.username}/{slug}",
         upgrade=upgrade,
     )
 
 
 def build_remotely(
-    config: Config, port: KaggleSession, *, upgrade: bool = False, report: Reporter = SILENT
+    config: Config, session: KaggleSession, *, upgrade: bool = False, report: Reporter = SILENT
 ) -> RemoteBuild:
     """Have Kaggle make what its image lacks, and build the kit around it.
 
@@ -108,10 +108,10 @@ def build_remotely(
     ProjectError for requirements that cannot travel as text and for a run that failed, else what pushes,
     runs and builds raise.
     """
-    wanted, new = _prepare_job(config, port, report)
-    pushed_now, finished = run_job(port, new, upgrade=upgrade, report=report)
+    request, new = _prepare_job(config, session, report)
+    pushed_now, finished = run_job(session, new, upgrade=upgrade, report=report)
     record = _cache_outputs(
-        port, finished, wanted.request_digest, files.make_folder(files.cache_dir()), report
+        session, finished, request.request_digest, files.make_folder(files.cache_dir()), report
     )
     remote_wheelhouse.write_record(record, config.project)
     return RemoteBuild(
@@ -122,11 +122,13 @@ def build_remotely(
     )
 
 
-def _prepare_job(config: Config, port: KaggleSession, report: Reporter) -> tuple[RemoteRequest, NewNotebook]:
+def _prepare_job(
+    config: Config, session: KaggleSession, report: Reporter
+) -> tuple[RemoteRequest, NewNotebook]:
     """Return what Kaggle is to make, and the notebook that does."""
     base = pipeline.build_context(config, chained=False)
-    wanted = pipeline.freeze_request_of(config, base, report)
-    if not wanted.requirements:
+    request = pipeline.freeze_request_of(config, base, report)
+    if not request.requirements:
         raise UsageError(
             "the project requires no packages: there is nothing to build on Kaggle",
             code="no-packages-requested",
@@ -134,43 +136,47 @@ def _prepare_job(config: Config, port: KaggleSession, report: Reporter) -> tuple
         )
     if note := asked.index_note(base.settings):
         report.note(note)
-    made = RemoteJob(config=config, username=port.account.username, where=_kaggle_words(port), asked=wanted)
-    return wanted, build_job.new_notebook(made)
+    job = RemoteJob(
+        config=config, username=session.account.username, where=_kaggle_words(session), asked=request
+    )
+    return request, build_job.new_notebook(job)
 
 
 def run_job(
-    port: KaggleSession, new: NewNotebook, *, upgrade: bool = False, report: Reporter = SILENT
+    session: KaggleSession, new: NewNotebook, *, upgrade: bool = False, report: Reporter = SILENT
 ) -> tuple[bool, FinishedRun]:
     """Push a job's notebook and wait for its run; return whether it was pushed now, and its end. `upgrade` runs it again."""
     if upgrade:
-        same = push_notebook.plan_notebook(new, port.kaggle, port.ways, report)
-        if same.version:
-            push_notebook.void_version(new, same.version, port.ways)
-    logs = port.ways.state_folder / "runs" / new.ref.partition("/")[2]
-    pushed, finished = runs.push_and_follow(new, port.kaggle, port.ways, report, log_folder=logs)
+        plan = push_notebook.plan_notebook(new, session.kaggle, session.ways, report)
+        if plan.version:
+            push_notebook.void_version(new, plan.version, session.ways)
+    logs = session.ways.state_folder / "runs" / new.ref.partition("/")[2]
+    pushed, finished = runs.push_and_follow(new, session.kaggle, session.ways, report, log_folder=logs)
     return pushed.action != "nothing", finished
 
 
-def image_text(port: KaggleSession, finished: FinishedRun, folder: Path, report: Reporter = SILENT) -> str:
+def image_text(session: KaggleSession, finished: FinishedRun, folder: Path, report: Reporter = SILENT) -> str:
     """Return the image file of a finished job; its digest is what Kaggle says of that version."""
-    (path,) = runs.fetch_outputs(finished, port.kaggle, folder, [FACTS], report)
-    there = port.kaggle.get_notebook(finished.ref, finished.version)
+    (path,) = runs.fetch_outputs(finished, session.kaggle, folder, [FACTS], report)
+    remote_notebook = session.kaggle.get_notebook(finished.ref, finished.version)
     return remote_wheelhouse.captured_image(
-        path.read_text(encoding="utf-8"), there.image if there else "", _kaggle_words(port)
+        path.read_text(encoding="utf-8"),
+        remote_notebook.image if remote_notebook else "",
+        _kaggle_words(session),
     )
 
 
 def _cache_outputs(
-    port: KaggleSession, finished: FinishedRun, digest: str, cache: Path, report: Reporter
+    session: KaggleSession, finished: FinishedRun, digest: str, cache: Path, report: Reporter
 ) -> WheelhouseRecord:
     """Bring what a kit is built from into the cache: manifest, outlines and image, and none of the wheels."""
     with tempfile.TemporaryDirectory(prefix="offline-kit-") as name:
         folder = Path(name)
         marker, facts = runs.fetch_outputs(
-            finished, port.kaggle, folder, [MARKER, kit_wheelhouse.FACTS], report
+            finished, session.kaggle, folder, [MARKER, kit_wheelhouse.FACTS], report
         )
         part = manifest.parse_manifest(marker.read_text(encoding="utf-8"), f"{finished.ref}/{MARKER}")
-        text = image_text(port, finished, folder, report)
+        text = image_text(session, finished, folder, report)
         record = WheelhouseRecord(
             notebook=finished.ref,
             version=finished.version,
@@ -178,7 +184,7 @@ def _cache_outputs(
             part=part.id,
             image=_text_digest(text),
             files=len(part.entries),
-            local=port.local,
+            local=session.local,
         )
         with files.stage_folder(remote_wheelhouse.cache_folder(record, cache)) as stage:
             remote_wheelhouse.store_outputs(stage, part, facts.read_text(encoding="utf-8"), text)
@@ -187,7 +193,7 @@ def _cache_outputs(
 
 def missing_wheels(kit: Kit) -> tuple[FileEntry, ...]:
     """Return the wheels of a kit that are on Kaggle alone; those that were fetched once are laid into the kit."""
-    cache, found = Cache(files.cache_dir()), []
+    cache, missing = Cache(files.cache_dir()), []
     for part in (part for part in kit.parts if part.name == manifest.REMOTE_PART):
         for entry in part.entries:
             target = kit.part_folder(part) / entry.stored
@@ -197,8 +203,8 @@ def missing_wheels(kit: Kit) -> tuple[FileEntry, ...]:
                 files.link_or_copy(blob, target)
                 os.utime(target, ns=(target.stat().st_atime_ns, blob.stat().st_mtime_ns))
             else:
-                found.append(entry)
-    return tuple(found)
+                missing.append(entry)
+    return tuple(missing)
 
 
 def remote_address(config: Config) -> str:
@@ -206,7 +212,7 @@ def remote_address(config: Config) -> str:
     return "local" if _read_record(config).local else "kaggle"
 
 
-def fetch_wheels(kit: Kit, port: KaggleSession, report: Reporter = SILENT, *, look: float = 0.2) -> None:
+def fetch_wheels(kit: Kit, session: KaggleSession, report: Reporter = SILENT, *, look: float = 0.2) -> None:
     """Bring the wheels that a rehearsal here lacks, each checked and kept; an interrupted one goes on.
 
     Every `look` seconds the bar is told how much has come.
@@ -214,21 +220,21 @@ def fetch_wheels(kit: Kit, port: KaggleSession, report: Reporter = SILENT, *, lo
     Raises ProjectError if they are at another Kaggle or of another account, OutsideError if what comes
     is not what the run wrote.
     """
-    wanted, cache = missing_wheels(kit), Cache(files.cache_dir())
-    if not wanted:
+    missing, cache = missing_wheels(kit), Cache(files.cache_dir())
+    if not missing:
         return
-    record = _read_record(port.config)
-    part_locations.check_locations(port.config, port.account.username, local=port.local)
-    if port.kaggle.get_notebook(record.notebook) is None:
-        raise _missing_output_error(record, port)
+    record = _read_record(session.config)
+    part_locations.check_locations(session.config, session.account.username, local=session.local)
+    if session.kaggle.get_notebook(record.notebook) is None:
+        raise _missing_output_error(record, session)
     run = (record.notebook, record.version)
-    total = sum(entry.size for entry in wanted)
-    text = f"Fetching {len(wanted)} wheels, {files.format_size(total)}, from '{record.notebook}'"
+    total = sum(entry.size for entry in missing)
+    text = f"Fetching {len(missing)} wheels, {files.format_size(total)}, from '{record.notebook}'"
     scratch = cache.partial_path(f"wheels-{os.getpid()}").with_suffix("")
     with report.progress(text, total) as advance:
         try:
-            for entry in wanted:
-                came = _fetch_wheel(run, entry, port.kaggle, scratch, advance, look)
+            for entry in missing:
+                came = _fetch_wheel(run, entry, session.kaggle, scratch, advance, look)
                 if (digest := files.sha256_of(came)) != entry.sha256:
                     raise OutsideError(
                         f"'{entry.stored}' of '{record.notebook}' is not what its run wrote",
@@ -246,15 +252,15 @@ def _fetch_wheel(
     run: tuple[str, int], entry: FileEntry, kaggle: KaggleClient, scratch: Path, advance: Advance, look: float
 ) -> Path:
     """Bring one wheel, telling how far it is: on a slow line a large one takes its time."""
-    shown = 0
+    reported = 0
     with cancelling_pool(1, wait_for=WaitFor.NEVER) as pool:  # a silent server would hold up Ctrl-C
         coming = pool.submit(notebook_runs.fetch_output, run, entry.stored, kaggle, scratch)
         while wait((coming,), timeout=look).not_done:
-            now = min(entry.size, max(shown, _landed_wheels(scratch)))
-            advance(now - shown)
-            shown = now
+            landed = min(entry.size, max(reported, _landed_wheels(scratch)))
+            advance(landed - reported)
+            reported = landed
         came = coming.result()
-        advance(entry.size - shown)
+        advance(entry.size - reported)
         return came
 
 
@@ -266,13 +272,13 @@ def _landed_wheels(folder: Path) -> int:
     return total
 
 
-def _missing_output_error(record: WheelhouseRecord, port: KaggleSession) -> OutsideError:
+def _missing_output_error(record: WheelhouseRecord, session: KaggleSession) -> OutsideError:
     another = f"set {LOCAL_ADDRESS} to the address of the local Kaggle that has them, or make them again with"
     return OutsideError(
-        f"'{record.notebook}', which made the kit's packages, is not on {port.account.server_name}",
+        f"'{record.notebook}', which made the kit's packages, is not on {session.account.server_name}",
         code="remote-wheelhouse-missing",
         hint=f"{another} 'offline-kit build --on local'"
-        if port.local
+        if session.local
         else "make them again with 'offline-kit build --on kaggle'",
     )
 
@@ -294,8 +300,8 @@ def _text_digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _kaggle_words(port: KaggleSession) -> str:
-    return "the local Kaggle" if port.local else "Kaggle"
+def _kaggle_words(session: KaggleSession) -> str:
+    return "the local Kaggle" if session.local else "Kaggle"
 
 
 def capture_here() -> str:
@@ -305,17 +311,19 @@ def capture_here() -> str:
     )
 
 
-def capture_on_kaggle(config: Config, port: KaggleSession, report: Reporter = SILENT) -> str:
+def capture_on_kaggle(config: Config, session: KaggleSession, report: Reporter = SILENT) -> str:
     """Return the image file of the machine that the configuration's accelerator gets today.
 
     A private notebook without internet and without any input is run for it, each time. Raises what
     pushes and runs raise.
     """
-    where = "the local Kaggle" if port.local else "Kaggle"
-    new = build_job.new_notebook(RemoteJob(config=config, username=port.account.username, where=where))
-    _, finished = run_job(port, new, upgrade=True, report=report)
+    server_name = "the local Kaggle" if session.local else "Kaggle"
+    new = build_job.new_notebook(
+        RemoteJob(config=config, username=session.account.username, where=server_name)
+    )
+    _, finished = run_job(session, new, upgrade=True, report=report)
     with tempfile.TemporaryDirectory(prefix="offline-kit-") as name:
-        return image_text(port, finished, Path(name), report)
+        return image_text(session, finished, Path(name), report)
 
 
 def write_image(text: str, path: Path) -> Image:

@@ -82,10 +82,11 @@ def run_checks(
         raise UsageError(
             f"no check begins with '{unknown[0]}'", code="check-unknown", hint=f"the codes are {known_codes}"
         )
-    ground = _build_context(root, online=online, report=report)
-    chosen = [check for check in CHECKS if not any(check.code.startswith(code) for code in ignore)]
+    context = _build_context(root, online=online, report=report)
+    selected = [check for check in CHECKS if not any(check.code.startswith(code) for code in ignore)]
     return tuple(
-        CheckFinding(code=check.code, title=check.title, said=_run_check(check, ground)) for check in chosen
+        CheckFinding(code=check.code, title=check.title, said=_run_check(check, context))
+        for check in selected
     )
 
 
@@ -120,14 +121,14 @@ def _load_image(loaded: Config | None) -> Image | None:
         return None  # K202 says why
 
 
-def _run_check(check: Check, ground: CheckContext) -> CheckResult:
-    if check.needs and ground.config is None:
+def _run_check(check: Check, context: CheckContext) -> CheckResult:
+    if check.needs and context.config is None:
         return CheckResult(what="not without a configuration that loads", state=CheckState.SKIPPED)
-    if check.needs == "image" and ground.image is None:
+    if check.needs == "image" and context.image is None:
         return CheckResult(what="not without a known image", state=CheckState.SKIPPED)
-    if check.online and not ground.online:
+    if check.online and not context.online:
         return CheckResult(what="asked with --online", state=CheckState.SKIPPED)
     try:
-        return check.run(ground)
+        return check.run(context)
     except OfflineKitError as error:
         return CheckResult(what=error.what, state=CheckState.FAILED, remedy=error.hint, details=error.details)

@@ -11,18 +11,18 @@ from offline_kit.workflow.model_files import ModelFiles
 
 
 def build_freeze_request(
-    seen: ModelFiles, own: OwnCode, *, upgrade: bool = False, keep: bool = False
+    model_files: ModelFiles, own: OwnCode, *, upgrade: bool = False, keep: bool = False
 ) -> FreezeRequest:
     """Return the request for a freeze; `keep` writes it beside the project."""
-    config = seen.config
+    config = model_files.config
     theirs, own_ask = of_project(config), own_code.list_requirements(own)
-    origins = dict.fromkeys(seen.packages, "the trained files") | dict.fromkeys(
+    origins = dict.fromkeys(model_files.packages, "the trained files") | dict.fromkeys(
         own_ask, "the project's packages"
     )
     return FreezeRequest(
         project=config.project,
         requirements=config.requirements,
-        inline=tuple(dict.fromkeys((*theirs, *own_ask, *seen.packages))),
+        inline=tuple(dict.fromkeys((*theirs, *own_ask, *model_files.packages))),
         origins={line: origin for line, origin in origins.items() if line not in theirs},
         locks=config.locks,
         exclude=config.exclude,

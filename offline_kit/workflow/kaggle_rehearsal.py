@@ -50,19 +50,19 @@ class KaggleRehearsal:
 
 
 def rehearse_on_kaggle(
-    port: KaggleSession, kit: Kit, rows: int | None, report: Reporter = SILENT
+    session: KaggleSession, kit: Kit, rows: int | None, report: Reporter = SILENT
 ) -> KaggleRehearsal:
     """Run the kit's notebook on Kaggle, on its public test set or on `rows` rows, and check what it wrote.
 
     The kit's data has to be there. Raises as `shipping.run_notebook`, ProjectError for a submission that
     would not be scored.
     """
-    new = of_kit(kit, port.account.username, rows)
-    run = kaggle_session.follow_notebook(port, kit, new, report, remember="last-rehearsal")
+    new = of_kit(kit, session.account.username, rows)
+    run = kaggle_session.follow_notebook(session, kit, new, report, remember="last-rehearsal")
     if run.submission is None:
-        return KaggleRehearsal(ran=run, rows=0, limit=port.config.time_limit, notes=run.notes)
+        return KaggleRehearsal(ran=run, rows=0, limit=session.config.time_limit, notes=run.notes)
     with tempfile.TemporaryDirectory(prefix="offline-kit-") as scratch:
-        checked = submission_check.check_submission(run.submission, _cut_sample(port, rows, Path(scratch)))
+        checked = submission_check.check_submission(run.submission, _cut_sample(session, rows, Path(scratch)))
     if checked.problems:
         raise ProjectError(
             f"'{run.submission.name}' would not be scored as it is",
@@ -71,7 +71,7 @@ def rehearse_on_kaggle(
             details=checked.problems,
         )
     return KaggleRehearsal(
-        ran=run, rows=checked.rows, limit=port.config.time_limit, notes=(*run.notes, *checked.notes)
+        ran=run, rows=checked.rows, limit=session.config.time_limit, notes=(*run.notes, *checked.notes)
     )
 
 
@@ -108,9 +108,9 @@ def limit_rows(text: str, rows: int) -> str:
     return json.dumps({**content, "cells": [*cells[: kit_cell + 1], cell, *cells[kit_cell + 1 :]]}, indent=1)
 
 
-def _cut_sample(port: KaggleSession, rows: int | None, scratch: Path) -> Path | None:
+def _cut_sample(session: KaggleSession, rows: int | None, scratch: Path) -> Path | None:
     """Return the sample as it lies here, cut as the notebook cut its own."""
-    config = port.config
+    config = session.config
     data = config.competition_data if config.competition_data and config.competition_data.is_dir() else None
     sample = config.sample_submission or (mounts.find_sample(data) if data else None)
     if not (sample and rows and sample.suffix.lower() == ".csv"):

@@ -99,8 +99,8 @@ class KaggleSession:
 
     def without_other_parts(self, kit: Kit) -> Kit:
         """Return the kit without the parts that are somewhere else than in datasets."""
-        elsewhere = part_locations.part_locations(self.config)
-        dataset_parts = tuple(part for part in kit.parts if part.name not in elsewhere)
+        locations = part_locations.part_locations(self.config)
+        dataset_parts = tuple(part for part in kit.parts if part.name not in locations)
         return replace(kit, parts=dataset_parts, split=len(kit.parts) > 1)
 
 
@@ -181,7 +181,9 @@ def _serve_local(project: Path | None, *, current: bool) -> Iterator[str]:
 
 
 @contextmanager
-def open_session(config: Config, there: KaggleEndpoint, report: Reporter = SILENT) -> Iterator[KaggleSession]:
+def open_session(
+    config: Config, endpoint: KaggleEndpoint, report: Reporter = SILENT
+) -> Iterator[KaggleSession]:
     """Log in; raises NotLoggedInError with the accepted sources of credentials.
 
     A local Kaggle that does not answer to what is done in the block is an OutsideError with its address.
@@ -191,17 +193,19 @@ def open_session(config: Config, there: KaggleEndpoint, report: Reporter = SILEN
         if seconds >= _WORTH_TELLING:
             report.note(f"Rate-limited by Kaggle (429); retrying in {seconds:.0f} s")
 
-    with _name_local_kaggle(there), KaggleClient(there, patience=replace(PATIENT, tell=told)) as kaggle:
+    with _name_local_kaggle(endpoint), KaggleClient(endpoint, patience=replace(PATIENT, tell=told)) as kaggle:
         account = kaggle.fetch_account()
-        state = _state_folder(config, there, account.username)
+        state = _state_folder(config, endpoint, account.username)
         try:
             yield KaggleSession(
                 config=config,
                 kaggle=kaggle,
                 account=account,
-                local=bool(there.local),
-                ways=PushSettings(state_folder=state, poll_policy=_poll_policy(there)),
-                ledger=SubmissionLedger(part_locations.ledger_path(config, state, local=bool(there.local))),
+                local=bool(endpoint.local),
+                ways=PushSettings(state_folder=state, poll_policy=_poll_policy(endpoint)),
+                ledger=SubmissionLedger(
+                    part_locations.ledger_path(config, state, local=bool(endpoint.local))
+                ),
                 memory=LastSeenStore(state),
             )
         finally:
@@ -210,9 +214,9 @@ def open_session(config: Config, there: KaggleEndpoint, report: Reporter = SILEN
             )  # addresses of uploads are among what is remembered
 
 
-def _poll_policy(there: KaggleEndpoint) -> PollPolicy:
+def _poll_policy(endpoint: KaggleEndpoint) -> PollPolicy:
     """Return how often to poll: a server on this machine stands a poll each second, so that nobody waits for nothing."""
-    if not there.local:
+    if not endpoint.local:
         return DEFAULT_POLL
     longest, scoring = (
         min(pause, _LOCAL_PAUSE) for pause in (DEFAULT_POLL.max_interval, DEFAULT_POLL.scoring_interval)
@@ -221,15 +225,15 @@ def _poll_policy(there: KaggleEndpoint) -> PollPolicy:
 
 
 @contextmanager
-def _name_local_kaggle(there: KaggleEndpoint) -> Iterator[None]:
+def _name_local_kaggle(endpoint: KaggleEndpoint) -> Iterator[None]:
     """Report a local Kaggle that does not answer by its address, instead of blaming the network."""
     try:
         yield
     except UnreachableError as lost:
-        if not there.local:
+        if not endpoint.local:
             raise
         raise OutsideError(
-            f"no local Kaggle answers at '{there.local}'",
+            f"no local Kaggle answers at '{endpoint.local}'",
             code="local-kaggle-unreachable",
             hint="start it with 'offline-kit local' and run the same command again; without an address"
             f" (--at, {LOCAL_ADDRESS}) the command serves one itself",
@@ -237,8 +241,8 @@ def _name_local_kaggle(there: KaggleEndpoint) -> Iterator[None]:
         ) from lost
 
 
-def _state_folder(config: Config, there: KaggleEndpoint, username: str) -> Path:
-    return part_locations.memory_folder(config) / ("local" if there.local else "kaggle") / username
+def _state_folder(config: Config, endpoint: KaggleEndpoint, username: str) -> Path:
+    return part_locations.memory_folder(config) / ("local" if endpoint.local else "kaggle") / username
 
 
 def check_kit(kit: Kit) -> Kit:
@@ -260,48 +264,48 @@ def check_kit(kit: Kit) -> Kit:
 
 
 def plan_data(
-    port: KaggleSession, kit: Kit, wishes: PushOptions = DEFAULT_OPTIONS, report: Reporter = SILENT
+    session: KaggleSession, kit: Kit, options: PushOptions = DEFAULT_OPTIONS, report: Reporter = SILENT
 ) -> PushPlan:
     """Return what a push would do, having looked at Kaggle; raises as `datasets.plan`."""
-    part_locations.check_locations(port.config, port.account.username, local=port.local)
-    dataset_kit = port.without_other_parts(_with_resent_parts(kit, wishes))
-    for part, ref in _model_part(port, kit):
-        model_plan = push_models.plan_model(kit, part, ref, port.kaggle, port.ways, wishes, report)
+    part_locations.check_locations(session.config, session.account.username, local=session.local)
+    dataset_kit = session.without_other_parts(_with_resent_parts(kit, options))
+    for part, ref in _model_part(session, kit):
+        model_plan = push_models.plan_model(kit, part, ref, session.kaggle, session.ways, options, report)
         report.note(f"the model '{ref}': {model_plan.action.value}, {model_plan.reason}")
     return datasets.plan_datasets(
-        dataset_kit, port.part_datasets(kit), port.kaggle, port.ways, wishes, report
+        dataset_kit, session.part_datasets(kit), session.kaggle, session.ways, options, report
     )
 
 
 def push_data(
-    port: KaggleSession,
+    session: KaggleSession,
     kit: Kit,
-    wishes: PushOptions = DEFAULT_OPTIONS,
+    options: PushOptions = DEFAULT_OPTIONS,
     report: Reporter = SILENT,
     approve: Callable[[PushPlan], None] = lambda _plan: None,
 ) -> tuple[PushedPart, ...]:
     """Bring the kit's parts to their datasets; raises as `datasets.push`."""
     ids = {part.name: part.id for part in kit.parts}
-    part_locations.check_locations(port.config, port.account.username, local=port.local)
-    dataset_kit = port.without_other_parts(_with_resent_parts(check_kit(kit), wishes))
+    part_locations.check_locations(session.config, session.account.username, local=session.local)
+    dataset_kit = session.without_other_parts(_with_resent_parts(check_kit(kit), options))
     pushed = datasets.push_kit(
-        dataset_kit, port.part_datasets(kit), port.kaggle, port.ways, wishes, report, approve
+        dataset_kit, session.part_datasets(kit), session.kaggle, session.ways, options, report, approve
     )
-    pushed = (*pushed, *_push_model(port, kit, wishes, report))
+    pushed = (*pushed, *_push_model(session, kit, options, report))
     parts = [
         {"part": part.part, "id": ids[part.part], "dataset": part.ref, "version": part.version}
         for part in pushed
     ]
-    port.memory.save_facts(
+    session.memory.save_facts(
         part_locations.LAST_PUSH, {"kit": kit.id, "parts": parts, "at": files.utc_timestamp()}
     )
     return pushed
 
 
-def _with_resent_parts(kit: Kit, wishes: PushOptions) -> Kit:
+def _with_resent_parts(kit: Kit, options: PushOptions) -> Kit:
     """Return a kit that has all parts that are to be sent again."""
     names = [part.name for part in kit.parts]
-    if unknown := [name for name in wishes.resend_part if name not in names]:
+    if unknown := [name for name in options.resend_part if name not in names]:
         raise UsageError(
             f"the kit has no part '{unknown[0]}'",
             code="kit-part-unknown",
@@ -310,22 +314,22 @@ def _with_resent_parts(kit: Kit, wishes: PushOptions) -> Kit:
     return kit
 
 
-def _model_part(port: KaggleSession, kit: Kit) -> tuple[tuple[KitPart, str], ...]:
+def _model_part(session: KaggleSession, kit: Kit) -> tuple[tuple[KitPart, str], ...]:
     """Return the part that is a model instead of a dataset, with the model's variation; nothing for none."""
-    publish = port.config.publish_model
+    publish = session.config.publish_model
     if not publish:
         return ()
-    ref = push_models.resolve_model(publish, port.account)
+    ref = push_models.resolve_model(publish, session.account)
     return tuple((part, ref) for part in kit.parts if part.name == part_locations.MODEL_PART)
 
 
 def _push_model(
-    port: KaggleSession, kit: Kit, wishes: PushOptions, report: Reporter
+    session: KaggleSession, kit: Kit, options: PushOptions, report: Reporter
 ) -> tuple[PushedPart, ...]:
     """Bring that part to its model, and have the kit's notebook attach exactly the version that holds it."""
     plans = []
-    for part, ref in _model_part(port, kit):
-        pushed = push_models.push_model(kit, part, ref, port.kaggle, port.ways, wishes, report)
+    for part, ref in _model_part(session, kit):
+        pushed = push_models.push_model(kit, part, ref, session.kaggle, session.ways, options, report)
         notebooks.pin_model(kit, pushed.source)
         version = int(pushed.source.rpartition("/")[2])
         plans.append(
@@ -334,70 +338,70 @@ def _push_model(
     return tuple(plans)
 
 
-def describe_disturbed(port: KaggleSession, kit: Kit, plan: PushPlan) -> tuple[str, ...]:
+def describe_disturbed(session: KaggleSession, kit: Kit, plan: PushPlan) -> tuple[str, ...]:
     """Return a line for each submission under way whose hidden run would meet other data than it was made for."""
     changed = {part.ref: part.held_part_id for part in plan.parts if part.action is PushAction.VERSION}
     if not changed:
         return ()
     # The configuration may have another competition by now, or none.
-    waiting = [e.competition for e in port.ledger.read_entries() if e.state not in ("complete", "error")]
-    competitions = sorted({port.config.competition, *waiting} - {""})
+    waiting = [e.competition for e in session.ledger.read_entries() if e.state not in ("complete", "error")]
+    competitions = sorted({session.config.competition, *waiting} - {""})
     submissions = [
-        submission for competition in competitions for submission in _queued_submissions(port, competition)
+        submission for competition in competitions for submission in _queued_submissions(session, competition)
     ]
     return queued_submissions.find_disturbed(submissions, changed, [part.id for part in kit.parts])
 
 
-def _queued_submissions(port: KaggleSession, competition: str) -> tuple[QueuedSubmission, ...]:
+def _queued_submissions(session: KaggleSession, competition: str) -> tuple[QueuedSubmission, ...]:
     try:
-        return queued_submissions.list_queued(port.kaggle, competition, port.ledger)
+        return queued_submissions.list_queued(session.kaggle, competition, session.ledger)
     except RefusedError as refusal:
         if refusal.is_temporary:
             raise
         return ()  # nobody who has not accepted the rules has submissions
 
 
-def notebook_of(port: KaggleSession, kit: Kit) -> NewNotebook:
+def notebook_of(session: KaggleSession, kit: Kit) -> NewNotebook:
     """Return the kit's notebook as it would be pushed; raises as `notebooks.of_kit`."""
-    return notebooks.read_notebook(kit, port.account.username)
+    return notebooks.read_notebook(kit, session.account.username)
 
 
-def plan_notebook(port: KaggleSession, kit: Kit, report: Reporter = SILENT) -> NotebookPlan:
+def plan_notebook(session: KaggleSession, kit: Kit, report: Reporter = SILENT) -> NotebookPlan:
     """Return what a push of the kit's notebook would do, having looked at Kaggle."""
-    return notebooks.plan_notebook(notebook_of(port, kit), port.kaggle, port.ways, report)
+    return notebooks.plan_notebook(notebook_of(session, kit), session.kaggle, session.ways, report)
 
 
-def push_notebook(port: KaggleSession, kit: Kit, report: Reporter = SILENT) -> PushedNotebook:
+def push_notebook(session: KaggleSession, kit: Kit, report: Reporter = SILENT) -> PushedNotebook:
     """Push the kit's notebook without waiting for its run; raises as `notebooks.push`."""
-    return notebooks.push_notebook(notebook_of(port, kit), port.kaggle, port.ways, report)
+    return notebooks.push_notebook(notebook_of(session, kit), session.kaggle, session.ways, report)
 
 
-def run_notebook(port: KaggleSession, kit: Kit, report: Reporter = SILENT) -> NotebookRun:
+def run_notebook(session: KaggleSession, kit: Kit, report: Reporter = SILENT) -> NotebookRun:
     """Push the kit's notebook, wait for the run of exactly this version and fetch what it wrote.
 
     Raises as `runs.push_and_follow` and `runs.fetch`. What was seen is remembered, a failure too.
     """
-    return follow_notebook(port, kit, notebook_of(port, kit), report)
+    return follow_notebook(session, kit, notebook_of(session, kit), report)
 
 
 def follow_notebook(
-    port: KaggleSession, kit: Kit, new: NewNotebook, report: Reporter = SILENT, *, remember: str = LAST_RUN
+    session: KaggleSession, kit: Kit, new: NewNotebook, report: Reporter = SILENT, *, remember: str = LAST_RUN
 ) -> NotebookRun:
     """Do as `run_notebook` with this notebook for the kit, and remember it under this name."""
-    folder = _runs_of(port, new.ref)
+    folder = _runs_of(session, new.ref)
     facts: dict[str, Any] = {"kit": kit.id, "notebook": new.ref}
     try:
         pushed, finished = notebook_runs.push_and_follow(
-            new, port.kaggle, port.ways, report, log_folder=folder
+            new, session.kaggle, session.ways, report, log_folder=folder
         )
         folder_of_run = folder / f"v{finished.version}"
-        written = _fetch_outputs(port, finished, folder_of_run, report, keep=pushed.action == "nothing")
+        written = _fetch_outputs(session, finished, folder_of_run, report, keep=pushed.action == "nothing")
     except OfflineKitError as error:
         problem = {"what": error.what, "hint": error.hint}
-        port.memory.save_facts(remember, {**facts, "at": files.utc_timestamp(), "problem": problem})
+        session.memory.save_facts(remember, {**facts, "at": files.utc_timestamp(), "problem": problem})
         raise
     facts |= {"version": pushed.version, "seconds": finished.seconds}
-    _remember_run(port.memory, remember, facts)
+    _remember_run(session.memory, remember, facts)
     before = pushed.action == "nothing"
     report.note(
         f"version {pushed.version} of '{pushed.ref}' ran offline{' before' if before else ''},"
@@ -405,7 +409,7 @@ def follow_notebook(
     )
     rehearsal = last_rehearsal(kit)
     notes = (
-        compare_outputs.compare_submissions(rehearsal, written, port.account.server_name)
+        compare_outputs.compare_submissions(rehearsal, written, session.account.server_name)
         if rehearsal and written
         else ()
     )
@@ -418,15 +422,15 @@ def follow_notebook(
     )
 
 
-def follow_version(port: KaggleSession, ref: str, version: int, report: Reporter = SILENT) -> FinishedRun:
+def follow_version(session: KaggleSession, ref: str, version: int, report: Reporter = SILENT) -> FinishedRun:
     """Wait for the run of a version that is there, and push nothing; raises as `runs.follow`."""
     return notebook_runs.follow_run(
-        ref, version, port.kaggle, port.ways, report, log_folder=_runs_of(port, ref)
+        ref, version, session.kaggle, session.ways, report, log_folder=_runs_of(session, ref)
     )
 
 
-def _runs_of(port: KaggleSession, ref: str) -> Path:
-    return port.ways.state_folder / "runs" / ref.partition("/")[2]
+def _runs_of(session: KaggleSession, ref: str) -> Path:
+    return session.ways.state_folder / "runs" / ref.partition("/")[2]
 
 
 def _remember_run(memory: LastSeenStore, name: str, facts: dict[str, Any]) -> None:
@@ -444,12 +448,12 @@ def last_rehearsal(kit: Kit) -> Path | None:
 
 
 def _fetch_outputs(
-    port: KaggleSession, finished: FinishedRun, folder: Path, report: Reporter, *, keep: bool
+    session: KaggleSession, finished: FinishedRun, folder: Path, report: Reporter, *, keep: bool
 ) -> Path | None:
-    name = port.config.notebook.submission
-    if name not in finished.outputs and not port.config.competition:
+    name = session.config.notebook.submission
+    if name not in finished.outputs and not session.config.competition:
         report.note(f"it wrote no '{name}', and no competition is configured that would want one")
         return None
     if keep and (fetched := notebook_runs.find_fetched_output(finished, folder, name)):
         return fetched
-    return notebook_runs.fetch_outputs(finished, port.kaggle, folder, [name], report)[0]
+    return notebook_runs.fetch_outputs(finished, session.kaggle, folder, [name], report)[0]

@@ -46,24 +46,24 @@ def default_state_folder() -> Path:
 
 
 @contextmanager
-def serve_local_kaggle(wanted: LocalKaggleRequest, runner: NotebookRunner) -> Iterator[LocalKaggleServer]:
+def serve_local_kaggle(request: LocalKaggleRequest, runner: NotebookRunner) -> Iterator[LocalKaggleServer]:
     """Serve until the block ends; one server at a time for a folder.
 
     The folders that the projects name under `copies` stand for sources that nobody pushed.
     Raises UsageError for a competition that cannot be used, OutsideError if the port or the folder
     is taken.
     """
-    with files.translate_disk_errors(wanted.folder):
-        wanted.folder.mkdir(parents=True, exist_ok=True)
-    with _hold_state(wanted.folder):
-        kaggle = LocalKaggle(wanted.folder, wanted.settings, runner)
-        for name in (USER, *wanted.accounts):
+    with files.translate_disk_errors(request.folder):
+        request.folder.mkdir(parents=True, exist_ok=True)
+    with _hold_state(request.folder):
+        kaggle = LocalKaggle(request.folder, request.settings, runner)
+        for name in (USER, *request.accounts):
             kaggle.accounts.add_account(name, key=KEY)
-        for folder in wanted.competitions:
+        for folder in request.competitions:
             kaggle.catalog.add_competition(find_competition(folder) or folder)
-        for folder in (*wanted.competitions, *([wanted.project] if wanted.project else [])):
+        for folder in (*request.competitions, *([request.project] if request.project else [])):
             kaggle.offer_copies(config.read_local_copies(folder))
-        with LocalKaggleServer(kaggle, port=wanted.port) as server, _announce_server(wanted, server.url):
+        with LocalKaggleServer(kaggle, port=request.port) as server, _announce_server(request, server.url):
             yield server
 
 
@@ -79,10 +79,10 @@ def find_competition(project: Path) -> Path | None:
 
 
 @contextmanager
-def _announce_server(wanted: LocalKaggleRequest, url: str) -> Iterator[None]:
+def _announce_server(request: LocalKaggleRequest, url: str) -> Iterator[None]:
     """Tell others who serves this state, as long as it is so."""
-    path = wanted.folder / _SERVING
-    served = {"url": url, "pid": os.getpid(), "project": str(wanted.project or "")}
+    path = request.folder / _SERVING
+    served = {"url": url, "pid": os.getpid(), "project": str(request.project or "")}
     files.write_atomic(path, json.dumps(served))
     try:
         yield

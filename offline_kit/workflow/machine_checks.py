@@ -21,13 +21,13 @@ from offline_kit.packages.pip_settings import read_pip_settings
 from offline_kit.workflow.check_types import CheckContext, CheckResult, fail_result, warn_result
 
 
-def check_uv(ground: CheckContext) -> CheckResult:
+def check_uv(context: CheckContext) -> CheckResult:
     """Run uv and tell its version."""
     try:
         program = interpreters.uv_program()
     except OutsideError as error:
         return fail_result(error.what, error.hint)
-    answer = processes.run_command([program, "--version"], env=ground.env, check=False, timeout=30)
+    answer = processes.run_command([program, "--version"], env=context.env, check=False, timeout=30)
     if not answer.succeeded:
         return fail_result(
             f"'{program}' does not run", "pip install --force-reinstall uv", *answer.last_lines(3)
@@ -35,12 +35,12 @@ def check_uv(ground: CheckContext) -> CheckResult:
     return CheckResult(what=answer.out.strip())
 
 
-def check_python(ground: CheckContext) -> CheckResult:
+def check_python(context: CheckContext) -> CheckResult:
     """Look for the image's Python on this machine."""
-    image = ground.loaded_image
+    image = context.loaded_image
     if image.local:
         return CheckResult(what=f"the running Python {image.python} is the image's")
-    interpreter = interpreters.find_interpreter(image.python_minor, ground.env)
+    interpreter = interpreters.find_interpreter(image.python_minor, context.env)
     if interpreter is None:
         return warn_result(
             f"'{image.name}' runs Python {image.python_minor}, and this machine has none",
@@ -55,14 +55,16 @@ _INSTALL_SANDBOX = (
 )
 
 
-def check_sandbox(ground: CheckContext) -> CheckResult:  # noqa: ARG001 - a property of the machine
+def check_sandbox(context: CheckContext) -> CheckResult:  # noqa: ARG001 - a property of the machine
     """Try the sandboxes of this machine, the best first; raises if none works."""
-    found = sandbox.find_sandbox()
-    if found.is_weak:
+    working_sandbox = sandbox.find_sandbox()
+    if working_sandbox.is_weak:
         return warn_result(
-            "no real sandbox works here: a rehearsal would prove little", _INSTALL_SANDBOX, *found.refused
+            "no real sandbox works here: a rehearsal would prove little",
+            _INSTALL_SANDBOX,
+            *working_sandbox.refused,
         )
-    return CheckResult(what=f"{found.kind} works", details=found.refused)
+    return CheckResult(what=f"{working_sandbox.kind} works", details=working_sandbox.refused)
 
 
 LEAST = 500_000_000
@@ -71,43 +73,47 @@ COMFORTABLE = 5_000_000_000
 """Bytes that downloads, an environment of the image's versions, and a kit take together."""
 
 
-def check_disk(ground: CheckContext) -> CheckResult:
+def check_disk(context: CheckContext) -> CheckResult:
     """Look at the places of the kit and of the cache: whether they can be written to, and what is free there."""
-    out = ground.config.out if ground.config else ground.project
-    places = {_existing_parent(ground.cache), _existing_parent(out)}
-    closed = [str(place) for place in sorted(places) if not place.is_dir() or not os.access(place, os.W_OK)]
+    out = context.config.out if context.config else context.project
+    folders = {_existing_parent(context.cache), _existing_parent(out)}
+    closed = [
+        str(folder) for folder in sorted(folders) if not folder.is_dir() or not os.access(folder, os.W_OK)
+    ]
     if closed:
         return fail_result(
             f"cannot write below {', '.join(map(repr, closed))}",
             "make it writable, or choose another place with --out or OFFLINE_KIT_CACHE",
         )
-    free = {place: shutil.disk_usage(place).free for place in places}
-    tightest = min(free, key=lambda place: (free[place], str(place)))
-    said = f"{format_size(free[tightest])} free below '{tightest}'"
+    free = {folder: shutil.disk_usage(folder).free for folder in folders}
+    tightest = min(free, key=lambda folder: (free[folder], str(folder)))
+    message = f"{format_size(free[tightest])} free below '{tightest}'"
     remedy = "free some space ('offline-kit cache prune' may help), or set OFFLINE_KIT_CACHE to another disk"
     if free[tightest] < LEAST:
-        return fail_result(said, remedy)
-    return warn_result(f"only {said}", remedy) if free[tightest] < COMFORTABLE else CheckResult(what=said)
+        return fail_result(message, remedy)
+    return (
+        warn_result(f"only {message}", remedy) if free[tightest] < COMFORTABLE else CheckResult(what=message)
+    )
 
 
-def _existing_parent(place: Path) -> Path:
+def _existing_parent(path: Path) -> Path:
     """Return the nearest thing above a place that is there."""
-    return next(above for above in (place, *place.parents) if above.exists())
+    return next(above for above in (path, *path.parents) if above.exists())
 
 
 _BRISK = RetryPolicy(attempts=2, deadline=30.0)
 """A person waits for the answer."""
 
 
-def check_index(ground: CheckContext) -> CheckResult:
+def check_index(context: CheckContext) -> CheckResult:
     """Ask every index and find-links folder for one small project; raises if one does not answer."""
-    config = ground.config
-    settings = read_pip_settings(ground.env)
+    config = context.config
+    settings = read_pip_settings(context.env)
     if config:
         settings = read_index_settings(config.requirements, config.project, settings)
-    PackageIndex(settings, cache=ground.cache, patience=_BRISK).list_files("pip")
-    places = [redact_urls(place) for place in (*settings.list_index_urls(), *settings.find_links)]
-    return CheckResult(what=f"answers: {', '.join(places) or 'none is configured'}")
+    PackageIndex(settings, cache=context.cache, patience=_BRISK).list_files("pip")
+    indexes = [redact_urls(index) for index in (*settings.list_index_urls(), *settings.find_links)]
+    return CheckResult(what=f"answers: {', '.join(indexes) or 'none is configured'}")
 
 
 _REMEDY = (
@@ -126,27 +132,27 @@ class _CredentialSource:
     """The file that holds them, or a part of them."""
 
 
-def check_credentials(ground: CheckContext) -> CheckResult:
+def check_credentials(context: CheckContext) -> CheckResult:
     """Name the sources that Kaggle's client would find, in its order; online, log in and name the account."""
-    sources = _find_sources(ground.env)
+    sources = _find_sources(context.env)
     if not sources:
         return warn_result("no credentials for Kaggle were found", _REMEDY)
-    named = f"found in {', then '.join(source.name for source in sources)}"
+    variables = f"found in {', then '.join(source.name for source in sources)}"
     if readable := [source.file for source in sources if source.file and _is_open(source.file)]:
         return warn_result(
-            f"{named}; others on this machine can read {', '.join(map(repr, map(str, readable)))}",
+            f"{variables}; others on this machine can read {', '.join(map(repr, map(str, readable)))}",
             f"chmod 600 {readable[0]}",
         )
-    if not ground.online:
-        return CheckResult(what=f"{named}; whether Kaggle takes them is asked with --online")
-    with ClientSession(KaggleEndpoint(), env=ground.env) as session:
+    if not context.online:
+        return CheckResult(what=f"{variables}; whether Kaggle takes them is asked with --online")
+    with ClientSession(KaggleEndpoint(), env=context.env) as session:
         account = session.fetch_account()
     if account.ignored_token_source:
         return warn_result(
             f"logged in as '{account.username}' ({account.auth_method}); Kaggle refused what is in {account.ignored_token_source}",
             f"renew or remove {account.ignored_token_source}",
         )
-    return CheckResult(what=f"logged in as '{account.username}' ({account.auth_method}); {named}")
+    return CheckResult(what=f"logged in as '{account.username}' ({account.auth_method}); {variables}")
 
 
 def _find_sources(env: Mapping[str, str]) -> list[_CredentialSource]:
@@ -173,8 +179,8 @@ def _find_legacy_key(env: Mapping[str, str], home: Path) -> list[_CredentialSour
 
 
 def _kaggle_folder(env: Mapping[str, str], home: Path) -> Path:
-    if chosen := env.get("KAGGLE_CONFIG_DIR"):
-        return Path(chosen)
+    if configured := env.get("KAGGLE_CONFIG_DIR"):
+        return Path(configured)
     if (home / ".kaggle").is_dir():
         return home / ".kaggle"
     return Path(env.get("XDG_CONFIG_HOME") or home / ".config") / "kaggle"

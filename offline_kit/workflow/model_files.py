@@ -219,7 +219,7 @@ def _copied_files(
     return files_by_source
 
 
-def notebook_target(config: Config, seen: ModelFiles | None = None) -> notebook.NotebookTarget:
+def notebook_target(config: Config, model_files: ModelFiles | None = None) -> notebook.NotebookTarget:
     """Return what the notebook is of, as far as the configuration and the trained files tell."""
     return notebook.NotebookTarget(
         project=config.project,
@@ -228,22 +228,24 @@ def notebook_target(config: Config, seen: ModelFiles | None = None) -> notebook.
         competition=config.competition,
         dataset=config.dataset,
         accelerator=config.accelerator,
-        members=seen.members if seen else (),
-        lent=seen.lent if seen else NO_ALIASES,
-        preprocessing=layout.name_preprocessing_files(seen.preprocessing) if seen else {},
+        members=model_files.members if model_files else (),
+        lent=model_files.lent if model_files else NO_ALIASES,
+        preprocessing=layout.name_preprocessing_files(model_files.preprocessing) if model_files else {},
     )
 
 
-def advise_on_checkpoints(seen: ModelFiles) -> tuple[str, ...]:
+def advise_on_checkpoints(model_files: ModelFiles) -> tuple[str, ...]:
     """Return what to do about checkpoints that would not load, as far as no framework has looked at them."""
-    trusted = seen.config.notebook.params.get("weights_only") is False
+    trusted = model_files.config.notebook.params.get("weights_only") is False
     pickles = (CheckpointKind.PICKLE, CheckpointKind.JOBLIB)
-    loaded_whole = [member for member in seen.members if _loads_whole(member)]
-    known_files = {file.original for member in seen.members for file in member.files if file.kind in pickles}
+    loaded_whole = [member for member in model_files.members if _loads_whole(member)]
+    known_files = {
+        file.original for member in model_files.members for file in member.files if file.kind in pickles
+    }
     known_files |= {file.original for member in loaded_whole for file in member.files}
     return tuple(
         line
-        for checkpoint in seen.checkpoints
+        for checkpoint in model_files.checkpoints
         if checkpoint.original not in known_files
         for line in checkpoints.advise_loading(
             checkpoint, trusted=trusted, distributions=list_pickle_packages((checkpoint,))
@@ -256,11 +258,14 @@ def _loads_whole(member: Member) -> bool:
     return member.framework in ("torch_module", "torchscript") or member.params.get("weights_only") is False
 
 
-def check_trained_versions(seen: ModelFiles, frozen: Freeze) -> tuple[Finding, ...]:
+def check_trained_versions(model_files: ModelFiles, frozen: Freeze) -> tuple[Finding, ...]:
     """Return what the notebook's versions of the training libraries mean for the models and the pickles beside them."""
     pinned_versions = {pin.name: pin.version for pin in frozen.pins if pin.fate is not Fate.SKIPPED}
     return compare_versions(
-        seen.members, pinned_versions, frozen.image, (*seen.checkpoints, *seen.preprocessing)
+        model_files.members,
+        pinned_versions,
+        frozen.image,
+        (*model_files.checkpoints, *model_files.preprocessing),
     )
 
 

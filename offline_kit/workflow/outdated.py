@@ -78,33 +78,33 @@ def _list_changes(config: Config, kit: Kit, freeze: Freeze | None) -> Iterator[s
         yield "the notebook's configuration, template or code changed"
 
 
-def _changed_weights(seen: ModelFiles) -> dict[str, tuple[str, str]]:
-    names = layout.name_checkpoints(seen.checkpoints)
+def _changed_weights(inspected: ModelFiles) -> dict[str, tuple[str, str]]:
+    names = layout.name_checkpoints(inspected.checkpoints)
     files = {
         names[checkpoint.original]: (checkpoint.original, checkpoint.sha256)
-        for checkpoint in seen.checkpoints
+        for checkpoint in inspected.checkpoints
     }
     return files | {
         f"checkpoints/preprocessing/{checkpoint.original}": (checkpoint.original, checkpoint.sha256)
-        for checkpoint in seen.preprocessing
+        for checkpoint in inspected.preprocessing
     }
 
 
-def _compare_files(kit: Kit, now: dict[str, tuple[str, str]], roles: Sequence[Role]) -> Iterator[str]:
-    """Compare files by their names in the kit; `now` gives what a person calls them, and their digests."""
+def _compare_files(kit: Kit, current: dict[str, tuple[str, str]], roles: Sequence[Role]) -> Iterator[str]:
+    """Compare files by their names in the kit; `current` gives what a person calls them, and their digests."""
     entries = (entry for part in kit.parts for entry in part.entries if entry.role in roles)
     before = {entry.original: entry.sha256 for entry in entries}
-    for name in sorted(before.keys() | now.keys()):
-        if name not in now:
+    for name in sorted(before.keys() | current.keys()):
+        if name not in current:
             yield f"'{name}' was deleted"
         elif name not in before:
-            yield f"'{now[name][0]}' was added"
-        elif before[name] != now[name][1]:
-            yield f"'{now[name][0]}' changed"
+            yield f"'{current[name][0]}' was added"
+        elif before[name] != current[name][1]:
+            yield f"'{current[name][0]}' changed"
 
 
 def _is_same_freeze(
-    seen: ModelFiles, base: BuildContext, own: OwnCode, kit: Kit, freeze: Freeze | None
+    inspected: ModelFiles, base: BuildContext, own: OwnCode, kit: Kit, freeze: Freeze | None
 ) -> bool:
     if base.chained:
         return True  # frozen on Kaggle: a build looks after that
@@ -112,19 +112,19 @@ def _is_same_freeze(
         text = (kit.folder / "requirements.txt").read_text(encoding="utf-8")
         if freeze:
             return freeze.text == text
-        written = seen.config.lock.read_text(encoding="utf-8")
+        written = inspected.config.lock.read_text(encoding="utf-8")
     except OSError:
         return False
     names = tuple(wheel.name for wheel in own.wheels)
     return written == text and freezing.is_freeze_current(
-        freeze_request.build_freeze_request(seen, own), base.image, names
+        freeze_request.build_freeze_request(inspected, own), base.image, names
     )
 
 
-def _is_same_notebook(seen: ModelFiles, base: BuildContext, kit: Kit) -> bool:
-    config = seen.config
+def _is_same_notebook(inspected: ModelFiles, base: BuildContext, kit: Kit) -> bool:
+    config = inspected.config
     target = replace(
-        model_files.notebook_target(config, seen), part_locations=part_locations.part_locations(config)
+        model_files.notebook_target(config, inspected), part_locations=part_locations.part_locations(config)
     )
     rendered = adopted_notebook.render_notebook(kit, config.notebook, base.image, target)
     folder = kit.folder / "notebook"

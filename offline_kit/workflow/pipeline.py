@@ -140,8 +140,8 @@ def build_context(config: Config, *, chained: bool = True) -> BuildContext:
     wheelhouse = house.load_wheelhouse(record, cache) if record else None
     if wheelhouse:
         return BuildContext(image=wheelhouse.image, settings=settings, cache=cache, chained=wheelhouse)
-    chosen = image.load_image(config.image, accelerator=config.accelerator, project=config.project)
-    return BuildContext(image=chosen, settings=settings, cache=cache)
+    target_image = image.load_image(config.image, accelerator=config.accelerator, project=config.project)
+    return BuildContext(image=target_image, settings=settings, cache=cache)
 
 
 def freeze_request_of(config: Config, base: BuildContext, report: Reporter = SILENT) -> RemoteRequest:
@@ -151,9 +151,9 @@ def freeze_request_of(config: Config, base: BuildContext, report: Reporter = SIL
     return _freeze_request(inspected, replace(base, image=assumed), _own_code(config, base, report))
 
 
-def _freeze_request(seen: ModelFiles, base: BuildContext, own: OwnCode) -> RemoteRequest:
+def _freeze_request(inspected: ModelFiles, base: BuildContext, own: OwnCode) -> RemoteRequest:
     names = tuple(wheel.name for wheel in own.wheels)
-    return asked.build_request(freeze_request.build_freeze_request(seen, own), base.image, names)
+    return asked.build_request(freeze_request.build_freeze_request(inspected, own), base.image, names)
 
 
 def plan_build(config: Config, *, upgrade: bool = False, report: Reporter = SILENT) -> BuildPlan:
@@ -254,9 +254,9 @@ def static_findings(config: Config) -> tuple[Finding, ...]:
     return (*_bound_findings(config, base.image, own), *code_findings(config, own, saved))
 
 
-def _bound_findings(config: Config, chosen: Image, own: OwnCode) -> tuple[Finding, ...]:
+def _bound_findings(config: Config, target_image: Image, own: OwnCode) -> tuple[Finding, ...]:
     own_requirements, free = own_code.list_requirements(own), (*config.replace, *config.exclude)
-    return package_bounds.check_package_bounds(config.packages, own_requirements, chosen, free)
+    return package_bounds.check_package_bounds(config.packages, own_requirements, target_image, free)
 
 
 @contextmanager
@@ -286,14 +286,15 @@ def outline_build(
 
 
 def _notebook_texts(
-    seen: ModelFiles, base: BuildContext, report: Reporter
+    inspected: ModelFiles, base: BuildContext, report: Reporter
 ) -> Callable[[Kit], dict[str, str]]:
     """Return what renders a kit's notebook, by the names of the files in the kit's folder."""
-    config = seen.config
+    config = inspected.config
 
     def render_texts(kit: Kit) -> dict[str, str]:
         target = replace(
-            model_files.notebook_target(config, seen), part_locations=part_locations.part_locations(config)
+            model_files.notebook_target(config, inspected),
+            part_locations=part_locations.part_locations(config),
         )
         rendered = adopted_notebook.render_notebook(kit, config.notebook, base.image, target, report=report)
         models = [*rendered.metadata["model_sources"], *part_locations.pinned_model_version(config, kit)]
@@ -366,14 +367,14 @@ def _check_notebook(config: Config, base: BuildContext) -> None:
 
 
 def _kit_contents(
-    seen: ModelFiles, base: BuildContext, *, upgrade: bool, keep: bool, report: Reporter
+    inspected: ModelFiles, base: BuildContext, *, upgrade: bool, keep: bool, report: Reporter
 ) -> assemble.KitContents:
-    config = seen.config
+    config = inspected.config
     own = _own_code(config, base, report)
-    upload_secrets.check_own_files(config, own, (*seen.checkpoints, *seen.preprocessing), report)
+    upload_secrets.check_own_files(config, own, (*inspected.checkpoints, *inspected.preprocessing), report)
     if base.chained:
-        return _remote_contents(seen, base, base.chained, own)
-    frozen = _current_freeze(seen, base, own, upgrade=upgrade, keep=keep, report=report)
+        return _remote_contents(inspected, base, base.chained, own)
+    frozen = _current_freeze(inspected, base, own, upgrade=upgrade, keep=keep, report=report)
     upload_secrets.check_given(config, frozen, report)
     # requirements files may name indexes of their own
     settings = freezing.read_index_settings(config.requirements, config.project, base.settings)
@@ -394,35 +395,35 @@ def _kit_contents(
         wheelhouse=house,
         prepared_sdists=settled_sdists,
         own=own,
-        imported=freeze_request.imported_names(seen.config, own),
-        checkpoints=seen.checkpoints,
-        preprocessing=seen.preprocessing,
-        members=seen.members,
-        split=is_split(seen),
+        imported=freeze_request.imported_names(inspected.config, own),
+        checkpoints=inspected.checkpoints,
+        preprocessing=inspected.preprocessing,
+        members=inspected.members,
+        split=is_split(inspected),
         grouped=not config.publish_model,
     )
 
 
 def _remote_contents(
-    seen: ModelFiles, base: BuildContext, made: RemoteWheelhouse, own: OwnCode
+    inspected: ModelFiles, base: BuildContext, remote: RemoteWheelhouse, own: OwnCode
 ) -> assemble.KitContents:
     """Return a kit's contents around packages that were made on Kaggle; ProjectError if they are outdated."""
-    config = seen.config
+    config = inspected.config
     assumed = image.load_image(config.image, accelerator=config.accelerator, project=config.project)
-    request = _freeze_request(seen, replace(base, image=assumed), own)
-    house.check_request(made.record, request.request_digest)
+    request = _freeze_request(inspected, replace(base, image=assumed), own)
+    house.check_request(remote.record, request.request_digest)
     return assemble.KitContents(
-        freeze=made.freeze_of(request.requirements),
+        freeze=remote.freeze_of(request.requirements),
         image=base.image,
-        wheelhouse=made.list_wheels,
+        wheelhouse=remote.list_wheels,
         own=own,
-        imported=freeze_request.imported_names(seen.config, own),
-        checkpoints=seen.checkpoints,
-        preprocessing=seen.preprocessing,
-        members=seen.members,
-        split=is_split(seen),
+        imported=freeze_request.imported_names(inspected.config, own),
+        checkpoints=inspected.checkpoints,
+        preprocessing=inspected.preprocessing,
+        members=inspected.members,
+        split=is_split(inspected),
         grouped=not config.publish_model,
-        remote_parts=(made.part,) if made.part.entries else (),
+        remote_parts=(remote.part,) if remote.part.entries else (),
     )
 
 
@@ -433,13 +434,13 @@ def _wheels_of(contents: assemble.KitContents) -> list[Wheel]:
     ]
 
 
-def is_split(seen: ModelFiles) -> bool:
+def is_split(inspected: ModelFiles) -> bool:
     """Whether packages, code and checkpoints go into a dataset each.
 
     Unless configured, a kit that was built or pushed keeps its form, and a new one is split if its checkpoints
     are large.
     """
-    config = seen.config
+    config = inspected.config
     if config.publish_model or config.parts:
         return config.parts == "split" or bool(config.publish_model)
     with suppress(ProjectError):
@@ -448,16 +449,16 @@ def is_split(seen: ModelFiles) -> bool:
         return "kit" not in pushed
     slug = config.dataset.rpartition("/")[2]
     fits = len(slug) + kit_layout.SPLIT_SUFFIX_LENGTH <= SLUG_LENGTH[1]
-    return fits and sum(checkpoint.size for checkpoint in seen.checkpoints) > SPLIT_ABOVE
+    return fits and sum(checkpoint.size for checkpoint in inspected.checkpoints) > SPLIT_ABOVE
 
 
 def _current_freeze(
-    seen: ModelFiles, base: BuildContext, own: OwnCode, *, upgrade: bool, keep: bool, report: Reporter
+    inspected: ModelFiles, base: BuildContext, own: OwnCode, *, upgrade: bool, keep: bool, report: Reporter
 ) -> Freeze:
     names = tuple(wheel.name for wheel in own.wheels)
-    for finding in _bound_findings(seen.config, base.image, own):
+    for finding in _bound_findings(inspected.config, base.image, own):
         report.warn(f"'{finding.about}' {finding.what}; {finding.remedy}")
-    request = freeze_request.build_freeze_request(seen, own, upgrade=upgrade, keep=keep)
+    request = freeze_request.build_freeze_request(inspected, own, upgrade=upgrade, keep=keep)
     return freezing.freeze_requirements(
         request, base.image, base.settings, cache=base.cache, own=names, report=report
     )
@@ -494,7 +495,7 @@ def kit_of(config: Config) -> Kit:
 
 
 def rehearse_kit(
-    config: Config, kit: Kit, wishes: RehearsalOptions, *, report: Reporter = SILENT
+    config: Config, kit: Kit, options: RehearsalOptions, *, report: Reporter = SILENT
 ) -> Rehearsal:
     """Run the kit's notebook offline and check its submission; raises as the stage does."""
     base = build_context(config)
@@ -506,13 +507,13 @@ def rehearse_kit(
         competition_data=config.competition_data,
         sample_submission=config.sample_submission,
         submission=config.notebook.submission,
-        env=wishes.env,
-        installer=wishes.installer,
-        layout=wishes.layout,
+        env=options.env,
+        installer=options.installer,
+        layout=options.layout,
         rows=config.rows,
-        timeout=wishes.timeout or config.time_limit,
-        yes=wishes.yes,
-        confirm=wishes.confirm,
+        timeout=options.timeout or config.time_limit,
+        yes=options.yes,
+        confirm=options.confirm,
         copies=config.copies,
         part_sources=part_locations.part_locations(config),
         params=config.notebook.params,
@@ -520,13 +521,13 @@ def rehearse_kit(
     return rehearsing.rehearse_kit(request, base.settings, cache=base.cache, report=report)
 
 
-def passed_rehearsal(config: Config, kit: Kit, wishes: RehearsalOptions) -> dict[str, Any] | None:
+def passed_rehearsal(config: Config, kit: Kit, options: RehearsalOptions) -> dict[str, Any] | None:
     """Return the report of a rehearsal of this kit and notebook that passed as it is wished; None for none."""
     last = rehearsing.read_last_report(kit)
     requested = {
-        "env": wishes.env,
-        "installer": wishes.installer,
-        "layout": wishes.layout,
+        "env": options.env,
+        "installer": options.installer,
+        "layout": options.layout,
         "rows_wanted": config.rows,
     }
     passed = last is not None and last.get("passed") and all(last.get(k) == v for k, v in requested.items())

@@ -108,44 +108,44 @@ def _read_remembered(config: Config, folder: Path) -> RemoteStatus:
     )
 
 
-def read_remote_status(port: KaggleSession, kit: Kit | None) -> RemoteStatus:
+def read_remote_status(session: KaggleSession, kit: Kit | None) -> RemoteStatus:
     """Ask Kaggle now; without a kit only for the submissions. Waits for nothing."""
-    _refresh_ledger(port)
-    pieces = tuple(_remote_parts(port, kit)) if kit else ()
+    _refresh_ledger(session)
+    pieces = tuple(_remote_parts(session, kit)) if kit else ()
     return RemoteStatus(
-        place=port.account.server_name,
-        account=port.account.username,
+        place=session.account.server_name,
+        account=session.account.username,
         looked=True,
-        at=str((port.memory.load_facts(homes.LAST_PUSH) or {}).get("at", "")),
+        at=str((session.memory.load_facts(homes.LAST_PUSH) or {}).get("at", "")),
         pieces=pieces,
-        run=port.memory.load_facts(kaggle_session.LAST_RUN),
-        submissions=_last_submission(port.ledger),
+        run=session.memory.load_facts(kaggle_session.LAST_RUN),
+        submissions=_last_submission(session.ledger),
     )
 
 
-def _refresh_ledger(port: KaggleSession) -> None:
+def _refresh_ledger(session: KaggleSession) -> None:
     """Lay what Kaggle tells of our submissions over the ledger."""
-    competition = port.config.competition
-    if competition and port.ledger.find_latest(competition):
-        for submission in port.kaggle.list_submissions(competition):
-            port.ledger.update_entry(submission)
+    competition = session.config.competition
+    if competition and session.ledger.find_latest(competition):
+        for submission in session.kaggle.list_submissions(competition):
+            session.ledger.update_entry(submission)
 
 
-def _remote_parts(port: KaggleSession, kit: Kit) -> Iterator[RemotePart]:
-    owner = port.account.username
-    for part in port.without_other_parts(kit).parts:
-        dataset = port.part_datasets(kit)[part.name]
-        yield _dataset_part(port.kaggle, dataset if "/" in dataset else f"{owner}/{dataset}", part)
-    homes = port.other_locations(kit)
+def _remote_parts(session: KaggleSession, kit: Kit) -> Iterator[RemotePart]:
+    owner = session.account.username
+    for part in session.without_other_parts(kit).parts:
+        dataset = session.part_datasets(kit)[part.name]
+        yield _dataset_part(session.kaggle, dataset if "/" in dataset else f"{owner}/{dataset}", part)
+    homes = session.other_locations(kit)
     for part in kit.parts:
         if part.name in homes:
-            yield _other_part(port.kaggle, homes[part.name], part)
+            yield _other_part(session.kaggle, homes[part.name], part)
     try:
         new = push_notebook.read_notebook(kit, owner)
     except OfflineKitError:
         return  # a kit without a notebook, or one that is not ours to push
-    notebook = port.kaggle.get_notebook(new.ref)
-    run = port.kaggle.get_notebook_run(new.ref, notebook.newest_version) if notebook else None
+    notebook = session.kaggle.get_notebook(new.ref)
+    run = session.kaggle.get_notebook_run(new.ref, notebook.newest_version) if notebook else None
     is_current = notebook is not None and push_notebook.is_same(new, notebook)
     yield RemotePart(
         name="notebook",

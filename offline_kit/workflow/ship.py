@@ -102,53 +102,55 @@ class ShipResult:
 
 
 def ship_kit(
-    config: Config, port: KaggleSession, orders: ShipOptions, report: Reporter = SILENT
+    config: Config, session: KaggleSession, options: ShipOptions, report: Reporter = SILENT
 ) -> ShipResult:
     """Do all that is not done yet, in order, and stop at the first problem; raises what the steps raise."""
-    contest = competition_of(port)
-    if contest.deadline and contest.deadline < datetime.now(UTC) and not orders.sending.late:
+    contest = competition_of(session)
+    if contest.deadline and contest.deadline < datetime.now(UTC) and not options.sending.late:
         report.warn(f"the deadline of '{contest.slug}' is over: what was not submitted before is refused")
-    if orders.asking.alone and not orders.asking.yes:
+    if options.asking.alone and not options.asking.yes:
         report.warn(
             "there is no terminal to ask on: a submission is spent only with --yes; all before it is done"
         )
-    built = pipeline.build_kit(config, upgrade=orders.upgrade, report=report)
-    rehearsal = _rehearse_if_needed(port, built.kit, orders, report)
-    kaggle_session.notebook_of(port, built.kit)  # what is wrong with it is told before anything is uploaded
-    pushed = push_data(port, built.kit, orders.data, orders.asking, report)
-    run = kaggle_session.run_notebook(port, built.kit, report)
+    built = pipeline.build_kit(config, upgrade=options.upgrade, report=report)
+    rehearsal = _rehearse_if_needed(session, built.kit, options, report)
+    kaggle_session.notebook_of(
+        session, built.kit
+    )  # what is wrong with it is told before anything is uploaded
+    pushed = push_data(session, built.kit, options.data, options.asking, report)
+    run = kaggle_session.run_notebook(session, built.kit, report)
     for note in run.notes:
         report.note(note)
-    request = request_of(port, built.kit, run.pushed.version, orders.sending, seconds=run.seconds)
-    outcome = submit_version(port, request, orders.sending, orders.asking, report)
+    request = request_of(session, built.kit, run.pushed.version, options.sending, seconds=run.seconds)
+    outcome = submit_version(session, request, options.sending, options.asking, report)
     return ShipResult(built=built, rehearsal=rehearsal, pushed=pushed, ran=run, outcome=outcome)
 
 
-def competition_of(port: KaggleSession) -> Competition:
+def competition_of(session: KaggleSession) -> Competition:
     """Return the competition that the project takes part in: asked for before minutes of work.
 
     Raises UsageError if none is configured, ProjectError if there is none of this name, OutsideError
     if its rules are not accepted.
     """
-    slug = port.config.competition
+    slug = session.config.competition
     if not slug:
         raise UsageError(
             "there is no competition to submit to",
             code="competition-not-set",
             hint="set `competition` in the configuration (--competition), or use 'offline-kit push' alone",
         )
-    contest = port.kaggle.get_competition(slug)
+    contest = session.kaggle.get_competition(slug)
     if contest is None:
         raise ProjectError(
-            f"{port.account.server_name} knows no competition '{slug}', which {port.config.describe_origin('competition')} names",
+            f"{session.account.server_name} knows no competition '{slug}', which {session.config.describe_origin('competition')} names",
             code="competition-not-found",
             hint="serve it with 'offline-kit local --competition DIR'; a project with a competition.toml brings its own"
-            if port.local
+            if session.local
             else "set it to the last word of the competition's address: www.kaggle.com/competitions/<this>",
         )
     if not contest.has_entered:
         raise OutsideError(
-            f"the account '{port.account.username}' has not accepted the rules of '{slug}'",
+            f"the account '{session.account.username}' has not accepted the rules of '{slug}'",
             code="competition-rules-not-accepted",
             hint=f"accept them at {rules_page(slug, contest)} (only a person can), then run the same command again",
         )
@@ -156,29 +158,29 @@ def competition_of(port: KaggleSession) -> Competition:
 
 
 def _rehearse_if_needed(
-    port: KaggleSession, kit: Kit, orders: ShipOptions, report: Reporter
+    session: KaggleSession, kit: Kit, options: ShipOptions, report: Reporter
 ) -> Rehearsal | dict[str, Any] | None:
-    config = port.config
-    if orders.rehearsal is None:
+    config = session.config
+    if options.rehearsal is None:
         report.note("not rehearsed, as asked")
         return None
-    if (last := pipeline.passed_rehearsal(config, kit, orders.rehearsal)) is not None:
+    if (last := pipeline.passed_rehearsal(config, kit, options.rehearsal)) is not None:
         report.note(f"rehearsed already: passed at fidelity '{last['fidelity']}' in {last['seconds']} s")
         return last
-    build_remotely.fetch_wheels(kit, port, report)
-    return pipeline.rehearse_kit(config, kit, orders.rehearsal, report=report)
+    build_remotely.fetch_wheels(kit, session, report)
+    return pipeline.rehearse_kit(config, kit, options.rehearsal, report=report)
 
 
 def push_data(
-    port: KaggleSession, kit: Kit, wishes: PushOptions, asking: ApprovalPolicy, report: Reporter = SILENT
+    session: KaggleSession, kit: Kit, options: PushOptions, policy: ApprovalPolicy, report: Reporter = SILENT
 ) -> tuple[PushedPart, ...]:
     """Push a kit's data, having asked where that may be in vain or spoil a submission under way."""
 
     def ask_for_approval(lines: Sequence[str], question: str, refused: OutsideError) -> None:
-        if asking.yes:
+        if policy.yes:
             for line in lines:
                 report.warn(line)
-        elif lines and not asking.confirm(_lines(*lines, question)):
+        elif lines and not policy.confirm(_lines(*lines, question)):
             raise refused
 
     def approve_plan(plan: PushPlan) -> None:
@@ -196,7 +198,7 @@ def push_data(
             details=crowded,
         )
         ask_for_approval(crowded, "Upload them all the same?", refused)
-        spoilt = kaggle_session.describe_disturbed(port, kit, plan)
+        spoilt = kaggle_session.describe_disturbed(session, kit, plan)
         refused = OutsideError(
             "a submission under way needs the data as it is; nothing was sent",
             code="submission-pending",
@@ -205,7 +207,7 @@ def push_data(
         )
         ask_for_approval(spoilt, "Send a new version of its data all the same?", refused)
 
-    return kaggle_session.push_data(port, kit, wishes, report, approve_plan)
+    return kaggle_session.push_data(session, kit, options, report, approve_plan)
 
 
 def _lines(*lines: str) -> str:
@@ -213,65 +215,67 @@ def _lines(*lines: str) -> str:
 
 
 def request_of(
-    port: KaggleSession, kit: Kit, version: int, sending: SubmissionOptions, *, seconds: float = 0.0
+    session: KaggleSession, kit: Kit, version: int, sending: SubmissionOptions, *, seconds: float = 0.0
 ) -> SubmitRequest:
     """Return the submission of the version that is the local kit; its run took so many seconds."""
     return replace(
-        _any_version(port, kit, version, sending),
+        _any_version(session, kit, version, sending),
         kit=kit.id,
         parts={part.name: part.id for part in kit.parts},
-        commit=git.read_commit(port.config.project),
+        commit=git.read_commit(session.config.project),
         run_seconds=seconds,
     )
 
 
-def _any_version(port: KaggleSession, kit: Kit, version: int, sending: SubmissionOptions) -> SubmitRequest:
+def _any_version(session: KaggleSession, kit: Kit, version: int, sending: SubmissionOptions) -> SubmitRequest:
     return SubmitRequest(
-        competition=port.config.competition,
-        notebook=kaggle_session.notebook_of(port, kit).ref,
+        competition=session.config.competition,
+        notebook=kaggle_session.notebook_of(session, kit).ref,
         version=version,
-        file=port.config.notebook.submission,
+        file=session.config.notebook.submission,
         message=sending.message,
         again=sending.again,
         late=sending.late,
     )
 
 
-def plan_submission(port: KaggleSession, request: SubmitRequest, report: Reporter = SILENT) -> SubmitPlan:
+def plan_submission(session: KaggleSession, request: SubmitRequest, report: Reporter = SILENT) -> SubmitPlan:
     """Return what a submission would be; raises all that stands against it."""
-    return submissions.plan_submission(request, port.kaggle, port.ways, port.ledger, report)
+    return submissions.plan_submission(request, session.kaggle, session.ways, session.ledger, report)
 
 
 def submit_version(
-    port: KaggleSession,
+    session: KaggleSession,
     request: SubmitRequest,
     sending: SubmissionOptions,
-    asking: ApprovalPolicy,
+    policy: ApprovalPolicy,
     report: Reporter = SILENT,
 ) -> SubmissionOutcome:
     """Submit a finished version once, and wait for its score where that is wanted.
 
     Raises what `submissions.plan`, `submit` and `wait` do, and UsageError if nobody said yes.
     """
-    plan = submissions.plan_submission(request, port.kaggle, port.ways, port.ledger, report)
+    plan = submissions.plan_submission(request, session.kaggle, session.ways, session.ledger, report)
     if plan.existing is None:
         for name, value in plan.list_facts():
             report.note(f"{name}: {value}")
-        if not (asking.yes or asking.confirm(f"Spend one of {plan.remaining_today} submissions?")):
+        if not (policy.yes or policy.confirm(f"Spend one of {plan.remaining_today} submissions?")):
             raise UsageError(
                 "nobody agreed to spend a submission; nothing was submitted",
                 code="submission-not-approved",
                 hint="answer y, or add --yes in scripts and CI",
             )
-    submitted = submissions.submit_version(plan, port.kaggle, port.ways, port.ledger, report)
+    submitted = submissions.submit_version(plan, session.kaggle, session.ways, session.ledger, report)
     scored = None
     if sending.wait:
-        scored = submissions.wait_for_score(submitted.ref, port.kaggle, port.ways, report, ledger=port.ledger)
+        scored = submissions.wait_for_score(
+            submitted.ref, session.kaggle, session.ways, report, ledger=session.ledger
+        )
     return SubmissionOutcome(plan=plan, submitted=submitted, scored=scored)
 
 
 def request_for(
-    port: KaggleSession,
+    session: KaggleSession,
     version: int | None,
     sending: SubmissionOptions,
     report: Reporter = SILENT,
@@ -283,25 +287,25 @@ def request_for(
     To `follow` is to wait for the run of this kit's version. Nothing is pushed. Raises as `competition_of`,
     and ProjectError if this kit's notebook is not there, or its run failed.
     """
-    competition_of(port)
-    kit = kaggle_session.check_kit(pipeline.kit_of(port.config))
+    competition_of(session)
+    kit = kaggle_session.check_kit(pipeline.kit_of(session.config))
     if version is not None:
-        return _any_version(port, kit, version, sending)
-    for line in outdated.describe_changes(port.config, kit):
+        return _any_version(session, kit, version, sending)
+    for line in outdated.describe_changes(session.config, kit):
         report.warn(line)
-    plan = kaggle_session.plan_notebook(port, kit, report)
+    plan = kaggle_session.plan_notebook(session, kit, report)
     if not plan.version:
         raise ProjectError(
-            f"the notebook of this kit is not on {port.account.server_name}: {plan.reason}",
+            f"the notebook of this kit is not on {session.account.server_name}: {plan.reason}",
             code="notebook-not-pushed",
             hint="push it with 'offline-kit push', or name an earlier version with --version",
         )
     seconds = (
-        kaggle_session.follow_version(port, plan.notebook.ref, plan.version, report).seconds
+        kaggle_session.follow_version(session, plan.notebook.ref, plan.version, report).seconds
         if follow
         else 0.0
     )
-    return request_of(port, kit, plan.version, sending, seconds=seconds)
+    return request_of(session, kit, plan.version, sending, seconds=seconds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -329,56 +333,56 @@ class ShipPlan:
 
 
 def plan_ship(
-    config: Config, port: KaggleSession, orders: ShipOptions, report: Reporter = SILENT
+    config: Config, session: KaggleSession, options: ShipOptions, report: Reporter = SILENT
 ) -> ShipPlan:
     """Look at everything, write no kit and send nothing; raises what stands against shipping already now."""
-    contest = competition_of(port)
+    contest = competition_of(session)
     try:
         existing: Kit | None = kaggle_session.check_kit(pipeline.kit_of(config))
     except ProjectError:
         existing = None  # none yet, or a damaged one, which a build replaces
-    with pipeline.outline_build(config, upgrade=orders.upgrade, report=report) as (built, kit):
+    with pipeline.outline_build(config, upgrade=options.upgrade, report=report) as (built, kit):
         changed = outdated.list_changes(config, existing, built.freeze) if existing else ()
         stands = existing if existing and not changed and existing.id == kit.id else None
-        data = kaggle_session.plan_data(port, kit, orders.data, report)
-        notebook = kaggle_session.plan_notebook(port, kit, report)
+        data = kaggle_session.plan_data(session, kit, options.data, report)
+        notebook = kaggle_session.plan_notebook(session, kit, report)
         return ShipPlan(
             build=built,
             kit=kit,
             outdated=existing.id if existing and not stands else "",
             changed=changed,
-            rehearsal=_plan_rehearsal(config, stands, orders),
+            rehearsal=_plan_rehearsal(config, stands, options),
             data=data,
             notebook=notebook,
-            disturbed=kaggle_session.describe_disturbed(port, kit, data),
-            submission=_plan_submission(port, kit, notebook, contest, orders, report),
+            disturbed=kaggle_session.describe_disturbed(session, kit, data),
+            submission=_plan_submission(session, kit, notebook, contest, options, report),
         )
 
 
-def _plan_rehearsal(config: Config, kit: Kit | None, orders: ShipOptions) -> str:
-    if orders.rehearsal is None:
+def _plan_rehearsal(config: Config, kit: Kit | None, options: ShipOptions) -> str:
+    if options.rehearsal is None:
         return "skipped (--no-rehearsal)"
-    if kit and pipeline.passed_rehearsal(config, kit, orders.rehearsal):
+    if kit and pipeline.passed_rehearsal(config, kit, options.rehearsal):
         return "already passed"
-    return f"to run, with --env {orders.rehearsal.env}"
+    return f"to run, with --env {options.rehearsal.env}"
 
 
 def _plan_submission(
-    port: KaggleSession,
+    session: KaggleSession,
     kit: Kit,
     notebook: NotebookPlan,
     contest: Competition,
-    orders: ShipOptions,
+    options: ShipOptions,
     report: Reporter,
 ) -> SubmitPlan:
     """Return the submission of a version whose run is complete, else what is known of it before."""
     if notebook.version:
-        run = port.kaggle.get_notebook_run(notebook.notebook.ref, notebook.version)
+        run = session.kaggle.get_notebook_run(notebook.notebook.ref, notebook.version)
         if run and run.state == "complete":
-            request = request_of(port, kit, notebook.version, orders.sending)
-            return plan_submission(port, request, report)
+            request = request_of(session, kit, notebook.version, options.sending)
+            return plan_submission(session, request, report)
     ref = notebook.notebook.ref
-    config = port.config
+    config = session.config
     return SubmitPlan(
         request=SubmitRequest(
             competition=contest.slug, notebook=ref, version=0, file=config.notebook.submission
@@ -386,6 +390,6 @@ def _plan_submission(
         competition=contest,
         mark=SubmissionTag(notebook=ref, version=0, file=config.notebook.submission),
         parts={},
-        limits=port.kaggle.get_submission_limits(contest.slug),
-        server_name=port.account.server_name,
+        limits=session.kaggle.get_submission_limits(contest.slug),
+        server_name=session.account.server_name,
     )

@@ -46,12 +46,12 @@ _NAMES = frozenset(
 _EXAMPLES = (".example", ".sample", ".template", ".dist")
 
 
-def check_own_files(config: Config, own: OwnCode, beside: Iterable[Checkpoint], report: Reporter) -> None:
+def check_own_files(config: Config, own: OwnCode, text_files: Iterable[Checkpoint], report: Reporter) -> None:
     """Raise ProjectError with file and line of every secret in own code and in text files that travel with it.
 
     Files that a glob of `trust` names may hold some: then it is said.
     """
-    _raise_for_secrets(config, [*_secrets_of_code(config, own), *_secrets_of_files(beside)], report)
+    _raise_for_secrets(config, [*_secrets_of_code(config, own), *_secrets_of_files(text_files)], report)
 
 
 def check_given(config: Config, freeze: Freeze, report: Reporter) -> None:
@@ -79,8 +79,8 @@ def check_notebook(config: Config, texts: Mapping[str, str], report: Reporter) -
     _raise_for_secrets(config, problems, report)
 
 
-def _raise_for_secrets(config: Config, found: Iterable[str], report: Reporter) -> None:
-    lines = list(dict.fromkeys(found))
+def _raise_for_secrets(config: Config, secrets: Iterable[str], report: Reporter) -> None:
+    lines = list(dict.fromkeys(secrets))
     trusted = [line for line in lines if is_trusted(_file_of(line), config.trust)]
     for line in trusted:
         report.warn(f"{line}; uploaded because `trust` names the file")
@@ -136,8 +136,8 @@ def _source_of(config: Config, member: str) -> str:
     return member
 
 
-def _secrets_of_files(beside: Iterable[Checkpoint]) -> Iterator[str]:
-    for file in beside:
+def _secrets_of_files(text_files: Iterable[Checkpoint]) -> Iterator[str]:
+    for file in text_files:
         if file.size <= _LARGEST:
             yield from _secrets_of_bytes(file.original, file.path.read_bytes())
 

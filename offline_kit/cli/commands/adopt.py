@@ -63,10 +63,10 @@ def adopt(
         sys.exit(Exit.PROJECT)
 
 
-def _parse_distributions(said: tuple[str, ...]) -> dict[str, str]:
+def _parse_distributions(words: tuple[str, ...]) -> dict[str, str]:
     """Return the distribution of each import; without one it is called like the import."""
     pairs = {}
-    for word in said:
+    for word in words:
         name, _, distribution = word.partition("=")
         if not name.isidentifier():
             raise UsageError(

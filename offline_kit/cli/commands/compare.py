@@ -47,9 +47,9 @@ def verify(project: Path, *, quiet: bool, as_json: bool, deep: bool, no_notebook
     scope = verifying.VerifyOptions(deep=deep, notebook=not no_notebook)
     with (
         kaggle_session.choose_kaggle(to, at, console) as endpoint,
-        kaggle_session.open_session(config, endpoint, console) as port,
+        kaggle_session.open_session(config, endpoint, console) as session,
     ):
-        arguments = (port.part_datasets(kit), port.kaggle, scope, console, port.other_locations(kit))
+        arguments = (session.part_datasets(kit), session.kaggle, scope, console, session.other_locations(kit))
         verification = verifying.verify_kit(kit, *arguments)
     summary_compare.show_verification(verification, console)
     if verification.problems:
@@ -77,12 +77,12 @@ def diff(old: Path, new: Path, *, quiet: bool, as_json: bool, exit_code: bool) -
         sys.exit(Exit.PROJECT)
 
 
-def _read_kit(place: Path) -> "Kit":
+def _read_kit(folder: Path) -> "Kit":
     """Return the kit in a folder, or that of the project there."""
     from offline_kit.kit import manifest
     from offline_kit.workflow import pipeline
 
-    dataset = place / "dataset"
+    dataset = folder / "dataset"
     if (dataset / MARKER).is_file() or any(dataset.glob(f"*/{MARKER}")):
-        return manifest.read_kit(place)
-    return pipeline.kit_of(load_config(place, {}))
+        return manifest.read_kit(folder)
+    return pipeline.kit_of(load_config(folder, {}))

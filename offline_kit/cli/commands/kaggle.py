@@ -67,32 +67,32 @@ def push(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, **flags: A
     from offline_kit.workflow import kaggle_session, outdated, ship
 
     console = console_of(quiet=quiet, as_json=as_json)
-    wishes = PushOptions(**take_flags(flags, "title", "drop_foreign", "public", "resend", "resend_part"))
+    options = PushOptions(**take_flags(flags, "title", "drop_foreign", "public", "resend", "resend_part"))
     to, at, yes, dry_run, env = take_flags(flags, "to", "at", "yes", "dry_run", "env").values()
     data_only, no_wait, no_build = take_flags(flags, "data_only", "no_wait", "no_build").values()
     in_current = runs_current(env, to, at)
     config = load_config(project, flags)
     with (
         kit_of(config, console, no_build=no_build, dry_run=dry_run, upgrade=upgrade) as kit,
-        session_of(config, to, at, console, current=in_current) as port,
+        session_of(config, to, at, console, current=in_current) as session,
     ):
         if dry_run:
             for line in outdated.describe_changes(config, kit) if no_build else ():
                 console.warn(line)
-            plan = kaggle_session.plan_data(port, kit, wishes, console)
-            cells = None if data_only else kaggle_session.plan_notebook(port, kit, console)
+            plan = kaggle_session.plan_data(session, kit, options, console)
+            cells = None if data_only else kaggle_session.plan_notebook(session, kit, console)
             summary_kaggle.show_push_plan(
-                plan, cells, kaggle_session.describe_disturbed(port, kit, plan), console
+                plan, cells, kaggle_session.describe_disturbed(session, kit, plan), console
             )
             return
         if not data_only:
-            kaggle_session.notebook_of(port, kit)  # its problems are reported before anything is uploaded
-        parts = ship.push_data(port, kit, wishes, confirmation(console, yes=yes), console)
-        run = None if data_only or no_wait else kaggle_session.run_notebook(port, kit, console)
+            kaggle_session.notebook_of(session, kit)  # its problems are reported before anything is uploaded
+        parts = ship.push_data(session, kit, options, confirmation(console, yes=yes), console)
+        run = None if data_only or no_wait else kaggle_session.run_notebook(session, kit, console)
         notebook = run.pushed if run else None
         if no_wait and not data_only:
-            notebook = kaggle_session.push_notebook(port, kit, console)
-        summary_kaggle.show_push((parts, notebook, run), kit, port.account, console)
+            notebook = kaggle_session.push_notebook(session, kit, console)
+        summary_kaggle.show_push((parts, notebook, run), kit, session.account, console)
 
 
 @click.command(
@@ -119,14 +119,14 @@ def submit(project: Path, *, quiet: bool, as_json: bool, **flags: Any) -> None:
     to, at, version, dry_run, env = take_flags(flags, "to", "at", "version", "dry_run", "env").values()
     config = load_config(project, flags)
     pipeline.kit_of(config)  # a missing kit is reported without a login
-    with session_of(config, to, at, console, current=runs_current(env, to, at)) as port:
-        request = ship.request_for(port, version, sending, console, follow=not dry_run)
+    with session_of(config, to, at, console, current=runs_current(env, to, at)) as session:
+        request = ship.request_for(session, version, sending, console, follow=not dry_run)
         if dry_run:
-            summary_kaggle.show_submit_plan(ship.plan_submission(port, request, console), console)
+            summary_kaggle.show_submit_plan(ship.plan_submission(session, request, console), console)
             return
         # Running `submit` is the confirmation.
-        outcome = ship.submit_version(port, request, sending, confirmation(console, yes=True), console)
-        summary_kaggle.show_outcome(outcome, port.account, console)
+        outcome = ship.submit_version(session, request, sending, confirmation(console, yes=True), console)
+        summary_kaggle.show_outcome(outcome, session.account, console)
 
 
 @click.command(
@@ -162,7 +162,7 @@ def ship_command(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, **
     console = console_of(quiet=quiet, as_json=as_json)
     to, at, yes, env = take_flags(flags, "to", "at", "yes", "env").values()
     no_rehearsal, dry_run = take_flags(flags, "no_rehearsal", "dry_run").values()
-    orders = ship.ShipOptions(
+    options = ship.ShipOptions(
         rehearsal=None
         if no_rehearsal
         else pipeline.RehearsalOptions(env=env, yes=yes, confirm=console.confirm),
@@ -173,13 +173,15 @@ def ship_command(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, **
     )
     config = load_config(project, flags)
     pipeline.check_project(config)
-    with session_of(config, to, at, console, current=env == "current") as port:
+    with session_of(config, to, at, console, current=env == "current") as session:
         if dry_run:
-            plan = ship.plan_ship(config, port, orders, console)
+            plan = ship.plan_ship(config, session, options, console)
             summary.show_plan(plan.build, console, final=False)
             summary_kaggle.show_ship_plan(plan, summary.plan_facts(plan.build), console)
             return
-        summary_kaggle.show_shipped(ship.ship_kit(config, port, orders, console), port.account, console)
+        summary_kaggle.show_shipped(
+            ship.ship_kit(config, session, options, console), session.account, console
+        )
 
 
 @click.command(

@@ -51,12 +51,12 @@ def build(project: Path, *, quiet: bool, as_json: bool, dry_run: bool, upgrade: 
         from offline_kit.cli.summaries import chained as summary_chained
         from offline_kit.workflow import build_remotely
 
-        with session_of(config, on, at, console, current=True) as port:
+        with session_of(config, on, at, console, current=True) as session:
             if dry_run:
-                plan = build_remotely.plan_build(config, port, upgrade=upgrade, report=console)
-                summary_chained.show_plan(plan, port.account, console)
+                plan = build_remotely.plan_build(config, session, upgrade=upgrade, report=console)
+                summary_chained.show_plan(plan, session.account, console)
                 return
-            chained = build_remotely.build_remotely(config, port, upgrade=upgrade, report=console)
+            chained = build_remotely.build_remotely(config, session, upgrade=upgrade, report=console)
         summary_chained.show_made(chained, console)
         summary.show_build(chained.built, console, typed=typed_settings())
         return
@@ -104,7 +104,7 @@ def rehearse(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, no_bui
     console = console_of(quiet=quiet, as_json=as_json)
     on, at = take_flags(flags, "on", "at").values()
     _check_place(on, at, flags)
-    wishes = pipeline.RehearsalOptions(
+    options = pipeline.RehearsalOptions(
         **take_flags(flags, "env", "installer", "layout", "timeout", "yes"), confirm=console.confirm
     )
     config = load_config(project, flags)
@@ -116,14 +116,14 @@ def rehearse(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, no_bui
         kit = built.kit
     if on == "here":
         if build_remotely.missing_wheels(kit):
-            with session_of(config, build_remotely.remote_address(config), "", console) as port:
-                build_remotely.fetch_wheels(kit, port, console)
-        summary.show_rehearsal(pipeline.rehearse_kit(config, kit, wishes, report=console), console)
+            with session_of(config, build_remotely.remote_address(config), "", console) as session:
+                build_remotely.fetch_wheels(kit, session, console)
+        summary.show_rehearsal(pipeline.rehearse_kit(config, kit, options, report=console), console)
         return
-    with session_of(config, on, at, console, current=wishes.env == "current") as port:
-        ship.push_data(port, kit, DEFAULT_OPTIONS, confirmation(console, yes=wishes.yes), console)
-        passed = kaggle_rehearsal.rehearse_on_kaggle(port, kit, config.rows, console)
-        summary_kaggle.show_rehearsed(passed, port.account, console)
+    with session_of(config, on, at, console, current=options.env == "current") as session:
+        ship.push_data(session, kit, DEFAULT_OPTIONS, confirmation(console, yes=options.yes), console)
+        passed = kaggle_rehearsal.rehearse_on_kaggle(session, kit, config.rows, console)
+        summary_kaggle.show_rehearsed(passed, session.account, console)
 
 
 def _check_place(on: str, at: str, flags: dict[str, Any]) -> None:
@@ -176,9 +176,9 @@ def status(project: Path, *, quiet: bool, as_json: bool, **flags: Any) -> None:
     local_status = pipeline.read_status(config)
     newer = outdated.describe_changes(config, local_status.kit) if local_status.kit else ()
     if to:
-        with session_of(config, to, at, console) as port:
+        with session_of(config, to, at, console) as session:
             remote_states: tuple[remote_status.RemoteStatus, ...] = (
-                remote_status.read_remote_status(port, local_status.kit),
+                remote_status.read_remote_status(session, local_status.kit),
             )
     else:
         remote_states = remote_status.remembered_status(config)

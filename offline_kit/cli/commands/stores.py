@@ -83,8 +83,8 @@ def image_capture(on: str, at: str, accelerator: str | None, output: Path | None
         text = build_remotely.capture_here()
     else:
         settings = config.load_config(Path.cwd(), {"accelerator": accelerator})
-        with session_of(settings, on, at, console, current=True) as port:
-            text = build_remotely.capture_on_kaggle(settings, port, console)
+        with session_of(settings, on, at, console, current=True) as session:
+            text = build_remotely.capture_on_kaggle(settings, session, console)
     path = output or Path(f"{build_remotely.name_of(text)}.toml")
     summary.show_captured(build_remotely.write_image(text, path), path, console)
 

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 def show_proposal(proposal: "AdoptionPlan", console: Console) -> None:
     """Show all changes as one diff, each finding's outcome, and what is left to do."""
     console.print_lines(proposal.unified_diff.splitlines())
-    told = [
+    outcomes = [
         finding
         for finding in proposal.adoption.resolved
         if finding.resolution not in (FindingResolution.UNRESOLVED, FindingResolution.SERVED)
     ]
     rows = [
         (finding.position, finding.text, f"{finding.resolution}: {finding.value}", finding.remedy)
-        for finding in told
+        for finding in outcomes
         if _is_news(finding)
     ]
     if any(notebook_files.SHOWN_INPUT in cell for cell in proposal.adoption.changed):
@@ -44,11 +44,11 @@ def show_proposal(proposal: "AdoptionPlan", console: Console) -> None:
         console.note(f"    {line}")
 
 
-def _is_news(one: ResolvedNeed) -> bool:
+def _is_news(finding: ResolvedNeed) -> bool:
     return (
-        one.kind is not NeedKind.SETTING
-        or bool(one.remedy)
-        or one.resolution is FindingResolution.SWITCHED_OFF
+        finding.kind is not NeedKind.SETTING
+        or bool(finding.remedy)
+        or finding.resolution is FindingResolution.SWITCHED_OFF
     )
 
 
@@ -109,13 +109,13 @@ def show_adopted(
     )
 
 
-def _finding_facts(one: ResolvedNeed) -> dict[str, Any]:
+def _finding_facts(finding: ResolvedNeed) -> dict[str, Any]:
     return {
-        "kind": str(one.kind),
-        "cell": one.cell,
-        "line": one.line,
-        "text": one.text,
-        "became": str(one.resolution),
-        "value": one.value,
-        "remedy": one.remedy,
+        "kind": str(finding.kind),
+        "cell": finding.cell,
+        "line": finding.line,
+        "text": finding.text,
+        "became": str(finding.resolution),
+        "value": finding.value,
+        "remedy": finding.remedy,
     }

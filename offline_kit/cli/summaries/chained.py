@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 _DO = {"new": "pushed for the first time and run", "version": "pushed as a new version and run"}
 
 
-def show_made(made: "RemoteBuild", console: Console) -> None:
+def show_made(remote_build: "RemoteBuild", console: Console) -> None:
     """Show the notebook that made the packages."""
-    record = made.record
+    record = remote_build.record
     console.note(
         f"the packages:  '{record.notebook}', version {record.version}: {record.files} wheels,"
-        f" {format_size(made.wheels_size)}, downloaded only when a rehearsal on this machine needs them"
+        f" {format_size(remote_build.wheels_size)}, downloaded only when a rehearsal on this machine needs them"
     )
 
 

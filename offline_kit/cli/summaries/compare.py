@@ -17,27 +17,27 @@ SHORT = 40
 _MARKS = {"added": "+", "removed": "-", "renamed": ">", "moved": ">"}
 
 
-def show_verification(found: "Verification", console: Console) -> None:
+def show_verification(verification: "Verification", console: Console) -> None:
     """Show whether Kaggle has the kit's files, and a fix for each difference."""
     columns = ("part", "where", "version", "state", "private", "files", "as in the kit")
-    console.show_table(f"On {found.place}", columns, [_part_row(part) for part in found.parts])
-    for note in (note for part in found.parts for note in part.notes):
+    console.show_table(f"On {verification.place}", columns, [_part_row(part) for part in verification.parts])
+    for note in (note for part in verification.parts for note in part.notes):
         console.note(note)
-    if not found.problems:
-        console.print_lines([_agreement_lines(found)])
-        console.print_result({"ok": True, **_verification_facts(found)})
+    if not verification.problems:
+        console.print_lines([_agreement_lines(verification)])
+        console.print_result({"ok": True, **_verification_facts(verification)})
         return
-    for problem in found.problems:
+    for problem in verification.problems:
         console.warn(problem.what)
-    message = _disagreement_lines(found)
-    remedies = list(dict.fromkeys(problem.remedy for problem in found.problems))
+    message = _disagreement_lines(verification)
+    remedies = list(dict.fromkeys(problem.remedy for problem in verification.problems))
     console.print_lines([message, *(f"  {console.words(remedy)}" for remedy in remedies)])
     failure = {
         "error": message,
         "hint": "; ".join(remedies),
-        "details": [problem.what for problem in found.problems],
+        "details": [problem.what for problem in verification.problems],
     }
-    console.print_result({"ok": False, **failure, **_verification_facts(found)})
+    console.print_result({"ok": False, **failure, **_verification_facts(verification)})
 
 
 def _part_row(check: "PartCheck") -> tuple[str, ...]:
@@ -56,25 +56,27 @@ def _part_row(check: "PartCheck") -> tuple[str, ...]:
     )
 
 
-def _agreement_lines(found: "Verification") -> str:
-    entries = [entry for part in found.parts for entry in part.part.entries]
-    method = "by their bytes" if found.deep else "by names, sizes and marker"
-    notebook_words = f", and version {found.notebook.version} of the notebook" if found.notebook else ""
-    return f"{found.place} has kit {found.kit[:12]} unchanged: {len(entries)} files {method}{notebook_words}"
+def _agreement_lines(verification: "Verification") -> str:
+    entries = [entry for part in verification.parts for entry in part.part.entries]
+    method = "by their bytes" if verification.deep else "by names, sizes and marker"
+    notebook_words = (
+        f", and version {verification.notebook.version} of the notebook" if verification.notebook else ""
+    )
+    return f"{verification.place} has kit {verification.kit[:12]} unchanged: {len(entries)} files {method}{notebook_words}"
 
 
-def _disagreement_lines(found: "Verification") -> str:
-    count = len(found.problems)
-    return f"{count} difference{'' if count == 1 else 's'} between {found.place} and kit {found.kit[:12]}"
+def _disagreement_lines(verification: "Verification") -> str:
+    count = len(verification.problems)
+    return f"{count} difference{'' if count == 1 else 's'} between {verification.place} and kit {verification.kit[:12]}"
 
 
-def _verification_facts(found: "Verification") -> dict[str, Any]:
+def _verification_facts(verification: "Verification") -> dict[str, Any]:
     return {
-        "kit": found.kit,
-        "place": found.place,
-        "deep": found.deep,
-        "parts": [_part_facts(part) for part in found.parts],
-        "notebook": _notebook_facts(found.notebook) if found.notebook else None,
+        "kit": verification.kit,
+        "place": verification.place,
+        "deep": verification.deep,
+        "parts": [_part_facts(part) for part in verification.parts],
+        "notebook": _notebook_facts(verification.notebook) if verification.notebook else None,
     }
 
 
@@ -104,58 +106,58 @@ def _problem_facts(problems: "tuple[VerifyProblem, ...]") -> list[dict[str, str]
     return [{"what": problem.what, "remedy": problem.remedy} for problem in problems]
 
 
-def show_difference(found: "KitDifference", console: Console) -> None:
+def show_difference(difference: "KitDifference", console: Console) -> None:
     """Print the differences between two kits on stdout."""
-    if found.is_identical:
-        console.print_lines([f"identical: both are kit {found.new.kit.id[:12]}, with the same notebook"])
+    if difference.is_identical:
+        console.print_lines([f"identical: both are kit {difference.new.kit.id[:12]}, with the same notebook"])
     else:
-        console.print_lines(list(_difference_lines(found)))
-    console.print_result({"ok": True, "same": found.is_identical, **_difference_facts(found)})
+        console.print_lines(list(_difference_lines(difference)))
+    console.print_result({"ok": True, "same": difference.is_identical, **_difference_facts(difference)})
 
 
-def _difference_lines(found: "KitDifference") -> Iterator[str]:
-    old, new = found.old.kit, found.new.kit
+def _difference_lines(difference: "KitDifference") -> Iterator[str]:
+    old, new = difference.old.kit, difference.new.kit
     if old.id == new.id:
         yield f"kit {new.id[:12]} in both, with another notebook"
     else:
         yield f"kit {old.id[:12]} -> {new.id[:12]}"
     yield from (
         f"{change.name}: {_shown_value(change.before)} -> {_shown_value(change.after)}"
-        for change in found.target
+        for change in difference.target
     )
-    yield from _section_lines("Packages", [_package_line(change) for change in found.packages])
-    yield from _section_lines("From the image", [_package_line(change) for change in found.provided])
+    yield from _section_lines("Packages", [_package_line(change) for change in difference.packages])
+    yield from _section_lines("From the image", [_package_line(change) for change in difference.provided])
     own = [
         line
-        for change in found.own
+        for change in difference.own
         for line in (_package_line(change), *(f"    {_file_line(file)}" for file in change.files))
     ]
-    yield from _section_lines("Own code", [*own, *map(_file_line, found.sources)])
-    yield from _section_lines("Checkpoints", list(map(_file_line, found.checkpoints)))
-    yield from _section_lines("Other files", list(map(_file_line, found.other)))
-    yield from _section_lines("Notebook", list(_notebook_lines(found.notebook)))
+    yield from _section_lines("Own code", [*own, *map(_file_line, difference.sources)])
+    yield from _section_lines("Checkpoints", list(map(_file_line, difference.checkpoints)))
+    yield from _section_lines("Other files", list(map(_file_line, difference.other)))
+    yield from _section_lines("Notebook", list(_notebook_lines(difference.notebook)))
 
 
 def _section_lines(title: str, lines: list[str]) -> list[str]:
     return [title, *(f"  {line}" for line in lines)] if lines else []
 
 
-def _package_line(each: "PackageChange") -> str:
-    note = f" ({each.note})" if each.note else ""
-    if each.change == "rebuilt":
-        return f"~ {each.name} {each.after}: rebuilt, the same version in other bytes{note}"
-    versions = " -> ".join(version for version in (each.before, each.after) if version)
-    return f"{_MARKS.get(each.change, '~')} {each.name} {versions}{note}"
+def _package_line(change: "PackageChange") -> str:
+    note = f" ({change.note})" if change.note else ""
+    if change.change == "rebuilt":
+        return f"~ {change.name} {change.after}: rebuilt, the same version in other bytes{note}"
+    versions = " -> ".join(version for version in (change.before, change.after) if version)
+    return f"{_MARKS.get(change.change, '~')} {change.name} {versions}{note}"
 
 
-def _file_line(each: "FileChange") -> str:
-    mark = _MARKS.get(each.change, "~")
-    if each.change == "renamed":
-        return f"{mark} {each.was} -> {each.name} ({format_size(each.after)}, the same bytes)"
-    if each.change == "changed":
-        sizes = dict.fromkeys((format_size(each.before), format_size(each.after)))
-        return f"{mark} {each.name} ({' -> '.join(sizes)})"
-    return f"{mark} {each.name} ({format_size(each.before or each.after)})"
+def _file_line(change: "FileChange") -> str:
+    mark = _MARKS.get(change.change, "~")
+    if change.change == "renamed":
+        return f"{mark} {change.was} -> {change.name} ({format_size(change.after)}, the same bytes)"
+    if change.change == "changed":
+        sizes = dict.fromkeys((format_size(change.before), format_size(change.after)))
+        return f"{mark} {change.name} ({' -> '.join(sizes)})"
+    return f"{mark} {change.name} ({format_size(change.before or change.after)})"
 
 
 def _notebook_lines(change: "NotebookChange") -> Iterator[str]:
@@ -174,15 +176,15 @@ def _shown_value(value: object) -> str:
     return "none" if value in (None, "") else str(value)
 
 
-def _difference_facts(found: "KitDifference") -> dict[str, Any]:
+def _difference_facts(difference: "KitDifference") -> dict[str, Any]:
     groups = ("target", "packages", "provided", "own", "sources", "checkpoints", "other")
     sides = {
         name: {"kit": side.kit.id, "folder": str(side.kit.folder), "image": side.image, "python": side.python}
-        for name, side in (("old", found.old), ("new", found.new))
+        for name, side in (("old", difference.old), ("new", difference.new))
     }
-    cells = [{"cell": cell, "change": change} for cell, change in found.notebook.cells]
+    cells = [{"cell": cell, "change": change} for cell, change in difference.notebook.cells]
     return {
         **sides,
-        **{name: [asdict(change) for change in getattr(found, name)] for name in groups},
-        "notebook": {**asdict(found.notebook), "cells": cells},
+        **{name: [asdict(change) for change in getattr(difference, name)] for name in groups},
+        "notebook": {**asdict(difference.notebook), "cells": cells},
     }

@@ -80,12 +80,12 @@ def _push_plan(plan: "PushPlan", notebook: "NotebookPlan | None") -> dict[str, A
         }
         for part in plan.parts
     ]
-    told = (
+    notebook_facts = (
         {"notebook": notebook.notebook.ref, "action": notebook.action, "why": notebook.reason}
         if notebook
         else None
     )
-    return {"parts": parts, "notebook": told}
+    return {"parts": parts, "notebook": notebook_facts}
 
 
 def show_ship_plan(plan: "ShipPlan", build: dict[str, Any], console: Console) -> None:
@@ -122,13 +122,13 @@ def show_ship_plan(plan: "ShipPlan", build: dict[str, Any], console: Console) ->
 
 
 def show_push(
-    done: "PushOutcome",
+    results: "PushOutcome",
     kit: "Kit",
     account: "Account",
     console: Console,
 ) -> None:
     """Show the pushed parts, the notebook if it was pushed, and its run if it was waited for."""
-    parts, notebook, run = done
+    parts, notebook, run = results
     _say_parts(parts, console)
     if notebook:
         console.print_lines([_notebook_line(notebook, run)])
@@ -212,10 +212,10 @@ def show_rehearsed(passed: "KaggleRehearsal", account: "Account", console: Conso
     console.print_result({"ok": True, "place": account.server_name, "rehearsal": facts})
 
 
-def whereabouts_lines(there: "Iterable[RemoteStatus]", kit: "Kit | None") -> list[str]:
+def whereabouts_lines(statuses: "Iterable[RemoteStatus]", kit: "Kit | None") -> list[str]:
     """Return what is at each Kaggle, for a person."""
     lines = []
-    for status in there:
+    for status in statuses:
         seen_at = "now" if status.looked else f"as seen last, {status.at}" if status.at else "as seen last"
         lines.append(f"{status.place:<11} as '{status.account}', {seen_at}")
         lines += [f"  {piece.name:<11} {_part_line(piece, kit)}" for piece in status.pieces]
@@ -225,9 +225,9 @@ def whereabouts_lines(there: "Iterable[RemoteStatus]", kit: "Kit | None") -> lis
     return lines or ["Kaggle      nothing was pushed from here; check with --to kaggle"]
 
 
-def whereabouts_facts(there: "Iterable[RemoteStatus]") -> list[dict[str, Any]]:
+def whereabouts_facts(statuses: "Iterable[RemoteStatus]") -> list[dict[str, Any]]:
     """Return what is at each Kaggle, for a script."""
-    return [asdict(status) for status in there]
+    return [asdict(status) for status in statuses]
 
 
 def _part_line(piece: "RemotePart", kit: "Kit | None") -> str:
@@ -270,8 +270,8 @@ def _part_facts(parts: "Iterable[PushedPart]", account: "Account") -> list[dict[
     ]
 
 
-def _notebook_line(pushed: "PushedNotebook", ran: "NotebookRun | None") -> str:
-    time = f", ran in {ran.seconds:.1f} s" if ran else ""
+def _notebook_line(pushed: "PushedNotebook", run: "NotebookRun | None") -> str:
+    time = f", ran in {run.seconds:.1f} s" if run else ""
     return f"{pushed.ref} version {pushed.version}: {_NOTEBOOK[pushed.action]}{time}"
 
 
@@ -280,14 +280,14 @@ def _kaggle_page(url: str, account: "Account") -> str | None:
     return url if account.server_name == "Kaggle" else None
 
 
-def _rehearsal_facts(one: "Rehearsal | dict[str, Any] | None") -> dict[str, Any] | None:
-    if one is None or isinstance(one, dict):
-        return one
-    return {name: getattr(one, name) for name in one.__dataclass_fields__} | {"passed": True}
+def _rehearsal_facts(rehearsal: "Rehearsal | dict[str, Any] | None") -> dict[str, Any] | None:
+    if rehearsal is None or isinstance(rehearsal, dict):
+        return rehearsal
+    return {name: getattr(rehearsal, name) for name in rehearsal.__dataclass_fields__} | {"passed": True}
 
 
 def _notebook_facts(
-    pushed: "PushedNotebook", ran: "NotebookRun | None", account: "Account"
+    pushed: "PushedNotebook", run: "NotebookRun | None", account: "Account"
 ) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "notebook": pushed.ref,
@@ -295,12 +295,12 @@ def _notebook_facts(
         "action": pushed.action,
         "url": _kaggle_page(pushed.url, account),
     }
-    if ran:
+    if run:
         facts |= {
-            "seconds": ran.seconds,
-            "submission": str(ran.submission) if ran.submission else None,
-            "log": str(ran.log),
-            "notes": list(ran.notes),
+            "seconds": run.seconds,
+            "submission": str(run.submission) if run.submission else None,
+            "log": str(run.log),
+            "notes": list(run.notes),
         }
     return facts
 

@@ -46,8 +46,8 @@ def show_init(
     )
 
 
-def _finding_facts(one: "Setting") -> dict[str, Any]:
-    return {"value": one.value, "why": one.reason, "more": list(one.comments)}
+def _finding_facts(setting: "Setting") -> dict[str, Any]:
+    return {"value": setting.value, "why": setting.reason, "more": list(setting.comments)}
 
 
 _SIGNS = {"ok": "ok", "warning": "warn", "failed": "FAIL", "skipped": "-"}

@@ -115,13 +115,13 @@ def _index_problems(read: FreezeInputs) -> Iterator[str]:
             yield f"'{address}' is a folder of this machine"
 
 
-def _line_problems(one: RequirementLine) -> Iterator[str]:
-    if one.direct is None:
+def _line_problems(requirement: RequirementLine) -> Iterator[str]:
+    if requirement.direct is None:
         return
-    if one.direct.kind not in ("git", "url") or one.direct.location.startswith("file:"):
-        yield f"{one.position}: a {one.direct.kind} on this machine"
-    elif problem := _secret_in_address(one.direct.location):
-        yield f"{one.position}: '{direct_references.strip_credentials(one.direct.location)}' {problem}"
+    if requirement.direct.kind not in ("git", "url") or requirement.direct.location.startswith("file:"):
+        yield f"{requirement.position}: a {requirement.direct.kind} on this machine"
+    elif problem := _secret_in_address(requirement.direct.location):
+        yield f"{requirement.position}: '{direct_references.strip_credentials(requirement.direct.location)}' {problem}"
 
 
 def _secret_in_address(address: str) -> str:

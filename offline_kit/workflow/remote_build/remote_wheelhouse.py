@@ -217,10 +217,10 @@ def check_request(record: WheelhouseRecord, digest: str) -> None:
         )
 
 
-def captured_image(facts: str, digest: str, where: str) -> str:
+def captured_image(facts: str, digest: str, server_name: str) -> str:
     """Return the image file of what a run told about its image; ProjectError if it told nonsense."""
     try:
-        return kit_capture.format_image_file(json.loads(facts), digest, where)
+        return kit_capture.format_image_file(json.loads(facts), digest, server_name)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ProjectError(
             f"what the run says of its image makes no sense: {error}",
@@ -230,10 +230,10 @@ def captured_image(facts: str, digest: str, where: str) -> str:
 
 
 def _list_requirements(
-    requirements: tuple[str, ...], wheels: dict[str, Wheel], where: Image
+    requirements: tuple[str, ...], wheels: dict[str, Wheel], image: Image
 ) -> Iterator[tuple[str, str, str]]:
     """Yield (name, who asks, requirement) of what the project and the wheels require in the image."""
-    environment = where.marker_environment()
+    environment = image.marker_environment()
     lines = [("the project", line) for line in requirements if not line.startswith("-")]
     for wheel in wheels.values():
         raw = distribution_metadata.read_metadata(wheel.path, wheel.filename) or b""
@@ -246,8 +246,8 @@ def _list_requirements(
             yield str(canonicalize_name(asks.name)), by, str(asks)
 
 
-def _pin_package(name: str, asks: dict[str, set[str]] | None, wheels: dict[str, Wheel], where: Image) -> Pin:
-    wheel, has = wheels.get(name), where.packages.get(name, "")
+def _pin_package(name: str, asks: dict[str, set[str]] | None, wheels: dict[str, Wheel], image: Image) -> Pin:
+    wheel, has = wheels.get(name), image.packages.get(name, "")
     replaces = has if wheel else ""
     return Pin(
         name=name,
