@@ -134,12 +134,8 @@ def rehearse_kit(
         papermill = pythons.inspect_interpreter(environments.make_papermill_environment(options))
         level, _ = fidelity.measure_fidelity(request.image, prepared.python, prepared.used)
         report.step(f"rehearsing in {runner.kind}, fidelity {level}, Python {prepared.python.version}")
-        inputs = mounts.lay_out_inputs(
-            _make_mount_request(request, metadata, service), folder / "run" / "input"
-        )
-        base_environment = _describe_environment(request, notebook, inputs, papermill)
-        base_environment = replace(
-            base_environment, python_path=gateway.find_python_path(service, notebook, inputs.data)
+        inputs, base_environment = _lay_out_run(
+            request, metadata, notebook, service, folder / "run" / "input", papermill
         )
         box = folder / "run" / "box"
 
@@ -189,6 +185,21 @@ def rehearse_kit(
     for warning in outcome.warnings:
         report.warn(warning)
     return outcome
+
+
+def _lay_out_run(
+    request: RehearsalRequest,
+    metadata: Mapping[str, Any],
+    notebook: Path,
+    service: GatewayService | None,
+    folder: Path,
+    papermill: Interpreter,
+) -> tuple[mounts.MountedInputs, RehearsalEnvironment]:
+    """Lay out /kaggle/input in `folder`; return it with the run's environment, which has no kernel yet."""
+    inputs = mounts.lay_out_inputs(_make_mount_request(request, metadata, service), folder)
+    environment = _describe_environment(request, notebook, inputs, papermill)
+    python_path = gateway.find_python_path(service, notebook, inputs.data)
+    return inputs, replace(environment, python_path=python_path)
 
 
 def _describe_environment(
