@@ -147,7 +147,6 @@ def rehearse_kit(
 
         prepared, result = kernel.run_until_complete(prepared, request.image, options, run_with_kernel)
         environment = kernel.set_kernel(base_environment, prepared)
-        level, differences = fidelity.measure_fidelity(request.image, prepared.python, prepared.used)
         if service and service.submission != (
             name := gateway.find_submission(result.working, service.submission)
         ):
@@ -155,29 +154,7 @@ def rehearse_kit(
         judgement = verdict.judge_run(result, environment, request.submission, inputs.sample)
         if service and judgement.problem is None:
             result, judgement = _run_scoring(service, environment, runner, inputs, result, judgement, report)
-        outcome = Rehearsal(
-            kit=request.kit.id,
-            notebook=files.sha256_of(notebook),
-            rows_wanted=request.rows,
-            fidelity=level,
-            differences=differences,
-            notes=tuple(
-                dict.fromkeys((*prepared.notes, *inputs.notes, *judgement.notebook_notes, *judgement.notes))
-            ),
-            sandbox=runner.kind,
-            env=request.env,
-            python=prepared.python.version,
-            installer=request.installer,
-            layout=request.layout,
-            seconds=round(result.outcome.seconds, 2),
-            cell_seconds=tuple(round(cell.seconds or 0.0, 3) for cell in judgement.cells),
-            peak_memory=result.outcome.peak_memory,
-            memory_by=result.outcome.memory_by,
-            submission=request.kit.folder / "rehearsal" / Path(request.submission).name,
-            rows=judgement.rows,
-            folder=request.kit.folder / "rehearsal",
-            warnings=(*judgement.warnings, *_warn_of_stored_answer(request, result, inputs)),
-        )
+        outcome = _summarize_run(request, runner, environment, prepared, inputs, result, judgement)
         problem = _add_log_path(judgement.problem, outcome.folder) if judgement.problem else None
         _keep_evidence(folder, outcome, result, problem, written=request.submission)
     if problem:
@@ -185,6 +162,41 @@ def rehearse_kit(
     for warning in outcome.warnings:
         report.warn(warning)
     return outcome
+
+
+def _summarize_run(
+    request: RehearsalRequest,
+    runner: Sandbox,
+    environment: RehearsalEnvironment,
+    prepared: KernelSetup,
+    inputs: mounts.MountedInputs,
+    result: Ran,
+    judgement: RunVerdict,
+) -> Rehearsal:
+    level, differences = fidelity.measure_fidelity(request.image, prepared.python, prepared.used)
+    return Rehearsal(
+        kit=request.kit.id,
+        notebook=files.sha256_of(environment.notebook),
+        rows_wanted=request.rows,
+        fidelity=level,
+        differences=differences,
+        notes=tuple(
+            dict.fromkeys((*prepared.notes, *inputs.notes, *judgement.notebook_notes, *judgement.notes))
+        ),
+        sandbox=runner.kind,
+        env=request.env,
+        python=prepared.python.version,
+        installer=request.installer,
+        layout=request.layout,
+        seconds=round(result.outcome.seconds, 2),
+        cell_seconds=tuple(round(cell.seconds or 0.0, 3) for cell in judgement.cells),
+        peak_memory=result.outcome.peak_memory,
+        memory_by=result.outcome.memory_by,
+        submission=request.kit.folder / "rehearsal" / Path(request.submission).name,
+        rows=judgement.rows,
+        folder=request.kit.folder / "rehearsal",
+        warnings=(*judgement.warnings, *_warn_of_stored_answer(request, result, inputs)),
+    )
 
 
 def _lay_out_run(
