@@ -1,4 +1,4 @@
-"""Write the generated pages of docs/: the configuration from its schema, the commands from their own help.
+"""Write the generated pages of docs/: the configuration, the commands with their help, the error codes.
 
 python tools/generate_docs.py           write them
 python tools/generate_docs.py --check   end with 1 if one of them is out of date
@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import click
+from error_page import errors_page
 
 from offline_kit.checkpoints.frameworks import framework_table as frameworks
 from offline_kit.cli.main import cli
@@ -114,7 +115,7 @@ def commands() -> str:
     return head + "".join(help_of(cli, "offline-kit", None)) + doctor
 
 
-PAGES = {"configuration.md": configuration, "commands.md": commands}
+PAGES = {"configuration.md": configuration, "commands.md": commands, "errors.md": errors_page}
 
 
 def main() -> None:

@@ -289,4 +289,4 @@ def _give_up(trouble: Exception) -> OfflineKitError:
     cause = trouble.__cause__ if isinstance(trouble, TransientError) else trouble
     if isinstance(cause, OfflineKitError):
         return cause
-    return OutsideError(str(trouble), hint="run the same command again later")
+    return OutsideError(str(trouble), code="kaggle-unavailable", hint="run the same command again later")

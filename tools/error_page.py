@@ -1,0 +1,113 @@
+"""The page of error codes, read from the source: every expected failure has a code, a cause and a remedy."""
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+PACKAGE = Path(__file__).parents[1] / "offline_kit"
+ENDS = {"ProjectError": 1, "UsageError": 2, "OutsideError": 4, "KitError": 1}
+"""The exit code of each kind of error; a KitError is raised in the notebook."""
+HEAD = """\
+# Error codes
+
+Every expected failure has a code. It stands behind `error` in the text, under `code` in `--json`, and does not change when
+the wording does. `...` stands for the name of the thing.
+"""
+
+
+class ErrorSite(NamedTuple):
+    """Where an error is made."""
+
+    code: str
+    exit_code: int
+    message: str
+    hint: str
+    place: str
+
+
+def text_of(node: ast.expr | None) -> str:
+    """Return a string of the source as it reads, with `...` for what is filled in."""
+    match node:
+        case ast.Constant(value=str(value)):
+            return value
+        case ast.JoinedStr(values=values):
+            return "".join(text_of(value) if isinstance(value, ast.Constant) else "..." for value in values)
+        case ast.BinOp(left=left, right=right):
+            return text_of(left) + text_of(right)
+        case ast.IfExp(body=body):
+            return text_of(body)
+    return "..."
+
+
+def error_kinds(trees: dict[str, ast.Module]) -> dict[str, tuple[int, str]]:
+    """Return exit code and default code of every class of errors, by its name."""
+    kinds = {name: (code, "") for name, code in ENDS.items()}
+    classes = [node for tree in trees.values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    for _ in range(3):  # as deep as errors are derived from each other
+        for node in classes:
+            bases = [base.id for base in node.bases if isinstance(base, ast.Name) and base.id in kinds]
+            if bases and node.name not in kinds:
+                default = [
+                    text_of(item.value) for item in node.body
+                    if isinstance(item, ast.Assign) and ast.unparse(item.targets[0]) == "default_code"
+                ]  # fmt: skip
+                kinds[node.name] = (kinds[bases[0]][0], default[0] if default else kinds[bases[0]][1])
+    return kinds
+
+
+def failure_sites(place: str, tree: ast.Module) -> Iterator[ErrorSite]:
+    """Yield the known failures of notebooks, which are rows of tables: code, pattern, cause, remedy."""
+    for node in ast.walk(tree):
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
+            continue
+        given = dict(zip(("code", "pattern", "cause", "remedy"), node.args, strict=False))
+        given |= {keyword.arg or "": keyword.value for keyword in node.keywords}
+        code = text_of(given.get("code"))
+        if node.func.id in ("KnownFailure", "Explanation") and code != "...":
+            cause, remedy = text_of(given.get("cause")), text_of(given.get("remedy"))
+            yield ErrorSite(code, 1, re.sub(r"\{\d\}", "...", cause), re.sub(r"\{\d\}", "...", remedy), place)
+
+
+def error_sites() -> Iterator[ErrorSite]:
+    """Yield every place that makes an expected error."""
+    paths = sorted(PACKAGE.rglob("*.py"))
+    trees = {path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text("utf-8")) for path in paths}
+    kinds = error_kinds(trees)
+    for place, tree in trees.items():
+        yield from failure_sites(place, tree)
+        for node in ast.walk(tree):
+            name = node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else ""
+            if name not in kinds or not isinstance(node, ast.Call):
+                continue
+            given = {keyword.arg: keyword.value for keyword in node.keywords}
+            exit_code, default = kinds[name]
+            if "hint" not in given and not default:
+                continue  # a class that words its errors itself
+            code = text_of(given["code"]) if "code" in given else default
+            message = text_of(node.args[0] if node.args else given.get("what"))
+            yield ErrorSite(code, exit_code, message, text_of(given.get("hint")), f"{place}:{node.lineno}")
+
+
+def cell(text: str) -> str:
+    """Return a text as it stands in a cell of a table."""
+    return re.sub(r"\s+", " ", text).replace("|", "\\|").replace("<", "&lt;").strip()
+
+
+def errors_page() -> str:
+    """Return the page: a section for each code with its causes and remedies."""
+    sites: dict[str, list[ErrorSite]] = {}
+    for site in error_sites():
+        if not site.code:
+            sys.exit(f"{site.place}: an error without a code")
+        if site.code != "..." and site.message != "...":  # else it passes on what another error says
+            sites.setdefault(site.code, []).append(site)
+    rows = []
+    for code in sorted(sites):
+        for number, (message, hint) in enumerate(dict.fromkeys((s.message, s.hint) for s in sites[code])):
+            ends = "/".join(sorted({str(site.exit_code) for site in sites[code]}))
+            head = f"`{code}`" if not number else ""
+            rows.append(f"| {head} | {ends if head else ''} | {cell(message)} | {cell(hint)} |\n")
+    return f"{HEAD}\n| Code | Exit code | What is wrong | What to do |\n|---|---|---|---|\n{''.join(rows)}"
