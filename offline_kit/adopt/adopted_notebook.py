@@ -4,6 +4,7 @@ Cells of an adopted notebook are never passed through Jinja: their braces are co
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from offline_kit.project.types import Kit, NotebookSettings, Role
 
 TEMPLATE = "adopt"
 _ADOPT_AGAIN = "run `offline-kit adopt {} --write`: it adds the key, or prints the line to add"
+_INSTALLED_NAME = re.compile(r"-\d|[=<>~!;\[]")
+"""What follows the name in a file's name or a requirement."""
 _REQUIREMENT_NAME = re.compile(r"^([A-Za-z0-9][\w.-]*)")
 
 
@@ -118,18 +121,38 @@ def check_adoption(
         report.warn(
             f"'{source}' installs '{name}', which is neither in the kit nor in the image: add it to `requirements`"
         )
+    for need, name in _find_shadowed_installs(adoption, kit):
+        report.warn(
+            f"'{source}', {need.position} installs '{name}' from its inputs, but Python imports the kit's version:"
+            f' to use the notebook\'s, set exclude = ["{name}"] in [tool.offline-kit]'
+        )
     for need in adoption.unresolved:
         if need.kind is not NeedKind.SETTING:  # by now the configuration decides on the accelerator
             report.warn(f"'{source}', {need.position}: {need.text}: {need.remedy}")
 
 
-def _find_missing_packages(adoption: Adoption, kit: Kit, image: Image) -> list[str]:
-    bundled = {
+def _bundled_names(kit: Kit) -> set[str]:
+    return {
         normalize_name(entry.original.rpartition("/")[2].split("-")[0])
         for part in kit.parts
         for entry in part.entries
         if entry.role in (Role.WHEEL, Role.SDIST)
     }
+
+
+def _find_shadowed_installs(adoption: Adoption, kit: Kit) -> Iterator[tuple[ResolvedNeed, str]]:
+    """Yield the lines that install a package from the inputs which the kit has too: the kit's is imported."""
+    for need in adoption.resolved:
+        if need.kind is NeedKind.INSTALL and need.resolution is FindingResolution.UNCHANGED:
+            names = {
+                normalize_name(_INSTALLED_NAME.split(word.rpartition("/")[2])[0])
+                for word in need.text.split()
+            }
+            yield from ((need, name) for name in sorted(names & _bundled_names(kit)))
+
+
+def _find_missing_packages(adoption: Adoption, kit: Kit, image: Image) -> list[str]:
+    bundled = _bundled_names(kit)
     names = [
         match[1]
         for line in adoption.requirements

@@ -18,6 +18,7 @@ from offline_kit.project.types import FileEntry, Kit, KitPart, Role
 from offline_kit.workflow import model_files
 from tests.support import command_line
 from tests.support.adopting import notebook_of, put, run
+from tests.support.listener import Listener
 
 NB: Any = nbformat  # it has types for half of itself
 NET = (
@@ -62,6 +63,29 @@ def rendered(project: Path, made: Kit) -> notebook.RenderedNotebook:
     target = notebook.NotebookTarget(project=project, competition=loaded.competition, dataset=loaded.dataset)
     chosen = images.load_image("", accelerator="none", project=project)
     return adopted_notebook.render_notebook(made, loaded.notebook, chosen, target)
+
+
+@pytest.mark.parametrize(
+    ("line", "names"),
+    [
+        ("!pip install --no-index --find-links=/kaggle/input/maps einops==0.7.0", ["einops"]),
+        ("!pip install --no-deps /kaggle/input/maps/einops-0.7.0-py3-none-any.whl", ["einops"]),
+        ("!pip install --no-index --find-links=/kaggle/input/maps einops-exts", []),
+    ],
+)
+def test_a_kit_that_hides_a_wheel_of_the_inputs_is_reported(
+    tmp_path: Path, line: str, names: list[str]
+) -> None:
+    """The kit's packages are imported first: the build names a line that installs another version from its inputs."""
+    put(tmp_path, "kernel-metadata.json", text='{"dataset_sources": ["me/maps"]}')
+    notebook_of(tmp_path, line, "import einops")
+    put(tmp_path, "offline-kit.toml", text='dataset = "me-kit"\n[notebook]\nsource = "inference.ipynb"\n')
+    loaded, listener = config.load_config(tmp_path, {}), Listener()
+    target = notebook.NotebookTarget(project=tmp_path, competition="plants", dataset="me-kit")
+    chosen = images.load_image("", accelerator="none", project=tmp_path)
+    adopted_notebook.render_notebook(kit(tmp_path), loaded.notebook, chosen, target, report=listener)
+    hidden = [text for text in listener.warnings if "the kit's version" in text]
+    assert [name for name in ("einops", "einops-exts") for text in hidden if f'"{name}"' in text] == names
 
 
 def test_one_diff_shows_all_changes(project: Path) -> None:
