@@ -227,7 +227,7 @@ WRAPPED = {
     "DataParallel": ({"module.a": 1, "module.b": 2}, "'module.'"),
     "compile": ({"_orig_mod.a": 1, "_orig_mod.b": 2}, "'_orig_mod.'"),
     "both": ({"module._orig_mod.a": 1, "module._orig_mod.b": 2}, "'_orig_mod.'"),
-    "Lightning, with a loss": ({"model.a": 1, "model.b": 2, "loss.weight": 3}, "1 without it left out"),
+    "Lightning, with a loss": ({"model.a": 1, "model.b": 2, "loss.weight": 3}, "1 without it"),
     "averages": ({"n_averaged": 9, "module.a": 1, "module.b": 2}, "'module.'"),
     "nothing": ({"a": 1, "b": 2}, ""),
 }

@@ -103,7 +103,7 @@ def test_models_of_the_kit_and_of_a_dataset_are_one_ensemble(mixed: Path) -> Non
     metadata = json.loads((kit / "notebook" / "kernel-metadata.json").read_text())
     assert metadata["dataset_sources"] == ["some-kit", "me/folds"]
     said = " ".join(done.err.split())
-    assert "'models/scaler.pkl' prepares data, and cannot predict" in said
+    assert "'models/scaler.pkl' prepares data and cannot predict" in said
     assert "were saved with scikit-learn" in said
     roles = {
         each["original"]: each["role"]

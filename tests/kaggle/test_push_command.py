@@ -67,9 +67,9 @@ def test_a_local_kaggle_is_served_where_none_is_named(bench: Bench) -> None:
 def test_local_and_real_are_never_mixed_up(bench: Bench) -> None:
     """An address elsewhere, one without --to local, and the real Kaggle under the guard end with 2."""
     for words, says in (
-        (("--to", "local", "--at", "https://www.kaggle.com"), "no local Kaggle"),
+        (("--to", "local", "--at", "https://www.kaggle.com"), "error[address-not-local]"),
         (("--at", bench.server.url), "--to local"),
-        ((), "blocks the real Kaggle"),
+        ((), "error[kaggle-blocked]"),
     ):
         done = push(bench, *words, env={"OFFLINE_KIT_LOCAL_KAGGLE": bench.server.url})
         assert (done.returncode, says in done.stderr) == (2, True), done.stderr

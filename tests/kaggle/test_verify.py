@@ -121,7 +121,7 @@ def test_all_parts_are_looked_at(bench: Bench, alice: KaggleClient, tmp_path: Pa
     found = verified(kit, alice)
     assert whats(found) == [
         "the dataset 'alice/plant-kit-checkpoints' does not exist or is not visible to this account",
-        "on this disk, 'packages/install.json' has other bytes than the manifest says",
+        "on this disk, 'packages/install.json' has another SHA-256 than in the manifest",
         "'alice/plant-kit-packages' is PUBLIC: everyone can see the kit",
     ]
     assert [problem.remedy.partition(", which")[0] for problem in found.problems] == [

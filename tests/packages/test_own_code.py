@@ -407,7 +407,7 @@ def test_configured_modules_may_lie_outside(tmp_path: Path) -> None:
     [
         ("src/modle.py:Lit", "did you mean 'src/model.py'"),
         ("src/model.py:Lti", "did you mean 'Lit'"),
-        ("src/model.py", "no reference"),
+        ("src/model.py", "'src/model.py'"),
         ("plnts.model:Lit", "did you mean 'plants'"),
         ("plants.modle:Lit", "did you mean 'plants.model'"),
         ("plants.model:Missing", "defines no 'Missing'"),

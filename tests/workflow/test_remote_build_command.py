@@ -184,7 +184,7 @@ def test_a_plan_of_the_build_there(here: Yard) -> None:
         "on there: its pip downloads and builds",
         "asked for plain",
         "its output to 'local/project-inference', which has the internet off",
-        "nothing was pushed, run, fetched or written",
+        "nothing was pushed, run, downloaded or written",
     ):
         assert words in said
     told = here.run("build", *on(here), "--dry-run", "--json").good().facts["chained"]
