@@ -170,9 +170,7 @@ def test_a_public_model_is_never_written_to(bench: Bench, alice: KaggleClient, t
     assert pushed(bench, kit, alice, PushOptions(public=True)).source == f"{REF}/1"
 
 
-@pytest.mark.parametrize(
-    ("wanted", "says"), [("bob/plants-x", "belongs to 'bob'"), ("Plants!", "'Plants!'")]
-)
+@pytest.mark.parametrize(("wanted", "says"), [("bob/plants-x", "belongs to 'bob'"), ("Plants!", "'Plants!'")])
 def test_names_that_cannot_be(wanted: str, says: str) -> None:
     """A model of somebody else and a slug that Kaggle would not take are refused beforehand."""
     with pytest.raises(UsageError) as caught:
