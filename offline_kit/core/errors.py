@@ -44,7 +44,7 @@ class OfflineKitError(Exception):
 
 
 class ProjectError(OfflineKitError):
-    """The project or the kit has a problem that its owner can mend."""
+    """The project or the kit has a problem that its owner can fix."""
 
     exit_code = Exit.PROJECT
 

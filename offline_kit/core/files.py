@@ -73,7 +73,7 @@ def copy_and_hash(source: IO[bytes], into: IO[bytes], advance: Advance | None = 
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Put the file's bytes at `target`: a hard link where the file system allows it, else a copy.
+    """Put the file's bytes at `target`: a hard link if the file system allows it, else a copy.
 
     The caller promises that the source is never written in place (cache blobs are not).
     """
@@ -172,7 +172,7 @@ def _find_obstacle(path: Path) -> tuple[Path, str] | None:
 
 
 def make_folder(folder: Path) -> Path:
-    """Return the folder, made where it is not there yet; OutsideError where it cannot be."""
+    """Return the folder, created if it does not exist; OutsideError if it cannot be."""
     with translate_disk_errors(folder):
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -182,7 +182,7 @@ def make_folder(folder: Path) -> Path:
 
 
 def make_ignored_folder(folder: Path) -> Path:
-    """Return the folder; where it is not there yet it is made, and kept out of git: all in it can be made again."""
+    """Return the folder; if it does not exist, it is created, and kept out of git: all in it can be made again."""
     if not folder.exists():
         make_folder(folder)
         ignore_in_git(folder)
@@ -249,7 +249,7 @@ def _hold_in_use(folder: Path) -> Iterator[None]:
 
 
 def _is_in_use(stage: Path) -> bool | None:
-    """Whether a living process works in a folder of `staged`; None where the system cannot tell."""
+    """Whether a living process works in a folder of `staged`; None if the system cannot tell."""
     if sys.platform == "win32":
         return None
     try:

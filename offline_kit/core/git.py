@@ -13,7 +13,7 @@ _SECONDS = 20.0
 def read_commit(folder: Path) -> str:
     """Return the commit that a folder is at, marked where files below it were changed since.
 
-    Empty where there is no git, no repository, no commit yet, or git does not answer; never an error.
+    Empty if there is no git, no repository, no commit yet, or git does not answer; never an error.
     """
     commit = _run_git(folder, "rev-parse", "--verify", "--quiet", "HEAD")
     if not commit:

@@ -79,7 +79,7 @@ def fetch_answer(
     absent: frozenset[int] = GONE,
     patience: RetryPolicy = PATIENT,
 ) -> Answer | None:
-    """Return what a URL answers; None where there is nothing (`absent` statuses). Passing trouble is waited out.
+    """Return what a URL answers; None if there is nothing (`absent` statuses). Passing trouble is waited out.
 
     A file:// folder answers with its index.html. Raises OutsideError when the far side cannot be reached
     or refuses.
@@ -322,7 +322,7 @@ def _raise_for_status(url: str, response: "requests.Response") -> None:
 
 
 def _retry_after(value: str | None) -> float | None:
-    """Read Retry-After, which is seconds or a date; None where it is neither."""
+    """Read Retry-After, which is seconds or a date; None if it is neither."""
     if value is None or value.strip().isdigit():
         return float(value) if value else None
     from email.utils import parsedate_to_datetime

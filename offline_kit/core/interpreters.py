@@ -16,7 +16,7 @@ _PROBE = (
 
 
 def uv_program() -> Path:
-    """Return the program uv, as it was installed with us; OutsideError where it is gone."""
+    """Return the program uv, as it was installed with us; OutsideError if it is gone."""
     from uv import find_uv_bin
 
     try:
@@ -30,7 +30,7 @@ def uv_program() -> Path:
 
 
 def find_interpreter(minor: str, env: Mapping[str, str]) -> Path | None:
-    """Return an interpreter of this minor version ("3.13"), or None where the machine has none.
+    """Return an interpreter of this minor version ("3.13"), or None if the machine has none.
 
     Looked for in this order: the running one, PATH, pyenv's versions (newest first), what uv knows. Each
     candidate is run before it is believed, since a shim on PATH may answer with nothing; only CPython

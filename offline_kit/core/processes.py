@@ -67,7 +67,7 @@ class CommandRunner(Protocol):
 
 
 def find_program(name: str) -> Path | None:
-    """Return the program's path, or None where there is none."""
+    """Return the program's path, or None if there is none."""
     program = shutil.which(name)
     return Path(program) if program else None
 
@@ -97,7 +97,7 @@ def run_command(
     The command gets a process group of its own, which is ended as a whole when the time (seconds) is up
     or we are interrupted, so that nothing is left behind. With `log`, both streams go there as they come
     and `out` holds the log's text. Raises CommandError unless it ends with 0 or `check` is off, and
-    OutsideError where the program cannot be started.
+    OutsideError if the program cannot be started.
     """
     words = tuple(str(word) for word in argv)
     sink = log.open("ab") if log else None
@@ -146,7 +146,7 @@ def start_process(
 ) -> "subprocess.Popen[bytes]":
     """Start a command whose life the caller watches; both streams go to `log`.
 
-    It gets a process group of its own; `end` it. Raises OutsideError where it cannot be started.
+    It gets a process group of its own; `end` it. Raises OutsideError if it cannot be started.
     """
     with log.open("ab") as sink:
         return _start_process(argv, _Streams(stdout=sink, stderr=subprocess.STDOUT), env, cwd)
@@ -164,7 +164,7 @@ def start_conversation(
     """Start a command that is spoken to through its stdin and stdout; what it says on stderr goes to `errors`.
 
     It gets a process group of its own, so that an interrupt at the terminal reaches us alone; `end` it.
-    Raises OutsideError where it cannot be started.
+    Raises OutsideError if it cannot be started.
     """
     return _start_process(argv, _Streams(stdin=subprocess.PIPE, stderr=errors), env)
 

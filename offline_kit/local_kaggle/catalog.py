@@ -99,7 +99,7 @@ class CompetitionCatalog:
         return {SERVICE + name: call for name, call in calls.items()}
 
     def get_competition(self, slug: str) -> Record:
-        """Return a competition; 404 where there is none."""
+        """Return a competition; 404 if there is none."""
         record = self.store.read("competitions", slug)
         if record is None:
             raise ServiceRefusal(404, f"Competition '{slug}' not found")

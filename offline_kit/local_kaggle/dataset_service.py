@@ -240,7 +240,7 @@ class DatasetService(VersionedService):
     def mounted_version(self, ref: str, user: str) -> tuple[str, Path] | None:
         """Return place and folder of what a notebook of this user gets for "owner/slug[/version]".
 
-        The newest READY version, whichever the reference names, as on Kaggle; None where there is none.
+        The newest READY version, whichever the reference names, as on Kaggle; None if there is none.
         """
         owner, _, slug = "/".join(ref.split("/")[:2]).partition("/")
         record = self.store.read(*_store_key(owner, slug)) if owner and slug else None

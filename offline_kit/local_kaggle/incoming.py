@@ -34,7 +34,7 @@ class RequestTarget:
         return "/".join(words[1:]) if len(words) == 3 and words[0] == "v1" and "." in words[1] else ""
 
     def log_request(self) -> dict[str, str]:
-        """Return the request for the log that is to be followed; empty where it is something else."""
+        """Return the request for the log that is to be followed; empty if it is something else."""
         words = self.path.strip("/").split("/")
         words = words[1:] if words[:1] == ["api"] else words
         if len(words) != 6 or words[:4] != ["v1", "kernels", "logs", "stream"]:
@@ -83,7 +83,7 @@ class IncomingBody:
         """Bytes after which reading raises CutError; -1 for never."""
 
     def read(self, size: int, /) -> bytes:
-        """Return up to `size` bytes; nothing at the end. Raises CutError where the sender is gone."""
+        """Return up to `size` bytes; nothing at the end. Raises CutError if the sender is gone."""
         if self._chunked and not self._left and not self._ended:
             self._next_chunk()
         if self._ended:

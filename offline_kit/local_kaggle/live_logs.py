@@ -56,7 +56,7 @@ class LiveLogs:
             self._news.notify_all()
 
     def log_text(self, key: Key) -> str:
-        """Return a log as far as it goes, the text of a JSON array; empty where nothing was said yet."""
+        """Return a log as far as it goes, the text of a JSON array; empty if nothing was said yet."""
         path = self.store.key_folder(*key) / "log.json"
         with self._news:
             live = self._live.get(key)
@@ -65,7 +65,7 @@ class LiveLogs:
         return path.read_text(encoding="utf-8") if path.is_file() else ""
 
     def follow_log(self, key: Key) -> Iterator[Event | None]:
-        """Yield a log from its first event to the run's end; None where it was silent for a while."""
+        """Yield a log from its first event to the run's end; None if it was silent for a while."""
         position = 0
         with self._news:
             live = self._live.get(key)

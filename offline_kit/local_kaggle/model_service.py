@@ -203,7 +203,7 @@ class ModelService(VersionedService):
         return {"versionList": {"versions": page}, "nextPageToken": following}
 
     def mounted_version(self, ref: str, user: str) -> tuple[str, Path] | None:
-        """Return place and folder of "owner/model/framework/variation[/version]"; None where there is none."""
+        """Return place and folder of "owner/model/framework/variation[/version]"; None if there is none."""
         words = ref.split("/")
         if len(words) not in (4, 5) or (len(words) == 5 and not words[4].isdecimal()):
             return None
@@ -243,7 +243,7 @@ class ModelService(VersionedService):
         return key, version
 
     def _find_instance(self, call: RpcCall, record: Record) -> tuple[Record, Key]:
-        """Return the variation that a call names; 404 where the model has none such."""
+        """Return the variation that a call names; 404 if the model has none such."""
         key = _instance_key(record, call.text_field("framework"), call.text_field("instanceSlug"))
         found = self.store.read(*key)
         if found is None:

@@ -106,7 +106,7 @@ class NotebookService:
         return {**told, "invalidTags": [], **refused}
 
     def _target_notebook(self, call: RpcCall) -> Record | None:
-        """Return the notebook that a push is for, made now if it is new; None where there is none to update."""
+        """Return the notebook that a push is for, made now if it is new; None if there is none to update."""
         if wanted := call.int_field("id"):
             return next((each for each in self._all_records() if each["id"] == wanted), None)
         owner, _, slug = call.text_field("slug").rpartition("/")
@@ -118,7 +118,7 @@ class NotebookService:
         title = call.text_field("newTitle")
         if not title:
             return None
-        # The title decides, whatever slug was asked for; the client only warns where they differ.
+        # The title decides, whatever slug was asked for; the client only warns if they differ.
         slug = make_slug(title)
         if not re.fullmatch(r"[a-z0-9-]{5,50}", slug):
             return None

@@ -223,7 +223,7 @@ def _follow_lines(log: Path, say: Callable[[str], None]) -> Iterator[None]:
 
 
 def _read_from(path: Path, place: int) -> bytes:
-    """Return what a file has from a place on; nothing where it is not there yet."""
+    """Return what a file has from a place on; nothing if it is not there yet."""
     try:
         with path.open("rb") as stream:
             stream.seek(place)

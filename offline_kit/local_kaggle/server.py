@@ -30,7 +30,7 @@ class LocalKaggleServer:
     """A running local Kaggle; a context that ends it."""
 
     def __init__(self, kaggle: LocalKaggle, *, port: int = 0) -> None:
-        """Listen on 127.0.0.1; port 0 takes a free one. OutsideError where the port is taken."""
+        """Listen on 127.0.0.1; port 0 takes a free one. OutsideError if the port is taken."""
         self.kaggle = kaggle
         kaggle.store.folder.mkdir(parents=True, exist_ok=True)
         self.traffic = TrafficLog(kaggle.store.folder / "traffic.jsonl")

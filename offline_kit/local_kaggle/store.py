@@ -43,7 +43,7 @@ class RecordStore:
         return self.folder.joinpath(*(word.lower() for word in key))
 
     def read(self, *key: str) -> Record | None:
-        """Return a record, or None where there is none."""
+        """Return a record, or None if there is none."""
         try:
             found = json.loads((self.key_folder(*key) / _RECORD).read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError):

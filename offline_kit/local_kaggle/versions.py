@@ -54,7 +54,7 @@ class VersionStore:
         return self.store.version_numbers(*key)
 
     def get_version(self, key: Key, number: int) -> Record:
-        """Return a version's record; 404 where it is not there, not yet, or no more."""
+        """Return a version's record; 404 if it is not there, not yet, or no more."""
         record = self._shown(key, number) if number > 0 else None
         if record is None:
             raise ServiceRefusal(404, f"Version {number} not found")
@@ -111,7 +111,7 @@ class VersionStore:
         return [(path.as_posix(), (folder / path).stat().st_size) for path in files.list_tree(folder)]
 
     def version_file(self, key: Key, record: Record, name: str) -> Path:
-        """Return one file of a version, a large one as NAME.zip; 404 where it has none of that name."""
+        """Return one file of a version, a large one as NAME.zip; 404 if it has none of that name."""
         if name not in [path for path, _ in self.list_files(key, record)]:
             raise ServiceRefusal(404, f"File '{name}' not found")
         folder = self.version_folder(key, record)

@@ -49,7 +49,7 @@ ln -s /proc/self/fd "$ROOT/dev/fd"
 
 
 def find_program() -> Path | None:
-    """Return `unshare`, or None where it or one of its companions is missing."""
+    """Return `unshare`, or None if it or one of its companions is missing."""
     return _find_tool("unshare") if all(_find_tool(name) for name in _NEEDED) else None
 
 

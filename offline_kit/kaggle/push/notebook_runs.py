@@ -99,7 +99,7 @@ def follow_run(
     """Wait until the run of exactly this version has finished, at most `timeout` seconds.
 
     Raises ProjectError for a failed run, with the cell, its error, the cause and a fix, and
-    NotMountedError where it found no kit; OutsideError where it was cancelled, does not start or does not
+    NotMountedError if it found no kit; OutsideError if it was cancelled, does not start or does not
     finish in time. The log is written to `log_folder`, for failed runs too.
     """
     began = time.monotonic()

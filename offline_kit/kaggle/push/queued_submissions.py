@@ -19,7 +19,7 @@ class QueuedSubmission:
 
     submission: Submission
     notebook: str = ""
-    """"owner/slug"; empty where it bears no mark of ours: it was made by hand."""
+    """"owner/slug"; empty if it bears no mark of ours: it was made by hand."""
     version: int = 0
     datasets: tuple[str, ...] = ()
     """"owner/slug" of each attached dataset."""
