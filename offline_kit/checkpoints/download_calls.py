@@ -312,7 +312,6 @@ class Switch:
     """An argument of one call that decides whether weights are fetched."""
 
     argument: str
-    """Its name."""
     off: str
     """Its value that fetches nothing."""
     said: ast.expr | None

@@ -127,7 +127,6 @@ class Secret:
     start: int
     """Where its value begins in the text."""
     end: int
-    """Where its value ends."""
 
 
 def find_secrets(text: str) -> list[Secret]:

@@ -34,7 +34,6 @@ class CheckpointKinds:
     task: str = ""
     """What the models predict on, if the models or the data show it."""
     non_models: Mapping[str, str] = field(default_factory=dict)
-    """Files that are not models, and what each is."""
     unplaced: Mapping[str, str] = field(default_factory=dict)
     """Models that no framework loads as they are, and what each lacks."""
     whole_models: frozenset[str] = frozenset()

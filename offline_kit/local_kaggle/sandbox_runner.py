@@ -18,7 +18,7 @@ from offline_kit.project import images
 from offline_kit.project.images import Image
 from offline_kit.rehearsal import environments, execution, gateway, kernel, kit_facts, pythons
 from offline_kit.rehearsal.environments import EnvironmentOptions
-from offline_kit.rehearsal.execution import Ran, RehearsalEnvironment
+from offline_kit.rehearsal.execution import KernelRun, RehearsalEnvironment
 from offline_kit.rehearsal.gateway import GatewayService
 from offline_kit.rehearsal.kernel import KernelSetup
 
@@ -71,7 +71,7 @@ class SandboxRunner:
             ran.working.replace(job.folder / "output")
         return RunResult(failure=failure)
 
-    def _run_job(self, job: RunJob, source: Path, service: GatewayService | None) -> Ran:
+    def _run_job(self, job: RunJob, source: Path, service: GatewayService | None) -> KernelRun:
         chosen = sandbox.find_sandbox(self.kinds, report=self.shop.report)
         papermill = pythons.inspect_interpreter(environments.make_papermill_environment(self.shop))
         chosen_image, ready = self._choose_kernel(job, (source, *(service.code if service else ())))
@@ -98,7 +98,7 @@ class SandboxRunner:
             bench = replace(bench, python_path=gateway.find_python_path(service, source, root))
         boxes = (job.folder / f"box{number}" for number in itertools.count())
 
-        def run(chosen_kernel: KernelSetup) -> Ran:
+        def run(chosen_kernel: KernelSetup) -> KernelRun:
             box = next(boxes)
             with _follow_lines(box / execution.LOG, job.say):
                 whole = kernel.set_kernel(bench, chosen_kernel)
@@ -149,7 +149,7 @@ def _list_entries(job: RunJob, place: str) -> dict[str, Path]:
     return found
 
 
-def _collect_output(ran: Ran, submission: str) -> None:
+def _collect_output(ran: KernelRun, submission: str) -> None:
     """Lay what the gateway has written into the working folder, which is the output; a parquet file as CSV as well."""
     for name in dict.fromkeys((submission, *WRITTEN)):
         table = gateway.collect_submission(ran, name)
@@ -187,7 +187,7 @@ def _mount_inputs(job: RunJob) -> tuple[Mount, ...]:
     return tuple(mounts)
 
 
-def _describe_failure(ran: Ran) -> str:
+def _describe_failure(ran: KernelRun) -> str:
     if ran.outcome.timed_out:
         return "Your notebook was stopped because it exceeded the max allowed execution duration."
     cell = execution.find_stopped_cell(execution.read_cells(ran.executed))

@@ -82,7 +82,6 @@ class HttpAnswer:
     """What goes back."""
 
     status: int = 200
-    """HTTP status."""
     body: bytes = b""
     """The body, unless a file is sent."""
     file: Path | None = None

@@ -72,7 +72,7 @@ class RehearsalEnvironment:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ran:
+class KernelRun:
     """How a run ended, and where its files are."""
 
     outcome: BoxOutcome
@@ -88,7 +88,7 @@ class Ran:
 
 def run_notebook(
     environment: RehearsalEnvironment, runner: Sandbox, folder: Path, *, report: Reporter = SILENT
-) -> Ran:
+) -> KernelRun:
     """Run the notebook in `folder`, which must be empty, and return how it ended."""
     for name in ("tmp", "working", "home", "out", "scratch", "in"):
         (folder / name).mkdir(parents=True)
@@ -132,7 +132,7 @@ def run_notebook(
     with report.progress("running the notebook", cells, unit="cells") as advance:
         outcome = sandbox.run_box(runner, box, watch=LogFollower(log, advance))
     leftovers.clean_leftovers(folder / "out")
-    return Ran(
+    return KernelRun(
         outcome=outcome,
         executed=folder / "out" / "executed.ipynb",
         log=log,

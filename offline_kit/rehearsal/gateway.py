@@ -19,7 +19,7 @@ from offline_kit.notebook import imports
 from offline_kit.notebook.runtime.kit_server import PACKAGE, WRITTEN
 from offline_kit.rehearsal import gateway_driver, gateway_standin
 from offline_kit.rehearsal import submission_check as submission
-from offline_kit.rehearsal.execution import Ran, RehearsalEnvironment
+from offline_kit.rehearsal.execution import KernelRun, RehearsalEnvironment
 
 _SERVE = re.compile(r"\d+-serve")
 _DRIVER_FOLDER = "/rehearsal/gateway"
@@ -242,7 +242,7 @@ def find_python_path(service: GatewayService | None, notebook: Path, root: str) 
     return (f"{root}/{service.package_folder}".rstrip("/"),)
 
 
-def find_gateway_problem(result: Ran) -> ProjectError | None:
+def find_gateway_problem(result: KernelRun) -> ProjectError | None:
     """Return the error of a second run's gateway; None if it succeeded, or if the notebook failed first."""
     folder = result.executed.parent / "gateway"
     try:
@@ -272,7 +272,7 @@ def find_gateway_problem(result: Ran) -> ProjectError | None:
     )
 
 
-def collect_submission(result: Ran, submission: str) -> Path | None:
+def collect_submission(result: KernelRun, submission: str) -> Path | None:
     """Copy the gateway's submission to the notebook's place; return its copy as CSV if the driver wrote one."""
     written = result.executed.parent / "gateway" / submission
     if _is_regular_file(written):
@@ -286,7 +286,7 @@ def _is_regular_file(path: Path) -> bool:
     return path.is_file() and not path.is_symlink()  # a link may lead out of the sandbox
 
 
-def describe_second_run(second: Ran, service: GatewayService) -> tuple[str, ...]:
+def describe_second_run(second: KernelRun, service: GatewayService) -> tuple[str, ...]:
     """Return notes about a successful second run."""
     gateway_result = _read_gateway_result(second.executed.parent / "gateway")
     gateway_kind = (
@@ -303,7 +303,7 @@ def describe_second_run(second: Ran, service: GatewayService) -> tuple[str, ...]
     return tuple(notes)
 
 
-def warn_of_differences(first: Ran, second: Ran, service: GatewayService) -> tuple[str, ...]:
+def warn_of_differences(first: KernelRun, second: KernelRun, service: GatewayService) -> tuple[str, ...]:
     """Warn if the two runs gave different predictions."""
     folder = second.executed.parent / "gateway"
     parquet = service.submission.endswith(".parquet")
@@ -320,7 +320,7 @@ def warn_of_differences(first: Ran, second: Ran, service: GatewayService) -> tup
     return (warning,) if odd else ()
 
 
-def count_answered_rows(result: Ran) -> int:
+def count_answered_rows(result: KernelRun) -> int:
     """Return how many rows the gateway received in a second run; 0 if unknown."""
     return int(_read_gateway_result(result.executed.parent / "gateway").get("Rows", 0))
 

@@ -15,7 +15,7 @@ from offline_kit.project.images import Image
 from offline_kit.project.types import Role
 from offline_kit.rehearsal import environments, import_chains, kit_facts, missing_packages, pythons
 from offline_kit.rehearsal.environments import EnvironmentOptions
-from offline_kit.rehearsal.execution import Ran, RehearsalEnvironment
+from offline_kit.rehearsal.execution import KernelRun, RehearsalEnvironment
 from offline_kit.rehearsal.kit_facts import InstallPlan, KitFile
 from offline_kit.rehearsal.missing_packages import MissingPackageCache
 from offline_kit.rehearsal.pythons import Interpreter
@@ -117,8 +117,8 @@ def set_kernel(environment: RehearsalEnvironment, kernel: KernelSetup) -> Rehear
 
 
 def run_until_complete(
-    kernel: KernelSetup, image: Image, options: EnvironmentOptions, run: Callable[[KernelSetup], Ran]
-) -> tuple[KernelSetup, Ran]:
+    kernel: KernelSetup, image: Image, options: EnvironmentOptions, run: Callable[[KernelSetup], KernelRun]
+) -> tuple[KernelSetup, KernelRun]:
     """Run the notebook, again if it lacked packages of the image; return the last run and its kernel.
 
     A package that cannot be installed ends this: the run that failed without it is then judged.

@@ -14,7 +14,7 @@ from packaging.utils import canonicalize_name
 from offline_kit.core import files
 from offline_kit.notebook import imports
 from offline_kit.rehearsal import execution
-from offline_kit.rehearsal.execution import Ran
+from offline_kit.rehearsal.execution import KernelRun
 
 _FAILED_IMPORT = re.compile(r"(?:[\w.]+\.)?(?:ModuleNotFoundError|ImportError|OptionalDependencyError)\b")
 _WORD = r"[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?"
@@ -34,7 +34,7 @@ _MAX_ENGINES = 1  # to install of several that would do
 
 
 def find_missing_packages(
-    result: Ran, image: Mapping[str, str], installed: Container[str]
+    result: KernelRun, image: Mapping[str, str], installed: Container[str]
 ) -> tuple[str, ...]:
     """Return the image's distributions that the run's errors name as missing, without those `installed`."""
     distributions: dict[str, None] = {}
@@ -47,7 +47,7 @@ def find_missing_packages(
     return tuple(distributions)
 
 
-def _read_import_errors(result: Ran) -> Iterator[str]:
+def _read_import_errors(result: KernelRun) -> Iterator[str]:
     """Yield the import errors of the failed cell and of the scripts that it started."""
     cell = execution.find_stopped_cell(execution.read_cells(result.executed))
     if cell and _FAILED_IMPORT.search(cell.message):

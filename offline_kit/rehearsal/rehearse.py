@@ -27,7 +27,7 @@ from offline_kit.rehearsal import (
     verdict,
 )
 from offline_kit.rehearsal.environments import EnvironmentOptions
-from offline_kit.rehearsal.execution import Ran, RehearsalEnvironment
+from offline_kit.rehearsal.execution import KernelRun, RehearsalEnvironment
 from offline_kit.rehearsal.gateway import GatewayService
 from offline_kit.rehearsal.kernel import KernelSetup
 from offline_kit.rehearsal.pythons import Interpreter
@@ -139,7 +139,7 @@ def rehearse_kit(
         )
         box = folder / "run" / "box"
 
-        def run_with_kernel(chosen_kernel: KernelSetup) -> Ran:
+        def run_with_kernel(chosen_kernel: KernelSetup) -> KernelRun:
             files.remove_path(box)  # left by a run that lacked a package
             return execution.run_notebook(
                 kernel.set_kernel(base_environment, chosen_kernel), runner, box, report=report
@@ -170,7 +170,7 @@ def _summarize_run(
     environment: RehearsalEnvironment,
     prepared: KernelSetup,
     inputs: mounts.MountedInputs,
-    result: Ran,
+    result: KernelRun,
     judgement: RunVerdict,
 ) -> Rehearsal:
     level, differences = fidelity.measure_fidelity(request.image, prepared.python, prepared.used)
@@ -235,7 +235,7 @@ def _describe_environment(
 
 
 def _warn_of_stored_answer(
-    request: RehearsalRequest, result: Ran, inputs: mounts.MountedInputs
+    request: RehearsalRequest, result: KernelRun, inputs: mounts.MountedInputs
 ) -> tuple[str, ...]:
     """Warn if the submission equals a table of the inputs: the hidden test set has other ids."""
     submission_file = result.working / request.submission
@@ -277,10 +277,10 @@ def _run_scoring(
     environment: RehearsalEnvironment,
     runner: Sandbox,
     inputs: mounts.MountedInputs,
-    result: Ran,
+    result: KernelRun,
     judgement: RunVerdict,
     report: Reporter,
-) -> tuple[Ran, RunVerdict]:
+) -> tuple[KernelRun, RunVerdict]:
     """Run a server's notebook again as in Kaggle's scoring run; return the run that counts and its verdict."""
     report.step("running again with the gateway in its own process, as in the scoring run")
     folder = result.log.parents[1]
@@ -333,7 +333,7 @@ def _add_log_path(problem: ProjectError, folder: Path) -> ProjectError:
 
 
 def _keep_evidence(
-    folder: Path, outcome: Rehearsal, result: Ran, problem: ProjectError | None, *, written: str
+    folder: Path, outcome: Rehearsal, result: KernelRun, problem: ProjectError | None, *, written: str
 ) -> None:
     """Move notebook, log and submission to `folder`, write report.json, and delete the run's other files."""
     for source, name in (

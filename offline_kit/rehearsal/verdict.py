@@ -9,7 +9,7 @@ from offline_kit.core.errors import ProjectError
 from offline_kit.notebook.runtime.kit_server import WRITTEN
 from offline_kit.rehearsal import causes, execution, explanation, submission_check, suspicious
 from offline_kit.rehearsal.causes import Explanation
-from offline_kit.rehearsal.execution import ExecutedCell, Ran, RehearsalEnvironment
+from offline_kit.rehearsal.execution import ExecutedCell, KernelRun, RehearsalEnvironment
 
 _RETRY_HINT = "fix it, then run 'offline-kit rehearse' again"
 _NOTE_PREFIX = "note: "  # printed by the notebook runtime
@@ -34,7 +34,7 @@ class RunVerdict:
 
 
 def judge_run(
-    result: Ran,
+    result: KernelRun,
     environment: RehearsalEnvironment,
     name: str,
     sample: Path | None,
@@ -91,7 +91,7 @@ def _read_notes(log: Path) -> tuple[str, ...]:
 
 
 def _find_end_problem(
-    result: Ran, environment: RehearsalEnvironment, cell: ExecutedCell | None
+    result: KernelRun, environment: RehearsalEnvironment, cell: ExecutedCell | None
 ) -> ProjectError | None:
     """Return the error of a run that reached a limit or whose cell failed."""
     location = f" in {cell.label}" if cell else ""
@@ -148,7 +148,7 @@ def _format_cause(cause: str) -> tuple[str, ...]:
     return ("", f"cause: {cause}") if cause else ()
 
 
-def _describe_crash(result: Ran, cell: ExecutedCell | None) -> ProjectError:
+def _describe_crash(result: KernelRun, cell: ExecutedCell | None) -> ProjectError:
     """Return the error of a run in which no cell failed, but the kernel or papermill died."""
     log = (
         result.log.read_text(encoding="utf-8", errors="replace").splitlines() if result.log.is_file() else []
@@ -169,7 +169,9 @@ def _describe_crash(result: Ran, cell: ExecutedCell | None) -> ProjectError:
     )
 
 
-def _describe_missing_submission(result: Ran, name: str, cells: tuple[ExecutedCell, ...]) -> ProjectError:
+def _describe_missing_submission(
+    result: KernelRun, name: str, cells: tuple[ExecutedCell, ...]
+) -> ProjectError:
     for cell in reversed(cells):
         if script := explanation.find_script_error(cell):
             explained = causes.explain_failure(script[-1])

@@ -92,7 +92,7 @@ def plan_build(
     request, new = _prepare_job(config, session, report)
     _, slug = notebook.title_and_slug(config.notebook, model_files.notebook_target(config))
     return RemoteBuildPlan(
-        notebook=push_notebook.plan_notebook(new, session.kaggle, session.ways, report),
+        notebook=push_notebook.plan_notebook(new, session.kaggle, session.settings, report),
         asked=request,
         offline=f"{session.account.username}/{slug}",
         upgrade=upgrade,
@@ -147,11 +147,11 @@ def run_job(
 ) -> tuple[bool, FinishedRun]:
     """Push a job's notebook and wait for its run; return whether it was pushed now, and its end. `upgrade` runs it again."""
     if upgrade:
-        plan = push_notebook.plan_notebook(new, session.kaggle, session.ways, report)
+        plan = push_notebook.plan_notebook(new, session.kaggle, session.settings, report)
         if plan.version:
-            push_notebook.void_version(new, plan.version, session.ways)
-    logs = session.ways.state_folder / "runs" / new.ref.partition("/")[2]
-    pushed, finished = runs.push_and_follow(new, session.kaggle, session.ways, report, log_folder=logs)
+            push_notebook.void_version(new, plan.version, session.settings)
+    logs = session.settings.state_folder / "runs" / new.ref.partition("/")[2]
+    pushed, finished = runs.push_and_follow(new, session.kaggle, session.settings, report, log_folder=logs)
     return pushed.action != "nothing", finished
 
 

@@ -53,11 +53,8 @@ class CheckFinding:
     """A check and what it said."""
 
     code: str
-    """Of the check."""
     title: str
-    """Of the check."""
-    said: CheckResult
-    """What it said."""
+    result: CheckResult
 
 
 def run_checks(
@@ -85,7 +82,7 @@ def run_checks(
     context = _build_context(root, online=online, report=report)
     selected = [check for check in CHECKS if not any(check.code.startswith(code) for code in ignore)]
     return tuple(
-        CheckFinding(code=check.code, title=check.title, said=_run_check(check, context))
+        CheckFinding(code=check.code, title=check.title, result=_run_check(check, context))
         for check in selected
     )
 

@@ -32,7 +32,6 @@ class KaggleRehearsal:
     """A rehearsal on Kaggle that passed."""
 
     ran: NotebookRun
-    """The run."""
     rows: int
     """Rows of its submission; 0 for another format than CSV."""
     limit: int

@@ -70,12 +70,11 @@ class KaggleSession:
     """Who we are there."""
     local: bool
     """Whether it is a local one."""
-    ways: PushSettings
+    settings: PushSettings
     """How a push goes about it."""
     ledger: SubmissionLedger
     """What was submitted; beside the project for the real Kaggle."""
     memory: LastSeenStore
-    """What was seen last."""
 
     def part_datasets(self, kit: Kit) -> dict[str, str]:
         """Return the configured dataset of each part of a kit that is one, by the part's name."""
@@ -115,7 +114,6 @@ class NotebookRun:
     submission: Path | None
     """What it wrote, fetched; None if it writes none and no competition asks for one."""
     log: Path
-    """Its log."""
     notes: tuple[str, ...]
     """How what it wrote differs from the rehearsal's."""
 
@@ -202,7 +200,7 @@ def open_session(
                 kaggle=kaggle,
                 account=account,
                 local=bool(endpoint.local),
-                ways=PushSettings(state_folder=state, poll_policy=_poll_policy(endpoint)),
+                settings=PushSettings(state_folder=state, poll_policy=_poll_policy(endpoint)),
                 ledger=SubmissionLedger(
                     part_locations.ledger_path(config, state, local=bool(endpoint.local))
                 ),
@@ -270,10 +268,10 @@ def plan_data(
     part_locations.check_locations(session.config, session.account.username, local=session.local)
     dataset_kit = session.without_other_parts(_with_resent_parts(kit, options))
     for part, ref in _model_part(session, kit):
-        model_plan = push_models.plan_model(kit, part, ref, session.kaggle, session.ways, options, report)
+        model_plan = push_models.plan_model(kit, part, ref, session.kaggle, session.settings, options, report)
         report.note(f"the model '{ref}': {model_plan.action.value}, {model_plan.reason}")
     return datasets.plan_datasets(
-        dataset_kit, session.part_datasets(kit), session.kaggle, session.ways, options, report
+        dataset_kit, session.part_datasets(kit), session.kaggle, session.settings, options, report
     )
 
 
@@ -289,7 +287,7 @@ def push_data(
     part_locations.check_locations(session.config, session.account.username, local=session.local)
     dataset_kit = session.without_other_parts(_with_resent_parts(check_kit(kit), options))
     pushed = datasets.push_kit(
-        dataset_kit, session.part_datasets(kit), session.kaggle, session.ways, options, report, approve
+        dataset_kit, session.part_datasets(kit), session.kaggle, session.settings, options, report, approve
     )
     pushed = (*pushed, *_push_model(session, kit, options, report))
     parts = [
@@ -329,7 +327,7 @@ def _push_model(
     """Bring that part to its model, and have the kit's notebook attach exactly the version that holds it."""
     plans = []
     for part, ref in _model_part(session, kit):
-        pushed = push_models.push_model(kit, part, ref, session.kaggle, session.ways, options, report)
+        pushed = push_models.push_model(kit, part, ref, session.kaggle, session.settings, options, report)
         notebooks.pin_model(kit, pushed.source)
         version = int(pushed.source.rpartition("/")[2])
         plans.append(
@@ -368,12 +366,12 @@ def notebook_of(session: KaggleSession, kit: Kit) -> NewNotebook:
 
 def plan_notebook(session: KaggleSession, kit: Kit, report: Reporter = SILENT) -> NotebookPlan:
     """Return what a push of the kit's notebook would do, having looked at Kaggle."""
-    return notebooks.plan_notebook(notebook_of(session, kit), session.kaggle, session.ways, report)
+    return notebooks.plan_notebook(notebook_of(session, kit), session.kaggle, session.settings, report)
 
 
 def push_notebook(session: KaggleSession, kit: Kit, report: Reporter = SILENT) -> PushedNotebook:
     """Push the kit's notebook without waiting for its run; raises as `notebooks.push`."""
-    return notebooks.push_notebook(notebook_of(session, kit), session.kaggle, session.ways, report)
+    return notebooks.push_notebook(notebook_of(session, kit), session.kaggle, session.settings, report)
 
 
 def run_notebook(session: KaggleSession, kit: Kit, report: Reporter = SILENT) -> NotebookRun:
@@ -392,7 +390,7 @@ def follow_notebook(
     facts: dict[str, Any] = {"kit": kit.id, "notebook": new.ref}
     try:
         pushed, finished = notebook_runs.push_and_follow(
-            new, session.kaggle, session.ways, report, log_folder=folder
+            new, session.kaggle, session.settings, report, log_folder=folder
         )
         folder_of_run = folder / f"v{finished.version}"
         written = _fetch_outputs(session, finished, folder_of_run, report, keep=pushed.action == "nothing")
@@ -425,12 +423,12 @@ def follow_notebook(
 def follow_version(session: KaggleSession, ref: str, version: int, report: Reporter = SILENT) -> FinishedRun:
     """Wait for the run of a version that is there, and push nothing; raises as `runs.follow`."""
     return notebook_runs.follow_run(
-        ref, version, session.kaggle, session.ways, report, log_folder=_runs_of(session, ref)
+        ref, version, session.kaggle, session.settings, report, log_folder=_runs_of(session, ref)
     )
 
 
 def _runs_of(session: KaggleSession, ref: str) -> Path:
-    return session.ways.state_folder / "runs" / ref.partition("/")[2]
+    return session.settings.state_folder / "runs" / ref.partition("/")[2]
 
 
 def _remember_run(memory: LastSeenStore, name: str, facts: dict[str, Any]) -> None:

@@ -43,7 +43,6 @@ class ModelFiles:
     config: Config
     """The configuration, with the template that follows from them."""
     checkpoints: tuple[Checkpoint, ...]
-    """The checkpoints."""
     preprocessing: tuple[Checkpoint, ...]
     """What is loaded by name beside them."""
     members: tuple[Member, ...] = ()

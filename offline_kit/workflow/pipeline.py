@@ -64,12 +64,11 @@ class BuildContext:
 class BuildResult:
     """A kit on disk, its contents and the findings of its build."""
 
-    ground: BuildContext
+    context: BuildContext
     """What it was made on."""
     contents: assemble.KitContents
     """What went into it."""
     kit: Kit
-    """The kit."""
     changed: bool
     """Whether its id is another one than that of the kit that lay there before."""
     advice: tuple[str, ...]
@@ -119,7 +118,6 @@ class LocalStatus:
     config: Config
     """Whose status it is."""
     kit: Kit | None
-    """The kit, if there is one."""
     problems: tuple[str, ...]
     """What is wrong with its files."""
     rehearsal: dict[str, Any] | None
@@ -191,7 +189,7 @@ def build_kit(config: Config, *, upgrade: bool = False, report: Reporter = SILEN
             checkpoints.forget_hashes((*contents.checkpoints, *contents.preprocessing), base.cache)
             raise
     return BuildResult(
-        ground=base,
+        context=base,
         contents=contents,
         kit=kit,
         changed=kit.id != before,

@@ -64,7 +64,6 @@ class ShipOptions:
     rehearsal: pipeline.RehearsalOptions | None
     """How to rehearse; None: not at all."""
     data: PushOptions = DEFAULT_OPTIONS
-    """What the push of data may do."""
     sending: SubmissionOptions = SubmissionOptions()
     """How to submit."""
     asking: ApprovalPolicy = ApprovalPolicy()
@@ -94,11 +93,8 @@ class ShipResult:
     rehearsal: Rehearsal | dict[str, Any] | None
     """Its rehearsal, or the report of one before; None for none."""
     pushed: tuple[PushedPart, ...]
-    """Where its parts are."""
     ran: NotebookRun
-    """The run of its notebook."""
     outcome: SubmissionOutcome
-    """Its submission."""
 
 
 def ship_kit(
@@ -241,7 +237,7 @@ def _any_version(session: KaggleSession, kit: Kit, version: int, sending: Submis
 
 def plan_submission(session: KaggleSession, request: SubmitRequest, report: Reporter = SILENT) -> SubmitPlan:
     """Return what a submission would be; raises all that stands against it."""
-    return submissions.plan_submission(request, session.kaggle, session.ways, session.ledger, report)
+    return submissions.plan_submission(request, session.kaggle, session.settings, session.ledger, report)
 
 
 def submit_version(
@@ -255,7 +251,7 @@ def submit_version(
 
     Raises what `submissions.plan`, `submit` and `wait` do, and UsageError if nobody said yes.
     """
-    plan = submissions.plan_submission(request, session.kaggle, session.ways, session.ledger, report)
+    plan = submissions.plan_submission(request, session.kaggle, session.settings, session.ledger, report)
     if plan.existing is None:
         for name, value in plan.list_facts():
             report.note(f"{name}: {value}")
@@ -265,11 +261,11 @@ def submit_version(
                 code="submission-not-approved",
                 hint="answer y, or add --yes in scripts and CI",
             )
-    submitted = submissions.submit_version(plan, session.kaggle, session.ways, session.ledger, report)
+    submitted = submissions.submit_version(plan, session.kaggle, session.settings, session.ledger, report)
     scored = None
     if sending.wait:
         scored = submissions.wait_for_score(
-            submitted.ref, session.kaggle, session.ways, report, ledger=session.ledger
+            submitted.ref, session.kaggle, session.settings, report, ledger=session.ledger
         )
     return SubmissionOutcome(plan=plan, submitted=submitted, scored=scored)
 

@@ -580,8 +580,8 @@ def test_a_local_kaggle_is_asked_each_second_for_a_score(held: Contest) -> None:
     where = KaggleEndpoint(local=held.bench.server.url, username="alice", key="key-of-alice")
     held.bench.kaggle.faults.add_fault(Fault(on="GetSubmission", status=404, times=6))
     with kaggle_session.open_session(config.load_config(held.bench.folder, {}), where) as port:
-        waiting = dataclasses.replace(port.ways.poll_policy, sleep=pauses.append)
-        ways = dataclasses.replace(port.ways, poll_policy=waiting)
+        waiting = dataclasses.replace(port.settings.poll_policy, sleep=pauses.append)
+        ways = dataclasses.replace(port.settings, poll_policy=waiting)
         assert submit.wait_for_score(done.ref, port.kaggle, ways).state == "complete"
     assert len(pauses) >= 6
     assert max(pauses) <= 1.0

@@ -8,7 +8,7 @@ import pytest
 from offline_kit.core.errors import ProjectError
 from offline_kit.core.sandboxes.box import Mount
 from offline_kit.rehearsal import execution, explanation, verdict
-from offline_kit.rehearsal.execution import ExecutedCell, Ran
+from offline_kit.rehearsal.execution import ExecutedCell, KernelRun
 from tests.support.verdicts import BENCH, TEXT, cell, problem, ran
 
 TRACE = """---------------------------------------------------------------------------
@@ -51,7 +51,7 @@ def failed(message: str, trace: str = "", **more: str) -> ExecutedCell:
     return replace(cell, **more)  # type: ignore[arg-type]
 
 
-def judged(done: Ran, folder: Path) -> ProjectError:
+def judged(done: KernelRun, folder: Path) -> ProjectError:
     """Return what is wrong with a run over the data in `folder`."""
     mounts = (Mount(inside="/kaggle/input/competitions/c", source=folder),)
     bench = BENCH.__class__(**{**BENCH.__dict__, "inputs": mounts})

@@ -8,7 +8,7 @@ from offline_kit.core.errors import ProjectError
 from offline_kit.core.sandboxes.box import BoxOutcome
 from offline_kit.notebook.runtime.kit_runtime import KitError
 from offline_kit.rehearsal import verdict
-from offline_kit.rehearsal.execution import Ran, RehearsalEnvironment
+from offline_kit.rehearsal.execution import KernelRun, RehearsalEnvironment
 
 BENCH = RehearsalEnvironment(
     notebook=Path("n.ipynb"),
@@ -43,12 +43,12 @@ def cell(
 TEXT = {"cell_type": "markdown", "source": "# text", "metadata": {}}
 
 
-def ran(folder: Path, *cells: dict[str, Any], log: str = "", **end: Any) -> Ran:
+def ran(folder: Path, *cells: dict[str, Any], log: str = "", **end: Any) -> KernelRun:
     (folder / "working").mkdir()
     (folder / "executed.ipynb").write_text(json.dumps({"cells": cells}))
     (folder / "log.txt").write_text(log)
     outcome = {"code": 0, "seconds": 1.0, "peak_memory": 5_000_000, "memory_by": "PSS", **end}
-    return Ran(
+    return KernelRun(
         outcome=BoxOutcome(**outcome),
         executed=folder / "executed.ipynb",
         log=folder / "log.txt",
@@ -56,7 +56,7 @@ def ran(folder: Path, *cells: dict[str, Any], log: str = "", **end: Any) -> Ran:
     )
 
 
-def problem(done: Ran, sample: Path | None = None) -> ProjectError:
+def problem(done: KernelRun, sample: Path | None = None) -> ProjectError:
     found = verdict.judge_run(done, BENCH, "submission.csv", sample).problem
     assert found is not None
     return found

@@ -80,9 +80,9 @@ def test_every_problem_has_a_remedy(tmp_path: Path) -> None:
     """Whatever warns or fails says what to do, on an empty folder as on a broken one."""
     (tmp_path / "requirements.txt").write_text("left ==\n")
     for one in doctor.run_checks(tmp_path):
-        assert one.said.what
-        if one.said.state in ("warning", "failed"):
-            assert one.said.remedy, one
+        assert one.result.what
+        if one.result.state in ("warning", "failed"):
+            assert one.result.remedy, one
 
 
 def test_a_good_project(project: Path) -> None:

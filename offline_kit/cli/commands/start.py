@@ -70,7 +70,7 @@ def doctor(project: Path, *, quiet: bool, as_json: bool, online: bool, ignore: t
     console = console_of(quiet=quiet, as_json=as_json)
     findings = examining.run_checks(project, online=online, ignore=ignore, report=console)
     summary_start.show_findings(findings, console)
-    if any(finding.said.state is CheckState.FAILED for finding in findings):
+    if any(finding.result.state is CheckState.FAILED for finding in findings):
         sys.exit(Exit.PROJECT)
 
 

@@ -59,13 +59,13 @@ def show_findings(findings: "Sequence[CheckFinding]", console: Console) -> None:
     lines = []
     for finding in findings:
         lines.append(
-            f"{finding.code}  {_SIGNS[finding.said.state]:<4}  {finding.title:<{wide}}  {finding.said.what}"
+            f"{finding.code}  {_SIGNS[finding.result.state]:<4}  {finding.title:<{wide}}  {finding.result.what}"
         )
         inner = " " * (wide + 14)
-        lines += [f"{inner}{detail}" for detail in finding.said.details]
-        lines += [f"{inner}→ {finding.said.remedy}"] if finding.said.remedy else []
+        lines += [f"{inner}{detail}" for detail in finding.result.details]
+        lines += [f"{inner}→ {finding.result.remedy}"] if finding.result.remedy else []
     console.print_lines([console.words(line) for line in lines])
-    states = [str(finding.said.state) for finding in findings]
+    states = [str(finding.result.state) for finding in findings]
     failed, warned = states.count("failed"), states.count("warning")
     words = [
         f"{failed} failed" if failed else "",
@@ -76,10 +76,10 @@ def show_findings(findings: "Sequence[CheckFinding]", console: Console) -> None:
         {
             "code": finding.code,
             "title": finding.title,
-            "state": str(finding.said.state),
-            "what": finding.said.what,
-            "remedy": finding.said.remedy,
-            "details": list(finding.said.details),
+            "state": str(finding.result.state),
+            "what": finding.result.what,
+            "remedy": finding.result.remedy,
+            "details": list(finding.result.details),
         }
         for finding in findings
     ]

@@ -48,7 +48,6 @@ class LockPin:
 
     version: str
     source: str
-    """Name of the lock file."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,7 +38,6 @@ class WheelhouseRecord:
     notebook: str
     """"owner/slug" of the notebook that made it."""
     version: int
-    """The version that did."""
     asked: str
     """Digest of what it was asked for."""
     part: str
