@@ -26,7 +26,9 @@ os.environ["OFFLINE_KIT_NO_PRODUCTION"] = (
 )
 
 # A deadline for one example measures the machine, not the code.
-hypothesis.settings.register_profile("any machine", deadline=None)
+# The same examples in every run: a failure belongs to a change. `pytest --hypothesis-profile=explore` looks for new ones.
+hypothesis.settings.register_profile("any machine", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("explore", deadline=None, max_examples=1000)
 hypothesis.settings.load_profile("any machine")
 
 _MOST_WORKERS = 8
