@@ -86,7 +86,7 @@ def test_both_ways_are_rehearsed(tmp_path: Path, batches: str, layout: str) -> N
     notes = " ".join(report(folder)["notes"])
     assert "a stand-in for the competition's gateway" in notes
     assert "then in two processes as in the scoring run" in notes
-    assert f"{ROWS} rows in 5 batches in random order, then in the opposite one" in notes
+    assert f"{ROWS} rows in 5 batches in random order, then in reverse" in notes
     assert report(folder)["warnings"] == []
     lines = (folder / "dist/offline-kit/rehearsal/submission.csv").read_text().splitlines()
     found = dict(line.split(",") for line in lines[1:])
@@ -337,8 +337,8 @@ class RainGateway(standin.Gateway):
         super().__init__(data_paths)
         self.share = file_share_dir or "/kaggle/shared"
 
-    def _batches(self, test, ids):
-        for rows in super()._batches(test, ids):
+    def _make_batches(self, test, ids):
+        for rows in super()._make_batches(test, ids):
             for name in [ids[row] for row in rows]:
                 inside = f"{self.share}{self.root}/series/{name}.txt"
                 os.makedirs(os.path.dirname(inside), exist_ok=True)

@@ -325,7 +325,7 @@ def test_ship_with_the_checkpoints_as_a_model(here: Yard) -> None:
 def test_the_pinned_version_is_shown_and_verified(here: Yard) -> None:
     """`status` and `verify` look at the version that the notebook is pinned to, whatever came after it."""
     here.run("build").good()
-    said = here.run("verify", *here.to).failed(1, f"there is no version of the model '{MINE}'")
+    said = here.run("verify", *here.to).failed(1, f"the version of the model '{MINE}' does not exist")
     assert "offline-kit push" in said.out
     assert f"{MINE}: not on this Kaggle" in here.run("status", *here.to).good().out
     here.push().good()

@@ -568,7 +568,7 @@ def test_the_wait_shows_life_and_ends_at_its_deadline(tmp_path: Path) -> None:
             held.wait(done.ref, listener, deadline=0.3)
         assert "continues to wait" in caught.value.hint
         assert listener.said[0] == "the local Kaggle scores submission 1001"
-        assert listener.said[-1] == "pending since less than a minute"
+        assert listener.said[-1] == "pending for less than a minute"
         again = held.submit()
         assert held.wait(again.ref).state == "complete"
         assert 0.5 < held.ledger.read_entries()[0].scored_seconds < 20

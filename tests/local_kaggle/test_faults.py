@@ -126,7 +126,7 @@ def test_the_account_of_somebody_else(here: Yard) -> None:
 def test_a_dead_token_beside_a_good_key(here: Yard) -> None:
     """The key is used and said so; without the token the same command has nothing to do."""
     told = as_user(here, **GOOD, KAGGLE_API_TOKEN="KGAT_dead").good()
-    assert "KAGGLE_API_TOKEN is not valid any more" in told.err
+    assert "the token from KAGGLE_API_TOKEN has expired" in told.err
     assert "unchanged" in as_user(here, **GOOD).good().out
     assert here.datasets(SMALL) == [1]
 

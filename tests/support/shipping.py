@@ -66,6 +66,17 @@ main(sys.argv[1:])
 """The command line as it is, with hours made seconds: what it waits for, and how long, stands in constants."""
 
 
+SHOWS_FAILURES = """
+import sys
+def show(kind, error, trace):
+    if hasattr(error, "to_json"):
+        print(error.to_json())
+    sys.__excepthook__(kind, error, trace)
+sys.excepthook = show
+"""
+"""What IPython does by the error's `_render_traceback_`."""
+
+
 def in_places(job: RunJob) -> RunResult:
     """Run a kit's notebook in a bare subprocess that is told where its inputs and its outputs are."""
     output, shown = job.folder / "output", job.folder / "shown"
@@ -78,7 +89,7 @@ def in_places(job: RunJob) -> RunResult:
     env = {f"OFFLINE_KIT_{name}": str(path) for name, path in places.items()} | {"PATH": os.environ["PATH"]}
     cells = json.loads(job.notebook)["cells"]
     code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-    words = [sys.executable, "-u", "-c", code]
+    words = [sys.executable, "-u", "-c", SHOWS_FAILURES + code]
     done = subprocess.run(
         words, cwd=output, env=env | ({"KAGGLE_IS_COMPETITION_RERUN": "1"} if job.rerun else {}),
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,

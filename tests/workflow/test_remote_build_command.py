@@ -91,7 +91,7 @@ def test_what_was_made_there_is_shown_and_verified(here: Yard) -> None:
     """The notebook's output counts as a part: its version, that it is private, every wheel by name, size and bytes."""
     built = here.run("build", *on(here)).good().err
     assert f"'{WHEELHOUSE}', version 1: 2 wheels, " in built
-    assert "kB, stay there until a rehearsal here needs them" in built
+    assert "kB, downloaded only when a rehearsal on this machine needs them" in built
     here.push().good()
     for words in ((), here.to):
         assert f"{WHEELHOUSE} version 1" in here.run("status", *words).good().out

@@ -241,7 +241,7 @@ def test_what_is_newer_than_the_kit_is_told(here: Yard) -> None:
     assert line in here.run("status").good().out
     for command in (("submit",), ("push", "--no-build")):
         said = here.run(*command, *here.to, "--dry-run").good().err
-        assert f"{line.partition(':')[0]}: 'offline-kit ship --to local" in said
+        assert f"{line.partition(':')[0]}: run 'offline-kit ship --to local" in said
     retrain(here.project, b"1")
     here.params("other = 1")
     assert "configuration, template or code changed after" in here.run("status").good().out
