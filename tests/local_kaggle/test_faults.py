@@ -404,7 +404,7 @@ def test_a_cancelled_run(here: Yard) -> None:
 def test_a_run_without_its_input(here: Yard) -> None:
     """It is pushed once more by itself; where that does not help either, it is told, and later succeeds."""
     here.breaks(on="RUN", without="dataset", times=3)
-    here.ship().failed(1, "ran without its kit", "run 'offline-kit push' again")
+    here.ship().failed(1, "error[kit-not-mounted]", "run 'offline-kit push")
     assert here.made() == (1, 2, 0)
     here.ship().good()
     assert here.made() == (1, 4, 1)
