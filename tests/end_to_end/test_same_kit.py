@@ -81,7 +81,13 @@ def built(folder: Path, index: LocalIndex, *, umask: int, days: int) -> tuple[di
     clock.mkdir()
     (clock / "sitecustomize.py").write_text(CLOCK + DATETIME)
     search = os.pathsep.join(filter(None, [str(clock), os.environ.get("PYTHONPATH")]))
-    env = only(index.url, folder / "cache") | {"PYTHONPATH": search, "TEST_CLOCK_SHIFT": str(days * 86_400)}
+    # A build deletes temporary folders of ours that are a day old: by the moved clock, those of all tests beside it.
+    (folder / "tmp").mkdir()
+    env = only(index.url, folder / "cache") | {
+        "PYTHONPATH": search,
+        "TEST_CLOCK_SHIFT": str(days * 86_400),
+        "TMPDIR": str(folder / "tmp"),
+    }
     done = run("build", place, "--json", env=env, umask=umask).good()
     return done.facts, place
 
