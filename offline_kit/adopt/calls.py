@@ -106,8 +106,8 @@ class _CallReader:
         elif download := download_calls.find_download(name, self._argument_text(call, "", 0)):
             yield from self._read_download(call, name, download)
         elif not name.rpartition(".")[2].startswith(("list_", "is_")):  # timm.list_models(pretrained=True)
-            name = name or download_calls.dotted(call.func, self.code.aliases)
-            switches = [*download_calls.switches(call, name), *self._unpacked_switches(call, name)]
+            name = name or download_calls.resolve_name(call.func, self.code.aliases)
+            switches = [*download_calls.find_switches(call, name), *self._unpacked_switches(call, name)]
             for switch in switches or self._likely_switches(call, name):
                 yield from self._read_switch(call, name, switch)
 
@@ -211,19 +211,19 @@ class _CallReader:
         """Yield switches that `**CFG` may contain, if a setting of that name is on."""
         if any(keyword.arg is None for keyword in call.keywords):
             stated = {keyword.arg for keyword in call.keywords}
-            for argument, off in download_calls.deciding(name).items():
+            for argument, off in download_calls.deciding_arguments(name).items():
                 if argument in self.code.flags and argument not in stated:
-                    yield Switch(argument=argument, off=off, said=ast.Name(id=argument, ctx=ast.Load()))
+                    yield Switch(argument=argument, off=off, expression=ast.Name(id=argument, ctx=ast.Load()))
 
     def _likely_switches(self, call: ast.Call, name: str) -> Iterator[Switch]:
         """Yield switches of the notebook's own functions, named as in libraries."""
         for keyword in call.keywords if name != "dict" else ():
             if off := {"pretrained": "False", "encoder_weights": "None"}.get(keyword.arg or ""):
-                yield Switch(argument=keyword.arg or "", off=off, said=keyword.value)
+                yield Switch(argument=keyword.arg or "", off=off, expression=keyword.value)
 
     def _read_switch(self, call: ast.Call, name: str, switch: Switch) -> Iterator[ExternalNeed]:
         """Yield a switch that downloads weights, at the setting that it comes from."""
-        reader, value, flag = self, switch.said, notebook_code.setting_name(switch.said)
+        reader, value, flag = self, switch.expression, notebook_code.setting_name(switch.expression)
         text = literals.string_value(value, self.code.strings)
         known_value = (
             value.value if isinstance(value, ast.Constant) else text if text and "*" not in text else UNKNOWN

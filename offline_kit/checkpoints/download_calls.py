@@ -1,7 +1,6 @@
-"""Which calls of known libraries fetch weights or data, told from their names and arguments alone.
+"""Which calls of known libraries download weights or data, by their names and arguments alone.
 
-The code of a project and the cells of a notebook are both looked through with this; what an argument's
-expression stands for is theirs to find out.
+Shared by the checks of a project's code and by `adopt`; both evaluate the expressions of arguments themselves.
 """
 
 import ast
@@ -12,7 +11,7 @@ from enum import StrEnum
 from typing import Any
 
 UNKNOWN: Any = object()
-"""The value of an expression that cannot be told."""
+"""The value of an expression that is not known."""
 
 
 class DownloadKind(StrEnum):
@@ -70,8 +69,10 @@ _ATTACH = "attach it to the notebook: dataset_sources, kernel_sources or model_s
 
 
 def _file(calls: str, source: str, target: str = "", *, remedy: str = "") -> DownloadCall:
-    where = (target, 1) if target else ("", 99)
-    return DownloadCall(calls=calls, kind=DownloadKind.FILE, source=(source, 0), target=where, remedy=remedy)
+    target_argument = (target, 1) if target else ("", 99)
+    return DownloadCall(
+        calls=calls, kind=DownloadKind.FILE, source=(source, 0), target=target_argument, remedy=remedy
+    )
 
 
 def _repository(calls: str, source: str, detail: str, remedy: str) -> DownloadCall:
@@ -222,30 +223,30 @@ _FILE = re.compile(r"[\\/]|\.(?:h5|hdf5|keras|pt|pth|bin|ckpt|safetensors|npz|we
 
 @dataclass(frozen=True, kw_only=True)
 class _Rule:
-    """An argument of some calls that decides whether weights are fetched."""
+    """An argument of some calls that decides whether weights are downloaded."""
 
     calls: str
     """Pattern of the calls' full names."""
     argument: str
     """The argument's name."""
     off: str
-    """Its value that fetches nothing."""
-    places: tuple[int, ...] = ()
-    """Where it may stand without its name; the first that is no number counts."""
+    """Its value that downloads nothing."""
+    positions: tuple[int, ...] = ()
+    """Its possible positions; the first argument there that is not a number counts."""
     default: str = ""
-    """What it stands for where nobody says it, if that fetches."""
+    """Its value if it is left out, if that downloads."""
     unless: tuple[str, ...] = ()
-    """Arguments that settle the matter in its place."""
+    """Arguments that decide instead of it."""
 
 
 _RULES = (
     # https://huggingface.co/docs/timm/reference/models
-    _Rule(calls=r"timm\.(\w+\.)*create_model", argument="pretrained", off="False", places=(1,)),
+    _Rule(calls=r"timm\.(\w+\.)*create_model", argument="pretrained", off="False", positions=(1,)),
     _Rule(
         calls=r"timm\.models\.(\w+\.)*(?!create_model)[a-z]\w*",
         argument="pretrained",
         off="False",
-        places=(0,),
+        positions=(0,),
     ),
     # since torchvision 0.13 `weights` replaces `pretrained`, and detection models download their backbone unless
     # `weights_backbone=None`: https://docs.pytorch.org/vision/stable/models.html
@@ -255,7 +256,7 @@ _RULES = (
         calls=r"torchvision\.models\.(\w+\.)*(?:[a-z]\w*|\?)",
         argument="weights",
         off="None",
-        places=(0,),
+        positions=(0,),
         unless=("pretrained",),
     ),
     _Rule(
@@ -271,14 +272,14 @@ _RULES = (
         calls=r"segmentation_models_pytorch\.create_model",
         argument="encoder_weights",
         off="None",
-        places=(2,),
+        positions=(2,),
         default="'imagenet'",
     ),
     _Rule(
         calls=rf"segmentation_models_pytorch\.(\w+\.)*({_SMP})",
         argument="encoder_weights",
         off="None",
-        places=(1, 2),
+        positions=(1, 2),
         default="'imagenet'",
     ),
     _Rule(calls=r"segmentation_models_pytorch\..*", argument="encoder_weights", off="None"),
@@ -286,22 +287,22 @@ _RULES = (
         calls=r"segmentation_models\.(Unet|FPN|Linknet|PSPNet)",
         argument="encoder_weights",
         off="None",
-        places=(5,),
+        positions=(5,),
         default="'imagenet'",
     ),
     _Rule(
         calls=r"pretrainedmodels\.(\w+\.)*([a-z]\w*|\?)",
         argument="pretrained",
         off="None",
-        places=(1,),
+        positions=(1,),
         default="'imagenet'",
     ),
-    _Rule(calls=r"open_clip\.create_model\w*", argument="pretrained", off="None", places=(1,)),
+    _Rule(calls=r"open_clip\.create_model\w*", argument="pretrained", off="None", positions=(1,)),
     _Rule(
         calls=rf"({_KERAS})\.(\w+\.)*[A-Z]\w*",
         argument="weights",
         off="None",
-        places=(1,),
+        positions=(1,),
         default="'imagenet'",
     ),
 )
@@ -309,70 +310,74 @@ _RULES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Switch:
-    """An argument of one call that decides whether weights are fetched."""
+    """An argument of one call that decides whether weights are downloaded."""
 
     argument: str
     off: str
-    """Its value that fetches nothing."""
-    said: ast.expr | None
-    """What is said; None where its default fetches."""
-    placed: bool = False
-    """Whether it is said by its place, without its name."""
+    """Its value that downloads nothing."""
+    expression: ast.expr | None
+    """The argument's value in the call; None if it is left out and its default downloads."""
+    is_positional: bool = False
+    """Whether it is passed by position."""
     default: str = ""
-    """What it stands for where nothing is said."""
+    """The value that it has if it is left out."""
 
     def fetches(self, value: Any) -> bool:
-        """Whether weights are fetched; `value` is what the expression stands for, or UNKNOWN."""
-        if self.said is None:
+        """Whether weights are downloaded; `value` is the value of the expression, or UNKNOWN."""
+        if self.expression is None:
             return True
         if value is UNKNOWN:
-            return bool(_WEIGHTS.search(ast.unparse(self.said)))
+            return bool(_WEIGHTS.search(ast.unparse(self.expression)))
         if isinstance(value, str):
-            told = not self.placed or self.argument != "weights" or re.match(r"[A-Z]{3}|imagenet", value)
-            return value not in ("", "None") and not _FILE.search(value) and bool(told)
+            names_weights = (
+                not self.is_positional or self.argument != "weights" or re.match(r"[A-Z]{3}|imagenet", value)
+            )
+            return value not in ("", "None") and not _FILE.search(value) and bool(names_weights)
         return value is True
 
 
-def switches(call: ast.Call, name: str) -> Iterator[Switch]:
-    """Yield the arguments of a call, by its full name, that decide whether weights are fetched."""
-    said = {each.arg: each.value for each in call.keywords if each.arg}
-    stars = len(said) < len(call.keywords) or any(isinstance(each, ast.Starred) for each in call.args)
-    done: set[str] = set()
+def find_switches(call: ast.Call, name: str) -> Iterator[Switch]:
+    """Yield the arguments of a call, by its full name, that decide whether weights are downloaded."""
+    keywords = {argument.arg: argument.value for argument in call.keywords if argument.arg}
+    has_stars = len(keywords) < len(call.keywords) or any(
+        isinstance(argument, ast.Starred) for argument in call.args
+    )
+    decided: set[str] = set()
     for rule in _RULES:
-        if rule.argument in done or not _is_meant(rule, name):
+        if rule.argument in decided or not _rule_applies(rule, name):
             continue
-        done.add(rule.argument)
-        if rule.argument in said:
-            yield Switch(argument=rule.argument, off=rule.off, said=said[rule.argument])
-        elif not stars and not any(each in said for each in rule.unless):
-            placed = _placed(call, rule.places)
-            if placed is not None or rule.default:
+        decided.add(rule.argument)
+        if rule.argument in keywords:
+            yield Switch(argument=rule.argument, off=rule.off, expression=keywords[rule.argument])
+        elif not has_stars and not any(argument in keywords for argument in rule.unless):
+            positional = _find_positional(call, rule.positions)
+            if positional is not None or rule.default:
                 yield Switch(
                     argument=rule.argument,
                     off=rule.off,
-                    said=placed,
-                    placed=placed is not None,
+                    expression=positional,
+                    is_positional=positional is not None,
                     default=rule.default,
                 )
 
 
-def deciding(name: str) -> dict[str, str]:
-    """Return the arguments of a call that decide whether weights are fetched, each with its value that is off."""
-    return {rule.argument: rule.off for rule in reversed(_RULES) if _is_meant(rule, name)}
+def deciding_arguments(name: str) -> dict[str, str]:
+    """Return the arguments of a call that decide whether weights are downloaded, each with its value for no download."""
+    return {rule.argument: rule.off for rule in reversed(_RULES) if _rule_applies(rule, name)}
 
 
-def _is_meant(rule: _Rule, name: str) -> bool:
+def _rule_applies(rule: _Rule, name: str) -> bool:
     return not name.endswith("from_pretrained") and bool(re.fullmatch(rule.calls, name))
 
 
-def _placed(call: ast.Call, places: Iterable[int]) -> ast.expr | None:
-    for place in places:
-        if place < len(call.args):
-            node = call.args[place]
-            if len(call.args) - 1 > place and place + 1 in places and not _is_text(node):
+def _find_positional(call: ast.Call, positions: Iterable[int]) -> ast.expr | None:
+    for position in positions:
+        if position < len(call.args):
+            node = call.args[position]
+            if len(call.args) - 1 > position and position + 1 in positions and not _is_text(node):
                 continue
-            number = isinstance(node, ast.Constant) and type(node.value) in (int, float)
-            if not number:
+            is_number = isinstance(node, ast.Constant) and type(node.value) in (int, float)
+            if not is_number:
                 return node
     return None
 
@@ -381,23 +386,23 @@ def _is_text(node: ast.expr) -> bool:
     return isinstance(node, ast.Constant) and (node.value is None or isinstance(node.value, str))
 
 
-def dotted(node: ast.expr, names: Mapping[str, str]) -> str:
-    """Return "torch.hub.load" for what the imports call so, "torchvision.models.?" for one of its functions.
+def resolve_name(node: ast.expr, names: Mapping[str, str]) -> str:
+    """Return the full name of a call, such as "torch.hub.load"; "torchvision.models.?" for one of its functions.
 
-    Empty for what no import brings.
+    Empty for names that are not imported.
     """
     if isinstance(node, ast.Attribute):
-        before = dotted(node.value, names)
-        return f"{before}.{node.attr}" if before else ""
+        prefix = resolve_name(node.value, names)
+        return f"{prefix}.{node.attr}" if prefix else ""
     if (
         isinstance(node, ast.Call)
         and isinstance(node.func, ast.Name)
         and node.func.id == "getattr"
         and node.args
     ):
-        before = dotted(node.args[0], names)
-        return f"{before}.?" if before else ""
+        prefix = resolve_name(node.args[0], names)
+        return f"{prefix}.?" if prefix else ""
     if isinstance(node, ast.Subscript):
-        before = dotted(node.value, names)
-        return f"{before.removesuffix('.__dict__')}.?" if before.endswith(".__dict__") else ""
+        prefix = resolve_name(node.value, names)
+        return f"{prefix.removesuffix('.__dict__')}.?" if prefix.endswith(".__dict__") else ""
     return names.get(node.id, "") if isinstance(node, ast.Name) else ""

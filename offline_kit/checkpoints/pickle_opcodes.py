@@ -209,7 +209,7 @@ class _OpcodeWalker:
         if name == "PROTO":
             self.survey.protocol = argument
         elif name in _GETS:
-            # An Unpickler that loads several pickles keeps its memo: such a stream may go on, but not be whole.
+            # An Unpickler that loads several pickles keeps its memo: such a stream may continue, but is not complete.
             self.is_sound &= argument in self.memo
             self.stack.append(self.memo.get(argument))
         elif name in _PUTS or name == "MEMOIZE":

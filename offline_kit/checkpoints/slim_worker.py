@@ -324,6 +324,6 @@ def _read_safetensors(torch: Any, path: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    place = Path(sys.argv[1])
-    answer = run_request(json.loads(place.read_text(encoding="utf-8")))
-    place.with_suffix(".answer").write_text(json.dumps(answer), encoding="utf-8")
+    request_path = Path(sys.argv[1])
+    answer = run_request(json.loads(request_path.read_text(encoding="utf-8")))
+    request_path.with_suffix(".answer").write_text(json.dumps(answer), encoding="utf-8")

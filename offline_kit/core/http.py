@@ -25,9 +25,9 @@ from offline_kit.core.retry import RetryPolicy as RetryPolicy
 if TYPE_CHECKING:
     import requests
 
-_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
+TEMPORARY_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Statuses that may pass."""
-GONE = frozenset({404, 410})
+GONE_STATUSES = frozenset({404, 410})
 """Statuses that say: there is nothing here."""
 _SPAN = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 _sessions = threading.local()
@@ -76,7 +76,7 @@ def fetch_answer(
     *,
     settings: Connection,
     headers: Mapping[str, str] | None = None,
-    absent: frozenset[int] = GONE,
+    absent: frozenset[int] = GONE_STATUSES,
     patience: RetryPolicy = PATIENT,
 ) -> Answer | None:
     """Return what a URL answers; None if there is nothing (`absent` statuses). Passing trouble is waited out.
@@ -208,7 +208,7 @@ def _continue_part(url: str, part: _Part, settings: Connection) -> None:
                 return
             part.clear_content()
             raise TransientError("the server has less than was held")
-        if response.status_code in GONE:
+        if response.status_code in GONE_STATUSES:
             raise _missing_error(url)
         _raise_for_status(url, response)
         span = _SPAN.match(response.headers.get("content-range", ""))
@@ -303,7 +303,7 @@ def _proxies_for(url: str, settings: Connection) -> dict[str, Any]:
 def _raise_for_status(url: str, response: "requests.Response") -> None:
     """Raise for a status that is no success."""
     status = response.status_code
-    if status in _AGAIN:
+    if status in TEMPORARY_STATUSES:
         raise TransientError(
             f"it answers {status} {response.reason}", _retry_after(response.headers.get("retry-after"))
         )

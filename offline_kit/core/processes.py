@@ -109,10 +109,10 @@ def run_command(
             sink.close()
     out, err, timed_out = _wait_for_output(process, timeout)
     text = log.read_text(errors="replace") if log else out
-    done = CompletedCommand(argv=words, code=process.returncode, out=text, err=err, timed_out=timed_out)
-    if check and not done.succeeded:
-        raise CommandError(done)
-    return done
+    completed = CompletedCommand(argv=words, code=process.returncode, out=text, err=err, timed_out=timed_out)
+    if check and not completed.succeeded:
+        raise CommandError(completed)
+    return completed
 
 
 def _wait_for_output(process: "subprocess.Popen[bytes]", timeout: float | None) -> tuple[str, str, bool]:

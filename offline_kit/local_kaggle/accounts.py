@@ -78,13 +78,13 @@ class AccountService:
         with self.store.lock:
             for record in self.store.iter_records("accounts"):
                 if refresh_hash and hmac.compare_digest(record.get("refresh", ""), refresh_hash):
-                    token, now = secrets.token_urlsafe(32), self.store.current_time()
+                    token, issued = secrets.token_urlsafe(32), self.store.current_time()
                     valid_tokens = {
                         token_hash: until
                         for token_hash, until in record.get("given", {}).items()
-                        if until > now
+                        if until > issued
                     }
-                    valid_tokens[_hash_secret(token)] = now + _HOURS
+                    valid_tokens[_hash_secret(token)] = issued + _HOURS
                     self.store.write_record({**record, "given": valid_tokens}, "accounts", record["name"])
                     return {"token": token, "expiresIn": _HOURS, "userName": record["name"], "userId": 7}
         raise ServiceRefusal(401, "The refresh token is not valid")

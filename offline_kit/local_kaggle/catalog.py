@@ -154,8 +154,8 @@ class CompetitionCatalog:
         public = Path(record["public"])
         if name not in set(_list_names(public)):
             raise ServiceRefusal(404, f"File '{name}' not found")
-        beside = self.store.key_folder("competitions", record["slug"]) / "wrapped"
-        path = wrap_file(public, Path(name), beside, self.settings.wrapped_from)
+        archive_folder = self.store.key_folder("competitions", record["slug"]) / "wrapped"
+        path = wrap_file(public, Path(name), archive_folder, self.settings.wrapped_from)
         return wire.redirect_answer(self.links.create_link(call.base, path, path.name))
 
     def download_all(self, call: RpcCall) -> HttpAnswer:

@@ -24,7 +24,7 @@ def client_environment(
         "PYTHONUNBUFFERED": "1",
         "PYTHONUTF8": "1",
     }
-    kept = processes.copy_environment()
-    env |= {name: kept[name] for name in ("PATH", "LANG", "SYSTEMROOT") if name in kept}
+    inherited = processes.copy_environment()
+    env |= {name: inherited[name] for name in ("PATH", "LANG", "SYSTEMROOT") if name in inherited}
     client_settings = {"KAGGLE_USERNAME": username, "KAGGLE_KEY": key, "KAGGLE_API_TOKEN": token}
     return env | {name: value for name, value in client_settings.items() if value}

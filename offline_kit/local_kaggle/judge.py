@@ -84,11 +84,11 @@ def _check_table(given: Table, columns: Sequence[str], ids: set[str], key: str) 
     """Raise ScoringError for what Kaggle would refuse about a table."""
     if missing := [name for name in columns if name not in given[0]]:
         raise ScoringError(f"Submission must have a column '{missing[0]}'")
-    found = [row[key] for row in given]
-    if len(set(found)) < len(found):
+    submitted_ids = [row[key] for row in given]
+    if len(set(submitted_ids)) < len(submitted_ids):
         raise ScoringError(f"The {key} column has duplicates")
-    if set(found) != ids:
-        raise ScoringError(f"Submission has {len(found)} rows of {key}; {len(ids & set(found))} of {len(ids)} expected ones are there")  # fmt: skip
+    if set(submitted_ids) != ids:
+        raise ScoringError(f"Submission has {len(submitted_ids)} rows of {key}; {len(ids & set(submitted_ids))} of {len(ids)} expected ones are there")  # fmt: skip
     if any(row[name] in ("", None) for row in given for name in columns):
         raise ScoringError("Submission contains null values")
 

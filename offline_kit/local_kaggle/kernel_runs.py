@@ -134,8 +134,8 @@ class NotebookRuns:
     def _mount_folder(self, place: str) -> str:
         if self.settings.layout == "new":
             return place
-        kind, _, rest = place.partition("/")
-        return rest.partition("/")[2] if kind == "models" else rest.rpartition("/")[2]
+        kind, _, name = place.partition("/")
+        return name.partition("/")[2] if kind == "models" else name.rpartition("/")[2]
 
     def _run_version(self, key: Key) -> None:
         fault = self.faults.match_call("RUN")

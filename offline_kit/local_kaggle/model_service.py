@@ -245,10 +245,10 @@ class ModelService(VersionedService):
     def _find_instance(self, call: RpcCall, record: Record) -> tuple[Record, Key]:
         """Return the variation that a call names; 404 if the model has none such."""
         key = _instance_key(record, call.text_field("framework"), call.text_field("instanceSlug"))
-        found = self.store.read(*key)
-        if found is None:
+        instance = self.store.read(*key)
+        if instance is None:
             raise ServiceRefusal(404, "Model instance not found")
-        return found, key
+        return instance, key
 
     def _open_model(self, call: RpcCall) -> Record:
         owner, slug = call.text_field("ownerSlug"), call.text_field("modelSlug")
@@ -326,8 +326,13 @@ def _base_instance(instance: Record) -> dict[str, Any]:
     if len(words) < 4:
         return {}
     owner, model, framework, variation = words[:4]
-    told = {"owner": {"slug": owner}, "modelSlug": model, "framework": framework, "instanceSlug": variation}
-    return {"baseModelInstanceInformation": told}
+    description = {
+        "owner": {"slug": owner},
+        "modelSlug": model,
+        "framework": framework,
+        "instanceSlug": variation,
+    }
+    return {"baseModelInstanceInformation": description}
 
 
 def _instance_key(record: Record, framework: str, slug: str) -> Key:
@@ -349,8 +354,13 @@ def _model_url(record: Record) -> str:
 def _instance_name(record: Record) -> dict[str, Any]:
     ref = f"{record['owner']}/{record['slug']}"
     own = {"id": record["id"], "ref": ref, "title": record["title"], "slug": record["slug"]}
-    told = {**own, "author": record["owner"], "isPrivate": record["private"], "url": _model_url(record)}
-    return {**told, **_pick_fields(record, _ABOUT_MODEL)}
+    description = {
+        **own,
+        "author": record["owner"],
+        "isPrivate": record["private"],
+        "url": _model_url(record),
+    }
+    return {**description, **_pick_fields(record, _ABOUT_MODEL)}
 
 
 def _accepted_answer(record: Record) -> dict[str, Any]:

@@ -88,8 +88,8 @@ class NotebookService:
                 "categoryIds": call.text_list("categoryIds"),
                 **{field: call.text_list(field) for field in SOURCES.values()},
             }
-            place = self.store.key_folder(*key, "versions", str(number))
-            files.write_atomic(place / "source.txt", call.text_field("text"))
+            folder = self.store.key_folder(*key, "versions", str(number))
+            files.write_atomic(folder / "source.txt", call.text_field("text"))
             self.store.write_record(version, *key, "versions", str(number))
             self.store.write_record({**record, "private": version["isPrivate"]}, *key)
         if runs_now:
@@ -102,19 +102,19 @@ class NotebookService:
             for kind, field in SOURCES.items()
         }
         url = f"{wire.HERE}{ref}"
-        told = {"ref": ref, "url": url, "versionNumber": number, "kernelId": record["id"], "error": ""}
-        return {**told, "invalidTags": [], **refused}
+        answer = {"ref": ref, "url": url, "versionNumber": number, "kernelId": record["id"], "error": ""}
+        return {**answer, "invalidTags": [], **refused}
 
     def _target_notebook(self, call: RpcCall) -> Record | None:
         """Return the notebook that a push is for, made now if it is new; None if there is none to update."""
-        if wanted := call.int_field("id"):
-            return next((each for each in self._all_records() if each["id"] == wanted), None)
+        if notebook_id := call.int_field("id"):
+            return next((record for record in self._all_records() if record["id"] == notebook_id), None)
         owner, _, slug = call.text_field("slug").rpartition("/")
         owner = owner or call.user
         if owner.lower() != call.user:
             raise ServiceRefusal(403, "Permission 'kernels.update' was denied")
-        if found := self.store.read(*_store_key(owner, slug)):
-            return found
+        if existing := self.store.read(*_store_key(owner, slug)):
+            return existing
         title = call.text_field("newTitle")
         if not title:
             return None
@@ -124,8 +124,13 @@ class NotebookService:
             return None
         if self.store.read(*_store_key(owner, slug)) or self.taken(owner, slug):
             raise ServiceRefusal(409, f"A notebook or dataset with the slug '{slug}' exists already")
-        made = {"id": self.store.next_serial("kernel"), "owner": owner.lower(), "slug": slug, "title": title}
-        return {**made, "created": self.store.current_time(), "private": True}
+        created = {
+            "id": self.store.next_serial("kernel"),
+            "owner": owner.lower(),
+            "slug": slug,
+            "title": title,
+        }
+        return {**created, "created": self.store.current_time(), "private": True}
 
     def get_status(self, call: RpcCall) -> Mapping[str, Any]:
         """Tell the state of a version's run, of the latest version unless a label is given."""
@@ -136,8 +141,8 @@ class NotebookService:
         """List the output files of a run, each with a link, and its log."""
         key, version = self._session_key(call), self._find_session(call)
         folder = self.runs.output_folder(key)
-        found = files.list_tree(folder) if version["state"] in ENDED else ()
-        page, following = wire.slice_page(found, call.body)
+        names = files.list_tree(folder) if version["state"] in ENDED else ()
+        page, following = wire.slice_page(names, call.body)
         links = [
             {"fileName": path.as_posix(), "url": self.links.create_link(call.base, folder / path, path.name)}
             for path in page
@@ -160,12 +165,12 @@ class NotebookService:
     def list_output_files(self, call: RpcCall) -> Mapping[str, Any]:
         """List the output files of a run as the live service was seen to: bare names, and no true sizes."""
         key, version = self._session_key(call), self._find_session(call)
-        made = wire.format_time(version["created"])
-        found = [
-            {"name": path.name, "size": _NO_SIZE, "creationDate": made}
+        created = wire.format_time(version["created"])
+        entries = [
+            {"name": path.name, "size": _NO_SIZE, "creationDate": created}
             for path in (files.list_tree(self.runs.output_folder(key)) if version["state"] in ENDED else ())
         ]
-        page, following = wire.slice_page(found, call.body)
+        page, following = wire.slice_page(entries, call.body)
         return {"files": page, "nextPageToken": following}
 
     def get_notebook(self, call: RpcCall) -> Mapping[str, Any]:
@@ -179,7 +184,7 @@ class NotebookService:
 
     def list_notebooks(self, call: RpcCall) -> Mapping[str, Any]:
         """List one's own notebooks, or those that one may see."""
-        seen = [
+        visible = [
             (record, version)
             for record in self._all_records()
             if (record["owner"] == call.user or not record["private"])
@@ -202,7 +207,7 @@ class NotebookService:
                 "DATE_RUN": lambda pair: -pair[1]["created"],
             },
         )
-        page, following = listing.page_of_things(seen, call.body)
+        page, following = listing.page_of_things(visible, call.body)
         return {"kernels": [self._describe_notebook(*pair) for pair in page], "nextPageToken": following}
 
     def _has_output(self, record: Record, version: Record, *, pictures: bool) -> bool:
@@ -291,8 +296,8 @@ class NotebookService:
 
     def _open_notebook(self, call: RpcCall) -> Record:
         owner, slug = call.text_field("userName") or call.user, call.text_field("kernelSlug")
-        known = bool(re.fullmatch(r"[A-Za-z0-9-]+", slug)) and bool(owner)
-        record = self.store.read(*_store_key(owner, slug)) if known else None
+        is_valid = bool(re.fullmatch(r"[A-Za-z0-9-]+", slug)) and bool(owner)
+        record = self.store.read(*_store_key(owner, slug)) if is_valid else None
         late = self.runs.settings.visible_after
         if (
             record is None
@@ -317,11 +322,11 @@ class NotebookService:
                     yield version
 
     def _describe_notebook(self, record: Record, version: Record) -> dict[str, Any]:
-        same = {name: version[name] for name in (*_FLAGS, *_TEXTS, *SOURCES.values())}
-        same["categoryIds"] = version.get("categoryIds", [])
+        copied = {name: version[name] for name in (*_FLAGS, *_TEXTS, *SOURCES.values())}
+        copied["categoryIds"] = version.get("categoryIds", [])
         if self.runs.settings.kinds_in_sources:
             for kind, field in SOURCES.items():
-                same[field] = [f"{'code' if kind == 'kernel' else kind}/{ref}" for ref in version[field]]
+                copied[field] = [f"{'code' if kind == 'kernel' else kind}/{ref}" for ref in version[field]]
         latest = max(self.store.version_numbers(*_key_of(record)), default=0)
         own = {
             "id": record["id"],
@@ -332,12 +337,12 @@ class NotebookService:
             "lastRunTime": wire.format_time(version["created"]),
             "currentVersionNumber": latest,
         }
-        return {**same, **own}
+        return {**copied, **own}
 
 
 def _is_attached(version: Record, kind: str, ref: str) -> bool:
     words = 1 if kind == "competition" else 2
-    return ref.lower() in ("/".join(each.lower().split("/")[:words]) for each in version[SOURCES[kind]])
+    return ref.lower() in ("/".join(source.lower().split("/")[:words]) for source in version[SOURCES[kind]])
 
 
 def _store_key(owner: str, slug: str) -> Key:

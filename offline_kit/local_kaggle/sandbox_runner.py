@@ -51,28 +51,28 @@ class SandboxRunner:
         source.write_text(job.notebook, encoding="utf-8")
         try:
             job, service = _add_gateway(job, source)
-            ran = self._run_job(job, source, service)
+            run = self._run_job(job, source, service)
         except (OfflineKitError, ValueError) as error:  # ValueError: a notebook that is no JSON
-            said = getattr(error, "what", f"the notebook cannot be read: {error}")
-            return RunResult(failure=said, log=((0.0, f"{said}\n"),))
-        for line in ran.deleted:
+            message = getattr(error, "what", f"the notebook cannot be read: {error}")
+            return RunResult(failure=message, log=((0.0, f"{message}\n"),))
+        for line in run.deleted:
             job.say(f"the local Kaggle: not kept: {line}\n")
-        failure = _describe_failure(ran)
+        failure = _describe_failure(run)
         if (
             service
             and job.rerun
-            and not ran.outcome.timed_out
-            and (problem := gateway.find_gateway_problem(ran))
+            and not run.outcome.timed_out
+            and (problem := gateway.find_gateway_problem(run))
         ):
             failure = " ".join((problem.what, *problem.details[:1]))
         if service and job.rerun:
-            _collect_output(ran, service.submission)
-        if ran.working.is_dir():
-            ran.working.replace(job.folder / "output")
+            _collect_output(run, service.submission)
+        if run.working.is_dir():
+            run.working.replace(job.folder / "output")
         return RunResult(failure=failure)
 
     def _run_job(self, job: RunJob, source: Path, service: GatewayService | None) -> KernelRun:
-        chosen = sandbox.find_sandbox(self.kinds, report=self.shop.report)
+        chosen_sandbox = sandbox.find_sandbox(self.kinds, report=self.shop.report)
         papermill = pythons.inspect_interpreter(environments.make_papermill_environment(self.shop))
         chosen_image, ready = self._choose_kernel(job, (source, *(service.code if service else ())))
         bench = RehearsalEnvironment(
@@ -101,12 +101,12 @@ class SandboxRunner:
         def run(chosen_kernel: KernelSetup) -> KernelRun:
             box = next(boxes)
             with _follow_lines(box / execution.LOG, job.say):
-                whole = kernel.set_kernel(bench, chosen_kernel)
+                environment = kernel.set_kernel(bench, chosen_kernel)
                 if service and job.contest and job.rerun:
-                    whole = gateway.make_scoring_run(
-                        whole, service, root, None, job.folder / f"driver-{box.name}"
+                    environment = gateway.make_scoring_run(
+                        environment, service, root, None, job.folder / f"driver-{box.name}"
                     )
-                return execution.run_notebook(whole, chosen, box, report=self.shop.report)
+                return execution.run_notebook(environment, chosen_sandbox, box, report=self.shop.report)
 
         if chosen_image is None:
             return run(ready)
@@ -117,11 +117,11 @@ class SandboxRunner:
         kit_files = () if self.current else kit_facts.list_mounted_files(folder for _, folder in job.inputs)
         if name := kit_facts.read_install_plan(kit_files).image:
             try:
-                chosen = images.load_image(name, accelerator="none", project=self.project or job.folder)
+                image = images.load_image(name, accelerator="none", project=self.project or job.folder)
             except UsageError:  # captured, or of a file of the user's
                 job.say(f"the local Kaggle has no image '{name}': the running environment stands in for it\n")
             else:
-                return chosen, kernel.prepare_kernel(kit_files, code, chosen, self.shop, current=False)
+                return image, kernel.prepare_kernel(kit_files, code, image, self.shop, current=False)
         return None, kernel.make_running_kernel(self.shop)
 
 
@@ -134,19 +134,19 @@ def _add_gateway(job: RunJob, notebook: Path) -> tuple[RunJob, GatewayService | 
     params = {} if contest.gateway is None else {"gateway": contest.gateway}
     service = gateway.prepare_gateway(entries, params, contest.submission, job.folder / "gateway")
     laid = {f"{contest.place}/{name}": path for name, path in (entries | service.added_folders()).items()}
-    others = [each for each in job.inputs if not f"{each[0]}/".startswith(f"{contest.place}/")]
-    return replace(job, inputs=(*others, *laid.items())), service
+    other_inputs = [mount for mount in job.inputs if not f"{mount[0]}/".startswith(f"{contest.place}/")]
+    return replace(job, inputs=(*other_inputs, *laid.items())), service
 
 
 def _list_entries(job: RunJob, place: str) -> dict[str, Path]:
     """Return what lies at a place below /kaggle/input, by name."""
-    found: dict[str, Path] = {}
+    entries: dict[str, Path] = {}
     for at, source in job.inputs:
         if at == place:
-            found |= {path.name: path for path in sorted(source.iterdir())}
+            entries |= {path.name: path for path in sorted(source.iterdir())}
         elif at.startswith(f"{place}/"):
-            found[at.removeprefix(f"{place}/")] = source
-    return found
+            entries[at.removeprefix(f"{place}/")] = source
+    return entries
 
 
 def _collect_output(ran: KernelRun, submission: str) -> None:
@@ -179,11 +179,11 @@ def _mount_inputs(job: RunJob) -> tuple[Mount, ...]:
     folder = job.folder / "input"
     folder.mkdir()
     mounts = [Mount(inside="/kaggle/input", source=folder)]
-    for place, source in job.inputs:
-        point = folder / place
+    for target, source in job.inputs:
+        point = folder / target
         point.parent.mkdir(parents=True, exist_ok=True)
         point.mkdir(exist_ok=True) if source.is_dir() else point.touch()
-        mounts.append(Mount(inside=f"/kaggle/input/{place}", source=source.resolve()))
+        mounts.append(Mount(inside=f"/kaggle/input/{target}", source=source.resolve()))
     return tuple(mounts)
 
 
@@ -202,16 +202,16 @@ def _follow_lines(log: Path, say: Callable[[str], None]) -> Iterator[None]:
     ended = threading.Event()
 
     def follow() -> None:
-        place, rest, last = 0, b"", False
+        position, partial, last = 0, b"", False
         while not last:
             last = ended.wait(_GLANCE)
-            new = _read_from(log, place)
-            place += len(new)
-            *lines, rest = (rest + new).split(b"\n")
+            new = _read_from(log, position)
+            position += len(new)
+            *lines, partial = (partial + new).split(b"\n")
             for line in lines:
                 say(line.decode(errors="replace") + "\n")
-        if rest:
-            say(rest.decode(errors="replace"))
+        if partial:
+            say(partial.decode(errors="replace"))
 
     teller = threading.Thread(target=follow, daemon=True)
     teller.start()

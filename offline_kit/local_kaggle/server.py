@@ -232,17 +232,19 @@ class _RequestHandler(BaseHTTPRequestHandler):
 
     def _send_file(self, path: Path, fault: Fault) -> int:
         """Send a file, or the rest of it that `Range` asks for."""
-        told = path.stat()
-        etag = f'"{told.st_mtime_ns:x}-{told.st_size:x}"'
-        start = self._range_start(told.st_size, etag)
+        stat_result = path.stat()
+        etag = f'"{stat_result.st_mtime_ns:x}-{stat_result.st_size:x}"'
+        start = self._range_start(stat_result.st_size, etag)
         self.send_response(206 if start else 200)
         self.send_header("Content-Type", "application/octet-stream")
-        self.send_header("Content-Length", str(told.st_size - start))
-        self.send_header("Last-Modified", formatdate(told.st_mtime, usegmt=True))
+        self.send_header("Content-Length", str(stat_result.st_size - start))
+        self.send_header("Last-Modified", formatdate(stat_result.st_mtime, usegmt=True))
         self.send_header("Accept-Ranges", "bytes")
         self.send_header("ETag", etag)
         if start:
-            self.send_header("Content-Range", f"bytes {start}-{told.st_size - 1}/{told.st_size}")
+            self.send_header(
+                "Content-Range", f"bytes {start}-{stat_result.st_size - 1}/{stat_result.st_size}"
+            )
         self.end_headers()
         sent, cut, most = 0, fault.cut, _SLOW_CHUNK if fault.pause else _CHUNK
         with path.open("rb") as stream:
@@ -251,14 +253,14 @@ class _RequestHandler(BaseHTTPRequestHandler):
                 time.sleep(fault.pause)
                 self.wfile.write(chunk)
                 sent += len(chunk)
-        if 0 <= cut < told.st_size - start:
+        if 0 <= cut < stat_result.st_size - start:
             raise _LostAnswerError
         return sent
 
     def _range_start(self, size: int, etag: str) -> int:
-        wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
-        same = (self.headers.get("If-Range") or etag) == etag
-        return int(wanted[1]) if wanted and same and int(wanted[1]) < size else 0
+        requested = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
+        is_unchanged = (self.headers.get("If-Range") or etag) == etag
+        return int(requested[1]) if requested and is_unchanged and int(requested[1]) < size else 0
 
     def _reset_connection(self) -> None:
         """End the connection with a reset, as a lost one ends."""

@@ -78,8 +78,8 @@ class LocalKaggle:
         def find(ref: str, user: str) -> tuple[str, Path] | None:
             words = ref.lower().split("/")
             name = "/".join(words if kind == "model" else words[:2])  # others may have a version behind them
-            place, folder = self.copies.get((kind, name), ("", None))
-            copy = (place, folder) if folder and folder.is_dir() else None
+            location, folder = self.copies.get((kind, name), ("", None))
+            copy = (location, folder) if folder and folder.is_dir() else None
             return finder(ref, user) or copy
 
         return find

@@ -25,10 +25,10 @@ class VersionedService:
 
     def collect_uploads(self, call: RpcCall, body: Mapping[str, Any]) -> list[tuple[str, Path]]:
         """Return (path, bytes) of what a request names by tokens; refuses nothing at all with 400."""
-        found = list(self.blobs.list_uploads(call.user, body))
-        if not found:
+        uploads = list(self.blobs.list_uploads(call.user, body))
+        if not uploads:
             raise ServiceRefusal(400, "Please upload at least one file")
-        return found
+        return uploads
 
     def send_version(self, call: RpcCall, key: Key, version: Record, name: str) -> HttpAnswer:
         """Send to the link of one file of a version, or of an archive of all; 404 before it is READY."""
@@ -39,5 +39,5 @@ class VersionedService:
             if name
             else self.versions.version_archive(key, version)
         )
-        shown = path.name if name else f"{key[-1]}{self.versions.suffix}"
-        return wire.redirect_answer(self.links.create_link(call.base, path, shown))
+        file_name = path.name if name else f"{key[-1]}{self.versions.suffix}"
+        return wire.redirect_answer(self.links.create_link(call.base, path, file_name))

@@ -45,10 +45,10 @@ class RecordStore:
     def read(self, *key: str) -> Record | None:
         """Return a record, or None if there is none."""
         try:
-            found = json.loads((self.key_folder(*key) / _RECORD).read_text(encoding="utf-8"))
+            record = json.loads((self.key_folder(*key) / _RECORD).read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError):
             return None
-        return found if isinstance(found, dict) else None
+        return record if isinstance(record, dict) else None
 
     def write_record(self, record: Record, *key: str) -> None:
         """Write a record whole; it outlives a crash. A closed store keeps nothing more."""
@@ -67,12 +67,12 @@ class RecordStore:
     def key_names(self, *key: str) -> list[str]:
         """Return the words below a key, sorted; numbers by size."""
         folder = self.key_folder(*key)
-        found = (
-            [each.name for each in folder.iterdir() if (each / _RECORD).is_file() or _has_more(each)]
+        names = (
+            [path.name for path in folder.iterdir() if (path / _RECORD).is_file() or _has_more(path)]
             if folder.is_dir()
             else []
         )
-        return sorted(found, key=lambda name: (len(name), name) if name.isdecimal() else (0, name))
+        return sorted(names, key=lambda name: (len(name), name) if name.isdecimal() else (0, name))
 
     def iter_records(self, *key: str) -> Iterator[Record]:
         """Yield the records directly below a key, in the order of their names."""
@@ -91,4 +91,4 @@ class RecordStore:
 
 
 def _has_more(folder: Path) -> bool:
-    return folder.is_dir() and any(each.is_dir() for each in folder.iterdir())
+    return folder.is_dir() and any(path.is_dir() for path in folder.iterdir())

@@ -132,10 +132,10 @@ class SubmissionService:
     def get_limits(self, call: RpcCall) -> Mapping[str, Any]:
         """Tell how many submissions are left today."""
         competition = self.catalog.get_competition(call.text_field("competitionName"))
-        mine = self._submissions_of(call.user, competition["slug"])
+        own_records = self._submissions_of(call.user, competition["slug"])
         return {
-            "numToday": len(self._made_today(mine)),
-            "numTotal": len(mine),
+            "numToday": len(self._made_today(own_records)),
+            "numTotal": len(own_records),
             "numAllowedNow": self._submissions_left(call.user, competition),
             "limitedByTotal": False,
         }
@@ -143,11 +143,13 @@ class SubmissionService:
     def list_submissions(self, call: RpcCall) -> Mapping[str, Any]:
         """List one's submissions to a competition, the latest first."""
         competition = self.catalog.get_competition(call.text_field("competitionName"))
-        mine = [
-            each for each in self._submissions_of(call.user, competition["slug"]) if self._is_visible(each)
+        own_records = [
+            record
+            for record in self._submissions_of(call.user, competition["slug"])
+            if self._is_visible(record)
         ]
-        page, following = _LISTING.page_of_things(reversed(mine), call.body)
-        return {"submissions": [_describe_submission(each) for each in page], "nextPageToken": following}
+        page, following = _LISTING.page_of_things(reversed(own_records), call.body)
+        return {"submissions": [_describe_submission(record) for record in page], "nextPageToken": following}
 
     def get_submission(self, call: RpcCall) -> Mapping[str, Any]:
         """Tell about one submission; 404 just after it was made."""
@@ -182,15 +184,15 @@ class SubmissionService:
         writer.writerow(_COLUMNS)
         for rank, (best, count) in enumerate(self._rank_teams(competition), 1):
             row = _leaderboard_row(best)
-            told = (row["teamId"], row["teamName"], row["submissionDate"], row["score"])
-            writer.writerow((rank, *told, count, best["user"]))
-        place = self.store.key_folder("competitions", slug) / "leaderboard"
-        final = place / f"{slug}.zip"
+            values = (row["teamId"], row["teamName"], row["submissionDate"], row["score"])
+            writer.writerow((rank, *values, count, best["user"]))
+        folder = self.store.key_folder("competitions", slug) / "leaderboard"
+        final = folder / f"{slug}.zip"
         with self.store.lock:
             name = f"{slug}-publicleaderboard.csv"
-            files.write_atomic(place / name, table.getvalue())
+            files.write_atomic(folder / name, table.getvalue())
             final.unlink(missing_ok=True)
-            pack_folder(place, final, (Path(name),))
+            pack_folder(folder, final, (Path(name),))
         return wire.redirect_answer(self.links.create_link(call.base, final, final.name))
 
     def _rank_teams(self, competition: Record) -> list[tuple[Record, int]]:
@@ -204,8 +206,8 @@ class SubmissionService:
         def rank(record: Record) -> tuple[float, float]:
             return (record["public"] if lower else -record["public"]), record["created"]
 
-        found = [(min(records, key=rank), len(records)) for records in teams.values()]
-        return sorted(found, key=lambda pair: rank(pair[0]))
+        teams_ranked = [(min(records, key=rank), len(records)) for records in teams.values()]
+        return sorted(teams_ranked, key=lambda pair: rank(pair[0]))
 
     def resume_scoring(self) -> None:
         """Score anew what was being scored when the server ended."""
@@ -225,8 +227,8 @@ class SubmissionService:
         folder = make_run_folder(place)
         try:
             competition = self.catalog.get_competition(record["competition"])
-            told = {"state": fault.ends or "ERROR", "error": fault.fail}
-            facts = told if fault.ends or fault.fail else self._score_files(record, competition, folder)
+            outcome = {"state": fault.ends or "ERROR", "error": fault.fail}
+            facts = outcome if fault.ends or fault.fail else self._score_files(record, competition, folder)
         except Exception as error:  # noqa: BLE001 - a submission must end in a state
             facts = {"state": "ERROR", "error": f"Kaggle Error: {error}"}
         shutil.rmtree(folder, ignore_errors=True)
@@ -239,8 +241,8 @@ class SubmissionService:
             folder.mkdir(parents=True, exist_ok=True)
             written = Path(shutil.copyfile(self._uploaded_file(record), folder / record["fileName"]))
         else:
-            key, place = tuple(record["kernel"]), f"competitions/{competition['slug']}"
-            covered = {place: self.catalog.hidden_entries(competition)}
+            key, mount = tuple(record["kernel"]), f"competitions/{competition['slug']}"
+            covered = {mount: self.catalog.hidden_entries(competition)}
             limit = competition["seconds"]
             result = self.kernels.runs.execute_version(
                 key, folder, covered=covered, timeout=limit, say=log.append
@@ -254,9 +256,9 @@ class SubmissionService:
             if as_csv.is_file() and competition["solution"].endswith(".csv"):
                 written = as_csv  # of a gateway's parquet file, as the metric reads tables
         if not written.is_file():
-            others = sorted(path.name for path in written.parent.glob("*"))
-            shown = f"written instead: {', '.join(others[:10]) or 'nothing'}"
-            return {"state": "ERROR", "error": "Submission CSV Not Found" + _for_us(shown, *log)}
+            other_names = sorted(path.name for path in written.parent.glob("*"))
+            written_words = f"written instead: {', '.join(other_names[:10]) or 'nothing'}"
+            return {"state": "ERROR", "error": "Submission CSV Not Found" + _for_us(written_words, *log)}
         scores = _run_judge(competition, written, folder)
         if scores.get("metric"):
             text = f"Kaggle Error: the competition's metric failed, not the submission: {scores['error']}"
@@ -272,11 +274,11 @@ class SubmissionService:
 
     def _submissions_of(self, user: str, slug: str) -> list[Record]:
         records = self.store.iter_records("submissions")
-        return [each for each in records if (each["user"], each["competition"]) == (user, slug)]
+        return [record for record in records if (record["user"], record["competition"]) == (user, slug)]
 
     def _made_today(self, records: list[Record]) -> list[Record]:
         day = self.store.current_time() // _DAY
-        return [each for each in records if each["created"] // _DAY == day]
+        return [record for record in records if record["created"] // _DAY == day]
 
     def _submissions_left(self, user: str, competition: Record) -> int:
         if not user:
@@ -298,12 +300,12 @@ def _run_judge(competition: Record, written: Path, folder: Path) -> dict[str, An
         "id": competition["id_column"],
         "folder": competition["folder"],
     }
-    place = folder / "request.json"
-    files.write_atomic(place, json.dumps(request))
+    request_path = folder / "request.json"
+    files.write_atomic(request_path, json.dumps(request))
     try:
-        words = [sys.executable, "-P", "-m", "offline_kit.local_kaggle.judge", str(place)]
+        words = [sys.executable, "-P", "-m", "offline_kit.local_kaggle.judge", str(request_path)]
         processes.run_command(words, cwd=Path(competition["folder"]), timeout=_METRIC_SECONDS, check=False)
-        answer: dict[str, Any] = json.loads(place.with_name("request.json.answer").read_text("utf-8"))
+        answer: dict[str, Any] = json.loads(request_path.with_name("request.json.answer").read_text("utf-8"))
     except (OfflineKitError, OSError, ValueError):
         return {
             "error": f"it did not end within {_METRIC_SECONDS:.0f} s, or took Python down",

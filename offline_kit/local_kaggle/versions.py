@@ -66,8 +66,8 @@ class VersionStore:
 
     def _shown(self, key: Key, number: int) -> Record | None:
         record = self.store.read(*self._version_key(key, number))
-        gone = record is None or record["state"] == "deleted" or not self.is_visible(record)
-        return None if gone else record
+        is_gone = record is None or record["state"] == "deleted" or not self.is_visible(record)
+        return None if is_gone else record
 
     def is_visible(self, record: Record) -> bool:
         """Tell whether the version shows at all by now."""
@@ -148,7 +148,7 @@ class VersionStore:
 
     def _start_processing(self, key: Key, number: int) -> None:
         thread = threading.Thread(target=self._process_upload, args=(key, number), daemon=True)
-        self._working = [each for each in self._working if each.is_alive()] + [thread]
+        self._working = [worker for worker in self._working if worker.is_alive()] + [thread]
         thread.start()
 
     def _process_upload(self, key: Key, number: int) -> None:

@@ -74,7 +74,7 @@ class RpcCall:
 
     def text_list(self, name: str) -> list[str]:
         """Return a list of strings; absent is empty."""
-        return [str(each) for each in list_field(self.body, name)]
+        return [str(item) for item in list_field(self.body, name)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,14 +122,14 @@ def list_field(body: Mapping[str, Any], name: str) -> list[Any]:
 def localize_urls(value: Any, base: str) -> Any:
     """Return what is told with the server's own address in it: nothing of it is on kaggle.com."""
     if isinstance(value, list):
-        return [localize_urls(each, base) for each in value]
+        return [localize_urls(item, base) for item in value]
     if not isinstance(value, Mapping):
         return value
     return {
-        name: base + each.removeprefix(HERE)
-        if name in _PLACED and isinstance(each, str) and each.startswith(HERE)
-        else localize_urls(each, base)
-        for name, each in value.items()
+        name: base + item.removeprefix(HERE)
+        if name in _PLACED and isinstance(item, str) and item.startswith(HERE)
+        else localize_urls(item, base)
+        for name, item in value.items()
     }
 
 
@@ -147,14 +147,17 @@ def json_answer(value: Mapping[str, Any], status: int = 200) -> HttpAnswer:
 def reword_status(answer: HttpAnswer, form: str) -> HttpAnswer:
     """Return a JSON answer in which every "status" is written in this form, with {} for its own word."""
 
-    def told(value: Any) -> Any:
+    def reword_value(value: Any) -> Any:
         if isinstance(value, list):
-            return [told(each) for each in value]
+            return [reword_value(item) for item in value]
         if not isinstance(value, dict):
             return value
-        return {name: form.format(each) if name == "status" else told(each) for name, each in value.items()}
+        return {
+            name: form.format(item) if name == "status" else reword_value(item)
+            for name, item in value.items()
+        }
 
-    return json_answer(told(json.loads(answer.body)), answer.status)
+    return json_answer(reword_value(json.loads(answer.body)), answer.status)
 
 
 def refusal_answer(refusal: ServiceRefusal, shape: str = "nested") -> HttpAnswer:
@@ -167,8 +170,8 @@ def refusal_answer(refusal: ServiceRefusal, shape: str = "nested") -> HttpAnswer
             status=code, body=page.encode(), headers={"Content-Type": "text/html", **refusal.headers}
         )
     inner = {"code": code, "message": message, "status": word}
-    made = json_answer({"error": inner} if shape == "nested" else inner, code)
-    return HttpAnswer(status=code, body=made.body, headers={**made.headers, **refusal.headers})
+    answer = json_answer({"error": inner} if shape == "nested" else inner, code)
+    return HttpAnswer(status=code, body=answer.body, headers={**answer.headers, **refusal.headers})
 
 
 def redirect_answer(url: str) -> HttpAnswer:
@@ -191,8 +194,8 @@ def slice_page(found: Sequence[Any], body: Mapping[str, Any]) -> tuple[list[Any]
         start = int(token)
     else:
         start = size * max(0, int_field(body, "page") - 1)
-    rest = str(start + size) if start + size < len(found) else ""
-    return list(found[start : start + size]), rest
+    next_token = str(start + size) if start + size < len(found) else ""
+    return list(found[start : start + size]), next_token
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,19 +209,19 @@ class ListingRules(Generic[_T]):
 
     def page_of_things(self, things: Iterable[_T], body: Mapping[str, Any]) -> tuple[list[_T], str]:
         """Return the page of the things that a request asks for, and the token of the next one."""
-        asked = {name: text_field(body, name) for name in self.filters}
-        wanted = {name: value for name, value in asked.items() if not _ANY.fullmatch(value)}
-        found = [
+        given_filters = {name: text_field(body, name) for name in self.filters}
+        filters = {name: value for name, value in given_filters.items() if not _ANY.fullmatch(value)}
+        matching = [
             thing
             for thing in things
-            if all(self.filters[name](thing, value) for name, value in wanted.items())
+            if all(self.filters[name](thing, value) for name, value in filters.items())
         ]
         order = text_field(body, "sortBy").upper()
         key = next((key for word, key in self.orders.items() if order.endswith(word)), None)
-        return slice_page(sorted(found, key=key) if key else found, body)
+        return slice_page(sorted(matching, key=key) if key else matching, body)
 
 
 def matches_search(search: str, *texts: object) -> bool:
     """Tell whether a search finds one of the texts: all of its words stand in them, in any case."""
-    whole = " ".join(str(each or "") for each in texts).lower()
-    return all(word in whole for word in search.lower().split())
+    joined = " ".join(str(text or "") for text in texts).lower()
+    return all(word in joined for word in search.lower().split())

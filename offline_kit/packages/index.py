@@ -176,7 +176,7 @@ class PackageIndex:
             raise _make_missing_folder_error(url)
         host = urlsplit(url).hostname or ""
         # A project that one index lacks is no error, as in pip: another one may have it.
-        absent = http.GONE | ({403} if host.endswith(_MISSING_IS_403) else set())
+        absent = http.GONE_STATUSES | ({403} if host.endswith(_MISSING_IS_403) else set())
         answer = self._request_page(f"{url}/{project}/", absent)
         if answer is None:
             return ()

@@ -233,7 +233,9 @@ def code_findings(
         and settings.template != "plain"
     )
     entries = freeze_request.configured_references(config) if fixed else ()
-    fetched = code_downloads.of_code(config.project, config.packages, own, settings.params, bundled, entries)
+    fetched = code_downloads.find_code_downloads(
+        config.project, config.packages, own, settings.params, bundled, entries
+    )
     return (*contract, *fetched)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from offline_kit.checkpoints.code_downloads import findings
+from offline_kit.checkpoints.code_downloads import find_downloads
 from offline_kit.checkpoints.hyper_parameters import check_hyper_parameters as hyper_findings
 from offline_kit.project.types import Checkpoint, CheckpointKind, Finding
 
@@ -13,7 +13,7 @@ from offline_kit.project.types import Checkpoint, CheckpointKind, Finding
 def found(folder: Path, code: str, **params: object) -> tuple[Finding, ...]:
     """Return the findings of a module."""
     (folder / "model.py").write_text(code)
-    return findings(folder, [folder / "model.py"], params)
+    return find_downloads(folder, [folder / "model.py"], params)
 
 
 FETCHING = {
@@ -115,7 +115,7 @@ def test_what_does_not_fetch_is_not(tmp_path: Path, code: str) -> None:
 def test_a_model_of_spacy_that_the_kit_brings_is_no_finding(tmp_path: Path) -> None:
     """It is a package: with its wheel in the kit, its name loads it."""
     (tmp_path / "model.py").write_text("import spacy\nn = spacy.load('en_core_web_sm')")
-    assert findings(tmp_path, [tmp_path / "model.py"], {}, {"en-core-web-sm"}) == ()
+    assert find_downloads(tmp_path, [tmp_path / "model.py"], {}, {"en-core-web-sm"}) == ()
 
 
 def test_data_of_nltk_that_travels_is_no_finding(tmp_path: Path) -> None:

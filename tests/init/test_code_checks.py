@@ -77,7 +77,7 @@ def test_a_hub_call_whose_cache_travels_is_no_warning(tmp_path: Path) -> None:
     project = make(tmp_path, body=f"self.a = {call}\n        self.b = {call}")
     built, said = run(project, "build")
     assert [each["about"] for each in built["findings"]] == ["net.py:7", "net.py:8"]
-    assert said.count("whose weights are fetched") == 1
+    assert said.count("whose weights are downloaded") == 1
     (project / "caches/huggingface/hub/models--timm--resnet18.a1_in1k").mkdir(parents=True)
     assert run(project, "build")[0]["findings"] == []
 

@@ -85,7 +85,7 @@ def kill_container(docker: Path, box: Box) -> None:
 
 def first_process(docker: Path, box: Box) -> int | None:
     """Return the process id of the container's first process on this machine, or None before it runs."""
-    done = processes.run_command(
+    answer = processes.run_command(
         [docker, "inspect", "--format", "{{.State.Pid}}", container_name(box)], check=False, timeout=10
     )
-    return int(done.out) if done.succeeded and done.out.strip().isdigit() and int(done.out) else None
+    return int(answer.out) if answer.succeeded and answer.out.strip().isdigit() and int(answer.out) else None

@@ -41,7 +41,7 @@ _REMEDIES = {
 _WORKER = Path(__file__).with_name("worker.py")
 _SOURCES = "KAGGLE_API_TOKEN, ~/.kaggle/access_token, KAGGLE_USERNAME and KAGGLE_KEY, kaggle.json, or 'kaggle auth login'"
 _LOG_IN = f"set credentials in one of: {_SOURCES}; or use --to local, which needs none"
-_AGAIN = "check the network and run the same command again; nothing is done twice"
+_RETRY_HINT = "check the network and run the same command again; nothing is done twice"
 
 
 class ClientSession:
@@ -118,7 +118,7 @@ class ClientSession:
         with self._lock:
             if self._closed:
                 raise OutsideError(
-                    "the connection to Kaggle was closed", code="kaggle-session-closed", hint=_AGAIN
+                    "the connection to Kaggle was closed", code="kaggle-session-closed", hint=_RETRY_HINT
                 )
             if self._connection is None:
                 env = self._endpoint.build_environment(self._env, self._home.name)
@@ -191,7 +191,7 @@ class _WorkerConnection:
             with suppress(NotInTime):
                 return future.result(left)
         method = request.get("method", request["op"])
-        raise NoResponseError(f"Kaggle did not answer '{method}' within {deadline:.0f} s", hint=_AGAIN)
+        raise NoResponseError(f"Kaggle did not answer '{method}' within {deadline:.0f} s", hint=_RETRY_HINT)
 
     def end_process(self) -> None:
         """End the process; pending requests fail."""
@@ -219,7 +219,7 @@ class _WorkerConnection:
 
     def _fail_pending(self) -> None:
         for future in self._pending.values():
-            future.set_exception(NoResponseError("Kaggle's client exited during a request", hint=_AGAIN))
+            future.set_exception(NoResponseError("Kaggle's client exited during a request", hint=_RETRY_HINT))
         self._pending.clear()
 
 
@@ -247,10 +247,12 @@ def _build_error(answer: dict[str, Any], method: str) -> OfflineKitError:
             hint="pip install --upgrade 'kaggle>=2.2.4' six",
         )
     if kind == "unsent":
-        return UnreachableError("Kaggle cannot be reached", hint=_AGAIN, details=(message,))
+        return UnreachableError("Kaggle cannot be reached", hint=_RETRY_HINT, details=(message,))
     if kind == "huge":
         return OutsideError(
-            f"the answer to '{method}' is too large: {message}", code="kaggle-answer-too-large", hint=_AGAIN
+            f"the answer to '{method}' is too large: {message}",
+            code="kaggle-answer-too-large",
+            hint=_RETRY_HINT,
         )
     if kind == "other":
         return OutsideError(
@@ -260,12 +262,16 @@ def _build_error(answer: dict[str, Any], method: str) -> OfflineKitError:
             details=(message,),
         )
     if kind == "silent":
-        return NoResponseError(f"Kaggle did not answer '{method}' in time", hint=_AGAIN, details=(message,))
+        return NoResponseError(
+            f"Kaggle did not answer '{method}' in time", hint=_RETRY_HINT, details=(message,)
+        )
     if kind == "link":
         return NoResponseError(
-            f"the download link of '{method}' does not work", hint=_AGAIN, details=(message,)
+            f"the download link of '{method}' does not work", hint=_RETRY_HINT, details=(message,)
         )
-    return NoResponseError(f"the answer to '{method}' was lost or damaged", hint=_AGAIN, details=(message,))
+    return NoResponseError(
+        f"the answer to '{method}' was lost or damaged", hint=_RETRY_HINT, details=(message,)
+    )
 
 
 def _clean_message(raw_message: str) -> str:
@@ -284,7 +290,7 @@ def build_refusal(message: str, status: int, after: float | None = None) -> Refu
         409: "choose another slug or title in the configuration",
         429: "rate-limited by Kaggle: run the same command again later",
     }
-    usual = _AGAIN if is_server_error(status) else hints.get(status, "see Kaggle's message above")
+    usual = _RETRY_HINT if is_server_error(status) else hints.get(status, "see Kaggle's message above")
     message = _clean_message(message)
     hint = next((remedy for words, remedy in _REMEDIES.items() if words in message.lower()), usual)
     return RefusedError(f"Kaggle says: {message}", hint=hint, status=status, after=after)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from offline_kit.core.errors import OfflineKitError, OutsideError, ProjectError
 from offline_kit.core.files import CHUNK, translate_disk_errors, write_atomic
+from offline_kit.core.http import GONE_STATUSES, TEMPORARY_STATUSES
 from offline_kit.core.redaction import redact_urls
 from offline_kit.core.report import Advance
 from offline_kit.core.retry import PATIENT, RetryPolicy, TransientError, retry_attempts
@@ -31,9 +32,7 @@ MAX_AGE = 5 * 86400
 CONNECT_SECONDS, SILENT_SECONDS = 15.0, 120.0
 
 _SHORT_BODY = 4096
-_DONE = frozenset({200, 201})
-_GONE = frozenset({404, 410})
-_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
+_COMPLETE_STATUSES = frozenset({200, 201})
 _HELD = re.compile(r"bytes=0-(\d+)")
 
 
@@ -230,7 +229,7 @@ class _ResumableUpload:
             return 0
         size = self._file.size
         answer = self._query_status(blob)
-        self.complete = answer is None or answer.status_code in _DONE
+        self.complete = answer is None or answer.status_code in _COMPLETE_STATUSES
         offset = self._parse_offset(answer) if answer is not None and not self.complete else size
         if offset:
             self._holds = True
@@ -247,7 +246,7 @@ class _ResumableUpload:
             if _is_network_error(error) and self._whole.exists():
                 return None
             raise
-        return None if answer.status_code in _AGAIN and self._whole.exists() else answer
+        return None if answer.status_code in TEMPORARY_STATUSES and self._whole.exists() else answer
 
     def send_bytes(self, blob: Blob, start: int, counter: _ProgressCounter) -> None:
         """Send the missing bytes and verify the digest on the way."""
@@ -268,7 +267,7 @@ class _ResumableUpload:
             raise
         if answer.status_code == 308:
             raise TransientError(f"Kaggle received only {self._parse_offset(answer)} bytes")
-        if answer.status_code not in _DONE:
+        if answer.status_code not in _COMPLETE_STATUSES:
             self._raise_refusal(answer)
 
     def _parse_offset(self, answer: "requests.Response") -> int:
@@ -279,10 +278,10 @@ class _ResumableUpload:
 
     def _raise_refusal(self, answer: "requests.Response") -> None:
         code = answer.status_code
-        if code in _GONE:
+        if code in GONE_STATUSES:
             self._delete_notes()
             raise TransientError("the upload address has expired", after=0.0)
-        if code in _AGAIN:
+        if code in TEMPORARY_STATUSES:
             wait = answer.headers.get("Retry-After", "")
             raise TransientError(f"status {code}", after=float(wait) if wait.isdecimal() else None)
         self._delete_notes()
@@ -334,8 +333,8 @@ class _StorageConnection:
                 lambda request: request
             )  # or requests sends credentials from ~/.netrc: https://requests.readthedocs.io/en/latest/user/authentication/
             self._thread_local.session = session
-        found: requests.Session = self._thread_local.session
-        return found
+        thread_session: requests.Session = self._thread_local.session
+        return thread_session
 
 
 class _CheckedBody:

@@ -33,7 +33,7 @@ RUN_TIMEOUT_SECONDS = 13 * 3600.0
 LOG_NAME = "log.txt"
 _LOG_EVERY = 4  # maximum poll intervals between two requests for the log of a running notebook
 _SHOWN = 10
-_AGAIN = "run the same command again: it continues to wait, and nothing is pushed twice"
+_RETRY_HINT = "run the same command again: it continues to wait, and nothing is pushed twice"
 _T = TypeVar("_T")
 
 
@@ -329,7 +329,7 @@ def _build_timeout_error(ref: str, version: int, detail: str) -> OutsideError:
     return OutsideError(
         f"the run of version {version} of '{ref}' has not finished in time: {detail}",
         code="notebook-run-timeout",
-        hint=_AGAIN,
+        hint=_RETRY_HINT,
     )
 
 

@@ -33,7 +33,7 @@ from offline_kit.project.types import Kit, KitPart
 
 MODEL, VARIATION, VERSION = "model", "variation", "model-version"
 """Actions in the journal."""
-_AGAIN = "run the same command again: it continues, and nothing is sent twice"
+_RETRY_HINT = "run the same command again: it continues, and nothing is sent twice"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,7 +194,9 @@ def _create_model(ref: str, kaggle: KaggleClient, settings: PushSettings, report
 
     run_once(settings.effect_journal, effect, send_request, wait_for_model, f"the model '{name}'", report)
     if wait_for_model() is None:
-        raise OutsideError(f"the model '{name}' is not visible yet", code="model-not-visible", hint=_AGAIN)
+        raise OutsideError(
+            f"the model '{name}' is not visible yet", code="model-not-visible", hint=_RETRY_HINT
+        )
     settings.effect_journal.append_entry(effect, Phase.DONE)
 
 
@@ -255,7 +257,7 @@ def _wait_until_ready(plan: ModelPlan, kaggle: KaggleClient, settings: PushSetti
             ignore_transient(read_version, show_status),
             settings.poll_policy.retry_policy(settings.poll_policy.processing_timeout),
             lambda e: OutsideError(
-                f"the model '{plan.ref}' was not ready in time: {e}", code="model-not-ready", hint=_AGAIN
+                f"the model '{plan.ref}' was not ready in time: {e}", code="model-not-ready", hint=_RETRY_HINT
             ),
         )
 

@@ -324,7 +324,7 @@ def _save_version(
     )
 
 
-AGAIN = "run the same command again: it continues, and nothing is pushed twice"
+RETRY_HINT = "run the same command again: it continues, and nothing is pushed twice"
 _LOOK_BACK = 5  # versions that others may have saved on top of ours
 
 
@@ -373,7 +373,7 @@ def read_back(
         raise OutsideError(
             f"version {saved.version} of '{notebook.ref}' cannot be read back yet",
             code="notebook-not-visible",
-            hint=AGAIN,
+            hint=RETRY_HINT,
         )
     return last[0]
 

@@ -50,7 +50,7 @@ class LedgerEntry:
     """From the submission to its score; 0 if not observed."""
 
 
-_KNOWN = {each.name for each in fields(LedgerEntry)}
+_FIELD_NAMES = {each.name for each in fields(LedgerEntry)}
 _NEEDED = {
     each.name for each in fields(LedgerEntry) if each.default is MISSING and each.default_factory is MISSING
 }
@@ -124,7 +124,7 @@ def _is_same_submission(entry: LedgerEntry, submission: Submission) -> bool:
 def _parse_entry(line: bytes) -> LedgerEntry | None:
     try:
         raw: Any = json.loads(line)
-        fields_found = {name: value for name, value in raw.items() if name in _KNOWN}
+        fields_found = {name: value for name, value in raw.items() if name in _FIELD_NAMES}
         return LedgerEntry(**fields_found) if fields_found.keys() >= _NEEDED else None
     except (ValueError, AttributeError):
         return None

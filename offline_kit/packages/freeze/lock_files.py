@@ -234,10 +234,10 @@ def _any_marker_holds(markers: object, environment: Mapping[str, str]) -> bool:
     texts = [markers] if isinstance(markers, str) else markers if isinstance(markers, list) else []
     try:
         # uv lists the markers of a fork of its resolution as alternatives.
-        held = [Marker(text).evaluate({**environment, "extra": ""}) for text in texts if text]
+        results = [Marker(text).evaluate({**environment, "extra": ""}) for text in texts if text]
     except InvalidMarker:
         return True
-    return not held or any(held)
+    return not results or any(results)
 
 
 def _parse_uv_lock(data: dict[str, Any], environment: Mapping[str, str]) -> ParsedLock:

@@ -250,8 +250,11 @@ class _Resolver:
             for name, pin in self.request.enforced.items()
             if name not in direct_names
         ]
-        kept = {name: self.image.packages[name] for name in sorted(self.constrained - direct_names)}
-        return (*lines, *(f"{name}=={version}" for name, version in kept.items() if _is_valid(version)))
+        constraints = {name: self.image.packages[name] for name in sorted(self.constrained - direct_names)}
+        return (
+            *lines,
+            *(f"{name}=={version}" for name, version in constraints.items() if _is_valid(version)),
+        )
 
     def _list_preferences(self) -> dict[str, str]:
         request = self.request
