@@ -302,7 +302,7 @@ def test_what_only_a_person_can_add_is_ready_to_paste(project: Path) -> None:
     assert done.returncode == 1, done.stderr
     assert "nothing was written: add by hand" in said
     assert 'checkpoints = ["other.pth", "weights/net.pth"]' in said
-    assert "--write does it" not in said
+    assert "run again with --write" not in said
     file.write_text(whole.replace('["weights/net.pth"]', '["other.pth", "weights/net.pth"]'))
     assert "already complete" in run(project, "adopt", "inference.ipynb", "--write").stderr
 

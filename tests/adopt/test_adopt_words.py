@@ -39,7 +39,7 @@ def test_packages_of_conda_are_named(tmp_path: Path, line: str) -> None:
     (asked,) = looked(tmp_path, line).unresolved
     assert "'faiss-gpu'" in asked.remedy
     assert "requirements" in asked.remedy
-    assert "programs of the system" not in asked.remedy
+    assert "system packages" not in asked.remedy
 
 
 def test_pip_alone_installs_nothing(tmp_path: Path) -> None:
