@@ -2,7 +2,6 @@
 
 import dataclasses
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -165,10 +164,8 @@ def test_a_push_that_is_overtaken_says_so_and_stops(
                 done.extend(pushing.push_kit(kits[1], datasets(kits[1]), other, there))
 
     bench.server.traffic.listeners.append(overtake)
-    began = time.monotonic()
     with pytest.raises(OvertakenError) as caught:
         pushed(bench, kits[0], alice)
-    assert time.monotonic() - began < EAGER.processing_timeout
     assert caught.value.exit_code == 4
     assert [part.version for part in done] == [3]
     (mine,) = pushed(bench, kits[0], alice)

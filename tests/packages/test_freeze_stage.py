@@ -1,7 +1,6 @@
 """Freezing against an image, before an index of our own."""
 
 import re
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -290,16 +289,14 @@ def test_nothing_secret_and_no_path_is_written(case: Case) -> None:
 
 
 def test_the_same_inputs_are_read_back_without_network(case: Case) -> None:
-    """A second freeze asks no index, is quick, and is the same to the last field."""
+    """A second freeze asks no index and is the same to the last field."""
     make_wheel(case.folder / "project", "given", "1.0", requires=["alpha"])
     lines = ("optuna[optional]", "pandas>=3", "./given-1.0-py3-none-any.whl", "torch")
     first = case.freeze(*lines)
     case.index.requests.clear()
     case.settings = IndexSettings(index_url=unreachable())
-    start = time.perf_counter()
     second = case.freeze(*lines, moment=NOW + timedelta(days=30))
     assert second == first
-    assert time.perf_counter() - start < 0.2
     assert not case.index.requests
 
 
