@@ -4,6 +4,9 @@ python tools/generate_docs.py           write them
 python tools/generate_docs.py --check   end with 1 if one of them is out of date
 """
 
+import ast
+import inspect
+import itertools
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,6 +17,7 @@ from error_page import errors_page
 from offline_kit.checkpoints.frameworks import framework_table as frameworks
 from offline_kit.cli.main import cli
 from offline_kit.core.errors import Exit
+from offline_kit.project import config_keys
 from offline_kit.project.config_keys import KEYS, MODEL_KEYS, NOTEBOOK_KEYS, PARAMS, ConfigKey
 from offline_kit.workflow.doctor import CHECKS
 
@@ -50,36 +54,59 @@ EXIT_CODES = {
 }
 
 
-def key_table(keys: Mapping[str, ConfigKey], head: str) -> Iterator[str]:
+def read_meanings(settings: type) -> dict[str, str]:
+    """Return the docstrings of a class's fields; Python keeps none of them at run time."""
+    statements = ast.walk(
+        ast.parse(inspect.getsource(settings))
+    )  # level by level, so the fields come in order
+    return {
+        ast.unparse(statement.target): " ".join(str(text.value.value).split())
+        for statement, text in itertools.pairwise(statements)
+        if isinstance(statement, ast.AnnAssign)
+        and isinstance(text, ast.Expr)
+        and isinstance(text.value, ast.Constant)
+    }
+
+
+def key_table(keys: Mapping[str, ConfigKey], settings: type, head: str) -> Iterator[str]:
     """Yield a table with one row for each key."""
+    meanings = read_meanings(settings)
     yield f"| {head} | Default | Meaning |\n|---|---|---|\n"
     for name, key in keys.items():
         if key.default:
-            yield f"| `{name}` | {key.default} | {key.meaning} |\n"
+            yield f"| `{name}` | {key.default} | {meanings[key.field]} |\n"
 
 
-def key_tables(keys: Mapping[str, ConfigKey], table: str) -> Iterator[str]:
+def key_tables(keys: Mapping[str, ConfigKey], settings: type, table: str) -> Iterator[str]:
     """Yield the usual keys of a table, then the advanced ones."""
     for title, usual in (("usual", True), ("advanced", False)):
         chosen = {name: key for name, key in keys.items() if key.usual is usual}
         yield f"\n### `[{table}]`: {title} keys\n\n"
-        yield from key_table(chosen, "Key")
+        yield from key_table(chosen, settings, "Key")
 
 
 def configuration() -> str:
     """Return the page of the configuration."""
-    parts = [NOTE, CONFIGURATION, "\n## The project\n", *key_tables(KEYS, "tool.offline-kit")]
-    parts += ["\n## The notebook\n", *key_tables(NOTEBOOK_KEYS, "tool.offline-kit.notebook")]
+    parts = [
+        NOTE,
+        CONFIGURATION,
+        "\n## The project\n",
+        *key_tables(KEYS, config_keys.Config, "tool.offline-kit"),
+    ]
+    parts += [
+        "\n## The notebook\n",
+        *key_tables(NOTEBOOK_KEYS, config_keys.NotebookSettings, "tool.offline-kit.notebook"),
+    ]
     parts.append(
         "\n## Models\n\nEach table `[[tool.offline-kit.notebook.models]]` describes one model or a group of them.\n\n"
     )
-    parts += key_table(MODEL_KEYS, "Key")
+    parts += key_table(MODEL_KEYS, config_keys.ModelSpec, "Key")
     parts.append(
         "\n## Params\n\nThe `params` of the notebook are free: they go by name to your model, data class or function. "
         "These are read by the templates `predict` and `server` and by the frameworks, in the notebook's `params` or in "
         "those of one model. A param that nothing reads is an error.\n\n"
     )
-    parts += key_table(PARAMS, "Param")
+    parts += key_table(PARAMS, config_keys.KnownParams, "Param")
     parts.append("\n### Frameworks\n\n| Name | Files of | Params that it reads |\n|---|---|---|\n")
     for framework in frameworks.FRAMEWORKS:
         params = ", ".join(f"`{name}`" for name in framework.param_names) or "none"

@@ -1,15 +1,17 @@
-"""The schema of the configuration: check, default and meaning of each key; docs/configuration.md is generated from it."""
+"""The schema of the configuration. A field made by `_key` is a key of the file.
+
+docs/configuration.md is generated from these fields: its texts are the docstrings below them.
+"""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from offline_kit.core.errors import suggest_name
 from offline_kit.project.kaggle_names import SOURCES, is_source_reference, split_model_name
 
-_ORIGINS = ("dataset", "notebook", "model")
-"""Kinds of sources for trained files."""
 ENGINES = ("auto", "uv", "pip-tools")
 """Resolvers."""
 SDISTS = ("both", "rename", "wheel")
@@ -22,12 +24,45 @@ LAYOUTS = ("new", "old")
 """New since 2026: /kaggle/input/datasets/<owner>/<slug>; old, still used in some sessions: /kaggle/input/<slug>."""
 KAGGLES = ("kaggle", "local")
 """The real one, and one on this machine."""
+DEFAULT_OUT = Path("dist") / "offline-kit"
+LOCK_NAME = "offline-kit.lock.txt"
 Check = Callable[[Any], str]
 """Return what is wrong with a value, or an empty string."""
 
 
-def _check_text(value: Any) -> str:
-    return "" if isinstance(value, str) else "must be a string"
+def _require(condition: Callable[[Any], bool], problem: str) -> Check:
+    return lambda value: "" if condition(value) else problem
+
+
+def _allow_choices(*choices: str) -> Check:
+    return _require(lambda value: value in choices, f"must be one of {', '.join(map(repr, choices))}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+_check_text = _require(lambda value: isinstance(value, str), "must be a string")
+_check_texts = _require(
+    lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value),
+    "must be a list of strings",
+)
+_check_count = _require(
+    lambda value: _is_number(value) and isinstance(value, int) and value > 0, "must be a whole number above 0"
+)
+_check_flag = _require(lambda value: isinstance(value, bool), "must be true or false")
+_check_table = _require(lambda value: isinstance(value, dict), "must be a table")
+_check_weight = _require(
+    lambda value: _is_number(value) and 0 < value < float("inf"), "must be a number above 0"
+)
+_check_gateway = _require(
+    lambda value: isinstance(value, str | dict),
+    "must be the name of a class, or a table of options of the stand-in",
+)
+_check_labels = _require(
+    lambda value: isinstance(value, str | list | dict),
+    "must be a list of names, or the name of a preprocessing file",
+)
 
 
 def _check_model_name(value: Any) -> str:
@@ -40,11 +75,6 @@ def _check_model_name(value: Any) -> str:
     return ""
 
 
-def _check_texts(value: Any) -> str:
-    good = isinstance(value, list) and all(isinstance(item, str) for item in value)
-    return "" if good else "must be a list of strings"
-
-
 def _check_package_names(value: Any) -> str:
     if wrong := _check_texts(value):
         return wrong
@@ -52,368 +82,329 @@ def _check_package_names(value: Any) -> str:
     return "must be a list of package names without versions" if bad else ""
 
 
-def _check_count(value: Any) -> str:
-    good = isinstance(value, int) and not isinstance(value, bool) and value > 0
-    return "" if good else "must be a whole number above 0"
-
-
-def _check_flag(value: Any) -> str:
-    return "" if isinstance(value, bool) else "must be true or false"
-
-
-def _check_weight(value: Any) -> str:
-    good = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
-    return "" if good else "must be a number above 0"
-
-
 def _check_models(value: Any) -> str:
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
         return "must be an array of tables: [[tool.offline-kit.notebook.models]]"
-    problems = [line for item in value for line in find_key_problems(item, MODEL_KEYS, "")]
+    problems = [line.strip() for item in value for line in find_key_problems(item, MODEL_KEYS, "")]
     problems += ["files is missing" for item in value if "files" not in item]
-    return f"is invalid: {'; '.join(map(str.strip, dict.fromkeys(problems)))}" if problems else ""
+    return f"is invalid: {'; '.join(dict.fromkeys(problems))}" if problems else ""
 
 
 def _check_origin(value: Any) -> str:
+    kinds = ("dataset", "notebook", "model")
     kind, _, ref = value.partition(":") if isinstance(value, str) else ("?", "", "")
-    if not kind or (kind in _ORIGINS and is_source_reference(kind, ref)):
+    if not kind or (kind in kinds and is_source_reference(kind, ref)):
         return ""
-    *first_forms, last = (f"'{origin}:{SOURCES[origin][1]}'" for origin in _ORIGINS)
+    *first_forms, last = (f"'{origin}:{SOURCES[origin][1]}'" for origin in kinds)
     return f"must be {', '.join(first_forms)} or {last}"
 
 
 def _check_copies(value: Any) -> str:
     if not isinstance(value, dict) or not all(isinstance(path, str) for path in value.values()):
         return 'must be a table of folders: "dataset:owner/slug" = "folder"'
-    problems = [
-        f"'{source}' {wrong}"
-        for source in value
-        if (wrong := _check_origin(source) or _require_source(source))
-    ]
+    wrong = {source: _check_origin(source) if source else "is not a source" for source in value}
+    problems = [f"'{source}' {problem}" for source, problem in wrong.items() if problem]
     return f"is invalid: {'; '.join(problems)}" if problems else ""
-
-
-def _require_source(value: str) -> str:
-    return "" if value else "is not a source"
-
-
-def _check_table(value: Any) -> str:
-    return "" if isinstance(value, dict) else "must be a table"
-
-
-def _check_gateway(value: Any) -> str:
-    return (
-        ""
-        if isinstance(value, str | dict)
-        else "must be the name of a class, or a table of options of the stand-in"
-    )
-
-
-def _check_labels(value: Any) -> str:
-    return (
-        ""
-        if isinstance(value, str | list | dict)
-        else "must be a list of names, or the name of a preprocessing file"
-    )
-
-
-def _allow_choices(*choices: str) -> Check:
-    def check(value: Any) -> str:
-        return "" if value in choices else f"must be one of {', '.join(map(repr, choices))}"
-
-    return check
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConfigKey:
-    """One key of a table: its check and its documentation."""
+    """One key of a table: its check, and its default as Markdown."""
 
+    field: str
+    """The field that it sets."""
     check: Check
     default: str
-    """The value if the key is not set, as Markdown."""
-    meaning: str
-    """One or two sentences, as Markdown."""
-    usual: bool = False
+    usual: bool
     """Whether most projects set it; the documentation lists these first."""
 
 
-def _define_key(check: Check, default: str, meaning: str) -> ConfigKey:
-    return ConfigKey(check=check, default=default, meaning=meaning)
+def _key(
+    default: Any, *, check: Check | None = None, shown: str | None = None, usual: bool = False, name: str = ""
+) -> Any:
+    """Declare a field that a key sets.
+
+    `check` follows from the field's type, `shown` (the default in the documentation) from `default`, and the key's
+    `name` from the field's, unless they are given.
+    """
+    if shown is None:
+        quoted = f'"{default}"' if isinstance(default, str) else str(default)
+        shown = f"`{quoted.lower() if isinstance(default, bool) else quoted}`"
+        shown = "none" if default is dict or default in ("", (), None) else shown
+    metadata = {"check": check, "shown": shown, "usual": usual, "name": name}
+    if callable(default):
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
-def _define_usual_key(check: Check, default: str, meaning: str) -> ConfigKey:
-    return ConfigKey(check=check, default=default, meaning=meaning, usual=True)
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """An entry of [[tool.offline-kit.notebook.models]]: the files of a model, and how to load it."""
+
+    files: str = _key("", shown="required", usual=True)
+    """File or glob among the checkpoints."""
+    framework: str = _key("", shown="recognized from the file's bytes", usual=True)
+    """Name of the framework, from the table below."""
+    model: str = _key("", usual=True)
+    """For weights alone: your class, or a function that returns the model, or `"timm:NAME"`."""
+    weight: float = _key(1.0, shown="`1`", usual=True)
+    """Weight of the model in the ensemble."""
+    params: dict[str, object] = _key(dict, usual=True)
+    """Arguments of the constructor of `model`, and the params listed below."""
+    origin: str = _key("", check=_check_origin, shown="the kit", name="from")
+    """Where the files are, if not in the kit: `"dataset:owner/slug"`, `"notebook:owner/slug"` or
+    `"model:owner/slug/framework/variation/version"`."""
+    transform: str = _key("", shown="the notebook's")
+    """As in the notebook's table, for this model alone."""
+    batch_size: int = _key(0, shown="the notebook's")
+    """As in the notebook's table, for this model alone."""
 
 
-KEYS: dict[str, ConfigKey] = {
-    "competition": _define_usual_key(_check_text, "none", "Slug of the competition."),
-    "competition_data": _define_usual_key(
-        _check_text, "none", "Local copy of its data, or part of it, for rehearsals."
-    ),
-    "dataset": _define_usual_key(
-        _check_text, "`<project>-kit`", 'Slug of the private dataset on Kaggle; `"owner/slug"` works too.'
-    ),
-    "image": _define_usual_key(
-        _check_text,
-        "follows the accelerator",
-        "A built-in image (`offline-kit image list`), the file of a package list, or `local` (the running Python).",
-    ),
-    "accelerator": _define_usual_key(
-        _check_text,
-        '`"none"`',
-        'Machine shape on Kaggle, such as `"NvidiaTeslaT4"`; `"none"` is a CPU. '
-        "There is no TPU: no template and no image supports one.",
-    ),
-    "requirements": _define_usual_key(
-        _check_texts,
-        "`[project].dependencies`, else `requirements.in` or `requirements.txt`",
-        "Requirements files.",
-    ),
-    "extras": _define_key(_check_package_names, "none", "Extras of the project to include."),
-    "groups": _define_key(_check_package_names, "none", "Dependency groups of the project to include."),
-    "locks": _define_key(
-        _check_texts,
-        "none",
-        "`uv.lock`, `pylock.toml`, `poetry.lock`, `Pipfile.lock`, `pdm.lock`, `requirements.lock`, conda's "
-        "`environment.yml` or pip freeze files: preferred pins. A pin that does not fit the image moves to the "
-        "nearest version that does.",
-    ),
-    "packages": _define_usual_key(
-        _check_texts,
-        '`["."]` if the project is a package',
-        "Folders of your own packages; each is built to a wheel.",
-    ),
-    "modules": _define_usual_key(
-        _check_texts,
-        "none",
-        "Folders of modules and `.py` files, shipped as they are. If it is set, scripts at the top of the project "
-        "are shipped only if a reference or an import names them.",
-    ),
-    "checkpoints": _define_usual_key(_check_texts, "none", "Files, folders or globs of trained models."),
-    "main_from": _define_key(
-        _check_text, "none", "The training script whose classes a pickle knows as `__main__`."
-    ),
-    "preprocessing": _define_usual_key(
-        _check_texts,
-        "none",
-        "Scalers, encoders, label maps: files that are shipped beside the checkpoints and loaded by name.",
-    ),
-    "trust": _define_key(
-        _check_texts,
-        "none",
-        "Globs of files to ship although they are pickles that could run code, or contain what looks like a secret.",
-    ),
-    "copies": _define_key(
-        _check_copies,
-        "none",
-        'Table of local copies of other sources, for rehearsals and a local Kaggle: `"dataset:owner/slug" = "folder"`.',
-    ),
-    "slim": _define_key(
-        _check_flag, "`false`", "Leave the state of optimizer and trainer out of the checkpoints."
-    ),
-    "precision": _define_key(
-        _allow_choices("keep", "half"), '`"keep"`', '`"half"` stores weights in half precision.'
-    ),
-    "weights_format": _define_key(
-        _allow_choices("keep", "safetensors"), '`"keep"`', '`"safetensors"` stores weights in that format.'
-    ),
-    "publish_model": _define_key(
-        _check_model_name,
-        "none",
-        "A private Kaggle Model for the checkpoints, instead of a dataset: "
-        '`"slug"` or `"slug/framework/variation"`, such as `"my-model/pyTorch/folds"`. '
-        "The default framework and variation are `other/checkpoints`.",
-    ),
-    "exclude": _define_key(
-        _check_package_names, "none", "Packages that are taken out before anything is resolved."
-    ),
-    "include": _define_key(_check_package_names, "none", "Packages to bundle although the image has them."),
-    "replace": _define_key(
-        _check_package_names,
-        "none",
-        "Protected packages that the kit may replace by another version than the image's.",
-    ),
-    "pins": _define_key(
-        _allow_choices("image", "lock"),
-        '`"image"`',
-        'Which version wins if a lock file and the image differ: `"image"` or `"lock"`.',
-    ),
-    "engine": _define_key(_allow_choices(*ENGINES), '`"auto"`', 'Resolver: `"uv"` or `"pip-tools"`.'),
-    "sdists": _define_key(
-        _allow_choices(*SDISTS),
-        '`"both"`',
-        'How packages without wheels are shipped: as sdist and built wheel (`"both"`), '
-        'sdist alone (`"rename"`) or wheel alone (`"wheel"`).',
-    ),
-    "allow_unbuilt": _define_key(
-        _check_package_names,
-        "none",
-        "Packages whose sdist may be shipped although no wheel could be built from it.",
-    ),
-    "parts": _define_key(
-        _allow_choices("one", "split"),
-        'as the existing kit; for a new one `"split"` if its checkpoints have over 100 MB',
-        '`"one"` dataset, or `"split"` into packages, code and checkpoints, with each checkpoint of 50 MB or more apart.',
-    ),
-    "out": _define_key(_check_text, "`dist/offline-kit`", "Folder of the kit."),
-    "sample_submission": _define_key(
-        _check_text, "found in the competition's data", "The sample that submissions are checked against."
-    ),
-    "rows": _define_key(_check_count, "all", "Number of rows of the test set to rehearse on."),
-    "time_limit": _define_key(_check_count, "`32400`", "The competition's limit for a run, in seconds."),
-    "notebook": _define_key(_check_table, "", "The table below."),
+@dataclass(frozen=True, kw_only=True)
+class NotebookSettings:
+    """The settings of [tool.offline-kit.notebook]."""
+
+    template: str = _key("lightning", shown="follows from the keys below and the checkpoints", usual=True)
+    """`lightning`, `predict`, `function`, `server`, `plain` (restores the kit, predicts nothing), or a file of
+    your own."""
+    model: str = _key("", usual=True)
+    """Model class: `package.module:Class` or `file.py:Class`."""
+    data: str = _key("", usual=True)
+    """Data class, written likewise."""
+    function: str = _key("", usual=True)
+    """For the templates `function` and `server`: `package.module:function` or `file.py:function`."""
+    title: str = _key("", shown="from the project")
+    """Title of the notebook on Kaggle."""
+    slug: str = _key("", shown="from the project")
+    """Slug of the notebook on Kaggle."""
+    submission: str = _key(
+        "submission.csv", shown='`"submission.csv"`; `"submission.parquet"` for the template `server`'
+    )
+    """The file that the notebook writes."""
+    competition_sources: tuple[str, ...] = _key(())
+    """Further competitions to attach."""
+    dataset_sources: tuple[str, ...] = _key(())
+    """Further datasets to attach."""
+    kernel_sources: tuple[str, ...] = _key(())
+    """Notebooks whose output to attach."""
+    model_sources: tuple[str, ...] = _key(())
+    """Kaggle Models to attach."""
+    pin_image: bool = _key(False)
+    """Pin Kaggle's image by its digest, if it is known."""
+    params: dict[str, object] = _key(dict, usual=True)
+    """Table of free values, given by name to your model, data class or function."""
+    automatic: bool = False
+    """The template was not set: it may still follow from the checkpoints."""
+    task: str = _key(
+        "", check=_allow_choices("tabular", "images", "text"), shown="the framework's usual one", usual=True
+    )
+    """For the template `predict`: `"tabular"`, `"images"` or `"text"`."""
+    ensemble: str = _key(
+        "",
+        check=_allow_choices("mean", "weighted", "rank", "vote"),
+        shown='`"mean"`; `"weighted"` if a model has a weight',
+        usual=True,
+    )
+    """How several models are combined: also `"rank"` (mean of ranks) and `"vote"`. Weights count in all but
+    `"mean"`."""
+    postprocess: str = _key("", usual=True)
+    """`"argmax"`, `"threshold:0.5"`, `"labels:0.5"`, `"clip:0:1"` (`"clip:0:"`: one limit), `"round"`, or a
+    function of (predictions, ids)."""
+    tta: str = _key("")
+    """Function that returns, for a batch, the batches whose predictions are averaged."""
+    transform: str = _key("")
+    """Function that turns a path, texts or a table into the model's input."""
+    batch_size: int = _key(0, shown="by task")
+    """Rows, images or texts at once."""
+    columns: str = _key("")
+    """JSON file with training's columns and dtypes; they are compared with the test set's."""
+    source: str = _key("")
+    """A notebook of yours that was adopted; `offline-kit adopt` sets it."""
+    models: tuple[ModelSpec, ...] = _key(
+        (), check=_check_models, shown="each checkpoint is a model", usual=True
+    )
+    """Array of tables, one for each model or group of models: see below."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The settings of a project. Paths are absolute."""
+
+    project: Path
+    """The project's folder."""
+    name: str
+    """[project].name, else the folder's name."""
+    version: str
+    """[project].version, or empty."""
+    competition: str = _key("", usual=True)
+    """Slug of the competition."""
+    competition_data: Path | None = _key(None, usual=True)
+    """Local copy of its data, or part of it, for rehearsals."""
+    dataset: str = _key("", shown="`<project>-kit`", usual=True)
+    """Slug of the private dataset on Kaggle; `"owner/slug"` works too."""
+    image: str = _key("", shown="follows the accelerator", usual=True)
+    """A built-in image (`offline-kit image list`), the file of a package list, or `local` (the running Python)."""
+    accelerator: str = _key("none", usual=True)
+    """Machine shape on Kaggle, such as `"NvidiaTeslaT4"`; `"none"` is a CPU. There is no TPU: no template and no
+    image supports one."""
+    requirements: tuple[Path, ...] = _key(
+        (), shown="`[project].dependencies`, else `requirements.in` or `requirements.txt`", usual=True
+    )
+    """Requirements files."""
+    project_dependencies: bool = False
+    """Whether [project].dependencies are among the requirements."""
+    extras: tuple[str, ...] = _key((), check=_check_package_names)
+    """Extras of the project to include."""
+    groups: tuple[str, ...] = _key((), check=_check_package_names)
+    """Dependency groups of the project to include."""
+    locks: tuple[Path, ...] = _key(())
+    """`uv.lock`, `pylock.toml`, `poetry.lock`, `Pipfile.lock`, `pdm.lock`, `requirements.lock`, conda's
+    `environment.yml` or pip freeze files: preferred pins. A pin that does not fit the image moves to the
+    nearest version that does."""
+    packages: tuple[Path, ...] = _key((), shown='`["."]` if the project is a package', usual=True)
+    """Folders of your own packages; each is built to a wheel."""
+    modules: tuple[Path, ...] = _key((), usual=True)
+    """Folders of modules and `.py` files, shipped as they are. If it is set, scripts at the top of the project
+    are shipped only if a reference or an import names them."""
+    checkpoints: tuple[str, ...] = _key((), usual=True)
+    """Files, folders or globs of trained models."""
+    main_from: Path | None = _key(None)
+    """The training script whose classes a pickle knows as `__main__`."""
+    preprocessing: tuple[str, ...] = _key((), usual=True)
+    """Scalers, encoders, label maps: files that are shipped beside the checkpoints and loaded by name."""
+    trust: tuple[str, ...] = _key(())
+    """Globs of files to ship although they are pickles that could run code, or contain what looks like a secret."""
+    copies: Mapping[str, Path] = _key(dict, check=_check_copies)
+    """Table of local copies of other sources, for rehearsals and a local Kaggle: `"dataset:owner/slug" =
+    "folder"`."""
+    slim: bool = _key(False)
+    """Leave the state of optimizer and trainer out of the checkpoints."""
+    precision: str = _key("keep", check=_allow_choices("keep", "half"))
+    """`"half"` stores weights in half precision."""
+    weights_format: str = _key("keep", check=_allow_choices("keep", "safetensors"))
+    """`"safetensors"` stores weights in that format."""
+    publish_model: str = _key("", check=_check_model_name)
+    """A private Kaggle Model for the checkpoints, instead of a dataset: `"slug"` or
+    `"slug/framework/variation"`, such as `"my-model/pyTorch/folds"`. The default framework and variation are
+    `other/checkpoints`."""
+    exclude: tuple[str, ...] = _key((), check=_check_package_names)
+    """Packages that are taken out before anything is resolved."""
+    include: tuple[str, ...] = _key((), check=_check_package_names)
+    """Packages to bundle although the image has them."""
+    replace: tuple[str, ...] = _key((), check=_check_package_names)
+    """Protected packages that the kit may replace by another version than the image's."""
+    pins: str = _key("image", check=_allow_choices("image", "lock"))
+    """Which version wins if a lock file and the image differ: `"image"` or `"lock"`."""
+    engine: str = _key("auto", check=_allow_choices(*ENGINES))
+    """Resolver: `"uv"` or `"pip-tools"`."""
+    sdists: str = _key("both", check=_allow_choices(*SDISTS))
+    """How packages without wheels are shipped: as sdist and built wheel (`"both"`), sdist alone (`"rename"`) or
+    wheel alone (`"wheel"`)."""
+    allow_unbuilt: tuple[str, ...] = _key((), check=_check_package_names)
+    """Packages whose sdist may be shipped although no wheel could be built from it."""
+    parts: str = _key(
+        "",
+        check=_allow_choices("one", "split"),
+        shown='as the existing kit; for a new one `"split"` if its checkpoints have over 100 MB',
+    )
+    """`"one"` dataset, or `"split"` into packages, code and checkpoints, with each checkpoint of 50 MB or more
+    apart."""
+    out: Path = _key(DEFAULT_OUT)
+    """Folder of the kit."""
+    sample_submission: Path | None = _key(None, shown="found in the competition's data")
+    """The sample that submissions are checked against."""
+    rows: int | None = _key(None, shown="all")
+    """Number of rows of the test set to rehearse on."""
+    time_limit: int = _key(9 * 3600)
+    """The competition's limit for a run, in seconds."""
+    notebook: NotebookSettings = _key(NotebookSettings, shown="")
+    """The table below."""
+    source: Path | None = None
+    """The file that was read; None if only flags were given."""
+    from_flags: frozenset[str] = frozenset()
+    """Keys set on the command line."""
+
+    @property
+    def lock(self) -> Path:
+        """The lock file in the project's folder."""
+        return self.project / LOCK_NAME
+
+    def describe_origin(self, key: str) -> str:
+        """Return what set a key: a flag, or the key and its file."""
+        if self.source is None or key in self.from_flags:
+            return f"--{key.replace('_', '-')}"
+        return f"`{key}` in '{self.source}'"
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownParams:
+    """The params that the templates `predict` and `server` and the frameworks read; they stay a free table."""
+
+    activation: str = _key("", check=_allow_choices("", "softmax", "sigmoid"), usual=True)
+    """`"softmax"` or `"sigmoid"`: turn scores into probabilities."""
+    labels: object = _key(None, check=_check_labels, usual=True)
+    """Names of the classes in the model's order: a list, or the name of a preprocessing file."""
+    text: str = _key("", shown="the one text column")
+    """Column of the texts."""
+    weights_only: bool = _key(True)
+    """`false` loads pickles that `torch.load(weights_only=True)` refuses: only for your own files."""
+    weights: str = _key("", shown="the usual names")
+    """Key of the state dict inside the checkpoint, if it has several or an unusual one."""
+    architecture: str = _key("", shown="from `model`")
+    """Name of the timm architecture."""
+    trust_remote_code: bool = _key(False)
+    """Run the code that a Hugging Face folder contains."""
+    tokenizer: str = _key("", shown="the model's folder")
+    """Preprocessing folder with the tokenizer."""
+    max_length: int = _key(0, shown="the tokenizer's, at most `512`")
+    """Tokens of a text."""
+    trusted: tuple[str, ...] = _key(())
+    """Types that skops may load besides those that it trusts."""
+    safe_mode: bool = _key(True)
+    """`false` lets Keras load lambda layers: only for your own files."""
+    test: str = _key("", shown="found in the data")
+    """Test table or folder below the competition's data."""
+    backend: str = _key("tensorflow", check=_allow_choices("tensorflow", "jax", "torch"))
+    """What Keras computes with."""
+    server: str = _key("", shown="found in the competition's package")
+    """Class of the inference server."""
+    data_paths: tuple[str, ...] = _key((), shown="read from the competition's package")
+    """Files of the gateway, below the data."""
+    gateway: object = _key(
+        None, check=_check_gateway, shown="found in the competition's package, else a stand-in"
+    )
+    """Class of the gateway, or a table of options of the stand-in (`batches`, `rows`, `by`, `sends`, `ids`,
+    `submission`, `seed`)."""
+
+
+_CHECKS_BY_TYPE: dict[Any, Check] = {
+    **dict.fromkeys((str, Path, Path | None), _check_text),
+    **dict.fromkeys((tuple[str, ...], tuple[Path, ...]), _check_texts),
+    **dict.fromkeys((int, int | None), _check_count),
+    **dict.fromkeys((dict[str, object], NotebookSettings), _check_table),
+    bool: _check_flag,
+    float: _check_weight,
 }
+
+
+def _list_keys(settings: Any) -> dict[str, ConfigKey]:
+    keys = {}
+    for item in fields(settings):
+        if declared := item.metadata:
+            check = declared["check"] or _CHECKS_BY_TYPE[item.type]
+            keys[declared["name"] or item.name] = ConfigKey(
+                field=item.name, check=check, default=declared["shown"], usual=declared["usual"]
+            )
+    return keys
+
+
+KEYS = _list_keys(Config)
 """Keys of [tool.offline-kit]."""
-
-NOTEBOOK_KEYS: dict[str, ConfigKey] = {
-    "template": _define_usual_key(
-        _check_text,
-        "follows from the keys below and the checkpoints",
-        "`lightning`, `predict`, `function`, `server`, `plain` (restores the kit, predicts nothing), or a file of your own.",
-    ),
-    "model": _define_usual_key(
-        _check_text, "none", "Model class: `package.module:Class` or `file.py:Class`."
-    ),
-    "data": _define_usual_key(_check_text, "none", "Data class, written likewise."),
-    "function": _define_usual_key(
-        _check_text,
-        "none",
-        "For the templates `function` and `server`: `package.module:function` or `file.py:function`.",
-    ),
-    "title": _define_key(_check_text, "from the project", "Title of the notebook on Kaggle."),
-    "slug": _define_key(_check_text, "from the project", "Slug of the notebook on Kaggle."),
-    "submission": _define_key(
-        _check_text,
-        '`"submission.csv"`; `"submission.parquet"` for the template `server`',
-        "The file that the notebook writes.",
-    ),
-    "competition_sources": _define_key(_check_texts, "none", "Further competitions to attach."),
-    "dataset_sources": _define_key(_check_texts, "none", "Further datasets to attach."),
-    "kernel_sources": _define_key(_check_texts, "none", "Notebooks whose output to attach."),
-    "model_sources": _define_key(_check_texts, "none", "Kaggle Models to attach."),
-    "pin_image": _define_key(_check_flag, "`false`", "Pin Kaggle's image by its digest, if it is known."),
-    "params": _define_usual_key(
-        _check_table, "none", "Table of free values, given by name to your model, data class or function."
-    ),
-    "task": _define_usual_key(
-        _allow_choices("tabular", "images", "text"),
-        "the framework's usual one",
-        'For the template `predict`: `"tabular"`, `"images"` or `"text"`.',
-    ),
-    "ensemble": _define_usual_key(
-        _allow_choices("mean", "weighted", "rank", "vote"),
-        '`"mean"`; `"weighted"` if a model has a weight',
-        'How several models are combined: also `"rank"` (mean of ranks) and `"vote"`. Weights count in all but `"mean"`.',
-    ),
-    "postprocess": _define_usual_key(
-        _check_text,
-        "none",
-        '`"argmax"`, `"threshold:0.5"`, `"labels:0.5"`, `"clip:0:1"` (`"clip:0:"`: one limit), `"round"`, '
-        "or a function of (predictions, ids).",
-    ),
-    "tta": _define_key(
-        _check_text, "none", "Function that returns, for a batch, the batches whose predictions are averaged."
-    ),
-    "transform": _define_key(
-        _check_text, "none", "Function that turns a path, texts or a table into the model's input."
-    ),
-    "batch_size": _define_key(_check_count, "by task", "Rows, images or texts at once."),
-    "columns": _define_key(
-        _check_text,
-        "none",
-        "JSON file with training's columns and dtypes; they are compared with the test set's.",
-    ),
-    "source": _define_key(
-        _check_text, "none", "A notebook of yours that was adopted; `offline-kit adopt` sets it."
-    ),
-    "models": _define_usual_key(
-        _check_models,
-        "each checkpoint is a model",
-        "Array of tables, one for each model or group of models: see below.",
-    ),
-}
+NOTEBOOK_KEYS = _list_keys(NotebookSettings)
 """Keys of [tool.offline-kit.notebook]."""
-
-MODEL_KEYS: dict[str, ConfigKey] = {
-    "files": _define_usual_key(_check_text, "required", "File or glob among the checkpoints."),
-    "framework": _define_usual_key(
-        _check_text, "recognized from the file's bytes", "Name of the framework, from the table below."
-    ),
-    "model": _define_usual_key(
-        _check_text,
-        "none",
-        'For weights alone: your class, or a function that returns the model, or `"timm:NAME"`.',
-    ),
-    "weight": _define_usual_key(_check_weight, "`1`", "Weight of the model in the ensemble."),
-    "params": _define_usual_key(
-        _check_table, "none", "Arguments of the constructor of `model`, and the params listed below."
-    ),
-    "from": _define_key(
-        _check_origin,
-        "the kit",
-        'Where the files are, if not in the kit: `"dataset:owner/slug"`, `"notebook:owner/slug"` '
-        'or `"model:owner/slug/framework/variation/version"`.',
-    ),
-    "transform": _define_key(
-        _check_text, "the notebook's", "As in the notebook's table, for this model alone."
-    ),
-    "batch_size": _define_key(
-        _check_count, "the notebook's", "As in the notebook's table, for this model alone."
-    ),
-}
+MODEL_KEYS = _list_keys(ModelSpec)
 """Keys of an entry of [[tool.offline-kit.notebook.models]]."""
-
-PARAMS: dict[str, ConfigKey] = {
-    "activation": _define_usual_key(
-        _allow_choices("", "softmax", "sigmoid"),
-        "none",
-        '`"softmax"` or `"sigmoid"`: turn scores into probabilities.',
-    ),
-    "labels": _define_usual_key(
-        _check_labels,
-        "none",
-        "Names of the classes in the model's order: a list, or the name of a preprocessing file.",
-    ),
-    "text": _define_key(_check_text, "the one text column", "Column of the texts."),
-    "weights_only": _define_key(
-        _check_flag,
-        "`true`",
-        "`false` loads pickles that `torch.load(weights_only=True)` refuses: only for your own files.",
-    ),
-    "weights": _define_key(
-        _check_text,
-        "the usual names",
-        "Key of the state dict inside the checkpoint, if it has several or an unusual one.",
-    ),
-    "architecture": _define_key(_check_text, "from `model`", "Name of the timm architecture."),
-    "trust_remote_code": _define_key(
-        _check_flag, "`false`", "Run the code that a Hugging Face folder contains."
-    ),
-    "tokenizer": _define_key(_check_text, "the model's folder", "Preprocessing folder with the tokenizer."),
-    "max_length": _define_key(_check_count, "the tokenizer's, at most `512`", "Tokens of a text."),
-    "trusted": _define_key(_check_texts, "none", "Types that skops may load besides those that it trusts."),
-    "safe_mode": _define_key(
-        _check_flag, "`true`", "`false` lets Keras load lambda layers: only for your own files."
-    ),
-    "test": _define_key(
-        _check_text, "found in the data", "Test table or folder below the competition's data."
-    ),
-    "backend": _define_key(
-        _allow_choices("tensorflow", "jax", "torch"), '`"tensorflow"`', "What Keras computes with."
-    ),
-    "server": _define_key(
-        _check_text, "found in the competition's package", "Class of the inference server."
-    ),
-    "data_paths": _define_key(
-        _check_texts, "read from the competition's package", "Files of the gateway, below the data."
-    ),
-    "gateway": _define_key(
-        _check_gateway,
-        "found in the competition's package, else a stand-in",
-        "Class of the gateway, or a table of options of the stand-in (`batches`, `rows`, `by`, `sends`, `ids`, `submission`, `seed`).",
-    ),
-}
-"""Params that the templates `predict` and `server` and the frameworks read."""
+PARAMS = _list_keys(KnownParams)
 
 
 def find_key_problems(

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from offline_kit.project.config_keys import ModelSpec as ModelSpec
+from offline_kit.project.config_keys import NotebookSettings as NotebookSettings
+
 
 class Fate(StrEnum):
     """What the build does with a pin."""
@@ -208,24 +211,6 @@ class Finding:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelSpec:
-    """An entry of [[tool.offline-kit.notebook.models]]: the files of a model, and how to load it."""
-
-    files: str
-    """File, folder or glob; each file or model folder is a member of the ensemble."""
-    framework: str = ""
-    """Empty: recognized from the files."""
-    model: str = ""
-    """Reference to the class, or to a function that builds the model, if the files have only weights."""
-    weight: float = 1.0
-    params: dict[str, object] = field(default_factory=dict)
-    origin: str = ""
-    """`from` in the file: empty for the kit, else "dataset:…", "notebook:…" or "model:…"."""
-    transform: str = ""
-    batch_size: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
 class Member:
     """A model of the notebook's ensemble: a file or a folder, with the framework that loads it."""
 
@@ -313,34 +298,3 @@ class Kit:
         """Return the folder to upload for this part."""
         split = len(self.parts) > 1 if self.split is None else self.split
         return self.folder / "dataset" / part.name if split else self.folder / "dataset"
-
-
-@dataclass(frozen=True, kw_only=True)
-class NotebookSettings:
-    """The [notebook] table; `config_keys.NOTEBOOK_KEYS` explains the keys."""
-
-    template: str = "lightning"
-    model: str = ""
-    data: str = ""
-    function: str = ""
-    title: str = ""
-    slug: str = ""
-    submission: str = "submission.csv"
-    competition_sources: tuple[str, ...] = ()
-    dataset_sources: tuple[str, ...] = ()
-    kernel_sources: tuple[str, ...] = ()
-    model_sources: tuple[str, ...] = ()
-    pin_image: bool = False
-    params: dict[str, object] = field(default_factory=dict)
-    automatic: bool = False
-    """The template was not set: it may still follow from the checkpoints."""
-    task: str = ""
-    ensemble: str = ""
-    postprocess: str = ""
-    tta: str = ""
-    transform: str = ""
-    batch_size: int = 0
-    """0: the task's default."""
-    columns: str = ""
-    source: str = ""
-    models: tuple[ModelSpec, ...] = ()
