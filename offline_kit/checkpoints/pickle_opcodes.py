@@ -1,18 +1,24 @@
 """Survey what a pickle would import and call, and its top-level keys, from its opcodes alone.
 
-Nothing is executed. The names that torch's `weights_only` reader accepts are those of torch 2.13
-(https://github.com/pytorch/pytorch/blob/main/torch/_weights_only_unpickler.py); a test compares them to torch.
+Nothing is executed.
 """
 
 import lzma
 import math
 import pickletools
 import sys
+import tomllib
 import zipfile
 import zlib
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import IO, Any
+
+from offline_kit.core import resources
+
+PICKLE_NAMES = tomllib.loads(resources.data_file("pickle_names.toml").read_text(encoding="utf-8"))
+"""Names that pickles may import, table by table."""
 
 
 def split_words(text: str) -> list[str]:
@@ -20,41 +26,20 @@ def split_words(text: str) -> list[str]:
     return text.split()
 
 
-_DTYPES = split_words("""
-    bfloat16 bits16 bits1x8 bits2x4 bits4x2 bits8 bool complex128 complex32 complex64 float16 float32
-    float4_e2m1fn_x2 float64 float8_e4m3fn float8_e4m3fnuz float8_e5m2 float8_e5m2fnuz float8_e8m0fnu int1
-    int16 int2 int3 int32 int4 int5 int6 int64 int7 int8 qint32 qint8 quint2x4 quint4x2 quint8 uint1 uint16
-    uint2 uint3 uint32 uint4 uint5 uint6 uint64 uint7 uint8 per_channel_affine
-    per_channel_affine_float_qparams per_channel_symmetric per_tensor_affine per_tensor_symmetric
-""")
-_NUMBERS = split_words("BFloat16 Byte Char Double Float Half Int Long Short")
-_STORAGES = [*_NUMBERS, "Bool", "ComplexDouble", "ComplexFloat"]
-_QUANTIZED = split_words("QInt32 QInt8 QUInt2x4 QUInt4x2 QUInt8")
-_REBUILDERS = split_words("""
-    device_tensor_from_cpu_tensor device_tensor_from_numpy meta_tensor_no_storage nested_tensor parameter
-    parameter_with_state qtensor sparse_tensor tensor tensor_v2 tensor_v3 wrapper_subclass
-""")
-WEIGHTS_ONLY_GLOBALS: frozenset[str] = frozenset(
-    {"_codecs.encode", "builtins.bytearray", "builtins.complex", "builtins.set"}
-    | {"collections.Counter", "collections.OrderedDict"}
-    | {"torch.Size", "torch.Tensor", "torch.device", "torch.nn.parameter.Parameter"}
-    | {"torch.serialization._get_layout", "torch._tensor._rebuild_from_type_v2"}
-    | {"torch.storage.TypedStorage", "torch.storage.UntypedStorage"}
-    | {
-        "torch.nested._internal.nested_tensor.NestedTensor",
-        "torch.nested._internal.nested_tensor._rebuild_njt",
-    }
-    | {"torch.distributed._mesh_layout._FlatLayout", "torch.distributed._mesh_layout._MeshLayout"}
-    | {f"torch._utils._rebuild_{name}" for name in _REBUILDERS}
-    | {f"torch.{name}" for name in _DTYPES}
-    | {f"torch.{where}{name}Storage" for where in ("", "cuda.") for name in _STORAGES}
-    | {f"torch.{name}Storage" for name in _QUANTIZED}
-    | {f"torch.{where}{name}Tensor" for where in ("", "cuda.") for name in [*_NUMBERS, "Bool"]}
-    | {f"torch.{where}sparse.{name}Tensor" for where in ("", "cuda.") for name in _NUMBERS}
-)
-"""Globals that torch.load(weights_only=True) accepts."""
+def expand_names(*tables: str) -> frozenset[str]:
+    """Return the full names ("module.name") in tables of names by their modules."""
+    return frozenset(
+        f"{module}.{name}"
+        for table in tables
+        for modules, names in PICKLE_NAMES[table].items()
+        for module in modules.split()
+        for name in names.split()
+    )
 
-WEIGHTS_ONLY_OPCODES: frozenset[str] = frozenset(
+
+WEIGHTS_ONLY_GLOBALS = expand_names("weights_only")
+"""Globals that torch.load(weights_only=True) accepts."""
+_WEIGHTS_ONLY_OPCODES = frozenset(
     split_words("""
     GLOBAL NEWOBJ REDUCE BUILD APPEND APPENDS SETITEM SETITEMS MARK TUPLE TUPLE1 TUPLE2 TUPLE3 NONE NEWFALSE
     NEWTRUE EMPTY_TUPLE EMPTY_LIST EMPTY_DICT EMPTY_SET BININT BININT1 BININT2 BINFLOAT BINUNICODE
@@ -63,31 +48,10 @@ WEIGHTS_ONLY_OPCODES: frozenset[str] = frozenset(
 )
 """Opcodes that it accepts: those of protocol 2."""
 
-# As `pickle` itself maps them: https://github.com/python/cpython/blob/main/Lib/_compat_pickle.py
-_OLD_MODULES = {
-    "__builtin__": "builtins",
-    "copy_reg": "copyreg",
-    "Queue": "queue",
-    "repr": "reprlib",
-    "_abcoll": "collections.abc",
-    "whichdb": "dbm",
-    "StringIO": "io",
-    "cStringIO": "io",
-    **dict.fromkeys(("UserDict", "UserList", "UserString"), "collections"),
-}
-_OLD_NAMES = {
-    "__builtin__.xrange": "builtins.range",
-    "__builtin__.reduce": "functools.reduce",
-    "__builtin__.unichr": "builtins.chr",
-    "__builtin__.unicode": "builtins.str",
-    "__builtin__.basestring": "builtins.str",
-    "__builtin__.long": "builtins.int",
-}
-
-_KEEPS_ITS_OBJECT = frozenset({"APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD"})
 # Effects of all opcodes: https://github.com/python/cpython/blob/main/Lib/pickletools.py
-_PUTS = frozenset({"PUT", "BINPUT", "LONG_BINPUT"})
-_GETS = frozenset({"GET", "BINGET", "LONG_BINGET"})
+_KEEPS_ITS_OBJECT = frozenset({"APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD"})
+PUTS = frozenset({"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"})
+GETS = frozenset({"GET", "BINGET", "LONG_BINGET"})
 # EXT codes stand for names in copyreg's registry, which is filled at run time: they stay hidden.
 _IMPORTS = frozenset({"GLOBAL", "INST", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4"})
 _MARK, _NONE = object(), object()
@@ -97,8 +61,6 @@ HIDDEN_CALL = "an object that it makes itself, called like a function"
 """Stands among the globals for a call of something else than what was imported."""
 HIDDEN_IMPORT = "a name that is computed while loading"
 """Stands among the globals for an import whose name the opcodes do not tell."""
-TORCH_BYTES_LOADER = "torch.storage._load_from_bytes"
-"""How plain pickles hold torch's storages: as the bytes of another pickle."""
 JOBLIB_WRAPPER = "joblib.numpy_pickle.NumpyArrayWrapper"
 """Class whose object precedes the raw bytes of an array in a joblib file."""
 _WRAPPER_FIELDS = frozenset(
@@ -129,13 +91,6 @@ class PickleSurvey:
     nested: list[bytes] = field(default_factory=list)
     """Bytes in it that may be pickles or archives of their own."""
 
-    def merge_inner(self, inner: "PickleSurvey") -> None:
-        """Add what a pickle inside this one would do."""
-        self.globals |= inner.globals
-        self.attributes |= inner.attributes
-        self.has_hidden_attributes |= inner.has_hidden_attributes
-        self.nested += inner.nested
-
 
 @dataclass(frozen=True)
 class _ImportedName:
@@ -153,10 +108,6 @@ class _CreatedObject:
     state: Any = ()
 
 
-class _StackUnderflowError(Exception):
-    """An opcode takes more from the stack than there is: every unpickler stops there."""
-
-
 def survey_pickle(
     stream: IO[bytes], *, max_opcodes: int = 5_000_000, joblib_arrays: bool = False
 ) -> PickleSurvey:
@@ -166,33 +117,42 @@ def survey_pickle(
     that describe them, as joblib writes them; they are skipped.
     """
     walker = _OpcodeWalker(stream, joblib_arrays=joblib_arrays)
-    survey = walker.survey
     try:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
             walker.walk_opcode(opcode, argument)
             if count >= max_opcodes:
-                return survey
-    except (ValueError, OverflowError, MemoryError, UnicodeError, _StackUnderflowError):
-        return survey  # the stream's end, an unknown opcode or a broken argument
+                return walker.survey
+    except (ValueError, OverflowError, MemoryError, IndexError):
+        return walker.survey  # the stream's end, an unknown opcode, a broken argument, or an empty stack
     except (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile):
-        return survey  # what it is packed into is damaged from here on
-    survey.is_whole = walker.is_sound
-    return survey
+        return walker.survey  # what it is packed into is damaged from here on
+    walker.survey.is_whole = walker.is_sound
+    return walker.survey
 
 
 def list_refused(survey: PickleSurvey) -> tuple[str, ...]:
     """Return what torch.load(weights_only=True) would refuse: sorted globals, then the protocol."""
     refused = sorted(survey.globals - WEIGHTS_ONLY_GLOBALS)
-    unknown_opcodes = survey.opcodes - WEIGHTS_ONLY_OPCODES
-    if unknown_opcodes and survey.protocol > 2:
-        refused.append(f"pickle protocol {survey.protocol}")
-    elif unknown_opcodes:
-        refused.append(f"pickle opcode {min(unknown_opcodes)}")
+    if unknown_opcodes := survey.opcodes - _WEIGHTS_ONLY_OPCODES:
+        protocol = f"protocol {survey.protocol}" if survey.protocol > 2 else f"opcode {min(unknown_opcodes)}"
+        refused.append(f"pickle {protocol}")
     return tuple(refused)
 
 
+def list_packages(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the top-level packages that these globals come from, without torch and the standard library.
+
+    Names of `__main__` come from no package: a script gives them (`main_from`).
+    """
+    tops = {name.partition(".")[0] for name in names if "." in name and " " not in name}
+    return tuple(sorted(tops - set(sys.stdlib_module_names) - {"__main__", "torch"}))
+
+
 class _OpcodeWalker:
-    """The pickle machine's stack and memo, holding only what matters: texts, numbers, globals and dicts."""
+    """The pickle machine's stack and memo, holding only what matters: texts, numbers, globals and dicts.
+
+    An opcode that takes more from the stack than there is raises IndexError: every unpickler stops there.
+    """
 
     def __init__(self, stream: IO[bytes], *, joblib_arrays: bool) -> None:
         self.survey = PickleSurvey()
@@ -208,19 +168,19 @@ class _OpcodeWalker:
         self.survey.opcodes.add(name)
         if name == "PROTO":
             self.survey.protocol = argument
-        elif name in _GETS:
+        elif name in GETS:
             # An Unpickler that loads several pickles keeps its memo: such a stream may continue, but is not complete.
             self.is_sound &= argument in self.memo
             self.stack.append(self.memo.get(argument))
-        elif name in _PUTS or name == "MEMOIZE":
+        elif name in PUTS:
             # MEMOIZE takes the memo's size as its index: https://peps.python.org/pep-3154/
-            self.memo[len(self.memo) if name == "MEMOIZE" else argument] = self.peek_stack()
+            self.memo[len(self.memo) if name == "MEMOIZE" else argument] = self.stack[-1]
         elif name == "DUP":
-            self.stack.append(self.peek_stack())
+            self.stack.append(self.stack[-1])
         elif name == "MARK":
             self.stack.append(_MARK)
         elif name == "STOP":
-            top = self.peek_stack()
+            top = self.stack[-1]
             self.survey.keys = frozenset(top) - {None} if isinstance(top, dict) else frozenset()
         else:
             self.apply_opcode(opcode, argument)
@@ -251,7 +211,8 @@ class _OpcodeWalker:
         else:
             is_plain = isinstance(argument, str | bytes | bytearray | int)
             plain = argument if is_plain else _NONE if name == "NONE" else None
-            self.note_nested(plain)
+            if nested := _find_nested_pickle(plain):
+                self.survey.nested.append(nested)
             self.stack += [plain] * len(opcode.stack_after)
         self.survey.has_hidden_attributes |= _ImportedName("builtins.getattr") in operands
 
@@ -261,9 +222,9 @@ class _OpcodeWalker:
         if "mark" in kinds:
             while self.stack and self.stack[-1] is not _MARK:
                 operands.append(self.stack.pop())
-            self.pop_stack()
+            self.stack.pop()
             kinds = kinds[: kinds.index("mark")]
-        operands += [self.pop_stack() for _ in kinds]
+        operands += [self.stack.pop() for _ in kinds]
         return operands[::-1]
 
     def import_name(self, opcode: str, argument: Any, operands: list[Any]) -> Any:
@@ -272,9 +233,11 @@ class _OpcodeWalker:
         if len(texts) != 2 or not all(isinstance(text, str) for text in texts):
             self.survey.globals.add(HIDDEN_IMPORT)
             return None
-        name = _ImportedName(to_python3_name(*texts))
-        self.survey.globals.add(name.name)
-        return self.create_object(name) if opcode == "INST" else name
+        # Old pickles hold Python 2's names, which the unpickler and torch translate by this table.
+        module, name = NAME_MAPPING.get((texts[0], texts[1]), (texts[0], texts[1]))
+        imported = _ImportedName(f"{IMPORT_MAPPING.get(module, module)}.{name}")
+        self.survey.globals.add(imported.name)
+        return self.create_object(imported) if opcode == "INST" else imported
 
     def create_object(self, kind: Any) -> _CreatedObject | None:
         """Record that a class is called, and return what it creates."""
@@ -284,54 +247,31 @@ class _OpcodeWalker:
         self.survey.has_calls |= self.is_sound
         return _CreatedObject(kind.name)
 
-    def note_nested(self, data: object) -> None:
-        """Keep bytes that begin as pickles and archives do; protocols below 3 write them as texts."""
-        nested = find_nested_pickle(data)
-        if nested:
-            self.survey.nested.append(nested)
-
     def call_function(self, function: Any = None, arguments: Any = None) -> Any:
         """Record a call, and return what it creates as far as that is told."""
         if not isinstance(function, _ImportedName):
             self.survey.globals.add(HIDDEN_CALL)
             return None
-        if not isinstance(arguments, tuple):
-            arguments = ()
-        else:
+        if isinstance(arguments, tuple):
             self.survey.has_calls |= self.is_sound
-        # It unpickles its argument, so that must be bytes that the scan can read too.
-        if function.name == TORCH_BYTES_LOADER and not (
-            len(arguments) == 1 and isinstance(arguments[0], bytes)
-        ):
+        else:
+            arguments = ()
+        # Plain pickles hold torch's storages as the bytes of another pickle, so the scan must be able to read them.
+        has_bytes = len(arguments) == 1 and isinstance(arguments[0], bytes)
+        if function.name == "torch.storage._load_from_bytes" and not has_bytes:
             self.survey.globals.add(HIDDEN_IMPORT)
         # Protocols below 3 have no bytes: they pickle a call of _codecs.encode(text, "latin1").
         if function.name == "_codecs.encode" and len(arguments) == 2:
-            return encode_latin1(*arguments)
+            return _encode_latin1(*arguments)
         if function.name == "builtins.getattr":
-            return self.get_attribute(*arguments) if len(arguments) == 2 else self.get_attribute(None, None)
+            owner, attribute = arguments if len(arguments) == 2 else (None, None)
+            is_told = isinstance(attribute, str) and not attribute.startswith("__")
+            if is_told and isinstance(owner, _ImportedName | _CreatedObject):
+                self.survey.attributes.add(f"{owner.name}.{attribute}")
+                return _ImportedName(f"{owner.name}.{attribute}")
+            self.survey.has_hidden_attributes = True
+            return None
         return _CreatedObject(function.name, arguments if function.name == "numpy.dtype" else ())
-
-    def get_attribute(self, owner: Any, attribute: Any) -> _ImportedName | None:
-        if (
-            isinstance(attribute, str)
-            and not attribute.startswith("__")
-            and isinstance(owner, _ImportedName | _CreatedObject)
-        ):
-            name = f"{owner.name}.{attribute}"
-            self.survey.attributes.add(name)
-            return _ImportedName(name)
-        self.survey.has_hidden_attributes = True
-        return None
-
-    def peek_stack(self) -> Any:
-        if not self.stack:
-            raise _StackUnderflowError
-        return self.stack[-1]
-
-    def pop_stack(self) -> Any:
-        if not self.stack:
-            raise _StackUnderflowError
-        return self.stack.pop()
 
     def check_joblib(self, opcode: str, argument: Any, operands: list[Any]) -> None:
         """Skip the array behind an object that describes one; raise ValueError for what joblib does not write."""
@@ -339,8 +279,8 @@ class _OpcodeWalker:
             # The unpickler reads a frame into memory: an array inside of one would lie behind it for joblib.
             self.frame_end = self.stream.tell() + int(argument)
         is_named = isinstance(argument, str) and argument.replace(" ", ".") == JOBLIB_WRAPPER
-        allowed = ("GLOBAL",) if is_named else ("NEWOBJ",)
-        if (is_named or _ImportedName(JOBLIB_WRAPPER) in operands) and opcode not in allowed:
+        allowed = "GLOBAL" if is_named else "NEWOBJ"
+        if (is_named or _ImportedName(JOBLIB_WRAPPER) in operands) and opcode != allowed:
             raise ValueError("an array is announced in a way that joblib does not use")
         if opcode != "BUILD" or not isinstance(operands[0], _CreatedObject):
             return
@@ -363,25 +303,26 @@ class _OpcodeWalker:
         item_size = _measure_item(wrapper.get("dtype"))
         if item_size is None:
             inner = survey_pickle(self.stream)
-            self.survey.merge_inner(inner)
+            self.survey.globals |= inner.globals
+            self.survey.attributes |= inner.attributes
+            self.survey.has_hidden_attributes |= inner.has_hidden_attributes
+            self.survey.nested += inner.nested
             if not inner.is_whole:
                 raise EOFError("the pickle of an object array ends early")
             return
+        remaining = math.prod(shape) * item_size
         # joblib 1.2 and newer align arrays for memory maps: the first byte counts the others.
         # https://github.com/joblib/joblib/blob/1.5.1/joblib/numpy_pickle.py (NumpyArrayWrapper.write_array)
         if alignment is not _NONE:
             padding = self.stream.read(1)
             if not isinstance(alignment, int) or not padding:
                 raise ValueError("an array of an unknown alignment")
-            self.skip_bytes(padding[0])
-        self.skip_bytes(math.prod(shape) * item_size)
-
-    def skip_bytes(self, count: int) -> None:
-        while count > 0:
-            length = len(self.stream.read(min(count, _CHUNK)))
+            remaining = max(remaining, 0) + padding[0]
+        while remaining > 0:
+            length = len(self.stream.read(min(remaining, _CHUNK)))
             if not length:
                 raise EOFError("an array ends early")
-            count -= length
+            remaining -= length
 
 
 def _read_persistent_class(pid: Any) -> _ImportedName | None:
@@ -398,24 +339,10 @@ def _read_items(operands: list[Any]) -> dict[str | None, Any]:
 
 def _measure_item(dtype: Any) -> int | None:
     """Return the bytes of one item of a numpy type: "f8", "<U12", "V16", "b1"; None for pickled objects."""
-    if (
-        not isinstance(dtype, _CreatedObject)
-        or not dtype.arguments
-        or not isinstance(dtype.arguments[0], str)
-    ):
+    is_known = isinstance(dtype, _CreatedObject) and dtype.arguments and isinstance(dtype.arguments[0], str)
+    if not is_known:
         raise ValueError("an array of an unknown type")
-    if _holds_objects(dtype):
-        return None
-    code = dtype.arguments[0].lstrip("<>|=") or "?"
-    size = int(code[1:]) * (4 if code[0] == "U" else 1)
-    stated = dtype.state[5] if isinstance(dtype.state, tuple) and len(dtype.state) > 5 else -1
-    if stated not in (-1, size):
-        raise ValueError("an array whose items are of another size than their type")
-    return size
-
-
-def _holds_objects(dtype: _CreatedObject) -> bool:
-    """Whether a numpy type is `object` or has a field of it: joblib pickles such arrays."""
+    # joblib pickles an array if its type is `object` or has a field of it.
     pending: list[Any] = [dtype]
     visited: set[int] = set()
     while pending:
@@ -425,23 +352,31 @@ def _holds_objects(dtype: _CreatedObject) -> bool:
         visited.add(id(part))
         if isinstance(part, _CreatedObject):
             if str((*part.arguments, "")[0]).lstrip("<>|=").startswith("O"):
-                return True
+                return None
             pending.append(part.state)
         elif isinstance(part, tuple | dict):
             pending += part.values() if isinstance(part, dict) else part
-    return False
+    code = dtype.arguments[0].lstrip("<>|=") or "?"
+    size = int(code[1:]) * (4 if code[0] == "U" else 1)
+    stated = dtype.state[5] if isinstance(dtype.state, tuple) and len(dtype.state) > 5 else -1
+    if stated not in (-1, size):
+        raise ValueError("an array whose items are of another size than their type")
+    return size
 
 
-def find_nested_pickle(data: object) -> bytes:
-    """Return the bytes of a text or bytes that begin as a pickle or an archive does; else nothing."""
+def _find_nested_pickle(data: object) -> bytes:
+    """Return the bytes of a text or bytes that begin as a pickle or an archive does; else nothing.
+
+    Protocols below 3 write bytes as texts.
+    """
     if isinstance(data, str):
-        data = encode_latin1(data, "latin1") if data[:2] in _NESTED_TEXTS else None
+        data = _encode_latin1(data, "latin1") if data[:2] in _NESTED_TEXTS else None
     if not isinstance(data, bytes | bytearray) or len(data) < 6:
         return b""
     return bytes(data) if bytes(data[:2]) in _NESTED else b""
 
 
-def encode_latin1(text: object, encoding: object) -> bytes | None:
+def _encode_latin1(text: object, encoding: object) -> bytes | None:
     """Return what `_codecs.encode` makes of a text, as pickles of protocol 2 write bytes; None for other uses."""
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1", "iso-8859-1"):
         return None
@@ -449,18 +384,3 @@ def encode_latin1(text: object, encoding: object) -> bytes | None:
         return text.encode("latin1")
     except UnicodeEncodeError:
         return None
-
-
-def to_python3_name(module: str, name: str) -> str:
-    """Return "module.name" as Python 3 would look it up: old pickles hold Python 2's names."""
-    old_name = f"{module}.{name}"
-    return _OLD_NAMES.get(old_name, f"{_OLD_MODULES.get(module, module)}.{name}")
-
-
-def list_packages(names: Iterable[str]) -> tuple[str, ...]:
-    """Return the top-level packages that these globals come from, without torch and the standard library.
-
-    Names of `__main__` come from no package: a script gives them (`main_from`).
-    """
-    tops = {name.partition(".")[0] for name in names if "." in name and " " not in name}
-    return tuple(sorted(tops - set(sys.stdlib_module_names) - {"__main__", "torch"}))

@@ -1,12 +1,19 @@
-"""Scan all files of the models: what their pickles would run, and which names of `__main__` they need."""
+"""Scan all files of the models: what their pickles would run, and which names of `__main__` they need.
+
+Classes in the estimator modules of the usual libraries are allowed, functions by name (`data/pickle_names.toml`), and
+the project's own code; everything else counts as dangerous.
+"""
 
 import fnmatch
 import json
+import re
+import sys
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from offline_kit.checkpoints import pickle_allowlist, pickle_streams
+from offline_kit.checkpoints.pickle_opcodes import HIDDEN_CALL, HIDDEN_IMPORT, PICKLE_NAMES, expand_names
+from offline_kit.checkpoints.pickle_streams import read_pickles
 from offline_kit.core.cache import Cache, cache_key
 from offline_kit.core.errors import ProjectError
 from offline_kit.core.report import SILENT, Reporter
@@ -15,6 +22,18 @@ from offline_kit.project.types import Checkpoint
 _CACHE_VERSION = 5
 """Increased when files are judged by other rules, so that nothing old is remembered."""
 _MAINS = ("__main__", "__mp_main__")
+_ALLOWED_NAMES = expand_names("weights_only", "standard_library", "functions")
+_WORDS = {key: frozenset(words.split()) for key, words in PICKLE_NAMES["words"].items()}
+_ESTIMATORS = {package: modules.split() for package, modules in PICKLE_NAMES["estimators"].items()}
+_ALLOWED_PATTERNS = (
+    re.compile(r"sklearn\.metrics\.[\w.]+_(?:score|loss|error|distances?|kernel)"),
+    re.compile(r"scipy\.interpolate\.(?:_?interpolate)\.interp1d\._call_\w+"),
+    re.compile(r"scipy\.sparse\.[\w.]*(?:bsr|coo|csc|csr|dia|dok|lil)_(?:matrix|array)"),
+    # How Cython unpickles its own classes.
+    re.compile(r"(?:numpy\.random|pandas\._libs|sklearn|catboost|lightgbm)\.[\w.]*__pyx_unpickle_\w+"),
+)
+_TORCHSCRIPT = re.compile(r"__torch__\.[\w.]+|torch\.jit\._pickle\.(?:build_\w+|restore_type_tag)")
+"""Classes that a TorchScript archive defines itself, for torch's C++ alone: Python has no module `__torch__`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,23 +63,26 @@ def scan_checkpoints(
     ProjectError with every danger of the files that no glob of `trust` matches, and for damaged files.
     """
     store = Cache(cache)
-    unknown = sum(store.read_record("scans", _file_key(file)) is None for file in weights)
-    if unknown:
+    keys = [cache_key(_CACHE_VERSION, file.sha256, file.path.suffix) for file in weights]
+    records = [store.read_record("scans", key) for key in keys]
+    if unknown := records.count(None):
         report.step(f"Scanning {unknown} file{'s' * (unknown > 1)} for unsafe pickles")
-    results = tuple(_scan_file(file, store, own_modules) for file in weights)
+    results = []
+    for file, key, known in zip(weights, keys, records, strict=True):
+        record = _read_file(file.path) if known is None else known
+        if known is None:
+            store.write_record("scans", key, record)
+        results.append(_judge_file(file.original, record, own_modules))
     suspects = []
     for result in results:
-        if not result.dangers and not result.damage:
-            continue
-        if is_trusted(result.original, trust):
-            tell = report.warn if result.damage else report.note
-            first_problem = (*result.damage, *result.dangers)[0]
-            tell(f"'{result.original}' {first_problem}; it is included because `trust` names it")
-        else:
-            suspects.append(result)
-    _refuse_dangers([result for result in suspects if result.dangers])
-    _refuse_damage(suspects)
-    return results
+        if problems := (*result.damage, *result.dangers):
+            if is_trusted(result.original, trust):
+                tell = report.warn if result.damage else report.note
+                tell(f"'{result.original}' {problems[0]}; it is included because `trust` names it")
+            else:
+                suspects.append(result)
+    _refuse_suspects(suspects)
+    return tuple(results)
 
 
 def is_trusted(original: str, trust: Iterable[str]) -> bool:
@@ -69,79 +91,101 @@ def is_trusted(original: str, trust: Iterable[str]) -> bool:
     return original in patterns or any(fnmatch.fnmatchcase(original, pattern) for pattern in patterns)
 
 
-def _refuse_dangers(suspects: Sequence[ScanResult]) -> None:
-    if not suspects:
-        return
-    lines = [f"'{suspect.original}' {line}" for suspect in suspects for line in suspect.dangers]
-    names = ", ".join(f'"{suspect.original}"' for suspect in suspects)
-    is_single = len(suspects) == 1
-    raise ProjectError(
-        lines[0] if is_single else f"{len(suspects)} files would run something when they are loaded",
-        hint=f"delete what is not yours; if you saved it yourself, set trust = [{names}] in [tool.offline-kit]",
-        code="unsafe-pickle",
-        details=lines[is_single:],
-    )
+def classify_globals(names: Iterable[str], own_modules: Collection[str] = ()) -> dict[str, str]:
+    """Return the globals ("module.name") that are not allowed, each with its reason.
 
-
-def _refuse_damage(suspects: Sequence[ScanResult]) -> None:
-    """Raise for files that nobody can load: trust is no remedy."""
-    if not suspects:
-        return
-    lines = [f"'{suspect.original}' {line}" for suspect in suspects for line in suspect.damage]
-    is_single = len(suspects) == 1
-    raise ProjectError(
-        lines[0] if is_single else f"{len(suspects)} files are cut off or damaged",
-        hint=f"save or copy {'it' if is_single else 'them'} again",
-        code="checkpoint-damaged",
-        details=lines[is_single:],
-    )
-
-
-def _file_key(file: Checkpoint) -> str:
-    return cache_key(_CACHE_VERSION, file.sha256, file.path.suffix)
-
-
-def _scan_file(file: Checkpoint, store: Cache, own_modules: Collection[str]) -> ScanResult:
-    key = _file_key(file)
-    record = store.read_record("scans", key)
-    if record is None:
-        record = _read_file(file.path)
-        store.write_record("scans", key, record)
-    names, hidden, damage = (json.loads(str(record[field])) for field in ("names", "hidden", "damage"))
-    dangers = pickle_allowlist.classify_globals(names, own_modules)
-    imports = (f"imports '{name}' when it is loaded: {reason}" for name, reason in dangers.items())
-    return ScanResult(
-        original=file.original,
-        dangers=(*imports, *hidden),
-        damage=tuple(damage),
-        main_names=tuple(_list_main_names(names)),
-    )
+    `own_modules` are the top-level modules of the project's own code.
+    """
+    reasons = {name: _find_reason(name, own_modules) for name in sorted(set(names))}
+    return {name: reason for name, reason in reasons.items() if reason}
 
 
 def _read_file(path: Path) -> dict[str, object]:
+    """Return what the cache keeps of a file: lists as JSON."""
     try:
-        pickles = pickle_streams.read_pickles(path)
+        pickles = read_pickles(path)
     except OSError as error:
         raise ProjectError(
             f"'{path}' cannot be read: {error.strerror}",
             hint="make it readable, then build again",
             code="checkpoint-unreadable",
         ) from error
+    hidden, damage = [], []
+    for pickled in pickles:
+        if pickled.damage:
+            where = f"in its {pickled.member!r}, " if pickled.member else ""
+            damage.append(f"is cut off or damaged: {where}{pickled.damage}")
+        elif not pickled.is_whole:
+            where = f" (its {pickled.member!r})" if pickled.member else ""
+            hidden.append(f"cannot be read to its end{where}: the rest is hidden")
     names = {name for pickled in pickles for name in pickled.globals}
-    hidden = [
-        f"cannot be read to its end{f' (its {pickled.member!r})' if pickled.member else ''}: the rest is hidden"
-        for pickled in pickles
-        if not pickled.is_whole and not pickled.damage
-    ]
-    damage = [
-        f"is cut off or damaged: {f'in its {pickled.member!r}, ' if pickled.member else ''}{pickled.damage}"
-        for pickled in pickles
-        if pickled.damage
-    ]
     lists = {"names": sorted(names), "hidden": hidden, "damage": damage}
     return {name: json.dumps(values) for name, values in lists.items()}
 
 
-def _list_main_names(names: Iterable[str]) -> list[str]:
+def _judge_file(original: str, record: dict[str, object], own_modules: Collection[str]) -> ScanResult:
+    names, hidden, damage = (json.loads(str(record[field])) for field in ("names", "hidden", "damage"))
+    dangers = classify_globals(names, own_modules)
     split_names = (name.split(".") for name in names)
-    return sorted({steps[1] for steps in split_names if steps[0] in _MAINS and len(steps) > 1})
+    return ScanResult(
+        original=original,
+        dangers=(*(f"imports '{name}' when it is loaded: {why}" for name, why in dangers.items()), *hidden),
+        damage=tuple(damage),
+        main_names=tuple(
+            sorted({steps[1] for steps in split_names if steps[0] in _MAINS and len(steps) > 1})
+        ),
+    )
+
+
+def _refuse_suspects(suspects: Sequence[ScanResult]) -> None:
+    """Raise for files that would run something, else for those that nobody can load: trust is no remedy for them."""
+    dangerous = [suspect for suspect in suspects if suspect.dangers]
+    if dangerous:
+        lines = [f"'{suspect.original}' {line}" for suspect in dangerous for line in suspect.dangers]
+        names = ", ".join(f'"{suspect.original}"' for suspect in dangerous)
+        is_single = len(dangerous) == 1
+        raise ProjectError(
+            lines[0] if is_single else f"{len(dangerous)} files would run something when they are loaded",
+            hint=f"delete what is not yours; if you saved it yourself, set trust = [{names}] in [tool.offline-kit]",
+            code="unsafe-pickle",
+            details=lines[is_single:],
+        )
+    if suspects:
+        lines = [f"'{suspect.original}' {line}" for suspect in suspects for line in suspect.damage]
+        is_single = len(suspects) == 1
+        raise ProjectError(
+            lines[0] if is_single else f"{len(suspects)} files are cut off or damaged",
+            hint=f"save or copy {'it' if is_single else 'them'} again",
+            code="checkpoint-damaged",
+            details=lines[is_single:],
+        )
+
+
+def _find_reason(name: str, own_modules: Collection[str]) -> str:
+    if name in (HIDDEN_IMPORT, HIDDEN_CALL):
+        return f"what it {'imports' if name == HIDDEN_IMPORT else 'calls'} is hidden"
+    if name in _ALLOWED_NAMES or _TORCHSCRIPT.fullmatch(name):
+        return ""
+    module, _, last_name = name.rpartition(".")
+    top, *steps = name.split(".")
+    is_standard = top in sys.stdlib_module_names
+    is_own = top in _MAINS or (top in own_modules and not is_standard)
+    if is_standard and not is_own:
+        harmless = module in _WORDS["safe_modules"] and not last_name.startswith("_")
+        return "" if harmless else "no model needs it from the standard library"
+    # A name may lead into a module of another package: "torch.hub.os.system".
+    if bypass := next((step for step in steps if step in _WORDS["powerful_modules"]), ""):
+        return f"it reaches Python's '{bypass}' through '{top}'"
+    if is_own or any(pattern.fullmatch(name) for pattern in _ALLOWED_PATTERNS):
+        return ""
+    if _WORDS["unsafe_parts"] & {top, *steps}:
+        return f"it is a part of '{top}' that reads, writes or runs something"
+    others, modules = _WORDS["other_estimators"], _ESTIMATORS.get(top, [])
+    is_estimator = top in others or (bool(steps) and steps[0] in modules)
+    is_pandas = top == "pandas" and len(steps) == 1  # pandas.DataFrame, pandas.CategoricalDtype
+    # Classes are capitalized: "Pipeline", "_BinMapper", "C_NA".
+    if last_name.lstrip("_")[:1].isupper() and (is_estimator or is_pandas):
+        return ""
+    if top in others or modules or top in ("joblib", "dill", "cloudpickle"):
+        return f"models are not made of this part of '{top}'"
+    return f"'{top}' is neither a known library nor your own code"

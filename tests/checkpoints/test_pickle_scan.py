@@ -24,9 +24,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from offline_kit.checkpoints.pickle_allowlist import classify_globals
 from offline_kit.checkpoints.pickle_opcodes import split_words, survey_pickle
-from offline_kit.checkpoints.pickle_scan import ScanResult, scan_checkpoints
+from offline_kit.checkpoints.pickle_scan import ScanResult, classify_globals, scan_checkpoints
 from offline_kit.core.errors import ProjectError
 from offline_kit.core.files import sha256_of
 from offline_kit.project.types import Checkpoint
