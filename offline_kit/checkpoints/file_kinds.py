@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from offline_kit.checkpoints.pickle_opcodes import PickleSurvey, list_refused, survey_pickle
+from offline_kit.checkpoints.pickle_streams import TORCH_MAGIC
 from offline_kit.checkpoints.protobuf import read_fields
 from offline_kit.core.files import fingerprint
 from offline_kit.project.types import CheckpointKind as Kind
@@ -20,21 +21,19 @@ _PICKLE_BYTES = 256 << 20
 """More of a pickle inside a zip is not read: tensors lie beside it, so it is small."""
 # https://lightning.ai/docs/pytorch/stable/common/checkpointing_basic.html#what-is-a-checkpoint
 _LIGHTNING = {"state_dict", "pytorch-lightning_version"}
-# torch.save's magic number before 1.6, pickled with protocol 2:
-# https://github.com/pytorch/pytorch/blob/main/torch/serialization.py
-_TORCH_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _LFS = b"version https://git-lfs"
 _HEAD = 1 << 16
 _UNREAD = "a part of the pickle that could not be read"
 _ONNX_FIELDS = frozenset({*range(1, 9), 14, 20, 25, 26})
 """Numbers in ModelProto: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto."""
+_HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifiedFile:
     """What a file turned out to be."""
 
-    kind: Kind
+    kind: Kind = Kind.OTHER
     """OTHER for a format that is not known, which is no fault."""
     refused: tuple[str, ...] = ()
     """What torch.load(weights_only=True) would refuse of it."""
@@ -53,44 +52,46 @@ def _classify_file(path: Path, _fingerprint: tuple[str, ...]) -> ClassifiedFile:
     with path.open("rb") as stream:
         head = stream.read(_HEAD)
         if not head:
-            return ClassifiedFile(kind=Kind.OTHER, problem="is empty (0 bytes)")
+            return ClassifiedFile(problem="is empty (0 bytes)")
         if head.startswith(_LFS):
             # https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md: a text takes the file's place
-            return ClassifiedFile(
-                kind=Kind.OTHER, problem="is a Git LFS pointer, not the file itself: run 'git lfs pull'"
-            )
+            return ClassifiedFile(problem="is a Git LFS pointer, not the file itself: run 'git lfs pull'")
         if head.startswith(b"PK\x03\x04"):
             return _classify_zip(path)
-        if head.startswith(_TORCH_MAGIC):
-            return _classify_legacy(stream)
-        if head[257:262] == b"ustar" and (oldest := _classify_tar(path)):
-            return oldest
+        if head.startswith(TORCH_MAGIC):
+            # torch's old format: three small pickles, then the object's, then raw storages
+            stream.seek(0)
+            if all(survey_pickle(stream, max_opcodes=1000).is_whole for _ in range(3)):
+                return _classify_torch(survey_pickle(stream), Kind.TORCH_LEGACY)
+            problem = "is cut short or damaged: torch's old format, half of it"
+            return ClassifiedFile(kind=Kind.TORCH_LEGACY, problem=problem)
+        if head[257:262] == b"ustar" and _is_torch_tar(path):
+            # torch.load still reads such archives, but never with weights_only=True.
+            return ClassifiedFile(kind=Kind.TORCH_LEGACY, refused=("torch's oldest format (.tar)",))
         if safetensors := _classify_safetensors(head, stream, size):
             return safetensors
-        return ClassifiedFile(kind=_classify_magic(path, head, stream, size))
+        # A user block may precede HDF5's signature: https://docs.hdfgroup.org/hdf5/v1_14/_f_m_t3.html
+        if any(head[start : start + 8] == _HDF5 for start in (0, 512, 1024, 2048)):
+            return ClassifiedFile(kind=Kind.HDF5)
+        return ClassifiedFile(kind=_classify_content(path.suffix.lower(), head, stream, size))
 
 
 def _classify_zip(path: Path) -> ClassifiedFile:
     if not zipfile.is_zipfile(path):
-        return ClassifiedFile(kind=Kind.OTHER, problem="is cut short or damaged: a zip without its end")
+        return ClassifiedFile(problem="is cut short or damaged: a zip without its end")
     try:
         with zipfile.ZipFile(path) as archive:
-            return _classify_archive(archive)
+            names = archive.namelist()
+            pickles = [name for name in names if name.count("/") <= 1 and f"/{name}".endswith("/data.pkl")]
+            if pickles:
+                with archive.open(pickles[0]) as stream:
+                    survey = survey_pickle(io.BytesIO(stream.read(_PICKLE_BYTES)))
     except UnicodeDecodeError:
         # zipfile decodes the names when it opens an archive; torch reads the same field.
-        return ClassifiedFile(kind=Kind.OTHER, problem="is damaged: a name inside of it is no UTF-8")
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        return ClassifiedFile(kind=Kind.OTHER, problem=f"is damaged: {error}")
-
-
-def _classify_archive(archive: zipfile.ZipFile) -> ClassifiedFile:
-    names = archive.namelist()
-    member = next(
-        (name for name in names if name.count("/") <= 1 and name.rpartition("/")[2] == "data.pkl"), ""
-    )
-    if member:
-        with archive.open(member) as stream:
-            survey = survey_pickle(io.BytesIO(stream.read(_PICKLE_BYTES)))
+        return ClassifiedFile(problem="is damaged: a name inside of it is no UTF-8")
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+        return ClassifiedFile(problem=f"is damaged: {error}")
+    if pickles:
         # torch.jit.save writes constants.pkl beside data.pkl:
         # https://github.com/pytorch/pytorch/blob/main/torch/csrc/jit/docs/serialization.md
         if any((name.partition("/")[2] or name) == "constants.pkl" for name in names):
@@ -109,26 +110,12 @@ def _classify_torch(survey: PickleSurvey, kind: Kind) -> ClassifiedFile:
     return ClassifiedFile(kind=Kind.LIGHTNING if survey.keys >= _LIGHTNING else kind, refused=refused)
 
 
-def _classify_legacy(stream: IO[bytes]) -> ClassifiedFile:
-    """Read torch's old format: three small pickles, then the object's, then raw storages."""
-    stream.seek(0)
-    if not all(survey_pickle(stream, max_opcodes=1000).is_whole for _ in range(3)):
-        return ClassifiedFile(
-            kind=Kind.TORCH_LEGACY, problem="is cut short or damaged: torch's old format, half of it"
-        )
-    return _classify_torch(survey_pickle(stream), Kind.TORCH_LEGACY)
-
-
-def _classify_tar(path: Path) -> ClassifiedFile | None:
+def _is_torch_tar(path: Path) -> bool:
     try:
         with tarfile.open(path) as archive:
-            names = set(archive.getnames())
+            return {"storages", "tensors", "pickle"} <= set(archive.getnames())
     except (tarfile.TarError, EOFError, ValueError):
-        return None
-    # torch.load still reads such archives, but never with weights_only=True.
-    if not {"storages", "tensors", "pickle"} <= names:
-        return None
-    return ClassifiedFile(kind=Kind.TORCH_LEGACY, refused=("torch's oldest format (.tar)",))
+        return False
 
 
 def _classify_safetensors(head: bytes, stream: IO[bytes], size: int) -> ClassifiedFile | None:
@@ -149,27 +136,21 @@ def _classify_safetensors(head: bytes, stream: IO[bytes], size: int) -> Classifi
     return ClassifiedFile(kind=Kind.SAFETENSORS, problem=problem)
 
 
-def _classify_magic(path: Path, head: bytes, stream: IO[bytes], size: int) -> Kind:
-    suffix = path.suffix.lower()
-    # A user block may precede HDF5's signature: https://docs.hdfgroup.org/hdf5/v1_14/_f_m_t3.html
-    if any(head[start : start + 8] == b"\x89HDF\r\n\x1a\n" for start in (0, 512, 1024, 2048)):
-        return Kind.HDF5
+def _classify_content(suffix: str, head: bytes, stream: IO[bytes], size: int) -> Kind:
     if head.startswith(b"\x93NUMPY"):
         return Kind.NUMPY
     if suffix == ".joblib" or (head[:1] == b"\x80" and b"joblib.numpy_pickle" in head):
         return Kind.JOBLIB
-    if _is_pickle(head, suffix):
-        return Kind.PICKLE
-    return Kind.ONNX if _is_onnx(stream, size) else Kind.OTHER
-
-
-def _is_pickle(head: bytes, suffix: str) -> bool:
     if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         survey = survey_pickle(io.BytesIO(head), max_opcodes=100)
-        return survey.is_whole or len(survey.opcodes) > 2
-    # Protocols 0 and 1 have no mark of their own: the suffix must say so too.
-    is_named = suffix in (".pkl", ".pickle", ".p")
-    return is_named and survey_pickle(io.BytesIO(head), max_opcodes=100_000).is_whole
+        is_pickle = survey.is_whole or len(survey.opcodes) > 2
+    else:
+        # Protocols 0 and 1 have no mark of their own: the suffix must say so too.
+        is_named = suffix in (".pkl", ".pickle", ".p")
+        is_pickle = is_named and survey_pickle(io.BytesIO(head), max_opcodes=100_000).is_whole
+    if is_pickle:
+        return Kind.PICKLE
+    return Kind.ONNX if _is_onnx(stream, size) else Kind.OTHER
 
 
 def _is_onnx(stream: IO[bytes], size: int) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from offline_kit.checkpoints.file_kinds import ClassifiedFile
 from offline_kit.checkpoints.frameworks import framework_table, sklearn
 from offline_kit.checkpoints.frameworks.base import Framework
-from offline_kit.checkpoints.pickle_packages import list_pickle_packages
+from offline_kit.checkpoints.pickle_streams import list_pickle_packages
 from offline_kit.core.errors import ProjectError, suggest_name
 from offline_kit.core.files import matches_glob
 from offline_kit.kit import layout

@@ -211,8 +211,7 @@ class _OpcodeWalker:
         else:
             is_plain = isinstance(argument, str | bytes | bytearray | int)
             plain = argument if is_plain else _NONE if name == "NONE" else None
-            if nested := _find_nested_pickle(plain):
-                self.survey.nested.append(nested)
+            self.survey.nested += _find_nested_pickles(plain)
             self.stack += [plain] * len(opcode.stack_after)
         self.survey.has_hidden_attributes |= _ImportedName("builtins.getattr") in operands
 
@@ -364,7 +363,7 @@ def _measure_item(dtype: Any) -> int | None:
     return size
 
 
-def _find_nested_pickle(data: object) -> bytes:
+def _find_nested_pickles(data: object) -> list[bytes]:
     """Return the bytes of a text or bytes that begin as a pickle or an archive does; else nothing.
 
     Protocols below 3 write bytes as texts.
@@ -372,8 +371,8 @@ def _find_nested_pickle(data: object) -> bytes:
     if isinstance(data, str):
         data = _encode_latin1(data, "latin1") if data[:2] in _NESTED_TEXTS else None
     if not isinstance(data, bytes | bytearray) or len(data) < 6:
-        return b""
-    return bytes(data) if bytes(data[:2]) in _NESTED else b""
+        return []
+    return [bytes(data)] if bytes(data[:2]) in _NESTED else []
 
 
 def _encode_latin1(text: object, encoding: object) -> bytes | None:

@@ -1,4 +1,7 @@
-"""Find every pickle in a file: plain, in zips and tars, compressed, in arrays of objects; nothing is loaded."""
+"""Find every pickle in a file: plain, in zips and tars, compressed, in arrays of objects; nothing is loaded.
+
+It also tells which libraries the pickles need: what a pipeline is made of is written in them by name.
+"""
 
 import ast
 import bz2
@@ -10,7 +13,7 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -22,13 +25,16 @@ from offline_kit.checkpoints.pickle_opcodes import (
     HIDDEN_IMPORT,
     JOBLIB_WRAPPER,
     PickleSurvey,
+    split_words,
     survey_pickle,
 )
 from offline_kit.core.files import fingerprint
+from offline_kit.project.types import Checkpoint, CheckpointKind
 
 _MAX_OPCODES = 500_000_000
 """Read of one pickle; a vocabulary of a million words has three million."""
-_TORCH_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+TORCH_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+"""torch.save's magic number before 1.6, pickled with protocol 2."""
 # Magic number, protocol version, system info, the object and its storage keys:
 # https://github.com/pytorch/pytorch/blob/main/torch/serialization.py (_legacy_save)
 _TORCH_PICKLES = 5
@@ -39,7 +45,26 @@ _ZLIB = frozenset({b"x\x01", b"x\x5e", b"x\x9c", b"x\xda"})
 # joblib can compress with lz4, which the standard library cannot read.
 _LZ4 = b"\x04\x22\x4d\x18"
 _DAMAGE = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError)
-_ANY_DAMAGE = (*_DAMAGE, RuntimeError, NotImplementedError, ValueError, IndexError, SyntaxError, struct.error)
+_ANY_DAMAGE = (*_DAMAGE, RuntimeError, ValueError, IndexError, SyntaxError, struct.error)
+_LIBRARIES = frozenset(
+    split_words("""
+    boruta catboost category_encoders dill feature_engine flaml gensim hdbscan imblearn implicit interpret joblib
+    lifelines lightgbm mlxtend ngboost nltk numpy pandas pmdarima polars prophet pygam pytorch_tabnet rgf scikeras scipy
+    sentence_transformers sklearn sklearn_pandas sklego skopt skorch sktime spacy statsmodels surprise tabpfn tsfresh
+    umap xgboost
+    """)
+)
+"""Import names of the libraries whose objects are pickled; any other may be the user's own."""
+_DISTRIBUTIONS = {
+    "imblearn": "imbalanced-learn",
+    "rgf": "rgf-python",
+    "sklearn": "scikit-learn",
+    "sklego": "scikit-lego",
+    "skopt": "scikit-optimize",
+    "surprise": "scikit-surprise",
+    "umap": "umap-learn",
+}
+"""Those that are called otherwise on the index."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,17 +112,33 @@ def read_top_modules(path: Path) -> frozenset[str]:
     return frozenset(name.partition(".")[0] for name in read_globals(path))
 
 
-def read_archive_pickle(path: Path, max_bytes: int) -> bytes:
-    """Return the pickle in an archive of torch.save, at most its first part; nothing for other and damaged files."""
+def list_pickle_packages(files: Iterable[Checkpoint]) -> tuple[str, ...]:
+    """Return the known distributions whose objects these files hold, sorted; files that are no pickles have none."""
+    kinds = (CheckpointKind.PICKLE, CheckpointKind.JOBLIB, CheckpointKind.OTHER)  # compressed ones too
+    tops = {top for file in files if file.kind in kinds for top in read_top_modules(file.path)}
+    return tuple(sorted(_DISTRIBUTIONS.get(top, top.replace("_", "-")) for top in tops & _LIBRARIES))
+
+
+def list_archive(path: Path) -> list[str]:
+    """Return the names in a zip; none for other and damaged files."""
     try:
         with zipfile.ZipFile(path) as archive:
-            name = next((name for name in archive.namelist() if name.rpartition("/")[2] == "data.pkl"), "")
-            if not name:
-                return b""
-            with archive.open(name) as stream:
-                return stream.read(max_bytes)
-    except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError):
-        return b""
+            return archive.namelist()
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return []
+
+
+def read_archive_member(path: Path, *endings: str, max_bytes: int = 256 << 20) -> bytes:
+    """Return the first member of a zip with one of these names in any folder; nothing for other and damaged files."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                if f"/{name}".endswith(tuple(f"/{ending}" for ending in endings)):
+                    with archive.open(name) as stream:
+                        return stream.read(max_bytes)
+    except (OSError, ValueError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError):
+        pass  # RuntimeError: encrypted, or NotImplementedError for a compression that Python lacks
+    return b""
 
 
 def read_decompressed(path: Path) -> Iterator[bytes]:
@@ -182,7 +223,7 @@ def _read_stream(raw: Any, suffixes: list[str]) -> Iterator[FilePickle]:
         if _holds_objects(stream):
             yield from _list_pickles(survey_pickle(stream, max_opcodes=_MAX_OPCODES))
     elif _begins_pickle(head):
-        max_pickles = _TORCH_PICKLES if head.startswith(_TORCH_MAGIC) else None
+        max_pickles = _TORCH_PICKLES if head.startswith(TORCH_MAGIC) else None
         yield from _read_sequence(stream, max_pickles)
         if max_pickles is None:
             yield from _read_old_protocol(stream, is_named=False)

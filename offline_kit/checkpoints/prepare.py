@@ -5,8 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from offline_kit.checkpoints import (
-    hub_folders,
-    hyper_parameters,
+    file_downloads,
     main_aliases,
     pickle_scan,
     slim,
@@ -63,8 +62,8 @@ def prepare_weights(
         slim=config.slim, precision=config.precision, weights_format=config.weights_format
     )
     download_findings = [
-        *hub_folders.check_hub_folders(kept_files, other_files),
-        *hyper_parameters.check_hyper_parameters(kept_files, config.notebook.params),
+        *file_downloads.check_hub_folders(kept_files, other_files),
+        *file_downloads.check_hyper_parameters(kept_files, config.notebook.params),
     ]
     script_findings = main_aliases.check_main_script(config.project, aliases)
     # A script that would train when it is imported stops the build: do not import it for slimming.

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from offline_kit.checkpoints import hyper_parameters
+from offline_kit.checkpoints import file_downloads
 from offline_kit.init import file_tree, project_code
 from offline_kit.init.project_code import DetectedClass
 from offline_kit.project.types import Checkpoint, Finding, Severity
@@ -58,7 +58,7 @@ def check_model_class(
     needs = next((item.needs for item in family if item.first is not None), ())
     missing_by_checkpoint: dict[tuple[str, ...], list[str]] = {}
     for item in checkpoints:
-        saved = hyper_parameters.read_pickle_texts(item)
+        saved = file_downloads.read_pickle_texts(item)
         missing = tuple(
             parameter
             for parameter in needs

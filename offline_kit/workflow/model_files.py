@@ -10,9 +10,9 @@ from offline_kit.adopt import adopted_notebook
 from offline_kit.checkpoints import discovery as checkpoints
 from offline_kit.checkpoints import members, pickle_scan
 from offline_kit.checkpoints import prepare as weighing
-from offline_kit.checkpoints.frameworks.trained_versions import compare_versions
+from offline_kit.checkpoints.frameworks.framework_table import compare_versions
 from offline_kit.checkpoints.main_aliases import NO_ALIASES, MainAliases
-from offline_kit.checkpoints.pickle_packages import list_pickle_packages
+from offline_kit.checkpoints.pickle_streams import list_pickle_packages
 from offline_kit.core import files
 from offline_kit.core.errors import ProjectError
 from offline_kit.core.report import SILENT, Reporter

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from offline_kit.checkpoints.code_downloads import find_downloads
-from offline_kit.checkpoints.hyper_parameters import check_hyper_parameters as hyper_findings
+from offline_kit.checkpoints.file_downloads import check_hyper_parameters as hyper_findings
 from offline_kit.project.types import Checkpoint, CheckpointKind, Finding
 
 

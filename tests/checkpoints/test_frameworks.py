@@ -16,7 +16,7 @@ from packaging.version import Version
 from offline_kit.checkpoints import members
 from offline_kit.checkpoints.discovery import collect_checkpoints
 from offline_kit.checkpoints.file_kinds import ClassifiedFile, classify_file
-from offline_kit.checkpoints.frameworks import framework_table, sklearn, trained_versions
+from offline_kit.checkpoints.frameworks import framework_table, sklearn
 from offline_kit.checkpoints.frameworks.base import judge_newer
 from offline_kit.checkpoints.frameworks.framework_table import FRAMEWORKS
 from offline_kit.core.errors import ProjectError
@@ -341,14 +341,14 @@ def test_versions_are_compared(project: Path) -> None:
     """Another minor version of scikit-learn is a warning with the remedy; files of one version share it."""
     together = resolved(project)
     said = together[0].version
-    assert trained_versions.compare_versions(together, {"scikit-learn": said}) == ()
-    (finding,) = trained_versions.compare_versions(together, {"scikit-learn": "0.24.1"})
+    assert framework_table.compare_versions(together, {"scikit-learn": said}) == ()
+    (finding,) = framework_table.compare_versions(together, {"scikit-learn": "0.24.1"})
     assert finding.severity is Severity.WARN
     assert "and 2 more were" in finding.what
     assert "scikit-learn==0.24.1" in finding.remedy
-    (finding,) = trained_versions.compare_versions(together, {"scikit-learn": "0.24.1"}, "some-image")
+    (finding,) = framework_table.compare_versions(together, {"scikit-learn": "0.24.1"}, "some-image")
     assert "'offline-kit image show some-image --constraints'" in finding.remedy
-    assert trained_versions.compare_versions(together, {}) == ()
+    assert framework_table.compare_versions(together, {}) == ()
 
 
 def test_versions_of_files_that_are_no_models_are_compared(project: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from offline_kit.checkpoints import members
 from offline_kit.checkpoints.discovery import collect_checkpoints
-from offline_kit.checkpoints.frameworks import framework_table, trained_versions
+from offline_kit.checkpoints.frameworks import framework_table
 from offline_kit.checkpoints.frameworks.onnx import read_graph
 from offline_kit.project.types import NotebookSettings, Severity
 from tests.support.predicting import Stage
@@ -232,8 +232,8 @@ def test_a_saved_model_is_a_folder_with_its_variables(tmp_path: Path) -> None:
     (tmp_path / "variables").mkdir()
     (tmp_path / "variables" / "variables.index").write_bytes(b"x")
     assert not findings(made)
-    assert not trained_versions.compare_versions([made], {"tensorflow": "2.20.1"})
-    (older,) = trained_versions.compare_versions([made], {"tensorflow": "2.18.0"})
+    assert not framework_table.compare_versions([made], {"tensorflow": "2.20.1"})
+    (older,) = framework_table.compare_versions([made], {"tensorflow": "2.18.0"})
     assert "TensorFlow 2.20.0" in older.what
 
 
@@ -310,7 +310,7 @@ def test_the_version_of_training_is_compared_with_the_notebooks(case: str, tmp_p
     name, content, there, told = COMPARED[case]
     made = member(tmp_path, name, content)
     (file,) = collect_checkpoints(tmp_path, [name], cache=tmp_path / "cache")
-    found = trained_versions.compare_versions([dataclasses.replace(made, files=(file,))], there)
+    found = framework_table.compare_versions([dataclasses.replace(made, files=(file,))], there)
     assert [told in each.what for each in found] == ([True] if told else [])
     for each in found:
         assert each.severity is Severity.WARN

@@ -18,7 +18,7 @@ torch: Any = pytest.importorskip("torch", reason="the frameworks of torch need i
 
 from offline_kit.checkpoints import members  # noqa: E402 - only where torch is
 from offline_kit.checkpoints.discovery import collect_checkpoints  # noqa: E402
-from offline_kit.checkpoints.frameworks import framework_table, trained_versions  # noqa: E402
+from offline_kit.checkpoints.frameworks import framework_table  # noqa: E402
 from offline_kit.core.errors import ProjectError  # noqa: E402
 from offline_kit.notebook.runtime.kit_runtime import KitError  # noqa: E402
 from offline_kit.notebook.runtime.kit_torch import (  # noqa: E402
@@ -144,7 +144,7 @@ def test_versions_are_read_where_files_state_them(tmp_path: Path) -> None:
     assert program.version == torch.__version__.partition("+")[0]
     assert (checkpoint.version, bert.version) == ("2.6.6", "5.15.0")
     there = {"torch": "2.3.0", "pytorch-lightning": "2.6.6", "transformers": "4.57.0"}
-    found = trained_versions.compare_versions([program, checkpoint, bert], there)
+    found = framework_table.compare_versions([program, checkpoint, bert], there)
     assert [each.severity for each in found] == [Severity.WARN, Severity.WARN]
     assert {"m.pt2", "b"} == {each.about for each in found}
 

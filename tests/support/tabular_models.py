@@ -104,4 +104,4 @@ def seen(path: Path, **more: Any) -> Member:
 def findings(made: Member) -> tuple[Finding, ...]:
     framework = framework_table.find_framework(made.framework)
     assert framework is not None
-    return framework.check_member(made)
+    return tuple(framework.check_member(made))

@@ -1,6 +1,6 @@
 """Describe a framework: how its files are recognized, checked and loaded.
 
-A framework is one module here that makes a `Framework`, one fragment `templates/frameworks/<name>.py.j2`, and
+A framework is one `Framework` in a module here, one fragment `templates/frameworks/<name>.py.j2`, and
 a line in `framework_table.py`. The fragment is plain Python for one cell of the notebook, with two functions:
 
     load_<name>(path, member) -> model
@@ -17,17 +17,27 @@ of the fragment: a rehearsal reads from the cells which packages of the image th
 model calls its classes is read from `model.classes_` where it has them.
 """
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from packaging.version import Version
 
 from offline_kit.checkpoints.file_kinds import ClassifiedFile
-from offline_kit.project.types import Finding, Member, Severity
+from offline_kit.checkpoints.pickle_streams import read_decompressed, read_globals
+from offline_kit.project.types import CheckpointKind, Finding, Member, Severity
 
 SURE, LIKELY, PERHAPS = 1.0, 0.7, 0.2
 """Usual scores of `score_match`: its own format; what only it writes in a common format; nobody else's."""
+PICKLES = (CheckpointKind.PICKLE, CheckpointKind.JOBLIB)
+_PICKLED = (".pkl", ".pickle", ".p", ".joblib", ".jbl", ".sav")
+"""Suffixes that the notebook's cells load as pickles, compressed or not."""
+_OVERLAP = 64
+"""Bytes of a chunk that are searched again with the next one: longer than any match."""
+_BESIDE = ("sklearn.preprocessing._label.LabelEncoder", "sklearn.utils.")
+"""Parts of scikit-learn inside of boosters' own estimators."""
 
 
 def answer_yes(_member: Member) -> bool:
@@ -47,27 +57,26 @@ class Framework:
     name: str
     """Its name in the configuration and in `load_<name>`, a Python identifier."""
     title: str
-    """Its name for people."""
     packages: tuple[str, ...]
     """Distributions that its cell imports; they are added to the requirements."""
     score_match: Callable[[Path, ClassifiedFile], float]
     """How sure it is, 0 to 1, that a file or a folder (of kind OTHER) is its own, from names and bytes alone."""
     library: str = ""
     """The distribution whose version at training time matters; empty for none."""
-    check_member: Callable[[Member], tuple[Finding, ...]] = lambda _member: ()
+    check_member: Callable[[Member], Iterable[Finding]] = lambda _member: ()
     """Findings on a member at build time; `member.version` is set already."""
     read_version: Callable[[Member], str] = lambda _member: ""
     """The library's version in the file; empty if it states none."""
     judge_version: Callable[[Version, Version], Severity | None] = judge_newer
     """How severe a difference between the training's version and the notebook's is; None for harmless."""
-    check_versions: Callable[[Member, Mapping[str, str]], tuple[Finding, ...]] = lambda _member, _versions: ()
+    check_versions: Callable[[Member, Mapping[str, str]], Iterable[Finding]] = lambda _member, _versions: ()
     """Findings on a member's format and the notebook's versions, by normalized name."""
     uses_column_order: Callable[[Member], bool] = lambda _member: False
     """Whether a member takes the columns of a table by position, whatever their names."""
     required_keys: tuple[str, ...] = ()
     """Keys of a member that must be set: ("model",) if the file holds weights alone."""
     task: str = ""
-    """The task if none is configured."""
+    """The usual one."""
     param_names: tuple[str, ...] = ()
     """Keys of a member's `params` that its cell reads, each with a line in `config_keys.PARAMS`."""
     own_activation: bool = False
@@ -77,3 +86,92 @@ class Framework:
     """Whether the other `params` of a member are arguments of what `model` names."""
     runtime: tuple[str, ...] = ()
     """Modules of the runtime that its fragment uses, besides those of every notebook that predicts."""
+
+
+def read_head(path: Path, count: int = 256) -> bytes:
+    """Return the first bytes of a file; nothing for a folder."""
+    if path.is_dir():
+        return b""
+    with path.open("rb") as stream:
+        return stream.read(count)
+
+
+def read_tail(path: Path, count: int = 1 << 16) -> bytes:
+    """Return the last bytes of a file."""
+    with path.open("rb") as stream:
+        stream.seek(max(0, path.stat().st_size - count))
+        return stream.read(count)
+
+
+def search_content(path: Path, pattern: re.Pattern[bytes]) -> str:
+    """Return the first group of a short pattern in a file's content, decompressed if it is compressed."""
+    carried = b""
+    for chunk in read_decompressed(path):
+        match = pattern.search(carried + chunk)
+        # A match at the end of a chunk may continue in the next one.
+        if match and match.end() < len(carried + chunk):
+            return match[1].decode()
+        carried = chunk[-_OVERLAP:]
+    return ""
+
+
+def walk_objects(node: Any) -> Iterator[dict[str, Any]]:
+    """Yield every object in a JSON document."""
+    pending = [node]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, dict):
+            yield value
+            pending += value.values()
+        elif isinstance(value, list):
+            pending += value
+
+
+def is_pickled(member: Member) -> bool:
+    """Whether a member is a pickle, not in its library's own format."""
+    return member.path.suffix.lower() in _PICKLED
+
+
+def is_estimator_of(path: Path, sniffed: ClassifiedFile, package: str) -> bool:
+    """Whether a file is a pickled model of this package alone, and no pipeline of scikit-learn around it."""
+    if path.is_dir() or sniffed.kind not in PICKLES or path.suffix.lower() not in _PICKLED:
+        return False
+    names = read_globals(path)
+    around = [name for name in names if name.startswith("sklearn.") and not name.startswith(_BESIDE)]
+    return not around and any(name.startswith(f"{package}.") for name in names)
+
+
+def check_pickle_version(library: str, member: Member, versions: Mapping[str, str]) -> Iterator[Finding]:
+    """Warn of a pickle of an older version: libraries promise to read old files in their own formats only.
+
+    https://xgboost.readthedocs.io/en/stable/tutorials/saving_model.html
+    """
+    saved, available = parse_release(member.version), parse_release(versions.get(library, ""))
+    if is_pickled(member) and member.version_said and saved and saved < available:
+        problem = (
+            f"is a pickle of {library} {member.version}, and the notebook has {versions[library]}, which may "
+            "not load it"
+        )
+        remedy = f'save it in its own format (save_model), or add "{library}=={member.version}" to the requirements'
+        yield make_warning(member, problem, remedy)
+
+
+def parse_release(version: str) -> tuple[int, ...]:
+    """Return major and minor version; an empty tuple for no version."""
+    match = re.match(r"(\d+)\.(\d+)", version)
+    return tuple(map(int, match.groups())) if match else ()
+
+
+def make_stop(member: Member, problem: str, remedy: str) -> Finding:
+    """Return a finding that stops the build."""
+    return Finding(severity=Severity.STOP, about=member.name, what=problem, remedy=remedy)
+
+
+def make_warning(member: Member, problem: str, remedy: str) -> Finding:
+    """Return a finding that warns."""
+    return Finding(severity=Severity.WARN, about=member.name, what=problem, remedy=remedy)
+
+
+def make_note(member: Member, problem: str, remedy: str) -> Finding:
+    """Return a finding that informs."""
+    return Finding(severity=Severity.NOTE, about=member.name, what=problem, remedy=remedy)

@@ -1,33 +1,38 @@
-"""List all frameworks, and match files and folders to them."""
+"""List all frameworks, match files and folders to them, and compare the versions that models were saved with."""
 
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+
+from packaging.version import InvalidVersion, Version
 
 from offline_kit.checkpoints.file_kinds import ClassifiedFile, classify_file
 from offline_kit.checkpoints.frameworks.base import Framework
-from offline_kit.checkpoints.frameworks.catboost import CATBOOST
+from offline_kit.checkpoints.frameworks.boosters import CATBOOST, LIGHTGBM, XGBOOST
 from offline_kit.checkpoints.frameworks.keras import KERAS
-from offline_kit.checkpoints.frameworks.lightgbm import LIGHTGBM
 from offline_kit.checkpoints.frameworks.onnx import ONNX
 from offline_kit.checkpoints.frameworks.pytorch import (
     LIGHTNING,
     SAFETENSORS,
+    TIMM,
+    TIMM_PREFIX,
+    TORCH_EXPORT,
     TORCH_MODULE,
     TORCH_STATE_DICT,
     TORCHSCRIPT,
 )
-from offline_kit.checkpoints.frameworks.sklearn import SKLEARN
-from offline_kit.checkpoints.frameworks.skops import SKOPS
-from offline_kit.checkpoints.frameworks.timm import PREFIX, TIMM
-from offline_kit.checkpoints.frameworks.torch_export import TORCH_EXPORT
+from offline_kit.checkpoints.frameworks.sklearn import SKLEARN, SKOPS
 from offline_kit.checkpoints.frameworks.transformers import TRANSFORMERS
-from offline_kit.checkpoints.frameworks.xgboost import XGBOOST
-from offline_kit.project.types import CheckpointKind
+from offline_kit.checkpoints.pickle_streams import read_top_modules
+from offline_kit.project.types import Checkpoint, Finding, Member, Severity
 
 FRAMEWORKS: tuple[Framework, ...] = (
     *(SKLEARN, SKOPS, XGBOOST, LIGHTGBM, CATBOOST, ONNX, KERAS),
     *(LIGHTNING, TORCH_MODULE, TORCHSCRIPT, TORCH_EXPORT, TRANSFORMERS, TIMM, SAFETENSORS, TORCH_STATE_DICT),
 )
 """The first one wins between equal scores."""
+_PICKLED = (SKLEARN, XGBOOST, LIGHTGBM, CATBOOST)
+"""Frameworks with the name of their module, whose objects may be in any pickle."""
 
 
 def find_framework(name: str) -> Framework | None:
@@ -38,16 +43,83 @@ def find_framework(name: str) -> Framework | None:
 def match_reference(reference: str, claimant: Framework | None) -> Framework | None:
     """Return the framework that `model` names for weights alone ("timm:resnet18"); None for the user's code."""
     weights_alone = claimant in (None, LIGHTNING, SAFETENSORS, TORCH_STATE_DICT)
-    return TIMM if weights_alone and reference.startswith(PREFIX) else None
+    return TIMM if weights_alone and reference.startswith(TIMM_PREFIX) else None
 
 
 def match_framework(path: Path, known_class: ClassifiedFile | None = None) -> Framework | None:
     """Return the framework with the highest score for a file or folder; None if all are 0."""
-    classified = known_class or (
-        ClassifiedFile(kind=CheckpointKind.OTHER) if path.is_dir() else classify_file(path)
-    )
+    classified = known_class or (ClassifiedFile() if path.is_dir() else classify_file(path))
     if classified.problem:
         return None
-    scores = [(framework.score_match(path, classified), framework) for framework in FRAMEWORKS]
-    best = max((claim for claim, _ in scores), default=0.0)
-    return next((framework for claim, framework in scores if claim == best), None) if best > 0 else None
+    scores = [framework.score_match(path, classified) for framework in FRAMEWORKS]
+    return FRAMEWORKS[scores.index(max(scores))] if any(scores) else None
+
+
+def compare_versions(
+    members: Sequence[Member],
+    available: Mapping[str, str],
+    image: str = "",
+    other_files: Iterable[Checkpoint] = (),
+) -> tuple[Finding, ...]:
+    """Return a finding for each library whose versions at training and in the notebook are incompatible.
+
+    `available` are the notebook's versions, by normalized name. Files of one library and version share a finding, which
+    names the first of them. `image` is named in the remedy. `other_files` are other pickles that the notebook may load.
+    """
+    groups: dict[tuple[str, str], list[Member]] = {}
+    findings: list[Finding] = []
+    formats: list[Finding] = []
+    for member in (*members, *_find_pickled_models(members, other_files)):
+        framework = find_framework(member.framework)
+        if framework:
+            formats += framework.check_versions(member, available)
+            if member.version and available.get(framework.library):
+                groups.setdefault((framework.name, member.version), []).append(member)
+    for (name, trained), group in groups.items():
+        framework = find_framework(name)
+        installed = available[framework.library] if framework else ""
+        try:
+            severity = framework.judge_version(Version(trained), Version(installed)) if framework else None
+        except InvalidVersion:
+            continue
+        if framework and severity:
+            findings.append(_describe_difference(framework.library, severity, group, installed, image))
+    return (*findings, *formats)
+
+
+def _find_pickled_models(members: Sequence[Member], other_files: Iterable[Checkpoint]) -> Iterator[Member]:
+    """Yield objects in pickles that another framework loads as members: a scaler, a pipeline's last step."""
+    pickles = [(member.framework, file) for member in members for file in member.files]
+    known_paths = {file.path for _, file in pickles}
+    pickles += [("", file) for file in other_files if file.path not in known_paths]
+    for claimant, file in pickles:
+        for framework in _PICKLED:
+            if framework.name != claimant and framework.name in read_top_modules(file.path):
+                pickled = Member(
+                    name=file.original,
+                    framework=framework.name,
+                    path=file.path,
+                    kit_path=file.original,
+                    files=(file,),
+                )
+                version = framework.read_version(pickled)
+                yield replace(pickled, version=version, version_said=bool(version))
+
+
+def _describe_difference(
+    library: str, severity: Severity, group: list[Member], installed: str, image: str
+) -> Finding:
+    first, trained = group[0], group[0].version
+    subject = f"and {len(group) - 1} more were" if len(group) > 1 else "was"
+    # Without a statement in the file, the version is that of this environment.
+    origin = " " if first.version_said else ", if made in this environment, "
+    constraints = (
+        f"; all of the image's versions: 'offline-kit image show {image} --constraints'" if image else ""
+    )
+    return Finding(
+        severity=severity if first.version_said else Severity.NOTE,
+        about=first.name,
+        what=f"{subject}{origin}saved with {library} {trained}, and the notebook has {installed}",
+        remedy=f'fit and save it again with {library}=={installed}, or include the other version: "{library}=={trained}" in the '
+        f'requirements, and replace = ["{library}"]{constraints}',
+    )

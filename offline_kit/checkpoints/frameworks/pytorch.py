@@ -1,21 +1,42 @@
-"""PyTorch: weights alone (torch.save, safetensors), Lightning's checkpoints, whole models and TorchScript."""
+"""PyTorch: weights alone (torch.save, safetensors), Lightning's checkpoints, whole models, TorchScript, exports, timm.
 
+A timm folder is as it is saved for the hub; its architectures fill weights alone too, by their names.
+"""
+
+import json
 import re
 import zipfile
+from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
+from offline_kit.checkpoints.file_downloads import read_settings
 from offline_kit.checkpoints.file_kinds import ClassifiedFile
-from offline_kit.checkpoints.frameworks import file_probe
-from offline_kit.checkpoints.frameworks.base import LIKELY, SURE, Framework, answer_yes
+from offline_kit.checkpoints.frameworks.base import (
+    LIKELY,
+    PICKLES,
+    SURE,
+    Framework,
+    answer_yes,
+    make_note,
+    make_stop,
+    make_warning,
+)
 from offline_kit.checkpoints.pickle_opcodes import list_packages
-from offline_kit.checkpoints.pickle_streams import read_archive_pickle, read_globals, read_top_modules
+from offline_kit.checkpoints.pickle_streams import (
+    list_archive,
+    read_archive_member,
+    read_globals,
+    read_top_modules,
+)
 from offline_kit.core.files import fingerprint
 from offline_kit.project.types import CheckpointKind, Finding, Member
 
+TIMM_PREFIX = "timm:"
+"""How `model` names an architecture of timm: "timm:resnet18"."""
 _TORCH = frozenset({CheckpointKind.TORCH_ZIP, CheckpointKind.TORCH_LEGACY, CheckpointKind.LIGHTNING})
 """Kinds that torch.load reads."""
-_PICKLES = frozenset({CheckpointKind.PICKLE, CheckpointKind.JOBLIB})
 _MODULE_STATE = (b"_backward_hooks", b"_modules", b"_parameters")
 """Names in the state of every nn.Module."""
 _LIGHTNING_VERSION = re.compile(
@@ -24,19 +45,18 @@ _LIGHTNING_VERSION = re.compile(
 """The key, its memo opcode, and the length of the string that is its value."""
 _MAX_BYTES = 256 << 20
 _SAVE = "torch.save(model.state_dict(), 'weights.pt')"
+_PROGRAMS = ("serialized_exported_program.json", "models/model.json")
+"""The name of an exported program in archives of older and newer torch."""
+_COMPILED = "data/aotinductor/"
 
 
 def _is_script(known_class: ClassifiedFile) -> bool:
     return any("TorchScript" in reason for reason in known_class.refused)
 
 
-def _holds_module(path: Path) -> bool:
-    """Whether a model itself is pickled in a file, and not only its weights."""
-    return _find_module_state(path, fingerprint(path))
-
-
 @lru_cache(maxsize=512)
-def _find_module_state(path: Path, _fingerprint: tuple[str, ...]) -> bool:
+def _holds_module(path: Path, _fingerprint: tuple[str, ...]) -> bool:
+    """Whether a model itself is pickled in a file, and not only its weights."""
     content = _read_pickle(path)
     return all(name in content for name in _MODULE_STATE)
 
@@ -44,7 +64,7 @@ def _find_module_state(path: Path, _fingerprint: tuple[str, ...]) -> bool:
 def _read_pickle(path: Path) -> bytes:
     """Return the pickle inside of torch's format, at most its first part; nothing for damaged files."""
     if zipfile.is_zipfile(path):
-        return read_archive_pickle(path, _MAX_BYTES)
+        return read_archive_member(path, "data.pkl", max_bytes=_MAX_BYTES)
     with path.open("rb") as stream:
         return stream.read(_MAX_BYTES)
 
@@ -58,58 +78,111 @@ def _read_lightning_version(member: Member) -> str:
     return content[match.end() : match.end() + length].decode("utf-8", "replace")
 
 
-def _score_kind(kind: CheckpointKind, score: float, _path: Path, known_class: ClassifiedFile) -> float:
-    return score if known_class.kind is kind else 0.0
-
-
-def _score_script(_path: Path, known_class: ClassifiedFile) -> float:
-    return SURE if _is_script(known_class) else 0.0
+def _match_kind(kind: CheckpointKind, score: float) -> Callable[[Path, ClassifiedFile], float]:
+    return lambda _path, known_class: score if known_class.kind is kind else 0.0
 
 
 def _score_module(path: Path, known_class: ClassifiedFile) -> float:
     if path.is_dir() or _is_script(known_class) or known_class.kind is CheckpointKind.LIGHTNING:
         return 0.0
-    modules = read_top_modules(path) if known_class.kind in _PICKLES else frozenset()
+    modules = read_top_modules(path) if known_class.kind in PICKLES else frozenset()
     is_plain_pickle = "torch" in modules and "sklearn" not in modules
     if not is_plain_pickle and known_class.kind not in _TORCH:
         return 0.0
-    return SURE if _holds_module(path) else 0.0
+    return SURE if _holds_module(path, fingerprint(path)) else 0.0
 
 
 def _score_state_dict(path: Path, known_class: ClassifiedFile) -> float:
     if path.is_dir() or known_class.kind not in _TORCH or _is_script(known_class):
         return 0.0
-    return 0.0 if _holds_module(path) else LIKELY
+    return 0.0 if _holds_module(path, fingerprint(path)) else LIKELY
 
 
-def _check_module(member: Member) -> tuple[Finding, ...]:
+def _check_module(member: Member) -> Iterator[Finding]:
     """Require `weights_only = false` for a whole model, and name the packages that it needs."""
     if member.params.get("weights_only") is not False:
-        return (
-            file_probe.make_stop(
-                member,
-                "is a whole model, and loading it may run any code in the file",
-                "if you saved it yourself, set weights_only = false in the `params` of its `models` entry; better, "
-                f'save its weights ({_SAVE}) and name its class: model = "src/model.py:Net"',
-            ),
+        problem = "is a whole model, and loading it may run any code in the file"
+        remedy = (
+            "if you saved it yourself, set weights_only = false in the `params` of its `models` entry; better, "
+            f'save its weights ({_SAVE}) and name its class: model = "src/model.py:Net"'
         )
-    packages = list_packages(read_globals(member.path))
-    if not packages:
-        return ()
-    return (
-        file_probe.make_note(
-            member,
-            f"needs its own code to load, from {', '.join(packages)}, at about the version that it was saved with",
-            "add your own code to `packages` or `modules`, and the rest to the requirements",
-        ),
-    )
+        yield make_stop(member, problem, remedy)
+    elif packages := ", ".join(list_packages(read_globals(member.path))):
+        problem = f"needs its own code to load, from {packages}, at about the version that it was saved with"
+        remedy = "add your own code to `packages` or `modules`, and the rest to the requirements"
+        yield make_note(member, problem, remedy)
 
 
+def _score_export(path: Path, _sniffed: ClassifiedFile) -> float:
+    """Match archives with an exported program, or with what a compiler made of one (to explain it)."""
+    names = list_archive(path)
+    return SURE if any(name.endswith(_PROGRAMS) or _COMPILED in name for name in names) else 0.0
+
+
+def _check_export(member: Member) -> Iterator[Finding]:
+    """Report a program that is compiled for one machine, or a fixed number of rows."""
+    program = _read_program(member.path)
+    if not program and any(_COMPILED in name for name in list_archive(member.path)):
+        remedy = "export it for any machine: torch.export.save(torch.export.export(model, args), 'model.pt2')"
+        yield make_stop(member, "is compiled for the machine of the training (AOTInductor)", remedy)
+    elif rows := _read_fixed_rows(program):
+        remedy = (
+            'export it with a dynamic first axis, dynamic_shapes=({0: torch.export.Dim("rows")},), '
+            f"or set batch_size = {rows} if the test set's rows are a multiple of it"
+        )
+        yield make_warning(member, f"takes exactly {rows} row{'s' * (rows > 1)} at a time", remedy)
+
+
+def _read_fixed_rows(program: dict[str, Any]) -> int:
+    """Return the fixed number of rows of a program's first input; 0 if it is dynamic.
+
+    The schema: https://github.com/pytorch/pytorch/blob/main/torch/_export/serde/schema.py
+    """
+    try:
+        graph = program["graph_module"]
+        specs = [spec["user_input"] for spec in graph["signature"]["input_specs"] if "user_input" in spec]
+        name = next(spec["arg"]["as_tensor"]["name"] for spec in specs if "as_tensor" in spec["arg"])
+        rows = graph["graph"]["tensor_values"][name]["sizes"][0].get("as_int")
+    except (LookupError, TypeError, AttributeError, StopIteration):
+        return 0
+    return rows if isinstance(rows, int) else 0
+
+
+def _read_program(path: Path) -> dict[str, Any]:
+    try:
+        program = json.loads(read_archive_member(path, *_PROGRAMS))
+    except ValueError:
+        return {}
+    return program if isinstance(program, dict) else {}
+
+
+def _read_export_version(member: Member) -> str:
+    """Return the version of torch in the program, without its build."""
+    return str(_read_program(member.path).get("torch_version") or "").partition("+")[0].removeprefix("<")
+
+
+def _score_timm(path: Path, _sniffed: ClassifiedFile) -> float:
+    """Match folders whose configuration names an architecture of timm; for files, `model` decides."""
+    if not any((path / name).is_file() for name in ("model.safetensors", "pytorch_model.bin")):
+        return 0.0
+    settings = read_settings(path / "config.json")
+    return SURE if "architecture" in settings and "model_type" not in settings else 0.0
+
+
+def _check_timm(member: Member) -> Iterator[Finding]:
+    """Require an architecture if neither the folder nor the configuration names one."""
+    if not (member.path.is_dir() or member.model or member.params.get("architecture")):
+        remedy = (
+            'set model = "timm:resnet18", or architecture = "resnet18" in the `params` of its `models` entry'
+        )
+        yield make_stop(member, "holds weights alone, and no architecture of timm is named", remedy)
+
+
+_torch = partial(Framework, runtime=("kit_torch",))
 _with_weights = partial(
-    Framework,
+    _torch,
     uses_column_order=answer_yes,
     required_keys=("model",),
-    runtime=("kit_torch",),
     param_names=("activation", "weights_only", "weights"),
     takes_model=True,
     takes_arguments=answer_yes,
@@ -121,7 +194,7 @@ LIGHTNING = _with_weights(
     title="Lightning",
     packages=("torch",),
     library="pytorch-lightning",
-    score_match=partial(_score_kind, CheckpointKind.LIGHTNING, SURE),
+    score_match=_match_kind(CheckpointKind.LIGHTNING, SURE),
     read_version=_read_lightning_version,
 )
 # Files in the folder of a library that knows how to load them are the folder's: likely, not sure.
@@ -129,7 +202,7 @@ SAFETENSORS = _with_weights(
     name="safetensors",
     title="safetensors",
     packages=("safetensors", "torch"),
-    score_match=partial(_score_kind, CheckpointKind.SAFETENSORS, LIKELY),
+    score_match=_match_kind(CheckpointKind.SAFETENSORS, LIKELY),
 )
 TORCH_STATE_DICT = _with_weights(
     name="torch_state_dict",
@@ -137,7 +210,7 @@ TORCH_STATE_DICT = _with_weights(
     packages=("torch",),
     score_match=_score_state_dict,
 )
-TORCH_MODULE = Framework(
+TORCH_MODULE = _torch(
     name="torch_module",
     title="PyTorch (whole model)",
     packages=("torch", "joblib"),
@@ -145,16 +218,36 @@ TORCH_MODULE = Framework(
     score_match=_score_module,
     uses_column_order=answer_yes,
     check_member=_check_module,
-    runtime=("kit_torch",),
     param_names=("activation", "weights_only", "weights"),
 )
-TORCHSCRIPT = Framework(
+TORCHSCRIPT = _torch(
     name="torchscript",
     title="TorchScript",
     packages=("torch",),
     library="torch",
-    score_match=_score_script,
+    score_match=lambda _path, known_class: SURE if _is_script(known_class) else 0.0,
     uses_column_order=answer_yes,
-    runtime=("kit_torch",),
     param_names=("activation",),
+)
+TORCH_EXPORT = _torch(
+    name="torch_export",
+    title="torch.export",
+    packages=("torch",),
+    library="torch",
+    score_match=_score_export,
+    uses_column_order=answer_yes,
+    check_member=_check_export,
+    read_version=_read_export_version,
+    param_names=("activation",),
+)
+TIMM = _torch(
+    name="timm",
+    title="timm",
+    packages=("safetensors", "timm", "torch"),
+    score_match=_score_timm,
+    check_member=_check_timm,
+    task="images",
+    param_names=("activation", "weights_only", "weights", "architecture"),
+    takes_model=True,
+    takes_arguments=answer_yes,
 )

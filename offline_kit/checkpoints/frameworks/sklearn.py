@@ -1,71 +1,82 @@
-"""scikit-learn: estimators and pipelines, by pickle or joblib."""
+"""scikit-learn: estimators and pipelines by pickle or joblib, and by skops.
 
+skops writes a zip of a schema and arrays, from which only known types are made.
+"""
+
+import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from packaging.version import Version
 
 from offline_kit.checkpoints.file_kinds import ClassifiedFile
-from offline_kit.checkpoints.frameworks import file_probe
-from offline_kit.checkpoints.frameworks.base import LIKELY, PERHAPS, Framework
-from offline_kit.checkpoints.pickle_streams import read_globals, read_top_modules
-from offline_kit.project.types import CheckpointKind, Member, Severity
+from offline_kit.checkpoints.frameworks.base import (
+    LIKELY,
+    PERHAPS,
+    PICKLES,
+    SURE,
+    Framework,
+    make_stop,
+    make_warning,
+    search_content,
+    walk_objects,
+)
+from offline_kit.checkpoints.pickle_streams import read_archive_member, read_globals, read_top_modules
+from offline_kit.project.types import Finding, Member, Severity
 
-_PICKLES = frozenset({CheckpointKind.PICKLE, CheckpointKind.JOBLIB})
 _SUFFIXES = frozenset(
     {".pkl", ".pickle", ".p", ".joblib", ".jbl", ".sav", ".gz", ".z", ".bz2", ".xz", ".lzma"}
 )
 """Usual suffixes, compressed or not."""
 _COMPATIBLE = frozenset({"xgboost", "lightgbm", "catboost", "imblearn"})
 """Libraries whose estimators have scikit-learn's methods."""
-_PREPROCESSING = tuple(
-    f"sklearn.{name}."
-    for name in (
-        *("preprocessing", "impute", "feature_extraction", "feature_selection", "decomposition"),
-        *("random_projection", "compose"),
-    )
+_PREPROCESSING = (
+    *(
+        "sklearn.preprocessing.",
+        "sklearn.impute.",
+        "sklearn.feature_extraction.",
+        "sklearn.feature_selection.",
+    ),
+    *("sklearn.decomposition.", "sklearn.random_projection.", "sklearn.compose."),
 )
 """Modules of classes that only prepare data; a pipeline's own class is in another one."""
 _VERSION = re.compile(rb"_sklearn_version.{1,12}?(\d+\.\d+[\w.]*)", re.DOTALL)
+_SKOPS_VERSION = re.compile(rb'"_sklearn_version":\s*\{[^{}]*?"content":\s*"\\"([\w.]+)\\""')
+_SKOPS_TRUSTS = frozenset(
+    {"builtins", "collections", "datetime", "functools", "numpy", "operator", "scipy", "sklearn"}
+)
+"""Packages whose types skops trusts by itself."""
+_SKOPS_DISTRUSTS = frozenset(
+    {"sklearn.tree._tree.Tree", "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor"}
+)
+"""Types that it does not trust all the same: unchecked numbers in them could access any memory."""
 
 
-def score_match(path: Path, sniffed: ClassifiedFile) -> float:
+def _score_sklearn(path: Path, sniffed: ClassifiedFile) -> float:
     """Match pickles that import from scikit-learn or the like; other pickles perhaps."""
-    if path.is_dir() or (sniffed.kind not in _PICKLES and path.suffix.lower() not in _SUFFIXES):
+    if path.is_dir() or (sniffed.kind not in PICKLES and path.suffix.lower() not in _SUFFIXES):
         return 0.0
     tops = read_top_modules(path)
-    if "sklearn" in tops or tops & _COMPATIBLE:
+    if tops & {"sklearn", *_COMPATIBLE}:
         return LIKELY
     return PERHAPS if tops and "torch" not in tops else 0.0
 
 
 def list_preprocessors(path: Path) -> frozenset[str]:
     """Return the classes in a pickle that only prepare data: scalers, encoders and the like."""
-    return frozenset(
-        name
-        for name in read_globals(path)
-        if name.startswith(_PREPROCESSING) and name.rpartition(".")[2][:1].isupper()
-    )
+    return frozenset(name for name in _list_classes(path) if name.startswith(_PREPROCESSING))
 
 
 def is_preprocessor(path: Path) -> bool:
     """Whether a pickle holds only a scaler, an encoder or the like, which cannot predict."""
-    classes = [
-        name
-        for name in read_globals(path)
-        if name.startswith("sklearn.") and name.rpartition(".")[2][:1].isupper()
-    ]
-    return (
-        bool(classes)
-        and all(name.startswith(_PREPROCESSING) for name in classes)
-        and not read_top_modules(path) & _COMPATIBLE
-    )
+    classes = _list_classes(path)
+    return bool(classes) and classes == list_preprocessors(path) and not read_top_modules(path) & _COMPATIBLE
 
 
-def read_version(member: Member) -> str:
-    """Return the version that every estimator has in its state; empty if there is none."""
-    match = file_probe.search_content(member.path, _VERSION)
-    return match[1].decode() if match else ""
+def _list_classes(path: Path) -> frozenset[str]:
+    names = (name for name in read_globals(path) if name.startswith("sklearn."))
+    return frozenset(name for name in names if name.rpartition(".")[2][:1].isupper())
 
 
 def judge_version(trained: Version, reads: Version) -> Severity | None:
@@ -73,9 +84,44 @@ def judge_version(trained: Version, reads: Version) -> Severity | None:
 
     https://scikit-learn.org/stable/model_persistence.html
     """
-    if trained.release[:2] != reads.release[:2]:
-        return Severity.WARN
-    return None
+    return Severity.WARN if trained.release[:2] != reads.release[:2] else None
+
+
+def _score_skops(path: Path, _sniffed: ClassifiedFile) -> float:
+    return SURE if b'"_skops_version"' in read_archive_member(path, "schema.json") else 0.0
+
+
+def _read_skops_version(member: Member) -> str:
+    match = _SKOPS_VERSION.search(read_archive_member(member.path, "schema.json"))
+    return match[1].decode() if match else ""
+
+
+def _check_skops(member: Member) -> Iterator[Finding]:
+    """Report the types that skops does not load unless they are trusted.
+
+    https://skops.readthedocs.io/en/stable/persistence.html
+    """
+    try:
+        schema = json.loads(read_archive_member(member.path, "schema.json"))
+    except ValueError:
+        yield make_stop(member, "is damaged: its schema is no JSON", "save the file again")
+        return
+    pairs = [(node.get("__module__"), node.get("__class__")) for node in walk_objects(schema)]
+    names = {
+        f"{module}.{name}" for module, name in pairs if isinstance(module, str) and isinstance(name, str)
+    }
+    trusted = member.params.get("trusted", ())
+    names -= set(map(str, trusted)) if isinstance(trusted, list | tuple) else set()
+    untrusted = sorted(
+        name for name in names if name in _SKOPS_DISTRUSTS or name.partition(".")[0] not in _SKOPS_TRUSTS
+    )
+    if untrusted:
+        problem = f"holds types that skops does not trust by itself: {', '.join(untrusted)}"
+        quoted = ", ".join(f'"{name}"' for name in untrusted)
+        remedy = (
+            f"if you made the file yourself, set trusted = [{quoted}] in the `params` of its `models` entry"
+        )
+        yield make_warning(member, problem, remedy)
 
 
 SKLEARN = Framework(
@@ -83,8 +129,20 @@ SKLEARN = Framework(
     title="scikit-learn",
     packages=("scikit-learn", "joblib"),
     library="scikit-learn",
-    score_match=score_match,
-    read_version=read_version,
+    score_match=_score_sklearn,
+    read_version=lambda member: search_content(member.path, _VERSION),
     judge_version=judge_version,
     task="tabular",
+)
+SKOPS = Framework(
+    name="skops",
+    title="scikit-learn (skops)",
+    packages=("skops", "scikit-learn"),
+    library="scikit-learn",
+    score_match=_score_skops,
+    check_member=_check_skops,
+    read_version=_read_skops_version,
+    judge_version=judge_version,
+    task="tabular",
+    param_names=("trusted",),
 )

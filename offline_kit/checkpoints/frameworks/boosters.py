@@ -1,0 +1,213 @@
+"""XGBoost, LightGBM and CatBoost: models in their own formats, what only explains itself, and pickled models."""
+
+import re
+import struct
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+
+from packaging.version import Version
+
+from offline_kit.checkpoints.file_kinds import ClassifiedFile
+from offline_kit.checkpoints.frameworks.base import (
+    SURE,
+    Framework,
+    check_pickle_version,
+    is_estimator_of,
+    is_pickled,
+    make_note,
+    make_stop,
+    make_warning,
+    parse_release,
+    read_head,
+    read_tail,
+    search_content,
+)
+from offline_kit.checkpoints.pickle_streams import read_globals
+from offline_kit.project.types import Finding, Member, Severity
+
+_OWN_FORMAT = "save it in its own format, which newer versions read too: "
+_FOR_PEOPLE = "is a dump for people (dump_model), from which {} cannot make a model again"
+
+# XGBoost: .json and .ubj, and the old binary format and dumps, to explain them
+_XGBOOST_SAVE = "model.save_model('model.ubj')"
+_XGBOOST_JSON = re.compile(rb'\s*\{\s*"(learner"\s*:\s*\{|version"\s*:\s*\[)')
+_XGBOOST_UBJ = b"{L\x00\x00\x00\x00\x00\x00\x00\x07learner{"
+_XGBOOST_DUMP = re.compile(rb"booster\[0\]:\s*\n0:")
+_JSON_VERSION = re.compile(rb'"version"\s*:\s*\[\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*\]')
+_UBJ_VERSION = re.compile(rb"\x07version\[#L.{7}\x03i(.)i(.)i(.)", re.DOTALL)
+"""A list of three bytes under the key "version", as UBJSON writes it."""
+# The fixed header (LearnerModelParam) of the format that XGBoost 3.1 removed.
+_OLD_HEADER = 136
+"""Bytes before the objective's name in the old binary format."""
+_OBJECTIVES = (b"reg:", b"binary:", b"multi:", b"rank:", b"count:", b"survival:")
+
+# LightGBM: text
+_LIGHTGBM_SAVE = "model.booster_.save_model('model.txt'), or model.save_model('model.txt') for a Booster"
+_LIGHTGBM_FORMAT = re.compile(rb"tree\r?\nversion=v(\d+)\r?\n")
+"""Version of the text format: pickles hold the text too, but not LightGBM's own version."""
+_FORMAT_OF_4 = 4
+"""What 4.0 and newer write; 2.3 to 3.3 write format 3, older ones format 2."""
+_LIGHTGBM_DUMP = re.compile(rb'[ \n]*\{[ \n]*"name"[ \n]*:[ \n]*"tree"[ \n]*,[ \n]*"version"[ \n]*:[ \n]*"v')
+
+# CatBoost: .cbm and JSON
+_CATBOOST_MAGIC = b"CBM1"
+_CATBOOST_JSON = re.compile(rb'\s*\{\s*"(features_info|model_info|ctr_data)"\s*:')
+_CATBOOST_VERSION = re.compile(rb"(?:CatBoost release |Branch: tags/v)(\d+\.\d+[\w.]*)")
+
+
+def _score_xgboost(path: Path, sniffed: ClassifiedFile) -> float:
+    start = read_head(path, 1024)
+    own = (
+        (_XGBOOST_JSON.match(start) and b'"learner"' in start)
+        or start.startswith(_XGBOOST_UBJ)
+        or _is_old_xgboost(start)
+        or _XGBOOST_DUMP.match(start)
+    )
+    return SURE if own or is_estimator_of(path, sniffed, "xgboost") else 0.0
+
+
+def _is_old_xgboost(start: bytes) -> bool:
+    at = _OLD_HEADER + 4 * start.startswith(b"binf")
+    if len(start) < at + 16:
+        return False
+    (length,) = struct.unpack("<Q", start[at : at + 8])
+    return length < 64 and start[at + 8 :].startswith(_OBJECTIVES)
+
+
+def _read_xgboost_version(member: Member) -> str:
+    """Return the model's version, pickled or not; empty for the old binary format."""
+    content = read_tail(member.path)
+    if json_version := _JSON_VERSION.search(content):
+        return b".".join(json_version.groups()).decode()
+    # A compressed pickle does not show it; in a plain one the last of the models inside counts.
+    ubj_versions = _UBJ_VERSION.findall(content)
+    return ".".join(str(part[0]) for part in ubj_versions[-1]) if ubj_versions else ""
+
+
+def _check_xgboost(member: Member) -> Iterator[Finding]:
+    """Report an old format, a dump or a pickle, and how to save it instead; and categories without names.
+
+    https://xgboost.readthedocs.io/en/stable/tutorials/saving_model.html
+    """
+    start = b"" if is_pickled(member) else read_head(member.path, 1 << 20)
+    if is_pickled(member):
+        problem = "is a pickled XGBoost model, which no other version promises to load"
+        yield make_note(member, problem, _OWN_FORMAT + _XGBOOST_SAVE)
+    elif _is_old_xgboost(start):
+        problem = "is in XGBoost's old binary format, which 3.1 and newer do not read"
+        remedy = (
+            f"load it with 'xgboost<3.1', save it as JSON or UBJSON ({_XGBOOST_SAVE}), and ship that file"
+        )
+        yield make_warning(member, problem, remedy)
+    elif _XGBOOST_DUMP.match(start):
+        yield make_stop(member, _FOR_PEOPLE.format("XGBoost"), f"save the model itself: {_XGBOOST_SAVE}")
+    elif (kind := start.find(b"feature_types")) >= 0 and (parse_release(member.version) or (0, 0)) < (3, 1):
+        types = start[kind : start.find(b"]", kind)]
+        if b'"c"' in types or b"SL\x00\x00\x00\x00\x00\x00\x00\x01c" in start[kind : kind + 4096]:
+            problem = "has categorical columns, and before XGBoost 3.1 a model does not keep the names of its categories"
+            remedy = "make the numbers of the categories as in training, in a `transform` of yours"
+            remedy = f"{remedy}, or save the model again with XGBoost 3.1 or newer"
+            yield make_warning(member, problem, remedy)
+
+
+def _score_lightgbm(path: Path, sniffed: ClassifiedFile) -> float:
+    start = read_head(path)
+    own = start.startswith((b"tree\nversion=", b"tree\r\nversion=")) or _LIGHTGBM_DUMP.match(start)
+    return SURE if own or is_estimator_of(path, sniffed, "lightgbm") else 0.0
+
+
+def _judge_lightgbm(trained: Version, reads: Version) -> Severity | None:
+    """Warn of a newer major version only: the text is the same within one."""
+    return Severity.WARN if trained.major > reads.major else None
+
+
+def _check_lightgbm_versions(member: Member, versions: Mapping[str, str]) -> Iterator[Finding]:
+    """Warn of a pickle across version 4.0; any version reads the text of any other.
+
+    Version 4.0 renamed attributes of Booster, so older versions load no newer pickle, and older estimators lack
+    attributes that newer ones predict with; older boosters load.
+    """
+    available = parse_release(versions.get("lightgbm", ""))
+    if not available or not (names := read_globals(member.path)):
+        return
+    stated = search_content(member.path, _LIGHTGBM_FORMAT)
+    is_new = stated != "" and int(stated) >= _FORMAT_OF_4
+    is_estimator = any(name.startswith("lightgbm.sklearn.") for name in names)
+    if stated and is_new != (available >= (4, 0)) and (is_new or is_estimator):
+        origin = "4.0 or newer" if is_new else "before 4.0"
+        problem = (
+            f"holds a model pickled by LightGBM {origin}, and the notebook has {versions['lightgbm']}, which may not "
+            "load it or predict with it"
+        )
+        yield make_warning(member, problem, f"save the model as text: {_LIGHTGBM_SAVE}")
+
+
+def _check_lightgbm(member: Member) -> Iterator[Finding]:
+    """Report a dump, a text that is cut short, and how to save a pickle as text."""
+    if is_pickled(member):
+        problem = "is a pickled LightGBM model, which loads with about its own version only"
+        yield make_note(member, problem, _OWN_FORMAT + _LIGHTGBM_SAVE)
+    elif _LIGHTGBM_DUMP.match(read_head(member.path)):
+        yield make_stop(member, _FOR_PEOPLE.format("LightGBM"), f"save the model itself: {_LIGHTGBM_SAVE}")
+    elif b"end of trees" not in read_tail(member.path, 64 << 20):
+        problem = "is cut short: LightGBM's text has no 'end of trees'"
+        yield make_stop(member, problem, "copy or save the file again")
+
+
+def _score_catboost(path: Path, sniffed: ClassifiedFile) -> float:
+    start = read_head(path)
+    own = start.startswith(_CATBOOST_MAGIC)
+    if _CATBOOST_JSON.match(start):
+        own = b'"scale_and_bias"' in read_tail(path, 4096) or b'"oblivious_trees"' in start
+    return SURE if own or is_estimator_of(path, sniffed, "catboost") else 0.0
+
+
+def _read_catboost_version(member: Member) -> str:
+    """Return the model's release; empty if it was built from a branch."""
+    return search_content(member.path, _CATBOOST_VERSION).rstrip(".")
+
+
+def _check_catboost(member: Member) -> Iterator[Finding]:
+    if is_pickled(member):
+        save = "model.save_model('model.cbm')"
+        yield make_note(member, "is a pickled CatBoost model", _OWN_FORMAT + save)
+
+
+XGBOOST = Framework(
+    name="xgboost",
+    title="XGBoost",
+    packages=("xgboost", "scikit-learn", "joblib", "pandas"),
+    library="xgboost",
+    score_match=_score_xgboost,
+    check_member=_check_xgboost,
+    check_versions=partial(check_pickle_version, "xgboost"),
+    read_version=_read_xgboost_version,
+    task="tabular",
+    param_names=("activation",),
+    own_activation=True,
+)
+LIGHTGBM = Framework(
+    name="lightgbm",
+    title="LightGBM",
+    packages=("lightgbm", "scikit-learn", "joblib", "pandas"),
+    library="lightgbm",
+    score_match=_score_lightgbm,
+    judge_version=_judge_lightgbm,
+    check_member=_check_lightgbm,
+    check_versions=_check_lightgbm_versions,
+    task="tabular",
+    param_names=("activation",),
+    own_activation=True,
+)
+CATBOOST = Framework(
+    name="catboost",
+    title="CatBoost",
+    packages=("catboost", "joblib", "pandas"),
+    library="catboost",
+    score_match=_score_catboost,
+    check_member=_check_catboost,
+    check_versions=partial(check_pickle_version, "catboost"),
+    read_version=_read_catboost_version,
+    task="tabular",
+)
