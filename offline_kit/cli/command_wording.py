@@ -6,7 +6,11 @@ the console passes every message through here before it prints it.
 
 import re
 import shlex
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from offline_kit.kaggle.push.poll_policy import KaggleTiming
 
 _TO = re.compile(r"'offline-kit (push|submit|ship|verify)\b(?![^']*--to )")
 _ABOUT = re.compile(
@@ -59,3 +63,12 @@ class CommandWording:
         if isinstance(value, list | tuple):
             return [self.word_value(item, is_message=is_message) for item in value]
         return value
+
+
+@dataclass(frozen=True)
+class CommandContext:
+    """What `main` hands to the command that it runs, as click's context object."""
+
+    wording: CommandWording = field(default_factory=CommandWording)
+    timing: "KaggleTiming | None" = None
+    """None is the usual one."""

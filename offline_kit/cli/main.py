@@ -5,18 +5,21 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
 from offline_kit import __version__
 from offline_kit.cli import crash_report
-from offline_kit.cli.command_wording import CommandWording
+from offline_kit.cli.command_wording import CommandContext, CommandWording
 from offline_kit.cli.commands import adopt, compare, kaggle, kit, render, start, stores
 from offline_kit.cli.console import Console, ReaderGoneError, unwritable_error
 from offline_kit.cli.help_format import CommandGroup
 from offline_kit.core import files, processes
 from offline_kit.core.errors import Exit, OfflineKitError
+
+if TYPE_CHECKING:
+    from offline_kit.kaggle.push.poll_policy import KaggleTiming
 
 
 @click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -50,8 +53,8 @@ def _raise_interrupt(_signal: int, _frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit with a code of `core.errors.Exit`."""
+def main(arguments: Sequence[str] | None = None, *, timing: "KaggleTiming | None" = None) -> None:
+    """Run the command line, with this patience with Kaggle, and exit with a code of `core.errors.Exit`."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     wording = CommandWording()
     console = Console(as_json="--json" in words, words=wording)
@@ -59,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         signal.SIGTERM, _raise_interrupt
     )  # CI systems and schedulers stop a job with SIGTERM: clean up as for Ctrl-C
     try:
-        code = _run_command(words, console, wording)
+        code = _run_command(words, console, CommandContext(wording, timing))
     except OSError:
         if _write_problem(sys.stderr, probe=b"\n") is None:
             raise
@@ -69,12 +72,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(code)
 
 
-def _run_command(words: list[str], console: Console, wording: CommandWording) -> int:
+def _run_command(words: list[str], console: Console, context: CommandContext) -> int:
     """Run one command, show its error if it fails, and return its exit code."""
     try:
         if not {"--help", "-h", "--version"} & set(words):
             files.check_surroundings(words)
-        cli.main(args=words, prog_name="offline-kit", standalone_mode=False, obj=wording)
+        cli.main(args=words, prog_name="offline-kit", standalone_mode=False, obj=context)
     except OfflineKitError as error:
         console.show_error(error)
         return error.exit_code

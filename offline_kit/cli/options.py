@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from offline_kit.cli.command_wording import CommandWording
+from offline_kit.cli.command_wording import CommandContext, CommandWording
 from offline_kit.cli.console import Console
 from offline_kit.project.config_keys import ENGINES, ENVIRONMENTS, KAGGLES, SDISTS
 
@@ -38,8 +38,12 @@ def console_of(*, quiet: bool, as_json: bool) -> Console:
 
 
 def _command_wording() -> CommandWording:
-    context_object = click.get_current_context().obj
-    return context_object if isinstance(context_object, CommandWording) else CommandWording()
+    return _command_context().wording
+
+
+def _command_context() -> CommandContext:
+    context = click.get_current_context().obj
+    return context if isinstance(context, CommandContext) else CommandContext()
 
 
 def _word_tables(_context: click.Context, _parameter: click.Parameter, project: Path) -> Path:
@@ -245,10 +249,12 @@ def session_of(
     config: "Config", to: str, at: str, console: Console, *, current: bool = False
 ) -> "Iterator[KaggleSession]":
     """Yield a logged-in session with Kaggle or a local Kaggle."""
+    from offline_kit.kaggle.push.poll_policy import DEFAULT_TIMING
     from offline_kit.workflow import kaggle_session
 
+    timing = _command_context().timing or DEFAULT_TIMING
     with (
         kaggle_session.choose_kaggle(to, at, console, project=config.project, current=current) as endpoint,
-        kaggle_session.open_session(config, endpoint, console) as session,
+        kaggle_session.open_session(config, endpoint, console, timing) as session,
     ):
         yield session

@@ -9,7 +9,6 @@ from typing import Any
 from offline_kit.core import files, processes
 from offline_kit.core.errors import OfflineKitError, OutsideError, ProjectError, UsageError
 from offline_kit.core.report import SILENT, Reporter
-from offline_kit.core.retry import PATIENT
 from offline_kit.kaggle.client.api_types import (
     Account,
     NewNotebook,
@@ -33,7 +32,7 @@ from offline_kit.kaggle.push import (
 from offline_kit.kaggle.push.dataset_plan import DEFAULT_OPTIONS, PushAction, PushOptions, PushPlan
 from offline_kit.kaggle.push.journal import LastSeenStore, PushSettings
 from offline_kit.kaggle.push.notebook_runs import FinishedRun
-from offline_kit.kaggle.push.poll_policy import DEFAULT_POLL, PollPolicy
+from offline_kit.kaggle.push.poll_policy import DEFAULT_TIMING, KaggleTiming, PollPolicy
 from offline_kit.kaggle.push.push_datasets import PushedPart
 from offline_kit.kaggle.push.push_notebook import NotebookPlan, PushedNotebook
 from offline_kit.kaggle.push.queued_submissions import QueuedSubmission
@@ -180,7 +179,10 @@ def _serve_local(project: Path | None, *, current: bool) -> Iterator[str]:
 
 @contextmanager
 def open_session(
-    config: Config, endpoint: KaggleEndpoint, report: Reporter = SILENT
+    config: Config,
+    endpoint: KaggleEndpoint,
+    report: Reporter = SILENT,
+    timing: KaggleTiming = DEFAULT_TIMING,
 ) -> Iterator[KaggleSession]:
     """Log in; raises NotLoggedInError with the accepted sources of credentials.
 
@@ -191,7 +193,11 @@ def open_session(
         if seconds >= _WORTH_TELLING:
             report.note(f"Rate-limited by Kaggle (429); retrying in {seconds:.0f} s")
 
-    with _name_local_kaggle(endpoint), KaggleClient(endpoint, patience=replace(PATIENT, tell=told)) as kaggle:
+    patience = replace(timing.retry, tell=told)
+    with (
+        _name_local_kaggle(endpoint),
+        KaggleClient(endpoint, patience=patience, seconds=timing.read_timeout) as kaggle,
+    ):
         account = kaggle.fetch_account()
         state = _state_folder(config, endpoint, account.username)
         try:
@@ -200,7 +206,11 @@ def open_session(
                 kaggle=kaggle,
                 account=account,
                 local=bool(endpoint.local),
-                settings=PushSettings(state_folder=state, poll_policy=_poll_policy(endpoint)),
+                settings=PushSettings(
+                    state_folder=state,
+                    poll_policy=_poll_policy(timing.poll, endpoint),
+                    retry_policy=timing.retry,
+                ),
                 ledger=SubmissionLedger(
                     part_locations.ledger_path(config, state, local=bool(endpoint.local))
                 ),
@@ -212,14 +222,12 @@ def open_session(
             )  # addresses of uploads are among what is remembered
 
 
-def _poll_policy(endpoint: KaggleEndpoint) -> PollPolicy:
+def _poll_policy(policy: PollPolicy, endpoint: KaggleEndpoint) -> PollPolicy:
     """Return how often to poll: a server on this machine stands a poll each second, so that nobody waits for nothing."""
     if not endpoint.local:
-        return DEFAULT_POLL
-    longest, scoring = (
-        min(pause, _LOCAL_PAUSE) for pause in (DEFAULT_POLL.max_interval, DEFAULT_POLL.scoring_interval)
-    )
-    return replace(DEFAULT_POLL, max_interval=longest, scoring_interval=scoring)
+        return policy
+    longest, scoring = (min(pause, _LOCAL_PAUSE) for pause in (policy.max_interval, policy.scoring_interval))
+    return replace(policy, max_interval=longest, scoring_interval=scoring)
 
 
 @contextmanager

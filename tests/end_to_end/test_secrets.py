@@ -14,7 +14,7 @@ from urllib.parse import quote
 import pytest
 
 from tests.support.local_index import LocalIndex, make_wheel
-from tests.support.shipping import HURRIED, Told, Yard, make_project, retrain, yard
+from tests.support.shipping import Told, Yard, make_project, retrain, yard
 
 pytestmark = pytest.mark.slow
 USER, KEY, TOKEN = "carol", "planted0key4of8carol", "KGAT_planted1token5of9carol"
@@ -219,7 +219,7 @@ def test_the_notebook_sees_none(tmp_path: Path, project: Path, index: LocalIndex
 def _crash(here: Yard, env: Mapping[str, str | None]) -> Told:
     import subprocess
 
-    code = HURRIED.format(grace=1, processing=1, answer=1).replace("main(sys", CRASH + "main(sys")
+    code = here.hurried.replace("main(sys", CRASH + "main(sys")
     whole = {name: value for name, value in {**here.env, **env}.items() if value is not None}
     words = [sys.executable, "-c", code, "crash", str(here.project)]
     done = subprocess.run(words, env=whole, cwd=here.project, capture_output=True, text=True, check=False)

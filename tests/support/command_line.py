@@ -13,10 +13,14 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 from offline_kit.cli.main import main
+from offline_kit.kaggle.push.poll_policy import KaggleTiming
 
 
 def offline_kit(
-    *words: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None
+    *words: str | Path,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    timing: KaggleTiming | None = None,
 ) -> "CompletedProcess[str]":
     """Run `offline-kit WORDS` in a folder and with this whole environment, those of the tests where not given."""
     argv = [*map(str, words)]
@@ -26,13 +30,13 @@ def offline_kit(
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
     ):
-        code = contextvars.copy_context().run(_code, argv)
+        code = contextvars.copy_context().run(_code, argv, timing)
     return CompletedProcess(argv, code, _text(out), _text(err))
 
 
-def _code(argv: list[str]) -> int:
+def _code(argv: list[str], timing: KaggleTiming | None) -> int:
     try:
-        main(argv)
+        main(argv, timing=timing)
     except SystemExit as end:
         return int(end.code or 0)
     raise AssertionError("main always exits")

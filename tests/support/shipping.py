@@ -1,4 +1,4 @@
-"""A small project on its way to a local Kaggle, by the real command line in processes of their own.
+"""A small project on its way to a local Kaggle, by the real command line.
 
 The project needs no package, has one checkpoint and takes part in the competition `small-digits`; its
 notebook is the one that `build` renders.
@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from offline_kit.core.retry import RetryPolicy
+from offline_kit.kaggle.push.poll_policy import KaggleTiming, PollPolicy
 from offline_kit.kit import manifest
 from offline_kit.local_kaggle.faults import Fault
 from offline_kit.local_kaggle.running import NotebookRunner, RunJob, RunResult
@@ -54,16 +56,12 @@ WEIGHTS = 300_000
 """Bytes of the checkpoint."""
 HURRIED = """
 import sys
-from offline_kit.core import retry as patience
-from offline_kit.kaggle.push import poll_policy as waiting
-patience.PATIENT = patience.RetryPolicy(attempts=4, backoff=0.02, longest=1.0)
-waiting.DEFAULT_POLL = waiting.PollPolicy(visibility_timeout={grace}, processing_timeout={processing}, first_interval=0.02, max_interval=0.1)
-from offline_kit.kaggle.client import calls
-calls.READ_SECONDS = {answer}
 from offline_kit.cli.main import main
-main(sys.argv[1:])
+from offline_kit.core.retry import RetryPolicy
+from offline_kit.kaggle.push.poll_policy import KaggleTiming, PollPolicy
+main(sys.argv[1:], timing={timing})
 """
-"""The command line as it is, with hours made seconds: what it waits for, and how long, stands in constants."""
+"""The command line with hours made seconds, in a process of its own."""
 
 
 SHOWS_FAILURES = """
@@ -163,32 +161,44 @@ class Yard:
         """The words that name the local Kaggle."""
         return ("--to", "local", "--at", self.bench.server.url)
 
+    @property
+    def timing(self) -> KaggleTiming:
+        """The patience of its commands."""
+        poll = PollPolicy(
+            visibility_timeout=self.grace,
+            processing_timeout=self.processing,
+            first_interval=0.02,
+            max_interval=0.1,
+        )
+        retry = RetryPolicy(attempts=4, backoff=0.02, longest=1.0)
+        return KaggleTiming(poll=poll, retry=retry, read_timeout=self.answer)
+
+    @property
+    def hurried(self) -> str:
+        """The code of such a command in a process of its own."""
+        poll = f"PollPolicy(visibility_timeout={self.grace}, processing_timeout={self.processing}, first_interval=0.02, max_interval=0.1)"
+        retry = "RetryPolicy(attempts=4, backoff=0.02, longest=1.0)"
+        return HURRIED.format(timing=f"KaggleTiming(poll={poll}, retry={retry}, read_timeout={self.answer})")
+
     def start(
         self, command: str, *words: str, env: Mapping[str, str | None] | None = None
     ) -> "subprocess.Popen[str]":
         """Start `offline-kit COMMAND` in the project; `env` changes the environment, None removes."""
-        code = HURRIED.format(grace=self.grace, processing=self.processing, answer=self.answer)
         changed = {**self.env, **(env or {})}
         return subprocess.Popen(
-            [sys.executable, "-c", code, command, *words, str(self.project)],
+            [sys.executable, "-c", self.hurried, command, *words, str(self.project)],
             env={name: value for name, value in changed.items() if value is not None},
             cwd=self.project,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
 
     def run(self, command: str, *words: str, env: Mapping[str, str | None] | None = None) -> Told:
-        """Run a command to its end; one that waits for nobody in this process."""
-        if command in ("build", "notebook") and not {"--to", "--on"} & set(words):
-            changed = {**self.env, **(env or {})}
-            whole = {name: value for name, value in changed.items() if value is not None}
-            done = offline_kit(command, *words, str(self.project), cwd=self.project, env=whole)
-            return Told(code=done.returncode, out=done.stdout, err=done.stderr)
-        process = self.start(command, *words, env=env)
-        try:
-            out, err = process.communicate(timeout=180)
-        finally:
-            process.kill()
-        return Told(code=process.returncode, out=out, err=err)
+        """Run a command to its end, in this process."""
+        changed = {**self.env, **(env or {})}
+        whole = {name: value for name, value in changed.items() if value is not None}
+        words = (command, *words, str(self.project))
+        done = offline_kit(*words, cwd=self.project, env=whole, timing=self.timing)
+        return Told(code=done.returncode, out=done.stdout, err=done.stderr)
 
     def ship(self, *words: str) -> Told:
         """Ship to the score."""

@@ -19,7 +19,7 @@ from offline_kit.local_kaggle.faults import Fault
 from offline_kit.local_kaggle.traffic import TrafficEvent
 from tests.support.competitions import competition
 from tests.support.local_kaggle import HASTY
-from tests.support.shipping import DATASET, HURRIED, WEIGHTS, Yard, built_copy, make_project, retrain, yard
+from tests.support.shipping import DATASET, WEIGHTS, Yard, built_copy, make_project, retrain, yard
 
 PENDING = Fault(on="SCORE", stuck="PENDING", times=0)
 
@@ -40,9 +40,8 @@ def split(tmp_path: Path, built_split: Path) -> Iterator[Yard]:
 def on_a_terminal(here: Yard, answer: str, command: str, *words: str) -> tuple[int, str]:
     """Run a command on a terminal, answer its question, and return exit code and all that was shown."""
     ours, theirs = pty.openpty()
-    code = HURRIED.format(grace=here.grace, processing=here.processing, answer=here.answer)
     process = subprocess.Popen(
-        [sys.executable, "-c", code, command, *words, str(here.project)],
+        [sys.executable, "-c", here.hurried, command, *words, str(here.project)],
         env=dict(here.env), cwd=here.project, stdin=theirs, stdout=theirs, stderr=theirs,
     )  # fmt: skip
     os.close(theirs)

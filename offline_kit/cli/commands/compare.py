@@ -14,6 +14,7 @@ from offline_kit.cli.options import (
     console_of,
     load_config,
     project_argument,
+    session_of,
 )
 from offline_kit.core.errors import Exit
 from offline_kit.project.kaggle_names import MARKER
@@ -38,17 +39,14 @@ def verify(project: Path, *, quiet: bool, as_json: bool, deep: bool, no_notebook
     """Compare what is on Kaggle with the local kit, file by file."""
     from offline_kit.cli.summaries import compare as summary_compare
     from offline_kit.kaggle.push import verify_remote as verifying
-    from offline_kit.workflow import kaggle_session, pipeline
+    from offline_kit.workflow import pipeline
 
     console = console_of(quiet=quiet, as_json=as_json)
     to, at = flags.pop("to"), flags.pop("at")
     config = load_config(project, flags)
     kit = pipeline.kit_of(config)
     scope = verifying.VerifyOptions(deep=deep, notebook=not no_notebook)
-    with (
-        kaggle_session.choose_kaggle(to, at, console) as endpoint,
-        kaggle_session.open_session(config, endpoint, console) as session,
-    ):
+    with session_of(config, to, at, console) as session:
         arguments = (session.part_datasets(kit), session.kaggle, scope, console, session.other_locations(kit))
         verification = verifying.verify_kit(kit, *arguments)
     summary_compare.show_verification(verification, console)

@@ -7,8 +7,9 @@ from typing import TypeVar
 
 from offline_kit.core.errors import OfflineKitError, OutsideError
 from offline_kit.core.report import Say
-from offline_kit.core.retry import RetryPolicy, TransientError, retry_attempts
+from offline_kit.core.retry import PATIENT, RetryPolicy, TransientError, retry_attempts
 from offline_kit.kaggle.client.api_types import NoResponseError, RefusedError, UnreachableError
+from offline_kit.kaggle.client.calls import READ_SECONDS
 
 _NEVER = 10**6
 _ABSENT = frozenset({403, 404})
@@ -43,6 +44,18 @@ class PollPolicy:
 
 
 DEFAULT_POLL = PollPolicy()
+
+
+@dataclass(frozen=True, kw_only=True)
+class KaggleTiming:
+    """How patient a command is with Kaggle."""
+
+    poll: PollPolicy = DEFAULT_POLL
+    retry: RetryPolicy = PATIENT
+    read_timeout: float = READ_SECONDS
+
+
+DEFAULT_TIMING = KaggleTiming()
 
 
 def poll_until(
