@@ -1,4 +1,4 @@
-"""How much memory a process and all its descendants hold, read from /proc."""
+"""Memory of a process and all its descendants, read from /proc."""
 
 import os
 from pathlib import Path
@@ -7,51 +7,44 @@ _PROC = Path("/proc")
 
 
 class ProcessTree:
-    """Samples one process tree and remembers the peak.
+    """Samples one process tree and keeps the peak."""
 
-    PSS rather than a control group's own peak: that one counts the cached pages of every file read,
-    which the kernel gives back for nothing, so a large checkpoint would look like a memory need.
-    """
+    # PSS instead of a control group's own peak: that one counts the cached pages of every file read, which the kernel
+    # gives back for nothing, so a large checkpoint would look like a need of memory.
 
     def __init__(self, root: int) -> None:
         self.root = root
-        """Process id of the first process."""
         self.peak = 0
-        """Bytes, the highest sum of one sample."""
-        self.seen: dict[int, int] = {}
-        """Every process that was ever part of the tree: its id, and when it began (ids come again)."""
+        """Bytes; the highest sum of one sample."""
+        self.began: dict[int, int] = {}
+        """When each process that was ever part of the tree began: the system reuses process ids."""
         self.by = "not measured"
-        """"PSS"; "RSS" as soon as one process would not show its PSS; "not measured" without /proc."""
+        """"PSS"; "RSS" as soon as one process does not show its PSS; "not measured" without /proc."""
 
     def sample_memory(self) -> int:
-        """Read the tree once and return the bytes that it holds now."""
-        total = 0
-        for pid in self.list_pids():
-            total += self._read_memory(pid)
+        """Return the bytes that the tree holds now."""
+        total = sum(map(self._read_memory, self.list_pids()))
         self.peak = max(self.peak, total)
         return total
 
     def list_pids(self) -> list[int]:
         """Return the processes of the tree that are alive now."""
+        states = {int(entry.name): _read_state(int(entry.name)) for entry in _PROC.glob("[0-9]*")}
         children: dict[int, list[int]] = {}
-        began: dict[int, int] = {}
-        for entry in _PROC.glob("[0-9]*/stat"):
-            if state := _parent_and_start(entry):
-                pid = int(entry.parent.name)
+        for pid, state in states.items():
+            if state:
                 children.setdefault(state[0], []).append(pid)
-                began[pid] = state[1]
-        pids, queue = [], [self.root] if self.root in began else []
+        pids, queue = [], [self.root] if states.get(self.root) else []
         while queue:
             pid = queue.pop()
             pids.append(pid)
             queue += children.get(pid, [])
-        self.seen.update({pid: began[pid] for pid in pids})
+        self.began |= {pid: state[1] for pid in pids if (state := states[pid])}
         return pids
 
     def list_remaining(self) -> list[int]:
-        """Return those of the tree that are alive now, also where their parent is gone."""
-        states = {pid: _parent_and_start(_PROC / str(pid) / "stat") for pid in self.seen}
-        return [pid for pid, state in states.items() if state and state[1] == self.seen[pid]]
+        """Return the processes of the tree that are alive now, even if their parent is gone."""
+        return [pid for pid, began in self.began.items() if (state := _read_state(pid)) and state[1] == began]
 
     def _read_memory(self, pid: int) -> int:
         try:
@@ -60,25 +53,22 @@ class ProcessTree:
                     self.by = "PSS" if self.by != "RSS" else "RSS"
                     return int(line.split()[1]) * 1024
         except (PermissionError, FileNotFoundError):
-            return self._read_resident(pid)
+            try:
+                pages = int((_PROC / str(pid) / "statm").read_bytes().split()[1])
+            except (OSError, IndexError):
+                return 0
+            self.by = "RSS" if pages else self.by
+            return pages * os.sysconf("SC_PAGE_SIZE")
         except OSError:
             pass  # it ended between the listing and the reading
         return 0
 
-    def _read_resident(self, pid: int) -> int:
-        try:
-            pages = int((_PROC / str(pid) / "statm").read_bytes().split()[1])
-        except (OSError, IndexError):
-            return 0
-        if pages:
-            self.by = "RSS"
-        return pages * os.sysconf("SC_PAGE_SIZE")
 
-
-def _parent_and_start(stat: Path) -> tuple[int, int] | None:
+def _read_state(pid: int) -> tuple[int, int] | None:
+    """Return the parent of a process and when it began (https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html)."""
     try:
-        # The name in brackets may hold anything, also brackets and spaces.
-        words = stat.read_bytes().rpartition(b")")[2].split()
+        # The name in brackets may contain anything, even brackets and spaces.
+        words = (_PROC / str(pid) / "stat").read_bytes().rpartition(b")")[2].split()
         return int(words[1]), int(words[19])
     except (OSError, IndexError, ValueError):
         return None

@@ -1,25 +1,21 @@
-"""The last resort, and called so: no namespaces, only obstacles.
+"""The last resort: no namespaces, only obstacles.
 
-Python processes get an audit hook that refuses every socket but the loopback's and local ones; other
-programs find only proxies that lead nowhere. The mounts are symbolic links below a scratch folder, so
-paths begin there instead of at the root, nothing is read-only, and the user's files stay visible. It
-finds a forgotten download; it proves nothing.
+Python processes get an audit hook (https://docs.python.org/3/library/audit_events.html) that refuses all sockets except
+local ones; other programs get proxies that lead nowhere. The mounts are symbolic links below a scratch folder, so paths
+begin there instead of at the root, nothing is read-only, and the user's files stay visible. It finds a forgotten
+download; it proves nothing.
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from offline_kit.core.sandboxes.box import Box
 
-_NOWHERE = "http://127.0.0.1:9"
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy", "ftp_proxy")
 _OBSTACLES = {
-    **{
-        name: _NOWHERE
-        for base in ("http", "https", "all", "ftp")
-        for name in (f"{base}_proxy", f"{base}_proxy".upper())
-    },
-    "no_proxy": "localhost,127.0.0.1,::1",
-    "NO_PROXY": "localhost,127.0.0.1,::1",
+    **dict.fromkeys((*_PROXIES, *(name.upper() for name in _PROXIES)), "http://127.0.0.1:9"),
+    **dict.fromkeys(("no_proxy", "NO_PROXY"), "localhost,127.0.0.1,::1"),
     "UV_OFFLINE": "1",
     "PIP_NO_INDEX": "1",
 }
@@ -59,37 +55,30 @@ finally:
 '''
 
 
-def build_command(box: Box) -> tuple[list[str], dict[str, str]]:
-    """Lay out `box.scratch` as the root and return the command with its environment."""
+def build_command(box: Box) -> tuple[list[str], Mapping[str, str]]:
+    """Lay out `box.scratch` as the root, and return the command with its environment."""
     for mount in box.mounts:
         _link_mount(box.scratch, mount.inside, str(mount.source.absolute()))
     for path, target in box.links.items():
         _link_mount(box.scratch, path, target)
     if box.network:
-        return list(box.argv), dict(box.env)
+        return list(box.argv), box.env
     hooks = box.scratch / "hooks"
     hooks.mkdir()
     (hooks / "sitecustomize.py").write_text(_HOOK)
-    before = [box.env["PYTHONPATH"]] if box.env.get("PYTHONPATH") else []
-    return list(box.argv), {**box.env, **_OBSTACLES, "PYTHONPATH": os.pathsep.join([str(hooks), *before])}
+    python_path = os.pathsep.join(filter(None, [str(hooks), box.env.get("PYTHONPATH")]))
+    return list(box.argv), {**box.env, **_OBSTACLES, "PYTHONPATH": python_path}
 
 
 def _link_mount(root: Path, inside: str, target: str) -> None:
     if Path(target) == Path(inside):
         return  # seen at its own path anyway
-    link_path = root / inside.lstrip("/")
-    _unfold_links(root, link_path.parent)
-    if link_path.is_symlink():
-        link_path.unlink()
-    link_path.symlink_to(target)
-
-
-def _unfold_links(root: Path, folder: Path) -> None:
-    """Make a real folder of what may be links on the way down, so that one of its entries can be covered."""
+    *parents, name = Path(inside.lstrip("/")).parts
     path = root
-    for word in folder.relative_to(root).parts:
+    for word in parents:
         path /= word
         if path.is_symlink():
+            # Make a real folder of a link, so that one of its entries can be covered.
             real = path.resolve()
             path.unlink()
             path.mkdir()
@@ -97,3 +86,6 @@ def _unfold_links(root: Path, folder: Path) -> None:
                 (path / child.name).symlink_to(child)
         elif not path.exists():
             path.mkdir()
+    if (path / name).is_symlink():
+        (path / name).unlink()
+    (path / name).symlink_to(target)
