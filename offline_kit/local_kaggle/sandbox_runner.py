@@ -16,7 +16,7 @@ from offline_kit.notebook.runtime.kit_server import WRITTEN
 from offline_kit.packages.pip_settings import IndexSettings
 from offline_kit.project import images
 from offline_kit.project.images import Image
-from offline_kit.rehearsal import environments, execution, gateway, kernel, kit_facts, pythons
+from offline_kit.rehearsal import environments, execution, gateway, kernel, kit_facts
 from offline_kit.rehearsal.environments import EnvironmentOptions
 from offline_kit.rehearsal.execution import KernelRun, RehearsalEnvironment
 from offline_kit.rehearsal.gateway import GatewayService
@@ -73,7 +73,7 @@ class SandboxRunner:
 
     def _run_job(self, job: RunJob, source: Path, service: GatewayService | None) -> KernelRun:
         chosen_sandbox = sandbox.find_sandbox(self.kinds, report=self.shop.report)
-        papermill = pythons.inspect_interpreter(environments.make_papermill_environment(self.shop))
+        papermill = environments.inspect_interpreter(environments.make_papermill_environment(self.shop))
         chosen_image, ready = self._choose_kernel(job, (source, *(service.code if service else ())))
         bench = RehearsalEnvironment(
             notebook=source,

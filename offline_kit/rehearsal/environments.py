@@ -5,12 +5,13 @@ every requirement, because the packages of the image itself do not all agree wit
 """
 
 import hashlib
+import json
 import re
 import sys
 import tempfile
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +20,26 @@ from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from offline_kit.core import files, interpreters, processes
 from offline_kit.core.errors import OfflineKitError, OutsideError, ProjectError, UsageError
 from offline_kit.core.report import SILENT, Reporter
+from offline_kit.core.sandboxes.box import SYSTEM, Mount
 from offline_kit.packages.pip_settings import IndexSettings, redact_urls
 from offline_kit.project.images import Image
 
-ASK_ABOVE = 500_000_000
-"""Bytes; larger downloads need a confirmation."""
 TORCH_CPU = "https://download.pytorch.org/whl/cpu"
 """Index of torch without CUDA libraries (https://pytorch.org/get-started/locally/); blocked in some networks."""
-_PAPERMILL = ("papermill>=2.7,<3",)
-_KERNEL = ("ipykernel", "pip", "setuptools")
-_CUDA_PREFIX = "nvidia-"  # dependencies of torch from PyPI
 # uv logs this with -v for each package that it would have to download:
 _UNCACHED = re.compile(r"Identified uncached distribution: (\S+?)==")
+_INSPECT = """
+import importlib.metadata, json, platform, re, sys
+names = {}
+for d in importlib.metadata.distributions():
+    name = d.metadata["Name"] if d.metadata else None
+    if name:
+        names.setdefault(re.sub(r"[-_.]+", "-", name).lower(), d.version)
+print(json.dumps({
+    "version": platform.python_version(), "prefix": sys.prefix, "base": [sys.base_prefix, sys.base_exec_prefix],
+    "packages": names,
+}))
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +52,7 @@ class EnvironmentOptions:
     """Large downloads are confirmed."""
     confirm: Callable[[str], bool] | None = None
     """Ask the user; None if nobody can be asked."""
-    ask_above: int = ASK_ABOVE
+    ask_above: int = 500_000_000
     """Bytes to download without confirmation."""
     report: Reporter = SILENT
 
@@ -53,20 +62,13 @@ class EnvironmentSpec:
     """What an environment must contain; equal specifications share one lock."""
 
     names: tuple[str, ...]
-    overrides: Mapping[str, str]
     python: Path
+    overrides: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def fallback_hint(self) -> str:
         """Second half of a hint; empty if no other environment can be used."""
         return ", or use the running environment with --env current" if self.overrides else ""
-
-    def cache_key(self, index: IndexSettings) -> str:
-        """Return a hash of the specification and of the index settings."""
-        overrides = sorted(self.overrides.items())
-        locations = (index.list_index_urls(), *index.find_links)
-        spec_parts = (self.names, overrides, str(self.python), *locations)
-        return hashlib.sha256(repr(spec_parts).encode()).hexdigest()[:20]
 
 
 def make_kernel_environment(image: Image, packages: Sequence[str], options: EnvironmentOptions) -> Path:
@@ -85,11 +87,12 @@ def make_kernel_environment(image: Image, packages: Sequence[str], options: Envi
             hint=f"run `uv python install {image.python_minor}`, or use the running environment with --env current",
             code="python-not-found",
         )
-    versions = {name: image.public_version(name) for name in image.packages}
     # torch from PyPI pins its own CUDA libraries, at other versions than the image has: with the image's, `import torch`
     # fails with "libcufile.so.0: cannot open shared object file". So they are not overridden; a CPU build has none.
+    names = {name for name in packages if not _is_cuda_library(name)}
+    versions = {name: image.public_version(name) for name in image.packages}
     spec = EnvironmentSpec(
-        names=tuple(sorted({name for name in packages if not _is_cuda_library(name)} | {*_KERNEL})),
+        names=tuple(sorted({*names, "ipykernel", "pip", "setuptools"})),
         overrides={
             name: version
             for name, version in versions.items()
@@ -101,32 +104,23 @@ def make_kernel_environment(image: Image, packages: Sequence[str], options: Envi
 
 
 def _is_cuda_library(name: str) -> bool:
-    """Whether a distribution is one of the CUDA libraries that torch depends on."""
-    return (
-        name.startswith(("nvidia-", "cuda-")) and name != "nvidia-ml-py"
-    )  # nvidia-ml-py is pure Python (pynvml)
+    # nvidia-ml-py is pure Python (pynvml)
+    return name.startswith(("nvidia-", "cuda-")) and name != "nvidia-ml-py"
 
 
 def make_papermill_environment(options: EnvironmentOptions) -> Path:
     """Return the Python of papermill's own environment, which keeps its dependencies away from the kernel's."""
     # Not sys.executable: its environment may be deleted, and others with the same Python share this one.
     base = interpreters.find_interpreter("{}.{}".format(*sys.version_info), processes.copy_environment())
-    return _ensure_environment(
-        "papermill", _spec_without_overrides(_PAPERMILL, base or Path(sys.executable)), options
-    )
+    spec = EnvironmentSpec(names=("papermill>=2.7,<3",), python=base or Path(sys.executable))
+    return _ensure_environment("papermill", spec, options)
 
 
 def make_layer(packages: Sequence[str], python: Path, options: EnvironmentOptions) -> Path:
     """Return a folder with these packages for this interpreter, to append to sys.path."""
-    layer_python = _ensure_environment("layer", _spec_without_overrides(packages, python), options)
-    return next(
-        layer_python.parent.parent.glob("lib/python*/site-packages"),
-        layer_python.parent.parent / "Lib" / "site-packages",
-    )
-
-
-def _spec_without_overrides(names: Sequence[str], python: Path) -> EnvironmentSpec:
-    return EnvironmentSpec(names=tuple(names), overrides={}, python=python)
+    spec = EnvironmentSpec(names=tuple(packages), python=python)
+    env = _ensure_environment("layer", spec, options).parent.parent
+    return next(env.glob("lib/python*/site-packages"), env / "Lib" / "site-packages")
 
 
 def _ensure_environment(kind: str, spec: EnvironmentSpec, options: EnvironmentOptions) -> Path:
@@ -152,9 +146,7 @@ def _install_environment(lock: Path, env: Path, spec: EnvironmentSpec, options: 
         _run_uv([*words, _write_pins(lock)], options.index, torch=_is_from_torch_index(lock))
     except OfflineKitError as error:
         messages = [redact_urls(line) for line in error.details] or [error.what]
-        if disk_error := files.full_cache_error(messages, options.cache):
-            raise disk_error from error
-        raise OutsideError(
+        raise files.full_cache_error(messages, options.cache) or OutsideError(
             "the environment of the rehearsal could not be installed",
             hint=f"fix what uv reports above{spec.fallback_hint}",
             code="environment-install-failed",
@@ -164,10 +156,16 @@ def _install_environment(lock: Path, env: Path, spec: EnvironmentSpec, options: 
 
 def _confirm_download(kind: str, lock: Path, spec: EnvironmentSpec, options: EnvironmentOptions) -> None:
     """Show the size of the download; raise UsageError if it is large and was not confirmed."""
-    sizes = _find_missing_sizes(lock, spec, options)
-    total = sum(sizes.values())
-    if not sizes:
+    with tempfile.TemporaryDirectory(prefix="offline-kit.") as target:
+        words: list[str | Path] = ["pip", "install", "-v", "--dry-run", "--no-deps", "--target", target]
+        words += ["--python", spec.python, "-r", _write_pins(lock)]
+        dry_run = _run_uv(words, options.index, torch=_is_from_torch_index(lock), check=False)
+    if "Would download" not in dry_run.err:
         return
+    sizes = {item["name"]: _find_wheel_size(item) for item in tomllib.loads(lock.read_text())["packages"]}
+    uncached = {name for name in _UNCACHED.findall(dry_run.err) if name in sizes}
+    sizes = {name: sizes[name] for name in uncached or sizes}
+    total = sum(sizes.values())
     total_size = files.format_size(total) if total else "of unknown size"
     text = f"{len(sizes)} packages ({total_size}) for the {kind} environment of the rehearsal"
     if total > options.ask_above and not options.yes:
@@ -181,19 +179,6 @@ def _confirm_download(kind: str, lock: Path, spec: EnvironmentSpec, options: Env
                 details=[f"largest: {largest_sizes}"],
             )
     options.report.step(f"downloading {text}")
-
-
-def _find_missing_sizes(lock: Path, spec: EnvironmentSpec, options: EnvironmentOptions) -> dict[str, int]:
-    """Return the size of each package that is not in uv's cache; 0 if the index does not give it."""
-    with tempfile.TemporaryDirectory(prefix="offline-kit.") as target:
-        words: list[str | Path] = ["pip", "install", "-v", "--dry-run", "--no-deps", "--target", target]
-        words += ["--python", spec.python, "-r", _write_pins(lock)]
-        dry_run = _run_uv(words, options.index, torch=_is_from_torch_index(lock), check=False)
-    if "Would download" not in dry_run.err:
-        return {}
-    sizes = {item["name"]: _find_wheel_size(item) for item in tomllib.loads(lock.read_text())["packages"]}
-    missing = {name for name in _UNCACHED.findall(dry_run.err) if name in sizes}
-    return {name: sizes[name] for name in missing or sizes}
 
 
 def _write_pins(lock: Path) -> Path:
@@ -211,25 +196,26 @@ def _is_from_torch_index(lock: Path) -> bool:
 
 
 def _find_wheel_size(package: Mapping[str, Any]) -> int:
-    """Return the size of the wheel that uv will install."""
+    """Return the size of the wheel that uv will install; 0 if the index does not give it."""
+
     # The lock lists only wheels that fit; uv prefers those for a platform.
-    files_ = package.get("wheels") or [package.get("sdist") or package.get("archive") or {}]
-    return int(
-        max(files_, key=lambda file: _rank_wheel(file.get("name") or file.get("url", ""))).get("size", 0)
-    )
+    def is_for_platform(file: Mapping[str, Any]) -> bool:
+        try:
+            tags = parse_wheel_filename((file.get("name") or file.get("url", "")).rpartition("/")[2])[3]
+        except InvalidWheelFilename:
+            return False
+        return any(tag.platform != "any" for tag in tags)
 
-
-def _rank_wheel(location: str) -> int:
-    try:
-        tags = parse_wheel_filename(location.rpartition("/")[2])[3]
-    except InvalidWheelFilename:
-        return 0
-    return 0 if all(tag.platform == "any" for tag in tags) else 1
+    candidates = package.get("wheels") or [package.get("sdist") or package.get("archive") or {}]
+    return int(max(candidates, key=is_for_platform).get("size", 0))
 
 
 def _resolve_lock(spec: EnvironmentSpec, options: EnvironmentOptions) -> Path:
     """Return the lock (pylock.toml, PEP 751) of a specification from the cache; resolve it if it is not there."""
-    lock = options.cache / "environments" / "locks" / spec.cache_key(options.index) / "pylock.toml"
+    locations = (options.index.list_index_urls(), *options.index.find_links)
+    identity = (spec.names, sorted(spec.overrides.items()), str(spec.python), *locations)
+    key = hashlib.sha256(repr(identity).encode()).hexdigest()[:20]
+    lock = options.cache / "environments" / "locks" / key / "pylock.toml"
     if lock.is_file():
         return lock
     options.report.step(f"resolving an environment: {', '.join(spec.names[:6])}, ...")
@@ -243,7 +229,8 @@ def _resolve_lock(spec: EnvironmentSpec, options: EnvironmentOptions) -> Path:
                 code="environment-unresolvable",
                 details=messages,
             )
-        if _CUDA_PREFIX in (folder / "pylock.toml").read_text() and not options.index.no_index:
+        # torch from PyPI depends on gigabytes of nvidia-* packages.
+        if "nvidia-" in (folder / "pylock.toml").read_text() and not options.index.no_index:
             full_lock = (folder / "pylock.toml").read_bytes()
             if not _compile_lock(folder, spec, options, torch=True).succeeded:
                 options.report.note(
@@ -285,3 +272,56 @@ def _run_uv(
     return processes.run_command(
         argv, cwd=cwd, env=processes.copy_environment(**changes), timeout=3600, check=check
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interpreter:
+    """A Python interpreter on this machine, and what a sandbox must mount for it."""
+
+    path: Path
+    version: str
+    packages: Mapping[str, str]
+    """Version by normalized name."""
+    mounts: tuple[Mount, ...]
+    """Folders that it needs, read-only and at their own paths."""
+    links: Mapping[str, str]
+    """Symbolic links that lead to it."""
+
+
+def inspect_interpreter(path: Path) -> Interpreter:
+    """Run an interpreter to read its prefix, version and packages; raise OutsideError if it does not run."""
+    try:
+        answer = processes.run_command(
+            [path, "-c", _INSPECT],
+            env=processes.copy_environment(PYTHONPATH=None, PYTHONHOME=None),
+            timeout=60,
+        )
+        facts = json.loads(answer.out.strip().splitlines()[-1])
+    except (OfflineKitError, ValueError, IndexError) as error:
+        raise OutsideError(
+            f"the Python '{path}' does not run: {error}",
+            hint=f"run '{path} --version' and reinstall it if that fails",
+            code="python-not-usable",
+        ) from error
+    prefixes = [Path(facts["prefix"]), *map(Path, facts["base"])]
+    folders = {folder for prefix in prefixes for folder in (prefix, prefix.resolve()) if _is_hidden(folder)}
+    outermost = [folder for folder in folders if not folders.intersection(folder.parents)]
+    # The links from `path` to the real file that lie outside the mounted folders.
+    links, link = dict[str, str](), path
+    while link.is_symlink():
+        target = link.readlink()
+        if _is_hidden(link.parent) and not folders.intersection(link.parents):
+            links[str(link)] = str(target)
+        link = link.parent / target
+    return Interpreter(
+        path=path,
+        version=facts["version"],
+        packages=facts["packages"],
+        mounts=tuple(Mount(inside=str(folder), source=folder.resolve()) for folder in sorted(outermost)),
+        links=links,
+    )
+
+
+def _is_hidden(folder: Path) -> bool:
+    """Whether the sandbox does not already show this folder as part of the system."""
+    return len(folder.parts) > 1 and folder.parts[1] not in SYSTEM and folder.is_dir()

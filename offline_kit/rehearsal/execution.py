@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from offline_kit.core import processes, sandbox
+from offline_kit.core import files, processes, sandbox
 from offline_kit.core.report import SILENT, Advance, Reporter
 from offline_kit.core.sandbox import Sandbox
 from offline_kit.core.sandboxes import leftovers
@@ -34,6 +34,7 @@ home = os.path.dirname(os.path.realpath(sys._base_executable))
 minor = "{}.{}".format(*sys.version_info)
 print(json.dumps({"minor": minor, "home": home, "places": places, "venv": sys.prefix != sys.base_prefix}))
 """
+_SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 LOG = "log.txt"
 """Log in the folder of a run; it grows during the run."""
 
@@ -93,9 +94,14 @@ def run_notebook(
     for name in ("tmp", "working", "home", "out", "scratch", "in"):
         (folder / name).mkdir(parents=True)
     prefix = runner.path_prefix(folder / "scratch")
-    if sys.platform != "win32" and _INSTALLS.search(_read_code(environment.notebook)):
+    text = environment.notebook.read_text(encoding="utf-8")
+    cells = json.loads(text).get("cells", ())
+    code = ["".join(cell.get("source") or "") for cell in cells if cell.get("cell_type") == "code"]
+    if sys.platform != "win32" and _INSTALLS.search("\n".join(code)):
         environment = _add_writable_site(environment, folder / "env", prefix)
-    cells = _write_inputs(environment, folder / "in", prefix)
+    (folder / "in" / "notebook.ipynb").write_text(text, encoding="utf-8")
+    search_path = _SYSTEM_PATH if environment.uv is None else f"{prefix}/rehearsal/bin:{_SYSTEM_PATH}"
+    _write_kernel_spec(environment, folder / "in", search_path, prefix)
     mounts = [
         Mount(inside="/tmp", source=folder / "tmp", writable=True),  # noqa: S108 - the box's own
         Mount(inside=HOME, source=folder / "home", writable=True),
@@ -106,30 +112,27 @@ def run_notebook(
         *([Mount(inside="/rehearsal/bin/uv", source=environment.uv)] if environment.uv else []),
         *environment.python_mounts,
     ]
-    log = folder / LOG
-    root = f"{prefix}/rehearsal"
-    words = ["-m", "papermill", f"{root}/in/notebook.ipynb", f"{root}/out/executed.ipynb"]
-    words += [
-        "--log-output",
-        "--no-progress-bar",
-        "--start-timeout",
-        "300",
-        "--cwd",
-        f"{prefix}/kaggle/working",
+    log, cwd = folder / LOG, f"{prefix}/kaggle/working"
+    words = [
+        f"{prefix}{word}" if word.startswith(("/rehearsal/", "/kaggle/")) else word
+        for word in environment.wrapper
     ]
+    words += [str(environment.papermill), "-m", "papermill"]
+    words += [f"{prefix}/rehearsal/in/notebook.ipynb", f"{prefix}/rehearsal/out/executed.ipynb"]
+    words += ["--log-output", "--no-progress-bar", "--start-timeout", "300", "--cwd", cwd]
     box = Box(
-        argv=(*_prefix_wrapper(environment, prefix), str(environment.papermill), *words),
+        argv=tuple(words),
         mounts=tuple(mounts),
         links=environment.links,
-        env=_make_variables(environment, prefix),
-        cwd=f"{prefix}/kaggle/working",
+        env=_make_variables(environment, search_path, prefix),
+        cwd=cwd,
         log=log,
         scratch=folder / "scratch",
         timeout=environment.timeout,
         memory=environment.memory,
         network=environment.network,
     )
-    with report.progress("running the notebook", cells, unit="cells") as advance:
+    with report.progress("running the notebook", len(cells), unit="cells") as advance:
         outcome = sandbox.run_box(runner, box, watch=LogFollower(log, advance))
     leftovers.clean_leftovers(folder / "out")
     return KernelRun(
@@ -141,88 +144,59 @@ def run_notebook(
     )
 
 
-def _read_code(notebook: Path) -> str:
-    cells = json.loads(notebook.read_text(encoding="utf-8")).get("cells", ())
-    return "\n".join("".join(cell.get("source") or "") for cell in cells if cell.get("cell_type") == "code")
-
-
 def _add_writable_site(environment: RehearsalEnvironment, folder: Path, prefix: str) -> RehearsalEnvironment:
     """Put a writable environment over the kernel's, so that the notebook can install packages as on Kaggle.
 
     The kernel's own environment is read-only, because other runs use it too.
     """
     python = Path(environment.kernel[0])
-    interpreter = json.loads(
-        processes.run_command([python, "-c", _SITE], env=processes.copy_environment(PYTHONPATH=None)).out
-    )
-    site = folder / "lib" / f"python{interpreter['minor']}" / "site-packages"
-    site.mkdir(parents=True)
+    answer = processes.run_command([python, "-c", _SITE], env=processes.copy_environment(PYTHONPATH=None))
+    interpreter = json.loads(answer.out)
+    site = files.make_folder(folder / "lib" / f"python{interpreter['minor']}" / "site-packages")
     # A virtual environment (PEP 405) whose .pth file adds the kernel's site-packages: pip counts what is there as
     # installed, and what pip installs comes first on sys.path (https://docs.python.org/3/library/site.html).
-    (folder / "pyvenv.cfg").write_text(
-        f"home = {interpreter['home']}\ninclude-system-site-packages = false\n"
-    )
-    added = "".join(
-        f"import site; site.addsitedir({folder_path!r})\n" for folder_path in interpreter["places"]
-    )
-    (site / "offline-kit.pth").write_text(added)
-    bin_ = folder / "bin"
-    bin_.mkdir()
+    config = f"home = {interpreter['home']}\ninclude-system-site-packages = false\n"
+    (folder / "pyvenv.cfg").write_text(config)
+    added = [f"import site; site.addsitedir({kernel_site!r})\n" for kernel_site in interpreter["places"]]
+    (site / "offline-kit.pth").write_text("".join(added))
+    inside, scripts = f"{prefix}/rehearsal/env", files.make_folder(folder / "bin")
     for name in ("python", "python3", f"python{interpreter['minor']}"):
-        (bin_ / name).symlink_to(python)
-    inside = f"{prefix}/rehearsal/env"
+        (scripts / name).symlink_to(python)
     for name in ("pip", "pip3"):
-        (bin_ / name).write_text(f'#!/bin/sh\nexec "{inside}/bin/python" -m pip "$@"\n')
-        (bin_ / name).chmod(0o755)
+        (scripts / name).write_text(f'#!/bin/sh\nexec "{inside}/bin/python" -m pip "$@"\n')
+        (scripts / name).chmod(0o755)
     for script in python.parent.iterdir() if interpreter["venv"] else ():
-        if not (bin_ / script.name).exists():
-            (bin_ / script.name).symlink_to(script)
+        if not (scripts / script.name).exists():
+            (scripts / script.name).symlink_to(script)
+    mount = Mount(inside="/rehearsal/env", source=folder, writable=True)
     return replace(
         environment,
         kernel=(f"{inside}/bin/python", *environment.kernel[1:]),
-        python_mounts=(
-            *environment.python_mounts,
-            Mount(inside="/rehearsal/env", source=folder, writable=True),
-        ),
+        python_mounts=(*environment.python_mounts, mount),
     )
 
 
-def _prefix_wrapper(environment: RehearsalEnvironment, prefix: str) -> tuple[str, ...]:
-    own = ("/rehearsal/", "/kaggle/")
-    return tuple(f"{prefix}{word}" if word.startswith(own) else word for word in environment.wrapper)
-
-
-def _write_inputs(environment: RehearsalEnvironment, folder: Path, prefix: str) -> int:
-    """Write the copy of the notebook and the kernel spec; return the number of cells."""
-    text = environment.notebook.read_text(encoding="utf-8")
-    (folder / "notebook.ipynb").write_text(text, encoding="utf-8")
-    kernel = folder / "jupyter" / "kernels" / "python3"
-    kernel.mkdir(parents=True)
-    path = ":".join([str(Path(environment.kernel[0]).parent), *_make_search_path(environment, prefix)])
+def _write_kernel_spec(
+    environment: RehearsalEnvironment, folder: Path, search_path: str, prefix: str
+) -> None:
+    """Write the spec of the kernel (https://jupyter-client.readthedocs.io/en/stable/kernels.html#kernel-specs)."""
+    env = {"PATH": f"{Path(environment.kernel[0]).parent}:{search_path}"}
+    if environment.python_path:
+        env["PYTHONPATH"] = ":".join(f"{prefix}{folder}" for folder in environment.python_path)
     spec = {
         "argv": [*environment.kernel, "-f", "{connection_file}"],
         "display_name": "Python 3",
         "language": "python",
-        "env": {"PATH": path, **_make_python_path(environment, prefix)},
+        "env": env,
     }
-    (kernel / "kernel.json").write_text(json.dumps(spec))
-    return len(json.loads(text).get("cells", ()))
+    spec_folder = files.make_folder(folder / "jupyter" / "kernels" / "python3")
+    (spec_folder / "kernel.json").write_text(json.dumps(spec))
 
 
-def _make_python_path(environment: RehearsalEnvironment, prefix: str) -> dict[str, str]:
-    folders = [f"{prefix}{folder}" for folder in environment.python_path]
-    return {"PYTHONPATH": ":".join(folders)} if folders else {}
-
-
-def _make_search_path(environment: RehearsalEnvironment, prefix: str) -> list[str]:
-    own = [f"{prefix}/rehearsal/bin"] if environment.uv else []
-    return [*own, "/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"]
-
-
-def _make_variables(environment: RehearsalEnvironment, prefix: str) -> dict[str, str]:
+def _make_variables(environment: RehearsalEnvironment, search_path: str, prefix: str) -> dict[str, str]:
     """Return all environment variables of a run: those of a batch run on Kaggle, none of this process."""
     env = {
-        "PATH": ":".join(_make_search_path(environment, prefix)),
+        "PATH": search_path,
         "HOME": f"{prefix}{HOME}",
         "USER": "kaggle",
         "LOGNAME": "kaggle",
@@ -326,9 +300,10 @@ def read_cells(executed: Path) -> tuple[ExecutedCell, ...]:
             if "papermill-error-cell-tag" not in cell["metadata"].get("tags", ())
         ]
         added_cells = count_added_cells(["".join(cell.get("source", "")) for cell in own_cells])
-        numbered = enumerate(own_cells, 1)
         return tuple(
-            _parse_cell(number, cell, added_cells) for number, cell in numbered if cell["cell_type"] == "code"
+            _parse_cell(number, cell, added_cells)
+            for number, cell in enumerate(own_cells, 1)
+            if cell["cell_type"] == "code"
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return ()  # the run could write anything to this file
@@ -336,42 +311,31 @@ def read_cells(executed: Path) -> tuple[ExecutedCell, ...]:
 
 def _parse_cell(number: int, cell: Mapping[str, Any], added_cells: int) -> ExecutedCell:
     papermill_metadata = cell["metadata"].get("papermill") or {}
-    errors = [output for output in cell.get("outputs", ()) if output.get("output_type") == "error"]
-    lines = [line for output in errors for line in _read_traceback(output)]
-    printed = _ANSI.sub("", "".join("".join(o.get("text", "")) for o in cell.get("outputs", ())))
+    seconds = papermill_metadata.get("duration")
+    outputs = cell.get("outputs", ())
+    printed = _ANSI.sub("", "".join("".join(output.get("text", "")) for output in outputs))
+    traceback, messages = list[str](), list[str]()
+    for output in outputs:
+        if output.get("output_type") == "error":
+            messages.append(f"{output.get('ename')}: {output.get('evalue')}")
+            lines = _ANSI.sub("", "\n".join(output.get("traceback") or ())).splitlines()
+            traceback += lines or messages[-1:]
     return ExecutedCell(
         number=number,
         source="".join(cell.get("source", "")),
-        seconds=None if papermill_metadata.get("duration") is None else float(papermill_metadata["duration"]),
-        status="failed" if errors else str(papermill_metadata.get("status") or "pending"),
-        error=tuple(lines),
-        message="\n".join(
-            [*(f"{o.get('ename')}: {o.get('evalue')}" for o in errors), *_find_raised_lines(lines)]
-        ),
+        seconds=None if seconds is None else float(seconds),
+        status="failed" if messages else str(papermill_metadata.get("status") or "pending"),
+        error=tuple(traceback),
+        message="\n".join([*messages, *(line for line in traceback if _RAISED.match(line))]),
         printed=printed[-_PRINTED:],
-        failure=find_failure(printed) if errors else None,
+        failure=find_failure(printed) if messages else None,
         added_cells=added_cells,
     )
-
-
-def _find_raised_lines(lines: Sequence[str]) -> list[str]:
-    return [line for line in lines if _RAISED.match(line)]
-
-
-def _read_traceback(output: Mapping[str, Any]) -> list[str]:
-    trace = _ANSI.sub("", "\n".join(output.get("traceback") or ())).splitlines()
-    return trace or [f"{output.get('ename')}: {output.get('evalue')}"]
 
 
 def find_stopped_cell(cells: tuple[ExecutedCell, ...]) -> ExecutedCell | None:
     """Return the cell that failed, or that was running when the run was stopped."""
     return next((cell for cell in cells if cell.status in ("failed", "running")), None)
-
-
-def find_last_started_cell(cells: tuple[ExecutedCell, ...]) -> ExecutedCell | None:
-    """Return the last cell that was started."""
-    # papermill marks a cell as completed even if the kernel died in it.
-    return next((cell for cell in reversed(cells) if cell.seconds is not None), None)
 
 
 def quote_cell(label: str, source: str) -> tuple[str, ...]:

@@ -7,47 +7,23 @@ added to the mount. In the first run the gateway is in the notebook's process, i
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from offline_kit.core import files, resources
 from offline_kit.core.errors import ProjectError, UsageError
+from offline_kit.core.sandboxes import leftovers
 from offline_kit.core.sandboxes.box import Mount
 from offline_kit.notebook import imports
 from offline_kit.notebook.runtime.kit_server import PACKAGE, WRITTEN
-from offline_kit.rehearsal import gateway_driver, gateway_standin
-from offline_kit.rehearsal import submission_check as submission
+from offline_kit.rehearsal import gateway_driver, gateway_standin, submission_check
 from offline_kit.rehearsal.execution import KernelRun, RehearsalEnvironment
 
 _SERVE = re.compile(r"\d+-serve")
 _DRIVER_FOLDER = "/rehearsal/gateway"
 _OUTPUT_FOLDER = "/rehearsal/out/gateway"
-_SERVER = """from kaggle_evaluation.core import standin
-
-
-class {name}InferenceServer(standin.{base}):
-    pass
-"""
-_GATEWAY = """from kaggle_evaluation.core import standin
-
-
-class {name}Gateway(standin.Gateway):
-    pass
-"""
-_INIT = """from kaggle_evaluation.core import standin
-
-standin.import_any_name(__name__)
-"""
-_TEMPLATES = """from kaggle_evaluation.core.standin import Gateway, InferenceServer
-
-__all__ = ["Gateway", "InferenceServer"]
-"""
-_ERRORS = """from kaggle_evaluation.core.standin import GatewayRuntimeError
-
-__all__ = ["GatewayRuntimeError"]
-"""
 _REMEDIES = {
     "SERVER_NEVER_STARTED": "load models in the first call, and nothing large before the cell that starts the server",
     "SERVER_RAISED_EXCEPTION": "fix the function; it must not depend on the order of the batches",
@@ -80,14 +56,12 @@ def uses_gateway(notebook: Path) -> bool:
     """Whether a notebook runs an inference server: with the template's cell, or by importing kaggle_evaluation."""
     try:
         cells = json.loads(notebook.read_text(encoding="utf-8")).get("cells", ())
-        return any(_SERVE.fullmatch(str(cell.get("id", ""))) for cell in cells) or imports_evaluation_package(
-            notebook
-        )
+        return any(_SERVE.fullmatch(str(cell.get("id", ""))) for cell in cells) or _imports_package(notebook)
     except (ValueError, AttributeError, TypeError):
         return False  # not a notebook: running it reports that
 
 
-def imports_evaluation_package(notebook: Path) -> bool:
+def _imports_package(notebook: Path) -> bool:
     """Whether a notebook's cells import kaggle_evaluation; those of the template do not."""
     return PACKAGE in imports.find_file_imports([notebook])
 
@@ -111,42 +85,33 @@ def prepare_gateway(
             hint="set `competition_data` to a local copy of the competition's data, or of a part of it",
             code="competition-data-not-set",
         )
+    data_paths = params.get("data_paths", [])
+    if not isinstance(data_paths, list | tuple) or not all(isinstance(path, str) for path in data_paths):
+        raise UsageError(
+            f"`data_paths` must be a list of names below the competition's data, not {data_paths!r}",
+            hint="fix [tool.offline-kit.notebook.params]",
+            code="data-paths-invalid",
+        )
+    driver_params: dict[str, Any] = {"data_paths": list(data_paths)}
     entries = {path.name: path for path in sorted(data.iterdir())} if isinstance(data, Path) else data
-    service_params: dict[str, Any] = {"data_paths": _read_data_paths(params)}
-    service_params |= {key: params[key] for key in ("server", "gateway") if isinstance(params.get(key), str)}
-    for package_folder, package_path in _find_packages(entries):
-        code = [
-            *package_path.rglob("*.py"),
-            *(package_path.parent.glob("*.py") if package_folder else _list_python_files(entries)),
-        ]
+    # The competition's own package is in the data itself, or in one of its folders.
+    package_folder, package = "", entries.get(PACKAGE)
+    modules = [path for name, path in entries.items() if name.endswith(".py") and path.is_file()]
+    if package is None:
+        package_folder = next((name for name, path in entries.items() if (path / PACKAGE).is_dir()), "")
+    if package_folder:
+        package = entries[package_folder] / PACKAGE
+        modules = list(entries[package_folder].glob("*.py"))
+    if package and package.is_dir():
+        names = {key: params[key] for key in ("server", "gateway") if isinstance(params.get(key), str)}
         return GatewayService(
             package=None,
-            code=tuple(sorted(code)),
-            params=service_params,
+            code=tuple(sorted([*package.rglob("*.py"), *modules])),
+            params=driver_params | names,
             submission=submission,
             package_folder=package_folder,
         )
-    options = {"submission": submission, **_check_options(params.get("gateway", {}))}
-    package = write_standin(folder, options)
-    code = [package / "core" / "standin.py"]
-    service_params = {key: value for key, value in service_params.items() if key == "data_paths"}
-    return GatewayService(package=package, code=tuple(code), params=service_params, submission=submission)
-
-
-def _find_packages(entries: Mapping[str, Path]) -> Iterator[tuple[str, Path]]:
-    """Yield the competition's own packages with the folder that contains them: "" for the data itself."""
-    if (package_path := entries.get(PACKAGE)) and package_path.is_dir():
-        yield "", package_path
-    for name, path in entries.items():
-        if (path / PACKAGE).is_dir():
-            yield name, path / PACKAGE
-
-
-def _list_python_files(entries: Mapping[str, Path]) -> list[Path]:
-    return [path for name, path in entries.items() if name.endswith(".py") and path.is_file()]
-
-
-def _check_options(options: Any) -> dict[str, Any]:
+    options = params.get("gateway", {})
     if isinstance(options, str):
         raise UsageError(
             f"`gateway` names the class '{options}', but the competition's data has no {PACKAGE} to define it",
@@ -160,18 +125,9 @@ def _check_options(options: Any) -> dict[str, Any]:
             code="gateway-options-invalid",
             details=problems,
         )
-    return dict(options)
-
-
-def _read_data_paths(params: Mapping[str, Any]) -> list[str]:
-    paths = params.get("data_paths", [])
-    if not isinstance(paths, list | tuple) or not all(isinstance(path, str) for path in paths):
-        raise UsageError(
-            f"`data_paths` must be a list of names below the competition's data, not {paths!r}",
-            hint="fix [tool.offline-kit.notebook.params]",
-            code="data-paths-invalid",
-        )
-    return list(paths)
+    standin = write_standin(folder, {"submission": submission, **options})
+    code = (standin / "core" / "standin.py",)
+    return GatewayService(package=standin, code=code, params=driver_params, submission=submission)
 
 
 def write_standin(
@@ -179,15 +135,22 @@ def write_standin(
 ) -> Path:
     """Write the stand-in for kaggle_evaluation to `folder`, with the newer `run` method if `new`; return the package."""
     package = files.make_folder(folder / PACKAGE / "core").parent
+    standin = f"{PACKAGE}.core.standin"
+    server, gateway = f"{name}InferenceServer", f"{name}Gateway"
     base = "NewInferenceServer" if new else "InferenceServer"
     texts = {
-        "__init__.py": _INIT,
+        "__init__.py": f"from {standin} import import_any_name\n\nimport_any_name(__name__)\n",
         "core/__init__.py": "",
-        "core/templates.py": _TEMPLATES,
-        "core/base_gateway.py": _ERRORS,
+        # Modules of the real package that notebooks import from.
+        "core/templates.py": f"from {standin} import Gateway, InferenceServer\n",
+        "core/base_gateway.py": f"from {standin} import GatewayRuntimeError\n",
         "core/standin.py": resources.read_source("rehearsal/gateway_standin"),
-        f"{name.lower()}_inference_server.py": _SERVER.format(name=name, base=base),
-        f"{name.lower()}_gateway.py": _GATEWAY.format(name=name),
+        f"{name.lower()}_inference_server.py": (
+            f"from {PACKAGE}.core import standin\n\n\nclass {server}(standin.{base}):\n    pass\n"
+        ),
+        f"{name.lower()}_gateway.py": (
+            f"from {PACKAGE}.core import standin\n\n\nclass {gateway}(standin.Gateway):\n    pass\n"
+        ),
         gateway_standin.OPTIONS: json.dumps(dict(options)),
     }
     for file, text in texts.items():
@@ -197,8 +160,7 @@ def write_standin(
 
 def find_submission(working: Path, name: str) -> str:
     """Return the name of the submission that a gateway wrote; its format depends on the competition."""
-    candidates = [candidate for candidate in (name, *WRITTEN) if (working / candidate).is_file()]
-    return candidates[0] if candidates else name
+    return next((written for written in (name, *WRITTEN) if (working / written).is_file()), name)
 
 
 def make_scoring_run(
@@ -218,51 +180,40 @@ def make_scoring_run(
     for module in ("kit_runtime", "kit_server"):
         text = resources.read_source(f"notebook/runtime/{module}")
         (runtime / f"{module}.py").write_text(text, encoding="utf-8")
-    driver = "driver.py"
-    (folder / driver).write_text(resources.read_source("rehearsal/gateway_driver"), encoding="utf-8")
+    (folder / "driver.py").write_text(resources.read_source("rehearsal/gateway_driver"), encoding="utf-8")
     if first_submission and first_submission.suffix == ".parquet" and first_submission.is_file():
         shutil.copyfile(first_submission, folder / gateway_driver.FIRST_SUBMISSION)
-    around = (
-        environment.kernel[0],
-        f"{_DRIVER_FOLDER}/{driver}",
-        _OUTPUT_FOLDER,
-        root,
-        json.dumps(dict(service.params)),
-    )
+    words = (environment.kernel[0], f"{_DRIVER_FOLDER}/driver.py", _OUTPUT_FOLDER, root)
     return replace(
-        environment, inputs=(*environment.inputs, Mount(inside=_DRIVER_FOLDER, source=folder)), wrapper=around
+        environment,
+        inputs=(*environment.inputs, Mount(inside=_DRIVER_FOLDER, source=folder)),
+        wrapper=(*words, json.dumps(dict(service.params))),
     )
 
 
-def find_python_path(service: GatewayService | None, notebook: Path, root: str) -> tuple[str, ...]:
+def find_python_path(service: GatewayService, notebook: Path, root: str) -> tuple[str, ...]:
     """Return the folders to add to the kernel's path: that of the package, if the user's own cells import it."""
     # In such a competition, Kaggle puts kaggle_evaluation on sys.path: its starter notebooks import it directly.
-    if service is None or not root or not imports_evaluation_package(notebook):
-        return ()
-    return (f"{root}/{service.package_folder}".rstrip("/"),)
+    return (f"{root}/{service.package_folder}".rstrip("/"),) if _imports_package(notebook) else ()
 
 
 def find_gateway_problem(result: KernelRun) -> ProjectError | None:
     """Return the error of a second run's gateway; None if it succeeded, or if the notebook failed first."""
     folder = result.executed.parent / "gateway"
-    try:
-        outcome = json.loads((folder / gateway_driver.OUTCOME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None  # a limit was reached, or the notebook never started its server
-    if outcome["gateway"] == 0:
+    outcome = _read_json(folder / gateway_driver.OUTCOME)
+    # Without an outcome, a limit was reached, or the notebook never started its server.
+    if not outcome or outcome["gateway"] == 0 or (outcome["first"] == "notebook" and outcome["notebook"]):
         return None
-    gateway_result = _read_gateway_result(folder)
     log = (folder / gateway_driver.LOG).read_text(encoding="utf-8", errors="replace").splitlines()
     tail = [line for line in log if line.strip()][-6:]
     if outcome["first"] == "notebook":
-        if outcome["notebook"]:
-            return None
         return ProjectError(
             "the notebook ended while the gateway of the scoring run was still waiting for it",
             hint="make sure that the scoring run reaches the cell that starts the server, and that the server keeps running",
             code="server-ended-early",
             details=tail,
         )
+    gateway_result = read_gateway_result(result)
     kind, text = gateway_result.get("ErrorType", ""), gateway_result.get("ErrorDetails", "")
     return ProjectError(
         f"the gateway failed with {kind or 'an error'} when it ran in its own process, as in the scoring run",
@@ -275,58 +226,47 @@ def find_gateway_problem(result: KernelRun) -> ProjectError | None:
 def collect_submission(result: KernelRun, submission: str) -> Path | None:
     """Copy the gateway's submission to the notebook's place; return its copy as CSV if the driver wrote one."""
     written = result.executed.parent / "gateway" / submission
-    if _is_regular_file(written):
+    if leftovers.is_regular(written):
         (result.working / submission).unlink(missing_ok=True)
         shutil.copyfile(written, result.working / submission)
     table = written.with_name(written.name + gateway_driver.TABLE_SUFFIX)
-    return table if _is_regular_file(table) else None
-
-
-def _is_regular_file(path: Path) -> bool:
-    return path.is_file() and not path.is_symlink()  # a link may lead out of the sandbox
+    return table if leftovers.is_regular(table) else None
 
 
 def describe_second_run(second: KernelRun, service: GatewayService) -> tuple[str, ...]:
     """Return notes about a successful second run."""
-    gateway_result = _read_gateway_result(second.executed.parent / "gateway")
-    gateway_kind = (
-        "a stand-in for the competition's gateway" if service.package else "the competition's own gateway"
-    )
-    notes = [
-        f"tested with {gateway_kind}: in the notebook's process, then in two processes as in the scoring run"
-    ]
-    if "Batches" in gateway_result:
-        batches, rows = gateway_result["Batches"], gateway_result.get("Rows", 0)
-        one_batch = "1 batch, so the order of batches was not tested"
-        sent = one_batch if batches == 1 else f"{batches} batches in random order, then in reverse"
-        notes.append(f"{rows} row{'s' * (rows != 1)} in {sent}")
-    return tuple(notes)
+    gateway_result = read_gateway_result(second)
+    kind = "a stand-in for the competition's gateway" if service.package else "the competition's own gateway"
+    note = f"tested with {kind}: in the notebook's process, then in two processes as in the scoring run"
+    if "Batches" not in gateway_result:
+        return (note,)
+    batches, rows = gateway_result["Batches"], gateway_result.get("Rows", 0)
+    one_batch = "1 batch, so the order of batches was not tested"
+    sent = one_batch if batches == 1 else f"{batches} batches in random order, then in reverse"
+    return (note, f"{rows} row{'s' * (rows != 1)} in {sent}")
 
 
 def warn_of_differences(first: KernelRun, second: KernelRun, service: GatewayService) -> tuple[str, ...]:
     """Warn if the two runs gave different predictions."""
     folder = second.executed.parent / "gateway"
-    parquet = service.submission.endswith(".parquet")
-    first_table = (
-        folder / f"{gateway_driver.FIRST_SUBMISSION}{gateway_driver.TABLE_SUFFIX}"
-        if parquet
-        else first.working / service.submission
-    )
-    second_table = folder / f"{service.submission}{gateway_driver.TABLE_SUFFIX if parquet else ''}"
+    first_table, second_table = first.working / service.submission, folder / service.submission
+    if service.submission.endswith(".parquet"):
+        first_table = folder / f"{gateway_driver.FIRST_SUBMISSION}{gateway_driver.TABLE_SUFFIX}"
+        second_table = folder / f"{service.submission}{gateway_driver.TABLE_SUFFIX}"
     if not (first_table.is_file() and second_table.is_file()):
         return ()
-    odd = submission.describe_difference(first_table, second_table)
+    odd = submission_check.describe_difference(first_table, second_table)
     warning = f"the two runs gave different predictions ({odd}): predict depends on the order of the batches, or on chance"
     return (warning,) if odd else ()
 
 
-def count_answered_rows(result: KernelRun) -> int:
-    """Return how many rows the gateway received in a second run; 0 if unknown."""
-    return int(_read_gateway_result(result.executed.parent / "gateway").get("Rows", 0))
+def read_gateway_result(result: KernelRun) -> dict[str, Any]:
+    """Return what the gateway of a second run reported: "Rows" that it received, "Batches", "ErrorType"; {} if nothing."""
+    return _read_json(result.executed.parent / "gateway" / "result.json")
 
 
-def _read_gateway_result(folder: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads((folder / "result.json").read_text(encoding="utf-8")))
+        return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return {}

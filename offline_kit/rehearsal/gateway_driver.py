@@ -11,13 +11,14 @@ The exit code is 0 if the gateway succeeded.
 """
 
 import csv
+import importlib
 import inspect
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +44,15 @@ GRACE = 15
 
 def main(words: Sequence[str]) -> int:
     """Run the notebook and its gateway, or the gateway alone; return the exit code."""
-    if words[0] == "--gateway":
-        run_gateway(Path(words[1]), json.loads(words[2]))
-        return 0
-    return run_scoring(Path(words[0]), words[1:3], words[3:])
+    if words[0] != "--gateway":
+        return run_scoring(Path(words[0]), words[1:3], words[3:])
+    gateway = make_gateway(Path(words[1]), json.loads(words[2]))
+    print(f"gateway: {type(gateway).__name__} of {type(gateway).__module__}", flush=True)  # noqa: T201
+    gateway.run()
+    first_submission = Path(__file__).with_name(FIRST_SUBMISSION)
+    for path in (*Path.cwd().glob("*.parquet"), *([first_submission] if first_submission.is_file() else [])):
+        convert_to_csv(path, Path.cwd() / f"{path.name}{TABLE_SUFFIX}")
+    return 0
 
 
 def run_scoring(folder: Path, data: Sequence[str], command: Sequence[str]) -> int:
@@ -86,65 +92,38 @@ def _end_process(process: "subprocess.Popen[bytes]", *, patience: float) -> None
     process.wait()
 
 
-def run_gateway(root: Path, params: Mapping[str, Any]) -> None:
-    """Find the gateway's class in the competition's package and run it; convert parquet submissions to CSV."""
-    gateway = make_gateway(root, params)
-    print(f"gateway: {type(gateway).__name__} of {type(gateway).__module__}", flush=True)  # noqa: T201
-    gateway.run()
-    first_submission = Path(__file__).with_name(FIRST_SUBMISSION)
-    for path in (*Path.cwd().glob("*.parquet"), *([first_submission] if first_submission.is_file() else [])):
-        convert_to_csv(path, Path.cwd() / f"{path.name}{TABLE_SUFFIX}")
-
-
 def make_gateway(root: Path, params: Mapping[str, Any]) -> Any:
     """Return the competition's gateway for this data, constructed as its server does for a local test."""
     package, paths = find_server_package(root), find_data_paths(root, params.get("data_paths", ()))
+    make: Any = None
     if not params.get("gateway"):
         server = load_class(package, SERVER, str(params.get("server", "")))
         if hasattr(server, "_get_gateway_for_test"):
             # Hosts write this method for `run_local_gateway`; it does not use the server, so none is started.
             make = server.__new__(server)._get_gateway_for_test
-            return make(*_match_parameter(make, paths))
-    gateway = load_class(package, GATEWAY, str(params.get("gateway", "")))
-    return gateway(*_match_parameter(gateway, paths))
-
-
-def _match_parameter(function: Any, paths: tuple[str, ...] | None) -> list[Any]:
-    """Return the arguments for a gateway: the paths as a tuple, or one path if the parameter's name is singular."""
-    names = list(inspect.signature(function).parameters)
+    make = make or load_class(package, GATEWAY, str(params.get("gateway", "")))
+    # It takes the paths as a tuple, or one path if the parameter's name is singular.
+    names = list(inspect.signature(make).parameters)
     if not names:
-        return []
+        return make()
     single = names[0] in ("data_path", "path", "folder", "data_dir", "root")
-    return [paths[0] if paths and single else paths]
+    return make(paths[0] if paths and single else paths)
 
 
 def convert_to_csv(path: Path, target: Path) -> None:
     """Convert a parquet file to CSV with polars or pandas; write nothing if neither can read it."""
-    for read in (_read_with_polars, _read_with_pandas):
+    for library in ("polars", "pandas"):
         try:
-            head, rows = read(path)
+            table = importlib.import_module(library).read_parquet(path)
+            rows = table.iter_rows() if library == "polars" else table.itertuples(index=False, name=None)
         except Exception as error:  # noqa: BLE001 - the copy is optional: the gateway accepted the file
             sys.stderr.write(f"cannot read {path.name}: {type(error).__name__}: {error}\n")
             continue
         with target.open("w", newline="", encoding="utf-8") as stream:
             writer = csv.writer(stream, lineterminator="\n")
-            writer.writerow(head)
+            writer.writerow(table.columns)
             writer.writerows(rows)
         return
-
-
-def _read_with_polars(path: Path) -> tuple[Sequence[str], Iterable[Sequence[Any]]]:
-    import polars as pl
-
-    table = pl.read_parquet(path)
-    return table.columns, table.iter_rows()
-
-
-def _read_with_pandas(path: Path) -> tuple[Sequence[str], Iterable[Sequence[Any]]]:
-    import pandas as pd
-
-    table = pd.read_parquet(path)
-    return list(table.columns), table.itertuples(index=False, name=None)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ BACKWARDS = "KAGGLE_EVALUATION_STANDIN_BACKWARDS"
 MAX_BATCH_ROWS, MIN_BATCHES = 50, 5
 """Largest batch, and fewest batches if the test set has as many rows."""
 OPTIONS = "standin.json"
+PACKAGE = Path(__file__).parents[1]
 Call = Callable[[str, Sequence[Any]], Any]
 
 
@@ -64,15 +65,10 @@ class GatewayOptions:
     port: int = 50051
 
     @classmethod
-    def read(cls, path: Path) -> "GatewayOptions":
-        """Read the options from a file; raise ValueError if one is unknown."""
-        values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        names = [option.name for option in fields(cls)]
-        if unknown := sorted(set(values) - set(names)):
-            raise ValueError(
-                f"unknown options of the gateway: {', '.join(unknown)}; known: {', '.join(names)}"
-            )
-        return cls(**values)
+    def read(cls) -> "GatewayOptions":
+        """Read the options that the rehearsal wrote to this package."""
+        path = PACKAGE / OPTIONS
+        return cls(**json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {})
 
 
 def find_option_problems(options: Any) -> list[str]:
@@ -101,8 +97,6 @@ def find_option_problems(options: Any) -> list[str]:
 class BaseServer:
     """What all inference servers share: the listeners, and how they are called."""
 
-    package: Path = Path(__file__).parents[1]
-
     def __init__(self, *listeners: Callable[..., Any]) -> None:
         if not listeners:
             raise ValueError("pass at least one endpoint listener, a function named `predict`")
@@ -116,7 +110,7 @@ class BaseServer:
             if listener.__name__ == "<lambda>":
                 raise ValueError("an endpoint listener must have a name: define it with `def predict(...)`")
         self.listeners = {listener.__name__: listener for listener in listeners}
-        self.options = GatewayOptions.read(self.package / OPTIONS)
+        self.options = GatewayOptions.read()
 
     def _serve_gateway(self) -> None:
         with Listener(("localhost", self.options.port)) as listener, listener.accept() as connection:
@@ -182,16 +176,15 @@ class AnyInferenceServer(InferenceServer, NewInferenceServer):
 class Gateway:
     """Kaggle's side: send the test set in batches, check the answers, and write the submission."""
 
-    package: Path = Path(__file__).parents[1]
-
     def __init__(self, data_paths: Sequence[str] | None = None) -> None:
-        self.options = GatewayOptions.read(self.package / OPTIONS)
+        self.options = GatewayOptions.read()
         given_paths = [data_paths] if isinstance(data_paths, str) else data_paths or ()
         self.paths = [Path(path) for path in given_paths]
-        first = self.paths[0] if self.paths else self.package.parent
+        first = self.paths[0] if self.paths else PACKAGE.parent
         self.root = first if first.is_dir() else first.parent
-        self.frames: Any = PandasFrames() if self.options.batches == "pandas" else PolarsFrames()
-        self.call: Call | None = None
+        self.library: Any = import_library(self.options.batches)
+        self.call: Call = self._call_remote
+        self.connection: Any = None
         self.sent = 0
 
     def run(self) -> None:
@@ -208,7 +201,6 @@ class Gateway:
             Path("result.json").write_text(json.dumps(result), encoding="utf-8")
 
     def _collect_predictions(self) -> dict[str, list[Any]]:
-        call = self.call or RemoteServer(self.options).send_batch
         test, sample = self._read_table("test"), self._read_table("sample_submission")
         if test is None:
             kind = "GATEWAY_RAISED_EXCEPTION"
@@ -220,16 +212,55 @@ class Gateway:
         for rows in self._make_batches(test, ids):
             self.sent += 1
             tables = {"test": test, "sample_submission": sample}
-            batch = [self.frames.take_rows(tables[name], rows) for name in self.options.sends]
+            batch = [self._take_rows(tables[name], rows) for name in self.options.sends]
             started = time.monotonic()
-            answer = call("predict", batch)
+            answer = self.call("predict", batch)
             if self.sent > 1 and time.monotonic() - started > self.options.call_limit:
                 text = f"batch {self.sent} took longer than {self.options.call_limit:g} s"
                 raise GatewayRuntimeError("GRPC_DEADLINE_EXCEEDED", text)
             answers.add_answer(answer, [ids[row] for row in rows], f"batch {self.sent}")
-        path = Path(self.options.submission)
-        (write_csv if path.suffix == ".csv" else self.frames.write_parquet)(answers.columns, path)
+        self._write_submission(answers.columns)
         return answers.columns
+
+    def _call_remote(self, name: str, batch: Sequence[Any]) -> Any:
+        """Send a batch to a server in another process and return the answer; the first call waits for the server."""
+        self.connection = self.connection or self._connect_server()
+        try:
+            self.connection.send((name, batch))
+            kind, answer = self.connection.recv()
+        except (EOFError, OSError) as error:
+            text = f"the server closed the connection: {type(error).__name__} {error}"
+            raise GatewayRuntimeError("SERVER_CONNECTION_FAILED", text) from error
+        if kind:
+            raise GatewayRuntimeError(kind, answer)
+        return answer
+
+    def _connect_server(self) -> Any:
+        limit = time.monotonic() + self.options.start_limit
+        while time.monotonic() < limit:
+            try:
+                return Client(("localhost", self.options.port))
+            except OSError:
+                time.sleep(0.1)
+        text = f"the server did not start within {self.options.start_limit:g} s of the gateway's first call"
+        raise GatewayRuntimeError("SERVER_NEVER_STARTED", text)
+
+    def _take_rows(self, frame: Any, rows: list[int]) -> Any:
+        return frame.iloc[rows].reset_index(drop=True) if self.options.batches == "pandas" else frame[rows]
+
+    def _write_submission(self, columns: Mapping[str, list[Any]]) -> None:
+        path = Path(self.options.submission)
+        if path.suffix == ".csv":
+            with path.open("w", newline="", encoding="utf-8") as stream:
+                writer = csv.writer(stream, lineterminator="\n")
+                writer.writerow(columns)
+                writer.writerows(zip(*columns.values(), strict=True))
+        elif self.options.batches == "pandas":
+            import pyarrow as pa  # noqa: F401 - pandas needs it, and a rehearsal installs what it finds here
+
+            self.library.DataFrame(dict(columns)).to_parquet(path, index=False)
+        else:
+            self.library.DataFrame(dict(columns)).write_parquet(path)
 
     def _read_table(self, name: str) -> Any:
         """Read the table of this name from the paths that the notebook gave, else from the data."""
@@ -241,7 +272,9 @@ class Gateway:
         ]
         for path in (*given_tables, self.root / f"{name}.csv", self.root / f"{name}.parquet"):
             if path.is_file():
-                return self.frames.read_table(path)
+                return (
+                    self.library.read_csv(path) if path.suffix == ".csv" else self.library.read_parquet(path)
+                )
         return None
 
     def _make_batches(self, test: Any, ids: Sequence[Any]) -> Iterator[list[int]]:
@@ -269,20 +302,21 @@ class AnswerTable:
         """Add an answer; raise GatewayRuntimeError if Kaggle's gateways would reject it."""
         table = self._read_columns(answer, batch)
         rows = len(next(iter(table.values()), ()))
+        answered_ids = table.pop(self.key, None)
+        self.targets = self.targets or list(table)
+        problem = ""
         if rows != len(ids):
             first_ids = ", ".join(map(str, ids[:3])) + (", ..." if len(ids) > 3 else "")
-            text = f"{batch}: {len(ids)} rows were asked for ({self.key}: {first_ids}), and predict returned {rows}"
-            raise GatewayRuntimeError("INVALID_SUBMISSION", text)
-        answered_ids = table.pop(self.key, None)
-        if answered_ids is not None and list(map(str, answered_ids)) != list(map(str, ids)):
-            text = f"{batch}: column '{self.key}' is not that of the batch, in the order of its rows"
-            raise GatewayRuntimeError("INVALID_SUBMISSION", text)
-        self.targets = self.targets or list(table)
-        if set(table) != set(self.targets):
-            text = f"{batch}: columns {', '.join(table)} instead of {', '.join(self.targets)}"
-            raise GatewayRuntimeError("INVALID_SUBMISSION", text)
-        for name, values in {self.key: list(ids), **{name: table[name] for name in self.targets}}.items():
-            self.columns.setdefault(name, []).extend(values)
+            problem = f"{len(ids)} rows were asked for ({self.key}: {first_ids}), and predict returned {rows}"
+        elif answered_ids is not None and list(map(str, answered_ids)) != list(map(str, ids)):
+            problem = f"column '{self.key}' is not that of the batch, in the order of its rows"
+        elif set(table) != set(self.targets):
+            problem = f"columns {', '.join(table)} instead of {', '.join(self.targets)}"
+        if problem:
+            raise GatewayRuntimeError("INVALID_SUBMISSION", f"{batch}: {problem}")
+        self.columns[self.key] += ids
+        for name in self.targets:
+            self.columns.setdefault(name, []).extend(table[name])
 
     def _read_columns(self, answer: Any, batch: str) -> dict[str, list[Any]]:
         """Return the columns of an answer; a series or a single value gets the target's name."""
@@ -304,84 +338,15 @@ class AnswerTable:
         raise GatewayRuntimeError("INVALID_SUBMISSION", text)
 
 
-class PolarsFrames:
-    """Batches that are polars data frames."""
-
-    def read_table(self, path: Path) -> Any:
-        """Read a CSV or parquet file."""
-        import polars as pl
-
-        return pl.read_csv(path) if path.suffix == ".csv" else pl.read_parquet(path)
-
-    def take_rows(self, frame: Any, rows: list[int]) -> Any:
-        """Return these rows of a table."""
-        return frame[rows]
-
-    def write_parquet(self, columns: Mapping[str, list[Any]], path: Path) -> None:
-        """Write a table."""
-        import polars as pl
-
-        pl.DataFrame(dict(columns)).write_parquet(path)
-
-
-class PandasFrames:
-    """Batches that are pandas data frames."""
-
-    def read_table(self, path: Path) -> Any:
-        """Read a CSV or parquet file."""
+def import_library(name: str) -> Any:
+    """Return polars or pandas; a rehearsal reads from these statements which packages it installs."""
+    if name == "pandas":
         import pandas as pd
 
-        return pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+        return pd
+    import polars as pl
 
-    def take_rows(self, frame: Any, rows: list[int]) -> Any:
-        """Return these rows of a table."""
-        return frame.iloc[rows].reset_index(drop=True)
-
-    def write_parquet(self, columns: Mapping[str, list[Any]], path: Path) -> None:
-        """Write a table; pandas needs pyarrow for it."""
-        import pandas as pd
-        import pyarrow as pa  # noqa: F401 - so that a rehearsal installs it
-
-        pd.DataFrame(dict(columns)).to_parquet(path, index=False)
-
-
-def write_csv(columns: Mapping[str, list[Any]], path: Path) -> None:
-    """Write a table as CSV."""
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(zip(*columns.values(), strict=True))
-
-
-class RemoteServer:
-    """A server in another process."""
-
-    def __init__(self, options: GatewayOptions) -> None:
-        self.options = options
-        self.connection: Any = None
-
-    def send_batch(self, name: str, batch: Sequence[Any]) -> Any:
-        """Send a batch and return the answer; the first call waits for the server to start."""
-        self.connection = self.connection or self._connect_server()
-        try:
-            self.connection.send((name, batch))
-            kind, answer = self.connection.recv()
-        except (EOFError, OSError) as error:
-            text = f"the server closed the connection: {type(error).__name__} {error}"
-            raise GatewayRuntimeError("SERVER_CONNECTION_FAILED", text) from error
-        if kind:
-            raise GatewayRuntimeError(kind, answer)
-        return answer
-
-    def _connect_server(self) -> Any:
-        limit = time.monotonic() + self.options.start_limit
-        while time.monotonic() < limit:
-            try:
-                return Client(("localhost", self.options.port))
-            except OSError:
-                time.sleep(0.1)
-        text = f"the server did not start within {self.options.start_limit:g} s of the gateway's first call"
-        raise GatewayRuntimeError("SERVER_NEVER_STARTED", text)
+    return pl
 
 
 class AnyNameImporter(importlib.abc.MetaPathFinder, importlib.abc.Loader):

@@ -1,28 +1,46 @@
-"""Choose the Python of a rehearsal and its packages, and check that the kit can run on it."""
+"""Choose the Python of a rehearsal and its packages, check that the kit can run on it, and compare it with the image."""
 
+import itertools
+import platform
+import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from packaging import tags
 from packaging.tags import Tag
+from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
+from offline_kit.core.cache import Cache, cache_key
 from offline_kit.core.errors import OfflineKitError, ProjectError
 from offline_kit.core.sandboxes.box import Mount
 from offline_kit.notebook import imports
-from offline_kit.project.images import Image
+from offline_kit.project.images import Image, is_same_version
 from offline_kit.project.types import Role
-from offline_kit.rehearsal import environments, import_chains, kit_facts, missing_packages, pythons
-from offline_kit.rehearsal.environments import EnvironmentOptions
+from offline_kit.rehearsal import environments, execution, import_chains, kit_facts
+from offline_kit.rehearsal.environments import EnvironmentOptions, Interpreter
 from offline_kit.rehearsal.execution import KernelRun, RehearsalEnvironment
 from offline_kit.rehearsal.kit_facts import InstallPlan, KitFile
-from offline_kit.rehearsal.missing_packages import MissingPackageCache
-from offline_kit.rehearsal.pythons import Interpreter
 
 _MAX_RUNS = 4  # each with the packages that the one before lacked
 _LAYERED = (
     "import sys; sys.path.append({!r}); from ipykernel import kernelapp; kernelapp.launch_new_instance()"
+)
+_MISSING_PACKAGES = "missing-packages"  # kind of cache record
+_FAILED_IMPORT = re.compile(r"(?:[\w.]+\.)?(?:ModuleNotFoundError|ImportError|OptionalDependencyError)\b")
+_WORD = r"[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?"
+_NAMES = tuple(
+    re.compile(pattern)
+    for pattern in (
+        rf"No module named '({_WORD})'",
+        rf"Missing optional dependency '({_WORD})'",  # pandas
+        rf"tried using: ('{_WORD}'(?:, '{_WORD}')*)",  # pandas: any of these engines
+        rf"(?:pip3?|conda) install (?:-\S+ )*['\"`]?({_WORD})",
+        rf"[Pp]lease install (?:the )?['\"`]?({_WORD})",
+        rf"['\"`]?({_WORD})['\"`]? (?:package|library )?(?:is|was) (?:not installed|not found|required|needed)",
+        rf"requires? (?:the )?['\"`]?({_WORD})['\"`]?",
+    )
 )
 
 
@@ -33,11 +51,11 @@ class KernelSetup:
     python: Interpreter
     launch: tuple[str, ...]
     """Command that starts it, before its connection file."""
-    mounts: tuple[Mount, ...]
+    mounts: tuple[Mount, ...] = ()
     """Folders that it needs in addition to the interpreter's."""
-    used: tuple[str, ...]
+    used: tuple[str, ...] = ()
     """Normalized names of the image packages that the notebook needs."""
-    notes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
     of_image: bool = False
     """The environment was made for the image."""
     derived: tuple[str, ...] = ()
@@ -55,55 +73,121 @@ def prepare_kernel(
     """Return the kernel for a kit: the running interpreter if `current`, else one made for the image.
 
     `code` has the files that run in addition to the kit's own code: the notebook, and those of a gateway. A rehearsal
-    and the local Kaggle get the same environment for the same files.
-
-    Raises:
-        ProjectError: wheels of the kit cannot be installed on this machine or this Python.
-
+    and the local Kaggle get the same environment for the same files. Raises ProjectError if wheels of the kit cannot be
+    installed on this machine or this Python.
     """
     install = kit_facts.read_install_plan(kit_files)
-    used = _find_used_packages(kit_files, install, code, image)
     running = current or image.local
-    derived = used
-    if not running:
-        used = tuple(
-            sorted(
-                {*used, *MissingPackageCache(options.cache, image.name, used).read_names()}
-                & {*image.packages}
-            )
+    unfit_wheels, built_packages = find_unfit_wheels(install, _list_wheel_tags(image, running=running))
+    if unfit_wheels:
+        raise _unfit_error(unfit_wheels, image, running=running)
+    derived = _find_used_packages(kit_files, install, code, image)
+    if running:
+        used, setup = derived, make_running_kernel(options)
+    else:
+        record = Cache(options.cache).read_record(_MISSING_PACKAGES, cache_key(image.name, derived)) or {}
+        used = tuple(sorted({*derived, *record} & {*image.packages}))
+        setup = _make_image_kernel(image, used, options)
+    notes = setup.notes
+    if built_packages:
+        names = ", ".join(built_packages)
+        notes = (*notes, f"built from sdists, because their wheels do not fit this machine: {names}")
+    return replace(setup, used=used, derived=derived, notes=notes)
+
+
+def find_unfit_wheels(
+    install: InstallPlan, wheel_tags: Iterable[Tag]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the wheels without an sdist that do not fit these tags, and the packages that are built from their sdist."""
+    fitting_tags, unfit_wheels, built_packages = frozenset(wheel_tags), list[str](), list[str]()
+    for item in install.install:
+        try:
+            fits = not item.get("wheel") or bool(parse_wheel_filename(item["wheel"])[3] & fitting_tags)
+        except InvalidWheelFilename:
+            fits = False
+        if not fits and item.get("sdist"):
+            built_packages.append(str(item["name"]))
+        elif not fits:
+            unfit_wheels.append(str(item["wheel"]))
+    return tuple(unfit_wheels), tuple(built_packages)
+
+
+def _list_wheel_tags(image: Image, *, running: bool) -> tuple[Tag, ...]:
+    """Return the wheel tags that the kernel's Python accepts on this machine (PEP 425)."""
+    if running:
+        return tuple(tags.sys_tags())
+    version = tuple(int(word) for word in image.python_minor.split("."))
+    interpreter = "cp{}{}".format(*version)
+    platforms = list(tags.platform_tags())
+    own = tags.cpython_tags(version, abis=[interpreter], platforms=platforms)
+    return (*own, *tags.compatible_tags(version, interpreter, platforms))
+
+
+def _unfit_error(unfit_wheels: Sequence[str], image: Image, *, running: bool) -> ProjectError:
+    count = len(unfit_wheels)
+    if sys.platform != "linux":
+        problem = f"{count} wheels of the kit are for Linux and cannot be installed on this system"
+        hint = "rehearse in Docker or WSL2 (Linux, x86_64), or on a Linux machine"
+    elif running:
+        minor = "{}.{}".format(*sys.version_info)
+        problem = f"{count} wheels of the kit do not fit the running Python {minor} ({image.name} has {image.python_minor})"
+        hint = f"rehearse with --env matching, or from a Python {image.python_minor}"
+    else:
+        problem = f"{count} wheels of the kit do not fit this machine"
+        glibc = "{}.{}".format(*image.glibc)
+        hint = (
+            f"rehearse on a Linux {image.machine} machine with glibc {glibc} or newer, or in Docker"
+            " (--platform linux/amd64)"
         )
-    wheel_tags = _list_wheel_tags(image, running=running)
-    _check_wheels_fit(install, image, wheel_tags, running=running)
-    ready = make_running_kernel(options) if running else make_image_kernel(image, used, options)
-    built_packages = kit_facts.find_sdist_builds(install, wheel_tags)
-    build_notes = (
-        [f"built from sdists, because their wheels do not fit this machine: {', '.join(built_packages)}"]
-        if built_packages
-        else []
-    )
-    return replace(ready, used=used, derived=derived, notes=(*ready.notes, *build_notes))
+    return ProjectError(problem, hint=hint, code="wheels-do-not-fit", details=unfit_wheels)
 
 
-def make_image_kernel(image: Image, used: Iterable[str], options: EnvironmentOptions) -> KernelSetup:
-    """Return a kernel in an environment made for the image, with these packages of it."""
-    names = tuple(used)
-    python = pythons.inspect_interpreter(environments.make_kernel_environment(image, names, options))
+def _find_used_packages(
+    kit_files: Sequence[KitFile], install: InstallPlan, code: Sequence[Path], image: Image
+) -> tuple[str, ...]:
+    """Return the image packages that the run needs.
+
+    Those are provided pins, imports of the user's own code, and undeclared imports of the kit's packages.
+    """
+    own_wheels = {item.get("wheel") for item in install.install if item.get("role") == "own"}
+    archives, own_code = list[Path](), list(code)
+    own_names = {name.partition(".")[0] for name in install.imports()}
+    for entry, path in kit_files:
+        name = entry.original.rpartition("/")[2]
+        if entry.role in (Role.WHEEL, Role.SDIST):
+            archives.append(path)
+        if entry.role is Role.SOURCE:
+            own_names.update(Path(entry.original).with_suffix("").parts)
+        if name in own_wheels or (entry.role is Role.SOURCE and name.endswith(".py")):
+            own_code.append(path)
+    import_names = imports.find_file_imports(own_code)
+    import_names |= import_chains.find_unavoidable_imports(archives, install.imports())
+    import_names |= imports.format_imports(entry.original for entry, _ in kit_files)
+    matched = imports.match_distributions(import_names - own_names, image.packages)
+    return tuple(sorted({*install.provided, *matched}))
+
+
+def _make_image_kernel(image: Image, used: Sequence[str], options: EnvironmentOptions) -> KernelSetup:
+    python = environments.inspect_interpreter(environments.make_kernel_environment(image, used, options))
     launch = (str(python.path), "-m", "ipykernel_launcher")
-    return KernelSetup(python=python, launch=launch, mounts=(), used=names, notes=(), of_image=True)
+    return KernelSetup(python=python, launch=launch, used=tuple(used), of_image=True)
 
 
 def make_running_kernel(options: EnvironmentOptions) -> KernelSetup:
     """Return a kernel in the running environment; if it has no ipykernel, add one behind its own packages."""
-    python = pythons.inspect_interpreter(Path(sys.executable))
-    launch = (str(python.path), "-m", "ipykernel_launcher")
-    mounts: tuple[Mount, ...] = ()
-    notes = [f"used the running environment, '{sys.prefix}'"]
-    if "ipykernel" not in python.packages:
-        layer = environments.make_layer(["ipykernel"], Path(sys.executable), options)
-        launch = (str(python.path), "-c", _LAYERED.format(str(layer)))
-        mounts = (Mount(inside=str(layer), source=layer),)
-        notes.append("added ipykernel behind its own packages, because it has none")
-    return KernelSetup(python=python, launch=launch, mounts=mounts, used=(), notes=tuple(notes))
+    python = environments.inspect_interpreter(Path(sys.executable))
+    note = f"used the running environment, '{sys.prefix}'"
+    if "ipykernel" in python.packages:
+        return KernelSetup(
+            python=python, launch=(str(python.path), "-m", "ipykernel_launcher"), notes=(note,)
+        )
+    layer = environments.make_layer(["ipykernel"], Path(sys.executable), options)
+    return KernelSetup(
+        python=python,
+        launch=(str(python.path), "-c", _LAYERED.format(str(layer))),
+        mounts=(Mount(inside=str(layer), source=layer),),
+        notes=(note, "added ipykernel behind its own packages, because it has none"),
+    )
 
 
 def set_kernel(environment: RehearsalEnvironment, kernel: KernelSetup) -> RehearsalEnvironment:
@@ -121,91 +205,79 @@ def run_until_complete(
 ) -> tuple[KernelSetup, KernelRun]:
     """Run the notebook, again if it lacked packages of the image; return the last run and its kernel.
 
-    A package that cannot be installed ends this: the run that failed without it is then judged.
+    The packages that a run needs are read from its code. Those that libraries import by themselves (the engine of a
+    reader, the backend of a plot) show only when they are missing. The image has them, so the requirements are not at
+    fault. A package that cannot be installed ends this: the run that failed without it is then judged.
     """
     result = run(kernel)
-    for _ in range(_MAX_RUNS - 1):
-        missing = (
-            missing_packages.find_missing_packages(result, image.packages, kernel.python.packages)
-            if kernel.of_image
-            else ()
-        )
+    for _ in range(_MAX_RUNS - 1 if kernel.of_image else 0):
+        missing = _find_missing_packages(result, image.packages, kernel.python.packages)
         if not missing:
             break
         names = ", ".join(missing)
         try:
-            new_kernel = make_image_kernel(image, sorted({*kernel.used, *missing}), options)
+            new_kernel = _make_image_kernel(image, sorted({*kernel.used, *missing}), options)
         except OfflineKitError as error:
             options.report.warn(f"the image has {names}, but adding it failed: {error.what}")
             break
         note = f"added {names}: the image has it, and no code imports it by name"
         options.report.note(f"{note}; running the notebook again")
-        MissingPackageCache(options.cache, image.name, kernel.derived).add_names(missing)
+        # Later runs with the same packages start with these as well.
+        cache, key = Cache(options.cache), cache_key(image.name, kernel.derived)
+        record = cache.read_record(_MISSING_PACKAGES, key) or {}
+        cache.write_record(_MISSING_PACKAGES, key, record | dict.fromkeys(missing))
         kernel = replace(new_kernel, derived=kernel.derived, notes=(*kernel.notes, note))
         result = run(kernel)
     return kernel, result
 
 
-def _find_used_packages(
-    kit_files: Sequence[KitFile], install: InstallPlan, code: Sequence[Path], image: Image
+def _find_missing_packages(
+    result: KernelRun, image: Mapping[str, str], installed: Container[str]
 ) -> tuple[str, ...]:
-    """Return the image packages that the run needs.
+    """Return the image's distributions that the run's errors name as missing, without those `installed`."""
+    # The errors of the failed cell, and of the scripts that it started.
+    cell = execution.find_stopped_cell(execution.read_cells(result.executed))
+    lines = cell.message.splitlines() if cell and _FAILED_IMPORT.search(cell.message) else []
+    if result.log.is_file():
+        with result.log.open(encoding="utf-8", errors="replace") as log:
+            lines += [line for line in log if _FAILED_IMPORT.match(line)]
+    missing: dict[str, None] = {}
+    for line, pattern in itertools.product(lines, _NAMES):
+        for text in pattern.findall(line):
+            candidates: list[str] = []
+            for word in (word.strip("' ") for word in text.split(",")):
+                candidates += imports.match_distributions([word.partition(".")[0]], image)
+                candidates.append(canonicalize_name(word))
+            usable = [name for name in candidates if name in image and name not in installed]
+            missing |= dict.fromkeys(usable[:1])  # pandas lists engines of which one is enough
+    return tuple(missing)
 
-    Those are provided pins, imports of the user's own code, and undeclared imports of the kit's packages.
+
+def measure_fidelity(image: Image, python: Interpreter, used: Iterable[str]) -> tuple[str, tuple[str, ...]]:
+    """Return "matching" or "stand-in", and all differences, even harmless ones ("Python 3.13.0 instead of 3.13.5").
+
+    `used` are the normalized names of the image packages that the run needs. "matching" requires the image's minor
+    Python version, its versions of these packages (without local parts such as "+cpu") and its platform.
     """
-    archives = [path for entry, path in kit_files if entry.role in (Role.WHEEL, Role.SDIST)]
-    import_names = imports.find_file_imports([*code, *_list_own_code(kit_files, install)])
-    import_names |= import_chains.find_unavoidable_imports(archives, install.proof_imports())
-    import_names |= imports.format_imports(entry.original for entry, _ in kit_files)
-    own = install.top_level_names() | frozenset(_list_own_names(kit_files))
-    return tuple(
-        sorted({*install.provided, *imports.match_distributions(import_names - own, image.packages)})
-    )
-
-
-def _list_own_code(kit_files: Sequence[KitFile], install: InstallPlan) -> Iterator[Path]:
-    wheels = {item.get("wheel") for item in install.install if item.get("role") == "own"}
-    for entry, path in kit_files:
-        name = entry.original.rpartition("/")[2]
-        if (entry.role is Role.SOURCE and name.endswith(".py")) or name in wheels:
-            yield path
-
-
-def _list_own_names(kit_files: Sequence[KitFile]) -> Iterator[str]:
-    for entry, _ in kit_files:
-        if entry.role is Role.SOURCE:
-            yield from Path(entry.original).with_suffix("").parts
-
-
-def _list_wheel_tags(image: Image, *, running: bool) -> tuple[Tag, ...]:
-    """Return the wheel tags that the kernel's Python accepts on this machine (PEP 425)."""
-    if running:
-        return tuple(tags.sys_tags())
-    version = tuple(int(word) for word in image.python_minor.split("."))
-    interpreter = "cp{}{}".format(*version)
-    platforms = list(tags.platform_tags())
-    own = tags.cpython_tags(version, abis=[interpreter], platforms=platforms)
-    return (*own, *tags.compatible_tags(version, interpreter, platforms))
-
-
-def _check_wheels_fit(
-    install: InstallPlan, image: Image, wheel_tags: Iterable[Tag], *, running: bool
-) -> None:
-    unfit = kit_facts.find_unfit_wheels(install, wheel_tags)
-    if not unfit:
-        return
+    if image.local:
+        return "matching", ()
+    grave, slight = list[str](), list[str]()
     if sys.platform != "linux":
-        problem = f"{len(unfit)} wheels of the kit are for Linux and cannot be installed on this system"
-        hint = "rehearse in Docker or WSL2 (Linux, x86_64), or on a Linux machine"
-    elif running:
-        minor = "{}.{}".format(*sys.version_info)
-        problem = f"{len(unfit)} wheels of the kit do not fit the running Python {minor} ({image.name} has {image.python_minor})"
-        hint = f"rehearse with --env matching, or from a Python {image.python_minor}"
-    else:
-        problem = f"{len(unfit)} wheels of the kit do not fit this machine"
-        glibc = "{}.{}".format(*image.glibc)
-        hint = (
-            f"rehearse on a Linux {image.machine} machine with glibc {glibc} or newer, or in Docker"
-            " (--platform linux/amd64)"
-        )
-    raise ProjectError(problem, hint=hint, code="wheels-do-not-fit", details=unfit)
+        grave.append(f"{platform.system()} instead of Linux")
+    if platform.machine().lower() not in (image.machine, "amd64"):
+        grave.append(f"{platform.machine()} instead of {image.machine}")
+    if image.accelerator != "none":
+        grave.append("no GPU in the rehearsal: CUDA, GPU memory, half precision and speed are not tested")
+    if python.version != image.python:
+        same_minor = python.version.split(".")[:2] == image.python.split(".")[:2]
+        (slight if same_minor else grave).append(f"Python {python.version} instead of {image.python}")
+    for name in sorted(set(used) & {*image.packages}):
+        run_version, image_version = python.packages.get(name), image.packages[name]
+        if run_version is None:
+            grave.append(f"{name} {image_version} is missing")
+        elif run_version != image_version:
+            same = run_version.partition("+")[0] == image_version.partition("+")[0] or is_same_version(
+                name, run_version, image_version
+            )
+            (slight if same else grave).append(f"{name} {run_version} instead of {image_version}")
+    return "stand-in" if grave else "matching", (*grave, *slight)

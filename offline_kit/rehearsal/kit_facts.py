@@ -1,4 +1,4 @@
-"""Read a kit's install plan and notebook, and find wheels that do not fit a Python."""
+"""Read a kit's install plan and notebook."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -6,9 +6,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from packaging.tags import Tag
-from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
 from offline_kit.core.errors import ProjectError
 from offline_kit.kit import manifest
@@ -23,14 +20,12 @@ class InstallPlan:
     """The part of a kit's install plan that a rehearsal uses."""
 
     image: str
-    """Name of the image that the kit was built for."""
-    python: str
-    """Minor version: "3.13"."""
+    """Name of the image that the kit was built for; empty for a kit without packages."""
     install: tuple[Mapping[str, Any], ...]
     provided: Mapping[str, str]
     """What the image must provide: version by normalized name."""
 
-    def proof_imports(self) -> tuple[str, ...]:
+    def imports(self) -> tuple[str, ...]:
         """Return the dotted names that the notebook imports after the installation, as a check."""
         return tuple(name for item in self.install for name in item.get("imports", ()))
 
@@ -39,31 +34,23 @@ class InstallPlan:
         items = (item for item in self.install if item.get("role") == "own")
         return frozenset(name.partition(".")[0] for item in items for name in item.get("imports", ()))
 
-    def top_level_names(self) -> frozenset[str]:
-        """Return the top-level names that the kit's packages provide."""
-        return frozenset(name.partition(".")[0] for name in self.proof_imports())
-
 
 def read_install_plan(kit_files: Iterable[KitFile]) -> InstallPlan:
     """Read the install plan from a kit's packages; a kit without packages has an empty one."""
-    plan = InstallPlan(image="", python="", install=(), provided={})
+    image, install, provided = "", list[Mapping[str, Any]](), dict[str, str]()
     for path in [path for entry, path in kit_files if entry.role is Role.LOCK]:
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
-            provided = {item["name"]: item["version"] for item in raw["provided"]}
-            plan = InstallPlan(
-                image=plan.image or raw.get("image", ""),
-                python=plan.python or raw["python"],
-                install=(*plan.install, *raw["install"]),
-                provided={**provided, **plan.provided},
-            )
+            image = image or raw.get("image", "")
+            install += raw["install"]
+            provided = {item["name"]: item["version"] for item in raw["provided"]} | provided
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ProjectError(
                 f"'{path}' is not an install plan: {error}",
                 hint="build the kit again",
                 code="install-plan-invalid",
             ) from error
-    return plan
+    return InstallPlan(image=image, install=tuple(install), provided=provided)
 
 
 def list_kit_files(kit: Kit) -> tuple[KitFile, ...]:
@@ -99,31 +86,3 @@ def read_notebook(kit: Kit) -> tuple[Path, Mapping[str, Any]]:
             f"the kit's notebook '{path}' is missing", hint="build the kit", code="kit-incomplete"
         )
     return path, metadata
-
-
-def find_unfit_wheels(plan: InstallPlan, tags: Iterable[Tag]) -> tuple[str, ...]:
-    """Return the wheels without an sdist that a Python with these tags cannot install."""
-    fitting_tags = frozenset(tags)
-    unfit_wheels = []
-    for item in plan.install:
-        wheel = item.get("wheel")
-        if wheel and not item.get("sdist") and not _fits_tags(wheel, fitting_tags):
-            unfit_wheels.append(str(wheel))
-    return tuple(unfit_wheels)
-
-
-def find_sdist_builds(plan: InstallPlan, tags: Iterable[Tag]) -> tuple[str, ...]:
-    """Return the packages whose sdist is built because their wheel does not fit these tags."""
-    fitting_tags = frozenset(tags)
-    return tuple(
-        str(item["name"])
-        for item in plan.install
-        if item.get("wheel") and item.get("sdist") and not _fits_tags(item["wheel"], fitting_tags)
-    )
-
-
-def _fits_tags(wheel: str, fitting_tags: frozenset[Tag]) -> bool:
-    try:
-        return bool(parse_wheel_filename(wheel)[3] & fitting_tags)
-    except InvalidWheelFilename:
-        return False

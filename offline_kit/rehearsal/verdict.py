@@ -49,7 +49,9 @@ def judge_run(
     cells = execution.read_cells(result.executed)
     problem = _find_end_problem(result, environment, execution.find_stopped_cell(cells))
     if problem is None and not result.outcome.succeeded:
-        problem = _describe_crash(result, execution.find_last_started_cell(cells))
+        problem = _describe_crash(
+            result, next((cell for cell in reversed(cells) if cell.seconds is not None), None)
+        )
     written = result.working / name
     if problem is None and not written.is_file():
         problem = _describe_missing_submission(result, name, cells)

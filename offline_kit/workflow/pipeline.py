@@ -35,6 +35,7 @@ from offline_kit.project.kaggle_names import SLUG_LENGTH
 from offline_kit.project.types import Checkpoint, Finding, Freeze, Kit, OwnCode, Severity, Wheel
 from offline_kit.rehearsal import rehearse as rehearsing
 from offline_kit.rehearsal.rehearse import Rehearsal
+from offline_kit.rehearsal.request import RehearsalRequest
 from offline_kit.workflow import freeze_request, model_files, part_locations, upload_secrets
 from offline_kit.workflow.model_files import ModelFiles
 from offline_kit.workflow.remote_build import build_request as asked
@@ -499,7 +500,7 @@ def rehearse_kit(
 ) -> Rehearsal:
     """Run the kit's notebook offline and check its submission; raises as the stage does."""
     base = build_context(config)
-    request = rehearsing.RehearsalRequest(
+    request = RehearsalRequest(
         kit=kit,
         image=base.image,
         dataset=config.dataset,

@@ -210,12 +210,12 @@ def test_a_rehearsal_tells_the_rows_that_its_gateway_counted(data: Path, tmp_pat
     """Of one batch too, and where a gateway tells nothing there is no number."""
     ran: Any = SimpleNamespace(executed=tmp_path / "scoring" / "executed.ipynb", working=tmp_path)
     service = gateway.prepare_gateway(data, {}, "submission.parquet", tmp_path / "side")
-    assert gateway.count_answered_rows(ran) == 0
+    assert gateway.read_gateway_result(ran) == {}
     assert len(gateway.describe_second_run(ran, service)) == 1
     folder = tmp_path / "scoring" / "gateway"
     folder.mkdir(parents=True)
     (folder / "result.json").write_text(json.dumps({"Batches": 1, "Rows": ROWS}))
-    assert gateway.count_answered_rows(ran) == ROWS
+    assert gateway.read_gateway_result(ran)["Rows"] == ROWS
     assert gateway.describe_second_run(ran, service)[-1].startswith(f"{ROWS} rows in 1 batch, ")
 
 

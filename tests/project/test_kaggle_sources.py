@@ -12,8 +12,10 @@ from offline_kit.kit import manifest
 from offline_kit.notebook.runtime import kit_sources
 from offline_kit.notebook.runtime.kit_runtime import KitError, find_parts
 from offline_kit.project import kaggle_sources
+from offline_kit.project.images import Image
 from offline_kit.project.types import FileEntry, Kit, Role
 from offline_kit.rehearsal import mounts
+from offline_kit.rehearsal.request import RehearsalRequest
 
 DATASET, NOTEBOOK = "dataset:ann/plants", "notebook:bob/train-folds"
 MODEL = "model:ann/resnet/pyTorch/base/3"
@@ -190,8 +192,10 @@ def kit(folder: Path, *names: str) -> Kit:
 
 def lay_out(folder: Path, whole: Kit, **more: Any) -> mounts.MountedInputs:
     """Lay out the inputs of a kit."""
-    base: dict[str, Any] = {"dataset": "me/kit", "competition": "", "data": None, "sample": None}
-    return mounts.lay_out_inputs(mounts.MountRequest(kit=whole, **base | more), folder / "run" / "input")
+    metadata = more.pop("metadata", {})
+    image = Image(name="i", title="i", accelerator="none", python="3.13.5", packages={})
+    request = RehearsalRequest(kit=whole, image=image, dataset="me/kit", **more)
+    return mounts.lay_out_inputs(request, metadata, folder / "run" / "input")
 
 
 @pytest.mark.parametrize("layout", ["new", "old"])

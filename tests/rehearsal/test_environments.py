@@ -14,7 +14,7 @@ from offline_kit.core.errors import OutsideError, ProjectError, UsageError
 from offline_kit.packages import pip_settings
 from offline_kit.packages.pip_settings import IndexSettings
 from offline_kit.project.images import Image
-from offline_kit.rehearsal import causes, environments, kernel, kit_facts, pythons
+from offline_kit.rehearsal import causes, environments, kernel, kit_facts
 from offline_kit.rehearsal.environments import EnvironmentOptions
 from tests.support.listener import Listener
 from tests.support.local_index import LocalIndex, make_wheel
@@ -47,7 +47,7 @@ def test_versions_of_the_image_hold_whatever_asks_for_others(cache: Path) -> Non
         ["jinja2"],
         shop(cache),
     )
-    found = pythons.inspect_interpreter(made)
+    found = environments.inspect_interpreter(made)
     assert (found.packages["jinja2"], found.packages["markupsafe"]) == ("3.1.6", "1.1.1")
     assert (found.packages["ipykernel"], found.packages["pip"]) == ("6.29.5", "24.1.2")
     assert "numpy" not in found.packages
@@ -64,7 +64,7 @@ def test_an_environment_is_made_once(cache: Path) -> None:
     assert again == made
     assert listener.said == []
     assert made.stat(follow_symlinks=False).st_mtime_ns == began
-    assert "papermill" in pythons.inspect_interpreter(made).packages
+    assert "papermill" in environments.inspect_interpreter(made).packages
 
 
 @pytest.mark.index
@@ -141,7 +141,7 @@ def test_sizes_are_those_of_the_wheel_that_is_taken() -> None:
 
 def test_a_python_shows_what_it_needs_and_no_more() -> None:
     """The folders of an interpreter are named once each, system folders not at all."""
-    found = pythons.inspect_interpreter(Path(sys.executable))
+    found = environments.inspect_interpreter(Path(sys.executable))
     places = [mount.inside for mount in found.mounts]
     assert len(places) == len(set(places))
     assert not [place for place in places if place.startswith("/usr/") or place == "/"]
@@ -154,7 +154,7 @@ def test_a_link_on_the_way_to_the_interpreter_is_shown_as_a_link(tmp_path: Path)
     (tmp_path / "bin").mkdir()
     link = tmp_path / "bin" / "python"
     link.symlink_to(Path(sys.executable).resolve())
-    found = pythons.inspect_interpreter(link)
+    found = environments.inspect_interpreter(link)
     assert found.links[str(link)] == str(Path(sys.executable).resolve())
     assert str(tmp_path / "bin") not in [mount.inside for mount in found.mounts]
 
@@ -168,10 +168,9 @@ def test_wheels_that_cannot_run_here_are_named_unless_an_sdist_stands_in() -> No
         {**plain, "name": "c", "wheel": "c-1-py3-none-any.whl", "sdist": None},
         {**plain, "name": "d", "wheel": None, "sdist": "d-1.tar.gz"},
     )
-    whole = kit_facts.InstallPlan(image="", python="3.13", install=install, provided={})
+    whole = kit_facts.InstallPlan(image="", install=install, provided={})
     here = kernel._list_wheel_tags(image(), running=True)
-    assert kit_facts.find_unfit_wheels(whole, here) == ("a-1-cp399-cp399-linux_x86_64.whl",)
-    assert kit_facts.find_sdist_builds(whole, here) == ("b",)
+    assert kernel.find_unfit_wheels(whole, here) == (("a-1-cp399-cp399-linux_x86_64.whl",), ("b",))
 
 
 def test_what_runs_the_notebook_has_no_way_around(tmp_path: Path) -> None:
@@ -234,7 +233,7 @@ def test_torchs_own_cuda_libraries_hold_in_place_of_the_images(
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv"))
     listed = image(**{"torch": "2.11.0+cu128", libraries: "1.2"})
-    found = pythons.inspect_interpreter(
+    found = environments.inspect_interpreter(
         environments.make_kernel_environment(listed, ["torch", libraries], shop(tmp_path, yes=True))
     ).packages
     assert found["torch"].startswith("2.11.0")

@@ -7,8 +7,10 @@ import pytest
 
 from offline_kit.core.errors import ProjectError, UsageError
 from offline_kit.kit import manifest
+from offline_kit.project.images import Image
 from offline_kit.project.types import FileEntry, Kit, Role
 from offline_kit.rehearsal import mounts
+from offline_kit.rehearsal.request import RehearsalRequest
 
 
 @pytest.fixture
@@ -43,15 +45,11 @@ def kit(folder: Path, *parts: str) -> Kit:
 
 
 def lay_out(folder: Path, whole: Kit, **more: Any) -> mounts.MountedInputs:
-    wishes = {
-        "metadata": {},
-        "dataset": "me/plants",
-        "competition": "comp",
-        "data": None,
-        "sample": None,
-        **more,
-    }
-    return mounts.lay_out_inputs(mounts.MountRequest(kit=whole, **wishes), folder / "run" / "input")
+    metadata = more.pop("metadata", {})
+    image = Image(name="i", title="i", accelerator="none", python="3.13.5", packages={})
+    options: dict[str, Any] = {"dataset": "me/plants", "competition": "comp", **more}
+    request = RehearsalRequest(kit=whole, image=image, **options)
+    return mounts.lay_out_inputs(request, metadata, folder / "run" / "input")
 
 
 @pytest.mark.parametrize(
@@ -67,7 +65,7 @@ def test_both_layouts(
     tmp_path: Path, data: Path, layout: str, dataset: str, place: str, competition: str
 ) -> None:
     """The kit and the data lie where the layout puts them; the data is mounted, not copied."""
-    found = lay_out(tmp_path, kit(tmp_path, "kit"), layout=layout, dataset=dataset, data=data)
+    found = lay_out(tmp_path, kit(tmp_path, "kit"), layout=layout, dataset=dataset, competition_data=data)
     assert (tmp_path / "run" / "input" / place / "kit.ckpt").is_file()
     assert [(mount.inside, mount.writable) for mount in found.mounts] == [
         ("/kaggle/input", False),
@@ -113,13 +111,13 @@ def test_data_behind_links_is_visible_too(tmp_path: Path, data: Path) -> None:
     (tmp_path / "disk" / "train").mkdir(parents=True)
     (data / "train").symlink_to(tmp_path / "disk" / "train")
     (data / "broken").symlink_to(tmp_path / "nowhere")
-    found = lay_out(tmp_path, kit(tmp_path, "kit"), data=data)
+    found = lay_out(tmp_path, kit(tmp_path, "kit"), competition_data=data)
     assert [mount.inside for mount in found.mounts[2:]] == [str(tmp_path / "disk" / "train")]
 
 
 def test_rows_cut_the_test_set_and_its_sample(tmp_path: Path, data: Path) -> None:
     """Lists and folders of the test set shrink to the sample's first ids; the originals stay as they are."""
-    found = lay_out(tmp_path, kit(tmp_path, "kit"), data=data, rows=2)
+    found = lay_out(tmp_path, kit(tmp_path, "kit"), competition_data=data, rows=2)
     covers = {
         mount.inside.removeprefix("/kaggle/input/competitions/comp/"): mount.source
         for mount in found.mounts[2:]
@@ -136,7 +134,7 @@ def test_rows_without_anything_to_cut_are_said(tmp_path: Path) -> None:
     """Data in which no test set is recognised stays whole, and the note says so."""
     (tmp_path / "odd").mkdir()
     (tmp_path / "odd" / "x.bin").write_text("x")
-    found = lay_out(tmp_path, kit(tmp_path, "kit"), data=tmp_path / "odd", rows=2)
+    found = lay_out(tmp_path, kit(tmp_path, "kit"), competition_data=tmp_path / "odd", rows=2)
     assert "nothing" in found.notes[-1]
 
 
@@ -161,4 +159,4 @@ def test_wrong_wishes_are_errors(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="layout"):
         lay_out(tmp_path, whole, layout="newest")
     with pytest.raises(ProjectError, match="is not a folder"):
-        lay_out(tmp_path, whole, data=tmp_path / "nowhere")
+        lay_out(tmp_path, whole, competition_data=tmp_path / "nowhere")

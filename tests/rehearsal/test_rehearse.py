@@ -25,7 +25,8 @@ from offline_kit.project.images import Image, load_image
 from offline_kit.project.types import FileEntry, Kit, Role
 from offline_kit.rehearsal import rehearse as stage
 from offline_kit.rehearsal.environments import EnvironmentOptions
-from offline_kit.rehearsal.rehearse import Rehearsal, RehearsalRequest
+from offline_kit.rehearsal.rehearse import Rehearsal
+from offline_kit.rehearsal.request import RehearsalRequest
 from tests.support.local_index import make_wheel
 
 NB: Any = nbformat  # it has types for half of itself

@@ -8,8 +8,8 @@ import pytest
 from offline_kit.notebook.runtime import kit_submission
 from offline_kit.notebook.runtime.kit_runtime import KitError, PartFile, verify_files
 from offline_kit.project.images import Image
-from offline_kit.rehearsal import execution, fidelity, submission_check, verdict
-from offline_kit.rehearsal.pythons import Interpreter
+from offline_kit.rehearsal import execution, kernel, submission_check, verdict
+from offline_kit.rehearsal.environments import Interpreter
 from tests.support.verdicts import BENCH, TEXT, cell, problem, ran
 
 MARKED = {
@@ -163,7 +163,7 @@ def compared(
         packages={"torch": "2.11.0+cpu", "numpy": "2.1.3"},
     )
     found = Interpreter(path=Path("python"), version=python, packages=packages, mounts=(), links={})
-    return fidelity.measure_fidelity(image, found, ["torch", "numpy", "not-in-the-image"])
+    return kernel.measure_fidelity(image, found, ["torch", "numpy", "not-in-the-image"])
 
 
 def test_the_same_versions_are_matching_and_small_differences_are_listed() -> None:

@@ -1,0 +1,64 @@
+"""What to rehearse, and how."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from offline_kit.core import sandbox
+from offline_kit.core.errors import UsageError
+from offline_kit.project.config_keys import ENVIRONMENTS, INSTALLERS, LAYOUTS
+from offline_kit.project.images import Image
+from offline_kit.project.types import Kit
+
+
+@dataclass(frozen=True, kw_only=True)
+class RehearsalRequest:
+    """A kit and the options of its rehearsal; raises UsageError for an unknown option."""
+
+    kit: Kit
+    image: Image
+    dataset: str = ""
+    """"slug" or "owner/slug" of the kit's dataset; it names the mount. A split kit appends the part's name."""
+    competition: str = ""
+    """Slug; empty: the first competition of the notebook's metadata."""
+    competition_data: Path | None = None
+    """Local copy of the data, or a part of it; mounted, never copied."""
+    sample_submission: Path | None = None
+    """None: look for one in the data."""
+    submission: str = "submission.csv"
+    env: str = "matching"
+    """"matching": the image's versions; "current": the running environment."""
+    installer: str = "auto"
+    """What the notebook installs with: "uv", "pip" (then uv is hidden) or "auto"."""
+    layout: str = "new"
+    rows: int | None = None
+    """Rows of the test set, repeated under new ids if there are fewer; None: all."""
+    timeout: float = 9 * 3600
+    """Seconds of wall-clock time for the notebook."""
+    memory: int | None = None
+    """Bytes; None: no limit."""
+    sandboxes: tuple[str, ...] = sandbox.KINDS
+    """Kinds of sandbox to try, best first."""
+    yes: bool = False
+    """Large downloads are confirmed."""
+    confirm: Callable[[str], bool] | None = None
+    copies: Mapping[str, Path] = field(default_factory=dict)
+    """Local copies of other sources, by "dataset:owner/slug", "notebook:owner/slug" or "model:..."."""
+    part_sources: Mapping[str, str] = field(default_factory=dict)
+    """Sources of the kit's parts that are not datasets, by part: "notebook:owner/slug" or "model:..."."""
+    params: Mapping[str, Any] = field(default_factory=dict)
+    """The notebook's params; an inference server's also describe its gateway."""
+
+    def __post_init__(self) -> None:
+        for option, value, choices in (
+            ("environment", self.env, ENVIRONMENTS),
+            ("installer", self.installer, INSTALLERS),
+            ("layout", self.layout, LAYOUTS),
+        ):
+            if value not in choices:
+                raise UsageError(
+                    f"unknown {option} '{value}' for a rehearsal",
+                    hint=f"use one of {', '.join(choices)}",
+                    code=f"unknown-{option}",
+                )
