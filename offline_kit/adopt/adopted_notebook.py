@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from offline_kit.adopt import inspection, shell
-from offline_kit.adopt.findings import Adoption, AttachedSources, FindingResolution, NeedKind, ResolvedNeed
+from offline_kit.adopt.findings import Adoption, AttachedSources, ExternalNeed, NeedKind, Outcome
 from offline_kit.core.errors import ProjectError, UsageError
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.notebook import rendering, scripts
@@ -140,10 +140,10 @@ def _bundled_names(kit: Kit) -> set[str]:
     }
 
 
-def _find_shadowed_installs(adoption: Adoption, kit: Kit) -> Iterator[tuple[ResolvedNeed, str]]:
+def _find_shadowed_installs(adoption: Adoption, kit: Kit) -> Iterator[tuple[ExternalNeed, str]]:
     """Yield the lines that install a package from the inputs which the kit has too: the kit's is imported."""
     for need in adoption.resolved:
-        if need.kind is NeedKind.INSTALL and need.resolution is FindingResolution.UNCHANGED:
+        if need.kind is NeedKind.INSTALL and need.resolution is Outcome.UNCHANGED:
             names = {
                 normalize_name(_INSTALLED_NAME.split(word.rpartition("/")[2])[0])
                 for word in need.text.split()
@@ -207,23 +207,23 @@ def template_facts(adoption: Adoption, kit: Kit) -> dict[str, Any]:
         "changes": [
             {"cell": need.cell, "line": need.line, "text": need.text, "now": describe_resolution(need)}
             for need in adoption.resolved
-            if need.cell and need.resolution is not FindingResolution.UNCHANGED
+            if need.cell and need.resolution is not Outcome.UNCHANGED
         ],
     }
 
 
-def describe_resolution(need: ResolvedNeed) -> str:
+def describe_resolution(need: ExternalNeed) -> str:
     """Return how a need is met, in a few words."""
     words = {
-        FindingResolution.REQUIREMENT: f"in the requirements: {need.value}",
-        FindingResolution.CHECKPOINT: f"in the kit: {need.value}",
-        FindingResolution.MODULE: f"code in the kit: {need.value}",
-        FindingResolution.SOURCE: f"attached: {need.value}",
-        FindingResolution.SERVED: f"shown, from '{need.value}'",
-        FindingResolution.SWITCHED_OFF: need.value,
-        FindingResolution.REWRITTEN: need.value,
-        FindingResolution.UNCHANGED: f"left as it is: {need.value}",
-        FindingResolution.UNRESOLVED: f"NOT DONE: {need.remedy}",
+        Outcome.REQUIREMENT: f"in the requirements: {need.value}",
+        Outcome.CHECKPOINT: f"in the kit: {need.value}",
+        Outcome.MODULE: f"code in the kit: {need.value}",
+        Outcome.SOURCE: f"attached: {need.value}",
+        Outcome.SERVED: f"shown, from '{need.value}'",
+        Outcome.SWITCHED_OFF: need.value,
+        Outcome.REWRITTEN: need.value,
+        Outcome.UNCHANGED: f"left as it is: {need.value}",
+        Outcome.UNRESOLVED: f"NOT DONE: {need.remedy}",
     }
     return words[need.resolution]
 

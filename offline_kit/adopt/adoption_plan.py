@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from offline_kit.adopt import adopted_notebook, cell_edits, inspection, notebook_metadata
-from offline_kit.adopt.findings import Adoption, FindingResolution, NeedKind, ResolvedNeed
+from offline_kit.adopt.findings import Adoption, ExternalNeed, NeedKind, Outcome
 from offline_kit.core import files, processes
 from offline_kit.core.errors import OfflineKitError, UsageError
 from offline_kit.core.report import SILENT, Reporter
@@ -188,9 +188,9 @@ def _build_plan(
     )
 
 
-def _is_unsettled(need: ResolvedNeed) -> bool:
+def _is_unsettled(need: ExternalNeed) -> bool:
     """Whether a need is still open if the configuration names an accelerator."""
-    return need.kind is not NeedKind.SETTING or need.resolution is not FindingResolution.UNRESOLVED
+    return need.kind is not NeedKind.SETTING or need.resolution is not Outcome.UNRESOLVED
 
 
 def _default_config_file(root: Path) -> Path:

@@ -3,28 +3,20 @@
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
 
-from offline_kit.adopt.findings import (
-    CellEdit,
-    ExternalNeed,
-    FindingResolution,
-    NeedKind,
-    NotebookCell,
-    ResolvedNeed,
-    resolve_need,
-)
+from offline_kit.adopt.findings import CellEdit, ExternalNeed, NeedKind, NotebookCell
 from offline_kit.core.redaction import find_secrets, redact_secrets
 
-MARK = "# offline-kit:"
+_MARK = "# offline-kit:"
 """Begins the comment that keeps a disabled statement."""
 
 
 def apply_edits(source: str, edits: Iterable[CellEdit]) -> str:
     """Return the edited text; of overlapping edits, the one that starts first and ends last wins."""
     parts, position = [], 0
-    for edit in sorted(set(edits), key=lambda edit: (edit.start, -edit.end)):
-        if edit.start >= position:
-            parts += [source[position : edit.start], edit.text]
-            position = edit.end
+    for edit in sorted(set(edits), key=lambda edit: (edit.span[0], -edit.span[1])):
+        if edit.span[0] >= position:
+            parts += [source[position : edit.span[0]], edit.text]
+            position = edit.span[1]
     return "".join([*parts, source[position:]])
 
 
@@ -35,21 +27,9 @@ def comment_out(text: str, indent: str, before: str = "") -> str:
         before: The assignment in front of a magic, such as "files = ", which becomes an empty list.
     """
     first, *following = redact_secrets(text).split("\n")
-    lines = [f"{before}[]" if before else "pass"]
-    lines[0] += f"  {MARK} {first.strip()}"
-    lines += [f"{indent}#{_comment_text(line, indent)}" for line in following]
-    return "\n".join(lines)
-
-
-def _comment_text(line: str, indent: str) -> str:
-    inner = line.removeprefix(indent).rstrip()
-    return f" {inner}" if inner else ""
-
-
-def find_indent(source: str, offset: int) -> str:
-    """Return the indentation of the line at an offset."""
-    line = source[source.rfind("\n", 0, offset) + 1 :]
-    return line[: len(line) - len(line.lstrip(" \t"))]
+    statement = f"{before}[]" if before else "pass"
+    rest = [f"{indent}# {line.removeprefix(indent)}".rstrip() for line in following]
+    return "\n".join([f"{statement}  {_MARK} {first.strip()}", *rest])
 
 
 def diff_cells(cells: Sequence[NotebookCell], changed: Sequence[str], name: str) -> str:
@@ -73,32 +53,22 @@ def _script_lines(cells: Sequence[NotebookCell], sources: Sequence[str]) -> Iter
         yield ""
 
 
-def find_written_secrets(cells: Sequence[NotebookCell], changed: Sequence[str]) -> Iterator[ResolvedNeed]:
+def find_written_secrets(cells: Sequence[NotebookCell], changed: Sequence[str]) -> Iterator[ExternalNeed]:
     """Yield the lines that still contain a secret after the edits, with its variable but never its value."""
     for cell, text in zip(cells, changed, strict=True):
         secrets: dict[str, tuple[str, int]] = {}
-        for name, value, line in _list_secrets(cell):
+        for secret in find_secrets(cell.source):
+            value = cell.source[secret.start : secret.end]
             if value in text and not any(value in other for other in secrets):
-                secrets[value] = (name, line)
+                secrets[value] = (secret.name, cell.source.count("\n", 0, secret.start) + 1)
         for name, line in secrets.values():
-            yield _report_secret(cell, name, line, secrets)
-
-
-def _list_secrets(cell: NotebookCell) -> Iterator[tuple[str, str, int]]:
-    """Yield variable, value and line of each secret of a cell; the variable may be ""."""
-    for secret in find_secrets(cell.source):
-        line = cell.source.count("\n", 0, secret.start) + 1
-        yield secret.name, cell.source[secret.start : secret.end], line
-
-
-def _report_secret(cell: NotebookCell, name: str, line: int, values: Iterable[str]) -> ResolvedNeed:
-    text = cell.source.split("\n")[line - 1]
-    for value in values:
-        text = text.replace(value, "***")
-    secret = f"the value of '{name}'" if name else "a token"
-    need = ExternalNeed(kind=NeedKind.ACCOUNT, cell=cell.number, line=line, text=text, target=name)
-    remedy = (
-        f"{secret} would be pushed with the notebook: remove it, an offline notebook needs no account"
-        " (set it outside the notebook for online runs, and revoke it if others have seen it)"
-    )
-    return resolve_need(need, FindingResolution.UNRESOLVED, name or "a token", remedy)
+            shown = cell.source.split("\n")[line - 1]
+            for value in secrets:
+                shown = shown.replace(value, "***")
+            described = f"the value of '{name}'" if name else "a token"
+            need = ExternalNeed(kind=NeedKind.ACCOUNT, cell=cell.number, line=line, text=shown, target=name)
+            remedy = (
+                f"{described} would be pushed with the notebook: remove it, an offline notebook needs no account"
+                " (set it outside the notebook for online runs, and revoke it if others have seen it)"
+            )
+            yield need.ask(remedy, name or "a token")

@@ -1,22 +1,13 @@
 """Decide how each need is met: as a requirement, a checkpoint, an attached source, or by hand."""
 
 import re
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from offline_kit.adopt import hub_decisions, literals, notebook_files, shell
-from offline_kit.adopt.findings import (
-    Collected,
-    Decision,
-    ExternalNeed,
-    FindingResolution,
-    NeedKind,
-    leave_unresolved,
-    meet_need,
-)
-from offline_kit.adopt.notebook_code import NotebookCode
-from offline_kit.adopt.notebook_files import NotebookFiles
+from offline_kit.adopt import hub_decisions, notebook_files, shell
+from offline_kit.adopt.findings import ExternalNeed, NeedKind, Outcome
+from offline_kit.adopt.notebook_code import has_unknowns
+from offline_kit.adopt.notebook_files import InspectedNotebook, fetched_name, join_run_path
 from offline_kit.core.redaction import redact_urls
 from offline_kit.packages.own import code_files
 
@@ -28,249 +19,219 @@ _TRAINED = frozenset(
     | {".onnx", ".pkl", ".pt", ".pth", ".safetensors"}
 )
 """Suffixes of trained files."""
+_SOURCE_PARTS = {"competition": 1, "dataset": 2, "notebook": 2, "model": 5}
+"""How many parts the name of a source on Kaggle has."""
 _UNKNOWN_URL = "write the URL as a constant: parts of '{}' are only known at run time"
 
 
 def decide_need(
-    need: ExternalNeed,
-    code: NotebookCode,
-    files: NotebookFiles,
-    collected: Collected,
-    others: Sequence[ExternalNeed],
-) -> Decision:
-    """Return the decision on a need and add to `collected` what it takes; `others` are all needs."""
-    if need.kind is NeedKind.INSTALL:
-        return _decide_install(need, files, collected)
-    if need.kind is NeedKind.CLONE:
-        return _decide_clone(need, files, collected, others)
-    if need.kind is NeedKind.DOWNLOAD:
-        return _decide_download(need, files, collected)
-    if need.kind is NeedKind.KAGGLE:
-        return _decide_kaggle(need, collected)
-    if need.kind is NeedKind.HUB:
-        return hub_decisions.decide_hub(need, files, collected)
-    if need.kind is NeedKind.PRETRAINED:
-        return hub_decisions.decide_pretrained(need, code)
-    if need.kind is NeedKind.CORPUS:
-        return hub_decisions.decide_corpus(need, files, collected)
-    if need.detail == "colab":
-        return leave_unresolved(
-            need, "put its files next to the notebook, read them from there, and remove this line"
-        )
-    if need.kind is NeedKind.ACCOUNT:
-        reason = "secrets of the account cannot be asked for offline: empty"
-        value = reason if need.detail == "secret" else "no account is needed offline"
-        return meet_need(need, FindingResolution.SWITCHED_OFF, value)
-    return _decide_system(need)
-
-
-def _decide_system(need: ExternalNeed) -> Decision:
+    need: ExternalNeed, notebook: InspectedNotebook, others: Sequence[ExternalNeed]
+) -> ExternalNeed:
+    """Return a need as decided, and add what it takes to the notebook's; `others` are all needs."""
+    match need.kind:
+        case NeedKind.INSTALL:
+            return _decide_install(need, notebook)
+        case NeedKind.CLONE:
+            return _decide_clone(need, notebook, others)
+        case NeedKind.DOWNLOAD:
+            return _decide_download(need, notebook)
+        case NeedKind.KAGGLE:
+            return _decide_kaggle(need, notebook)
+        case NeedKind.HUB:
+            return hub_decisions.decide_hub(need, notebook)
+        case NeedKind.PRETRAINED:
+            return hub_decisions.decide_pretrained(need, notebook.code)
+        case NeedKind.CORPUS:
+            return hub_decisions.decide_corpus(need, notebook)
+        case NeedKind.ACCOUNT:
+            return _decide_account(need)
     if not need.detail:
-        return leave_unresolved(
-            need, "system packages cannot be installed offline: use a Python package, or do without"
-        )
+        return need.ask("system packages cannot be installed offline: use a Python package, or do without")
     names = " and ".join(f"'{name}'" for name in need.detail.split())
-    return leave_unresolved(
-        need,
-        f"conda cannot install offline: add {names} to the requirements under its name on PyPI, and remove this line",
+    return need.ask(
+        f"conda cannot install offline: add {names} to the requirements under its name on PyPI, and remove this line"
     )
 
 
-def _decide_install(need: ExternalNeed, files: NotebookFiles, collected: Collected) -> Decision:
-    words = shlex.split(need.target)
-    install = shell.parse_pip_install(words)
+def _decide_account(need: ExternalNeed) -> ExternalNeed:
+    if need.detail == "colab":
+        return need.ask("put its files next to the notebook, read them from there, and remove this line")
+    is_secret = need.detail == "secret"
+    reason = "secrets of the account cannot be asked for offline: empty"
+    return need.meet(Outcome.SWITCHED_OFF, reason if is_secret else "no account is needed offline")
+
+
+def _decide_install(need: ExternalNeed, notebook: InspectedNotebook) -> ExternalNeed:
+    install = shell.parse_pip_install(need.target)
+    if install is None and need.detail == "uninstall":
+        # It made way for what the next line installed; the kit's packages precede the image's on sys.path.
+        value = "nothing is taken out: the kit's packages come before the image's"
+        return need.meet(Outcome.SWITCHED_OFF, value)
     if install is None:
-        if need.detail == "uninstall":
-            # It made way for what the next line installed; the kit's packages precede the image's on sys.path.
-            value = "nothing is taken out: the kit's packages come before the image's"
-            return meet_need(need, FindingResolution.SWITCHED_OFF, value)
-        return leave_unresolved(need, "add the packages to the requirements, and remove this line")
+        return need.ask("add the packages to the requirements, and remove this line")
     if install.offline or (install.local and not (install.requirements or install.files or install.folders)):
-        return meet_need(need, FindingResolution.UNCHANGED, "installs from mounted files", switches_off=False)
-    if holes := [requirement for requirement in install.requirements if literals.has_unknowns(requirement)]:
-        return leave_unresolved(need, f"write '{holes[0]}' as a constant: it is only known at run time")
-    return _bundle_packages(need, install, files, collected)
+        return need.resolve(Outcome.UNCHANGED, "installs from mounted files")
+    if holes := [requirement for requirement in install.requirements if has_unknowns(requirement)]:
+        return need.ask(f"write '{holes[0]}' as a constant: it is only known at run time")
+    return _bundle_packages(need, install, notebook)
 
 
 def _bundle_packages(
-    need: ExternalNeed, wanted: shell.PipInstall, files: NotebookFiles, collected: Collected
-) -> Decision:
+    need: ExternalNeed, install: shell.PipInstall, notebook: InspectedNotebook
+) -> ExternalNeed:
     """Return the decision on a line whose packages go into the kit."""
-    lines = [line for line in wanted.requirements if line.lower() not in _TOOLS]
-    problems: list[str] = []
-    for folder in wanted.folders:
-        _add_folder(_run_path(need, folder), files, collected, lines, problems)
-    for file in wanted.files:
-        path = _run_path(need, file)
-        if hits := files.find_beside(path):
-            collected.files[files.relative_name(hits[0])] = None
+    lines = [line for line in install.requirements if line.lower() not in _TOOLS]
+    own_folders, problems = list[str](), _collect_files(need, install, notebook)
+    for folder in install.folders:
+        path = _run_path(need, folder)
+        if clone := _clone_holding(path, notebook):
+            below = path.removeprefix(clone).strip("/")
+            lines.append(notebook.clones[clone] + (f"#subdirectory={below}" if below else ""))
+            continue
+        own_folders.append(folder)
+        hits = notebook.find_beside(path) if path else notebook.base_folders
+        if hits and any((hits[0] / file_name).is_file() for file_name in _PACKAGE_FILES):
+            notebook.packages[notebook.relative_name(hits[0]) or "."] = None
         else:
-            problems.append(_ask_for_file(path, f"put '{path}'", collected))
+            problems.append(f"put the source of '{path}' next to the notebook, and adopt again")
     if problems:
-        return leave_unresolved(need, "; ".join(problems))
+        return need.ask("; ".join(problems))
     bare = [redact_urls(line) for line in lines]
-    secret, lines = bare != lines, bare
-    collected.requirements |= dict.fromkeys(lines)
-    if lines or wanted.files:
-        collected.indexes |= dict.fromkeys(map(redact_urls, wanted.index))
-    if not (lines or wanted.files or wanted.folders):
-        return meet_need(need, FindingResolution.SWITCHED_OFF, "nothing is installed offline")
-    own_folders = [
-        folder for folder in wanted.folders if not _clone_holding(_run_path(need, folder), collected)
-    ]
-    value = ", ".join([*lines, *(f"-r {_run_path(need, file)}" for file in wanted.files), *own_folders])
-    left_out = _describe_omitted(wanted, clones=len(own_folders) < len(wanted.folders), secret=secret)
-    return meet_need(need, FindingResolution.REQUIREMENT, value, left_out)
-
-
-def _describe_omitted(wanted: shell.PipInstall, *, clones: bool, secret: bool) -> str:
-    """Return what the requirements leave out: the credentials of a URL, the extras of a cloned package."""
-    if secret:
-        return (
+    notebook.requirements |= dict.fromkeys(bare)
+    if lines or install.files:
+        notebook.indexes |= dict.fromkeys(map(redact_urls, install.index))
+    if not (lines or install.files or install.folders):
+        return need.meet(Outcome.SWITCHED_OFF, "nothing is installed offline")
+    remedy = ""
+    if bare != lines:
+        remedy = (
             "written without the credentials of its URL: put them into ~/.netrc, or use an environment variable in the"
             " requirements (https://${NAME}@...)"
         )
-    if clones and any("[" in folder for folder in wanted.folders):
-        return (
+    elif len(own_folders) < len(install.folders) and any("[" in folder for folder in install.folders):
+        remedy = (
             "its repository is required without extras: add the package with its extras to the requirements"
         )
-    return ""
+    files = [f"-r {_run_path(need, file)}" for file in install.files]
+    return need.meet(Outcome.REQUIREMENT, ", ".join([*bare, *files, *own_folders]), remedy)
+
+
+def _collect_files(need: ExternalNeed, install: shell.PipInstall, notebook: InspectedNotebook) -> list[str]:
+    """Collect the requirements files of a line; return what to do about missing ones."""
+    problems = []
+    for path in (_run_path(need, file) for file in install.files):
+        if hits := notebook.find_beside(path):
+            notebook.requirement_files[notebook.relative_name(hits[0])] = None
+        else:
+            clone = _clone_holding(path, notebook)
+            step = f"clone '{fetched_name(clone)}'" if clone else f"put '{path}'"
+            problems.append(f"{step} next to the notebook, and adopt again")
+    return problems
 
 
 def _run_path(install: ExternalNeed, word: str) -> str:
     """Return a path given to pip, without extras, relative to the working folder."""
-    return notebook_files.join_run_path(install.destination, re.sub(r"\[.*\]$", "", word))
+    return join_run_path(install.destination, re.sub(r"\[.*\]$", "", word))
 
 
-def _ask_for_file(path: str, words: str, collected: Collected) -> str:
-    clone = _clone_holding(path, collected)
-    step = f"clone '{notebook_files.fetched_name(clone)}'" if clone else words
-    return f"{step} next to the notebook, and adopt again"
-
-
-def _add_folder(
-    folder: str, files: NotebookFiles, collected: Collected, lines: list[str], problems: list[str]
-) -> None:
-    """Add a folder that pip installs: a clone as a requirement, a folder of the project as a package."""
-    if clone := _clone_holding(folder, collected):
-        below = folder.removeprefix(clone).strip("/")
-        lines.append(collected.clones[clone] + (f"#subdirectory={below}" if below else ""))
-        return
-    hits = files.find_beside(folder) if folder else files.base_folders
-    if hits and any((hits[0] / file_name).is_file() for file_name in _PACKAGE_FILES):
-        collected.packages[files.relative_name(hits[0]) or "."] = None
-    else:
-        problems.append(_ask_for_file(folder, f"put the source of '{folder}'", collected))
-
-
-def _clone_holding(path: str, collected: Collected) -> str:
+def _clone_holding(path: str, notebook: InspectedNotebook) -> str:
     """Return the folder of the clone that contains a path; "" for none."""
-    return next((clone for clone in collected.clones if f"{path}/".startswith(f"{clone}/")), "")
+    return next((clone for clone in notebook.clones if f"{path}/".startswith(f"{clone}/")), "")
 
 
 def _decide_clone(
-    need: ExternalNeed, files: NotebookFiles, collected: Collected, others: Sequence[ExternalNeed]
-) -> Decision:
-    folder = notebook_files.join_run_path("", need.destination)
-    if literals.has_unknowns(need.target) or "*" in need.target:
-        return leave_unresolved(need, _UNKNOWN_URL.format(need.target))
+    need: ExternalNeed, notebook: InspectedNotebook, others: Sequence[ExternalNeed]
+) -> ExternalNeed:
+    folder = join_run_path("", need.destination)
+    if has_unknowns(need.target) or "*" in need.target:
+        return need.ask(_UNKNOWN_URL.format(need.target))
     if not folder:
-        collected.clones[folder] = need.target
+        notebook.clones[folder] = need.target
         plain = shell.parse_clone(("git", "clone", need.target))
-        return leave_unresolved(
-            need,
-            f"clone it into its own folder (`git clone {need.target} {plain.destination if plain else 'repository'}`),"
-            " change into it with %cd, and adopt again",
+        return need.ask(
+            f"clone it into its own folder (`git clone {need.target} {plain[1] if plain else 'repository'}`),"
+            " change into it with %cd, and adopt again"
         )
-    hits = files.find_beside(notebook_files.fetched_name(folder))
-    name = files.relative_name(hits[0]) if hits and hits[0].is_dir() else ""
-    line = collected.clones[folder] = shell.repository_requirement(need.target, need.detail)
-    installed = [
-        other
-        for other in others
-        if other.kind is NeedKind.INSTALL and other is not need and _installs_from(folder, other)
-    ]
-    if installed:
-        collected.laid_out[folder] = name  # later lines may change into it and run its files
-        collected.checkpoints |= {name: None} if name else {}
+    hits = [hit for hit in notebook.find_beside(fetched_name(folder))[:1] if hit.is_dir()]
+    name = notebook.relative_name(hits[0]) if hits else ""
+    line = notebook.clones[folder] = shell.repository_requirement(need.target, need.detail)
+    if any(other is not need and _installs_from(folder, other) for other in others):
+        notebook.laid_out[folder] = name  # later lines may change into it and run its files
+        notebook.checkpoints |= {name: None} if name else {}
         note = "installed from its repository; if cells read its files, clone it next to the notebook and adopt again"
-        return meet_need(need, FindingResolution.REQUIREMENT, line, "" if name else note)
-    if not name:
-        return leave_unresolved(
-            need,
-            f"run `git clone {f'-b {need.detail} ' if need.detail else ''}{need.target}"
-            f" {notebook_files.fetched_name(folder)}` next to the notebook, and adopt again: it goes into the kit",
+        return need.meet(Outcome.REQUIREMENT, line, "" if name else note)
+    if not hits:
+        branch = f"-b {need.detail} " if need.detail else ""
+        return need.ask(
+            f"run `git clone {branch}{need.target} {fetched_name(folder)}` next to the notebook, and adopt again:"
+            " it goes into the kit"
         )
-    collected.laid_out[folder] = name
+    notebook.laid_out[folder] = name
     if not any(hits[0].rglob("*.py")):
-        collected.serve_file(notebook_files.fetched_name(folder), files.relative_name(hits[0]))
-        return meet_need(need, FindingResolution.CHECKPOINT, name)
-    collected.modules[name] = None
-    return meet_need(need, FindingResolution.MODULE, name, _describe_left_behind(hits[0], files))
+        notebook.serve_file(fetched_name(folder), hits[0])
+        return need.meet(Outcome.CHECKPOINT, name)
+    notebook.modules[name] = None
+    return need.meet(Outcome.MODULE, name, _describe_left_behind(hits[0], notebook))
 
 
-def _describe_left_behind(clone: Path, files: NotebookFiles) -> str:
+def _describe_left_behind(clone: Path, notebook: InspectedNotebook) -> str:
     """Return what to do about trained files of a clone: modules only ship code and small data files."""
     shipped = set(code_files.list_module_files(clone))
     left = sorted(path for path in clone.rglob("*") if path.suffix in _TRAINED and path not in shipped)
     if not left:
         return ""
-    suffix = f" and {len(left) - 1} more" if len(left) > 1 else ""
-    return f"'{files.relative_name(left[0])}'{suffix} is not in the kit: if cells read it, add it to `checkpoints`"
+    more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+    return f"'{notebook.relative_name(left[0])}'{more} is not in the kit: if cells read it, add it to `checkpoints`"
 
 
-def _installs_from(folder: str, install: ExternalNeed) -> bool:
-    pip_install = shell.parse_pip_install(shlex.split(install.target))
-    folders = [_run_path(install, path) for path in pip_install.folders] if pip_install else []
-    return any(f"{path}/".startswith(f"{folder}/") for path in folders)
+def _installs_from(folder: str, other: ExternalNeed) -> bool:
+    install = shell.parse_pip_install(other.target) if other.kind is NeedKind.INSTALL else None
+    paths = [_run_path(other, path) for path in install.folders] if install else []
+    return any(f"{path}/".startswith(f"{folder}/") for path in paths)
 
 
-def _decide_download(need: ExternalNeed, files: NotebookFiles, collected: Collected) -> Decision:
-    target = notebook_files.join_run_path("", need.destination) if need.destination else ""
-    name = notebook_files.fetched_name(target) or re.split(r"[?#]", need.target)[0].rpartition("/")[2]
-    hits = files.find_beside(name) if name and "*" not in name else ()
-    if not hits or not hits[0].is_file():
-        return leave_unresolved(need, _describe_download(need.target, name))
-    collected.serve_file(name, files.relative_name(hits[0]))
-    if target:
-        collected.laid_out[target] = files.relative_name(hits[0])
-    stand_in = f'"{notebook_files.WORKING}/{name}"' if need.detail == "read" else None
-    return meet_need(need, FindingResolution.CHECKPOINT, files.relative_name(hits[0]), stand_in=stand_in)
+def _decide_download(need: ExternalNeed, notebook: InspectedNotebook) -> ExternalNeed:
+    target = join_run_path("", need.destination) if need.destination else ""
+    name = fetched_name(target) or re.split(r"[?#]", need.target)[0].rpartition("/")[2]
+    hits = notebook.find_beside(name) if name and "*" not in name else ()
+    if hits and hits[0].is_file():
+        notebook.serve_file(name, hits[0])
+        file = notebook.relative_name(hits[0])
+        if target:
+            notebook.laid_out[target] = file
+        stand_in = f'"{notebook_files.WORKING}/{name}"' if need.detail == "read" else ""
+        return need.meet(Outcome.CHECKPOINT, file, stand_in=stand_in)
+    if "*" in name or has_unknowns(name):
+        return need.ask(_UNKNOWN_URL.format(name))
+    how = ""
+    if name and "." not in name and ("drive.google.com" in need.target or "://" not in need.target):
+        name, how = (
+            "",
+            "; name the file in the line (`-O NAME`, `output=`)",
+        )  # the name is an id of Google Drive
+    file = f"'{name}'" if name else "a file"
+    return need.ask(
+        f"download it to {file} next to the notebook{how}, and adopt again: it becomes a checkpoint"
+    )
 
 
-def _describe_download(address: str, name: str) -> str:
-    """Return how to provide a downloaded file that is not in the project."""
-    if "*" in name or literals.has_unknowns(name):
-        return _UNKNOWN_URL.format(name)
-    if "." not in name and ("drive.google.com" in address or "://" not in address) and name:
-        name = ""
-        extra = "; name the file in the line (`-O NAME`, `output=`)"
-    else:
-        extra = ""
-    file_name = f"'{name}'" if name else "a file"
-    return f"download it to {file_name} next to the notebook{extra}, and adopt again: it becomes a checkpoint"
-
-
-def _decide_kaggle(need: ExternalNeed, collected: Collected) -> Decision:
+def _decide_kaggle(need: ExternalNeed, notebook: InspectedNotebook) -> ExternalNeed:
     name = need.target.strip("/")
-    parts = len(name.split("/"))
-    expected_parts = {"competition": 1, "dataset": 2, "notebook": 2, "model": 5}[need.detail]
+    parts, expected = name.split("/"), _SOURCE_PARTS[need.detail]
     if "*" in name or not name:
-        return leave_unresolved(need, "write its name as a constant, so that it can be attached")
-    if need.detail == "model" and parts == 4:
-        return leave_unresolved(
-            need, f"pin its version, as in '{name}/1': Kaggle attaches one version of a model"
-        )
-    if parts > expected_parts and need.detail != "model":
-        name = "/".join(name.split("/")[:expected_parts])  # Kaggle attaches the newest version of a dataset
-    elif parts != expected_parts:
-        return leave_unresolved(need, f"'{name}' is not the name of a {need.detail} on Kaggle: fix it")
-    collected.add_source(need.detail, name)
+        return need.ask("write its name as a constant, so that it can be attached")
+    if need.detail == "model" and len(parts) == 4:
+        return need.ask(f"pin its version, as in '{name}/1': Kaggle attaches one version of a model")
+    if len(parts) > expected and need.detail != "model":
+        name = "/".join(parts[:expected])  # Kaggle attaches the newest version of a dataset
+    elif len(parts) != expected:
+        return need.ask(f"'{name}' is not the name of a {need.detail} on Kaggle: fix it")
+    notebook.add_source(need.detail, name)
     # Kaggle's client unpacks into the working folder, which stays empty offline
     if need.stand_in or need.destination == "api":
-        return leave_unresolved(
-            need, f"it is attached now: read it below {notebook_files.INPUT}, and remove this line", name
+        return need.ask(
+            f"it is attached now: read it below {notebook_files.INPUT}, and remove this line", name
         )
-    group = f"{need.detail}s"
-    path = f"{notebook_files.SHOWN_INPUT}/{group}/{name}{f'/{need.destination}' if need.destination else ''}"
-    return meet_need(need, FindingResolution.SOURCE, f"{need.detail} {name}", stand_in=f'"{path}"')
+    file = f"/{need.destination}" if need.destination else ""
+    path = f"{notebook_files.SHOWN_INPUT}/{need.detail}s/{name}{file}"
+    return need.meet(Outcome.SOURCE, f"{need.detail} {name}", stand_in=f'"{path}"')

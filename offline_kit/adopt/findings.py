@@ -1,4 +1,4 @@
-"""What a notebook needs from outside, what became of each need, and all that was collected on the way."""
+"""The records of an adoption: what a notebook needs from outside, how each need is met, and the result."""
 
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -12,38 +12,23 @@ class NeedKind(StrEnum):
     """What a line of a notebook needs from the internet, or from a folder that has moved."""
 
     INSTALL = "install"
-    """Installs packages."""
-    IMPORT = "import"
-    """Imports what the image lacks."""
+    IMPORT = "import"  # of what the image lacks
     CLONE = "clone"
-    """Clones a repository."""
-    DOWNLOAD = "download"
-    """Downloads a file."""
-    KAGGLE = "kaggle"
-    """Downloads a dataset, model, notebook output or competition from Kaggle."""
-    HUB = "hub"
-    """Loads a model or tokenizer by its id on a hub."""
-    PRETRAINED = "pretrained"
-    """Builds a model with pretrained weights."""
-    CORPUS = "corpus"
-    """Downloads data of NLTK or spaCy."""
-    FILE = "file"
-    """Reads a file next to the notebook."""
-    MOUNT = "mount"
-    """Reads below /kaggle/input."""
-    SYSTEM = "system"
-    """Installs system packages."""
-    ACCOUNT = "account"
-    """Logs in, or contains a credential."""
-    MAGIC = "magic"
-    """Uses a magic that the image's IPython cannot run."""
-    UNREAD = "unread"
-    """Could not be parsed."""
-    SETTING = "setting"
-    """Is set in the notebook's metadata."""
+    DOWNLOAD = "download"  # a file, by its URL
+    KAGGLE = "kaggle"  # a dataset, model, notebook output or competition, by Kaggle's client
+    HUB = "hub"  # a model, tokenizer or dataset, by its id
+    PRETRAINED = "pretrained"  # weights that an argument asks for
+    CORPUS = "corpus"  # data of NLTK, a model of spaCy
+    FILE = "file"  # a file next to the notebook
+    MOUNT = "mount"  # a path below /kaggle/input
+    SYSTEM = "system"  # system packages
+    ACCOUNT = "account"  # a login, or a credential in the cell
+    MAGIC = "magic"  # a magic that the image's IPython cannot run
+    UNREAD = "unread"  # a cell that cannot be parsed
+    SETTING = "setting"  # in the notebook's metadata
 
 
-class FindingResolution(StrEnum):
+class Outcome(StrEnum):
     """How a need is met offline. The values are part of the JSON output."""
 
     REQUIREMENT = "requirement"
@@ -52,12 +37,9 @@ class FindingResolution(StrEnum):
     SOURCE = "source"
     SWITCHED_OFF = "switched off"
     SERVED = "served"
-    REWRITTEN = "rewritten"
-    """Replaced by code with the same effect."""
-    UNCHANGED = "kept"
-    """Works offline as it is."""
-    UNRESOLVED = "asked"
-    """Fails offline or must not be pushed: needs a manual fix."""
+    REWRITTEN = "rewritten"  # replaced by code with the same effect
+    UNCHANGED = "kept"  # works offline as it is
+    UNRESOLVED = "asked"  # fails offline or must not be pushed: needs a manual fix
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,46 +57,38 @@ class NotebookCell:
 
 ARGUMENT = "argument"
 """Detail of a need that is one argument of a command that does more than download it."""
+_MAX_TEXT = 120
+"""Characters of a line in a report."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExternalNeed:
-    """Something that a line needs from outside, not yet decided on."""
-
-    kind: NeedKind
-    cell: int
-    line: int
-    text: str
-    target: str = ""
-    """What is downloaded or read: requirement, URL, hub id, slug, path."""
-    destination: str = ""
-    """File or folder that it is stored in, as written in the notebook; empty if not stated."""
-    detail: str = ""
-    """Depends on the kind: "dataset", "model", ... for Kaggle, pip's verb, the variable of a model."""
-    start: int = -1
-    """Offset in the cell's text of what can be replaced; -1 if nothing can."""
-    end: int = -1
-    stand_in: str = ""
-    """Its replacement."""
-    is_statement: bool = False
-    """Whether the replaced text is a whole statement."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ResolvedNeed:
-    """A need and how it is met."""
+    """Something that a line needs from outside and, once decided, how it is met. Equal needs look the same."""
 
     kind: NeedKind
     cell: int
     """Number of the cell, from 1; 0 for the notebook's metadata."""
     line: int
     text: str
-    """The line, shortened and without secrets."""
-    resolution: FindingResolution
+    target: str = ""
+    """What is downloaded or read: requirement, URL, hub id, slug, path; dropped once decided, it may hold a secret."""
+    destination: str = field(default="", compare=False)
+    """File or folder that it is stored in, as written in the notebook; empty if not stated."""
+    detail: str = field(default="", compare=False)
+    """Depends on the kind: "dataset", "model", ... for Kaggle, pip's verb, the variable of a model."""
+    span: tuple[int, int] | None = field(default=None, compare=False)
+    """Offsets in the cell's text of what can be replaced; None if nothing can."""
+    stand_in: str = field(default="", compare=False)
+    """Its replacement."""
+    is_statement: bool = field(default=False, compare=False)
+    """Whether the replaced text is a whole statement."""
+    resolution: Outcome = Outcome.UNRESOLVED
     value: str = ""
     """The requirement, checkpoint, source, ... that meets it."""
     remedy: str = ""
     """What is left to do by hand."""
+    switches_off: bool = field(default=False, compare=False)
+    """Whether its line can be disabled, because what it downloads is available."""
     source: str = ""
     """The metadata that contains it, if no cell does."""
 
@@ -123,14 +97,36 @@ class ResolvedNeed:
         """Cell and line, or the metadata, for messages."""
         return f"cell {self.cell}, line {self.line}" if self.cell else self.source
 
+    def resolve(self, resolution: Outcome, value: str = "", remedy: str = "") -> "ExternalNeed":
+        """Return the need as decided, its line kept; it is shown and pushed, so secrets are redacted."""
+        text = " ".join(redact_secrets(self.text).split())
+        return replace(
+            self,
+            text=text if len(text) <= _MAX_TEXT else f"{text[: _MAX_TEXT - 1]}…",
+            target="",
+            resolution=resolution,
+            value=redact_secrets(value),
+            remedy=redact_secrets(remedy),
+        )
+
+    def meet(
+        self, resolution: Outcome, value: str, remedy: str = "", *, stand_in: str = ""
+    ) -> "ExternalNeed":
+        """Return the need as met, its line to be disabled or replaced."""
+        met = self.resolve(resolution, value, remedy)
+        return replace(met, switches_off=True, stand_in=stand_in or self.stand_in)
+
+    def ask(self, remedy: str, value: str = "") -> "ExternalNeed":
+        """Return the need as left to the person; its line stays as it is."""
+        return self.resolve(Outcome.UNRESOLVED, value or self.target, remedy)
+
 
 @dataclass(frozen=True, kw_only=True)
 class CellEdit:
     """One replacement in a cell's text."""
 
     cell: int
-    start: int
-    end: int
+    span: tuple[int, int]
     text: str
 
 
@@ -162,18 +158,18 @@ class AttachedSources:
 
 @dataclass(frozen=True, kw_only=True)
 class Adoption:
-    """An inspected notebook and everything that it needs offline."""
+    """An inspected notebook and everything that it needs offline; paths are relative to the project."""
 
     notebook: Path
     cells: tuple[NotebookCell, ...]
     changed: tuple[str, ...]
     """The text of every cell after adoption."""
-    resolved: tuple[ResolvedNeed, ...]
+    resolved: tuple[ExternalNeed, ...]
     """In the notebook's order."""
     requirements: tuple[str, ...] = ()
     """Lines of a requirements file."""
     requirement_files: tuple[str, ...] = ()
-    """Requirements files that the notebook installs. These and the following paths are relative to the project."""
+    """Requirements files that the notebook installs."""
     packages: tuple[str, ...] = ()
     """Folders that it installs as packages."""
     checkpoints: tuple[str, ...] = ()
@@ -192,84 +188,6 @@ class Adoption:
     """The metadata that names it."""
 
     @property
-    def unresolved(self) -> tuple[ResolvedNeed, ...]:
+    def unresolved(self) -> tuple[ExternalNeed, ...]:
         """The needs that require a manual fix."""
-        return tuple(need for need in self.resolved if need.resolution is FindingResolution.UNRESOLVED)
-
-
-_MAX_TEXT = 120
-"""Characters of a line in a report."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Decision:
-    """How one need is met."""
-
-    resolved: ResolvedNeed
-    switches_off: bool = False
-    """Whether its line can be disabled, because what it downloads is available."""
-    stand_in: str | None = None
-    """The replacement, if it differs from that of the need."""
-
-
-@dataclass
-class Collected:
-    """Everything that the needs decided so far have in common; dictionaries as ordered sets."""
-
-    requirements: dict[str, None] = field(default_factory=dict)
-    files: dict[str, None] = field(default_factory=dict)
-    packages: dict[str, None] = field(default_factory=dict)
-    checkpoints: dict[str, None] = field(default_factory=dict)
-    modules: dict[str, None] = field(default_factory=dict)
-    served: dict[str, str] = field(default_factory=dict)
-    laid_out: dict[str, str] = field(default_factory=dict)
-    """Path that a disabled line would have created: the project's file or folder that is placed there."""
-    clones: dict[str, str] = field(default_factory=dict)
-    """Folder of a clone: the requirement that installs it."""
-    indexes: dict[str, None] = field(default_factory=dict)
-    """Lines of a requirements file that name further indexes."""
-    sources: AttachedSources = field(default_factory=AttachedSources)
-
-    def serve_file(self, path: str, name: str) -> None:
-        """Ship a file or folder of the project, and serve it at a path of the notebook."""
-        self.checkpoints[name] = None
-        self.served[path.removeprefix("./")] = name
-
-    def add_source(self, kind: str, name: str) -> None:
-        """Attach a source."""
-        self.sources = self.sources.add(kind, name)
-
-
-def resolve_need(
-    need: ExternalNeed, resolution: FindingResolution, value: str = "", remedy: str = ""
-) -> ResolvedNeed:
-    """Return a resolved need; it is shown and pushed, so secrets are redacted."""
-    text = " ".join(redact_secrets(need.text).split())
-    return ResolvedNeed(
-        kind=need.kind,
-        cell=need.cell,
-        line=need.line,
-        text=text if len(text) <= _MAX_TEXT else f"{text[: _MAX_TEXT - 1]}…",
-        resolution=resolution,
-        value=redact_secrets(value),
-        remedy=redact_secrets(remedy),
-    )
-
-
-def meet_need(
-    need: ExternalNeed,
-    resolution: FindingResolution,
-    value: str,
-    remedy: str = "",
-    *,
-    switches_off: bool = True,
-    stand_in: str | None = None,
-) -> Decision:
-    """Return the decision that a need is met, by default with its line disabled."""
-    resolved = resolve_need(need, resolution, value, remedy)
-    return Decision(resolved=resolved, switches_off=switches_off, stand_in=stand_in)
-
-
-def leave_unresolved(need: ExternalNeed, remedy: str, value: str = "") -> Decision:
-    """Return the decision that a line stays as it is and needs a manual fix."""
-    return Decision(resolved=resolve_need(need, FindingResolution.UNRESOLVED, value or need.target, remedy))
+        return tuple(need for need in self.resolved if need.resolution is Outcome.UNRESOLVED)

@@ -1,24 +1,32 @@
-"""Find the paths of a notebook below /kaggle/input, resolve their sources, and redirect them."""
+"""Find the paths that cells read, next to the notebook and below /kaggle/input; resolve and redirect them."""
 
 import ast
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
 
-from offline_kit.adopt import literals, notebook_files
-from offline_kit.adopt.findings import (
-    CellEdit,
-    Collected,
-    ExternalNeed,
-    FindingResolution,
-    NeedKind,
-    ResolvedNeed,
-    resolve_need,
+from offline_kit.adopt.findings import CellEdit, ExternalNeed, NeedKind, Outcome
+from offline_kit.adopt.notebook_code import NotebookCode, call_name, node_span
+from offline_kit.adopt.notebook_files import (
+    INPUT,
+    MOUNT,
+    SHOWN_INPUT,
+    WORKING,
+    InspectedNotebook,
+    MountPath,
+    join_run_path,
+    split_mount_path,
 )
-from offline_kit.adopt.notebook_code import NotebookCode
-from offline_kit.adopt.notebook_files import MountPath, NotebookFiles
-from offline_kit.notebook.cells import ParsedCell
 
+_WRITING_CALLS = frozenset(
+    {"to_csv", "to_parquet", "to_json", "to_pickle", "to_feather", "write_csv", "savetxt", "save", "dump"}
+    | {"savefig", "imwrite", "save_model", "save_pretrained", "save_weights", "makedirs", "mkdir"}
+    | {"rmtree", "remove"}
+)
+"""Calls whose path is written, not read."""
+_FOLDER_CALLS = frozenset(
+    {"Path", "listdir", "glob", "iglob", "scandir", "walk", "from_pretrained", "load", "load_model"}
+)
+"""Calls whose argument without a slash may be a folder."""
 _PLACEHOLDER = re.compile(r"\{[^{}]*\}|%(?:\(\w+\))?\d*[sdi]")
 _PATH_WORD = re.compile(r"(?:\\.|[^\s\"'\\,;|&<>)])*")
 _OF_COMPETITION = re.compile(r"(?:^|[/_.-])(sample_?sub\w*|test|train)(?=[._/-]|$)", re.IGNORECASE)
@@ -35,18 +43,101 @@ _TRAINED = re.compile(r"\.(bin|ckpt|h5|joblib|keras|onnx|pkl|pt|pth|safetensors|
 _SAMPLE = re.compile(r"sample.*sub|sub.*sample")
 _WALK_CALL = re.compile(r"walk\(\s*$")
 _WALK_METHOD = re.compile(r"/?[\"']\s*\)\s*\.(rglob|walk)\(")
+_Parents = Mapping[ast.AST, ast.AST]
 
 
-@dataclass(frozen=True, kw_only=True)
-class PathMention:
-    """A path below the mounts in a cell's text."""
+def find_read_files(notebook: InspectedNotebook) -> Iterator[tuple[ExternalNeed, CellEdit | None]]:
+    """Yield every relative path that means a file of the project, with the edit of its string.
 
-    cell: int
-    start: int
-    """Offsets of the mounts' folder, the part that is replaced."""
-    end: int
-    path: str
-    """The whole path, with "*" for unknown parts."""
+    A string that cannot be edited needs a manual fix; in a placed folder nothing has to be edited.
+    """
+    code, edited = notebook.code, set[tuple[int, int]]()
+    for number, tree in code.trees.items():
+        parents = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.expr) or not _may_be_path(node, parents, code):
+                continue
+            text = code.strings.value(node)
+            folder = "" if text.startswith("/") else notebook.folder_at(number, node.lineno)
+            path = join_run_path(folder, text) if folder and text else text
+            opening = _find_opening_quote(node, number, code)
+            if not _is_read(text, path, parents.get(node), notebook) or opening in edited:
+                continue
+            hits = notebook.find_beside(path)
+            names = [notebook.relative_name(hit) for hit in hits]
+            need = notebook.make_need(NeedKind.FILE, number, node.lineno, target=text)
+            if folder and any(f"{path}/".startswith(f"{laid_out}/") for laid_out in notebook.laid_out):
+                notebook.checkpoints |= dict.fromkeys(names)
+                yield need.resolve(Outcome.CHECKPOINT, ", ".join(names)), None
+            elif opening is None:
+                yield need.ask("write the path as one string, so that it can be redirected"), None
+            else:
+                edited.add(opening)
+                top = path.removeprefix("./").rstrip("/")
+                for hit in hits:  # of a pattern, only the last part is unknown
+                    served = f"{top.rpartition('/')[0]}/{hit.name}".lstrip("/") if "*" in top else top
+                    notebook.serve_file(served, hit)
+                cell, at = opening
+                prefix = f"{WORKING}/{folder}".rstrip("/")
+                edit = CellEdit(cell=cell, span=(at, at), text=f"{prefix}/")
+                yield need.resolve(Outcome.CHECKPOINT, ", ".join(names)), edit
+
+
+def _may_be_path(node: ast.expr, parents: _Parents, code: NotebookCode) -> bool:
+    """Whether an expression is a whole string (no part of a longer one, no docstring) that is not written to."""
+    above = parents.get(node)
+    if isinstance(node, ast.Name | ast.Attribute) or isinstance(
+        above, ast.Expr | ast.JoinedStr | ast.FormattedValue | ast.Subscript | ast.Compare
+    ):
+        return False
+    if isinstance(above, ast.BinOp | ast.Call) and code.strings.value(above):
+        return False
+    call = parents.get(above) if isinstance(above, ast.keyword) else above
+    if not isinstance(call, ast.Call):
+        return True
+    name = call_name(call)
+    if name == "chdir" or ast.unparse(call.func) in ("sys.path.append", "sys.path.insert"):
+        return False  # a folder of the run, or of modules
+    modes = [*call.args[1:2], *(keyword.value for keyword in call.keywords if keyword.arg == "mode")]
+    writes = any(isinstance(mode, ast.Constant) and str(mode.value)[:1] in ("w", "a", "x") for mode in modes)
+    return name not in _WRITING_CALLS and not (name == "open" and writes)
+
+
+def _is_read(text: str, path: str, above: ast.AST | None, notebook: InspectedNotebook) -> bool:
+    """Whether a string is a path that is read; `path` is the same relative to the working folder."""
+    if not text or text.endswith((".py", ".ipynb")) or MOUNT.match(text):
+        return False
+    hits = notebook.find_beside(path)
+    if not hits or "*" in text.partition("/")[0] or text.rpartition("/")[2] == "submission.csv":
+        return False
+    is_folder_call = isinstance(above, ast.Call) and call_name(above) in _FOLDER_CALLS
+    return all(hit.is_file() for hit in hits) or "/" in text.strip("/.") or is_folder_call
+
+
+def _find_opening_quote(node: ast.expr, number: int, code: NotebookCode) -> tuple[int, int] | None:
+    """Return the cell and the offset after the first quote of the string that a path begins with."""
+    name = ""
+    match node:
+        case ast.BinOp(left=first) | ast.Call(args=[first, *_]):
+            return _find_opening_quote(first, number, code)
+        case ast.Name(id=name) | ast.JoinedStr(values=[ast.FormattedValue(value=ast.Name(id=name)), *_]):
+            pass
+        case ast.JoinedStr(values=[ast.FormattedValue(), *_]):
+            return None
+        case ast.Constant() | ast.JoinedStr():
+            source = code.reads[number].source
+            start = node_span(code.reads[number], node)[0]
+            text = source[start:].lstrip("rRbBuUfFtT")
+            quote = 3 if text[:3] in ('"""', "'''") else 1
+            return number, len(source) - len(text) + quote
+    for cell, tree in (
+        code.trees.items() if name in code.strings else ()
+    ):  # the string that the name is assigned
+        for part in ast.walk(tree):
+            match part:
+                case ast.Assign(targets=[ast.Name(id=target), *_], value=value) if target == name:
+                    return _find_opening_quote(value, cell, code)
+    return None
 
 
 def edit_input_paths(code: NotebookCode) -> Iterator[CellEdit]:
@@ -54,81 +145,71 @@ def edit_input_paths(code: NotebookCode) -> Iterator[CellEdit]:
 
     A walk over the whole folder stays: `os.walk` and `rglob` do not follow the links to folders there.
     """
-    for mention in find_mentions(code):
-        source = code.reads[mention.cell].source
-        before, behind = source[: mention.start].rstrip("\"'rRfF"), source[mention.end :]
+    for cell, span, path in _find_mentions(code):
+        source = code.reads[cell].source
+        before, behind = source[: span[0]].rstrip("\"'rRfF"), source[span[1] :]
         walks = _WALK_CALL.search(before) or _WALK_METHOD.match(behind)
-        if mention.path.rstrip("/") not in (notebook_files.INPUT, "../input") or not walks:
-            yield CellEdit(
-                cell=mention.cell, start=mention.start, end=mention.end, text=notebook_files.SHOWN_INPUT
-            )
-    yield from {(edit.cell, edit.start): edit for edit in _edit_joined_paths(code)}.values()
+        if path.rstrip("/") not in (INPUT, "../input") or not walks:
+            yield CellEdit(cell=cell, span=span, text=SHOWN_INPUT)
+    # Of joined paths, `os.path.join("/kaggle", "input")` or `ROOT / "input"`, only the first part of the one
+    # expression is replaced; a variable keeps its value for other paths.
+    edited = set()
+    for cell, node, paths in _find_built_paths(code):
+        first_part = _find_first_part(node)
+        if first_part is None:
+            continue
+        span = node_span(code.reads[cell], first_part)
+        prefix = "/tmp" if paths[0].startswith("/") else f"{WORKING}/"  # noqa: S108
+        text = _replace_first_part(first_part, code.reads[cell].source[slice(*span)], prefix, code)
+        if text and (cell, span[0]) not in edited:
+            edited.add((cell, span[0]))
+            yield CellEdit(cell=cell, span=span, text=text)
 
 
-def _edit_joined_paths(code: NotebookCode) -> Iterator[CellEdit]:
-    """Yield the same for joined paths: `os.path.join("/kaggle", "input")`, `ROOT / "input"`.
-
-    Only the first part of the one expression is replaced; a variable keeps its value for other paths.
-    """
-    for number, tree in code.trees.items():
-        for node in ast.walk(tree):
-            if not isinstance(node, ast.BinOp | ast.Call | ast.JoinedStr):
-                continue
-            paths = [
-                text
-                for text in literals.possible_strings(node, code.strings)
-                if notebook_files.MOUNT.match(text)
-            ]
-            first_part = _find_first_part(node) if paths else None
-            if first_part is None:
-                continue
-            prefix = "/tmp" if paths[0].startswith("/") else f"{notebook_files.WORKING}/"  # noqa: S108
-            start = code.reads[number].text_offset(first_part.lineno, first_part.col_offset)
-            end = code.reads[number].text_offset(
-                first_part.end_lineno or first_part.lineno, first_part.end_col_offset or 0
-            )
-            if text := _replace_first_part(first_part, code.reads[number].source[start:end], prefix, code):
-                yield CellEdit(cell=number, start=start, end=end, text=text)
+def _find_built_paths(code: NotebookCode) -> Iterator[tuple[int, ast.expr, list[str]]]:
+    """Yield the expressions that build a path below the mounts, each with its cell and possible values."""
+    for cell in code.trees:
+        for node in code.walk(cell):
+            if isinstance(node, ast.BinOp | ast.Call | ast.JoinedStr):
+                paths = [text for text in code.strings.possible(node) if MOUNT.match(text)]
+                if paths:
+                    yield cell, node, paths
 
 
-def _replace_first_part(leaf: ast.expr, own: str, elsewhere: str, code: NotebookCode) -> str:
+def _replace_first_part(part: ast.expr, own: str, prefix: str, code: NotebookCode) -> str:
     """Return the replacement of a path's first part; "" if that part is the mounts' folder itself."""
-    if isinstance(leaf, ast.JoinedStr):
-        first = leaf.values[0]
-        text = (
-            literals.string_value(first.value, code.strings) if isinstance(first, ast.FormattedValue) else ""
-        )
-        return f'("{elsewhere}" + {own})' if text and _PATH_ROOTS.fullmatch(text) else ""
-    text = literals.possible_strings(leaf, code.strings)[0]
+    if isinstance(part, ast.JoinedStr):
+        first = part.values[0]
+        text = code.strings.value(first.value) if isinstance(first, ast.FormattedValue) else ""
+        return f'("{prefix}" + {own})' if _PATH_ROOTS.fullmatch(text) else ""
+    text = code.strings.possible(part)[0]
     if not _PATH_ROOTS.fullmatch(text):
         return ""
-    return repr(elsewhere + text) if isinstance(leaf, ast.Constant) else f"type({own})({elsewhere + text!r})"
+    return repr(prefix + text) if isinstance(part, ast.Constant) else f"type({own})({prefix + text!r})"
 
 
 def _find_first_part(node: ast.expr) -> ast.expr | None:
     """Return the constant, name or f-string that a path expression begins with."""
-    while isinstance(node, ast.BinOp | ast.Call):
-        if isinstance(node, ast.BinOp):
-            node = node.left
-        elif isinstance(node.func, ast.Attribute) and node.func.attr in (
-            "joinpath",
-            "format",
-            "glob",
-            "rglob",
-        ):
-            node = node.func.value
-        elif node.args and not isinstance(node.args[0], ast.Starred):
-            node = node.args[0]
-        else:
-            return None
-    return node if isinstance(node, ast.Constant | ast.Name | ast.Attribute | ast.JoinedStr) else None
+    match node:
+        case ast.BinOp(left=first):
+            return _find_first_part(first)
+        case ast.Call(func=ast.Attribute(value=first, attr="joinpath" | "format" | "glob" | "rglob")):
+            return _find_first_part(first)
+        case ast.Call(args=[first, *_]):
+            return _find_first_part(first)
+        case ast.Constant() | ast.Name() | ast.Attribute() | ast.JoinedStr():
+            return node
+    return None
 
 
-def find_mentions(code: NotebookCode) -> Iterator[PathMention]:
-    """Yield the paths in strings, shell lines and the bodies of cell magics, but not in comments."""
+def _find_mentions(code: NotebookCode) -> Iterator[tuple[int, tuple[int, int], str]]:
+    """Yield the paths in strings, shell lines and the bodies of cell magics, but not in comments.
+
+    Each has its cell, the span of the mounts' folder in it, and the whole path with "*" for unknown parts.
+    """
     for number, read in code.reads.items():
-        for start, end in _text_spans(read):
-            for match in notebook_files.MOUNT.finditer(read.source, start, end):
+        for start, end in (*((magic.start, magic.end) for magic in read.magics), *read.strings):
+            for match in MOUNT.finditer(read.source, start, end):
                 following = _PLACEHOLDER.sub("*", read.source[match.end() : end])
                 before = read.source[match.start() - 1 : match.start()]
                 if before in ("'", '"') and before in following:  # names may have blanks and parentheses
@@ -136,165 +217,100 @@ def find_mentions(code: NotebookCode) -> Iterator[PathMention]:
                 else:
                     word = _PATH_WORD.match(following)
                     path = match[0] + re.sub(r"\\(.)", r"\1", word[0] if word else "")
-                yield PathMention(cell=number, start=match.start(), end=match.end(), path=path)
+                yield number, match.span(), path
 
 
-def _text_spans(read: ParsedCell) -> Iterator[tuple[int, int]]:
-    yield from ((magic.start, magic.end) for magic in read.magics)
-    yield from read.strings
-
-
-def resolve_sources(code: NotebookCode, files: NotebookFiles, collected: Collected) -> Iterator[ResolvedNeed]:
+def resolve_sources(notebook: InspectedNotebook) -> Iterator[ExternalNeed]:
     """Yield each source that paths name, resolved; collect the project's files among them."""
-    mentions_by_source: dict[str, list[tuple[ExternalNeed, MountPath]]] = {}
-    for need in _list_path_needs(code):
-        mount_path = notebook_files.split_mount_path(need.target)
-        if mount_path.name:
-            mentions_by_source.setdefault(mount_path.name, []).append((need, mount_path))
-    for name, paths in mentions_by_source.items():
-        files = replace(files, sources=collected.sources)
-        yield _resolve_source(name, paths, files, collected)
-
-
-def _list_path_needs(code: NotebookCode) -> list[ExternalNeed]:
-    needs = [
-        _path_need(need.cell, code.reads[need.cell].line_number(need.start), need.path, code)
-        for need in find_mentions(code)
+    code = notebook.code
+    mentions = [
+        (cell, code.reads[cell].line_number(span[0]), path) for cell, span, path in _find_mentions(code)
     ]
-    for number, tree in code.trees.items():
-        for node in ast.walk(tree):
-            if isinstance(node, ast.BinOp | ast.Call | ast.JoinedStr):
-                paths = [
-                    text
-                    for text in literals.possible_strings(node, code.strings)
-                    if notebook_files.MOUNT.match(text)
-                ]
-                needs += [_path_need(number, node.lineno, path, code) for path in paths]
-    known_lines = {
-        (need.cell, need.line)
-        for need in needs
-        if "*" not in notebook_files.split_mount_path(need.target).name
-    }
-    needs = [
-        need
-        for need in needs
-        if (need.cell, need.line) not in known_lines
-        or "*" not in notebook_files.split_mount_path(need.target).name
-    ]  # a pattern that is known as a whole on the same line
-    return sorted(dict.fromkeys(needs), key=lambda need: (need.cell, need.line))
+    for cell, node, paths in _find_built_paths(code):
+        mentions += [(cell, node.lineno, path) for path in paths]
+    known_lines = {(cell, line) for cell, line, path in mentions if "*" not in split_mount_path(path).name}
+    paths_by_source: dict[str, list[tuple[ExternalNeed, MountPath]]] = {}
+    for cell, line, path in sorted(dict.fromkeys(mentions), key=lambda mention: mention[:2]):
+        mount_path = split_mount_path(path)
+        # a pattern may be known as a whole on the same line
+        if mount_path.name and ("*" not in mount_path.name or (cell, line) not in known_lines):
+            need = notebook.make_need(NeedKind.MOUNT, cell, line, target=path)
+            paths_by_source.setdefault(mount_path.name, []).append((need, mount_path))
+    for name, mentioned in paths_by_source.items():
+        need, mount_paths = mentioned[0][0], [mount_path for _, mount_path in mentioned]
+        resolve = _resolve_pattern if "*" in name else _resolve_source
+        yield resolve(need, mount_paths, notebook)
 
 
-def _path_need(cell: int, line: int, path: str, code: NotebookCode) -> ExternalNeed:
-    text = code.line_text(cell, line)
-    return ExternalNeed(kind=NeedKind.MOUNT, cell=cell, line=line, text=text, target=path)
-
-
-def _resolve_source(
-    name: str, paths: list[tuple[ExternalNeed, MountPath]], files: NotebookFiles, collected: Collected
-) -> ResolvedNeed:
-    need, mount_path = paths[0]
-    if "*" in name:
-        return _resolve_pattern(name, paths, files, collected)
-    if files.is_attached(mount_path):
-        return resolve_need(need, FindingResolution.SERVED, name)
-    if mount_path.kind and len(name.split("/")) == {"competition": 1, "model": 5}.get(mount_path.kind, 2):
-        collected.add_source(mount_path.kind, name)
-        return resolve_need(need, FindingResolution.SOURCE, f"{mount_path.kind} {name}")
-    if path := _kaggle_model(name, paths):
-        remedy = f'attach the model (model_sources = ["owner/{path}"] in [tool.offline-kit.notebook], with its owner)'
-        return resolve_need(need, FindingResolution.UNRESOLVED, path, remedy)
-    if _is_competition(mount_path, paths, files):
-        collected.add_source("competition", name)
-        return resolve_need(
-            need,
-            FindingResolution.SOURCE,
-            f"competition {name}",
-            "taken for the competition's data: check it",
+def _resolve_source(need: ExternalNeed, paths: list[MountPath], notebook: InspectedNotebook) -> ExternalNeed:
+    kind, name, slug = paths[0].kind, paths[0].name, paths[0].source_slug
+    if notebook.is_attached(paths[0]):
+        return need.resolve(Outcome.SERVED, name)
+    if kind and len(name.split("/")) == {"competition": 1, "model": 5}.get(kind, 2):
+        notebook.add_source(kind, name)
+        return need.resolve(Outcome.SOURCE, f"{kind} {name}")
+    versions = [match for path in paths if (match := _VERSION.match(path.below))]
+    if model := next((match for match in versions if match["framework"].lower() in _FRAMEWORKS), None):
+        handle = f"{name}/{model['framework']}/{model['variation']}/{model['version']}"
+        attach = f'model_sources = ["owner/{handle}"] in [tool.offline-kit.notebook], with its owner'
+        return need.ask(f"attach the model ({attach})", handle)
+    if _is_competition(paths, notebook):
+        notebook.add_source("competition", name)
+        return need.resolve(
+            Outcome.SOURCE, f"competition {name}", "taken for the competition's data: check it"
         )
-    served = [file for _, mount in paths for file in _serve_mounted(mount, files, collected)]
-    if served:
-        return resolve_need(need, FindingResolution.CHECKPOINT, ", ".join(dict.fromkeys(served)))
-    return resolve_need(
-        need,
-        FindingResolution.UNRESOLVED,
+    if shipped := [file for path in paths for file in _serve_mounted(path, notebook)]:
+        return need.resolve(Outcome.CHECKPOINT, ", ".join(dict.fromkeys(shipped)))
+    return need.ask(
+        f'attach it (dataset_sources = ["owner/{slug}"] in [tool.offline-kit.notebook]), or put a copy into'
+        f" 'input/{slug}' and adopt again: it goes into the kit",
         name,
-        f'attach it (dataset_sources = ["owner/{mount_path.source_slug}"] in [tool.offline-kit.notebook]), or put a copy into'
-        f" 'input/{mount_path.source_slug}' and adopt again: it goes into the kit",
     )
 
 
-def _kaggle_model(name: str, paths: list[tuple[ExternalNeed, MountPath]]) -> str:
-    """Return "model/framework/variation/version" if a path without a kind is a Kaggle Model's; else ""."""
-    matches = (_VERSION.match(mount_path.below) for _, mount_path in paths)
-    model = next((match for match in matches if match and match["framework"].lower() in _FRAMEWORKS), None)
-    return f"{name}/{model['framework']}/{model['variation']}/{model['version']}" if model else ""
-
-
-def _is_competition(
-    mount_path: MountPath, paths: list[tuple[ExternalNeed, MountPath]], files: NotebookFiles
-) -> bool:
+def _is_competition(paths: list[MountPath], notebook: InspectedNotebook) -> bool:
     """Whether a path without a kind is probably the competition's, by its sample submission or file names."""
-    if files.sources.competitions:
+    unnamed = set(notebook.unnamed)
+    if notebook.sources.competitions:
         return False
-    if "competition" in files.unnamed and len(set(files.unnamed)) == 1:
+    if unnamed == {"competition"}:
         return True  # the only kind that its metadata attaches
-    copies = files.find_mounted(replace(mount_path, below=""))
-    if any(
-        _SAMPLE.search(path.name.lower()) for copy in copies if copy.is_dir() for path in copy.glob("*.csv")
-    ):
+    copies = notebook.find_mounted(MountPath(kind=paths[0].kind, name=paths[0].name, below=""))
+    tables = [path.name.lower() for copy in copies if copy.is_dir() for path in copy.glob("*.csv")]
+    if any(map(_SAMPLE.search, tables)):
         return True
-    if files.unnamed and "competition" not in files.unnamed:
+    if unnamed and "competition" not in unnamed:
         return False
-    return any(_OF_COMPETITION.search(mount.below) and not _TRAINED.search(mount.below) for _, mount in paths)
+    return any(_OF_COMPETITION.search(path.below) and not _TRAINED.search(path.below) for path in paths)
 
 
-def _resolve_pattern(
-    name: str, paths: list[tuple[ExternalNeed, MountPath]], files: NotebookFiles, collected: Collected
-) -> ResolvedNeed:
+def _resolve_pattern(need: ExternalNeed, paths: list[MountPath], notebook: InspectedNotebook) -> ExternalNeed:
     """Resolve a path that begins with a pattern: ship what it matches in the project's copies."""
-    need = paths[0][0]
-    attached = files.sources
-    matched = [
-        hit
-        for _, mount_path in paths
-        for hit in files.find_matching(f"input/{mount_path.name}/{mount_path.below}".rstrip("/"))
-    ]
-    for hit in matched:
-        path = files.relative_name(hit)
-        slug = path.split("/")[1]
-        if not files.is_attached(MountPath(kind="", name=slug, below="")):
-            collected.checkpoints[path] = None
-            collected.served[path] = path
-    if matched:
-        return resolve_need(
-            need, FindingResolution.CHECKPOINT, ", ".join(dict.fromkeys(map(files.relative_name, matched)))
-        )
-    if attached.competitions or attached.datasets or attached.notebooks or attached.models:
-        return resolve_need(need, FindingResolution.UNCHANGED, "matches what is attached")
-    return resolve_need(
-        need,
-        FindingResolution.UNRESOLVED,
-        name,
+    patterns = [f"input/{path.name}/{path.below}".rstrip("/") for path in paths]
+    hits = [hit for pattern in patterns for hit in notebook.find_matching(pattern)]
+    names = [notebook.relative_name(hit) for hit in hits]
+    for name, hit in zip(names, hits, strict=True):
+        if not notebook.is_attached(MountPath(kind="", name=name.split("/")[1], below="")):
+            notebook.serve_file(name, hit)
+    if names:
+        return need.resolve(Outcome.CHECKPOINT, ", ".join(dict.fromkeys(names)))
+    if any(notebook.sources.by_kind().values()):
+        return need.resolve(Outcome.UNCHANGED, "matches what is attached")
+    return need.ask(
         "attach what it matches (dataset_sources in [tool.offline-kit.notebook]), or put a copy below 'input' and"
         " adopt again: it goes into the kit",
+        paths[0].name,
     )
 
 
-def _serve_mounted(mount_path: MountPath, files: NotebookFiles, collected: Collected) -> list[str]:
-    """Ship the project's files that a path means; return their names."""
-    hits = files.find_mounted(mount_path)
-    names = []
-    for hit in hits:
-        group = f"{mount_path.kind}s/" if mount_path.kind else ""
-        below = (
-            mount_path.below
-            if "*" not in mount_path.below
-            else f"{mount_path.below.rpartition('/')[0]}/{hit.name}".lstrip("/")
-        )
+def _serve_mounted(mount_path: MountPath, notebook: InspectedNotebook) -> Iterator[str]:
+    """Ship the project's files that a path means; yield their names."""
+    group = f"{mount_path.kind}s/" if mount_path.kind else ""
+    for hit in notebook.find_mounted(mount_path):
+        below = mount_path.below
+        if "*" in below:
+            below = f"{below.rpartition('/')[0]}/{hit.name}".lstrip("/")
         path = "/".join(part for part in ("input", group + mount_path.name, below) if part)
         if "*" not in path:
-            name = files.relative_name(hit)
-            collected.checkpoints[name] = None
-            collected.served[path] = name
-            names.append(name)
-    return names
+            notebook.serve_file(path, hit)
+            yield notebook.relative_name(hit)

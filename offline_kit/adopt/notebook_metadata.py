@@ -9,6 +9,8 @@ from offline_kit.adopt.findings import AttachedSources, NotebookCell
 from offline_kit.core.errors import ProjectError, UsageError
 
 METADATA = "kernel-metadata.json"
+_RUN_TRACES = frozenset({"execution", "papermill", "trusted"})
+"""Keys of a cell's metadata that earlier runs leave."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +36,7 @@ def read_cells(path: Path) -> tuple[NotebookCell, ...]:
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
+        notebook = json.loads(text)
     except OSError as error:
         raise UsageError(
             f"cannot read the notebook '{path}': {error.strerror}",
@@ -42,11 +45,21 @@ def read_cells(path: Path) -> tuple[NotebookCell, ...]:
         ) from error
     except UnicodeDecodeError as error:
         raise _invalid_notebook(path, "it is not UTF-8") from error
-    notebook = _parse_notebook(path, text)
-    metadata = notebook.get("metadata")
+    except (ValueError, RecursionError) as error:
+        raise _invalid_notebook(path, str(error)) from error
+    if not isinstance(notebook, dict):
+        raise _invalid_notebook(path, "its JSON is not an object")
+    if "worksheets" in notebook and "cells" not in notebook:
+        import nbformat as untyped
+
+        nbformat: Any = untyped
+        try:
+            notebook = dict(nbformat.reads(text, as_version=4))
+        except Exception as error:
+            raise _invalid_notebook(path, str(error)) from error
+    metadata = _as_table(notebook.get("metadata"))
     for key, name in (("kernelspec", "language"), ("language_info", "name")):
-        section = metadata.get(key) if isinstance(metadata, dict) else None
-        language = section.get(name) if isinstance(section, dict) else None
+        language = _as_table(metadata.get(key)).get(name)
         if isinstance(language, str) and language.lower() not in ("", "python", "python3", "ipython"):
             raise ProjectError(
                 f"'{path}' is a notebook in {language}",
@@ -56,44 +69,30 @@ def read_cells(path: Path) -> tuple[NotebookCell, ...]:
     cells = notebook.get("cells")
     if not isinstance(cells, list):
         raise _invalid_notebook(path, "it has no list of cells")
-    return tuple(_read_cell(number, node) for number, node in enumerate(cells, 1))
+    return tuple(_read_cell(number, _as_table(node)) for number, node in enumerate(cells, 1))
 
 
-def _parse_notebook(path: Path, text: str) -> dict[str, Any]:
-    """Return a notebook in format 4, converted if older; its cells are not validated."""
-    try:
-        notebook = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise _invalid_notebook(path, str(error).partition("\n")[0][:200]) from error
-    if not isinstance(notebook, dict):
-        raise _invalid_notebook(path, "its JSON is not an object")
-    if "cells" in notebook or "worksheets" not in notebook:
-        return notebook
-    import nbformat as untyped
-
-    nbformat: Any = untyped
-    try:
-        return dict(nbformat.reads(text, as_version=4))
-    except Exception as error:
-        raise _invalid_notebook(path, str(error).partition("\n")[0][:200]) from error
+def _as_table(value: Any) -> dict[str, Any]:
+    """Return a value of untrusted JSON if it is an object, else an empty one."""
+    return value if isinstance(value, dict) else {}
 
 
 def _invalid_notebook(path: Path, reason: str) -> ProjectError:
     return ProjectError(
-        f"'{path}' is not a notebook: {reason}",
+        f"'{path}' is not a notebook: {reason.partition(chr(10))[0][:200]}",
         hint="open it in Jupyter and save it again, or name another file",
         code="notebook-invalid",
     )
 
 
-def _read_cell(number: int, node: Any) -> NotebookCell:
+def _read_cell(number: int, fields: dict[str, Any]) -> NotebookCell:
     """Return a cell; unknown types become raw cells."""
-    fields = node if isinstance(node, dict) else {}
-    source = fields.get("source", "")
+    source, kind = fields.get("source", ""), fields.get("cell_type")
     lines = source if isinstance(source, list) else [source]
-    kind = fields.get("cell_type")
-    metadata = fields.get("metadata")
-    extras: dict[str, Any] = {"metadata": _clean_metadata(metadata if isinstance(metadata, dict) else {})}
+    metadata = _as_table(fields.get("metadata")).items()
+    extras: dict[str, Any] = {
+        "metadata": {name: value for name, value in metadata if name not in _RUN_TRACES}
+    }
     if isinstance(fields.get("id"), str):
         extras["id"] = fields["id"]
     attachments = fields.get("attachments")
@@ -105,11 +104,6 @@ def _read_cell(number: int, node: Any) -> NotebookCell:
         source="".join(line for line in lines if isinstance(line, str)),
         node=extras,
     )
-
-
-def _clean_metadata(said: dict[str, Any]) -> dict[str, Any]:
-    """Return a cell's metadata without traces of earlier runs."""
-    return {name: value for name, value in said.items() if name not in ("execution", "papermill", "trusted")}
 
 
 def read_metadata(notebook: Path) -> NotebookMetadata:
@@ -126,25 +120,22 @@ def read_metadata(notebook: Path) -> NotebookMetadata:
         return _read_own_metadata(notebook)
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        lists = {
-            name: tuple(map(str, document.get(f"{name}_sources") or ()))
-            for name in ("competition", "dataset", "kernel", "model")
-        }
+        sources = AttachedSources()
+        for kind, name in (("competition",) * 2, ("dataset",) * 2, ("notebook", "kernel"), ("model",) * 2):
+            sources = sources.add(kind, *map(str, document.get(f"{name}_sources") or ()))
     except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
         raise ProjectError(
             f"'{path}' is not valid kernel metadata: {error}",
             hint="fix it, or move it away",
             code="kernel-metadata-invalid",
         ) from error
+    shape = str(document.get("machine_shape") or "none")
+    if _is_true(document.get("enable_tpu")):
+        shape = "tpu"
+    elif shape.lower() in ("none", "cpu"):
+        shape = "gpu" if _is_true(document.get("enable_gpu")) else ""
     return NotebookMetadata(
-        sources=AttachedSources(
-            competitions=lists["competition"],
-            datasets=lists["dataset"],
-            notebooks=lists["kernel"],
-            models=lists["model"],
-        ),
-        accelerator=_read_accelerator(document),
-        internet=_is_true(document.get("enable_internet")),
+        sources=sources, accelerator=shape, internet=_is_true(document.get("enable_internet"))
     )
 
 
@@ -153,23 +144,14 @@ def _read_own_metadata(notebook: Path) -> NotebookMetadata:
         document = json.loads(notebook.read_text(encoding="utf-8-sig"))["metadata"]["kaggle"]
         machine = str(document.get("accelerator") or "none")
         attached = [source for source in document.get("dataSources") or () if isinstance(source, dict)]
-        return NotebookMetadata(
-            accelerator="" if machine.lower() in ("none", "cpu") else machine,
-            internet=_is_true(document.get("isInternetEnabled")),
-            unnamed=tuple(str(source.get("sourceType")) for source in attached),
-            source="the notebook's own metadata",
-        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return NotebookMetadata()
-
-
-def _read_accelerator(said: dict[str, Any]) -> str:
-    if _is_true(said.get("enable_tpu")):
-        return "tpu"
-    shape = str(said.get("machine_shape") or "")
-    if shape.lower() in ("", "none", "cpu"):
-        return "gpu" if _is_true(said.get("enable_gpu")) else ""
-    return shape
+    return NotebookMetadata(
+        accelerator="" if machine.lower() in ("none", "cpu") else machine,
+        internet=_is_true(document.get("isInternetEnabled")),
+        unnamed=tuple(str(source.get("sourceType")) for source in attached),
+        source="the notebook's own metadata",
+    )
 
 
 def _is_true(value: object) -> bool:

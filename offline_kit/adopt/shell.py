@@ -2,15 +2,14 @@
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from offline_kit.adopt import literals, notebook_files
 from offline_kit.adopt.findings import ARGUMENT, ExternalNeed, NeedKind
-from offline_kit.adopt.notebook_code import NotebookCode
-from offline_kit.adopt.notebook_files import WorkingFolders, change_folder
-from offline_kit.notebook.cells import Magic
+from offline_kit.adopt.notebook_code import KnownStrings
+from offline_kit.adopt.notebook_files import InspectedNotebook, change_folder, place_destination
+from offline_kit.notebook.cells import Magic, ParsedCell
 
 _SEPARATORS = re.compile(
     r"""(?P<quoted>"(?:\\.|[^"\\])*"|'[^']*')|(?P<escaped>\\.)|(?P<comment>(?:^|(?<=\s))\#[^\n]*)
@@ -18,18 +17,37 @@ _SEPARATORS = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _REDIRECTED = re.compile(r"\s+\d?&?>>?\s*(&\d|\S+)")
-_ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
-_PREFIX_WORDS = frozenset({"sudo", "time", "nohup", "exec", "then", "do", "else", "yes"})
+_PREFIX = re.compile(r"sudo|time|nohup|exec|then|do|else|yes|[A-Za-z_]\w*=.*", re.DOTALL)
+"""Words in front of a program: other commands, and assignments."""
+_INDEX_OPTIONS = ("-i", "--index-url", "--extra-index-url")
 _PIP_VALUE_OPTIONS = frozenset(
-    {"-c", "--constraint", "-f", "--find-links", "-i", "--index-url", "--extra-index-url", "-t", "--target"}
-    | {"--prefix", "--root", "--python", "-p", "--no-binary", "--only-binary", "--platform", "--timeout"}
-    | {"--retries", "--proxy", "--log", "--cache-dir", "--progress-bar", "--upgrade-strategy", "--src"}
-    | {"--trusted-host", "-C", "--config-settings", "--python-version", "--implementation", "--abi"}
+    {"-c", "--constraint", "-f", "--find-links", *_INDEX_OPTIONS, "-t", "--target", "--prefix", "--root"}
+    | {"--python", "-p", "--no-binary", "--only-binary", "--platform", "--timeout", "--retries", "--proxy"}
+    | {"--log", "--cache-dir", "--progress-bar", "--upgrade-strategy", "--src", "--trusted-host", "-C"}
+    | {"--config-settings", "--python-version", "--implementation", "--abi"}
 )
 """pip's options that take a value."""
-_INDEX_OPTIONS = ("-i", "--index-url", "--extra-index-url")
 _PYPI = re.compile(r"https?://pypi\.(python\.)?org(/|$)")
-
+_URL = re.compile(r"(git|hg|svn|bzr)\+|https?://")
+# wget's -o is its log file: https://www.gnu.org/software/wget/manual/wget.html
+# curl's -O takes no value and keeps the remote name: https://curl.se/docs/manpage.html
+_DOWNLOADERS = {
+    "wget": ("-O --output-document", "-P --directory-prefix", "-o --header -U --user-agent -e -t -T"),
+    "curl": ("-o --output", "--output-dir", "-H --header -U --user-agent -A -e -T -x -d --retry"),
+    "gdown": ("-O -o --output", "", "-U --user-agent"),
+    "aria2c": ("-o --out", "-d --dir", "--header -U --user-agent -t -s -x -j -k"),
+}
+"""Options of each program that name the file, the folder, and others that take a value."""
+_KAGGLE_GROUPS = {
+    "datasets": "dataset", "d": "dataset", "competitions": "competition", "c": "competition",
+    "kernels": "notebook", "k": "notebook", "models": "model",
+}  # fmt: skip
+# `kaggle models variations versions download`; "instances" is the older word for variations
+# (https://github.com/Kaggle/kaggle-api/blob/main/docs/README.md)
+_KAGGLE_VERBS = ("download", "output", "instances", "versions", "variations")
+_LOGIN_PROGRAMS = frozenset({"wandb", "huggingface-cli", "hf", "comet", "neptune", "kaggle"})
+"""Programs with a `login` command."""
+_CONDA_VALUE_OPTIONS = ("-c", "--channel", "-n", "--name", "-p", "--prefix", "--solver", "--file")
 _SERVERS = re.compile(
     r"^(?:vllm serve|lmdeploy serve api_server"
     r"|(?P<module>python[\d.]*(?: -[a-zA-Z]+)* -m (?:vllm\.|sglang\.)\S*|text-generation-launcher|sglang serve))(?= |$)"
@@ -44,6 +62,8 @@ _HUB_ID = re.compile(
     r"\w[\w.-]*/\w[\w.-]*(?<!\.pt)(?<!\.pth)(?<!\.ckpt)(?<!\.bin)(?<!\.onnx)(?<!\.safetensors)(?<!\.py)(?<!\.yml)(?<!\.yaml)"
 )
 """An id of the Hugging Face Hub, but no usual path of a project."""
+_HARMLESS = frozenset({"cd", "echo", "true", ":", "clear"})
+"""Commands that can be disabled together with the others of a line."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,76 +80,192 @@ class ShellCommand:
 class PipInstall:
     """What a `pip install` installs."""
 
-    requirements: tuple[str, ...] = ()
-    files: tuple[str, ...] = ()
-    folders: tuple[str, ...] = ()
+    requirements: tuple[str, ...]
+    files: tuple[str, ...]
+    folders: tuple[str, ...]
     """Source folders, editable or not."""
-    local: tuple[str, ...] = ()
+    local: tuple[str, ...]
     """Local wheels and sdists."""
-    offline: bool = False
-    """Whether it uses no index (`--no-index`)."""
-    index: tuple[str, ...] = ()
-    """Its indexes and pages of links, as lines of a requirements file."""
-    links: tuple[str, ...] = ()
+    links: tuple[str, ...]
     """Local folders of `--find-links`."""
+    index: tuple[str, ...]
+    """Its indexes and pages of links, as lines of a requirements file."""
+    offline: bool
+    """Whether it uses no index (`--no-index`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class FetchedFile:
-    """A file or repository that a command downloads."""
+class ShellLine:
+    """A shell line, or one line of a shell script, with its needs."""
 
-    address: str
-    destination: str
-    """The file or folder that it is stored in."""
-    ref: str = ""
-    """Branch or tag of a repository; empty for the default branch."""
+    magic: Magic
+    """The magic of the line or of its script."""
+    needs: tuple[ExternalNeed, ...]
+    alone: bool
+    """Whether it does nothing else."""
+    script: bool
+    """Whether it is a line of a script, in which no Python can replace it."""
 
 
-def split_commands(text: str, known: Mapping[str, str] | None = None) -> Iterator[ShellCommand]:
-    """Yield the commands of a shell line or script, without comments.
-
-    Args:
-        known: Strings of the notebook by name, which replace `{name}` and `$name`.
-    """
-    start = 0
-    cut = text
+def split_commands(text: str, known: KnownStrings | None = None) -> Iterator[ShellCommand]:
+    """Yield the commands of a shell line or script, without comments; known strings replace `{name}` and `$name`."""
+    strings = KnownStrings() if known is None else known
+    start, plain = 0, text
     for match in _SEPARATORS.finditer(text):
         if match.lastgroup == "comment":
-            cut = cut[: match.start()] + " " * len(match[0]) + cut[match.end() :]
+            plain = plain[: match.start()] + " " * len(match[0]) + plain[match.end() :]
         elif match.lastgroup == "end":
-            yield from _parse_command(cut, start, match.start(), {} if known is None else known)
+            yield from _parse_command(plain, start, match.start(), strings)
             start = match.end()
-    yield from _parse_command(cut, start, len(text), {} if known is None else known)
+    yield from _parse_command(plain, start, len(text), strings)
 
 
-def _parse_command(text: str, start: int, end: int, known: Mapping[str, str]) -> Iterator[ShellCommand]:
-    part = text[start:end]
-    left = len(part) - len(part.lstrip())
+def _parse_command(text: str, start: int, end: int, known: KnownStrings) -> Iterator[ShellCommand]:
+    part = text[start:end].strip()
     # IPython expands names before the shell splits the line, so one name may hold several words
     # (https://ipython.readthedocs.io/en/stable/interactive/reference.html#system-shell-access)
-    plain = _REDIRECTED.sub("", literals.fill_names(part.strip().replace("\\\n", " "), known))
+    plain = _REDIRECTED.sub("", known.fill(part.replace("\\\n", " ")))
     try:
         words = shlex.split(plain)
     except ValueError:
         words = plain.split()
-    while words and (words[0] in _PREFIX_WORDS or _ASSIGNMENT.match(words[0])):
+    while words and _PREFIX.fullmatch(words[0]):
         words = words[1:]
     if words:
+        start = text.index(part, start)
         program = words[0].rpartition("/")[2]
-        yield ShellCommand(
-            words=(program, *words[1:]), start=start + left, end=start + left + len(part.strip())
-        )
+        yield ShellCommand(words=(program, *words[1:]), start=start, end=start + len(part))
+
+
+def shell_texts(read: ParsedCell, magic: Magic) -> Iterator[tuple[int, str]]:
+    """Yield what a magic gives to a shell, with its offset in the cell: a command, or the lines of a script."""
+    if magic.shell_command:
+        yield magic.end - len(magic.shell_command), magic.shell_command
+    elif read.script and magic.sign == "%%":
+        offset = read.script[0]
+        for line in re.split(r"(?<!\\)\n", read.source[slice(*read.script)]):
+            yield offset, line
+            offset += len(line) + 1
+
+
+def find_shell_lines(notebook: InspectedNotebook) -> Iterator[ShellLine]:
+    """Yield the shell lines of a notebook with needs, cell by cell."""
+    strings = notebook.code.strings
+    for number, read in notebook.code.reads.items():
+        for magic in read.magics:
+            is_script = not magic.shell_command
+            folder = notebook.folder_at(number, 1 if is_script else read.line_number(magic.start))
+            for offset, text in shell_texts(read, magic):
+                needs, alone = list[ExternalNeed](), True
+                for command in split_commands(text, strings):
+                    if command.words[0] == "cd" and len(command.words) > 1:
+                        folder = change_folder(folder, command.words[1])
+                    own = list(command_needs(command.words))
+                    is_argument = any(fields.get("detail") == ARGUMENT for fields in own)
+                    alone = alone and not is_argument and (bool(own) or command.words[0] in _HARMLESS)
+                    for fields in own:
+                        span: tuple[int, int] | None = (offset + command.start, offset + command.end)
+                        if is_argument:
+                            word = strings.find_word(fields["target"], text[command.start : command.end])
+                            start = offset + command.start
+                            span = (start + word[0], start + word[1]) if word else None
+                        into = place_destination(fields["kind"], fields.get("destination", ""), folder)
+                        need = ExternalNeed(
+                            cell=number,
+                            line=read.line_number(offset + command.start),
+                            text=("" if is_script else magic.before + magic.sign)
+                            + text.strip().replace("\\\n", " "),
+                            span=span,
+                            stand_in="" if is_argument else "true",
+                            **{**fields, "destination": into},
+                        )
+                        needs.append(need)
+                if needs:
+                    yield ShellLine(magic=magic, needs=tuple(needs), alone=alone, script=is_script)
+
+
+def command_needs(words: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    """Yield the needs of one command, as their fields."""
+    program = words[0]
+    pip = pip_words(words)
+    if pip and pip[0] in ("install", "uninstall", "download", "wheel"):
+        yield {"kind": NeedKind.INSTALL, "target": shlex.join(words), "detail": pip[0]}
+    elif repository := parse_clone(words):
+        address, folder, ref = repository
+        yield {"kind": NeedKind.CLONE, "target": address, "destination": folder, "detail": ref}
+    elif program in _LOGIN_PROGRAMS and "login" in words[1:3]:
+        yield {"kind": NeedKind.ACCOUNT, "target": f"{program} login"}
+    elif program in ("apt", "apt-get", "conda", "mamba", "dpkg", "yum") and "install" in words:
+        packages: list[str] = []
+        if program in ("conda", "mamba"):
+            packages, _ = _parse_options(words[words.index("install") + 1 :], _CONDA_VALUE_OPTIONS)
+        names = [re.split(r"[=<>! ]", package.rpartition("::")[2])[0] for package in packages]
+        yield {"kind": NeedKind.SYSTEM, "target": shlex.join(words), "detail": " ".join(names)}
+    elif downloads := list(_parse_downloads(words)):
+        yield from downloads
+    else:
+        models = dict.fromkeys(_find_served_models(words))
+        yield from ({"kind": NeedKind.HUB, "target": model, "detail": ARGUMENT} for model in models)
+
+
+def _parse_downloads(words: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    """Yield the files, sources, models and corpora that a command downloads."""
+    program, (verb, *_) = words[0], (*words[1:2], "")
+    module = words[2:3] if re.fullmatch(r"python[\d.]*", program) and verb == "-m" else ()
+    if program in _DOWNLOADERS:
+        file_options, folder_options, others = map(str.split, _DOWNLOADERS[program])
+        addresses, values = _parse_options(words[1:], (*file_options, *folder_options, *others))
+        output, folder = _first_value(values, file_options), _first_value(values, folder_options)
+        for address in addresses:
+            name = output or re.split(r"[?#]", address)[0].rstrip("/").rpartition("/")[2]
+            path = f"{folder.rstrip('/')}/{name}" if folder and not output else name
+            yield {"kind": NeedKind.DOWNLOAD, "target": address, "destination": path}
+    elif program == "kaggle" and {"download", "output"} & {*words} and verb in _KAGGLE_GROUPS:
+        arguments = [word for word in words[2:] if word not in _KAGGLE_VERBS]
+        named = ("-d", "--dataset", "-c", "--competition")
+        plain, values = _parse_options(arguments, (*named, "-p", "--path", "-f", "--file"))
+        if name := _first_value(values, named) or "".join(plain[:1]):
+            yield {"kind": NeedKind.KAGGLE, "target": name, "detail": _KAGGLE_GROUPS[verb]}
+    elif program in ("huggingface-cli", "hf") and verb == "download":
+        # `huggingface-cli` is the older name of `hf`: https://huggingface.co/docs/huggingface_hub/guides/cli
+        options = ("--local-dir", "--revision", "--include", "--exclude", "--repo-type")
+        plain, values = _parse_options(words[2:], options)
+        detail = "dataset command" if "dataset" in words else "command"
+        fields = {"destination": values.get("--local-dir", ""), "detail": detail}
+        yield from ({"kind": NeedKind.HUB, "target": name, **fields} for name in plain[:1])
+    elif module == ("spacy",) and words[3:4] == ("download",):
+        plain, _ = _parse_options(words[4:], ())
+        yield from ({"kind": NeedKind.CORPUS, "target": name, "detail": "spacy"} for name in plain[:1])
+    elif module == ("nltk.downloader",) and words[3:]:
+        plain, _ = _parse_options(words[3:], ("-d",))
+        yield {"kind": NeedKind.CORPUS, "target": " ".join(plain), "detail": "nltk"}
+
+
+def _parse_options(words: Sequence[str], with_value: Iterable[str]) -> tuple[list[str], dict[str, str]]:
+    """Return the positional arguments of a command, and the first value of each option that takes one."""
+    positional, values, remaining = list[str](), dict[str, str](), list(words)
+    while remaining:
+        word = remaining.pop(0)
+        option, _, joined = word.partition("=")
+        if option in with_value and (joined or remaining):
+            values.setdefault(option, joined or remaining.pop(0))
+        elif not word.startswith("-"):
+            positional.append(word)
+    return positional, values
+
+
+def _first_value(values: dict[str, str], options: Iterable[str]) -> str:
+    return next((value for option, value in values.items() if option in options), "")
 
 
 def pip_words(words: Sequence[str]) -> tuple[str, ...] | None:
     """Return pip's arguments, its verb first ("install", ...), however pip is called; None for another program."""
     arguments = list(words)
     if re.fullmatch(r"(python|pypy)[\d.]*", arguments[0]):
-        while len(arguments) > 1 and re.fullmatch(
-            r"-[A-Za-ln-z]+", arguments[1]
-        ):  # options of Python itself: -I, -u
+        # options of Python itself, -I or -u, may also be joined with -m
+        while len(arguments) > 1 and re.fullmatch(r"-[A-Za-ln-z]+", arguments[1]):
             del arguments[1]
-        if arguments[1:2] != ["-m"] and not (arguments[1:2] and re.fullmatch(r"-[A-Za-z]+m", arguments[1])):
+        if not re.fullmatch(r"-[A-Za-z]*m", "".join(arguments[1:2])):
             return None
         arguments = arguments[2:]
     if arguments[:1] == ["uv"]:
@@ -152,41 +288,35 @@ def _move_verb_first(words: Sequence[str]) -> list[str]:
     return [*arguments[:1], *before, *arguments[1:]]
 
 
-def parse_pip_install(words: Sequence[str]) -> PipInstall | None:
-    """Return what `pip install` installs; None for other commands."""
-    own = pip_words(words)
+def parse_pip_install(command: str) -> PipInstall | None:
+    """Return what a `pip install` installs; None for other commands."""
+    own = pip_words(shlex.split(command))
     if not own or own[0] != "install":
         return None
-    kinds: dict[str, list[str]] = {"requirements": [], "files": [], "folders": [], "local": [], "links": []}
-    arguments, offline, index = (
-        [part for word in own[1:] for part in _split_short_options(word)],
-        False,
-        list[str](),
-    )
+    kinds: dict[str, list[str]] = {
+        name: [] for name in ("requirements", "files", "folders", "local", "links", "index")
+    }
+    offline, arguments = False, [part for word in own[1:] for part in _split_short_options(word)]
     while arguments:
         word = arguments.pop(0)
         option, _, joined = word.partition("=") if word.startswith("--") else (word, "", "")
+        takes_value = option in _PIP_VALUE_OPTIONS or option in ("-r", "--requirement", "-e", "--editable")
+        value = joined or (arguments.pop(0) if arguments and takes_value else "")
         if option == "--no-index":
             offline = True
-        elif option in ("-r", "--requirement", "-e", "--editable"):
-            value = joined or (arguments.pop(0) if arguments else "")
-            plain = "requirements" if is_nameless(value) or "://" in value else "folders"
-            kinds["files" if "r" in option[:3] else plain].append(value)
-        elif option in _PIP_VALUE_OPTIONS:
-            value = joined or (arguments.pop(0) if arguments else "")
-            if option in ("-f", "--find-links") and "://" not in value:
-                kinds["links"].append(value)
-            elif option in ("-f", "--find-links"):
-                index.append(f"--find-links {value}")
-            elif option in _INDEX_OPTIONS and not _PYPI.match(value):
-                index.append(f"--extra-index-url {value}")
+        elif option in ("-r", "--requirement"):
+            kinds["files"].append(value)
+        elif option in ("-e", "--editable"):
+            kinds["requirements" if is_nameless(value) or "://" in value else "folders"].append(value)
+        elif option in ("-f", "--find-links"):
+            is_page = "://" in value
+            kinds["index" if is_page else "links"].append(f"--find-links {value}" if is_page else value)
+        elif option in _INDEX_OPTIONS and not _PYPI.match(value):
+            kinds["index"].append(f"--extra-index-url {value}")
         elif not word.startswith("-"):
             kinds[_argument_kind(word)].append(word)
-    lists = {
-        name: tuple(_add_egg_name(word) if name == "requirements" else word for word in words)
-        for name, words in kinds.items()
-    }
-    return PipInstall(**lists, offline=offline, index=tuple(index))
+    kinds["requirements"] = [_name_egg(word) for word in kinds["requirements"]]
+    return PipInstall(**{name: tuple(words) for name, words in kinds.items()}, offline=offline)
 
 
 def _split_short_options(word: str) -> tuple[str, ...]:
@@ -199,35 +329,29 @@ def _split_short_options(word: str) -> tuple[str, ...]:
 
 
 def _argument_kind(word: str) -> str:
-    if re.match(r"(git|hg|svn|bzr)\+|https?://", word) or " @ " in word:
+    if _URL.match(word) or " @ " in word:
         return "requirements"
     if re.search(r"\.(whl|zip|tar\.gz)(\[|$)", word):
         return "local"
-    return "folders" if word.startswith((".", "/", "~")) or "/" in word else "requirements"
+    return "folders" if word.startswith((".", "~")) or "/" in word else "requirements"
 
 
-def _add_egg_name(word: str) -> str:
+def _name_egg(word: str) -> str:
     """Return a requirement for a requirements file: a URL with `#egg=NAME` becomes `NAME @ URL`."""
-    if not re.match(r"(git|hg|svn|bzr)\+|https?://", word):
-        return word
-    match = re.search(r"[#&]egg=([\w.-]+)", word)
-    if match:
-        return f"{match[1]} @ {word.partition('#')[0]}"
-    return word
+    match = re.search(r"[#&]egg=([\w.-]+)", word) if _URL.match(word) else None
+    return f"{match[1]} @ {word.partition('#')[0]}" if match else word
 
 
-def parse_clone(words: Sequence[str]) -> FetchedFile | None:
-    """Return the repository that `git clone` clones, and its folder."""
+def parse_clone(words: Sequence[str]) -> tuple[str, str, str] | None:
+    """Return the address, folder and branch ("" for the default) of the repository that `git clone` clones."""
     if list(words[:2]) != ["git", "clone"]:
         return None
-    plain = _positional_arguments(
-        words[2:], with_value={"-b", "--branch", "--depth", "-c", "--config", "-o", "--origin", "-j"}
-    )
+    options = ("-b", "--branch", "--depth", "-c", "--config", "-o", "--origin", "-j")
+    plain, values = _parse_options(words[2:], options)
     if not plain:
         return None
     folder = plain[1] if len(plain) > 1 else plain[0].rstrip("/").rpartition("/")[2].removesuffix(".git")
-    ref = _option_value(words[2:], {"-b", "--branch"})
-    return FetchedFile(address=plain[0], destination=folder.rstrip("/"), ref=ref)
+    return plain[0], folder.rstrip("/"), _first_value(values, ("-b", "--branch"))
 
 
 def repository_requirement(address: str, ref: str = "") -> str:
@@ -243,96 +367,7 @@ def is_nameless(line: str) -> bool:
     return bool(re.match(r"(git|hg|svn|bzr)\+|\w+://", line)) and "egg=" not in line
 
 
-def parse_download(words: Sequence[str]) -> tuple[FetchedFile, ...]:
-    """Return the files that wget, curl, gdown or aria2c download."""
-    program = words[0]
-    if program not in ("wget", "curl", "gdown", "aria2c"):
-        return ()
-    output_options = {"-O", "--output-document", "-o", "--output"}
-    # wget's -o is its log file: https://www.gnu.org/software/wget/manual/wget.html
-    # curl's -O takes no value and keeps the remote name: https://curl.se/docs/manpage.html
-    output_options -= {"wget": {"-o"}, "curl": {"-O"}}.get(program, set())
-    output = _option_value(words, output_options)
-    folder = _option_value(words, {"-P", "--directory-prefix", "-d", "--dir"})
-    value_options = {
-        "-H",
-        "--header",
-        "-U",
-        "--user-agent",
-        "-e",
-        "-t",
-        "-T",
-        "-x",
-        "-s",
-        "-d",
-        "--dir",
-        "-P",
-    }
-    value_options |= {"--retry"}
-    value_options -= {"-s", "-t"} if program == "curl" else {"-s", "-x"} if program == "gdown" else {"-x"}
-    plain = _positional_arguments(
-        words[1:], with_value=output_options | value_options | {"--directory-prefix"}
-    )
-    fetched = []
-    for address in plain:
-        name = output or _last_part(address)
-        path = f"{folder.rstrip('/')}/{name}" if folder and not output else name
-        fetched.append(FetchedFile(address=address, destination=path))
-    return tuple(fetched)
-
-
-def _last_part(address: str) -> str:
-    return re.split(r"[?#]", address)[0].rstrip("/").rpartition("/")[2]
-
-
-def _option_value(words: Sequence[str], options: set[str]) -> str:
-    for number, word in enumerate(words):
-        option, _, joined = word.partition("=")
-        if option in options and (joined or number + 1 < len(words)):
-            return joined or words[number + 1]
-    return ""
-
-
-def _positional_arguments(words: Sequence[str], *, with_value: set[str]) -> list[str]:
-    arguments, remaining = [], list(words)
-    while remaining:
-        word = remaining.pop(0)
-        if word in with_value and remaining:
-            remaining.pop(0)
-        elif not word.startswith("-"):
-            arguments.append(word)
-    return arguments
-
-
-def parse_kaggle_download(words: Sequence[str]) -> tuple[str, str] | None:
-    """Return the kind ("dataset", ...) and name of the source that `kaggle` downloads."""
-    if words[0] != "kaggle" or ("download" not in words and "output" not in words):
-        return None
-    kinds = {"datasets": "dataset", "d": "dataset", "competitions": "competition", "c": "competition"}
-    kinds |= {"kernels": "notebook", "k": "notebook", "models": "model"}
-    kind = kinds.get(words[1], "")
-    # `kaggle models variations versions download`; "instances" is the older word for variations
-    # (https://github.com/Kaggle/kaggle-api/blob/main/docs/README.md)
-    verbs = ("download", "output", "instances", "versions", "variations")
-    arguments = [word for word in words[2:] if word not in verbs]
-    option_name = _option_value(arguments, {"-d", "--dataset", "-c", "--competition"})
-    plain = _positional_arguments(arguments, with_value={"-p", "--path", "-f", "--file"})
-    name = option_name or (plain[0] if plain else "")
-    return (kind, name) if kind and name else None
-
-
-def parse_hub_download(words: Sequence[str]) -> FetchedFile | None:
-    """Return the repository that `hf download` downloads."""
-    # `huggingface-cli` is the older name of `hf`: https://huggingface.co/docs/huggingface_hub/guides/cli
-    if words[0] not in ("huggingface-cli", "hf") or words[1:2] != ("download",):
-        return None
-    plain = _positional_arguments(
-        words[2:], with_value={"--local-dir", "--revision", "--include", "--exclude", "--repo-type"}
-    )
-    return FetchedFile(address=plain[0], destination=_option_value(words, {"--local-dir"})) if plain else None
-
-
-def find_served_models(words: Sequence[str]) -> Iterator[str]:
+def _find_served_models(words: Sequence[str]) -> Iterator[str]:
     """Yield the hub ids of models that a command loads: those of model servers, and of model options of any program."""
     server = _SERVERS.search(" ".join(words[:4]))
     if server and not server["module"] and (arguments := words[len(server[0].split()) :]):
@@ -350,187 +385,3 @@ def find_served_models(words: Sequence[str]) -> Iterator[str]:
 def _is_hub_id(word: str) -> bool:
     """Whether a server would load this from the hub: an id, or a name without an owner ("gpt2")."""
     return bool(_HUB_ID.fullmatch(word) or re.fullmatch(r"\w[\w.-]*", word))
-
-
-def find_word(word: str, text: str, known: Mapping[str, str]) -> tuple[int, int]:
-    """Return the span of a word in a line, literal or as a filled-in `{name}`; (-1, -1) unless it occurs once."""
-    spans = [match.span() for match in re.finditer(rf"(?<![\w./-]){re.escape(word)}(?![\w./-])", text)]
-    spans += [
-        match.span()
-        for match in literals.PLACEHOLDER.finditer(text)
-        if literals.fill_names(match[0], known) == word
-    ]
-    return spans[0] if len(spans) == 1 else (-1, -1)
-
-
-def parse_corpus_download(words: Sequence[str]) -> tuple[str, str] | None:
-    """Return the library ("nltk", "spacy") and the data that a command downloads."""
-    if not re.fullmatch(r"python[\d.]*", words[0]) or words[1:2] != ("-m",) or len(words) < 4:
-        return None
-    if words[2:4] == ("spacy", "download") and len(words) > 4:
-        return "spacy", _positional_arguments(words[4:], with_value=set())[0]
-    if words[2] == "nltk.downloader":
-        return "nltk", " ".join(_positional_arguments(words[3:], with_value={"-d"}))
-    return None
-
-
-def is_system_install(words: Sequence[str]) -> bool:
-    """Whether a command installs system packages, or with conda."""
-    return words[0] in ("apt", "apt-get", "conda", "mamba", "dpkg", "yum") and "install" in words
-
-
-_LOGIN_PROGRAMS = frozenset({"wandb", "huggingface-cli", "hf", "comet", "neptune", "kaggle"})
-"""Programs with a `login` command."""
-_CONDA_VALUE_OPTIONS = frozenset({"-c", "--channel", "-n", "--name", "-p", "--prefix", "--solver", "--file"})
-"""conda's options that take a value."""
-
-
-def command_needs(words: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    """Yield the needs of one command, as their fields."""
-    own = pip_words(words)
-    if own and own[0] in ("install", "uninstall", "download", "wheel"):
-        yield {"kind": NeedKind.INSTALL, "target": shlex.join(words), "detail": own[0]}
-    elif repository := parse_clone(words):
-        yield {
-            "kind": NeedKind.CLONE,
-            "target": repository.address,
-            "destination": repository.destination,
-            "detail": repository.ref,
-        }
-    elif files := parse_download(words):
-        yield from (
-            {"kind": NeedKind.DOWNLOAD, "target": file.address, "destination": file.destination}
-            for file in files
-        )
-    elif source := parse_kaggle_download(words):
-        yield {"kind": NeedKind.KAGGLE, "target": source[1], "detail": source[0]}
-    elif hub := parse_hub_download(words):
-        detail = "dataset command" if "dataset" in words else "command"
-        yield {"kind": NeedKind.HUB, "target": hub.address, "destination": hub.destination, "detail": detail}
-    elif corpus := parse_corpus_download(words):
-        yield {"kind": NeedKind.CORPUS, "target": corpus[1], "detail": corpus[0]}
-    elif "login" in words[1:3] and words[0] in _LOGIN_PROGRAMS:
-        yield {"kind": NeedKind.ACCOUNT, "target": f"{words[0]} login"}
-    elif is_system_install(words):
-        yield {
-            "kind": NeedKind.SYSTEM,
-            "target": shlex.join(words),
-            "detail": " ".join(_conda_packages(words)),
-        }
-    else:
-        models = dict.fromkeys(find_served_models(words))
-        yield from ({"kind": NeedKind.HUB, "target": file, "detail": ARGUMENT} for file in models)
-
-
-def _conda_packages(words: Sequence[str]) -> list[str]:
-    """Return the packages that conda installs, without versions; [] for other programs."""
-    remaining, packages = (
-        list(words[words.index("install") + 1 :]) if words[0] in ("conda", "mamba") else [],
-        [],
-    )
-    while remaining:
-        word = remaining.pop(0)
-        if word in _CONDA_VALUE_OPTIONS and remaining:
-            remaining.pop(0)
-        elif not word.startswith("-"):
-            packages.append(re.split(r"[=<>! ]", word.rpartition("::")[2])[0])
-    return packages
-
-
-_HARMLESS = frozenset({"cd", "echo", "true", ":", "clear"})
-"""Commands that can be disabled together with the others of a line."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShellLine:
-    """A shell line, or one line of a shell script."""
-
-    magic: Magic
-    """The magic of the line or of its script."""
-    needs: tuple[ExternalNeed, ...]
-    alone: bool
-    """Whether it does nothing else."""
-    script: bool = False
-    """Whether it is a line of a script, in which no Python can replace it."""
-
-
-def find_shell_lines(code: NotebookCode, folders: WorkingFolders) -> Iterator[ShellLine]:
-    """Yield the shell lines of a notebook with needs, cell by cell."""
-    for number, read in code.reads.items():
-        for magic in read.magics:
-            if magic.shell_command:
-                folder = folders.folder_at(number, read.line_number(magic.start))
-                lines, _ = _read_line(
-                    code, number, magic, (magic.end - len(magic.shell_command), magic.shell_command), folder
-                )
-                yield from lines
-            elif read.script and magic.sign == "%%":
-                yield from _read_script(code, number, magic, folders.folder_at(number, 1))
-
-
-def _read_script(code: NotebookCode, number: int, magic: Magic, folder: str) -> Iterator[ShellLine]:
-    read = code.reads[number]
-    start, end = read.script or (0, 0)
-    offset = start
-    for line in read.source[start:end].replace("\\\n", "\\ ").split("\n"):
-        lines, folder = _read_line(code, number, magic, (offset, line), folder, script=True)
-        yield from lines
-        offset += len(line) + 1
-
-
-def _read_line(
-    code: NotebookCode,
-    number: int,
-    magic: Magic,
-    position_and_text: tuple[int, str],
-    folder: str,
-    *,
-    script: bool = False,
-) -> tuple[list[ShellLine], str]:
-    """Return the line if it has needs, and the folder that it ends in."""
-    (at, text), read, needs, alone = position_and_text, code.reads[number], [], True
-    for command in split_commands(text, code.strings):
-        if command.words[0] == "cd" and len(command.words) > 1:
-            folder = change_folder(folder, command.words[1])
-        field_sets = list(command_needs(command.words))
-        is_argument = any(fields.get("detail") == ARGUMENT for fields in field_sets)
-        alone = alone and not is_argument and (bool(field_sets) or command.words[0] in _HARMLESS)
-        span = (command.start, command.end)
-        spans = [
-            _argument_span(fields["target"], text, span, code) if is_argument else span
-            for fields in field_sets
-        ]
-        needs += [
-            ExternalNeed(
-                cell=number,
-                line=read.line_number(at + command.start),
-                text=(magic.before + magic.sign if not script else "") + text.strip().replace("\\\n", " "),
-                start=at + start if start >= 0 else -1,
-                end=at + end,
-                stand_in="true",
-                **{
-                    **fields,
-                    "destination": place_destination(fields["kind"], fields.get("destination", ""), folder),
-                },
-            )
-            for fields, (start, end) in zip(field_sets, spans, strict=True)
-        ]
-    line = ShellLine(magic=magic, needs=tuple(needs), alone=alone, script=script)
-    return ([line] if needs else []), folder
-
-
-def _argument_span(word: str, text: str, command: tuple[int, int], code: NotebookCode) -> tuple[int, int]:
-    """Return the span of a command's argument in its line, (-1, -1) if it is not known."""
-    start, end = find_word(word, text[slice(*command)], code.strings)
-    return (start + command[0], end + command[0]) if start >= 0 else (-1, -1)
-
-
-def place_destination(kind: NeedKind, into: str, folder: str) -> str:
-    """Return where a download from a folder of the run is stored; for installs, that folder."""
-    if kind is NeedKind.INSTALL:
-        return folder
-    return (
-        notebook_files.join_run_path(folder, into)
-        if into and kind in (NeedKind.CLONE, NeedKind.DOWNLOAD)
-        else into
-    )

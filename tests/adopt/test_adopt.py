@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 
 from offline_kit.adopt import notebook_metadata
-from offline_kit.adopt.findings import Adoption, AttachedSources, FindingResolution, NeedKind
+from offline_kit.adopt.findings import Adoption, AttachedSources, NeedKind, Outcome
 from offline_kit.notebook import cells
 from tests.support.adopting import became, looked, notebook_of, put
 
 REQUIREMENT, CHECKPOINT, SOURCE, ASKED = (
-    FindingResolution.REQUIREMENT,
-    FindingResolution.CHECKPOINT,
-    FindingResolution.SOURCE,
-    FindingResolution.UNRESOLVED,
+    Outcome.REQUIREMENT,
+    Outcome.CHECKPOINT,
+    Outcome.SOURCE,
+    Outcome.UNRESOLVED,
 )
 
 
@@ -531,7 +531,7 @@ def test_a_magic_that_the_image_cannot_read_is_rewritten(tmp_path: Path) -> None
         "out = []  # offline-kit: !pip install einops\n"
         "pass  # offline-kit: %load_ext autoreload\npass  # offline-kit: %autoreload 2"
     )
-    assert FindingResolution.REWRITTEN in [what for what, _ in became(found)]
+    assert Outcome.REWRITTEN in [what for what, _ in became(found)]
 
 
 def test_adopted_python_runs(tmp_path: Path) -> None:

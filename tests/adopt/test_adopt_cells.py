@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from offline_kit.adopt import adopted_notebook, inspection
-from offline_kit.adopt.findings import FindingResolution
+from offline_kit.adopt.findings import Outcome
 from offline_kit.notebook import cells
 from offline_kit.project import images
 from tests.support.adopting import notebook_of
@@ -94,7 +94,7 @@ def test_cells_stay_to_the_letter(sources: list[str]) -> None:
     with tempfile.TemporaryDirectory() as place:
         notebook = notebook_of(Path(place), *sources)
         found = inspection.inspect_notebook(notebook, Path(place), chosen)
-    assert not [one for one in found.resolved if one.resolution is not FindingResolution.UNCHANGED]
+    assert not [one for one in found.resolved if one.resolution is not Outcome.UNCHANGED]
     assert list(found.changed) == sources
     written = adopted_notebook.render_text(found, "# %% setup\npass\n")
     import nbformat

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from offline_kit.adopt.findings import FindingResolution, NeedKind
+from offline_kit.adopt.findings import NeedKind, Outcome
 from tests.support.adopting import looked, put
 
 
@@ -187,7 +187,5 @@ def test_files_that_a_data_set_is_built_from_are_no_id(tmp_path: Path) -> None:
     )
     assert not found.unresolved
     assert not [
-        one
-        for one in found.resolved
-        if one.kind is NeedKind.HUB and one.resolution is not FindingResolution.UNCHANGED
+        one for one in found.resolved if one.kind is NeedKind.HUB and one.resolution is not Outcome.UNCHANGED
     ]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from offline_kit.adopt.adoption_plan import AdoptionPlan, plan_adoption
-from offline_kit.adopt.findings import FindingResolution, NeedKind, ResolvedNeed
+from offline_kit.adopt.findings import ExternalNeed, NeedKind, Outcome
 from tests.support.adopting import notebook_of
 
 
@@ -18,7 +18,7 @@ def proposed(folder: Path, shape: str, config: str = "") -> AdoptionPlan:
     return plan_adoption(notebook_of(folder, "x = 1"), folder)
 
 
-def machine(proposal: AdoptionPlan) -> list[ResolvedNeed]:
+def machine(proposal: AdoptionPlan) -> list[ExternalNeed]:
     """Return what was found about it."""
     return [
         one
@@ -41,7 +41,7 @@ def test_a_machine_that_cannot_be_had_is_asked_about(tmp_path: Path, shape: str,
     """It does not become the CPU without a word, and the answer in the configuration ends the question."""
     first = proposed(tmp_path, shape)
     (found,) = machine(first)
-    assert (found.resolution, found.position) == (FindingResolution.UNRESOLVED, "kernel-metadata.json")
+    assert (found.resolution, found.position) == (Outcome.UNRESOLVED, "kernel-metadata.json")
     assert said in found.remedy
     assert "`accelerator`" in found.remedy
     assert "accelerator =" not in first.new_text
@@ -51,7 +51,7 @@ def test_a_machine_that_cannot_be_had_is_asked_about(tmp_path: Path, shape: str,
 def test_a_machine_that_can_be_had_is_kept(tmp_path: Path) -> None:
     """It goes into the configuration, with where it was said."""
     proposal = proposed(tmp_path, "NvidiaL4")
-    assert [one.resolution for one in machine(proposal)] == [FindingResolution.UNCHANGED]
+    assert [one.resolution for one in machine(proposal)] == [Outcome.UNCHANGED]
     assert 'accelerator = "NvidiaL4"' in proposal.new_text
     assert "from kernel-metadata.json" in proposal.new_text
 

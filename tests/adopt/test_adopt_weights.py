@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from offline_kit.adopt.findings import FindingResolution, NeedKind
+from offline_kit.adopt.findings import NeedKind, Outcome
 from tests.support.adopting import looked, put
 
 SMP = "import segmentation_models_pytorch as smp\n"
@@ -120,8 +120,6 @@ def test_a_file_that_is_there_is_not_fetched(tmp_path: Path) -> None:
 def test_a_model_of_spacy_is_a_requirement(tmp_path: Path) -> None:
     """A model that the image lacks is asked for by its wheel where it is loaded; one that it has is no news."""
     found = looked(tmp_path, "import spacy\nnlp = spacy.load('de_core_news_sm')")
-    assert [one.resolution for one in found.resolved if one.kind is NeedKind.CORPUS] == [
-        FindingResolution.REQUIREMENT
-    ]
+    assert [one.resolution for one in found.resolved if one.kind is NeedKind.CORPUS] == [Outcome.REQUIREMENT]
     assert found.requirements[0].startswith("de_core_news_sm @ https://")
     assert not looked(tmp_path, "import spacy\nnlp = spacy.load('mine')").requirements

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from offline_kit.adopt.findings import AttachedSources, FindingResolution, NeedKind
+from offline_kit.adopt.findings import AttachedSources, NeedKind, Outcome
 from tests.support.adopting import looked, put
 
 
@@ -19,7 +19,7 @@ from tests.support.adopting import looked, put
 def test_a_filled_pattern_is_a_path(tmp_path: Path, cell: str) -> None:
     """The old ways to fill in a name are read as an f-string is."""
     (found,) = looked(tmp_path, cell, attached=AttachedSources(competitions=("plants",))).resolved
-    assert (found.resolution, found.value) == (FindingResolution.SERVED, "plants")
+    assert (found.resolution, found.value) == (Outcome.SERVED, "plants")
 
 
 def test_a_pattern_that_nobody_fills_names_nothing(tmp_path: Path) -> None:

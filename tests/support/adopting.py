@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 from offline_kit.adopt import inspection
-from offline_kit.adopt.findings import Adoption, AttachedSources, FindingResolution
+from offline_kit.adopt.findings import Adoption, AttachedSources, Outcome
 from offline_kit.project import images
 from tests.support import command_line
 
@@ -51,6 +51,6 @@ def looked(folder: Path, *sources: str, attached: AttachedSources | None = None)
     return inspection.inspect_notebook(notebook_of(folder, *sources), folder, chosen, attached)
 
 
-def became(adoption: Adoption) -> list[tuple[FindingResolution, str]]:
+def became(adoption: Adoption) -> list[tuple[Outcome, str]]:
     """Return what each found thing became."""
     return [(one.resolution, one.value) for one in adoption.resolved]

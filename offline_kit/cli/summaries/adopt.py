@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from offline_kit.adopt import notebook_files
-from offline_kit.adopt.findings import FindingResolution, NeedKind, ResolvedNeed
+from offline_kit.adopt.findings import ExternalNeed, NeedKind, Outcome
 from offline_kit.cli.console import Console
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ def show_proposal(proposal: "AdoptionPlan", console: Console) -> None:
     outcomes = [
         finding
         for finding in proposal.adoption.resolved
-        if finding.resolution not in (FindingResolution.UNRESOLVED, FindingResolution.SERVED)
+        if finding.resolution not in (Outcome.UNRESOLVED, Outcome.SERVED)
     ]
     rows = [
         (finding.position, finding.text, f"{finding.resolution}: {finding.value}", finding.remedy)
@@ -31,7 +31,7 @@ def show_proposal(proposal: "AdoptionPlan", console: Console) -> None:
             (
                 "every cell",
                 f"{notebook_files.INPUT}/...",
-                f"{FindingResolution.REWRITTEN}: {notebook_files.SHOWN_INPUT}/...",
+                f"{Outcome.REWRITTEN}: {notebook_files.SHOWN_INPUT}/...",
                 same_files,
             )
         )
@@ -44,11 +44,11 @@ def show_proposal(proposal: "AdoptionPlan", console: Console) -> None:
         console.note(f"    {line}")
 
 
-def _is_news(finding: ResolvedNeed) -> bool:
+def _is_news(finding: ExternalNeed) -> bool:
     return (
         finding.kind is not NeedKind.SETTING
         or bool(finding.remedy)
-        or finding.resolution is FindingResolution.SWITCHED_OFF
+        or finding.resolution is Outcome.SWITCHED_OFF
     )
 
 
@@ -109,7 +109,7 @@ def show_adopted(
     )
 
 
-def _finding_facts(finding: ResolvedNeed) -> dict[str, Any]:
+def _finding_facts(finding: ExternalNeed) -> dict[str, Any]:
     return {
         "kind": str(finding.kind),
         "cell": finding.cell,
