@@ -31,6 +31,10 @@ hypothesis.settings.register_profile("any machine", deadline=None, derandomize=T
 hypothesis.settings.register_profile("explore", deadline=None, max_examples=1000)
 hypothesis.settings.load_profile("any machine")
 
+# Several test processes share the cores: OpenMP's threads of each would spin and wait for those of the others.
+# https://gcc.gnu.org/onlinedocs/libgomp/OMP_005fWAIT_005fPOLICY.html
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 _MOST_WORKERS = 8
 
 

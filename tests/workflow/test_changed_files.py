@@ -2,26 +2,20 @@
 
 import json
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
+
+from tests.support.command_line import offline_kit
 
 OLD = time.time() - 1000
 
 
-def run(*words: str, project: Path, cache: Path) -> "subprocess.CompletedProcess[str]":
+def run(*words: str, project: Path, cache: Path) -> "CompletedProcess[str]":
     """Run offline-kit in a project."""
-    return subprocess.run(
-        [sys.executable, "-m", "offline_kit", *words],
-        cwd=project,
-        env={**os.environ, "OFFLINE_KIT_CACHE": str(cache)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return offline_kit(*words, cwd=project, env={**os.environ, "OFFLINE_KIT_CACHE": str(cache)})
 
 
 @pytest.fixture

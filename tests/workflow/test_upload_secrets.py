@@ -1,13 +1,13 @@
 """What would be uploaded is read for secrets: file and line are named, the value never, and nothing is made."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 
 from tests.support.backends import BACKEND
+from tests.support.command_line import offline_kit
 from tests.support.local_index import folder_index, make_wheel
 
 TOKEN = "hf_Zq3vT8mK1xW7nB5cR2yL9pD4abcdefghij"
@@ -17,13 +17,12 @@ MAIN = "def predict(context):\n    return None\n"
 
 def build(
     folder: Path, files: dict[str, str], config: str = "", notebook: str = ""
-) -> "subprocess.CompletedProcess[str]":
+) -> "CompletedProcess[str]":
     table = f'image = "local"\n{config}\n[notebook]\nfunction = "main.py:predict"\n{notebook}'
     for name, text in {"main.py": MAIN, "offline-kit.toml": table, **files}.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
-    words = [sys.executable, "-m", "offline_kit", "build", str(folder), "--json"]
-    return subprocess.run(words, capture_output=True, text=True)
+    return offline_kit("build", folder, "--json")
 
 
 SECRETS = {
