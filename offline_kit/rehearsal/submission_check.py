@@ -1,18 +1,21 @@
-"""Compare a submission with the sample, to find what Kaggle would score as an error."""
+"""Check a submission: what Kaggle would score as an error, and what it accepts but scores badly."""
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from offline_kit.core import files
+from offline_kit.core.sandboxes.leftovers import LIMIT
 from offline_kit.notebook.runtime.kit_runtime import read_csv_rows
-from offline_kit.rehearsal import suspicious
 
 _MAX_EXAMPLES = 3
 _ROUNDING = 1e-4  # relative, between two runs: sums depend on the order of the batches
 _NOTHING = frozenset({"", "nan", "none", "null", "na"})
+_MIN_ROWS = 3  # fewer rows may well have one value
+_MAX_LABELS = 50  # distinct words in a column of class names
+_MANY_FILES = 500  # Kaggle lists more output files slowly, page by page, until "429 Too Many Requests"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,11 +24,11 @@ class SubmissionCheck:
 
     rows: int
     """Without the header; 0 if the format cannot be read."""
-    problems: tuple[str, ...]
+    problems: tuple[str, ...] = ()
     """What Kaggle would refuse or score as an error."""
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
-    """What may still spoil the score."""
+    """What may still spoil the score; never problems, because each may be intended."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,12 +43,29 @@ class SubmissionTable:
         index = self.header.index(name)
         return [row[index] if index < len(row) else "" for row in self.rows]
 
+    def ids(self) -> list[str]:
+        """Return the values of the first column."""
+        return self.column_values(self.header[0]) if self.header else []
+
     def first_rows(self) -> dict[str, list[str]]:
-        """Return the first row of each id, the value of the first column."""
+        """Return the first row of each id."""
         rows: dict[str, list[str]] = {}
         for row in self.rows:
             rows.setdefault(row[0], row)
         return rows
+
+
+def read_table(path: Path) -> tuple[SubmissionTable, list[str]]:
+    """Read a CSV file without its empty lines; also return the problems of its rows."""
+    with path.open(newline="", encoding="utf-8-sig", errors="replace") as stream:
+        table = [row for row in read_csv_rows(line.replace("\0", "") for line in stream) if row]
+    header = tuple(table[0]) if table else ()
+    wrong = [number for number, row in enumerate(table[1:], 2) if len(row) != len(header)]
+    problems = []
+    if wrong:
+        lines = ", ".join(map(str, wrong[:_MAX_EXAMPLES]))
+        problems = [f"{len(wrong)} rows have another number of values than the header (line {lines})"]
+    return SubmissionTable(header=header, rows=table[1:]), problems
 
 
 def check_submission(
@@ -64,61 +84,193 @@ def check_submission(
         return SubmissionCheck(rows=0, problems=(f"'{submission.name}' is empty",))
     if submission.suffix.lower() != ".csv" and table is None:
         size = files.format_size(submission.stat().st_size)
-        return SubmissionCheck(rows=0, problems=(), notes=(f"{size}; only CSV is compared with the sample",))
-    written_table, broken = read_table(table or submission)
-    if not written_table.rows:
+        return SubmissionCheck(rows=0, notes=(f"{size}; only CSV is compared with the sample",))
+    written, problems = read_table(table or submission)
+    if not written.rows:
         return SubmissionCheck(rows=0, problems=(f"'{submission.name}' has a header, but no rows",))
-    sample_table = read_table(sample)[0] if sample and sample.suffix.lower() == ".csv" else None
-    problems, notes = [*broken, *_check_empty_values(written_table, sample_table)], list[str]()
-    (notes if trusted else problems).extend(_check_repeated_ids(written_table, sample_table))
-    if sample and sample_table:
-        (notes if trusted else problems).extend(_compare_with_sample(written_table, sample_table))
-        for name, odd in _find_non_numbers(written_table, sample_table).items():
+    reference = SubmissionTable(header=(), rows=[])
+    differences, odd_values, notes = list[str](), list[str](), ["no sample_submission.csv to compare with"]
+    if sample and sample.suffix.lower() == ".csv":
+        reference = read_table(sample)[0]
+        differences = _compare_with_sample(written, reference)
+        odd_values, notes = _compare_words(written, reference)
+        count = f"{len(reference.rows)} rows, {len(reference.header)} columns"
+        notes.append(f"compared with '{sample.name}': {count}")
+    differences = [*_check_repeated_ids(written, reference), *differences]
+    problems += _check_empty_values(written, reference)
+    if trusted:
+        notes = differences + notes
+    else:
+        problems += differences
+    return SubmissionCheck(
+        rows=len(written.rows),
+        problems=(*problems, *odd_values),
+        notes=(*notes, *_describe_numbers(written)),
+        warnings=tuple(_warn_of_predictions(written, reference)),
+    )
+
+
+def _check_repeated_ids(table: SubmissionTable, reference: SubmissionTable) -> list[str]:
+    sample_ids = reference.ids()
+    if len(set(sample_ids)) < len(sample_ids):
+        return []  # for example, one row for each box in an image
+    repeated = [name for name, count in Counter(table.ids()).items() for _ in range(count - 1)]
+    return [f"{len(repeated)} ids occur more than once ({_quote_examples(repeated)})"] if repeated else []
+
+
+def _check_empty_values(table: SubmissionTable, reference: SubmissionTable) -> list[str]:
+    problems = []
+    for name in table.header:
+        values = table.column_values(name)
+        sample_values = reference.column_values(name) if name in reference.header else []
+        sample_empty = list(map(_is_empty_value, sample_values))
+        has_words = any(not _is_empty_value(value) and not _is_number(value) for value in values)
+        # Empty cells are valid answers (an image without objects) if some of the sample's cells are empty. If all are,
+        # they are placeholders: then empty cells are valid among words (lists, masks), not among numbers or alone.
+        may_be_empty = any(sample_empty) and (has_words or not all(sample_empty))
+        empty = 0 if may_be_empty else sum(map(_is_empty_value, values))
+        infinite = sum(value.strip().lower().lstrip("+-") in ("inf", "infinity") for value in values)
+        problems += [f"column '{name}' has {empty} empty or NaN values"] if empty else []
+        problems += [f"column '{name}' has {infinite} infinite values"] if infinite else []
+    return problems
+
+
+def _compare_with_sample(table: SubmissionTable, reference: SubmissionTable) -> list[str]:
+    problems = []
+    if len(table.rows) != len(reference.rows):
+        problems.append(f"{len(table.rows)} rows instead of {len(reference.rows)}")
+    if table.header != reference.header:
+        return [_compare_columns(table.header, reference.header), *problems]
+    ids, sample_ids = set(table.ids()), set(reference.ids())
+    if missing := sorted(sample_ids - ids):
+        problems.append(f"{len(missing)} ids of the sample are missing ({_quote_examples(missing)})")
+    if extra := sorted(ids - sample_ids):
+        problems.append(f"{len(extra)} ids are not in the sample ({_quote_examples(extra)})")
+    return problems
+
+
+def _compare_columns(columns: Sequence[str], sample_columns: Sequence[str]) -> str:
+    if sorted(columns) == sorted(sample_columns):
+        return (
+            f"the columns are in another order: {', '.join(columns)} instead of {', '.join(sample_columns)}"
+        )
+    missing = [name for name in sample_columns if name not in columns]
+    extra = [name for name in columns if name not in sample_columns]
+    differences = [f"missing {_quote_examples(missing)}"] if missing else []
+    differences += [f"not in the sample: {_quote_examples(extra)}"] if extra else []
+    return f"the columns differ from the sample's: {'; '.join(differences)}"
+
+
+def _compare_words(table: SubmissionTable, reference: SubmissionTable) -> tuple[list[str], list[str]]:
+    """Return problems and notes about words where the sample has numbers, and numbers where it has words."""
+    problems, notes = list[str](), list[str]()
+    for name in reference.header[1:] if table.header == reference.header else ():
+        sample_values = reference.column_values(name)
+        values = [value for value in table.column_values(name) if not _is_empty_value(value)]
+        sample_words = [value for value in sample_values if not _is_empty_value(value)]
+        odd = [value for value in values if not _is_number(value)]
+        if odd and all(map(_is_number, sample_values)):
             text = f"column '{name}' has {len(odd)} values that are not numbers ({_quote_examples(odd)})"
-            if any("." in value for value in sample_table.column_values(name)):
+            if any("." in value for value in sample_values):
                 problems.append(text)
             else:
                 notes.append(f"{text}; the sample has whole numbers there")
-        notes += _note_missing_words(written_table, sample_table)
-        notes.append(
-            f"compared with '{sample.name}': {len(sample_table.rows)} rows, {len(sample_table.header)} columns"
-        )
+        elif values and sample_words and not odd and not any(map(_is_number, sample_words)):
+            notes.append(
+                f"column '{name}' has numbers ({values[0]}), and the sample words ({sample_words[0]}): "
+                'is `postprocess` missing, such as "argmax"?'
+            )
+    return problems, notes
+
+
+def _describe_numbers(table: SubmissionTable) -> list[str]:
+    """Return notes with minimum, mean and maximum of each column of numbers."""
+    notes = []
+    for name in table.header[1:]:
+        if numbers := _parse_numbers(table.column_values(name)):
+            largest = max(map(abs, numbers)) or 1.0
+            # Scaled, because the sum of large values may overflow while their mean does not.
+            mean = math.fsum(number / largest for number in numbers) / len(numbers) * largest
+            notes.append(f"column '{name}': min {min(numbers):g}, mean {mean:g}, max {max(numbers):g}")
+    omitted = len(notes) - _MAX_LABELS
+    return [*notes[:_MAX_LABELS], *([f"{omitted} more columns of numbers"] if omitted > 0 else [])]
+
+
+def _warn_of_predictions(table: SubmissionTable, reference: SubmissionTable) -> Iterator[str]:
+    """Warn of predictions that are constant, equal to the sample, out of its range, or labels that it does not know."""
+    samples = {name: reference.column_values(name) for name in reference.header[1:]}
+    names = table.header[1:]
+    equals_sample = bool(names) and table.ids() == reference.ids() and set(names) <= samples.keys()
+    for name in names if equals_sample else ():
+        pairs = zip(table.column_values(name), samples[name], strict=True)
+        equals_sample = equals_sample and all(_is_same_value(*pair, tolerance=0) for pair in pairs)
+    if equals_sample:
+        yield f"the predictions equal the sample's in every row: column {_quote_examples(names)}"
+    constant: dict[str, list[str]] = {}
+    for name in names:
+        values, sample_values = table.column_values(name), samples.get(name, [])
+        if len(values) >= _MIN_ROWS and len(set(values)) == 1 and not equals_sample:
+            constant.setdefault(values[0], []).append(name)
+        numbers, sample_numbers = _parse_numbers(values), _parse_numbers(sample_values)
+        if numbers and sample_numbers:
+            odd = _describe_out_of_range(numbers, sample_numbers)
+        else:
+            odd = "" if numbers or sample_numbers else _describe_unknown_labels(values, sample_values)
+        if odd:
+            yield f"column '{name}' {odd}"
+    for value, columns in constant.items():
+        yield f"column {_quote_examples(columns)} has the same value in every row: {value or 'empty'}"
+
+
+def _describe_out_of_range(numbers: Sequence[float], sample_numbers: Sequence[float]) -> str:
+    """Describe how numbers leave the sample's range; "" if they do not, or if the sample has one placeholder value."""
+    lowest, highest, varied = min(sample_numbers), max(sample_numbers), len(set(sample_numbers)) > 1
+    if lowest >= 0 and highest <= 1 and (varied or 0 < lowest < 1):
+        low, high, expected = 0.0, 1.0, "the sample's are in [0, 1]"
+    elif varied and len(set(sample_numbers)) <= _MAX_LABELS and all(map(float.is_integer, sample_numbers)):
+        low, high = lowest, highest
+        expected = f"the sample's are whole numbers in [{low:g}, {high:g}]"
+    elif varied and lowest >= 0:
+        low, high, expected = 0.0, math.inf, "the sample has no negative value"
     else:
-        notes.append("no sample_submission.csv to compare with")
-    same_rows = bool(sample_table) and _list_ids(written_table) == _list_ids(sample_table)
-    warnings, figures = suspicious.check_predictions(
-        _select_predictions(written_table),
-        _select_predictions(sample_table) if sample_table else {},
-        same_rows=same_rows,
-    )
-    return SubmissionCheck(
-        rows=len(written_table.rows),
-        problems=tuple(problems),
-        notes=(*notes, *figures),
-        warnings=tuple(warnings),
-    )
+        return ""
+    outside = [value for value in numbers if not low <= value <= high]
+    return f"has {len(outside)} values such as {outside[0]:g}, and {expected}" if outside else ""
+
+
+def _describe_unknown_labels(values: Sequence[str], sample_values: Sequence[str]) -> str:
+    """Name labels that the sample lacks, if its words are labels: few, repeated, and without spaces."""
+    labels = set(sample_values)
+    few_labels = 1 < len(labels) <= min(_MAX_LABELS, len(sample_values) - 1)
+    odd = sorted(set(values) - labels)
+    if not few_labels or not odd or any(" " in value for value in labels):
+        return ""
+    return f"names {_quote_examples(odd)}, which the sample never names"
+
+
+def check_output_size(working: Path) -> list[str]:
+    """Return warnings about the size of the working folder, which Kaggle saves as the output."""
+    sizes = [path.lstat().st_size for path in working.rglob("*") if not path.is_dir()]
+    advice = "write other files than the submission to /tmp"
+    warnings = []
+    if sum(sizes) > LIMIT:
+        total, limit = files.format_size(sum(sizes)), files.format_size(LIMIT)
+        warnings.append(f"/kaggle/working contains {total}, and Kaggle saves at most {limit}: {advice}")
+    if len(sizes) > _MANY_FILES:
+        warnings.append(f"/kaggle/working contains {len(sizes)} files, which Kaggle lists slowly: {advice}")
+    return warnings
 
 
 def find_stored_answer(submission: Path, tables: Iterable[Path]) -> Path | None:
     """Return the first table that contains all rows of the submission, with its predictions; None if none does."""
-    written_table = read_table(submission)[0]
-    rows = {tuple(row) for row in written_table.rows}
-    for table in tables:
+    written = read_table(submission)[0]
+    rows = {tuple(row) for row in written.rows}
+    for table in tables if rows else ():
         with table.open(newline="", encoding="utf-8-sig", errors="replace") as stream:
             reader = read_csv_rows(stream)
-            if tuple(next(reader, [])) != written_table.header:
-                continue
-            if rows and rows <= {tuple(row) for row in reader}:
+            if tuple(next(reader, [])) == written.header and rows <= {tuple(row) for row in reader}:
                 return table
     return None
-
-
-def _list_ids(table: SubmissionTable | None) -> list[str]:
-    return table.column_values(table.header[0]) if table and table.header else []
-
-
-def _select_predictions(table: SubmissionTable) -> dict[str, list[str]]:
-    return {name: table.column_values(name) for name in table.header[1:]}
 
 
 def describe_difference(first: Path, second: Path) -> str:
@@ -130,12 +282,10 @@ def describe_difference(first: Path, second: Path) -> str:
     if first_table.header != second_table.header:
         return f"the columns {', '.join(first_table.header)} and then {', '.join(second_table.header)}"
     first_rows, second_rows = _index_by_id(first_table), _index_by_id(second_table)
-    compared_rows = [
-        (name, *_find_differing_values(first_rows[name], second_rows[name]))
-        for name in first_rows
-        if name in second_rows
-    ]
-    changed = [values for values in compared_rows if values[1:] != ("", "")]
+    changed = []
+    for name in [name for name in first_rows if name in second_rows]:
+        pairs = zip(first_rows[name], second_rows[name], strict=False)
+        changed += [(name, *pair) for pair in pairs if not _is_same_value(*pair, tolerance=_ROUNDING)][:1]
     lost = len(first_rows.keys() ^ second_rows.keys())
     if not changed:
         return f"{lost} rows are in only one of the two" if lost else ""
@@ -145,151 +295,24 @@ def describe_difference(first: Path, second: Path) -> str:
 
 
 def _index_by_id(table: SubmissionTable) -> dict[str, list[str]]:
-    ids = table.column_values(table.header[0]) if table.header else []
+    ids = table.ids()
     if len(set(ids)) == len(ids):
         return dict(zip(ids, table.rows, strict=True))
     return {f"row {number}": row for number, row in enumerate(sorted(table.rows), 1)}
 
 
-def _find_differing_values(first: Sequence[str], second: Sequence[str]) -> tuple[str, str]:
-    """Return the first values of two rows that differ."""
-    return next(((a, b) for a, b in zip(first, second, strict=False) if not _is_same_value(a, b)), ("", ""))
-
-
-def _is_same_value(first: str, second: str) -> bool:
+def _is_same_value(first: str, second: str, *, tolerance: float) -> bool:
     numbers = parse_number(first), parse_number(second)
     if first == second or numbers[0] is None or numbers[1] is None:
         return first == second
-    return is_close(numbers[0], numbers[1], relative=_ROUNDING, absolute=_ROUNDING / 100)
+    return is_close(numbers[0], numbers[1], relative=tolerance, absolute=tolerance / 100)
 
 
-def read_table(path: Path) -> tuple[SubmissionTable, list[str]]:
-    """Read a CSV file without its empty lines; also return the problems of its rows."""
-    with path.open(newline="", encoding="utf-8-sig", errors="replace") as stream:
-        table = [row for row in read_csv_rows(line.replace("\0", "") for line in stream) if row]
-    head = tuple(table[0]) if table else ()
-    wrong = [number for number, row in enumerate(table[1:], 2) if len(row) != len(head)]
-    first_lines = ", ".join(map(str, wrong[:_MAX_EXAMPLES]))
-    problems = (
-        [f"{len(wrong)} rows have another number of values than the header (line {first_lines})"]
-        if wrong
-        else []
-    )
-    return SubmissionTable(header=head, rows=table[1:]), problems
-
-
-def _check_repeated_ids(table: SubmissionTable, sample_table: SubmissionTable | None) -> list[str]:
-    sample_ids = (
-        sample_table.column_values(sample_table.header[0]) if sample_table and sample_table.header else []
-    )
-    if len(set(sample_ids)) < len(sample_ids):
-        return []  # for example, one row for each box in an image
-    counts = Counter(table.column_values(table.header[0]))
-    repeated_ids = [name for name, count in counts.items() for _ in range(count - 1)]
-    return (
-        [f"{len(repeated_ids)} ids occur more than once ({_quote_examples(repeated_ids)})"]
-        if repeated_ids
-        else []
-    )
-
-
-def _check_empty_values(table: SubmissionTable, sample_table: SubmissionTable | None) -> list[str]:
-    problems = []
-    for name in table.header:
-        values = table.column_values(name)
-        sample_values = (
-            sample_table.column_values(name) if sample_table and name in sample_table.header else []
-        )
-        empty = 0 if _may_be_empty(values, sample_values) else sum(map(_is_empty_value, values))
-        endless = sum(value.strip().lower().lstrip("+-") in ("inf", "infinity") for value in values)
-        problems += [f"column '{name}' has {empty} empty or NaN values"] if empty else []
-        problems += [f"column '{name}' has {endless} infinite values"] if endless else []
-    return problems
-
-
-def _may_be_empty(values: Sequence[str], sample_values: Sequence[str]) -> bool:
-    """Whether empty cells are valid answers, for example for an image without objects.
-
-    They are if some of the sample's cells are empty. If all are, they are placeholders: then empty cells are valid
-    among words (lists, masks), but not among numbers or alone.
-    """
-    if not any(map(_is_empty_value, sample_values)):
-        return False
-    return not all(map(_is_empty_value, sample_values)) or any(
-        not _is_empty_value(value) and not _is_number(value) for value in values
-    )
-
-
-def _is_empty_value(value: str) -> bool:
-    return value.strip().lower() in _NOTHING
-
-
-def _compare_with_sample(table: SubmissionTable, sample_table: SubmissionTable) -> list[str]:
-    if table.header != sample_table.header:
-        return [
-            _compare_columns(table.header, sample_table.header),
-            *_compare_row_counts(table, sample_table),
-        ]
-    problems = _compare_row_counts(table, sample_table)
-    written_ids, sample_ids = (
-        set(table.column_values(table.header[0])),
-        set(sample_table.column_values(sample_table.header[0])),
-    )
-    if missing := sorted(sample_ids - written_ids):
-        problems.append(f"{len(missing)} ids of the sample are missing ({_quote_examples(missing)})")
-    if extra := sorted(written_ids - sample_ids):
-        problems.append(f"{len(extra)} ids are not in the sample ({_quote_examples(extra)})")
-    return problems
-
-
-def _find_non_numbers(table: SubmissionTable, sample_table: SubmissionTable) -> dict[str, list[str]]:
-    """Return the values that are not numbers in columns in which the sample has only numbers."""
-    non_numbers = {}
-    for name in sample_table.header[1:] if table.header == sample_table.header else ():
-        odd = [
-            value
-            for value in table.column_values(name)
-            if not _is_number(value) and not _is_empty_value(value)
-        ]
-        if odd and all(_is_number(value) for value in sample_table.column_values(name)):
-            non_numbers[name] = odd
-    return non_numbers
-
-
-def _note_missing_words(table: SubmissionTable, sample_table: SubmissionTable) -> list[str]:
-    """Note columns that have only numbers, while the sample has only words, such as class names."""
-    notes = []
-    for name in sample_table.header[1:] if table.header == sample_table.header else ():
-        written_values, sample_values = (
-            [value for value in values_table.column_values(name) if not _is_empty_value(value)]
-            for values_table in (table, sample_table)
-        )
-        if (
-            written_values
-            and sample_values
-            and all(map(_is_number, written_values))
-            and not any(map(_is_number, sample_values))
-        ):
-            notes.append(
-                f"column '{name}' has numbers ({written_values[0]}), and the sample words ({sample_values[0]}): "
-                'is `postprocess` missing, such as "argmax"?'
-            )
-    return notes
-
-
-def _compare_columns(written_columns: Sequence[str], sample_columns: Sequence[str]) -> str:
-    if sorted(written_columns) == sorted(sample_columns):
-        return f"the columns are in another order: {', '.join(written_columns)} instead of {', '.join(sample_columns)}"
-    missing = [name for name in sample_columns if name not in written_columns]
-    extra = [name for name in written_columns if name not in sample_columns]
-    differences = [f"missing {_quote_examples(missing)}"] if missing else []
-    differences += [f"not in the sample: {_quote_examples(extra)}"] if extra else []
-    return f"the columns differ from the sample's: {'; '.join(differences)}"
-
-
-def _compare_row_counts(table: SubmissionTable, sample_table: SubmissionTable) -> list[str]:
-    row_count, sample_count = len(table.rows), len(sample_table.rows)
-    return [f"{row_count} rows instead of {sample_count}"] if row_count != sample_count else []
+def is_close(first: float, second: float, *, relative: float, absolute: float) -> bool:
+    """Whether two numbers agree within these tolerances; NaN agrees with NaN."""
+    if math.isnan(first) and math.isnan(second):
+        return True
+    return math.isclose(first, second, rel_tol=relative, abs_tol=absolute)
 
 
 def parse_number(value: str) -> float | None:
@@ -300,15 +323,19 @@ def parse_number(value: str) -> float | None:
         return None
 
 
-def is_close(first: float, second: float, *, relative: float, absolute: float) -> bool:
-    """Whether two numbers agree within these tolerances; NaN agrees with NaN."""
-    if math.isnan(first) and math.isnan(second):
-        return True
-    return math.isclose(first, second, rel_tol=relative, abs_tol=absolute)
+def _parse_numbers(values: Iterable[str]) -> list[float]:
+    """Return the values as numbers; [] if one of them is not a finite number."""
+    numbers = [parse_number(value) for value in values if value.strip()]
+    finite = [number for number in numbers if number is not None and math.isfinite(number)]
+    return finite if len(finite) == len(numbers) else []
 
 
 def _is_number(value: str) -> bool:
     return parse_number(value) is not None
+
+
+def _is_empty_value(value: str) -> bool:
+    return value.strip().lower() in _NOTHING
 
 
 def _quote_examples(names: Sequence[str]) -> str:

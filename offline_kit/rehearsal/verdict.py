@@ -1,14 +1,14 @@
 """Judge a run: it passed, or one error quotes the cell and gives the cause and the remedy."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from offline_kit.core import files
 from offline_kit.core.errors import ProjectError
 from offline_kit.notebook.runtime.kit_server import WRITTEN
-from offline_kit.rehearsal import causes, execution, explanation, submission_check, suspicious
-from offline_kit.rehearsal.causes import Explanation
+from offline_kit.rehearsal import causes, execution, explanation, submission_check
 from offline_kit.rehearsal.execution import ExecutedCell, KernelRun, RehearsalEnvironment
 
 _RETRY_HINT = "fix it, then run 'offline-kit rehearse' again"
@@ -47,14 +47,10 @@ def judge_run(
     `table` and `trusted` are passed to `check_submission`.
     """
     cells = execution.read_cells(result.executed)
-    problem = _find_end_problem(result, environment, execution.find_stopped_cell(cells))
-    if problem is None and not result.outcome.succeeded:
-        problem = _describe_crash(
-            result, next((cell for cell in reversed(cells) if cell.seconds is not None), None)
-        )
     written = result.working / name
+    problem = _find_problem(result, environment, cells)
     if problem is None and not written.is_file():
-        problem = _describe_missing_submission(result, name, cells)
+        problem = _missing_submission_error(result, name, cells)
     if problem is None and not cells:
         problem = ProjectError(
             "the executed notebook is missing or is not a notebook",
@@ -78,7 +74,7 @@ def judge_run(
         rows=checked.rows,
         notes=(*checked.notes, *(f"not kept: {line}" for line in result.deleted)),
         notebook_notes=notebook_notes,
-        warnings=(*checked.warnings, *suspicious.check_output_size(result.working)),
+        warnings=(*checked.warnings, *submission_check.check_output_size(result.working)),
     )
 
 
@@ -92,20 +88,21 @@ def _read_notes(log: Path) -> tuple[str, ...]:
     return (*unique_notes[:_MAX_NOTES], *([f"{omitted} more notes are in the log"] if omitted > 0 else []))
 
 
-def _find_end_problem(
-    result: KernelRun, environment: RehearsalEnvironment, cell: ExecutedCell | None
+def _find_problem(
+    result: KernelRun, environment: RehearsalEnvironment, cells: tuple[ExecutedCell, ...]
 ) -> ProjectError | None:
-    """Return the error of a run that reached a limit or whose cell failed."""
+    """Return the error of a run that reached a limit, whose cell failed, or that crashed."""
+    cell, outcome = execution.find_stopped_cell(cells), result.outcome
     location = f" in {cell.label}" if cell else ""
     quoted = execution.quote_cell(cell.label, cell.source) if cell else ()
-    if result.outcome.timed_out:
+    if outcome.timed_out:
         return ProjectError(
             f"the notebook was stopped{location}: the time limit of {environment.timeout:.0f} s was reached",
             hint="make it faster, rehearse on fewer rows (--rows), or allow more time (--timeout)",
             code="time-limit-reached",
             details=quoted,
         )
-    if result.outcome.over_memory:
+    if outcome.over_memory:
         return ProjectError(
             f"the notebook was stopped{location}: it used more than {files.format_size(environment.memory or 0)} of memory",
             hint="use smaller batches, free memory that is no longer needed, or raise the limit",
@@ -115,11 +112,10 @@ def _find_end_problem(
     if cell and cell.status == "failed":
         frame = explanation.find_own_frame(cell.error, environment.own_packages)
         script = explanation.find_script_error(cell)
-        explained = _explain_cell(cell, script, environment)
+        explained = explanation.explain_cell(cell, environment)
         remedy = _PUSH_AGAIN.sub("build the kit again with 'offline-kit build'", explained.remedy)
         details = (
-            *frame,
-            *[""] * bool(frame),
+            *((*frame, "") if frame else ()),
             *quoted,
             "",
             *script,
@@ -128,40 +124,27 @@ def _find_end_problem(
         )
         code = explained.code or "cell-failed"
         return ProjectError(f"{cell.label} failed", hint=remedy or _RETRY_HINT, code=code, details=details)
-    return None
-
-
-def _explain_cell(
-    cell: ExecutedCell, script: tuple[str, ...], environment: RehearsalEnvironment
-) -> Explanation:
-    """Explain a failed cell by the runtime's own error, its inputs, its script, or its message."""
-    if cell.failure:
-        return Explanation(code=cell.failure.code, cause=cell.failure.what, remedy=cell.failure.hint)
-    explained = explanation.explain_missing_column(cell, environment.inputs)
-    explained = explained or explanation.explain_missing_file(cell, environment.inputs)
-    if explained is None and script:
-        explained = causes.explain_failure(script[-1], current=environment.current)
-    if explained is None or not explained.code:
-        explained = causes.explain_failure(cell.message, current=environment.current)
-    return explained
+    return None if outcome.succeeded else _crash_error(result, cells)
 
 
 def _format_cause(cause: str) -> tuple[str, ...]:
     return ("", f"cause: {cause}") if cause else ()
 
 
-def _describe_crash(result: KernelRun, cell: ExecutedCell | None) -> ProjectError:
+def _crash_error(result: KernelRun, cells: Sequence[ExecutedCell]) -> ProjectError:
     """Return the error of a run in which no cell failed, but the kernel or papermill died."""
     log = (
         result.log.read_text(encoding="utf-8", errors="replace").splitlines() if result.log.is_file() else []
     )
     died = bool(log) and "DeadKernelError" in log[-1]
     tail = log[-1:] if died else log[-execution.MAX_ERROR_LINES :]
-    explained = causes.explain_failure("\n".join(tail))
-    quoted = execution.quote_cell(cell.label, cell.source) if cell and died else ()
-    problem = f"the notebook ended with code {result.outcome.code}"
+    problem, quoted = f"the notebook ended with code {result.outcome.code}", tuple[str, ...]()
     if died:
+        # papermill marks a cell as completed even if the kernel died in it.
+        cell = next((cell for cell in reversed(cells) if cell.seconds is not None), None)
         problem = f"the notebook's kernel died {f'in {cell.label}' if cell else 'at its start'}"
+        quoted = execution.quote_cell(cell.label, cell.source) if cell else ()
+    explained = causes.explain_failure("\n".join(tail))
     memory = f"peak memory: {files.format_size(result.outcome.peak_memory)}"
     return ProjectError(
         problem,
@@ -171,18 +154,18 @@ def _describe_crash(result: KernelRun, cell: ExecutedCell | None) -> ProjectErro
     )
 
 
-def _describe_missing_submission(
-    result: KernelRun, name: str, cells: tuple[ExecutedCell, ...]
-) -> ProjectError:
+def _missing_submission_error(result: KernelRun, name: str, cells: Sequence[ExecutedCell]) -> ProjectError:
     for cell in reversed(cells):
+        # IPython continues after a failed `!python script.py`.
         if script := explanation.find_script_error(cell):
             explained = causes.explain_failure(script[-1])
+            quoted = execution.quote_cell(cell.label, cell.source)
             return ProjectError(
                 f"a script that {cell.label} starts failed, and no '{name}' was written",
                 hint=explained.remedy or _RETRY_HINT,
                 code=explained.code or "script-failed",
                 details=(
-                    *execution.quote_cell(cell.label, cell.source),
+                    *quoted,
                     "",
                     *execution.shorten_error(script),
                     *_format_cause(explained.cause),

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from offline_kit.notebook.runtime import kit_submission
 from offline_kit.notebook.runtime.kit_runtime import KitError
-from offline_kit.rehearsal import submission_check, suspicious
+from offline_kit.rehearsal import submission_check
 
 SAMPLE = "id,a,b\nx,0,0.5\ny,0,0.5\nz,0,0.5\n"
 
@@ -257,4 +257,4 @@ def test_a_crowded_working_folder_is_a_warning(tmp_path: Path) -> None:
         (tmp_path / f"{number}.txt").touch()
     with (tmp_path / "large.bin").open("wb") as stream:
         stream.truncate(25 * 1024**3)
-    assert [line for line in suspicious.check_output_size(tmp_path) if "/kaggle/working" in line][1:]
+    assert [line for line in submission_check.check_output_size(tmp_path) if "/kaggle/working" in line][1:]
