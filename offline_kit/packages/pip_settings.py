@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from offline_kit.core.errors import UsageError
+from offline_kit.core.http import ConnectionSettings
 from offline_kit.core.redaction import redact_urls as redact_urls
 
 PYPI = "https://pypi.org/simple"
@@ -29,7 +30,7 @@ _PIP_OTHERS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class IndexSettings:
+class IndexSettings(ConnectionSettings):
     """Where packages come from. URLs may hold credentials: never show them without `redact_urls`."""
 
     index_url: str = field(default=PYPI, repr=False)
@@ -39,16 +40,6 @@ class IndexSettings:
     """Absolute folders, pages or single files with distributions."""
     no_index: bool = False
     """Use only `find_links`."""
-    cert: str = ""
-    """A certificate bundle that replaces the default one."""
-    client_cert: str = ""
-    """A client certificate with its key."""
-    trusted_hosts: tuple[str, ...] = ()
-    """Hosts ("name" or "name:port") whose certificates are not verified."""
-    proxy: str = field(default="", repr=False)
-    """For http and https; empty for the environment's *_PROXY."""
-    timeout: float = 15.0
-    """Seconds."""
 
     def list_index_urls(self) -> tuple[str, ...]:
         """Return all indexes, the main one first, without repeats; none under `no_index`."""

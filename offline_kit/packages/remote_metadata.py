@@ -14,7 +14,7 @@ LARGE = 200_000
 
 
 def read_remote_metadata(
-    url: str, size: int, *, settings: http.Connection, patience: http.RetryPolicy
+    url: str, size: int, *, settings: http.ConnectionSettings, patience: http.RetryPolicy
 ) -> bytes | None:
     """Return METADATA of the wheel at an http address; None if that needs the whole file.
 
@@ -35,7 +35,9 @@ def read_remote_metadata(
 class _RangedFile(io.RawIOBase):
     """A file at a URL of which only the ranges that are read are requested."""
 
-    def __init__(self, url: str, size: int, settings: http.Connection, patience: http.RetryPolicy) -> None:
+    def __init__(
+        self, url: str, size: int, settings: http.ConnectionSettings, patience: http.RetryPolicy
+    ) -> None:
         self._url, self._size, self._settings, self._patience = url, size, settings, patience
         self._position = 0
         self._ranges: list[tuple[int, bytes]] = []
