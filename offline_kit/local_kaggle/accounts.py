@@ -11,9 +11,9 @@ from typing import Any
 
 from offline_kit.core.errors import UsageError
 from offline_kit.local_kaggle.store import RecordStore
-from offline_kit.local_kaggle.wire import Rpc, RpcCall, ServiceRefusal
+from offline_kit.local_kaggle.wire import RpcCall, ServiceRefusal, rpc
 
-_HOURS = 12 * 3600
+_TOKEN_SECONDS = 12 * 3600
 
 
 class AccountService:
@@ -33,71 +33,56 @@ class AccountService:
                 code="account-name-invalid",
                 hint="a-z, 0-9 and -, two characters or more",
             )
-        record = {
-            "name": name,
-            "key": _hash_secret(key),
-            "token": _hash_secret(token),
-            "refresh": _hash_secret(refresh),
-        }
-        self.store.write_record(record, "accounts", name)
+        secrets_given = {"key": key, "token": token, "refresh": refresh}
+        hashes = {kind: _hash_secret(secret) for kind, secret in secrets_given.items()}
+        self.store.write_record({"name": name, **hashes}, "accounts", name)
 
-    def user_of(self, headers: Mapping[str, str]) -> str:
-        """Return who calls, "" where no credentials came; refuses wrong ones with 401."""
-        kind, _, secret = (headers.get("Authorization") or "").partition(" ")
+    def user_of(self, authorization: str) -> str:
+        """Return who calls, "" if no credentials came; refuses wrong ones with 401."""
+        kind, _, secret = authorization.partition(" ")
         if not secret:
             return ""
-        user = self._by_token(secret) if kind.lower() == "bearer" else self._by_key(secret)
+        user = self._find_by_token(secret) if kind.lower() == "bearer" else self._find_by_key(secret)
         if not user:
             raise ServiceRefusal(401, "Unauthenticated")
         return user
 
-    def list_rpcs(self) -> dict[str, Rpc]:
-        """Return the calls about accounts."""
-        return {
-            "security.OAuthService/IntrospectToken": self.introspect_token,
-            "users.AccountService/GenerateAccessToken": self.generate_token,
-            "api.v1.DiagnosticsService/Hello": lambda call: {"userName": call.user},
-        }
+    @rpc("api.v1.DiagnosticsService/Hello")
+    def _greet(self, call: RpcCall) -> Mapping[str, Any]:
+        return {"userName": call.user}
 
-    def introspect_token(self, call: RpcCall) -> Mapping[str, Any]:
-        """Tell whose token it is; an unknown one is inactive, not an error."""
-        user = self._by_token(call.text_field("token"))
+    @rpc("security.OAuthService/IntrospectToken")
+    def _introspect_token(self, call: RpcCall) -> Mapping[str, Any]:
+        user = self._find_by_token(call.text("token"))
         if not user:
-            return {"active": False}
-        return {
-            "active": True,
-            "username": user,
-            "userId": 7,
-            "scope": "resources.admin:*",
-            "exp": 9999999999,
-        }
+            return {"active": False}  # an unknown token is no error
+        facts = {"username": user, "userId": 7, "scope": "resources.admin:*", "exp": 9999999999}
+        return {"active": True, **facts}
 
-    def generate_token(self, call: RpcCall) -> Mapping[str, Any]:
-        """Give a token that works for `_HOURS`; what was given before works as long as it was to."""
-        refresh_hash = _hash_secret(call.text_field("refreshToken"))
+    @rpc("users.AccountService/GenerateAccessToken")
+    def _generate_token(self, call: RpcCall) -> Mapping[str, Any]:
+        refresh_hash = _hash_secret(call.text("refreshToken"))
         with self.store.lock:
             for record in self.store.iter_records("accounts"):
                 if refresh_hash and hmac.compare_digest(record.get("refresh", ""), refresh_hash):
-                    token, issued = secrets.token_urlsafe(32), self.store.current_time()
-                    valid_tokens = {
-                        token_hash: until
-                        for token_hash, until in record.get("given", {}).items()
-                        if until > issued
-                    }
-                    valid_tokens[_hash_secret(token)] = issued + _HOURS
-                    self.store.write_record({**record, "given": valid_tokens}, "accounts", record["name"])
-                    return {"token": token, "expiresIn": _HOURS, "userName": record["name"], "userId": 7}
+                    token, now = secrets.token_urlsafe(32), self.store.current_time()
+                    # Tokens that were given before work as long as they were to.
+                    given = {word: until for word, until in record.get("given", {}).items() if until > now}
+                    given[_hash_secret(token)] = now + _TOKEN_SECONDS
+                    self.store.write_record({**record, "given": given}, "accounts", record["name"])
+                    facts = {"expiresIn": _TOKEN_SECONDS, "userName": record["name"], "userId": 7}
+                    return {"token": token, **facts}
         raise ServiceRefusal(401, "The refresh token is not valid")
 
-    def _by_token(self, token: str) -> str:
+    def _find_by_token(self, token: str) -> str:
+        token_hash = _hash_secret(token)
         for record in self.store.iter_records("accounts"):
-            if token and hmac.compare_digest(record["token"], _hash_secret(token)):
-                return str(record["name"])
-            if record.get("given", {}).get(_hash_secret(token), 0.0) > self.store.current_time():
+            is_own = token and hmac.compare_digest(record["token"], token_hash)
+            if is_own or record.get("given", {}).get(token_hash, 0.0) > self.store.current_time():
                 return str(record["name"])
         return ""
 
-    def _by_key(self, secret: str) -> str:
+    def _find_by_key(self, secret: str) -> str:
         try:
             name, _, key = base64.b64decode(secret, validate=True).decode().partition(":")
         except (binascii.Error, UnicodeDecodeError):

@@ -8,10 +8,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from offline_kit.local_kaggle import wire
 from offline_kit.local_kaggle.settings import LocalKaggleSettings
 from offline_kit.local_kaggle.store import Record, RecordStore
-from offline_kit.local_kaggle.wire import HttpAnswer, Rpc, RpcCall, ServiceRefusal
+from offline_kit.local_kaggle.wire import HttpAnswer, RpcCall, ServiceRefusal, rpc
 
 _QUERY = re.compile(r"bytes \*/(\d+|\*)")
 _PIECE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
@@ -34,73 +33,62 @@ class UploadService:
         self.settings = settings
         self._locks: dict[str, threading.Lock] = {}
 
-    def list_rpcs(self) -> dict[str, Rpc]:
-        """Return the calls about uploads."""
-        return {"blobs.BlobApiService/StartBlobUpload": self.start_upload}
-
-    def start_upload(self, call: RpcCall) -> Mapping[str, Any]:
-        """Open a session for one file."""
+    @rpc("blobs.BlobApiService/StartBlobUpload")
+    def _start_upload(self, call: RpcCall) -> Mapping[str, Any]:
         if not call.user:
             raise ServiceRefusal(401, "Unauthenticated")
-        name = call.text_field("name")
+        name = call.text("name")
         if not name or "/" in name or "\\" in name or name in (".", ".."):
             raise ServiceRefusal(400, f"Invalid file name: {name}")
-        return self.open_session(call, name, call.text_field("type") or "DATASET")
+        return self.open_session(call, name, call.text("type") or "DATASET")
 
     def open_session(self, call: RpcCall, name: str, kind: str) -> dict[str, Any]:
         """Open a session for a file of `contentLength` bytes; return its token and where to put it."""
         token = secrets.token_hex(16)
-        size = call.int_field("contentLength")
-        record = {"token": token, "owner": call.user, "name": name, "size": size, "type": kind}
-        self.store.write_record(
-            {**record, "started": self.store.current_time(), "complete": False}, "blobs", token
-        )
+        record = {"token": token, "owner": call.user, "name": name, "size": call.integer("contentLength")}
+        record |= {"type": kind, "started": self.store.current_time(), "complete": False}
+        self.store.write_record(record, "blobs", token)
         return {"token": token, "createUrl": f"{call.base}/upload/{token}"}
 
-    def put_bytes(self, token: str, headers: Mapping[str, str], source: ByteSource) -> HttpAnswer:
-        """Take bytes, or answer how many there are; the protocol of resumable uploads."""
+    def put_bytes(self, token: str, span: str, source: ByteSource) -> HttpAnswer:
+        """Take bytes, or answer how many there are; `span` is the Content-Range, as in resumable uploads."""
         record = self.store.read("blobs", token)
-        if record is None or self.store.current_time() - record["started"] > self.settings.session:
+        if record is None or self._has_expired(record):
             raise ServiceRefusal(404, "Upload session not found")
-        span = headers.get("Content-Range") or ""
-        if _QUERY.fullmatch(span):
-            return self._how_far(record)
-        start = 0
-        if piece := _PIECE.fullmatch(span):
-            start = int(piece[1])
-        elif span:
+        piece = _PIECE.fullmatch(span)
+        if span and not piece and not _QUERY.fullmatch(span):
             raise ServiceRefusal(400, "Invalid Content-Range")
-        with self.store.lock:
-            lock = self._locks.setdefault(token, threading.Lock())
-        with lock:
-            record = self.store.read("blobs", token) or record
-            # Datasets are hard links to finished uploads: those are never written again.
-            if record["complete"] or start > self._received_bytes(record):
-                return self._how_far(record)
-            self._append_bytes(record, start, source)
-        return self._how_far(record)
+        if piece or not span:
+            start = int(piece[1]) if piece else 0
+            with self.store.lock:
+                lock = self._locks.setdefault(token, threading.Lock())
+            with lock:
+                record = self.store.read("blobs", token) or record
+                # Datasets are hard links to finished uploads: those are never written again.
+                if not record["complete"] and start <= self._count_received(record):
+                    self._append_bytes(record, start, source)
+        if record["complete"]:
+            return HttpAnswer()
+        received = self._count_received(record)
+        return HttpAnswer(status=308, headers={"Range": f"bytes=0-{received - 1}"} if received else {})
 
     def _append_bytes(self, record: Record, start: int, source: ByteSource) -> None:
-        """Append from `start` on; what comes before a cut stays."""
         data = self._data_path(record)
         with data.open("r+b" if data.exists() else "w+b") as stream:
             stream.seek(start)
             stream.truncate()
-            while chunk := source.read(_CHUNK):
+            while chunk := source.read(_CHUNK):  # what came before a cut stays
                 if stream.tell() + len(chunk) > record["size"]:
                     raise ServiceRefusal(400, "More bytes than were announced")
                 stream.write(chunk)
-        if self._received_bytes(record) == record["size"]:
-            self.store.write_record({**record, "complete": True}, "blobs", record["token"])
-            record["complete"] = True
-
-    def _how_far(self, record: Record) -> HttpAnswer:
+        record["complete"] = self._count_received(record) == record["size"]
         if record["complete"]:
-            return HttpAnswer(status=200)
-        received = self._received_bytes(record)
-        return HttpAnswer(status=308, headers={"Range": f"bytes=0-{received - 1}"} if received else {})
+            self.store.write_record(record, "blobs", record["token"])
 
-    def _received_bytes(self, record: Record) -> int:
+    def _has_expired(self, record: Record) -> bool:
+        return bool(self.store.current_time() - record["started"] > self.settings.session)
+
+    def _count_received(self, record: Record) -> int:
         data = self._data_path(record)
         return data.stat().st_size if data.exists() else 0
 
@@ -114,28 +102,29 @@ class UploadService:
             raise ServiceRefusal(400, "Invalid or unfinished blob token")
         return str(record["name"]), self._data_path(record)
 
-    def list_uploads(
-        self, user: str, body: Mapping[str, Any], below: str = "", depth: int = 0
-    ) -> Iterator[tuple[str, Path]]:
-        """Yield (path, bytes) of what a request names by tokens, its `directories` too."""
+    def list_uploads(self, call: RpcCall) -> list[tuple[str, Path]]:
+        """Return (path, bytes) of what a request names by tokens; refuses nothing at all with 400."""
+        uploads = list(self._iter_uploads(call, "", 0))
+        if not uploads:
+            raise ServiceRefusal(400, "Please upload at least one file")
+        return uploads
+
+    def _iter_uploads(self, call: RpcCall, below: str, depth: int) -> Iterator[tuple[str, Path]]:
         if depth > _MAX_DEPTH:
             raise ServiceRefusal(400, "Directories are nested too deeply")
-        for item in wire.list_field(body, "files"):
-            name, data = self.finished_upload(wire.text_field(item, "token"), user)
+        for item in call.items("files"):
+            name, data = self.finished_upload(call.inner(item).text("token"), call.user)
             yield below + name, data
-        for folder in wire.list_field(body, "directories"):
-            name = wire.text_field(folder, "name")
+        for item in call.items("directories"):
+            folder = call.inner(item)
+            name = folder.text("name")
             if not name or "/" in name or name in (".", ".."):
                 raise ServiceRefusal(400, f"Invalid directory name: {name}")
-            yield from self.list_uploads(user, folder, f"{below}{name}/", depth + 1)
-
-    def expire_session(self, token: str) -> None:
-        """Let a session expire now."""
-        self.store.delete_record("blobs", token)
+            yield from self._iter_uploads(folder, f"{below}{name}/", depth + 1)
 
     def remove_expired(self) -> None:
         """Remove sessions that have expired; files made of them are their own."""
         for token in self.store.key_names("blobs"):
             record = self.store.read("blobs", token)
-            if record is None or self.store.current_time() - record["started"] > self.settings.session:
+            if record is None or self._has_expired(record):
                 shutil.rmtree(self.store.key_folder("blobs", token), ignore_errors=True)

@@ -1,34 +1,8 @@
 """Faults by configuration: what goes wrong, at which call, how often.
 
 Faults stand in `faults.json` in the state's folder, a list of objects that is read again whenever it
-changes; in a process that holds the server, `FaultTable.add_fault` takes one too. A fault names the calls that it
-meets by `on`: an RPC's method ("CreateDataset"), its whole name, "PUT" (bytes of an upload), "GET" (a link
-to a file), "LOGS" (a log that is followed), with wildcards. It passes over the first `after` calls, meets the next `times` (0: all of
-them), and does, in this order:
-
-    delay         seconds to wait first
-    cut           bytes of the request's body after which the connection is reset (an upload keeps those);
-                  at GET and LOGS: bytes of the answer after which it is
-    pause         at GET: seconds before each 64 KiB of the answer
-    forget        true: the upload session has expired (404 from now on)
-    status        this HTTP status instead of the call, with `message`, and `retry_after` seconds as header
-    answer        this JSON object with status 200 instead of the call
-    words         how the answer writes every "status": "KERNEL_WORKER_STATUS_{}", or a word without {} for all
-    lose_answer   true: the call has its effect, then the connection is reset without an answer
-    twice         true: the call is delivered twice; the second answer goes back
-    stuck         a processing state at which versions made by this call stay ("BLOBS_RECEIVED"), or "FAILED"
-
-Two things happen that nobody calls: "RUN", a run of a pushed version, and "SCORE", a submission that comes to
-its end. Theirs are `delay`, and
-
-    fail          it ends as an error with this text, without having run
-    ends          it ends in this state, without having run: "CANCEL_ACKNOWLEDGED"; "ERROR" at a SCORE for one
-                  that does not say why; "COMPLETE" with `fail` for one that has a text and no score
-    stuck         a state in which it stays: "QUEUED" or "RUNNING"; at a SCORE "PENDING"
-    without       a kind of data source that the run does not get: "dataset", "competition", "kernel", "model"
-
-    [{"on": "CreateDataset", "lose_answer": true}, {"on": "PUT", "cut": 100000, "times": 2},
-     {"on": "GetDatasetStatus", "status": 429, "retry_after": 1}, {"on": "RUN", "without": "dataset"}]
+changes; in a process that holds the server, `FaultTable.add_fault` takes one too.
+docs/guide/local-kaggle.md describes them for users.
 """
 
 import json
@@ -44,44 +18,44 @@ from offline_kit.core.errors import UsageError
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """One thing that goes wrong; see the module's text."""
+    """One thing that goes wrong; what is set happens in this order."""
 
     on: str
-    """Which calls, with wildcards."""
+    """An RPC's method ("CreateDataset") or its whole name, "PUT" (bytes of an upload), "GET" (a link to a file), "LOGS"
+    (a log that is followed), with wildcards. "RUN" is a run of a pushed version, "SCORE" the end of a submission."""
     after: int = 0
-    """How many of them pass first."""
+    """How many of these calls pass first."""
     times: int = 1
     """How many of them it meets; 0 for all."""
     delay: float = 0.0
-    """Seconds to wait before anything else."""
+    """Seconds to wait first."""
     cut: int = -1
-    """Bytes after which the connection is reset; -1 for never."""
+    """Bytes of the request's body (at GET and LOGS: of the answer) after which the connection is reset; -1 for never."""
     pause: float = 0.0
-    """Seconds before each piece of a file that is sent."""
+    """Seconds before each 64 KiB of a file that is sent."""
     forget: bool = False
-    """The upload session is gone."""
+    """The upload session has expired: 404 from now on."""
     status: int = 0
-    """HTTP status to answer instead of the call; 0 for none."""
+    """HTTP status to answer instead of the call, with `message`, and `retry_after` seconds as header; 0 for none."""
     message: str = "Injected fault"
-    """The error's sentence."""
     retry_after: float | None = None
-    """Seconds for a Retry-After header."""
     answer: Mapping[str, Any] | None = None
-    """JSON to answer instead of the call."""
+    """JSON to answer with status 200 instead of the call."""
     words: str = ""
-    """How the answer writes a status, with {} for its own word; "" for as it is."""
+    """How the answer writes every "status": "KERNEL_WORKER_STATUS_{}", or a word without {} for all."""
     lose_answer: bool = False
-    """The effect happens, the answer is lost."""
+    """The call has its effect, then the connection is reset without an answer."""
     twice: bool = False
-    """The call is delivered twice."""
+    """The call is delivered twice; the second answer goes back."""
     stuck: str = ""
-    """Where versions made by this call, or a run, stay."""
+    """A state at which versions made by this call stay ("BLOBS_RECEIVED", "FAILED"), or a run ("QUEUED", "RUNNING"), or
+    a submission ("PENDING")."""
     fail: str = ""
-    """Text of the error in which a run or a submission ends."""
+    """Text of the error in which a run or a submission ends, without having run."""
     ends: str = ""
-    """State in which a run or a submission ends; "" for its own, or ERROR under `fail`."""
+    """State in which a run or a submission ends ("CANCEL_ACKNOWLEDGED"); "" for its own, or ERROR under `fail`."""
     without: str = ""
-    """Kind of data source that a run does not get."""
+    """A kind of data source that a run does not get: "dataset", "competition", "kernel", "model"."""
 
 
 NONE = Fault(on="")
@@ -124,29 +98,29 @@ class FaultTable:
 
     def _reload_file(self) -> None:
         try:
-            faults_read = self.path.stat()
+            stat = self.path.stat()
+            stamp = (stat.st_mtime_ns, stat.st_size)
         except OSError:
-            self._read, self._stamp = [], (0, 0)
-            return
-        if (faults_read.st_mtime_ns, faults_read.st_size) != self._stamp:
-            self._stamp = (faults_read.st_mtime_ns, faults_read.st_size)
-            self._read = list(read_faults(self.path))
+            stamp = (0, 0)
+        if stamp != self._stamp:
+            self._stamp = stamp
+            self._read = list(read_faults(self.path)) if any(stamp) else []
             self._seen = {id(fault): self._seen.get(id(fault), 0) for fault in self._added}
 
 
 def read_faults(path: Path) -> tuple[Fault, ...]:
     """Read a file of faults; UsageError names what is wrong in it."""
-    fault_fields = {entry.name for entry in fields(Fault)}
+    known = {entry.name for entry in fields(Fault)}
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        for entry in raw:
-            if unknown := sorted(set(entry) - fault_fields):
+        faults = json.loads(path.read_text(encoding="utf-8"))
+        for fault in faults:
+            if unknown := sorted(set(fault) - known):
                 raise UsageError(
                     f"'{path}' has an unknown word '{unknown[0]}'",
                     code="faults-file-invalid",
-                    hint=f"a fault has {', '.join(sorted(fault_fields))}",
+                    hint=f"a fault has {', '.join(sorted(known))}",
                 )
-        return tuple(Fault(**entry) for entry in raw)
+        return tuple(Fault(**fault) for fault in faults)
     except (OSError, ValueError, TypeError) as error:
         raise UsageError(
             f"'{path}' is no list of faults: {error}",

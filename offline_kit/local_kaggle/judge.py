@@ -50,9 +50,14 @@ def score_submission(request: Mapping[str, Any]) -> dict[str, float]:
         for usage in ("public", "private"):
             rows = [row for row in true if row.get(USAGE, usage).lower() == usage]
             if rows:
-                sides = [by_id[row[key]] for row in rows], rows
-                paths = [_write_table(Path(name, f"{n}.csv"), columns, side) for n, side in enumerate(sides)]
-                scores[usage] = _compute_score(metric, paths[0], paths[1])
+                paths = []
+                for side, table in enumerate(([by_id[row[key]] for row in rows], rows)):
+                    paths.append(Path(name, f"{side}.csv"))
+                    with paths[-1].open("w", newline="", encoding="utf-8") as stream:
+                        writer = csv.DictWriter(stream, columns, extrasaction="ignore")
+                        writer.writeheader()
+                        writer.writerows(table)
+                scores[usage] = _compute_score(metric, *paths)
     return {usage: scores.get(usage, float("nan")) for usage in ("public", "private")}
 
 
@@ -135,14 +140,6 @@ def _read_table(path: Path) -> Table:
     if not rows:
         raise ScoringError("Submission is empty")
     return rows
-
-
-def _write_table(path: Path, columns: Sequence[str], rows: Table) -> Path:
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, columns, extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
 
 
 def main(path: Path) -> None:

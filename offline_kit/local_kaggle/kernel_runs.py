@@ -6,10 +6,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from offline_kit.core import files
 from offline_kit.local_kaggle.faults import Fault, FaultTable
-from offline_kit.local_kaggle.live_logs import LiveLogs
 from offline_kit.local_kaggle.running import (
     Finder,
     NotebookRunner,
@@ -19,7 +21,7 @@ from offline_kit.local_kaggle.running import (
     discard_text,
 )
 from offline_kit.local_kaggle.settings import LocalKaggleSettings
-from offline_kit.local_kaggle.store import Record, RecordStore
+from offline_kit.local_kaggle.store import Key, Record, RecordStore
 
 SOURCES = {
     "dataset": "datasetDataSources",
@@ -29,9 +31,77 @@ SOURCES = {
 }
 """Kinds of data sources, with their field in a push."""
 ENDED = ("COMPLETE", "ERROR", "CANCEL_ACKNOWLEDGED")
-_HOURS = 12 * 3600.0
+_MOST_SECONDS = 12 * 3600.0
 _AT_ONCE = threading.Semaphore(2)  # this machine is no cloud
-Key = tuple[str, ...]
+_SILENCE = 15.0
+"""Seconds of silence after which a follower of a log gets a sign of life."""
+LogEvent = dict[str, Any]
+"""`stream_name`, `time` (seconds since the run began) and `data`, as the service writes it."""
+
+
+@dataclass
+class _LiveLog:
+    began: float
+    events: list[LogEvent] = field(default_factory=list)
+    ended: bool = False
+
+
+class RunLogs:
+    """Logs of runs: told while they run, replayed to whoever follows, kept when they have ended."""
+
+    def __init__(self, store: RecordStore) -> None:
+        self.store = store
+        self._news = threading.Condition()
+        self._live: dict[Key, _LiveLog] = {}
+
+    def begin_log(self, key: Key) -> None:
+        """Take in what a run says from now on; the clock of its log stands at 0."""
+        with self._news:
+            self._live[key] = _LiveLog(began=self.store.current_time())
+
+    def add_text(self, key: Key, text: str, *, at: float | None = None) -> None:
+        """Add what a run said, now or at a second of its own; time never goes back."""
+        with self._news:
+            live = self._live[key]
+            second = self.store.current_time() - live.began if at is None else at
+            last = live.events[-1]["time"] if live.events else 0.0
+            event = {"stream_name": "stdout", "time": round(max(second, last), 3), "data": text}
+            live.events.append(event)
+            self._news.notify_all()
+
+    def end_log(self, key: Key) -> None:
+        """Write the log of a run that has ended, and let its followers go."""
+        with self._news:
+            live = self._live.pop(key)
+            live.ended = True
+            if self.store.key_folder(*key).exists():  # else it was deleted meanwhile
+                files.write_atomic(self.store.key_folder(*key) / "log.json", json.dumps(live.events))
+            self._news.notify_all()
+
+    def log_text(self, key: Key) -> str:
+        """Return a log as far as it goes, the text of a JSON array; empty if nothing was said yet."""
+        path = self.store.key_folder(*key) / "log.json"
+        with self._news:
+            live = self._live.get(key)
+            if live:
+                return json.dumps(live.events) if live.events else ""
+        return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+    def follow_log(self, key: Key) -> Iterator[LogEvent | None]:
+        """Yield a log from its first event to the run's end; None if it was silent for a while."""
+        with self._news:
+            live = self._live.get(key)
+        if not live:
+            yield from json.loads(self.log_text(key) or "[]")
+            return
+        position, ended = 0, False
+        while not ended:
+            with self._news:
+                if len(live.events) == position and not live.ended:
+                    self._news.wait(_SILENCE)
+                new, ended = live.events[position:], live.ended
+            position += len(new)
+            yield from new or (() if ended else (None,))
 
 
 class NotebookRuns:
@@ -44,21 +114,17 @@ class NotebookRuns:
         runner: NotebookRunner,
         finders: Mapping[str, Finder],
         faults: FaultTable,
-        rules: Callable[[str], Record | None],
     ) -> None:
-        """`rules` gives the record of a competition."""
         self.store = store
         self.settings = settings
         self.runner = runner
         self.finders = finders
         self.faults = faults
-        self.rules = rules
-        self.logs = LiveLogs(store)
+        self.logs = RunLogs(store)
 
-    def find_invalid_sources(self, kind: str, refs: list[str], user: str) -> list[str]:
-        """Return those of the data sources that cannot be attached."""
-        finder = self.finders.get(kind)
-        return [ref for ref in refs if finder is None or finder(ref, user) is None]
+    def find_source(self, kind: str, ref: str, user: str) -> tuple[str, Path] | None:
+        """Return place and folder of a data source, or None if it cannot be attached."""
+        return self.finders[kind](ref, user)
 
     def start_run(self, key: Key) -> None:
         """Let a version run in the background."""
@@ -69,7 +135,7 @@ class NotebookRuns:
         """Return the folder of a version's output; there once its run has ended."""
         return self.store.key_folder(*key) / "output"
 
-    def pushed_source(self, key: Key) -> str:
+    def read_source(self, key: Key) -> str:
         """Return a version's source as it was pushed."""
         return (self.store.key_folder(*key) / "source.txt").read_text(encoding="utf-8")
 
@@ -79,7 +145,7 @@ class NotebookRuns:
         folder: Path,
         *,
         covered: Mapping[str, Mapping[str, Path]] | None = None,
-        timeout: float = _HOURS,
+        timeout: float = _MOST_SECONDS,
         say: Callable[[str], None] = discard_text,
         without: str = "",
     ) -> RunResult:
@@ -92,11 +158,12 @@ class NotebookRuns:
         record |= {SOURCES[without]: ()} if without else {}
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
+        source = self.read_source(key)
         job = RunJob(
-            notebook=_as_notebook(self.pushed_source(key), str(record["kernelType"])),
+            notebook=source if record["kernelType"] == "notebook" else _wrap_script(source),
             inputs=tuple(self._mount_inputs(record, covered or {})),
             folder=folder,
-            timeout=min(timeout, record.get("timeout") or _HOURS),
+            timeout=min(timeout, record.get("timeout") or _MOST_SECONDS),
             rerun=covered is not None,
             contest=self._find_contest(record),
             say=say,
@@ -108,30 +175,25 @@ class NotebookRuns:
     def _mount_inputs(
         self, record: Record, covered: Mapping[str, Mapping[str, Path]]
     ) -> Iterator[tuple[str, Path]]:
-        for kind, field in SOURCES.items():
-            finder = self.finders.get(kind)
-            for ref in record.get(field, ()):
-                mounted = finder(ref, record["owner"]) if finder else None
-                if mounted is None:
-                    continue
-                location, folder = mounted
-                if location in covered:
-                    yield from (
-                        (f"{self._mount_folder(location)}/{name}", path)
-                        for name, path in covered[location].items()
-                    )
-                else:
-                    yield self._mount_folder(location), folder
+        for kind, field_name in SOURCES.items():
+            for ref in record.get(field_name, ()):
+                mounted = self.find_source(kind, ref, record["owner"])
+                if mounted and mounted[0] in covered:
+                    place = self._mount_place(mounted[0])
+                    yield from ((f"{place}/{name}", path) for name, path in covered[mounted[0]].items())
+                elif mounted:
+                    yield self._mount_place(mounted[0]), mounted[1]
 
     def _find_contest(self, record: Record) -> RunCompetition | None:
         for ref in record.get(SOURCES["competition"], ()):
-            mounted, rules = self.finders["competition"](ref, record["owner"]), self.rules(ref)
+            mounted = self.find_source("competition", ref, record["owner"])
+            rules = self.store.read("competitions", ref)
             if mounted and rules:
-                location, submission = self._mount_folder(mounted[0]), str(rules["submission"])
-                return RunCompetition(place=location, submission=submission, gateway=rules.get("gateway"))
+                place, submission = self._mount_place(mounted[0]), str(rules["submission"])
+                return RunCompetition(place=place, submission=submission, gateway=rules.get("gateway"))
         return None
 
-    def _mount_folder(self, place: str) -> str:
+    def _mount_place(self, place: str) -> str:
         if self.settings.layout == "new":
             return place
         kind, _, name = place.partition("/")
@@ -141,10 +203,8 @@ class NotebookRuns:
         fault = self.faults.match_call("RUN")
         time.sleep(self.settings.queued + fault.delay)
         began = self.store.current_time()
-        if fault.stuck:
-            self._change_record(key, state=fault.stuck, began=began)
-            return
-        if not self._change_record(key, state="RUNNING", began=began):
+        changed = self.store.change_record(*key, state=fault.stuck or "RUNNING", began=began)
+        if fault.stuck or not changed:
             return
         self.logs.begin_log(key)
         run = make_run_folder(self.store.key_folder(*key))
@@ -159,9 +219,8 @@ class NotebookRuns:
         (run / "output").replace(output) if (run / "output").is_dir() else output.mkdir()
         shutil.rmtree(run, ignore_errors=True)
         state = fault.ends or ("ERROR" if result.failure else "COMPLETE")
-        self._change_record(
-            key, state=state, failure=result.failure, seconds=self.store.current_time() - began
-        )
+        seconds = self.store.current_time() - began
+        self.store.change_record(*key, state=state, failure=result.failure, seconds=seconds)
         self.logs.end_log(key)
 
     def _collect_result(self, key: Key, folder: Path, fault: Fault) -> RunResult:
@@ -174,14 +233,6 @@ class NotebookRuns:
         except Exception as error:  # noqa: BLE001 - a run must end in a state, whatever the runner does
             return RunResult(failure=f"Kaggle Error: {error}", log=((0.0, f"{error}\n"),))
 
-    def _change_record(self, key: Key, **facts: object) -> bool:
-        with self.store.lock:
-            record = self.store.read(*key)
-            if record is None:
-                return False
-            self.store.write_record({**record, **facts}, *key)
-        return True
-
 
 def make_run_folder(folder: Path) -> Path:
     """Return a new folder for a run; what a run that did not outlive its server left there is removed."""
@@ -190,17 +241,9 @@ def make_run_folder(folder: Path) -> Path:
     return Path(tempfile.mkdtemp(prefix="run-", dir=folder))
 
 
-def _as_notebook(source: str, kind: str) -> str:
-    """Return the source as a notebook: a script is one of a single cell."""
-    if kind == "notebook":
-        return source
-    cell: dict[str, object] = {
-        "cell_type": "code",
-        "id": "script",
-        "metadata": {},
-        "source": source,
-        "outputs": [],
-        "execution_count": None,
-    }
+def _wrap_script(source: str) -> str:
+    """Return a script as a notebook of a single cell."""
+    cell = {"cell_type": "code", "id": "script", "metadata": {}, "source": source, "outputs": []}
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    return json.dumps({"nbformat": 4, "nbformat_minor": 5, "metadata": kernel, "cells": [cell]})
+    cells = [cell | {"execution_count": None}]
+    return json.dumps({"nbformat": 4, "nbformat_minor": 5, "metadata": kernel, "cells": cells})

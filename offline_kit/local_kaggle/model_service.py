@@ -6,236 +6,213 @@ from pathlib import Path
 from typing import Any
 
 from offline_kit.local_kaggle import wire
-from offline_kit.local_kaggle.shelf import VersionedService
-from offline_kit.local_kaggle.store import Record
-from offline_kit.local_kaggle.versions import Key
-from offline_kit.local_kaggle.wire import HttpAnswer, Rpc, RpcCall, ServiceRefusal
+from offline_kit.local_kaggle.blobs import UploadService
+from offline_kit.local_kaggle.store import DownloadLinks, Key, Record, RecordStore
+from offline_kit.local_kaggle.versions import OwnedThings, VersionStore
+from offline_kit.local_kaggle.wire import HttpAnswer, RpcCall, ServiceRefusal, rpc
 
-_SERVICE = "models.ModelApiService/"
-_PREFIX = "MODEL_FRAMEWORK_"
-_ABOUT_MODEL = ("subtitle", "description", "publishTime", "provenanceSources")
-_ABOUT_INSTANCE = (
+_MODEL_TEXTS = ("subtitle", "description", "publishTime", "provenanceSources")
+_INSTANCE_TEXTS = (
     *("overview", "usage", "fineTunable", "trainingData", "modelInstanceType", "baseModelInstance"),
     "externalBaseModelUrl",
 )
 """What a person tells about a model or a variation, under the names of the service."""
 
 
-class ModelService(VersionedService):
+class ModelService(OwnedThings):
     """The models of one local Kaggle."""
 
-    def list_rpcs(self) -> dict[str, Rpc]:
-        """Return the calls about models."""
-        calls: dict[str, Rpc] = {
-            "CreateModel": self.create_model,
-            "UpdateModel": self.update_model,
-            "UpdateModelInstance": self.update_instance,
-            "GetModel": self.get_model,
-            "CreateModelInstance": self.create_instance,
-            "CreateModelInstanceVersion": self.new_version,
-            "GetModelInstance": self.get_instance,
-            "ListModelInstanceVersionFiles": self.list_version_files,
-            "DownloadModelInstanceVersion": self.download_version,
-            "ListModels": self.list_models,
-            "ListModelInstances": self.list_instances,
-            "ListModelInstanceVersions": self.list_versions,
-            "DeleteModel": self.delete_model,
-            "DeleteModelInstance": self.delete_instance,
-            "DeleteModelInstanceVersion": self.delete_version,
-        }
-        return {_SERVICE + name: call for name, call in calls.items()}
+    kind = "models"
 
-    def create_model(self, call: RpcCall) -> Mapping[str, Any]:
+    def __init__(
+        self, store: RecordStore, versions: VersionStore, blobs: UploadService, links: DownloadLinks
+    ) -> None:
+        super().__init__(store, links)
+        self.versions = versions
+        self.blobs = blobs
+
+    @rpc("models.ModelApiService/CreateModel")
+    def _create_model(self, call: RpcCall) -> Mapping[str, Any]:
         """Make a model without variations; a slug that is taken is an error inside of a 200."""
-        owner, slug = call.text_field("ownerSlug") or call.user, call.text_field("slug")
+        owner, slug = call.text("ownerSlug") or call.user, call.text("slug")
         if not call.user or owner.lower() != call.user:
-            raise ServiceRefusal(403, "Permission 'models.create' was denied")
+            raise self.refusal("create")
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{2,49}", slug):
-            return _refused_answer('Slug can only contain alphanumeric, "-" or "_" characters', 400)
+            return _refuse('Slug can only contain alphanumeric, "-" or "_" characters', 400)
         with self.store.lock:
-            if self.store.read("models", owner, slug):
-                return _refused_answer(f"The requested slug '{slug}' is already used by a model", 409)
+            if self.read_record(owner, slug):
+                return _refuse(f"The requested slug '{slug}' is already used by a model", 409)
             record = {
                 "id": self.store.next_serial("model"),
                 "owner": owner.lower(),
                 "slug": slug.lower(),
-                "title": call.text_field("title") or slug,
-                "private": call.bool_field("isPrivate", default=True),
+                "title": call.text("title") or slug,
+                "private": call.flag("isPrivate", default=True),
                 "created": self.store.current_time(),
-                **_pick_fields(call.body, _ABOUT_MODEL),
+                **_pick_fields(call.body, _MODEL_TEXTS),
             }
-            self.store.write_record(record, "models", owner, slug)
-        return _accepted_answer(record)
+            self.store.write_record(record, *self.key_of(record))
+        return _accept(call, record)
 
-    def get_model(self, call: RpcCall) -> Mapping[str, Any]:
-        """Tell about a model and its variations."""
+    @rpc("models.ModelApiService/GetModel")
+    def _get_model(self, call: RpcCall) -> Mapping[str, Any]:
         record = self._open_model(call)
-        return {**_instance_name(record), "instances": list(self._list_instances(record))}
+        return {**_describe_model(call, record), "instances": list(self._list_instances(call, record))}
 
-    def update_model(self, call: RpcCall) -> Mapping[str, Any]:
-        """Change what the mask names of a model."""
+    @rpc("models.ModelApiService/UpdateModel")
+    def _update_model(self, call: RpcCall) -> Mapping[str, Any]:
         record = self._own_model(call)
-        changed = _masked_fields(call.body, (*_ABOUT_MODEL, "title", "isPrivate"))
-        private = changed.pop("isPrivate", record["private"])
-        record = {**record, **changed, "private": bool(private), "updated": self.store.current_time()}
-        self.store.write_record(record, "models", record["owner"], record["slug"])
-        return _accepted_answer(record)
+        changed = _masked_fields(call, (*_MODEL_TEXTS, "title", "isPrivate"))
+        private = bool(changed.pop("isPrivate", record["private"]))
+        record |= {**changed, "private": private, "updated": self.store.current_time()}
+        self.store.write_record(record, *self.key_of(record))
+        return _accept(call, record)
 
-    def update_instance(self, call: RpcCall) -> Mapping[str, Any]:
-        """Change what the mask names of a variation."""
+    @rpc("models.ModelApiService/UpdateModelInstance")
+    def _update_instance(self, call: RpcCall) -> Mapping[str, Any]:
         record = self._own_model(call)
         instance, key = self._find_instance(call, record)
-        changed = _masked_fields(call.body, (*_ABOUT_INSTANCE, "licenseName"))
+        changed = _masked_fields(call, (*_INSTANCE_TEXTS, "licenseName"))
         licence = changed.pop("licenseName", instance["license"])
         self.store.write_record({**instance, **changed, "license": licence}, *key)
-        return {**_accepted_answer(record), "id": instance["id"]}
+        return {**_accept(call, record), "id": instance["id"]}
 
-    def create_instance(self, call: RpcCall) -> Mapping[str, Any]:
+    @rpc("models.ModelApiService/CreateModelInstance")
+    def _create_instance(self, call: RpcCall) -> Mapping[str, Any]:
         """Make a variation with its first version; one that exists is 409 inside of a 200."""
         record = self._own_model(call)
-        body = call.body.get("body") or {}
-        key = _instance_key(record, wire.text_field(body, "framework"), wire.text_field(body, "instanceSlug"))
+        body = call.inner(call.body.get("body"))
+        key = self._instance_key(record, body.text("framework"), body.text("instanceSlug"))
         with self.store.lock:
             if self.store.read(*key):
-                return _refused_answer(
-                    "The requested slug is already used: this model instance already exists", 409
-                )
-            uploads = self.collect_uploads(call, body)
+                words = "The requested slug is already used: this model instance already exists"
+                return _refuse(words, 409)
+            uploads = self.blobs.list_uploads(body)
             instance: Record = {
                 "id": self.store.next_serial("instance"),
-                "framework": wire.text_field(body, "framework"),
+                "framework": body.text("framework"),
                 "slug": key[5],
-            }
-            instance |= {
-                "license": wire.text_field(body, "licenseName"),
-                **_pick_fields(body, _ABOUT_INSTANCE),
+                "license": body.text("licenseName"),
+                **_pick_fields(body.body, _INSTANCE_TEXTS),
             }
             self.store.write_record(instance, *key)
             self.versions.add_version(key, uploads, notes="Initial release", stuck=call.stuck)
-        return _accepted_answer(record)
+        return _accept(call, record)
 
-    def new_version(self, call: RpcCall) -> Mapping[str, Any]:
-        """Make a new version of a variation, a whole snapshot."""
+    @rpc("models.ModelApiService/CreateModelInstanceVersion")
+    def _create_version(self, call: RpcCall) -> Mapping[str, Any]:
         record = self._own_model(call)
         _, key = self._find_instance(call, record)
-        body = call.body.get("body") or {}
-        notes = wire.text_field(body, "versionNotes")
-        self.versions.add_version(key, self.collect_uploads(call, body), notes=notes, stuck=call.stuck)
-        return _accepted_answer(record)
+        body = call.inner(call.body.get("body"))
+        uploads = self.blobs.list_uploads(body)
+        self.versions.add_version(key, uploads, notes=body.text("versionNotes"), stuck=call.stuck)
+        return _accept(call, record)
 
-    def get_instance(self, call: RpcCall) -> Mapping[str, Any]:
-        """Tell about a variation and its newest version."""
+    @rpc("models.ModelApiService/GetModelInstance")
+    def _get_instance(self, call: RpcCall) -> Mapping[str, Any]:
         record = self._open_model(call)
-        return self._describe_instance(record, self._find_instance(call, record)[1])
+        return self._describe_instance(call, record, self._find_instance(call, record)[1])
 
-    def list_version_files(self, call: RpcCall) -> Mapping[str, Any]:
-        """List the files of a version."""
+    @rpc("models.ModelApiService/ListModelInstanceVersionFiles")
+    def _list_files(self, call: RpcCall) -> Mapping[str, Any]:
         key, version = self._find_version(call)
         created = wire.format_time(version["created"])
         listing = self.versions.list_files(key, version)
-        files = [{"name": name, "size": size, "creationDate": created} for name, size in listing]
-        page, following = wire.slice_page(files, call.body)
-        return {"files": page, "nextPageToken": following}
+        entries = ({"name": name, "size": size, "creationDate": created} for name, size in listing)
+        return wire.list_page(call, "files", entries)
 
-    def download_version(self, call: RpcCall) -> HttpAnswer:
-        """Send to the link of one file, or of an archive of all."""
+    @rpc("models.ModelApiService/DownloadModelInstanceVersion")
+    def _download_version(self, call: RpcCall) -> HttpAnswer:
         key, version = self._find_version(call)
-        return self.send_version(call, key, version, call.text_field("path"))
+        return self.versions.send_version(call, self.links, key, version, call.text("path"))
 
-    def delete_model(self, call: RpcCall) -> Mapping[str, Any]:
-        """Remove a model with all that it has."""
-        record = self._own_model(call)
-        self.versions.wait_for_processing()
-        self.store.delete_record("models", record["owner"], record["slug"])
-        return {}
+    @rpc("models.ModelApiService/DeleteModel")
+    def _delete_model(self, call: RpcCall) -> Mapping[str, Any]:
+        return self._delete(self.key_of(self._own_model(call)))
 
-    def delete_instance(self, call: RpcCall) -> Mapping[str, Any]:
-        """Remove a variation with all of its versions."""
-        _, key = self._find_instance(call, self._own_model(call))
-        self.versions.wait_for_processing()
-        self.store.delete_record(*key)
-        return {}
+    @rpc("models.ModelApiService/DeleteModelInstance")
+    def _delete_instance(self, call: RpcCall) -> Mapping[str, Any]:
+        return self._delete(self._find_instance(call, self._own_model(call))[1])
 
-    def delete_version(self, call: RpcCall) -> Mapping[str, Any]:
+    @rpc("models.ModelApiService/DeleteModelInstanceVersion")
+    def _delete_version(self, call: RpcCall) -> Mapping[str, Any]:
         """Remove one version; its number is not given again."""
         _, key = self._find_instance(call, self._own_model(call))
-        number = int(self.versions.get_version(key, call.int_field("versionNumber"))["number"])
+        version = self.versions.get_version(key, call.integer("versionNumber"))
         self.versions.wait_for_processing()
-        self.versions.delete_version(key, number)
+        self.versions.delete_version(key, int(version["number"]))
         return {}
 
-    def list_models(self, call: RpcCall) -> Mapping[str, Any]:
-        """List the models that one may see."""
-        visible = [
-            record
-            for owner in self.store.key_names("models")
-            for record in self.store.iter_records("models", owner)
-            if not record["private"] or record["owner"] == call.user
-        ]
-        page, following = _LISTING.page_of_things(visible, call.body)
-        return {"models": [_instance_name(record) for record in page], "nextPageToken": following}
+    @rpc("models.ModelApiService/ListModels")
+    def _list_models(self, call: RpcCall) -> Mapping[str, Any]:
+        def passes_search(record: Record, words: str) -> bool:
+            searched = ("slug", "title", "subtitle", "owner")
+            return wire.matches_search(words, *(record.get(name) for name in searched))
 
-    def list_instances(self, call: RpcCall) -> Mapping[str, Any]:
-        """List the variations of a model."""
-        page, following = wire.slice_page(list(self._list_instances(self._open_model(call))), call.body)
-        return {"instances": page, "nextPageToken": following}
+        return wire.list_page(
+            call,
+            "models",
+            (record for record in self.all_records() if self.may_see(record, call.user)),
+            lambda record: _describe_model(call, record),
+            filters={
+                "owner": lambda record, name: bool(record["owner"] == name.lower()),
+                "search": passes_search,
+            },
+            orders={
+                "_CREATE_TIME": lambda record: -record["id"],
+                "_PUBLISH_TIME": lambda record: -record["id"],
+                "_UPDATE_TIME": lambda record: -float(record.get("updated") or record["created"]),
+            },
+        )
 
-    def list_versions(self, call: RpcCall) -> Mapping[str, Any]:
+    @rpc("models.ModelApiService/ListModelInstances")
+    def _list_all_instances(self, call: RpcCall) -> Mapping[str, Any]:
+        return wire.list_page(call, "instances", self._list_instances(call, self._open_model(call)))
+
+    @rpc("models.ModelApiService/ListModelInstanceVersions")
+    def _list_versions(self, call: RpcCall) -> Mapping[str, Any]:
         """List the versions of a variation that show, the latest first."""
         record = self._open_model(call)
         instance, key = self._find_instance(call, record)
-        visible = [
-            {
-                "id": _version_id(instance, number),
-                "framework": instance["framework"],
-                "url": _model_url(record),
-                "variationSlug": instance["slug"],
-                "versionNumber": number,
-                "modelTitle": record["title"],
-                "isPrivate": record["private"],
-                "ownerSlug": record["owner"],
-                "modelSlug": record["slug"],
-            }
-            for number in reversed(self.versions.version_numbers(key))
-            if self.versions.is_shown(key, number)
-        ]
-        page, following = wire.slice_page(visible, call.body)
+        shared = {
+            "framework": instance["framework"],
+            "url": _page_of(call, record),
+            "variationSlug": instance["slug"],
+            "modelTitle": record["title"],
+            "isPrivate": record["private"],
+            "ownerSlug": record["owner"],
+            "modelSlug": record["slug"],
+        }
+        entries = (
+            {**shared, "id": _version_id(instance, version), "versionNumber": version["number"]}
+            for version in self.versions.iter_versions(key)
+        )
+        page, following = wire.slice_page(call, entries)
         return {"versionList": {"versions": page}, "nextPageToken": following}
 
     def mounted_version(self, ref: str, user: str) -> tuple[str, Path] | None:
         """Return place and folder of "owner/model/framework/variation[/version]"; None if there is none."""
         words = ref.split("/")
-        if len(words) not in (4, 5) or (len(words) == 5 and not words[4].isdecimal()):
+        record = self.find_mounted(ref, user)
+        if not record or len(words) not in (4, 5) or not "".join(words[4:] or ["1"]).isdecimal():
             return None
-        record = self.store.read("models", *words[:2])
-        if record is None or (record["private"] and record["owner"] != user):
-            return None
-        key = _instance_key(record, words[2], words[3])
-        try:
-            version = (
-                self.versions.get_version(key, int(words[4]))
-                if words[4:]
-                else self.versions.newest_version(key, ready=True)
-            )
-        except ServiceRefusal:
-            return None
-        if version is None or self.versions.version_state(version) != "READY":
-            return None
-        location = "/".join(
-            ("models", record["owner"], record["slug"], key[4], key[5], str(version["number"]))
-        )
-        return location, self.versions.version_folder(key, version)
+        key = self._instance_key(record, words[2], words[3])
+        for version in self.versions.iter_versions(key):
+            is_wanted = not words[4:] or version["number"] == int(words[4])
+            if is_wanted and self.versions.version_state(version) == "READY":
+                location = "/".join(("models", *key[1:3], *key[4:], str(version["number"])))
+                return location, self.versions.version_folder(key, version)
+        return None
 
     def resume_processing(self) -> None:
         """Go on with what was being processed when the server ended."""
-        for owner in self.store.key_names("models"):
-            for record in self.store.iter_records("models", owner):
-                for key in self._instance_keys(record):
-                    self.versions.resume_processing(key)
+        for record in self.all_records():
+            for key in self._instance_keys(record):
+                self.versions.resume_processing(key)
 
     def _find_version(self, call: RpcCall) -> tuple[Key, Record]:
         _, key = self._find_instance(call, self._open_model(call))
-        if number := call.int_field("versionNumber"):
+        if number := call.integer("versionNumber"):
             return key, self.versions.get_version(key, number)
         version = self.versions.newest_version(key, ready=True)
         if version is None:
@@ -244,68 +221,59 @@ class ModelService(VersionedService):
 
     def _find_instance(self, call: RpcCall, record: Record) -> tuple[Record, Key]:
         """Return the variation that a call names; 404 if the model has none such."""
-        key = _instance_key(record, call.text_field("framework"), call.text_field("instanceSlug"))
+        key = self._instance_key(record, call.text("framework"), call.text("instanceSlug"))
         instance = self.store.read(*key)
         if instance is None:
             raise ServiceRefusal(404, "Model instance not found")
         return instance, key
 
     def _open_model(self, call: RpcCall) -> Record:
-        owner, slug = call.text_field("ownerSlug"), call.text_field("modelSlug")
-        record = self.store.read("models", owner, slug) if owner and slug else None
-        if record is None or (record["private"] and record["owner"] != call.user):
-            raise ServiceRefusal(403, "Permission 'models.get' was denied")
-        return record
+        return self.open_record(call, call.text("ownerSlug"), call.text("modelSlug"))
 
     def _own_model(self, call: RpcCall) -> Record:
-        record = self._open_model(call)
-        if record["owner"] != call.user:
-            raise ServiceRefusal(403, "Permission 'models.update' was denied")
-        return record
+        return self.require_owner(call, self._open_model(call), "update")
+
+    def _delete(self, key: Key) -> Mapping[str, Any]:
+        self.versions.wait_for_processing()
+        self.store.delete_record(*key)
+        return {}
+
+    def _instance_key(self, record: Record, framework: str, slug: str) -> Key:
+        """Return the key of a variation; the framework in lower case without what stands between its words."""
+        word = framework.upper().removeprefix("MODEL_FRAMEWORK_").replace("_", "").lower()
+        if not word or not slug:
+            raise ServiceRefusal(400, "Framework and instance slug are needed")
+        return (*self.key_of(record), "instances", word, slug.lower())
 
     def _instance_keys(self, record: Record) -> Iterator[Key]:
-        base = ("models", record["owner"], record["slug"], "instances")
+        base = (*self.key_of(record), "instances")
         for framework in self.store.key_names(*base):
             for slug in self.store.key_names(*base, framework):
                 yield (*base, framework, slug)
 
-    def _list_instances(self, record: Record) -> Iterator[dict[str, Any]]:
+    def _list_instances(self, call: RpcCall, record: Record) -> Iterator[dict[str, Any]]:
         for key in self._instance_keys(record):
             if self.versions.newest_version(key):
-                yield self._describe_instance(record, key)
+                yield self._describe_instance(call, record, key)
 
-    def _describe_instance(self, record: Record, key: Key) -> dict[str, Any]:
+    def _describe_instance(self, call: RpcCall, record: Record, key: Key) -> dict[str, Any]:
         instance = self.store.read(*key)
         version = self.versions.newest_version(key, ready=True) or self.versions.newest_version(key)
         if instance is None or version is None:
             raise ServiceRefusal(404, "Model instance not found")
+        # The variation that this one was made from: "owner/model/framework/variation".
+        words = str(instance.get("baseModelInstance", "")).split("/")
+        base = dict(zip(("modelSlug", "framework", "instanceSlug"), words[1:4], strict=False))
+        origin = {"baseModelInstanceInformation": {"owner": {"slug": words[0]}, **base}}
         return {
-            "id": instance["id"],
-            "slug": instance["slug"],
-            "framework": instance["framework"],
+            **_pick_fields(instance, ("id", "slug", "framework", *_INSTANCE_TEXTS)),
             "licenseName": instance["license"],
-            **_pick_fields(instance, _ABOUT_INSTANCE),
-            **_base_instance(instance),
-            "versionId": _version_id(instance, version["number"]),
+            **(origin if len(words) >= 4 else {}),
+            "versionId": _version_id(instance, version),
             "versionNumber": version["number"],
-            "url": _model_url(record),
+            "url": _page_of(call, record),
             "totalUncompressedBytes": sum(size for _, size in self.versions.list_files(key, version)),
         }
-
-
-_LISTING = wire.ListingRules[Record](
-    filters={
-        "owner": lambda record, name: bool(record["owner"] == name.lower()),
-        "search": lambda record, words: wire.matches_search(
-            words, *(record.get(name) for name in ("slug", "title", "subtitle", "owner"))
-        ),
-    },
-    orders={
-        "_CREATE_TIME": lambda record: -record["id"],
-        "_PUBLISH_TIME": lambda record: -record["id"],
-        "_UPDATE_TIME": lambda record: -float(record.get("updated") or record.get("created") or 0),
-    },
-)
 
 
 def _pick_fields(body: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
@@ -313,60 +281,35 @@ def _pick_fields(body: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any
     return {name: body[name] for name in names if body.get(name) is not None}
 
 
-def _masked_fields(body: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+def _masked_fields(call: RpcCall, names: Iterable[str]) -> dict[str, Any]:
     """Return the new values of the fields that `updateMask` names; a field that is left out is empty."""
-    mask = wire.text_field(body, "updateMask").split(",")
+    mask = call.text("updateMask").split(",")
     empty: Mapping[str, Any] = {"isPrivate": False, "fineTunable": False, "trainingData": []}
-    return {name: body.get(name, empty.get(name, "")) for name in names if name in mask}
+    return {name: call.body.get(name, empty.get(name, "")) for name in names if name in mask}
 
 
-def _base_instance(instance: Record) -> dict[str, Any]:
-    """Return which variation one was made from, "owner/model/framework/variation", as the service tells it."""
-    words = str(instance.get("baseModelInstance", "")).split("/")
-    if len(words) < 4:
-        return {}
-    owner, model, framework, variation = words[:4]
-    description = {
-        "owner": {"slug": owner},
-        "modelSlug": model,
-        "framework": framework,
-        "instanceSlug": variation,
-    }
-    return {"baseModelInstanceInformation": description}
+def _version_id(instance: Record, version: Record) -> int:
+    return int(instance["id"]) * 1000 + int(version["number"])
 
 
-def _instance_key(record: Record, framework: str, slug: str) -> Key:
-    """Return the key of a variation; the framework in lower case without what stands between its words."""
-    word = framework.upper().removeprefix(_PREFIX).replace("_", "").lower()
-    if not word or not slug:
-        raise ServiceRefusal(400, "Framework and instance slug are needed")
-    return ("models", record["owner"], record["slug"], "instances", word, slug.lower())
+def _page_of(call: RpcCall, record: Record) -> str:
+    return f"{call.base}/models/{record['owner']}/{record['slug']}"
 
 
-def _version_id(instance: Record, number: int) -> int:
-    return int(instance["id"]) * 1000 + number
-
-
-def _model_url(record: Record) -> str:
-    return f"{wire.HERE}/models/{record['owner']}/{record['slug']}"
-
-
-def _instance_name(record: Record) -> dict[str, Any]:
-    ref = f"{record['owner']}/{record['slug']}"
-    own = {"id": record["id"], "ref": ref, "title": record["title"], "slug": record["slug"]}
-    description = {
-        **own,
+def _describe_model(call: RpcCall, record: Record) -> dict[str, Any]:
+    return {
+        **_pick_fields(record, ("id", "title", "slug", *_MODEL_TEXTS)),
+        "ref": f"{record['owner']}/{record['slug']}",
         "author": record["owner"],
         "isPrivate": record["private"],
-        "url": _model_url(record),
+        "url": _page_of(call, record),
     }
-    return {**description, **_pick_fields(record, _ABOUT_MODEL)}
 
 
-def _accepted_answer(record: Record) -> dict[str, Any]:
+def _accept(call: RpcCall, record: Record) -> dict[str, Any]:
     ref = f"/{record['owner']}/{record['slug']}"
-    return {"id": record["id"], "ref": ref, "url": _model_url(record), "error": ""}
+    return {"id": record["id"], "ref": ref, "url": _page_of(call, record), "error": ""}
 
 
-def _refused_answer(why: str, code: int) -> dict[str, Any]:
+def _refuse(why: str, code: int) -> dict[str, Any]:
     return {"error": why, "errorCode": code}

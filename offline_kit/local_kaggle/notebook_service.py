@@ -4,18 +4,17 @@ import itertools
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from offline_kit.core import files
 from offline_kit.local_kaggle import wire
 from offline_kit.local_kaggle.kernel_runs import ENDED, SOURCES, NotebookRuns
-from offline_kit.local_kaggle.links import DownloadLinks
-from offline_kit.local_kaggle.packing import pack_folder
-from offline_kit.local_kaggle.store import Record, RecordStore
-from offline_kit.local_kaggle.wire import HttpAnswer, Rpc, RpcCall, ServiceRefusal
+from offline_kit.local_kaggle.store import DownloadLinks, Key, Record, RecordStore, pack_folder
+from offline_kit.local_kaggle.versions import OwnedThings
+from offline_kit.local_kaggle.wire import HttpAnswer, RpcCall, ServiceRefusal, rpc
 from offline_kit.project.kaggle_names import make_slug
 
-_SERVICE = "kernels.KernelsApiService/"
 _REPLACED = {
     "nvidiateslap100": "NvidiaTeslaT4",
     "tpuv38": "TpuV5E8",
@@ -30,167 +29,156 @@ _TEXTS = ("dockerImage", "dockerImagePinningType", "machineShape", "language", "
 _QUOTA = {"timeUsed": "0s", "timeReserved": "0s", "totalTimeAllowed": "108000s"}
 _NO_SIZE = 946
 """Bytes of every file in a listing that the live service has for a file of a gigabyte, too."""
-Key = tuple[str, ...]
 
 
-class NotebookService:
+class NotebookService(OwnedThings):
     """The notebooks of one local Kaggle."""
 
+    kind = "kernels"
+
     def __init__(
-        self, store: RecordStore, runs: NotebookRuns, links: DownloadLinks, taken: Callable[[str, str], bool]
+        self,
+        store: RecordStore,
+        runs: NotebookRuns,
+        links: DownloadLinks,
+        taken: Callable[[str, str], object],
     ) -> None:
         """`taken` tells whether a dataset of this owner has the slug, which is no notebook's then."""
-        self.store = store
+        super().__init__(store, links)
         self.runs = runs
-        self.links = links
         self.taken = taken
 
-    def list_rpcs(self) -> dict[str, Rpc]:
-        """Return the calls about notebooks."""
-        calls: dict[str, Rpc] = {
-            "SaveKernel": self.save_version,
-            "GetKernelSessionStatus": self.get_status,
-            "ListKernelSessionOutput": self.get_session_output,
-            "ListKernelFiles": self.list_output_files,
-            "GetKernel": self.get_notebook,
-            "ListKernels": self.list_notebooks,
-            "DownloadKernelOutput": self.download_output,
-            "DeleteKernel": self.delete_notebook,
-            "GetAcceleratorQuotaStatistics": self.get_quota,
-        }
-        return {_SERVICE + name: call for name, call in calls.items()}
-
-    def save_version(self, call: RpcCall) -> Mapping[str, Any]:
+    @rpc("kernels.KernelsApiService/SaveKernel")
+    def _save_version(self, call: RpcCall) -> Mapping[str, Any]:
         """Make a version and let it run; a data source that is not there is named, and the run goes without."""
         if not call.user:
             raise ServiceRefusal(401, "Unauthenticated")
-        running = sum(version["state"] not in ENDED for version in self._versions_of(call.user))
-        runs_now = call.text_field("kernelExecutionType") != "QUICK_SAVE"
-        if runs_now and running >= self.runs.settings.sessions:
-            return {"error": f"Maximum batch CPU session count of {self.runs.settings.sessions} reached."}
+        runs_now, most = call.text("kernelExecutionType") != "QUICK_SAVE", self.runs.settings.sessions
+        if runs_now and self._count_running(call.user) >= most:
+            return {"error": f"Maximum batch CPU session count of {most} reached."}
+        shape = call.text("machineShape")
+        sources = {kind: call.texts(name) for kind, name in SOURCES.items()}
         with self.store.lock:
             record = self._target_notebook(call)
             if record is None:
                 return {"error": "Notebook not found"}
-            key = _key_of(record)
-            number = max(self.store.version_numbers(*key), default=0) + 1
+            number = self._latest_number(record) + 1
+            key = self._version_key(record, number)
             version = {
                 "number": number,
                 "owner": record["owner"],
                 "created": self.store.current_time(),
                 "state": "QUEUED" if runs_now else "SAVED",
-                "timeout": call.int_field("sessionTimeoutSeconds"),
-                **{name: call.bool_field(name) for name in _FLAGS},
-                **{name: call.text_field(name) for name in _TEXTS},
-                "machineShape": _REPLACED.get(
-                    call.text_field("machineShape").lower(), call.text_field("machineShape")
-                ),
-                "categoryIds": call.text_list("categoryIds"),
-                **{field: call.text_list(field) for field in SOURCES.values()},
+                "timeout": call.integer("sessionTimeoutSeconds"),
+                **{name: call.flag(name) for name in _FLAGS},
+                **{name: call.text(name) for name in _TEXTS},
+                "machineShape": _REPLACED.get(shape.lower(), shape),
+                "categoryIds": call.texts("categoryIds"),
+                **{SOURCES[kind]: refs for kind, refs in sources.items()},
             }
-            folder = self.store.key_folder(*key, "versions", str(number))
-            files.write_atomic(folder / "source.txt", call.text_field("text"))
-            self.store.write_record(version, *key, "versions", str(number))
-            self.store.write_record({**record, "private": version["isPrivate"]}, *key)
+            files.write_atomic(self.store.key_folder(*key) / "source.txt", call.text("text"))
+            self.store.write_record(version, *key)
+            self.store.write_record({**record, "private": version["isPrivate"]}, *self.key_of(record))
         if runs_now:
-            self.runs.start_run((*key, "versions", str(number)))
+            self.runs.start_run(key)
         ref = f"/code/{record['owner']}/{record['slug']}"
         refused = {
-            f"invalid{kind.capitalize()}Sources": self.runs.find_invalid_sources(
-                kind, call.text_list(field), call.user
-            )
-            for kind, field in SOURCES.items()
+            f"invalid{kind.capitalize()}Sources": [
+                source for source in refs if not self.runs.find_source(kind, source, call.user)
+            ]
+            for kind, refs in sources.items()
         }
-        url = f"{wire.HERE}{ref}"
-        answer = {"ref": ref, "url": url, "versionNumber": number, "kernelId": record["id"], "error": ""}
-        return {**answer, "invalidTags": [], **refused}
+        answer = {"ref": ref, "url": call.base + ref, "versionNumber": number, "kernelId": record["id"]}
+        return {**answer, "error": "", "invalidTags": [], **refused}
+
+    def _count_running(self, owner: str) -> int:
+        return sum(
+            version["state"] not in (*ENDED, "SAVED")
+            for slug in self.store.key_names("kernels", owner)
+            for version in self.store.iter_records("kernels", owner, slug, "versions")
+        )
 
     def _target_notebook(self, call: RpcCall) -> Record | None:
         """Return the notebook that a push is for, made now if it is new; None if there is none to update."""
-        if notebook_id := call.int_field("id"):
-            return next((record for record in self._all_records() if record["id"] == notebook_id), None)
-        owner, _, slug = call.text_field("slug").rpartition("/")
+        if notebook_id := call.integer("id"):
+            return self.find_by_id(notebook_id)
+        owner, _, slug = call.text("slug").rpartition("/")
         owner = owner or call.user
         if owner.lower() != call.user:
-            raise ServiceRefusal(403, "Permission 'kernels.update' was denied")
-        if existing := self.store.read(*_store_key(owner, slug)):
+            raise self.refusal("update")
+        if existing := self.read_record(owner, slug):
             return existing
-        title = call.text_field("newTitle")
-        if not title:
-            return None
         # The title decides, whatever slug was asked for; the client only warns if they differ.
+        title = call.text("newTitle")
         slug = make_slug(title)
         if not re.fullmatch(r"[a-z0-9-]{5,50}", slug):
             return None
-        if self.store.read(*_store_key(owner, slug)) or self.taken(owner, slug):
+        if self.read_record(owner, slug) or self.taken(owner, slug):
             raise ServiceRefusal(409, f"A notebook or dataset with the slug '{slug}' exists already")
-        created = {
-            "id": self.store.next_serial("kernel"),
-            "owner": owner.lower(),
-            "slug": slug,
-            "title": title,
-        }
-        return {**created, "created": self.store.current_time(), "private": True}
+        created = {"id": self.store.next_serial("kernel"), "owner": owner.lower(), "slug": slug}
+        return {**created, "title": title, "created": self.store.current_time(), "private": True}
 
-    def get_status(self, call: RpcCall) -> Mapping[str, Any]:
+    @rpc("kernels.KernelsApiService/GetKernelSessionStatus")
+    def _get_status(self, call: RpcCall) -> Mapping[str, Any]:
         """Tell the state of a version's run, of the latest version unless a label is given."""
-        version = self._find_session(call)
+        _, version = self._find_session(call)
         return {"status": version["state"], "failureMessage": version.get("failure", "")}
 
-    def get_session_output(self, call: RpcCall) -> Mapping[str, Any]:
+    @rpc("kernels.KernelsApiService/ListKernelSessionOutput")
+    def _get_session_output(self, call: RpcCall) -> Mapping[str, Any]:
         """List the output files of a run, each with a link, and its log."""
-        key, version = self._session_key(call), self._find_session(call)
+        key, version = self._find_session(call)
         folder = self.runs.output_folder(key)
-        names = files.list_tree(folder) if version["state"] in ENDED else ()
-        page, following = wire.slice_page(names, call.body)
-        links = [
-            {"fileName": path.as_posix(), "url": self.links.create_link(call.base, folder / path, path.name)}
-            for path in page
-        ]
-        return {"files": links, "log": self.runs.logs.log_text(key), "nextPageToken": following}
+
+        def describe(path: Path) -> Mapping[str, str]:
+            return {"fileName": path.as_posix(), "url": self.links.create_link(call, folder / path)}
+
+        answer = wire.list_page(call, "files", self._list_output(key, version), describe)
+        return {**answer, "log": self.runs.logs.log_text(key)}
 
     def follow_log(self, call: RpcCall) -> HttpAnswer:
         """Stream the log of a run while it goes on; give the whole of it when it has ended."""
-        key, version = self._session_key(call), self._find_session(call)
+        key, version = self._find_session(call)
+        logs = self.runs.logs
         if version["state"] in ENDED:
-            return HttpAnswer(
-                body=self.runs.logs.log_text(key).encode(), headers={"Content-Type": "application/json"}
-            )
-        events = (
-            f"data: {json.dumps(event)}\n\n" if event else ":\n\n" for event in self.runs.logs.follow_log(key)
-        )
+            headers = {"Content-Type": "application/json"}
+            return HttpAnswer(body=logs.log_text(key).encode(), headers=headers)
+        events = (f"data: {json.dumps(event)}\n\n" if event else ":\n\n" for event in logs.follow_log(key))
         pieces = (piece.encode() for piece in itertools.chain(events, ("data: END_OF_LOG\n\n",)))
         return HttpAnswer(stream=pieces, headers={"Content-Type": "text/event-stream"})
 
-    def list_output_files(self, call: RpcCall) -> Mapping[str, Any]:
+    @rpc("kernels.KernelsApiService/ListKernelFiles")
+    def _list_output_files(self, call: RpcCall) -> Mapping[str, Any]:
         """List the output files of a run as the live service was seen to: bare names, and no true sizes."""
-        key, version = self._session_key(call), self._find_session(call)
-        created = wire.format_time(version["created"])
-        entries = [
-            {"name": path.name, "size": _NO_SIZE, "creationDate": created}
-            for path in (files.list_tree(self.runs.output_folder(key)) if version["state"] in ENDED else ())
-        ]
-        page, following = wire.slice_page(entries, call.body)
-        return {"files": page, "nextPageToken": following}
+        key, version = self._find_session(call)
+        facts = {"size": _NO_SIZE, "creationDate": wire.format_time(version["created"])}
+        names = self._list_output(key, version)
+        return wire.list_page(call, "files", names, lambda path: {"name": path.name, **facts})
 
-    def get_notebook(self, call: RpcCall) -> Mapping[str, Any]:
+    @rpc("kernels.KernelsApiService/GetKernel")
+    def _get_notebook(self, call: RpcCall) -> Mapping[str, Any]:
         """Give a version's source and metadata."""
         record = self._open_notebook(call)
-        key = self._version_key(record, call)
+        key = self._labelled_key(record, call)
         version = self.store.read(*key) or {}
-        blob = {"source": self.runs.pushed_source(key), "slug": record["slug"]}
+        blob = {"source": self.runs.read_source(key), "slug": record["slug"]}
         blob |= {name: version[name] for name in ("language", "kernelType")}
         return {"metadata": self._describe_notebook(record, version), "blob": blob}
 
-    def list_notebooks(self, call: RpcCall) -> Mapping[str, Any]:
+    @rpc("kernels.KernelsApiService/ListKernels")
+    def _list_notebooks(self, call: RpcCall) -> Mapping[str, Any]:
         """List one's own notebooks, or those that one may see."""
         visible = [
             (record, version)
-            for record in self._all_records()
-            if (record["owner"] == call.user or not record["private"])
-            and (version := self._latest_version(record))
+            for record in self.all_records()
+            if self.may_see(record, call.user)
+            and (version := self.store.read(*self._version_key(record, self._latest_number(record))))
         ]
-        listing = wire.ListingRules[tuple[Record, Record]](
+        return wire.list_page(
+            call,
+            "kernels",
+            visible,
+            lambda pair: self._describe_notebook(*pair),
             filters={
                 "group": lambda pair, word: word != "PROFILE" or pair[0]["owner"] == call.user,
                 "user": lambda pair, name: bool(pair[0]["owner"] == name.lower()),
@@ -207,147 +195,116 @@ class NotebookService:
                 "DATE_RUN": lambda pair: -pair[1]["created"],
             },
         )
-        page, following = listing.page_of_things(visible, call.body)
-        return {"kernels": [self._describe_notebook(*pair) for pair in page], "nextPageToken": following}
 
     def _has_output(self, record: Record, version: Record, *, pictures: bool) -> bool:
-        folder = self.runs.output_folder((*_key_of(record), "versions", str(version["number"])))
+        folder = self.runs.output_folder(self._version_key(record, version["number"]))
         names = [path.name.lower() for path in files.list_tree(folder)] if folder.is_dir() else []
         return any(name.endswith(_PICTURES) for name in names) if pictures else bool(names)
 
-    def download_output(self, call: RpcCall) -> HttpAnswer:
+    @rpc("kernels.KernelsApiService/DownloadKernelOutput")
+    def _download_output(self, call: RpcCall) -> HttpAnswer:
         """Send to the link of one output file of one version, or of a zip of all."""
-        label = f"v{call.int_field('versionNumber')}" if call.int_field("versionNumber") else ""
-        words = {"userName": call.text_field("ownerSlug"), "kernelSlug": call.text_field("kernelSlug")}
-        inner = RpcCall(user=call.user, body={**words, "versionLabel": label}, base=call.base)
-        key, name = self._session_key(inner), call.text_field("filePath")
+        number, name = call.integer("versionNumber"), call.text("filePath")
+        names = {"userName": call.text("ownerSlug"), "kernelSlug": call.text("kernelSlug")}
+        named = call.inner({**names, "versionLabel": f"v{number}" if number else ""})
+        key = self._labelled_key(self._open_notebook(named), named)
         folder = self.runs.output_folder(key)
         if not name and folder.is_dir():
             zipped = pack_folder(folder, folder.with_name("output.zip"))
-            return wire.redirect_answer(self.links.create_link(call.base, zipped, f"{key[2]}.zip"))
+            return self.links.redirect(call, zipped, f"{key[2]}.zip")
         if name not in [path.as_posix() for path in files.list_tree(folder)]:
             raise ServiceRefusal(404, f"File '{name}' not found")
-        return wire.redirect_answer(self.links.create_link(call.base, folder / name, name.rpartition("/")[2]))
+        return self.links.redirect(call, folder / name)
 
-    def delete_notebook(self, call: RpcCall) -> Mapping[str, Any]:
-        """Remove a notebook with all of its versions."""
-        record = self._open_notebook(call)
-        if record["owner"] != call.user:
-            raise ServiceRefusal(403, "Permission 'kernels.delete' was denied")
-        self.store.delete_record(*_key_of(record))
+    @rpc("kernels.KernelsApiService/DeleteKernel")
+    def _delete_notebook(self, call: RpcCall) -> Mapping[str, Any]:
+        record = self.require_owner(call, self._open_notebook(call), "delete")
+        self.store.delete_record(*self.key_of(record))
         return {}
 
-    def get_quota(self, call: RpcCall) -> Mapping[str, Any]:
+    @rpc("kernels.KernelsApiService/GetAcceleratorQuotaStatistics")
+    def _get_quota(self, call: RpcCall) -> Mapping[str, Any]:
         """Tell the hours of accelerators: all of them are left."""
         refresh = wire.format_time(self.store.current_time() + 7 * 86400)
         return {"quotaRefreshTime": refresh, "gpuQuota": _QUOTA, "tpuQuota": _QUOTA} if call.user else {}
 
-    def mounted_output(self, ref: str, user: str) -> tuple[str, Any] | None:
+    def mounted_output(self, ref: str, user: str) -> tuple[str, Path] | None:
         """Return place and folder of the output of "owner/slug[/version]", of its newest finished run."""
-        owner, _, slug = "/".join(ref.split("/")[:2]).partition("/")
-        record = self.store.read(*_store_key(owner, slug)) if owner and slug else None
-        if record is None or (record["private"] and record["owner"] != user):
-            return None
-        for number in reversed(self.store.version_numbers(*_key_of(record))):
-            key = (*_key_of(record), "versions", str(number))
-            if (self.store.read(*key) or {}).get("state") == "COMPLETE":
-                return f"notebooks/{record['owner']}/{record['slug']}", self.runs.output_folder(key)
+        record = self.find_mounted(ref, user)
+        for key, version in reversed(list(self._iter_versions(record))) if record else ():
+            if version["state"] == "COMPLETE":
+                return f"notebooks/{key[1]}/{key[2]}", self.runs.output_folder(key)
         return None
 
     def find_version(self, owner: str, slug: str, number: int) -> tuple[Key, Record] | None:
         """Return key and record of a version of a notebook, the latest one for 0."""
-        record = self.store.read(*_store_key(owner, slug))
+        record = self.read_record(owner, slug)
         if record is None:
             return None
-        key = (
-            *_key_of(record),
-            "versions",
-            str(number or max(self.store.version_numbers(*_key_of(record)), default=0)),
-        )
-        found = self.store.read(*key)
-        return (key, found) if found else None
+        key = self._version_key(record, number or self._latest_number(record))
+        version = self.store.read(*key)
+        return (key, version) if version else None
 
     def resume_runs(self) -> None:
         """Run anew what was queued or running when the server ended."""
-        for record in self._all_records():
-            for number in self.store.version_numbers(*_key_of(record)):
-                key = (*_key_of(record), "versions", str(number))
-                if (self.store.read(*key) or {}).get("state") in ("QUEUED", "RUNNING"):
+        for record in self.all_records():
+            for key, version in self._iter_versions(record):
+                if version["state"] in ("QUEUED", "RUNNING"):
                     self.runs.start_run(key)
 
-    def _find_session(self, call: RpcCall) -> Record:
-        version = self.store.read(*self._session_key(call))
-        if version is None or version["state"] == "SAVED":
-            raise ServiceRefusal(404, "The notebook has no session")
-        return version
+    def _iter_versions(self, record: Record) -> Iterator[tuple[Key, Record]]:
+        for version in self.store.iter_records(*self.key_of(record), "versions"):
+            yield self._version_key(record, version["number"]), version
 
-    def _session_key(self, call: RpcCall) -> Key:
-        return self._version_key(self._open_notebook(call), call)
+    def _version_key(self, record: Record, number: int) -> Key:
+        return (*self.key_of(record), "versions", str(number))
 
-    def _version_key(self, record: Record, call: RpcCall) -> Key:
+    def _latest_number(self, record: Record) -> int:
+        return max(self.store.version_numbers(*self.key_of(record)), default=0)
+
+    def _labelled_key(self, record: Record, call: RpcCall) -> Key:
         """Return the key of the version that `versionLabel` names; only "vN" is understood."""
-        label, numbers = call.text_field("versionLabel"), self.store.version_numbers(*_key_of(record))
-        number = max(numbers, default=0)
+        label, number = call.text("versionLabel"), self._latest_number(record)
         if label:
             number = int(label[1:]) if re.fullmatch(r"v\d{1,9}", label) else 0
-        if number not in numbers:
+        if number not in self.store.version_numbers(*self.key_of(record)):
             raise ServiceRefusal(404, f"Version '{label}' not found")
-        return (*_key_of(record), "versions", str(number))
+        return self._version_key(record, number)
+
+    def _find_session(self, call: RpcCall) -> tuple[Key, Record]:
+        key = self._labelled_key(self._open_notebook(call), call)
+        version = self.store.read(*key)
+        if version is None or version["state"] == "SAVED":
+            raise ServiceRefusal(404, "The notebook has no session")
+        return key, version
 
     def _open_notebook(self, call: RpcCall) -> Record:
-        owner, slug = call.text_field("userName") or call.user, call.text_field("kernelSlug")
-        is_valid = bool(re.fullmatch(r"[A-Za-z0-9-]+", slug)) and bool(owner)
-        record = self.store.read(*_store_key(owner, slug)) if is_valid else None
-        late = self.runs.settings.visible_after
-        if (
-            record is None
-            or (record["private"] and record["owner"] != call.user)
-            or self.store.current_time() - record["created"] < late
-        ):
-            raise ServiceRefusal(403, "Permission 'kernels.get' was denied")
+        slug = call.text("kernelSlug")
+        if not re.fullmatch(r"[A-Za-z0-9-]+", slug):
+            raise self.refusal("get")
+        record = self.open_record(call, call.text("userName") or call.user, slug)
+        if self.store.current_time() - record["created"] < self.runs.settings.visible_after:
+            raise self.refusal("get")
         return record
 
-    def _latest_version(self, record: Record) -> Record | None:
-        number = max(self.store.version_numbers(*_key_of(record)), default=0)
-        return self.store.read(*_key_of(record), "versions", str(number))
-
-    def _all_records(self) -> Iterator[Record]:
-        for owner in self.store.key_names("kernels"):
-            yield from self.store.iter_records("kernels", owner)
-
-    def _versions_of(self, owner: str) -> Iterator[Record]:
-        for slug in self.store.key_names("kernels", owner):
-            for version in self.store.iter_records("kernels", owner, slug, "versions"):
-                if version["state"] != "SAVED":
-                    yield version
+    def _list_output(self, key: Key, version: Record) -> list[Path]:
+        return list(files.list_tree(self.runs.output_folder(key))) if version["state"] in ENDED else []
 
     def _describe_notebook(self, record: Record, version: Record) -> dict[str, Any]:
-        copied = {name: version[name] for name in (*_FLAGS, *_TEXTS, *SOURCES.values())}
-        copied["categoryIds"] = version.get("categoryIds", [])
+        copied = {name: version[name] for name in (*_FLAGS, *_TEXTS, *SOURCES.values(), "categoryIds")}
         if self.runs.settings.kinds_in_sources:
-            for kind, field in SOURCES.items():
-                copied[field] = [f"{'code' if kind == 'kernel' else kind}/{ref}" for ref in version[field]]
-        latest = max(self.store.version_numbers(*_key_of(record)), default=0)
-        own = {
-            "id": record["id"],
+            for kind, name in SOURCES.items():
+                copied[name] = [f"{'code' if kind == 'kernel' else kind}/{ref}" for ref in version[name]]
+        return {
+            **copied,
+            **{name: record[name] for name in ("id", "title", "slug")},
             "ref": f"{record['owner']}/{record['slug']}",
-            "title": record["title"],
             "author": record["owner"],
-            "slug": record["slug"],
             "lastRunTime": wire.format_time(version["created"]),
-            "currentVersionNumber": latest,
+            "currentVersionNumber": self._latest_number(record),
         }
-        return {**copied, **own}
 
 
 def _is_attached(version: Record, kind: str, ref: str) -> bool:
     words = 1 if kind == "competition" else 2
     return ref.lower() in ("/".join(source.lower().split("/")[:words]) for source in version[SOURCES[kind]])
-
-
-def _store_key(owner: str, slug: str) -> Key:
-    return ("kernels", owner, slug)
-
-
-def _key_of(record: Record) -> Key:
-    return _store_key(record["owner"], record["slug"])

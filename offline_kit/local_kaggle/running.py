@@ -33,7 +33,6 @@ class RunJob:
     folder: Path
     """An empty folder for the run; what is written to /kaggle/working is left in its `output`."""
     timeout: float
-    """Seconds of wall-clock time."""
     rerun: bool = False
     """Whether it is the hidden run of a submission (KAGGLE_IS_COMPETITION_RERUN)."""
     say: Callable[[str], None] = discard_text

@@ -4,7 +4,7 @@ import itertools
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from offline_kit.rehearsal.execution import KernelRun, RehearsalEnvironment
 from offline_kit.rehearsal.gateway import GatewayService
 from offline_kit.rehearsal.kernel import KernelSetup
 
-_GLANCE = 0.1  # seconds between two looks at a log
+_POLL_SECONDS = 0.1  # between two looks at a log
 
 
 class SandboxRunner:
@@ -58,15 +58,14 @@ class SandboxRunner:
         for line in run.deleted:
             job.say(f"the local Kaggle: not kept: {line}\n")
         failure = _describe_failure(run)
-        if (
-            service
-            and job.rerun
-            and not run.outcome.timed_out
-            and (problem := gateway.find_gateway_problem(run))
-        ):
-            failure = " ".join((problem.what, *problem.details[:1]))
         if service and job.rerun:
-            _collect_output(run, service.submission)
+            if not run.outcome.timed_out and (problem := gateway.find_gateway_problem(run)):
+                failure = " ".join((problem.what, *problem.details[:1]))
+            # What the gateway has written becomes output; a parquet file as CSV as well.
+            for name in dict.fromkeys((service.submission, *WRITTEN)):
+                table = gateway.collect_submission(run, name)
+                if table is not None:
+                    shutil.copyfile(table, run.working / table.name)
         if run.working.is_dir():
             run.working.replace(job.folder / "output")
         return RunResult(failure=failure)
@@ -74,7 +73,12 @@ class SandboxRunner:
     def _run_job(self, job: RunJob, source: Path, service: GatewayService | None) -> KernelRun:
         chosen_sandbox = sandbox.find_sandbox(self.kinds, report=self.shop.report)
         papermill = environments.inspect_interpreter(environments.make_papermill_environment(self.shop))
-        chosen_image, ready = self._choose_kernel(job, (source, *(service.code if service else ())))
+        image, ready = self._choose_kernel(job, (source, *(service.code if service else ())))
+        env = {"KAGGLE_IS_COMPETITION_RERUN": "1"} if job.rerun else {}
+        if job.internet:
+            env |= _index_environment(self.shop.index)
+            words = "the internet is on, this notebook may use the network of this machine"
+            job.say(f"the local Kaggle: {words}\n")
         bench = RehearsalEnvironment(
             notebook=source,
             inputs=_mount_inputs(job),
@@ -85,16 +89,11 @@ class SandboxRunner:
             uv=interpreters.uv_program(),
             installer="auto",
             timeout=job.timeout,
-            env=(_index_environment(self.shop.index) if job.internet else {})
-            | ({"KAGGLE_IS_COMPETITION_RERUN": "1"} if job.rerun else {}),
+            env=env,
             network=job.internet,
         )
-        if job.internet:
-            job.say(
-                "the local Kaggle: the internet is on, this notebook may use the network of this machine\n"
-            )
         root = f"/kaggle/input/{job.contest.place}" if job.contest else ""
-        if service and job.contest:
+        if service:
             bench = replace(bench, python_path=gateway.find_python_path(service, source, root))
         boxes = (job.folder / f"box{number}" for number in itertools.count())
 
@@ -102,15 +101,13 @@ class SandboxRunner:
             box = next(boxes)
             with _follow_lines(box / execution.LOG, job.say):
                 environment = kernel.set_kernel(bench, chosen_kernel)
-                if service and job.contest and job.rerun:
+                if service and job.rerun:
                     environment = gateway.make_scoring_run(
                         environment, service, root, None, job.folder / f"driver-{box.name}"
                     )
                 return execution.run_notebook(environment, chosen_sandbox, box, report=self.shop.report)
 
-        if chosen_image is None:
-            return run(ready)
-        return kernel.run_until_complete(ready, chosen_image, self.shop, run)[1]
+        return kernel.run_until_complete(ready, image, self.shop, run)[1] if image else run(ready)
 
     def _choose_kernel(self, job: RunJob, code: Sequence[Path]) -> tuple[Image | None, KernelSetup]:
         """Return the image of the kit that is mounted, if it is known, and the kernel for it."""
@@ -130,31 +127,18 @@ def _add_gateway(job: RunJob, notebook: Path) -> tuple[RunJob, GatewayService | 
     contest = job.contest
     if contest is None or not (gateway.uses_gateway(notebook) or (job.rerun and contest.gateway is not None)):
         return job, None
-    entries = _list_entries(job, contest.place)
-    params = {} if contest.gateway is None else {"gateway": contest.gateway}
-    service = gateway.prepare_gateway(entries, params, contest.submission, job.folder / "gateway")
-    laid = {f"{contest.place}/{name}": path for name, path in (entries | service.added_folders()).items()}
-    other_inputs = [mount for mount in job.inputs if not f"{mount[0]}/".startswith(f"{contest.place}/")]
-    return replace(job, inputs=(*other_inputs, *laid.items())), service
-
-
-def _list_entries(job: RunJob, place: str) -> dict[str, Path]:
-    """Return what lies at a place below /kaggle/input, by name."""
-    entries: dict[str, Path] = {}
+    place, entries, others = contest.place, dict[str, Path](), []
     for at, source in job.inputs:
         if at == place:
             entries |= {path.name: path for path in sorted(source.iterdir())}
         elif at.startswith(f"{place}/"):
             entries[at.removeprefix(f"{place}/")] = source
-    return entries
-
-
-def _collect_output(ran: KernelRun, submission: str) -> None:
-    """Lay what the gateway has written into the working folder, which is the output; a parquet file as CSV as well."""
-    for name in dict.fromkeys((submission, *WRITTEN)):
-        table = gateway.collect_submission(ran, name)
-        if table is not None:
-            shutil.copyfile(table, ran.working / table.name)
+        else:
+            others.append((at, source))
+    params = {} if contest.gateway is None else {"gateway": contest.gateway}
+    service = gateway.prepare_gateway(entries, params, contest.submission, job.folder / "gateway")
+    laid = {f"{place}/{name}": path for name, path in (entries | service.added_folders()).items()}
+    return replace(job, inputs=(*others, *laid.items())), service
 
 
 def _index_environment(settings: IndexSettings) -> dict[str, str]:
@@ -162,16 +146,16 @@ def _index_environment(settings: IndexSettings) -> dict[str, str]:
 
     Folders are left out: the box does not show them.
     """
-    extra = [url for url in settings.extra_index_urls if not url.startswith("file:")]
-    told = {
+    extra_urls = (url for url in settings.extra_index_urls if not url.startswith("file:"))
+    variables = {
         "PIP_INDEX_URL": "" if settings.index_url.startswith("file:") else settings.index_url,
-        "PIP_EXTRA_INDEX_URL": " ".join(extra),
+        "PIP_EXTRA_INDEX_URL": " ".join(extra_urls),
         "PIP_CERT": settings.cert,
         "PIP_TRUSTED_HOST": " ".join(settings.trusted_hosts),
         "PIP_PROXY": settings.proxy,
         "PIP_TIMEOUT": f"{settings.timeout:.0f}",
     }
-    return {name: value for name, value in told.items() if value}
+    return {name: value for name, value in variables.items() if value}
 
 
 def _mount_inputs(job: RunJob) -> tuple[Mount, ...]:
@@ -204,12 +188,14 @@ def _follow_lines(log: Path, say: Callable[[str], None]) -> Iterator[None]:
     def follow() -> None:
         position, partial, last = 0, b"", False
         while not last:
-            last = ended.wait(_GLANCE)
-            new = _read_from(log, position)
-            position += len(new)
-            *lines, partial = (partial + new).split(b"\n")
-            for line in lines:
-                say(line.decode(errors="replace") + "\n")
+            last = ended.wait(_POLL_SECONDS)  # once more after the end, for what was written last
+            with suppress(FileNotFoundError), log.open("rb") as stream:
+                stream.seek(position)
+                new = stream.read()
+                position += len(new)
+                *lines, partial = (partial + new).split(b"\n")
+                for line in lines:
+                    say(line.decode(errors="replace") + "\n")
         if partial:
             say(partial.decode(errors="replace"))
 
@@ -220,13 +206,3 @@ def _follow_lines(log: Path, say: Callable[[str], None]) -> Iterator[None]:
     finally:
         ended.set()
         teller.join()
-
-
-def _read_from(path: Path, place: int) -> bytes:
-    """Return what a file has from a place on; nothing if it is not there yet."""
-    try:
-        with path.open("rb") as stream:
-            stream.seek(place)
-            return stream.read()
-    except FileNotFoundError:
-        return b""

@@ -1,6 +1,6 @@
 """How the local Kaggle behaves: how late effects show, how long work takes, what is allowed."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +38,5 @@ class LocalKaggleSettings:
 
     def with_delays(self, factor: float) -> "LocalKaggleSettings":
         """Return settings under which everything takes `factor` times as long to show or to be done."""
-        return replace(
-            self,
-            visible_after=self.visible_after * factor,
-            processing=self.processing * factor,
-            queued=self.queued * factor,
-            scoring=self.scoring * factor,
-        )
+        names = ("visible_after", "processing", "queued", "scoring")
+        return LocalKaggleSettings(**asdict(self) | {name: getattr(self, name) * factor for name in names})

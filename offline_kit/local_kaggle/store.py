@@ -1,24 +1,32 @@
-"""The local Kaggle's state on disk: one JSON file per thing, each written whole or not at all."""
+"""The local Kaggle's state on disk: one JSON file per thing, each written whole or not at all; and links to its files."""
 
 import json
 import re
+import secrets
 import shutil
+import tarfile
 import threading
 import time
-from collections.abc import Iterator
+import urllib.parse
+import zipfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from offline_kit.core import files
-from offline_kit.local_kaggle.wire import ServiceRefusal
+from offline_kit.local_kaggle.wire import HttpAnswer, RpcCall, ServiceRefusal
 
+Key = tuple[str, ...]
+"""A path of safe words below the state's folder."""
 Record = dict[str, Any]
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _RECORD = "record.json"
+_INCOMPRESSIBLE = (".zip", ".gz", ".bz2", ".xz", ".7z", ".rar", ".png", ".jpg", ".jpeg", ".parquet")
+_PACKING = threading.Lock()
 
 
 class RecordStore:
-    """A folder of records; a key is a path of safe words below it.
+    """A folder of records.
 
     One process serves a folder at a time; its threads take `lock` around reading and writing again.
     """
@@ -52,9 +60,16 @@ class RecordStore:
 
     def write_record(self, record: Record, *key: str) -> None:
         """Write a record whole; it outlives a crash. A closed store keeps nothing more."""
-        if self._closed:
-            return
-        files.write_atomic(self.key_folder(*key) / _RECORD, json.dumps(record, indent=1) + "\n")
+        if not self._closed:
+            files.write_atomic(self.key_folder(*key) / _RECORD, json.dumps(record, indent=1) + "\n")
+
+    def change_record(self, *key: str, **facts: object) -> bool:
+        """Change some facts of a record; return False if it was deleted meanwhile."""
+        with self.lock:
+            record = self.read(*key)
+            if record is not None:
+                self.write_record({**record, **facts}, *key)
+        return record is not None
 
     def delete_record(self, *key: str) -> None:
         """Remove a record with all that lies below it; one that is not there is no error."""
@@ -67,11 +82,7 @@ class RecordStore:
     def key_names(self, *key: str) -> list[str]:
         """Return the words below a key, sorted; numbers by size."""
         folder = self.key_folder(*key)
-        names = (
-            [path.name for path in folder.iterdir() if (path / _RECORD).is_file() or _has_more(path)]
-            if folder.is_dir()
-            else []
-        )
+        names = [path.name for path in folder.iterdir() if _is_key(path)] if folder.is_dir() else []
         return sorted(names, key=lambda name: (len(name), name) if name.isdecimal() else (0, name))
 
     def iter_records(self, *key: str) -> Iterator[Record]:
@@ -90,5 +101,66 @@ class RecordStore:
             return int(record["last"])
 
 
-def _has_more(folder: Path) -> bool:
-    return folder.is_dir() and any(path.is_dir() for path in folder.iterdir())
+def _is_key(folder: Path) -> bool:
+    has_record = (folder / _RECORD).is_file()
+    return has_record or (folder.is_dir() and any(path.is_dir() for path in folder.iterdir()))
+
+
+class DownloadLinks:
+    """Links to files: whoever has one may fetch the file for some seconds, without an account.
+
+    Those of an earlier run of the server have expired.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._given: dict[str, tuple[Path, float]] = {}
+
+    def create_link(self, call: RpcCall, path: Path, name: str = "") -> str:
+        """Return a link to the file; it ends in `name`, after which clients call what they fetched."""
+        word = secrets.token_hex(12)
+        self._given[word] = (path, time.monotonic() + self.seconds)
+        return f"{call.base}/files/{word}/{urllib.parse.quote(name or path.name)}"
+
+    def redirect(self, call: RpcCall, path: Path, name: str = "") -> HttpAnswer:
+        """Send a caller to a link to the file."""
+        return HttpAnswer(status=302, headers={"Location": self.create_link(call, path, name)})
+
+    def find_file(self, word: str) -> Path:
+        """Return the file behind a link; an expired or unknown one is refused with 403."""
+        path, until = self._given.get(word, (Path(), 0.0))
+        if time.monotonic() >= until or not path.is_file():
+            raise ServiceRefusal(403, "The link has expired")
+        return path
+
+
+def pack_folder(folder: Path, final: Path, names: Iterable[Path] | None = None) -> Path:
+    """Return `final`, a .zip or .tar.gz of a folder that no longer changes, or of these files of it.
+
+    It is made when it is first asked for.
+    """
+    with _PACKING:
+        if final.exists():
+            return final
+        final.parent.mkdir(parents=True, exist_ok=True)
+        part = final.with_suffix(".part")
+        paths = files.list_tree(folder) if names is None else names
+        if final.name.endswith(".tar.gz"):
+            with tarfile.open(part, "w:gz", compresslevel=1) as tar:
+                for path in paths:
+                    tar.add(folder / path, path.as_posix(), recursive=False)
+        else:
+            kind = zipfile.ZIP_STORED if names is None else zipfile.ZIP_DEFLATED
+            with zipfile.ZipFile(part, "w", kind, strict_timestamps=False) as zipped:
+                for path in paths:
+                    zipped.write(folder / path, path.as_posix() if names is None else path.name)
+        part.replace(final)
+    return final
+
+
+def wrap_file(folder: Path, name: str, beside: Path, size: int) -> Path:
+    """Return one file of a folder as it is sent: NAME.zip, made below `beside`, for one of so many bytes."""
+    path = folder / name
+    if path.stat().st_size < size or path.suffix.lower() in _INCOMPRESSIBLE:
+        return path
+    return pack_folder(folder, beside / f"{name}.zip", (Path(name),))

@@ -18,13 +18,12 @@ from offline_kit.core import files, processes
 from offline_kit.core.errors import OfflineKitError
 from offline_kit.local_kaggle import wire
 from offline_kit.local_kaggle.blobs import UploadService
-from offline_kit.local_kaggle.catalog import SERVICE, CompetitionCatalog
+from offline_kit.local_kaggle.catalog import CompetitionCatalog
 from offline_kit.local_kaggle.faults import FaultTable
 from offline_kit.local_kaggle.kernel_runs import make_run_folder
 from offline_kit.local_kaggle.notebook_service import NotebookService
-from offline_kit.local_kaggle.packing import pack_folder
-from offline_kit.local_kaggle.store import Record, RecordStore
-from offline_kit.local_kaggle.wire import HttpAnswer, Rpc, RpcCall, ServiceRefusal
+from offline_kit.local_kaggle.store import Record, RecordStore, pack_folder
+from offline_kit.local_kaggle.wire import HttpAnswer, RpcCall, ServiceRefusal, rpc
 from offline_kit.project.kaggle_names import LOCAL_ONLY
 from offline_kit.rehearsal.gateway_driver import TABLE_SUFFIX
 
@@ -34,6 +33,10 @@ _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _LOG_LINES = 15  # of a hidden run that failed
 _LOCAL = "{:.5f} (LOCAL)"
 """How scores are written: nobody is to take them for Kaggle's."""
+_LEADERBOARD_COLUMNS = (
+    *("Rank", "TeamId", "TeamName", "LastSubmissionDate", "Score", "SubmissionCount"),
+    "TeamMemberUserNames",
+)
 
 
 class SubmissionService:
@@ -54,30 +57,13 @@ class SubmissionService:
         self.faults = faults
         self.links = catalog.links
 
-    def list_rpcs(self) -> dict[str, Rpc]:
-        """Return the calls about submissions."""
-        calls: dict[str, Rpc] = {
-            "CreateCodeSubmission": self.submit_code,
-            "StartSubmissionUpload": self.start_upload,
-            "CreateSubmission": self.submit_file,
-            "GetSubmissionLimits": self.get_limits,
-            "ListSubmissions": self.list_submissions,
-            "GetSubmission": self.get_submission,
-            "DownloadSubmission": self.download_submission,
-            "GetLeaderboard": self.get_leaderboard,
-            "DownloadLeaderboard": self.download_leaderboard,
-        }
-        return {SERVICE + name: call for name, call in calls.items()}
-
-    def submit_code(self, call: RpcCall) -> Mapping[str, Any]:
+    @rpc("competitions.CompetitionApiService/CreateCodeSubmission")
+    def _submit_code(self, call: RpcCall) -> Mapping[str, Any]:
         """Queue the hidden run of a finished notebook version."""
-        competition = self.catalog.open_competition(call.text_field("competitionName"))
-        number, name = (
-            call.int_field("kernelVersion"),
-            call.text_field("fileName") or competition["submission"],
-        )
+        competition = self.catalog.open_competition(call)
+        name = call.text("fileName") or competition["submission"]
         found = self.kernels.find_version(
-            call.text_field("kernelOwner"), call.text_field("kernelSlug"), number
+            call.text("kernelOwner"), call.text("kernelSlug"), call.integer("kernelVersion")
         )
         if found is None or found[1]["owner"] != call.user:
             raise ServiceRefusal(404, "Notebook version not found")
@@ -90,19 +76,19 @@ class SubmissionService:
             raise ServiceRefusal(400, f"Submission not allowed: the notebook's output has no file '{name}'")
         return self._queue_submission(call, competition, {"kernel": list(key), "fileName": name})
 
-    def start_upload(self, call: RpcCall) -> Mapping[str, Any]:
-        """Open the upload of a submission file."""
-        self.catalog.open_competition(call.text_field("competitionName"))
-        return self.blobs.open_session(
-            call, Path(call.text_field("fileName") or "submission.csv").name, "SUBMISSION"
-        )
+    @rpc("competitions.CompetitionApiService/StartSubmissionUpload")
+    def _start_upload(self, call: RpcCall) -> Mapping[str, Any]:
+        self.catalog.open_competition(call)
+        name = Path(call.text("fileName") or "submission.csv").name
+        return self.blobs.open_session(call, name, "SUBMISSION")
 
-    def submit_file(self, call: RpcCall) -> Mapping[str, Any]:
+    @rpc("competitions.CompetitionApiService/CreateSubmission")
+    def _submit_file(self, call: RpcCall) -> Mapping[str, Any]:
         """Queue the scoring of an uploaded file; a code competition takes none."""
-        competition = self.catalog.open_competition(call.text_field("competitionName"))
+        competition = self.catalog.open_competition(call)
         if competition["code_only"]:
             raise ServiceRefusal(400, "This competition only accepts submissions from notebooks")
-        token = call.text_field("blobFileTokens")
+        token = call.text("blobFileTokens")
         name, data = self.blobs.finished_upload(token, call.user)
         return self._queue_submission(call, competition, {"token": token, "fileName": name}, data)
 
@@ -110,7 +96,7 @@ class SubmissionService:
         self, call: RpcCall, competition: Record, facts: Mapping[str, Any], sent: Path | None = None
     ) -> dict[str, Any]:
         with self.store.lock:
-            if not self._submissions_left(call.user, competition):
+            if not self._count_limits(call, competition)["numAllowedNow"]:
                 text = "your team has used its daily Submission allowance"
                 raise ServiceRefusal(400, f"Submission not allowed: {text} ({competition['daily']}) today")
             ref = self.store.next_serial("submission")
@@ -119,116 +105,139 @@ class SubmissionService:
                 "competition": competition["slug"],
                 "user": call.user,
                 "created": self.store.current_time(),
-                "description": call.text_field("submissionDescription"),
+                "description": call.text("submissionDescription"),
                 "state": "PENDING",
                 **facts,
             }
             if sent:
-                files.link_or_copy(sent, self._uploaded_file(record))
+                files.link_or_copy(sent, self._sent_file(record))
             self.store.write_record(record, "submissions", str(ref))
-        self._start_scoring(record)
+        threading.Thread(target=self._score_record, args=(record,), daemon=True).start()
         return {"message": f"Successfully submitted to {competition['title']}", "ref": ref}
 
-    def get_limits(self, call: RpcCall) -> Mapping[str, Any]:
-        """Tell how many submissions are left today."""
-        competition = self.catalog.get_competition(call.text_field("competitionName"))
-        own_records = self._submissions_of(call.user, competition["slug"])
-        return {
-            "numToday": len(self._made_today(own_records)),
-            "numTotal": len(own_records),
-            "numAllowedNow": self._submissions_left(call.user, competition),
-            "limitedByTotal": False,
-        }
+    @rpc("competitions.CompetitionApiService/GetSubmissionLimits")
+    def _get_limits(self, call: RpcCall) -> Mapping[str, Any]:
+        return self._count_limits(call, self.catalog.named_competition(call))
 
-    def list_submissions(self, call: RpcCall) -> Mapping[str, Any]:
+    def _count_limits(self, call: RpcCall, competition: Record) -> Mapping[str, Any]:
+        """Return how many submissions the caller has made, and how many are left today (UTC)."""
+        if not call.user:
+            raise ServiceRefusal(403, "Permission 'competitions.participate' was denied")
+        own_records = self._submissions_of(call.user, competition)
+        day = self.store.current_time() // _DAY
+        today = sum(record["created"] // _DAY == day for record in own_records)
+        left = max(0, int(competition["daily"]) - today)
+        counts = {"numToday": today, "numTotal": len(own_records), "numAllowedNow": left}
+        return {**counts, "limitedByTotal": False}
+
+    @rpc("competitions.CompetitionApiService/ListSubmissions")
+    def _list_submissions(self, call: RpcCall) -> Mapping[str, Any]:
         """List one's submissions to a competition, the latest first."""
-        competition = self.catalog.get_competition(call.text_field("competitionName"))
-        own_records = [
-            record
-            for record in self._submissions_of(call.user, competition["slug"])
-            if self._is_visible(record)
-        ]
-        page, following = _LISTING.page_of_things(reversed(own_records), call.body)
-        return {"submissions": [_describe_submission(record) for record in page], "nextPageToken": following}
+        own_records = self._submissions_of(call.user, self.catalog.named_competition(call))
+        return wire.list_page(
+            call,
+            "submissions",
+            (record for record in reversed(own_records) if self._is_visible(record)),
+            lambda record: _describe_submission(call, record),
+            filters={
+                "group": lambda record, word: (
+                    record["state"] == "COMPLETE" or not word.endswith("_SUCCESSFUL")
+                ),
+            },
+            orders={
+                "_NAME": lambda record: record["fileName"],
+                "_PUBLIC_SCORE": lambda record: (
+                    -record["public"] if _has_score(record, "public") else math.inf
+                ),
+                "_PRIVATE_SCORE": lambda record: (
+                    -record["private"] if _has_score(record, "private") else math.inf
+                ),
+            },
+        )
 
-    def get_submission(self, call: RpcCall) -> Mapping[str, Any]:
+    @rpc("competitions.CompetitionApiService/GetSubmission")
+    def _get_submission(self, call: RpcCall) -> Mapping[str, Any]:
         """Tell about one submission; 404 just after it was made."""
-        record = self.store.read("submissions", str(call.int_field("ref")))
-        if record is None or record["user"] != call.user or not self._is_visible(record):
+        record = self._own_submission(call, "ref")
+        if not self._is_visible(record):
             raise ServiceRefusal(404, "Submission not found")
-        return _describe_submission(record)
+        return _describe_submission(call, record)
 
-    def download_submission(self, call: RpcCall) -> HttpAnswer:
+    @rpc("competitions.CompetitionApiService/DownloadSubmission")
+    def _download_submission(self, call: RpcCall) -> HttpAnswer:
         """Send to the link of a file that was uploaded as a submission; what a hidden run wrote is nobody's."""
-        record = self.store.read("submissions", str(call.int_field("submissionId")))
-        if record is None or record["user"] != call.user:
-            raise ServiceRefusal(404, "Submission not found")
-        path = self._uploaded_file(record)
+        path = self._sent_file(self._own_submission(call, "submissionId"))
         if not path.is_file():
-            raise ServiceRefusal(
-                403, "The file of this submission cannot be downloaded: a notebook has written it"
-            )
-        return wire.redirect_answer(self.links.create_link(call.base, path, path.name))
+            words = "The file of this submission cannot be downloaded: a notebook has written it"
+            raise ServiceRefusal(403, words)
+        return self.links.redirect(call, path)
 
-    def get_leaderboard(self, call: RpcCall) -> Mapping[str, Any]:
-        """List the best public score of everybody, the best first."""
-        rows = self._rank_teams(self.catalog.get_competition(call.text_field("competitionName")))
-        page, following = wire.slice_page([_leaderboard_row(best) for best, _ in rows], call.body)
-        return {"submissions": page, "nextPageToken": following}
+    @rpc("competitions.CompetitionApiService/GetLeaderboard")
+    def _get_leaderboard(self, call: RpcCall) -> Mapping[str, Any]:
+        rows = self._rank_teams(self.catalog.named_competition(call))
+        return wire.list_page(call, "submissions", rows, lambda row: row[0])
 
-    def download_leaderboard(self, call: RpcCall) -> HttpAnswer:
+    @rpc("competitions.CompetitionApiService/DownloadLeaderboard")
+    def _download_leaderboard(self, call: RpcCall) -> HttpAnswer:
         """Send to the link of a zip with the whole leaderboard as a table."""
-        competition = self.catalog.get_competition(call.text_field("competitionName"))
+        competition = self.catalog.named_competition(call)
         slug, table = competition["slug"], io.StringIO()
         writer = csv.writer(table)
-        writer.writerow(_COLUMNS)
-        for rank, (best, count) in enumerate(self._rank_teams(competition), 1):
-            row = _leaderboard_row(best)
-            values = (row["teamId"], row["teamName"], row["submissionDate"], row["score"])
-            writer.writerow((rank, *values, count, best["user"]))
+        writer.writerow(_LEADERBOARD_COLUMNS)
+        for rank, (row, count) in enumerate(self._rank_teams(competition), 1):
+            writer.writerow((rank, *row.values(), count, row["teamName"]))
         folder = self.store.key_folder("competitions", slug) / "leaderboard"
-        final = folder / f"{slug}.zip"
+        final, name = folder / f"{slug}.zip", f"{slug}-publicleaderboard.csv"
         with self.store.lock:
-            name = f"{slug}-publicleaderboard.csv"
             files.write_atomic(folder / name, table.getvalue())
             final.unlink(missing_ok=True)
             pack_folder(folder, final, (Path(name),))
-        return wire.redirect_answer(self.links.create_link(call.base, final, final.name))
+        return self.links.redirect(call, final)
 
-    def _rank_teams(self, competition: Record) -> list[tuple[Record, int]]:
-        """Return everybody's best submission and the number of theirs, the best first."""
-        lower = competition.get("lower", False)
+    def _rank_teams(self, competition: Record) -> list[tuple[dict[str, Any], int]]:
+        """Return the row of everybody's best submission and the number of theirs, the best first.
+
+        A team is one account.
+        """
+        sign = 1 if competition.get("lower") else -1
         teams: dict[str, list[Record]] = {}
         for record in self.store.iter_records("submissions"):
-            if record["competition"] == competition["slug"] and _score_of(record, "public"):
+            if record["competition"] == competition["slug"] and _has_score(record, "public"):
                 teams.setdefault(record["user"], []).append(record)
 
         def rank(record: Record) -> tuple[float, float]:
-            return (record["public"] if lower else -record["public"]), record["created"]
+            return sign * record["public"], record["created"]
 
-        teams_ranked = [(min(records, key=rank), len(records)) for records in teams.values()]
-        return sorted(teams_ranked, key=lambda pair: rank(pair[0]))
+        rows = []
+        for best in sorted((min(records, key=rank) for records in teams.values()), key=rank):
+            row = {
+                "teamId": zlib.crc32(best["user"].encode()),
+                "teamName": best["user"],
+                "submissionDate": wire.format_time(best["created"]),
+                "score": _LOCAL.format(best["public"]),
+            }
+            rows.append((row, len(teams[best["user"]])))
+        return rows
 
     def resume_scoring(self) -> None:
         """Score anew what was being scored when the server ended."""
         for record in self.store.iter_records("submissions"):
             if record["state"] == "PENDING":
-                self._start_scoring(record)
-
-    def _start_scoring(self, record: Record) -> None:
-        threading.Thread(target=self._score_record, args=(record,), daemon=True).start()
+                threading.Thread(target=self._score_record, args=(record,), daemon=True).start()
 
     def _score_record(self, record: Record) -> None:
         fault = self.faults.match_call("SCORE")
         time.sleep(fault.delay)
         if fault.stuck:
             return
-        place = self.store.key_folder("submissions", str(record["ref"]))
-        folder = make_run_folder(place)
+        folder = make_run_folder(self.store.key_folder("submissions", str(record["ref"])))
         try:
-            competition = self.catalog.get_competition(record["competition"])
-            outcome = {"state": fault.ends or "ERROR", "error": fault.fail}
-            facts = outcome if fault.ends or fault.fail else self._score_files(record, competition, folder)
+            if fault.ends or fault.fail:
+                facts: dict[str, Any] = {"state": fault.ends or "ERROR", "error": fault.fail}
+            else:
+                facts = self._score_files(record, self.catalog.get_competition(record["competition"]), folder)
+        except _SubmissionError as error:
+            facts = {"state": "ERROR", "error": str(error)}
         except Exception as error:  # noqa: BLE001 - a submission must end in a state
             facts = {"state": "ERROR", "error": f"Kaggle Error: {error}"}
         shutil.rmtree(folder, ignore_errors=True)
@@ -236,70 +245,69 @@ class SubmissionService:
         self.store.write_record({**record, **facts}, "submissions", str(record["ref"]))
 
     def _score_files(self, record: Record, competition: Record, folder: Path) -> dict[str, Any]:
-        began, log = self.store.current_time(), list[str]()
+        began = self.store.current_time()
+        log: list[str] = []
         if record.get("token"):
             folder.mkdir(parents=True, exist_ok=True)
-            written = Path(shutil.copyfile(self._uploaded_file(record), folder / record["fileName"]))
+            written = Path(shutil.copyfile(self._sent_file(record), folder / record["fileName"]))
         else:
-            key, mount = tuple(record["kernel"]), f"competitions/{competition['slug']}"
-            covered = {mount: self.catalog.hidden_entries(competition)}
-            limit = competition["seconds"]
-            result = self.kernels.runs.execute_version(
-                key, folder, covered=covered, timeout=limit, say=log.append
-            )
-            if result.failure:
-                late = "exceeded the max allowed" in result.failure
-                error = "Notebook Timeout" if late else "Notebook Threw Exception"
-                return {"state": "ERROR", "error": error + _for_us(result.failure, *log)}
-            written = folder / "output" / record["fileName"]
-            as_csv = written.with_name(written.name + TABLE_SUFFIX)
-            if as_csv.is_file() and competition["solution"].endswith(".csv"):
-                written = as_csv  # of a gateway's parquet file, as the metric reads tables
+            written = self._run_hidden(record, competition, folder, log)
         if not written.is_file():
             other_names = sorted(path.name for path in written.parent.glob("*"))
-            written_words = f"written instead: {', '.join(other_names[:10]) or 'nothing'}"
-            return {"state": "ERROR", "error": "Submission CSV Not Found" + _for_us(written_words, *log)}
+            words = f"written instead: {', '.join(other_names[:10]) or 'nothing'}"
+            raise _SubmissionError("Submission CSV Not Found" + _mark_local(words, log))
         scores = _run_judge(competition, written, folder)
         if scores.get("metric"):
-            text = f"Kaggle Error: the competition's metric failed, not the submission: {scores['error']}"
-            return {"state": "ERROR", "error": text}
+            words = "Kaggle Error: the competition's metric failed, not the submission"
+            raise _SubmissionError(f"{words}: {scores['error']}")
         if "error" in scores:
-            return {"state": "ERROR", "error": f"Submission Scoring Error: {scores['error']}"}
-        size = written.stat().st_size
-        return {"state": "COMPLETE", "size": size, "seconds": self.store.current_time() - began, **scores}
+            raise _SubmissionError(f"Submission Scoring Error: {scores['error']}")
+        seconds = self.store.current_time() - began
+        return {"state": "COMPLETE", "size": written.stat().st_size, "seconds": seconds, **scores}
 
-    def _uploaded_file(self, record: Record) -> Path:
-        """Return where the file of a submission lies that was uploaded; links to uploads are never written."""
+    def _run_hidden(self, record: Record, competition: Record, folder: Path, log: list[str]) -> Path:
+        """Run a notebook version on the hidden test; return where its submission should be."""
+        covered = {f"competitions/{competition['slug']}": self.catalog.hidden_entries(competition)}
+        result = self.kernels.runs.execute_version(
+            tuple(record["kernel"]), folder, covered=covered, timeout=competition["seconds"], say=log.append
+        )
+        if result.failure:
+            late = "exceeded the max allowed" in result.failure
+            error = "Notebook Timeout" if late else "Notebook Threw Exception"
+            raise _SubmissionError(error + _mark_local(result.failure, log))
+        written = folder / "output" / str(record["fileName"])
+        as_csv = written.with_name(written.name + TABLE_SUFFIX)
+        # A gateway's parquet file is scored as the CSV beside it: the metric reads tables.
+        return as_csv if as_csv.is_file() and competition["solution"].endswith(".csv") else written
+
+    def _sent_file(self, record: Record) -> Path:
+        """Return where the file of a submission is that was uploaded; links to uploads are never written."""
         return self.store.key_folder("submissions", str(record["ref"])) / "sent" / str(record["fileName"])
 
-    def _submissions_of(self, user: str, slug: str) -> list[Record]:
+    def _own_submission(self, call: RpcCall, name: str) -> Record:
+        record = self.store.read("submissions", str(call.integer(name)))
+        if record is None or record["user"] != call.user:
+            raise ServiceRefusal(404, "Submission not found")
+        return record
+
+    def _submissions_of(self, user: str, competition: Record) -> list[Record]:
+        own = (user, competition["slug"])
         records = self.store.iter_records("submissions")
-        return [record for record in records if (record["user"], record["competition"]) == (user, slug)]
-
-    def _made_today(self, records: list[Record]) -> list[Record]:
-        day = self.store.current_time() // _DAY
-        return [record for record in records if record["created"] // _DAY == day]
-
-    def _submissions_left(self, user: str, competition: Record) -> int:
-        if not user:
-            raise ServiceRefusal(403, "Permission 'competitions.participate' was denied")
-        used = len(self._made_today(self._submissions_of(user, competition["slug"])))
-        return max(0, int(competition["daily"]) - used)
+        return [record for record in records if (record["user"], record["competition"]) == own]
 
     def _is_visible(self, record: Record) -> bool:
         return bool(self.store.current_time() - record["created"] >= self.catalog.settings.visible_after)
 
 
+class _SubmissionError(Exception):
+    """A submission ends as an error; the text is what its author is shown."""
+
+
 def _run_judge(competition: Record, written: Path, folder: Path) -> dict[str, Any]:
     """Let the judge score a file, in a process of its own."""
-    request = {
-        "submission": str(written),
-        "solution": competition["solution"],
-        "metric": competition["metric"],
-        "options": competition["options"],
-        "id": competition["id_column"],
-        "folder": competition["folder"],
-    }
+    copied = ("solution", "metric", "options", "folder")
+    request = {"submission": str(written), "id": competition["id_column"]}
+    request |= {name: competition[name] for name in copied}
     request_path = folder / "request.json"
     files.write_atomic(request_path, json.dumps(request))
     try:
@@ -307,67 +315,32 @@ def _run_judge(competition: Record, written: Path, folder: Path) -> dict[str, An
         processes.run_command(words, cwd=Path(competition["folder"]), timeout=_METRIC_SECONDS, check=False)
         answer: dict[str, Any] = json.loads(request_path.with_name("request.json.answer").read_text("utf-8"))
     except (OfflineKitError, OSError, ValueError):
-        return {
-            "error": f"it did not end within {_METRIC_SECONDS:.0f} s, or took Python down",
-            "metric": True,
-        }
+        return {"error": f"it took over {_METRIC_SECONDS:.0f} s, or took Python down", "metric": True}
     return answer
 
 
-def _for_us(failure: str, *log: str) -> str:
+def _mark_local(failure: str, log: list[str]) -> str:
     """Return what a hidden run said, marked as what only a local Kaggle shows."""
     lines = [line for line in _ANSI.sub("", "".join(log)).splitlines() if line.strip()]
     tail = lines[-_LOG_LINES:]
     return LOCAL_ONLY + "\n".join([*([failure] if failure not in tail else []), *tail])
 
 
-_LISTING = wire.ListingRules[Record](
-    filters={
-        "group": lambda record, word: record["state"] == "COMPLETE" or not word.endswith("_SUCCESSFUL"),
-    },
-    orders={
-        "_NAME": lambda record: record["fileName"],
-        "_PUBLIC_SCORE": lambda record: -record["public"] if _score_of(record, "public") else math.inf,
-        "_PRIVATE_SCORE": lambda record: -record["private"] if _score_of(record, "private") else math.inf,
-    },
-)
-_COLUMNS = (
-    *("Rank", "TeamId", "TeamName", "LastSubmissionDate", "Score", "SubmissionCount"),
-    "TeamMemberUserNames",
-)
-
-
-def _score_of(record: Record, side: str) -> bool:
+def _has_score(record: Record, side: str) -> bool:
     return isinstance(record.get(side), float) and not math.isnan(record[side])
 
 
-def _leaderboard_row(record: Record) -> dict[str, Any]:
-    """Return a submission as a row of the leaderboard; a team is one account, its number that of the account's name."""
+def _describe_submission(call: RpcCall, record: Record) -> dict[str, Any]:
+    sides = [side for side in ("public", "private") if _has_score(record, side)]
     return {
-        "teamId": zlib.crc32(record["user"].encode()),
-        "teamName": record["user"],
-        "submissionDate": wire.format_time(record["created"]),
-        "score": _LOCAL.format(record["public"]),
-    }
-
-
-def _describe_submission(record: Record) -> dict[str, Any]:
-    scores = {
-        f"{side}Score": _LOCAL.format(record[side])
-        for side in ("public", "private")
-        if _score_of(record, side)
-    }
-    return {
-        "ref": record["ref"],
+        **{name: record[name] for name in ("ref", "description", "fileName")},
         "totalBytes": record.get("size", 0),
         "date": wire.format_time(record["created"]),
-        "description": record["description"],
         "errorDescription": record.get("error", ""),
-        "fileName": record["fileName"],
         "status": record["state"],
         "submittedBy": record["user"],
         "submittedByRef": record["user"],
         "teamName": "LOCAL",
-        "url": f"{wire.HERE}/submissions/{record['ref']}",
-        **scores,
+        "url": f"{call.base}/submissions/{record['ref']}",
+        **{f"{side}Score": _LOCAL.format(record[side]) for side in sides},
     }

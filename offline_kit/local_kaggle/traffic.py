@@ -22,7 +22,6 @@ class TrafficEvent:
     sent: int = 0
     """Bytes of the answer."""
     status: int = 0
-    """HTTP status; 0 for none."""
 
 
 class TrafficLog:
@@ -35,14 +34,12 @@ class TrafficLog:
         self._events: list[TrafficEvent] = []
 
     def record_event(self, event: TrafficEvent) -> None:
-        """Tell listeners; keep and log it where a request has come to its end."""
+        """Tell listeners; keep and log it if a request has come to its end."""
         for listener in tuple(self.listeners):
             listener(event)
-        if event.phase not in ("ended", "refused"):
-            return
-        with self._lock:
-            self._events.append(event)
-            with self.path.open("a", encoding="utf-8") as log:
+        if event.phase in ("ended", "refused"):
+            with self._lock, self.path.open("a", encoding="utf-8") as log:
+                self._events.append(event)
                 log.write(json.dumps({"time": round(time.time(), 3), **asdict(event)}) + "\n")
 
     def ended_requests(self, name: str = "") -> list[TrafficEvent]:

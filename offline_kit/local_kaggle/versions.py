@@ -1,17 +1,17 @@
-"""Dataset versions on disk: what was uploaded, what Kaggle makes of it, and when it shows."""
+"""What datasets, models and notebooks share: an owner, and versions on disk that show a while after they are made."""
 
 import os
 import shutil
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from offline_kit.core import files
 from offline_kit.core.errors import ProjectError
-from offline_kit.local_kaggle import packing
+from offline_kit.local_kaggle import store as records
 from offline_kit.local_kaggle.settings import LocalKaggleSettings
-from offline_kit.local_kaggle.store import Record, RecordStore
-from offline_kit.local_kaggle.wire import ServiceRefusal
+from offline_kit.local_kaggle.store import DownloadLinks, Key, Record, RecordStore
+from offline_kit.local_kaggle.wire import HttpAnswer, RpcCall, ServiceRefusal
 from offline_kit.project import kaggle_rules
 
 STAGES = (
@@ -23,7 +23,61 @@ STAGES = (
     "READY",
 )
 """The states that a version passes, in order; FAILED is the other end."""
-Key = tuple[str, ...]
+
+
+class OwnedThings:
+    """The things of one kind: each has an owner, a slug and a number, and is private or not."""
+
+    kind: str
+    """First word of their keys, and of their permissions."""
+
+    def __init__(self, store: RecordStore, links: DownloadLinks) -> None:
+        self.store = store
+        self.links = links
+
+    def key_of(self, record: Record) -> Key:
+        """Return the key of a thing."""
+        return (self.kind, record["owner"], record["slug"])
+
+    def read_record(self, owner: str, slug: str) -> Record | None:
+        """Return the thing of this name, or None."""
+        return self.store.read(self.kind, owner, slug) if owner and slug else None
+
+    def find_by_id(self, number: int) -> Record | None:
+        """Return the thing of this number, or None."""
+        return next((record for record in self.all_records() if record["id"] == number), None)
+
+    def all_records(self) -> Iterator[Record]:
+        """Yield the things of all owners."""
+        for owner in self.store.key_names(self.kind):
+            yield from self.store.iter_records(self.kind, owner)
+
+    def may_see(self, record: Record, user: str) -> bool:
+        """Tell whether a thing is public or the user's own."""
+        return not record["private"] or record["owner"] == user
+
+    def open_record(self, call: RpcCall, owner: str, slug: str) -> Record:
+        """Return a thing that the caller may see; anything else is 403, as on Kaggle, also what is not there."""
+        record = self.read_record(owner, slug)
+        if record is None or not self.may_see(record, call.user):
+            raise self.refusal("get")
+        return record
+
+    def find_mounted(self, ref: str, user: str) -> Record | None:
+        """Return the thing of a reference "owner/slug/..." that a notebook of this user may attach, or None."""
+        owner, slug, *_ = [*ref.split("/"), ""]
+        record = self.read_record(owner, slug)
+        return record if record and self.may_see(record, user) else None
+
+    def require_owner(self, call: RpcCall, record: Record | None, right: str) -> Record:
+        """Return the caller's own thing; refuses what is another's, or nobody's."""
+        if record is None or record["owner"] != call.user:
+            raise self.refusal(right)
+        return record
+
+    def refusal(self, right: str) -> ServiceRefusal:
+        """Return the refusal of a right."""
+        return ServiceRefusal(403, f"Permission '{self.kind}.{right}' was denied")
 
 
 class VersionStore:
@@ -32,7 +86,6 @@ class VersionStore:
     def __init__(self, store: RecordStore, settings: LocalKaggleSettings, *, verbatim: bool = False) -> None:
         """Under `verbatim` nothing is unpacked, renamed or wrapped, and all files are sent as .tar.gz: so it is for models."""
         self.verbatim = verbatim
-        self.suffix = ".tar.gz" if verbatim else ".zip"
         self.store = store
         self.settings = settings
         self._working: list[threading.Thread] = []
@@ -43,9 +96,9 @@ class VersionStore:
             number = max(self.version_numbers(key), default=0) + 1
             folder = self._version_folder(key, number) / "upload"
             for path, data in uploads:
-                files.link_or_copy(data, _free_path(folder / PurePosixPath(path)))
+                files.link_or_copy(data, _find_free_path(folder / PurePosixPath(path)))
             record = {"number": number, "created": self.store.current_time(), "state": "received", **facts}
-            self.store.write_record(record, *self._version_key(key, number))
+            self.store.write_record(record, *_version_key(key, number))
         self._start_processing(key, number)
         return number
 
@@ -53,39 +106,29 @@ class VersionStore:
         """Return the numbers of all versions, deleted ones too."""
         return self.store.version_numbers(*key)
 
+    def iter_versions(self, key: Key, *, deleted: bool = False) -> Iterator[Record]:
+        """Yield the versions that show by now (and still, unless `deleted`), the newest first."""
+        for number in reversed(self.version_numbers(key)):
+            record = self.store.read(*_version_key(key, number))
+            if record and self._age(record) >= 0 and (deleted or record["state"] != "deleted"):
+                yield record
+
     def get_version(self, key: Key, number: int) -> Record:
         """Return a version's record; 404 if it is not there, not yet, or no more."""
-        record = self._shown(key, number) if number > 0 else None
-        if record is None:
-            raise ServiceRefusal(404, f"Version {number} not found")
-        return record
-
-    def is_shown(self, key: Key, number: int) -> bool:
-        """Tell whether there is such a version by now, and still."""
-        return self._shown(key, number) is not None
-
-    def _shown(self, key: Key, number: int) -> Record | None:
-        record = self.store.read(*self._version_key(key, number))
-        is_gone = record is None or record["state"] == "deleted" or not self.is_visible(record)
-        return None if is_gone else record
-
-    def is_visible(self, record: Record) -> bool:
-        """Tell whether the version shows at all by now."""
-        return bool(self.store.current_time() - record["created"] >= self.settings.visible_after)
+        for record in self.iter_versions(key):
+            if record["number"] == number:
+                return record
+        raise ServiceRefusal(404, f"Version {number} not found")
 
     def newest_version(self, key: Key, *, ready: bool = False) -> Record | None:
         """Return the newest version that shows (and is READY), or None."""
-        for number in reversed(self.version_numbers(key)):
-            record = self._shown(key, number)
-            if record and (not ready or self.version_state(record) == "READY"):
-                return record
-        return None
+        versions = self.iter_versions(key)
+        return next((each for each in versions if not ready or self.version_state(each) == "READY"), None)
 
     def has_unfinished(self, key: Key) -> bool:
         """Tell whether a version is on its way: visible or not, neither READY nor FAILED."""
-        records = [self.store.read(*self._version_key(key, number)) for number in self.version_numbers(key)]
-        ended = ("READY", "FAILED", "DELETED")
-        return any(record and self.version_state(record) not in ended for record in records)
+        versions = self.store.iter_records(*key, "versions")
+        return any(self.version_state(record) not in ("READY", "FAILED", "DELETED") for record in versions)
 
     def version_state(self, record: Record) -> str:
         """Return the state that a version shows now."""
@@ -93,11 +136,10 @@ class VersionStore:
             return "DELETED"
         if record.get("stuck"):
             return str(record["stuck"])
-        elapsed = self.store.current_time() - record["created"] - self.settings.visible_after
-        if elapsed >= self.settings.processing and record["state"] != "received":
+        age, processing = self._age(record), self.settings.processing
+        if age >= processing and record["state"] != "received":
             return "READY" if record["state"] == "treated" else "FAILED"
-        share = elapsed / self.settings.processing if self.settings.processing else 1.0
-        return STAGES[max(0, min(4, int(share * 5)))]
+        return STAGES[max(0, min(4, int(age / processing * 5 if processing else 5)))]
 
     def version_folder(self, key: Key, record: Record) -> Path:
         """Return the folder of a READY version as it is mounted."""
@@ -110,41 +152,43 @@ class VersionStore:
         folder = self.version_folder(key, record)
         return [(path.as_posix(), (folder / path).stat().st_size) for path in files.list_tree(folder)]
 
-    def version_file(self, key: Key, record: Record, name: str) -> Path:
-        """Return one file of a version, a large one as NAME.zip; 404 if it has none of that name."""
+    def send_version(
+        self, call: RpcCall, links: DownloadLinks, key: Key, record: Record, name: str
+    ) -> HttpAnswer:
+        """Send to the link of one file of a version, or of an archive of all; 404 before it is READY."""
+        if self.version_state(record) != "READY":
+            raise ServiceRefusal(404, "The version is not ready")
+        folder = self.version_folder(key, record)
+        if not name:
+            suffix = ".tar.gz" if self.verbatim else ".zip"
+            archive = records.pack_folder(folder, folder.with_name(f"all{suffix}"))
+            return links.redirect(call, archive, f"{key[-1]}{suffix}")
         if name not in [path for path, _ in self.list_files(key, record)]:
             raise ServiceRefusal(404, f"File '{name}' not found")
-        folder = self.version_folder(key, record)
         if self.verbatim:
-            return folder / name
-        return packing.wrap_file(folder, Path(name), folder.with_name("wrapped"), self.settings.wrapped_from)
-
-    def version_archive(self, key: Key, record: Record) -> Path:
-        """Return all files of a version as one archive, made at the first call."""
-        folder = self.version_folder(key, record)
-        return packing.pack_folder(folder, folder.with_name(f"all{self.suffix}"))
+            return links.redirect(call, folder / name)
+        path = records.wrap_file(folder, name, folder.with_name("wrapped"), self.settings.wrapped_from)
+        return links.redirect(call, path)
 
     def delete_version(self, key: Key, number: int) -> None:
         """Mark a version as deleted, and free its disk."""
-        self._change_record(key, number, state="deleted")
+        self.store.change_record(*_version_key(key, number), state="deleted")
         shutil.rmtree(self._version_folder(key, number) / "files", ignore_errors=True)
-
-    def delete_older(self, key: Key, number: int) -> None:
-        """Mark all versions before `number` as deleted, and free their disk."""
-        for older in [each for each in self.version_numbers(key) if each < number]:
-            self.delete_version(key, older)
 
     def resume_processing(self, key: Key) -> None:
         """Go on with what was being processed when the server ended."""
-        for number in self.version_numbers(key):
-            record = self.store.read(*self._version_key(key, number))
-            if record and record["state"] == "received":
-                self._start_processing(key, number)
+        for record in self.store.iter_records(*key, "versions"):
+            if record["state"] == "received":
+                self._start_processing(key, int(record["number"]))
 
     def wait_for_processing(self) -> None:
         """Wait for the processing that is going on."""
         for thread in self._working:
             thread.join()
+
+    def _age(self, record: Record) -> float:
+        """Return for how many seconds a version has been visible."""
+        return float(self.store.current_time() - record["created"] - self.settings.visible_after)
 
     def _start_processing(self, key: Key, number: int) -> None:
         thread = threading.Thread(target=self._process_upload, args=(key, number), daemon=True)
@@ -154,37 +198,35 @@ class VersionStore:
     def _process_upload(self, key: Key, number: int) -> None:
         """Put an upload through Kaggle's treatment; what it refuses fails the version."""
         folder = self._version_folder(key, number)
-        shutil.rmtree(folder / "files", ignore_errors=True)  # half made by a server that was ended
-        (folder / "upload").mkdir(exist_ok=True)
+        upload, mounted = folder / "upload", folder / "files"
+        shutil.rmtree(mounted, ignore_errors=True)  # half made by a server that was ended
+        upload.mkdir(exist_ok=True)
+        problems: list[str] = []
         try:
             if self.verbatim:
-                shutil.copytree(folder / "upload", folder / "files", copy_function=os.link)
+                shutil.copytree(upload, mounted, copy_function=os.link)
             else:
-                kaggle_rules.apply_upload_rules(
-                    folder / "upload", folder / "files", unpack_pt=self.settings.unpack_pt
-                )
+                kaggle_rules.apply_upload_rules(upload, mounted, unpack_pt=self.settings.unpack_pt)
         except ProjectError as error:
-            self._change_record(key, number, state="failed", problems=list(error.details) or [error.what])
+            problems = list(error.details) or [error.what]
         except OSError as error:
-            self._change_record(key, number, state="failed", problems=[str(error)])
+            problems = [str(error)]
+        version_key = _version_key(key, number)
+        if problems:
+            self.store.change_record(*version_key, state="failed", problems=problems)
         else:
-            self._change_record(key, number, state="treated")
-            shutil.rmtree(folder / "upload", ignore_errors=True)
-
-    def _change_record(self, key: Key, number: int, **facts: object) -> None:
-        with self.store.lock:
-            record = self.store.read(*self._version_key(key, number))
-            if record is not None:
-                self.store.write_record({**record, **facts}, *self._version_key(key, number))
-
-    def _version_key(self, key: Key, number: int) -> Key:
-        return (*key, "versions", str(number))
+            self.store.change_record(*version_key, state="treated")
+            shutil.rmtree(upload, ignore_errors=True)
 
     def _version_folder(self, key: Key, number: int) -> Path:
-        return self.store.key_folder(*self._version_key(key, number))
+        return self.store.key_folder(*_version_key(key, number))
 
 
-def _free_path(path: Path) -> Path:
+def _version_key(key: Key, number: int) -> Key:
+    return (*key, "versions", str(number))
+
+
+def _find_free_path(path: Path) -> Path:
     """Return the path, or a numbered neighbour where one request names a file twice."""
     number, candidate = 0, path
     while os.path.lexists(candidate):

@@ -2,13 +2,13 @@
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
-_WORDS = {
+_STATUS_WORDS = {
     400: "INVALID_ARGUMENT",
     401: "UNAUTHENTICATED",
     403: "PERMISSION_DENIED",
@@ -19,22 +19,16 @@ _WORDS = {
     501: "UNIMPLEMENTED",
     503: "UNAVAILABLE",
 }
-
-
-HERE = "here:"
-"""How the address of a page begins in what is told about a thing; `placed` puts the server's own there."""
-_PLACED = frozenset({"url", "ref"})
 PAGES = frozenset({"datasets", "models", "code", "competitions", "submissions"})
 """How the paths of pages begin."""
 _NO_PAGES = (
     "A local Kaggle has no pages. `offline-kit status --to local` tells what it holds, as Kaggle's own client does;"
     " the rules of a competition are accepted in its competition.toml (entered = true).\n"
 )
-
-
-_T = TypeVar("_T")
-_ANY = re.compile(r"|all|[A-Z_]+_(?:ALL|UNSPECIFIED)")
+_PASSES_ALL = re.compile(r"|all|[A-Z_]+_(?:ALL|UNSPECIFIED)")
 """Values of a filter that let everything pass."""
+_T = TypeVar("_T")
+_Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
 class ServiceRefusal(Exception):  # noqa: N818 - a word of the service, not of ours
@@ -49,88 +43,77 @@ class ServiceRefusal(Exception):  # noqa: N818 - a word of the service, not of o
 
 @dataclass(frozen=True, kw_only=True)
 class RpcCall:
-    """One remote call, authenticated and parsed."""
+    """One remote call, authenticated and parsed; a field that is absent has its default."""
 
     user: str
     """Who calls; empty for nobody."""
     body: Mapping[str, Any]
-    """The request; fields that are not there have their default."""
     base: str
     """How the caller reaches this server: "http://127.0.0.1:PORT"."""
     stuck: str = ""
     """A state at which a version made by this call stays, by an injected fault."""
 
-    def text_field(self, name: str) -> str:
-        """Return a string field; absent is ""."""
-        return text_field(self.body, name)
+    def text(self, name: str) -> str:
+        """Return a string field."""
+        value = self.body.get(name)
+        return "" if value is None else str(value)
 
-    def int_field(self, name: str) -> int:
-        """Return an integer field; absent is 0."""
-        return int_field(self.body, name)
+    def integer(self, name: str) -> int:
+        """Return an integer field (int64 may come as a string). Refuses anything else."""
+        try:
+            return int(self.body.get(name) or 0)
+        except (TypeError, ValueError):
+            raise ServiceRefusal(400, f"Invalid value for {name}") from None
 
-    def bool_field(self, name: str, *, default: bool = False) -> bool:
-        """Return a boolean field; absent is `default`."""
+    def flag(self, name: str, *, default: bool = False) -> bool:
+        """Return a boolean field."""
         return bool(self.body.get(name, default))
 
-    def text_list(self, name: str) -> list[str]:
-        """Return a list of strings; absent is empty."""
-        return [str(item) for item in list_field(self.body, name)]
+    def items(self, name: str) -> list[Any]:
+        """Return a list field. Refuses anything else."""
+        value = self.body.get(name) or []
+        if not isinstance(value, list):
+            raise ServiceRefusal(400, f"Invalid value for {name}")
+        return value
+
+    def texts(self, name: str) -> list[str]:
+        """Return a list of strings."""
+        return [str(item) for item in self.items(name)]
+
+    def inner(self, body: Mapping[str, Any] | None) -> "RpcCall":
+        """Return the same call for a message inside of its own."""
+        return replace(self, body=body or {})
 
 
 @dataclass(frozen=True, kw_only=True)
 class HttpAnswer:
-    """What goes back."""
+    """An answer: a body, or a file (of which ranges can be asked for), or pieces sent as soon as they are there."""
 
     status: int = 200
     body: bytes = b""
-    """The body, unless a file is sent."""
     file: Path | None = None
-    """A file to send instead of a body; ranges of it can be asked for."""
     stream: Iterator[bytes] | None = None
-    """Pieces to send instead of a body, each as soon as it is there."""
     headers: Mapping[str, str] = field(default_factory=dict)
-    """Headers besides the length."""
 
 
 Rpc = Callable[[RpcCall], Mapping[str, Any] | HttpAnswer]
-"""One remote procedure; raises Refusal."""
+"""One remote procedure; raises ServiceRefusal."""
 
 
-def text_field(body: Mapping[str, Any], name: str) -> str:
-    """Return a string field; absent is ""."""
-    value = body.get(name)
-    return "" if value is None else str(value)
+def rpc(*names: str) -> Callable[[_Method], _Method]:
+    """Mark a method as the answer to remote calls, "package.Service/Method"."""
+
+    def mark(method: _Method) -> _Method:
+        method.__dict__["rpc_names"] = names
+        return method
+
+    return mark
 
 
-def int_field(body: Mapping[str, Any], name: str) -> int:
-    """Return an integer field (int64 may come as a string); absent is 0. Refuses anything else."""
-    value = body.get(name) or 0
-    try:
-        return int(value)
-    except (TypeError, ValueError):
-        raise ServiceRefusal(400, f"Invalid value for {name}") from None
-
-
-def list_field(body: Mapping[str, Any], name: str) -> list[Any]:
-    """Return a list field; absent is empty. Refuses anything else."""
-    value = body.get(name) or []
-    if not isinstance(value, list):
-        raise ServiceRefusal(400, f"Invalid value for {name}")
-    return value
-
-
-def localize_urls(value: Any, base: str) -> Any:
-    """Return what is told with the server's own address in it: nothing of it is on kaggle.com."""
-    if isinstance(value, list):
-        return [localize_urls(item, base) for item in value]
-    if not isinstance(value, Mapping):
-        return value
-    return {
-        name: base + item.removeprefix(HERE)
-        if name in _PLACED and isinstance(item, str) and item.startswith(HERE)
-        else localize_urls(item, base)
-        for name, item in value.items()
-    }
+def list_rpcs(service: object) -> dict[str, Rpc]:
+    """Return the methods of a service that `rpc` has marked, by the names of their calls."""
+    methods = (getattr(service, name) for name in dir(type(service)))
+    return {name: method for method in methods for name in getattr(method, "rpc_names", ())}
 
 
 def placeholder_page() -> HttpAnswer:
@@ -147,36 +130,23 @@ def json_answer(value: Mapping[str, Any], status: int = 200) -> HttpAnswer:
 def reword_status(answer: HttpAnswer, form: str) -> HttpAnswer:
     """Return a JSON answer in which every "status" is written in this form, with {} for its own word."""
 
-    def reword_value(value: Any) -> Any:
-        if isinstance(value, list):
-            return [reword_value(item) for item in value]
-        if not isinstance(value, dict):
-            return value
-        return {
-            name: form.format(item) if name == "status" else reword_value(item)
-            for name, item in value.items()
-        }
+    def reword(item: dict[str, Any]) -> dict[str, Any]:
+        return item | ({"status": form.format(item["status"])} if "status" in item else {})
 
-    return json_answer(reword_value(json.loads(answer.body)), answer.status)
+    return json_answer(json.loads(answer.body, object_hook=reword), answer.status)
 
 
 def refusal_answer(refusal: ServiceRefusal, shape: str = "nested") -> HttpAnswer:
-    """Return an error in one of the shapes of `Settings.error_shape`."""
-    code, message = refusal.status, refusal.message
-    word = _WORDS.get(code, "UNKNOWN")
+    """Return an error in one of the shapes of `LocalKaggleSettings.error_shape`."""
+    code = refusal.status
     if shape in ("html", "empty"):
         page = f"<html><body><h1>{code}</h1></body></html>" if shape == "html" else ""
         return HttpAnswer(
             status=code, body=page.encode(), headers={"Content-Type": "text/html", **refusal.headers}
         )
-    inner = {"code": code, "message": message, "status": word}
-    answer = json_answer({"error": inner} if shape == "nested" else inner, code)
-    return HttpAnswer(status=code, body=answer.body, headers={**answer.headers, **refusal.headers})
-
-
-def redirect_answer(url: str) -> HttpAnswer:
-    """Return a 302 to a link."""
-    return HttpAnswer(status=302, headers={"Location": url})
+    error = {"code": code, "message": refusal.message, "status": _STATUS_WORDS.get(code, "UNKNOWN")}
+    answer = json_answer({"error": error} if shape == "nested" else error, code)
+    return replace(answer, headers={**answer.headers, **refusal.headers})
 
 
 def format_time(seconds: float) -> str:
@@ -184,41 +154,36 @@ def format_time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
 
 
-def slice_page(found: Sequence[Any], body: Mapping[str, Any]) -> tuple[list[Any], str]:
+def slice_page(call: RpcCall, listing: Iterable[_T]) -> tuple[list[_T], str]:
     """Return the page that `pageSize`, `pageToken` and `page` ask for, and the token of the next one."""
-    size = int_field(body, "pageSize") or 20
-    token = text_field(body, "pageToken")
-    if token:
-        if not token.isdecimal():
-            raise ServiceRefusal(400, "Invalid page token")
-        start = int(token)
-    else:
-        start = size * max(0, int_field(body, "page") - 1)
-    next_token = str(start + size) if start + size < len(found) else ""
-    return list(found[start : start + size]), next_token
+    things, size, token = list(listing), call.integer("pageSize") or 20, call.text("pageToken")
+    if token and not token.isdecimal():
+        raise ServiceRefusal(400, "Invalid page token")
+    start = int(token) if token else size * max(0, call.integer("page") - 1)
+    return things[start : start + size], str(start + size) if start + size < len(things) else ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ListingRules(Generic[_T]):
-    """How things of one kind are listed: which fields of a request filter them, and what they are sorted by."""
+def list_page(
+    call: RpcCall,
+    name: str,
+    listing: Iterable[_T],
+    describe: Callable[[_T], object] | None = None,
+    *,
+    filters: Mapping[str, Callable[[_T, str], bool]] | None = None,
+    orders: Mapping[str, Callable[[_T], Any]] | None = None,
+) -> dict[str, Any]:
+    """Return the page of things that a request asks for, under `name`, with the token of the next one.
 
-    filters: Mapping[str, Callable[[_T, str], bool]]
-    """By the request's field: whether a thing passes its value (of an enumeration the whole name)."""
-    orders: Mapping[str, Callable[[_T], Any]] = field(default_factory=dict)
-    """By the last words of `sortBy`: the key, smallest first. Any other word keeps the given order."""
-
-    def page_of_things(self, things: Iterable[_T], body: Mapping[str, Any]) -> tuple[list[_T], str]:
-        """Return the page of the things that a request asks for, and the token of the next one."""
-        given_filters = {name: text_field(body, name) for name in self.filters}
-        filters = {name: value for name, value in given_filters.items() if not _ANY.fullmatch(value)}
-        matching = [
-            thing
-            for thing in things
-            if all(self.filters[name](thing, value) for name, value in filters.items())
-        ]
-        order = text_field(body, "sortBy").upper()
-        key = next((key for word, key in self.orders.items() if order.endswith(word)), None)
-        return slice_page(sorted(matching, key=key) if key else matching, body)
+    `filters` tell by the request's field whether a thing passes its value (of an enumeration the whole name). `orders`
+    give by the last words of `sortBy` the key, smallest first; any other word keeps the given order.
+    """
+    given = [(passes, call.text(field_name)) for field_name, passes in (filters or {}).items()]
+    active = [(passes, value) for passes, value in given if not _PASSES_ALL.fullmatch(value)]
+    things = [thing for thing in listing if all(passes(thing, value) for passes, value in active)]
+    order = call.text("sortBy").upper()
+    key = next((key for word, key in (orders or {}).items() if order.endswith(word)), None)
+    page, following = slice_page(call, sorted(things, key=key) if key else things)
+    return {name: [describe(thing) for thing in page] if describe else page, "nextPageToken": following}
 
 
 def matches_search(search: str, *texts: object) -> bool:

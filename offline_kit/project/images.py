@@ -1,12 +1,14 @@
 """Kaggle's images: Python, platform, installed packages, and those that must not be replaced."""
 
+import fnmatch
 import re
 import sys
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from functools import cached_property
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,22 +23,9 @@ NO_ACCELERATOR = frozenset({"", "none", "cpu"})
 TORCH_FAMILY = frozenset({"torch", "torchvision", "torchaudio", "torchcodec"})
 """Published with a local version per accelerator: "2.11.0+cpu" and "2.11.0+cu128" are one release."""
 _DEFAULTS = {"none": "kaggle-2026-10-cpu", "gpu": "kaggle-2026-10-gpu"}
-_KEYS = frozenset(
-    [
-        "format",
-        "name",
-        "title",
-        "accelerator",
-        "python",
-        "machine",
-        "glibc",
-        "digest",
-        "provenance",
-        "confidence",
-        "protected",
-        "accelerator_families",
-        "packages",
-    ]
+_KEYS = (
+    *("accelerator", "accelerator_families", "confidence", "digest", "format", "glibc", "machine", "name"),
+    *("packages", "protected", "provenance", "python", "title"),
 )
 _PYTHON = re.compile(r"3\.\d+\.\d+\w*")
 _GLIBC = re.compile(r"2\.\d+")
@@ -63,11 +52,10 @@ class Image:
     digest: str = ""
     """Full docker reference, "gcr.io/...@sha256:..."; empty if unknown."""
     provenance: str = ""
-    """Where the package list comes from."""
     confidence: str = ""
-    """How reliable the package list is."""
+    """Where the package list comes from, and how reliable it is."""
     protected: frozenset[str] = frozenset()
-    """Names of packages that the kit must not replace unless the user allows it."""
+    """Packages that the kit must not replace unless the user allows it."""
     accelerator_families: tuple[str, ...] = ()
     """Patterns of packages that are useful only with an accelerator."""
     unversioned: tuple[str, ...] = ()
@@ -93,19 +81,16 @@ class Image:
 
         if self.local:
             return tuple(tags.sys_tags())
+        platforms = []
+        for minor in range(self.glibc[1], 4, -1):
+            platforms.append(f"manylinux_2_{minor}_{self.machine}")
+            if minor in _LEGACY_MANYLINUX:
+                platforms.append(f"{_LEGACY_MANYLINUX[minor]}_{self.machine}")
+        platforms.append(f"linux_{self.machine}")
         version = tuple(int(part) for part in self.python_minor.split("."))
-        platforms = self._list_platform_tags()
         interpreter = f"cp{version[0]}{version[1]}"
         own = tags.cpython_tags(version, abis=[interpreter], platforms=platforms)
         return (*own, *tags.compatible_tags(version, interpreter, platforms))
-
-    def _list_platform_tags(self) -> list[str]:
-        platform_tags = []
-        for minor in range(self.glibc[1], 4, -1):
-            platform_tags.append(f"manylinux_2_{minor}_{self.machine}")
-            if minor in _LEGACY_MANYLINUX:
-                platform_tags.append(f"{_LEGACY_MANYLINUX[minor]}_{self.machine}")
-        return [*platform_tags, f"linux_{self.machine}"]
 
     def list_wheel_tags(self) -> "tuple[Tag, ...]":
         """Return the wheel tags that fit the image, best first (PEP 425, PEP 600)."""
@@ -141,7 +126,9 @@ class Image:
 
     def is_accelerator(self, name: str) -> bool:
         """Whether a package is useful only with an accelerator: "nvidia-nccl-cu12", "triton"."""
-        return any(fnmatchcase(normalize_name(name), pattern) for pattern in self.accelerator_families)
+        return any(
+            fnmatch.fnmatchcase(normalize_name(name), pattern) for pattern in self.accelerator_families
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,12 +158,14 @@ def is_same_version(name: str, first_version: str, second_version: str) -> bool:
     return first == second
 
 
+def _image_folder() -> Traversable:
+    return resources.files("offline_kit") / "data" / "images"
+
+
 def list_image_names() -> tuple[str, ...]:
     """Return the names of the built-in images, sorted."""
-    folder = resources.files("offline_kit") / "data" / "images"
-    return tuple(
-        sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
-    )
+    names = [entry.name for entry in _image_folder().iterdir() if entry.name.endswith(".toml")]
+    return tuple(sorted(name.removesuffix(".toml") for name in names))
 
 
 def load_built_in_images() -> tuple[Image, ...]:
@@ -186,7 +175,7 @@ def load_built_in_images() -> tuple[Image, ...]:
 
 def choose_default_image(accelerator: str) -> str:
     """Return the name of Kaggle's current image for an accelerator: "none", "NvidiaTeslaT4", "t4x2"..."""
-    return _DEFAULTS["none" if accelerator.lower() in NO_ACCELERATOR else "gpu"]
+    return _DEFAULTS[_classify_accelerator(accelerator)]
 
 
 def load_image(name_or_file: str, *, accelerator: str, project: Path) -> Image:
@@ -255,14 +244,15 @@ def _list_choices() -> str:
     )
 
 
+def _read_built_in(name: str) -> str:
+    return (_image_folder() / f"{name}.toml").read_text(encoding="utf-8")
+
+
 def _load_built_in(name: str) -> Image:
-    data = resources.files("offline_kit") / "data" / "images" / f"{name}.toml"
-    return _parse_image_file(data.read_text(encoding="utf-8"), source=name)
+    return _parse_image_file(_read_built_in(name), source=name)
 
 
 def _parse_image_file(text: str, *, source: str) -> Image:
-    import tomllib
-
     try:
         data = tomllib.loads(text)
         listed = data.get("packages", "")
@@ -273,54 +263,52 @@ def _parse_image_file(text: str, *, source: str) -> Image:
         raise UsageError(
             f"the image file '{source}' is not valid TOML: {error}", hint=_list_choices(), code="toml-invalid"
         ) from error
-    problems = _find_file_problems(data)
-    if problems:
-        raise UsageError(
-            f"the image file '{source}' has problems",
-            code="image-file-invalid",
-            hint=f"compare it with a built-in one: {resources.files('offline_kit') / 'data' / 'images'}",
-            details=problems,
-        )
-    bare = Image(
-        name=str(data.get("name", Path(source).stem)),
-        title=str(data.get("title", f"image file {source}")),
-        accelerator=_classify_accelerator(str(data.get("accelerator", "none"))),
-        python=str(data["python"]),
-        packages=package_list.packages,
-        unversioned=package_list.unversioned,
-        glibc=_parse_glibc(str(data.get("glibc", "2.35"))),
-        machine=str(data.get("machine", "x86_64")),
-        digest=str(data.get("digest", "")),
-        provenance=str(data.get("provenance", f"read from {source}")),
-        confidence=str(data.get("confidence", "as you gave it")),
-    )
-    return _add_package_policies(bare, data.get("protected"), data.get("accelerator_families"))
-
-
-def _find_file_problems(data: Mapping[str, Any]) -> list[str]:
-    known_keys = tuple(sorted(_KEYS))
-    problems = [f"unknown key '{key}'{suggest_name(key, known_keys)}" for key in data if key not in _KEYS]
+    python, glibc = data.get("python"), data.get("glibc", "2.35")
+    problems = [f"unknown key '{key}'{suggest_name(key, _KEYS)}" for key in data if key not in _KEYS]
     if data.get("format", 1) != 1:
         problems.append(f"format is {data['format']!r}, but this version reads format 1")
-    if not _PYTHON.fullmatch(str(data.get("python", ""))):
-        problems.append(f'python is {data.get("python")!r}, expected a full version such as "3.13.5"')
-    if not _GLIBC.fullmatch(str(data.get("glibc", "2.35"))):
-        problems.append(f'glibc is {data["glibc"]!r}, expected such as "2.35"')
+    if not _PYTHON.fullmatch(str(python)):
+        problems.append(f'python is {python!r}, expected a full version such as "3.13.5"')
+    if not _GLIBC.fullmatch(str(glibc)):
+        problems.append(f'glibc is {glibc!r}, expected such as "2.35"')
     for key in ("protected", "accelerator_families"):
         value = data.get(key, [])
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             problems.append(f"{key} is not a list of names")
-    return problems
+    if problems:
+        raise UsageError(
+            f"the image file '{source}' has problems",
+            code="image-file-invalid",
+            hint=f"compare it with a built-in one: {_image_folder()}",
+            details=problems,
+        )
+    defaults = {
+        "name": Path(source).stem,
+        "title": f"image file {source}",
+        "provenance": f"read from {source}",
+        "confidence": "as you gave it",
+        "machine": "x86_64",
+        "digest": "",
+    }
+    texts: dict[str, Any] = {key: str(data.get(key, default)) for key, default in defaults.items()}
+    bare = Image(
+        **texts,
+        accelerator=_classify_accelerator(str(data.get("accelerator", "none"))),
+        python=str(python),
+        packages=package_list.packages,
+        unversioned=package_list.unversioned,
+        glibc=_parse_glibc(str(glibc)),
+    )
+    return _add_package_policies(bare, data.get("protected"), data.get("accelerator_families"))
 
 
 def _parse_package_list(text: str, *, source: str, accelerator: str) -> Image:
     """Make an image from pip's own list; the default image gives what the list lacks."""
     package_list = read_package_list(text, source=source)
     comments = dict(package_list.comments)
-    kind = comments.get("accelerator", accelerator)
-    assumed = _load_built_in(choose_default_image(kind))
-    python = comments.get("python", assumed.python)
-    if _PYTHON.fullmatch(python) is None or not _GLIBC.fullmatch(comments.get("glibc", "2.35")):
+    kind, glibc = comments.get("accelerator", accelerator), comments.get("glibc", "2.35")
+    python = comments.get("python") or _load_built_in(choose_default_image(kind)).python
+    if not _PYTHON.fullmatch(python) or not _GLIBC.fullmatch(glibc):
         raise UsageError(
             f"the comments of the image file '{source}' have an invalid version",
             hint="write '# python: 3.13.5', and '# glibc: 2.35' if needed",
@@ -337,7 +325,7 @@ def _parse_package_list(text: str, *, source: str, accelerator: str) -> Image:
         python=python,
         packages=package_list.packages,
         unversioned=package_list.unversioned,
-        glibc=_parse_glibc(comments.get("glibc", "2.35")),
+        glibc=_parse_glibc(glibc),
         digest=comments.get("digest", ""),
         provenance=f"read from {source}",
         confidence="as you gave it" if "python" in comments else assumption,
@@ -387,21 +375,11 @@ def _add_package_policies(
 ) -> Image:
     """Add the protected packages and the accelerator families; by default those of the default image."""
     if protected is None or families is None:
-        import tomllib
-
-        default = resources.files("offline_kit") / "data" / "images" / f"{_DEFAULTS[image.accelerator]}.toml"
-        data = tomllib.loads(default.read_text(encoding="utf-8"))
+        data = tomllib.loads(_read_built_in(_DEFAULTS[image.accelerator]))
         protected = data["protected"] if protected is None else protected
         families = data["accelerator_families"] if families is None else families
-    return replace(
-        image, protected=_expand_patterns(protected, image.packages), accelerator_families=tuple(families)
-    )
-
-
-def _expand_patterns(patterns: list[str], installed: Mapping[str, str]) -> frozenset[str]:
-    """Return literal names as they are, and for each pattern the installed names that it matches."""
-    literal = {normalize_name(name) for name in patterns if "*" not in name}
-    wild = [pattern for pattern in patterns if "*" in pattern]
-    return frozenset(
-        literal | {name for name in installed if any(fnmatchcase(name, pattern) for pattern in wild)}
-    )
+    names: set[str] = set()
+    for pattern in protected:
+        # A name counts as it is, a pattern for the installed packages that it matches.
+        names |= {*fnmatch.filter(image.packages, pattern)} if "*" in pattern else {normalize_name(pattern)}
+    return replace(image, protected=frozenset(names), accelerator_families=tuple(families))

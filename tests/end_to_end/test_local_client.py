@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from offline_kit.local_kaggle import connection
 from offline_kit.workflow.local_start import KEY, USER
 from tests.support.competitions import competition
 from tests.support.local_command import command
-from tests.support.local_kaggle import CLIENT, needs_client, notebook
+from tests.support.local_kaggle import CLIENT, client_environment, needs_client, notebook
 
 pytestmark = [pytest.mark.slow, pytest.mark.index, pytest.mark.sandbox, needs_client]
 
@@ -38,7 +37,7 @@ class Person:
         self.folder = folder
         home = folder / "home"
         home.mkdir()
-        self.env = connection.client_environment(url, home, username=USER, key=KEY)
+        self.env = client_environment(url, home, username=USER, key=KEY)
 
     def ran(self, *words: str | Path) -> "subprocess.CompletedProcess[str]":
         """Run `kaggle WORDS`."""

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from offline_kit.local_kaggle import connection
+from offline_kit.core import processes
 from offline_kit.local_kaggle.running import NotebookRunner, RunJob, RunResult
 from offline_kit.local_kaggle.server import LocalKaggleServer
 from offline_kit.local_kaggle.service import LocalKaggle
@@ -31,6 +31,31 @@ KERNEL = "alice/my-inference"
 needs_client = pytest.mark.skipif(
     not importlib.util.find_spec("kaggle"), reason="the kaggle client is missing"
 )
+
+
+def client_environment(
+    url: str, home: Path, *, username: str = "", key: str = "", token: str = ""
+) -> dict[str, str]:
+    """Return the whole environment of a process whose Kaggle client talks to the server at `url`.
+
+    Nothing of the user's credentials is in it, and requests to any other host, kaggle.com too, end at the
+    server, which refuses them. `home` should be an empty folder: the client reads and writes there.
+    """
+    env = {
+        "KAGGLE_API_ENVIRONMENT": "LOCALHOST",
+        "http_proxy": url,
+        "https_proxy": url,
+        "no_proxy": "",
+        "HOME": str(home),
+        "TMPDIR": str(home),
+        "KAGGLE_CONFIG_DIR": str(home / ".kaggle"),
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONUTF8": "1",
+    }
+    inherited = processes.copy_environment()
+    env |= {name: inherited[name] for name in ("PATH", "LANG", "SYSTEMROOT") if name in inherited}
+    client_settings = {"KAGGLE_USERNAME": username, "KAGGLE_KEY": key, "KAGGLE_API_TOKEN": token}
+    return env | {name: value for name, value in client_settings.items() if value}
 
 
 def plainly(job: RunJob) -> RunResult:
@@ -77,7 +102,7 @@ class Bench:
     def environment(self, user: str = "alice") -> dict[str, str]:
         home = self.folder / f"home-{user}"
         home.mkdir(exist_ok=True)
-        return connection.client_environment(self.server.url, home, username=user, key=f"key-of-{user}")
+        return client_environment(self.server.url, home, username=user, key=f"key-of-{user}")
 
     def cli(
         self, *words: str | Path, user: str = "alice", env: Mapping[str, str | None] | None = None
