@@ -1,11 +1,11 @@
-"""What was fetched or built once, kept by content: blobs by sha256, small records by what they answer.
+"""The cache of what was fetched or built: blobs by sha256, and small records.
 
 blobs/ab/abcd…      whole files, never written in place, so that others may link them
 records/KIND/….json small answers: "the file chosen for this pin on this image"
-parts/KEY.part      half a download, kept so that the next run goes on where this one stopped
-slim/KEY/…          checkpoints made light, under their names: links to blobs and to files of the project
+parts/KEY.part      half a download, kept so that the next run continues it
+slim/KEY/…          checkpoints made smaller, under their names: links to blobs and to files of the project
 locks/KEY.lock      one process at a time for one key
-logs/               what failed builds said
+logs/               output of failed builds
 """
 
 import hashlib
@@ -32,7 +32,6 @@ class Cache:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        """The folder; made when something is first written."""
 
     def blob_path(self, sha256: str) -> Path:
         """Return where the bytes with this digest lie, or would."""
@@ -41,21 +40,20 @@ class Cache:
     def find_blob(self, sha256: str, *, size: int = 0) -> Path | None:
         """Return the whole and unchanged blob, or None; a damaged one is removed.
 
-        Size (where known) and seal are checked always. The seal is the modification time, set from the
-        digest when a blob comes in: whoever writes into the file breaks it, and only then are the bytes
-        hashed again. It differs between contents on purpose, since Kaggle's client takes files of equal
-        name, size and time for equal.
+        Size (if known) and seal are always checked. The seal is the modification time, set from the digest when a blob
+        is stored: whoever writes into the file breaks it, and only then are the bytes hashed again. It differs between
+        contents on purpose: Kaggle's client takes files of equal name, size and time as equal.
         """
         path = self.blob_path(sha256)
         try:
-            stat = path.stat()
+            status = path.stat()
         except FileNotFoundError:
             return None
-        sealed = stat.st_mtime_ns == _seal_path(sha256) and (not size or stat.st_size == size)
+        sealed = status.st_mtime_ns == _seal_path(sha256) and (not size or status.st_size == size)
         if not sealed and files.sha256_of(path) != sha256:
             path.unlink(missing_ok=True)
             return None
-        if not sealed or time.time() - stat.st_atime > _DAY:
+        if not sealed or time.time() - status.st_atime > _DAY:
             _write_seal(path, sha256)
         return path
 
@@ -74,7 +72,7 @@ class Cache:
         return blob, digest
 
     def partial_path(self, key: str) -> Path:
-        """Return where a half-made file for `key` is kept; hold `lock(key)` while writing it."""
+        """Return the path of a half-made file for `key`; hold `hold_lock(key)` while writing it."""
         path = self.root / "parts" / f"{key}.part"
         with files.translate_disk_errors(self.root):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -118,43 +116,29 @@ class Cache:
         return self.root / "records" / kind / f"{key}.json"
 
     def prune_unused(self, *, unused_days: float = 30) -> int:
-        """Remove what was not used for so many days and return the bytes that came free.
+        """Remove what was not used for so many days and return the bytes that this freed.
 
         Use is noted once a day. Lock files stay: removing one that another process holds would let two in.
         """
         oldest, freed = time.time() - unused_days * _DAY, 0
-        for folder, blobs in (("blobs", True), ("records", False), ("parts", False), ("logs", False)):
+        for folder in ("blobs", "records", "parts", "logs"):
             for name in files.list_tree(self.root / folder):
                 path = self.root / folder / name
                 with suppress(FileNotFoundError):
-                    stat = path.stat()
-                    if (stat.st_atime if blobs else stat.st_mtime) < oldest:
+                    status = path.stat()
+                    if (status.st_atime if folder == "blobs" else status.st_mtime) < oldest:
                         path.unlink()
-                        freed += stat.st_size
-        return freed + sum(
-            _remove_folder(folder)
-            for folder in self._environment_folders()
-            if folder.stat().st_mtime < oldest
-        )
-
-    def _environment_folders(self) -> list[Path]:
-        """Return the folders that are used as a whole: environments, and what direct references became."""
-        folders = [
-            *self.root.glob("environments/*"),
-            *self.root.glob("freeze/*"),
-            *self.root.glob("freeze/direct/*"),
-            *self.root.glob("slim/*"),
-        ]
-        return [path for path in folders if path.is_dir() and path.name not in ("direct", "locks")]
-
-
-def _remove_folder(folder: Path) -> int:
-    """Remove a folder under another name first, so that nobody finds half of it; returns its bytes."""
-    size = sum((folder / name).lstat().st_size for name in files.list_tree(folder))
-    doomed = folder.with_name(f".{folder.name}.old")
-    folder.rename(doomed)
-    shutil.rmtree(doomed, ignore_errors=True)
-    return size
+                        freed += status.st_size
+        # Folders that are used as a whole: environments, and what direct references became.
+        patterns = ("environments/*", "freeze/*", "freeze/direct/*", "slim/*")
+        for unit in [path for pattern in patterns for path in self.root.glob(pattern)]:
+            if unit.name not in ("direct", "locks") and unit.is_dir() and unit.stat().st_mtime < oldest:
+                freed += sum((unit / name).lstat().st_size for name in files.list_tree(unit))
+                # Renamed first, so that nobody finds half of it.
+                doomed = unit.with_name(f".{unit.name}.old")
+                unit.rename(doomed)
+                shutil.rmtree(doomed, ignore_errors=True)
+        return freed
 
 
 def _seal_path(sha256: str) -> int:

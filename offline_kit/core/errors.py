@@ -1,12 +1,11 @@
-"""Everything that may go wrong on purpose, on one page.
+"""The expected failures.
 
     OfflineKitError
     ├── ProjectError    exit 1   the kit or the project has problems
     ├── UsageError      exit 2   asked for something wrong (flags, configuration, unknown image)
-    └── OutsideError    exit 4   Kaggle, the network, the index or the disk said no
+    └── OutsideError    exit 4   Kaggle, the network, the index or the disk refused
 
-Anything else that escapes is our bug (exit 3, with a crash report); an interrupt exits with 130.
-Every error names the thing and carries the next step as its hint.
+Any other exception is our bug (exit 3, with a crash report); an interrupt exits with 130.
 """
 
 from collections.abc import Iterable, Sequence
@@ -25,7 +24,12 @@ class Exit(IntEnum):
 
 
 class OfflineKitError(Exception):
-    """An expected failure: one sentence, the details behind it, and the next step."""
+    """An expected failure.
+
+    `what` is one sentence that names the thing, `hint` the next step: one command or edit. `code` is a stable name for
+    scripts and docs/errors.md, in kebab-case. `details` are further lines: every problem of a list, another tool's
+    output.
+    """
 
     exit_code: Exit = Exit.BUG
     default_code = ""
@@ -34,13 +38,9 @@ class OfflineKitError(Exception):
     def __init__(self, what: str, *, hint: str, code: str = "", details: Sequence[str] = ()) -> None:
         super().__init__(what)
         self.what = what
-        """One sentence that names the thing, without a traceback."""
         self.hint = hint
-        """What to do next: one command or edit."""
         self.code = code or self.default_code
-        """Stable name of the failure, in kebab-case, for scripts and for docs/errors.md."""
         self.details = tuple(details)
-        """Further lines: every problem of a list, the quoted cell, another tool's own words."""
 
 
 class ProjectError(OfflineKitError):
@@ -50,21 +50,21 @@ class ProjectError(OfflineKitError):
 
 
 class UsageError(OfflineKitError):
-    """The command line or the configuration asks for something that cannot be."""
+    """The command line or the configuration asks for something impossible."""
 
     exit_code = Exit.USAGE
 
 
 class OutsideError(OfflineKitError):
-    """Kaggle, the network, an index or the disk said no; the same command may work later."""
+    """Kaggle, the network, an index or the disk refused; the same command may work later."""
 
     exit_code = Exit.OUTSIDE
 
 
 def suggest_name(name: str, known_names: Iterable[str], *, cutoff: float = 0.6, limit: int = 1) -> str:
-    """Return how a sentence on an unknown name ends: "; did you mean 'this'?", or nothing where none is near.
+    """Return the end of a sentence about an unknown name: "; did you mean 'this'?", or "" if no known name is similar.
 
-    `cutoff` is how near a known name must be, 1.0 is equal; at most `limit` of them are named.
+    `cutoff` is the similarity that a known name needs, 1.0 is equal; at most `limit` of them are named.
     """
     from difflib import get_close_matches
 

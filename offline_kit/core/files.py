@@ -1,4 +1,4 @@
-"""The one door to the disk for all that must be whole, hashed or locked."""
+"""Files that must be whole, hashed or locked, and errors of the disk."""
 
 import errno
 import hashlib
@@ -25,14 +25,13 @@ CHUNK = 1 << 20
 _DAY = 86_400
 _TEMPORARY = re.compile(r"offline-kit(?:-box|-build|-closure|-sdist|-probe)?[-.][a-z0-9_]{8}")
 REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
-"""What the system says where nothing may be written."""
+# As Python, uv (Rust) and Windows (112) report a full disk:
 _FULL = re.compile(r"No space left on device|Disk quota exceeded|\(os error (?:28|112|122)\)")
 
 
 def cache_dir() -> Path:
-    """Return the cache folder: $OFFLINE_KIT_CACHE, else the user's own by the system's custom."""
-    configured = os.environ.get("OFFLINE_KIT_CACHE")
-    if configured:
+    """Return the cache folder: $OFFLINE_KIT_CACHE, else the usual one of this system."""
+    if configured := os.environ.get("OFFLINE_KIT_CACHE"):
         return Path(configured).expanduser().absolute()
     import platformdirs
 
@@ -41,35 +40,31 @@ def cache_dir() -> Path:
 
 def sha256_of(path: Path, advance: Advance | None = None) -> str:
     """Return the hex digest of a file's bytes, read once."""
-    digest = hashlib.sha256()
     with path.open("rb") as stream:
-        while chunk := stream.read(CHUNK):
-            digest.update(chunk)
-            if advance:
-                advance(len(chunk))
-    return digest.hexdigest()
+        return copy_and_hash(stream, None, advance)[0]
 
 
-def fingerprint(path: Path) -> tuple[str, ...]:
-    """Return what changes if a file's bytes do: resolved path, size, mtime, ctime and inode.
-
-    `cp -p` over a file brings size and mtime back, and no program can set ctime (Windows: the time of creation).
-    """
-    stat = path.stat()
-    facts = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
-    return (str(path.resolve()), *map(str, facts))
-
-
-def copy_and_hash(source: IO[bytes], into: IO[bytes], advance: Advance | None = None) -> tuple[str, int]:
-    """Copy a stream and return the hex digest and the size of what was written."""
+def copy_and_hash(
+    source: IO[bytes], into: IO[bytes] | None, advance: Advance | None = None
+) -> tuple[str, int]:
+    """Copy a stream, or only read it, and return the hex digest and the size of its bytes."""
     digest, size = hashlib.sha256(), 0
     while chunk := source.read(CHUNK):
-        into.write(chunk)
+        if into:
+            into.write(chunk)
         digest.update(chunk)
         size += len(chunk)
         if advance:
             advance(len(chunk))
     return digest.hexdigest(), size
+
+
+def fingerprint(path: Path) -> tuple[str, ...]:
+    """Return what changes if a file's bytes do: resolved path, size, mtime, ctime and inode."""
+    # `cp -p` over a file restores size and mtime, but no program can set ctime (Windows: the time of creation).
+    status = path.stat()
+    facts = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+    return (str(path.resolve()), *map(str, facts))
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -86,7 +81,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 @contextmanager
 def translate_disk_errors(path: Path) -> Iterator[None]:
-    """Translate a full or unwritable disk into an error that names the place."""
+    """Translate a full or unwritable disk into an error that names the path."""
     try:
         yield
     except OSError as error:
@@ -109,11 +104,38 @@ def translate_disk_errors(path: Path) -> Iterator[None]:
         raise
 
 
-def check_surroundings(words: Iterable[str]) -> None:
-    """Raise UsageError if the working directory is gone, or if its path or an argument is no UTF-8.
+def _unwritable_error(path: Path, error: OSError) -> OutsideError:
+    # The first existing step on the way up shows whether something else than a folder is in the way.
+    step = next(step for step in (path, *path.parents) if step.is_symlink() or step.exists())
+    if not step.is_dir():
+        obstacle = "a file" if step.exists() else "a link that leads nowhere"
+        return OutsideError(
+            f"'{step}' is {obstacle}, where a folder should be",
+            code="path-in-the-way",
+            hint="move it away or remove it, or choose another place with --out or OFFLINE_KIT_CACHE",
+        )
+    return OutsideError(
+        f"cannot write below '{path}': {error.strerror}",
+        code="folder-not-writable",
+        hint="make it writable, or choose another place with --out or OFFLINE_KIT_CACHE",
+    )
 
-    Manifests, notebooks and requests are UTF-8: such a path cannot stand in any of them.
-    """
+
+def full_cache_error(output: Iterable[str], cache: Path) -> OutsideError | None:
+    """Return the error for a program that met a full disk while it wrote below the cache, by its output; else None."""
+    lines = [line for line in output if _FULL.search(line)]
+    if not lines:
+        return None
+    return OutsideError(
+        f"no space left below '{cache}'",
+        code="disk-full",
+        hint="free some ('offline-kit cache prune' does), or set OFFLINE_KIT_CACHE to a folder on another disk",
+        details=lines[-3:],
+    )
+
+
+def check_surroundings(words: Iterable[str]) -> None:
+    """Raise UsageError if the working directory is gone, or if its path or an argument is no UTF-8."""
     try:
         cwd = str(Path.cwd())
     except FileNotFoundError as error:
@@ -134,43 +156,6 @@ def check_surroundings(words: Iterable[str]) -> None:
             ) from error
 
 
-def full_cache_error(output: Iterable[str], cache: Path) -> OutsideError | None:
-    """Return the error for a program that met a full disk while it wrote below the cache, by what it said; else None."""
-    lines = [line for line in output if _FULL.search(line)]
-    if not lines:
-        return None
-    return OutsideError(
-        f"no space left below '{cache}'",
-        code="disk-full",
-        hint="free some ('offline-kit cache prune' does), or set OFFLINE_KIT_CACHE to a folder on another disk",
-        details=lines[-3:],
-    )
-
-
-def _unwritable_error(path: Path, error: OSError) -> OutsideError:
-    if (kind := _find_obstacle(path)) is not None:
-        return OutsideError(
-            f"'{kind[0]}' is {kind[1]}, where a folder should be",
-            code="path-in-the-way",
-            hint="move it away or remove it, or choose another place with --out or OFFLINE_KIT_CACHE",
-        )
-    return OutsideError(
-        f"cannot write below '{path}': {error.strerror}",
-        code="folder-not-writable",
-        hint="make it writable, or choose another place with --out or OFFLINE_KIT_CACHE",
-    )
-
-
-def _find_obstacle(path: Path) -> tuple[Path, str] | None:
-    """Return what stands in the way of a folder at this place, and what it is; None for nothing."""
-    for step in (path, *path.parents):
-        if step.is_symlink() and not step.exists():
-            return step, "a link that leads nowhere"
-        if step.exists():
-            return None if step.is_dir() else (step, "a file")
-    return None
-
-
 def make_folder(folder: Path) -> Path:
     """Return the folder, created if it does not exist; OutsideError if it cannot be."""
     with translate_disk_errors(folder):
@@ -182,7 +167,7 @@ def make_folder(folder: Path) -> Path:
 
 
 def make_ignored_folder(folder: Path) -> Path:
-    """Return the folder; if it does not exist, it is created, and kept out of git: all in it can be made again."""
+    """Return the folder; if it does not exist, it is created, and git ignores it: its files can be made again."""
     if not folder.exists():
         make_folder(folder)
         ignore_in_git(folder)
@@ -190,20 +175,19 @@ def make_ignored_folder(folder: Path) -> Path:
 
 
 def ignore_in_git(folder: Path) -> None:
-    """Have git leave out a folder of ours, where it is there and says nothing of its own about that."""
+    """Let git ignore a folder, if it exists and has no .gitignore of its own."""
     if folder.is_dir() and not (folder / ".gitignore").exists():
         write_atomic(folder / ".gitignore", "*\n")
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
-    """Write a file so that its name only ever shows the old or the new content whole."""
-    raw = data.encode() if isinstance(data, str) else data
+    """Write a file so that its name only ever shows the whole old or the whole new content."""
     with translate_disk_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
         try:
             with os.fdopen(handle, "wb") as stream:
-                stream.write(raw)
+                stream.write(data.encode() if isinstance(data, str) else data)
                 stream.flush()
                 os.fsync(stream.fileno())
             Path(name).chmod(0o644)
@@ -215,10 +199,10 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 
 @contextmanager
 def stage_folder(final: Path) -> Iterator[Path]:
-    """Give an empty folder beside `final` that takes its name when the block ends well.
+    """Yield an empty folder beside `final` that gets its name when the block ends well.
 
-    An old folder of that name is kept until then and removed after; on an error or an interrupt the new
-    one is removed and the old one stands as it was. What a killed run leaves is for `sweep`.
+    An old folder of that name is kept until then and removed after; on an error or an interrupt the new one is removed.
+    `sweep_stages` removes what a killed run leaves.
     """
     with translate_disk_errors(final.parent):
         final.parent.mkdir(parents=True, exist_ok=True)
@@ -231,94 +215,6 @@ def stage_folder(final: Path) -> Iterator[Path]:
             except BaseException:
                 remove_path(new_folder)
                 raise
-
-
-@contextmanager
-def _hold_in_use(folder: Path) -> Iterator[None]:
-    """Show to other processes, as long as this one lives, that the folder is in use."""
-    if sys.platform == "win32":
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # a file system without locks: `_is_in_use` goes by age there
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(handle)
-
-
-def _is_in_use(stage: Path) -> bool | None:
-    """Whether a living process works in a folder of `staged`; None if the system cannot tell."""
-    if sys.platform == "win32":
-        return None
-    try:
-        handle = os.open(stage, os.O_RDONLY)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return None
-    finally:
-        os.close(handle)
-    return False
-
-
-def list_stages(final: Path) -> tuple[Path, ...]:
-    """Return what lies beside `final` of works on it that are going on, or were killed."""
-    name = re.compile(rf"\.{re.escape(final.name)}\.\w{{8}}\.(part|old)")
-    return (
-        tuple(path for path in sorted(final.parent.iterdir()) if name.fullmatch(path.name))
-        if final.parent.is_dir()
-        else ()
-    )
-
-
-def is_in_work(final: Path) -> bool:
-    """Whether another process, or this one, is making `final` at this moment."""
-    return any(_is_in_use(stage) for stage in list_stages(final))
-
-
-def sweep_stages(final: Path) -> None:
-    """Clear away what killed runs left beside `final`; where they were between two names, it gets its own back."""
-    for stage in list_stages(final):
-        used = _is_in_use(stage) if stage.is_dir() else None
-        young = time.time() - stage.lstat().st_mtime < _DAY
-        if used or (used is None and young and stage.is_dir()):
-            continue
-        if stage.suffix == ".old" and not final.exists() and (stage / final.name).exists():
-            (stage / final.name).rename(final)
-        remove_path(stage)
-
-
-def sweep_temporary_folders(folder: Path | None = None) -> None:
-    """Delete our own folders in the temporary folder (or `folder`) that a killed run left there.
-
-    Ours are those with our prefix and the random end of `tempfile`, no links, of this user, and untouched for a day:
-    no run takes that long.
-    """
-    with suppress(OSError):
-        for temporary in (folder or Path(tempfile.gettempdir())).iterdir():
-            path = temporary.lstat()
-            is_ours = path.st_uid == os.geteuid() if hasattr(os, "geteuid") else True
-            old = time.time() - path.st_mtime > _DAY
-            if _TEMPORARY.fullmatch(temporary.name) and stat.S_ISDIR(path.st_mode) and is_ours and old:
-                remove_path(temporary)
-
-
-def remove_path(path: Path) -> None:
-    """Remove a file, or a folder in which somebody may have taken rights away; what resists stays."""
-    if not path.is_dir() or path.is_symlink():
-        with suppress(OSError):
-            path.unlink()
-        return
-    for folder, _, _ in os.walk(path):
-        with suppress(OSError):
-            Path(folder).chmod(0o700)
-    shutil.rmtree(path, ignore_errors=True)
 
 
 def _swap_folders(new_folder: Path, final: Path) -> None:
@@ -335,6 +231,90 @@ def _swap_folders(new_folder: Path, final: Path) -> None:
             raise
         finally:
             remove_path(old)
+
+
+@contextmanager
+def _hold_in_use(folder: Path) -> Iterator[None]:
+    """Show to other processes, as long as this one lives, that the folder is in use."""
+    if sys.platform == "win32":
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks: `sweep_stages` goes by age there
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _is_in_use(stage: Path) -> bool | None:
+    """Whether a living process works in a staged folder; None if the system cannot tell."""
+    if sys.platform == "win32":
+        return None
+    try:
+        handle = os.open(stage, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return True if isinstance(error, BlockingIOError) else None
+    finally:
+        os.close(handle)
+    return False
+
+
+def list_stages(final: Path) -> tuple[Path, ...]:
+    """Return the staged folders beside `final`, of running or killed processes."""
+    name = re.compile(rf"\.{re.escape(final.name)}\.\w{{8}}\.(part|old)")
+    entries = sorted(final.parent.iterdir()) if final.parent.is_dir() else []
+    return tuple(path for path in entries if name.fullmatch(path.name))
+
+
+def is_in_work(final: Path) -> bool:
+    """Whether a process is making `final` at this moment."""
+    return any(_is_in_use(stage) for stage in list_stages(final))
+
+
+def sweep_stages(final: Path) -> None:
+    """Remove what killed runs left beside `final`; if one was killed between two renames, restore the old folder."""
+    for stage in list_stages(final):
+        used = _is_in_use(stage) if stage.is_dir() else None
+        young = time.time() - stage.lstat().st_mtime < _DAY
+        if used or (used is None and young and stage.is_dir()):
+            continue
+        if stage.suffix == ".old" and not final.exists() and (stage / final.name).exists():
+            (stage / final.name).rename(final)
+        remove_path(stage)
+
+
+def sweep_temporary_folders(folder: Path | None = None) -> None:
+    """Delete our own folders in the temporary folder (or `folder`) that a killed run left there.
+
+    Ours have our prefix and the random end of `tempfile`, belong to this user, and are untouched for a day: no run takes
+    that long.
+    """
+    user = os.geteuid() if hasattr(os, "geteuid") else None
+    with suppress(OSError):
+        for temporary in (folder or Path(tempfile.gettempdir())).iterdir():
+            status = temporary.lstat()
+            is_ours = stat.S_ISDIR(status.st_mode) and user in (None, status.st_uid)
+            old = time.time() - status.st_mtime > _DAY
+            if _TEMPORARY.fullmatch(temporary.name) and is_ours and old:
+                remove_path(temporary)
+
+
+def remove_path(path: Path) -> None:
+    """Remove a file, or a folder even if its rights were taken away; what resists stays."""
+    if not path.is_dir() or path.is_symlink():
+        with suppress(OSError):
+            path.unlink()
+        return
+    for folder, _, _ in os.walk(path):
+        with suppress(OSError):
+            Path(folder).chmod(0o700)
+    shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager
@@ -366,32 +346,25 @@ def hold_lock(path: Path, *, timeout: float = 600.0) -> Iterator[None]:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add a line to a file under its lock, and have it on the disk before returning.
-
-    A last line that a crash cut short stays a line of its own.
-    """
+    """Add a line to a file under its lock, and have it on the disk before returning."""
     with hold_lock(path.with_suffix(".lock")), translate_disk_errors(path.parent):
         new = not path.exists()
         with path.open("ab+") as stream:
             cut = ""
             if stream.tell():
+                # A last line that a crash cut short stays a line of its own.
                 stream.seek(-1, os.SEEK_END)
                 cut = "" if stream.read(1) == b"\n" else "\n"
             stream.write(f"{cut}{line}\n".encode())
             stream.flush()
             os.fsync(stream.fileno())
-        if new:
-            _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    if not hasattr(os, "O_DIRECTORY"):
-        return
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        if new and hasattr(os, "O_DIRECTORY"):
+            # The name of a new file is in its folder, which has to be on the disk as well.
+            handle = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
 
 
 def list_tree(folder: Path) -> tuple[Path, ...]:
@@ -409,7 +382,7 @@ def format_size(size: float) -> str:
 
 
 def utc_timestamp() -> str:
-    """Return the present as files hold it: ISO 8601, to the second, in UTC."""
+    """Return the time as files hold it: ISO 8601, to the second, in UTC."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 

@@ -1,4 +1,4 @@
-"""Finding the image's Python among the interpreters of this machine, and uv, which we bring."""
+"""Find the image's Python among the interpreters of this machine, and uv, which is installed with us."""
 
 import os
 import sys
@@ -32,14 +32,14 @@ def uv_program() -> Path:
 def find_interpreter(minor: str, env: Mapping[str, str]) -> Path | None:
     """Return an interpreter of this minor version ("3.13"), or None if the machine has none.
 
-    Looked for in this order: the running one, PATH, pyenv's versions (newest first), what uv knows. Each
-    candidate is run before it is believed, since a shim on PATH may answer with nothing; only CPython
-    with the GIL counts, as on Kaggle. Environments are resolved to the interpreter that they stand on.
-    `env` gives PATH, PYENV_ROOT and HOME.
+    Searched in this order: the running one, PATH, pyenv's versions (newest first), uv's. Only CPython with the GIL
+    counts, as on Kaggle. Of an environment, the interpreter below it is returned. `env` gives PATH, PYENV_ROOT and HOME.
     """
     for candidate in _list_candidates(minor, env):
-        if interpreter := _probe_interpreter(candidate, minor, env):
-            return interpreter
+        # Each is run: a shim on PATH (pyenv's) may run nothing.
+        words = _run(candidate, ["-I", "-c", _PROBE], env).split("\t")
+        if len(words) == 4 and words[:3] == [minor, "CPython", "0"]:
+            return Path(words[3]) if _is_file(Path(words[3])) else candidate
     return None
 
 
@@ -47,49 +47,30 @@ def _list_candidates(minor: str, env: Mapping[str, str]) -> Iterator[Path]:
     if "{}.{}".format(*sys.version_info) == minor:
         yield Path(sys.executable)
     name = f"python{minor}.exe" if os.name == "nt" else f"python{minor}"
-    for folder in env.get("PATH", "").split(os.pathsep):
-        if folder and _is_file(Path(folder) / name):
-            yield Path(folder) / name
-    yield from _find_pyenv(minor, env)
-    yield from _find_uv_python(minor, env)
+    folders = [Path(folder) for folder in env.get("PATH", "").split(os.pathsep) if folder]
+    yield from (folder / name for folder in folders if _is_file(folder / name))
+    pyenv = env.get("PYENV_ROOT") or (f"{env['HOME']}/.pyenv" if env.get("HOME") else "")
+    if pyenv:
+        versions = list(Path(pyenv, "versions").glob(f"{minor}.*"))
+        versions.sort(key=lambda path: [int(word) if word.isdigit() else -1 for word in path.name.split(".")])
+        programs = [path / "bin" / "python" for path in reversed(versions)]
+        yield from (program for program in programs if _is_file(program))
+    words = ["python", "find", "--no-python-downloads", "--managed-python", minor]
+    if managed := _run(uv_program(), words, env):
+        yield Path(managed)
 
 
 def _is_file(path: Path) -> bool:
-    """Tell whether there is such a file; a folder of PATH that one may not look into has none."""
     try:
         return path.is_file()
-    except OSError:
+    except OSError:  # in a folder of PATH that one may not look into
         return False
 
 
-def _find_pyenv(minor: str, env: Mapping[str, str]) -> list[Path]:
-    root = env.get("PYENV_ROOT") or (f"{env['HOME']}/.pyenv" if env.get("HOME") else "")
-    if not root:
-        return []
-    versions = [
-        path for path in (Path(root) / "versions").glob(f"{minor}.*") if _is_file(path / "bin" / "python")
-    ]
-    versions.sort(key=lambda path: [int(word) if word.isdigit() else -1 for word in path.name.split(".")])
-    return [path / "bin" / "python" for path in reversed(versions)]
-
-
-def _find_uv_python(minor: str, env: Mapping[str, str]) -> Iterator[Path]:
-    words = ["python", "find", "--no-python-downloads", "--managed-python", minor]
+def _run(program: Path, words: list[str], env: Mapping[str, str]) -> str:
+    """Return the output of a program; "" if it fails or does not run."""
     try:
-        answer = processes.run_command([uv_program(), *words], env=env, check=False, timeout=30)
+        answer = processes.run_command([program, *words], env=env, check=False, timeout=30)
     except OfflineKitError:
-        return
-    if answer.succeeded and answer.out.strip():
-        yield Path(answer.out.strip())
-
-
-def _probe_interpreter(candidate: Path, minor: str, env: Mapping[str, str]) -> Path | None:
-    try:
-        answer = processes.run_command([candidate, "-I", "-c", _PROBE], env=env, check=False, timeout=30)
-    except OfflineKitError:
-        return None
-    words = answer.out.strip().split("\t")
-    if not answer.succeeded or len(words) != 4 or words[:3] != [minor, "CPython", "0"]:
-        return None
-    base = Path(words[3])
-    return base if _is_file(base) else candidate
+        return ""
+    return answer.out.strip() if answer.succeeded else ""

@@ -185,18 +185,16 @@ def _find_shaped(text: str, *, shown: bool = False) -> Iterator[Secret]:
 
 def _find_named(text: str, *, shown: bool = False) -> Iterator[Secret]:
     """Yield values of names that call them secrets."""
-    for match in _ASSIGNED.finditer(text):
-        if _is_secret(match["name"], match["value"], shown=shown):
-            yield _make_secret(match, match["name"])
+    for pattern in (_ASSIGNED, _SET):
+        for match in pattern.finditer(text):
+            if _is_secret(match["name"], match["value"], shown=shown):
+                yield _make_secret(match, match["name"])
     for match in _PLAIN.finditer(text):
         # `password = conf.pass1` is Python: without quotes only what is written as a shell or YAML does is a literal
         literal = match["sign"] in ("=", ": ") and (match["name"].isupper() or match["sign"] == ": ")
         if (shown or literal or _RANDOM.search(match["value"])) and _is_secret(
             match["name"], match["value"], shown=shown
         ):
-            yield _make_secret(match, match["name"])
-    for match in _SET.finditer(text):
-        if _is_secret(match["name"], match["value"], shown=shown):
             yield _make_secret(match, match["name"])
     for match in _HEADER.finditer(text):
         group = str(match.lastgroup)
@@ -221,22 +219,18 @@ def _find_in_addresses(text: str) -> Iterator[Secret]:
 def _find_in_logins(text: str, *, shown: bool = False) -> Iterator[Secret]:
     """Yield what is quoted in a call of `login`, and what a command of that name is given."""
     for call in _LOGIN_CALL.finditer(text):
-        for match in _QUOTED.finditer(text, call.end(), _find_call_end(text, call.end())):
+        end, depth = call.end(), 1
+        for parenthesis in re.compile(r"[()]").finditer(text, end):
+            depth += 1 if parenthesis[0] == "(" else -1
+            end = parenthesis.start()
+            if not depth:
+                break
+        for match in _QUOTED.finditer(text, call.end(), end if not depth else len(text)):
             if shown or _RANDOM.fullmatch(match["value"]):
                 yield _make_secret(match, "")
     for match in _LOGIN_COMMAND.finditer(text):
         if shown or (_RANDOM.search(match["value"]) and not _BLANK.fullmatch(match["value"])):
             yield _make_secret(match, "")
-
-
-def _find_call_end(text: str, start: int) -> int:
-    """Return where the parenthesis is closed that was opened before `start`."""
-    depth = 1
-    for match in re.compile(r"[()]").finditer(text, start):
-        depth += 1 if match[0] == "(" else -1
-        if not depth:
-            return match.start()
-    return len(text)
 
 
 def _make_secret(match: re.Match[str], name: str, group: str = "value") -> Secret:
@@ -262,24 +256,19 @@ def _is_secret(name: str, value: str, *, shown: bool = False) -> bool:
 def redact_urls(text: str) -> str:
     """Return the text with user and password of every URL removed, and tokens and signatures of its query.
 
-    What is no secret stays: the bare user of ssh ("ssh://git@host") and names of environment variables.
+    Query and unguessable steps of a link that an error names are removed as well. What is no secret stays: the bare
+    user of ssh ("ssh://git@host") and names of environment variables.
     """
-    return redact_signed_link(_KEYED.sub(r"\1***", CREDENTIALS.sub(_redact_address, text)))
 
+    def redact_user(match: re.Match[str]) -> str:
+        user, scheme = match["user"], match["scheme"]
+        harmless = ":" not in user and scheme.lower().endswith("ssh")
+        return match[0] if harmless or _FROM_ENVIRONMENT.fullmatch(user) else f"{scheme}://"
 
-def redact_signed_link(text: str) -> str:
-    """Return the text of an error with query and unguessable steps taken out of the link that it names."""
-    return _LINK.sub(_redact_key, text)
+    def redact_link(match: re.Match[str]) -> str:
+        return match["lead"] + _WORD.sub("***", match["path"]) + ("?***" if match["query"] else "")
 
-
-def _redact_key(match: re.Match[str]) -> str:
-    return match["lead"] + _WORD.sub("***", match["path"]) + ("?***" if match["query"] else "")
-
-
-def _redact_address(match: re.Match[str]) -> str:
-    user, scheme = match["user"], match["scheme"]
-    harmless = ":" not in user and scheme.lower().endswith("ssh")
-    return match[0] if harmless or _FROM_ENVIRONMENT.fullmatch(user) else f"{scheme}://"
+    return _LINK.sub(redact_link, _KEYED.sub(r"\1***", CREDENTIALS.sub(redact_user, text)))
 
 
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-_])?")
