@@ -5,9 +5,10 @@ Shared by the checks of a project's code and by `adopt`; both evaluate the expre
 
 import ast
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
 UNKNOWN: Any = object()
@@ -33,7 +34,7 @@ class DownloadKind(StrEnum):
     OTHER = "other"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class DownloadCall:
     """Calls that download, whatever their switches say."""
 
@@ -66,124 +67,82 @@ SAVE_PRETRAINED = (
 ADD_WHEEL = "add the model's own wheel to the requirements, by its address, and load it by its name"
 SHIP_FILE = "fetch it once, name the file in `preprocessing`, and read it from there"
 _ATTACH = "attach it to the notebook: dataset_sources, kernel_sources or model_sources"
-
-
-def _file(calls: str, source: str, target: str = "", *, remedy: str = "") -> DownloadCall:
-    target_argument = (target, 1) if target else ("", 99)
-    return DownloadCall(
-        calls=calls, kind=DownloadKind.FILE, source=(source, 0), target=target_argument, remedy=remedy
-    )
-
-
-def _repository(calls: str, source: str, detail: str, remedy: str) -> DownloadCall:
-    return DownloadCall(
-        calls=calls,
-        kind=DownloadKind.REPOSITORY,
-        source=(source, 0),
-        target=("local_dir", 99),
-        detail=detail,
-        remedy=remedy,
-    )
-
-
-def _model(calls: str, source: str, position: int = 0, *, remedy: str = SAVE_PRETRAINED) -> DownloadCall:
-    return DownloadCall(calls=calls, kind=DownloadKind.MODEL_ID, source=(source, position), remedy=remedy)
-
-
-def _kaggle(functions: str, detail: str) -> DownloadCall:
-    return DownloadCall(
-        calls=rf"kagglehub\.({functions})",
-        kind=DownloadKind.KAGGLE,
-        source=("handle", 0),
-        target=("path", 1),
-        detail=detail,
-        remedy=_ATTACH,
-    )
-
-
-def _kaggle_client(methods: str, detail: str, source: str = "") -> DownloadCall:
-    return DownloadCall(
-        calls=rf"(.*\.)?({methods})",
-        kind=DownloadKind.KAGGLE_CLIENT,
-        source=(source or detail, 0),
-        detail=detail,
-    )
-
-
-def _corpus(calls: str, source: str, detail: str, remedy: str = "") -> DownloadCall:
-    return DownloadCall(
-        calls=calls, kind=DownloadKind.CORPUS, source=(source, 0), detail=detail, remedy=remedy
-    )
-
-
-def _other(calls: str, *, first: str = "", instead: str = "") -> DownloadCall:
-    remedy = f"{SHIP_FILE}: {instead}" if instead else SHIP_FILE
-    return DownloadCall(calls=calls, first=first, instead=instead, remedy=remedy)
-
-
-_ID_OR_PATH = "pretrained_model_name_or_path"
 _BY_ID_OR_PATH = "transformers|sentence_transformers|diffusers|peft|efficientnet_pytorch|segmentation_models_pytorch|tokenizers"
 """Packages whose `from_pretrained` takes an id of a hub or a folder."""
 _URL = r"https?://.*"
 
+_file = partial(DownloadCall, kind=DownloadKind.FILE, source=("url", 0))
+_repository = partial(DownloadCall, kind=DownloadKind.REPOSITORY, target=("local_dir", 99))
+_model = partial(DownloadCall, kind=DownloadKind.MODEL_ID, remedy=SAVE_PRETRAINED)
+_kaggle = partial(
+    DownloadCall, kind=DownloadKind.KAGGLE, source=("handle", 0), target=("path", 1), remedy=_ATTACH
+)
+_kaggle_client = partial(DownloadCall, kind=DownloadKind.KAGGLE_CLIENT)
+_corpus = partial(DownloadCall, kind=DownloadKind.CORPUS)
+_other = partial(DownloadCall, remedy=SHIP_FILE)
+
 _DOWNLOADS = (
-    _file(r"urllib\.request\.urlretrieve", "url", "filename", remedy=SHIP_FILE),
-    _file(r"urllib\.request\.urlopen", "url"),
-    _file(r"requests\.get", "url"),
-    _file(r"wget\.download", "url", "out", remedy=SHIP_FILE),
-    _file(r"gdown\.download", "url", "output", remedy=SHIP_FILE),
-    _file(r"torch\.hub\.download_url_to_file", "url", "dst"),
+    _file(r"urllib\.request\.urlretrieve", target=("filename", 1), remedy=SHIP_FILE),
+    _file(r"urllib\.request\.urlopen|requests\.get"),
+    _file(r"wget\.download", target=("out", 1), remedy=SHIP_FILE),
+    _file(r"gdown\.download", target=("output", 1), remedy=SHIP_FILE),
+    _file(r"torch\.hub\.download_url_to_file", target=("dst", 1)),
     # their second argument is a folder, and the file's name in it comes from the address
-    _file(r"torch\.hub\.load_state_dict_from_url", "url", remedy=TORCH_CACHE),
-    _file(r"torch\.utils\.model_zoo\.load_url", "url", remedy=TORCH_CACHE),
+    _file(r"torch\.hub\.load_state_dict_from_url|torch\.utils\.model_zoo\.load_url", remedy=TORCH_CACHE),
     DownloadCall(
-        calls=r"(.*\.)?(read_(csv|json|parquet|table|excel)|imread|open_url)",
+        r"(.*\.)?(read_(csv|json|parquet|table|excel)|imread|open_url)",
         kind=DownloadKind.FILE,
         first=_URL,
         detail="read",
     ),
     # https://docs.pytorch.org/docs/stable/hub.html
     DownloadCall(
-        calls=r"torch\.hub\.load",
-        kind=DownloadKind.TORCH_HUB,
-        source=("repo_or_dir", 0),
-        remedy=TORCH_CACHE,
+        r"torch\.hub\.load", kind=DownloadKind.TORCH_HUB, source=("repo_or_dir", 0), remedy=TORCH_CACHE
     ),
     # https://huggingface.co/docs/huggingface_hub/package_reference/file_download
-    _repository(r"huggingface_hub\.hf_hub_download", "repo_id", "file", SAVE_PRETRAINED),
-    _repository(r"huggingface_hub\.snapshot_download", "repo_id", "snapshot", SAVE_PRETRAINED),
-    _repository(r"datasets\.load_dataset", "path", "dataset folder", SHIP_FILE),
+    _repository(
+        r"huggingface_hub\.hf_hub_download", source=("repo_id", 0), detail="file", remedy=SAVE_PRETRAINED
+    ),
+    _repository(
+        r"huggingface_hub\.snapshot_download",
+        source=("repo_id", 0),
+        detail="snapshot",
+        remedy=SAVE_PRETRAINED,
+    ),
+    _repository(r"datasets\.load_dataset", source=("path", 0), detail="dataset folder", remedy=SHIP_FILE),
     # https://github.com/Kaggle/kagglehub#usage
-    _kaggle("dataset_download", "dataset"),
-    _kaggle("model_download", "model"),
-    _kaggle("notebook_output_download|utility_script_install", "notebook"),
-    _kaggle("competition_download", "competition"),
-    DownloadCall(calls=r"kagglehub\.(dataset_load|load_dataset)", remedy=_ATTACH),
+    _kaggle(r"kagglehub\.dataset_download", detail="dataset"),
+    _kaggle(r"kagglehub\.model_download", detail="model"),
+    _kaggle(r"kagglehub\.(notebook_output_download|utility_script_install)", detail="notebook"),
+    _kaggle(r"kagglehub\.competition_download", detail="competition"),
+    DownloadCall(r"kagglehub\.(dataset_load|load_dataset)", remedy=_ATTACH),
     # methods of KaggleApi: https://github.com/Kaggle/kaggle-api
-    _kaggle_client("dataset_download_(files?|cli)", "dataset"),
-    _kaggle_client("competition_download_(files?|cli)", "competition"),
-    _kaggle_client("kernels_output(_cli)?", "notebook", source="kernel"),
-    _kaggle_client("model_instance_version_download", "model"),
+    _kaggle_client(r"(.*\.)?dataset_download_(files?|cli)", source=("dataset", 0), detail="dataset"),
+    _kaggle_client(
+        r"(.*\.)?competition_download_(files?|cli)", source=("competition", 0), detail="competition"
+    ),
+    _kaggle_client(r"(.*\.)?kernels_output(_cli)?", source=("kernel", 0), detail="notebook"),
+    _kaggle_client(r"(.*\.)?model_instance_version_download", source=("model", 0), detail="model"),
     # https://www.nltk.org/data.html and https://spacy.io/api/cli#download
-    _corpus(r"nltk\.download", "info_or_id", "nltk", NLTK_CACHE),
-    _corpus(r"spacy\.cli\.download", "model", "spacy", ADD_WHEEL),
-    _corpus(r"spacy\.load", "name", "spacy.load"),
+    _corpus(r"nltk\.download", source=("info_or_id", 0), detail="nltk", remedy=NLTK_CACHE),
+    _corpus(r"spacy\.cli\.download", source=("model", 0), detail="spacy", remedy=ADD_WHEEL),
+    _corpus(r"spacy\.load", source=("name", 0), detail="spacy.load"),
     # the argument differs by library; all of them accept the path of a folder as well
-    _model(r"transformers\.pipeline", "model", 1),
-    _model(r"sentence_transformers\.SentenceTransformer", "model_name_or_path"),
-    _model(r"sentence_transformers\.CrossEncoder", "model_name"),
-    _model(r"vllm\.(LLM|EngineArgs|AsyncEngineArgs)", "model"),
-    _model(r"(sglang\.Engine|lmdeploy\.pipeline|ctranslate2\.Translator)", "model_path"),
-    _model(r"faster_whisper\.WhisperModel", "model_size_or_path"),
-    _model(r"FlagEmbedding\.(FlagModel|FlagReranker)", "model_name_or_path"),
-    _model(r"unsloth\.Fast(Language|Vision|)Model\.from_pretrained", "model_name"),
-    _model(r"peft\.PeftModel\.from_pretrained", "model_id", 1),
-    _model(r"llama_cpp\.Llama\.from_pretrained", "repo_id"),
-    _model(r"gliner\.GLiNER\.from_pretrained", "model_id"),
-    _model(rf"({_BY_ID_OR_PATH})\.(.*\.)?from_pretrained", _ID_OR_PATH),
-    _model(r".*\.from_pretrained", _ID_OR_PATH, remedy=""),
+    _model(r"transformers\.pipeline", source=("model", 1)),
+    _model(r"sentence_transformers\.SentenceTransformer", source=("model_name_or_path", 0)),
+    _model(r"sentence_transformers\.CrossEncoder", source=("model_name", 0)),
+    _model(r"vllm\.(LLM|EngineArgs|AsyncEngineArgs)", source=("model", 0)),
+    _model(r"(sglang\.Engine|lmdeploy\.pipeline|ctranslate2\.Translator)", source=("model_path", 0)),
+    _model(r"faster_whisper\.WhisperModel", source=("model_size_or_path", 0)),
+    _model(r"FlagEmbedding\.(FlagModel|FlagReranker)", source=("model_name_or_path", 0)),
+    _model(r"unsloth\.Fast(Language|Vision|)Model\.from_pretrained", source=("model_name", 0)),
+    _model(r"peft\.PeftModel\.from_pretrained", source=("model_id", 1)),
+    _model(r"llama_cpp\.Llama\.from_pretrained", source=("repo_id", 0)),
+    _model(r"gliner\.GLiNER\.from_pretrained", source=("model_id", 0)),
+    _model(rf"({_BY_ID_OR_PATH})\.(.*\.)?from_pretrained", source=("pretrained_model_name_or_path", 0)),
+    _model(r".*\.from_pretrained", source=("pretrained_model_name_or_path", 0), remedy=""),
     # https://keras.io/keras_hub/api/base_classes/backbone/
-    DownloadCall(calls=r".*\.from_preset", kind=DownloadKind.PRESET, source=("preset", 0)),
+    DownloadCall(r".*\.from_preset", kind=DownloadKind.PRESET, source=("preset", 0)),
     _other(r"tensorflow_hub\.(load|KerasLayer|resolve)", first=_URL, instead="its folder loads as well"),
     _other(r"ultralytics\.(\w+\.)*[A-Z]\w*", first=r"(yolo|rtdetr|sam|mobile_sam|FastSAM)[\w.-]*\.pt"),
     _other(
@@ -194,15 +153,12 @@ _DOWNLOADS = (
         r"sklearn\.datasets\.fetch_\w+",
         instead="save what it returns with joblib.dump, or the rows as a file",
     ),
-    _other(r"(tensorflow\.keras|tf_keras|keras)\.utils\.get_file"),
-    _other(r"(tensorflow\.keras|tf_keras|keras)\.datasets\.\w+\.load_data"),
+    _other(r"(tensorflow\.keras|tf_keras|keras)\.(utils\.get_file|datasets\.\w+\.load_data)"),
     _other(r"(seaborn|tensorflow_datasets|evaluate)\.load(_dataset)?", first=r"[\w.+-]+"),
-    _other(r"gensim\.downloader\.load"),
     _other(
         r"(whisper|clip)\.(load_model|load)", first=r"(?!.*\.pt$)[\w.+/@-]+", instead="a path loads as well"
     ),
-    _other(r"stanza\.(download|Pipeline)"),
-    _other(r"torchaudio\.pipelines\..*\.get_model"),
+    _other(r"gensim\.downloader\.load|stanza\.(download|Pipeline)|torchaudio\.pipelines\..*\.get_model"),
 )
 """The calls that download; the first whose patterns match counts."""
 
@@ -221,14 +177,13 @@ _WEIGHTS = re.compile(r"(?:^|\.)(?:DEFAULT|\w*_V\d)$|Weights")
 _FILE = re.compile(r"[\\/]|\.(?:h5|hdf5|keras|pt|pth|bin|ckpt|safetensors|npz|weights)$")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class _Rule:
     """An argument of some calls that decides whether weights are downloaded."""
 
     calls: str
     """Pattern of the calls' full names."""
     argument: str
-    """The argument's name."""
     off: str
     """Its value that downloads nothing."""
     positions: tuple[int, ...] = ()
@@ -238,73 +193,38 @@ class _Rule:
     unless: tuple[str, ...] = ()
     """Arguments that decide instead of it."""
 
+    def applies(self, name: str) -> bool:
+        """Whether it is about the call of this full name."""
+        return not name.endswith("from_pretrained") and bool(re.fullmatch(self.calls, name))
 
+
+_VISION = r"torchvision\.models\."
+_SEGMENTATION = r"segmentation_models_pytorch\."
+_BACKBONES = "fasterrcnn|maskrcnn|keypointrcnn|retinanet|fcos|ssd|ssdlite|deeplabv3|fcn|lraspp"
 _RULES = (
     # https://huggingface.co/docs/timm/reference/models
-    _Rule(calls=r"timm\.(\w+\.)*create_model", argument="pretrained", off="False", positions=(1,)),
-    _Rule(
-        calls=r"timm\.models\.(\w+\.)*(?!create_model)[a-z]\w*",
-        argument="pretrained",
-        off="False",
-        positions=(0,),
-    ),
+    _Rule(r"timm\.(\w+\.)*create_model", "pretrained", "False", (1,)),
+    _Rule(r"timm\.models\.(\w+\.)*(?!create_model)[a-z]\w*", "pretrained", "False", (0,)),
     # since torchvision 0.13 `weights` replaces `pretrained`, and detection models download their backbone unless
     # `weights_backbone=None`: https://docs.pytorch.org/vision/stable/models.html
-    _Rule(calls=r"torchvision\.models\..*", argument="pretrained", off="False"),
-    _Rule(calls=r"torchvision\.models\..*", argument="pretrained_backbone", off="False"),
+    _Rule(rf"{_VISION}.*", "pretrained", "False"),
+    _Rule(rf"{_VISION}.*", "pretrained_backbone", "False"),
+    _Rule(rf"{_VISION}(\w+\.)*(?:[a-z]\w*|\?)", "weights", "None", (0,), unless=("pretrained",)),
     _Rule(
-        calls=r"torchvision\.models\.(\w+\.)*(?:[a-z]\w*|\?)",
-        argument="weights",
-        off="None",
-        positions=(0,),
-        unless=("pretrained",),
-    ),
-    _Rule(
-        calls=r"torchvision\.models\.(\w+\.)*(fasterrcnn|maskrcnn|keypointrcnn|retinanet|fcos|ssd|ssdlite|deeplabv3|fcn"
-        r"|lraspp)\w*_\w+",
-        argument="weights_backbone",
-        off="None",
+        rf"{_VISION}(\w+\.)*({_BACKBONES})\w*_\w+",
+        "weights_backbone",
+        "None",
         default="IMAGENET1K_V1",
         unless=("pretrained_backbone",),
     ),
-    _Rule(calls=r"torchvision\.models\..*", argument="weights_backbone", off="None"),
-    _Rule(
-        calls=r"segmentation_models_pytorch\.create_model",
-        argument="encoder_weights",
-        off="None",
-        positions=(2,),
-        default="'imagenet'",
-    ),
-    _Rule(
-        calls=rf"segmentation_models_pytorch\.(\w+\.)*({_SMP})",
-        argument="encoder_weights",
-        off="None",
-        positions=(1, 2),
-        default="'imagenet'",
-    ),
-    _Rule(calls=r"segmentation_models_pytorch\..*", argument="encoder_weights", off="None"),
-    _Rule(
-        calls=r"segmentation_models\.(Unet|FPN|Linknet|PSPNet)",
-        argument="encoder_weights",
-        off="None",
-        positions=(5,),
-        default="'imagenet'",
-    ),
-    _Rule(
-        calls=r"pretrainedmodels\.(\w+\.)*([a-z]\w*|\?)",
-        argument="pretrained",
-        off="None",
-        positions=(1,),
-        default="'imagenet'",
-    ),
-    _Rule(calls=r"open_clip\.create_model\w*", argument="pretrained", off="None", positions=(1,)),
-    _Rule(
-        calls=rf"({_KERAS})\.(\w+\.)*[A-Z]\w*",
-        argument="weights",
-        off="None",
-        positions=(1,),
-        default="'imagenet'",
-    ),
+    _Rule(rf"{_VISION}.*", "weights_backbone", "None"),
+    _Rule(rf"{_SEGMENTATION}create_model", "encoder_weights", "None", (2,), "'imagenet'"),
+    _Rule(rf"{_SEGMENTATION}(\w+\.)*({_SMP})", "encoder_weights", "None", (1, 2), "'imagenet'"),
+    _Rule(rf"{_SEGMENTATION}.*", "encoder_weights", "None"),
+    _Rule(r"segmentation_models\.(Unet|FPN|Linknet|PSPNet)", "encoder_weights", "None", (5,), "'imagenet'"),
+    _Rule(r"pretrainedmodels\.(\w+\.)*([a-z]\w*|\?)", "pretrained", "None", (1,), "'imagenet'"),
+    _Rule(r"open_clip\.create_model\w*", "pretrained", "None", (1,)),
+    _Rule(rf"({_KERAS})\.(\w+\.)*[A-Z]\w*", "weights", "None", (1,), "'imagenet'"),
 )
 
 
@@ -344,7 +264,7 @@ def find_switches(call: ast.Call, name: str) -> Iterator[Switch]:
     )
     decided: set[str] = set()
     for rule in _RULES:
-        if rule.argument in decided or not _rule_applies(rule, name):
+        if rule.argument in decided or not rule.applies(name):
             continue
         decided.add(rule.argument)
         if rule.argument in keywords:
@@ -363,27 +283,21 @@ def find_switches(call: ast.Call, name: str) -> Iterator[Switch]:
 
 def deciding_arguments(name: str) -> dict[str, str]:
     """Return the arguments of a call that decide whether weights are downloaded, each with its value for no download."""
-    return {rule.argument: rule.off for rule in reversed(_RULES) if _rule_applies(rule, name)}
+    return {rule.argument: rule.off for rule in reversed(_RULES) if rule.applies(name)}
 
 
-def _rule_applies(rule: _Rule, name: str) -> bool:
-    return not name.endswith("from_pretrained") and bool(re.fullmatch(rule.calls, name))
-
-
-def _find_positional(call: ast.Call, positions: Iterable[int]) -> ast.expr | None:
+def _find_positional(call: ast.Call, positions: Sequence[int]) -> ast.expr | None:
     for position in positions:
-        if position < len(call.args):
-            node = call.args[position]
-            if len(call.args) - 1 > position and position + 1 in positions and not _is_text(node):
-                continue
-            is_number = isinstance(node, ast.Constant) and type(node.value) in (int, float)
-            if not is_number:
-                return node
+        if position >= len(call.args):
+            break
+        node = call.args[position]
+        value = node.value if isinstance(node, ast.Constant) else UNKNOWN
+        # If the next position can hold it too, this one holds it only with a text or None.
+        has_next = position + 1 in positions and position + 1 < len(call.args)
+        if type(value) in (int, float) or (has_next and not (value is None or isinstance(value, str))):
+            continue
+        return node
     return None
-
-
-def _is_text(node: ast.expr) -> bool:
-    return isinstance(node, ast.Constant) and (node.value is None or isinstance(node.value, str))
 
 
 def resolve_name(node: ast.expr, names: Mapping[str, str]) -> str:
@@ -394,12 +308,7 @@ def resolve_name(node: ast.expr, names: Mapping[str, str]) -> str:
     if isinstance(node, ast.Attribute):
         prefix = resolve_name(node.value, names)
         return f"{prefix}.{node.attr}" if prefix else ""
-    if (
-        isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Name)
-        and node.func.id == "getattr"
-        and node.args
-    ):
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "getattr" and node.args:
         prefix = resolve_name(node.args[0], names)
         return f"{prefix}.?" if prefix else ""
     if isinstance(node, ast.Subscript):
