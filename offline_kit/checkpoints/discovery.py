@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from offline_kit.checkpoints.file_kinds import classify_file
+from offline_kit.checkpoints.file_kinds import ClassifiedFile, classify_file
 from offline_kit.checkpoints.pickle_opcodes import list_packages
 from offline_kit.core.cache import Cache, cache_key
 from offline_kit.core.errors import ProjectError, suggest_name
@@ -27,17 +27,15 @@ _MIN_AGE = {"mtime": 2_000_000_000, "ctime": 100_000_000}
 class _MatchedFile:
     original: str
     path: Path
-    is_explicit: bool
+    is_explicit: bool = False
     """The user wrote this very name, no wildcard or folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _FileRecord:
-    fingerprint: tuple[str, ...] = ()
-    size: int = 0
-    kind: CheckpointKind = CheckpointKind.OTHER
-    refused: tuple[str, ...] = ()
-    problem: str = ""
+    classified: ClassifiedFile
+    stamp: tuple[str, ...] = ("", "0")
+    """Its fingerprint, size included, when it was classified."""
     sha256: str = ""
     """Empty until the file is hashed."""
 
@@ -62,12 +60,16 @@ def collect_checkpoints(
             if key not in matched_files or match.is_explicit:
                 matched_files[key] = match
     files = _drop_duplicate_links(list(matched_files.values()), report)
-    problems += _find_name_clashes(files)
+    first_paths: dict[str, Path] = {}
+    for file in files:
+        first = first_paths.setdefault(file.original, file.path)
+        if first != file.path:
+            remedy = "copy one of them into the project"
+            problems.append(f"'{first}' and '{file.path}' would both be '{file.original}': {remedy}")
     store = Cache(cache)
     records = {file.path: _inspect_file(file.path, store) for file in files}
-    problems += [
-        f"'{file.original}' {records[file.path].problem}" for file in files if records[file.path].problem
-    ]
+    flaws = ((file.original, records[file.path].classified.problem) for file in files)
+    problems += [f"'{original}' {flaw}" for original, flaw in flaws if flaw]
     if problems:
         raise ProjectError(
             f"{len(problems)} problem{'s' * (len(problems) > 1)} with the checkpoints",
@@ -80,10 +82,10 @@ def collect_checkpoints(
         Checkpoint(
             original=file.original,
             path=file.path,
-            size=records[file.path].size,
+            size=int(records[file.path].stamp[1]),
             sha256=digests[file.path],
-            kind=records[file.path].kind,
-            refused=records[file.path].refused,
+            kind=records[file.path].classified.kind,
+            refused=records[file.path].classified.refused,
         )
         for file in files
     )
@@ -97,37 +99,30 @@ def advise_loading(
     `trusted`: the user lets the notebook load it with weights_only=False. `distributions`: those of the notebook whose
     objects a pickle holds.
     """
-    name = checkpoint.original
+    name, packages = checkpoint.original, ", ".join(list_packages(checkpoint.refused))
     if checkpoint.kind is CheckpointKind.OTHER and Path(name).suffix.lower() in _WEIGHT_SUFFIXES:
         return (f"'{name}' is no checkpoint of a known format: check how it was saved or downloaded",)
     if checkpoint.kind in (CheckpointKind.PICKLE, CheckpointKind.JOBLIB):
         source = f"{', '.join(distributions)} (in the notebook)" if distributions else "the packages"
         needs = f"it loads only with {source} at about the versions that it was saved with"
         return (f"'{name}' is a {checkpoint.kind} file: {needs}; add them to the requirements",)
-    if not checkpoint.refused:
-        return ()
     if any("TorchScript" in reason for reason in checkpoint.refused):
         return (f"'{name}' is a TorchScript archive: load it with torch.jit.load, not with torch.load",)
-    packages = list_packages(checkpoint.refused)
-    if trusted:
-        needs = f"'{name}' needs these packages in the kit or the image: {', '.join(packages)}"
+    if trusted or not checkpoint.refused:
+        needs = f"'{name}' needs these packages in the kit or the image: {packages}"
         return (needs,) if packages else ()
-    lines = [
+    resave = "torch.save(model.state_dict(), 'weights.ckpt')"
+    if checkpoint.kind is CheckpointKind.LIGHTNING:
+        loaded = f"torch.load('{name}', map_location='cpu', weights_only=False)"
+        resave = f"torch.save({{'state_dict': {loaded}['state_dict']}}, 'weights.ckpt')"
+    lines = (
         f"'{name}' does not load under torch's weights_only=True, the default since 2.6, which refuses: "
         + ", ".join(checkpoint.refused),
         "if you made the file yourself, set `weights_only = false` in [tool.offline-kit.notebook.params]",
-        f"or save its weights alone and ship those: {_resave_command(checkpoint)}",
-    ]
-    if packages:
-        lines.append(f"as it is, it also needs these packages in the kit or the image: {', '.join(packages)}")
-    return tuple(lines)
-
-
-def _resave_command(checkpoint: Checkpoint) -> str:
-    if checkpoint.kind is not CheckpointKind.LIGHTNING:
-        return "torch.save(model.state_dict(), 'weights.ckpt')"
-    loaded = f"torch.load('{checkpoint.original}', map_location='cpu', weights_only=False)"
-    return f"torch.save({{'state_dict': {loaded}['state_dict']}}, 'weights.ckpt')"
+        f"or save its weights alone and ship those: {resave}",
+    )
+    also = f"as it is, it also needs these packages in the kit or the image: {packages}"
+    return (*lines, also) if packages else lines
 
 
 def _match_pattern(project: Path, pattern: str) -> tuple[list[_MatchedFile], str]:
@@ -144,7 +139,8 @@ def _match_pattern(project: Path, pattern: str) -> tuple[list[_MatchedFile], str
             return [_MatchedFile(original=name, path=path, is_explicit=True)], ""
         root, files, problem = path.parent, _list_files(path), f"the folder '{pattern}' is empty"
     elif not any(sign in pattern for sign in _WILDCARDS):
-        return [], f"'{pattern}' does not exist{_suggest_name(path)}"
+        siblings = [neighbor.name for neighbor in path.parent.glob("*")]
+        return [], f"'{pattern}' does not exist{suggest_name(path.name, siblings)}"
     else:
         folder = _find_glob_root(project, pattern)
         # glob instead of Path.glob, which finds hidden files too: https://docs.python.org/3/library/glob.html
@@ -153,10 +149,7 @@ def _match_pattern(project: Path, pattern: str) -> tuple[list[_MatchedFile], str
         files = [path for path in paths if not path.is_dir()]
         files = files or [file for path in paths for file in _list_files(path)]
         root, problem = folder.parent, f"'{pattern}' matches no file below '{project}'"
-    return [
-        _MatchedFile(original=_original_name(project, root, file), path=file, is_explicit=False)
-        for file in files
-    ], problem
+    return [_MatchedFile(original=_original_name(project, root, file), path=file) for file in files], problem
 
 
 def _list_files(folder: Path) -> list[Path]:
@@ -187,14 +180,6 @@ def _original_name(project: Path, root: Path, path: Path) -> str:
     return path.name
 
 
-def _suggest_name(path: Path) -> str:
-    try:
-        names = [neighbor.name for neighbor in path.parent.iterdir()]
-    except OSError:
-        return ""
-    return suggest_name(path.name, names)
-
-
 def _drop_duplicate_links(files: list[_MatchedFile], report: Reporter) -> list[_MatchedFile]:
     """Drop links whose target is included too ("last.ckpt" beside "best.ckpt"), unless the user named them."""
     targets = {file.path.resolve() for file in files if not file.path.is_symlink()}
@@ -210,47 +195,25 @@ def _drop_duplicate_links(files: list[_MatchedFile], report: Reporter) -> list[_
     return sorted(kept_files, key=lambda file: file.original)
 
 
-def _find_name_clashes(files: list[_MatchedFile]) -> list[str]:
-    first_paths: dict[str, Path] = {}
-    for file in files:
-        first_paths.setdefault(file.original, file.path)
-    return [
-        f"'{first_paths[file.original]}' and '{file.path}' would both be '{file.original}': "
-        "copy one of them into the project"
-        for file in files
-        if first_paths[file.original] != file.path
-    ]
-
-
 def _inspect_file(path: Path, store: Cache) -> _FileRecord:
     """Classify a file, or return what is cached of it if it is unchanged."""
     try:
-        if not path.exists():
-            return _FileRecord(problem=f"is a link to nothing: '{path.readlink()}' does not exist")
         if not path.is_file():
-            return _FileRecord(problem="is no plain file")
+            problem = "is no plain file"
+            if not path.exists():
+                problem = f"is a link to nothing: '{path.readlink()}' does not exist"
+            return _FileRecord(classified=ClassifiedFile(problem=problem))
         stamp = fingerprint(path)
         with path.open("rb"):  # an unreadable file is a problem even if its record is cached
             pass
         record = store.read_record("checkpoints", cache_key(_CACHE_VERSION, *stamp))
-        if record:
-            return _FileRecord(
-                fingerprint=stamp,
-                size=int(stamp[1]),
-                kind=CheckpointKind(str(record["kind"])),
-                refused=tuple(str(record["refused"]).splitlines()),
-                sha256=str(record["sha256"]),
-            )
-        classified = classify_file(path)
-        return _FileRecord(
-            fingerprint=stamp,
-            size=int(stamp[1]),
-            kind=classified.kind,
-            refused=classified.refused,
-            problem=classified.problem,
-        )
+        if record is None:
+            return _FileRecord(classified=classify_file(path), stamp=stamp)
+        kind, refused = CheckpointKind(str(record["kind"])), tuple(str(record["refused"]).splitlines())
+        classified = ClassifiedFile(kind=kind, refused=refused)
+        return _FileRecord(classified=classified, stamp=stamp, sha256=str(record["sha256"]))
     except OSError as error:
-        return _FileRecord(problem=f"cannot be read: {error.strerror}")
+        return _FileRecord(classified=ClassifiedFile(problem=f"cannot be read: {error.strerror}"))
 
 
 def forget_hashes(checkpoints: Sequence[Checkpoint], cache: Path) -> None:
@@ -266,7 +229,7 @@ def _hash_files(records: Mapping[Path, _FileRecord], store: Cache, report: Repor
     unhashed = {path: record for path, record in records.items() if not record.sha256}
     if unhashed:
         title = f"Hashing {len(unhashed)} checkpoint{'s' * (len(unhashed) > 1)}"
-        with report.progress(title, sum(record.size for record in unhashed.values())) as advance:
+        with report.progress(title, sum(int(record.stamp[1]) for record in unhashed.values())) as advance:
             for path, record in unhashed.items():
                 digests[path] = _hash_file(path, record, store, advance)
     return digests
@@ -274,16 +237,21 @@ def _hash_files(records: Mapping[Path, _FileRecord], store: Cache, report: Repor
 
 def _hash_file(path: Path, record: _FileRecord, store: Cache, advance: Advance) -> str:
     digest = sha256_of(path, advance)
-    if fingerprint(path) != record.fingerprint:
+    if fingerprint(path) != record.stamp:
         raise ProjectError(
             f"'{path}' ({format_size(path.stat().st_size)}) changed while it was read",
             hint="wait until the training has written it, then build again",
             code="file-changed",
         )
     # FAT stores times in steps of 2 s: https://learn.microsoft.com/windows/win32/sysinfo/file-times
-    current_time, mtime, ctime = time.time_ns(), int(record.fingerprint[2]), int(record.fingerprint[3])
+    current_time, mtime, ctime = time.time_ns(), int(record.stamp[2]), int(record.stamp[3])
     if current_time - mtime > _MIN_AGE["mtime"] and current_time - ctime > _MIN_AGE["ctime"]:
-        facts = {"sha256": digest, "kind": record.kind, "refused": "\n".join(record.refused)}
-        key = cache_key(_CACHE_VERSION, *record.fingerprint)
-        store.write_record("checkpoints", key, {**facts, "path": record.fingerprint[0]})
+        refused = "\n".join(record.classified.refused)
+        facts = {
+            "sha256": digest,
+            "kind": record.classified.kind,
+            "refused": refused,
+            "path": record.stamp[0],
+        }
+        store.write_record("checkpoints", cache_key(_CACHE_VERSION, *record.stamp), facts)
     return digest

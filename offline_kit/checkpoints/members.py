@@ -1,7 +1,8 @@
 """Resolve the members of the notebook's ensemble: which files are a model, and which framework loads it."""
 
 import importlib.metadata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -24,6 +25,7 @@ from offline_kit.project.types import (
 
 _TEXT_SUFFIXES = frozenset({".json", ".csv", ".tsv", ".txt", ".yaml", ".yml"})
 """Files beside models that code may read."""
+_KNOWN_NAMES = ", ".join(framework.name for framework in framework_table.FRAMEWORKS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,27 +52,17 @@ def resolve_members(
     sources = {"": (_list_candidates(checkpoints), layout.name_checkpoints(checkpoints))}
     for origin, files in (other_sources or {}).items():
         sources[origin] = (_list_candidates(files), {file.original: file.original for file in files})
-    candidates = sources[""][0]
-    entries = settings.models or tuple(ModelSpec(files=candidate.original) for candidate in candidates)
-    specs = tuple(replace(candidate, model=candidate.model or settings.model) for candidate in entries)
+    own_candidates = sources[""][0]
+    entries = settings.models or tuple(ModelSpec(files=candidate.original) for candidate in own_candidates)
     problems: list[str] = []
     members: list[Member] = []
-    for entry, spec in zip(entries, specs, strict=True):
-        if spec.origin not in sources:
-            problems += _add_unseen_member(spec, members)
-            continue
-        candidates, kit_paths = sources[spec.origin]
-        matches = [candidate for candidate in candidates if _matches_pattern(spec.files, candidate)]
-        if not matches:
-            problems.append(_describe_missing(spec, candidates))
-        for candidate in matches:
-            framework = _choose_framework(spec, candidate)
-            problem = _describe_problem(spec, candidate, framework)
-            if problem or framework is None:
-                problems.append(problem)
-                continue
-            member = _build_member(spec, candidate, framework, kit_paths)
-            members.append(replace(member, own_model=bool(entry.model)))
+    for entry in entries:
+        spec = replace(entry, model=entry.model or settings.model)
+        for result in _resolve_entry(spec, sources.get(spec.origin)):
+            if isinstance(result, str):
+                problems.append(result)
+            else:
+                members.append(replace(result, own_model=bool(entry.model and result.files)))
     if problems:
         raise ProjectError(
             f"{len(problems)} problem{'s' * (len(problems) > 1)} with the models of the notebook",
@@ -78,26 +70,12 @@ def resolve_members(
             code="model-unresolved",
             details=problems,
         )
-    return _shorten_names(members)
-
-
-def _choose_framework(spec: ModelSpec, candidate: _Candidate) -> Framework | None:
-    if spec.framework:
-        return framework_table.find_framework(spec.framework)
-    return framework_table.match_reference(spec.model, candidate.framework) or candidate.framework
-
-
-def _add_unseen_member(spec: ModelSpec, members: list[Member]) -> list[str]:
-    """Add a member of a source without a local copy if its framework is configured; else return the problem."""
-    framework = framework_table.find_framework(spec.framework)
-    if framework is None:
-        known_names = ", ".join(framework.name for framework in framework_table.FRAMEWORKS)
-        remedy = f"name a local copy of the source under `copies`, or set `framework` (one of {known_names})"
-        return [f"'{spec.files}' of '{spec.origin}': its framework is unknown; {remedy}"]
-    if problem := _describe_missing_keys(spec, spec.files, framework):
-        return [problem]
-    members.append(_create_member(spec, framework, spec.files, Path(spec.files), spec.files))
-    return []
+    # Shorten names to the last parts of their paths that still differ.
+    for steps in range(1, 20):
+        short = ["/".join(member.name.split("/")[-steps:]) for member in members]
+        if len(set(short)) == len(short):
+            return tuple(replace(member, name=name) for member, name in zip(members, short, strict=True))
+    return tuple(replace(member, name=f"{member.name} ({n})") for n, member in enumerate(members, 1))
 
 
 def choose_template(settings: NotebookSettings, checkpoints: Sequence[Checkpoint]) -> NotebookSettings:
@@ -144,14 +122,13 @@ def check_undecided(settings: NotebookSettings, checkpoints: Sequence[Checkpoint
     incomplete = list_incomplete(matched)
     if len(incomplete) == len(matched):
         return ()
+    remedy = (
+        'set `task`, and list the models in `models`: { files = "…" } for each, with `model` for this one; or set '
+        'template = "plain"'
+    )
+    what = "keeps the notebook from predicting with the other models"
     return tuple(
-        Finding(
-            severity=Severity.WARN,
-            about=name,
-            what=f"keeps the notebook from predicting with the other models: {reason}",
-            remedy='set `task`, and list the models in `models`: { files = "…" } for each, with `model` for this one; or'
-            ' set template = "plain"',
-        )
+        Finding(severity=Severity.WARN, about=name, what=f"{what}: {reason}", remedy=remedy)
         for name, reason in incomplete.items()
     )
 
@@ -165,25 +142,24 @@ def find_non_models(settings: NotebookSettings, checkpoints: Sequence[Checkpoint
     explicit = {candidate.files for candidate in settings.models}
     non_models = {}
     for candidate in _list_candidates(checkpoints):
+        framework, path = candidate.framework, candidate.path
         if len(candidate.files) > 1 or candidate.original in explicit:
             continue
-        if candidate.framework is None and candidate.path.suffix.lower() in _TEXT_SUFFIXES:
+        if framework is None and path.suffix.lower() in _TEXT_SUFFIXES:
             non_models[candidate.original] = "is a text file, not a model"
-        elif (
-            candidate.framework
-            and candidate.framework.name == "sklearn"
-            and sklearn.is_preprocessor(candidate.path)
-        ):
+        elif framework is sklearn.SKLEARN and sklearn.is_preprocessor(path):
             non_models[candidate.original] = "prepares data and cannot predict"
     return non_models
 
 
 def check_members(members: Iterable[Member]) -> tuple[Finding, ...]:
     """Return the frameworks' findings on their members, except those of a source without a local copy."""
-    findings: list[Finding] = []
-    for member in members:
-        framework = framework_table.find_framework(member.framework)
-        findings += framework.check_member(member) if framework and member.path.exists() else ()
+    findings = (
+        finding
+        for member, framework in _pair_frameworks(members)
+        if member.path.exists()
+        for finding in framework.check_member(member)
+    )
     return tuple(dict.fromkeys(findings))
 
 
@@ -193,10 +169,7 @@ def check_column_order(settings: NotebookSettings, members: Iterable[Member]) ->
     if settings.task != "tabular" or settings.template not in ("predict", "server") or explicit:
         return ()
     positional = [
-        member.name
-        for member in members
-        if (framework := framework_table.find_framework(member.framework))
-        and framework.uses_column_order(member)
+        member.name for member, framework in _pair_frameworks(members) if framework.uses_column_order(member)
     ]
     if not positional:
         return ()
@@ -214,58 +187,26 @@ def check_column_order(settings: NotebookSettings, members: Iterable[Member]) ->
 
 
 def list_member_packages(
-    members: Iterable[Member], other_files: Iterable[Checkpoint] = ()
+    members: Sequence[Member], other_files: Iterable[Checkpoint] = ()
 ) -> tuple[str, ...]:
     """Return the distributions that the notebook imports to load these members and other files, sorted.
 
     Pickles name the libraries of everything in them: an encoder, a booster at the end of a pipeline.
     """
-    members = tuple(members)
-    pickled_packages = list_pickle_packages(
-        [*(file for member in members for file in member.files), *other_files]
-    )
-    frameworks = [
-        framework for member in members if (framework := framework_table.find_framework(member.framework))
-    ]
-    always = ("numpy", "pandas") if frameworks else ()
-    return tuple(
-        sorted(
-            {*always, *pickled_packages, *(name for framework in frameworks for name in framework.packages)}
-        )
-    )
+    pairs = _pair_frameworks(members)
+    pickles = [*(file for member in members for file in member.files), *other_files]
+    always = ("numpy", "pandas") if pairs else ()
+    packages = (name for _, framework in pairs for name in framework.packages)
+    return tuple(sorted({*always, *list_pickle_packages(pickles), *packages}))
+
+
+def _pair_frameworks(members: Iterable[Member]) -> list[tuple[Member, Framework]]:
+    pairs = ((member, framework_table.find_framework(member.framework)) for member in members)
+    return [(member, framework) for member, framework in pairs if framework]
 
 
 def _list_candidates(checkpoints: Sequence[Checkpoint]) -> list[_Candidate]:
     """Return the folders that a framework loads as a whole, and the files in none of them, sorted by name."""
-    candidates: list[_Candidate] = []
-    claimed: set[str] = set()
-    for folder, folder_path in _list_folders(checkpoints):
-        files = tuple(
-            checkpoint for checkpoint in checkpoints if checkpoint.original.startswith(f"{folder}/")
-        )
-        if files[0].original in claimed:
-            continue
-        framework = framework_table.match_framework(folder_path)
-        if framework:
-            candidates.append(_Candidate(original=folder, path=folder_path, files=files, framework=framework))
-            claimed |= {checkpoint.original for checkpoint in files}
-    for checkpoint in checkpoints:
-        if checkpoint.original not in claimed:
-            classified = ClassifiedFile(kind=checkpoint.kind, refused=checkpoint.refused)
-            framework = framework_table.match_framework(checkpoint.path, classified)
-            candidates.append(
-                _Candidate(
-                    original=checkpoint.original,
-                    path=checkpoint.path,
-                    files=(checkpoint,),
-                    framework=framework,
-                )
-            )
-    return sorted(candidates, key=lambda candidate: candidate.original)
-
-
-def _list_folders(checkpoints: Sequence[Checkpoint]) -> list[tuple[str, Path]]:
-    """Return every folder of the checkpoints, outer ones first, with its path."""
     folders: dict[str, Path] = {}
     for checkpoint in checkpoints:
         path = checkpoint.path
@@ -273,7 +214,23 @@ def _list_folders(checkpoints: Sequence[Checkpoint]) -> list[tuple[str, Path]]:
             path = path.parent
             if parent.name and path.name == parent.name:
                 folders[parent.as_posix()] = path
-    return sorted(folders.items(), key=lambda item: (item[0].count("/"), item[0]))
+    candidates: list[_Candidate] = []
+    claimed: set[str] = set()
+    # Outer folders first: what lies in a claimed one belongs to it.
+    for folder, path in sorted(folders.items(), key=lambda item: (item[0].count("/"), item[0])):
+        files = tuple(file for file in checkpoints if file.original.startswith(f"{folder}/"))
+        framework = None if files[0].original in claimed else framework_table.match_framework(path)
+        if framework:
+            candidates.append(_Candidate(original=folder, path=path, files=files, framework=framework))
+            claimed |= {checkpoint.original for checkpoint in files}
+    for file in checkpoints:
+        if file.original not in claimed:
+            classified = ClassifiedFile(kind=file.kind, refused=file.refused)
+            framework = framework_table.match_framework(file.path, classified)
+            candidates.append(
+                _Candidate(original=file.original, path=file.path, files=(file,), framework=framework)
+            )
+    return sorted(candidates, key=lambda candidate: candidate.original)
 
 
 def _matches_pattern(pattern: str, candidate: _Candidate) -> bool:
@@ -288,33 +245,58 @@ def _matches_pattern(pattern: str, candidate: _Candidate) -> bool:
     )
 
 
-def _describe_missing(spec: ModelSpec, candidates: Sequence[_Candidate]) -> str:
-    names = [candidate.original for candidate in candidates]
-    guess = suggest_name(spec.files, names) or f"; there are: {', '.join(names[:5]) or 'none'}"
-    return f"files = '{spec.files}' matches none of the kit's checkpoints{guess}"
+def _resolve_entry(
+    spec: ModelSpec, source: tuple[list[_Candidate], dict[str, str]] | None
+) -> Iterator[Member | str]:
+    """Yield the members of an entry of `models`, or what is wrong with it."""
+    if source is None:
+        # Nothing is known of a source without a local copy: the configuration must tell the framework.
+        if framework := framework_table.find_framework(spec.framework):
+            problem = _describe_missing_keys(spec, spec.files, framework)
+            yield problem or _make_member(spec, framework, spec.files, Path(spec.files), spec.files)
+        else:
+            remedy = (
+                f"name a local copy of the source under `copies`, or set `framework` (one of {_KNOWN_NAMES})"
+            )
+            yield f"'{spec.files}' of '{spec.origin}': its framework is unknown; {remedy}"
+        return
+    candidates, kit_paths = source
+    matches = [candidate for candidate in candidates if _matches_pattern(spec.files, candidate)]
+    if not matches:
+        names = [candidate.original for candidate in candidates]
+        guess = suggest_name(spec.files, names) or f"; there are: {', '.join(names[:5]) or 'none'}"
+        yield f"files = '{spec.files}' matches none of the kit's checkpoints{guess}"
+    for candidate in matches:
+        framework, problem = _choose_framework(spec, candidate)
+        if framework and not problem:
+            yield _build_member(spec, candidate, framework, kit_paths)
+        else:
+            yield problem
 
 
-def _describe_problem(spec: ModelSpec, candidate: _Candidate, framework: Framework | None) -> str:
-    name = candidate.original
-    known_names = ", ".join(framework.name for framework in framework_table.FRAMEWORKS)
-    if spec.framework and not framework:
-        guess = suggest_name(spec.framework, [framework.name for framework in framework_table.FRAMEWORKS])
-        return f"'{name}': there is no framework '{spec.framework}'{guess or f'; take one of {known_names}'}"
-    if framework is None:
-        kind = candidate.files[0].kind
-        format_note = "" if kind is CheckpointKind.OTHER else f" (its format is {kind})"
-        return f"'{name}': no known framework made it{format_note}; set `framework` for it (one of {known_names})"
-    return _describe_missing_keys(spec, name, framework)
+def _choose_framework(spec: ModelSpec, candidate: _Candidate) -> tuple[Framework | None, str]:
+    """Return the framework that loads a candidate, and the problem if none does or a key is missing."""
+    name, kind = candidate.original, candidate.files[0].kind
+    if spec.framework:
+        framework = framework_table.find_framework(spec.framework)
+        known_names = [framework.name for framework in framework_table.FRAMEWORKS]
+        guess = suggest_name(spec.framework, known_names) or f"; take one of {_KNOWN_NAMES}"
+        problem = f"'{name}': there is no framework '{spec.framework}'{guess}"
+    else:
+        framework = framework_table.match_reference(spec.model, candidate.framework) or candidate.framework
+        note = "" if kind is CheckpointKind.OTHER else f" (its format is {kind})"
+        problem = (
+            f"'{name}': no known framework made it{note}; set `framework` for it (one of {_KNOWN_NAMES})"
+        )
+    return framework, _describe_missing_keys(spec, name, framework) if framework else problem
 
 
 def _describe_missing_keys(spec: ModelSpec, name: str, framework: Framework) -> str:
     missing = [key for key in framework.required_keys if not getattr(spec, key)]
-    return (
-        f"'{name}': {framework.title} needs {' and '.join(f'`{key}`' for key in missing)} for it, "
-        f'such as {missing[0]} = "src/model.py:Net"'
-        if missing
-        else ""
-    )
+    if not missing:
+        return ""
+    keys = " and ".join(f"`{key}`" for key in missing)
+    return f"'{name}': {framework.title} needs {keys} for it, such as {missing[0]} = \"src/model.py:Net\""
 
 
 def _build_member(
@@ -323,15 +305,17 @@ def _build_member(
     first_file = candidate.files[0]
     suffix = first_file.original.removeprefix(candidate.original)
     kit_path = kit_paths[first_file.original].removesuffix(suffix)
-    member = _create_member(spec, framework, candidate.original, candidate.path, kit_path)
+    member = _make_member(spec, framework, candidate.original, candidate.path, kit_path)
     member = replace(member, files=candidate.files)
-    version = framework.read_version(member)
-    return replace(
-        member, version=version or _installed_version(framework.library), version_said=bool(version)
-    )
+    version = installed = framework.read_version(member)
+    if framework.library and not version:
+        # This tool's environment is the project's if both share it.
+        with suppress(importlib.metadata.PackageNotFoundError):
+            installed = importlib.metadata.version(framework.library)
+    return replace(member, version=installed, version_said=bool(version))
 
 
-def _create_member(spec: ModelSpec, framework: Framework, name: str, path: Path, kit_path: str) -> Member:
+def _make_member(spec: ModelSpec, framework: Framework, name: str, path: Path, kit_path: str) -> Member:
     return Member(
         name=name,
         framework=framework.name,
@@ -344,21 +328,3 @@ def _create_member(spec: ModelSpec, framework: Framework, name: str, path: Path,
         transform=spec.transform,
         batch_size=spec.batch_size,
     )
-
-
-def _installed_version(library: str) -> str:
-    """Return the version in this tool's environment, which is the project's if both share it."""
-    try:
-        return importlib.metadata.version(library) if library else ""
-    except importlib.metadata.PackageNotFoundError:
-        return ""
-
-
-def _shorten_names(members: list[Member]) -> tuple[Member, ...]:
-    """Shorten names to the last parts of their paths that still differ."""
-    names = [member.name for member in members]
-    for steps in range(1, 20):
-        short = ["/".join(name.split("/")[-steps:]) for name in names]
-        if len(set(short)) == len(short):
-            return tuple(replace(member, name=name) for member, name in zip(members, short, strict=True))
-    return tuple(replace(member, name=f"{member.name} ({n})") for n, member in enumerate(members, 1))
