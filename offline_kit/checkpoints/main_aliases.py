@@ -6,6 +6,7 @@ the notebook. The kit includes the script, and `kit_main` aliases its names.
 """
 
 import ast
+import itertools
 import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -19,7 +20,7 @@ from offline_kit.project import references
 from offline_kit.project.types import Finding, Severity
 
 _SKIPPED_FOLDERS = frozenset(
-    {"dist", "build", "site-packages", "node_modules", "__pycache__", "wandb", "lightning_logs"}
+    split_words("dist build site-packages node_modules __pycache__ wandb lightning_logs venv env")
 )
 _MAX_FILES = 2000
 _TRAINING_CALLS = frozenset(
@@ -68,29 +69,39 @@ def resolve_main_aliases(
     `notebook_names` are defined by an adopted notebook itself. Raises ProjectError if `main_from` is missing, is outside
     the project, is a notebook or does not define all names.
     """
-    unknown_names = {
-        result.original: tuple(name for name in result.main_names if name not in notebook_names)
+    requests = {
+        result.original: unknown
         for result in scan_results
+        if (unknown := [name for name in result.main_names if name not in notebook_names])
     }
-    requests = {original: names for original, names in unknown_names.items() if names}
-    names = sorted({name for file_names in requests.values() for name in file_names})
+    names = sorted({name for unknown in requests.values() for name in unknown})
     if not names:
         return NO_ALIASES
-    if main_from is not None and main_from.suffix == ".ipynb":
+    details = [f"'{original}' looks up {_quote_names(unknown)}" for original, unknown in requests.items()]
+    if main_from is None:
+        whose = f"'{next(iter(requests))}' needs" if len(requests) == 1 else f"{len(requests)} files need"
+        raise ProjectError(
+            f"{whose} {_quote_names(names)} of the script that saved it, which the notebook does not have",
+            hint=_suggest_source(project, names, names),
+            code="main-script-missing",
+            details=details if len(requests) > 1 else (),
+        )
+    if main_from.suffix == ".ipynb":
         raise ProjectError(
             f"'{main_from.name}' (`main_from`) is a notebook, and pickles need {_quote_names(names)} from a .py file",
             hint=_suggest_source(project, names, names),
             code="main-script-notebook",
         )
-    if main_from is None:
-        raise _missing_script_error(project, requests, names)
-    undefined = [name for name in names if not _may_define_name(main_from, name)]
+    tree = references.parse_module(main_from)
+    # A file that this Python cannot parse counts as open-ended; the syntax is checked elsewhere.
+    defined, open_ended = references.find_bound_names(tree.body) if tree else (set(), True)
+    undefined = [] if open_ended else [name for name in names if name not in defined]
     if undefined:
         raise ProjectError(
             f"'{main_from.name}' (`main_from`) does not define {_quote_names(undefined)}, which pickles look up in it",
             hint=_suggest_source(project, undefined, names),
             code="main-names-undefined",
-            details=_list_requests(requests),
+            details=details,
         )
     if not main_from.resolve().is_relative_to(project.resolve()):
         raise ProjectError(
@@ -104,90 +115,46 @@ def resolve_main_aliases(
 def check_main_script(project: Path, aliases: MainAliases) -> tuple[Finding, ...]:
     """Return findings on calls that the script makes when the notebook imports it."""
     tree = references.parse_module(project / aliases.path) if aliases.path else None
+    body = tree.body if tree else []
+    assignments = [node for node in body if isinstance(node, ast.Assign)]
+    constants = {
+        target.id: node.value
+        for node in assignments
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
     findings = []
-    for line, call, trains in _find_import_work(tree.body if tree else (), _DataFiles(project, tree)):
-        findings.append(
-            Finding(
-                severity=Severity.STOP if trains else Severity.WARN,
-                about=f"{aliases.path}:{line}",
-                what=f"calls {call} when it is imported, as the notebook will to find {_quote_names(aliases.names)}",
-                remedy='put it below `if __name__ == "__main__":`, or copy the definitions into a file of their '
-                "own and set `main_from` to it; the pickle stays valid",
+    for statement in _list_import_work(body):
+        for call in _find_calls(statement):
+            name = ast.unparse(call.func)
+            method = name.rpartition(".")[2]
+            data_file = _find_data_file(project, call, constants)
+            if not (method in _TRAINING_CALLS | _READING_CALLS or data_file):
+                continue
+            # In a `try` the script is prepared for a file that is missing.
+            is_grave = method in _TRAINING_CALLS or (data_file and not isinstance(statement, ast.Try))
+            shown = f"{name if len(name) < 50 else method}({repr(data_file) if data_file else ''})"
+            findings.append(
+                Finding(
+                    severity=Severity.STOP if is_grave else Severity.WARN,
+                    about=f"{aliases.path}:{call.lineno}",
+                    what=f"calls {shown} when it is imported, as the notebook will to find {_quote_names(aliases.names)}",
+                    remedy='put it below `if __name__ == "__main__":`, or copy the definitions into a file of their '
+                    "own and set `main_from` to it; the pickle stays valid",
+                )
             )
-        )
     return tuple(findings)
 
 
-def _missing_script_error(
-    project: Path, requests: dict[str, tuple[str, ...]], names: list[str]
-) -> ProjectError:
-    first = next(iter(requests))
-    whose = f"'{first}' needs" if len(requests) == 1 else f"{len(requests)} files need"
-    return ProjectError(
-        f"{whose} {_quote_names(names)} of the script that saved it, which the notebook does not have",
-        hint=_suggest_source(project, names, names),
-        code="main-script-missing",
-        details=_list_requests(requests) if len(requests) > 1 else (),
-    )
-
-
-def _suggest_source(project: Path, undefined: Sequence[str], names: Sequence[str]) -> str:
-    scripts = [path for path, defined in _read_scripts(project) if set(names) <= defined]
-    if scripts:
-        alternatives = f" (so does {' and '.join(scripts[1:3])})" if len(scripts) > 1 else ""
-        return f'set main_from = "{scripts[0]}" in [tool.offline-kit]: it defines {_quote_names(names)}{alternatives}'
-    notebooks = [path for path, defined in _read_notebooks(project) if set(undefined) & defined]
-    if notebooks:
-        return (
-            f"copy the cell of '{notebooks[0]}' that defines {_quote_names(undefined)} into a .py file of the project, "
-            "and set `main_from` in [tool.offline-kit] to it"
-        )
-    return (
-        f'set main_from = "train.py" in [tool.offline-kit] to the script that defines {_quote_names(undefined)}; '
-        "no file of the project does"
-    )
-
-
-def _list_requests(requests: dict[str, tuple[str, ...]]) -> list[str]:
-    return [f"'{original}' looks up {_quote_names(names)}" for original, names in requests.items()]
-
-
-def _quote_names(names: Iterable[str]) -> str:
-    return ", ".join(f"'{name}'" for name in names)
-
-
-def _may_define_name(file: Path, name: str) -> bool:
-    tree = references.parse_module(file)
-    if tree is None:
-        return True  # a Python that this one cannot parse; the syntax is checked elsewhere
-    names, open_ended = references.find_bound_names(tree.body)
-    return name in names or open_ended
-
-
-def _find_files(project: Path, suffix: str) -> Iterator[Path]:
-    count = 0
-    for folder, folders, names in os.walk(project):
-        folders[:] = sorted(
-            name
-            for name in folders
-            if not name.startswith(".") and name not in _SKIPPED_FOLDERS | {"venv", "env"}
-        )
-        for name in sorted(names):
-            if name.endswith(suffix) and count < _MAX_FILES:
-                count += 1
-                yield Path(folder, name)
-
-
-def _read_scripts(project: Path) -> Iterator[tuple[str, set[str]]]:
-    for path in _find_files(project, ".py"):
-        tree = references.parse_module(path)
-        if tree is not None:
-            yield path.relative_to(project).as_posix(), references.find_bound_names(tree.body)[0]
-
-
-def _read_notebooks(project: Path) -> Iterator[tuple[str, set[str]]]:
-    for path in _find_files(project, ".ipynb"):
-        yield path.relative_to(project).as_posix(), list_notebook_names(path)
+def reference_main_script(project: Path, main_from: Path | None) -> tuple[str, ...]:
+    """Return a reference to a definition in `main_from`, so that the kit includes the script."""
+    if main_from is None or not main_from.resolve().is_relative_to(project.resolve()):
+        return ()
+    tree = references.parse_module(main_from)
+    body = tree.body if tree else []
+    names = [node.name for node in body if isinstance(node, ast.ClassDef | ast.FunctionDef)]
+    names = names or sorted(references.find_bound_names(body)[0])
+    return (f"{main_from.resolve().relative_to(project.resolve()).as_posix()}:{names[0]}",) if names else ()
 
 
 def list_notebook_names(path: Path) -> set[str]:
@@ -207,59 +174,73 @@ def list_notebook_names(path: Path) -> set[str]:
     return bound
 
 
-class _DataFiles:
-    """The project's data files that a script reads, which the notebook does not have."""
+def _suggest_source(project: Path, undefined: Sequence[str], names: Sequence[str]) -> str:
+    scripts = []
+    for path in _find_files(project, ".py"):
+        tree = references.parse_module(path)
+        if tree and set(names) <= references.find_bound_names(tree.body)[0]:
+            scripts.append(path.relative_to(project).as_posix())
+    if scripts:
+        alternatives = f" (so does {' and '.join(scripts[1:3])})" if len(scripts) > 1 else ""
+        return f'set main_from = "{scripts[0]}" in [tool.offline-kit]: it defines {_quote_names(names)}{alternatives}'
+    for path in _find_files(project, ".ipynb"):
+        if set(undefined) & list_notebook_names(path):
+            return (
+                f"copy the cell of '{path.relative_to(project).as_posix()}' that defines {_quote_names(undefined)} into a "
+                ".py file of the project, and set `main_from` in [tool.offline-kit] to it"
+            )
+    return (
+        f'set main_from = "train.py" in [tool.offline-kit] to the script that defines {_quote_names(undefined)}; '
+        "no file of the project does"
+    )
 
-    def __init__(self, project: Path, tree: ast.Module | None) -> None:
-        self._project = project
-        self._constants = {
-            target.id: node.value
-            for node in (tree.body if tree else ())
-            if isinstance(node, ast.Assign)
-            for target in node.targets
-            if isinstance(target, ast.Name)
-        }
 
-    def find_read_file(self, call: ast.Call) -> str:
-        """Return the data file that a call reads; empty for none."""
-        arguments = [*call.args, *(word.value for word in call.keywords)]
-        texts = [self._read_text(argument) for argument in arguments]
-        if ast.unparse(call.func).rpartition(".")[2] == "Path" or any(
-            text[:1] in tuple("wax") and len(text) < 4 for text in texts
-        ):
-            return ""  # it reads nothing, or writes
-        return next((text for text in texts if self._is_data_file(text)), "")
+def _quote_names(names: Iterable[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names)
 
-    def _read_text(self, node: ast.expr) -> str:
-        if isinstance(node, ast.Name):
-            node = self._constants.get(node.id, node)
-        if isinstance(node, ast.Call) and node.args and ast.unparse(node.func).rpartition(".")[2] == "Path":
+
+def _find_files(project: Path, suffix: str) -> Iterator[Path]:
+    def walk() -> Iterator[Path]:
+        for folder, folders, names in os.walk(project):
+            folders[:] = sorted(
+                name for name in folders if not name.startswith(".") and name not in _SKIPPED_FOLDERS
+            )
+            yield from (Path(folder, name) for name in sorted(names) if name.endswith(suffix))
+
+    return itertools.islice(walk(), _MAX_FILES)
+
+
+def _find_data_file(project: Path, call: ast.Call, constants: dict[str, ast.expr]) -> str:
+    """Return the data file of the project that a call reads, which the notebook does not have; empty for none."""
+    texts = []
+    for argument in (*call.args, *(word.value for word in call.keywords)):
+        node = constants.get(argument.id, argument) if isinstance(argument, ast.Name) else argument
+        if isinstance(node, ast.Call) and node.args and _last_name(node) == "Path":
             node = node.args[0]
-        return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
-
-    def _is_data_file(self, text: str) -> bool:
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            texts.append(node.value)
+    is_writing = any(text[:1] in tuple("wax") and len(text) < 4 for text in texts)
+    if is_writing or _last_name(call) == "Path":
+        return ""
+    for text in texts:
         suffix = os.path.splitext(text)[1].lower()  # noqa: PTH122 - a text, which may be no path at all
-        return suffix in _DATA_SUFFIXES and "\0" not in text and (self._project / text).is_file()
+        if suffix in _DATA_SUFFIXES and "\0" not in text and (project / text).is_file():
+            return text
+    return ""
 
 
-def _find_import_work(body: Sequence[ast.stmt], data: _DataFiles) -> Iterator[tuple[int, str, bool]]:
-    """Yield line, call and gravity of what statements do on import; definitions do nothing."""
+def _last_name(call: ast.Call) -> str:
+    return ast.unparse(call.func).rpartition(".")[2]
+
+
+def _list_import_work(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
+    """Yield the statements that do something on import: neither definitions nor what the main guard holds back."""
     for node in body:
-        if isinstance(node, ast.If) and _is_main_guard(node.test):
-            yield from _find_import_work(node.orelse, data)
+        condition = ast.unparse(node.test) if isinstance(node, ast.If) else ""
+        if isinstance(node, ast.If) and "__name__" in condition and "__main__" in condition:
+            yield from _list_import_work(node.orelse)
         elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            for call in _find_calls(node):
-                name = ast.unparse(call.func)
-                method = name.rpartition(".")[2]
-                data_file = data.find_read_file(call)
-                if method in _TRAINING_CALLS or method in _READING_CALLS or data_file:
-                    argument = f"{data_file!r}" if data_file else ""
-                    is_grave = method in _TRAINING_CALLS or bool(data_file and not isinstance(node, ast.Try))
-                    yield call.lineno, f"{name if len(name) < 50 else method}({argument})", is_grave
-
-
-def _is_main_guard(test: ast.expr) -> bool:
-    return "__name__" in ast.unparse(test) and "__main__" in ast.unparse(test)
+            yield node
 
 
 def _find_calls(node: ast.AST) -> Iterator[ast.Call]:
@@ -270,14 +251,3 @@ def _find_calls(node: ast.AST) -> Iterator[ast.Call]:
         yield node
     for child in ast.iter_child_nodes(node):
         yield from _find_calls(child)
-
-
-def reference_main_script(project: Path, main_from: Path | None) -> tuple[str, ...]:
-    """Return a reference to a definition in `main_from`, so that the kit includes the script."""
-    if main_from is None or not main_from.resolve().is_relative_to(project.resolve()):
-        return ()
-    tree = references.parse_module(main_from)
-    names = [
-        node.name for node in (tree.body if tree else ()) if isinstance(node, ast.ClassDef | ast.FunctionDef)
-    ] or sorted(references.find_bound_names(tree.body)[0] if tree else ())
-    return (f"{main_from.resolve().relative_to(project.resolve()).as_posix()}:{names[0]}",) if names else ()

@@ -1,22 +1,24 @@
 """Prepare weights for the kit: scan them, drop training files, slim them, check what they would download."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from offline_kit.checkpoints import (
-    file_downloads,
-    main_aliases,
-    pickle_scan,
-    slim,
-    training_leftovers,
-)
+from offline_kit.checkpoints import file_downloads, main_aliases, pickle_scan, slim
 from offline_kit.checkpoints.main_aliases import NO_ALIASES, MainAliases
-from offline_kit.core import files
+from offline_kit.core.files import format_size, matches_glob
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.project import references
 from offline_kit.project.config import Config
 from offline_kit.project.types import Checkpoint, Finding, ModelSpec, Severity
+
+# https://github.com/huggingface/transformers/blob/main/src/transformers/trainer.py
+_TRAINING_FILES = re.compile(
+    r"optimizer\.(pt|bin)|scheduler\.pt|scaler\.pt|rng_state(_\d+)?\.pth|training_args\.bin|trainer_state\.json"
+    r"|global_step\d+|zero_to_fp32\.py|events\.out\.tfevents\..+"
+)
+"""What transformers' Trainer and DeepSpeed save beside a model for resuming the training."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +46,8 @@ def prepare_weights(
     Raises ProjectError for unsafe pickles, for names of `__main__` that no file defines, and if slimming is configured
     and no interpreter has torch.
     """
-    kept_files = training_leftovers.drop_training_files(checkpoints, config.checkpoints, report=report)
-    other_files = training_leftovers.drop_cache_blobs(preprocessing)
+    kept_files = _drop_training_files(checkpoints, config.checkpoints, report)
+    other_files = drop_cache_blobs(preprocessing)
     scan_results = pickle_scan.scan_checkpoints(
         [*kept_files, *other_files],
         trust=config.trust,
@@ -58,73 +60,106 @@ def prepare_weights(
     aliases = main_aliases.resolve_main_aliases(
         config.project, config.main_from, scan_results, notebook_names
     )
-    options = slim.SlimOptions(
-        slim=config.slim, precision=config.precision, weights_format=config.weights_format
-    )
-    download_findings = [
-        *file_downloads.check_hub_folders(kept_files, other_files),
-        *file_downloads.check_hyper_parameters(kept_files, config.notebook.params),
-    ]
     script_findings = main_aliases.check_main_script(config.project, aliases)
     # A script that would train when it is imported stops the build: do not import it for slimming.
-    slim_aliases = (
-        NO_ALIASES if any(finding.severity is Severity.STOP for finding in script_findings) else aliases
-    )
+    may_import = all(finding.severity is not Severity.STOP for finding in script_findings)
+    slim_aliases = aliases if may_import else NO_ALIASES
+    trusts_all = config.notebook.params.get("weights_only") is False
     slimmed = slim.slim_checkpoints(
-        kept_files, options, _make_slim_context(config, slim_aliases, cache), report=report
+        kept_files,
+        slim.SlimOptions(slim=config.slim, precision=config.precision, weights_format=config.weights_format),
+        slim.SlimContext(
+            project=config.project,
+            cache=cache,
+            is_trusted=lambda original: trusts_all or pickle_scan.is_trusted(original, config.trust),
+            main=config.project / slim_aliases.path if slim_aliases.path else None,
+            main_names=slim_aliases.names,
+        ),
+        report=report,
     )
     return PreparedWeights(
         config=_rename_entries(config, slimmed),
         checkpoints=slimmed.checkpoints,
         preprocessing=other_files,
         main_aliases=aliases,
-        findings=(*script_findings, *download_findings, *slimmed.findings),
+        findings=(
+            *script_findings,
+            *file_downloads.check_hub_folders(kept_files, other_files),
+            *file_downloads.check_hyper_parameters(kept_files, config.notebook.params),
+            *slimmed.findings,
+        ),
     )
 
 
 def list_own_modules(config: Config) -> frozenset[str]:
     """Return the top-level modules of the project's own code, which the kit holds if a pickle needs them."""
-    packages = (
+    folders = [
         folder for package in (*config.packages, config.project) for folder in (package / "src", package)
-    )
-    loose_folders = (
-        folder for module in config.modules for folder in (module, module.parent) if folder.is_dir()
-    )
+    ]
+    modules = (folder for module in config.modules for folder in (module, module.parent))
+    folders += [folder for folder in modules if folder.is_dir()]
     return frozenset(
-        name
-        for root in dict.fromkeys((*packages, *loose_folders))
-        for name in references.list_top_level_names(root)
+        name for root in dict.fromkeys(folders) for name in references.list_top_level_names(root)
     )
 
 
-def _make_slim_context(config: Config, aliases: MainAliases, cache: Path) -> slim.SlimContext:
-    trust_all = config.notebook.params.get("weights_only") is False
-    return slim.SlimContext(
-        project=config.project,
-        cache=cache,
-        is_trusted=lambda original: trust_all or pickle_scan.is_trusted(original, config.trust),
-        main=config.project / aliases.path if aliases.path else None,
-        main_names=aliases.names,
-    )
+def _drop_training_files(
+    checkpoints: Sequence[Checkpoint], explicit: Sequence[str], report: Reporter
+) -> tuple[Checkpoint, ...]:
+    """Return the checkpoints without training files in model folders (those with a config.json).
+
+    `explicit` are the patterns of the configuration: what one of them names outright stays.
+    """
+    paths = {checkpoint.original: PurePosixPath(checkpoint.original) for checkpoint in checkpoints}
+    folders = {path.parent for path in paths.values() if path.name == "config.json"}
+    outright = {pattern.removeprefix("./") for pattern in explicit}
+    dropped = []
+    for checkpoint in checkpoints:
+        path = paths[checkpoint.original]
+        # DeepSpeed's states lie in a folder of their own.
+        is_deepspeed = any(
+            parent.parent in folders and re.fullmatch(r"global_step\d+", parent.name)
+            for parent in path.parents
+        )
+        is_beside = path.parent in folders and _TRAINING_FILES.fullmatch(path.name)
+        if (is_beside or is_deepspeed) and checkpoint.original not in outright:
+            dropped.append(checkpoint)
+    if dropped:
+        names = ", ".join(f"'{checkpoint.original}'" for checkpoint in dropped[:4])
+        total = format_size(sum(checkpoint.size for checkpoint in dropped))
+        more = " …" * (len(dropped) > 4)
+        report.note(f"dropped, because only the training needs it ({total}): {names}{more}")
+    return tuple(checkpoint for checkpoint in checkpoints if checkpoint not in dropped)
+
+
+def drop_cache_blobs(files: Sequence[Checkpoint]) -> tuple[Checkpoint, ...]:
+    """Return files without the blobs of the hub's cache, to which its snapshots link."""
+    blobs = [
+        file
+        for file in files
+        if file.original.startswith("caches/") and "blobs" in PurePosixPath(file.original).parts[:-1]
+    ]
+    return tuple(file for file in files if file not in blobs)
 
 
 def _rename_entries(config: Config, slimmed: slim.SlimmedCheckpoints) -> Config:
     """Rename files in the entries of `models`, which use the names in the project."""
-    if not slimmed.renamed or not config.notebook.models:
-        return config
     old_names = {new: old for old, new in slimmed.renamed}
     names = {
         checkpoint.original: old_names.get(checkpoint.original, checkpoint.original)
         for checkpoint in slimmed.checkpoints
     }
-    models = tuple(followed for spec in config.notebook.models for followed in _follow_entry(spec, names))
-    return replace(config, notebook=replace(config.notebook, models=models))
+    models: list[ModelSpec] = []
+    for spec in config.notebook.models:
+        pattern = spec.files.removeprefix("./")
+        new_names = [new for new, old in names.items() if _matches(old, pattern)]
+        # An entry for each file that was renamed, or the entry itself if it still matches them.
+        if spec.origin or all(_matches(new, pattern) for new in new_names):
+            models.append(spec)
+        else:
+            models += [replace(spec, files=new) for new in new_names]
+    return replace(config, notebook=replace(config.notebook, models=tuple(models)))
 
 
-def _follow_entry(spec: ModelSpec, names: Mapping[str, str]) -> tuple[ModelSpec, ...]:
-    """Return an entry for each file that was renamed, or the entry itself if it still matches them."""
-    pattern = spec.files.removeprefix("./")
-    new_names = [new for new, old in names.items() if old == pattern or files.matches_glob(old, pattern)]
-    if spec.origin or all(new == pattern or files.matches_glob(new, pattern) for new in new_names):
-        return (spec,)
-    return tuple(replace(spec, files=new) for new in new_names)
+def _matches(name: str, pattern: str) -> bool:
+    return name == pattern or matches_glob(name, pattern)

@@ -5,17 +5,19 @@ cached by content, so that the same checkpoint gives the same bytes without bein
 """
 
 import json
+import os
 import shutil
+import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
-from offline_kit.checkpoints import torch_python
 from offline_kit.checkpoints.file_kinds import classify_file
 from offline_kit.core import files, processes, resources
 from offline_kit.core.cache import Cache, cache_key
-from offline_kit.core.errors import OfflineKitError, OutsideError
+from offline_kit.core.errors import OfflineKitError, OutsideError, ProjectError
 from offline_kit.core.files import format_size
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.project.types import Checkpoint, CheckpointKind, Finding, Severity
@@ -35,14 +37,6 @@ class SlimOptions:
     """"keep" or "half"."""
     weights_format: str = "keep"
     """"keep" or "safetensors"."""
-
-    def __bool__(self) -> bool:
-        return self.slim or self.precision == "half" or self.weights_format == "safetensors"
-
-    @property
-    def first_key(self) -> str:
-        """The first configured key."""
-        return "slim" if self.slim else "precision" if self.precision == "half" else "weights_format"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,24 +75,24 @@ def slim_checkpoints(
 
     Raises ProjectError if no interpreter has torch, OutsideError if the worker fails.
     """
-    eligible = [checkpoint for checkpoint in checkpoints if _can_slim(checkpoint, options)] if options else []
-    results = {
-        checkpoint.original: _slim_one(checkpoint, options, context, report) for checkpoint in eligible
-    }
-    changed = {old: new for old, (new, _) in results.items() if new}
-    placed = _place_files(checkpoints, changed, context)
+    changed: dict[str, Checkpoint] = {}
+    findings = []
+    for checkpoint in checkpoints if options != SlimOptions() else ():
+        is_script = any("TorchScript" in line or "oldest format" in line for line in checkpoint.refused)
+        if checkpoint.kind is CheckpointKind.SAFETENSORS:
+            is_eligible = options.precision == "half"
+        else:
+            is_eligible = checkpoint.kind in _TORCH_KINDS and not is_script
+        if is_eligible:
+            slimmed, finding = _slim_one(checkpoint, options, context, report)
+            findings += [finding] if finding else []
+            if slimmed:
+                changed[checkpoint.original] = slimmed
     return SlimmedCheckpoints(
-        checkpoints=placed,
-        findings=tuple(finding for _, finding in results.values() if finding),
+        checkpoints=_place_files(checkpoints, changed, context),
+        findings=tuple(findings),
         renamed=tuple((old, new.original) for old, new in changed.items() if old != new.original),
     )
-
-
-def _can_slim(checkpoint: Checkpoint, options: SlimOptions) -> bool:
-    if checkpoint.kind is CheckpointKind.SAFETENSORS:
-        return options.precision == "half"
-    script = any("TorchScript" in line or "oldest format" in line for line in checkpoint.refused)
-    return checkpoint.kind in _TORCH_KINDS and not script
 
 
 def _slim_one(
@@ -115,22 +109,20 @@ def _slim_one(
     if record is None or (record.get("sha256") and blob is None):
         report.step(f"Slimming '{checkpoint.original}' ({format_size(checkpoint.size)})")
         record, blob = _run_worker(checkpoint, options, context, store, trusted=trusted)
-        if (
-            blob or not trusted
-        ):  # the project's code may be why a trusted one does not load: do not cache that
+        # The project's code may be why a trusted one does not load: do not cache that.
+        if blob or not trusted:
             store.write_record("slim", key, record)
     if blob is None:
         return None, _describe_unchanged(checkpoint, str(record["left"]), trusted=trusted)
-    if record["size"] == checkpoint.size and not record["halved"] and not _changes_name(checkpoint, options):
-        return None, None
-    if int(str(record["size"])) >= checkpoint.size and not _changes_name(checkpoint, options):
+    original, size = _rename_checkpoint(checkpoint, options), int(str(record["size"]))
+    if original == checkpoint.original and size >= checkpoint.size:
         return None, None  # nothing to drop: torch wrote it smaller than we would
     classified = classify_file(blob)
     slimmed = replace(
         checkpoint,
-        original=_rename_checkpoint(checkpoint, options),
+        original=original,
         path=blob,
-        size=int(str(record["size"])),
+        size=size,
         sha256=str(record["sha256"]),
         kind=classified.kind,
         refused=classified.refused,
@@ -141,9 +133,9 @@ def _slim_one(
 def _run_worker(
     checkpoint: Checkpoint, options: SlimOptions, context: SlimContext, store: Cache, *, trusted: bool
 ) -> tuple[dict[str, object], Path | None]:
-    python = torch_python.find_torch_python(
-        context.project, processes.copy_environment(), requested_by=f"`{options.first_key}`"
-    )
+    """Return the worker's answer, and the blob of what it wrote if it wrote something."""
+    key = "slim" if options.slim else "precision" if options.precision == "half" else "weights_format"
+    python = _find_torch_python(context.project, processes.copy_environment(), key)
     roots = [context.main.parent] if context.main else []
     roots += [context.project, context.project / "src"]
     parts_folder = files.make_folder(context.cache / "parts")
@@ -166,33 +158,64 @@ def _run_worker(
             "names": context.main_names,
         }
         (scratch / "request.json").write_text(json.dumps(request), encoding="utf-8")
-        answer = _read_answer(python, scratch, checkpoint)
+        try:
+            processes.run_command([python, scratch / "worker.py", scratch / "request.json"], cwd=scratch)
+            answer = dict(json.loads((scratch / "request.answer").read_text(encoding="utf-8")))
+        except (OfflineKitError, OSError, ValueError) as error:
+            raise OutsideError(
+                f"'{checkpoint.original}' could not be slimmed: the worker in '{python}' failed",
+                hint="free memory or disk if the lines below say so, or remove `slim`, `precision` and `weights_format`",
+                code="slim-failed",
+                details=getattr(error, "details", ()) or (str(error),),
+            ) from error
         if "left" in answer:
             return {"left": str(answer["left"])}, None
         blob, digest = store.store_file(scratch / "weights.pt")
     return {**answer, "sha256": digest}, blob
 
 
-def _read_answer(python: Path, scratch: Path, checkpoint: Checkpoint) -> dict[str, object]:
+def _find_torch_python(project: Path, env: Mapping[str, str], key: str) -> Path:
+    """Return the first interpreter that can import torch, on which this tool itself does not depend.
+
+    The order is: the project's `.venv` or `venv`, the active environment (VIRTUAL_ENV, CONDA_PREFIX), the one that runs
+    this tool, `python3` and `python` on PATH. `env` holds these variables. Raises ProjectError, naming the
+    configuration's `key`, if none can.
+    """
+    # https://docs.python.org/3/library/venv.html#how-venvs-work
+    inside = Path("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    environments = [project / ".venv", project / "venv"]
+    environments += [Path(env[name]) for name in ("VIRTUAL_ENV", "CONDA_PREFIX") if env.get(name)]
+    candidates = [folder / inside for folder in environments if (folder / inside).is_file()]
+    # Under pipx or uvx this is an environment of its own, which usually has no torch.
+    candidates.append(Path(sys.executable))
+    folders = [Path(folder) for folder in env.get("PATH", "").split(os.pathsep) if folder]
+    on_path = [folder / name for folder in folders for name in ("python3", "python")]
+    candidates += [python for python in on_path if os.access(python, os.X_OK)]
+    for candidate in candidates:
+        if _has_torch(candidate):
+            return candidate
+    raise ProjectError(
+        f"`{key}` needs an interpreter with torch, and none was found",
+        hint="activate the environment of the training (or put it in the project's .venv) and build again, "
+        f"or remove `{key}` from [tool.offline-kit]",
+        code="torch-not-found",
+        details=[f"'{candidate}' has no torch" for candidate in dict.fromkeys(candidates)],
+    )
+
+
+@lru_cache(maxsize=64)
+def _has_torch(python: Path) -> bool:
+    probe = "import importlib.util, sys; sys.exit(0 if importlib.util.find_spec('torch') else 3)"
     try:
-        processes.run_command([python, scratch / "worker.py", scratch / "request.json"], cwd=scratch)
-        answer = json.loads((scratch / "request.answer").read_text(encoding="utf-8"))
-    except (OfflineKitError, OSError, ValueError) as error:
-        raise OutsideError(
-            f"'{checkpoint.original}' could not be slimmed: the worker in '{python}' failed",
-            hint="free memory or disk if the lines below say so, or remove `slim`, `precision` and `weights_format`",
-            code="slim-failed",
-            details=getattr(error, "details", ()) or (str(error),),
-        ) from error
-    return dict(answer)
+        return processes.run_command(
+            [python, "-c", probe], cwd=python.parent, check=False, timeout=60
+        ).succeeded
+    except OfflineKitError:
+        return False
 
 
 def _becomes_safetensors(checkpoint: Checkpoint, options: SlimOptions) -> bool:
     return options.weights_format == "safetensors" or checkpoint.kind is CheckpointKind.SAFETENSORS
-
-
-def _changes_name(checkpoint: Checkpoint, options: SlimOptions) -> bool:
-    return _rename_checkpoint(checkpoint, options) != checkpoint.original
 
 
 def _rename_checkpoint(checkpoint: Checkpoint, options: SlimOptions) -> str:
@@ -246,28 +269,26 @@ def _place_files(
     Libraries that load a whole folder (transformers) find it complete.
     """
     folders = {PurePosixPath(name).parent for name in changed}
-    touched = [file for file in checkpoints if PurePosixPath(file.original).parent in folders]
-    updated = [changed.get(file.original, file) for file in touched]
-    key = cache_key(*((file.original, file.sha256, str(file.path)) for file in updated))
-    stage = context.cache / "slim" / key[:32]
-    for old, checkpoint in zip(touched, updated, strict=True):
-        if not (stage / checkpoint.original).exists():
-            _put_file(checkpoint.path, stage / checkpoint.original, is_ours=old.original in changed)
-    placed = {
-        old.original: replace(checkpoint, path=stage / checkpoint.original)
-        for old, checkpoint in zip(touched, updated, strict=True)
+    updated = {
+        file.original: changed.get(file.original, file)
+        for file in checkpoints
+        if PurePosixPath(file.original).parent in folders
     }
+    key = cache_key(*((file.original, file.sha256, str(file.path)) for file in updated.values()))
+    stage = context.cache / "slim" / key[:32]
+    for old_name, file in updated.items():
+        target = stage / file.original
+        if target.exists():
+            continue
+        with files.translate_disk_errors(target.parent):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.unlink(missing_ok=True)  # a link to nothing
+            if old_name in changed:
+                files.link_or_copy(file.path, target)
+                continue
+            try:
+                target.symlink_to(file.path.absolute())
+            except OSError:  # Windows without the right to make links
+                shutil.copyfile(file.path, target)
+    placed = {old_name: replace(file, path=stage / file.original) for old_name, file in updated.items()}
     return tuple(placed.get(checkpoint.original, checkpoint) for checkpoint in checkpoints)
-
-
-def _put_file(source: Path, target: Path, *, is_ours: bool) -> None:
-    with files.translate_disk_errors(target.parent):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.unlink(missing_ok=True)
-        if is_ours:
-            files.link_or_copy(source, target)
-            return
-        try:
-            target.symlink_to(source.absolute())
-        except OSError:
-            shutil.copyfile(source, target)

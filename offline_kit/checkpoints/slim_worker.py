@@ -14,7 +14,7 @@ import struct
 import sys
 import warnings
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 TRAINING = re.compile(
     r"optim(izers?)?(_states?|_state_dicts?)?|(lr_)?schedulers?(_states?|_state_dicts?)?|lr_sched\w*|scalers?(_states?|_state_dicts?)?|grad_scaler\w*"
@@ -25,20 +25,10 @@ TRAINING = re.compile(
 """Keys of a checkpoint that only resuming the training needs."""
 SCALER_KEYS = frozenset({"scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"})
 """Keys in the state of torch.amp.GradScaler."""
-DTYPE_CODES = {
-    "float64": "F64",
-    "float32": "F32",
-    "float16": "F16",
-    "bfloat16": "BF16",
-    "int64": "I64",
-    "int32": "I32",
-    "int16": "I16",
-    "int8": "I8",
-    "uint8": "U8",
-    "bool": "BOOL",
-    "float8_e4m3fn": "F8_E4M3",
-    "float8_e5m2": "F8_E5M2",
-}
+DTYPE_CODES = dict(
+    pair.split("=")
+    for pair in ["float64=F64", "float32=F32", "float16=F16", "bfloat16=BF16", "int64=I64", "int32=I32", "int16=I16", "int8=I8", "uint8=U8", "bool=BOOL", "float8_e4m3fn=F8_E4M3", "float8_e5m2=F8_E5M2"]
+)
 """safetensors' names of torch's types."""
 
 
@@ -101,13 +91,10 @@ def _load_checkpoint(torch: Any, path: Path, request: dict[str, Any]) -> Any:
         return torch.load(path, map_location="cpu", weights_only=False)
     except (Exception, SystemExit) as error:
         missing = re.search(r"attribute '(\w+)' on <module '__main__'", str(error))
+        reason = f"it cannot be loaded: {type(error).__name__}: {_first_line(error)}"
         if missing:
-            raise LeftUnchangedError(
-                f"it looks up '{missing[1]}' of the script that saved it (`main_from`)"
-            ) from error
-        raise LeftUnchangedError(
-            f"it cannot be loaded: {type(error).__name__}: {_first_line(error)}"
-        ) from error
+            reason = f"it looks up '{missing[1]}' of the script that saved it (`main_from`)"
+        raise LeftUnchangedError(reason) from error
 
 
 def _alias_main(script: str, names: list[str]) -> None:
@@ -137,7 +124,7 @@ def _first_line(error: BaseException) -> str:
 def _is_training(torch: Any, key: Any, value: Any) -> bool:
     if not isinstance(key, str) or TRAINING.fullmatch(key) is None or torch.is_tensor(value):
         return False
-    return _is_grad_scaler(value) if key.lower().startswith("scaler") else True
+    return not key.lower().startswith("scaler") or _is_grad_scaler(value)
 
 
 def _is_grad_scaler(value: Any) -> bool:
@@ -245,20 +232,15 @@ def _single_state_dict(torch: Any, items: Any) -> dict[str, Any]:
             f"it holds several sets of weights ({', '.join(map(str, state_dicts))}), and safetensors takes one"
         )
     weights = dict(next(iter(state_dicts.values())))
-    unsupported = [
-        name for name, value in weights.items() if not torch.is_tensor(value) or _dtype_code(value) is None
-    ]
-    if unsupported:
-        raise LeftUnchangedError(f"safetensors cannot hold '{unsupported[0]}' of it")
+    for name, value in weights.items():
+        if not torch.is_tensor(value) or not _dtype_code(value):
+            raise LeftUnchangedError(f"safetensors cannot hold '{name}' of it")
     return weights
 
 
-def _dtype_code(tensor: Any) -> Optional[str]:  # noqa: UP045 - Python 3.9
-    return (
-        DTYPE_CODES.get(str(tensor.dtype).rpartition(".")[2])
-        if str(tensor.layout) == "torch.strided"
-        else None
-    )
+def _dtype_code(tensor: Any) -> str:
+    name = str(tensor.dtype).rpartition(".")[2] if str(tensor.layout) == "torch.strided" else ""
+    return DTYPE_CODES.get(name, "")
 
 
 def _write_safetensors(torch: Any, new: Any, target: Path) -> list[str]:
@@ -267,14 +249,10 @@ def _write_safetensors(torch: Any, new: Any, target: Path) -> list[str]:
     Tensors that share memory are written separately: a strict load needs every name.
     """
     weights = _single_state_dict(torch, new)
-    extra, lost = {}, []
-    for key, value in {} if _is_weights(torch, new) else new.items():
-        if _is_weights(torch, value):
-            continue
-        if _is_json(value):
-            extra[key] = value
-        else:
-            lost.append(str(key))
+    others = {} if _is_weights(torch, new) else new
+    others = {key: value for key, value in others.items() if not _is_weights(torch, value)}
+    extra = {key: value for key, value in others.items() if _is_json(value)}
+    lost = [str(key) for key in others if key not in extra]
     metadata = {"format": "pt", **({"checkpoint": json.dumps(extra, sort_keys=True)} if extra else {})}
     header: dict[str, Any] = {"__metadata__": metadata}
     offset = 0

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from offline_kit.checkpoints.discovery import collect_checkpoints
-from offline_kit.checkpoints.training_leftovers import drop_cache_blobs
+from offline_kit.checkpoints.prepare import drop_cache_blobs
 from offline_kit.kit import layout
 from offline_kit.notebook.runtime.kit_caches import use_caches
 from offline_kit.notebook.runtime.kit_runtime import OpenKit, SessionFolders
