@@ -28,7 +28,7 @@ from offline_kit.project import config
 from offline_kit.workflow import kaggle_session
 from tests.support.listener import Listener
 from tests.support.local_kaggle import SLUG, Bench
-from tests.support.pushing import BRISK, PYTHON
+from tests.support.pushing import BRISK, client_python
 from tests.support.pushing import client as client_of
 
 
@@ -270,7 +270,7 @@ def homely(bench: Bench, **changes: str) -> dict[str, str]:
 def logged_in(bench: Bench, env: Mapping[str, str]) -> tuple[str, str, str]:
     """Return account, method and dropped token that a client of this environment has."""
     clean = {name: value for name, value in env.items() if value}
-    with KaggleClient(KaggleEndpoint(), env=clean, python=PYTHON, patience=BRISK) as client:
+    with KaggleClient(KaggleEndpoint(), env=clean, python=client_python(), patience=BRISK) as client:
         account = client.fetch_account()
         client.get_dataset_status(SLUG)
         return account.username, account.auth_method, account.ignored_token_source
@@ -363,7 +363,7 @@ def test_an_environment_that_the_client_would_ignore_is_refused(bench: Bench, sa
     """KAGGLE_API_ENVIRONMENT=TEST would talk to production with real credentials."""
     env = homely(bench, KAGGLE_API_ENVIRONMENT=said, KAGGLE_USERNAME="bob", KAGGLE_KEY="k")
     with (
-        KaggleClient(KaggleEndpoint(), env=env, python=PYTHON) as client,
+        KaggleClient(KaggleEndpoint(), env=env, python=client_python()) as client,
         pytest.raises(UsageError, match=said),
     ):
         client.fetch_account()
@@ -386,7 +386,7 @@ def test_a_closed_client_begins_no_other_one(bench: Bench) -> None:
     bench.kaggle.faults.add_fault(Fault(on="GetDataset", delay=30.0, times=0))
     troubles: list[Exception] = []
     where = KaggleEndpoint(local=bench.server.url, username="alice", key="key-of-alice")
-    with KaggleClient(where, python=PYTHON, patience=BRISK) as client:
+    with KaggleClient(where, python=client_python(), patience=BRISK) as client:
 
         def ask() -> None:
             try:
@@ -407,7 +407,7 @@ def test_a_missing_client_is_named(bench: Bench, tmp_path: Path) -> None:
     (tmp_path / "six.py").write_text("raise ModuleNotFoundError(\"No module named 'six'\", name='six')\n")
     env = homely(bench, KAGGLE_USERNAME="bob", KAGGLE_KEY="k", PYTHONPATH=str(tmp_path))
     with (
-        KaggleClient(KaggleEndpoint(), env=env, python=PYTHON) as client,
+        KaggleClient(KaggleEndpoint(), env=env) as client,
         pytest.raises(OutsideError, match="six") as caught,
     ):
         client.fetch_account()
@@ -415,9 +415,10 @@ def test_a_missing_client_is_named(bench: Bench, tmp_path: Path) -> None:
 
 
 def test_a_project_file_does_not_shadow_the_client(
-    bench: Bench, alice: KaggleClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """A user's own kaggle.py in the current folder is left alone."""
     (tmp_path / "kaggle.py").write_text("raise SystemExit('wrong kaggle')")
     monkeypatch.chdir(tmp_path)
-    assert alice.fetch_account().username == "alice"
+    with client_of(bench, python=sys.executable) as client:
+        assert client.fetch_account().username == "alice"

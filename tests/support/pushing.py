@@ -20,9 +20,8 @@ from offline_kit.kaggle.push.push_datasets import PushedPart
 from offline_kit.kit import manifest
 from offline_kit.project.types import FileEntry, Kit, Role
 from tests.support.local_kaggle import Bench
+from tests.support.warm_python import warm_python
 
-PYTHON = os.environ.get("OFFLINE_KIT_TEST_CLIENT", sys.executable)
-"""Another Python to run the same tests with the version of the client that it has."""
 BRISK = RetryPolicy(attempts=4, backoff=0.02, longest=1.0)
 EAGER = PollPolicy(visibility_timeout=1.5, processing_timeout=20.0, first_interval=0.02, max_interval=0.1)
 FILES = {
@@ -63,10 +62,15 @@ def datasets(kit: Kit) -> dict[str, str]:
     return {part.name: "plant-kit" if len(kit.parts) == 1 else f"plant-kit-{part.name}" for part in kit.parts}
 
 
+def client_python() -> str:
+    """Return the Python that has the client; another one runs the same tests with another version."""
+    return os.environ.get("OFFLINE_KIT_TEST_CLIENT") or warm_python()
+
+
 def client(bench: Bench, user: str = "alice", **manners: Any) -> KaggleClient:
     """Return a user's client; `manners` are more of its arguments."""
     where = KaggleEndpoint(local=bench.server.url, username=user, key=f"key-of-{user}")
-    return KaggleClient(where, python=PYTHON, **{"patience": BRISK, **manners})
+    return KaggleClient(where, **{"patience": BRISK, "python": client_python(), **manners})
 
 
 def ways(bench: Bench, waiting: PollPolicy = EAGER) -> PushSettings:
