@@ -1,25 +1,22 @@
 """Plan the adoption of a notebook that needs the internet: the keys that go into the configuration, and why."""
 
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 from offline_kit.adopt import adopted_notebook, cell_edits, inspection, notebook_metadata
-from offline_kit.adopt.findings import Adoption, ExternalNeed, NeedKind, Outcome
+from offline_kit.adopt.findings import Adoption, NeedKind, Outcome
 from offline_kit.core import files, processes
 from offline_kit.core.errors import OfflineKitError, UsageError
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.init import competition as contest
 from offline_kit.init import config_toml, file_tree
-from offline_kit.init.config_toml import Setting
-from offline_kit.project import config
-from offline_kit.project import images as image
+from offline_kit.init.config_toml import ConfigFile, Setting
+from offline_kit.project import config, images
 from offline_kit.project.accelerators import find_machine_shape
 from offline_kit.project.config import Config
-from offline_kit.project.config_keys import KEYS
 from offline_kit.project.images import Image
 from offline_kit.project.kaggle_names import make_dataset_slug
 
@@ -27,16 +24,6 @@ _HEADER = "# What {} installs and imports; written by `offline-kit adopt`, and y
 
 _REQUIRED_KEYS = frozenset({"checkpoints", "modules"})
 """Keys without which the build or the notebook fails; so are the requirements files that it installs."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _MissingEntries:
-    """The entries that an existing key lacks."""
-
-    key: str
-    missing: tuple[str, ...]
-    message: str
-    corrected_line: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,11 +39,11 @@ class AdoptionPlan:
     requirements_file: Path
     requirements_text: str
     """New text of the requirements file; empty if none is needed."""
-    manual_steps: tuple[str, ...] = ()
+    manual_steps: tuple[str, ...]
     """What to add to existing keys, which are not changed."""
-    lines_to_add: tuple[str, ...] = ()
+    lines_to_add: tuple[str, ...]
     """The corrected line of each of these keys."""
-    is_blocking: bool = False
+    is_blocking: bool
     """Whether the build or the notebook fails without the manual steps."""
 
     @property
@@ -70,10 +57,9 @@ class AdoptionPlan:
         """One diff of the configuration, the requirements and the notebook's percent script."""
         old = _read_text(self.requirements_file)
         new = self.requirements_text or old
+        old_lines, new_lines = self.old_text.splitlines(), self.new_text.splitlines()
         parts = (
-            cell_edits.diff_lines(
-                self.old_text.splitlines(), self.new_text.splitlines(), self.config_file.name
-            ),
+            cell_edits.diff_lines(old_lines, new_lines, self.config_file.name),
             cell_edits.diff_lines(old.splitlines(), new.splitlines(), self.requirements_file.name),
             cell_edits.diff_cells(self.adoption.cells, self.adoption.changed, self.adoption.notebook.name),
         )
@@ -96,20 +82,67 @@ def plan_adoption(
     source = _relative_source(notebook, root)
     report.step(f"Inspecting '{source}'")
     current = config.load_config(root, {})
-    tree = file_tree.scan_tree(root)
-    accelerator, metadata_accelerator = _choose_accelerator(current, root / source)
-    chosen_image = image.load_image(current.image, accelerator=accelerator or "none", project=root)
-    settings = {setting.key: setting for setting in contest.propose_competition(tree).settings}
-    competition = current.competition or str(settings["competition"].value or "")
-    attached = adopted_notebook.list_attached(current.notebook, competition)
+    config_file = config_toml.locate_config(root)
+    table = config_file.table or {}
+    # the accelerator to choose an image for, and the one to write into the configuration
+    accelerator, own_accelerator = current.accelerator, ""
+    if accelerator in ("", "none"):
+        wanted = notebook_metadata.read_metadata(root / source).accelerator
+        try:
+            accelerator = own_accelerator = wanted if find_machine_shape(wanted) else ""
+        except OfflineKitError:
+            accelerator = ""  # unknown to Kaggle: `inspection` reports it
+    image = images.load_image(current.image, accelerator=accelerator or "none", project=root)
+
+    detected = contest.propose_competition(file_tree.scan_tree(root))
+    attached = adopted_notebook.list_attached(
+        current.notebook, current.competition or str(detected[0].value or "")
+    )
     stated_imports = [f"{distribution}  # import {name}" for name, distribution in (imports or {}).items()]
     lines = (*stated_imports, *adopted_notebook.read_requirement_comments(root, source))
+    adoption = inspection.inspect_notebook(root / source, root, image, attached, lines)
     adoption = replace(
-        inspection.inspect_notebook(root / source, root, chosen_image, attached, lines),
-        accelerator=metadata_accelerator,
+        adoption, accelerator=own_accelerator, requirements=(*adoption.requirements, *stated_imports)
     )
-    adoption = replace(adoption, requirements=(*adoption.requirements, *stated_imports))
-    return _build_plan(current, source, adoption, chosen_image, settings)
+    if "accelerator" in table:  # which settles what the metadata left open
+        settled = [
+            need
+            for need in adoption.resolved
+            if need.kind is not NeedKind.SETTING or need.resolution is not Outcome.UNRESOLVED
+        ]
+        adoption = replace(adoption, resolved=tuple(settled))
+
+    requirements_file, requirements_text = _plan_requirements(root, source, adoption)
+    requirement_files = [requirements_file.name] if requirements_text else []
+    requirement_files += adoption.requirement_files
+    settings = [
+        *_list_settings(current, source, adoption, image, detected),
+        *_list_contents(requirement_files, adoption, root),
+    ]
+    fresh, incomplete = _compare_settings(config_file, settings)
+    return AdoptionPlan(
+        adoption=adoption,
+        image=image,
+        config_file=config_file.path,
+        old_text=config_file.text,
+        new_text=config_file.add(fresh) if fresh else config_file.text,
+        requirements_file=requirements_file,
+        requirements_text=requirements_text,
+        manual_steps=tuple(
+            f"`{setting.key}` in '{config_file.path.name}' lacks {', '.join(map(repr, missing))}: add it"
+            f" ({setting.reason})"
+            for setting, missing in incomplete
+        ),
+        lines_to_add=tuple(
+            _merge_line(setting, missing, config_file.table_of(setting)[setting.key])
+            for setting, missing in incomplete
+        ),
+        # the generated requirements may be in another file
+        is_blocking=any(
+            setting.key in _REQUIRED_KEYS or {*missing} & {*adoption.requirement_files}
+            for setting, missing in incomplete
+        ),
+    )
 
 
 def write_adoption(plan: AdoptionPlan) -> tuple[Path, ...]:
@@ -142,123 +175,56 @@ def _relative_source(notebook: Path, root: Path) -> str:
     return path.relative_to(root).as_posix()
 
 
-def _choose_accelerator(current: Config, notebook: Path) -> tuple[str, str]:
-    """Return the accelerator to choose an image for, and the one to write into the configuration."""
-    accelerator = notebook_metadata.read_metadata(notebook).accelerator
-    if current.accelerator not in ("", "none"):
-        return current.accelerator, ""
-    try:
-        return (accelerator, accelerator) if find_machine_shape(accelerator) else ("", "")
-    except OfflineKitError:
-        return "", ""  # unknown to Kaggle: `inspection` reports it
-
-
-def _build_plan(
-    current: Config, source: str, adoption: Adoption, chosen: Image, detected: Mapping[str, Setting]
-) -> AdoptionPlan:
-    root = current.project
-    config_file = current.source or _default_config_file(root)
-    old = _read_text(config_file)
-    document = tomllib.loads(old)
-    nested = config_file.name == "pyproject.toml" or "offline-kit" in document.get("tool", {})
-    table = document.get("tool", {}).get("offline-kit", {}) if nested else document
-    if "accelerator" in table:
-        adoption = replace(adoption, resolved=tuple(filter(_is_unsettled, adoption.resolved)))
-    needed, lines = _plan_requirements(root, source, adoption)
-    settings = [
-        *_list_settings(current, source, adoption, chosen, detected),
-        *_list_contents(needed, lines, adoption, root),
-    ]
-    lacks: tuple[_MissingEntries, ...] = ()
-    if current.source is None:
-        new = config_toml.add_configuration(old, settings, nested=nested, where=str(config_file))
-    else:
-        new, lacks = _extend_config(old, table, settings, nested=nested, where=str(config_file))
-    return AdoptionPlan(
-        adoption=adoption,
-        image=chosen,
-        config_file=config_file,
-        old_text=old,
-        new_text=new,
-        requirements_file=needed,
-        requirements_text=lines,
-        manual_steps=tuple(entry.message for entry in lacks),
-        lines_to_add=tuple(entry.corrected_line for entry in lacks),
-        is_blocking=any(_is_required(entry, adoption) for entry in lacks),
-    )
-
-
-def _is_unsettled(need: ExternalNeed) -> bool:
-    """Whether a need is still open if the configuration names an accelerator."""
-    return need.kind is not NeedKind.SETTING or need.resolution is not Outcome.UNRESOLVED
-
-
-def _default_config_file(root: Path) -> Path:
-    pyproject = root / "pyproject.toml"
-    return pyproject if pyproject.is_file() else root / "offline-kit.toml"
-
-
-def _extend_config(
-    old: str, table: Mapping[str, Any], settings: Iterable[Setting], *, nested: bool, where: str
-) -> tuple[str, tuple[_MissingEntries, ...]]:
-    """Return the text with the keys that it lacks, and the entries that its existing keys lack."""
-    notebook = table.get("notebook", {})
-    fresh, lacks = [], []
+def _compare_settings(
+    config_file: ConfigFile, settings: Sequence[Setting]
+) -> tuple[list[Setting], list[tuple[Setting, list[str]]]]:
+    """Return the settings that the configuration lacks, and those of which it lacks some entries."""
+    if config_file.table is None:
+        return list(settings), []
+    fresh, incomplete = list[Setting](), list[tuple[Setting, list[str]]]()
     for setting in settings:
-        stated = notebook if setting.notebook else table
-        if setting.value is None or (setting.key == "image" and "accelerator" in table):
+        stated = config_file.table_of(setting)
+        if setting.value is None or (setting.key == "image" and "accelerator" in config_file.table):
             continue
         if setting.key not in stated:
             fresh.append(setting)
         elif missing := _find_missing(stated[setting.key], setting.value):
-            lacks.append(_describe_missing(setting, stated[setting.key], missing, Path(where).name))
-    return (config_toml.add_settings(old, fresh, nested=nested, where=where) if fresh else old), tuple(lacks)
+            incomplete.append((setting, missing))
+    return fresh, incomplete
 
 
-def _describe_missing(setting: Setting, stated: object, missing: Sequence[str], file: str) -> _MissingEntries:
+def _find_missing(stated: object, wanted: object) -> list[str]:
+    """Return the wanted entries that a stated value lacks; a folder or pattern stands for the files below it."""
+    if isinstance(stated, list) and isinstance(wanted, list):
+        return [
+            entry
+            for entry in wanted
+            if not any(
+                own == entry or entry.startswith(f"{own.rstrip('/')}/") or fnmatchcase(entry, own)
+                for own in stated
+            )
+        ]
+    if isinstance(stated, dict) and isinstance(wanted, dict):
+        return [entry for entry in wanted if entry not in stated]
+    return [str(wanted)] if stated != wanted and stated == "" else []
+
+
+def _merge_line(setting: Setting, missing: Sequence[str], stated: object) -> str:
+    """Return the line of a key with the entries that it lacks."""
     merged: object = setting.value
     if isinstance(stated, list):
         merged = [*stated, *missing]
     elif isinstance(stated, dict) and isinstance(setting.value, dict):
         merged = {**stated, **{name: setting.value[name] for name in missing}}
-    line = config_toml.format_tables(
-        [Setting(key=setting.key, value=merged, reason="")], nested=False
-    ).strip()
-    names = ", ".join(repr(name) for name in missing)
-    return _MissingEntries(
-        key=setting.key,
-        missing=tuple(missing),
-        message=f"`{setting.key}` in '{file}' lacks {names}: add it ({setting.reason})",
-        corrected_line=line,
-    )
-
-
-def _is_required(lack: _MissingEntries, adoption: Adoption) -> bool:
-    """Whether the notebook fails without it; the generated requirements may be in another file, so they are not."""
-    return lack.key in _REQUIRED_KEYS or bool({*lack.missing} & {*adoption.requirement_files})
-
-
-def _find_missing(stated: object, wanted: object) -> list[str]:
-    if isinstance(stated, list) and isinstance(wanted, list):
-        return [entry for entry in wanted if not any(_covers_name(own, entry) for own in stated)]
-    if isinstance(stated, dict) and isinstance(wanted, dict):
-        return [entry for entry in wanted if entry not in stated]
-    return [str(wanted)] if stated != wanted and isinstance(stated, str) and not stated else []
-
-
-def _covers_name(own: str, name: str) -> bool:
-    """Whether an entry of a list names this file: itself, a folder above it, or a pattern."""
-    return own == name or name.startswith(f"{own.rstrip('/')}/") or fnmatchcase(name, own)
+    return config_toml.format_tables([Setting(key=setting.key, value=merged)], nested=False).strip()
 
 
 def _plan_requirements(root: Path, source: str, adoption: Adoption) -> tuple[Path, str]:
     """Return the notebook's requirements file and its new text."""
-    notebook_file = root / f"{Path(source).stem}-requirements.in"
-    common_file = root / "requirements.in"
-    is_taken = (root / "requirements.txt").is_file() or (
-        common_file.is_file() and not _is_own_file(common_file)
-    )
-    path = notebook_file if notebook_file.is_file() or is_taken else common_file
+    path, own_file = root / "requirements.in", root / f"{Path(source).stem}-requirements.in"
+    is_ours = not path.is_file() or _read_text(path).startswith(_HEADER.partition("{")[0])
+    if own_file.is_file() or (root / "requirements.txt").is_file() or not is_ours:
+        path = own_file
     old_text = _read_text(path)
     lines = old_text.splitlines()
     stated = {line.partition(" #")[0].strip() for line in lines}
@@ -269,97 +235,63 @@ def _plan_requirements(root: Path, source: str, adoption: Adoption) -> tuple[Pat
     return path, head + "".join(f"{line}\n" for line in [*lines, *fresh])
 
 
-def _is_own_file(path: Path) -> bool:
-    return _read_text(path).startswith(_HEADER.partition("{")[0])
-
-
 def _list_settings(
-    current: Config, source: str, adoption: Adoption, chosen: Image, detected: Mapping[str, Setting]
-) -> list[Setting]:
-    root, sources = current.project, adoption.sources
-    competition = next(iter(sources.competitions), None)
-    lists = (
+    current: Config, source: str, adoption: Adoption, image: Image, detected: tuple[Setting, Setting]
+) -> Iterator[Setting]:
+    """Yield the settings of the competition, the kit's dataset, the machine and what is attached."""
+    root, sources, (competition, data) = current.project, adoption.sources, detected
+    if slug := next(iter(sources.competitions), ""):
+        competition = Setting(key="competition", value=slug, reason="the notebook reads its data")
+        if (root / "input" / slug).is_dir():
+            reason = "a local copy, or part of it, for rehearsals"
+            data = Setting(key="competition_data", value=f"input/{slug}", reason=reason)
+    yield from (competition, data)
+    yield Setting(key="dataset", value=make_dataset_slug(current.name), reason="private, and yours")
+    if adoption.accelerator:
+        origin = f"from {adoption.accelerator_source}"
+        yield Setting(key="accelerator", value=adoption.accelerator, reason=origin)
+    else:
+        yield Setting(key="image", value=image.name, reason="the image that the notebook was checked against")
+    attached = {"dataset": sources.datasets, "notebook": sources.notebooks, "model": sources.models}
+    named = [(kind, name) for kind, names in attached.items() for name in names]
+    copies = {f"{kind}:{name}": folder for kind, name in named if (folder := _find_copy(root, kind, name))}
+    if copies:
+        yield Setting(key="copies", value=copies, reason="local copies of what is attached, for rehearsals")
+    yield Setting(key="source", value=source, reason="adopted; its cells are kept", notebook=True)
+    for key, names in (
         ("competition_sources", sources.competitions[1:]),
         ("dataset_sources", sources.datasets),
         ("kernel_sources", sources.notebooks),
         ("model_sources", sources.models),
-    )
-    machine = (
-        Setting(key="accelerator", value=adoption.accelerator, reason=f"from {adoption.accelerator_source}")
-        if adoption.accelerator
-        else Setting(key="image", value=chosen.name, reason="the image that the notebook was checked against")
-    )
-    return [
-        replace(
-            detected["competition"],
-            value=competition,
-            reason="the notebook reads its data",
-            comments=(),
-        )
-        if competition
-        else detected["competition"],
-        _place_data(root, competition, detected["competition_data"]),
-        Setting(key="dataset", value=make_dataset_slug(current.name), reason="private, and yours"),
-        machine,
-        *_find_copies(root, adoption),
-        Setting(key="source", value=source, reason="adopted; its cells are kept", notebook=True),
-        *(
-            Setting(key=key, value=list(names), reason="attached, as before", notebook=True)
-            for key, names in lists
-            if names
-        ),
-    ]
-
-
-def _place_data(root: Path, competition: str | None, detected: Setting) -> Setting:
-    if competition and (root / "input" / competition).is_dir():
-        return replace(
-            detected, value=f"input/{competition}", reason="a local copy, or part of it, for rehearsals"
-        )
-    return detected
-
-
-def _list_contents(requirements_file: Path, lines: str, adoption: Adoption, root: Path) -> list[Setting]:
-    """Return the settings of the kit's contents; an empty list keeps a build from detecting unneeded ones."""
-    requirement_files = [*([requirements_file.name] if lines else []), *adoption.requirement_files]
-    pyproject = root / "pyproject.toml"
-    metadata = tomllib.loads(_read_text(pyproject)).get("project", {}) if pyproject.is_file() else {}
-    settings = []
-    if (
-        requirement_files
-        or metadata
-        or any((root / name).is_file() for name in ("requirements.in", "requirements.txt"))
     ):
-        reason = (
-            "what the notebook installs and imports"
-            if requirement_files
-            else "the image has everything that the notebook needs"
-        )
-        settings.append(Setting(key="requirements", value=requirement_files, reason=reason))
-    if adoption.packages or metadata:
+        if names:
+            yield Setting(key=key, value=list(names), reason="attached, as before", notebook=True)
+
+
+def _list_contents(requirement_files: list[str], adoption: Adoption, root: Path) -> Iterator[Setting]:
+    """Yield the settings of the kit's contents; an empty list keeps a build from detecting unneeded ones."""
+    pyproject = root / "pyproject.toml"
+    has_metadata = pyproject.is_file() and tomllib.loads(_read_text(pyproject)).get("project")
+    has_requirements = any((root / name).is_file() for name in ("requirements.in", "requirements.txt"))
+    if requirement_files:
+        reason = "what the notebook installs and imports"
+        yield Setting(key="requirements", value=requirement_files, reason=reason)
+    elif has_metadata or has_requirements:
+        reason = "the image has everything that the notebook needs"
+        yield Setting(key="requirements", value=[], reason=reason)
+    if adoption.packages or has_metadata:
         reason = "built to wheels" if adoption.packages else "the notebook installs nothing of the project"
-        settings.append(Setting(key="packages", value=list(adoption.packages), reason=reason))
-    if adoption.modules:
-        settings.append(
-            Setting(key="modules", value=list(adoption.modules), reason="imported by the notebook")
-        )
-    if adoption.checkpoints:
-        settings.append(
-            Setting(key="checkpoints", value=list(adoption.checkpoints), reason="read by the notebook")
-        )
-    return settings
-
-
-def _find_copies(root: Path, adoption: Adoption) -> Iterable[Setting]:
-    """Yield the setting with the local copies of the attached sources, for rehearsals."""
-    by_kind = adoption.sources.by_kind()
-    sources = [(kind, name) for kind in ("dataset", "notebook", "model") for name in by_kind[kind]]
-    copies = {f"{kind}:{name}": folder for kind, name in sources if (folder := _find_copy(root, kind, name))}
-    if copies and "copies" in KEYS:
-        yield Setting(key="copies", value=copies, reason="local copies of what is attached, for rehearsals")
+        yield Setting(key="packages", value=list(adoption.packages), reason=reason)
+    for key, names, reason in (
+        ("modules", adoption.modules, "imported by the notebook"),
+        ("checkpoints", adoption.checkpoints, "read by the notebook"),
+    ):
+        if names:
+            yield Setting(key=key, value=list(names), reason=reason)
 
 
 def _find_copy(root: Path, kind: str, name: str) -> str:
+    """Return a local copy of an attached source: in the project, or in kagglehub's cache; "" for none."""
     path = name.partition("/")[2]
     for folder in (f"input/{kind}s/{name}", f"input/{path}", f"input/{path.partition('/')[0]}"):
         if (root / folder).is_dir():
@@ -370,10 +302,8 @@ def _find_copy(root: Path, kind: str, name: str) -> str:
     if kind == "model":
         return str(home / "models" / name) if (home / "models" / name).is_dir() else ""
     versions = home / f"{kind}s" / name / ("versions" if kind == "dataset" else "output/versions")
-    numbers = sorted(
-        (int(version.name) for version in versions.glob("*") if version.name.isdigit()), reverse=True
-    )
-    return str(versions / str(numbers[0])) if numbers else ""
+    numbers = [int(version.name) for version in versions.glob("*") if version.name.isdigit()]
+    return str(versions / str(max(numbers))) if numbers else ""
 
 
 def _read_text(path: Path) -> str:

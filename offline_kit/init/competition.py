@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from offline_kit.init.config_toml import DetectedSettings, Setting
+from offline_kit.init.config_toml import Setting
 from offline_kit.init.file_tree import DATA_FOLDERS, FileTree, top_folder
 from offline_kit.project.kaggle_names import check_slug, make_slug
 
@@ -17,7 +17,7 @@ MAX_ZIP_ENTRIES = 0xFFFF
 _TABLES = frozenset({".csv", ".parquet", ".json", ".jsonl", ".tsv"})
 
 
-def propose_competition(tree: FileTree) -> DetectedSettings:
+def propose_competition(tree: FileTree) -> tuple[Setting, Setting]:
     """Return the settings `competition` and `competition_data`.
 
     Sources, in this order: competition.toml, kernel-metadata.json of an earlier notebook, data folders named like
@@ -26,38 +26,27 @@ def propose_competition(tree: FileTree) -> DetectedSettings:
     sources: dict[str, str] = {}
     for slug, source in _find_slugs(tree):
         sources.setdefault(slug, source)
-    return DetectedSettings(settings=(_competition_setting(sources), _data_setting(tree, list(sources))))
-
-
-def _competition_setting(sources: dict[str, str]) -> Setting:
-    ordered = list(sources)
-    if not ordered:
-        return Setting(
-            key="competition",
-            example="plant-pathology-2021-fgvc8",
-            reason="slug of the competition: the last part of its URL",
-            needed_for="to attach the competition's data and to submit",
-        )
-    alternatives = [f"{slug} ({sources[slug]})" for slug in ordered[1:]]
-    return Setting(
+    slugs = list(sources)
+    competition = Setting(
         key="competition",
-        value=ordered[0],
-        reason=sources[ordered[0]],
-        comments=(f"also found: {', '.join(alternatives)}",) if alternatives else (),
+        example="plant-pathology-2021-fgvc8",
+        reason="slug of the competition: the last part of its URL",
+        needed_for="to attach the competition's data and to submit",
     )
-
-
-def _data_setting(tree: FileTree, slugs: list[str]) -> Setting:
-    for folder in _find_data_folders(tree, slugs):
-        return Setting(
-            key="competition_data", value=folder, reason="a local copy, or part of it, for rehearsals"
-        )
-    return Setting(
+    if slugs:
+        others = ", ".join(f"{slug} ({sources[slug]})" for slug in slugs[1:])
+        comments = (f"also found: {others}",) if others else ()
+        competition = Setting(key="competition", value=slugs[0], reason=sources[slugs[0]], comments=comments)
+    data = Setting(
         key="competition_data",
         example="input",
         reason="a local copy of its data, or part of it",
         needed_for="to rehearse on the competition's data",
     )
+    if folder := next(_find_data_folders(tree, slugs), ""):
+        reason = "a local copy, or part of it, for rehearsals"
+        data = Setting(key="competition_data", value=folder, reason=reason)
+    return competition, data
 
 
 def _find_slugs(tree: FileTree) -> Iterator[tuple[str, str]]:
@@ -67,20 +56,21 @@ def _find_slugs(tree: FileTree) -> Iterator[tuple[str, str]]:
     for name in tree.files:
         if PurePosixPath(name).name == "kernel-metadata.json":
             yield from ((slug, f"from {name}") for slug in _slugs_of_metadata(tree.root / name))
-    for folder in _slug_like_folders(tree):
-        if _looks_like_data(tree, folder):
-            yield PurePosixPath(folder).name, f"from the folder {folder}"
+    for folder in tree.folders:
+        slug = _last_part(folder)
+        is_near = top_folder(f"{folder}/") in DATA_FOLDERS and folder.count("/") in (1, 2)
+        if is_near and _is_slug(slug) and _looks_like_data(tree, folder):
+            yield slug, f"from the folder {folder}"
     for name in tree.files:
         slug = PurePosixPath(name).stem
-        if name.endswith(".zip") and _is_near(name) and _is_slug(slug) and _is_download(tree.root / name):
+        is_near = top_folder(name) in DATA_FOLDERS | {""}
+        if name.endswith(".zip") and is_near and _is_slug(slug) and _is_download(tree.root / name):
             yield slug, f"from the name of {name}: check it"
 
 
 def _slug_of_toml(tree: FileTree) -> str:
     document = _read_competition_toml(tree)
-    if not document:
-        return ""
-    return str(document.get("slug") or make_slug(tree.root.name))
+    return str(document.get("slug") or make_slug(tree.root.name)) if document else ""
 
 
 def _read_competition_toml(tree: FileTree) -> dict[str, object]:
@@ -101,20 +91,9 @@ def _slugs_of_metadata(path: Path) -> list[str]:
     return [slug for slug in sources if isinstance(slug, str) and not check_slug(slug)] if sources else []
 
 
-def _slug_like_folders(tree: FileTree) -> list[str]:
-    near = [
-        name for name in tree.folders if top_folder(f"{name}/") in DATA_FOLDERS and name.count("/") in (1, 2)
-    ]
-    return [name for name in near if _is_slug(PurePosixPath(name).name)]
-
-
 def _is_slug(name: str) -> bool:
     """Whether a name looks like a competition's slug: several words, or long; not "raw"."""
     return not check_slug(name) and ("-" in name or len(name) > 12)
-
-
-def _is_near(name: str) -> bool:
-    return not top_folder(name) or top_folder(name) in DATA_FOLDERS
 
 
 def _is_download(path: Path) -> bool:

@@ -9,8 +9,8 @@ from typing import Any
 from offline_kit.core import files
 from offline_kit.core.errors import UsageError
 from offline_kit.core.report import SILENT, Reporter
-from offline_kit.init import competition as contest
 from offline_kit.init import (
+    competition,
     config_toml,
     file_tree,
     project_code,
@@ -18,24 +18,23 @@ from offline_kit.init import (
     template_choice,
     trained_files,
 )
-from offline_kit.init.config_toml import DetectedSettings, Setting
+from offline_kit.init.config_toml import ConfigFile, DetectedSettings, Setting
 from offline_kit.project import images
 from offline_kit.project.kaggle_names import check_slug, make_dataset_slug
 
+_KIT_KEYS = (
+    "competition",
+    "competition_data",
+    "dataset",
+    "image",
+    "requirements",
+    "locks",
+    "packages",
+    "modules",
+)
 SETTING_ORDER = (
-    *("competition", "competition_data", "dataset", "image", "requirements", "locks", "packages", "modules"),
-    *(
-        "checkpoints",
-        "preprocessing",
-        "parts",
-        "template",
-        "task",
-        "models",
-        "transform",
-        "model",
-        "data",
-        "function",
-    ),
+    *(*_KIT_KEYS, "checkpoints", "preprocessing", "parts"),
+    *("template", "task", "models", "transform", "model", "data", "function"),
 )
 """Order of the settings in the file."""
 
@@ -74,19 +73,6 @@ class ConfigProposal:
         return tuple(setting for setting in self.settings if setting.value is None and setting.needed_for)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _ConfigFile:
-    """The file with the configuration, existing or new."""
-
-    file: Path
-    old: str
-    """Its text; empty if it is new."""
-    table: Mapping[str, Any] | None
-    """The existing configuration; None if there is none."""
-    nested: bool
-    """Whether the configuration is [tool.offline-kit] instead of the whole file."""
-
-
 def propose_config(request: InitRequest, report: Reporter = SILENT) -> ConfigProposal:
     """Inspect a project and return its first configuration; write and run nothing.
 
@@ -103,21 +89,49 @@ def propose_config(request: InitRequest, report: Reporter = SILENT) -> ConfigPro
             hint="pass the project's folder, or none for the current one",
             code="project-not-found",
         )
-    pyproject = _read_toml(root / "pyproject.toml")
-    target = _locate_config(root, pyproject)
+    target = config_toml.locate_config(root)
     if target.table is not None and not request.force:
         raise UsageError(
-            f"'{target.file}' already has a configuration of offline-kit",
+            f"'{target.path}' already has a configuration of offline-kit",
             hint="edit it, or add missing keys with --force, which keeps the existing ones",
             code="configuration-exists",
         )
-    _check_options(request, target)
+    options = {"competition": request.competition, "dataset": request.dataset}
+    for key, option in options.items():
+        stated = (target.table or {}).get(key, option)
+        if option and stated != option:
+            raise UsageError(
+                f"'{target.path}' says {key} = {stated!r}, and --{key} says '{option}'",
+                hint="change it in the file: --force only adds missing keys",
+                code="option-contradicts-configuration",
+            )
     report.step(f"Inspecting '{root}'")
-    detected = _apply_options(
-        _detect_settings(root, tomllib.loads(pyproject or ""), target, request), request
+    detected = _detect_settings(root, target, request.competition)
+    settings = [
+        replace(setting, value=options[setting.key], reason="", comments=())
+        if options.get(setting.key)
+        else setting
+        for setting in detected.settings
+    ]
+    _check_names(settings)
+    existing_keys = [setting.key for setting in settings if setting.key in target.table_of(setting)]
+    if target.table is not None:
+        # settings without a value are comments, which the file got when it was created
+        settings = [
+            setting
+            for setting in settings
+            if setting.key not in target.table_of(setting)
+            and setting.value is not None
+            and not _changes_meaning(setting, target.table)
+        ]
+    return ConfigProposal(
+        file=target.path,
+        text=target.add(settings),
+        block=config_toml.format_tables(settings, nested=target.nested),
+        settings=tuple(settings),
+        existing_keys=tuple(existing_keys),
+        notes=tuple(detected.notes),
     )
-    _check_names(detected.settings)
-    return _build_proposal(target, detected)
 
 
 def write_config(proposal: ConfigProposal) -> None:
@@ -127,108 +141,39 @@ def write_config(proposal: ConfigProposal) -> None:
         files.write_atomic(proposal.file.resolve(), proposal.text.encode("utf-8"))
 
 
-def _read_toml(path: Path) -> str | None:
-    """Return the text of a TOML file with its line ends; None if there is no such file."""
-    try:
-        content = path.read_bytes().decode("utf-8")
-        tomllib.loads(content)
-    except FileNotFoundError:
-        return None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"'{path}' is not valid TOML: {error}", hint="fix the line in this message", code="toml-invalid"
-        ) from error
-    return content
-
-
-def _locate_config(root: Path, pyproject: str | None) -> _ConfigFile:
-    """Return the file of the configuration; raise UsageError if there are two."""
-    own_file = root / "offline-kit.toml"
-    own_text = _read_toml(own_file)
-    document = tomllib.loads(own_text or "")
-    nested_table = tomllib.loads(pyproject or "").get("tool", {}).get("offline-kit")
-    if document and nested_table is not None:
-        raise UsageError(
-            f"'{root}' has both offline-kit.toml and [tool.offline-kit] in pyproject.toml",
-            hint="keep one of the two",
-            code="two-configurations",
-        )
-    if pyproject is None or document:
-        nested = "offline-kit" in document.get("tool", {})
-        table = document["tool"]["offline-kit"] if nested else document or None
-        return _ConfigFile(file=own_file, old=own_text or "", table=table, nested=nested)
-    return _ConfigFile(file=root / "pyproject.toml", old=pyproject, table=nested_table, nested=True)
-
-
-def _check_options(request: InitRequest, target: _ConfigFile) -> None:
-    """Raise UsageError if an option contradicts the file, which keeps its values."""
-    for key, option in (("competition", request.competition), ("dataset", request.dataset)):
-        stated = (target.table or {}).get(key, option)
-        if option and stated != option:
-            raise UsageError(
-                f"'{target.file}' says {key} = {stated!r}, and --{key} says '{option}'",
-                hint="change it in the file: --force only adds missing keys",
-                code="option-contradicts-configuration",
-            )
-
-
-def _detect_settings(
-    root: Path, pyproject: Mapping[str, Any], target: _ConfigFile, request: InitRequest
-) -> DetectedSettings:
+def _detect_settings(root: Path, target: ConfigFile, wanted_competition: str) -> DetectedSettings:
+    pyproject = tomllib.loads(config_toml.read_toml(root / "pyproject.toml") or "")
+    name = str(pyproject.get("project", {}).get("name") or "")
     tree = file_tree.scan_tree(root)
+    contest = competition.propose_competition(tree)
+    slug = wanted_competition or (target.table or {}).get("competition") or contest[0].value or ""
     trained = trained_files.choose_checkpoints(tree)
+    hints = (str(slug), " ".join(trained.models), f"{root.name} {name}")
+    code = project_code.find_code(tree, hints)
     refer = template_choice.ReferenceWriter(
         tree,
         packaged=project_packages.is_buildable(tree, pyproject),
         table="[tool.offline-kit.notebook]" if target.nested else "[notebook]",
     )
-    contest_settings = contest.propose_competition(tree)
-    slugs = [setting.value for setting in contest_settings.settings if setting.key == "competition"]
-    competition = request.competition or (target.table or {}).get("competition") or slugs[0] or ""
-    project = pyproject.get("project", {}).get("name", "")
-    hints = (str(competition), " ".join(trained.models), f"{root.name} {project}")
-    parts = (
-        DetectedSettings(settings=_name_settings(root, pyproject), notes=tree.notes),
-        contest_settings,
-        project_packages.propose_packages(tree, pyproject),
+    dataset = make_dataset_slug(name or root.name)
+    image_reason = 'the newest known image; for a GPU use accelerator = "NvidiaTeslaT4" instead'
+    detected = DetectedSettings(
+        settings=[
+            Setting(key="dataset", value=dataset, reason="private; its owner is whoever pushes"),
+            Setting(key="image", value=images.choose_default_image("none"), reason=image_reason),
+            *contest,
+            *project_packages.propose_packages(tree, pyproject),
+        ],
+        notes=list(tree.notes),
+    )
+    for part in (
         trained_files.propose_checkpoints(tree, trained),
-        template_choice.choose_template(project_code.find_code(tree, hints), trained.kinds, refer),
-    )
-    settings = sorted(
-        (setting for part in parts for setting in part.settings),
-        key=lambda setting: SETTING_ORDER.index(setting.key),
-    )
-    return DetectedSettings(
-        settings=tuple(settings), notes=tuple(note for part in parts for note in part.notes)
-    )
-
-
-def _name_settings(root: Path, pyproject: Mapping[str, Any]) -> tuple[Setting, Setting]:
-    name = str(pyproject.get("project", {}).get("name") or root.name)
-    return (
-        Setting(
-            key="dataset",
-            value=make_dataset_slug(name),
-            reason="private; its owner is whoever pushes",
-        ),
-        Setting(
-            key="image",
-            value=images.choose_default_image("none"),
-            reason='the newest known image; for a GPU use accelerator = "NvidiaTeslaT4" instead',
-        ),
-    )
-
-
-def _apply_options(detected: DetectedSettings, request: InitRequest) -> DetectedSettings:
-    """Replace detected settings by the options."""
-    flags = {"competition": request.competition, "dataset": request.dataset}
-    settings = tuple(
-        replace(setting, value=flags[setting.key], reason="", comments=())
-        if flags.get(setting.key)
-        else setting
-        for setting in detected.settings
-    )
-    return replace(detected, settings=settings)
+        template_choice.choose_template(code, trained.kinds, refer),
+    ):
+        detected.settings += part.settings
+        detected.notes += part.notes
+    detected.settings.sort(key=lambda setting: SETTING_ORDER.index(setting.key))
+    return detected
 
 
 def _check_names(settings: Iterable[Setting]) -> None:
@@ -246,57 +191,16 @@ def _check_names(settings: Iterable[Setting]) -> None:
         )
 
 
-def _build_proposal(target: _ConfigFile, detected: DetectedSettings) -> ConfigProposal:
-    if target.table is None:
-        return ConfigProposal(
-            file=target.file,
-            text=config_toml.add_configuration(
-                target.old, detected.settings, nested=target.nested, where=str(target.file)
-            ),
-            block=config_toml.format_tables(detected.settings, nested=target.nested),
-            settings=detected.settings,
-            existing_keys=(),
-            notes=detected.notes,
-        )
-    notebook = target.table.get("notebook", {})
-    fresh = [
-        setting
-        for setting in detected.settings
-        if setting.key not in (notebook if setting.notebook else target.table)
-    ]
-    # settings without a value are comments, which the file got when it was created
-    fresh = [
-        setting
-        for setting in fresh
-        if setting.value is not None and not _changes_meaning(setting, target.table)
-    ]
-    existing_keys = [
-        setting.key
-        for setting in detected.settings
-        if setting.key in (notebook if setting.notebook else target.table)
-    ]
-    return ConfigProposal(
-        file=target.file,
-        text=config_toml.add_settings(target.old, fresh, nested=target.nested, where=str(target.file)),
-        block=config_toml.format_tables(fresh, nested=target.nested),
-        settings=tuple(fresh),
-        existing_keys=tuple(existing_keys),
-        notes=detected.notes,
-    )
-
-
 def _changes_meaning(setting: Setting, table: Mapping[str, Any]) -> bool:
     """Whether adding a key would change the meaning of existing ones."""
-    if setting.key in ("image", "parts"):
-        # an accelerator chooses its own image; splitting would move a pushed dataset into three
-        return setting.key == "parts" or "accelerator" in table
     if setting.notebook:
-        return bool(
-            {"template", "task", "models", "source", "model", "data", "function"}
-            & set(table.get("notebook", {}))
-        )
-    if setting.key == "preprocessing":
-        return "checkpoints" in table
-    if setting.key in ("packages", "modules"):
-        return bool({"packages", "modules"} & set(table))
-    return False
+        choices = {"template", "task", "models", "source", "model", "data", "function"}
+        return bool(choices & set(table.get("notebook", {})))
+    # an accelerator chooses its own image; splitting would move a pushed dataset into three
+    rivals = {
+        "image": {"accelerator"},
+        "preprocessing": {"checkpoints"},
+        "packages": {"packages", "modules"},
+        "modules": {"packages", "modules"},
+    }
+    return setting.key == "parts" or bool(rivals.get(setting.key, set()) & set(table))

@@ -1,13 +1,18 @@
-"""Settings of a configuration, and their TOML in a file whose other bytes stay the same."""
+"""The file with a project's configuration, and settings that are added to it while its other bytes stay the same."""
 
 import json
 import re
 import tomllib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from offline_kit.core.errors import UsageError
+
+LINE_WIDTH = 110
+"""Largest length of a line; longer comments go above their key."""
+_MAIN = ("tool", "offline-kit")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +20,6 @@ class Setting:
     """One key of the configuration, detected or not."""
 
     key: str
-    """Its name in [tool.offline-kit] or [tool.offline-kit.notebook]."""
     value: object = None
     """The detected value; None becomes a commented line with the example."""
     example: object = ""
@@ -29,28 +33,124 @@ class Setting:
     """What fails without it, if it was not detected and must be set by hand."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class DetectedSettings:
-    """Detected settings, and notes for the person."""
+    """Detected settings, and sentences that go to the screen, not into the file."""
 
-    settings: tuple[Setting, ...] = ()
-    notes: tuple[str, ...] = field(default=())
-    """Sentences that go to the screen, not into the file."""
-
-
-LINE_WIDTH = 110
-"""Largest length of a line; longer comments go above their key."""
-_MAIN = ("tool", "offline-kit")
-_NOTEBOOK = ("tool", "offline-kit", "notebook")
+    settings: list[Setting] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
-def _format_table(header: str, settings: Sequence[Setting]) -> str:
-    if not settings:
-        return ""
-    lines = [f"[{header}]"] if header else []
+@dataclass(frozen=True, kw_only=True)
+class ConfigFile:
+    """The file with the configuration, existing or new."""
+
+    path: Path
+    text: str
+    """Empty if the file is new."""
+    table: Mapping[str, Any] | None
+    """The existing configuration; None if there is none."""
+    nested: bool
+    """Whether the configuration is [tool.offline-kit] instead of the whole file."""
+
+    def table_of(self, setting: Setting) -> Mapping[str, Any]:
+        """Return the existing table that a setting belongs to."""
+        table = self.table or {}
+        notebook: Mapping[str, Any] = table.get("notebook", {})
+        return notebook if setting.notebook else table
+
+    def add(self, settings: Sequence[Setting]) -> str:
+        """Return the file's text with these settings, in its tables or in new ones at its end.
+
+        Raises:
+            UsageError: The tables are written in a way that cannot be extended; the details are the lines to add.
+        """
+        text = self.text
+        if self.table is None:
+            text = _append_lines(text, format_tables(settings, nested=self.nested))
+        else:
+            main = _MAIN if self.nested else ()
+            # The notebook's table first: lines inserted above would move its header.
+            for name, is_notebook in (((*main, "notebook"), True), (main, False)):
+                if own := [setting for setting in settings if setting.notebook is is_notebook]:
+                    text = _insert_settings(text, name, own)
+        if "\r\n" in self.text:
+            text = text.replace("\r\n", "\n").replace("\n", "\r\n")
+        if not self._is_extended(text, settings):
+            raise UsageError(
+                f"'{self.path}' writes [tool.offline-kit] in a form that cannot be extended automatically",
+                hint="add the lines above by hand",
+                code="configuration-not-extendable",
+                details=format_tables(settings, nested=True).splitlines(),
+            )
+        return text
+
+    def _is_extended(self, text: str, settings: Sequence[Setting]) -> bool:
+        """Whether a text says what the file says and the settings, and no more."""
+        expected = tomllib.loads(self.text)
+        try:
+            result = tomllib.loads(text)
+        except tomllib.TOMLDecodeError:
+            return False
+        for document, added in ((expected, settings), (result, ())):
+            table = document
+            for name in _MAIN if self.nested else ():
+                table = table.setdefault(name, {})
+            for setting in added:
+                target = table.setdefault("notebook", {}) if setting.notebook else table
+                if setting.value is not None:
+                    target[setting.key] = setting.value
+            if not table.get("notebook", True):  # its header with comments only
+                del table["notebook"]
+        return result == expected
+
+
+def locate_config(root: Path) -> ConfigFile:
+    """Return the file of a project's configuration: an existing one, else pyproject.toml if there is one.
+
+    Raises:
+        UsageError: There are two configurations, or a file is not valid TOML.
+    """
+    own_file, pyproject = root / "offline-kit.toml", root / "pyproject.toml"
+    own_text, text = read_toml(own_file), read_toml(pyproject)
+    document = tomllib.loads(own_text or "")
+    nested_table = tomllib.loads(text or "").get("tool", {}).get("offline-kit")
+    if document and nested_table is not None:
+        raise UsageError(
+            f"'{root}' has both offline-kit.toml and [tool.offline-kit] in pyproject.toml",
+            hint="keep one of the two",
+            code="two-configurations",
+        )
+    if text is not None and not document:
+        return ConfigFile(path=pyproject, text=text, table=nested_table, nested=True)
+    nested = "offline-kit" in document.get("tool", {})
+    table = document["tool"]["offline-kit"] if nested else document or None
+    return ConfigFile(path=own_file, text=own_text or "", table=table, nested=nested)
+
+
+def read_toml(path: Path) -> str | None:
+    """Return the text of a TOML file with its line ends; None if there is no such file."""
+    try:
+        content = path.read_bytes().decode("utf-8")
+        tomllib.loads(content)
+    except FileNotFoundError:
+        return None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"'{path}' is not valid TOML: {error}", hint="fix the line in this message", code="toml-invalid"
+        ) from error
+    return content
+
+
+def format_tables(settings: Iterable[Setting], *, nested: bool) -> str:
+    """Return both tables for pyproject.toml (`nested`) or offline-kit.toml; undetected settings as comments."""
+    main, notebook = list[str](), list[str]()
     for setting in settings:
-        lines += _format_setting(setting)
-    return "\n".join(lines) + "\n"
+        (notebook if setting.notebook else main).extend(_format_setting(setting))
+    name = ".".join(_MAIN)
+    tables = [[f"[{name}]", *main] if nested and main else main]
+    tables.append([f"[{name}.notebook]" if nested else "[notebook]", *notebook] if notebook else [])
+    return "\n".join("\n".join(lines) + "\n" for lines in tables if lines)
 
 
 def _format_setting(setting: Setting) -> list[str]:
@@ -68,9 +168,8 @@ def _format_setting(setting: Setting) -> list[str]:
 
 def _format_value(value: object) -> str:
     if isinstance(value, dict):
-        return (
-            f"{{{', '.join(f'{_format_key(key)} = {_format_value(item)}' for key, item in value.items())}}}"
-        )
+        pairs = (f"{_format_key(key)} = {_format_value(item)}" for key, item in value.items())
+        return f"{{{', '.join(pairs)}}}"
     if isinstance(value, list) and any(isinstance(item, dict) for item in value):
         return f"[{', '.join(map(_format_value, value))}]"
     # JSON's strings and lists of strings are valid TOML, except for DEL (https://toml.io/en/v1.0.0#string)
@@ -85,115 +184,18 @@ def _make_printable(text: str) -> str:
     return "".join(sign if sign.isprintable() else "?" for sign in text)
 
 
-def add_configuration(old: str, settings: Sequence[Setting], *, nested: bool, where: str) -> str:
-    """Append a configuration to the text of a file without one; arguments and errors as in `add_settings`."""
-    new = _append_lines(old, format_tables(settings, nested=nested))
-    _check_result(old, new, where, settings, nested=nested)
-    return new
-
-
-def format_tables(settings: Iterable[Setting], *, nested: bool) -> str:
-    """Return both tables for pyproject.toml (`nested`) or offline-kit.toml; undetected settings as comments."""
-    rows = list(settings)
-    names = (".".join(_MAIN), ".".join(_NOTEBOOK)) if nested else ("", _NOTEBOOK[2])
-    first = _format_table(names[0], [setting for setting in rows if not setting.notebook])
-    second = _format_table(names[1], [setting for setting in rows if setting.notebook])
-    return "\n".join(part for part in (first, second) if part)
-
-
 def _append_lines(old: str, lines: str) -> str:
     gap = "" if not old.strip() else "\n" if old.endswith("\n") else "\n\n"
-    return _match_line_ends(old, old + gap + lines)
+    return old + gap + lines
 
 
-def add_settings(old: str, settings: Sequence[Setting], *, nested: bool, where: str) -> str:
-    """Insert settings into the existing tables of a file's text.
-
-    Args:
-        nested: The tables are [tool.offline-kit] and its [.notebook]; else the file's top level and [notebook].
-        where: The file's name, for errors.
-
-    Raises:
-        UsageError: The tables are written in a way that cannot be extended; the details are the lines to add.
-    """
-    lines = old.splitlines(keepends=True)
-    main = [setting for setting in settings if not setting.notebook]
-    notebook = [setting for setting in settings if setting.notebook]
-    # The notebook's table first: lines inserted above would move its header.
-    if notebook:
-        name = _NOTEBOOK if nested else _NOTEBOOK[2:]
-        at = _find_header(lines, name)
-        if at is None:
-            lines = _append_lines("".join(lines), _format_table(".".join(name), notebook)).splitlines(
-                keepends=True
-            )
-        else:
-            lines = _insert_lines(lines, at, _format_table("", notebook))
-    if main:
-        at = _find_header(lines, _MAIN) if nested else -1
-        if at is None:  # so far only the notebook's table has a header
-            lines = [_append_lines("".join(lines), _format_table(".".join(_MAIN), main))]
-        else:
-            lines = _insert_lines(lines, at, _format_table("", main) + ("\n" if at < 0 else ""))
-    new = _match_line_ends(old, "".join(lines))
-    _check_result(old, new, where, settings, nested=nested)
-    return new
-
-
-def _insert_lines(lines: list[str], at: int, added: str) -> list[str]:
-    """Insert lines after a header, where keys belong to its table."""
-    before = lines[: at + 1]
-    if before and not before[-1].endswith("\n"):
-        before[-1] += "\n"
-    return [*before, added, *lines[at + 1 :]]
-
-
-def _find_header(lines: Sequence[str], name: Sequence[str]) -> int | None:
-    """Return the index of the line that opens a table."""
+def _insert_settings(text: str, name: Sequence[str], settings: Sequence[Setting]) -> str:
+    """Insert settings after the header of a table, or at the top of the file if the table has no name."""
+    added = [line for setting in settings for line in _format_setting(setting)]
+    if not name:
+        return "\n".join([*added, "", text])
     words = r"\s*\.\s*".join(rf"""["']?{re.escape(word)}["']?""" for word in name)
-    pattern = re.compile(rf"\s*\[\s*{words}\s*\]\s*(#.*)?$")
-    return next((number for number, line in enumerate(lines) if pattern.match(line.rstrip("\r\n"))), None)
-
-
-def _match_line_ends(old: str, new: str) -> str:
-    return new.replace("\r\n", "\n").replace("\n", "\r\n") if "\r\n" in old else new
-
-
-def _check_result(old: str, new: str, where: str, settings: Sequence[Setting], *, nested: bool) -> None:
-    """Raise UsageError unless the new text is the old one plus the settings."""
-    try:
-        result = tomllib.loads(new)
-    except tomllib.TOMLDecodeError as error:
-        raise _manual_edit_error(where, settings) from error
-    expected = tomllib.loads(old)
-    table = _descend_tables(expected, _MAIN if nested else ())
-    for setting in settings:
-        if setting.value is not None:
-            target = table.setdefault("notebook", {}) if setting.notebook else table
-            target[setting.key] = setting.value
-    _drop_empty(result, nested=nested)
-    _drop_empty(expected, nested=nested)
-    if result != expected:
-        raise _manual_edit_error(where, settings)
-
-
-def _drop_empty(data: dict[str, Any], *, nested: bool) -> None:
-    """Delete an empty notebook table, as from a header with comments only."""
-    table = _descend_tables(data, _MAIN if nested else ())
-    if not table.get("notebook", True):
-        del table["notebook"]
-
-
-def _descend_tables(data: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
-    for name in names:
-        data = data.setdefault(name, {})
-    return data
-
-
-def _manual_edit_error(where: str, settings: Sequence[Setting]) -> UsageError:
-    return UsageError(
-        f"'{where}' writes [tool.offline-kit] in a form that cannot be extended automatically",
-        hint="add the lines above by hand",
-        code="configuration-not-extendable",
-        details=format_tables(settings, nested=True).splitlines(),
-    )
+    header = re.search(rf"^[^\S\n]*\[\s*{words}\s*\][^\S\n]*(#[^\n]*)?$", text, re.MULTILINE)
+    if header is None:  # so far only another table has a header
+        return _append_lines(text, "\n".join([f"[{'.'.join(name)}]", *added, ""]))
+    return "\n".join([text[: header.end()], *added, text[header.end() :].removeprefix("\n")])

@@ -2,11 +2,10 @@
 
 import os
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 DATA_FOLDERS = frozenset({"input", "inputs", "data", "dataset", "datasets", "hidden", "labels", ".kaggle"})
 """Top-level folders that contain data, not code or weights."""
@@ -52,7 +51,7 @@ class FileTree:
 
     def folders_at(self, folder: str) -> tuple[str, ...]:
         """Return the folders directly in a folder."""
-        return self._folders_in.get(folder, ())
+        return tuple(name for name in self.folders if name.rpartition("/")[0] == folder)
 
     def files_below(self, folder: str) -> tuple[str, ...]:
         """Return the files at any depth below a folder."""
@@ -68,11 +67,10 @@ class FileTree:
 
     @cached_property
     def _files_in(self) -> dict[str, tuple[str, ...]]:
-        return _group_by_folder(self.files)
-
-    @cached_property
-    def _folders_in(self) -> dict[str, tuple[str, ...]]:
-        return _group_by_folder(self.folders)
+        names_by_folder: dict[str, list[str]] = {}
+        for name in self.files:
+            names_by_folder.setdefault(name.rpartition("/")[0], []).append(name)
+        return {folder: tuple(inside) for folder, inside in names_by_folder.items()}
 
     def _file_status(self, name: str) -> tuple[int, int]:
         try:
@@ -80,13 +78,6 @@ class FileTree:
         except OSError:
             return 0, 0
         return status.st_size, status.st_mtime_ns
-
-
-def _group_by_folder(names: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-    names_by_folder: dict[str, list[str]] = {}
-    for name in names:
-        names_by_folder.setdefault(name.rpartition("/")[0], []).append(name)
-    return {folder: tuple(inside) for folder, inside in names_by_folder.items()}
 
 
 def top_folder(name: str) -> str:
@@ -99,84 +90,59 @@ def scan_tree(root: Path, limits: ScanLimits = LIMITS) -> FileTree:
 
     Links to folders are only followed at the top: deeper ones may form cycles.
     """
-    scan = _TreeScan(root, limits)
-    scan.scan_folders()
-    return FileTree(root=root, files=tuple(scan.files), folders=tuple(scan.folders), notes=tuple(scan.notes))
-
-
-class _TreeScan:
-    def __init__(self, root: Path, limits: ScanLimits) -> None:
-        self.root = root
-        self.limits = limits
-        self.files: list[str] = []
-        self.folders: list[str] = []
-        self.notes: list[str] = []
-        self._entry_count = 0
-
-    def scan_folders(self) -> None:
-        waiting = deque([""])
-        while waiting:
-            folder = waiting.popleft()
-            if self._entry_count >= self.limits.total:
-                self.notes.append(
-                    f"only scanned the first {self.limits.total} files and folders; skipped '{folder}' and others"
-                )
-                return
-            inner = sorted(self._folder_entries(folder))
-            if self._depth_left(folder) > 0:
-                waiting.extend(inner)
-            elif inner and not _is_data(folder):
-                self.notes.append(
-                    f"'{folder}' is {self.limits.depth} folders deep: skipped everything below it"
-                )
-
-    def _folder_entries(self, folder: str) -> Iterator[str]:
-        """Record the files of a folder, and yield its folders that are scanned."""
-        files = []
-        for entry in self._list_folder(folder):
+    files, folders, notes = list[str](), list[str](), list[str]()
+    count, waiting = 0, deque([""])
+    while waiting:
+        folder = waiting.popleft()
+        if count >= limits.total:
+            notes.append(
+                f"only scanned the first {limits.total} files and folders; skipped '{folder}' and others"
+            )
+            break
+        entries = _list_entries(root, folder, limits.per_folder, notes)
+        count += len(entries)
+        inner, here = list[str](), list[str]()
+        for entry in entries[: limits.per_folder]:
             name = f"{folder}/{entry.name}" if folder else entry.name
+            # only names that can be written into a text file: no bytes outside UTF-8 and no line ends
+            if not name.isprintable():
+                continue
             if entry.is_dir(follow_symlinks=not folder):
-                if not self._is_skipped(entry, folder):
-                    self.folders.append(name)
-                    yield name
+                inner += [] if _is_skipped(entry, folder, root) else [name]
             elif not entry.name.startswith(".") and entry.is_file():  # reading a pipe would block
-                files.append(name)
-        self.files += sorted(files)
-
-    def _list_folder(self, folder: str) -> list["os.DirEntry[str]"]:
-        most = self.limits.per_folder
-        try:
-            with os.scandir(self.root / folder) as entries:
-                listed = list(islice(entries, most + 1))
-        except OSError as error:
-            self.notes.append(f"cannot list '{folder or self.root}': {error.strerror}")
-            return []
-        self._entry_count += len(listed)
-        if len(listed) > most:
-            self.notes.append(f"'{folder or '.'}' has more than {most} entries: skipped the others")
-        return [entry for entry in listed[:most] if _is_printable(entry.name)]
-
-    def _depth_left(self, folder: str) -> int:
-        depth = len(PurePosixPath(folder).parts) if folder else 0
-        return (self.limits.data_depth if _is_data(folder) else self.limits.depth) - depth
-
-    def _is_skipped(self, entry: "os.DirEntry[str]", folder: str) -> bool:
-        name = entry.name
-        if name == ".kaggle" and not folder:
-            return False
-        if name in _SKIPPED_FOLDERS or name.startswith(".") or name.endswith((".egg-info", ".dist-info")):
-            return True
-        path = Path(entry.path)
-        if (name == "build" and not folder) or (path / "pyvenv.cfg").exists():
-            return True
-        # a link to the project itself or above it would never end
-        return entry.is_symlink() and self.root.resolve().is_relative_to(path.resolve())
+                here.append(name)
+        files += sorted(here)
+        folders += sorted(inner)
+        is_data = folder.partition("/")[0] in DATA_FOLDERS
+        depth = folder.count("/") + 1 if folder else 0
+        if depth < (limits.data_depth if is_data else limits.depth):
+            waiting.extend(sorted(inner))
+        elif inner and not is_data:
+            notes.append(f"'{folder}' is {limits.depth} folders deep: skipped everything below it")
+    return FileTree(root=root, files=tuple(files), folders=tuple(folders), notes=tuple(notes))
 
 
-def _is_data(folder: str) -> bool:
-    return folder.partition("/")[0] in DATA_FOLDERS
+def _list_entries(root: Path, folder: str, most: int, notes: list[str]) -> list["os.DirEntry[str]"]:
+    """Return the entries of a folder, one more than `most` if there are more."""
+    try:
+        with os.scandir(root / folder) as entries:
+            listed = list(islice(entries, most + 1))
+    except OSError as error:
+        notes.append(f"cannot list '{folder or root}': {error.strerror}")
+        return []
+    if len(listed) > most:
+        notes.append(f"'{folder or '.'}' has more than {most} entries: skipped the others")
+    return listed
 
 
-def _is_printable(name: str) -> bool:
-    """Whether a name can be written into a text file: no bytes outside UTF-8 and no line ends."""
-    return name.isprintable()
+def _is_skipped(entry: "os.DirEntry[str]", folder: str, root: Path) -> bool:
+    name = entry.name
+    if name == ".kaggle" and not folder:
+        return False
+    if name in _SKIPPED_FOLDERS or name.startswith(".") or name.endswith((".egg-info", ".dist-info")):
+        return True
+    path = Path(entry.path)
+    if (name == "build" and not folder) or (path / "pyvenv.cfg").exists():
+        return True
+    # a link to the project itself or above it would never end
+    return entry.is_symlink() and root.resolve().is_relative_to(path.resolve())

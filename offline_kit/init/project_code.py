@@ -2,7 +2,7 @@
 
 import ast
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -33,7 +33,6 @@ class DetectedClass:
     bases: tuple[str, ...]
     """Last names of its base classes: "LightningModule" for pl.LightningModule."""
     methods: frozenset[str]
-    """Methods that its body defines."""
     first: tuple[str, str, str] | None
     """Name, annotation and default of the first parameter of its own __init__; None without one."""
     needs: tuple[str, ...] = ()
@@ -47,7 +46,6 @@ class DetectedFunction:
     """A function called `predict` at the top of a module."""
 
     file: str
-    """POSIX path relative to the project."""
     name: str
     takes: tuple[str, ...]
     """Its required parameters."""
@@ -91,16 +89,23 @@ def find_code(tree: FileTree, hints: Sequence[str] = ()) -> ProjectCode:
     notes = []
     if len(names) > MAX_FILES:
         notes.append(f"read {MAX_FILES} of {len(names)} Python files for models and data classes")
-    classes: list[DetectedClass] = []
-    functions: list[DetectedFunction] = []
+    classes, functions = list[DetectedClass](), list[DetectedFunction]()
     for name in names[:MAX_FILES]:
-        for detected in _read_definitions(tree, name):
-            classes += [detected] if isinstance(detected, DetectedClass) else []
-            functions += [detected] if isinstance(detected, DetectedFunction) else []
-    return _rank_code(classes, functions, notes, [distinctive_words(hint) for hint in hints])
+        module = parse_module(tree.root / name) if tree.file_size(name) <= MAX_FILE_SIZE else None
+        nodes = module.body if module else []
+        runs = any(map(_runs_work, nodes))
+        classes += [
+            _describe_class(node, name, runs=runs) for node in nodes if isinstance(node, ast.ClassDef)
+        ]
+        functions += [
+            _describe_function(node, name, runs=runs)
+            for node in nodes
+            if isinstance(node, ast.FunctionDef) and node.name == "predict"
+        ]
+    return _rank_code(classes, functions, notes, [_distinctive_words(hint) for hint in hints])
 
 
-def distinctive_words(text: str) -> frozenset[str]:
+def _distinctive_words(text: str) -> frozenset[str]:
     """Return the words of a name or path that may identify a competition."""
     return frozenset(re.findall(r"[^\W\d_]{3,}", text.lower())) - _GENERAL_WORDS
 
@@ -111,44 +116,34 @@ def _rank_code(
     notes: Iterable[str],
     hints: Sequence[frozenset[str]],
 ) -> ProjectCode:
-    classes_by_name: dict[str, list[DetectedClass]] = {}
+    named: dict[str, list[DetectedClass]] = {}
     for item in classes:
-        classes_by_name.setdefault(item.name, []).append(item)
-    methods = {item.name: _inherited_methods(item, classes_by_name) for item in classes}
-    modules = _descendant_names("LightningModule", classes)
-    with_data = _descendant_names("LightningDataModule", classes)
+        named.setdefault(item.name, []).append(item)
+    methods = {item.name: _inherited_methods(item, named) for item in classes}
     parents = {base for item in classes for base in item.bases}
+    modules = _descendant_names("LightningModule", classes)
+    layers = _descendant_names("Module", classes) - modules
+    with_data = _descendant_names("LightningDataModule", classes)
+    with_data |= {item.name for item in classes if set(_LOADERS) & methods[item.name]}
 
     def hint_rank(item: DetectedClass) -> tuple[int, ...]:
-        return tuple(-len(hint & distinctive_words(item.file)) for hint in hints)
+        return tuple(-len(hint & _distinctive_words(item.file)) for hint in hints)
+
+    def depth_rank(item: DetectedClass | DetectedFunction) -> tuple[bool, int, str]:
+        """Put files near the top first, those that run something last."""
+        return item.runs, item.file.count("/"), item.file
 
     def model_rank(item: DetectedClass) -> tuple[object, ...]:
-        own_methods = methods[item.name]
-        return (
-            *hint_rank(item),
-            item.name in parents,
-            item.runs,
-            "predict_step" not in own_methods,
-            "forward" not in own_methods,
-            *_depth_key(item.file),
-        )
+        runs, *depth = depth_rank(item)
+        lacks = [name not in methods[item.name] for name in ("predict_step", "forward")]
+        return (*hint_rank(item), item.name in parents, runs, *lacks, *depth)
 
     def data_rank(item: DetectedClass) -> tuple[object, ...]:
-        own_methods = methods[item.name]
-        return (
-            "submission" not in own_methods,
-            *hint_rank(item),
-            _LOADERS[0] not in own_methods,
-            item.name in parents,
-            item.runs,
-            *_depth_key(item.file),
-        )
+        no_submission, no_loader = (name not in methods[item.name] for name in ("submission", _LOADERS[0]))
+        return (no_submission, *hint_rank(item), no_loader, item.name in parents, *depth_rank(item))
 
     models = sorted((item for item in classes if item.name in modules), key=model_rank)
-    layers = _descendant_names("Module", classes) - modules
-    plain = [item for item in classes if item.name in layers]
-    with_data |= {item.name for item in classes if set(_LOADERS) & methods[item.name]}
-    data = [item for item in classes if item.name in with_data - modules]
+    data = sorted((item for item in classes if item.name in with_data - modules), key=data_rank)
     rivals = [
         item
         for item in models
@@ -159,21 +154,12 @@ def _rank_code(
     return ProjectCode(
         models=tuple(models),
         rivals=tuple(rivals),
-        plain_models=tuple(sorted(plain, key=model_rank)),
-        data=tuple(sorted(data, key=data_rank)),
-        functions=tuple(sorted(functions, key=_function_rank)),
+        plain_models=tuple(sorted((item for item in classes if item.name in layers), key=model_rank)),
+        data=tuple(data),
+        functions=tuple(sorted(functions, key=lambda item: (not item.callable_with_one, *depth_rank(item)))),
         submitting=frozenset(item.name for item in data if "submission" in methods[item.name]),
         notes=tuple(notes),
     )
-
-
-def _function_rank(function: DetectedFunction) -> tuple[object, ...]:
-    return not function.callable_with_one, function.runs, *_depth_key(function.file)
-
-
-def _depth_key(file: str) -> tuple[int, str]:
-    """Return a sort key that puts files near the top first."""
-    return file.count("/"), file
 
 
 def _descendant_names(root: str, classes: Iterable[DetectedClass]) -> set[str]:
@@ -184,51 +170,30 @@ def _descendant_names(root: str, classes: Iterable[DetectedClass]) -> set[str]:
     return names - {root}
 
 
-def _inherited_methods(
-    definition: DetectedClass, named: Mapping[str, Sequence[DetectedClass]]
-) -> frozenset[str]:
+def _inherited_methods(definition: DetectedClass, named: Mapping[str, list[DetectedClass]]) -> set[str]:
     """Return the methods of a class and of its base classes in the project, found by their names."""
-    methods, visited, waiting = set(definition.methods), {definition.name}, list(definition.bases)
-    while waiting:
-        name = waiting.pop()
-        if name not in visited:
-            visited.add(name)
-            for base in named.get(name, ()):
-                methods |= base.methods
-                waiting += base.bases
-    return frozenset(methods)
-
-
-def _read_definitions(tree: FileTree, name: str) -> Iterator[DetectedClass | DetectedFunction]:
-    if tree.file_size(name) > MAX_FILE_SIZE:
-        return
-    module = parse_module(tree.root / name)
-    if module is None:
-        return
-    runs = any(_runs_work(node) for node in module.body)
-    for node in module.body:
-        if isinstance(node, ast.ClassDef):
-            yield _describe_class(node, name, runs=runs)
-        elif isinstance(node, ast.FunctionDef) and node.name == "predict":
-            yield _describe_function(node, name, runs=runs)
+    methods, names = set(definition.methods), list(definition.bases)
+    for name in names:  # grows while it is walked
+        for base in named.get(name, ()) if name != definition.name else ():
+            methods |= base.methods
+            names += [inherited for inherited in base.bases if inherited not in names]
+    return methods
 
 
 def _runs_work(node: ast.stmt) -> bool:
     """Whether a top-level statement trains or parses a command line on import."""
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.If):
         return False
-    calls = (call for call in ast.walk(node) if isinstance(call, ast.Call))
-    return any(_base_name(call.func) in _WORK_CALLS for call in calls)
+    return any(isinstance(call, ast.Call) and _base_name(call.func) in _WORK_CALLS for call in ast.walk(node))
 
 
 def _describe_class(node: ast.ClassDef, file: str, *, runs: bool) -> DetectedClass:
     methods = {function.name: function for function in node.body if isinstance(function, ast.FunctionDef)}
-    bases = tuple(name for name in map(_base_name, node.bases) if name)
     constructor = methods.get("__init__")
     return DetectedClass(
         file=file,
         name=node.name,
-        bases=bases,
+        bases=tuple(filter(None, map(_base_name, node.bases))),
         methods=frozenset(methods),
         first=_first_parameter(constructor.args) if constructor else None,
         needs=_required_parameters(constructor.args)[1:] if constructor else (),
@@ -249,31 +214,23 @@ def _first_parameter(arguments: ast.arguments) -> tuple[str, str, str]:
 def _required_parameters(arguments: ast.arguments) -> tuple[str, ...]:
     positional = [*arguments.posonlyargs, *arguments.args]
     needed = positional[: len(positional) - len(arguments.defaults)]
-    keywords = [
-        argument
-        for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
-        if default is None
-    ]
-    return tuple(argument.arg for argument in (*needed, *keywords))
+    keywords = zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
+    return tuple(
+        argument.arg for argument in (*needed, *(name for name, default in keywords if default is None))
+    )
 
 
 def _base_name(node: ast.expr) -> str:
+    """Return the last name of a base class or function: "Module" for `nn.Module[T]`."""
     if isinstance(node, ast.Subscript):
         return _base_name(node.value)
-    if isinstance(node, ast.Attribute):
-        return node.attr
-    return node.id if isinstance(node, ast.Name) else ""
+    return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
 
 
 def _describe_function(node: ast.FunctionDef, file: str, *, runs: bool) -> DetectedFunction:
-    arguments = node.args
-    takes = _required_parameters(arguments)
+    arguments, takes = node.args, _required_parameters(node.args)
     positional = bool(arguments.posonlyargs or arguments.args or arguments.vararg)
-    keyword = any(default is None for default in arguments.kw_defaults)
+    callable_with_one = len(takes) <= 1 and positional and None not in arguments.kw_defaults
     return DetectedFunction(
-        file=file,
-        name=node.name,
-        takes=takes,
-        callable_with_one=len(takes) <= 1 and positional and not keyword,
-        runs=runs,
+        file=file, name=node.name, takes=takes, callable_with_one=callable_with_one, runs=runs
     )

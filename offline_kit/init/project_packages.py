@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from offline_kit.init.config_toml import DetectedSettings, Setting
+from offline_kit.init.config_toml import Setting
 from offline_kit.init.file_tree import FileTree, top_folder
 from offline_kit.packages.freeze.lock_files import find_lock_names, looks_like_pip_freeze
 from offline_kit.packages.freeze.requirement_files import decode_text, is_compiled_output
@@ -22,16 +22,13 @@ def is_buildable(tree: FileTree, pyproject: Mapping[str, Any]) -> bool:
     return "build-system" in pyproject or "setup.py" in tree.files_at("")
 
 
-def propose_packages(tree: FileTree, pyproject: Mapping[str, Any]) -> DetectedSettings:
+def propose_packages(tree: FileTree, pyproject: Mapping[str, Any]) -> tuple[Setting, ...]:
     """Return the settings `requirements`, `locks`, `packages` and `modules`."""
-    packages_setting, modules_setting = _code_settings(tree, pyproject)
     files = _find_requirement_files(tree)
     frozen = [name for name in files if name.endswith(".txt") and _is_frozen(name, tree)]
-    requirements_setting = _requirements_setting(
-        tree, pyproject, [name for name in files if name not in frozen]
-    )
-    lock = _locks_setting(tree, frozen if not requirements_setting.value else [])
-    return DetectedSettings(settings=(requirements_setting, lock, packages_setting, modules_setting))
+    requirements = _requirements_setting(tree, pyproject, [name for name in files if name not in frozen])
+    locks = _locks_setting(tree, frozen if not requirements.value else [])
+    return (requirements, locks, *_code_settings(tree, pyproject))
 
 
 def _is_frozen(name: str, tree: FileTree) -> bool:
@@ -44,39 +41,28 @@ def _is_frozen(name: str, tree: FileTree) -> bool:
 
 
 def _requirements_setting(tree: FileTree, pyproject: Mapping[str, Any], files: list[str]) -> Setting:
-    chosen_files, left_out = _choose_file(files, tree)
-    example = ["requirements.in"]
+    # preferably a file for predicting
+    predicting = [name for name in files if _FOR_PREDICTING.search(PurePosixPath(name).stem)]
+    plain = [name for name in ("requirements.in", "requirements.txt") if name in files]
+    others = [name for name in files if not _FOR_DEVELOPERS.search(PurePosixPath(name).stem)]
+    chosen = [name for name in (*predicting, *plain, *others) if tree.file_size(name)][:1]
+    reason = "needed for predicting"
     metadata = pyproject.get("project", {})
     if metadata.get("dependencies") or "dependencies" in metadata.get("dynamic", ()):
-        comments = _list_omitted([*chosen_files, *left_out])
-        return Setting(
-            key="requirements",
-            example=example,
-            reason="without it, [project].dependencies are used; a file here replaces them",
-            comments=comments,
-        )
-    if not chosen_files:
-        return Setting(
-            key="requirements",
-            example=example,
-            reason="no requirements file was found"
-            + (
-                "; the package's dependencies are packed"
-                if is_buildable(tree, pyproject)
-                else ": only own code is packed"
-            ),
-            comments=_list_omitted(left_out),
-        )
+        files, chosen = [*chosen, *(name for name in files if name not in chosen)], []
+        reason = "without it, [project].dependencies are used; a file here replaces them"
+    elif not chosen:
+        has_package = is_buildable(tree, pyproject)
+        packed = "; the package's dependencies are packed" if has_package else ": only own code is packed"
+        reason = f"no requirements file was found{packed}"
+    left_out = ", ".join(name for name in files if name not in chosen)
     return Setting(
         key="requirements",
-        value=chosen_files,
-        reason="needed for predicting",
-        comments=_list_omitted(left_out),
+        value=chosen or None,
+        example=["requirements.in"],
+        reason=reason,
+        comments=(f"left out: {left_out}",) if left_out else (),
     )
-
-
-def _list_omitted(names: list[str]) -> tuple[str, ...]:
-    return (f"left out: {', '.join(names)}",) if names else ()
 
 
 def _find_requirement_files(tree: FileTree) -> list[str]:
@@ -108,16 +94,6 @@ def _is_compiled_result(name: str, named: list[str], tree: FileTree) -> bool:
         return False
 
 
-def _choose_file(names: list[str], tree: FileTree) -> tuple[list[str], list[str]]:
-    """Return the file to use, preferably one for predicting, and the others."""
-    predicting = [name for name in names if _FOR_PREDICTING.search(PurePosixPath(name).stem)]
-    plain = [name for name in ("requirements.in", "requirements.txt") if name in names]
-    other_files = [name for name in names if not _FOR_DEVELOPERS.search(PurePosixPath(name).stem)]
-    readable = [name for name in (*predicting, *plain, *other_files) if tree.file_size(name)]
-    chosen = readable[:1]
-    return chosen, [name for name in names if name not in chosen]
-
-
 def _locks_setting(tree: FileTree, frozen: list[str]) -> Setting:
     top = tree.files_at("")
     locks = [name for name in top if name == "uv.lock" or re.fullmatch(r"pylock\.([\w-]+\.)?toml", name)]
@@ -133,23 +109,20 @@ def _locks_setting(tree: FileTree, frozen: list[str]) -> Setting:
 
 
 def _code_settings(tree: FileTree, pyproject: Mapping[str, Any]) -> tuple[Setting, Setting]:
-    modules = [*_module_folders(tree)]
-    example = Setting(
-        key="modules", example=["src"], reason="folders of modules and .py files, shipped unchanged"
-    )
+    example = "folders of modules and .py files, shipped unchanged"
+    modules = Setting(key="modules", example=["src"], reason=example)
     if is_buildable(tree, pyproject):
-        return Setting(key="packages", value=["."], reason="built into a wheel"), example
-    # with a project name but no build backend, a build would package the whole folder
-    nothing: list[str] | None = [] if "name" in pyproject.get("project", {}) else None
-    own = Setting(
+        return Setting(key="packages", value=["."], reason="built into a wheel"), modules
+    packages = Setting(
         key="packages",
-        value=nothing,
+        # with a project name but no build backend, a build would package the whole folder
+        value=[] if "name" in pyproject.get("project", {}) else None,
         example=["."],
         reason="for a project with a build backend: built into a wheel",
     )
-    if not modules:
-        return own, example
-    return own, Setting(key="modules", value=modules, reason="shipped unchanged")
+    if folders := _module_folders(tree):
+        modules = Setting(key="modules", value=folders, reason="shipped unchanged")
+    return packages, modules
 
 
 def _module_folders(tree: FileTree) -> list[str]:

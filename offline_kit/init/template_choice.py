@@ -1,6 +1,7 @@
 """Choose the template that fits a project's code, as settings of the notebook."""
 
 from pathlib import PurePosixPath
+from typing import Any
 
 from offline_kit.init.config_toml import DetectedSettings, Setting
 from offline_kit.init.file_tree import FileTree
@@ -60,10 +61,9 @@ class ReferenceWriter:
         while str(top) != "." and str(top.parent / "__init__.py") in self._files:
             top = top.parent
         in_package = str(top / "__init__.py") in self._files
-        inside = [PurePosixPath("src")] if path.parts[0] == "src" else []
-        roots = [PurePosixPath("."), PurePosixPath("src")]
-        good = self._packaged and (bool(inside) or (in_package and top.parent in roots))
-        return (inside[0] if inside else top.parent) if good else None
+        if self._packaged and path.parts[0] == "src":
+            return PurePosixPath("src")
+        return top.parent if self._packaged and in_package and str(top.parent) == "." else None
 
 
 def _lightning_settings(code: ProjectCode, refer: ReferenceWriter) -> DetectedSettings:
@@ -83,117 +83,90 @@ def _lightning_settings(code: ProjectCode, refer: ReferenceWriter) -> DetectedSe
             f"'{refer(model)}' is one of {1 + len(code.rivals)} models in different folders: check `model` and `data` "
             f"in {refer.table}, or pass --competition, whose words choose the folder"
         )
-    settings = (
-        Setting(key="template", value="lightning", reason="model and data were found", notebook=True),
-        _notebook_setting(
-            "model", refer(model), model_reason, [refer(definition) for definition in code.models[1:]]
-        ),
-        _notebook_setting(
-            "data", refer(data), data_reason, [refer(definition) for definition in code.data[1:]]
-        ),
+    models, datasets = list(map(refer, code.models)), list(map(refer, code.data))
+    settings = [
+        _setting("template", "lightning", "model and data were found"),
+        _setting("model", models[0], model_reason, comments=_list_alternatives(models[1:])),
+        _setting("data", datasets[0], data_reason, comments=_list_alternatives(datasets[1:])),
         _unused_function(code, refer),
-    )
-    return DetectedSettings(settings=settings, notes=tuple(dict.fromkeys((*notes, *code.notes))))
+    ]
+    return DetectedSettings(settings=settings, notes=list(dict.fromkeys((*notes, *code.notes))))
 
 
 def _function_settings(
     chosen: DetectedFunction, code: ProjectCode, refer: ReferenceWriter
 ) -> DetectedSettings:
     alternatives = [refer(function) for function in code.functions if function is not chosen]
-    settings = (
-        Setting(key="template", value="function", reason="calls the function below", notebook=True),
-        _notebook_setting(
-            "function",
-            refer(chosen),
-            "called with one argument, the context: see docs/guide/templates.md",
-            alternatives,
-        ),
+    reason = "called with one argument, the context: see docs/guide/templates.md"
+    settings = [
+        _setting("template", "function", "calls the function below"),
+        _setting("function", refer(chosen), reason, comments=_list_alternatives(alternatives)),
         *_unused_classes(code, refer),
-    )
-    notes = [*_import_notes(chosen), *code.notes]
-    if not set(chosen.takes) & _CONTEXTS:
-        notes.insert(
-            0,
-            f"'{refer(chosen)}' is called with a context (.input, .checkpoints, .submission, …): check that it accepts one",
-        )
-    return DetectedSettings(settings=settings, notes=tuple(notes))
+    ]
+    check = f"'{refer(chosen)}' is called with a context (.input, .checkpoints, .submission, …): check that it accepts one"
+    notes = [] if set(chosen.takes) & _CONTEXTS else [check]
+    return DetectedSettings(settings=settings, notes=[*notes, *_import_notes(chosen), *code.notes])
 
 
 def _predict_settings(code: ProjectCode, kinds: CheckpointKinds, refer: ReferenceWriter) -> DetectedSettings:
     """Return the settings of `predict`; the template is not set, because it follows from the task."""
     frameworks = " and ".join(kinds.frameworks)
-    task = Setting(
-        key="task",
-        value=kinds.task or None,
+    task = _setting(
+        "task",
+        kinds.task or None,
+        f'what the models of {frameworks} predict on ("tabular", "images", "text"): the template is `predict`',
         example="images",
-        reason=f'what the models of {frameworks} predict on ("tabular", "images", "text"): the template is `predict`',
         needed_for="" if kinds.task else "to predict with the models",
-        notebook=True,
     )
-    unplaced, unplaced_notes = _unplaced_settings(code, kinds, refer)
-    classes = _unused_classes(code, refer) if code.models or code.data else ()
-    functions = (_unused_function(code, refer),) if code.functions else ()
     note = (
         f"the checkpoints are models of {frameworks}: the template `predict` loads them, predicts on the competition's "
         f"test data and writes the submission; `transform` and `models` in {refer.table} say more"
     )
-    return DetectedSettings(
-        settings=(task, *unplaced, *classes, *functions), notes=(note, *unplaced_notes, *code.notes)
-    )
+    proposal = DetectedSettings(settings=[task], notes=[note])
+    if kinds.unplaced:
+        _propose_unplaced(code, kinds, refer, proposal)
+    proposal.settings += _unused_classes(code, refer) if code.models or code.data else []
+    proposal.settings += [_unused_function(code, refer)] if code.functions else []
+    proposal.notes += code.notes
+    return proposal
 
 
-def _unplaced_settings(
-    code: ProjectCode, kinds: CheckpointKinds, refer: ReferenceWriter
-) -> tuple[tuple[Setting, ...], tuple[str, ...]]:
-    """Return `models` with those that a framework loads, and a note on each of the others."""
-    if not kinds.unplaced:
-        return (), ()
+def _propose_unplaced(
+    code: ProjectCode, kinds: CheckpointKinds, refer: ReferenceWriter, proposal: DetectedSettings
+) -> None:
+    """Add `models` with those that a framework loads, and a note on the others."""
     references = [refer(definition) for definition in (*code.models, *code.plain_models)]
     entry = f'model = "{references[0] if len(references) == 1 else "package.module:Net"}"'
-    models_value = [{"files": pattern} for pattern in kinds.patterns]
-    lines = tuple(f"not used: {name}: {problem}" for name, problem in kinds.unplaced.items())
-    listed = (
-        (*lines[:_MAX_LISTED], f"and {len(lines) - _MAX_LISTED} more") if len(lines) > _MAX_LISTED else lines
-    )
-    name = next(iter(kinds.unplaced))
+    (name, problem), *others = kinds.unplaced.items()
     if name in kinds.whole_models:
         entry = "params = { weights_only = false }"
     step = f'add {{ files = "{name}", {entry} }}'
-    models = Setting(
-        key="models",
-        value=models_value,
-        reason=f"loaded without a class; {step}",
-        comments=listed,
-        notebook=True,
+    lines = [f"not used: {file}: {reason}" for file, reason in kinds.unplaced.items()]
+    if len(lines) > _MAX_LISTED:
+        lines = [*lines[:_MAX_LISTED], f"and {len(lines) - _MAX_LISTED} more"]
+    models = [{"files": pattern} for pattern in kinds.patterns]
+    reason = f"loaded without a class; {step}"
+    proposal.settings.append(_setting("models", models, reason, comments=tuple(lines)))
+    are = f" and {len(others)} more are" if others else " is"
+    proposal.notes.append(
+        f"'{name}'{are} not used: {problem}; {step} to `models` in {refer.table}, or remove it from `checkpoints`"
     )
-    others_text = f" and {len(lines) - 1} more" if len(lines) > 1 else ""
-    note = (
-        f"'{name}'{others_text} {'are' if others_text else 'is'} not used: {kinds.unplaced[name]}; {step} to `models` in {refer.table}, "
-        "or remove it from `checkpoints`"
-    )
-    return (models,), (note,)
 
 
 def _plain_settings(code: ProjectCode, refer: ReferenceWriter) -> DetectedSettings:
-    template = Setting(
-        key="template",
-        value="plain",
-        reason="restores the kit but predicts nothing; the templates predict, lightning and function do",
-        notebook=True,
-    )
+    reason = "restores the kit but predicts nothing; the templates predict, lightning and function do"
     nothing = (
         "found no LightningModule with a data class, no function `predict` and no models that a framework loads by "
         "itself: the notebook would restore the kit and predict nothing; set them in "
         f"{refer.table}, or use the template `predict` (task, models) for models in files"
     )
-    return DetectedSettings(
-        settings=(template, *_unused_classes(code, refer), _unused_function(code, refer)),
-        notes=(nothing, *code.notes),
-    )
+    template = _setting("template", "plain", reason)
+    settings = [template, *_unused_classes(code, refer), _unused_function(code, refer)]
+    return DetectedSettings(settings=settings, notes=[nothing, *code.notes])
 
 
-def _notebook_setting(key: str, value: str, why: str, others: list[str]) -> Setting:
-    return Setting(key=key, value=value, reason=why, comments=_list_alternatives(others), notebook=True)
+def _setting(key: str, value: object, reason: str, **more: Any) -> Setting:
+    return Setting(key=key, value=value, reason=reason, notebook=True, **more)
 
 
 def _list_alternatives(others: list[str]) -> tuple[str, ...]:
@@ -204,45 +177,37 @@ def _list_alternatives(others: list[str]) -> tuple[str, ...]:
     return (f"also found: {', '.join(others[:_MAX_LISTED])}{suffix}",)
 
 
-def _unused_classes(code: ProjectCode, refer: ReferenceWriter) -> tuple[Setting, Setting]:
+def _unused_classes(code: ProjectCode, refer: ReferenceWriter) -> list[Setting]:
     models = [refer(definition) for definition in code.models or code.plain_models]
     data = [refer(definition) for definition in code.data]
     reason = "for the template lightning"
-    found_reason = reason if models and data else f"{reason}, which takes model and data"
-    return (
-        Setting(
-            key="model",
+    found_reason = f"found; {reason}{'' if models and data else ', which takes model and data'}"
+    return [
+        _setting(
+            "model",
+            None,
+            found_reason if models else reason,
             example=models[0] if models else "package.module:LitModel",
-            reason=f"found; {found_reason}" if models else reason,
             comments=_list_alternatives(models[1:]),
-            notebook=True,
         ),
-        Setting(
-            key="data",
-            example=data[0] if data else "package.module:Data",
-            reason=f"found; {found_reason}" if data else reason,
-            notebook=True,
+        _setting(
+            "data", None, found_reason if data else reason, example=data[0] if data else "package.module:Data"
         ),
-    )
+    ]
 
 
 def _unused_function(code: ProjectCode, refer: ReferenceWriter) -> Setting:
-    if not code.functions:
-        return Setting(
-            key="function", example="predict.py:predict", reason="for the template function", notebook=True
-        )
-    function = code.functions[0]
-    reason = "found; for the template function"
-    if not function.callable_with_one:
-        reason = f"found; it takes {', '.join(function.takes)}, and the template gives one context"
-    return Setting(key="function", example=refer(function), reason=reason, notebook=True)
+    reason, example = "for the template function", "predict.py:predict"
+    for function in code.functions[:1]:
+        reason, example = f"found; {reason}", refer(function)
+        if not function.callable_with_one:
+            reason = f"found; it takes {', '.join(function.takes)}, and the template gives one context"
+    return _setting("function", None, reason, example=example)
 
 
-def _import_notes(definition: DetectedClass | DetectedFunction) -> tuple[str, ...]:
-    if not definition.runs:
-        return ()
+def _import_notes(definition: DetectedClass | DetectedFunction) -> list[str]:
     line = (
         f"'{definition.file}' runs code when the notebook imports it: put that code under"
         ' `if __name__ == "__main__":`, or move the class or function to its own file'
     )
-    return (line,)
+    return [line] if definition.runs else []

@@ -3,7 +3,7 @@
 import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from offline_kit.checkpoints import members
 from offline_kit.checkpoints.file_kinds import classify_file
@@ -23,108 +23,6 @@ _TEXT_COLUMNS = frozenset(
     | {"prompt", "question", "question_text", "response", "review", "sentence", "text", "tweet"}
 )
 """Usual names of columns with texts."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckpointKinds:
-    """What is known of trained files without loading them."""
-
-    frameworks: tuple[str, ...] = ()
-    """Frameworks that load some of the models without the user's class."""
-    task: str = ""
-    """What the models predict on, if the models or the data show it."""
-    non_models: Mapping[str, str] = field(default_factory=dict)
-    unplaced: Mapping[str, str] = field(default_factory=dict)
-    """Models that no framework loads as they are, and what each lacks."""
-    whole_models: frozenset[str] = frozenset()
-    """Models pickled with their class, which may run any code."""
-    known_count: int = 0
-    """Number of models that frameworks load."""
-    patterns: Sequence[str] = ()
-    """The models that frameworks load, as globs."""
-
-    @property
-    def mostly_known(self) -> bool:
-        """Whether frameworks load at least half of the models."""
-        return bool(self.frameworks) and self.known_count >= len(self.unplaced)
-
-
-def classify_trained(tree: FileTree, names: Sequence[str]) -> CheckpointKinds:
-    """Classify files; return nothing known if one cannot be read."""
-    try:
-        files = [file for name in names if (file := _read_checkpoint(tree, name))]
-        plain = NotebookSettings(template="plain")
-        claimed = members.match_checkpoints(plain, files)
-        non_models = members.find_non_models(plain, files)
-    except OSError:
-        return CheckpointKinds()
-    unplaced = members.list_incomplete(claimed)
-    loadable = [framework for name, framework in claimed.items() if framework and name not in unplaced]
-    if not loadable:
-        return CheckpointKinds()
-    whole_models = frozenset(name for name, framework in claimed.items() if framework is TORCH_MODULE)
-    if whole_models and len(whole_models) < len(
-        loadable
-    ):  # if they are all there is, the build asks about them
-        unplaced |= dict.fromkeys(whole_models, "is a pickled model, and loading it may run any code in it")
-        loadable = [framework for framework in loadable if framework is not TORCH_MODULE]
-    titles = tuple(sorted({framework.title for framework in loadable}))
-    return CheckpointKinds(
-        frameworks=titles,
-        task=_guess_task(tree, loadable),
-        non_models=non_models,
-        unplaced=unplaced,
-        whole_models=whole_models,
-        known_count=len(loadable),
-    )
-
-
-def _read_checkpoint(tree: FileTree, name: str) -> Checkpoint | None:
-    path = tree.root / name
-    sniffed = classify_file(path)
-    if sniffed.problem:  # damaged: the build reports it
-        return None
-    # no digest: it is not needed here, and hashing large files is slow
-    return Checkpoint(
-        original=name,
-        path=path,
-        size=tree.file_size(name),
-        sha256="",
-        kind=sniffed.kind,
-        refused=sniffed.refused,
-    )
-
-
-def _guess_task(tree: FileTree, frameworks: Sequence[Framework]) -> str:
-    usual = {framework.task for framework in frameworks if framework.task}
-    if usual:
-        return usual.pop() if len(usual) == 1 else ""
-    if any(PurePosixPath(name).suffix.lower() in _PICTURES and _is_data(name) for name in tree.files):
-        return "images"
-    tables = [name for name in tree.files if _is_test(name)]
-    if any(_read_columns(tree, name) & _TEXT_COLUMNS for name in tables):
-        return "text"
-    return "tabular" if tables else ""
-
-
-def _is_data(name: str) -> bool:
-    return top_folder(name) in DATA_FOLDERS or top_folder(name).startswith("test")
-
-
-def _is_test(name: str) -> bool:
-    path = PurePosixPath(name)
-    near = top_folder(name) in DATA_FOLDERS or not top_folder(name)
-    return near and path.suffix.lower() in _TABLES and path.name.lower().startswith("test")
-
-
-def _read_columns(tree: FileTree, name: str) -> set[str]:
-    if PurePosixPath(name).suffix.lower() != ".csv":
-        return set()
-    try:
-        with (tree.root / name).open(encoding="utf-8", newline="") as stream:
-            return {column.strip().lower() for column in next(read_csv_rows([stream.readline(65536)]), [])}
-    except (OSError, ValueError, csv.Error):
-        return set()
 
 
 SPLIT_ABOVE = 100_000_000
@@ -151,6 +49,100 @@ _WILDCARDS = frozenset("*?[")
 
 
 @dataclass(frozen=True, kw_only=True)
+class CheckpointKinds:
+    """What is known of trained files without loading them."""
+
+    frameworks: tuple[str, ...] = ()
+    """Frameworks that load some of the models without the user's class."""
+    task: str = ""
+    """What the models predict on, if the models or the data show it."""
+    non_models: Mapping[str, str] = field(default_factory=dict)
+    unplaced: Mapping[str, str] = field(default_factory=dict)
+    """Models that no framework loads as they are, and what each lacks."""
+    whole_models: frozenset[str] = frozenset()
+    """Models pickled with their class, which may run any code."""
+    known_count: int = 0
+    """Number of models that frameworks load."""
+    patterns: Sequence[str] = ()
+    """The models that frameworks load, as globs."""
+
+    @property
+    def mostly_known(self) -> bool:
+        """Whether frameworks load at least half of the models."""
+        return bool(self.frameworks) and self.known_count >= len(self.unplaced)
+
+
+def _classify_trained(tree: FileTree, names: Sequence[str]) -> CheckpointKinds:
+    """Classify files; return nothing known if one cannot be read."""
+    checkpoints = []
+    try:
+        for name in names:
+            path = tree.root / name
+            sniffed = classify_file(path)
+            if not sniffed.problem:  # else damaged: the build reports it
+                checkpoint = Checkpoint(
+                    original=name,
+                    path=path,
+                    size=tree.file_size(name),
+                    sha256="",  # not needed here, and hashing large files is slow
+                    kind=sniffed.kind,
+                    refused=sniffed.refused,
+                )
+                checkpoints.append(checkpoint)
+        plain = NotebookSettings(template="plain")
+        claimed = members.match_checkpoints(plain, checkpoints)
+        non_models = members.find_non_models(plain, checkpoints)
+    except OSError:
+        return CheckpointKinds()
+    unplaced = members.list_incomplete(claimed)
+    loadable = [framework for name, framework in claimed.items() if framework and name not in unplaced]
+    whole_models = frozenset(name for name, framework in claimed.items() if framework is TORCH_MODULE)
+    if whole_models and len(whole_models) < len(
+        loadable
+    ):  # else they are all there is: the build asks about them
+        unplaced |= dict.fromkeys(whole_models, "is a pickled model, and loading it may run any code in it")
+        loadable = [framework for framework in loadable if framework is not TORCH_MODULE]
+    if not loadable:
+        return CheckpointKinds()
+    return CheckpointKinds(
+        frameworks=tuple(sorted({framework.title for framework in loadable})),
+        task=_guess_task(tree, loadable),
+        non_models=non_models,
+        unplaced=unplaced,
+        whole_models=whole_models,
+        known_count=len(loadable),
+    )
+
+
+def _guess_task(tree: FileTree, frameworks: Sequence[Framework]) -> str:
+    usual = {framework.task for framework in frameworks if framework.task}
+    if usual:
+        return usual.pop() if len(usual) == 1 else ""
+    tables = []
+    for name in tree.files:
+        path, top = PurePosixPath(name.lower()), top_folder(name)
+        if path.suffix in _PICTURES and (top in DATA_FOLDERS or top.startswith("test")):
+            return "images"
+        if path.suffix in _TABLES and top in DATA_FOLDERS | {""} and path.name.startswith("test"):
+            tables.append(name)
+    if any(_read_columns(tree.root / name) & _TEXT_COLUMNS for name in tables):
+        return "text"
+    return "tabular" if tables else ""
+
+
+def _read_columns(path: Path) -> set[str]:
+    """Return the columns of a CSV file; none of another or unreadable file."""
+    try:
+        if path.suffix.lower() == ".csv":
+            with path.open(encoding="utf-8", newline="") as stream:
+                header = next(read_csv_rows([stream.readline(65536)]), [])
+                return {column.strip().lower() for column in header}
+    except (OSError, ValueError, csv.Error):
+        pass
+    return set()
+
+
+@dataclass(frozen=True, kw_only=True)
 class ChosenCheckpoints:
     """The trained files that go into the kit."""
 
@@ -165,116 +157,98 @@ def choose_checkpoints(tree: FileTree) -> ChosenCheckpoints:
     `last.ckpt` next to others is left out, because it is one of them or worse, and so are older runs. Scalers,
     encoders and label maps become preprocessing if a framework loads the models without a class.
     """
-    selected, left_out = _split_chosen(tree)
-    kinds = classify_trained(tree, selected) if selected else CheckpointKinds()
+    selected, runs, loose = _sort_by_folder(tree)
+    left_out = [*runs, *loose] if selected else loose if runs else []
+    if not selected and runs:
+        newest = max(runs, key=lambda name: (tree.modified_ns(name), name)).rpartition("/")[0]
+        selected = [name for name in runs if name.rpartition("/")[0] == newest]
+        left_out = [*(name for name in runs if name not in selected), *loose]
+    selected = selected or loose
+    twins = [name for name in selected if _is_last_of_others(tree, name)]
+    selected = [name for name in selected if name not in twins]
+    kinds = _classify_trained(tree, selected) if selected else CheckpointKinds()
     if kinds.frameworks:
-        kinds = classify_trained(tree, [*selected, *_maps_beside(tree, selected)])
+        kinds = _classify_trained(tree, [*selected, *_maps_beside(tree, selected)])
     models = tuple(name for name in selected if name not in kinds.non_models)
     if kinds.unplaced:
-        kinds = replace(
-            kinds, patterns=_make_patterns(tree, [name for name in models if name not in kinds.unplaced])
-        )
-    return ChosenCheckpoints(models=models, left_out=tuple(left_out), kinds=kinds)
+        known = [name for name in models if name not in kinds.unplaced]
+        kinds = replace(kinds, patterns=_make_patterns(tree, known))
+    return ChosenCheckpoints(models=models, left_out=(*twins, *left_out), kinds=kinds)
 
 
 def _maps_beside(tree: FileTree, chosen: Sequence[str]) -> list[str]:
     """Return the JSON files next to models, except in a folder that is itself one model."""
     folders = dict.fromkeys(name.rpartition("/")[0] for name in chosen)
-    inside = [
-        tree.files_at(folder)
-        for folder in folders
-        if folder and f"{folder}/config.json" not in tree.files_at(folder)
-    ]
+    inside = [tree.files_at(folder) for folder in folders if folder and not _is_one_model(tree, folder)]
     return [name for names in inside for name in names if name.endswith(".json") and name not in chosen]
+
+
+def _is_one_model(tree: FileTree, folder: str) -> bool:
+    """Whether transformers saved a model as this folder."""
+    return f"{folder}/config.json" in tree.files_at(folder)
 
 
 def propose_checkpoints(tree: FileTree, choice: ChosenCheckpoints) -> DetectedSettings:
     """Return the settings `checkpoints`, `preprocessing` and `parts`, with comments on what is left out."""
-    models, left_out = choice.models, choice.left_out
-    if not models:
-        nothing = Setting(
-            key="checkpoints",
-            example=["checkpoints/*.ckpt"],
-            reason="files, folders or globs; no trained file was found",
-            needed_for="to predict with a trained model",
-        )
-        return DetectedSettings(settings=(nothing, _parts_setting(0)))
-    newest = sorted(models, key=lambda name: (-tree.modified_ns(name), name))
+    models, left_out, kinds = choice.models, choice.left_out, choice.kinds
     total = sum(tree.file_size(name) for name in models)
-    setting = Setting(
-        key="checkpoints",
-        value=_make_patterns(tree, models),
-        reason=f"{_count_checkpoints(len(models))}, {format_size(total)}",
-        comments=(
-            *_list_names("newest first", tree, newest * (len(newest) > 1)),
-            *_list_names("left out", tree, left_out),
-        ),
-    )
-    notes = (
-        [f"{_count_checkpoints(len(left_out))} left out of `checkpoints`: see its comment"]
-        if left_out
-        else []
-    )
-    preprocessing = _preprocessing_settings(choice.kinds) if choice.kinds.non_models else ()
-    return DetectedSettings(settings=(setting, *preprocessing, _parts_setting(total)), notes=tuple(notes))
-
-
-def _preprocessing_settings(kinds: CheckpointKinds) -> tuple[Setting, ...]:
-    reason = "not models: the notebook loads them by name"
-    transform = Setting(
-        key="transform",
-        example="src/features.py:transform",
-        reason='a function from the data to the input of the models; preprocessing["file name"] is the loaded object',
-        notebook=True,
-    )
-    return (Setting(key="preprocessing", value=sorted(kinds.non_models), reason=reason), transform)
-
-
-def _parts_setting(total: int) -> Setting:
-    if total > SPLIT_ABOVE:
-        reason = f"{format_size(total)} of checkpoints are only uploaded when they change"
-        return Setting(key="parts", value="split", reason=reason)
-    return Setting(
+    parts = Setting(
         key="parts",
         example="split",
         reason="one dataset; split: separate datasets for packages, code and checkpoints",
     )
-
-
-def _split_chosen(tree: FileTree) -> tuple[list[str], list[str]]:
-    """Return the files to ship, and those to leave out."""
-    kept_files, runs, loose = _sort_by_folder(tree)
-    if kept_files:
-        chosen, twins = _split_last(tree, kept_files)
-        return chosen, [*twins, *runs, *loose]
-    if runs:
-        newest = max(runs, key=lambda name: (tree.modified_ns(name), name)).rpartition("/")[0]
-        chosen, twins = _split_last(tree, [name for name in runs if name.rpartition("/")[0] == newest])
-        return chosen, [*twins, *(name for name in runs if name.rpartition("/")[0] != newest), *loose]
-    chosen, twins = _split_last(tree, loose)
-    return chosen, twins
+    if total > SPLIT_ABOVE:
+        reason = f"{format_size(total)} of checkpoints are only uploaded when they change"
+        parts = Setting(key="parts", value="split", reason=reason)
+    checkpoints = Setting(
+        key="checkpoints",
+        example=["checkpoints/*.ckpt"],
+        reason="files, folders or globs; no trained file was found",
+        needed_for="to predict with a trained model",
+    )
+    if not models:
+        return DetectedSettings(settings=[checkpoints, parts])
+    newest = sorted(models, key=lambda name: (-tree.modified_ns(name), name))
+    checkpoints = Setting(
+        key="checkpoints",
+        value=_make_patterns(tree, models),
+        reason=f"{_count_checkpoints(len(models))}, {format_size(total)}",
+        comments=(
+            *_list_names("newest first", tree, newest if len(newest) > 1 else ()),
+            *_list_names("left out", tree, left_out),
+        ),
+    )
+    proposal = DetectedSettings(settings=[checkpoints, parts])
+    if left_out:
+        proposal.notes.append(
+            f"{_count_checkpoints(len(left_out))} left out of `checkpoints`: see its comment"
+        )
+    if kinds.non_models:
+        reason = "not models: the notebook loads them by name"
+        how = 'a function from the data to the input of the models; preprocessing["file name"] is the loaded object'
+        example = "src/features.py:transform"
+        proposal.settings += [
+            Setting(key="preprocessing", value=sorted(kinds.non_models), reason=reason),
+            Setting(key="transform", example=example, reason=how, notebook=True),
+        ]
+    return proposal
 
 
 def _sort_by_folder(tree: FileTree) -> tuple[list[str], list[str], list[str]]:
-    kept_files: list[str] = []
-    runs: list[str] = []
-    loose: list[str] = []
+    """Return the trained files in folders for checkpoints, those of training runs, and others."""
+    kept_files, runs, loose = list[str](), list[str](), list[str]()
     for name in tree.files:
         suffix = PurePosixPath(name).suffix.lower()
         folders = {part.lower() for part in PurePosixPath(name).parts[:-1]}
         if (
-            top_folder(name) in DATA_FOLDERS
-            or suffix not in _ALWAYS_TRAINED | _TRAINED_IN_FOLDERS | _TEXT_FORMATS
+            suffix not in _ALWAYS_TRAINED | _TRAINED_IN_FOLDERS | _TEXT_FORMATS
+            or top_folder(name) in DATA_FOLDERS
             or not tree.file_size(name)
         ):
             continue
-        if folders & _TRAINING_FOLDERS and suffix in _ALWAYS_TRAINED:
-            runs.append(name)
-        elif (
-            folders & _CHECKPOINT_FOLDERS
-            and not folders & _TRAINING_FOLDERS
-            and (suffix not in _TEXT_FORMATS or _is_claimed(tree, name))
-        ):
+        if folders & _TRAINING_FOLDERS:
+            runs += [name] if suffix in _ALWAYS_TRAINED else []
+        elif folders & _CHECKPOINT_FOLDERS and (suffix not in _TEXT_FORMATS or _is_claimed(tree, name)):
             kept_files.append(name)
         elif suffix in _ALWAYS_TRAINED:
             loose.append(name)
@@ -288,18 +262,13 @@ def _is_claimed(tree: FileTree, name: str) -> bool:
         return False
 
 
-def _split_last(tree: FileTree, names: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Separate "last.ckpt" if its folder has others with its suffix."""
-    remaining: list[str] = []
-    twins: list[str] = []
-    for name in names:
-        siblings = _is_last(name) and [
-            sibling
-            for sibling in tree.files_at(name.rpartition("/")[0])
-            if PurePosixPath(sibling).suffix == PurePosixPath(name).suffix and not _is_last(sibling)
-        ]
-        (twins if siblings else remaining).append(name)
-    return remaining, twins
+def _is_last_of_others(tree: FileTree, name: str) -> bool:
+    """Whether a file is "last.ckpt" and its folder has others with its suffix."""
+    suffix = PurePosixPath(name).suffix
+    siblings = [
+        path for path in tree.files_at(name.rpartition("/")[0]) if PurePosixPath(path).suffix == suffix
+    ]
+    return _is_last(name) and not all(map(_is_last, siblings))
 
 
 def _is_last(name: str) -> bool:
@@ -318,9 +287,7 @@ def _make_patterns(tree: FileTree, chosen: Sequence[str]) -> list[str]:
         siblings = [name for name in tree.files_at(folder) if PurePosixPath(name).suffix == suffix]
         # wildcard characters in the folder or suffix would change the meaning of a glob
         wild = bool(_WILDCARDS & set(folder + suffix))
-        if f"{folder}/config.json" in tree.files_at(
-            folder
-        ):  # saved by transformers: the folder is the checkpoint
+        if _is_one_model(tree, folder):
             patterns.append(folder)
         else:
             patterns += names if wild or not folder or len(siblings) > len(names) else [pattern]
