@@ -91,12 +91,16 @@ def _explain_missing_column(cell: ExecutedCell, inputs: Iterable[Mount]) -> Expl
         return None  # it may as well be the key of a dict
     remaining = f" and {len(columns) - _MAX_NAMES} more" if len(columns) > _MAX_NAMES else ""
     cause = f"'{test}' has no column '{column}'; it has {', '.join(columns[:_MAX_NAMES])}{remaining}"
-    meant = f"'{near[0]}'" if near else "an existing column"
-    remedy = f"use {meant}, or add '{column}' before using it"
     if train:
-        cause = f"{cause}. '{train}' has it: it is known only in training"
-        remedy = f"do not use '{column}' when predicting, or compute it from columns of '{test}'"
-    return Explanation(code="column-not-in-test-set", cause=cause, remedy=remedy)
+        return Explanation(
+            code="column-not-in-test-set",
+            cause=f"{cause}. '{train}' has it: it is known only in training",
+            remedy=f"do not use '{column}' when predicting, or compute it from columns of '{test}'",
+        )
+    meant = f"'{near[0]}'" if near else "an existing column"
+    return Explanation(
+        code="column-not-in-test-set", cause=cause, remedy=f"use {meant}, or add '{column}' before using it"
+    )
 
 
 def _read_headers(inputs: Iterable[Mount]) -> dict[str, list[str]]:

@@ -18,12 +18,12 @@ from offline_kit.core.sandboxes.box import Mount
 from offline_kit.notebook import imports
 from offline_kit.project.images import Image, is_same_version
 from offline_kit.project.types import Role
-from offline_kit.rehearsal import environments, execution, import_chains, kit_facts
+from offline_kit.rehearsal import environments, execution, kit_facts
 from offline_kit.rehearsal.environments import EnvironmentOptions, Interpreter
 from offline_kit.rehearsal.execution import KernelRun, RehearsalEnvironment
 from offline_kit.rehearsal.kit_facts import InstallPlan, KitFile
 
-_MAX_RUNS = 4  # each with the packages that the one before lacked
+_MAX_RUNS = 6  # each with the packages that the one before lacked
 _LAYERED = (
     "import sys; sys.path.append({!r}); from ipykernel import kernelapp; kernelapp.launch_new_instance()"
 )
@@ -145,23 +145,17 @@ def _unfit_error(unfit_wheels: Sequence[str], image: Image, *, running: bool) ->
 def _find_used_packages(
     kit_files: Sequence[KitFile], install: InstallPlan, code: Sequence[Path], image: Image
 ) -> tuple[str, ...]:
-    """Return the image packages that the run needs.
-
-    Those are provided pins, imports of the user's own code, and undeclared imports of the kit's packages.
-    """
+    """Return the image packages that the run needs: provided pins, and imports of the user's own code."""
     own_wheels = {item.get("wheel") for item in install.install if item.get("role") == "own"}
-    archives, own_code = list[Path](), list(code)
+    own_code = list(code)
     own_names = {name.partition(".")[0] for name in install.imports()}
     for entry, path in kit_files:
         name = entry.original.rpartition("/")[2]
-        if entry.role in (Role.WHEEL, Role.SDIST):
-            archives.append(path)
         if entry.role is Role.SOURCE:
             own_names.update(Path(entry.original).with_suffix("").parts)
         if name in own_wheels or (entry.role is Role.SOURCE and name.endswith(".py")):
             own_code.append(path)
     import_names = imports.find_file_imports(own_code)
-    import_names |= import_chains.find_unavoidable_imports(archives, install.imports())
     import_names |= imports.format_imports(entry.original for entry, _ in kit_files)
     matched = imports.match_distributions(import_names - own_names, image.packages)
     return tuple(sorted({*install.provided, *matched}))
@@ -206,7 +200,7 @@ def run_until_complete(
     """Run the notebook, again if it lacked packages of the image; return the last run and its kernel.
 
     The packages that a run needs are read from its code. Those that libraries import by themselves (the engine of a
-    reader, the backend of a plot) show only when they are missing. The image has them, so the requirements are not at
+    reader, the backend of a plot, an import that a package does not declare) show only when they are missing. The image has them, so the requirements are not at
     fault. A package that cannot be installed ends this: the run that failed without it is then judged.
     """
     result = run(kernel)

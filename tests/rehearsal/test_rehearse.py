@@ -449,7 +449,11 @@ def wheel(name: str, text: str) -> bytes:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cells", [("import readerlib\nreaderlib.read()",), SCRIPT], ids=["cell", "script"])
+@pytest.mark.parametrize(
+    "cells",
+    [("import readerlib\nreaderlib.read()",), SCRIPT, ("__import__('engine' + 'lib')", "1", "2")],
+    ids=["cell", "script", "an import that the code does not show"],
+)
 def test_what_a_run_lacked_of_the_image_is_added_and_it_runs_again(
     theatre: Theatre, cells: tuple[str, ...]
 ) -> None:
