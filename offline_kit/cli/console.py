@@ -1,15 +1,16 @@
 """The console: steps and progress bars on stderr, results on stdout, errors in one format."""
 
 import json
+import operator
 import os
+import re
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from offline_kit.cli.command_wording import CommandWording
 from offline_kit.core.errors import OfflineKitError, OutsideError
 from offline_kit.core.redaction import make_printable
 from offline_kit.core.report import Advance, Say
@@ -25,9 +26,64 @@ _NARROWEST = 8
 LOG_SECONDS = 300.0
 """Seconds between two progress lines of a wait in a log."""
 
+_TO = re.compile(r"'offline-kit (push|submit|ship|verify)\b(?![^']*--to )")
+_ABOUT = re.compile(
+    r"'offline-kit (?:build|doctor|init|notebook|push|rehearse|ship|status|submit|verify)\b[^'\n]*(?=')"
+)
+_ON = re.compile(r"('offline-kit [^']*--on )kaggle\b")
+_TABLE = re.compile(r"\[tool\.offline-kit\.([\w.-]+)\]")
+_MESSAGES = frozenset({"error", "hint", "details", "what", "remedy", "notes", "problem", "problems", "newer"})
+"""Keys of a JSON object whose values are messages; all others are data."""
+
 
 class ReaderGoneError(Exception):
     """The reader of stdout closed the pipe."""
+
+
+class CommandWording:
+    """Adapts the commands and tables named in messages to the Kaggle and the project of the running command.
+
+    Messages name them in their full form, `'offline-kit push'` and `[tool.offline-kit.notebook]`. The fields are
+    updated while the command parses its options.
+    """
+
+    def __init__(self, *, local: bool = False, at: str = "", on_top: bool = False, project: str = "") -> None:
+        """`local` as --to local, `at` as --at; `on_top` for tables at the top of an offline-kit.toml.
+
+        `project` as it was typed; empty if commands without it mean the same project.
+        """
+        self.local = local
+        self.at = at
+        self.on_top = on_top
+        self.project = project
+
+    def __call__(self, text: str) -> str:
+        """Return a message with the commands and tables of this project."""
+        if self.local:
+            target = f"--to local --at {self.at}" if self.at else "--to local"
+            text = _TO.sub(lambda command: f"{command[0]} {target}", text)
+            text = _ON.sub(r"\1local", text)
+        if self.project:
+            plain = shlex.quote(self.project) == self.project
+            # Double quotes, as the command stands in single ones.
+            quoted_project = self.project if plain else f'"{self.project}"'
+            text = _ABOUT.sub(lambda command: f"{command[0]} {quoted_project}", text)
+        if self.on_top:
+            text = _TABLE.sub(r"[\1]", text).replace("[tool.offline-kit]", "offline-kit.toml")
+        return text
+
+    def word_value(self, value: Any, *, is_message: bool = False) -> Any:
+        """Return data for a script with its messages adapted, and nothing else changed."""
+        if isinstance(value, str):
+            return self(value) if is_message else value
+        if isinstance(value, dict):
+            return {
+                name: self.word_value(item, is_message=is_message or name in _MESSAGES)
+                for name, item in value.items()
+            }
+        if isinstance(value, list | tuple):
+            return [self.word_value(item, is_message=is_message) for item in value]
+        return value
 
 
 class Console:
@@ -74,20 +130,16 @@ class Console:
     @contextmanager
     def progress(self, text: str, total: int, *, unit: str = "B") -> Iterator[Advance]:
         """Show a progress bar on a terminal; otherwise print the text once."""
-        if self.quiet:
-            yield lambda _amount: None
-            return
-        if not self._stderr.is_terminal:
+        if self.quiet or not self._stderr.is_terminal:
             self.note(text)
             yield lambda _amount: None
             return
         from rich import progress as bars
 
-        amount = bars.DownloadColumn() if unit == "B" else bars.MofNCompleteColumn()
         columns = [
             bars.TextColumn("  {task.description}"),
             bars.BarColumn(),
-            amount,
+            bars.DownloadColumn() if unit == "B" else bars.MofNCompleteColumn(),
             bars.TimeRemainingColumn(),
         ]
         with bars.Progress(*columns, console=self._stderr, transient=True) as bar:
@@ -97,22 +149,20 @@ class Console:
     @contextmanager
     def waiting(self, text: str) -> Iterator[Say]:
         """Show a live line on a terminal; otherwise print it every few minutes."""
-        if self.quiet:
-            yield lambda _words: None
-        elif self._stderr.is_terminal:
+        if not self.quiet and self._stderr.is_terminal:
             with self._stderr.status(text) as line:
-                yield lambda words: line.update(f"{text}: {_plain_text(words)}")
-        else:
-            self.note(text)
-            last_note = time.monotonic()
+                yield lambda words: line.update(f"{text}: {_escape_cell(words)}")
+            return
+        self.note(text)
+        last_note = time.monotonic()
 
-            def say(words: str) -> None:
-                nonlocal last_note
-                if time.monotonic() - last_note >= LOG_SECONDS:
-                    last_note = time.monotonic()
-                    self.note(f"{text}: {words}")
+        def say(words: str) -> None:
+            nonlocal last_note
+            if time.monotonic() - last_note >= LOG_SECONDS:
+                last_note = time.monotonic()
+                self.note(f"{text}: {words}")
 
-            yield say
+        yield say
 
     def show_error(self, error: OfflineKitError) -> None:
         """Show an error, its details and its hint."""
@@ -120,14 +170,13 @@ class Console:
             self._print_marked("  ", "", line)
         self._print_marked(f"error[{error.code}]:" if error.code else "error:", "bold red", error.what)
         self._print_marked("hint:", "bold green", error.hint)
-        self._print_failure(
-            {
-                "code": error.code,
-                "error": error.what,
-                "hint": error.hint,
-                "details": list(error.details),
-            }
-        )
+        self.print_failure(error.code, error.what, error.hint, error.details)
+
+    def print_failure(self, code: str, error: str, hint: str, details: Sequence[str] = ()) -> None:
+        """Print a failure that was shown on stderr as JSON, too."""
+        with suppress(OutsideError, ReaderGoneError):  # stdout itself may be what failed
+            facts = {"code": code, "error": error, "hint": hint, "details": list(details)}
+            self.print_result({"ok": False, **facts})
 
     def show_facts(self, title: str, rows: Sequence[tuple[str, str]]) -> None:
         """Show named facts, one per line, never wrapped, so that paths can be copied."""
@@ -139,40 +188,6 @@ class Console:
         wide = max(len(name) for name, _ in rows)
         for name, value in rows:
             self._stderr.print(rich.text.Text(f"  {name:<{wide}}  {make_printable(value)}"))
-
-    def report_usage(self, message: str) -> None:
-        """Print a usage error of click as JSON; click has shown it to people."""
-        self._print_failure({"code": "usage", "error": message, "hint": "see --help", "details": []})
-
-    def report_bug(self, kind: str, report_path: Path) -> None:
-        """Report a bug in offline-kit and the path of its crash report."""
-        self.warn(f"this is a bug in offline-kit: {kind}; the report is in '{report_path}'")
-        self._print_failure(
-            {
-                "code": "bug",
-                "error": f"a bug in offline-kit: {kind}",
-                "hint": f"see '{report_path}'",
-                "details": [],
-            }
-        )
-
-    def report_interrupt(self) -> None:
-        """Report an interrupt by the user or the system."""
-        message = "interrupted; run the same command again to continue"
-        self.warn(message)
-        self._print_failure(
-            {
-                "code": "interrupted",
-                "error": "interrupted",
-                "hint": "run the same command again",
-                "details": [],
-            }
-        )
-
-    def _print_failure(self, data: dict[str, Any]) -> None:
-        """Print a failure as JSON; if stdout itself failed, stderr has shown it."""
-        with suppress(OutsideError, ReaderGoneError):
-            self.print_result({"ok": False, **data})
 
     def show_table(self, title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Show a table on stderr, or nothing if it has no rows."""
@@ -189,7 +204,7 @@ class Console:
         for number, head in enumerate(heads):
             table.add_column(head, overflow="fold", no_wrap=number in unfolded)
         for row in cells:
-            table.add_row(*map(_plain_text, row))
+            table.add_row(*map(_escape_cell, row))
         self._stderr.print(table, soft_wrap=False)
 
     def print_lines(self, lines: Sequence[str]) -> None:
@@ -215,6 +230,21 @@ class Console:
         return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
+def pick(item: object, names: str = "", **renamed: str) -> dict[str, Any]:
+    """Return attributes of an object for JSON: `names` under their own names, others as key="attribute.of.it".
+
+    A tuple becomes a list.
+    """
+    paths = {name: name for name in names.split()} | renamed
+    values = {key: operator.attrgetter(path)(item) for key, path in paths.items()}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+
+
+def count_words(number: int, noun: str) -> str:
+    """Return "1 file" or "2 files"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def unwritable_error(reason: str) -> OutsideError:
     """Return the error for a stdout that cannot be written."""
     return OutsideError(
@@ -225,10 +255,7 @@ def unwritable_error(reason: str) -> OutsideError:
 
 
 def _write_stdout(text: str) -> None:
-    """Write to stdout and flush it.
-
-    Raises ReaderGoneError if the reader closed the pipe.
-    """
+    """Write to stdout and flush it; raises ReaderGoneError if the reader closed the pipe."""
     if sys.stdout is None:  # closed before we began
         raise unwritable_error("it is closed")
     try:
@@ -244,7 +271,7 @@ def _unfolded_columns(rows: Sequence[Sequence[str]], width: int) -> set[int]:
     """Return the numbers of the columns that fit this width without folding, narrow columns first."""
     wants = [max(map(len, column)) for column in zip(*rows, strict=True)]
     room, left, columns = width - 3 * len(wants), len(wants), set()
-    for number in sorted(range(len(wants)), key=lambda each: wants[each]):
+    for number in sorted(range(len(wants)), key=lambda column: wants[column]):
         left -= 1
         if wants[number] + _NARROWEST * left > room:
             break
@@ -253,7 +280,7 @@ def _unfolded_columns(rows: Sequence[Sequence[str]], width: int) -> set[int]:
     return columns
 
 
-def _plain_text(cell: str) -> str:
+def _escape_cell(cell: str) -> str:
     import rich.markup
 
     return rich.markup.escape(make_printable(cell))

@@ -1,25 +1,34 @@
-"""The entry point; each command is a short function in commands/ that parses, calls a workflow and shows the result."""
+"""The entry point: run a command, show its failure, and exit with the right code, whatever broke."""
 
 import os
+import platform
+import re
 import signal
 import sys
-from collections.abc import Sequence
+import tempfile
+import traceback
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 import click
 
 from offline_kit import __version__
-from offline_kit.cli import crash_report
-from offline_kit.cli.command_wording import CommandContext, CommandWording
-from offline_kit.cli.commands import adopt, compare, kaggle, kit, render, start, stores
-from offline_kit.cli.console import Console, ReaderGoneError, unwritable_error
-from offline_kit.cli.help_format import CommandGroup
+from offline_kit.cli.commands import adopt, build, compare, rehearse, ship, start, status, stores
+from offline_kit.cli.console import CommandWording, Console, ReaderGoneError, unwritable_error
+from offline_kit.cli.options import CommandContext, CommandGroup
 from offline_kit.core import files, processes
 from offline_kit.core.errors import Exit, OfflineKitError
+from offline_kit.core.redaction import CREDENTIALS, redact_secrets
 
 if TYPE_CHECKING:
     from offline_kit.kaggle.push.poll_policy import KaggleTiming
+
+CRASH_REPORT = "offline-kit-crash.log"
+_SECRET_NAME = re.compile(r"(?i)token|secret|passw|key|credential")
+_SHORT = 5
+"""Longest value that is not redacted: replacing short ones would make a report unreadable."""
 
 
 @click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -31,26 +40,22 @@ def cli() -> None:
 for command in (
     start.init,
     adopt.adopt,
-    kit.build,
-    render.notebook,
-    kit.rehearse,
-    kaggle.push,
-    kaggle.submit,
-    kaggle.ship_command,
+    build.build,
+    build.notebook,
+    rehearse.rehearse,
+    ship.push,
+    ship.submit,
+    ship.ship_command,
     compare.verify,
     compare.diff,
-    kit.status,
+    status.status,
     start.doctor,
     stores.image,
     stores.cache,
-    kaggle.local_kaggle,
+    start.local_kaggle,
     start.completion,
 ):
     cli.add_command(command)
-
-
-def _raise_interrupt(_signal: int, _frame: object) -> None:
-    raise KeyboardInterrupt
 
 
 def main(arguments: Sequence[str] | None = None, *, timing: "KaggleTiming | None" = None) -> None:
@@ -58,9 +63,12 @@ def main(arguments: Sequence[str] | None = None, *, timing: "KaggleTiming | None
     words = list(sys.argv[1:] if arguments is None else arguments)
     wording = CommandWording()
     console = Console(as_json="--json" in words, words=wording)
-    signal.signal(
-        signal.SIGTERM, _raise_interrupt
-    )  # CI systems and schedulers stop a job with SIGTERM: clean up as for Ctrl-C
+
+    def raise_interrupt(_signal: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    # CI systems and schedulers stop a job with SIGTERM: clean up as for Ctrl-C
+    signal.signal(signal.SIGTERM, raise_interrupt)
     try:
         code = _run_command(words, console, CommandContext(wording, timing))
     except OSError:
@@ -68,7 +76,9 @@ def main(arguments: Sequence[str] | None = None, *, timing: "KaggleTiming | None
             raise
         code = Exit.OUTSIDE  # stderr cannot be written, so the exit code alone reports the failure
     for stream in (sys.stdout, sys.stderr):
-        _let_go(stream)
+        # Python flushes a broken stream again at exit, and would print its own error.
+        if stream is not None and _write_problem(stream):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     sys.exit(code)
 
 
@@ -83,10 +93,11 @@ def _run_command(words: list[str], console: Console, context: CommandContext) ->
         return error.exit_code
     except click.ClickException as error:
         error.show()
-        console.report_usage(error.format_message())
+        console.print_failure("usage", error.format_message(), "see --help")
         return Exit.USAGE
     except (KeyboardInterrupt, click.Abort):
-        console.report_interrupt()
+        console.warn("interrupted; run the same command again to continue")
+        console.print_failure("interrupted", "interrupted", "run the same command again")
         # sys.exit would wait for threads that still read from a silent server:
         # https://docs.python.org/3/library/threading.html#thread-objects
         for stream in (sys.stdout, sys.stderr):
@@ -110,10 +121,11 @@ def _report_unexpected(error: Exception, words: list[str], console: Console) -> 
         console.show_error(known)
         return known.exit_code
     except Exception:  # noqa: BLE001 - the bug itself
-        report_path = crash_report.write_report(
-            error, words, Path(), crash_report.environment_secrets(processes.copy_environment())
-        )
-    console.report_bug(type(error).__name__, report_path)
+        secrets = environment_secrets(processes.copy_environment())
+        path = write_report(error, words, Path(), secrets)
+    bug = f"bug in offline-kit: {type(error).__name__}"
+    console.warn(f"this is a {bug}; the report is in '{path}'")
+    console.print_failure("bug", f"a {bug}", f"see '{path}'")
     return Exit.BUG
 
 
@@ -138,7 +150,34 @@ def _write_problem(stream: TextIO | None, probe: bytes = b"") -> OSError | None:
     return None
 
 
-def _let_go(stream: TextIO | None) -> None:
-    """Redirect a broken stream to devnull: Python flushes it again at exit and would print its own error."""
-    if stream is not None and _write_problem(stream):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+def environment_secrets(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the values of variables that are secrets by their names, and passwords in the addresses of others."""
+    values = [value for name, value in environment.items() if _SECRET_NAME.search(name)]
+    logins = (match["user"] for value in environment.values() for match in CREDENTIALS.finditer(value))
+    values += [login.partition(":")[2] for login in logins]
+    return tuple(sorted({value for value in values if len(value) > _SHORT}, key=len, reverse=True))
+
+
+def write_report(
+    error: BaseException, words: Sequence[str], folder: Path, secrets: Iterable[str] = ()
+) -> Path:
+    """Write the crash report: versions, command and traceback, without these secrets, nor any that look like one.
+
+    It goes into `folder`, or into the temporary folder if that is not writable.
+    """
+    lines = [
+        f"offline-kit {__version__}, Python {platform.python_version()}, {platform.platform()}",
+        "command: offline-kit " + " ".join(words),
+        "",
+        *traceback.format_exception(error),
+    ]
+    text = "\n".join(lines)
+    for secret in secrets:
+        text = text.replace(secret, "***")
+    for own in (True, False):
+        with suppress(OSError):  # gettempdir raises, too, if no folder is writable
+            path = (folder if own else Path(tempfile.gettempdir())) / CRASH_REPORT
+            # Paths may hold bytes that are no UTF-8.
+            path.write_text(redact_secrets(text) + "\n", encoding="utf-8", errors="backslashreplace")
+            return path
+    return Path("(nowhere: no folder was writable)")

@@ -1,63 +1,116 @@
-"""Options that several commands share, and the configuration read from them."""
+"""The look of a command's help, the options that several commands share, and the configuration read from them."""
 
 import glob
 import os
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from offline_kit.cli.command_wording import CommandContext, CommandWording
-from offline_kit.cli.console import Console
-from offline_kit.project.config_keys import ENGINES, ENVIRONMENTS, KAGGLES, SDISTS
+from offline_kit.cli.console import CommandWording, Console
+from offline_kit.project.config_keys import ENGINES, KAGGLES, SDISTS
 
 if TYPE_CHECKING:
+    from offline_kit.kaggle.push.poll_policy import KaggleTiming
     from offline_kit.project.config import Config
-    from offline_kit.project.types import Kit
     from offline_kit.workflow.kaggle_session import KaggleSession
-    from offline_kit.workflow.ship import ApprovalPolicy
+    from offline_kit.workflow.push_steps import ApprovalPolicy
 
 Command = Callable[..., Any]
 PATH = click.Path(path_type=Path)
+_USUAL = "Common options"
+_GROUPS = {
+    "Build options": "image accelerator packages modules template model data function exclude include replace engine"
+    " sdists upgrade",
+    "Kaggle options": "dataset competition to on at title drop_foreign public resend resend_part message wait again"
+    " late version",
+    "Output options": "out output into quiet as_json",
+}
+"""The names of the parameters in each group; all others are common ones."""
+
+
+class HelpCommand(click.Command):
+    """A command whose help has its options in groups, and examples that can be copied."""
+
+    def __init__(self, *arguments: Any, examples: Sequence[str] = (), **attributes: Any) -> None:
+        """Take complete command lines as `examples`, and what click takes."""
+        super().__init__(*arguments, **attributes)
+        self.examples = tuple(examples)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, one section for each group."""
+        records: dict[str, list[tuple[str, str]]] = {title: [] for title in (_USUAL, *_GROUPS)}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record and isinstance(parameter, click.Option):  # click 8.5 lists arguments here, too
+                titles = [title for title, names in _GROUPS.items() if parameter.name in names.split()]
+                records[titles[0] if titles else _USUAL].append(record)
+        for title, rows in records.items():
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the examples, never wrapped."""
+        super().format_epilog(ctx, formatter)
+        if self.examples:
+            with formatter.section("Examples"):
+                for example in self.examples:
+                    formatter.write(f"{'':{formatter.current_indent}}{example}\n")
+
+
+class CommandGroup(click.Group):
+    """A group that lists its commands in the order in which they are used."""
+
+    command_class = HelpCommand
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """Return the names in the order in which the commands were added."""
+        return list(self.commands)
 
 
 def common_options(command: Command) -> Command:
     """Add the options of every command."""
-    command = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")(
-        command
-    )
-    return click.option("-q", "--quiet", is_flag=True, help="Print only warnings and errors.")(command)
+    as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+    quiet = click.option("-q", "--quiet", is_flag=True, help="Print only warnings and errors.")
+    return quiet(as_json(command))
 
 
 def console_of(*, quiet: bool, as_json: bool) -> Console:
     """Return the console of the running command."""
-    return Console(quiet=quiet, as_json=as_json, words=_command_wording())
+    return Console(quiet=quiet, as_json=as_json, words=_command_context().wording)
 
 
-def _command_wording() -> CommandWording:
-    return _command_context().wording
+@dataclass(frozen=True)
+class CommandContext:
+    """What `main` hands to the command that it runs, as click's context object."""
+
+    wording: CommandWording = field(default_factory=CommandWording)
+    timing: "KaggleTiming | None" = None
+    """None is the usual one."""
 
 
 def _command_context() -> CommandContext:
     context = click.get_current_context().obj
-    return context if isinstance(context, CommandContext) else CommandContext()
-
-
-def _word_tables(_context: click.Context, _parameter: click.Parameter, project: Path) -> Path:
-    """Make messages name the tables as in the project's file, and the project as it was typed."""
-    from offline_kit.project import config
-
-    _command_wording().on_top = config.has_top_level_tables(project)
-    _command_wording().project = "" if project.absolute() == Path.cwd() else str(project)
-    return project
+    return context if isinstance(context, CommandContext) else CommandContext()  # none in shell completion
 
 
 def project_argument(command: Command) -> Command:
-    """Add the project's folder, by default the current one."""
-    return click.argument("project", default=".", type=PATH, callback=_word_tables)(command)
+    """Add the project's folder, by default the current one; messages name it and its tables as they are written."""
+
+    def word_project(_context: click.Context, _parameter: click.Parameter, project: Path) -> Path:
+        from offline_kit.project import config
+
+        wording = _command_context().wording
+        wording.on_top = config.has_top_level_tables(project)
+        wording.project = "" if project.absolute() == Path.cwd() else str(project)
+        return project
+
+    return click.argument("project", default=".", type=PATH, callback=word_project)(command)
 
 
 def combine_options(*options: Command) -> Command:
@@ -102,8 +155,6 @@ BUILD_OPTIONS = combine_options(
     click.option("--upgrade", is_flag=True, help="Resolve again, to the newest versions that fit."),
 )  # fmt: skip
 
-NOTEBOOK_FLAGS = ("template", "model", "data", "function")
-
 
 def load_config(project: Path, flags: dict[str, Any]) -> "Config":
     """Return the project's configuration with the flags of a command laid over it."""
@@ -113,37 +164,35 @@ def load_config(project: Path, flags: dict[str, Any]) -> "Config":
         flags[name] = flags[name].absolute() if flags.get(name) else None
     for name in ("requirements", "packages", "modules"):
         flags[name] = tuple(path.absolute() for path in flags.get(name, ()))
-    flags["checkpoints"] = tuple(
-        _in_project(project, pattern_given) for pattern_given in flags.get("checkpoints", ())
-    )
-    notebook = {name: flags.pop(name, None) for name in NOTEBOOK_FLAGS}
+    patterns = flags.get("checkpoints", ())
+    flags["checkpoints"] = tuple(_in_project(project, pattern) for pattern in patterns)
+    notebook = {name: flags.pop(name, None) for name in ("template", "model", "data", "function")}
     return config.load_config(project, flags | {"notebook": notebook})
 
 
 def _in_project(project: Path, pattern: str) -> str:
     """Return a checkpoint's pattern relative to the project: a shell completes names of the current folder."""
     root, cwd = project.absolute(), Path.cwd()
-    typed = Path(pattern).is_absolute() or pattern.startswith("~") or not pattern.strip()
-    if typed or root == cwd or _matching_names(root, pattern) or not _matching_names(cwd, pattern):
+
+    def has_match(folder: Path) -> bool:
+        if os.path.lexists(folder / pattern):
+            return True
+        matches = glob.iglob(pattern, root_dir=folder, recursive=True)  # noqa: PTH207 - as the checkpoints are found
+        return next(matches, None) is not None
+
+    is_fixed = Path(pattern).is_absolute() or pattern.startswith("~") or not pattern.strip()
+    if is_fixed or root == cwd or has_match(root) or not has_match(cwd):
         return pattern
-    absolute = Path(os.path.normpath(cwd / pattern))
-    inside = absolute.is_relative_to(os.path.normpath(root))
-    return absolute.relative_to(os.path.normpath(root)).as_posix() if inside else str(absolute)
-
-
-def _matching_names(folder: Path, pattern: str) -> bool:
-    if os.path.lexists(folder / pattern):
-        return True
-    matches = glob.iglob(pattern, root_dir=folder, recursive=True)  # noqa: PTH207 - as the checkpoints are found
-    return next(matches, None) is not None
+    absolute, root = (Path(os.path.normpath(path)) for path in (cwd / pattern, root))
+    return absolute.relative_to(root).as_posix() if absolute.is_relative_to(root) else str(absolute)
 
 
 def word_target(_context: click.Context, parameter: click.Parameter, value: Any) -> Any:
     """Make messages name the Kaggle that was typed."""
     if parameter.name == "at":
-        _command_wording().at = value
+        _command_context().wording.at = value
     else:
-        _command_wording().local = value == "local"
+        _command_context().wording.local = value == "local"
     return value
 
 
@@ -155,43 +204,22 @@ def choice_option(
     return click.option(name, type=kind, default=choices[0], show_default=True, callback=callback, help=text)
 
 
+def _at_option(more: str = "") -> Command:
+    text = f"Address of a running local Kaggle{more}."
+    return click.option("--at", metavar="URL", default="", callback=word_target, help=text)
+
+
 def on_options(text: str) -> Command:
     """Return the options --on and --at."""
     return combine_options(choice_option("--on", ("here", *KAGGLES), text, word_target), AT)
 
 
-AT = click.option(
-    "--at", metavar="URL", default="", callback=word_target, help="Address of a running local Kaggle."
-)
+AT = _at_option()
 TO_OPTIONS = combine_options(
     choice_option("--to", KAGGLES, "Kaggle, or a local Kaggle on this machine.", word_target),
-    click.option("--at", metavar="URL", default="", callback=word_target, help="Address of a running local Kaggle; default: this command serves one."),
-)  # fmt: skip
-
-LOCAL_ENV = click.option(
-    "--env",
-    type=click.Choice(ENVIRONMENTS),
-    help="With --to local: run notebooks with the image's versions (default), or in the running environment.",
+    _at_option("; default: this command serves one"),
 )
 YES = click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
-
-
-def runs_current(env: str | None, to: str, at: str) -> bool:
-    """Return whether the local Kaggle of this command runs notebooks in the running environment.
-
-    Raises UsageError if --env is given but this command serves no local Kaggle.
-    """
-    from offline_kit.core.errors import UsageError
-
-    if env and (to != "local" or at):
-        raise UsageError(
-            f"--env {env} needs a local Kaggle that this command serves",
-            code="option-needs-local-kaggle",
-            hint="remove it; set the environment of a running local Kaggle with 'offline-kit local --env'"
-            if at
-            else "add --to local, or remove --env",
-        )
-    return env == "current"
 
 
 def take_flags(flags: dict[str, Any], *names: str) -> dict[str, Any]:
@@ -208,12 +236,8 @@ def typed_settings(*only: str) -> str:
     words: list[str] = []
     for parameter in context.command.params:
         name = str(parameter.name)
-        by = context.get_parameter_source(name)
-        if (
-            name in _NOT_REPEATED
-            or (only and name not in only)
-            or by is not click.core.ParameterSource.COMMANDLINE
-        ):
+        is_typed = context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        if name in _NOT_REPEATED or (only and name not in only) or not is_typed:
             continue
         typed_value = context.params[name]
         for value in typed_value if isinstance(typed_value, tuple) else (typed_value,):
@@ -223,25 +247,9 @@ def typed_settings(*only: str) -> str:
 
 def confirmation(console: Console, *, yes: bool) -> "ApprovalPolicy":
     """Return the policy to ask before a submission is spent."""
-    from offline_kit.workflow.ship import ApprovalPolicy
+    from offline_kit.workflow.push_steps import ApprovalPolicy
 
     return ApprovalPolicy(yes=yes, confirm=console.confirm, alone=not console.can_ask())
-
-
-@contextmanager
-def kit_of(
-    config: "Config", console: Console, *, no_build: bool, dry_run: bool, upgrade: bool
-) -> "Iterator[Kit]":
-    """Yield the existing kit or build it first; in a dry run, yield its outline and write nothing."""
-    from offline_kit.workflow import kaggle_session, pipeline
-
-    if no_build:
-        yield kaggle_session.check_kit(pipeline.kit_of(config))
-    elif dry_run:
-        with pipeline.outline_build(config, upgrade=upgrade, report=console) as (_, kit):
-            yield kit
-    else:
-        yield pipeline.build_kit(config, upgrade=upgrade, report=console).kit
 
 
 @contextmanager

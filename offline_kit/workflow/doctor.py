@@ -1,17 +1,380 @@
-"""The checks in their order: gather what they look at, run them, and keep what each says."""
+"""The doctor: one table of checks of this machine, the project, the package index and the login to Kaggle."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import json
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 
-from offline_kit.core import files, processes
+from offline_kit.core import files, interpreters, processes, sandbox
 from offline_kit.core.errors import OfflineKitError, UsageError
+from offline_kit.core.files import format_size
+from offline_kit.core.redaction import redact_urls
 from offline_kit.core.report import SILENT, Reporter
-from offline_kit.project import config, images
+from offline_kit.core.retry import RetryPolicy
+from offline_kit.kaggle.client.endpoint import KaggleEndpoint
+from offline_kit.kaggle.client.session import ClientSession
+from offline_kit.packages.freeze import freeze as freezing
+from offline_kit.packages.freeze import freeze_file, lock_files, requirement_files
+from offline_kit.packages.index import PackageIndex
+from offline_kit.packages.pip_settings import read_pip_settings
+from offline_kit.project import config as configuration
 from offline_kit.project.config import Config
 from offline_kit.project.images import Image
-from offline_kit.workflow import machine_checks, project_checks
-from offline_kit.workflow.check_types import CheckContext, CheckResult, CheckState
+from offline_kit.project.types import Checkpoint, Severity
+from offline_kit.workflow import model_files, pipeline, resolved_project
+from offline_kit.workflow.resolved_project import ResolvedProject
+
+LEAST = 500_000_000
+"""Free bytes that hardly any build succeeds without."""
+COMFORTABLE = 5_000_000_000
+"""Bytes that downloads, an environment of the image's versions, and a kit take together."""
+_IMPATIENT = RetryPolicy(attempts=2, deadline=30.0)  # a person waits for the answer
+
+
+class CheckState(StrEnum):
+    """How a check ended."""
+
+    OK = "ok"
+    WARNING = "warning"
+    """Something will not work that not everybody needs."""
+    FAILED = "failed"
+    """A build or a rehearsal will not work."""
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckResult:
+    """What a check says."""
+
+    what: str
+    state: CheckState = CheckState.OK
+    remedy: str = ""
+    details: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckContext:
+    """What the checks look at; what several need is found once."""
+
+    folder: Path
+    env: Mapping[str, str]
+    cache: Path
+    """Where downloads are kept; may not exist yet."""
+    online: bool
+    """Whether the network may be used."""
+    report: Reporter
+
+    @cached_property
+    def config(self) -> Config:
+        """The configuration; raises what loading it raises."""
+        return configuration.load_config(self.folder, {})
+
+    @cached_property
+    def image(self) -> Image:
+        """The configured image; raises for one that is not known."""
+        return resolved_project.configured_image(self.config)
+
+    @cached_property
+    def project(self) -> ResolvedProject:
+        """The project without what makes checkpoints lighter: that takes minutes and a torch, too long here."""
+        plain = replace(self.config, slim=False, precision="keep", weights_format="keep")
+        return resolved_project.resolve_project(plain, self.report)
+
+
+def _warn(what: str, remedy: str, *details: str) -> CheckResult:
+    return CheckResult(what=what, state=CheckState.WARNING, remedy=remedy, details=details)
+
+
+def _fail(what: str, remedy: str, *details: str) -> CheckResult:
+    return CheckResult(what=what, state=CheckState.FAILED, remedy=remedy, details=details)
+
+
+def _skip(what: str) -> CheckResult:
+    return CheckResult(what=what, state=CheckState.SKIPPED)
+
+
+# ------------------------------------------------------------------ this machine
+
+
+def _check_uv(context: CheckContext) -> CheckResult:
+    program = interpreters.uv_program()
+    answer = processes.run_command([program, "--version"], env=context.env, check=False, timeout=30)
+    if not answer.succeeded:
+        return _fail(f"'{program}' does not run", "pip install --force-reinstall uv", *answer.last_lines(3))
+    return CheckResult(what=answer.out.strip())
+
+
+def _check_python(context: CheckContext) -> CheckResult:
+    image = context.image
+    if image.local:
+        return CheckResult(what=f"the running Python {image.python} is the image's")
+    interpreter = interpreters.find_interpreter(image.python_minor, context.env)
+    if interpreter is None:
+        return _warn(
+            f"'{image.name}' runs Python {image.python_minor}, and this machine has none",
+            f"uv python install {image.python_minor}, or rehearse in the running environment with --env current",
+        )
+    return CheckResult(what=f"Python {image.python_minor} of '{image.name}': {interpreter}")
+
+
+def _check_sandbox(_context: CheckContext) -> CheckResult:
+    working_sandbox = sandbox.find_sandbox()
+    if working_sandbox.is_weak:
+        # Ubuntu 24.04 forbids user namespaces by AppArmor:
+        # https://ubuntu.com/blog/ubuntu-23-10-restricted-unprivileged-user-namespaces
+        return _warn(
+            "no real sandbox works here: a rehearsal would prove little",
+            "on Linux install bubblewrap (`apt install bubblewrap`), or allow user namespaces"
+            " (`sysctl kernel.apparmor_restrict_unprivileged_userns=0`); elsewhere use docker or WSL2",
+            *working_sandbox.refused,
+        )
+    return CheckResult(what=f"{working_sandbox.kind} works", details=working_sandbox.refused)
+
+
+def _check_disk(context: CheckContext) -> CheckResult:
+    """Check that the folders of the kit and of the cache are writable and have free space."""
+    out = context.folder
+    with suppress(OfflineKitError):  # K201 says why
+        out = context.config.out
+    folders = sorted(
+        {next(above for above in (path, *path.parents) if above.exists()) for path in (context.cache, out)}
+    )
+    closed = [str(folder) for folder in folders if not folder.is_dir() or not os.access(folder, os.W_OK)]
+    if closed:
+        return _fail(
+            f"cannot write below {', '.join(map(repr, closed))}",
+            "make it writable, or choose another place with --out or OFFLINE_KIT_CACHE",
+        )
+    free, tightest = min((shutil.disk_usage(folder).free, str(folder)) for folder in folders)
+    message = f"{format_size(free)} free below '{tightest}'"
+    remedy = "free some space ('offline-kit cache prune' may help), or set OFFLINE_KIT_CACHE to another disk"
+    if free < LEAST:
+        return _fail(message, remedy)
+    return _warn(f"only {message}", remedy) if free < COMFORTABLE else CheckResult(what=message)
+
+
+# ------------------------------------------------------------------ the project
+
+
+def _check_configuration(context: CheckContext) -> CheckResult:
+    config = context.config
+    if config.source is None:
+        return _warn("there is no configuration, only what is found", "write one with 'offline-kit init'")
+    return CheckResult(what=f"'{config.source}' loads: project '{config.name}', dataset '{config.dataset}'")
+
+
+def _check_image(context: CheckContext) -> CheckResult:
+    image = context.image
+    message = f"'{image.name}': Python {image.python}, {len(image.packages)} packages"
+    return CheckResult(what=message, details=(image.confidence,) if image.confidence else ())
+
+
+def _check_requirements(context: CheckContext) -> CheckResult:
+    """Read what the project asks for, without asking an index; raises for lines that cannot be read."""
+    config = context.config
+    plain = [path for path in config.requirements if not lock_files.is_lock_file(path)]
+    inputs = requirement_files.read_requirement_files(
+        plain,
+        resolved_project.list_project_requirements(config),
+        project=config.project,
+        env=context.env,
+    )
+    locks = [*config.locks, *inputs.compiled_files]
+    lock_files.read_lock_files(locks, context.image.marker_environment())
+    if not inputs.requirements and not config.packages and not config.locks:
+        return _warn(
+            "nothing is asked for: the kit would hold own code and checkpoints alone",
+            'name what predicting needs, like requirements = ["requirements.in"]',
+        )
+    named = (*config.requirements, *config.locks)
+    sources = [requirement_files.display_path(path, config.project) for path in named]
+    sources += ["[project].dependencies"] * config.project_dependencies
+    sources += ["what the own packages ask for"] * bool(config.packages)
+    number = len(inputs.requirements)
+    return CheckResult(what=f"{number} requirement{'s' * (number != 1)}: {', '.join(sources) or 'none'}")
+
+
+def _check_checkpoints(context: CheckContext) -> CheckResult:
+    """Inspect every trained file as a build does, executing nothing; raises for those that would stop it."""
+    if not context.config.checkpoints:
+        return _warn(
+            "no checkpoint is named", 'name what was trained, like checkpoints = ["checkpoints/*.ckpt"]'
+        )
+    files.make_folder(context.cache)
+    models = context.project.models
+    details = [*model_files.advise_on_checkpoints(models)]
+    for finding in models.findings:
+        if finding.severity is not Severity.NOTE:
+            remedy = f": {finding.remedy}" if finding.remedy else ""
+            details.append(f"'{finding.about}' {finding.what}{remedy}")
+    kinds = ", ".join(sorted({str(checkpoint.kind) for checkpoint in models.checkpoints}))
+    size = format_size(sum(checkpoint.size for checkpoint in models.checkpoints))
+    message = f"{len(models.checkpoints)} of kind {kinds}, {size}"
+    if details:
+        return _warn(message, "see each line: it may not load as it is", *details)
+    return CheckResult(what=message)
+
+
+def _check_notebook(context: CheckContext) -> CheckResult:
+    """Check what a build checks first; if no template is named, the checkpoints decide, as in a build."""
+    config, settings = context.config, context.config.notebook
+    context.project.check_notebook()
+    subject = f"adopted from '{settings.source}'"
+    if not settings.source:
+        if config.checkpoints and settings.template == "plain" and settings.automatic:
+            try:
+                settings = context.project.config.notebook
+            except OfflineKitError:  # K204 says why
+                return _skip("the checkpoints decide its template, once they are in order")
+        if settings.template == "plain":
+            nested = not (context.folder / "offline-kit.toml").is_file()
+            return _warn(
+                "the template 'plain' restores the kit and predicts nothing",
+                'set task = "tabular", "images" or "text" for models that a framework loads, or model and data, '
+                f"or function, in {'[tool.offline-kit.notebook]' if nested else '[notebook]'}",
+            )
+        subject = f"template '{settings.template}'"
+    if not config.competition:
+        return _warn(
+            f"{subject}, and no competition is named: its data will not be attached",
+            'set competition = "slug", the last part of its address',
+        )
+    return CheckResult(what=f"{subject} for '{config.competition}'")
+
+
+def _check_freeze(context: CheckContext) -> CheckResult:
+    """Compare the freeze with the requirements and the image.
+
+    If own packages have to be built to know what they ask for, only the image is compared, unless the
+    network may be used.
+    """
+    config, image = context.config, context.image
+    name = config.lock.name
+    if not config.lock.is_file():
+        return _warn(f"there is no '{name}' yet", "run 'offline-kit build' and commit it")
+    head = freeze_file.read_header(config.lock.read_text(encoding="utf-8", errors="replace"))
+    update = "run 'offline-kit build' to update it, then commit it"
+    if image.name not in head.get("image", ""):
+        made_for = head.get("image") or "another image"
+        return _warn(f"'{name}' was made for {made_for}, not '{image.name}'", update)
+    if config.packages and not context.online:
+        return _skip(
+            f"'{name}' is for '{image.name}'; what the own packages ask for is compared with --online"
+        )
+    # As configured: a file that is converted may need another library.
+    project = resolved_project.resolve_project(config, context.report)
+    request, own = project.freeze_request(project.own), resolved_project.wheel_names(project.own)
+    if not freezing.is_freeze_current(request, project.image, own):
+        return _warn(f"'{name}' is of other requirements or another image list than there are now", update)
+    return CheckResult(what=f"'{name}' is current")
+
+
+def _check_own_code(context: CheckContext) -> CheckResult:
+    """Read the code that travels, as a build does; nothing is imported or built."""
+    try:
+        project = context.project
+        own, _ = project.recall_own_code()
+        saved: tuple[Checkpoint, ...] = ()
+        with suppress(OfflineKitError):  # K204 says why
+            saved = project.models.checkpoints
+        findings = (*project.check_bounds(own), *pipeline.check_code(context.config, own, saved))
+    except OfflineKitError:  # K205 says why
+        return _skip("not before its references are in order")
+    if not findings:
+        return CheckResult(
+            what="nothing in it needs the internet, and the data class keeps the template's contract"
+        )
+    lines = [f"'{finding.about}' {finding.what}" for finding in findings]
+    remedies = "; ".join(dict.fromkeys(finding.remedy for finding in findings if finding.remedy))
+    if len(lines) == 1:
+        return _warn(lines[0], remedies)
+    return _warn(f"{len(lines)} problems", remedies, *lines)
+
+
+# ------------------------------------------------------------------ outside
+
+
+def _check_index(context: CheckContext) -> CheckResult:
+    """Ask every index and find-links folder for one small project; raises if one does not answer."""
+    settings = read_pip_settings(context.env)
+    with suppress(OfflineKitError):  # K201 and K203 say why
+        config = context.config
+        settings = freezing.read_index_settings(config.requirements, config.project, settings)
+    PackageIndex(settings, cache=context.cache, patience=_IMPATIENT).list_files("pip")
+    indexes = [redact_urls(index) for index in (*settings.list_index_urls(), *settings.find_links)]
+    return CheckResult(what=f"answers: {', '.join(indexes) or 'none is configured'}")
+
+
+def _check_credentials(context: CheckContext) -> CheckResult:
+    """Name the sources that Kaggle's client would find, in its order; online, log in and name the account."""
+    sources = dict(_find_credentials(context.env))
+    if not sources:
+        return _warn(
+            "no credentials for Kaggle were found",
+            "make a token in Kaggle's settings and set KAGGLE_API_TOKEN, put kaggle.json into ~/.kaggle, or run"
+            " 'kaggle auth login'; --to local needs none",
+        )
+    names = f"found in {', then '.join(sources)}"
+    others = stat.S_IRGRP | stat.S_IROTH  # Windows has no such bits
+    readable = [
+        path for path in sources.values() if path and os.name != "nt" and path.stat().st_mode & others
+    ]
+    if readable:
+        return _warn(
+            f"{names}; others on this machine can read {', '.join(map(repr, map(str, readable)))}",
+            f"chmod 600 {readable[0]}",
+        )
+    if not context.online:
+        return CheckResult(what=f"{names}; whether Kaggle takes them is asked with --online")
+    with ClientSession(KaggleEndpoint(), env=context.env) as session:
+        account = session.fetch_account()
+    login = f"logged in as '{account.username}' ({account.auth_method})"
+    if account.ignored_token_source:
+        return _warn(
+            f"{login}; Kaggle refused what is in {account.ignored_token_source}",
+            f"renew or remove {account.ignored_token_source}",
+        )
+    return CheckResult(what=f"{login}; {names}")
+
+
+def _find_credentials(env: Mapping[str, str]) -> Iterator[tuple[str, Path | None]]:
+    """Yield each source of credentials, and its file if it has one, in the order of Kaggle's client."""
+    home = Path(env.get("HOME") or Path.home())
+    folder = home / ".kaggle"
+    if env.get("KAGGLE_API_TOKEN"):
+        yield "KAGGLE_API_TOKEN", None
+    for path in (folder / "access_token", folder / "access_token.txt"):
+        if path.is_file():
+            yield str(path), path
+            break
+    # A username and a key: variables win over the file, each for itself.
+    legacy = folder if folder.is_dir() else Path(env.get("XDG_CONFIG_HOME") or home / ".config") / "kaggle"
+    key_file = Path(env.get("KAGGLE_CONFIG_DIR") or legacy) / "kaggle.json"
+    try:
+        entries = json.loads(key_file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        entries = {}
+    variables = [name for name in ("KAGGLE_USERNAME", "KAGGLE_KEY") if env.get(name)]
+    filled = (
+        {f"KAGGLE_{name.upper()}" for name in entries if entries[name]}
+        if isinstance(entries, dict)
+        else set()
+    )
+    if len(variables) == 2:
+        yield " and ".join(variables), None
+    elif {*variables} | filled >= {"KAGGLE_USERNAME", "KAGGLE_KEY"}:
+        yield f"{variables[0]} with {key_file}" if variables else str(key_file), key_file
+    if (folder / "credentials.json").is_file():
+        yield str(folder / "credentials.json"), folder / "credentials.json"
+
+
+# ------------------------------------------------------------------ the table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,31 +384,30 @@ class Check:
     code: str
     """Stays the same from version to version: K1.. this machine, K2.. the project, K3.. outside."""
     title: str
-    """What it looks at."""
     run: Callable[[CheckContext], CheckResult]
-    """Looks; what it raises is a failure."""
+    """What it raises is a failure."""
     needs: str = ""
-    """"config" or "image", where it makes no sense without; skipped then."""
+    """"config" or "image": skipped without."""
     online: bool = False
-    """Whether it is of use only if the network may be asked."""
+    """Skipped unless the network may be used."""
 
 
 CHECKS = (
-    Check(code="K101", title="uv", run=machine_checks.check_uv),
-    Check(code="K102", title="Python of the image", run=machine_checks.check_python, needs="image"),
-    Check(code="K103", title="sandbox", run=machine_checks.check_sandbox),
-    Check(code="K104", title="disk", run=machine_checks.check_disk),
-    Check(code="K201", title="configuration", run=project_checks.check_configuration),
-    Check(code="K202", title="image", run=project_checks.check_image, needs="config"),
-    Check(code="K203", title="requirements", run=project_checks.check_requirements, needs="image"),
-    Check(code="K204", title="checkpoints", run=project_checks.check_checkpoints, needs="image"),
-    Check(code="K205", title="notebook", run=project_checks.check_notebook, needs="image"),
-    Check(code="K206", title="freeze", run=project_checks.check_freeze, needs="image"),
-    Check(code="K207", title="own code", run=project_checks.check_own_code, needs="image"),
-    Check(code="K301", title="package index", run=machine_checks.check_index, online=True),
-    Check(code="K302", title="Kaggle's credentials", run=machine_checks.check_credentials),
+    Check(code="K101", title="uv", run=_check_uv),
+    Check(code="K102", title="Python of the image", run=_check_python, needs="image"),
+    Check(code="K103", title="sandbox", run=_check_sandbox),
+    Check(code="K104", title="disk", run=_check_disk),
+    Check(code="K201", title="configuration", run=_check_configuration),
+    Check(code="K202", title="image", run=_check_image, needs="config"),
+    Check(code="K203", title="requirements", run=_check_requirements, needs="image"),
+    Check(code="K204", title="checkpoints", run=_check_checkpoints, needs="image"),
+    Check(code="K205", title="notebook", run=_check_notebook, needs="image"),
+    Check(code="K206", title="freeze", run=_check_freeze, needs="image"),
+    Check(code="K207", title="own code", run=_check_own_code, needs="image"),
+    Check(code="K301", title="package index", run=_check_index, online=True),
+    Check(code="K302", title="Kaggle's credentials", run=_check_credentials),
 )
-"""Every check. A new one is a function of machine_checks or project_checks, a line here with the next free code, and a test."""
+"""Every check. A new one is a function above, a line here with the next free code, and a test."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,66 +428,44 @@ def run_checks(
     the machine. A check that raises one of our errors has failed with its words. Raises UsageError if
     there is no such folder, or an ignored code is that of no check.
     """
-    root = project.expanduser().absolute()
-    if not root.is_dir():
+    folder = project.expanduser().absolute()
+    if not folder.is_dir():
         raise UsageError(
             f"there is no folder '{project}'",
             code="project-not-found",
             hint="name the project's folder, or leave it out for this one",
         )
-    unknown = [code for code in ignore if not any(check.code.startswith(code) for check in CHECKS)]
-    if unknown:
-        known_codes = ", ".join(check.code for check in CHECKS)
+    codes = [check.code for check in CHECKS]
+    if unknown := [start for start in ignore if not any(code.startswith(start) for code in codes)]:
         raise UsageError(
-            f"no check begins with '{unknown[0]}'", code="check-unknown", hint=f"the codes are {known_codes}"
+            f"no check begins with '{unknown[0]}'",
+            code="check-unknown",
+            hint=f"the codes are {', '.join(codes)}",
         )
-    context = _build_context(root, online=online, report=report)
-    selected = [check for check in CHECKS if not any(check.code.startswith(code) for code in ignore)]
-    return tuple(
-        CheckFinding(code=check.code, title=check.title, result=_run_check(check, context))
-        for check in selected
-    )
-
-
-def _build_context(root: Path, *, online: bool, report: Reporter) -> CheckContext:
-    loaded = _load_config(root)
-    return CheckContext(
-        project=root,
-        config=loaded,
-        image=_load_image(loaded),
+    context = CheckContext(
+        folder=folder,
         env=processes.copy_environment(),
         cache=files.cache_dir(),
         online=online,
         report=report,
     )
-
-
-def _load_config(root: Path) -> Config | None:
-    try:
-        return config.load_config(root, {})
-    except OfflineKitError:
-        return None  # K201 says why
-
-
-def _load_image(loaded: Config | None) -> Image | None:
-    try:
-        return (
-            images.load_image(loaded.image, accelerator=loaded.accelerator, project=loaded.project)
-            if loaded
-            else None
-        )
-    except OfflineKitError:
-        return None  # K202 says why
+    return tuple(
+        CheckFinding(code=check.code, title=check.title, result=_run_check(check, context))
+        for check in CHECKS
+        if not check.code.startswith(tuple(ignore))
+    )
 
 
 def _run_check(check: Check, context: CheckContext) -> CheckResult:
-    if check.needs and context.config is None:
-        return CheckResult(what="not without a configuration that loads", state=CheckState.SKIPPED)
-    if check.needs == "image" and context.image is None:
-        return CheckResult(what="not without a known image", state=CheckState.SKIPPED)
     if check.online and not context.online:
-        return CheckResult(what="asked with --online", state=CheckState.SKIPPED)
+        return _skip("asked with --online")
+    reasons = {"config": "not without a configuration that loads", "image": "not without a known image"}
+    for need in ("config", "image")[: {"": 0, "config": 1, "image": 2}[check.needs]]:
+        try:
+            getattr(context, need)
+        except OfflineKitError:  # K201 or K202 says why
+            return _skip(reasons[need])
     try:
         return check.run(context)
     except OfflineKitError as error:
-        return CheckResult(what=error.what, state=CheckState.FAILED, remedy=error.hint, details=error.details)
+        return _fail(error.what, error.hint, *error.details)

@@ -1,6 +1,6 @@
 """A rehearsal on Kaggle itself: private, internet off, on as many rows as wanted, without a submission.
 
-It is a notebook of its own beside the kit's, so that the versions of that stay what is submitted.
+It is a notebook of its own beside the kit's, whose versions are what is submitted.
 """
 
 import json
@@ -11,19 +11,18 @@ from pathlib import Path
 
 from offline_kit.core.errors import ProjectError, UsageError
 from offline_kit.core.report import SILENT, Reporter
-from offline_kit.kaggle.client.api_types import NewNotebook
-from offline_kit.kaggle.push import push_notebook
 from offline_kit.notebook import rendering
 from offline_kit.notebook.runtime import kit_rows
 from offline_kit.notebook.runtime.kit_runtime import KitError
+from offline_kit.project.config import Config
 from offline_kit.project.kaggle_names import TITLE_LENGTH, make_slug
 from offline_kit.project.types import Kit
 from offline_kit.rehearsal import mounts, submission_check
-from offline_kit.workflow import kaggle_session
-from offline_kit.workflow.kaggle_session import KaggleSession, NotebookRun
+from offline_kit.workflow import push_steps
+from offline_kit.workflow.kaggle_session import KaggleSession
+from offline_kit.workflow.push_steps import NotebookRun
 
 SUFFIX = " rehearsal"
-"""Ends the title of the notebook that rehearses."""
 _KIT_CELL = re.compile(r"\d+-kit")
 
 
@@ -32,16 +31,15 @@ class KaggleRehearsal:
     """A rehearsal on Kaggle that passed."""
 
     ran: NotebookRun
-    rows: int
+    rows: int = 0
     """Rows of its submission; 0 for another format than CSV."""
     limit: int
     """The competition's limit for a run, in seconds."""
     notes: tuple[str, ...]
-    """What was compared."""
 
     @property
     def forecast_rows(self) -> int:
-        """How many rows would fit into the limit at this pace; 0 if that cannot be told.
+        """The rows that would fit into the limit at this pace; 0 if that is unknown.
 
         All of the run counts as if it grew with the rows: what is paid once makes the forecast careful.
         """
@@ -53,15 +51,20 @@ def rehearse_on_kaggle(
 ) -> KaggleRehearsal:
     """Run the kit's notebook on Kaggle, on its public test set or on `rows` rows, and check what it wrote.
 
-    The kit's data has to be there. Raises as `shipping.run_notebook`, ProjectError for a submission that
+    The kit's data has to be there. Raises as `push_steps.run_notebook`, ProjectError for a submission that
     would not be scored.
     """
-    new = of_kit(kit, session.account.username, rows)
-    run = kaggle_session.follow_notebook(session, kit, new, report, remember="last-rehearsal")
+    new = session.read_notebook(kit)
+    title = new.title[: TITLE_LENGTH[1] - len(SUFFIX)].rstrip(" -") + SUFFIX
+    text = limit_rows(new.text, rows) if rows else new.text
+    owner, limit = new.ref.partition("/")[0], session.config.time_limit
+    new = replace(new, ref=f"{owner}/{make_slug(title)}", title=title, text=text)
+    run = push_steps.run_notebook(session, kit, report, new=new, remember="last-rehearsal")
     if run.submission is None:
-        return KaggleRehearsal(ran=run, rows=0, limit=session.config.time_limit, notes=run.notes)
+        return KaggleRehearsal(ran=run, limit=limit, notes=run.notes)
     with tempfile.TemporaryDirectory(prefix="offline-kit-") as scratch:
-        checked = submission_check.check_submission(run.submission, _cut_sample(session, rows, Path(scratch)))
+        sample = _cut_sample(session.config, rows, Path(scratch))
+        checked = submission_check.check_submission(run.submission, sample)
     if checked.problems:
         raise ProjectError(
             f"'{run.submission.name}' would not be scored as it is",
@@ -69,47 +72,32 @@ def rehearse_on_kaggle(
             hint=f"compare it with the sample submission; it is in '{run.submission.parent}'",
             details=checked.problems,
         )
-    return KaggleRehearsal(
-        ran=run, rows=checked.rows, limit=session.config.time_limit, notes=(*run.notes, *checked.notes)
-    )
-
-
-def of_kit(kit: Kit, username: str, rows: int | None) -> NewNotebook:
-    """Return the kit's notebook under the name of its rehearsal, on so many rows where that is wanted."""
-    new = push_notebook.read_notebook(kit, username)
-    title = new.title[: TITLE_LENGTH[1] - len(SUFFIX)].rstrip(" -") + SUFFIX
-    text = limit_rows(new.text, rows) if rows else new.text
-    return replace(new, ref=f"{new.ref.partition('/')[0]}/{make_slug(title)}", title=title, text=text)
+    return KaggleRehearsal(ran=run, rows=checked.rows, limit=limit, notes=(*run.notes, *checked.notes))
 
 
 def limit_rows(text: str, rows: int) -> str:
-    """Return a notebook with a cell behind the kit's that lets it see so many rows of the test set.
+    """Return a notebook with a cell after the kit's that limits it to so many rows of the test set.
 
-    Raises UsageError for a notebook without that cell, or without a competition.
+    Raises UsageError for a notebook without that cell.
     """
     content = json.loads(text)
     cells = content["cells"]
-    kit_cell = next(
-        (number for number, cell in enumerate(cells) if _KIT_CELL.fullmatch(cell.get("id", ""))), -1
-    )
-    if kit_cell < 0:
+    kit_cells = [number for number, cell in enumerate(cells) if _KIT_CELL.fullmatch(cell.get("id", ""))]
+    if not kit_cells:
         raise UsageError(
             "rows can be chosen only for a notebook with the kit's cell, and this template has none",
             code="rows-not-supported",
             hint="extend a built-in template, or rehearse without --rows",
         )
+    kit_cell = cells[kit_cells[0]]
     code = f"{rendering.paste_module('kit_rows')}\n\n\nroot = limit_rows(root, find_sample(root), {rows}, kit.places.scratch)"
-    cell = {
-        **cells[kit_cell],
-        "id": f"{cells[kit_cell]['id']}-rows",
-        "source": code.splitlines(keepends=True),
-    }
-    return json.dumps({**content, "cells": [*cells[: kit_cell + 1], cell, *cells[kit_cell + 1 :]]}, indent=1)
+    cell = {**kit_cell, "id": f"{kit_cell['id']}-rows", "source": code.splitlines(keepends=True)}
+    cells.insert(kit_cells[0] + 1, cell)
+    return json.dumps(content, indent=1)
 
 
-def _cut_sample(session: KaggleSession, rows: int | None, scratch: Path) -> Path | None:
-    """Return the sample as it lies here, cut as the notebook cut its own."""
-    config = session.config
+def _cut_sample(config: Config, rows: int | None, scratch: Path) -> Path | None:
+    """Return the local sample submission, cut as the notebook cut its own."""
     data = config.competition_data if config.competition_data and config.competition_data.is_dir() else None
     sample = config.sample_submission or (mounts.find_sample(data) if data else None)
     if not (sample and rows and sample.suffix.lower() == ".csv"):
@@ -117,4 +105,4 @@ def _cut_sample(session: KaggleSession, rows: int | None, scratch: Path) -> Path
     try:
         return kit_rows.cut_rows(data or sample.parent, sample, rows, scratch, lambda _from, _to: None)[1]
     except KitError:
-        return None  # an empty list here is nothing to compare with
+        return None  # there is nothing to compare with an empty list

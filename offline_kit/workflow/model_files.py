@@ -1,4 +1,4 @@
-"""The trained files of a project, looked at before anything is downloaded, and the notebook that follows from them."""
+"""The trained files of a project, inspected before anything is downloaded, and the notebook that follows from them."""
 
 import hashlib
 from collections.abc import Mapping
@@ -38,19 +38,19 @@ from offline_kit.project.types import (
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFiles:
-    """What was found of them."""
+    """The trained files, and what they tell about the notebook."""
 
     config: Config
-    """The configuration, with the template that follows from them."""
+    """The configuration, with the template that follows from the files."""
     checkpoints: tuple[Checkpoint, ...]
     preprocessing: tuple[Checkpoint, ...]
-    """What is loaded by name beside them."""
+    """Files that the notebook loads by name."""
     members: tuple[Member, ...] = ()
     """The models that the notebook predicts with; empty if it does not go by models."""
     findings: tuple[Finding, ...] = ()
-    """What was seen in them; none that stops a build."""
+    """None of these stops a build."""
     packages: tuple[str, ...] = ()
-    """Distributions that the notebook imports to predict with them."""
+    """Distributions that the notebook imports to predict with the files."""
     lent: MainAliases = NO_ALIASES
     """The names of `__main__` that their pickles look up."""
 
@@ -58,38 +58,29 @@ class ModelFiles:
 def inspect_model_files(
     config: Config, image: Image, *, cache: Path, report: Reporter = SILENT
 ) -> ModelFiles:
-    """Find the trained files, resolve the models of the notebook, and ask the frameworks what they see in them.
+    """Find the trained files, resolve the notebook's models, and inspect them as their frameworks do.
 
     Raises UsageError and ProjectError for all that would make a kit useless: settings, files, findings that stop.
     """
-    adopted_notebook.check_notebook(
-        config.notebook, image, notebook_target(config), weights=bool(config.checkpoints)
+    _check_notebook(config, image, None, config.checkpoints)
+    weights, preprocessing = (
+        checkpoints.collect_checkpoints(config.project, patterns, cache=cache, report=report)
+        for patterns in (config.checkpoints, config.preprocessing)
     )
-    weights = checkpoints.collect_checkpoints(config.project, config.checkpoints, cache=cache, report=report)
-    preprocessing = checkpoints.collect_checkpoints(
-        config.project, config.preprocessing, cache=cache, report=report
-    )
-    # What is named as preprocessing is none of the models, though a glob of checkpoints takes it in.
+    # What is named as preprocessing is no model, though a glob of checkpoints matches it too.
     preprocessing_paths = {checkpoint.path for checkpoint in preprocessing}
     weights = tuple(checkpoint for checkpoint in weights if checkpoint.path not in preprocessing_paths)
     ready = weighing.prepare_weights(config, weights, preprocessing, cache=cache, report=report)
-    config, weights, preprocessing = ready.config, ready.checkpoints, ready.preprocessing
-    config = replace(config, notebook=members.choose_template(config.notebook, weights))
-    by_models = _goes_by_models(config.notebook)
-    config = replace(config, notebook=_attach_sources(config.notebook))
-    no_models = members.find_non_models(config.notebook, weights) if by_models else {}
+    weights, preprocessing = ready.checkpoints, ready.preprocessing
+    settings = _attach_sources(members.choose_template(ready.config.notebook, weights))
+    config = replace(ready.config, notebook=settings)
+    # A template of the user's may extend ours; it then says the task.
+    extends_ours = settings.template not in scripts.built_in_templates() and bool(settings.task)
+    by_models = settings.template == "predict" or bool(settings.models) or extends_ours
+    no_models = members.find_non_models(settings, weights) if by_models else {}
     preprocessing += tuple(checkpoint for checkpoint in weights if checkpoint.original in no_models)
     weights = tuple(checkpoint for checkpoint in weights if checkpoint.original not in no_models)
     resolved = _resolve_members(config, weights, cache) if by_models else ()
-    if resolved and not config.notebook.function:
-        roots = (
-            search_path
-            for package in (*config.packages, config.project)
-            for search_path in (package / "src", package)
-        )
-        code = member_params.CodeLookup(project=config.project, roots=tuple(dict.fromkeys(roots)))
-        task = predict_settings.choose_task(config.notebook, resolved)
-        member_params.check_params(config.notebook, resolved, task, code)
     inspected = ModelFiles(
         config=config,
         checkpoints=weights,
@@ -97,51 +88,63 @@ def inspect_model_files(
         members=resolved,
         findings=(
             *ready.findings,
-            *_rename_preprocessing(no_models, layout.name_preprocessing_files(preprocessing)),
+            *_announce_preprocessing(no_models, preprocessing),
             *members.check_members(resolved),
-            *members.check_column_order(config.notebook, resolved),
-            *predict_settings.warn_of_unused(config.notebook, resolved, preprocessing),
-            *predict_settings.warn_of_unnamed(config.notebook, resolved, weights),
-            *members.check_undecided(config.notebook, weights),
-            *predict_settings.warn_of_ranks(config.notebook, resolved),
+            *members.check_column_order(settings, resolved),
+            *predict_settings.warn_of_unused(settings, resolved, preprocessing),
+            *predict_settings.warn_of_unnamed(settings, resolved, weights),
+            *members.check_undecided(settings, weights),
+            *predict_settings.warn_of_ranks(settings, resolved),
         ),
         lent=ready.main_aliases,
-        # Code of the person's own loads them where no models do, and names no library for a pickle.
+        # Without models, the user's own code loads the files, and no framework tells what a pickle needs.
         packages=members.list_member_packages(
             resolved, preprocessing if by_models else (*weights, *preprocessing)
         ),
     )
-    _raise_for_problems(inspected.findings)
+    _raise_problems(inspected.findings)
     if by_models:
-        adopted_notebook.check_notebook(
-            config.notebook, image, notebook_target(config, inspected), weights=bool(weights)
-        )
+        _check_notebook(config, image, inspected, weights)
     return inspected
 
 
-def _goes_by_models(settings: NotebookSettings) -> bool:
-    """Whether the notebook predicts with members; a template of the user's may extend ours, and then says the task."""
-    own = settings.template not in scripts.built_in_templates()
-    return settings.template == "predict" or bool(settings.models) or (own and bool(settings.task))
+def _check_notebook(config: Config, image: Image, inspected: ModelFiles | None, weights: object) -> None:
+    target = notebook_target(config, inspected)
+    adopted_notebook.check_notebook(config.notebook, image, target, weights=bool(weights))
 
 
-def _rename_preprocessing(no_models: Mapping[str, str], names: Mapping[str, str]) -> tuple[Finding, ...]:
-    """Return what is no model, with the name that a notebook asks for it by; `names` leads to those in the kit."""
-    requested_names = {
-        inside.removeprefix("checkpoints/preprocessing/"): name for name, inside in names.items()
-    }
+def _raise_problems(findings: tuple[Finding, ...]) -> None:
+    problems = [finding for finding in findings if finding.severity is Severity.STOP]
+    if problems:
+        raise ProjectError(
+            f"{len(problems)} problem{'s' * (len(problems) > 1)} with the trained files",
+            code="checkpoints-invalid",
+            hint=problems[0].remedy or "see each line",
+            details=[
+                f"'{finding.about}' {finding.what}{': ' * bool(finding.remedy)}{finding.remedy}"
+                for finding in problems
+            ],
+        )
+
+
+def _announce_preprocessing(
+    no_models: Mapping[str, str], preprocessing: tuple[Checkpoint, ...]
+) -> tuple[Finding, ...]:
+    """Tell the name that a notebook finds each checkpoint by that is no model."""
+    paths = layout.name_preprocessing_files(preprocessing)
+    names = {path.removeprefix("checkpoints/preprocessing/"): name for name, path in paths.items()}
     return tuple(
         Finding(
             severity=Severity.NOTE,
-            about=name,
-            what=f'{checkpoint}: it travels as preprocessing["{requested_names.get(name, name)}"]',
+            about=original,
+            what=f'{reason}: it travels as preprocessing["{names.get(original, original)}"]',
         )
-        for name, checkpoint in no_models.items()
+        for original, reason in no_models.items()
     )
 
 
 def _attach_sources(settings: NotebookSettings) -> NotebookSettings:
-    """Return the settings with the sources of the models among those that the notebook attaches."""
+    """Add the sources of the models to those that the notebook attaches."""
     sources_by_key = kaggle_sources.group_by_metadata_key(
         kaggle_sources.parse_source(model.origin) for model in settings.models if model.origin
     )
@@ -152,26 +155,36 @@ def _attach_sources(settings: NotebookSettings) -> NotebookSettings:
 
 
 def _resolve_members(config: Config, weights: tuple[Checkpoint, ...], cache: Path) -> tuple[Member, ...]:
-    """Resolve the models, those of other sources in the local copies of these, under original names if there are some."""
+    """Resolve the models; those of other Kaggle sources in local copies, by original names if a kit published them."""
     copies = dict(config.copies)
     models = list(config.notebook.models)
     for origin in {model.origin for model in models} & set(copies):
         originals = _restore_names(copies[origin], cache)
+        if not originals:
+            continue
         spelled = {
-            index: kit_sources.match_original(model.files, originals) if originals else ""
+            index: kit_sources.match_original(model.files, originals)
             for index, model in enumerate(models)
             if model.origin == origin
         }
-        if originals and all(spelled.values()):
+        if all(spelled.values()):
             copies[origin] = originals
             for index, files_named in spelled.items():
                 models[index] = replace(models[index], files=files_named)
     settings = replace(config.notebook, models=tuple(models))
-    return members.resolve_members(settings, weights, _copied_files(settings, copies, config, cache))
+    resolved = members.resolve_members(settings, weights, _collect_copies(settings, copies, config, cache))
+    if resolved and not settings.function:
+        folders = [
+            root for package in (*config.packages, config.project) for root in (package / "src", package)
+        ]
+        code = member_params.CodeLookup(project=config.project, roots=tuple(dict.fromkeys(folders)))
+        task = predict_settings.choose_task(config.notebook, resolved)
+        member_params.check_params(config.notebook, resolved, task, code)
+    return resolved
 
 
 def _restore_names(copy: Path, cache: Path) -> Path | None:
-    """Lay out what offline-kit has published in a local copy under its original names; None: nothing is."""
+    """Link the files that a kit published in a local copy under their original names; None if it is of no kit."""
     try:
         published = kit_sources.find_published(copy)
     except KitError as error:
@@ -196,7 +209,7 @@ def _restore_names(copy: Path, cache: Path) -> Path | None:
     return folder
 
 
-def _copied_files(
+def _collect_copies(
     settings: NotebookSettings, copies: Mapping[str, Path], config: Config, cache: Path
 ) -> dict[str, tuple[Checkpoint, ...]]:
     """Return the models' files in the local copies of other sources, by source."""
@@ -210,7 +223,7 @@ def _copied_files(
     }
     # They do not travel, but the notebook loads them all the same.
     pickle_scan.scan_checkpoints(
-        [model for names in files_by_source.values() for model in names],
+        [checkpoint for collected in files_by_source.values() for checkpoint in collected],
         trust=config.trust,
         own_modules=weighing.list_own_modules(config),
         cache=cache,
@@ -234,14 +247,16 @@ def notebook_target(config: Config, model_files: ModelFiles | None = None) -> no
 
 
 def advise_on_checkpoints(model_files: ModelFiles) -> tuple[str, ...]:
-    """Return what to do about checkpoints that would not load, as far as no framework has looked at them."""
-    trusted = model_files.config.notebook.params.get("weights_only") is False
+    """Return what to do about checkpoints that would not load, unless their framework has said it."""
     pickles = (CheckpointKind.PICKLE, CheckpointKind.JOBLIB)
-    loaded_whole = [member for member in model_files.members if _loads_whole(member)]
-    known_files = {
-        file.original for member in model_files.members for file in member.files if file.kind in pickles
-    }
-    known_files |= {file.original for member in loaded_whole for file in member.files}
+    known_files = set()
+    for member in model_files.members:
+        # These load what torch.load with weights_only refuses.
+        whole = (
+            member.framework in ("torch_module", "torchscript") or member.params.get("weights_only") is False
+        )
+        known_files |= {file.original for file in member.files if whole or file.kind in pickles}
+    trusted = model_files.config.notebook.params.get("weights_only") is False
     return tuple(
         line
         for checkpoint in model_files.checkpoints
@@ -252,31 +267,8 @@ def advise_on_checkpoints(model_files: ModelFiles) -> tuple[str, ...]:
     )
 
 
-def _loads_whole(member: Member) -> bool:
-    """Whether a member's framework loads what torch.load with weights_only would refuse, and has said what that takes."""
-    return member.framework in ("torch_module", "torchscript") or member.params.get("weights_only") is False
-
-
 def check_trained_versions(model_files: ModelFiles, frozen: Freeze) -> tuple[Finding, ...]:
-    """Return what the notebook's versions of the training libraries mean for the models and the pickles beside them."""
+    """Compare the training libraries' versions in the trained files with those that the notebook will have."""
     pinned_versions = {pin.name: pin.version for pin in frozen.pins if pin.fate is not Fate.SKIPPED}
-    return compare_versions(
-        model_files.members,
-        pinned_versions,
-        frozen.image,
-        (*model_files.checkpoints, *model_files.preprocessing),
-    )
-
-
-def _raise_for_problems(findings: tuple[Finding, ...]) -> None:
-    problems = [finding for finding in findings if finding.severity is Severity.STOP]
-    if problems:
-        raise ProjectError(
-            f"{len(problems)} problem{'s' * (len(problems) > 1)} with the trained files",
-            code="checkpoints-invalid",
-            hint=problems[0].remedy or "see each line",
-            details=[
-                f"'{finding.about}' {finding.what}{': ' * bool(finding.remedy)}{finding.remedy}"
-                for finding in problems
-            ],
-        )
+    trained = (*model_files.checkpoints, *model_files.preprocessing)
+    return compare_versions(model_files.members, pinned_versions, frozen.image, trained)

@@ -1,98 +1,80 @@
 """Find what changed in a project since its kit was built, without building and without an index."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from offline_kit.adopt import adopted_notebook
 from offline_kit.core.errors import OfflineKitError
 from offline_kit.core.files import sha256_of
 from offline_kit.kit import layout
 from offline_kit.notebook import rendering as notebook
 from offline_kit.packages.freeze import freeze as freezing
-from offline_kit.packages.own import loose_modules, own_code
 from offline_kit.project.config import Config
 from offline_kit.project.kaggle_names import split_model_name
 from offline_kit.project.types import Freeze, Kit, OwnCode, Role
-from offline_kit.workflow import freeze_request, model_files, part_locations, pipeline
-from offline_kit.workflow.model_files import ModelFiles
-from offline_kit.workflow.pipeline import BuildContext
+from offline_kit.workflow import pipeline, resolved_project
+from offline_kit.workflow.pipeline import BuildPlan
+from offline_kit.workflow.resolved_project import ResolvedProject
 
-_TAKEN = "run 'offline-kit ship' to include it"
 _STOPPED = "a build would fail now: "
 _SHOWN = 5
 
 
-def list_changes(config: Config, kit: Kit, freeze: Freeze | None = None) -> tuple[str, ...]:
-    """Return a clause for each thing that a build would take otherwise than the kit has it: "'a.pkl' changed".
+def list_changes(config: Config, kit: Kit, plan: BuildPlan | None = None) -> tuple[str, ...]:
+    """Return a clause for each difference between a build and the kit: "'a.pkl' changed".
 
-    `freeze` is what a build would freeze, where that is known; else the written one is looked at. Where a build
-    would stop, the clause says why. Raises nothing of ours.
+    `plan` is that of the build, if there is one; else the written freeze is compared. If a build would fail,
+    the clause says why.
     """
     try:
-        return tuple(_list_changes(config, kit, freeze))
+        project = plan.project if plan else resolved_project.resolve_project(config)
+        return tuple(_list_changes(project, kit, plan.freeze if plan else None))
     except OfflineKitError as error:
         return (f"{_STOPPED}{error.what}",)
 
 
 def describe_changes(config: Config, kit: Kit) -> tuple[str, ...]:
-    """Return the same for a person who works with the existing kit: what changed, and the way to take it along.
+    """Return the same for a person who works with the existing kit, with the command that includes the changes.
 
-    Nothing where neither a file nor a flag says how the kit is made: then it was made with flags, which are not known.
+    Nothing if neither a file nor a flag says how the kit is made: then it was made with flags, which are not known.
     """
     if config.source is None and not config.from_flags - {"dataset", "competition", "out"}:
         return ()
     changes = list_changes(config, kit)
     if changes and changes[0].startswith(_STOPPED):
         return changes
-    more_words = [f"{len(changes) - _SHOWN} more changes"] if len(changes) > _SHOWN else []
+    more = [f"{len(changes) - _SHOWN} more changes"] if len(changes) > _SHOWN else []
     return tuple(
-        f"{clause} after this kit was built: {_TAKEN}" for clause in (*changes[:_SHOWN], *more_words)
+        f"{clause} after this kit was built: run 'offline-kit ship' to include it"
+        for clause in (*changes[:_SHOWN], *more)
     )
 
 
-def _list_changes(config: Config, kit: Kit, freeze: Freeze | None) -> Iterator[str]:
-    base = pipeline.build_context(config)
-    inspected = model_files.inspect_model_files(config, base.image, cache=base.cache)
-    yield from _compare_files(kit, _changed_weights(inspected), (Role.CHECKPOINT, Role.PREPROCESSING))
-    modules = loose_modules.find_needed_modules(
-        config.project,
-        config.packages,
-        config.modules,
-        freeze_request.configured_references(inspected.config),
-    )
-    own, packages = own_code.recall_own_code(
-        config.project, inspected.config.packages, modules, base.image, base.settings, cache=base.cache
-    )
-    loose = {f"code/{file.original}": (file.original, sha256_of(file.path)) for file in own.sources}
-    yield from _compare_files(kit, loose, (Role.SOURCE,))
+def _list_changes(project: ResolvedProject, kit: Kit, freeze: Freeze | None) -> Iterator[str]:
+    models = project.models
+    names = layout.name_checkpoints(models.checkpoints)
+    current = {names[weight.original]: (weight.original, weight.sha256) for weight in models.checkpoints}
+    for file in models.preprocessing:
+        current[f"checkpoints/preprocessing/{file.original}"] = (file.original, file.sha256)
+    own, packages = project.recall_own_code()
+    for source in own.sources:
+        current[f"code/{source.original}"] = (source.original, sha256_of(source.path))
+    yield from _compare_files(kit, current)
     kit_hashes = {entry.sha256 for part in kit.parts for entry in part.entries}
     packages += tuple(wheel.name for wheel in own.wheels if wheel.sha256 not in kit_hashes)
     yield from (f"the package '{name}' changed" for name in packages)
-    if not packages and not _is_same_freeze(inspected, base, own, kit, freeze):
+    if not packages and not _is_same_freeze(project, own, kit, freeze):
         yield "what the requirements ask for changed"
-    if pipeline.is_split(inspected) == any(part.name == "kit" for part in kit.parts):
+    if pipeline.is_split(project.config, models.checkpoints) == any(part.name == "kit" for part in kit.parts):
         yield "the division into `parts` changed"
-    if not _is_same_notebook(inspected, base, kit):
+    if not _is_same_notebook(project, kit):
         yield "the notebook's configuration, template or code changed"
 
 
-def _changed_weights(inspected: ModelFiles) -> dict[str, tuple[str, str]]:
-    names = layout.name_checkpoints(inspected.checkpoints)
-    files = {
-        names[checkpoint.original]: (checkpoint.original, checkpoint.sha256)
-        for checkpoint in inspected.checkpoints
-    }
-    return files | {
-        f"checkpoints/preprocessing/{checkpoint.original}": (checkpoint.original, checkpoint.sha256)
-        for checkpoint in inspected.preprocessing
-    }
-
-
-def _compare_files(kit: Kit, current: dict[str, tuple[str, str]], roles: Sequence[Role]) -> Iterator[str]:
-    """Compare files by their names in the kit; `current` gives what a person calls them, and their digests."""
-    entries = (entry for part in kit.parts for entry in part.entries if entry.role in roles)
+def _compare_files(kit: Kit, current: dict[str, tuple[str, str]]) -> Iterator[str]:
+    """Compare files by their names in the kit; `current` has their names for a person, and their digests."""
+    roles = (Role.CHECKPOINT, Role.PREPROCESSING, Role.SOURCE)
+    entries = [entry for part in kit.parts for entry in part.entries if entry.role in roles]
     before = {entry.original: entry.sha256 for entry in entries}
     for name in sorted(before.keys() | current.keys()):
         if name not in current:
@@ -103,45 +85,37 @@ def _compare_files(kit: Kit, current: dict[str, tuple[str, str]], roles: Sequenc
             yield f"'{current[name][0]}' changed"
 
 
-def _is_same_freeze(
-    inspected: ModelFiles, base: BuildContext, own: OwnCode, kit: Kit, freeze: Freeze | None
-) -> bool:
-    if base.chained:
-        return True  # frozen on Kaggle: a build looks after that
+def _is_same_freeze(project: ResolvedProject, own: OwnCode, kit: Kit, freeze: Freeze | None) -> bool:
+    if project.wheelhouse:
+        return True  # frozen on Kaggle: a build compares the requests
     try:
         text = (kit.folder / "requirements.txt").read_text(encoding="utf-8")
         if freeze:
             return freeze.text == text
-        written = inspected.config.lock.read_text(encoding="utf-8")
+        written = project.config.lock.read_text(encoding="utf-8")
     except OSError:
         return False
-    names = tuple(wheel.name for wheel in own.wheels)
     return written == text and freezing.is_freeze_current(
-        freeze_request.build_freeze_request(inspected, own), base.image, names
+        project.freeze_request(own), project.image, resolved_project.wheel_names(own)
     )
 
 
-def _is_same_notebook(inspected: ModelFiles, base: BuildContext, kit: Kit) -> bool:
-    config = inspected.config
-    target = replace(
-        model_files.notebook_target(config, inspected), part_locations=part_locations.part_locations(config)
-    )
-    rendered = adopted_notebook.render_notebook(kit, config.notebook, base.image, target)
+def _is_same_notebook(project: ResolvedProject, kit: Kit) -> bool:
+    rendered = project.render_notebook(kit)
     folder = kit.folder / "notebook"
     try:
         text = (folder / notebook.CODE_FILE).read_text(encoding="utf-8")
-        metadata = json.loads((folder / notebook.METADATA_FILE).read_text(encoding="utf-8"))
+        written = json.loads((folder / notebook.METADATA_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return (rendered.text, _without_model_version(rendered.metadata, config)) == (
-        text,
-        _without_model_version(metadata, config),
-    )
+    before, now = (_without_own_model(metadata, project.config) for metadata in (written, rendered.metadata))
+    return (rendered.text, now) == (text, before)
 
 
-def _without_model_version(metadata: Mapping[str, Any], config: Config) -> dict[str, Any]:
+def _without_own_model(metadata: Mapping[str, Any], config: Config) -> dict[str, Any]:
     """Leave out the version of our own model: a push writes it there."""
-    _, slug, variation = split_model_name(config.publish_model) if config.publish_model else ("", "", "")
-    own_model = f"/{slug}/{variation}/"
-    models = (str(source) for source in metadata.get("model_sources") or ())
-    return {**metadata, "model_sources": [source for source in models if not (slug and own_model in source)]}
+    models = [str(source) for source in metadata.get("model_sources") or ()]
+    if config.publish_model:
+        _, slug, variation = split_model_name(config.publish_model)
+        models = [source for source in models if f"/{slug}/{variation}/" not in source]
+    return {**metadata, "model_sources": models}

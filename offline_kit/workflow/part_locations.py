@@ -1,4 +1,4 @@
-"""Where the parts of a kit are on Kaggle: in datasets, unless they have another location."""
+"""Where the parts of a kit are on Kaggle, and where this disk remembers what was sent."""
 
 import json
 from pathlib import Path
@@ -10,15 +10,14 @@ from offline_kit.kit import manifest
 from offline_kit.project.config import Config
 from offline_kit.project.kaggle_names import split_model_name
 from offline_kit.project.types import Kit
-from offline_kit.workflow.remote_build import remote_wheelhouse
+from offline_kit.workflow import remote_wheelhouse
 
 LAST_PUSH = "last-push"
 """Key of the newest push of data in the stored state."""
-_OURS = ".offline-kit"  # the folder in the project that a build never replaces
-_LEDGER = "submissions.jsonl"
 MODEL_PART = "checkpoints"
 """The part that may be a model."""
-_NOBODY = "you"  # the owner is known at the push
+_OURS = ".offline-kit"  # the folder in the project that a build never replaces
+_LEDGER = "submissions.jsonl"
 
 
 def check_locations(config: Config, username: str, *, local: bool) -> None:
@@ -33,7 +32,8 @@ def check_locations(config: Config, username: str, *, local: bool) -> None:
     raise ProjectError(
         f"the packages were made on {made_at} by '{owner}', and this kit goes to {goes_to} as '{username}'",
         code="wheelhouse-of-other-account",
-        hint=f"{remote_wheelhouse.rebuild_command(local=local)} makes them there; or remove '{remote_wheelhouse.RECORD}' to build them here",
+        hint=f"'offline-kit build --on {'local' if local else 'kaggle'}' makes them there; or remove"
+        f" '{remote_wheelhouse.RECORD}' to build them here",
     )
 
 
@@ -46,27 +46,24 @@ def pinned_model_version(config: Config, kit: Kit) -> tuple[str, ...]:
         metadata = json.loads((config.out / "notebook" / "kernel-metadata.json").read_text(encoding="utf-8"))
     except (ProjectError, OSError, ValueError):
         return ()
-    if _weights_digest(before) != _weights_digest(kit):
+    old, new = ([part.id for part in side.parts if part.name == MODEL_PART] for side in (before, kit))
+    if old != new:
         return ()
     _, slug, variation = split_model_name(config.publish_model)
-    own_model = f"/{slug}/{variation}/"
-    return tuple(str(source) for source in metadata.get("model_sources") or () if own_model in str(source))
-
-
-def _weights_digest(kit: Kit) -> str:
-    return next((part.id for part in kit.parts if part.name == MODEL_PART), "")
+    sources = map(str, metadata.get("model_sources") or ())
+    return tuple(source for source in sources if f"/{slug}/{variation}/" in source)
 
 
 def part_locations(config: Config) -> dict[str, str]:
-    """Return the home of each part that is no dataset, by the part's name: "notebook:owner/slug", "model:...".
+    """Return the location of each part that is no dataset, by the part's name: "notebook:owner/slug", "model:...".
 
-    A model of ours stands here as version 1: it has its version when it is pushed.
+    A model of ours is here at version 1, and of "you": only the push knows its version and owner.
     """
     record = remote_wheelhouse.read_record(config.project)
-    locations = {remote_wheelhouse.PART: record.source_address} if record and record.files else {}
+    locations = {remote_wheelhouse.PART: f"notebook:{record.notebook}"} if record and record.files else {}
     if config.publish_model:
         owner, slug, variation = split_model_name(config.publish_model)
-        locations[MODEL_PART] = f"model:{owner or _NOBODY}/{slug}/{variation}/1"
+        locations[MODEL_PART] = f"model:{owner or 'you'}/{slug}/{variation}/1"
     return locations
 
 
@@ -80,9 +77,9 @@ def state_folders(config: Config) -> tuple[Path, ...]:
     return tuple(sorted(path for path in memory_folder(config).glob("*/*") if path.is_dir()))
 
 
-def ledger_path(config: Config, state: Path, *, local: bool) -> Path:
-    """Return where submissions are written down: for the real Kaggle beside the project, to be kept."""
-    return state / _LEDGER if local else config.project / _OURS / _LEDGER
+def open_ledger(config: Config, state: Path, *, local: bool) -> SubmissionLedger:
+    """Return the record of submissions: for the real Kaggle beside the project, to be kept."""
+    return SubmissionLedger((state if local else config.project / _OURS) / _LEDGER)
 
 
 def pushed_parts(config: Config) -> tuple[str, ...]:
@@ -97,5 +94,5 @@ def pushed_parts(config: Config) -> tuple[str, ...]:
         slugs = {name: ref.rpartition("/")[2] for name, ref in sent.items()}
         if any(ref in (slug, f"{slug}-{name}") for name, ref in slugs.items()):
             return tuple(slugs)
-    submissions = SubmissionLedger(ledger_path(config, Path(), local=False)).read_entries()
+    submissions = open_ledger(config, Path(), local=False).read_entries()
     return tuple(next((entry.parts for entry in reversed(submissions) if entry.parts), ()))

@@ -36,7 +36,7 @@ from offline_kit.project.types import (
     Pin,
     Severity,
 )
-from offline_kit.workflow import freeze_request as asking
+from offline_kit.workflow import resolved_project as asking
 from offline_kit.workflow.model_files import check_trained_versions as versions_of
 from offline_kit.workflow.model_files import inspect_model_files
 

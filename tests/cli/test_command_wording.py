@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from offline_kit.cli.command_wording import CommandWording
+from offline_kit.cli.console import CommandWording
 from tests.support import command_line
 
 AT = "http://127.0.0.1:8642"

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offline_kit.cli import crash_report
+from offline_kit.cli import main as crash_report
+from offline_kit.core.redaction import redact_secrets
 
 word = st.text("abcdefghijklmnopqrstuvwxyzABCDEFGHIJ0123456789", min_size=8, max_size=30)
 
@@ -14,14 +15,14 @@ word = st.text("abcdefghijklmnopqrstuvwxyzABCDEFGHIJ0123456789", min_size=8, max
 @given(word, word)
 def test_credentials_of_urls_are_taken_out(user: str, password: str) -> None:
     """Neither user nor password of an index URL stays."""
-    text = crash_report.redact_report(f"GET https://{user}:{password}@index.example/simple failed")
+    text = redact_secrets(f"GET https://{user}:{password}@index.example/simple failed")
     assert text == "GET https://index.example/simple failed"
 
 
 @pytest.mark.parametrize("login", ["u:p@ss", "u:pa/ss", "u:p/a@ss", "gh0_token"])
 def test_passwords_of_any_letters_are_taken_out(login: str) -> None:
     """An "@" or a "/" in a password ends neither of the two readings of it."""
-    assert crash_report.redact_report(f"GET https://{login}@h/x failed") == "GET https://h/x failed"
+    assert redact_secrets(f"GET https://{login}@h/x failed") == "GET https://h/x failed"
     secrets = crash_report.environment_secrets({"PIP_INDEX_URL": f"https://me:long-{login}@h/simple"})
     assert secrets == (f"long-{login}",)
 
@@ -41,7 +42,7 @@ def test_passwords_of_any_letters_are_taken_out(login: str) -> None:
 )
 def test_tokens_are_taken_out(text: str) -> None:
     """Headers, variables and JSON with tokens are blinded."""
-    assert "s3cretvalue" not in crash_report.redact_report(text)
+    assert "s3cretvalue" not in redact_secrets(text)
 
 
 def test_the_report_names_versions_and_the_traceback(tmp_path: Path) -> None:

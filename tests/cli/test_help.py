@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import click
 import pytest
 
-from offline_kit.cli.help_format import HelpCommand
 from offline_kit.cli.main import cli
+from offline_kit.cli.options import HelpCommand
 
 
 def leaf_commands(group: click.Group, path: str = "offline-kit") -> Iterator[tuple[str, click.Command]]:

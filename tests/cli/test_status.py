@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from offline_kit.cli.summaries import kit as summary
+from offline_kit.cli.commands.status import describe_rehearsal
 from tests.support import command_line
 
 
@@ -119,6 +119,6 @@ def test_a_failed_rehearsal_is_told_in_words() -> None:
     """What went wrong and what to do, not the report's data."""
     problem = {"what": "cell 3 of the notebook failed", "hint": "fix it", "details": ["a", "b"]}
     assert (
-        summary._rehearsal_line({"passed": False, "problem": problem})
+        describe_rehearsal({"passed": False, "problem": problem})
         == "failed: cell 3 of the notebook failed; fix it"
     )

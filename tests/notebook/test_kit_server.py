@@ -15,8 +15,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from offline_kit.cli.commands.rehearse import show_rehearsal
 from offline_kit.cli.console import Console
-from offline_kit.cli.summaries import kit as summary
 from offline_kit.core.errors import UsageError
 from offline_kit.notebook.runtime import kit_server
 from offline_kit.notebook.runtime.kit_runtime import KitError
@@ -231,7 +231,7 @@ def test_a_rehearsals_summary_tells_rows_only_when_known(
     passed = rehearse.Rehearsal(
         **{**known, "submission": Path("submission.parquet"), "folder": Path("evidence")}
     )
-    summary.show_rehearsal(passed, Console())
+    show_rehearsal(passed, Console())
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "submission.parquet" in line]
     assert line.endswith(words)
 

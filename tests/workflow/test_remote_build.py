@@ -28,11 +28,9 @@ from offline_kit.packages.freeze.freeze_inputs import FreezeRequest
 from offline_kit.packages.pip_settings import IndexSettings
 from offline_kit.project import config, images, import_names
 from offline_kit.project.types import Fate
-from offline_kit.workflow import build_remotely
-from offline_kit.workflow.remote_build import build_job as job
-from offline_kit.workflow.remote_build import build_request, remote_wheelhouse
-from offline_kit.workflow.remote_build.build_request import RemoteRequest
-from offline_kit.workflow.remote_build.remote_wheelhouse import WheelhouseRecord
+from offline_kit.workflow import build_remotely, remote_request, remote_wheelhouse
+from offline_kit.workflow.remote_request import RemoteRequest
+from offline_kit.workflow.remote_wheelhouse import WheelhouseRecord
 from tests.support.kits import wheel
 from tests.support.local_kaggle import Bench, serving
 from tests.support.notebooks import REF, new
@@ -129,7 +127,7 @@ def ask(folder: Path, text: str, **more: object) -> RemoteRequest:
     (folder / "requirements.in").write_text(text)
     said = {"requirements": (folder / "requirements.in",), "freeze_path": folder / "lock", **more}
     chosen = images.load_image("", accelerator="none", project=folder)
-    return build_request.build_request(FreezeRequest(project=folder, **said), chosen, ("mine",))  # type: ignore[arg-type]
+    return remote_request.build_request(FreezeRequest(project=folder, **said), chosen, ("mine",))  # type: ignore[arg-type]
 
 
 def test_requirements_go_as_text(tmp_path: Path) -> None:
@@ -175,11 +173,11 @@ def test_secrets_and_paths_never_go(tmp_path: Path, line: str, says: str) -> Non
 
 def test_indexes_of_this_machine_are_told(tmp_path: Path) -> None:
     """Whoever builds from an index of their own reads that Kaggle does not know it."""
-    assert build_request.index_note(IndexSettings()) == ""
-    assert "pypi.org" in build_request.index_note(
+    assert remote_request.index_note(IndexSettings()) == ""
+    assert "pypi.org" in remote_request.index_note(
         IndexSettings(index_url="https://me:hunter2@example.org/simple")
     )
-    assert "hunter2" not in build_request.index_note(
+    assert "hunter2" not in remote_request.index_note(
         IndexSettings(index_url="https://me:hunter2@example.org/simple")
     )
 
@@ -191,7 +189,7 @@ def rendered(folder: Path, wanted: RemoteRequest | None) -> NewNotebook:
     """Return the notebook of a job."""
     folder.mkdir(exist_ok=True)
     settings = config.load_config(folder, {"accelerator": "none"})
-    return job.new_notebook(job.RemoteJob(config=settings, username="alice", where="Kaggle", asked=wanted))
+    return build_remotely.render_job(settings, "alice", "Kaggle", wanted)
 
 
 def test_only_the_wheelhouse_gets_the_internet(tmp_path: Path) -> None:
@@ -230,7 +228,8 @@ def test_a_captured_image_is_an_image(tmp_path: Path) -> None:
     assert found.packages["pytest"]
     assert found.digest == "gcr.io/kaggle-images/python@sha256:1"
     assert "numpy" in found.protected
-    assert build_remotely.name_of(build_remotely.capture_here()) == "captured-here"
+    path, here = build_remotely.write_image(build_remotely.capture_here(), tmp_path / "here.toml")
+    assert (path.name, here.name) == ("here.toml", "captured-here")
 
 
 def made(folder: Path, *wheels: tuple[str, bytes]) -> str:
@@ -286,11 +285,11 @@ def test_an_outline_tells_what_the_wheel_would(tmp_path: Path) -> None:
     ident = made(output, (name, content))
     known = record(part=ident)
     text = kit_capture.format_image_file(kit_capture.capture_image("mine"))
-    place = remote_wheelhouse.cache_folder(known, tmp_path / "cache")
+    place = known.cache_folder(tmp_path / "cache")
     remote_wheelhouse.store_outputs(
         place, manifest.read_manifest(output), (output / kit_wheelhouse.FACTS).read_text(), text
     )
-    (outlined,) = remote_wheelhouse.load_wheelhouse(known, tmp_path / "cache").list_wheels.wheels
+    (outlined,) = remote_wheelhouse.load_wheelhouse(known, tmp_path / "cache").list_wheels().wheels
     whole = dataclasses.replace(outlined, path=tmp_path / name)
     assert outlined.path.stat().st_size < len(content) / 10
     assert (
@@ -336,7 +335,7 @@ def test_pins_of_a_wheelhouse(tmp_path: Path) -> None:
     ident = made(output, (name, data))
     text = kit_capture.format_image_file(kit_capture.capture_image("mine"))
     whole = record(part=ident, image="0" * 64)
-    place = remote_wheelhouse.cache_folder(whole, tmp_path / "cache")
+    place = whole.cache_folder(tmp_path / "cache")
     facts = (output / kit_wheelhouse.FACTS).read_text()
     remote_wheelhouse.store_outputs(place, manifest.read_manifest(output), facts, text)
     found = remote_wheelhouse.load_wheelhouse(whole, tmp_path / "cache")

@@ -215,7 +215,7 @@ def test_a_large_wheel_tells_how_far_it_is(here: Yard, monkeypatch: pytest.Monke
     with kaggle_session.open_session(
         config.load_config(here.project, {}), KaggleEndpoint(local=here.bench.server.url)
     ) as port:
-        build_remotely.fetch_wheels(here.kit, port, listener, look=0.01)
+        build_remotely.fetch_wheels(here.kit, port, listener, poll=0.01)
     ((total, amounts),) = listener.bars
     assert sum(amounts) == total > 60_000_000
     assert len([amount for amount in amounts if amount]) > 2

@@ -1,11 +1,16 @@
 """The commands about images and the cache."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from offline_kit.cli.help_format import CommandGroup
-from offline_kit.cli.options import PATH, common_options, console_of, session_of, word_target
+from offline_kit.cli.console import pick
+from offline_kit.cli.options import PATH, CommandGroup, common_options, console_of, session_of, word_target
+from offline_kit.core import files
+from offline_kit.core.cache import Cache
+from offline_kit.project import images
+from offline_kit.project.images import Image
 
 
 @click.group(cls=CommandGroup)
@@ -17,9 +22,11 @@ def image() -> None:
 @common_options
 def image_list(*, quiet: bool, as_json: bool) -> None:
     """List the built-in images."""
-    from offline_kit.cli.summaries import kit as summary
-
-    summary.show_images(console_of(quiet=quiet, as_json=as_json))
+    console, built_in = console_of(quiet=quiet, as_json=as_json), images.load_built_in_images()
+    for item in built_in:
+        packages = f"{len(item.packages)} packages"
+        console.print_lines([f"{item.name:<20} Python {item.python_minor}   {packages}   {item.title}"])
+    console.print_result({"ok": True, "images": [_image_facts(item) for item in built_in]})
 
 
 @image.command(
@@ -39,12 +46,28 @@ def image_list(*, quiet: bool, as_json: bool) -> None:
 @common_options
 def image_show(name: str, package: str | None, *, quiet: bool, as_json: bool, constraints: bool) -> None:
     """Show an image, or one package in it."""
-    from offline_kit.cli.summaries import kit as summary
-
-    if constraints and not package:
-        summary.show_constraints(name, console_of(quiet=quiet, as_json=as_json))
+    console = console_of(quiet=quiet, as_json=as_json)
+    item = images.load_image(name, accelerator="none", project=Path.cwd())
+    if package:
+        line = images.describe_package(item, package)
+        protected = "   protected: replaced only if `replace` names it" if line.protected else ""
+        version = line.version or "(version not known)"
+        console.print_lines([f"{line.name}=={version}   in {item.name}{protected}"])
+        facts = pick(line, "version protected", package="name")
+        console.print_result({"ok": True, "image": item.name, **facts})
         return
-    summary.show_image(name, package, console_of(quiet=quiet, as_json=as_json))
+    packages = images.describe_packages(item)
+    if constraints:
+        # No index has local versions such as 2.11.0+cpu.
+        pins = [f"{line.name}=={line.version.partition('+')[0]}" for line in packages if line.version]
+        console.print_lines([f"# {item.name}, Python {item.python}", *pins])
+        facts = {"image": item.name, "python": item.python, "constraints": pins}
+        console.print_result({"ok": True, **facts})
+        return
+    facts = _image_facts(item)
+    console.print_lines([f"{key}: {value}" for key, value in facts.items() if value])
+    console.print_lines(["", *(f"{line.name}=={line.version}" for line in packages)])
+    console.print_result({"ok": True, **facts, "packages": dict(item.packages)})
 
 
 @image.command(
@@ -74,7 +97,6 @@ def image_show(name: str, package: str | None, *, quiet: bool, as_json: bool, co
 @common_options
 def image_capture(on: str, at: str, accelerator: str | None, output: Path | None, *, quiet: bool, as_json: bool) -> None:  # fmt: skip
     """Capture an image and its packages as a file for --image."""
-    from offline_kit.cli.summaries import kit as summary
     from offline_kit.project import config
     from offline_kit.workflow import build_remotely
 
@@ -85,8 +107,18 @@ def image_capture(on: str, at: str, accelerator: str | None, output: Path | None
         settings = config.load_config(Path.cwd(), {"accelerator": accelerator})
         with session_of(settings, on, at, console, current=True) as session:
             text = build_remotely.capture_on_kaggle(settings, session, console)
-    path = output or Path(f"{build_remotely.name_of(text)}.toml")
-    summary.show_captured(build_remotely.write_image(text, path), path, console)
+    path, item = build_remotely.write_image(text, output)
+    console.note(f"{item.title}, glibc {item.glibc[0]}.{item.glibc[1]}, {item.provenance}")
+    console.step(f"written to '{path}'; build for it with --image {path}")
+    console.print_result({"ok": True, "file": str(path), **_image_facts(item)})
+
+
+def _image_facts(item: Image) -> dict[str, Any]:
+    return {
+        **pick(item, "name title python accelerator"),
+        "glibc": ".".join(map(str, item.glibc)),
+        **pick(item, "digest provenance confidence"),
+    }
 
 
 @click.group(cls=CommandGroup, short_help="Manage the cache.")
@@ -105,7 +137,7 @@ def cache() -> None:
 @common_options
 def cache_prune(days: int, *, quiet: bool, as_json: bool) -> None:
     """Delete what has not been used lately."""
-    from offline_kit.cli.summaries import kit as summary
-    from offline_kit.workflow import pipeline
-
-    summary.show_pruned(pipeline.prune_cache(days), console_of(quiet=quiet, as_json=as_json))
+    console = console_of(quiet=quiet, as_json=as_json)
+    freed = Cache(files.cache_dir()).prune_unused(unused_days=days)
+    console.print_lines([f"freed {files.format_size(freed)}"])
+    console.print_result({"ok": True, "freed": freed})

@@ -1,0 +1,283 @@
+"""The commands that make a kit and its notebook: build and notebook."""
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from offline_kit.cli.console import Console, count_words, pick
+from offline_kit.cli.options import (
+    BUILD_OPTIONS,
+    PATH,
+    RENDER_OPTIONS,
+    HelpCommand,
+    common_options,
+    console_of,
+    load_config,
+    on_options,
+    project_argument,
+    session_of,
+    take_flags,
+    typed_settings,
+)
+from offline_kit.core.files import format_size, hold_lock
+from offline_kit.project.types import Checkpoint, CheckpointKind, Fate, Finding, Freeze, Kit, Severity
+
+if TYPE_CHECKING:
+    from offline_kit.kaggle.client.api_types import Account
+    from offline_kit.workflow.build_remotely import RemoteBuildPlan
+    from offline_kit.workflow.pipeline import BuildPlan, BuildResult
+
+
+@click.command(
+    cls=HelpCommand,
+    short_help="Build the kit and its notebook.",
+    examples=("offline-kit build --dry-run", 'offline-kit build -r requirements.txt -c "checkpoints/*.ckpt"'),
+)
+@project_argument
+@BUILD_OPTIONS
+@click.option("--dry-run", is_flag=True, help="Show what would be built, without writing.")
+@on_options("Make the packages on this machine, or on Kaggle's by a notebook with the internet on.")
+@common_options
+def build(project: Path, *, quiet: bool, as_json: bool, dry_run: bool, upgrade: bool, **flags: Any) -> None:
+    """Build the kit: freeze and download packages, pack the files, render the notebook."""
+    from offline_kit.workflow import pipeline
+
+    console = console_of(quiet=quiet, as_json=as_json)
+    on, at = take_flags(flags, "on", "at").values()
+    config = load_config(project, flags)
+    if on != "here":
+        from offline_kit.workflow import build_remotely, remote_wheelhouse
+
+        with session_of(config, on, at, console, current=True) as session:
+            if dry_run:
+                remote_plan = build_remotely.plan_build(config, session, upgrade=upgrade, report=console)
+                _show_remote_plan(remote_plan, session.account, console)
+                return
+            built, record = build_remotely.build_remotely(config, session, upgrade=upgrade, report=console)
+        remote = [part for part in built.kit.parts if part.name == remote_wheelhouse.PART]
+        size = format_size(sum(entry.size for part in remote for entry in part.entries))
+        console.note(
+            f"the packages:  '{record.notebook}', version {record.version}: {record.files} wheels,"
+            f" {size}, downloaded only when a rehearsal on this machine needs them"
+        )
+    elif dry_run:
+        plan = pipeline.plan_build(config, upgrade=upgrade, report=console)
+        facts = show_plan(plan, console)
+        console.print_result({"ok": True, "dry_run": True, **facts})
+        return
+    else:
+        built = pipeline.build_kit(config, upgrade=upgrade, report=console)
+    show_build(built, console)
+    kit = built.kit
+    console.note(f"the notebook:  {kit.folder / 'notebook' / 'inference.ipynb'}")
+    console.note(f"next:          offline-kit rehearse{typed_settings()}")
+    facts = {**kit_facts(kit), **_freeze_facts(built.contents.freeze)}
+    findings = [asdict(finding) for finding in built.findings]
+    console.print_result({"ok": True, "changed": built.changed, **facts, "findings": findings})
+
+
+def show_plan(plan: "BuildPlan", console: Console) -> dict[str, Any]:
+    """Show what a build would put into the kit; return it for a script."""
+    from offline_kit.kit.manifest import read_package_sizes
+
+    config, checkpoints = plan.project.config, plan.project.models.checkpoints
+    # Sizes of what the last build brought; only the index knows others.
+    known_sizes = read_package_sizes(config.out)
+    sizes = {
+        pin.name: known_sizes[pin.name, pin.version]
+        for pin in plan.freeze.pins
+        if (pin.name, pin.version) in known_sizes
+    }
+    _show_freeze(plan.freeze, sizes, console)
+    _show_checkpoints(checkpoints, console)
+    console.step(f"a build would write '{config.out}' and '{config.lock}'; nothing was written")
+    weights = [pick(checkpoint, "size sha256", name="original") for checkpoint in checkpoints]
+    return {**_freeze_facts(plan.freeze), "checkpoints": weights}
+
+
+def show_build(built: "BuildResult", console: Console) -> None:
+    """Show the kit that was built."""
+    kit, contents = built.kit, built.contents
+    sizes = {item.name: item.size for item in (*contents.wheelhouse.wheels, *contents.own.wheels)}
+    for sdist in contents.prepared_sdists:
+        sizes[sdist.name] = sum(file.size for file in (sdist.sdist, sdist.wheel, *sdist.closure) if file)
+    _show_freeze(contents.freeze, sizes, console)
+    own = [(wheel.filename, format_size(wheel.size)) for wheel in contents.own.wheels]
+    own += [(source.original, format_size(source.path.stat().st_size)) for source in contents.own.sources]
+    console.show_table("Own code", ("file", "size"), own)
+    _show_checkpoints(contents.checkpoints, console)
+    for line in built.advice:
+        console.warn(line)
+    _show_findings(built.findings, console)
+    state = "built" if built.changed else "unchanged"
+    console.step(
+        f"kit {kit.id[:12]} {state}: {describe_extent(kit)} in '{kit.folder}' ({built.seconds:.1f} s)"
+    )
+
+
+def _show_findings(findings: Iterable[Finding], console: Console) -> None:
+    """Show findings, those that say the same of several subjects once."""
+    alike: dict[tuple[Severity, str, str], list[str]] = {}
+    for finding in findings:
+        subjects = alike.setdefault((finding.severity, finding.what, finding.remedy), [])
+        subjects += [finding.about] if finding.about not in subjects else []
+    for (severity, message, remedy), subjects in alike.items():
+        tell = console.warn if severity is Severity.WARN else console.note
+        more = (
+            f" (and {len(subjects) - 1} more: {', '.join(map(repr, subjects[1:4]))})" if subjects[1:] else ""
+        )
+        tell(f"'{subjects[0]}'{more} {message}{'; ' * bool(remedy)}{remedy}")
+
+
+def _show_freeze(freeze: Freeze, sizes: dict[str, int], console: Console) -> None:
+    bundled = []
+    for pin in freeze.pins_with(Fate.BUNDLED):
+        size = format_size(sizes[pin.name]) if pin.name in sizes else ""
+        bundled.append((pin.name, pin.version, size, _requested_by(pin.asked_by), pin.reason))
+    heads = ("package", "version", "size", "asked for by", "why")
+    console.show_table(f"Bundled: {freeze.image} lacks them", heads, bundled)
+    if provided := [f"{pin.name} {pin.version}" for pin in freeze.pins_with(Fate.PROVIDED)]:
+        console.note(f"{count_words(len(provided), 'package')} provided by the image: {', '.join(provided)}")
+    skipped = [(pin.name, pin.version, pin.reason) for pin in freeze.pins_with(Fate.SKIPPED)]
+    console.show_table("Skipped", ("package", "version", "why"), skipped)
+    for replacement in freeze.replacements:
+        breaks = f"; it breaks {', '.join(replacement.breaks)}" if replacement.breaks else ""
+        console.warn(
+            f"{replacement.name} {replacement.version} replaces the image's {replacement.image_version}"
+            f" (asked for by {_requested_by(replacement.asked_by)}){breaks}"
+        )
+    for line in freeze.differences:
+        console.note(line)
+
+
+def _requested_by(names: tuple[str, ...]) -> str:
+    names = tuple(name.replace(" ", "\u00a0") for name in names)  # "-r requirements.in" stays in one line
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _show_checkpoints(checkpoints: Iterable[Checkpoint], console: Console) -> None:
+    from offline_kit.checkpoints.file_kinds import ClassifiedFile
+    from offline_kit.checkpoints.frameworks import framework_table
+
+    rows = []
+    for checkpoint in checkpoints:
+        kind = str(checkpoint.kind)
+        if checkpoint.kind is CheckpointKind.OTHER:  # a framework's own format has its name
+            file = ClassifiedFile(kind=checkpoint.kind, refused=checkpoint.refused)
+            match = framework_table.match_framework(checkpoint.path, file)
+            kind = match.title if match else kind
+        rows.append((checkpoint.original, format_size(checkpoint.size), kind))
+    console.show_table("Checkpoints", ("file", "size", "kind"), rows)
+
+
+def describe_extent(kit: Kit) -> str:
+    """Return the number and the size of a kit's files."""
+    entries = [entry for part in kit.parts for entry in part.entries]
+    return f"{count_words(len(entries), 'file')}, {format_size(sum(entry.size for entry in entries))}"
+
+
+def kit_facts(kit: Kit) -> dict[str, Any]:
+    """Return a kit for a script."""
+    parts = [
+        {
+            "name": part.name,
+            "id": part.id,
+            "files": len(part.entries),
+            "size": sum(entry.size for entry in part.entries),
+        }
+        for part in kit.parts
+    ]
+    return {"kit": kit.id, "folder": str(kit.folder), "parts": parts}
+
+
+def _freeze_facts(freeze: Freeze) -> dict[str, Any]:
+    pins = {fate.value: [pick(pin, "name version reason") for pin in freeze.pins_with(fate)] for fate in Fate}
+    replaced = [
+        pick(item, "name breaks", image="image_version", kit="version") for item in freeze.replacements
+    ]
+    return {"image": freeze.image, "cutoff": freeze.cutoff, **pins, "replaced": replaced}
+
+
+def _show_remote_plan(plan: "RemoteBuildPlan", account: "Account", console: Console) -> None:
+    """Show the notebook that would make the packages and the one that would attach its output."""
+    notebook, request, new = plan.notebook, plan.request, plan.notebook.notebook
+    actions = {"new": "pushed for the first time and run", "version": "pushed as a new version and run"}
+    rerun = "run again, as --upgrade asks" if plan.upgrade else "not run again"
+    action = actions.get(notebook.action, rerun)
+    rows = [
+        ("notebook", f"'{new.ref}' on {account.server_name}: {action}; {notebook.reason}"),
+        ("private", "yes" if new.private else "NO"),
+        ("internet", f"{'on' if new.internet else 'off'} there: its pip downloads and builds"),
+        ("machine", new.machine_shape or "no accelerator"),
+        *(("asked for", line) for line in request.requirements),
+        *(("constraint", line) for line in request.constraints),
+        *(("preferred", f"{name}=={version}") for name, version in request.preferred),
+        ("kept", f"{len(request.protected)} packages of the image at their versions"),
+        *(("replaced", name) for name in request.include),
+        *(("left out", name) for name in request.exclude),
+        ("attached", f"its output to '{plan.offline}', which has the internet off"),
+        ("fetched", "a list and outlines of the wheels; the wheels only for a rehearsal on this machine"),
+    ]
+    console.show_facts("Planned build of the packages", rows)
+    console.step("pip on Kaggle selects the wheels; nothing was pushed, run, downloaded or written")
+    facts = {
+        "notebook": new.ref,
+        "place": account.server_name,
+        "action": notebook.action,
+        "why": notebook.reason,
+        "runs": notebook.action != "nothing" or plan.upgrade,
+        "version": notebook.version or None,
+        "private": new.private,
+        "internet": new.internet,
+        "machine": new.machine_shape or None,
+        **pick(request, "requirements constraints protected include exclude"),
+        "preferred": dict(request.preferred),
+        "attached_to": plan.offline,
+    }
+    console.print_result({"ok": True, "dry_run": True, "chained": facts})
+
+
+@click.command(
+    cls=HelpCommand,
+    short_help="Render the notebook of the existing kit again.",
+    examples=(
+        "offline-kit notebook --dry-run",
+        "offline-kit notebook --template inference.py.j2 --into notebooks",
+    ),
+)
+@project_argument
+@RENDER_OPTIONS
+@click.option("--into", type=PATH, metavar="DIR", help="Folder to write to; default notebook/ in the kit.")
+@click.option("--dry-run", is_flag=True, help="Report whether it would change, without writing.")
+@common_options
+def notebook(
+    project: Path, *, quiet: bool, as_json: bool, dry_run: bool, into: Path | None, **flags: Any
+) -> None:
+    """Render the notebook of the existing kit again, after the template or its params changed."""
+    from offline_kit.workflow import pipeline
+
+    console = console_of(quiet=quiet, as_json=as_json)
+    config = load_config(project, flags)
+    pipeline.read_kit(config)  # before the lock creates the folder of a missing kit
+    with hold_lock(config.out.parent / f".{config.out.name}.lock"):
+        kit, rendered = pipeline.render_notebook(config, report=console)
+        folder = into.absolute() if into else config.out / "notebook"
+        changed = any(_read_text(folder / name) != text for name, text in rendered.file_texts().items())
+        if changed and not dry_run:
+            rendered.write_files(folder, console)
+    path = folder / "inference.ipynb"
+    words = "would change" if dry_run else "written"
+    console.step(f"'{path}' {words if changed else 'is unchanged'}")
+    console.print_result(
+        {"ok": True, "notebook": str(path), "changed": changed, "dry_run": dry_run, "kit": kit.id}
+    )
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return ""

@@ -1,0 +1,204 @@
+"""A project as all stages see it: configuration, image, index settings, trained files and own code, each found once."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from offline_kit.adopt import adopted_notebook
+from offline_kit.checkpoints import main_aliases
+from offline_kit.core import files, processes
+from offline_kit.core.report import SILENT, Reporter
+from offline_kit.notebook import imports, predict_settings
+from offline_kit.notebook.rendering import RenderedNotebook
+from offline_kit.packages import pip_settings
+from offline_kit.packages.freeze.freeze import FreezeRequest
+from offline_kit.packages.freeze.pyproject_dependencies import read_project_dependencies
+from offline_kit.packages.own import loose_modules, own_code, package_bounds
+from offline_kit.packages.pip_settings import IndexSettings
+from offline_kit.project import images
+from offline_kit.project.config import Config
+from offline_kit.project.images import Image
+from offline_kit.project.types import Finding, Kit, OwnCode
+from offline_kit.workflow import model_files, part_locations, remote_request, remote_wheelhouse
+from offline_kit.workflow.model_files import ModelFiles
+from offline_kit.workflow.remote_request import RemoteRequest
+from offline_kit.workflow.remote_wheelhouse import RemoteWheelhouse
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedProject:
+    """A project and what every stage starts from; what takes long is found when it is first needed, and kept."""
+
+    given: Config
+    """The configuration as it was loaded; see also `config`."""
+    image: Image
+    """The kit's image: the captured one if the packages were made on Kaggle."""
+    settings: IndexSettings
+    cache: Path
+    wheelhouse: RemoteWheelhouse | None
+    """The packages that were made on Kaggle; None if they are made here."""
+    report: Reporter
+
+    @cached_property
+    def models(self) -> ModelFiles:
+        """The trained files; raises as `inspect_model_files`."""
+        return model_files.inspect_model_files(self.given, self.image, cache=self.cache, report=self.report)
+
+    @property
+    def config(self) -> Config:
+        """The configuration with the template that follows from the trained files."""
+        return self.models.config
+
+    @cached_property
+    def own(self) -> OwnCode:
+        """The project's own code, its packages built as wheels."""
+        config, modules = self.given, self.find_modules()
+        return own_code.build_own_code(
+            config.project,
+            config.packages,
+            modules,
+            self.image,
+            self.settings,
+            cache=self.cache,
+            report=self.report,
+        )
+
+    def recall_own_code(self) -> tuple[OwnCode, tuple[str, ...]]:
+        """Return the own code without building anything, and the names of the packages that need a build."""
+        config, modules = self.given, self.find_modules()
+        return own_code.recall_own_code(
+            config.project, config.packages, modules, self.image, self.settings, cache=self.cache
+        )
+
+    def find_modules(self) -> tuple[Path, ...]:
+        """Return the loose modules that travel; raises UsageError for references that cannot be found."""
+        config = self.given
+        return loose_modules.find_needed_modules(
+            config.project, config.packages, config.modules, list_references(config)
+        )
+
+    def check_notebook(self) -> None:
+        """Raise what a build would raise about the notebook's settings and references, without the trained files."""
+        config, target = self.given, model_files.notebook_target(self.given)
+        adopted_notebook.check_notebook(config.notebook, self.image, target, weights=bool(config.checkpoints))
+        self.find_modules()
+
+    def check_bounds(self, own: OwnCode) -> tuple[Finding, ...]:
+        """Compare the version bounds of the own packages with the image."""
+        config = self.given
+        return package_bounds.check_package_bounds(
+            config.packages,
+            own_code.list_requirements(own),
+            self.image,
+            (*config.replace, *config.exclude),
+        )
+
+    def freeze_request(self, own: OwnCode, *, upgrade: bool = False, keep: bool = False) -> FreezeRequest:
+        """Return the request for a freeze; `keep` writes it beside the project."""
+        return build_freeze_request(self.models, own, upgrade=upgrade, keep=keep)
+
+    def remote_request(self) -> RemoteRequest:
+        """Return what a build on Kaggle is asked for; the image is the configured one, as the run knows no other."""
+        return remote_request.build_request(
+            self.freeze_request(self.own), configured_image(self.given), wheel_names(self.own)
+        )
+
+    def render_notebook(self, kit: Kit, report: Reporter = SILENT) -> RenderedNotebook:
+        """Render a kit's notebook, attached to where its parts are."""
+        config = self.config
+        locations = part_locations.part_locations(config)
+        target = replace(model_files.notebook_target(config, self.models), part_locations=locations)
+        rendered = adopted_notebook.render_notebook(kit, config.notebook, self.image, target, report=report)
+        models = [*rendered.metadata["model_sources"], *part_locations.pinned_model_version(config, kit)]
+        return replace(rendered, metadata={**rendered.metadata, "model_sources": models})
+
+
+def resolve_project(config: Config, report: Reporter = SILENT, *, chained: bool = True) -> ResolvedProject:
+    """Find image, index settings and cache of a project.
+
+    If its packages were made on Kaggle, the image is the one that was captured there, unless not `chained`.
+    """
+    cache = files.make_folder(files.cache_dir())
+    record = remote_wheelhouse.read_record(config.project) if chained else None
+    wheelhouse = remote_wheelhouse.load_wheelhouse(record, cache) if record else None
+    return ResolvedProject(
+        given=config,
+        image=wheelhouse.image if wheelhouse else configured_image(config),
+        settings=pip_settings.read_pip_settings(processes.copy_environment()),
+        cache=cache,
+        wheelhouse=wheelhouse,
+        report=report,
+    )
+
+
+def configured_image(config: Config) -> Image:
+    """Return the image that the configuration names."""
+    return images.load_image(config.image, accelerator=config.accelerator, project=config.project)
+
+
+def wheel_names(own: OwnCode) -> tuple[str, ...]:
+    """Return the names of the project's own packages."""
+    return tuple(wheel.name for wheel in own.wheels)
+
+
+def build_freeze_request(
+    model_files: ModelFiles, own: OwnCode, *, upgrade: bool = False, keep: bool = False
+) -> FreezeRequest:
+    """Return the request for a freeze of all that the project, its packages and its trained files require."""
+    config = model_files.config
+    project_lines, own_lines = list_project_requirements(config), own_code.list_requirements(own)
+    origins = dict.fromkeys(model_files.packages, "the trained files")
+    origins |= dict.fromkeys(own_lines, "the project's packages")
+    return FreezeRequest(
+        project=config.project,
+        requirements=config.requirements,
+        inline=tuple(dict.fromkeys((*project_lines, *own_lines, *model_files.packages))),
+        origins={line: origin for line, origin in origins.items() if line not in project_lines},
+        locks=config.locks,
+        exclude=config.exclude,
+        include=config.include,
+        imported=list_imports(config, own),
+        replace=config.replace,
+        pins=config.pins,
+        engine=config.engine,
+        upgrade=upgrade,
+        freeze_path=config.lock,
+        keep=keep,
+    )
+
+
+def list_imports(config: Config, own: OwnCode) -> frozenset[str]:
+    """Return the top-level names that the project's own code and its adopted notebook import."""
+    paths = [*(wheel.path for wheel in own.wheels), *(source.path for source in own.sources)]
+    if config.notebook.source:
+        paths.append(config.project / config.notebook.source)
+    return imports.find_file_imports([path for path in paths if path.is_file()])
+
+
+def list_project_requirements(config: Config) -> tuple[str, ...]:
+    """Return the requirements of the project's own pyproject.toml that the configuration takes from there."""
+    if not (config.project_dependencies or config.extras or config.groups):
+        return ()
+    return read_project_dependencies(
+        config.project / "pyproject.toml",
+        extras=config.extras,
+        groups=config.groups,
+        dependencies=config.project_dependencies,
+    )
+
+
+def list_references(config: Config) -> tuple[str, ...]:
+    """Return the references to code ("module:Name") in the configuration."""
+    settings = config.notebook
+    is_code = predict_settings.is_reference(settings.postprocess)
+    references = [
+        settings.model,
+        settings.data,
+        settings.function,
+        settings.transform,
+        settings.tta,
+        settings.postprocess if is_code else "",
+        *(reference for model in settings.models for reference in (model.model, model.transform)),
+        *main_aliases.reference_main_script(config.project, config.main_from),
+    ]
+    return tuple(dict.fromkeys(reference for reference in references if reference))
