@@ -2,7 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from offline_kit.core import files
@@ -21,6 +22,8 @@ class ChangedFileError(ProjectError):
     default_code = "file-changed"
 
 
+_KIT_FILES = frozenset({"dataset", "notebook", "rehearsal", "requirements.txt"})
+"""The contents of a kit's folder."""
 _SPARE_SPACE = 16_000_000
 """Bytes for manifests, folders and the notebook."""
 
@@ -44,13 +47,20 @@ def assemble_kit(
     other files, OutsideError if the disk is full or not writable.
     """
     _check_kit_folder(folder)
-    _sweep_leftovers(folder)
-    layout = arrange_files(contents)
-    kit = Kit(folder=folder, id=manifest.compute_kit_id(part.id for part in layout.parts), parts=layout.parts)
-    # Before anything is written: wrong settings of the notebook must not cost the old kit.
-    texts = {"requirements.txt": contents.freeze.text, **also(kit)}
-    _report_limits(contents, kit, report, by_function=by_function)
-    old = _read_old_kit(folder)
+    # Delete what killed runs left beside the kit and in it.
+    for final in (folder, *(folder / name for name in sorted(_KIT_FILES))):
+        files.sweep_stages(final)
+    # Texts before anything is written: wrong settings of the notebook must not cost the old kit.
+    layout, kit, texts = _plan_kit(contents, folder, also)
+    if not contents.checkpoints and not by_function:
+        report.note("the kit holds no checkpoints; add yours with 'checkpoints' or -c")
+    for part in kit.parts:
+        size = sum(entry.size for entry in part.entries)
+        for warning in check_dataset_limits(len(part.entries) + 1, size):
+            report.warn(f"the dataset '{part.name}': {warning}")
+    old = None
+    with suppress(ProjectError):  # no kit, or a damaged one that is replaced
+        old = manifest.read_kit(folder)
     if old and _is_unchanged(old, kit):
         _update_texts(texts, folder)
     else:
@@ -63,9 +73,7 @@ def write_outline(
     contents: KitContents, folder: Path, *, also: Callable[[Kit], Mapping[str, str]] = lambda _kit: {}
 ) -> Kit:
     """Write manifests, freeze and notebook of a kit without its files, which is enough to plan a push."""
-    layout = arrange_files(contents)
-    kit = Kit(folder=folder, id=manifest.compute_kit_id(part.id for part in layout.parts), parts=layout.parts)
-    texts = {"requirements.txt": contents.freeze.text, **also(kit)}
+    _, kit, texts = _plan_kit(contents, folder, also)
     for part in kit.parts:
         kit.part_folder(part).mkdir(parents=True, exist_ok=True)
         manifest.write_manifest(kit.part_folder(part), part)
@@ -73,8 +81,12 @@ def write_outline(
     return kit
 
 
-KIT_FILES = frozenset({"dataset", "notebook", "rehearsal", "requirements.txt"})
-"""The contents of a kit's folder."""
+def _plan_kit(
+    contents: KitContents, folder: Path, also: Callable[[Kit], Mapping[str, str]]
+) -> tuple[KitLayout, Kit, dict[str, str]]:
+    layout = arrange_files(contents)
+    kit = Kit(folder=folder, id=manifest.compute_kit_id(part.id for part in layout.parts), parts=layout.parts)
+    return layout, kit, {"requirements.txt": contents.freeze.text, **also(kit)}
 
 
 def _check_kit_folder(folder: Path) -> None:
@@ -86,7 +98,7 @@ def _check_kit_folder(folder: Path) -> None:
                 hint="remove it, or choose another --out",
             )
     # The folder is replaced as a whole, so it must not hold files of the user.
-    expected = KIT_FILES | {stage.name for name in KIT_FILES for stage in files.list_stages(folder / name)}
+    expected = _KIT_FILES | {stage.name for name in _KIT_FILES for stage in files.list_stages(folder / name)}
     other_files = sorted({child.name for child in folder.iterdir()} - expected) if folder.exists() else []
     if other_files:
         raise UsageError(
@@ -96,45 +108,18 @@ def _check_kit_folder(folder: Path) -> None:
         )
 
 
-def _report_limits(contents: KitContents, kit: Kit, report: Reporter, *, by_function: bool) -> None:
-    if not contents.checkpoints and not by_function:
-        report.note("the kit holds no checkpoints; add yours with 'checkpoints' or -c")
-    for part in kit.parts:
-        size = sum(entry.size for entry in part.entries)
-        for warning in check_dataset_limits(len(part.entries) + 1, size):
-            report.warn(f"the dataset '{part.name}': {warning}")
-
-
-def _sweep_leftovers(folder: Path) -> None:
-    """Delete what killed runs left beside the kit and in it."""
-    for final in (folder, *(folder / name for name in sorted(KIT_FILES))):
-        files.sweep_stages(final)
-
-
-def _read_old_kit(folder: Path) -> Kit | None:
-    try:
-        return manifest.read_kit(folder)
-    except ProjectError:
-        return None  # no kit, or a damaged one that is replaced
-
-
 def _is_unchanged(old: Kit, new: Kit) -> bool:
     """Whether the kit on disk is the new one, with untouched files and no others."""
-    if (old.id, [p.name for p in old.parts]) != (new.id, [p.name for p in new.parts]):
+    if (old.id, old.parts) != (new.id, new.parts):
         return False
-    if [part.entries for part in old.parts] != [part.entries for part in new.parts]:
-        return False
-    local_parts = [
-        (part_folder := old.part_folder(part), manifest.select_local_files(part_folder, part))
-        for part in old.parts
-    ]
-    if any(manifest.verify_part(part_folder, part, hashes=False) for part_folder, part in local_parts):
-        return False
-    return all(
-        _is_file_sealed(part_folder / entry.stored, entry)
-        for part_folder, part in local_parts
-        for entry in part.entries
-    )
+    for part in old.parts:
+        part_folder = old.part_folder(part)
+        local_part = manifest.select_local_files(part_folder, part)
+        if manifest.verify_part(part_folder, local_part, hashes=False):
+            return False
+        if not all(_is_file_sealed(part_folder / entry.stored, entry) for entry in local_part.entries):
+            return False
+    return True
 
 
 def _write_kit(
@@ -146,61 +131,50 @@ def _write_kit(
             code="kit-in-use",
             hint="wait until the rehearsal has ended, or choose another folder with --out",
         )
-    reusable = _find_reusable_files(old) if old else {}
-    _check_disk_space(kit, layout, reusable)
-    total = sum(item.size for name, item in layout.files.items() if name not in layout.remote)
+    # Files of the old kit that are untouched since we wrote them, by digest.
+    reusable: dict[str, Path] = {}
+    if old:
+        entries = [(old.part_folder(part), entry) for part in old.parts for entry in part.entries]
+        paths = ((folder / entry.stored, entry) for folder, entry in entries)
+        reusable = {entry.sha256: path for path, entry in paths if _is_file_sealed(path, entry)}
+    local_files = [file for name, file in layout.files.items() if name not in layout.remote]
+    _check_disk_space(kit.folder, local_files, reusable)
     # Renamed into place at the end: a killed build leaves the old kit whole.
+    total = sum(file.size for file in local_files)
     with files.stage_folder(kit.folder) as stage, report.progress("Packing", total) as advance:
         for part in kit.parts:
             part_folder = stage / kit.part_folder(part).relative_to(kit.folder)
             part_folder.mkdir(parents=True, exist_ok=True)
             for entry in part.entries:
-                if entry.original not in layout.remote:
-                    _place_file(layout.files[entry.original], part_folder / entry.stored, reusable, advance)
-                elif entry.sha256 in reusable:  # fetched for an earlier rehearsal
-                    _place_file(
-                        layout.files[entry.original],
-                        part_folder / entry.stored,
-                        reusable,
-                        lambda _bytes: None,
-                    )
+                is_remote = entry.original in layout.remote
+                # What stays on Kaggle is here only if an earlier rehearsal fetched it.
+                if not is_remote or entry.sha256 in reusable:
+                    progress = (lambda _bytes: None) if is_remote else advance
+                    _place_file(layout.files[entry.original], part_folder / entry.stored, reusable, progress)
             _seal_file(manifest.write_manifest(part_folder, part), part.id)
         _update_texts(texts, stage)
         for path in (stage, *(child for child in stage.rglob("*") if child.is_dir())):
             path.chmod(0o755)  # regardless of the umask
 
 
-def _find_reusable_files(old: Kit) -> dict[str, Path]:
-    """Return the files of the old kit that are untouched since we wrote them, by digest."""
-    paths = {}
-    for part in old.parts:
-        for entry in part.entries:
-            path = old.part_folder(part) / entry.stored
-            if _is_file_sealed(path, entry):
-                paths[entry.sha256] = path
-    return paths
-
-
-def _check_disk_space(kit: Kit, layout: KitLayout, reusable: dict[str, Path]) -> None:
-    items = [item for name, item in layout.files.items() if name not in layout.remote]
+def _check_disk_space(folder: Path, local_files: Iterable[KitFile], reusable: Mapping[str, Path]) -> None:
     # Links to the cache or the old kit need no space.
-    needed = sum(i.size for i in items if i.sha256 not in reusable and not _is_cache_blob(i))
-    existing_folder = next(
-        parent for parent in (kit.folder, *kit.folder.absolute().parents) if parent.exists()
-    )
+    needed = sum(f.size for f in local_files if f.sha256 not in reusable and not _is_cache_blob(f))
+    existing_folder = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     free = shutil.disk_usage(existing_folder).free
     if free < needed + _SPARE_SPACE:
         raise OutsideError(
-            f"the kit needs {files.format_size(needed)} below '{kit.folder}', and "
+            f"the kit needs {files.format_size(needed)} below '{folder}', and "
             f"{files.format_size(_SPARE_SPACE)} to spare; {files.format_size(free)} are free",
             code="disk-full",
             hint="free some space, or choose another folder with --out",
         )
 
 
-def _place_file(item: KitFile, destination: Path, reusable: dict[str, Path], advance: Advance) -> None:
+def _place_file(item: KitFile, destination: Path, reusable: Mapping[str, Path], advance: Advance) -> None:
     """Link or copy one file to its stored name, and check its digest."""
     destination.parent.mkdir(parents=True, exist_ok=True)
+    digest = item.sha256
     if item.sha256 in reusable:
         # A file of the old kit is never written in place, so a link is safe and saves a copy of gigabytes.
         files.link_or_copy(reusable[item.sha256], destination)
@@ -210,29 +184,9 @@ def _place_file(item: KitFile, destination: Path, reusable: dict[str, Path], adv
         advance(item.size)
     elif _is_cache_blob(item):
         files.link_or_copy(item.path, destination)
-        _check_digest(item, files.sha256_of(destination, advance))
+        digest = files.sha256_of(destination, advance)
     else:
-        _copy_file(item, item.path, destination, advance)
-    destination.chmod(0o644)
-    _seal_file(destination, item.sha256)
-
-
-def _copy_file(item: KitFile, source: Path, target: Path, advance: Advance) -> None:
-    try:
-        stream = source.open("rb")
-    except OSError as error:
-        raise ProjectError(
-            f"'{source}' cannot be read any more: {error.strerror}",
-            code="file-unreadable",
-            hint="restore the file, or build again without it; the previous kit is unchanged",
-        ) from error
-    # Hashed while it is copied: the file may change between two reads.
-    with stream, target.open("wb") as destination:
-        digest, _ = files.copy_and_hash(stream, destination, advance)
-    _check_digest(item, digest)
-
-
-def _check_digest(item: KitFile, digest: str) -> None:
+        digest = _copy_file(item.path, destination, advance)
     if digest != item.sha256:
         if _is_cache_blob(item) and item.path:
             item.path.unlink(missing_ok=True)  # the next build fetches it again
@@ -241,6 +195,22 @@ def _check_digest(item: KitFile, digest: str) -> None:
             hint="build again when no program writes to it",
             details=(f"expected sha256 {item.sha256}", f"found           {digest}"),
         )
+    destination.chmod(0o644)
+    _seal_file(destination, item.sha256)
+
+
+def _copy_file(source: Path, target: Path, advance: Advance) -> str:
+    """Copy a file and return its digest: it is hashed while it is copied, as it may change between two reads."""
+    try:
+        stream = source.open("rb")
+    except OSError as error:
+        raise ProjectError(
+            f"'{source}' cannot be read any more: {error.strerror}",
+            code="file-unreadable",
+            hint="restore the file, or build again without it; the previous kit is unchanged",
+        ) from error
+    with stream, target.open("wb") as destination:
+        return files.copy_and_hash(stream, destination, advance)[0]
 
 
 def _is_cache_blob(item: KitFile) -> bool:

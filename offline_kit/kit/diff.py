@@ -5,7 +5,7 @@ import json
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from offline_kit.core.errors import ProjectError
 from offline_kit.kit.install_plan import PLAN
 from offline_kit.kit.manifest import REBUILD_HINT, REMOTE_PART
-from offline_kit.project.types import FileEntry, Kit, Role
+from offline_kit.project.types import Kit, Role
 
 ADDED, REMOVED, CHANGED, RENAMED, REBUILT = "added", "removed", "changed", "renamed", "rebuilt"
 _CONTEXT = 2  # lines around a change of the notebook
@@ -25,11 +25,10 @@ FileContent = tuple[int, str]
 class KitPackage:
     """A package that a kit installs, or takes from the image."""
 
-    name: str
     version: str
-    own: bool = False
+    is_own: bool
     """Whether it is the project's own code."""
-    files: tuple[str, ...] = ()
+    files: tuple[str, ...]
     """Original names of its wheel and its sdist; none if the image has it."""
 
 
@@ -64,14 +63,10 @@ class KitSnapshot:
     metadata: Mapping[str, Any]
     """kernel-metadata.json, and the notebook besides its cells."""
 
-    def map_entries(self) -> dict[str, FileEntry]:
-        """Return all files by their original names."""
-        return {entry.original: entry for part in self.kit.parts for entry in part.entries}
-
     def map_contents(self, *roles: Role) -> dict[str, FileContent]:
         """Return the contents of the files with these roles, by their original names."""
-        entries = self.map_entries().items()
-        return {name: (entry.size, entry.sha256) for name, entry in entries if entry.role in roles}
+        entries = (entry for part in self.kit.parts for entry in part.entries)
+        return {entry.original: (entry.size, entry.sha256) for entry in entries if entry.role in roles}
 
     def read_wheel_contents(self, package: KitPackage) -> dict[str, FileContent]:
         """Return the contents of a package's wheels; raise ProjectError if one cannot be read."""
@@ -202,15 +197,27 @@ def read_snapshot(kit: Kit) -> KitSnapshot:
 def compare_kits(old: KitSnapshot, new: KitSnapshot) -> KitDifference:
     """Return all differences between two kits; raises ProjectError if a wheel of own code cannot be read."""
     changes = _compare_packages(old, new)
-    own = {name for side in (old, new) for name, package in side.installed.items() if package.own}
+    own = {name for side in (old, new) for name, package in side.installed.items() if package.is_own}
     provided = _compare_provided(old.provided, new.provided, old.installed.keys() | new.installed.keys())
-    target, other = _compare_targets(old, new), _compare_other_files(old, new)
-    if old.plan != new.plan and not (changes or provided or target or other):
+    target = {
+        "image": (old.image, new.image),
+        "python": (old.python, new.python),
+        "parts": ([part.name for part in old.kit.parts], [part.name for part in new.kit.parts]),
+    }
+    changed_target = _compare_values(target)
+    contents = []
+    for side in (old, new):
+        # Files of no installed package: build requirements, spares.
+        package_files = {PLAN, *(name for package in side.installed.values() for name in package.files)}
+        all_files = side.map_contents(Role.WHEEL, Role.SDIST, Role.BUILD, Role.LOCK)
+        contents.append({name: content for name, content in all_files.items() if name not in package_files})
+    other = compare_files(*contents)
+    if old.plan != new.plan and not (changes or provided or changed_target or other):
         other = (FileChange(name=PLAN, change=CHANGED, before=len(old.plan), after=len(new.plan)),)
     return KitDifference(
         old=old,
         new=new,
-        target=target,
+        target=changed_target,
         packages=tuple(change for change in changes if change.name not in own),
         provided=provided,
         own=tuple(change for change in changes if change.name in own),
@@ -227,30 +234,15 @@ def compare_files(old: Mapping[str, FileContent], new: Mapping[str, FileContent]
     candidates = {old[name]: name for name in reversed(removed)}
     renamed = {name: candidates.pop(new[name]) for name in added if new[name] in candidates}
     changes = []
-    for name in sorted(old.keys() | new.keys()):
-        before, after = old.get(name, (0, "")), new.get(name, (0, ""))
-        if name in renamed:
-            was = renamed[name]
-            changes.append(FileChange(name=name, change=RENAMED, before=after[0], after=after[0], was=was))
-        elif name not in new and name not in renamed.values():
-            changes.append(FileChange(name=name, change=REMOVED, before=before[0]))
-        elif name not in old:
-            changes.append(FileChange(name=name, change=ADDED, after=after[0]))
-        elif name in new and before != after:
-            changes.append(FileChange(name=name, change=CHANGED, before=before[0], after=after[0]))
+    for name in sorted((old.keys() | new.keys()) - set(renamed.values())):
+        was = renamed.get(name, "")
+        before, after = old.get(was or name), new.get(name)
+        change = CHANGED if before and after else REMOVED if before else ADDED
+        if was or before != after:
+            sizes = [content[0] if content else 0 for content in (before, after)]
+            kind = RENAMED if was else change
+            changes.append(FileChange(name=name, change=kind, before=sizes[0], after=sizes[1], was=was))
     return tuple(changes)
-
-
-def render_script(cells: Iterable[ComparedCell]) -> str:
-    """Return cells as a percent script."""
-    written = []
-    for cell in cells:
-        if cell.kind == "code":
-            written.append(f"# %% {cell.title}\n{cell.source}")
-        else:
-            lines = [f"# {line}".rstrip() for line in cell.source.splitlines()]
-            written.append("\n".join([f"# %% [{cell.kind}]", *lines]))
-    return "\n\n".join(written)
 
 
 def _find_kit_file(kit: Kit, original: str) -> Path | None:
@@ -278,17 +270,15 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _parse_packages(items: Any) -> dict[str, KitPackage]:
-    packages = {}
-    for item in items or ():
-        if item.get("name"):
-            files = (item.get("wheel"), item.get("sdist"))
-            packages[str(item["name"])] = KitPackage(
-                name=str(item["name"]),
-                version=str(item.get("version", "")),
-                own=item.get("role") == "own",
-                files=tuple(f"packages/{name}" for name in files if name),
-            )
-    return packages
+    return {
+        str(item["name"]): KitPackage(
+            version=str(item.get("version", "")),
+            is_own=item.get("role") == "own",
+            files=tuple(f"packages/{item[key]}" for key in ("wheel", "sdist") if item.get(key)),
+        )
+        for item in items or ()
+        if item.get("name")
+    }
 
 
 def _parse_cell(cell: Mapping[str, Any]) -> ComparedCell:
@@ -302,12 +292,7 @@ def _parse_cell(cell: Mapping[str, Any]) -> ComparedCell:
     )
 
 
-def _compare_targets(old: KitSnapshot, new: KitSnapshot) -> tuple[ValueChange, ...]:
-    pairs = {
-        "image": (old.image, new.image),
-        "python": (old.python, new.python),
-        "parts": ([part.name for part in old.kit.parts], [part.name for part in new.kit.parts]),
-    }
+def _compare_values(pairs: Mapping[str, tuple[Any, Any]]) -> tuple[ValueChange, ...]:
     return tuple(
         ValueChange(name=name, before=before, after=after)
         for name, (before, after) in pairs.items()
@@ -317,70 +302,67 @@ def _compare_targets(old: KitSnapshot, new: KitSnapshot) -> tuple[ValueChange, .
 
 def _compare_packages(old: KitSnapshot, new: KitSnapshot) -> tuple[PackageChange, ...]:
     """Return how the installed packages changed, sorted by name."""
+    files = [side.map_contents(*Role) for side in (old, new)]
     changes = []
     for name in sorted(old.installed.keys() | new.installed.keys()):
         before, after = old.installed.get(name), new.installed.get(name)
-        if before is None and after is not None:
-            image_package = old.provided.get(name)
-            note = f"the image's {image_package.version} was used before" if image_package else ""
-            changes.append(PackageChange(name=name, change=ADDED, after=after.version, note=note))
-        elif after is None and before is not None:
-            image_package = new.provided.get(name)
-            note = f"the image's {image_package.version} is used now" if image_package else ""
-            changes.append(PackageChange(name=name, change=REMOVED, before=before.version, note=note))
-        elif (
-            before is not None
-            and after is not None
-            and _list_digests(old, before) != _list_digests(new, after)
-        ):
-            changes.append(_describe_update(old, new, before, after))
+        if before and after:
+            contents = [
+                {file: known[file] for file in package.files if file in known}
+                for known, package in zip(files, (before, after), strict=True)
+            ]
+            if before.version != after.version or contents[0] != contents[1]:
+                changes.append(_describe_update(name, old, new, before, after))
+            continue
+        image_package = (old if after else new).provided.get(name)
+        usage = "was used before" if after else "is used now"
+        changes.append(
+            PackageChange(
+                name=name,
+                change=ADDED if after else REMOVED,
+                before=before.version if before else "",
+                after=after.version if after else "",
+                note=f"the image's {image_package.version} {usage}" if image_package else "",
+            )
+        )
     return tuple(changes)
 
 
-def _list_digests(side: KitSnapshot, package: KitPackage) -> list[tuple[str, str]]:
-    entries = side.map_entries()
-    digests = sorted((name, entries[name].sha256) for name in package.files if name in entries)
-    return [(package.version, ""), *digests]
-
-
 def _describe_update(
-    old: KitSnapshot, new: KitSnapshot, before: KitPackage, after: KitPackage
+    name: str, old: KitSnapshot, new: KitSnapshot, before: KitPackage, after: KitPackage
 ) -> PackageChange:
     old_kind, new_kind = (
-        " and ".join("wheel" if name.endswith(".whl") else "sdist" for name in package.files)
+        " and ".join("wheel" if file.endswith(".whl") else "sdist" for file in package.files)
         for package in (before, after)
     )
+    changed_files: tuple[FileChange, ...] = ()
+    if before.is_own or after.is_own:
+        # Metadata changes whenever the other files or the version do: RECORD holds their hashes, WHEEL the version of
+        # the build backend.
+        derived = [".dist-info/"]
+        if before.version == after.version:
+            derived = [".dist-info/RECORD", ".dist-info/WHEEL"]
+        contents = [
+            {
+                file: content
+                for file, content in side.read_wheel_contents(package).items()
+                if not any(part in file for part in derived)
+            }
+            for side, package in ((old, before), (new, after))
+        ]
+        changed_files = compare_files(*contents)
     return PackageChange(
-        name=after.name,
+        name=name,
         change=REBUILT if before.version == after.version else CHANGED,
         before=before.version,
         after=after.version,
         note=f"as {new_kind}, before as {old_kind}" if old_kind != new_kind else "",
-        files=_compare_wheel_files(old, new, before, after) if after.own or before.own else (),
+        files=changed_files,
     )
 
 
-def _compare_wheel_files(
-    old: KitSnapshot, new: KitSnapshot, before: KitPackage, after: KitPackage
-) -> tuple[FileChange, ...]:
-    """Return which files of a wheel changed, without metadata that changes whenever they or the version do."""
-    # RECORD holds the hashes of the other files, WHEEL the version of the build backend.
-    derived = [".dist-info/RECORD", ".dist-info/WHEEL"]
-    if before.version != after.version:
-        derived = [".dist-info/"]
-    contents = [
-        {
-            name: content
-            for name, content in side.read_wheel_contents(package).items()
-            if not any(part in name for part in derived)
-        }
-        for side, package in ((old, before), (new, after))
-    ]
-    return compare_files(*contents)
-
-
 def _compare_provided(
-    old: Mapping[str, KitPackage], new: Mapping[str, KitPackage], installed: Iterable[str]
+    old: Mapping[str, KitPackage], new: Mapping[str, KitPackage], installed: Collection[str]
 ) -> tuple[PackageChange, ...]:
     """Return how the packages from the image changed, except those that either kit installs."""
     changes = []
@@ -392,45 +374,42 @@ def _compare_provided(
     return tuple(changes)
 
 
-def _compare_other_files(old: KitSnapshot, new: KitSnapshot) -> tuple[FileChange, ...]:
-    """Return the changes of files that belong to no installed package."""
-    contents = []
-    for side in (old, new):
-        package_files = {PLAN, *(name for package in side.installed.values() for name in package.files)}
-        all_files = side.map_contents(Role.WHEEL, Role.SDIST, Role.BUILD, Role.LOCK)
-        contents.append({name: content for name, content in all_files.items() if name not in package_files})
-    return compare_files(*contents)
-
-
 def _compare_notebooks(old: KitSnapshot, new: KitSnapshot) -> NotebookChange:
     keys = sorted(old.metadata.keys() | new.metadata.keys())
-    values = [(key, old.metadata.get(key), new.metadata.get(key)) for key in keys]
-    before, after = (render_script(side.cells).splitlines() for side in (old, new))
-    lines = difflib.unified_diff(before, after, "old", "new", n=_CONTEXT, lineterm="")
+    before, after = (_render_script(side.cells) for side in (old, new))
+    text = []
+    for line in difflib.unified_diff(before, after, "old", "new", n=_CONTEXT, lineterm=""):
+        # A hunk header gets the title of the cell that it starts in.
+        header = re.match(r"@@ -(\d+)", line)
+        titles = [title for title in before[: int(header[1])] if title.startswith("# %%")] if header else []
+        text.append(f"{line} {titles[-1].removeprefix('# ')}" if titles else line)
     return NotebookChange(
-        cells=_compare_cells(old.cells, new.cells),
-        metadata=tuple(ValueChange(name=k, before=b, after=a) for k, b, a in values if b != a),
-        text=tuple(_add_cell_title(line, before) for line in lines),
+        cells=_compare_cells(_key_by_title(old.cells), _key_by_title(new.cells)),
+        metadata=_compare_values({key: (old.metadata.get(key), new.metadata.get(key)) for key in keys}),
+        text=tuple(text),
     )
 
 
-def _add_cell_title(line: str, before: list[str]) -> str:
-    """Return a line of a unified diff; a hunk header with the title of the cell that it starts in."""
-    header = re.match(r"@@ -(\d+)", line)
-    if not header:
-        return line
-    titles = [text for text in before[: int(header[1])] if text.startswith("# %%")]
-    return f"{line} {titles[-1].removeprefix('# ')}" if titles else line
+def _render_script(cells: tuple[ComparedCell, ...]) -> list[str]:
+    """Return the lines of cells as a percent script."""
+    lines: list[str] = []
+    for cell in cells:
+        lines += [""] * bool(lines)
+        source = cell.source.splitlines()
+        if cell.kind == "code":
+            lines += [f"# %% {cell.title}", *source]
+        else:
+            lines += [f"# %% [{cell.kind}]", *(f"# {line}".rstrip() for line in source)]
+    return lines
 
 
 def _compare_cells(
-    old: tuple[ComparedCell, ...], new: tuple[ComparedCell, ...]
+    before: dict[str, ComparedCell], after: dict[str, ComparedCell]
 ) -> tuple[tuple[str, str], ...]:
-    before, after = _key_by_title(old), _key_by_title(new)
     changes = [(key, REMOVED) for key in before if key not in after]
     changes += [(key, ADDED) for key in after if key not in before]
     changes += [(key, CHANGED) for key in after if key in before and before[key] != after[key]]
-    if not changes and list(before) != list(after):
+    if not changes:
         changes = [(new_key, "moved") for new_key, key in zip(after, before, strict=True) if new_key != key]
     return tuple(changes)
 

@@ -17,7 +17,6 @@ from offline_kit.project.types import (
     KitPart,
     Member,
     OwnCode,
-    Pin,
     SettledSdist,
     Severity,
     Wheel,
@@ -61,11 +60,9 @@ def render_plan(contents: KitContents) -> str:
     """
     own = {wheel.name: wheel for wheel in contents.own.wheels}
     wheels = {wheel.name: wheel for wheel in contents.wheelhouse.wheels}
-    sdists_by_name = {prepared.name: prepared for prepared in contents.prepared_sdists}
+    sdists = {prepared.name: prepared for prepared in contents.prepared_sdists}
     bundled = [pin for pin in contents.freeze.pins_with(Fate.BUNDLED) if pin.name not in own]
-    missing_pins = [
-        f"{pin.name}=={pin.version}" for pin in bundled if pin.name not in wheels | sdists_by_name
-    ]
+    missing_pins = [f"{pin.name}=={pin.version}" for pin in bundled if pin.name not in wheels | sdists]
     if missing_pins:
         raise ProjectError(
             f"{len(missing_pins)} bundled packages have no file in the wheelhouse",
@@ -73,13 +70,27 @@ def render_plan(contents: KitContents) -> str:
             hint="run the build again; if it fails again, freeze again with --upgrade",
             details=missing_pins,
         )
-    _check_import_names(own, {pin.name: wheels[pin.name] for pin in bundled if pin.name in wheels})
-    items = [
-        *(_describe_sdist(sdists_by_name[pin.name]) for pin in bundled if pin.name in sdists_by_name),
-        *(_describe_wheel(wheels[pin.name], "bundled") for pin in bundled if pin.name not in sdists_by_name),
-        *(_describe_wheel(wheel, "own") for wheel in own.values()),
-    ]
-    provided = [_describe_provided(pin, wheels) for pin in contents.freeze.pins_with(Fate.PROVIDED)]
+    _check_import_names(own, [wheels[pin.name] for pin in bundled if pin.name in wheels])
+    items = [_describe_wheel(wheel, "own") for wheel in own.values()]
+    for pin in bundled:
+        is_sdist = pin.name in sdists
+        items.append(
+            _describe_sdist(sdists[pin.name]) if is_sdist else _describe_wheel(wheels[pin.name], "bundled")
+        )
+    provided = []
+    for pin in contents.freeze.pins_with(Fate.PROVIDED):
+        spare = wheels.get(pin.name) if pin.spare else None
+        provided.append(
+            {
+                "name": pin.name,
+                "version": pin.version,
+                "requires": list(pin.requires),
+                # Paths of the user's files differ between machines, and the kit's id must not.
+                "asked_by": sorted({"the project" if by.startswith("-") else by for by in pin.asked_by}),
+                "spare": spare.filename if spare else None,
+            }
+        )
+    offered = {str(name).partition(".")[0] for item in items for name in item["imports"]}
     plan: dict[str, Any] = {
         "format": FORMAT,
         "image": contents.image.name,
@@ -87,9 +98,8 @@ def render_plan(contents: KitContents) -> str:
         "install": sorted(items, key=lambda item: str(item["name"])),
         "provided": sorted(provided, key=lambda item: str(item["name"])),
         "roots": list(contents.own.roots),
+        "imported": sorted(offered & contents.imported),
     }
-    offered = {str(name).partition(".")[0] for item in items for name in item["imports"]}
-    plan["imported"] = sorted(offered & contents.imported)
     trained = [
         {"path": member.kit_path, "framework": member.framework, "version": member.version}
         for member in contents.members
@@ -103,12 +113,14 @@ def render_plan(contents: KitContents) -> str:
 
 def find_shadowed_packages(contents: KitContents) -> tuple[Finding, ...]:
     """Return a warning for each bundled package that an own module of the same import name hides."""
-    own = {
-        name: source.original
-        for source in contents.own.sources
-        for root in contents.own.roots
-        if (name := _find_module_name(source.original, root))
-    }
+    own: dict[str, str] = {}
+    for source in contents.own.sources:
+        for root in contents.own.roots:
+            inside = PurePosixPath(source.original)
+            parts = inside.relative_to(root).parts if inside.is_relative_to(root) else ()
+            is_module = len(parts) == 1 and parts[0].endswith(".py")
+            if is_module or (len(parts) == 2 and parts[1] == "__init__.py"):
+                own[parts[0].removesuffix(".py")] = source.original
     wheels = [*contents.wheelhouse.wheels]
     wheels += [prepared.wheel for prepared in contents.prepared_sdists if prepared.wheel]
     return tuple(
@@ -124,25 +136,14 @@ def find_shadowed_packages(contents: KitContents) -> tuple[Finding, ...]:
     )
 
 
-def _find_module_name(original: str, root: str) -> str:
-    """Return the top-level name by which a file is imported from a root; empty for none."""
-    inside = PurePosixPath(original)
-    if root != "." and not inside.is_relative_to(root):
-        return ""
-    parts = inside.relative_to(root).parts if root != "." else inside.parts
-    if len(parts) == 1 and parts[0].endswith(".py"):
-        return parts[0].removesuffix(".py")
-    return parts[0] if len(parts) == 2 and parts[1] == "__init__.py" else ""
-
-
-def _check_import_names(own: Mapping[str, Wheel], wheels: Mapping[str, Wheel]) -> None:
+def _check_import_names(own: Mapping[str, Wheel], wheels: Iterable[Wheel]) -> None:
     """Raise ProjectError if a package of the kit would overwrite an own one of the same import name."""
     tops = {
         name: wheel.name for wheel in own.values() for name in import_names.read_wheel_imports(wheel.path)
     }
     twins = [
         (name, wheel)
-        for wheel in wheels.values()
+        for wheel in wheels
         for name in import_names.read_wheel_imports(wheel.path)
         if name in tops and wheel.name != tops[name]
     ]
@@ -183,16 +184,4 @@ def _describe_sdist(prepared: SettledSdist) -> dict[str, Any]:
         "build": sorted(wheel.filename for wheel in prepared.closure),
         "imports": list(names),
         "role": "bundled",
-    }
-
-
-def _describe_provided(pin: Pin, wheels: dict[str, Wheel]) -> dict[str, Any]:
-    spare = wheels.get(pin.name) if pin.spare else None
-    return {
-        "name": pin.name,
-        "version": pin.version,
-        "requires": list(pin.requires),
-        # Paths of the user's files differ between machines, and the kit's id must not.
-        "asked_by": sorted({"the project" if by.startswith("-") else by for by in pin.asked_by}),
-        "spare": spare.filename if spare else None,
     }

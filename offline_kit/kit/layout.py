@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -23,6 +23,7 @@ _SECRETS = re.compile(
 )
 """Names of files that hold keys or passwords."""
 
+_PREPROCESSING = "checkpoints/preprocessing/"
 _LARGE = 50_000_000
 """Bytes from which a checkpoint of a split kit gets its own dataset."""
 _MOST_GROUPS = 16
@@ -63,11 +64,23 @@ def arrange_files(contents: KitContents) -> KitLayout:
     Raises ProjectError listing every file that must not or cannot be shipped: keys, duplicate names, names that no
     manifest can hold.
     """
-    items = _index_by_name(
-        [*_list_package_files(contents), *_list_source_files(contents), *_list_checkpoint_files(contents)]
-    )
+    files: dict[str, KitFile] = {}
+    problems = []
+    for file in _list_files(contents):
+        # A wheel needed for two roles is shipped once, under the first.
+        first = files.setdefault(file.original, file)
+        if first.sha256 != file.sha256:
+            problems.append(f"'{file.original}' has two contents: '{first.path}' and '{file.path}'")
+    if problems:
+        raise ProjectError(
+            "two files of the kit would have the same name",
+            code="duplicate-file",
+            hint="remove the wrong one from the cache folder, or pin another version",
+            details=problems,
+        )
+    files = dict(sorted(files.items()))
     problems = _find_secrets(contents)
-    problems += [f"{name!a} {reason}" for name in items if (reason := manifest.check_path(name))]
+    problems += [f"{name!a} {reason}" for name in files if (reason := manifest.check_path(name))]
     if problems:
         raise ProjectError(
             "some files must not go into a kit",
@@ -76,31 +89,25 @@ def arrange_files(contents: KitContents) -> KitLayout:
             details=problems,
         )
     remote = frozenset(entry.original for part in contents.remote_parts for entry in part.entries)
-    stored = map_safe_paths(items.keys() - remote)
+    stored = map_safe_paths(files.keys() - remote)
     entries = [
-        FileEntry(role=item.role, original=name, stored=stored[name], size=item.size, sha256=item.sha256)
-        for name, item in items.items()
+        FileEntry(role=file.role, original=name, stored=stored[name], size=file.size, sha256=file.sha256)
+        for name, file in files.items()
         if name not in remote
     ]
-    own = {PLAN, *(f"packages/{wheel.filename}" for wheel in contents.own.wheels)}
-    parts = (
-        *(
-            _split_parts(entries, own, grouped=contents.grouped)
-            if contents.split
-            else (manifest.make_part("kit", entries),)
-        ),
-        *contents.remote_parts,
-    )
-    return KitLayout(parts=tuple(sorted(parts, key=lambda part: part.name)), files=items, remote=remote)
+    parts = _split_parts(entries, contents) if contents.split else [manifest.make_part("kit", entries)]
+    parts += contents.remote_parts
+    return KitLayout(parts=tuple(sorted(parts, key=lambda part: part.name)), files=files, remote=remote)
 
 
-def _split_parts(entries: Sequence[FileEntry], own: Collection[str], *, grouped: bool) -> tuple[KitPart, ...]:
+def _split_parts(entries: Sequence[FileEntry], contents: KitContents) -> list[KitPart]:
     """Return a part for each top folder; own wheels and the plan that lists them belong to the code.
 
-    A changed line of code thus uploads the code again, not the wheels of others. `grouped` gives each large file a
-    part named after it: a new version of a Kaggle dataset uploads all its files.
+    A changed line of code thus uploads the code again, not the wheels of others. `contents.grouped` gives each large
+    file a part named after it: a new version of a Kaggle dataset uploads all its files.
     """
-    roles = (Role.CHECKPOINT, Role.PREPROCESSING) if grouped else ()
+    own = {PLAN, *(f"packages/{wheel.filename}" for wheel in contents.own.wheels)}
+    roles = (Role.CHECKPOINT, Role.PREPROCESSING) if contents.grouped else ()
     large = [entry.original for entry in entries if entry.role in roles and entry.size >= _LARGE]
     # The name follows from the file's, so that the same checkpoint stays in the same dataset.
     digits = 4 if len(large) <= _MOST_GROUPS else 1
@@ -110,31 +117,21 @@ def _split_parts(entries: Sequence[FileEntry], own: Collection[str], *, grouped:
         if entry.original in large:
             name = f"{name}-{hashlib.sha256(entry.original.encode()).hexdigest()[:digits]}"
         entries_by_part.setdefault(name, []).append(entry)
-    return tuple(manifest.make_part(name, entries_by_part[name]) for name in sorted(entries_by_part))
+    return [manifest.make_part(name, part_entries) for name, part_entries in entries_by_part.items()]
 
 
-def _list_package_files(contents: KitContents) -> Iterator[KitFile]:
+def _list_files(contents: KitContents) -> Iterator[KitFile]:
     plan = install_plan.render_plan(contents).encode()
     digest = hashlib.sha256(plan).hexdigest()
     yield KitFile(role=Role.LOCK, original=PLAN, size=len(plan), sha256=digest, data=plan)
-    prepared_sdists = contents.prepared_sdists
-    built = [prepared.wheel for prepared in prepared_sdists if prepared.wheel]
-    for wheel in (*contents.wheelhouse.wheels, *contents.own.wheels, *built):
-        yield _make_package_file(Role.WHEEL, wheel)
-    for prepared in prepared_sdists:
-        if prepared.sdist:
-            yield _make_package_file(Role.SDIST, prepared.sdist)
-        for wheel in prepared.closure:
-            yield _make_package_file(Role.BUILD, wheel)
-
-
-def _make_package_file(role: Role, file: Artifact) -> KitFile:
-    return KitFile(
-        role=role, original=f"packages/{file.filename}", size=file.size, sha256=file.sha256, path=file.path
-    )
-
-
-def _list_source_files(contents: KitContents) -> Iterator[KitFile]:
+    wheels = [*contents.wheelhouse.wheels, *contents.own.wheels]
+    packages: list[tuple[Role, Artifact]] = [(Role.WHEEL, wheel) for wheel in wheels]
+    packages += [(Role.WHEEL, sdist.wheel) for sdist in contents.prepared_sdists if sdist.wheel]
+    for prepared in contents.prepared_sdists:
+        packages += [(Role.SDIST, prepared.sdist)] if prepared.sdist else []
+        packages += [(Role.BUILD, wheel) for wheel in prepared.closure]
+    for role, package in packages:
+        yield _copy_of(role, f"packages/{package.filename}", package)
     for source in contents.own.sources:
         try:
             size, digest = source.path.stat().st_size, sha256_of(source.path)
@@ -146,6 +143,15 @@ def _list_source_files(contents: KitContents) -> Iterator[KitFile]:
             ) from error
         name = f"code/{source.original}"
         yield KitFile(role=Role.SOURCE, original=name, size=size, sha256=digest, path=source.path)
+    names = name_checkpoints(contents.checkpoints)
+    for checkpoint in contents.checkpoints:
+        yield _copy_of(Role.CHECKPOINT, names[checkpoint.original], checkpoint)
+    for checkpoint in contents.preprocessing:
+        yield _copy_of(Role.PREPROCESSING, f"{_PREPROCESSING}{checkpoint.original}", checkpoint)
+
+
+def _copy_of(role: Role, original: str, file: Artifact | Checkpoint) -> KitFile:
+    return KitFile(role=role, original=original, size=file.size, sha256=file.sha256, path=file.path)
 
 
 def name_checkpoints(checkpoints: Sequence[Checkpoint]) -> dict[str, str]:
@@ -163,68 +169,22 @@ def name_preprocessing_files(files: Sequence[Checkpoint]) -> dict[str, str]:
     That is the file name, or the path in the project if several have the same file name. Caches in "caches/" are
     left out: their libraries find them.
     """
-    files = [file for file in files if not file.original.startswith("caches/")]
-    counts = Counter(PurePosixPath(file.original).name for file in files)
-    names = {}
-    for file in files:
-        name = PurePosixPath(file.original).name
-        names[name if counts[name] == 1 else file.original] = f"checkpoints/preprocessing/{file.original}"
-    return names
-
-
-def _list_checkpoint_files(contents: KitContents) -> Iterator[KitFile]:
-    names = name_checkpoints(contents.checkpoints)
-    for checkpoint in contents.checkpoints:
-        yield KitFile(
-            role=Role.CHECKPOINT,
-            original=names[checkpoint.original],
-            size=checkpoint.size,
-            sha256=checkpoint.sha256,
-            path=checkpoint.path,
-        )
-    for checkpoint in contents.preprocessing:
-        yield KitFile(
-            role=Role.PREPROCESSING,
-            original=f"checkpoints/preprocessing/{checkpoint.original}",
-            size=checkpoint.size,
-            sha256=checkpoint.sha256,
-            path=checkpoint.path,
-        )
-
-
-def _index_by_name(items: Iterable[KitFile]) -> dict[str, KitFile]:
-    """Return files by name, sorted; a wheel needed for two roles is shipped once, under the first."""
-    files_by_name: dict[str, KitFile] = {}
-    problems = []
-    for item in items:
-        first = files_by_name.setdefault(item.original, item)
-        if first.sha256 != item.sha256:
-            problems.append(f"'{item.original}' has two contents: '{first.path}' and '{item.path}'")
-    if problems:
-        raise ProjectError(
-            "two files of the kit would have the same name",
-            code="duplicate-file",
-            hint="remove the wrong one from the cache folder, or pin another version",
-            details=problems,
-        )
-    return dict(sorted(files_by_name.items()))
+    originals = [file.original for file in files if not file.original.startswith("caches/")]
+    pairs = [(PurePosixPath(original).name, original) for original in originals]
+    counts = Counter(name for name, _ in pairs)
+    return {
+        name if counts[name] == 1 else original: f"{_PREPROCESSING}{original}" for name, original in pairs
+    }
 
 
 def _find_secrets(contents: KitContents) -> list[str]:
     names = [source.original for source in contents.own.sources]
     names += [checkpoint.original for checkpoint in (*contents.checkpoints, *contents.preprocessing)]
-    inside = [
-        (wheel.filename, name) for wheel in contents.own.wheels for name in list_wheel_files(wheel.path)
-    ]
+    shown_names = {f"'{name}'": name for name in names}
+    for wheel in contents.own.wheels:
+        shown_names |= {f"'{name}' in '{wheel.filename}'": name for name in list_wheel_files(wheel.path)}
     return [
-        *(f"'{name}' looks like a file with keys" for name in names if _is_secret_name(name)),
-        *(
-            f"'{name}' in '{wheel}' looks like a file with keys"
-            for wheel, name in inside
-            if _is_secret_name(name)
-        ),
+        f"{shown} looks like a file with keys"
+        for shown, name in shown_names.items()
+        if _SECRETS.fullmatch(PurePosixPath(name).name)
     ]
-
-
-def _is_secret_name(name: str) -> bool:
-    return _SECRETS.fullmatch(PurePosixPath(name).name) is not None

@@ -8,10 +8,10 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from offline_kit.core.errors import ProjectError
 from offline_kit.core.files import format_size, list_tree, sha256_of, write_atomic
@@ -25,6 +25,7 @@ REMOTE_PART = "wheelhouse"
 THREADS = 8
 """Kaggle's network mount is slow for one reader and fast for many."""
 
+_SHA256 = r"[0-9a-f]{64}"
 REBUILD_HINT = "build the kit again with 'offline-kit build'"
 
 
@@ -87,34 +88,31 @@ def parse_manifest(text: str, source: str) -> KitPart:
     Raises ProjectError listing every problem: wrong types, paths that lead out of the folder, duplicate names, an
     id that does not belong to the files.
     """
+
+    def refuse(message: str, details: Sequence[str] = ()) -> ProjectError:
+        return ProjectError(
+            f"'{source}' {message}", code="manifest-invalid", hint=REBUILD_HINT, details=details
+        )
+
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ProjectError(
-            f"'{source}' is not valid JSON: {error}", code="manifest-invalid", hint=REBUILD_HINT
-        ) from error
+        raise refuse(f"is not valid JSON: {error}") from error
     if isinstance(document, dict) and isinstance(document.get("format"), int) and document["format"] > FORMAT:
         raise ProjectError(
             f"'{source}' has format {document['format']}; this offline-kit supports format {FORMAT}",
             code="manifest-too-new",
             hint="update offline-kit with 'pip install -U offline-kit'",
         )
-    problems = _check_document(document)
-    if problems:
-        raise ProjectError(
-            f"'{source}' is not a valid manifest",
-            code="manifest-invalid",
-            hint=REBUILD_HINT,
-            details=problems,
-        )
-    part = make_part(document["part"], (_parse_entry(raw_entry) for raw_entry in document["files"]))
+    if problems := _check_document(document):
+        raise refuse("is not a valid manifest", problems)
+    # Keys of a later version are left out.
+    keys = ("original", "stored", "size", "sha256")
+    entries = (FileEntry(role=Role(raw["role"]), **{k: raw[k] for k in keys}) for raw in document["files"])
+    part = make_part(document["part"], entries)
     if part.id != document["id"]:
-        raise ProjectError(
-            f"'{source}' was changed after it was written: its id does not match its files",
-            code="manifest-invalid",
-            hint=REBUILD_HINT,
-            details=(f"id in the file: {document['id']}", f"id of its files: {part.id}"),
-        )
+        ids = (f"id in the file: {document['id']}", f"id of its files: {part.id}")
+        raise refuse("was changed after it was written: its id does not match its files", ids)
     return part
 
 
@@ -148,13 +146,14 @@ def read_package_sizes(folder: Path) -> dict[tuple[str, str], int]:
         return {}
     sizes: Counter[tuple[str, str]] = Counter()
     for entry in (entry for part in kit.parts for entry in part.entries):
-        if entry.role in (Role.WHEEL, Role.SDIST):
-            filename = entry.original.rpartition("/")[2]
-            try:
-                parsed = parse_wheel(filename) if entry.role is Role.WHEEL else parse_sdist(filename)
-            except (InvalidWheelFilename, InvalidSdistFilename):
-                continue
-            sizes[str(parsed[0]), str(parsed[1])] += entry.size
+        filename = entry.original.rpartition("/")[2]
+        with suppress(InvalidWheelFilename, InvalidSdistFilename):
+            if entry.role is Role.WHEEL:
+                name, version, *_ = parse_wheel(filename)
+                sizes[name, str(version)] += entry.size
+            elif entry.role is Role.SDIST:
+                name, version = parse_sdist(filename)
+                sizes[name, str(version)] += entry.size
     return dict(sizes)
 
 
@@ -204,16 +203,6 @@ def _check_file(folder: Path, entry: FileEntry, *, hashes: bool) -> str:
     return ""
 
 
-def _parse_entry(raw: dict[str, Any]) -> FileEntry:
-    return FileEntry(
-        role=Role(raw["role"]),
-        original=raw["original"],
-        stored=raw["stored"],
-        size=raw["size"],
-        sha256=raw["sha256"],
-    )
-
-
 def _check_document(document: object) -> list[str]:
     if not isinstance(document, dict):
         return ["it is not an object"]
@@ -223,32 +212,36 @@ def _check_document(document: object) -> list[str]:
         problems.append(f"'format' is {document.get('format')!r}, not {FORMAT}")
     if not _matches_pattern(r"[a-z]{1,20}(-[0-9a-f]{1,4})?", document.get("part")):
         problems.append(f"'part' is not a part's name: {document.get('part')!r}")
-    if not _matches_pattern(r"[0-9a-f]{64}", document.get("id")):
+    if not _matches_pattern(_SHA256, document.get("id")):
         problems.append(f"'id' is not a SHA-256: {document.get('id')!r}")
     files = document.get("files")
     if not isinstance(files, list):
         return [*problems, "'files' is not a list"]
     for number, raw in enumerate(files):
         problems += [f"file {number}: {text}" for text in _check_entry(raw)]
-    return problems or _find_duplicates(files)
-
-
-def _check_entry(raw: object) -> list[str]:
-    if not isinstance(raw, dict):
-        return ["it is not an object"]
-    problems = []
-    if raw.get("role") not in [role.value for role in Role]:
-        problems.append(f"unknown role {raw.get('role')!r}")
-    if reason := check_path(raw.get("original")):
-        problems.append(f"original {raw.get('original')!r} {reason}")
-    if reason := check_path(raw.get("stored"), stored=True):
-        problems.append(f"stored {raw.get('stored')!r} {reason}")
-    size = raw.get("size")
-    if not isinstance(size, int) or isinstance(size, bool) or size < 0:
-        problems.append(f"size {size!r} is not a number of bytes")
-    if not _matches_pattern(r"[0-9a-f]{64}", raw.get("sha256")):
-        problems.append(f"sha256 {raw.get('sha256')!r} is not a SHA-256")
+    if problems:
+        return problems
+    for key in ("original", "stored"):
+        # File systems of macOS and Windows ignore case.
+        counts = Counter(raw[key].lower() if key == "stored" else raw[key] for raw in files)
+        problems += [f"{key} '{name}' is listed twice" for name, count in counts.items() if count > 1]
     return problems
+
+
+def _check_entry(raw: object) -> Iterator[str]:
+    if not isinstance(raw, dict):
+        yield "it is not an object"
+        return
+    size = raw.get("size")
+    if raw.get("role") not in [role.value for role in Role]:
+        yield f"unknown role {raw.get('role')!r}"
+    for key in ("original", "stored"):
+        if reason := check_path(raw.get(key), stored=key == "stored"):
+            yield f"{key} {raw.get(key)!r} {reason}"
+    if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+        yield f"size {size!r} is not a number of bytes"
+    if not _matches_pattern(_SHA256, raw.get("sha256")):
+        yield f"sha256 {raw.get('sha256')!r} is not a SHA-256"
 
 
 def check_path(path: object, *, stored: bool = False) -> str:
@@ -272,16 +265,3 @@ def check_path(path: object, *, stored: bool = False) -> str:
 
 def _matches_pattern(pattern: str, value: object) -> bool:
     return isinstance(value, str) and re.fullmatch(pattern, value) is not None
-
-
-def _find_duplicates(files: Sequence[dict[str, Any]]) -> list[str]:
-    problems = []
-    for key in ("original", "stored"):
-        names: set[str] = set()
-        for raw in files:
-            # File systems of macOS and Windows ignore case.
-            name = raw[key].lower() if key == "stored" else raw[key]
-            if name in names:
-                problems.append(f"{key} '{raw[key]}' is listed twice")
-            names.add(name)
-    return problems
