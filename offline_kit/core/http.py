@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from offline_kit.core.errors import OutsideError, ProjectError, UsageError
@@ -19,8 +19,8 @@ from offline_kit.core.files import CHUNK, translate_disk_errors
 from offline_kit.core.redaction import redact_urls
 from offline_kit.core.report import Advance
 from offline_kit.core.retry import PATIENT as PATIENT
-from offline_kit.core.retry import Attempt, TransientError, retry_attempts
 from offline_kit.core.retry import RetryPolicy as RetryPolicy
+from offline_kit.core.retry import TransientError, retry_call
 
 if TYPE_CHECKING:
     import requests
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 TEMPORARY_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 GONE_STATUSES = frozenset({404, 410})
 _SPAN = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
+_T = TypeVar("_T")
 _thread_local = threading.local()
 
 
@@ -73,8 +74,9 @@ def fetch_answer(
     """
     if url.startswith("file:"):
         return _read_file_url(url)
-    for attempt in _retry_attempts(url, patience):
-        with attempt, open_response(url, settings, headers or {}) as response:
+
+    def request_once() -> Answer | None:
+        with open_response(url, settings, headers or {}) as response:
             if response.status_code in absent:
                 return None
             _raise_for_status(url, response)
@@ -86,7 +88,8 @@ def fetch_answer(
                 kind=kind.strip().lower(),
                 charset=charset[1] if charset else None,
             )
-    raise AssertionError("unreachable")
+
+    return _retry(request_once, url, patience)
 
 
 def _read_file_url(url: str) -> Answer | None:
@@ -198,10 +201,7 @@ def _complete_part(
         with stream:
             part.append(iter(partial(stream.read, CHUNK), b""))
         return
-    for attempt in _retry_attempts(url, patience, lambda: part.held):
-        with attempt:
-            _continue_part(url, part, settings)
-            return
+    _retry(lambda: _continue_part(url, part, settings), url, patience, lambda: part.held)
 
 
 def _continue_part(url: str, part: _PartialFile, settings: ConnectionSettings) -> None:
@@ -231,9 +231,9 @@ def _continue_part(url: str, part: _PartialFile, settings: ConnectionSettings) -
             raise TransientError("the connection ended early")
 
 
-def _retry_attempts(
-    url: str, patience: RetryPolicy, progress: Callable[[], int] = lambda: 0
-) -> Iterator[Attempt]:
+def _retry(
+    call: Callable[[], _T], url: str, patience: RetryPolicy, progress: Callable[[], int] = lambda: 0
+) -> _T:
     import requests
     import urllib3
 
@@ -247,8 +247,12 @@ def _retry_attempts(
         )
 
     temporary = (requests.RequestException, urllib3.exceptions.HTTPError)
-    return retry_attempts(
-        patience, may_pass=lambda error: isinstance(error, temporary), give_up=give_up, progress=progress
+    return retry_call(
+        call,
+        patience,
+        give_up=give_up,
+        may_pass=lambda error: isinstance(error, temporary),
+        progress=progress,
     )
 
 

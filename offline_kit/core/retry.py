@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from offline_kit.core.errors import OfflineKitError
 
+_T = TypeVar("_T")
 _BUSY_ATTEMPTS = 12
 _OBEYED = 600.0
 _STOP: ContextVar[threading.Event | None] = ContextVar("stop", default=None)
@@ -85,30 +87,15 @@ class TransientError(Exception):
         self.after = after
 
 
-class Attempt:
-    """A context that swallows temporary trouble and keeps it."""
-
-    def __init__(self, may_pass: Callable[[Exception], bool]) -> None:
-        self._may_pass = may_pass
-        self.trouble: Exception | None = None
-
-    def __enter__(self) -> None:
-        self.trouble = None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
-        if isinstance(error, Exception) and (isinstance(error, TransientError) or self._may_pass(error)):
-            self.trouble = error
-        return self.trouble is not None
-
-
-def retry_attempts(
-    patience: RetryPolicy,
+def retry_call(
+    call: Callable[[], _T],
+    policy: RetryPolicy,
     *,
-    may_pass: Callable[[Exception], bool],
     give_up: Callable[[Exception], OfflineKitError],
+    may_pass: Callable[[Exception], bool] = lambda _error: False,
     progress: Callable[[], int] = lambda: 0,
-) -> Iterator[Attempt]:
-    """Yield contexts to try in; the caller leaves the loop from within one that succeeded.
+) -> _T:
+    """Call until it succeeds, and return its result.
 
     TransientError and the errors that `may_pass` are retried, others are raised at once. `progress` returns how far the
     work is: an attempt that gets further does not count as failed. At the end of the policy, raises what `give_up` makes
@@ -116,18 +103,18 @@ def retry_attempts(
     """
     start, failed, before = time.monotonic(), 0, progress()
     while True:
-        attempt = Attempt(may_pass)
-        yield attempt
-        trouble = attempt.trouble
-        if trouble is None:
-            return
-        failed = 1 if progress() > before else failed + 1
+        try:
+            return call()
+        except Exception as error:
+            if not (isinstance(error, TransientError) or may_pass(error)):
+                raise
+            failed = 1 if progress() > before else failed + 1
+            late = failed > 1 and time.monotonic() - start > policy.deadline
+            if failed >= policy.attempts or late:
+                raise give_up(error) from error
+            requested = error.after if isinstance(error, TransientError) else None
         before = progress()
-        late = failed > 1 and time.monotonic() - start > patience.deadline
-        if failed >= patience.attempts or late:
-            raise give_up(trouble) from trouble
-        requested = trouble.after if isinstance(trouble, TransientError) else None
-        patience.wait(patience.wait_time(requested, failed))
+        policy.wait(policy.wait_time(requested, failed))
 
 
 class RequestThrottle:

@@ -13,7 +13,7 @@ from offline_kit.core.retry import (
     RetryPolicy,
     StoppedError,
     TransientError,
-    retry_attempts,
+    retry_call,
     stop_waits_on,
 )
 
@@ -28,13 +28,13 @@ def refused(patience: RetryPolicy, after: float | None = None) -> tuple[int, lis
     def give_up(trouble: Exception) -> OfflineKitError:
         return OutsideError(str(trouble), hint="later")
 
+    def ask() -> None:
+        nonlocal asked
+        asked += 1
+        raise TransientError("busy", after)
+
     with pytest.raises(OutsideError):
-        for attempt in retry_attempts(
-            replace(patience, sleep=waits.append), may_pass=lambda _: False, give_up=give_up
-        ):
-            with attempt:
-                asked += 1
-                raise TransientError("busy", after)
+        retry_call(ask, replace(patience, sleep=waits.append), give_up=give_up)
     return asked, waits
 
 

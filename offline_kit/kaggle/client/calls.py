@@ -19,7 +19,7 @@ from offline_kit.core.retry import (
     RetryPolicy,
     TransientError,
     ignore_progress,
-    retry_attempts,
+    retry_call,
 )
 from offline_kit.kaggle.client.api_types import (
     RATE_LIMITED,
@@ -169,17 +169,16 @@ class ApiCaller:
         patience: RetryPolicy | None = None,
         far: Callable[[], int] = lambda: 0,
     ) -> _T:
-        for attempt in retry_attempts(
-            patience or self._patience, may_pass=may_pass, give_up=_give_up, progress=far
-        ):
-            with attempt:
-                try:
-                    return act()
-                except RefusedError as refusal:
-                    if refusal.retry_after is not None and may_pass(refusal):
-                        raise TransientError(refusal.what, refusal.retry_after) from refusal
-                    raise
-        raise AssertionError("unreachable")
+        def act_once() -> _T:
+            try:
+                return act()
+            except RefusedError as refusal:
+                if refusal.retry_after is not None and may_pass(refusal):
+                    raise TransientError(refusal.what, refusal.retry_after) from refusal
+                raise
+
+        policy = patience or self._patience
+        return retry_call(act_once, policy, may_pass=may_pass, give_up=_give_up, progress=far)
 
 
 class ApiService:

@@ -20,7 +20,7 @@ from offline_kit.core.files import CHUNK, translate_disk_errors, write_atomic
 from offline_kit.core.http import GONE_STATUSES, TEMPORARY_STATUSES
 from offline_kit.core.redaction import redact_urls
 from offline_kit.core.report import Advance
-from offline_kit.core.retry import PATIENT, RetryPolicy, TransientError, retry_attempts
+from offline_kit.core.retry import PATIENT, RetryPolicy, TransientError, retry_call
 from offline_kit.kaggle.client.api_types import Blob
 from offline_kit.kaggle.client.client import KaggleClient
 
@@ -84,21 +84,22 @@ class Uploader:
     def _retry_upload(
         self, file: UploadFile, resumable: "_ResumableUpload", counter: "_ProgressCounter"
     ) -> str:
-        for attempt in retry_attempts(
+        def upload_once() -> str:
+            blob = resumable.open_blob()
+            offset = resumable.query_offset(blob)
+            if offset < file.size or (file.size == 0 and not resumable.complete):
+                resumable.send_bytes(blob, offset, counter)
+            resumable.mark_complete()
+            counter.report_position(file.size)
+            return blob.token
+
+        return retry_call(
+            upload_once,
             self._patience,
             may_pass=_is_network_error,
             give_up=lambda e: _build_failed_error(file, e),
             progress=counter.count_bytes,
-        ):
-            with attempt:
-                blob = resumable.open_blob()
-                offset = resumable.query_offset(blob)
-                if offset < file.size or (file.size == 0 and not resumable.complete):
-                    resumable.send_bytes(blob, offset, counter)
-                resumable.mark_complete()
-                counter.report_position(file.size)
-                return blob.token
-        raise AssertionError("unreachable")
+        )
 
     def forget_uploads(self) -> None:
         """Delete all stored uploads: they are part of a version now, and a token can be used only once."""

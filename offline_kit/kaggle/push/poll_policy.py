@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from offline_kit.core.errors import OfflineKitError, OutsideError
 from offline_kit.core.report import Say
-from offline_kit.core.retry import PATIENT, RetryPolicy, TransientError, retry_attempts
+from offline_kit.core.retry import PATIENT, RetryPolicy, TransientError, retry_call
 from offline_kit.kaggle.client.api_types import NoResponseError, RefusedError, UnreachableError
 from offline_kit.kaggle.client.calls import READ_SECONDS
 
@@ -62,10 +62,7 @@ def poll_until(
     check: Callable[[], _T], policy: RetryPolicy, give_up: Callable[[Exception], OfflineKitError]
 ) -> _T:
     """Return what `check` sees once it raises PassingError no more; when patience ends, raises what `give_up` makes of it."""
-    for attempt in retry_attempts(policy, may_pass=lambda _error: False, give_up=give_up):
-        with attempt:
-            return check()
-    raise AssertionError("unreachable")
+    return retry_call(check, policy, give_up=give_up)
 
 
 def ignore_transient(check: Callable[[], _T], show_status: Say = lambda _words: None) -> Callable[[], _T]:
