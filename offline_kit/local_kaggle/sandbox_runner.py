@@ -18,9 +18,8 @@ from offline_kit.project import images
 from offline_kit.project.images import Image
 from offline_kit.rehearsal import environments, execution, gateway, kernel, kit_facts
 from offline_kit.rehearsal.environments import EnvironmentOptions
-from offline_kit.rehearsal.execution import KernelRun, RehearsalEnvironment
+from offline_kit.rehearsal.execution import KernelRun, KernelSetup, RehearsalEnvironment
 from offline_kit.rehearsal.gateway import GatewayService
-from offline_kit.rehearsal.kernel import KernelSetup
 
 _POLL_SECONDS = 0.1  # between two looks at a log
 
@@ -72,7 +71,6 @@ class SandboxRunner:
 
     def _run_job(self, job: RunJob, source: Path, service: GatewayService | None) -> KernelRun:
         chosen_sandbox = sandbox.find_sandbox(self.kinds, report=self.shop.report)
-        papermill = environments.inspect_interpreter(environments.make_papermill_environment(self.shop))
         image, ready = self._choose_kernel(job, (source, *(service.code if service else ())))
         env = {"KAGGLE_IS_COMPETITION_RERUN": "1"} if job.rerun else {}
         if job.internet:
@@ -82,10 +80,8 @@ class SandboxRunner:
         bench = RehearsalEnvironment(
             notebook=source,
             inputs=_mount_inputs(job),
-            kernel=(),
-            papermill=papermill.path,
-            python_mounts=papermill.mounts,
-            links=papermill.links,
+            kernel=ready,
+            papermill=environments.make_papermill_environment(self.shop),
             uv=interpreters.uv_program(),
             installer="auto",
             timeout=job.timeout,
@@ -100,7 +96,7 @@ class SandboxRunner:
         def run(chosen_kernel: KernelSetup) -> KernelRun:
             box = next(boxes)
             with _follow_lines(box / execution.LOG, job.say):
-                environment = kernel.set_kernel(bench, chosen_kernel)
+                environment = replace(bench, kernel=chosen_kernel)
                 if service and job.rerun:
                     environment = gateway.make_scoring_run(
                         environment, service, root, None, job.folder / f"driver-{box.name}"

@@ -71,7 +71,23 @@ class EnvironmentSpec:
         return ", or use the running environment with --env current" if self.overrides else ""
 
 
-def make_kernel_environment(image: Image, packages: Sequence[str], options: EnvironmentOptions) -> Path:
+@dataclass(frozen=True, kw_only=True)
+class Interpreter:
+    """A Python interpreter on this machine, and what a sandbox must mount for it."""
+
+    path: Path
+    version: str
+    packages: Mapping[str, str]
+    """Version by normalized name."""
+    mounts: tuple[Mount, ...]
+    """Folders that it needs, read-only and at their own paths."""
+    links: Mapping[str, str]
+    """Symbolic links that lead to it."""
+
+
+def make_kernel_environment(
+    image: Image, packages: Sequence[str], options: EnvironmentOptions
+) -> Interpreter:
     """Return the Python of an environment with ipykernel and `packages`, at the image's versions.
 
     Raises:
@@ -100,7 +116,7 @@ def make_kernel_environment(image: Image, packages: Sequence[str], options: Envi
         },
         python=python,
     )
-    return _ensure_environment("kernel", spec, options)
+    return inspect_interpreter(_ensure_environment("kernel", spec, options))
 
 
 def _is_cuda_library(name: str) -> bool:
@@ -108,12 +124,12 @@ def _is_cuda_library(name: str) -> bool:
     return name.startswith(("nvidia-", "cuda-")) and name != "nvidia-ml-py"
 
 
-def make_papermill_environment(options: EnvironmentOptions) -> Path:
+def make_papermill_environment(options: EnvironmentOptions) -> Interpreter:
     """Return the Python of papermill's own environment, which keeps its dependencies away from the kernel's."""
     # Not sys.executable: its environment may be deleted, and others with the same Python share this one.
     base = interpreters.find_interpreter("{}.{}".format(*sys.version_info), processes.copy_environment())
     spec = EnvironmentSpec(names=("papermill>=2.7,<3",), python=base or Path(sys.executable))
-    return _ensure_environment("papermill", spec, options)
+    return inspect_interpreter(_ensure_environment("papermill", spec, options))
 
 
 def make_layer(packages: Sequence[str], python: Path, options: EnvironmentOptions) -> Path:
@@ -272,20 +288,6 @@ def _run_uv(
     return processes.run_command(
         argv, cwd=cwd, env=processes.copy_environment(**changes), timeout=3600, check=check
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Interpreter:
-    """A Python interpreter on this machine, and what a sandbox must mount for it."""
-
-    path: Path
-    version: str
-    packages: Mapping[str, str]
-    """Version by normalized name."""
-    mounts: tuple[Mount, ...]
-    """Folders that it needs, read-only and at their own paths."""
-    links: Mapping[str, str]
-    """Symbolic links that lead to it."""
 
 
 def inspect_interpreter(path: Path) -> Interpreter:

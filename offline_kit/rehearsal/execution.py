@@ -15,6 +15,7 @@ from offline_kit.core.sandboxes import leftovers
 from offline_kit.core.sandboxes.box import Box, BoxOutcome, Mount
 from offline_kit.notebook.failures import find_failure
 from offline_kit.notebook.runtime.kit_runtime import KitError
+from offline_kit.rehearsal.environments import Interpreter
 
 HOME = "/home/kaggle"
 _SETUP = "NAMES_BEFORE = set(globals())"
@@ -40,17 +41,31 @@ LOG = "log.txt"
 
 
 @dataclass(frozen=True, kw_only=True)
+class KernelSetup:
+    """A kernel that is ready to start."""
+
+    python: Interpreter
+    launch: tuple[str, ...]
+    """Command that starts it, before its connection file."""
+    mounts: tuple[Mount, ...] = ()
+    """Folders that it needs in addition to the interpreter's."""
+    used: tuple[str, ...] = ()
+    """Normalized names of the image packages that the notebook needs."""
+    notes: tuple[str, ...] = ()
+    of_image: bool = False
+    """The environment was made for the image."""
+    derived: tuple[str, ...] = ()
+    """The part of `used` that was read from the kit and its code, before any run failed."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RehearsalEnvironment:
     """Everything that a run needs: the notebook, its inputs, its kernel and the limits."""
 
     notebook: Path
     inputs: tuple[Mount, ...]
-    kernel: tuple[str, ...]
-    """Command that starts the kernel, before "-f CONNECTION_FILE"."""
-    papermill: Path
-    """The Python of papermill's own environment."""
-    python_mounts: tuple[Mount, ...]
-    links: Mapping[str, str]
+    kernel: KernelSetup
+    papermill: Interpreter
     uv: Path | None
     """None: the notebook finds no uv."""
     installer: str
@@ -110,20 +125,22 @@ def run_notebook(
         Mount(inside="/rehearsal/in", source=folder / "in"),
         Mount(inside="/rehearsal/out", source=folder / "out", writable=True),
         *([Mount(inside="/rehearsal/bin/uv", source=environment.uv)] if environment.uv else []),
-        *environment.python_mounts,
+        *environment.kernel.python.mounts,
+        *environment.kernel.mounts,
+        *environment.papermill.mounts,
     ]
     log, cwd = folder / LOG, f"{prefix}/kaggle/working"
     words = [
         f"{prefix}{word}" if word.startswith(("/rehearsal/", "/kaggle/")) else word
         for word in environment.wrapper
     ]
-    words += [str(environment.papermill), "-m", "papermill"]
+    words += [str(environment.papermill.path), "-m", "papermill"]
     words += [f"{prefix}/rehearsal/in/notebook.ipynb", f"{prefix}/rehearsal/out/executed.ipynb"]
     words += ["--log-output", "--no-progress-bar", "--start-timeout", "300", "--cwd", cwd]
     box = Box(
         argv=tuple(words),
         mounts=tuple(mounts),
-        links=environment.links,
+        links={**environment.papermill.links, **environment.kernel.python.links},
         env=_make_variables(environment, search_path, prefix),
         cwd=cwd,
         log=log,
@@ -149,7 +166,7 @@ def _add_writable_site(environment: RehearsalEnvironment, folder: Path, prefix: 
 
     The kernel's own environment is read-only, because other runs use it too.
     """
-    python = Path(environment.kernel[0])
+    python = environment.kernel.python.path
     answer = processes.run_command([python, "-c", _SITE], env=processes.copy_environment(PYTHONPATH=None))
     interpreter = json.loads(answer.out)
     site = files.make_folder(folder / "lib" / f"python{interpreter['minor']}" / "site-packages")
@@ -171,8 +188,11 @@ def _add_writable_site(environment: RehearsalEnvironment, folder: Path, prefix: 
     mount = Mount(inside="/rehearsal/env", source=folder, writable=True)
     return replace(
         environment,
-        kernel=(f"{inside}/bin/python", *environment.kernel[1:]),
-        python_mounts=(*environment.python_mounts, mount),
+        kernel=replace(
+            environment.kernel,
+            launch=(f"{inside}/bin/python", *environment.kernel.launch[1:]),
+            mounts=(*environment.kernel.mounts, mount),
+        ),
     )
 
 
@@ -180,11 +200,11 @@ def _write_kernel_spec(
     environment: RehearsalEnvironment, folder: Path, search_path: str, prefix: str
 ) -> None:
     """Write the spec of the kernel (https://jupyter-client.readthedocs.io/en/stable/kernels.html#kernel-specs)."""
-    env = {"PATH": f"{Path(environment.kernel[0]).parent}:{search_path}"}
+    env = {"PATH": f"{Path(environment.kernel.launch[0]).parent}:{search_path}"}
     if environment.python_path:
         env["PYTHONPATH"] = ":".join(f"{prefix}{folder}" for folder in environment.python_path)
     spec = {
-        "argv": [*environment.kernel, "-f", "{connection_file}"],
+        "argv": [*environment.kernel.launch, "-f", "{connection_file}"],
         "display_name": "Python 3",
         "language": "python",
         "env": env,

@@ -183,7 +183,7 @@ def make_scoring_run(
     (folder / "driver.py").write_text(resources.read_source("rehearsal/gateway_driver"), encoding="utf-8")
     if first_submission and first_submission.suffix == ".parquet" and first_submission.is_file():
         shutil.copyfile(first_submission, folder / gateway_driver.FIRST_SUBMISSION)
-    words = (environment.kernel[0], f"{_DRIVER_FOLDER}/driver.py", _OUTPUT_FOLDER, root)
+    words = (environment.kernel.launch[0], f"{_DRIVER_FOLDER}/driver.py", _OUTPUT_FOLDER, root)
     return replace(
         environment,
         inputs=(*environment.inputs, Mount(inside=_DRIVER_FOLDER, source=folder)),

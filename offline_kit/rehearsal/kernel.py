@@ -5,7 +5,7 @@ import platform
 import re
 import sys
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from packaging import tags
@@ -20,7 +20,7 @@ from offline_kit.project.images import Image, is_same_version
 from offline_kit.project.types import Role
 from offline_kit.rehearsal import environments, execution, kit_facts
 from offline_kit.rehearsal.environments import EnvironmentOptions, Interpreter
-from offline_kit.rehearsal.execution import KernelRun, RehearsalEnvironment
+from offline_kit.rehearsal.execution import KernelRun, KernelSetup
 from offline_kit.rehearsal.kit_facts import InstallPlan, KitFile
 
 _MAX_RUNS = 6  # each with the packages that the one before lacked
@@ -42,24 +42,6 @@ _NAMES = tuple(
         rf"requires? (?:the )?['\"`]?({_WORD})['\"`]?",
     )
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class KernelSetup:
-    """A kernel that is ready to start."""
-
-    python: Interpreter
-    launch: tuple[str, ...]
-    """Command that starts it, before its connection file."""
-    mounts: tuple[Mount, ...] = ()
-    """Folders that it needs in addition to the interpreter's."""
-    used: tuple[str, ...] = ()
-    """Normalized names of the image packages that the notebook needs."""
-    notes: tuple[str, ...] = ()
-    of_image: bool = False
-    """The environment was made for the image."""
-    derived: tuple[str, ...] = ()
-    """The part of `used` that was read from the kit and its code, before any run failed."""
 
 
 def prepare_kernel(
@@ -162,7 +144,7 @@ def _find_used_packages(
 
 
 def _make_image_kernel(image: Image, used: Sequence[str], options: EnvironmentOptions) -> KernelSetup:
-    python = environments.inspect_interpreter(environments.make_kernel_environment(image, used, options))
+    python = environments.make_kernel_environment(image, used, options)
     launch = (str(python.path), "-m", "ipykernel_launcher")
     return KernelSetup(python=python, launch=launch, used=tuple(used), of_image=True)
 
@@ -181,16 +163,6 @@ def make_running_kernel(options: EnvironmentOptions) -> KernelSetup:
         launch=(str(python.path), "-c", _LAYERED.format(str(layer))),
         mounts=(Mount(inside=str(layer), source=layer),),
         notes=(note, "added ipykernel behind its own packages, because it has none"),
-    )
-
-
-def set_kernel(environment: RehearsalEnvironment, kernel: KernelSetup) -> RehearsalEnvironment:
-    """Return the environment with this kernel and the folders that it needs."""
-    return replace(
-        environment,
-        kernel=kernel.launch,
-        python_mounts=(*kernel.python.mounts, *kernel.mounts, *environment.python_mounts),
-        links={**environment.links, **kernel.python.links},
     )
 
 

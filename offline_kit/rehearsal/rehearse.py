@@ -21,10 +21,9 @@ from offline_kit.rehearsal import (
     submission_check,
     verdict,
 )
-from offline_kit.rehearsal.environments import EnvironmentOptions, Interpreter
-from offline_kit.rehearsal.execution import KernelRun, RehearsalEnvironment
+from offline_kit.rehearsal.environments import EnvironmentOptions
+from offline_kit.rehearsal.execution import KernelRun, KernelSetup, RehearsalEnvironment
 from offline_kit.rehearsal.gateway import GatewayService
-from offline_kit.rehearsal.kernel import KernelSetup
 from offline_kit.rehearsal.mounts import MountedInputs
 from offline_kit.rehearsal.request import RehearsalRequest
 from offline_kit.rehearsal.verdict import RunVerdict
@@ -92,21 +91,33 @@ def rehearse_kit(
         code = (notebook, *(service.code if service else ()))
         current = request.env == "current"
         setup = kernel.prepare_kernel(kit_files, code, request.image, options, current=current)
-        papermill = environments.inspect_interpreter(environments.make_papermill_environment(options))
         level, _ = kernel.measure_fidelity(request.image, setup.python, setup.used)
         report.step(f"rehearsing in {runner.kind}, fidelity {level}, Python {setup.python.version}")
         added_folders = service.added_folders() if service else {}
         inputs = mounts.lay_out_inputs(request, metadata, run_folder / "input", added_folders=added_folders)
-        base_environment = _describe_environment(request, notebook, service, inputs, papermill)
+        environment = RehearsalEnvironment(
+            notebook=notebook,
+            inputs=inputs.mounts,
+            kernel=setup,
+            papermill=environments.make_papermill_environment(options),
+            uv=None if request.installer == "pip" else interpreters.uv_program(),
+            installer=request.installer,
+            timeout=request.timeout,
+            memory=request.memory,
+            current=current,
+            own_packages=kit_facts.read_install_plan(kit_files).own_packages(),
+        )
+        if service and inputs.data:
+            python_path = gateway.find_python_path(service, notebook, inputs.data)
+            environment = replace(environment, python_path=python_path)
 
         def run_with_kernel(chosen: KernelSetup) -> KernelRun:
             box = run_folder / "box"
             files.remove_path(box)  # left by a run that lacked a package
-            environment = kernel.set_kernel(base_environment, chosen)
-            return execution.run_notebook(environment, runner, box, report=report)
+            return execution.run_notebook(replace(environment, kernel=chosen), runner, box, report=report)
 
         setup, result = kernel.run_until_complete(setup, request.image, options, run_with_kernel)
-        environment = kernel.set_kernel(base_environment, setup)
+        environment = replace(environment, kernel=setup)
         if service:
             name = gateway.find_submission(result.working, service.submission)
             if name != service.submission:
@@ -121,34 +132,6 @@ def rehearse_kit(
     for warning in outcome.warnings:
         report.warn(warning)
     return outcome
-
-
-def _describe_environment(
-    request: RehearsalRequest,
-    notebook: Path,
-    service: GatewayService | None,
-    inputs: MountedInputs,
-    papermill: Interpreter,
-) -> RehearsalEnvironment:
-    """Return the environment of the run, which has no kernel yet."""
-    python_path: tuple[str, ...] = ()
-    if service and inputs.data:
-        python_path = gateway.find_python_path(service, notebook, inputs.data)
-    return RehearsalEnvironment(
-        notebook=notebook,
-        inputs=inputs.mounts,
-        kernel=(),
-        papermill=papermill.path,
-        python_mounts=papermill.mounts,
-        links=papermill.links,
-        uv=None if request.installer == "pip" else interpreters.uv_program(),
-        installer=request.installer,
-        timeout=request.timeout,
-        memory=request.memory,
-        current=request.env == "current",
-        python_path=python_path,
-        own_packages=kit_facts.read_install_plan(kit_facts.list_kit_files(request.kit)).own_packages(),
-    )
 
 
 def _run_scoring(

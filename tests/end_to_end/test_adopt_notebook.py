@@ -100,7 +100,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     python = environments.make_kernel_environment(
         chosen, ["numpy", "pandas", "pillow", "timm", "torch"], shop
     )
-    subprocess.run([python, "-c", AUTHOR], cwd=folder, check=True)
+    subprocess.run([python.path, "-c", AUTHOR], cwd=folder, check=True)
     return folder
 
 

@@ -42,12 +42,11 @@ def shop(cache: Path, **more: Any) -> EnvironmentOptions:
 def test_versions_of_the_image_hold_whatever_asks_for_others(cache: Path) -> None:
     """Packages that do not agree with each other stand side by side, as in the image; nothing else comes along."""
     # jinja2 3.1.6 wants markupsafe>=2.0, and gets what this image has.
-    made = environments.make_kernel_environment(
+    found = environments.make_kernel_environment(
         image(ipykernel="6.29.5", pip="24.1.2", jinja2="3.1.6", markupsafe="1.1.1", numpy="2.1.3"),
         ["jinja2"],
         shop(cache),
     )
-    found = environments.inspect_interpreter(made)
     assert (found.packages["jinja2"], found.packages["markupsafe"]) == ("3.1.6", "1.1.1")
     assert (found.packages["ipykernel"], found.packages["pip"]) == ("6.29.5", "24.1.2")
     assert "numpy" not in found.packages
@@ -59,12 +58,12 @@ def test_an_environment_is_made_once(cache: Path) -> None:
     """The second time neither the index nor uv's resolver is asked."""
     listener = Listener()
     made = environments.make_papermill_environment(shop(cache))
-    began = made.stat(follow_symlinks=False).st_mtime_ns
+    began = made.path.stat(follow_symlinks=False).st_mtime_ns
     again = environments.make_papermill_environment(shop(cache, report=listener))
     assert again == made
     assert listener.said == []
-    assert made.stat(follow_symlinks=False).st_mtime_ns == began
-    assert "papermill" in environments.inspect_interpreter(made).packages
+    assert made.path.stat(follow_symlinks=False).st_mtime_ns == began
+    assert "papermill" in made.packages
 
 
 @pytest.mark.index
@@ -233,8 +232,7 @@ def test_torchs_own_cuda_libraries_hold_in_place_of_the_images(
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv"))
     listed = image(**{"torch": "2.11.0+cu128", libraries: "1.2"})
-    found = environments.inspect_interpreter(
-        environments.make_kernel_environment(listed, ["torch", libraries], shop(tmp_path, yes=True))
-    ).packages
+    python = environments.make_kernel_environment(listed, ["torch", libraries], shop(tmp_path, yes=True))
+    found = python.packages
     assert found["torch"].startswith("2.11.0")
     assert found.get(libraries) == (None if cpu else "1.1")

@@ -8,15 +8,15 @@ from offline_kit.core.errors import ProjectError
 from offline_kit.core.sandboxes.box import BoxOutcome
 from offline_kit.notebook.runtime.kit_runtime import KitError
 from offline_kit.rehearsal import verdict
-from offline_kit.rehearsal.execution import KernelRun, RehearsalEnvironment
+from offline_kit.rehearsal.environments import Interpreter
+from offline_kit.rehearsal.execution import KernelRun, KernelSetup, RehearsalEnvironment
 
+PYTHON = Interpreter(path=Path("python"), version="3.13.0", packages={}, mounts=(), links={})
 BENCH = RehearsalEnvironment(
     notebook=Path("n.ipynb"),
     inputs=(),
-    kernel=("python",),
-    papermill=Path("python"),
-    python_mounts=(),
-    links={},
+    kernel=KernelSetup(python=PYTHON, launch=("python",)),
+    papermill=PYTHON,
     uv=None,
     installer="auto",
     timeout=60,
