@@ -9,20 +9,8 @@ from pathlib import Path
 from packaging.version import Version
 
 from offline_kit.checkpoints.file_kinds import ClassifiedFile
-from offline_kit.checkpoints.frameworks.base import (
-    SURE,
-    Framework,
-    check_pickle_version,
-    is_estimator_of,
-    is_pickled,
-    make_note,
-    make_stop,
-    make_warning,
-    parse_release,
-    read_head,
-    read_tail,
-    search_content,
-)
+from offline_kit.checkpoints.frameworks import base
+from offline_kit.checkpoints.frameworks.base import SURE, Framework
 from offline_kit.checkpoints.pickle_streams import read_globals
 from offline_kit.project.types import Finding, Member, Severity
 
@@ -57,14 +45,14 @@ _CATBOOST_VERSION = re.compile(rb"(?:CatBoost release |Branch: tags/v)(\d+\.\d+[
 
 
 def _score_xgboost(path: Path, sniffed: ClassifiedFile) -> float:
-    start = read_head(path, 1024)
+    start = base.read_head(path, 1024)
     own = (
         (_XGBOOST_JSON.match(start) and b'"learner"' in start)
         or start.startswith(_XGBOOST_UBJ)
         or _is_old_xgboost(start)
         or _XGBOOST_DUMP.match(start)
     )
-    return SURE if own or is_estimator_of(path, sniffed, "xgboost") else 0.0
+    return SURE if own or base.is_estimator_of(path, sniffed, "xgboost") else 0.0
 
 
 def _is_old_xgboost(start: bytes) -> bool:
@@ -77,7 +65,7 @@ def _is_old_xgboost(start: bytes) -> bool:
 
 def _read_xgboost_version(member: Member) -> str:
     """Return the model's version, pickled or not; empty for the old binary format."""
-    content = read_tail(member.path)
+    content = base.read_tail(member.path)
     if json_version := _JSON_VERSION.search(content):
         return b".".join(json_version.groups()).decode()
     # A compressed pickle does not show it; in a plain one the last of the models inside counts.
@@ -90,31 +78,34 @@ def _check_xgboost(member: Member) -> Iterator[Finding]:
 
     https://xgboost.readthedocs.io/en/stable/tutorials/saving_model.html
     """
-    start = b"" if is_pickled(member) else read_head(member.path, 1 << 20)
-    if is_pickled(member):
+    start = b"" if base.is_pickled(member) else base.read_head(member.path, 1 << 20)
+    if base.is_pickled(member):
         problem = "is a pickled XGBoost model, which no other version promises to load"
-        yield make_note(member, problem, _OWN_FORMAT + _XGBOOST_SAVE)
+        yield base.make_note(member, problem, _OWN_FORMAT + _XGBOOST_SAVE)
     elif _is_old_xgboost(start):
         problem = "is in XGBoost's old binary format, which 3.1 and newer do not read"
         remedy = (
             f"load it with 'xgboost<3.1', save it as JSON or UBJSON ({_XGBOOST_SAVE}), and ship that file"
         )
-        yield make_warning(member, problem, remedy)
+        yield base.make_warning(member, problem, remedy)
     elif _XGBOOST_DUMP.match(start):
-        yield make_stop(member, _FOR_PEOPLE.format("XGBoost"), f"save the model itself: {_XGBOOST_SAVE}")
-    elif (kind := start.find(b"feature_types")) >= 0 and (parse_release(member.version) or (0, 0)) < (3, 1):
+        yield base.make_stop(member, _FOR_PEOPLE.format("XGBoost"), f"save the model itself: {_XGBOOST_SAVE}")
+    elif (kind := start.find(b"feature_types")) >= 0 and (base.parse_release(member.version) or (0, 0)) < (
+        3,
+        1,
+    ):
         types = start[kind : start.find(b"]", kind)]
         if b'"c"' in types or b"SL\x00\x00\x00\x00\x00\x00\x00\x01c" in start[kind : kind + 4096]:
             problem = "has categorical columns, and before XGBoost 3.1 a model does not keep the names of its categories"
             remedy = "make the numbers of the categories as in training, in a `transform` of yours"
             remedy = f"{remedy}, or save the model again with XGBoost 3.1 or newer"
-            yield make_warning(member, problem, remedy)
+            yield base.make_warning(member, problem, remedy)
 
 
 def _score_lightgbm(path: Path, sniffed: ClassifiedFile) -> float:
-    start = read_head(path)
+    start = base.read_head(path)
     own = start.startswith((b"tree\nversion=", b"tree\r\nversion=")) or _LIGHTGBM_DUMP.match(start)
-    return SURE if own or is_estimator_of(path, sniffed, "lightgbm") else 0.0
+    return SURE if own or base.is_estimator_of(path, sniffed, "lightgbm") else 0.0
 
 
 def _judge_lightgbm(trained: Version, reads: Version) -> Severity | None:
@@ -128,10 +119,10 @@ def _check_lightgbm_versions(member: Member, versions: Mapping[str, str]) -> Ite
     Version 4.0 renamed attributes of Booster, so older versions load no newer pickle, and older estimators lack
     attributes that newer ones predict with; older boosters load.
     """
-    available = parse_release(versions.get("lightgbm", ""))
+    available = base.parse_release(versions.get("lightgbm", ""))
     if not available or not (names := read_globals(member.path)):
         return
-    stated = search_content(member.path, _LIGHTGBM_FORMAT)
+    stated = base.search_content(member.path, _LIGHTGBM_FORMAT)
     is_new = stated != "" and int(stated) >= _FORMAT_OF_4
     is_estimator = any(name.startswith("lightgbm.sklearn.") for name in names)
     if stated and is_new != (available >= (4, 0)) and (is_new or is_estimator):
@@ -140,38 +131,40 @@ def _check_lightgbm_versions(member: Member, versions: Mapping[str, str]) -> Ite
             f"holds a model pickled by LightGBM {origin}, and the notebook has {versions['lightgbm']}, which may not "
             "load it or predict with it"
         )
-        yield make_warning(member, problem, f"save the model as text: {_LIGHTGBM_SAVE}")
+        yield base.make_warning(member, problem, f"save the model as text: {_LIGHTGBM_SAVE}")
 
 
 def _check_lightgbm(member: Member) -> Iterator[Finding]:
     """Report a dump, a text that is cut short, and how to save a pickle as text."""
-    if is_pickled(member):
+    if base.is_pickled(member):
         problem = "is a pickled LightGBM model, which loads with about its own version only"
-        yield make_note(member, problem, _OWN_FORMAT + _LIGHTGBM_SAVE)
-    elif _LIGHTGBM_DUMP.match(read_head(member.path)):
-        yield make_stop(member, _FOR_PEOPLE.format("LightGBM"), f"save the model itself: {_LIGHTGBM_SAVE}")
-    elif b"end of trees" not in read_tail(member.path, 64 << 20):
+        yield base.make_note(member, problem, _OWN_FORMAT + _LIGHTGBM_SAVE)
+    elif _LIGHTGBM_DUMP.match(base.read_head(member.path)):
+        yield base.make_stop(
+            member, _FOR_PEOPLE.format("LightGBM"), f"save the model itself: {_LIGHTGBM_SAVE}"
+        )
+    elif b"end of trees" not in base.read_tail(member.path, 64 << 20):
         problem = "is cut short: LightGBM's text has no 'end of trees'"
-        yield make_stop(member, problem, "copy or save the file again")
+        yield base.make_stop(member, problem, "copy or save the file again")
 
 
 def _score_catboost(path: Path, sniffed: ClassifiedFile) -> float:
-    start = read_head(path)
+    start = base.read_head(path)
     own = start.startswith(_CATBOOST_MAGIC)
     if _CATBOOST_JSON.match(start):
-        own = b'"scale_and_bias"' in read_tail(path, 4096) or b'"oblivious_trees"' in start
-    return SURE if own or is_estimator_of(path, sniffed, "catboost") else 0.0
+        own = b'"scale_and_bias"' in base.read_tail(path, 4096) or b'"oblivious_trees"' in start
+    return SURE if own or base.is_estimator_of(path, sniffed, "catboost") else 0.0
 
 
 def _read_catboost_version(member: Member) -> str:
     """Return the model's release; empty if it was built from a branch."""
-    return search_content(member.path, _CATBOOST_VERSION).rstrip(".")
+    return base.search_content(member.path, _CATBOOST_VERSION).rstrip(".")
 
 
 def _check_catboost(member: Member) -> Iterator[Finding]:
-    if is_pickled(member):
+    if base.is_pickled(member):
         save = "model.save_model('model.cbm')"
-        yield make_note(member, "is a pickled CatBoost model", _OWN_FORMAT + save)
+        yield base.make_note(member, "is a pickled CatBoost model", _OWN_FORMAT + save)
 
 
 XGBOOST = Framework(
@@ -181,7 +174,7 @@ XGBOOST = Framework(
     library="xgboost",
     score_match=_score_xgboost,
     check_member=_check_xgboost,
-    check_versions=partial(check_pickle_version, "xgboost"),
+    check_versions=partial(base.check_pickle_version, "xgboost"),
     read_version=_read_xgboost_version,
     task="tabular",
     param_names=("activation",),
@@ -207,7 +200,7 @@ CATBOOST = Framework(
     library="catboost",
     score_match=_score_catboost,
     check_member=_check_catboost,
-    check_versions=partial(check_pickle_version, "catboost"),
+    check_versions=partial(base.check_pickle_version, "catboost"),
     read_version=_read_catboost_version,
     task="tabular",
 )

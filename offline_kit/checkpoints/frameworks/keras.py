@@ -11,15 +11,8 @@ from typing import Any
 from packaging.version import Version
 
 from offline_kit.checkpoints.file_kinds import ClassifiedFile
-from offline_kit.checkpoints.frameworks.base import (
-    SURE,
-    Framework,
-    judge_newer,
-    make_stop,
-    make_warning,
-    parse_release,
-    walk_objects,
-)
+from offline_kit.checkpoints.frameworks import base
+from offline_kit.checkpoints.frameworks.base import SURE, Framework
 from offline_kit.checkpoints.pickle_streams import read_archive_member
 from offline_kit.project.types import CheckpointKind, Finding, Member, Severity
 
@@ -53,7 +46,7 @@ def _read_version(member: Member) -> str:
 
 def _judge_version(trained: Version, reads: Version) -> Severity | None:
     """Warn of files of a newer Keras 3; `_check_versions` handles those of Keras 2."""
-    return judge_newer(trained, reads) if trained.major > 2 else None
+    return base.judge_newer(trained, reads) if trained.major > 2 else None
 
 
 def _check_versions(member: Member, versions: Mapping[str, str]) -> Iterator[Finding]:
@@ -62,21 +55,21 @@ def _check_versions(member: Member, versions: Mapping[str, str]) -> Iterator[Fin
     https://keras.io/keras_3/: Keras 3 does not load everything that Keras 2 saved.
     """
     keras, tensorflow = versions.get("keras", ""), versions.get("tensorflow", "")
-    majors = (parse_release(member.version)[:1], parse_release(keras)[:1])
+    majors = (base.parse_release(member.version)[:1], base.parse_release(keras)[:1])
     if member.version_said and majors == ((2,), (3,)):
         problem = f"is of Keras {member.version}, and the notebook has {keras}, which does not load everything that Keras 2 saved"
         remedy = (
             "load it once with tf_keras and save it again with Keras 3 as .keras, or name the function that builds "
             'it: model = "src/model.py:build"'
         )
-        yield make_warning(member, problem, remedy)
+        yield base.make_warning(member, problem, remedy)
     elif tensorflow and member.path.is_dir():
         match = _TF_VERSION.search((member.path / _SAVED_MODEL).read_bytes())
         saved = match[2][: match[1][0]].decode() if match else ""
-        if parse_release(saved) > parse_release(tensorflow):
+        if base.parse_release(saved) > base.parse_release(tensorflow):
             problem = f"is a SavedModel of TensorFlow {saved}, and the notebook has {tensorflow}"
             remedy = f"export it with tensorflow=={tensorflow}, or save the model as .keras"
-            yield make_warning(member, problem, remedy)
+            yield base.make_warning(member, problem, remedy)
 
 
 def _uses_column_order(member: Member) -> bool:
@@ -92,26 +85,26 @@ def _check_keras(member: Member) -> Iterator[Finding]:
     if member.path.is_dir():
         if not (member.path / "variables" / "variables.index").is_file():
             remedy = "ship the whole folder: saved_model.pb, variables/ and assets/"
-            yield make_stop(member, "is a SavedModel without its variables", remedy)
+            yield base.make_stop(member, "is a SavedModel without its variables", remedy)
     elif member.model:
         pass  # the user's code builds it; only the weights are read
     elif zipfile.is_zipfile(member.path):
-        objects = list(walk_objects(_read_json(member.path, "config.json")))
+        objects = list(base.walk_objects(_read_json(member.path, "config.json")))
         has_lambda = any(node.get("class_name") == "__lambda__" for node in objects)
         if classes := {str(node["class_name"]) for node in objects if _is_foreign(node)}:
             problem = f"holds classes that are not Keras' own: {', '.join(sorted(classes))}"
             remedy = 'name the function that builds the model, and its weights are read: model = "src/model.py:build"'
-            yield make_warning(member, problem, remedy)
+            yield base.make_warning(member, problem, remedy)
     elif _search_h5(member.path, re.compile(b'("__lambda__")')):
         has_lambda = True
     elif not _search_h5(member.path, re.compile(b"(model_config)")):
         remedy = 'name the function that builds the model: model = "src/model.py:build", or save it whole'
-        yield make_stop(member, "holds weights alone", f"{remedy}: model.save('model.keras')")
+        yield base.make_stop(member, "holds weights alone", f"{remedy}: model.save('model.keras')")
     # https://keras.io/api/models/model_saving_apis/model_saving_and_loading/: safe_mode is on by default.
     if has_lambda and member.params.get("safe_mode") is not False:
         problem = "has a Lambda layer with code in the file, which Keras refuses to run"
         remedy = "if you made the file yourself, set safe_mode = false in the `params` of its `models` entry"
-        yield make_stop(member, problem, remedy)
+        yield base.make_stop(member, problem, remedy)
 
 
 def _is_foreign(node: dict[str, Any]) -> bool:

@@ -13,16 +13,8 @@ from typing import Any
 
 from offline_kit.checkpoints.file_downloads import read_settings
 from offline_kit.checkpoints.file_kinds import ClassifiedFile
-from offline_kit.checkpoints.frameworks.base import (
-    LIKELY,
-    PICKLES,
-    SURE,
-    Framework,
-    answer_yes,
-    make_note,
-    make_stop,
-    make_warning,
-)
+from offline_kit.checkpoints.frameworks import base
+from offline_kit.checkpoints.frameworks.base import SURE, Framework
 from offline_kit.checkpoints.pickle_opcodes import list_packages
 from offline_kit.checkpoints.pickle_streams import (
     list_archive,
@@ -85,7 +77,7 @@ def _match_kind(kind: CheckpointKind, score: float) -> Callable[[Path, Classifie
 def _score_module(path: Path, known_class: ClassifiedFile) -> float:
     if path.is_dir() or _is_script(known_class) or known_class.kind is CheckpointKind.LIGHTNING:
         return 0.0
-    modules = read_top_modules(path) if known_class.kind in PICKLES else frozenset()
+    modules = read_top_modules(path) if known_class.kind in base.PICKLES else frozenset()
     is_plain_pickle = "torch" in modules and "sklearn" not in modules
     if not is_plain_pickle and known_class.kind not in _TORCH:
         return 0.0
@@ -95,7 +87,7 @@ def _score_module(path: Path, known_class: ClassifiedFile) -> float:
 def _score_state_dict(path: Path, known_class: ClassifiedFile) -> float:
     if path.is_dir() or known_class.kind not in _TORCH or _is_script(known_class):
         return 0.0
-    return 0.0 if _holds_module(path, fingerprint(path)) else LIKELY
+    return 0.0 if _holds_module(path, fingerprint(path)) else base.LIKELY
 
 
 def _check_module(member: Member) -> Iterator[Finding]:
@@ -106,11 +98,11 @@ def _check_module(member: Member) -> Iterator[Finding]:
             "if you saved it yourself, set weights_only = false in the `params` of its `models` entry; better, "
             f'save its weights ({_SAVE}) and name its class: model = "src/model.py:Net"'
         )
-        yield make_stop(member, problem, remedy)
+        yield base.make_stop(member, problem, remedy)
     elif packages := ", ".join(list_packages(read_globals(member.path))):
         problem = f"needs its own code to load, from {packages}, at about the version that it was saved with"
         remedy = "add your own code to `packages` or `modules`, and the rest to the requirements"
-        yield make_note(member, problem, remedy)
+        yield base.make_note(member, problem, remedy)
 
 
 def _score_export(path: Path, _sniffed: ClassifiedFile) -> float:
@@ -124,13 +116,13 @@ def _check_export(member: Member) -> Iterator[Finding]:
     program = _read_program(member.path)
     if not program and any(_COMPILED in name for name in list_archive(member.path)):
         remedy = "export it for any machine: torch.export.save(torch.export.export(model, args), 'model.pt2')"
-        yield make_stop(member, "is compiled for the machine of the training (AOTInductor)", remedy)
+        yield base.make_stop(member, "is compiled for the machine of the training (AOTInductor)", remedy)
     elif rows := _read_fixed_rows(program):
         remedy = (
             'export it with a dynamic first axis, dynamic_shapes=({0: torch.export.Dim("rows")},), '
             f"or set batch_size = {rows} if the test set's rows are a multiple of it"
         )
-        yield make_warning(member, f"takes exactly {rows} row{'s' * (rows > 1)} at a time", remedy)
+        yield base.make_warning(member, f"takes exactly {rows} row{'s' * (rows > 1)} at a time", remedy)
 
 
 def _read_fixed_rows(program: dict[str, Any]) -> int:
@@ -175,17 +167,17 @@ def _check_timm(member: Member) -> Iterator[Finding]:
         remedy = (
             'set model = "timm:resnet18", or architecture = "resnet18" in the `params` of its `models` entry'
         )
-        yield make_stop(member, "holds weights alone, and no architecture of timm is named", remedy)
+        yield base.make_stop(member, "holds weights alone, and no architecture of timm is named", remedy)
 
 
 _torch = partial(Framework, runtime=("kit_torch",))
 _with_weights = partial(
     _torch,
-    uses_column_order=answer_yes,
+    uses_column_order=base.answer_yes,
     required_keys=("model",),
     param_names=("activation", "weights_only", "weights"),
     takes_model=True,
-    takes_arguments=answer_yes,
+    takes_arguments=base.answer_yes,
 )
 """Frameworks whose files hold weights alone: the user's code builds the model."""
 
@@ -202,7 +194,7 @@ SAFETENSORS = _with_weights(
     name="safetensors",
     title="safetensors",
     packages=("safetensors", "torch"),
-    score_match=_match_kind(CheckpointKind.SAFETENSORS, LIKELY),
+    score_match=_match_kind(CheckpointKind.SAFETENSORS, base.LIKELY),
 )
 TORCH_STATE_DICT = _with_weights(
     name="torch_state_dict",
@@ -216,7 +208,7 @@ TORCH_MODULE = _torch(
     packages=("torch", "joblib"),
     library="torch",
     score_match=_score_module,
-    uses_column_order=answer_yes,
+    uses_column_order=base.answer_yes,
     check_member=_check_module,
     param_names=("activation", "weights_only", "weights"),
 )
@@ -226,7 +218,7 @@ TORCHSCRIPT = _torch(
     packages=("torch",),
     library="torch",
     score_match=lambda _path, known_class: SURE if _is_script(known_class) else 0.0,
-    uses_column_order=answer_yes,
+    uses_column_order=base.answer_yes,
     param_names=("activation",),
 )
 TORCH_EXPORT = _torch(
@@ -235,7 +227,7 @@ TORCH_EXPORT = _torch(
     packages=("torch",),
     library="torch",
     score_match=_score_export,
-    uses_column_order=answer_yes,
+    uses_column_order=base.answer_yes,
     check_member=_check_export,
     read_version=_read_export_version,
     param_names=("activation",),
@@ -249,5 +241,5 @@ TIMM = _torch(
     task="images",
     param_names=("activation", "weights_only", "weights", "architecture"),
     takes_model=True,
-    takes_arguments=answer_yes,
+    takes_arguments=base.answer_yes,
 )

@@ -11,17 +11,8 @@ from pathlib import Path
 from packaging.version import Version
 
 from offline_kit.checkpoints.file_kinds import ClassifiedFile
-from offline_kit.checkpoints.frameworks.base import (
-    LIKELY,
-    PERHAPS,
-    PICKLES,
-    SURE,
-    Framework,
-    make_stop,
-    make_warning,
-    search_content,
-    walk_objects,
-)
+from offline_kit.checkpoints.frameworks import base
+from offline_kit.checkpoints.frameworks.base import SURE, Framework
 from offline_kit.checkpoints.pickle_streams import read_archive_member, read_globals, read_top_modules
 from offline_kit.project.types import Finding, Member, Severity
 
@@ -55,12 +46,12 @@ _SKOPS_DISTRUSTS = frozenset(
 
 def _score_sklearn(path: Path, sniffed: ClassifiedFile) -> float:
     """Match pickles that import from scikit-learn or the like; other pickles perhaps."""
-    if path.is_dir() or (sniffed.kind not in PICKLES and path.suffix.lower() not in _SUFFIXES):
+    if path.is_dir() or (sniffed.kind not in base.PICKLES and path.suffix.lower() not in _SUFFIXES):
         return 0.0
     tops = read_top_modules(path)
     if tops & {"sklearn", *_COMPATIBLE}:
-        return LIKELY
-    return PERHAPS if tops and "torch" not in tops else 0.0
+        return base.LIKELY
+    return base.PERHAPS if tops and "torch" not in tops else 0.0
 
 
 def list_preprocessors(path: Path) -> frozenset[str]:
@@ -104,9 +95,9 @@ def _check_skops(member: Member) -> Iterator[Finding]:
     try:
         schema = json.loads(read_archive_member(member.path, "schema.json"))
     except ValueError:
-        yield make_stop(member, "is damaged: its schema is no JSON", "save the file again")
+        yield base.make_stop(member, "is damaged: its schema is no JSON", "save the file again")
         return
-    pairs = [(node.get("__module__"), node.get("__class__")) for node in walk_objects(schema)]
+    pairs = [(node.get("__module__"), node.get("__class__")) for node in base.walk_objects(schema)]
     names = {
         f"{module}.{name}" for module, name in pairs if isinstance(module, str) and isinstance(name, str)
     }
@@ -121,7 +112,7 @@ def _check_skops(member: Member) -> Iterator[Finding]:
         remedy = (
             f"if you made the file yourself, set trusted = [{quoted}] in the `params` of its `models` entry"
         )
-        yield make_warning(member, problem, remedy)
+        yield base.make_warning(member, problem, remedy)
 
 
 SKLEARN = Framework(
@@ -130,7 +121,7 @@ SKLEARN = Framework(
     packages=("scikit-learn", "joblib"),
     library="scikit-learn",
     score_match=_score_sklearn,
-    read_version=lambda member: search_content(member.path, _VERSION),
+    read_version=lambda member: base.search_content(member.path, _VERSION),
     judge_version=judge_version,
     task="tabular",
 )
