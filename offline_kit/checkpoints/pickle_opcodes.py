@@ -90,6 +90,17 @@ class PickleSurvey:
     """It calls something that it imported, its operands in order: no text is read as a pickle by chance."""
     nested: list[bytes] = field(default_factory=list)
     """Bytes in it that may be pickles or archives of their own."""
+    member: str = ""
+    """Its member's name inside an archive; empty if a file itself is the pickle."""
+    damage: str = ""
+    """How it ends too early, if all of it was read: "the pickle ends in the middle, at byte 60000"."""
+
+    @property
+    def names(self) -> set[str]:
+        """What it imports, and what `getattr` returns of that."""
+        # Old protocols name nested classes and methods by getattr: what it returns counts instead.
+        harmless = set() if self.has_hidden_attributes else {"builtins.getattr"}
+        return (self.globals - harmless) | self.attributes
 
 
 @dataclass(frozen=True)

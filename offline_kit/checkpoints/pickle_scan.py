@@ -118,7 +118,7 @@ def _read_file(path: Path) -> dict[str, object]:
         elif not pickled.is_whole:
             where = f" (its {pickled.member!r})" if pickled.member else ""
             hidden.append(f"cannot be read to its end{where}: the rest is hidden")
-    names = {name for pickled in pickles for name in pickled.globals}
+    names = {name for pickled in pickles for name in pickled.names}
     lists = {"names": sorted(names), "hidden": hidden, "damage": damage}
     return {name: json.dumps(values) for name, values in lists.items()}
 

@@ -15,7 +15,6 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
@@ -41,7 +40,6 @@ _TORCH_PICKLES = 5
 """How many pickles torch's old format has before the raw tensors."""
 _SUFFIXES = frozenset({".pkl", ".pickle", ".p", ".joblib", ".jbl", ".sav", ".dill"})
 """Under these names a file may be a pickle of the oldest protocols, which no magic tells."""
-_ZLIB = frozenset({b"x\x01", b"x\x5e", b"x\x9c", b"x\xda"})
 # joblib can compress with lz4, which the standard library cannot read.
 _LZ4 = b"\x04\x22\x4d\x18"
 _DAMAGE = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError)
@@ -67,21 +65,7 @@ _DISTRIBUTIONS = {
 """Those that are called otherwise on the index."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class FilePickle:
-    """One pickle in a file."""
-
-    member: str = ""
-    """Its member's name inside an archive; empty if the file itself is the pickle."""
-    globals: frozenset[str] = frozenset()
-    """What it would import, as "module.name"."""
-    is_whole: bool = False
-    """It was read to its end."""
-    damage: str = ""
-    """How it ends too early, if all of it was read: "the pickle ends in the middle, at byte 60000"."""
-
-
-def read_pickles(path: Path) -> tuple[FilePickle, ...]:
+def read_pickles(path: Path) -> tuple[PickleSurvey, ...]:
     """Return every pickle in a file, in order; none for a file that holds no pickle.
 
     A file is read once until it changes. What cannot be read is a pickle that is not whole. Raises OSError if the
@@ -91,20 +75,20 @@ def read_pickles(path: Path) -> tuple[FilePickle, ...]:
 
 
 @lru_cache(maxsize=512)
-def _read_pickles(path: Path, _fingerprint: tuple[str, ...]) -> tuple[FilePickle, ...]:
+def _read_pickles(path: Path, _fingerprint: tuple[str, ...]) -> tuple[PickleSurvey, ...]:
     with path.open("rb") as stream:
         head = stream.read(64)
     try:
         return tuple(_read_file(path, head))
     except (zipfile.BadZipFile, tarfile.TarError):
-        return (FilePickle(damage="the archive is not whole"),)
+        return (PickleSurvey(damage="the archive is not whole"),)
     except _ANY_DAMAGE:
-        return (FilePickle(),)
+        return (PickleSurvey(),)
 
 
 def read_globals(path: Path) -> frozenset[str]:
     """Return all names that a file's pickles would import, as "module.name"; nothing for other files."""
-    return frozenset(name for pickled in read_pickles(path) for name in pickled.globals)
+    return frozenset(name for pickled in read_pickles(path) for name in pickled.names)
 
 
 def read_top_modules(path: Path) -> frozenset[str]:
@@ -144,28 +128,31 @@ def read_archive_member(path: Path, *endings: str, max_bytes: int = 256 << 20) -
 def read_decompressed(path: Path) -> Iterator[bytes]:
     """Yield the content of a file in chunks, decompressed if it is compressed, up to where it is damaged."""
     with path.open("rb") as stream:
-        decompress = _choose_decompressor(stream.read(64))
-    with suppress(*_DAMAGE), decompress(path) if decompress else path.open("rb") as stream:
+        open_file = _choose_opener(stream.read(64))
+    with suppress(*_DAMAGE), open_file(path) as stream:
         while chunk := stream.read(1 << 20):
             yield chunk
 
 
-def _read_file(path: Path, head: bytes) -> Iterator[FilePickle]:
+def _read_file(path: Path, head: bytes) -> Iterator[PickleSurvey]:
+    open_file = _choose_opener(head)
     if head.startswith(b"PK\x03\x04"):
         yield from _read_zip(path)
     elif head.startswith(_LZ4):
-        yield FilePickle()
-    elif decompress := _choose_decompressor(head):
-        with decompress(path) as stream:
-            yield from _read_stream(stream, path.suffixes)
-    elif tarfile.is_tarfile(path):
-        yield from _read_tar(path)
+        yield PickleSurvey()
+    elif open_file is _open_plain and tarfile.is_tarfile(path):
+        with tarfile.open(path) as archive:
+            for member in archive:
+                # extractfile follows links inside of the archive; their targets are members of their own.
+                if member.isfile() and (stream := archive.extractfile(member)):
+                    yield from _read_member(member.name, partial(io.BufferedReader, cast("Any", stream)))
     else:
-        with path.open("rb") as stream:
-            yield from _read_stream(stream, [path.suffix])
+        with open_file(path) as stream:
+            yield from _read_stream(stream, path.suffixes)
 
 
-def _choose_decompressor(head: bytes) -> Callable[[Path], Any] | None:
+def _choose_opener(head: bytes) -> Callable[[Path], Any]:
+    """Return what opens a file of these first bytes decompressed."""
     # joblib's compressors: https://joblib.readthedocs.io/en/stable/generated/joblib.dump.html
     if head[:2] == b"\x1f\x8b":
         return gzip.open
@@ -174,9 +161,13 @@ def _choose_decompressor(head: bytes) -> Callable[[Path], Any] | None:
     # The older .lzma format has no magic number, only usual first bytes.
     if head[:6] == b"\xfd7zXZ\x00" or head[:3] == b"]\x00\x00":
         return lzma.open
-    if head[:2] in _ZLIB:
+    if head[:2] in (b"x\x01", b"x\x5e", b"x\x9c", b"x\xda"):
         return _inflate_file
-    return None
+    return _open_plain
+
+
+def _open_plain(path: Path) -> IO[bytes]:
+    return path.open("rb")
 
 
 def _inflate_file(path: Path) -> IO[bytes]:
@@ -191,32 +182,25 @@ def _inflate_file(path: Path) -> IO[bytes]:
     return unpacked
 
 
-def _read_zip(path: Path | IO[bytes]) -> Iterator[FilePickle]:
+def _read_zip(path: Path | IO[bytes]) -> Iterator[PickleSurvey]:
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():  # not by their names: an archive may hold one twice
             if not member.filename.endswith("/"):
                 yield from _read_member(member.filename, partial(archive.open, member))
 
 
-def _read_tar(path: Path) -> Iterator[FilePickle]:
-    with tarfile.open(path) as archive:
-        for member in archive:
-            # extractfile follows links inside of the archive; their targets are members of their own.
-            if member.isfile() and (stream := archive.extractfile(member)):
-                yield from _read_member(member.name, partial(io.BufferedReader, cast("Any", stream)))
-
-
-def _read_member(name: str, open_member: Callable[[], Any]) -> Iterator[FilePickle]:
+def _read_member(name: str, open_member: Callable[[], Any]) -> list[PickleSurvey]:
     try:
         with open_member() as stream:
             pickles = list(_read_stream(stream, [PurePosixPath(name).suffix]))
     except _ANY_DAMAGE:
-        pickles = [FilePickle()]
+        pickles = [PickleSurvey()]
     for pickled in pickles:
-        yield replace(pickled, member=name)
+        pickled.member = name
+    return pickles
 
 
-def _read_stream(raw: Any, suffixes: list[str]) -> Iterator[FilePickle]:
+def _read_stream(raw: Any, suffixes: list[str]) -> Iterator[PickleSurvey]:
     stream = raw if isinstance(raw, io.BufferedReader) else io.BufferedReader(raw)
     head = stream.peek(64)[:64]
     if head.startswith(b"\x93NUMPY"):
@@ -233,13 +217,12 @@ def _read_stream(raw: Any, suffixes: list[str]) -> Iterator[FilePickle]:
         with gzip.open(stream) as unpacked:
             yield from _read_stream(unpacked, suffixes)
     else:
-        yield from _read_old_protocol(
-            stream, is_named=bool(_SUFFIXES & {suffix.lower() for suffix in suffixes})
-        )
+        is_named = bool(_SUFFIXES & {suffix.lower() for suffix in suffixes})
+        yield from _read_old_protocol(stream, is_named=is_named)
         yield from _read_sequence(stream, None)
 
 
-def _read_old_protocol(stream: io.BufferedReader, *, is_named: bool) -> Iterator[FilePickle]:
+def _read_old_protocol(stream: io.BufferedReader, *, is_named: bool) -> Iterator[PickleSurvey]:
     """Read a pickle of protocol 0 or 1, whose first bytes tell nothing.
 
     What calls something that it imports is one, whatever the file's name is: an unpickler that meets nonsense behind
@@ -254,22 +237,25 @@ def _begins_pickle(head: bytes) -> bool:
     return head[:1] == b"\x80" and head[1:2] <= b"\x05" and len(head) > 2
 
 
-def _read_sequence(stream: io.BufferedReader, max_pickles: int | None) -> Iterator[FilePickle]:
+def _read_sequence(stream: io.BufferedReader, max_pickles: int | None) -> Iterator[PickleSurvey]:
     """Read pickles that follow each other, as torch's old format and several dumps into one file do."""
     count = 0
-    while max_pickles is None or count < max_pickles:
-        if not _begins_pickle(stream.peek(64)[:64]):
-            return
+    while (max_pickles is None or count < max_pickles) and _begins_pickle(stream.peek(64)[:64]):
         start = stream.tell()
         survey = survey_pickle(stream, max_opcodes=_MAX_OPCODES)
         if JOBLIB_WRAPPER in survey.globals:
             stream.seek(start)
             survey = _survey_joblib(stream, survey)
-        if not survey.is_whole and len(survey.opcodes) <= 2 and not survey.globals:
-            return  # bytes that only begin like a pickle
-        first, *inner = _list_pickles(survey)
-        yield first if survey.is_whole else replace(first, damage=_describe_end(stream))
-        yield from inner
+        if not survey.is_whole:
+            if len(survey.opcodes) <= 2 and not survey.globals:
+                return  # bytes that only begin like a pickle
+            try:
+                # Nothing comes after what was read: it is cut off, and not a format that we cannot read.
+                at_end = not stream.peek(1)
+                survey.damage = f"the pickle ends in the middle, at byte {stream.tell()}" if at_end else ""
+            except _ANY_DAMAGE:
+                survey.damage = "what it is packed in ends in the middle"
+        yield from _list_pickles(survey)
         if not survey.is_whole:
             return
         count += 1
@@ -287,26 +273,15 @@ def _survey_joblib(stream: io.BufferedReader, plain: PickleSurvey) -> PickleSurv
     return survey
 
 
-def _describe_end(stream: io.BufferedReader) -> str:
-    """Return how a pickle ends early if nothing comes after what was read; empty if something does."""
-    try:
-        return "" if stream.peek(1) else f"the pickle ends in the middle, at byte {stream.tell()}"
-    except _ANY_DAMAGE:
-        return "what it is packed in ends in the middle"
-
-
-def _list_pickles(survey: PickleSurvey) -> Iterator[FilePickle]:
+def _list_pickles(survey: PickleSurvey) -> Iterator[PickleSurvey]:
     """Return a pickle, and those that lie in it as bytes."""
-    # getattr is what old protocols name nested classes and methods by; what it returns counts instead.
-    names = survey.globals if survey.has_hidden_attributes else survey.globals - {"builtins.getattr"}
-    yield FilePickle(globals=frozenset(names | survey.attributes), is_whole=survey.is_whole)
-    for data in survey.nested:
-        try:
+    nested, survey.nested = survey.nested, []
+    yield survey
+    for data in nested:
+        # Bytes may only begin like an archive, numbers like a pickle: what is no pickle calls nothing that it imports.
+        with suppress(*_ANY_DAMAGE):
             pickles = list(_read_stream(io.BytesIO(data), []))
-        except _ANY_DAMAGE:
-            continue  # bytes that only begin like an archive
-        # Numbers may begin like a pickle; nothing that is no pickle calls what it imports.
-        yield from (pickled for pickled in pickles if pickled.is_whole or pickled.globals)
+            yield from (pickled for pickled in pickles if pickled.is_whole or pickled.names)
 
 
 def _holds_objects(stream: IO[bytes]) -> bool:
