@@ -21,7 +21,6 @@ from offline_kit.project.types import Finding, OwnCode, Severity
 
 _REPLACED = "the checkpoint replaces these weights"
 _SPACY = re.compile(r"[a-z]{2,3}_\w+_(?:sm|md|lg|trf)")
-"""The name of a model of spaCy's, which is a package."""
 _CORPUS = re.compile(r"nltk\.(corpus\.\w+\.\w+|(\w+\.)*(word_tokenize|sent_tokenize|pos_tag|ne_chunk))")
 """Functions that read data which NLTK downloads separately."""
 _ASIDE = frozenset({"tests", "test", "docs", "examples", "scripts", "notebooks"})

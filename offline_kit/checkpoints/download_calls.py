@@ -24,13 +24,10 @@ class DownloadKind(StrEnum):
     MODEL_ID = "model id"
     """A model or tokenizer that a hub knows by an id; a folder's path loads as well."""
     PRESET = "preset"
-    """A preset of KerasHub."""
     TORCH_HUB = "torch.hub"
     KAGGLE = "kaggle"
     KAGGLE_CLIENT = "kaggle client"
-    """The same by a method of Kaggle's own client."""
     CORPUS = "corpus"
-    """Data of NLTK, a model of spaCy."""
     OTHER = "other"
 
 
@@ -39,7 +36,6 @@ class DownloadCall:
     """Calls that download, whatever their switches say."""
 
     calls: str
-    """Pattern of their full names."""
     kind: DownloadKind = DownloadKind.OTHER
     source: tuple[str, int] = ("", 0)
     """Name and position of the argument that says what is downloaded."""
@@ -182,7 +178,6 @@ class _Rule:
     """An argument of some calls that decides whether weights are downloaded."""
 
     calls: str
-    """Pattern of the calls' full names."""
     argument: str
     off: str
     """Its value that downloads nothing."""
@@ -234,13 +229,10 @@ class Switch:
 
     argument: str
     off: str
-    """Its value that downloads nothing."""
     expression: ast.expr | None
     """The argument's value in the call; None if it is left out and its default downloads."""
     is_positional: bool = False
-    """Whether it is passed by position."""
     default: str = ""
-    """The value that it has if it is left out."""
 
     def fetches(self, value: Any) -> bool:
         """Whether weights are downloaded; `value` is the value of the expression, or UNKNOWN."""

@@ -18,7 +18,6 @@ from typing import IO, Any
 from offline_kit.core import resources
 
 PICKLE_NAMES = tomllib.loads(resources.data_file("pickle_names.toml").read_text(encoding="utf-8"))
-"""Names that pickles may import, table by table."""
 
 
 def split_words(text: str) -> list[str]:
@@ -38,7 +37,6 @@ def expand_names(*tables: str) -> frozenset[str]:
 
 
 WEIGHTS_ONLY_GLOBALS = expand_names("weights_only")
-"""Globals that torch.load(weights_only=True) accepts."""
 _WEIGHTS_ONLY_OPCODES = frozenset(
     split_words("""
     GLOBAL NEWOBJ REDUCE BUILD APPEND APPENDS SETITEM SETITEMS MARK TUPLE TUPLE1 TUPLE2 TUPLE3 NONE NEWFALSE

@@ -29,14 +29,12 @@ _TORCH_KINDS = frozenset({CheckpointKind.LIGHTNING, CheckpointKind.TORCH_ZIP, Ch
 
 @dataclass(frozen=True, kw_only=True)
 class SlimOptions:
-    """How to change checkpoints."""
+    """How to change checkpoints: `precision` is "keep" or "half", `weights_format` "keep" or "safetensors"."""
 
     slim: bool = False
     """Drop the states of optimizers, schedulers, callbacks and loops."""
     precision: str = "keep"
-    """"keep" or "half"."""
     weights_format: str = "keep"
-    """"keep" or "safetensors"."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,6 @@ class ChangedFileError(ProjectError):
 
 
 _KIT_FILES = frozenset({"dataset", "notebook", "rehearsal", "requirements.txt"})
-"""The contents of a kit's folder."""
 _SPARE_SPACE = 16_000_000
 """Bytes for manifests, folders and the notebook."""
 

@@ -27,7 +27,6 @@ class KitPackage:
 
     version: str
     is_own: bool
-    """Whether it is the project's own code."""
     files: tuple[str, ...]
     """Original names of its wheel and its sdist; none if the image has it."""
 
@@ -39,7 +38,6 @@ class ComparedCell:
     kind: str
     """"code" or "markdown"."""
     title: str
-    """Its title, or its first line."""
     source: str
     metadata: str
     """As JSON."""
@@ -51,14 +49,10 @@ class KitSnapshot:
 
     kit: Kit
     image: str
-    """Name of the image; empty if the kit does not state it."""
     python: str
     installed: Mapping[str, KitPackage]
-    """Packages that it installs, by name."""
     provided: Mapping[str, KitPackage]
-    """Packages that it takes from the image, by name."""
     plan: str
-    """Its install plan as JSON."""
     cells: tuple[ComparedCell, ...]
     metadata: Mapping[str, Any]
     """kernel-metadata.json, and the notebook besides its cells."""
@@ -89,30 +83,26 @@ class KitSnapshot:
 
 @dataclass(frozen=True, kw_only=True)
 class FileChange:
-    """A file that differs."""
+    """A file that differs, with its bytes in both kits."""
 
     name: str
     change: str
     """"added", "removed", "changed" or "renamed" (the same bytes under another name)."""
     before: int = 0
-    """Bytes in the old kit."""
     after: int = 0
-    """Bytes in the new kit."""
     was: str = ""
     """Its old name, if it was renamed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PackageChange:
-    """A package that differs."""
+    """A package that differs, with its versions in both kits (empty for none)."""
 
     name: str
     change: str
     """"added", "removed", "changed" (its version) or "rebuilt" (the same version in other bytes)."""
     before: str = ""
-    """Version in the old kit; empty for none."""
     after: str = ""
-    """Version in the new kit; empty for none."""
     note: str = ""
     """A remark, such as that the image's version is used now."""
     files: tuple[FileChange, ...] = ()
@@ -135,7 +125,6 @@ class NotebookChange:
     cells: tuple[tuple[str, str], ...] = ()
     """Title and "added", "removed", "changed" or "moved" of each cell that differs."""
     metadata: tuple[ValueChange, ...] = ()
-    """Keys of kernel-metadata.json, and of the notebook besides its cells."""
     text: tuple[str, ...] = ()
     """A unified diff of the notebooks as percent scripts, line by line."""
 
@@ -147,15 +136,10 @@ class KitDifference:
     old: KitSnapshot
     new: KitSnapshot
     target: tuple[ValueChange, ...]
-    """Image, Python and parts."""
     packages: tuple[PackageChange, ...]
-    """Installed packages of others."""
     provided: tuple[PackageChange, ...]
-    """Packages that are taken from the image."""
     own: tuple[PackageChange, ...]
-    """Own code in wheels."""
     sources: tuple[FileChange, ...]
-    """Own code as loose files."""
     checkpoints: tuple[FileChange, ...]
     other: tuple[FileChange, ...]
     """All other files: build requirements of sdists, spares, the install plan's details."""

@@ -44,7 +44,6 @@ class KitContents:
     preprocessing: tuple[Checkpoint, ...] = ()
     """Files that are loaded by name besides the checkpoints."""
     members: tuple[Member, ...] = ()
-    """The models in the checkpoints, for the template `predict`."""
     split: bool = False
     """Whether packages, code and checkpoints each have a dataset of their own."""
     grouped: bool = False

@@ -21,7 +21,6 @@ _SECRETS = re.compile(
     r"|.*\.(pem|p12|pfx|ppk)|\.env(\.(?!example|sample|template|dist)[^/]*)?",
     re.IGNORECASE,
 )
-"""Names of files that hold keys or passwords."""
 
 _PREPROCESSING = "checkpoints/preprocessing/"
 _LARGE = 50_000_000
@@ -51,9 +50,7 @@ class KitLayout:
     """A kit before it is written."""
 
     parts: tuple[KitPart, ...]
-    """Sorted by name."""
     files: dict[str, KitFile]
-    """By original name."""
     remote: frozenset[str] = frozenset()
     """Original names of the files that stay on Kaggle until a rehearsal fetches them."""
 

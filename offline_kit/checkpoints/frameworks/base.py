@@ -76,7 +76,6 @@ class Framework:
     required_keys: tuple[str, ...] = ()
     """Keys of a member that must be set: ("model",) if the file holds weights alone."""
     task: str = ""
-    """The usual one."""
     param_names: tuple[str, ...] = ()
     """Keys of a member's `params` that its cell reads, each with a line in `config_keys.PARAMS`."""
     own_activation: bool = False

@@ -37,7 +37,6 @@ class OnnxGraph:
     opsets: dict[str, int]
     """Version of each operator set, by its domain; the default one is ""."""
     external: set[str]
-    """Files beside it that hold weights."""
     inputs: int
     """How many inputs it has, weights not counted."""
     fixed_rows: int

@@ -28,9 +28,7 @@ from offline_kit.project.types import CheckpointKind, Finding, Member
 TIMM_PREFIX = "timm:"
 """How `model` names an architecture of timm: "timm:resnet18"."""
 _TORCH = frozenset({CheckpointKind.TORCH_ZIP, CheckpointKind.TORCH_LEGACY, CheckpointKind.LIGHTNING})
-"""Kinds that torch.load reads."""
 _MODULE_STATE = (b"_backward_hooks", b"_modules", b"_parameters")
-"""Names in the state of every nn.Module."""
 _LIGHTNING_VERSION = re.compile(
     rb"pytorch-lightning_version(?:q.|r.{4}|\x94)?(?:X(.)\x00\x00\x00|\x8c(.))", re.DOTALL
 )

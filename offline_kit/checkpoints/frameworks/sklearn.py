@@ -19,7 +19,6 @@ from offline_kit.project.types import Finding, Member, Severity
 _SUFFIXES = frozenset(
     {".pkl", ".pickle", ".p", ".joblib", ".jbl", ".sav", ".gz", ".z", ".bz2", ".xz", ".lzma"}
 )
-"""Usual suffixes, compressed or not."""
 _COMPATIBLE = frozenset({"xgboost", "lightgbm", "catboost", "imblearn"})
 """Libraries whose estimators have scikit-learn's methods."""
 _PREPROCESSING = (
