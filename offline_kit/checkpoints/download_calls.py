@@ -65,10 +65,13 @@ SHIP_FILE = "fetch it once, name the file in `preprocessing`, and read it from t
 _ATTACH = "attach it to the notebook: dataset_sources, kernel_sources or model_sources"
 _BY_ID_OR_PATH = "transformers|sentence_transformers|diffusers|peft|efficientnet_pytorch|segmentation_models_pytorch|tokenizers"
 """Packages whose `from_pretrained` takes an id of a hub or a folder."""
+_READS = "read_(csv|json|parquet|table|excel)"
 _URL = r"https?://.*"
 
 _file = partial(DownloadCall, kind=DownloadKind.FILE, source=("url", 0))
-_repository = partial(DownloadCall, kind=DownloadKind.REPOSITORY, target=("local_dir", 99))
+_repository = partial(
+    DownloadCall, kind=DownloadKind.REPOSITORY, target=("local_dir", 99), remedy=SAVE_PRETRAINED
+)
 _model = partial(DownloadCall, kind=DownloadKind.MODEL_ID, remedy=SAVE_PRETRAINED)
 _kaggle = partial(
     DownloadCall, kind=DownloadKind.KAGGLE, source=("handle", 0), target=("path", 1), remedy=_ATTACH
@@ -85,20 +88,13 @@ _DOWNLOADS = (
     _file(r"torch\.hub\.download_url_to_file", target=("dst", 1)),
     # their second argument is a folder, and the file's name in it comes from the address
     _file(r"torch\.hub\.load_state_dict_from_url|torch\.utils\.model_zoo\.load_url", remedy=TORCH_CACHE),
-    DownloadCall(
-        r"(.*\.)?(read_(csv|json|parquet|table|excel)|imread|open_url)",
-        kind=DownloadKind.FILE,
-        first=_URL,
-        detail="read",
-    ),
+    _file(rf"(.*\.)?({_READS}|imread|open_url)", source=("", 0), first=_URL, detail="read"),
     # https://docs.pytorch.org/docs/stable/hub.html
     DownloadCall(
         r"torch\.hub\.load", kind=DownloadKind.TORCH_HUB, source=("repo_or_dir", 0), remedy=TORCH_CACHE
     ),
     # https://huggingface.co/docs/huggingface_hub/package_reference/file_download
-    _repository(
-        r"huggingface_hub\.hf_hub_download", source=("repo_id", 0), detail="file", remedy=SAVE_PRETRAINED
-    ),
+    _repository(r"huggingface_hub\.hf_hub_download", source=("repo_id", 0), detail="file"),
     _repository(
         r"huggingface_hub\.snapshot_download",
         source=("repo_id", 0),

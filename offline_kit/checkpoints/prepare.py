@@ -67,8 +67,10 @@ def prepare_weights(
     trusts_all = config.notebook.params.get("weights_only") is False
     slimmed = slim.slim_checkpoints(
         kept_files,
-        slim.SlimOptions(slim=config.slim, precision=config.precision, weights_format=config.weights_format),
-        slim.SlimContext(
+        slim.SlimSettings(
+            slim=config.slim,
+            precision=config.precision,
+            weights_format=config.weights_format,
             project=config.project,
             cache=cache,
             is_trusted=lambda original: trusts_all or pickle_scan.is_trusted(original, config.trust),

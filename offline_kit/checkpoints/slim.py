@@ -28,19 +28,15 @@ _TORCH_KINDS = frozenset({CheckpointKind.LIGHTNING, CheckpointKind.TORCH_ZIP, Ch
 
 
 @dataclass(frozen=True, kw_only=True)
-class SlimOptions:
-    """How to change checkpoints: `precision` is "keep" or "half", `weights_format` "keep" or "safetensors"."""
+class SlimSettings:
+    """How to change checkpoints, and what that needs of the project."""
 
     slim: bool = False
     """Drop the states of optimizers, schedulers, callbacks and loops."""
     precision: str = "keep"
+    """"keep" or "half"."""
     weights_format: str = "keep"
-
-
-@dataclass(frozen=True, kw_only=True)
-class SlimContext:
-    """What slimming needs of the project."""
-
+    """"keep" or "safetensors"."""
     project: Path
     """Its environment is tried first, and a trusted checkpoint may need its classes."""
     cache: Path
@@ -49,6 +45,12 @@ class SlimContext:
     main: Path | None = None
     """Script that defines `main_names`, which trusted checkpoints look up in `__main__`."""
     main_names: tuple[str, ...] = ()
+
+    @property
+    def first_key(self) -> str:
+        """The first configured key; empty if nothing is to be changed."""
+        other = "weights_format" if self.weights_format == "safetensors" else ""
+        return "slim" if self.slim else "precision" if self.precision == "half" else other
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +66,7 @@ class SlimmedCheckpoints:
 
 def slim_checkpoints(
     checkpoints: Sequence[Checkpoint],
-    options: SlimOptions,
-    context: SlimContext,
+    settings: SlimSettings,
     *,
     report: Reporter = SILENT,
 ) -> SlimmedCheckpoints:
@@ -75,44 +76,44 @@ def slim_checkpoints(
     """
     changed: dict[str, Checkpoint] = {}
     findings = []
-    for checkpoint in checkpoints if options != SlimOptions() else ():
+    for checkpoint in checkpoints if settings.first_key else ():
         is_script = any("TorchScript" in line or "oldest format" in line for line in checkpoint.refused)
         if checkpoint.kind is CheckpointKind.SAFETENSORS:
-            is_eligible = options.precision == "half"
+            is_eligible = settings.precision == "half"
         else:
             is_eligible = checkpoint.kind in _TORCH_KINDS and not is_script
         if is_eligible:
-            slimmed, finding = _slim_one(checkpoint, options, context, report)
+            slimmed, finding = _slim_one(checkpoint, settings, report)
             findings += [finding] if finding else []
             if slimmed:
                 changed[checkpoint.original] = slimmed
     return SlimmedCheckpoints(
-        checkpoints=_place_files(checkpoints, changed, context),
+        checkpoints=_place_files(checkpoints, changed, settings),
         findings=tuple(findings),
         renamed=tuple((old, new.original) for old, new in changed.items() if old != new.original),
     )
 
 
 def _slim_one(
-    checkpoint: Checkpoint, options: SlimOptions, context: SlimContext, report: Reporter
+    checkpoint: Checkpoint, settings: SlimSettings, report: Reporter
 ) -> tuple[Checkpoint | None, Finding | None]:
     """Return the new checkpoint (None if it is unchanged) and a finding on it."""
-    store = Cache(context.cache)
-    trusted = context.is_trusted(checkpoint.original)
+    store = Cache(settings.cache)
+    trusted = settings.is_trusted(checkpoint.original)
     key = cache_key(
-        _CACHE_VERSION, checkpoint.sha256, options.slim, options.precision, options.weights_format, trusted
+        _CACHE_VERSION, checkpoint.sha256, settings.slim, settings.precision, settings.weights_format, trusted
     )
     record = store.read_record("slim", key)
     blob = store.find_blob(str(record["sha256"])) if record and record.get("sha256") else None
     if record is None or (record.get("sha256") and blob is None):
         report.step(f"Slimming '{checkpoint.original}' ({format_size(checkpoint.size)})")
-        record, blob = _run_worker(checkpoint, options, context, store, trusted=trusted)
+        record, blob = _run_worker(checkpoint, settings, store, trusted=trusted)
         # The project's code may be why a trusted one does not load: do not cache that.
         if blob or not trusted:
             store.write_record("slim", key, record)
     if blob is None:
         return None, _describe_unchanged(checkpoint, str(record["left"]), trusted=trusted)
-    original, size = _rename_checkpoint(checkpoint, options), int(str(record["size"]))
+    original, size = _rename_checkpoint(checkpoint, settings), int(str(record["size"]))
     if original == checkpoint.original and size >= checkpoint.size:
         return None, None  # nothing to drop: torch wrote it smaller than we would
     classified = classify_file(blob)
@@ -129,14 +130,13 @@ def _slim_one(
 
 
 def _run_worker(
-    checkpoint: Checkpoint, options: SlimOptions, context: SlimContext, store: Cache, *, trusted: bool
+    checkpoint: Checkpoint, settings: SlimSettings, store: Cache, *, trusted: bool
 ) -> tuple[dict[str, object], Path | None]:
     """Return the worker's answer, and the blob of what it wrote if it wrote something."""
-    key = "slim" if options.slim else "precision" if options.precision == "half" else "weights_format"
-    python = _find_torch_python(context.project, processes.copy_environment(), key)
-    roots = [context.main.parent] if context.main else []
-    roots += [context.project, context.project / "src"]
-    parts_folder = files.make_folder(context.cache / "parts")
+    python = _find_torch_python(settings.project, processes.copy_environment(), settings.first_key)
+    roots = [settings.main.parent] if settings.main else []
+    roots += [settings.project, settings.project / "src"]
+    parts_folder = files.make_folder(settings.cache / "parts")
     with (
         tempfile.TemporaryDirectory(prefix="slim-", dir=parts_folder) as name,
         files.translate_disk_errors(parts_folder),
@@ -147,13 +147,13 @@ def _run_worker(
             "source": str(checkpoint.path.absolute()),
             # torch.save writes this name's stem into the archive, so the user's name would change the bytes
             "target": str(scratch / "weights.pt"),
-            "slim": options.slim,
-            "half": options.precision == "half",
-            "safetensors": _becomes_safetensors(checkpoint, options),
+            "slim": settings.slim,
+            "half": settings.precision == "half",
+            "safetensors": _becomes_safetensors(checkpoint, settings),
             "trusted": trusted,
             "roots": [str(root) for root in roots],
-            "main": str(context.main or ""),
-            "names": context.main_names,
+            "main": str(settings.main or ""),
+            "names": settings.main_names,
         }
         (scratch / "request.json").write_text(json.dumps(request), encoding="utf-8")
         try:
@@ -212,12 +212,12 @@ def _has_torch(python: Path) -> bool:
         return False
 
 
-def _becomes_safetensors(checkpoint: Checkpoint, options: SlimOptions) -> bool:
-    return options.weights_format == "safetensors" or checkpoint.kind is CheckpointKind.SAFETENSORS
+def _becomes_safetensors(checkpoint: Checkpoint, settings: SlimSettings) -> bool:
+    return settings.weights_format == "safetensors" or checkpoint.kind is CheckpointKind.SAFETENSORS
 
 
-def _rename_checkpoint(checkpoint: Checkpoint, options: SlimOptions) -> str:
-    if not _becomes_safetensors(checkpoint, options) or checkpoint.original.endswith(".safetensors"):
+def _rename_checkpoint(checkpoint: Checkpoint, settings: SlimSettings) -> str:
+    if not _becomes_safetensors(checkpoint, settings) or checkpoint.original.endswith(".safetensors"):
         return checkpoint.original
     old = PurePosixPath(checkpoint.original)
     # from_pretrained looks for this one name: https://huggingface.co/docs/transformers/main_classes/model
@@ -260,7 +260,7 @@ def _describe_unchanged(checkpoint: Checkpoint, reason: str, *, trusted: bool) -
 
 
 def _place_files(
-    checkpoints: Sequence[Checkpoint], changed: dict[str, Checkpoint], context: SlimContext
+    checkpoints: Sequence[Checkpoint], changed: dict[str, Checkpoint], settings: SlimSettings
 ) -> tuple[Checkpoint, ...]:
     """Put slimmed files, and all others of their folders, into one folder under their original names.
 
@@ -273,7 +273,7 @@ def _place_files(
         if PurePosixPath(file.original).parent in folders
     }
     key = cache_key(*((file.original, file.sha256, str(file.path)) for file in updated.values()))
-    stage = context.cache / "slim" / key[:32]
+    stage = settings.cache / "slim" / key[:32]
     for old_name, file in updated.items():
         target = stage / file.original
         if target.exists():

@@ -5,7 +5,7 @@ import json
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,8 +62,13 @@ class KitSnapshot:
         entries = (entry for part in self.kit.parts for entry in part.entries)
         return {entry.original: (entry.size, entry.sha256) for entry in entries if entry.role in roles}
 
-    def read_wheel_contents(self, package: KitPackage) -> dict[str, FileContent]:
-        """Return the contents of a package's wheels; raise ProjectError if one cannot be read."""
+    def read_wheel_contents(self, package: KitPackage, is_rebuilt: bool) -> dict[str, FileContent]:
+        """Return the contents of a package's wheels; raise ProjectError if one cannot be read.
+
+        Metadata that changes whenever other files do (`is_rebuilt`) or the version does is left out.
+        """
+        # RECORD holds the hashes of the other files, WHEEL the version of the build backend.
+        derived = (".dist-info/RECORD", ".dist-info/WHEEL") if is_rebuilt else (".dist-info/",)
         contents: dict[str, FileContent] = {}
         for name in package.files:
             path = _find_kit_file(self.kit, name)
@@ -76,8 +81,10 @@ class KitSnapshot:
                 raise ProjectError(
                     f"'{path}' cannot be read as a wheel: {error}", code="wheel-invalid", hint=REBUILD_HINT
                 ) from error
-            # Size and CRC are in the zip's central directory: nothing has to be unpacked.
-            contents |= {member.filename: (member.file_size, str(member.CRC)) for member in members}
+            for member in members:
+                if not any(part in member.filename for part in derived):
+                    # Size and CRC are in the zip's central directory: nothing has to be unpacked.
+                    contents[member.filename] = (member.file_size, str(member.CRC))
         return contents
 
 
@@ -182,13 +189,18 @@ def compare_kits(old: KitSnapshot, new: KitSnapshot) -> KitDifference:
     """Return all differences between two kits; raises ProjectError if a wheel of own code cannot be read."""
     changes = _compare_packages(old, new)
     own = {name for side in (old, new) for name, package in side.installed.items() if package.is_own}
-    provided = _compare_provided(old.provided, new.provided, old.installed.keys() | new.installed.keys())
-    target = {
-        "image": (old.image, new.image),
-        "python": (old.python, new.python),
-        "parts": ([part.name for part in old.kit.parts], [part.name for part in new.kit.parts]),
-    }
-    changed_target = _compare_values(target)
+    # Packages from the image, except those that either kit installs.
+    names = (old.provided.keys() | new.provided.keys()) - old.installed.keys() - new.installed.keys()
+    pairs = [(name, old.provided.get(name), new.provided.get(name)) for name in sorted(names)]
+    provided = tuple(
+        _describe_package(name, before, after)
+        for name, before, after in pairs
+        if not before or not after or before.version != after.version
+    )
+    parts = tuple([part.name for part in side.kit.parts] for side in (old, new))
+    target = _compare_values(
+        {"image": (old.image, new.image), "python": (old.python, new.python), "parts": (parts[0], parts[1])}
+    )
     contents = []
     for side in (old, new):
         # Files of no installed package: build requirements, spares.
@@ -196,12 +208,12 @@ def compare_kits(old: KitSnapshot, new: KitSnapshot) -> KitDifference:
         all_files = side.map_contents(Role.WHEEL, Role.SDIST, Role.BUILD, Role.LOCK)
         contents.append({name: content for name, content in all_files.items() if name not in package_files})
     other = compare_files(*contents)
-    if old.plan != new.plan and not (changes or provided or changed_target or other):
+    if old.plan != new.plan and not (changes or provided or target or other):
         other = (FileChange(name=PLAN, change=CHANGED, before=len(old.plan), after=len(new.plan)),)
     return KitDifference(
         old=old,
         new=new,
-        target=changed_target,
+        target=target,
         packages=tuple(change for change in changes if change.name not in own),
         provided=provided,
         own=tuple(change for change in changes if change.name in own),
@@ -286,76 +298,50 @@ def _compare_values(pairs: Mapping[str, tuple[Any, Any]]) -> tuple[ValueChange, 
 
 def _compare_packages(old: KitSnapshot, new: KitSnapshot) -> tuple[PackageChange, ...]:
     """Return how the installed packages changed, sorted by name."""
-    files = [side.map_contents(*Role) for side in (old, new)]
+    known = [side.map_contents(*Role) for side in (old, new)]
     changes = []
     for name in sorted(old.installed.keys() | new.installed.keys()):
         before, after = old.installed.get(name), new.installed.get(name)
+        note = ""
+        files: tuple[FileChange, ...] = ()
         if before and after:
-            contents = [
-                {file: known[file] for file in package.files if file in known}
-                for known, package in zip(files, (before, after), strict=True)
-            ]
-            if before.version != after.version or contents[0] != contents[1]:
-                changes.append(_describe_update(name, old, new, before, after))
-            continue
-        image_package = (old if after else new).provided.get(name)
-        usage = "was used before" if after else "is used now"
-        changes.append(
-            PackageChange(
-                name=name,
-                change=ADDED if after else REMOVED,
-                before=before.version if before else "",
-                after=after.version if after else "",
-                note=f"the image's {image_package.version} {usage}" if image_package else "",
+            is_same = before.files == after.files and all(
+                known[0].get(f) == known[1].get(f) for f in after.files
             )
-        )
+            if before.version == after.version and is_same:
+                continue
+            kinds = [
+                " and ".join("wheel" if file.endswith(".whl") else "sdist" for file in package.files)
+                for package in (before, after)
+            ]
+            note = f"as {kinds[1]}, before as {kinds[0]}" if kinds[0] != kinds[1] else ""
+            if before.is_own or after.is_own:
+                is_rebuilt = before.version == after.version
+                contents = (
+                    old.read_wheel_contents(before, is_rebuilt),
+                    new.read_wheel_contents(after, is_rebuilt),
+                )
+                files = compare_files(*contents)
+        elif image_package := (old if after else new).provided.get(name):
+            note = f"the image's {image_package.version} {'was used before' if after else 'is used now'}"
+        changes.append(_describe_package(name, before, after, note, files))
     return tuple(changes)
 
 
-def _describe_update(
-    name: str, old: KitSnapshot, new: KitSnapshot, before: KitPackage, after: KitPackage
+def _describe_package(
+    name: str,
+    before: KitPackage | None,
+    after: KitPackage | None,
+    note: str = "",
+    files: tuple[FileChange, ...] = (),
 ) -> PackageChange:
-    old_kind, new_kind = (
-        " and ".join("wheel" if file.endswith(".whl") else "sdist" for file in package.files)
-        for package in (before, after)
-    )
-    changed_files: tuple[FileChange, ...] = ()
-    if before.is_own or after.is_own:
-        # Metadata changes whenever the other files or the version do: RECORD holds their hashes, WHEEL the version of
-        # the build backend.
-        derived = [".dist-info/"]
-        if before.version == after.version:
-            derived = [".dist-info/RECORD", ".dist-info/WHEEL"]
-        contents = [
-            {
-                file: content
-                for file, content in side.read_wheel_contents(package).items()
-                if not any(part in file for part in derived)
-            }
-            for side, package in ((old, before), (new, after))
-        ]
-        changed_files = compare_files(*contents)
+    versions = [package.version if package else "" for package in (before, after)]
+    change = ADDED if before is None else REMOVED if after is None else CHANGED
+    if before and after and versions[0] == versions[1]:
+        change = REBUILT
     return PackageChange(
-        name=name,
-        change=REBUILT if before.version == after.version else CHANGED,
-        before=before.version,
-        after=after.version,
-        note=f"as {new_kind}, before as {old_kind}" if old_kind != new_kind else "",
-        files=changed_files,
+        name=name, change=change, before=versions[0], after=versions[1], note=note, files=files
     )
-
-
-def _compare_provided(
-    old: Mapping[str, KitPackage], new: Mapping[str, KitPackage], installed: Collection[str]
-) -> tuple[PackageChange, ...]:
-    """Return how the packages from the image changed, except those that either kit installs."""
-    changes = []
-    for name in sorted((old.keys() | new.keys()) - set(installed)):
-        before, after = (side[name].version if name in side else "" for side in (old, new))
-        if before != after:
-            change = CHANGED if before and after else ADDED if after else REMOVED
-            changes.append(PackageChange(name=name, change=change, before=before, after=after))
-    return tuple(changes)
 
 
 def _compare_notebooks(old: KitSnapshot, new: KitSnapshot) -> NotebookChange:

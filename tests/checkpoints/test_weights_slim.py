@@ -13,7 +13,7 @@ import torch
 
 from offline_kit.checkpoints import slim_worker
 from offline_kit.checkpoints.file_kinds import classify_file
-from offline_kit.checkpoints.slim import SlimContext, SlimmedCheckpoints, SlimOptions, slim_checkpoints
+from offline_kit.checkpoints.slim import SlimmedCheckpoints, SlimSettings, slim_checkpoints
 from offline_kit.checkpoints.slim_worker import TRAINING
 from offline_kit.core.errors import ProjectError
 from offline_kit.core.files import sha256_of
@@ -74,8 +74,9 @@ def checkpoint(path: Path, original: str = "") -> Checkpoint:
 
 def light(path: Path, *, trusted: bool = False, original: str = "", **wish: Any) -> SlimmedCheckpoints:
     """Make one checkpoint light, with a cache beside it."""
-    yard = SlimContext(project=path.parent, cache=path.parent / "cache", is_trusted=lambda _: trusted)
-    return slim_checkpoints([checkpoint(path, original)], SlimOptions(**wish), yard)
+    folder = path.parent
+    settings = SlimSettings(project=folder, cache=folder / "cache", is_trusted=lambda _: trusted, **wish)
+    return slim_checkpoints([checkpoint(path, original)], settings)
 
 
 def work(source: Path, target: Path, **wish: Any) -> dict[str, Any]:
@@ -333,8 +334,10 @@ def test_a_folder_stays_whole(tmp_path: Path) -> None:
     torch.save(trained()[0].state_dict(), folder / "pytorch_model.bin")
     (folder / "config.json").write_text("{}")
     originals = [checkpoint(folder / name, f"bert/{name}") for name in ("config.json", "pytorch_model.bin")]
-    yard = SlimContext(project=tmp_path, cache=tmp_path / "cache")
-    done = slim_checkpoints(originals, SlimOptions(weights_format="safetensors", precision="half"), yard)
+    settings = SlimSettings(
+        project=tmp_path, cache=tmp_path / "cache", weights_format="safetensors", precision="half"
+    )
+    done = slim_checkpoints(originals, settings)
     assert [each.original for each in done.checkpoints] == ["bert/config.json", "bert/model.safetensors"]
     places = {each.path.parent for each in done.checkpoints}
     assert len(places) == 1

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from offline_kit.checkpoints.file_kinds import classify_file
-from offline_kit.checkpoints.slim import SlimContext, SlimmedCheckpoints, SlimOptions, slim_checkpoints
+from offline_kit.checkpoints.slim import SlimmedCheckpoints, SlimSettings, slim_checkpoints
 from offline_kit.core.files import sha256_of
 from offline_kit.notebook.runtime.kit_lightning import build_model, load_checkpoint
 from offline_kit.project.types import Checkpoint
@@ -73,9 +73,8 @@ def light(path: Path, **wish: Any) -> SlimmedCheckpoints:
         kind=seen.kind,
         refused=seen.refused,
     )
-    return slim_checkpoints(
-        [whole], SlimOptions(**wish), SlimContext(project=path.parent, cache=path.parent / "cache")
-    )
+    settings = SlimSettings(project=path.parent, cache=path.parent / "cache", **wish)
+    return slim_checkpoints([whole], settings)
 
 
 @pytest.fixture(scope="module")
