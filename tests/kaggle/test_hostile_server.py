@@ -1,13 +1,12 @@
 """Servers that answer nonsense: one clean sentence, exit code 4, and never a traceback or an endless wait."""
 
 import json
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
@@ -17,6 +16,7 @@ from offline_kit.core.retry import RetryPolicy
 from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.client.endpoint import KaggleEndpoint
 from offline_kit.local_kaggle.faults import Fault
+from tests.support.command_line import offline_kit
 from tests.support.local_kaggle import SLUG, Bench
 from tests.support.push_command import KIT, local, push
 from tests.support.push_command import bench as bench  # a fixture
@@ -25,7 +25,7 @@ from tests.support.pushing import make_kit
 Respond = Callable[[BaseHTTPRequestHandler], None]
 
 
-def clean(done: "subprocess.CompletedProcess[str]") -> str:
+def clean(done: "CompletedProcess[str]") -> str:
     """Return the sentence of a command that Kaggle failed: exit code 4, one line, nothing for a terminal to obey."""
     assert done.returncode == 4, done.stderr
     assert "Traceback" not in done.stderr
@@ -124,16 +124,14 @@ def nested(handler: BaseHTTPRequestHandler) -> None:
     handler.wfile.write(body)
 
 
-def push_to(folder: Path, url: str) -> "subprocess.CompletedProcess[str]":
+def push_to(folder: Path, url: str) -> "CompletedProcess[str]":
     """Push a new project's kit to a server."""
     project = folder / "project"
     project.mkdir()
     (project / "offline-kit.toml").write_text('dataset = "plant-kit"\n')
     make_kit(project / "dist" / "offline-kit", KIT)
     words = ("push", "--no-build", "--data-only", "--to", "local", "--at", url, "--json", str(project))
-    return subprocess.run(
-        [sys.executable, "-m", "offline_kit", *words], capture_output=True, text=True, timeout=120
-    )
+    return offline_kit(*words)
 
 
 @pytest.mark.parametrize("respond", [endless, nested])

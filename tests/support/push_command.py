@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.command_line import offline_kit
 from tests.support.local_kaggle import Bench, serving
 from tests.support.pushing import FILES, make_kit
 
+DATA = ("push", "--no-build", "--data-only")
 KIT = {
     "packages/a-1.0-py3-none-any.whl": b"a wheel",
     "checkpoints/model.ckpt": FILES["checkpoints/model.ckpt"],
@@ -35,19 +37,9 @@ def project(bench: Bench) -> Path:
 
 def start(bench: Bench, *words: str, env: Mapping[str, str] | None = None) -> "subprocess.Popen[str]":
     """Start a push of the data of the kit as it lies there."""
-    whole = {**os.environ, "HOME": str(bench.folder), "OFFLINE_KIT_CACHE": str(bench.folder / "cache")}
     return subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "offline_kit",
-            "push",
-            "--no-build",
-            "--data-only",
-            *words,
-            str(project(bench)),
-        ],
-        env={**whole, **(env or {})},
+        [sys.executable, "-m", "offline_kit", *DATA, *words, str(project(bench))],
+        env={**_environment(bench), **(env or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -57,10 +49,12 @@ def start(bench: Bench, *words: str, env: Mapping[str, str] | None = None) -> "s
 def push(
     bench: Bench, *words: str, env: Mapping[str, str] | None = None
 ) -> "subprocess.CompletedProcess[str]":
-    """Run a push to its end."""
-    process = start(bench, *words, env=env)
-    out, err = process.communicate(timeout=90)
-    return subprocess.CompletedProcess(words, process.returncode, out, err)
+    """Run a push to its end, in this process."""
+    return offline_kit(*DATA, *words, project(bench), env={**_environment(bench), **(env or {})})
+
+
+def _environment(bench: Bench) -> dict[str, str]:
+    return {**os.environ, "HOME": str(bench.folder), "OFFLINE_KIT_CACHE": str(bench.folder / "cache")}
 
 
 def local(bench: Bench) -> tuple[str, ...]:
