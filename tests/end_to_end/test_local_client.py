@@ -11,7 +11,8 @@ import pytest
 from offline_kit.workflow.local_start import KEY, USER
 from tests.support.competitions import competition
 from tests.support.local_command import command
-from tests.support.local_kaggle import CLIENT, client_environment, needs_client, notebook
+from tests.support.local_kaggle import client_environment, needs_client, notebook
+from tests.support.warm_python import client_python
 
 pytestmark = [pytest.mark.slow, pytest.mark.index, pytest.mark.sandbox, needs_client]
 
@@ -41,7 +42,7 @@ class Person:
 
     def ran(self, *words: str | Path) -> "subprocess.CompletedProcess[str]":
         """Run `kaggle WORDS`."""
-        whole = [CLIENT, "-m", "kaggle.cli", *map(str, words)]
+        whole = [client_python(), "-m", "kaggle.cli", *map(str, words)]
         return subprocess.run(
             whole, env=self.env, cwd=self.folder, capture_output=True, text=True, timeout=600
         )

@@ -28,8 +28,9 @@ from offline_kit.project import config
 from offline_kit.workflow import kaggle_session
 from tests.support.listener import Listener
 from tests.support.local_kaggle import SLUG, Bench
-from tests.support.pushing import BRISK, client_python
+from tests.support.pushing import BRISK
 from tests.support.pushing import client as client_of
+from tests.support.warm_python import client_python
 
 
 def put(bench: Bench, client: KaggleClient, name: str, data: bytes) -> str:

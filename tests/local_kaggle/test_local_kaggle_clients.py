@@ -15,7 +15,8 @@ import pytest
 from offline_kit.local_kaggle.settings import LocalKaggleSettings
 from tests.support.competitions import competition
 from tests.support.hub_client import hub, needs_hub
-from tests.support.local_kaggle import CLIENT, Bench, needs_client, notebook, serving
+from tests.support.local_kaggle import Bench, needs_client, notebook, serving
+from tests.support.warm_python import client_python
 
 MODEL = "alice/my-model/pyTorch/base"
 
@@ -30,7 +31,7 @@ def api(bench: Bench, code: str, user: str = "alice") -> Any:
     """Run code with Kaggle's client logged in as `api`; return what it gives to `tell`."""
     head = "import json\nfrom kaggle import api\ndef tell(it): print('GOT ' + json.dumps(it))\n"
     done = subprocess.run(
-        [CLIENT, "-c", head + code],
+        [client_python(), "-c", head + code],
         env=bench.environment(user),
         cwd=bench.folder,
         capture_output=True,

@@ -20,7 +20,8 @@ from offline_kit.workflow.local_start import (
 )
 from tests.support.competitions import competition
 from tests.support.local_command import Served, command
-from tests.support.local_kaggle import CLIENT, HASTY, needs_client, plainly
+from tests.support.local_kaggle import HASTY, needs_client, plainly
+from tests.support.warm_python import client_python
 
 
 def test_the_command_serves_until_interrupted(tmp_path: Path) -> None:
@@ -45,7 +46,7 @@ def test_the_environment_that_is_told_reaches_it(tmp_path: Path) -> None:
             "NO_PROXY": "localhost,127.0.0.1",
             "HTTPS_PROXY": "http://127.0.0.1:9",
         }
-        script = "\n".join([*told, f"exec '{CLIENT}' -m kaggle.cli competitions list"])
+        script = "\n".join([*told, f"exec '{client_python()}' -m kaggle.cli competitions list"])
         done = subprocess.run(
             ["sh", "-c", script], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60
         )

@@ -3,7 +3,6 @@
 import base64
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 import time
@@ -22,10 +21,9 @@ from offline_kit.local_kaggle.running import NotebookRunner, RunJob, RunResult
 from offline_kit.local_kaggle.server import LocalKaggleServer
 from offline_kit.local_kaggle.service import LocalKaggle
 from offline_kit.local_kaggle.settings import LocalKaggleSettings
+from tests.support.warm_python import client_python
 
 HASTY = LocalKaggleSettings(visible_after=0.05, processing=0.1, queued=0.05, scoring=0.05)
-CLIENT = os.environ.get("OFFLINE_KIT_TEST_CLIENT", sys.executable)
-"""The Python whose `kaggle` is driven, so that another version of it can be tried."""
 SLUG = "alice/my-offline-kit"
 KERNEL = "alice/my-inference"
 needs_client = pytest.mark.skipif(
@@ -110,7 +108,7 @@ class Bench:
         """Run `kaggle WORDS` as a user; `env` changes its environment, None removes."""
         whole: dict[str, str | None] = {**self.environment(user), **(env or {})}
         return subprocess.run(
-            [CLIENT, "-m", "kaggle.cli", *map(str, words)],
+            [client_python(), "-m", "kaggle.cli", *map(str, words)],
             env={name: value for name, value in whole.items() if value is not None},
             cwd=self.folder,
             capture_output=True,

@@ -1,7 +1,6 @@
 """Kits by hand and a push of them to a local Kaggle, in this process or in one that can be killed."""
 
 import hashlib
-import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ from offline_kit.kaggle.push.push_datasets import PushedPart
 from offline_kit.kit import manifest
 from offline_kit.project.types import FileEntry, Kit, Role
 from tests.support.local_kaggle import Bench
-from tests.support.warm_python import warm_python
+from tests.support.warm_python import client_python
 
 BRISK = RetryPolicy(attempts=4, backoff=0.02, longest=1.0)
 EAGER = PollPolicy(visibility_timeout=1.5, processing_timeout=20.0, first_interval=0.02, max_interval=0.1)
@@ -60,11 +59,6 @@ def make_kit(folder: Path, files: Mapping[str, bytes] = FILES, *, split: bool = 
 def datasets(kit: Kit) -> dict[str, str]:
     """Return the dataset of each part."""
     return {part.name: "plant-kit" if len(kit.parts) == 1 else f"plant-kit-{part.name}" for part in kit.parts}
-
-
-def client_python() -> str:
-    """Return the Python that has the client; another one runs the same tests with another version."""
-    return os.environ.get("OFFLINE_KIT_TEST_CLIENT") or warm_python()
 
 
 def client(bench: Bench, user: str = "alice", **manners: Any) -> KaggleClient:

@@ -1,6 +1,6 @@
 """A Python that starts at once with the libraries of Kaggle's client imported: half of the CPU time of these tests was that.
 
-`warm_python()` is the path of a program that is used as `python worker.py`. It hands its arguments, environment and
+`warm_python()` is the path of a program that is used as `python worker.py`, `python -m kaggle.cli` or `python -c ...`. It hands its arguments, environment and
 streams to a server that has everything imported but `kaggle` itself, and that forks a process for each.
 """
 
@@ -36,12 +36,20 @@ def run(connection):
     os.chdir(job["cwd"])
     os.environ.clear()
     os.environ.update(job["env"])
-    script = next(word for word in job["argv"] if not word.startswith("-"))
-    sys.argv = job["argv"][job["argv"].index(script):]
+    options = job["argv"]
+    while options[0] == "-P":
+        options = options[1:]
+    kind = options[0] if options[0] in ("-m", "-c") else ""
+    sys.argv = options[1:] if kind else options
     for stream in ("stdin", "stdout", "stderr"):
         setattr(sys, stream, open(getattr(sys, stream).fileno(), getattr(sys, stream).mode, closefd=False))
     try:
-        runpy.run_path(script, run_name="__main__")
+        if kind == "-m":
+            runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+        elif kind == "-c":
+            exec(sys.argv[0], {"__name__": "__main__"})
+        else:
+            runpy.run_path(sys.argv[0], run_name="__main__")
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
@@ -50,6 +58,7 @@ def run(connection):
         code = 1
     with contextlib.suppress(OSError):
         sys.stdout.flush()
+        sys.stderr.flush()
         connection.sendall(str(code).encode())
     os._exit(code)
 
@@ -71,6 +80,11 @@ while True:
         run(connection)
     connection.close()
 """
+
+
+def client_python() -> str:
+    """Return the Python that has the client; another one runs the same tests with another version."""
+    return os.environ.get("OFFLINE_KIT_TEST_CLIENT") or warm_python()
 
 
 @functools.cache
