@@ -1,7 +1,7 @@
 """Find calls in the project's own code that would download weights or data when a model is created.
 
 The notebook has no internet. Weights that the checkpoint replaces can be disabled; others are shipped in the
-kit as caches of their libraries (see `kit_caches`). The code is parsed, never imported.
+kit as caches of their libraries (see `kit_runtime.use_caches`). The code is parsed, never imported.
 """
 
 import ast

@@ -2,7 +2,7 @@
 
 A class that a training script defines is pickled as `__main__.Name`
 (https://docs.python.org/3/library/pickle.html#what-can-be-pickled-and-unpickled), and in a notebook `__main__` is
-the notebook. The kit includes the script, and `kit_main` aliases its names.
+the notebook. The kit includes the script, and `kit_hooks` aliases its names.
 """
 
 import ast

@@ -1,16 +1,21 @@
-"""The variables of the template `predict`: its members, the columns of training, the settings."""
+"""The settings of notebooks that predict with models: the template's variables, and what is wrong or unused in them."""
 
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from offline_kit.checkpoints.frameworks import framework_table, sklearn
+from offline_kit.checkpoints.frameworks.base import Framework
 from offline_kit.checkpoints.pickle_streams import read_globals
-from offline_kit.core.errors import ProjectError, UsageError
-from offline_kit.notebook import member_params, scripts
+from offline_kit.core.errors import ProjectError, UsageError, suggest_name
+from offline_kit.notebook import scripts
+from offline_kit.project import references
+from offline_kit.project.config_keys import MODEL_KEYS, NOTEBOOK_KEYS, PARAMS
+from offline_kit.project.references import CallParameters
 from offline_kit.project.types import Checkpoint, Finding, Member, NotebookSettings, Severity
 
 BATCHES = {"tabular": 65536, "images": 32, "text": 256}
@@ -22,9 +27,19 @@ WORDS = {
 """The built-in values of `postprocess`, each with an example of its numbers."""
 TRANSFORM_INPUTS = {"images": "the path of a picture", "text": "the texts"}
 """What `transform` gets, by task; a table in any other."""
+REFERENCE = re.compile(r"([\w.]+|[^:]+\.py):[A-Za-z_][\w.]*")
 _REGRESSOR = r"Regressor$|\.(?:Ridge|Lasso|Lars|ElasticNet|LassoLars|BayesianRidge|KernelRidge|LinearRegression|\w*SVR)(?:CV)?$"
 """Classes of models whose answers are numbers of any size."""
-REFERENCE = r"([\w.]+|[^:]+\.py):[A-Za-z_][\w.]*"
+_SHARED_WORDS = ("labels", "text")
+"""Params that act on any member, whatever its framework."""
+_TEXT_WORDS = frozenset({"text", "tokenizer", "max_length"})
+"""Params that only affect texts."""
+_NOTEBOOK_WORDS = ("test", "labels")
+"""Params of the notebook that the templates read."""
+_SERVER_WORDS = ("server", "data_paths", "gateway")
+"""Additional params of the template `server`."""
+_NOTEBOOK_ONLY = frozenset({"test", "backend", *_SERVER_WORDS})
+"""Params that one model cannot have for itself."""
 
 
 def predict_facts(
@@ -37,19 +52,26 @@ def predict_facts(
     other_templates = set(scripts.built_in_templates()) - {"predict"}
     if settings.template in other_templates and not members:
         return {"preprocessing": dict(preprocessing)}
-    problems = [*_check_postprocess(settings), *_check_references(settings), *_check_weights(settings)]
-    if problems:
+    if problems := [*_check_postprocess(settings), *_check_references(settings)]:
         raise UsageError(
             "the settings of the notebook are invalid",
             code="notebook-settings-invalid",
             hint="correct them in [tool.offline-kit.notebook]; docs/configuration.md lists what each takes",
             details=problems,
         )
-    task = (
-        choose_task(settings, members) if members else settings.task or "tabular"
-    )  # a draft has no members yet
+    # A draft has no members yet.
+    task = choose_task(settings, members) if members else settings.task or "tabular"
     columns, categories = read_columns(project / settings.columns) if settings.columns else ({}, {})
-    used = dict.fromkeys(member.framework for member in members)
+    frameworks = [
+        {
+            "name": name,
+            "title": framework.title,
+            "runtime": framework.runtime,
+            "members": [member.name for member in members if member.framework == name],
+        }
+        for name in dict.fromkeys(member.framework for member in members)
+        if (framework := framework_table.find_framework(name))
+    ]
     return {
         "task": task,
         "members": [_describe_member(member) for member in members],
@@ -65,17 +87,112 @@ def predict_facts(
         "apart": any(member.transform or member.batch_size or "text" in member.params for member in members),
         "named": any("labels" in member.params for member in members),
         "postprocess_word": not is_reference(settings.postprocess),
-        "frameworks": [
-            {
-                "name": name,
-                "title": framework.title,
-                "runtime": framework.runtime,
-                "members": [member.name for member in members if member.framework == name],
-            }
-            for name in used
-            if (framework := framework_table.find_framework(name))
-        ],
+        "frameworks": frameworks,
     }
+
+
+def _describe_member(member: Member) -> dict[str, Any]:
+    entry: dict[str, Any] = {"name": member.name, "framework": member.framework, "path": member.kit_path}
+    if member.origin:
+        entry["source"] = member.origin
+        entry["known"] = {file.original: [file.size, file.sha256] for file in member.files}
+    if member.model:
+        entry["model"] = member.model
+    if member.weight != 1:
+        entry["weight"] = member.weight
+    if member.transform:
+        entry["transform"] = member.transform
+    if member.batch_size:
+        entry["batch_size"] = member.batch_size
+    # What neither its framework nor the notebook reads goes to the constructor.
+    framework = framework_table.find_framework(member.framework)
+    words: set[str] = set(member.params)
+    if framework is not None and framework.takes_arguments(member):
+        words = {*framework.param_names, *_SHARED_WORDS}
+    for key, values in (
+        ("params", {name: value for name, value in member.params.items() if name in words}),
+        ("arguments", {name: value for name, value in member.params.items() if name not in words}),
+    ):
+        if values:
+            entry[key] = values
+    return entry
+
+
+def choose_task(settings: NotebookSettings, members: Sequence[Member]) -> str:
+    """Return the configured task, or the usual one of the members' frameworks.
+
+    Raises: UsageError if neither determines it.
+    """
+    if settings.task:
+        return settings.task
+    frameworks = (framework_table.find_framework(member.framework) for member in members)
+    usual = {framework.task for framework in frameworks if framework}
+    if len(usual) == 1 and (task := usual.pop()):
+        return task
+    raise UsageError(
+        "`task` is missing, and the models' frameworks do not determine it",
+        code="task-missing",
+        hint='set `task` in [tool.offline-kit.notebook] to "tabular", "images" or "text"',
+    )
+
+
+def read_columns(path: Path) -> tuple[dict[str, str], dict[str, list[Any]]]:
+    """Read names and dtypes of the training's columns, and the categories of those that have some.
+
+    Raises ProjectError for a file of another kind.
+    """
+    reason = "it has no table of columns, or categories of none"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        columns, categories = dict(content["columns"]), dict(content.get("categories", {}))
+        is_good = bool(columns) and all(isinstance(dtype, str) for dtype in columns.values())
+        is_good &= all(isinstance(values, list) and name in columns for name, values in categories.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        is_good, reason = False, str(error)
+    if not is_good:
+        raise ProjectError(
+            f"'{path}' does not hold the columns of training: {reason}",
+            code="columns-file-invalid",
+            hint='write {"columns": {"name": "dtype", ...}} at training: '
+            'json.dump({"columns": X.dtypes.astype(str).to_dict()}, open(...))',
+        )
+    return columns, categories
+
+
+def is_reference(postprocess: str) -> bool:
+    """Whether `postprocess` names a function instead of a built-in value."""
+    return ":" in postprocess and postprocess.partition(":")[0] not in WORDS
+
+
+def _check_postprocess(settings: NotebookSettings) -> Iterator[str]:
+    text = settings.postprocess
+    word, *limits = text.split(":")
+    if word in WORDS:
+        # Limits are finite and rise; of the two of "clip", one may be left out.
+        filled = [limit for limit in limits if limit]
+        is_complete = len(filled) == len(limits) or (word == "clip" and bool(filled))
+        try:
+            numbers = [float(limit) for limit in filled]
+        except ValueError:
+            numbers = [math.nan]
+        rises = all(map(math.isfinite, numbers)) and numbers == sorted(numbers)
+        if len(limits) != WORDS[word].count(":") or not is_complete or not rises:
+            one_sided = ", or with one limit as in 'clip:0:'" if word == "clip" else ""
+            yield f"postprocess = '{text}' should be as in '{WORDS[word]}'{one_sided}"
+    elif not REFERENCE.fullmatch(text):
+        known_words = ", ".join(f"'{known_word}'" for known_word in WORDS if known_word)
+        yield f"postprocess = '{text}' is neither one of {known_words} nor a reference such as 'file.py:function'"
+
+
+def _check_references(settings: NotebookSettings) -> Iterator[str]:
+    named = {"tta": settings.tta, "transform": settings.transform}
+    named |= {f"model of '{model.files}'": model.model for model in settings.models}
+    named |= {f"transform of '{model.files}'": model.transform for model in settings.models}
+    for key, value in named.items():
+        if value and not REFERENCE.fullmatch(value):
+            yield f'{key} = \'{value}\' is not understood: write "package.module:name" or "folder/file.py:name"'
+    if settings.ensemble == "mean" and any(model.weight != 1 for model in settings.models):
+        yield "ensemble = 'mean' ignores the weights of `models`: take 'weighted', 'rank' or 'vote'"
 
 
 def warn_of_unused(
@@ -88,21 +205,17 @@ def warn_of_unused(
     """
     if not _predicts_by_models(settings, members):
         return ()
-    inside = {
-        name for member in members for file in member.files for name in sklearn.list_preprocessors(file.path)
-    }
+    files = [file for member in members for file in member.files]
+    inside = {name for file in files for name in sklearn.list_preprocessors(file.path)}
     named_files = {value for value in settings.params.values() if isinstance(value, str)}
     findings = []
     for checkpoint in preprocessing:
         classes = sklearn.list_preprocessors(checkpoint.path)
         if classes - inside and not named_files & {checkpoint.original, Path(checkpoint.original).name}:
-            # The encoder of a target has its turn when the predictions are there.
-            after = all(name.startswith("sklearn.preprocessing._label.") for name in classes)
-            key, argument = (
-                ("postprocess", "the predictions, the ids")
-                if after
-                else ("transform", TRANSFORM_INPUTS.get(settings.task, "the table"))
-            )
+            key, argument = "transform", TRANSFORM_INPUTS.get(settings.task, "the table")
+            if all(name.startswith("sklearn.preprocessing._label.") for name in classes):
+                # The encoder of a target has its turn when the predictions are there.
+                key, argument = "postprocess", "the predictions, the ids"
             findings.append(
                 Finding(
                     severity=Severity.WARN,
@@ -145,132 +258,140 @@ def warn_of_ranks(settings: NotebookSettings, members: Sequence[Member]) -> tupl
     """Warn of a rank mean over regressors: ranks are between 0 and 1, targets need not be."""
     if settings.ensemble != "rank" or is_reference(settings.postprocess):
         return ()
-    numbers = [
-        member
-        for member in members
-        if any(re.search(_REGRESSOR, name) for file in member.files for name in read_globals(file.path))
-    ]
-    return tuple(
-        Finding(
-            severity=Severity.WARN,
-            about=member.name,
-            what='predicts numbers, and ensemble = "rank" makes mean ranks between 0 and 1 of them',
-            remedy='use "mean" or "weighted", unless the metric only uses the order (AUC)',
-        )
-        for member in numbers[:1]
-    )
+    for member in members:
+        if any(re.search(_REGRESSOR, name) for file in member.files for name in read_globals(file.path)):
+            finding = Finding(
+                severity=Severity.WARN,
+                about=member.name,
+                what='predicts numbers, and ensemble = "rank" makes mean ranks between 0 and 1 of them',
+                remedy='use "mean" or "weighted", unless the metric only uses the order (AUC)',
+            )
+            return (finding,)
+    return ()
 
 
-def choose_task(settings: NotebookSettings, members: Sequence[Member]) -> str:
-    """Return the configured task, or the usual one of the members' frameworks.
+@dataclass(frozen=True, kw_only=True)
+class CodeLookup:
+    """Where the classes and functions of the configuration are defined."""
 
-    Raises: UsageError if neither determines it.
+    project: Path
+    roots: tuple[Path, ...]
+    """Folders that its modules are imported from."""
+
+    def find_parameters(self, reference: str) -> CallParameters | None:
+        """Return the parameters of a reference; None if the project has no source for it."""
+        try:
+            (source,) = references.resolve_references(self.project, [reference], self.roots)
+        except UsageError:
+            return None  # where it leads nowhere, whoever collects the code says so
+        name = reference.rpartition(":")[2]
+        return references.read_parameters(source.file, name) if source.file else None
+
+
+def check_params(settings: NotebookSettings, members: Sequence[Member], task: str, code: CodeLookup) -> None:
+    """Raise UsageError with every param and key that has no effect or a wrong value.
+
+    Checks the built-in templates that predict with models; a user's template may read any param.
     """
-    if settings.task:
-        return settings.task
-    usual = {
-        framework.task
-        for member in members
-        if (framework := framework_table.find_framework(member.framework))
-    }
-    if len(usual) == 1 and (task := usual.pop()):
-        return task
-    raise UsageError(
-        "`task` is missing, and the models' frameworks do not determine it",
-        code="task-missing",
-        hint='set `task` in [tool.offline-kit.notebook] to "tabular", "images" or "text"',
-    )
-
-
-def read_columns(path: Path) -> tuple[dict[str, str], dict[str, list[Any]]]:
-    """Read names and dtypes of the training's columns, and the categories of those that have some.
-
-    Raises ProjectError for a file of another kind.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        columns, categories = content["columns"], content.get("categories", {})
-        good = all(isinstance(dtype, str) for dtype in columns.values())
-        good = good and all(
-            isinstance(values, list) and name in columns for name, values in categories.items()
+    if settings.template not in ("predict", "server") or not members:
+        return
+    problems = [line for member in members for line in _check_member(member, settings, task, code)]
+    problems += _check_notebook_params(settings, members, task, code)
+    if problems:
+        raise UsageError(
+            "the params of the notebook's models are invalid",
+            code="model-params-invalid",
+            hint="correct them in [tool.offline-kit.notebook]; docs/configuration.md lists what each framework reads",
+            details=list(dict.fromkeys(problems)),
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _columns_error(path, str(error)) from error
-    if not good or not columns:
-        raise _columns_error(path, "it has no table of columns, or categories of none")
-    return dict(columns), dict(categories)
 
 
-def _columns_error(path: Path, reason: str) -> ProjectError:
-    return ProjectError(
-        f"'{path}' does not hold the columns of training: {reason}",
-        code="columns-file-invalid",
-        hint='write {"columns": {"name": "dtype", ...}} at training: '
-        'json.dump({"columns": X.dtypes.astype(str).to_dict()}, open(...))',
-    )
+def _read_words(framework: Framework, task: str) -> tuple[str, ...]:
+    """Return the params of one model that its framework's cell reads for this task."""
+    words = (*framework.param_names, *_SHARED_WORDS)
+    return tuple(word for word in words if task == "text" or word not in _TEXT_WORDS)
 
 
-def _describe_member(member: Member) -> dict[str, Any]:
-    entry: dict[str, Any] = {"name": member.name, "framework": member.framework, "path": member.kit_path}
-    if member.origin:
-        entry["source"] = member.origin
-        entry["known"] = {file.original: [file.size, file.sha256] for file in member.files}
-    if member.model:
-        entry["model"] = member.model
-    if member.weight != 1:
-        entry["weight"] = member.weight
-    if member.transform:
-        entry["transform"] = member.transform
-    if member.batch_size:
-        entry["batch_size"] = member.batch_size
-    params, arguments = member_params.split_params(member)
-    return entry | ({"params": params} if params else {}) | ({"arguments": arguments} if arguments else {})
+def _check_member(member: Member, settings: NotebookSettings, task: str, code: CodeLookup) -> Iterator[str]:
+    framework = framework_table.find_framework(member.framework)
+    if framework is None:
+        return
+    label = f"'{member.name}'"
+    if member.own_model and not framework.takes_model:
+        yield f"{label}: `model` has no effect: {framework.title} files contain the model"
+    if member.batch_size and settings.template == "server":
+        yield f"{label}: `batch_size` has no effect in a server: the gateway decides how many rows it sends"
+    parameters = code.find_parameters(member.model) if framework.takes_arguments(member) else None
+    names = parameters.names if parameters else ()
+    words = _read_words(framework, task)
+    for name, value in member.params.items():
+        if name not in words:
+            if problem := _explain_unknown(name, framework, member, words, parameters):
+                yield f"{label}: {problem}"
+        elif wrong := PARAMS[name].check(value):
+            yield f"{label}: {name} {wrong}, not {value!r}"
+        elif name in names and name in ("activation", *_SHARED_WORDS):
+            yield (
+                f"{label}: `{name}` in `params` is the notebook's own word, and a parameter of its `model` too: "
+                "let `model` name a function that sets it and returns the model"
+            )
 
 
-def is_reference(postprocess: str) -> bool:
-    """Whether `postprocess` names a function instead of a built-in value."""
-    return ":" in postprocess and postprocess.partition(":")[0] not in WORDS
+def _explain_unknown(
+    name: str, framework: Framework, member: Member, words: Sequence[str], parameters: CallParameters | None
+) -> str:
+    """Return what is wrong with a param that its framework does not read; empty for a constructor argument."""
+    if parameters and (name in parameters.names or parameters.open_ended):
+        return ""
+    if name in MODEL_KEYS:
+        return f"`{name}` belongs next to `files`, not in `params`"
+    if name in _NOTEBOOK_ONLY:
+        return f"`{name}` is for the whole notebook: set it in [tool.offline-kit.notebook.params]"
+    if name in _TEXT_WORDS & {*framework.param_names, *_SHARED_WORDS}:
+        return f'`{name}` only applies to texts, with task = "text"'
+    if name in NOTEBOOK_KEYS:
+        return f"`{name}` is for the whole notebook: set it in [tool.offline-kit.notebook]"
+    if framework.takes_arguments(member) and parameters is None and name not in PARAMS:
+        return ""  # its source does not tell; the constructor will
+    if name == "activation":
+        return f"`activation` has no effect: {framework.title} predicts probabilities or numbers"
+    known_words = (*words, *(parameters.names if parameters else ()))
+    whose = f"{framework.title} or '{member.model}'" if parameters else framework.title
+    return f"`{name}` in `params` is not a param of {whose}{suggest_name(name, known_words)}"
 
 
-def _check_postprocess(settings: NotebookSettings) -> list[str]:
-    text = settings.postprocess
-    word, *numbers = text.split(":")
-    if word in WORDS:
-        example = WORDS[word]
-        good = len(numbers) == example.count(":") and _are_numbers(numbers, one_sided=word == "clip")
-        one_sided_example = ", or with one limit as in 'clip:0:'" if word == "clip" else ""
-        return [] if good else [f"postprocess = '{text}' should be as in '{example}'{one_sided_example}"]
-    known_words = ", ".join(f"'{known_word}'" for known_word in WORDS if known_word)
-    if re.fullmatch(REFERENCE, text):
-        return []
-    return [
-        f"postprocess = '{text}' is neither one of {known_words} nor a reference such as 'file.py:function'"
-    ]
+def _check_notebook_params(
+    settings: NotebookSettings, members: Sequence[Member], task: str, code: CodeLookup
+) -> Iterator[str]:
+    known_words = {*_NOTEBOOK_WORDS, *(_SERVER_WORDS if settings.template == "server" else ())}
+    known_words |= {"text"} if task == "text" else set()
+    open_ended = _hooks_read_params(settings, members, code)
+    for member in members:
+        framework = framework_table.find_framework(member.framework)
+        if framework is None:
+            continue
+        known_words |= set(_read_words(framework, task)) - (
+            {"activation"} if framework.own_activation else set()
+        )
+        known_words |= {"backend"} if member.framework == "keras" else set()
+        if framework.takes_arguments(member) and member.framework not in ("timm", "keras"):
+            parameters = code.find_parameters(member.model)
+            open_ended |= parameters is None
+            known_words |= set(parameters.names) if parameters else set()
+    for name, value in settings.params.items():
+        if name in known_words or (open_ended and name in PARAMS):
+            if name in PARAMS and (wrong := PARAMS[name].check(value)):
+                yield f"[notebook.params] {name} {wrong}, not {value!r}"
+        elif not open_ended:
+            yield f"[notebook.params] `{name}` is not read{suggest_name(name, known_words)}"
 
 
-def _are_numbers(words: Sequence[str], *, one_sided: bool) -> bool:
-    """Tell whether these are numbers that rise; of two limits, one may be left out."""
-    filled = [word for word in words if word]
-    try:
-        numbers = [float(word) for word in filled]
-    except ValueError:
-        return False
-    is_complete = len(filled) == len(words) or (one_sided and bool(filled))
-    return is_complete and all(map(math.isfinite, numbers)) and numbers == sorted(numbers)
-
-
-def _check_references(settings: NotebookSettings) -> list[str]:
-    references = {"tta": settings.tta, "transform": settings.transform}
-    references |= {f"model of '{model.files}'": model.model for model in settings.models}
-    references |= {f"transform of '{model.files}'": model.transform for model in settings.models}
-    return [
-        f'{key} = \'{value}\' is not understood: write "package.module:name" or "folder/file.py:name"'
-        for key, value in references.items()
-        if value and not re.fullmatch(REFERENCE, value)
-    ]
-
-
-def _check_weights(settings: NotebookSettings) -> list[str]:
-    if settings.ensemble == "mean" and any(model.weight != 1 for model in settings.models):
-        return ["ensemble = 'mean' ignores the weights of `models`: take 'weighted', 'rank' or 'vote'"]
-    return []
+def _hooks_read_params(settings: NotebookSettings, members: Sequence[Member], code: CodeLookup) -> bool:
+    """Whether a function of the project receives the notebook's params, which may then have any name."""
+    transforms = (member.transform for member in members)
+    hooks = {settings.transform, settings.tta, settings.postprocess, *transforms}
+    for reference in filter(REFERENCE.fullmatch, hooks):
+        parameters = code.find_parameters(reference)
+        if parameters is None or "params" in parameters.names:
+            return True
+    return False

@@ -8,7 +8,7 @@ import ast
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,22 +40,19 @@ _EDITED = "inference.edited"
 """Prefix of the file names under which edited notebooks are kept."""
 NEEDED = {"lightning": ("model", "data"), "function": ("function",), "server": ("function",)}
 """The settings that a built-in template cannot do without."""
-RUNTIME = ("kit_runtime", "kit_install", "kit_submission")
+RUNTIME = ("kit_runtime", "kit_hooks", "kit_install", "kit_submission")
 """Modules pasted into every notebook, in this order."""
-PREDICTING = (
-    *("kit_preprocess", "kit_tasks", "kit_images", "kit_ensemble", "kit_postprocess"),
-    *("kit_sources", "kit_attached"),
-)
-"""Additional modules of the template `predict`, as far as the task and the members need them."""
+PREDICTING = ("kit_sources", "kit_tasks", "kit_ensemble", "kit_postprocess")
+"""Additional modules of notebooks that predict with `models`."""
 RUNTIME_OF = {
-    "adopt": ("kit_runtime", "kit_install", "kit_adopted"),
-    "function": RUNTIME,
-    "plain": RUNTIME,
-    "lightning": (*RUNTIME, "kit_torch", "kit_lightning"),
-    "server": (*RUNTIME, "kit_server"),
+    "adopt": ("kit_sources",),
+    "function": (),
+    "plain": (),
+    "predict": (),
+    "lightning": ("kit_torch",),
+    "server": ("kit_server",),
 }
-ALL_RUNTIME = (*RUNTIME, "kit_torch", "kit_lightning", "kit_server")
-"""What the user's own templates get."""
+"""Additional modules by template; the user's own templates get all of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,15 +64,12 @@ class NotebookTarget:
     name: str = ""
     """The project's name; empty takes the folder's."""
     version: str = ""
-    """The project's version, or empty."""
     competition: str = ""
-    """Slug of the competition, or empty."""
     dataset: str = ""
     """The kit's dataset, "slug" or "owner/slug"; split kits add the part's name."""
     accelerator: str = "none"
     """"none" (CPU), one of Kaggle's machine shapes, or an alias of one."""
     members: tuple[Member, ...] = ()
-    """The models of the template `predict`."""
     lent: MainAliases = NO_ALIASES
     """The names of `__main__` that pickles look up, and the file that gives them."""
     preprocessing: Mapping[str, str] = field(default_factory=dict)
@@ -83,13 +77,17 @@ class NotebookTarget:
     part_locations: Mapping[str, str] = field(default_factory=dict)
     """Where parts of the kit are that are no datasets, by the part's name: "notebook:owner/slug", "model:..."."""
 
+    @property
+    def project_name(self) -> str:
+        """The project's name on one line."""
+        return " ".join((self.name or self.project.resolve().name).split())
+
 
 @dataclass(frozen=True, kw_only=True)
 class RenderedNotebook:
-    """A notebook and its metadata, ready to be written."""
+    """A notebook's JSON and its metadata, ready to be written."""
 
     text: str
-    """The notebook's JSON."""
     metadata: Mapping[str, Any]
     """The content of kernel-metadata.json; its `id` and dataset lack the owner until the push knows it."""
 
@@ -186,12 +184,20 @@ def template_facts(
     kit: Kit, settings: NotebookSettings, image: Image, target: NotebookTarget, title: str
 ) -> dict[str, Any]:
     """Return the variables that a template can use; raises UsageError for settings it cannot work with."""
-    _check_settings(kit, settings)
     entries = [entry for part in kit.parts for entry in part.entries]
+    weights = [entry for entry in entries if entry.role is Role.CHECKPOINT]
+    _check_settings(settings, has_weights=bool(weights))
     predicts = predict_settings.predict_facts(settings, target.members, target.preprocessing, target.project)
+    modules = [*RUNTIME]
+    if "frameworks" in predicts and (settings.template == "predict" or target.members):
+        modules += [
+            *PREDICTING,
+            *(name for framework in predicts["frameworks"] for name in framework["runtime"]),
+        ]
+    modules += RUNTIME_OF.get(settings.template, ("kit_torch", "kit_server"))
     return {
         "title": title,
-        "project": " ".join(word for word in (_project_name(target), target.version) if word),
+        "project": f"{target.project_name} {target.version}".strip(),
         "tool_version": __version__,
         "image": image,
         "accelerator": find_machine_shape(target.accelerator) or "none",
@@ -200,55 +206,28 @@ def template_facts(
         "kit_id": kit.id,
         "parts": kit.parts,
         "lent": target.lent,
-        "caches": _has_caches(kit),
+        "caches": any(e.original.startswith("checkpoints/preprocessing/caches/") for e in entries),
         "part_ids": {part.name: part.id for part in kit.parts},
-        "packages": _package_names(kit),
+        "packages": _package_names(entries),
         "checkpoints": [
-            f"`{entry.original.partition('/')[2]}` ({files.format_size(entry.size)})"
-            for entry in entries
-            if entry.role is Role.CHECKPOINT
+            f"`{entry.original.partition('/')[2]}` ({files.format_size(entry.size)})" for entry in weights
         ],
         **predicts,
-        "runtime": [
-            {"name": module, "source": paste_module(module)}
-            for module in _runtime_modules(settings, target, predicts | {"caches": _has_caches(kit)})
-        ],
+        "runtime": [{"name": module, "source": paste_module(module)} for module in dict.fromkeys(modules)],
     }
 
 
-def _has_caches(kit: Kit) -> bool:
-    names = (entry.original for part in kit.parts for entry in part.entries)
-    return any(name.startswith("checkpoints/preprocessing/caches/") for name in names)
-
-
-def _runtime_modules(
-    settings: NotebookSettings, target: NotebookTarget, facts: Mapping[str, Any]
-) -> tuple[str, ...]:
-    lending = ("kit_caches",) * facts["caches"] + ("kit_main",) * bool(target.lent.names)
-    own = settings.template not in scripts.built_in_templates()
-    serves = settings.template == "server" and not settings.function
-    if settings.template == "predict" or (target.members and (own or serves)):
-        unneeded = {"kit_images"} if facts["task"] != "images" else set()
-        unneeded |= set() if facts["elsewhere"] else {"kit_sources", "kit_attached"}
-        theirs = dict.fromkeys(name for framework in facts["frameworks"] for name in framework["runtime"])
-        serving = () if settings.template == "predict" else ("kit_batches", "kit_server")
-        predicting_ = (name for name in PREDICTING if name not in unneeded)
-        return (*RUNTIME, *lending, *predicting_, *theirs, *serving)
-    modules = (*RUNTIME_OF.get(settings.template, ALL_RUNTIME), *lending)
-    return (*modules, "kit_preprocess") if target.preprocessing else modules
-
-
-def _check_settings(kit: Kit, settings: NotebookSettings) -> None:
-    missing_settings = [name for name in NEEDED.get(settings.template, ()) if not getattr(settings, name)]
-    if missing_settings and not (settings.template == "server" and settings.models):
+def _check_settings(settings: NotebookSettings, *, has_weights: bool) -> None:
+    missing = [name for name in NEEDED.get(settings.template, ()) if not getattr(settings, name)]
+    if missing and not (settings.template == "server" and settings.models):
         raise UsageError(
-            f"the template '{settings.template}' needs {' and '.join(map(repr, missing_settings))}",
+            f"the template '{settings.template}' needs {' and '.join(map(repr, missing))}",
             code="template-setting-missing",
-            hint=f'set {missing_settings[0]} = "package.module:Name" or "file.py:Name" in [tool.offline-kit.notebook]',
+            hint=f'set {missing[0]} = "package.module:Name" or "file.py:Name" in [tool.offline-kit.notebook]',
         )
     for name in ("model", "data", "function"):
         value = getattr(settings, name)
-        if value and not re.fullmatch(r"([\w.]+|[^:]+\.py):[A-Za-z_][\w.]*", value):
+        if value and not predict_settings.REFERENCE.fullmatch(value):
             raise UsageError(
                 f"{name} = '{value}' is not understood",
                 code="reference-invalid",
@@ -260,16 +239,19 @@ def _check_settings(kit: Kit, settings: NotebookSettings) -> None:
             code="submission-name-invalid",
             hint="write only the name, such as 'submission.csv': it goes into Kaggle's output folder",
         )
-    params = [*settings.params.items(), *(item for model in settings.models for item in model.params.items())]
-    for name, value in params:
-        if not _is_literal(value):
-            raise UsageError(
-                f"the param '{name}' has a value that a notebook cannot hold: {value!r}",
-                code="param-not-literal",
-                hint="use strings, whole and decimal numbers, true and false, lists and tables",
-            )
-    weights = any(entry.role is Role.CHECKPOINT for part in kit.parts for entry in part.entries)
-    if settings.template == "lightning" and not weights:
+    for params in (settings.params, *(model.params for model in settings.models)):
+        for name, value in params.items():
+            try:
+                is_literal = ast.literal_eval(repr(value)) == value
+            except (ValueError, SyntaxError):
+                is_literal = False
+            if not is_literal:
+                raise UsageError(
+                    f"the param '{name}' has a value that a notebook cannot hold: {value!r}",
+                    code="param-not-literal",
+                    hint="use strings, whole and decimal numbers, true and false, lists and tables",
+                )
+    if settings.template == "lightning" and not has_weights:
         raise UsageError(
             "the template 'lightning' needs a checkpoint, and the kit has none",
             code="checkpoint-missing",
@@ -277,24 +259,14 @@ def _check_settings(kit: Kit, settings: NotebookSettings) -> None:
         )
 
 
-def _is_literal(value: object) -> bool:
-    try:
-        return bool(ast.literal_eval(repr(value)) == value)
-    except (ValueError, SyntaxError):
-        return False
-
-
-def _package_names(kit: Kit) -> list[str]:
+def _package_names(entries: Sequence[FileEntry]) -> list[str]:
     names = set()
-    for part in kit.parts:
-        for entry in part.entries:
-            if entry.role in (Role.WHEEL, Role.SDIST):
-                name, version, *_ = (*entry.original.rpartition("/")[2].split("-"), "")
-                if not version:
-                    continue  # a name without a version says nothing
-                names.add(
-                    f"{name.replace('_', '-').lower()} {version.removesuffix('.tar.gz').removesuffix('.zip')}"
-                )
+    for entry in entries:
+        if entry.role in (Role.WHEEL, Role.SDIST):
+            name, _, rest = entry.original.rpartition("/")[2].partition("-")
+            version = rest.partition("-")[0].removesuffix(".tar.gz").removesuffix(".zip")
+            if version:  # a name without a version says nothing
+                names.add(f"{name.replace('_', '-').lower()} {version}")
     return sorted(names)
 
 
@@ -305,7 +277,10 @@ def paste_module(module: str) -> str:
         "",
         resources.read_source(f"notebook/runtime/{module}"),
     )
-    return re.sub(r"  # (noqa|type: ignore)\b[^\n]*", "", alone).strip()
+    alone = re.sub(r"  # (noqa|type: ignore)\b[^\n]*", "", alone).strip()
+    # In the middle of a notebook a docstring would be a statement, so it becomes a comment.
+    docstring, _, code = alone.removeprefix('"""').partition('"""')
+    return "\n".join(f"# {line}".rstrip() for line in docstring.strip().splitlines()) + code
 
 
 def kernel_metadata(
@@ -319,13 +294,18 @@ def kernel_metadata(
     shape = find_machine_shape(target.accelerator)
     parts = [part for part in kit.parts if part.name not in target.part_locations]
     datasets = [part_dataset(part, kit, target.dataset) for part in parts] if target.dataset else []
+    competitions = [target.competition] if target.competition else []
     if slug in {dataset.rpartition("/")[2] for dataset in datasets}:
         raise UsageError(
             f"the notebook and the dataset would both be called '{slug}', which Kaggle refuses",
             code="notebook-name-conflict",
             hint="give the notebook another `slug` or `title` in [tool.offline-kit.notebook]",
         )
-    competitions = [target.competition] if target.competition else []
+    _check_names(datasets, competitions)
+    _check_sources(settings)
+    # A part in a Kaggle Model has its version at the push only, and is attached there.
+    locations = [location.partition(":") for location in target.part_locations.values()]
+    notebooks = [ref for kind, _, ref in locations if kind == "notebook"]
     metadata: dict[str, Any] = {
         "id": slug,
         "title": title,
@@ -339,19 +319,20 @@ def kernel_metadata(
         "keywords": [],
         "dataset_sources": list(dict.fromkeys([*datasets, *settings.dataset_sources])),
         "competition_sources": list(dict.fromkeys([*competitions, *settings.competition_sources])),
-        "kernel_sources": list(
-            dict.fromkeys([*settings.kernel_sources, *_part_locations(target, "notebook")])
-        ),
-        # A home that is a model has its version at the push only, and is attached there.
+        "kernel_sources": list(dict.fromkeys([*settings.kernel_sources, *notebooks])),
         "model_sources": list(settings.model_sources),
     }
-    _check_names(datasets, competitions)
-    _check_sources(settings)
-    return metadata | ({"machine_shape": shape} if shape else {}) | _image_pin(settings, image)
-
-
-def _part_locations(target: NotebookTarget, kind: str) -> list[str]:
-    return [home.partition(":")[2] for home in target.part_locations.values() if home.startswith(f"{kind}:")]
+    if shape:
+        metadata["machine_shape"] = shape
+    if settings.pin_image:
+        if not image.digest:
+            raise UsageError(
+                f"`pin_image` is set, but no digest is known for the image '{image.name}'",
+                code="image-digest-unknown",
+                hint="remove `pin_image`, or use an image file with its digest (`offline-kit image list` shows them)",
+            )
+        metadata |= {"docker_image": image.digest, "docker_image_pinning_type": "original"}
+    return metadata
 
 
 def part_dataset(part: KitPart, kit: Kit, dataset: str) -> str:
@@ -363,7 +344,7 @@ def title_and_slug(settings: NotebookSettings, target: NotebookTarget) -> tuple[
     """Return the notebook's title and slug; one follows from the other, as on Kaggle."""
     suffix = " inference"
     title = settings.title.strip() or settings.slug.replace("-", " ")
-    title = title or _project_name(target)[: TITLE_LENGTH[1] - len(suffix)].strip() + suffix
+    title = title or target.project_name[: TITLE_LENGTH[1] - len(suffix)].strip() + suffix
     slug = settings.slug or make_slug(title)
     problems = [*check_title(title), *check_slug(slug)]
     if not problems and make_slug(title) != slug:
@@ -376,10 +357,6 @@ def title_and_slug(settings: NotebookSettings, target: NotebookTarget) -> tuple[
             details=problems,
         )
     return title, slug
-
-
-def _project_name(target: NotebookTarget) -> str:
-    return " ".join((target.name or target.project.resolve().name).split())
 
 
 def _check_names(datasets: list[str], competitions: list[str]) -> None:
@@ -401,31 +378,15 @@ def _check_names(datasets: list[str], competitions: list[str]) -> None:
         )
 
 
-def _image_pin(settings: NotebookSettings, image: Image) -> dict[str, str]:
-    if not settings.pin_image:
-        return {}
-    if not image.digest:
-        raise UsageError(
-            f"`pin_image` is set, but no digest is known for the image '{image.name}'",
-            code="image-digest-unknown",
-            hint="remove `pin_image`, or use an image file with its digest (`offline-kit image list` shows them)",
-        )
-    return {"docker_image": image.digest, "docker_image_pinning_type": "original"}
-
-
-_VERSION = re.compile(r"(?<=[^/])/[1-9][0-9]*$")
-"""The version behind "owner/slug" whose output is attached."""
-
-
 def _check_sources(settings: NotebookSettings) -> None:
     # Anything else Kaggle's client refuses, or worse, leaves out with a printed line.
-    problems = [
-        f"{key}: '{source}' is not of the form '{SOURCES[kind][1]}'"
-        for kind, key in (*kaggle_sources.METADATA_KEYS.items(), ("competition", "competition_sources"))
-        for source in getattr(settings, key)
-        if not is_source_reference(kind, source)
-        and not (kind == "notebook" and is_source_reference(kind, _VERSION.sub("", source)))
-    ]
+    problems = []
+    for kind, key in (*kaggle_sources.METADATA_KEYS.items(), ("competition", "competition_sources")):
+        for source in getattr(settings, key):
+            # Of a notebook a version may be named, whose output is attached.
+            bare = re.sub(r"(?<=[^/])/[1-9][0-9]*$", "", source) if kind == "notebook" else source
+            if not is_source_reference(kind, source) and not is_source_reference(kind, bare):
+                problems.append(f"{key}: '{source}' is not of the form '{SOURCES[kind][1]}'")
     if problems:
         raise UsageError(
             "Kaggle would refuse sources of the notebook",

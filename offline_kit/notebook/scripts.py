@@ -10,11 +10,8 @@ from typing import Any
 
 from offline_kit.core import resources
 from offline_kit.core.errors import OfflineKitError, ProjectError, UsageError, suggest_name
-from offline_kit.notebook import cell_imports
 
 SUFFIX = ".py.j2"
-KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
-"""Without it papermill, with which Kaggle runs notebooks, refuses to start."""
 FROM_EXPRESSIONS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 """Exceptions that an expression in a template may raise besides jinja's own."""
 JOBS = ("adopt", "wheelhouse")
@@ -30,8 +27,13 @@ def built_in_templates() -> tuple[str, ...]:
 
 def check_template(template: str, project: Path) -> None:
     """Raise UsageError if there is no such template, built in or below the project."""
-    if template not in built_in_templates() and not (project / template).is_file():
-        raise _unknown_template(template)
+    names = built_in_templates()
+    if template not in names and not (project / template).is_file():
+        raise UsageError(
+            f"there is no template '{template}'{suggest_name(template, names)}",
+            code="template-not-found",
+            hint=f"use one of {', '.join(map(repr, names))}, or the path of your own below the project",
+        )
 
 
 def fill_template(template: str, project: Path, facts: Mapping[str, Any]) -> str:
@@ -41,14 +43,17 @@ def fill_template(template: str, project: Path, facts: Mapping[str, Any]) -> str
     """
     import jinja2
 
+    name, folders = f"{template}{SUFFIX}", [resources.templates_folder()]
     is_built_in = template in (*built_in_templates(), *JOBS)
     if not is_built_in:
         check_template(template, project)
-    own = project / template
-    name = f"{template}{SUFFIX}"
-    folders = [resources.templates_folder()]
-    if not is_built_in:
+        own = project / template
         name, folders = own.name, [own.parent, *folders]
+
+    def filter_with(change: Callable[[Any], str]) -> Callable[[Any], str]:
+        # A name that is not defined has a repr, and would get through as it. Its str raises, and names the name.
+        return lambda value: change(str(value) if isinstance(value, jinja2.Undefined) else value)
+
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folders, encoding="utf-8"),
         undefined=jinja2.StrictUndefined,
@@ -57,7 +62,7 @@ def fill_template(template: str, project: Path, facts: Mapping[str, Any]) -> str
         keep_trailing_newline=True,
         autoescape=False,  # noqa: S701 - the result is Python, and values go through the filter `py`
     )
-    environment.filters |= {"py": _require_defined(python_literal), "line": _require_defined(one_line)}
+    environment.filters |= {"py": filter_with(python_literal), "line": filter_with(one_line)}
     try:
         script = environment.get_template(name).render(facts)
     except (jinja2.TemplateError, RecursionError, *FROM_EXPRESSIONS) as error:
@@ -68,38 +73,23 @@ def fill_template(template: str, project: Path, facts: Mapping[str, Any]) -> str
     return script
 
 
-def _require_defined(change: Callable[[Any], str]) -> Callable[[Any], str]:
-    """Return the filter for jinja: a name that is not defined has a repr, and would get through as it."""
-
-    def apply_change(value: Any) -> str:
-        import jinja2
-
-        if isinstance(value, jinja2.Undefined):
-            str(value)  # a strict one raises, and names the name
-        return change(value)
-
-    return apply_change
-
-
 def _check_blocks(environment: Any, name: str, template: str) -> None:
     """Raise ProjectError for a block that overrides nothing, because jinja silently drops its content."""
     from jinja2 import nodes
 
-    def parsed(file: str) -> tuple[str, Any]:
-        tree = environment.parse(environment.loader.get_source(environment, file)[0])
-        parents = [node.template for node in tree.find_all(nodes.Extends)]
-        return (parents[0].value if parents and isinstance(parents[0], nodes.Const) else ""), tree
-
-    parent, tree = parsed(name)
-    if not parent:
-        return
-    own_blocks = {node.name for node in tree.body if isinstance(node, nodes.Block)}
+    own_blocks: list[str] | None = None
     known_blocks: set[str] = set()
-    above = parent
-    while above:
-        above, tree = parsed(above)
-        known_blocks |= {node.name for node in tree.find_all(nodes.Block)}
-    for block in sorted(own_blocks - known_blocks):
+    parent = ""
+    while name:
+        tree = environment.parse(environment.loader.get_source(environment, name)[0])
+        if own_blocks is None:
+            own_blocks = [node.name for node in tree.body if isinstance(node, nodes.Block)]
+        else:
+            known_blocks |= {node.name for node in tree.find_all(nodes.Block)}
+        extended = next(tree.find_all(nodes.Extends), None)
+        name = extended.template.value if extended and isinstance(extended.template, nodes.Const) else ""
+        parent = parent or name
+    for block in sorted(set(own_blocks or ()) - known_blocks) if parent else ():
         raise ProjectError(
             f"the template '{template}' has a block '{block}', and '{parent}' has none to put it into"
             f"{suggest_name(block, known_blocks)}",
@@ -135,38 +125,28 @@ def one_line(value: object) -> str:
     return " ".join(str(value).split()).replace("|", "/")
 
 
-def _unknown_template(template: str) -> OfflineKitError:
-    return UsageError(
-        f"there is no template '{template}'{suggest_name(template, built_in_templates())}",
-        code="template-not-found",
-        hint=f"use one of {', '.join(map(repr, built_in_templates()))}, or the path of your own below the project",
-    )
-
-
 def _template_error(error: Exception, template: str, folders: list[Path]) -> OfflineKitError:
     import jinja2
 
+    names = ("base", *built_in_templates())
     if isinstance(error, jinja2.TemplateNotFound):
         return ProjectError(
             f"the template '{template}' extends or includes '{error.name}', which does not exist",
             code="template-not-found",
-            hint=f"extend one of {', '.join(repr(name + SUFFIX) for name in ('base', *built_in_templates()))}, or a file beside it",
+            hint=f"extend one of {', '.join(repr(name + SUFFIX) for name in names)}, or a file beside it",
         )
     if isinstance(error, RecursionError):
         return ProjectError(
             f"the template '{template}' extends or includes itself",
             code="template-recursive",
-            hint=f"give the file a name that is not one of ours ({', '.join(('base', *built_in_templates()))}), and extend ours",
+            hint=f"give the file a name that is not one of ours ({', '.join(names)}), and extend ours",
         )
     if isinstance(error, jinja2.TemplateSyntaxError):
         location = f"{Path(error.filename or template).name}, line {error.lineno}"
     else:
         # jinja2 rewrites tracebacks so that they name lines of the templates; the last is the closest.
-        frames = [
-            frame
-            for frame in traceback.extract_tb(error.__traceback__)
-            if any(Path(frame.filename).parent == folder for folder in folders)
-        ]
+        stack = traceback.extract_tb(error.__traceback__)
+        frames = [frame for frame in stack if Path(frame.filename).parent in folders]
         location = f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else template
     return ProjectError(
         f"the template '{template}' is wrong at {location}: {error}",
@@ -219,19 +199,15 @@ def to_notebook(script: str) -> str:
 
     nbformat: Any = untyped
     cells = []
-    imported: cell_imports.ImportedNames = set()
     for number, cell in enumerate(cells_of(script), 1):
-        source = (
-            cell_imports.deduplicate_imports(cell.source, imported)
-            if cell.cell_type == "code"
-            else cell.source
-        )
         make_cell = nbformat.v4.new_code_cell if cell.cell_type == "code" else nbformat.v4.new_markdown_cell
         title = str(cell.metadata.get("title") or cell.source.lstrip("# ").partition("\n")[0])
         slug = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:40]
         metadata = {key: value for key, value in cell.metadata.items() if key != "lines_to_next_cell"}
-        cells.append(make_cell(source, id=f"{number:02d}-{slug}".strip("-"), metadata=metadata))
-    metadata_fields = {"kernelspec": KERNEL, "language_info": {"name": "python", "file_extension": ".py"}}
-    notebook = nbformat.v4.new_notebook(cells=cells, metadata=metadata_fields, nbformat=4, nbformat_minor=5)
+        cells.append(make_cell(cell.source.rstrip(), id=f"{number:02d}-{slug}".strip("-"), metadata=metadata))
+    # Without a kernelspec papermill, with which Kaggle runs notebooks, refuses to start.
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    metadata = {"kernelspec": kernel, "language_info": {"name": "python", "file_extension": ".py"}}
+    notebook = nbformat.v4.new_notebook(cells=cells, metadata=metadata, nbformat=4, nbformat_minor=5)
     nbformat.validate(notebook)
     return str(nbformat.writes(notebook)) + "\n"

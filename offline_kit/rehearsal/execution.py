@@ -13,8 +13,7 @@ from offline_kit.core.report import SILENT, Advance, Reporter
 from offline_kit.core.sandbox import Sandbox
 from offline_kit.core.sandboxes import leftovers
 from offline_kit.core.sandboxes.box import Box, BoxOutcome, Mount
-from offline_kit.notebook.failures import find_failure
-from offline_kit.notebook.runtime.kit_runtime import KitError
+from offline_kit.notebook.runtime.kit_runtime import KitError, find_failure
 from offline_kit.rehearsal.environments import Interpreter
 
 HOME = "/home/kaggle"

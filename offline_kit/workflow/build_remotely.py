@@ -28,7 +28,7 @@ from offline_kit.kaggle.push.push_notebook import NotebookPlan
 from offline_kit.kit import manifest
 from offline_kit.notebook import rendering as notebook
 from offline_kit.notebook import scripts
-from offline_kit.notebook.runtime import kit_capture, kit_wheelhouse
+from offline_kit.notebook.runtime import kit_capture
 from offline_kit.project import images
 from offline_kit.project.accelerators import find_machine_shape
 from offline_kit.project.config import Config
@@ -87,7 +87,7 @@ def build_remotely(
     with tempfile.TemporaryDirectory(prefix="offline-kit-") as scratch:
         folder = Path(scratch)
         marker, facts = notebook_runs.fetch_outputs(
-            finished, session.kaggle, folder, [MARKER, kit_wheelhouse.FACTS], report
+            finished, session.kaggle, folder, [MARKER, kit_capture.FACTS], report
         )
         part = manifest.parse_manifest(marker.read_text(encoding="utf-8"), f"{finished.ref}/{MARKER}")
         image_text = _fetch_image(session, finished, folder, report)
@@ -142,10 +142,7 @@ def render_job(
         "tool_version": __version__,
         "image_name": f"{place}-captured-{'gpu' if shape else 'cpu'}",
         "where": server_name,
-        "runtime": [
-            {"name": name, "source": notebook.paste_module(name)}
-            for name in ("kit_capture", *(["kit_wheelhouse"] if request else []))
-        ],
+        "runtime": [{"name": "kit_capture", "source": notebook.paste_module("kit_capture")}],
         "preferred": dict(request.preferred) if request else {},
         **{name: list(getattr(request, name)) if request else [] for name in lists},
     }

@@ -17,7 +17,7 @@ from offline_kit.core import files
 from offline_kit.core.errors import ProjectError
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.kit import layout
-from offline_kit.notebook import member_params, predict_settings, scripts
+from offline_kit.notebook import predict_settings, scripts
 from offline_kit.notebook import rendering as notebook
 from offline_kit.notebook.runtime import kit_sources
 from offline_kit.notebook.runtime.kit_runtime import MARKER, KitError
@@ -177,9 +177,9 @@ def _resolve_members(config: Config, weights: tuple[Checkpoint, ...], cache: Pat
         folders = [
             root for package in (*config.packages, config.project) for root in (package / "src", package)
         ]
-        code = member_params.CodeLookup(project=config.project, roots=tuple(dict.fromkeys(folders)))
+        code = predict_settings.CodeLookup(project=config.project, roots=tuple(dict.fromkeys(folders)))
         task = predict_settings.choose_task(config.notebook, resolved)
-        member_params.check_params(config.notebook, resolved, task, code)
+        predict_settings.check_params(config.notebook, resolved, task, code)
     return resolved
 
 

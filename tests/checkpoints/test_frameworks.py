@@ -400,19 +400,18 @@ def test_framework_names_are_identifiers_and_unique() -> None:
 
 def test_pasted_modules_do_not_take_each_others_names() -> None:
     """In a notebook all of them share one scope."""
-    for modules in ((*rendering.RUNTIME, *rendering.PREDICTING), rendering.ALL_RUNTIME):
-        names: Counter[str] = Counter()
-        for module in modules:
-            for node in ast.parse(read_source(f"notebook/runtime/{module}")).body:
-                targets = [getattr(node, "name", None)] if hasattr(node, "name") else []
-                targets += [t.id for t in getattr(node, "targets", ()) if isinstance(t, ast.Name)]
-                targets += (
-                    [node.target.id]
-                    if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
-                    else []
-                )
-                names.update(set(filter(None, targets)))
-        assert [name for name, count in names.items() if count > 1] == []
+    names: Counter[str] = Counter()
+    for module in (*rendering.RUNTIME, *rendering.PREDICTING, "kit_torch", "kit_server", "kit_rows"):
+        for node in ast.parse(read_source(f"notebook/runtime/{module}")).body:
+            targets = [getattr(node, "name", None)] if hasattr(node, "name") else []
+            targets += [t.id for t in getattr(node, "targets", ()) if isinstance(t, ast.Name)]
+            targets += (
+                [node.target.id]
+                if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+                else []
+            )
+            names.update(set(filter(None, targets)))
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 def test_names_in_the_kit(project: Path) -> None:

@@ -234,17 +234,19 @@ WRAPPED = {
 
 
 @pytest.mark.parametrize("case", WRAPPED)
-def test_what_wrappers_put_before_names_is_taken_off_and_told(case: str) -> None:
+def test_what_wrappers_put_before_names_is_taken_off_and_told(
+    capsys: pytest.CaptureFixture[str], case: str
+) -> None:
     """The weights come under the model's own names."""
-    said: list[str] = []
-    assert strip_wrappers(WRAPPED[case][0], {"a", "b"}, said.append) == {"a": 1, "b": 2}
+    assert strip_wrappers(WRAPPED[case][0], {"a", "b"}) == {"a": 1, "b": 2}
+    said = capsys.readouterr().out.splitlines()
     assert WRAPPED[case][1] in "\n".join(said)
 
 
 def test_a_model_that_is_named_like_a_wrapper_keeps_its_names() -> None:
     """Of a model with a part called "model" nothing is taken off; a compiled part is found inside."""
-    assert strip_wrappers({"model.a": 1}, {"model.a"}, print) == {"model.a": 1}
-    assert strip_wrappers({"model._orig_mod.a": 1}, {"model.a"}, print) == {"model.a": 1}
+    assert strip_wrappers({"model.a": 1}, {"model.a"}) == {"model.a": 1}
+    assert strip_wrappers({"model._orig_mod.a": 1}, {"model.a"}) == {"model.a": 1}
 
 
 def test_weights_that_are_missing_or_too_many_are_named() -> None:
@@ -262,16 +264,20 @@ def test_weights_that_are_missing_or_too_many_are_named() -> None:
         )
 
 
-def test_weights_are_found_in_a_checkpoint() -> None:
+def test_weights_are_found_in_a_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
     """Under the usual keys, or the one that is named; averaged ones are told of, and nothing is guessed."""
     weights, averaged = {"a": torch.zeros(1)}, {"a": torch.ones(1)}
     said: list[str] = []
     checkpoint = {"epoch": 3, "state_dict": weights, "state_dict_ema": averaged}
-    assert find_weights(checkpoint, "", said.append) == weights
+    assert find_weights(checkpoint, "") == weights
+    said += capsys.readouterr().out.splitlines()
     assert 'weights = "state_dict_ema"' in "\n".join(said)
-    assert find_weights(checkpoint, "state_dict_ema", said.append) == averaged
-    assert find_weights({"model": {"state_dict": weights}}, "", said.append) == weights
-    assert find_weights(weights, "", said.append) == weights
+    assert find_weights(checkpoint, "state_dict_ema") == averaged
+    said += capsys.readouterr().out.splitlines()
+    assert find_weights({"model": {"state_dict": weights}}, "") == weights
+    said += capsys.readouterr().out.splitlines()
+    assert find_weights(weights, "") == weights
+    said += capsys.readouterr().out.splitlines()
     with pytest.raises(KitError, match="no 'best'"):
         find_weights(checkpoint, "best")
     with pytest.raises(KitError, match="no weights under any usual name") as caught:

@@ -17,7 +17,7 @@ from offline_kit.checkpoints.slim import SlimmedCheckpoints, SlimSettings, slim_
 from offline_kit.checkpoints.slim_worker import TRAINING
 from offline_kit.core.errors import ProjectError
 from offline_kit.core.files import sha256_of
-from offline_kit.notebook.runtime.kit_lightning import load_checkpoint
+from offline_kit.notebook.runtime.kit_torch import load_checkpoint
 from offline_kit.project.types import Checkpoint, Severity
 from offline_kit.project.types import CheckpointKind as Kind
 

@@ -11,7 +11,7 @@ import torch
 from offline_kit.checkpoints.file_kinds import classify_file
 from offline_kit.checkpoints.slim import SlimmedCheckpoints, SlimSettings, slim_checkpoints
 from offline_kit.core.files import sha256_of
-from offline_kit.notebook.runtime.kit_lightning import build_model, load_checkpoint
+from offline_kit.notebook.runtime.kit_torch import build_model, load_checkpoint
 from offline_kit.project.types import Checkpoint
 
 pytestmark = pytest.mark.slow

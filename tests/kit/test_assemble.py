@@ -209,20 +209,20 @@ def test_kaggle_changes_nothing_of_it(contents: KitContents, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("split", [False, True])
 def test_the_notebook_gets_the_original_names_back(
-    contents: KitContents, tmp_path: Path, split: bool
+    contents: KitContents, tmp_path: Path, capsys: pytest.CaptureFixture[str], split: bool
 ) -> None:
     """What the notebook restores from the treated mount is what was shipped, name by name and byte by byte."""
     kit = assemble.assemble_kit(replace(contents, split=split), tmp_path / "out")
     for part in kit.parts:
         apply_upload_rules(kit.part_folder(part), tmp_path / "input" / "datasets" / "me" / f"my-{part.name}")
     places = SessionFolders(inputs=tmp_path / "input", scratch=tmp_path / "scratch")
-    opened = open_kit({part.name: part.id for part in kit.parts}, places, say=str)
+    opened = open_kit({part.name: part.id for part in kit.parts}, places)
+    assert "note:" not in capsys.readouterr().out
     entries = {entry.original: entry for part in kit.parts for entry in part.entries}
     assert {name: sha256_of(opened.folder / name) for name in entries} == {
         name: entry.sha256 for name, entry in entries.items()
     }
     assert [path.name for path in opened.checkpoints] == ["best.ckpt", "best.pt", "epoch=4-step=119.ckpt"]
-    assert opened.notes == ()
 
 
 def test_the_plan_names_exact_files(contents: KitContents, tmp_path: Path) -> None:

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from offline_kit.notebook import runtime
-from offline_kit.notebook.failures import find_failure
-from offline_kit.notebook.runtime.kit_runtime import FAILURE_KEY, KitError
+from offline_kit.notebook.runtime.kit_runtime import FAILURE_KEY, KitError, find_failure
 
 RUNTIME = sorted(Path(next(iter(runtime.__path__))).glob("kit_*.py"))
 

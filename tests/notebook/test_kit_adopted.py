@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from offline_kit.notebook.runtime.kit_adopted import forget_names, lay_out_files, show_sources
 from offline_kit.notebook.runtime.kit_runtime import OpenKit, SessionFolders
+from offline_kit.notebook.runtime.kit_sources import forget_names, lay_out_files, show_sources
 
 ATTACHED = {
     "competitions": ["plants"],
@@ -27,7 +27,7 @@ def shown(folder: Path, mounts: tuple[str, ...], served: dict[str, str] | None =
         (folder / "kit" / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / "kit" / name).write_text("of the kit")
     kit = OpenKit(folder / "kit", SessionFolders(inputs=folder / "mounts"))
-    return show_sources(kit, ATTACHED, served or {}, root=folder / "shown", say=lambda _line: None)
+    return show_sources(kit, ATTACHED, served or {}, root=folder / "shown")
 
 
 @pytest.mark.parametrize("layout", [NEW, OLD])
@@ -64,15 +64,15 @@ def test_it_can_be_shown_again(tmp_path: Path) -> None:
     """A second run of the cell finds everything anew."""
     shown(tmp_path, NEW)
     kit = OpenKit(tmp_path / "kit", SessionFolders(inputs=tmp_path / "mounts"))
-    root = show_sources(kit, ATTACHED, {}, root=tmp_path / "shown", say=lambda _line: None)
+    root = show_sources(kit, ATTACHED, {}, root=tmp_path / "shown")
     assert (root / "input/plants/file").is_file()
 
 
-def test_a_missing_source_is_told(tmp_path: Path) -> None:
+def test_a_missing_source_is_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """What is attached and not mounted is said at once, with what to do; the notebook goes on."""
-    said: list[str] = []
     kit = OpenKit(tmp_path / "kit", SessionFolders(inputs=tmp_path))
-    show_sources(kit, {"datasets": ["me/maps"]}, {}, root=tmp_path / "shown", say=said.append)
+    show_sources(kit, {"datasets": ["me/maps"]}, {}, root=tmp_path / "shown")
+    said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("note: dataset 'me/maps' is not mounted: attach it")
 
 
@@ -96,7 +96,7 @@ def test_what_lines_would_have_fetched_lies_where_they_put_it(tmp_path: Path) ->
         ("installed", ""),
     ]
     for _again in range(2):
-        lay_out_files(kit, made, say=lambda _line: None)
+        lay_out_files(kit, made)
         assert (working / "aug/deep/a.py").read_text() == "A"
         assert os.access(working / "aug/run.sh", os.X_OK)
         assert (working / "aug/w/a.pth").is_symlink()
@@ -105,18 +105,16 @@ def test_what_lines_would_have_fetched_lies_where_they_put_it(tmp_path: Path) ->
         assert not any((working / "installed").iterdir())
     assert not any(path.is_symlink() for path in working.iterdir()), "`cd aug` and `cd ..` lead back"
     (working / "aug/deep/a.py").write_text("mine")
-    lay_out_files(kit, made, say=lambda _line: None)
+    lay_out_files(kit, made)
     assert (working / "aug/deep/a.py").read_text() == "mine"
     assert (tmp_path / "kit/code/aug/deep/a.py").read_text() == "A"
 
 
-def test_a_place_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_made_is_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """The notebook goes on: its own line will say what it misses."""
     (tmp_path / "working").write_text("no folder")
-    said: list[str] = []
-    lay_out_files(
-        OpenKit(tmp_path, SessionFolders(working=tmp_path / "working")), [("aug", "")], say=said.append
-    )
+    lay_out_files(OpenKit(tmp_path, SessionFolders(working=tmp_path / "working")), [("aug", "")])
+    said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("note: cannot make")
 
 

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from offline_kit.notebook.runtime.kit_batches import Ensemble
 from offline_kit.notebook.runtime.kit_ensemble import (
     Blend,
+    Ensemble,
     EnsembleMember,
     apply_activation,
     as_row_array,
@@ -51,7 +51,7 @@ def test_a_pickle_of_another_pandas() -> None:
     assert told(NotImplementedError("something else")) == "something else"
 
 
-def test_ranks_of_numbers_are_told() -> None:
+def test_ranks_of_numbers_are_told(capsys: pytest.CaptureFixture[str]) -> None:
     """Where answers are no shares, what is submitted is nothing like them; of shares nothing is said."""
 
     def said(how: str, factor: float) -> list[str]:
@@ -59,7 +59,8 @@ def test_ranks_of_numbers_are_told() -> None:
         frameworks = {
             "some": (lambda _path, _member: Times(factor), lambda model, batch, _member: batch * model.factor)
         }
-        predict_all([EnsembleMember("a", "some", Path("a"))], frameworks, ROWS, how, say=lines.append)
+        predict_all([EnsembleMember("a", "some", Path("a"))], frameworks, ROWS, how)
+        lines += capsys.readouterr().out.splitlines()
         return [line for line in lines if "ranks from 0 to 1" in line]
 
     assert (len(said("rank", 1000.0)), said("rank", 0.1), said("mean", 1000.0)) == (1, [], [])
@@ -189,7 +190,7 @@ def test_ranks_of_one_and_two_columns_do_not_depend_on_their_order(shares: Any) 
 
 def test_members_are_averaged_over_all_batches() -> None:
     """Ids stand in the order of the batches, predictions beside them."""
-    found = predict_all(members(1, 3), TIMES, ROWS, say=quiet)
+    found = predict_all(members(1, 3), TIMES, ROWS)
     assert found.ids == [1, 2, 3]
     assert found.values.tolist() == [[2], [4], [6]]
 
@@ -209,7 +210,7 @@ def test_answers_are_kept_as_exact_as_they_are(kind: str, kept: str) -> None:
     frameworks = {
         "times": (TIMES["times"][0], lambda _model, batch, _member: np.array([123456789] * len(batch), kind))
     }
-    found = predict_all(members(1, 2), frameworks, ROWS, say=quiet)
+    found = predict_all(members(1, 2), frameworks, ROWS)
     assert found.values.dtype == kept
     expected = np.array([123456789], kind).astype(np.float64)
     assert np.array_equal(found.values[:, 0], np.repeat(expected, 3))
@@ -235,7 +236,7 @@ def test_one_model_is_in_memory_at_a_time() -> None:
         alive.append(weakref.ref(model))
         return model
 
-    predict_all(members(1, 2, 3), {"times": (load, times)}, ROWS, say=quiet)
+    predict_all(members(1, 2, 3), {"times": (load, times)}, ROWS)
     assert len(alive) == 3
 
 
@@ -250,7 +251,7 @@ def test_classes_are_brought_into_one_order() -> None:
             ),
         )
     }
-    found = predict_all(members(1, 1), frameworks, ROWS, say=quiet)
+    found = predict_all(members(1, 1), frameworks, ROWS)
     assert found.classes == ["a", "b"]
     assert found.values.tolist() == [[1, 0]] * 3
     with pytest.raises(KitError, match="other classes"):
@@ -300,7 +301,7 @@ def test_classes_of_several_targets_are_no_names(classes: list[Any]) -> None:
             lambda _model, batch, _member: [[0.1, 0.9]] * len(batch),
         )
     }
-    assert predict_all(members(1, 2), frameworks, ROWS, say=quiet).classes == []
+    assert predict_all(members(1, 2), frameworks, ROWS).classes == []
     there = Ensemble(members(1, 2), frameworks)
     assert there.predict_batch(ROWS[0]).classes == []
     assert model_classes(Times(1, ["a", "b"])) == ["a", "b"]
@@ -319,7 +320,9 @@ def test_classes_of_several_targets_are_no_names(classes: list[Any]) -> None:
         ([0.0, 1.0], 2, ""),
     ],
 )
-def test_columns_without_names_are_told_once(first: int, classes: list[Any], columns: int, told: str) -> None:
+def test_columns_without_names_are_told_once(
+    capsys: pytest.CaptureFixture[str], first: int, classes: list[Any], columns: int, told: str
+) -> None:
     """A model that knows no names goes by place beside one that does, and that is said, whichever comes first."""
     width = {"booster": columns, "forest": len(classes)}
     frameworks = {
@@ -331,28 +334,28 @@ def test_columns_without_names_are_told_once(first: int, classes: list[Any], col
     }
     both = [EnsembleMember(name, name, Path(name)) for name in width][:: -1 if first else 1]
     said: list[str] = []
-    predict_all(both, frameworks, ROWS, say=said.append)
+    predict_all(both, frameworks, ROWS)
+    said += capsys.readouterr().out.splitlines()
     assert [line for line in said if "taken" in line] == [told] * bool(told)
     said.clear()
-    served = Ensemble(both, frameworks, say=said.append)
+    served = Ensemble(both, frameworks)
     assert [served.predict_batch(batch).classes for batch in ROWS] == [classes, classes]
+    said += capsys.readouterr().out.splitlines()
     assert said == [told] * bool(told)
 
 
 def test_views_of_a_batch_are_averaged() -> None:
     """A `tta` yields batches, and their answers are one; a `tta` that yields nothing is refused."""
-    found = predict_all(members(1), TIMES, ROWS, tta=lambda batch: (batch, batch * 3), say=quiet)
+    found = predict_all(members(1), TIMES, ROWS, tta=lambda batch: (batch, batch * 3))
     assert found.values.tolist() == [[2], [4], [6]]
     with pytest.raises(KitError, match="no batch"):
-        predict_all(members(1), TIMES, ROWS, tta=lambda _batch: (), say=quiet)
+        predict_all(members(1), TIMES, ROWS, tta=lambda _batch: ())
 
 
 def test_another_number_of_rows_is_told() -> None:
     """A model that answers with fewer rows is named, with both numbers."""
     with pytest.raises(KitError, match="'m0' answered a batch of 2 rows with 1"):
-        predict_all(
-            members(1), {"times": (TIMES["times"][0], lambda _model, _batch, _member: [1.0])}, ROWS, say=quiet
-        )
+        predict_all(members(1), {"times": (TIMES["times"][0], lambda _model, _batch, _member: [1.0])}, ROWS)
 
 
 @settings(max_examples=30, deadline=None)
@@ -394,7 +397,7 @@ def test_heads_of_one_number_are_columns() -> None:
 def test_no_member_is_told() -> None:
     """An ensemble of nothing names the key to set."""
     with pytest.raises(KitError, match="checkpoints"):
-        predict_all([], TIMES, ROWS, say=quiet)
+        predict_all([], TIMES, ROWS)
 
 
 def test_scores_become_probabilities() -> None:

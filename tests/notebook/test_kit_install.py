@@ -12,14 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from packaging.specifiers import SpecifierSet
 from packaging.tags import sys_tags
 from packaging.utils import parse_wheel_filename
 
 from offline_kit.notebook.runtime.kit_install import (
-    _meets_clause,
     choose_files,
     find_installers,
     fits_interpreter,
@@ -213,7 +209,7 @@ def test_a_plan_of_another_format_is_refused(tmp_path: Path) -> None:
     """A newer kit under an older notebook asks for a new rendering."""
     workshop = Workshop()
     workshop.plan["format"] = 2
-    assert "the install plan has format 2" in run(workshop, tmp_path, "uv")
+    assert "install.json' has format 2" in run(workshop, tmp_path, "uv")
 
 
 SETUP = "from setuptools import setup\nsetup(name='oldie', version='3.0', py_modules=['oldie'], setup_requires=['extrahook'])\n"
@@ -349,7 +345,7 @@ TAGS = [
 @pytest.mark.skipif(platform.system() != "Linux", reason="the notebook runs on Linux")
 @pytest.mark.parametrize("tag", TAGS)
 def test_fitting_agrees_with_packaging(tag: str) -> None:
-    """The small check of wheel names answers as the library does, for the running interpreter."""
+    """Wheel names are judged for the running interpreter and system."""
     filename = f"some_package-1.0+x-{tag}.whl"
     assert fits_interpreter(filename) == bool(set(sys_tags()) & parse_wheel_filename(filename)[3])
 
@@ -369,17 +365,6 @@ def test_fitting_agrees_with_packaging(tag: str) -> None:
 def test_requirements_are_read(version: str, requirement: str, answer: bool) -> None:
     """Extras, brackets, markers and local versions do not confuse the check."""
     assert meets_requirement(version, requirement) is answer
-
-
-numbers = st.lists(st.integers(0, 3), min_size=1, max_size=3).map(lambda parts: ".".join(map(str, parts)))
-
-
-@given(numbers, st.sampled_from([">=", "<=", "==", "!=", ">", "<", "~=", "==*", "!=*"]), numbers)
-def test_the_small_comparison_agrees_with_packaging(version: str, operator: str, bound: str) -> None:
-    """Where neither packaging nor pip is there, release numbers are still compared rightly."""
-    bound = bound if operator != "~=" or "." in bound else f"{bound}.0"
-    operator, bound = (operator[:2], f"{bound}.*") if operator.endswith("*") else (operator, bound)
-    assert _meets_clause(version, operator + bound) == SpecifierSet(operator + bound).contains(version)
 
 
 def test_an_unknown_installer_is_refused() -> None:

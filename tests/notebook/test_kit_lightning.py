@@ -12,7 +12,8 @@ import pytest
 
 torch: Any = pytest.importorskip("torch", reason="the lightning template needs torch, the tool does not")
 
-from offline_kit.notebook.runtime.kit_lightning import (  # noqa: E402 - only where torch is
+from offline_kit.notebook.runtime.kit_runtime import KitError  # noqa: E402
+from offline_kit.notebook.runtime.kit_torch import (  # noqa: E402 - only where torch is
     build_data,
     build_model,
     check_params,
@@ -21,7 +22,6 @@ from offline_kit.notebook.runtime.kit_lightning import (  # noqa: E402 - only wh
     predict_loader,
     to_device,
 )
-from offline_kit.notebook.runtime.kit_runtime import KitError  # noqa: E402
 
 
 class LightningModule(torch.nn.Module):  # type: ignore[misc]
@@ -252,11 +252,11 @@ def test_a_list_of_one_loader_is_that_loader(tmp_path: Path) -> None:
         find_loader(data)
 
 
-def test_predictions_come_in_the_loaders_order() -> None:
+def test_predictions_come_in_the_loaders_order(capsys: pytest.CaptureFixture[str]) -> None:
     """forward gets the first item of a batch; the answers are one tensor."""
     model = build_model(Model, Model().state_dict(), {}, "cpu")
-    said: list[str] = []
-    answer = predict_loader(model, find_loader(Data("x")), "cpu", "best.ckpt", lambda text: said.append(text))
+    answer = predict_loader(model, find_loader(Data("x")), "cpu", "best.ckpt")
+    said = capsys.readouterr().out.splitlines()
     expected = model(torch.tensor([[1.0, 1.0], [1.0, 1.0], [0.0, 0.0]]))
     assert torch.allclose(answer, expected)
     assert said[0].startswith("best.ckpt: 2 batches in")
@@ -265,9 +265,7 @@ def test_predictions_come_in_the_loaders_order() -> None:
 def test_an_own_predict_step_is_used() -> None:
     """The model's own predict_step gets the whole batch; half precision comes back single."""
     model = build_model(Probabilities, Model().state_dict(), {}, "cpu")
-    answer = predict_loader(
-        model, [{"x": torch.zeros(3, 2), "name": ["a", "b", "c"]}], "cpu", "x", lambda _: None
-    )
+    answer = predict_loader(model, [{"x": torch.zeros(3, 2), "name": ["a", "b", "c"]}], "cpu", "x")
     assert answer.shape == (3, 2)
     assert answer.dtype == torch.float32
 
@@ -275,9 +273,9 @@ def test_an_own_predict_step_is_used() -> None:
 def test_an_empty_loader_and_strange_answers_are_told() -> None:
     """No batch, or no tensor, is an error that says what to look at."""
     with pytest.raises(KitError, match="yields no batch"):
-        predict_loader(torch.nn.Identity(), [], "cpu", "x", lambda _: None)
+        predict_loader(torch.nn.Identity(), [], "cpu", "x")
     with pytest.raises(KitError, match="answers with a dict"):
-        predict_loader(torch.nn.Identity(), [{"x": 1}], "cpu", "x", lambda _: None)
+        predict_loader(torch.nn.Identity(), [{"x": 1}], "cpu", "x")
 
 
 def test_batches_move_whole() -> None:

@@ -10,7 +10,7 @@ import joblib
 import pytest
 
 from offline_kit.notebook.rendering import paste_module
-from offline_kit.notebook.runtime.kit_main import AliasedMain, alias_main
+from offline_kit.notebook.runtime.kit_hooks import AliasedMain, alias_main
 from offline_kit.notebook.runtime.kit_runtime import KitError, OpenKit, SessionFolders
 
 SCRIPT = """
@@ -54,11 +54,13 @@ def _own_main(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("protocol", [2, 4, 5])
-def test_pickles_find_the_scripts_names(tmp_path: Path, protocol: int) -> None:
+def test_pickles_find_the_scripts_names(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, protocol: int
+) -> None:
     """A class, a nested class and a function of the script load, by pickle and joblib, and work."""
     kit = trained(tmp_path, protocol)
-    said: list[str] = []
-    alias_main("train_it.py", ["Cleaner", "predict"], kit, said.append)
+    alias_main("train_it.py", ["Cleaner", "predict"], kit)
+    said = capsys.readouterr().out.splitlines()
     cleaner, predict = pickle.loads((tmp_path / "model.pkl").read_bytes())
     assert (cleaner.clean(2), predict(2), type(cleaner.step).__qualname__) == (6, 5, "Cleaner.Step")
     assert joblib.load(tmp_path / "model.joblib").clean(1) == 3
@@ -68,8 +70,8 @@ def test_pickles_find_the_scripts_names(tmp_path: Path, protocol: int) -> None:
 def test_the_notebooks_own_names_stay(tmp_path: Path) -> None:
     """A function of the same name in the notebook is neither hidden nor changed, and stays reachable."""
     main: Any = sys.modules["__main__"]
-    alias_main("train_it.py", ["predict"], trained(tmp_path), str)
-    alias_main("train_it.py", ["Cleaner"], OpenKit(tmp_path / "kit", SessionFolders()), str)
+    alias_main("train_it.py", ["predict"], trained(tmp_path))
+    alias_main("train_it.py", ["Cleaner"], OpenKit(tmp_path / "kit", SessionFolders()))
     lent = sys.modules["__main__"]
     assert isinstance(lent, AliasedMain)
     assert lent.notebook is main
@@ -83,7 +85,7 @@ def test_a_script_that_does_its_work_at_the_top(tmp_path: Path) -> None:
     code.mkdir(parents=True)
     (code / "train_it.py").write_text("class Shrink: pass\n\ndata = open('input/train.csv').read()\n")
     with pytest.raises(KitError) as caught:
-        alias_main("train_it.py", ["Shrink"], OpenKit(tmp_path / "kit", SessionFolders()), str)
+        alias_main("train_it.py", ["Shrink"], OpenKit(tmp_path / "kit", SessionFolders()))
     cause, remedy = caught.value.what, caught.value.hint
     assert cause.startswith(
         "'train_it.py' (`main_from`) was run to find 'Shrink', and its own top level fails"
@@ -95,7 +97,7 @@ def test_a_script_that_does_its_work_at_the_top(tmp_path: Path) -> None:
 def test_a_name_that_the_file_lacks(tmp_path: Path) -> None:
     """A script that changed since the training is told with what it has."""
     with pytest.raises(KitError, match="has no 'Scaler'"):
-        alias_main("train_it.py", ["Scaler"], trained(tmp_path), str)
+        alias_main("train_it.py", ["Scaler"], trained(tmp_path))
 
 
 def test_in_a_real_notebook(tmp_path: Path) -> None:
@@ -116,7 +118,7 @@ def predict(x):
 kit = OpenKit(Path({str(tmp_path / "kit")!r}), SessionFolders())
 alias_main("train_it.py", ["Cleaner", "predict"], kit)
 """
-    cells = [paste_module("kit_runtime"), paste_module("kit_main"), lends, uses]
+    cells = [paste_module("kit_runtime"), paste_module("kit_hooks"), lends, uses]
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     nbclient.NotebookClient(book, timeout=60, kernel_name="python3").execute()
     assert book.cells[-1].outputs[0].text == "6 5 of the notebook\n"

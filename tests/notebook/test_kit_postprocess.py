@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from offline_kit.notebook.runtime.kit_ensemble import EnsembleMember, Prediction, predict_all
+from offline_kit.notebook.runtime.kit_hooks import Preprocessing, load_preprocessing_file, resolve_labels
 from offline_kit.notebook.runtime.kit_postprocess import build_submission, list_labels, select_sample_rows
-from offline_kit.notebook.runtime.kit_preprocess import Preprocessing, load_preprocessing_file, resolve_labels
 from offline_kit.notebook.runtime.kit_runtime import KitError
 from offline_kit.notebook.runtime.kit_tasks import RowBatch, SampleSubmission, read_sample
 
@@ -35,19 +35,19 @@ def rows(
     return {name: frame[name].tolist() for name in targets} | {"said": said}
 
 
-def test_rows_that_nobody_asks_for_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_that_nobody_asks_for_are_left_out(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The sample's ids count; a small public sample in the scoring run does not."""
-    said: list[str] = []
     whole = Prediction(["a", "b", "c"], np.arange(6, dtype=np.float32).reshape(3, 2), [])
 
     def ids_for(*wanted: str) -> list[str]:
-        return select_sample_rows(
-            whole, SampleSubmission(Path("s.csv"), ("id", "x"), list(wanted)), said.append
-        ).ids
+        return select_sample_rows(whole, SampleSubmission(Path("s.csv"), ("id", "x"), list(wanted))).ids
 
     assert ids_for("c", "b", "a") == ["a", "b", "c"]
-    assert said == []
-    some = select_sample_rows(whole, SampleSubmission(Path("s.csv"), ("id", "x"), ["c"]), said.append)
+    assert capsys.readouterr().out == ""
+    some = select_sample_rows(whole, SampleSubmission(Path("s.csv"), ("id", "x"), ["c"]))
+    said = capsys.readouterr().out.splitlines()
     assert (some.ids, some.values.tolist()) == (["c"], [[4, 5]])
     assert said == ["note: 2 rows of the test set are not in 's.csv', and are left out"]
     monkeypatch.setenv("KAGGLE_IS_COMPETITION_RERUN", "1")
@@ -197,7 +197,7 @@ def test_large_numbers_are_rounded_to_themselves() -> None:
     """A number of nine digits, which float32 has not, is not another one in the submission."""
     frameworks = {"any": (lambda _path, _member: None, lambda _model, batch, _member: batch + 0.2)}
     batches = [RowBatch(["a", "b"], np.array([123456789.0, 123456791.0]))]
-    found = predict_all([EnsembleMember("m", "any", Path("m"))], frameworks, batches, say=lambda _text: None)
+    found = predict_all([EnsembleMember("m", "any", Path("m"))], frameworks, batches)
     made = build_submission(found, SampleSubmission(Path("s.csv"), ("id", "y"), ["a", "b"]), "round")
     assert made["y"].tolist() == [123456789, 123456791]
 

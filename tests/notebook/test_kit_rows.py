@@ -31,7 +31,7 @@ def rows(path: Path) -> list[list[str]]:
 
 def test_a_notebook_sees_fewer_rows(data: Path, tmp_path: Path) -> None:
     """Sample, list and pictures of the test set shrink together, the rest is what it was."""
-    shown = limit_rows(data, data / "sample_submission.csv", 2, tmp_path / "scratch", say=lambda _: None)
+    shown = limit_rows(data, data / "sample_submission.csv", 2, tmp_path / "scratch")
     assert rows(shown / "sample_submission.csv") == [["id", "label"], ["a", "0"], ["b", "0"]]
     assert rows(shown / "test.csv") == [["row", "id"], ["2", "b"], ["3", "a"]]
     assert sorted(path.name for path in (shown / "test_images").iterdir()) == ["a.jpg", "b.jpg"]
@@ -40,7 +40,7 @@ def test_a_notebook_sees_fewer_rows(data: Path, tmp_path: Path) -> None:
 
 def test_a_notebook_sees_more_rows_than_there_are(data: Path, tmp_path: Path) -> None:
     """The rows are repeated under new ids, each with its picture."""
-    shown = limit_rows(data, data / "sample_submission.csv", 7, tmp_path / "scratch", say=lambda _: None)
+    shown = limit_rows(data, data / "sample_submission.csv", 7, tmp_path / "scratch")
     ids = [row[0] for row in rows(shown / "sample_submission.csv")[1:]]
     assert len(ids) == len(set(ids)) == 7
     assert {row[1] for row in rows(shown / "test.csv")[1:]} == set(ids)
@@ -51,7 +51,7 @@ def test_a_notebook_sees_more_rows_than_there_are(data: Path, tmp_path: Path) ->
 def test_a_second_run_of_the_cell_is_no_trouble(data: Path, tmp_path: Path) -> None:
     """People run cells again."""
     for number in (1, 2):
-        shown = limit_rows(data, None, number, tmp_path / "scratch", say=lambda _: None)
+        shown = limit_rows(data, None, number, tmp_path / "scratch")
     assert len(rows(shown / "test.csv")) == 3
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from offline_kit.notebook.runtime.kit_hooks import load_object
 from offline_kit.notebook.runtime.kit_runtime import (
     KitError,
     OpenKit,
@@ -15,7 +16,6 @@ from offline_kit.notebook.runtime.kit_runtime import (
     find_competition,
     find_parts,
     go_offline,
-    load_object,
     mounted_sources,
     open_kit,
     pick_device,
@@ -108,16 +108,15 @@ def test_a_broken_marker_is_no_kit(tmp_path: Path) -> None:
         open_kit({"kit": "1" * 64}, places(tmp_path))
 
 
-def test_renamed_files_are_found_by_their_bytes(tmp_path: Path) -> None:
+def test_renamed_files_are_found_by_their_bytes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A file whose stored name Kaggle changed is used from where it is, with a note."""
     folder = tmp_path / "input/plants"
     identity = some_kit().mount(folder)
     (folder / "checkpoints/fold1.ckpt").rename(folder / "checkpoints/fold1-001.ckpt")
     kit = open_kit({"kit": identity}, places(tmp_path))
     assert (kit.folder / "checkpoints/fold1.ckpt").read_bytes() == b"other weights"
-    assert kit.notes == (
-        "'checkpoints/fold1.ckpt' is stored as 'checkpoints/fold1-001.ckpt' and is used from there",
-    )
+    note = "'checkpoints/fold1.ckpt' is stored as 'checkpoints/fold1-001.ckpt' and is used from there"
+    assert capsys.readouterr().out.startswith(f"note: {note}\n")
 
 
 def test_every_damaged_file_is_named_with_its_damage(tmp_path: Path) -> None:

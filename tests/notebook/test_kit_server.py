@@ -56,8 +56,7 @@ def standin(data: Path, *, new: bool = False, **options: Any) -> None:
 
 
 def serve(data: Path, predict: Callable[..., Any], name: str = "submission.csv", **params: Any) -> Path:
-    said: list[str] = []
-    path = kit_server.serve_gateway(predict, data, Path.cwd() / name, params, said.append)
+    path = kit_server.serve_gateway(predict, data, Path.cwd() / name, params)
     assert path
     return path
 
@@ -198,11 +197,11 @@ def test_frames_are_told_with_their_library() -> None:
 
 
 @pytest.mark.parametrize(("size", "words"), [(ROWS, "server: 1 batch answered"), (12, "2 batches answered")])
-def test_batches_are_counted(data: Path, size: int, words: str) -> None:
+def test_batches_are_counted(capsys: pytest.CaptureFixture[str], data: Path, size: int, words: str) -> None:
     """The last line of the server's tells how many there were."""
     standin(data, rows=size, submission="submission.csv")
-    said: list[str] = []
-    kit_server.serve_gateway(half, data, Path.cwd() / "submission.csv", {}, said.append)
+    kit_server.serve_gateway(half, data, Path.cwd() / "submission.csv", {})
+    said = capsys.readouterr().out.splitlines()
     assert words in said[-1]
 
 
@@ -249,7 +248,7 @@ def test_an_error_in_predict_names_the_batch_and_stays_in_the_chain(data: Path) 
 
 
 FUNCTIONS = """
-from offline_kit.notebook.runtime.kit_submission import Context
+from offline_kit.notebook.runtime.kit_hooks import Context
 
 NUMBER = 3
 
@@ -404,11 +403,13 @@ def nested(data: Path, **options: Any) -> None:
     (package / "rain_20441" / "broken.py").write_text("!pip install polars\n")
 
 
-def test_server_and_gateway_are_found_by_what_they_derive_from(data: Path) -> None:
+def test_server_and_gateway_are_found_by_what_they_derive_from(
+    capsys: pytest.CaptureFixture[str], data: Path
+) -> None:
     """Nested in a folder and named otherwise, they serve in one process and in two; both are told."""
     nested(data, port=free_port())
-    said: list[str] = []
-    path = kit_server.serve_gateway(half, data, Path.cwd() / "submission.csv", {}, said.append)
+    path = kit_server.serve_gateway(half, data, Path.cwd() / "submission.csv", {})
+    said = capsys.readouterr().out.splitlines()
     assert path is not None
     assert len(pd.read_csv(path)) == ROWS
     assert "RainAnswers" in said[0]

@@ -1,6 +1,8 @@
 """The submission is written from what comes, and compared with the sample."""
 
+import contextlib
 import csv
+import io
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +57,13 @@ def check(tmp_path: Path, ours: str, sample: str = SAMPLE) -> str:
     """Compare and return what was said, or the error."""
     (tmp_path / "sample_submission.csv").write_text(sample)
     (tmp_path / "submission.csv").write_text(ours)
-    said: list[str] = []
-    try:
-        check_submission(tmp_path / "submission.csv", tmp_path, lambda text: said.append(text))
-    except KitError as error:
-        said.append(str(error))
-    return "\n".join(said)
+    stream = io.StringIO()
+    with contextlib.redirect_stdout(stream):
+        try:
+            check_submission(tmp_path / "submission.csv", tmp_path)
+        except KitError as error:
+            stream.write(str(error))
+    return stream.getvalue().strip()
 
 
 def test_a_good_submission_passes(tmp_path: Path) -> None:
@@ -120,11 +123,13 @@ def test_in_the_scoring_run_other_rows_are_only_told(tmp_path: Path, monkeypatch
     assert "NaN" in check(tmp_path, "id,label\nx,nan\n")
 
 
-def test_without_a_sample_nothing_is_compared(tmp_path: Path) -> None:
+def test_without_a_sample_nothing_is_compared(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """A competition without sample, or without data, passes with a word about it."""
     said: list[str] = []
-    check_submission(tmp_path / "submission.csv", tmp_path, lambda text: said.append(text))
-    check_submission(tmp_path / "submission.csv", None, lambda text: said.append(text))
+    check_submission(tmp_path / "submission.csv", tmp_path)
+    said += capsys.readouterr().out.splitlines()
+    check_submission(tmp_path / "submission.csv", None)
+    said += capsys.readouterr().out.splitlines()
     assert said == ["submission: not compared, no sample was found"] * 2
 
 
@@ -161,7 +166,7 @@ def _new(folder: Path) -> Path:
 
 @pytest.mark.parametrize("ours", ["", "id,labels\na,1\n", "label,id\n1,a\n", "id,label\na,nan\na,1\nb,1,2\n"])
 def test_in_the_scoring_run_no_finding_raises(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ours: str
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ours: str
 ) -> None:
     """The file is written: Kaggle's metric judges it, the notebook only reports what it sees."""
     (tmp_path / "sample_submission.csv").write_text(SAMPLE)
@@ -169,28 +174,32 @@ def test_in_the_scoring_run_no_finding_raises(
     with pytest.raises(KitError):
         check_submission(tmp_path / "submission.csv", tmp_path)
     monkeypatch.setenv("KAGGLE_IS_COMPETITION_RERUN", "1")
-    said: list[str] = []
-    check_submission(tmp_path / "submission.csv", tmp_path, lambda text: said.append(text))
+    check_submission(tmp_path / "submission.csv", tmp_path)
+    said = capsys.readouterr().out.splitlines()
     assert any(line.startswith("note: ") for line in said)
 
 
 @pytest.mark.parametrize("broken", ["submission.csv", "sample_submission.csv"])
-def test_a_check_that_breaks_is_reported(tmp_path: Path, broken: str) -> None:
+def test_a_check_that_breaks_is_reported(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, broken: str
+) -> None:
     """Whatever the check itself cannot do (here: read a folder), the run goes on and says so."""
     (tmp_path / "sample_submission.csv").write_text(SAMPLE)
     (tmp_path / "submission.csv").write_text(SAMPLE)
     (tmp_path / broken).unlink()
     (tmp_path / broken).mkdir()
-    said: list[str] = []
-    check_submission(tmp_path / "submission.csv", tmp_path, lambda text: said.append(text))
+    check_submission(tmp_path / "submission.csv", tmp_path)
+    said = capsys.readouterr().out.splitlines()
     assert [line for line in said if "could not be checked: " in line] == said != []
 
 
-def test_an_import_proof_reports_in_the_scoring_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_import_proof_reports_in_the_scoring_run(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The proof is a check: with the hidden test set it does not end a run that may not need the package."""
-    said: list[str] = []
     with pytest.raises(KitError):
         check_imports(tmp_path, ["no_such_module"])
     monkeypatch.setenv("KAGGLE_IS_COMPETITION_RERUN", "1")
-    check_imports(tmp_path, ["no_such_module"], lambda text: said.append(text))
+    check_imports(tmp_path, ["no_such_module"])
+    said = capsys.readouterr().out.splitlines()
     assert "no_such_module" in said[0]

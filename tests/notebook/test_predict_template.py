@@ -15,7 +15,6 @@ from offline_kit.checkpoints.frameworks import framework_table
 from offline_kit.core.errors import ProjectError, UsageError
 from offline_kit.core.resources import templates_folder
 from offline_kit.notebook.predict_settings import BATCHES, predict_facts, read_columns
-from offline_kit.notebook.rendering import RUNTIME
 from offline_kit.project.types import Member, ModelSpec, NotebookSettings
 from tests.support.predicting import Stage
 
@@ -287,13 +286,6 @@ def test_every_framework_has_its_fragment(name: str) -> None:
     text = (templates_folder() / "frameworks" / f"{name}.py.j2").read_text()
     assert f"def load_{name}(path, member):" in text
     assert f"def predict_{name}(model, batch, member):" in text
-
-
-def test_a_picture_notebook_alone_has_the_code_for_pictures(stage: Stage) -> None:
-    """Nothing is pasted that the task does not need."""
-    said = NotebookSettings(template="predict")
-    assert predict_facts(said, (), {}, stage.project)["task"] == "tabular"
-    assert "kit_images" not in RUNTIME
 
 
 @pytest.mark.parametrize(

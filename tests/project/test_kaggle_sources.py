@@ -133,41 +133,45 @@ def test_a_pattern_that_matches_nothing(tmp_path: Path) -> None:
         kit_sources.find_source_files(NOTEBOOK, "*.pt", tmp_path)
 
 
-def test_what_was_recorded_is_checked(tmp_path: Path) -> None:
+def test_what_was_recorded_is_checked(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """Sizes and hashes of the build hold; a file that is gone and one of other bytes are both named."""
     copy = mounted(tmp_path / "copies", NOTEBOOK, "old")
     known = recorded(copy, "fold*.ckpt")
     inputs = tmp_path / "input"
     folder = mounted(inputs, NOTEBOOK, "new")
     said: list[str] = []
-    assert len(kit_sources.find_source_files(NOTEBOOK, "*.ckpt", inputs, known, said.append)) == 2
+    assert len(kit_sources.find_source_files(NOTEBOOK, "*.ckpt", inputs, known)) == 2
+    said += capsys.readouterr().out.splitlines()
     assert said == [f"{NOTEBOOK}: 2 files, every hash as expected"]
     (folder / "fold0.ckpt").write_bytes(b"FOLD0.ckpt")
     (folder / "fold1.ckpt").unlink()
     (folder / "fold2.ckpt").write_bytes(b"new")
     with pytest.raises(KitError) as caught:
-        kit_sources.find_source_files(NOTEBOOK, "*.ckpt", inputs, known, said.append)
+        kit_sources.find_source_files(NOTEBOOK, "*.ckpt", inputs, known)
+        said += capsys.readouterr().out.splitlines()
     assert "'fold0.ckpt' has the right size but other bytes" in str(caught.value)
     assert "'fold1.ckpt' is missing" in str(caught.value)
 
 
-def test_files_that_are_new_are_told(tmp_path: Path) -> None:
+def test_files_that_are_new_are_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """A fold that was not there at the build takes part, and that is said."""
     folder = mounted(tmp_path, NOTEBOOK, "new")
     known = recorded(folder, "*.ckpt")
     (folder / "fold2.ckpt").write_bytes(b"new")
-    said: list[str] = []
-    assert len(kit_sources.find_source_files(NOTEBOOK, "*.ckpt", tmp_path, known, said.append)) == 3
+    assert len(kit_sources.find_source_files(NOTEBOOK, "*.ckpt", tmp_path, known)) == 3
+    said = capsys.readouterr().out.splitlines()
     assert "fold2.ckpt" in said[0]
 
 
-def test_a_folder_of_a_source_is_recorded_with_all_in_it(tmp_path: Path) -> None:
+def test_a_folder_of_a_source_is_recorded_with_all_in_it(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     """A model that is a folder is checked file by file."""
     folder = mounted(tmp_path, MODEL, "new", ("bert/config.json", "bert/model.safetensors", "other.txt"))
     known = recorded(folder, "bert")
     assert sorted(known) == ["bert/config.json", "bert/model.safetensors"]
-    said: list[str] = []
-    assert kit_sources.find_source_files(MODEL, "bert", tmp_path, known, said.append) == [folder / "bert"]
+    assert kit_sources.find_source_files(MODEL, "bert", tmp_path, known) == [folder / "bert"]
+    said = capsys.readouterr().out.splitlines()
     assert said == [f"{MODEL}: 2 files, every hash as expected"]
 
 

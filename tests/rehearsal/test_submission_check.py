@@ -85,7 +85,13 @@ def test_what_the_sample_does_is_allowed(tmp_path: Path, sample: str, text: str)
 )
 @pytest.mark.parametrize("scoring", [False, True])
 def test_a_sample_of_empty_cells_only_keeps_the_place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sample: str, text: str, told: bool, scoring: bool
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    sample: str,
+    text: str,
+    told: bool,
+    scoring: bool,
 ) -> None:
     """What is to be predicted may not stay empty; the notebook's check sees the same, and no score is lost by it."""
     found = problems(tmp_path, text, sample)
@@ -95,7 +101,8 @@ def test_a_sample_of_empty_cells_only_keeps_the_place(
     if scoring:
         monkeypatch.setenv("KAGGLE_IS_COMPETITION_RERUN", "1")
     try:
-        kit_submission.check_submission(tmp_path / "submission.csv", tmp_path, said.append)
+        kit_submission.check_submission(tmp_path / "submission.csv", tmp_path)
+        said += capsys.readouterr().out.splitlines()
     except KitError as error:
         assert not scoring
         said.append(str(error))

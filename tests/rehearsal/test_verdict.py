@@ -207,13 +207,13 @@ def test_what_the_notebook_notes_is_told_once(tmp_path: Path, code: int) -> None
     assert said[-1].startswith("80 ")
 
 
-def test_a_note_of_both_is_worded_the_same(tmp_path: Path) -> None:
+def test_a_note_of_both_is_worded_the_same(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """The notebook's check of the submission and the rehearsal's see the same, and it is shown once."""
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "sample_submission.csv").write_text("id,label\n1,cat\n2,dog\n")
     (tmp_path / "submission.csv").write_text("id,label\n1,0.25\n2,0.5\n")
-    printed: list[str] = []
-    kit_submission.check_submission(tmp_path / "submission.csv", tmp_path / "data", printed.append)
+    kit_submission.check_submission(tmp_path / "submission.csv", tmp_path / "data")
+    printed = capsys.readouterr().out.splitlines()
     seen = submission_check.check_submission(
         tmp_path / "submission.csv", tmp_path / "data" / "sample_submission.csv"
     ).notes

@@ -21,7 +21,7 @@ from offline_kit.kaggle.push import push_notebook
 from offline_kit.kaggle.push.notebook_equality import find_mismatches, hash_content
 from offline_kit.kit import manifest
 from offline_kit.local_kaggle.running import RunJob, RunResult
-from offline_kit.notebook.runtime import kit_capture, kit_wheelhouse
+from offline_kit.notebook.runtime import kit_capture
 from offline_kit.notebook.runtime.kit_runtime import find_parts, read_part, verify_files
 from offline_kit.packages import cuda_abi, distribution_metadata
 from offline_kit.packages.freeze.freeze_inputs import FreezeRequest
@@ -237,7 +237,7 @@ def made(folder: Path, *wheels: tuple[str, bytes]) -> str:
     (folder / "packages").mkdir(parents=True)
     for name, data in wheels:
         (folder / "packages" / name).write_bytes(data)
-    return kit_wheelhouse.write_part(folder, [], lambda _text: None)
+    return kit_capture.write_part(folder, [])
 
 
 def test_the_output_is_a_part_of_a_kit(tmp_path: Path) -> None:
@@ -287,7 +287,7 @@ def test_an_outline_tells_what_the_wheel_would(tmp_path: Path) -> None:
     text = kit_capture.format_image_file(kit_capture.capture_image("mine"))
     place = known.cache_folder(tmp_path / "cache")
     remote_wheelhouse.store_outputs(
-        place, manifest.read_manifest(output), (output / kit_wheelhouse.FACTS).read_text(), text
+        place, manifest.read_manifest(output), (output / kit_capture.FACTS).read_text(), text
     )
     (outlined,) = remote_wheelhouse.load_wheelhouse(known, tmp_path / "cache").list_wheels().wheels
     whole = dataclasses.replace(outlined, path=tmp_path / name)
@@ -336,7 +336,7 @@ def test_pins_of_a_wheelhouse(tmp_path: Path) -> None:
     text = kit_capture.format_image_file(kit_capture.capture_image("mine"))
     whole = record(part=ident, image="0" * 64)
     place = whole.cache_folder(tmp_path / "cache")
-    facts = (output / kit_wheelhouse.FACTS).read_text()
+    facts = (output / kit_capture.FACTS).read_text()
     remote_wheelhouse.store_outputs(place, manifest.read_manifest(output), facts, text)
     found = remote_wheelhouse.load_wheelhouse(whole, tmp_path / "cache")
     frozen = found.freeze_of(("needy", "packaging>=20", "--index-url https://example.org"))

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from offline_kit.kaggle.client.api_types import LogLine
-from offline_kit.notebook.failures import find_failure
-from offline_kit.notebook.runtime.kit_runtime import KitError
+from offline_kit.notebook.runtime.kit_runtime import KitError, find_failure
 
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _RAISED = re.compile(r"[A-Za-z_][\w.]*(error|exception|interrupt|exit)\b.*: \S", re.IGNORECASE)

@@ -1,7 +1,4 @@
-"""Predict with one model after the other, never two in memory, and make one prediction of all.
-
-This file is part of offline-kit and is pasted into the notebooks that it renders.
-"""
+"""Predict with one model after the other, never two in memory, and make one prediction of all."""
 
 import ctypes
 import gc
@@ -12,8 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from offline_kit.notebook.runtime.kit_runtime import KitError, Say, shorten_list
-from offline_kit.notebook.runtime.kit_tasks import track_progress
+from offline_kit.notebook.runtime.kit_runtime import KitError, OpenKit, shorten_list, track_progress
+from offline_kit.notebook.runtime.kit_sources import find_source_files
+from offline_kit.notebook.runtime.kit_tasks import RowBatch
+
+Frameworks = Mapping[str, tuple[Callable[..., Any], Callable[..., Any]]]
+"""For each framework the functions that load and predict: load(path, member), predict(model, batch, member)."""
+Augment = Callable[[Any], Iterable[Any]] | None
+"""A user's `tta`: yields views of a batch."""
 
 
 @dataclass(frozen=True)
@@ -56,53 +59,108 @@ class Prediction:
     """Labels of the columns; empty if the models have none."""
 
 
+def attach_members(
+    members: Sequence[Mapping[str, Any]], kit: OpenKit, params: Mapping[str, Any] | None = None
+) -> list[EnsembleMember]:
+    """Return the members with their files found: in the kit, or in the dataset, notebook or model that is named.
+
+    A pattern that names several files of a source makes as many members. Raises KitError for a source that
+    is not attached, and for files that are not what they were when the kit was built.
+    """
+    attached_members = []
+    for entry in members:
+        fields = dict(entry) | {"shared": params or {}}
+        source, path, known_files = fields.pop("source", ""), fields.pop("path"), fields.pop("known", {})
+        files = [kit.folder / path]
+        if source:
+            files = find_source_files(source, path, kit.places.inputs, known_files, kit.places.scratch)
+        for file in files:
+            name = fields["name"] if len(files) == 1 else file.name
+            attached_members.append(EnsembleMember(**{**fields, "name": name}, path=file))
+    return attached_members
+
+
 def predict_all(
     members: Sequence[EnsembleMember],
-    frameworks: Mapping[str, tuple[Callable[..., Any], Callable[..., Any]]],
+    frameworks: Frameworks,
     data: Any,
     method: str = "mean",
     *,
-    tta: Callable[[Any], Iterable[Any]] | None = None,
+    tta: Augment = None,
     independent: bool = False,
-    say: Say = print,
 ) -> Prediction:
     """Predict with each member in turn and combine: "mean", "weighted", "rank" or "vote".
 
-    `independent` means that every output is its own yes or no, which matters for a vote. `frameworks` maps
-    each name to its functions that load and predict; `data` yields batches, or is a function of the member
-    that returns them. Raises KitError if the members do not fit together.
+    `independent` means that every output is its own yes or no, which matters for a vote. `data` yields
+    batches, or is a function of the member that returns them. Raises KitError if the members do not fit together.
     """
+    import numpy as np
+
     if not members:
         raise KitError(
             "there are no models to predict with",
             code="no-model",
             hint="name `checkpoints` in the configuration",
         )
-    ids: list[Any] = []
-    classes = ClassOrder(say)
+    first_ids: list[Any] = []
     blend = Blend(method, independent=independent)
     for member in members:
         load, predict = frameworks[member.framework]
         model = _load_member(load, member)
         free_memory()
         batches = data(member) if callable(data) else data
-        names, values = _predict_batches(member, model, predict, batches, tta, say)
-        own = column_labels(member, model, values.shape[1])
+        ids, answers = [], []
+        for batch in track_progress(batches, member.name, getattr(batches, "total", 0)):
+            ids.extend(batch.ids)
+            answers.append(predict_views(batch, member, model, predict, tta))
+        values = np.concatenate(answers)
+        labels = column_labels(member, model, values.shape[1])
         del model
         free_memory()
-        if ids and names != ids:
+        if first_ids and ids != first_ids:
             raise KitError(
                 f"'{member.name}' predicted other rows than the first model",
                 code="rows-differ-between-models",
                 hint="read the test set in a fixed order",
             )
-        if method == "rank" and not ids and values.size and (values.min() < 0 or values.max() > 1):
-            say(
+        if method == "rank" and not first_ids and values.size and (values.min() < 0 or values.max() > 1):
+            print(
                 f"note: '{member.name}' predicts other numbers than shares; what is submitted are ranks from 0 to 1"
             )
-        ids = names
-        blend.add_prediction(classes.order_member(values, own, member.name), member.weight, member.name)
-    return Prediction(ids, blend.combine_predictions(), classes.names)
+        first_ids = ids
+        blend.add_member(values, labels, member.weight, member.name)
+    return Prediction(first_ids, blend.combine_predictions(), blend.classes)
+
+
+class Ensemble:
+    """The models of an ensemble, all in memory: a gateway waits for each batch."""
+
+    def __init__(
+        self, members: Sequence[EnsembleMember], frameworks: Frameworks, method: str = "mean"
+    ) -> None:
+        if method == "rank":
+            raise KitError(
+                "a rank mean needs the whole test set, and a gateway shows one batch at a time",
+                code="rank-mean-needs-all-rows",
+                hint='set `ensemble` to "mean", "weighted" or "vote"',
+            )
+        self.members, self.method, self.frameworks = members, method, frameworks
+        self.assumed: dict[str, int] = {}
+        self.models = [frameworks[member.framework][0](member.path, member) for member in members]
+
+    def predict_batch(
+        self, batch: RowBatch | Mapping[str, RowBatch], tta: Augment = None, *, independent: bool = False
+    ) -> Prediction:
+        """Return the ensemble's prediction for one batch, or for one batch per member, by its name."""
+        blend = Blend(self.method, independent=independent, assumed=self.assumed)
+        ids: list[Any] = []
+        for member, model in zip(self.members, self.models, strict=True):
+            own = batch[member.name] if isinstance(batch, Mapping) else batch
+            ids, predict = list(own.ids), self.frameworks[member.framework][1]
+            values = predict_views(own, member, model, predict, tta)
+            labels = column_labels(member, model, values.shape[1])
+            blend.add_member(values, labels, member.weight, member.name)
+        return Prediction(ids, blend.combine_predictions(), blend.classes)
 
 
 def _load_member(load: Callable[..., Any], member: EnsembleMember) -> Any:
@@ -110,45 +168,48 @@ def _load_member(load: Callable[..., Any], member: EnsembleMember) -> Any:
     try:
         return load(member.path, member)
     except (NotImplementedError, AttributeError, TypeError, ValueError) as error:
+        # pandas pickles the classes of its columns, which move from version to version.
         if not any(word in str(error) for word in ("StringDtype", "NDArrayBacked", "pandas._libs")):
             raise
+        modules = {"pandas": "pandas", "numpy": "numpy", "scikit-learn": "sklearn"}
         versions = {
-            name: getattr(sys.modules.get(name), "__version__", "") for name in ("pandas", "numpy", "sklearn")
+            name: getattr(sys.modules.get(module), "__version__", "") for name, module in modules.items()
         }
-        pins = [
-            f"{name.replace('sklearn', 'scikit-learn')}=={version}"
-            for name, version in versions.items()
-            if version
-        ]
+        pins = " ".join(f"{name}=={version}" for name, version in versions.items() if version)
         raise KitError(
             f"'{member.name}' was written by another pandas than the notebook's {versions['pandas']}",
             [f"{type(error).__name__}: {error}"],
             code="pandas-version-mismatch",
-            hint=f"train it again with the image's versions: pip install {' '.join(pins)}",
+            hint=f"train it again with the image's versions: pip install {pins}",
         ) from error
 
 
-def _predict_batches(
-    member: EnsembleMember, model: Any, predict: Callable[..., Any], batches: Any, tta: Any, say: Say
-) -> tuple[list[Any], Any]:
-    import numpy as np
-
-    ids: list[Any] = []
-    answers = []
-    for batch in track_progress(batches, member.name, getattr(batches, "total", 0), say):
-        ids.extend(batch.ids)
-        answers.append(predict_views(batch, member, model, predict, tta))
-    return ids, np.concatenate(answers)
+def free_memory() -> None:
+    """Free the memory of deleted models, the accelerator's included."""
+    gc.collect()
+    with suppress(OSError, AttributeError, TypeError):  # not every system has it
+        ctypes.CDLL(None).malloc_trim(0)
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def predict_views(
-    batch: Any, member: EnsembleMember, model: Any, predict: Callable[..., Any], tta: Any = None
+    batch: RowBatch, member: EnsembleMember, model: Any, predict: Callable[..., Any], tta: Augment = None
 ) -> Any:
     """Return a member's answer to one batch: an array with one row per id, the mean over its views."""
-    views = tta(batch.data) if tta else [batch.data]
-    return average_answers(
-        as_row_array(predict(model, view, member), len(batch.ids), member.name) for view in views
-    )
+    total, count = None, 0
+    for view in tta(batch.data) if tta else [batch.data]:
+        answer = as_row_array(predict(model, view, member), len(batch.ids), member.name)
+        total = answer if total is None else total + answer
+        count += 1
+    if total is None:
+        raise KitError(
+            "the function `tta` yields no batch",
+            code="tta-without-batches",
+            hint="let it yield at least the batch itself",
+        )
+    return total if count == 1 else total / count
 
 
 def apply_activation(answer: Any, activation: str) -> Any:
@@ -170,7 +231,7 @@ def apply_activation(answer: Any, activation: str) -> Any:
     scores = np.asarray(answer)
     scores = scores.astype(np.result_type(scores.dtype, np.float32))
     if activation == "sigmoid":
-        return np.exp(-np.logaddexp(0, -scores))
+        return np.exp(-np.logaddexp(0, -scores))  # no overflow at any size
     if scores.ndim < 2 or scores.shape[-1] < 2:
         raise KitError(
             "softmax of a single column is 1 in every row",
@@ -181,36 +242,31 @@ def apply_activation(answer: Any, activation: str) -> Any:
     return powers / powers.sum(axis=-1, keepdims=True)
 
 
-def average_answers(views: Iterable[Any]) -> Any:
-    """Return the mean of the answers to several views of one batch."""
-    total, count = None, 0
-    for answer in views:
-        total = answer if total is None else total + answer
-        count += 1
-    if total is None:
-        raise KitError(
-            "the function `tta` yields no batch",
-            code="tta-without-batches",
-            hint="let it yield at least the batch itself",
-        )
-    return total if count == 1 else total / count
-
-
 def as_row_array(answer: Any, rows: int, name: str) -> Any:
     """Return a model's answer as an array of `rows` rows, as exact as it is; raises KitError for any other number."""
     import numpy as np
 
     if isinstance(answer, list) and answer and getattr(answer[0], "ndim", 0) == 2:
-        answer = _stack_targets([np.asarray(target_answer) for target_answer in answer], name)
+        # One array for each target: its number, or of its two classes the probability of the second.
+        widths = [target_answer.shape[1] for target_answer in answer]
+        if set(widths) not in ({1}, {2}):
+            raise KitError(
+                f"'{name}' answers for {len(widths)} targets with {', '.join(map(str, widths))} columns",
+                [
+                    "a table has room for one number of each target: the probability of the second of two classes"
+                ],
+                code="multi-target-probabilities",
+                hint="save one model for each target, or write a `function` that makes the rows",
+            )
+        answer = np.stack([np.asarray(target_answer)[:, -1] for target_answer in answer], axis=1)
     if hasattr(answer, "detach"):
-        short = answer.is_floating_point() and answer.element_size() < 4  # numpy has no bfloat16
-        answer = (answer.detach().float() if short else answer.detach()).cpu().numpy()
+        is_half = answer.is_floating_point() and answer.element_size() < 4  # numpy has no bfloat16
+        answer = (answer.detach().float() if is_half else answer.detach()).cpu().numpy()
     values = np.asarray(answer)
     # float32 where nothing is lost by it: it has not every whole number above 16 777 216.
-    number = values.dtype.kind in "fiub"
-    values = values.astype(np.result_type(values.dtype, np.float32) if number else np.float64)
-    values = values.reshape(1, 1) if values.ndim == 0 else values
-    values = values.reshape(len(values), -1)
+    is_number = values.dtype.kind in "fiub"
+    values = values.astype(np.result_type(values.dtype, np.float32) if is_number else np.float64)
+    values = values.reshape(len(values) if values.ndim else 1, -1)
     if len(values) != rows:
         raise KitError(
             f"'{name}' answered a batch of {rows} rows with {len(values)}",
@@ -220,27 +276,12 @@ def as_row_array(answer: Any, rows: int, name: str) -> Any:
     return values
 
 
-def _stack_targets(answers: Sequence[Any], name: str) -> Any:
-    """Return one column for each target: its number, or of its two classes the probability of the second."""
-    import numpy as np
-
-    widths = [target_answer.shape[1] for target_answer in answers]
-    if set(widths) not in ({1}, {2}):
-        raise KitError(
-            f"'{name}' answers for {len(widths)} targets with {', '.join(map(str, widths))} columns",
-            ["a table has room for one number of each target: the probability of the second of two classes"],
-            code="multi-target-probabilities",
-            hint="save one model for each target, or write a `function` that makes the rows",
-        )
-    return np.stack([target_answer[:, -1] for target_answer in answers], axis=1)
-
-
 def model_classes(model: Any) -> list[Any]:
     """Return a classifier's classes in the order of its columns; empty if it has none, or several targets."""
     classes = getattr(model, "classes_", None)
     own = [] if classes is None else list(classes)
-    several = bool(own) and not isinstance(own[0], str) and hasattr(own[0], "__len__")
-    return [] if several else own
+    several_targets = bool(own) and not isinstance(own[0], str) and hasattr(own[0], "__len__")
+    return [] if several_targets else own
 
 
 def column_labels(member: EnsembleMember, model: Any, columns: int) -> list[Any]:
@@ -254,12 +295,8 @@ def column_labels(member: EnsembleMember, model: Any, columns: int) -> list[Any]
             code="label-count-mismatch",
             hint="correct `labels` in the `params` of its entry in `models`",
         )
-    comparable = [comparable_class(label) for label in own]
-    if comparable not in (
-        [],
-        list(range(len(comparable))),
-        [comparable_class(label) for label in member.labels],
-    ):
+    is_named = own and not are_numbered(own)
+    if is_named and list(map(comparable_class, own)) != list(map(comparable_class, member.labels)):
         raise KitError(
             f"'{member.name}' knows its classes itself: {shorten_list(own)}; its `labels` say {shorten_list(member.labels)}",
             code="labels-contradict-model",
@@ -270,10 +307,7 @@ def column_labels(member: EnsembleMember, model: Any, columns: int) -> list[Any]
 
 def order_columns(values: Any, own: Sequence[Any], first_classes: Sequence[Any], name: str) -> Any:
     """Reorder the columns to the first model's classes; raises KitError if the classes differ."""
-    own_keys, first_keys = (
-        [comparable_class(class_name) for class_name in own],
-        [comparable_class(class_name) for class_name in first_classes],
-    )
+    own_keys, first_keys = list(map(comparable_class, own)), list(map(comparable_class, first_classes))
     if not own_keys or own_keys == first_keys or values.shape[1] != len(own_keys):
         return values
     if set(own_keys) != set(first_keys):
@@ -299,46 +333,42 @@ def comparable_class(name: Any) -> Any:
     return text
 
 
-class ClassOrder:
-    """The order of an ensemble's columns, taken from the first model that has classes."""
-
-    def __init__(self, say: Say = print) -> None:
-        self.names: list[Any] = []
-        self._say = say
-        self._silent: dict[str, int] = {}  # members that tell nothing, and their columns until it is told
-
-    def order_member(self, values: Any, own: Sequence[Any], name: str) -> Any:
-        """Reorder a member's columns; note once how the columns of a model without classes are read."""
-        self.names = self.names or list(own)
-        if not own:
-            self._silent.setdefault(name, values.shape[1])
-        self._report_assumptions()
-        return order_columns(values, own, self.names, name)
-
-    def _report_assumptions(self) -> None:
-        class_names = [str(class_name) for class_name in self.names]
-        if [comparable_class(class_name) for class_name in class_names] == list(range(len(class_names))):
-            return  # numbers stand for themselves, in any model
-        for name, columns in self._silent.items():
-            if columns == len(class_names):
-                self._say(
-                    f"note: the columns of '{name}' are taken in the order {shorten_list(class_names, 20)}"
-                )
-            elif columns == 1 and len(class_names) == 2:
-                self._say(f"note: the column of '{name}' is taken for the probability of {class_names[1]}")
-            self._silent[name] = 0
+def are_numbered(classes: Sequence[Any]) -> bool:
+    """Whether classes are 0, 1, 2, ...: numbers that stand for themselves, in any model."""
+    return list(map(comparable_class, classes)) == list(range(len(classes)))
 
 
 class Blend:
-    """Combine several predictions, without keeping them."""
+    """Combine several predictions, without keeping them; `classes` are those of the first model that has some."""
 
-    def __init__(self, method: str = "mean", *, independent: bool = False) -> None:
+    def __init__(
+        self, method: str = "mean", *, independent: bool = False, assumed: dict[str, int] | None = None
+    ) -> None:
         self.method = method
         self.independent = independent  # every output is a yes or no of its own
+        self.classes: list[Any] = []
+        # Members without classes, and their columns until it was said how these are read.
+        self.assumed = {} if assumed is None else assumed
         self.weight = 0.0
         self.total: Any = None
         self.votes: Any = None
         self.exact: Any = "float32"  # the least dtype that loses nothing of the answers
+
+    def add_member(self, values: Any, labels: Sequence[Any], weight: float, name: str) -> None:
+        """Take in a member's prediction in the order of the classes; say once how columns without labels are read."""
+        self.classes = self.classes or list(labels)
+        if not labels:
+            self.assumed.setdefault(name, values.shape[1])
+        if not are_numbered(self.classes):
+            for member, columns in self.assumed.items():
+                if columns == len(self.classes):
+                    print(
+                        f"note: the columns of '{member}' are taken in the order {shorten_list(self.classes, 20)}"
+                    )
+                elif columns == 1 and len(self.classes) == 2:
+                    print(f"note: the column of '{member}' is taken for the probability of {self.classes[1]}")
+                self.assumed[member] = 0
+        self.add_prediction(order_columns(values, labels, self.classes, name), weight, name)
 
     def add_prediction(self, values: Any, weight: float = 1.0, name: str = "the model") -> None:
         """Take in the prediction of one member."""
@@ -379,13 +409,12 @@ class Blend:
 
         if self.method != "vote":
             return (self.total / self.weight).astype(self.exact)
-        # Where votes are equal, the means decide.
-        spread = self.total / self.weight
+        means = self.total / self.weight  # decide where votes are equal
         if self.independent or self.votes.shape[1] == 1:
             half = self.weight / 2
-            return ((self.votes > half) | ((self.votes == half) & (spread > 0.5))).astype(np.float32)
+            return ((self.votes > half) | ((self.votes == half) & (means > 0.5))).astype(np.float32)
         best = self.votes == self.votes.max(axis=1, keepdims=True)
-        winners = np.where(best, spread, -np.inf).argmax(axis=1)
+        winners = np.where(best, means, -np.inf).argmax(axis=1)
         return np.eye(self.votes.shape[1], dtype=np.float32)[winners]
 
 
@@ -408,13 +437,3 @@ def compute_ranks(values: Any) -> Any:
         ends = np.cumsum(counts)
         ranks[:, column] = ((ends - (counts - 1) / 2)[inverse.reshape(-1)]) / len(values)
     return ranks
-
-
-def free_memory() -> None:
-    """Free the memory of deleted models, the accelerator's included."""
-    gc.collect()
-    with suppress(OSError, AttributeError, TypeError):  # not every system has it
-        ctypes.CDLL(None).malloc_trim(0)
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -1,8 +1,7 @@
 """Install the kit's packages offline into an overlay, and check that they import.
 
-This file is part of offline-kit and is pasted into the notebooks that it renders. Nothing is resolved here: the
-plan names exact files, which are installed without dependencies into a folder that comes first on sys.path.
-Kaggle's image is not changed.
+Nothing is resolved here: the plan names exact files, which are installed without dependencies into a folder that
+comes first on sys.path. Kaggle's image is not changed.
 """
 
 import contextlib
@@ -22,9 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from offline_kit.notebook.runtime.kit_runtime import KitError, OpenKit, Say, in_scoring_run
+from offline_kit.notebook.runtime.kit_runtime import KitError, OpenKit, check_format, in_scoring_run
 
 INSTALLERS = ("auto", "uv", "pip")
+UV_OPTIONS = ["--offline", "--no-config", "--no-cache", "--python", sys.executable, "--no-python-downloads"]
+PIP_OPTIONS = ["--no-cache-dir", "--disable-pip-version-check"]
 IMPORT_CHECK = """
 import importlib, json, os, site, sys, traceback
 answers = os.fdopen(os.dup(1), "w")
@@ -40,6 +41,10 @@ for name in sys.argv[2:]:
         print(json.dumps([name, ""]), file=answers, flush=True)
 """
 """Code of the subprocess; it prints one line before and one after each import, so that a crash has a name too."""
+LACKS_MODULE = re.compile(
+    r"^(ModuleNotFoundError|ImportError)|\.so\b|shared object|undefined symbol|cannot load library|\.dll\b"
+)
+"""How an import fails that lacks a module or a library of the system."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ class InstallChoice:
     """Whether it is the project's own."""
 
 
-def install_packages(kit: OpenKit, installer: str = "", say: Say = print) -> Path:
+def install_packages(kit: OpenKit, installer: str = "") -> Path:
     """Install the packages of the kit's plan, put them first on sys.path and PYTHONPATH, and return the overlay.
 
     `installer` is "uv", "pip" or "auto" (uv if it runs); the default is OFFLINE_KIT_INSTALLER. A second
@@ -65,26 +70,26 @@ def install_packages(kit: OpenKit, installer: str = "", say: Say = print) -> Pat
     """
     packages = kit.folder / "packages"
     plan = json.loads((packages / "install.json").read_text(encoding="utf-8"))
-    if plan.get("format") != 1:
-        raise KitError(
-            f"the install plan has format {plan.get('format')!r}, this notebook reads format 1",
-            code="format-unsupported",
-            hint="render the notebook again with the version of offline-kit that built the kit",
-        )
+    check_format(plan, "packages/install.json")
     running_python = platform.python_version()
     if running_python.split(".")[:2] != str(plan["python"]).split(".")[:2]:
-        say(f"warning: the kit was made for Python {plan['python']}, and this is Python {running_python}")
+        print(f"warning: the kit was made for Python {plan['python']}, and this is Python {running_python}")
     overlay = kit.places.scratch / "site"
     choices = choose_files(plan, packages, [entry for entry in sys.path if entry != str(overlay)])
-    warn_of_imported(choices, overlay, say)
-    _fill_overlay(overlay, choices, installer or os.environ.get("OFFLINE_KIT_INSTALLER") or "auto", say)
-    activate_overlay(overlay, [kit.folder / "code" / root for root in plan.get("roots", [])])
     names = {name for choice in choices for name in choice.imports}
-    own = {name for choice in choices if choice.own for name in choice.imports}
-    # Kits of before have no such list: whatever they carry counts as needed.
+    for name in sorted(names):  # only new processes see the kit's version of what was imported before
+        file = getattr(sys.modules.get(name), "__file__", None)
+        if file and overlay not in Path(file).parents:
+            print(
+                f"warning: '{name}' was imported before the kit was installed; restart and run this cell first"
+            )
+    _fill_overlay(overlay, choices, installer or os.environ.get("OFFLINE_KIT_INSTALLER") or "auto")
+    activate_overlay(overlay, [kit.folder / "code" / root for root in plan.get("roots", [])])
+    # Kits of before have no list of what the user's code imports: whatever they carry counts as needed.
     imported = plan.get("imported", [name.partition(".")[0] for name in names])
-    needed = own | {name for name in names if name.partition(".")[0] in imported}
-    check_imports(overlay, sorted(names), say, needed=needed)
+    needed = {name for choice in choices if choice.own for name in choice.imports}
+    needed |= {name for name in names if name.partition(".")[0] in imported}
+    check_imports(overlay, sorted(names), needed=needed)
     return overlay
 
 
@@ -97,15 +102,17 @@ def choose_files(plan: Mapping[str, Any], packages: Path, path: Sequence[str]) -
     for item in plan["install"]:
         wheel, sdist = item.get("wheel"), item.get("sdist")
         name, imports = f"{item['name']} {item['version']}", tuple(item.get("imports", ()))
-        own = item.get("role") == "own"
-        build = tuple(packages / file for file in item.get("build", ()))
         if wheel and fits_interpreter(wheel):
+            own = item.get("role") == "own"
             choices.append(InstallChoice(name, packages / wheel, imports=imports, own=own))
         elif sdist:
+            build = tuple(packages / file for file in item.get("build", ()))
             choices.append(InstallChoice(name, None, packages / sdist, build, imports))
         else:
+            system = f"{' '.join(platform.libc_ver()).strip()} {platform.machine()}"
             problems.append(
-                f"{name}: '{wheel}' does not fit {_describe_python()}, and the kit has no sdist of it"
+                f"{name}: '{wheel}' does not fit Python {platform.python_version()} on {system}, and the kit has no "
+                "sdist of it"
             )
     for item in plan.get("provided", ()):
         problem = check_provided(item, path)
@@ -135,112 +142,41 @@ def check_provided(item: Mapping[str, Any], path: Sequence[str]) -> str:
     return f"{' and '.join(unmet)} is wanted, and this image has {version}{askers}" if unmet else ""
 
 
+def _import_packaging(module: str) -> Any:
+    # pip's copy first: packaging itself may be among the packages that the kit is about to replace. An environment
+    # without pip has packaging, because ipykernel needs it.
+    try:
+        return importlib.import_module(f"pip._vendor.packaging.{module}")
+    except ImportError:
+        return importlib.import_module(f"packaging.{module}")
+
+
 def meets_requirement(version: str, requirement: str) -> bool:
     """Tell whether an installed version meets a requirement such as "numpy>=1.20,<3" (markers ignored)."""
-    matched = re.match(r"\s*[\w.-]+\s*(?:\[[^]]*])?\s*([^;]*)", requirement)
-    specifiers_text = matched.group(1).strip().strip("()") if matched else ""
-    if not specifiers_text or specifiers_text.startswith("@"):
-        return True
-    # pip's copy first: packaging itself may be among the packages that the kit is about to replace.
-    for library in ("pip._vendor.packaging.specifiers", "packaging.specifiers"):
-        try:
-            specifiers: Any = importlib.import_module(library)
-        except ImportError:
-            continue
-        return bool(specifiers.SpecifierSet(specifiers_text).contains(version, prereleases=True))
-    return all(_meets_clause(version, clause.strip()) for clause in specifiers_text.split(","))
-
-
-def _meets_clause(version: str, clause: str) -> bool:
-    # Only for environments without packaging and pip: release numbers alone, unknown operators pass.
-    operator, bound = re.match(r"([<>=!~]*)\s*(.*)", clause).groups()  # type: ignore[union-attr]
-    installed, required = _parse_release(version), _parse_release(bound)
-    prefix = required if bound.endswith(".*") else required[:-1]
-    width = max(len(installed), len(required))
-    installed, required = (
-        installed + (0,) * (width - len(installed)),
-        required + (0,) * (width - len(required)),
-    )
-    in_series = installed[: len(prefix)] == prefix
-    if operator == "~=":
-        return installed >= required and in_series
-    if bound.endswith(".*"):
-        return in_series is (operator == "==")
-    answers = {
-        ">=": installed >= required,
-        "<=": installed <= required,
-        ">": installed > required,
-        "<": installed < required,
-    }
-    return {**answers, "==": installed == required, "!=": installed != required}.get(operator, True)
-
-
-def _parse_release(version: str) -> tuple[int, ...]:
-    matched = re.match(r"v?(?:\d+!)?(\d+(?:\.\d+)*)", version)
-    return tuple(int(number) for number in matched.group(1).split(".")) if matched else ()
+    parsed = _import_packaging("requirements").Requirement(requirement)
+    return bool(parsed.specifier.contains(version, prereleases=True))
 
 
 def fits_interpreter(wheel: str) -> bool:
     """Tell by its name whether a wheel runs on this interpreter and system."""
-    pythons, abis, platforms = (part.split(".") for part in wheel.removesuffix(".whl").split("-")[-3:])
-    right_python = any(_fits_python(python, abi) for python in pythons for abi in abis)
-    return right_python and any(_fits_platform(name) for name in platforms)
+    tags = _import_packaging("tags")
+    wheel_tags = tags.parse_tag("-".join(wheel.removesuffix(".whl").split("-")[-3:]))
+    # The packaging of pip 23 does not list cp311-none-any, although such wheels run.
+    own_tag = tags.Tag(f"cp{sys.version_info.major}{sys.version_info.minor}", "none", "any")
+    return own_tag in wheel_tags or not wheel_tags.isdisjoint(tags.sys_tags())
 
 
-def _fits_python(python: str, abi: str) -> bool:
-    matched = re.fullmatch(r"(py|cp)3(\d*)", python)
-    if not matched:
-        return False
-    family, minor = matched.group(1), int(matched.group(2) or 0)
-    running_minor = sys.version_info.minor
-    if family == "py":
-        return abi == "none" and minor <= running_minor
-    free_threaded = bool(getattr(sys, "abiflags", "").count("t"))
-    if abi == "abi3":
-        return minor <= running_minor and not free_threaded
-    return minor == running_minor and abi in ("none", f"cp3{running_minor}{'t' if free_threaded else ''}")
-
-
-def _fits_platform(name: str) -> bool:
-    if name == "any":
-        return True
-    old = {"manylinux1_": "2_5", "manylinux2010_": "2_12", "manylinux2014_": "2_17"}
-    for prefix, glibc in old.items():
-        name = name.replace(prefix, f"manylinux_{glibc}_")
-    matched = re.fullmatch(r"manylinux_(\d+)_(\d+)_(\w+)", name)
-    if not matched:
-        return name == f"linux_{platform.machine()}"
-    required_glibc = int(matched.group(1)), int(matched.group(2))
-    library, version = platform.libc_ver()
-    return (
-        library == "glibc"
-        and required_glibc <= _parse_release(version)[:2]
-        and matched.group(3) == platform.machine()
-    )
-
-
-def _describe_python() -> str:
-    return (
-        f"Python {platform.python_version()} on {' '.join(platform.libc_ver()).strip()} {platform.machine()}"
-    )
-
-
-def warn_of_imported(choices: Sequence[InstallChoice], overlay: Path, say: Say) -> None:
-    """Name what was imported from elsewhere before: only new processes see the kit's version."""
-    for name in sorted({name for choice in choices for name in choice.imports}):
-        file = getattr(sys.modules.get(name), "__file__", None)
-        if file and overlay not in Path(file).parents:
-            say(
-                f"warning: '{name}' was imported before the kit was installed; restart and run this cell first"
-            )
-
-
-def _fill_overlay(overlay: Path, choices: Sequence[InstallChoice], installer: str, say: Say) -> None:
-    files = [str(choice.wheel or choice.sdist) for choice in choices]
+def _fill_overlay(overlay: Path, choices: Sequence[InstallChoice], installer: str) -> None:
+    files = [choice.wheel or choice.sdist or Path() for choice in choices]
     stamp = overlay / ".offline-kit"
-    state = json.dumps([sys.version, sorted(_file_identity(Path(file)) for file in files)])
+    stats = [(file.name, str(file.resolve()), file.stat()) for file in files]
+    identities = [
+        [name, path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+        for name, path, stat in stats
+    ]
+    state = json.dumps([sys.version, sorted(identities)])
     if stamp.is_file() and stamp.read_text(encoding="utf-8") == state:
-        say(f"packages: all {len(files)} are already installed")
+        print(f"packages: all {len(files)} are already installed")
         return
     started = time.perf_counter()
     used = ""
@@ -251,13 +187,18 @@ def _fill_overlay(overlay: Path, choices: Sequence[InstallChoice], installer: st
             wheels = [
                 choice.wheel or build_wheel(choice, tool, overlay.parent / "build") for choice in choices
             ]
-            _run_installer(
-                _install_command(tool, fresh, wheels), "the packages of the kit could not be installed"
-            )
+            # No byte-compiling: it takes most of an installer's time, and the proof compiles what is imported.
+            if _tool_name(tool) == "uv":
+                command = [*tool, "pip", "install", *UV_OPTIONS]
+            else:
+                quiet = ["--no-warn-script-location", "--no-input"]
+                command = [*tool, "--isolated", "install", "--no-compile", *quiet, *PIP_OPTIONS]
+            command += ["--no-index", "--no-deps", "--target", str(fresh), *map(str, wheels)]
+            _run_installer(command, "the packages of the kit could not be installed")
         except KitError as error:
             if tool is tools[-1]:
                 raise
-            say(f"warning: {error}\ntrying the next installer")
+            print(f"warning: {error}\ntrying the next installer")
             fresh = _empty_folder_beside(overlay)
         else:
             used = f" with {_tool_name(tool)}"
@@ -265,7 +206,7 @@ def _fill_overlay(overlay: Path, choices: Sequence[InstallChoice], installer: st
     (fresh / stamp.name).write_text(state, encoding="utf-8")
     shutil.rmtree(overlay, ignore_errors=True)
     fresh.rename(overlay)
-    say(f"packages: {len(choices)} installed{used} in {time.perf_counter() - started:.1f} s")
+    print(f"packages: {len(choices)} installed{used} in {time.perf_counter() - started:.1f} s")
 
 
 def _empty_folder_beside(overlay: Path) -> Path:
@@ -273,11 +214,6 @@ def _empty_folder_beside(overlay: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return folder
-
-
-def _file_identity(file: Path) -> str:
-    resolved, stat = file.resolve(), file.stat()
-    return f"{file.name} {resolved} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}"
 
 
 def find_installers(requested: str) -> list[list[str]]:
@@ -309,52 +245,31 @@ def _tool_name(tool: Sequence[str]) -> str:
     return "uv" if Path(tool[0]).stem == "uv" else "pip"
 
 
-def _install_command(tool: Sequence[str], target: Path, wheels: Sequence[Path]) -> list[str]:
-    # No byte-compiling: it takes most of an installer's time, and the proof compiles what is imported.
-    target_options = ["--no-index", "--no-deps", "--target", str(target), *map(str, wheels)]
-    if _tool_name(tool) == "uv":
-        python = ["--python", sys.executable, "--no-python-downloads"]
-        return [*tool, "pip", "install", "--offline", "--no-config", "--no-cache", *python, *target_options]
-    quiet = ["--no-warn-script-location", "--disable-pip-version-check", "--no-cache-dir", "--no-input"]
-    return [*tool, "--isolated", "install", "--no-compile", *quiet, *target_options]
-
-
 def build_wheel(choice: InstallChoice, tool: Sequence[str], folder: Path) -> Path:
     """Build the wheel of an sdist in a temporary environment of the kit's build wheels."""
-    assert choice.sdist is not None  # noqa: S101 - chosen only where there is one
     build_folder = folder / choice.name.replace(" ", "-")
+    links, output = build_folder / "links", build_folder / "wheel"
     shutil.rmtree(build_folder, ignore_errors=True)
-    (build_folder / "links").mkdir(parents=True)
+    links.mkdir(parents=True)
     for wheel in choice.build:
-        (build_folder / "links" / wheel.name).symlink_to(wheel.resolve())
-    links, out = ["--no-index", "--find-links", str(build_folder / "links")], str(build_folder / "wheel")
+        (links / wheel.name).symlink_to(wheel.resolve())
     if _tool_name(tool) == "uv":
-        python = ["--python", sys.executable, "--no-python-downloads"]
-        build_options = [
-            "build",
-            "--wheel",
-            "--offline",
-            "--no-config",
-            "--no-cache",
-            *python,
-            "--out-dir",
-            out,
-        ]
-        command = [*tool, *build_options, *links, str(choice.sdist)]
+        command = [*tool, "build", "--wheel", *UV_OPTIONS, "--out-dir", str(output)]
     else:
         # Without --use-pep517 an old pip builds setup.py projects inside the image's own environment.
-        build_options = [
+        command = [
+            *tool,
             "--isolated",
             "wheel",
             "--use-pep517",
             "--no-deps",
-            "--no-cache-dir",
+            *PIP_OPTIONS,
             "--wheel-dir",
-            out,
+            str(output),
         ]
-        command = [*tool, *build_options, "--disable-pip-version-check", *links, str(choice.sdist)]
+    command += ["--no-index", "--find-links", str(links), str(choice.sdist)]
     _run_installer(command, f"the sdist of {choice.name} could not be built offline")
-    return next(Path(out).glob("*.whl"))
+    return next(output.glob("*.whl"))
 
 
 def _run_installer(command: Sequence[str], failure: str) -> None:
@@ -387,11 +302,9 @@ def activate_overlay(overlay: Path, roots: Sequence[Path]) -> None:
     front = list(dict.fromkeys([*map(str, roots), str(overlay), *added]))
     working_entries = [entry for entry in before if entry in ("", str(Path.cwd()))]
     sys.path[:] = list(dict.fromkeys([*working_entries, *front, *sys.path]))
-    inherited = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
-    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(front + inherited))
-    os.environ["PATH"] = os.pathsep.join(
-        dict.fromkeys([str(overlay / "bin"), *os.environ.get("PATH", "").split(os.pathsep)])
-    )
+    for variable, first in (("PYTHONPATH", front), ("PATH", [str(overlay / "bin")])):
+        inherited = [entry for entry in os.environ.get(variable, "").split(os.pathsep) if entry]
+        os.environ[variable] = os.pathsep.join(dict.fromkeys(first + inherited))
     importlib.invalidate_caches()
     for folder in overlay.iterdir():  # a package that is loaded already (`google` is) learns its new portion
         paths = getattr(sys.modules.get(folder.name), "__path__", None)
@@ -400,9 +313,7 @@ def activate_overlay(overlay: Path, roots: Sequence[Path]) -> None:
             paths.append(str(folder))
 
 
-def check_imports(
-    overlay: Path, names: Sequence[str], say: Say = print, *, needed: Collection[str] | None = None
-) -> None:
+def check_imports(overlay: Path, names: Sequence[str], *, needed: Collection[str] | None = None) -> None:
     """Import the names in a fresh process; raises KitError with every failure and its reason.
 
     Other failures than a missing module or library (kaggle logs in when it is imported) are only reported,
@@ -412,50 +323,37 @@ def check_imports(
     if not names:
         return
     started = time.perf_counter()
-    answers = _try_imports(overlay, names)
-    problems = [f"{name}: {answer}" for name, answer in answers.items() if answer]
-    if problems and in_scoring_run():
-        say(
-            f"note: {len(problems)} of {len(names)} packages of the kit cannot be imported: {'; '.join(problems)}"
-        )
+    answers = {name: answer for name, answer in _try_imports(overlay, names).items() if answer}
+    if answers and in_scoring_run():
+        problems = "; ".join(f"{name}: {answer}" for name, answer in answers.items())
+        print(f"note: {len(answers)} of {len(names)} packages of the kit cannot be imported: {problems}")
         return
-    needed_names = set(names if needed is None else needed)
-    failures = [
-        f"{name}: {answer}"
-        for name, answer in answers.items()
-        if answer and (name in needed_names or _LACKS_MODULE.search(answer))
-    ]
-    for problem in sorted(set(problems) - set(failures)):
-        say(f"warning: this import fails, and your own code does not use it: {problem}")
+    failures = []
+    for name, answer in answers.items():
+        if needed is None or name in needed or LACKS_MODULE.search(answer):
+            failures.append(f"{name}: {answer}")
+        else:
+            print(f"warning: this import fails, and your own code does not use it: {name}: {answer}")
     if failures:
         raise KitError(
             f"{len(failures)} of {len(names)} packages of the kit cannot be imported",
             failures,
             code="import-check-failed",
             hint="see the first line: add a missing module to the requirements (or `include`), and build again"
-            if any("No module named" in problem_line for problem_line in failures)
+            if any("No module named" in failure for failure in failures)
             else "see the first line: use another version of that package, or `exclude` it if you do not need it",
         )
-    say(f"imports: {len(names)} checked in {time.perf_counter() - started:.1f} s")
-
-
-_LACKS_MODULE = re.compile(
-    r"^(ModuleNotFoundError|ImportError)|\.so\b|shared object|undefined symbol|cannot load library|\.dll\b"
-)
-"""How an import fails that lacks a module or a library of the system."""
+    print(f"imports: {len(names)} checked in {time.perf_counter() - started:.1f} s")
 
 
 def _try_imports(overlay: Path, names: Sequence[str]) -> dict[str, str]:
     """Return the import error of each name, "" for none; after a crash, a new process continues with the rest."""
     answers: dict[str, str] = {}
-    while len(answers) < len(names):
-        left = [name for name in names if name not in answers]
+    while left := [name for name in names if name not in answers]:
         command = [sys.executable, "-c", IMPORT_CHECK, str(overlay), *left]
         completed = subprocess.run(
             command, check=False, capture_output=True, text=True, errors="replace", cwd=overlay
         )
         reported = dict(json.loads(line) for line in completed.stdout.splitlines())
-        if not reported:
-            return answers | dict.fromkeys(left, f"not reached (code {completed.returncode})")
-        answers |= reported
+        answers |= reported or dict.fromkeys(left, f"not reached (code {completed.returncode})")
     return answers

@@ -1,16 +1,15 @@
-"""From predictions to the rows of the submission: thresholds, labels, clipping, rounding.
-
-This file is part of offline-kit and is pasted into the notebooks that it renders.
-"""
+"""From predictions to the rows of the submission: thresholds, labels, clipping, rounding."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from offline_kit.notebook.runtime.kit_ensemble import EnsembleMember, Prediction, comparable_class
-from offline_kit.notebook.runtime.kit_preprocess import Preprocessing, resolve_labels
-from offline_kit.notebook.runtime.kit_runtime import KitError, Say, in_scoring_run, shorten_list
+from offline_kit.notebook.runtime.kit_ensemble import EnsembleMember, Prediction, are_numbered
+from offline_kit.notebook.runtime.kit_hooks import Preprocessing, resolve_labels
+from offline_kit.notebook.runtime.kit_runtime import KitError, in_scoring_run, shorten_list
 from offline_kit.notebook.runtime.kit_tasks import SampleSubmission
+
+Say = Callable[[str], object]
 
 
 def build_submission(
@@ -19,19 +18,31 @@ def build_submission(
     """Return the submission as a data frame with the sample's columns.
 
     `word` is "" (unchanged), "argmax", "threshold:T", "labels:T", "clip:LOW:HIGH" (one may be left out) or
-    "round"; `labels` name the model's outputs if the model itself does not. Raises KitError if outputs and
-    columns do not fit.
+    "round"; `labels` name the model's outputs if the model itself does not. A server's `say` keeps the notes on
+    each of its batches quiet. Raises KitError if outputs and columns do not fit.
     """
-    names, classes = list_labels(labels), list(prediction.classes)
-    numbered = [comparable_class(entry) for entry in classes] == list(range(len(classes)))
-    if not names or (not numbered and sorted(map(str, names)) == sorted(map(str, classes))):
+    import pandas as pd
+
+    values, names, classes = prediction.values, list_labels(labels), list(prediction.classes)
+    if not names or (not are_numbered(classes) and sorted(map(str, names)) == sorted(map(str, classes))):
         names = classes  # the columns stand in the order of the models' own classes
-    kind, *numbers = word.split(":")
+    kind, *limits = word.split(":")
+    numbers: list[Any] = [float(limit) if limit else None for limit in limits]
     _check_finite(prediction, kind, say)
-    columns = POSTPROCESSES[kind](
-        prediction.values, names, sample, [float(entry) if entry else None for entry in numbers], say
-    )
-    return make_frame(prediction.ids, columns, sample)
+    if kind == "argmax" and values.shape[1] == 1:
+        kind, numbers = "threshold", [0.5]
+    columns: list[Any]
+    if kind in ("argmax", "labels"):
+        columns = [_name_outputs(values, names, sample, kind, *numbers)]
+    elif kind == "threshold":
+        columns = _apply_threshold(values, names, sample, numbers[0], say)
+    else:
+        columns = _copy_outputs(values, names, sample, say)
+    if kind == "clip":
+        columns = [column.clip(*numbers) for column in columns]
+    elif kind == "round":
+        columns = [column.round().astype("int64") for column in columns]
+    return pd.DataFrame(dict(zip(sample.columns, [prediction.ids, *columns], strict=True)))
 
 
 def _check_finite(prediction: Prediction, kind: str, say: Say) -> None:
@@ -60,7 +71,7 @@ def _check_finite(prediction: Prediction, kind: str, say: Say) -> None:
     )
 
 
-def select_sample_rows(prediction: Prediction, sample: SampleSubmission, say: Say = print) -> Prediction:
+def select_sample_rows(prediction: Prediction, sample: SampleSubmission) -> Prediction:
     """Keep the rows that the sample asks for, if the test set has more.
 
     In Kaggle's scoring run the sample may still be the public one, a small part of the hidden test set:
@@ -71,16 +82,9 @@ def select_sample_rows(prediction: Prediction, sample: SampleSubmission, say: Sa
     left = len(prediction.ids) - len(kept_rows)
     if not left or not kept_rows or (in_scoring_run() and left > len(kept_rows)):
         return prediction
-    say(f"note: {left} rows of the test set are not in '{sample.path.name}', and are left out")
+    print(f"note: {left} rows of the test set are not in '{sample.path.name}', and are left out")
     ids = [prediction.ids[row] for row in kept_rows]
     return Prediction(ids, prediction.values[kept_rows], prediction.classes)
-
-
-def make_frame(ids: Sequence[Any], columns: Sequence[Any], sample: SampleSubmission) -> Any:
-    """Return a data frame of ids and columns under the sample's names."""
-    import pandas as pd
-
-    return pd.DataFrame(dict(zip(sample.columns, [ids, *columns], strict=True)))
 
 
 def list_labels(labels: Any) -> list[Any]:
@@ -106,38 +110,14 @@ def apply_labels(members: Sequence[EnsembleMember], preprocessing: Preprocessing
     ]
 
 
-def _check_single_target(sample: SampleSubmission, word: str) -> None:
-    if len(sample.targets) != 1:
-        raise KitError(
-            f"'{word}' fills one column, and '{sample.path.name}' has {len(sample.targets)}: {shorten_list(sample.targets)}",
-            code="postprocess-fills-one-column",
-            hint="choose another `postprocess`, or use your own function: function(predictions, ids)",
-        )
-
-
-def _output_labels(names: Sequence[Any], count: int) -> list[Any]:
-    if not names:
-        return list(range(count))
-    if len(names) != count:
-        raise KitError(
-            f"there are {len(names)} labels for {count} outputs of the model: {shorten_list(names)}",
-            code="label-count-mismatch",
-            hint="correct `labels` in [tool.offline-kit.notebook.params]",
-        )
-    return list(names)
-
-
-def _copy_outputs(
-    values: Any, names: Sequence[Any], sample: SampleSubmission, _numbers: Any, say: Say
-) -> list[Any]:
+def _copy_outputs(values: Any, names: Sequence[Any], sample: SampleSubmission, say: Say) -> list[Any]:
     # One output for each column; of two classes the second one where there is one column.
     outputs, targets = values.shape[1], sample.targets
     if outputs == len(targets):
         return [values[:, output] for output in _match_outputs(names, targets, say)]
     if outputs == 2 and len(targets) == 1:
-        say(
-            f"column '{targets[0]}': the probability of {names[1] if len(names) == 2 else 'the second class'}"
-        )
+        name = names[1] if len(names) == 2 else "the second class"
+        say(f"column '{targets[0]}': the probability of {name}")
         return [values[:, 1]]
     raise KitError(
         f"the model has {outputs} outputs, and '{sample.path.name}' {len(targets)} columns: {shorten_list(targets)}",
@@ -148,36 +128,49 @@ def _copy_outputs(
 
 def _match_outputs(names: Sequence[Any], targets: Sequence[str], say: Say) -> list[int]:
     """Return the output for each column of the sample: by name if the names match, else by position."""
-    output_names = [str(positions) for positions in names]
-    if len(output_names) != len(targets) or len(targets) == 1:
-        return list(range(len(targets)))
-    for ending in ("", "_"):
-        matches = [
-            [at for at, name in enumerate(output_names) if _names_target(target, name, ending)]
-            for target in targets
-        ]
-        if all(len(positions) == 1 for positions in matches) and len(
-            {positions[0] for positions in matches}
-        ) == len(targets):
-            return [positions[0] for positions in matches]
-    say(
-        f"note: columns by position: {', '.join(f'{t} = {n}' for t, n in zip(targets, output_names, strict=True))}"
-    )
-    return list(range(len(targets)))
+    by_position = list(range(len(targets)))
+    texts = [str(name) for name in names]
+    if len(texts) != len(targets) or len(targets) == 1:
+        return by_position
+    if sorted(texts) == sorted(targets):
+        return [texts.index(target) for target in targets]
+    # "Status_D" is the column of the class "D".
+    matches = [
+        [at for at, name in enumerate(texts) if target.endswith(f"_{name}") or target.startswith(f"{name}_")]
+        for target in targets
+    ]
+    outputs = [positions[0] for positions in matches if len(positions) == 1]
+    if sorted(outputs) == by_position:
+        return outputs
+    say(f"note: columns by position: {', '.join(f'{t} = {n}' for t, n in zip(targets, texts, strict=True))}")
+    return by_position
 
 
-def _names_target(target: str, name: str, ending: str) -> bool:
-    return target == name if not ending else target.endswith(f"_{name}") or target.startswith(f"{name}_")
-
-
-def _take_argmax(
-    values: Any, names: Sequence[Any], sample: SampleSubmission, _numbers: Any, say: Say
+def _name_outputs(
+    values: Any, names: Sequence[Any], sample: SampleSubmission, kind: str, threshold: float = 0
 ) -> list[Any]:
-    if values.shape[1] == 1:
-        return _apply_threshold(values, names, sample, [0.5], say)
-    _check_single_target(sample, "argmax")
-    labels = _format_labels(_output_labels(names, values.shape[1]), sample)
-    return [[labels[output] for output in values.argmax(axis=1)]]
+    """Return one label for each row, or all above the threshold, joined by spaces; the best one where none is."""
+    if len(sample.targets) != 1:
+        raise KitError(
+            f"'{kind}' fills one column, and '{sample.path.name}' has {len(sample.targets)}: {shorten_list(sample.targets)}",
+            code="postprocess-fills-one-column",
+            hint="choose another `postprocess`, or use your own function: function(predictions, ids)",
+        )
+    names = list(names) or list(range(values.shape[1]))
+    if len(names) != values.shape[1]:
+        raise KitError(
+            f"there are {len(names)} labels for {values.shape[1]} outputs of the model: {shorten_list(names)}",
+            code="label-count-mismatch",
+            hint="correct `labels` in [tool.offline-kit.notebook.params]",
+        )
+    if kind == "argmax":
+        labels = _format_labels(names, sample)
+        return [labels[output] for output in values.argmax(axis=1)]
+    rows = []
+    for row in values:
+        above = [str(name) for name, value in zip(names, row, strict=True) if value > threshold]
+        rows.append(" ".join(above or [str(names[row.argmax()])]))
+    return rows
 
 
 def _format_labels(names: Sequence[Any], sample: SampleSubmission) -> list[Any]:
@@ -198,46 +191,10 @@ def _format_labels(names: Sequence[Any], sample: SampleSubmission) -> list[Any]:
 
 
 def _apply_threshold(
-    values: Any, names: Sequence[Any], sample: SampleSubmission, numbers: Sequence[float], say: Say
+    values: Any, names: Sequence[Any], sample: SampleSubmission, threshold: float, say: Say
 ) -> list[Any]:
-    passed = [column > numbers[0] for column in _copy_outputs(values, (), sample, (), lambda _text: None)]
+    passed = [column > threshold for column in _copy_outputs(values, (), sample, lambda _text: None)]
     if len(passed) == 1 and len(names) == 2:
-        class_labels = _format_labels(names, sample)
-        return [[class_labels[bool(is_above)] for is_above in passed[0]]]
-    order = _match_outputs(names, sample.targets, say)
-    return [passed[output].astype(int) for output in order]
-
-
-def _join_labels(
-    values: Any, names: Sequence[Any], sample: SampleSubmission, numbers: Sequence[float], _say: Say
-) -> list[Any]:
-    # The names of all outputs above the threshold, joined by spaces; the best one where none is.
-    _check_single_target(sample, "labels")
-    labels = [str(label_name) for label_name in _output_labels(names, values.shape[1])]
-    rows = []
-    for row in values:
-        above = [label for label, value in zip(labels, row, strict=True) if value > numbers[0]]
-        rows.append(" ".join(above or [labels[row.argmax()]]))
-    return [rows]
-
-
-def _clip_columns(
-    values: Any, names: Sequence[Any], sample: SampleSubmission, numbers: Sequence[float | None], say: Say
-) -> list[Any]:
-    return [column.clip(*numbers) for column in _copy_outputs(values, names, sample, (), say)]
-
-
-def _round_columns(
-    values: Any, names: Sequence[Any], sample: SampleSubmission, _numbers: Any, say: Say
-) -> list[Any]:
-    return [column.round().astype("int64") for column in _copy_outputs(values, names, sample, (), say)]
-
-
-POSTPROCESSES: dict[str, Callable[..., list[Any]]] = {
-    "": _copy_outputs,
-    "argmax": _take_argmax,
-    "threshold": _apply_threshold,
-    "labels": _join_labels,
-    "clip": _clip_columns,
-    "round": _round_columns,
-}
+        labels = _format_labels(names, sample)
+        return [[labels[bool(is_above)] for is_above in passed[0]]]
+    return [passed[output].astype(int) for output in _match_outputs(names, sample.targets, say)]

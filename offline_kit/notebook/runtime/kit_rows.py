@@ -1,7 +1,4 @@
-"""Shorten or lengthen the test set, to rehearse quickly, or as long as the hidden run will take.
-
-This file is part of offline-kit and is pasted into the notebooks that rehearse on Kaggle.
-"""
+"""Shorten or lengthen the test set, to rehearse quickly, or as long as the hidden run will take."""
 
 import csv
 import shutil
@@ -9,18 +6,20 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 
-from offline_kit.notebook.runtime.kit_runtime import KitError, Say, read_csv_rows
+from offline_kit.notebook.runtime.kit_runtime import KitError, read_csv_rows
 
 TEST = "[tT][eE][sS][tT]*"
 """How the test set's lists and folders are called, at the top of the data."""
 Link = Callable[[Path, Path], object]
+RenamedIds = Sequence[tuple[str, str]]
+"""Pairs of an id and its original."""
 
 
 def _link_path(source: Path, target: Path) -> None:
     target.symlink_to(source.resolve())
 
 
-def limit_rows(root: Path, sample: Path | None, rows: int, scratch: Path, say: Say = print) -> Path:
+def limit_rows(root: Path, sample: Path | None, rows: int, scratch: Path) -> Path:
     """Return a folder of links to the data of `root`, with a test set of `rows` rows.
 
     If there are fewer, they are repeated under new ids.
@@ -35,7 +34,7 @@ def limit_rows(root: Path, sample: Path | None, rows: int, scratch: Path, say: S
     for path in root.iterdir():
         (data_folder / path.name).symlink_to(covered.get(path.name, path))
     names = ", ".join(covered) or "nothing: no test*.csv, test* folder or sample was found"
-    say(f"rows: {rows}, in {names}")
+    print(f"rows: {rows}, in {names}")
     return data_folder
 
 
@@ -50,7 +49,7 @@ def cut_rows(
     compare with. Raises KitError for a list without a head.
     """
     covers: list[Path] = []
-    ids: list[tuple[str, str]] = []
+    ids: RenamedIds = []
     key = ""
     if sample:
         head, *first = _read_csv(sample, rows)
@@ -72,44 +71,38 @@ def cut_rows(
     return covers, sample
 
 
-def choose_ids(known_ids: Sequence[str], rows: int) -> list[tuple[str, str]]:
+def choose_ids(known_ids: Sequence[str], rows: int) -> RenamedIds:
     """Return `rows` pairs of an id and its original: the first ids, then the same again renamed.
 
     Ids that occur in several rows are not repeated.
     """
-    first = [(name, name) for name in dict.fromkeys(known_ids[:rows])]
+    pairs = [(name, name) for name in dict.fromkeys(known_ids[:rows])]
     if len(known_ids) >= rows or not known_ids or len(set(known_ids)) < len(known_ids):
-        return first
+        return pairs
     all_decimal = all(name.lstrip("-").isdecimal() for name in known_ids)
     span = max(map(int, known_ids)) - min(map(int, known_ids)) + 1 if all_decimal else 0
     for number in range(len(known_ids), rows):
         repetition, name = number // len(known_ids), known_ids[number % len(known_ids)]
         stem, dot, suffix = name.rpartition(".")
         new = f"{stem or suffix}-again{repetition}{dot}{suffix if dot else ''}"
-        first.append((str(int(name) + repetition * span) if all_decimal else new, name))
-    return first
+        pairs.append((str(int(name) + repetition * span) if all_decimal else new, name))
+    return pairs
 
 
-def _repeat_rows(
-    rows: Sequence[Sequence[str]], column: int, ids: Sequence[tuple[str, str]]
-) -> list[Sequence[str]]:
+def _repeat_rows(rows: Sequence[Sequence[str]], column: int, ids: RenamedIds) -> list[Sequence[str]]:
     """Return the rows that the ids name in their own order, then those that repeat them."""
+    own_ids = {old for new, old in ids if new == old}
     by_id: dict[str, list[Sequence[str]]] = {}
     for row in rows:
         by_id.setdefault(row[column], []).append(row)
-    own_ids = {old for new, old in ids if new == old}
-    return [
-        *(row for row in rows if row[column] in own_ids),
-        *(
-            [*row[:column], new, *row[column + 1 :]]
-            for new, old in ids
-            if new != old
-            for row in by_id.get(old, ())
-        ),
-    ]
+    repeated = [row for row in rows if row[column] in own_ids]
+    for new, old in ids:
+        if new != old:
+            repeated += [[*row[:column], new, *row[column + 1 :]] for row in by_id.get(old, ())]
+    return repeated
 
 
-def _link_files(folder: Path, target: Path, ids: Sequence[tuple[str, str]], link: Link) -> int:
+def _link_files(folder: Path, target: Path, ids: RenamedIds, link: Link) -> int:
     """Bring along the files that the ids name, under the new ids; return how many."""
     by_name: dict[str, list[Path]] = {}
     for path in folder.iterdir():
@@ -134,7 +127,7 @@ def _read_csv(path: Path, rows: int) -> list[list[str]]:
     return table
 
 
-def _read_matching(path: Path, key: str, ids: Sequence[tuple[str, str]]) -> list[Sequence[str]]:
+def _read_matching(path: Path, key: str, ids: RenamedIds) -> list[Sequence[str]]:
     """Return the header and the rows of these ids; empty if the table has no such column."""
     original_ids = {old for _, old in ids}
     with path.open(newline="", encoding="utf-8-sig") as stream:
@@ -143,12 +136,8 @@ def _read_matching(path: Path, key: str, ids: Sequence[tuple[str, str]]) -> list
         if key not in head:
             return []
         column = head.index(key)
-        return [
-            head,
-            *_repeat_rows(
-                [row for row in reader if len(row) > column and row[column] in original_ids], column, ids
-            ),
-        ]
+        rows = [row for row in reader if len(row) > column and row[column] in original_ids]
+    return [head, *_repeat_rows(rows, column, ids)]
 
 
 def _write_csv(path: Path, table: Iterable[Sequence[str]]) -> Path:

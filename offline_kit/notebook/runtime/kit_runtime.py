@@ -1,8 +1,7 @@
 """Find the kit among the inputs, check every byte of it, and bring the original names back.
 
-This file is part of offline-kit and is pasted into the notebooks that it renders, so it needs nothing
-but Python 3.10. Kaggle mounts a dataset under /kaggle/input/<slug> or /kaggle/input/datasets/<owner>/<slug>,
-changes some file names and unpacks archives: hence a search by marker, and a check by size and SHA-256.
+Kaggle mounts a dataset under /kaggle/input/<slug> or /kaggle/input/datasets/<owner>/<slug>, changes some file
+names and unpacks archives: hence a search by marker, and a check by size and SHA-256.
 """
 
 import csv
@@ -10,16 +9,15 @@ import hashlib
 import importlib
 import json
 import os
+import re
 import shutil
-import sys
+import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib.machinery import SourceFileLoader
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from types import ModuleType
 from typing import Any
 
 MARKER = "offline-kit.json"
@@ -32,19 +30,23 @@ REHEARSED_COMPETITION = "offline-kit-rehearsal"
 """Slug under which a rehearsal mounts the data of a project that names no competition."""
 READERS = 16
 """Kaggle's input disk is slow for one reader and fast for many."""
-
-LONGEST_CELL = 2**31 - 1
-"""Maximum characters of a CSV cell. Python's default is 131,072
-(https://docs.python.org/3/library/csv.html#csv.field_size_limit); RLE masks and embeddings are longer. A
-C long on Windows allows no more.
-"""
-
-Say = Callable[[str], object]
+CACHES = {
+    "torch": "TORCH_HOME",
+    "huggingface": "HF_HOME",
+    "sentence_transformers": "SENTENCE_TRANSFORMERS_HOME",
+    "nltk_data": "NLTK_DATA",
+    "keras": "KERAS_HOME",
+    "tfhub": "TFHUB_CACHE_DIR",
+    "gensim-data": "GENSIM_DATA_DIR",
+}
+"""Folders of a kit's copies of ~/.cache/torch and the like, and the variables that the libraries read."""
 
 
 def read_csv_rows(lines: Iterable[str], delimiter: str = ",") -> Iterator[list[str]]:
     """Yield the rows of a CSV, cells of any length."""
-    csv.field_size_limit(LONGEST_CELL)
+    # The default limit of a cell is 131,072 characters (https://docs.python.org/3/library/csv.html#csv.field_size_limit);
+    # RLE masks and embeddings are longer. A C long on Windows allows no more than this.
+    csv.field_size_limit(2**31 - 1)
     yield from csv.reader(lines, delimiter=delimiter)
 
 
@@ -82,7 +84,7 @@ class KitError(RuntimeError):
         # IPython calls this hook when an error ends a cell, and shows what it returns
         # (InteractiveShell.showtraceback, https://github.com/ipython/ipython/blob/main/IPython/core/interactiveshell.py).
         # A printed line is the one thing that an executed notebook and Kaggle's log both keep unchanged.
-        sys.stdout.write(f"{self.to_json()}\n")
+        print(self.to_json())
         shell = importlib.import_module("IPython").get_ipython()
         if shell is None:
             return traceback.format_exception(self)
@@ -90,16 +92,25 @@ class KitError(RuntimeError):
         return lines
 
 
+def find_failure(output: str) -> KitError | None:
+    """Return the last failure in a notebook's output or log, from the line that `_render_traceback_` printed."""
+    for line in reversed(re.findall(rf'\{{"{FAILURE_KEY}": .*\}}$', output, re.MULTILINE)):
+        try:
+            fields = json.loads(line)[FAILURE_KEY]
+            code, what, hint = (str(fields[name]) for name in ("code", "what", "hint"))
+            return KitError(what, [str(detail) for detail in fields["details"]], hint=hint, code=code)
+        except (ValueError, KeyError, TypeError):
+            continue  # a notebook may print anything
+    return None
+
+
 @dataclass(frozen=True)
 class SessionFolders:
-    """The folders of a session; tests and rehearsals may move them."""
+    """The folders of a session: read-only inputs, what Kaggle keeps of the run, links and installed packages."""
 
     inputs: Path = Path("/kaggle/input")
-    """Read-only: competitions, datasets, the kit."""
     working: Path = Path("/kaggle/working")
-    """What Kaggle keeps of the run: the submission."""
     scratch: Path = Path("/tmp/offline-kit")  # noqa: S108 - a session has one user, and the path is in error texts
-    """Links and installed packages."""
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> "SessionFolders":
@@ -118,11 +129,8 @@ class OpenKit:
     folder: Path
     """Its files under their original names: packages/, code/, checkpoints/."""
     places: SessionFolders
-    """The session's folders."""
     checkpoints: tuple[Path, ...] = ()
     """The checkpoints under their original names, sorted."""
-    notes: tuple[str, ...] = ()
-    """Irregularities that were handled."""
 
 
 @dataclass(frozen=True)
@@ -137,32 +145,35 @@ class PartFile:
     sha256: str
 
 
-def open_kit(expected: Mapping[str, str], folders: SessionFolders | None = None, say: Say = print) -> OpenKit:
+def open_kit(expected: Mapping[str, str], folders: SessionFolders | None = None) -> OpenKit:
     """Find, check and restore the parts (name: id); safe to call again.
 
     Raises KitError with what is mounted instead, or with every missing or damaged file.
     """
     folders = folders or SessionFolders.from_environment(os.environ)
-    entries = [
-        entry for folder in find_parts(expected, folders.inputs).values() for entry in read_part(folder)
-    ]
+    parts = find_parts(expected, folders.inputs)
+    entries = [entry for folder in parts.values() for entry in read_part(folder)]
     paths, notes = verify_files(entries)
     for note in notes:
-        say(f"note: {note}")
+        print(f"note: {note}")
     folder = restore_names(paths, folders.scratch / "kit")
     total = sum(entry.size for entry in entries)
-    say(f"kit: {len(entries)} files, {total / 1e6:.1f} MB, every hash as expected")
+    print(f"kit: {len(entries)} files, {total / 1e6:.1f} MB, every hash as expected")
     weights = sorted(entry.original for entry in entries if entry.role == "checkpoint")
-    return OpenKit(folder, folders, tuple(folder / name for name in weights), tuple(notes))
+    return OpenKit(folder, folders, tuple(folder / name for name in weights))
 
 
 def find_parts(expected: Mapping[str, str], inputs: Path) -> dict[str, Path]:
     """Return the folder of each expected part (name: id), found by its marker at any usual depth."""
     folders: dict[str, Path] = {}
-    identities = []
+    mounted_parts = []
     for folder in _find_marked_folders(inputs):
-        part, identity = _read_label(folder)
-        identities.append(f"'{folder}' holds part '{part}' of id {identity[:12]}")
+        try:
+            manifest = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+            part, identity = str(manifest["part"]), str(manifest["id"])
+        except (OSError, ValueError, KeyError, TypeError):
+            part = identity = "unreadable"
+        mounted_parts.append(f"'{folder}' holds part '{part}' of id {identity[:12]}")
         if expected.get(part) == identity:
             folders.setdefault(part, folder)
         if len(folders) == len(expected):
@@ -170,11 +181,11 @@ def find_parts(expected: Mapping[str, str], inputs: Path) -> dict[str, Path]:
     missing_parts = [f"part '{name}' of id {expected[name][:12]}" for name in expected if name not in folders]
     raise KitError(
         f"the kit of this notebook is not mounted: {', '.join(missing_parts)}",
-        [*identities, *(f"mounted: {line}" for line in list_mounted(inputs))],
+        [*mounted_parts, *list_mounted(inputs)],
         code="kit-not-mounted",
         hint="a kit of another id means that the notebook ran before the new dataset version was ready: "
         "wait until Kaggle has processed it, then run or push again"
-        if identities
+        if mounted_parts
         else "attach the kit's dataset to this notebook (Add Input), or push the kit again",
     )
 
@@ -193,6 +204,7 @@ def _find_marked_folders(inputs: Path) -> Iterator[Path]:
 
 
 def _list_subfolders(folder: Path) -> list[Path]:
+    """Return the folders in a folder, without the competitions: they may hold a million images, and never a kit."""
     try:
         with os.scandir(folder) as entries:
             subfolders = sorted(Path(entry.path) for entry in islice(entries, 5000) if entry.is_dir())
@@ -201,58 +213,56 @@ def _list_subfolders(folder: Path) -> list[Path]:
     return [path for path in subfolders if path.name != "competitions"]
 
 
-def _read_label(folder: Path) -> tuple[str, str]:
-    try:
-        manifest = json.loads((folder / MARKER).read_text(encoding="utf-8"))
-        return str(manifest["part"]), str(manifest["id"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return "unreadable", "unreadable"
-
-
 def list_mounted(inputs: Path) -> list[str]:
-    """Return the sources that are mounted, for a person."""
-    return [str(path) for path in mounted_sources(inputs).values()] or [f"nothing below '{inputs}'"]
+    """Return the sources that are mounted, as lines of an error."""
+    paths = mounted_sources(inputs).values()
+    return [f"mounted: {path}" for path in paths] or [f"mounted: nothing below '{inputs}'"]
 
 
 def mounted_sources(inputs: Path) -> dict[str, Path]:
     """Return every mounted source by its slug, in both mount layouts."""
-    mounted: dict[str, Path] = {}
-    for path in sorted(inputs.glob("*")):
-        if path.name not in GROUPS:
-            mounted[path.name] = path
+    paths = [path for path in sorted(inputs.glob("*")) if path.name not in GROUPS]
     for group in GROUPS:
-        for path in sorted((inputs / group).glob("*" if group == "competitions" else "*/*")):
-            mounted[path.name] = path
-    return mounted
+        paths += sorted((inputs / group).glob("*" if group == "competitions" else "*/*"))
+    return {path.name: path for path in paths}
+
+
+def mount_paths(group: str, name: str) -> list[str]:
+    """Return the paths of a source below the inputs: in the layout of 2026, then in the older one."""
+    return [f"{group}/{name}", name if group == "competitions" else name.partition("/")[2]]
+
+
+def find_mount(group: str, name: str, inputs: Path) -> Path | None:
+    """Return the folder of a mounted source ("datasets", "owner/slug"); None if it is not mounted."""
+    folders = (find_folder(inputs, path) for path in mount_paths(group, name))
+    return next((folder for folder in folders if folder), None)
 
 
 def find_folder(folder: Path, path: str) -> Path | None:
-    """Return the folder at a path below another one, ignoring case; None if there is none.
-
-    Kaggle mounts some sources in another case than their address has.
-    """
+    """Return the folder at a path below another one; None if there is none."""
     for name in path.split("/"):
-        if (folder / name).is_dir():
-            folder = folder / name
-            continue
-        matches = [child for child in _list_subfolders(folder) if child.name.lower() == name.lower()]
-        if not matches:
-            return None
-        folder = matches[0]
+        child = folder / name
+        if not child.is_dir():
+            # Kaggle mounts some sources in another case than their address has.
+            matches = [other for other in _list_subfolders(folder) if other.name.lower() == name.lower()]
+            if not matches:
+                return None
+            child = matches[0]
+        folder = child
     return folder
 
 
 def find_competition(slug: str, inputs: Path) -> Path | None:
     """Return the folder of the competition's data; None if the notebook names no competition."""
-    if not slug:
-        rehearsed = (inputs / "competitions" / REHEARSED_COMPETITION, inputs / REHEARSED_COMPETITION)
-        return next((folder for folder in rehearsed if folder.is_dir()), None)
-    for folder in (inputs / "competitions" / slug, inputs / slug):
+    name = slug or REHEARSED_COMPETITION
+    for folder in (inputs / "competitions" / name, inputs / name):
         if folder.is_dir():
             return folder
+    if not slug:
+        return None
     raise KitError(
         f"the data of the competition '{slug}' is not mounted",
-        [f"mounted: {line}" for line in list_mounted(inputs)],
+        list_mounted(inputs),
         code="competition-not-mounted",
         hint="attach the competition to this notebook (Add Input), and accept its rules; "
         "for a rehearsal, set `competition_data` (--competition-data) to a local copy",
@@ -262,23 +272,27 @@ def find_competition(slug: str, inputs: Path) -> Path | None:
 def read_part(folder: Path) -> list[PartFile]:
     """Return the files that the manifest of a part promises."""
     manifest = json.loads((folder / MARKER).read_text(encoding="utf-8"))
-    if manifest.get("format") != 1:
+    check_format(manifest, str(folder / MARKER))
+    names = ("role", "original", "stored", "size", "sha256")
+    entries = [PartFile(folder, **{name: line[name] for name in names}) for line in manifest["files"]]
+    for path in (PurePosixPath(name) for entry in entries for name in (entry.original, entry.stored)):
+        if path.is_absolute() or ".." in path.parts:
+            raise KitError(
+                f"the manifest names a file outside the kit: '{path}'",
+                code="path-outside-kit",
+                hint="build the kit again",
+            )
+    return entries
+
+
+def check_format(content: Mapping[str, Any], name: str) -> None:
+    """Raise KitError if a file of the kit was written for another notebook than this one."""
+    if content.get("format") != 1:
         raise KitError(
-            f"'{folder / MARKER}' has format {manifest.get('format')!r}, this notebook reads format 1",
+            f"'{name}' has format {content.get('format')!r}, this notebook reads format 1",
             code="format-unsupported",
             hint="render the notebook again with the version of offline-kit that built the kit",
         )
-    names = ("role", "original", "stored", "size", "sha256")
-    entries = [PartFile(folder, **{name: line[name] for name in names}) for line in manifest["files"]]
-    for entry in entries:
-        for name in (entry.original, entry.stored):
-            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-                raise KitError(
-                    f"the manifest names a file outside the kit: '{name}'",
-                    code="path-outside-kit",
-                    hint="build the kit again",
-                )
-    return entries
 
 
 def verify_files(entries: Sequence[PartFile]) -> tuple[dict[str, Path], list[str]]:
@@ -287,20 +301,19 @@ def verify_files(entries: Sequence[PartFile]) -> tuple[dict[str, Path], list[str
     Raises KitError with every missing or damaged file, and what probably happened to it.
     """
     with ThreadPoolExecutor(READERS) as pool:
-        intact = pool.map(lambda entry: _has_content(entry.part / entry.stored, entry), entries)
-        paths = {
-            entry.original: entry.part / entry.stored
-            for entry, good in zip(entries, intact, strict=True)
-            if good
-        }
-    notes, problems = [], []
-    for entry in (entry for entry in entries if entry.original not in paths):
-        same_bytes = _find_same_bytes(entry)
-        if same_bytes:
-            paths[entry.original] = same_bytes
-            notes.append(
-                f"'{entry.stored}' is stored as '{same_bytes.relative_to(entry.part)}' and is used from there"
-            )
+        intact = list(pool.map(lambda entry: _has_content(entry.part / entry.stored, entry), entries))
+    paths, notes, problems = {}, [], []
+    for entry, is_intact in zip(entries, intact, strict=True):
+        stored = entry.part / entry.stored
+        if is_intact:
+            paths[entry.original] = stored
+            continue
+        others = (path for path in sorted(entry.part.rglob("*")) if path != stored)
+        renamed = next((path for path in others if _has_content(path, entry)), None)
+        if renamed:
+            paths[entry.original] = renamed
+            name = renamed.relative_to(entry.part)
+            notes.append(f"'{entry.stored}' is stored as '{name}' and is used from there")
         else:
             problems.append(f"'{entry.stored}' {_explain_damage(entry)}")
     if problems:
@@ -323,19 +336,11 @@ def _has_content(path: Path, entry: PartFile) -> bool:
     return digest.hexdigest() == entry.sha256
 
 
-def _find_same_bytes(entry: PartFile) -> Path | None:
-    candidates = (path for path in sorted(entry.part.rglob("*")) if path != entry.part / entry.stored)
-    return next((path for path in candidates if _has_content(path, entry)), None)
-
-
 def _explain_damage(entry: PartFile) -> str:
     path = entry.part / entry.stored
-    unpacked = [path, path.with_suffix(""), path.with_suffix("").with_suffix("")]
-    folder = next(
-        (candidate for candidate in unpacked if candidate.is_dir() and candidate != path.parent), None
-    )
-    if folder:
-        return f"was unpacked by Kaggle into the folder '{folder.relative_to(entry.part)}'"
+    for folder in (path, path.with_suffix(""), path.with_suffix("").with_suffix("")):
+        if folder.is_dir() and folder != path.parent:
+            return f"was unpacked by Kaggle into the folder '{folder.relative_to(entry.part)}'"
     if not path.exists():
         return "is missing"
     size = path.stat().st_size
@@ -347,6 +352,7 @@ def _explain_damage(entry: PartFile) -> str:
 def restore_names(paths: Mapping[str, Path], folder: Path) -> Path:
     """Create a folder of links (copies if links are refused) with the original names; return it."""
     shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     for original, path in paths.items():
         target = folder / original
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -354,7 +360,6 @@ def restore_names(paths: Mapping[str, Path], folder: Path) -> Path:
             target.symlink_to(path.resolve())
         except OSError:
             shutil.copyfile(path, target)
-    folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
@@ -366,7 +371,16 @@ def go_offline(environ: Any = os.environ) -> None:
     environ["PIP_NO_INDEX"] = environ["UV_OFFLINE"] = "1"
 
 
-def pick_device(accelerator: str, say: Say = print) -> str:
+def use_caches(kit: OpenKit, environ: Any = os.environ) -> None:
+    """Point libraries, before they are imported, at the download caches in the kit; safe to call again."""
+    folder = kit.folder / "checkpoints" / "preprocessing" / "caches"
+    for name, variable in CACHES.items():
+        if (folder / name).is_dir():
+            environ[variable] = str(folder / name)
+            print(f"cache: {variable} = {folder / name}")
+
+
+def pick_device(accelerator: str) -> str:
     """Return "cuda" if an accelerator was requested and exists, else "cpu"."""
     if accelerator in ("", "none"):
         return "cpu"
@@ -376,67 +390,34 @@ def pick_device(accelerator: str, say: Say = print) -> str:
         has_gpu = shutil.which("nvidia-smi") is not None  # not every model is torch's
     if has_gpu:
         return "cuda"
-    say(f"warning: '{accelerator}' was asked for, but this session has no GPU: running on the CPU")
+    print(f"warning: '{accelerator}' was asked for, but this session has no GPU: running on the CPU")
     return "cpu"
 
 
-def load_object(name: str, kit: OpenKit) -> Any:
-    """Return the object "package.module:Name" or "folder/file.py:Name".
+def track_progress(batches: Iterable[Any], title: str, total: int = 0, unit: str = "rows") -> Iterator[Any]:
+    """Yield the batches, and show how far it is: with tqdm's bar, or a line now and then.
 
-    A file is found in the kit's code, and imported under its module name if it has one.
+    What is counted are the rows, the `ids` of the batches, or the batches themselves.
     """
-    source, _, attribute = name.partition(":")
-    module = (
-        _import_file(kit.folder / "code" / source) if source.endswith(".py") else _import_module(source, name)
-    )
+    began = reported_at = time.perf_counter()
+    count = 0
     try:
-        for step in attribute.split("."):
-            module = getattr(module, step)
-    except AttributeError:
-        public = sorted(word for word in vars(module) if not word.startswith("_"))
-        raise KitError(
-            f"'{source}' has no '{attribute}'",
-            [f"it has: {', '.join(public[:30])}"],
-            code="object-not-found",
-            hint=f"correct '{name}'",
-        ) from None
-    return module
-
-
-def _import_module(module: str, name: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name and (module == error.name or module.startswith(f"{error.name}.")):
-            raise KitError(
-                f"'{name}' cannot be imported: there is no module '{error.name}'",
-                code="module-not-found",
-                hint="name the package in `packages` or `modules` of the configuration, then build again",
-            ) from None
-        raise
-
-
-def _import_file(path: Path) -> Any:
-    if not path.is_file():
-        raise KitError(
-            f"the kit has no file '{path}'",
-            code="file-not-in-kit",
-            hint="add it to `modules` of the configuration",
+        bar = importlib.import_module("tqdm").tqdm(
+            total=total or None, desc=title, unit=f" {unit}", mininterval=5
         )
-    for root in map(Path, sys.path):
-        if root in path.parents:  # so that its neighbours can import it too, and get the same module
-            dotted = ".".join(path.relative_to(root).with_suffix("").parts)
-            module = sys.modules.get(dotted) or importlib.import_module(dotted)
-            if Path(str(getattr(module, "__file__", ""))).resolve() == path.resolve():
-                return module
-    return _execute_file(f"kit_code_{path.stem}", path)
-
-
-def _execute_file(name: str, path: Path) -> Any:
-    # For a file that no folder of sys.path leads to, or whose name another module has taken.
-    loader = SourceFileLoader(name, str(path))
-    module = ModuleType(name)
-    module.__file__, module.__loader__ = str(path), loader
-    sys.modules[name] = module  # dataclasses and pickles look their module up while it runs
-    loader.exec_module(module)
-    return module
+    except ImportError:
+        bar = None
+    for batch in batches:
+        yield batch
+        step = len(batch.ids) if unit == "rows" else 1
+        count += step
+        current_time = time.perf_counter()
+        if bar is not None:
+            bar.update(step)
+        elif current_time - reported_at > 30:
+            reported_at = current_time
+            of_total = f" of about {total}" if total else ""
+            print(f"{title}: {count}{of_total} {unit}, {current_time - began:.0f} s")
+    if bar is not None:
+        bar.close()
+    print(f"{title}: {count} {unit} in {time.perf_counter() - began:.1f} s")

@@ -1,22 +1,28 @@
-"""Find weights outside of the kit: in a dataset, a notebook's output, or a Kaggle Model.
+"""Find what is attached beside the kit, and show it to the cells of an adopted notebook.
 
-This file is part of offline-kit and is pasted into the notebooks that it renders. A source is written as
-"dataset:owner/slug", "notebook:owner/slug" or "model:owner/model/framework/variation/version", and is mounted
-in one of two layouts; files whose hash was known when the kit was built are checked.
+A source is written as "dataset:owner/slug", "notebook:owner/slug" or "model:owner/model/framework/variation/version",
+and is mounted in one of two layouts. /kaggle/input is read-only, so the cells of an adopted notebook read below
+/tmp/kaggle/input instead: links to whatever is mounted, under the old path and the new one, with the kit's files
+among them.
 """
 
+import os
 import re
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from offline_kit.notebook.runtime.kit_runtime import (
     MARKER,
     KitError,
+    OpenKit,
     PartFile,
-    Say,
     find_folder,
+    find_mount,
     list_mounted,
+    mount_paths,
+    mounted_sources,
     read_part,
     restore_names,
     verify_files,
@@ -27,34 +33,39 @@ HOW_TO_ATTACH = {
     "notebook": "attach the notebook's output (Add Input > Notebooks), and see that its last run was complete",
     "model": "attach the model at this very version (Add Input > Models), and accept its licence on its page",
 }
+SHOWN = Path("/tmp/kaggle")  # noqa: S108 - as it stands in the cells
+"""Contains input (the mounts under the paths of the cells) and working (files from beside the notebook)."""
+LARGE = 64 << 20
+"""Bytes above which what is laid out is a link to the kit's file: nobody writes to weights."""
 
 
 def find_source(source: str, inputs: Path) -> Path:
     """Return the folder of a mounted source; raises KitError with what is mounted instead."""
-    for path in source_paths(source):
-        folder = find_folder(inputs, path)
-        if folder:
-            return folder
-    kind = source.partition(":")[0]
-    raise KitError(
-        f"'{source}' is not attached to this notebook",
-        [*_describe_versions(source, inputs), *(f"mounted: {line}" for line in list_mounted(inputs))],
-        code="source-not-attached",
-        hint=f"{HOW_TO_ATTACH[kind]}; for a rehearsal, name a local copy of it under `copies`",
-    )
-
-
-def source_paths(source: str) -> list[str]:
-    """Return the places of a source below the inputs: in the layout of 2026, then in the older one."""
-    kind, _, ref = source.partition(":")
-    owner, _, path = ref.partition("/")
-    if kind not in HOW_TO_ATTACH or not path:
+    kind, _, name = source.partition(":")
+    if kind not in HOW_TO_ATTACH or "/" not in name:
         raise KitError(
             f"'{source}' is no source",
             code="source-invalid",
             hint="write dataset:, notebook: or model: before its name",
         )
-    return [f"{kind}s/{owner}/{path}", path]
+    if folder := find_mount(f"{kind}s", name, inputs):
+        return folder
+    versions: list[str] = []
+    if kind == "model":
+        parents = [find_folder(inputs, path.rpartition("/")[0]) for path in mount_paths("models", name)]
+        versions = [
+            path.name for parent in parents if parent for path in sorted(parent.iterdir()) if path.is_dir()
+        ]
+    wanted = name.rpartition("/")[2]
+    raise KitError(
+        f"'{source}' is not attached to this notebook",
+        [
+            *(f"its version {version} is mounted, and version {wanted} is wanted" for version in versions),
+            *list_mounted(inputs),
+        ],
+        code="source-not-attached",
+        hint=f"{HOW_TO_ATTACH[kind]}; for a rehearsal, name a local copy of it under `copies`",
+    )
 
 
 def find_published(folder: Path) -> dict[str, Path]:
@@ -85,7 +96,6 @@ def find_source_files(
     pattern: str,
     inputs: Path,
     known_files: Mapping[str, Any] | None = None,
-    say: Say = print,
     scratch: Path | None = None,
 ) -> list[Path]:
     """Return the files or folders of a source that match a glob pattern, sorted.
@@ -101,24 +111,20 @@ def find_source_files(
         if spelled := match_original(pattern, restored):
             folder, matches = restored, _match_files(restored, spelled)
     if not matches:
-        file_names = sorted(
-            path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
-        )
-        remainder = [f"and {len(file_names) - 30} more"] if len(file_names) > 30 else []
+        names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+        remainder = [f"and {len(names) - 30} more"] if len(names) > 30 else []
         raise KitError(
             f"'{source}' has no file that matches '{pattern}'",
-            [*(f"it has: {name}" for name in file_names[:30]), *remainder] or ["it is empty"],
+            [*(f"it has: {name}" for name in names[:30]), *remainder] or ["it is empty"],
             code="source-file-not-found",
             hint="correct `files`, or look whether the notebook wrote it in its newest run",
         )
-    _check_unchanged(source, folder, matches, known_files or {}, say)
+    if known_files:
+        _check_unchanged(source, folder, matches, known_files)
     return matches
 
 
-def _check_unchanged(
-    source: str, folder: Path, matches: list[Path], known_files: Mapping[str, Any], say: Say
-) -> None:
-    names = [path.relative_to(folder).as_posix() for path in matches]
+def _check_unchanged(source: str, folder: Path, matches: list[Path], known_files: Mapping[str, Any]) -> None:
     entries = [
         PartFile(folder, "checkpoint", name, name, int(size), str(sha256))
         for name, (size, sha256) in known_files.items()
@@ -132,25 +138,102 @@ def _check_unchanged(
             code="source-changed",
             hint="if the change is intended, update the local copy and build the kit again",
         ) from None
-    below = tuple(f"{name}/" for name in names)
-    new = [
-        name
-        for name in names
-        if name not in known_files and not any(k.startswith(below) for k in known_files)
-    ]
-    if known_files and new:
-        say(f"note: '{source}' has files that it had not when the kit was built: {', '.join(new)}")
-    if entries:
-        say(f"{source}: {len(entries)} files, every hash as expected")
+    names = [path.relative_to(folder).as_posix() for path in matches]
+    new = [name for name in names if not any(f"{known}/".startswith(f"{name}/") for known in known_files)]
+    if new:
+        print(f"note: '{source}' has files that it had not when the kit was built: {', '.join(new)}")
+    print(f"{source}: {len(entries)} files, every hash as expected")
 
 
-def _describe_versions(source: str, inputs: Path) -> list[str]:
-    kind, _, ref = source.partition(":")
-    if kind != "model":
-        return []
-    versions = []
-    for path in source_paths(source):
-        folder = find_folder(inputs, path.rpartition("/")[0])
-        versions += sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder else []
-    required = ref.rpartition("/")[2]
-    return [f"its version {name} is mounted, and version {required} is wanted" for name in versions]
+def show_sources(
+    kit: OpenKit, attached: Mapping[str, Sequence[str]], served: Mapping[str, str], root: Path = SHOWN
+) -> Path:
+    """Create the folder of links to every source and kit file, and return it.
+
+    `attached` has names by group ("competitions", "datasets", "notebooks", "models"); `served` maps a path
+    below `root` to a file of the kit. A source that is not mounted only causes a note: the cell that reads
+    it will fail.
+    """
+    shutil.rmtree(root, ignore_errors=True)
+    for folder in ("input", "working"):
+        (root / folder).mkdir(parents=True)
+    inputs = kit.places.inputs
+    for group, names in attached.items():
+        for name in names:
+            real = find_mount(group, name, inputs)
+            if real is None:
+                print(f"note: {group[:-1]} '{name}' is not mounted: attach it to this notebook (Add Input)")
+                continue
+            for shown_path in mount_paths(group, name):
+                _link_source(root, f"input/{shown_path}", real)
+    for slug, path in mounted_sources(inputs).items():
+        _link_source(root, f"input/{slug}", path)
+        _link_source(root, f"input/{path.relative_to(inputs)}", path)
+    for shown_path, name in served.items():
+        _link_source(root, shown_path, kit.folder / name, instead=True)
+    if (root / "working" / "nltk_data").is_dir():
+        os.environ["NLTK_DATA"] = str(root / "working" / "nltk_data")
+    print(f"paths: {len(mounted_sources(inputs))} sources and {len(served)} files of the kit below '{root}'")
+    return root
+
+
+def _link_source(root: Path, path: str, real: Path, *, instead: bool = False) -> None:
+    """Create a link; an existing one stays, unless `instead` is set."""
+    target = root / path
+    for step in reversed([folder for folder in target.parents if root in folder.parents]):
+        if step.is_symlink():  # it becomes a folder of links, so that files can be added
+            inner = sorted(step.iterdir())
+            step.unlink()
+            step.mkdir()
+            for entry in inner:
+                (step / entry.name).symlink_to(entry.resolve())
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if os.path.lexists(target):
+        if not instead or not target.is_symlink():
+            return
+        target.unlink()
+    target.symlink_to(real.resolve())
+
+
+def lay_out_files(kit: OpenKit, layout: Sequence[tuple[str, str]]) -> None:
+    """Copy the kit's files to where the notebook's download lines would have put them in the working folder.
+
+    `layout` has pairs of a target path and the kit's file or folder; "" makes an empty folder. Folders are
+    real, so that `cd ..` works. Files are copied because cells may write to them; large ones are links.
+    Existing files stay.
+    """
+    for target_path, name in layout:
+        target, source = kit.places.working / target_path, kit.folder / name
+        try:
+            if name and not source.is_dir():
+                _place_file(source, target)
+                continue
+            target.mkdir(parents=True, exist_ok=True)
+            for path in sorted(source.rglob("*")) if name else ():
+                if path.is_file():
+                    _place_file(path, target / path.relative_to(source))
+        except OSError as error:
+            print(f"note: cannot make '{target}', as a line of the notebook would have: {error}")
+    print(f"made: {', '.join(sorted({target_path for target_path, _ in layout}))}")
+
+
+def _place_file(file: Path, target: Path) -> None:
+    """Copy a file, or link a large one, unless the target exists."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.is_symlink() and not target.exists():
+        target.unlink()  # of a kit that is gone
+    if target.exists():
+        return
+    if file.stat().st_size > LARGE:
+        target.symlink_to(file.resolve())
+        return
+    shutil.copyfile(file, target)
+    with target.open("rb") as opened:
+        # Kaggle drops the bit that makes a script executable.
+        target.chmod(0o755 if opened.read(2) == b"#!" else 0o644)
+
+
+def forget_names(namespace: MutableMapping[str, Any], names: set[str]) -> None:
+    """Take every name out of a notebook but these: its cells find the ones that they make themselves, and no other."""
+    for name in set(namespace) - names:
+        del namespace[name]

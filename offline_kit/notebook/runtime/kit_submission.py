@@ -1,7 +1,4 @@
-"""Write the submission and compare it with the sample before Kaggle does.
-
-This file is part of offline-kit and is pasted into the notebooks that it renders.
-"""
+"""Write the submission and compare it with the sample before Kaggle does."""
 
 import csv
 import shutil
@@ -11,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from offline_kit.notebook.runtime.kit_runtime import LONGEST_CELL, KitError, Say, in_scoring_run, shorten_list
+from offline_kit.notebook.runtime.kit_runtime import KitError, in_scoring_run, read_csv_rows, shorten_list
 
 EMPTY = frozenset({"", "nan", "none", "null", "na", "n/a", "<na>", "inf", "-inf", "nat"})
 """Cells that no metric can score."""
@@ -21,29 +18,7 @@ LOOKED = 1000
 """Rows that decide whether a column has numbers or words."""
 
 
-@dataclass(frozen=True)
-class Context:
-    """The argument of a user's `function`."""
-
-    input: Path | None
-    """The competition's data; None when no competition is attached."""
-    inputs: dict[str, Path]
-    """Every attached source, by its slug."""
-    kit: Path
-    """The restored kit."""
-    checkpoints: tuple[Path, ...]
-    """The checkpoints, under their original names."""
-    working: Path
-    """Where output files go."""
-    submission: Path
-    """The file to submit."""
-    params: dict[str, Any]
-    """[tool.offline-kit.notebook.params]."""
-    device: str
-    """"cpu" or "cuda"."""
-
-
-def write_submission(result: Any, submission: Path, say: Say = print) -> None:
+def write_submission(result: Any, submission: Path) -> None:
     """Write what was predicted: a data frame, rows as dictionaries, a path, or None for "written already".
 
     Raises KitError when it is none of these, or when no file came of it.
@@ -64,15 +39,15 @@ def write_submission(result: Any, submission: Path, say: Say = print) -> None:
             code="submission-not-written",
             hint="return a data frame or rows, or write the file yourself",
         )
-    say(f"submission: {submission}, {submission.stat().st_size} bytes")
+    print(f"submission: {submission}, {submission.stat().st_size} bytes")
 
 
 def _write_rows(result: Any, submission: Path) -> None:
-    many = isinstance(result, Iterable) and not isinstance(result, Mapping)
-    rows = list(result) if many else []
+    is_list = isinstance(result, Iterable) and not isinstance(result, Mapping)
+    rows = list(result) if is_list else []
     if not rows or not all(isinstance(row, Mapping) for row in rows):
         raise KitError(
-            f"a submission cannot be written from {'no rows' if many and not rows else type(result).__name__}",
+            f"a submission cannot be written from {'no rows' if is_list and not rows else type(result).__name__}",
             code="submission-type-unsupported",
             hint="return a pandas.DataFrame, or a list of dictionaries (column: value), one for each row",
         )
@@ -82,7 +57,7 @@ def _write_rows(result: Any, submission: Path) -> None:
         writer.writerows(rows)
 
 
-def check_submission(submission: Path, data: Path | None, say: Say = print) -> None:
+def check_submission(submission: Path, data: Path | None) -> None:
     """Compare a CSV with the competition's sample; raises KitError with every problem that would spoil the score.
 
     In Kaggle's own scoring run every finding is only reported: an exception would throw away a file that is
@@ -90,46 +65,45 @@ def check_submission(submission: Path, data: Path | None, say: Say = print) -> N
     as well, in any run.
     """
     try:
-        _compare_sample(submission, data, say)
+        _compare_sample(submission, data)
     except KitError as error:
         if not in_scoring_run():
             raise
-        say(f"note: {error}")
+        print(f"note: {error}")
     except Exception as error:  # noqa: BLE001 - whatever breaks in a check, the submission is written
-        say(f"note: the submission could not be checked: {type(error).__name__}: {error}")
+        print(f"note: the submission could not be checked: {type(error).__name__}: {error}")
 
 
-def _compare_sample(submission: Path, data: Path | None, say: Say) -> None:
+def _compare_sample(submission: Path, data: Path | None) -> None:
     sample = find_sample(data) if data else None
     if submission.suffix.lower() != ".csv" or sample is None:
-        say(f"submission: not compared, {'no sample was found' if sample is None else 'it is not a CSV'}")
+        print(f"submission: not compared, {'no sample was found' if sample is None else 'it is not a CSV'}")
         return
     own_digest, sample_digest = digest_table(submission), digest_table(sample)
     problems, doubts = compare_digests(own_digest, sample_digest)
-    scoring = in_scoring_run()
-    if scoring:
+    if in_scoring_run():
         for line in doubts:
-            say(f"note: differs from '{sample.name}': {line}")
-    findings = problems if scoring else problems + doubts
-    if findings:
+            print(f"note: differs from '{sample.name}': {line}")
+    else:
+        problems += doubts
+    if problems:
         raise KitError(
             f"'{submission.name}' is not what '{sample.name}' asks for",
-            findings,
+            problems,
             code="submission-invalid",
             hint="fix the code that creates the rows, and run again",
         )
-    kinds = find_kind_changes(own_digest, sample_digest)
-    for line in kinds:
-        say(f"note: {line}")
-    say(f"submission: agrees with '{sample.name}'{' in columns and ids' if kinds else ''}")
+    changed_kinds = find_kind_changes(own_digest, sample_digest)
+    for line in changed_kinds:
+        print(f"note: {line}")
+    print(f"submission: agrees with '{sample.name}'{' in columns and ids' if changed_kinds else ''}")
 
 
 def find_sample(data: Path) -> Path | None:
     """Return the sample submission at the top of the competition's data; None if there is none."""
     candidates = [path for path in sorted(data.glob("*.csv")) if "submission" in path.name.lower()]
-    return next(
-        (path for path in candidates if "sample" in path.name.lower()), candidates[0] if candidates else None
-    )
+    samples = [path for path in candidates if "sample" in path.name.lower()]
+    return next(iter(samples or candidates), None)
 
 
 @dataclass
@@ -144,38 +118,39 @@ class TableDigest:
     ragged: list[int]
     """Lines of another width than the header's."""
     kinds: list[dict[str, str]]
-    """For each column, a first "number" and a first "word" of its first rows, if it has some."""
+    """For each column, a first "number", "word" and "empty" of its first rows, if it has some."""
 
     @property
     def rows(self) -> int:
         """Number of rows below the header."""
         return sum(self.ids.values()) + len(self.ragged)
 
+    def holds_numbers(self, column: int) -> bool:
+        """Whether the first rows of a column have numbers, and no words."""
+        return "number" in self.kinds[column] and "word" not in self.kinds[column]
+
 
 def digest_table(path: Path) -> TableDigest:
     """Read a CSV file."""
     with path.open(newline="", encoding="utf-8-sig", errors="replace") as stream:
-        csv.field_size_limit(LONGEST_CELL)
-        reader = csv.reader(stream)
+        reader = read_csv_rows(stream)
         header = next(reader, [])
         table = TableDigest(header, Counter(), [[] for _ in header], [], [{} for _ in header])
-        for row in reader:
-            if row and len(row) != len(header):
-                table.ragged.append(reader.line_num)
-            elif row:
-                table.ids[row[0]] += 1
-                for cell, lines in zip(row, table.empty, strict=True):
-                    if cell[:1] in BEGINS and cell.strip().lower() in EMPTY:
-                        lines.append(reader.line_num)
-                if reader.line_num <= LOOKED:
-                    for cell, kinds in zip(row, table.kinds, strict=True):
-                        kinds.setdefault(_classify_cell(cell), cell)
+        for number, row in enumerate(reader, 2):
+            if len(row) != len(header):
+                table.ragged += [number] if row else []
+                continue
+            table.ids[row[0]] += 1
+            for column, cell in enumerate(row):
+                is_empty = cell[:1] in BEGINS and cell.strip().lower() in EMPTY
+                if is_empty:
+                    table.empty[column].append(number)
+                if number <= LOOKED:
+                    table.kinds[column].setdefault("empty" if is_empty else _classify_cell(cell), cell)
     return table
 
 
 def _classify_cell(cell: str) -> str:
-    if cell.strip().lower() in EMPTY:
-        return "empty"
     try:
         float(cell)
     except ValueError:
@@ -188,50 +163,38 @@ def compare_digests(submission: TableDigest, sample: TableDigest) -> tuple[list[
     if submission.header != sample.header:
         return [f"columns: {shorten_list(submission.header)} instead of {shorten_list(sample.header)}"], []
     problems = [] if submission.rows else ["it has no rows"]
-    if submission.ragged:
-        problems.append(
-            f"rows of another width than {len(submission.header)}: line {shorten_list(submission.ragged)}"
-        )
     doubts = []
-    for name, lines, allowed, kinds in zip(
-        submission.header, submission.empty, sample.empty, submission.kinds, strict=True
-    ):
-        problem = f"column '{name}': empty, NaN or infinite in {len(lines)} rows, line {shorten_list(lines)}"
-        if lines and not allowed:
+    if submission.ragged:
+        lines = shorten_list(submission.ragged)
+        problems.append(f"rows of another width than {len(submission.header)}: line {lines}")
+    for column, name in enumerate(submission.header):
+        empty, allowed = submission.empty[column], sample.empty[column]
+        problem = f"column '{name}': empty, NaN or infinite in {len(empty)} rows, line {shorten_list(empty)}"
+        # Empty cells of the sample hold the place of what is to be predicted. Among words (lists, masks) an empty
+        # cell means that nothing was found; among numbers it is a hole.
+        are_holes = len(empty) == submission.rows or submission.holds_numbers(column)
+        if empty and not allowed:
             problems.append(problem)
-        elif lines and len(allowed) == sample.rows and _are_holes(len(lines), submission.rows, kinds):
-            # All of the sample's are empty: they hold the place of what is to be predicted.
+        elif empty and len(allowed) == sample.rows and are_holes:
             doubts.append(problem)
     twice = [name for name, count in submission.ids.items() if count > 1]
     if twice and max(sample.ids.values(), default=1) == 1:
-        problems.append(
-            f"column '{submission.header[0]}': {len(twice)} ids stand there more than once: {shorten_list(twice)}"
-        )
-    doubts += [f"{submission.rows} rows instead of {sample.rows}"] if submission.rows != sample.rows else []
-    for text, names in (
-        ("missing", sample.ids.keys() - submission.ids.keys()),
-        ("unknown", submission.ids.keys() - sample.ids.keys()),
-    ):
-        if names:
-            doubts.append(f"{len(names)} {text} ids: {shorten_list(sorted(names))}")
+        key = submission.header[0]
+        problems.append(f"column '{key}': {len(twice)} ids stand there more than once: {shorten_list(twice)}")
+    if submission.rows != sample.rows:
+        doubts.append(f"{submission.rows} rows instead of {sample.rows}")
+    missing, unknown = sample.ids.keys() - submission.ids.keys(), submission.ids.keys() - sample.ids.keys()
+    for text, names in (("missing", missing), ("unknown", unknown)):
+        doubts += [f"{len(names)} {text} ids: {shorten_list(sorted(names))}"] if names else []
     return problems, doubts
-
-
-def _are_holes(empty: int, rows: int, kinds: Mapping[str, str]) -> bool:
-    """Whether empty cells are holes: among words (lists, masks) they mean that nothing was found."""
-    return empty == rows or ("number" in kinds and "word" not in kinds)
 
 
 def find_kind_changes(submission: TableDigest, sample: TableDigest) -> list[str]:
     """Return the columns with numbers for which the sample has only words, as if labels were expected."""
     return [
-        f"column '{name}' has numbers ({own_kinds['number']}), and the sample words ({sample_kinds['word']}): "
-        'is `postprocess` missing, such as "argmax"?'
-        for name, own_kinds, sample_kinds in list(
-            zip(submission.header, submission.kinds, sample.kinds, strict=False)
-        )[1:]
-        if "word" in sample_kinds
-        and "number" not in sample_kinds
-        and "number" in own_kinds
-        and "word" not in own_kinds
+        f"column '{name}' has numbers ({submission.kinds[column]['number']}), and the sample words "
+        f'({sample.kinds[column]["word"]}): is `postprocess` missing, such as "argmax"?'
+        for column, name in enumerate(submission.header)
+        if column and submission.holds_numbers(column)
+        if "word" in sample.kinds[column] and "number" not in sample.kinds[column]
     ]

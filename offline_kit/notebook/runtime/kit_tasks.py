@@ -1,22 +1,31 @@
-"""The test set in batches: tables and texts, read in pieces, with the ids and columns of the sample.
+"""The test set in batches, tables, texts and pictures, with the ids and columns of the sample."""
 
-This file is part of offline-kit and is pasted into the notebooks that it renders.
-"""
-
+import importlib
 import inspect
-import time
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from offline_kit.notebook.runtime.kit_runtime import KitError, Say, read_csv_rows, shorten_list
+from offline_kit.notebook.runtime.kit_runtime import KitError, in_scoring_run, read_csv_rows, shorten_list
 from offline_kit.notebook.runtime.kit_submission import LOOKED, find_sample
 
 TABLES = (".csv", ".tsv", ".parquet")
-ROWS, TEXTS = 65536, 256
-"""Rows of a table, or texts, at once."""
+IMAGE_SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".ppm", ".pgm"}
+    | {".dcm", ".dicom", ".npy", ".npz"}
+)
+"""Suffixes of images in a test folder; other files count if an id of the sample names them."""
+DTYPE_KINDS = {
+    "whole": ("int", "uint"),
+    "number": ("float", "double"),
+    "truth": ("bool",),
+    "time": ("datetime", "timedelta"),
+}
+"""What a dtype holds, by how pandas writes it; any other holds text."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +48,10 @@ class SampleSubmission:
 
 @dataclass(frozen=True)
 class RowBatch:
-    """A piece of the test set."""
+    """A piece of the test set: the ids of its rows, and what the model gets."""
 
     ids: Sequence[Any]
-    """The ids of its rows."""
     data: Any
-    """What the model gets."""
 
 
 def read_sample(root: Path | None) -> SampleSubmission:
@@ -81,7 +88,7 @@ class TableBatches:
     path: Path
     """The test set."""
     sample: SampleSubmission
-    size: int = ROWS
+    size: int = 65536
     """Rows of a batch."""
     columns: Mapping[str, str] = field(default_factory=dict)
     """Names and dtypes of the training's columns; empty when they were not recorded."""
@@ -91,22 +98,26 @@ class TableBatches:
     """Makes the model's columns of a piece of the table, which has no id column; its parameter `ids` is optional."""
     text: str | None = None
     """The column of the texts; None if the model gets a table."""
-    say: Say = print
     _said: set[str] = field(default_factory=set)
 
     def __iter__(self) -> Iterator[RowBatch]:
+        # As texts an id "007" stays itself, and so does a category that looks like a number.
+        texts = [name for name, dtype in self.columns.items() if dtype_kind(dtype) == "text"]
         row_count = 0
-        for piece in read_pieces(self.path, self.size, self._text_columns()):
-            ids = self._select_ids(piece, row_count)
-            yield RowBatch(ids, self._prepare_data(piece, ids, row_count == 0))
+        for piece in read_pieces(self.path, self.size, [*texts, *filter(None, (self.id_column, self.text))]):
+            if self.id_column is None:
+                ids: Sequence[Any] = self.sample.ids[row_count : row_count + len(piece)]
+            else:
+                ids = list(piece[self.id_column])
+            yield RowBatch(ids, self._prepare_data(piece, ids))
             row_count += len(piece)
         if row_count == 0:
             raise KitError(
                 f"'{self.path.name}' has no rows", code="table-empty", hint="check the competition's data"
             )
-        if self.id_column is None and row_count != len(self.sample.ids):
+        if self.id_column is None and row_count != self.total:
             raise KitError(
-                f"'{self.path.name}' has {row_count} rows without ids, and '{self.sample.path.name}' {len(self.sample.ids)}",
+                f"'{self.path.name}' has {row_count} rows without ids, and '{self.sample.path.name}' {self.total}",
                 code="row-count-mismatch",
                 hint="name the test table with `test` in [tool.offline-kit.notebook.params]",
             )
@@ -119,39 +130,32 @@ class TableBatches:
     @property
     def id_column(self) -> str | None:
         """The column of the ids; None if the table has none, and the sample's order counts."""
-        return self.sample.columns[0] if self.sample.columns[0] in read_header(self.path) else None
+        return self.sample.columns[0] if self.sample.columns[0] in self._column_names() else None
+
+    def _column_names(self) -> Sequence[str]:
+        return read_header(self.path)
 
     def _say_once(self, text: str) -> None:
         if text not in self._said:
             self._said.add(text)
-            self.say(text)
+            print(text)
 
-    def _text_columns(self) -> list[str]:
-        # An id "007" stays itself, and so does a category that looks like a number.
-        text_columns = [name for name, dtype in self.columns.items() if dtype_kind(dtype) == "text"]
-        return [
-            *([self.id_column] if self.id_column else []),
-            *text_columns,
-            *([self.text] if self.text else []),
-        ]
-
-    def _select_ids(self, piece: Any, start: int) -> Sequence[Any]:
-        if self.id_column is None:
-            return self.sample.ids[start : start + len(piece)]
-        return list(piece[self.id_column])
-
-    def _prepare_data(self, piece: Any, ids: Sequence[Any], first: bool) -> Any:
+    def _prepare_data(self, piece: Any, ids: Sequence[Any]) -> Any:
+        key = self.id_column
         if self.text is not None:
-            return self._apply_prepare(piece[self.text].fillna("").astype(str).tolist(), ids)
-        if self.id_column is not None and self.id_column not in self.columns:
-            piece = piece.drop(columns=[self.id_column])
-        piece = self._apply_prepare(piece, ids)
-        if self.columns:
-            piece = fit_columns(piece, self.columns, self.id_column, self.say if first else None)
-            return apply_categories(piece, self.categories, self._say_once)
-        return piece
+            return self._apply_prepare(piece[self.text].fillna("").astype(str).tolist(), ids, key)
+        if key is not None and key not in self.columns:
+            piece = piece.drop(columns=[key])
+        piece = self._apply_prepare(piece, ids, key)
+        if not self.columns:
+            return piece
+        extra = [str(name) for name in piece.columns if name not in self.columns and name != key]
+        piece = fit_columns(piece, self.columns, extra)
+        if extra:
+            self._say_once(f"note: columns that training did not have are left out: {', '.join(extra)}")
+        return apply_categories(piece, self.categories, self._say_once)
 
-    def _apply_prepare(self, data: Any, ids: Sequence[Any]) -> Any:
+    def _apply_prepare(self, data: Any, ids: Sequence[Any], key: str | None) -> Any:
         if self.prepare is None:
             return data
         try:
@@ -160,17 +164,39 @@ class TableBatches:
                 return self.prepare(data, ids=ids)
             return self.prepare(data)
         except KeyError as error:
-            if (
-                self.id_column is None
-                or self.id_column in self.columns
-                or repr(self.id_column) not in str(error)
-            ):
+            if key is None or key in self.columns or repr(key) not in str(error):
                 raise
             raise KitError(
-                f"`transform` asks for the id column '{self.id_column}', which is not among the model's columns",
+                f"`transform` asks for the id column '{key}', which is not among the model's columns",
                 code="id-column-in-transform",
                 hint="leave it out of `transform`, or give the function a parameter `ids`, which gets the ids",
             ) from error
+
+
+class GatewayTable(TableBatches):
+    """Batches of a gateway, prepared for the models like the test table."""
+
+    names: Sequence[str] = ()
+
+    def _column_names(self) -> Sequence[str]:
+        return self.names
+
+    def make_batch(self, sent: Any) -> RowBatch:
+        """Return a data frame of pandas or polars as a batch."""
+        table = sent.to_pandas() if is_polars(sent) else sent.copy()  # a transform may write into it
+        self.names = list(table.columns)
+        ids = list(table[self.id_column]) if self.id_column else list(range(len(table)))
+        return RowBatch(ids, self._prepare_data(table, ids))
+
+
+def is_polars(frame: Any) -> bool:
+    """Whether a data frame is of polars."""
+    return type(frame).__module__.partition(".")[0] == "polars"
+
+
+def match_frame_type(result: Any, sent: Any) -> Any:
+    """Return an answer as the kind of data frame that the gateway sent."""
+    return importlib.import_module("polars").DataFrame(result.to_dict("list")) if is_polars(sent) else result
 
 
 def find_test_table(root: Path, name: str = "") -> Path:
@@ -180,12 +206,11 @@ def find_test_table(root: Path, name: str = "") -> Path:
     candidates = [path for path in tests if path.stem.lower() == "test"] or tests
     if name:
         candidates = [path for path in [root / name] if path.is_file()]
-    if len(candidates) == 1 or len({path.stem for path in candidates}) == 1:
+    if len({path.stem for path in candidates}) == 1:
         return candidates[-1]  # of test.csv and test.parquet the quicker one
+    problem = f"{'more than one' if candidates else 'no'} test table"
     raise KitError(
-        f"'{name}' is not among the data"
-        if name
-        else f"{'no' if not candidates else 'more than one'} test table",
+        f"'{name}' is not among the data" if name else problem,
         [f"there is: {', '.join(path.name for path in tables) or 'no table'}, in '{root}'"],
         code="test-table-not-found",
         hint='set `test = "name.csv"` in [tool.offline-kit.notebook.params]',
@@ -214,93 +239,97 @@ def read_pieces(path: Path, size: int, as_text: Iterable[str] = ()) -> Iterator[
     if path.suffix.lower() == ".parquet":
         import pyarrow.parquet
 
-        for rows in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=size):
-            if rows.num_rows:
-                yield rows.to_pandas()
+        batches = pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=size)
+        yield from (rows.to_pandas() for rows in batches if rows.num_rows)
         return
     dtypes = dict.fromkeys(as_text, "object")
     with pd.read_csv(
         path, chunksize=size, dtype=dtypes, sep=cell_delimiter(path), encoding="utf-8-sig", low_memory=False
     ) as reader:
-        for piece in reader:
-            if len(piece):
-                yield piece
+        yield from (piece for piece in reader if len(piece))
 
 
 def find_text_column(path: Path, key: str, name: str = "") -> str:
     """Return the column of the texts: the named one, or the only one with strings."""
     header = read_header(path)
-    first = next(read_pieces(path, 1000), None)
-    if name and name not in header:
-        raise KitError(
-            f"'{path.name}' has no column '{name}'",
-            [f"it has: {', '.join(header)}"],
-            code="column-not-found",
-            hint=TEXT_HINT,
-        )
+    if name in header:
+        return name
+    hint = 'set `text = "column"` in [tool.offline-kit.notebook.params]'
+    if name:
+        has = f"it has: {', '.join(header)}"
+        raise KitError(f"'{path.name}' has no column '{name}'", [has], code="column-not-found", hint=hint)
+    first: Any = next(read_pieces(path, 1000), {})
     strings = [
-        column for column in header if column != key and first is not None and _holds_text(first[column])
+        column for column in first if column != key and any(isinstance(value, str) for value in first[column])
     ]
-    if name or len(strings) == 1:
-        return name or strings[0]
-    columns_found = f"columns of strings: {', '.join(strings) or 'none'}; all: {', '.join(header)}"
+    if len(strings) == 1:
+        return str(strings[0])
     raise KitError(
         f"which column of '{path.name}' has the texts?",
-        [columns_found],
+        [f"columns of strings: {', '.join(strings) or 'none'}; all: {', '.join(header)}"],
         code="text-column-ambiguous",
-        hint=TEXT_HINT,
+        hint=hint,
     )
-
-
-TEXT_HINT = 'set `text = "column"` in [tool.offline-kit.notebook.params]'
-
-
-def _holds_text(column: Any) -> bool:
-    return any(isinstance(value, str) for value in column[:1000])
 
 
 def dtype_kind(dtype: str) -> str:
     """Return "text", "whole", "number", "truth", "time" for a dtype as pandas writes it."""
     word = str(dtype).lower()
-    for kind, begins in (
-        ("whole", ("int", "uint")),
-        ("number", ("float", "double")),
-        ("truth", ("bool",)),
-        ("time", ("datetime", "timedelta")),
-    ):
-        if word.startswith(begins):
-            return kind
-    return "text"
+    return next((kind for kind, begins in DTYPE_KINDS.items() if word.startswith(begins)), "text")
 
 
-def fit_columns(piece: Any, columns: Mapping[str, str], key: str | None, say: Say | None = None) -> Any:
-    """Return a piece with the training's columns, in their order and with their dtypes.
+def fit_columns(piece: Any, columns: Mapping[str, str], extra: Sequence[str] = ()) -> Any:
+    """Return a piece with the training's columns alone, in their order and with their dtypes.
 
-    Other columns are dropped with a note. Raises KitError with every column that is missing or cannot be
-    converted.
+    Raises KitError with every column that is missing or cannot be converted, and the `extra` ones.
     """
-    missing = [name for name in columns if name not in piece.columns]
-    extra = [str(name) for name in piece.columns if name not in columns and name != key]
-    problems = [f"column '{name}' ({columns[name]} in training) is missing" for name in missing]
     fitted_columns: dict[str, Any] = {}
+    problems = []
     for name, dtype in columns.items():
-        if name in piece.columns:
-            fitted_columns[name], problem = cast_column(piece[name], dtype)
-            problems += [f"column '{name}': {problem}"] if problem else []
+        if name not in piece.columns:
+            problems.append(f"column '{name}' ({dtype} in training) is missing")
+            continue
+        fitted_columns[name], problem = cast_column(piece[name], dtype)
+        if problem:
+            problems.append(f"column '{name}': {dtype} in training, now {problem}")
     if problems:
-        details = [f"columns that training did not have: {', '.join(extra)}"] if extra else []
         raise KitError(
             "the test set has other columns than training had",
-            problems + details,
+            problems + [f"columns that training did not have: {', '.join(extra)}"] * bool(extra),
             code="test-columns-differ",
             hint="compute them as in training, in your own `transform`, or fix the file that `columns` names",
         )
-    if extra and say:
-        say(f"note: columns that training did not have are left out: {', '.join(extra)}")
     return type(piece)(fitted_columns, index=piece.index)
 
 
-def apply_categories(piece: Any, categories: Mapping[str, Sequence[Any]], say: Say) -> Any:
+def cast_column(column: Any, dtype: str) -> tuple[Any, str]:
+    """Return a column with the dtype of training, and what it holds instead; nothing for a good one."""
+    import pandas as pd
+
+    kind, now = dtype_kind(dtype), str(column.dtype)
+    if now == dtype:
+        return column, ""
+    try:
+        if kind == "time":
+            return pd.to_datetime(column) if "datetime" in dtype else pd.to_timedelta(column), ""
+        if kind == "text":
+            return column.astype("category" if dtype == "category" else "object"), ""
+        if kind == "truth" and dtype_kind(now) != "truth":
+            wrong = column[~column.isin([0, 1])]
+            return (column, repr(wrong.iloc[0])) if len(wrong) else (column.astype(bool), "")
+        numbers = pd.to_numeric(column)
+    except (ValueError, TypeError) as error:
+        return column, f"{now}: {str(error).splitlines()[0]}"
+    if kind == "whole" and numbers.isna().any():
+        return column, f"with {int(numbers.isna().sum())} empty cells"
+    if kind == "whole" and (numbers % 1 != 0).any():
+        return column, repr(numbers[numbers % 1 != 0].iloc[0])
+    return numbers.astype(dtype), ""
+
+
+def apply_categories(
+    piece: Any, categories: Mapping[str, Sequence[Any]], say: Callable[[str], object] = print
+) -> Any:
     """Return a piece whose categorical columns have the categories of training, in their order.
 
     Some models know categories only by number, and a batch alone would number them differently. A category
@@ -309,73 +338,93 @@ def apply_categories(piece: Any, categories: Mapping[str, Sequence[Any]], say: S
     import pandas as pd
 
     for name, trained_categories in categories.items():
-        if name in piece.columns:
-            new = [
-                category for category in piece[name].dropna().unique() if category not in trained_categories
-            ]
-            if new:
-                say(f"note: column '{name}' has categories that training did not have: {shorten_list(new)}")
-            column = piece[name].astype("object")
-            column = pd.Categorical(
-                column.where(column.isin(trained_categories)), categories=list(trained_categories)
-            )
-            piece = piece.assign(**{name: column})
+        if name not in piece.columns:
+            continue
+        column = piece[name].astype("object")
+        is_known = column.isin(trained_categories)
+        if new := list(column[~is_known].dropna().unique()):
+            say(f"note: column '{name}' has categories that training did not have: {shorten_list(new)}")
+        trained = pd.Categorical(column.where(is_known), categories=list(trained_categories))
+        piece = piece.assign(**{name: trained})
     return piece
 
 
-def cast_column(column: Any, dtype: str) -> tuple[Any, str]:
-    """Return a column with the dtype of training, and what is wrong with it; nothing for a good one."""
-    import pandas as pd
+@dataclass
+class ImageBatches:
+    """The pictures, batch by batch; they can be gone through again for the next model."""
 
-    kind = dtype_kind(dtype)
-    if str(column.dtype) == dtype:
-        return column, ""
-    try:
-        if kind == "time":
-            return pd.to_datetime(column) if "datetime" in dtype else pd.to_timedelta(column), ""
-        if kind == "text":
-            return column.astype("category" if dtype == "category" else "object"), ""
-        if kind == "truth" and dtype_kind(str(column.dtype)) != "truth":
-            wrong = column[~column.isin([0, 1])]
-            return (
-                (column, f"{dtype} in training, now {wrong.iloc[0]!r}")
-                if len(wrong)
-                else (column.astype(bool), "")
-            )
-        numbers = pd.to_numeric(column)
-    except (ValueError, TypeError) as error:
-        return column, f"{dtype} in training, now {column.dtype}: {str(error).splitlines()[0]}"
-    if kind == "whole" and numbers.isna().any():
-        return column, f"{dtype} in training, now with {int(numbers.isna().sum())} empty cells"
-    if kind == "whole" and (numbers % 1 != 0).any():
-        return column, f"{dtype} in training, now {numbers[numbers % 1 != 0].iloc[0]!r}"
-    return numbers.astype(dtype), ""
+    files: dict[str, Path]
+    """The picture of each id."""
+    size: int
+    transform: Callable[[Path], Any] | None = None
+    """Makes the model's input of a path; without it the model gets RGB pictures of PIL."""
+
+    def __iter__(self) -> Iterator[RowBatch]:
+        ids = list(self.files)
+        with ThreadPoolExecutor(os.cpu_count() or 2) as pool:
+            for start in range(0, len(ids), self.size):
+                batch_ids = ids[start : start + self.size]
+                pictures = pool.map(self.transform or open_rgb, [self.files[name] for name in batch_ids])
+                yield RowBatch(batch_ids, stack_items(list(pictures)))
+
+    @property
+    def total(self) -> int:
+        """Number of images."""
+        return len(self.files)
 
 
-def track_progress(batches: Iterable[Any], title: str, total: int = 0, say: Say = print) -> Iterator[Any]:
-    """Yield the batches, and show how far it is: with tqdm's bar, or a line now and then."""
-    began = reported_at = time.perf_counter()
-    row_count = 0
-    bar = _make_progress_bar(title, total)
-    for batch in batches:
-        yield batch
-        row_count += len(batch.ids)
-        current_time = time.perf_counter()
-        if bar is not None:
-            bar.update(len(batch.ids))
-        elif current_time - reported_at > 30:
-            reported_at = current_time
-            say(
-                f"{title}: {row_count}{f' of about {total}' if total else ''} rows, {current_time - began:.0f} s"
-            )
-    if bar is not None:
-        bar.close()
-    say(f"{title}: {row_count} rows in {time.perf_counter() - began:.1f} s")
+def open_rgb(path: Path) -> Any:
+    """Return a picture as PIL reads it, in RGB."""
+    with importlib.import_module("PIL.Image").open(path) as picture:
+        return picture.convert("RGB")
 
 
-def _make_progress_bar(title: str, total: int) -> Any:
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        return None
-    return tqdm(total=total or None, desc=title, unit=" rows", mininterval=5)
+def stack_items(items: list[Any]) -> Any:
+    """Return tensors or arrays of one shape as one batch; anything else stays a list."""
+    if not hasattr(items[0], "shape"):
+        return items
+    shapes = {tuple(item.shape) for item in items}
+    if len(shapes) > 1:
+        raise KitError(
+            f"`transform` gives pictures of different shapes: {shorten_list(sorted(shapes))}",
+            code="image-shapes-differ",
+            hint="let it resize them to one size, or set `batch_size = 1`",
+        )
+    library = "torch" if hasattr(items[0], "detach") else "numpy"
+    return importlib.import_module(library).stack(items)
+
+
+def find_images(root: Path, sample: SampleSubmission, name: str = "") -> dict[str, Path]:
+    """Return the image of each id of the sample, whether or not the id includes the suffix.
+
+    Searches the folders at the top of the data whose names begin with "test", or the named one,
+    recursively. In Kaggle's scoring run, where the sample may still be the public one, the existing images
+    decide. Raises KitError for ids without an image.
+    """
+    folders = sorted(path for path in root.glob("[tT][eE][sS][tT]*") if path.is_dir())
+    folders = [root / name] if name else folders
+    test_files: list[Path] = []
+    path_of_id: dict[str, Path] = {}
+    for folder in folders:
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            test_files.append(path)
+            for spelling in (path.name, path.stem, path.relative_to(folder).as_posix()):
+                path_of_id.setdefault(spelling, path)
+    images = {image_id: path_of_id[image_id] for image_id in sample.ids if image_id in path_of_id}
+    pictures = [path for path in test_files if path.suffix.lower() in IMAGE_SUFFIXES]
+    if in_scoring_run() and len(pictures) > len(images):
+        has_suffix = any(Path(image_id).suffix.lower() in IMAGE_SUFFIXES for image_id in sample.ids[:5])
+        return {path.name if has_suffix else path.stem: path for path in pictures}
+    missing = [image_id for image_id in sample.ids if image_id not in path_of_id]
+    if missing or not images:
+        raise KitError(
+            f"{len(missing)} of {len(sample.ids)} ids of '{sample.path.name}' have no picture: {shorten_list(missing)}",
+            [
+                f"looked in: {', '.join(map(str, folders)) or 'no folder, none is called test*'}",
+                f"there are: {shorten_list(path.name for path in test_files) or 'no files'}",
+            ],
+            code="images-not-found",
+            hint='name the folder: `test = "folder"` in [tool.offline-kit.notebook.params]; '
+            "where an id is no file, write a `function`",
+        )
+    return images

@@ -1,16 +1,23 @@
-"""Load what PyTorch saved: checkpoints of every kind, weights into models, batches into tensors.
+"""Load what PyTorch and Lightning saved, rebuild models and data, and predict without a Trainer.
 
-This file is part of offline-kit and is pasted into the notebooks that it renders.
+What the template `lightning` asks of the classes:
+
+* Model: constructed from the checkpoint's hyper-parameters (`save_hyperparameters()`), overridden by the
+  notebook's params that its constructor takes. `predict_step(batch, index)` if the class defines one, else
+  `forward` on the batch (on its first item if it is a list or tuple). One tensor per batch.
+* Data: constructed with the competition's folder and, by name, the notebook's params. `setup("predict")`
+  if defined; `predict_dataloader()`, else `test_dataloader()`, in a fixed order;
+  `submission(predictions)` returns a data frame or a list of dictionaries. `prepare_data` is not called.
 """
 
 import importlib
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from offline_kit.notebook.runtime.kit_runtime import KitError, Say, shorten_list
+from offline_kit.notebook.runtime.kit_runtime import KitError, shorten_list, track_progress
 
 WEIGHTS_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "module")
 """Where a checkpoint of a training has its weights, the likeliest first."""
@@ -20,6 +27,7 @@ WRAPPERS = ("module.", "_orig_mod.", "_forward_module.", "model.", "net.", "ema_
 """What DataParallel, compile, Lightning and averaging put before the names of weights."""
 NOT_ARGUMENTS = frozenset({"weights_only", "weights", "activation", "labels", "text", "test"})
 """Params of the notebook that control loading and predicting; the others go to constructors that take them by name."""
+LIBRARIES = ("lightning", "pytorch_lightning", "torch")
 
 
 def load_checkpoint(path: Path, *, weights_only: bool = True) -> dict[str, Any]:
@@ -30,30 +38,7 @@ def load_checkpoint(path: Path, *, weights_only: bool = True) -> dict[str, Any]:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=weights_only)
     except Exception as error:
-        if not weights_only or "weights_only" not in str(error).lower().replace(" ", "_"):
-            raise KitError(
-                f"'{path.name}' cannot be loaded: {type(error).__name__}",
-                str(error).splitlines()[:3],
-                code="checkpoint-unreadable",
-                hint="save it again with this version of torch, and build the kit again",
-            ) from error
-        refused = _list_refused(torch, path)
-        if not refused and "unsupported operand" in str(error).lower():
-            with path.open("rb") as stream:
-                begins = stream.read(20)
-            raise KitError(
-                f"'{path.name}' is no checkpoint that PyTorch wrote",
-                [f"it begins with {begins!r}"],
-                code="not-a-torch-checkpoint",
-                hint="check what was saved or downloaded there; a file of another kind is for the template `function`",
-            ) from error
-        raise KitError(
-            f"'{path.name}' contains more than weights, and a safe load refuses it",
-            refused or str(error).splitlines()[-3:],
-            code="unsafe-checkpoint",
-            hint="if you trust this file, set `weights_only = false` in [tool.offline-kit.notebook.params]; "
-            "else save plain types only (numbers, strings, lists, dicts) as hyper-parameters",
-        ) from error
+        raise _explain_load_error(torch, path, error, weights_only=weights_only) from error
     if not isinstance(loaded, Mapping):
         raise KitError(
             f"'{path.name}' holds a {type(loaded).__name__}, not a checkpoint",
@@ -61,6 +46,37 @@ def load_checkpoint(path: Path, *, weights_only: bool = True) -> dict[str, Any]:
             hint="save `model.state_dict()`, or let Lightning save it",
         )
     return dict(loaded)
+
+
+def _explain_load_error(torch: Any, path: Path, error: Exception, *, weights_only: bool) -> KitError:
+    if not weights_only or "weights_only" not in str(error).lower().replace(" ", "_"):
+        return KitError(
+            f"'{path.name}' cannot be loaded: {type(error).__name__}",
+            str(error).splitlines()[:3],
+            code="checkpoint-unreadable",
+            hint="save it again with this version of torch, and build the kit again",
+        )
+    try:
+        refused = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    except (AttributeError, ValueError, OSError):  # torch before 2.6, and the file format before 1.6
+        refused = []
+    if not refused and "unsupported operand" in str(error).lower():
+        # torch reads any file as the opcodes of a pickle.
+        with path.open("rb") as stream:
+            begins = stream.read(20)
+        return KitError(
+            f"'{path.name}' is no checkpoint that PyTorch wrote",
+            [f"it begins with {begins!r}"],
+            code="not-a-torch-checkpoint",
+            hint="check what was saved or downloaded there; a file of another kind is for the template `function`",
+        )
+    return KitError(
+        f"'{path.name}' contains more than weights, and a safe load refuses it",
+        refused or str(error).splitlines()[-3:],
+        code="unsafe-checkpoint",
+        hint="if you trust this file, set `weights_only = false` in [tool.offline-kit.notebook.params]; "
+        "else save plain types only (numbers, strings, lists, dicts) as hyper-parameters",
+    )
 
 
 def _load_safetensors(path: Path) -> dict[str, Any]:
@@ -80,48 +96,37 @@ def _load_safetensors(path: Path) -> dict[str, Any]:
     return {**saved, "state_dict": weights} if saved else weights
 
 
-def _list_refused(torch: Any, path: Path) -> list[str]:
-    try:
-        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    except (AttributeError, ValueError, OSError):  # torch before 2.6, and the file format before 1.6
-        return []
+def _named_parameters(call: Any) -> set[str]:
+    """Return the names by which a constructor takes arguments."""
+    parameters = inspect.signature(call).parameters.values()
+    return {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
 
 
-def parameter_names(call: Any) -> set[str]:
-    """Return the names of a constructor's parameters."""
-    stars = (
-        inspect.Parameter.VAR_POSITIONAL,
-        inspect.Parameter.VAR_KEYWORD,
-        inspect.Parameter.POSITIONAL_ONLY,
-    )
-    return {
-        parameter.name
-        for parameter in inspect.signature(call).parameters.values()
-        if parameter.kind not in stars
-    }
+def _saved_arguments(checkpoint: Mapping[str, Any], key: str) -> dict[str, Any]:
+    return {str(name): value for name, value in dict(checkpoint.get(key) or {}).items()}
 
 
-def choose_arguments(call: Any, saved: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
+def _choose_arguments(call: Any, saved: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
     """Return the constructor's arguments: what was saved, the params laid over it.
 
     A constructor with **kwargs gets all that was saved, as Lightning would give it, but no other param:
     `batch_size` may be the data's.
     """
-    kinds = {parameter.kind for parameter in inspect.signature(call).parameters.values()}
-    names = parameter_names(call)
-    accepted = names | set(saved) if inspect.Parameter.VAR_KEYWORD in kinds else names
+    accepted = _named_parameters(call)
+    if any(p.kind is p.VAR_KEYWORD for p in inspect.signature(call).parameters.values()):
+        accepted |= set(saved)
     return {name: value for name, value in {**saved, **params}.items() if name in accepted}
 
 
-def call_constructor(call: Any, arguments: Mapping[str, Any], *first: Any, advice: str) -> Any:
+def _construct(call: Any, arguments: Mapping[str, Any], advice: str) -> Any:
     """Call a class or function; raises KitError, with the advice, if the arguments do not match its signature."""
     try:
-        inspect.signature(call).bind(*first, **arguments)
+        inspect.signature(call).bind(**arguments)
     except TypeError as error:
         raise KitError(
             f"'{call.__name__}' cannot be made: {error}", code="arguments-do-not-fit", hint=advice
         ) from None
-    return call(*first, **arguments)
+    return call(**arguments)
 
 
 def build_from_checkpoint(
@@ -132,67 +137,66 @@ def build_from_checkpoint(
     `own` are the arguments of this very model, all of which it has to take; of `shared`, the notebook's params, it
     gets those that it takes by name.
     """
-    saved = {str(name): value for name, value in dict(checkpoint.get("hyper_parameters") or {}).items()}
-    shared_params = {name: value for name, value in (shared or {}).items() if name not in NOT_ARGUMENTS}
-    arguments = choose_arguments(build, saved, shared_params) | dict(own)
-    return call_constructor(build, arguments, advice="correct `params` of its entry in `models`")
+    params = {name: value for name, value in (shared or {}).items() if name not in NOT_ARGUMENTS}
+    arguments = _choose_arguments(build, _saved_arguments(checkpoint, "hyper_parameters"), params)
+    return _construct(build, arguments | dict(own), "correct `params` of its entry in `models`")
 
 
-def find_weights(checkpoint: Mapping[str, Any], key: str = "", say: Say = print) -> Mapping[str, Any]:
+def find_weights(checkpoint: Mapping[str, Any], key: str = "") -> Mapping[str, Any]:
     """Return the weights of a checkpoint: itself, or what is under `key`, or under one of the usual keys."""
-    if key and key not in checkpoint:
-        raise KitError(
-            f"the checkpoint has no '{key}'",
-            [f"it has: {', '.join(map(str, checkpoint))}"],
-            code="weights-key-not-found",
-            hint="correct `weights` in the `params` of its entry in `models`",
-        )
     path: list[str] = []
     weights: Any = checkpoint
-    while not _is_weights(weights):
+    if key and key not in checkpoint:
+        raise _weights_key_error(f"the checkpoint has no '{key}'", checkpoint, "correct `weights`")
+    while not _is_state_dict(weights):
         names = [key] if key and not path else [name for name in WEIGHTS_KEYS if name in weights]
-        inside = next((name for name in names if isinstance(_as_state_dict(weights[name]), Mapping)), "")
-        if not inside:
-            raise KitError(
-                "the checkpoint has no weights under any usual name",
-                [f"it has: {', '.join(map(str, weights))}"],
-                code="weights-key-not-found",
-                hint='name the key: `weights = "key"` in the `params` of its entry in `models`',
-            )
-        averaged = [name for name in OTHER_WEIGHTS if name in weights and not key]
-        path.append(inside)
-        weights = _as_state_dict(weights[inside])
-        if averaged:
-            say(
-                f"the checkpoint has '{averaged[0]}' too: `weights = \"{averaged[0]}\"` in `params` takes that"
-            )
+        inner = ((name, _as_state_dict(weights[name])) for name in names)
+        name, inside = next(
+            ((name, inside) for name, inside in inner if isinstance(inside, Mapping)), ("", None)
+        )
+        if inside is None:
+            problem = "the checkpoint has no weights under any usual name"
+            raise _weights_key_error(problem, weights, 'name the key: `weights = "key"`')
+        for other in [name for name in OTHER_WEIGHTS if name in weights and not key][:1]:
+            print(f"the checkpoint has '{other}' too: `weights = \"{other}\"` in `params` takes that")
+        path.append(name)
+        weights = inside
     if path:
-        say(f"weights: under '{'.'.join(path)}' of the checkpoint")
+        print(f"weights: under '{'.'.join(path)}' of the checkpoint")
     return dict(weights)
+
+
+def _weights_key_error(problem: str, values: Mapping[str, Any], advice: str) -> KitError:
+    return KitError(
+        problem,
+        [f"it has: {', '.join(map(str, values))}"],
+        code="weights-key-not-found",
+        hint=f"{advice} in the `params` of its entry in `models`",
+    )
 
 
 def _as_state_dict(value: Any) -> Any:
     return value.state_dict() if hasattr(value, "state_dict") else value
 
 
-def _is_weights(values: Mapping[str, Any]) -> bool:
+def _is_state_dict(values: Mapping[str, Any]) -> bool:
     return bool(values) and all(
         hasattr(value, "dtype") or "_extra_state" in str(name) for name, value in values.items()
     )
 
 
-def load_weights(model: Any, weights: Mapping[str, Any], name: str = "", say: Say = print) -> Any:
+def load_weights(model: Any, weights: Mapping[str, Any], name: str = "") -> Any:
     """Load all weights into a model, and return it.
 
     Prefixes of wrappers are removed with a note. Raises KitError with missing, unexpected and differently
     shaped weights.
     """
-    model_weights = model.state_dict()
-    fitting = strip_wrappers(weights, set(model_weights), say)
+    model_names = set(model.state_dict())
+    fitting = strip_wrappers(weights, model_names)
     try:
         model.load_state_dict(fitting, strict=True)
     except RuntimeError as error:
-        missing, unexpected = set(model_weights) - set(fitting), set(fitting) - set(model_weights)
+        missing, unexpected = model_names - set(fitting), set(fitting) - model_names
         details = [f"in the model only: {shorten_list(sorted(missing))}"] * bool(missing)
         details += [f"in the checkpoint only: {shorten_list(sorted(unexpected))}"] * bool(unexpected)
         raise KitError(
@@ -204,18 +208,18 @@ def load_weights(model: Any, weights: Mapping[str, Any], name: str = "", say: Sa
     return model
 
 
-def strip_wrappers(weights: Mapping[str, Any], model_names: set[str], say: Say = print) -> dict[str, Any]:
+def strip_wrappers(weights: Mapping[str, Any], model_names: set[str]) -> dict[str, Any]:
     """Return weights under the model's names, if only wrappers make the difference."""
     stripped = dict(weights)
     if "n_averaged" not in model_names:
         stripped.pop("n_averaged", None)  # the count of an averaged model
-    for _ in range(4):
+    for _ in range(4):  # wrappers may be nested
         step = None if set(stripped) == model_names else _strip_wrapper(stripped, model_names)
         if step is None:
             break
         prefix, fewer = step
         left = len(stripped) - len(fewer)
-        say(f"weights: removed the prefix '{prefix}'{f'; {left} without it are left out' if left else ''}")
+        print(f"weights: removed the prefix '{prefix}'{f'; {left} without it are left out' if left else ''}")
         stripped = fewer
     return stripped
 
@@ -276,23 +280,149 @@ def compute_answer(model: Any, batch: Any) -> Any:
 
     A LightningModule answers with its predict_step, which defaults to forward.
     """
-    answer = _call_model(model, batch)
+    if hasattr(model, "predict_step"):
+        answer = model.predict_step(batch, 0)
+    elif isinstance(batch, dict):
+        answer = model(**batch)
+    else:
+        answer = model(*batch) if isinstance(batch, tuple) else model(batch)
     if isinstance(answer, Mapping):
         answer = answer.get("logits", answer)
     answer = getattr(answer, "logits", answer)
     answer = answer[0] if isinstance(answer, list | tuple) else answer
+    _check_tensor(answer, "let `model` name a function that builds one whose forward returns a tensor")
+    return answer.float()
+
+
+def _check_tensor(answer: Any, advice: str) -> None:
     if not hasattr(answer, "detach"):
         raise KitError(
             f"the model answers with a {type(answer).__name__}, not a tensor",
             code="model-output-not-tensor",
-            hint="let `model` name a function that builds one whose forward returns a tensor, one row for each row",
+            hint=f"{advice}, one row for each row",
         )
-    return answer.float()
 
 
-def _call_model(model: Any, batch: Any) -> Any:
-    if hasattr(model, "predict_step"):
-        return model.predict_step(batch, 0)
-    if isinstance(batch, dict):
-        return model(**batch)
-    return model(*batch) if isinstance(batch, tuple) else model(batch)
+def check_params(params: Mapping[str, Any], checkpoint: Mapping[str, Any], takers: Sequence[Any]) -> None:
+    """Raise KitError for a param that neither the template nor a constructor takes: it is a typing error."""
+    known_names = {"weights_only"}.union(*map(_named_parameters, takers))
+    for key in ("hyper_parameters", "datamodule_hyper_parameters"):
+        known_names |= set(_saved_arguments(checkpoint, key))
+    unknown = [name for name in params if name not in known_names]
+    if unknown:
+        raise KitError(
+            f"there is no param {', '.join(map(repr, unknown))}",
+            [f"known: {', '.join(sorted(known_names))}"],
+            code="unknown-param",
+            hint="correct [tool.offline-kit.notebook.params]",
+        )
+
+
+def build_model(
+    model_class: Any, checkpoint: Mapping[str, Any], params: Mapping[str, Any], device: str
+) -> Any:
+    """Construct the model, load its weights strictly, move it to the device, ready to predict."""
+    arguments = _choose_arguments(model_class, _saved_arguments(checkpoint, "hyper_parameters"), params)
+    advice = (
+        "call save_hyperparameters() in the model, or give the values in [tool.offline-kit.notebook.params]"
+    )
+    model = _construct(model_class, arguments, advice)
+    return prepare_model(load_weights(model, checkpoint.get("state_dict", checkpoint)), device)
+
+
+def build_data(
+    data_class: Any, root: Path | None, checkpoint: Mapping[str, Any], params: Mapping[str, Any]
+) -> Any:
+    """Construct the data class over the competition's folder, set it up, and check that it keeps the contract."""
+    saved = _saved_arguments(checkpoint, "datamodule_hyper_parameters")
+    arguments = _choose_arguments(data_class, saved, params)
+    first = next(iter(inspect.signature(data_class).parameters.values()), None)
+    if first is not None and first.kind is first.POSITIONAL_OR_KEYWORD and first.name not in params:
+        if root is None:
+            raise KitError(
+                f"'{data_class.__name__}' needs the competition's folder as '{first.name}', and none is attached",
+                code="competition-not-attached",
+                hint="set `competition` in the configuration, or give the value in [tool.offline-kit.notebook.params]",
+            )
+        arguments[first.name] = str(root) if first.annotation in (str, "str") else root
+    advice = (
+        "its first parameter gets the competition's folder; the others need a default, "
+        "or a value in [tool.offline-kit.notebook.params]"
+    )
+    data = _construct(data_class, arguments, advice)
+    if not callable(getattr(data, "submission", None)):
+        raise KitError(
+            f"'{data_class.__name__}' has no method submission(predictions)",
+            code="submission-method-missing",
+            hint="add it: it gets one tensor with all predictions in the loader's order, "
+            "and returns a pandas.DataFrame or a list of dictionaries",
+        )
+    if _defines_method(data, "setup"):
+        data.setup(*["predict"][: len(inspect.signature(data.setup).parameters)])
+    return data
+
+
+def _defines_method(instance: Any, name: str) -> bool:
+    """Whether the user's class defines a method, rather than Lightning's base class."""
+    owner = next((kind for kind in type(instance).__mro__ if name in vars(kind)), None)
+    return owner is not None and owner.__module__.split(".")[0] not in LIBRARIES
+
+
+def find_loader(data: Any) -> Any:
+    """Return the loader of the test data."""
+    names = [name for name in ("predict_dataloader", "test_dataloader") if _defines_method(data, name)]
+    if not names:
+        raise KitError(
+            f"'{type(data).__name__}' defines neither predict_dataloader nor test_dataloader",
+            code="predict-loader-missing",
+            hint="define one that yields the test data's batches in a fixed order",
+        )
+    # Lightning allows lists and dictionaries of loaders.
+    loaders = getattr(data, names[0])()
+    loaders = list(loaders.values()) if isinstance(loaders, Mapping) else loaders
+    if not isinstance(loaders, list | tuple):
+        return loaders
+    if len(loaders) != 1:
+        raise KitError(
+            f"{names[0]}() returns {len(loaders)} loaders",
+            code="several-loaders",
+            hint="return the one of the test data",
+        )
+    return loaders[0]
+
+
+def to_device(batch: Any, device: str) -> Any:
+    """Move the tensors of a batch, however they are nested; the rest stays as it is."""
+    if isinstance(batch, Mapping):
+        return {key: to_device(value, device) for key, value in batch.items()}
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(to_device(value, device) for value in batch))
+    if isinstance(batch, list | tuple):
+        return type(batch)(to_device(value, device) for value in batch)
+    return batch.to(device) if hasattr(batch, "to") else batch
+
+
+def predict_loader(model: Any, loader: Any, device: str, title: str) -> Any:
+    """Return the model's predictions for all batches of the loader as one tensor on the CPU, in single precision."""
+    torch = importlib.import_module("torch")
+    total = len(loader) if hasattr(loader, "__len__") else 0
+    has_step = _defines_method(model, "predict_step")
+    answers = []
+    with torch.inference_mode():
+        for index, batch in enumerate(track_progress(loader, title, total, "batches")):
+            moved = to_device(batch, device)
+            if has_step:
+                answer = model.predict_step(moved, index)
+            else:
+                answer = model(moved[0] if isinstance(moved, list | tuple) else moved)
+            _check_tensor(answer, "define predict_step(batch, batch_idx) that returns one tensor")
+            answer = answer.detach().cpu()
+            answer = answer.float() if answer.is_floating_point() else answer
+            answers.append(answer.unsqueeze(0) if answer.dim() == 0 else answer)
+    if not answers:
+        raise KitError(
+            "the loader of the test data yields no batch",
+            code="loader-empty",
+            hint="check where the data class looks for it",
+        )
+    return torch.cat(answers)
