@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from offline_kit.core.errors import OfflineKitError, OutsideError
 from offline_kit.core.redaction import make_printable
-from offline_kit.core.report import Advance, Say
+from offline_kit.core.report import Advance, Reporter, Say
 
 if TYPE_CHECKING:
     import rich.console
@@ -86,7 +86,7 @@ class CommandWording:
         return value
 
 
-class Console:
+class Console(Reporter):
     """A `Reporter` for a person; with `as_json` the result is one object on stdout."""
 
     def __init__(

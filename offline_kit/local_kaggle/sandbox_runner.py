@@ -2,9 +2,7 @@
 
 import itertools
 import shutil
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,8 +18,6 @@ from offline_kit.rehearsal import environments, execution, gateway, kernel, kit_
 from offline_kit.rehearsal.environments import EnvironmentOptions
 from offline_kit.rehearsal.execution import KernelRun, KernelSetup, RehearsalEnvironment
 from offline_kit.rehearsal.gateway import GatewayService
-
-_POLL_SECONDS = 0.1  # between two looks at a log
 
 
 class SandboxRunner:
@@ -95,13 +91,12 @@ class SandboxRunner:
 
         def run(chosen_kernel: KernelSetup) -> KernelRun:
             box = next(boxes)
-            with _follow_lines(box / execution.LOG, job.say):
-                environment = replace(bench, kernel=chosen_kernel)
-                if service and job.rerun:
-                    environment = gateway.make_scoring_run(
-                        environment, service, root, None, job.folder / f"driver-{box.name}"
-                    )
-                return execution.run_notebook(environment, chosen_sandbox, box, report=self.shop.report)
+            environment = replace(bench, kernel=chosen_kernel)
+            if service and job.rerun:
+                driver = job.folder / f"driver-{box.name}"
+                environment = gateway.make_scoring_run(environment, service, root, None, driver)
+            report = self.shop.report
+            return execution.run_notebook(environment, chosen_sandbox, box, say=job.say, report=report)
 
         return kernel.run_until_complete(ready, image, self.shop, run)[1] if image else run(ready)
 
@@ -174,31 +169,3 @@ def _describe_failure(ran: KernelRun) -> str:
     if cell and cell.status == "failed":
         return cell.message.splitlines()[0] if cell.message else "Notebook Threw Exception"
     return "" if ran.outcome.succeeded else f"The notebook's process ended with code {ran.outcome.code}"
-
-
-@contextmanager
-def _follow_lines(log: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Tell the lines of a log as it grows, while the block lasts."""
-    ended = threading.Event()
-
-    def follow() -> None:
-        position, partial, last = 0, b"", False
-        while not last:
-            last = ended.wait(_POLL_SECONDS)  # once more after the end, for what was written last
-            with suppress(FileNotFoundError), log.open("rb") as stream:
-                stream.seek(position)
-                new = stream.read()
-                position += len(new)
-                *lines, partial = (partial + new).split(b"\n")
-                for line in lines:
-                    say(line.decode(errors="replace") + "\n")
-        if partial:
-            say(partial.decode(errors="replace"))
-
-    teller = threading.Thread(target=follow, daemon=True)
-    teller.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        teller.join()

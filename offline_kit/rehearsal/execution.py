@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from offline_kit.core import files, processes, sandbox
-from offline_kit.core.report import SILENT, Advance, Reporter
+from offline_kit.core.report import SILENT, Advance, Reporter, Say
 from offline_kit.core.sandbox import Sandbox
 from offline_kit.core.sandboxes import leftovers
 from offline_kit.core.sandboxes.box import Box, BoxOutcome, Mount
@@ -22,7 +22,6 @@ _SETUP = "NAMES_BEFORE = set(globals())"
 _PRINTED = 20_000  # characters of a cell's output to keep
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _RAISED = re.compile(r"[A-Za-z_][\w.]*(error|exception|interrupt|exit)\b.*: \S", re.IGNORECASE)
-_ENDED = b"Ending Cell "  # logged by papermill: https://github.com/nteract/papermill/blob/main/papermill/execute.py
 _LARGEST = 500_000_000  # bytes; a larger executed notebook is not read
 _MAX_CELL_LINES = 8
 MAX_ERROR_LINES = 12
@@ -35,8 +34,6 @@ minor = "{}.{}".format(*sys.version_info)
 print(json.dumps({"minor": minor, "home": home, "places": places, "venv": sys.prefix != sys.base_prefix}))
 """
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-LOG = "log.txt"
-"""Log in the folder of a run; it grows during the run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,9 +99,14 @@ class KernelRun:
 
 
 def run_notebook(
-    environment: RehearsalEnvironment, runner: Sandbox, folder: Path, *, report: Reporter = SILENT
+    environment: RehearsalEnvironment,
+    runner: Sandbox,
+    folder: Path,
+    *,
+    say: Say = lambda _line: None,
+    report: Reporter = SILENT,
 ) -> KernelRun:
-    """Run the notebook in `folder`, which must be empty, and return how it ended."""
+    """Run the notebook in `folder`, which must be empty, and return how it ended; `say` gets the log, line by line."""
     for name in ("tmp", "working", "home", "out", "scratch", "in"):
         (folder / name).mkdir(parents=True)
     prefix = runner.path_prefix(folder / "scratch")
@@ -128,7 +130,7 @@ def run_notebook(
         *environment.kernel.mounts,
         *environment.papermill.mounts,
     ]
-    log, cwd = folder / LOG, f"{prefix}/kaggle/working"
+    log, cwd = folder / "log.txt", f"{prefix}/kaggle/working"
     words = [
         f"{prefix}{word}" if word.startswith(("/rehearsal/", "/kaggle/")) else word
         for word in environment.wrapper
@@ -149,7 +151,10 @@ def run_notebook(
         network=environment.network,
     )
     with report.progress("running the notebook", len(cells), unit="cells") as advance:
-        outcome = sandbox.run_box(runner, box, watch=LogFollower(log, advance))
+        follower = LogFollower(log, advance, say)
+        outcome = sandbox.run_box(runner, box, watch=follower.read_lines)
+        if follower.partial:
+            say(follower.partial.decode(errors="replace"))
     leftovers.clean_leftovers(folder / "out")
     return KernelRun(
         outcome=outcome,
@@ -243,24 +248,26 @@ def _make_variables(environment: RehearsalEnvironment, search_path: str, prefix:
 
 
 class LogFollower:
-    """Read papermill's growing log and advance the progress bar for each finished cell."""
+    """Read papermill's growing log: pass on its lines, and advance the progress bar for each finished cell."""
 
-    def __init__(self, log: Path, advance: Advance) -> None:
-        self.log, self.advance = log, advance
+    def __init__(self, log: Path, advance: Advance, say: Say) -> None:
+        self.log, self.advance, self.say = log, advance, say
         self.offset = 0
-        self.unfinished_line = b""
+        self.partial = b""
+        """The last line, as long as it has no end."""
 
-    def __call__(self) -> None:
+    def read_lines(self) -> None:
         """Read what was added since the last call."""
-        if not self.log.exists():
-            return
         with self.log.open("rb") as stream:
             stream.seek(self.offset)
             new = stream.read()
         self.offset += len(new)
-        *lines, self.unfinished_line = (self.unfinished_line + new).split(b"\n")
-        if ended := sum(line.startswith(_ENDED) for line in lines):
-            self.advance(ended)
+        *lines, self.partial = (self.partial + new).split(b"\n")
+        for line in lines:
+            self.say(line.decode(errors="replace") + "\n")
+            # https://github.com/nteract/papermill/blob/main/papermill/execute.py
+            if line.startswith(b"Ending Cell "):
+                self.advance(1)
 
 
 @dataclass(frozen=True, kw_only=True)

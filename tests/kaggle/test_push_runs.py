@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from offline_kit.core.errors import OutsideError, ProjectError
-from offline_kit.core.report import SILENT, Reporter, Say
+from offline_kit.core.report import Reporter, Say
 from offline_kit.kaggle.client.api_types import LogLine, NotebookSources
 from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.push import notebook_runs, push_notebook, run_logs
@@ -51,17 +51,16 @@ def by_papermill(job: RunJob) -> RunResult:
     return RunResult(failure="Your notebook threw an exception" if done.returncode else "")
 
 
-class Listener:
+class Listener(Reporter):
     """Keeps what is said."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
 
-    def _say(self, text: str) -> None:
+    def step(self, text: str) -> None:
         self.said.append(text)
 
-    step = note = warn = _say
-    progress = staticmethod(SILENT.progress)
+    note = warn = step
 
     @contextmanager
     def waiting(self, text: str) -> Iterator[Say]:

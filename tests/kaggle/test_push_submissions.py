@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from offline_kit.core.errors import Exit, OfflineKitError, OutsideError, ProjectError, UsageError
-from offline_kit.core.report import _Silent
+from offline_kit.core.report import Reporter
 from offline_kit.kaggle.client.api_types import NewSubmission, RefusedError, Submission
 from offline_kit.kaggle.client.endpoint import KaggleEndpoint
 from offline_kit.kaggle.push import submit
@@ -468,7 +468,7 @@ def test_an_interrupted_again_is_finished_not_repeated(held: Contest) -> None:
 # ------------------------------------------------------------------ the wait
 
 
-class Listener(_Silent):
+class Listener(Reporter):
     """Keeps what is said on live lines."""
 
     def __init__(self) -> None:

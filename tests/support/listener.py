@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from offline_kit.core.report import Advance, Say
+from offline_kit.core.report import Advance, Reporter, Say
 
 
 @dataclass
-class Listener:
+class Listener(Reporter):
     """Remembers steps, notes, warnings, the amounts of each bar, and the words of each live line."""
 
     during: Callable[[], None] = lambda: None
