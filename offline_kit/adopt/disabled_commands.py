@@ -6,13 +6,11 @@ from collections.abc import Iterator
 
 from offline_kit.adopt import cell_edits, shell
 from offline_kit.adopt.findings import CellEdit, ExternalNeed, NeedKind, Outcome
-from offline_kit.adopt.notebook_code import node_span
 from offline_kit.adopt.notebook_files import (
     INPUT,
     MOUNT,
     SHOWN_INPUT,
     InspectedNotebook,
-    change_folder,
     join_run_path,
 )
 
@@ -47,67 +45,32 @@ def disable_folder_changes(notebook: InspectedNotebook) -> Iterator[_Disabled]:
             edit = CellEdit(cell=number, span=(0, len(read.source)), text=text)
             yield need.resolve(Outcome.SWITCHED_OFF, _STAYS_MOUNTED), edit
             continue
-        for span, stand_in, reason in (*_find_commands(notebook, number), *_find_calls(notebook, number)):
-            text, line = read.source[slice(*span)], read.line_number(span[0])
-            need = ExternalNeed(kind=NeedKind.FILE, cell=number, line=line, text=text)
-            edit = CellEdit(cell=number, span=span, text=stand_in)
-            yield need.resolve(Outcome.SWITCHED_OFF, reason), edit
+        for action in shell.list_actions(notebook, number):
+            if reason := _find_reason(action, notebook):
+                text, line = read.source[slice(*action.span)], read.line_number(action.span[0])
+                need = ExternalNeed(kind=NeedKind.FILE, cell=number, line=line, text=text)
+                edit = CellEdit(cell=number, span=action.span, text=action.stand_in)
+                yield need.resolve(Outcome.SWITCHED_OFF, reason), edit
 
 
-def _find_commands(notebook: InspectedNotebook, number: int) -> Iterator[tuple[tuple[int, int], str, str]]:
-    """Yield the spans of such commands in shell lines and scripts, with replacement and reason."""
-    read = notebook.code.reads[number]
-    for magic in read.magics:
-        folder = notebook.folder_at(number, read.line_number(magic.start))
-        for offset, text in shell.shell_texts(read, magic):
-            for command in shell.split_commands(text, notebook.code.strings):
-                program, *words = command.words
-                if program == "cd" and words:
-                    folder = change_folder(folder, words[0])
-                paths = [join_run_path(folder, word) for word in words if not word.startswith("-")]
-                if _undoes_setup(program, paths, notebook):
-                    yield (offset + command.start, offset + command.end), "true", _LAID_OUT
-
-
-def _find_calls(notebook: InspectedNotebook, number: int) -> Iterator[tuple[tuple[int, int], str, str]]:
-    """Yield the same for calls in Python."""
-    code = notebook.code
-    for node in code.walk(number):
-        if not isinstance(node, ast.Call):
-            continue
-        name, owner = ast.unparse(node.func), None
-        if isinstance(node.func, ast.Attribute):
-            owner = node.func.value
-            if node.func.attr in ("mkdir", "unlink") and not name.startswith("os."):
-                name = f"os.{node.func.attr}"  # of a pathlib.Path
-        if name not in _MOUNT_COMMANDS:
-            continue
-        arguments = node.args[1:2] if name in ("os.symlink", "os.link") else node.args[:1]
-        path = code.strings.value(owner) or "".join(map(code.strings.value, arguments))
-        if not path or "*" in path:
-            continue
-        is_mount = _is_mounts_folder(join_run_path("", path))
-        paths = [join_run_path(notebook.folder_at(number, node.lineno), path)]
-        if is_mount or _undoes_setup(name, paths, notebook):
-            reason = _STAYS_MOUNTED if is_mount else _LAID_OUT
-            yield node_span(code.reads[number], node), "None", reason
-
-
-def _is_mounts_folder(path: str) -> bool:
-    return path.rstrip("/") in (INPUT, "/kaggle")
-
-
-def _undoes_setup(action: str, paths: list[str], notebook: InspectedNotebook) -> bool:
-    """Whether a command or call changes the mounts, or touches nothing but placed files."""
-    if not paths:
-        return False
-    if action in _MOUNT_COMMANDS and _is_mounts_folder(paths[-1]):
-        return True
-    if action in _DELETING:
-        return all(path in notebook.laid_out for path in paths)
-    return action in _MAKING and all(
-        any(f"{placed}/".startswith(f"{path}/") for placed in notebook.laid_out) for path in paths
-    )
+def _find_reason(action: shell.Action, notebook: InspectedNotebook) -> str:
+    """Return why a command or call is disabled: it changes the mounts, or touches only placed files; else ""."""
+    name, words, is_call = action.name, action.words, action.stand_in == "None"
+    if is_call:
+        if name.endswith((".mkdir", ".unlink")):  # of a pathlib.Path
+            name = f"os.{name.rpartition('.')[2]}"
+        words = words[1:2] if name in ("os.symlink", "os.link") else words[:1]
+        words = () if "*" in "".join(words) else words
+    paths = [join_run_path(action.folder, word) for word in words if word]
+    if not paths or name not in _MOUNT_COMMANDS:
+        return ""
+    if paths[-1].rstrip("/") in (INPUT, "/kaggle"):
+        return _STAYS_MOUNTED if is_call else _LAID_OUT
+    laid_out = notebook.laid_out
+    if name in _DELETING and all(path in laid_out for path in paths):
+        return _LAID_OUT
+    is_made = [any(f"{placed}/".startswith(f"{path}/") for placed in laid_out) for path in paths]
+    return _LAID_OUT if name in _MAKING and all(is_made) else ""
 
 
 def disable_magics(notebook: InspectedNotebook) -> Iterator[_Disabled]:

@@ -93,8 +93,8 @@ def inspect_notebook(
         if not any(edit.cell == change.cell and edit.span[0] <= start < edit.span[1] for edit in edits):
             resolved.append(need)
             edits.append(change)
-    resolved += missing_imports.collect_path_folders(notebook)
     provided = provided_imports.find_provided_imports(notebook, needs)
+    resolved += provided.shipped
     resolved += missing_imports.resolve_imports(notebook, provided)
     resolved += missing_imports.report_unread(notebook)
     edits += input_paths.edit_input_paths(code)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from offline_kit.adopt import shell
 from offline_kit.adopt.findings import ExternalNeed, NeedKind, Outcome
-from offline_kit.adopt.notebook_files import InspectedNotebook, fetched_name, join_run_path
+from offline_kit.adopt.notebook_files import InspectedNotebook, fetched_name
 from offline_kit.adopt.provided_imports import ProvidedImports
 from offline_kit.notebook import cells, imports
 from offline_kit.project import import_names, references
@@ -29,28 +29,6 @@ _COMMON_NAMES = frozenset(
     | {"inference", "metrics", "modules"}
 )
 """Import names too common to tell which distribution provides them."""
-
-
-def collect_path_folders(notebook: InspectedNotebook) -> Iterator[ExternalNeed]:
-    """Yield the project's folders that are put on sys.path; they become modules."""
-    code = notebook.code
-    for number in code.trees:
-        for node in code.walk(number):
-            if not isinstance(node, ast.Call) or ast.unparse(node.func) not in (
-                "sys.path.append",
-                "sys.path.insert",
-            ):
-                continue
-            for text in map(code.strings.value, node.args):
-                if not text or "*" in text:
-                    continue
-                path = join_run_path(notebook.folder_at(number, node.lineno), text)
-                for hit in notebook.find_beside(path):
-                    if hit.is_dir():
-                        name = notebook.relative_name(hit)
-                        notebook.modules[name] = None
-                        need = notebook.make_need(NeedKind.FILE, number, node.lineno)
-                        yield need.resolve(Outcome.MODULE, name)
 
 
 def resolve_imports(notebook: InspectedNotebook, provided: ProvidedImports) -> Iterator[ExternalNeed]:

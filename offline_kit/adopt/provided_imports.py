@@ -1,13 +1,14 @@
 """Import names that a notebook provides itself: by writing, copying, sys.path, or wheels in its inputs."""
 
 import ast
+import contextlib
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from offline_kit.adopt import shell
-from offline_kit.adopt.findings import ExternalNeed, NeedKind
+from offline_kit.adopt.findings import ExternalNeed, NeedKind, Outcome
 from offline_kit.adopt.notebook_files import MOUNT, InspectedNotebook, join_run_path
 from offline_kit.core.errors import ProjectError
 from offline_kit.notebook import cells
@@ -28,10 +29,12 @@ _PYTHONPATH = re.compile(r"PYTHONPATH\s*[= ]\s*(?P<value>\S+)")
 class ProvidedImports:
     """Providers of imports besides the image and the requirements."""
 
-    modules: dict[str, str] = field(default_factory=dict)
-    """Import name: its provider, for messages."""
+    modules: set[str] = field(default_factory=set)
+    """Names of imports."""
     folders: dict[str, tuple[Path, ...]] = field(default_factory=dict)
     """Folder on the import path: its copies in the project; () if there are none."""
+    shipped: list[ExternalNeed] = field(default_factory=list)
+    """The lines that put a folder of the project on the import path; it becomes a module."""
     requirements: list[str] = field(default_factory=list)
     """What is installed from the inputs."""
     unknown: dict[str, None] = field(default_factory=dict)
@@ -55,36 +58,38 @@ def find_provided_imports(notebook: InspectedNotebook, needs: Iterable[ExternalN
     """Collect the imports that the notebook provides itself."""
     provided = ProvidedImports()
     for number, read in notebook.code.reads.items():
-        for script in cells.find_scripts(read):
-            # any folder of its path may be on the import path
-            names = [part.removesuffix(".py") for part in script.name.split("/")]
-            origin = f"'{script.name}', written in cell {number}"
-            provided.modules |= dict.fromkeys(filter(str.isidentifier, names), origin)
-        for line, folder in _find_path_folders(notebook, number):
+        for script in cells.find_scripts(read):  # any folder of its path may be on the import path
+            names = (part.removesuffix(".py") for part in script.name.split("/"))
+            provided.modules |= set(filter(str.isidentifier, names))
+        for line, folder, is_shipped in _find_path_folders(notebook, number):
             path = join_run_path(notebook.folder_at(number, line), folder)
             copies = _find_copies(path, notebook)
             if copies or MOUNT.match(path):  # clones and downloads are decided on elsewhere
                 provided.folders[path] = copies
-        _add_copies(notebook, number, provided)
+            for copy in copies if is_shipped and path and not MOUNT.match(path) else ():
+                name = notebook.relative_name(copy)
+                notebook.modules[name] = None
+                need = notebook.make_need(NeedKind.FILE, number, line)
+                provided.shipped.append(need.resolve(Outcome.MODULE, name))
+        for action in shell.list_actions(notebook, number):
+            _add_copies(action, notebook, provided)
     for need in needs:
         if need.kind is NeedKind.INSTALL:
             _add_local_installs(need, notebook, provided)
     return provided
 
 
-def _add_copies(notebook: InspectedNotebook, number: int, provided: ProvidedImports) -> None:
-    """Add what a cell copies or unpacks."""
-    for command, words in _list_actions(notebook, number):
-        if command in _COPY_CALLS and len(words) > 1:
-            names = [word.rstrip("/").rpartition("/")[2].removesuffix(".py") for word in words]
-            origin = f"a copy made in cell {number}"
-            provided.modules |= dict.fromkeys(filter(str.isidentifier, names), origin)
-            for word in words[:-1]:  # all files of a folder, copied next to the notebook
-                folder, _, file = word.rpartition("/")
-                if "*" in file:
-                    provided.folders[folder] = _find_copies(folder, notebook)
-        elif _UNPACK_CALLS.search(command):
-            provided.unknown |= dict.fromkeys(word for word in words if not word.startswith("-"))
+def _add_copies(action: shell.Action, notebook: InspectedNotebook, provided: ProvidedImports) -> None:
+    """Add what a command or call copies or unpacks."""
+    if action.name in _COPY_CALLS and len(action.words) > 1:
+        names = (word.rstrip("/").rpartition("/")[2].removesuffix(".py") for word in action.words)
+        provided.modules |= set(filter(str.isidentifier, names))
+        for word in action.words[:-1]:  # all files of a folder, copied next to the notebook
+            folder, _, file = word.rpartition("/")
+            if "*" in file:
+                provided.folders[folder] = _find_copies(folder, notebook)
+    elif _UNPACK_CALLS.search(action.name):
+        provided.unknown |= dict.fromkeys(word for word in action.words if not word.startswith("-"))
 
 
 def _find_copies(path: str, notebook: InspectedNotebook) -> tuple[Path, ...]:
@@ -93,47 +98,31 @@ def _find_copies(path: str, notebook: InspectedNotebook) -> tuple[Path, ...]:
     return tuple(hit for hit in hits if hit.is_dir())
 
 
-def _list_actions(notebook: InspectedNotebook, number: int) -> Iterator[tuple[str, list[str]]]:
-    """Yield the calls and shell commands of a cell with the values of their arguments."""
-    code, read = notebook.code, notebook.code.reads[number]
-    for node in code.walk(number):
-        if isinstance(node, ast.Call):
-            yield code.full_name(node.func), [code.strings.value(argument) for argument in node.args]
-    for magic in read.magics:
-        texts = [text for _, text in shell.shell_texts(read, magic)]
-        for text in [magic.text] if magic.name in ("cp", "mv") else texts:
-            for command in shell.split_commands(text, code.strings):
-                yield command.words[0], [word for word in command.words[1:] if not word.startswith("-")]
-
-
-def _find_path_folders(notebook: InspectedNotebook, number: int) -> Iterator[tuple[int, str]]:
-    """Yield the folders that a cell puts on the import path, with their lines."""
+def _find_path_folders(notebook: InspectedNotebook, number: int) -> Iterator[tuple[int, str, bool]]:
+    """Yield the folders that a cell puts on the import path: line, folder, and whether by sys.path itself."""
     strings, read = notebook.code.strings, notebook.code.reads[number]
     for node in notebook.code.walk(number):
-        for value in _find_path_values(node):
-            yield from ((value.lineno, folder) for folder in strings.value(value).split(":") if folder)
+        values, is_shipped = list[ast.expr](), False
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute | ast.Name):
+            name = ast.unparse(node.func)
+            values, is_shipped = node.args if name in _PATH_CALLS else [], name.startswith("sys.path.")
+        elif isinstance(node, ast.AugAssign | ast.Assign):
+            target = ast.unparse(node.target if isinstance(node, ast.AugAssign) else node.targets[0])
+            inner = [expression for expression in ast.walk(node.value) if isinstance(expression, ast.expr)]
+            if "PYTHONPATH" in target:
+                inner = [expression for expression in inner if isinstance(expression, ast.Constant)]
+            values = inner if target == "sys.path" or "PYTHONPATH" in target else []
+        for value in values:
+            for part in value.elts if isinstance(value, ast.List | ast.Tuple) else [value]:
+                folders = strings.value(part).split(":")
+                yield from ((part.lineno, folder, is_shipped) for folder in folders if folder)
     for magic in read.magics:
-        line = read.line_number(magic.start)
-        if magic.name == "cd" and (words := magic.text.split()[1:]):
-            yield line, strings.fill(words[-1].strip("\"'"))
+        line, words = read.line_number(magic.start), magic.text.split()[1:]
+        if magic.name == "cd" and words:
+            yield line, strings.fill(words[-1].strip("\"'")), False
         if match := _PYTHONPATH.search(magic.text):
             folders = match["value"].split(":")
-            yield from ((line, folder) for folder in folders if folder and "$" not in folder)
-
-
-def _find_path_values(node: ast.AST) -> Iterator[ast.expr]:
-    """Yield the expressions that a statement or call puts on the import path."""
-    values: list[ast.expr] = []
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute | ast.Name):
-        values = node.args if ast.unparse(node.func) in _PATH_CALLS else []
-    elif isinstance(node, ast.AugAssign | ast.Assign):
-        target = ast.unparse(node.target if isinstance(node, ast.AugAssign) else node.targets[0])
-        inner = [expression for expression in ast.walk(node.value) if isinstance(expression, ast.expr)]
-        if "PYTHONPATH" in target:
-            inner = [expression for expression in inner if isinstance(expression, ast.Constant)]
-        values = inner if target == "sys.path" or "PYTHONPATH" in target else []
-    for value in values:
-        yield from value.elts if isinstance(value, ast.List | ast.Tuple) else [value]
+            yield from ((line, folder, False) for folder in folders if folder and "$" not in folder)
 
 
 def _add_local_installs(need: ExternalNeed, notebook: InspectedNotebook, provided: ProvidedImports) -> None:
@@ -148,11 +137,9 @@ def _add_local_installs(need: ExternalNeed, notebook: InspectedNotebook, provide
     for word in (*install.local, *install.links):
         wheels = [path for path in _list_files(word, notebook) if path.suffix == ".whl"]
         for wheel in wheels:
-            try:
-                names = {name.partition(".")[0] for name in import_names.read_wheel_imports(wheel)}
-            except ProjectError:
-                continue
-            provided.modules |= dict.fromkeys(names, f"'{wheel.name}', installed in cell {need.cell}")
+            with contextlib.suppress(ProjectError):
+                names = import_names.read_wheel_imports(wheel)
+                provided.modules |= {name.partition(".")[0] for name in names}
         if not wheels:
             provided.unknown[word] = None
             provided.requirements.append(word.rpartition("/")[2].partition("-")[0])

@@ -1,5 +1,6 @@
 """Parse the shell commands of a notebook (pip, git, wget, kaggle, hf, ...) into the needs of each line."""
 
+import ast
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
@@ -7,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from offline_kit.adopt.findings import ARGUMENT, ExternalNeed, NeedKind
-from offline_kit.adopt.notebook_code import KnownStrings
+from offline_kit.adopt.notebook_code import KnownStrings, node_span
 from offline_kit.adopt.notebook_files import InspectedNotebook, change_folder, place_destination
 from offline_kit.notebook.cells import Magic, ParsedCell
 
@@ -146,6 +147,43 @@ def shell_texts(read: ParsedCell, magic: Magic) -> Iterator[tuple[int, str]]:
         for line in re.split(r"(?<!\\)\n", read.source[slice(*read.script)]):
             yield offset, line
             offset += len(line) + 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Action:
+    """A command or a call in Python, with the strings of its arguments; "" and "*" for unknown ones."""
+
+    name: str
+    words: tuple[str, ...]
+    folder: str
+    """The folder that it runs in."""
+    span: tuple[int, int]
+    stand_in: str
+    """What does nothing in its place."""
+
+
+def list_actions(notebook: InspectedNotebook, number: int) -> Iterator[Action]:
+    """Yield the commands and calls of a cell."""
+    code, read = notebook.code, notebook.code.reads[number]
+    for magic in read.magics:
+        folder = notebook.folder_at(number, read.line_number(magic.start))
+        texts = shell_texts(read, magic)
+        for offset, text in [(magic.start, magic.text)] if magic.name in ("cp", "mv") else texts:
+            for command in split_commands(text, code.strings):
+                program, *arguments = command.words
+                if program == "cd" and arguments:
+                    folder = change_folder(folder, arguments[0])
+                words = tuple(word for word in arguments if not word.startswith("-"))
+                span = (offset + command.start, offset + command.end)
+                yield Action(name=program, words=words, folder=folder, span=span, stand_in="true")
+    for node in code.walk(number):
+        if isinstance(node, ast.Call):
+            owner = node.func.value if isinstance(node.func, ast.Attribute) else None
+            own_path = code.strings.value(owner)  # of a pathlib.Path
+            words = (*([own_path] if own_path else []), *map(code.strings.value, node.args))
+            folder, span = notebook.folder_at(number, node.lineno), node_span(read, node)
+            name = code.full_name(node.func)
+            yield Action(name=name, words=words, folder=folder, span=span, stand_in="None")
 
 
 def find_shell_lines(notebook: InspectedNotebook) -> Iterator[ShellLine]:
