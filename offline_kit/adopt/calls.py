@@ -281,8 +281,8 @@ class _CallReader:
         for need in needs:
             span = None
             if need.detail == ARGUMENT and need.span:
-                word = KnownStrings().find_word(need.target, self.read.source[slice(*need.span)])
-                span = (need.span[0] + word[0], need.span[0] + word[1]) if word else None
+                text = self.read.source[slice(*need.span)]
+                span = KnownStrings().find_word(need.target, text, need.span[0])
             yield _limit_span(need, span) if does_more else need
 
     def _command_words(self, call: ast.Call, name: str) -> list[tuple[str, ...]]:

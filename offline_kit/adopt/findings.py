@@ -1,6 +1,6 @@
 """The records of an adoption: what a notebook needs from outside, how each need is met, and the result."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -46,10 +46,8 @@ class Outcome(StrEnum):
 class NotebookCell:
     """One cell of the notebook."""
 
-    number: int
-    """Position in the notebook, from 1."""
-    kind: str
-    """"code", "markdown" or "raw"."""
+    number: int  # from 1
+    kind: str  # "code", "markdown" or "raw"
     source: str
     node: dict[str, Any] = field(default_factory=dict)
     """Its other keys: id, metadata, attachments."""
@@ -66,8 +64,7 @@ class ExternalNeed:
     """Something that a line needs from outside and, once decided, how it is met. Equal needs look the same."""
 
     kind: NeedKind
-    cell: int
-    """Number of the cell, from 1; 0 for the notebook's metadata."""
+    cell: int  # from 1; 0 for the notebook's metadata
     line: int
     text: str
     target: str = ""
@@ -77,16 +74,14 @@ class ExternalNeed:
     detail: str = field(default="", compare=False)
     """Depends on the kind: "dataset", "model", ... for Kaggle, pip's verb, the variable of a model."""
     span: tuple[int, int] | None = field(default=None, compare=False)
-    """Offsets in the cell's text of what can be replaced; None if nothing can."""
+    """Offsets in the cell's text of what the stand-in can replace; None if nothing can be replaced."""
     stand_in: str = field(default="", compare=False)
-    """Its replacement."""
     is_statement: bool = field(default=False, compare=False)
     """Whether the replaced text is a whole statement."""
     resolution: Outcome = Outcome.UNRESOLVED
     value: str = ""
     """The requirement, checkpoint, source, ... that meets it."""
     remedy: str = ""
-    """What is left to do by hand."""
     switches_off: bool = field(default=False, compare=False)
     """Whether its line can be disabled, because what it downloads is available."""
     source: str = ""
@@ -132,23 +127,16 @@ class CellEdit:
 
 @dataclass(frozen=True, kw_only=True)
 class AttachedSources:
-    """What is attached to the notebook on Kaggle."""
+    """What is attached to the notebook on Kaggle: "slug", "owner/slug", "owner/model/framework/variation/version"."""
 
     competitions: tuple[str, ...] = ()
     datasets: tuple[str, ...] = ()
-    """"owner/slug", as in `notebooks`."""
     notebooks: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
-    """"owner/model/framework/variation/version"."""
 
     def by_kind(self) -> dict[str, tuple[str, ...]]:
         """Return the names by kind: "competition", "dataset", "notebook", "model"."""
-        return {
-            "competition": self.competitions,
-            "dataset": self.datasets,
-            "notebook": self.notebooks,
-            "model": self.models,
-        }
+        return {item.name.removesuffix("s"): getattr(self, item.name) for item in fields(self)}
 
     def add(self, kind: str, *names: str) -> "AttachedSources":
         """Return the sources with these names of a kind after the existing ones."""
@@ -169,13 +157,10 @@ class Adoption:
     requirements: tuple[str, ...] = ()
     """Lines of a requirements file."""
     requirement_files: tuple[str, ...] = ()
-    """Requirements files that the notebook installs."""
     packages: tuple[str, ...] = ()
     """Folders that it installs as packages."""
     checkpoints: tuple[str, ...] = ()
-    """Files and folders that it reads."""
     modules: tuple[str, ...] = ()
-    """Modules and folders that it imports."""
     served: tuple[tuple[str, str], ...] = ()
     """Pairs of a path in the adopted notebook and the project's file or folder that is found there."""
     laid_out: tuple[tuple[str, str], ...] = ()
@@ -183,7 +168,6 @@ class Adoption:
     project's file or folder that is placed there; "" for an empty folder."""
     sources: AttachedSources = field(default_factory=AttachedSources)
     accelerator: str = ""
-    """The accelerator in its metadata; empty for none."""
     accelerator_source: str = ""
     """The metadata that names it."""
 

@@ -129,11 +129,11 @@ class KnownStrings(dict[str, str]):
 
         return _SHELL_FIELD.sub(fill_field, text)
 
-    def find_word(self, word: str, text: str) -> tuple[int, int] | None:
-        """Return the span of a word in a shell line, literal or as a field that it fills; None unless it occurs once."""
+    def find_word(self, word: str, text: str, start: int = 0) -> tuple[int, int] | None:
+        """Return the span of a word, or of a field that it fills, in a line that begins at `start`; None unless it occurs once."""
         spans = [match.span() for match in re.finditer(rf"(?<![\w./-]){re.escape(word)}(?![\w./-])", text)]
         spans += [match.span() for match in _SHELL_FIELD.finditer(text) if self.fill(match[0]) == word]
-        return spans[0] if len(spans) == 1 else None
+        return (spans[0][0] + start, spans[0][1] + start) if len(spans) == 1 else None
 
 
 def _fill_fields(field_pattern: "re.Pattern[str]", pattern: str, parts: Iterable[str]) -> str:

@@ -18,13 +18,11 @@ class NotebookMetadata:
     """What a notebook's kernel-metadata.json says; empty if there is none."""
 
     sources: AttachedSources = field(default_factory=AttachedSources)
-    accelerator: str = ""
-    """The machine shape, or "gpu", or "tpu"; empty for the CPU."""
+    accelerator: str = ""  # a machine shape, "gpu" or "tpu"; empty for the CPU
     internet: bool = False
     unnamed: tuple[str, ...] = ()
     """Kinds of sources attached by number, without a name: "competition", "datasetVersion", ..."""
     source: str = METADATA
-    """The metadata's name, for messages."""
 
 
 def read_cells(path: Path) -> tuple[NotebookCell, ...]:

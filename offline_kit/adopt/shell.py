@@ -4,7 +4,7 @@ import ast
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from offline_kit.adopt.findings import ARGUMENT, ExternalNeed, NeedKind
@@ -22,7 +22,21 @@ _PREFIX = re.compile(r"sudo|time|nohup|exec|then|do|else|yes|[A-Za-z_]\w*=.*", r
 """Words in front of a program: other commands, and assignments."""
 _INDEX_OPTIONS = ("-i", "--index-url", "--extra-index-url")
 _PIP_VALUE_OPTIONS = frozenset(
-    {"-c", "--constraint", "-f", "--find-links", *_INDEX_OPTIONS, "-t", "--target", "--prefix", "--root"}
+    {
+        "-r",
+        "--requirement",
+        "-e",
+        "--editable",
+        "-c",
+        "--constraint",
+        "-f",
+        "--find-links",
+        *_INDEX_OPTIONS,
+        "-t",
+        "--target",
+        "--prefix",
+        "--root",
+    }
     | {"--python", "-p", "--no-binary", "--only-binary", "--platform", "--timeout", "--retries", "--proxy"}
     | {"--log", "--cache-dir", "--progress-bar", "--upgrade-strategy", "--src", "--trusted-host", "-C"}
     | {"--config-settings", "--python-version", "--implementation", "--abi"}
@@ -71,28 +85,26 @@ _HARMLESS = frozenset({"cd", "echo", "true", ":", "clear"})
 class ShellCommand:
     """One command of a shell line; its span in the line."""
 
-    words: tuple[str, ...]
-    """The program, without its folder, and its arguments."""
+    words: tuple[str, ...]  # the program, without its folder, and its arguments
     start: int
     end: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class PipInstall:
     """What a `pip install` installs."""
 
-    requirements: tuple[str, ...]
-    files: tuple[str, ...]
-    folders: tuple[str, ...]
+    requirements: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
     """Source folders, editable or not."""
-    local: tuple[str, ...]
+    local: list[str] = field(default_factory=list)
     """Local wheels and sdists."""
-    links: tuple[str, ...]
+    links: list[str] = field(default_factory=list)
     """Local folders of `--find-links`."""
-    index: tuple[str, ...]
+    index: list[str] = field(default_factory=list)
     """Its indexes and pages of links, as lines of a requirements file."""
-    offline: bool
-    """Whether it uses no index (`--no-index`)."""
+    offline: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +117,6 @@ class ShellLine:
     alone: bool
     """Whether it does nothing else."""
     script: bool
-    """Whether it is a line of a script, in which no Python can replace it."""
 
 
 def split_commands(text: str, known: KnownStrings | None = None) -> Iterator[ShellCommand]:
@@ -201,21 +212,21 @@ def find_shell_lines(notebook: InspectedNotebook) -> Iterator[ShellLine]:
                     own = list(command_needs(command.words))
                     is_argument = any(fields.get("detail") == ARGUMENT for fields in own)
                     alone = alone and not is_argument and (bool(own) or command.words[0] in _HARMLESS)
+                    start = offset + command.start
                     for fields in own:
-                        span: tuple[int, int] | None = (offset + command.start, offset + command.end)
-                        if is_argument:
-                            word = strings.find_word(fields["target"], text[command.start : command.end])
-                            start = offset + command.start
-                            span = (start + word[0], start + word[1]) if word else None
-                        into = place_destination(fields["kind"], fields.get("destination", ""), folder)
+                        fields["destination"] = place_destination(
+                            fields["kind"], fields.get("destination", ""), folder
+                        )
+                        before = "" if is_script else magic.before + magic.sign
                         need = ExternalNeed(
                             cell=number,
-                            line=read.line_number(offset + command.start),
-                            text=("" if is_script else magic.before + magic.sign)
-                            + text.strip().replace("\\\n", " "),
-                            span=span,
+                            line=read.line_number(start),
+                            text=before + text.strip().replace("\\\n", " "),
+                            span=strings.find_word(fields["target"], text[command.start : command.end], start)
+                            if is_argument
+                            else (start, offset + command.end),
                             stand_in="" if is_argument else "true",
-                            **{**fields, "destination": into},
+                            **fields,
                         )
                         needs.append(need)
                 if needs:
@@ -331,30 +342,27 @@ def parse_pip_install(command: str) -> PipInstall | None:
     own = pip_words(shlex.split(command))
     if not own or own[0] != "install":
         return None
-    kinds: dict[str, list[str]] = {
-        name: [] for name in ("requirements", "files", "folders", "local", "links", "index")
-    }
-    offline, arguments = False, [part for word in own[1:] for part in _split_short_options(word)]
+    install, arguments = PipInstall(), [part for word in own[1:] for part in _split_short_options(word)]
     while arguments:
         word = arguments.pop(0)
         option, _, joined = word.partition("=") if word.startswith("--") else (word, "", "")
-        takes_value = option in _PIP_VALUE_OPTIONS or option in ("-r", "--requirement", "-e", "--editable")
+        takes_value = option in _PIP_VALUE_OPTIONS
         value = joined or (arguments.pop(0) if arguments and takes_value else "")
         if option == "--no-index":
-            offline = True
+            install.offline = True
         elif option in ("-r", "--requirement"):
-            kinds["files"].append(value)
+            install.files.append(value)
         elif option in ("-e", "--editable"):
-            kinds["requirements" if is_nameless(value) or "://" in value else "folders"].append(value)
+            (install.requirements if "://" in value else install.folders).append(_name_egg(value))
+        elif option in ("-f", "--find-links") and "://" not in value:
+            install.links.append(value)
         elif option in ("-f", "--find-links"):
-            is_page = "://" in value
-            kinds["index" if is_page else "links"].append(f"--find-links {value}" if is_page else value)
+            install.index.append(f"--find-links {value}")
         elif option in _INDEX_OPTIONS and not _PYPI.match(value):
-            kinds["index"].append(f"--extra-index-url {value}")
+            install.index.append(f"--extra-index-url {value}")
         elif not word.startswith("-"):
-            kinds[_argument_kind(word)].append(word)
-    kinds["requirements"] = [_name_egg(word) for word in kinds["requirements"]]
-    return PipInstall(**{name: tuple(words) for name, words in kinds.items()}, offline=offline)
+            _add_argument(word, install)
+    return install
 
 
 def _split_short_options(word: str) -> tuple[str, ...]:
@@ -366,12 +374,14 @@ def _split_short_options(word: str) -> tuple[str, ...]:
     return tuple(filter(None, (*flags, f"-{match['option']}", match["value"])))
 
 
-def _argument_kind(word: str) -> str:
+def _add_argument(word: str, install: PipInstall) -> None:
     if _URL.match(word) or " @ " in word:
-        return "requirements"
-    if re.search(r"\.(whl|zip|tar\.gz)(\[|$)", word):
-        return "local"
-    return "folders" if word.startswith((".", "~")) or "/" in word else "requirements"
+        install.requirements.append(_name_egg(word))
+    elif re.search(r"\.(whl|zip|tar\.gz)(\[|$)", word):
+        install.local.append(word)
+    else:
+        is_folder = word.startswith((".", "~")) or "/" in word
+        (install.folders if is_folder else install.requirements).append(word)
 
 
 def _name_egg(word: str) -> str:

@@ -168,7 +168,7 @@ def _detect_settings(root: Path, target: ConfigFile, wanted_competition: str) ->
     )
     for part in (
         trained_files.propose_checkpoints(tree, trained),
-        template_choice.choose_template(code, trained.kinds, refer),
+        template_choice.choose_template(code, trained, refer),
     ):
         detected.settings += part.settings
         detected.notes += part.notes

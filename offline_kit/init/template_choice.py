@@ -6,7 +6,7 @@ from typing import Any
 from offline_kit.init.config_toml import DetectedSettings, Setting
 from offline_kit.init.file_tree import FileTree
 from offline_kit.init.project_code import DetectedClass, DetectedFunction, ProjectCode
-from offline_kit.init.trained_files import CheckpointKinds
+from offline_kit.init.trained_files import TrainedFiles
 
 _MAX_LISTED = 8
 """Largest number of alternatives that are listed."""
@@ -14,7 +14,7 @@ _CONTEXTS = frozenset({"context", "ctx", "kit", "kaggle"})
 """Usual names of the parameter of a function written for the template."""
 
 
-def choose_template(code: ProjectCode, kinds: CheckpointKinds, refer: "ReferenceWriter") -> DetectedSettings:
+def choose_template(code: ProjectCode, trained: TrainedFiles, refer: "ReferenceWriter") -> DetectedSettings:
     """Return the settings `template` or `task`, `model`, `data` and `function`; unused ones as comments.
 
     In order of preference: a model with data that has `submission`, a function written for the template, a model
@@ -27,8 +27,8 @@ def choose_template(code: ProjectCode, kinds: CheckpointKinds, refer: "Reference
     if complete or (code.models and code.data and not context_functions):
         return _lightning_settings(code, refer)
     chosen_functions = (context_functions or usable)[:1]
-    if kinds.frameworks and not context_functions and (kinds.mostly_known or not chosen_functions):
-        return _predict_settings(code, kinds, refer)
+    if trained.frameworks and not context_functions and (trained.mostly_known or not chosen_functions):
+        return _predict_settings(code, trained, refer)
     return (
         _function_settings(chosen_functions[0], code, refer)
         if chosen_functions
@@ -108,23 +108,23 @@ def _function_settings(
     return DetectedSettings(settings=settings, notes=[*notes, *_import_notes(chosen), *code.notes])
 
 
-def _predict_settings(code: ProjectCode, kinds: CheckpointKinds, refer: ReferenceWriter) -> DetectedSettings:
+def _predict_settings(code: ProjectCode, trained: TrainedFiles, refer: ReferenceWriter) -> DetectedSettings:
     """Return the settings of `predict`; the template is not set, because it follows from the task."""
-    frameworks = " and ".join(kinds.frameworks)
+    frameworks = " and ".join(trained.frameworks)
     task = _setting(
         "task",
-        kinds.task or None,
+        trained.task or None,
         f'what the models of {frameworks} predict on ("tabular", "images", "text"): the template is `predict`',
         example="images",
-        needed_for="" if kinds.task else "to predict with the models",
+        needed_for="" if trained.task else "to predict with the models",
     )
     note = (
         f"the checkpoints are models of {frameworks}: the template `predict` loads them, predicts on the competition's "
         f"test data and writes the submission; `transform` and `models` in {refer.table} say more"
     )
     proposal = DetectedSettings(settings=[task], notes=[note])
-    if kinds.unplaced:
-        _propose_unplaced(code, kinds, refer, proposal)
+    if trained.unplaced:
+        _propose_unplaced(code, trained, refer, proposal)
     proposal.settings += _unused_classes(code, refer) if code.models or code.data else []
     proposal.settings += [_unused_function(code, refer)] if code.functions else []
     proposal.notes += code.notes
@@ -132,19 +132,19 @@ def _predict_settings(code: ProjectCode, kinds: CheckpointKinds, refer: Referenc
 
 
 def _propose_unplaced(
-    code: ProjectCode, kinds: CheckpointKinds, refer: ReferenceWriter, proposal: DetectedSettings
+    code: ProjectCode, trained: TrainedFiles, refer: ReferenceWriter, proposal: DetectedSettings
 ) -> None:
     """Add `models` with those that a framework loads, and a note on the others."""
     references = [refer(definition) for definition in (*code.models, *code.plain_models)]
     entry = f'model = "{references[0] if len(references) == 1 else "package.module:Net"}"'
-    (name, problem), *others = kinds.unplaced.items()
-    if name in kinds.whole_models:
+    (name, problem), *others = trained.unplaced.items()
+    if name in trained.whole_models:
         entry = "params = { weights_only = false }"
     step = f'add {{ files = "{name}", {entry} }}'
-    lines = [f"not used: {file}: {reason}" for file, reason in kinds.unplaced.items()]
+    lines = [f"not used: {file}: {reason}" for file, reason in trained.unplaced.items()]
     if len(lines) > _MAX_LISTED:
         lines = [*lines[:_MAX_LISTED], f"and {len(lines) - _MAX_LISTED} more"]
-    models = [{"files": pattern} for pattern in kinds.patterns]
+    models = [{"files": pattern} for pattern in trained.patterns]
     reason = f"loaded without a class; {step}"
     proposal.settings.append(_setting("models", models, reason, comments=tuple(lines)))
     are = f" and {len(others)} more are" if others else " is"

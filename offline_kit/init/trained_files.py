@@ -1,7 +1,8 @@
 """Choose and classify a project's trained files, as patterns of its configuration."""
 
+import contextlib
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
@@ -23,8 +24,6 @@ _TEXT_COLUMNS = frozenset(
     | {"prompt", "question", "question_text", "response", "review", "sentence", "text", "tweet"}
 )
 """Usual names of columns with texts."""
-
-
 SPLIT_ABOVE = 100_000_000
 """Bytes of checkpoints above which they get their own dataset."""
 _MAX_LISTED = 12
@@ -49,30 +48,92 @@ _WILDCARDS = frozenset("*?[")
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckpointKinds:
-    """What is known of trained files without loading them."""
+class TrainedFiles:
+    """The trained files that go into the kit, and what is known of them without loading them."""
 
-    frameworks: tuple[str, ...] = ()
+    models: Sequence[str] = ()
+    left_out: Sequence[str] = ()
+    frameworks: Sequence[str] = ()
     """Frameworks that load some of the models without the user's class."""
     task: str = ""
     """What the models predict on, if the models or the data show it."""
-    non_models: Mapping[str, str] = field(default_factory=dict)
+    non_models: Sequence[str] = ()
+    """Scalers, encoders and label maps."""
     unplaced: Mapping[str, str] = field(default_factory=dict)
     """Models that no framework loads as they are, and what each lacks."""
-    whole_models: frozenset[str] = frozenset()
+    whole_models: Collection[str] = ()
     """Models pickled with their class, which may run any code."""
-    known_count: int = 0
-    """Number of models that frameworks load."""
+    mostly_known: bool = False
+    """Whether frameworks load at least half of the models."""
     patterns: Sequence[str] = ()
-    """The models that frameworks load, as globs."""
-
-    @property
-    def mostly_known(self) -> bool:
-        """Whether frameworks load at least half of the models."""
-        return bool(self.frameworks) and self.known_count >= len(self.unplaced)
+    """The models that frameworks load, as globs, if others are unplaced."""
 
 
-def _classify_trained(tree: FileTree, names: Sequence[str]) -> CheckpointKinds:
+def choose_checkpoints(tree: FileTree) -> TrainedFiles:
+    """Return the files in folders for checkpoints, else those of the newest training run.
+
+    `last.ckpt` next to others is left out, because it is one of them or worse, and so are older runs. Scalers,
+    encoders and label maps become preprocessing if a framework loads the models without a class.
+    """
+    selected, runs, loose = _sort_by_folder(tree)
+    left_out = [*runs, *loose] if selected else []
+    if not selected and runs:
+        newest = max(runs, key=lambda name: (tree.modified_ns(name), name)).rpartition("/")[0]
+        selected = [name for name in runs if name.rpartition("/")[0] == newest]
+        left_out = [*(name for name in runs if name not in selected), *loose]
+    selected = selected or loose
+    twins = [name for name in selected if _is_last_of_others(tree, name)]
+    selected = [name for name in selected if name not in twins]
+    trained = _classify_trained(tree, selected) if selected else TrainedFiles()
+    if trained.frameworks:
+        # label maps are JSON next to models, except in a folder that is itself one model
+        folders = dict.fromkeys(name.rpartition("/")[0] for name in selected)
+        beside = [
+            file
+            for folder in folders
+            if folder and not _is_one_model(tree, folder)
+            for file in tree.files_at(folder)
+        ]
+        maps = [file for file in beside if file.endswith(".json") and file not in selected]
+        trained = _classify_trained(tree, [*selected, *maps])
+    models = [name for name in selected if name not in trained.non_models]
+    known = [name for name in models if name not in trained.unplaced] if trained.unplaced else []
+    return replace(trained, models=models, left_out=[*twins, *left_out], patterns=_make_patterns(tree, known))
+
+
+def _sort_by_folder(tree: FileTree) -> tuple[list[str], list[str], list[str]]:
+    """Return the trained files in folders for checkpoints, those of training runs, and others."""
+    kept_files, runs, loose = list[str](), list[str](), list[str]()
+    for name in tree.files:
+        suffix = PurePosixPath(name).suffix.lower()
+        folders = {part.lower() for part in PurePosixPath(name).parts[:-1]}
+        is_trained = suffix in _ALWAYS_TRAINED | _TRAINED_IN_FOLDERS | _TEXT_FORMATS
+        if not is_trained or top_folder(name) in DATA_FOLDERS or not tree.file_size(name):
+            continue
+        if folders & _TRAINING_FOLDERS:
+            runs += [name] if suffix in _ALWAYS_TRAINED else []
+        elif folders & _CHECKPOINT_FOLDERS and (suffix not in _TEXT_FORMATS or _is_claimed(tree.root / name)):
+            kept_files.append(name)
+        elif suffix in _ALWAYS_TRAINED:
+            loose.append(name)
+    return kept_files, runs, loose
+
+
+def _is_claimed(path: Path) -> bool:
+    try:
+        return framework_table.match_framework(path) is not None
+    except OSError:
+        return False
+
+
+def _is_last_of_others(tree: FileTree, name: str) -> bool:
+    """Whether a file is "last.ckpt" and its folder has others with its suffix."""
+    siblings = [PurePosixPath(file) for file in (name, *tree.files_at(name.rpartition("/")[0]))]
+    is_last = [file.stem.split("-v")[0] == "last" for file in siblings if file.suffix == siblings[0].suffix]
+    return is_last[0] and not all(is_last)
+
+
+def _classify_trained(tree: FileTree, names: Sequence[str]) -> TrainedFiles:
     """Classify files; return nothing known if one cannot be read."""
     checkpoints = []
     try:
@@ -93,24 +154,22 @@ def _classify_trained(tree: FileTree, names: Sequence[str]) -> CheckpointKinds:
         claimed = members.match_checkpoints(plain, checkpoints)
         non_models = members.find_non_models(plain, checkpoints)
     except OSError:
-        return CheckpointKinds()
+        return TrainedFiles()
     unplaced = members.list_incomplete(claimed)
     loadable = [framework for name, framework in claimed.items() if framework and name not in unplaced]
-    whole_models = frozenset(name for name, framework in claimed.items() if framework is TORCH_MODULE)
-    if whole_models and len(whole_models) < len(
-        loadable
-    ):  # else they are all there is: the build asks about them
+    whole_models = {name for name, framework in claimed.items() if framework is TORCH_MODULE}
+    if len(whole_models) < len(loadable):  # else they are all there is: the build asks about them
         unplaced |= dict.fromkeys(whole_models, "is a pickled model, and loading it may run any code in it")
         loadable = [framework for framework in loadable if framework is not TORCH_MODULE]
     if not loadable:
-        return CheckpointKinds()
-    return CheckpointKinds(
-        frameworks=tuple(sorted({framework.title for framework in loadable})),
+        return TrainedFiles()
+    return TrainedFiles(
+        frameworks=sorted({framework.title for framework in loadable}),
         task=_guess_task(tree, loadable),
-        non_models=non_models,
+        non_models=sorted(non_models),
         unplaced=unplaced,
         whole_models=whole_models,
-        known_count=len(loadable),
+        mostly_known=len(loadable) >= len(unplaced),
     )
 
 
@@ -118,69 +177,59 @@ def _guess_task(tree: FileTree, frameworks: Sequence[Framework]) -> str:
     usual = {framework.task for framework in frameworks if framework.task}
     if usual:
         return usual.pop() if len(usual) == 1 else ""
-    tables = []
+    tables, columns = list[Path](), set[str]()
     for name in tree.files:
         path, top = PurePosixPath(name.lower()), top_folder(name)
         if path.suffix in _PICTURES and (top in DATA_FOLDERS or top.startswith("test")):
             return "images"
         if path.suffix in _TABLES and top in DATA_FOLDERS | {""} and path.name.startswith("test"):
-            tables.append(name)
-    if any(_read_columns(tree.root / name) & _TEXT_COLUMNS for name in tables):
-        return "text"
-    return "tabular" if tables else ""
+            tables.append(tree.root / name)
+    for table in (table for table in tables if table.suffix.lower() == ".csv"):
+        with (
+            contextlib.suppress(OSError, ValueError, csv.Error),
+            table.open(encoding="utf-8", newline="") as stream,
+        ):
+            header = next(read_csv_rows([stream.readline(65536)]), [])
+            columns |= {column.strip().lower() for column in header}
+    return "text" if columns & _TEXT_COLUMNS else "tabular" if tables else ""
 
 
-def _read_columns(path: Path) -> set[str]:
-    """Return the columns of a CSV file; none of another or unreadable file."""
-    try:
-        if path.suffix.lower() == ".csv":
-            with path.open(encoding="utf-8", newline="") as stream:
-                header = next(read_csv_rows([stream.readline(65536)]), [])
-                return {column.strip().lower() for column in header}
-    except (OSError, ValueError, csv.Error):
-        pass
-    return set()
-
-
-@dataclass(frozen=True, kw_only=True)
-class ChosenCheckpoints:
-    """The trained files that go into the kit."""
-
-    models: tuple[str, ...]
-    left_out: tuple[str, ...]
-    kinds: CheckpointKinds
-
-
-def choose_checkpoints(tree: FileTree) -> ChosenCheckpoints:
-    """Return the files in folders for checkpoints, else those of the newest training run.
-
-    `last.ckpt` next to others is left out, because it is one of them or worse, and so are older runs. Scalers,
-    encoders and label maps become preprocessing if a framework loads the models without a class.
-    """
-    selected, runs, loose = _sort_by_folder(tree)
-    left_out = [*runs, *loose] if selected else loose if runs else []
-    if not selected and runs:
-        newest = max(runs, key=lambda name: (tree.modified_ns(name), name)).rpartition("/")[0]
-        selected = [name for name in runs if name.rpartition("/")[0] == newest]
-        left_out = [*(name for name in runs if name not in selected), *loose]
-    selected = selected or loose
-    twins = [name for name in selected if _is_last_of_others(tree, name)]
-    selected = [name for name in selected if name not in twins]
-    kinds = _classify_trained(tree, selected) if selected else CheckpointKinds()
-    if kinds.frameworks:
-        kinds = _classify_trained(tree, [*selected, *_maps_beside(tree, selected)])
-    models = tuple(name for name in selected if name not in kinds.non_models)
-    if kinds.unplaced:
-        known = [name for name in models if name not in kinds.unplaced]
-        kinds = replace(kinds, patterns=_make_patterns(tree, known))
-    return ChosenCheckpoints(models=models, left_out=(*twins, *left_out), kinds=kinds)
-
-
-def _maps_beside(tree: FileTree, chosen: Sequence[str]) -> list[str]:
-    """Return the JSON files next to models, except in a folder that is itself one model."""
-    folders = dict.fromkeys(name.rpartition("/")[0] for name in chosen)
-    inside = [tree.files_at(folder) for folder in folders if folder and not _is_one_model(tree, folder)]
-    return [name for names in inside for name in names if name.endswith(".json") and name not in chosen]
+def propose_checkpoints(tree: FileTree, trained: TrainedFiles) -> DetectedSettings:
+    """Return the settings `checkpoints`, `preprocessing` and `parts`, with comments on what is left out."""
+    models, left_out = trained.models, trained.left_out
+    total = sum(tree.file_size(name) for name in models)
+    value, reason = None, "one dataset; split: separate datasets for packages, code and checkpoints"
+    if total > SPLIT_ABOVE:
+        value, reason = "split", f"{format_size(total)} of checkpoints are only uploaded when they change"
+    parts = Setting(key="parts", value=value, example="split", reason=reason)
+    if not models:
+        checkpoints = Setting(
+            key="checkpoints",
+            example=["checkpoints/*.ckpt"],
+            reason="files, folders or globs; no trained file was found",
+            needed_for="to predict with a trained model",
+        )
+        return DetectedSettings(settings=[checkpoints, parts])
+    newest = sorted(models, key=lambda name: (-tree.modified_ns(name), name))
+    comments = _list_names("newest first", tree, newest) if len(newest) > 1 else ()
+    checkpoints = Setting(
+        key="checkpoints",
+        value=_make_patterns(tree, models),
+        reason=f"{_count_checkpoints(len(models))}, {format_size(total)}",
+        comments=(*comments, *_list_names("left out", tree, left_out)),
+    )
+    proposal = DetectedSettings(settings=[checkpoints, parts])
+    if left_out:
+        proposal.notes = [f"{_count_checkpoints(len(left_out))} left out of `checkpoints`: see its comment"]
+    if trained.non_models:
+        reason = "not models: the notebook loads them by name"
+        how = 'a function from the data to the input of the models; preprocessing["file name"] is the loaded object'
+        example = "src/features.py:transform"
+        proposal.settings += [
+            Setting(key="preprocessing", value=list(trained.non_models), reason=reason),
+            Setting(key="transform", example=example, reason=how, notebook=True),
+        ]
+    return proposal
 
 
 def _is_one_model(tree: FileTree, folder: str) -> bool:
@@ -188,109 +237,20 @@ def _is_one_model(tree: FileTree, folder: str) -> bool:
     return f"{folder}/config.json" in tree.files_at(folder)
 
 
-def propose_checkpoints(tree: FileTree, choice: ChosenCheckpoints) -> DetectedSettings:
-    """Return the settings `checkpoints`, `preprocessing` and `parts`, with comments on what is left out."""
-    models, left_out, kinds = choice.models, choice.left_out, choice.kinds
-    total = sum(tree.file_size(name) for name in models)
-    parts = Setting(
-        key="parts",
-        example="split",
-        reason="one dataset; split: separate datasets for packages, code and checkpoints",
-    )
-    if total > SPLIT_ABOVE:
-        reason = f"{format_size(total)} of checkpoints are only uploaded when they change"
-        parts = Setting(key="parts", value="split", reason=reason)
-    checkpoints = Setting(
-        key="checkpoints",
-        example=["checkpoints/*.ckpt"],
-        reason="files, folders or globs; no trained file was found",
-        needed_for="to predict with a trained model",
-    )
-    if not models:
-        return DetectedSettings(settings=[checkpoints, parts])
-    newest = sorted(models, key=lambda name: (-tree.modified_ns(name), name))
-    checkpoints = Setting(
-        key="checkpoints",
-        value=_make_patterns(tree, models),
-        reason=f"{_count_checkpoints(len(models))}, {format_size(total)}",
-        comments=(
-            *_list_names("newest first", tree, newest if len(newest) > 1 else ()),
-            *_list_names("left out", tree, left_out),
-        ),
-    )
-    proposal = DetectedSettings(settings=[checkpoints, parts])
-    if left_out:
-        proposal.notes.append(
-            f"{_count_checkpoints(len(left_out))} left out of `checkpoints`: see its comment"
-        )
-    if kinds.non_models:
-        reason = "not models: the notebook loads them by name"
-        how = 'a function from the data to the input of the models; preprocessing["file name"] is the loaded object'
-        example = "src/features.py:transform"
-        proposal.settings += [
-            Setting(key="preprocessing", value=sorted(kinds.non_models), reason=reason),
-            Setting(key="transform", example=example, reason=how, notebook=True),
-        ]
-    return proposal
-
-
-def _sort_by_folder(tree: FileTree) -> tuple[list[str], list[str], list[str]]:
-    """Return the trained files in folders for checkpoints, those of training runs, and others."""
-    kept_files, runs, loose = list[str](), list[str](), list[str]()
-    for name in tree.files:
-        suffix = PurePosixPath(name).suffix.lower()
-        folders = {part.lower() for part in PurePosixPath(name).parts[:-1]}
-        if (
-            suffix not in _ALWAYS_TRAINED | _TRAINED_IN_FOLDERS | _TEXT_FORMATS
-            or top_folder(name) in DATA_FOLDERS
-            or not tree.file_size(name)
-        ):
-            continue
-        if folders & _TRAINING_FOLDERS:
-            runs += [name] if suffix in _ALWAYS_TRAINED else []
-        elif folders & _CHECKPOINT_FOLDERS and (suffix not in _TEXT_FORMATS or _is_claimed(tree, name)):
-            kept_files.append(name)
-        elif suffix in _ALWAYS_TRAINED:
-            loose.append(name)
-    return kept_files, runs, loose
-
-
-def _is_claimed(tree: FileTree, name: str) -> bool:
-    try:
-        return framework_table.match_framework(tree.root / name) is not None
-    except OSError:
-        return False
-
-
-def _is_last_of_others(tree: FileTree, name: str) -> bool:
-    """Whether a file is "last.ckpt" and its folder has others with its suffix."""
-    suffix = PurePosixPath(name).suffix
-    siblings = [
-        path for path in tree.files_at(name.rpartition("/")[0]) if PurePosixPath(path).suffix == suffix
-    ]
-    return _is_last(name) and not all(map(_is_last, siblings))
-
-
-def _is_last(name: str) -> bool:
-    return PurePosixPath(name).stem.split("-v")[0] == "last"
-
-
 def _make_patterns(tree: FileTree, chosen: Sequence[str]) -> list[str]:
     """Return a glob for each folder and suffix, or the names if the glob would match other files."""
     groups: dict[tuple[str, str], list[str]] = {}
     for name in chosen:
-        folder = name.rpartition("/")[0]
-        groups.setdefault((folder, PurePosixPath(name).suffix), []).append(name)
+        groups.setdefault((name.rpartition("/")[0], PurePosixPath(name).suffix), []).append(name)
     patterns: list[str] = []
     for (folder, suffix), names in sorted(groups.items()):
-        pattern = f"{folder}/*{suffix}" if folder else f"*{suffix}"
         siblings = [name for name in tree.files_at(folder) if PurePosixPath(name).suffix == suffix]
         # wildcard characters in the folder or suffix would change the meaning of a glob
-        wild = bool(_WILDCARDS & set(folder + suffix))
+        is_exact = folder and len(siblings) == len(names) and not _WILDCARDS & {*folder, *suffix}
         if _is_one_model(tree, folder):
             patterns.append(folder)
         else:
-            patterns += names if wild or not folder or len(siblings) > len(names) else [pattern]
+            patterns += [f"{folder}/*{suffix}"] if is_exact else names
     return list(dict.fromkeys(patterns))
 
 
