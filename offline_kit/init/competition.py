@@ -2,7 +2,6 @@
 
 import json
 import re
-import struct
 import tomllib
 import zipfile
 from collections.abc import Iterator
@@ -12,8 +11,6 @@ from offline_kit.init.config_toml import Setting
 from offline_kit.init.file_tree import DATA_FOLDERS, FileTree, top_folder
 from offline_kit.project.kaggle_names import check_slug, make_slug
 
-MAX_ZIP_ENTRIES = 0xFFFF
-"""A zip with this many entries is not opened: it contains images, as those of competitions do."""
 _TABLES = frozenset({".csv", ".parquet", ".json", ".jsonl", ".tsv"})
 
 
@@ -51,11 +48,13 @@ def propose_competition(tree: FileTree) -> tuple[Setting, Setting]:
 
 def _find_slugs(tree: FileTree) -> Iterator[tuple[str, str]]:
     """Yield slugs with their source, the likeliest first."""
-    if (slug := _slug_of_toml(tree)) and not check_slug(slug):
+    table = _read_competition_toml(tree)
+    slug = str(table.get("slug") or make_slug(tree.root.name)) if table else ""
+    if slug and not check_slug(slug):
         yield slug, "from competition.toml"
     for name in tree.files:
         if PurePosixPath(name).name == "kernel-metadata.json":
-            yield from ((slug, f"from {name}") for slug in _slugs_of_metadata(tree.root / name))
+            yield from ((slug, f"from {name}") for slug in _read_metadata_slugs(tree.root / name))
     for folder in tree.folders:
         slug = _last_part(folder)
         is_near = top_folder(f"{folder}/") in DATA_FOLDERS and folder.count("/") in (1, 2)
@@ -68,27 +67,20 @@ def _find_slugs(tree: FileTree) -> Iterator[tuple[str, str]]:
             yield slug, f"from the name of {name}: check it"
 
 
-def _slug_of_toml(tree: FileTree) -> str:
-    document = _read_competition_toml(tree)
-    return str(document.get("slug") or make_slug(tree.root.name)) if document else ""
-
-
 def _read_competition_toml(tree: FileTree) -> dict[str, object]:
-    if "competition.toml" not in tree.files_at(""):
-        return {}
     try:
         return tomllib.loads((tree.root / "competition.toml").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
 
 
-def _slugs_of_metadata(path: Path) -> list[str]:
+def _read_metadata_slugs(path: Path) -> list[str]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return []
     sources = document.get("competition_sources") if isinstance(document, dict) else None
-    return [slug for slug in sources if isinstance(slug, str) and not check_slug(slug)] if sources else []
+    return [slug for slug in sources or () if isinstance(slug, str) and not check_slug(slug)]
 
 
 def _is_slug(name: str) -> bool:
@@ -97,42 +89,30 @@ def _is_slug(name: str) -> bool:
 
 
 def _is_download(path: Path) -> bool:
-    """Whether a zip contains a sample submission, or too many entries to check."""
+    """Whether a zip contains a sample submission, as those of competitions do."""
     try:
-        if _count_entries(path) >= MAX_ZIP_ENTRIES:
-            return True
         with zipfile.ZipFile(path) as archive:
-            return any(_is_sample(PurePosixPath(name).name) for name in archive.namelist())
+            return any(_is_sample(_last_part(name)) for name in archive.namelist())
     except (OSError, zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError):
         return False
 
 
-def _count_entries(path: Path) -> int:
-    """Return the number of entries in a zip's end record, 65535 for more."""
-    # 4.3.16 of https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT: 22 bytes and a comment of up to 65,535
-    with path.open("rb") as stream:
-        size = stream.seek(0, 2)
-        stream.seek(max(0, size - 66_000))
-        tail = stream.read()
-    at = tail.rfind(b"PK\x05\x06")
-    return struct.unpack_from("<H", tail, at + 10)[0] if 0 <= at <= len(tail) - 12 else 0
-
-
 def _find_data_folders(tree: FileTree, slugs: list[str]) -> Iterator[str]:
-    public = _read_competition_toml(tree).get("public", "public")
-    if _slug_of_toml(tree) and isinstance(public, str) and (tree.root / public).is_dir():
+    table = _read_competition_toml(tree)
+    public = table.get("public", "public") if table else None
+    if isinstance(public, str) and (tree.root / public).is_dir():
         yield public
     folders = [name for name in tree.folders if top_folder(f"{name}/") in DATA_FOLDERS - {"hidden", "labels"}]
-    yield from (name for name in folders if PurePosixPath(name).name in slugs and tree.files_below(name))
+    yield from (name for name in folders if _last_part(name) in slugs and tree.files_below(name))
     yield from (name for name in folders if any(_is_sample(_last_part(file)) for file in tree.files_at(name)))
     yield from (name for name in folders if _looks_like_data(tree, name))
 
 
 def _looks_like_data(tree: FileTree, folder: str) -> bool:
-    inside = [_last_part(name) for name in tree.files_at(folder)]
-    subfolders = [_last_part(name) for name in tree.folders_at(folder)]
-    tested = [name for name in inside if PurePosixPath(name).suffix in _TABLES] + subfolders
-    return any(_is_sample(name) for name in inside) or any(name.startswith("test") for name in tested)
+    inside = list(map(_last_part, tree.files_at(folder)))
+    tables = [name for name in inside if PurePosixPath(name).suffix in _TABLES]
+    tested = [*tables, *map(_last_part, tree.folders_at(folder))]
+    return any(map(_is_sample, inside)) or any(name.startswith("test") for name in tested)
 
 
 def _is_sample(name: str) -> bool:

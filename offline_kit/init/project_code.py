@@ -24,11 +24,24 @@ _LOADERS = ("predict_dataloader", "test_dataloader")
 
 
 @dataclass(frozen=True, kw_only=True)
+class DetectedFunction:
+    """A function called `predict` at the top of a module."""
+
+    file: str  # POSIX path relative to the project
+    name: str
+    takes: tuple[str, ...]
+    """Its required parameters."""
+    callable_with_one: bool
+    """Whether it can be called with one positional argument."""
+    runs: bool
+    """Whether importing the file runs something, such as training."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DetectedClass:
     """A class at the top of a module."""
 
     file: str
-    """POSIX path relative to the project."""
     name: str
     bases: tuple[str, ...]
     """Last names of its base classes: "LightningModule" for pl.LightningModule."""
@@ -38,38 +51,24 @@ class DetectedClass:
     needs: tuple[str, ...] = ()
     """Required parameters of its own __init__."""
     runs: bool
-    """Whether importing the file runs something, such as training."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DetectedFunction:
-    """A function called `predict` at the top of a module."""
-
-    file: str
-    name: str
-    takes: tuple[str, ...]
-    """Its required parameters."""
-    callable_with_one: bool
-    """Whether it can be called with one positional argument."""
-    runs: bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProjectCode:
     """Code that a notebook may use, the likeliest first."""
 
-    models: tuple[DetectedClass, ...] = ()
+    models: Sequence[DetectedClass]
     """Direct and indirect subclasses of LightningModule."""
-    plain_models: tuple[DetectedClass, ...] = ()
+    plain_models: Sequence[DetectedClass]
     """Other subclasses of torch's Module, including layers."""
-    data: tuple[DetectedClass, ...] = ()
+    data: Sequence[DetectedClass]
     """Classes with a dataloader to predict on, including subclasses of LightningDataModule."""
-    functions: tuple[DetectedFunction, ...] = ()
-    rivals: tuple[DetectedClass, ...] = ()
+    functions: Sequence[DetectedFunction]
+    rivals: Sequence[DetectedClass]
     """Models in other folders that the hints rank like the first one."""
-    submitting: frozenset[str] = frozenset()
+    submitting: frozenset[str]
     """Names of the data classes with a method `submission`, their own or inherited."""
-    notes: tuple[str, ...] = ()
+    notes: Sequence[str]
 
 
 def find_code(tree: FileTree, hints: Sequence[str] = ()) -> ProjectCode:
@@ -88,7 +87,7 @@ def find_code(tree: FileTree, hints: Sequence[str] = ()) -> ProjectCode:
     ]
     notes = []
     if len(names) > MAX_FILES:
-        notes.append(f"read {MAX_FILES} of {len(names)} Python files for models and data classes")
+        notes = [f"read {MAX_FILES} of {len(names)} Python files for models and data classes"]
     classes, functions = list[DetectedClass](), list[DetectedFunction]()
     for name in names[:MAX_FILES]:
         module = parse_module(tree.root / name) if tree.file_size(name) <= MAX_FILE_SIZE else None
@@ -97,40 +96,20 @@ def find_code(tree: FileTree, hints: Sequence[str] = ()) -> ProjectCode:
         classes += [
             _describe_class(node, name, runs=runs) for node in nodes if isinstance(node, ast.ClassDef)
         ]
-        functions += [
-            _describe_function(node, name, runs=runs)
-            for node in nodes
-            if isinstance(node, ast.FunctionDef) and node.name == "predict"
-        ]
-    return _rank_code(classes, functions, notes, [_distinctive_words(hint) for hint in hints])
-
-
-def _distinctive_words(text: str) -> frozenset[str]:
-    """Return the words of a name or path that may identify a competition."""
-    return frozenset(re.findall(r"[^\W\d_]{3,}", text.lower())) - _GENERAL_WORDS
-
-
-def _rank_code(
-    classes: list[DetectedClass],
-    functions: list[DetectedFunction],
-    notes: Iterable[str],
-    hints: Sequence[frozenset[str]],
-) -> ProjectCode:
-    named: dict[str, list[DetectedClass]] = {}
-    for item in classes:
-        named.setdefault(item.name, []).append(item)
-    methods = {item.name: _inherited_methods(item, named) for item in classes}
+        predict = [node for node in nodes if isinstance(node, ast.FunctionDef) and node.name == "predict"]
+        functions += [_describe_function(node, name, runs=runs) for node in predict]
+    named = group_by_name(classes)
+    methods = {
+        item.name: {method for member in class_family(item, named) for method in member.methods}
+        for item in classes
+    }
     parents = {base for item in classes for base in item.bases}
-    modules = _descendant_names("LightningModule", classes)
-    layers = _descendant_names("Module", classes) - modules
-    with_data = _descendant_names("LightningDataModule", classes)
-    with_data |= {item.name for item in classes if set(_LOADERS) & methods[item.name]}
+    hint_words = list(map(_distinctive_words, hints))
 
-    def hint_rank(item: DetectedClass) -> tuple[int, ...]:
-        return tuple(-len(hint & _distinctive_words(item.file)) for hint in hints)
+    def hint_rank(item: DetectedClass) -> list[int]:
+        return [-len(words & _distinctive_words(item.file)) for words in hint_words]
 
     def depth_rank(item: DetectedClass | DetectedFunction) -> tuple[bool, int, str]:
-        """Put files near the top first, those that run something last."""
         return item.runs, item.file.count("/"), item.file
 
     def model_rank(item: DetectedClass) -> tuple[object, ...]:
@@ -142,6 +121,10 @@ def _rank_code(
         no_submission, no_loader = (name not in methods[item.name] for name in ("submission", _LOADERS[0]))
         return (no_submission, *hint_rank(item), no_loader, item.name in parents, *depth_rank(item))
 
+    modules = _descendant_names("LightningModule", classes)
+    layers = _descendant_names("Module", classes) - modules
+    with_data = _descendant_names("LightningDataModule", classes)
+    with_data |= {item.name for item in classes if set(_LOADERS) & methods[item.name]}
     models = sorted((item for item in classes if item.name in modules), key=model_rank)
     data = sorted((item for item in classes if item.name in with_data - modules), key=data_rank)
     rivals = [
@@ -152,14 +135,19 @@ def _rank_code(
         and PurePosixPath(item.file).parent != PurePosixPath(models[0].file).parent
     ]
     return ProjectCode(
-        models=tuple(models),
-        rivals=tuple(rivals),
-        plain_models=tuple(sorted((item for item in classes if item.name in layers), key=model_rank)),
-        data=tuple(data),
-        functions=tuple(sorted(functions, key=lambda item: (not item.callable_with_one, *depth_rank(item)))),
+        models=models,
+        rivals=rivals,
+        plain_models=sorted((item for item in classes if item.name in layers), key=model_rank),
+        data=data,
+        functions=sorted(functions, key=lambda item: (not item.callable_with_one, *depth_rank(item))),
         submitting=frozenset(item.name for item in data if "submission" in methods[item.name]),
-        notes=tuple(notes),
+        notes=notes,
     )
+
+
+def _distinctive_words(text: str) -> frozenset[str]:
+    """Return the words of a name or path that may identify a competition."""
+    return frozenset(re.findall(r"[^\W\d_]{3,}", text.lower())) - _GENERAL_WORDS
 
 
 def _descendant_names(root: str, classes: Iterable[DetectedClass]) -> set[str]:
@@ -170,14 +158,23 @@ def _descendant_names(root: str, classes: Iterable[DetectedClass]) -> set[str]:
     return names - {root}
 
 
-def _inherited_methods(definition: DetectedClass, named: Mapping[str, list[DetectedClass]]) -> set[str]:
-    """Return the methods of a class and of its base classes in the project, found by their names."""
-    methods, names = set(definition.methods), list(definition.bases)
-    for name in names:  # grows while it is walked
-        for base in named.get(name, ()) if name != definition.name else ():
-            methods |= base.methods
-            names += [inherited for inherited in base.bases if inherited not in names]
-    return methods
+def group_by_name(classes: Iterable[DetectedClass]) -> dict[str, list[DetectedClass]]:
+    """Return the classes of each name."""
+    named: dict[str, list[DetectedClass]] = {}
+    for item in classes:
+        named.setdefault(item.name, []).append(item)
+    return named
+
+
+def class_family(
+    definition: DetectedClass, named: Mapping[str, Sequence[DetectedClass]]
+) -> list[DetectedClass]:
+    """Return a class and its base classes among others, found by their names, the nearest first."""
+    family = [definition]
+    for member in family:  # grows while it is walked
+        known = {item.name for item in family}
+        family += [item for name in member.bases if name not in known for item in named.get(name, ())]
+    return family
 
 
 def _runs_work(node: ast.stmt) -> bool:
@@ -189,26 +186,34 @@ def _runs_work(node: ast.stmt) -> bool:
 
 def _describe_class(node: ast.ClassDef, file: str, *, runs: bool) -> DetectedClass:
     methods = {function.name: function for function in node.body if isinstance(function, ast.FunctionDef)}
-    constructor = methods.get("__init__")
+    arguments = methods["__init__"].args if "__init__" in methods else None
+    first = None
+    if arguments:
+        positional = [*arguments.posonlyargs, *arguments.args][1:2]
+        # defaults belong to the last parameters
+        defaults = [*arguments.defaults][::-1][len(arguments.posonlyargs) + len(arguments.args) - 2 :]
+        first = ("", "", "")
+        for parameter in positional:
+            annotation = ast.unparse(parameter.annotation) if parameter.annotation else ""
+            first = (parameter.arg, annotation, ast.unparse(defaults[0]) if defaults else "")
     return DetectedClass(
         file=file,
         name=node.name,
         bases=tuple(filter(None, map(_base_name, node.bases))),
         methods=frozenset(methods),
-        first=_first_parameter(constructor.args) if constructor else None,
-        needs=_required_parameters(constructor.args)[1:] if constructor else (),
+        first=first,
+        needs=_required_parameters(arguments)[1:] if arguments else (),
         runs=runs,
     )
 
 
-def _first_parameter(arguments: ast.arguments) -> tuple[str, str, str]:
-    positional = [*arguments.posonlyargs, *arguments.args]
-    if len(positional) < 2:
-        return ("", "", "")
-    defaults = [None] * (len(positional) - len(arguments.defaults)) + list(arguments.defaults)
-    parameter, default = positional[1], defaults[1]
-    annotation = ast.unparse(parameter.annotation) if parameter.annotation else ""
-    return (parameter.arg, annotation, ast.unparse(default) if default else "")
+def _describe_function(node: ast.FunctionDef, file: str, *, runs: bool) -> DetectedFunction:
+    arguments, takes = node.args, _required_parameters(node.args)
+    positional = bool(arguments.posonlyargs or arguments.args or arguments.vararg)
+    callable_with_one = len(takes) <= 1 and positional and None not in arguments.kw_defaults
+    return DetectedFunction(
+        file=file, name=node.name, takes=takes, callable_with_one=callable_with_one, runs=runs
+    )
 
 
 def _required_parameters(arguments: ast.arguments) -> tuple[str, ...]:
@@ -225,12 +230,3 @@ def _base_name(node: ast.expr) -> str:
     if isinstance(node, ast.Subscript):
         return _base_name(node.value)
     return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
-
-
-def _describe_function(node: ast.FunctionDef, file: str, *, runs: bool) -> DetectedFunction:
-    arguments, takes = node.args, _required_parameters(node.args)
-    positional = bool(arguments.posonlyargs or arguments.args or arguments.vararg)
-    callable_with_one = len(takes) <= 1 and positional and None not in arguments.kw_defaults
-    return DetectedFunction(
-        file=file, name=node.name, takes=takes, callable_with_one=callable_with_one, runs=runs
-    )

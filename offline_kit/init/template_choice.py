@@ -21,19 +21,15 @@ def choose_template(code: ProjectCode, trained: TrainedFiles, refer: "ReferenceW
     with other data, trained files that a framework loads, any `predict` that takes one argument, trained files of
     which a framework loads less than half.
     """
-    complete = bool(code.models and code.data and code.submitting)
     usable = [function for function in code.functions if function.callable_with_one]
-    context_functions = [function for function in usable if set(function.takes) & _CONTEXTS]
-    if complete or (code.models and code.data and not context_functions):
+    written_for_it = [function for function in usable if set(function.takes) & _CONTEXTS]
+    if code.models and code.data and (code.submitting or not written_for_it):
         return _lightning_settings(code, refer)
-    chosen_functions = (context_functions or usable)[:1]
-    if trained.frameworks and not context_functions and (trained.mostly_known or not chosen_functions):
+    if trained.frameworks and not written_for_it and (trained.mostly_known or not usable):
         return _predict_settings(code, trained, refer)
-    return (
-        _function_settings(chosen_functions[0], code, refer)
-        if chosen_functions
-        else _plain_settings(code, refer)
-    )
+    for function in written_for_it or usable:
+        return _function_settings(function, code, refer)
+    return _plain_settings(code, refer)
 
 
 class ReferenceWriter:
@@ -45,25 +41,19 @@ class ReferenceWriter:
         self._files = frozenset(tree.files)
         self._packaged = packaged
 
-    def __call__(self, found: DetectedClass | DetectedFunction) -> str:
+    def __call__(self, definition: DetectedClass | DetectedFunction) -> str:
         """Return "package.module:Name" for code in a wheel, else "folder/file.py:Name"."""
-        path = PurePosixPath(found.file)
-        root = self._import_root(path)
-        if root is None:
-            return f"{found.file}:{found.name}"
-        parts = path.relative_to(root).with_suffix("").parts
-        dotted = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-        return f"{dotted}:{found.name}"
-
-    def _import_root(self, path: PurePosixPath) -> PurePosixPath | None:
-        """Return the folder from which a file's module is imported; None if no wheel contains it."""
+        path = PurePosixPath(definition.file)
         top = path.parent
         while str(top) != "." and str(top.parent / "__init__.py") in self._files:
             top = top.parent
-        in_package = str(top / "__init__.py") in self._files
-        if self._packaged and path.parts[0] == "src":
-            return PurePosixPath("src")
-        return top.parent if self._packaged and in_package and str(top.parent) == "." else None
+        root = PurePosixPath("src" if path.parts[0] == "src" else ".")  # of the modules in the wheel
+        in_package = top.parent == root and str(top / "__init__.py") in self._files
+        if not self._packaged or not (in_package or str(root) == "src"):
+            return f"{definition.file}:{definition.name}"
+        parts = path.relative_to(root).with_suffix("").parts
+        dotted = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        return f"{dotted}:{definition.name}"
 
 
 def _lightning_settings(code: ProjectCode, refer: ReferenceWriter) -> DetectedSettings:
