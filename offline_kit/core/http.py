@@ -37,9 +37,7 @@ class ConnectionSettings:
     """How to reach a server."""
 
     cert: str = ""
-    """A certificate bundle that replaces the default one."""
     client_cert: str = ""
-    """A client certificate with its key."""
     trusted_hosts: tuple[str, ...] = ()
     """Hosts ("name" or "name:port") whose certificates are not verified."""
     proxy: str = field(default="", repr=False)

@@ -125,7 +125,6 @@ class Secret:
     name: str
     """The variable, entry or argument that holds it; empty if none does."""
     start: int
-    """Where its value begins in the text."""
     end: int
 
 

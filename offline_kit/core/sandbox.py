@@ -34,7 +34,6 @@ class Sandbox:
     """A sandbox that works on this machine."""
 
     kind: str
-    """One of KINDS."""
     program: Path | None
     """None for the weak one."""
     refused: tuple[str, ...] = ()

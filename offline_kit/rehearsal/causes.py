@@ -268,17 +268,8 @@ def explain_failure(text: str, *, current: bool = False) -> Explanation:
     """
     for failure in KNOWN_FAILURES:
         if match := re.search(failure.pattern, text, re.IGNORECASE):
-            groups = [group for group in match.groups() if group]
-            remedy = failure.remedy + failure.current_remedy * current
-            return Explanation(
-                code=failure.code,
-                cause=_fill_groups(failure.cause, groups),
-                remedy=_fill_groups(remedy, groups),
-            )
+            cause, remedy = failure.cause, failure.remedy + failure.current_remedy * current
+            for number, group in enumerate(group for group in match.groups() if group):
+                cause, remedy = (part.replace(f"{{{number}}}", group) for part in (cause, remedy))
+            return Explanation(code=failure.code, cause=cause, remedy=remedy)
     return Explanation()
-
-
-def _fill_groups(text: str, groups: list[str]) -> str:
-    for number, group in enumerate(groups):
-        text = text.replace(f"{{{number}}}", group)
-    return text

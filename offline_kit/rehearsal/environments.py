@@ -49,7 +49,6 @@ class EnvironmentOptions:
     index: IndexSettings
     cache: Path
     yes: bool = False
-    """Large downloads are confirmed."""
     confirm: Callable[[str], bool] | None = None
     """Ask the user; None if nobody can be asked."""
     ask_above: int = 500_000_000
@@ -82,7 +81,6 @@ class Interpreter:
     mounts: tuple[Mount, ...]
     """Folders that it needs, read-only and at their own paths."""
     links: Mapping[str, str]
-    """Symbolic links that lead to it."""
 
 
 def make_kernel_environment(

@@ -44,41 +44,33 @@ class KernelSetup:
     launch: tuple[str, ...]
     """Command that starts it, before its connection file."""
     mounts: tuple[Mount, ...] = ()
-    """Folders that it needs in addition to the interpreter's."""
     used: tuple[str, ...] = ()
     """Normalized names of the image packages that the notebook needs."""
     notes: tuple[str, ...] = ()
     of_image: bool = False
-    """The environment was made for the image."""
     derived: tuple[str, ...] = ()
     """The part of `used` that was read from the kit and its code, before any run failed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RehearsalEnvironment:
-    """Everything that a run needs: the notebook, its inputs, its kernel and the limits."""
+    """Everything that a run needs: the notebook, its inputs, its kernel and the limits (seconds, bytes)."""
 
     notebook: Path
     inputs: tuple[Mount, ...]
     kernel: KernelSetup
     papermill: Interpreter
-    uv: Path | None
-    """None: the notebook finds no uv."""
+    uv: Path | None  # None: hidden
     installer: str
     timeout: float
-    """Seconds of wall-clock time."""
     memory: int | None = None
-    """Bytes; see `Box.memory`."""
     env: Mapping[str, str] = field(default_factory=dict)
-    """Variables to add to those of every run."""
     network: bool = False
-    """Allow the network, for notebooks with internet on."""
     current: bool = False
     """The kernel runs in the running environment, which may lack packages of the image."""
     python_path: tuple[str, ...] = ()
     """Folders in the sandbox that the kernel imports from."""
     own_packages: frozenset[str] = frozenset()
-    """Import names of the project's own packages in the kit."""
     wrapper: tuple[str, ...] = ()
     """Command that starts papermill's command; paths as in the sandbox."""
 
@@ -91,7 +83,6 @@ class KernelRun:
     executed: Path
     """The executed notebook; missing if papermill did not get that far."""
     log: Path
-    """Output of papermill and of the cells."""
     working: Path
     """/kaggle/working after the run: regular files and folders only."""
     deleted: tuple[str, ...] = ()
@@ -288,7 +279,6 @@ class ExecutedCell:
     printed: str = ""
     """The end of the output, without colors."""
     failure: KitError | None = None
-    """The notebook runtime's own error, if that is what ended the cell."""
     added_cells: int = 0
     """Number of cells that offline-kit put before those of an adopted notebook."""
 

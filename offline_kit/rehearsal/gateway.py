@@ -43,7 +43,6 @@ class GatewayService:
     params: Mapping[str, Any]
     """The notebook's params for it: "data_paths", "server", "gateway"."""
     submission: str
-    """File that the gateway writes."""
     package_folder: str = ""
     """Name of the data's folder that contains the package; empty: the data itself."""
 

@@ -55,9 +55,7 @@ class GatewayOptions:
     ids: str = ""
     """Column of the row ids; empty: the first one of the sample, else of the test set."""
     submission: str = "submission.parquet"
-    """File to write, .parquet or .csv."""
     seed: int = 0
-    """Seed of the order of the batches."""
     start_limit: float = 900
     """Seconds from the first call until the server must answer."""
     call_limit: float = 3600
@@ -81,16 +79,17 @@ def find_option_problems(options: Any) -> list[str]:
         kind = type(defaults.get(name))
         if name not in defaults:
             problems.append(f"unknown option '{name}' of `gateway`; known: {', '.join(defaults)}")
-        elif kind is tuple and not (
-            isinstance(value, list) and all(isinstance(option, str) for option in value)
-        ):
-            problems.append(f"option '{name}' of `gateway` must be a list of strings")
-        elif kind is not tuple and (
-            isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind)
-        ):
-            problems.append(
-                f"option '{name}' of `gateway` must be {'a string' if kind is str else 'a number'}"
+            continue
+        if kind is tuple:
+            fits, expected = (
+                isinstance(value, list) and all(isinstance(v, str) for v in value),
+                "a list of strings",
             )
+        else:
+            accepted = (int, float) if kind is float else kind
+            fits, expected = isinstance(value, accepted), "a string" if kind is str else "a number"
+        if not fits or isinstance(value, bool):
+            problems.append(f"option '{name}' of `gateway` must be {expected}")
     return problems
 
 
@@ -147,13 +146,8 @@ class InferenceServer(BaseServer):
         if os.environ.get(RERUN):
             self._serve_gateway()
 
-    def run_local_gateway(
-        self,
-        data_paths: Sequence[str] | None = None,
-        file_share_dir: str | None = None,  # noqa: ARG002 - an argument of competitions with large data
-        *_: Any,
-        **__: Any,
-    ) -> None:
+    # Competitions with large data pass `file_share_dir` as well.
+    def run_local_gateway(self, data_paths: Sequence[str] | None = None, *_: Any, **__: Any) -> None:
         """Run the gateway in this process, so that errors are raised here."""
         self._run_gateway_here(data_paths)
 

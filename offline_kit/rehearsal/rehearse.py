@@ -40,7 +40,6 @@ class Rehearsal:
     fidelity: str
     """"matching" or "stand-in"."""
     differences: tuple[str, ...]
-    """How the run differed from the image."""
     notes: tuple[str, ...]
     sandbox: str
     env: str
@@ -53,13 +52,11 @@ class Rehearsal:
     peak_memory: int
     """Bytes of the whole process tree; 0 if it cannot be measured."""
     memory_by: str
-    """"PSS", "RSS" or "not measured"."""
     submission: Path
     rows: int
     """Rows of the submission; 0 if neither a CSV nor our gateway gives their number."""
     folder: Path
     warnings: tuple[str, ...] = ()
-    """What may still spoil the score of a run that passed."""
 
 
 def rehearse_kit(

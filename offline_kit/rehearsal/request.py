@@ -14,7 +14,7 @@ from offline_kit.project.types import Kit
 
 @dataclass(frozen=True, kw_only=True)
 class RehearsalRequest:
-    """A kit and the options of its rehearsal; raises UsageError for an unknown option."""
+    """A kit and the options of its rehearsal (times in seconds, sizes in bytes); UsageError for an unknown option."""
 
     kit: Kit
     image: Image
@@ -35,13 +35,9 @@ class RehearsalRequest:
     rows: int | None = None
     """Rows of the test set, repeated under new ids if there are fewer; None: all."""
     timeout: float = 9 * 3600
-    """Seconds of wall-clock time for the notebook."""
     memory: int | None = None
-    """Bytes; None: no limit."""
     sandboxes: tuple[str, ...] = sandbox.KINDS
-    """Kinds of sandbox to try, best first."""
     yes: bool = False
-    """Large downloads are confirmed."""
     confirm: Callable[[str], bool] | None = None
     copies: Mapping[str, Path] = field(default_factory=dict)
     """Local copies of other sources, by "dataset:owner/slug", "notebook:owner/slug" or "model:..."."""

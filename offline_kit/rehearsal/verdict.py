@@ -24,13 +24,11 @@ class RunVerdict:
 
     cells: tuple[ExecutedCell, ...]
     problem: ProjectError | None
-    """None if the run passed."""
     rows: int = 0
     notes: tuple[str, ...] = ()
     notebook_notes: tuple[str, ...] = ()
     """Lines that the notebook marked as notes in its output, each once."""
     warnings: tuple[str, ...] = ()
-    """What may still spoil the score."""
 
 
 def judge_run(

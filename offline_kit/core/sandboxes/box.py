@@ -48,7 +48,7 @@ class Mount:
 
 @dataclass(frozen=True, kw_only=True)
 class Box:
-    """A command, and all that it may see."""
+    """A command, and all that it may see; times are in seconds of wall-clock time."""
 
     argv: tuple[str, ...]
     """The command; paths are those in the box, here and in `cwd`."""
@@ -59,15 +59,12 @@ class Box:
     """Its whole environment; nothing is inherited."""
     cwd: str
     log: Path
-    """Gets both of its streams."""
     scratch: Path
     """An empty folder that the sandbox itself may use."""
     timeout: float
-    """Seconds of wall-clock time."""
     memory: int | None = None
     """Bytes that the whole process tree may hold; None: no limit."""
     network: bool = False
-    """Whether it may use this machine's network."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,9 +72,7 @@ class BoxOutcome:
     """How a boxed command ended."""
 
     code: int
-    """Exit code; negative is the signal that ended it."""
     seconds: float
-    """Wall-clock time."""
     peak_memory: int
     """Bytes of the whole process tree, as sampled; 0 if nothing could be read."""
     memory_by: str
