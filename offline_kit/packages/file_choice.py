@@ -11,8 +11,6 @@ from offline_kit.core.cache import cache_key
 from offline_kit.packages.index import IndexFile
 from offline_kit.project.images import Image
 
-_SDISTS = (".tar.gz", ".zip")
-
 WheelRank = tuple[bool, int, tuple[int, str]]
 """Smaller is better: yanked, position of the best tag, negated build number."""
 
@@ -24,8 +22,8 @@ class ImageTarget:
         self.image = image
         self._places = {tag: position for position, tag in enumerate(image.list_wheel_tags())}
         self._python = Version(image.python)
+        # Identifies everything that its answers depend on, for the cache.
         self.key = cache_key(image.python, [str(tag) for tag in self._places])
-        """Identifies everything that its answers depend on, for the cache."""
 
     def rank_wheel(self, file: IndexFile) -> WheelRank | None:
         """Return how well a wheel fits; None if it is no wheel, or for another platform or Python."""
@@ -68,6 +66,11 @@ def is_same_version(left: str, right: str) -> bool:
         return left == right
 
 
+def is_sdist(file: IndexFile) -> bool:
+    """Whether a file is a source distribution that pip and uv can build."""
+    return file.filename.endswith((".tar.gz", ".zip"))
+
+
 def choose_file(
     files: Iterable[IndexFile], version: str, hashes: Sequence[str], target: ImageTarget
 ) -> IndexFile | None:
@@ -76,7 +79,12 @@ def choose_file(
     With `hashes`, only files with one of them are considered, and those whose hash the index does not state (it is
     checked after the download). A yanked file is chosen only if no other fits (PEP 592).
     """
-    listed = [file for file in files if is_same_version(file.version, version) and is_trusted(file, hashes)]
+    listed = [
+        file
+        for file in files
+        if is_same_version(file.version, version)
+        and (not hashes or not file.sha256 or f"sha256:{file.sha256}" in hashes)
+    ]
     ranked = [(rank, file) for file in listed if (rank := target.rank_wheel(file)) is not None]
     if ranked:
         return min(ranked, key=lambda pair: pair[0])[1]
@@ -85,28 +93,26 @@ def choose_file(
     return min(sources, key=lambda file: (file.yanked, not file.filename.endswith(".tar.gz")), default=None)
 
 
-def is_sdist(file: IndexFile) -> bool:
-    """Whether a file is a source distribution that pip and uv can build."""
-    return file.filename.endswith(_SDISTS)
-
-
-def is_trusted(file: IndexFile, hashes: Sequence[str]) -> bool:
-    """Whether the file may be one of those with these hashes."""
-    return not hashes or not file.sha256 or f"sha256:{file.sha256}" in hashes
+def collect_hashes(files: Iterable[IndexFile], version: str, cutoff: str) -> tuple[str, ...]:
+    """Return the hashes of the files of a version that were uploaded before the cut-off; empty for no cut-off."""
+    hashes = {
+        f"sha256:{file.sha256}"
+        for file in files
+        if file.sha256
+        and is_same_version(file.version, version)
+        and (not cutoff or not file.upload_time or file.upload_time[:19] <= cutoff[:19])
+    }
+    return tuple(sorted(hashes))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Alternatives:
     """What the indexes have of a package whose pinned version does not fit the image."""
 
-    lines: tuple[str, ...]
-    """Facts about the files of this version."""
-    changed: bool
-    """Whether a file fits, but has another hash than the frozen one."""
-    versions: tuple[str, ...]
-    """Other versions with a fitting file, newest first."""
-    nearest: str
-    """The next higher of these versions, else the newest; empty for none."""
+    lines: tuple[str, ...]  # facts about the files of this version
+    changed: bool  # whether a file fits, but has another hash than the frozen one
+    versions: tuple[str, ...]  # others with a fitting file, newest first
+    nearest: str  # the next higher of these versions, else the newest; empty for none
 
 
 def find_alternatives(
@@ -116,6 +122,7 @@ def find_alternatives(
     same_version_files = [file for file in files if is_same_version(file.version, version)]
     changed = bool(hashes) and choose_file(same_version_files, version, (), target) is not None
     wheels = [file for file in same_version_files if file.filename.endswith(".whl")]
+    has_sdist = any(is_sdist(file) for file in same_version_files)
     lines = []
     if not files:
         lines.append("no index has a file of it")
@@ -125,30 +132,30 @@ def find_alternatives(
     elif changed:
         lines.append("the index has files of this version, but none has a hash of the freeze")
     if wheels:
-        lines.append(f"its wheels are for {_describe_tags(wheels)}")
-    if any(is_sdist(file) for file in same_version_files):
-        lines.append("there is an sdist")
-    elif same_version_files:
-        lines.append("there is no sdist")
-    lines += [
-        f"they require Python {requires_python}"
-        for requires_python in _list_rejected_pythons(same_version_files, target)
-    ]
-    versions = _find_fitting_versions(files, version, target)
-    return Alternatives(
-        lines=tuple(lines), changed=changed, versions=versions, nearest=_find_nearest(versions, version)
-    )
-
-
-def _find_nearest(versions: Sequence[str], version: str) -> str:
+        tags = [file.filename.removesuffix(".whl").split("-") for file in wheels]
+        interpreters = {tag for words in tags for tag in words[-3].split(".")}
+        platforms = {tag for words in tags for tag in words[-1].split(".")}
+        joined_interpreters = ", ".join(sorted(interpreters, key=_make_tag_key))
+        lines.append(f"its wheels are for {joined_interpreters} on {', '.join(sorted(platforms))}")
+    if same_version_files:
+        lines.append("there is an sdist" if has_sdist else "there is no sdist")
+    pythons = {file.requires_python for file in same_version_files}
+    lines += [f"they require Python {text}" for text in sorted(pythons) if not target.accepts_python(text)]
+    # Other versions: with a wheel, else with an sdist; pre-releases only if there is nothing else.
+    good = [file for file in files if not file.yanked and target.accepts_python(file.requires_python)]
+    fitting = [file for file in good if target.rank_wheel(file) is not None] or list(filter(is_sdist, good))
+    versions = [other for other in _sort_versions(fitting) if not is_same_version(other, version)]
+    versions = [other for other in versions if not Version(other).is_prerelease] or versions
     try:
-        above = [candidate for candidate in versions if Version(candidate) > Version(version)]
+        above = [other for other in versions if Version(other) > Version(version)]
     except InvalidVersion:
         above = []
-    return above[-1] if above else versions[0] if versions else ""
+    nearest = above[-1] if above else versions[0] if versions else ""
+    return Alternatives(lines=tuple(lines), changed=changed, versions=tuple(versions), nearest=nearest)
 
 
 def _sort_versions(files: Iterable[IndexFile]) -> list[str]:
+    """Return the valid versions of files, newest first."""
     spellings: dict[Version, str] = {}
     for file in files:
         try:
@@ -156,29 +163,6 @@ def _sort_versions(files: Iterable[IndexFile]) -> list[str]:
         except InvalidVersion:
             continue
     return [spellings[version] for version in sorted(spellings, reverse=True)]
-
-
-def _find_fitting_versions(files: Sequence[IndexFile], version: str, target: ImageTarget) -> tuple[str, ...]:
-    good = [file for file in files if not file.yanked and target.accepts_python(file.requires_python)]
-    wheels = [file for file in good if target.rank_wheel(file) is not None]
-    fitting_files = wheels or [file for file in good if is_sdist(file)]
-    versions = [
-        candidate for candidate in _sort_versions(fitting_files) if not is_same_version(candidate, version)
-    ]
-    return tuple([candidate for candidate in versions if not Version(candidate).is_prerelease] or versions)
-
-
-def _list_rejected_pythons(files: Iterable[IndexFile], target: ImageTarget) -> list[str]:
-    return sorted({file.requires_python for file in files if not target.accepts_python(file.requires_python)})
-
-
-def _describe_tags(wheels: Iterable[IndexFile]) -> str:
-    interpreters, platforms = set(), set()
-    for file in wheels:
-        words = file.filename.removesuffix(".whl").split("-")
-        interpreters |= set(words[-3].split("."))
-        platforms |= set(words[-1].split("."))
-    return f"{', '.join(sorted(interpreters, key=_make_tag_key))} on {', '.join(sorted(platforms))}"
 
 
 def _make_tag_key(tag: str) -> tuple[str, int]:

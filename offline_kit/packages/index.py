@@ -1,55 +1,50 @@
 """Package indexes: the files of a project from all of them together, and the metadata of a file."""
 
+import json
 import threading
-from collections.abc import Sequence
-from concurrent.futures import Future
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
+
+from packaging.version import InvalidVersion, Version
 
 from offline_kit.core import files, http
 from offline_kit.core.cache import Cache, cache_key
 from offline_kit.core.errors import OutsideError
 from offline_kit.core.redaction import redact_urls
 from offline_kit.core.report import Advance
-from offline_kit.packages import distribution_metadata, remote_metadata
+from offline_kit.packages import distribution_metadata
 from offline_kit.packages.pip_settings import IndexSettings
 from offline_kit.project.package_lists import normalize_name
 
 if TYPE_CHECKING:
     from pypi_simple import DistributionPackage
 
-_JSON = "application/vnd.pypi.simple.v1+json"
 # As pip does: JSON (PEP 691) if the index has it, else HTML (PEP 503).
-_ACCEPT = f"{_JSON}, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.01"
+_ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.01"
 _SUFFIXES = (".whl", ".tar.gz", ".zip")
+# Answers 403 instead of 404 for projects that it does not have: an S3 bucket without the right to list.
 _MISSING_IS_403 = "pytorch.org"
-"""Answers 403 instead of 404 for projects that it does not have: an S3 bucket without the right to list."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class IndexFile:
-    """A distribution file as an index lists it."""
+    """A distribution file as an index lists it; a field that the index does not state is empty."""
 
     project: str
-    version: str
-    """Version from the file name, normalized if it is valid."""
+    version: str  # from the file name, normalized if it is valid
     filename: str
-    url: str
-    """May hold a password: show it through `redact_urls` only."""
+    url: str  # may hold a password: show it through `redact_urls` only
     sha256: str = ""
-    """Hex digest; empty if the index does not state it."""
     size: int = 0
-    """Bytes; 0 if the index does not state it."""
     requires_python: str = ""
     yanked: bool = False
-    has_metadata: bool = False
-    """Whether the index serves its METADATA beside it (PEP 658)."""
+    has_metadata: bool = False  # whether the index serves its METADATA beside it (PEP 658)
     metadata_sha256: str = ""
-    """Hex digest of that METADATA; empty if the index does not state it."""
-    upload_time: str = ""
-    """ISO 8601 in UTC; empty if the index does not state it (PEP 700)."""
+    upload_time: str = ""  # ISO 8601 in UTC (PEP 700)
 
 
 class PackageIndex:
@@ -64,9 +59,8 @@ class PackageIndex:
         self.settings = settings
         self.cache = Cache(cache)
         self._patience = patience
-        self._lock = threading.Lock()
-        self._linked: dict[str, tuple[IndexFile, ...]] = {}
-        self._asked: dict[str, Future[tuple[IndexFile, ...]]] = {}
+        self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._listed: dict[str, tuple[IndexFile, ...]] = {}  # by project, or location of find-links
 
     def list_files(self, name: str) -> tuple[IndexFile, ...]:
         """Return every file of a project, from find-links first, then from each index; none if it is unknown.
@@ -74,7 +68,35 @@ class PackageIndex:
         Raises OutsideError, naming the index or folder, if one of them does not answer: without it the result
         could be another one.
         """
-        return self._list_once(normalize_name(name))
+        project = normalize_name(name)
+        with self._locks[project]:
+            if project not in self._listed:
+                linked = [file for url in self.settings.find_links for file in self._list_links(url)]
+                listed = [file for file in linked if file.project == project]
+                for url in self.settings.list_index_urls():
+                    listed += self._read_page(url, project)
+                unique: dict[tuple[str, str], IndexFile] = {}
+                for file in map(_add_hash, listed):
+                    # The same name with another hash is another file: an index may have its own builds.
+                    unique.setdefault((file.filename, file.sha256), file)
+                self._listed[project] = tuple(unique.values())
+            return self._listed[project]
+
+    def find_undated_urls(self, names: Iterable[str]) -> frozenset[str]:
+        """Return the indexes without upload times (PEP 700), judged by the files of a few packages.
+
+        Under --exclude-newer uv ignores all files without an upload time:
+        https://docs.astral.sh/uv/concepts/resolution/#reproducible-resolutions
+        """
+        undated = set()
+        for url in self.settings.list_index_urls():
+            if "//pypi.org/" in url:
+                continue
+            only_it = replace(self.settings, index_url=url, extra_index_urls=(), find_links=())
+            index = PackageIndex(only_it, cache=self.cache.root, patience=self._patience)
+            if not any(file.upload_time for name in names for file in index.list_files(name)):
+                undated.add(url)
+        return frozenset(undated)
 
     def read_metadata(self, file: IndexFile) -> bytes | None:
         """Return a file's METADATA; None for an sdist whose dependencies only a build can tell.
@@ -87,9 +109,15 @@ class PackageIndex:
         if record is not None:
             text = record.get("text")
             return text.encode(errors="surrogateescape") if isinstance(text, str) else None
-        metadata = self._fetch_served_metadata(file)
+        metadata = None
+        if file.has_metadata:
+            address = urlsplit(file.url)
+            url = urlunsplit(address._replace(path=address.path + ".metadata", fragment=""))
+            # A mirror may list PEP 658 metadata that it does not have yet; the file itself has it too.
+            if answer := http.fetch_answer(url, settings=self.settings, patience=self._patience):
+                metadata = http.verify_content(answer.content, url, file.metadata_sha256)
         if metadata is None and file.filename.endswith(".whl"):
-            metadata = remote_metadata.read_remote_metadata(
+            metadata = distribution_metadata.read_remote_metadata(
                 file.url, file.size, settings=self.settings, patience=self._patience
             )
         if metadata is None:
@@ -130,46 +158,6 @@ class PackageIndex:
             )
             return self.cache.store_file(part, digest)[0]
 
-    def _fetch_served_metadata(self, file: IndexFile) -> bytes | None:
-        if not file.has_metadata:
-            return None
-        address = urlsplit(file.url)
-        url = urlunsplit(address._replace(path=address.path + ".metadata", fragment=""))
-        answer = http.fetch_answer(url, settings=self.settings, patience=self._patience)
-        # A mirror may list PEP 658 metadata that it does not have yet; the file itself has it too.
-        return http.verify_content(answer.content, url, file.metadata_sha256) if answer else None
-
-    def _list_once(self, project: str) -> tuple[IndexFile, ...]:
-        """Look a project up, or wait for the thread that is doing so."""
-        with self._lock:
-            future = self._asked.get(project)
-            is_first = future is None
-            if future is None:
-                future = self._asked[project] = Future()
-        if not is_first:
-            return future.result()
-        try:
-            future.set_result(self._collect_files(project))
-        except BaseException as error:
-            with self._lock:
-                del self._asked[project]
-            future.set_exception(error)
-            raise
-        return future.result()
-
-    def _collect_files(self, project: str) -> tuple[IndexFile, ...]:
-        listed: list[IndexFile] = []
-        unique: dict[tuple[str, str], IndexFile] = {}
-        for location in self.settings.find_links:
-            linked = [file for file in self._list_links(location) if file.project == project]
-            listed += [_add_hash(file) for file in linked]
-        for url in self.settings.list_index_urls():
-            listed += [_add_hash(file) for file in self._read_page(url, project)]
-        for file in listed:
-            # The same name with another hash is another file: an index may have its own builds.
-            unique.setdefault((file.filename, file.sha256), file)
-        return tuple(unique.values())
-
     def _read_page(self, url: str, project: str) -> tuple[IndexFile, ...]:
         """Return the files of a project on one index."""
         if url.startswith("file:") and not http.local_path(url).is_dir():
@@ -177,43 +165,60 @@ class PackageIndex:
         host = urlsplit(url).hostname or ""
         # A project that one index lacks is no error, as in pip: another one may have it.
         absent = http.GONE_STATUSES | ({403} if host.endswith(_MISSING_IS_403) else set())
-        answer = self._request_page(f"{url}/{project}/", absent)
-        if answer is None:
-            return ()
-        return _parse_page(answer, project, credentials=urlsplit(url).netloc)
+        return self._parse_page(f"{url}/{project}/", absent, project)
 
     def _list_links(self, location: str) -> tuple[IndexFile, ...]:
         """Return all distributions at one location of find-links; each location is read once."""
-        with self._lock:
-            links = self._linked.get(location)
-        if links is None:
-            links = self._load_links(location)
-            with self._lock:
-                self._linked[location] = links
-        return links
+        with self._locks[f"find-links {location}"]:
+            if location not in self._listed:
+                self._listed[location] = self._load_links(location)
+            return self._listed[location]
 
     def _load_links(self, location: str) -> tuple[IndexFile, ...]:
-        address = (
-            location
-            if "://" in location or location.startswith("file:")
-            else Path(location).absolute().as_uri()
-        )
+        is_url = "://" in location or location.startswith("file:")
+        address = location if is_url else Path(location).absolute().as_uri()
         if urlsplit(address).path.endswith(_SUFFIXES):
             return _list_by_name([address])
         if address.startswith("file:"):
             path = http.local_path(address)
             if path.is_dir():
-                return _list_by_name([child.as_uri() for child in sorted(path.iterdir()) if child.is_file()])
+                return _list_by_name(child.as_uri() for child in sorted(path.iterdir()) if child.is_file())
             if not path.is_file():
                 raise _make_missing_folder_error(location)
-        answer = self._request_page(address, frozenset())
-        return _parse_page(answer, None, credentials=urlsplit(address).netloc) if answer else ()
+        return self._parse_page(address, frozenset(), None)
 
-    def _request_page(self, address: str, absent: frozenset[int]) -> http.Answer | None:
-        headers = {"Accept": _ACCEPT}
-        return http.fetch_answer(
-            address, settings=self.settings, headers=headers, absent=absent, patience=self._patience
+    def _parse_page(self, address: str, absent: frozenset[int], project: str | None) -> tuple[IndexFile, ...]:
+        """Read a page, HTML (PEP 503) or JSON (PEP 691), of one project, or of find-links if `project` is None."""
+        from pypi_simple import DistributionPackage, ProjectPage, RepositoryPage, UnsupportedRepoVersionError
+
+        answer = http.fetch_answer(
+            address,
+            settings=self.settings,
+            headers={"Accept": _ACCEPT},
+            absent=absent,
+            patience=self._patience,
         )
+        if answer is None:
+            return ()
+        try:
+            if answer.kind.endswith("json"):
+                packages = ProjectPage.from_json_data(json.loads(answer.content), answer.url).packages
+            else:
+                # find-links pages and old mirrors serve plain HTML without the PEP 503 attributes.
+                links = RepositoryPage.from_html(answer.content, answer.url, answer.charset).links
+                # pip takes the file name from the address: a link of find-links may have any text.
+                renamed_links = [replace(link, text=http.url_file_name(link.url)) for link in links]
+                packages = [DistributionPackage.from_link(link, project) for link in renamed_links]
+        except (ValueError, UnsupportedRepoVersionError) as error:
+            raise OutsideError(
+                f"{redact_urls(answer.url)} is not a package index page that this version can read",
+                code="index-page-invalid",
+                hint="check the index addresses ('python -m pip config list')",
+                details=[redact_urls(str(error))[:300]],
+            ) from error
+        credentials = urlsplit(address).netloc
+        listed = (_make_index_file(package, answer.url, credentials) for package in packages)
+        return tuple(file for file in listed if file and (project is None or file.project == project))
 
 
 def _make_missing_folder_error(location: str) -> OutsideError:
@@ -224,33 +229,7 @@ def _make_missing_folder_error(location: str) -> OutsideError:
     )
 
 
-def _parse_page(answer: http.Answer, project: str | None, *, credentials: str) -> tuple[IndexFile, ...]:
-    """Parse a page, HTML (PEP 503) or JSON (PEP 691), of one project, or of find-links if `project` is None."""
-    import json
-
-    from pypi_simple import DistributionPackage, ProjectPage, RepositoryPage, UnsupportedRepoVersionError
-
-    try:
-        if answer.kind.endswith("json"):
-            packages = ProjectPage.from_json_data(json.loads(answer.content), answer.url).packages
-        else:
-            # find-links pages and old mirrors serve plain HTML without the PEP 503 attributes.
-            links = RepositoryPage.from_html(answer.content, answer.url, answer.charset).links
-            # pip takes the file name from the address: a link of find-links may have any text.
-            renamed_links = [replace(link, text=http.url_file_name(link.url)) for link in links]
-            packages = [DistributionPackage.from_link(link, project) for link in renamed_links]
-    except (ValueError, UnsupportedRepoVersionError) as error:
-        raise OutsideError(
-            f"{redact_urls(answer.url)} is not a package index page that this version can read",
-            code="index-page-invalid",
-            hint="check the index addresses ('python -m pip config list')",
-            details=[redact_urls(str(error))[:300]],
-        ) from error
-    files = (_make_index_file(package, answer.url, credentials) for package in packages)
-    return tuple(file for file in files if file and (project is None or file.project == project))
-
-
-def _list_by_name(addresses: Sequence[str]) -> tuple[IndexFile, ...]:
+def _list_by_name(addresses: Iterable[str]) -> tuple[IndexFile, ...]:
     """Return the files behind addresses, as far as their names tell."""
     from pypi_simple import DistributionPackage, Link
 
@@ -263,38 +242,29 @@ def _make_index_file(package: "DistributionPackage", page: str, credentials: str
     """Convert pypi-simple's package; None for what is neither a wheel nor an sdist."""
     if not package.filename.endswith(_SUFFIXES) or not package.project or not package.version:
         return None
-    digests = package.metadata_digests or {}
+    try:
+        version = str(Version(package.version))
+    except InvalidVersion:
+        version = package.version
+    url, parts = package.url, urlsplit(package.url)
+    # Links to the page's own host get its credentials, as in pip; files on other hosts, such as object storage,
+    # must not receive the password.
+    is_same_host = parts.netloc == urlsplit(page).netloc.rpartition("@")[2]
+    if "@" in credentials and "@" not in parts.netloc and is_same_host:
+        url = urlunsplit(parts._replace(netloc=credentials))
     return IndexFile(
         project=normalize_name(package.project),
-        version=_normalize_version(package.version),
+        version=version,
         filename=package.filename,
-        url=_add_credentials(package.url, page, credentials),
+        url=url,
         sha256=package.digests.get("sha256", "").lower(),
         size=package.size or 0,
         requires_python=package.requires_python or "",
         yanked=package.is_yanked,
         has_metadata=bool(package.has_metadata),
-        metadata_sha256=digests.get("sha256", "").lower(),
+        metadata_sha256=(package.metadata_digests or {}).get("sha256", "").lower(),
         upload_time=package.upload_time.isoformat() if package.upload_time else "",
     )
-
-
-def _normalize_version(version: str) -> str:
-    from packaging.version import InvalidVersion, Version
-
-    try:
-        return str(Version(version))
-    except InvalidVersion:
-        return version
-
-
-def _add_credentials(url: str, page: str, credentials: str) -> str:
-    """Add the credentials of the page to a link to the same host, as pip does."""
-    parts, own = urlsplit(url), urlsplit(page)
-    # Files on other hosts, such as object storage, must not receive the password.
-    if "@" not in credentials or "@" in parts.netloc or parts.netloc != own.netloc.rpartition("@")[2]:
-        return url
-    return urlunsplit(parts._replace(netloc=credentials))
 
 
 def _add_hash(file: IndexFile) -> IndexFile:

@@ -4,7 +4,6 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from dataclasses import dataclass
-from email.parser import BytesHeaderParser
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -22,8 +21,7 @@ from offline_kit.project.images import Image, load_built_in_images
 from offline_kit.project.types import Artifact, Fate, Pin, Sdist, Wheel, Wheelhouse
 
 T = TypeVar("T")
-THREADS = 8
-"""Parallel downloads; more do not make one host faster."""
+_THREADS = 8  # parallel downloads; more do not make one host faster
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +29,7 @@ class MissingPin:
     """A pin of which no file fits the image."""
 
     pin: Pin
-    files: tuple[IndexFile, ...]
-    """All files of the project on the indexes."""
+    files: tuple[IndexFile, ...]  # all files of the project on the indexes
     alternatives: Alternatives
 
 
@@ -47,13 +44,13 @@ def fetch_wheelhouse(
     """
     target = ImageTarget(image)
     needed = [pin for pin in pins if pin.fate is Fate.BUNDLED or pin.spare]
-    local = {pin: pin.local for pin in needed if pin.local}
-    problems = {pin: text for pin, path in local.items() if (text := _check_local_file(path, target, report))}
-    artifacts: list[Artifact] = [
-        _make_artifact(pin, path.name, sha256_of(path), path)
-        for pin, path in local.items()
-        if pin not in problems
-    ]
+    artifacts: list[Artifact] = []
+    problems: dict[Pin, str] = {}
+    for pin in needed:
+        if pin.local and (problem := _check_local_file(pin.local, target, report)):
+            problems[pin] = problem
+        elif pin.local:
+            artifacts.append(_make_artifact(pin, pin.local.name, sha256_of(pin.local), pin.local))
     downloads, missing = fetch_files([pin for pin in needed if not pin.local], target, index, report)
     if problems or missing:
         raise _make_missing_error(problems, missing, target)
@@ -74,10 +71,20 @@ def fetch_files(
     """
     artifacts = {pin: artifact for pin in pins if (artifact := _recall_artifact(pin, target, index.cache))}
     uncached = [pin for pin in pins if pin not in artifacts]
-    files, missing = _choose_files(uncached, target, index, report)
+    listings = _run_parallel([partial(index.list_files, pin.name) for pin in uncached])
+    chosen: dict[Pin, IndexFile] = {}
+    missing: list[MissingPin] = []
+    for pin, files in zip(uncached, listings, strict=True):
+        if file := choose_file(files, pin.version, pin.hashes, target):
+            chosen[pin] = file
+            if file.yanked:
+                report.warn(f"{pin.name} {pin.version} was yanked by its authors ('{file.filename}')")
+        else:
+            alternatives = find_alternatives(files, pin.version, pin.hashes, target)
+            missing.append(MissingPin(pin=pin, files=files, alternatives=alternatives))
     if not missing:
-        artifacts |= _download_files(files, target, index, report)
-    return tuple(artifacts[pin] for pin in pins if pin in artifacts), missing
+        artifacts |= _download_files(chosen, target, index, report)
+    return tuple(artifacts[pin] for pin in pins if pin in artifacts), tuple(missing)
 
 
 def _make_choice_key(pin: Pin, target: ImageTarget) -> str:
@@ -100,32 +107,16 @@ def _make_artifact(pin: Pin, filename: str, sha256: str, path: Path) -> Artifact
     return kind(name=pin.name, version=pin.version, filename=filename, path=path, sha256=sha256, size=size)
 
 
-def _choose_files(
-    pins: Sequence[Pin], target: ImageTarget, index: PackageIndex, report: Reporter
-) -> tuple[dict[Pin, IndexFile], tuple[MissingPin, ...]]:
-    listings = _run_parallel([partial(index.list_files, pin.name) for pin in pins])
-    files_by_pin: dict[Pin, IndexFile] = {}
-    missing: list[MissingPin] = []
-    for pin, files in zip(pins, listings, strict=True):
-        file = choose_file(files, pin.version, pin.hashes, target)
-        if file is None:
-            alternatives = find_alternatives(files, pin.version, pin.hashes, target)
-            missing.append(MissingPin(pin=pin, files=files, alternatives=alternatives))
-            continue
-        files_by_pin[pin] = file
-        if file.yanked:
-            report.warn(f"{pin.name} {pin.version} was yanked by its authors ('{file.filename}')")
-    return files_by_pin, tuple(missing)
-
-
 def _download_files(
     files: dict[Pin, IndexFile], target: ImageTarget, index: PackageIndex, report: Reporter
 ) -> dict[Pin, Artifact]:
-    cached = {pin: path for pin, file in files.items() if (path := index.find_cached(file))}
-    uncached = {pin: file for pin, file in files.items() if pin not in cached}
-    artifacts = {
-        pin: _make_artifact(pin, files[pin].filename, files[pin].sha256, path) for pin, path in cached.items()
-    }
+    artifacts: dict[Pin, Artifact] = {}
+    uncached: dict[Pin, IndexFile] = {}
+    for pin, file in files.items():
+        if path := index.find_cached(file):
+            artifacts[pin] = _make_artifact(pin, file.filename, file.sha256, path)
+        else:
+            uncached[pin] = file
     if uncached:
         total = sum(file.size for file in uncached.values())
         text = f"Downloading {len(uncached)} {'file' if len(uncached) == 1 else 'files'}"
@@ -167,7 +158,7 @@ def _run_parallel(jobs: Sequence[Callable[[], T]], stop: threading.Event | None 
     """Run all jobs in threads and return their results; the first error or an interrupt cancels the rest."""
     if not jobs:
         return []
-    threads = min(THREADS, len(jobs))
+    threads = min(_THREADS, len(jobs))
     # After ^C do not wait for a silent server; what has arrived of its file is kept for resuming.
     with cancelling_pool(threads, stop, wait_for=WaitFor.UNLESS_INTERRUPTED) as pool:
         futures: list[Future[T]] = [pool.submit(job) for job in jobs]
@@ -190,9 +181,9 @@ def _check_local_file(path: Path, target: ImageTarget, report: Reporter) -> str:
         metadata = distribution_metadata.read_metadata(path, path.name) or b""
     except ProjectError as error:
         return error.what
-    requires_python = str(BytesHeaderParser().parsebytes(metadata).get("Requires-Python", ""))
-    if not target.accepts_python(requires_python):
-        return f"the wheel '{path.name}' requires Python {requires_python}"
+    for requires_python in distribution_metadata.list_metadata_values(metadata, "Requires-Python"):
+        if not target.accepts_python(requires_python):
+            return f"the wheel '{path.name}' requires Python {requires_python}"
     # PEP 600: only manylinux tags promise a glibc version; "linux_x86_64" promises nothing.
     if path.stem.split("-")[-1].startswith("linux_"):
         report.warn(f"'{path.name}' does not state which glibc it needs; the rehearsal cannot check it")
@@ -204,22 +195,31 @@ def _make_missing_error(
 ) -> ProjectError:
     details = [line for pin, problem in problems.items() for line in (_format_pin(pin), f"    {problem}")]
     fixes = ["give a wheel that fits the image"] if problems else []
-    other_targets = _list_other_targets(target) if missing else []
+    # The other built-in images, those with the same kind of accelerator first.
+    images = [image for image in load_built_in_images() if image.name != target.image.name]
+    images.sort(key=lambda image: image.accelerator != target.image.accelerator)
+    other_targets = [ImageTarget(image) for image in images] if missing else []
     for item in missing:
         pin, alternatives = item.pin, item.alternatives
-        images = [
+        lines = list(alternatives.lines)
+        if alternatives.changed:
+            fixes.append("freeze again with --upgrade, if you trust the index's current files")
+        if image_version := target.image.public_version(pin.name):
+            lines.append(f"the image has {image_version}")
+            fixes.append(f"allow {pin.name}=={image_version}, which the image has")
+        elif alternatives.nearest:
+            fixes.append(f"require {pin.name}=={alternatives.nearest}, which fits")
+        if alternatives.versions:
+            lines.append(f"versions that fit: {', '.join(alternatives.versions[:5])}")
+        fitting_images = [
             other.image.name
             for other in other_targets
             if choose_file(item.files, pin.version, pin.hashes, other) is not None
         ]
-        image_version = target.image.public_version(pin.name)
-        lines = [*alternatives.lines, *([f"the image has {image_version}"] if image_version else [])]
-        if alternatives.versions:
-            lines.append(f"versions that fit: {', '.join(alternatives.versions[:5])}")
-        if images:
-            lines.append(f"images that it fits: {', '.join(images)}")
+        if fitting_images:
+            lines.append(f"images that it fits: {', '.join(fitting_images)}")
+            fixes.append(f'choose another image for {pin.name} (image = "{fitting_images[0]}")')
         details += [_format_pin(pin), *(f"    {line}" for line in lines)]
-        fixes += _suggest_fixes(item, image_version, images)
     pins = [*problems, *(item.pin for item in missing)]
     names = ", ".join(f"'{pin.name}=={pin.version}'" for pin in pins)
     return ProjectError(
@@ -233,25 +233,3 @@ def _make_missing_error(
 def _format_pin(pin: Pin) -> str:
     required_by = f", required by {', '.join(pin.asked_by)}" if pin.asked_by else ""
     return f"{pin.name} {pin.version}{required_by}:"
-
-
-def _list_other_targets(target: ImageTarget) -> list[ImageTarget]:
-    """Return the other built-in images, those with the same kind of accelerator first."""
-    images = [image for image in load_built_in_images() if image.name != target.image.name]
-    return [
-        ImageTarget(image)
-        for image in sorted(images, key=lambda image: image.accelerator != target.image.accelerator)
-    ]
-
-
-def _suggest_fixes(missing: MissingPin, image_version: str, images: Sequence[str]) -> list[str]:
-    name, fixes = missing.pin.name, []
-    if missing.alternatives.changed:
-        fixes.append("freeze again with --upgrade, if you trust the index's current files")
-    if image_version:
-        fixes.append(f"allow {name}=={image_version}, which the image has")
-    elif missing.alternatives.nearest:
-        fixes.append(f"require {name}=={missing.alternatives.nearest}, which fits")
-    if images:
-        fixes.append(f'choose another image for {name} (image = "{images[0]}")')
-    return fixes

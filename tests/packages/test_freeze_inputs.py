@@ -79,7 +79,7 @@ def test_index_lines_are_gathered(tmp_path: Path) -> None:
     assert found.index_options.index_url == "https://me:s3cret@one.example/simple"
     assert found.index_options.extra_index_urls == ("https://two.example",)
     assert found.index_options.find_links == (str(tmp_path / "wheels"),)
-    assert found.ignored_options == ("r.txt:4 --pre",)
+    assert found.ignored_options == ["r.txt:4 --pre"]
 
 
 def test_direct_references(tmp_path: Path) -> None:

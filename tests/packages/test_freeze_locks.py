@@ -39,7 +39,7 @@ source = { git = "https://h.example/g" }
     )
     lock = read_lock_files([path], ENVIRONMENT)
     assert {name: pin.version for name, pin in lock.pins.items()} == {"alpha": "1.2"}
-    assert lock.roots == ("alpha[x]", "win; sys_platform == 'win32'")
+    assert lock.roots == ["alpha[x]", "win; sys_platform == 'win32'"]
 
 
 def test_what_a_locked_project_asks_for_keeps_its_versions(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ requires-dist = [
 ]
 """
     )
-    assert read_lock_files([path], ENVIRONMENT).roots == ("alpha<2", "beta[x]; python_full_version >= '3'")
+    assert read_lock_files([path], ENVIRONMENT).roots == ["alpha<2", "beta[x]; python_full_version >= '3'"]
 
 
 def test_pylock(tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ def test_repositories_of_a_conda_environment_are_asked_for(tmp_path: Path) -> No
     """A line of its pip part that names a repository is a direct reference."""
     path = tmp_path / "environment.yml"
     path.write_text("dependencies:\n- pip:\n  - alpha\n  - git+https://h.example/tools@0f\n")
-    assert read_lock_files([path], ENVIRONMENT).direct_references == ("git+https://h.example/tools@0f",)
+    assert read_lock_files([path], ENVIRONMENT).direct_references == ["git+https://h.example/tools@0f"]
 
 
 def test_conda_list_export(tmp_path: Path) -> None:

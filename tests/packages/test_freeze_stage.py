@@ -10,7 +10,7 @@ import pytest
 
 from offline_kit.core import processes
 from offline_kit.core.errors import OutsideError, ProjectError, UsageError
-from offline_kit.packages.freeze import resolver_engines
+from offline_kit.packages.builds import resolver_engines
 from offline_kit.packages.freeze.freeze import FreezeRequest, freeze_requirements, read_index_settings
 from offline_kit.packages.pip_settings import IndexSettings
 from offline_kit.project.types import Fate, Freeze

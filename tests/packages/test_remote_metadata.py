@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from offline_kit.core import http
+from offline_kit.packages.distribution_metadata import LARGE, read_remote_metadata
 from offline_kit.packages.pip_settings import IndexSettings
-from offline_kit.packages.remote_metadata import LARGE, read_remote_metadata
 from tests.support.local_index import LocalIndex, make_wheel
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from offline_kit.packages.builds.wheel_fit import WheelMismatchError, fit_wheel
+from offline_kit.packages.wheel_files import WheelMismatchError, fit_wheel
 from offline_kit.project.images import Image
 from tests.support.local_index import make_wheel
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from offline_kit.core import files, interpreters, processes
@@ -53,13 +54,13 @@ _CAUSES = (
     (re.compile(r"fatal error: (\S+\.h(?:pp)?): No such file"), "its build needs the C header '{0}'"),
     (re.compile(r"\bcmake\b.{0,60}(?:not found|No such file)|CMake must be installed", re.I), "its build needs CMake"),
 )  # fmt: skip
+# Packages that extensions are compiled against; one compiled against another build than the image's does not load.
 FRAMEWORKS = ("torch", "torchvision", "torchaudio", "tensorflow", "jax", "jaxlib")
-"""Packages that extensions are compiled against; one compiled against another build than the image's does not load."""
 _FRAMEWORK_NEEDED = re.compile(
     rf"\b({'|'.join(FRAMEWORKS)})\s?<\s?0|No module named '({'|'.join(FRAMEWORKS)})'"
 )
+# Hint for a package that is compiled against a framework of the image.
 WITH_FRAMEWORK = "name a release wheel that fits the image (./name.whl), or build it on Kaggle ('offline-kit build --on kaggle')"
-"""Hint for a package that is compiled against a framework of the image."""
 
 
 def find_framework(text: str) -> str:
@@ -69,16 +70,15 @@ def find_framework(text: str) -> str:
 
 
 class BuildFailedError(Exception):
-    """A build failed; callers turn it into an error that names the package."""
+    """A build failed; callers turn it into an error that names the package.
+
+    `reason` is one sentence without a capital ("its build needs Rust"), `tail` the last lines of the log, and
+    `wants_network` whether the build seems to have tried to use the network.
+    """
 
     def __init__(self, reason: str, tail: Sequence[str], *, wants_network: bool = False) -> None:
         super().__init__(reason)
-        self.reason = reason
-        """One sentence without a capital: "its build needs Rust"."""
-        self.tail = tuple(tail)
-        """The last lines of the log."""
-        self.wants_network = wants_network
-        """Whether the log looks as if the build tried to use the network."""
+        self.reason, self.tail, self.wants_network = reason, tuple(tail), wants_network
 
 
 @cache
@@ -116,6 +116,7 @@ def clean_environment(scratch: Path, outside: Mapping[str, str]) -> dict[str, st
 
 def unpack_sdist(sdist: Sdist, folder: Path) -> Path:
     """Unpack an sdist below `folder` and return the folder of its sources; ProjectError for a damaged one."""
+    hint = f"exclude '{sdist.name}', or choose another version of it"
     try:
         if sdist.filename.endswith(".zip"):
             with zipfile.ZipFile(sdist.path) as archive:
@@ -127,9 +128,7 @@ def unpack_sdist(sdist: Sdist, folder: Path) -> Path:
                 archive.extractall(folder)  # noqa: S202 (filtered)
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
         raise ProjectError(
-            f"the sdist '{sdist.filename}' cannot be unpacked: {error}",
-            code="archive-unreadable",
-            hint=f"exclude '{sdist.name}', or choose another version of it",
+            f"the sdist '{sdist.filename}' cannot be unpacked: {error}", code="archive-unreadable", hint=hint
         ) from error
     inside = list(folder.iterdir())
     top = inside[0] if len(inside) == 1 and inside[0].is_dir() else folder
@@ -137,7 +136,7 @@ def unpack_sdist(sdist: Sdist, folder: Path) -> Path:
         raise ProjectError(
             f"the sdist '{sdist.filename}' has neither pyproject.toml nor setup.py",
             code="sdist-invalid",
-            hint=f"exclude '{sdist.name}', or choose another version of it",
+            hint=hint,
         )
     return top
 
@@ -159,14 +158,10 @@ class BuildEnvironment:
     """A temporary environment with exactly the wheels that were synced into it."""
 
     python: Path
-    scratch: Path
-    """A folder that is deleted with the environment."""
-    env: Mapping[str, str]
-    """The variables of every command."""
-    log: Path
-    """Receives the output of every command."""
-    prefix: tuple[str, ...] | None = None
-    """Words before each command of the user's own build; None confines the commands of a third-party build."""
+    scratch: Path  # is deleted with the environment
+    env: Mapping[str, str]  # of every command
+    log: Path  # receives the output of every command
+    prefix: tuple[str, ...] | None = None  # before each command of the user's own build; None: confined
 
     def sync_wheels(self, wheels: Sequence[Wheel]) -> None:
         """Install exactly these wheels; raise BuildFailedError if one cannot be installed."""
@@ -197,22 +192,29 @@ class BuildEnvironment:
 
     def list_hook_requires(self, source: Path) -> tuple[str, ...]:
         """Return what the hook get_requires_for_build_wheel (PEP 517) requires; raise BuildFailedError if it fails."""
-        with self._translate_errors():
-            return tuple(sorted(self._make_builder(source).get_requires_for_build("wheel")))
+        with self._open_builder(source) as builder:
+            return tuple(sorted(builder.get_requires_for_build("wheel")))
 
     def build_wheel(self, source: Path, folder: Path) -> Path:
         """Build a wheel from the sources; raise BuildFailedError if that fails."""
-        with self._translate_errors():
-            wheel = Path(self._make_builder(source).build("wheel", folder))
+        with self._open_builder(source) as builder:
+            wheel = Path(builder.build("wheel", folder))
         # A third-party build could leave a link to a file of this machine instead.
         if not leftovers.is_regular(wheel):
             raise BuildFailedError("its build leaves no wheel that is a regular file", [wheel.name])
         return wheel
 
-    def _make_builder(self, source: Path) -> "ProjectBuilder":
+    @contextmanager
+    def _open_builder(self, source: Path) -> "Iterator[ProjectBuilder]":
         import build
 
-        return build.ProjectBuilder(source, python_executable=str(self.python), runner=self._run_hook)
+        try:
+            with warnings.catch_warnings():
+                # The backend's warnings are for its author, and are in the log.
+                warnings.simplefilter("ignore")
+                yield build.ProjectBuilder(source, python_executable=str(self.python), runner=self._run_hook)
+        except (build.BuildException, build.BuildBackendException) as error:
+            raise read_failure(self.log, str(error)) from error
 
     def _run_hook(
         self, cmd: Sequence[str], cwd: str | None = None, extra_environ: Mapping[str, str] | None = None
@@ -222,32 +224,13 @@ class BuildEnvironment:
         if self.prefix is not None:
             processes.run_command([*self.prefix, *cmd], cwd=folder, env=env, log=self.log, timeout=3600)
             return
-        result = confined_build.run_confined(
-            cmd,
-            Confinement(
-                env=env,
-                cwd=folder,
-                # The last word is the folder in which pyproject_hooks exchanges input.json and output.json.
-                writable=(self.scratch, Path(cmd[-1])) if Path(cmd[-1]).is_dir() else (self.scratch,),
-                shown=confined_build.list_python_folders(self.python),
-            ),
-            log=self.log,
-            timeout=3600,
-        )
+        # The last word is the folder in which pyproject_hooks exchanges input.json and output.json.
+        exchange = (Path(cmd[-1]),) if Path(cmd[-1]).is_dir() else ()
+        shown = confined_build.list_python_folders(self.python)
+        limits = Confinement(env=env, cwd=folder, writable=(self.scratch, *exchange), shown=shown)
+        result = confined_build.run_confined(cmd, limits, log=self.log, timeout=3600)
         if not result.succeeded:
             raise processes.CommandError(result)
-
-    @contextmanager
-    def _translate_errors(self) -> Iterator[None]:
-        import build
-
-        try:
-            with warnings.catch_warnings():
-                # The backend's warnings are for its author, and are in the log.
-                warnings.simplefilter("ignore")
-                yield
-        except (build.BuildException, build.BuildBackendException) as error:
-            raise read_failure(self.log, str(error)) from error
 
 
 def read_failure(log: Path, otherwise: str) -> BuildFailedError:
@@ -255,16 +238,23 @@ def read_failure(log: Path, otherwise: str) -> BuildFailedError:
     text = log.read_text(errors="replace") if log.exists() else ""
     tail = [line for line in text.splitlines() if line.strip()][-15:] or [otherwise]
     wants_network = bool(_WANTS_NETWORK.search(text))
+    reason = "its build needs the network" if wants_network else "its build failed"
     for pattern, sentence in _CAUSES:
         if match := pattern.search(text):
-            return BuildFailedError(sentence.format(*match.groups()), tail, wants_network=wants_network)
-    reason = "its build needs the network" if wants_network else "its build failed"
+            reason = sentence.format(*match.groups())
+            break
     return BuildFailedError(reason, tail, wants_network=wants_network)
 
 
 @contextmanager
 def create_build_environment(
-    python: Path, wheels: Sequence[Wheel], *, log: Path, own: bool = False, network: bool = False
+    python: Path,
+    wheels: Sequence[Wheel],
+    *,
+    log: Path,
+    own: bool = False,
+    network: bool = False,
+    variables: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[BuildEnvironment]:
     """Create an environment of this interpreter with only these wheels, and delete it afterwards.
 
@@ -275,9 +265,8 @@ def create_build_environment(
     confined = not own and confined_build.is_confined()
     with tempfile.TemporaryDirectory(prefix="offline-kit-build-", ignore_cleanup_errors=True) as name:
         scratch = Path(name).resolve()
-        env = clean_environment(scratch, processes.copy_environment()) | (
-            {} if network else _OFFLINE_VARIABLES
-        )
+        env = clean_environment(scratch, processes.copy_environment())
+        env |= {**({} if network else _OFFLINE_VARIABLES), **variables}
         env_folder = scratch / "env"
         # Virtual environments have Scripts on Windows and bin elsewhere (sysconfig, scheme "venv").
         programs = env_folder / ("Scripts" if sys.platform == "win32" else "bin")

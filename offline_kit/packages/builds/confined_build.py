@@ -8,8 +8,8 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -18,37 +18,28 @@ from offline_kit.core.errors import OfflineKitError
 from offline_kit.core.sandbox import Sandbox
 from offline_kit.core.sandboxes.box import SYSTEM, Box, Mount
 from offline_kit.packages.builds import index_proxy
-from offline_kit.packages.builds.index_proxy import AnswerRequest
+from offline_kit.packages.builds.index_proxy import IndexAccess
 
 UNCONFINED_WARNING = (
     "no real sandbox works here: builds of source distributions run with a clean environment, but can read this"
     " machine's files, passwords of package indexes included, and use its network"
 )
+# A socket's path may have 107 bytes (man 7 unix), and some TMPDIRs are longer.
 _LONGEST_TMPDIR = 60
-"""Bytes of a temporary folder whose sockets still have a valid path."""
-_KINDS = ("bubblewrap", "unshare")
-_PATH_VARIABLES = [
-    "PATH",
-    "LD_LIBRARY_PATH",
-    "LIBRARY_PATH",
-    "CPATH",
-    "PKG_CONFIG_PATH",
-    "CUDA_HOME",
-    "CUDA_PATH",
-    "RUSTUP_HOME",
-    "JAVA_HOME",
-]
-"""Variables of a build whose folders are mounted into the sandbox."""
+# Variables of a build whose folders and files are mounted into the sandbox.
+_PATH_VARIABLES = (
+    "PATH LD_LIBRARY_PATH LIBRARY_PATH CPATH PKG_CONFIG_PATH CUDA_HOME CUDA_PATH RUSTUP_HOME JAVA_HOME"
+)
 _CERTIFICATE_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "PIP_CERT")
-# pip reads {sys.prefix}/pip.conf: https://pip.pypa.io/en/stable/topics/configuration/
+# Files in the folder of an interpreter or environment that hold passwords of indexes. pip reads
+# {sys.prefix}/pip.conf: https://pip.pypa.io/en/stable/topics/configuration/
 _LOGIN_FILES = ("pip.conf", "uv.toml", ".condarc", ".netrc", ".pypirc")
-"""Files in the folder of an interpreter or environment that hold passwords of indexes."""
 
 
 @cache
 def _find_sandbox() -> Sandbox | None:
     try:
-        return sandbox.find_sandbox(_KINDS)
+        return sandbox.find_sandbox(("bubblewrap", "unshare"))
     except OfflineKitError:
         return None
 
@@ -62,51 +53,47 @@ def is_confined() -> bool:
 class Confinement:
     """What a command in the sandbox may see, change and reach."""
 
-    env: Mapping[str, str]
-    """Its whole environment; the folders in its path variables are mounted."""
-    cwd: Path
-    """Must be inside a mounted folder."""
-    writable: Sequence[Path]
-    """The only folders of this machine that it may change."""
-    shown: Sequence[Path] = ()
-    """Folders and files that it sees besides the system's programs."""
-    indexes: Sequence[str] = ()
-    """URLs that it may reach; without any it has no network."""
-    upstream: str = ""
-    """The proxy on the way to them; empty for the environment's."""
-    answering: Mapping[str, tuple[str, AnswerRequest]] = field(default_factory=dict)
-    """Hosts that exist in the sandbox only: their true origin, for messages, and what answers."""
+    env: Mapping[str, str]  # its whole environment; the folders in its path variables are mounted
+    cwd: Path  # must be inside a mounted folder
+    writable: Sequence[Path]  # the only folders of this machine that it may change
+    shown: Sequence[Path] = ()  # folders and files that it sees besides the system's programs
+    indexes: IndexAccess | None = None  # without, it has no network
 
 
 def run_confined(
     argv: Sequence[str | Path], limits: Confinement, *, log: Path | None = None, timeout: float
 ) -> processes.CompletedCommand:
-    """Run a command in the sandbox and return its result, whatever its exit code; see `processes.run`."""
+    """Run a command in the sandbox and return its result, whatever its exit code; see `processes.run_command`."""
     kind = _find_sandbox()
     if kind is None:
         return processes.run_command(
             argv, env=limits.env, cwd=limits.cwd, check=False, log=log, timeout=timeout
         )
-    with (
-        tempfile.TemporaryDirectory(prefix="offline-kit-box-", dir=_find_short_folder()) as name,
-        _open_proxy(Path(name), limits) as words,
-    ):
+    short_folder = None if len(os.fsencode(tempfile.gettempdir())) <= _LONGEST_TMPDIR else "/tmp"  # noqa: S108
+    with tempfile.TemporaryDirectory(prefix="offline-kit-box-", dir=short_folder) as name:
         folder = Path(name)
-        (folder / "scratch").mkdir()
-        (folder / "tmp").mkdir()
+        for part in ("scratch", "tmp", "door"):
+            (folder / part).mkdir()
+        # Only this folder is mounted: the socket in it is the one way out.
+        door = folder / "door" / "s"
+        relay: list[str] = []
+        if limits.indexes:
+            # The base interpreter, in isolated mode (-I): no site-packages, no PYTHON* variables.
+            base_python = str(Path(sys.base_prefix) / "bin" / f"python{sys.version_info[0]}")
+            relay = [base_python, "-I", "-c", index_proxy.RELAY, str(door)]
         visible = [
             *list_python_folders(Path(sys.executable)),
             *limits.shown,
             *_list_named_folders(limits.env),
-            *([Path(argv[0])] if Path(argv[0]).is_absolute() else []),
         ]
+        visible += [Path(argv[0])] if Path(argv[0]).is_absolute() else []
         confined = Box(
-            argv=(*words, *map(str, argv)),
+            argv=(*relay, *map(str, argv)),
             mounts=(
                 Mount(inside="/tmp", source=folder / "tmp", writable=True),  # noqa: S108 - the sandbox's own
                 *(Mount(inside=str(path), source=path) for path in _select_outermost(visible)),
                 *_hide_login_files(visible, folder),
-                *([Mount(inside=str(folder / "door"), source=folder / "door")] if words else []),
+                *([Mount(inside=str(door.parent), source=door.parent)] if relay else []),
                 *(Mount(inside=str(path), source=path, writable=True) for path in limits.writable),
             ),
             env=limits.env,
@@ -116,17 +103,12 @@ def run_confined(
             timeout=timeout,
         )
         words, env = sandbox.build_command(kind, confined)
-        result = processes.run_command(words, env=env, check=False, log=log, timeout=timeout)
-        return replace(
-            result, out=_restore_origins(result.out, limits), err=_restore_origins(result.err, limits)
-        )
-
-
-def _restore_origins(text: str, limits: Confinement) -> str:
-    """Return the output of a command with the addresses that the user knows."""
-    for host, (origin, _) in limits.answering.items():
-        text = text.replace(f"http://{host}", origin)
-    return text
+        with index_proxy.serve_proxy(door, limits.indexes) if limits.indexes else nullcontext():
+            result = processes.run_command(words, env=env, check=False, log=log, timeout=timeout)
+    if not limits.indexes:
+        return result
+    restore = limits.indexes.restore_origins
+    return replace(result, out=restore(result.out), err=restore(result.err))
 
 
 def _hide_login_files(visible: Sequence[Path], folder: Path) -> Iterator[Mount]:
@@ -137,36 +119,6 @@ def _hide_login_files(visible: Sequence[Path], folder: Path) -> Iterator[Mount]:
     for path in dict.fromkeys(folder.absolute() / name for folder in visible for name in _LOGIN_FILES):
         if path.is_file() and any(folder in path.parents for folder in mounted):
             yield Mount(inside=str(path), source=empty)
-
-
-def _find_short_folder() -> str | None:
-    """Return a folder for the proxy's socket; None for the default.
-
-    A socket's path may have 107 bytes (man 7 unix), and some TMPDIRs are longer.
-    """
-    return None if len(os.fsencode(tempfile.gettempdir())) <= _LONGEST_TMPDIR else "/tmp"  # noqa: S108
-
-
-@contextmanager
-def _open_proxy(folder: Path, limits: Confinement) -> Iterator[list[str]]:
-    """Serve the indexes and yield the words before a command that reach them; no words for no network."""
-    if not limits.indexes and not limits.answering:
-        yield []
-        return
-    # Only this folder is mounted: the socket in it is the one way out.
-    (folder / "door").mkdir()
-    door = folder / "door" / "s"
-    answering = {host: answer for host, (_, answer) in limits.answering.items()}
-    hosts = index_proxy.list_hosts(limits.indexes)
-    with index_proxy.serve_proxy(door, hosts, upstream=limits.upstream, answering=answering):
-        yield [
-            # The base interpreter, in isolated mode (-I): no site-packages, no PYTHON* variables.
-            str(Path(sys.base_prefix) / "bin" / f"python{sys.version_info[0]}"),
-            "-I",
-            "-c",
-            index_proxy.RELAY,
-            str(door),
-        ]
 
 
 def list_python_folders(python: Path) -> tuple[Path, ...]:
@@ -188,7 +140,7 @@ def list_python_folders(python: Path) -> tuple[Path, ...]:
 
 def _list_named_folders(env: Mapping[str, str]) -> Iterator[Path]:
     home = Path.home()
-    for name in _PATH_VARIABLES:
+    for name in _PATH_VARIABLES.split():
         for text in env.get(name, "").split(os.pathsep):
             path = Path(text)
             # A folder above the home would show everything in it.

@@ -1,40 +1,46 @@
-"""A proxy on a unix socket through which a sandbox reaches package indexes, and nothing else."""
+"""A proxy on a unix socket through which a sandbox reaches package indexes, and nothing else.
+
+A resolver builds third-party sdists, and their code can read what the resolver can: its environment, its configuration and
+the command lines of pip. So a sandbox knows an index with a login by an alias without one, and the proxy adds the login.
+"""
 
 import base64
+import hashlib
+import re
 import socket
 import socketserver
 import threading
-import urllib.request
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass, field
-from http import HTTPStatus
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urljoin, urlsplit
 
-# PyPI serves pages and files from different hosts: https://docs.pypi.org/
+from offline_kit.core import http
+from offline_kit.core.errors import OfflineKitError
+from offline_kit.core.files import CHUNK
+from offline_kit.core.redaction import redact_urls
+from offline_kit.packages.pip_settings import IndexSettings
+
+if TYPE_CHECKING:
+    import requests
+
+# Hosts other than their own on which well-known indexes keep their files: https://docs.pypi.org/
 _FILE_HOSTS = {
     "pypi.org": ("files.pythonhosted.org",),
     "test.pypi.org": ("test-files.pythonhosted.org",),
     "download.pytorch.org": ("download-r2.pytorch.org",),
     "pypi.nvidia.com": ("pypi.nvidia.com",),
 }
-"""Hosts other than their own on which well-known indexes keep their files."""
-_LARGEST_HEAD = 65536
+_PORTS = {"http": 80, "https": 443}
 _TIMEOUT = 120.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProxyReply:
-    """The reply to one request; closing the connection ends a body without Content-Length."""
-
-    status: int
-    headers: Mapping[str, str] = field(default_factory=dict)
-    body: Iterable[bytes] = ()
-
-
-AnswerRequest = Callable[[str, str, Mapping[str, str]], AbstractContextManager[ProxyReply]]
-"""Answers a request, given method, path and headers."""
+# Headers of a request that are passed on, and of a reply that are not.
+_PASSED_HEADERS = "accept range if-range if-match if-none-match if-modified-since cache-control user-agent"
+_CONNECTION_HEADERS = "connection keep-alive transfer-encoding set-cookie content-length location"
+_PAGE_TYPES = ("text/html", "application/vnd.pypi.simple", "application/json")  # have links to files
+# Runs in the sandbox: gives a command a proxy on the loopback interface, and forwards to the socket of ours.
 RELAY = """
 import os, socket, subprocess, sys, threading
 door, argv = sys.argv[1], sys.argv[2:]
@@ -67,142 +73,213 @@ env = {**os.environ, **{name: address for name in (*names, *map(str.lower, names
 env.pop("PIP_PROXY", None)
 sys.exit(subprocess.call(argv, env=env))
 """
-"""Runs in the sandbox: gives a command a proxy on the loopback interface, and forwards to the socket of ours."""
 
 
-def list_hosts(urls: Collection[str]) -> frozenset[str]:
-    """Return host and port ("pypi.org:443") of these indexes and of the known hosts of their files."""
-    hosts = set()
-    for url in urls:
+@dataclass(frozen=True, kw_only=True)
+class IndexAccess:
+    """The package indexes that a sandbox may reach, as they are and as it sees them."""
+
+    settings: IndexSettings
+    inside: IndexSettings  # without logins and keys
+    aliases: dict[str, str] = field(default_factory=dict, repr=False)  # by the URL of an index with a login
+
+    def list_hosts(self) -> set[str]:
+        """Return host and port ("pypi.org:443") of the indexes without a login and of their files."""
+        hosts = set()
+        for url in (*self.settings.list_index_urls(), *self.settings.find_links):
+            parts = urlsplit(url)
+            if parts.scheme in _PORTS and parts.hostname and url not in self.aliases:
+                port = parts.port or _PORTS[parts.scheme]
+                names = (parts.hostname, *_FILE_HOSTS.get(parts.hostname, ()))
+                hosts |= {f"{name}:{port}" for name in names}
+        return hosts
+
+    def restore_origins(self, text: str) -> str:
+        """Return the output of a command with the addresses that the user knows."""
+        for url, alias in self.aliases.items():
+            text = text.replace(f"http://{urlsplit(alias).netloc}", _parse_origin(url))
+        return text
+
+
+def hide_credentials(settings: IndexSettings) -> IndexAccess:
+    """Give each index with a login an alias: http, a host under .invalid (RFC 2606), the same path."""
+    from requests.utils import get_netrc_auth
+
+    aliases = {}
+    urls = (settings.index_url, *settings.extra_index_urls, *settings.find_links)
+    for url in (*urls, *settings.list_index_urls()):  # these are without a slash at the end
         parts = urlsplit(url)
-        if parts.scheme in ("http", "https") and parts.hostname:
-            port = parts.port or (443 if parts.scheme == "https" else 80)
-            hosts |= {f"{host}:{port}" for host in (parts.hostname, *_FILE_HOSTS.get(parts.hostname, ()))}
-    return frozenset(hosts)
+        # requests and pip also take logins from ~/.netrc.
+        if parts.scheme in _PORTS and ("@" in parts.netloc or settings.client_cert or get_netrc_auth(url)):
+            bare = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
+            # Each has its own, since uv and pip cache by address.
+            digest = hashlib.sha256(f"{parts.username or ''} {bare}".encode()).hexdigest()[:16]
+            aliases[url] = parts._replace(scheme="http", netloc=f"index-{digest}.invalid").geturl()
+    inside = replace(
+        settings,
+        index_url=aliases.get(settings.index_url, settings.index_url),
+        extra_index_urls=tuple(aliases.get(url, url) for url in settings.extra_index_urls),
+        find_links=tuple(aliases.get(url, url) for url in settings.find_links),
+        client_cert="",
+        # pip refuses plain http from hosts that are not trusted; this goes no further than the proxy's socket.
+        trusted_hosts=(*settings.trusted_hosts, *(urlsplit(alias).netloc for alias in aliases.values())),
+        proxy="",
+    )
+    return IndexAccess(settings=settings, inside=inside, aliases=aliases)
+
+
+def _parse_origin(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.hostname}:{parts.port or _PORTS.get(parts.scheme, 0)}"
 
 
 @contextmanager
-def serve_proxy(
-    path: Path,
-    hosts: Collection[str],
-    *,
-    upstream: str = "",
-    answering: Mapping[str, AnswerRequest] | None = None,
-) -> Iterator[None]:
-    """Serve on a socket at `path` while the block runs.
+def serve_proxy(path: Path, access: IndexAccess) -> Iterator[None]:
+    """Serve on a socket at `path` while the block runs."""
+    hosts = access.list_hosts()
+    origins = {urlsplit(alias).netloc: url for url, alias in access.aliases.items()}
 
-    `upstream` is the proxy that this machine itself needs; empty for the environment's. Requests to hosts in
-    `answering` go to that function instead of the network.
-    """
-    handlers = answering or {}
-
-    class Handler(socketserver.BaseRequestHandler):
-        def handle(self) -> None:
-            with suppress(OSError, ValueError):
-                _serve_request(self.request, hosts, upstream, handlers)
+    class Handler(_ProxyHandler):
+        def setup(self) -> None:
+            self.access, self.hosts, self.origins = access, hosts, origins
+            super().setup()
 
     class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-        # A connection that hangs must not keep us from ending.
-        daemon_threads = True
+        daemon_threads = True  # a connection that hangs must not keep us from ending
 
     with Server(str(path), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-        thread.start()
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         try:
             yield
         finally:
             server.shutdown()
 
 
-def _serve_request(
-    peer: socket.socket, hosts: Collection[str], upstream: str, answering: Mapping[str, AnswerRequest]
-) -> None:
-    """Answer one request by a function of ours, or forward it."""
-    head, body = _read_request(peer)
-    # A proxy gets absolute URLs in the request line, or CONNECT host:port for TLS (RFC 9112, 3.2).
-    method, target, _ = head.partition(b"\r\n")[0].decode("latin-1").split(" ", 2)
-    parts = urlsplit(target)
-    if method != "CONNECT" and (answer := answering.get(parts.netloc)):
-        headers = (line.partition(":") for line in head.decode("latin-1").split("\r\n")[1:])
-        path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        with answer(method, path, {name: value.strip() for name, _, value in headers}) as reply:
-            _send_reply(peer, reply)
-        return
-    _forward_request(peer, (head, body), hosts, upstream)
+class _ProxyHandler(BaseHTTPRequestHandler):
+    """Answers one request: a tunnel (CONNECT) to an index, or a page or file of one."""
+
+    access: IndexAccess
+    hosts: set[str]
+    origins: dict[str, str]  # the index by the host of its alias
+    protocol_version = "HTTP/1.1"
+    rbufsize = 0  # a tunnel reads from the socket itself
+
+    def handle(self) -> None:
+        # The sandbox may hang up at any time.
+        with suppress(OSError, ValueError):
+            super().handle()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+    def do_CONNECT(self) -> None:
+        """Open a tunnel for TLS, by way of the proxy that this machine itself needs."""
+        from requests.utils import get_environ_proxies, select_proxy
+
+        if self.path.lower() not in self.hosts:
+            self._refuse()
+            return
+        url = f"https://{self.path}"
+        upstream = self.access.settings.proxy or select_proxy(url, get_environ_proxies(url)) or ""
+        proxy = urlsplit(upstream if "//" in upstream else f"//{upstream}")
+        host, _, port = self.path.rpartition(":")
+        goal = (str(proxy.hostname), proxy.port or 80) if upstream else (host, int(port))
+        self.close_connection = True
+        with socket.create_connection(goal, timeout=_TIMEOUT) as out:
+            if upstream:
+                login = f"{unquote(proxy.username or '')}:{unquote(proxy.password or '')}".encode()
+                lines = [f"CONNECT {self.path} HTTP/1.1", f"Host: {self.path}"]
+                if proxy.username:
+                    lines.append(f"Proxy-Authorization: Basic {base64.b64encode(login).decode()}")
+                out.sendall("\r\n".join((*lines, "", "")).encode("latin-1"))
+            else:
+                self.send_response_only(200)
+                self.end_headers()
+            back = threading.Thread(target=_copy_stream, args=(out, self.connection), daemon=True)
+            back.start()
+            _copy_stream(self.connection, out)
+            back.join()
+
+    def do_GET(self) -> None:
+        """Answer with a page or file of an index.
+
+        Only reading is passed on: a login may allow uploads, which a build must not do.
+        """
+        # A proxy gets absolute URLs in the request line (RFC 9112, 3.2).
+        parts = urlsplit(self.path)
+        index = self.origins.get(parts.netloc, "")
+        if not index and f"{parts.hostname}:{parts.port or 80}" not in self.hosts:
+            self._refuse()
+            return
+        true_parts = urlsplit(index or self.path)
+        url = parts._replace(scheme=true_parts.scheme, netloc=true_parts.netloc).geturl()
+        headers = {
+            name: value for name, value in self.headers.items() if name.lower() in _PASSED_HEADERS.split()
+        }
+        headers["Accept-Encoding"] = "identity"
+        settings = self.access.settings
+        with ExitStack() as stack:
+            try:
+                response = stack.enter_context(
+                    http.open_response(url, settings, headers, method=self.command, redirects=False)
+                )
+                goal = urljoin(url, response.headers.get("location", ""))
+                if index and response.is_redirect and _parse_origin(goal) != _parse_origin(index):
+                    # Often object storage with a signed URL, which the sandbox cannot reach.
+                    # The login is in the URL and not sent to the other host.
+                    response = stack.enter_context(
+                        http.open_response(goal, settings, headers, method=self.command)
+                    )
+            except (OfflineKitError, OSError) as error:
+                self._send(502, {}, redact_urls(str(error)).encode())
+            else:
+                self._pass_on(response, index, parts.netloc)
+
+    do_HEAD = do_GET  # noqa: N815 - http.server looks for that name
+
+    def _refuse(self) -> None:
+        self._send(403, {}, b"Only package indexes")
+
+    def _send(self, status: int, headers: dict[str, str], body: bytes | None = None) -> None:
+        self.send_response_only(status)
+        if body is not None:
+            headers["Content-Length"] = str(len(body))
+        # One exchange per connection: its end also ends a body without Content-Length.
+        for name, value in {**headers, "Connection": "close"}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if body and self.command != "HEAD":
+            self.wfile.write(body)
+
+    def _pass_on(self, response: "requests.Response", index: str, alias_host: str) -> None:
+        """Send the reply of an index; one with a login has its addresses replaced by those of its alias."""
+        reply = {
+            name: value
+            for name, value in response.headers.items()
+            if name.lower() not in _CONNECTION_HEADERS.split()
+        }
+        if location := response.headers.get("location"):
+            reply["Location"] = _replace_origin(location.encode(), index, alias_host).decode()
+        is_page = response.headers.get("content-type", "").startswith(_PAGE_TYPES)
+        if is_page and index and self.command != "HEAD":
+            # requests has decoded the page.
+            reply = {name: value for name, value in reply.items() if name.lower() != "content-encoding"}
+            self._send(response.status_code, reply, _replace_origin(response.content, index, alias_host))
+            return
+        if length := response.headers.get("content-length"):
+            reply["Content-Length"] = length
+        self._send(response.status_code, reply)
+        for chunk in response.raw.stream(CHUNK, decode_content=False):
+            self.wfile.write(chunk)
 
 
-def _send_reply(peer: socket.socket, reply: ProxyReply) -> None:
-    # Header fields are Latin-1 at most (RFC 9110, 5.5).
-    lines = [f"HTTP/1.1 {reply.status} {HTTPStatus(reply.status).phrase}", "Connection: close"]
-    lines += [f"{name}: {value}" for name, value in reply.headers.items()]
-    peer.sendall("\r\n".join((*lines, "", "")).encode("latin-1"))
-    for piece in reply.body:
-        peer.sendall(piece)
-
-
-def _forward_request(
-    peer: socket.socket, request: tuple[bytes, bytes], hosts: Collection[str], upstream: str
-) -> None:
-    """Forward one request to an index: as a tunnel (CONNECT), or as one plain exchange."""
-    head, body = request
-    line, _, header_lines = head.partition(b"\r\n")
-    method, target, version = line.decode("latin-1").split(" ", 2)
-    parts = urlsplit(f"//{target}" if method == "CONNECT" else target)
-    port = parts.port or 80
-    host_and_port = f"{parts.hostname}:{port}"
-    if host_and_port not in hosts:
-        peer.sendall(b"HTTP/1.1 403 Only package indexes\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-        return
-    # NO_PROXY and the system's exceptions hold for us as for any other program.
-    upstream = "" if _bypasses_proxy(str(parts.hostname)) else upstream or _find_environment_proxy(port)
-    proxy = urlsplit(upstream if "//" in upstream else f"//{upstream}")
-    goal = (proxy.hostname, proxy.port or 80) if upstream else (str(parts.hostname), port)
-    with socket.create_connection((str(goal[0]), goal[1]), timeout=_TIMEOUT) as out:
-        if method == "CONNECT" and not upstream:
-            peer.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
-        else:
-            path = target if upstream else (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-            passed_headers = [
-                header
-                for header in header_lines.split(b"\r\n")
-                if header and not header.lower().startswith((b"proxy-", b"connection:"))
-            ]
-            # One exchange per connection: the next request on it could be for another host.
-            ends = [] if method == "CONNECT" else [b"Connection: close"]
-            ends += [_make_authorization(proxy.username, proxy.password)] if proxy.username else []
-            lines = [f"{method} {path} {version}".encode("latin-1"), *passed_headers, *ends, b"", b""]
-            out.sendall(b"\r\n".join(lines))
-        out.sendall(body)
-        back = threading.Thread(target=_copy_stream, args=(out, peer), daemon=True)
-        back.start()
-        _copy_stream(peer, out)
-        back.join()
-
-
-def _bypasses_proxy(host: str) -> bool:
-    return host in ("localhost", "127.0.0.1", "::1") or bool(urllib.request.proxy_bypass(host))
-
-
-def _find_environment_proxy(port: int) -> str:
-    # Also reads the system settings of macOS and Windows.
-    proxies = urllib.request.getproxies()
-    return proxies.get("https" if port == 443 else "http") or proxies.get("all", "")
-
-
-def _make_authorization(user: str, password: str | None) -> bytes:
-    word = base64.b64encode(f"{unquote(user)}:{unquote(password or '')}".encode())
-    return b"Proxy-Authorization: Basic " + word
-
-
-def _read_request(peer: socket.socket) -> tuple[bytes, bytes]:
-    data = b""
-    while b"\r\n\r\n" not in data and len(data) < _LARGEST_HEAD:
-        chunk = peer.recv(65536)
-        if not chunk:
-            break
-        data += chunk
-    head, _, body = data.partition(b"\r\n\r\n")
-    return head, body
+def _replace_origin(text: bytes, index: str, alias_host: str) -> bytes:
+    if not index:
+        return text
+    parts = urlsplit(_parse_origin(index))
+    port = f"(?::{parts.port})?" if parts.port == _PORTS[parts.scheme] else f":{parts.port}"
+    own = rf"(?i)(?:{parts.scheme}:)?//(?:[^/@\s\"'<>]*@)?{re.escape(str(parts.hostname))}{port}(?=[/\"'?#\s]|$)"
+    return re.sub(own.encode(), f"http://{alias_host}".encode(), text)
 
 
 def _copy_stream(source: socket.socket, destination: socket.socket) -> None:

@@ -1,18 +1,20 @@
 """Build sdists: the closure of wheels that builds each one offline, and its wheel, built in exactly that closure."""
 
-import re
 import sys
-import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+from packaging.version import Version
 
 from offline_kit.core import interpreters, processes
 from offline_kit.core.cache import Cache, cache_key
-from offline_kit.core.errors import ProjectError
+from offline_kit.core.errors import OutsideError, ProjectError
 from offline_kit.core.report import SILENT, Reporter
-from offline_kit.packages.builds import confined_build
-from offline_kit.packages.builds.build_closure import BuildSources, obtain_requirements
+from offline_kit.packages.builds import confined_build, resolver_engines
 from offline_kit.packages.builds.build_environment import (
     FRAMEWORKS,
     WITH_FRAMEWORK,
@@ -22,28 +24,46 @@ from offline_kit.packages.builds.build_environment import (
     read_static_requires,
     unpack_sdist,
 )
-from offline_kit.packages.builds.wheel_fit import WheelMismatchError, fit_wheel, store_wheel
-from offline_kit.packages.file_choice import ImageTarget
+from offline_kit.packages.file_choice import ImageTarget, collect_hashes
 from offline_kit.packages.index import PackageIndex
+from offline_kit.packages.pip_settings import redact_urls
+from offline_kit.packages.wheel_files import WheelMismatchError, fit_wheel, store_wheel
+from offline_kit.packages.wheelhouse import fetch_files
 from offline_kit.project.images import Image
-from offline_kit.project.types import Sdist, SettledSdist, Wheel
+from offline_kit.project.types import Fate, Pin, Sdist, SettledSdist, Wheel
 
 _FORMAT = 2  # increase it when the same input gives another result
-_RUNNING = "{}.{}".format(*sys.version_info)
+
+
+class BuildSources:
+    """What builds are for, and what their requirements are resolved from and built with."""
+
+    def __init__(self, image: Image, index: PackageIndex, cutoff: str) -> None:
+        self.image, self.index = image, index
+        self.target = ImageTarget(image)
+        self.cutoff = cutoff  # build requirements uploaded later are ignored; empty for no cut-off
+
+    @cached_property
+    def exact_python(self) -> Path | None:
+        """The image's Python on this machine; looked for only if something is built, since that runs some."""
+        if self.image.local and self.image.interpreter:
+            return self.image.interpreter
+        return interpreters.find_interpreter(self.image.python_minor, processes.copy_environment())
+
+    @property
+    def python(self) -> Path:
+        """The interpreter that builds: the image's version, or the running one if this machine lacks that."""
+        return self.exact_python or Path(sys.executable)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SdistBuild:
     """The result of building one sdist."""
 
-    closure: tuple[Wheel, ...]
-    """The wheels that its isolated build needs, sorted by file name; those found so far if it failed."""
-    wheel: Wheel | None
-    """Built from it, fits the image; None if that failed."""
-    reason: str = ""
-    """Why there is no wheel, without a capital; empty if there is one."""
-    tail: tuple[str, ...] = ()
-    """Last lines of the failed build."""
+    closure: tuple[Wheel, ...]  # what its isolated build needs, sorted; those found so far if it failed
+    wheel: Wheel | None  # built from it, fits the image; None if that failed
+    reason: str = ""  # why there is no wheel, without a capital
+    tail: tuple[str, ...] = ()  # last lines of the failed build
 
 
 def settle_sdists(
@@ -62,27 +82,38 @@ def settle_sdists(
     same build requirements. Earlier results come from the index's cache, without network. Raises ProjectError
     listing every sdist of which no fitting wheel can be built, unless `allow_unbuilt` names it.
     """
-    if not sdists:
-        return ()
-    sources = BuildSources(target=ImageTarget(image), index=index, cutoff=cutoff)
+    sources = BuildSources(image, index, cutoff)
     retried = [sdist.name not in allow_unbuilt for sdist in sdists]
-    recalled = [recall_build(s, sources, retry=retry) for s, retry in zip(sdists, retried, strict=True)]
-    if None in recalled:  # only now: choosing an interpreter runs some
-        sources = _choose_python(sources, report)
+    recalled = [_recall_build(s, sources, retry=retry) for s, retry in zip(sdists, retried, strict=True)]
+    if None in recalled and not sources.exact_python:
+        minor, running = image.python_minor, "{}.{}".format(*sys.version_info)
+        report.note(
+            f"Python {minor} is not installed here: sources are built with Python {running}, which works "
+            f"for pure Python packages only; install it with 'uv python install {minor}'"
+        )
     builds = [
         build or build_sdist(sdist, sources, report, retry=retry)
         for sdist, build, retry in zip(sdists, recalled, retried, strict=True)
     ]
-    failed = [
-        (sdist, build)
-        for sdist, build, retry in zip(sdists, builds, retried, strict=True)
-        if retry and build.wheel is None
-    ]
+    pairs = list(zip(sdists, builds, strict=True))
+    failed = [pair for pair in pairs if pair[1].wheel is None and pair[0].name not in allow_unbuilt]
     if failed:
         raise _make_failure_error(failed, sources)
-    return tuple(
-        _settle_sdist(sdist, build, policy, report) for sdist, build in zip(sdists, builds, strict=True)
-    )
+    settled = []
+    for sdist, build in pairs:
+        if build.wheel is None:
+            report.warn(f"{sdist.name} {sdist.version} is shipped as source only, as allowed: {build.reason}")
+        with_source = policy != "wheel" or build.wheel is None
+        settled.append(
+            SettledSdist(
+                name=sdist.name,
+                version=sdist.version,
+                sdist=sdist if with_source else None,
+                wheel=None if policy == "rename" else build.wheel,
+                closure=build.closure if with_source else (),
+            )
+        )
+    return tuple(settled)
 
 
 def build_sdist(
@@ -96,7 +127,7 @@ def build_sdist(
     """Build an sdist, or return the cached result of an earlier build.
 
     `parents` are the packages whose build requires this one; `retry` tries a cached failure again. Raises what
-    `obtain_requirements` raises for indexes that do not answer.
+    `_obtain_requirements` raises for indexes that do not answer.
     """
     if sdist.name in parents:
         circle = " → ".join((*parents, sdist.name))
@@ -104,35 +135,42 @@ def build_sdist(
     key, cache = _make_build_key(sdist, sources), sources.index.cache
     # Two runs must not build the same sdist at once.
     with cache.hold_lock(f"sdist-{key[:32]}"):
-        build = recall_build(sdist, sources, retry=retry)
-        if build is None:
-            build = _run_build(sdist, sources, report, parents)
-            record = {
-                "closure": [record_wheel(wheel) for wheel in build.closure],
-                "wheel": record_wheel(build.wheel) if build.wheel else None,
-                "why": build.reason,
-                "tail": list(build.tail),
-            }
-            cache.write_record("sdists", key, record)
+        if recalled := _recall_build(sdist, sources, retry=retry):
+            return recalled
+        report.step(f"Building {sdist.name} {sdist.version} from source")
+        if not confined_build.is_confined():
+            report.warn(confined_build.UNCONFINED_WARNING)
+        attempt = IsolatedBuild(
+            sources, report, log=_name_log(sdist, sources), parents=(*parents, sdist.name)
+        )
+        try:
+            wheel = attempt.build_wheel(lambda folder: unpack_sdist(sdist, folder))
+            if (wheel.name, Version(wheel.version)) != (sdist.name, Version(sdist.version)):
+                raise BuildFailedError(
+                    f"its build makes {wheel.name} {wheel.version} instead",
+                    [f"{sdist.filename} became {wheel.filename}"],
+                )
+            build = SdistBuild(closure=attempt.closure, wheel=replace(wheel, version=sdist.version))
+        except BuildFailedError as error:
+            build = SdistBuild(closure=attempt.closure, wheel=None, reason=error.reason, tail=error.tail)
+        record = {
+            "closure": [record_wheel(wheel) for wheel in build.closure],
+            "wheel": record_wheel(build.wheel) if build.wheel else None,
+            "why": build.reason,
+            "tail": list(build.tail),
+            "python": "" if sources.exact_python else sys.version,
+        }
+        cache.write_record("sdists", key, record)
         return build
 
 
-def build_required_wheel(
-    sdist: Sdist, sources: BuildSources, report: Reporter, *, parents: tuple[str, ...] = ()
-) -> Wheel:
-    """Build an sdist that another build requires; raise BuildFailedError if that fails."""
-    build = build_sdist(sdist, sources, report, parents=parents)
-    if build.wheel is None:
-        raise BuildFailedError(
-            f"its build needs {sdist.name} {sdist.version}, and {build.reason}", build.tail
-        )
-    return build.wheel
-
-
-def recall_build(sdist: Sdist, sources: BuildSources, *, retry: bool = True) -> SdistBuild | None:
+def _recall_build(sdist: Sdist, sources: BuildSources, *, retry: bool) -> SdistBuild | None:
     """Return the cached result of an earlier build, or None; with `retry`, a failure does not count."""
     record = sources.index.cache.read_record("sdists", _make_build_key(sdist, sources))
     if record is None or (retry and not record.get("wheel")):
+        return None
+    # A build by another Python than the image's does not count once that is installed.
+    if (python := record.get("python")) and (python != sys.version or sources.exact_python):
         return None
     try:
         lines = [*record["closure"], *([record["wheel"]] if record["wheel"] else [])]  # type: ignore[misc]
@@ -165,120 +203,18 @@ def recall_wheel(record: Mapping[str, object], cache: Cache) -> Wheel | None:
 
 
 def _make_build_key(sdist: Sdist, sources: BuildSources) -> str:
-    image = sources.target.image
+    image = sources.image
     # The image's packages are preferences when the closure is resolved.
     return cache_key(
         _FORMAT,
         sdist.sha256,
         [image.python, image.machine, image.glibc, image.local, cache_key(dict(image.packages))],
-        [sources.cutoff, sources.exact or sys.version],
+        [sources.cutoff, True],
     )
 
 
-def _run_build(sdist: Sdist, sources: BuildSources, report: Reporter, parents: tuple[str, ...]) -> SdistBuild:
-    report.step(f"Building {sdist.name} {sdist.version} from source")
-    attempt = _SdistAttempt(sdist, sources, report, parents)
-    if not confined_build.is_confined():
-        report.warn(confined_build.UNCONFINED_WARNING)
-    try:
-        wheel = attempt.build_wheel()
-    except BuildFailedError as error:
-        return SdistBuild(closure=attempt.closure, wheel=None, reason=error.reason, tail=error.tail)
-    return SdistBuild(closure=attempt.closure, wheel=wheel)
-
-
-class _SdistAttempt:
-    """The two rounds of one isolated build, as pip and uv go through them (PEP 517)."""
-
-    def __init__(
-        self, sdist: Sdist, sources: BuildSources, report: Reporter, parents: tuple[str, ...]
-    ) -> None:
-        self.sdist, self.sources, self.report, self.parents = sdist, sources, report, parents
-        self.log = sources.index.cache.new_log(_name_build_log(sdist, sources))
-        self.closure: tuple[Wheel, ...] = ()
-
-    def build_wheel(self) -> Wheel:
-        """Build the wheel and return it: repaired, normalized and in the cache."""
-        with tempfile.TemporaryDirectory(prefix="offline-kit-sdist-") as name:
-            requires = read_static_requires(unpack_sdist(self.sdist, Path(name)))
-        self.closure = self._obtain_wheels(requires)
-        with create_build_environment(self.sources.python, self.closure, log=self.log) as environment:
-            source = unpack_sdist(self.sdist, environment.scratch / "asked")
-            hook_requires = {text for text in environment.list_hook_requires(source) if text not in requires}
-            if hook_requires:
-                # These may need other versions than the first round chose: resolve both together.
-                self.closure = self._obtain_wheels(requires | hook_requires)
-                environment.sync_wheels(self.closure)
-                source = unpack_sdist(self.sdist, environment.scratch / "source")
-            return self._make_wheel(environment, source)
-
-    def _obtain_wheels(self, requires: Iterable[str]) -> tuple[Wheel, ...]:
-        requires = tuple(requires)
-        for text in requires:
-            name = re.split(r"[^\w.-]", text.strip(), maxsplit=1)[0].lower()
-            # PyPI's torch is built for one CUDA and is not the image's build.
-            if name in FRAMEWORKS and "@" not in text:
-                raise BuildFailedError(
-                    f"its build needs {name} exactly as the image has it, and only the image has that",
-                    [WITH_FRAMEWORK],
-                )
-        wheels, sdists = obtain_requirements(requires, self.sources, self.report)
-        parents = (*self.parents, self.sdist.name)
-        built = [build_required_wheel(sdist, self.sources, self.report, parents=parents) for sdist in sdists]
-        return tuple(sorted((*wheels, *built), key=lambda wheel: wheel.filename))
-
-    def _make_wheel(self, environment: BuildEnvironment, source: Path) -> Wheel:
-        path = environment.build_wheel(source, environment.scratch / "built")
-        _check_wheel_name(path, self.sdist)
-        try:
-            path = fit_wheel(path, self.sources.target.image, environment.scratch / "audited")
-        except WheelMismatchError as error:
-            raise BuildFailedError(f"the wheel built from it does not fit: {error}", [path.name]) from error
-        return store_wheel(path, self.sdist.name, self.sdist.version, self.sources.index.cache)
-
-
-def _check_wheel_name(wheel: Path, sdist: Sdist) -> None:
-    from packaging.utils import InvalidWheelFilename, parse_wheel_filename
-    from packaging.version import Version
-
-    try:
-        name, version, _, _ = parse_wheel_filename(wheel.name)
-    except InvalidWheelFilename as error:
-        raise BuildFailedError("its build makes a wheel with an invalid file name", [str(error)]) from error
-    if (name, version) != (sdist.name, Version(sdist.version)):
-        raise BuildFailedError(
-            f"its build makes {name} {version} instead", [f"{sdist.filename} became {wheel.name}"]
-        )
-
-
-def _choose_python(sources: BuildSources, report: Reporter) -> BuildSources:
-    image = sources.target.image
-    if image.local and image.interpreter:
-        return replace(sources, python=image.interpreter, exact=True)
-    if interpreter := interpreters.find_interpreter(image.python_minor, processes.copy_environment()):
-        return replace(sources, python=interpreter, exact=True)
-    report.note(
-        f"Python {image.python_minor} is not installed here: sources are built with Python {_RUNNING}, which works "
-        f"for pure Python packages only; install it with 'uv python install {image.python_minor}'"
-    )
-    return replace(sources, python=Path(sys.executable), exact=False)
-
-
-def _settle_sdist(sdist: Sdist, build: SdistBuild, policy: str, report: Reporter) -> SettledSdist:
-    if build.wheel is None:
-        report.warn(f"{sdist.name} {sdist.version} is shipped as source only, as allowed: {build.reason}")
-    with_source = policy != "wheel" or build.wheel is None
-    return SettledSdist(
-        name=sdist.name,
-        version=sdist.version,
-        sdist=sdist if with_source else None,
-        wheel=None if policy == "rename" else build.wheel,
-        closure=build.closure if with_source else (),
-    )
-
-
-def _name_build_log(sdist: Sdist, sources: BuildSources) -> str:
-    return f"{sdist.name}-{sdist.version}-py{sources.target.image.python_minor}"
+def _name_log(sdist: Sdist, sources: BuildSources) -> str:
+    return f"{sdist.name}-{sdist.version}-py{sources.image.python_minor}"
 
 
 def _make_failure_error(failed: Sequence[tuple[Sdist, SdistBuild]], sources: BuildSources) -> ProjectError:
@@ -286,18 +222,151 @@ def _make_failure_error(failed: Sequence[tuple[Sdist, SdistBuild]], sources: Bui
     for sdist, build in failed:
         details.append(f"{sdist.name} {sdist.version}: {build.reason}")
         details += [f"    {line}" for line in build.tail]
-        log = sources.index.cache.root / "logs" / f"{_name_build_log(sdist, sources)}.log"
+        log = sources.index.cache.root / "logs" / f"{_name_log(sdist, sources)}.log"
         details += [f"    whole log: {log}"] if log.exists() else []
     names = ", ".join(f"'{sdist.name}'" for sdist, _ in failed)
     allowed = ", ".join(f'"{sdist.name}"' for sdist, _ in failed)
-    minor = sources.target.image.python_minor
-    install_python = "" if sources.exact else f"install the image's Python ('uv python install {minor}'), or "
+    minor = sources.image.python_minor
+    install_python = f"install the image's Python ('uv python install {minor}'), or "
     return ProjectError(
         f"{names} {'exists' if len(failed) == 1 else 'exist'} only as source, and building a wheel for "
         f"{sources.target.describe_platform()} failed",
         code="sdist-build-failed",
-        hint=f"{install_python}install what the build needs; or pin a version that has a wheel, list a wheel of your "
-        "own in the requirements, exclude it, or build it on Kaggle ('offline-kit build --on kaggle'); to ship the "
-        f"source unbuilt: allow_unbuilt = [{allowed}]",
+        hint=f"{'' if sources.exact_python else install_python}install what the build needs; or pin a version that "
+        "has a wheel, list a wheel of your own in the requirements, exclude it, or build it on Kaggle "
+        f"('offline-kit build --on kaggle'); to ship the source unbuilt: allow_unbuilt = [{allowed}]",
         details=details,
+    )
+
+
+class IsolatedBuild:
+    """One isolated build in two rounds, as pip and uv go through them (PEP 517).
+
+    `own` builds are of the user's code: they may read this machine's files and require any framework.
+    """
+
+    def __init__(
+        self,
+        sources: BuildSources,
+        report: Reporter,
+        *,
+        log: str,
+        parents: tuple[str, ...] = (),
+        own: bool = False,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
+        self.sources, self.report, self.parents, self.own = sources, report, parents, own
+        self.variables = variables or {}
+        self.log = sources.index.cache.new_log(log)
+        self.closure: tuple[Wheel, ...] = ()
+
+    def build_wheel(
+        self, place_sources: Callable[[Path], Path], *, network: bool = False, fit: bool = True
+    ) -> Wheel:
+        """Build the wheel of the sources that are put into a folder; return it repaired, normalized and in the cache.
+
+        Raises BuildFailedError, and OutsideError if an index does not answer.
+        """
+        with create_build_environment(
+            self.sources.python, (), log=self.log, own=self.own, network=network, variables=self.variables
+        ) as environment:
+            source = place_sources(environment.scratch / "asked")
+            requires = read_static_requires(source)
+            self._sync(environment, requires)
+            hook_requires = {text for text in environment.list_hook_requires(source) if text not in requires}
+            if hook_requires:
+                # These may need other versions than the first round chose: resolve both together.
+                self._sync(environment, requires | hook_requires)
+                source = place_sources(environment.scratch / "source")
+            path = environment.build_wheel(source, environment.scratch / "built")
+            try:
+                if fit:
+                    path = fit_wheel(path, self.sources.image, environment.scratch / "audited")
+                name, version, _, _ = parse_wheel_filename(path.name)
+            except (WheelMismatchError, InvalidWheelFilename) as error:
+                raise BuildFailedError(f"its wheel does not fit the image: {error}", [path.name]) from error
+            return store_wheel(path, name, str(version), self.sources.index.cache)
+
+    def _sync(self, environment: BuildEnvironment, requires: Iterable[str]) -> None:
+        """Install what the build requires, and nothing else."""
+        wheels, sdists = _obtain_requirements(tuple(requires), self.sources, self.report, own=self.own)
+        for sdist in sdists:
+            build = build_sdist(sdist, self.sources, self.report, parents=self.parents)
+            if build.wheel is None:
+                reason = f"its build needs {sdist.name} {sdist.version}, and {build.reason}"
+                raise BuildFailedError(reason, build.tail)
+            wheels.append(build.wheel)
+        self.closure = tuple(sorted(wheels, key=lambda wheel: wheel.filename))
+        environment.sync_wheels(self.closure)
+
+
+def _obtain_requirements(
+    requires: Sequence[str], sources: BuildSources, report: Reporter, *, own: bool
+) -> tuple[list[Wheel], list[Sdist]]:
+    """Return everything that these requirements need in the image, as wheels if possible.
+
+    The image's own versions are preferred: they work with its Python, and what is compiled against them works
+    with them. Raises BuildFailedError if the requirements cannot be met, OutsideError if an index does not answer.
+    """
+    names = []
+    for text in requires:
+        try:
+            requirement = Requirement(text)
+        except InvalidRequirement as error:
+            reason = f"its build requires '{text}', which is not a valid requirement"
+            raise BuildFailedError(reason, [str(error)]) from error
+        if requirement.url:
+            reason = (
+                f"its build requires '{requirement.name}' from a URL, which an offline build cannot reach"
+            )
+            raise BuildFailedError(reason, [redact_urls(text)])
+        # PyPI's torch is built for one CUDA and is not the image's build.
+        if not own and requirement.name.lower() in FRAMEWORKS:
+            reason = (
+                f"its build needs {requirement.name} exactly as the image has it, and only the image has that"
+            )
+            raise BuildFailedError(reason, [WITH_FRAMEWORK])
+        names.append(requirement.name)
+    index = sources.index
+    problem = resolver_engines.ResolverInput(
+        requirements=tuple(sorted(requires)),
+        preferences=sources.image.packages,
+        image=sources.image,
+        settings=index.settings,
+        cutoff=sources.cutoff,  # the same freeze then gives the same closure later on
+        undated=index.find_undated_urls(names) if sources.cutoff else frozenset(),
+        cache=index.cache.root,
+    )
+    try:
+        versions = resolver_engines.resolve_versions(problem, "uv")
+    except resolver_engines.NoSolutionError as error:
+        reason = "its build requirements cannot be resolved"
+        raise BuildFailedError(reason, error.explanation[-15:]) from error
+    except resolver_engines.MetadataBuildError as error:
+        raise BuildFailedError(error.what, error.details) from error
+    except OutsideError as error:
+        raise OutsideError(
+            f"no index answered when resolving {', '.join(sorted(requires))}, which a build requires",
+            code=error.code,
+            hint="check the connection and pip's index settings, then run again",
+            details=error.details,
+        ) from error
+    pins = [
+        Pin(
+            name=name,
+            version=version,
+            fate=Fate.BUNDLED,
+            hashes=collect_hashes(index.list_files(name), version, sources.cutoff),
+        )
+        for name, version in versions.items()
+    ]
+    artifacts, missing = fetch_files(pins, sources.target, index, report)
+    if missing:
+        labels = {item.pin: f"{item.pin.name}=={item.pin.version}" for item in missing}
+        lines = [f"{labels[item.pin]}: {line}" for item in missing for line in item.alternatives.lines]
+        reason = f"its build needs {', '.join(labels.values())}, of which no file fits the image"
+        raise BuildFailedError(reason, lines)
+    return (
+        [artifact for artifact in artifacts if isinstance(artifact, Wheel)],
+        [artifact for artifact in artifacts if isinstance(artifact, Sdist)],
     )

@@ -4,9 +4,8 @@ import hashlib
 import os
 import re
 import shutil
-import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -14,40 +13,28 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from packaging.version import InvalidVersion
 
-from offline_kit.core import files, http, interpreters, processes
+from offline_kit.core import files, http, processes
+from offline_kit.core.cache import cache_key
 from offline_kit.core.errors import OfflineKitError, OutsideError, ProjectError
 from offline_kit.core.report import SILENT, Reporter
-from offline_kit.core.sandboxes import leftovers
-from offline_kit.packages import wheel_files
-from offline_kit.packages.builds import confined_build, uv_tool
-from offline_kit.packages.builds.build_environment import WITH_FRAMEWORK, find_framework
+from offline_kit.packages.builds.build_environment import (
+    WITH_FRAMEWORK,
+    BuildFailedError,
+    find_framework,
+    unpack_sdist,
+)
+from offline_kit.packages.builds.sdist_builds import BuildSources, IsolatedBuild
 from offline_kit.packages.freeze.requirement_files import DirectReference, RequirementLine
+from offline_kit.packages.index import PackageIndex
 from offline_kit.packages.pip_settings import IndexSettings, redact_urls
 from offline_kit.project.images import Image
+from offline_kit.project.types import Sdist, Wheel
 
-EXCLUDED_FOLDERS = frozenset(
-    [
-        ".git",
-        ".hg",
-        ".svn",
-        ".venv",
-        "venv",
-        "__pycache__",
-        ".mypy_cache",
-        ".pytest_cache",
-        ".ruff_cache",
-        ".tox",
-        ".nox",
-        ".eggs",
-        "node_modules",
-        ".ipynb_checkpoints",
-        "dist",
-        "build",
-        ".idea",
-        ".vscode",
-    ]
+# Folders that are not part of a project's source.
+_EXCLUDED_FOLDERS = (
+    ".git .hg .svn .venv venv __pycache__ .mypy_cache .pytest_cache .ruff_cache .tox .nox .eggs node_modules "
+    ".ipynb_checkpoints dist build .idea .vscode"
 )
-"""Folders that are not part of a project's source."""
 _VERSIONED_BY_SCM = re.compile(rb"setuptools[-_]scm|hatch-vcs|versioningit|versioneer|pbr|dunamai|vcs")
 
 
@@ -59,8 +46,7 @@ class ResolvedReference:
     version: str
     wheel: Path
     sha256: str
-    reference: str
-    """A path relative to the project, or a URL without credentials; of git with the commit."""
+    reference: str  # a path relative to the project, or a URL without credentials; of git with the commit
     line: RequirementLine
 
 
@@ -68,14 +54,11 @@ class ResolvedReference:
 class ReferenceContext:
     """How to turn direct references into wheels."""
 
-    project: Path
-    """References are written relative to it."""
+    project: Path  # references are written relative to it
     image: Image
-    settings: IndexSettings
-    """For build requirements."""
+    settings: IndexSettings  # for build requirements
     cache: Path
-    known_commits: Mapping[str, str] = field(default_factory=dict)
-    """Commits of an earlier freeze by git URL and ref, so that branches keep their commit."""
+    known_commits: Mapping[str, str] = field(default_factory=dict)  # of an earlier freeze, by URL and ref
 
 
 def strip_credentials(url: str) -> str:
@@ -118,25 +101,22 @@ def _get_url_query(direct: DirectReference) -> str:
 
 
 def _hash_content(direct: DirectReference) -> str:
+    """Return a hash of what is on this disk; empty for a reference to elsewhere."""
     path = Path(direct.location)
-    if direct.kind == "folder":
-        return _hash_folder(path)
-    return files.sha256_of(path) if direct.kind in ("wheel", "archive") else ""
-
-
-def _hash_folder(folder: Path) -> str:
+    if direct.kind != "folder":
+        return files.sha256_of(path) if direct.kind in ("wheel", "archive") else ""
     digest = hashlib.sha256()
-    for parent, folders, names in os.walk(folder):
+    for parent, folders, names in os.walk(path):
         folders[:] = sorted(name for name in folders if not _is_excluded_name(name))
         for name in sorted(names):
-            path = Path(parent) / name
-            if path.is_file() and not name.endswith((".pyc", ".pyo")):
-                digest.update(f"{path.relative_to(folder).as_posix()}\0{files.sha256_of(path)}\n".encode())
+            file = Path(parent) / name
+            if file.is_file() and not name.endswith((".pyc", ".pyo")):
+                digest.update(f"{file.relative_to(path).as_posix()}\0{files.sha256_of(file)}\n".encode())
     return digest.hexdigest()
 
 
 def _is_excluded_name(name: str) -> bool:
-    return name in EXCLUDED_FOLDERS or name.endswith(".egg-info")
+    return name in _EXCLUDED_FOLDERS.split() or name.endswith(".egg-info")
 
 
 def resolve_references(
@@ -147,33 +127,27 @@ def resolve_references(
     Raises one ProjectError with all references that cannot be built or do not fit the image, OutsideError if
     downloads or clones fail.
     """
-    references, refused = [], []
-    for entry in lines:
+    references, errors, details = [], [], []
+    for line in lines:
         try:
-            references.append(_resolve_reference(entry, context, report))
+            references.append(_resolve_reference(line, context, report))
         except (ProjectError, OutsideError) as error:
-            refused.append((entry, error))
-    if len(refused) == 1 and isinstance(refused[0][1], OutsideError):
-        raise refused[0][1]
-    if refused:
-        kind = ProjectError if any(isinstance(error, ProjectError) for _, error in refused) else OutsideError
-        hints = dict.fromkeys(error.hint for _, error in refused if error.hint)
-        raise kind(
-            "a direct reference gives no wheel for the image"
-            if len(refused) == 1
-            else f"{len(refused)} direct references give no wheel for the image",
-            hint="; ".join(hints),
-            code=refused[0][1].code if len(refused) == 1 else "direct-references-unusable",
-            details=[
-                line
-                for entry, error in refused
-                for line in (
-                    f"{entry.position}: {error.what}",
-                    *(f"    {detail}" for detail in error.details),
-                )
-            ],
-        )
-    return tuple(references)
+            errors.append(error)
+            details += [f"{line.position}: {error.what}", *(f"    {detail}" for detail in error.details)]
+    if not errors:
+        return tuple(references)
+    alone = len(errors) == 1
+    if alone and isinstance(errors[0], OutsideError):
+        raise errors[0]
+    kind = ProjectError if any(isinstance(error, ProjectError) for error in errors) else OutsideError
+    raise kind(
+        "a direct reference gives no wheel for the image"
+        if alone
+        else f"{len(errors)} direct references give no wheel for the image",
+        hint="; ".join(dict.fromkeys(error.hint for error in errors if error.hint)),
+        code=errors[0].code if alone else "direct-references-unusable",
+        details=details,
+    )
 
 
 def _resolve_reference(
@@ -181,9 +155,7 @@ def _resolve_reference(
 ) -> ResolvedReference:
     direct = line.direct
     assert direct is not None  # noqa: S101 - the caller passes direct references only
-    commit = ""
-    if direct.kind == "git":
-        commit = _find_commit(direct, context)
+    commit = _find_commit(direct, context) if direct.kind == "git" else ""
     if direct.kind == "wheel":
         wheel = Path(direct.location)
     else:
@@ -191,25 +163,49 @@ def _resolve_reference(
         key = f"{cache_source} {_hash_content(direct)} {context.image.python_minor}"
         cache_folder = context.cache / "freeze" / "direct" / hashlib.sha256(key.encode()).hexdigest()[:32]
         wheel = _build_cached_wheel(direct, commit, cache_folder, context, report)
-    resolved = ResolvedReference(
-        **_parse_wheel_name(wheel),
-        wheel=wheel,
-        sha256=files.sha256_of(wheel),
-        reference=format_reference(direct, context.project, commit),
-        line=line,
+    try:
+        name, version, _, tags = parse_wheel_filename(wheel.name)
+    except (InvalidWheelFilename, InvalidVersion) as error:
+        raise ProjectError(
+            f"'{wheel.name}' is not the name of a wheel: {error}",
+            hint="restore its original name",
+            code="wheel-name-invalid",
+        ) from error
+    reference = format_reference(direct, context.project, commit)
+    if direct.name and direct.name != name:
+        raise ProjectError(
+            f"'{reference}' is '{name}', not '{direct.name}'",
+            hint="fix the name",
+            code="reference-name-mismatch",
+        )
+    image = context.image
+    if not tags & set(image.list_wheel_tags()):
+        tag_list = ", ".join(sorted(str(tag) for tag in tags)[:3])
+        raise ProjectError(
+            f"'{wheel.name}' does not fit the image: it is for {tag_list}, the image is Python {image.python_minor}",
+            hint=f"use a wheel for Python {image.python_minor} and {image.machine} Linux, or a pure Python one",
+            code="wheel-does-not-fit",
+        )
+    sha256 = files.sha256_of(wheel)
+    if line.hashes and direct.kind in ("wheel", "url") and f"sha256:{sha256}" not in line.hashes:
+        raise ProjectError(
+            f"'{reference}' has another hash than its line allows",
+            hint="fix the hash, or find out why the file changed",
+            code="hash-mismatch",
+            details=(f"has sha256:{sha256}",),
+        )
+    return ResolvedReference(
+        name=name, version=str(version), wheel=wheel, sha256=sha256, reference=reference, line=line
     )
-    _check_wheel(resolved, direct, context.image)
-    return resolved
 
 
 def _build_cached_wheel(
     direct: DirectReference, commit: str, cache_folder: Path, context: ReferenceContext, report: Reporter
 ) -> Path:
-    if wheel := next(iter(sorted(cache_folder.glob("*.whl"))), None):
-        return wheel
+    # Two runs must not build the same reference at once.
     with files.hold_lock(cache_folder.with_suffix(".lock")):
-        if wheel := next(iter(sorted(cache_folder.glob("*.whl"))), None):
-            return wheel
+        if found := next(iter(sorted(cache_folder.glob("*.whl"))), None):
+            return found
         with (
             files.stage_folder(cache_folder) as fresh,
             tempfile.TemporaryDirectory(prefix="offline-kit-") as scratch,
@@ -217,143 +213,78 @@ def _build_cached_wheel(
             description = format_reference(direct, context.project, commit)
             report.step(f"{'Downloading' if direct.kind == 'url' else 'Building'} {description}")
             source = _fetch_sources(direct, commit, Path(scratch), context)
+
+            def place_sources(folder: Path) -> Path:
+                if not source.is_dir():
+                    return unpack_archive(source, folder)
+                return Path(shutil.copytree(source, folder / source.name, symlinks=True), direct.subdirectory)
+
             if source.suffix == ".whl":
                 shutil.copyfile(source, fresh / source.name)
             else:
-                build_folder = source / direct.subdirectory if source.is_dir() else source
-                build_wheel(build_folder, fresh, context, description, tree=source)
+                wheel = build_wheel(place_sources, context, description)
+                shutil.copyfile(wheel.path, fresh / wheel.filename)
     return next(iter(sorted(cache_folder.glob("*.whl"))))
-
-
-def _parse_wheel_name(wheel: Path) -> dict[str, str]:
-    try:
-        name, version, _, _ = parse_wheel_filename(wheel.name)
-    except (InvalidWheelFilename, InvalidVersion) as error:
-        raise ProjectError(
-            f"'{wheel.name}' is not the name of a wheel: {error}",
-            hint="restore its original name",
-            code="wheel-name-invalid",
-        ) from error
-    return {"name": str(name), "version": str(version)}
-
-
-def _check_wheel(resolved: ResolvedReference, direct: DirectReference, image: Image) -> None:
-    if direct.name and direct.name != resolved.name:
-        raise ProjectError(
-            f"'{resolved.reference}' is '{resolved.name}', not '{direct.name}'",
-            hint="fix the name",
-            code="reference-name-mismatch",
-        )
-    tags = parse_wheel_filename(resolved.wheel.name)[3]
-    if not tags & set(image.list_wheel_tags()):
-        tag_list = ", ".join(sorted(str(tag) for tag in tags)[:3])
-        raise ProjectError(
-            f"'{resolved.wheel.name}' does not fit the image: it is for {tag_list}, the image is Python {image.python_minor}",
-            hint=f"use a wheel for Python {image.python_minor} and {image.machine} Linux, or a pure Python one",
-            code="wheel-does-not-fit",
-        )
-    allowed = resolved.line.hashes
-    if allowed and direct.kind in ("wheel", "url") and f"sha256:{resolved.sha256}" not in allowed:
-        raise ProjectError(
-            f"'{resolved.reference}' has another hash than its line allows",
-            hint="fix the hash, or find out why the file changed",
-            code="hash-mismatch",
-            details=(f"has sha256:{resolved.sha256}",),
-        )
 
 
 def _fetch_sources(direct: DirectReference, commit: str, scratch: Path, context: ReferenceContext) -> Path:
     """Return the wheel, archive or folder of sources below `scratch`."""
     if direct.kind == "url":
-        return _download_archive(direct, scratch, context)
+        address, _, fragment = direct.location.partition("#")
+        fragment_fields = dict(part.partition("=")[::2] for part in fragment.split("&") if part)
+        target = scratch / Path(urlsplit(address).path).name
+        sha256 = fragment_fields.get("sha256", "")
+        http.download_file(address, target, settings=context.settings, sha256=sha256)
+        return target
     if direct.kind == "git":
         return _clone_commit(direct, commit, scratch / "checkout")
     source = Path(direct.location)
     if direct.kind == "archive":
         return source
-    return _copy_sources(source, scratch / source.name)
-
-
-def _copy_sources(source: Path, target: Path) -> Path:
-    # setuptools writes build/ and *.egg-info into the folder that it builds.
-    build_files = b"".join(
-        (source / name).read_bytes()
-        for name in ("pyproject.toml", "setup.py", "setup.cfg")
-        if (source / name).is_file()
-    )
-    needed_names = {".git"} if _VERSIONED_BY_SCM.search(build_files) else set()
+    # Built from a copy: setuptools writes build/ and *.egg-info into the folder that it builds.
+    settings_files = [source / name for name in ("pyproject.toml", "setup.py", "setup.cfg")]
+    settings = b"".join(file.read_bytes() for file in settings_files if file.is_file())
+    needed_names = {".git"} if _VERSIONED_BY_SCM.search(settings) else set()
 
     def list_excluded(_folder: str, names: list[str]) -> set[str]:
         return {name for name in names if _is_excluded_name(name) and name not in needed_names}
 
-    shutil.copytree(source, target, ignore=list_excluded, ignore_dangling_symlinks=True)
-    return target
+    return Path(
+        shutil.copytree(source, scratch / source.name, ignore=list_excluded, ignore_dangling_symlinks=True)
+    )
 
 
-def _download_archive(direct: DirectReference, scratch: Path, context: ReferenceContext) -> Path:
-    address, _, fragment = direct.location.partition("#")
-    fragment_fields = dict(part.partition("=")[::2] for part in fragment.split("&") if part)
-    target = scratch / Path(urlsplit(address).path).name
-    http.download_file(address, target, settings=context.settings, sha256=fragment_fields.get("sha256", ""))
-    return target
+def build_wheel(place_sources: Callable[[Path], Path], context: ReferenceContext, description: str) -> Wheel:
+    """Build one wheel in an isolated environment, reproducibly; it is in the cache.
 
-
-def build_wheel(
-    source: Path,
-    output_folder: Path,
-    context: ReferenceContext,
-    description: str,
-    *,
-    tree: Path | None = None,
-) -> Path:
-    """Build one wheel from a folder or an sdist in an isolated environment, reproducibly.
-
-    It is built by the target's Python if this machine has one. `tree` is the copy of the whole repository, which
-    the build may write to. Raises ProjectError with the last lines of the build.
+    `place_sources` puts the sources into a folder and returns theirs. Raises ProjectError with the last lines of
+    the build.
     """
-    python = interpreters.find_interpreter(context.image.python_minor, processes.copy_environment())
-    with tempfile.TemporaryDirectory(prefix="offline-kit-") as scratch:
-        build_output = files.make_folder(Path(scratch) / "out")
-        arguments: list[str | Path] = [
-            "build",
-            "--wheel",
-            source,
-            "--out-dir",
-            build_output,
-            "--no-create-gitignore",
-        ]
-        arguments += ["--python", python or sys.executable]
-        for constraint_file in uv_tool.write_build_constraints(context.image.packages, Path(scratch)):
-            process = uv_tool.run_uv_builds(
-                [*arguments, "--build-constraints", constraint_file],
-                context.settings,
-                cwd=Path(scratch),
-                cache=context.cache,
-                shown=(*confined_build.list_python_folders(python or Path(sys.executable)), source),
-                writable=(tree or source,) if source.is_dir() else (),
-            )
-            if not uv_tool.refuses_versions(process):
-                break
-        built = [
-            Path(shutil.copyfile(path, output_folder / path.name))
-            for path in sorted(build_output.glob("*.whl"))
-            if leftovers.is_regular(path)
-        ]
-    if not process.succeeded and (framework := find_framework(process.err)):
+    index = PackageIndex(context.settings, cache=context.cache)
+    log = f"reference-{cache_key(description)[:12]}"
+    build = IsolatedBuild(BuildSources(context.image, index, cutoff=""), SILENT, log=log)
+    try:
+        # Whether it fits the image is told by its name: a reference is shipped as its author builds it.
+        return build.build_wheel(place_sources, fit=False)
+    except BuildFailedError as error:
+        if WITH_FRAMEWORK in error.tail or find_framework("\n".join(error.tail)):
+            raise ProjectError(
+                f"'{description}' cannot be built here: {error.reason}",
+                hint=WITH_FRAMEWORK,
+                code="build-needs-framework",
+            ) from error
         raise ProjectError(
-            f"the build of '{description}' asks for {framework}, which only the image has as it must be: {WITH_FRAMEWORK}",
-            hint=WITH_FRAMEWORK,
-            code="build-needs-framework",
-        )
-    if not process.succeeded or not built:
-        raise ProjectError(
-            f"the wheel of '{description}' cannot be built",
+            f"the wheel of '{description}' cannot be built: {error.reason}",
             hint="run 'uv build --wheel' on it to see why, or add a wheel instead",
             code="wheel-build-failed",
-            details=[redact_urls(line) for line in process.last_lines(8)],
-        )
-    wheel_files.normalize_wheel(built[0])
-    return built[0]
+            details=[redact_urls(line) for line in error.tail[-8:]],
+        ) from error
+
+
+def unpack_archive(path: Path, folder: Path) -> Path:
+    """Unpack an archive of sources and return the folder of the project in it."""
+    sdist = Sdist(name=path.name, version="", filename=path.name, path=path, sha256="", size=0)
+    return unpack_sdist(sdist, folder)
 
 
 def _find_commit(direct: DirectReference, context: ReferenceContext) -> str:

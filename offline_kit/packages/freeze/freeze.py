@@ -3,50 +3,49 @@
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 from offline_kit.core import files, processes
 from offline_kit.core.errors import OfflineKitError, OutsideError, ProjectError
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.packages.builds import confined_build
-from offline_kit.packages.freeze import direct_references, freeze_file, pin_fates, requirement_checks
+from offline_kit.packages.builds.resolver_engines import ResolverInput
+from offline_kit.packages.freeze import direct_references, freeze_file, pin_fates
 from offline_kit.packages.freeze.dependency_walk import (
     Dependency,
+    PackagePolicy,
     is_in_image,
     marker_holds,
     satisfies_requirement,
+    strip_local_versions,
 )
 from offline_kit.packages.freeze.direct_references import ReferenceContext, ResolvedReference
-from offline_kit.packages.freeze.freeze_inputs import LOCK_ORIGIN, FreezeInputs, gather_inputs, hash_inputs
+from offline_kit.packages.freeze.freeze_inputs import (
+    LOCK_ORIGIN,
+    FreezeInputs,
+    gather_inputs,
+    hash_inputs,
+    split_lock_files,
+)
 from offline_kit.packages.freeze.freeze_inputs import FreezeRequest as FreezeRequest
-from offline_kit.packages.freeze.lock_files import LockPin, split_lock_files
-from offline_kit.packages.freeze.metadata_store import MetadataStore, read_wheel_metadata
-from offline_kit.packages.freeze.pin_fates import PackagePolicy, PinContext
-from offline_kit.packages.freeze.requirement_files import (
-    IndexOptions,
-    RequirementLine,
-    read_requirement_files,
-)
-from offline_kit.packages.freeze.resolve import (
-    Resolution,
-    ResolutionRequest,
-    resolve_requirements,
-    strip_torch_local_version,
-)
-from offline_kit.packages.freeze.resolver_engines import ResolverInput
+from offline_kit.packages.freeze.lock_files import LockPin
+from offline_kit.packages.freeze.metadata_store import MetadataStore
+from offline_kit.packages.freeze.requirement_checks import UnmetRequirementsError, check_requirements
+from offline_kit.packages.freeze.requirement_files import RequirementLine, read_requirement_files
+from offline_kit.packages.freeze.resolve import Resolution, ResolutionRequest, resolve_requirements
 from offline_kit.packages.index import PackageIndex
 from offline_kit.packages.pip_settings import IndexSettings
-from offline_kit.project.images import Image
+from offline_kit.project.images import TORCH_FAMILY, Image
 from offline_kit.project.types import Fate, Freeze, Pin
 
-MAX_DIFFERENCE_LINES = 8
-"""Differences of one lock file up to which each has a line of its own."""
+_MAX_DIFFERENCE_LINES = 8  # differences of one lock file up to which each has a line of its own
 
 
 def freeze_requirements(
@@ -73,7 +72,7 @@ def freeze_requirements(
     context = ReferenceContext(
         project=project,
         image=image,
-        settings=_merge_index_options(settings, inputs.index_options),
+        settings=settings.override(inputs.index_options),
         cache=cache,
         known_commits=_find_known_commits(inputs.direct_references, current, project) if current else {},
     )
@@ -88,16 +87,16 @@ def freeze_requirements(
         report.warn(confined_build.UNCONFINED_WARNING)
     metadata = MetadataStore(PackageIndex(context.settings, cache=cache), context)
     moment = (request.moment or datetime.now(UTC)).astimezone(UTC)
-    fitted = _fit_lock_to_image(inputs, metadata, image)
+    inputs = _fit_lock_to_image(inputs, metadata)
     maker = _FreezeMaker(
-        inputs=fitted,
+        inputs=inputs,
         request=request,
         build_context=context,
         old_pins=current.pins if current else (),
         metadata=metadata,
         cutoff=moment.strftime("%Y-%m-%dT%H:%M:%SZ"),
         report=report,
-        policy=fitted.policy,
+        policy=inputs.policy,
     )
     maker.check_inputs()
     new_freeze = replace(maker.make_freeze(), input_hash=input_hash)
@@ -110,9 +109,8 @@ def freeze_requirements(
 def is_freeze_current(request: FreezeRequest, image: Image, own: tuple[str, ...] = ()) -> bool:
     """Whether the written freeze has these inputs; needs no index. Raises ProjectError for unreadable inputs."""
     old = _read_old_freeze(request)
-    return old is not None and old.input_hash == hash_inputs(
-        gather_inputs(request, image, own), request, image
-    )
+    inputs = gather_inputs(request, image, own) if old else None
+    return bool(old and inputs and old.input_hash == hash_inputs(inputs, request, image))
 
 
 def read_index_settings(
@@ -124,19 +122,7 @@ def read_index_settings(
     """
     plain, _ = split_lock_files(requirements)
     inputs = read_requirement_files(plain, (), project=project, env=processes.copy_environment())
-    return _merge_index_options(settings, inputs.index_options)
-
-
-def _merge_index_options(settings: IndexSettings, options: IndexOptions) -> IndexSettings:
-    # As in pip, --index-url of a file replaces the configured one, and the other options add to theirs.
-    return replace(
-        settings,
-        index_url=options.index_url or settings.index_url,
-        extra_index_urls=tuple(dict.fromkeys((*settings.extra_index_urls, *options.extra_index_urls))),
-        find_links=tuple(dict.fromkeys((*settings.find_links, *options.find_links))),
-        no_index=options.no_index or settings.no_index,
-        trusted_hosts=tuple(dict.fromkeys((*settings.trusted_hosts, *options.trusted_hosts))),
-    )
+    return settings.override(inputs.index_options)
 
 
 def _write_freeze(path: Path, text: str) -> None:
@@ -188,31 +174,29 @@ def _restore_wheels(old: Freeze, references: tuple[ResolvedReference, ...]) -> F
             wheel = wheels.get(pin.name)
             if wheel is None or f"sha256:{wheel.sha256}" not in pin.hashes:
                 return None
-            pins.append(replace(pin, local=wheel.wheel))
-        else:
-            pins.append(pin)
+            pin = replace(pin, local=wheel.wheel)
+        pins.append(pin)
     return replace(old, pins=tuple(pins))
 
 
-def _fit_lock_to_image(inputs: FreezeInputs, metadata: MetadataStore, image: Image) -> FreezeInputs:
+def _fit_lock_to_image(inputs: FreezeInputs, metadata: MetadataStore) -> FreezeInputs:
     """Replace lock pins that do not fit the image by the nearest version that does; drop packages without one.
 
     Dropped are only packages that a file lists because they were installed, and none that own code imports.
     """
-    lock = inputs.lock
-    missing_names = sorted(
-        name
-        for name in lock.pins.keys() | lock.installed_only
-        if not is_in_image(image, name) and name not in inputs.policy.own
-    )
-    listed_names = {line.name for line in inputs.requirements if line.origin == LOCK_ORIGIN}
+    lock, image = inputs.lock, metadata.target.image
+    known_names = inputs.policy.own | image.packages.keys() | set(image.unversioned)
+    missing_names = sorted((lock.pins.keys() | lock.installed_only) - known_names)
     with ThreadPoolExecutor(8) as pool:
         versions = pool.map(metadata.find_fitting_versions, missing_names)
         fitting = dict(zip(missing_names, versions, strict=True))
     pins = dict(lock.pins)
-    for name in pins.keys() & fitting.keys():
-        version = lock.pins[name].version
-        pins[name] = replace(pins[name], version=metadata.find_nearest_version(name, version) or version)
+    for name in pins.keys() & {name for name, fits in fitting.items() if fits}:
+        # The version itself, else the next newer that fits, else the newest.
+        wanted = Version(pins[name].version)
+        above = [fit for fit in fitting[name] if Version(fit) >= wanted]
+        pins[name] = replace(pins[name], version=above[-1] if above else fitting[name][0])
+    listed_names = {line.name for line in inputs.requirements if line.origin == LOCK_ORIGIN}
     left_out = {
         name: f"no version of it fits Python {image.python_minor}"
         if metadata.index.list_files(name)
@@ -236,13 +220,12 @@ class _FreezeMaker:
     inputs: FreezeInputs
     request: FreezeRequest
     build_context: ReferenceContext
-    old_pins: tuple[Pin, ...]
-    """Preferences."""
+    old_pins: tuple[Pin, ...]  # preferences
     metadata: MetadataStore
     cutoff: str
     report: Reporter
     policy: PackagePolicy
-    references: tuple[ResolvedReference, ...] = field(default=())
+    references: tuple[ResolvedReference, ...] = ()
 
     @property
     def image(self) -> Image:
@@ -259,32 +242,35 @@ class _FreezeMaker:
             )
         except (ProjectError, OutsideError) as error:
             problems.append(error)
-        self.metadata.add_metadata(
-            {
-                reference.name: read_wheel_metadata(reference.wheel, reference.name, reference.version)
-                for reference in self.references
-            }
-        )
+        for reference in self.references:
+            self.metadata.add_wheel(reference.wheel, reference.name, reference.version)
         not_bundled = inputs.policy.own | inputs.policy.exclude
+        bundled = {item.name: item for item in self.references if item.name not in not_bundled}
         self.policy = replace(
             inputs.policy,
-            direct_references={
-                reference.name: reference
-                for reference in self.references
-                if reference.name not in not_bundled
-            },
+            direct_references=bundled,
             hashes={line.name: frozenset(line.hashes) for line in inputs.requirements if line.hashes},
         )
         direct_names = {line.name for line in inputs.direct_references}
         indexed = [line for line in inputs.requirements if line.name not in direct_names]
         try:
-            requirement_checks.check_requirements(indexed, self.metadata, self.policy, self.image)
+            check_requirements(indexed, self.metadata, self.policy)
         except (ProjectError, OutsideError) as error:
             problems.append(error)
-        try:
-            requirement_checks.check_direct_references(self.policy, self.image)
-        except ProjectError as error:
-            problems.append(error)
+        replacing = [
+            f"{item.reference} ({item.line.position}): '{name}' is protected, the image has {self.image.packages[name]}"
+            for name, item in bundled.items()
+            if name in self.image.packages and not self.policy.allows_replacing(name, self.image)
+        ]
+        if replacing:
+            problems.append(
+                ProjectError(
+                    "direct references would replace protected packages",
+                    hint="remove the line to use the image's version, or name the package in `replace`",
+                    code="protected-package-replaced",
+                    details=replacing,
+                )
+            )
         if problems:
             raise self._merge_errors(problems)
 
@@ -293,7 +279,7 @@ class _FreezeMaker:
         hints = []
         for error in errors:
             hints.append(error.hint)
-            if isinstance(error, requirement_checks.UnmetRequirementsError):
+            if isinstance(error, UnmetRequirementsError):
                 hints += self._suggest_versions(error, alone=len(errors) == 1)
         if len(errors) == 1:
             summary, code, details = errors[0].what, errors[0].code, errors[0].details
@@ -304,9 +290,7 @@ class _FreezeMaker:
         kind = OutsideError if all(isinstance(error, OutsideError) for error in errors) else ProjectError
         return kind(summary, hint="; ".join(dict.fromkeys(filter(None, hints))), code=code, details=details)
 
-    def _suggest_versions(
-        self, error: requirement_checks.UnmetRequirementsError, *, alone: bool
-    ) -> list[str]:
+    def _suggest_versions(self, error: UnmetRequirementsError, *, alone: bool) -> list[str]:
         """Return hints for requirements that cannot be met; every version in them was resolved here."""
         replaceable = {
             line.name
@@ -337,12 +321,13 @@ class _FreezeMaker:
 
     def _try_versions(self, lines: Sequence[RequirementLine], replaceable: Collection[str]) -> str:
         """Resolve with any version of `replaceable`; return the changed pins, "" if nothing resolves."""
-        trial_lines = [
-            replace(line, requirement=_drop_version(line.requirement), hashes=())
-            if line.name in replaceable
-            else line
-            for line in lines
-        ]
+        trial_lines = []
+        for line in lines:
+            if line.name in replaceable:
+                requirement = Requirement(line.requirement)
+                requirement.specifier = SpecifierSet()
+                line = replace(line, requirement=str(requirement), hashes=())
+            trial_lines.append(line)
         trial = replace(self, inputs=replace(self.inputs, requirements=tuple(trial_lines)))
         try:
             resolution = resolve_requirements(trial.build_request(), SILENT)
@@ -366,7 +351,7 @@ class _FreezeMaker:
 
     def build_request(self) -> ResolutionRequest:
         """Return what to resolve."""
-        context = self.build_context
+        context, names = self.build_context, [line.name for line in self.inputs.requirements[:8]]
         lock_pins = self.inputs.lock.pins
         old_versions = {
             pin.name: pin.version for pin in self.old_pins if pin.version and pin.fate is not Fate.PROVIDED
@@ -383,7 +368,7 @@ class _FreezeMaker:
                 image=self.image,
                 settings=context.settings,
                 cutoff=self.cutoff,
-                undated=self._find_undated_indexes(),
+                undated=self.metadata.index.find_undated_urls(names),
                 cache=context.cache,
             ),
         )
@@ -415,21 +400,6 @@ class _FreezeMaker:
                     roots.append(Dependency(required_by=reference.name, requirement=requirement))
         return tuple(dict.fromkeys(roots))
 
-    def _find_undated_indexes(self) -> frozenset[str]:
-        """Return the indexes without upload times, judged by the files of a few required packages."""
-        # Under --exclude-newer uv ignores all files without an upload time:
-        # https://docs.astral.sh/uv/concepts/resolution/#reproducible-resolutions
-        undated = set()
-        for url in self.build_context.settings.list_index_urls():
-            if "//pypi.org/" in url:
-                continue
-            only_it = replace(self.build_context.settings, index_url=url, extra_index_urls=(), find_links=())
-            index = PackageIndex(only_it, cache=self.build_context.cache)
-            listed = [file for line in self.inputs.requirements[:8] for file in index.list_files(line.name)]
-            if not any(file.upload_time for file in listed):
-                undated.add(url)
-        return frozenset(undated)
-
     def make_freeze(self) -> Freeze:
         """Resolve and decide about every package; the freeze has neither input hash nor text yet.
 
@@ -438,7 +408,7 @@ class _FreezeMaker:
         request = self.build_request()
         resolution = resolve_requirements(request, self.report)
         pins = self._decide_pins(request, resolution)
-        _check_hashes(pins, self.inputs.requirements)
+        self._check_hashes(pins)
         replaced = {pin.name: pin.version for pin in pins if pin.replaces}
         broken: dict[str, tuple[str, ...]] = {}
         if replaced:
@@ -464,19 +434,42 @@ class _FreezeMaker:
         )
 
     def _decide_pins(self, request: ResolutionRequest, resolution: Resolution) -> tuple[Pin, ...]:
-        decided = pin_fates.decide_pins(resolution.graph, resolution.versions, self.policy, self.image)
-        bundled_names = {pin.name for pin in decided if pin.fate is Fate.BUNDLED}
-        context = PinContext(
-            metadata=self.metadata,
-            policy=self.policy,
-            cutoff=self.cutoff,
-            is_reconstructed=pin_fates.is_reconstructed_image(self.image),
-            direct_requesters=bundled_names | {root.required_by for root in request.roots},
-        )
-        pins = {pin.name: pin for pin in pin_fates.complete_pins(decided, context)}
+        graph, policy = resolution.graph, self.policy
+        decided = [
+            pin_fates.decide_pin(name, graph, resolution.versions, policy, self.image)
+            for name in graph.dependencies
+        ]
+        requesters = {pin.name for pin in decided if pin.fate is Fate.BUNDLED}
+        requesters |= {root.required_by for root in request.roots}
+
+        def add_hashes(pin: Pin) -> Pin:
+            spare = pin.fate is Fate.PROVIDED and pin_fates.is_worth_spare(pin, self.metadata, requesters)
+            if not spare and (pin.fate is not Fate.BUNDLED or pin.local):
+                return pin
+            hashes = pin_fates.list_allowed_hashes(pin, self.metadata, policy, self.cutoff)
+            return replace(pin, spare=spare, hashes=hashes)
+
+        with ThreadPoolExecutor(8) as pool:
+            pins = {pin.name: pin for pin in pool.map(add_hashes, decided)}
         for name, cause in self.inputs.left_out.items():
             pins.setdefault(name, Pin(name=name, version="", fate=Fate.SKIPPED, reason=cause))
         return tuple(pin for _, pin in sorted(pins.items()))
+
+    def _check_hashes(self, pins: Iterable[Pin]) -> None:
+        """Raise ProjectError if no file of a bundled pin has a hash that its line allows."""
+        without_hash = {pin.name: pin.version for pin in pins if pin.fate is Fate.BUNDLED and not pin.hashes}
+        problems = [
+            f"{line.position}: {line.name} {without_hash[line.name]}"
+            for line in self.inputs.requirements
+            if line.hashes and line.name in without_hash
+        ]
+        if problems:
+            raise ProjectError(
+                "files on the index have other hashes than the requirements allow",
+                hint="fix the hashes, or find out who changed the files",
+                code="hash-mismatch",
+                details=problems,
+            )
 
     def _describe_unpinned(self, pins: Iterable[Pin]) -> list[str]:
         """Return a line for every package of `pip freeze` without a version that nothing provides."""
@@ -502,33 +495,13 @@ class _FreezeMaker:
 
 
 def _build_dependency(line: RequirementLine) -> Dependency:
-    requirement = strip_torch_local_version(Requirement(line.requirement))
+    requirement = Requirement(line.requirement)
     requirement.name = str(canonicalize_name(requirement.name))
     requirement.marker = None
+    if requirement.name in TORCH_FAMILY and "+" in str(requirement.specifier):
+        # PyPI has no versions with a local part; the image's build is one of them, and serves.
+        requirement.specifier = strip_local_versions(requirement.specifier)
     return Dependency(required_by=line.origin, requirement=requirement)
-
-
-def _drop_version(line: str) -> str:
-    requirement = Requirement(line)
-    requirement.specifier = SpecifierSet()
-    return str(requirement)
-
-
-def _check_hashes(pins: Iterable[Pin], requirement_lines: Iterable[RequirementLine]) -> None:
-    """Raise ProjectError if no file of a bundled pin has a hash that its line allows."""
-    without_hash = {pin.name: pin.version for pin in pins if pin.fate is Fate.BUNDLED and not pin.hashes}
-    problems = [
-        f"{line.position}: {line.name} {without_hash[line.name]}"
-        for line in requirement_lines
-        if line.hashes and line.name in without_hash
-    ]
-    if problems:
-        raise ProjectError(
-            "files on the index have other hashes than the requirements allow",
-            hint="fix the hashes, or find out who changed the files",
-            code="hash-mismatch",
-            details=problems,
-        )
 
 
 def _describe_differences(pins: Iterable[Pin], locked_versions: Mapping[str, LockPin]) -> list[str]:
@@ -543,9 +516,9 @@ def _describe_differences(pins: Iterable[Pin], locked_versions: Mapping[str, Loc
             pins_by_source.setdefault((locked.source, winner), []).append((pin, locked.version))
     lines = []
     for (source, winner), pairs in pins_by_source.items():
-        if len(pairs) <= MAX_DIFFERENCE_LINES:
+        if len(pairs) <= _MAX_DIFFERENCE_LINES:
             lines += [f"{pin.name}: {source} has {version}, {winner} {pin.version}" for pin, version in pairs]
         else:
             versions = ", ".join(f"{pin.name} {pin.version} ({version})" for pin, version in pairs)
             lines.append(f"{source}: {winner} other versions than the file (in brackets) of {versions}")
-    return sorted(lines) if len(lines) <= 2 * MAX_DIFFERENCE_LINES else lines
+    return sorted(lines) if len(lines) <= 2 * _MAX_DIFFERENCE_LINES else lines

@@ -17,13 +17,13 @@ from packaging.utils import canonicalize_name
 
 from offline_kit.core import processes
 from offline_kit.core.errors import ProjectError, UsageError
+from offline_kit.packages.builds.resolver_engines import matches_running_python
 from offline_kit.packages.freeze import direct_references, freeze_file
-from offline_kit.packages.freeze.dependency_walk import marker_holds
-from offline_kit.packages.freeze.lock_files import LockedPackages, LockPin, read_lock_files, split_lock_files
-from offline_kit.packages.freeze.pin_fates import PackagePolicy, is_reconstructed_image
+from offline_kit.packages.freeze.dependency_walk import PackagePolicy, marker_holds
+from offline_kit.packages.freeze.lock_files import LockedPackages, LockPin, is_lock_file, read_lock_files
+from offline_kit.packages.freeze.pin_fates import is_reconstructed_image
 from offline_kit.packages.freeze.requirement_files import (
     DirectReference,
-    IndexOptions,
     RequirementInputs,
     RequirementLine,
     get_exact_version,
@@ -31,8 +31,7 @@ from offline_kit.packages.freeze.requirement_files import (
     parse_requirement,
     read_requirement_files,
 )
-from offline_kit.packages.freeze.resolver_engines import matches_running_python
-from offline_kit.packages.pip_settings import redact_urls
+from offline_kit.packages.pip_settings import IndexSettings, redact_urls
 from offline_kit.project.config_keys import ENGINES
 from offline_kit.project.images import Image
 
@@ -45,61 +44,51 @@ class FreezeRequest:
     """What to freeze, and how."""
 
     project: Path
-    requirements: tuple[Path, ...] = ()
-    """Requirements files, and lock files that are read as such."""
-    inline: tuple[str, ...] = ()
-    """Requirements outside of requirements files; see `read_project_dependencies`."""
-    origins: Mapping[str, str] = field(default_factory=dict)
-    """Origin of inline lines that are not from pyproject.toml: "the trained files"."""
-    locks: tuple[Path, ...] = ()
-    """uv.lock, pylock.toml and `pip freeze` files: their pins are preferred."""
-    exclude: tuple[str, ...] = ()
-    """Packages that are never bundled."""
-    include: tuple[str, ...] = ()
-    """Packages that are bundled even if the image has them."""
-    imported: frozenset[str] = frozenset()
-    """Top-level names that the project's own code imports; their packages are never left out."""
-    replace: tuple[str, ...] = ()
-    """Protected packages that may be replaced, and lock pins that win over the image."""
-    pins: str = "image"
-    """Which versions win if a lock file and the image differ: "image" or "lock"."""
-    engine: str = "auto"
-    """"auto", "uv" or "pip-tools"."""
-    upgrade: bool = False
-    """Ignore the committed freeze and take the newest versions of the index."""
-    freeze_path: Path
-    """The committed freeze beside the project."""
-    keep: bool = True
-    """Whether to write the freeze; a dry run does not."""
-    moment: datetime | None = None
-    """Cut-off for uploads; None is now."""
+    requirements: tuple[Path, ...] = ()  # requirements files, and lock files that are read as such
+    inline: tuple[str, ...] = ()  # requirements outside of files; see `read_project_dependencies`
+    origins: Mapping[str, str] = field(default_factory=dict)  # of inline lines: "the trained files"
+    locks: tuple[Path, ...] = ()  # uv.lock, pylock.toml and `pip freeze` files: their pins are preferred
+    exclude: tuple[str, ...] = ()  # packages that are never bundled
+    include: tuple[str, ...] = ()  # packages that are bundled even if the image has them
+    imported: frozenset[str] = frozenset()  # by the project's own code; their packages are never left out
+    replace: tuple[
+        str, ...
+    ] = ()  # protected packages that may be replaced, lock pins that win over the image
+    pins: str = "image"  # which versions win if a lock file and the image differ: "image" or "lock"
+    engine: str = "auto"  # "auto", "uv" or "pip-tools"
+    upgrade: bool = False  # ignore the committed freeze and take the newest versions of the index
+    freeze_path: Path  # the committed freeze beside the project
+    keep: bool = True  # whether to write the freeze; a dry run does not
+    moment: datetime | None = None  # cut-off for uploads; None is now
 
 
 @dataclass(frozen=True, kw_only=True)
 class FreezeInputs:
     """Everything that a freeze depends on, read. Markers of all requirements hold in the image."""
 
-    requirements: tuple[RequirementLine, ...]
-    """Requirements on packages of an index."""
+    requirements: tuple[RequirementLine, ...]  # on packages of an index
     constraints: tuple[RequirementLine, ...]
     direct_references: tuple[RequirementLine, ...]
-    lock: LockedPackages
-    """Preferred versions."""
-    index_options: IndexOptions
-    policy: PackagePolicy
-    """What the user decided, without direct references and hashes."""
-    engine: str
-    """"uv" or "pip-tools"."""
-    ignored_options: tuple[str, ...]
-    """Options without meaning for a kit, with their positions."""
-    locked_versions: Mapping[str, LockPin] = field(default_factory=dict)
-    """The lock's own versions, if `lock` has the nearest ones that fit the image."""
-    left_out: Mapping[str, str] = field(default_factory=dict)
-    """Packages that are left out although no setting says so, with the reason."""
-    imported: frozenset[str] = frozenset()
-    """Names that the project's own code imports, normalized like packages."""
-    error: ProjectError | None = None
-    """The lines that cannot be read, unless that was raised."""
+    lock: LockedPackages  # preferred versions
+    index_options: IndexSettings
+    policy: PackagePolicy  # what the user decided, without direct references and hashes
+    engine: str  # "uv" or "pip-tools"
+    ignored_options: list[str]  # that have no meaning for a kit, with their positions
+    locked_versions: Mapping[str, LockPin] = field(
+        default_factory=dict
+    )  # if `lock` has those nearest to them
+    left_out: Mapping[str, str] = field(default_factory=dict)  # why, although no setting says so
+    imported: frozenset[str] = frozenset()  # by the project's own code, normalized like packages
+    error: ProjectError | None = None  # the lines that cannot be read, unless that was raised
+
+
+def split_lock_files(paths: Iterable[Path]) -> tuple[list[Path], list[Path]]:
+    """Return the requirements files and the lock files among these paths."""
+    plain: list[Path] = []
+    locks: list[Path] = []
+    for path in paths:
+        (locks if is_lock_file(path) else plain).append(path)
+    return plain, locks
 
 
 def gather_inputs(
@@ -111,7 +100,7 @@ def gather_inputs(
     be read are returned as `error` beside the rest.
     """
     plain, lock_files = split_lock_files(request.requirements)
-    requirement_files = read_requirement_files(
+    read = read_requirement_files(
         plain,
         request.inline,
         project=request.project,
@@ -121,12 +110,15 @@ def gather_inputs(
     )
     engine, compiled_beside = _choose_engine(request, image, plain)
     environment = image.marker_environment()
-    lock = read_lock_files(
-        [*request.locks, *lock_files, *requirement_files.compiled_files, *compiled_beside], environment
-    ).drop_packages(_normalize_names(request.exclude))
-    requirements = [
-        _drop_compiled_version(line, requirement_files) for line in requirement_files.requirements
-    ]
+    policy = PackagePolicy(
+        exclude=_normalize_names(request.exclude),
+        include=_normalize_names(request.include),
+        replace=_normalize_names(request.replace),
+        own=_normalize_names(own),
+    )
+    lock = read_lock_files([*request.locks, *lock_files, *read.compiled_files, *compiled_beside], environment)
+    lock.drop_packages(policy.exclude)
+    requirements = [_drop_compiled_version(line, read) for line in read.requirements]
     if not requirements and not request.requirements and not request.inline:
         requirements = _list_lock_requirements(lock, request.project)
     elif lock_files:
@@ -134,12 +126,6 @@ def gather_inputs(
     applicable = [line for line in requirements if _applies_to_image(line, environment)]
     training = _find_training_only(applicable, request)
     applicable = [line for line in applicable if line.name not in training]
-    policy = PackagePolicy(
-        exclude=_normalize_names(request.exclude),
-        include=_normalize_names(request.include),
-        replace=_normalize_names(request.replace),
-        own=_normalize_names(own),
-    )
     return FreezeInputs(
         requirements=tuple(line for line in applicable if not line.direct and line.name not in policy.own),
         direct_references=tuple(
@@ -147,17 +133,15 @@ def gather_inputs(
             for line in applicable
             if line.direct and not _list_reference_names(line.direct) & policy.exclude
         ),
-        constraints=tuple(
-            line for line in requirement_files.constraints if _applies_to_image(line, environment)
-        ),
+        constraints=tuple(line for line in read.constraints if _applies_to_image(line, environment)),
         lock=lock,
-        index_options=requirement_files.index_options,
+        index_options=read.index_options,
         policy=policy,
         engine=engine,
-        ignored_options=requirement_files.ignored_options,
+        ignored_options=read.ignored_options,
         left_out={name: f"not needed offline: {cause}" for name, cause in training.items()},
         imported=_normalize_names(request.imported),
-        error=requirement_files.error,
+        error=read.error,
     )
 
 
@@ -167,9 +151,8 @@ def _normalize_names(names: Iterable[str]) -> frozenset[str]:
 
 def _find_training_only(lines: Iterable[RequirementLine], request: FreezeRequest) -> dict[str, str]:
     """Return required packages that no run without internet needs, with the reason, unless own code imports them."""
-    data = tomllib.loads(
-        (resources.files("offline_kit") / "data" / "training_only.toml").read_text(encoding="utf-8")
-    )
+    text = (resources.files("offline_kit") / "data" / "training_only.toml").read_text(encoding="utf-8")
+    data = tomllib.loads(text)
     kept_names = _normalize_names((*request.include, *request.exclude))
     return {
         line.name: data["packages"][line.name]
@@ -202,20 +185,17 @@ def _drop_compiled_version(line: RequirementLine, inputs: RequirementInputs) -> 
 
 def _list_lock_requirements(lock: LockedPackages, project: Path) -> list[RequirementLine]:
     """Return the requirements of a lock file."""
-    lines = [
-        RequirementLine(requirement=line, origin=LOCK_ORIGIN, position=LOCK_ORIGIN) for line in lock.roots
+    pairs = [(line, None) for line in lock.roots]
+    pairs += [("", parse_requirement(line, project)[1]) for line in lock.direct_references]  # type: ignore[misc]
+    return [
+        RequirementLine(requirement=text, origin=LOCK_ORIGIN, position=LOCK_ORIGIN, direct=direct)
+        for text, direct in pairs
     ]
-    for line in lock.direct_references:
-        reference = parse_requirement(line, project)[1]
-        lines.append(
-            RequirementLine(requirement="", origin=LOCK_ORIGIN, position=LOCK_ORIGIN, direct=reference)
-        )
-    return lines
 
 
 def _applies_to_image(line: RequirementLine, environment: Mapping[str, str]) -> bool:
     if line.direct:
-        return marker_holds(Marker(line.direct.marker) if line.direct.marker else None, environment)
+        return not line.direct.marker or marker_holds(Marker(line.direct.marker), environment)
     return marker_holds(Requirement(line.requirement).marker, environment)
 
 
@@ -227,24 +207,22 @@ def _choose_engine(request: FreezeRequest, image: Image, plain: list[Path]) -> t
             hint=f"use one of {', '.join(ENGINES)}",
             code="engine-unknown",
         )
-    compiled_beside = [path.with_suffix(".txt") for path in plain if path.suffix == ".in"]
-    compiled_beside = [path for path in compiled_beside if path.is_file() and path not in plain]
-    compiled = [path for path in compiled_beside if is_compiled_output(path.read_text(errors="replace"))]
+    beside = [path.with_suffix(".txt") for path in plain if path.suffix == ".in"]
+    texts = {
+        path: path.read_text(errors="replace") for path in beside if path.is_file() and path not in plain
+    }
+    compiled = [path for path, text in texts.items() if is_compiled_output(text)]
     if request.engine != "auto":
         return request.engine, compiled
-    by_pip_tools = any("pip-compile" in path.read_text(errors="replace")[:600] for path in compiled)
+    by_pip_tools = any("pip-compile" in texts[path][:600] for path in compiled)
     return ("pip-tools" if by_pip_tools and matches_running_python(image) else "uv"), compiled
 
 
 def hash_inputs(inputs: FreezeInputs, request: FreezeRequest, image: Image) -> str:
     """Return the hex digest of everything that the freeze depends on: no paths, times or credentials."""
-    lines = [
-        f"{line.origin} {line.requirement} {' '.join(line.hashes)}"
-        for line in (*inputs.requirements, *inputs.constraints)
-    ]
-    options = [
-        redact_urls(line) for line in (inputs.index_options.index_url, *inputs.index_options.extra_index_urls)
-    ]
+    index_urls = (inputs.index_options.index_url, *inputs.index_options.extra_index_urls)
+    policy = inputs.policy
+    # The keys and the form of the values stay as they are: a change would renew every committed freeze.
     fields = {
         "format": freeze_file.FORMAT,
         "image": [image.name, image.python, image.machine, image.accelerator, *image.glibc],
@@ -253,23 +231,22 @@ def hash_inputs(inputs: FreezeInputs, request: FreezeRequest, image: Image) -> s
         "protected": sorted(image.protected),
         "doubtful": is_reconstructed_image(image),
         "families": image.accelerator_families,
-        "wanted": lines,
+        "wanted": [
+            f"{line.origin} {line.requirement} {' '.join(line.hashes)}"
+            for line in (*inputs.requirements, *inputs.constraints)
+        ],
         "directs": [
             direct_references.fingerprint_reference(line.direct, request.project)
             for line in inputs.direct_references
             if line.direct
         ],
-        "options": [*options, str(inputs.index_options.no_index)],
+        "options": [*map(redact_urls, index_urls), str(inputs.index_options.no_index)],
         "lock": {name: pin.version for name, pin in sorted(inputs.lock.pins.items())},
-        "policy": [
-            sorted(line) for line in (inputs.policy.exclude, inputs.policy.include, inputs.policy.replace)
-        ],
-        "own": sorted(inputs.policy.own),
+        "policy": [sorted(policy.exclude), sorted(policy.include), sorted(policy.replace)],
+        "own": sorted(policy.own),
         "engine": [request.engine, request.pins],
     }
-    imported_names = sorted(
-        inputs.imported & {line.name for line in inputs.requirements if line.origin == LOCK_ORIGIN}
-    )
-    if imported_names:
+    lock_names = {line.name for line in inputs.requirements if line.origin == LOCK_ORIGIN}
+    if imported_names := sorted(inputs.imported & lock_names):
         fields["needed"] = imported_names
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()

@@ -3,7 +3,7 @@
 import json
 import re
 import tomllib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
@@ -25,10 +25,9 @@ from offline_kit.packages.freeze.requirement_files import (
     split_options,
 )
 
-LOCK_NAMES = ("poetry.lock", "pdm.lock", "Pipfile.lock", "requirements.lock", "requirements-dev.lock")
-"""Files that are locks by their name."""
-MIN_FREEZE_PINS = 10
-"""A sorted file with fewer exact pins may be a hand-written requirements file."""
+# Files that are locks by their name; uv.lock and pylock.*.toml are as well.
+_LOCK_NAMES = ("poetry.lock", "pdm.lock", "Pipfile.lock", "requirements.lock", "requirements-dev.lock")
+_MIN_FREEZE_PINS = 10  # a sorted file with fewer exact pins may be a hand-written requirements file
 _CONDA_NAME = re.compile(r"(conda|environment|env)[\w.-]*\.ya?ml$", re.IGNORECASE)
 # Packages of conda keep the path of the machine that built them, and `pip freeze` shows it:
 # https://github.com/conda/conda/issues/11580
@@ -38,8 +37,8 @@ _BUILT_ELSEWHERE = re.compile(
 _CONDA_LINE = re.compile(r"^([A-Za-z0-9_.-]+)=([^=\s]+)=([^=\s]+)$")
 _PIP_LIST = re.compile(r"^Package\s+Version\b.*\n-+\s+-+", re.MULTILINE)
 _CONDA_SPEC = re.compile(r"^(?:[\w/.-]+::)?([A-Za-z0-9_.-]+)\s*(.*)$")
-_POETRY_TABLE = ("pyproject.toml", ("tool", "poetry", "dependencies"))
-_PIPFILE_TABLE = ("Pipfile", ("packages",))
+
+Environment = Mapping[str, str]  # the image's marker values: pins for other Pythons are left out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,67 +46,58 @@ class LockPin:
     """A version that a lock file prefers."""
 
     version: str
-    source: str
+    source: str  # the file
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class LockedPackages:
-    """What all lock files of a project say together."""
+    """What one lock file says, or all lock files of a project together; names are normalized."""
 
-    pins: Mapping[str, LockPin]
-    """Preferred versions by normalized name, of packages from an index."""
-    roots: tuple[str, ...]
-    """Requirements of the locked project itself, as PEP 508; all names of a file that does not tell them."""
-    installed_only: frozenset[str] = frozenset()
-    """Roots from files that list a whole environment."""
-    direct_references: tuple[str, ...] = ()
-    """Repositories and addresses among the roots."""
-    unpinned: Mapping[str, str] = field(default_factory=dict)
-    """The file of every package without a version of an index, by normalized name."""
-
-    def drop_packages(self, excluded: Collection[str]) -> "LockedPackages":
-        """Return the same lock without these packages."""
-        return LockedPackages(
-            pins={name: pin for name, pin in self.pins.items() if name not in excluded},
-            roots=tuple(line for line in self.roots if _get_name(line) not in excluded),
-            installed_only=self.installed_only - set(excluded),
-            direct_references=self.direct_references,
-            unpinned={name: source for name, source in self.unpinned.items() if name not in excluded},
-        )
-
-
-@dataclass
-class ParsedLock:
-    """What one lock file says; the fields mean what they mean in LockedPackages."""
-
-    pins: dict[str, str] = field(default_factory=dict)
-    roots: list[str] = field(default_factory=list)
-    lists_environment: bool = False
-    """Whether the roots are all names of the file."""
-    direct_references: list[str] = field(default_factory=list)
-    unpinned: set[str] = field(default_factory=set)
-    problems: list[str] = field(default_factory=list)
-    """Lines that cannot be read: "4: ..."."""
+    source: str = ""  # the file
+    pins: dict[str, LockPin] = field(default_factory=dict)  # preferred versions of packages from an index
+    roots: list[str] = field(default_factory=list)  # requirements of the locked project, else all names
+    installed_only: set[str] = field(default_factory=set)  # roots from files that list an environment
+    direct_references: list[str] = field(default_factory=list)  # repositories and URLs among the roots
+    unpinned: dict[str, str] = field(default_factory=dict)  # files of packages without an index's version
+    problems: list[str] = field(default_factory=list)  # lines that cannot be read: "freeze.txt:4: ..."
+    lists_environment: bool = False  # whether the roots are all names of the file
 
     def add_pin(self, name: str, version: str) -> None:
         """Add a pin, or just the name if its version is not valid."""
         try:
-            self.pins[canonicalize_name(name)] = str(Version(version))
+            pin = LockPin(version=str(Version(version)), source=self.source)
         except InvalidVersion:
             self.roots.append(canonicalize_name(name))
+        else:
+            self.pins[canonicalize_name(name)] = pin
 
-    def add_all_roots(self) -> "ParsedLock":
-        """Return this lock, with every pinned name as a root if the file lists an environment."""
-        if self.lists_environment:
-            self.roots += [name for name in self.pins if name not in self.roots]
-        return self
+    def add_unpinned(self, name: str) -> None:
+        """Add a package that has no version of an index."""
+        self.unpinned[canonicalize_name(name)] = self.source
+
+    def merge(self, other: "LockedPackages") -> None:
+        """Add another lock; pins that are here already win."""
+        self.pins = other.pins | self.pins
+        self.roots = list(dict.fromkeys((*self.roots, *other.roots)))
+        self.direct_references = list(dict.fromkeys((*self.direct_references, *other.direct_references)))
+        self.unpinned |= other.unpinned
+        self.problems += other.problems
+        if other.lists_environment:
+            self.installed_only |= {_get_name(line) for line in other.roots}
+
+    def drop_packages(self, excluded: Collection[str]) -> None:
+        """Forget these packages."""
+        self.pins = {name: pin for name, pin in self.pins.items() if name not in excluded}
+        self.roots = [line for line in self.roots if _get_name(line) not in excluded]
+        self.installed_only -= set(excluded)
+        self.unpinned = {name: source for name, source in self.unpinned.items() if name not in excluded}
 
 
 def is_lock_file(path: Path) -> bool:
     """Whether a file is read as a lock instead of requirements: by its name, else by its lines."""
     if path.name == "uv.lock" or (path.name.startswith("pylock.") and path.suffix == ".toml"):
         return True
-    if path.name in LOCK_NAMES or _is_conda_file(path):
+    if path.name in _LOCK_NAMES or path.suffix in (".yml", ".yaml"):
         return True
     if path.suffix not in (".txt", ""):
         return False
@@ -120,18 +110,9 @@ def is_lock_file(path: Path) -> bool:
     return _lists_environment(text) or (b"\0" in raw[:64] and looks_like_pip_freeze(text, min_pins=1))
 
 
-def split_lock_files(paths: Iterable[Path]) -> tuple[list[Path], list[Path]]:
-    """Return the requirements files and the lock files among these paths."""
-    plain: list[Path] = []
-    locks: list[Path] = []
-    for path in paths:
-        (locks if is_lock_file(path) else plain).append(path)
-    return plain, locks
-
-
 def find_lock_names(paths: Iterable[str]) -> list[str]:
     """Return the paths whose name says that they lock an environment or describe one of conda."""
-    locks = [path for path in paths if Path(path).name in LOCK_NAMES or _CONDA_NAME.match(Path(path).name)]
+    locks = [path for path in paths if Path(path).name in _LOCK_NAMES or _CONDA_NAME.match(Path(path).name)]
     # rye's requirements-dev.lock contains all of requirements.lock.
     return [
         path
@@ -140,7 +121,7 @@ def find_lock_names(paths: Iterable[str]) -> list[str]:
     ]
 
 
-def looks_like_pip_freeze(text: str, *, min_pins: int = MIN_FREEZE_PINS) -> bool:
+def looks_like_pip_freeze(text: str, *, min_pins: int = _MIN_FREEZE_PINS) -> bool:
     """Whether a text looks like `pip freeze`: enough exact pins and nothing else, sorted by name."""
     if _lists_environment(text):
         return True
@@ -153,64 +134,44 @@ def looks_like_pip_freeze(text: str, *, min_pins: int = MIN_FREEZE_PINS) -> bool
     return len(names) >= min_pins and names == sorted(names)
 
 
-def read_lock_files(paths: Iterable[Path], environment: Mapping[str, str]) -> LockedPackages:
-    """Read lock files; the first that names a package wins. Raises one ProjectError with all bad lines.
-
-    `environment` holds the image's marker values: pins for other Pythons are left out.
-    """
-    pins: dict[str, LockPin] = {}
-    roots: list[str] = []
-    installed_only: set[str] = set()
-    direct_references: list[str] = []
-    problems: list[str] = []
-    unpinned: dict[str, str] = {}
+def read_lock_files(paths: Iterable[Path], environment: Environment) -> LockedPackages:
+    """Read lock files; the first that names a package wins. Raises one ProjectError with all bad lines."""
+    locked = LockedPackages()
     for path in paths:
         try:
-            lock = _parse_lock(path, decode_text(path.read_bytes()), environment)
+            locked.merge(_read_lock(path, environment))
         except (OSError, ValueError) as error:
-            problems.append(f"cannot read '{path.name}': {error}")
-            continue
-        problems += [f"{path.name}:{line}" for line in lock.problems]
-        for name, version in lock.pins.items():
-            pins.setdefault(name, LockPin(version=version, source=path.name))
-        roots += lock.roots
-        direct_references += lock.direct_references
-        unpinned |= dict.fromkeys(lock.unpinned, path.name)
-        if lock.lists_environment:
-            installed_only |= {_get_name(line) for line in lock.roots}
-    if problems:
+            locked.problems.append(f"cannot read '{path.name}': {error}")
+    if locked.problems:
+        count = len(locked.problems)
         raise ProjectError(
-            "a lock file cannot be read" if len(problems) == 1 else f"{len(problems)} problems in lock files",
+            "a lock file cannot be read" if count == 1 else f"{count} problems in lock files",
             hint="fix the lines listed above, or write the lock file again with its own tool",
             code="lock-file-invalid",
-            details=problems,
+            details=locked.problems,
         )
-    return LockedPackages(
-        pins=pins,
-        roots=tuple(dict.fromkeys(roots)),
-        installed_only=frozenset(installed_only),
-        direct_references=tuple(dict.fromkeys(direct_references)),
-        unpinned=unpinned,
-    )
+    return locked
 
 
-def _parse_lock(path: Path, text: str, environment: Mapping[str, str]) -> ParsedLock:
-    """Parse a lock file of any kind; raises ValueError for TOML, JSON or YAML that is none."""
-    if path.name == "uv.lock":
-        return _parse_uv_lock(tomllib.loads(text), environment)
-    if path.name == "poetry.lock":
-        roots = _read_main_dependencies(path.parent, *_POETRY_TABLE)
-        return _parse_poetry_lock(tomllib.loads(text), environment, roots)
-    if path.name == "pdm.lock":
-        return _parse_poetry_lock(tomllib.loads(text), environment, [])
-    if path.name == "Pipfile.lock":
-        roots = _read_main_dependencies(path.parent, *_PIPFILE_TABLE)
-        return _parse_pipfile_lock(json.loads(text), environment, roots)
-    if path.suffix == ".toml":
-        return _parse_pylock(tomllib.loads(text), environment)
-    if _is_conda_file(path):
-        return _parse_conda_environment(text, environment)
-    return _parse_pip_list(text) if _PIP_LIST.search(text) else _parse_pip_freeze(text, environment)
+def _read_lock(path: Path, environment: Environment) -> LockedPackages:
+    """Read a lock file of any kind; raises ValueError for TOML, JSON or YAML that is none."""
+    text, lock = decode_text(path.read_bytes()), LockedPackages(source=path.name)
+    if path.name in _PARSERS:
+        load, parse, roots_file, roots_table = _PARSERS[path.name]
+        if roots_file:
+            lock.roots = _read_main_dependencies(path.parent / roots_file, roots_table.split("."))
+        parse(lock, load(text), environment)
+    elif path.suffix == ".toml":
+        _parse_pylock(lock, tomllib.loads(text), environment)
+    elif path.suffix in (".yml", ".yaml"):
+        _parse_conda_environment(lock, text, environment)
+    elif _PIP_LIST.search(text):
+        _parse_pip_list(lock, text)
+    else:
+        _parse_pip_freeze(lock, text, environment)
+    if lock.lists_environment:
+        lock.roots += [name for name in lock.pins if name not in lock.roots]
+    return lock
 
 
 def _lists_environment(text: str) -> bool:
@@ -221,15 +182,11 @@ def _lists_environment(text: str) -> bool:
     return bool(lines) and sum(bool(_CONDA_LINE.match(line)) for line in lines) * 2 > len(lines)
 
 
-def _is_conda_file(path: Path) -> bool:
-    return path.suffix in (".yml", ".yaml")
-
-
 def _get_name(line: str) -> str:
     return canonicalize_name(Requirement(line).name)
 
 
-def _any_marker_holds(markers: object, environment: Mapping[str, str]) -> bool:
+def _any_marker_holds(markers: object, environment: Environment) -> bool:
     """Whether one of these markers holds, or there is none that can be read."""
     texts = [markers] if isinstance(markers, str) else markers if isinstance(markers, list) else []
     try:
@@ -240,62 +197,55 @@ def _any_marker_holds(markers: object, environment: Mapping[str, str]) -> bool:
     return not results or any(results)
 
 
-def _parse_uv_lock(data: dict[str, Any], environment: Mapping[str, str]) -> ParsedLock:
-    lock = ParsedLock()
+def _parse_uv_lock(lock: LockedPackages, data: dict[str, Any], environment: Environment) -> None:
     for package in data.get("package", []):
         source = package.get("source", {})
         if source.keys() & {"virtual", "editable", "directory"}:
-            if "." in source.values():
-                lock.roots += _find_uv_roots(package)
+            if "." not in source.values():
+                continue
+            # The locked project; only its metadata has the versions of its requirements.
+            entries = [
+                entry
+                for entry in package.get("metadata", {}).get("requires-dist", [])
+                if "extra ==" not in entry.get("marker", "")
+            ]
+            for entry in entries or package.get("dependencies", []):
+                # uv.lock writes "extra" among its packages and "extras" in the project's metadata.
+                names = entry.get("extras") or entry.get("extra") or ()
+                extras = f"[{','.join(names)}]" if names else ""
+                marker = f"; {entry['marker']}" if entry.get("marker") else ""
+                lock.roots.append(f"{entry['name']}{extras}{entry.get('specifier', '')}{marker}")
         elif "registry" in source and _any_marker_holds(package.get("resolution-markers"), environment):
-            lock.pins[canonicalize_name(package["name"])] = str(package.get("version", ""))
-    lock.pins = {name: version for name, version in lock.pins.items() if version}
+            version = str(package.get("version", ""))
+            if version:
+                lock.pins[canonicalize_name(package["name"])] = LockPin(version=version, source=lock.source)
     lock.roots = lock.roots or list(lock.pins)
-    return lock
 
 
-def _find_uv_roots(package: Mapping[str, Any]) -> list[str]:
-    """Return the requirements of the locked project; only its metadata has their versions."""
-    entries = [
-        entry
-        for entry in package.get("metadata", {}).get("requires-dist", [])
-        if "extra ==" not in entry.get("marker", "")
-    ]
-    return [_format_uv_root(entry) for entry in entries or package.get("dependencies", [])]
-
-
-def _format_uv_root(entry: Mapping[str, Any]) -> str:
-    # uv.lock writes "extra" among its packages and "extras" in the project's metadata.
-    names = entry.get("extras") or entry.get("extra") or ()
-    extras = f"[{','.join(names)}]" if names else ""
-    marker = f"; {entry['marker']}" if entry.get("marker") else ""
-    return f"{entry['name']}{extras}{entry.get('specifier', '')}{marker}"
-
-
-def _parse_pylock(data: dict[str, Any], environment: Mapping[str, str]) -> ParsedLock:
+def _parse_pylock(lock: LockedPackages, data: dict[str, Any], environment: Environment) -> None:
     from packaging.pylock import Pylock, PylockValidationError
 
     try:
         packages = Pylock.from_dict(data).packages
     except PylockValidationError as error:
-        return ParsedLock(problems=[f" {error}"])
-    pins: dict[str, str] = {}
+        lock.problems.append(f"{lock.source}: {error}")
+        return
+    values: dict[str, str | frozenset[str]] = {**environment}
+    values |= {"extras": frozenset(), "dependency_groups": frozenset()}
     for package in packages:
-        holds = package.marker is None or package.marker.evaluate(
-            {**environment, "extras": frozenset(), "dependency_groups": frozenset()}, context="lock_file"
-        )
+        holds = package.marker is None or package.marker.evaluate(values, context="lock_file")
         if package.version is not None and holds:
-            pins[package.name] = str(package.version)
-    return ParsedLock(pins=pins, roots=list(pins))
+            lock.add_pin(package.name, str(package.version))
+    lock.roots += lock.pins
 
 
-def _read_main_dependencies(folder: Path, file_name: str, table_path: tuple[str, ...]) -> list[str]:
+def _read_main_dependencies(path: Path, keys: list[str]) -> list[str]:
     """Return the names in a table of the file beside a lock; none if there is no such table."""
     try:
-        table: Any = tomllib.loads((folder / file_name).read_text(encoding="utf-8"))
+        table: Any = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return []
-    for key in table_path:
+    for key in keys:
         table = table.get(key, {}) if isinstance(table, dict) else {}
     lines = []
     for name, entry in table.items() if isinstance(table, dict) else ():
@@ -307,43 +257,34 @@ def _read_main_dependencies(folder: Path, file_name: str, table_path: tuple[str,
     return lines
 
 
-def _parse_poetry_lock(
-    data: Mapping[str, Any], environment: Mapping[str, str], roots: list[str]
-) -> ParsedLock:
+def _parse_poetry_lock(lock: LockedPackages, data: dict[str, Any], environment: Environment) -> None:
     """Parse poetry.lock or pdm.lock, which have the same table of packages."""
-    lock = ParsedLock(roots=roots, lists_environment=not roots)
+    lock.lists_environment = not lock.roots
     for package in data.get("package", []):
         # poetry before 1.5 has "category", from 2.0 on "groups", and "markers" may be a table by group.
         groups = package.get("groups", [package.get("category", "main")])
         markers = package.get("markers", package.get("marker", ""))
         if isinstance(markers, dict):
             markers = markers.get("main", "")
-        source = package.get("source", {}).get("type", "")
-        if (
-            not {"main", "default"} & set(groups)
-            or package.get("optional")
-            or not _any_marker_holds(markers, environment)
-        ):
+        is_main = {"main", "default"} & set(groups) and not package.get("optional")
+        if not is_main or not _any_marker_holds(markers, environment):
             continue
+        source = package.get("source", {}).get("type", "")
         if source in ("directory", "file", "git", "url") or package.keys() & {"path", "git", "url"}:
-            lock.unpinned.add(canonicalize_name(package["name"]))
+            lock.add_unpinned(package["name"])
         else:
             lock.add_pin(package["name"], str(package.get("version", "")))
-    return lock.add_all_roots()
 
 
-def _parse_pipfile_lock(
-    data: Mapping[str, Any], environment: Mapping[str, str], roots: list[str]
-) -> ParsedLock:
-    lock = ParsedLock(roots=roots, lists_environment=not roots)
+def _parse_pipfile_lock(lock: LockedPackages, data: dict[str, Any], environment: Environment) -> None:
+    lock.lists_environment = not lock.roots
     for name, fields in data.get("default", {}).items():
         if not _any_marker_holds(fields.get("markers", ""), environment):
             continue
         if version := str(fields.get("version", "")).lstrip("="):
             lock.add_pin(name, version)
         else:
-            lock.unpinned.add(canonicalize_name(name))
-    return lock.add_all_roots()
+            lock.add_unpinned(name)
 
 
 @cache
@@ -364,7 +305,7 @@ def _find_pypi_name(name: str) -> str:
     return "" if plain in native or name.lower().startswith(starts) else plain
 
 
-def _add_conda_spec(lock: ParsedLock, spec: str) -> None:
+def _add_conda_spec(lock: LockedPackages, spec: str) -> None:
     spec_match = _CONDA_SPEC.match(spec.strip())
     name = _find_pypi_name(spec_match[1]) if spec_match else ""
     if not spec_match or not name:
@@ -377,7 +318,7 @@ def _add_conda_spec(lock: ParsedLock, spec: str) -> None:
         lock.roots.append(name)
 
 
-def _parse_conda_environment(text: str, environment: Mapping[str, str]) -> ParsedLock:
+def _parse_conda_environment(lock: LockedPackages, text: str, environment: Environment) -> None:
     import yaml  # type: ignore[import-untyped]
 
     try:
@@ -387,37 +328,36 @@ def _parse_conda_environment(text: str, environment: Mapping[str, str]) -> Parse
     entries = data.get("dependencies") if isinstance(data, dict) else None
     if not isinstance(entries, list):
         raise ValueError("it has no list `dependencies`, so it is no environment of conda")
-    # `conda env export` names every package of the environment with its build: name=version=build.
-    exported = sum(
-        str(entry).count("=") >= 2 and "==" not in str(entry) for entry in entries if isinstance(entry, str)
-    )
-    lock = ParsedLock(lists_environment=exported * 2 > len(entries))
     for entry in entries:
         if isinstance(entry, str):
             _add_conda_spec(lock, entry)
         elif isinstance(entry, dict) and isinstance(entry.get("pip"), list):
-            pip_lock = _parse_pip_freeze("\n".join(str(line) for line in entry["pip"]), environment)
+            pip_lock = LockedPackages(source=lock.source)
+            _parse_pip_freeze(pip_lock, "\n".join(str(line) for line in entry["pip"]), environment)
+            pip_lock.roots += pip_lock.pins
             lock.pins |= pip_lock.pins
-            lock.roots += [line for line in pip_lock.roots if line not in lock.roots]
-            lock.direct_references += pip_lock.direct_references
-            lock.unpinned |= pip_lock.unpinned
-            lock.problems += [f"pip {line}" for line in pip_lock.problems]
-    return lock
+            pip_lock.lists_environment = False
+            pip_lock.problems = [line.replace(":", ":pip ", 1) for line in pip_lock.problems]
+            lock.merge(pip_lock)
+    # `conda env export` names every package of the environment with its build: name=version=build.
+    exported = sum(
+        str(entry).count("=") >= 2 and "==" not in str(entry) for entry in entries if isinstance(entry, str)
+    )
+    lock.lists_environment = exported * 2 > len(entries)
 
 
-def _parse_pip_list(text: str) -> ParsedLock:
-    lock = ParsedLock(lists_environment=True)
+def _parse_pip_list(lock: LockedPackages, text: str) -> None:
+    lock.lists_environment = True
     _, _, table = text.partition("\n-")
     for line in table.splitlines()[1:]:
         words = line.split()
         # A third column with a path is the folder of an editable install.
         if len(words) >= 2 and not (len(words) > 2 and re.search(r"[\\/]", words[2])):
             lock.add_pin(words[0], words[1])
-    return lock.add_all_roots()
 
 
-def _parse_pip_freeze(text: str, environment: Mapping[str, str]) -> ParsedLock:
-    lock = ParsedLock(lists_environment=True)
+def _parse_pip_freeze(lock: LockedPackages, text: str, environment: Environment) -> None:
+    lock.lists_environment = True
     for number, line in iter_logical_lines(text, {}):
         if line.startswith(("git+", "https://", "http://")):
             lock.direct_references.append(line)
@@ -431,38 +371,42 @@ def _parse_pip_freeze(text: str, environment: Mapping[str, str]) -> ParsedLock:
             continue
         try:
             if (option := parse_option(line)) is not None:
-                egg = option[1].partition("#egg=")[2].partition("&")[0]
-                lock.unpinned |= {canonicalize_name(egg)} if egg else set()
+                if egg := option[1].partition("#egg=")[2].partition("&")[0]:
+                    lock.add_unpinned(egg)
                 continue
             requirement = Requirement(split_options(line)[0])
         except (InvalidLineError, InvalidRequirement) as error:
-            lock.problems.append(f"{number}: {str(error).splitlines()[0]}")
+            lock.problems.append(f"{lock.source}:{number}: {str(error).splitlines()[0]}")
             continue
         if requirement.marker is None or requirement.marker.evaluate({**environment, "extra": ""}):
             _add_freeze_line(lock, requirement, line)
-    return lock.add_all_roots()
 
 
-def _add_freeze_line(lock: ParsedLock, requirement: Requirement, line: str) -> None:
-    name = canonicalize_name(requirement.name)
+def _add_freeze_line(lock: LockedPackages, requirement: Requirement, line: str) -> None:
     if requirement.url:
-        if version := _read_wheel_version(requirement.url):
-            lock.pins[name] = version
-        elif not _BUILT_ELSEWHERE.search(line):
-            lock.unpinned.add(name)
-        elif pypi_name := _find_pypi_name(requirement.name):
-            # conda's own build of a package that PyPI has too; the line does not tell its version.
-            lock.roots.append(pypi_name)
+        filename = requirement.url.partition("#")[0].rsplit("/", 1)[-1].replace("%2B", "+")
+        try:
+            lock.add_pin(requirement.name, str(parse_wheel_filename(filename)[1]))
+        except (InvalidWheelFilename, InvalidVersion):
+            if not _BUILT_ELSEWHERE.search(line):
+                lock.add_unpinned(requirement.name)
+            elif pypi_name := _find_pypi_name(requirement.name):
+                # conda's own build of a package that PyPI has too; the line does not tell its version.
+                lock.roots.append(pypi_name)
     elif version := get_exact_version(requirement):
-        lock.pins[name] = version
+        lock.add_pin(requirement.name, version)
         if requirement.extras:
-            lock.roots.append(f"{name}[{','.join(sorted(requirement.extras))}]")
+            lock.roots.append(
+                f"{canonicalize_name(requirement.name)}[{','.join(sorted(requirement.extras))}]"
+            )
     else:
         lock.roots.append(str(requirement))
 
 
-def _read_wheel_version(url: str) -> str:
-    try:
-        return str(parse_wheel_filename(url.partition("#")[0].rsplit("/", 1)[-1].replace("%2B", "+"))[1])
-    except (InvalidWheelFilename, InvalidVersion):
-        return ""
+# How a lock file is loaded and parsed, and where its project lists what it requires itself.
+_PARSERS: dict[str, tuple[Callable[[str], Any], Callable[..., None], str, str]] = {
+    "uv.lock": (tomllib.loads, _parse_uv_lock, "", ""),
+    "pdm.lock": (tomllib.loads, _parse_poetry_lock, "", ""),
+    "poetry.lock": (tomllib.loads, _parse_poetry_lock, "pyproject.toml", "tool.poetry.dependencies"),
+    "Pipfile.lock": (json.loads, _parse_pipfile_lock, "Pipfile", "packages"),
+}

@@ -1,12 +1,12 @@
 """Requirements and extras of packages: read from the index, a wheel, or a build, each once."""
 
 import tempfile
-from collections.abc import Callable, Mapping
+import zipfile
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
@@ -18,8 +18,10 @@ from offline_kit.core.errors import OfflineKitError
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.packages import distribution_metadata
 from offline_kit.packages.file_choice import ImageTarget, choose_file, is_same_version, is_sdist
-from offline_kit.packages.freeze.direct_references import ReferenceContext, build_wheel
+from offline_kit.packages.freeze.direct_references import ReferenceContext, build_wheel, unpack_archive
 from offline_kit.packages.index import IndexFile, PackageIndex
+
+_STUB_DATE = (1980, 1, 2, 0, 0, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,12 +29,10 @@ class PackageMetadata:
     """The requirements and extras of one version."""
 
     name: str
-    version: str
-    """As it was requested."""
+    version: str  # as it was requested
     requires: tuple[Requirement, ...] = ()
     extras: frozenset[str] = frozenset()
-    invalid_requires: tuple[str, ...] = ()
-    """Requires-Dist lines that pip 24.1 and later refuse."""
+    invalid_requires: tuple[str, ...] = ()  # Requires-Dist lines that pip 24.1 and later refuse
 
 
 def parse_metadata(raw: bytes, name: str, version: str) -> PackageMetadata:
@@ -43,17 +43,14 @@ def parse_metadata(raw: bytes, name: str, version: str) -> PackageMetadata:
             valid.append(Requirement(line))
         except InvalidRequirement:
             invalid.append(line)
-    extras = frozenset(
-        map(canonicalize_name, distribution_metadata.list_metadata_values(raw, "Provides-Extra"))
-    )
+    extras = map(canonicalize_name, distribution_metadata.list_metadata_values(raw, "Provides-Extra"))
     return PackageMetadata(
-        name=name, version=version, requires=tuple(valid), extras=extras, invalid_requires=tuple(invalid)
+        name=name,
+        version=version,
+        requires=tuple(valid),
+        extras=frozenset(extras),
+        invalid_requires=tuple(invalid),
     )
-
-
-def read_wheel_metadata(path: Path, name: str, version: str) -> PackageMetadata:
-    """Read the metadata of a wheel. Raises ProjectError for a file that is no wheel."""
-    return parse_metadata(distribution_metadata.read_metadata(path, path.name) or b"", name, version)
 
 
 class MetadataStore:
@@ -61,128 +58,25 @@ class MetadataStore:
 
     def __init__(self, index: PackageIndex, build_context: ReferenceContext) -> None:
         self.index = index
-        self.build_context = build_context
-        """For sdists whose metadata only a build can tell."""
+        self.build_context = build_context  # for sdists whose metadata only a build can tell
         self.target = ImageTarget(build_context.image)
-        self._added: dict[str, PackageMetadata] = {}
+        self._added: dict[str, PackageMetadata] = {}  # no index has these
         self._found_metadata: dict[tuple[str, str], PackageMetadata | None] = {}
         self._fitting_versions: dict[str, tuple[str, ...]] = {}
-        self._lock = Lock()
 
-    def add_metadata(self, metadata: Mapping[str, PackageMetadata]) -> None:
-        """Add metadata that no index has: of stubs, and of wheels of direct references."""
-        self._added |= metadata
+    def add_wheel(self, path: Path, name: str, version: str) -> None:
+        """Add the metadata of a direct reference's wheel. Raises ProjectError for a file that is no wheel."""
+        raw = distribution_metadata.read_metadata(path, path.name) or b""
+        self._added[name] = parse_metadata(raw, name, version)
 
     def __call__(self, name: str, version: str) -> PackageMetadata | None:
         """Return the metadata of this version, None if no index has a file of it."""
         added = self._added.get(name)
         if added and is_same_version(added.version, version):
             return added
-        key = (name, version)
-        if key not in self._found_metadata:
-            metadata = self._find_metadata(name, version)
-            with self._lock:
-                self._found_metadata[key] = metadata
-        return self._found_metadata[key]
-
-    def read_image_requirements(self, report: Reporter = SILENT) -> Mapping[str, tuple[Requirement, ...]]:
-        """Return the requirements of the image's packages that have a wheel on the index.
-
-        The first call asks the index for every package of the image; later ones read the cache.
-        """
-        image = self.build_context.image
-        key = cache_key("image", *sorted(f"{name}=={version}" for name, version in image.packages.items()))
-        requirement_lines = self.index.cache.read_record("image-requires", key)
-        if requirement_lines is None:
-            with (
-                ThreadPoolExecutor(16) as pool,
-                report.progress(
-                    "Reading the image's packages", len(image.packages), unit="packages"
-                ) as advance,
-            ):
-                packages = []
-                for package in pool.map(
-                    lambda item: self._read_indexed_wheel(*item), sorted(image.packages.items())
-                ):
-                    advance(1)
-                    packages.append(package)
-            requirement_lines = {
-                package.name: [str(line) for line in package.requires] for package in packages if package
-            }
-            self.index.cache.write_record("image-requires", key, requirement_lines)
-        return {
-            name: tuple(Requirement(line) for line in lines)
-            for name, lines in requirement_lines.items()
-            if isinstance(lines, list)
-        }
-
-    def _read_indexed_wheel(self, name: str, version: str) -> PackageMetadata | None:
-        try:
-            for file in self.index.list_files(name):
-                if file.filename.endswith(".whl") and is_same_version(
-                    file.version, version.partition("+")[0]
-                ):
-                    raw = self.index.read_metadata(file)
-                    return parse_metadata(raw, name, version) if raw is not None else None
-        except OfflineKitError:
-            return None
-        return None
-
-    def has_usable_file(self, name: str, version: str) -> bool:
-        """Whether an index has a file of this version for the image."""
-        return choose_file(self.index.list_files(name), version, (), self.target) is not None
-
-    def find_fitting_versions(self, name: str) -> tuple[str, ...]:
-        """Return the versions with a wheel for the image, or an sdist of pure Python; newest first."""
-        if name not in self._fitting_versions:
-            versions = self._select_fitting_files(name)
-            fitting = tuple(versions[version] for version in sorted(versions, reverse=True))
-            with self._lock:
-                self._fitting_versions[name] = fitting
-        return self._fitting_versions[name]
-
-    def needs_compiler(self, name: str, version: str) -> bool:
-        """Whether a version has no file for the image but an sdist of compiled code.
-
-        An sdist counts as compiled code if its version has platform wheels; without any wheel, if the next newer
-        version with wheels has.
-        """
-        file = choose_file(self.index.list_files(name), version, (), self.target)
-        return (
-            file is not None
-            and is_sdist(file)
-            and not any(is_same_version(fitting, version) for fitting in self.find_fitting_versions(name))
-        )
-
-    def find_nearest_version(self, name: str, version: str) -> str:
-        """Return the version itself if it fits, else the next newer that does, else the newest; "" if none fits."""
-        fits = self.find_fitting_versions(name)
-        above = [fitting_version for fitting_version in fits if Version(fitting_version) >= Version(version)]
-        return above[-1] if above else fits[0] if fits else ""
-
-    def _select_fitting_files(self, name: str) -> dict[Version, str]:
-        wheels: dict[Version, list[IndexFile]] = {}
-        sdists: dict[Version, list[IndexFile]] = {}
-        for file in self.index.list_files(name):
-            with suppress(InvalidVersion):
-                same_kind = wheels if file.filename.endswith(".whl") else sdists if is_sdist(file) else {}
-                same_kind.setdefault(Version(file.version), []).append(file)
-        fitting_versions = {}
-        pure = True
-        for version in sorted(wheels.keys() | sdists.keys(), reverse=True):
-            built = wheels.get(version, [])
-            if built:
-                pure = all(file.filename.endswith("-any.whl") for file in built)
-            fitting = [file for file in built if self.target.rank_wheel(file) is not None]
-            if not fitting and pure:
-                fitting = [
-                    file
-                    for file in sdists.get(version, [])
-                    if self.target.accepts_python(file.requires_python)
-                ]
-            if fitting and not all(file.yanked for file in fitting):
-                fitting_versions[version] = fitting[0].version
-        return fitting_versions
+        if (name, version) not in self._found_metadata:
+            self._found_metadata[name, version] = self._find_metadata(name, version)
+        return self._found_metadata[name, version]
 
     def _find_metadata(self, name: str, version: str) -> PackageMetadata | None:
         listed = [file for file in self.index.list_files(name) if is_same_version(file.version, version)]
@@ -199,23 +93,130 @@ class MetadataStore:
 
     def _build_metadata(self, file: IndexFile) -> bytes:
         """Build an sdist for its metadata; the result is cached by the file's hash."""
-        cached_file = (
-            self.build_context.cache
-            / "freeze"
-            / "metadata"
-            / f"{file.sha256 or file.filename}.{self.build_context.image.python_minor}"
-        )
+        context = self.build_context
+        cached_name = f"{file.sha256 or file.filename}.{context.image.python_minor}"
+        cached_file = context.cache / "freeze" / "metadata" / cached_name
         if file.sha256 and cached_file.is_file():
             return cached_file.read_bytes()
         with tempfile.TemporaryDirectory(prefix="offline-kit-") as scratch:
             sdist = Path(scratch) / file.filename
-            http.download_file(file.url, sdist, settings=self.build_context.settings, sha256=file.sha256)
-            wheel = build_wheel(sdist, Path(scratch), self.build_context, f"{file.project} {file.version}")
-            raw = distribution_metadata.read_metadata(wheel, wheel.name) or b""
+            http.download_file(file.url, sdist, settings=context.settings, sha256=file.sha256)
+            description = f"{file.project} {file.version}"
+            wheel = build_wheel(lambda folder: unpack_archive(sdist, folder), context, description)
+            raw = distribution_metadata.read_metadata(wheel.path, wheel.filename) or b""
         if file.sha256:
             files.write_atomic(cached_file, raw)
         return raw
 
+    def write_stubs(self, names: Iterable[str], folder: Path) -> Path:
+        """Write stub wheels, which are metadata only, of the image's versions of packages; return the folder.
 
-MetadataReader = Callable[[str, str], PackageMetadata | None]
-"""Returns the metadata of a name and version, None if it is unknown."""
+        They have the requirements of the same public version on the index, without accelerator libraries:
+        torch's CPU build has none, and a GPU image has its own. Without that version on the index, they have none.
+        """
+        image = self.build_context.image
+        folder.mkdir(parents=True, exist_ok=True)
+        with ThreadPoolExecutor(8) as pool:
+            stubbed_names = sorted(names)
+            indexed = pool.map(lambda name: self(name, image.packages[name].partition("+")[0]), stubbed_names)
+            for name, package in zip(stubbed_names, list(indexed), strict=True):
+                requires = [
+                    requirement
+                    for requirement in (package.requires if package else ())
+                    if not image.is_accelerator(requirement.name)
+                ]
+                extras = package.extras if package else frozenset()
+                self._added[name] = PackageMetadata(
+                    name=name, version=image.packages[name], requires=tuple(requires), extras=extras
+                )
+                # No resolver accepts a version that PEP 440 does not allow.
+                with suppress(InvalidVersion):
+                    _write_stub(self._added[name], str(Version(image.packages[name])), folder)
+        return folder
+
+    def read_image_requirements(self, report: Reporter = SILENT) -> Mapping[str, tuple[Requirement, ...]]:
+        """Return the requirements of the image's packages that have a wheel on the index.
+
+        The first call asks the index for every package of the image; later ones read the cache.
+        """
+        image = self.build_context.image
+        key = cache_key("image", *sorted(f"{name}=={version}" for name, version in image.packages.items()))
+        requirement_lines = self.index.cache.read_record("image-requires", key)
+        if requirement_lines is None:
+            requirement_lines = {}
+            title, count = "Reading the image's packages", len(image.packages)
+            with ThreadPoolExecutor(16) as pool, report.progress(title, count, unit="packages") as advance:
+                for package in pool.map(
+                    self._read_indexed_wheel, *zip(*sorted(image.packages.items()), strict=True)
+                ):
+                    advance(1)
+                    if package:
+                        requirement_lines[package.name] = [str(line) for line in package.requires]
+            self.index.cache.write_record("image-requires", key, requirement_lines)
+        return {
+            name: tuple(Requirement(line) for line in lines)
+            for name, lines in requirement_lines.items()
+            if isinstance(lines, list)
+        }
+
+    def _read_indexed_wheel(self, name: str, version: str) -> PackageMetadata | None:
+        public_version = version.partition("+")[0]
+        with suppress(OfflineKitError):
+            for file in self.index.list_files(name):
+                if file.filename.endswith(".whl") and is_same_version(file.version, public_version):
+                    raw = self.index.read_metadata(file)
+                    return parse_metadata(raw, name, version) if raw is not None else None
+        return None
+
+    def find_fitting_versions(self, name: str) -> tuple[str, ...]:
+        """Return the versions with a wheel for the image, or an sdist of pure Python; newest first.
+
+        An sdist counts as compiled code if its version has platform wheels; without any wheel, if the next newer
+        version with wheels has.
+        """
+        if name in self._fitting_versions:
+            return self._fitting_versions[name]
+        wheels: dict[Version, list[IndexFile]] = {}
+        sdists: dict[Version, list[IndexFile]] = {}
+        for file in self.index.list_files(name):
+            same_kind = wheels if file.filename.endswith(".whl") else sdists if is_sdist(file) else {}
+            with suppress(InvalidVersion):
+                same_kind.setdefault(Version(file.version), []).append(file)
+        fitting_versions = []
+        pure = True
+        for version in sorted(wheels.keys() | sdists.keys(), reverse=True):
+            built = wheels.get(version, [])
+            if built:
+                pure = all(file.filename.endswith("-any.whl") for file in built)
+            fitting = [file for file in built if self.target.rank_wheel(file) is not None]
+            if not fitting and pure:
+                sources = sdists.get(version, [])
+                fitting = [file for file in sources if self.target.accepts_python(file.requires_python)]
+            if not all(file.yanked for file in fitting):
+                fitting_versions.append(fitting[0].version)
+        self._fitting_versions[name] = tuple(fitting_versions)
+        return self._fitting_versions[name]
+
+    def needs_compiler(self, name: str, version: str) -> bool:
+        """Whether a version has no file for the image but an sdist of compiled code."""
+        file = choose_file(self.index.list_files(name), version, (), self.target)
+        return (
+            file is not None
+            and is_sdist(file)
+            and not any(is_same_version(fitting, version) for fitting in self.find_fitting_versions(name))
+        )
+
+
+def _write_stub(stub: PackageMetadata, version: str, folder: Path) -> None:
+    stem = f"{stub.name.replace('-', '_')}-{version}"
+    lines = ["Metadata-Version: 2.1", f"Name: {stub.name}", f"Version: {version}"]
+    lines += [f"Provides-Extra: {extra}" for extra in sorted(stub.extras)]
+    lines += [f"Requires-Dist: {requirement}" for requirement in stub.requires]
+    members = {
+        "METADATA": "\n".join(lines) + "\n\n",
+        "WHEEL": "Wheel-Version: 1.0\nGenerator: offline-kit\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    members["RECORD"] = "".join(f"{stem}.dist-info/{name},,\n" for name in (*members, "RECORD"))
+    with zipfile.ZipFile(folder / f"{stem}-py3-none-any.whl", "w") as archive:
+        for name, text in members.items():
+            archive.writestr(zipfile.ZipInfo(f"{stem}.dist-info/{name}", _STUB_DATE), text)

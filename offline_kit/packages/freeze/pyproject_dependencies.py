@@ -27,17 +27,16 @@ def read_project_dependencies(
         ) from error
     project = data.get("project", {})
     problems: list[str] = []
-    if dependencies and "dependencies" in project.get("dynamic", []):
-        # https://packaging.python.org/en/latest/specifications/pyproject-toml/#dynamic
-        problems.append("[project].dependencies is dynamic: only its build backend knows it")
-    lines = (
-        _check_string_list(project.get("dependencies", []), "[project].dependencies", problems)
-        if dependencies
-        else []
-    )
+    lines: list[str] = []
+    if dependencies:
+        if "dependencies" in project.get("dynamic", []):
+            # https://packaging.python.org/en/latest/specifications/pyproject-toml/#dynamic
+            problems.append("[project].dependencies is dynamic: only its build backend knows it")
+        lines += _check_string_list(project.get("dependencies", []), "[project].dependencies", problems)
     for extra in extras:
         lines += _expand_extra(project, extra, problems, ())
-    lines += _expand_groups(data.get("dependency-groups", {}), tuple(groups), problems)
+    for group in groups:
+        lines += _expand_group(data.get("dependency-groups", {}), group, problems)
     for line in lines:
         try:
             Requirement(line)
@@ -51,6 +50,17 @@ def read_project_dependencies(
             details=problems,
         )
     return tuple(dict.fromkeys(lines))
+
+
+def _expand_group(table: dict[str, Any], group: str, problems: list[str]) -> list[str]:
+    from packaging.dependency_groups import resolve_dependency_groups
+
+    try:
+        return list(resolve_dependency_groups(table, group))
+    except Exception as error:  # noqa: BLE001 - an ExceptionGroup of several kinds, all about the table
+        for inner in getattr(error, "exceptions", (error,)):
+            problems.append(f"dependency group '{group}': {inner.args[0] if inner.args else inner}")
+        return []
 
 
 def _check_string_list(value: Any, table_name: str, problems: list[str]) -> list[str]:
@@ -75,30 +85,12 @@ def _expand_extra(
         try:
             inner = Requirement(line)
         except InvalidRequirement:
-            requirements.append(line)
+            requirements.append(line)  # the caller reports it
             continue
+        # "name[a,b]" of the project itself stands for these extras.
         if canonicalize_name(inner.name) == canonicalize_name(project.get("name", "")) and not inner.url:
             for inner_extra in sorted(inner.extras - {extra, *outer_extras}):
                 requirements += _expand_extra(project, inner_extra, problems, (*outer_extras, extra))
         else:
             requirements.append(line)
     return requirements
-
-
-def _expand_groups(table: dict[str, Any], groups: tuple[str, ...], problems: list[str]) -> list[str]:
-    from packaging.dependency_groups import resolve_dependency_groups
-
-    requirements: list[str] = []
-    for group in groups:
-        try:
-            requirements += resolve_dependency_groups(table, group)
-        except Exception as error:  # noqa: BLE001 - an ExceptionGroup of several kinds, all about the table
-            inner = getattr(error, "exceptions", (error,))
-            problems += [
-                f"dependency group '{group}': {_get_error_text(group_error)}" for group_error in inner
-            ]
-    return requirements
-
-
-def _get_error_text(error: BaseException) -> str:
-    return str(error.args[0] if error.args else error)

@@ -16,20 +16,14 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from offline_kit.core.errors import ProjectError
-from offline_kit.packages.pip_settings import redact_urls
+from offline_kit.packages.pip_settings import IndexSettings, redact_urls
 
-ARCHIVES = (".tar.gz", ".tgz", ".zip", ".tar.bz2", ".tar.xz", ".tar")
-VCS = ("git+", "hg+", "svn+", "bzr+")
-IGNORED_OPTIONS = (
-    "--prefer-binary",
-    "--no-binary",
-    "--only-binary",
-    "--require-hashes",
-    "--use-feature",
-    "--pre",
-)
-INDEX_OPTIONS = ("--index-url", "--extra-index-url", "--find-links", "--no-index", "--trusted-host")
-_OPTIONS_WITH_VALUE = ("--requirement", "--constraint", "--editable", *INDEX_OPTIONS[:3])
+_ARCHIVES = (".tar.gz", ".tgz", ".zip", ".tar.bz2", ".tar.xz", ".tar")
+_VCS = ("git+", "hg+", "svn+", "bzr+")
+# Options that have no meaning for a kit.
+_IGNORED_OPTIONS = "--prefer-binary --no-binary --only-binary --require-hashes --use-feature --pre"
+_INDEX_OPTIONS = ("--index-url", "--extra-index-url", "--find-links", "--no-index", "--trusted-host")
+_OPTIONS_WITH_VALUE = ("--requirement", "--constraint", "--editable", *_INDEX_OPTIONS[:3])
 _LONG_OPTIONS = {
     "-r": "--requirement",
     "-c": "--constraint",
@@ -51,88 +45,140 @@ _HASH = re.compile(r"(md5|sha1|sha224|sha256|sha384|sha512):[0-9a-fA-F]+")
 class DirectReference:
     """A requirement that names where to get the package instead of a version."""
 
-    kind: str
-    """"wheel", "archive" or "folder" on this disk; "url" of a wheel or archive; "git"."""
-    location: str
-    """The path, or the URL with its credentials; never written anywhere."""
-    name: str = ""
-    """Normalized name, if the line gives one."""
+    kind: str  # "wheel", "archive" or "folder" on this disk; "url" of a wheel or archive; "git"
+    location: str  # the path, or the URL with its credentials: never written anywhere
+    name: str = ""  # normalized, if the line gives one
     extras: tuple[str, ...] = ()
     marker: str = ""
-    ref: str = ""
-    """Branch, tag or commit of a git reference."""
-    subdirectory: str = ""
-    """Folder of the project inside the archive or checkout."""
+    ref: str = ""  # branch, tag or commit of a git reference
+    subdirectory: str = ""  # of the project inside the archive or checkout
 
 
 @dataclass(frozen=True, kw_only=True)
 class RequirementLine:
     """One requirement or constraint of the user's files."""
 
-    requirement: str
-    """As PEP 508, without hashes; empty for a direct reference."""
-    origin: str
-    """Its file, as written after "# via": "-r requirements.in"."""
-    position: str
-    """File and line, for messages: "requirements.in:3"."""
-    hashes: tuple[str, ...] = ()
-    """Hashes that the line allows, as "sha256:<hex>"."""
+    requirement: str  # as PEP 508, without hashes; empty for a direct reference
+    origin: str  # its file, as written after "# via": "-r requirements.in"
+    position: str  # file and line, for messages: "requirements.in:3"
+    hashes: tuple[str, ...] = ()  # that the line allows, as "sha256:<hex>"
     direct: DirectReference | None = None
 
     @property
     def name(self) -> str:
         """Normalized name; empty for a direct reference that does not give it."""
-        if self.direct:
-            return self.direct.name
-        return canonicalize_name(Requirement(self.requirement).name)
-
-
-@dataclass(frozen=True, kw_only=True)
-class IndexOptions:
-    """Index options of requirements files; they override pip's configuration."""
-
-    index_url: str = ""
-    """The last --index-url; empty if none is given."""
-    extra_index_urls: tuple[str, ...] = ()
-    find_links: tuple[str, ...] = ()
-    """Every --find-links; paths are absolute."""
-    no_index: bool = False
-    trusted_hosts: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class RequirementInputs:
-    """What the requirements files contain, in the order of the files."""
-
-    requirements: tuple[RequirementLine, ...] = ()
-    constraints: tuple[RequirementLine, ...] = ()
-    """They bind only packages that something else requires."""
-    index_options: IndexOptions = IndexOptions()
-    compiled_files: tuple[Path, ...] = ()
-    """Files that a tool compiled: their exact pins are preferences."""
-    ignored_options: tuple[str, ...] = ()
-    """Options that have no meaning for a kit, as "file:line --pre"."""
-    error: ProjectError | None = None
-    """The lines that cannot be read, unless that was raised."""
+        return self.direct.name if self.direct else canonicalize_name(Requirement(self.requirement).name)
 
 
 class InvalidLineError(ValueError):
     """A line that pip would refuse or a kit cannot follow; the message says why."""
 
 
-@dataclass
-class _ReadState:
-    """What grows while files include each other."""
+@dataclass(kw_only=True)
+class RequirementInputs:
+    """What requirements files contain, in the order of the files; it grows while files include each other."""
 
-    root: Path
-    env: Mapping[str, str]
+    root: Path  # the project
+    env: Mapping[str, str]  # fills in ${VARIABLES}
     requirements: list[RequirementLine] = field(default_factory=list)
-    constraints: list[RequirementLine] = field(default_factory=list)
-    options: dict[str, list[str]] = field(default_factory=dict)
-    compiled_files: list[Path] = field(default_factory=list)
-    ignored_options: list[str] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-    visited_files: set[tuple[Path, bool]] = field(default_factory=set)
+    constraints: list[RequirementLine] = field(default_factory=list)  # bind what something else requires
+    compiled_files: list[Path] = field(default_factory=list)  # by a tool: exact pins are preferences
+    ignored_options: list[str] = field(default_factory=list)  # as "file:line --pre"
+    problems: list[str] = field(default_factory=list)  # lines that cannot be read
+    _options: dict[str, list[str]] = field(default_factory=dict)
+    _visited_files: set[tuple[Path, bool]] = field(default_factory=set)
+
+    @property
+    def index_options(self) -> IndexSettings:
+        """Index options of the files, which override pip's configuration; `index_url` is "" if none is given."""
+        return IndexSettings(
+            index_url=self._options.get("--index-url", [""])[-1],
+            extra_index_urls=tuple(self._options.get("--extra-index-url", ())),
+            find_links=tuple(self._options.get("--find-links", ())),
+            no_index="--no-index" in self._options,
+            trusted_hosts=tuple(self._options.get("--trusted-host", ())),
+        )
+
+    @property
+    def error(self) -> ProjectError | None:
+        """The error that names every line that cannot be read; None if there is none."""
+        count = len(self.problems)
+        if not count:
+            return None
+        return ProjectError(
+            f"{count} lines of the requirements cannot be read"
+            if count > 1
+            else "a line of the requirements cannot be read",
+            hint="fix the lines listed above",
+            code="requirement-line-invalid",
+            details=self.problems,
+        )
+
+    def read_file(self, path: Path, *, constraint: bool = False, includer: str = "the configuration") -> None:
+        """Add the lines of a file and of all files that it includes."""
+        if (path, constraint) in self._visited_files:
+            return
+        self._visited_files.add((path, constraint))
+        name = display_path(path, self.root)
+        try:
+            text = decode_text(path.read_bytes())
+        except (OSError, UnicodeDecodeError) as error:
+            cause = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+            self.problems.append(f"{includer}: cannot read '{name}': {cause}")
+            return
+        if is_compiled_output(text):
+            self.compiled_files.append(path)
+        for number, line in iter_logical_lines(text, self.env):
+            position = f"{name}:{number}"
+            try:
+                option = parse_option(line)
+            except InvalidLineError as error:
+                self.problems.append(f"{position}: {error}")
+                continue
+            if option is None:
+                self.add_requirement(line, position, f"-r {name}", path.parent, constraint=constraint)
+            else:
+                self._apply_option(*option, position, path, constraint=constraint)
+
+    def _apply_option(self, name: str, value: str, position: str, path: Path, *, constraint: bool) -> None:
+        if name in _OPTIONS_WITH_VALUE and not value:
+            self.problems.append(f"{position}: '{name}' has no value")
+        elif name in ("--requirement", "--constraint"):
+            included = (path.parent / Path(value).expanduser()).absolute()
+            self.read_file(included, constraint=constraint or name == "--constraint", includer=position)
+        elif name == "--editable":
+            # A kit has no editable installs: the folder or checkout is built to a wheel like any other.
+            line = value if "://" in value or value.startswith((".", "/", "~")) else f"./{value}"
+            origin = f"-r {display_path(path, self.root)}"
+            self.add_requirement(line, position, origin, path.parent, constraint=constraint)
+        elif name in _INDEX_OPTIONS:
+            if name == "--find-links" and "://" not in value:
+                value = str((path.parent / Path(value).expanduser()).absolute())
+            self._options.setdefault(name, []).append(value)
+        elif name in _IGNORED_OPTIONS.split():
+            self.ignored_options.append(f"{position} {name}")
+        else:
+            self.problems.append(f"{position}: unknown option '{name}'")
+
+    def add_requirement(
+        self, line: str, position: str, origin: str, base: Path, *, constraint: bool = False
+    ) -> None:
+        """Add one line; paths in it are relative to `base`."""
+        try:
+            text, hashes = split_options(line)
+            requirement, direct = parse_requirement(text, base)
+        except InvalidLineError as error:
+            self.problems.append(f"{position}: {redact_urls(str(error))}")
+            return
+        # pip refuses extras in constraints, too: https://github.com/pypa/pip/issues/8210
+        if constraint and (direct or Requirement(requirement).extras):
+            self.problems.append(f"{position}: a constraint is a name with versions, without extras or URL")
+            return
+        (self.constraints if constraint else self.requirements).append(
+            RequirementLine(
+                requirement=requirement, origin=origin, position=position, hashes=hashes, direct=direct
+            )
+        )
 
 
 def read_requirement_files(
@@ -146,45 +192,19 @@ def read_requirement_files(
 ) -> RequirementInputs:
     """Read requirements files with all files that they include, and `inline` requirements.
 
-    Inline requirements come from pyproject.toml, unless `origins` names another origin of a line. `env` fills
-    in ${VARIABLES}. Raises one ProjectError with the position of every line that cannot be read; without
-    `strict` it is returned beside what can.
+    Inline requirements come from pyproject.toml, unless `origins` names another origin of a line. Raises one
+    ProjectError with the position of every line that cannot be read; without `strict` it is among the result.
     """
-    state = _ReadState(root=project.absolute(), env=env)
+    inputs = RequirementInputs(root=project.absolute(), env=env)
     for path in files:
-        _read_file(state, path.absolute(), constraint=False, includer="the configuration")
+        inputs.read_file(path.absolute())
     for number, line in enumerate(inline, 1):
         origin = origins.get(line, "pyproject.toml")
         position = origin if line in origins else f"{origin} (requirement {number})"
-        _add_requirement(state, line, position, origin, project.absolute(), constraint=False)
-    error = None
-    if state.problems:
-        count = len(state.problems)
-        error = ProjectError(
-            f"{count} lines of the requirements cannot be read"
-            if count > 1
-            else "a line of the requirements cannot be read",
-            hint="fix the lines listed above",
-            code="requirement-line-invalid",
-            details=state.problems,
-        )
-    if error and strict:
-        raise error
-    options = state.options
-    return RequirementInputs(
-        error=error,
-        requirements=tuple(state.requirements),
-        constraints=tuple(state.constraints),
-        compiled_files=tuple(state.compiled_files),
-        ignored_options=tuple(state.ignored_options),
-        index_options=IndexOptions(
-            index_url=options.get("--index-url", [""])[-1],
-            extra_index_urls=tuple(options.get("--extra-index-url", ())),
-            find_links=tuple(options.get("--find-links", ())),
-            no_index="--no-index" in options,
-            trusted_hosts=tuple(options.get("--trusted-host", ())),
-        ),
-    )
+        inputs.add_requirement(line, position, origin, inputs.root)
+    if inputs.error and strict:
+        raise inputs.error
+    return inputs
 
 
 def is_compiled_output(text: str) -> bool:
@@ -210,77 +230,6 @@ def decode_text(raw: bytes) -> str:
     if b"\0" in raw[:64]:
         return raw.decode("utf-16-le" if raw[1:2] == b"\0" else "utf-16-be")
     return raw.decode("utf-8-sig")
-
-
-def _read_file(state: _ReadState, path: Path, *, constraint: bool, includer: str) -> None:
-    if (path, constraint) in state.visited_files:
-        return
-    state.visited_files.add((path, constraint))
-    name = display_path(path, state.root)
-    try:
-        text = decode_text(path.read_bytes())
-    except (OSError, UnicodeDecodeError) as error:
-        cause = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        state.problems.append(f"{includer}: cannot read '{name}': {cause}")
-        return
-    if is_compiled_output(text):
-        state.compiled_files.append(path)
-    for number, line in iter_logical_lines(text, state.env):
-        position = f"{name}:{number}"
-        try:
-            option = parse_option(line)
-        except InvalidLineError as error:
-            state.problems.append(f"{position}: {error}")
-            continue
-        if option is None:
-            _add_requirement(state, line, position, f"-r {name}", path.parent, constraint=constraint)
-        else:
-            _apply_option(state, option, position, path, constraint=constraint)
-
-
-def _apply_option(
-    state: _ReadState, option: tuple[str, str], position: str, path: Path, *, constraint: bool
-) -> None:
-    name, value = option
-    if name in _OPTIONS_WITH_VALUE and not value:
-        state.problems.append(f"{position}: '{name}' has no value")
-    elif name in ("--requirement", "--constraint"):
-        included = (path.parent / Path(value).expanduser()).absolute()
-        _read_file(state, included, constraint=constraint or name == "--constraint", includer=position)
-    elif name == "--editable":
-        # A kit has no editable installs: the folder or checkout is built to a wheel like any other.
-        line = value if "://" in value or value.startswith((".", "/", "~")) else f"./{value}"
-        origin = f"-r {display_path(path, state.root)}"
-        _add_requirement(state, line, position, origin, path.parent, constraint=constraint)
-    elif name == "--find-links" and "://" not in value:
-        state.options.setdefault(name, []).append(str((path.parent / Path(value).expanduser()).absolute()))
-    elif name in INDEX_OPTIONS:
-        state.options.setdefault(name, []).append(value)
-    elif name in IGNORED_OPTIONS:
-        state.ignored_options.append(f"{position} {name}")
-    else:
-        state.problems.append(f"{position}: unknown option '{name}'")
-
-
-def _add_requirement(
-    state: _ReadState, line: str, position: str, origin: str, base: Path, *, constraint: bool
-) -> None:
-    try:
-        text, hashes = split_options(line)
-        requirement, direct = parse_requirement(text, base)
-    except InvalidLineError as error:
-        state.problems.append(f"{position}: {redact_urls(str(error))}")
-        return
-    # pip refuses extras in constraints, too: https://github.com/pypa/pip/issues/8210
-    if constraint and (direct or Requirement(requirement).extras):
-        state.problems.append(f"{position}: a constraint is a name with versions, without extras or URL")
-        return
-    lines = state.constraints if constraint else state.requirements
-    lines.append(
-        RequirementLine(
-            requirement=requirement, origin=origin, position=position, hashes=hashes, direct=direct
-        )
-    )
 
 
 def iter_logical_lines(text: str, env: Mapping[str, str]) -> Iterator[tuple[int, str]]:
@@ -341,28 +290,6 @@ def _split_words(text: str) -> list[str]:
         raise InvalidLineError(f"quotes do not match ({error})") from error
 
 
-def parse_requirement(line: str, base: Path) -> tuple[str, DirectReference | None]:
-    """Return (PEP 508 text, None) or ("", direct reference); paths are relative to `base`.
-
-    Raises InvalidLineError.
-    """
-    if direct := _parse_bare_reference(line, base):
-        return "", direct
-    try:
-        requirement = Requirement(line)
-    except InvalidRequirement as error:
-        raise InvalidLineError(str(error).splitlines()[0]) from error
-    if not requirement.url:
-        return str(requirement), None
-    url = requirement.url if "://" in requirement.url else str(base / requirement.url)
-    return "", _parse_url_reference(
-        url,
-        name=canonicalize_name(requirement.name),
-        extras=tuple(sorted(requirement.extras)),
-        marker=str(requirement.marker or ""),
-    )
-
-
 def get_exact_version(requirement: Requirement) -> str:
     """Return the version of an exact pin ("==1.2" or "===1.2"), else an empty string."""
     for clause in requirement.specifier:
@@ -374,22 +301,41 @@ def get_exact_version(requirement: Requirement) -> str:
     return ""
 
 
+def parse_requirement(line: str, base: Path) -> tuple[str, DirectReference | None]:
+    """Return (PEP 508 text, None) or ("", direct reference); paths are relative to `base`.
+
+    Raises InvalidLineError.
+    """
+    if not _NAMED_REFERENCE.match(line) and (direct := _parse_bare_reference(line, base)):
+        return "", direct
+    try:
+        requirement = Requirement(line)
+    except InvalidRequirement as error:
+        raise InvalidLineError(str(error).splitlines()[0]) from error
+    if not requirement.url:
+        return str(requirement), None
+    return "", _parse_url_reference(
+        requirement.url if "://" in requirement.url else str(base / requirement.url),
+        name=canonicalize_name(requirement.name),
+        extras=tuple(sorted(requirement.extras)),
+        marker=str(requirement.marker or ""),
+    )
+
+
 def _parse_bare_reference(line: str, base: Path) -> DirectReference | None:
     """Return the reference of a line that is a path or URL without a name, which pip takes beyond PEP 508."""
-    if _NAMED_REFERENCE.match(line):
-        return None
     target, _, marker = (part.strip() for part in line.partition(" ;" if " ;" in line else "; "))
     match = _EXTRAS.match(target)
     extras: tuple[str, ...] = ()
     if match and match["extras"]:
         target = match["target"].strip()
         extras = tuple(sorted(word.strip() for word in match["extras"][1:-1].split(",") if word.strip()))
-    if "://" in target.split("@", 1)[0] or target.startswith((*VCS, "file:")):
+    if "://" in target.split("@", 1)[0] or target.startswith((*_VCS, "file:")):
         return _parse_url_reference(target, extras=extras, marker=marker)
     looks_like_path = (
         target.startswith((".", "/", "~"))
         or re.match(r"^[A-Za-z]:[\\/]", target)  # a drive of Windows
-        or target.endswith((".whl", *ARCHIVES))
+        or target.endswith((".whl", *_ARCHIVES))
         or (("/" in target or "\\" in target) and "@" not in target)
     )
     if not looks_like_path:
@@ -411,7 +357,7 @@ def _parse_url_reference(
     if address.startswith("file:"):
         path = Path(unquote(urlsplit(address).path))
         return _parse_local_path(path, name=name, extras=extras, marker=marker)
-    if address.startswith(VCS) and not address.startswith("git+"):
+    if address.startswith(_VCS) and not address.startswith("git+"):
         scheme = address.split("+")[0]
         raise InvalidLineError(f"'{scheme}' references are not supported; use git or an archive")
     kind, location, ref = "url", url, ""
@@ -439,6 +385,6 @@ def _parse_local_path(
     kind = "folder" if path.is_dir() else "wheel" if path.suffix == ".whl" else "archive"
     if kind == "folder" and not any((path / file).is_file() for file in ("pyproject.toml", "setup.py")):
         raise InvalidLineError(f"'{path}' is no Python project: it has neither pyproject.toml nor setup.py")
-    if kind == "archive" and not path.name.endswith(ARCHIVES):
+    if kind == "archive" and not path.name.endswith(_ARCHIVES):
         raise InvalidLineError(f"'{path}' is neither a wheel, an archive nor a folder")
     return DirectReference(kind=kind, location=str(path), name=name, extras=extras, marker=marker)

@@ -7,7 +7,7 @@ a walk over the dependencies finds what is really needed.
 
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,46 +20,41 @@ from packaging.version import InvalidVersion, Version
 
 from offline_kit.core.errors import ProjectError
 from offline_kit.core.report import Reporter
-from offline_kit.packages.freeze import resolver_engines, stub_wheels
+from offline_kit.packages.builds import resolver_engines
+from offline_kit.packages.builds.resolver_engines import MetadataBuildError, NoSolutionError, ResolverInput
+from offline_kit.packages.file_choice import choose_file
 from offline_kit.packages.freeze.dependency_walk import (
     Dependency,
     DependencyGraph,
-    WalkContext,
+    PackagePolicy,
     format_requirement,
     is_in_image,
     is_unused_accelerator,
+    list_unmet,
     marker_holds,
     satisfies_requirement,
     walk_dependencies,
 )
 from offline_kit.packages.freeze.lock_files import LockPin
 from offline_kit.packages.freeze.metadata_store import MetadataStore
-from offline_kit.packages.freeze.pin_fates import PackagePolicy, list_unmet
-from offline_kit.packages.freeze.resolver_engines import MetadataBuildError, NoSolutionError, ResolverInput
-from offline_kit.project.images import TORCH_FAMILY, Image
+from offline_kit.project.images import Image
 
-MAX_ROUNDS = 5
-MAX_REMEDY_TRIALS = 6
-"""How many remedies are tried before an error is shown; each runs the resolver once."""
+_MAX_ROUNDS = 5
+_MAX_REMEDY_TRIALS = 6  # remedies that are tried before an error is shown; each runs the resolver once
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResolutionRequest:
     """What to resolve, for which image, by which rules."""
 
-    roots: tuple[Dependency, ...]
-    """The user's requirements whose markers hold; direct references by name and extras."""
+    roots: tuple[Dependency, ...]  # requirements whose markers hold; direct references by name and extras
     constraints: tuple[Dependency, ...]
-    preferred: Mapping[str, str]
-    """Versions of an earlier freeze and of lock files, for packages that the image does not have."""
-    enforced: Mapping[str, LockPin]
-    """Pins of lock files that win over the image."""
+    preferred: Mapping[str, str]  # of an earlier freeze and lock files, for what the image does not have
+    enforced: Mapping[str, LockPin]  # pins of lock files that win over the image
     policy: PackagePolicy
     metadata: MetadataStore
-    engine: str
-    """"uv" or "pip-tools"."""
-    resolver_input: ResolverInput
-    """The resolver's settings, still without requirements and constraints."""
+    engine: str  # "uv" or "pip-tools"
+    resolver_input: ResolverInput  # its settings, still without requirements and constraints
 
     @property
     def image(self) -> Image:
@@ -67,9 +62,9 @@ class ResolutionRequest:
         return self.resolver_input.image
 
     @property
-    def replaceable(self) -> frozenset[str]:
+    def movable(self) -> frozenset[str]:
         """Packages that need not have the image's version."""
-        return self.policy.replace | self.enforced.keys()
+        return self.policy.always_bundled | self.policy.replace | self.enforced.keys()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,10 +72,8 @@ class Resolution:
     """The packages that the requirements reach, and their versions."""
 
     graph: DependencyGraph
-    versions: Mapping[str, str]
-    """The resolver's version of every package."""
-    notes: tuple[str, ...] = ()
-    """Decisions that the user should know."""
+    versions: Mapping[str, str]  # the resolver's, of every package
+    notes: tuple[str, ...] = ()  # decisions that the user should know
 
     def get_version(self, name: str, image: Image) -> str:
         """Return the version that the notebook gets: the image's if it serves, else the resolver's; "" if unknown."""
@@ -94,20 +87,20 @@ def resolve_requirements(request: ResolutionRequest, report: Reporter) -> Resolu
     Raises ProjectError if the requirements contradict each other, the image's Python, or its protected
     packages; OutsideError if an index cannot be reached.
     """
-    image, policy = request.image, request.policy
+    image, movable = request.image, request.movable
     if not request.roots:
-        return Resolution(
-            graph=DependencyGraph(dependencies={}, replaced=frozenset(), unresolved=()), versions={}
-        )
-    movable = policy.always_bundled | request.replaceable
+        graph = DependencyGraph(dependencies={}, replaced=frozenset(), unresolved=())
+        return Resolution(graph=graph, versions={})
     resolver = _Resolver(
         request=request,
         report=report,
-        stubbed=set(stub_wheels.list_local_versions(image)) - movable,
+        # Public indexes have no local versions, like torch's 2.11.0+cpu:
+        # https://packaging.python.org/en/latest/specifications/version-specifiers/#local-version-identifiers
+        stubbed={name for name, version in image.packages.items() if "+" in version} - movable,
         constrained={
             name
-            for name in image.protected
-            if name in image.packages and name not in movable and not image.is_accelerator(name)
+            for name in image.protected & image.packages.keys()
+            if name not in movable and not image.is_accelerator(name)
         },
     )
     try:
@@ -130,12 +123,9 @@ class _Resolver:
 
     request: ResolutionRequest
     report: Reporter
-    stubbed: set[str]
-    """Image packages whose version no index has for the image."""
-    constrained: set[str]
-    """Image packages that must keep their version."""
-    wheels_only: set[str] = field(default_factory=set)
-    """Packages whose older versions cannot be built: only versions with a wheel count."""
+    stubbed: set[str]  # image packages whose version no index has for the image
+    constrained: set[str]  # image packages that must keep their version
+    wheels_only: set[str] = field(default_factory=set)  # only versions with a wheel count
 
     @property
     def image(self) -> Image:
@@ -149,7 +139,7 @@ class _Resolver:
 
     def resolve(self) -> Resolution:
         """Run rounds until one shows no more image versions that no index has, and no missed extras."""
-        for _ in range(MAX_ROUNDS):
+        for _ in range(_MAX_ROUNDS):
             try:
                 resolution = self._run_round()
             except NoSolutionError:
@@ -176,14 +166,6 @@ class _Resolver:
     def _run_round(self) -> Resolution:
         request, policy = self.request, self.request.policy
         with tempfile.TemporaryDirectory(prefix="offline-kit-") as scratch:
-            with ThreadPoolExecutor(8) as pool:
-                stubs = list(
-                    pool.map(
-                        lambda name: stub_wheels.derive_stub_metadata(name, self.image, request.metadata),
-                        sorted(self.stubbed),
-                    )
-                )
-            request.metadata.add_metadata({stub.name: stub for stub in stubs})
             resolver_input = replace(
                 request.resolver_input,
                 requirements=tuple(
@@ -191,28 +173,18 @@ class _Resolver:
                 ),
                 constraints=self._list_constraints(),
                 preferences=self._list_preferences(),
-                stub_folder=stub_wheels.write_stub_wheels(stubs, Path(scratch) / "stubs"),
+                stub_folder=request.metadata.write_stubs(self.stubbed, Path(scratch) / "stubs"),
                 exclude=policy.unfollowed,
             )
             versions = self._run_engine(resolver_input)
-        constraints: dict[str, tuple[Dependency, ...]] = {}
-        for constraint in (
-            *request.constraints,
-            *(
-                Dependency(required_by=pin.source, requirement=Requirement(f"{name}=={pin.version}"))
-                for name, pin in request.enforced.items()
-            ),
-        ):
-            constraints[constraint.name] = (*constraints.get(constraint.name, ()), constraint)
-        context = WalkContext(
-            image=self.image,
-            resolved=versions,
-            read_metadata=request.metadata,
-            constraints=constraints,
-            always_bundled=policy.always_bundled,
-            unfollowed=policy.unfollowed,
-        )
-        return Resolution(graph=walk_dependencies(request.roots, context), versions=versions)
+        constraints: dict[str, list[Dependency]] = {}
+        for constraint in request.constraints:
+            constraints.setdefault(constraint.name, []).append(constraint)
+        for name, pin in request.enforced.items():
+            pinned = Dependency(required_by=pin.source, requirement=Requirement(f"{name}=={pin.version}"))
+            constraints.setdefault(name, []).append(pinned)
+        graph = walk_dependencies(request.roots, self.image, versions, request.metadata, policy, constraints)
+        return Resolution(graph=graph, versions=versions)
 
     def _run_engine(self, resolver_input: ResolverInput) -> dict[str, str]:
         """Run the resolver, without old versions that it falls back on and that cannot be built.
@@ -227,10 +199,8 @@ class _Resolver:
             except MetadataBuildError as error:
                 metadata = self.request.metadata
                 decided = self.wheels_only | self.request.policy.direct_references.keys()
-                has_wheel = any(
-                    metadata.target.rank_wheel(file) is not None
-                    for file in (metadata.index.list_files(error.package) if error.package else ())
-                )
+                files = metadata.index.list_files(error.package) if error.package else ()
+                has_wheel = any(metadata.target.rank_wheel(file) is not None for file in files)
                 if error.package in decided or not has_wheel:
                     raise
                 self.wheels_only.add(error.package)
@@ -244,25 +214,17 @@ class _Resolver:
 
     def _list_constraints(self) -> tuple[str, ...]:
         direct_names = self.request.policy.direct_references.keys()
+        pins = {name: pin.version for name, pin in self.request.enforced.items() if name not in direct_names}
         lines = [format_requirement(constraint.requirement) for constraint in self.request.constraints]
-        lines += [
-            f"{name}=={pin.version}"
-            for name, pin in self.request.enforced.items()
-            if name not in direct_names
-        ]
-        constraints = {name: self.image.packages[name] for name in sorted(self.constrained - direct_names)}
-        return (
-            *lines,
-            *(f"{name}=={version}" for name, version in constraints.items() if _is_valid(version)),
-        )
+        lines += [f"{name}=={version}" for name, version in pins.items()]
+        kept = {name: self.image.packages[name] for name in sorted(self.constrained - direct_names)}
+        lines += [f"{name}=={version}" for name, version in kept.items() if _is_valid(version)]
+        return tuple(lines)
 
     def _list_preferences(self) -> dict[str, str]:
-        request = self.request
-        preferred = {
-            name: version
-            for name, version in request.preferred.items()
-            if name not in request.policy.direct_references
-        }
+        request, preferred = self.request, dict(self.request.preferred)
+        for name in request.policy.direct_references:
+            preferred.pop(name, None)
         for name, version in self.image.packages.items():
             if not (name in request.policy.replace and name in preferred):
                 preferred[name] = version
@@ -271,7 +233,7 @@ class _Resolver:
 
     def _stub_moved(self, resolution: Resolution) -> bool:
         """Stub provided packages that the resolver moved because no index has their version; whether there are any."""
-        graph, image = resolution.graph, self.image
+        graph, image, metadata = resolution.graph, self.image, self.request.metadata
         moved = sorted(
             name
             for name in graph.dependencies.keys() & image.packages.keys() - self.stubbed
@@ -279,11 +241,13 @@ class _Resolver:
             and resolution.versions.get(name, image.packages[name]) != image.packages[name]
             and not is_unused_accelerator(name, image)
         )
+
+        def is_missing(name: str) -> bool:
+            files = metadata.index.list_files(name)
+            return choose_file(files, image.packages[name], (), metadata.target) is None
+
         with ThreadPoolExecutor(8) as pool:
-            available = pool.map(
-                lambda name: self.request.metadata.has_usable_file(name, image.packages[name]), moved
-            )
-            missing = {name for name, is_available in zip(moved, available, strict=True) if not is_available}
+            missing = {name for name, lost in zip(moved, pool.map(is_missing, moved), strict=True) if lost}
         self.stubbed |= missing
         return bool(missing)
 
@@ -293,11 +257,10 @@ class _Resolver:
         An index may lack the version, or list files of it that do not fit before those of another index that do.
         """
         packages = self.image.packages
-        movable = self.request.policy.always_bundled | self.request.replaceable
         served = {
             root.name
             for root in self.request.roots
-            if root.name not in movable
+            if root.name not in self.request.movable
             and satisfies_requirement(root.requirement, root.name, packages.get(root.name, ""))
         }
         new_names = (self.constrained | served) & packages.keys() - self.stubbed
@@ -316,9 +279,8 @@ class _Resolver:
         }
         if not compiled_names:
             return resolution
-        self.report.note(
-            f"running the resolver again for versions with wheels of {', '.join(sorted(compiled_names))}"
-        )
+        names = ", ".join(sorted(compiled_names))
+        self.report.note(f"running the resolver again for versions with wheels of {names}")
         try:
             return self.fork(wheels_only=self.wheels_only | compiled_names).resolve()
         except NoSolutionError:
@@ -341,7 +303,7 @@ class _Resolver:
         image, graph = self.image, resolution.graph
         avoidable = {
             name
-            for name in graph.replaced - self.request.policy.always_bundled - self.request.replaceable
+            for name in graph.replaced - self.request.movable
             if not any(
                 dependency.required_by not in graph.dependencies
                 and not satisfies_requirement(dependency.requirement, name, image.packages[name])
@@ -354,17 +316,21 @@ class _Resolver:
             alternative = self.fork(constrained=self.constrained | avoidable).resolve()
         except NoSolutionError:
             return resolution
-        is_gain = len(alternative.graph.replaced) < len(graph.replaced)
-        if not is_gain or _has_major_downgrade(resolution, alternative, image):
-            return resolution
-        concerned = alternative.graph.dependencies.keys() & (
-            graph.dependencies.keys() | {root.name for root in self.request.roots}
+        falls_back = any(
+            Version(alternative.versions[name]).major < Version(version).major
+            for name, version in resolution.versions.items()
+            if name in alternative.graph.dependencies.keys() & alternative.versions.keys()
+            and not alternative.graph.is_provided(name, image)
         )
+        if falls_back or len(alternative.graph.replaced) >= len(graph.replaced):
+            return resolution
+        concerned = graph.dependencies.keys() | {root.name for root in self.request.roots}
+        replaced_names = " and ".join(sorted(avoidable))
         notes = [
             f"{name} {alternative.versions[name]} was taken, not {version}, which would replace "
-            f"{' and '.join(sorted(avoidable))} of the image"
+            f"{replaced_names} of the image"
             for name, version in sorted(resolution.versions.items())
-            if name in concerned
+            if name in concerned & alternative.graph.dependencies.keys()
             and not is_in_image(image, name)
             and alternative.versions.get(name, version) != version
         ]
@@ -377,12 +343,8 @@ class _Resolver:
         for root in request.roots:
             name = root.name
             version = resolution.versions.get(name, "")
-            if (
-                not version
-                or name in decided
-                or resolution.graph.is_provided(name, image)
-                or request.preferred.get(name) == version
-            ):
+            is_kept = resolution.graph.is_provided(name, image) or request.preferred.get(name) == version
+            if not version or name in decided or is_kept:
                 continue
             fitting = request.metadata.find_fitting_versions(name)
             newest = next((fit for fit in fitting if root.requirement.specifier.contains(fit)), version)
@@ -402,19 +364,16 @@ class _Resolver:
         """Return the error for requirements without a solution, after a trial without protected packages."""
         image = self.image
         try:
-            resolution = self.fork(constrained=set()).resolve()
+            graph = self.fork(constrained=set()).resolve().graph
         except NoSolutionError as unprotected_error:
             return self._explain_unsolvable(unprotected_error)
-        graph = resolution.graph
         replaced_names = sorted(graph.replaced & self.constrained)
         lines = [
             f"{name}: the image has {image.packages[name]}, and {request}"
             for name in replaced_names
             for request in list_unmet(name, graph.dependencies[name], image.packages[name])
         ]
-        requesters = {
-            dependency.required_by for name in replaced_names for dependency in graph.dependencies[name]
-        }
+        requesters = {request.required_by for name in replaced_names for request in graph.dependencies[name]}
         hints = [self._find_remedy([*error.explanation, *sorted(requesters)])]
         if replaced_names:
             names = " and ".join(replaced_names)
@@ -429,11 +388,9 @@ class _Resolver:
         )
 
     def _explain_unsolvable(self, error: NoSolutionError) -> ProjectError:
-        is_unknown = any(
-            "not found in the package registry" in line or "versions: none" in line
-            for line in error.explanation
-        )
-        if is_unknown:
+        text = "\n".join(error.explanation)
+        # The wording of uv, which says one or the other.
+        if "not found in the package registry" in text or "versions: none" in text:
             hint = (
                 "check the name that no index has, and pip's configuration ('pip config list'); if predicting does not "
                 "need it, name it in `exclude`"
@@ -449,7 +406,7 @@ class _Resolver:
             details=error.explanation,
         )
 
-    def _find_remedy(self, explanation: list[str] | tuple[str, ...]) -> str:
+    def _find_remedy(self, explanation: Iterable[str]) -> str:
         """Return a change of one requirement after which the rest resolves, tried here; "" if there is none."""
         text = "\n".join(explanation)
         mentioned = [
@@ -458,10 +415,9 @@ class _Resolver:
             if root.name not in self.request.policy.direct_references
             and re.search(rf"(?<![\w.-]){re.escape(root.name)}(?![\w-])", text)
         ]
-        bounded = [root for root in mentioned if root.requirement.specifier]
-        trials = [(self._suggest_version, root) for root in bounded]
+        trials = [(self._suggest_version, root) for root in mentioned if root.requirement.specifier]
         trials += [(lambda root: self.suggest_excluding(root.name), root) for root in mentioned]
-        return next((hint for suggest, root in trials[:MAX_REMEDY_TRIALS] if (hint := suggest(root))), "")
+        return next((hint for suggest, root in trials[:_MAX_REMEDY_TRIALS] if (hint := suggest(root))), "")
 
     def _suggest_version(self, root: Dependency) -> str:
         """Return the version of a root with which the rest resolves, as advice; "" if there is none."""
@@ -492,27 +448,3 @@ def _is_valid(version: str) -> bool:
     except InvalidVersion:
         return False
     return True
-
-
-def _has_major_downgrade(before: Resolution, after: Resolution, image: Image) -> bool:
-    """Whether a package that goes into the kit fell back by a major version."""
-    return any(
-        Version(after.versions[name]).major < Version(version).major
-        for name, version in before.versions.items()
-        if name in after.graph.dependencies
-        and name in after.versions
-        and not after.graph.is_provided(name, image)
-    )
-
-
-def strip_torch_local_version(requirement: Requirement) -> Requirement:
-    """Return a requirement on torch's family without local versions: "torch==2.11.0+cu128" becomes 2.11.0.
-
-    PyPI has no versions with a local part; the image's build is one of them, and serves.
-    """
-    if requirement.name.lower() not in TORCH_FAMILY or "+" not in str(requirement.specifier):
-        return requirement
-    changed = Requirement(str(requirement))
-    parts = [f"{clause.operator}{clause.version.partition('+')[0]}" for clause in requirement.specifier]
-    changed.specifier = SpecifierSet(",".join(parts))
-    return changed

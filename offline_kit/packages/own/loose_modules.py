@@ -14,8 +14,8 @@ from offline_kit.project import references
 from offline_kit.project.images import Image
 from offline_kit.project.types import SourceFile
 
-_TOOLS = frozenset(["setup.py", "conftest.py", "noxfile.py", "fabfile.py", "tasks.py"])
-"""Files at the top of a project that are for development, not for the model."""
+# Files at the top of a project that are for development, not for the model.
+_TOOLS = ("setup.py", "conftest.py", "noxfile.py", "fabfile.py", "tasks.py")
 
 
 def find_needed_modules(
@@ -38,7 +38,13 @@ def find_needed_modules(
         if file is None or (".py:" not in reference.text and _is_in_wheel(file, package_roots)):
             continue
         if not _is_below(file, shipped):
-            start = _add_neighbours(file, (project, *package_roots), alone=bool(modules))
+            top = _find_top_package(file.parent)
+            if _is_package_folder(top) or top not in (project, *package_roots) or top.name == "src":
+                start = [top]
+            elif modules:
+                start = [file]
+            else:  # at the top of the project, beside much that is no module
+                start = [path for path in sorted(top.glob("*.py")) if path.name not in _TOOLS]
             shipped += _add_imports(start, [project, project / "src"], package_roots, shipped)
     return tuple(dict.fromkeys(shipped))
 
@@ -53,10 +59,23 @@ def list_source_files(
     """
     module_roots = [_ModuleRoot(path, project) for path in modules]
     files = _collect_files(module_roots)
-    _check_syntax([file.path for file in files if file.path.suffix == ".py"], image)
-    roots = _find_import_roots(module_roots, files)
-    _warn_about_shadowing(files, roots, report)
-    return files, roots
+    code = [file.path for file in files if file.path.suffix == ".py"]
+    _check_syntax(code, image)
+    imported = {names[0] for path in code for names in references.list_absolute_imports(path)}
+    roots: dict[str, None] = {}
+    for module_root in module_roots:
+        # If code only says "from lib.util import x", the folder is not a root: lib/random.py would hide Python's own.
+        if not module_root.is_imported_by_name(imported):
+            roots |= dict.fromkeys(module_root.import_roots)
+    if module_roots:
+        # "from src.model import ..." is as common as "from model import ..."; the project itself comes last.
+        roots.setdefault(".")
+    for file in files:
+        folder, _, name = file.original.rpartition("/")
+        stem = name.removesuffix(".py")
+        if name.endswith(".py") and (folder or ".") in roots and stem in sys.stdlib_module_names:
+            report.warn(f"'{file.original}' hides Python's own module '{stem}' in the notebook: rename it")
+    return files, tuple(roots)
 
 
 class _ModuleRoot:
@@ -70,52 +89,19 @@ class _ModuleRoot:
         # Files outside the project keep the name of their folder.
         self._base = _normalize_path(project) if inside else top.parent
         self._root = top.parent if _is_package_folder(top) else top
-        self._folder = folder
+        # A file of a package that is run as a script imports its neighbours as top-level modules.
+        roots = [self._root] if folder == self.path else [self._root, folder]
+        self.import_roots = [self.name_file(root) for root in roots]  # nearest first
 
     def name_file(self, path: Path) -> str:
         """Return the posix path below the kit's code folder; "." for the project itself."""
         return path.relative_to(self._base).as_posix()
 
-    def list_import_roots(self) -> list[str]:
-        """Return the folders that it imports from, nearest first."""
-        # A file of a package that is run as a script imports its neighbours as top-level modules.
-        own = [self._folder] if self._folder != self.path else []
-        return list(dict.fromkeys(self.name_file(root) for root in (self._root, *own)))
-
-    @property
-    def is_plain_folder(self) -> bool:
-        """Whether it is a plain folder, whose modules can also be imported as "folder.module"."""
-        return self.path.is_dir() and self._root == self.path
-
-
-def _find_import_roots(module_roots: Sequence[_ModuleRoot], files: Sequence[SourceFile]) -> tuple[str, ...]:
-    """Return the import roots of all modules; the project itself comes last."""
-    code = [file.path for file in files if file.path.suffix == ".py"]
-    tops = {names[0] for path in code for names in references.list_absolute_imports(path)}
-    roots: dict[str, None] = {}
-    for module_root in module_roots:
-        inside = {path.stem for path in module_root.path.glob("*")} if module_root.is_plain_folder else set()
-        # If code only says "from lib.util import x", the folder is not a root: lib/random.py would hide Python's own.
-        if not (module_root.is_plain_folder and module_root.path.name in tops and not tops & inside):
-            roots |= dict.fromkeys(module_root.list_import_roots())
-    if module_roots:
-        # "from src.model import ..." is as common as "from model import ..."
-        roots.setdefault(".")
-    return tuple(roots)
-
-
-def _warn_about_shadowing(files: Sequence[SourceFile], roots: Sequence[str], report: Reporter) -> None:
-    """Warn about shipped modules that hide one of Python's own."""
-    tops = {f"{root}/" if root != "." else "": root for root in roots}
-    for file in files:
-        folder, _, name = file.original.rpartition("/")
-        stem = name.removesuffix(".py")
-        if (
-            name.endswith(".py")
-            and (f"{folder}/" if folder else "") in tops
-            and stem in sys.stdlib_module_names
-        ):
-            report.warn(f"'{file.original}' hides Python's own module '{stem}' in the notebook: rename it")
+    def is_imported_by_name(self, imported: set[str]) -> bool:
+        """Whether it is a plain folder whose modules are imported as "folder.module" only."""
+        if not self.path.is_dir() or self._root != self.path or self.path.name not in imported:
+            return False
+        return not imported & {path.stem for path in self.path.glob("*")}
 
 
 def _normalize_path(path: Path) -> Path:
@@ -170,45 +156,33 @@ def _is_in_wheel(path: Path, package_roots: Sequence[Path]) -> bool:
     return any(root.name == "src" and root in path.parents for root in package_roots)
 
 
-def _add_neighbours(file: Path, roots: Sequence[Path], *, alone: bool) -> list[Path]:
-    """Return the folder of a referenced file.
-
-    If that folder is the project (or a package's), return only the modules at its top, or with `alone` the file.
-    """
-    top = _find_top_package(file.parent)
-    if _is_package_folder(top) or top not in roots or top.name == "src":
-        return [top]
-    if alone:
-        return [file]
-    return [path for path in sorted(top.glob("*.py")) if path.name not in _TOOLS]
-
-
 def _add_imports(
     start: Sequence[Path], roots: Sequence[Path], package_roots: Sequence[Path], shipped: Sequence[Path]
 ) -> list[Path]:
     """Return paths with all modules of the project that their code imports, directly or indirectly."""
     paths = list(start)
     for path in paths:  # grows while it is walked
-        for file in code_files.list_module_files(path):
-            tops = (
-                {names[0] for names in references.list_absolute_imports(file)}
-                if file.suffix == ".py"
-                else set()
-            )
-            for target in (module for top in sorted(tops) for module in _find_local_modules(top, roots)):
-                if not _is_below(target, [*paths, *shipped]) and not _is_in_wheel(target, package_roots):
+        code = [file for file in code_files.list_module_files(path) if file.suffix == ".py"]
+        for file in code:
+            for name in sorted({names[0] for names in references.list_absolute_imports(file)}):
+                target = _find_local_module(name, roots)
+                if (
+                    target
+                    and not _is_below(target, [*paths, *shipped])
+                    and not _is_in_wheel(target, package_roots)
+                ):
                     paths.append(target)
     return paths
 
 
-def _find_local_modules(name: str, roots: Sequence[Path]) -> list[Path]:
+def _find_local_module(name: str, roots: Sequence[Path]) -> Path | None:
     """Return the module or folder of the project that a top-level name imports."""
     for root in roots:
         if (root / f"{name}.py").is_file():
-            return [root / f"{name}.py"]
+            return root / f"{name}.py"
         if (root / name).is_dir() and any((root / name).rglob("*.py")):
-            return [root / name]
-    return []
+            return root / name
+    return None
 
 
 def _check_syntax(paths: Sequence[Path], image: Image) -> None:

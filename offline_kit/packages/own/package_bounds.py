@@ -30,21 +30,20 @@ def check_package_bounds(
         return ()
     bounds = ", ".join(f"{name}{excluded[name]} (image: {image.packages[name]})" for name in blocking)
     names = ", ".join(f'"{name}"' for name in blocking)
-    satisfiable = sorted(excluded.keys() - set(blocking))
-    return (
-        Finding(
-            severity=Severity.WARN,
-            about=_find_bounds_file(packages, blocking),
-            what=f"excludes protected versions of the image '{image.name}': {bounds}",
-            remedy=f"drop {'these bounds' if len(blocking) > 1 else 'this bound'}, or set exclude = [{names}] to use"
-            " the image's version anyway"
-            + (
-                f"; keep the bounds of {', '.join(satisfiable)}: the kit brings versions that fit"
-                if satisfiable
-                else ""
-            ),
-        ),
+    remedy = (
+        f"drop {'these bounds' if len(blocking) > 1 else 'this bound'}, or set exclude = [{names}] to use"
     )
+    remedy += " the image's version anyway"
+    if satisfiable := sorted(excluded.keys() - set(blocking)):
+        remedy += f"; keep the bounds of {', '.join(satisfiable)}: the kit brings versions that fit"
+    # The file that holds the bounds, else the package's folder.
+    about = ", ".join(package.name for package in packages)
+    for path in reversed([package / name for package in packages for name in _FILES]):
+        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+        if all(name in normalize_name(text) for name in blocking):
+            about = path.name if len(packages) == 1 else f"{path.parent.name}/{path.name}"
+    what = f"excludes protected versions of the image '{image.name}': {bounds}"
+    return (Finding(severity=Severity.WARN, about=about, what=what, remedy=remedy),)
 
 
 def _find_excluded(lines: Iterable[str], image: Image) -> Iterable[tuple[str, str]]:
@@ -79,14 +78,3 @@ def _read_declared(package: Path) -> list[str]:
         pyproject = {}
     dependencies = pyproject.get("project", {}).get("dependencies") or []
     return [line for line in map(str.strip, [*lines, *dependencies]) if line]
-
-
-def _find_bounds_file(packages: Sequence[Path], names: Collection[str]) -> str:
-    """Return the file that holds the bounds, else the package's folder."""
-    for package in packages:
-        for name in _FILES:
-            path = package / name
-            text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-            if all(name_in_bounds in normalize_name(text) for name_in_bounds in names):
-                return name if len(packages) == 1 else f"{package.name}/{name}"
-    return ", ".join(package.name for package in packages)

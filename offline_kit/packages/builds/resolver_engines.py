@@ -1,0 +1,443 @@
+"""Run a resolver: uv for any target, or pip-tools on the target's own Python, with the same input."""
+
+import json
+import os
+import platform
+import re
+import sys
+import tempfile
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+from urllib.request import url2pathname
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
+
+from offline_kit.core import files, interpreters, processes
+from offline_kit.core.errors import OutsideError, ProjectError, UsageError
+from offline_kit.packages.builds import confined_build, index_proxy
+from offline_kit.packages.builds.build_environment import (
+    FRAMEWORKS,
+    WITH_FRAMEWORK,
+    clean_environment,
+    find_framework,
+)
+from offline_kit.packages.builds.confined_build import Confinement
+from offline_kit.packages.builds.index_proxy import IndexAccess
+from offline_kit.packages.pip_settings import IndexSettings, redact_urls
+from offline_kit.project.images import Image
+
+# The wording of uv (reqwest), pip (urllib3) and pip-tools.
+_NETWORK_FAILURE = re.compile(
+    r"failed to fetch|error sending request|dns error|resolving dns|name resolution|connection (refused|error)|"
+    r"timed out|max retries|certificate|status code 5\d\d|http status server error|\b40[13]\b",
+    re.IGNORECASE,
+)
+_NOISE_LINE = re.compile(
+    r"^\s*(The above exception|During handling of)\b|^(warning|hint: While|WARNING|DEPRECATION|INFO)\b|^\s*$|Resolving dependencies"
+)
+# One of two conflicting requirements in the output of pip's resolver (resolvelib).
+_CONFLICT = re.compile(r"requirement=\w+\('([^']+)'\), parent=(?:None|\w+\('([^' ]+))")
+_FAILED_BUILD = re.compile(
+    r"Failed to (?:download and )?build `([^`]+)`|(?:Failed to build|Getting requirements to build wheel).*?'([\w.-]+)'"
+    r"|metadata-generation-failed"
+)
+_VERDICT_LINE = re.compile(r"(Could not find|Cannot install|No matching)")
+_LONG_VERSION_LIST = re.compile(r"(from versions: )(?:[^,()]+, ){6,}((?:[^,()]+, ){2}[^,()]+\))")
+_PASSED_VARIABLES = "UV_CACHE_DIR UV_PYTHON_INSTALL_DIR UV_CONCURRENT_BUILDS UV_CONCURRENT_DOWNLOADS"
+# Output of uv and pip if build requirements cannot be installed; the wording of pip before 25.3, and since.
+_BUILD_REQUIRES_FAILED = re.compile(
+    r"Failed to (?:resolve|install) requirements from"
+    r"|pip subprocess to install (?:build|backend) dependencies|installing (?:build|backend) dependencies"
+)
+# These are in the configuration file: only there can an index be exempted from the cut-off.
+_CONFIGURED_VARIABLES = ("UV_DEFAULT_INDEX", "UV_INDEX", "UV_FIND_LINKS", "UV_INDEX_STRATEGY", "UV_NO_CONFIG")
+
+_FILE_URL = re.compile(r"file://([^\s#;]+)")
+_HTTP_URL = re.compile(r"https?://[^\s`'\")]+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolverInput:
+    """The input of a resolver, the same for both."""
+
+    requirements: tuple[str, ...] = ()  # PEP 508 lines; direct references name local wheels
+    constraints: tuple[str, ...] = ()  # the image's protected versions and the user's constraints
+    preferences: Mapping[str, str] = field(default_factory=dict)  # used unless something rules them out
+    stub_folder: Path | None = None  # for find-links
+    image: Image
+    settings: IndexSettings
+    cutoff: str  # files uploaded after this moment (ISO 8601, UTC) do not count; empty for no cut-off
+    undated: frozenset[str]  # indexes without upload times: the cut-off does not apply to them
+    exclude: frozenset[str] = frozenset()  # packages that are removed from all requirements
+    wheels_only: frozenset[str] = frozenset()  # packages of which only versions with a wheel count
+    cache: Path
+
+
+class NoSolutionError(Exception):
+    """No set of versions meets the requirements; `explanation` is the resolver's, without paths and credentials."""
+
+    def __init__(self, explanation: tuple[str, ...]) -> None:
+        super().__init__("\n".join(explanation))
+        self.explanation = explanation
+
+
+class MetadataBuildError(ProjectError):
+    """The metadata of a version without a wheel could not be built."""
+
+    default_code = "metadata-build-failed"
+
+    def __init__(self, package: str, details: Sequence[str]) -> None:
+        super().__init__(
+            f"the metadata of {package or 'a package'} could not be built",
+            hint="choose a version that has a wheel, or exclude the package if predicting does not need it",
+            details=details,
+        )
+        self.package = package.partition(" ")[0]  # empty if the resolver does not tell it
+
+
+@dataclass(frozen=True, kw_only=True)
+class _EngineCommand:
+    """The command of one resolver; it reads build constraints from "build.txt" in its working folder."""
+
+    argv: list[str | Path]
+    env: dict[str, str]
+    python: Path  # runs or asks the builds
+    cache_folder: Path
+
+
+def resolve_versions(problem: ResolverInput, engine: str) -> dict[str, str]:
+    """Return the version of every package that the requirements need.
+
+    Sdists that do not state their metadata are built, in a sandbox that reaches only the indexes. Raises
+    NoSolutionError, MetadataBuildError, and OutsideError if an index cannot be reached.
+    """
+    if not problem.requirements:
+        return {}
+    if problem.stub_folder:
+        find_links = (str(problem.stub_folder), *problem.settings.find_links)
+        problem = replace(problem, settings=replace(problem.settings, find_links=find_links))
+    with tempfile.TemporaryDirectory(prefix="offline-kit-") as name:
+        folder = Path(name)
+        # An existing output file holds preferences, not constraints:
+        # https://docs.astral.sh/uv/pip/compile/#upgrading-requirements
+        preferred = [f"{key}=={version}" for key, version in sorted(problem.preferences.items())]
+        _write_lines(folder / "requirements.in", problem.requirements)
+        _write_lines(folder / "constraints.txt", problem.constraints)
+        _write_lines(folder / "requirements.txt", preferred)
+        process = _run_engine(problem, engine, folder)
+        if not process.succeeded:
+            raise _translate_failure(process, folder)
+        return _parse_pins((folder / "requirements.txt").read_text(encoding="utf-8"))
+
+
+def _write_lines(path: Path, lines: Iterable[str]) -> None:
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def _run_engine(problem: ResolverInput, engine: str, folder: Path) -> processes.CompletedCommand:
+    """Run a resolver with the image's versions as build constraints, then, if a build refuses those, with any version."""
+    access = IndexAccess(settings=problem.settings, inside=problem.settings)
+    if confined_build.is_confined():
+        access = index_proxy.hide_credentials(problem.settings)
+    prepare = _prepare_uv if engine == "uv" else _prepare_pip_tools
+    command = prepare(problem, access, folder)
+    wheels = [Path(unquote(path)) for line in problem.requirements for path in _FILE_URL.findall(line)]
+    limits = Confinement(
+        env=command.env,
+        cwd=folder,
+        writable=(folder, command.cache_folder),
+        shown=(
+            *wheels,
+            *confined_build.list_python_folders(command.python),
+            *_list_index_folders(problem.settings),
+        ),
+        indexes=access,
+    )
+    # Frameworks are excluded: a build from an index is another one than the image's, and gigabytes large.
+    excluded = [f"{name}<0" for name in FRAMEWORKS]
+    image_pins = []
+    for name, version in sorted(problem.image.packages.items()):
+        with suppress(InvalidVersion):
+            image_pins += [] if name in FRAMEWORKS else [f"{name}=={Version(version).public}"]
+    for constraints in ([*excluded, *image_pins], excluded):
+        _write_lines(folder / "build.txt", constraints)
+        process = confined_build.run_confined(command.argv, limits, timeout=3600)
+        refused = _BUILD_REQUIRES_FAILED.search(process.err) and not find_framework(process.err)
+        if process.succeeded or not refused:
+            break
+    return process
+
+
+def _parse_pins(text: str) -> dict[str, str]:
+    """Return versions by normalized name, of direct references by their wheel's name."""
+    pins = {}
+    for line in text.splitlines():
+        try:
+            requirement = Requirement(line)
+        except InvalidRequirement:
+            continue  # a comment
+        version = next((clause.version for clause in requirement.specifier), "")
+        if requirement.url:
+            version = requirement.url.rsplit("/", 1)[-1].split("-")[1].replace("%2B", "+")
+        pins[str(canonicalize_name(requirement.name))] = version
+    return pins
+
+
+@cache
+def _find_builder_python(minor: str) -> Path | None:
+    """Return this machine's Python of a minor version, which builds the metadata of sdists."""
+    return interpreters.find_interpreter(minor, processes.copy_environment())
+
+
+def _prepare_uv(problem: ResolverInput, access: IndexAccess, folder: Path) -> _EngineCommand:
+    image = problem.image
+    python = image.interpreter or _find_builder_python(image.python_minor) or Path(sys.executable)
+    argv: list[str | Path] = [interpreters.uv_program(), "pip", "compile", "requirements.in"]
+    argv += ["-o", "requirements.txt", "-c", "constraints.txt", "--build-constraints", "build.txt"]
+    argv += ["--python-version", image.python, "--python", python]
+    argv += ["--python-platform", image.platform_for_uv] if image.platform_for_uv else []
+    argv += ["--exclude-newer", problem.cutoff] if problem.cutoff else []
+    argv += ["--no-header", "--no-annotate", "--quiet"]
+    argv += [word for name in sorted(problem.wheels_only) for word in ("--only-binary", name)]
+    if problem.exclude:
+        # An override replaces every requirement on its name, and this marker never holds. Newer versions of uv
+        # have --excludes for this: https://docs.astral.sh/uv/concepts/resolution/#dependency-overrides
+        never = [f"{name} ; python_version < '0'" for name in sorted(problem.exclude)]
+        _write_lines(folder / "overrides.txt", never)
+        argv += ["--override", "overrides.txt"]
+    undated = {access.aliases.get(url, url) for url in problem.undated}
+    argv += ["--config-file", _write_config(access.inside, folder / "uv.toml", undated=undated)]
+    # A cache of its own: what a third-party build writes there must not reach the user's.
+    uv_cache = files.make_folder(problem.cache / "uv")
+    env = {**_make_build_environment(access.inside, folder), "UV_CACHE_DIR": str(uv_cache)}
+    return _EngineCommand(argv=argv, env=env, python=python, cache_folder=uv_cache)
+
+
+def _prepare_pip_tools(problem: ResolverInput, access: IndexAccess, folder: Path) -> _EngineCommand:
+    python = _find_pip_tools_python(problem)
+    cache_folder = files.make_folder(problem.cache / "freeze" / "pip-tools")
+    argv: list[str | Path] = [python, "-m", "piptools"]
+    if problem.exclude:
+        argv = [python, "-c", _PIP_TOOLS_WITHOUT, ",".join(sorted(problem.exclude))]
+    argv += ["compile", "requirements.in", "--output-file", "requirements.txt"]
+    argv += ["--constraint", "constraints.txt", "--no-config", "--quiet", "--no-header", "--no-annotate"]
+    argv += ["--allow-unsafe", "--strip-extras", "--no-emit-index-url", "--no-emit-find-links"]
+    argv += ["--no-emit-options", "--no-emit-trusted-host", "--resolver", "backtracking"]
+    if problem.wheels_only:
+        argv.append(f"--pip-args=--only-binary={','.join(sorted(problem.wheels_only))}")
+    argv += ["--cache-dir", cache_folder]
+    env = _make_build_environment(access.inside, folder)
+    pip_variables = access.inside.make_pip_environment()
+    env |= {name: value for name, value in pip_variables.items() if value is not None}
+    # pip before 25.3 binds builds by PIP_CONSTRAINT alone, later ones by PIP_BUILD_CONSTRAINT alone; pip-tools
+    # has its own constraints for the rest. Relative, since pip splits the value at spaces.
+    env |= {"PIP_CONSTRAINT": "build.txt", "PIP_BUILD_CONSTRAINT": "build.txt", "NO_COLOR": "1"}
+    if not problem.undated:
+        # pip has this option since 26.0 (https://github.com/pypa/pip/pull/13625); older ones ignore the variable.
+        env["PIP_UPLOADED_PRIOR_TO"] = problem.cutoff
+    return _EngineCommand(argv=argv, env=env, python=python, cache_folder=cache_folder)
+
+
+# Runs pip-tools without some packages: pip has no --override (https://github.com/pypa/pip/issues/8076).
+_PIP_TOOLS_WITHOUT = """\
+import runpy, sys
+from pip._internal.metadata import select_backend
+from pip._vendor.packaging.utils import canonicalize_name
+excluded = set(sys.argv.pop(1).split(","))
+Distribution = select_backend().Distribution
+requirements_of = Distribution.iter_dependencies
+def without_excluded(self, *args):
+    for one in requirements_of(self, *args):
+        if canonicalize_name(one.name) not in excluded:
+            yield one
+Distribution.iter_dependencies = without_excluded
+runpy.run_module("piptools", run_name="__main__", alter_sys=True)
+"""
+
+
+def matches_running_python(image: Image) -> bool:
+    """Whether the running interpreter has the target's minor version and platform."""
+    running_minor = "{}.{}".format(*sys.version_info)
+    is_same_python = running_minor == image.python_minor and sys.implementation.name == "cpython"
+    return image.local or (is_same_python and _matches_platform(image))
+
+
+def _matches_platform(image: Image) -> bool:
+    return sys.platform == "linux" and platform.machine() == image.machine
+
+
+def _find_pip_tools_python(problem: ResolverInput) -> Path:
+    """Return a Python of the target's version with pip-tools: the running one, else one of an own environment.
+
+    Raises UsageError if this machine has no such Python or another platform.
+    """
+    image = problem.image
+    if matches_running_python(image):
+        return Path(sys.executable)
+    python = _find_builder_python(image.python_minor)
+    if python is None or not _matches_platform(image):
+        raise UsageError(
+            f"pip-tools resolves for the Python that it runs on, and this machine has no Python {image.python_minor} for "
+            f"{image.machine} Linux",
+            hint=f"use the engine 'uv', or install Python {image.python_minor} ('uv python install {image.python_minor}')",
+            code="python-not-found",
+        )
+    environment_folder = problem.cache / "freeze" / f"pip-tools-{image.python_minor}"
+    environment_python = environment_folder / "bin" / "python"
+    with files.hold_lock(environment_folder.with_suffix(".lock")):
+        if environment_python.is_file():
+            return environment_python
+        with (
+            files.stage_folder(environment_folder) as fresh,
+            tempfile.TemporaryDirectory(prefix="offline-kit-") as scratch,
+        ):
+            config = _write_config(problem.settings, Path(scratch) / "uv.toml")
+            env = _make_uv_environment(problem.settings)
+            # Scripts of a venv hold its absolute path, and the staged folder is renamed when it is complete.
+            steps: tuple[list[str | Path], ...] = (
+                ["venv", "--clear", "--relocatable", "--no-project", "--python", python, fresh],
+                ["pip", "install", "--python", fresh, "pip-tools>=7.5", "pip>=25.1"],
+            )
+            for arguments in steps:
+                argv = [interpreters.uv_program(), *arguments, "--quiet", "--config-file", config]
+                process = processes.run_command(argv, cwd=Path(scratch), env=env, timeout=1800, check=False)
+                if not process.succeeded:
+                    raise OutsideError(
+                        "the environment for pip-tools cannot be created",
+                        hint="check the network and the index, or use the engine 'uv'",
+                        code="environment-not-created",
+                        details=[redact_urls(line) for line in process.last_lines(6)],
+                    )
+    return environment_python
+
+
+def _write_config(settings: IndexSettings, path: Path, *, undated: Collection[str] = ()) -> Path:
+    """Write uv's configuration for these settings and return its path.
+
+    URLs may hold credentials, and every user of the machine can read command lines. `undated` are the indexes
+    without upload times (PEP 700): a cut-off would empty them.
+    """
+    lines = [
+        'index-strategy = "unsafe-best-match"',  # as pip: the best version of all indexes
+        'keyring-provider = "disabled"',
+        f"no-index = {json.dumps(settings.no_index)}",
+        f"find-links = {json.dumps(list(settings.find_links))}",
+    ]
+    urls = settings.list_index_urls()
+    for url in urls:
+        lines += ["", "[[index]]", f"url = {json.dumps(url)}"]
+        # uv searches the default index last (https://docs.astral.sh/uv/concepts/indexes/), and of a version that two
+        # indexes have it sees only the first one's files: the main index, which has more of them, must come first.
+        lines += ["default = true"] if url == urls[-1] else []
+        lines += ["exclude-newer = false"] if url in undated else []
+    # Created with this mode before anything is written: the URLs may hold passwords.
+    path.touch(mode=0o600)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def _make_uv_environment(settings: IndexSettings) -> dict[str, str]:
+    """Return the variables of uv: ours without UV_* and PIP_*, with the settings' certificates and proxy."""
+    env = {
+        name: value
+        for name, value in processes.copy_environment().items()
+        if not name.startswith(("UV_", "PIP_")) or name in _PASSED_VARIABLES.split()
+    }
+    # uv pip would use that environment instead of the one that --python names.
+    env.pop("VIRTUAL_ENV", None)
+    env |= {"UV_NO_PROGRESS": "1", "NO_COLOR": "1", "UV_PYTHON_DOWNLOADS": "never"}
+    # exclude-newer of a single index is a preview feature of uv.
+    env["UV_PREVIEW_FEATURES"] = "index-exclude-newer"
+    changes = settings.make_uv_environment()
+    return env | {
+        name: value
+        for name, value in changes.items()
+        if value is not None and name not in _CONFIGURED_VARIABLES
+    }
+
+
+def _make_build_environment(settings: IndexSettings, folder: Path) -> dict[str, str]:
+    """Return the variables of a program that runs builds: tools and certificates, an empty home, no secrets."""
+    uv_environment = _make_uv_environment(settings)
+    suffixes = () if confined_build.is_confined() else ("_PROXY",)
+    return clean_environment(files.make_folder(folder / ".home"), uv_environment) | {
+        name: value
+        for name, value in uv_environment.items()
+        if name.upper().startswith(("UV_", "SSL_CERT_")) or name.upper().endswith(suffixes)
+    }
+
+
+def _list_index_folders(settings: IndexSettings) -> tuple[Path, ...]:
+    """Return the folders of this machine that serve as indexes, and the certificates."""
+    locations = (*settings.list_index_urls(), *settings.find_links)
+    paths = [Path(url2pathname(urlsplit(url).path)) for url in locations if url.startswith("file:")]
+    # Pages of an index on this disk link to files beside its folder: ../files/x.whl.
+    parents = [path.parent for path in paths if path.name == "simple"]
+    paths += [path for path in parents if not Path.home().is_relative_to(path)]
+    paths += [Path(url) for url in locations if "://" not in url and not url.startswith("file:")]
+    paths += [Path(settings.cert)] if settings.cert else []
+    return tuple(path for path in paths if path.exists())
+
+
+def _translate_failure(process: processes.CompletedCommand, folder: Path) -> Exception:
+    text = redact_urls(f"{process.err}\n{process.out}")
+    text = text.replace(f"{folder}{os.sep}", "").replace(str(folder), "")
+    lines = _select_readable_lines(text)
+    failed_build = _FAILED_BUILD.search(text)
+    name = next((group for group in failed_build.groups() if group), "") if failed_build else ""
+    package, _, version = name.partition("==")
+    package = f"{canonicalize_name(package)} {version}".strip()
+    if framework := find_framework(text):
+        hint = f"its build asks for {framework}, which only the image has as it must be: {WITH_FRAMEWORK}"
+        return MetadataBuildError(package, [*lines[-6:], hint])
+    if "No solution found" in text or "ResolutionImpossible" in text or "Could not find a version" in text:
+        # pip prints the conflict in between the output of every build that it tried: "alpha-1.0 wants beta>=1".
+        causes = []
+        for requirement, parent in _CONFLICT.findall(text):
+            stem = re.sub(r"-[^-]+-[^-]+-[^-]+\.whl$|\.tar\.gz$|\.zip$", "", parent.rsplit("/", 1)[-1])
+            causes.append(f"{stem or 'your requirements'} {'wants' if stem else 'want'} {requirement}")
+        explanation = [
+            _LONG_VERSION_LIST.sub(r"\1… \2", line)
+            for line in lines
+            if "No solution found" not in line and (not causes or _VERDICT_LINE.match(line))
+        ]
+        return NoSolutionError(tuple((*explanation, *dict.fromkeys(causes))[:40]))
+    # The traceback of a build that needs the network is no failure of the index.
+    if _NETWORK_FAILURE.search(text.partition("[stderr]")[0] if failed_build else text):
+        url = _HTTP_URL.search(text)
+        return OutsideError(
+            f"the index cannot be reached{f': {url[0]}' if url else ''}",
+            hint="check the network and pip's configuration ('pip config list')",
+            code="index-unreachable",
+            details=lines[-8:],
+        )
+    return MetadataBuildError(package, lines[-14:])
+
+
+def _select_readable_lines(text: str) -> list[str]:
+    """Return the readable lines of a resolver's output; of a traceback only its last."""
+    lines: list[str] = []
+    frames = -1
+    for line in text.splitlines():
+        depth = len(line) - len(line.lstrip())
+        if line.lstrip().startswith("Traceback (most recent call last)"):
+            frames = depth
+            continue
+        if frames >= 0 and (depth > frames or not line.strip()):
+            continue
+        ended = frames >= 0 and line.lstrip().startswith(("pip.", "piptools.", "raise ", "pip._"))
+        frames = -1
+        # pip-tools ends in a traceback of its own for expected failures, after a readable message.
+        if ended or _NOISE_LINE.search(line):
+            continue
+        line = re.sub(r"file://\S*/offline-kit-[^\s/]*/", "", line)
+        line = re.sub(r"-r requirements\.in( \(line \d+\))?", "your requirements", line)
+        line = line.replace("(from -c constraints.txt)", "(the image)")
+        lines.append(re.sub(r"^\s*(cause:|error:|ERROR:|[×╰─▶]+)\s*", "", line).strip())
+    return lines
