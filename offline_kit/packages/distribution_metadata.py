@@ -108,7 +108,9 @@ def read_remote_metadata(
 class _RangedFile(io.FileIO):
     """A file at a URL of which only the ranges that are read are requested; the rest are holes of a sparse file."""
 
-    def __init__(self, url: str, size: int, settings: http.ConnectionSettings, patience: http.RetryPolicy) -> None:
+    def __init__(
+        self, url: str, size: int, settings: http.ConnectionSettings, patience: http.RetryPolicy
+    ) -> None:
         with tempfile.TemporaryFile() as file:
             super().__init__(os.dup(file.fileno()), "r+b")
         self.truncate(size)

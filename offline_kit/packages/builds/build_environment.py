@@ -267,6 +267,7 @@ def create_build_environment(
         scratch = Path(name).resolve()
         env = clean_environment(scratch, processes.copy_environment())
         env |= {**({} if network else _OFFLINE_VARIABLES), **variables}
+        env["HOME"] = str(files.make_folder(scratch / "home"))
         env_folder = scratch / "env"
         # Virtual environments have Scripts on Windows and bin elsewhere (sysconfig, scheme "venv").
         programs = env_folder / ("Scripts" if sys.platform == "win32" else "bin")
