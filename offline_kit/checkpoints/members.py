@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from offline_kit.checkpoints.file_kinds import ClassifiedFile
 from offline_kit.checkpoints.frameworks import framework_table, sklearn
 from offline_kit.checkpoints.frameworks.base import Framework
+from offline_kit.checkpoints.frameworks.framework_table import BY_NAME
 from offline_kit.checkpoints.pickle_streams import list_pickle_packages
 from offline_kit.core.errors import ProjectError, suggest_name
 from offline_kit.core.files import matches_glob
@@ -25,7 +26,7 @@ from offline_kit.project.types import (
 
 _TEXT_SUFFIXES = frozenset({".json", ".csv", ".tsv", ".txt", ".yaml", ".yml"})
 """Files beside models that code may read."""
-_KNOWN_NAMES = ", ".join(framework.name for framework in framework_table.FRAMEWORKS)
+_KNOWN_NAMES = ", ".join(BY_NAME)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,12 +155,8 @@ def find_non_models(settings: NotebookSettings, checkpoints: Sequence[Checkpoint
 
 def check_members(members: Iterable[Member]) -> tuple[Finding, ...]:
     """Return the frameworks' findings on their members, except those of a source without a local copy."""
-    findings = (
-        finding
-        for member, framework in _pair_frameworks(members)
-        if member.path.exists()
-        for finding in framework.check_member(member)
-    )
+    present = (member for member in members if member.path.exists())
+    findings = (finding for member in present for finding in BY_NAME[member.framework].check_member(member))
     return tuple(dict.fromkeys(findings))
 
 
@@ -168,9 +165,7 @@ def check_column_order(settings: NotebookSettings, members: Iterable[Member]) ->
     explicit = settings.columns or settings.transform or settings.function
     if settings.task != "tabular" or settings.template not in ("predict", "server") or explicit:
         return ()
-    positional = [
-        member.name for member, framework in _pair_frameworks(members) if framework.uses_column_order(member)
-    ]
+    positional = [member.name for member in members if BY_NAME[member.framework].uses_column_order(member)]
     if not positional:
         return ()
     suffix = f" (and {len(positional) - 1} other{'s' * (len(positional) > 2)})" * (len(positional) > 1)
@@ -193,16 +188,10 @@ def list_member_packages(
 
     Pickles name the libraries of everything in them: an encoder, a booster at the end of a pipeline.
     """
-    pairs = _pair_frameworks(members)
     pickles = [*(file for member in members for file in member.files), *other_files]
-    always = ("numpy", "pandas") if pairs else ()
-    packages = (name for _, framework in pairs for name in framework.packages)
+    always = ("numpy", "pandas") if members else ()
+    packages = (name for member in members for name in BY_NAME[member.framework].packages)
     return tuple(sorted({*always, *list_pickle_packages(pickles), *packages}))
-
-
-def _pair_frameworks(members: Iterable[Member]) -> list[tuple[Member, Framework]]:
-    pairs = ((member, framework_table.find_framework(member.framework)) for member in members)
-    return [(member, framework) for member, framework in pairs if framework]
 
 
 def _list_candidates(checkpoints: Sequence[Checkpoint]) -> list[_Candidate]:
@@ -251,7 +240,7 @@ def _resolve_entry(
     """Yield the members of an entry of `models`, or what is wrong with it."""
     if source is None:
         # Nothing is known of a source without a local copy: the configuration must tell the framework.
-        if framework := framework_table.find_framework(spec.framework):
+        if framework := BY_NAME.get(spec.framework):
             problem = _describe_missing_keys(spec, spec.files, framework)
             yield problem or _make_member(spec, framework, spec.files, Path(spec.files), spec.files)
         else:
@@ -278,9 +267,8 @@ def _choose_framework(spec: ModelSpec, candidate: _Candidate) -> tuple[Framework
     """Return the framework that loads a candidate, and the problem if none does or a key is missing."""
     name, kind = candidate.original, candidate.files[0].kind
     if spec.framework:
-        framework = framework_table.find_framework(spec.framework)
-        known_names = [framework.name for framework in framework_table.FRAMEWORKS]
-        guess = suggest_name(spec.framework, known_names) or f"; take one of {_KNOWN_NAMES}"
+        framework = BY_NAME.get(spec.framework)
+        guess = suggest_name(spec.framework, BY_NAME) or f"; take one of {_KNOWN_NAMES}"
         problem = f"'{name}': there is no framework '{spec.framework}'{guess}"
     else:
         framework = framework_table.match_reference(spec.model, candidate.framework) or candidate.framework

@@ -1,6 +1,7 @@
 """List all frameworks, match files and folders to them, and compare the versions that models were saved with."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,13 +32,14 @@ FRAMEWORKS: tuple[Framework, ...] = (
     *(LIGHTNING, TORCH_MODULE, TORCHSCRIPT, TORCH_EXPORT, TRANSFORMERS, TIMM, SAFETENSORS, TORCH_STATE_DICT),
 )
 """The first one wins between equal scores."""
+BY_NAME = {framework.name: framework for framework in FRAMEWORKS}
 _PICKLED = (SKLEARN, XGBOOST, LIGHTGBM, CATBOOST)
 """Frameworks with the name of their module, whose objects may be in any pickle."""
 
 
 def find_framework(name: str) -> Framework | None:
     """Return the framework of this name, if any."""
-    return next((framework for framework in FRAMEWORKS if framework.name == name), None)
+    return BY_NAME.get(name)
 
 
 def match_reference(reference: str, claimant: Framework | None) -> Framework | None:
@@ -70,20 +72,16 @@ def compare_versions(
     findings: list[Finding] = []
     formats: list[Finding] = []
     for member in (*members, *_find_pickled_models(members, other_files)):
-        framework = find_framework(member.framework)
-        if framework:
-            formats += framework.check_versions(member, available)
-            if member.version and available.get(framework.library):
-                groups.setdefault((framework.name, member.version), []).append(member)
+        framework = BY_NAME[member.framework]
+        formats += framework.check_versions(member, available)
+        if member.version and available.get(framework.library):
+            groups.setdefault((framework.name, member.version), []).append(member)
     for (name, trained), group in groups.items():
-        framework = find_framework(name)
-        installed = available[framework.library] if framework else ""
-        try:
-            severity = framework.judge_version(Version(trained), Version(installed)) if framework else None
-        except InvalidVersion:
-            continue
-        if framework and severity:
-            findings.append(_describe_difference(framework.library, severity, group, installed, image))
+        library = BY_NAME[name].library
+        with suppress(InvalidVersion):
+            severity = BY_NAME[name].judge_version(Version(trained), Version(available[library]))
+            if severity:
+                findings.append(_describe_difference(library, severity, group, available[library], image))
     return (*findings, *formats)
 
 
