@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from offline_kit.core.errors import OutsideError, ProjectError, UsageError
 from offline_kit.core.report import SILENT, Advance, Reporter
 from offline_kit.kit import manifest
 from offline_kit.kit.install_plan import KitContents as KitContents
-from offline_kit.kit.layout import KitFile, KitLayout, arrange_files
+from offline_kit.kit.layout import KitLayout, Source, arrange_files
 from offline_kit.project.kaggle_names import check_dataset_limits
 from offline_kit.project.types import FileEntry, Kit
 
@@ -63,7 +63,7 @@ def assemble_kit(
     if old and _is_unchanged(old, kit):
         _update_texts(texts, folder)
     else:
-        report.step(f"Packing {len(layout.files) - len(layout.remote)} files into '{folder}'")
+        report.step(f"Packing {len(layout.sources) - len(layout.remote)} files into '{folder}'")
         _write_kit(kit, layout, texts, old, report)
     return kit
 
@@ -136,10 +136,15 @@ def _write_kit(
         entries = [(old.part_folder(part), entry) for part in old.parts for entry in part.entries]
         paths = ((folder / entry.stored, entry) for folder, entry in entries)
         reusable = {entry.sha256: path for path, entry in paths if _is_file_sealed(path, entry)}
-    local_files = [file for name, file in layout.files.items() if name not in layout.remote]
-    _check_disk_space(kit.folder, local_files, reusable)
+    local_entries = [
+        entry for part in kit.parts for entry in part.entries if entry.original not in layout.remote
+    ]
+    # Links to the cache or the old kit need no space.
+    copied = (entry for entry in local_entries if entry.sha256 not in reusable)
+    needed = sum(entry.size for entry in copied if not _is_cache_blob(entry, layout.sources[entry.original]))
+    _check_disk_space(kit.folder, needed)
     # Renamed into place at the end: a killed build leaves the old kit whole.
-    total = sum(file.size for file in local_files)
+    total = sum(entry.size for entry in local_entries)
     with files.stage_folder(kit.folder) as stage, report.progress("Packing", total) as advance:
         for part in kit.parts:
             part_folder = stage / kit.part_folder(part).relative_to(kit.folder)
@@ -149,16 +154,15 @@ def _write_kit(
                 # What stays on Kaggle is here only if an earlier rehearsal fetched it.
                 if not is_remote or entry.sha256 in reusable:
                     progress = (lambda _bytes: None) if is_remote else advance
-                    _place_file(layout.files[entry.original], part_folder / entry.stored, reusable, progress)
+                    source = layout.sources[entry.original]
+                    _place_file(entry, source, part_folder / entry.stored, reusable, progress)
             _seal_file(manifest.write_manifest(part_folder, part), part.id)
         _update_texts(texts, stage)
         for path in (stage, *(child for child in stage.rglob("*") if child.is_dir())):
             path.chmod(0o755)  # regardless of the umask
 
 
-def _check_disk_space(folder: Path, local_files: Iterable[KitFile], reusable: Mapping[str, Path]) -> None:
-    # Links to the cache or the old kit need no space.
-    needed = sum(f.size for f in local_files if f.sha256 not in reusable and not _is_cache_blob(f))
+def _check_disk_space(folder: Path, needed: int) -> None:
     existing_folder = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     free = shutil.disk_usage(existing_folder).free
     if free < needed + _SPARE_SPACE:
@@ -170,32 +174,34 @@ def _check_disk_space(folder: Path, local_files: Iterable[KitFile], reusable: Ma
         )
 
 
-def _place_file(item: KitFile, destination: Path, reusable: Mapping[str, Path], advance: Advance) -> None:
+def _place_file(
+    entry: FileEntry, source: Source, destination: Path, reusable: Mapping[str, Path], advance: Advance
+) -> None:
     """Link or copy one file to its stored name, and check its digest."""
     destination.parent.mkdir(parents=True, exist_ok=True)
-    digest = item.sha256
-    if item.sha256 in reusable:
+    digest = entry.sha256
+    if entry.sha256 in reusable:
         # A file of the old kit is never written in place, so a link is safe and saves a copy of gigabytes.
-        files.link_or_copy(reusable[item.sha256], destination)
-        advance(item.size)
-    elif item.path is None:
-        destination.write_bytes(item.data)
-        advance(item.size)
-    elif _is_cache_blob(item):
-        files.link_or_copy(item.path, destination)
+        files.link_or_copy(reusable[entry.sha256], destination)
+        advance(entry.size)
+    elif isinstance(source, bytes):
+        destination.write_bytes(source)
+        advance(entry.size)
+    elif _is_cache_blob(entry, source):
+        files.link_or_copy(source, destination)
         digest = files.sha256_of(destination, advance)
+        if digest != entry.sha256:
+            source.unlink(missing_ok=True)  # the next build fetches it again
     else:
-        digest = _copy_file(item.path, destination, advance)
-    if digest != item.sha256:
-        if _is_cache_blob(item) and item.path:
-            item.path.unlink(missing_ok=True)  # the next build fetches it again
+        digest = _copy_file(source, destination, advance)
+    if digest != entry.sha256:
         raise ChangedFileError(
-            f"'{item.path}' has changed since it was hashed, or is damaged",
+            f"'{source!s}' has changed since it was hashed, or is damaged",
             hint="build again when no program writes to it",
-            details=(f"expected sha256 {item.sha256}", f"found           {digest}"),
+            details=(f"expected sha256 {entry.sha256}", f"found           {digest}"),
         )
     destination.chmod(0o644)
-    _seal_file(destination, item.sha256)
+    _seal_file(destination, entry.sha256)
 
 
 def _copy_file(source: Path, target: Path, advance: Advance) -> str:
@@ -212,9 +218,9 @@ def _copy_file(source: Path, target: Path, advance: Advance) -> str:
         return files.copy_and_hash(stream, destination, advance)[0]
 
 
-def _is_cache_blob(item: KitFile) -> bool:
+def _is_cache_blob(entry: FileEntry, source: Source) -> bool:
     """Whether the file is a blob of the content-addressed cache, so that a link to it is safe."""
-    return item.path is not None and item.path.name == item.sha256
+    return isinstance(source, Path) and source.name == entry.sha256
 
 
 def _compute_seal_time(digest: str) -> int:

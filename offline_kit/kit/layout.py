@@ -4,7 +4,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from offline_kit.core.errors import ProjectError
@@ -31,18 +31,8 @@ SPLIT_SUFFIX_LENGTH = len("-checkpoints-0000")
 """The most characters that a split adds to the dataset's slug."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class KitFile:
-    """A file that goes into the kit."""
-
-    role: Role
-    original: str
-    """Its name inside the kit, which tools see."""
-    size: int
-    sha256: str
-    path: Path | None = None
-    """The file to copy; None if the bytes are `data`."""
-    data: bytes = b""
+Source = Path | bytes
+"""A file to copy, or the bytes themselves."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +40,9 @@ class KitLayout:
     """A kit before it is written."""
 
     parts: tuple[KitPart, ...]
-    files: dict[str, KitFile]
-    remote: frozenset[str] = frozenset()
+    sources: dict[str, Source]
+    """Of all files, by original name."""
+    remote: frozenset[str]
     """Original names of the files that stay on Kaggle until a rehearsal fetches them."""
 
 
@@ -61,13 +52,13 @@ def arrange_files(contents: KitContents) -> KitLayout:
     Raises ProjectError listing every file that must not or cannot be shipped: keys, duplicate names, names that no
     manifest can hold.
     """
-    files: dict[str, KitFile] = {}
+    files: dict[str, tuple[FileEntry, Source]] = {}
     problems = []
-    for file in _list_files(contents):
+    for entry, source in _list_files(contents):
         # A wheel needed for two roles is shipped once, under the first.
-        first = files.setdefault(file.original, file)
-        if first.sha256 != file.sha256:
-            problems.append(f"'{file.original}' has two contents: '{first.path}' and '{file.path}'")
+        first, first_source = files.setdefault(entry.original, (entry, source))
+        if first.sha256 != entry.sha256:
+            problems.append(f"'{entry.original}' has two contents: '{first_source!s}' and '{source!s}'")
     if problems:
         raise ProjectError(
             "two files of the kit would have the same name",
@@ -75,9 +66,8 @@ def arrange_files(contents: KitContents) -> KitLayout:
             hint="remove the wrong one from the cache folder, or pin another version",
             details=problems,
         )
-    files = dict(sorted(files.items()))
     problems = _find_secrets(contents)
-    problems += [f"{name!a} {reason}" for name in files if (reason := manifest.check_path(name))]
+    problems += [f"{name!a} {reason}" for name in sorted(files) if (reason := manifest.check_path(name))]
     if problems:
         raise ProjectError(
             "some files must not go into a kit",
@@ -87,14 +77,14 @@ def arrange_files(contents: KitContents) -> KitLayout:
         )
     remote = frozenset(entry.original for part in contents.remote_parts for entry in part.entries)
     stored = map_safe_paths(files.keys() - remote)
-    entries = [
-        FileEntry(role=file.role, original=name, stored=stored[name], size=file.size, sha256=file.sha256)
-        for name, file in files.items()
-        if name not in remote
-    ]
+    entries = [replace(files[name][0], stored=stored_name) for name, stored_name in stored.items()]
     parts = _split_parts(entries, contents) if contents.split else [manifest.make_part("kit", entries)]
     parts += contents.remote_parts
-    return KitLayout(parts=tuple(sorted(parts, key=lambda part: part.name)), files=files, remote=remote)
+    return KitLayout(
+        parts=tuple(sorted(parts, key=lambda part: part.name)),
+        sources={name: source for name, (_, source) in files.items()},
+        remote=remote,
+    )
 
 
 def _split_parts(entries: Sequence[FileEntry], contents: KitContents) -> list[KitPart]:
@@ -117,10 +107,10 @@ def _split_parts(entries: Sequence[FileEntry], contents: KitContents) -> list[Ki
     return [manifest.make_part(name, part_entries) for name, part_entries in entries_by_part.items()]
 
 
-def _list_files(contents: KitContents) -> Iterator[KitFile]:
+def _list_files(contents: KitContents) -> Iterator[tuple[FileEntry, Source]]:
+    """Yield all files of a kit; their stored names are not known yet."""
     plan = install_plan.render_plan(contents).encode()
-    digest = hashlib.sha256(plan).hexdigest()
-    yield KitFile(role=Role.LOCK, original=PLAN, size=len(plan), sha256=digest, data=plan)
+    yield _make_entry(Role.LOCK, PLAN, len(plan), hashlib.sha256(plan).hexdigest()), plan
     wheels = [*contents.wheelhouse.wheels, *contents.own.wheels]
     packages: list[tuple[Role, Artifact]] = [(Role.WHEEL, wheel) for wheel in wheels]
     packages += [(Role.WHEEL, sdist.wheel) for sdist in contents.prepared_sdists if sdist.wheel]
@@ -128,7 +118,7 @@ def _list_files(contents: KitContents) -> Iterator[KitFile]:
         packages += [(Role.SDIST, prepared.sdist)] if prepared.sdist else []
         packages += [(Role.BUILD, wheel) for wheel in prepared.closure]
     for role, package in packages:
-        yield _copy_of(role, f"packages/{package.filename}", package)
+        yield _make_entry(role, f"packages/{package.filename}", package.size, package.sha256), package.path
     for source in contents.own.sources:
         try:
             size, digest = source.path.stat().st_size, sha256_of(source.path)
@@ -138,17 +128,18 @@ def _list_files(contents: KitContents) -> Iterator[KitFile]:
                 code="file-unreadable",
                 hint="fix or remove the file, then build again",
             ) from error
-        name = f"code/{source.original}"
-        yield KitFile(role=Role.SOURCE, original=name, size=size, sha256=digest, path=source.path)
+        yield _make_entry(Role.SOURCE, f"code/{source.original}", size, digest), source.path
     names = name_checkpoints(contents.checkpoints)
-    for checkpoint in contents.checkpoints:
-        yield _copy_of(Role.CHECKPOINT, names[checkpoint.original], checkpoint)
-    for checkpoint in contents.preprocessing:
-        yield _copy_of(Role.PREPROCESSING, f"{_PREPROCESSING}{checkpoint.original}", checkpoint)
+    checkpoints = [(Role.CHECKPOINT, names[file.original], file) for file in contents.checkpoints]
+    checkpoints += [
+        (Role.PREPROCESSING, _PREPROCESSING + file.original, file) for file in contents.preprocessing
+    ]
+    for role, name, file in checkpoints:
+        yield _make_entry(role, name, file.size, file.sha256), file.path
 
 
-def _copy_of(role: Role, original: str, file: Artifact | Checkpoint) -> KitFile:
-    return KitFile(role=role, original=original, size=file.size, sha256=file.sha256, path=file.path)
+def _make_entry(role: Role, original: str, size: int, digest: str) -> FileEntry:
+    return FileEntry(role=role, original=original, stored="", size=size, sha256=digest)
 
 
 def name_checkpoints(checkpoints: Sequence[Checkpoint]) -> dict[str, str]:
