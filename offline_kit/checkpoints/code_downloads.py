@@ -114,16 +114,16 @@ class _CallReader:
         elif name == "spacy.load" and isinstance(first, str) and _SPACY.fullmatch(first):
             if not (self.project / first).exists() and first.replace("_", "-") not in self.bundled:
                 message = f"calls spacy.load('{first}'), which is a separate package"
-                yield self.make_finding(call, message, download_calls.ADD_WHEEL)
+                yield self.make_finding(call, message, download_calls.REMEDIES["add_wheel"])
         elif _CORPUS.fullmatch(name) and not (self.project / "caches/nltk_data").exists():
             message = f"calls {name}(), which reads data that NLTK downloads separately"
-            yield self.make_finding(call, message, download_calls.NLTK_CACHE)
+            yield self.make_finding(call, message, download_calls.REMEDIES["nltk_cache"])
 
     def is_available(self, call: ast.Call, name: str, target: object, download: DownloadCall) -> bool:
         """Whether the target of a call is in the project, in a shipped cache, or a local folder (source="local")."""
         if download.kind is DownloadKind.OTHER and (self.project / str(target)).exists():
             return True
-        if download.remedy == download_calls.TORCH_CACHE and self.is_cached(name, target):
+        if download.remedy == download_calls.REMEDIES["torch_cache"] and self.is_cached(name, target):
             return True
         words = [
             (word.arg, word.value.value) for word in call.keywords if isinstance(word.value, ast.Constant)

@@ -5,11 +5,13 @@ Shared by the checks of a project's code and by `adopt`; both evaluate the expre
 
 import ast
 import re
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import partial
 from typing import Any
+
+from offline_kit.core import resources
 
 UNKNOWN: Any = object()
 """The value of an expression that is not known."""
@@ -51,120 +53,6 @@ class DownloadCall:
     """What to do about such a call in a project's own code; empty if it is not reported there."""
 
 
-_CACHED = (
-    "fetch it once, copy its cache into 'caches/{0}' of the project, and set preprocessing = [\"caches\"]"
-)
-TORCH_CACHE = _CACHED.format("torch") + " (a copy of ~/.cache/torch)"
-NLTK_CACHE = _CACHED.format("nltk_data") + " (a copy of ~/nltk_data)"
-SAVE_PRETRAINED = (
-    "save it with save_pretrained(...) into a folder of the project, name that in `checkpoints` or "
-    "`preprocessing`, and load it from there; what a checkpoint replaces is made from its config alone (from_config)"
-)
-ADD_WHEEL = "add the model's own wheel to the requirements, by its address, and load it by its name"
-SHIP_FILE = "fetch it once, name the file in `preprocessing`, and read it from there"
-_ATTACH = "attach it to the notebook: dataset_sources, kernel_sources or model_sources"
-_BY_ID_OR_PATH = "transformers|sentence_transformers|diffusers|peft|efficientnet_pytorch|segmentation_models_pytorch|tokenizers"
-"""Packages whose `from_pretrained` takes an id of a hub or a folder."""
-_READS = "read_(csv|json|parquet|table|excel)"
-_URL = r"https?://.*"
-
-_file = partial(DownloadCall, kind=DownloadKind.FILE, source=("url", 0))
-_repository = partial(
-    DownloadCall, kind=DownloadKind.REPOSITORY, target=("local_dir", 99), remedy=SAVE_PRETRAINED
-)
-_model = partial(DownloadCall, kind=DownloadKind.MODEL_ID, remedy=SAVE_PRETRAINED)
-_kaggle = partial(
-    DownloadCall, kind=DownloadKind.KAGGLE, source=("handle", 0), target=("path", 1), remedy=_ATTACH
-)
-_kaggle_client = partial(DownloadCall, kind=DownloadKind.KAGGLE_CLIENT)
-_corpus = partial(DownloadCall, kind=DownloadKind.CORPUS)
-_other = partial(DownloadCall, remedy=SHIP_FILE)
-
-_DOWNLOADS = (
-    _file(r"urllib\.request\.urlretrieve", target=("filename", 1), remedy=SHIP_FILE),
-    _file(r"urllib\.request\.urlopen|requests\.get"),
-    _file(r"wget\.download", target=("out", 1), remedy=SHIP_FILE),
-    _file(r"gdown\.download", target=("output", 1), remedy=SHIP_FILE),
-    _file(r"torch\.hub\.download_url_to_file", target=("dst", 1)),
-    # their second argument is a folder, and the file's name in it comes from the address
-    _file(r"torch\.hub\.load_state_dict_from_url|torch\.utils\.model_zoo\.load_url", remedy=TORCH_CACHE),
-    _file(rf"(.*\.)?({_READS}|imread|open_url)", source=("", 0), first=_URL, detail="read"),
-    # https://docs.pytorch.org/docs/stable/hub.html
-    DownloadCall(
-        r"torch\.hub\.load", kind=DownloadKind.TORCH_HUB, source=("repo_or_dir", 0), remedy=TORCH_CACHE
-    ),
-    # https://huggingface.co/docs/huggingface_hub/package_reference/file_download
-    _repository(r"huggingface_hub\.hf_hub_download", source=("repo_id", 0), detail="file"),
-    _repository(
-        r"huggingface_hub\.snapshot_download",
-        source=("repo_id", 0),
-        detail="snapshot",
-        remedy=SAVE_PRETRAINED,
-    ),
-    _repository(r"datasets\.load_dataset", source=("path", 0), detail="dataset folder", remedy=SHIP_FILE),
-    # https://github.com/Kaggle/kagglehub#usage
-    _kaggle(r"kagglehub\.dataset_download", detail="dataset"),
-    _kaggle(r"kagglehub\.model_download", detail="model"),
-    _kaggle(r"kagglehub\.(notebook_output_download|utility_script_install)", detail="notebook"),
-    _kaggle(r"kagglehub\.competition_download", detail="competition"),
-    DownloadCall(r"kagglehub\.(dataset_load|load_dataset)", remedy=_ATTACH),
-    # methods of KaggleApi: https://github.com/Kaggle/kaggle-api
-    _kaggle_client(r"(.*\.)?dataset_download_(files?|cli)", source=("dataset", 0), detail="dataset"),
-    _kaggle_client(
-        r"(.*\.)?competition_download_(files?|cli)", source=("competition", 0), detail="competition"
-    ),
-    _kaggle_client(r"(.*\.)?kernels_output(_cli)?", source=("kernel", 0), detail="notebook"),
-    _kaggle_client(r"(.*\.)?model_instance_version_download", source=("model", 0), detail="model"),
-    # https://www.nltk.org/data.html and https://spacy.io/api/cli#download
-    _corpus(r"nltk\.download", source=("info_or_id", 0), detail="nltk", remedy=NLTK_CACHE),
-    _corpus(r"spacy\.cli\.download", source=("model", 0), detail="spacy", remedy=ADD_WHEEL),
-    _corpus(r"spacy\.load", source=("name", 0), detail="spacy.load"),
-    # the argument differs by library; all of them accept the path of a folder as well
-    _model(r"transformers\.pipeline", source=("model", 1)),
-    _model(r"sentence_transformers\.SentenceTransformer", source=("model_name_or_path", 0)),
-    _model(r"sentence_transformers\.CrossEncoder", source=("model_name", 0)),
-    _model(r"vllm\.(LLM|EngineArgs|AsyncEngineArgs)", source=("model", 0)),
-    _model(r"(sglang\.Engine|lmdeploy\.pipeline|ctranslate2\.Translator)", source=("model_path", 0)),
-    _model(r"faster_whisper\.WhisperModel", source=("model_size_or_path", 0)),
-    _model(r"FlagEmbedding\.(FlagModel|FlagReranker)", source=("model_name_or_path", 0)),
-    _model(r"unsloth\.Fast(Language|Vision|)Model\.from_pretrained", source=("model_name", 0)),
-    _model(r"peft\.PeftModel\.from_pretrained", source=("model_id", 1)),
-    _model(r"llama_cpp\.Llama\.from_pretrained", source=("repo_id", 0)),
-    _model(r"gliner\.GLiNER\.from_pretrained", source=("model_id", 0)),
-    _model(rf"({_BY_ID_OR_PATH})\.(.*\.)?from_pretrained", source=("pretrained_model_name_or_path", 0)),
-    _model(r".*\.from_pretrained", source=("pretrained_model_name_or_path", 0), remedy=""),
-    # https://keras.io/keras_hub/api/base_classes/backbone/
-    DownloadCall(r".*\.from_preset", kind=DownloadKind.PRESET, source=("preset", 0)),
-    _other(r"tensorflow_hub\.(load|KerasLayer|resolve)", first=_URL, instead="its folder loads as well"),
-    _other(r"ultralytics\.(\w+\.)*[A-Z]\w*", first=r"(yolo|rtdetr|sam|mobile_sam|FastSAM)[\w.-]*\.pt"),
-    _other(
-        r"easyocr\.Reader",
-        instead="`model_storage_directory` names the folder, and `download_enabled=False` asks for nothing",
-    ),
-    _other(
-        r"sklearn\.datasets\.fetch_\w+",
-        instead="save what it returns with joblib.dump, or the rows as a file",
-    ),
-    _other(r"(tensorflow\.keras|tf_keras|keras)\.(utils\.get_file|datasets\.\w+\.load_data)"),
-    _other(r"(seaborn|tensorflow_datasets|evaluate)\.load(_dataset)?", first=r"[\w.+-]+"),
-    _other(
-        r"(whisper|clip)\.(load_model|load)", first=r"(?!.*\.pt$)[\w.+/@-]+", instead="a path loads as well"
-    ),
-    _other(r"gensim\.downloader\.load|stanza\.(download|Pipeline)|torchaudio\.pipelines\..*\.get_model"),
-)
-"""The calls that download; the first whose patterns match counts."""
-
-
-def find_download(name: str, first: str) -> DownloadCall | None:
-    """Return what a call downloads, by its full name and the text of its first argument ("" if it is unknown)."""
-    for download in _DOWNLOADS:
-        if re.fullmatch(download.calls, name) and (not download.first or re.fullmatch(download.first, first)):
-            return download
-    return None
-
-
-_SMP = "Unet|UnetPlusPlus|MAnet|Linknet|FPN|PSPNet|DeepLabV3|DeepLabV3Plus|PAN|UPerNet|Segformer|DPT"
-_KERAS = r"(tensorflow\.keras|tf_keras|keras)\.applications|efficientnet"
 _WEIGHTS = re.compile(r"(?:^|\.)(?:DEFAULT|\w*_V\d)$|Weights")
 _FILE = re.compile(r"[\\/]|\.(?:h5|hdf5|keras|pt|pth|bin|ckpt|safetensors|npz|weights)$")
 
@@ -189,34 +77,23 @@ class _Rule:
         return not name.endswith("from_pretrained") and bool(re.fullmatch(self.calls, name))
 
 
-_VISION = r"torchvision\.models\."
-_SEGMENTATION = r"segmentation_models_pytorch\."
-_BACKBONES = "fasterrcnn|maskrcnn|keypointrcnn|retinanet|fcos|ssd|ssdlite|deeplabv3|fcn|lraspp"
-_RULES = (
-    # https://huggingface.co/docs/timm/reference/models
-    _Rule(r"timm\.(\w+\.)*create_model", "pretrained", "False", (1,)),
-    _Rule(r"timm\.models\.(\w+\.)*(?!create_model)[a-z]\w*", "pretrained", "False", (0,)),
-    # since torchvision 0.13 `weights` replaces `pretrained`, and detection models download their backbone unless
-    # `weights_backbone=None`: https://docs.pytorch.org/vision/stable/models.html
-    _Rule(rf"{_VISION}.*", "pretrained", "False"),
-    _Rule(rf"{_VISION}.*", "pretrained_backbone", "False"),
-    _Rule(rf"{_VISION}(\w+\.)*(?:[a-z]\w*|\?)", "weights", "None", (0,), unless=("pretrained",)),
-    _Rule(
-        rf"{_VISION}(\w+\.)*({_BACKBONES})\w*_\w+",
-        "weights_backbone",
-        "None",
-        default="IMAGENET1K_V1",
-        unless=("pretrained_backbone",),
-    ),
-    _Rule(rf"{_VISION}.*", "weights_backbone", "None"),
-    _Rule(rf"{_SEGMENTATION}create_model", "encoder_weights", "None", (2,), "'imagenet'"),
-    _Rule(rf"{_SEGMENTATION}(\w+\.)*({_SMP})", "encoder_weights", "None", (1, 2), "'imagenet'"),
-    _Rule(rf"{_SEGMENTATION}.*", "encoder_weights", "None"),
-    _Rule(r"segmentation_models\.(Unet|FPN|Linknet|PSPNet)", "encoder_weights", "None", (5,), "'imagenet'"),
-    _Rule(r"pretrainedmodels\.(\w+\.)*([a-z]\w*|\?)", "pretrained", "None", (1,), "'imagenet'"),
-    _Rule(r"open_clip\.create_model\w*", "pretrained", "None", (1,)),
-    _Rule(rf"({_KERAS})\.(\w+\.)*[A-Z]\w*", "weights", "None", (1,), "'imagenet'"),
-)
+_TABLES = tomllib.loads(resources.data_file("download_calls.toml").read_text(encoding="utf-8"))
+REMEDIES: dict[str, str] = {"": "", **_TABLES["remedies"]}
+
+
+def _read_rows(groups: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield the rows of tables, lists as tuples; a group's keys are its rows' defaults."""
+    for group in groups:
+        for row in group["rows"]:
+            values = {key: value for key, value in (group | row).items() if key != "rows"}
+            yield {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+
+
+_DOWNLOADS = [
+    DownloadCall(**{**row, "kind": DownloadKind(row["kind"]), "remedy": REMEDIES[row.get("remedy", "")]})
+    for row in _read_rows(_TABLES["downloads"])
+]
+_RULES = [_Rule(**row) for row in _read_rows(_TABLES["switches"])]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,6 +119,14 @@ class Switch:
             )
             return value not in ("", "None") and not _FILE.search(value) and bool(names_weights)
         return value is True
+
+
+def find_download(name: str, first: str) -> DownloadCall | None:
+    """Return what a call downloads, by its full name and the text of its first argument ("" if it is unknown)."""
+    for download in _DOWNLOADS:
+        if re.fullmatch(download.calls, name) and (not download.first or re.fullmatch(download.first, first)):
+            return download
+    return None
 
 
 def find_switches(call: ast.Call, name: str) -> Iterator[Switch]:
