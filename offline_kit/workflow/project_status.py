@@ -7,8 +7,9 @@ from typing import Any
 
 from offline_kit.core.errors import OfflineKitError, ProjectError
 from offline_kit.kaggle.client.client import KaggleClient
-from offline_kit.kaggle.push import push_datasets, push_notebook, verify_remote
+from offline_kit.kaggle.push import kit_parts
 from offline_kit.kaggle.push.journal import LastSeenStore
+from offline_kit.kaggle.push.notebook_equality import find_all_differences
 from offline_kit.kaggle.push.submission_ledger import LedgerEntry, SubmissionLedger
 from offline_kit.project.config import Config
 from offline_kit.project.types import Kit, KitPart
@@ -148,7 +149,7 @@ def _inspect_parts(session: KaggleSession, kit: Kit) -> Iterator[RemotePart]:
             yield _inspect_dataset(session.kaggle, ref if "/" in ref else f"{owner}/{ref}", part)
     for part in kit.parts:
         if part.name in locations:
-            remote = verify_remote.inspect_part(part, locations[part.name], session.kaggle)
+            remote = kit_parts.inspect_part(part, locations[part.name], session.kaggle)
             holds = _describe_content(remote.part, part) if remote.version else "nothing"
             yield RemotePart(
                 name=part.name, ref=remote.ref, version=remote.version, state=remote.state, holds=holds
@@ -167,7 +168,7 @@ def _inspect_parts(session: KaggleSession, kit: Kit) -> Iterator[RemotePart]:
         ref=new.ref,
         version=notebook.newest_version,
         state=run.state if run else "",
-        holds="this kit" if push_notebook.is_same(new, notebook) else "another kit",
+        holds="another kit" if find_all_differences(new, notebook) else "this kit",
     )
 
 
@@ -177,7 +178,7 @@ def _inspect_dataset(kaggle: KaggleClient, ref: str, part: KitPart) -> RemotePar
         return RemotePart(name=part.name, ref=ref)
     state, holds = kaggle.get_dataset_status(ref), ""
     if state == "ready":
-        holds = _describe_content(push_datasets.read_part(kaggle, ref, dataset.version), part)
+        holds = _describe_content(kit_parts.read_dataset(kaggle, dataset, state).part, part)
     return RemotePart(name=part.name, ref=ref, version=dataset.version, state=state, holds=holds)
 
 

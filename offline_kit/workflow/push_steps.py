@@ -62,7 +62,7 @@ def plan_data(
     _check_parts(session, kit, options)
     if model := session.model_part(kit):
         part, ref = model
-        plan = push_models.plan_model(kit, part, ref, session.kaggle, session.settings, options, report)
+        plan = push_models.plan_model(part, ref, session.kaggle, session.settings, options, report)
         report.note(f"the model '{ref}': {plan.action.value}, {plan.reason}")
     datasets = session.part_datasets(kit)
     return push_datasets.plan_datasets(
@@ -114,12 +114,7 @@ def push_data(
         sent_model = push_models.push_model(kit, part, ref, kaggle, settings, options, report)
         # The notebook attaches exactly the version that holds this kit's checkpoints.
         push_notebook.pin_model(kit, sent_model.source)
-        version = int(sent_model.source.rpartition("/")[2])
-        pushed += (
-            PushedPart(
-                part=part.name, ref=ref, version=version, action=sent_model.action, url=sent_model.url
-            ),
-        )
+        pushed += (sent_model,)
     ids = {part.name: part.id for part in kit.parts}
     facts = [
         {"part": part.part, "id": ids[part.part], "dataset": part.ref, "version": part.version}

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from offline_kit.core import files
-from offline_kit.kaggle.client.api_types import NewDatasetVersion, NewModelVersion, NewNotebook
+from offline_kit.kaggle.client.api_types import NewNotebook, NewVersion
 from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.client.endpoint import KaggleEndpoint
 from offline_kit.kaggle.client.uploads import UploadFile
@@ -164,7 +164,7 @@ def publish(forest: Path, server: LocalKaggleServer, folder: Path) -> None:
     )
     with KaggleClient(KaggleEndpoint(local=server.url)) as kaggle:
         token = ways.create_uploader(kaggle, "dataset").upload_file(upload)
-        new = NewDatasetVersion(
+        new = NewVersion(
             ref="local/forest-data",
             title="Forest data",
             version_notes="",
@@ -174,7 +174,7 @@ def publish(forest: Path, server: LocalKaggleServer, folder: Path) -> None:
         token = ways.create_uploader(kaggle, "model", kind="MODEL").upload_file(upload)
         kaggle.create_model("local/forest-model", "Forest model", "")
         kaggle.create_variation(
-            NewModelVersion(
+            NewVersion(
                 ref="local/forest-model/scikitLearn/default",
                 version_notes="",
                 blob_tokens={"deep/down/forest.joblib": token},

@@ -14,7 +14,7 @@ import pytest
 from offline_kit.core.errors import OutsideError, UsageError
 from offline_kit.core.retry import RetryPolicy
 from offline_kit.kaggle.client.api_types import (
-    NewDatasetVersion,
+    NewVersion,
     NoResponseError,
     NotLoggedInError,
     RefusedError,
@@ -42,12 +42,10 @@ def put(bench: Bench, client: KaggleClient, name: str, data: bytes) -> str:
     return blob.token
 
 
-def new(
-    bench: Bench, client: KaggleClient, files: Mapping[str, bytes], notes: str = "a note"
-) -> NewDatasetVersion:
+def new(bench: Bench, client: KaggleClient, files: Mapping[str, bytes], notes: str = "a note") -> NewVersion:
     """Upload files and return what makes a dataset of them."""
     tokens = {name: put(bench, client, name.rpartition("/")[2], data) for name, data in files.items()}
-    return NewDatasetVersion(ref=SLUG, title="My offline kit", version_notes=notes, blob_tokens=tokens)
+    return NewVersion(ref=SLUG, title="My offline kit", version_notes=notes, blob_tokens=tokens)
 
 
 def test_a_dataset_with_folders_is_created_privately_and_read_back(
@@ -377,9 +375,7 @@ def test_an_unreachable_kaggle_is_told_as_such(address: str) -> None:
         KaggleClient(KaggleEndpoint(local=address, username="alice", key="key"), patience=BRISK) as client,
         pytest.raises(UnreachableError, match="cannot be reached"),
     ):
-        client.create_dataset(
-            NewDatasetVersion(ref=SLUG, title="My offline kit", version_notes="", blob_tokens={})
-        )
+        client.create_dataset(NewVersion(ref=SLUG, title="My offline kit", version_notes="", blob_tokens={}))
 
 
 def test_a_closed_client_begins_no_other_one(bench: Bench) -> None:

@@ -16,13 +16,12 @@ from offline_kit.kaggle.push import push_datasets as pushing
 from offline_kit.kaggle.push.dataset_plan import (
     PushAction,
     PushOptions,
-    RemotePartState,
-    find_differences,
     find_foreign_files,
     plan_push,
     resolve_datasets,
 )
 from offline_kit.kaggle.push.journal import Effect, Phase
+from offline_kit.kaggle.push.kit_parts import RemotePartState, find_differences
 from offline_kit.local_kaggle.faults import Fault
 from offline_kit.local_kaggle.traffic import TrafficEvent
 from offline_kit.project.kaggle_names import MARKER
@@ -101,7 +100,7 @@ def test_listings_by_bare_name_are_understood(tmp_path: Path) -> None:
     assert find_foreign_files(part, remote) == ("twin.bin",)
     unique = tuple(each for each in bare if each.name != "twin.bin")
     assert find_foreign_files(part, dataclasses.replace(remote, files=unique)) == ()
-    assert find_differences(part, dataclasses.replace(remote, files=unique)) == (
+    assert find_differences(part, unique) == (
         "'checkpoints/twin.bin' is missing",
         "'packages/twin.bin' is missing",
     )

@@ -10,11 +10,11 @@ import pytest
 from offline_kit.core.errors import OutsideError, ProjectError, UsageError
 from offline_kit.kaggle.client.api_types import Account, NotebookSources
 from offline_kit.kaggle.client.client import KaggleClient
-from offline_kit.kaggle.client.models import framework_name
+from offline_kit.kaggle.client.datasets import framework_name
 from offline_kit.kaggle.push import kit_parts, push_models, push_notebook
 from offline_kit.kaggle.push.dataset_plan import DEFAULT_OPTIONS, PushAction, PushOptions
 from offline_kit.kaggle.push.journal import Phase
-from offline_kit.kaggle.push.push_models import PushedModel
+from offline_kit.kaggle.push.push_datasets import PushedPart
 from offline_kit.local_kaggle.faults import Fault
 from offline_kit.project.kaggle_names import MARKER
 from offline_kit.project.types import Kit, KitPart
@@ -34,9 +34,7 @@ def weights(kit: Kit) -> KitPart:
     return part
 
 
-def pushed(
-    bench: Bench, kit: Kit, kaggle: KaggleClient, wishes: PushOptions = DEFAULT_OPTIONS
-) -> PushedModel:
+def pushed(bench: Bench, kit: Kit, kaggle: KaggleClient, wishes: PushOptions = DEFAULT_OPTIONS) -> PushedPart:
     """Push the checkpoints of a kit."""
     return push_models.push_model(kit, weights(kit), REF, kaggle, ways(bench), wishes)
 
@@ -111,7 +109,7 @@ def test_an_interrupted_push_goes_on(bench: Bench, alice: KaggleClient, tmp_path
     kit = make_kit(tmp_path / "kit", split=True)
     pushed(bench, kit, alice)
     journal = ways(bench).effect_journal
-    last = [each for each in journal.read_entries() if each.effect.action == push_models.VARIATION][-1]
+    last = [each for each in journal.read_entries() if each.effect.action == "variation"][-1]
     journal.append_entry(last.effect, Phase.BEGUN)
     assert pushed(bench, kit, alice).action is PushAction.NOTHING
     phases = [each.phase for each in journal.read_entries() if each.effect == last.effect]
@@ -195,7 +193,7 @@ def test_the_notebook_pins_exactly_that_version(bench: Bench, alice: KaggleClien
     done = push_notebook.push_notebook(mine, alice, ways(bench))
     bench.until(lambda: (run := alice.get_notebook_run(done.ref, 1)) is not None and run.state == "complete")
     assert alice.get_run_log(done.ref, 1)[0].text == "['model.ckpt']\n"
-    assert kit_parts.find_missing_elsewhere(
+    assert kit_parts.find_missing_parts(
         {"checkpoints": weights(kit).id, "code": "0"}, mine.sources, alice
     ) == {"code": "0"}
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from offline_kit.core.errors import OutsideError
+from offline_kit.kaggle.client.api_types import NotebookSources
 from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.push import push_datasets as pushing
 from offline_kit.kaggle.push.dataset_plan import PushAction, PushOptions
 from offline_kit.kaggle.push.journal import PushSettings
-from offline_kit.kaggle.push.kit_parts import find_missing_in_datasets
+from offline_kit.kaggle.push.kit_parts import find_missing_parts
 from offline_kit.kaggle.push.push_datasets import OvertakenError, PushedPart
 from offline_kit.kaggle.push.verify_remote import VerifyOptions, verify_kit
 from offline_kit.local_kaggle.faults import Fault
@@ -281,8 +282,8 @@ def test_a_kaggle_in_trouble_does_not_say_that_another_ones_dataset_lacks_a_part
     bench: Bench, alice: KaggleClient
 ) -> None:
     """Whether a team mate's dataset holds it is not known then; where it is hidden from us, it does not."""
-    wanted = {"kit": "a" * 64}
-    assert find_missing_in_datasets(wanted, ["bob/plant-kit"], alice, SHORT) == wanted
+    wanted, sources = {"kit": "a" * 64}, NotebookSources(datasets=("bob/plant-kit",))
+    assert find_missing_parts(wanted, sources, alice, SHORT) == wanted
     bench.kaggle.faults.add_fault(Fault(on="ListDatasetFiles", status=503, message="down", times=0))
     with pytest.raises(OutsideError, match="down"):
-        find_missing_in_datasets(wanted, ["bob/plant-kit"], alice, SHORT)
+        find_missing_parts(wanted, sources, alice, SHORT)

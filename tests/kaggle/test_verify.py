@@ -122,7 +122,7 @@ def test_all_parts_are_looked_at(bench: Bench, alice: KaggleClient, tmp_path: Pa
     assert whats(found) == [
         "the dataset 'alice/plant-kit-checkpoints' does not exist or is not visible to this account",
         "on this disk, 'packages/install.json' has another SHA-256 than in the manifest",
-        "'alice/plant-kit-packages' is PUBLIC: everyone can see the kit",
+        "the dataset 'alice/plant-kit-packages' is PUBLIC: everyone can see this part of the kit",
     ]
     assert [problem.remedy.partition(", which")[0] for problem in found.problems] == [
         "run 'offline-kit push'",

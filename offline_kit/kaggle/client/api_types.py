@@ -1,4 +1,7 @@
-"""The Kaggle API as this package uses it: requests, answers and errors."""
+"""The Kaggle API as this package uses it: requests, answers and errors.
+
+A `ref` is "owner/slug"; of a model's variation "owner/model/framework/variation".
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -81,21 +84,18 @@ class Account:
 
 @dataclass(frozen=True, kw_only=True)
 class RemoteFile:
-    """A file of a dataset's version."""
+    """A file of a version; `name` is a POSIX path, as Kaggle lists it."""
 
     name: str
-    """POSIX path in the dataset, as Kaggle lists it."""
     size: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class RemoteDataset:
-    """A dataset on Kaggle."""
+    """A dataset on Kaggle; its version is 0 while there is none."""
 
     ref: str
-    """"owner/slug"."""
     version: int
-    """0 while there is no version."""
     private: bool
     url: str = ""
     version_notes: Mapping[int, str] = field(default_factory=dict)
@@ -113,16 +113,16 @@ class Blob:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NewDatasetVersion:
-    """A new dataset or a new version of one: a full snapshot."""
+class NewVersion:
+    """A new dataset, model variation or version of one: a full snapshot."""
 
     ref: str
-    title: str
-    """Used at creation only."""
     version_notes: str
     """Becomes the description at creation."""
     blob_tokens: Mapping[str, str]
     """Blob token of every file, by POSIX path."""
+    title: str = ""
+    """Used at the creation of a dataset only."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,32 +130,17 @@ class RemoteModel:
     """A model on Kaggle."""
 
     ref: str
-    """"owner/slug"."""
     private: bool
     url: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
-class NewModelVersion:
-    """A new model variation or a new version of one: a full snapshot."""
-
-    ref: str
-    """"owner/model/framework/variation"."""
-    version_notes: str
-    """Becomes the overview at creation."""
-    blob_tokens: Mapping[str, str]
-    """Blob token of every file, by POSIX path."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class NotebookSources:
-    """The inputs that are attached to a notebook."""
+    """The inputs that are attached to a notebook; the outputs of other notebooks are among them."""
 
     datasets: tuple[str, ...] = ()
-    """"owner/slug" each."""
     competitions: tuple[str, ...] = ()
     notebooks: tuple[str, ...] = ()
-    """"owner/slug" each: their outputs."""
     models: tuple[str, ...] = ()
     """"owner/model/framework/variation/version" each."""
 
@@ -165,7 +150,6 @@ class NewNotebook:
     """A notebook version to push and run; its internet access is off by default."""
 
     ref: str
-    """"owner/slug"."""
     title: str
     """Kaggle derives the slug from it."""
     text: str
@@ -189,7 +173,7 @@ class SavedNotebook:
     """The version that a push created."""
 
     ref: str
-    """"owner/slug" as Kaggle resolved it: where the title decides, another one than was asked for."""
+    """As Kaggle resolved it: where the title decides, another one than was asked for."""
     version: int
     url: str
     rejected_sources: tuple[str, ...] = ()
@@ -198,10 +182,9 @@ class SavedNotebook:
 
 @dataclass(frozen=True, kw_only=True)
 class RemoteNotebook:
-    """A notebook version on Kaggle."""
+    """A notebook version on Kaggle; machine shape and image are empty for the defaults."""
 
     ref: str
-    """"owner/slug"."""
     newest_version: int
     private: bool
     internet: bool
@@ -210,9 +193,7 @@ class RemoteNotebook:
     title: str = ""
     gpu: bool = False
     machine_shape: str = ""
-    """Empty for the default."""
     image: str = ""
-    """Empty if none is pinned."""
     url: str = ""
 
 
@@ -232,12 +213,10 @@ class RunStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class LogLine:
-    """One event of a run's log."""
+    """One event of a run's log, by the seconds since its start; the stream is "stdout" or "stderr"."""
 
     seconds: float
-    """Since the start of the run."""
     stream: str
-    """"stdout" or "stderr"."""
     text: str
 
 
@@ -271,7 +250,6 @@ class NewSubmission:
 
     competition: str
     notebook: str
-    """"owner/slug"."""
     version: int
     file: str
     message: str
@@ -279,11 +257,11 @@ class NewSubmission:
 
 @dataclass(frozen=True, kw_only=True)
 class Submission:
-    """A submission on Kaggle."""
+    """A submission on Kaggle, with its scores as Kaggle prints them."""
 
     ref: int
     submitted_at: datetime | None
-    """When it was made, in UTC."""
+    """In UTC."""
     state: str
     """"pending", "complete", "error" or UNKNOWN."""
     message: str
@@ -291,9 +269,7 @@ class Submission:
     error: str = ""
     """Why there is no score; may be set for "complete" too, and empty for "error"."""
     public_score: str = ""
-    """Public score as Kaggle prints it; empty for none yet."""
     private_score: str = ""
-    """Private score as Kaggle prints it; empty for none yet."""
     url: str = ""
 
     @property

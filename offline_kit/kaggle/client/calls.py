@@ -1,7 +1,7 @@
 """Call Kaggle's services: retry reads, send calls with an effect at most once.
 
 A call with an effect is retried only if Kaggle did nothing (429) or was not reached. After a
-UnansweredError looks what became of it before sending it again.
+NoResponseError, the caller checks what became of it before sending it again.
 """
 
 import json
@@ -32,20 +32,19 @@ from offline_kit.kaggle.client.api_types import (
 from offline_kit.kaggle.client.session import ClientSession, build_refusal
 
 READ_SECONDS = 60.0
+# Creating a dataset of many files is slow.
 EFFECT_SECONDS = 300.0
-"""Creating a dataset of many files is slow."""
+# A download has no time limit; it fails after a silence of this many read timeouts.
 _SILENCE = 5
-"""A download has no time limit; it fails after a silence of this many read timeouts."""
 PAGE = 200
 _LONGEST_WORD = 60
-_NUMBER = re.compile(r"-?\d{1,18}")
 
 NOT_VISIBLE = frozenset({403, 404})
 """Kaggle answers 403 for missing things too, because it hides whether private ones exist."""
 _T = TypeVar("_T")
 
 
-class ApiCaller:
+class ApiService:
     """Calls to Kaggle's services, retried if that is safe."""
 
     def __init__(
@@ -60,38 +59,42 @@ class ApiCaller:
 
         `patience` reports only the waits of rate limits (429): they may take minutes.
         """
-        self.session = session
+        self._session = session
         self._patience = replace(patience, tell=ignore_progress)
         self._slower = patience.when_rate_limited()
         self._turns = RequestThrottle()
         self._seconds = seconds
         self._page = page
 
-    def call_read(self, method: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    def _read(self, method: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Return the answer of a "package.Service/Method" without effect; raises as `ClientSession.send_request`."""
-        request = _build_request(method, body)
-        return self._retry_rate_limited(lambda: self._call_session(request, self._seconds), _is_transient)
+        return self._call(method, body, self._seconds, _is_transient)
 
-    def call_read_or_none(
+    def _read_or_none(
         self, method: str, body: Mapping[str, Any], *, absent: frozenset[int] = NOT_VISIBLE
     ) -> dict[str, Any] | None:
         """Return the answer, or None if Kaggle refuses with one of these statuses."""
         try:
-            return self.call_read(method, body)
+            return self._read(method, body)
         except RefusedError as refusal:
             if refusal.status in absent:
                 return None
             raise
 
-    def iterate_pages(
-        self, method: str, body: Mapping[str, Any], *, most: int | None = None
+    def _list_items(
+        self, method: str, body: Mapping[str, Any], field: str, *, max_pages: int | None = None
+    ) -> Iterator[Mapping[str, Any]]:
+        """Yield the items of a listing, at most those of `max_pages` pages."""
+        for page in self._list_pages(method, body, max_pages=max_pages):
+            yield from get_objects(page, field)
+
+    def _list_pages(
+        self, method: str, body: Mapping[str, Any], *, max_pages: int | None = None
     ) -> Iterator[dict[str, Any]]:
-        """Yield a listing page by page, at most `most` pages."""
         token, count = "", 0
-        while most is None or count < most:
-            page = self.call_read(
-                method, {**body, "pageSize": self._page, **({"pageToken": token} if token else {})}
-            )
+        while max_pages is None or count < max_pages:
+            page_fields = {"pageSize": self._page, **({"pageToken": token} if token else {})}
+            page = self._read(method, {**body, **page_fields})
             if trouble := get_text(page, "errorMessage"):
                 raise build_refusal(trouble, 200)
             yield page
@@ -100,96 +103,123 @@ class ApiCaller:
                 return
             count += 1
 
-    def call_effect(self, method: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    def _send(self, method: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Return the answer of a call that changes something; raise refusals that came with status 200."""
-        request = _build_request(method, body)
-        answer = self._retry_rate_limited(lambda: self._call_session(request, EFFECT_SECONDS), _had_no_effect)
+
+        def had_no_effect(error: Exception) -> bool:
+            return isinstance(error, UnreachableError) or _is_rate_limited(error)
+
+        answer = self._call(method, body, EFFECT_SECONDS, had_no_effect)
         # A refusal comes with status 200, and the client would call it a success.
         ended = get_text(answer, "status") or "ok"
         if answer.get("error") or ended.lower() != "ok":
             raise build_refusal(get_text(answer, "error") or f"the request ended as '{ended}'", 200)
         return answer
 
-    def download_file(self, method: str, body: Mapping[str, Any], target_path: Path) -> int:
+    def _download(self, method: str, body: Mapping[str, Any], target_path: Path) -> int:
         """Download the file that a call links to, and return its size in bytes.
 
         Every attempt requests a new link, because links expire, and resumes the partial file if it
         has not changed on the server.
         """
         request = {**_build_request(method, body), "into": str(target_path)}
-
-        def request_file() -> Any:
-            return self.session.send_request("download", request, deadline=_SILENCE * self._seconds)
-
-        def count_bytes() -> int:
-            return target_path.stat().st_size if target_path.exists() else 0
-
         target_path.unlink(missing_ok=True)
         try:
-            return int(self._retry_rate_limited(request_file, _is_transient, count_bytes)["size"])
+            answer = self._retry_rate_limited(
+                lambda: self._session.send_request("download", request, deadline=_SILENCE * self._seconds),
+                _is_transient,
+                lambda: target_path.stat().st_size if target_path.exists() else 0,
+            )
+            return int(answer["size"])
         except BaseException:
             target_path.unlink(missing_ok=True)
             raise
 
-    def _call_session(self, request: Mapping[str, Any], deadline: float) -> dict[str, Any]:
-        answer = self.session.send_request("call", request, deadline=deadline)
-        if not isinstance(answer, dict):
-            raise NoResponseError(
-                f"Kaggle's answer to '{request['method']}' is not an object",
-                hint="run the same command again later",
-            )
-        return answer
+    def _call(
+        self, method: str, body: Mapping[str, Any], seconds: float, may_pass: Callable[[Exception], bool]
+    ) -> dict[str, Any]:
+        request = _build_request(method, body)
+
+        def send_request() -> dict[str, Any]:
+            answer = self._session.send_request("call", request, deadline=seconds)
+            if not isinstance(answer, dict):
+                raise NoResponseError(
+                    f"Kaggle's answer to '{request['method']}' is not an object",
+                    hint="run the same command again later",
+                )
+            return answer
+
+        return self._retry_rate_limited(send_request, may_pass)
 
     def _retry_rate_limited(
-        self, act: Callable[[], _T], may_pass: Callable[[Exception], bool], far: Callable[[], int] = lambda: 0
+        self,
+        act: Callable[[], _T],
+        may_pass: Callable[[Exception], bool],
+        progress: Callable[[], int] = lambda: 0,
     ) -> _T:
         """Retry transient errors; after the first 429, send one call at a time with a longer policy."""
 
-        def retry_errors() -> _T:
-            return self._retry_call(
-                act, lambda error: may_pass(error) and not _is_rate_limited(error), far=far
+        def retry_others() -> _T:
+            return _retry_call(
+                act, lambda error: may_pass(error) and not _is_rate_limited(error), self._patience, progress
             )
 
         if not self._turns.narrow:
             try:
-                return retry_errors()
+                return retry_others()
             except RefusedError as refusal:
                 if not _is_rate_limited(refusal) or not may_pass(refusal):
                     raise
                 self._turns.slow_down(refusal.retry_after, self._slower)
         with self._turns.take_turn(self._slower):
-            return self._retry_call(
-                retry_errors, lambda error: _is_rate_limited(error) and may_pass(error), self._slower
+            return _retry_call(
+                retry_others, lambda error: _is_rate_limited(error) and may_pass(error), self._slower
             )
 
-    def _retry_call(
-        self,
-        act: Callable[[], _T],
-        may_pass: Callable[[Exception], bool],
-        patience: RetryPolicy | None = None,
-        far: Callable[[], int] = lambda: 0,
-    ) -> _T:
-        def act_once() -> _T:
-            try:
-                return act()
-            except RefusedError as refusal:
-                if refusal.retry_after is not None and may_pass(refusal):
-                    raise TransientError(refusal.what, refusal.retry_after) from refusal
-                raise
 
-        policy = patience or self._patience
-        return retry_call(act_once, policy, may_pass=may_pass, give_up=_give_up, progress=far)
+def _retry_call(
+    act: Callable[[], _T],
+    may_pass: Callable[[Exception], bool],
+    patience: RetryPolicy,
+    progress: Callable[[], int] = lambda: 0,
+) -> _T:
+    def give_up(trouble: Exception) -> OfflineKitError:
+        cause = trouble.__cause__ if isinstance(trouble, TransientError) else trouble
+        if isinstance(cause, OfflineKitError):
+            return cause
+        return OutsideError(str(trouble), code="kaggle-unavailable", hint="run the same command again later")
+
+    def act_once() -> _T:
+        try:
+            return act()
+        except RefusedError as refusal:
+            if refusal.retry_after is not None and may_pass(refusal):
+                raise TransientError(refusal.what, refusal.retry_after) from refusal
+            raise
+
+    return retry_call(act_once, patience, may_pass=may_pass, give_up=give_up, progress=progress)
 
 
-class ApiService:
-    """A group of methods of one Kaggle service."""
+def _build_request(method: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    service, _, name = method.partition("/")
+    return {"service": service, "method": name, "body": dict(body)}
 
-    def __init__(self, calls: ApiCaller) -> None:
-        self._caller = calls
+
+def _is_transient(error: Exception) -> bool:
+    if isinstance(error, RefusedError):
+        return error.is_temporary
+    return isinstance(error, NoResponseError | UnreachableError)
+
+
+def _is_rate_limited(error: Exception) -> bool:
+    return isinstance(error, RefusedError) and error.status == RATE_LIMITED
 
 
 def get_text(answer: Mapping[str, Any], name: str) -> str:
-    """Return a field that is a string, or a number as one; absent or null is "". As the others, raises GarbledAnswerError."""
+    """Return a field that is a string, or a number as one; absent or null is "".
+
+    As the others, raises InvalidResponseError for a value of another type.
+    """
     value = answer.get(name)
     is_right = isinstance(value, str | int | float) and not isinstance(value, bool)
     return "" if _check_type(name, value, "a text", is_right) is None else str(value)
@@ -198,7 +228,7 @@ def get_text(answer: Mapping[str, Any], name: str) -> str:
 def get_number(answer: Mapping[str, Any], name: str) -> int:
     """Return an integer field, which may be a string; absent or null is 0."""
     value = answer.get(name)
-    if isinstance(value, str) and _NUMBER.fullmatch(value):
+    if isinstance(value, str) and re.fullmatch(r"-?\d{1,18}", value):
         return int(value)
     is_number = isinstance(value, int) and not isinstance(value, bool)
     return int(_check_type(name, value, "a number", is_number) or 0)
@@ -255,37 +285,7 @@ def parse_state(raw_state: str, known_states: Sequence[str]) -> str:
     (KERNEL_WORKER_STATUS_COMPLETE). Any other word becomes "unknown ('...')", which callers
     treat as not finished.
     """
+    if not raw_state:
+        return known_states[0]
     word = re.sub(r"[^a-z]", "", raw_state.lower()).rpartition("status")[2]
-    return (
-        known_states[0]
-        if not raw_state
-        else word
-        if word in known_states
-        else f"{UNKNOWN} ('{raw_state[:_LONGEST_WORD]}')"
-    )
-
-
-def _build_request(method: str, body: Mapping[str, Any]) -> dict[str, Any]:
-    service, _, name = method.partition("/")
-    return {"service": service, "method": name, "body": dict(body)}
-
-
-def _is_transient(error: Exception) -> bool:
-    if isinstance(error, RefusedError):
-        return error.is_temporary
-    return isinstance(error, NoResponseError | UnreachableError)
-
-
-def _is_rate_limited(error: Exception) -> bool:
-    return isinstance(error, RefusedError) and error.status == RATE_LIMITED
-
-
-def _had_no_effect(error: Exception) -> bool:
-    return isinstance(error, UnreachableError) or _is_rate_limited(error)
-
-
-def _give_up(trouble: Exception) -> OfflineKitError:
-    cause = trouble.__cause__ if isinstance(trouble, TransientError) else trouble
-    if isinstance(cause, OfflineKitError):
-        return cause
-    return OutsideError(str(trouble), code="kaggle-unavailable", hint="run the same command again later")
+    return word if word in known_states else f"{UNKNOWN} ('{raw_state[:_LONGEST_WORD]}')"

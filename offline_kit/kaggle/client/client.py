@@ -5,16 +5,15 @@ from collections.abc import Mapping
 
 from offline_kit.core.retry import PATIENT, RetryPolicy
 from offline_kit.kaggle.client.api_types import Account
-from offline_kit.kaggle.client.calls import PAGE, READ_SECONDS, ApiCaller
-from offline_kit.kaggle.client.competitions import CompetitionService
-from offline_kit.kaggle.client.datasets import DatasetCalls
+from offline_kit.kaggle.client.calls import PAGE, READ_SECONDS
+from offline_kit.kaggle.client.competitions import CompetitionCalls
+from offline_kit.kaggle.client.datasets import DatasetCalls, ModelCalls
 from offline_kit.kaggle.client.endpoint import KaggleEndpoint
-from offline_kit.kaggle.client.models import ModelCalls
 from offline_kit.kaggle.client.notebooks import NotebookCalls
 from offline_kit.kaggle.client.session import ClientSession
 
 
-class KaggleClient(DatasetCalls, ModelCalls, NotebookCalls, CompetitionService):
+class KaggleClient(DatasetCalls, ModelCalls, NotebookCalls, CompetitionCalls):
     """All calls of Kaggle's API, on top of its official client."""
 
     def __init__(
@@ -29,8 +28,8 @@ class KaggleClient(DatasetCalls, ModelCalls, NotebookCalls, CompetitionService):
     ) -> None:
         """`python` must have the kaggle package; `seconds` is the timeout of a read, `page` the items per page of a listing."""
         self._endpoint = endpoint
-        self._session = ClientSession(endpoint, env=env, python=python)
-        super().__init__(ApiCaller(self._session, patience=patience, seconds=seconds, page=page))
+        session = ClientSession(endpoint, env=env, python=python)
+        super().__init__(session, patience=patience, seconds=seconds, page=page)
 
     def __enter__(self) -> "KaggleClient":
         return self

@@ -16,7 +16,6 @@ from offline_kit.kaggle.client.calls import (
     ApiService,
     get_flag,
     get_number,
-    get_objects,
     get_text,
     parse_state,
     parse_time,
@@ -24,14 +23,13 @@ from offline_kit.kaggle.client.calls import (
 
 _SERVICE = "competitions.CompetitionApiService/"
 _STATES = ("pending", "complete", "error")
-_MOST_PAGES = 20
-"""Of the list of submissions, newest first; older ones are not needed."""
+# Of the list of submissions, newest first; older ones are not needed.
+_MAX_PAGES = 20
+# Parts of Kaggle's message if the rules are not accepted.
 _RULES = ("competition's rules", "competitions.participate")
-"""Parts of Kaggle's message if the rules are not accepted."""
-_NEVER = datetime.min.replace(tzinfo=UTC)
 
 
-class CompetitionService(ApiService):
+class CompetitionCalls(ApiService):
     """Calls about competitions and submissions."""
 
     def get_competition(self, slug: str) -> Competition | None:
@@ -39,9 +37,9 @@ class CompetitionService(ApiService):
 
         Raises RefusedError with the page of the rules if only participants can see it.
         """
-        page = f"{self._caller.session.site_url}/competitions/{slug}"
+        page = f"{self._session.site_url}/competitions/{slug}"
         try:
-            answer = self._caller.call_read(_SERVICE + "GetCompetition", {"competitionName": slug})
+            answer = self._read(_SERVICE + "GetCompetition", {"competitionName": slug})
         except RefusedError as refusal:
             if refusal.status not in NOT_VISIBLE:
                 raise
@@ -65,7 +63,7 @@ class CompetitionService(ApiService):
 
     def get_submission_limits(self, slug: str) -> SubmissionLimits:
         """Return how many submissions are left."""
-        answer = self._caller.call_read(_SERVICE + "GetSubmissionLimits", {"competitionName": slug})
+        answer = self._read(_SERVICE + "GetSubmissionLimits", {"competitionName": slug})
         return SubmissionLimits(
             made_today=get_number(answer, "numToday"),
             made_total=get_number(answer, "numTotal"),
@@ -83,35 +81,26 @@ class CompetitionService(ApiService):
             "fileName": new.file,
             "submissionDescription": new.message,
         }
-        answer = self._caller.call_effect(_SERVICE + "CreateCodeSubmission", body)
+        answer = self._send(_SERVICE + "CreateCodeSubmission", body)
         ref = get_number(answer, "ref")
         words = "" if ref else get_text(answer, "message").strip()
         return Submission(ref=ref, submitted_at=None, state="pending", message=new.message, error=words)
 
     def get_submission(self, ref: int) -> Submission | None:
         """Return one submission; None while it is not visible."""
-        answer = self._caller.call_read_or_none(
-            _SERVICE + "GetSubmission", {"ref": ref}, absent=frozenset({404})
-        )
+        answer = self._read_or_none(_SERVICE + "GetSubmission", {"ref": ref}, absent=frozenset({404}))
         return None if answer is None else _parse_submission({"ref": ref, **answer})
 
     def list_submissions(self, slug: str) -> tuple[Submission, ...]:
         """Return our submissions to a competition, newest first, at most 4,000."""
-        pages = self._caller.iterate_pages(
-            _SERVICE + "ListSubmissions", {"competitionName": slug}, most=_MOST_PAGES
-        )
-        by_ref = {
-            submission.ref: submission
-            for page in pages
-            for submission in map(_parse_submission, get_objects(page, "submissions"))
-        }
-        return tuple(
-            sorted(
-                by_ref.values(),
-                key=lambda submission_item: (submission_item.submitted_at or _NEVER, submission_item.ref),
-                reverse=True,
-            )
-        )
+        method, body = _SERVICE + "ListSubmissions", {"competitionName": slug}
+        by_ref: dict[int, Submission] = {}
+        for raw in self._list_items(method, body, "submissions", max_pages=_MAX_PAGES):
+            submission = _parse_submission(raw)
+            by_ref[submission.ref] = submission
+        never = datetime.min.replace(tzinfo=UTC)
+        order = sorted(by_ref.values(), key=lambda item: (item.submitted_at or never, item.ref))
+        return tuple(reversed(order))
 
 
 def _parse_submission(raw: Mapping[str, Any]) -> Submission:

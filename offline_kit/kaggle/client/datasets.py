@@ -1,17 +1,21 @@
-"""Calls about datasets."""
+"""Calls about datasets and models, their files and versions."""
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from offline_kit.kaggle.client.api_types import (
     Blob,
-    NewDatasetVersion,
+    NewVersion,
     NoResponseError,
+    RefusedError,
     RemoteDataset,
     RemoteFile,
+    RemoteModel,
 )
 from offline_kit.kaggle.client.calls import (
+    NOT_VISIBLE,
     ApiService,
     get_flag,
     get_number,
@@ -20,8 +24,8 @@ from offline_kit.kaggle.client.calls import (
     parse_state,
 )
 
-_SERVICE = "datasets.DatasetApiService/"
-_LICENCE = "unknown"
+_DATASETS = "datasets.DatasetApiService/"
+_MODELS = "models.ModelApiService/"
 _STATES = (
     "notyetpersisted",
     "blobsreceived",
@@ -41,12 +45,12 @@ class DatasetCalls(ApiService):
 
     def get_dataset(self, ref: str) -> RemoteDataset | None:
         """Return a dataset, or None if it does not exist or is not visible to us."""
-        answer = self._caller.call_read_or_none(_SERVICE + "GetDataset", _dataset_fields(ref))
+        answer = self._read_or_none(_DATASETS + "GetDataset", _dataset_fields(ref))
         if answer is None and (processing := self.get_dataset_status(ref)):
             # While the first version is processed, Kaggle may answer for a dataset's status only.
             if processing not in _ENDED:
                 return RemoteDataset(ref=ref, version=0, private=True)
-            answer = self._caller.call_read_or_none(_SERVICE + "GetDataset", _dataset_fields(ref))
+            answer = self._read_or_none(_DATASETS + "GetDataset", _dataset_fields(ref))
         if answer is None:
             return None
         versions = get_objects(answer, "versions")
@@ -60,7 +64,7 @@ class DatasetCalls(ApiService):
 
     def get_dataset_status(self, ref: str) -> str:
         """Return the processing state in lower case without underscores, "" if there is no dataset."""
-        answer = self._caller.call_read_or_none(_SERVICE + "GetDatasetStatus", _dataset_fields(ref))
+        answer = self._read_or_none(_DATASETS + "GetDatasetStatus", _dataset_fields(ref))
         return "" if answer is None else parse_state(get_text(answer, "status"), _STATES)
 
     def list_dataset_files(
@@ -70,17 +74,13 @@ class DatasetCalls(ApiService):
         body = {**_dataset_fields(ref), **({"datasetVersionNumber": version} if version else {})}
         if by_folder:
             return tuple(sorted(self._walk_folder("", body), key=lambda file: file.name))
-        listed_files = [
-            _parse_file(raw)
-            for page in self._caller.iterate_pages(_SERVICE + "ListDatasetFiles", body)
-            for raw in get_objects(page, "datasetFiles")
-        ]
-        return tuple(sorted(listed_files, key=lambda file: file.name))
+        raw_files = self._list_items(_DATASETS + "ListDatasetFiles", body, "datasetFiles")
+        return _sort_files(raw_files, "totalBytes")
 
     def _walk_folder(self, folder: str, body: Mapping[str, Any]) -> Iterator[RemoteFile]:
-        for page in self._caller.iterate_pages(_SERVICE + "ListTreeDatasetFiles", {**body, "path": folder}):
+        for page in self._list_pages(_DATASETS + "ListTreeDatasetFiles", {**body, "path": folder}):
             for raw in get_objects(page, "files"):
-                yield _parse_file(raw, folder)
+                yield RemoteFile(name=_join_path(raw, folder), size=get_number(raw, "totalBytes"))
             for raw in get_objects(page, "directories"):
                 yield from self._walk_folder(_join_path(raw, folder), body)
 
@@ -89,7 +89,7 @@ class DatasetCalls(ApiService):
         body: dict[str, Any] = {"type": kind, "name": name, "lastModifiedEpochSeconds": modified}
         if size:
             body["contentLength"] = size
-        answer = self._caller.call_read("blobs.BlobApiService/StartBlobUpload", body)
+        answer = self._read("blobs.BlobApiService/StartBlobUpload", body)
         token, url = get_text(answer, "token"), get_text(answer, "createUrl")
         if not token or not url:
             raise NoResponseError(
@@ -97,27 +97,27 @@ class DatasetCalls(ApiService):
             )
         return Blob(token=token, url=url)
 
-    def create_dataset(self, new: NewDatasetVersion) -> str:
+    def create_dataset(self, new: NewVersion) -> str:
         """Create a private dataset and return its URL. Not idempotent: never retried once it may have had an effect."""
         owner, slug = new.ref.split("/")
         body = {
             "ownerSlug": owner,
             "slug": slug,
             "title": new.title,
-            "licenseName": _LICENCE,
+            "licenseName": "unknown",
             "isPrivate": True,
             "description": new.version_notes,
-            **build_file_tree(new.blob_tokens),
+            **_build_file_tree(new.blob_tokens),
         }
-        return get_text(self._caller.call_effect(_SERVICE + "CreateDataset", body), "url")
+        return get_text(self._send(_DATASETS + "CreateDataset", body), "url")
 
-    def add_dataset_version(self, new: NewDatasetVersion) -> str:
+    def add_dataset_version(self, new: NewVersion) -> str:
         """Add a version to a dataset and return its URL. Not idempotent: never retried once it may have had an effect."""
         body = {
             **_dataset_fields(new.ref),
-            "body": {"versionNotes": new.version_notes, **build_file_tree(new.blob_tokens)},
+            "body": {"versionNotes": new.version_notes, **_build_file_tree(new.blob_tokens)},
         }
-        return get_text(self._caller.call_effect(_SERVICE + "CreateDatasetVersion", body), "url")
+        return get_text(self._send(_DATASETS + "CreateDatasetVersion", body), "url")
 
     def download_dataset_file(
         self, ref: str, name: str, target_path: Path, version: int | None = None
@@ -128,11 +128,76 @@ class DatasetCalls(ApiService):
             "fileName": name,
             **({"datasetVersionNumber": version} if version else {}),
         }
-        return self._caller.download_file(_SERVICE + "DownloadDataset", body, target_path)
+        return self._download(_DATASETS + "DownloadDataset", body, target_path)
 
 
-def _parse_file(raw: Mapping[str, Any], folder: str = "") -> RemoteFile:
-    return RemoteFile(name=_join_path(raw, folder), size=get_number(raw, "totalBytes"))
+class ModelCalls(ApiService):
+    """Calls about models."""
+
+    def get_model(self, ref: str) -> RemoteModel | None:
+        """Return the model "owner/slug", or None if it does not exist or is not visible to us."""
+        owner, _, slug = ref.partition("/")
+        answer = self._read_or_none(_MODELS + "GetModel", {"ownerSlug": owner, "modelSlug": slug})
+        if answer is None:
+            return None
+        return RemoteModel(ref=ref, private=get_flag(answer, "isPrivate"), url=get_text(answer, "url"))
+
+    def get_model_version(self, ref: str) -> int:
+        """Return the newest version of "owner/model/framework/variation", 0 if there is none."""
+        answer = self._read_or_none(_MODELS + "GetModelInstance", _variation_fields(ref))
+        return get_number(answer, "versionNumber") if answer else 0
+
+    def list_model_files(self, ref: str, version: int) -> tuple[RemoteFile, ...]:
+        """Return all files of a version of a variation, sorted by name; empty while the version is not visible."""
+        body = {**_variation_fields(ref), "versionNumber": version}
+        try:
+            return _sort_files(
+                self._list_items(_MODELS + "ListModelInstanceVersionFiles", body, "files"), "size"
+            )
+        except RefusedError as refusal:
+            if refusal.status not in NOT_VISIBLE:
+                raise
+            return ()
+
+    def download_model_file(self, ref: str, version: int, name: str, target_path: Path) -> int:
+        """Download one file of a version to `target_path`, which must not exist; return its size in bytes."""
+        body = {**_variation_fields(ref), "versionNumber": version, "path": name}
+        return self._download(_MODELS + "DownloadModelInstanceVersion", body, target_path)
+
+    def create_model(self, ref: str, title: str, notes: str) -> str:
+        """Create a private model "owner/slug" without variations and return its URL. Not idempotent."""
+        owner, _, slug = ref.partition("/")
+        body = {"ownerSlug": owner, "slug": slug, "title": title, "isPrivate": True, "description": notes}
+        return get_text(self._send(_MODELS + "CreateModel", body), "url")
+
+    def create_variation(self, new: NewVersion) -> str:
+        """Create a variation with its first version and return its URL.
+
+        No licence is set: Kaggle accepts only names from its own list, and a private model needs none.
+        """
+        variation = _variation_fields(new.ref)
+        body = {
+            "framework": variation.pop("framework"),
+            "instanceSlug": variation.pop("instanceSlug"),
+            "overview": new.version_notes,
+            "fineTunable": False,
+            **_build_file_tree(new.blob_tokens),
+        }
+        answer = self._send(_MODELS + "CreateModelInstance", {**variation, "body": body})
+        return get_text(answer, "url")
+
+    def add_model_version(self, new: NewVersion) -> str:
+        """Add a version to a variation and return its URL. Not idempotent."""
+        body = {
+            **_variation_fields(new.ref),
+            "body": {"versionNotes": new.version_notes, **_build_file_tree(new.blob_tokens)},
+        }
+        return get_text(self._send(_MODELS + "CreateModelInstanceVersion", body), "url")
+
+
+def _sort_files(raw_files: Iterable[Mapping[str, Any]], size_field: str) -> tuple[RemoteFile, ...]:
+    files = (RemoteFile(name=get_text(raw, "name"), size=get_number(raw, size_field)) for raw in raw_files)
+    return tuple(sorted(files, key=lambda file: file.name))
 
 
 def _join_path(raw: Mapping[str, Any], folder: str) -> str:
@@ -145,7 +210,7 @@ def _dataset_fields(ref: str) -> dict[str, Any]:
     return {"ownerSlug": owner, "datasetSlug": slug}
 
 
-def build_file_tree(tokens: Mapping[str, str]) -> dict[str, Any]:
+def _build_file_tree(tokens: Mapping[str, str]) -> dict[str, Any]:
     """Return files and folders as Kaggle's API takes them: `files` and nested `directories`."""
     top: dict[str, Any] = {"files": [], "directories": []}
     folders = {"": top}
@@ -160,3 +225,19 @@ def build_file_tree(tokens: Mapping[str, str]) -> dict[str, Any]:
     for name, token in sorted(tokens.items()):
         get_folder(PurePosixPath(name).parent)["files"].append({"token": token})
     return top
+
+
+def _variation_fields(ref: str) -> dict[str, Any]:
+    owner, model, framework, variation = ref.split("/")[:4]
+    return {
+        "ownerSlug": owner,
+        "modelSlug": model,
+        "framework": framework_name(framework),
+        "instanceSlug": variation,
+    }
+
+
+def framework_name(framework: str) -> str:
+    """Return a framework's name in requests: "pyTorch" becomes MODEL_FRAMEWORK_PY_TORCH."""
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Za-z])(?=\d)", "_", framework)
+    return f"MODEL_FRAMEWORK_{words.upper()}"

@@ -22,7 +22,6 @@ from offline_kit.kaggle.client.calls import (
     get_flag,
     get_number,
     get_object,
-    get_objects,
     get_text,
     get_texts,
     parse_state,
@@ -46,13 +45,13 @@ _REJECTED = {
     "invalidModelSources": "model",
 }
 
-_KINDS = {
-    "datasetDataSources": (("dataset", "datasets"), 2),
-    "competitionDataSources": (("competition", "competitions", "c"), 1),
-    "kernelDataSources": (("code", "kernel", "kernels", "notebooks"), 2),
-    "modelDataSources": (("model", "models"), 5),
+# Possible prefixes of a source in Kaggle's answer, and its least number of path segments.
+_PREFIXES = {
+    "dataset": (("dataset", "datasets"), 2),
+    "competition": (("competition", "competitions", "c"), 1),
+    "kernel": (("code", "kernel", "kernels", "notebooks"), 2),
+    "model": (("model", "models"), 5),
 }
-"""Fields of a notebook's sources: possible prefixes in Kaggle's answer, and the least number of path segments."""
 
 
 class NotebookCalls(ApiService):
@@ -61,7 +60,7 @@ class NotebookCalls(ApiService):
     def get_notebook(self, ref: str, version: int | None = None) -> RemoteNotebook | None:
         """Return a notebook version (None: the newest), or None if it does not exist or is not visible to us."""
         if version is None:
-            answer = self._caller.call_read_or_none(_SERVICE + "GetKernel", _notebook_fields(ref))
+            answer = self._read_or_none(_SERVICE + "GetKernel", _notebook_fields(ref))
         else:
             try:
                 answer = self._read_version(_SERVICE + "GetKernel", ref, version)
@@ -69,11 +68,11 @@ class NotebookCalls(ApiService):
                 if refusal.status not in NOT_VISIBLE:
                     raise
                 answer = None
-        return None if answer is None else _parse_notebook(ref, answer, self._caller.session.site_url)
+        return None if answer is None else _parse_notebook(ref, answer, self._session.site_url)
 
     def save_notebook(self, new: NewNotebook) -> SavedNotebook:
         """Push a version, which starts its run. Not idempotent: never retried once it may have had an effect."""
-        answer = self._caller.call_effect(_SERVICE + "SaveKernel", build_save_request(new))
+        answer = self._send(_SERVICE + "SaveKernel", build_save_request(new))
         ref = _parse_ref(answer) or new.ref
         version = get_number(answer, "versionNumber")
         if not version:
@@ -84,7 +83,7 @@ class NotebookCalls(ApiService):
         return SavedNotebook(
             ref=ref,
             version=version,
-            url=_page_url(ref, get_text(answer, "url"), self._caller.session.site_url),
+            url=_page_url(ref, get_text(answer, "url"), self._session.site_url),
             rejected_sources=tuple(
                 f"{kind} '{source}'"
                 for field, kind in _REJECTED.items()
@@ -96,7 +95,7 @@ class NotebookCalls(ApiService):
         """Return the run state of exactly this version; None if it has no run (yet)."""
         answer: dict[str, Any] | None
         try:
-            answer = self._caller.call_read(_STATUS, _notebook_fields(ref, version))
+            answer = self._read(_STATUS, _notebook_fields(ref, version))
         except RefusedError as refusal:
             if refusal.status not in NOT_VISIBLE:
                 raise
@@ -125,28 +124,27 @@ class NotebookCalls(ApiService):
         """
         method = _SERVICE + "ListKernelSessionOutput"
         try:
-            pages = list(self._caller.iterate_pages(method, _notebook_fields(ref, version)))
+            raw_files = list(self._list_items(method, _notebook_fields(ref, version), "files"))
         except RefusedError as refusal:
             if refusal.status != 404 or self._get_newest_version(ref) != version:
                 raise
-            pages = list(self._caller.iterate_pages(method, _notebook_fields(ref)))
-        names = (get_text(raw, "fileName") for page in pages for raw in get_objects(page, "files"))
-        return tuple(sorted({name for name in names if name}))
+            raw_files = list(self._list_items(method, _notebook_fields(ref), "files"))
+        return tuple(sorted({get_text(raw, "fileName") for raw in raw_files} - {""}))
 
     def download_run_output(self, ref: str, version: int, name: str, target_path: Path) -> int:
         """Download one output file of a version to `target_path`, which must not exist; return its size in bytes."""
         owner, _, slug = ref.partition("/")
         body = {"ownerSlug": owner, "kernelSlug": slug, "filePath": name, "versionNumber": version}
-        return self._caller.download_file(_SERVICE + "DownloadKernelOutput", body, target_path)
+        return self._download(_SERVICE + "DownloadKernelOutput", body, target_path)
 
     def _read_version(self, method: str, ref: str, version: int) -> dict[str, Any]:
         """Return the answer about a version; without its label if Kaggle ignores labels and it is the newest."""
         try:
-            return self._caller.call_read(method, _notebook_fields(ref, version))
+            return self._read(method, _notebook_fields(ref, version))
         except RefusedError as refusal:
             if refusal.status != 404 or self._get_newest_version(ref) != version:
                 raise
-        return self._caller.call_read(method, _notebook_fields(ref))
+        return self._read(method, _notebook_fields(ref))
 
     def _read_unlabelled_run(self, ref: str, version: int) -> dict[str, Any] | None:
         """Return the newest run's state if it belongs to the version; None if that is unknown.
@@ -156,12 +154,9 @@ class NotebookCalls(ApiService):
         """
         if self._get_newest_version(ref) != version:
             return None
-        if (
-            version > 1
-            and self._caller.call_read_or_none(_STATUS, _notebook_fields(ref, version - 1)) is not None
-        ):
+        if version > 1 and self._read_or_none(_STATUS, _notebook_fields(ref, version - 1)) is not None:
             return None
-        return self._caller.call_read_or_none(_STATUS, _notebook_fields(ref))
+        return self._read_or_none(_STATUS, _notebook_fields(ref))
 
     def _get_newest_version(self, ref: str) -> int:
         newest = self.get_notebook(ref)
@@ -175,7 +170,7 @@ def _notebook_fields(ref: str, version: int | None = None) -> dict[str, Any]:
 
 def build_save_request(new: NewNotebook) -> dict[str, Any]:
     """Return the request of a push; unset values are left out, flags never, because Kaggle's defaults differ."""
-    wishes = {
+    optional = {
         "datasetDataSources": list(new.sources.datasets),
         "competitionDataSources": list(new.sources.competitions),
         "kernelDataSources": list(new.sources.notebooks),
@@ -195,7 +190,7 @@ def build_save_request(new: NewNotebook) -> dict[str, Any]:
         "enableGpu": new.gpu,
         "enableTpu": False,
         "enableInternet": new.internet,
-        **{name: wish for name, wish in wishes.items() if wish},
+        **{name: value for name, value in optional.items() if value},
     }
 
 
@@ -206,55 +201,53 @@ def normalise_notebook(text: str) -> str:
     """
     try:
         document = json.loads(text)
-        changed = [_simplify_cell(cell) for cell in document["cells"]]
+        before = json.dumps(document)
+        for cell in document["cells"]:
+            if cell.get("cell_type") == "code" and "outputs" in cell:
+                cell["outputs"] = []
+            if isinstance(cell.get("source"), list):
+                cell["source"] = "".join(cell["source"])
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ProjectError(
             "the file to push is not a notebook", code="notebook-invalid", hint="build the kit again"
         ) from error
-    return json.dumps(document) if any(changed) else text
-
-
-def _simplify_cell(cell: dict[str, Any]) -> bool:
-    before = dict(cell)
-    if cell.get("cell_type") == "code" and "outputs" in cell:
-        cell["outputs"] = []
-    if isinstance(cell.get("source"), list):
-        cell["source"] = "".join(cell["source"])
-    return cell != before
+    after = json.dumps(document)
+    return text if after == before else after
 
 
 def _parse_notebook(ref: str, answer: Mapping[str, Any], site: str) -> RemoteNotebook:
     metadata = get_object(answer, "metadata")
 
-    def list_sources(field: str) -> tuple[str, ...]:
-        return tuple(_parse_source(field, source) for source in get_texts(metadata, field))
+    ref = _parse_ref(metadata) or ref
+
+    def list_sources(kind: str) -> tuple[str, ...]:
+        # Kaggle may add a prefix such as "datasets/" to a name, or its address.
+        prefixes, least = _PREFIXES[kind]
+        sources = []
+        for source in get_texts(metadata, f"{kind}DataSources"):
+            steps = [step for step in source.removeprefix("https://www.kaggle.com").split("/") if step]
+            has_prefix = len(steps) > least and steps[0].lower() in prefixes
+            sources.append("/".join(steps[1:] if has_prefix else steps))
+        return tuple(sources)
 
     return RemoteNotebook(
-        ref=_parse_ref(metadata) or ref,
+        ref=ref,
         newest_version=get_number(metadata, "currentVersionNumber"),
         private=get_flag(metadata, "isPrivate"),
         internet=get_flag(metadata, "enableInternet"),
         sources=NotebookSources(
-            datasets=list_sources("datasetDataSources"),
-            competitions=list_sources("competitionDataSources"),
-            notebooks=list_sources("kernelDataSources"),
-            models=list_sources("modelDataSources"),
+            datasets=list_sources("dataset"),
+            competitions=list_sources("competition"),
+            notebooks=list_sources("kernel"),
+            models=list_sources("model"),
         ),
         text=get_text(get_object(answer, "blob"), "source"),
         title=get_text(metadata, "title"),
         gpu=get_flag(metadata, "enableGpu"),
         machine_shape=get_text(metadata, "machineShape"),
         image=get_text(metadata, "dockerImage"),
-        url=_page_url(_parse_ref(metadata) or ref, get_text(metadata, "url"), site),
+        url=_page_url(ref, get_text(metadata, "url"), site),
     )
-
-
-def _parse_source(field: str, source: str) -> str:
-    """Return a source as "owner/slug"; Kaggle may add a prefix such as "datasets/"."""
-    kinds, words = _KINDS[field]
-    steps = [step for step in source.removeprefix("https://www.kaggle.com").split("/") if step]
-    has_kind = len(steps) > words and steps[0].lower() in kinds
-    return "/".join(steps[1:] if has_kind else steps)
 
 
 def _parse_ref(answer: Mapping[str, Any]) -> str:
@@ -279,15 +272,11 @@ def _parse_log(text: str) -> tuple[LogLine, ...]:
     while at >= 0:
         try:
             event, end = json.JSONDecoder().raw_decode(text, at)
-            log_lines.append(_parse_event(event))
+            stream, seconds = str(event.get("stream_name") or "stdout"), float(event.get("time") or 0)
+            log_lines.append(LogLine(seconds=seconds, stream=stream, text=str(event["data"])))
         except (ValueError, TypeError, KeyError):
             break
         at = text.find("{", end)
     if log_lines or text.strip() in ("", "[]"):
         return tuple(log_lines)
     return (LogLine(seconds=0.0, stream="stdout", text=text),)
-
-
-def _parse_event(event: Mapping[str, Any]) -> LogLine:
-    stream = str(event.get("stream_name") or "stdout")
-    return LogLine(seconds=float(event.get("time") or 0), stream=stream, text=str(event["data"]))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from offline_kit.core import processes
-from offline_kit.core.errors import OfflineKitError, OutsideError
+from offline_kit.core.errors import OutsideError
 from offline_kit.core.redaction import make_printable, redact_urls
 from offline_kit.kaggle.client.api_types import (
     Account,
@@ -25,22 +25,25 @@ from offline_kit.kaggle.client.api_types import (
 )
 from offline_kit.kaggle.client.endpoint import KaggleEndpoint
 
-_LONGEST, _MOST = 100_000, 500
-"""Characters of an error message that are read, and shown."""
+# Characters of an error message that are read, and shown.
+_MAX_READ, _MAX_SHOWN = 100_000, 500
 LOGIN_SECONDS = 60.0
 """Importing the client takes half a second, plus a request if a token is configured."""
 
+_JOIN = "join the competition and accept its rules on its page, and run the same command again"
+# Fixes for refusals, by a part of Kaggle's message, which says more than the status.
 _REMEDIES = {
     "session count": "wait for a running notebook to finish, or cancel one on Kaggle, and run the same command again",
     "weekly gpu quota": "wait until the quota is renewed ('kaggle quota' shows when), or push without the GPU",
     "submission allowance": "run the same command again tomorrow: Kaggle's day starts at 00:00 UTC",
-    "accept this competition's rules": "join the competition and accept its rules on its page, and run the same command again",
-    "competitions.participate": "join the competition and accept its rules on its page, and run the same command again",
+    "accept this competition's rules": _JOIN,
+    "competitions.participate": _JOIN,
 }
-"""Fixes for refusals, by a part of Kaggle's message, which says more than the status."""
 _WORKER = Path(__file__).with_name("worker.py")
-_SOURCES = "KAGGLE_API_TOKEN, ~/.kaggle/access_token, KAGGLE_USERNAME and KAGGLE_KEY, kaggle.json, or 'kaggle auth login'"
-_LOG_IN = f"set credentials in one of: {_SOURCES}; or use --to local, which needs none"
+_LOG_IN = (
+    "set credentials in one of: KAGGLE_API_TOKEN, ~/.kaggle/access_token, KAGGLE_USERNAME and KAGGLE_KEY, kaggle.json,"
+    " or 'kaggle auth login'; or use --to local, which needs none"
+)
 _RETRY_HINT = "check the network and run the same command again; nothing is done twice"
 
 
@@ -84,35 +87,30 @@ class ClientSession:
     def send_request(self, op: str, request: Mapping[str, Any], *, deadline: float) -> Any:
         """Return the answer to a request; time out after `deadline` seconds without a sign of life.
 
-        Raises RefusedError with Kaggle's own words, UnansweredError, UnsentError or NotLoggedInError. A login that expired
-        expired login is renewed once.
+        Raises RefusedError with Kaggle's own words, NoResponseError, UnreachableError or NotLoggedInError. An expired
+        login is renewed once.
         """
-        connection = self._ensure_login()
-        try:
-            return self._send_once(connection, op, request, deadline)
-        except RefusedError as refusal:
-            if refusal.status != 401:
+        for is_renewed in (False, True):
+            connection = self._ensure_login()
+            try:
+                # The worker has its own timeout; it is killed only if that does not work.
+                answer = connection.send_request(
+                    {"op": op, "silence": deadline, **request}, 1 + 1.2 * deadline
+                )
+            except NoResponseError:
+                self._discard_worker(connection)
                 raise
-            self._discard_worker(connection)
-        try:
-            return self._send_once(self._ensure_login(), op, request, deadline)
-        except RefusedError as refusal:
-            if refusal.status != 401:
-                raise
-            raise NotLoggedInError(
-                "Kaggle rejected the credentials", hint=_LOG_IN, details=(refusal.what,)
-            ) from refusal
-
-    def _send_once(
-        self, connection: "_WorkerConnection", op: str, request: Mapping[str, Any], deadline: float
-    ) -> Any:
-        try:
-            # The worker has its own timeout; it is killed only if that does not work.
-            answer = connection.send_request({"op": op, "silence": deadline, **request}, 1 + 1.2 * deadline)
-        except NoResponseError:
-            self._discard_worker(connection)
-            raise
-        return _unwrap_answer(answer, str(request.get("method", op)))
+            try:
+                return _unwrap_answer(answer, str(request.get("method", op)))
+            except RefusedError as refusal:
+                if refusal.status != 401:
+                    raise
+                if is_renewed:
+                    raise NotLoggedInError(
+                        "Kaggle rejected the credentials", hint=_LOG_IN, details=(refusal.what,)
+                    ) from refusal
+                self._discard_worker(connection)
+        raise AssertionError("unreachable")
 
     def _ensure_login(self) -> "_WorkerConnection":
         with self._lock:
@@ -226,58 +224,47 @@ class _WorkerConnection:
 def _unwrap_answer(answer: dict[str, Any], method: str) -> Any:
     if "answer" in answer:
         return answer["answer"]
-    raise _build_error(answer, method)
-
-
-def _build_error(answer: dict[str, Any], method: str) -> OfflineKitError:
     kind, message = answer["kind"], _clean_message(str(answer["message"]))
     if kind == "http":
-        return build_refusal(message, answer["status"], answer["after"])
+        raise build_refusal(message, answer["status"], answer["after"])
     if kind in ("login", "exit"):
-        return NotLoggedInError("there are no valid credentials for Kaggle", hint=_LOG_IN, details=(message,))
+        raise NotLoggedInError("there are no valid credentials for Kaggle", hint=_LOG_IN, details=(message,))
     if kind == "stale":
-        return NotLoggedInError(
-            message,
-            hint=f"renew or remove it ('{answer['source']}'): Kaggle's client prefers it to a valid key",
-        )
+        hint = f"renew or remove it ('{answer['source']}'): Kaggle's client prefers it to a valid key"
+        raise NotLoggedInError(message, hint=hint)
+    if kind == "unsent":
+        raise UnreachableError("Kaggle cannot be reached", hint=_RETRY_HINT, details=(message,))
     if kind == "missing":
-        return OutsideError(
+        raise OutsideError(
             f"Kaggle's client cannot be imported: {message}",
             code="kaggle-client-missing",
             hint="pip install --upgrade 'kaggle>=2.2.4' six",
         )
-    if kind == "unsent":
-        return UnreachableError("Kaggle cannot be reached", hint=_RETRY_HINT, details=(message,))
     if kind == "huge":
-        return OutsideError(
+        raise OutsideError(
             f"the answer to '{method}' is too large: {message}",
             code="kaggle-answer-too-large",
             hint=_RETRY_HINT,
         )
     if kind == "other":
-        return OutsideError(
+        raise OutsideError(
             f"Kaggle's client failed at '{method}'",
             code="kaggle-client-failed",
             hint="pip install --upgrade kaggle",
             details=(message,),
         )
-    if kind == "silent":
-        return NoResponseError(
-            f"Kaggle did not answer '{method}' in time", hint=_RETRY_HINT, details=(message,)
-        )
-    if kind == "link":
-        return NoResponseError(
-            f"the download link of '{method}' does not work", hint=_RETRY_HINT, details=(message,)
-        )
-    return NoResponseError(
-        f"the answer to '{method}' was lost or damaged", hint=_RETRY_HINT, details=(message,)
-    )
+    problems = {
+        "silent": f"Kaggle did not answer '{method}' in time",
+        "link": f"the download link of '{method}' does not work",
+    }
+    problem = problems.get(kind, f"the answer to '{method}' was lost or damaged")
+    raise NoResponseError(problem, hint=_RETRY_HINT, details=(message,))
 
 
 def _clean_message(raw_message: str) -> str:
     """Return a message as one short line, without secrets and terminal control characters."""
-    words = " ".join(make_printable(redact_urls(raw_message[:_LONGEST])).split())
-    return words if len(words) <= _MOST else f"{words[:_MOST]} ..."
+    words = " ".join(make_printable(redact_urls(raw_message[:_MAX_READ])).split())
+    return words if len(words) <= _MAX_SHOWN else f"{words[:_MAX_SHOWN]} ..."
 
 
 def build_refusal(message: str, status: int, after: float | None = None) -> RefusedError:

@@ -25,28 +25,24 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from email.utils import parsedate_to_datetime
+from contextlib import suppress
 from typing import Any
 
+# Kaggle's client is not thread-safe, so each thread has its own session.
 THREADS = 16
-"""Concurrent requests; Kaggle's client is not thread-safe, so each thread has its own session."""
-
-_PIECE = 1 << 16
-_MOST = 128 << 20
-"""Maximum bytes of an answer; notebooks with images and long logs have several megabytes."""
-_MOST_UNTOLD = 2 << 30
-"""Maximum bytes of a download without Content-Length."""
-_UNTOLD_SECONDS = 30.0
-"""Timeout of requests during the login."""
-_SIGN_SECONDS = 1.0
-"""Interval of the progress messages of a download."""
+_CHUNK = 1 << 16
+# Notebooks with images and long logs have several megabytes.
+_MAX_ANSWER = 128 << 20
+# For downloads without Content-Length.
+_MAX_UNANNOUNCED = 2 << 30
+_LOGIN_TIMEOUT = 30.0
+_PROGRESS_SECONDS = 1.0
+# How a file store answers for an expired link.
 _DEAD_LINK = frozenset({400, 401, 403, 404, 410})
-"""How a file store answers for an expired link."""
 _NO_SUCH_RANGE = 416
 _CHANGED = "the file has changed since its download was cut"
+# Names of urllib3's errors if no connection was made: refused, unknown host, bad certificate.
 _UNSENT = ("NewConnectionError", "NameResolutionError", "CERTIFICATE_VERIFY_FAILED")
-"""Names of urllib3's errors if no connection was made: refused, unknown host, bad certificate."""
-_TOKEN_VARIABLES = ("KAGGLE_API_TOKEN", "KAGGLE_API_V1_TOKEN")
 
 
 class WorkerError(Exception):
@@ -92,17 +88,23 @@ class ClientWorker:
         """Return the answer to a request; failures are answers too."""
         self._thread_local.silence, self._thread_local.start = request.get("silence"), 0
         try:
-            ops = {"login": self._log_in, "call": self._call_method, "download": self._download_file}
-            return {"answer": ops[request["op"]](request)}
+            if request["op"] == "login":
+                return {"answer": self._log_in()}
+            if request["op"] == "download":
+                return {"answer": self._download_file(request)}
+            return {"answer": self._call_method(request, _RawResponse)}
         except WorkerError as failure:
             answer = failure.answer
         except SystemExit:
             answer = {"kind": "exit", "message": "Kaggle's client called exit()"}
         except Exception as error:  # noqa: BLE001 - foreign code may raise anything; the other side decides
             answer = _describe_error(error)
-        return {**answer, "message": self._remove_secrets(str(answer["message"]))}
+        message = str(answer["message"])
+        for secret in self._secrets:
+            message = message.replace(secret, "***")
+        return {**answer, "message": message}
 
-    def _log_in(self, _request: dict[str, Any]) -> dict[str, Any]:
+    def _log_in(self) -> dict[str, Any]:
         self._limit_requests()
         self._api = api = _import_client()
         if not getattr(api, "_authenticated", False):
@@ -148,7 +150,7 @@ class ClientWorker:
         def send_limited(
             adapter: Any, request: Any, stream: bool = False, timeout: Any = None, *rest: Any, **options: Any
         ) -> Any:
-            silence, began = getattr(thread_local, "silence", None) or _UNTOLD_SECONDS, time.monotonic()
+            silence, began = getattr(thread_local, "silence", None) or _LOGIN_TIMEOUT, time.monotonic()
             if getattr(thread_local, "start", 0) and request.method == "GET":
                 request.headers["Range"] = f"bytes={thread_local.start}-"
             response = original_send(adapter, request, stream, timeout or silence, *rest, **options)
@@ -159,20 +161,19 @@ class ClientWorker:
 
         HTTPAdapter.send = send_limited  # type: ignore[method-assign, assignment]
 
-    def _call_method(self, request: dict[str, Any]) -> Any:
-        return self._get_transport().call(
-            request["service"], request["method"], _RequestBody(request["body"]), _RawResponse
-        )
+    def _call_method(self, request: dict[str, Any], response_kind: Any) -> Any:
+        body = _RequestBody(request["body"])
+        return self._get_transport().call(request["service"], request["method"], body, response_kind)
 
     def _download_file(self, request: dict[str, Any]) -> dict[str, Any]:
         from kagglesdk.common.types.file_download import FileDownload
 
-        body, path = _RequestBody(request["body"]), request["into"]
+        path = request["into"]
         tag, offset = self._parts.pop(path, ("", 0))
         # The file may have been removed or replaced after the request failed.
         self._thread_local.start = offset if os.path.exists(path) and os.path.getsize(path) == offset else 0  # noqa: PTH110, PTH202
         try:
-            download = self._get_transport().call(request["service"], request["method"], body, FileDownload)
+            download = self._call_method(request, FileDownload)
         except Exception as error:
             refused = getattr(error, "response", None)
             if refused is not None and refused.status_code == _NO_SUCH_RANGE:
@@ -186,30 +187,35 @@ class ClientWorker:
                 "link", f"the link to the file was refused with {refused.status_code}"
             ) from error
         with download as response:
-            _check_disk_space(response, path)
-            start = _resume_offset(response, tag, self._thread_local.start)
+            expected, free = _content_length(response), shutil.disk_usage(os.path.dirname(path)).free  # noqa: PTH120
+            if expected and expected > free:
+                raise WorkerError("huge", f"{expected} bytes are needed, and the disk has {free} free")
+            start = 0
+            if response.status_code == 206:
+                start, range_ = self._thread_local.start, response.headers.get("Content-Range", "")
+                if response.headers.get("ETag") != tag or not range_.startswith(f"bytes {start}-"):
+                    raise WorkerError("connection", _CHANGED)
             size = self._write_body(response, request, start)
-            expected = _content_length(response)
             if expected is not None and expected != size - start:
                 raise WorkerError(
                     "connection", f"the download ended after {size - start} of {expected} bytes"
                 )
-            return {"size": size, "type": response.headers.get("Content-Type", ""), "url": ""}
+            return {"size": size}
 
     def _write_body(self, response: Any, request: dict[str, Any], size: int) -> int:
         """Append the body after the first `size` bytes of the file and return its total size."""
         last_sign = time.monotonic()
-        most = size + _MOST_UNTOLD if _content_length(response) is None else None
+        most = size + _MAX_UNANNOUNCED if _content_length(response) is None else None
         with open(request["into"], "ab" if size else "wb") as stream:  # noqa: PTH123 - the standard library only
             try:
-                for chunk in response.iter_content(_PIECE):
+                for chunk in response.iter_content(_CHUNK):
                     stream.write(chunk)
                     size += len(chunk)
                     if most and size > most:
                         raise WorkerError(
-                            "huge", f"more than {_MOST_UNTOLD} bytes of '{request['method']}' came"
+                            "huge", f"more than {_MAX_UNANNOUNCED} bytes of '{request['method']}' came"
                         )
-                    if time.monotonic() - last_sign > _SIGN_SECONDS:
+                    if time.monotonic() - last_sign > _PROGRESS_SECONDS:
                         last_sign = time.monotonic()
                         self._tell({"id": request["id"], "so_far": size})
             except Exception:
@@ -218,11 +224,6 @@ class ClientWorker:
                     self._parts[request["into"]] = (tag, size)
                 raise
         return size
-
-    def _remove_secrets(self, text: str) -> str:
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
-        return text
 
 
 def _import_client() -> Any:
@@ -252,11 +253,11 @@ def _keep_json_files(http: Any) -> Any:
 def _read_body(response: Any, until: float) -> None:
     """Read the body of an answer within the time and size limits."""
     body = bytearray()
-    for chunk in response.iter_content(_PIECE):
+    for chunk in response.iter_content(_CHUNK):
         body += chunk
-        if len(body) > _MOST:
+        if len(body) > _MAX_ANSWER:
             response.close()
-            raise WorkerError("huge", f"more than {_MOST} bytes came")
+            raise WorkerError("huge", f"more than {_MAX_ANSWER} bytes came")
         if time.monotonic() > until:
             response.close()
             raise WorkerError("silent", "the answer did not come to its end")
@@ -269,24 +270,8 @@ def _content_length(response: Any) -> int | None:
     return int(length) if length.isdecimal() and not response.headers.get("Content-Encoding") else None
 
 
-def _check_disk_space(response: Any, path: str) -> None:
-    """Raise if the disk has no room for a file, before anything is written."""
-    coming, free = _content_length(response) or 0, shutil.disk_usage(os.path.dirname(path)).free  # noqa: PTH120
-    if coming > free:
-        raise WorkerError("huge", f"{coming} bytes are needed, and the disk has {free} free")
-
-
-def _resume_offset(response: Any, tag: str, offset: int) -> int:
-    """Return the offset at which the answer resumes the file; 0 if it contains the whole file."""
-    if response.status_code != 206:
-        return 0
-    range_, same_file = response.headers.get("Content-Range", ""), response.headers.get("ETag") == tag
-    if not same_file or not range_.startswith(f"bytes {offset}-"):
-        raise WorkerError("connection", _CHANGED)
-    return offset
-
-
 def _configured_token() -> tuple[str, str]:
+    """Return the token that the client would send, and where it comes from."""
     from kagglesdk import kaggle_env
 
     token, source = kaggle_env.get_access_token_from_env()
@@ -298,29 +283,24 @@ def _drop_stale_token(method: str) -> str:
 
     The client falls back to the API key, but still sends the rejected token.
     """
-    if "LEGACY" not in method or not _configured_token()[0]:
+    token, source = _configured_token()
+    if "LEGACY" not in method or not token:
         return ""
-    source = _configured_token()[1]
-    for name in _TOKEN_VARIABLES:
+    for name in ("KAGGLE_API_TOKEN", "KAGGLE_API_V1_TOKEN"):
         os.environ.pop(name, None)
-    if _configured_token()[0]:
-        raise WorkerError(
-            "stale",
-            f"the token from '{_configured_token()[1]}' has expired",
-            source=_configured_token()[1],
-        )
+    token, file = _configured_token()
+    if token:
+        raise WorkerError("stale", f"the token from '{file}' has expired", source=file)
     return source
 
 
 def _describe_error(error: Exception) -> dict[str, Any]:
     response = getattr(error, "response", None)
     if response is not None:
-        return {
-            "kind": "http",
-            "status": _error_status(response),
-            "message": _server_message(response, error),
-            "after": _parse_retry_after(response.headers.get("Retry-After")),
-        }
+        status, message = _read_refusal(response, error)
+        after = _parse_retry_after(response.headers.get("Retry-After"))
+        return {"kind": "http", "status": status, "message": message, "after": after}
+    # By name: the same errors of requests and urllib3 come wrapped in each other.
     names = {error_class.__name__ for error_class in type(error).__mro__}
     if names & {"ConnectionError", "Timeout", "ChunkedEncodingError", "ProtocolError"}:
         if "ConnectTimeout" not in names and ("Timeout" in names or "Read timed out" in str(error)):
@@ -332,42 +312,37 @@ def _describe_error(error: Exception) -> dict[str, Any]:
     return {"kind": "other", "message": f"{type(error).__name__}: {error}"}
 
 
-def _error_status(response: Any) -> int:
-    """Return the status, or the `code` of an error that came with status 200."""
-    if response.status_code >= 400:
-        return int(response.status_code)
-    try:
-        return int(response.json()["code"])
-    except (ValueError, TypeError, LookupError):
-        return int(response.status_code)
-
-
-def _server_message(response: Any, error: Exception) -> str:
-    """Return the service's message, nested or flat; the client knows only the flat form."""
+def _read_refusal(response: Any, error: Exception) -> tuple[int, str]:
+    """Return status and message of the service; the client knows only flat messages."""
+    status = int(response.status_code)
     try:
         body = response.json()
     except ValueError:
-        return str(error)
-    nested = body.get("error") if isinstance(body, dict) else None
-    if isinstance(nested, dict) and nested.get("message"):
-        return str(nested["message"])
-    if isinstance(nested, str) and nested:
-        return nested
-    return str((isinstance(body, dict) and body.get("message")) or error)
+        return status, str(error)
+    if not isinstance(body, dict):
+        return status, str(error)
+    if status < 400:
+        # An error that came with status 200 has its own in the body.
+        with suppress(ValueError, TypeError, LookupError):
+            status = int(body["code"])
+    nested = body.get("error")
+    message = nested.get("message") if isinstance(nested, dict) else nested
+    if isinstance(message, str) and message:
+        return status, message
+    return status, str(body.get("message") or error)
 
 
 def _parse_retry_after(value: str | None) -> float | None:
-    if not value:
-        return None
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    from datetime import UTC, datetime
+    from urllib3.exceptions import InvalidHeader
+    from urllib3.util import Retry
 
     try:
-        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):
+        return max(0.0, float(value)) if value else None
+    except ValueError:
+        pass
+    try:
+        return float(Retry().parse_retry_after(str(value)))
+    except InvalidHeader:
         return None
 
 

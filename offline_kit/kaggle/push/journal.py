@@ -6,7 +6,7 @@ killed, only the journal shows that there may be an effect, and what the state b
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -40,9 +40,6 @@ class Phase(StrEnum):
     """It happened, but its result is unusable."""
 
 
-_OPEN = frozenset({Phase.BEGUN, Phase.ANSWERED})
-
-
 @dataclass(frozen=True, kw_only=True)
 class Effect:
     """A call that must happen at most once."""
@@ -66,7 +63,6 @@ class JournalEntry:
     at: float
     """Seconds since the epoch."""
     server_message: str = ""
-    """Kaggle's message, if it is needed to classify the result."""
 
 
 class Journal:
@@ -87,35 +83,28 @@ class Journal:
             lines = self.path.read_bytes().splitlines()
         except FileNotFoundError:
             return ()
-        return tuple(entry for entry in map(_parse_entry, lines) if entry)
+        entries = []
+        for line in lines:
+            try:
+                raw = json.loads(line)
+                effect = Effect(
+                    action=str(raw["action"]),
+                    target=str(raw["target"]),
+                    before=int(raw["before"]),
+                    content=str(raw["content"]),
+                )
+                phase, at, message = Phase(raw["phase"]), float(raw["at"]), str(raw.get("said") or "")
+            except (ValueError, KeyError, TypeError):
+                continue
+            entries.append(JournalEntry(effect=effect, phase=phase, at=at, server_message=message))
+        return tuple(entries)
 
     def find_open_entry(self, target: str) -> JournalEntry | None:
         """Return the last effect on a target if its result is unknown."""
-        last = next((entry for entry in reversed(self.read_entries()) if entry.effect.target == target), None)
-        return last if last and last.phase in _OPEN else None
-
-
-def _parse_entry(line: bytes) -> JournalEntry | None:
-    try:
-        raw = json.loads(line)
-        server_message = str(raw.get("said") or "")
-        return JournalEntry(
-            effect=_parse_effect(raw),
-            phase=Phase(raw["phase"]),
-            at=float(raw["at"]),
-            server_message=server_message,
-        )
-    except (ValueError, KeyError, TypeError):
+        for entry in reversed(self.read_entries()):
+            if entry.effect.target == target:
+                return entry if entry.phase in (Phase.BEGUN, Phase.ANSWERED) else None
         return None
-
-
-def _parse_effect(raw: Mapping[str, object]) -> Effect:
-    return Effect(
-        action=str(raw["action"]),
-        target=str(raw["target"]),
-        before=int(str(raw["before"])),
-        content=str(raw["content"]),
-    )
 
 
 _T = TypeVar("_T")

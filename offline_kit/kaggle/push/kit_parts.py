@@ -8,182 +8,355 @@ import ast
 import json
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import time
+import zipfile
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from offline_kit.core.errors import ProjectError
+from offline_kit.core.errors import OutsideError, ProjectError
 from offline_kit.core.report import SILENT, Reporter
-from offline_kit.kaggle.client.api_types import NotebookSources, RefusedError
+from offline_kit.core.retry import TransientError, retry_call
+from offline_kit.kaggle.client.api_types import NotebookSources, RefusedError, RemoteDataset, RemoteFile
 from offline_kit.kaggle.client.client import KaggleClient
-from offline_kit.kaggle.push import push_datasets
-from offline_kit.kaggle.push.poll_policy import DEFAULT_POLL, PollPolicy
+from offline_kit.kaggle.push.poll_policy import (
+    DEFAULT_POLL,
+    PollPolicy,
+    StatusLine,
+    find_cause,
+    ignore_transient,
+)
 from offline_kit.kit import manifest
 from offline_kit.project.kaggle_names import MARKER
 from offline_kit.project.types import KitPart
 
-_NAME = "PARTS"
+FAILED_STATES = frozenset({"failed", "deleted"})
+FINAL_STATES = FAILED_STATES | {"ready"}
+"""States of a dataset that do not change without another push."""
 _ID = re.compile(r"[0-9a-f]{64}")
+_MAX_MARKER = 64 << 20
+_MAX_LOOK_BACK = 20  # versions of a notebook without output to skip
 
 
 def parse_part_ids(text: str) -> dict[str, str]:
     """Return the part ids that a notebook needs, by part name; empty if the notebook is not ours."""
-    for cell in _iterate_code_cells(text):
-        if _NAME not in cell:
-            continue
+    try:
+        cells = [cell for cell in json.loads(text)["cells"] if cell.get("cell_type") == "code"]
+        sources = ["".join(cell.get("source", "")) for cell in cells]
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return {}
+    for source in sources:
         try:
-            statements = ast.parse(cell).body
-        except (SyntaxError, ValueError, RecursionError):
+            # Most cells of other notebooks are not even Python: magics, shell commands.
+            statements = ast.parse(source).body if "PARTS" in source else []
+            for statement in statements:
+                if isinstance(statement, ast.Assign) and "PARTS" in map(ast.unparse, statement.targets):
+                    value: Any = ast.literal_eval(statement.value)
+                    if (
+                        isinstance(value, dict)
+                        and value
+                        and all(_is_part_id(*item) for item in value.items())
+                    ):
+                        return value
+        except (SyntaxError, ValueError, TypeError, RecursionError):
             continue
-        for statement in statements:
-            if part_ids := _parse_part_assignment(statement):
-                return part_ids
     return {}
 
 
-def find_missing_in_datasets(
-    parts: Mapping[str, str],
-    datasets: Iterable[str],
+def _is_part_id(name: object, part_id: object) -> bool:
+    return isinstance(name, str) and isinstance(part_id, str) and bool(_ID.fullmatch(part_id))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemotePartState:
+    """The state of a part's dataset, model or notebook on Kaggle; by default it does not exist."""
+
+    ref: str
+    version: int = 0
+    """0 if there is none, for example because the first one failed."""
+    state: str = ""
+    """Processing state in lower case: "ready", "failed", ...; empty if there is no dataset."""
+    private: bool = True
+    part: KitPart | None = None
+    """The part that its marker file describes; None without a marker, or while not ready."""
+    files: tuple[RemoteFile, ...] = ()
+    url: str = ""
+    kind: str = "dataset"
+    """"dataset", "model" or "notebook"."""
+
+    @property
+    def exists(self) -> bool:
+        """Whether the dataset exists, with or without a version."""
+        return bool(self.version or self.state)
+
+
+def map_listed_files(files: Iterable[RemoteFile], known_paths: Collection[str]) -> dict[str, RemoteFile]:
+    """Return files by path; a bare name counts as the only known path that ends with it.
+
+    Kaggle does not document whether listings contain paths or bare names.
+    """
+    below: dict[str, list[str]] = {}
+    for path in known_paths:
+        below.setdefault(path.rpartition("/")[2], []).append(path)
+    by_path = {}
+    for file in files:
+        paths = below.get(file.name, [])
+        by_path[paths[0] if file.name not in known_paths and len(paths) == 1 else file.name] = file
+    return by_path
+
+
+def find_damage(part: KitPart, files: Iterable[RemoteFile]) -> tuple[str, ...]:
+    """Describe each file of the part that is missing on Kaggle or has another size."""
+    kit_sizes = {entry.stored: entry.size for entry in part.entries}
+    listed = map_listed_files(files, kit_sizes)
+    missing = [f"'{name}' is missing" for name in sorted(kit_sizes.keys() - listed.keys())]
+    other_sizes = [
+        f"'{name}' has {listed[name].size} bytes, not {size}"
+        for name, size in sorted(kit_sizes.items())
+        if name in listed and listed[name].size != size
+    ]
+    return (*missing, *other_sizes)
+
+
+def find_differences(part: KitPart, files: Iterable[RemoteFile]) -> tuple[str, ...]:
+    """Describe the damage, and each file on Kaggle that is not part of the kit."""
+    files = tuple(files)
+    kit_files = {entry.stored for entry in part.entries} | {MARKER}
+    foreign_files = sorted(map_listed_files(files, kit_files).keys() - kit_files)
+    return (*find_damage(part, files), *(f"'{name}' is not part of the kit" for name in foreign_files))
+
+
+def inspect_dataset(
     kaggle: KaggleClient,
+    ref: str,
     poll_policy: PollPolicy = DEFAULT_POLL,
     report: Reporter = SILENT,
-) -> dict[str, str]:
-    """Return the parts that none of a notebook's datasets ("owner/slug") holds.
+    *,
+    expected: bool = False,
+) -> RemotePartState:
+    """Return a dataset's state, after waiting while it is being processed.
 
-    Waits for own datasets that are being processed; raises OutsideError if that takes too long.
+    If a new version is `expected`, wait until its files are listed. Raises OutsideError if any
+    of it times out.
     """
-    missing_ids = dict(parts)
-    username = kaggle.fetch_account().username.lower()
-    for ref in datasets:
-        if not missing_ids:
-            break
-        held_id = (
-            _own_part_id(kaggle, ref, poll_policy, report)
-            if _owner_of(ref) == username
-            else _foreign_part_id(kaggle, ref)
+    if kaggle.get_dataset(ref) is None:
+        return RemotePartState(ref=ref)
+    with StatusLine(report, f"{kaggle.fetch_account().server_name} processes '{ref}'") as line:
+
+        def read_state() -> str:
+            state = kaggle.get_dataset_status(ref)
+            if state not in FINAL_STATES:
+                line.update_status(state or "hidden")
+                raise TransientError(f"it is in the state '{state or 'hidden'}'")
+            return state
+
+        state = retry_call(
+            ignore_transient(read_state, line.update_status),
+            poll_policy.retry_policy(poll_policy.processing_timeout),
+            give_up=lambda trouble: build_not_ready_error(ref, trouble),
         )
-        missing_ids = {name: part_id for name, part_id in missing_ids.items() if part_id != held_id}
-    return missing_ids
+        dataset = kaggle.get_dataset(ref)
+        if dataset is None:
+            return RemotePartState(ref=ref)
+        until = time.monotonic() + poll_policy.visibility_timeout if expected else 0.0
+
+        def read_files() -> RemotePartState:
+            remote = read_dataset(kaggle, dataset, state)
+            if remote.part and find_damage(remote.part, remote.files) and time.monotonic() < until:
+                line.update_status("not all of its files are visible yet")
+                raise TransientError("not all of its files are visible yet")
+            return remote
+
+        return retry_call(
+            ignore_transient(read_files, line.update_status),
+            poll_policy.retry_policy(2 * poll_policy.visibility_timeout),
+            give_up=find_cause,
+        )
 
 
-def _own_part_id(kaggle: KaggleClient, ref: str, poll_policy: PollPolicy, report: Reporter) -> str:
-    part = push_datasets.inspect_dataset(kaggle, ref, poll_policy, report).part
-    return part.id if part else ""
-
-
-def _foreign_part_id(kaggle: KaggleClient, ref: str) -> str:
-    """Return the part in someone else's dataset, such as a teammate's, without waiting for it."""
-    try:
-        if not any(file.name == MARKER for file in kaggle.list_dataset_files(ref)):
-            return ""
-        part = push_datasets.read_marker(kaggle, ref)
-    except RefusedError as refusal:
-        if refusal.is_temporary:
-            raise
-        return ""
-    return part.id if part else ""
-
-
-def _owner_of(ref: str) -> str:
-    return ref.partition("/")[0].lower()
-
-
-def _iterate_code_cells(text: str) -> Iterator[str]:
-    try:
-        cells = json.loads(text)["cells"]
-        for cell in cells:
-            if cell.get("cell_type") == "code":
-                source = cell.get("source", "")
-                yield source if isinstance(source, str) else "".join(source)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return
-
-
-def _parse_part_assignment(statement: ast.stmt) -> dict[str, str]:
-    if not isinstance(statement, ast.Assign):
-        return {}
-    if not any(isinstance(target, ast.Name) and target.id == _NAME for target in statement.targets):
-        return {}
-    try:
-        value: Any = ast.literal_eval(statement.value)
-    except (ValueError, TypeError, RecursionError):
-        return {}
-    is_part_table = isinstance(value, dict) and all(
-        isinstance(name, str) and isinstance(part_id, str) and _ID.fullmatch(part_id)
-        for name, part_id in value.items()
+def build_not_ready_error(ref: str, trouble: Exception) -> OutsideError:
+    """Return the error for a dataset that is processed for too long."""
+    return OutsideError(
+        f"'{ref}' was not ready in time: {trouble}",
+        code="dataset-not-ready",
+        hint="run the same command again later: it continues to wait, and nothing is sent twice",
     )
-    return value if is_part_table else {}
 
 
-_MAX_MARKER = 64 << 20
-_WORDS = 5  # segments of an attached model: owner/model/framework/variation/version
-_BACK = 20  # maximum number of versions without output to skip
+def read_dataset(kaggle: KaggleClient, dataset: RemoteDataset, state: str) -> RemotePartState:
+    """Return a dataset with the files and the part of its current version, if that is ready; waits for nothing."""
+    remote = RemotePartState(
+        ref=dataset.ref, version=dataset.version, state=state, private=dataset.private, url=dataset.url
+    )
+    if state != "ready":
+        return remote
+    files = kaggle.list_dataset_files(dataset.ref, dataset.version)
+    part = _read_dataset_part(kaggle, dataset.ref, files)
+    if part and (damage := find_damage(part, files)):
+        # Kaggle's flat listing may lack files below folders; the listing by folder has them.
+        try:
+            deeper = kaggle.list_dataset_files(dataset.ref, dataset.version, by_folder=True)
+        except RefusedError as refusal:
+            if refusal.is_temporary:
+                raise
+        else:
+            files = deeper if len(find_damage(part, deeper)) < len(damage) else files
+    return replace(remote, part=part, files=files)
 
 
-def read_model_part(kaggle: KaggleClient, ref: str, version: int) -> KitPart | None:
+def _read_dataset_part(kaggle: KaggleClient, ref: str, files: Iterable[RemoteFile]) -> KitPart | None:
+    if not any(file.name == MARKER for file in files):
+        return None
+    # A notebook mounts the current version, so no version number is requested.
+    return _read_marker(ref, lambda path: kaggle.download_dataset_file(ref, MARKER, path))
+
+
+def _read_marker(ref: str, download: Callable[[Path], int]) -> KitPart | None:
+    """Return the part that a marker describes, None if the marker is invalid."""
+    with tempfile.TemporaryDirectory(prefix="offline-kit-") as folder:
+        path = Path(folder) / MARKER
+        if download(path) > _MAX_MARKER:
+            return None
+        try:
+            content = path.read_bytes()
+            # Kaggle zips some downloads, such as large text files.
+            if zipfile.is_zipfile(path):
+                with zipfile.ZipFile(path) as wrapped:
+                    content = wrapped.read(wrapped.namelist()[0])
+            return manifest.parse_manifest(content.decode("utf-8"), f"{ref}/{MARKER}")
+        except (ProjectError, UnicodeDecodeError, zipfile.BadZipFile):
+            return None
+
+
+def read_model_part(
+    kaggle: KaggleClient, ref: str, version: int, files: Iterable[RemoteFile] | None = None
+) -> KitPart | None:
     """Return the part in a version of "owner/model/framework/variation", None if it holds none."""
-    if not any(file.name == MARKER for file in kaggle.list_model_files(ref, version)):
+    files = kaggle.list_model_files(ref, version) if files is None else files
+    if not any(file.name == MARKER for file in files):
         return None
-    return _read_marker(
-        ref, lambda target_path: kaggle.download_model_file(ref, version, MARKER, target_path)
-    )
+    return _read_listed(ref, lambda path: kaggle.download_model_file(ref, version, MARKER, path))
 
 
-def read_notebook_part(kaggle: KaggleClient, ref: str) -> KitPart | None:
-    """Return the part in the output of "owner/slug" that is attached, None if it holds none."""
-    notebook = kaggle.get_notebook(ref)
-    version = find_attached_version(kaggle, ref, notebook.newest_version) if notebook else 0
-    return read_output_part(kaggle, ref, version) if version else None
-
-
-def read_output_part(kaggle: KaggleClient, ref: str, version: int) -> KitPart | None:
-    """Return the part in the output of a version of "owner/slug", None if it holds none."""
-    if MARKER not in kaggle.list_run_outputs(ref, version):
+def read_notebook_part(kaggle: KaggleClient, ref: str, version: int | None = None) -> KitPart | None:
+    """Return the part in the output of "owner/slug", None if it holds none; by default in the attached version."""
+    if version is None:
+        notebook = kaggle.get_notebook(ref)
+        version = find_attached_version(kaggle, ref, notebook.newest_version) if notebook else 0
+    if not version or MARKER not in kaggle.list_run_outputs(ref, version):
         return None
-    return _read_marker(
-        ref, lambda target_path: kaggle.download_run_output(ref, version, MARKER, target_path)
-    )
+    return _read_listed(ref, lambda path: kaggle.download_run_output(ref, version, MARKER, path))
+
+
+def _read_listed(ref: str, download: Callable[[Path], int]) -> KitPart | None:
+    try:
+        return _read_marker(ref, download)
+    except RefusedError as refusal:
+        if refusal.status != 404:
+            raise
+        return None  # listed, but not downloadable yet
 
 
 def find_attached_version(kaggle: KaggleClient, ref: str, newest: int) -> int:
     """Return the version of "owner/slug" whose output is mounted: the newest with a complete run; 0 for none."""
-    for version in range(newest, max(0, newest - _BACK), -1):
+    for version in range(newest, max(0, newest - _MAX_LOOK_BACK), -1):
         run = kaggle.get_notebook_run(ref, version)
         if run and run.state == "complete":
             return version
     return 0
 
 
-def find_missing_elsewhere(
-    part_ids: Mapping[str, str], sources: NotebookSources, kaggle: KaggleClient
+def inspect_part(part: KitPart, home: str, kaggle: KaggleClient) -> RemotePartState:
+    """Return the state of a part in a model or a notebook's output as a notebook would mount it, without waiting.
+
+    `home` is "model:owner/model/framework/variation/version", with version 0 if none is pinned (then the
+    newest counts), or "notebook:owner/slug", whose newest output counts.
+    """
+    kind, _, ref = home.partition(":")
+    return _inspect_model(ref, kaggle) if kind == "model" else _inspect_notebook(part, ref, kaggle)
+
+
+def _inspect_model(source: str, kaggle: KaggleClient) -> RemotePartState:
+    ref, _, pinned = source.rpartition("/")
+    model = kaggle.get_model("/".join(ref.split("/")[:2]))
+    if model is None:
+        return RemotePartState(kind="model", ref=ref)
+    remote = RemotePartState(kind="model", ref=ref, private=model.private, url=model.url)
+    newest = kaggle.get_model_version(ref)
+    version = int(pinned) or newest
+    if not version or version > newest:
+        return remote
+    files = kaggle.list_model_files(ref, version)
+    part = read_model_part(kaggle, ref, version, files)
+    return replace(remote, version=version, state="ready" if files else "empty", part=part, files=files)
+
+
+def _inspect_notebook(part: KitPart, ref: str, kaggle: KaggleClient) -> RemotePartState:
+    notebook = kaggle.get_notebook(ref)
+    if notebook is None:
+        return RemotePartState(kind="notebook", ref=ref)
+    remote = RemotePartState(kind="notebook", ref=ref, private=notebook.private, url=notebook.url)
+    version = find_attached_version(kaggle, ref, notebook.newest_version)
+    if not version:
+        run = kaggle.get_notebook_run(ref, notebook.newest_version)
+        return replace(remote, version=notebook.newest_version, state=run.state if run else "hidden")
+    held_part = read_notebook_part(kaggle, ref, version)
+    # Kaggle does not list the sizes of outputs: those of the marker are used; `deep` compares digests.
+    sizes = {entry.stored: entry.size for entry in part.entries}
+    if held_part:
+        sizes |= {entry.stored: entry.size for entry in held_part.entries}
+    sizes[MARKER] = 0
+    # The output may contain other files besides the part, such as the log.
+    names = [name for name in kaggle.list_run_outputs(ref, version) if name in sizes]
+    files = tuple(RemoteFile(name=name, size=sizes[name]) for name in names)
+    return replace(remote, version=version, state="ready", part=held_part, files=files)
+
+
+def find_missing_parts(
+    parts: Mapping[str, str],
+    sources: NotebookSources,
+    kaggle: KaggleClient,
+    poll_policy: PollPolicy = DEFAULT_POLL,
+    report: Reporter = SILENT,
 ) -> dict[str, str]:
-    """Return the parts (id by name) that neither models nor notebooks among the sources hold."""
-    missing_ids = dict(part_ids)
+    """Return the parts (id by name) that none of a notebook's sources holds.
+
+    Waits for own datasets that are being processed; raises OutsideError if that takes too long.
+    """
+    username = kaggle.fetch_account().username.lower()
     readers: list[Callable[[], KitPart | None]] = []
+    for ref in sources.datasets:
+        if ref.partition("/")[0].lower() == username:
+            readers.append(partial(_wait_for_part, kaggle, ref, poll_policy, report))
+        else:
+            readers.append(partial(_read_foreign_part, kaggle, ref))
     for source in sources.models:
-        *words, version = source.split("/")
-        if len(words) == _WORDS - 1 and version.isdecimal():
-            readers.append(partial(read_model_part, kaggle, "/".join(words), int(version)))
+        ref, _, version = source.rpartition("/")
+        if ref.count("/") == 3 and version.isdecimal():
+            readers.append(partial(read_model_part, kaggle, ref, int(version)))
     for source in sources.notebooks:
         readers.append(partial(read_notebook_part, kaggle, "/".join(source.split("/")[:2])))
+    missing = dict(parts)
     for read_part in readers:
-        part = read_part() if missing_ids else None
-        if part and missing_ids.get(part.name) == part.id:
-            del missing_ids[part.name]
-    return missing_ids
+        part = read_part() if missing else None
+        if part:
+            missing = {name: part_id for name, part_id in missing.items() if part_id != part.id}
+    return missing
 
 
-def _read_marker(ref: str, fetch: Callable[[Path], int]) -> KitPart | None:
-    with tempfile.TemporaryDirectory(prefix="offline-kit-") as folder:
-        path = Path(folder) / MARKER
-        try:
-            if fetch(path) > _MAX_MARKER:
-                return None
-            return manifest.parse_manifest(path.read_text(encoding="utf-8"), f"{ref}/{MARKER}")
-        except (ProjectError, UnicodeDecodeError):
-            return None
-        except RefusedError as refusal:
-            if refusal.status != 404:
-                raise
-            return None  # listed, but not downloadable yet
+def _wait_for_part(
+    kaggle: KaggleClient, ref: str, poll_policy: PollPolicy, report: Reporter
+) -> KitPart | None:
+    return inspect_dataset(kaggle, ref, poll_policy, report).part
+
+
+def _read_foreign_part(kaggle: KaggleClient, ref: str) -> KitPart | None:
+    """Return the part in someone else's dataset, such as a teammate's, without waiting for it."""
+    try:
+        return _read_dataset_part(kaggle, ref, kaggle.list_dataset_files(ref))
+    except RefusedError as refusal:
+        if refusal.is_temporary:
+            raise
+        return None

@@ -6,18 +6,11 @@ and source, sources and images by name.
 
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 
 from offline_kit.kaggle.client.api_types import NewNotebook, NotebookSources, RemoteNotebook
 
-KINDS = {
-    "datasets": "dataset",
-    "competitions": "competition",
-    "notebooks": "notebook",
-    "models": "model",
-}
-"""What the fields of `Sources` hold, one of each."""
 _NO_MACHINE = frozenset({"", "none", "cpu"})
 _NO_INTERNET = (
     "verify the account's phone number (kaggle.com/settings), which Kaggle requires for internet access;"
@@ -43,12 +36,12 @@ class NotebookDifference:
 def normalise_cells(text: str) -> tuple[tuple[str, str], ...]:
     """Return type and source of every cell; text that is not a notebook counts as one cell."""
     try:
-        raw_cells = json.loads(text)["cells"]
-        return tuple(
-            (str(cell["cell_type"]), _normalise_source("".join(cell.get("source", "")))) for cell in raw_cells
-        )
+        cells = [
+            (str(cell["cell_type"]), "".join(cell.get("source", ""))) for cell in json.loads(text)["cells"]
+        ]
     except (ValueError, KeyError, TypeError):
-        return (("", _normalise_source(text)),)
+        cells = [("", text)]
+    return tuple((kind, source.replace("\r\n", "\n").rstrip("\n")) for kind, source in cells)
 
 
 def hash_content(notebook: NewNotebook) -> str:
@@ -62,35 +55,14 @@ def hash_content(notebook: NewNotebook) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
+def find_all_differences(notebook: NewNotebook, remote: RemoteNotebook) -> tuple[NotebookDifference, ...]:
+    """Return how a version on Kaggle differs from the notebook, additional sources included."""
+    return (*find_mismatches(notebook, remote), *find_extra_sources(notebook, remote))
+
+
 def find_mismatches(notebook: NewNotebook, remote: RemoteNotebook) -> tuple[NotebookDifference, ...]:
     """Return how a version on Kaggle differs from the notebook, apart from additional sources."""
-    mismatches = []
-    if remote.internet and not notebook.internet:
-        mismatches.append(
-            NotebookDifference(
-                summary="its internet access is on", remedy=_suggest_internet_off(remote), is_exposed=True
-            )
-        )
-    if notebook.internet and not remote.internet:
-        mismatches.append(NotebookDifference(summary="its internet access is off", remedy=_NO_INTERNET))
-    if remote.private != notebook.private:
-        summary = "it is public" if notebook.private else "it is private"
-        remedy = (
-            f"make it private at once on {remote.url or 'its page'} (Share)"
-            if notebook.private
-            else _SETTINGS
-        )
-        mismatches.append(NotebookDifference(summary=summary, remedy=remedy, is_exposed=notebook.private))
-    if normalise_cells(remote.text) != normalise_cells(notebook.text):
-        mismatches.append(NotebookDifference(summary="its cells differ", is_rewritten_text=True))
-    site = remote.url.partition("/code/")[0]
-    mismatches += [
-        NotebookDifference(
-            summary=f"the {kind} '{ref}' is not attached", remedy=suggest_source_fix(kind, ref, site)
-        )
-        for kind, ref in _list_missing_sources(notebook.sources, remote.sources)
-    ]
-    return (*mismatches, *_compare_accelerator(notebook, remote), *_compare_image(notebook, remote))
+    return tuple(_compare_notebook(notebook, remote))
 
 
 def find_extra_sources(notebook: NewNotebook, remote: RemoteNotebook) -> tuple[NotebookDifference, ...]:
@@ -99,6 +71,52 @@ def find_extra_sources(notebook: NewNotebook, remote: RemoteNotebook) -> tuple[N
         NotebookDifference(summary=f"the {kind} '{ref}' is attached but no longer needed")
         for kind, ref in _list_missing_sources(remote.sources, notebook.sources)
     )
+
+
+def _compare_notebook(notebook: NewNotebook, remote: RemoteNotebook) -> Iterator[NotebookDifference]:
+    page = remote.url or "its page"
+    if remote.internet and not notebook.internet:
+        remedy = (
+            f"turn it off on {page} (Settings), and verify the account's phone number,"
+            " without which Kaggle may reset settings; then run the same command again"
+        )
+        yield NotebookDifference(summary="its internet access is on", remedy=remedy, is_exposed=True)
+    if notebook.internet and not remote.internet:
+        yield NotebookDifference(summary="its internet access is off", remedy=_NO_INTERNET)
+    if notebook.private and not remote.private:
+        remedy = f"make it private at once on {page} (Share)"
+        yield NotebookDifference(summary="it is public", remedy=remedy, is_exposed=True)
+    if remote.private and not notebook.private:
+        yield NotebookDifference(summary="it is private")
+    if normalise_cells(remote.text) != normalise_cells(notebook.text):
+        yield NotebookDifference(summary="its cells differ", is_rewritten_text=True)
+    site = remote.url.partition("/code/")[0]
+    for kind, ref in _list_missing_sources(notebook.sources, remote.sources):
+        remedy = suggest_source_fix(kind, ref, site)
+        yield NotebookDifference(summary=f"the {kind} '{ref}' is not attached", remedy=remedy)
+    yield from _compare_machine(notebook, remote)
+
+
+def _compare_machine(notebook: NewNotebook, remote: RemoteNotebook) -> Iterator[NotebookDifference]:
+    shape, remote_shape = (
+        "" if version.machine_shape.lower() in _NO_MACHINE else version.machine_shape.casefold()
+        for version in (notebook, remote)
+    )
+    has_accelerator = bool(notebook.gpu or shape)
+    if has_accelerator != bool(remote.gpu or remote_shape):
+        summary = "no accelerator" if has_accelerator else "an accelerator that was not requested"
+        yield NotebookDifference(summary=f"it has {summary}")
+    elif shape and remote_shape and shape != remote_shape:
+        summary = f"its machine is '{remote.machine_shape}', not '{notebook.machine_shape}'"
+        yield NotebookDifference(summary=summary)
+    # Only the digest identifies an image, not its registry or tag.
+    digest, remote_digest = (version.image.rpartition("@")[2].casefold() for version in (notebook, remote))
+    if digest and digest != remote_digest:
+        yield NotebookDifference(
+            summary=f"its image is '{remote.image or 'not pinned'}', not '{notebook.image}'",
+            remedy="Kaggle may have removed this image: capture the current one ('offline-kit image capture'),"
+            " or remove `pin_image`",
+        )
 
 
 def suggest_source_fix(kind: str, ref: str, site: str) -> str:
@@ -120,65 +138,14 @@ def suggest_source_fix(kind: str, ref: str, site: str) -> str:
     )
 
 
-def _suggest_internet_off(remote: RemoteNotebook) -> str:
-    return (
-        f"turn it off on {remote.url or 'its page'} (Settings), and verify the account's phone number,"
-        " without which Kaggle may reset settings; then run the same command again"
-    )
-
-
-def _normalise_source(source: str) -> str:
-    return source.replace("\r\n", "\n").rstrip("\n")
-
-
 def _list_missing_sources(expected: NotebookSources, attached: NotebookSources) -> list[tuple[str, str]]:
-    return [
-        (KINDS[field.name], ref)
-        for field in fields(NotebookSources)
-        for ref in getattr(expected, field.name)
-        if not _is_among(ref, getattr(attached, field.name))
-    ]
-
-
-def _is_among(ref: str, candidates: Collection[str]) -> bool:
-    """Tell whether a source is among others; a missing version matches any version."""
-    ref_words = ref.casefold().split("/")
-    return any(
-        all(
-            word == other_word
-            for word, other_word in zip(ref_words, candidate.casefold().split("/"), strict=False)
-        )
-        for candidate in candidates
-    )
-
-
-def _compare_accelerator(notebook: NewNotebook, remote: RemoteNotebook) -> tuple[NotebookDifference, ...]:
-    expected_shape, remote_shape = (
-        version.machine_shape if version.machine_shape.lower() not in _NO_MACHINE else ""
-        for version in (notebook, remote)
-    )
-    if bool(notebook.gpu or expected_shape) != bool(remote.gpu or remote_shape):
-        summary = (
-            "it has no accelerator"
-            if notebook.gpu or expected_shape
-            else "it has an accelerator that was not requested"
-        )
-        return (NotebookDifference(summary=summary),)
-    if expected_shape and remote_shape and expected_shape.casefold() != remote_shape.casefold():
-        return (NotebookDifference(summary=f"its machine is '{remote_shape}', not '{expected_shape}'"),)
-    return ()
-
-
-def _compare_image(notebook: NewNotebook, remote: RemoteNotebook) -> tuple[NotebookDifference, ...]:
-    expected_digest, remote_digest = (
-        version.image.rpartition("@")[2].casefold() for version in (notebook, remote)
-    )
-    if not expected_digest or expected_digest == remote_digest:
-        return ()
-    return (
-        NotebookDifference(
-            summary=f"its image is '{remote.image or 'not pinned'}', not '{notebook.image}'",
-            remedy="Kaggle may have removed this image: capture the current one ('offline-kit image capture'),"
-            " or remove `pin_image`",
-        ),
-    )
+    """Return kind ("dataset", ...) and name of each source that is not attached in any version."""
+    missing = []
+    for field in fields(NotebookSources):
+        attached_words = [ref.casefold().split("/") for ref in getattr(attached, field.name)]
+        for ref in getattr(expected, field.name):
+            words = ref.casefold().split("/")
+            # A missing version matches any version.
+            if not any(words[: len(other)] == other[: len(words)] for other in attached_words):
+                missing.append((field.name.removesuffix("s"), ref))
+    return missing

@@ -9,8 +9,8 @@ from typing import TypeVar
 
 from offline_kit.core import files
 from offline_kit.core.errors import OfflineKitError, OutsideError, ProjectError, UsageError
-from offline_kit.core.report import SILENT, Reporter, Say
-from offline_kit.core.retry import TransientError
+from offline_kit.core.report import SILENT, Reporter
+from offline_kit.core.retry import TransientError, retry_call
 from offline_kit.kaggle.client.api_types import (
     UNKNOWN,
     LogLine,
@@ -23,7 +23,7 @@ from offline_kit.kaggle.client.api_types import (
 from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.push import push_notebook, run_logs
 from offline_kit.kaggle.push.journal import PushSettings
-from offline_kit.kaggle.push.poll_policy import poll_until, wait_until_shown
+from offline_kit.kaggle.push.poll_policy import StatusLine, wait_until_shown
 from offline_kit.kaggle.push.push_notebook import PushedNotebook
 from offline_kit.rehearsal import causes, execution
 from offline_kit.rehearsal.causes import Explanation
@@ -33,7 +33,7 @@ RUN_TIMEOUT_SECONDS = 13 * 3600.0
 LOG_NAME = "log.txt"
 _LOG_EVERY = 4  # maximum poll intervals between two requests for the log of a running notebook
 _SHOWN = 10
-_RETRY_HINT = "run the same command again: it continues to wait, and nothing is pushed twice"
+_ERROR_PAGE = (b"<!doctype", b"<html", b"<?xml", b'{"error"', b'{"code"')
 _T = TypeVar("_T")
 
 
@@ -48,7 +48,6 @@ class FinishedRun:
     """A complete run."""
 
     ref: str
-    """"owner/slug"."""
     version: int
     seconds: float
     """Duration by the run's log, or else by our clock."""
@@ -69,11 +68,15 @@ def push_and_follow(
 
     If the run started before its kit was visible, warn and push the notebook once more.
     """
-    pushed = push_notebook.push_notebook(notebook, kaggle, settings, report)
-    try:
+
+    def follow_pushed() -> tuple[PushedNotebook, FinishedRun]:
         return pushed, follow_run(
             notebook.ref, pushed.version, kaggle, settings, report, timeout=timeout, log_folder=log_folder
         )
+
+    pushed = push_notebook.push_notebook(notebook, kaggle, settings, report)
+    try:
+        return follow_pushed()
     except KitNotMountedError as error:
         report.warn(
             f"version {pushed.version} of '{notebook.ref}' ran before its kit was visible; pushing it once more"
@@ -81,9 +84,7 @@ def push_and_follow(
         )
         push_notebook.void_version(notebook, pushed.version, settings)
     pushed = push_notebook.push_notebook(notebook, kaggle, settings, report)
-    return pushed, follow_run(
-        notebook.ref, pushed.version, kaggle, settings, report, timeout=timeout, log_folder=log_folder
-    )
+    return follow_pushed()
 
 
 def follow_run(
@@ -99,39 +100,41 @@ def follow_run(
     """Wait until the run of exactly this version has finished, at most `timeout` seconds.
 
     Raises ProjectError for a failed run, with the cell, its error, the cause and a fix, and
-    NotMountedError if it found no kit; OutsideError if it was cancelled, does not start or does not
+    KitNotMountedError if it found no kit; OutsideError if it was cancelled, does not start or does not
     finish in time. The log is written to `log_folder`, for failed runs too.
     """
-    began = time.monotonic()
-    watch = _RunWatcher(ref, version, kaggle, settings, report)
-    try:
-        run = watch.check_ended()
-    except TransientError:
-        with report.waiting(
-            f"version {version} of '{ref}' runs on {kaggle.fetch_account().server_name}"
-        ) as watch.show_status:
-            run = poll_until(
-                watch.check_ended,
-                settings.poll_policy.retry_policy(timeout),
-                lambda e: _build_timeout_error(ref, version, str(e)),
-            )
-    log = (
-        _read_after_end(lambda: kaggle.get_run_log(ref, version), settings)
-        if run.state != "cancelacknowledged"
-        else ()
-    )
+
+    def read_after_end(read: Callable[[], tuple[_T, ...]]) -> tuple[_T, ...]:
+        # An empty answer may not be final.
+        policy = settings.poll_policy.retry_policy(settings.poll_policy.visibility_timeout / 6)
+        return wait_until_shown(lambda: read() or None, policy) or ()
+
+    began, name = time.monotonic(), f"version {version} of '{ref}'"
+    with StatusLine(report, f"{name} runs on {kaggle.fetch_account().server_name}") as line:
+        watcher = _RunWatcher(ref, version, kaggle, settings, report, line)
+        run = retry_call(
+            watcher.check_ended,
+            settings.poll_policy.retry_policy(timeout),
+            give_up=lambda trouble: OutsideError(
+                f"the run of {name} has not finished in time: {trouble}",
+                code="notebook-run-timeout",
+                hint="run the same command again: it continues to wait, and nothing is pushed twice",
+            ),
+        )
+    is_cancelled = run.state == "cancelacknowledged"
+    log = () if is_cancelled else read_after_end(lambda: kaggle.get_run_log(ref, version))
     if log_folder:
-        save_log(log, log_folder)
-    if run.state == "cancelacknowledged":
+        _save_log(log, log_folder)
+    if is_cancelled:
         raise OutsideError(
-            f"the run of version {version} of '{ref}' was cancelled",
+            f"the run of {name} was cancelled",
             code="notebook-run-cancelled",
             hint="run the same command again: it pushes a new version",
             details=[run.failure_message] if run.failure_message else (),
         )
     if lost := run_logs.find_unmounted_kit(log):
         raise KitNotMountedError(
-            f"version {version} of '{ref}' ran without its kit: {lost}",
+            f"{name} ran without its kit: {lost}",
             hint="run 'offline-kit push' again: the run started before the dataset was visible",
         )
     if run.state == "error":
@@ -141,18 +144,7 @@ def follow_run(
         version=version,
         seconds=run_logs.run_seconds(log) or time.monotonic() - began,
         log=log,
-        outputs=_read_after_end(lambda: kaggle.list_run_outputs(ref, version), settings),
-    )
-
-
-def _read_after_end(ask: Callable[[], tuple[_T, ...]], settings: PushSettings) -> tuple[_T, ...]:
-    """Return what a finished run left; an empty answer may not be final, so wait for more."""
-    return (
-        wait_until_shown(
-            lambda: ask() or None,
-            settings.poll_policy.retry_policy(settings.poll_policy.visibility_timeout / 6),
-        )
-        or ()
+        outputs=read_after_end(lambda: kaggle.list_run_outputs(ref, version)),
     )
 
 
@@ -160,32 +152,43 @@ class _RunWatcher:
     """Poll a run and update the status line."""
 
     def __init__(
-        self, ref: str, version: int, kaggle: KaggleClient, settings: PushSettings, report: Reporter
+        self,
+        ref: str,
+        version: int,
+        kaggle: KaggleClient,
+        settings: PushSettings,
+        report: Reporter,
+        line: StatusLine,
     ) -> None:
-        self._ref, self._version, self._kaggle, self._report = ref, version, kaggle, report
-        self._poll_policy = settings.poll_policy
-        self.show_status: Say = lambda _words: None
+        self._ref, self._version = ref, version
+        self._kaggle = kaggle
+        self._policy = settings.poll_policy
+        self._report, self._line = report, line
         self._began = self._last_shown = self._answered = time.monotonic()
         self._logged = float("-inf")
-        self._last = ""
+        self._last_words = ""
         self._unknown_state = ""
 
     def check_ended(self) -> RunStatus:
-        """Return the state of a finished run; raises PassingError while it is running."""
+        """Return the state of a finished run; raises TransientError while it is running."""
         try:
             run = self._kaggle.get_notebook_run(self._ref, self._version)
         except (RefusedError, NoResponseError, UnreachableError) as error:
             if isinstance(error, RefusedError) and not error.is_temporary:
                 raise
             # A run takes hours: tolerate network failures for a while.
-            if time.monotonic() - self._answered > self._poll_policy.processing_timeout:
+            if time.monotonic() - self._answered > self._policy.processing_timeout:
                 raise
-            self.show_status(f"no answer: {error.what}")
+            self._line.update_status(f"no answer: {error.what}")
             raise TransientError(error.what) from error
         now = self._answered = time.monotonic()
         if run is None:
-            if now - self._last_shown > self._poll_policy.visibility_timeout:
-                raise _build_no_run_error(self._ref, self._version)
+            if now - self._last_shown > self._policy.visibility_timeout:
+                raise OutsideError(
+                    f"version {self._version} of '{self._ref}' has no run",
+                    code="notebook-run-missing",
+                    hint="run the same command again: it pushes a new version",
+                )
             raise TransientError("its run is not visible yet")
         self._last_shown = now
         if run.state in ("complete", "error", "cancelacknowledged"):
@@ -197,25 +200,20 @@ class _RunWatcher:
                 f"the state of version {self._version} of '{self._ref}' is {run.state}, which this version of"
                 f" offline-kit does not know; it keeps waiting; check {page}"
             )
-        self._update_status(run.state, now)
-        raise TransientError(f"it is '{run.state}'")
-
-    def _update_status(self, state: str, now: float) -> None:
-        if state == "running" and now - self._logged > _LOG_EVERY * self._poll_policy.max_interval:
+        if run.state == "running" and now - self._logged > _LOG_EVERY * self._policy.max_interval:
             self._logged = now
             try:
-                self._last = run_logs.last_line(self._kaggle.get_run_log(self._ref, self._version))
+                log = self._kaggle.get_run_log(self._ref, self._version)
+                self._last_words = f": {run_logs.last_line(log)}"
             except OfflineKitError:
-                self._last = ""  # only the status line lacks it
-        words = [state, f"{(now - self._began) / 60:.0f} min"]
-        self.show_status(", ".join(words) + (f": {self._last}" if self._last else ""))
+                self._last_words = ""  # only the status line lacks it
+        minutes = (now - self._began) / 60
+        self._line.update_status(f"{run.state}, {minutes:.0f} min{self._last_words}".removesuffix(": "))
+        raise TransientError(f"it is '{run.state}'")
 
 
-def save_log(log: Sequence[LogLine], folder: Path) -> Path:
-    """Write a log as plain text to `folder` and return its path."""
-    path = folder / LOG_NAME
-    files.write_atomic(path, run_logs.plain_text(log))
-    return path
+def _save_log(log: Sequence[LogLine], folder: Path) -> None:
+    files.write_atomic(folder / LOG_NAME, run_logs.plain_text(log))
 
 
 def fetch_outputs(
@@ -227,14 +225,21 @@ def fetch_outputs(
     OutsideError if the download is not the file.
     """
     if missing := [name for name in names if name not in finished.outputs]:
-        raise _build_missing_output_error(finished, missing)
-    run = (finished.ref, finished.version)
+        outputs = finished.outputs
+        omitted = f" and {len(outputs) - _SHOWN} more" if len(outputs) > _SHOWN else ""
+        written = f"written instead: {', '.join(outputs[:_SHOWN])}{omitted}"
+        raise ProjectError(
+            f"version {finished.version} of '{finished.ref}' completed without writing '{missing[0]}'",
+            code="submission-file-missing",
+            hint=f"write '{missing[0]}' to /kaggle/working: Kaggle calls this 'Submission CSV Not Found'",
+            details=[written if outputs else "nothing was written there"],
+        )
     paths = []
     with report.progress("downloading the output", len(names), unit="files") as advance:
         for name in names:
-            paths.append(fetch_output(run, name, kaggle, folder))
+            paths.append(fetch_output((finished.ref, finished.version), name, kaggle, folder))
             advance(1)
-    save_log(finished.log, folder)  # at last: `find_fetched_output` takes all beside it for this run's
+    _save_log(finished.log, folder)  # at last: `find_fetched_output` takes all beside it for this run's
     return tuple(paths)
 
 
@@ -249,21 +254,6 @@ def find_fetched_output(finished: FinishedRun, folder: Path, name: str) -> Path 
     return path if log.read_text(encoding="utf-8") == run_logs.plain_text(finished.log) else None
 
 
-def _build_missing_output_error(finished: FinishedRun, missing: Sequence[str]) -> ProjectError:
-    outputs = finished.outputs
-    omitted = f" and {len(outputs) - _SHOWN} more" if len(outputs) > _SHOWN else ""
-    return ProjectError(
-        f"version {finished.version} of '{finished.ref}' completed without writing '{missing[0]}'",
-        code="submission-file-missing",
-        hint=f"write '{missing[0]}' to /kaggle/working: Kaggle calls this 'Submission CSV Not Found'",
-        details=[
-            f"written instead: {', '.join(outputs[:_SHOWN])}{omitted}"
-            if outputs
-            else "nothing was written there"
-        ],
-    )
-
-
 def _build_failed_error(
     ref: str,
     version: int,
@@ -274,66 +264,39 @@ def _build_failed_error(
 ) -> ProjectError:
     """Return the error for a failed run: the cell, its error, cause, fix, and links."""
     notebook = kaggle.get_notebook(ref, version)
+    server_name = kaggle.fetch_account().server_name
     run_failure = run_logs.analyse_failure(log, notebook.text if notebook else "")
     explained = causes.explain_failure(run_failure.message or run.failure_message)
     if failure := run_failure.failure:
         explained = Explanation(code=failure.code, cause=failure.what, remedy=failure.hint)
     elif not explained.code:
         explained = causes.explain_failure(run.failure_message)
-    error = run_failure.error or run_logs.plain_text(log).splitlines()
-    label = _label_cell(run_failure.cell, notebook.text if notebook else "")
-    summary = f"{label} failed" if label else "the notebook failed"
-    server_name = kaggle.fetch_account().server_name
-    server_words = (
-        [f"{server_name} says: {run.failure_message}"]
-        if run.failure_message and run.failure_message not in run_failure.message
-        else []
-    )
-    links = [f"full log: {log_folder / LOG_NAME}"] if log_folder else []
-    links += [f"its page: {notebook.url}"] if notebook and server_name == "Kaggle" else []
+    label = ""
+    if run_failure.cell:
+        try:
+            cells = json.loads(notebook.text if notebook else "")["cells"]
+            sources = ["".join(cell.get("source", "")) for cell in cells]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            sources = []
+        label = execution.label_cell(run_failure.cell, execution.count_added_cells(sources))
+    details: list[str] = []
+    if run_failure.source:
+        details += [*execution.quote_cell(label, run_failure.source), ""]
+    details += [*execution.shorten_error(run_failure.error or run_logs.plain_text(log).splitlines()), ""]
+    if run.failure_message and run.failure_message not in run_failure.message:
+        details.append(f"{server_name} says: {run.failure_message}")
+    if explained.cause:
+        details.append(f"cause: {explained.cause}")
+    if log_folder:
+        details.append(f"full log: {log_folder / LOG_NAME}")
+    if notebook and server_name == "Kaggle":
+        details.append(f"its page: {notebook.url}")
     return ProjectError(
-        f"{summary} on {server_name}: version {version} of '{ref}'",
+        f"{label or 'the notebook'} failed on {server_name}: version {version} of '{ref}'",
         hint=explained.remedy or "fix it, rehearse it with 'offline-kit rehearse', and push again",
         code=explained.code or "notebook-run-failed",
-        details=[
-            *([*execution.quote_cell(label, run_failure.source), ""] if run_failure.source else []),
-            *execution.shorten_error(error),
-            "",
-            *server_words,
-            *[f"cause: {explained.cause}"] * bool(explained.cause),
-            *links,
-        ],
+        details=details,
     )
-
-
-def _label_cell(cell_number: int, notebook: str) -> str:
-    """Return the failed cell's label, as in a rehearsal; empty if it is unknown."""
-    if not cell_number:
-        return ""
-    try:
-        sources = ["".join(cell.get("source", "")) for cell in json.loads(notebook)["cells"]]
-    except (ValueError, KeyError, TypeError, AttributeError):
-        sources = []
-    return execution.label_cell(cell_number, execution.count_added_cells(sources))
-
-
-def _build_no_run_error(ref: str, version: int) -> OutsideError:
-    return OutsideError(
-        f"version {version} of '{ref}' has no run",
-        code="notebook-run-missing",
-        hint="run the same command again: it pushes a new version",
-    )
-
-
-def _build_timeout_error(ref: str, version: int, detail: str) -> OutsideError:
-    return OutsideError(
-        f"the run of version {version} of '{ref}' has not finished in time: {detail}",
-        code="notebook-run-timeout",
-        hint=_RETRY_HINT,
-    )
-
-
-_ERROR_PAGE = (b"<!doctype", b"<html", b"<?xml", b'{"error"', b'{"code"')
 
 
 def fetch_output(run: tuple[str, int], name: str, kaggle: KaggleClient, folder: Path) -> Path:
@@ -354,7 +317,9 @@ def fetch_output(run: tuple[str, int], name: str, kaggle: KaggleClient, folder: 
     try:
         part.unlink(missing_ok=True)
         size = kaggle.download_run_output(*run, name, part)
-        if _is_error_page(part, name):
+        with part.open("rb") as stream:
+            is_error_page = stream.read(64).lstrip().lower().startswith(_ERROR_PAGE)
+        if is_error_page and not name.lower().endswith((".html", ".htm", ".xml", ".svg", ".json")):
             raise OutsideError(
                 f"the output '{name}' could not be downloaded: Kaggle sent an error page of {size} bytes",
                 code="output-not-downloaded",
@@ -364,10 +329,3 @@ def fetch_output(run: tuple[str, int], name: str, kaggle: KaggleClient, folder: 
     finally:
         part.unlink(missing_ok=True)
     return path
-
-
-def _is_error_page(path: Path, name: str) -> bool:
-    if name.lower().endswith((".html", ".htm", ".xml", ".svg", ".json")):
-        return False
-    with path.open("rb") as stream:
-        return stream.read(64).lstrip().lower().startswith(_ERROR_PAGE)

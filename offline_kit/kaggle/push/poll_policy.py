@@ -2,18 +2,18 @@
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TypeVar
 
 from offline_kit.core.errors import OfflineKitError, OutsideError
-from offline_kit.core.report import Say
+from offline_kit.core.report import Reporter, Say
 from offline_kit.core.retry import PATIENT, RetryPolicy, TransientError, retry_call
 from offline_kit.kaggle.client.api_types import NoResponseError, RefusedError, UnreachableError
 from offline_kit.kaggle.client.calls import READ_SECONDS
 
-_NEVER = 10**6
+# Kaggle answers 403 and 404 for something that was just created, too.
 _ABSENT = frozenset({403, 404})
-"""Kaggle's answers for something that was just created, too."""
 _T = TypeVar("_T")
 
 
@@ -35,7 +35,7 @@ class PollPolicy:
     def retry_policy(self, seconds: float) -> RetryPolicy:
         """Return a retry policy that polls for so many seconds."""
         return RetryPolicy(
-            attempts=_NEVER,
+            attempts=10**6,
             backoff=self.first_interval,
             longest=self.max_interval,
             deadline=seconds,
@@ -58,11 +58,31 @@ class KaggleTiming:
 DEFAULT_TIMING = KaggleTiming()
 
 
-def poll_until(
-    check: Callable[[], _T], policy: RetryPolicy, give_up: Callable[[Exception], OfflineKitError]
-) -> _T:
-    """Return what `check` sees once it raises PassingError no more; when patience ends, raises what `give_up` makes of it."""
-    return retry_call(check, policy, give_up=give_up)
+class StatusLine(ExitStack):
+    """A status line that appears with its first update."""
+
+    def __init__(self, report: Reporter, text: str) -> None:
+        super().__init__()
+        self._report, self._text = report, text
+        self._say: Say | None = None
+
+    def update_status(self, status: str) -> None:
+        """Show the newest status."""
+        if self._say is None:
+            self._say = self.enter_context(self._report.waiting(self._text))
+        self._say(status)
+
+
+class GracePeriod:
+    """A time that begins when its end is asked for first."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds, self._began = seconds, 0.0
+
+    def is_over(self) -> bool:
+        """Whether it has ended."""
+        self._began = self._began or time.monotonic()
+        return time.monotonic() - self._began > self._seconds
 
 
 def ignore_transient(check: Callable[[], _T], show_status: Say = lambda _words: None) -> Callable[[], _T]:
@@ -71,14 +91,14 @@ def ignore_transient(check: Callable[[], _T], show_status: Say = lambda _words: 
     def check_once() -> _T:
         try:
             return check()
-        except RefusedError as refusal:
-            if refusal.status in _ABSENT or refusal.is_temporary:
-                show_status(f"no answer: {refusal.what}")
-                raise TransientError(refusal.what, refusal.retry_after) from refusal
-            raise
-        except (NoResponseError, UnreachableError) as lost:
-            show_status(f"no answer: {lost.what}")
-            raise TransientError(lost.what) from lost
+        except (RefusedError, NoResponseError, UnreachableError) as error:
+            wait = None
+            if isinstance(error, RefusedError):
+                if error.status not in _ABSENT and not error.is_temporary:
+                    raise
+                wait = error.retry_after
+            show_status(f"no answer: {error.what}")
+            raise TransientError(error.what, wait) from error
 
     return check_once
 
@@ -96,7 +116,7 @@ def wait_until_shown(check: Callable[[], _T | None], policy: RetryPolicy) -> _T 
         return result
 
     try:
-        return poll_until(ignore_transient(check_shown), policy, find_cause)
+        return retry_call(ignore_transient(check_shown), policy, give_up=find_cause)
     except NotShownError:
         return None
 

@@ -19,10 +19,9 @@ class QueuedSubmission:
 
     submission: Submission
     notebook: str = ""
-    """"owner/slug"; empty if it bears no mark of ours: it was made by hand."""
+    """Empty if it bears no tag of ours: it was made by hand."""
     version: int = 0
     datasets: tuple[str, ...] = ()
-    """"owner/slug" of each attached dataset."""
     parts: Mapping[str, str] = field(default_factory=dict)
     """Ids of the parts that it needs, by name; empty if unknown."""
 
@@ -34,8 +33,26 @@ def list_queued(
     queued = []
     for submission in kaggle.list_submissions(competition):
         ledger.update_entry(submission)
-        if not submission.is_finished:
-            queued.append(_inspect_queued(submission, kaggle, ledger))
+        if submission.is_finished:
+            continue
+        tag = parse_tag(submission.message)
+        if tag is None:
+            queued.append(QueuedSubmission(submission=submission))
+            continue
+        notebook = kaggle.get_notebook(tag.notebook, tag.version)
+        parts: Mapping[str, str] = parse_part_ids(notebook.text) if notebook else {}
+        if not parts:
+            entries = reversed(ledger.find_by_version(tag.notebook, tag.version))
+            parts = next((entry.parts for entry in entries if entry.parts), {})
+        queued.append(
+            QueuedSubmission(
+                submission=submission,
+                notebook=tag.notebook,
+                version=tag.version,
+                datasets=notebook.sources.datasets if notebook else (),
+                parts=parts,
+            )
+        )
     return tuple(queued)
 
 
@@ -47,45 +64,20 @@ def find_disturbed(
     `changed` has the id of the part that each of these datasets holds, "" for none; `parts` are the ids
     that the datasets will hold afterwards. Submissions that are broken already are not reported.
     """
-    held_parts = {ref.lower(): part for ref, part in changed.items()}
-    return tuple(
-        line
-        for submission in waiting
-        if held_parts and (line := _describe_conflict(submission, held_parts, frozenset(parts)))
-    )
-
-
-def _inspect_queued(
-    submission: Submission, kaggle: KaggleClient, ledger: SubmissionLedger
-) -> QueuedSubmission:
-    mark = parse_tag(submission.message)
-    if mark is None:
-        return QueuedSubmission(submission=submission)
-    notebook = kaggle.get_notebook(mark.notebook, mark.version)
-    ledger_parts = next(
-        (e.parts for e in reversed(ledger.find_by_version(mark.notebook, mark.version)) if e.parts), {}
-    )
-    return QueuedSubmission(
-        submission=submission,
-        notebook=mark.notebook,
-        version=mark.version,
-        datasets=notebook.sources.datasets if notebook else (),
-        parts=(parse_part_ids(notebook.text) if notebook else {}) or ledger_parts,
-    )
-
-
-def _describe_conflict(queued: QueuedSubmission, changed: Mapping[str, str], parts: Collection[str]) -> str:
-    name = f"submission {queued.submission.ref} has not run yet"
-    if not queued.notebook:
-        return (
-            f"{name}; it was submitted by hand, and may use changed datasets: '{queued.submission.message}'"
-        )
-    used = sorted(ref for ref in queued.datasets if ref.lower() in changed)
-    if not used and queued.datasets:
-        return ""
-    held_ids = frozenset(changed.values())
-    lost = sorted(part for part, ident in queued.parts.items() if ident in held_ids and ident not in parts)
-    if queued.parts and not lost:
-        return ""
-    subject = f"part {', '.join(lost)}" if lost else "what is there now"
-    return f"{name}; it uses {subject} of {', '.join(used) or 'its datasets'} (version {queued.version} of '{queued.notebook}')"
+    held_ids = {ref.lower(): part_id for ref, part_id in changed.items()}
+    lost_ids = frozenset(held_ids.values()) - frozenset(parts)
+    lines = []
+    for queued in waiting if held_ids else ():
+        used = sorted(ref for ref in queued.datasets if ref.lower() in held_ids)
+        lost = sorted(name for name, part_id in queued.parts.items() if part_id in lost_ids)
+        name = f"submission {queued.submission.ref} has not run yet"
+        if not queued.notebook:
+            message = queued.submission.message
+            lines.append(f"{name}; it was submitted by hand, and may use changed datasets: '{message}'")
+        elif (used or not queued.datasets) and (lost or not queued.parts):
+            subject = f"part {', '.join(lost)}" if lost else "what is there now"
+            datasets = ", ".join(used) or "its datasets"
+            lines.append(
+                f"{name}; it uses {subject} of {datasets} (version {queued.version} of '{queued.notebook}')"
+            )
+    return tuple(lines)

@@ -30,7 +30,6 @@ class RunFailure:
     message: str = ""
     """The error and the errors that caused it, without tracebacks."""
     failure: KitError | None = None
-    """The notebook runtime's own error, if that is what ended the run."""
 
 
 def plain_text(log: Sequence[LogLine]) -> str:
@@ -61,25 +60,23 @@ def find_unmounted_kit(log: Sequence[LogLine]) -> str:
 def analyse_failure(log: Sequence[LogLine], notebook: str) -> RunFailure:
     """Return why a run of a notebook (its JSON text) failed."""
     text = plain_text(log)
-    head = list(_PAPERMILL.finditer(text))
-    start = head[-1].end() if head else _find_traceback(text)
+    heads = list(_PAPERMILL.finditer(text))
+    start = heads[-1].end() if heads else _find_traceback(text)
     end = _CONVERTING.search(text, max(start, 0))
     # After a failure, Kaggle still converts the notebook with nbconvert, whose log comes last.
     section = text[max(start, 0) : end.start() if end else None]
     code = _code_cells(notebook)
-    number = (
-        _resolve_cell_number(head[-1][1] if head else "", code)
-        or _match_traceback_cell(section, code)
-        or _find_last_begun(text, code)
-    )
-    lines = tuple(line for line in section.splitlines() if line.strip().strip("-"))
+    cell = _find_failed_cell(text, heads[-1][1] if heads else "", section, code)
+    lines = tuple(line for line in section.splitlines() if line.strip().strip("-")) if start >= 0 else ()
     if lines and "DeadKernelError" in lines[-1]:
         lines = lines[-1:]  # the frames are papermill's own
+    raised = [index for index, line in enumerate(lines) if _RAISED.match(line)]
+    message = [*(lines[index] for index in raised[:-1]), *lines[raised[-1] if raised else -1 :]]
     return RunFailure(
-        cell=number,
-        source=code.get(number, ""),
-        error=lines if start >= 0 else (),
-        message=_extract_message(lines) if start >= 0 else "",
+        cell=cell,
+        source=code.get(cell, ""),
+        error=lines,
+        message="\n".join(message),
         failure=find_failure(text),
     )
 
@@ -97,46 +94,33 @@ def _find_traceback(text: str) -> int:
 
 def _code_cells(notebook: str) -> dict[int, str]:
     """Return the source of the code cells, by their number among all cells."""
+    code = {}
     try:
-        cells = json.loads(notebook)["cells"]
-        sources = {
-            number: "".join(cell["source"])
-            for number, cell in enumerate(cells, 1)
-            if cell["cell_type"] == "code"
-        }
+        for number, cell in enumerate(json.loads(notebook)["cells"], 1):
+            source = "".join(cell["source"])
+            if cell["cell_type"] == "code" and source.strip():
+                code[number] = source
     except (ValueError, KeyError, TypeError):
         return {}
-    return {number: source for number, source in sources.items() if source.strip()}
+    return code
 
 
-def _resolve_cell_number(number: str, code: dict[int, str]) -> int:
-    """Return the cell of papermill's "In [number]", which counts executed cells only."""
+def _find_failed_cell(text: str, executed: str, section: str, code: dict[int, str]) -> int:
+    """Return the number of the failed cell among all cells, 0 if it is unknown."""
+    # papermill's "In [number]" counts executed cells only.
     numbers = list(code)
-    return numbers[int(number) - 1] if number.isdigit() and 0 < int(number) <= len(numbers) else 0
-
-
-def _match_traceback_cell(section: str, code: dict[int, str]) -> int:
-    """Return the only cell that contains the line of a traceback's arrow, outermost frame first."""
+    if executed.isdigit() and 0 < int(executed) <= len(numbers):
+        return numbers[int(executed) - 1]
+    # The only cell that has the line of a traceback's arrow, outermost frame first.
     for arrow in _ARROW.finditer(section):
-        number, words = int(arrow[1]), arrow[2].strip()
+        line_number, line = int(arrow[1]), arrow[2].strip()
         having = [
-            cell_number
-            for cell_number, source in code.items()
-            if number <= len(lines := source.splitlines()) and lines[number - 1].strip() == words
+            number
+            for number, source in code.items()
+            if [words.strip() for words in source.splitlines()][line_number - 1 : line_number] == [line]
         ]
         if len(having) == 1:
             return having[0]
-    return 0
-
-
-def _find_last_begun(text: str, code: dict[int, str]) -> int:
-    """Return the last cell that papermill started: the kernel died or was stopped there."""
+    # The last cell that papermill started: the kernel died or was stopped there.
     begun = _BEGUN.findall(text)
     return int(begun[-1]) if begun and int(begun[-1]) in code else 0
-
-
-def _extract_message(lines: Sequence[str]) -> str:
-    raised = [index for index, line in enumerate(lines) if _RAISED.match(line)]
-    if not raised:
-        return lines[-1] if lines else ""
-    return "\n".join([*(lines[index] for index in raised[:-1]), *lines[raised[-1] :]])

@@ -1,82 +1,155 @@
-"""Upload the files of a part in parallel; the first failure stops all."""
+"""Upload a part and create a version of its dataset or model from it, at most once."""
 
 import re
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from offline_kit.core.errors import ProjectError
-from offline_kit.core.files import sha256_of
-from offline_kit.core.report import SILENT, Advance, Reporter
-from offline_kit.core.retry import StoppedError, stop_waits_on
+from offline_kit.core.errors import OutsideError, ProjectError
+from offline_kit.core.files import format_size, sha256_of
+from offline_kit.core.report import Advance, Reporter
+from offline_kit.core.retry import StoppedError, TransientError, retry_call, stop_waits_on
 from offline_kit.core.thread_pool import cancelling_pool
 from offline_kit.kaggle.client.api_types import RefusedError
+from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.client.uploads import Uploader, UploadFile
+from offline_kit.kaggle.push.dataset_plan import build_incomplete_error
+from offline_kit.kaggle.push.journal import Effect, PushSettings, recover_interrupted, run_once
+from offline_kit.kaggle.push.kit_parts import RemotePartState, find_differences
+from offline_kit.kaggle.push.poll_policy import (
+    GracePeriod,
+    StatusLine,
+    ignore_transient,
+    wait_until_shown,
+)
 from offline_kit.kit import manifest
 from offline_kit.project.kaggle_names import MARKER
 from offline_kit.project.types import KitPart
 
+# The latency of each request dominates for small files.
 THREADS = 16
-"""Parallel uploads: the latency of each request dominates for small files."""
-
-_UPLOAD_WORDS = re.compile(r"\b(token|blob)", re.IGNORECASE)
-_CREDENTIAL_STATUSES = frozenset({401, 403})
-"""Refusals that speak of a token and mean the credentials, not the upload."""
 
 
-@contextmanager
-def consume_uploads(uploader: Uploader) -> Iterator[None]:
-    """Delete the stored uploads once the block has consumed them.
+class PushTarget(ABC):
+    """The dataset or the variation of a model that a part is pushed to."""
 
-    They are also deleted if Kaggle rejects their tokens, so that the next run uploads the files again.
-    """
-    try:
-        yield
-    except RefusedError as refusal:
-        if (
-            refusal.is_temporary
-            or refusal.status in _CREDENTIAL_STATUSES
-            or not _UPLOAD_WORDS.search(refusal.what)
-        ):
-            raise
-        uploader.forget_uploads()
-        hint = "run the same command again: it uploads the files again"
-        raise RefusedError(
-            refusal.what, hint=hint, code="upload-expired", status=refusal.status, after=refusal.retry_after
-        ) from refusal
-    uploader.forget_uploads()
+    kind = "DATASET"
 
+    def __init__(self, ref: str, kaggle: KaggleClient, settings: PushSettings, report: Reporter) -> None:
+        self.ref = ref
+        self.kaggle = kaggle
+        self.settings = settings
+        self.report = report
+        self.journal_target = ref if self.kind == "DATASET" else f"model:{ref}"
+        self._incomplete = GracePeriod(settings.poll_policy.visibility_timeout)
 
-def list_uploads(part: KitPart, folder: Path) -> tuple[UploadFile, ...]:
-    """Return the files of a part and its marker; raises ProjectError if the kit has changed."""
-    if manifest.read_manifest(folder).id != part.id:
-        raise ProjectError(
-            f"'{folder}' has changed since the command started",
-            code="kit-changed",
-            hint="run the same command again",
+    @abstractmethod
+    def find_newer(self, effect: Effect) -> bool:
+        """Tell whether a newer version than before the effect is visible."""
+
+    @abstractmethod
+    def read_new_version(self, effect: Effect, line: StatusLine) -> RemotePartState:
+        """Return the version that an effect created once it is ready; raises TransientError until then."""
+
+    @abstractmethod
+    def build_not_ready_error(self, trouble: Exception) -> OutsideError:
+        """Return the error for a version that is not ready in time."""
+
+    @property
+    def uploader(self) -> Uploader:
+        """The stored uploads to this target."""
+        return self.settings.create_uploader(self.kaggle, self.ref, kind=self.kind)
+
+    def wait_until_visible(self, effect: Effect) -> bool | None:
+        """Wait until a newer version is visible; None if none is within the visibility timeout."""
+        policy = self.settings.poll_policy.retry_policy(self.settings.poll_policy.visibility_timeout)
+        return wait_until_shown(lambda: self.find_newer(effect) or None, policy)
+
+    def recover_interrupted(self, timeout: float) -> bool:
+        """Recover what an earlier run sent without seeing it arrive; return whether it has appeared."""
+
+        def wait_for_effect(effect: Effect) -> bool | None:
+            visible = self.wait_until_visible(effect)
+            if visible:
+                # The version has consumed these uploads.
+                self.uploader.forget_uploads()
+            return visible
+
+        journal = self.settings.effect_journal
+        found = recover_interrupted(
+            journal, self.journal_target, wait_for_effect, self.report, processing=timeout
         )
-    marker = folder / MARKER
-    files = [
-        UploadFile(path=folder / entry.stored, name=entry.stored, size=entry.size, sha256=entry.sha256)
-        for entry in part.entries
-    ]
-    missing = [f"'{file.path}' is missing" for file in files if not file.path.is_file()]
-    if missing:
-        raise ProjectError(
-            f"the kit in '{folder}' is incomplete",
-            code="kit-damaged",
-            hint="run 'offline-kit build'",
-            details=missing,
-        )
-    size = marker.stat().st_size
-    return (*files, UploadFile(path=marker, name=MARKER, size=size, sha256=sha256_of(marker)))
+        return found is not None
+
+    def upload_part(self, part: KitPart, folder: Path, reason: str) -> dict[str, str]:
+        """Upload a part's files and marker and return their tokens by name.
+
+        Raises ProjectError if the kit has changed, and as `Uploader`.
+        """
+        files = _list_files(part, folder)
+        size, noun = format_size(sum(file.size for file in files)), "the model " * (self.kind == "MODEL")
+        self.report.step(f"Uploading {len(files)} files, {size}, to {noun}'{self.ref}': {reason}")
+        return _upload_files(files, self.uploader, f"Uploading {part.name}", self.report)
+
+    def create_version(self, effect: Effect, send: Callable[[], str]) -> None:
+        """Send the call that creates a version, at most once, and delete the stored uploads that it consumed.
+
+        They are also deleted if Kaggle rejects their tokens, so that the next run uploads the files again.
+        """
+
+        def find_effect() -> str | None:
+            return "" if self.wait_until_visible(effect) else None
+
+        description = f"the new version of '{self.ref}'"
+        try:
+            run_once(self.settings.effect_journal, effect, send, find_effect, description, self.report)
+        except RefusedError as refusal:
+            # A 401 or 403 that speaks of a token means the credentials, not the upload.
+            rejects_upload = re.search(r"\b(token|blob)", refusal.what, re.IGNORECASE)
+            if refusal.is_temporary or refusal.status in (401, 403) or not rejects_upload:
+                raise
+            self.uploader.forget_uploads()
+            raise RefusedError(
+                refusal.what,
+                hint="run the same command again: it uploads the files again",
+                code="upload-expired",
+                status=refusal.status,
+                after=refusal.retry_after,
+            ) from refusal
+        self.uploader.forget_uploads()
+
+    def check_content(self, remote: RemotePartState, effect: Effect) -> RemotePartState:
+        """Return a new version if it has the pushed marker and all of its files.
+
+        Raises TransientError until then; OutsideError if files are missing for longer than the visibility timeout.
+        """
+        part = remote.part
+        if part is None or part.id != effect.content:
+            raise TransientError(f"it does not hold this kit: {part.id[:12] if part else 'no marker'}")
+        if wrong := find_differences(part, remote.files):
+            if self._incomplete.is_over():
+                raise build_incomplete_error(self.ref, remote.version, wrong)
+            raise TransientError(f"its files are incomplete: {wrong[0]}")
+        return remote
+
+    def wait_until_ready(self, effect: Effect) -> RemotePartState:
+        """Wait until the version that an effect created is ready and return it."""
+        timeout = self.settings.poll_policy.processing_timeout
+        server_name = self.kaggle.fetch_account().server_name
+        with StatusLine(self.report, f"{server_name} processes '{self.ref}'") as line:
+            return retry_call(
+                ignore_transient(lambda: self.read_new_version(effect, line), line.update_status),
+                self.settings.poll_policy.retry_policy(timeout),
+                give_up=self.build_not_ready_error,
+            )
 
 
-def upload_all(
-    uploads: tuple[UploadFile, ...], uploader: Uploader, text: str, report: Reporter = SILENT
+def _upload_files(
+    files: Sequence[UploadFile], uploader: Uploader, text: str, report: Reporter
 ) -> dict[str, str]:
-    """Upload files in parallel, the largest first, and return their tokens by name; raises as `Uploader`."""
+    """Upload files in parallel, the largest first; the first failure stops all."""
+    total = sum(file.size for file in files)
     stop = threading.Event()
 
     def upload_one(file: UploadFile, advance: Advance) -> str:
@@ -93,10 +166,9 @@ def upload_all(
             stop.set()
             raise
 
-    total = sum(file.size for file in uploads)
     with report.progress(text, total) as advance, cancelling_pool(THREADS, stop) as pool:
         # The largest first, so that no large file is uploaded alone at the end.
-        order = sorted(uploads, key=lambda file: -file.size)
+        order = sorted(files, key=lambda file: -file.size)
         futures = {file.name: pool.submit(upload_one, file, advance) for file in order}
         try:
             return {name: future.result() for name, future in futures.items()}
@@ -104,3 +176,27 @@ def upload_all(
             # Another upload failed first: raise its error instead.
             errors = (future.exception() for future in futures.values())
             raise next(e for e in errors if e and not isinstance(e, StoppedError)) from None
+
+
+def _list_files(part: KitPart, folder: Path) -> list[UploadFile]:
+    if manifest.read_manifest(folder).id != part.id:
+        raise ProjectError(
+            f"'{folder}' has changed since the command started",
+            code="kit-changed",
+            hint="run the same command again",
+        )
+    files = [
+        UploadFile(path=folder / entry.stored, name=entry.stored, size=entry.size, sha256=entry.sha256)
+        for entry in part.entries
+    ]
+    missing = [f"'{file.path}' is missing" for file in files if not file.path.is_file()]
+    if missing:
+        raise ProjectError(
+            f"the kit in '{folder}' is incomplete",
+            code="kit-damaged",
+            hint="run 'offline-kit build'",
+            details=missing,
+        )
+    marker = folder / MARKER
+    size = marker.stat().st_size
+    return [*files, UploadFile(path=marker, name=MARKER, size=size, sha256=sha256_of(marker))]

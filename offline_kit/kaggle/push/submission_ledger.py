@@ -6,7 +6,7 @@ A later line with the same key (its number, its score) replaces the earlier one 
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -17,25 +17,21 @@ from offline_kit.kaggle.client.api_types import Submission
 
 @dataclass(frozen=True, kw_only=True)
 class LedgerEntry:
-    """One submission."""
+    """One submission; numbers and texts that are unknown are 0 and empty."""
 
     competition: str
     notebook: str
-    """"owner/slug"."""
     version: int
     file: str
     message: str
     """The description on Kaggle, including our tag; unique."""
     submission: int = 0
-    """Kaggle's number; 0 while unknown."""
     kit: str = ""
-    """Id of the kit; empty if unknown."""
     parts: Mapping[str, str] = field(default_factory=dict)
     """Part ids by part name."""
     commit: str = ""
-    """The project's git commit, marked if there were uncommitted changes; empty for none."""
+    """The project's git commit, marked if there were uncommitted changes."""
     run_seconds: float = 0.0
-    """Duration of the version's run; 0 if unknown."""
     place: str = "Kaggle"
     """"Kaggle", or "LOCAL": such scores are worth nothing elsewhere."""
     at: str = ""
@@ -44,16 +40,12 @@ class LedgerEntry:
     """"pending", "complete" or "error", as last seen."""
     error: str = ""
     score: str = ""
-    """Public score as Kaggle prints it; empty for none yet."""
     private_score: str = ""
     scored_seconds: float = 0.0
     """From the submission to its score; 0 if not observed."""
 
 
-_FIELD_NAMES = {each.name for each in fields(LedgerEntry)}
-_NEEDED = {
-    each.name for each in fields(LedgerEntry) if each.default is MISSING and each.default_factory is MISSING
-}
+_FIELD_NAMES = {attribute.name for attribute in fields(LedgerEntry)}
 
 
 class SubmissionLedger:
@@ -73,21 +65,22 @@ class SubmissionLedger:
 
         Nothing is written if nothing has changed.
         """
-        old = next(
-            (entry for entry in reversed(self.read_entries()) if _is_same_submission(entry, submission)), None
-        )
-        if old is None:
-            return None
-        new = replace(
-            old,
-            submission=submission.ref or old.submission,
-            state=submission.state,
-            error=submission.error,
-            score=submission.public_score,
-            private_score=submission.private_score,
-            scored_seconds=scored_seconds or old.scored_seconds,
-        )
-        return old if new == old else self.add_entry(new)
+        tag = parse_tag(submission.message)
+        for old in reversed(self.read_entries()):
+            has_tag = old.message == submission.message or (tag and tag == parse_tag(old.message))
+            # The number alone is not enough: a new local Kaggle counts from 1 again.
+            if has_tag and old.submission in (0, submission.ref):
+                new = replace(
+                    old,
+                    submission=submission.ref or old.submission,
+                    state=submission.state,
+                    error=submission.error,
+                    score=submission.public_score,
+                    private_score=submission.private_score,
+                    scored_seconds=scored_seconds or old.scored_seconds,
+                )
+                return old if new == old else self.add_entry(new)
+        return None
 
     def read_entries(self) -> tuple[LedgerEntry, ...]:
         """Return all submissions, oldest first, each with its latest state; invalid lines are skipped."""
@@ -96,9 +89,14 @@ class SubmissionLedger:
         except FileNotFoundError:
             return ()
         by_key: dict[tuple[str, str, str], LedgerEntry] = {}
-        for entry in map(_parse_entry, lines):
-            if entry:
-                by_key[entry.place, entry.competition, entry.message] = entry
+        for line in lines:
+            try:
+                raw: Any = json.loads(line)
+                known = {name: value for name, value in raw.items() if name in _FIELD_NAMES}
+                entry = LedgerEntry(**known)
+            except (ValueError, AttributeError, TypeError):
+                continue
+            by_key[entry.place, entry.competition, entry.message] = entry
         return tuple(by_key.values())
 
     def find_by_version(self, notebook: str, version: int) -> tuple[LedgerEntry, ...]:
@@ -112,28 +110,7 @@ class SubmissionLedger:
         return entries[-1] if entries else None
 
 
-def _is_same_submission(entry: LedgerEntry, submission: Submission) -> bool:
-    # The number alone is not enough: a new local Kaggle counts from 1 again.
-    mark = parse_tag(submission.message)
-    is_same_tag = entry.message == submission.message or (
-        mark is not None and mark == parse_tag(entry.message)
-    )
-    return is_same_tag and entry.submission in (0, submission.ref)
-
-
-def _parse_entry(line: bytes) -> LedgerEntry | None:
-    try:
-        raw: Any = json.loads(line)
-        fields_found = {name: value for name, value in raw.items() if name in _FIELD_NAMES}
-        return LedgerEntry(**fields_found) if fields_found.keys() >= _NEEDED else None
-    except (ValueError, AttributeError):
-        return None
-
-
-LONGEST_MESSAGE = 250
-"""Characters of the user's message: a truncated description would lose the tag."""
-_SHORT = 12
-_FORM = re.compile(
+_TAG = re.compile(
     r"\[offline-kit(?: kit=(?P<kit>[0-9a-f]+))? notebook=(?P<notebook>[^\s@\]]+)@v(?P<version>\d+)"
     r" file=(?P<file>[^\s\]]+)(?: again=(?P<again>\d+))?\]"
 )
@@ -144,7 +121,6 @@ class SubmissionTag:
     """What was submitted; the tag of a submission is unique."""
 
     notebook: str
-    """"owner/slug"."""
     version: int
     file: str
     kit: str = ""
@@ -155,22 +131,21 @@ class SubmissionTag:
     @property
     def as_text(self) -> str:
         """The tag as text."""
-        kit = f" kit={self.kit[:_SHORT]}" if self.kit else ""
+        kit = f" kit={self.kit[:12]}" if self.kit else ""
         repeat = f" again={self.again}" if self.again else ""
         version = f"{quote(self.notebook)}@v{self.version}"
         return f"[offline-kit{kit} notebook={version} file={quote(self.file)}{repeat}]"
 
-    def is_same_version(self, other_tag: "SubmissionTag | None") -> bool:
+    def is_same_version(self, other: "SubmissionTag | None") -> bool:
         """Tell whether the other tag is for the same version and file."""
-        return other_tag is not None and self._version_key() == other_tag._version_key()
-
-    def _version_key(self) -> tuple[str, int, str]:
-        return self.notebook.lower(), self.version, self.file
+        if other is None or self.notebook.lower() != other.notebook.lower():
+            return False
+        return (self.version, self.file) == (other.version, other.file)
 
 
 def parse_tag(message: str) -> SubmissionTag | None:
     """Return the tag in a description, None if there is none."""
-    match = _FORM.search(message)
+    match = _TAG.search(message)
     if match is None:
         return None
     return SubmissionTag(
@@ -182,35 +157,26 @@ def parse_tag(message: str) -> SubmissionTag | None:
     )
 
 
-def build_message(message: str, mark: SubmissionTag) -> str:
+def build_message(message: str, tag: SubmissionTag) -> str:
     """Return the description: the user's message on one line, then the tag."""
-    return f"{' '.join(message.split())} {mark.as_text}".strip()
+    return f"{' '.join(message.split())} {tag.as_text}".strip()
 
 
-def filter_same_version(mark: SubmissionTag, submissions: Iterable[Submission]) -> tuple[Submission, ...]:
+def filter_same_version(tag: SubmissionTag, submissions: Iterable[Submission]) -> tuple[Submission, ...]:
     """Return the submissions of the same version and file, in order."""
-    return tuple(
-        submission for submission in submissions if mark.is_same_version(parse_tag(submission.message))
-    )
+    return tuple(item for item in submissions if tag.is_same_version(parse_tag(item.message)))
 
 
-def find_exact(text: str, submissions: Iterable[Submission]) -> Submission | None:
-    """Return the submission with exactly the tag of a text; None if there is none."""
-    mark = parse_tag(text)
-    return (
-        next(
-            (
-                submission
-                for submission in filter_same_version(mark, submissions)
-                if _repeat_count(submission) == mark.again
-            ),
-            None,
-        )
-        if mark
-        else None
-    )
+def count_repeats(submission: Submission) -> int:
+    """Return the number of earlier submissions that a tag counts; 0 without a tag."""
+    tag = parse_tag(submission.message)
+    return tag.again if tag else 0
 
 
-def _repeat_count(submission: Submission) -> int | None:
-    mark = parse_tag(submission.message)
-    return mark.again if mark else None
+def find_exact(tag: SubmissionTag | None, submissions: Iterable[Submission]) -> Submission | None:
+    """Return the submission with exactly this tag, the kit aside; None if there is none."""
+    if tag:
+        for submission in filter_same_version(tag, submissions):
+            if count_repeats(submission) == tag.again:
+                return submission
+    return None

@@ -6,15 +6,14 @@ tag; nothing is submitted twice.
 """
 
 import time
-from contextlib import ExitStack
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 from offline_kit.core.errors import OfflineKitError, OutsideError, ProjectError
 from offline_kit.core.files import hold_lock
-from offline_kit.core.report import SILENT, Reporter, Say
-from offline_kit.core.retry import TransientError
+from offline_kit.core.report import SILENT, Reporter
+from offline_kit.core.retry import TransientError, retry_call
 from offline_kit.kaggle.client.api_types import (
     NewSubmission,
     NoResponseError,
@@ -25,12 +24,14 @@ from offline_kit.kaggle.client.api_types import (
 from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.push.journal import Effect, Phase, PushSettings, run_once
 from offline_kit.kaggle.push.kit_parts import parse_part_ids
-from offline_kit.kaggle.push.poll_policy import poll_until
+from offline_kit.kaggle.push.poll_policy import StatusLine, wait_until_shown
 from offline_kit.kaggle.push.submission_causes import SYSTEM_ERROR, explain_failure
 from offline_kit.kaggle.push.submission_ledger import (
     LedgerEntry,
     SubmissionLedger,
     SubmissionTag,
+    count_repeats,
+    filter_same_version,
     find_exact,
     parse_tag,
 )
@@ -39,17 +40,12 @@ from offline_kit.kaggle.push.submission_plan import (
     SubmitRequest,
     check_submission,
     describe_reset,
-    find_earlier,
     format_timespan,
-    inspect_submission,
     rules_page,
-    wait_until_listed,
 )
 from offline_kit.kit.manifest import compute_kit_id
 from offline_kit.project.kaggle_names import LOCAL_ONLY
 
-ACTION = "submit"
-"""The journal's action for a submission."""
 SCORING_SECONDS = 13 * 3600.0
 """Code competitions allow runs of 9 h, some of 12 h, plus the queue."""
 _LATER = "run the same command again later: it first looks for the submission, and nothing is submitted twice"
@@ -74,44 +70,70 @@ def plan_submission(
 ) -> SubmitPlan:
     """Return what would be submitted, after recovering what an earlier run left open.
 
-    Where the same version and file was submitted before, the plan is that submission; with `repeat`, only
+    If the same version and file was submitted before, the plan is that submission; with `again`, only
     while that one is pending. Raises as `check_submission`, with all problems at once.
     """
     account = kaggle.fetch_account()
     report.step(f"Looking at '{request.competition}' at {account.server_name} as '{account.username}'")
-    contest = kaggle.get_competition(request.competition)
-    taking_part = contest is not None and contest.has_entered
-    recovered = None
-    if taking_part and settings.effect_journal.find_open_entry(_journal_target(request)):
-        with hold_lock(_lock_path(settings)):
-            recovered = _recover_interrupted(request, kaggle, settings, report)
-    submissions = kaggle.list_submissions(request.competition) if taking_part else ()
+    competition = kaggle.get_competition(request.competition)
+    recovered, submissions = None, tuple[Submission, ...]()
+    if competition and competition.has_entered:
+        if settings.effect_journal.find_open_entry(_journal_target(request)):
+            with hold_lock(settings.state_folder / "submit.lock"):
+                recovered = _recover_interrupted(request, kaggle, settings, report)
+        submissions = kaggle.list_submissions(request.competition)
     notebook = kaggle.get_notebook(request.notebook, request.version)
     parts = parse_part_ids(notebook.text) if notebook else {}
     kit = compute_kit_id(parts.values()) if parts else request.kit
-    mark = SubmissionTag(notebook=request.notebook, version=request.version, file=request.file, kit=kit)
-    same_version = find_earlier(mark, request.competition, submissions, kaggle, ledger)
+    tag = SubmissionTag(notebook=request.notebook, version=request.version, file=request.file, kit=kit)
+    same_version = _find_earlier(tag, request.competition, submissions, kaggle, ledger)
     if recovered and not same_version:
         same_version = (recovered,)
-    already = _find_existing(request, same_version, recovered)
+    if not request.again:
+        existing = same_version[0] if same_version else None
+    elif recovered and count_repeats(recovered):
+        existing = recovered  # an interrupted --again is completed, not repeated
+    else:
+        existing = next((submission for submission in same_version if not submission.is_finished), None)
     limits = None
-    if contest is None or already is None:
-        state = inspect_submission(request, contest, notebook, kaggle, settings, report)
-        commits = (
-            entry.commit for entry in reversed(ledger.find_by_version(request.notebook, request.version))
+    if competition is None or existing is None:
+        entries = reversed(ledger.find_by_version(request.notebook, request.version))
+        commit = next((entry.commit for entry in entries if entry.commit), "")
+        competition, limits = check_submission(
+            request, competition, notebook, kaggle, settings, commit=commit, report=report
         )
-        contest, limits = check_submission(request, replace(state, commit=next(filter(None, commits), "")))
-    repeat = 1 + max((_repeat_count(entry) for entry in same_version), default=-1)
+    repeat = 1 + max(map(count_repeats, same_version), default=-1)
     return SubmitPlan(
         request=request,
-        competition=contest,
-        mark=replace(mark, again=_repeat_count(already) if already else repeat),
+        competition=competition,
+        mark=replace(tag, again=count_repeats(existing) if existing else repeat),
         parts=parts or request.parts,
         last_ref=max((entry.ref for entry in submissions), default=0),
         limits=limits,
-        existing=already,
+        existing=existing,
         server_name=account.server_name,
     )
+
+
+def _find_earlier(
+    tag: SubmissionTag,
+    competition: str,
+    submissions: Iterable[Submission],
+    kaggle: KaggleClient,
+    ledger: SubmissionLedger,
+) -> tuple[Submission, ...]:
+    """Return the submissions of the same version and file, newest first.
+
+    A submission that only the ledger has counts if Kaggle confirms its number, because lists may be truncated.
+    """
+    if listed := filter_same_version(tag, submissions):
+        return listed
+    for entry in reversed(ledger.find_by_version(tag.notebook, tag.version)):
+        is_same = entry.competition == competition and tag.is_same_version(parse_tag(entry.message))
+        submission = kaggle.get_submission(entry.submission) if is_same and entry.submission else None
+        if submission and tag.is_same_version(parse_tag(submission.message)):
+            return (submission,)
+    return ()
 
 
 def submit_version(
@@ -129,10 +151,10 @@ def submit_version(
     request = plan.request
     if plan.existing is not None:
         return _record_existing(plan, plan.existing, ledger, report)
-    with hold_lock(_lock_path(settings)):
+    with hold_lock(settings.state_folder / "submit.lock"):
         # Another process may have submitted since the plan was made.
         recovered = _recover_interrupted(request, kaggle, settings, report)
-        existing = recovered or find_exact(plan.mark.as_text, kaggle.list_submissions(request.competition))
+        existing = recovered or find_exact(plan.mark, kaggle.list_submissions(request.competition))
         if existing:
             return _record_existing(plan, existing, ledger, report)
         report.step(
@@ -141,29 +163,16 @@ def submit_version(
         return _send_submission(plan, kaggle, settings, ledger, report)
 
 
-def _find_existing(
-    request: SubmitRequest, same_version: tuple[Submission, ...], recovered: Submission | None
-) -> Submission | None:
-    """Return the existing submission that makes a new one unnecessary, None if there is none."""
-    if not request.again:
-        return same_version[0] if same_version else None
-    # An interrupted --again is completed, not repeated; a pending submission is not repeated either.
-    if recovered and _repeat_count(recovered):
-        return recovered
-    return next((submission for submission in same_version if not submission.is_finished), None)
-
-
-def _repeat_count(submission: Submission) -> int:
-    mark = parse_tag(submission.message)
-    return mark.again if mark else 0
-
-
-def _lock_path(settings: PushSettings) -> Path:
-    return settings.state_folder / "submit.lock"
-
-
 def _journal_target(request: SubmitRequest) -> str:
     return f"{request.competition}:{request.notebook}@v{request.version}"
+
+
+def _wait_until_listed(
+    tag: SubmissionTag | None, competition: str, kaggle: KaggleClient, settings: PushSettings, seconds: float
+) -> Submission | None:
+    """Wait until a submission with this tag is listed; None if none is within `seconds`."""
+    policy = settings.poll_policy.retry_policy(seconds)
+    return wait_until_shown(lambda: find_exact(tag, kaggle.list_submissions(competition)), policy)
 
 
 def _recover_interrupted(
@@ -179,9 +188,8 @@ def _recover_interrupted(
     report.note(f"an earlier submission of '{request.notebook}' was interrupted; checking its state")
     age = max(0.0, time.time() - entry.at)
     left = max(0.0, settings.poll_policy.visibility_timeout - age)
-    submission = wait_until_listed(
-        entry.effect.content, request.competition, kaggle, settings.poll_policy, left
-    )
+    tag = parse_tag(entry.effect.content)
+    submission = _wait_until_listed(tag, request.competition, kaggle, settings, left)
     was_accepted = entry.phase is Phase.ANSWERED and not _is_refusal(entry.server_message)
     if submission is None and was_accepted and age < settings.poll_policy.processing_timeout:
         raise _build_unseen_error(request, entry.server_message)
@@ -193,8 +201,10 @@ def _send_submission(
     plan: SubmitPlan, kaggle: KaggleClient, settings: PushSettings, ledger: SubmissionLedger, report: Reporter
 ) -> SubmissionResult:
     """Submit once, wait until the submission is listed, and record it in journal and ledger."""
-    request, text = plan.request, plan.mark.as_text
-    effect = Effect(action=ACTION, target=_journal_target(request), before=plan.last_ref, content=text)
+    request, journal, timeout = plan.request, settings.effect_journal, settings.poll_policy.visibility_timeout
+    effect = Effect(
+        action="submit", target=_journal_target(request), before=plan.last_ref, content=plan.mark.as_text
+    )
     new = NewSubmission(
         competition=request.competition,
         notebook=request.notebook,
@@ -204,30 +214,23 @@ def _send_submission(
     )
 
     def wait_for_listing() -> Submission | None:
-        return wait_until_listed(
-            text, request.competition, kaggle, settings.poll_policy, settings.poll_policy.visibility_timeout
-        )
+        return _wait_until_listed(plan.mark, request.competition, kaggle, settings, timeout)
 
     description = f"the submission to '{request.competition}'"
     try:
         answer = run_once(
-            settings.effect_journal,
-            effect,
-            lambda: kaggle.submit_notebook(new),
-            wait_for_listing,
-            description,
-            report,
+            journal, effect, lambda: kaggle.submit_notebook(new), wait_for_listing, description, report
         )
     except RefusedError as refusal:
         raise (_build_refusal(refusal, plan) if not refusal.is_server_error else refusal) from refusal
     server_words = "" if answer.ref else answer.error
     if server_words:
-        settings.effect_journal.append_entry(effect, Phase.ANSWERED, server_words)
+        journal.append_entry(effect, Phase.ANSWERED, server_words)
     # An answer without number may be a refusal: record a submission only once it is listed.
     entry = None if _is_refusal(server_words) else ledger.add_entry(_build_entry(plan, answer.ref, ledger))
     listed = wait_for_listing()
     if not listed and entry is None:
-        settings.effect_journal.append_entry(effect, Phase.LOST)
+        journal.append_entry(effect, Phase.LOST)
         raise _build_refusal(RefusedError(server_words, hint="", status=200), plan)
     if not listed and not answer.ref:
         raise _build_unseen_error(request, server_words)
@@ -235,7 +238,7 @@ def _send_submission(
     entry = entry or ledger.add_entry(_build_entry(plan, ref, ledger))
     if listed:
         ledger.update_entry(listed)
-        settings.effect_journal.append_entry(effect, Phase.DONE)
+        journal.append_entry(effect, Phase.DONE)
     report.note(f"created submission {ref}: '{entry.message}'")
     return SubmissionResult(ref=ref, version=request.version, message=entry.message, existed_before=False)
 
@@ -285,7 +288,7 @@ def _is_refusal(server_words: str) -> bool:
     return bool(server_words) and "success" not in server_words.lower()
 
 
-def _build_unseen_error(request: SubmitRequest, server_words: str = "") -> OutsideError:
+def _build_unseen_error(request: SubmitRequest, server_words: str) -> OutsideError:
     return OutsideError(
         f"Kaggle accepted the submission of version {request.version} of '{request.notebook}', but does not list it yet",
         code="submission-not-visible",
@@ -300,7 +303,7 @@ def _build_refusal(refusal: RefusedError, plan: SubmitPlan) -> RefusedError:
     rules = rules_page(slug, plan.competition)
     if "allowance" in words or "daily" in words:
         code = "submission-limit-reached"
-        hint = f"run the same command again later: {describe_reset(datetime.now(UTC))}"
+        hint = f"run the same command again later: the daily limit {describe_reset()}"
     elif refusal.status == 403:
         code = "competition-rules-not-accepted"
         hint = f"join the competition and accept its rules at {rules} (only a person can)"
@@ -324,50 +327,47 @@ def wait_for_score(
 ) -> Submission:
     """Wait until a submission is scored, which takes hours, record the score and return the submission.
 
-    Looks more and more rarely, at last every `settings.waiting.scoring` seconds; trouble with the network is waited for too.
+    Polls more and more rarely, at last every `scoring_interval` seconds, and tolerates network failures.
     Raises what `find_failure` returns, and OutsideError if it is not scored within `deadline` seconds.
     """
-    began, earlier_states = time.monotonic(), list[Submission]()
-    waiting, server_name = (
-        replace(settings.poll_policy, max_interval=settings.poll_policy.scoring_interval),
-        kaggle.fetch_account().server_name,
-    )
-    with ExitStack() as line:
-        status_lines: list[Say] = []
+    began, was_pending = time.monotonic(), False
+    policy = replace(settings.poll_policy, max_interval=settings.poll_policy.scoring_interval)
+    server_name = kaggle.fetch_account().server_name
 
-        def check_finished() -> Submission:
-            late = time.monotonic() - began > waiting.visibility_timeout
-            submission = _read_submission(ref, kaggle, late=late)
-            if submission is None and late:
-                raise OutsideError(
-                    f"{server_name} has no submission {ref}",
-                    code="submission-not-found",
-                    hint="check the list of submissions on the competition's page, then run the same command again",
-                )
-            if submission is None or not submission.is_finished:
-                if not status_lines:  # no status line if the score is there already
-                    status_lines.append(
-                        line.enter_context(report.waiting(f"{server_name} scores submission {ref}"))
-                    )
-                earlier_states.extend([submission] if submission else [])
-                status_lines[0](
-                    f"{submission.state if submission else 'not visible yet'} {_describe_age(submission, began)}"
-                )
-                raise TransientError(
-                    f"it is still {submission.state}" if submission else "it is not visible yet"
-                )
+    def check_finished() -> Submission:
+        nonlocal was_pending
+        late = time.monotonic() - began > policy.visibility_timeout
+        submission = _read_submission(ref, kaggle, late=late)
+        if submission is None and late:
+            raise OutsideError(
+                f"{server_name} has no submission {ref}",
+                code="submission-not-found",
+                hint="check the list of submissions on the competition's page, then run the same command again",
+            )
+        if submission and submission.is_finished:
             return submission
+        age = timedelta(seconds=time.monotonic() - began)
+        if submission and submission.submitted_at:
+            age = datetime.now(UTC) - submission.submitted_at
+        was_pending = was_pending or submission is not None
+        state = submission.state if submission else "not visible yet"
+        line.update_status(f"{state} for {format_timespan(age)}")
+        raise TransientError(f"it is {f'still {state}' if submission else state}")
 
-        submission = poll_until(
-            check_finished, waiting.retry_policy(deadline), lambda e: _build_timeout_error(ref, str(e))
+    def build_timeout_error(trouble: Exception) -> OutsideError:
+        return OutsideError(
+            f"submission {ref} is not scored yet: {trouble}",
+            code="submission-not-scored",
+            hint="run the same command again later: it continues to wait, and nothing is submitted twice",
         )
+
+    with StatusLine(report, f"{server_name} scores submission {ref}") as line:
+        submission = retry_call(check_finished, policy.retry_policy(deadline), give_up=build_timeout_error)
     if ledger:
-        watched = (
-            (datetime.now(UTC) - submission.submitted_at).total_seconds()
-            if earlier_states and submission.submitted_at
-            else 0.0
-        )
-        ledger.update_entry(submission, round(max(0.0, watched), 1))
+        # Scored before the first poll: when is unknown.
+        watched = submission.submitted_at if was_pending else None
+        seconds = (datetime.now(UTC) - watched).total_seconds() if watched else 0.0
+        ledger.update_entry(submission, round(max(0.0, seconds), 1))
     if problem := find_failure(submission):
         raise problem
     report.note(f"submission {ref} is scored: {submission.public_score or 'no public score'}")
@@ -386,12 +386,6 @@ def _read_submission(ref: int, kaggle: KaggleClient, *, late: bool) -> Submissio
         if refusal.status == 403 and not late:
             return None
         raise
-
-
-def _describe_age(submission: Submission | None, began: float) -> str:
-    if submission and submission.submitted_at:
-        return f"for {format_timespan(datetime.now(UTC) - submission.submitted_at)}"
-    return f"for {format_timespan(timedelta(seconds=time.monotonic() - began))}"
 
 
 def find_failure(submission: Submission) -> OfflineKitError | None:
@@ -414,12 +408,4 @@ def find_failure(submission: Submission) -> OfflineKitError | None:
             *([LOCAL_ONLY.strip(), *(f"    {line}" for line in local.splitlines())] if local else []),
             f"its page: {submission.url or 'see My Submissions on kaggle.com'}",
         ),
-    )
-
-
-def _build_timeout_error(ref: int, detail: str) -> OutsideError:
-    return OutsideError(
-        f"submission {ref} is not scored yet: {detail}",
-        code="submission-not-scored",
-        hint="run the same command again later: it continues to wait, and nothing is submitted twice",
     )

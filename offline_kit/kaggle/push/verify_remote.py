@@ -1,37 +1,42 @@
 """Compare the kit on this disk with Kaggle, file by file, and report all differences."""
 
-import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from offline_kit.core.errors import OutsideError, ProjectError, UsageError
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.kaggle.client.api_types import (
-    Account,
     NoResponseError,
     NotLoggedInError,
     RemoteFile,
     UnreachableError,
 )
 from offline_kit.kaggle.client.client import KaggleClient
-from offline_kit.kaggle.push import kit_parts, push_datasets, push_notebook, verify_bytes
-from offline_kit.kaggle.push.dataset_plan import (
-    RESEND,
+from offline_kit.kaggle.push import push_notebook
+from offline_kit.kaggle.push.dataset_plan import RESEND, resolve_datasets
+from offline_kit.kaggle.push.kit_parts import (
     RemotePartState,
     find_differences,
+    inspect_dataset,
+    inspect_part,
     map_listed_files,
-    resolve_datasets,
 )
-from offline_kit.kaggle.push.notebook_equality import find_extra_sources, find_mismatches
+from offline_kit.kaggle.push.notebook_equality import find_all_differences
 from offline_kit.kaggle.push.poll_policy import DEFAULT_POLL, PollPolicy
-from offline_kit.kaggle.push.verify_bytes import IncompleteDownloadError, RemoteFileVersion
+from offline_kit.kaggle.push.verify_bytes import RemoteFileVersion, download_digests
 from offline_kit.kit import manifest
 from offline_kit.project.kaggle_names import MARKER
 from offline_kit.project.types import Kit, KitPart
 
-PUSH = "run 'offline-kit push', which uploads this kit as a new version"
-BUILD = "run 'offline-kit build'"
+_PUSH = "run 'offline-kit push', which uploads this kit as a new version"
+_BUILD = "run 'offline-kit build'"
+_REMEDIES = {
+    "dataset": _PUSH,
+    "model": "run 'offline-kit push', which uploads a new version and attaches it to the notebook",
+    "notebook": "run 'offline-kit build --upgrade' with the same --on, which builds the packages there again",
+}
+_UNREACHABLE = (NoResponseError, UnreachableError, NotLoggedInError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +65,6 @@ class NotebookCheck:
     """The comparison of the notebook."""
 
     ref: str
-    """"owner/slug"."""
     version: int
     """The newest version; 0 if there is none."""
     problems: tuple[VerifyProblem, ...]
@@ -105,7 +109,7 @@ def verify_kit(
 ) -> Verification:
     """Compare a kit with its datasets (by part name), and its notebook with the newest version.
 
-    `homes` tells where the parts are that are in no dataset, as `look` takes it.
+    `homes` has the parts that are in no dataset, as `inspect_part` takes them.
 
     Raises UsageError as `resolve_datasets`; OutsideError if something could not be read, with the
     differences found so far as details.
@@ -114,106 +118,98 @@ def verify_kit(
     refs = {**resolve_datasets(datasets, account), **homes}
     local = {part.name: _verify_local(kit, part, report) for part in kit.parts}
     report.step(f"Looking at {account.server_name} as '{account.username}'")
-    looked = _RemoteInspection()
-    for part in kit.parts:
-        looked.inspect_part(part, refs[part.name], kaggle, scope, report)
-    if scope.deep and not looked.is_unreachable:
-        looked.download_digests(kit, kaggle, report)
-    parts = tuple(_check_part(part, local[part.name], looked, refs[part.name]) for part in kit.parts)
-    notebook = (
-        looked.check_notebook(kit, account, kaggle) if scope.notebook and not looked.is_unreachable else None
-    )
-    verification = Verification(
-        kit=kit.id, place=account.server_name, parts=parts, notebook=notebook, deep=scope.deep
-    )
-    if looked.troubles:
-        raise _build_unreachable_error(looked.troubles, verification)
-    return verification
-
-
-class _RemoteInspection:
-    """The state on Kaggle, and the errors while reading it."""
-
-    def __init__(self) -> None:
-        self.remotes: dict[str, RemotePartState] = {}
-        self.digests: dict[RemoteFileVersion, str] = {}
-        self.troubles: list[OutsideError] = []
-
-    @property
-    def is_unreachable(self) -> bool:
-        """Whether Kaggle cannot be reached at all."""
-        unreachable_errors = (NoResponseError, UnreachableError, NotLoggedInError)
-        return any(isinstance(trouble, unreachable_errors) for trouble in self.troubles)
-
-    def inspect_part(
-        self, part: KitPart, ref: str, kaggle: KaggleClient, scope: VerifyOptions, report: Reporter
-    ) -> None:
-        """Read the state of a part's dataset, model or notebook."""
-        if self.is_unreachable:
-            return
-        try:
-            if ":" in ref:
-                self.remotes[part.name] = inspect_part(part, ref, kaggle)
-            else:
-                self.remotes[part.name] = push_datasets.inspect_dataset(kaggle, ref, scope.waiting, report)
-        except OutsideError as error:
-            self.troubles.append(error)
-
-    def download_digests(self, kit: Kit, kaggle: KaggleClient, report: Reporter) -> None:
-        """Download the digests of all files that may belong to the kit."""
+    remotes, troubles = _inspect_remotes(refs, kit, kaggle, scope, report)
+    is_reachable = not any(isinstance(trouble, _UNREACHABLE) for trouble in troubles)
+    digests: dict[RemoteFileVersion, str] = {}
+    if scope.deep and is_reachable:
         files = [
             file
             for part in kit.parts
-            if part.name in self.remotes
-            for file in _list_hashable(part, self.remotes[part.name])
+            if part.name in remotes
+            for file in _list_hashable(part, remotes[part.name])
         ]
+        digests, failure = download_digests(files, kaggle, kit.folder, report)
+        troubles += [failure] if failure else []
+    parts = []
+    for part in kit.parts:
+        remote = remotes.get(part.name)
+        if remote:
+            check = _check_part(part, remote, refs[part.name], digests)
+        else:
+            ref = refs[part.name]
+            check = PartCheck(
+                part=part, remote=RemotePartState(ref=ref.partition(":")[2] or ref), problems=()
+            )
+        parts.append(replace(check, problems=(*local[part.name], *check.problems)))
+    notebook = None
+    if scope.notebook and is_reachable and (kit.folder / "notebook").is_dir():
         try:
-            self.digests = verify_bytes.download_digests(tuple(files), kaggle, kit.folder, report)
-        except IncompleteDownloadError as error:
-            self.digests = error.known_digests
-            self.troubles.append(error)
-
-    def check_notebook(self, kit: Kit, account: Account, kaggle: KaggleClient) -> NotebookCheck | None:
-        """Compare the kit's notebook with its newest version; None if the kit has none, or it could not be read."""
-        if not (kit.folder / "notebook").is_dir():
-            return None
-        try:
-            notebook = push_notebook.read_notebook(kit, account.username)
-            remote = kaggle.get_notebook(notebook.ref)
+            notebook = _check_notebook(kit, account.username, kaggle)
         except OutsideError as error:
-            self.troubles.append(error)
-            return None
-        except (ProjectError, UsageError) as error:
-            summary = "; ".join((error.what, *error.details))
-            return NotebookCheck(
-                ref="", version=0, problems=(VerifyProblem(what=summary, remedy=error.hint),)
-            )
-        if remote is None:
-            missing = VerifyProblem(what=f"there is no notebook '{notebook.ref}'", remedy=PUSH)
-            return NotebookCheck(ref=notebook.ref, version=0, problems=(missing,))
-        different = (*find_mismatches(notebook, remote), *find_extra_sources(notebook, remote))
-        problems = (
-            VerifyProblem(
-                what=f"'{notebook.ref}' version {remote.newest_version}: {difference.summary}",
-                remedy=difference.remedy,
-            )
-            for difference in different
-        )
-        return NotebookCheck(ref=notebook.ref, version=remote.newest_version, problems=tuple(problems))
+            troubles.append(error)
+    verification = Verification(
+        kit=kit.id, place=account.server_name, parts=tuple(parts), notebook=notebook, deep=scope.deep
+    )
+    if troubles:
+        raise _build_unreadable_error(troubles, verification)
+    return verification
+
+
+def _inspect_remotes(
+    refs: Mapping[str, str], kit: Kit, kaggle: KaggleClient, scope: VerifyOptions, report: Reporter
+) -> tuple[dict[str, RemotePartState], list[OutsideError]]:
+    """Return the state of each part that could be read, by name, and what went wrong with the others."""
+    remotes: dict[str, RemotePartState] = {}
+    troubles: list[OutsideError] = []
+    for part in kit.parts:
+        ref = refs[part.name]
+        try:
+            if ":" in ref:
+                remotes[part.name] = inspect_part(part, ref, kaggle)
+            else:
+                remotes[part.name] = inspect_dataset(kaggle, ref, scope.waiting, report)
+        except OutsideError as error:
+            troubles.append(error)
+            if isinstance(error, _UNREACHABLE):
+                break
+    return remotes, troubles
 
 
 def _verify_local(kit: Kit, part: KitPart, report: Reporter) -> list[VerifyProblem]:
     folder = kit.part_folder(part)
     wrong = manifest.verify_part(folder, manifest.select_local_files(folder, part), report=report)
-    return [VerifyProblem(what=f"on this disk, {line}", remedy=BUILD) for line in wrong]
+    return [VerifyProblem(what=f"on this disk, {line}", remedy=_BUILD) for line in wrong]
 
 
-def _list_hashable(part: KitPart, remote: RemotePartState) -> Iterable[RemoteFileVersion]:
+def _check_notebook(kit: Kit, username: str, kaggle: KaggleClient) -> NotebookCheck:
+    """Compare the kit's notebook with its newest version."""
+    try:
+        notebook = push_notebook.read_notebook(kit, username)
+    except (ProjectError, UsageError) as error:
+        problem = VerifyProblem(what="; ".join((error.what, *error.details)), remedy=error.hint)
+        return NotebookCheck(ref="", version=0, problems=(problem,))
+    remote = kaggle.get_notebook(notebook.ref)
+    if remote is None:
+        problem = VerifyProblem(what=f"there is no notebook '{notebook.ref}'", remedy=_PUSH)
+        return NotebookCheck(ref=notebook.ref, version=0, problems=(problem,))
+    version = remote.newest_version
+    problems = tuple(
+        VerifyProblem(
+            what=f"'{notebook.ref}' version {version}: {difference.summary}", remedy=difference.remedy
+        )
+        for difference in find_all_differences(notebook, remote)
+    )
+    return NotebookCheck(ref=notebook.ref, version=version, problems=problems)
+
+
+def _list_hashable(part: KitPart, remote: RemotePartState) -> Iterator[RemoteFileVersion]:
     """Yield the files with the name and size of one of the part's, or with the size of a missing one."""
     sizes = {entry.stored: entry.size for entry in part.entries}
-    missing = {sizes[name] for name in sizes.keys() - map_listed_files(remote.files, sizes).keys()}
-    for file, path in _map_paths(part, remote):
-        if sizes.get(path) == file.size or (path not in sizes and path != MARKER and file.size in missing):
+    listed = map_listed_files(remote.files, sizes)
+    missing_sizes = {sizes[name] for name in sizes.keys() - listed.keys()}
+    for path, file in listed.items():
+        may_be_renamed = path not in sizes and path != MARKER and file.size in missing_sizes
+        if sizes.get(path) == file.size or may_be_renamed:
             yield _file_version(file, remote)
 
 
@@ -223,35 +219,29 @@ def _file_version(file: RemoteFile, remote: RemotePartState) -> RemoteFileVersio
     )
 
 
-def _map_paths(part: KitPart, remote: RemotePartState) -> Iterable[tuple[RemoteFile, str]]:
-    """Yield each listed file with the kit path that it matches."""
+def _check_part(
+    part: KitPart, remote: RemotePartState, home: str, digests: Mapping[RemoteFileVersion, str]
+) -> PartCheck:
     known_paths = {entry.stored for entry in part.entries}
-    for file in remote.files:
-        (path,) = map_listed_files([file], known_paths)
-        yield file, path
-
-
-def _check_part(part: KitPart, local: list[VerifyProblem], looked: _RemoteInspection, ref: str) -> PartCheck:
-    remote = looked.remotes.get(part.name)
-    if remote is None:
-        return PartCheck(
-            part=part, remote=RemotePartState(ref=ref.partition(":")[2] or ref), problems=tuple(local)
-        )
-    digests = {
-        path: looked.digests.get(_file_version(file, remote), "") for file, path in _map_paths(part, remote)
+    listed = map_listed_files(remote.files, known_paths)
+    by_path = {path: digests.get(_file_version(file, remote), "") for path, file in listed.items()}
+    # A file that Kaggle renamed has the digest of one that is missing.
+    missing = {entry.sha256: entry.stored for entry in part.entries if entry.stored not in listed}
+    renamed = {
+        path: missing[digest]
+        for path, digest in by_path.items()
+        if path not in known_paths and digest in missing
     }
-    renamed = _find_renamed(part, digests)
-    corrected = dataclasses.replace(
-        remote,
-        files=tuple(
-            dataclasses.replace(file, name=renamed.get(path, path)) for file, path in _map_paths(part, remote)
-        ),
-    )
+    files = tuple(replace(file, name=renamed.get(path, path)) for path, file in listed.items())
+    differences = [
+        *_find_version_problems(part, remote, home),
+        *_find_file_problems(part, replace(remote, files=files), by_path),
+    ]
     return PartCheck(
         part=part,
         remote=remote,
-        problems=(*local, *_check_remote(part, remote, ref), *_check_files(part, corrected, digests)),
-        hashed=sum(map(bool, digests.values())),
+        problems=tuple(VerifyProblem(what=summary, remedy=remedy) for summary, remedy in differences),
+        hashed=sum(map(bool, by_path.values())),
         notes=tuple(
             f"'{remote.ref}': '{stored}' is named '{path}' there; the notebook finds it by its digest"
             for path, stored in renamed.items()
@@ -259,52 +249,48 @@ def _check_part(part: KitPart, local: list[VerifyProblem], looked: _RemoteInspec
     )
 
 
-def _find_renamed(part: KitPart, digests: Mapping[str, str]) -> dict[str, str]:
-    """Return the stored names of renamed files by their path on Kaggle, matched by digest."""
-    missing_names = {entry.sha256: entry.stored for entry in part.entries if entry.stored not in digests}
-    known_paths = {entry.stored for entry in part.entries}
-    return {
-        path: missing_names[digest]
-        for path, digest in digests.items()
-        if path not in known_paths and digest in missing_names
-    }
-
-
-def _check_remote(part: KitPart, remote: RemotePartState, home: str) -> list[VerifyProblem]:
-    """Return the problems of a dataset, model or notebook as a whole."""
-    if remote.kind != "dataset":
-        remote_problems = find_remote_problems(part, home, remote)
-        return [VerifyProblem(what=summary, remedy=remedy) for summary, remedy in remote_problems]
-    ref, number = f"'{remote.ref}'", remote.version
+def _find_version_problems(part: KitPart, remote: RemotePartState, home: str) -> Iterator[tuple[str, str]]:
+    """Yield the problems of a dataset, model or notebook as a whole, each with a fix."""
+    ref, number, remedy = f"'{remote.ref}'", remote.version, _REMEDIES[remote.kind]
+    pinned = int(home.rpartition("/")[2]) if remote.kind == "model" else 0
     if not remote.exists:
-        return [
-            VerifyProblem(
-                what=f"the dataset {ref} does not exist or is not visible to this account", remedy=PUSH
-            )
-        ]
-    problems = []
+        noun = "version of the model" if remote.kind == "model" else remote.kind
+        pin = f" {pinned}" if pinned else ""
+        yield f"the {noun} {ref}{pin} does not exist or is not visible to this account", remedy
+        return
     if not remote.private:
-        remedy = f"make it private at once in the settings of {remote.url or 'its page'}"
-        problems.append(VerifyProblem(what=f"{ref} is PUBLIC: everyone can see the kit", remedy=remedy))
+        page = remote.url or "its page"
+        yield (
+            f"the {remote.kind} {ref} is PUBLIC: everyone can see this part of the kit",
+            f"make it private at once in the settings of {page}",
+        )
+    if remote.kind == "model" and not pinned:
+        yield f"the kit's notebook does not pin a version of the model {ref}", remedy
+    version = f"version {number}" if number else "its first version"
     if remote.state != "ready":
-        version = f"version {number}" if number else "its first version"
-        summary = f"{ref}: {version} is not ready on Kaggle: '{remote.state}'"
-        return [*problems, VerifyProblem(what=summary, remedy=PUSH)]
-    if remote.part is None:
-        problems.append(VerifyProblem(what=f"{ref}: version {number} holds no part of a kit", remedy=PUSH))
+        reasons = {
+            "dataset": f"is not ready on Kaggle: '{remote.state}'",
+            "model": "shows no files",
+            "notebook": f"has no output: its run is '{remote.state}'",
+        }
+        yield f"{ref}: {version} {reasons[remote.kind]}", remedy
+    elif remote.part is None:
+        yield f"{ref}: {version} holds no part of a kit", remedy
     elif remote.part.id != part.id:
-        summary = f"{ref}: version {number} holds the part {remote.part.id[:12]}, not {part.id[:12]}"
-        problems.append(VerifyProblem(what=summary, remedy=PUSH))
-    return problems
+        yield f"{ref}: {version} holds the part {remote.part.id[:12]}, not {part.id[:12]}", remedy
 
 
-def _check_files(part: KitPart, remote: RemotePartState, digests: Mapping[str, str]) -> list[VerifyProblem]:
-    """Return the problems of a version's files; `digests` has those of the downloaded files."""
+def _find_file_problems(
+    part: KitPart, remote: RemotePartState, digests: Mapping[str, str]
+) -> Iterator[tuple[str, str]]:
+    """Yield the problems of a version's files; `digests` has those of the downloaded files, by path."""
     if remote.state != "ready":
-        return []
-    is_same_part = remote.part is not None and remote.part.id == part.id
+        return
+    remedy = RESEND if remote.part is not None and remote.part.id == part.id else _PUSH
+    if remote.kind == "notebook":
+        remedy = _REMEDIES["notebook"]
+    lines = list(find_differences(part, remote.files))
     marker_digests = {entry.stored: entry.sha256 for entry in remote.part.entries} if remote.part else {}
-    lines = list(find_differences(part, remote))
     sizes = {file.name: file.size for file in remote.files}
     for entry in part.entries:
         digest = digests.get(entry.stored) or marker_digests.get(entry.stored, entry.sha256)
@@ -312,104 +298,15 @@ def _check_files(part: KitPart, remote: RemotePartState, digests: Mapping[str, s
             lines.append(
                 f"'{entry.stored}' has different content (sha256 {digest[:12]}, not {entry.sha256[:12]})"
             )
-    remedy = RESEND if is_same_part else PUSH
-    if remote.kind == "notebook":
-        remedy = REBUILD_REMOTELY
-    return [VerifyProblem(what=f"'{remote.ref}': {line}", remedy=remedy) for line in lines]
+    for line in lines:
+        yield f"'{remote.ref}': {line}", remedy
 
 
-def _build_unreachable_error(troubles: list[OutsideError], verification: Verification) -> OutsideError:
+def _build_unreadable_error(troubles: list[OutsideError], verification: Verification) -> OutsideError:
     first = troubles[0]
-    details = [line for trouble in troubles[1:] for line in (trouble.what, *trouble.details)]
-    differing = [problem.what for problem in verification.problems]
-    head = ["differences found so far:"] if differing else []
-    return OutsideError(
-        first.what, code=first.code, hint=first.hint, details=[*first.details, *details, *head, *differing]
-    )
-
-
-PUSH_MODEL = "run 'offline-kit push', which uploads a new version and attaches it to the notebook"
-REBUILD_REMOTELY = (
-    "run 'offline-kit build --upgrade' with the same --on, which builds the packages there again"
-)
-
-
-def inspect_part(part: KitPart, home: str, kaggle: KaggleClient) -> RemotePartState:
-    """Return the state of a part as a notebook would mount it, without waiting.
-
-    `home` is "model:owner/model/framework/variation/version", with version 0 if none is pinned (then the
-    newest counts), or "notebook:owner/slug", whose newest output counts.
-    """
-    kind, _, ref = home.partition(":")
-    return _inspect_model(ref, kaggle) if kind == "model" else _inspect_notebook(part, ref, kaggle)
-
-
-def _inspect_model(source: str, kaggle: KaggleClient) -> RemotePartState:
-    ref, _, pinned = source.rpartition("/")
-    missing = RemotePartState(kind="model", ref=ref)
-    model = kaggle.get_model("/".join(ref.split("/")[:2]))
-    if model is None:
-        return missing
-    newest = kaggle.get_model_version(ref)
-    version = int(pinned) or newest
-    remote = replace(missing, private=model.private, url=model.url)
-    if not version or version > newest:
-        return remote
-    files = kaggle.list_model_files(ref, version)
-    part = kit_parts.read_model_part(kaggle, ref, version)
-    state = "ready" if files else "empty"
-    return replace(remote, version=version, state=state, part=part, files=files)
-
-
-def _inspect_notebook(part: KitPart, ref: str, kaggle: KaggleClient) -> RemotePartState:
-    missing = RemotePartState(kind="notebook", ref=ref)
-    notebook = kaggle.get_notebook(ref)
-    if notebook is None:
-        return missing
-    remote = replace(missing, private=notebook.private, url=notebook.url)
-    version = kit_parts.find_attached_version(kaggle, ref, notebook.newest_version)
-    if not version:
-        run = kaggle.get_notebook_run(ref, notebook.newest_version)
-        return replace(remote, version=notebook.newest_version, state=run.state if run else "hidden")
-    held_part = kit_parts.read_output_part(kaggle, ref, version)
-    # The output may contain other files besides the part, such as the log.
-    # Kaggle does not list the sizes of outputs: those of the marker are used; `deep` compares digests.
-    sizes = {
-        entry.stored: entry.size
-        for known_part in (part, held_part)
-        if known_part
-        for entry in known_part.entries
-    } | {MARKER: 0}
-    names = [name for name in kaggle.list_run_outputs(ref, version) if name in sizes]
-    files = tuple(RemoteFile(name=name, size=sizes[name]) for name in names)
-    return replace(remote, version=version, state="ready", part=held_part, files=files)
-
-
-def find_remote_problems(part: KitPart, home: str, remote: RemotePartState) -> Iterator[tuple[str, str]]:
-    """Yield the problems of a version as a whole, each with a fix."""
-    ref, number, remedy = f"'{remote.ref}'", remote.version, suggest_fix(remote)
-    noun = "version of the model" if remote.kind == "model" else "notebook"
-    pinned = int(home.rpartition("/")[2]) if remote.kind == "model" else 0
-    if not number:
-        yield (
-            f"the {noun} {ref}{f' {pinned}' * bool(pinned)} does not exist or is not visible to this account",
-            remedy,
-        )
-        return
-    if not remote.private:
-        page = f"make it private at once in the settings of {remote.url or 'its page'}"
-        yield f"the {remote.kind} {ref} is PUBLIC: everyone can see this part of the kit", page
-    if remote.kind == "model" and not pinned:
-        yield f"the kit's notebook does not pin a version of the model {ref}", remedy
-    if remote.state != "ready":
-        state = "shows no files" if remote.kind == "model" else f"has no output: its run is '{remote.state}'"
-        yield f"{ref}: version {number} {state}", remedy
-    elif remote.part is None:
-        yield f"{ref}: version {number} holds no part of a kit", remedy
-    elif remote.part.id != part.id:
-        yield f"{ref}: version {number} holds the part {remote.part.id[:12]}, not {part.id[:12]}", remedy
-
-
-def suggest_fix(remote: RemotePartState) -> str:
-    """Return the fix for a part that is not as it should be."""
-    return PUSH_MODEL if remote.kind == "model" else REBUILD_REMOTELY
+    details = list(first.details)
+    for trouble in troubles[1:]:
+        details += [trouble.what, *trouble.details]
+    if verification.problems:
+        details += ["differences found so far:", *(problem.what for problem in verification.problems)]
+    return OutsideError(first.what, code=first.code, hint=first.hint, details=details)
