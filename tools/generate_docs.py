@@ -4,9 +4,8 @@ python tools/generate_docs.py           write them
 python tools/generate_docs.py --check   end with 1 if one of them is out of date
 """
 
-import ast
 import inspect
-import itertools
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -55,17 +54,17 @@ EXIT_CODES = {
 
 
 def read_meanings(settings: type) -> dict[str, str]:
-    """Return the docstrings of a class's fields; Python keeps none of them at run time."""
-    statements = ast.walk(
-        ast.parse(inspect.getsource(settings))
-    )  # level by level, so the fields come in order
-    return {
-        ast.unparse(statement.target): " ".join(str(text.value.value).split())
-        for statement, text in itertools.pairwise(statements)
-        if isinstance(statement, ast.AnnAssign)
-        and isinstance(text, ast.Expr)
-        and isinstance(text.value, ast.Constant)
-    }
+    """Return the comments "#: ..." of a class's fields, which stand beside them or above them."""
+    meanings: dict[str, str] = {}
+    above: list[str] = []
+    for line in inspect.getsource(settings).splitlines():
+        code, _, comment = line.partition("#: ")
+        if comment and not code.strip():
+            above.append(comment)
+        elif field := re.match(r"    (\w+): ", line):
+            meanings[field[1]] = comment or " ".join(above)
+            above.clear()
+    return meanings
 
 
 def key_table(keys: Mapping[str, ConfigKey], settings: type, head: str) -> Iterator[str]:

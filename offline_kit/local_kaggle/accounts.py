@@ -10,17 +10,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from offline_kit.core.errors import UsageError
-from offline_kit.local_kaggle.store import RecordStore
+from offline_kit.local_kaggle.store import Service
 from offline_kit.local_kaggle.wire import RpcCall, ServiceRefusal, rpc
 
 _TOKEN_SECONDS = 12 * 3600
 
 
-class AccountService:
+class AccountService(Service):
     """The accounts of one local Kaggle."""
-
-    def __init__(self, store: RecordStore) -> None:
-        self.store = store
 
     def add_account(self, name: str, *, key: str = "", token: str = "", refresh: str = "") -> None:
         """Make an account, or give one that exists this key and these tokens.
@@ -77,7 +74,7 @@ class AccountService:
     def _find_by_token(self, token: str) -> str:
         token_hash = _hash_secret(token)
         for record in self.store.iter_records("accounts"):
-            is_own = token and hmac.compare_digest(record["token"], token_hash)
+            is_own = token and hmac.compare_digest(record["token"], token_hash)  # in constant time
             if is_own or record.get("given", {}).get(token_hash, 0.0) > self.store.current_time():
                 return str(record["name"])
         return ""

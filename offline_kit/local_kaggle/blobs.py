@@ -8,13 +8,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from offline_kit.local_kaggle.settings import LocalKaggleSettings
-from offline_kit.local_kaggle.store import Record, RecordStore
+from offline_kit.local_kaggle.store import Record, Service
 from offline_kit.local_kaggle.wire import HttpAnswer, RpcCall, ServiceRefusal, rpc
 
 _QUERY = re.compile(r"bytes \*/(\d+|\*)")
 _PIECE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 _CHUNK = 1 << 18
+# By session: a client that lost its connection sends anew while the old request still writes.
+_LOCKS: dict[str, threading.Lock] = {}
 _MAX_DEPTH = 32
 
 
@@ -25,19 +26,15 @@ class ByteSource(Protocol):
         """Return up to `size` bytes; nothing at the end, an OSError when the sender is gone."""
 
 
-class UploadService:
+class UploadService(Service):
     """The upload sessions of one local Kaggle; what arrived before a cut is kept."""
-
-    def __init__(self, store: RecordStore, settings: LocalKaggleSettings) -> None:
-        self.store = store
-        self.settings = settings
-        self._locks: dict[str, threading.Lock] = {}
 
     @rpc("blobs.BlobApiService/StartBlobUpload")
     def _start_upload(self, call: RpcCall) -> Mapping[str, Any]:
         if not call.user:
             raise ServiceRefusal(401, "Unauthenticated")
         name = call.text("name")
+        # The name becomes a file name on this disk.
         if not name or "/" in name or "\\" in name or name in (".", ".."):
             raise ServiceRefusal(400, f"Invalid file name: {name}")
         return self.open_session(call, name, call.text("type") or "DATASET")
@@ -61,7 +58,7 @@ class UploadService:
         if piece or not span:
             start = int(piece[1]) if piece else 0
             with self.store.lock:
-                lock = self._locks.setdefault(token, threading.Lock())
+                lock = _LOCKS.setdefault(token, threading.Lock())
             with lock:
                 record = self.store.read("blobs", token) or record
                 # Datasets are hard links to finished uploads: those are never written again.
@@ -70,12 +67,14 @@ class UploadService:
         if record["complete"]:
             return HttpAnswer()
         received = self._count_received(record)
+        # "Resume Incomplete", as Google Cloud Storage says it.
         return HttpAnswer(status=308, headers={"Range": f"bytes=0-{received - 1}"} if received else {})
 
     def _append_bytes(self, record: Record, start: int, source: ByteSource) -> None:
         data = self._data_path(record)
         with data.open("r+b" if data.exists() else "w+b") as stream:
             stream.seek(start)
+            # A client may go back behind what has arrived: the bytes that it sends now count.
             stream.truncate()
             while chunk := source.read(_CHUNK):  # what came before a cut stays
                 if stream.tell() + len(chunk) > record["size"]:

@@ -19,9 +19,9 @@ from typing import Any
 from offline_kit.core import files
 from offline_kit.core.errors import UsageError, suggest_name
 from offline_kit.local_kaggle import wire
-from offline_kit.local_kaggle.settings import LocalKaggleSettings
-from offline_kit.local_kaggle.store import DownloadLinks, Record, RecordStore, pack_folder, wrap_file
+from offline_kit.local_kaggle.store import Record, Service, pack_folder, wrap_file
 from offline_kit.local_kaggle.wire import HttpAnswer, RpcCall, ServiceRefusal, rpc
+from offline_kit.project.import_names import find_distributions
 from offline_kit.project.kaggle_names import make_slug
 from offline_kit.project.references import find_bound_names
 from offline_kit.rehearsal import gateway_standin
@@ -34,25 +34,13 @@ _CATEGORIES = (
     *("Featured", "Research", "Recruitment", "Getting Started", "Masters", "Playground", "Community"),
     *("Analytics", "LOCAL"),
 )
+# How scikit-learn ends the names of metrics of which less is better.
 _LESS_IS_BETTER = ("_error", "_loss", "_deviance")
-"""How scikit-learn ends the names of metrics of which less is better."""
-_DISTRIBUTIONS = {
-    "sklearn": "scikit-learn",
-    "cv2": "opencv-python-headless",
-    "skimage": "scikit-image",
-    "PIL": "pillow",
-}
-"""Packages of metrics that are installed under another name than they are imported by."""
 _FAR = datetime(2099, 1, 1, tzinfo=UTC)
 
 
-class CompetitionCatalog:
+class CompetitionCatalog(Service):
     """The competitions of one local Kaggle; each knows its folder, which stays where it is."""
-
-    def __init__(self, store: RecordStore, settings: LocalKaggleSettings, links: DownloadLinks) -> None:
-        self.store = store
-        self.settings = settings
-        self.links = links
 
     def add_competition(self, folder: Path) -> str:
         """Take in a competition and return its slug; UsageError names what is wrong with the folder."""
@@ -140,7 +128,7 @@ class CompetitionCatalog:
 
     @rpc("competitions.CompetitionApiService/DownloadDataFile")
     def _download_file(self, call: RpcCall) -> HttpAnswer:
-        """Send to the link of one public file; a large one comes as NAME.zip."""
+        # A large file comes as NAME.zip.
         record, name = self._joined_competition(call), call.text("fileName")
         public = Path(record["public"])
         if name not in set(_list_names(public)):
@@ -157,6 +145,7 @@ class CompetitionCatalog:
     def _joined_competition(self, call: RpcCall) -> Record:
         """Return a competition whose data the caller may fetch: 403 if nobody has accepted its rules."""
         record = self.named_competition(call)
+        # Everybody may list the files.
         if not call.user or not record["entered"]:
             words = "You must accept this competition's rules before you can download its data"
             raise ServiceRefusal(403, words)
@@ -203,6 +192,7 @@ def _check_metric(metric: str, folder: Path) -> list[str]:
         guess = suggest_name(metric, known_metrics)
         return [] if metric in known_metrics else [f"unknown metric '{metric}'{guess}"]
     try:
+        # It is read, not run: whoever serves a competition has not agreed to its code yet.
         tree = ast.parse((folder / metric_path).read_text(encoding="utf-8"))
     except (OSError, SyntaxError, ValueError) as error:
         return [f"the metric's file '{metric_path}' cannot be read: {error}"]
@@ -225,16 +215,16 @@ def _check_metric(metric: str, folder: Path) -> list[str]:
 
 def _find_missing_packages(metric: str, names: Iterable[str]) -> list[str]:
     """Return which packages a metric needs and this Python, in which it is computed, does not have."""
-    return [
-        f"the metric '{metric}' needs {name}, which is not installed beside offline-kit:"
-        f" run '{sys.executable} -m pip install {_DISTRIBUTIONS.get(name, name)}'"
-        for name in names
-        if importlib.util.find_spec(name) is None
-    ]
+    problems = []
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            command = f"'{sys.executable} -m pip install {(*find_distributions(name), name)[0]}'"
+            needs = f"the metric '{metric}' needs {name}, which is not installed beside offline-kit"
+            problems.append(f"{needs}: run {command}")
+    return problems
 
 
 def _read_competition(folder: Path) -> Record:
-    """Read a competition's folder into a record of absolute paths."""
     path = folder / "competition.toml"
     try:
         settings = tomllib.loads(path.read_text(encoding="utf-8"))

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from offline_kit.local_kaggle import wire
-from offline_kit.local_kaggle.blobs import UploadService
-from offline_kit.local_kaggle.store import DownloadLinks, Key, Record, RecordStore
-from offline_kit.local_kaggle.versions import OwnedThings, VersionStore
+from offline_kit.local_kaggle.store import Key, Record
+from offline_kit.local_kaggle.versions import VersionedThings
 from offline_kit.local_kaggle.wire import HttpAnswer, RpcCall, rpc
 from offline_kit.project.kaggle_names import check_title
 
 _MORE = ("expectedUpdateFrequency", "userSpecifiedSources")
+# Suffixes by type; what BigQuery holds is no file, here it stands for what it loads.
 _FILE_TYPES = {
     "CSV": (".csv", ".tsv"),
     "JSON": (".json", ".jsonl"),
@@ -20,25 +20,17 @@ _FILE_TYPES = {
     "PARQUET": (".parquet",),
     "BIG_QUERY": (".csv", ".json", ".jsonl", ".parquet", ".avro", ".orc"),
 }
-"""Suffixes by type; what BigQuery holds is no file, here it stands for what it loads."""
 _LICENCE_GROUPS = {"CC": "_CC", "GPL": "_GPL", "LGPL": "_GPL", "AGPL": "_GPL", "ODB": "_ODB", "DBCL": "_ODB"}
 
 
-class DatasetService(OwnedThings):
+class DatasetService(VersionedThings):
     """The datasets of one local Kaggle."""
 
     kind = "datasets"
 
-    def __init__(
-        self, store: RecordStore, versions: VersionStore, blobs: UploadService, links: DownloadLinks
-    ) -> None:
-        super().__init__(store, links)
-        self.versions = versions
-        self.blobs = blobs
-
     @rpc("datasets.DatasetApiService/CreateDataset")
     def _create_dataset(self, call: RpcCall) -> Mapping[str, Any]:
-        """Make a dataset with its first version; a name that is taken is an error inside of a 200."""
+        # As on Kaggle, what is wrong with a name is an error inside of a 200.
         owner, slug, title = call.text("ownerSlug") or call.user, call.text("slug"), call.text("title")
         if not call.user or owner.lower() != call.user:
             raise self.refusal("create")
@@ -65,20 +57,21 @@ class DatasetService(OwnedThings):
             }
             self.store.write_record(record, *self.key_of(record))
             self.versions.add_version(self.key_of(record), uploads, notes="Initial release", stuck=call.stuck)
-        return _accept(call, record)
+        return {**self.accept(call, record), "status": "Ok", "invalidTags": []}
 
     @rpc(
         "datasets.DatasetApiService/CreateDatasetVersion",
         "datasets.DatasetApiService/CreateDatasetVersionById",
     )
     def _create_version(self, call: RpcCall) -> Mapping[str, Any]:
-        """Make a new version: a whole snapshot; nothing of the one before is taken over."""
+        # A version is a whole snapshot: nothing of the one before is taken over.
         named = self.find_by_id(call.integer("id")) if call.body.get("id") else self._read_named(call)
         record = self.require_owner(call, named, "update")
-        version = call.inner(call.body.get("body"))
+        version = call.inner(call.body.get("body"))  # the path parameters stand beside it
         uploads = self.blobs.list_uploads(version)
         key = self.key_of(record)
         with self.store.lock:
+            # A second version needs a finished first one: https://github.com/Kaggle/kagglehub/issues/181
             if self.versions.version_numbers(key) == [1] and self.versions.has_unfinished(key):
                 raise self.refusal("update")
             for name in ("subtitle", "description"):
@@ -90,11 +83,11 @@ class DatasetService(OwnedThings):
             if version.flag("deleteOldVersions"):
                 for older in range(1, number):
                     self.versions.delete_version(key, older)
-        return _accept(call, record)
+        return {**self.accept(call, record), "status": "Ok", "invalidTags": []}
 
     @rpc("datasets.DatasetApiService/GetDatasetStatus")
     def _get_status(self, call: RpcCall) -> Mapping[str, Any]:
-        """Tell the state of the newest version that shows: shortly after an upload that is the old one."""
+        # Shortly after an upload this is still the version before, READY.
         return {"status": self.versions.version_state(self._shown_version(self._open_dataset(call)))}
 
     @rpc("datasets.DatasetApiService/GetDataset")
@@ -111,29 +104,21 @@ class DatasetService(OwnedThings):
 
     @rpc("datasets.DatasetApiService/ListDatasetFiles")
     def _list_files(self, call: RpcCall) -> Mapping[str, Any]:
-        key, version = self._find_version(call)
-        created = wire.format_time(version["created"])
-        listing = self.versions.list_files(key, version)
-        entries = (
-            {"name": name, "totalBytes": size, "creationDate": created, "ref": name} for name, size in listing
-        )
-        return wire.list_page(call, "datasetFiles", entries)
+        entries = self.list_version_files(*self._find_version(call), "totalBytes")
+        return wire.list_page(call, "datasetFiles", entries, lambda entry: {**entry, "ref": entry["name"]})
 
     @rpc("datasets.DatasetApiService/ListTreeDatasetFiles")
     def _list_tree(self, call: RpcCall) -> Mapping[str, Any]:
-        """List what lies directly in one folder of a version."""
-        key, version = self._find_version(call)
-        created = wire.format_time(version["created"])
         below = f"{call.text('path').strip('/')}/".lstrip("/")
         folders: dict[str, dict[str, Any]] = {}
         loose: list[dict[str, Any]] = []
-        for path, size in self.versions.list_files(key, version):
-            name, slash, _ = path.removeprefix(below).partition("/")
-            entry: dict[str, Any] = {"name": name, "relativeUrl": below + name}
-            if path.startswith(below) and slash:
-                folders[name] = entry
-            elif path.startswith(below):
-                loose.append({**entry, "totalBytes": size, "creationDate": created})
+        for entry in self.list_version_files(*self._find_version(call), "totalBytes"):
+            name, slash, _ = entry["name"].removeprefix(below).partition("/")
+            named = {"name": name, "relativeUrl": below + name}
+            if entry["name"].startswith(below) and slash:
+                folders[name] = named
+            elif entry["name"].startswith(below):
+                loose.append(entry | named)
         page, following = wire.slice_page(call, [*folders.values(), *loose])
         return {
             "directories": [entry for entry in page if "totalBytes" not in entry],
@@ -146,7 +131,7 @@ class DatasetService(OwnedThings):
 
     @rpc("datasets.DatasetApiService/GetDatasetMetadata")
     def _get_metadata(self, call: RpcCall) -> Mapping[str, Any]:
-        """Tell what `datasets metadata` writes to a file."""
+        # What `kaggle datasets metadata` writes to a file.
         record = self._open_dataset(call)
         info = {
             "datasetId": record["id"],
@@ -163,13 +148,14 @@ class DatasetService(OwnedThings):
 
     @rpc("datasets.DatasetApiService/UpdateDatasetMetadata")
     def _update_metadata(self, call: RpcCall) -> Mapping[str, Any]:
-        """Change title, texts and privacy; without `isPrivate` the dataset becomes public, as asked."""
+        # Without `isPrivate` the dataset becomes public: absent means false on the wire.
         record = self.require_owner(call, self._read_named(call), "update")
         settings = call.inner(call.body.get("settings"))
         for name in ("title", "subtitle", "description", *_MORE):
             record[name] = settings.text(name) or record.get(name, "")
         for name in ("keywords", "collaborators"):
             record[name] = settings.items(name) or record.get(name, [])
+        # A dataset has exactly one licence.
         for licence in settings.items("licenses")[:1]:
             record["license"] = call.inner(licence).text("name") or record["license"]
         record["private"] = settings.flag("isPrivate")
@@ -178,14 +164,10 @@ class DatasetService(OwnedThings):
 
     @rpc("datasets.DatasetApiService/DeleteDataset")
     def _delete_dataset(self, call: RpcCall) -> Mapping[str, Any]:
-        record = self.require_owner(call, self._read_named(call), "delete")
-        self.versions.wait_for_processing()
-        self.store.delete_record(*self.key_of(record))
-        return {}
+        return self.delete_thing(self.key_of(self.require_owner(call, self._read_named(call), "delete")))
 
     @rpc("datasets.DatasetApiService/ListDatasets")
     def _list_datasets(self, call: RpcCall) -> Mapping[str, Any]:
-        """List one's own datasets, or those that one may see."""
 
         def passes_search(record: Record, words: str) -> bool:
             searched = ("title", "slug", "subtitle", "description")
@@ -232,7 +214,7 @@ class DatasetService(OwnedThings):
     @rpc("datasets.DatasetApiService/DownloadDataset")
     def _download_dataset(self, call: RpcCall) -> HttpAnswer:
         key, version = self._find_version(call)
-        return self.versions.send_version(call, self.links, key, version, call.text("fileName"))
+        return self.versions.send_version(call, key, version, call.text("fileName"))
 
     def mounted_version(self, ref: str, user: str) -> tuple[str, Path] | None:
         """Return place and folder of what a notebook of this user gets for "owner/slug[/version]".
@@ -244,11 +226,6 @@ class DatasetService(OwnedThings):
             if version := self.versions.newest_version(key, ready=True):
                 return "/".join(key), self.versions.version_folder(key, version)
         return None
-
-    def resume_processing(self) -> None:
-        """Go on with what was being processed when the server ended."""
-        for record in self.all_records():
-            self.versions.resume_processing(self.key_of(record))
 
     def _read_named(self, call: RpcCall) -> Record | None:
         return self.read_record(call.text("ownerSlug") or call.user, call.text("datasetSlug"))
@@ -279,7 +256,8 @@ class DatasetService(OwnedThings):
     def _describe(self, call: RpcCall, record: Record) -> dict[str, Any]:
         key, owner = self.key_of(record), record["owner"]
         version = self._shown_version(record)
-        failed = self.versions.settings.numbers_failed and not self.versions.has_unfinished(key)
+        # A version on its way has no number yet; whether a failed one has is a setting, clients must bear both.
+        failed = self.settings.numbers_failed and not self.versions.has_unfinished(key)
         numbered = failed or self.versions.newest_version(key, ready=True)
         versions = [
             {
@@ -296,7 +274,7 @@ class DatasetService(OwnedThings):
             **{name: record[name] for name in ("id", "title", "subtitle", "description")},
             **dict.fromkeys(("ownerName", "ownerRef", "creatorName"), owner),
             "ref": f"{owner}/{record['slug']}",
-            "url": _page_of(call, record),
+            "url": self.page_of(call, record),
             "isPrivate": record["private"],
             "licenseName": record["license"],
             "lastUpdated": wire.format_time(version["created"]),
@@ -311,15 +289,6 @@ def _in_group(record: Record, group: str, user: str) -> bool:
     """Tell whether a dataset that one may see is in a group: "MY", "MY_PRIVATE", "USER" ..."""
     own_group = "MY_PRIVATE" if record["private"] else "MY_PUBLIC"
     return group in ("PUBLIC", "USER") or (record["owner"] == user and group in ("MY", own_group))
-
-
-def _page_of(call: RpcCall, record: Record) -> str:
-    return f"{call.base}/datasets/{record['owner']}/{record['slug']}"
-
-
-def _accept(call: RpcCall, record: Record) -> dict[str, Any]:
-    ref = f"/{record['owner']}/{record['slug']}"
-    return {"ref": ref, "url": _page_of(call, record), "status": "Ok", "error": "", "invalidTags": []}
 
 
 def _refuse(reason: str) -> dict[str, Any]:

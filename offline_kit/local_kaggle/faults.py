@@ -23,43 +23,33 @@ class Fault:
     on: str
     """An RPC's method ("CreateDataset") or its whole name, "PUT" (bytes of an upload), "GET" (a link to a file), "LOGS"
     (a log that is followed), with wildcards. "RUN" is a run of a pushed version, "SCORE" the end of a submission."""
-    after: int = 0
-    """How many of these calls pass first."""
-    times: int = 1
-    """How many of them it meets; 0 for all."""
-    delay: float = 0.0
-    """Seconds to wait first."""
+    after: int = 0  # how many of these calls pass first
+    times: int = 1  # how many of them it meets; 0 for all
+    delay: float = 0.0  # seconds to wait first
     cut: int = -1
     """Bytes of the request's body (at GET and LOGS: of the answer) after which the connection is reset; -1 for never."""
-    pause: float = 0.0
-    """Seconds before each 64 KiB of a file that is sent."""
-    forget: bool = False
-    """The upload session has expired: 404 from now on."""
+    pause: float = 0.0  # seconds before each 64 KiB of a file that is sent
+    forget: bool = False  # the upload session has expired: 404 from now on
     status: int = 0
     """HTTP status to answer instead of the call, with `message`, and `retry_after` seconds as header; 0 for none."""
     message: str = "Injected fault"
     retry_after: float | None = None
-    answer: Mapping[str, Any] | None = None
-    """JSON to answer with status 200 instead of the call."""
+    answer: Mapping[str, Any] | None = None  # JSON to answer with status 200 instead of the call
     words: str = ""
     """How the answer writes every "status": "KERNEL_WORKER_STATUS_{}", or a word without {} for all."""
-    lose_answer: bool = False
-    """The call has its effect, then the connection is reset without an answer."""
-    twice: bool = False
-    """The call is delivered twice; the second answer goes back."""
+    lose_answer: bool = False  # the call has its effect, then the connection is reset without an answer
+    twice: bool = False  # the call is delivered twice; the second answer goes back
     stuck: str = ""
     """A state at which versions made by this call stay ("BLOBS_RECEIVED", "FAILED"), or a run ("QUEUED", "RUNNING"), or
     a submission ("PENDING")."""
-    fail: str = ""
-    """Text of the error in which a run or a submission ends, without having run."""
+    fail: str = ""  # text of the error in which a run or a submission ends, without having run
     ends: str = ""
     """State in which a run or a submission ends ("CANCEL_ACKNOWLEDGED"); "" for its own, or ERROR under `fail`."""
     without: str = ""
     """A kind of data source that a run does not get: "dataset", "competition", "kernel", "model"."""
 
 
-NONE = Fault(on="")
-"""Nothing goes wrong."""
+NONE = Fault(on="")  # nothing goes wrong
 
 
 class FaultTable:

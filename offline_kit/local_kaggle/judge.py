@@ -26,8 +26,7 @@ class MetricError(Exception):
     """The competition's own metric fails; the submission is not to blame."""
 
 
-Metric = Callable[[Path, Path], float]
-"""Takes the submission and the solution, two tables with the same ids."""
+Metric = Callable[[Path, Path], float]  # takes the submission and the solution, two tables with the same ids
 
 
 def score_submission(request: Mapping[str, Any]) -> dict[str, float]:

@@ -12,16 +12,7 @@ from typing import Any
 
 from offline_kit.core import files
 from offline_kit.local_kaggle.faults import Fault, FaultTable
-from offline_kit.local_kaggle.running import (
-    Finder,
-    NotebookRunner,
-    RunCompetition,
-    RunJob,
-    RunResult,
-    discard_text,
-)
-from offline_kit.local_kaggle.settings import LocalKaggleSettings
-from offline_kit.local_kaggle.store import Key, Record, RecordStore
+from offline_kit.local_kaggle.store import Foundation, Key, Record, RecordStore, Service
 
 SOURCES = {
     "dataset": "datasetDataSources",
@@ -33,10 +24,54 @@ SOURCES = {
 ENDED = ("COMPLETE", "ERROR", "CANCEL_ACKNOWLEDGED")
 _MOST_SECONDS = 12 * 3600.0
 _AT_ONCE = threading.Semaphore(2)  # this machine is no cloud
+# Seconds of silence after which a follower of a log gets a sign of life.
 _SILENCE = 15.0
-"""Seconds of silence after which a follower of a log gets a sign of life."""
 LogEvent = dict[str, Any]
 """`stream_name`, `time` (seconds since the run began) and `data`, as the service writes it."""
+
+
+def discard_text(text: str) -> None:
+    """Hear what a run says, and keep nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunCompetition:
+    """The competition that a notebook takes part in, as far as its run depends on it."""
+
+    place: str  # where its data is mounted, below /kaggle/input
+    submission: str  # what its gateway writes, if it has an inference server
+    gateway: Mapping[str, Any] | str | None
+    """Options of the stand-in gateway, or a class of its own package; None: its competition.toml has no `gateway`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunJob:
+    """What is run."""
+
+    notebook: str  # the notebook's text (nbformat 4)
+    inputs: tuple[tuple[str, Path], ...]  # what lies below /kaggle/input: (place, folder or file)
+    folder: Path  # an empty folder for the run; what is written to /kaggle/working is left in its `output`
+    timeout: float
+    rerun: bool = False  # whether it is the hidden run of a submission (KAGGLE_IS_COMPETITION_RERUN)
+    say: Callable[[str], None] = discard_text  # takes what the run says, line by line while it says it
+    contest: RunCompetition | None = None
+    """The competition whose data is attached; the first one, if there are several."""
+    internet: bool = False  # whether the version was saved with the internet on; a hidden run never has it
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """How it ended."""
+
+    failure: str  # why it failed, one line; empty: it ran to its end
+    log: tuple[tuple[float, str], ...] = ()
+    """What was said and not told to `RunJob.say`: (seconds since the start, text)."""
+
+
+NotebookRunner = Callable[[RunJob], RunResult]
+"""Runs a job to its end; what goes wrong with the notebook is a failure, not an exception."""
+Finder = Callable[[str, str], tuple[str, Path] | None]
+"""From the reference of a data source and a user to (place below /kaggle/input, folder), or None."""
 
 
 @dataclass
@@ -97,6 +132,7 @@ class RunLogs:
         position, ended = 0, False
         while not ended:
             with self._news:
+                # Wait under the lock that a writer notifies, and yield without it: a slow follower blocks nobody.
                 if len(live.events) == position and not live.ended:
                     self._news.wait(_SILENCE)
                 new, ended = live.events[position:], live.ended
@@ -104,23 +140,22 @@ class RunLogs:
             yield from new or (() if ended else (None,))
 
 
-class NotebookRuns:
+class NotebookRuns(Service):
     """The runs of one local Kaggle; a version's record holds its state."""
 
     def __init__(
         self,
-        store: RecordStore,
-        settings: LocalKaggleSettings,
+        base: Foundation,
+        *,
         runner: NotebookRunner,
         finders: Mapping[str, Finder],
         faults: FaultTable,
     ) -> None:
-        self.store = store
-        self.settings = settings
+        super().__init__(base)
         self.runner = runner
         self.finders = finders
         self.faults = faults
-        self.logs = RunLogs(store)
+        self.logs = RunLogs(self.store)
 
     def find_source(self, kind: str, ref: str, user: str) -> tuple[str, Path] | None:
         """Return place and folder of a data source, or None if it cannot be attached."""
@@ -155,7 +190,7 @@ class NotebookRuns:
         instead of its own. Sources of the kind `without` are left out.
         """
         record = self.store.read(*key) or {}
-        record |= {SOURCES[without]: ()} if without else {}
+        record |= {SOURCES[without]: ()} if without else {}  # an injected fault
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         source = self.read_source(key)
@@ -167,7 +202,7 @@ class NotebookRuns:
             rerun=covered is not None,
             contest=self._find_contest(record),
             say=say,
-            internet=bool(record.get("enableInternet")) and covered is None,
+            internet=bool(record.get("enableInternet")) and covered is None,  # a hidden run never has it
         )
         with _AT_ONCE:
             return self.runner(job)
@@ -194,6 +229,7 @@ class NotebookRuns:
         return None
 
     def _mount_place(self, place: str) -> str:
+        # Kaggle changed its mounts in 2026, some sessions still have the old ones: /kaggle/input/<slug>.
         if self.settings.layout == "new":
             return place
         kind, _, name = place.partition("/")
@@ -209,6 +245,7 @@ class NotebookRuns:
         self.logs.begin_log(key)
         run = make_run_folder(self.store.key_folder(*key))
         result = self._collect_result(key, run, fault)
+        # The run itself holds no lock: its notebook may be deleted or its server ended in the meantime.
         if not self.store.key_folder(*key).exists():  # deleted meanwhile
             self.logs.end_log(key)
             return

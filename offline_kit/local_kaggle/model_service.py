@@ -6,34 +6,27 @@ from pathlib import Path
 from typing import Any
 
 from offline_kit.local_kaggle import wire
-from offline_kit.local_kaggle.blobs import UploadService
-from offline_kit.local_kaggle.store import DownloadLinks, Key, Record, RecordStore
-from offline_kit.local_kaggle.versions import OwnedThings, VersionStore
+from offline_kit.local_kaggle.store import Key, Record
+from offline_kit.local_kaggle.versions import VersionedThings
 from offline_kit.local_kaggle.wire import HttpAnswer, RpcCall, ServiceRefusal, rpc
 
 _MODEL_TEXTS = ("subtitle", "description", "publishTime", "provenanceSources")
+# What a person tells about a model or a variation, under the names of the service.
 _INSTANCE_TEXTS = (
     *("overview", "usage", "fineTunable", "trainingData", "modelInstanceType", "baseModelInstance"),
     "externalBaseModelUrl",
 )
-"""What a person tells about a model or a variation, under the names of the service."""
 
 
-class ModelService(OwnedThings):
+class ModelService(VersionedThings):
     """The models of one local Kaggle."""
 
     kind = "models"
-
-    def __init__(
-        self, store: RecordStore, versions: VersionStore, blobs: UploadService, links: DownloadLinks
-    ) -> None:
-        super().__init__(store, links)
-        self.versions = versions
-        self.blobs = blobs
+    verbatim = True
 
     @rpc("models.ModelApiService/CreateModel")
     def _create_model(self, call: RpcCall) -> Mapping[str, Any]:
-        """Make a model without variations; a slug that is taken is an error inside of a 200."""
+        # As on Kaggle, what is wrong with a slug is an error inside of a 200.
         owner, slug = call.text("ownerSlug") or call.user, call.text("slug")
         if not call.user or owner.lower() != call.user:
             raise self.refusal("create")
@@ -52,21 +45,22 @@ class ModelService(OwnedThings):
                 **_pick_fields(call.body, _MODEL_TEXTS),
             }
             self.store.write_record(record, *self.key_of(record))
-        return _accept(call, record)
+        return {**self.accept(call, record), "id": record["id"]}
 
     @rpc("models.ModelApiService/GetModel")
     def _get_model(self, call: RpcCall) -> Mapping[str, Any]:
         record = self._open_model(call)
-        return {**_describe_model(call, record), "instances": list(self._list_instances(call, record))}
+        return {**self._describe_model(call, record), "instances": list(self._list_instances(call, record))}
 
     @rpc("models.ModelApiService/UpdateModel")
     def _update_model(self, call: RpcCall) -> Mapping[str, Any]:
         record = self._own_model(call)
+        # Only what the mask names changes; the client sends all fields, the others as they were in its file.
         changed = _masked_fields(call, (*_MODEL_TEXTS, "title", "isPrivate"))
         private = bool(changed.pop("isPrivate", record["private"]))
         record |= {**changed, "private": private, "updated": self.store.current_time()}
         self.store.write_record(record, *self.key_of(record))
-        return _accept(call, record)
+        return {**self.accept(call, record), "id": record["id"]}
 
     @rpc("models.ModelApiService/UpdateModelInstance")
     def _update_instance(self, call: RpcCall) -> Mapping[str, Any]:
@@ -75,11 +69,11 @@ class ModelService(OwnedThings):
         changed = _masked_fields(call, (*_INSTANCE_TEXTS, "licenseName"))
         licence = changed.pop("licenseName", instance["license"])
         self.store.write_record({**instance, **changed, "license": licence}, *key)
-        return {**_accept(call, record), "id": instance["id"]}
+        return {**self.accept(call, record), "id": instance["id"]}
 
     @rpc("models.ModelApiService/CreateModelInstance")
     def _create_instance(self, call: RpcCall) -> Mapping[str, Any]:
-        """Make a variation with its first version; one that exists is 409 inside of a 200."""
+        # One that exists is 409 inside of a 200.
         record = self._own_model(call)
         body = call.inner(call.body.get("body"))
         key = self._instance_key(record, body.text("framework"), body.text("instanceSlug"))
@@ -97,7 +91,7 @@ class ModelService(OwnedThings):
             }
             self.store.write_record(instance, *key)
             self.versions.add_version(key, uploads, notes="Initial release", stuck=call.stuck)
-        return _accept(call, record)
+        return {**self.accept(call, record), "id": record["id"]}
 
     @rpc("models.ModelApiService/CreateModelInstanceVersion")
     def _create_version(self, call: RpcCall) -> Mapping[str, Any]:
@@ -106,7 +100,7 @@ class ModelService(OwnedThings):
         body = call.inner(call.body.get("body"))
         uploads = self.blobs.list_uploads(body)
         self.versions.add_version(key, uploads, notes=body.text("versionNotes"), stuck=call.stuck)
-        return _accept(call, record)
+        return {**self.accept(call, record), "id": record["id"]}
 
     @rpc("models.ModelApiService/GetModelInstance")
     def _get_instance(self, call: RpcCall) -> Mapping[str, Any]:
@@ -115,28 +109,24 @@ class ModelService(OwnedThings):
 
     @rpc("models.ModelApiService/ListModelInstanceVersionFiles")
     def _list_files(self, call: RpcCall) -> Mapping[str, Any]:
-        key, version = self._find_version(call)
-        created = wire.format_time(version["created"])
-        listing = self.versions.list_files(key, version)
-        entries = ({"name": name, "size": size, "creationDate": created} for name, size in listing)
-        return wire.list_page(call, "files", entries)
+        return wire.list_page(call, "files", self.list_version_files(*self._find_version(call), "size"))
 
     @rpc("models.ModelApiService/DownloadModelInstanceVersion")
     def _download_version(self, call: RpcCall) -> HttpAnswer:
         key, version = self._find_version(call)
-        return self.versions.send_version(call, self.links, key, version, call.text("path"))
+        return self.versions.send_version(call, key, version, call.text("path"))
 
     @rpc("models.ModelApiService/DeleteModel")
     def _delete_model(self, call: RpcCall) -> Mapping[str, Any]:
-        return self._delete(self.key_of(self._own_model(call)))
+        return self.delete_thing(self.key_of(self._own_model(call)))
 
     @rpc("models.ModelApiService/DeleteModelInstance")
     def _delete_instance(self, call: RpcCall) -> Mapping[str, Any]:
-        return self._delete(self._find_instance(call, self._own_model(call))[1])
+        return self.delete_thing(self._find_instance(call, self._own_model(call))[1])
 
     @rpc("models.ModelApiService/DeleteModelInstanceVersion")
     def _delete_version(self, call: RpcCall) -> Mapping[str, Any]:
-        """Remove one version; its number is not given again."""
+        # The number of a deleted version is not given again.
         _, key = self._find_instance(call, self._own_model(call))
         version = self.versions.get_version(key, call.integer("versionNumber"))
         self.versions.wait_for_processing()
@@ -153,7 +143,7 @@ class ModelService(OwnedThings):
             call,
             "models",
             (record for record in self.all_records() if self.may_see(record, call.user)),
-            lambda record: _describe_model(call, record),
+            lambda record: self._describe_model(call, record),
             filters={
                 "owner": lambda record, name: bool(record["owner"] == name.lower()),
                 "search": passes_search,
@@ -171,12 +161,11 @@ class ModelService(OwnedThings):
 
     @rpc("models.ModelApiService/ListModelInstanceVersions")
     def _list_versions(self, call: RpcCall) -> Mapping[str, Any]:
-        """List the versions of a variation that show, the latest first."""
         record = self._open_model(call)
         instance, key = self._find_instance(call, record)
         shared = {
             "framework": instance["framework"],
-            "url": _page_of(call, record),
+            "url": self.page_of(call, record),
             "variationSlug": instance["slug"],
             "modelTitle": record["title"],
             "isPrivate": record["private"],
@@ -198,17 +187,13 @@ class ModelService(OwnedThings):
             return None
         key = self._instance_key(record, words[2], words[3])
         for version in self.versions.iter_versions(key):
-            is_wanted = not words[4:] or version["number"] == int(words[4])
+            is_wanted = not words[4:] or version["number"] == int(
+                words[4]
+            )  # a reference without a version is the latest, as in the API
             if is_wanted and self.versions.version_state(version) == "READY":
                 location = "/".join(("models", *key[1:3], *key[4:], str(version["number"])))
                 return location, self.versions.version_folder(key, version)
         return None
-
-    def resume_processing(self) -> None:
-        """Go on with what was being processed when the server ended."""
-        for record in self.all_records():
-            for key in self._instance_keys(record):
-                self.versions.resume_processing(key)
 
     def _find_version(self, call: RpcCall) -> tuple[Key, Record]:
         _, key = self._find_instance(call, self._open_model(call))
@@ -233,28 +218,34 @@ class ModelService(OwnedThings):
     def _own_model(self, call: RpcCall) -> Record:
         return self.require_owner(call, self._open_model(call), "update")
 
-    def _delete(self, key: Key) -> Mapping[str, Any]:
-        self.versions.wait_for_processing()
-        self.store.delete_record(*key)
-        return {}
-
     def _instance_key(self, record: Record, framework: str, slug: str) -> Key:
         """Return the key of a variation; the framework in lower case without what stands between its words."""
+        # "pyTorch" in metadata, MODEL_FRAMEWORK_PY_TORCH in requests, and "pytorch" in mounts are one.
         word = framework.upper().removeprefix("MODEL_FRAMEWORK_").replace("_", "").lower()
         if not word or not slug:
             raise ServiceRefusal(400, "Framework and instance slug are needed")
         return (*self.key_of(record), "instances", word, slug.lower())
 
-    def _instance_keys(self, record: Record) -> Iterator[Key]:
+    def version_keys(self, record: Record) -> Iterator[Key]:
+        """Yield the keys of a model's variations."""
         base = (*self.key_of(record), "instances")
         for framework in self.store.key_names(*base):
             for slug in self.store.key_names(*base, framework):
                 yield (*base, framework, slug)
 
     def _list_instances(self, call: RpcCall, record: Record) -> Iterator[dict[str, Any]]:
-        for key in self._instance_keys(record):
+        for key in self.version_keys(record):
             if self.versions.newest_version(key):
                 yield self._describe_instance(call, record, key)
+
+    def _describe_model(self, call: RpcCall, record: Record) -> dict[str, Any]:
+        return {
+            **_pick_fields(record, ("id", "title", "slug", *_MODEL_TEXTS)),
+            "ref": f"{record['owner']}/{record['slug']}",
+            "author": record["owner"],
+            "isPrivate": record["private"],
+            "url": self.page_of(call, record),
+        }
 
     def _describe_instance(self, call: RpcCall, record: Record, key: Key) -> dict[str, Any]:
         instance = self.store.read(*key)
@@ -271,7 +262,7 @@ class ModelService(OwnedThings):
             **(origin if len(words) >= 4 else {}),
             "versionId": _version_id(instance, version),
             "versionNumber": version["number"],
-            "url": _page_of(call, record),
+            "url": self.page_of(call, record),
             "totalUncompressedBytes": sum(size for _, size in self.versions.list_files(key, version)),
         }
 
@@ -290,25 +281,6 @@ def _masked_fields(call: RpcCall, names: Iterable[str]) -> dict[str, Any]:
 
 def _version_id(instance: Record, version: Record) -> int:
     return int(instance["id"]) * 1000 + int(version["number"])
-
-
-def _page_of(call: RpcCall, record: Record) -> str:
-    return f"{call.base}/models/{record['owner']}/{record['slug']}"
-
-
-def _describe_model(call: RpcCall, record: Record) -> dict[str, Any]:
-    return {
-        **_pick_fields(record, ("id", "title", "slug", *_MODEL_TEXTS)),
-        "ref": f"{record['owner']}/{record['slug']}",
-        "author": record["owner"],
-        "isPrivate": record["private"],
-        "url": _page_of(call, record),
-    }
-
-
-def _accept(call: RpcCall, record: Record) -> dict[str, Any]:
-    ref = f"/{record['owner']}/{record['slug']}"
-    return {"id": record["id"], "ref": ref, "url": _page_of(call, record), "error": ""}
 
 
 def _refuse(why: str, code: int) -> dict[str, Any]:

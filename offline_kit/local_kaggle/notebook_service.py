@@ -3,18 +3,19 @@
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from offline_kit.core import files
 from offline_kit.local_kaggle import wire
 from offline_kit.local_kaggle.kernel_runs import ENDED, SOURCES, NotebookRuns
-from offline_kit.local_kaggle.store import DownloadLinks, Key, Record, RecordStore, pack_folder
+from offline_kit.local_kaggle.store import Foundation, Key, Record, pack_folder
 from offline_kit.local_kaggle.versions import OwnedThings
 from offline_kit.local_kaggle.wire import HttpAnswer, RpcCall, ServiceRefusal, rpc
 from offline_kit.project.kaggle_names import make_slug
 
+# Accelerators that Kaggle retired, in lower case, and what it runs instead without a word (kaggle 2.2.5 warns of it).
 _REPLACED = {
     "nvidiateslap100": "NvidiaTeslaT4",
     "tpuv38": "TpuV5E8",
@@ -22,13 +23,12 @@ _REPLACED = {
     "tpuv232": "",
     "tpuv2256": "",
 }
-"""Accelerators that Kaggle retired, in lower case, and what it runs instead without a word (kaggle 2.2.5 warns of it)."""
 _PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".svg", ".html")
 _FLAGS = ("isPrivate", "enableGpu", "enableTpu", "enableInternet")
 _TEXTS = ("dockerImage", "dockerImagePinningType", "machineShape", "language", "kernelType")
 _QUOTA = {"timeUsed": "0s", "timeReserved": "0s", "totalTimeAllowed": "108000s"}
+# Bytes of every file in a listing that the live service has for a file of a gigabyte, too.
 _NO_SIZE = 946
-"""Bytes of every file in a listing that the live service has for a file of a gigabyte, too."""
 
 
 class NotebookService(OwnedThings):
@@ -36,25 +36,18 @@ class NotebookService(OwnedThings):
 
     kind = "kernels"
 
-    def __init__(
-        self,
-        store: RecordStore,
-        runs: NotebookRuns,
-        links: DownloadLinks,
-        taken: Callable[[str, str], object],
-    ) -> None:
-        """`taken` tells whether a dataset of this owner has the slug, which is no notebook's then."""
-        super().__init__(store, links)
+    def __init__(self, base: Foundation, runs: NotebookRuns) -> None:
+        super().__init__(base)
         self.runs = runs
-        self.taken = taken
 
     @rpc("kernels.KernelsApiService/SaveKernel")
     def _save_version(self, call: RpcCall) -> Mapping[str, Any]:
-        """Make a version and let it run; a data source that is not there is named, and the run goes without."""
+        # A data source that is not there is named in the answer, and the run goes without: no error, as on Kaggle.
         if not call.user:
             raise ServiceRefusal(401, "Unauthenticated")
-        runs_now, most = call.text("kernelExecutionType") != "QUICK_SAVE", self.runs.settings.sessions
+        runs_now, most = call.text("kernelExecutionType") != "QUICK_SAVE", self.settings.sessions
         if runs_now and self._count_running(call.user) >= most:
+            # A refusal inside of a 200: `kaggle kernels push` prints it and exits with 0.
             return {"error": f"Maximum batch CPU session count of {most} reached."}
         shape = call.text("machineShape")
         sources = {kind: call.texts(name) for kind, name in SOURCES.items()}
@@ -72,7 +65,7 @@ class NotebookService(OwnedThings):
                 "timeout": call.integer("sessionTimeoutSeconds"),
                 **{name: call.flag(name) for name in _FLAGS},
                 **{name: call.text(name) for name in _TEXTS},
-                "machineShape": _REPLACED.get(shape.lower(), shape),
+                "machineShape": _REPLACED.get(shape.lower(), shape),  # what is read back differs
                 "categoryIds": call.texts("categoryIds"),
                 **{SOURCES[kind]: refs for kind, refs in sources.items()},
             }
@@ -113,20 +106,19 @@ class NotebookService(OwnedThings):
         slug = make_slug(title)
         if not re.fullmatch(r"[a-z0-9-]{5,50}", slug):
             return None
-        if self.read_record(owner, slug) or self.taken(owner, slug):
+        # Notebooks and datasets share their slugs.
+        if self.read_record(owner, slug) or self.store.read("datasets", owner, slug):
             raise ServiceRefusal(409, f"A notebook or dataset with the slug '{slug}' exists already")
         created = {"id": self.store.next_serial("kernel"), "owner": owner.lower(), "slug": slug}
         return {**created, "title": title, "created": self.store.current_time(), "private": True}
 
     @rpc("kernels.KernelsApiService/GetKernelSessionStatus")
     def _get_status(self, call: RpcCall) -> Mapping[str, Any]:
-        """Tell the state of a version's run, of the latest version unless a label is given."""
         _, version = self._find_session(call)
         return {"status": version["state"], "failureMessage": version.get("failure", "")}
 
     @rpc("kernels.KernelsApiService/ListKernelSessionOutput")
     def _get_session_output(self, call: RpcCall) -> Mapping[str, Any]:
-        """List the output files of a run, each with a link, and its log."""
         key, version = self._find_session(call)
         folder = self.runs.output_folder(key)
 
@@ -144,12 +136,13 @@ class NotebookService(OwnedThings):
             headers = {"Content-Type": "application/json"}
             return HttpAnswer(body=logs.log_text(key).encode(), headers=headers)
         events = (f"data: {json.dumps(event)}\n\n" if event else ":\n\n" for event in logs.follow_log(key))
+        # Server-sent events with a last line of their own, which `kaggle kernels logs --follow` waits for.
         pieces = (piece.encode() for piece in itertools.chain(events, ("data: END_OF_LOG\n\n",)))
         return HttpAnswer(stream=pieces, headers={"Content-Type": "text/event-stream"})
 
     @rpc("kernels.KernelsApiService/ListKernelFiles")
     def _list_output_files(self, call: RpcCall) -> Mapping[str, Any]:
-        """List the output files of a run as the live service was seen to: bare names, and no true sizes."""
+        # As the live service was seen to answer: bare names, and no true sizes.
         key, version = self._find_session(call)
         facts = {"size": _NO_SIZE, "creationDate": wire.format_time(version["created"])}
         names = self._list_output(key, version)
@@ -157,7 +150,6 @@ class NotebookService(OwnedThings):
 
     @rpc("kernels.KernelsApiService/GetKernel")
     def _get_notebook(self, call: RpcCall) -> Mapping[str, Any]:
-        """Give a version's source and metadata."""
         record = self._open_notebook(call)
         key = self._labelled_key(record, call)
         version = self.store.read(*key) or {}
@@ -167,7 +159,6 @@ class NotebookService(OwnedThings):
 
     @rpc("kernels.KernelsApiService/ListKernels")
     def _list_notebooks(self, call: RpcCall) -> Mapping[str, Any]:
-        """List one's own notebooks, or those that one may see."""
         visible = [
             (record, version)
             for record in self.all_records()
@@ -203,7 +194,6 @@ class NotebookService(OwnedThings):
 
     @rpc("kernels.KernelsApiService/DownloadKernelOutput")
     def _download_output(self, call: RpcCall) -> HttpAnswer:
-        """Send to the link of one output file of one version, or of a zip of all."""
         number, name = call.integer("versionNumber"), call.text("filePath")
         names = {"userName": call.text("ownerSlug"), "kernelSlug": call.text("kernelSlug")}
         named = call.inner({**names, "versionLabel": f"v{number}" if number else ""})
@@ -224,7 +214,7 @@ class NotebookService(OwnedThings):
 
     @rpc("kernels.KernelsApiService/GetAcceleratorQuotaStatistics")
     def _get_quota(self, call: RpcCall) -> Mapping[str, Any]:
-        """Tell the hours of accelerators: all of them are left."""
+        # All hours of the accelerators are left.
         refresh = wire.format_time(self.store.current_time() + 7 * 86400)
         return {"quotaRefreshTime": refresh, "gpuQuota": _QUOTA, "tpuQuota": _QUOTA} if call.user else {}
 
@@ -283,7 +273,7 @@ class NotebookService(OwnedThings):
         if not re.fullmatch(r"[A-Za-z0-9-]+", slug):
             raise self.refusal("get")
         record = self.open_record(call, call.text("userName") or call.user, slug)
-        if self.store.current_time() - record["created"] < self.runs.settings.visible_after:
+        if not self.is_visible(record):
             raise self.refusal("get")
         return record
 
@@ -292,7 +282,7 @@ class NotebookService(OwnedThings):
 
     def _describe_notebook(self, record: Record, version: Record) -> dict[str, Any]:
         copied = {name: version[name] for name in (*_FLAGS, *_TEXTS, *SOURCES.values(), "categoryIds")}
-        if self.runs.settings.kinds_in_sources:
+        if self.settings.kinds_in_sources:
             for kind, name in SOURCES.items():
                 copied[name] = [f"{'code' if kind == 'kernel' else kind}/{ref}" for ref in version[name]]
         return {

@@ -9,7 +9,7 @@ from pathlib import Path
 from offline_kit.core import interpreters, sandbox
 from offline_kit.core.errors import OfflineKitError, UsageError
 from offline_kit.core.sandboxes.box import Mount
-from offline_kit.local_kaggle.running import RunJob, RunResult
+from offline_kit.local_kaggle.kernel_runs import RunJob, RunResult
 from offline_kit.notebook.runtime.kit_server import WRITTEN
 from offline_kit.packages.pip_settings import IndexSettings
 from offline_kit.project import images
@@ -106,7 +106,7 @@ class SandboxRunner:
         if name := kit_facts.read_install_plan(kit_files).image:
             try:
                 image = images.load_image(name, accelerator="none", project=self.project or job.folder)
-            except UsageError:  # captured, or of a file of the user's
+            except UsageError:  # captured, or of an image file that only the kit's own machine has
                 job.say(f"the local Kaggle has no image '{name}': the running environment stands in for it\n")
             else:
                 return image, kernel.prepare_kernel(kit_files, code, image, self.shop, current=False)

@@ -71,8 +71,9 @@ class LocalKaggleServer:
 
 
 class _HttpServer(ThreadingHTTPServer):
+    # A client that still follows a log must not keep the server from ending.
     daemon_threads = True
-    request_queue_size = 128
+    request_queue_size = 128  # parallel uploads connect at once
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing: whoever was cut off knows it."""
@@ -194,6 +195,7 @@ class _RequestHandler(BaseHTTPRequestHandler):
     def _serve_call(self, name: str) -> None:
         """Answer a call ("package.Service/Method", "PUT", "GET" ...), with the faults that are asked for."""
         target = urllib.parse.urlsplit(self.path)
+        # To its proxy a client sends whole addresses; KAGGLE_API_ENVIRONMENT=LOCALHOST makes them http://localhost
         if target.scheme and target.hostname not in _LOOPBACK:
             self._refuse_foreign(str(target.hostname))
             return
@@ -241,6 +243,7 @@ class _RequestHandler(BaseHTTPRequestHandler):
                 wait = {} if fault.retry_after is None else {"Retry-After": f"{fault.retry_after:g}"}
                 raise ServiceRefusal(fault.status, fault.message, headers=wait)
             if fault.answer is not None:
+                # An answer that overtakes the request is lost: the system resets a connection with unread bytes.
                 body.drain_rest()
                 return wire.json_answer(fault.answer)
             answer = self._route_call(name, body, fault)
@@ -307,7 +310,7 @@ class _RequestHandler(BaseHTTPRequestHandler):
         stat = path.stat()
         size, etag = stat.st_size, f'"{stat.st_mtime_ns:x}-{stat.st_size:x}"'
         wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
-        is_unchanged = (self.headers.get("If-Range") or etag) == etag
+        is_unchanged = (self.headers.get("If-Range") or etag) == etag  # else the whole file again, RFC 9110
         start = int(wanted[1]) if wanted and is_unchanged and int(wanted[1]) < size else 0
         headers: dict[str, Any] = {
             "Content-Type": "application/octet-stream",

@@ -10,21 +10,19 @@ from offline_kit.local_kaggle.blobs import UploadService
 from offline_kit.local_kaggle.catalog import CompetitionCatalog
 from offline_kit.local_kaggle.dataset_service import DatasetService
 from offline_kit.local_kaggle.faults import Fault, FaultTable
-from offline_kit.local_kaggle.kernel_runs import NotebookRuns
+from offline_kit.local_kaggle.kernel_runs import Finder, NotebookRunner, NotebookRuns
 from offline_kit.local_kaggle.model_service import ModelService
 from offline_kit.local_kaggle.notebook_service import NotebookService
-from offline_kit.local_kaggle.running import Finder, NotebookRunner
 from offline_kit.local_kaggle.settings import LocalKaggleSettings
-from offline_kit.local_kaggle.store import DownloadLinks, RecordStore
+from offline_kit.local_kaggle.store import DownloadLinks, Foundation, RecordStore
 from offline_kit.local_kaggle.submission_service import SubmissionService
-from offline_kit.local_kaggle.versions import VersionStore
 from offline_kit.local_kaggle.wire import HttpAnswer, RpcCall, ServiceRefusal
 from offline_kit.project import kaggle_sources
 
+# Calls that look at credentials themselves.
 _OPEN = frozenset({"security.OAuthService/IntrospectToken", "users.AccountService/GenerateAccessToken"})
-"""Calls that look at credentials themselves."""
+# What the words of a configuration's sources are called here.
 _KINDS = {"dataset": "dataset", "notebook": "kernel", "model": "model"}
-"""What the words of a configuration's sources are called here."""
 
 
 class LocalKaggle:
@@ -32,25 +30,28 @@ class LocalKaggle:
 
     def __init__(self, folder: Path, settings: LocalKaggleSettings, runner: NotebookRunner) -> None:
         self.settings = settings
-        self.store = store = RecordStore(folder)
-        self.accounts = AccountService(store)
-        self.links = links = DownloadLinks(settings.link)
-        self.blobs = blobs = UploadService(store, settings)
+        self.store = RecordStore(folder)
+        self.links = DownloadLinks(settings.link)
+        base = Foundation(store=self.store, settings=settings, links=self.links)
+        self.accounts = AccountService(base)
+        self.blobs = UploadService(base)
         self.faults = FaultTable(folder / "faults.json")
-        self.datasets = DatasetService(store, VersionStore(store, settings), blobs, links)
-        self.models = ModelService(store, VersionStore(store, settings, verbatim=True), blobs, links)
-        self.catalog = CompetitionCatalog(store, settings, links)
+        self.datasets = DatasetService(base)
+        self.models = ModelService(base)
+        self.catalog = CompetitionCatalog(base)
         self.copies: dict[tuple[str, str], tuple[str, Path]] = {}
         finders = {
             "competition": self.catalog.mounted_data,
             "dataset": self._with_copies("dataset", self.datasets.mounted_version),
             "model": self._with_copies("model", self.models.mounted_version),
         }
-        runs = NotebookRuns(store, settings, runner, finders, self.faults)
-        self.kernels = NotebookService(store, runs, links, self.datasets.read_record)
+        runs = NotebookRuns(base, runner=runner, finders=finders, faults=self.faults)
+        self.kernels = NotebookService(base, runs)
         finders["kernel"] = self._with_copies("kernel", self.kernels.mounted_output)
-        self.submissions = SubmissionService(store, self.catalog, self.kernels, blobs, self.faults)
-        services = (self.accounts, blobs, self.datasets, self.kernels, self.models, self.catalog)
+        self.submissions = SubmissionService(
+            base, catalog=self.catalog, kernels=self.kernels, blobs=self.blobs
+        )
+        services = (self.accounts, self.blobs, self.datasets, self.kernels, self.models, self.catalog)
         self._rpcs = {
             name: answer
             for service in (*services, self.submissions)

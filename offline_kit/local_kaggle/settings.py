@@ -9,28 +9,20 @@ class LocalKaggleSettings:
 
     visible_after: float = 1.0
     """Until then a new dataset answers 403, and a new version is not there: the old one still says READY."""
-    processing: float = 3.0
-    """From visible to READY, through all the states that the service has."""
+    processing: float = 3.0  # from visible to READY, through all the states that the service has
     numbers_failed: bool = True
     """Whether a dataset tells a number for its current version although none was ever READY."""
-    unpack_pt: bool = True
-    """Whether .pt, .pth and the like are unpacked, which Kaggle does on some days."""
-    session: float = 6 * 86400.0
-    """How long an upload session can be gone on with; then it answers 404."""
-    link: float = 3600.0
-    """How long a link to a file works; then it answers 403."""
+    unpack_pt: bool = True  # whether .pt, .pth and the like are unpacked, which Kaggle does on some days
+    session: float = 6 * 86400.0  # how long an upload session can be gone on with; then it answers 404
+    link: float = 3600.0  # how long a link to a file works; then it answers 403
     wrapped_from: int = 1 << 20
     """Bytes of a single file of a dataset or a competition from which on it is sent as NAME.zip."""
-    queued: float = 0.5
-    """How long a pushed notebook waits before it runs."""
-    sessions: int = 2
-    """Notebook runs at once for one account; a further push is refused."""
+    queued: float = 0.5  # how long a pushed notebook waits before it runs
+    sessions: int = 2  # notebook runs at once for one account; a further push is refused
     daily_submissions: int = 5
     """Submissions a day (UTC) and competition, where the competition says nothing else."""
-    scoring: float = 1.0
-    """From the end of a hidden run to its score."""
-    layout: str = "new"
-    """Mounts below /kaggle/input: "new" (datasets/<owner>/<slug>) or "old" (<slug>)."""
+    scoring: float = 1.0  # from the end of a hidden run to its score
+    layout: str = "new"  # mounts below /kaggle/input: "new" (datasets/<owner>/<slug>) or "old" (<slug>)
     kinds_in_sources: bool = False
     """Whether a notebook tells its sources with their kind in front: "dataset/<owner>/<slug>"."""
     error_shape: str = "nested"

@@ -10,14 +10,15 @@ import time
 import urllib.parse
 import zipfile
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from offline_kit.core import files
+from offline_kit.local_kaggle.settings import LocalKaggleSettings
 from offline_kit.local_kaggle.wire import HttpAnswer, RpcCall, ServiceRefusal
 
-Key = tuple[str, ...]
-"""A path of safe words below the state's folder."""
+Key = tuple[str, ...]  # A path of safe words below the state's folder
 Record = dict[str, Any]
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _RECORD = "record.json"
@@ -48,6 +49,7 @@ class RecordStore:
         """Return the folder of a key; refuses words that are no slugs, so that nothing leads out of it."""
         if not key or not all(_SAFE.fullmatch(word) for word in key):
             raise ServiceRefusal(404, "Not found")
+        # Slugs differ in more than case on Kaggle, and some file systems know no case.
         return self.folder.joinpath(*(word.lower() for word in key))
 
     def read(self, *key: str) -> Record | None:
@@ -134,6 +136,28 @@ class DownloadLinks:
         return path
 
 
+@dataclass(frozen=True, kw_only=True)
+class Foundation:
+    """What all services of one local Kaggle stand on."""
+
+    store: RecordStore
+    settings: LocalKaggleSettings
+    links: DownloadLinks
+
+
+class Service:
+    """One of the services of a local Kaggle."""
+
+    def __init__(self, base: Foundation) -> None:
+        self.store = base.store
+        self.settings = base.settings
+        self.links = base.links
+
+    def is_visible(self, record: Record) -> bool:
+        """Tell whether a thing shows by now."""
+        return bool(self.store.current_time() - record["created"] >= self.settings.visible_after)
+
+
 def pack_folder(folder: Path, final: Path, names: Iterable[Path] | None = None) -> Path:
     """Return `final`, a .zip or .tar.gz of a folder that no longer changes, or of these files of it.
 
@@ -146,11 +170,15 @@ def pack_folder(folder: Path, final: Path, names: Iterable[Path] | None = None) 
         part = final.with_suffix(".part")
         paths = files.list_tree(folder) if names is None else names
         if final.name.endswith(".tar.gz"):
-            with tarfile.open(part, "w:gz", compresslevel=1) as tar:
+            with tarfile.open(
+                part, "w:gz", compresslevel=1
+            ) as tar:  # level 1: nobody waits for a small archive
                 for path in paths:
                     tar.add(folder / path, path.as_posix(), recursive=False)
         else:
-            kind = zipfile.ZIP_STORED if names is None else zipfile.ZIP_DEFLATED
+            kind = (
+                zipfile.ZIP_STORED if names is None else zipfile.ZIP_DEFLATED
+            )  # speed over size, this is loopback
             with zipfile.ZipFile(part, "w", kind, strict_timestamps=False) as zipped:
                 for path in paths:
                     zipped.write(folder / path, path.as_posix() if names is None else path.name)

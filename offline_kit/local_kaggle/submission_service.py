@@ -19,10 +19,9 @@ from offline_kit.core.errors import OfflineKitError
 from offline_kit.local_kaggle import wire
 from offline_kit.local_kaggle.blobs import UploadService
 from offline_kit.local_kaggle.catalog import CompetitionCatalog
-from offline_kit.local_kaggle.faults import FaultTable
 from offline_kit.local_kaggle.kernel_runs import make_run_folder
 from offline_kit.local_kaggle.notebook_service import NotebookService
-from offline_kit.local_kaggle.store import Record, RecordStore, pack_folder
+from offline_kit.local_kaggle.store import Foundation, Record, Service, pack_folder
 from offline_kit.local_kaggle.wire import HttpAnswer, RpcCall, ServiceRefusal, rpc
 from offline_kit.project.kaggle_names import LOCAL_ONLY
 from offline_kit.rehearsal.gateway_driver import TABLE_SUFFIX
@@ -31,35 +30,28 @@ _DAY = 86400
 _METRIC_SECONDS = 600.0
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _LOG_LINES = 15  # of a hidden run that failed
+# How scores are written: nobody is to take them for Kaggle's.
 _LOCAL = "{:.5f} (LOCAL)"
-"""How scores are written: nobody is to take them for Kaggle's."""
 _LEADERBOARD_COLUMNS = (
     *("Rank", "TeamId", "TeamName", "LastSubmissionDate", "Score", "SubmissionCount"),
     "TeamMemberUserNames",
 )
 
 
-class SubmissionService:
+class SubmissionService(Service):
     """The submissions of one local Kaggle."""
 
     def __init__(
-        self,
-        store: RecordStore,
-        catalog: CompetitionCatalog,
-        kernels: NotebookService,
-        blobs: UploadService,
-        faults: FaultTable,
+        self, base: Foundation, *, catalog: CompetitionCatalog, kernels: NotebookService, blobs: UploadService
     ) -> None:
-        self.store = store
+        super().__init__(base)
         self.catalog = catalog
         self.kernels = kernels
         self.blobs = blobs
-        self.faults = faults
-        self.links = catalog.links
 
     @rpc("competitions.CompetitionApiService/CreateCodeSubmission")
     def _submit_code(self, call: RpcCall) -> Mapping[str, Any]:
-        """Queue the hidden run of a finished notebook version."""
+        # What Kaggle demands before it queues the hidden run of a version.
         competition = self.catalog.open_competition(call)
         name = call.text("fileName") or competition["submission"]
         found = self.kernels.find_version(
@@ -70,6 +62,7 @@ class SubmissionService:
         key, version = found
         if version["state"] != "COMPLETE":
             raise ServiceRefusal(400, "Submission not allowed: the notebook version has not run to its end")
+        # Code competitions are scored without internet, so a version that has it is not accepted.
         if version["enableInternet"]:
             raise ServiceRefusal(400, "Submission not allowed: internet access must be disabled")
         if not (self.kernels.runs.output_folder(key) / name).is_file():
@@ -84,7 +77,6 @@ class SubmissionService:
 
     @rpc("competitions.CompetitionApiService/CreateSubmission")
     def _submit_file(self, call: RpcCall) -> Mapping[str, Any]:
-        """Queue the scoring of an uploaded file; a code competition takes none."""
         competition = self.catalog.open_competition(call)
         if competition["code_only"]:
             raise ServiceRefusal(400, "This competition only accepts submissions from notebooks")
@@ -132,12 +124,11 @@ class SubmissionService:
 
     @rpc("competitions.CompetitionApiService/ListSubmissions")
     def _list_submissions(self, call: RpcCall) -> Mapping[str, Any]:
-        """List one's submissions to a competition, the latest first."""
         own_records = self._submissions_of(call.user, self.catalog.named_competition(call))
         return wire.list_page(
             call,
             "submissions",
-            (record for record in reversed(own_records) if self._is_visible(record)),
+            (record for record in reversed(own_records) if self.is_visible(record)),
             lambda record: _describe_submission(call, record),
             filters={
                 "group": lambda record, word: (
@@ -157,15 +148,15 @@ class SubmissionService:
 
     @rpc("competitions.CompetitionApiService/GetSubmission")
     def _get_submission(self, call: RpcCall) -> Mapping[str, Any]:
-        """Tell about one submission; 404 just after it was made."""
+        # 404 just after it was made, as on Kaggle: the client has to wait for it.
         record = self._own_submission(call, "ref")
-        if not self._is_visible(record):
+        if not self.is_visible(record):
             raise ServiceRefusal(404, "Submission not found")
         return _describe_submission(call, record)
 
     @rpc("competitions.CompetitionApiService/DownloadSubmission")
     def _download_submission(self, call: RpcCall) -> HttpAnswer:
-        """Send to the link of a file that was uploaded as a submission; what a hidden run wrote is nobody's."""
+        # Only what was uploaded: the file that a hidden run wrote would show the hidden test set.
         path = self._sent_file(self._own_submission(call, "submissionId"))
         if not path.is_file():
             words = "The file of this submission cannot be downloaded: a notebook has written it"
@@ -179,7 +170,6 @@ class SubmissionService:
 
     @rpc("competitions.CompetitionApiService/DownloadLeaderboard")
     def _download_leaderboard(self, call: RpcCall) -> HttpAnswer:
-        """Send to the link of a zip with the whole leaderboard as a table."""
         competition = self.catalog.named_competition(call)
         slug, table = competition["slug"], io.StringIO()
         writer = csv.writer(table)
@@ -199,7 +189,7 @@ class SubmissionService:
 
         A team is one account.
         """
-        sign = 1 if competition.get("lower") else -1
+        sign = 1 if competition.get("lower") else -1  # the best is the smallest by this sign
         teams: dict[str, list[Record]] = {}
         for record in self.store.iter_records("submissions"):
             if record["competition"] == competition["slug"] and _has_score(record, "public"):
@@ -226,7 +216,8 @@ class SubmissionService:
                 threading.Thread(target=self._score_record, args=(record,), daemon=True).start()
 
     def _score_record(self, record: Record) -> None:
-        fault = self.faults.match_call("SCORE")
+        # Kaggle answers a submission at once and scores it for hours.
+        fault = self.kernels.runs.faults.match_call("SCORE")
         time.sleep(fault.delay)
         if fault.stuck:
             return
@@ -241,7 +232,7 @@ class SubmissionService:
         except Exception as error:  # noqa: BLE001 - a submission must end in a state
             facts = {"state": "ERROR", "error": f"Kaggle Error: {error}"}
         shutil.rmtree(folder, ignore_errors=True)
-        time.sleep(self.catalog.settings.scoring)
+        time.sleep(self.settings.scoring)
         self.store.write_record({**record, **facts}, "submissions", str(record["ref"]))
 
     def _score_files(self, record: Record, competition: Record, folder: Path) -> dict[str, Any]:
@@ -267,12 +258,15 @@ class SubmissionService:
 
     def _run_hidden(self, record: Record, competition: Record, folder: Path, log: list[str]) -> Path:
         """Run a notebook version on the hidden test; return where its submission should be."""
+        # Kaggle mounts the hidden test set in place of the public data, and gives no log of that run.
         covered = {f"competitions/{competition['slug']}": self.catalog.hidden_entries(competition)}
         result = self.kernels.runs.execute_version(
             tuple(record["kernel"]), folder, covered=covered, timeout=competition["seconds"], say=log.append
         )
         if result.failure:
-            late = "exceeded the max allowed" in result.failure
+            late = (
+                "exceeded the max allowed" in result.failure
+            )  # of `_describe_failure` of the sandbox runner
             error = "Notebook Timeout" if late else "Notebook Threw Exception"
             raise _SubmissionError(error + _mark_local(result.failure, log))
         written = folder / "output" / str(record["fileName"])
@@ -295,16 +289,13 @@ class SubmissionService:
         records = self.store.iter_records("submissions")
         return [record for record in records if (record["user"], record["competition"]) == own]
 
-    def _is_visible(self, record: Record) -> bool:
-        return bool(self.store.current_time() - record["created"] >= self.catalog.settings.visible_after)
-
 
 class _SubmissionError(Exception):
     """A submission ends as an error; the text is what its author is shown."""
 
 
 def _run_judge(competition: Record, written: Path, folder: Path) -> dict[str, Any]:
-    """Let the judge score a file, in a process of its own."""
+    # In a process of its own: the metric is somebody's code.
     copied = ("solution", "metric", "options", "folder")
     request = {"submission": str(written), "id": competition["id_column"]}
     request |= {name: competition[name] for name in copied}

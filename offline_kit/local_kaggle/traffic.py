@@ -15,12 +15,9 @@ class TrafficEvent:
     phase: str
     """"begun", "bytes" (some of an upload's body arrived), "done" (the effect is there, the answer not sent),
     "ended" (answered) or "refused" (not for this server)."""
-    name: str
-    """"package.Service/Method", "PUT", "GET", or the host that was asked for."""
-    received: int = 0
-    """Bytes of the body so far."""
-    sent: int = 0
-    """Bytes of the answer."""
+    name: str  # "package.Service/Method", "PUT", "GET", or the host that was asked for
+    received: int = 0  # bytes of the body so far
+    sent: int = 0  # bytes of the answer
     status: int = 0
 
 

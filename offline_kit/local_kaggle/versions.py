@@ -3,17 +3,20 @@
 import os
 import shutil
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from offline_kit.core import files
 from offline_kit.core.errors import ProjectError
 from offline_kit.local_kaggle import store as records
-from offline_kit.local_kaggle.settings import LocalKaggleSettings
-from offline_kit.local_kaggle.store import DownloadLinks, Key, Record, RecordStore
+from offline_kit.local_kaggle import wire
+from offline_kit.local_kaggle.blobs import UploadService
+from offline_kit.local_kaggle.store import Foundation, Key, Record, Service
 from offline_kit.local_kaggle.wire import HttpAnswer, RpcCall, ServiceRefusal
 from offline_kit.project import kaggle_rules
 
+# DatabundleVersionStatus of kagglesdk (datasets/types/dataset_enums.py) has the same names.
 STAGES = (
     "NOT_YET_PERSISTED",
     "BLOBS_RECEIVED",
@@ -25,15 +28,10 @@ STAGES = (
 """The states that a version passes, in order; FAILED is the other end."""
 
 
-class OwnedThings:
+class OwnedThings(Service):
     """The things of one kind: each has an owner, a slug and a number, and is private or not."""
 
-    kind: str
-    """First word of their keys, and of their permissions."""
-
-    def __init__(self, store: RecordStore, links: DownloadLinks) -> None:
-        self.store = store
-        self.links = links
+    kind: str  # first word of their keys, and of their permissions
 
     def key_of(self, record: Record) -> Key:
         """Return the key of a thing."""
@@ -80,15 +78,14 @@ class OwnedThings:
         return ServiceRefusal(403, f"Permission '{self.kind}.{right}' was denied")
 
 
-class VersionStore:
-    """The versions below one kind of thing ("datasets" or "models"); a key names the thing."""
+class VersionStore(Service):
+    """The versions below one kind of thing ("datasets" or "models"); a key names the thing.
 
-    def __init__(self, store: RecordStore, settings: LocalKaggleSettings, *, verbatim: bool = False) -> None:
-        """Under `verbatim` nothing is unpacked, renamed or wrapped, and all files are sent as .tar.gz: so it is for models."""
-        self.verbatim = verbatim
-        self.store = store
-        self.settings = settings
-        self._working: list[threading.Thread] = []
+    Under `verbatim` nothing is unpacked, renamed or wrapped, and all files are sent as .tar.gz: so it is for models.
+    """
+
+    verbatim = False
+    _working: tuple[threading.Thread, ...] = ()
 
     def add_version(self, key: Key, uploads: Iterable[tuple[str, Path]], **facts: object) -> int:
         """Make a new version of (path, bytes) pairs and begin its processing; return its number."""
@@ -96,7 +93,9 @@ class VersionStore:
             number = max(self.version_numbers(key), default=0) + 1
             folder = self._version_folder(key, number) / "upload"
             for path, data in uploads:
-                files.link_or_copy(data, _find_free_path(folder / PurePosixPath(path)))
+                files.link_or_copy(
+                    data, _find_free_path(folder / PurePosixPath(path))
+                )  # a kit of gigabytes costs no disk here
             record = {"number": number, "created": self.store.current_time(), "state": "received", **facts}
             self.store.write_record(record, *_version_key(key, number))
         self._start_processing(key, number)
@@ -110,7 +109,7 @@ class VersionStore:
         """Yield the versions that show by now (and still, unless `deleted`), the newest first."""
         for number in reversed(self.version_numbers(key)):
             record = self.store.read(*_version_key(key, number))
-            if record and self._age(record) >= 0 and (deleted or record["state"] != "deleted"):
+            if record and self.is_visible(record) and (deleted or record["state"] != "deleted"):
                 yield record
 
     def get_version(self, key: Key, number: int) -> Record:
@@ -132,11 +131,13 @@ class VersionStore:
 
     def version_state(self, record: Record) -> str:
         """Return the state that a version shows now."""
+        # The clock decides what shows: nothing has to run for a version to come forward, not even over a restart.
         if record["state"] == "deleted":
             return "DELETED"
         if record.get("stuck"):
             return str(record["stuck"])
-        age, processing = self._age(record), self.settings.processing
+        age, processing = self.store.current_time() - record["created"], self.settings.processing
+        age -= self.settings.visible_after
         if age >= processing and record["state"] != "received":
             return "READY" if record["state"] == "treated" else "FAILED"
         return STAGES[max(0, min(4, int(age / processing * 5 if processing else 5)))]
@@ -152,9 +153,7 @@ class VersionStore:
         folder = self.version_folder(key, record)
         return [(path.as_posix(), (folder / path).stat().st_size) for path in files.list_tree(folder)]
 
-    def send_version(
-        self, call: RpcCall, links: DownloadLinks, key: Key, record: Record, name: str
-    ) -> HttpAnswer:
+    def send_version(self, call: RpcCall, key: Key, record: Record, name: str) -> HttpAnswer:
         """Send to the link of one file of a version, or of an archive of all; 404 before it is READY."""
         if self.version_state(record) != "READY":
             raise ServiceRefusal(404, "The version is not ready")
@@ -162,13 +161,13 @@ class VersionStore:
         if not name:
             suffix = ".tar.gz" if self.verbatim else ".zip"
             archive = records.pack_folder(folder, folder.with_name(f"all{suffix}"))
-            return links.redirect(call, archive, f"{key[-1]}{suffix}")
+            return self.links.redirect(call, archive, f"{key[-1]}{suffix}")
         if name not in [path for path, _ in self.list_files(key, record)]:
             raise ServiceRefusal(404, f"File '{name}' not found")
         if self.verbatim:
-            return links.redirect(call, folder / name)
+            return self.links.redirect(call, folder / name)
         path = records.wrap_file(folder, name, folder.with_name("wrapped"), self.settings.wrapped_from)
-        return links.redirect(call, path)
+        return self.links.redirect(call, path)
 
     def delete_version(self, key: Key, number: int) -> None:
         """Mark a version as deleted, and free its disk."""
@@ -186,13 +185,9 @@ class VersionStore:
         for thread in self._working:
             thread.join()
 
-    def _age(self, record: Record) -> float:
-        """Return for how many seconds a version has been visible."""
-        return float(self.store.current_time() - record["created"] - self.settings.visible_after)
-
     def _start_processing(self, key: Key, number: int) -> None:
         thread = threading.Thread(target=self._process_upload, args=(key, number), daemon=True)
-        self._working = [worker for worker in self._working if worker.is_alive()] + [thread]
+        self._working = (*(worker for worker in self._working if worker.is_alive()), thread)
         thread.start()
 
     def _process_upload(self, key: Key, number: int) -> None:
@@ -203,6 +198,7 @@ class VersionStore:
         upload.mkdir(exist_ok=True)
         problems: list[str] = []
         try:
+            # Files of models were never seen unpacked; those of datasets are: https://github.com/Kaggle/kaggle-cli/pull/111
             if self.verbatim:
                 shutil.copytree(upload, mounted, copy_function=os.link)
             else:
@@ -233,3 +229,47 @@ def _find_free_path(path: Path) -> Path:
         number += 1
         candidate = path.with_name(f"{path.stem}-{number:03}{path.suffix}")
     return candidate
+
+
+class VersionedThings(OwnedThings):
+    """Things that consist of versions of uploaded files."""
+
+    verbatim = False
+
+    def __init__(self, base: Foundation) -> None:
+        super().__init__(base)
+        self.blobs = UploadService(base)
+        self.versions = VersionStore(base)
+        self.versions.verbatim = self.verbatim
+
+    def version_keys(self, record: Record) -> Iterator[Key]:
+        """Yield the keys below which a thing has versions."""
+        yield self.key_of(record)
+
+    def resume_processing(self) -> None:
+        """Go on with what was being processed when the server ended."""
+        for record in self.all_records():
+            for key in self.version_keys(record):
+                self.versions.resume_processing(key)
+
+    def delete_thing(self, key: Key) -> Mapping[str, Any]:
+        """Remove what lies below a key, and answer the call."""
+        # A thread that still writes would make the folder anew.
+        self.versions.wait_for_processing()
+        self.store.delete_record(*key)
+        return {}
+
+    def list_version_files(self, key: Key, version: Record, size_name: str) -> Iterator[dict[str, Any]]:
+        """Yield the files of a version as the service tells them."""
+        created = wire.format_time(version["created"])
+        for name, size in self.versions.list_files(key, version):
+            yield {"name": name, size_name: size, "creationDate": created}
+
+    def page_of(self, call: RpcCall, record: Record) -> str:
+        """Return the address of a thing's page."""
+        return f"{call.base}/{self.kind}/{record['owner']}/{record['slug']}"
+
+    def accept(self, call: RpcCall, record: Record) -> dict[str, Any]:
+        """Return the answer to a change that was made."""
+        ref = f"/{record['owner']}/{record['slug']}"
+        return {"ref": ref, "url": self.page_of(call, record), "error": ""}

@@ -25,8 +25,8 @@ _NO_PAGES = (
     "A local Kaggle has no pages. `offline-kit status --to local` tells what it holds, as Kaggle's own client does;"
     " the rules of a competition are accepted in its competition.toml (entered = true).\n"
 )
+# Values of a filter that let everything pass.
 _PASSES_ALL = re.compile(r"|all|[A-Z_]+_(?:ALL|UNSPECIFIED)")
-"""Values of a filter that let everything pass."""
 _T = TypeVar("_T")
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
@@ -45,13 +45,10 @@ class ServiceRefusal(Exception):  # noqa: N818 - a word of the service, not of o
 class RpcCall:
     """One remote call, authenticated and parsed; a field that is absent has its default."""
 
-    user: str
-    """Who calls; empty for nobody."""
+    user: str  # who calls; empty for nobody
     body: Mapping[str, Any]
-    base: str
-    """How the caller reaches this server: "http://127.0.0.1:PORT"."""
-    stuck: str = ""
-    """A state at which a version made by this call stays, by an injected fault."""
+    base: str  # how the caller reaches this server: "http://127.0.0.1:PORT"
+    stuck: str = ""  # A state at which a version made by this call stays, by an injected fault
 
     def text(self, name: str) -> str:
         """Return a string field."""
@@ -61,6 +58,7 @@ class RpcCall:
     def integer(self, name: str) -> int:
         """Return an integer field (int64 may come as a string). Refuses anything else."""
         try:
+            # JSON of protocol buffers writes int64 as a string: https://protobuf.dev/programming-guides/json/
             return int(self.body.get(name) or 0)
         except (TypeError, ValueError):
             raise ServiceRefusal(400, f"Invalid value for {name}") from None
@@ -96,8 +94,7 @@ class HttpAnswer:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-Rpc = Callable[[RpcCall], Mapping[str, Any] | HttpAnswer]
-"""One remote procedure; raises ServiceRefusal."""
+Rpc = Callable[[RpcCall], Mapping[str, Any] | HttpAnswer]  # one remote procedure; raises ServiceRefusal
 
 
 def rpc(*names: str) -> Callable[[_Method], _Method]:
@@ -139,6 +136,7 @@ def reword_status(answer: HttpAnswer, form: str) -> HttpAnswer:
 def refusal_answer(refusal: ServiceRefusal, shape: str = "nested") -> HttpAnswer:
     """Return an error in one of the shapes of `LocalKaggleSettings.error_shape`."""
     code = refusal.status
+    # A proxy or a load balancer in front of the service answers like this.
     if shape in ("html", "empty"):
         page = f"<html><body><h1>{code}</h1></body></html>" if shape == "html" else ""
         return HttpAnswer(

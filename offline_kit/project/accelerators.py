@@ -54,6 +54,7 @@ def find_machine_shape(accelerator: str) -> str:
             hint="use 't4x2', or 'none' for a CPU notebook",
             code="accelerator-reserved",
         )
+    # Kaggle has TPUs; the images of their notebooks are other ones.
     if "tpu" in word:
         raise UsageError(
             f"the accelerator '{accelerator}' is a TPU, which no template and no image supports",

@@ -43,6 +43,7 @@ def load_config(project: Path, flags: Mapping[str, Any]) -> Config:
     pyproject, table, source = _find_own_table(root)
     _check_keys(table, source, root)
     given_flags = _drop_unset(flags)
+    # Flags override the file.
     values = _read_values(table, root) | given_flags | {"from_flags": frozenset(given_flags) - {"notebook"}}
     values["notebook"] = _read_notebook_settings(table.get("notebook", {}), flags.get("notebook") or {})
     project_table = pyproject.get("project", {})
@@ -119,6 +120,7 @@ def _find_own_table(root: Path) -> tuple[dict[str, Any], dict[str, Any], Path | 
     pyproject_path, own_path = root / "pyproject.toml", root / "offline-kit.toml"
     pyproject = _read_toml(pyproject_path, "project", "tool", "tool.offline-kit", "dependency-groups")
     own_table = pyproject.get("tool", {}).get("offline-kit")
+    # offline-kit.toml may leave the table's name out.
     own_file = _read_toml(own_path, "tool", "tool.offline-kit")
     if own_table is not None and own_file:
         raise UsageError(
@@ -169,6 +171,7 @@ def _read_notebook_settings(table: Mapping[str, Any], flags: Mapping[str, Any]) 
         key: tuple(value) if isinstance(value, list) else value for key, value in table.items()
     }
     values |= _drop_unset(flags)
+    # The checkpoints may still change a template that follows from the keys.
     values["automatic"] = "template" not in values
     if values["automatic"]:
         if values.get("function"):
@@ -192,7 +195,7 @@ def _find_own_code(
 ) -> None:
     """Add the packages and requirements that the project has, unless they are set."""
     is_package = "build-system" in pyproject or "name" in project_table or (root / "setup.py").is_file()
-    if "packages" not in values and is_package:
+    if "packages" not in values and is_package:  # pip would install the project, too
         values["packages"] = (root,)
     dynamic = "dependencies" in project_table.get("dynamic", ())
     if "requirements" not in values:

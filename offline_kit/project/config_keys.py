@@ -1,6 +1,6 @@
 """The schema of the configuration. A field made by `_key` is a key of the file.
 
-docs/configuration.md is generated from these fields: its texts are the docstrings below them.
+docs/configuration.md is generated from these fields: its texts are their comments, "#: ...", beside or above them.
 """
 
 import re
@@ -141,188 +141,156 @@ def _key(
 class ModelSpec:
     """An entry of [[tool.offline-kit.notebook.models]]: the files of a model, and how to load it."""
 
-    files: str = _key("", shown="required", usual=True)
-    """File or glob among the checkpoints."""
+    files: str = _key("", shown="required", usual=True)  #: File or glob among the checkpoints.
+    #: Name of the framework, from the table below.
     framework: str = _key("", shown="recognized from the file's bytes", usual=True)
-    """Name of the framework, from the table below."""
+    #: For weights alone: your class, or a function that returns the model, or `"timm:NAME"`.
     model: str = _key("", usual=True)
-    """For weights alone: your class, or a function that returns the model, or `"timm:NAME"`."""
-    weight: float = _key(1.0, shown="`1`", usual=True)
-    """Weight of the model in the ensemble."""
+    weight: float = _key(1.0, shown="`1`", usual=True)  #: Weight of the model in the ensemble.
+    #: Arguments of the constructor of `model`, and the params listed below.
     params: dict[str, object] = _key(dict, usual=True)
-    """Arguments of the constructor of `model`, and the params listed below."""
+    #: Where the files are, if not in the kit: `"dataset:owner/slug"`, `"notebook:owner/slug"` or
+    #: `"model:owner/slug/framework/variation/version"`.
     origin: str = _key("", check=_check_origin, shown="the kit", name="from")
-    """Where the files are, if not in the kit: `"dataset:owner/slug"`, `"notebook:owner/slug"` or
-    `"model:owner/slug/framework/variation/version"`."""
-    transform: str = _key("", shown="the notebook's")
-    """As in the notebook's table, for this model alone."""
-    batch_size: int = _key(0, shown="the notebook's")
-    """As in the notebook's table, for this model alone."""
+    transform: str = _key("", shown="the notebook's")  #: As in the notebook's table, for this model alone.
+    batch_size: int = _key(0, shown="the notebook's")  #: As in the notebook's table, for this model alone.
 
 
 @dataclass(frozen=True, kw_only=True)
 class NotebookSettings:
     """The settings of [tool.offline-kit.notebook]."""
 
+    #: `lightning`, `predict`, `function`, `server`, `plain` (restores the kit, predicts nothing), or a file
+    #: of your own.
     template: str = _key("lightning", shown="follows from the keys below and the checkpoints", usual=True)
-    """`lightning`, `predict`, `function`, `server`, `plain` (restores the kit, predicts nothing), or a file of
-    your own."""
-    model: str = _key("", usual=True)
-    """Model class: `package.module:Class` or `file.py:Class`."""
-    data: str = _key("", usual=True)
-    """Data class, written likewise."""
+    model: str = _key("", usual=True)  #: Model class: `package.module:Class` or `file.py:Class`.
+    data: str = _key("", usual=True)  #: Data class, written likewise.
+    #: For the templates `function` and `server`: `package.module:function` or `file.py:function`.
     function: str = _key("", usual=True)
-    """For the templates `function` and `server`: `package.module:function` or `file.py:function`."""
-    title: str = _key("", shown="from the project")
-    """Title of the notebook on Kaggle."""
-    slug: str = _key("", shown="from the project")
-    """Slug of the notebook on Kaggle."""
+    title: str = _key("", shown="from the project")  #: Title of the notebook on Kaggle.
+    slug: str = _key("", shown="from the project")  #: Slug of the notebook on Kaggle.
+    #: The file that the notebook writes.
     submission: str = _key(
         "submission.csv", shown='`"submission.csv"`; `"submission.parquet"` for the template `server`'
     )
-    """The file that the notebook writes."""
-    competition_sources: tuple[str, ...] = _key(())
-    """Further competitions to attach."""
-    dataset_sources: tuple[str, ...] = _key(())
-    """Further datasets to attach."""
-    kernel_sources: tuple[str, ...] = _key(())
-    """Notebooks whose output to attach."""
-    model_sources: tuple[str, ...] = _key(())
-    """Kaggle Models to attach."""
-    pin_image: bool = _key(False)
-    """Pin Kaggle's image by its digest, if it is known."""
+    competition_sources: tuple[str, ...] = _key(())  #: Further competitions to attach.
+    dataset_sources: tuple[str, ...] = _key(())  #: Further datasets to attach.
+    kernel_sources: tuple[str, ...] = _key(())  #: Notebooks whose output to attach.
+    model_sources: tuple[str, ...] = _key(())  #: Kaggle Models to attach.
+    pin_image: bool = _key(False)  #: Pin Kaggle's image by its digest, if it is known.
+    #: Table of free values, given by name to your model, data class or function.
     params: dict[str, object] = _key(dict, usual=True)
-    """Table of free values, given by name to your model, data class or function."""
-    automatic: bool = False
-    """The template was not set: it may still follow from the checkpoints."""
+    automatic: bool = False  #: The template was not set: it may still follow from the checkpoints.
+    #: For the template `predict`: `"tabular"`, `"images"` or `"text"`.
     task: str = _key(
         "", check=_allow_choices("tabular", "images", "text"), shown="the framework's usual one", usual=True
     )
-    """For the template `predict`: `"tabular"`, `"images"` or `"text"`."""
+    #: How several models are combined: also `"rank"` (mean of ranks) and `"vote"`. Weights count in all but
+    #: `"mean"`.
     ensemble: str = _key(
         "",
         check=_allow_choices("mean", "weighted", "rank", "vote"),
         shown='`"mean"`; `"weighted"` if a model has a weight',
         usual=True,
     )
-    """How several models are combined: also `"rank"` (mean of ranks) and `"vote"`. Weights count in all but
-    `"mean"`."""
+    #: `"argmax"`, `"threshold:0.5"`, `"labels:0.5"`, `"clip:0:1"` (`"clip:0:"`: one limit), `"round"`, or a
+    #: function of (predictions, ids).
     postprocess: str = _key("", usual=True)
-    """`"argmax"`, `"threshold:0.5"`, `"labels:0.5"`, `"clip:0:1"` (`"clip:0:"`: one limit), `"round"`, or a
-    function of (predictions, ids)."""
-    tta: str = _key("")
-    """Function that returns, for a batch, the batches whose predictions are averaged."""
-    transform: str = _key("")
-    """Function that turns a path, texts or a table into the model's input."""
-    batch_size: int = _key(0, shown="by task")
-    """Rows, images or texts at once."""
+    tta: str = _key("")  #: Function that returns, for a batch, the batches whose predictions are averaged.
+    transform: str = _key("")  #: Function that turns a path, texts or a table into the model's input.
+    batch_size: int = _key(0, shown="by task")  #: Rows, images or texts at once.
+    #: JSON file with training's columns and dtypes; they are compared with the test set's.
     columns: str = _key("")
-    """JSON file with training's columns and dtypes; they are compared with the test set's."""
-    source: str = _key("")
-    """A notebook of yours that was adopted; `offline-kit adopt` sets it."""
+    source: str = _key("")  #: A notebook of yours that was adopted; `offline-kit adopt` sets it.
+    #: Array of tables, one for each model or group of models: see below.
     models: tuple[ModelSpec, ...] = _key(
         (), check=_check_models, shown="each checkpoint is a model", usual=True
     )
-    """Array of tables, one for each model or group of models: see below."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """The settings of a project. Paths are absolute."""
 
-    project: Path
-    """The project's folder."""
-    name: str
-    """[project].name, else the folder's name."""
-    version: str
-    """[project].version, or empty."""
-    competition: str = _key("", usual=True)
-    """Slug of the competition."""
+    project: Path  #: The project's folder.
+    name: str  #: [project].name, else the folder's name.
+    version: str  #: [project].version, or empty.
+    competition: str = _key("", usual=True)  #: Slug of the competition.
+    #: Local copy of its data, or part of it, for rehearsals.
     competition_data: Path | None = _key(None, usual=True)
-    """Local copy of its data, or part of it, for rehearsals."""
+    #: Slug of the private dataset on Kaggle; `"owner/slug"` works too.
     dataset: str = _key("", shown="`<project>-kit`", usual=True)
-    """Slug of the private dataset on Kaggle; `"owner/slug"` works too."""
+    #: A built-in image (`offline-kit image list`), the file of a package list, or `local` (the running
+    #: Python).
     image: str = _key("", shown="follows the accelerator", usual=True)
-    """A built-in image (`offline-kit image list`), the file of a package list, or `local` (the running Python)."""
+    #: Machine shape on Kaggle, such as `"NvidiaTeslaT4"`; `"none"` is a CPU. There is no TPU: no template and
+    #: no image supports one.
     accelerator: str = _key("none", usual=True)
-    """Machine shape on Kaggle, such as `"NvidiaTeslaT4"`; `"none"` is a CPU. There is no TPU: no template and no
-    image supports one."""
+    #: Requirements files.
     requirements: tuple[Path, ...] = _key(
         (), shown="`[project].dependencies`, else `requirements.in` or `requirements.txt`", usual=True
     )
-    """Requirements files."""
-    project_dependencies: bool = False
-    """Whether [project].dependencies are among the requirements."""
-    extras: tuple[str, ...] = _key((), check=_check_package_names)
-    """Extras of the project to include."""
+    project_dependencies: bool = False  #: Whether [project].dependencies are among the requirements.
+    extras: tuple[str, ...] = _key((), check=_check_package_names)  #: Extras of the project to include.
+    #: Dependency groups of the project to include.
     groups: tuple[str, ...] = _key((), check=_check_package_names)
-    """Dependency groups of the project to include."""
+    #: `uv.lock`, `pylock.toml`, `poetry.lock`, `Pipfile.lock`, `pdm.lock`, `requirements.lock`, conda's
+    #: `environment.yml` or pip freeze files: preferred pins. A pin that does not fit the image moves to the
+    #: nearest version that does.
     locks: tuple[Path, ...] = _key(())
-    """`uv.lock`, `pylock.toml`, `poetry.lock`, `Pipfile.lock`, `pdm.lock`, `requirements.lock`, conda's
-    `environment.yml` or pip freeze files: preferred pins. A pin that does not fit the image moves to the
-    nearest version that does."""
+    #: Folders of your own packages; each is built to a wheel.
     packages: tuple[Path, ...] = _key((), shown='`["."]` if the project is a package', usual=True)
-    """Folders of your own packages; each is built to a wheel."""
+    #: Folders of modules and `.py` files, shipped as they are. If it is set, scripts at the top of the
+    #: project are shipped only if a reference or an import names them.
     modules: tuple[Path, ...] = _key((), usual=True)
-    """Folders of modules and `.py` files, shipped as they are. If it is set, scripts at the top of the project
-    are shipped only if a reference or an import names them."""
-    checkpoints: tuple[str, ...] = _key((), usual=True)
-    """Files, folders or globs of trained models."""
-    main_from: Path | None = _key(None)
-    """The training script whose classes a pickle knows as `__main__`."""
+    checkpoints: tuple[str, ...] = _key((), usual=True)  #: Files, folders or globs of trained models.
+    main_from: Path | None = _key(None)  #: The training script whose classes a pickle knows as `__main__`.
+    #: Scalers, encoders, label maps: files that are shipped beside the checkpoints and loaded by name.
     preprocessing: tuple[str, ...] = _key((), usual=True)
-    """Scalers, encoders, label maps: files that are shipped beside the checkpoints and loaded by name."""
+    #: Globs of files to ship although they are pickles that could run code, or contain what looks like a
+    #: secret.
     trust: tuple[str, ...] = _key(())
-    """Globs of files to ship although they are pickles that could run code, or contain what looks like a secret."""
+    #: Table of local copies of other sources, for rehearsals and a local Kaggle: `"dataset:owner/slug" =
+    #: "folder"`.
     copies: Mapping[str, Path] = _key(dict, check=_check_copies)
-    """Table of local copies of other sources, for rehearsals and a local Kaggle: `"dataset:owner/slug" =
-    "folder"`."""
-    slim: bool = _key(False)
-    """Leave the state of optimizer and trainer out of the checkpoints."""
+    slim: bool = _key(False)  #: Leave the state of optimizer and trainer out of the checkpoints.
+    #: `"half"` stores weights in half precision.
     precision: str = _key("keep", check=_allow_choices("keep", "half"))
-    """`"half"` stores weights in half precision."""
+    #: `"safetensors"` stores weights in that format.
     weights_format: str = _key("keep", check=_allow_choices("keep", "safetensors"))
-    """`"safetensors"` stores weights in that format."""
+    #: A private Kaggle Model for the checkpoints, instead of a dataset: `"slug"` or
+    #: `"slug/framework/variation"`, such as `"my-model/pyTorch/folds"`. The default framework and variation
+    #: are `other/checkpoints`.
     publish_model: str = _key("", check=_check_model_name)
-    """A private Kaggle Model for the checkpoints, instead of a dataset: `"slug"` or
-    `"slug/framework/variation"`, such as `"my-model/pyTorch/folds"`. The default framework and variation are
-    `other/checkpoints`."""
+    #: Packages that are taken out before anything is resolved.
     exclude: tuple[str, ...] = _key((), check=_check_package_names)
-    """Packages that are taken out before anything is resolved."""
+    #: Packages to bundle although the image has them.
     include: tuple[str, ...] = _key((), check=_check_package_names)
-    """Packages to bundle although the image has them."""
+    #: Protected packages that the kit may replace by another version than the image's.
     replace: tuple[str, ...] = _key((), check=_check_package_names)
-    """Protected packages that the kit may replace by another version than the image's."""
+    #: Which version wins if a lock file and the image differ: `"image"` or `"lock"`.
     pins: str = _key("image", check=_allow_choices("image", "lock"))
-    """Which version wins if a lock file and the image differ: `"image"` or `"lock"`."""
-    engine: str = _key("auto", check=_allow_choices(*ENGINES))
-    """Resolver: `"uv"` or `"pip-tools"`."""
+    engine: str = _key("auto", check=_allow_choices(*ENGINES))  #: Resolver: `"uv"` or `"pip-tools"`.
+    #: How packages without wheels are shipped: as sdist and built wheel (`"both"`), sdist alone (`"rename"`)
+    #: or wheel alone (`"wheel"`).
     sdists: str = _key("both", check=_allow_choices(*SDISTS))
-    """How packages without wheels are shipped: as sdist and built wheel (`"both"`), sdist alone (`"rename"`) or
-    wheel alone (`"wheel"`)."""
+    #: Packages whose sdist may be shipped although no wheel could be built from it.
     allow_unbuilt: tuple[str, ...] = _key((), check=_check_package_names)
-    """Packages whose sdist may be shipped although no wheel could be built from it."""
+    #: `"one"` dataset, or `"split"` into packages, code and checkpoints, with each checkpoint of 50 MB or
+    #: more apart.
     parts: str = _key(
         "",
         check=_allow_choices("one", "split"),
         shown='as the existing kit; for a new one `"split"` if its checkpoints have over 100 MB',
     )
-    """`"one"` dataset, or `"split"` into packages, code and checkpoints, with each checkpoint of 50 MB or more
-    apart."""
-    out: Path = _key(DEFAULT_OUT)
-    """Folder of the kit."""
+    out: Path = _key(DEFAULT_OUT)  #: Folder of the kit.
+    #: The sample that submissions are checked against.
     sample_submission: Path | None = _key(None, shown="found in the competition's data")
-    """The sample that submissions are checked against."""
-    rows: int | None = _key(None, shown="all")
-    """Number of rows of the test set to rehearse on."""
-    time_limit: int = _key(9 * 3600)
-    """The competition's limit for a run, in seconds."""
-    notebook: NotebookSettings = _key(NotebookSettings, shown="")
-    """The table below."""
-    source: Path | None = None
-    """The file that was read; None if only flags were given."""
-    from_flags: frozenset[str] = frozenset()
-    """Keys set on the command line."""
+    rows: int | None = _key(None, shown="all")  #: Number of rows of the test set to rehearse on.
+    time_limit: int = _key(9 * 3600)  #: The competition's limit for a run, in seconds.
+    notebook: NotebookSettings = _key(NotebookSettings, shown="")  #: The table below.
+    source: Path | None = None  #: The file that was read; None if only flags were given.
+    from_flags: frozenset[str] = frozenset()  #: Keys set on the command line.
 
     @property
     def lock(self) -> Path:
@@ -340,41 +308,32 @@ class Config:
 class KnownParams:
     """The params that the templates `predict` and `server` and the frameworks read; they stay a free table."""
 
+    #: `"softmax"` or `"sigmoid"`: turn scores into probabilities.
     activation: str = _key("", check=_allow_choices("", "softmax", "sigmoid"), usual=True)
-    """`"softmax"` or `"sigmoid"`: turn scores into probabilities."""
+    #: Names of the classes in the model's order: a list, or the name of a preprocessing file.
     labels: object = _key(None, check=_check_labels, usual=True)
-    """Names of the classes in the model's order: a list, or the name of a preprocessing file."""
-    text: str = _key("", shown="the one text column")
-    """Column of the texts."""
+    text: str = _key("", shown="the one text column")  #: Column of the texts.
+    #: `false` loads pickles that `torch.load(weights_only=True)` refuses: only for your own files.
     weights_only: bool = _key(True)
-    """`false` loads pickles that `torch.load(weights_only=True)` refuses: only for your own files."""
+    #: Key of the state dict inside the checkpoint, if it has several or an unusual one.
     weights: str = _key("", shown="the usual names")
-    """Key of the state dict inside the checkpoint, if it has several or an unusual one."""
-    architecture: str = _key("", shown="from `model`")
-    """Name of the timm architecture."""
-    trust_remote_code: bool = _key(False)
-    """Run the code that a Hugging Face folder contains."""
-    tokenizer: str = _key("", shown="the model's folder")
-    """Preprocessing folder with the tokenizer."""
-    max_length: int = _key(0, shown="the tokenizer's, at most `512`")
-    """Tokens of a text."""
-    trusted: tuple[str, ...] = _key(())
-    """Types that skops may load besides those that it trusts."""
-    safe_mode: bool = _key(True)
-    """`false` lets Keras load lambda layers: only for your own files."""
-    test: str = _key("", shown="found in the data")
-    """Test table or folder below the competition's data."""
+    architecture: str = _key("", shown="from `model`")  #: Name of the timm architecture.
+    trust_remote_code: bool = _key(False)  #: Run the code that a Hugging Face folder contains.
+    tokenizer: str = _key("", shown="the model's folder")  #: Preprocessing folder with the tokenizer.
+    max_length: int = _key(0, shown="the tokenizer's, at most `512`")  #: Tokens of a text.
+    trusted: tuple[str, ...] = _key(())  #: Types that skops may load besides those that it trusts.
+    safe_mode: bool = _key(True)  #: `false` lets Keras load lambda layers: only for your own files.
+    test: str = _key("", shown="found in the data")  #: Test table or folder below the competition's data.
+    #: What Keras computes with.
     backend: str = _key("tensorflow", check=_allow_choices("tensorflow", "jax", "torch"))
-    """What Keras computes with."""
-    server: str = _key("", shown="found in the competition's package")
-    """Class of the inference server."""
+    server: str = _key("", shown="found in the competition's package")  #: Class of the inference server.
+    #: Files of the gateway, below the data.
     data_paths: tuple[str, ...] = _key((), shown="read from the competition's package")
-    """Files of the gateway, below the data."""
+    #: Class of the gateway, or a table of options of the stand-in (`batches`, `rows`, `by`, `sends`, `ids`,
+    #: `submission`, `seed`).
     gateway: object = _key(
         None, check=_check_gateway, shown="found in the competition's package, else a stand-in"
     )
-    """Class of the gateway, or a table of options of the stand-in (`batches`, `rows`, `by`, `sends`, `ids`,
-    `submission`, `seed`)."""
 
 
 _CHECKS_BY_TYPE: dict[Any, Check] = {

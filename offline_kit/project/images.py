@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from offline_kit.core.errors import UsageError, suggest_name
-from offline_kit.project.package_lists import normalize_name, read_package_list
+from offline_kit.project.package_lists import PackageList, normalize_name, read_package_list
 
 if TYPE_CHECKING:
     from packaging.tags import Tag
 
-NO_ACCELERATOR = frozenset({"", "none", "cpu"})
-"""Names for a machine without accelerator."""
+NO_ACCELERATOR = frozenset({"", "none", "cpu"})  # names for a machine without accelerator
 TORCH_FAMILY = frozenset({"torch", "torchvision", "torchaudio", "torchcodec"})
 """Published with a local version per accelerator: "2.11.0+cpu" and "2.11.0+cu128" are one release."""
 _DEFAULTS = {"none": "kaggle-2026-10-cpu", "gpu": "kaggle-2026-10-gpu"}
@@ -36,34 +35,24 @@ _LEGACY_MANYLINUX = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
 class Image:
     """An image that kits are built for."""
 
-    name: str
-    """"kaggle-2026-10-cpu", "local", or the name of the user's file."""
+    name: str  # "kaggle-2026-10-cpu", "local", or the name of the user's file
     title: str
-    accelerator: str
-    """"none" or "gpu"."""
-    python: str
-    """Full version: "3.13.15"."""
-    packages: Mapping[str, str]
-    """Version of every installed package, by normalized name."""
-    machine: str = "x86_64"
-    """As in PEP 508."""
+    accelerator: str  # "none" or "gpu"
+    python: str  # full version: "3.13.15"
+    packages: Mapping[str, str]  # version of every installed package, by normalized name
+    machine: str = "x86_64"  # as in PEP 508
     glibc: tuple[int, int] = (2, 35)
     """The lowest glibc to choose wheels for; (0, 0) if the running system has none."""
-    digest: str = ""
-    """Full docker reference, "gcr.io/...@sha256:..."; empty if unknown."""
+    digest: str = ""  # full docker reference, "gcr.io/...@sha256:..."; empty if unknown
     provenance: str = ""
-    confidence: str = ""
-    """Where the package list comes from, and how reliable it is."""
+    confidence: str = ""  # where the package list comes from, and how reliable it is
     protected: frozenset[str] = frozenset()
     """Packages that the kit must not replace unless the user allows it."""
     accelerator_families: tuple[str, ...] = ()
     """Patterns of packages that are useful only with an accelerator."""
-    unversioned: tuple[str, ...] = ()
-    """Packages that the list names without a version."""
-    local: bool = False
-    """The running interpreter and its packages."""
-    interpreter: Path | None = None
-    """Set if `local`."""
+    unversioned: tuple[str, ...] = ()  # packages that the list names without a version
+    local: bool = False  # the running interpreter and its packages
+    interpreter: Path | None = None  # set if `local`
 
     @property
     def python_minor(self) -> str:
@@ -79,9 +68,11 @@ class Image:
     def _wheel_tags(self) -> "tuple[Tag, ...]":
         from packaging import tags
 
+        # Another system than Linux has tags of its own.
         if self.local:
             return tuple(tags.sys_tags())
         platforms = []
+        # PEP 600: a wheel for an older glibc runs on a newer one; 2.5 is the oldest that wheels are built for.
         for minor in range(self.glibc[1], 4, -1):
             platforms.append(f"manylinux_2_{minor}_{self.machine}")
             if minor in _LEGACY_MANYLINUX:
@@ -136,11 +127,9 @@ class ImagePackage:
     """A package of an image."""
 
     name: str
-    version: str
-    """Empty if the image's list has no version."""
+    version: str  # empty if the image's list has no version
     protected: bool
-    accelerator: bool
-    """Useful only with an accelerator."""
+    accelerator: bool  # useful only with an accelerator
 
 
 def is_same_version(name: str, first_version: str, second_version: str) -> bool:
@@ -153,6 +142,7 @@ def is_same_version(name: str, first_version: str, second_version: str) -> bool:
         first, second = Version(first_version), Version(second_version)
     except InvalidVersion:
         return False
+    # PyPI has "2.11.0", the image "2.11.0+cpu": the index of torch adds the accelerator.
     if normalize_name(name) in TORCH_FAMILY:
         return first.public == second.public
     return first == second
@@ -282,6 +272,11 @@ def _parse_image_file(text: str, *, source: str) -> Image:
             hint=f"compare it with a built-in one: {_image_folder()}",
             details=problems,
         )
+    return _make_image(data, package_list, source)
+
+
+def _make_image(data: Mapping[str, Any], package_list: PackageList, source: str) -> Image:
+    """Make an image of checked facts; what is missing is assumed."""
     defaults = {
         "name": Path(source).stem,
         "title": f"image file {source}",
@@ -294,10 +289,10 @@ def _parse_image_file(text: str, *, source: str) -> Image:
     bare = Image(
         **texts,
         accelerator=_classify_accelerator(str(data.get("accelerator", "none"))),
-        python=str(python),
+        python=str(data["python"]),
         packages=package_list.packages,
         unversioned=package_list.unversioned,
-        glibc=_parse_glibc(str(glibc)),
+        glibc=_parse_glibc(str(data.get("glibc", "2.35"))),
     )
     return _add_package_policies(bare, data.get("protected"), data.get("accelerator_families"))
 
@@ -305,32 +300,21 @@ def _parse_image_file(text: str, *, source: str) -> Image:
 def _parse_package_list(text: str, *, source: str, accelerator: str) -> Image:
     """Make an image from pip's own list; the default image gives what the list lacks."""
     package_list = read_package_list(text, source=source)
-    comments = dict(package_list.comments)
-    kind, glibc = comments.get("accelerator", accelerator), comments.get("glibc", "2.35")
-    python = comments.get("python") or _load_built_in(choose_default_image(kind)).python
-    if not _PYTHON.fullmatch(python) or not _GLIBC.fullmatch(glibc):
+    facts = {"accelerator": accelerator, **package_list.comments}
+    if "python" not in facts:
+        # `pip freeze` names no Python; Kaggle changes it with its base image (https://github.com/Kaggle/docker-python).
+        python = _load_built_in(choose_default_image(facts["accelerator"])).python
+        assumption = (
+            "add a line '# python: 3.13.5' to the freeze text, or use the output of 'python -m pip inspect'"
+        )
+        facts |= {"python": python, "confidence": f"assumed Python {python}; {assumption}"}
+    if not _PYTHON.fullmatch(facts["python"]) or not _GLIBC.fullmatch(facts.get("glibc", "2.35")):
         raise UsageError(
             f"the comments of the image file '{source}' have an invalid version",
             hint="write '# python: 3.13.5', and '# glibc: 2.35' if needed",
             code="image-file-invalid",
         )
-    assumption = (
-        f"assumed Python {python}; add a line '# python: 3.13.5' to the freeze text, or use the "
-        "output of 'python -m pip inspect'"
-    )
-    bare = Image(
-        name=Path(source).stem,
-        title=comments.get("title", f"image file {source}"),
-        accelerator=_classify_accelerator(kind),
-        python=python,
-        packages=package_list.packages,
-        unversioned=package_list.unversioned,
-        glibc=_parse_glibc(glibc),
-        digest=comments.get("digest", ""),
-        provenance=f"read from {source}",
-        confidence="as you gave it" if "python" in comments else assumption,
-    )
-    return _add_package_policies(bare)
+    return _make_image(facts, package_list, source)
 
 
 def _describe_running_python() -> Image:

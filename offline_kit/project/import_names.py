@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from offline_kit.core import resources
 from offline_kit.core.errors import ProjectError
@@ -15,23 +16,12 @@ from offline_kit.core.errors import ProjectError
 _CODE = re.compile(
     r"^([A-Za-z_]\w*)(\.(cpython|cp|abi|pypy|pyston|graalpy)[\w-]*)?\.(py|pyc|so|pyd)$", re.ASCII
 )
-_BYSTANDERS = frozenset(
-    {"test", "tests", "testing", "doc", "docs", "example", "examples", "benchmark", "benchmarks", "bench"}
-    | {
-        "script",
-        "scripts",
-        "sample",
-        "samples",
-        "demo",
-        "demos",
-        "tool",
-        "tools",
-        "conftest",
-        "setup",
-        "build",
-    }
-)
-"""Packages that some wheels contain by mistake; importing them would test nothing."""
+# Packages that some wheels contain by mistake; importing them would test nothing.
+_BYSTANDERS = {
+    *("test", "tests", "testing", "doc", "docs", "example", "examples", "sample", "samples", "demo", "demos"),
+    *("benchmark", "benchmarks", "bench", "script", "scripts", "tool", "tools", "conftest", "setup", "build"),
+}
+_TOP_LEVEL = ".egg-info/top_level.txt"
 _LOOSE = 3  # modules to list from a namespace folder without packages
 
 
@@ -40,15 +30,15 @@ def find_distributions(name: str) -> tuple[str, ...]:
 
     They are curated in data/import_names.toml, because an import name alone does not tell its distribution.
     """
-    return _load_distributions().get(name, ())
+    table = _load_distributions()
+    if name in table["same"]:
+        return (name.lower().replace("_", "-"),)
+    return tuple(table["other"].get(name, ()))
 
 
 @cache
-def _load_distributions() -> dict[str, tuple[str, ...]]:
-    text = resources.data_file("import_names.toml").read_text(encoding="utf-8")
-    table = tomllib.loads(text)
-    same_names = {name: (name.lower().replace("_", "-"),) for name in table["same"]}
-    return same_names | {name: tuple(names) for name, names in table["other"].items()}
+def _load_distributions() -> dict[str, Any]:
+    return tomllib.loads(resources.data_file("import_names.toml").read_text(encoding="utf-8"))
 
 
 def read_wheel_imports(wheel: Path) -> tuple[str, ...]:
@@ -101,6 +91,7 @@ def read_sdist_imports(sdist: Path, name: str) -> tuple[str, ...]:
         files, stated = _read_sdist_files(sdist)
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError):
         return ()  # building the sdist reports that it is damaged
+    # An sdist with a top_level.txt was made by setuptools, which knows the names.
     if stated:
         return tuple(sorted(top for top in stated if _is_public_name(top) and top.lower() not in _BYSTANDERS))
     project_name = re.sub(r"[-.]+", "_", name).lower()
@@ -116,22 +107,14 @@ def _read_sdist_files(sdist: Path) -> tuple[list[str], list[str]]:
     if zipfile.is_zipfile(sdist):
         with zipfile.ZipFile(sdist) as packed:
             names = packed.namelist()
-            top_level_texts = [
-                packed.read(name) for name in names if name.endswith(".egg-info/top_level.txt")
-            ]
-            return names, _split_lines(top_level_texts)
-    with tarfile.open(sdist) as rolled:
-        members = [member for member in rolled.getmembers() if member.isfile()]
-        stated = [
-            rolled.extractfile(member)
-            for member in members
-            if member.name.endswith(".egg-info/top_level.txt")
-        ]
-        return [member.name for member in members], _split_lines(stream.read() for stream in stated if stream)
-
-
-def _split_lines(texts: Iterable[bytes]) -> list[str]:
-    return [line for text in texts for line in text.decode(errors="replace").split()]
+            texts = [packed.read(name) for name in names if name.endswith(_TOP_LEVEL)]
+    else:
+        with tarfile.open(sdist) as rolled:
+            members = [member for member in rolled.getmembers() if member.isfile()]
+            names = [member.name for member in members]
+            streams = [rolled.extractfile(member) for member in members if member.name.endswith(_TOP_LEVEL)]
+            texts = [stream.read() for stream in streams if stream]
+    return names, b"\n".join(texts).decode(errors="replace").split()
 
 
 def _strip_module_suffix(part: str) -> str:

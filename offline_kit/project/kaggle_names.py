@@ -11,18 +11,14 @@ import unicodedata
 from collections.abc import Collection, Iterable
 from pathlib import PurePosixPath
 
-HARMLESS = ".xyz"
-"""Appended to archive suffixes, so that Kaggle does not unpack the file."""
+HARMLESS = ".xyz"  # appended to archive suffixes, so that Kaggle does not unpack the file
 LOCAL_ONLY = "\nLOCAL only, Kaggle does not show this:\n"
 """In the local Kaggle's description of a submission, before the messages of the hidden run."""
-MARKER = "offline-kit.json"
-"""The manifest of a part; no other file of a kit may have this name."""
+MARKER = "offline-kit.json"  # the manifest of a part; no other file of a kit may have this name
 TITLE_LENGTH = (6, 50)
 SLUG_LENGTH = (6, 50)
-MAX_NAME = 160
-"""Characters of a stored name; file systems allow 255 bytes, and the server makes names longer."""
-MAX_LOOSE_FILES = 1000
-"""Kaggle's web form refuses more, and datasets with far more never finish processing."""
+MAX_NAME = 160  # characters of a stored name; file systems allow 255 bytes, and the server makes names longer
+MAX_LOOSE_FILES = 1000  # Kaggle's web form refuses more, and datasets with far more never finish processing
 MANY_LOOSE_FILES = 900
 MAX_ACCOUNT_BYTES = 200 * 10**9
 """Kaggle's limit for the private datasets of an account (https://www.kaggle.com/docs/datasets)."""
@@ -37,53 +33,32 @@ SOURCES = {
 """Sources of a notebook by kind: the pattern of a reference, and its form in messages."""
 
 ARCHIVE_SUFFIXES = (
-    ".tar.gz",
-    ".tar.bz2",
-    ".tar.xz",
-    ".tgz",
-    ".tbz2",
-    ".tbz",
-    ".txz",
-    ".tar",
-    ".zip",
-    ".7z",
-    ".rar",
+    *(".tar.gz", ".tar.bz2", ".tar.xz", ".tgz", ".tbz2", ".tbz", ".txz", ".tar"),
+    *(".zip", ".7z", ".rar"),
 )
 """Archives that Kaggle unpacks to a folder; longer suffixes come first."""
-STREAM_SUFFIXES = (".gz", ".bz2", ".xz")
-"""Single compressed files, which Kaggle decompresses and renames."""
+STREAM_SUFFIXES = (".gz", ".bz2", ".xz")  # single compressed files, which Kaggle decompresses and renames
 ZIP_BASED_SUFFIXES = (".pth.tar", ".pth", ".pt", ".keras", ".jar", ".egg")
 """Formats that are zip archives: usually left alone, sometimes unpacked."""
 DOUBTFUL_SUFFIXES = (".pt2", ".ptl", ".mar", ".war", ".apk", ".zst", ".lz4", ".lzma", ".lz", ".z", ".tzst")
 """It is unknown whether Kaggle unpacks these; the kit does not use them."""
-NOT_UPLOADED = frozenset(
-    {"dataset-metadata.json", "datapackage.json", "kernel-metadata.json", "model-metadata.json"}
-    | {"model-instance-metadata.json"}
-    | {f"dataset-cover-image.{kind}" for kind in ("png", "jpg", "jpeg", "webp")}
-)
+NOT_UPLOADED = {
+    *("dataset-metadata.json", "datapackage.json", "kernel-metadata.json", "model-metadata.json"),
+    *("model-instance-metadata.json", "dataset-cover-image.png", "dataset-cover-image.jpg"),
+    *("dataset-cover-image.jpeg", "dataset-cover-image.webp"),
+}
 """Names at the top of a folder that Kaggle's client does not upload."""
 
-_WINDOWS = frozenset(
-    {"con", "prn", "aux", "nul"} | {f"{port}{n}" for port in ("com", "lpt") for n in range(10)}
-)
+_WINDOWS = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))}
 _SHARD = re.compile(r"-(\d+)-of-(\d+)")  # "model-00001-of-00015.safetensors" was once mounted as "model-1.…"
 _OUTSIDE = re.compile(r"[^A-Za-z0-9._-]")
 
 
 def find_archive_suffix(name: str) -> str:
     """Return the suffix for which Kaggle may unpack the file, with the case of the name, or ""."""
-    lower = name.lower()
-    for suffix in sorted(
-        ARCHIVE_SUFFIXES + STREAM_SUFFIXES + ZIP_BASED_SUFFIXES + DOUBTFUL_SUFFIXES, key=len, reverse=True
-    ):
-        if lower.endswith(suffix):
-            return name[-len(suffix) :]
-    return ""
-
-
-def is_archive(name: str) -> bool:
-    """Whether Kaggle unpacks a file of this name, always or sometimes."""
-    return bool(find_archive_suffix(name))
+    suffixes = ARCHIVE_SUFFIXES + STREAM_SUFFIXES + ZIP_BASED_SUFFIXES + DOUBTFUL_SUFFIXES
+    matching = [suffix for suffix in suffixes if name.lower().endswith(suffix)]
+    return name[-max(map(len, matching)) :] if matching else ""
 
 
 def is_safe_name(name: str) -> bool:
@@ -95,8 +70,8 @@ def is_safe_name(name: str) -> bool:
         and name[0] not in ".-"
         and name[-1] != "."
         and lower not in NOT_UPLOADED
-        and lower.partition(".")[0] not in _WINDOWS
-        and not is_archive(name)
+        and lower.partition(".")[0] not in _WINDOWS  # "con.txt" is no file name on Windows either
+        and not find_archive_suffix(name)
         and not _SHARD.search(name)
     )
 
@@ -108,26 +83,25 @@ def make_safe_name(name: str, used_names: Collection[str]) -> str:
     give the same name on every machine. A safe name that is free comes back unchanged.
     """
     safe = _replace_unsafe_parts(name)
-    if safe.lower() not in used_names:
-        return safe
     stem, suffix = split_suffix(safe)
-    for number in range(2, len(used_names) + 3):
+    candidate, number = safe, 1
+    while candidate.lower() in used_names:
+        number += 1
         candidate = f"{stem}-{number}{suffix}"
-        if candidate.lower() not in used_names:
-            return candidate
-    raise AssertionError("unreachable: more candidates than names")
+    return candidate
 
 
 def _replace_unsafe_parts(name: str) -> str:
     letters = (letter for letter in unicodedata.normalize("NFKD", name) if not unicodedata.combining(letter))
     safe = _OUTSIDE.sub("_", "".join(letters)).rstrip(".")
     safe = _SHARD.sub(r"_\1_of_\2", safe)
+    # A leading dot hides a file, a leading hyphen looks like an option.
     if not safe or safe[0] in ".-":
         safe = "_" + safe.lstrip(".-")
     lower = safe.lower()
     if lower in NOT_UPLOADED | {MARKER} or lower.partition(".")[0] in _WINDOWS:
         safe = "_" + safe
-    if is_archive(safe):
+    if find_archive_suffix(safe):
         safe += HARMLESS
     if len(safe) > MAX_NAME - 8:  # leave room for the number of a duplicate
         stem, suffix = split_suffix(safe)
@@ -151,24 +125,24 @@ def map_safe_paths(originals: Iterable[str]) -> dict[str, str]:
     The result depends on the set of paths, not on their order. Folders that differ only in case or in characters that
     Kaggle drops get different names.
     """
-    folders: dict[str, str] = {"": ""}
+    folders = {".": ""}
     used_names: dict[str, set[str]] = {}
     stored: dict[str, str] = {}
+
+    def store(path: PurePosixPath) -> str:
+        parent = folders[str(path.parent)]
+        names = used_names.setdefault(parent, set())
+        name = make_safe_name(path.name, names)
+        names.add(name.lower())
+        return f"{parent}/{name}".lstrip("/")
+
     for original in sorted(set(originals)):
         path = PurePosixPath(original)
         for folder in [*reversed(path.parents)][1:]:
             if str(folder) not in folders:
-                folders[str(folder)] = _store_path(folder, folders, used_names)
-        stored[original] = _store_path(path, folders, used_names)
+                folders[str(folder)] = store(folder)
+        stored[original] = store(path)
     return stored
-
-
-def _store_path(path: PurePosixPath, folders: dict[str, str], used_names: dict[str, set[str]]) -> str:
-    parent = folders["" if str(path.parent) == "." else str(path.parent)]
-    names = used_names.setdefault(parent, set())
-    name = make_safe_name(path.name, names)
-    names.add(name.lower())
-    return f"{parent}/{name}" if parent else name
 
 
 def is_source_reference(kind: str, ref: str) -> bool:
@@ -176,26 +150,12 @@ def is_source_reference(kind: str, ref: str) -> bool:
     return kind in SOURCES and re.fullmatch(SOURCES[kind][0], ref) is not None
 
 
-_FRAMEWORKS = {
-    name.lower(): name
-    for name in (
-        *(
-            "tensorFlow1",
-            "tensorFlow2",
-            "tfLite",
-            "tfJs",
-            "pyTorch",
-            "jax",
-            "flax",
-            "pax",
-            "maxText",
-            "gemmaCpp",
-        ),
-        *("ggml", "gguf", "coral", "scikitLearn", "mxnet", "onnx", "keras", "transformers", "other"),
-        *("tensorRtLlm", "triton", "vllm"),
-    )
-}
-"""Frameworks of Kaggle Models by their lower-case names, as in kernel-metadata.json (kagglesdk's ModelFramework)."""
+# Frameworks of Kaggle Models, as in kernel-metadata.json (kagglesdk's ModelFramework).
+_FRAMEWORKS = (
+    *("tensorFlow1", "tensorFlow2", "tfLite", "tfJs", "pyTorch", "jax", "flax", "pax", "maxText", "gemmaCpp"),
+    *("ggml", "gguf", "coral", "scikitLearn", "mxnet", "onnx", "keras", "transformers", "other"),
+    *("tensorRtLlm", "triton", "vllm"),
+)
 
 
 def split_model_name(text: str) -> tuple[str, str, str]:
@@ -210,10 +170,9 @@ def split_model_name(text: str) -> tuple[str, str, str]:
         raise ValueError(f'\'{text}\' is not a model: write "slug" or "slug/framework/variation"')
     framework, variation = words[-2:] if len(words) > 2 else ("other", "checkpoints")
     name_parts = words[:-2] if len(words) > 2 else words
-    spelled = _FRAMEWORKS.get(framework.lower())
-    if spelled is None:
-        frameworks = ", ".join(_FRAMEWORKS.values())
-        raise ValueError(f"Kaggle Models have no framework '{framework}'; one of {frameworks}")
+    spelled = next((known for known in _FRAMEWORKS if known.lower() == framework.lower()), "")
+    if not spelled:
+        raise ValueError(f"Kaggle Models have no framework '{framework}'; one of {', '.join(_FRAMEWORKS)}")
     if not is_source_reference("model", f"owner/model/{spelled}/{variation}/1"):
         raise ValueError(
             f"'{variation}' is not a valid variation of a model: use letters, digits and hyphens"
@@ -223,13 +182,16 @@ def split_model_name(text: str) -> tuple[str, str, str]:
 
 def make_slug(title: str) -> str:
     """Return the slug that Kaggle makes of a title; it may still be too short (see `check_slug`)."""
+    # As Kaggle does: lower case, one hyphen for everything else, cut at 50 characters.
     plain = unicodedata.normalize("NFKD", title).encode("ascii", "ignore").decode().lower()
     return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[: SLUG_LENGTH[1]].strip("-")
 
 
 def make_dataset_slug(project: str) -> str:
     """Return a valid dataset slug for any project name, short enough to append a part's name."""
-    stem = make_slug(project)[: SLUG_LENGTH[1] - len("-kit-checkpoints")].strip("-") or "offline"
+    stem = (
+        make_slug(project)[: SLUG_LENGTH[1] - len("-kit-checkpoints")].strip("-") or "offline"
+    )  # a split kit has a dataset for each part
     return f"{stem}-kit" if len(stem) > 1 else f"{stem}-offline-kit"
 
 
@@ -256,11 +218,9 @@ def check_dataset_limits(files: int, size: int) -> tuple[str, ...]:
     """Return warnings about the number of loose files and the total size (bytes) of a dataset."""
     warnings = []
     if files > MANY_LOOSE_FILES:
-        warnings.append(
-            f"{files} loose files: Kaggle's web form refuses more than {MAX_LOOSE_FILES}, and processing may never finish"
-        )
+        refused = f"Kaggle's web form refuses more than {MAX_LOOSE_FILES}, and processing may never finish"
+        warnings.append(f"{files} loose files: {refused}")
     if size > MAX_ACCOUNT_BYTES:
-        warnings.append(
-            f"{size / 1e9:.0f} GB: more than the 200 GB that an account may store in private datasets"
-        )
+        limit = "more than the 200 GB that an account may store in private datasets"
+        warnings.append(f"{size / 1e9:.0f} GB: {limit}")
     return tuple(warnings)

@@ -16,10 +16,8 @@ _MODEL_WORDS = 5
 class KaggleSource:
     """Something on Kaggle that a notebook attaches."""
 
-    kind: str
-    """"dataset", "notebook" (its output) or "model"."""
-    ref: str
-    """"owner/slug"; for a model "owner/model/framework/variation/version"."""
+    kind: str  # "dataset", "notebook" (its output) or "model"
+    ref: str  # "owner/slug"; for a model "owner/model/framework/variation/version"
 
     def __str__(self) -> str:
         return f"{self.kind}:{self.ref}"

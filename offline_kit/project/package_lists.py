@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from offline_kit.core.errors import UsageError
@@ -12,7 +12,6 @@ _PIN = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)\s*={2,3}\s*([^\s;#\\]+)")
 _DIRECT = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^\]]*\])?\s*@\s*(\S+)")
 _EGG = re.compile(r"[#&]egg=([A-Za-z0-9][A-Za-z0-9._-]*)")
 _COMMENT = re.compile(r"^#\s*(python|accelerator|glibc|digest|title)\s*[:=]\s*(\S.*?)\s*$", re.IGNORECASE)
-_LIST_HINT = "create it in the image with 'python -m pip list --format=json', which has every version"
 
 
 def normalize_name(name: str) -> str:
@@ -28,10 +27,8 @@ def normalize_name(name: str) -> str:
 class PackageList:
     """The content of a list of installed packages."""
 
-    packages: Mapping[str, str]
-    """Version by normalized name."""
-    unversioned: tuple[str, ...] = ()
-    """Names without a version: editable and git installs."""
+    packages: Mapping[str, str]  # version by normalized name
+    unversioned: tuple[str, ...] = ()  # names without a version: editable and git installs
     comments: Mapping[str, str] = field(default_factory=dict)
     """Facts from comment lines such as "# python: 3.13.5"."""
 
@@ -45,32 +42,31 @@ def read_package_list(text: str, *, source: str) -> PackageList:
         UsageError: the text is none of these.
 
     """
-    if text.lstrip().startswith(("[", "{")):
-        return _read_json(text, source)
-    return _read_freeze(text, source)
-
-
-def _read_json(text: str, source: str) -> PackageList:
+    comments: dict[str, str] = {}
+    if not text.lstrip().startswith(("[", "{")):
+        return _read_freeze(text, source)
     try:
-        data = json.loads(text)
-        if isinstance(data, dict):
-            rows = [row["metadata"] for row in data["installed"]]
-            comments = {"python": str(data["environment"]["python_full_version"])}
-        else:
-            rows, comments = data, {}
+        rows = json.loads(text)
+        if isinstance(rows, dict):  # pip inspect
+            comments["python"] = str(rows["environment"]["python_full_version"])
+            rows = [row["metadata"] for row in rows["installed"]]
         packages = {normalize_name(str(row["name"])): str(row["version"]) for row in rows}
     except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(
-            f"'{source}' is not a list of packages as pip writes it",
-            hint=_LIST_HINT,
-            code="package-list-invalid",
-        ) from error
+        raise _invalid_list(source) from error
     return PackageList(packages=packages, comments=comments)
+
+
+def _invalid_list(source: str, details: Sequence[str] = ()) -> UsageError:
+    return UsageError(
+        f"'{source}' is not a list of packages as pip writes it",
+        hint="create it in the image with 'python -m pip list --format=json', which has every version",
+        code="package-list-invalid",
+        details=details,
+    )
 
 
 def _read_freeze(text: str, source: str) -> PackageList:
     packages: dict[str, str] = {}
-    unversioned: list[str] = []
     comments: dict[str, str] = {}
     strange: list[str] = []
     for number, raw in enumerate(text.splitlines(), start=1):
@@ -79,34 +75,21 @@ def _read_freeze(text: str, source: str) -> PackageList:
             comments[comment[1].lower()] = comment[2]
         elif pin := _PIN.match(line):
             packages[normalize_name(pin[1])] = pin[2]
-        elif line and not line.startswith("#") and not _read_reference(line, packages, unversioned):
+        # Colab's freeze has lines such as "torch @ https://download.pytorch.org/...": the file name tells the version.
+        elif direct := _DIRECT.match(line):
+            packages[normalize_name(direct[1])] = extract_version(direct[2])
+        elif line.startswith(("-e ", "--editable")):
+            packages |= {normalize_name(name): "" for name in _EGG.findall(line)[:1]}
+        elif line and not line.startswith(("#", "--")):
+            # Column headers of `pip list` are refused; options such as "--hash=..." belong to pins.
             strange.append(f"line {number}: {line}")
-    if strange or not (packages or unversioned):
-        raise UsageError(
-            f"'{source}' is not a list of packages as pip writes it",
-            hint=_LIST_HINT,
-            code="package-list-invalid",
-            details=strange[:20] or ["it has no packages"],
-        )
-    return PackageList(packages=packages, unversioned=tuple(sorted(unversioned)), comments=comments)
-
-
-def _read_reference(line: str, packages: dict[str, str], unversioned: list[str]) -> bool:
-    """Read a line without a plain version; return False for one that pip does not write."""
-    if line.startswith(("-e ", "--editable")):
-        if egg := _EGG.search(line):
-            unversioned.append(normalize_name(egg[1]))
-        return True
-    direct = _DIRECT.match(line)
-    if not direct:
-        # Column headers of `pip list` are refused; options such as "--hash=..." belong to pins.
-        return line.startswith("--")
-    name, version = normalize_name(direct[1]), extract_version(direct[2])
-    if version:
-        packages[name] = version
-    else:
-        unversioned.append(name)
-    return True
+    if strange or not packages:
+        raise _invalid_list(source, strange[:20] or ["it has no packages"])
+    return PackageList(
+        packages={name: version for name, version in packages.items() if version},
+        unversioned=tuple(sorted(name for name, version in packages.items() if not version)),
+        comments=comments,
+    )
 
 
 def extract_version(url: str) -> str:

@@ -13,8 +13,13 @@ from offline_kit.core.errors import ProjectError, UsageError, suggest_name
 _SHAPE = re.compile(r"(?P<where>[^:]+):(?P<name>[^\W\d]\w*(?:\.[^\W\d]\w*)*)")
 _DOTTED = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*")
 
+_FORMS = 'write "package.module:Name" or "folder/file.py:Name"'
 _OF_EVERY_MODULE = frozenset(
     {"__file__", "__name__", "__doc__", "__package__", "__spec__", "__path__", "__annotations__"}
+)
+# Functions of importlib, pkgutil, hydra and Python that import by a string.
+_IMPORTERS = frozenset(
+    {"import_module", "__import__", "instantiate", "walk_packages", "iter_modules", "exec"}
 )
 
 
@@ -22,10 +27,8 @@ _OF_EVERY_MODULE = frozenset(
 class CodeReference:
     """A reference in the configuration, and the file that defines it."""
 
-    text: str
-    """As the user wrote it."""
-    file: Path | None
-    """The file that defines it; None for a module outside the project (of a dependency, perhaps)."""
+    text: str  # as the user wrote it
+    file: Path | None  # none for a module outside the project (of a dependency, perhaps)
 
 
 def resolve_references(
@@ -49,29 +52,31 @@ def resolve_references(
     if len(problems) == 1:
         raise problems[0]
     if problems:
-        raise UsageError(
-            f"{len(problems)} references of the configuration are invalid",
-            hint='write "package.module:Name" or "folder/file.py:Name"',
-            code="reference-invalid",
-            details=[error.what for error in problems],
-        )
+        count = f"{len(problems)} references of the configuration are invalid"
+        raise _invalid_reference(count, _FORMS, [error.what for error in problems])
     return tuple(references)
+
+
+def _invalid_reference(what: str, hint: str, details: Sequence[str] = ()) -> UsageError:
+    return UsageError(what, hint=hint, code="reference-invalid", details=details)
 
 
 def _resolve_reference(project: Path, text: str, roots: Sequence[Path]) -> CodeReference:
     shape = _SHAPE.fullmatch(text)
     if not shape or not (shape["where"].endswith(".py") or _DOTTED.fullmatch(shape["where"])):
-        raise UsageError(
-            f"'{text}' is not a reference",
-            hint='write "package.module:Name" or "folder/file.py:Name"',
-            code="reference-invalid",
-        )
-    if shape["where"].endswith(".py"):
-        file: Path | None = _find_file(project, shape["where"], text)
-    else:
-        file = _find_module(shape["where"], text, roots)
-    if file:
-        _check_name_defined(file, shape["name"].partition(".")[0], text)
+        raise _invalid_reference(f"'{text}' is not a reference", _FORMS)
+    is_file = shape["where"].endswith(".py")
+    file = _find_file(project, shape["where"], text) if is_file else _find_module(shape["where"], text, roots)
+    tree = parse_module(file) if file else None
+    if file and tree:
+        name = shape["name"].partition(".")[0]
+        names, open_ended = find_bound_names(tree.body)
+        if name not in names and not open_ended:
+            choices = ", ".join(sorted(names)[:12]) or "there are none"
+            guess = suggest_name(name, names)
+            raise _invalid_reference(
+                f"'{text}': '{file.name}' defines no '{name}'{guess}", f"use one of its names: {choices}"
+            )
     return CodeReference(text=text, file=file)
 
 
@@ -79,16 +84,15 @@ def _find_file(project: Path, path_text: str, text: str) -> Path:
     path = project / path_text
     if not path.is_file():
         project_files = [file.relative_to(project).as_posix() for file in _list_python_files(project)]
-        raise UsageError(
-            f"'{text}': there is no file '{path_text}' in the project{suggest_name(path_text, project_files)}",
-            hint="write its path relative to the project's folder",
-            code="reference-invalid",
+        guess = suggest_name(path_text, project_files)
+        raise _invalid_reference(
+            f"'{text}': there is no file '{path_text}' in the project{guess}",
+            "write its path relative to the project's folder",
         )
     if not path.resolve().is_relative_to(project.resolve()):
-        raise UsageError(
+        raise _invalid_reference(
             f"'{text}' is outside the project",
-            hint="copy it into the project, or add its folder to `modules` and write its module here",
-            code="reference-invalid",
+            "copy it into the project, or add its folder to `modules` and write its module here",
         )
     return path
 
@@ -100,19 +104,18 @@ def _find_module(dotted: str, text: str, roots: Sequence[Path]) -> Path | None:
             return file
     for root in roots:
         if (root / parts[0]).is_dir() or (root / f"{parts[0]}.py").is_file():
-            modules = list(_list_modules_below(root, parts[0]))
-            raise UsageError(
+            paths = (file.relative_to(root).with_suffix("") for file in _list_python_files(root / parts[0]))
+            modules = [".".join(path.parts).removesuffix(".__init__") for path in paths]
+            raise _invalid_reference(
                 f"'{text}': there is no module '{dotted}' in '{parts[0]}'{suggest_name(dotted, modules)}",
-                hint="fix the module's name",
-                code="reference-invalid",
+                "fix the module's name",
             )
     first_names = {name for root in roots for name in list_top_level_names(root)}
     # A high cutoff, because a dependency may have a similar name to one of the project's own modules.
     if guess := suggest_name(parts[0], first_names, cutoff=0.8):
-        raise UsageError(
+        raise _invalid_reference(
             f"'{text}': the project has no module '{parts[0]}'{guess}",
-            hint="fix the name, or add the package to the requirements",
-            code="reference-invalid",
+            "fix the name, or add the package to the requirements",
         )
     return None
 
@@ -120,23 +123,13 @@ def _find_module(dotted: str, text: str, roots: Sequence[Path]) -> Path | None:
 def _find_module_file(root: Path, parts: Sequence[str]) -> Path | None:
     """Return the file of a module in an import root; None if it is not there."""
     base = root.joinpath(*parts)
-    for file in (base / "__init__.py", base.with_name(f"{base.name}.py")):
-        if file.is_file():
-            return file
-    return None
-
-
-def _list_modules_below(root: Path, top: str) -> Iterator[str]:
-    for file in _list_python_files(root / top):
-        parts = file.relative_to(root).with_suffix("").parts
-        yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+    files = (base / "__init__.py", base.with_name(f"{base.name}.py"))
+    return next((file for file in files if file.is_file()), None)
 
 
 def list_top_level_names(root: Path) -> Iterator[str]:
     """Yield the top-level names that can be imported from an import root."""
-    if not root.is_dir():
-        return
-    for path in root.iterdir():
+    for path in root.iterdir() if root.is_dir() else ():
         if path.suffix == ".py" and path.stem.isidentifier():
             yield path.stem
         elif path.is_dir() and path.name.isidentifier() and any(path.glob("*.py")):
@@ -149,20 +142,6 @@ def _list_python_files(folder: Path) -> Iterator[Path]:
         yield from (path for path in folder.glob(pattern) if "site-packages" not in path.parts)
 
 
-def _check_name_defined(file: Path, name: str, text: str) -> None:
-    """Raise UsageError if a module certainly does not define a name."""
-    tree = parse_module(file)
-    if tree is None:
-        return
-    names, open_ended = find_bound_names(tree.body)
-    if name not in names and not open_ended:
-        raise UsageError(
-            f"'{text}': '{file.name}' defines no '{name}'{suggest_name(name, names)}",
-            hint=f"use one of its names: {', '.join(sorted(names)[:12]) or 'there are none'}",
-            code="reference-invalid",
-        )
-
-
 def find_bound_names(body: Sequence[ast.stmt]) -> tuple[set[str], bool]:
     """Return the names that statements bind, and whether they may bind more (`import *`, `__getattr__`)."""
     names: set[str] = set()
@@ -170,7 +149,7 @@ def find_bound_names(body: Sequence[ast.stmt]) -> tuple[set[str], bool]:
     for node in body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             names.add(node.name)
-            open_ended |= node.name == "__getattr__"
+            open_ended |= node.name == "__getattr__"  # PEP 562: a module computes names
         elif isinstance(node, ast.Import | ast.ImportFrom):
             names |= {(child.asname or child.name).partition(".")[0] for child in node.names}
             open_ended |= any(child.name == "*" for child in node.names)
@@ -193,6 +172,7 @@ def find_undefined_names(file: Path) -> tuple[str, ...]:
     tree = parse_module(file)
     if tree is None or find_bound_names(tree.body)[1]:
         return ()
+    # symtable knows scopes as the compiler does: comprehensions, `global`, class bodies
     waiting, scopes = [symtable.symtable(ast.unparse(tree), str(file), "exec")], []
     while waiting:
         scopes.append(waiting.pop())
@@ -234,7 +214,8 @@ def find_reached_files(starts: Iterable[Path], roots: Sequence[Path]) -> frozens
     files = [start.resolve() for start in starts]
     for file in files:  # the loop appends to this list
         tree = parse_module(file)
-        if tree is None or _has_dynamic_imports(tree):
+        calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)] if tree else []
+        if tree is None or any(ast.unparse(name).rpartition(".")[2] in _IMPORTERS for name in calls):
             return None
         for folders, parts in _list_import_targets(tree, file, roots):
             # importing a.b.c also runs a/__init__.py and a/b/__init__.py
@@ -244,17 +225,6 @@ def find_reached_files(starts: Iterable[Path], roots: Sequence[Path]) -> frozens
                 path for module in modules if module and (path := module.resolve()) not in files
             )
     return frozenset(files)
-
-
-_IMPORTERS = frozenset(
-    {"import_module", "__import__", "instantiate", "walk_packages", "iter_modules", "exec"}
-)
-"""Functions of importlib, pkgutil, hydra and Python that import by a string."""
-
-
-def _has_dynamic_imports(tree: ast.AST) -> bool:
-    names = (node.func for node in ast.walk(tree) if isinstance(node, ast.Call))
-    return any(ast.unparse(name).rpartition(".")[2] in _IMPORTERS for name in names)
 
 
 def _list_import_targets(
@@ -301,39 +271,23 @@ def map_imported_names(tree: ast.AST) -> dict[str, str]:
 class CallParameters:
     """The parameters of a class or function, read from its source."""
 
-    names: tuple[str, ...]
-    """Without self."""
-    required: tuple[str, ...]
-    """Those without a default."""
-    open_ended: bool
-    """It accepts **kwargs."""
+    names: tuple[str, ...]  # without self
+    required: tuple[str, ...]  # those without a default
+    open_ended: bool  # it accepts **kwargs
 
 
 def read_parameters(file: Path, name: str) -> CallParameters | None:
     """Return the parameters of a class or function at the top of a module; None if its source is ambiguous."""
     tree = parse_module(file)
-    definitions = [
-        node
-        for node in (tree.body if tree else ())
-        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name
-    ]
-    if len(definitions) != 1 or definitions[0].decorator_list:
-        return None  # bound twice, or decorated (a dataclass, a wrapper): its signature is unknown
-    node = definitions[0]
-    if isinstance(node, ast.FunctionDef):
-        return _describe_parameters(node.args, skipped=0)
-    starts = [
-        statement
-        for statement in node.body
-        if isinstance(statement, ast.FunctionDef) and statement.name == "__init__"
-    ]
-    # An inherited __init__, a metaclass or __new__ cannot be read from this file alone.
-    if len(starts) != 1 or starts[0].decorator_list or node.keywords:
+    definition = _find_definition(tree.body, name) if tree else None
+    skipped = 0
+    if isinstance(definition, ast.ClassDef):
+        # An inherited __init__, a metaclass or __new__ cannot be read from this file alone.
+        definition = None if definition.keywords else _find_definition(definition.body, "__init__")
+        skipped = 1  # self
+    if not isinstance(definition, ast.FunctionDef):
         return None
-    return _describe_parameters(starts[0].args, skipped=1)
-
-
-def _describe_parameters(arguments: ast.arguments, *, skipped: int) -> CallParameters:
+    arguments = definition.args
     positional = [argument.arg for argument in (*arguments.posonlyargs, *arguments.args)]
     required = positional[: len(positional) - len(arguments.defaults)]
     keyword_arguments = zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
@@ -343,3 +297,10 @@ def _describe_parameters(arguments: ast.arguments, *, skipped: int) -> CallParam
         required=tuple(required[skipped:]),
         open_ended=arguments.kwarg is not None,
     )
+
+
+def _find_definition(body: Sequence[ast.stmt], name: str) -> ast.ClassDef | ast.FunctionDef | None:
+    """Return the one definition of a name; None if it is bound twice, or decorated: then its signature is unknown."""
+    kinds = (ast.ClassDef, ast.FunctionDef)
+    definitions = [node for node in body if isinstance(node, kinds) and node.name == name]
+    return definitions[0] if len(definitions) == 1 and not definitions[0].decorator_list else None

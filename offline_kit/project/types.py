@@ -16,8 +16,7 @@ class Fate(StrEnum):
     """What the build does with a pin."""
 
     BUNDLED = "bundled"
-    PROVIDED = "provided"
-    """The image has it at this version."""
+    PROVIDED = "provided"  # the image has it at this version
     SKIPPED = "skipped"
 
 
@@ -26,26 +25,20 @@ class Pin:
     """A package at one version, and what the build does with it."""
 
     name: str
-    """Normalized name of the distribution."""
-    version: str
-    """With its local part, if any."""
+    version: str  # with its local part, if any
     fate: Fate
-    reason: str = ""
-    """Why it has that fate, for the user: "in the image at 2.1.3"."""
+    reason: str = ""  # why it has that fate, for the user: "in the image at 2.1.3"
     asked_by: tuple[str, ...] = ()
     """Who requires it: names of distributions, or "-r requirements.in" for the user's own files."""
     requires: tuple[str, ...] = ()
     """Every requirement on it from the kit or the user, as "numpy>=1.20", sorted."""
     hashes: tuple[str, ...] = ()
     """Hashes of all files of this version on the index, sorted; empty for direct references."""
-    url: str = ""
-    """The direct reference that the user wrote, without credentials; empty for index packages."""
-    local: Path | None = None
-    """The wheel on this disk, for direct references (given, downloaded or built)."""
+    url: str = ""  # the direct reference that the user wrote, without credentials; empty for index packages
+    local: Path | None = None  # the wheel on this disk, for direct references (given, downloaded or built)
     replaces: str = ""
     """The image's version that this bundled pin replaces; empty if the image lacks the package."""
-    spare: bool = False
-    """Provided, but shipped too, and used only if the image turns out to lack it."""
+    spare: bool = False  # provided, but shipped too, and used only if the image turns out to lack it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +48,7 @@ class Replacement:
     name: str
     image_version: str
     version: str
-    asked_by: tuple[str, ...]
-    """Who requires the kit's version."""
+    asked_by: tuple[str, ...]  # who requires the kit's version
     breaks: tuple[str, ...] = ()
     """Image packages whose requirements no longer hold, as "tensorflow (wants numpy<2.1)"."""
 
@@ -66,22 +58,15 @@ class Freeze:
     """The resolved packages: every pin with its fate."""
 
     image: str
-    """Name of the image that it was made for."""
-    python: str
-    """Full Python version of the target."""
-    engine: str
-    """"uv" or "pip-tools"."""
-    cutoff: str
-    """ISO 8601 in UTC: files that were uploaded to the index later are ignored."""
-    input_hash: str
-    """Hex digest over all inputs of the freeze."""
-    pins: tuple[Pin, ...]
-    """Sorted by name."""
+    python: str  # full Python version of the target
+    engine: str  # "uv" or "pip-tools"
+    cutoff: str  # ISO 8601 in UTC: files that were uploaded to the index later are ignored
+    input_hash: str  # hex digest over all inputs of the freeze
+    pins: tuple[Pin, ...]  # sorted by name
     replacements: tuple[Replacement, ...] = ()
     differences: tuple[str, ...] = ()
     """Notes, such as preferred pins (of lock files) that were changed to fit the image."""
-    text: str = ""
-    """The lock file's text: pip-tools' format, with provided and skipped pins as comments."""
+    text: str = ""  # the lock file's text: pip-tools' format, with provided and skipped pins as comments
 
     def pins_with(self, fate: Fate) -> tuple[Pin, ...]:
         """Return the pins with this fate, in their order."""
@@ -93,12 +78,9 @@ class Artifact:
     """A distribution file on this disk, with a verified hash."""
 
     name: str
-    """Normalized name of the distribution."""
     version: str
-    filename: str
-    """The original file name, with project, version and tags."""
+    filename: str  # with project, version and tags; the name of `path`, in the cache, may differ
     path: Path
-    """The file in the cache; its name may differ."""
     sha256: str
     size: int
 
@@ -116,9 +98,8 @@ class Wheelhouse:
     """The files for the bundled and spare pins."""
 
     wheels: tuple[Wheel, ...] = ()
-    """Wheels that fit the image, sorted by file name."""
     sdists: tuple[Sdist, ...] = ()
-    """Sdists of the pins without a fitting wheel, sorted by file name."""
+    """Those of the pins without a wheel that fits the image; both are sorted by file name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,10 +108,8 @@ class SettledSdist:
 
     name: str
     version: str
-    sdist: Sdist | None
-    """None with `sdists = "wheel"`."""
-    wheel: Wheel | None
-    """The wheel built from it; None if none fits, or with `sdists = "rename"`."""
+    sdist: Sdist | None  # None with `sdists = "wheel"`
+    wheel: Wheel | None  # the wheel built from it; None if none fits, or with `sdists = "rename"`
     closure: tuple[Wheel, ...] = ()
     """All wheels that its offline isolated build needs, sorted by file name; empty without sdist."""
 
@@ -139,8 +118,7 @@ class SettledSdist:
 class SourceFile:
     """A file of the project's code that is shipped unchanged."""
 
-    original: str
-    """Posix path relative to the project: "src/model.py"."""
+    original: str  # Posix path relative to the project: "src/model.py"
     path: Path
 
 
@@ -149,9 +127,7 @@ class OwnCode:
     """The project's own code: packages as wheels, modules as files."""
 
     wheels: tuple[Wheel, ...] = ()
-    """Wheels of the project's own packages."""
-    sources: tuple[SourceFile, ...] = ()
-    """Loose modules and folders of modules."""
+    sources: tuple[SourceFile, ...] = ()  # loose modules and folders of modules
     roots: tuple[str, ...] = ()
     """Posix folders, relative to the project, to add to sys.path; "." is the project."""
 
@@ -176,13 +152,11 @@ class CheckpointKind(StrEnum):
 class Checkpoint:
     """A file with trained weights that the notebook loads."""
 
-    original: str
-    """Posix path relative to the project; unique in the kit."""
+    original: str  # Posix path relative to the project; unique in the kit
     path: Path
     size: int
     sha256: str
-    kind: CheckpointKind
-    """Read from its bytes; it is never loaded."""
+    kind: CheckpointKind  # read from its bytes; it is never loaded
     refused: tuple[str, ...] = ()
     """Globals that torch.load(weights_only=True) would refuse, as "omegaconf.DictConfig"."""
 
@@ -191,10 +165,8 @@ class Severity(StrEnum):
     """What a finding means for the build."""
 
     NOTE = "note"
-    WARN = "warn"
-    """Probably wrong; the build continues."""
-    STOP = "stop"
-    """Wrong: no kit is made."""
+    WARN = "warn"  # probably wrong; the build continues
+    STOP = "stop"  # wrong: no kit is made
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,41 +174,28 @@ class Finding:
     """A fact about a trained file or a package, and what to do about it."""
 
     severity: Severity
-    about: str
-    """Original name of a file, or a package."""
-    what: str
-    """A clause that continues the quoted name: "was saved with scikit-learn 1.4.2"."""
-    remedy: str = ""
-    """What to do, in the imperative; empty if nothing needs doing."""
+    about: str  # original name of a file, or a package
+    what: str  # A clause that continues the quoted name: "was saved with scikit-learn 1.4.2"
+    remedy: str = ""  # what to do, in the imperative; empty if nothing needs doing
 
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
     """A model of the notebook's ensemble: a file or a folder, with the framework that loads it."""
 
-    name: str
-    """Shown in the notebook's output; unique in its ensemble."""
+    name: str  # shown in the notebook's output; unique in its ensemble
     framework: str
     path: Path
-    """The file or folder on this disk."""
-    kit_path: str
-    """The same in the restored kit, or below its source: "checkpoints/rf.joblib"."""
-    files: tuple["Checkpoint", ...] = ()
-    model: str = ""
-    """Reference to its class or builder, or empty."""
+    kit_path: str  # the same in the restored kit, or below its source: "checkpoints/rf.joblib"
+    files: tuple[Checkpoint, ...] = ()
+    model: str = ""  # reference to its class or builder, or empty
     weight: float = 1.0
-    """Weight in a weighted mean or vote."""
-    params: dict[str, object] = field(default_factory=dict)
-    """Its own params, without those of the notebook."""
+    params: dict[str, object] = field(default_factory=dict)  # its own params, without those of the notebook
     origin: str = ""
-    """As in `ModelSpec`."""
     transform: str = ""
-    batch_size: int = 0
-    """0: the notebook's."""
-    own_model: bool = False
-    """`model` was set in its own entry, not in the notebook's table."""
-    version: str = ""
-    """Version of the training library; empty if unknown."""
+    batch_size: int = 0  # 0: the notebook's
+    own_model: bool = False  # `model` was set in its own entry, not in the notebook's table
+    version: str = ""  # version of the training library; empty if unknown
     version_said: bool = False
     """The file itself has the version; otherwise it is that of the running environment."""
 
@@ -246,14 +205,11 @@ class Role(StrEnum):
 
     WHEEL = "wheel"
     SDIST = "sdist"
-    BUILD = "build"
-    """A wheel that only the offline build of an sdist needs."""
+    BUILD = "build"  # A wheel that only the offline build of an sdist needs
     SOURCE = "source"
     CHECKPOINT = "checkpoint"
-    PREPROCESSING = "preprocessing"
-    """A scaler, an encoder, a tokenizer, a label map: loaded by name."""
-    LOCK = "lock"
-    """The install plan of the packages."""
+    PREPROCESSING = "preprocessing"  # A scaler, an encoder, a tokenizer, a label map: loaded by name
+    LOCK = "lock"  # the install plan of the packages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,8 +219,7 @@ class FileEntry:
     role: Role
     original: str
     """Posix path below the part's folder, with the name that tools expect: "packages/x-1.0+cu1-….whl"."""
-    stored: str
-    """Posix path below the part's folder, with a name that Kaggle does not change."""
+    stored: str  # Posix path below the part's folder, with a name that Kaggle does not change
     size: int
     sha256: str
 
@@ -273,26 +228,19 @@ class FileEntry:
 class KitPart:
     """A part of the kit, which is one Kaggle dataset."""
 
-    name: str
-    """"kit" for a single dataset; "packages", "code", "checkpoints" if split."""
-    id: str
-    """Hash over its sorted (original, stored, size, sha256)."""
-    entries: tuple[FileEntry, ...]
-    """Sorted by original name."""
+    name: str  # "kit" for a single dataset; "packages", "code", "checkpoints" if split
+    id: str  # hash over its sorted (original, stored, size, sha256)
+    entries: tuple[FileEntry, ...]  # sorted by original name
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kit:
     """A finished kit on disk."""
 
-    folder: Path
-    """The output folder, with dataset/ and notebook/ in it."""
-    id: str
-    """Hash of the part ids."""
-    parts: tuple[KitPart, ...]
-    """Sorted by name."""
-    split: bool | None = None
-    """Whether each part has a folder of its own; None: if there are several."""
+    folder: Path  # the output folder, with dataset/ and notebook/ in it
+    id: str  # hash of the part ids
+    parts: tuple[KitPart, ...]  # sorted by name
+    split: bool | None = None  # whether each part has a folder of its own; None: if there are several
 
     def part_folder(self, part: KitPart) -> Path:
         """Return the folder to upload for this part."""

@@ -11,7 +11,7 @@ import filelock
 
 from offline_kit.core import files, processes
 from offline_kit.core.errors import OutsideError
-from offline_kit.local_kaggle.running import NotebookRunner
+from offline_kit.local_kaggle.kernel_runs import NotebookRunner
 from offline_kit.local_kaggle.sandbox_runner import SandboxRunner
 from offline_kit.local_kaggle.server import LocalKaggleServer
 from offline_kit.local_kaggle.service import LocalKaggle

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from offline_kit.local_kaggle.running import RunJob, RunResult
+from offline_kit.local_kaggle.kernel_runs import RunJob, RunResult
 from offline_kit.local_kaggle.traffic import TrafficEvent
 from tests.support.shipping import SHIP, Yard, in_places, retrain, yard
 

@@ -21,7 +21,7 @@ from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.push import notebook_runs, push_notebook, run_logs
 from offline_kit.kaggle.push.notebook_runs import FinishedRun, KitNotMountedError
 from offline_kit.local_kaggle.faults import Fault
-from offline_kit.local_kaggle.running import RunJob, RunResult
+from offline_kit.local_kaggle.kernel_runs import RunJob, RunResult
 from offline_kit.local_kaggle.traffic import TrafficEvent
 from offline_kit.notebook.runtime import kit_runtime
 from tests.support.local_kaggle import HASTY, Bench, notebook, serving

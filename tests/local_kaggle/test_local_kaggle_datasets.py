@@ -269,8 +269,9 @@ def test_the_state_outlives_the_server(tmp_path: Path) -> None:
         create(bench, {"a.txt": b"a"})
         bench.ready()
         bench.rpc("CreateDatasetVersion", **ASK, body={"files": bench.upload({"b.txt": b"bb"})})
-        bench.until(lambda: not list(bench.kaggle.store.folder.glob("**/versions/2/upload")))
-    record = tmp_path / "state/datasets/alice/my-offline-kit/versions/2/record.json"
+        record = tmp_path / "state/datasets/alice/my-offline-kit/versions/2/record.json"
+        bench.until(lambda: json.loads(record.read_text())["state"] == "treated")
+        bench.until(lambda: not (record.parent / "upload").exists())
     told = json.loads(record.read_text())
     upload_again = record.parent / "upload"
     upload_again.mkdir()

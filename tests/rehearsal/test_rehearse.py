@@ -18,7 +18,7 @@ import pytest
 from offline_kit.core import processes, sandbox
 from offline_kit.core.errors import OfflineKitError, ProjectError, UsageError
 from offline_kit.kit import manifest
-from offline_kit.local_kaggle.running import RunJob
+from offline_kit.local_kaggle.kernel_runs import RunJob
 from offline_kit.local_kaggle.sandbox_runner import SandboxRunner
 from offline_kit.packages import pip_settings
 from offline_kit.project.images import Image, load_image

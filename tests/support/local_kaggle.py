@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from offline_kit.core import processes
-from offline_kit.local_kaggle.running import NotebookRunner, RunJob, RunResult
+from offline_kit.local_kaggle.kernel_runs import NotebookRunner, RunJob, RunResult
 from offline_kit.local_kaggle.server import LocalKaggleServer
 from offline_kit.local_kaggle.service import LocalKaggle
 from offline_kit.local_kaggle.settings import LocalKaggleSettings

@@ -19,7 +19,7 @@ from offline_kit.core.retry import RetryPolicy
 from offline_kit.kaggle.push.poll_policy import KaggleTiming, PollPolicy
 from offline_kit.kit import manifest
 from offline_kit.local_kaggle.faults import Fault
-from offline_kit.local_kaggle.running import NotebookRunner, RunJob, RunResult
+from offline_kit.local_kaggle.kernel_runs import NotebookRunner, RunJob, RunResult
 from offline_kit.local_kaggle.settings import LocalKaggleSettings
 from offline_kit.project.kaggle_names import MARKER
 from offline_kit.project.types import Kit

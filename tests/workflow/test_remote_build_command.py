@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from offline_kit.kaggle.client.endpoint import KaggleEndpoint
-from offline_kit.local_kaggle.running import NotebookRunner, RunJob, RunResult
+from offline_kit.local_kaggle.kernel_runs import NotebookRunner, RunJob, RunResult
 from offline_kit.project import config
 from offline_kit.workflow import build_remotely, kaggle_session
 from tests.support.kits import wheel
