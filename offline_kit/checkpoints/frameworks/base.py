@@ -1,7 +1,7 @@
 """Describe a framework: how its files are recognized, checked and loaded.
 
-A framework is one `Framework` in a module here, one fragment `templates/frameworks/<name>.py.j2`, and
-a line in `framework_table.py`. The fragment is plain Python for one cell of the notebook, with two functions:
+A framework is a section of `data/frameworks.toml`, a `Framework` in a module here, a line in `framework_table.py`, and
+a fragment `templates/frameworks/<name>.py.j2`: plain Python for one cell of the notebook, with two functions:
 
     load_<name>(path, member) -> model
         `path` is the file or folder in the restored kit; `member` has .name, .model, .weight, .arguments (what `model`
@@ -18,6 +18,7 @@ model calls its classes is read from `model.classes_` where it has them.
 """
 
 import re
+import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,10 +28,12 @@ from packaging.version import Version
 
 from offline_kit.checkpoints.file_kinds import ClassifiedFile
 from offline_kit.checkpoints.pickle_streams import read_decompressed, read_globals
+from offline_kit.core import resources
 from offline_kit.project.types import CheckpointKind, Finding, Member, Severity
 
 SURE, LIKELY, PERHAPS = 1.0, 0.7, 0.2
 """Usual scores of `score_match`: its own format; what only it writes in a common format; nobody else's."""
+_FACTS = tomllib.loads(resources.data_file("frameworks.toml").read_text(encoding="utf-8"))
 PICKLES = (CheckpointKind.PICKLE, CheckpointKind.JOBLIB)
 _PICKLED = (".pkl", ".pickle", ".p", ".joblib", ".jbl", ".sav")
 """Suffixes that the notebook's cells load as pickles, compressed or not."""
@@ -38,6 +41,12 @@ _OVERLAP = 64
 """Bytes of a chunk that are searched again with the next one: longer than any match."""
 _BESIDE = ("sklearn.preprocessing._label.LabelEncoder", "sklearn.utils.")
 """Parts of scikit-learn inside of boosters' own estimators."""
+
+
+def read_facts(name: str) -> dict[str, Any]:
+    """Return what `data/frameworks.toml` says of a framework: all that is no code."""
+    facts = _FACTS[name].items()
+    return {"name": name} | {key: tuple(value) if isinstance(value, list) else value for key, value in facts}
 
 
 def answer_yes(_member: Member) -> bool:

@@ -168,39 +168,23 @@ def _check_catboost(member: Member) -> Iterator[Finding]:
 
 
 XGBOOST = Framework(
-    name="xgboost",
-    title="XGBoost",
-    packages=("xgboost", "scikit-learn", "joblib", "pandas"),
-    library="xgboost",
+    **base.read_facts("xgboost"),
     score_match=_score_xgboost,
     check_member=_check_xgboost,
     check_versions=partial(base.check_pickle_version, "xgboost"),
     read_version=_read_xgboost_version,
-    task="tabular",
-    param_names=("activation",),
-    own_activation=True,
 )
 LIGHTGBM = Framework(
-    name="lightgbm",
-    title="LightGBM",
-    packages=("lightgbm", "scikit-learn", "joblib", "pandas"),
-    library="lightgbm",
+    **base.read_facts("lightgbm"),
     score_match=_score_lightgbm,
     judge_version=_judge_lightgbm,
     check_member=_check_lightgbm,
     check_versions=_check_lightgbm_versions,
-    task="tabular",
-    param_names=("activation",),
-    own_activation=True,
 )
 CATBOOST = Framework(
-    name="catboost",
-    title="CatBoost",
-    packages=("catboost", "joblib", "pandas"),
-    library="catboost",
+    **base.read_facts("catboost"),
     score_match=_score_catboost,
     check_member=_check_catboost,
     check_versions=partial(base.check_pickle_version, "catboost"),
     read_version=_read_catboost_version,
-    task="tabular",
 )

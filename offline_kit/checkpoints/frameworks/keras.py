@@ -133,17 +133,12 @@ def _search_h5(path: Path, pattern: re.Pattern[bytes]) -> bytes:
 
 
 KERAS = Framework(
-    name="keras",
-    title="Keras",
-    packages=("keras",),
-    library="keras",
+    **base.read_facts("keras"),
     score_match=_score_keras,
     uses_column_order=_uses_column_order,
     check_member=_check_keras,
     check_versions=_check_versions,
     judge_version=_judge_version,
     read_version=_read_version,
-    param_names=("activation", "safe_mode"),
-    takes_model=True,
     takes_arguments=lambda member: bool(member.model),
 )

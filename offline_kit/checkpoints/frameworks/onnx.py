@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from offline_kit.checkpoints.file_kinds import ClassifiedFile, classify_file
-from offline_kit.checkpoints.frameworks.base import SURE, Framework, make_stop, make_warning, parse_release
+from offline_kit.checkpoints.frameworks.base import (
+    SURE,
+    Framework,
+    make_stop,
+    make_warning,
+    parse_release,
+    read_facts,
+)
 from offline_kit.checkpoints.protobuf import read_message
 from offline_kit.project.types import CheckpointKind, Finding, Member
 
@@ -130,12 +137,9 @@ def read_graph(path: Path) -> OnnxGraph:
 
 
 ONNX = Framework(
-    name="onnx",
-    title="ONNX",
-    packages=("onnxruntime",),
+    **read_facts("onnx"),
     score_match=_score_onnx,
     uses_column_order=_uses_column_order,
     check_member=_check_onnx,
     check_versions=_check_onnx_versions,
-    param_names=("activation",),
 )

@@ -168,76 +168,39 @@ def _check_timm(member: Member) -> Iterator[Finding]:
         yield base.make_stop(member, "holds weights alone, and no architecture of timm is named", remedy)
 
 
-_torch = partial(Framework, runtime=("kit_torch",))
-_with_weights = partial(
-    _torch,
-    uses_column_order=base.answer_yes,
-    required_keys=("model",),
-    param_names=("activation", "weights_only", "weights"),
-    takes_model=True,
-    takes_arguments=base.answer_yes,
-)
-"""Frameworks whose files hold weights alone: the user's code builds the model."""
-
+# The user's code builds the model for files that hold weights alone.
+_with_weights = partial(Framework, uses_column_order=base.answer_yes, takes_arguments=base.answer_yes)
 LIGHTNING = _with_weights(
-    name="lightning",
-    title="Lightning",
-    packages=("torch",),
-    library="pytorch-lightning",
+    **base.read_facts("lightning"),
     score_match=_match_kind(CheckpointKind.LIGHTNING, SURE),
     read_version=_read_lightning_version,
 )
 # Files in the folder of a library that knows how to load them are the folder's: likely, not sure.
 SAFETENSORS = _with_weights(
-    name="safetensors",
-    title="safetensors",
-    packages=("safetensors", "torch"),
-    score_match=_match_kind(CheckpointKind.SAFETENSORS, base.LIKELY),
+    **base.read_facts("safetensors"), score_match=_match_kind(CheckpointKind.SAFETENSORS, base.LIKELY)
 )
-TORCH_STATE_DICT = _with_weights(
-    name="torch_state_dict",
-    title="PyTorch (state_dict)",
-    packages=("torch",),
-    score_match=_score_state_dict,
-)
-TORCH_MODULE = _torch(
-    name="torch_module",
-    title="PyTorch (whole model)",
-    packages=("torch", "joblib"),
-    library="torch",
+TORCH_STATE_DICT = _with_weights(**base.read_facts("torch_state_dict"), score_match=_score_state_dict)
+TORCH_MODULE = Framework(
+    **base.read_facts("torch_module"),
     score_match=_score_module,
     uses_column_order=base.answer_yes,
     check_member=_check_module,
-    param_names=("activation", "weights_only", "weights"),
 )
-TORCHSCRIPT = _torch(
-    name="torchscript",
-    title="TorchScript",
-    packages=("torch",),
-    library="torch",
+TORCHSCRIPT = Framework(
+    **base.read_facts("torchscript"),
     score_match=lambda _path, known_class: SURE if _is_script(known_class) else 0.0,
     uses_column_order=base.answer_yes,
-    param_names=("activation",),
 )
-TORCH_EXPORT = _torch(
-    name="torch_export",
-    title="torch.export",
-    packages=("torch",),
-    library="torch",
+TORCH_EXPORT = Framework(
+    **base.read_facts("torch_export"),
     score_match=_score_export,
     uses_column_order=base.answer_yes,
     check_member=_check_export,
     read_version=_read_export_version,
-    param_names=("activation",),
 )
-TIMM = _torch(
-    name="timm",
-    title="timm",
-    packages=("safetensors", "timm", "torch"),
+TIMM = Framework(
+    **base.read_facts("timm"),
     score_match=_score_timm,
     check_member=_check_timm,
-    task="images",
-    param_names=("activation", "weights_only", "weights", "architecture"),
-    takes_model=True,
     takes_arguments=base.answer_yes,
 )

@@ -115,24 +115,15 @@ def _check_skops(member: Member) -> Iterator[Finding]:
 
 
 SKLEARN = Framework(
-    name="sklearn",
-    title="scikit-learn",
-    packages=("scikit-learn", "joblib"),
-    library="scikit-learn",
+    **base.read_facts("sklearn"),
     score_match=_score_sklearn,
     read_version=lambda member: base.search_content(member.path, _VERSION),
     judge_version=judge_version,
-    task="tabular",
 )
 SKOPS = Framework(
-    name="skops",
-    title="scikit-learn (skops)",
-    packages=("skops", "scikit-learn"),
-    library="scikit-learn",
+    **base.read_facts("skops"),
     score_match=_score_skops,
     check_member=_check_skops,
     read_version=_read_skops_version,
     judge_version=judge_version,
-    task="tabular",
-    param_names=("trusted",),
 )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from offline_kit.checkpoints.file_downloads import read_settings
 from offline_kit.checkpoints.file_kinds import ClassifiedFile
-from offline_kit.checkpoints.frameworks.base import SURE, Framework, make_stop, make_warning
+from offline_kit.checkpoints.frameworks.base import SURE, Framework, make_stop, make_warning, read_facts
 from offline_kit.project.types import Finding, Member
 
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -51,14 +51,8 @@ def _check_transformers(member: Member) -> Iterator[Finding]:
 
 
 TRANSFORMERS = Framework(
-    name="transformers",
-    title="transformers",
-    packages=("torch", "transformers"),
-    library="transformers",
+    **read_facts("transformers"),
     score_match=_score_transformers,
     check_member=_check_transformers,
     read_version=_read_version,
-    runtime=("kit_torch",),
-    param_names=("activation", "trust_remote_code", "tokenizer", "max_length"),
-    takes_model=True,
 )
