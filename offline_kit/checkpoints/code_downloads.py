@@ -44,7 +44,7 @@ def find_downloads(
     for path in dict.fromkeys(files):
         tree = references.parse_module(path) if path.suffix == ".py" else None
         if tree is not None:
-            reader = _CallReader(project, path, references.map_imported_names(tree), params, bundled)
+            reader = _DownloadFinder(project, path, references.map_imported_names(tree), params, bundled)
             found = [
                 (call.lineno, finding)
                 for call, scope in _find_calls(tree, ChainMap(_read_constants(tree)))
@@ -83,7 +83,7 @@ def find_code_downloads(
     return find_downloads(project, files, params, bundled)
 
 
-class _CallReader:
+class _DownloadFinder:
     """Judges the calls of one module."""
 
     def __init__(

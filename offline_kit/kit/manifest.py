@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -88,16 +88,12 @@ def parse_manifest(text: str, source: str) -> KitPart:
     Raises ProjectError listing every problem: wrong types, paths that lead out of the folder, duplicate names, an
     id that does not belong to the files.
     """
-
-    def refuse(message: str, details: Sequence[str] = ()) -> ProjectError:
-        return ProjectError(
-            f"'{source}' {message}", code="manifest-invalid", hint=REBUILD_HINT, details=details
-        )
-
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise refuse(f"is not valid JSON: {error}") from error
+        raise ProjectError(
+            f"'{source}' is not valid JSON: {error}", code="manifest-invalid", hint=REBUILD_HINT
+        ) from error
     if isinstance(document, dict) and isinstance(document.get("format"), int) and document["format"] > FORMAT:
         raise ProjectError(
             f"'{source}' has format {document['format']}; this offline-kit supports format {FORMAT}",
@@ -105,14 +101,23 @@ def parse_manifest(text: str, source: str) -> KitPart:
             hint="update offline-kit with 'pip install -U offline-kit'",
         )
     if problems := _check_document(document):
-        raise refuse("is not a valid manifest", problems)
+        raise ProjectError(
+            f"'{source}' is not a valid manifest",
+            code="manifest-invalid",
+            hint=REBUILD_HINT,
+            details=problems,
+        )
     # Keys of a later version are left out.
     keys = ("original", "stored", "size", "sha256")
     entries = (FileEntry(role=Role(raw["role"]), **{k: raw[k] for k in keys}) for raw in document["files"])
     part = make_part(document["part"], entries)
     if part.id != document["id"]:
-        ids = (f"id in the file: {document['id']}", f"id of its files: {part.id}")
-        raise refuse("was changed after it was written: its id does not match its files", ids)
+        raise ProjectError(
+            f"'{source}' was changed after it was written: its id does not match its files",
+            code="manifest-invalid",
+            hint=REBUILD_HINT,
+            details=(f"id in the file: {document['id']}", f"id of its files: {part.id}"),
+        )
     return part
 
 
