@@ -3,7 +3,7 @@
 import json
 import threading
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,7 +60,7 @@ class PackageIndex:
         self.cache = Cache(cache)
         self._patience = patience
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
-        self._listed: dict[str, tuple[IndexFile, ...]] = {}  # by project, or location of find-links
+        self._listed: dict[str, tuple[IndexFile, ...]] = {}  # by project, location of find-links, page
 
     def list_files(self, name: str) -> tuple[IndexFile, ...]:
         """Return every file of a project, from find-links first, then from each index; none if it is unknown.
@@ -82,21 +82,19 @@ class PackageIndex:
                 self._listed[project] = tuple(unique.values())
             return self._listed[project]
 
-    def find_undated_urls(self, names: Iterable[str]) -> frozenset[str]:
+    def find_undated_urls(self, names: Sequence[str]) -> frozenset[str]:
         """Return the indexes without upload times (PEP 700), judged by the files of a few packages.
 
         Under --exclude-newer uv ignores all files without an upload time:
         https://docs.astral.sh/uv/concepts/resolution/#reproducible-resolutions
         """
-        undated = set()
-        for url in self.settings.list_index_urls():
-            if "//pypi.org/" in url:
-                continue
-            only_it = replace(self.settings, index_url=url, extra_index_urls=(), find_links=())
-            index = PackageIndex(only_it, cache=self.cache.root, patience=self._patience)
-            if not any(file.upload_time for name in names for file in index.list_files(name)):
-                undated.add(url)
-        return frozenset(undated)
+        urls = [url for url in self.settings.list_index_urls() if "//pypi.org/" not in url]
+        pages = {url: [self._read_page(url, normalize_name(name)) for name in names] for url in urls}
+        return frozenset(
+            url
+            for url, lists in pages.items()
+            if not any(file.upload_time for files in lists for file in files)
+        )
 
     def read_metadata(self, file: IndexFile) -> bytes | None:
         """Return a file's METADATA; None for an sdist whose dependencies only a build can tell.
@@ -160,12 +158,16 @@ class PackageIndex:
 
     def _read_page(self, url: str, project: str) -> tuple[IndexFile, ...]:
         """Return the files of a project on one index."""
+        page = f"{url}/{project}/"
+        if page in self._listed:
+            return self._listed[page]
         if url.startswith("file:") and not http.local_path(url).is_dir():
             raise _make_missing_folder_error(url)
         host = urlsplit(url).hostname or ""
         # A project that one index lacks is no error, as in pip: another one may have it.
         absent = http.GONE_STATUSES | ({403} if host.endswith(_MISSING_IS_403) else set())
-        return self._parse_page(f"{url}/{project}/", absent, project)
+        self._listed[page] = self._parse_page(page, absent, project)
+        return self._listed[page]
 
     def _list_links(self, location: str) -> tuple[IndexFile, ...]:
         """Return all distributions at one location of find-links; each location is read once."""

@@ -12,8 +12,8 @@ from offline_kit.notebook import imports, predict_settings
 from offline_kit.notebook.rendering import RenderedNotebook
 from offline_kit.packages import pip_settings
 from offline_kit.packages.freeze.freeze import FreezeRequest
-from offline_kit.packages.freeze.pyproject_dependencies import read_project_dependencies
-from offline_kit.packages.own import loose_modules, own_code, package_bounds
+from offline_kit.packages.freeze.requirement_files import read_project_dependencies
+from offline_kit.packages.own import loose_modules, own_code
 from offline_kit.packages.pip_settings import IndexSettings
 from offline_kit.project import images
 from offline_kit.project.config import Config
@@ -86,7 +86,7 @@ class ResolvedProject:
     def check_bounds(self, own: OwnCode) -> tuple[Finding, ...]:
         """Compare the version bounds of the own packages with the image."""
         config = self.given
-        return package_bounds.check_package_bounds(
+        return own_code.check_package_bounds(
             config.packages,
             own_code.list_requirements(own),
             self.image,

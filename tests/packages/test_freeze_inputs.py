@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from offline_kit.core.errors import ProjectError
-from offline_kit.packages.freeze.pyproject_dependencies import read_project_dependencies
 from offline_kit.packages.freeze.requirement_files import (
     iter_logical_lines,
     parse_requirement,
+    read_project_dependencies,
     read_requirement_files,
     split_options,
 )

@@ -29,6 +29,7 @@ from offline_kit.packages.builds.build_environment import (
 )
 from offline_kit.packages.builds.confined_build import Confinement
 from offline_kit.packages.builds.index_proxy import IndexAccess
+from offline_kit.packages.index import PackageIndex
 from offline_kit.packages.pip_settings import IndexSettings, redact_urls
 from offline_kit.project.images import Image
 
@@ -71,12 +72,21 @@ class ResolverInput:
     preferences: Mapping[str, str] = field(default_factory=dict)  # used unless something rules them out
     stub_folder: Path | None = None  # for find-links
     image: Image
-    settings: IndexSettings
+    index: PackageIndex
     cutoff: str  # files uploaded after this moment (ISO 8601, UTC) do not count; empty for no cut-off
-    undated: frozenset[str]  # indexes without upload times: the cut-off does not apply to them
     exclude: frozenset[str] = frozenset()  # packages that are removed from all requirements
     wheels_only: frozenset[str] = frozenset()  # packages of which only versions with a wheel count
-    cache: Path
+
+    @property
+    def settings(self) -> IndexSettings:
+        """The index's, with the folder of stubs."""
+        stubs = (str(self.stub_folder),) if self.stub_folder else ()
+        return replace(self.index.settings, find_links=(*stubs, *self.index.settings.find_links))
+
+    def find_undated_urls(self) -> frozenset[str]:
+        """Return the indexes without upload times: the cut-off does not apply to them."""
+        names = [Requirement(line).name for line in self.requirements[:8]] if self.cutoff else []
+        return self.index.find_undated_urls(names) if names else frozenset()
 
 
 class NoSolutionError(Exception):
@@ -119,9 +129,6 @@ def resolve_versions(problem: ResolverInput, engine: str) -> dict[str, str]:
     """
     if not problem.requirements:
         return {}
-    if problem.stub_folder:
-        find_links = (str(problem.stub_folder), *problem.settings.find_links)
-        problem = replace(problem, settings=replace(problem.settings, find_links=find_links))
     with tempfile.TemporaryDirectory(prefix="offline-kit-") as name:
         folder = Path(name)
         # An existing output file holds preferences, not constraints:
@@ -211,17 +218,17 @@ def _prepare_uv(problem: ResolverInput, access: IndexAccess, folder: Path) -> _E
         never = [f"{name} ; python_version < '0'" for name in sorted(problem.exclude)]
         _write_lines(folder / "overrides.txt", never)
         argv += ["--override", "overrides.txt"]
-    undated = {access.aliases.get(url, url) for url in problem.undated}
+    undated = {access.aliases.get(url, url) for url in problem.find_undated_urls()}
     argv += ["--config-file", _write_config(access.inside, folder / "uv.toml", undated=undated)]
     # A cache of its own: what a third-party build writes there must not reach the user's.
-    uv_cache = files.make_folder(problem.cache / "uv")
+    uv_cache = files.make_folder(problem.index.cache.root / "uv")
     env = {**_make_build_environment(access.inside, folder), "UV_CACHE_DIR": str(uv_cache)}
     return _EngineCommand(argv=argv, env=env, python=python, cache_folder=uv_cache)
 
 
 def _prepare_pip_tools(problem: ResolverInput, access: IndexAccess, folder: Path) -> _EngineCommand:
     python = _find_pip_tools_python(problem)
-    cache_folder = files.make_folder(problem.cache / "freeze" / "pip-tools")
+    cache_folder = files.make_folder(problem.index.cache.root / "freeze" / "pip-tools")
     argv: list[str | Path] = [python, "-m", "piptools"]
     if problem.exclude:
         argv = [python, "-c", _PIP_TOOLS_WITHOUT, ",".join(sorted(problem.exclude))]
@@ -238,7 +245,7 @@ def _prepare_pip_tools(problem: ResolverInput, access: IndexAccess, folder: Path
     # pip before 25.3 binds builds by PIP_CONSTRAINT alone, later ones by PIP_BUILD_CONSTRAINT alone; pip-tools
     # has its own constraints for the rest. Relative, since pip splits the value at spaces.
     env |= {"PIP_CONSTRAINT": "build.txt", "PIP_BUILD_CONSTRAINT": "build.txt", "NO_COLOR": "1"}
-    if not problem.undated:
+    if not problem.find_undated_urls():
         # pip has this option since 26.0 (https://github.com/pypa/pip/pull/13625); older ones ignore the variable.
         env["PIP_UPLOADED_PRIOR_TO"] = problem.cutoff
     return _EngineCommand(argv=argv, env=env, python=python, cache_folder=cache_folder)
@@ -288,7 +295,7 @@ def _find_pip_tools_python(problem: ResolverInput) -> Path:
             hint=f"use the engine 'uv', or install Python {image.python_minor} ('uv python install {image.python_minor}')",
             code="python-not-found",
         )
-    environment_folder = problem.cache / "freeze" / f"pip-tools-{image.python_minor}"
+    environment_folder = problem.index.cache.root / "freeze" / f"pip-tools-{image.python_minor}"
     environment_python = environment_folder / "bin" / "python"
     with files.hold_lock(environment_folder.with_suffix(".lock")):
         if environment_python.is_file():

@@ -308,7 +308,6 @@ def _obtain_requirements(
     The image's own versions are preferred: they work with its Python, and what is compiled against them works
     with them. Raises BuildFailedError if the requirements cannot be met, OutsideError if an index does not answer.
     """
-    names = []
     for text in requires:
         try:
             requirement = Requirement(text)
@@ -326,16 +325,13 @@ def _obtain_requirements(
                 f"its build needs {requirement.name} exactly as the image has it, and only the image has that"
             )
             raise BuildFailedError(reason, [WITH_FRAMEWORK])
-        names.append(requirement.name)
     index = sources.index
     problem = resolver_engines.ResolverInput(
         requirements=tuple(sorted(requires)),
         preferences=sources.image.packages,
         image=sources.image,
-        settings=index.settings,
+        index=index,
         cutoff=sources.cutoff,  # the same freeze then gives the same closure later on
-        undated=index.find_undated_urls(names) if sources.cutoff else frozenset(),
-        cache=index.cache.root,
     )
     try:
         versions = resolver_engines.resolve_versions(problem, "uv")

@@ -16,7 +16,6 @@ from offline_kit.core import files, processes
 from offline_kit.core.errors import OfflineKitError, OutsideError, ProjectError
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.packages.builds import confined_build
-from offline_kit.packages.builds.resolver_engines import ResolverInput
 from offline_kit.packages.freeze import direct_references, freeze_file, pin_fates
 from offline_kit.packages.freeze.dependency_walk import (
     Dependency,
@@ -351,7 +350,6 @@ class _FreezeMaker:
 
     def build_request(self) -> ResolutionRequest:
         """Return what to resolve."""
-        context, names = self.build_context, [line.name for line in self.inputs.requirements[:8]]
         lock_pins = self.inputs.lock.pins
         old_versions = {
             pin.name: pin.version for pin in self.old_pins if pin.version and pin.fate is not Fate.PROVIDED
@@ -364,13 +362,7 @@ class _FreezeMaker:
             policy=self.policy,
             metadata=self.metadata,
             engine=self.inputs.engine,
-            resolver_input=ResolverInput(
-                image=self.image,
-                settings=context.settings,
-                cutoff=self.cutoff,
-                undated=self.metadata.index.find_undated_urls(names),
-                cache=context.cache,
-            ),
+            cutoff=self.cutoff,
         )
 
     def _is_enforced(self, name: str) -> bool:

@@ -54,12 +54,12 @@ class ResolutionRequest:
     policy: PackagePolicy
     metadata: MetadataStore
     engine: str  # "uv" or "pip-tools"
-    resolver_input: ResolverInput  # its settings, still without requirements and constraints
+    cutoff: str  # files uploaded later do not count
 
     @property
     def image(self) -> Image:
         """The target."""
-        return self.resolver_input.image
+        return self.metadata.target.image
 
     @property
     def movable(self) -> frozenset[str]:
@@ -166,8 +166,10 @@ class _Resolver:
     def _run_round(self) -> Resolution:
         request, policy = self.request, self.request.policy
         with tempfile.TemporaryDirectory(prefix="offline-kit-") as scratch:
-            resolver_input = replace(
-                request.resolver_input,
+            resolver_input = ResolverInput(
+                image=self.image,
+                index=request.metadata.index,
+                cutoff=request.cutoff,
                 requirements=tuple(
                     self._format_root(root) for root in request.roots if root.name not in policy.unfollowed
                 ),

@@ -1,21 +1,43 @@
-"""The project's own code: packages become wheels, loose modules are shipped as files."""
+"""The project's own code: packages become reproducible wheels, loose modules are shipped as files."""
 
 import re
-from collections.abc import Sequence
+import sys
+import tomllib
+import zipfile
+from collections.abc import Collection, Iterable, Sequence
+from configparser import ConfigParser
+from configparser import Error as ConfigError
+from datetime import datetime, timedelta
 from pathlib import Path
 
+from packaging.requirements import InvalidRequirement, Requirement
+
+from offline_kit.core import files, processes
+from offline_kit.core.cache import cache_key
 from offline_kit.core.errors import ProjectError
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.packages import distribution_metadata
-from offline_kit.packages.builds.sdist_builds import BuildSources
+from offline_kit.packages.builds.build_environment import BuildFailedError
+from offline_kit.packages.builds.sdist_builds import BuildSources, IsolatedBuild, recall_wheel, record_wheel
 from offline_kit.packages.freeze import freeze_file
 from offline_kit.packages.index import PackageIndex
-from offline_kit.packages.own import loose_modules, own_wheel
+from offline_kit.packages.own import code_files, loose_modules
 from offline_kit.packages.pip_settings import IndexSettings
 from offline_kit.project.config import LOCK_NAME
 from offline_kit.project.images import Image
-from offline_kit.project.types import OwnCode, Wheel
+from offline_kit.project.package_lists import normalize_name
+from offline_kit.project.types import Finding, OwnCode, Severity, Wheel
 
+_FORMAT = 1  # increase it when the same sources give another wheel
+_FREEZE_DELAY = timedelta(hours=1)
+# Variables by which a user gives a build the version that it would take from git.
+_VERSION_VARIABLES = (
+    "SETUPTOOLS_SCM_PRETEND_VERSION",
+    "PBR_VERSION",
+    "PDM_BUILD_SCM_VERSION",
+    "POETRY_DYNAMIC_VERSIONING",
+)
+_FILES = ("pyproject.toml", "setup.cfg", "setup.py")
 # Build backends write the requirements of an extra with a marker: torch>=2; extra == "gpu"
 _OF_EXTRA = re.compile(r";.*\bextra\s*==")
 
@@ -42,7 +64,7 @@ def build_own_code(
     problems: list[ProjectError] = []
     for package in dict.fromkeys(packages):
         try:
-            wheel = own_wheel.build_own_wheel(package, sources, report)
+            wheel = _build_own_wheel(package, sources, report)
         except ProjectError as error:
             problems.append(error)
             continue
@@ -85,7 +107,7 @@ def recall_own_code(
 ) -> tuple[OwnCode, tuple[str, ...]]:
     """Return the same without building anything, and the folder names of the packages that need a build."""
     sources = _make_sources(project, image, settings, cache)
-    recalled = {package: own_wheel.recall_own_wheel(package, sources) for package in dict.fromkeys(packages)}
+    recalled = {package: _recall_own_wheel(package, sources) for package in dict.fromkeys(packages)}
     files, roots = loose_modules.list_source_files(project, modules, image)
     wheels = sorted(filter(None, recalled.values()), key=lambda wheel: wheel.filename)
     fresh = tuple(package.resolve().name for package, wheel in recalled.items() if wheel is None)
@@ -108,3 +130,166 @@ def _make_sources(project: Path, image: Image, settings: IndexSettings, cache: P
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     cutoff = freeze_file.read_header(text).get("cut-off", "") if freeze_file.is_freeze_text(text) else ""
     return BuildSources(image, PackageIndex(settings, cache=cache), cutoff)
+
+
+def _build_own_wheel(package: Path, sources: BuildSources, report: Reporter) -> Wheel:
+    """Build a package, or return the cached wheel if its sources did not change.
+
+    Raises ProjectError with the build's last lines, OutsideError if an index does not answer.
+    """
+    tree = code_files.read_source_tree(package)
+    key, cache = _make_wheel_key(tree, sources.image), sources.index.cache
+    # Two runs must not build the same package at once.
+    with cache.hold_lock(f"own-{key[:32]}"):
+        if wheel := _recall_own_wheel(package, sources):
+            return wheel
+        name = tree.root.resolve().name
+        report.step(f"Building your package '{name}'")
+        if tree.oversized:
+            report.warn(f"too large to be sources of '{package.name}', left out: {', '.join(tree.oversized)}")
+        # git status would write .git/index of the user's repository: git-scm.com/docs/git, GIT_OPTIONAL_LOCKS
+        variables = {**_read_version_variables(), "GIT_OPTIONAL_LOCKS": "0"}
+        build = IsolatedBuild(sources, report, log=f"own-{name}", own=True, variables=variables)
+
+        def place_sources(folder: Path) -> Path:
+            # Built from a copy: setuptools leaves build/ and *.egg-info beside the sources. The copy has the folder's
+            # own name, since some builds name the package after it.
+            return code_files.copy_tree(tree, folder / name)
+
+        try:
+            try:
+                wheel = build.build_wheel(place_sources)
+            except BuildFailedError as error:
+                if not error.wants_network:
+                    raise
+                # The code is the user's own.
+                report.note(f"the build of '{tree.root.name}' needs the network: building again with it")
+                wheel = build.build_wheel(place_sources, network=True)
+            with zipfile.ZipFile(wheel.path) as archive:
+                members = archive.namelist()
+            # Metadata alone is a valid wheel: setuptools builds one if it finds no package.
+            if not any(member.endswith((".py", ".so", ".pyd")) for member in members):
+                raise BuildFailedError("its wheel holds no module", members[:12])
+        except BuildFailedError as error:
+            raise ProjectError(
+                f"your package '{package}' cannot be built: {error.reason}",
+                code="own-package-build-failed",
+                hint=_suggest_fix(error),
+                details=error.tail,
+            ) from error
+        cutoff = sources.cutoff or files.utc_timestamp()
+        cache.write_record("own", key, {**record_wheel(wheel), "cutoff": cutoff})
+        return wheel
+
+
+def _recall_own_wheel(package: Path, sources: BuildSources) -> Wheel | None:
+    """Return the cached wheel of a package's current sources, or None; build nothing."""
+    tree, cache = code_files.read_source_tree(package), sources.index.cache
+    record = cache.read_record("own", _make_wheel_key(tree, sources.image))
+    if not record or not _is_same_cutoff(str(record.get("cutoff", "")), sources.cutoff):
+        return None
+    try:
+        return recall_wheel(record, cache)
+    except (KeyError, ValueError):
+        return None
+
+
+def _suggest_fix(error: BuildFailedError) -> str:
+    text = "\n".join(error.tail)
+    # setuptools refuses to guess: setuptools.pypa.io/en/latest/userguide/package_discovery.html
+    if "Multiple top-level" in text:
+        return "list its packages in [tool.setuptools] of pyproject.toml, or ship the folder as `modules` instead"
+    if "holds no module" in error.reason or "Unable to determine which files to ship" in text:
+        return "configure in pyproject.toml where the package is, or ship the folder as `modules` instead of `packages`"
+    if "version" in text and ("git" in text or "scm" in text.lower()):
+        return "build from a git checkout with its tags, or set SETUPTOOLS_SCM_PRETEND_VERSION"
+    return "make 'python -m build --wheel' work in that folder, then run again"
+
+
+def _is_same_cutoff(built: str, cutoff: str) -> bool:
+    """Whether a build with one cut-off can be used for the other.
+
+    A project's first build has no freeze yet; the freeze is made a moment later, and its cut-off is that time.
+    """
+    try:
+        return (
+            not cutoff or abs(datetime.fromisoformat(built) - datetime.fromisoformat(cutoff)) < _FREEZE_DELAY
+        )
+    except (ValueError, TypeError):
+        return built == cutoff
+
+
+def _make_wheel_key(tree: code_files.SourceTree, image: Image) -> str:
+    platform = [image.python, image.machine, image.glibc, image.local, sys.version if image.local else ""]
+    # The folder's name may become the package's.
+    return cache_key(_FORMAT, tree.root.resolve().name, tree.digest, _read_version_variables(), platform)
+
+
+def _read_version_variables() -> dict[str, str]:
+    variables = processes.copy_environment()
+    return {name: value for name, value in variables.items() if name.startswith(_VERSION_VARIABLES)}
+
+
+def check_package_bounds(
+    packages: Sequence[Path], built: Iterable[str], image: Image, replaceable: Collection[str]
+) -> tuple[Finding, ...]:
+    """Return one finding with the protected versions of the image that the packages exclude.
+
+    `built` holds the requirement lines of wheels built earlier, in addition to those of setup.cfg and
+    pyproject.toml. `replaceable` names packages that the configuration replaces or excludes. Bounds of unprotected
+    packages can stay, which the finding says: the kit brings versions that fit them.
+    """
+    lines = dict.fromkeys([*built, *(line for package in packages for line in _read_declared(package))])
+    free = {normalize_name(name) for name in replaceable}
+    excluded = {name: bound for name, bound in _find_excluded(lines, image) if name not in free}
+    blocking = sorted(filter(image.is_protected, excluded))
+    if not blocking:
+        return ()
+    bounds = ", ".join(f"{name}{excluded[name]} (image: {image.packages[name]})" for name in blocking)
+    names = ", ".join(f'"{name}"' for name in blocking)
+    remedy = (
+        f"drop {'these bounds' if len(blocking) > 1 else 'this bound'}, or set exclude = [{names}] to use"
+    )
+    remedy += " the image's version anyway"
+    if satisfiable := sorted(excluded.keys() - set(blocking)):
+        remedy += f"; keep the bounds of {', '.join(satisfiable)}: the kit brings versions that fit"
+    # The file that holds the bounds, else the package's folder.
+    about = ", ".join(package.name for package in packages)
+    for path in reversed([package / name for package in packages for name in _FILES]):
+        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+        if all(name in normalize_name(text) for name in blocking):
+            about = path.name if len(packages) == 1 else f"{path.parent.name}/{path.name}"
+    what = f"excludes protected versions of the image '{image.name}': {bounds}"
+    return (Finding(severity=Severity.WARN, about=about, what=what, remedy=remedy),)
+
+
+def _find_excluded(lines: Iterable[str], image: Image) -> Iterable[tuple[str, str]]:
+    for line in lines:
+        try:
+            requirement = Requirement(line)
+        except InvalidRequirement:
+            continue  # reported by the freeze
+        name, version = normalize_name(requirement.name), image.public_version(requirement.name)
+        # "extra" must be defined, or a marker with it cannot be evaluated (PEP 508).
+        applies = requirement.marker is None or requirement.marker.evaluate(
+            {**image.marker_environment(), "extra": ""}
+        )
+        # Pre-releases of the image count: nightly builds of torch are some.
+        if version and applies and not requirement.specifier.contains(version, prereleases=True):
+            yield name, str(requirement.specifier)
+
+
+def _read_declared(package: Path) -> list[str]:
+    """Return the requirements in a package's files, without those that only a build can tell."""
+    reader = ConfigParser(interpolation=None)
+    try:
+        reader.read(package / "setup.cfg", encoding="utf-8")
+        lines = reader.get("options", "install_requires", fallback="").splitlines()
+    except (ConfigError, OSError, UnicodeDecodeError):
+        lines = []
+    try:
+        pyproject = tomllib.loads((package / "pyproject.toml").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        pyproject = {}
+    dependencies = pyproject.get("project", {}).get("dependencies") or []
+    return [line for line in map(str.strip, [*lines, *dependencies]) if line]
