@@ -114,10 +114,6 @@ class PackageIndex:
             # A mirror may list PEP 658 metadata that it does not have yet; the file itself has it too.
             if answer := http.fetch_answer(url, settings=self.settings, patience=self._patience):
                 metadata = http.verify_content(answer.content, url, file.metadata_sha256)
-        if metadata is None and file.filename.endswith(".whl"):
-            metadata = distribution_metadata.read_remote_metadata(
-                file.url, file.size, settings=self.settings, patience=self._patience
-            )
         if metadata is None:
             metadata = distribution_metadata.read_metadata(self.fetch_file(file), file.filename)
         if file.sha256:

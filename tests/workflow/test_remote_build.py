@@ -274,7 +274,7 @@ def test_the_record_beside_the_project(tmp_path: Path) -> None:
 
 
 def test_an_outline_tells_what_the_wheel_would(tmp_path: Path) -> None:
-    """Requirements, what it can be imported as, and the CUDA of its libraries, out of a few bytes."""
+    """Requirements, and what it can be imported as, out of a few bytes."""
     code = {f"flash_attn/m{number}.py": "#" * 9999 for number in range(9)}
     library = {"flash_attn/core.cpython-311-x86_64-linux-gnu.so": "..libcudart.so.12.."}
     code["flash_attn/__init__.py"] = ""
@@ -298,7 +298,6 @@ def test_an_outline_tells_what_the_wheel_would(tmp_path: Path) -> None:
         == ("beside", "flash_attn")
     )
     assert cuda_abi.read_wheel_abi(outlined) == cuda_abi.read_wheel_abi(whole)
-    assert cuda_abi.read_wheel_abi(outlined).cuda == ("12",)
     told = distribution_metadata.read_metadata(outlined.path, name)
     assert told
     assert told.strip() == (distribution_metadata.read_metadata(whole.path, name) or b"").strip()
