@@ -14,7 +14,6 @@ from offline_kit.core.files import format_size, sha256_of
 from offline_kit.core.report import SILENT, Advance, Reporter
 from offline_kit.core.retry import StoppedError, stop_waits_on
 from offline_kit.core.thread_pool import WaitFor, cancelling_pool
-from offline_kit.packages import distribution_metadata
 from offline_kit.packages.file_choice import Alternatives, ImageTarget, choose_file, find_alternatives
 from offline_kit.packages.index import IndexFile, PackageIndex
 from offline_kit.project.images import Image, load_built_in_images
@@ -38,22 +37,18 @@ def fetch_wheelhouse(
 ) -> Wheelhouse:
     """Fetch a wheel, or an sdist if there is no wheel, for every bundled pin and every spare.
 
-    Cached files are used without asking an index, so a second call needs no network. Local files are checked
-    and used from where they are. Raises ProjectError listing every pin of which nothing fits the image, and
+    Cached files are used without asking an index, so a second call needs no network. Local wheels are used from
+    where they are. Raises ProjectError listing every pin of which nothing fits the image, and
     OutsideError if an index does not answer.
     """
     target = ImageTarget(image)
     needed = [pin for pin in pins if pin.fate is Fate.BUNDLED or pin.spare]
-    artifacts: list[Artifact] = []
-    problems: dict[Pin, str] = {}
-    for pin in needed:
-        if pin.local and (problem := _check_local_file(pin.local, target, report)):
-            problems[pin] = problem
-        elif pin.local:
-            artifacts.append(_make_artifact(pin, pin.local.name, sha256_of(pin.local), pin.local))
+    artifacts = [
+        _make_artifact(pin, pin.local.name, sha256_of(pin.local), pin.local) for pin in needed if pin.local
+    ]
     downloads, missing = fetch_files([pin for pin in needed if not pin.local], target, index, report)
-    if problems or missing:
-        raise _make_missing_error(problems, missing, target)
+    if missing:
+        raise _make_missing_error(missing, target)
     artifacts = sorted([*artifacts, *downloads], key=lambda artifact: artifact.filename)
     return Wheelhouse(
         wheels=tuple(artifact for artifact in artifacts if isinstance(artifact, Wheel)),
@@ -169,36 +164,12 @@ def _run_parallel(jobs: Sequence[Callable[[], T]], stop: threading.Event | None 
         return [future.result() for future in futures]
 
 
-def _check_local_file(path: Path, target: ImageTarget, report: Reporter) -> str:
-    """Return why a file on this disk cannot be used in the image; empty if it can."""
-    if not path.is_file():
-        return f"the file '{path}' does not exist"
-    if path.suffix != ".whl":
-        return ""
-    if target.find_tag_position(path.name) is None:
-        return f"the wheel '{path.name}' is for another Python or platform"
-    try:
-        metadata = distribution_metadata.read_metadata(path, path.name) or b""
-    except ProjectError as error:
-        return error.what
-    for requires_python in distribution_metadata.list_metadata_values(metadata, "Requires-Python"):
-        if not target.accepts_python(requires_python):
-            return f"the wheel '{path.name}' requires Python {requires_python}"
-    # PEP 600: only manylinux tags promise a glibc version; "linux_x86_64" promises nothing.
-    if path.stem.split("-")[-1].startswith("linux_"):
-        report.warn(f"'{path.name}' does not state which glibc it needs; the rehearsal cannot check it")
-    return ""
-
-
-def _make_missing_error(
-    problems: dict[Pin, str], missing: Sequence[MissingPin], target: ImageTarget
-) -> ProjectError:
-    details = [line for pin, problem in problems.items() for line in (_format_pin(pin), f"    {problem}")]
-    fixes = ["give a wheel that fits the image"] if problems else []
+def _make_missing_error(missing: Sequence[MissingPin], target: ImageTarget) -> ProjectError:
+    details, fixes = [], []
     # The other built-in images, those with the same kind of accelerator first.
     images = [image for image in load_built_in_images() if image.name != target.image.name]
     images.sort(key=lambda image: image.accelerator != target.image.accelerator)
-    other_targets = [ImageTarget(image) for image in images] if missing else []
+    other_targets = [ImageTarget(image) for image in images]
     for item in missing:
         pin, alternatives = item.pin, item.alternatives
         lines = list(alternatives.lines)
@@ -219,8 +190,9 @@ def _make_missing_error(
         if fitting_images:
             lines.append(f"images that it fits: {', '.join(fitting_images)}")
             fixes.append(f'choose another image for {pin.name} (image = "{fitting_images[0]}")')
-        details += [_format_pin(pin), *(f"    {line}" for line in lines)]
-    pins = [*problems, *(item.pin for item in missing)]
+        required_by = f", required by {', '.join(pin.asked_by)}" if pin.asked_by else ""
+        details += [f"{pin.name} {pin.version}{required_by}:", *(f"    {line}" for line in lines)]
+    pins = [item.pin for item in missing]
     names = ", ".join(f"'{pin.name}=={pin.version}'" for pin in pins)
     return ProjectError(
         f"{names} {'has' if len(pins) == 1 else 'have'} no file that fits {target.describe_platform()}",
@@ -228,8 +200,3 @@ def _make_missing_error(
         hint="; ".join([*dict.fromkeys(fixes), "or exclude what you do not need there"]),
         details=details,
     )
-
-
-def _format_pin(pin: Pin) -> str:
-    required_by = f", required by {', '.join(pin.asked_by)}" if pin.asked_by else ""
-    return f"{pin.name} {pin.version}{required_by}:"

@@ -154,12 +154,14 @@ def test_all_that_does_not_fit_is_one_error(case: Case) -> None:
     """Wheels for another Python, compiled builds and wrong names are told together, with their lines."""
     make_wheel(case.project, "narrow", "1.0", tag="cp311-cp311-manylinux_2_17_x86_64")
     make_wheel(case.project, "given", "1.0")
+    make_wheel(case.project, "late", "1.0", requires_python=">=3.14")
     write_project(case.project / "comp", "comp", tag="cp39-cp39-linux_x86_64")
     with pytest.raises(ProjectError) as error:
         case.freeze(
             "./narrow-1.0-cp311-cp311-manylinux_2_17_x86_64.whl",
             f"other @ {(case.project / 'given-1.0-py3-none-any.whl').as_uri()}",
             "./comp",
+            "./late-1.0-py3-none-any.whl",
         )
     text = "\n".join(error.value.details)
     for words in (
@@ -167,6 +169,7 @@ def test_all_that_does_not_fit_is_one_error(case: Case) -> None:
         "3.13",
         "requirements.in:2: 'given-1.0-py3-none-any.whl' is 'given'",
         "comp",
+        "requires Python >=3.14",
     ):
         assert words in text
 

@@ -399,43 +399,6 @@ def test_local_wheels_pass_through(cache: Cache, tmp_path: Path) -> None:
     assert house.wheels[0].sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_local_wheels_must_fit_too(cache: Cache, tmp_path: Path) -> None:
-    """Every local wheel for another Python or platform, and every broken or lost one, is named."""
-    broken = tmp_path / "broken-1.0-py3-none-any.whl"
-    broken.write_bytes(b"")
-    pins = [
-        pin("old", local=make_wheel(tmp_path, "old", "1.0", tag="cp311-cp311-win_amd64")),
-        pin("new", local=make_wheel(tmp_path, "new", "1.0", requires_python=">=3.14")),
-        pin("broken", local=broken),
-        pin("lost", local=tmp_path / "lost-1.0-py3-none-any.whl"),
-    ]
-    with pytest.raises(ProjectError) as caught:
-        fetch_wheelhouse(pins, IMAGE, asking(unreachable(), cache))
-    text = "\n".join(caught.value.details)
-    for words in (
-        "old-1.0-cp311-cp311-win_amd64.whl",
-        "requires Python >=3.14",
-        "cannot be read",
-        "does not exist",
-    ):
-        assert words in text
-
-
-def test_a_local_wheel_speaks_for_itself(cache: Cache, tmp_path: Path) -> None:
-    """What a wheel wants of Python is what its own METADATA says, not that of a distribution inside of it."""
-
-    def wheel(name: str, inside: str, own: str = "") -> Path:
-        files = {f"{name}/_vendor/old-0.1.dist-info/METADATA": f"Name: old\nRequires-Python: {inside}\n"}
-        return make_wheel(tmp_path, name, "1.0", requires_python=own, files=files)
-
-    fits = pin("fits", local=wheel("fits", "<3"))
-    nowhere = asking(unreachable(), cache)
-    assert fetch_wheelhouse([fits], IMAGE, nowhere).wheels
-    with pytest.raises(ProjectError) as caught:
-        fetch_wheelhouse([pin("new", local=wheel("new", ">=3", ">=3.14"))], IMAGE, nowhere)
-    assert any("requires Python >=3.14" in line for line in caught.value.details)
-
-
 @pytest.mark.index
 def test_a_real_choice_from_pypi(cache: Cache) -> None:
     """markupsafe for Python 3.13 on Kaggle's glibc, from wherever we run."""

@@ -17,6 +17,7 @@ from offline_kit.core import files, http, processes
 from offline_kit.core.cache import cache_key
 from offline_kit.core.errors import OfflineKitError, OutsideError, ProjectError
 from offline_kit.core.report import SILENT, Reporter
+from offline_kit.packages import distribution_metadata
 from offline_kit.packages.builds.build_environment import (
     WITH_FRAMEWORK,
     BuildFailedError,
@@ -24,6 +25,7 @@ from offline_kit.packages.builds.build_environment import (
     unpack_sdist,
 )
 from offline_kit.packages.builds.sdist_builds import BuildSources, IsolatedBuild
+from offline_kit.packages.file_choice import ImageTarget
 from offline_kit.packages.freeze.requirement_files import DirectReference, RequirementLine
 from offline_kit.packages.index import PackageIndex
 from offline_kit.packages.pip_settings import IndexSettings, redact_urls
@@ -178,14 +180,23 @@ def _resolve_reference(
             hint="fix the name",
             code="reference-name-mismatch",
         )
-    image = context.image
-    if not tags & set(image.list_wheel_tags()):
-        tag_list = ", ".join(sorted(str(tag) for tag in tags)[:3])
+    image, target = context.image, ImageTarget(context.image)
+    metadata = distribution_metadata.read_metadata(wheel, wheel.name) or b""
+    requires_python = distribution_metadata.list_metadata_values(metadata, "Requires-Python")
+    purpose = ""
+    if target.find_tag_position(wheel.name) is None:
+        purpose = f"is for {', '.join(sorted(str(tag) for tag in tags)[:3])}"
+    elif not all(map(target.accepts_python, requires_python)):
+        purpose = f"requires Python {requires_python[0]}"
+    if purpose:
         raise ProjectError(
-            f"'{wheel.name}' does not fit the image: it is for {tag_list}, the image is Python {image.python_minor}",
+            f"'{wheel.name}' does not fit the image: it {purpose}, the image is Python {image.python}",
             hint=f"use a wheel for Python {image.python_minor} and {image.machine} Linux, or a pure Python one",
             code="wheel-does-not-fit",
         )
+    # PEP 600: only manylinux tags promise a glibc version; "linux_x86_64" promises nothing.
+    if wheel.stem.split("-")[-1].startswith("linux_"):
+        report.warn(f"'{wheel.name}' does not state which glibc it needs; the rehearsal cannot check it")
     sha256 = files.sha256_of(wheel)
     if line.hashes and direct.kind in ("wheel", "url") and f"sha256:{sha256}" not in line.hashes:
         raise ProjectError(
