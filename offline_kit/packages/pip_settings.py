@@ -127,18 +127,21 @@ def read_pip_settings(env: Mapping[str, str], *, python: str = sys.executable) -
             if value.strip():
                 values[key], sources[key] = value, source
 
-    def refuse(key: str, hint: str) -> UsageError:
-        return UsageError(
-            f"{key} is '{values[key]}' in {sources[key]}", code="pip-setting-invalid", hint=hint
-        )
-
     no_index = _BOOLEANS.get(values.get("no-index", "0").strip().lower())
     if no_index is None:
-        raise refuse("no-index", "write yes or no")
+        raise UsageError(
+            f"no-index is '{values['no-index']}' in {sources['no-index']}",
+            code="pip-setting-invalid",
+            hint="write yes or no",
+        )
     try:
         timeout = float(values.get("timeout", "15"))
     except ValueError as error:
-        raise refuse("timeout", "write a number of seconds") from error
+        raise UsageError(
+            f"timeout is '{values['timeout']}' in {sources['timeout']}",
+            code="pip-setting-invalid",
+            hint="write a number of seconds",
+        ) from error
     # pip takes a certificate bundle from these variables; uv reads only the last one.
     bundle = env.get("REQUESTS_CA_BUNDLE") or env.get("CURL_CA_BUNDLE") or env.get("SSL_CERT_FILE") or ""
     return IndexSettings(

@@ -42,9 +42,6 @@ def normalize_wheel(path: Path) -> str:
                 zinfo_or_arcname = _make_entry(zinfo_or_arcname, executable=False)
             super().writestr(zinfo_or_arcname, data, compress_type)
 
-    def refuse(problem: str) -> ProjectError:
-        return ProjectError(f"'{path.name}' {problem}", code="wheel-invalid", hint="build it again")
-
     try:
         with zipfile.ZipFile(path) as archive:
             # Only the owner's execute bit: the others depend on the umask of whoever built it.
@@ -54,10 +51,14 @@ def normalize_wheel(path: Path) -> str:
                 if not info.is_dir()
             }
     except (zipfile.BadZipFile, OSError) as error:
-        raise refuse(f"cannot be read as a wheel: {error}") from error
+        raise ProjectError(
+            f"'{path.name}' cannot be read as a wheel: {error}", code="wheel-invalid", hint="build it again"
+        ) from error
     record = find_dist_info_member(members, "RECORD")
     if record is None:
-        raise refuse("has no RECORD, so it is not a wheel")
+        raise ProjectError(
+            f"'{path.name}' has no RECORD, so it is not a wheel", code="wheel-invalid", hint="build it again"
+        )
     folder = record.removesuffix("RECORD")
     for name in ("RECORD", "RECORD.jws", "RECORD.p7s"):
         members.pop(folder + name, None)
@@ -72,7 +73,9 @@ def normalize_wheel(path: Path) -> str:
                     data, executable = members[name]
                     wheel.writestr(_make_entry(name, executable=executable), data)
         except WheelError as error:
-            raise refuse(f"is not a wheel: {error}") from error
+            raise ProjectError(
+                f"'{path.name}' is not a wheel: {error}", code="wheel-invalid", hint="build it again"
+            ) from error
         part.chmod(0o644)
         part.replace(path)
     return sha256_of(path)

@@ -116,7 +116,6 @@ def clean_environment(scratch: Path, outside: Mapping[str, str]) -> dict[str, st
 
 def unpack_sdist(sdist: Sdist, folder: Path) -> Path:
     """Unpack an sdist below `folder` and return the folder of its sources; ProjectError for a damaged one."""
-    hint = f"exclude '{sdist.name}', or choose another version of it"
     try:
         if sdist.filename.endswith(".zip"):
             with zipfile.ZipFile(sdist.path) as archive:
@@ -128,7 +127,9 @@ def unpack_sdist(sdist: Sdist, folder: Path) -> Path:
                 archive.extractall(folder)  # noqa: S202 (filtered)
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
         raise ProjectError(
-            f"the sdist '{sdist.filename}' cannot be unpacked: {error}", code="archive-unreadable", hint=hint
+            f"the sdist '{sdist.filename}' cannot be unpacked: {error}",
+            code="archive-unreadable",
+            hint=f"exclude '{sdist.name}', or choose another version of it",
         ) from error
     inside = list(folder.iterdir())
     top = inside[0] if len(inside) == 1 and inside[0].is_dir() else folder
@@ -136,7 +137,7 @@ def unpack_sdist(sdist: Sdist, folder: Path) -> Path:
         raise ProjectError(
             f"the sdist '{sdist.filename}' has neither pyproject.toml nor setup.py",
             code="sdist-invalid",
-            hint=hint,
+            hint=f"exclude '{sdist.name}', or choose another version of it",
         )
     return top
 
