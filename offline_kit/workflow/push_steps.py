@@ -16,7 +16,7 @@ from offline_kit.kaggle.push import (
     push_datasets,
     push_models,
     push_notebook,
-    queued_submissions,
+    submission_plan,
 )
 from offline_kit.kaggle.push.dataset_plan import DEFAULT_OPTIONS, PushAction, PushOptions, PushPlan
 from offline_kit.kaggle.push.push_datasets import PushedPart
@@ -149,15 +149,15 @@ def describe_disturbed(session: KaggleSession, kit: Kit, plan: PushPlan) -> tupl
         for entry in session.ledger.read_entries()
         if entry.state not in ("complete", "error")
     ]
-    queued: list[queued_submissions.QueuedSubmission] = []
+    queued: list[submission_plan.QueuedSubmission] = []
     for competition in sorted({session.config.competition, *waiting} - {""}):
         try:
-            queued += queued_submissions.list_queued(session.kaggle, competition, session.ledger)
+            queued += submission_plan.list_queued(session.kaggle, competition, session.ledger)
         except RefusedError as refusal:
             # Whoever has not accepted the rules gets 403, and has no submissions.
             if refusal.is_temporary:
                 raise
-    return queued_submissions.find_disturbed(queued, changed, [part.id for part in kit.parts])
+    return submission_plan.find_disturbed(queued, changed, [part.id for part in kit.parts])
 
 
 def run_notebook(

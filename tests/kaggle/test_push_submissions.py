@@ -19,11 +19,14 @@ from offline_kit.kaggle.client.endpoint import KaggleEndpoint
 from offline_kit.kaggle.push import submit
 from offline_kit.kaggle.push.journal import Effect, Phase
 from offline_kit.kaggle.push.kit_parts import parse_part_ids
-from offline_kit.kaggle.push.queued_submissions import QueuedSubmission, find_disturbed, list_queued
-from offline_kit.kaggle.push.submission_causes import NO_REASON, UNKNOWN, explain_failure
 from offline_kit.kaggle.push.submission_ledger import SubmissionTag, build_message, parse_tag
-from offline_kit.kaggle.push.submission_plan import format_timespan
-from offline_kit.kaggle.push.submit import find_failure
+from offline_kit.kaggle.push.submission_plan import (
+    QueuedSubmission,
+    find_disturbed,
+    format_timespan,
+    list_queued,
+)
+from offline_kit.kaggle.push.submit import NO_REASON, UNKNOWN, explain_failure, find_failure
 from offline_kit.local_kaggle.faults import Fault
 from offline_kit.local_kaggle.traffic import TrafficEvent
 from offline_kit.project import config

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from offline_kit.core.errors import UsageError
-from offline_kit.kaggle.push.submission_causes import explain_failure
+from offline_kit.kaggle.push.submit import explain_failure
 from offline_kit.local_kaggle.faults import Fault
 from offline_kit.local_kaggle.judge import MetricError, ScoringError, score_submission
 from offline_kit.local_kaggle.settings import LocalKaggleSettings

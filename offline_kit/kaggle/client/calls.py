@@ -119,8 +119,7 @@ class ApiService:
     def _download(self, method: str, body: Mapping[str, Any], target_path: Path) -> int:
         """Download the file that a call links to, and return its size in bytes.
 
-        Every attempt requests a new link, because links expire, and resumes the partial file if it
-        has not changed on the server.
+        Every attempt requests a new link, because links expire.
         """
         request = {**_build_request(method, body), "into": str(target_path)}
         target_path.unlink(missing_ok=True)
@@ -128,7 +127,6 @@ class ApiService:
             answer = self._retry_rate_limited(
                 lambda: self._session.send_request("download", request, deadline=_SILENCE * self._seconds),
                 _is_transient,
-                lambda: target_path.stat().st_size if target_path.exists() else 0,
             )
             return int(answer["size"])
         except BaseException:
@@ -151,17 +149,12 @@ class ApiService:
 
         return self._retry_rate_limited(send_request, may_pass)
 
-    def _retry_rate_limited(
-        self,
-        act: Callable[[], _T],
-        may_pass: Callable[[Exception], bool],
-        progress: Callable[[], int] = lambda: 0,
-    ) -> _T:
+    def _retry_rate_limited(self, act: Callable[[], _T], may_pass: Callable[[Exception], bool]) -> _T:
         """Retry transient errors; after the first 429, send one call at a time with a longer policy."""
 
         def retry_others() -> _T:
             return _retry_call(
-                act, lambda error: may_pass(error) and not _is_rate_limited(error), self._patience, progress
+                act, lambda error: may_pass(error) and not _is_rate_limited(error), self._patience
             )
 
         if not self._turns.narrow:
@@ -177,12 +170,7 @@ class ApiService:
             )
 
 
-def _retry_call(
-    act: Callable[[], _T],
-    may_pass: Callable[[Exception], bool],
-    patience: RetryPolicy,
-    progress: Callable[[], int] = lambda: 0,
-) -> _T:
+def _retry_call(act: Callable[[], _T], may_pass: Callable[[Exception], bool], patience: RetryPolicy) -> _T:
     def give_up(trouble: Exception) -> OfflineKitError:
         cause = trouble.__cause__ if isinstance(trouble, TransientError) else trouble
         if isinstance(cause, OfflineKitError):
@@ -197,7 +185,7 @@ def _retry_call(
                 raise TransientError(refusal.what, refusal.retry_after) from refusal
             raise
 
-    return retry_call(act_once, patience, may_pass=may_pass, give_up=give_up, progress=progress)
+    return retry_call(act_once, patience, may_pass=may_pass, give_up=give_up)
 
 
 def _build_request(method: str, body: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 # Kaggle's client is not thread-safe, so each thread has its own session.
@@ -39,8 +40,6 @@ _LOGIN_TIMEOUT = 30.0
 _PROGRESS_SECONDS = 1.0
 # How a file store answers for an expired link.
 _DEAD_LINK = frozenset({400, 401, 403, 404, 410})
-_NO_SUCH_RANGE = 416
-_CHANGED = "the file has changed since its download was cut"
 # Names of urllib3's errors if no connection was made: refused, unknown host, bad certificate.
 _UNSENT = ("NewConnectionError", "NameResolutionError", "CERTIFICATE_VERIFY_FAILED")
 
@@ -80,13 +79,11 @@ class ClientWorker:
         self._tell = tell
         self._api: Any = None
         self._thread_local = threading.local()
-        self._parts: dict[str, tuple[str, int]] = {}
-        """ETag and size of partial downloads, by path."""
         self._secrets: tuple[str, ...] = ()
 
     def handle_request(self, request: dict[str, Any]) -> dict[str, Any]:
         """Return the answer to a request; failures are answers too."""
-        self._thread_local.silence, self._thread_local.start = request.get("silence"), 0
+        self._thread_local.silence = request.get("silence")
         try:
             if request["op"] == "login":
                 return {"answer": self._log_in()}
@@ -137,22 +134,18 @@ class ClientWorker:
         return self._thread_local.http
 
     def _limit_requests(self) -> None:
-        """Give every request of this process a timeout and a size limit, and resume partial downloads.
+        """Give every request of this process a timeout and a size limit.
 
         This includes the requests of `import kaggle`, which checks the token.
         """
         from requests.adapters import HTTPAdapter
 
         thread_local, original_send = self._thread_local, HTTPAdapter.send
-        if original_send.__name__ == "guarded":
-            return
 
         def send_limited(
             adapter: Any, request: Any, stream: bool = False, timeout: Any = None, *rest: Any, **options: Any
         ) -> Any:
             silence, began = getattr(thread_local, "silence", None) or _LOGIN_TIMEOUT, time.monotonic()
-            if getattr(thread_local, "start", 0) and request.method == "GET":
-                request.headers["Range"] = f"bytes={thread_local.start}-"
             response = original_send(adapter, request, stream, timeout or silence, *rest, **options)
             is_api_answer = "json" in response.headers.get("Content-Type", "") and request.method != "GET"
             if not stream or is_api_answer or not 200 <= response.status_code < 300:
@@ -168,18 +161,10 @@ class ClientWorker:
     def _download_file(self, request: dict[str, Any]) -> dict[str, Any]:
         from kagglesdk.common.types.file_download import FileDownload
 
-        path = request["into"]
-        tag, offset = self._parts.pop(path, ("", 0))
-        # The file may have been removed or replaced after the request failed.
-        self._thread_local.start = offset if os.path.exists(path) and os.path.getsize(path) == offset else 0  # noqa: PTH110, PTH202
         try:
             download = self._call_method(request, FileDownload)
         except Exception as error:
             refused = getattr(error, "response", None)
-            if refused is not None and refused.status_code == _NO_SUCH_RANGE:
-                raise WorkerError("connection", _CHANGED) from error
-            if self._thread_local.start:
-                self._parts[path] = (tag, self._thread_local.start)
             if refused is None or not refused.history or refused.status_code not in _DEAD_LINK:
                 raise
             # Kaggle redirected to a signed link of its storage, which expired: a retry gets a new link.
@@ -187,42 +172,29 @@ class ClientWorker:
                 "link", f"the link to the file was refused with {refused.status_code}"
             ) from error
         with download as response:
-            expected, free = _content_length(response), shutil.disk_usage(os.path.dirname(path)).free  # noqa: PTH120
+            expected = _content_length(response)
+            free = shutil.disk_usage(Path(request["into"]).parent).free
             if expected and expected > free:
                 raise WorkerError("huge", f"{expected} bytes are needed, and the disk has {free} free")
-            start = 0
-            if response.status_code == 206:
-                start, range_ = self._thread_local.start, response.headers.get("Content-Range", "")
-                if response.headers.get("ETag") != tag or not range_.startswith(f"bytes {start}-"):
-                    raise WorkerError("connection", _CHANGED)
-            size = self._write_body(response, request, start)
-            if expected is not None and expected != size - start:
-                raise WorkerError(
-                    "connection", f"the download ended after {size - start} of {expected} bytes"
-                )
+            size = self._write_body(response, request, expected)
+            if expected is not None and expected != size:
+                raise WorkerError("connection", f"the download ended after {size} of {expected} bytes")
             return {"size": size}
 
-    def _write_body(self, response: Any, request: dict[str, Any], size: int) -> int:
-        """Append the body after the first `size` bytes of the file and return its total size."""
-        last_sign = time.monotonic()
-        most = size + _MAX_UNANNOUNCED if _content_length(response) is None else None
-        with open(request["into"], "ab" if size else "wb") as stream:  # noqa: PTH123 - the standard library only
-            try:
-                for chunk in response.iter_content(_CHUNK):
-                    stream.write(chunk)
-                    size += len(chunk)
-                    if most and size > most:
-                        raise WorkerError(
-                            "huge", f"more than {_MAX_UNANNOUNCED} bytes of '{request['method']}' came"
-                        )
-                    if time.monotonic() - last_sign > _PROGRESS_SECONDS:
-                        last_sign = time.monotonic()
-                        self._tell({"id": request["id"], "so_far": size})
-            except Exception:
-                tag = response.headers.get("ETag")
-                if tag and not response.headers.get("Content-Encoding"):
-                    self._parts[request["into"]] = (tag, size)
-                raise
+    def _write_body(self, response: Any, request: dict[str, Any], expected: int | None) -> int:
+        """Write the body to the file and return its size."""
+        size, last_sign = 0, time.monotonic()
+        with Path(request["into"]).open("wb") as stream:
+            for chunk in response.iter_content(_CHUNK):
+                stream.write(chunk)
+                size += len(chunk)
+                if expected is None and size > _MAX_UNANNOUNCED:
+                    raise WorkerError(
+                        "huge", f"more than {_MAX_UNANNOUNCED} bytes of '{request['method']}' came"
+                    )
+                if time.monotonic() - last_sign > _PROGRESS_SECONDS:
+                    last_sign = time.monotonic()
+                    self._tell({"id": request["id"], "so_far": size})
         return size
 
 
