@@ -273,7 +273,7 @@ def find_stored_answer(submission: Path, tables: Iterable[Path]) -> Path | None:
     return None
 
 
-def describe_difference(first: Path, second: Path) -> str:
+def describe_difference(first: Path, second: Path, *, tolerance: float = _ROUNDING) -> str:
     """Describe how two submissions of the same rows differ; "" if only by rounding.
 
     Rows are matched by their ids, the first column; if those repeat, whole rows are compared.
@@ -285,7 +285,7 @@ def describe_difference(first: Path, second: Path) -> str:
     changed = []
     for name in [name for name in first_rows if name in second_rows]:
         pairs = zip(first_rows[name], second_rows[name], strict=False)
-        changed += [(name, *pair) for pair in pairs if not _is_same_value(*pair, tolerance=_ROUNDING)][:1]
+        changed += [(name, *pair) for pair in pairs if not _is_same_value(*pair, tolerance=tolerance)][:1]
     lost = len(first_rows.keys() ^ second_rows.keys())
     if not changed:
         return f"{lost} rows are in only one of the two" if lost else ""

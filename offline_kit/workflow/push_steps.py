@@ -11,7 +11,6 @@ from offline_kit.core.files import format_size
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.kaggle.client.api_types import NewNotebook, RefusedError
 from offline_kit.kaggle.push import (
-    compare_outputs,
     notebook_runs,
     push_datasets,
     push_models,
@@ -199,7 +198,7 @@ def run_notebook(
     last_report = rehearsing.read_last_report(kit) or {}
     rehearsed = Path(str(last_report.get("submission")))
     if submission and last_report.get("passed") and rehearsed.is_file():
-        notes = compare_outputs.compare_submissions(rehearsed, submission, session.account.server_name)
+        notes = notebook_runs.compare_submissions(rehearsed, submission, session.account.server_name)
     return NotebookRun(
         pushed=pushed,
         seconds=finished.seconds,

@@ -1,5 +1,6 @@
 """Follow the run of a pushed notebook, explain its failure, and download its output."""
 
+import csv
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -25,7 +26,7 @@ from offline_kit.kaggle.push import push_notebook, run_logs
 from offline_kit.kaggle.push.journal import PushSettings
 from offline_kit.kaggle.push.poll_policy import StatusLine, wait_until_shown
 from offline_kit.kaggle.push.push_notebook import PushedNotebook
-from offline_kit.rehearsal import causes, execution
+from offline_kit.rehearsal import causes, execution, submission_check
 from offline_kit.rehearsal.causes import Explanation
 
 RUN_TIMEOUT_SECONDS = 13 * 3600.0
@@ -33,6 +34,7 @@ RUN_TIMEOUT_SECONDS = 13 * 3600.0
 LOG_NAME = "log.txt"
 _LOG_EVERY = 4  # maximum poll intervals between two requests for the log of a running notebook
 _SHOWN = 10
+_TOLERANCE = 1e-3  # other hardware gives other last digits
 _ERROR_PAGE = (b"<!doctype", b"<html", b"<?xml", b'{"error"', b'{"code"')
 _T = TypeVar("_T")
 
@@ -329,3 +331,24 @@ def fetch_output(run: tuple[str, int], name: str, kaggle: KaggleClient, folder: 
     finally:
         part.unlink(missing_ok=True)
     return path
+
+
+def compare_submissions(rehearsed: Path, submission: Path, server_name: str = "Kaggle") -> tuple[str, ...]:
+    """Return how the submission from `server_name` differs from the rehearsal's: notes, because hardware differs.
+
+    Formats other than CSV are compared by size. Never raises because of a file's content.
+    """
+    if files.sha256_of(rehearsed) == files.sha256_of(submission):
+        return ("the submission is identical to the rehearsal's",)
+    if rehearsed.suffix.lower() != ".csv" or submission.suffix.lower() != ".csv":
+        sizes = [files.format_size(path.stat().st_size) for path in (submission, rehearsed)]
+        return (
+            f"{sizes[0]} on {server_name}, {sizes[1]} in the rehearsal; only CSV files are compared by value",
+        )
+    try:
+        difference = submission_check.describe_difference(rehearsed, submission, tolerance=_TOLERANCE)
+    except csv.Error as error:
+        return (f"the submissions could not be compared: {error}",)
+    if difference:
+        return (f"the submission differs, in the rehearsal and then on {server_name}: {difference}",)
+    return (f"the submission agrees with the rehearsal's within {_TOLERANCE:.1%}",)
