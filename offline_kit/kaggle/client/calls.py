@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import UnionType
 from typing import Any, TypeVar
 
 from offline_kit.core.errors import OfflineKitError, OutsideError
@@ -44,6 +45,61 @@ NOT_VISIBLE = frozenset({403, 404})
 _T = TypeVar("_T")
 
 
+class Answer:
+    """An answer of Kaggle's API: an absent or null field counts as empty, one of another type is an error."""
+
+    def __init__(self, fields: Mapping[str, Any]) -> None:
+        self.fields = fields
+
+    def text(self, name: str) -> str:
+        """Return a string, or a number as one."""
+        value = self._get_field(name, str | int | float, "a text")
+        return "" if value is None else str(value)
+
+    def number(self, name: str) -> int:
+        """Return an integer, which may be a string."""
+        value = self.fields.get(name)
+        if isinstance(value, str) and re.fullmatch(r"-?\d{1,18}", value):
+            return int(value)
+        return int(self._get_field(name, int, "a number") or 0)
+
+    def flag(self, name: str) -> bool:
+        """Return a boolean."""
+        return bool(self._get_field(name, bool, "true or false"))
+
+    def object(self, name: str) -> "Answer":
+        """Return an object."""
+        return Answer(self._get_field(name, dict, "an object") or {})
+
+    def objects(self, name: str) -> list["Answer"]:
+        """Return a list of objects."""
+        return [Answer(item) for item in self._get_items(name, dict, "a list of objects")]
+
+    def texts(self, name: str) -> list[str]:
+        """Return a list of strings."""
+        return self._get_items(name, str, "a list of texts")
+
+    def _get_items(self, name: str, kind: type, expected: str) -> list[Any]:
+        items: list[Any] = self._get_field(name, list, expected) or []
+        if not all(isinstance(item, kind) for item in items):
+            raise self._build_type_error(name, expected)
+        return items
+
+    def _get_field(self, name: str, kind: type | UnionType, expected: str) -> Any:
+        value = self.fields.get(name)
+        # A bool is an int for Python, not for us.
+        if value is not None and (not isinstance(value, kind) or isinstance(value, bool) != (kind is bool)):
+            raise self._build_type_error(name, expected)
+        return value
+
+    def _build_type_error(self, name: str, expected: str) -> InvalidResponseError:
+        value = json.dumps(self.fields[name])[:_LONGEST_WORD]
+        return InvalidResponseError(
+            f"Kaggle sent an unexpected answer: '{name}' should be {expected}, but is {value}",
+            hint="check that no proxy or --at address answers instead of Kaggle, or run the same command again later",
+        )
+
+
 class ApiService:
     """Calls to Kaggle's services, retried if that is safe."""
 
@@ -66,13 +122,13 @@ class ApiService:
         self._seconds = seconds
         self._page = page
 
-    def _read(self, method: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    def _read(self, method: str, body: Mapping[str, Any]) -> Answer:
         """Return the answer of a "package.Service/Method" without effect; raises as `ClientSession.send_request`."""
         return self._call(method, body, self._seconds, _is_transient)
 
     def _read_or_none(
         self, method: str, body: Mapping[str, Any], *, absent: frozenset[int] = NOT_VISIBLE
-    ) -> dict[str, Any] | None:
+    ) -> Answer | None:
         """Return the answer, or None if Kaggle refuses with one of these statuses."""
         try:
             return self._read(method, body)
@@ -83,27 +139,27 @@ class ApiService:
 
     def _list_items(
         self, method: str, body: Mapping[str, Any], field: str, *, max_pages: int | None = None
-    ) -> Iterator[Mapping[str, Any]]:
+    ) -> Iterator[Answer]:
         """Yield the items of a listing, at most those of `max_pages` pages."""
         for page in self._list_pages(method, body, max_pages=max_pages):
-            yield from get_objects(page, field)
+            yield from page.objects(field)
 
     def _list_pages(
         self, method: str, body: Mapping[str, Any], *, max_pages: int | None = None
-    ) -> Iterator[dict[str, Any]]:
+    ) -> Iterator[Answer]:
         token, count = "", 0
         while max_pages is None or count < max_pages:
             page_fields = {"pageSize": self._page, **({"pageToken": token} if token else {})}
             page = self._read(method, {**body, **page_fields})
-            if trouble := get_text(page, "errorMessage"):
+            if trouble := page.text("errorMessage"):
                 raise build_refusal(trouble, 200)
             yield page
-            before, token = token, get_text(page, "nextPageToken")
+            before, token = token, page.text("nextPageToken")
             if not token or token == before:
                 return
             count += 1
 
-    def _send(self, method: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    def _send(self, method: str, body: Mapping[str, Any]) -> Answer:
         """Return the answer of a call that changes something; raise refusals that came with status 200."""
 
         def had_no_effect(error: Exception) -> bool:
@@ -111,9 +167,9 @@ class ApiService:
 
         answer = self._call(method, body, EFFECT_SECONDS, had_no_effect)
         # A refusal comes with status 200, and the client would call it a success.
-        ended = get_text(answer, "status") or "ok"
-        if answer.get("error") or ended.lower() != "ok":
-            raise build_refusal(get_text(answer, "error") or f"the request ended as '{ended}'", 200)
+        ended = answer.text("status") or "ok"
+        if answer.fields.get("error") or ended.lower() != "ok":
+            raise build_refusal(answer.text("error") or f"the request ended as '{ended}'", 200)
         return answer
 
     def _download(self, method: str, body: Mapping[str, Any], target_path: Path) -> int:
@@ -135,17 +191,17 @@ class ApiService:
 
     def _call(
         self, method: str, body: Mapping[str, Any], seconds: float, may_pass: Callable[[Exception], bool]
-    ) -> dict[str, Any]:
+    ) -> Answer:
         request = _build_request(method, body)
 
-        def send_request() -> dict[str, Any]:
+        def send_request() -> Answer:
             answer = self._session.send_request("call", request, deadline=seconds)
             if not isinstance(answer, dict):
                 raise NoResponseError(
                     f"Kaggle's answer to '{request['method']}' is not an object",
                     hint="run the same command again later",
                 )
-            return answer
+            return Answer(answer)
 
         return self._retry_rate_limited(send_request, may_pass)
 
@@ -201,60 +257,6 @@ def _is_transient(error: Exception) -> bool:
 
 def _is_rate_limited(error: Exception) -> bool:
     return isinstance(error, RefusedError) and error.status == RATE_LIMITED
-
-
-def get_text(answer: Mapping[str, Any], name: str) -> str:
-    """Return a field that is a string, or a number as one; absent or null is "".
-
-    As the others, raises InvalidResponseError for a value of another type.
-    """
-    value = answer.get(name)
-    is_right = isinstance(value, str | int | float) and not isinstance(value, bool)
-    return "" if _check_type(name, value, "a text", is_right) is None else str(value)
-
-
-def get_number(answer: Mapping[str, Any], name: str) -> int:
-    """Return an integer field, which may be a string; absent or null is 0."""
-    value = answer.get(name)
-    if isinstance(value, str) and re.fullmatch(r"-?\d{1,18}", value):
-        return int(value)
-    is_number = isinstance(value, int) and not isinstance(value, bool)
-    return int(_check_type(name, value, "a number", is_number) or 0)
-
-
-def get_flag(answer: Mapping[str, Any], name: str) -> bool:
-    """Return a boolean field; absent or null is False."""
-    value = answer.get(name)
-    return bool(_check_type(name, value, "true or false", isinstance(value, bool)))
-
-
-def get_object(answer: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """Return an object field; absent or null is an empty one."""
-    value = answer.get(name)
-    return _check_type(name, value, "an object", isinstance(value, dict)) or {}
-
-
-def get_objects(answer: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
-    """Return a list of objects; absent or null is empty."""
-    value = answer.get(name)
-    is_right = isinstance(value, list) and all(isinstance(item, dict) for item in value)
-    return _check_type(name, value, "a list of objects", is_right) or []
-
-
-def get_texts(answer: Mapping[str, Any], name: str) -> list[str]:
-    """Return a list of strings; absent or null is empty."""
-    value = answer.get(name)
-    is_right = isinstance(value, list) and all(isinstance(item, str) for item in value)
-    return _check_type(name, value, "a list of texts", is_right) or []
-
-
-def _check_type(name: str, value: Any, expected: str, is_right: bool) -> Any:
-    if is_right or value is None:
-        return value
-    raise InvalidResponseError(
-        f"Kaggle sent an unexpected answer: '{name}' should be {expected}, but is {json.dumps(value)[:_LONGEST_WORD]}",
-        hint="check that no proxy or --at address answers instead of Kaggle, or run the same command again later",
-    )
 
 
 def parse_time(text_value: str) -> datetime | None:

@@ -1,8 +1,6 @@
 """Calls about competitions and submissions."""
 
-from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
 
 from offline_kit.kaggle.client.api_types import (
     Competition,
@@ -13,10 +11,8 @@ from offline_kit.kaggle.client.api_types import (
 )
 from offline_kit.kaggle.client.calls import (
     NOT_VISIBLE,
+    Answer,
     ApiService,
-    get_flag,
-    get_number,
-    get_text,
     parse_state,
     parse_time,
 )
@@ -53,21 +49,21 @@ class CompetitionCalls(ApiService):
             return None
         return Competition(
             slug=slug,
-            title=get_text(answer, "title"),
-            deadline=parse_time(get_text(answer, "deadline")),
-            has_entered=get_flag(answer, "userHasEntered"),
-            is_closed=get_flag(answer, "submissionsDisabled"),
-            daily_limit=get_number(answer, "maxDailySubmissions"),
-            url=get_text(answer, "url") or page,
+            title=answer.text("title"),
+            deadline=parse_time(answer.text("deadline")),
+            has_entered=answer.flag("userHasEntered"),
+            is_closed=answer.flag("submissionsDisabled"),
+            daily_limit=answer.number("maxDailySubmissions"),
+            url=answer.text("url") or page,
         )
 
     def get_submission_limits(self, slug: str) -> SubmissionLimits:
         """Return how many submissions are left."""
         answer = self._read(_SERVICE + "GetSubmissionLimits", {"competitionName": slug})
         return SubmissionLimits(
-            made_today=get_number(answer, "numToday"),
-            made_total=get_number(answer, "numTotal"),
-            remaining=get_number(answer, "numAllowedNow"),
+            made_today=answer.number("numToday"),
+            made_total=answer.number("numTotal"),
+            remaining=answer.number("numAllowedNow"),
         )
 
     def submit_notebook(self, new: NewSubmission) -> Submission:
@@ -82,14 +78,14 @@ class CompetitionCalls(ApiService):
             "submissionDescription": new.message,
         }
         answer = self._send(_SERVICE + "CreateCodeSubmission", body)
-        ref = get_number(answer, "ref")
-        words = "" if ref else get_text(answer, "message").strip()
+        ref = answer.number("ref")
+        words = "" if ref else answer.text("message").strip()
         return Submission(ref=ref, submitted_at=None, state="pending", message=new.message, error=words)
 
     def get_submission(self, ref: int) -> Submission | None:
         """Return one submission; None while it is not visible."""
         answer = self._read_or_none(_SERVICE + "GetSubmission", {"ref": ref}, absent=frozenset({404}))
-        return None if answer is None else _parse_submission({"ref": ref, **answer})
+        return None if answer is None else _parse_submission(Answer({"ref": ref, **answer.fields}))
 
     def list_submissions(self, slug: str) -> tuple[Submission, ...]:
         """Return our submissions to a competition, newest first, at most 4,000."""
@@ -103,15 +99,15 @@ class CompetitionCalls(ApiService):
         return tuple(reversed(order))
 
 
-def _parse_submission(raw: Mapping[str, Any]) -> Submission:
+def _parse_submission(raw: Answer) -> Submission:
     return Submission(
-        ref=get_number(raw, "ref"),
-        submitted_at=parse_time(get_text(raw, "date")),
-        state=parse_state(get_text(raw, "status"), _STATES),
-        message=get_text(raw, "description"),
-        file=get_text(raw, "fileName"),
-        error=get_text(raw, "errorDescription"),
-        public_score=get_text(raw, "publicScore"),
-        private_score=get_text(raw, "privateScore"),
-        url=get_text(raw, "url"),
+        ref=raw.number("ref"),
+        submitted_at=parse_time(raw.text("date")),
+        state=parse_state(raw.text("status"), _STATES),
+        message=raw.text("description"),
+        file=raw.text("fileName"),
+        error=raw.text("errorDescription"),
+        public_score=raw.text("publicScore"),
+        private_score=raw.text("privateScore"),
+        url=raw.text("url"),
     )

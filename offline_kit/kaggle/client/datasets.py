@@ -16,11 +16,8 @@ from offline_kit.kaggle.client.api_types import (
 )
 from offline_kit.kaggle.client.calls import (
     NOT_VISIBLE,
+    Answer,
     ApiService,
-    get_flag,
-    get_number,
-    get_objects,
-    get_text,
     parse_state,
 )
 
@@ -53,19 +50,19 @@ class DatasetCalls(ApiService):
             answer = self._read_or_none(_DATASETS + "GetDataset", _dataset_fields(ref))
         if answer is None:
             return None
-        versions = get_objects(answer, "versions")
+        versions = answer.objects("versions")
         return RemoteDataset(
             ref=ref,
-            version=get_number(answer, "currentVersionNumber"),
-            private=get_flag(answer, "isPrivate"),
-            url=get_text(answer, "url"),
-            version_notes={get_number(v, "versionNumber"): get_text(v, "versionNotes") for v in versions},
+            version=answer.number("currentVersionNumber"),
+            private=answer.flag("isPrivate"),
+            url=answer.text("url"),
+            version_notes={v.number("versionNumber"): v.text("versionNotes") for v in versions},
         )
 
     def get_dataset_status(self, ref: str) -> str:
         """Return the processing state in lower case without underscores, "" if there is no dataset."""
         answer = self._read_or_none(_DATASETS + "GetDatasetStatus", _dataset_fields(ref))
-        return "" if answer is None else parse_state(get_text(answer, "status"), _STATES)
+        return "" if answer is None else parse_state(answer.text("status"), _STATES)
 
     def list_dataset_files(
         self, ref: str, version: int | None = None, *, by_folder: bool = False
@@ -79,9 +76,9 @@ class DatasetCalls(ApiService):
 
     def _walk_folder(self, folder: str, body: Mapping[str, Any]) -> Iterator[RemoteFile]:
         for page in self._list_pages(_DATASETS + "ListTreeDatasetFiles", {**body, "path": folder}):
-            for raw in get_objects(page, "files"):
-                yield RemoteFile(name=_join_path(raw, folder), size=get_number(raw, "totalBytes"))
-            for raw in get_objects(page, "directories"):
+            for raw in page.objects("files"):
+                yield RemoteFile(name=_join_path(raw, folder), size=raw.number("totalBytes"))
+            for raw in page.objects("directories"):
                 yield from self._walk_folder(_join_path(raw, folder), body)
 
     def start_blob(self, name: str, size: int, modified: int, kind: str = "DATASET") -> Blob:
@@ -90,7 +87,7 @@ class DatasetCalls(ApiService):
         if size:
             body["contentLength"] = size
         answer = self._read("blobs.BlobApiService/StartBlobUpload", body)
-        token, url = get_text(answer, "token"), get_text(answer, "createUrl")
+        token, url = answer.text("token"), answer.text("createUrl")
         if not token or not url:
             raise NoResponseError(
                 f"Kaggle returned no upload address for '{name}'", hint="run the same command again"
@@ -109,7 +106,7 @@ class DatasetCalls(ApiService):
             "description": new.version_notes,
             **_build_file_tree(new.blob_tokens),
         }
-        return get_text(self._send(_DATASETS + "CreateDataset", body), "url")
+        return self._send(_DATASETS + "CreateDataset", body).text("url")
 
     def add_dataset_version(self, new: NewVersion) -> str:
         """Add a version to a dataset and return its URL. Not idempotent: never retried once it may have had an effect."""
@@ -117,7 +114,7 @@ class DatasetCalls(ApiService):
             **_dataset_fields(new.ref),
             "body": {"versionNotes": new.version_notes, **_build_file_tree(new.blob_tokens)},
         }
-        return get_text(self._send(_DATASETS + "CreateDatasetVersion", body), "url")
+        return self._send(_DATASETS + "CreateDatasetVersion", body).text("url")
 
     def download_dataset_file(
         self, ref: str, name: str, target_path: Path, version: int | None = None
@@ -140,12 +137,12 @@ class ModelCalls(ApiService):
         answer = self._read_or_none(_MODELS + "GetModel", {"ownerSlug": owner, "modelSlug": slug})
         if answer is None:
             return None
-        return RemoteModel(ref=ref, private=get_flag(answer, "isPrivate"), url=get_text(answer, "url"))
+        return RemoteModel(ref=ref, private=answer.flag("isPrivate"), url=answer.text("url"))
 
     def get_model_version(self, ref: str) -> int:
         """Return the newest version of "owner/model/framework/variation", 0 if there is none."""
         answer = self._read_or_none(_MODELS + "GetModelInstance", _variation_fields(ref))
-        return get_number(answer, "versionNumber") if answer else 0
+        return answer.number("versionNumber") if answer else 0
 
     def list_model_files(self, ref: str, version: int) -> tuple[RemoteFile, ...]:
         """Return all files of a version of a variation, sorted by name; empty while the version is not visible."""
@@ -168,7 +165,7 @@ class ModelCalls(ApiService):
         """Create a private model "owner/slug" without variations and return its URL. Not idempotent."""
         owner, _, slug = ref.partition("/")
         body = {"ownerSlug": owner, "slug": slug, "title": title, "isPrivate": True, "description": notes}
-        return get_text(self._send(_MODELS + "CreateModel", body), "url")
+        return self._send(_MODELS + "CreateModel", body).text("url")
 
     def create_variation(self, new: NewVersion) -> str:
         """Create a variation with its first version and return its URL.
@@ -184,7 +181,7 @@ class ModelCalls(ApiService):
             **_build_file_tree(new.blob_tokens),
         }
         answer = self._send(_MODELS + "CreateModelInstance", {**variation, "body": body})
-        return get_text(answer, "url")
+        return answer.text("url")
 
     def add_model_version(self, new: NewVersion) -> str:
         """Add a version to a variation and return its URL. Not idempotent."""
@@ -192,16 +189,16 @@ class ModelCalls(ApiService):
             **_variation_fields(new.ref),
             "body": {"versionNotes": new.version_notes, **_build_file_tree(new.blob_tokens)},
         }
-        return get_text(self._send(_MODELS + "CreateModelInstanceVersion", body), "url")
+        return self._send(_MODELS + "CreateModelInstanceVersion", body).text("url")
 
 
-def _sort_files(raw_files: Iterable[Mapping[str, Any]], size_field: str) -> tuple[RemoteFile, ...]:
-    files = (RemoteFile(name=get_text(raw, "name"), size=get_number(raw, size_field)) for raw in raw_files)
+def _sort_files(raw_files: Iterable[Answer], size_field: str) -> tuple[RemoteFile, ...]:
+    files = (RemoteFile(name=raw.text("name"), size=raw.number(size_field)) for raw in raw_files)
     return tuple(sorted(files, key=lambda file: file.name))
 
 
-def _join_path(raw: Mapping[str, Any], folder: str) -> str:
-    name = get_text(raw, "name")
+def _join_path(raw: Answer, folder: str) -> str:
+    name = raw.text("name")
     return f"{folder}/{PurePosixPath(name).name}" if folder else name
 
 

@@ -1,7 +1,6 @@
 """Calls about notebooks (Kaggle's API: kernels), their runs, logs and outputs."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,8 @@ from offline_kit.kaggle.client.api_types import (
 )
 from offline_kit.kaggle.client.calls import (
     NOT_VISIBLE,
+    Answer,
     ApiService,
-    get_flag,
-    get_number,
-    get_object,
-    get_text,
-    get_texts,
     parse_state,
 )
 
@@ -59,22 +54,18 @@ class NotebookCalls(ApiService):
 
     def get_notebook(self, ref: str, version: int | None = None) -> RemoteNotebook | None:
         """Return a notebook version (None: the newest), or None if it does not exist or is not visible to us."""
+        method = _SERVICE + "GetKernel"
         if version is None:
-            answer = self._read_or_none(_SERVICE + "GetKernel", _notebook_fields(ref))
+            answer = self._read_or_none(method, _notebook_fields(ref))
         else:
-            try:
-                answer = self._read_version(_SERVICE + "GetKernel", ref, version)
-            except RefusedError as refusal:
-                if refusal.status not in NOT_VISIBLE:
-                    raise
-                answer = None
+            answer = self._read_version(method, ref, version)
         return None if answer is None else _parse_notebook(ref, answer, self._session.site_url)
 
     def save_notebook(self, new: NewNotebook) -> SavedNotebook:
         """Push a version, which starts its run. Not idempotent: never retried once it may have had an effect."""
         answer = self._send(_SERVICE + "SaveKernel", build_save_request(new))
         ref = _parse_ref(answer) or new.ref
-        version = get_number(answer, "versionNumber")
+        version = answer.number("versionNumber")
         if not version:
             raise NoResponseError(
                 f"Kaggle did not return the version of '{ref}' that it created",
@@ -83,17 +74,15 @@ class NotebookCalls(ApiService):
         return SavedNotebook(
             ref=ref,
             version=version,
-            url=_page_url(ref, get_text(answer, "url"), self._session.site_url),
+            url=_page_url(ref, answer.text("url"), self._session.site_url),
             rejected_sources=tuple(
-                f"{kind} '{source}'"
-                for field, kind in _REJECTED.items()
-                for source in get_texts(answer, field)
+                f"{kind} '{source}'" for field, kind in _REJECTED.items() for source in answer.texts(field)
             ),
         )
 
     def get_notebook_run(self, ref: str, version: int) -> RunStatus | None:
         """Return the run state of exactly this version; None if it has no run (yet)."""
-        answer: dict[str, Any] | None
+        answer: Answer | None
         try:
             answer = self._read(_STATUS, _notebook_fields(ref, version))
         except RefusedError as refusal:
@@ -103,19 +92,14 @@ class NotebookCalls(ApiService):
         if answer is None:
             return None
         return RunStatus(
-            state=parse_state(get_text(answer, "status"), _STATES),
-            failure_message=get_text(answer, "failureMessage"),
+            state=parse_state(answer.text("status"), _STATES),
+            failure_message=answer.text("failureMessage"),
         )
 
     def get_run_log(self, ref: str, version: int) -> tuple[LogLine, ...]:
-        """Return the log of a version's run so far."""
-        try:
-            answer = self._read_version(_SERVICE + "ListKernelSessionOutput", ref, version)
-        except RefusedError as refusal:
-            if refusal.status not in NOT_VISIBLE:
-                raise
-            return ()  # no run, no log
-        return _parse_log(get_text(answer, "log"))
+        """Return the log of a version's run so far; empty if there is no run."""
+        answer = self._read_version(_SERVICE + "ListKernelSessionOutput", ref, version)
+        return _parse_log(answer.text("log")) if answer else ()
 
     def list_run_outputs(self, ref: str, version: int) -> tuple[str, ...]:
         """Return the paths of the output files of a version's run, sorted.
@@ -129,7 +113,7 @@ class NotebookCalls(ApiService):
             if refusal.status != 404 or self._get_newest_version(ref) != version:
                 raise
             raw_files = list(self._list_items(method, _notebook_fields(ref), "files"))
-        return tuple(sorted({get_text(raw, "fileName") for raw in raw_files} - {""}))
+        return tuple(sorted({raw.text("fileName") for raw in raw_files} - {""}))
 
     def download_run_output(self, ref: str, version: int, name: str, target_path: Path) -> int:
         """Download one output file of a version to `target_path`, which must not exist; return its size in bytes."""
@@ -137,16 +121,18 @@ class NotebookCalls(ApiService):
         body = {"ownerSlug": owner, "kernelSlug": slug, "filePath": name, "versionNumber": version}
         return self._download(_SERVICE + "DownloadKernelOutput", body, target_path)
 
-    def _read_version(self, method: str, ref: str, version: int) -> dict[str, Any]:
+    def _read_version(self, method: str, ref: str, version: int) -> Answer | None:
         """Return the answer about a version; without its label if Kaggle ignores labels and it is the newest."""
         try:
             return self._read(method, _notebook_fields(ref, version))
         except RefusedError as refusal:
-            if refusal.status != 404 or self._get_newest_version(ref) != version:
+            if refusal.status not in NOT_VISIBLE:
                 raise
-        return self._read(method, _notebook_fields(ref))
+            if refusal.status != 404 or self._get_newest_version(ref) != version:
+                return None
+        return self._read_or_none(method, _notebook_fields(ref))
 
-    def _read_unlabelled_run(self, ref: str, version: int) -> dict[str, Any] | None:
+    def _read_unlabelled_run(self, ref: str, version: int) -> Answer | None:
         """Return the newest run's state if it belongs to the version; None if that is unknown.
 
         A label may be refused because the run is not visible yet, while a request without label returns
@@ -215,8 +201,8 @@ def normalise_notebook(text: str) -> str:
     return text if after == before else after
 
 
-def _parse_notebook(ref: str, answer: Mapping[str, Any], site: str) -> RemoteNotebook:
-    metadata = get_object(answer, "metadata")
+def _parse_notebook(ref: str, answer: Answer, site: str) -> RemoteNotebook:
+    metadata = answer.object("metadata")
 
     ref = _parse_ref(metadata) or ref
 
@@ -224,7 +210,7 @@ def _parse_notebook(ref: str, answer: Mapping[str, Any], site: str) -> RemoteNot
         # Kaggle may add a prefix such as "datasets/" to a name, or its address.
         prefixes, least = _PREFIXES[kind]
         sources = []
-        for source in get_texts(metadata, f"{kind}DataSources"):
+        for source in metadata.texts(f"{kind}DataSources"):
             steps = [step for step in source.removeprefix("https://www.kaggle.com").split("/") if step]
             has_prefix = len(steps) > least and steps[0].lower() in prefixes
             sources.append("/".join(steps[1:] if has_prefix else steps))
@@ -232,28 +218,28 @@ def _parse_notebook(ref: str, answer: Mapping[str, Any], site: str) -> RemoteNot
 
     return RemoteNotebook(
         ref=ref,
-        newest_version=get_number(metadata, "currentVersionNumber"),
-        private=get_flag(metadata, "isPrivate"),
-        internet=get_flag(metadata, "enableInternet"),
+        newest_version=metadata.number("currentVersionNumber"),
+        private=metadata.flag("isPrivate"),
+        internet=metadata.flag("enableInternet"),
         sources=NotebookSources(
             datasets=list_sources("dataset"),
             competitions=list_sources("competition"),
             notebooks=list_sources("kernel"),
             models=list_sources("model"),
         ),
-        text=get_text(get_object(answer, "blob"), "source"),
-        title=get_text(metadata, "title"),
-        gpu=get_flag(metadata, "enableGpu"),
-        machine_shape=get_text(metadata, "machineShape"),
-        image=get_text(metadata, "dockerImage"),
-        url=_page_url(ref, get_text(metadata, "url"), site),
+        text=answer.object("blob").text("source"),
+        title=metadata.text("title"),
+        gpu=metadata.flag("enableGpu"),
+        machine_shape=metadata.text("machineShape"),
+        image=metadata.text("dockerImage"),
+        url=_page_url(ref, metadata.text("url"), site),
     )
 
 
-def _parse_ref(answer: Mapping[str, Any]) -> str:
+def _parse_ref(answer: Answer) -> str:
     """Return "owner/slug" of "owner/slug", "/code/owner/slug" or a URL; "" if there is none."""
     for field in ("ref", "url"):
-        steps = [step for step in get_text(answer, field).split("?")[0].split("/") if step]
+        steps = [step for step in answer.text(field).split("?")[0].split("/") if step]
         if "code" in steps[:-2]:
             steps = steps[steps.index("code") + 1 :][:2]
         if len(steps) == 2:
