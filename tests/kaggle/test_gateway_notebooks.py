@@ -270,20 +270,6 @@ def test_states_are_told_in_one_form(
     assert alice.get_notebook_run(KERNEL, 1) == RunStatus(state=state)
 
 
-def test_without_labels_the_newest_run_counts_for_the_newest_version_alone(
-    bench: Bench, alice: KaggleClient
-) -> None:
-    """Where Kaggle refuses 'vN', the plain status is taken only if it can be that of N."""
-    ran(bench, alice)
-    bench.kaggle.faults.add_fault(Fault(on="GetKernelSessionStatus", status=404))
-    assert alice.get_notebook_run(KERNEL, 1) == RunStatus(state="complete")
-    ran(bench, alice)
-    bench.kaggle.faults.add_fault(Fault(on="GetKernelSessionStatus", status=404))
-    assert alice.get_notebook_run(KERNEL, 1) is None, "another version is the newest"
-    bench.kaggle.faults.add_fault(Fault(on="GetKernelSessionStatus", status=404, times=2))
-    assert alice.get_notebook_run(KERNEL, 2) == RunStatus(state="complete")
-
-
 def test_a_run_that_does_not_show_yet_is_not_taken_for_the_one_before(
     bench: Bench, alice: KaggleClient
 ) -> None:

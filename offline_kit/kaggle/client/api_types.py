@@ -10,8 +10,7 @@ from datetime import datetime
 from offline_kit.core.errors import OutsideError
 
 RATE_LIMITED = 429
-UNKNOWN = "unknown"
-"""Prefix of a state that this version does not know; Kaggle's word follows in brackets."""
+UNKNOWN = "unknown"  # prefix of a state that this version does not know; Kaggle's word follows in brackets
 
 
 class RefusedError(OutsideError):
@@ -23,10 +22,8 @@ class RefusedError(OutsideError):
         self, what: str, *, hint: str, status: int, after: float | None = None, code: str = ""
     ) -> None:
         super().__init__(what, hint=hint, code=code)
-        self.status = status
-        """The HTTP status; 200 if a successful answer contains the refusal."""
-        self.retry_after = after
-        """Seconds that Kaggle asks us to wait; None if it does not say."""
+        self.status = status  # the HTTP status; 200 if a successful answer contains the refusal
+        self.retry_after = after  # seconds that Kaggle asks us to wait; None if it does not say
 
     @property
     def is_server_error(self) -> bool:
@@ -73,13 +70,10 @@ class Account:
     """The account that the credentials belong to."""
 
     username: str
-    auth_method: str
-    """"ACCESS_TOKEN", "LEGACY_API_KEY" or "OAUTH"."""
+    auth_method: str  # "ACCESS_TOKEN", "LEGACY_API_KEY" or "OAUTH"
     client_version: str = ""
-    ignored_token_source: str = ""
-    """Where a rejected token came from that is now ignored; empty for none."""
-    server_name: str = "Kaggle"
-    """"Kaggle", or "the local Kaggle", for a person."""
+    ignored_token_source: str = ""  # where a rejected token came from that is now ignored; empty for none
+    server_name: str = "Kaggle"  # "Kaggle", or "the local Kaggle", for a person
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,18 +92,15 @@ class RemoteDataset:
     version: int
     private: bool
     url: str = ""
-    version_notes: Mapping[int, str] = field(default_factory=dict)
-    """By version number; may be incomplete."""
+    version_notes: Mapping[int, str] = field(default_factory=dict)  # by version number; may be incomplete
 
 
 @dataclass(frozen=True, kw_only=True)
 class Blob:
     """An upload slot for one file (Kaggle's term)."""
 
-    token: str
-    """Identifies the bytes when a version is created from them."""
-    url: str
-    """Where to upload; a secret, because anyone who knows it can write there."""
+    token: str  # identifies the bytes when a version is created from them
+    url: str  # where to upload; a secret, because anyone who knows it can write there
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,12 +108,9 @@ class NewVersion:
     """A new dataset, model variation or version of one: a full snapshot."""
 
     ref: str
-    version_notes: str
-    """Becomes the description at creation."""
-    blob_tokens: Mapping[str, str]
-    """Blob token of every file, by POSIX path."""
-    title: str = ""
-    """Used at the creation of a dataset only."""
+    version_notes: str  # becomes the description at creation
+    blob_tokens: Mapping[str, str]  # blob token of every file, by POSIX path
+    title: str = ""  # used at the creation of a dataset only
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,8 +129,7 @@ class NotebookSources:
     datasets: tuple[str, ...] = ()
     competitions: tuple[str, ...] = ()
     notebooks: tuple[str, ...] = ()
-    models: tuple[str, ...] = ()
-    """"owner/model/framework/variation/version" each."""
+    models: tuple[str, ...] = ()  # "owner/model/framework/variation/version" each
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,30 +137,23 @@ class NewNotebook:
     """A notebook version to push and run; its internet access is off by default."""
 
     ref: str
-    title: str
-    """Kaggle derives the slug from it."""
+    title: str  # Kaggle derives the slug from it
     text: str
     sources: NotebookSources = field(default_factory=NotebookSources)
     private: bool = True
     gpu: bool = False
-    machine_shape: str = ""
-    """Kaggle's name, such as "NvidiaTeslaT4"; empty for the default."""
-    image: str = ""
-    """Image to pin, by digest; empty for the latest."""
-    image_pinning: str = ""
-    """"original" where an image is pinned."""
-    session_seconds: int | None = None
-    """Time limit; None for Kaggle's default."""
-    internet: bool = False
-    """Network access: for notebooks that download, never for one that is submitted."""
+    machine_shape: str = ""  # Kaggle's name, such as "NvidiaTeslaT4"; empty for the default
+    image: str = ""  # image to pin, by digest; empty for the latest
+    image_pinning: str = ""  # "original" where an image is pinned
+    session_seconds: int | None = None  # time limit; None for Kaggle's default
+    internet: bool = False  # network access: for notebooks that download, never for one that is submitted
 
 
 @dataclass(frozen=True, kw_only=True)
 class SavedNotebook:
     """The version that a push created."""
 
-    ref: str
-    """As Kaggle resolved it: where the title decides, another one than was asked for."""
+    ref: str  # as Kaggle resolved it: where the title decides, another one than was asked for
     version: int
     url: str
     rejected_sources: tuple[str, ...] = ()
@@ -226,12 +206,10 @@ class Competition:
 
     slug: str
     title: str
-    deadline: datetime | None
-    """In UTC; None if Kaggle gives none."""
+    deadline: datetime | None  # in UTC; None if Kaggle gives none
     has_entered: bool
     is_closed: bool
-    daily_limit: int
-    """Submissions per day; 0 if Kaggle does not say."""
+    daily_limit: int  # submissions per day; 0 if Kaggle does not say
     url: str = ""
 
 
@@ -260,14 +238,11 @@ class Submission:
     """A submission on Kaggle, with its scores as Kaggle prints them."""
 
     ref: int
-    submitted_at: datetime | None
-    """In UTC."""
-    state: str
-    """"pending", "complete", "error" or UNKNOWN."""
+    submitted_at: datetime | None  # in UTC
+    state: str  # "pending", "complete", "error" or UNKNOWN
     message: str
     file: str = ""
-    error: str = ""
-    """Why there is no score; may be set for "complete" too, and empty for "error"."""
+    error: str = ""  # why there is no score; may be set for "complete" too, and empty for "error"
     public_score: str = ""
     private_score: str = ""
     url: str = ""

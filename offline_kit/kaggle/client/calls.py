@@ -40,8 +40,8 @@ _SILENCE = 5
 PAGE = 200
 _LONGEST_WORD = 60
 
+# Kaggle answers 403 for missing things too, because it hides whether private ones exist.
 NOT_VISIBLE = frozenset({403, 404})
-"""Kaggle answers 403 for missing things too, because it hides whether private ones exist."""
 _T = TypeVar("_T")
 
 

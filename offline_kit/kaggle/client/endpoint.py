@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from offline_kit.core.errors import UsageError
 
+# If this variable is set, calls to the real Kaggle are blocked: for test suites.
 GUARD = "OFFLINE_KIT_NO_PRODUCTION"
-"""If this variable is set, calls to the real Kaggle are blocked: for test suites."""
 
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 _NEVER = ("KAGGLE_TOKEN", "VERBOSE", "VERBOSE_OUTPUT")
@@ -19,11 +19,9 @@ _CREDENTIALS = ("KAGGLE_API_TOKEN", "KAGGLE_API_V1_TOKEN", "KAGGLE_KERNEL_RUN_TY
 class KaggleEndpoint:
     """The real Kaggle, or a server on this machine."""
 
-    local: str = ""
-    """Address such as "http://127.0.0.1:8642"; empty for the real Kaggle."""
+    local: str = ""  # address such as "http://127.0.0.1:8642"; empty for the real Kaggle
     username: str = "local"
-    key: str = "local-kaggle"
-    """Not a secret."""
+    key: str = "local-kaggle"  # not a secret
 
     def upload_proxies(self) -> dict[str, str] | None:
         """Return the proxies that lead every upload to the local Kaggle; None for the real one."""

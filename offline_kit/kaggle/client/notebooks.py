@@ -10,20 +10,17 @@ from offline_kit.kaggle.client.api_types import (
     NewNotebook,
     NoResponseError,
     NotebookSources,
-    RefusedError,
     RemoteNotebook,
     RunStatus,
     SavedNotebook,
 )
 from offline_kit.kaggle.client.calls import (
-    NOT_VISIBLE,
     Answer,
     ApiService,
     parse_state,
 )
 
 _SERVICE = "kernels.KernelsApiService/"
-_STATUS = _SERVICE + "GetKernelSessionStatus"
 _STATES = (
     "queued",
     "running",
@@ -54,11 +51,7 @@ class NotebookCalls(ApiService):
 
     def get_notebook(self, ref: str, version: int | None = None) -> RemoteNotebook | None:
         """Return a notebook version (None: the newest), or None if it does not exist or is not visible to us."""
-        method = _SERVICE + "GetKernel"
-        if version is None:
-            answer = self._read_or_none(method, _notebook_fields(ref))
-        else:
-            answer = self._read_version(method, ref, version)
+        answer = self._read_or_none(_SERVICE + "GetKernel", _notebook_fields(ref, version))
         return None if answer is None else _parse_notebook(ref, answer, self._session.site_url)
 
     def save_notebook(self, new: NewNotebook) -> SavedNotebook:
@@ -82,23 +75,15 @@ class NotebookCalls(ApiService):
 
     def get_notebook_run(self, ref: str, version: int) -> RunStatus | None:
         """Return the run state of exactly this version; None if it has no run (yet)."""
-        answer: Answer | None
-        try:
-            answer = self._read(_STATUS, _notebook_fields(ref, version))
-        except RefusedError as refusal:
-            if refusal.status not in NOT_VISIBLE:
-                raise
-            answer = self._read_unlabelled_run(ref, version) if refusal.status == 404 else None
+        answer = self._read_or_none(_SERVICE + "GetKernelSessionStatus", _notebook_fields(ref, version))
         if answer is None:
             return None
-        return RunStatus(
-            state=parse_state(answer.text("status"), _STATES),
-            failure_message=answer.text("failureMessage"),
-        )
+        state = parse_state(answer.text("status"), _STATES)
+        return RunStatus(state=state, failure_message=answer.text("failureMessage"))
 
     def get_run_log(self, ref: str, version: int) -> tuple[LogLine, ...]:
         """Return the log of a version's run so far; empty if there is no run."""
-        answer = self._read_version(_SERVICE + "ListKernelSessionOutput", ref, version)
+        answer = self._read_or_none(_SERVICE + "ListKernelSessionOutput", _notebook_fields(ref, version))
         return _parse_log(answer.text("log")) if answer else ()
 
     def list_run_outputs(self, ref: str, version: int) -> tuple[str, ...]:
@@ -107,12 +92,7 @@ class NotebookCalls(ApiService):
         ListKernelFiles is not used: it returns bare names, wrong sizes and sometimes nothing.
         """
         method = _SERVICE + "ListKernelSessionOutput"
-        try:
-            raw_files = list(self._list_items(method, _notebook_fields(ref, version), "files"))
-        except RefusedError as refusal:
-            if refusal.status != 404 or self._get_newest_version(ref) != version:
-                raise
-            raw_files = list(self._list_items(method, _notebook_fields(ref), "files"))
+        raw_files = self._list_items(method, _notebook_fields(ref, version), "files")
         return tuple(sorted({raw.text("fileName") for raw in raw_files} - {""}))
 
     def download_run_output(self, ref: str, version: int, name: str, target_path: Path) -> int:
@@ -120,33 +100,6 @@ class NotebookCalls(ApiService):
         owner, _, slug = ref.partition("/")
         body = {"ownerSlug": owner, "kernelSlug": slug, "filePath": name, "versionNumber": version}
         return self._download(_SERVICE + "DownloadKernelOutput", body, target_path)
-
-    def _read_version(self, method: str, ref: str, version: int) -> Answer | None:
-        """Return the answer about a version; without its label if Kaggle ignores labels and it is the newest."""
-        try:
-            return self._read(method, _notebook_fields(ref, version))
-        except RefusedError as refusal:
-            if refusal.status not in NOT_VISIBLE:
-                raise
-            if refusal.status != 404 or self._get_newest_version(ref) != version:
-                return None
-        return self._read_or_none(method, _notebook_fields(ref))
-
-    def _read_unlabelled_run(self, ref: str, version: int) -> Answer | None:
-        """Return the newest run's state if it belongs to the version; None if that is unknown.
-
-        A label may be refused because the run is not visible yet, while a request without label returns
-        an earlier run. If the previous version's label works, labels are supported.
-        """
-        if self._get_newest_version(ref) != version:
-            return None
-        if version > 1 and self._read_or_none(_STATUS, _notebook_fields(ref, version - 1)) is not None:
-            return None
-        return self._read_or_none(_STATUS, _notebook_fields(ref))
-
-    def _get_newest_version(self, ref: str) -> int:
-        newest = self.get_notebook(ref)
-        return newest.newest_version if newest else 0
 
 
 def _notebook_fields(ref: str, version: int | None = None) -> dict[str, Any]:

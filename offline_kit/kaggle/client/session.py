@@ -27,8 +27,7 @@ from offline_kit.kaggle.client.endpoint import KaggleEndpoint
 
 # Characters of an error message that are read, and shown.
 _MAX_READ, _MAX_SHOWN = 100_000, 500
-LOGIN_SECONDS = 60.0
-"""Importing the client takes half a second, plus a request if a token is configured."""
+LOGIN_SECONDS = 60.0  # importing the client takes half a second, plus a request if a token is configured
 
 _JOIN = "join the competition and accept its rules on its page, and run the same command again"
 # Fixes for refusals, by a part of Kaggle's message, which says more than the status.
@@ -227,7 +226,7 @@ def _unwrap_answer(answer: dict[str, Any], method: str) -> Any:
     kind, message = answer["kind"], _clean_message(str(answer["message"]))
     if kind == "http":
         raise build_refusal(message, answer["status"], answer["after"])
-    if kind in ("login", "exit"):
+    if kind == "login":
         raise NotLoggedInError("there are no valid credentials for Kaggle", hint=_LOG_IN, details=(message,))
     if kind == "stale":
         hint = f"renew or remove it ('{answer['source']}'): Kaggle's client prefers it to a valid key"

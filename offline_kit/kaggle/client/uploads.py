@@ -25,8 +25,7 @@ from offline_kit.kaggle.client.client import KaggleClient
 if TYPE_CHECKING:
     import requests
 
-MAX_AGE = 5 * 86400
-"""Seconds; Google's resumable uploads expire after a week, Kaggle's after about six days."""
+MAX_AGE = 5 * 86400  # seconds; Google's resumable uploads expire after a week, Kaggle's after about six days
 CONNECT_SECONDS, SILENT_SECONDS = 15.0, 120.0
 _SHORT_BODY = 4096
 _COMPLETE_STATUSES = frozenset({200, 201})

@@ -93,7 +93,8 @@ class ClientWorker:
         except WorkerError as failure:
             answer = failure.answer
         except SystemExit:
-            answer = {"kind": "exit", "message": "Kaggle's client called exit()"}
+            # The client ends the program that imports it.
+            answer = {"kind": "login", "message": "Kaggle's client found no credentials that are valid"}
         except Exception as error:  # noqa: BLE001 - foreign code may raise anything; the other side decides
             answer = _describe_error(error)
         message = str(answer["message"])
@@ -103,13 +104,14 @@ class ClientWorker:
 
     def _log_in(self) -> dict[str, Any]:
         self._limit_requests()
-        self._api = api = _import_client()
+        try:
+            import kaggle
+        except ModuleNotFoundError as error:
+            raise WorkerError("missing", str(error)) from error
+        self._api = api = kaggle.api
+        # `import kaggle` authenticates and hides errors; authenticate() raises them.
         if not getattr(api, "_authenticated", False):
-            # `import kaggle` authenticates and hides errors; authenticate() raises them:
-            try:
-                api.authenticate()
-            except SystemExit as error:
-                raise WorkerError("login", "Kaggle's client found no credentials that are valid") from error
+            api.authenticate()
         values = api.config_values
         dropped = _drop_stale_token(str(values.get("auth_method")))
         key, token, user = (str(values.get(name) or "") for name in ("key", "token", "username"))
@@ -117,8 +119,6 @@ class ClientWorker:
         self._secrets = tuple(
             secret for secret in (key, token, pair, _configured_token()[0]) if len(secret) > 3
         )
-        import kaggle
-
         return {
             "username": user,
             "method": str(values.get("auth_method") or "").rpartition(".")[2],
@@ -196,16 +196,6 @@ class ClientWorker:
                     last_sign = time.monotonic()
                     self._tell({"id": request["id"], "so_far": size})
         return size
-
-
-def _import_client() -> Any:
-    try:
-        import kaggle
-    except ModuleNotFoundError as error:
-        raise WorkerError("missing", str(error), name=error.name or "") from error
-    except SystemExit as error:  # clients before 2.2.4 end the program that imports them
-        raise WorkerError("login", "Kaggle's client found no credentials that are valid") from error
-    return kaggle.api
 
 
 def _keep_json_files(http: Any) -> Any:

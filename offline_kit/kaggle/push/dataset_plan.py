@@ -33,16 +33,11 @@ class PushAction(StrEnum):
 class PushOptions:
     """What the user allows a push to do."""
 
-    drop_foreign: bool = False
-    """Allow deleting files that offline-kit did not upload."""
-    public: bool = False
-    """Allow new versions of a public dataset."""
-    title: str = ""
-    """Title of a new dataset; by default its slug."""
-    resend: bool = False
-    """Upload unchanged parts again, because their files on Kaggle are damaged."""
-    resend_part: tuple[str, ...] = ()
-    """Names of the parts to upload again, if not all."""
+    drop_foreign: bool = False  # allow deleting files that offline-kit did not upload
+    public: bool = False  # allow new versions of a public dataset
+    title: str = ""  # title of a new dataset; by default its slug
+    resend: bool = False  # upload unchanged parts again, because their files on Kaggle are damaged
+    resend_part: tuple[str, ...] = ()  # names of the parts to upload again, if not all
 
     def is_kept(self, part: KitPart, held_part: KitPart | None) -> bool:
         """Tell whether a part is not uploaded, because Kaggle holds it."""
@@ -63,8 +58,7 @@ class PartPlan:
     action: PushAction
     reason: str
     version_before: int = 0
-    held_part_id: str = ""
-    """Id of the part in the current version; empty if it holds none."""
+    held_part_id: str = ""  # id of the part in the current version; empty if it holds none
     title: str = ""
     notes: str = ""
     upload_size: int = 0

@@ -26,32 +26,22 @@ from offline_kit.kaggle.push.poll_policy import DEFAULT_POLL, PollPolicy
 class Phase(StrEnum):
     """The state of an effect."""
 
-    BEGUN = "begun"
-    """It may have been sent; whether it happened is unknown."""
-    ANSWERED = "answered"
-    """Kaggle accepted it; it may not be visible yet."""
-    DONE = "done"
-    """It is visible."""
-    REFUSED = "refused"
-    """Kaggle refused it."""
-    LOST = "lost"
-    """It did not become visible in time."""
-    VOID = "void"
-    """It happened, but its result is unusable."""
+    BEGUN = "begun"  # it may have been sent; whether it happened is unknown
+    ANSWERED = "answered"  # Kaggle accepted it; it may not be visible yet
+    DONE = "done"  # it is visible
+    REFUSED = "refused"  # Kaggle refused it
+    LOST = "lost"  # it did not become visible in time
+    VOID = "void"  # it happened, but its result is unusable
 
 
 @dataclass(frozen=True, kw_only=True)
 class Effect:
     """A call that must happen at most once."""
 
-    action: str
-    """"create" or "version" of a dataset, "submit" of a notebook, ..."""
-    target: str
-    """\"owner/slug", or "competition:owner/slug@v4"."""
-    before: int
-    """The newest version or submission number beforehand; 0 for none."""
-    content: str
-    """What identifies it: the part's id, or the submission's tag."""
+    action: str  # "create" or "version" of a dataset, "submit" of a notebook, ...
+    target: str  # "owner/slug", or "competition:owner/slug@v4"
+    before: int  # the newest version or submission number beforehand; 0 for none
+    content: str  # what identifies it: the part's id, or the submission's tag
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +50,7 @@ class JournalEntry:
 
     effect: Effect
     phase: Phase
-    at: float
-    """Seconds since the epoch."""
+    at: float  # seconds since the epoch
     server_message: str = ""
 
 
@@ -195,11 +184,9 @@ class LastSeenStore:
 class PushSettings:
     """Where a push keeps its state, and how long it waits and retries."""
 
-    state_folder: Path
-    """Folder for the journal and unfinished uploads; one per account."""
+    state_folder: Path  # folder for the journal and unfinished uploads; one per account
     poll_policy: PollPolicy = DEFAULT_POLL
-    retry_policy: RetryPolicy = PATIENT
-    """Retries of uploads."""
+    retry_policy: RetryPolicy = PATIENT  # retries of uploads
 
     @property
     def effect_journal(self) -> Journal:

@@ -33,8 +33,7 @@ from offline_kit.project.kaggle_names import MARKER
 from offline_kit.project.types import KitPart
 
 FAILED_STATES = frozenset({"failed", "deleted"})
-FINAL_STATES = FAILED_STATES | {"ready"}
-"""States of a dataset that do not change without another push."""
+FINAL_STATES = FAILED_STATES | {"ready"}  # states of a dataset that do not change without another push
 _ID = re.compile(r"[0-9a-f]{64}")
 _MAX_MARKER = 64 << 20
 _MAX_LOOK_BACK = 20  # versions of a notebook without output to skip
@@ -74,17 +73,14 @@ class RemotePartState:
     """The state of a part's dataset, model or notebook on Kaggle; by default it does not exist."""
 
     ref: str
-    version: int = 0
-    """0 if there is none, for example because the first one failed."""
-    state: str = ""
-    """Processing state in lower case: "ready", "failed", ...; empty if there is no dataset."""
+    version: int = 0  # 0 if there is none, for example because the first one failed
+    state: str = ""  # processing state in lower case: "ready", "failed", ...; empty if there is no dataset
     private: bool = True
     part: KitPart | None = None
     """The part that its marker file describes; None without a marker, or while not ready."""
     files: tuple[RemoteFile, ...] = ()
     url: str = ""
-    kind: str = "dataset"
-    """"dataset", "model" or "notebook"."""
+    kind: str = "dataset"  # "dataset", "model" or "notebook"
 
     @property
     def exists(self) -> bool:

@@ -27,10 +27,8 @@ class NotebookDifference:
 
     summary: str
     remedy: str = _SETTINGS
-    is_exposed: bool = False
-    """Whether others may see the version, or it may use the network: do not wait."""
-    is_rewritten_text: bool = False
-    """Whether Kaggle's rewriting of notebooks may be the cause."""
+    is_exposed: bool = False  # whether others may see the version, or it may use the network: do not wait
+    is_rewritten_text: bool = False  # whether Kaggle's rewriting of notebooks may be the cause
 
 
 def normalise_cells(text: str) -> tuple[tuple[str, str], ...]:

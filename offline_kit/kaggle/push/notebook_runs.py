@@ -29,8 +29,8 @@ from offline_kit.kaggle.push.push_notebook import PushedNotebook
 from offline_kit.rehearsal import causes, execution, submission_check
 from offline_kit.rehearsal.causes import Explanation
 
+# A notebook may run 12 h on Kaggle (https://www.kaggle.com/docs/notebooks), plus 1 h in the queue.
 RUN_TIMEOUT_SECONDS = 13 * 3600.0
-"""A notebook may run 12 h on Kaggle (https://www.kaggle.com/docs/notebooks), plus 1 h in the queue."""
 LOG_NAME = "log.txt"
 _LOG_EVERY = 4  # maximum poll intervals between two requests for the log of a running notebook
 _SHOWN = 10
@@ -51,8 +51,7 @@ class FinishedRun:
 
     ref: str
     version: int
-    seconds: float
-    """Duration by the run's log, or else by our clock."""
+    seconds: float  # duration by the run's log, or else by our clock
     log: tuple[LogLine, ...]
     outputs: tuple[str, ...]
 

@@ -21,15 +21,11 @@ _T = TypeVar("_T")
 class PollPolicy:
     """Timeouts and poll intervals in seconds."""
 
-    visibility_timeout: float = 180.0
-    """Until something new is visible."""
-    processing_timeout: float = 3600.0
-    """Until something visible is ready."""
-    first_interval: float = 1.0
-    """Doubles up to `max_interval`."""
+    visibility_timeout: float = 180.0  # until something new is visible
+    processing_timeout: float = 3600.0  # until something visible is ready
+    first_interval: float = 1.0  # doubles up to `max_interval`
     max_interval: float = 15.0
-    scoring_interval: float = 60.0
-    """`max_interval` for submissions, whose scoring takes hours."""
+    scoring_interval: float = 60.0  # `max_interval` for submissions, whose scoring takes hours
     sleep: Callable[[float], None] = time.sleep
 
     def retry_policy(self, seconds: float) -> RetryPolicy:

@@ -37,8 +37,7 @@ class ModelPlan:
 
     action: PushAction
     reason: str
-    version_before: int
-    """The newest version; 0 for none."""
+    version_before: int  # the newest version; 0 for none
     model: RemoteModel | None
 
 

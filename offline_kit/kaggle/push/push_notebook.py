@@ -46,13 +46,10 @@ class NotebookPlan:
     """What a push does to a notebook."""
 
     notebook: NewNotebook
-    action: str
-    """"new" (there is no such notebook), "version" or "nothing"."""
+    action: str  # "new" (there is no such notebook), "version" or "nothing"
     reason: str
-    version_before: int = 0
-    """The newest version; 0 for none."""
-    version: int = 0
-    """The version that matches; 0 if one has to be pushed."""
+    version_before: int = 0  # the newest version; 0 for none
+    version: int = 0  # the version that matches; 0 if one has to be pushed
     url: str = ""
 
 
@@ -63,8 +60,7 @@ class PushedNotebook:
     ref: str
     version: int
     url: str
-    action: str
-    """What was done: "new", "version" or "nothing"."""
+    action: str  # what was done: "new", "version" or "nothing"
 
 
 def read_notebook(kit: Kit, username: str) -> NewNotebook:

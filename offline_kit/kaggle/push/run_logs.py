@@ -23,12 +23,10 @@ _LINE = 100  # characters of a live line
 class RunFailure:
     """Why a run failed, according to its log."""
 
-    cell: int = 0
-    """1-based number of the failed cell among all cells; 0 if unknown."""
+    cell: int = 0  # 1-based number of the failed cell among all cells; 0 if unknown
     source: str = ""
     error: tuple[str, ...] = ()
-    message: str = ""
-    """The error and the errors that caused it, without tracebacks."""
+    message: str = ""  # the error and the errors that caused it, without tracebacks
     failure: KitError | None = None
 
 

@@ -23,26 +23,19 @@ class LedgerEntry:
     notebook: str
     version: int
     file: str
-    message: str
-    """The description on Kaggle, including our tag; unique."""
+    message: str  # the description on Kaggle, including our tag; unique
     submission: int = 0
     kit: str = ""
-    parts: Mapping[str, str] = field(default_factory=dict)
-    """Part ids by part name."""
-    commit: str = ""
-    """The project's git commit, marked if there were uncommitted changes."""
+    parts: Mapping[str, str] = field(default_factory=dict)  # part ids by part name
+    commit: str = ""  # the project's git commit, marked if there were uncommitted changes
     run_seconds: float = 0.0
-    place: str = "Kaggle"
-    """"Kaggle", or "LOCAL": such scores are worth nothing elsewhere."""
-    at: str = ""
-    """When it was submitted: ISO 8601 in UTC."""
-    state: str = "pending"
-    """"pending", "complete" or "error", as last seen."""
+    place: str = "Kaggle"  # "Kaggle", or "LOCAL": such scores are worth nothing elsewhere
+    at: str = ""  # when it was submitted: ISO 8601 in UTC
+    state: str = "pending"  # "pending", "complete" or "error", as last seen
     error: str = ""
     score: str = ""
     private_score: str = ""
-    scored_seconds: float = 0.0
-    """From the submission to its score; 0 if not observed."""
+    scored_seconds: float = 0.0  # from the submission to its score; 0 if not observed
 
 
 _FIELD_NAMES = {attribute.name for attribute in fields(LedgerEntry)}
@@ -123,10 +116,8 @@ class SubmissionTag:
     notebook: str
     version: int
     file: str
-    kit: str = ""
-    """Id of the kit, or its first 12 digits; empty if unknown."""
-    again: int = 0
-    """How often the same version and file was submitted before."""
+    kit: str = ""  # id of the kit, or its first 12 digits; empty if unknown
+    again: int = 0  # how often the same version and file was submitted before
 
     @property
     def as_text(self) -> str:

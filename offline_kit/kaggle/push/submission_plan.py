@@ -26,8 +26,7 @@ from offline_kit.kaggle.push.submission_ledger import (
 )
 from offline_kit.kit.manifest import compute_kit_id
 
-LONGEST_MESSAGE = 250
-"""Characters of the user's message: a truncated description would lose the tag."""
+LONGEST_MESSAGE = 250  # characters of the user's message: a truncated description would lose the tag
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,16 +38,12 @@ class SubmitRequest:
     version: int
     file: str = "submission.csv"
     message: str = ""
-    kit: str = ""
-    """Id of the kit that the version must belong to; empty accepts any, for earlier versions."""
+    kit: str = ""  # id of the kit that the version must belong to; empty accepts any, for earlier versions
     parts: Mapping[str, str] = field(default_factory=dict)
     """Part ids by part name; empty if only the notebook has them."""
-    commit: str = ""
-    """The project's git commit; empty for none."""
-    run_seconds: float = 0.0
-    """Duration of the version's run; 0 if unknown."""
-    again: bool = False
-    """Submit even if the same version was submitted before."""
+    commit: str = ""  # the project's git commit; empty for none
+    run_seconds: float = 0.0  # duration of the version's run; 0 if unknown
+    again: bool = False  # submit even if the same version was submitted before
     late: bool = False
 
 
@@ -59,11 +54,9 @@ class SubmitPlan:
     request: SubmitRequest
     competition: Competition
     mark: SubmissionTag
-    parts: Mapping[str, str]
-    """Part ids that the notebook was rendered for; empty if unknown."""
+    parts: Mapping[str, str]  # part ids that the notebook was rendered for; empty if unknown
     last_ref: int = 0
-    limits: SubmissionLimits | None = None
-    """None if no submission will be used."""
+    limits: SubmissionLimits | None = None  # none if no submission will be used
     existing: Submission | None = None
     server_name: str = "Kaggle"
 
@@ -319,8 +312,7 @@ class QueuedSubmission:
     """
 
     submission: Submission
-    notebook: str = ""
-    """Empty if it bears no tag of ours: it was made by hand."""
+    notebook: str = ""  # empty if it bears no tag of ours: it was made by hand
     version: int = 0
     datasets: tuple[str, ...] = ()
     parts: Mapping[str, str] = field(default_factory=dict)

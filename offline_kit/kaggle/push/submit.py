@@ -47,8 +47,7 @@ from offline_kit.kit.manifest import compute_kit_id
 from offline_kit.project.kaggle_names import LOCAL_ONLY
 from offline_kit.rehearsal.causes import KnownFailure
 
-SCORING_SECONDS = 13 * 3600.0
-"""Code competitions allow runs of 9 h, some of 12 h, plus the queue."""
+SCORING_SECONDS = 13 * 3600.0  # code competitions allow runs of 9 h, some of 12 h, plus the queue
 _LATER = "run the same command again later: it first looks for the submission, and nothing is submitted twice"
 
 
@@ -390,8 +389,7 @@ def _read_submission(ref: int, kaggle: KaggleClient, *, late: bool) -> Submissio
 
 
 # A hidden run returns only one sentence: no log, no cell, no output.
-SYSTEM_ERROR = "submission-kaggle-error"
-"""Kaggle's own failure: the same submission may succeed later."""
+SYSTEM_ERROR = "submission-kaggle-error"  # Kaggle's own failure: the same submission may succeed later
 _REHEARSE = "`offline-kit rehearse` with as many rows as the hidden test set may have"
 NO_REASON = KnownFailure(
     "submission-failed-without-reason",
@@ -406,6 +404,7 @@ UNKNOWN = KnownFailure(
     f"read the submission's page; then run {_REHEARSE}",
 )
 # Kaggle's sentences: https://www.kaggle.com/code-competition-debugging
+# In this order, the specific ones first.
 CAUSES: tuple[KnownFailure, ...] = (
     NO_REASON,
     KnownFailure(
@@ -470,7 +469,6 @@ CAUSES: tuple[KnownFailure, ...] = (
         f"{_REHEARSE} and with rows missing shows most of these; use no path and no id of the public test set",
     ),
 )
-"""In this order, the specific ones first."""
 
 
 def explain_failure(message: str) -> KnownFailure:

@@ -55,8 +55,7 @@ _UNREACHABLE = (NoResponseError, UnreachableError, NotLoggedInError)
 class RemoteFileVersion:
     """A file of a version."""
 
-    kind: str
-    """"dataset", "model" or "notebook"."""
+    kind: str  # "dataset", "model" or "notebook"
     ref: str
     version: int
     listed_name: str
@@ -76,11 +75,9 @@ class PartCheck:
     """The comparison of one part."""
 
     part: KitPart
-    remote: RemotePartState
-    """Its state on Kaggle; the default one if it could not be read."""
+    remote: RemotePartState  # its state on Kaggle; the default one if it could not be read
     problems: tuple[VerifyProblem, ...]
-    hashed: int = 0
-    """Number of files that were downloaded and hashed."""
+    hashed: int = 0  # number of files that were downloaded and hashed
     notes: tuple[str, ...] = ()
 
 
@@ -89,8 +86,7 @@ class NotebookCheck:
     """The comparison of the notebook."""
 
     ref: str
-    version: int
-    """The newest version; 0 if there is none."""
+    version: int  # the newest version; 0 if there is none
     problems: tuple[VerifyProblem, ...]
 
 
@@ -99,12 +95,10 @@ class Verification:
     """The comparison of a kit."""
 
     kit: str
-    place: str
-    """"Kaggle" or "the local Kaggle"."""
+    place: str  # "Kaggle" or "the local Kaggle"
     parts: tuple[PartCheck, ...]
     notebook: NotebookCheck | None = None
-    deep: bool = False
-    """Whether digests were compared, not only names and sizes."""
+    deep: bool = False  # whether digests were compared, not only names and sizes
 
     @property
     def problems(self) -> tuple[VerifyProblem, ...]:
@@ -117,8 +111,7 @@ class Verification:
 class VerifyOptions:
     """What to compare."""
 
-    deep: bool = False
-    """Download every file and compare its SHA-256."""
+    deep: bool = False  # download every file and compare its SHA-256
     notebook: bool = True
     waiting: PollPolicy = DEFAULT_POLL
 
