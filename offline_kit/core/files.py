@@ -208,7 +208,7 @@ def stage_folder(final: Path) -> Iterator[Path]:
         final.parent.mkdir(parents=True, exist_ok=True)
         new_folder = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}.", suffix=".part"))
         new_folder.chmod(0o755)
-        with _hold_in_use(new_folder):
+        with _lock_folder(new_folder):
             try:
                 yield new_folder
                 _swap_folders(new_folder, final)
@@ -222,7 +222,7 @@ def _swap_folders(new_folder: Path, final: Path) -> None:
         new_folder.replace(final)
         return
     old = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}.", suffix=".old"))
-    with _hold_in_use(old):
+    with _lock_folder(old):
         final.replace(old / final.name)
         try:
             new_folder.replace(final)
@@ -234,35 +234,28 @@ def _swap_folders(new_folder: Path, final: Path) -> None:
 
 
 @contextmanager
-def _hold_in_use(folder: Path) -> Iterator[None]:
-    """Show to other processes, as long as this one lives, that the folder is in use."""
+def _lock_folder(folder: Path) -> Iterator[bool | None]:
+    """Lock a folder while the block lasts, as a sign that it is in use; yield whether it was free.
+
+    None if that cannot be known: on Windows, and on file systems without locks.
+    """
     if sys.platform == "win32":
-        yield
+        yield None
         return
-    handle = os.open(folder, os.O_RDONLY)
     try:
-        with suppress(OSError):  # a file system without locks: `sweep_stages` goes by age there
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(handle)
-
-
-def _is_in_use(stage: Path) -> bool | None:
-    """Whether a living process works in a staged folder; None if the system cannot tell."""
-    if sys.platform == "win32":
-        return None
-    try:
-        handle = os.open(stage, os.O_RDONLY)
+        handle = os.open(folder, os.O_RDONLY)
     except OSError:
-        return None
+        yield None
+        return
+    free: bool | None = True
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        return True if isinstance(error, BlockingIOError) else None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            free = False if isinstance(error, BlockingIOError) else None
+        yield free
     finally:
         os.close(handle)
-    return False
 
 
 def list_stages(final: Path) -> tuple[Path, ...]:
@@ -274,15 +267,20 @@ def list_stages(final: Path) -> tuple[Path, ...]:
 
 def is_in_work(final: Path) -> bool:
     """Whether a process is making `final` at this moment."""
-    return any(_is_in_use(stage) for stage in list_stages(final))
+    for stage in list_stages(final):
+        with _lock_folder(stage) as free:
+            if free is False:
+                return True
+    return False
 
 
 def sweep_stages(final: Path) -> None:
     """Remove what killed runs left beside `final`; if one was killed between two renames, restore the old folder."""
     for stage in list_stages(final):
-        used = _is_in_use(stage) if stage.is_dir() else None
-        young = time.time() - stage.lstat().st_mtime < _DAY
-        if used or (used is None and young and stage.is_dir()):
+        with _lock_folder(stage) as free:
+            # Without locks, the age decides.
+            in_use = free is False or (free is None and time.time() - stage.lstat().st_mtime < _DAY)
+        if in_use and stage.is_dir():
             continue
         if stage.suffix == ".old" and not final.exists() and (stage / final.name).exists():
             (stage / final.name).rename(final)

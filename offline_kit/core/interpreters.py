@@ -29,12 +29,14 @@ def uv_program() -> Path:
         ) from error
 
 
-def find_interpreter(minor: str, env: Mapping[str, str]) -> Path | None:
+def find_interpreter(minor: str, env: Mapping[str, str] | None = None) -> Path | None:
     """Return an interpreter of this minor version ("3.13"), or None if the machine has none.
 
     Searched in this order: the running one, PATH, pyenv's versions (newest first), uv's. Only CPython with the GIL
-    counts, as on Kaggle. Of an environment, the interpreter below it is returned. `env` gives PATH, PYENV_ROOT and HOME.
+    counts, as on Kaggle. Of an environment, the interpreter below it is returned. `env` gives PATH, PYENV_ROOT and HOME
+    (default: ours).
     """
+    env = os.environ if env is None else env
     for candidate in _list_candidates(minor, env):
         # Each is run: a shim on PATH (pyenv's) may run nothing.
         words = _run(candidate, ["-I", "-c", _PROBE], env).split("\t")

@@ -94,7 +94,7 @@ def make_kernel_environment(
         OutsideError: the index or the disk refused.
 
     """
-    python = interpreters.find_interpreter(image.python_minor, processes.copy_environment())
+    python = interpreters.find_interpreter(image.python_minor)
     if python is None:
         raise ProjectError(
             f"the image '{image.name}' runs Python {image.python_minor}, and this machine has none",
@@ -125,7 +125,7 @@ def _is_cuda_library(name: str) -> bool:
 def make_papermill_environment(options: EnvironmentOptions) -> Interpreter:
     """Return the Python of papermill's own environment, which keeps its dependencies away from the kernel's."""
     # Not sys.executable: its environment may be deleted, and others with the same Python share this one.
-    base = interpreters.find_interpreter("{}.{}".format(*sys.version_info), processes.copy_environment())
+    base = interpreters.find_interpreter("{}.{}".format(*sys.version_info))
     spec = EnvironmentSpec(names=("papermill>=2.7,<3",), python=base or Path(sys.executable))
     return inspect_interpreter(_ensure_environment("papermill", spec, options))
 
@@ -157,7 +157,7 @@ def _install_environment(lock: Path, env: Path, spec: EnvironmentSpec, options: 
         # --relocatable: the finished environment is renamed (https://docs.astral.sh/uv/reference/cli/#uv-venv).
         _run_uv(["venv", "--relocatable", "--no-project", "--python", spec.python, env], options.index)
         words: list[str | Path] = ["pip", "install", "--python", env, "--no-deps", "--compile-bytecode", "-r"]
-        _run_uv([*words, _write_pins(lock)], options.index, torch=_is_from_torch_index(lock))
+        _run_uv([*words, lock.with_name("pins.txt")], options.index, torch=_is_from_torch_index(lock))
     except OfflineKitError as error:
         messages = [redact_urls(line) for line in error.details] or [error.what]
         raise files.full_cache_error(messages, options.cache) or OutsideError(
@@ -172,7 +172,7 @@ def _confirm_download(kind: str, lock: Path, spec: EnvironmentSpec, options: Env
     """Show the size of the download; raise UsageError if it is large and was not confirmed."""
     with tempfile.TemporaryDirectory(prefix="offline-kit.") as target:
         words: list[str | Path] = ["pip", "install", "-v", "--dry-run", "--no-deps", "--target", target]
-        words += ["--python", spec.python, "-r", _write_pins(lock)]
+        words += ["--python", spec.python, "-r", lock.with_name("pins.txt")]
         dry_run = _run_uv(words, options.index, torch=_is_from_torch_index(lock), check=False)
     if "Would download" not in dry_run.err:
         return
@@ -193,16 +193,6 @@ def _confirm_download(kind: str, lock: Path, spec: EnvironmentSpec, options: Env
                 details=[f"largest: {largest_sizes}"],
             )
     options.report.step(f"downloading {text}")
-
-
-def _write_pins(lock: Path) -> Path:
-    """Write the lock as plain pins next to it, and return that file."""
-    # uv looks up plain pins in its cache by version; the URLs in a lock miss what came from another index.
-    path = lock.with_name("pins.txt")
-    if not path.is_file():
-        packages = tomllib.loads(lock.read_text())["packages"]
-        files.write_atomic(path, "".join(f"{item['name']}=={item['version']}\n" for item in packages))
-    return path
 
 
 def _is_from_torch_index(lock: Path) -> bool:
@@ -227,7 +217,7 @@ def _find_wheel_size(package: Mapping[str, Any]) -> int:
 def _resolve_lock(spec: EnvironmentSpec, options: EnvironmentOptions) -> Path:
     """Return the lock (pylock.toml, PEP 751) of a specification from the cache; resolve it if it is not there."""
     locations = (options.index.list_index_urls(), *options.index.find_links)
-    identity = (spec.names, sorted(spec.overrides.items()), str(spec.python), *locations)
+    identity = ("with pins.txt", spec.names, sorted(spec.overrides.items()), str(spec.python), *locations)
     key = hashlib.sha256(repr(identity).encode()).hexdigest()[:20]
     lock = options.cache / "environments" / "locks" / key / "pylock.toml"
     if lock.is_file():
@@ -251,6 +241,10 @@ def _resolve_lock(spec: EnvironmentSpec, options: EnvironmentOptions) -> Path:
                     f"torch is installed with its CUDA libraries: {TORCH_CPU} cannot be reached"
                 )
                 (folder / "pylock.toml").write_bytes(full_lock)
+        # uv looks up plain pins in its cache by version; the URLs in a lock miss what came from another index.
+        packages = tomllib.loads((folder / "pylock.toml").read_text())["packages"]
+        pins = [f"{item['name']}=={item['version']}\n" for item in packages]
+        (folder / "pins.txt").write_text("".join(pins))
     return lock
 
 

@@ -199,7 +199,7 @@ def _parse_pins(text: str) -> dict[str, str]:
 @cache
 def _find_builder_python(minor: str) -> Path | None:
     """Return this machine's Python of a minor version, which builds the metadata of sdists."""
-    return interpreters.find_interpreter(minor, processes.copy_environment())
+    return interpreters.find_interpreter(minor)
 
 
 def _prepare_uv(problem: ResolverInput, access: IndexAccess, folder: Path) -> _EngineCommand:

@@ -10,7 +10,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from packaging.version import Version
 
-from offline_kit.core import interpreters, processes
+from offline_kit.core import interpreters
 from offline_kit.core.cache import Cache, cache_key
 from offline_kit.core.errors import OutsideError, ProjectError
 from offline_kit.core.report import SILENT, Reporter
@@ -48,7 +48,7 @@ class BuildSources:
         """The image's Python on this machine; looked for only if something is built, since that runs some."""
         if self.image.local and self.image.interpreter:
             return self.image.interpreter
-        return interpreters.find_interpreter(self.image.python_minor, processes.copy_environment())
+        return interpreters.find_interpreter(self.image.python_minor)
 
     @property
     def python(self) -> Path:

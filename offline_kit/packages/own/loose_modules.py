@@ -191,7 +191,7 @@ def _check_syntax(paths: Sequence[Path], image: Image) -> None:
     if not doubtful:
         return
     # Newer syntax than ours, or older: only the image's Python can tell.
-    interpreter = interpreters.find_interpreter(image.python_minor, processes.copy_environment())
+    interpreter = interpreters.find_interpreter(image.python_minor)
     if interpreter is None:
         return
     script = "import ast, sys\nfor name in sys.argv[1:]: ast.parse(open(name, 'rb').read(), name)"
