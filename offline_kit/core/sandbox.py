@@ -14,11 +14,14 @@ from pathlib import Path
 from offline_kit.core import processes
 from offline_kit.core.errors import OfflineKitError, OutsideError
 from offline_kit.core.report import SILENT, Reporter
-from offline_kit.core.sandboxes import bubblewrap, docker, unshare, weak
+from offline_kit.core.sandboxes import engines
 from offline_kit.core.sandboxes.box import Box, BoxOutcome, Mount
-from offline_kit.core.sandboxes.memory import ProcessTree
 
-_ENGINES = {"bubblewrap": bubblewrap, "unshare": unshare, "docker": docker}
+_ENGINES = {
+    "bubblewrap": (engines.find_bubblewrap, engines.build_bubblewrap_command),
+    "unshare": (engines.find_unshare, engines.build_unshare_command),
+    "docker": (engines.find_docker, engines.build_docker_command),
+}
 KINDS = (*_ENGINES, "weak")
 """From the best to the weakest."""
 _PROBE = (
@@ -26,6 +29,7 @@ _PROBE = (
     ' && [ "$(grep -c . /proc/net/route)" -le 1 ] || { echo "the network or the inputs are open"; exit 1; }'
 )
 _TICK = 0.1  # seconds between two samples of the memory
+_PROC = Path("/proc")
 _GRACE = 1.0  # seconds between SIGTERM and SIGKILL
 
 
@@ -80,7 +84,7 @@ def _list_candidates(kinds: Iterable[str]) -> Iterator[tuple[str, Path | None]]:
         if kind == "weak" and sys.platform != "win32":  # it needs symbolic links and process groups
             yield kind, None
         elif sys.platform == "linux":
-            yield from ((kind, program) for program in _ENGINES[kind].find_programs())
+            yield from ((kind, program) for program in _ENGINES[kind][0]())
 
 
 def _probe_sandbox(candidate: Sandbox) -> str:
@@ -134,11 +138,11 @@ def run_box(sandbox: Sandbox, box: Box, *, watch: Callable[[], None] = lambda: N
                 processes.wait_for_process(process, max(_TICK, 9 * (time.monotonic() - sampled)))
             if container and tree.root == process.pid:
                 # The container's processes are no children of docker's client.
-                tree.root = docker.first_process(container, box) or process.pid
+                tree.root = engines.first_container_process(container, box) or process.pid
             watch()
     finally:
         if container and process.poll() is None:
-            docker.kill_container(container, box)
+            engines.kill_container(container, box)
         tree.list_pids()
         if process.poll() is None:
             processes.end_process(process, grace=_GRACE)
@@ -160,6 +164,73 @@ def run_box(sandbox: Sandbox, box: Box, *, watch: Callable[[], None] = lambda: N
 def build_command(sandbox: Sandbox, box: Box) -> tuple[list[str], Mapping[str, str]]:
     """Return the command and the environment that run a box in this sandbox."""
     if sandbox.program is None:
-        return weak.build_command(box)
-    command: tuple[list[str], Mapping[str, str]] = _ENGINES[sandbox.kind].build_command(sandbox.program, box)
-    return command
+        return engines.build_weak_command(box)
+    return _ENGINES[sandbox.kind][1](sandbox.program, box)
+
+
+class ProcessTree:
+    """Samples one process tree and keeps the peak."""
+
+    # PSS instead of a control group's own peak: that one counts the cached pages of every file read, which the kernel
+    # gives back for nothing, so a large checkpoint would look like a need of memory.
+
+    def __init__(self, root: int) -> None:
+        self.root = root
+        self.peak = 0
+        """Bytes; the highest sum of one sample."""
+        self.began: dict[int, int] = {}
+        """When each process that was ever part of the tree began: the system reuses process ids."""
+        self.by = "not measured"
+        """"PSS"; "RSS" as soon as one process does not show its PSS; "not measured" without /proc."""
+
+    def sample_memory(self) -> int:
+        """Return the bytes that the tree holds now."""
+        total = sum(map(self._read_memory, self.list_pids()))
+        self.peak = max(self.peak, total)
+        return total
+
+    def list_pids(self) -> list[int]:
+        """Return the processes of the tree that are alive now."""
+        states = {int(entry.name): _read_state(int(entry.name)) for entry in _PROC.glob("[0-9]*")}
+        children: dict[int, list[int]] = {}
+        for pid, state in states.items():
+            if state:
+                children.setdefault(state[0], []).append(pid)
+        pids, queue = [], [self.root] if states.get(self.root) else []
+        while queue:
+            pid = queue.pop()
+            pids.append(pid)
+            queue += children.get(pid, [])
+        self.began |= {pid: state[1] for pid in pids if (state := states[pid])}
+        return pids
+
+    def list_remaining(self) -> list[int]:
+        """Return the processes of the tree that are alive now, even if their parent is gone."""
+        return [pid for pid, began in self.began.items() if (state := _read_state(pid)) and state[1] == began]
+
+    def _read_memory(self, pid: int) -> int:
+        try:
+            for line in (_PROC / str(pid) / "smaps_rollup").read_bytes().splitlines():
+                if line.startswith(b"Pss:"):
+                    self.by = "PSS" if self.by != "RSS" else "RSS"
+                    return int(line.split()[1]) * 1024
+        except (PermissionError, FileNotFoundError):
+            try:
+                pages = int((_PROC / str(pid) / "statm").read_bytes().split()[1])
+            except (OSError, IndexError):
+                return 0
+            self.by = "RSS" if pages else self.by
+            return pages * os.sysconf("SC_PAGE_SIZE")
+        except OSError:
+            pass  # it ended between the listing and the reading
+        return 0
+
+
+def _read_state(pid: int) -> tuple[int, int] | None:
+    """Return the parent of a process and when it began (https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html)."""
+    try:
+        # The name in brackets may contain anything, even brackets and spaces.
+        words = (_PROC / str(pid) / "stat").read_bytes().rpartition(b")")[2].split()
+        return int(words[1]), int(words[19])
+    except (OSError, IndexError, ValueError):
+        return None
