@@ -19,12 +19,9 @@ if TYPE_CHECKING:
     import rich.console
 
 
-WIDTH = 140
-"""Columns of a table in a log."""
-_NARROWEST = 8
-"""Smallest width of a folded column, in characters."""
-LOG_SECONDS = 300.0
-"""Seconds between two progress lines of a wait in a log."""
+WIDTH = 140  # columns of a table in a log
+_NARROWEST = 8  # smallest width of a folded column, in characters
+LOG_SECONDS = 300.0  # seconds between two progress lines of a wait in a log
 
 _TO = re.compile(r"'offline-kit (push|submit|ship|verify)\b(?![^']*--to )")
 _ABOUT = re.compile(
@@ -103,6 +100,7 @@ class Console(Reporter):
         if self._rich is None:
             import rich.console
 
+            # No highlighting: rich would color numbers and quotes in paths.
             self._rich = rich.console.Console(stderr=True, highlight=False, soft_wrap=True)
             if not self._rich.is_terminal and not os.environ.get("COLUMNS"):
                 self._rich.width = WIDTH  # a log has no width of its own, and 80 breaks wheel names

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 from offline_kit import __version__
-from offline_kit.cli.commands import adopt, build, compare, rehearse, ship, start, status, stores
+from offline_kit.cli.commands import adopt, build, compare, ship, start, stores
 from offline_kit.cli.console import CommandWording, Console, ReaderGoneError, unwritable_error
 from offline_kit.cli.options import CommandContext, CommandGroup
 from offline_kit.core import files, processes
@@ -27,8 +27,7 @@ if TYPE_CHECKING:
 
 CRASH_REPORT = "offline-kit-crash.log"
 _SECRET_NAME = re.compile(r"(?i)token|secret|passw|key|credential")
-_SHORT = 5
-"""Longest value that is not redacted: replacing short ones would make a report unreadable."""
+_SHORT = 5  # longest value that is not redacted: replacing short ones would make a report unreadable
 
 
 @click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -42,13 +41,13 @@ for command in (
     adopt.adopt,
     build.build,
     build.notebook,
-    rehearse.rehearse,
+    ship.rehearse,
     ship.push,
     ship.submit,
     ship.ship_command,
     compare.verify,
     compare.diff,
-    status.status,
+    compare.status,
     start.doctor,
     stores.image,
     stores.cache,
@@ -161,10 +160,7 @@ def environment_secrets(environment: Mapping[str, str]) -> tuple[str, ...]:
 def write_report(
     error: BaseException, words: Sequence[str], folder: Path, secrets: Iterable[str] = ()
 ) -> Path:
-    """Write the crash report: versions, command and traceback, without these secrets, nor any that look like one.
-
-    It goes into `folder`, or into the temporary folder if that is not writable.
-    """
+    """Write the crash report into `folder`, else the temporary folder, without secrets."""
     lines = [
         f"offline-kit {__version__}, Python {platform.python_version()}, {platform.platform()}",
         "command: offline-kit " + " ".join(words),

@@ -1,5 +1,6 @@
 """The look of a command's help, the options that several commands share, and the configuration read from them."""
 
+import functools
 import glob
 import os
 import shlex
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from offline_kit.kaggle.push.poll_policy import KaggleTiming
     from offline_kit.project.config import Config
     from offline_kit.workflow.kaggle_session import KaggleSession
-    from offline_kit.workflow.push_steps import ApprovalPolicy
+    from offline_kit.workflow.ship import ApprovalPolicy
 
 Command = Callable[..., Any]
 PATH = click.Path(path_type=Path)
@@ -29,8 +30,7 @@ _GROUPS = {
     "Kaggle options": "dataset competition to on at title drop_foreign public resend resend_part message wait again"
     " late version",
     "Output options": "out output into quiet as_json",
-}
-"""The names of the parameters in each group; all others are common ones."""
+}  # the names of the parameters in each group; all others are common ones
 
 
 class HelpCommand(click.Command):
@@ -73,25 +73,12 @@ class CommandGroup(click.Group):
         return list(self.commands)
 
 
-def common_options(command: Command) -> Command:
-    """Add the options of every command."""
-    as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
-    quiet = click.option("-q", "--quiet", is_flag=True, help="Print only warnings and errors.")
-    return quiet(as_json(command))
-
-
-def console_of(*, quiet: bool, as_json: bool) -> Console:
-    """Return the console of the running command."""
-    return Console(quiet=quiet, as_json=as_json, words=_command_context().wording)
-
-
 @dataclass(frozen=True)
 class CommandContext:
     """What `main` hands to the command that it runs, as click's context object."""
 
     wording: CommandWording = field(default_factory=CommandWording)
-    timing: "KaggleTiming | None" = None
-    """None is the usual one."""
+    timing: "KaggleTiming | None" = None  # none is the usual one
 
 
 def _command_context() -> CommandContext:
@@ -99,7 +86,43 @@ def _command_context() -> CommandContext:
     return context if isinstance(context, CommandContext) else CommandContext()  # none in shell completion
 
 
-def project_argument(command: Command) -> Command:
+def command(*examples: str, short_help: str | None = None, name: str | None = None) -> Command:
+    """Return the decorator of a command with these examples, complete command lines."""
+    return click.command(name, cls=HelpCommand, short_help=short_help, examples=examples)
+
+
+def common_options(function: Command) -> Command:
+    """Add the options of every command, which is called with the `console` that they ask for."""
+
+    @functools.wraps(function)
+    def run(*, quiet: bool, as_json: bool, **parameters: Any) -> None:
+        console = Console(quiet=quiet, as_json=as_json, words=_command_context().wording)
+        function(console=console, **parameters)
+
+    options = (
+        flag("-q --quiet", "Print only warnings and errors."),
+        flag("--json as_json", "Print one JSON object on stdout."),
+    )
+    decorated: Command = combine_options(*options)(run)
+    return decorated
+
+
+def flag(names: str, text: str) -> Command:
+    """Return an option without a value."""
+    return click.option(*names.split(), is_flag=True, help=text)
+
+
+def value(names: str, metavar: str, text: str, **attributes: Any) -> Command:
+    """Return an option with a value."""
+    return click.option(*names.split(), metavar=metavar, help=text, **attributes)
+
+
+def repeated(names: str, metavar: str, text: str, **attributes: Any) -> Command:
+    """Return an option that may be given several times."""
+    return value(names, metavar, f"{text} Repeatable.", multiple=True, **attributes)
+
+
+def project_argument(function: Command) -> Command:
     """Add the project's folder, by default the current one; messages name it and its tables as they are written."""
 
     def word_project(_context: click.Context, _parameter: click.Parameter, project: Path) -> Path:
@@ -110,50 +133,60 @@ def project_argument(command: Command) -> Command:
         wording.project = "" if project.absolute() == Path.cwd() else str(project)
         return project
 
-    return click.argument("project", default=".", type=PATH, callback=word_project)(command)
+    return click.argument("project", default=".", type=PATH, callback=word_project)(function)
 
 
 def combine_options(*options: Command) -> Command:
     """Return one decorator that adds all of these options in their order."""
 
-    def add_options(command: Command) -> Command:
+    def add_options(function: Command) -> Command:
         for option in reversed(options):
-            command = option(command)
-        return command
+            function = option(function)
+        return function
 
     return add_options
 
 
-REQUIREMENTS = click.option("-r", "--requirements", multiple=True, type=PATH, metavar="FILE", help="Requirements file. Repeatable.")  # fmt: skip
-CHECKPOINTS = click.option("-c", "--checkpoint", "checkpoints", multiple=True, metavar="GLOB", help="Checkpoint file, folder or glob, in the project or in the current folder. Repeatable.")  # fmt: skip
-COMPETITION_DATA = click.option("--competition-data", type=PATH, metavar="DIR", help="Local copy of the competition's data, for the rehearsal.")  # fmt: skip
-KIT_OPTIONS = combine_options(
-    click.option("--dataset", metavar="SLUG", help="Slug of the private dataset on Kaggle."),
-    click.option("--competition", metavar="SLUG", help="Slug of the competition."),
-    click.option("--out", type=PATH, metavar="DIR", help="Folder of the kit; default dist/offline-kit."),
+COMPETITION_DATA = value(
+    "--competition-data", "DIR", "Local copy of the competition's data, for the rehearsal.", type=PATH
 )
+OUT = value("--out", "DIR", "Folder of the kit; default dist/offline-kit.", type=PATH)
+DATASET = value("--dataset", "SLUG", "Slug of the private dataset on Kaggle.")
+KIT_OPTIONS = combine_options(DATASET, value("--competition", "SLUG", "Slug of the competition."), OUT)
 RENDER_OPTIONS = combine_options(
-    CHECKPOINTS,
-    click.option("--image", metavar="NAME|FILE", help="Kaggle image to build for; see `offline-kit image list`."),
-    click.option("--accelerator", metavar="NAME", help="Machine shape on Kaggle; default none (CPU)."),
-    click.option("--package", "packages", multiple=True, type=PATH, metavar="DIR", help="Own package to build as a wheel. Repeatable."),
-    click.option("--module", "modules", multiple=True, type=PATH, metavar="PATH", help="Folder of modules or .py file to copy into the kit. Repeatable."),
-    click.option("--template", metavar="NAME|FILE", help="Notebook template: lightning, predict, function, server, plain, or your own file."),
-    click.option("--model", metavar="REF", help="Model class: package.module:Class or file.py:Class."),
-    click.option("--data", metavar="REF", help="Data class, in the same form."),
-    click.option("--function", metavar="REF", help="Function of the template `function`: module:function or file.py:function."),
+    repeated(
+        "-c --checkpoint checkpoints",
+        "GLOB",
+        "Checkpoint file, folder or glob, in the project or in the current folder.",
+    ),
+    value("--image", "NAME|FILE", "Kaggle image to build for; see `offline-kit image list`."),
+    value("--accelerator", "NAME", "Machine shape on Kaggle; default none (CPU)."),
+    repeated("--package packages", "DIR", "Own package to build as a wheel.", type=PATH),
+    repeated("--module modules", "PATH", "Folder of modules or .py file to copy into the kit.", type=PATH),
+    value(
+        "--template",
+        "NAME|FILE",
+        "Notebook template: lightning, predict, function, server, plain, or your own file.",
+    ),
+    value("--model", "REF", "Model class: package.module:Class or file.py:Class."),
+    value("--data", "REF", "Data class, in the same form."),
+    value("--function", "REF", "Function of the template `function`: module:function or file.py:function."),
     KIT_OPTIONS,
-)  # fmt: skip
+)
 BUILD_OPTIONS = combine_options(
-    REQUIREMENTS,
+    repeated("-r --requirements", "FILE", "Requirements file.", type=PATH),
     RENDER_OPTIONS,
-    click.option("--exclude", multiple=True, metavar="NAME", help="Package never to bundle. Repeatable."),
-    click.option("--include", multiple=True, metavar="NAME", help="Package to bundle although the image has it. Repeatable."),
-    click.option("--replace", multiple=True, metavar="NAME", help="Protected package that may replace the image's. Repeatable."),
+    repeated("--exclude", "NAME", "Package never to bundle."),
+    repeated("--include", "NAME", "Package to bundle although the image has it."),
+    repeated("--replace", "NAME", "Protected package that may replace the image's."),
     click.option("--engine", type=click.Choice(ENGINES), help="Resolver of the freeze."),
-    click.option("--sdists", type=click.Choice(SDISTS), help="Bundle packages without wheels as a wheel built here, as their renamed source, or as both."),
-    click.option("--upgrade", is_flag=True, help="Resolve again, to the newest versions that fit."),
-)  # fmt: skip
+    click.option(
+        "--sdists",
+        type=click.Choice(SDISTS),
+        help="Bundle packages without wheels as a wheel built here, as their renamed source, or as both.",
+    ),
+    flag("--upgrade", "Resolve again, to the newest versions that fit."),
+)
 
 
 def load_config(project: Path, flags: dict[str, Any]) -> "Config":
@@ -177,6 +210,7 @@ def _in_project(project: Path, pattern: str) -> str:
     def has_match(folder: Path) -> bool:
         if os.path.lexists(folder / pattern):
             return True
+        # The first match is enough: a project may hold thousands of files.
         matches = glob.iglob(pattern, root_dir=folder, recursive=True)  # noqa: PTH207 - as the checkpoints are found
         return next(matches, None) is not None
 
@@ -206,7 +240,7 @@ def choice_option(
 
 def _at_option(more: str = "") -> Command:
     text = f"Address of a running local Kaggle{more}."
-    return click.option("--at", metavar="URL", default="", callback=word_target, help=text)
+    return value("--at", "URL", text, default="", callback=word_target)
 
 
 def on_options(text: str) -> Command:
@@ -219,7 +253,7 @@ TO_OPTIONS = combine_options(
     choice_option("--to", KAGGLES, "Kaggle, or a local Kaggle on this machine.", word_target),
     _at_option("; default: this command serves one"),
 )
-YES = click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+YES = flag("--yes", "Do not ask for confirmation.")
 
 
 def take_flags(flags: dict[str, Any], *names: str) -> dict[str, Any]:
@@ -247,7 +281,7 @@ def typed_settings(*only: str) -> str:
 
 def confirmation(console: Console, *, yes: bool) -> "ApprovalPolicy":
     """Return the policy to ask before a submission is spent."""
-    from offline_kit.workflow.push_steps import ApprovalPolicy
+    from offline_kit.workflow.ship import ApprovalPolicy
 
     return ApprovalPolicy(yes=yes, confirm=console.confirm, alone=not console.can_ask())
 

@@ -12,19 +12,16 @@ import tempfile
 import tomllib
 from concurrent.futures import wait
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from offline_kit import __version__
 from offline_kit.core import files
 from offline_kit.core.cache import Cache
 from offline_kit.core.errors import OutsideError, ProjectError, UsageError
-from offline_kit.core.report import SILENT, Advance, Reporter
+from offline_kit.core.report import Advance
 from offline_kit.core.thread_pool import WaitFor, cancelling_pool
-from offline_kit.kaggle.client.api_types import NewNotebook
+from offline_kit.kaggle.client.api_types import Account, NewNotebook
 from offline_kit.kaggle.push import notebook_runs, push_notebook
-from offline_kit.kaggle.push.notebook_runs import FinishedRun
-from offline_kit.kaggle.push.push_notebook import NotebookPlan
 from offline_kit.kit import manifest
 from offline_kit.notebook import rendering as notebook
 from offline_kit.notebook import scripts
@@ -32,65 +29,42 @@ from offline_kit.notebook.runtime import kit_capture
 from offline_kit.project import images
 from offline_kit.project.accelerators import find_machine_shape
 from offline_kit.project.config import Config
-from offline_kit.project.images import Image
 from offline_kit.project.kaggle_names import MARKER, TITLE_LENGTH, make_slug
 from offline_kit.project.types import FileEntry, Kit
-from offline_kit.workflow import model_files, part_locations, pipeline, remote_request, remote_wheelhouse
+from offline_kit.workflow import model_files, part_locations, pipeline, remote_wheelhouse
 from offline_kit.workflow.kaggle_session import LOCAL_ADDRESS, KaggleSession
-from offline_kit.workflow.pipeline import BuildResult
-from offline_kit.workflow.remote_request import RemoteRequest
-from offline_kit.workflow.remote_wheelhouse import WheelhouseRecord
+from offline_kit.workflow.remote_wheelhouse import RemoteRequest, WheelhouseRecord
 from offline_kit.workflow.resolved_project import resolve_project
 
-FACTS = "image.json"
-"""Output file of a run with the facts of its image."""
+FACTS = "image.json"  # output file of a run with the facts of its image
 
 
-@dataclass(frozen=True, kw_only=True)
-class RemoteBuildPlan:
-    """What a build on Kaggle would do."""
+def plan_build(session: KaggleSession) -> tuple[push_notebook.NotebookPlan, RemoteRequest, str]:
+    """Look at Kaggle and return what a build would do; pushes, fetches and writes nothing.
 
-    notebook: NotebookPlan
-    """The notebook that builds the packages, and whether it would be pushed and run."""
-    request: RemoteRequest
-    offline: str
-    """"owner/slug" of the kit's notebook, which attaches its output."""
-    upgrade: bool
-    """Whether it would run again although nothing changed."""
-
-
-def plan_build(
-    config: Config, session: KaggleSession, *, upgrade: bool = False, report: Reporter = SILENT
-) -> RemoteBuildPlan:
-    """Look at Kaggle and return what a build would do; pushes, fetches and writes nothing."""
-    request, new = _prepare_job(config, session, report)
+    That is: the notebook that builds the packages, what it is asked for, and "owner/slug" of the kit's notebook,
+    which attaches its output.
+    """
+    config, (request, new) = session.config, _prepare_job(session)
     _, slug = notebook.title_and_slug(config.notebook, model_files.notebook_target(config))
-    return RemoteBuildPlan(
-        notebook=push_notebook.plan_notebook(new, session.kaggle, session.settings, report),
-        request=request,
-        offline=f"{session.account.username}/{slug}",
-        upgrade=upgrade,
-    )
+    plan = session.plan_notebook(new)
+    return plan, request, f"{session.account.username}/{slug}"
 
 
 def build_remotely(
-    config: Config, session: KaggleSession, *, upgrade: bool = False, report: Reporter = SILENT
-) -> tuple[BuildResult, WheelhouseRecord]:
+    session: KaggleSession, *, upgrade: bool = False
+) -> tuple[pipeline.BuildResult, WheelhouseRecord]:
     """Have Kaggle build what its image lacks, and build the kit around it.
 
-    With the same requirements as last time nothing runs again, unless `upgrade` is set. Raises
-    ProjectError for requirements that cannot travel as text and for a run that failed, else what pushes,
-    runs and builds raise.
+    With the same requirements as last time nothing runs again, unless `upgrade` is set.
     """
-    request, new = _prepare_job(config, session, report)
-    finished = _run_job(session, new, upgrade=upgrade, report=report)
+    request, new = _prepare_job(session)
+    finished = _run_job(session, new, upgrade=upgrade)
     with tempfile.TemporaryDirectory(prefix="offline-kit-") as scratch:
         folder = Path(scratch)
-        marker, facts = notebook_runs.fetch_outputs(
-            finished, session.kaggle, folder, [MARKER, kit_capture.FACTS], report
-        )
+        marker, facts = session.fetch_outputs(finished, folder, [MARKER, kit_capture.FACTS])
         part = manifest.parse_manifest(marker.read_text(encoding="utf-8"), f"{finished.ref}/{MARKER}")
-        image_text = _fetch_image(session, finished, folder, report)
+        image_text = _fetch_image(session, finished, folder)
         record = WheelhouseRecord(
             notebook=finished.ref,
             version=finished.version,
@@ -103,15 +77,14 @@ def build_remotely(
         # What a kit is built from goes into the cache: manifest, outlines and image, and none of the wheels.
         with files.stage_folder(record.cache_folder(files.make_folder(files.cache_dir()))) as stage:
             remote_wheelhouse.store_outputs(stage, part, facts.read_text(encoding="utf-8"), image_text)
-    remote_wheelhouse.write_record(record, config.project)
-    return pipeline.build_kit(config, report=report), record
+    # From now on each build takes its packages to be there.
+    remote_wheelhouse.write_record(record, session.config.project)
+    return pipeline.build_kit(session.config, report=session.report), record
 
 
-def _prepare_job(
-    config: Config, session: KaggleSession, report: Reporter
-) -> tuple[RemoteRequest, NewNotebook]:
+def _prepare_job(session: KaggleSession) -> tuple[RemoteRequest, NewNotebook]:
     """Return what Kaggle is to build, and the notebook that does it."""
-    project = resolve_project(config, report, chained=False)
+    project = resolve_project(session.config, session.report, chained=False)
     request = project.remote_request()
     if not request.requirements:
         raise UsageError(
@@ -119,14 +92,12 @@ def _prepare_job(
             code="no-packages-requested",
             hint="build without --on, or capture only the image with 'offline-kit image capture'",
         )
-    if note := remote_request.index_note(project.settings):
-        report.note(note)
-    return request, render_job(config, session.account.username, session.account.server_name, request)
+    if note := remote_wheelhouse.index_note(project.settings):
+        session.report.note(note)
+    return request, render_job(session.config, session.account, request)
 
 
-def render_job(
-    config: Config, username: str, server_name: str, request: RemoteRequest | None = None
-) -> NewNotebook:
+def render_job(config: Config, account: Account, request: RemoteRequest | None = None) -> NewNotebook:
     """Render the notebook that builds what the request asks for; without one, it only captures the image.
 
     It is private, and has the internet on only if packages are to be downloaded.
@@ -134,55 +105,48 @@ def render_job(
     suffix = " wheelhouse" if request else " image"
     title = config.name[: TITLE_LENGTH[1] - len(suffix)].strip() + suffix
     shape = find_machine_shape(config.accelerator)
-    place = "kaggle" if server_name == "Kaggle" else "local-kaggle"
+    place = "kaggle" if account.server_name == "Kaggle" else "local-kaggle"
     lists = ("requirements", "constraints", "protected", "include", "exclude")
     facts = {
         "title": title,
         "project": config.name,
         "tool_version": __version__,
         "image_name": f"{place}-captured-{'gpu' if shape else 'cpu'}",
-        "where": server_name,
+        "where": account.server_name,
         "runtime": [{"name": "kit_capture", "source": notebook.paste_module("kit_capture")}],
         "preferred": dict(request.preferred) if request else {},
         **{name: list(getattr(request, name)) if request else [] for name in lists},
     }
     return NewNotebook(
-        ref=f"{username}/{make_slug(title)}",
+        ref=f"{account.username}/{make_slug(title)}",
         title=title,
         text=scripts.to_notebook(scripts.fill_template("wheelhouse", config.project, facts)),
         gpu=bool(shape),
         machine_shape=shape,
-        internet=request is not None,
+        internet=request is not None,  # Kaggle's client turns it on unless told otherwise
     )
 
 
-def _run_job(
-    session: KaggleSession, new: NewNotebook, *, upgrade: bool, report: Reporter = SILENT
-) -> FinishedRun:
+def _run_job(session: KaggleSession, new: NewNotebook, *, upgrade: bool) -> notebook_runs.FinishedRun:
     """Push a job's notebook and wait for its run; `upgrade` runs it again even if it has not changed."""
+    # The same cells are no new version: forget that the last one exists, so that it is pushed again.
     if upgrade:
-        plan = push_notebook.plan_notebook(new, session.kaggle, session.settings, report)
+        plan = session.plan_notebook(new)
         if plan.version:
             push_notebook.void_version(new, plan.version, session.settings)
-    logs = session.runs_folder(new.ref)
-    _, finished = notebook_runs.push_and_follow(
-        new, session.kaggle, session.settings, report, log_folder=logs
-    )
+    _, finished = session.push_and_follow(new)
     return finished
 
 
-def _fetch_image(session: KaggleSession, finished: FinishedRun, folder: Path, report: Reporter) -> str:
-    """Return the image file of a finished job; its digest is what Kaggle says of that version."""
-    (path,) = notebook_runs.fetch_outputs(finished, session.kaggle, folder, [FACTS], report)
+def _fetch_image(session: KaggleSession, finished: notebook_runs.FinishedRun, folder: Path) -> str:
+    """Return the image file of a finished job; ProjectError if what the run wrote about it is invalid."""
+    (path,) = session.fetch_outputs(finished, folder, [FACTS])
+    # The digest is not known inside a run: only Kaggle says it, of that version.
     remote_notebook = session.kaggle.get_notebook(finished.ref, finished.version)
     digest = remote_notebook.image if remote_notebook else ""
-    return read_image_facts(path.read_text(encoding="utf-8"), digest, session.account.server_name)
-
-
-def read_image_facts(text: str, digest: str, server_name: str) -> str:
-    """Return the image file of what a run wrote about its image; ProjectError if that is invalid."""
     try:
-        return kit_capture.format_image_file(json.loads(text), digest, server_name)
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        return kit_capture.format_image_file(facts, digest, session.account.server_name)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise remote_wheelhouse.invalid_output_error("image", error) from error
 
@@ -197,6 +161,7 @@ def missing_wheels(kit: Kit) -> tuple[FileEntry, ...]:
                 continue
             if blob := cache.find_blob(entry.sha256, size=entry.size):
                 files.link_or_copy(blob, target)
+                # A copy gets the blob's time, too, as a link has it: caches of hashes go by it.
                 os.utime(target, ns=(target.stat().st_atime_ns, blob.stat().st_mtime_ns))
             else:
                 missing.append(entry)
@@ -208,12 +173,8 @@ def remote_address(config: Config) -> str:
     return "local" if _require_record(config).local else "kaggle"
 
 
-def fetch_wheels(kit: Kit, session: KaggleSession, report: Reporter = SILENT, *, poll: float = 0.2) -> None:
-    """Download the wheels that a rehearsal here lacks, each checked and kept; an interrupted download resumes.
-
-    The progress bar advances every `poll` seconds. Raises ProjectError if they are at another Kaggle or of another
-    account, OutsideError if what comes is not what the run wrote.
-    """
+def fetch_wheels(kit: Kit, session: KaggleSession, *, poll: float = 0.2) -> None:
+    """Download the wheels that a rehearsal here lacks, check and keep each; the bar advances every `poll` seconds."""
     missing, cache = missing_wheels(kit), Cache(files.cache_dir())
     if not missing:
         return
@@ -231,7 +192,7 @@ def fetch_wheels(kit: Kit, session: KaggleSession, report: Reporter = SILENT, *,
     total = sum(entry.size for entry in missing)
     text = f"Fetching {len(missing)} wheels, {files.format_size(total)}, from '{record.notebook}'"
     scratch = cache.partial_path(f"wheels-{os.getpid()}").with_suffix("")
-    with report.progress(text, total) as advance:
+    with session.report.progress(text, total) as advance:
         try:
             for entry in missing:
                 path = _fetch_wheel(record, entry, session, scratch, advance, poll)
@@ -293,19 +254,15 @@ def capture_here() -> str:
     )
 
 
-def capture_on_kaggle(config: Config, session: KaggleSession, report: Reporter = SILENT) -> str:
-    """Return the image file of the machine that the configuration's accelerator gets today.
-
-    Each time, a private notebook without internet and without any input is run for it. Raises what
-    pushes and runs raise.
-    """
-    new = render_job(config, session.account.username, session.account.server_name)
-    finished = _run_job(session, new, upgrade=True, report=report)
+def capture_on_kaggle(session: KaggleSession) -> str:
+    """Return the image file of the machine that the configuration's accelerator gets today, from a run of its own."""
+    new = render_job(session.config, session.account)
+    finished = _run_job(session, new, upgrade=True)
     with tempfile.TemporaryDirectory(prefix="offline-kit-") as scratch:
-        return _fetch_image(session, finished, Path(scratch), report)
+        return _fetch_image(session, finished, Path(scratch))
 
 
-def write_image(text: str, path: Path | None = None) -> tuple[Path, Image]:
+def write_image(text: str, path: Path | None = None) -> tuple[Path, images.Image]:
     """Write an image file, by default under the image's name, and return its path and image as `--image` reads it."""
     path = path or Path(f"{tomllib.loads(text)['name']}.toml")
     files.write_atomic(path, text)

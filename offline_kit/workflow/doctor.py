@@ -8,12 +8,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from offline_kit.core import files, interpreters, processes, sandbox
 from offline_kit.core.errors import OfflineKitError, UsageError
-from offline_kit.core.files import format_size
 from offline_kit.core.redaction import redact_urls
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.core.retry import RetryPolicy
@@ -24,14 +23,11 @@ from offline_kit.packages.freeze import freeze_file, lock_files, requirement_fil
 from offline_kit.packages.index import PackageIndex
 from offline_kit.packages.pip_settings import read_pip_settings
 from offline_kit.project import config as configuration
-from offline_kit.project.config import Config
 from offline_kit.project.images import Image
 from offline_kit.project.types import Checkpoint, Severity
 from offline_kit.workflow import model_files, pipeline, resolved_project
-from offline_kit.workflow.resolved_project import ResolvedProject
 
-LEAST = 500_000_000
-"""Free bytes that hardly any build succeeds without."""
+LEAST = 500_000_000  # free bytes that hardly any build succeeds without
 COMFORTABLE = 5_000_000_000
 """Bytes that downloads, an environment of the image's versions, and a kit take together."""
 _IMPATIENT = RetryPolicy(attempts=2, deadline=30.0)  # a person waits for the answer
@@ -41,10 +37,8 @@ class CheckState(StrEnum):
     """How a check ended."""
 
     OK = "ok"
-    WARNING = "warning"
-    """Something will not work that not everybody needs."""
-    FAILED = "failed"
-    """A build or a rehearsal will not work."""
+    WARNING = "warning"  # something will not work that not everybody needs
+    FAILED = "failed"  # a build or a rehearsal will not work
     SKIPPED = "skipped"
 
 
@@ -64,14 +58,12 @@ class CheckContext:
 
     folder: Path
     env: Mapping[str, str]
-    cache: Path
-    """Where downloads are kept; may not exist yet."""
-    online: bool
-    """Whether the network may be used."""
+    cache: Path  # where downloads are kept; may not exist yet
+    online: bool  # whether the network may be used
     report: Reporter
 
     @cached_property
-    def config(self) -> Config:
+    def config(self) -> configuration.Config:
         """The configuration; raises what loading it raises."""
         return configuration.load_config(self.folder, {})
 
@@ -81,22 +73,19 @@ class CheckContext:
         return resolved_project.configured_image(self.config)
 
     @cached_property
-    def project(self) -> ResolvedProject:
+    def project(self) -> resolved_project.ResolvedProject:
         """The project without what makes checkpoints lighter: that takes minutes and a torch, too long here."""
         plain = replace(self.config, slim=False, precision="keep", weights_format="keep")
         return resolved_project.resolve_project(plain, self.report)
 
 
-def _warn(what: str, remedy: str, *details: str) -> CheckResult:
-    return CheckResult(what=what, state=CheckState.WARNING, remedy=remedy, details=details)
+def _result(state: CheckState, what: str, remedy: str = "", *details: str) -> CheckResult:
+    return CheckResult(what=what, state=state, remedy=remedy, details=details)
 
 
-def _fail(what: str, remedy: str, *details: str) -> CheckResult:
-    return CheckResult(what=what, state=CheckState.FAILED, remedy=remedy, details=details)
-
-
-def _skip(what: str) -> CheckResult:
-    return CheckResult(what=what, state=CheckState.SKIPPED)
+_warn, _fail, _skip = (
+    partial(_result, state) for state in (CheckState.WARNING, CheckState.FAILED, CheckState.SKIPPED)
+)
 
 
 # ------------------------------------------------------------------ this machine
@@ -126,8 +115,7 @@ def _check_python(context: CheckContext) -> CheckResult:
 def _check_sandbox(_context: CheckContext) -> CheckResult:
     working_sandbox = sandbox.find_sandbox()
     if working_sandbox.is_weak:
-        # Ubuntu 24.04 forbids user namespaces by AppArmor:
-        # https://ubuntu.com/blog/ubuntu-23-10-restricted-unprivileged-user-namespaces
+        # Ubuntu 24.04 forbids user namespaces to programs without an AppArmor profile.
         return _warn(
             "no real sandbox works here: a rehearsal would prove little",
             "on Linux install bubblewrap (`apt install bubblewrap`), or allow user namespaces"
@@ -152,7 +140,7 @@ def _check_disk(context: CheckContext) -> CheckResult:
             "make it writable, or choose another place with --out or OFFLINE_KIT_CACHE",
         )
     free, tightest = min((shutil.disk_usage(folder).free, str(folder)) for folder in folders)
-    message = f"{format_size(free)} free below '{tightest}'"
+    message = f"{files.format_size(free)} free below '{tightest}'"
     remedy = "free some space ('offline-kit cache prune' may help), or set OFFLINE_KIT_CACHE to another disk"
     if free < LEAST:
         return _fail(message, remedy)
@@ -214,7 +202,7 @@ def _check_checkpoints(context: CheckContext) -> CheckResult:
             remedy = f": {finding.remedy}" if finding.remedy else ""
             details.append(f"'{finding.about}' {finding.what}{remedy}")
     kinds = ", ".join(sorted({str(checkpoint.kind) for checkpoint in models.checkpoints}))
-    size = format_size(sum(checkpoint.size for checkpoint in models.checkpoints))
+    size = files.format_size(sum(checkpoint.size for checkpoint in models.checkpoints))
     message = f"{len(models.checkpoints)} of kind {kinds}, {size}"
     if details:
         return _warn(message, "see each line: it may not load as it is", *details)
@@ -249,11 +237,7 @@ def _check_notebook(context: CheckContext) -> CheckResult:
 
 
 def _check_freeze(context: CheckContext) -> CheckResult:
-    """Compare the freeze with the requirements and the image.
-
-    If own packages have to be built to know what they ask for, only the image is compared, unless the
-    network may be used.
-    """
+    """Compare the freeze with requirements and image; what own packages require is asked for only online."""
     config, image = context.config, context.image
     name = config.lock.name
     if not config.lock.is_file():
@@ -377,19 +361,18 @@ def _find_credentials(env: Mapping[str, str]) -> Iterator[tuple[str, Path | None
 # ------------------------------------------------------------------ the table
 
 
+_NEEDS = (("config", "not without a configuration that loads"), ("image", "not without a known image"))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Check:
     """One line of the table."""
 
-    code: str
-    """Stays the same from version to version: K1.. this machine, K2.. the project, K3.. outside."""
+    code: str  # stays the same from version to version: K1.. this machine, K2.. the project, K3.. outside
     title: str
-    run: Callable[[CheckContext], CheckResult]
-    """What it raises is a failure."""
-    needs: str = ""
-    """"config" or "image": skipped without."""
-    online: bool = False
-    """Skipped unless the network may be used."""
+    run: Callable[[CheckContext], CheckResult]  # what it raises is a failure
+    needs: str = ""  # "config" or "image", which needs the former: skipped without
+    online: bool = False  # skipped unless the network may be used
 
 
 CHECKS = (
@@ -406,27 +389,15 @@ CHECKS = (
     Check(code="K207", title="own code", run=_check_own_code, needs="image"),
     Check(code="K301", title="package index", run=_check_index, online=True),
     Check(code="K302", title="Kaggle's credentials", run=_check_credentials),
-)
-"""Every check. A new one is a function above, a line here with the next free code, and a test."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckFinding:
-    """A check and what it said."""
-
-    code: str
-    title: str
-    result: CheckResult
+)  # a new check is a function above, a line here with the next free code, and a test
 
 
 def run_checks(
     project: Path, *, online: bool = False, ignore: Sequence[str] = (), report: Reporter = SILENT
-) -> tuple[CheckFinding, ...]:
+) -> list[tuple[Check, CheckResult]]:
     """Run every check that no code of `ignore` begins, and return what each said, in their order.
 
-    Nothing is written but what a build would keep in the cache too, and without `online` nothing leaves
-    the machine. A check that raises one of our errors has failed with its words. Raises UsageError if
-    there is no such folder, or an ignored code is that of no check.
+    Nothing is written but what a build would keep in the cache too; without `online` nothing leaves the machine.
     """
     folder = project.expanduser().absolute()
     if not folder.is_dir():
@@ -449,22 +420,18 @@ def run_checks(
         online=online,
         report=report,
     )
-    return tuple(
-        CheckFinding(code=check.code, title=check.title, result=_run_check(check, context))
-        for check in CHECKS
-        if not check.code.startswith(tuple(ignore))
-    )
+    selected = [check for check in CHECKS if not check.code.startswith(tuple(ignore))]
+    return [(check, _run_check(check, context)) for check in selected]
 
 
 def _run_check(check: Check, context: CheckContext) -> CheckResult:
     if check.online and not context.online:
         return _skip("asked with --online")
-    reasons = {"config": "not without a configuration that loads", "image": "not without a known image"}
-    for need in ("config", "image")[: {"": 0, "config": 1, "image": 2}[check.needs]]:
+    for need, reason in _NEEDS[: ("", "config", "image").index(check.needs)]:
         try:
             getattr(context, need)
         except OfflineKitError:  # K201 or K202 says why
-            return _skip(reasons[need])
+            return _skip(reason)
     try:
         return check.run(context)
     except OfflineKitError as error:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from offline_kit.core.errors import ProjectError, UsageError
-from offline_kit.core.report import SILENT, Reporter
 from offline_kit.notebook import rendering
 from offline_kit.notebook.runtime import kit_rows
 from offline_kit.notebook.runtime.kit_runtime import KitError
@@ -18,9 +17,8 @@ from offline_kit.project.config import Config
 from offline_kit.project.kaggle_names import TITLE_LENGTH, make_slug
 from offline_kit.project.types import Kit
 from offline_kit.rehearsal import mounts, submission_check
-from offline_kit.workflow import push_steps
+from offline_kit.workflow import ship
 from offline_kit.workflow.kaggle_session import KaggleSession
-from offline_kit.workflow.push_steps import NotebookRun
 
 SUFFIX = " rehearsal"
 _KIT_CELL = re.compile(r"\d+-kit")
@@ -30,11 +28,9 @@ _KIT_CELL = re.compile(r"\d+-kit")
 class KaggleRehearsal:
     """A rehearsal on Kaggle that passed."""
 
-    ran: NotebookRun
-    rows: int = 0
-    """Rows of its submission; 0 for another format than CSV."""
-    limit: int
-    """The competition's limit for a run, in seconds."""
+    ran: ship.NotebookRun
+    rows: int = 0  # rows of its submission; 0 for another format than CSV
+    limit: int  # the competition's limit for a run, in seconds
     notes: tuple[str, ...]
 
     @property
@@ -46,20 +42,15 @@ class KaggleRehearsal:
         return int(self.limit / self.ran.seconds * self.rows) if self.rows and self.ran.seconds else 0
 
 
-def rehearse_on_kaggle(
-    session: KaggleSession, kit: Kit, rows: int | None, report: Reporter = SILENT
-) -> KaggleRehearsal:
-    """Run the kit's notebook on Kaggle, on its public test set or on `rows` rows, and check what it wrote.
-
-    The kit's data has to be there. Raises as `push_steps.run_notebook`, ProjectError for a submission that
-    would not be scored.
-    """
+def rehearse_on_kaggle(session: KaggleSession, kit: Kit, rows: int | None) -> KaggleRehearsal:
+    """Run the kit's notebook on Kaggle, which has its data, on all or so many `rows`, and check its submission."""
     new = session.read_notebook(kit)
+    # Kaggle makes the slug of the title, of which it keeps 50 characters.
     title = new.title[: TITLE_LENGTH[1] - len(SUFFIX)].rstrip(" -") + SUFFIX
     text = limit_rows(new.text, rows) if rows else new.text
     owner, limit = new.ref.partition("/")[0], session.config.time_limit
     new = replace(new, ref=f"{owner}/{make_slug(title)}", title=title, text=text)
-    run = push_steps.run_notebook(session, kit, report, new=new, remember="last-rehearsal")
+    run = ship.run_notebook(session, kit, new=new, remember="last-rehearsal")
     if run.submission is None:
         return KaggleRehearsal(ran=run, limit=limit, notes=run.notes)
     with tempfile.TemporaryDirectory(prefix="offline-kit-") as scratch:
@@ -76,10 +67,7 @@ def rehearse_on_kaggle(
 
 
 def limit_rows(text: str, rows: int) -> str:
-    """Return a notebook with a cell after the kit's that limits it to so many rows of the test set.
-
-    Raises UsageError for a notebook without that cell.
-    """
+    """Return a notebook with a cell after the kit's that limits it to so many rows; UsageError without that cell."""
     content = json.loads(text)
     cells = content["cells"]
     kit_cells = [number for number, cell in enumerate(cells) if _KIT_CELL.fullmatch(cell.get("id", ""))]
@@ -91,6 +79,7 @@ def limit_rows(text: str, rows: int) -> str:
         )
     kit_cell = cells[kit_cells[0]]
     code = f"{rendering.paste_module('kit_rows')}\n\n\nroot = limit_rows(root, find_sample(root), {rows}, kit.places.scratch)"
+    # Its own id: Jupyter requires unique ones, https://nbformat.readthedocs.io/en/latest/format_description.html
     cell = {**kit_cell, "id": f"{kit_cell['id']}-rows", "source": code.splitlines(keepends=True)}
     cells.insert(kit_cells[0] + 1, cell)
     return json.dumps(content, indent=1)

@@ -1,9 +1,13 @@
-"""Log in to Kaggle or to a local Kaggle, which the command serves itself if none is running."""
+"""Log in to Kaggle or to a local Kaggle, which is served here if none is running."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import filelock
 
 from offline_kit.core import files, processes
 from offline_kit.core.errors import OutsideError, UsageError
@@ -11,17 +15,124 @@ from offline_kit.core.report import SILENT, Reporter
 from offline_kit.kaggle.client.api_types import Account, NewNotebook, UnreachableError
 from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.client.endpoint import KaggleEndpoint
-from offline_kit.kaggle.push import push_models, push_notebook
+from offline_kit.kaggle.push import notebook_runs, push_models, push_notebook
 from offline_kit.kaggle.push.journal import LastSeenStore, PushSettings
+from offline_kit.kaggle.push.notebook_runs import FinishedRun
 from offline_kit.kaggle.push.poll_policy import DEFAULT_TIMING, KaggleTiming
 from offline_kit.kaggle.push.submission_ledger import SubmissionLedger
+from offline_kit.local_kaggle.kernel_runs import NotebookRunner
+from offline_kit.local_kaggle.sandbox_runner import SandboxRunner
+from offline_kit.local_kaggle.server import LocalKaggleServer
+from offline_kit.local_kaggle.service import LocalKaggle
+from offline_kit.local_kaggle.settings import LocalKaggleSettings
 from offline_kit.notebook import rendering
+from offline_kit.packages import pip_settings
+from offline_kit.project import config
 from offline_kit.project.config import Config
 from offline_kit.project.types import Kit, KitPart
-from offline_kit.workflow import local_start, part_locations
+from offline_kit.rehearsal.environments import EnvironmentOptions
+from offline_kit.workflow import part_locations
 
-LOCAL_ADDRESS = "OFFLINE_KIT_LOCAL_KAGGLE"
-"""Variable that holds the address of a running local Kaggle."""
+PORT = 8642
+_SERVING = "serving.json"
+USER, KEY = "local", "local-kaggle"
+"""The account that always exists; its key opens nothing but this server, and is no secret."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalKaggleRequest:
+    """Which local Kaggle is started."""
+
+    folder: Path  # its state; made if there is none
+    port: int = PORT  # 0 takes a free port
+    accounts: tuple[str, ...] = ()  # names of further accounts, which the state keeps; their key is KEY, too
+    competitions: tuple[Path, ...] = ()
+    """Folders of competitions, or of projects that bring one, to add to those that the state knows."""
+    settings: LocalKaggleSettings = field(default_factory=LocalKaggleSettings)
+    project: Path | None = None  # the project of the command that serves it; None for 'offline-kit local'
+
+
+def default_state_folder() -> Path:
+    """Return the folder of the state unless configured."""
+    return files.cache_dir() / "local-kaggle"
+
+
+def make_runner(*, current: bool, project: Path | None = None) -> SandboxRunner:
+    """Return what runs notebooks: sandboxes with the versions of their kit's image, or the running environment's."""
+    settings = pip_settings.read_pip_settings(processes.copy_environment())
+    options = EnvironmentOptions(index=settings, cache=files.cache_dir(), yes=True)
+    return SandboxRunner(options, current=current, project=project)
+
+
+@contextmanager
+def serve_local_kaggle(request: LocalKaggleRequest, runner: NotebookRunner) -> Iterator[LocalKaggleServer]:
+    """Serve until the block ends, with the projects' `copies` as sources; one server at a time for a folder."""
+    folder, serving = request.folder, request.folder / _SERVING
+    with files.translate_disk_errors(folder):  # a full disk, or a folder of somebody else
+        folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(filelock.FileLock(folder / "serving.lock", timeout=0))
+        except filelock.Timeout as error:
+            raise OutsideError(
+                f"another local Kaggle serves '{folder}'{_describe_other_server(serving)}",
+                code="local-kaggle-already-running",
+                hint="wait until it has ended, use it with --at and its address, or serve a folder of its own:"
+                " 'offline-kit local --state DIR'",
+            ) from error
+        kaggle = LocalKaggle(folder, request.settings, runner)
+        for name in (USER, *request.accounts):
+            kaggle.accounts.add_account(name, key=KEY)
+        for path in request.competitions:
+            kaggle.catalog.add_competition(find_competition(path) or path)
+        for path in (*request.competitions, *([request.project] if request.project else [])):
+            kaggle.offer_copies(config.read_local_copies(path))
+        server = stack.enter_context(LocalKaggleServer(kaggle, port=request.port))
+        # Others that find the folder taken are told who serves it.
+        stack.callback(serving.unlink, missing_ok=True)
+        served = {"url": server.url, "pid": os.getpid(), "project": str(request.project or "")}
+        files.write_atomic(serving, json.dumps(served))
+        yield server
+
+
+def find_competition(project: Path) -> Path | None:
+    """Return the folder of the competition that a project brings: the project itself, or the only one right in it."""
+    if (project / "competition.toml").is_file():
+        return project
+    folders = sorted(path.parent for path in project.glob("*/competition.toml") if path.is_file())
+    return folders[0] if len(folders) == 1 else None
+
+
+def _describe_other_server(serving: Path) -> str:
+    try:
+        served = json.loads(serving.read_text(encoding="utf-8"))
+        project = f", for '{served['project']}'" if served["project"] else ""
+        return f" at {served['url']} (process {served['pid']}{project})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def greeting_lines(
+    url: str, folder: str, competitions: list[str], accounts: Sequence[str] = (USER,)
+) -> tuple[str, ...]:
+    """Return the lines shown at the start: address, use by Kaggle's client, contents."""
+    other_accounts = ", ".join(name for name in accounts if name != USER)
+    return (
+        f"a local Kaggle listens on {url}; its state is in '{folder}'",
+        f"competitions: {', '.join(competitions) or 'none; --competition DIR takes one in'}",
+        f"offline-kit reaches it with --to local --at {url}",
+        "the unmodified `kaggle` reaches it with this environment:",
+        # LOCALHOST makes the client speak plain HTTP to "localhost"; the proxy leads that to our port.
+        f"  export KAGGLE_API_ENVIRONMENT=LOCALHOST http_proxy={url} https_proxy={url} no_proxy=",
+        f"  export KAGGLE_USERNAME={USER} KAGGLE_KEY={KEY}",
+        "  unset KAGGLE_API_TOKEN HTTP_PROXY HTTPS_PROXY ALL_PROXY NO_PROXY",
+        *([f"other accounts, with the same key: {other_accounts}"] if other_accounts else []),
+        "kagglehub reaches it with the same, and KAGGLE_API_ENVIRONMENT=TEST",
+        f"simulated faults: '{folder}/faults.json'; scores are marked LOCAL; stop it with Ctrl-C",
+    )
+
+
+LOCAL_ADDRESS = "OFFLINE_KIT_LOCAL_KAGGLE"  # variable that holds the address of a running local Kaggle
 
 _LOCAL_PAUSE = 1.0  # longest seconds between two polls of a local Kaggle
 _SHORT_RETRY = 2.0  # seconds; shorter waits are not reported
@@ -38,6 +149,7 @@ class KaggleSession:
     settings: PushSettings
     ledger: SubmissionLedger
     memory: LastSeenStore
+    report: Reporter
 
     def read_notebook(self, kit: Kit) -> NewNotebook:
         """Return the kit's notebook as it would be pushed; raises as `push_notebook.read_notebook`."""
@@ -46,6 +158,19 @@ class KaggleSession:
     def runs_folder(self, ref: str) -> Path:
         """Return the folder for logs and outputs of a notebook's runs."""
         return self.settings.state_folder / "runs" / ref.partition("/")[2]
+
+    def plan_notebook(self, new: NewNotebook) -> push_notebook.NotebookPlan:
+        """Look at Kaggle and return what a push of a notebook would do."""
+        return push_notebook.plan_notebook(new, self.kaggle, self.settings, self.report)
+
+    def push_and_follow(self, new: NewNotebook) -> tuple[push_notebook.PushedNotebook, FinishedRun]:
+        """Push a notebook unless this version exists, and wait for its run; raises if that failed."""
+        folder = self.runs_folder(new.ref)
+        return notebook_runs.push_and_follow(new, self.kaggle, self.settings, self.report, log_folder=folder)
+
+    def fetch_outputs(self, run: FinishedRun, folder: Path, names: Sequence[str]) -> tuple[Path, ...]:
+        """Download output files of a run."""
+        return notebook_runs.fetch_outputs(run, self.kaggle, folder, names, self.report)
 
     def part_datasets(self, kit: Kit) -> dict[str, str]:
         """Return the configured dataset of each part of a kit that is one, by the part's name."""
@@ -61,11 +186,7 @@ class KaggleSession:
         )
 
     def other_locations(self, kit: Kit) -> dict[str, str]:
-        """Return where a kit's other parts are, by the part's name: "notebook:owner/slug", "model:...".
-
-        A model has the version that the kit's notebook is pinned to, 0 if there is none yet.
-        Raises UsageError as `push_models.resolve_model`.
-        """
+        """Return where the other parts are: "notebook:owner/slug", "model:..." at its pinned version or 0."""
         known = part_locations.part_locations(self.config)
         locations = {part.name: known[part.name] for part in kit.parts if part.name in known}
         if model := self.model_part(kit):
@@ -93,10 +214,8 @@ def choose_kaggle(
 ) -> Iterator[KaggleEndpoint]:
     """Yield the Kaggle that `--to` means.
 
-    A local Kaggle that listens at `address`, or at the address in LOCAL_ADDRESS, is used. Without an address, one is
-    served here until the block ends, with the state that `offline-kit local` has too and the competition in `project`;
-    it runs notebooks in the `current` environment or in that of their image. Raises UsageError for an address
-    that is not on this machine, OutsideError if another server uses that state.
+    A local one without `address` or LOCAL_ADDRESS is served here until the block ends, with the state that
+    `offline-kit local` has too and the competition in `project`; see `make_runner` for `current`.
     """
     if to == "local":
         address = address or processes.copy_environment().get(LOCAL_ADDRESS, "")
@@ -109,6 +228,7 @@ def choose_kaggle(
             )
         yield KaggleEndpoint()
     elif address:
+        # Real credentials must never go to an address that somebody typed.
         if not address.startswith("http://127.0.0.1:"):
             raise UsageError(
                 f"'{address}' is not a local Kaggle on this machine",
@@ -117,15 +237,15 @@ def choose_kaggle(
             )
         yield KaggleEndpoint(local=address.rstrip("/"))
     else:
-        competition = local_start.find_competition(project) if project else None
-        request = local_start.LocalKaggleRequest(
-            folder=local_start.default_state_folder(),
+        competition = find_competition(project) if project else None
+        request = LocalKaggleRequest(
+            folder=default_state_folder(),
             port=0,
             competitions=(competition,) if competition else (),
             project=project,
         )
-        runner = local_start.make_runner(current=current, project=project)
-        with local_start.serve_local_kaggle(request, runner) as server:
+        runner = make_runner(current=current, project=project)
+        with serve_local_kaggle(request, runner) as server:
             report.note(
                 f"a local Kaggle is served at {server.url}, while this command runs; its scores are marked LOCAL"
             )
@@ -139,10 +259,7 @@ def open_session(
     report: Reporter = SILENT,
     timing: KaggleTiming = DEFAULT_TIMING,
 ) -> Iterator[KaggleSession]:
-    """Log in; raises NotLoggedInError with the accepted sources of credentials.
-
-    A local Kaggle that does not answer within the block is an OutsideError with its address.
-    """
+    """Log in; within the block, a local Kaggle that does not answer is an OutsideError with its address."""
 
     def tell(seconds: float) -> None:
         if seconds >= _SHORT_RETRY:
@@ -160,6 +277,7 @@ def open_session(
         patience = replace(timing.retry, tell=tell)
         with KaggleClient(endpoint, patience=patience, seconds=timing.read_timeout) as kaggle:
             account = kaggle.fetch_account()
+            # Another account, or another Kaggle, has datasets and notebooks of its own.
             state = memory / ("local" if local else "kaggle") / account.username
             try:
                 yield KaggleSession(
@@ -170,6 +288,7 @@ def open_session(
                     settings=PushSettings(state_folder=state, poll_policy=poll, retry_policy=timing.retry),
                     ledger=part_locations.open_ledger(config, state, local=local),
                     memory=LastSeenStore(state),
+                    report=report,
                 )
             finally:
                 files.ignore_in_git(memory)  # it holds signed addresses of uploads, among other things

@@ -40,28 +40,21 @@ from offline_kit.project.types import (
 class ModelFiles:
     """The trained files, and what they tell about the notebook."""
 
-    config: Config
-    """The configuration, with the template that follows from the files."""
+    config: Config  # the configuration, with the template that follows from the files
     checkpoints: tuple[Checkpoint, ...]
-    preprocessing: tuple[Checkpoint, ...]
-    """Files that the notebook loads by name."""
+    preprocessing: tuple[Checkpoint, ...]  # files that the notebook loads by name
     members: tuple[Member, ...] = ()
     """The models that the notebook predicts with; empty if it does not go by models."""
-    findings: tuple[Finding, ...] = ()
-    """None of these stops a build."""
-    packages: tuple[str, ...] = ()
-    """Distributions that the notebook imports to predict with the files."""
-    lent: MainAliases = NO_ALIASES
-    """The names of `__main__` that their pickles look up."""
+    findings: tuple[Finding, ...] = ()  # none of these stops a build
+    packages: tuple[str, ...] = ()  # distributions that the notebook imports to predict with the files
+    lent: MainAliases = NO_ALIASES  # the names of `__main__` that their pickles look up
 
 
 def inspect_model_files(
     config: Config, image: Image, *, cache: Path, report: Reporter = SILENT
 ) -> ModelFiles:
-    """Find the trained files, resolve the notebook's models, and inspect them as their frameworks do.
-
-    Raises UsageError and ProjectError for all that would make a kit useless: settings, files, findings that stop.
-    """
+    """Find the trained files and the notebook's models, and inspect them; raises what would make a kit useless."""
+    # Wrong settings are told before files are read, which takes minutes for large ones.
     _check_notebook(config, image, None, config.checkpoints)
     weights, preprocessing = (
         checkpoints.collect_checkpoints(config.project, patterns, cache=cache, report=report)
@@ -202,6 +195,7 @@ def _restore_names(copy: Path, cache: Path) -> Path | None:
         ) from error
     if not published:
         return None
+    # A copy may be on another disk, or read-only: links are made in the cache.
     folder = cache / "sources" / hashlib.sha256(str(copy.resolve()).encode()).hexdigest()[:12]
     files.remove_path(folder)
     for original, path in published.items():

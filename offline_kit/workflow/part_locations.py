@@ -12,10 +12,9 @@ from offline_kit.project.kaggle_names import split_model_name
 from offline_kit.project.types import Kit
 from offline_kit.workflow import remote_wheelhouse
 
-LAST_PUSH = "last-push"
-"""Key of the newest push of data in the stored state."""
-MODEL_PART = "checkpoints"
-"""The part that may be a model."""
+LAST_PUSH = "last-push"  # key of the newest push of data in the stored state
+LAST_RUN = "last-run"  # key of the newest run of the kit's notebook
+MODEL_PART = "checkpoints"  # the part that may be a model
 _OURS = ".offline-kit"  # the folder in the project that a build never replaces
 _LEDGER = "submissions.jsonl"
 
@@ -26,6 +25,7 @@ def check_locations(config: Config, username: str, *, local: bool) -> None:
     if record is None or not record.files:
         return
     owner = record.notebook.partition("/")[0]
+    # A name in another case is the same account.
     if record.local is local and owner.casefold() == username.casefold():
         return
     made_at, goes_to = (("the local Kaggle" if is_local else "Kaggle") for is_local in (record.local, local))
@@ -50,6 +50,7 @@ def pinned_model_version(config: Config, kit: Kit) -> tuple[str, ...]:
     if old != new:
         return ()
     _, slug, variation = split_model_name(config.publish_model)
+    # A source of a model ends with its version: owner/model/framework/variation/version.
     sources = map(str, metadata.get("model_sources") or ())
     return tuple(source for source in sources if f"/{slug}/{variation}/" in source)
 

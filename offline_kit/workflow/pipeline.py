@@ -18,7 +18,6 @@ from offline_kit.kit import assemble, install_plan, manifest
 from offline_kit.kit import layout as kit_layout
 from offline_kit.notebook import rendering as notebook
 from offline_kit.notebook import scripts
-from offline_kit.notebook.rendering import RenderedNotebook
 from offline_kit.packages import cuda_abi, wheelhouse
 from offline_kit.packages.builds import sdist_builds
 from offline_kit.packages.freeze import freeze as freezing
@@ -28,7 +27,6 @@ from offline_kit.project.config import Config
 from offline_kit.project.kaggle_names import SLUG_LENGTH
 from offline_kit.project.types import Checkpoint, Finding, Freeze, Kit, OwnCode, SettledSdist, Severity
 from offline_kit.rehearsal import rehearse as rehearsing
-from offline_kit.rehearsal.rehearse import Rehearsal
 from offline_kit.rehearsal.request import RehearsalRequest
 from offline_kit.workflow import (
     model_files,
@@ -39,8 +37,7 @@ from offline_kit.workflow import (
 )
 from offline_kit.workflow.resolved_project import ResolvedProject, resolve_project
 
-SPLIT_ABOVE = 100_000_000
-"""Bytes of checkpoints above which a new kit is split, unless configured."""
+SPLIT_ABOVE = 100_000_000  # bytes of checkpoints above which a new kit is split, unless configured
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +46,8 @@ class BuildResult:
 
     contents: assemble.KitContents
     kit: Kit
-    changed: bool
-    """Whether its id differs from that of the kit that it replaced."""
-    advice: tuple[str, ...]
-    """What to do about checkpoints that would not load."""
+    changed: bool  # whether its id differs from that of the kit that it replaced
+    advice: tuple[str, ...]  # what to do about checkpoints that would not load
     findings: tuple[Finding, ...]
     seconds: float
 
@@ -72,12 +67,9 @@ class RehearsalOptions:
     env: str = "matching"
     installer: str = "auto"
     layout: str = "new"
-    timeout: int | None = None
-    """Wall-clock limit in seconds; None is the competition's."""
-    yes: bool = False
-    """Large downloads were agreed to."""
-    confirm: Callable[[str], bool] | None = None
-    """Asks a person about them."""
+    timeout: int | None = None  # wall-clock limit in seconds; None is the competition's
+    yes: bool = False  # large downloads were agreed to
+    confirm: Callable[[str], bool] | None = None  # asks a person about them
 
 
 def plan_build(config: Config, *, upgrade: bool = False, report: Reporter = SILENT) -> BuildPlan:
@@ -88,13 +80,10 @@ def plan_build(config: Config, *, upgrade: bool = False, report: Reporter = SILE
 
 
 def build_kit(config: Config, *, upgrade: bool = False, report: Reporter = SILENT) -> BuildResult:
-    """Make the kit and its notebook; what did not change since the last build is not done again.
-
-    Raises UsageError for a folder without a project, before anything is written, and what the stages raise.
-    """
+    """Make the kit and its notebook; what did not change since the last build is not done again."""
     began = time.monotonic()
     check_project(config)
-    files.sweep_temporary_folders()
+    files.sweep_temporary_folders()  # what killed builds left behind
     project = resolve_project(config, report)
     config = project.config
     with files.hold_lock(files.make_ignored_folder(config.out.parent) / f".{config.out.name}.lock"):
@@ -108,7 +97,7 @@ def build_kit(config: Config, *, upgrade: bool = False, report: Reporter = SILEN
             kit = assemble.assemble_kit(
                 contents, config.out, also=texts, by_function=by_function, report=report
             )
-        except assemble.ChangedFileError:
+        except assemble.ChangedFileError:  # the remembered hash was wrong: `cp -p` keeps size and time
             checkpoints.forget_hashes((*contents.checkpoints, *contents.preprocessing), project.cache)
             raise
     prepared = [sdist.wheel for sdist in contents.prepared_sdists if sdist.wheel]
@@ -141,6 +130,7 @@ def outline_build(
     check_project(config)
     project = resolve_project(config, report)
     contents = _gather_contents(project, upgrade=upgrade, keep=False)
+    # Manifests have hashes and sizes, which is all that a plan of a push compares.
     with tempfile.TemporaryDirectory(prefix="offline-kit-") as folder:
         kit = assemble.write_outline(contents, Path(folder), also=_render_texts(project))
         yield BuildPlan(project=project, freeze=contents.freeze), kit
@@ -203,7 +193,7 @@ def _render_texts(project: ResolvedProject) -> Callable[[Kit], dict[str, str]]:
     return render_texts
 
 
-def render_notebook(config: Config, *, report: Reporter = SILENT) -> tuple[Kit, RenderedNotebook]:
+def render_notebook(config: Config, *, report: Reporter = SILENT) -> tuple[Kit, notebook.RenderedNotebook]:
     """Render the notebook of the existing kit, and write nothing; raises as a build's rendering does."""
     project = resolve_project(config, report)
     kit = read_kit(project.config)
@@ -265,6 +255,7 @@ def is_split(config: Config, saved: Iterable[Checkpoint]) -> bool:
         return all(part.name != "kit" for part in manifest.read_kit(config.out).parts)
     if pushed := part_locations.pushed_parts(config):
         return "kit" not in pushed
+    # A slug has at most 50 characters, and each part adds its name to it.
     slug = config.dataset.rpartition("/")[2]
     fits = len(slug) + kit_layout.SPLIT_SUFFIX_LENGTH <= SLUG_LENGTH[1]
     return fits and sum(checkpoint.size for checkpoint in saved) > SPLIT_ABOVE
@@ -322,7 +313,7 @@ def read_sound_kit(config: Config) -> Kit:
 
 def rehearse_kit(
     config: Config, kit: Kit, options: RehearsalOptions, *, report: Reporter = SILENT
-) -> Rehearsal:
+) -> rehearsing.Rehearsal:
     """Run the kit's notebook offline and check its submission; raises as the stage does."""
     project = resolve_project(config)
     request = RehearsalRequest(
@@ -333,16 +324,11 @@ def rehearse_kit(
         competition_data=config.competition_data,
         sample_submission=config.sample_submission,
         submission=config.notebook.submission,
-        env=options.env,
-        installer=options.installer,
-        layout=options.layout,
         rows=config.rows,
-        timeout=options.timeout or config.time_limit,
-        yes=options.yes,
-        confirm=options.confirm,
         copies=config.copies,
         part_sources=part_locations.part_locations(config),
         params=config.notebook.params,
+        **{**vars(options), "timeout": options.timeout or config.time_limit},
     )
     return rehearsing.rehearse_kit(request, project.settings, cache=project.cache, report=report)
 

@@ -1,25 +1,29 @@
-"""What of a kit is on this disk, and on Kaggle: as it was seen last, or looked at now."""
+"""What of a kit is on this disk and on Kaggle, and what changed in the project since it was built."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from offline_kit.core.errors import OfflineKitError, ProjectError
+from offline_kit.core.files import sha256_of
 from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.push import kit_parts
 from offline_kit.kaggle.push.journal import LastSeenStore
 from offline_kit.kaggle.push.notebook_equality import find_all_differences
 from offline_kit.kaggle.push.submission_ledger import LedgerEntry, SubmissionLedger
+from offline_kit.kit import layout
+from offline_kit.notebook import rendering as notebook
+from offline_kit.packages.freeze import freeze as freezing
 from offline_kit.project.config import Config
-from offline_kit.project.types import Kit, KitPart
+from offline_kit.project.kaggle_names import split_model_name
+from offline_kit.project.types import Freeze, Kit, KitPart, OwnCode, Role
 from offline_kit.rehearsal import rehearse as rehearsing
-from offline_kit.workflow import part_locations, pipeline, remote_wheelhouse
+from offline_kit.workflow import part_locations, pipeline, remote_wheelhouse, resolved_project
 from offline_kit.workflow.kaggle_session import KaggleSession
-from offline_kit.workflow.push_steps import LAST_RUN
 
-SHOWN = 5
-"""Submissions that are shown, the latest ones."""
+SHOWN = 5  # submissions that are shown, the latest ones
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,24 +32,18 @@ class LocalStatus:
 
     config: Config
     kit: Kit | None
-    problems: tuple[str, ...]
-    """What is wrong with its files."""
-    rehearsal: dict[str, Any] | None
-    """The report of the last rehearsal of this very kit."""
+    problems: tuple[str, ...]  # what is wrong with its files
+    rehearsal: dict[str, Any] | None  # the report of the last rehearsal of this very kit
 
 
 @dataclass(frozen=True, kw_only=True)
 class RemotePart:
     """A dataset, a model or a notebook on Kaggle."""
 
-    name: str
-    """The part's name, or "notebook"."""
-    ref: str
-    """"owner/slug", of a model "owner/model/framework/variation"."""
-    version: int = 0
-    """The newest version, of a model the pinned one; 0 if there is none."""
-    state: str = ""
-    """The processing state of a dataset or the state of a run; empty if it was not looked at."""
+    name: str  # the part's name, or "notebook"
+    ref: str  # "owner/slug", of a model "owner/model/framework/variation"
+    version: int = 0  # the newest version, of a model the pinned one; 0 if there is none
+    state: str = ""  # the processing state of a dataset or the state of a run; empty if it was not looked at
     holds: str = "nothing"
     """"this kit", "another kit", "no kit", "nothing" or, if it was not looked at, an id: a part's, for the notebook the kit's."""
 
@@ -54,19 +52,14 @@ class RemotePart:
 class RemoteStatus:
     """What is at one Kaggle, for one account."""
 
-    place: str
-    """"Kaggle", or "the local Kaggle"."""
+    place: str  # "Kaggle", or "the local Kaggle"
     account: str
-    looked: bool
-    """Whether Kaggle was asked; else it is what was seen last."""
-    at: str
-    """When the data was pushed last from here: ISO 8601 in UTC; empty for never."""
-    pieces: tuple[RemotePart, ...]
-    """Datasets, other parts, then the notebook."""
+    looked: bool  # whether Kaggle was asked; else it is what was seen last
+    at: str  # when the data was pushed last from here: ISO 8601 in UTC; empty for never
+    pieces: tuple[RemotePart, ...]  # datasets, other parts, then the notebook
     run: dict[str, Any] | None
     """The last run of the notebook that we followed, or the problem that it ended with."""
-    submissions: tuple[LedgerEntry, ...]
-    """The last submissions that we made, the latest first."""
+    submissions: tuple[LedgerEntry, ...]  # the last submissions that we made, the latest first
 
 
 def read_local_status(config: Config) -> LocalStatus:
@@ -88,7 +81,7 @@ def read_remembered_status(config: Config) -> tuple[RemoteStatus, ...]:
 def _read_remembered(config: Config, folder: Path) -> RemoteStatus:
     memory, local = LastSeenStore(folder), folder.parent.name == "local"
     pushed = memory.load_facts(part_locations.LAST_PUSH) or {}
-    run = memory.load_facts(LAST_RUN) or {}
+    run = memory.load_facts(part_locations.LAST_RUN) or {}
     pieces = [
         RemotePart(
             name=str(part.get("part")),
@@ -126,6 +119,7 @@ def _read_remembered(config: Config, folder: Path) -> RemoteStatus:
 def read_remote_status(session: KaggleSession, kit: Kit | None) -> RemoteStatus:
     """Ask Kaggle now; without a kit only for the submissions. Waits for nothing."""
     competition = session.config.competition
+    # Scores come hours after a submission: each look updates the ledger.
     if competition and session.ledger.find_latest(competition):
         for submission in session.kaggle.list_submissions(competition):
             session.ledger.update_entry(submission)
@@ -135,7 +129,7 @@ def read_remote_status(session: KaggleSession, kit: Kit | None) -> RemoteStatus:
         looked=True,
         at=str((session.memory.load_facts(part_locations.LAST_PUSH) or {}).get("at", "")),
         pieces=tuple(_inspect_parts(session, kit)) if kit else (),
-        run=session.memory.load_facts(LAST_RUN),
+        run=session.memory.load_facts(part_locations.LAST_RUN),
         submissions=_last_submissions(session.ledger),
     )
 
@@ -190,3 +184,112 @@ def _describe_content(remote_part: KitPart | None, part: KitPart) -> str:
 
 def _last_submissions(ledger: SubmissionLedger) -> tuple[LedgerEntry, ...]:
     return tuple(reversed(ledger.read_entries()[-SHOWN:]))
+
+
+_STOPPED = "a build would fail now: "
+_SHOWN = 5
+
+
+def list_changes(config: Config, kit: Kit, plan: pipeline.BuildPlan | None = None) -> tuple[str, ...]:
+    """Return a clause for each difference between a build and the kit: "'a.pkl' changed".
+
+    `plan` is that of the build, if there is one; else the written freeze is compared. If a build would fail,
+    the clause says why.
+    """
+    try:
+        project = plan.project if plan else resolved_project.resolve_project(config)
+        return tuple(_list_changes(project, kit, plan.freeze if plan else None))
+    except OfflineKitError as error:
+        return (f"{_STOPPED}{error.what}",)
+
+
+def describe_changes(config: Config, kit: Kit) -> tuple[str, ...]:
+    """Return the same for a person who works with the existing kit, with the command that includes the changes.
+
+    Nothing if neither a file nor a flag says how the kit is made: then it was made with flags, which are not known.
+    """
+    if config.source is None and not config.from_flags - {"dataset", "competition", "out"}:
+        return ()
+    changes = list_changes(config, kit)
+    if changes and changes[0].startswith(_STOPPED):
+        return changes
+    more = [f"{len(changes) - _SHOWN} more changes"] if len(changes) > _SHOWN else []
+    return tuple(
+        f"{clause} after this kit was built: run 'offline-kit ship' to include it"
+        for clause in (*changes[:_SHOWN], *more)
+    )
+
+
+def _list_changes(
+    project: resolved_project.ResolvedProject, kit: Kit, freeze: Freeze | None
+) -> Iterator[str]:
+    models = project.models
+    names = layout.name_checkpoints(models.checkpoints)
+    current = {names[weight.original]: (weight.original, weight.sha256) for weight in models.checkpoints}
+    for file in models.preprocessing:
+        current[f"checkpoints/preprocessing/{file.original}"] = (file.original, file.sha256)
+    own, packages = project.recall_own_code()
+    for source in own.sources:
+        current[f"code/{source.original}"] = (source.original, sha256_of(source.path))
+    yield from _compare_files(kit, current)
+    kit_hashes = {entry.sha256 for part in kit.parts for entry in part.entries}
+    packages += tuple(wheel.name for wheel in own.wheels if wheel.sha256 not in kit_hashes)
+    yield from (f"the package '{name}' changed" for name in packages)
+    if not packages and not _is_same_freeze(project, own, kit, freeze):
+        yield "what the requirements ask for changed"
+    if pipeline.is_split(project.config, models.checkpoints) == any(part.name == "kit" for part in kit.parts):
+        yield "the division into `parts` changed"
+    if not _is_same_notebook(project, kit):
+        yield "the notebook's configuration, template or code changed"
+
+
+def _compare_files(kit: Kit, current: dict[str, tuple[str, str]]) -> Iterator[str]:
+    """Compare files by their names in the kit; `current` has their names for a person, and their digests."""
+    roles = (Role.CHECKPOINT, Role.PREPROCESSING, Role.SOURCE)
+    entries = [entry for part in kit.parts for entry in part.entries if entry.role in roles]
+    before = {entry.original: entry.sha256 for entry in entries}
+    for name in sorted(before.keys() | current.keys()):
+        if name not in current:
+            yield f"'{name}' was deleted"
+        elif name not in before:
+            yield f"'{current[name][0]}' was added"
+        elif before[name] != current[name][1]:
+            yield f"'{current[name][0]}' changed"
+
+
+def _is_same_freeze(
+    project: resolved_project.ResolvedProject, own: OwnCode, kit: Kit, freeze: Freeze | None
+) -> bool:
+    if project.wheelhouse:
+        return True  # frozen on Kaggle: a build compares the requests
+    try:
+        text = (kit.folder / "requirements.txt").read_text(encoding="utf-8")
+        if freeze:
+            return freeze.text == text
+        written = project.config.lock.read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return written == text and freezing.is_freeze_current(
+        project.freeze_request(own), project.image, resolved_project.wheel_names(own)
+    )
+
+
+def _is_same_notebook(project: resolved_project.ResolvedProject, kit: Kit) -> bool:
+    rendered = project.render_notebook(kit)
+    folder = kit.folder / "notebook"
+    try:
+        text = (folder / notebook.CODE_FILE).read_text(encoding="utf-8")
+        written = json.loads((folder / notebook.METADATA_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    before, now = (_without_own_model(metadata, project.config) for metadata in (written, rendered.metadata))
+    return (rendered.text, now) == (text, before)
+
+
+def _without_own_model(metadata: Mapping[str, Any], config: Config) -> dict[str, Any]:
+    """Leave out the version of our own model: a push writes it there."""
+    models = [str(source) for source in metadata.get("model_sources") or ()]
+    if config.publish_model:
+        _, slug, variation = split_model_name(config.publish_model)
+        models = [source for source in models if f"/{slug}/{variation}/" not in source]
+    return {**metadata, "model_sources": models}

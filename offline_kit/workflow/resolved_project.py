@@ -14,33 +14,25 @@ from offline_kit.packages import pip_settings
 from offline_kit.packages.freeze.freeze import FreezeRequest
 from offline_kit.packages.freeze.requirement_files import read_project_dependencies
 from offline_kit.packages.own import loose_modules, own_code
-from offline_kit.packages.pip_settings import IndexSettings
 from offline_kit.project import images
 from offline_kit.project.config import Config
-from offline_kit.project.images import Image
 from offline_kit.project.types import Finding, Kit, OwnCode
-from offline_kit.workflow import model_files, part_locations, remote_request, remote_wheelhouse
-from offline_kit.workflow.model_files import ModelFiles
-from offline_kit.workflow.remote_request import RemoteRequest
-from offline_kit.workflow.remote_wheelhouse import RemoteWheelhouse
+from offline_kit.workflow import model_files, part_locations, remote_wheelhouse
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedProject:
     """A project and what every stage starts from; what takes long is found when it is first needed, and kept."""
 
-    given: Config
-    """The configuration as it was loaded; see also `config`."""
-    image: Image
-    """The kit's image: the captured one if the packages were made on Kaggle."""
-    settings: IndexSettings
+    given: Config  # the configuration as it was loaded; see also `config`
+    image: images.Image  # the kit's image: the captured one if the packages were made on Kaggle
+    settings: pip_settings.IndexSettings
     cache: Path
-    wheelhouse: RemoteWheelhouse | None
-    """The packages that were made on Kaggle; None if they are made here."""
+    wheelhouse: remote_wheelhouse.RemoteWheelhouse | None  # if the packages were made on Kaggle
     report: Reporter
 
     @cached_property
-    def models(self) -> ModelFiles:
+    def models(self) -> model_files.ModelFiles:
         """The trained files; raises as `inspect_model_files`."""
         return model_files.inspect_model_files(self.given, self.image, cache=self.cache, report=self.report)
 
@@ -97,9 +89,9 @@ class ResolvedProject:
         """Return the request for a freeze; `keep` writes it beside the project."""
         return build_freeze_request(self.models, own, upgrade=upgrade, keep=keep)
 
-    def remote_request(self) -> RemoteRequest:
+    def remote_request(self) -> remote_wheelhouse.RemoteRequest:
         """Return what a build on Kaggle is asked for; the image is the configured one, as the run knows no other."""
-        return remote_request.build_request(
+        return remote_wheelhouse.build_request(
             self.freeze_request(self.own), configured_image(self.given), wheel_names(self.own)
         )
 
@@ -114,11 +106,9 @@ class ResolvedProject:
 
 
 def resolve_project(config: Config, report: Reporter = SILENT, *, chained: bool = True) -> ResolvedProject:
-    """Find image, index settings and cache of a project.
-
-    If its packages were made on Kaggle, the image is the one that was captured there, unless not `chained`.
-    """
+    """Find image, index settings and cache of a project; not `chained`: never the image that was captured."""
     cache = files.make_folder(files.cache_dir())
+    # A record without its wheelhouse is an error: a build here could be of other versions.
     record = remote_wheelhouse.read_record(config.project) if chained else None
     wheelhouse = remote_wheelhouse.load_wheelhouse(record, cache) if record else None
     return ResolvedProject(
@@ -131,7 +121,7 @@ def resolve_project(config: Config, report: Reporter = SILENT, *, chained: bool 
     )
 
 
-def configured_image(config: Config) -> Image:
+def configured_image(config: Config) -> images.Image:
     """Return the image that the configuration names."""
     return images.load_image(config.image, accelerator=config.accelerator, project=config.project)
 
@@ -142,7 +132,7 @@ def wheel_names(own: OwnCode) -> tuple[str, ...]:
 
 
 def build_freeze_request(
-    model_files: ModelFiles, own: OwnCode, *, upgrade: bool = False, keep: bool = False
+    model_files: model_files.ModelFiles, own: OwnCode, *, upgrade: bool = False, keep: bool = False
 ) -> FreezeRequest:
     """Return the request for a freeze of all that the project, its packages and its trained files require."""
     config = model_files.config

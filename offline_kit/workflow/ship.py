@@ -3,29 +3,217 @@
 Every step first looks at what exists, so that the same command continues wherever an earlier one stopped.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
-from offline_kit.core import git
-from offline_kit.core.errors import OutsideError, ProjectError, UsageError
-from offline_kit.core.report import SILENT, Reporter
-from offline_kit.kaggle.client.api_types import Competition, Submission
-from offline_kit.kaggle.push import notebook_runs, push_notebook
+from offline_kit.core import files, git
+from offline_kit.core.errors import OfflineKitError, OutsideError, ProjectError, UsageError
+from offline_kit.kaggle.client.api_types import Competition, NewNotebook, RefusedError, Submission
+from offline_kit.kaggle.push import (
+    notebook_runs,
+    push_datasets,
+    push_models,
+    push_notebook,
+    submission_plan,
+)
 from offline_kit.kaggle.push import submit as submissions
-from offline_kit.kaggle.push.dataset_plan import PushOptions, PushPlan
-from offline_kit.kaggle.push.push_datasets import PushedPart
-from offline_kit.kaggle.push.push_notebook import NotebookPlan
+from offline_kit.kaggle.push.dataset_plan import DEFAULT_OPTIONS, PushAction, PushOptions, PushPlan
 from offline_kit.kaggle.push.submission_ledger import SubmissionTag
 from offline_kit.kaggle.push.submission_plan import SubmitPlan, SubmitRequest, rules_page
-from offline_kit.kaggle.push.submit import SubmissionResult
-from offline_kit.project.config import Config
 from offline_kit.project.types import Kit
-from offline_kit.rehearsal.rehearse import Rehearsal
-from offline_kit.workflow import build_remotely, outdated, pipeline, push_steps
+from offline_kit.rehearsal import rehearse as rehearsing
+from offline_kit.workflow import build_remotely, part_locations, pipeline, project_status
 from offline_kit.workflow.kaggle_session import KaggleSession
-from offline_kit.workflow.pipeline import BuildResult
-from offline_kit.workflow.push_steps import ApprovalPolicy, NotebookRun
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApprovalPolicy:
+    """Who approves what cannot be undone: the option --yes, or a person."""
+
+    yes: bool = False
+    confirm: Callable[[str], bool] = lambda _question: False  # asks a person; False if there is none
+    alone: bool = False  # there is nobody to ask
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotebookRun:
+    """A successful run of the kit's notebook."""
+
+    pushed: push_notebook.PushedNotebook
+    seconds: float  # as its log says
+    submission: Path | None
+    """The file that it wrote, downloaded; None if it wrote none and no competition asks for one."""
+    log: Path
+    notes: tuple[str, ...]  # how the file differs from the rehearsal's
+
+
+def plan_data(session: KaggleSession, kit: Kit, options: PushOptions = DEFAULT_OPTIONS) -> PushPlan:
+    """Look at Kaggle and return what a push would do; raises as `push_datasets.plan_datasets`."""
+    _check_parts(session, kit, options)
+    if model := session.model_part(kit):
+        part, ref = model
+        plan = push_models.plan_model(part, ref, session.kaggle, session.settings, options, session.report)
+        session.report.note(f"the model '{ref}': {plan.action.value}, {plan.reason}")
+    datasets = session.part_datasets(kit)
+    return push_datasets.plan_datasets(
+        session.without_other_parts(kit), datasets, session.kaggle, session.settings, options, session.report
+    )
+
+
+def push_data(
+    session: KaggleSession, kit: Kit, options: PushOptions, policy: ApprovalPolicy
+) -> tuple[push_datasets.PushedPart, ...]:
+    """Upload the kit's changed parts; ask first if that may be in vain, or spoil a submission under way."""
+
+    def ask_for_approval(lines: tuple[str, ...], question: str, refused: OutsideError) -> None:
+        if policy.yes:
+            for line in lines:
+                session.report.warn(line)
+        elif lines and not policy.confirm("\n".join((*lines, question))):
+            raise refused
+
+    def approve_plan(plan: PushPlan) -> None:
+        if sent := [part for part in plan.parts if part.file_count]:
+            sizes = [f"{files.format_size(part.upload_size)} to '{part.ref}'" for part in sent]
+            file_count = sum(part.file_count for part in sent)
+            session.report.step(
+                f"To send: {files.format_size(plan.upload_size)} in {file_count} files: {', '.join(sizes)}"
+            )
+        crowded = tuple(part.file_count_warning for part in plan.parts if part.file_count_warning)
+        refused = OutsideError(
+            "Kaggle may not take so many files in one dataset; nothing was sent",
+            code="too-many-files",
+            hint="put small files together, divide the kit with 'parts = \"split\"', or send all the same with --yes",
+            details=crowded,
+        )
+        ask_for_approval(crowded, "Upload them all the same?", refused)
+        disturbed = describe_disturbed(session, kit, plan)
+        refused = OutsideError(
+            "a submission under way needs the data as it is; nothing was sent",
+            code="submission-pending",
+            hint="wait for its score, or send all the same with --yes",
+            details=disturbed,
+        )
+        ask_for_approval(disturbed, "Send a new version of its data all the same?", refused)
+
+    _check_parts(session, kit, options)
+    kaggle, settings, datasets = session.kaggle, session.settings, session.part_datasets(kit)
+    pushed = push_datasets.push_kit(
+        session.without_other_parts(kit), datasets, kaggle, settings, options, session.report, approve_plan
+    )
+    if model := session.model_part(kit):
+        part, ref = model
+        sent_model = push_models.push_model(kit, part, ref, kaggle, settings, options, session.report)
+        # The notebook attaches exactly the version that holds this kit's checkpoints.
+        push_notebook.pin_model(kit, sent_model.source)
+        pushed += (sent_model,)
+    ids = {part.name: part.id for part in kit.parts}
+    facts = [
+        {"part": part.part, "id": ids[part.part], "dataset": part.ref, "version": part.version}
+        for part in pushed
+    ]
+    session.memory.save_facts(
+        part_locations.LAST_PUSH, {"kit": kit.id, "parts": facts, "at": files.utc_timestamp()}
+    )
+    return pushed
+
+
+def _check_parts(session: KaggleSession, kit: Kit, options: PushOptions) -> None:
+    """Raise ProjectError for packages at another Kaggle, UsageError for a part to resend that the kit lacks."""
+    part_locations.check_locations(session.config, session.account.username, local=session.local)
+    names = [part.name for part in kit.parts]
+    if unknown := [name for name in options.resend_part if name not in names]:
+        raise UsageError(
+            f"the kit has no part '{unknown[0]}'",
+            code="kit-part-unknown",
+            hint=f"--resend-part takes {' or '.join(names)}",
+        )
+
+
+def describe_disturbed(session: KaggleSession, kit: Kit, plan: PushPlan) -> tuple[str, ...]:
+    """Return a line for each submission under way whose hidden run would meet other data than it was made for."""
+    # A notebook cannot pin a dataset's version: the hidden run mounts the newest one. Models are pinned.
+    changed = {part.ref: part.held_part_id for part in plan.parts if part.action is PushAction.VERSION}
+    if not changed:
+        return ()
+    # The configuration may name another competition by now, or none: the ledger knows the earlier ones.
+    waiting = [
+        entry.competition
+        for entry in session.ledger.read_entries()
+        if entry.state not in ("complete", "error")
+    ]
+    queued: list[submission_plan.QueuedSubmission] = []
+    for competition in sorted({session.config.competition, *waiting} - {""}):
+        try:
+            queued += submission_plan.list_queued(session.kaggle, competition, session.ledger)
+        except RefusedError as refusal:
+            # Whoever has not accepted the rules gets 403, and has no submissions.
+            if refusal.is_temporary:
+                raise
+    return submission_plan.find_disturbed(queued, changed, [part.id for part in kit.parts])
+
+
+def run_notebook(
+    session: KaggleSession,
+    kit: Kit,
+    *,
+    new: NewNotebook | None = None,
+    remember: str = part_locations.LAST_RUN,
+) -> NotebookRun:
+    """Push the kit's notebook, or `new`, follow this version's run, download its output, and `remember` its end."""
+    new = new or session.read_notebook(kit)
+    folder, memory = session.runs_folder(new.ref), session.memory
+    facts: dict[str, Any] = {"kit": kit.id, "notebook": new.ref}
+    try:
+        pushed, finished = session.push_and_follow(new)
+        submission = _fetch_submission(session, pushed, finished)
+    except OfflineKitError as error:
+        problem = {"what": error.what, "hint": error.hint}
+        memory.save_facts(remember, {**facts, "at": files.utc_timestamp(), "problem": problem})
+        raise
+    # A run that was seen before keeps the time when its end was seen first.
+    facts |= {"version": pushed.version, "seconds": finished.seconds}
+    last = memory.load_facts(remember) or {}
+    if any(last.get(key) != value for key, value in facts.items()) or last.get("problem"):
+        memory.save_facts(remember, {**facts, "at": files.utc_timestamp()})
+    before = " before" * (pushed.action == "nothing")
+    output = f"; its output is '{submission}'" if submission else ""
+    session.report.note(
+        f"version {pushed.version} of '{pushed.ref}' ran offline{before}, in {finished.seconds:.0f} s{output}"
+    )
+    # The public run sees the same data as a rehearsal: other predictions are worth a note.
+    notes: tuple[str, ...] = ()
+    last_report = rehearsing.read_last_report(kit) or {}
+    rehearsed = Path(str(last_report.get("submission")))
+    if submission and last_report.get("passed") and rehearsed.is_file():
+        notes = notebook_runs.compare_submissions(rehearsed, submission, session.account.server_name)
+    return NotebookRun(
+        pushed=pushed,
+        seconds=finished.seconds,
+        submission=submission,
+        log=folder / notebook_runs.LOG_NAME,
+        notes=notes,
+    )
+
+
+def _fetch_submission(
+    session: KaggleSession,
+    pushed: push_notebook.PushedNotebook,
+    finished: notebook_runs.FinishedRun,
+) -> Path | None:
+    """Download the submission file of a run, unless it is here already; None if there is none to expect."""
+    name, folder = session.config.notebook.submission, session.runs_folder(finished.ref)
+    folder /= f"v{finished.version}"
+    if name not in finished.outputs and not session.config.competition:
+        session.report.note(f"it wrote no '{name}', and no competition is configured that would want one")
+        return None
+    # The output of a version never changes.
+    if pushed.action == "nothing" and (path := notebook_runs.find_fetched_output(finished, folder, name)):
+        return path
+    return session.fetch_outputs(finished, folder, [name])[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,13 +230,11 @@ class SubmissionOptions:
 class ShipOptions:
     """How a kit is shipped."""
 
-    rehearsal: pipeline.RehearsalOptions | None
-    """None: do not rehearse."""
+    rehearsal: pipeline.RehearsalOptions | None  # None: do not rehearse
     data: PushOptions
     submission: SubmissionOptions
     approval: ApprovalPolicy
-    upgrade: bool = False
-    """Resolve again, to the newest versions."""
+    upgrade: bool = False  # resolve again, to the newest versions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,20 +242,18 @@ class SubmissionOutcome:
     """What became of a version that was to be submitted."""
 
     plan: SubmitPlan
-    submitted: SubmissionResult
-    """The submission, new or existing."""
-    scored: Submission | None = None
-    """None if nobody waited for the score."""
+    submitted: submissions.SubmissionResult  # the submission, new or existing
+    scored: Submission | None = None  # None if nobody waited for the score
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShipResult:
     """A kit that was submitted."""
 
-    built: BuildResult
-    rehearsal: Rehearsal | dict[str, Any] | None
+    built: pipeline.BuildResult
+    rehearsal: rehearsing.Rehearsal | dict[str, Any] | None
     """Its rehearsal, or the report of an earlier one; None for none."""
-    pushed: tuple[PushedPart, ...]
+    pushed: tuple[push_datasets.PushedPart, ...]
     ran: NotebookRun
     outcome: SubmissionOutcome
 
@@ -79,59 +263,53 @@ class ShipPlan:
     """What each step would do now."""
 
     build: pipeline.BuildPlan
-    kit: Kit
-    """The kit that a build would make, which the steps below are about."""
-    outdated: str
-    """The id of the existing kit that would be replaced; empty if it stays or there is none."""
-    changed: tuple[str, ...]
-    """How a build would differ from the existing kit."""
+    kit: Kit  # the kit that a build would make, which the steps below are about
+    outdated: str  # the id of the existing kit that would be replaced; empty if it stays or there is none
+    changed: tuple[str, ...]  # how a build would differ from the existing kit
     rehearsal: str
     data: PushPlan
-    notebook: NotebookPlan
-    disturbed: tuple[str, ...]
-    """Submissions under way that new data would spoil."""
-    submission: SubmitPlan
-    """Of version 0 if the notebook has to be pushed or run first."""
+    notebook: push_notebook.NotebookPlan
+    disturbed: tuple[str, ...]  # submissions under way that new data would spoil
+    submission: SubmitPlan  # of version 0 if the notebook has to be pushed or run first
 
 
-def ship_kit(
-    config: Config, session: KaggleSession, options: ShipOptions, report: Reporter = SILENT
-) -> ShipResult:
+def ship_kit(session: KaggleSession, options: ShipOptions) -> ShipResult:
     """Do all that is not done yet, in order, and stop at the first problem; raises what the steps raise."""
-    contest = find_competition(session)
+    config, contest = session.config, find_competition(session)
+    # What will stop the last step is told before minutes of work.
     if contest.deadline and contest.deadline < datetime.now(UTC) and not options.submission.late:
-        report.warn(f"the deadline of '{contest.slug}' is over: what was not submitted before is refused")
+        session.report.warn(
+            f"the deadline of '{contest.slug}' is over: what was not submitted before is refused"
+        )
     if options.approval.alone and not options.approval.yes:
-        report.warn(
+        session.report.warn(
             "there is no terminal to ask on: a submission is spent only with --yes; all before it is done"
         )
-    built = pipeline.build_kit(config, upgrade=options.upgrade, report=report)
+    built = pipeline.build_kit(config, upgrade=options.upgrade, report=session.report)
     kit = built.kit
-    rehearsal: Rehearsal | dict[str, Any] | None = None
+    rehearsal: rehearsing.Rehearsal | dict[str, Any] | None = None
     if options.rehearsal is None:
-        report.note("not rehearsed, as asked")
+        session.report.note("not rehearsed, as asked")
     elif last := pipeline.passed_rehearsal(config, kit, options.rehearsal):
-        report.note(f"rehearsed already: passed at fidelity '{last['fidelity']}' in {last['seconds']} s")
+        session.report.note(
+            f"rehearsed already: passed at fidelity '{last['fidelity']}' in {last['seconds']} s"
+        )
         rehearsal = last
     else:
-        build_remotely.fetch_wheels(kit, session, report)
-        rehearsal = pipeline.rehearse_kit(config, kit, options.rehearsal, report=report)
+        build_remotely.fetch_wheels(kit, session)
+        rehearsal = pipeline.rehearse_kit(config, kit, options.rehearsal, report=session.report)
     session.read_notebook(kit)  # its problems are reported before anything is uploaded
-    pushed = push_steps.push_data(session, kit, options.data, options.approval, report)
-    run = push_steps.run_notebook(session, kit, report)
+    pushed = push_data(session, kit, options.data, options.approval)
+    run = run_notebook(session, kit)
     for note in run.notes:
-        report.note(note)
+        session.report.note(note)
     request = request_submission(session, kit, run.pushed.version, options.submission, seconds=run.seconds)
-    outcome = submit_version(session, request, options.submission, options.approval, report)
+    outcome = submit_version(session, request, options.submission, options.approval)
     return ShipResult(built=built, rehearsal=rehearsal, pushed=pushed, ran=run, outcome=outcome)
 
 
 def find_competition(session: KaggleSession) -> Competition:
-    """Return the competition that the project takes part in: asked for before minutes of work.
-
-    Raises UsageError if none is configured, ProjectError if there is none of this name, OutsideError
-    if its rules are not accepted.
-    """
+    """Return the project's competition, before minutes of work; raises all that prevents every submission to it."""
     slug = session.config.competition
     if not slug:
         raise UsageError(
@@ -149,7 +327,7 @@ def find_competition(session: KaggleSession) -> Competition:
             if session.local
             else "set it to the last word of the competition's address: www.kaggle.com/competitions/<this>",
         )
-    if not contest.has_entered:
+    if not contest.has_entered:  # rules cannot be accepted through the API
         raise OutsideError(
             f"the account '{session.account.username}' has not accepted the rules of '{slug}'",
             code="competition-rules-not-accepted",
@@ -185,9 +363,11 @@ def _request_version(
     )
 
 
-def plan_submission(session: KaggleSession, request: SubmitRequest, report: Reporter = SILENT) -> SubmitPlan:
+def plan_submission(session: KaggleSession, request: SubmitRequest) -> SubmitPlan:
     """Return what a submission would be; raises all that prevents it."""
-    return submissions.plan_submission(request, session.kaggle, session.settings, session.ledger, report)
+    return submissions.plan_submission(
+        request, session.kaggle, session.settings, session.ledger, session.report
+    )
 
 
 def submit_version(
@@ -195,16 +375,13 @@ def submit_version(
     request: SubmitRequest,
     options: SubmissionOptions,
     policy: ApprovalPolicy,
-    report: Reporter = SILENT,
 ) -> SubmissionOutcome:
-    """Submit a finished version once, and wait for its score if asked to.
-
-    Raises what the functions of `kaggle.push.submit` do, and UsageError if nobody agreed.
-    """
-    plan = plan_submission(session, request, report)
+    """Submit a finished version once, and wait for its score if asked to; UsageError if nobody agreed."""
+    plan = plan_submission(session, request)
+    # A submission cannot be taken back, and most competitions allow five a day.
     if plan.existing is None:
         for name, value in plan.list_facts():
-            report.note(f"{name}: {value}")
+            session.report.note(f"{name}: {value}")
         if not (policy.yes or policy.confirm(f"Spend one of {plan.remaining_today} submissions?")):
             raise UsageError(
                 "nobody agreed to spend a submission; nothing was submitted",
@@ -212,10 +389,10 @@ def submit_version(
                 hint="answer y, or add --yes in scripts and CI",
             )
     kaggle, settings, ledger = session.kaggle, session.settings, session.ledger
-    submitted = submissions.submit_version(plan, kaggle, settings, ledger, report)
+    submitted = submissions.submit_version(plan, kaggle, settings, ledger, session.report)
     scored = None
     if options.wait:
-        scored = submissions.wait_for_score(submitted.ref, kaggle, settings, report, ledger=ledger)
+        scored = submissions.wait_for_score(submitted.ref, kaggle, settings, session.report, ledger=ledger)
     return SubmissionOutcome(plan=plan, submitted=submitted, scored=scored)
 
 
@@ -223,7 +400,6 @@ def request_pushed_version(
     session: KaggleSession,
     version: int | None,
     options: SubmissionOptions,
-    report: Reporter = SILENT,
     *,
     follow: bool = True,
 ) -> SubmitRequest:
@@ -236,10 +412,10 @@ def request_pushed_version(
     kit = pipeline.read_sound_kit(session.config)
     if version is not None:
         return _request_version(session, kit, version, options)
-    for line in outdated.describe_changes(session.config, kit):
-        report.warn(line)
+    for line in project_status.describe_changes(session.config, kit):
+        session.report.warn(line)
     kaggle, settings, new = session.kaggle, session.settings, session.read_notebook(kit)
-    plan = push_notebook.plan_notebook(new, kaggle, settings, report)
+    plan = session.plan_notebook(new)
     if not plan.version:
         raise ProjectError(
             f"the notebook of this kit is not on {session.account.server_name}: {plan.reason}",
@@ -249,32 +425,30 @@ def request_pushed_version(
     seconds = 0.0
     if follow:
         folder = session.runs_folder(new.ref)
-        run = notebook_runs.follow_run(new.ref, plan.version, kaggle, settings, report, log_folder=folder)
+        run = notebook_runs.follow_run(
+            new.ref, plan.version, kaggle, settings, session.report, log_folder=folder
+        )
         seconds = run.seconds
     return request_submission(session, kit, plan.version, options, seconds=seconds)
 
 
-def plan_ship(
-    config: Config, session: KaggleSession, options: ShipOptions, report: Reporter = SILENT
-) -> ShipPlan:
+def plan_ship(session: KaggleSession, options: ShipOptions) -> ShipPlan:
     """Look at everything, write no kit and send nothing; raises what already prevents shipping."""
-    contest = find_competition(session)
+    config, contest = session.config, find_competition(session)
     try:
         existing: Kit | None = pipeline.read_sound_kit(config)
     except ProjectError:
         existing = None  # none yet, or a damaged one, which a build replaces
-    with pipeline.outline_build(config, upgrade=options.upgrade, report=report) as (plan, kit):
-        changed = outdated.list_changes(config, existing, plan) if existing else ()
+    with pipeline.outline_build(config, upgrade=options.upgrade, report=session.report) as (plan, kit):
+        changed = project_status.list_changes(config, existing, plan) if existing else ()
         stays = existing is not None and not changed and existing.id == kit.id
         rehearsal = "skipped (--no-rehearsal)"
         if options.rehearsal:
             rehearsal = f"to run, with --env {options.rehearsal.env}"
             if existing and stays and pipeline.passed_rehearsal(config, existing, options.rehearsal):
                 rehearsal = "already passed"
-        data = push_steps.plan_data(session, kit, options.data, report)
-        notebook = push_notebook.plan_notebook(
-            session.read_notebook(kit), session.kaggle, session.settings, report
-        )
+        data = plan_data(session, kit, options.data)
+        notebook = session.plan_notebook(session.read_notebook(kit))
         return ShipPlan(
             build=plan,
             kit=kit,
@@ -283,26 +457,26 @@ def plan_ship(
             rehearsal=rehearsal,
             data=data,
             notebook=notebook,
-            disturbed=push_steps.describe_disturbed(session, kit, data),
-            submission=_plan_pushed(session, kit, notebook, contest, options, report),
+            disturbed=describe_disturbed(session, kit, data),
+            submission=_plan_pushed(session, kit, notebook, contest, options),
         )
 
 
 def _plan_pushed(
     session: KaggleSession,
     kit: Kit,
-    notebook: NotebookPlan,
+    notebook: push_notebook.NotebookPlan,
     contest: Competition,
     options: ShipOptions,
-    report: Reporter,
 ) -> SubmitPlan:
     """Return the submission of a version whose run is complete, else what is known of it before."""
     ref, file = notebook.notebook.ref, session.config.notebook.submission
+    # Kaggle submits only versions whose run is complete.
     if notebook.version:
         run = session.kaggle.get_notebook_run(ref, notebook.version)
         if run and run.state == "complete":
             request = request_submission(session, kit, notebook.version, options.submission)
-            return plan_submission(session, request, report)
+            return plan_submission(session, request)
     return SubmitPlan(
         request=SubmitRequest(competition=contest.slug, notebook=ref, version=0, file=file),
         competition=contest,

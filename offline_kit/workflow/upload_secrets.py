@@ -18,21 +18,16 @@ from offline_kit.core.report import Reporter
 from offline_kit.project.config import Config
 from offline_kit.project.types import Checkpoint, Freeze, OwnCode
 
-_LARGEST = 20_000_000
-"""Bytes above which a text file is data."""
+_LARGEST = 20_000_000  # bytes above which a text file is data
 _LOGIN_FILE = re.compile(
     r"[._]?netrc|\.pypirc|\.npmrc|\.htpasswd|\.git-credentials|id_(rsa|dsa|ecdsa|ed25519)|stored_tokens"
     r"|kaggle\.json|(application_default_)?credentials\.json|secrets\.(toml|json|yaml|yml)"
-)
-"""Files that programs keep their logins in."""
+)  # files that programs keep their logins in
 _EXAMPLES = (".example", ".sample", ".template", ".dist")
 
 
 def check_own_files(config: Config, own: OwnCode, text_files: Iterable[Checkpoint], report: Reporter) -> None:
-    """Raise ProjectError with file and line of every secret in own code and in text files that travel with it.
-
-    Secrets in files that a glob of `trust` names are only reported.
-    """
+    """Raise ProjectError with the position of every secret in own code and texts; warn if `trust` names the file."""
     secrets: list[str] = []
     texts = [(source.original, source.path) for source in own.sources]
     texts += [(file.original, file.path) for file in text_files if file.size <= _LARGEST]
@@ -128,7 +123,7 @@ def _name_source(config: Config, member: str) -> str:
 def _find_in_bytes(name: str, data: bytes) -> Iterator[str]:
     # Windows PowerShell 5 redirects into UTF-16: `echo ... > .env`
     wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    if b"\0" in data[:8192] and not wide:
+    if b"\0" in data[:8192] and not wide:  # binary
         return
     text = data.decode("utf-16" if wide else "utf-8", errors="replace")
     is_clean = True

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from offline_kit.cli.commands.status import describe_rehearsal
+from offline_kit.cli.commands.compare import describe_rehearsal
 from tests.support import command_line
 
 

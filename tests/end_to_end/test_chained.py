@@ -24,7 +24,7 @@ from offline_kit.local_kaggle.server import LocalKaggleServer
 from offline_kit.local_kaggle.settings import LocalKaggleSettings
 from offline_kit.packages import pip_settings
 from offline_kit.rehearsal.environments import EnvironmentOptions
-from offline_kit.workflow import local_start
+from offline_kit.workflow import kaggle_session
 from tests.support.local_kaggle import notebook
 from tests.support.matrix import Row, rows, train
 from tests.support.workbench import project, run
@@ -60,10 +60,10 @@ def server(tmp_path: Path) -> Iterator[LocalKaggleServer]:
         cache=files.make_folder(files.cache_dir()),
         yes=True,
     )
-    wanted = local_start.LocalKaggleRequest(
+    wanted = kaggle_session.LocalKaggleRequest(
         folder=tmp_path / "state", port=0, settings=LocalKaggleSettings().with_delays(0)
     )
-    with local_start.serve_local_kaggle(wanted, SandboxRunner(shop)) as running:
+    with kaggle_session.serve_local_kaggle(wanted, SandboxRunner(shop)) as running:
         yield running
 
 

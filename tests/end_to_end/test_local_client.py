@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from offline_kit.workflow.local_start import KEY, USER
+from offline_kit.workflow.kaggle_session import KEY, USER
 from tests.support.competitions import competition
 from tests.support.local_command import command
 from tests.support.local_kaggle import client_environment, needs_client, notebook

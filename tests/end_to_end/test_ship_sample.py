@@ -11,7 +11,7 @@ from offline_kit.local_kaggle.sandbox_runner import SandboxRunner
 from offline_kit.local_kaggle.server import LocalKaggleServer
 from offline_kit.packages.pip_settings import read_pip_settings
 from offline_kit.rehearsal.environments import EnvironmentOptions
-from offline_kit.workflow import local_start
+from offline_kit.workflow import kaggle_session
 from tests.support.workbench import run
 
 pytestmark = [pytest.mark.slow, pytest.mark.sandbox, pytest.mark.index]
@@ -24,8 +24,8 @@ SHIP = ("--yes", "--wait", "--env", "current", "--json")
 def server(tmp_path: Path) -> Iterator[LocalKaggleServer]:
     """A local Kaggle with the sample's competition; it runs notebooks offline, in this environment."""
     workshop = EnvironmentOptions(index=read_pip_settings({}), cache=tmp_path / "runs", yes=True)
-    wanted = local_start.LocalKaggleRequest(folder=tmp_path / "kaggle", port=0, competitions=(SAMPLE,))
-    with local_start.serve_local_kaggle(wanted, SandboxRunner(workshop, current=True)) as made:
+    wanted = kaggle_session.LocalKaggleRequest(folder=tmp_path / "kaggle", port=0, competitions=(SAMPLE,))
+    with kaggle_session.serve_local_kaggle(wanted, SandboxRunner(workshop, current=True)) as made:
         yield made
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from offline_kit.core.errors import OutsideError
 from offline_kit.local_kaggle.settings import LocalKaggleSettings
-from offline_kit.workflow.local_start import (
+from offline_kit.workflow.kaggle_session import (
     LocalKaggleRequest,
     find_competition,
     greeting_lines,

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from offline_kit.cli.commands.rehearse import show_rehearsal
+from offline_kit.cli.commands.ship import show_rehearsal
 from offline_kit.cli.console import Console
 from offline_kit.core.errors import UsageError
 from offline_kit.notebook.runtime import kit_server

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from offline_kit.workflow.local_start import KEY, USER
+from offline_kit.workflow.kaggle_session import KEY, USER
 
 
 @dataclass

@@ -79,10 +79,10 @@ def test_the_table_is_in_order() -> None:
 def test_every_problem_has_a_remedy(tmp_path: Path) -> None:
     """Whatever warns or fails says what to do, on an empty folder as on a broken one."""
     (tmp_path / "requirements.txt").write_text("left ==\n")
-    for one in doctor.run_checks(tmp_path):
-        assert one.result.what
-        if one.result.state in ("warning", "failed"):
-            assert one.result.remedy, one
+    for check, result in doctor.run_checks(tmp_path):
+        assert result.what
+        if result.state in ("warning", "failed"):
+            assert result.remedy, check
 
 
 def test_a_good_project(project: Path) -> None:
@@ -261,4 +261,4 @@ def test_an_unknown_code_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="begins with 'K9'") as told:
         doctor.run_checks(tmp_path, ignore=["K9"])
     assert "K101" in told.value.hint
-    assert doctor.run_checks(tmp_path, ignore=["K"]) == ()
+    assert doctor.run_checks(tmp_path, ignore=["K"]) == []

@@ -8,7 +8,7 @@ import pytest
 from offline_kit.core.errors import UsageError
 from offline_kit.kaggle.push.push_notebook import PushedNotebook
 from offline_kit.workflow.kaggle_rehearsal import KaggleRehearsal, limit_rows
-from offline_kit.workflow.push_steps import NotebookRun
+from offline_kit.workflow.ship import NotebookRun
 from tests.support.competitions import write
 from tests.support.local_kaggle import notebook
 from tests.support.shipping import NOTEBOOK, Yard, built_copy, make_project

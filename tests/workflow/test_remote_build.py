@@ -15,7 +15,7 @@ import pytest
 from offline_kit.core import sandbox
 from offline_kit.core.errors import ProjectError
 from offline_kit.core.sandboxes.box import Box
-from offline_kit.kaggle.client.api_types import NewNotebook
+from offline_kit.kaggle.client.api_types import Account, NewNotebook
 from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.push import push_notebook
 from offline_kit.kaggle.push.notebook_equality import find_mismatches, hash_content
@@ -28,9 +28,8 @@ from offline_kit.packages.freeze.freeze_inputs import FreezeRequest
 from offline_kit.packages.pip_settings import IndexSettings
 from offline_kit.project import config, images, import_names
 from offline_kit.project.types import Fate
-from offline_kit.workflow import build_remotely, remote_request, remote_wheelhouse
-from offline_kit.workflow.remote_request import RemoteRequest
-from offline_kit.workflow.remote_wheelhouse import WheelhouseRecord
+from offline_kit.workflow import build_remotely, remote_wheelhouse
+from offline_kit.workflow.remote_wheelhouse import RemoteRequest, WheelhouseRecord
 from tests.support.kits import wheel
 from tests.support.local_kaggle import Bench, serving
 from tests.support.notebooks import REF, new
@@ -127,7 +126,7 @@ def ask(folder: Path, text: str, **more: object) -> RemoteRequest:
     (folder / "requirements.in").write_text(text)
     said = {"requirements": (folder / "requirements.in",), "freeze_path": folder / "lock", **more}
     chosen = images.load_image("", accelerator="none", project=folder)
-    return remote_request.build_request(FreezeRequest(project=folder, **said), chosen, ("mine",))  # type: ignore[arg-type]
+    return remote_wheelhouse.build_request(FreezeRequest(project=folder, **said), chosen, ("mine",))  # type: ignore[arg-type]
 
 
 def test_requirements_go_as_text(tmp_path: Path) -> None:
@@ -173,11 +172,11 @@ def test_secrets_and_paths_never_go(tmp_path: Path, line: str, says: str) -> Non
 
 def test_indexes_of_this_machine_are_told(tmp_path: Path) -> None:
     """Whoever builds from an index of their own reads that Kaggle does not know it."""
-    assert remote_request.index_note(IndexSettings()) == ""
-    assert "pypi.org" in remote_request.index_note(
+    assert remote_wheelhouse.index_note(IndexSettings()) == ""
+    assert "pypi.org" in remote_wheelhouse.index_note(
         IndexSettings(index_url="https://me:hunter2@example.org/simple")
     )
-    assert "hunter2" not in remote_request.index_note(
+    assert "hunter2" not in remote_wheelhouse.index_note(
         IndexSettings(index_url="https://me:hunter2@example.org/simple")
     )
 
@@ -189,7 +188,7 @@ def rendered(folder: Path, wanted: RemoteRequest | None) -> NewNotebook:
     """Return the notebook of a job."""
     folder.mkdir(exist_ok=True)
     settings = config.load_config(folder, {"accelerator": "none"})
-    return build_remotely.render_job(settings, "alice", "Kaggle", wanted)
+    return build_remotely.render_job(settings, Account(username="alice", auth_method=""), wanted)
 
 
 def test_only_the_wheelhouse_gets_the_internet(tmp_path: Path) -> None:

@@ -213,9 +213,9 @@ def test_a_large_wheel_tells_how_far_it_is(here: Yard, monkeypatch: pytest.Monke
     monkeypatch.setenv("OFFLINE_KIT_CACHE", here.env["OFFLINE_KIT_CACHE"])
     listener = Listener()
     with kaggle_session.open_session(
-        config.load_config(here.project, {}), KaggleEndpoint(local=here.bench.server.url)
+        config.load_config(here.project, {}), KaggleEndpoint(local=here.bench.server.url), listener
     ) as port:
-        build_remotely.fetch_wheels(here.kit, port, listener, poll=0.01)
+        build_remotely.fetch_wheels(here.kit, port, poll=0.01)
     ((total, amounts),) = listener.bars
     assert sum(amounts) == total > 60_000_000
     assert len([amount for amount in amounts if amount]) > 2

@@ -6,47 +6,33 @@ from typing import TYPE_CHECKING
 
 import click
 
+from offline_kit.cli import options
 from offline_kit.cli.console import Console, pick
-from offline_kit.cli.options import (
-    PATH,
-    HelpCommand,
-    common_options,
-    console_of,
-    project_argument,
-    typed_settings,
-)
 from offline_kit.core.errors import Exit, UsageError
 
 if TYPE_CHECKING:
     from offline_kit.adopt.adoption_plan import AdoptionPlan
 
 
-@click.command(
-    cls=HelpCommand,
+@options.command(
+    "offline-kit adopt inference.ipynb",
+    "offline-kit adopt inference.ipynb --import cv2=opencv-python-headless --write",
     short_help="Convert a notebook that needs the internet.",
-    examples=(
-        "offline-kit adopt inference.ipynb",
-        "offline-kit adopt inference.ipynb --import cv2=opencv-python-headless --write",
-    ),
 )
-@click.argument("notebook", type=PATH)
-@project_argument
-@click.option(
-    "--import",
-    "imports",
-    metavar="NAME[=DISTRIBUTION]",
-    multiple=True,
-    help="Distribution that provides an import, if it cannot be detected. Repeatable.",
+@click.argument("notebook", type=options.PATH)
+@options.project_argument
+@options.repeated(
+    "--import imports",
+    "NAME[=DISTRIBUTION]",
+    "Distribution that provides an import, if it cannot be detected.",
 )
-@click.option("--write", is_flag=True, help="Write the configuration and the requirements without asking.")
-@click.option("--dry-run", is_flag=True, help="Show what would change, without writing or asking.")
-@common_options
+@options.flag("--write", "Write the configuration and the requirements without asking.")
+@options.flag("--dry-run", "Show what would change, without writing or asking.")
+@options.common_options
 def adopt(
     notebook: Path,
     project: Path,
-    *,
-    quiet: bool,
-    as_json: bool,
+    console: Console,
     write: bool,
     dry_run: bool,
     imports: tuple[str, ...],
@@ -54,11 +40,10 @@ def adopt(
     """Convert a notebook that needs the internet into an offline project."""
     from offline_kit.adopt import adoption_plan as adopting
 
-    console = console_of(quiet=quiet, as_json=as_json)
     plan = adopting.plan_adoption(notebook, project, console, _parse_distributions(imports))
     _show_changes(plan, console)
     agreed = plan.has_changes and write and not dry_run
-    if plan.has_changes and console.can_ask() and not (write or as_json or dry_run):
+    if plan.has_changes and console.can_ask() and not (write or console.as_json or dry_run):
         files = f"'{plan.config_file}' and '{plan.requirements_file.name}'"
         agreed = console.confirm(f"Write this into {files}?")
     written = adopting.write_adoption(plan) if agreed else ()
@@ -131,7 +116,7 @@ def _show_outcome(plan: "AdoptionPlan", written: tuple[Path, ...], console: Cons
         console.step(f"written: {', '.join(str(path) for path in written)}")
         first = f"{manual}, then   " * plan.is_blocking
         console.note(
-            f"next:          {first}offline-kit rehearse{typed_settings('project')}   (builds the kit and runs the adopted"
+            f"next:          {first}offline-kit rehearse{options.typed_settings('project')}   (builds the kit and runs the adopted"
             " notebook offline)"
         )
     elif plan.has_changes:

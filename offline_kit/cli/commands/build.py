@@ -5,58 +5,42 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
+from offline_kit.cli import options
 from offline_kit.cli.console import Console, count_words, pick
-from offline_kit.cli.options import (
-    BUILD_OPTIONS,
-    PATH,
-    RENDER_OPTIONS,
-    HelpCommand,
-    common_options,
-    console_of,
-    load_config,
-    on_options,
-    project_argument,
-    session_of,
-    take_flags,
-    typed_settings,
-)
 from offline_kit.core.files import format_size, hold_lock
 from offline_kit.project.types import Checkpoint, CheckpointKind, Fate, Finding, Freeze, Kit, Severity
 
 if TYPE_CHECKING:
-    from offline_kit.kaggle.client.api_types import Account
-    from offline_kit.workflow.build_remotely import RemoteBuildPlan
+    from offline_kit.kaggle.push.push_notebook import NotebookPlan
     from offline_kit.workflow.pipeline import BuildPlan, BuildResult
+    from offline_kit.workflow.remote_wheelhouse import RemoteRequest
 
 
-@click.command(
-    cls=HelpCommand,
+@options.command(
+    "offline-kit build --dry-run",
+    'offline-kit build -r requirements.txt -c "checkpoints/*.ckpt"',
     short_help="Build the kit and its notebook.",
-    examples=("offline-kit build --dry-run", 'offline-kit build -r requirements.txt -c "checkpoints/*.ckpt"'),
 )
-@project_argument
-@BUILD_OPTIONS
-@click.option("--dry-run", is_flag=True, help="Show what would be built, without writing.")
-@on_options("Make the packages on this machine, or on Kaggle's by a notebook with the internet on.")
-@common_options
-def build(project: Path, *, quiet: bool, as_json: bool, dry_run: bool, upgrade: bool, **flags: Any) -> None:
+@options.project_argument
+@options.BUILD_OPTIONS
+@options.flag("--dry-run", "Show what would be built, without writing.")
+@options.on_options("Make the packages on this machine, or on Kaggle's by a notebook with the internet on.")
+@options.common_options
+def build(project: Path, console: Console, dry_run: bool, upgrade: bool, **flags: Any) -> None:
     """Build the kit: freeze and download packages, pack the files, render the notebook."""
     from offline_kit.workflow import pipeline
 
-    console = console_of(quiet=quiet, as_json=as_json)
-    on, at = take_flags(flags, "on", "at").values()
-    config = load_config(project, flags)
+    on, at = options.take_flags(flags, "on", "at").values()
+    config = options.load_config(project, flags)
     if on != "here":
         from offline_kit.workflow import build_remotely, remote_wheelhouse
 
-        with session_of(config, on, at, console, current=True) as session:
+        with options.session_of(config, on, at, console, current=True) as session:
             if dry_run:
-                remote_plan = build_remotely.plan_build(config, session, upgrade=upgrade, report=console)
-                _show_remote_plan(remote_plan, session.account, console)
+                remote_plan = build_remotely.plan_build(session)
+                _show_remote_plan(*remote_plan, session.account.server_name, upgrade, console)
                 return
-            built, record = build_remotely.build_remotely(config, session, upgrade=upgrade, report=console)
+            built, record = build_remotely.build_remotely(session, upgrade=upgrade)
         remote = [part for part in built.kit.parts if part.name == remote_wheelhouse.PART]
         size = format_size(sum(entry.size for part in remote for entry in part.entries))
         console.note(
@@ -73,7 +57,7 @@ def build(project: Path, *, quiet: bool, as_json: bool, dry_run: bool, upgrade: 
     show_build(built, console)
     kit = built.kit
     console.note(f"the notebook:  {kit.folder / 'notebook' / 'inference.ipynb'}")
-    console.note(f"next:          offline-kit rehearse{typed_settings()}")
+    console.note(f"next:          offline-kit rehearse{options.typed_settings()}")
     facts = {**kit_facts(kit), **_freeze_facts(built.contents.freeze)}
     findings = [asdict(finding) for finding in built.findings]
     console.print_result({"ok": True, "changed": built.changed, **facts, "findings": findings})
@@ -201,14 +185,21 @@ def _freeze_facts(freeze: Freeze) -> dict[str, Any]:
     return {"image": freeze.image, "cutoff": freeze.cutoff, **pins, "replaced": replaced}
 
 
-def _show_remote_plan(plan: "RemoteBuildPlan", account: "Account", console: Console) -> None:
-    """Show the notebook that would make the packages and the one that would attach its output."""
-    notebook, request, new = plan.notebook, plan.request, plan.notebook.notebook
+def _show_remote_plan(
+    notebook: "NotebookPlan",
+    request: "RemoteRequest",
+    offline: str,
+    place: str,
+    upgrade: bool,
+    console: Console,
+) -> None:
+    """Show the notebook that would make the packages and the one, `offline`, that would attach its output."""
+    new = notebook.notebook
     actions = {"new": "pushed for the first time and run", "version": "pushed as a new version and run"}
-    rerun = "run again, as --upgrade asks" if plan.upgrade else "not run again"
+    rerun = "run again, as --upgrade asks" if upgrade else "not run again"
     action = actions.get(notebook.action, rerun)
     rows = [
-        ("notebook", f"'{new.ref}' on {account.server_name}: {action}; {notebook.reason}"),
+        ("notebook", f"'{new.ref}' on {place}: {action}; {notebook.reason}"),
         ("private", "yes" if new.private else "NO"),
         ("internet", f"{'on' if new.internet else 'off'} there: its pip downloads and builds"),
         ("machine", new.machine_shape or "no accelerator"),
@@ -218,49 +209,43 @@ def _show_remote_plan(plan: "RemoteBuildPlan", account: "Account", console: Cons
         ("kept", f"{len(request.protected)} packages of the image at their versions"),
         *(("replaced", name) for name in request.include),
         *(("left out", name) for name in request.exclude),
-        ("attached", f"its output to '{plan.offline}', which has the internet off"),
+        ("attached", f"its output to '{offline}', which has the internet off"),
         ("fetched", "a list and outlines of the wheels; the wheels only for a rehearsal on this machine"),
     ]
     console.show_facts("Planned build of the packages", rows)
     console.step("pip on Kaggle selects the wheels; nothing was pushed, run, downloaded or written")
     facts = {
         "notebook": new.ref,
-        "place": account.server_name,
+        "place": place,
         "action": notebook.action,
         "why": notebook.reason,
-        "runs": notebook.action != "nothing" or plan.upgrade,
+        "runs": notebook.action != "nothing" or upgrade,
         "version": notebook.version or None,
         "private": new.private,
         "internet": new.internet,
         "machine": new.machine_shape or None,
         **pick(request, "requirements constraints protected include exclude"),
         "preferred": dict(request.preferred),
-        "attached_to": plan.offline,
+        "attached_to": offline,
     }
     console.print_result({"ok": True, "dry_run": True, "chained": facts})
 
 
-@click.command(
-    cls=HelpCommand,
+@options.command(
+    "offline-kit notebook --dry-run",
+    "offline-kit notebook --template inference.py.j2 --into notebooks",
     short_help="Render the notebook of the existing kit again.",
-    examples=(
-        "offline-kit notebook --dry-run",
-        "offline-kit notebook --template inference.py.j2 --into notebooks",
-    ),
 )
-@project_argument
-@RENDER_OPTIONS
-@click.option("--into", type=PATH, metavar="DIR", help="Folder to write to; default notebook/ in the kit.")
-@click.option("--dry-run", is_flag=True, help="Report whether it would change, without writing.")
-@common_options
-def notebook(
-    project: Path, *, quiet: bool, as_json: bool, dry_run: bool, into: Path | None, **flags: Any
-) -> None:
+@options.project_argument
+@options.RENDER_OPTIONS
+@options.value("--into", "DIR", "Folder to write to; default notebook/ in the kit.", type=options.PATH)
+@options.flag("--dry-run", "Report whether it would change, without writing.")
+@options.common_options
+def notebook(project: Path, console: Console, dry_run: bool, into: Path | None, **flags: Any) -> None:
     """Render the notebook of the existing kit again, after the template or its params changed."""
     from offline_kit.workflow import pipeline
 
-    console = console_of(quiet=quiet, as_json=as_json)
-    config = load_config(project, flags)
+    config = options.load_config(project, flags)
     pipeline.read_kit(config)  # before the lock creates the folder of a missing kit
     with hold_lock(config.out.parent / f".{config.out.name}.lock"):
         kit, rendered = pipeline.render_notebook(config, report=console)

@@ -1,4 +1,4 @@
-"""The commands that compare: a kit with what is on Kaggle, and two kits with each other."""
+"""The commands that look: at what is where, at a kit and what is on Kaggle, and at two kits."""
 
 import sys
 from collections.abc import Iterator
@@ -8,19 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from offline_kit.cli import options
+from offline_kit.cli.commands.build import describe_extent, kit_facts
 from offline_kit.cli.console import Console, count_words, pick
-from offline_kit.cli.options import (
-    PATH,
-    TO_OPTIONS,
-    HelpCommand,
-    common_options,
-    console_of,
-    load_config,
-    project_argument,
-    session_of,
-)
 from offline_kit.core.errors import Exit
 from offline_kit.core.files import format_size
+from offline_kit.project.config_keys import KAGGLES
 from offline_kit.project.kaggle_names import MARKER
 
 if TYPE_CHECKING:
@@ -28,35 +21,136 @@ if TYPE_CHECKING:
     from offline_kit.kaggle.push.verify_remote import PartCheck, Verification
     from offline_kit.kit.diff import FileChange, KitDifference, NotebookChange, PackageChange
     from offline_kit.project.types import Kit
+    from offline_kit.workflow.project_status import LocalStatus, RemotePart, RemoteStatus
 
-SHORT = 40
-"""Lines of the notebook's difference that a person sees."""
+
+@options.command(
+    "offline-kit status",
+    "offline-kit status --to kaggle",
+    short_help="Show what is built, rehearsed, pushed and submitted.",
+)
+@options.project_argument
+@options.KIT_OPTIONS
+@click.option(
+    "--to",
+    type=click.Choice(KAGGLES),
+    callback=options.word_target,
+    help="Ask this Kaggle; default: show what was seen last.",
+)
+@options.AT
+@options.common_options
+def status(project: Path, console: Console, **flags: Any) -> None:
+    """Show the kit, its last rehearsal, what is on Kaggle, and the last submissions."""
+    from offline_kit.workflow import project_status
+
+    to, at = options.take_flags(flags, "to", "at").values()
+    config = options.load_config(project, flags)
+    local = project_status.read_local_status(config)
+    newer = project_status.describe_changes(config, local.kit) if local.kit else ()
+    if to:
+        with options.session_of(config, to, at, console) as session:
+            remote = [project_status.read_remote_status(session, local.kit)]
+    else:
+        remote = [*project_status.read_remembered_status(config)]
+    lines = _local_lines(local, newer)
+    for remote_status in remote:
+        lines += _remote_lines(remote_status, local.kit)
+    if not remote:
+        lines.append("Kaggle      nothing was pushed from here; check with --to kaggle")
+    console.print_lines([console.words(line) for line in lines])
+    console.print_result(
+        {
+            "ok": not local.problems,
+            **(kit_facts(local.kit) if local.kit else {"kit": None}),
+            "problems": list(local.problems),
+            "newer": list(newer),
+            "rehearsal": local.rehearsal,
+            "there": [asdict(remote_status) for remote_status in remote],
+        }
+    )
+    if local.problems:
+        sys.exit(Exit.PROJECT)
+
+
+def _local_lines(local: "LocalStatus", newer: tuple[str, ...]) -> list[str]:
+    """Return what is on this disk; `newer` lists what changed since the build."""
+    kit = local.kit
+    lines = [f"project     {local.config.project}"]
+    if kit is None:
+        lines.append(f"kit         none in '{local.config.out}': make one with 'offline-kit build'")
+    else:
+        lines.append(f"kit         {kit.id[:12]}: {describe_extent(kit)} in '{kit.folder}'")
+        for part in kit.parts:
+            lines.append(f"  part      {part.name}: {part.id[:12]}, {count_words(len(part.entries), 'file')}")
+        lines.append(f"rehearsal   {describe_rehearsal(local.rehearsal)}")
+    lines += [f"  newer     {line}" for line in newer]
+    return lines + [f"  problem   {problem}" for problem in local.problems]
+
+
+def describe_rehearsal(last: dict[str, Any] | None) -> str:
+    """Return the result of the last rehearsal in one line."""
+    if last is None:
+        return "none of this kit: run 'offline-kit rehearse'"
+    if not last.get("passed"):
+        problem = last.get("problem") or {}
+        hint = f"; {problem['hint']}" if problem.get("hint") else ""
+        return f"failed: {problem.get('what', 'no reason was recorded')}{hint}"
+    return f"passed at fidelity '{last.get('fidelity')}' in {last.get('seconds')} s"
+
+
+def _remote_lines(remote: "RemoteStatus", kit: "Kit | None") -> list[str]:
+    seen_at = "now" if remote.looked else f"as seen last, {remote.at}" if remote.at else "as seen last"
+    lines = [f"{remote.place:<11} as '{remote.account}', {seen_at}"]
+    lines += [f"  {piece.name:<11} {_part_line(piece, kit)}" for piece in remote.pieces]
+    if run := remote.run:
+        end = f"version {run.get('version')} in {run.get('seconds', 0):.1f} s"
+        if problem := run.get("problem"):
+            end = f"failed: {problem['what']}; {problem['hint']}"
+        lines.append(f"  last run    {run.get('at')}: {end}")
+    for entry in remote.submissions:
+        end = entry.score or entry.error.partition("\n")[0] or "no score yet"
+        what = f"{entry.submission or '?'}, notebook version {entry.version}"
+        lines.append(f"  submitted   {entry.at}: {what}, {entry.state}: {end}")
+    return lines
+
+
+def _part_line(piece: "RemotePart", kit: "Kit | None") -> str:
+    if not piece.version:
+        return f"{piece.ref}: not on this Kaggle"
+    holds = piece.holds
+    if len(holds) == 64:  # an id, of what was seen last
+        own_ids = {kit.id, *(part.id for part in kit.parts)} if kit else set()
+        holds = "this kit" if holds in own_ids else f"another kit ({holds[:12]})"
+    words = (f"{piece.ref} version {piece.version}", piece.state, f"holds {holds}")
+    return ", ".join(word for word in words if word)
+
+
+SHORT = 40  # lines of the notebook's difference that a person sees
 _MARKS = {"added": "+", "removed": "-", "renamed": ">", "moved": ">"}
 
 
-@click.command(
-    cls=HelpCommand,
+@options.command(
+    "offline-kit verify --deep",
+    "offline-kit verify --to local --no-notebook",
     short_help="Compare what is on Kaggle with the local kit.",
-    examples=("offline-kit verify --deep", "offline-kit verify --to local --no-notebook"),
 )
-@project_argument
-@TO_OPTIONS
-@click.option("--dataset", metavar="SLUG", help="Slug of the private dataset on Kaggle.")
-@click.option("--out", type=PATH, metavar="DIR", help="Folder of the kit; default dist/offline-kit.")
-@click.option("--deep", is_flag=True, help="Download every file and compare its bytes.")
-@click.option("--no-notebook", is_flag=True, help="Compare only the data.")
-@common_options
-def verify(project: Path, *, quiet: bool, as_json: bool, deep: bool, no_notebook: bool, **flags: Any) -> None:
+@options.project_argument
+@options.TO_OPTIONS
+@options.DATASET
+@options.OUT
+@options.flag("--deep", "Download every file and compare its bytes.")
+@options.flag("--no-notebook", "Compare only the data.")
+@options.common_options
+def verify(project: Path, console: Console, deep: bool, no_notebook: bool, **flags: Any) -> None:
     """Compare what is on Kaggle with the local kit, file by file."""
     from offline_kit.kaggle.push import verify_remote
     from offline_kit.workflow import pipeline
 
-    console = console_of(quiet=quiet, as_json=as_json)
     to, at = flags.pop("to"), flags.pop("at")
-    config = load_config(project, flags)
+    config = options.load_config(project, flags)
     kit = pipeline.read_kit(config)
     scope = verify_remote.VerifyOptions(deep=deep, notebook=not no_notebook)
-    with session_of(config, to, at, console) as session:
+    with options.session_of(config, to, at, console) as session:
         datasets, others = session.part_datasets(kit), session.other_locations(kit)
         verification = verify_remote.verify_kit(kit, datasets, session.kaggle, scope, console, others)
     _show_verification(verification, console)
@@ -123,20 +217,19 @@ def _part_facts(check: "PartCheck") -> dict[str, Any]:
     }
 
 
-@click.command(
-    cls=HelpCommand,
+@options.command(
+    "offline-kit diff ../other-project",
+    "offline-kit diff old-kit dist/offline-kit --exit-code",
     short_help="Compare two kits.",
-    examples=("offline-kit diff ../other-project", "offline-kit diff old-kit dist/offline-kit --exit-code"),
 )
-@click.argument("old", type=PATH)
-@click.argument("new", type=PATH, default=".")
-@click.option("--exit-code", is_flag=True, help="Exit with 1 if the kits differ.")
-@common_options
-def diff(old: Path, new: Path, *, quiet: bool, as_json: bool, exit_code: bool) -> None:
+@click.argument("old", type=options.PATH)
+@click.argument("new", type=options.PATH, default=".")
+@options.flag("--exit-code", "Exit with 1 if the kits differ.")
+@options.common_options
+def diff(old: Path, new: Path, console: Console, exit_code: bool) -> None:
     """Compare two kits, each given as its folder or its project's; NEW defaults to the current project's kit."""
     from offline_kit.kit import diff as differing
 
-    console = console_of(quiet=quiet, as_json=as_json)
     difference = differing.compare_kits(
         *(differing.read_snapshot(_read_kit(folder)) for folder in (old, new))
     )
@@ -154,7 +247,7 @@ def _read_kit(folder: Path) -> "Kit":
     dataset = folder / "dataset"
     if (dataset / MARKER).is_file() or any(dataset.glob(f"*/{MARKER}")):
         return manifest.read_kit(folder)
-    return pipeline.read_kit(load_config(folder, {}))
+    return pipeline.read_kit(options.load_config(folder, {}))
 
 
 def _difference_lines(difference: "KitDifference") -> Iterator[str]:
@@ -169,21 +262,21 @@ def _difference_lines(difference: "KitDifference") -> Iterator[str]:
         f"{change.name}: {_shown_value(change.before)} -> {_shown_value(change.after)}"
         for change in difference.target
     )
-    yield from _section_lines("Packages", [_package_line(change) for change in difference.packages])
-    yield from _section_lines("From the image", [_package_line(change) for change in difference.provided])
-    own = [
-        line
-        for change in difference.own
-        for line in (_package_line(change), *(f"    {_file_line(file)}" for file in change.files))
-    ]
-    yield from _section_lines("Own code", [*own, *map(_file_line, difference.sources)])
-    yield from _section_lines("Checkpoints", list(map(_file_line, difference.checkpoints)))
-    yield from _section_lines("Other files", list(map(_file_line, difference.other)))
-    yield from _section_lines("Notebook", list(_notebook_lines(difference.notebook)))
-
-
-def _section_lines(title: str, lines: list[str]) -> list[str]:
-    return [title, *(f"  {line}" for line in lines)] if lines else []
+    own = []
+    for change in difference.own:
+        own += [_package_line(change), *(f"    {_file_line(file)}" for file in change.files)]
+    sections = {
+        "Packages": map(_package_line, difference.packages),
+        "From the image": map(_package_line, difference.provided),
+        "Own code": [*own, *map(_file_line, difference.sources)],
+        "Checkpoints": map(_file_line, difference.checkpoints),
+        "Other files": map(_file_line, difference.other),
+        "Notebook": _notebook_lines(difference.notebook),
+    }
+    for title, section in sections.items():
+        if lines := list(section):
+            yield title
+            yield from (f"  {line}" for line in lines)
 
 
 def _package_line(change: "PackageChange") -> str:

@@ -1,4 +1,4 @@
-"""The commands that send a kit: push, submit, and ship, which does all of it."""
+"""The commands that run and send a kit: rehearse, push, submit, and ship, which does all of it."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -7,28 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from offline_kit.cli.commands.build import show_plan
-from offline_kit.cli.console import Console, pick
-from offline_kit.cli.options import (
-    BUILD_OPTIONS,
-    COMPETITION_DATA,
-    KIT_OPTIONS,
-    TO_OPTIONS,
-    YES,
-    HelpCommand,
-    choice_option,
-    combine_options,
-    common_options,
-    confirmation,
-    console_of,
-    load_config,
-    project_argument,
-    session_of,
-    take_flags,
-)
+from offline_kit.cli import options
+from offline_kit.cli.commands.build import show_build, show_plan
+from offline_kit.cli.console import Console, count_words, pick
 from offline_kit.core.errors import UsageError
 from offline_kit.core.files import format_size
-from offline_kit.project.config_keys import ENVIRONMENTS
+from offline_kit.project.config_keys import ENVIRONMENTS, INSTALLERS, LAYOUTS
 
 if TYPE_CHECKING:
     from offline_kit.kaggle.client.api_types import Account
@@ -38,22 +22,146 @@ if TYPE_CHECKING:
     from offline_kit.kaggle.push.submission_plan import SubmitPlan
     from offline_kit.project.config import Config
     from offline_kit.project.types import Kit
-    from offline_kit.workflow.push_steps import NotebookRun
-    from offline_kit.workflow.ship import ShipPlan, SubmissionOutcome
+    from offline_kit.rehearsal.rehearse import Rehearsal
+    from offline_kit.workflow.kaggle_rehearsal import KaggleRehearsal
+    from offline_kit.workflow.ship import NotebookRun, ShipPlan, SubmissionOutcome
 
-PUSH_OPTIONS = combine_options(
+
+@options.command(
+    "offline-kit rehearse --competition-data input",
+    "offline-kit rehearse --no-build --env current --rows 100",
+    short_help="Build, then run the notebook offline and check it.",
+)
+@options.project_argument
+@options.BUILD_OPTIONS
+@options.COMPETITION_DATA
+@options.flag("--no-build", "Rehearse the existing kit without rebuilding it.")
+@options.choice_option("--env", ENVIRONMENTS, "Run with the image's versions, or in the running environment.")
+@options.choice_option("--installer", INSTALLERS, "Installer that the notebook uses.")
+@options.choice_option("--layout", LAYOUTS, "Mount layout below /kaggle/input.")
+@click.option("--rows", type=click.IntRange(min=1), help="Rehearse on this number of rows of the test set.")
+@options.value("--timeout", "SECONDS", "Time limit; default the competition's.", type=click.IntRange(min=1))
+@options.on_options(
+    "Run in a sandbox on this machine, or on Kaggle in a private notebook, offline and without a submission."
+)
+@options.YES
+@options.common_options
+def rehearse(project: Path, console: Console, upgrade: bool, no_build: bool, **flags: Any) -> None:
+    """Build what changed, then run the notebook offline and check its submission."""
+    from offline_kit.kaggle.push.dataset_plan import DEFAULT_OPTIONS
+    from offline_kit.workflow import build_remotely, kaggle_rehearsal, pipeline
+    from offline_kit.workflow import ship as shipping
+
+    on, at = options.take_flags(flags, "on", "at").values()
+    _check_place(on, at, flags)
+    settings = pipeline.RehearsalOptions(
+        **options.take_flags(flags, "env", "installer", "layout", "timeout", "yes"), confirm=console.confirm
+    )
+    config = options.load_config(project, flags)
+    if no_build:
+        kit = pipeline.read_sound_kit(config)
+    else:
+        built = pipeline.build_kit(config, upgrade=upgrade, report=console)
+        show_build(built, console)
+        kit = built.kit
+    if on == "here":
+        if build_remotely.missing_wheels(kit):
+            with options.session_of(config, build_remotely.remote_address(config), "", console) as session:
+                build_remotely.fetch_wheels(kit, session)
+        show_rehearsal(pipeline.rehearse_kit(config, kit, settings, report=console), console)
+        return
+    with options.session_of(config, on, at, console, current=settings.env == "current") as session:
+        policy = options.confirmation(console, yes=settings.yes)
+        shipping.push_data(session, kit, DEFAULT_OPTIONS, policy)
+        passed = kaggle_rehearsal.rehearse_on_kaggle(session, kit, config.rows)
+        _show_on_kaggle(passed, session.account, console)
+
+
+def _check_place(on: str, at: str, flags: dict[str, Any]) -> None:
+    """Raise UsageError for options that would be ignored: a Kaggle itself decides how it runs a notebook."""
+    is_remote = on != "here"
+    ignored = {
+        "--installer": is_remote and flags["installer"] != "auto",
+        "--layout": is_remote and flags["layout"] != "new",
+        "--timeout": is_remote and flags["timeout"],
+        "--env": flags["env"] != "matching" and (on == "kaggle" or at),
+        "--at": at and on != "local",
+    }
+    if wrong := [name for name, is_given in ignored.items() if is_given]:
+        raise UsageError(
+            f"{', '.join(wrong)} and --on {on} do not go together",
+            code="options-conflict",
+            hint="remove one of them: Kaggle decides how it runs notebooks; for a running local Kaggle, set it with"
+            " 'offline-kit local'"
+            if is_remote
+            else "add --on local, or remove --at",
+        )
+
+
+def show_rehearsal(passed: "Rehearsal", console: Console) -> None:
+    """Show the result of a rehearsal and the folder of its files."""
+    memory = (
+        f"{format_size(passed.peak_memory)} ({passed.memory_by})" if passed.peak_memory else "not measured"
+    )
+    for difference in passed.differences:
+        console.note(f"differs from the image: {difference}")
+    for note in passed.notes:
+        console.note(note)
+    rows = [
+        ("fidelity", passed.fidelity),
+        ("sandbox", passed.sandbox),
+        ("Python", passed.python),
+        ("time", f"{passed.seconds:.1f} s"),
+        ("peak memory", memory),
+        ("submission", f"{passed.submission}{_row_words(passed.rows)}"),
+        ("evidence", str(passed.folder)),
+    ]
+    console.show_facts("Rehearsal passed", rows)
+    console.step("the notebook runs with the internet off")
+    console.print_result({"ok": True, "rehearsal": vars(passed)})
+
+
+def _show_on_kaggle(passed: "KaggleRehearsal", account: "Account", console: Console) -> None:
+    """Show how a rehearsal on Kaggle went, and its forecast."""
+    run, forecast = passed.ran, passed.forecast_rows
+    for note in passed.notes:
+        console.note(note)
+    rows = [
+        ("where", f"{account.server_name}, '{run.pushed.ref}' version {run.pushed.version}"),
+        ("time", f"{run.seconds:.1f} s"),
+        ("submission", f"{run.submission or 'none'}{_row_words(passed.rows)}"),
+        ("log", str(run.log)),
+    ]
+    if forecast:
+        limit = f"{passed.limit / 3600:g} h, the limit of a run,"
+        rows.append(("forecast", f"{limit} should be enough for {forecast} rows or more"))
+    console.show_facts("Rehearsal passed", rows)
+    facts = {**notebook_facts(run.pushed, run, account), "rows": passed.rows, "rows_in_limit": forecast}
+    console.print_result({"ok": True, "place": account.server_name, "rehearsal": facts})
+
+
+def _row_words(rows: int) -> str:
+    return f" ({count_words(rows, 'row')})" if rows else ""
+
+
+PUSH_OPTIONS = options.combine_options(
     click.option("--title", default="", help="Title of a new dataset; default its slug."),
-    click.option("--drop-foreign", is_flag=True, help="Allow deleting files that offline-kit did not upload."),
-    click.option("--public", is_flag=True, help="Allow pushing to a dataset that is already public."),
-    click.option("--resend", is_flag=True, help="Upload all parts again, even unchanged ones."),
-    click.option("--resend-part", multiple=True, metavar="NAME", help="Upload this part again, even if unchanged. Repeatable."),
-)  # fmt: skip
-SUBMIT_OPTIONS = combine_options(
+    options.flag("--drop-foreign", "Allow deleting files that offline-kit did not upload."),
+    options.flag("--public", "Allow pushing to a dataset that is already public."),
+    options.flag("--resend", "Upload all parts again, even unchanged ones."),
+    options.repeated("--resend-part", "NAME", "Upload this part again, even if unchanged."),
+)
+SUBMIT_OPTIONS = options.combine_options(
     click.option("-m", "--message", default="", help="Description in Kaggle's list of submissions."),
-    click.option("--wait/--no-wait", default=False, show_default=True, help="Wait for the score, usually for hours."),
-    click.option("--again", is_flag=True, help="Submit again what was already submitted."),
-    click.option("--late", is_flag=True, help="Submit even after the deadline."),
-)  # fmt: skip
+    click.option(
+        "--wait/--no-wait",
+        default=False,
+        show_default=True,
+        help="Wait for the score, usually for hours.",
+    ),
+    options.flag("--again", "Submit again what was already submitted."),
+    options.flag("--late", "Submit even after the deadline."),
+)
 LOCAL_ENV = click.option(
     "--env",
     type=click.Choice(ENVIRONMENTS),
@@ -64,10 +172,7 @@ _SUBMIT_FLAGS = ("message", "wait", "again", "late")
 
 
 def _runs_current(env: str | None, to: str, at: str) -> bool:
-    """Return whether the local Kaggle of this command runs notebooks in the running environment.
-
-    Raises UsageError if --env is given but this command serves no local Kaggle.
-    """
+    """Return whether the local Kaggle that this command serves runs notebooks in the running environment."""
     if env and (to != "local" or at):
         raise UsageError(
             f"--env {env} needs a local Kaggle that this command serves",
@@ -79,52 +184,52 @@ def _runs_current(env: str | None, to: str, at: str) -> bool:
     return env == "current"
 
 
-@click.command(
-    cls=HelpCommand,
+@options.command(
+    "offline-kit push --dry-run",
+    "offline-kit push --to local --data-only",
     short_help="Build, upload what Kaggle lacks, run the notebook.",
-    examples=("offline-kit push --dry-run", "offline-kit push --to local --data-only"),
 )
-@project_argument
-@BUILD_OPTIONS
-@TO_OPTIONS
+@options.project_argument
+@options.BUILD_OPTIONS
+@options.TO_OPTIONS
 @PUSH_OPTIONS
 @LOCAL_ENV
-@click.option("--no-build", is_flag=True, help="Push the existing kit without rebuilding it.")
-@click.option("--data-only", is_flag=True, help="Push only the data, not the notebook.")
-@click.option("--no-wait", is_flag=True, help="Do not wait for the notebook's run.")
-@click.option("--dry-run", is_flag=True, help="Show what would be pushed, without sending anything.")
-@YES
-@common_options
-def push(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, **flags: Any) -> None:
+@options.flag("--no-build", "Push the existing kit without rebuilding it.")
+@options.flag("--data-only", "Push only the data, not the notebook.")
+@options.flag("--no-wait", "Do not wait for the notebook's run.")
+@options.flag("--dry-run", "Show what would be pushed, without sending anything.")
+@options.YES
+@options.common_options
+def push(project: Path, console: Console, upgrade: bool, **flags: Any) -> None:
     """Build what changed, upload what Kaggle lacks, then run the notebook there and download its output."""
     from offline_kit.kaggle.push import push_notebook
     from offline_kit.kaggle.push.dataset_plan import PushOptions
-    from offline_kit.workflow import outdated, push_steps
+    from offline_kit.workflow import project_status
+    from offline_kit.workflow import ship as shipping
 
-    console = console_of(quiet=quiet, as_json=as_json)
-    options = PushOptions(**take_flags(flags, *_PUSH_FLAGS))
-    to, at, yes, dry_run, env = take_flags(flags, "to", "at", "yes", "dry_run", "env").values()
-    data_only, no_wait, no_build = take_flags(flags, "data_only", "no_wait", "no_build").values()
+    push_options = PushOptions(**options.take_flags(flags, *_PUSH_FLAGS))
+    to, at, yes, dry_run, env = options.take_flags(flags, "to", "at", "yes", "dry_run", "env").values()
+    data_only, no_wait, no_build = options.take_flags(flags, "data_only", "no_wait", "no_build").values()
     current = _runs_current(env, to, at)
-    config = load_config(project, flags)
+    config = options.load_config(project, flags)
     with (
         _choose_kit(config, console, no_build=no_build, dry_run=dry_run, upgrade=upgrade) as kit,
-        session_of(config, to, at, console, current=current) as session,
+        options.session_of(config, to, at, console, current=current) as session,
     ):
         # Problems of the notebook are reported before anything is uploaded.
         new = None if data_only else session.read_notebook(kit)
         kaggle, settings = session.kaggle, session.settings
         if dry_run:
-            for line in outdated.describe_changes(config, kit) if no_build else ():
+            for line in project_status.describe_changes(config, kit) if no_build else ():
                 console.warn(line)
-            plan = push_steps.plan_data(session, kit, options, console)
-            cells = push_notebook.plan_notebook(new, kaggle, settings, console) if new else None
-            facts = _show_push_plan(plan, cells, push_steps.describe_disturbed(session, kit, plan), console)
+            plan = shipping.plan_data(session, kit, push_options)
+            cells = session.plan_notebook(new) if new else None
+            facts = _show_push_plan(plan, cells, shipping.describe_disturbed(session, kit, plan), console)
             console.step("nothing was sent")
             console.print_result({"ok": True, "dry_run": True, "kit": plan.kit_id, **facts})
             return
-        parts = push_steps.push_data(session, kit, options, confirmation(console, yes=yes), console)
-        run = push_steps.run_notebook(session, kit, console, new=new) if new and not no_wait else None
+        parts = shipping.push_data(session, kit, push_options, options.confirmation(console, yes=yes))
+        run = shipping.run_notebook(session, kit, new=new) if new and not no_wait else None
         pushed = run.pushed if run else None
         if new and no_wait:
             pushed = push_notebook.push_notebook(new, kaggle, settings, console)
@@ -154,93 +259,86 @@ def _choose_kit(
         yield pipeline.build_kit(config, upgrade=upgrade, report=console).kit
 
 
-@click.command(
-    cls=HelpCommand,
-    examples=("offline-kit submit --dry-run", 'offline-kit submit --wait -m "five folds"'),
-)
-@project_argument
-@KIT_OPTIONS
-@TO_OPTIONS
+@options.command("offline-kit submit --dry-run", 'offline-kit submit --wait -m "five folds"')
+@options.project_argument
+@options.KIT_OPTIONS
+@options.TO_OPTIONS
 @SUBMIT_OPTIONS
 @LOCAL_ENV
-@click.option(
-    "--version", type=click.IntRange(min=1), metavar="N", help="Submit an earlier version of the notebook."
-)
-@click.option("--dry-run", is_flag=True, help="Show what would be submitted, without submitting.")
-@common_options
-def submit(project: Path, *, quiet: bool, as_json: bool, **flags: Any) -> None:
+@options.value("--version", "N", "Submit an earlier version of the notebook.", type=click.IntRange(min=1))
+@options.flag("--dry-run", "Show what would be submitted, without submitting.")
+@options.common_options
+def submit(project: Path, console: Console, **flags: Any) -> None:
     """Submit the finished version of the kit's notebook, once."""
     from offline_kit.workflow import pipeline
     from offline_kit.workflow import ship as shipping
 
-    console = console_of(quiet=quiet, as_json=as_json)
-    options = shipping.SubmissionOptions(**take_flags(flags, *_SUBMIT_FLAGS))
-    to, at, version, dry_run, env = take_flags(flags, "to", "at", "version", "dry_run", "env").values()
-    config = load_config(project, flags)
+    submit_options = shipping.SubmissionOptions(**options.take_flags(flags, *_SUBMIT_FLAGS))
+    to, at, version, dry_run, env = options.take_flags(
+        flags, "to", "at", "version", "dry_run", "env"
+    ).values()
+    config = options.load_config(project, flags)
     pipeline.read_kit(config)  # a missing kit is reported without a login
-    with session_of(config, to, at, console, current=_runs_current(env, to, at)) as session:
-        request = shipping.request_pushed_version(session, version, options, console, follow=not dry_run)
+    with options.session_of(config, to, at, console, current=_runs_current(env, to, at)) as session:
+        request = shipping.request_pushed_version(session, version, submit_options, follow=not dry_run)
         if dry_run:
-            plan = shipping.plan_submission(session, request, console)
+            plan = shipping.plan_submission(session, request)
             _show_submit_plan(plan, console)
             console.step("nothing was submitted")
             console.print_result({"ok": True, "dry_run": True, "submission": _submit_plan_facts(plan)})
             return
         # Running `submit` is the confirmation.
-        policy = confirmation(console, yes=True)
-        outcome = shipping.submit_version(session, request, options, policy, console)
+        policy = options.confirmation(console, yes=True)
+        outcome = shipping.submit_version(session, request, submit_options, policy)
         facts = _show_outcome(outcome, session.account, console)
         console.print_result({"ok": True, "submission": facts})
 
 
-@click.command(
-    "ship",
-    cls=HelpCommand,
+@options.command(
+    "offline-kit ship --dry-run",
+    "offline-kit ship --to local --yes --wait",
     short_help="Build, rehearse, push, run and submit.",
-    examples=("offline-kit ship --dry-run", "offline-kit ship --to local --yes --wait"),
+    name="ship",
 )
-@project_argument
-@BUILD_OPTIONS
-@COMPETITION_DATA
-@TO_OPTIONS
+@options.project_argument
+@options.BUILD_OPTIONS
+@options.COMPETITION_DATA
+@options.TO_OPTIONS
 @PUSH_OPTIONS
 @SUBMIT_OPTIONS
-@choice_option(
+@options.choice_option(
     "--env",
     ENVIRONMENTS,
     "Rehearse with the image's versions, or in the running environment; also applies to a local Kaggle.",
 )
-@click.option("--no-rehearsal", is_flag=True, help="Skip the rehearsal.")
-@click.option(
-    "--dry-run", is_flag=True, help="Show what each step would do, without writing, sending or submitting."
-)
-@YES
-@common_options
-def ship_command(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, **flags: Any) -> None:
+@options.flag("--no-rehearsal", "Skip the rehearsal.")
+@options.flag("--dry-run", "Show what each step would do, without writing, sending or submitting.")
+@options.YES
+@options.common_options
+def ship_command(project: Path, console: Console, upgrade: bool, **flags: Any) -> None:
     """Build, rehearse, push, run and submit, skipping what is already done."""
     from offline_kit.kaggle.push.dataset_plan import PushOptions
     from offline_kit.workflow import pipeline
     from offline_kit.workflow import ship as shipping
 
-    console = console_of(quiet=quiet, as_json=as_json)
-    to, at, yes, env = take_flags(flags, "to", "at", "yes", "env").values()
-    no_rehearsal, dry_run = take_flags(flags, "no_rehearsal", "dry_run").values()
+    to, at, yes, env = options.take_flags(flags, "to", "at", "yes", "env").values()
+    no_rehearsal, dry_run = options.take_flags(flags, "no_rehearsal", "dry_run").values()
     rehearsal = pipeline.RehearsalOptions(env=env, yes=yes, confirm=console.confirm)
-    options = shipping.ShipOptions(
+    ship_options = shipping.ShipOptions(
         rehearsal=None if no_rehearsal else rehearsal,
-        data=PushOptions(**take_flags(flags, *_PUSH_FLAGS)),
-        submission=shipping.SubmissionOptions(**take_flags(flags, *_SUBMIT_FLAGS)),
-        approval=confirmation(console, yes=yes),
+        data=PushOptions(**options.take_flags(flags, *_PUSH_FLAGS)),
+        submission=shipping.SubmissionOptions(**options.take_flags(flags, *_SUBMIT_FLAGS)),
+        approval=options.confirmation(console, yes=yes),
         upgrade=upgrade,
     )
-    config = load_config(project, flags)
+    config = options.load_config(project, flags)
     pipeline.check_project(config)
-    with session_of(config, to, at, console, current=env == "current") as session:
+    with options.session_of(config, to, at, console, current=env == "current") as session:
         if dry_run:
-            plan = shipping.plan_ship(config, session, options, console)
+            plan = shipping.plan_ship(session, ship_options)
             _show_ship_plan(plan, show_plan(plan.build, console), console)
             return
-        shipped, account = shipping.ship_kit(config, session, options, console), session.account
+        shipped, account = shipping.ship_kit(session, ship_options), session.account
         _show_parts(shipped.pushed, console)
         console.print_lines([_notebook_line(shipped.ran.pushed, shipped.ran)])
         submission = _show_outcome(shipped.outcome, account, console)

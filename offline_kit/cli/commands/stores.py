@@ -5,24 +5,23 @@ from typing import Any
 
 import click
 
-from offline_kit.cli.console import pick
-from offline_kit.cli.options import PATH, CommandGroup, common_options, console_of, session_of, word_target
+from offline_kit.cli import options
+from offline_kit.cli.console import Console, pick
 from offline_kit.core import files
 from offline_kit.core.cache import Cache
 from offline_kit.project import images
-from offline_kit.project.images import Image
 
 
-@click.group(cls=CommandGroup)
+@click.group(cls=options.CommandGroup)
 def image() -> None:
     """List, show and capture Kaggle's images."""
 
 
 @image.command("list", examples=("offline-kit image list", "offline-kit image list --json"))
-@common_options
-def image_list(*, quiet: bool, as_json: bool) -> None:
+@options.common_options
+def image_list(console: Console) -> None:
     """List the built-in images."""
-    console, built_in = console_of(quiet=quiet, as_json=as_json), images.load_built_in_images()
+    built_in = images.load_built_in_images()
     for item in built_in:
         packages = f"{len(item.packages)} packages"
         console.print_lines([f"{item.name:<20} Python {item.python_minor}   {packages}   {item.title}"])
@@ -38,15 +37,13 @@ def image_list(*, quiet: bool, as_json: bool) -> None:
 )
 @click.argument("name")
 @click.argument("package", required=False)
-@click.option(
+@options.flag(
     "--constraints",
-    is_flag=True,
-    help="Print its versions as a constraints file, to train with the same ones: `pip install -c`.",
+    "Print its versions as a constraints file, to train with the same ones: `pip install -c`.",
 )
-@common_options
-def image_show(name: str, package: str | None, *, quiet: bool, as_json: bool, constraints: bool) -> None:
+@options.common_options
+def image_show(name: str, package: str | None, console: Console, constraints: bool) -> None:
     """Show an image, or one package in it."""
-    console = console_of(quiet=quiet, as_json=as_json)
     item = images.load_image(name, accelerator="none", project=Path.cwd())
     if package:
         line = images.describe_package(item, package)
@@ -82,38 +79,33 @@ def image_show(name: str, package: str | None, *, quiet: bool, as_json: bool, co
     type=click.Choice(["kaggle", "local", "here"]),
     default="kaggle",
     show_default=True,
-    callback=word_target,
+    callback=options.word_target,
     help="Capture with a private notebook on Kaggle or on a local Kaggle, or capture the running environment.",
 )
-@click.option(
-    "--at", metavar="URL", default="", callback=word_target, help="Address of a running local Kaggle."
+@options.AT
+@options.value("--accelerator", "NAME", "Machine shape whose image to capture; default none (CPU).")
+@options.value(
+    "-o --output", "FILE", "File to write; default the image's name with .toml.", type=options.PATH
 )
-@click.option(
-    "--accelerator", metavar="NAME", help="Machine shape whose image to capture; default none (CPU)."
-)
-@click.option(
-    "-o", "--output", type=PATH, metavar="FILE", help="File to write; default the image's name with .toml."
-)
-@common_options
-def image_capture(on: str, at: str, accelerator: str | None, output: Path | None, *, quiet: bool, as_json: bool) -> None:  # fmt: skip
+@options.common_options
+def image_capture(on: str, at: str, accelerator: str | None, output: Path | None, console: Console) -> None:
     """Capture an image and its packages as a file for --image."""
     from offline_kit.project import config
     from offline_kit.workflow import build_remotely
 
-    console = console_of(quiet=quiet, as_json=as_json)
     if on == "here":
         text = build_remotely.capture_here()
     else:
         settings = config.load_config(Path.cwd(), {"accelerator": accelerator})
-        with session_of(settings, on, at, console, current=True) as session:
-            text = build_remotely.capture_on_kaggle(settings, session, console)
+        with options.session_of(settings, on, at, console, current=True) as session:
+            text = build_remotely.capture_on_kaggle(session)
     path, item = build_remotely.write_image(text, output)
     console.note(f"{item.title}, glibc {item.glibc[0]}.{item.glibc[1]}, {item.provenance}")
     console.step(f"written to '{path}'; build for it with --image {path}")
     console.print_result({"ok": True, "file": str(path), **_image_facts(item)})
 
 
-def _image_facts(item: Image) -> dict[str, Any]:
+def _image_facts(item: images.Image) -> dict[str, Any]:
     return {
         **pick(item, "name title python accelerator"),
         "glibc": ".".join(map(str, item.glibc)),
@@ -121,7 +113,7 @@ def _image_facts(item: Image) -> dict[str, Any]:
     }
 
 
-@click.group(cls=CommandGroup, short_help="Manage the cache.")
+@click.group(cls=options.CommandGroup, short_help="Manage the cache.")
 def cache() -> None:
     """Manage the cache of downloads, built wheels and environments."""
 
@@ -134,10 +126,9 @@ def cache() -> None:
     show_default=True,
     help="Keep what was used within this number of days.",
 )
-@common_options
-def cache_prune(days: int, *, quiet: bool, as_json: bool) -> None:
+@options.common_options
+def cache_prune(days: int, console: Console) -> None:
     """Delete what has not been used lately."""
-    console = console_of(quiet=quiet, as_json=as_json)
     freed = Cache(files.cache_dir()).prune_unused(unused_days=days)
     console.print_lines([f"freed {files.format_size(freed)}"])
     console.print_result({"ok": True, "freed": freed})
