@@ -80,12 +80,10 @@ class ParsedCell:
     """A cell separated into Python and magics."""
 
     source: str
-    """The text itself."""
     python: str
     """The cell with its magics replaced; line numbers are unchanged."""
     magics: tuple[Magic, ...]
-    """The magics, in their order."""
-    strings: tuple[tuple[int, int], ...]
+    strings: tuple[tuple[int, int], ...] = ()
     """Where the strings of the Python part begin and end, quotes and prefixes included."""
     script: tuple[int, int] | None = None
     """Where the body of a shell script begins and ends."""
@@ -118,38 +116,39 @@ def parse_cell(source: str) -> ParsedCell:
     """Parse a cell; accepts any text."""
     opened = _CELL.match(source)
     if opened and opened["name"] not in PYTHON_BODIES:
-        return _parse_foreign(source, opened)
-    spans = _CellScanner(source, opened)
-    spans.scan_cell()
-    masked = _mask_magics(source, spans.magics)
-    python = _dedent_cell(masked)
-    return ParsedCell(
-        source=source,
-        python=python,
-        shift=_indent_width(masked) - _indent_width(python),
-        magics=tuple(spans.magics),
-        strings=tuple(spans.strings),
-    )
+        start, text = opened.start("sign"), source[opened.start("name") :]
+        magic = Magic(start=start, end=len(source), indent="", before="", sign="%%", text=text)
+        body = source.find("\n", opened.end()) + 1 or len(source)
+        return ParsedCell(
+            source=source,
+            python=_mask_magics(source, [magic]),
+            magics=(magic,),
+            script=(body, len(source)) if opened["name"] in SHELL_BODIES else None,
+            foreign=opened["name"],
+        )
+    magics, strings = _scan_cell(source, opened)
+    masked = python = _mask_magics(source, magics)
+    if masked.strip() and masked.lstrip("\n")[:1].isspace():
+        python = textwrap.dedent(masked)  # as IPython runs a cell whose first line is indented
+    shift = _indent_width(masked) - _indent_width(python)
+    return ParsedCell(source=source, python=python, magics=tuple(magics), strings=tuple(strings), shift=shift)
 
 
 def extract_import_code(source: str) -> str:
     """Return a cell as Python for import scans: its code, the scripts that it writes, and the imports of its magics."""
     cell = parse_cell(source)
     tail = "\nimport matplotlib\n" if {"matplotlib", "pylab"} & {magic.name for magic in cell.magics} else ""
-    scripts = (
-        parse_cell(script.text).python for script in find_scripts(cell) if script.parse_tree() is not None
-    )
-    return "\n".join([cell.python + tail, *scripts])
+    scripts = [script for script in find_scripts(cell) if script.parse_tree() is not None]
+    return "\n".join([cell.python + tail, *(parse_cell(script.text).python for script in scripts)])
 
 
 @dataclass(frozen=True, kw_only=True)
 class WrittenScript:
-    """A Python file that a cell writes."""
+    """A Python file that a cell writes, as far as its text is one literal string."""
 
     name: str
     """Its path as the cell writes it."""
     text: str
-    """What is written, as far as it is one literal string."""
     start: int = -1
     """Offset of the text in the cell; -1 if the cell does not contain it literally."""
 
@@ -198,28 +197,6 @@ def _opened_file(node: ast.expr) -> str:
     return name if isinstance(name, str) and name.endswith(".py") else ""
 
 
-def _parse_foreign(source: str, opened: "re.Match[str]") -> ParsedCell:
-    first = source.find("\n", opened.end())
-    body = len(source) if first < 0 else first + 1
-    magic = Magic(
-        start=opened.start("sign"),
-        end=len(source),
-        indent="",
-        before="",
-        sign="%%",
-        text=source[opened.start("name") :],
-    )
-    shell = opened["name"] in SHELL_BODIES
-    return ParsedCell(
-        source=source,
-        python=_mask_magics(source, [magic]),
-        magics=(magic,),
-        strings=(),
-        script=(body, len(source)) if shell else None,
-        foreign=opened["name"],
-    )
-
-
 def _mask_magics(source: str, magics: list[Magic]) -> str:
     parts, position = [], 0
     for magic in magics:
@@ -229,95 +206,68 @@ def _mask_magics(source: str, magics: list[Magic]) -> str:
     return "".join([*parts, source[position:]])
 
 
-def _dedent_cell(text: str) -> str:
-    """Return a cell whose first line is indented as IPython would run it; other cells as they are."""
-    if not text.lstrip("\n")[:1].isspace():
-        return text
-    return textwrap.dedent(text) if text.strip() else text
-
-
 def _indent_width(text: str) -> int:
     first = text.lstrip("\n")
     return len(first) - len(first.lstrip(" \t"))
 
 
-class _CellScanner:
-    """Walks over a cell's statements and notes magics and strings."""
-
-    def __init__(self, source: str, opened: "re.Match[str] | None") -> None:
-        self.source = source
-        self.magics: list[Magic] = []
-        self.strings: list[tuple[int, int]] = []
-        self.position = 0
-        if opened:
-            self._add_magic(opened.start("sign"), opened.start("sign"), "", "", "%%")
-
-    def scan_cell(self) -> None:
-        if "\n" not in self.source.strip() and (matched := _AUTOMAGIC.match(self.source)):
-            self._take_match(matched)
-        while self.position < len(self.source):
-            matched = _SIGN.match(self.source, self.position) or _ASSIGNED.match(self.source, self.position)
-            if matched:
-                self._take_match(matched)
-            else:
-                self._scan_statement()
-
-    def _take_match(self, matched: "re.Match[str]") -> None:
-        self._add_magic(
-            matched.start("before"),
-            matched.start("sign"),
-            matched["indent"],
-            matched["before"],
-            matched["sign"],
-        )
-
-    def _add_magic(self, start: int, at: int, indent: str, before: str, sign: str) -> None:
-        end = self._find_line_end(at)
-        while sign != "%%" and self.source[at:end].endswith("\\") and end < len(self.source):
-            end = self._find_line_end(end + 1)
-        text = self.source[at + len(sign) : end]
-        self.magics.append(Magic(start=start, end=end, indent=indent, before=before, sign=sign, text=text))
-        self.position = end + 1
-
-    def _find_line_end(self, start: int) -> int:
-        end = self.source.find("\n", start)
-        return len(self.source) if end < 0 else end
-
-    def _scan_statement(self) -> None:
-        start, depth = self.position, 0
-        for kind, position in self._scan_tokens():
-            depth += {"open": 1, "close": -1}.get(kind, 0)
-            if kind == "help":  # no Python has a question mark outside of strings
-                self._add_help(start)
-                return
-            if kind == "newline" and depth <= 0:
-                self.position = position
-                return
-
-    def _add_help(self, start: int) -> None:
-        """Record the statement of `thing?` as a magic."""
-        indent = re.match(r"[ \t]*", self.source[start:])
-        blanks = indent[0] if indent else ""
-        end = self._find_line_end(self.position)
-        text = self.source[start + len(blanks) : end]
-        self.magics.append(
-            Magic(start=start + len(blanks), end=end, indent=blanks, before="", sign="?", text=text)
-        )
-        self.position = end + 1
-
-    def _scan_tokens(self) -> Iterator[tuple[str, int]]:
-        """Yield what matters for the ends of statements, each with the place behind it."""
-        while token := _TOKEN.search(self.source, self.position):
-            kind, self.position = str(token.lastgroup), token.end()
+def _scan_cell(source: str, opened: "re.Match[str] | None") -> tuple[list[Magic], list[tuple[int, int]]]:
+    """Walk over a cell's statements; return its magics, and where its strings begin and end."""
+    magics = [_read_magic(source, opened)] if opened else []
+    strings: list[tuple[int, int]] = []
+    position = magics[0].end + 1 if magics else 0
+    is_line = "\n" not in source.strip()
+    while position < len(source):
+        matched = _AUTOMAGIC.match(source) if is_line and position == 0 else None
+        matched = matched or _SIGN.match(source, position) or _ASSIGNED.match(source, position)
+        if matched:
+            magics.append(_read_magic(source, matched))
+            position = magics[-1].end + 1
+            continue
+        statement, depth = position, 0
+        while token := _TOKEN.search(source, position):
+            kind, position = token.lastgroup, token.end()
             if kind == "quote":
-                self.position = self._find_string_end(token)
-                self.strings.append((token.start(), self.position))
-            yield kind, self.position
-        self.position = len(self.source)
+                position = _find_string_end(source, token)
+                strings.append((token.start(), position))
+            depth += {"open": 1, "close": -1}.get(str(kind), 0)
+            if kind == "help":  # no Python has a question mark outside of strings
+                indent = source[statement:][: _indent_width(source[statement:])]
+                start, end = statement + len(indent), _find_line_end(source, position)
+                magics.append(
+                    Magic(start=start, end=end, indent=indent, before="", sign="?", text=source[start:end])
+                )
+                position = end + 1
+                break
+            if kind == "newline" and depth <= 0:
+                break
+        else:
+            position = len(source)
+    return magics, strings
 
-    def _find_string_end(self, opening: "re.Match[str]") -> int:
-        quote = opening[0].lstrip("rRbBuUfFtT")
-        closed = _ENDS[quote].match(self.source, opening.end())
-        if closed:
-            return closed.end()
-        return len(self.source) if len(quote) == 3 else self._find_line_end(opening.end())
+
+def _read_magic(source: str, matched: "re.Match[str]") -> Magic:
+    """Return the magic whose sign was matched, up to the end of its line or of its continuations."""
+    groups = matched.groupdict(default="")
+    sign, at = groups["sign"], matched.start("sign")
+    end = _find_line_end(source, at)
+    while sign != "%%" and source[at:end].endswith("\\") and end < len(source):
+        end = _find_line_end(source, end + 1)
+    before, indent = groups.get("before", ""), groups.get("indent", "")
+    start = at - len(before)
+    return Magic(
+        start=start, end=end, indent=indent, before=before, sign=sign, text=source[at + len(sign) : end]
+    )
+
+
+def _find_line_end(source: str, start: int) -> int:
+    end = source.find("\n", start)
+    return len(source) if end < 0 else end
+
+
+def _find_string_end(source: str, opening: "re.Match[str]") -> int:
+    quote = opening[0].lstrip("rRbBuUfFtT")
+    closed = _ENDS[quote].match(source, opening.end())
+    if closed:
+        return closed.end()
+    return len(source) if len(quote) == 3 else _find_line_end(source, opening.end())

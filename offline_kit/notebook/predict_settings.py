@@ -45,10 +45,7 @@ _NOTEBOOK_ONLY = frozenset({"test", "backend", *_SERVER_WORDS})
 def predict_facts(
     settings: NotebookSettings, members: Sequence[Member], preprocessing: Mapping[str, str], project: Path
 ) -> dict[str, Any]:
-    """Return the variables of the template `predict`.
-
-    Raises: UsageError for settings that contradict each other, ProjectError for an invalid file of columns.
-    """
+    """Return the variables of the template `predict`; raises UsageError for settings that contradict each other."""
     other_templates = set(scripts.built_in_templates()) - {"predict"}
     if settings.template in other_templates and not members:
         return {"preprocessing": dict(preprocessing)}
@@ -119,10 +116,7 @@ def _describe_member(member: Member) -> dict[str, Any]:
 
 
 def choose_task(settings: NotebookSettings, members: Sequence[Member]) -> str:
-    """Return the configured task, or the usual one of the members' frameworks.
-
-    Raises: UsageError if neither determines it.
-    """
+    """Return the configured task, or the usual one of the members' frameworks."""
     if settings.task:
         return settings.task
     frameworks = (framework_table.find_framework(member.framework) for member in members)
@@ -137,10 +131,7 @@ def choose_task(settings: NotebookSettings, members: Sequence[Member]) -> str:
 
 
 def read_columns(path: Path) -> tuple[dict[str, str], dict[str, list[Any]]]:
-    """Read names and dtypes of the training's columns, and the categories of those that have some.
-
-    Raises ProjectError for a file of another kind.
-    """
+    """Read names and dtypes of the training's columns, and the categories of those that have some."""
     reason = "it has no table of columns, or categories of none"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -198,11 +189,8 @@ def _check_references(settings: NotebookSettings) -> Iterator[str]:
 def warn_of_unused(
     settings: NotebookSettings, members: Sequence[Member], preprocessing: Sequence[Checkpoint]
 ) -> tuple[Finding, ...]:
-    """Warn of each scikit-learn scaler or encoder in the preprocessing that nothing applies.
-
-    Skipped if a user's function may apply it, if a param names the file, or if a model's pickle already
-    contains one of the same classes, as a pipeline does.
-    """
+    """Warn of each scikit-learn scaler or encoder in the preprocessing that nothing applies."""
+    # A user's function or a param may name it, and a pipeline has one of the same classes inside.
     if not _predicts_by_models(settings, members):
         return ()
     files = [file for member in members for file in member.files]
@@ -216,15 +204,15 @@ def warn_of_unused(
             if all(name.startswith("sklearn.preprocessing._label.") for name in classes):
                 # The encoder of a target has its turn when the predictions are there.
                 key, argument = "postprocess", "the predictions, the ids"
+            remedy = f'set {key} = "file.py:function"; it gets {argument} and `preprocessing`'
             findings.append(
-                Finding(
-                    severity=Severity.WARN,
-                    about=checkpoint.original,
-                    what="is in the kit, but nothing in the notebook uses it",
-                    remedy=f'set {key} = "file.py:function"; it gets {argument} and `preprocessing`',
-                )
+                _warning(checkpoint.original, "is in the kit, but nothing in the notebook uses it", remedy)
             )
     return tuple(findings)
+
+
+def _warning(about: str, what: str, remedy: str) -> Finding:
+    return Finding(severity=Severity.WARN, about=about, what=what, remedy=remedy)
 
 
 def warn_of_unnamed(
@@ -236,11 +224,10 @@ def warn_of_unnamed(
     used = {file.original for member in members for file in member.files}
     used |= {value for value in settings.params.values() if isinstance(value, str)}
     return tuple(
-        Finding(
-            severity=Severity.WARN,
-            about=checkpoint.original,
-            what="is in the kit, but no entry of `models` names it",
-            remedy=f'add {{ files = "{checkpoint.original}" }} to `models` (with `model` for weights alone), or leave it out of '
+        _warning(
+            checkpoint.original,
+            "is in the kit, but no entry of `models` names it",
+            f'add {{ files = "{checkpoint.original}" }} to `models` (with `model` for weights alone), or leave it out of '
             "`checkpoints`",
         )
         for checkpoint in checkpoints
@@ -260,13 +247,9 @@ def warn_of_ranks(settings: NotebookSettings, members: Sequence[Member]) -> tupl
         return ()
     for member in members:
         if any(re.search(_REGRESSOR, name) for file in member.files for name in read_globals(file.path)):
-            finding = Finding(
-                severity=Severity.WARN,
-                about=member.name,
-                what='predicts numbers, and ensemble = "rank" makes mean ranks between 0 and 1 of them',
-                remedy='use "mean" or "weighted", unless the metric only uses the order (AUC)',
-            )
-            return (finding,)
+            what = 'predicts numbers, and ensemble = "rank" makes mean ranks between 0 and 1 of them'
+            remedy = 'use "mean" or "weighted", unless the metric only uses the order (AUC)'
+            return (_warning(member.name, what, remedy),)
     return ()
 
 
@@ -289,10 +272,8 @@ class CodeLookup:
 
 
 def check_params(settings: NotebookSettings, members: Sequence[Member], task: str, code: CodeLookup) -> None:
-    """Raise UsageError with every param and key that has no effect or a wrong value.
-
-    Checks the built-in templates that predict with models; a user's template may read any param.
-    """
+    """Raise UsageError with every param and key that has no effect or a wrong value."""
+    # A user's template may read any param.
     if settings.template not in ("predict", "server") or not members:
         return
     problems = [line for member in members for line in _check_member(member, settings, task, code)]

@@ -107,11 +107,8 @@ class RenderedNotebook:
 
 
 def keep_edited(folder: Path, rendered: RenderedNotebook, report: Reporter = SILENT) -> dict[str, str]:
-    """Return the edited notebooks in `folder`, by the names under which they are kept.
-
-    The notebook that `rendered` would replace is included if its cells differ from the rendered ones;
-    saving it in Jupyter or running it is no edit.
-    """
+    """Return the edited notebooks in `folder`, the one that `rendered` would replace included, by the names to keep."""
+    # Saving a notebook in Jupyter, or running it, is no edit: only the cells count.
     copies = {path.name: _read_text(path) for path in sorted(folder.glob(f"{_EDITED}*.ipynb"))}
     text, recorded = _read_text(folder / CODE_FILE), _read_text(folder / RENDERED_FILE).strip()
     unedited = ("", recorded, _cells_digest(rendered.text), *map(_cells_digest, copies.values()))
@@ -147,11 +144,7 @@ def _cells_digest(text: str) -> str:
 def render_notebook(
     kit: Kit, settings: NotebookSettings, image: Image, target: NotebookTarget, *, report: Reporter = SILENT
 ) -> RenderedNotebook:
-    """Render the notebook of a kit from the template of its settings.
-
-    Raises UsageError for settings that the template cannot work with, and for names and titles that
-    Kaggle would refuse; ProjectError for a template of the user's that is wrong, with its line.
-    """
+    """Render the notebook of a kit; raises UsageError for bad settings, ProjectError for a bad template of the user."""
     report.step(f"Rendering the notebook from the template '{settings.template}'")
     metadata = kernel_metadata(kit, settings, image, target)
     script = scripts.fill_template(
@@ -163,10 +156,7 @@ def render_notebook(
 def check_rendering(
     settings: NotebookSettings, image: Image, target: NotebookTarget, *, weights: bool
 ) -> None:
-    """Raise what `render_notebook` would raise for any kit, before hours of downloads.
-
-    `weights` says whether the kit will have checkpoints.
-    """
+    """Raise what `render_notebook` would raise for any kit (`weights`: with checkpoints), before hours of downloads."""
     entries = (
         FileEntry(role=Role.CHECKPOINT, original="checkpoints/x", stored="checkpoints/x", size=0, sha256=""),
     )
@@ -286,10 +276,8 @@ def paste_module(module: str) -> str:
 def kernel_metadata(
     kit: Kit, settings: NotebookSettings, image: Image, target: NotebookTarget
 ) -> dict[str, Any]:
-    """Return the content of kernel-metadata.json; raises UsageError for what Kaggle would refuse.
-
-    Only the push knows the owner: `id` is the bare slug, and the kit's datasets are as configured.
-    """
+    """Return the content of kernel-metadata.json; raises UsageError for what Kaggle would refuse."""
+    # Only the push knows the owner: `id` is the bare slug, and the datasets are as configured.
     title, slug = title_and_slug(settings, target)
     shape = find_machine_shape(target.accelerator)
     parts = [part for part in kit.parts if part.name not in target.part_locations]

@@ -37,10 +37,7 @@ def check_template(template: str, project: Path) -> None:
 
 
 def fill_template(template: str, project: Path, facts: Mapping[str, Any]) -> str:
-    """Fill a template, built in or a path below the project, and check that every cell parses.
-
-    Raises: UsageError if there is no such template, ProjectError with the line if it is invalid.
-    """
+    """Fill a template, built in or a path below the project; raises ProjectError with the line that is wrong."""
     import jinja2
 
     name, folders = f"{template}{SUFFIX}", [resources.templates_folder()]

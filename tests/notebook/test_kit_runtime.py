@@ -220,10 +220,12 @@ def test_offline_switches_are_set() -> None:
     assert environ["HF_HUB_OFFLINE"] == environ["NO_ALBUMENTATIONS_UPDATE"] == "1"
 
 
-def test_places_may_be_moved() -> None:
+def test_places_may_be_moved(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rehearsals without a sandbox name other folders by variables."""
-    assert SessionFolders.from_environment({}).inputs == Path("/kaggle/input")
-    assert SessionFolders.from_environment({"OFFLINE_KIT_INPUT": "/here"}).inputs == Path("/here")
+    monkeypatch.delenv("OFFLINE_KIT_INPUT", raising=False)
+    assert SessionFolders().inputs == Path("/kaggle/input")
+    monkeypatch.setenv("OFFLINE_KIT_INPUT", "/here")
+    assert SessionFolders().inputs == Path("/here")
 
 
 def test_the_cpu_needs_no_torch() -> None:

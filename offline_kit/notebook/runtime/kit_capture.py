@@ -203,10 +203,7 @@ def write_part(folder: Path, packages: Sequence[Mapping[str, str]]) -> str:
 
 
 def outline_wheel(wheel: Path) -> dict[str, Any]:
-    """Return what a kit needs of a wheel besides its bytes: headers of METADATA and names of code files.
-
-    For compiled libraries also the CUDA runtimes that they link.
-    """
+    """Return what a kit needs of a wheel besides its bytes: METADATA, code files, and the CUDA runtimes they link."""
     with zipfile.ZipFile(wheel) as archive:
         names = [name for name in archive.namelist() if name.endswith((".py", ".pyc", ".so", ".pyd"))]
         info = [name for name in archive.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", name)]

@@ -26,7 +26,6 @@ class EnsembleMember:
     name: str
     framework: str
     path: Path
-    """Its file or folder."""
     model: str = ""
     """Reference to its class or builder, if the file contains only weights."""
     weight: float = 1.0
@@ -56,7 +55,6 @@ class Prediction:
     values: Any
     """An array with one row per id: float32, or float64 if the models' answers need it."""
     classes: list[Any]
-    """Labels of the columns; empty if the models have none."""
 
 
 def attach_members(
@@ -97,11 +95,7 @@ def predict_all(
     import numpy as np
 
     if not members:
-        raise KitError(
-            "there are no models to predict with",
-            code="no-model",
-            hint="name `checkpoints` in the configuration",
-        )
+        raise KitError("there are no models to predict with", code="no-model")
     first_ids: list[Any] = []
     blend = Blend(method, independent=independent)
     for member in members:
@@ -121,7 +115,6 @@ def predict_all(
             raise KitError(
                 f"'{member.name}' predicted other rows than the first model",
                 code="rows-differ-between-models",
-                hint="read the test set in a fixed order",
             )
         if method == "rank" and not first_ids and values.size and (values.min() < 0 or values.max() > 1):
             print(
@@ -142,7 +135,6 @@ class Ensemble:
             raise KitError(
                 "a rank mean needs the whole test set, and a gateway shows one batch at a time",
                 code="rank-mean-needs-all-rows",
-                hint='set `ensemble` to "mean", "weighted" or "vote"',
             )
         self.members, self.method, self.frameworks = members, method, frameworks
         self.assumed: dict[str, int] = {}
@@ -204,11 +196,7 @@ def predict_views(
         total = answer if total is None else total + answer
         count += 1
     if total is None:
-        raise KitError(
-            "the function `tta` yields no batch",
-            code="tta-without-batches",
-            hint="let it yield at least the batch itself",
-        )
+        raise KitError("the function `tta` yields no batch", code="tta-without-batches")
     return total if count == 1 else total / count
 
 
@@ -219,11 +207,7 @@ def apply_activation(answer: Any, activation: str) -> Any:
     if not activation:
         return answer
     if activation not in ("softmax", "sigmoid"):
-        raise KitError(
-            f"activation = '{activation}' is not known",
-            code="unknown-activation",
-            hint='use "softmax" or "sigmoid", or leave it out',
-        )
+        raise KitError(f"activation = '{activation}' is not known", code="unknown-activation")
     if isinstance(answer, list):  # one array for each target
         return [apply_activation(target_scores, activation) for target_scores in answer]
     if hasattr(answer, "detach"):
@@ -233,11 +217,7 @@ def apply_activation(answer: Any, activation: str) -> Any:
     if activation == "sigmoid":
         return np.exp(-np.logaddexp(0, -scores))  # no overflow at any size
     if scores.ndim < 2 or scores.shape[-1] < 2:
-        raise KitError(
-            "softmax of a single column is 1 in every row",
-            code="softmax-of-one-column",
-            hint='use activation = "sigmoid" for a model with one output',
-        )
+        raise KitError("softmax of a single column is 1 in every row", code="softmax-of-one-column")
     powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
     return powers / powers.sum(axis=-1, keepdims=True)
 
@@ -256,7 +236,6 @@ def as_row_array(answer: Any, rows: int, name: str) -> Any:
                     "a table has room for one number of each target: the probability of the second of two classes"
                 ],
                 code="multi-target-probabilities",
-                hint="save one model for each target, or write a `function` that makes the rows",
             )
         answer = np.stack([np.asarray(target_answer)[:, -1] for target_answer in answer], axis=1)
     if hasattr(answer, "detach"):
@@ -300,7 +279,6 @@ def column_labels(member: EnsembleMember, model: Any, columns: int) -> list[Any]
         raise KitError(
             f"'{member.name}' knows its classes itself: {shorten_list(own)}; its `labels` say {shorten_list(member.labels)}",
             code="labels-contradict-model",
-            hint="remove `labels` from the `params` of its entry in `models`",
         )
     return member.labels
 
@@ -315,7 +293,6 @@ def order_columns(values: Any, own: Sequence[Any], first_classes: Sequence[Any],
             f"'{name}' was trained on other classes than the first model",
             [f"the first: {', '.join(map(str, first_classes))}", f"'{name}': {', '.join(map(str, own))}"],
             code="classes-differ-between-models",
-            hint="put models of the same classes into one ensemble",
         )
     return values[:, [own_keys.index(class_key) for class_key in first_keys]]
 
@@ -400,7 +377,6 @@ class Blend:
         raise KitError(
             f"'{name}' answers with {new_width} columns, and the models before it with {width}",
             code="columns-differ-between-models",
-            hint="put models with the same outputs into one ensemble",
         )
 
     def combine_predictions(self) -> Any:

@@ -42,10 +42,7 @@ class Context:
 
 
 def load_object(name: str, kit: OpenKit) -> Any:
-    """Return the object "package.module:Name" or "folder/file.py:Name".
-
-    A file is found in the kit's code, and imported under its module name if it has one.
-    """
+    """Return the object "package.module:Name" or "folder/file.py:Name"; the file is one of the kit's code."""
     source, _, attribute = name.partition(":")
     try:
         if source.endswith(".py"):
@@ -76,11 +73,7 @@ def load_object(name: str, kit: OpenKit) -> Any:
 
 def _import_file(path: Path) -> Any:
     if not path.is_file():
-        raise KitError(
-            f"the kit has no file '{path}'",
-            code="file-not-in-kit",
-            hint="add it to `modules` of the configuration",
-        )
+        raise KitError(f"the kit has no file '{path}'", code="file-not-in-kit")
     for root in map(Path, sys.path):
         if root in path.parents:  # so that its neighbours can import it too, and get the same module
             dotted = ".".join(path.relative_to(root).with_suffix("").parts)
@@ -137,8 +130,6 @@ def alias_main(path: str, names: Sequence[str], kit: OpenKit) -> None:
             f"'{path}' (`main_from`) was run to find {', '.join(map(repr, names))}, and its own top level fails"
             f"{line}: {type(error).__name__}: {error}",
             code="main-module-failed",
-            hint='put the training below `if __name__ == "__main__":`, or move what the pickles need into a module of'
-            " its own and name that in `main_from`; then build again",
         ) from error
     main = sys.modules["__main__"]
     notebook = main.notebook if isinstance(main, AliasedMain) else main

@@ -53,13 +53,11 @@ class InstallChoice:
 
     name: str
     wheel: Path | None
-    """The wheel that fits this Python; None if the sdist is built."""
+    """The wheel that fits this Python; None if the sdist is built, with the wheels of `build`."""
     sdist: Path | None = None
     build: tuple[Path, ...] = ()
-    """Wheels that the build of the sdist needs."""
     imports: tuple[str, ...] = ()
     own: bool = False
-    """Whether it is the project's own."""
 
 
 def install_packages(kit: OpenKit, installer: str = "") -> Path:
@@ -94,10 +92,7 @@ def install_packages(kit: OpenKit, installer: str = "") -> Path:
 
 
 def choose_files(plan: Mapping[str, Any], packages: Path, path: Sequence[str]) -> list[InstallChoice]:
-    """Return the file to install each package from; raises KitError with every package that is unavailable.
-
-    `path` is sys.path without the overlay.
-    """
+    """Return the file to install each package from; `path` is sys.path without the overlay."""
     choices, problems = [], []
     for item in plan["install"]:
         wheel, sdist = item.get("wheel"), item.get("sdist")
@@ -233,11 +228,7 @@ def find_installers(requested: str) -> list[list[str]]:
                 subprocess.run([*commands[name], "--version"], check=True, capture_output=True, timeout=60)
             installers.append(commands[name])
     if not installers:
-        raise KitError(
-            f"no installer runs here (asked for: {requested})",
-            code="installer-not-found",
-            hint="install uv or pip, or ask for the other",
-        )
+        raise KitError(f"no installer runs here (asked for: {requested})", code="installer-not-found")
     return installers
 
 
@@ -286,16 +277,13 @@ def _run_installer(command: Sequence[str], failure: str) -> None:
             f"{failure} ({_tool_name(command)} ended with code {completed.returncode})",
             words[-15:],
             code="install-failed",
-            hint="build the kit again, or set OFFLINE_KIT_INSTALLER to the other of 'uv' and 'pip'",
         )
 
 
 def activate_overlay(overlay: Path, roots: Sequence[Path]) -> None:
-    """Put the project's modules and then the overlay first on sys.path, for this process and its children.
-
-    As with a script beside them, own modules take precedence over packages of the same name; so do modules
-    that the notebook wrote into its working folder, if Jupyter has that on sys.path.
-    """
+    """Put the project's modules and then the overlay first on sys.path, for this process and its children."""
+    # As with a script beside them, own modules win over packages of the same name; so do modules that the notebook wrote
+    # into its working folder, if Jupyter has that on sys.path.
     before = list(sys.path)
     site.addsitedir(str(overlay))  # unlike a plain sys.path entry, it runs the .pth files
     added = [entry for entry in sys.path if entry not in before]

@@ -46,10 +46,8 @@ def build_submission(
 
 
 def _check_finite(prediction: Prediction, kind: str, say: Say) -> None:
-    """Raise KitError for values that cannot be postprocessed: NaN would become a label, a no, or an integer.
-
-    Kaggle's scoring run only reports them: a few such rows of the hidden test set must not cost the score.
-    """
+    """Raise KitError for values that cannot be postprocessed: NaN would become a label, a no, or an integer."""
+    # In the scoring run a few such rows of the hidden test set must not cost the score.
     import numpy as np
 
     odd = ~np.isfinite(prediction.values) if kind == "round" else np.isnan(prediction.values)
@@ -63,20 +61,13 @@ def _check_finite(prediction: Prediction, kind: str, say: Say) -> None:
     if in_scoring_run():
         say(f"note: {problem}; {first}")
         return
-    raise KitError(
-        problem,
-        [first],
-        code="predictions-not-finite",
-        hint="check these rows for an empty cell, an overflow of half precision, or a division by 0",
-    )
+    raise KitError(problem, [first], code="predictions-not-finite")
 
 
 def select_sample_rows(prediction: Prediction, sample: SampleSubmission) -> Prediction:
-    """Keep the rows that the sample asks for, if the test set has more.
-
-    In Kaggle's scoring run the sample may still be the public one, a small part of the hidden test set:
-    there it only applies if it asks for at least half of the rows.
-    """
+    """Keep the rows that the sample asks for, if the test set has more."""
+    # In the scoring run the sample may still be the public one, a small part of the hidden test set: there it only
+    # applies if it asks for at least half of the rows.
     sample_ids = set(sample.ids)
     kept_rows = [row for row, row_id in enumerate(prediction.ids) if str(row_id) in sample_ids]
     left = len(prediction.ids) - len(kept_rows)
@@ -122,7 +113,6 @@ def _copy_outputs(values: Any, names: Sequence[Any], sample: SampleSubmission, s
     raise KitError(
         f"the model has {outputs} outputs, and '{sample.path.name}' {len(targets)} columns: {shorten_list(targets)}",
         code="columns-do-not-fit",
-        hint='set `postprocess` to "argmax" or "labels:0.5" for names in one column, or to your own function',
     )
 
 
@@ -154,7 +144,6 @@ def _name_outputs(
         raise KitError(
             f"'{kind}' fills one column, and '{sample.path.name}' has {len(sample.targets)}: {shorten_list(sample.targets)}",
             code="postprocess-fills-one-column",
-            hint="choose another `postprocess`, or use your own function: function(predictions, ids)",
         )
     names = list(names) or list(range(values.shape[1]))
     if len(names) != values.shape[1]:

@@ -20,10 +20,7 @@ def _link_path(source: Path, target: Path) -> None:
 
 
 def limit_rows(root: Path, sample: Path | None, rows: int, scratch: Path) -> Path:
-    """Return a folder of links to the data of `root`, with a test set of `rows` rows.
-
-    If there are fewer, they are repeated under new ids.
-    """
+    """Link the data of `root` with a test set of `rows` rows, repeated under new ids if there are fewer."""
     folder = scratch / "rows"
     shutil.rmtree(folder, ignore_errors=True)
     data_folder = folder / root.name
@@ -72,10 +69,7 @@ def cut_rows(
 
 
 def choose_ids(known_ids: Sequence[str], rows: int) -> RenamedIds:
-    """Return `rows` pairs of an id and its original: the first ids, then the same again renamed.
-
-    Ids that occur in several rows are not repeated.
-    """
+    """Return `rows` pairs of an id and its original: the first ids, then the same again renamed."""
     pairs = [(name, name) for name in dict.fromkeys(known_ids[:rows])]
     if len(known_ids) >= rows or not known_ids or len(set(known_ids)) < len(known_ids):
         return pairs
@@ -123,7 +117,7 @@ def _read_csv(path: Path, rows: int) -> list[list[str]]:
     with path.open(newline="", encoding="utf-8-sig") as stream:
         table = list(islice((row for row in read_csv_rows(stream) if row), rows + 1))
     if not table:
-        raise KitError(f"'{path}' is empty", code="table-empty", hint="check the competition's data")
+        raise KitError(f"'{path}' is empty", code="table-empty")
     return table
 
 

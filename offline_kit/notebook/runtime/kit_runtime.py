@@ -15,7 +15,7 @@ import time
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -62,6 +62,69 @@ def in_scoring_run() -> bool:
     return bool(os.environ.get("KAGGLE_IS_COMPETITION_RERUN"))
 
 
+HINTS = {
+    "batch-not-tensor": "convert them to tensors in your own `transform`, as in training",
+    "checkpoint-unreadable": "save it again with this version of torch, and build the kit again",
+    "classes-differ-between-models": "put models of the same classes into one ensemble",
+    "columns-differ-between-models": "put models with the same outputs into one ensemble",
+    "columns-do-not-fit": 'set `postprocess` to "argmax" or "labels:0.5" for names in one column, or to your own function',
+    "columns-not-numeric": "encode them as in training in your own `transform`: transform(batch) -> table or tensor",
+    "competition-not-mounted": "attach the competition to this notebook (Add Input), and accept its rules; for a rehearsal, set "
+    "`competition_data` (--competition-data) to a local copy",
+    "file-not-in-kit": "add it to `modules` of the configuration",
+    "format-unsupported": "render the notebook again with the version of offline-kit that built the kit",
+    "gateway-failed": "check the test set; where it looks for it can be set with `data_paths`, names below the "
+    "competition's folder, in [tool.offline-kit.notebook.params]",
+    "id-column-in-transform": "leave it out of `transform`, or give the function a parameter `ids`, which gets the ids",
+    "image-shapes-differ": "let it resize them to one size, or set `batch_size = 1`",
+    "images-not-found": 'name the folder: `test = "folder"` in [tool.offline-kit.notebook.params]; where an id is no file, '
+    "write a `function`",
+    "inference-server-not-found": "compare with the competition's demo notebook, or use the template `function`",
+    "install-failed": "build the kit again, or set OFFLINE_KIT_INSTALLER to the other of 'uv' and 'pip'",
+    "installer-not-found": "install uv or pip, or ask for the other",
+    "kit-damaged": "push the kit again and wait until Kaggle has processed it",
+    "labels-contradict-model": "remove `labels` from the `params` of its entry in `models`",
+    "loader-empty": "check where the data class looks for it",
+    "main-module-failed": 'put the training below `if __name__ == "__main__":`, or move what the pickles need into a module '
+    "of its own and name that in `main_from`; then build again",
+    "multi-target-probabilities": "save one model for each target, or write a `function` that makes the rows",
+    "no-model": "name `checkpoints` in the configuration",
+    "not-a-checkpoint": "save `model.state_dict()`, or let Lightning save it",
+    "not-a-torch-checkpoint": "check what was saved or downloaded there; a file of another kind is for the template `function`",
+    "path-outside-kit": "build the kit again",
+    "postprocess-fills-one-column": "choose another `postprocess`, or use your own function: function(predictions, ids)",
+    "predict-loader-missing": "define one that yields the test data's batches in a fixed order",
+    "prediction-failed": "fix the function; the error itself is shown above",
+    "prediction-refused": "return a data frame or a series with the columns that are to be predicted, and exactly one row "
+    "for each row that is asked for",
+    "predictions-not-finite": "check these rows for an empty cell, an overflow of half precision, or a division by 0",
+    "rank-mean-needs-all-rows": 'set `ensemble` to "mean", "weighted" or "vote"',
+    "rows-differ-between-models": "read the test set in a fixed order",
+    "sample-submission-not-found": "set `competition` in the configuration; a competition without a sample needs a `function`",
+    "sample-without-targets": "write a `function` for this competition",
+    "server-class-not-found": "correct the name",
+    "server-takes-no-function": "adopt the competition's demo notebook: offline-kit adopt NOTEBOOK",
+    "server-without-gateway": "adopt the competition's demo notebook: offline-kit adopt NOTEBOOK",
+    "several-loaders": "return the one of the test data",
+    "softmax-of-one-column": 'use activation = "sigmoid" for a model with one output',
+    "source-changed": "if the change is intended, update the local copy and build the kit again",
+    "source-file-not-found": "correct `files`, or look whether the notebook wrote it in its newest run",
+    "source-invalid": "write dataset:, notebook: or model: before its name",
+    "submission-invalid": "fix the code that creates the rows, and run again",
+    "submission-method-missing": "add it: it gets one tensor with all predictions in the loader's order, and returns a "
+    "pandas.DataFrame or a list of dictionaries",
+    "submission-type-unsupported": "return a pandas.DataFrame, or a list of dictionaries (column: value), one for each row",
+    "table-empty": "check the competition's data",
+    "test-columns-differ": "compute them as in training, in your own `transform`, or fix the file that `columns` names",
+    "test-table-not-found": 'set `test = "name.csv"` in [tool.offline-kit.notebook.params]',
+    "tta-without-batches": "let it yield at least the batch itself",
+    "unknown-activation": 'use "softmax" or "sigmoid", or leave it out',
+    "unknown-param": "correct [tool.offline-kit.notebook.params]",
+    "unsafe-checkpoint": "if you trust this file, set `weights_only = false` in [tool.offline-kit.notebook.params]; else "
+    "save plain types only (numbers, strings, lists, dicts) as hyper-parameters",
+    "weights-do-not-fit": "use the code and the hyper-parameters that the checkpoint was trained with",
+}
+"""How to fix each failure, by its code."""
 FAILURE_KEY = "offline_kit_failure"
 """Begins the line of JSON that a failed notebook prints for programs."""
 
@@ -70,8 +133,9 @@ class KitError(RuntimeError):
     """A failure of the notebook: a stable code, what is wrong, the details, and how to fix it."""
 
     def __init__(
-        self, what: str, details: Sequence[str] = (), *, hint: str, code: str = "notebook-failed"
+        self, what: str, details: Sequence[str] = (), *, code: str = "notebook-failed", hint: str = ""
     ) -> None:
+        hint = hint or HINTS.get(code, "")
         super().__init__("\n".join([what, *(f"  - {line}" for line in details), f"hint: {hint}"]))
         self.code, self.what, self.details, self.hint = code, what, tuple(details), hint
 
@@ -104,22 +168,18 @@ def find_failure(output: str) -> KitError | None:
     return None
 
 
+def _session_folder(name: str, usual: str) -> Path:
+    # Rehearsals without a sandbox name other folders.
+    return Path(os.environ.get(f"OFFLINE_KIT_{name}") or usual)
+
+
 @dataclass(frozen=True)
 class SessionFolders:
     """The folders of a session: read-only inputs, what Kaggle keeps of the run, links and installed packages."""
 
-    inputs: Path = Path("/kaggle/input")
-    working: Path = Path("/kaggle/working")
-    scratch: Path = Path("/tmp/offline-kit")  # noqa: S108 - a session has one user, and the path is in error texts
-
-    @classmethod
-    def from_environment(cls, environ: Mapping[str, str]) -> "SessionFolders":
-        """Return Kaggle's folders, or those that OFFLINE_KIT_INPUT, _WORKING and _SCRATCH name."""
-        return cls(
-            inputs=Path(environ.get("OFFLINE_KIT_INPUT") or cls.inputs),
-            working=Path(environ.get("OFFLINE_KIT_WORKING") or cls.working),
-            scratch=Path(environ.get("OFFLINE_KIT_SCRATCH") or cls.scratch),
-        )
+    inputs: Path = field(default_factory=lambda: _session_folder("INPUT", "/kaggle/input"))
+    working: Path = field(default_factory=lambda: _session_folder("WORKING", "/kaggle/working"))
+    scratch: Path = field(default_factory=lambda: _session_folder("SCRATCH", "/tmp/offline-kit"))  # noqa: S108
 
 
 @dataclass(frozen=True)
@@ -146,11 +206,8 @@ class PartFile:
 
 
 def open_kit(expected: Mapping[str, str], folders: SessionFolders | None = None) -> OpenKit:
-    """Find, check and restore the parts (name: id); safe to call again.
-
-    Raises KitError with what is mounted instead, or with every missing or damaged file.
-    """
-    folders = folders or SessionFolders.from_environment(os.environ)
+    """Find, check and restore the parts (name: id); safe to call again. Raises KitError with every damaged file."""
+    folders = folders or SessionFolders()
     parts = find_parts(expected, folders.inputs)
     entries = [entry for folder in parts.values() for entry in read_part(folder)]
     paths, notes = verify_files(entries)
@@ -264,8 +321,6 @@ def find_competition(slug: str, inputs: Path) -> Path | None:
         f"the data of the competition '{slug}' is not mounted",
         list_mounted(inputs),
         code="competition-not-mounted",
-        hint="attach the competition to this notebook (Add Input), and accept its rules; "
-        "for a rehearsal, set `competition_data` (--competition-data) to a local copy",
     )
 
 
@@ -277,11 +332,7 @@ def read_part(folder: Path) -> list[PartFile]:
     entries = [PartFile(folder, **{name: line[name] for name in names}) for line in manifest["files"]]
     for path in (PurePosixPath(name) for entry in entries for name in (entry.original, entry.stored)):
         if path.is_absolute() or ".." in path.parts:
-            raise KitError(
-                f"the manifest names a file outside the kit: '{path}'",
-                code="path-outside-kit",
-                hint="build the kit again",
-            )
+            raise KitError(f"the manifest names a file outside the kit: '{path}'", code="path-outside-kit")
     return entries
 
 
@@ -291,15 +342,11 @@ def check_format(content: Mapping[str, Any], name: str) -> None:
         raise KitError(
             f"'{name}' has format {content.get('format')!r}, this notebook reads format 1",
             code="format-unsupported",
-            hint="render the notebook again with the version of offline-kit that built the kit",
         )
 
 
 def verify_files(entries: Sequence[PartFile]) -> tuple[dict[str, Path], list[str]]:
-    """Return the path of each original name's bytes, and notes on files that Kaggle renamed.
-
-    Raises KitError with every missing or damaged file, and what probably happened to it.
-    """
+    """Return the path of each original name's bytes, and notes on files that Kaggle renamed; raises KitError."""
     with ThreadPoolExecutor(READERS) as pool:
         intact = list(pool.map(lambda entry: _has_content(entry.part / entry.stored, entry), entries))
     paths, notes, problems = {}, [], []
@@ -321,7 +368,6 @@ def verify_files(entries: Sequence[PartFile]) -> tuple[dict[str, Path], list[str
             f"{len(problems)} of {len(entries)} files of the kit are missing or damaged",
             problems,
             code="kit-damaged",
-            hint="push the kit again and wait until Kaggle has processed it",
         )
     return paths, notes
 
@@ -395,29 +441,15 @@ def pick_device(accelerator: str) -> str:
 
 
 def track_progress(batches: Iterable[Any], title: str, total: int = 0, unit: str = "rows") -> Iterator[Any]:
-    """Yield the batches, and show how far it is: with tqdm's bar, or a line now and then.
-
-    What is counted are the rows, the `ids` of the batches, or the batches themselves.
-    """
+    """Yield the batches and print the progress every 30 s, in rows (their `ids`) or batches."""
     began = reported_at = time.perf_counter()
     count = 0
-    try:
-        bar = importlib.import_module("tqdm").tqdm(
-            total=total or None, desc=title, unit=f" {unit}", mininterval=5
-        )
-    except ImportError:
-        bar = None
     for batch in batches:
         yield batch
-        step = len(batch.ids) if unit == "rows" else 1
-        count += step
-        current_time = time.perf_counter()
-        if bar is not None:
-            bar.update(step)
-        elif current_time - reported_at > 30:
-            reported_at = current_time
+        count += len(batch.ids) if unit == "rows" else 1
+        # Lines, no bar: a log keeps every state of a bar.
+        if time.perf_counter() - reported_at > 30:
+            reported_at = time.perf_counter()
             of_total = f" of about {total}" if total else ""
-            print(f"{title}: {count}{of_total} {unit}, {current_time - began:.0f} s")
-    if bar is not None:
-        bar.close()
+            print(f"{title}: {count}{of_total} {unit}, {reported_at - began:.0f} s")
     print(f"{title}: {count} {unit} in {time.perf_counter() - began:.1f} s")

@@ -32,10 +32,7 @@ SERVER, GATEWAY = "InferenceServer", "Gateway"
 
 
 def make_predictor(name: str, kit: OpenKit, context: Any) -> Callable[..., Any]:
-    """Return the function to call with each batch: the object `name`, or what it returns for the context.
-
-    Raises KitError if constructing it fails, or if it cannot be called.
-    """
+    """Return the function to call with each batch: the object `name`, or what it returns for the context."""
     function = predictor = load_object(name, kit)
     problem = f"'{name}' cannot be called: its type is {type(function).__name__}"
     if callable(function) and _takes_context(function):
@@ -105,8 +102,6 @@ class BatchRecorder:
             return KitError(
                 f"the gateway ended before the first batch: {type(error).__name__}: {error}",
                 code="gateway-failed",
-                hint="check the test set; where it looks for it can be set with `data_paths`, names below the "
-                "competition's folder, in [tool.offline-kit.notebook.params]",
             )
         if isinstance(self.error, KitError):
             return KitError(
@@ -120,14 +115,11 @@ class BatchRecorder:
                 f"predict raised {type(self.error).__name__} at batch {self.number}: {self.error}",
                 [asked],
                 code="prediction-failed",
-                hint="fix the function; the error itself is shown above",
             )
         return KitError(
             f"the gateway did not take what predict returned for batch {self.number}: {error}",
             [asked, f"returned: {self.response}"],
             code="prediction-refused",
-            hint="return a data frame or a series with the columns that are to be predicted, and exactly one row "
-            "for each row that is asked for",
         )
 
 
@@ -158,7 +150,6 @@ def find_server_package(root: Path | None) -> Path:
         f"'{root}' has no {PACKAGE}: is this a competition with an inference server?",
         [f"it has: {', '.join(names[:20])}"],
         code="inference-server-not-found",
-        hint="compare with the competition's demo notebook, or use the template `function`",
     )
 
 
@@ -219,11 +210,7 @@ def _read_class_bases(path: Path, root: Path) -> Iterator[tuple[str, list[str]]]
 
 
 def load_class(package: Path, kind: str, name: str = "") -> Any:
-    """Import the competition's server or gateway class from its package.
-
-    `name` ("module:Class" or "Class") selects one of several. Raises KitError with the classes that the
-    package defines.
-    """
+    """Import the competition's server or gateway class; `name` ("module:Class" or "Class") selects one of several."""
     for folder in (package.parent, package):
         if str(folder) not in sys.path:
             sys.path.append(str(folder))  # last: its data shall hide no package of the kit or the image
@@ -251,16 +238,13 @@ def load_class(package: Path, kind: str, name: str = "") -> Any:
             f"'{package}' has no module '{module}'" if is_missing else f"'{module}' defines no '{attribute}'",
             listed,
             code="server-class-not-found",
-            hint="correct the name",
         ) from error
 
 
 def construct_server(server: Any, predict: Callable[..., Any]) -> Any:
-    """Construct a competition's server with `predict`, as a plain function of that name.
-
-    The relay of kaggle_evaluation 0.9.0 takes nothing but a `types.FunctionType`: no bound method, no lambda, no
-    object with `__call__`. Raises KitError for a server whose constructor takes no function.
-    """
+    """Construct a competition's server with `predict`; raises KitError if its constructor takes no function."""
+    # The relay of kaggle_evaluation 0.9.0 takes nothing but a `types.FunctionType`: no bound method, no lambda, no
+    # object with `__call__`.
 
     def endpoint(*batch: Any, **named: Any) -> Any:
         return predict(*batch, **named)
@@ -282,15 +266,12 @@ def construct_server(server: Any, predict: Callable[..., Any]) -> Any:
         f"the competition's {server.__name__} takes no function: {server.__name__}{inspect.signature(server)}",
         ["it answers its gateway by itself, from what the notebook writes"],
         code="server-takes-no-function",
-        hint="adopt the competition's demo notebook: offline-kit adopt NOTEBOOK",
     )
 
 
 def find_data_paths(root: Path, names: Sequence[str] = ()) -> tuple[str, ...] | None:
-    """Return the data paths to pass to the gateway; None if its own defaults work.
-
-    The default comes from its source, if that names a mount layout that this session does not have.
-    """
+    """Return the data paths to pass to the gateway; None if its own defaults work."""
+    # A default in its source may name a mount layout that this session does not have.
     if names:
         return tuple(str(root / name) for name in names)
     for path in dict.fromkeys(find_classes(find_server_package(root), GATEWAY).values()):
@@ -322,7 +303,6 @@ def serve_gateway(
             f"{server_class.__name__} has neither `run` nor `run_local_gateway`: only a scoring run can call it",
             [f"it has: {', '.join(name for name in dir(server) if not name.startswith('_'))}"],
             code="server-without-gateway",
-            hint="adopt the competition's demo notebook: offline-kit adopt NOTEBOOK",
         )
     print(f"server: {'for the scoring run' if scoring else 'with a gateway in this process'}")
     began = time.time()

@@ -43,11 +43,7 @@ def find_source(source: str, inputs: Path) -> Path:
     """Return the folder of a mounted source; raises KitError with what is mounted instead."""
     kind, _, name = source.partition(":")
     if kind not in HOW_TO_ATTACH or "/" not in name:
-        raise KitError(
-            f"'{source}' is no source",
-            code="source-invalid",
-            hint="write dataset:, notebook: or model: before its name",
-        )
+        raise KitError(f"'{source}' is no source", code="source-invalid")
     if folder := find_mount(f"{kind}s", name, inputs):
         return folder
     versions: list[str] = []
@@ -69,10 +65,8 @@ def find_source(source: str, inputs: Path) -> Path:
 
 
 def find_published(folder: Path) -> dict[str, Path]:
-    """Return the trained files that offline-kit has published in a folder, by original name; empty if it has not.
-
-    Kaggle would unpack `best.pt`, so it is stored as `best.pt.xyz`. Raises KitError for damaged files.
-    """
+    """Return the trained files that offline-kit has published in a folder, by original name; empty if it has not."""
+    # Kaggle would unpack `best.pt`, so it is stored as `best.pt.xyz`.
     if not (folder / MARKER).is_file():
         return {}
     entries = [entry for entry in read_part(folder) if entry.role in ("checkpoint", "preprocessing")]
@@ -117,7 +111,6 @@ def find_source_files(
             f"'{source}' has no file that matches '{pattern}'",
             [*(f"it has: {name}" for name in names[:30]), *remainder] or ["it is empty"],
             code="source-file-not-found",
-            hint="correct `files`, or look whether the notebook wrote it in its newest run",
         )
     if known_files:
         _check_unchanged(source, folder, matches, known_files)
@@ -133,10 +126,7 @@ def _check_unchanged(source: str, folder: Path, matches: list[Path], known_files
         verify_files(entries)
     except KitError as error:
         raise KitError(
-            f"'{source}' has changed since the kit was built",
-            error.details,
-            code="source-changed",
-            hint="if the change is intended, update the local copy and build the kit again",
+            f"'{source}' has changed since the kit was built", error.details, code="source-changed"
         ) from None
     names = [path.relative_to(folder).as_posix() for path in matches]
     new = [name for name in names if not any(f"{known}/".startswith(f"{name}/") for known in known_files)]

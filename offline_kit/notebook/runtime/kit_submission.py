@@ -19,10 +19,7 @@ LOOKED = 1000
 
 
 def write_submission(result: Any, submission: Path) -> None:
-    """Write what was predicted: a data frame, rows as dictionaries, a path, or None for "written already".
-
-    Raises KitError when it is none of these, or when no file came of it.
-    """
+    """Write what was predicted: a data frame, rows as dictionaries, a path, or None for "written already"."""
     submission.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(result, str | Path):
         if Path(result).resolve() != submission.resolve():
@@ -49,7 +46,6 @@ def _write_rows(result: Any, submission: Path) -> None:
         raise KitError(
             f"a submission cannot be written from {'no rows' if is_list and not rows else type(result).__name__}",
             code="submission-type-unsupported",
-            hint="return a pandas.DataFrame, or a list of dictionaries (column: value), one for each row",
         )
     with submission.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, fieldnames=list(rows[0]), lineterminator="\n")
@@ -58,12 +54,9 @@ def _write_rows(result: Any, submission: Path) -> None:
 
 
 def check_submission(submission: Path, data: Path | None) -> None:
-    """Compare a CSV with the competition's sample; raises KitError with every problem that would spoil the score.
-
-    In Kaggle's own scoring run every finding is only reported: an exception would throw away a file that is
-    already written, and the sample may still be that of the public test set. A check that breaks is reported
-    as well, in any run.
-    """
+    """Compare a CSV with the competition's sample; raises KitError with every problem that would spoil the score."""
+    # In the scoring run every finding is only reported: an exception would throw away a file that is already written,
+    # and the sample may still be that of the public test set.
     try:
         _compare_sample(submission, data)
     except KitError as error:
@@ -88,10 +81,7 @@ def _compare_sample(submission: Path, data: Path | None) -> None:
         problems += doubts
     if problems:
         raise KitError(
-            f"'{submission.name}' is not what '{sample.name}' asks for",
-            problems,
-            code="submission-invalid",
-            hint="fix the code that creates the rows, and run again",
+            f"'{submission.name}' is not what '{sample.name}' asks for", problems, code="submission-invalid"
         )
     changed_kinds = find_kind_changes(own_digest, sample_digest)
     for line in changed_kinds:
@@ -112,11 +102,9 @@ class TableDigest:
 
     header: list[str]
     ids: Counter[str]
-    """How often each value of the first column occurs."""
     empty: list[list[int]]
     """For each column, the lines whose cell is empty."""
     ragged: list[int]
-    """Lines of another width than the header's."""
     kinds: list[dict[str, str]]
     """For each column, a first "number", "word" and "empty" of its first rows, if it has some."""
 

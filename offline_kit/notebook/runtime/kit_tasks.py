@@ -61,7 +61,6 @@ def read_sample(root: Path | None) -> SampleSubmission:
         raise KitError(
             f"there is no sample submission in '{root}'" if root else "no competition is attached",
             code="sample-submission-not-found",
-            hint="set `competition` in the configuration; a competition without a sample needs a `function`",
         )
     with path.open(newline="", encoding="utf-8-sig") as stream:
         reader = read_csv_rows(stream)
@@ -69,11 +68,7 @@ def read_sample(root: Path | None) -> SampleSubmission:
         first = [row for row in islice(reader, LOOKED) if row]
         ids = [row[0] for row in first] + [row[0] for row in reader if row]
     if len(header) < 2:
-        raise KitError(
-            f"'{path.name}' has no column beside the ids",
-            code="sample-without-targets",
-            hint="write a `function` for this competition",
-        )
+        raise KitError(f"'{path.name}' has no column beside the ids", code="sample-without-targets")
     return SampleSubmission(path, tuple(header), ids, frozenset(row[1] for row in first if len(row) > 1))
 
 
@@ -86,10 +81,8 @@ class TableBatches:
     """
 
     path: Path
-    """The test set."""
     sample: SampleSubmission
     size: int = 65536
-    """Rows of a batch."""
     columns: Mapping[str, str] = field(default_factory=dict)
     """Names and dtypes of the training's columns; empty when they were not recorded."""
     categories: Mapping[str, Sequence[Any]] = field(default_factory=dict)
@@ -112,9 +105,7 @@ class TableBatches:
             yield RowBatch(ids, self._prepare_data(piece, ids))
             row_count += len(piece)
         if row_count == 0:
-            raise KitError(
-                f"'{self.path.name}' has no rows", code="table-empty", hint="check the competition's data"
-            )
+            raise KitError(f"'{self.path.name}' has no rows", code="table-empty")
         if self.id_column is None and row_count != self.total:
             raise KitError(
                 f"'{self.path.name}' has {row_count} rows without ids, and '{self.sample.path.name}' {self.total}",
@@ -169,7 +160,6 @@ class TableBatches:
             raise KitError(
                 f"`transform` asks for the id column '{key}', which is not among the model's columns",
                 code="id-column-in-transform",
-                hint="leave it out of `transform`, or give the function a parameter `ids`, which gets the ids",
             ) from error
 
 
@@ -213,7 +203,6 @@ def find_test_table(root: Path, name: str = "") -> Path:
         f"'{name}' is not among the data" if name else problem,
         [f"there is: {', '.join(path.name for path in tables) or 'no table'}, in '{root}'"],
         code="test-table-not-found",
-        hint='set `test = "name.csv"` in [tool.offline-kit.notebook.params]',
     )
 
 
@@ -279,10 +268,7 @@ def dtype_kind(dtype: str) -> str:
 
 
 def fit_columns(piece: Any, columns: Mapping[str, str], extra: Sequence[str] = ()) -> Any:
-    """Return a piece with the training's columns alone, in their order and with their dtypes.
-
-    Raises KitError with every column that is missing or cannot be converted, and the `extra` ones.
-    """
+    """Return a piece with the training's columns alone, in their order and with their dtypes; `extra` are the others."""
     fitted_columns: dict[str, Any] = {}
     problems = []
     for name, dtype in columns.items():
@@ -297,7 +283,6 @@ def fit_columns(piece: Any, columns: Mapping[str, str], extra: Sequence[str] = (
             "the test set has other columns than training had",
             problems + [f"columns that training did not have: {', '.join(extra)}"] * bool(extra),
             code="test-columns-differ",
-            hint="compute them as in training, in your own `transform`, or fix the file that `columns` names",
         )
     return type(piece)(fitted_columns, index=piece.index)
 
@@ -330,11 +315,8 @@ def cast_column(column: Any, dtype: str) -> tuple[Any, str]:
 def apply_categories(
     piece: Any, categories: Mapping[str, Sequence[Any]], say: Callable[[str], object] = print
 ) -> Any:
-    """Return a piece whose categorical columns have the categories of training, in their order.
-
-    Some models know categories only by number, and a batch alone would number them differently. A category
-    that training did not have becomes a missing value, with a note: hidden data may well have one.
-    """
+    """Return a piece whose categorical columns have the categories of training, in their order; new ones are missing."""
+    # Some models know categories only by number, and a batch alone would number them differently.
     import pandas as pd
 
     for name, trained_categories in categories.items():
@@ -354,7 +336,6 @@ class ImageBatches:
     """The pictures, batch by batch; they can be gone through again for the next model."""
 
     files: dict[str, Path]
-    """The picture of each id."""
     size: int
     transform: Callable[[Path], Any] | None = None
     """Makes the model's input of a path; without it the model gets RGB pictures of PIL."""
@@ -388,7 +369,6 @@ def stack_items(items: list[Any]) -> Any:
         raise KitError(
             f"`transform` gives pictures of different shapes: {shorten_list(sorted(shapes))}",
             code="image-shapes-differ",
-            hint="let it resize them to one size, or set `batch_size = 1`",
         )
     library = "torch" if hasattr(items[0], "detach") else "numpy"
     return importlib.import_module(library).stack(items)
@@ -424,7 +404,5 @@ def find_images(root: Path, sample: SampleSubmission, name: str = "") -> dict[st
                 f"there are: {shorten_list(path.name for path in test_files) or 'no files'}",
             ],
             code="images-not-found",
-            hint='name the folder: `test = "folder"` in [tool.offline-kit.notebook.params]; '
-            "where an id is no file, write a `function`",
         )
     return images

@@ -41,9 +41,7 @@ def load_checkpoint(path: Path, *, weights_only: bool = True) -> dict[str, Any]:
         raise _explain_load_error(torch, path, error, weights_only=weights_only) from error
     if not isinstance(loaded, Mapping):
         raise KitError(
-            f"'{path.name}' holds a {type(loaded).__name__}, not a checkpoint",
-            code="not-a-checkpoint",
-            hint="save `model.state_dict()`, or let Lightning save it",
+            f"'{path.name}' holds a {type(loaded).__name__}, not a checkpoint", code="not-a-checkpoint"
         )
     return dict(loaded)
 
@@ -54,7 +52,6 @@ def _explain_load_error(torch: Any, path: Path, error: Exception, *, weights_onl
             f"'{path.name}' cannot be loaded: {type(error).__name__}",
             str(error).splitlines()[:3],
             code="checkpoint-unreadable",
-            hint="save it again with this version of torch, and build the kit again",
         )
     try:
         refused = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
@@ -68,14 +65,11 @@ def _explain_load_error(torch: Any, path: Path, error: Exception, *, weights_onl
             f"'{path.name}' is no checkpoint that PyTorch wrote",
             [f"it begins with {begins!r}"],
             code="not-a-torch-checkpoint",
-            hint="check what was saved or downloaded there; a file of another kind is for the template `function`",
         )
     return KitError(
         f"'{path.name}' contains more than weights, and a safe load refuses it",
         refused or str(error).splitlines()[-3:],
         code="unsafe-checkpoint",
-        hint="if you trust this file, set `weights_only = false` in [tool.offline-kit.notebook.params]; "
-        "else save plain types only (numbers, strings, lists, dicts) as hyper-parameters",
     )
 
 
@@ -107,11 +101,8 @@ def _saved_arguments(checkpoint: Mapping[str, Any], key: str) -> dict[str, Any]:
 
 
 def _choose_arguments(call: Any, saved: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the constructor's arguments: what was saved, the params laid over it.
-
-    A constructor with **kwargs gets all that was saved, as Lightning would give it, but no other param:
-    `batch_size` may be the data's.
-    """
+    """Return the constructor's arguments: what was saved, the params laid over it."""
+    # With **kwargs it gets all that was saved, as from Lightning, but no other param: `batch_size` may be the data's.
     accepted = _named_parameters(call)
     if any(p.kind is p.VAR_KEYWORD for p in inspect.signature(call).parameters.values()):
         accepted |= set(saved)
@@ -186,11 +177,7 @@ def _is_state_dict(values: Mapping[str, Any]) -> bool:
 
 
 def load_weights(model: Any, weights: Mapping[str, Any], name: str = "") -> Any:
-    """Load all weights into a model, and return it.
-
-    Prefixes of wrappers are removed with a note. Raises KitError with missing, unexpected and differently
-    shaped weights.
-    """
+    """Load all weights into a model, and return it; prefixes of wrappers are removed with a note."""
     model_names = set(model.state_dict())
     fitting = strip_wrappers(weights, model_names)
     try:
@@ -203,7 +190,6 @@ def load_weights(model: Any, weights: Mapping[str, Any], name: str = "") -> Any:
             f"{f'{name!r}' if name else 'the checkpoint'} does not fit '{type(model).__name__}'",
             details or [line.strip() for line in str(error).splitlines()[1:6]],
             code="weights-do-not-fit",
-            hint="use the code and the hyper-parameters that the checkpoint was trained with",
         ) from None
     return model
 
@@ -258,7 +244,6 @@ def as_tensors(batch: Any, device: str) -> Any:
             raise KitError(
                 f"the model takes numbers, and these columns hold none: {shorten_list(words)}",
                 code="columns-not-numeric",
-                hint="encode them as in training in your own `transform`: transform(batch) -> table or tensor",
             )
         batch = batch.to_numpy("float32")
     if isinstance(batch, Mapping):
@@ -269,17 +254,14 @@ def as_tensors(batch: Any, device: str) -> Any:
         raise KitError(
             f"the model takes tensors, and gets a {type(batch[0]).__name__} for each row",
             code="batch-not-tensor",
-            hint="convert them to tensors in your own `transform`, as in training",
         )
     tensor = batch if hasattr(batch, "detach") else torch.from_numpy(batch)
     return (tensor.float() if tensor.dtype == torch.float64 else tensor).to(device)
 
 
 def compute_answer(model: Any, batch: Any) -> Any:
-    """Return the model's output for a batch of tensors: its only or first output, its logits.
-
-    A LightningModule answers with its predict_step, which defaults to forward.
-    """
+    """Return the model's output for a batch of tensors: its only or first output, its logits."""
+    # A LightningModule's predict_step defaults to forward.
     if hasattr(model, "predict_step"):
         answer = model.predict_step(batch, 0)
     elif isinstance(batch, dict):
@@ -314,7 +296,6 @@ def check_params(params: Mapping[str, Any], checkpoint: Mapping[str, Any], taker
             f"there is no param {', '.join(map(repr, unknown))}",
             [f"known: {', '.join(sorted(known_names))}"],
             code="unknown-param",
-            hint="correct [tool.offline-kit.notebook.params]",
         )
 
 
@@ -352,10 +333,7 @@ def build_data(
     data = _construct(data_class, arguments, advice)
     if not callable(getattr(data, "submission", None)):
         raise KitError(
-            f"'{data_class.__name__}' has no method submission(predictions)",
-            code="submission-method-missing",
-            hint="add it: it gets one tensor with all predictions in the loader's order, "
-            "and returns a pandas.DataFrame or a list of dictionaries",
+            f"'{data_class.__name__}' has no method submission(predictions)", code="submission-method-missing"
         )
     if _defines_method(data, "setup"):
         data.setup(*["predict"][: len(inspect.signature(data.setup).parameters)])
@@ -375,7 +353,6 @@ def find_loader(data: Any) -> Any:
         raise KitError(
             f"'{type(data).__name__}' defines neither predict_dataloader nor test_dataloader",
             code="predict-loader-missing",
-            hint="define one that yields the test data's batches in a fixed order",
         )
     # Lightning allows lists and dictionaries of loaders.
     loaders = getattr(data, names[0])()
@@ -383,11 +360,7 @@ def find_loader(data: Any) -> Any:
     if not isinstance(loaders, list | tuple):
         return loaders
     if len(loaders) != 1:
-        raise KitError(
-            f"{names[0]}() returns {len(loaders)} loaders",
-            code="several-loaders",
-            hint="return the one of the test data",
-        )
+        raise KitError(f"{names[0]}() returns {len(loaders)} loaders", code="several-loaders")
     return loaders[0]
 
 
@@ -420,9 +393,5 @@ def predict_loader(model: Any, loader: Any, device: str, title: str) -> Any:
             answer = answer.float() if answer.is_floating_point() else answer
             answers.append(answer.unsqueeze(0) if answer.dim() == 0 else answer)
     if not answers:
-        raise KitError(
-            "the loader of the test data yields no batch",
-            code="loader-empty",
-            hint="check where the data class looks for it",
-        )
+        raise KitError("the loader of the test data yields no batch", code="loader-empty")
     return torch.cat(answers)
