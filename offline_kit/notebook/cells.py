@@ -174,6 +174,7 @@ def find_scripts(cell: ParsedCell) -> Iterator[WrittenScript]:
 def _find_written_files(tree: ast.Module) -> Iterator[WrittenScript]:
     handles: dict[str, str] = {}
     for node in ast.walk(tree):
+        # `with open("a.py", "w") as file:` or `file = open("a.py", "w")`
         if isinstance(node, ast.withitem) and isinstance(node.optional_vars, ast.Name):
             handles[node.optional_vars.id] = _opened_file(node.context_expr)
         elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
@@ -200,6 +201,7 @@ def _opened_file(node: ast.expr) -> str:
 def _mask_magics(source: str, magics: list[Magic]) -> str:
     parts, position = [], 0
     for magic in magics:
+        # The same number of lines, so that line numbers of errors stay.
         stand_in = f"{magic.before}None" if magic.before else "pass"
         parts += [source[position : magic.start], stand_in, "\n" * source.count("\n", magic.start, magic.end)]
         position = magic.end
@@ -251,6 +253,7 @@ def _read_magic(source: str, matched: "re.Match[str]") -> Magic:
     groups = matched.groupdict(default="")
     sign, at = groups["sign"], matched.start("sign")
     end = _find_line_end(source, at)
+    # IPython joins the lines of a magic at a backslash, as a shell does.
     while sign != "%%" and source[at:end].endswith("\\") and end < len(source):
         end = _find_line_end(source, end + 1)
     before, indent = groups.get("before", ""), groups.get("indent", "")

@@ -45,6 +45,7 @@ def find_imports(text: str) -> frozenset[str]:
             words.add(node.id)
         elif isinstance(node, ast.keyword):
             words.add(node.arg or "")
+    # Without any import there is no library whose engine it could be.
     engines = {engine for word in words | modules for engine in _load_engines().get(word, ())}
     return frozenset({module.partition(".")[0] for module in modules} | (engines if modules else set()))
 
@@ -83,6 +84,7 @@ def match_distributions(names: Iterable[str], installed: Container[str]) -> tupl
     """Return the distributions among `installed` (normalized) that have these import names, sorted."""
     installed_names = installed_imports()
     matched = set()
+    # The curated table first, the environment's own answer last: on the index the name may be somebody else's.
     for name in set(names) - sys.stdlib_module_names:
         guesses = (*import_names.find_distributions(name), name, *installed_names.get(name, ()))
         matched |= set([guess for guess in map(canonicalize_name, guesses) if guess in installed][:1])

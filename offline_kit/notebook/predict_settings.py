@@ -305,6 +305,7 @@ def _check_member(member: Member, settings: NotebookSettings, task: str, code: C
     parameters = code.find_parameters(member.model) if framework.takes_arguments(member) else None
     names = parameters.names if parameters else ()
     words = _read_words(framework, task)
+    # A typing error here costs a run on Kaggle: nothing would read the param, and nothing complain.
     for name, value in member.params.items():
         if name not in words:
             if problem := _explain_unknown(name, framework, member, words, parameters):
@@ -344,6 +345,7 @@ def _explain_unknown(
 def _check_notebook_params(
     settings: NotebookSettings, members: Sequence[Member], task: str, code: CodeLookup
 ) -> Iterator[str]:
+    # A class that is built from the params takes any of them by name.
     known_words = {*_NOTEBOOK_WORDS, *(_SERVER_WORDS if settings.template == "server" else ())}
     known_words |= {"text"} if task == "text" else set()
     open_ended = _hooks_read_params(settings, members, code)

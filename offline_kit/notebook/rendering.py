@@ -111,6 +111,7 @@ def keep_edited(folder: Path, rendered: RenderedNotebook, report: Reporter = SIL
     # Saving a notebook in Jupyter, or running it, is no edit: only the cells count.
     copies = {path.name: _read_text(path) for path in sorted(folder.glob(f"{_EDITED}*.ipynb"))}
     text, recorded = _read_text(folder / CODE_FILE), _read_text(folder / RENDERED_FILE).strip()
+    # A copy that is kept already is not kept twice.
     unedited = ("", recorded, _cells_digest(rendered.text), *map(_cells_digest, copies.values()))
     if not (text and recorded) or _cells_digest(text) in unedited:
         return copies
@@ -157,6 +158,7 @@ def check_rendering(
     settings: NotebookSettings, image: Image, target: NotebookTarget, *, weights: bool
 ) -> None:
     """Raise what `render_notebook` would raise for any kit (`weights`: with checkpoints), before hours of downloads."""
+    # A draft of a kit: the checks only ask whether there are checkpoints.
     entries = (
         FileEntry(role=Role.CHECKPOINT, original="checkpoints/x", stored="checkpoints/x", size=0, sha256=""),
     )
@@ -229,6 +231,7 @@ def _check_settings(settings: NotebookSettings, *, has_weights: bool) -> None:
             code="submission-name-invalid",
             hint="write only the name, such as 'submission.csv': it goes into Kaggle's output folder",
         )
+    # TOML has dates, inf and nan, which Python's source has no literal for.
     for params in (settings.params, *(model.params for model in settings.models)):
         for name, value in params.items():
             try:
@@ -262,6 +265,7 @@ def _package_names(entries: Sequence[FileEntry]) -> list[str]:
 
 def paste_module(module: str) -> str:
     """Return the source of a runtime module for a notebook, without our imports and linter comments."""
+    # In the notebook all modules share one namespace, so their imports of each other go.
     alone = re.sub(
         r"\n(\nfrom offline_kit\.[\w.]+ import (\([^)]*\)|[^\n]+))+",
         "",
@@ -313,6 +317,7 @@ def kernel_metadata(
     if shape:
         metadata["machine_shape"] = shape
     if settings.pin_image:
+        # Without a digest Kaggle runs its newest image, whatever the kit was made for.
         if not image.digest:
             raise UsageError(
                 f"`pin_image` is set, but no digest is known for the image '{image.name}'",

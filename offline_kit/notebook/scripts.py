@@ -54,6 +54,7 @@ def fill_template(template: str, project: Path, facts: Mapping[str, Any]) -> str
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folders, encoding="utf-8"),
         undefined=jinja2.StrictUndefined,
+        # Lines of jinja alone leave no empty line behind.
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
@@ -99,6 +100,7 @@ def python_literal(value: object, indent: str = "") -> str:
     """Return a value as Python source as a formatter would leave it, the same for the same value."""
     if isinstance(value, str):
         return repr(value) if '"' in value else json.dumps(value, ensure_ascii=False)
+    # Dictionaries and lists one item a line, with the comma that a formatter adds.
     if isinstance(value, Mapping):
         inner = [
             f"{python_literal(key)}: {python_literal(item, indent + INDENT)}" for key, item in value.items()

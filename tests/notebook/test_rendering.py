@@ -4,8 +4,6 @@ import ast
 import dataclasses
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -88,22 +86,6 @@ def test_a_wheel_whose_name_has_no_version_is_not_among_the_packages(kit: Kit, t
     )
     assert "alpha 1.0+cu1, fromsource 2.0" in text
     assert "plain" not in text
-
-
-def test_notebooks_look_cared_for(kit: Kit, tmp_path: Path) -> None:
-    """ruff finds nothing to format, and nothing wrong but imports that cells repeat."""
-    settings = dataclasses.replace(
-        LIGHTNING, params={"names": ["a" * 30, "b" * 30, 'c"\n'], "deep": {"x": [1.5, True]}}
-    )
-    path = render_notebook(kit, settings, IMAGE, target(tmp_path)).write_files(tmp_path / "notebook")
-    ruff = [sys.executable, "-m", "ruff"]
-    shape = ["--isolated", "--line-length", "110"]
-    formatted = subprocess.run([*ruff, "format", "--diff", *shape, path], capture_output=True, text=True)
-    assert formatted.returncode == 0, formatted.stdout
-    checked = subprocess.run(
-        [*ruff, "check", *shape, "--ignore", "F811,E402,E501,BLE001", path], capture_output=True, text=True
-    )
-    assert checked.returncode == 0, checked.stdout
 
 
 VALUES = st.recursive(

@@ -23,7 +23,11 @@ ENTRY = FileEntry(
     role=Role.CHECKPOINT, original="checkpoints/a.joblib", stored="a.joblib", size=1500, sha256="0"
 )
 TEMPLATES = {
-    "lightning": NotebookSettings(model="plants:Lit", data="src/data.py:Data"),
+    "lightning": NotebookSettings(
+        model="plants:Lit",
+        data="src/data.py:Data",
+        params={"names": ["a" * 30, "b" * 30, 'c"\n'], "deep": {"x": [1.5, True]}},
+    ),
     "function": NotebookSettings(template="function", function="work.py:main"),
     "plain": NotebookSettings(template="plain"),
     "server": NotebookSettings(template="server", function="work.py:Answer", params={"gateway": {"rows": 3}}),

@@ -55,6 +55,7 @@ def capture_image(name: str) -> dict[str, Any]:
     for path in map(Path, PROVENANCE_FILES):
         if path.is_file():
             provenance[str(path)] = path.read_text(encoding="utf-8", errors="replace").strip()[:200]
+    # pip freeze is not enough: it names the addresses that packages came from in place of their versions.
     packages: dict[str, str] = {}
     for distribution in importlib.metadata.distributions():
         package = distribution.metadata["Name"] if distribution.metadata else None
@@ -191,6 +192,7 @@ def write_part(folder: Path, packages: Sequence[Mapping[str, str]]) -> str:
         files.append(
             {"role": "wheel", "original": original, "stored": stored, "size": len(data), "sha256": digest}
         )
+    # The same digest as kit.manifest computes.
     lines = sorted("{original}\0{stored}\0{size}\0{sha256}\n".format(**file) for file in files)
     part_id = hashlib.sha256("".join(lines).encode()).hexdigest()
     manifest = {"format": 1, "part": PART, "id": part_id, "files": files}
@@ -226,6 +228,7 @@ def _find_cuda_runtimes(archive: zipfile.ZipFile, name: str) -> str:
 
 def _run_pip(words: Sequence[str], failure: str, remedy: str) -> None:
     """Run this Python's pip and show its output, without overlay and user site-packages."""
+    # With them pip would look at, or install into, other folders than the image's.
     env = {
         name: value
         for name, value in os.environ.items()

@@ -93,6 +93,7 @@ def load_hook(reference: str, kit: OpenKit, **offered: Any) -> Any:
     """Return a user's function bound to the offered values that it has parameters for; None for no reference."""
     if not reference:
         return None
+    # What it has no parameter for is not offered, so that most functions need one parameter alone.
     function = load_object(reference, kit)
     names = inspect.signature(function).parameters
     return partial(function, **{name: value for name, value in offered.items() if name in names})
@@ -198,6 +199,7 @@ def load_preprocessing_file(path: Path) -> Any:
 def _load_pickle(path: Path) -> Any:
     try:
         return importlib.import_module("joblib").load(path)
+    # joblib reads plain pickles too, and what it compressed.
     except ModuleNotFoundError as error:
         if error.name != "joblib":
             raise KitError(

@@ -4,9 +4,9 @@ Nothing is resolved here: the plan names exact files, which are installed withou
 comes first on sys.path. Kaggle's image is not changed.
 """
 
-import contextlib
 import importlib
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -190,7 +190,7 @@ def _fill_overlay(overlay: Path, choices: Sequence[InstallChoice], installer: st
                 command = [*tool, "--isolated", "install", "--no-compile", *quiet, *PIP_OPTIONS]
             command += ["--no-index", "--no-deps", "--target", str(fresh), *map(str, wheels)]
             _run_installer(command, "the packages of the kit could not be installed")
-        except KitError as error:
+        except (KitError, OSError) as error:
             if tool is tools[-1]:
                 raise
             print(f"warning: {error}\ntrying the next installer")
@@ -212,21 +212,19 @@ def _empty_folder_beside(overlay: Path) -> Path:
 
 
 def find_installers(requested: str) -> list[list[str]]:
-    """Return the commands of the installers to try, the first of which runs; "auto" means uv, then pip."""
+    """Return the commands of the installers to try; "auto" means uv, then pip."""
     if requested not in INSTALLERS:
         raise KitError(
             f"there is no installer '{requested}'",
             code="unknown-installer",
             hint=f"use one of {', '.join(INSTALLERS)}",
         )
-    uv_beside_python = shutil.which("uv", path=str(Path(sys.executable).parent))
-    commands = {"uv": [shutil.which("uv") or uv_beside_python or "uv"], "pip": [sys.executable, "-m", "pip"]}
-    installers: list[list[str]] = []
-    for name in ("uv", "pip") if requested == "auto" else (requested,):
-        with contextlib.suppress(OSError, subprocess.SubprocessError):
-            if not installers:  # pip takes a second to say that it is there, and with uv is hardly ever asked
-                subprocess.run([*commands[name], "--version"], check=True, capture_output=True, timeout=60)
-            installers.append(commands[name])
+    # pip takes a second to start, so it is looked for rather than asked for its version.
+    uv = shutil.which("uv") or shutil.which("uv", path=str(Path(sys.executable).parent))
+    has_pip = importlib.util.find_spec("pip") is not None
+    commands = {"uv": [uv] if uv else [], "pip": [sys.executable, "-m", "pip"] if has_pip else []}
+    names = ("uv", "pip") if requested == "auto" else (requested,)
+    installers = [commands[name] for name in names if commands[name]]
     if not installers:
         raise KitError(f"no installer runs here (asked for: {requested})", code="installer-not-found")
     return installers

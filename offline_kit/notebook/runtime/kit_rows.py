@@ -54,6 +54,7 @@ def cut_rows(
         cut = _write_csv(target / sample.name, [head, *_repeat_rows(first, 0, ids)])
         covers += [cut] if sample.parent == data else []
         sample = cut
+    # Several lists may belong together (test.csv, test_meta.csv): all get the rows of the same ids.
     for path in sorted(data.glob(f"{TEST}.csv")):
         table = _read_matching(path, key, ids) if ids else []
         if len(table) < 2:
@@ -73,6 +74,7 @@ def choose_ids(known_ids: Sequence[str], rows: int) -> RenamedIds:
     pairs = [(name, name) for name in dict.fromkeys(known_ids[:rows])]
     if len(known_ids) >= rows or not known_ids or len(set(known_ids)) < len(known_ids):
         return pairs
+    # Ids that are numbers stay numbers: user code sorts and joins by them.
     all_decimal = all(name.lstrip("-").isdecimal() for name in known_ids)
     span = max(map(int, known_ids)) - min(map(int, known_ids)) + 1 if all_decimal else 0
     for number in range(len(known_ids), rows):

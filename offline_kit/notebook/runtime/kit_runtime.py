@@ -279,6 +279,7 @@ def list_mounted(inputs: Path) -> list[str]:
 def mounted_sources(inputs: Path) -> dict[str, Path]:
     """Return every mounted source by its slug, in both mount layouts."""
     paths = [path for path in sorted(inputs.glob("*")) if path.name not in GROUPS]
+    # Competitions have no owner in their path.
     for group in GROUPS:
         paths += sorted((inputs / group).glob("*" if group == "competitions" else "*/*"))
     return {path.name: path for path in paths}
@@ -347,6 +348,7 @@ def check_format(content: Mapping[str, Any], name: str) -> None:
 
 def verify_files(entries: Sequence[PartFile]) -> tuple[dict[str, Path], list[str]]:
     """Return the path of each original name's bytes, and notes on files that Kaggle renamed; raises KitError."""
+    # Every byte: an upload may be cut short, and Kaggle may unpack a file or rename it without a word.
     with ThreadPoolExecutor(READERS) as pool:
         intact = list(pool.map(lambda entry: _has_content(entry.part / entry.stored, entry), entries))
     paths, notes, problems = {}, [], []
@@ -403,6 +405,7 @@ def restore_names(paths: Mapping[str, Path], folder: Path) -> Path:
         target = folder / original
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
+            # Links, because /kaggle/input is read-only and the disk has no room for weights twice.
             target.symlink_to(path.resolve())
         except OSError:
             shutil.copyfile(path, target)
@@ -411,6 +414,7 @@ def restore_names(paths: Mapping[str, Path], folder: Path) -> Path:
 
 def go_offline(environ: Any = os.environ) -> None:
     """Set the offline mode of libraries that use the network when they are imported or load a model."""
+    # Without these, libraries wait for a name server that never answers, at import or in from_pretrained.
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE", "NO_ALBUMENTATIONS_UPDATE"):
         environ[name] = "1"
     environ["WANDB_MODE"] = "disabled"

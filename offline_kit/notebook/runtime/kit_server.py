@@ -142,6 +142,7 @@ def find_server_package(root: Path | None) -> Path:
             code="competition-not-attached",
             hint="set `competition` in [tool.offline-kit]",
         )
+    # Some hosts put it one folder down.
     for folder in (root / PACKAGE, *sorted(root.glob(f"*/{PACKAGE}"))):
         if folder.is_dir():
             return folder
@@ -168,6 +169,7 @@ def find_classes(package: Path, kind: str) -> dict[str, Path]:
             for reference, names in _read_class_bases(path, package.parent):
                 files[reference], bases[reference] = path, names
         own = {reference: reference.partition(":")[2] for reference in bases}
+        # Classes derive from each other in any order, so this goes on until nothing is added.
         kinds: set[str] = set()
         while derived := {
             own[reference]
@@ -293,6 +295,7 @@ def serve_gateway(
     """
     params, batches = params or {}, BatchRecorder(predict)
     package = find_server_package(root)
+    # Kaggle waits 15 minutes for the server, so models are loaded at the first batch, not here.
     server_class = load_class(package, SERVER, str(params.get("server", "")))
     server = construct_server(server_class, batches.predict)
     scoring = in_scoring_run()
@@ -326,6 +329,7 @@ def find_written(submission: Path, since: float) -> Path:
     """Return the submission that a gateway has just written; raises KitError for none, or another format."""
     usual_paths = [folder / name for folder in (submission.parent, Path.cwd()) for name in WRITTEN]
     for path in (submission, *usual_paths):
+        # Two seconds, because some file systems keep no finer times.
         if path.is_file() and path.stat().st_mtime >= since - 2:
             if path.name == submission.name:
                 return path

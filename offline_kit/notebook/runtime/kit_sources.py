@@ -46,6 +46,7 @@ def find_source(source: str, inputs: Path) -> Path:
         raise KitError(f"'{source}' is no source", code="source-invalid")
     if folder := find_mount(f"{kind}s", name, inputs):
         return folder
+    # A Kaggle Model is mounted at one version, and a notebook often keeps an older one attached.
     versions: list[str] = []
     if kind == "model":
         parents = [find_folder(inputs, path.rpartition("/")[0]) for path in mount_paths("models", name)]
@@ -156,11 +157,13 @@ def show_sources(
                 continue
             for shown_path in mount_paths(group, name):
                 _link_source(root, f"input/{shown_path}", real)
+    # Whatever else is mounted is shown too: cells may list folders.
     for slug, path in mounted_sources(inputs).items():
         _link_source(root, f"input/{slug}", path)
         _link_source(root, f"input/{path.relative_to(inputs)}", path)
     for shown_path, name in served.items():
         _link_source(root, shown_path, kit.folder / name, instead=True)
+    # nltk looks for its data in no folder of the notebook by itself.
     if (root / "working" / "nltk_data").is_dir():
         os.environ["NLTK_DATA"] = str(root / "working" / "nltk_data")
     print(f"paths: {len(mounted_sources(inputs))} sources and {len(served)} files of the kit below '{root}'")

@@ -24,6 +24,7 @@ def write_submission(result: Any, submission: Path) -> None:
     if isinstance(result, str | Path):
         if Path(result).resolve() != submission.resolve():
             shutil.copyfile(result, submission)
+    # By what it can do: neither pandas nor polars need be installed.
     elif hasattr(result, "to_csv"):
         result.to_csv(submission, index=False)
     elif hasattr(result, "write_csv"):
@@ -92,6 +93,7 @@ def _compare_sample(submission: Path, data: Path | None) -> None:
 def find_sample(data: Path) -> Path | None:
     """Return the sample submission at the top of the competition's data; None if there is none."""
     candidates = [path for path in sorted(data.glob("*.csv")) if "submission" in path.name.lower()]
+    # "sample_submission.csv", but also "SampleSubmission.csv" or "submission_format.csv".
     samples = [path for path in candidates if "sample" in path.name.lower()]
     return next(iter(samples or candidates), None)
 
@@ -125,6 +127,7 @@ def digest_table(path: Path) -> TableDigest:
         header = next(reader, [])
         table = TableDigest(header, Counter(), [[] for _ in header], [], [{} for _ in header])
         for number, row in enumerate(reader, 2):
+            # csv gives an empty row for an empty line.
             if len(row) != len(header):
                 table.ragged += [number] if row else []
                 continue

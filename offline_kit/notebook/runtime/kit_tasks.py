@@ -62,6 +62,7 @@ def read_sample(root: Path | None) -> SampleSubmission:
             f"there is no sample submission in '{root}'" if root else "no competition is attached",
             code="sample-submission-not-found",
         )
+    # Files from Excel begin with a byte order mark, which is no part of the first column's name.
     with path.open(newline="", encoding="utf-8-sig") as stream:
         reader = read_csv_rows(stream)
         header = next(reader, [])
@@ -225,6 +226,7 @@ def read_pieces(path: Path, size: int, as_text: Iterable[str] = ()) -> Iterator[
     """Yield a table as data frames of at most `size` rows; the columns `as_text` are not taken for numbers."""
     import pandas as pd
 
+    # Piece by piece: hidden test sets are larger than memory once they are decompressed.
     if path.suffix.lower() == ".parquet":
         import pyarrow.parquet
 
@@ -247,6 +249,7 @@ def find_text_column(path: Path, key: str, name: str = "") -> str:
     if name:
         has = f"it has: {', '.join(header)}"
         raise KitError(f"'{path.name}' has no column '{name}'", [has], code="column-not-found", hint=hint)
+    # Only strings: a column of numbers in quotes is read as numbers.
     first: Any = next(read_pieces(path, 1000), {})
     strings = [
         column for column in first if column != key and any(isinstance(value, str) for value in first[column])
@@ -302,6 +305,7 @@ def cast_column(column: Any, dtype: str) -> tuple[Any, str]:
         if kind == "truth" and dtype_kind(now) != "truth":
             wrong = column[~column.isin([0, 1])]
             return (column, repr(wrong.iloc[0])) if len(wrong) else (column.astype(bool), "")
+        # An id or a count becomes a float as soon as the hidden data has one empty cell.
         numbers = pd.to_numeric(column)
     except (ValueError, TypeError) as error:
         return column, f"{now}: {str(error).splitlines()[0]}"
@@ -342,6 +346,7 @@ class ImageBatches:
 
     def __iter__(self) -> Iterator[RowBatch]:
         ids = list(self.files)
+        # Decoders release the interpreter's lock, so threads are enough.
         with ThreadPoolExecutor(os.cpu_count() or 2) as pool:
             for start in range(0, len(ids), self.size):
                 batch_ids = ids[start : start + self.size]

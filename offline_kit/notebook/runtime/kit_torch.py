@@ -36,6 +36,7 @@ def load_checkpoint(path: Path, *, weights_only: bool = True) -> dict[str, Any]:
         return _load_safetensors(path)
     torch = importlib.import_module("torch")
     try:
+        # torch 2.6 made weights_only the default (https://github.com/pytorch/pytorch/releases/tag/v2.6.0).
         loaded = torch.load(path, map_location="cpu", weights_only=weights_only)
     except Exception as error:
         raise _explain_load_error(torch, path, error, weights_only=weights_only) from error
@@ -230,6 +231,7 @@ def prepare_model(model: Any, device: str) -> Any:
     torch = importlib.import_module("torch")
     model = model.to(device).eval()
     halves = (torch.float16, torch.bfloat16)
+    # Many layers have no kernel of half precision on a CPU.
     if device == "cpu" and any(weight.dtype in halves for weight in model.parameters()):
         model = model.float()
     return model
@@ -336,6 +338,7 @@ def build_data(
             f"'{data_class.__name__}' has no method submission(predictions)", code="submission-method-missing"
         )
     if _defines_method(data, "setup"):
+        # Lightning passes the stage; older classes take no argument.
         data.setup(*["predict"][: len(inspect.signature(data.setup).parameters)])
     return data
 
