@@ -1,15 +1,17 @@
 """Plan the adoption of a notebook that needs the internet: the keys that go into the configuration, and why."""
 
+import difflib
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from offline_kit.adopt import adopted_notebook, cell_edits, inspection, notebook_metadata
-from offline_kit.adopt.findings import Adoption, NeedKind, Outcome
+from offline_kit.adopt import adopted_notebook, inspection, notebook_metadata
+from offline_kit.adopt.findings import Adoption, NeedKind, NotebookCell, Outcome
 from offline_kit.core import files, processes
 from offline_kit.core.errors import OfflineKitError, UsageError
+from offline_kit.core.redaction import redact_secrets
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.init import competition as contest
 from offline_kit.init import config_toml, file_tree
@@ -59,9 +61,9 @@ class AdoptionPlan:
         new = self.requirements_text or old
         old_lines, new_lines = self.old_text.splitlines(), self.new_text.splitlines()
         parts = (
-            cell_edits.diff_lines(old_lines, new_lines, self.config_file.name),
-            cell_edits.diff_lines(old.splitlines(), new.splitlines(), self.requirements_file.name),
-            cell_edits.diff_cells(self.adoption.cells, self.adoption.changed, self.adoption.notebook.name),
+            _diff_lines(old_lines, new_lines, self.config_file.name),
+            _diff_lines(old.splitlines(), new.splitlines(), self.requirements_file.name),
+            diff_cells(self.adoption.cells, self.adoption.changed, self.adoption.notebook.name),
         )
         return "".join(parts)
 
@@ -315,3 +317,24 @@ def _read_text(path: Path) -> str:
         raise UsageError(
             f"cannot read '{path}': {error}", hint="fix the file, or move it away", code="file-unreadable"
         ) from error
+
+
+def diff_cells(cells: Sequence[NotebookCell], changed: Sequence[str], name: str) -> str:
+    """Return a unified diff of the notebook's percent script, without secrets; empty if nothing changes."""
+    before = list(_script_lines(cells, [cell.source for cell in cells]))
+    diff = _diff_lines(before, list(_script_lines(cells, changed)), name)
+    return "\n".join(redact_secrets(line) for line in diff.split("\n"))
+
+
+def _diff_lines(before: Sequence[str], after: Sequence[str], name: str) -> str:
+    """Return a unified diff of a file before and after adoption."""
+    lines = difflib.unified_diff(before, after, f"{name} (as it is)", f"{name} (adopted)", lineterm="")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _script_lines(cells: Sequence[NotebookCell], sources: Sequence[str]) -> Iterator[str]:
+    for cell, source in zip(cells, sources, strict=True):
+        kind = "" if cell.kind == "code" else f" [{cell.kind}]"
+        yield f"# %%{kind} cell {cell.number}"
+        yield from (line if cell.kind == "code" else f"# {line}".rstrip() for line in source.split("\n"))
+        yield ""

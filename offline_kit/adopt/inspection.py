@@ -1,27 +1,56 @@
 """Inspect a notebook: what it needs from outside, how each need is met, and the edited cells."""
 
-from collections.abc import Iterator, Sequence
+import ast
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
 from offline_kit.adopt import (
     calls,
-    cell_edits,
     decisions,
-    disabled_commands,
     input_paths,
     missing_imports,
     notebook_code,
     notebook_metadata,
-    provided_imports,
     shell,
 )
-from offline_kit.adopt.findings import Adoption, AttachedSources, CellEdit, ExternalNeed, NeedKind, Outcome
-from offline_kit.adopt.notebook_files import InspectedNotebook, place_destination
+from offline_kit.adopt.findings import (
+    Adoption,
+    AttachedSources,
+    CellEdit,
+    ExternalNeed,
+    NeedKind,
+    NotebookCell,
+    Outcome,
+)
+from offline_kit.adopt.notebook_files import (
+    INPUT,
+    MOUNT,
+    SHOWN_INPUT,
+    InspectedNotebook,
+    join_run_path,
+    place_destination,
+)
 from offline_kit.core.errors import OfflineKitError
+from offline_kit.core.redaction import find_secrets, redact_secrets
 from offline_kit.project.accelerators import find_machine_shape
 from offline_kit.project.images import Image
+
+_MARK = "# offline-kit:"
+"""Begins the comment that keeps a disabled statement."""
+_LAID_OUT = "what it is about is laid out by the first cell"
+_STAYS_MOUNTED = "what is attached stays mounted"
+_DELETING = frozenset({"rm", "shutil.rmtree", "os.remove", "os.unlink"})
+"""Commands and calls that delete their paths."""
+_MAKING = frozenset({"mkdir", "os.mkdir", "os.makedirs"})
+"""Commands and calls that fail if the folder exists."""
+_MOUNT_COMMANDS = _DELETING | _MAKING | {"umount", "mount", "ln", "chmod", "chown"}
+_MOUNT_COMMANDS |= {"os.symlink", "os.chmod", "os.link", "os.rmdir"}
+"""Commands and calls that change the mount points, as Colab importers do."""
+_MAPPING = re.compile(r"^\s*DATA_SOURCE_MAPPING\s*=", re.MULTILINE)
+"""Begins the download in the cell that Kaggle exports for Colab."""
 
 
 def inspect_notebook(
@@ -86,14 +115,14 @@ def inspect_notebook(
         resolved.append(need)
         edits += [file_edit] if file_edit else []
     for need, change in (
-        *disabled_commands.disable_folder_changes(notebook),
-        *disabled_commands.disable_magics(notebook),
+        *_disable_folder_changes(notebook),
+        *_disable_magics(notebook),
     ):
         start = change.span[0]
         if not any(edit.cell == change.cell and edit.span[0] <= start < edit.span[1] for edit in edits):
             resolved.append(need)
             edits.append(change)
-    provided = provided_imports.find_provided_imports(notebook, needs)
+    provided = missing_imports.find_provided_imports(notebook, needs)
     resolved += provided.shipped
     resolved += missing_imports.resolve_imports(notebook, provided)
     resolved += missing_imports.report_unread(notebook)
@@ -101,10 +130,9 @@ def inspect_notebook(
     resolved += input_paths.resolve_sources(notebook)
     resolved += _resolve_metadata(metadata)
     changed = tuple(
-        cell_edits.apply_edits(cell.source, [edit for edit in edits if edit.cell == cell.number])
-        for cell in cells
+        _apply_edits(cell.source, [edit for edit in edits if edit.cell == cell.number]) for cell in cells
     )
-    resolved += cell_edits.find_written_secrets(cells, changed)
+    resolved += _find_written_secrets(cells, changed)
     # served paths are relative to the folder that contains inputs and working files
     served = {
         name if name.startswith("input/") else f"working/{name}": file
@@ -135,7 +163,7 @@ def _edit_line(line: shell.ShellLine, decided: Sequence[ExternalNeed], source: s
     magic, cell = line.magic, decided[0].cell
     if line.alone and not line.script and all(need.switches_off for need in decided):
         text = source[magic.start + len(magic.before) : magic.end]
-        off = cell_edits.comment_out(text, magic.indent, magic.before)
+        off = _comment_out(text, magic.indent, magic.before)
         yield CellEdit(cell=cell, span=(magic.start, magic.end), text=off)
         return
     for span, group in groupby(decided, key=lambda need: need.span):
@@ -151,7 +179,7 @@ def _edit_call(need: ExternalNeed, source: str) -> CellEdit | None:
     if need.is_statement and need.kind is not NeedKind.KAGGLE:
         line = source[source.rfind("\n", 0, need.span[0]) + 1 :]
         indent = line[: len(line) - len(line.lstrip(" \t"))]
-        text = cell_edits.comment_out(source[slice(*need.span)], indent)
+        text = _comment_out(source[slice(*need.span)], indent)
         return CellEdit(cell=need.cell, span=need.span, text=text)
     return CellEdit(cell=need.cell, span=need.span, text=need.stand_in) if need.stand_in else None
 
@@ -175,3 +203,119 @@ def _resolve_metadata(metadata: notebook_metadata.NotebookMetadata) -> Iterator[
     for kind, names in metadata.sources.by_kind().items():
         for name in names:
             yield make_need(f"{kind}_sources").resolve(Outcome.SOURCE, f"{kind} {name}")
+
+
+def _apply_edits(source: str, edits: Iterable[CellEdit]) -> str:
+    """Return the edited text; of overlapping edits, the one that starts first and ends last wins."""
+    parts, position = [], 0
+    for edit in sorted(set(edits), key=lambda edit: (edit.span[0], -edit.span[1])):
+        if edit.span[0] >= position:
+            parts += [source[position : edit.span[0]], edit.text]
+            position = edit.span[1]
+    return "".join([*parts, source[position:]])
+
+
+def _comment_out(text: str, indent: str, before: str = "") -> str:
+    """Return a statement as a comment after `pass`, on as many lines, without secrets: the notebook is pushed.
+
+    Args:
+        before: The assignment in front of a magic, such as "files = ", which becomes an empty list.
+    """
+    first, *following = redact_secrets(text).split("\n")
+    statement = f"{before}[]" if before else "pass"
+    rest = [f"{indent}# {line.removeprefix(indent)}".rstrip() for line in following]
+    return "\n".join([f"{statement}  {_MARK} {first.strip()}", *rest])
+
+
+def _find_written_secrets(cells: Sequence[NotebookCell], changed: Sequence[str]) -> Iterator[ExternalNeed]:
+    """Yield the lines that still contain a secret after the edits, with its variable but never its value."""
+    for cell, text in zip(cells, changed, strict=True):
+        secrets: dict[str, tuple[str, int]] = {}
+        for secret in find_secrets(cell.source):
+            value = cell.source[secret.start : secret.end]
+            if value in text and not any(value in other for other in secrets):
+                secrets[value] = (secret.name, cell.source.count("\n", 0, secret.start) + 1)
+        for name, line in secrets.values():
+            shown = cell.source.split("\n")[line - 1]
+            for value in secrets:
+                shown = shown.replace(value, "***")
+            described = f"the value of '{name}'" if name else "a token"
+            need = ExternalNeed(kind=NeedKind.ACCOUNT, cell=cell.number, line=line, text=shown, target=name)
+            remedy = (
+                f"{described} would be pushed with the notebook: remove it, an offline notebook needs no account"
+                " (set it outside the notebook for online runs, and revoke it if others have seen it)"
+            )
+            yield need.ask(remedy, name or "a token")
+
+
+def _disable_folder_changes(notebook: InspectedNotebook) -> Iterator[tuple[ExternalNeed, CellEdit]]:
+    """Yield the commands and calls that would delete placed files, or make a folder that exists by then."""
+    for number, read in notebook.code.reads.items():
+        if _MAPPING.search(read.source):
+            # Kaggle's cell for Colab goes; its imports remain, since other cells may use them
+            tree = notebook.code.trees.get(number)
+            statements = tree.body if tree else []
+            imports = [
+                ast.unparse(node) for node in statements if isinstance(node, ast.Import | ast.ImportFrom)
+            ]
+            text = "\n".join(
+                [*imports, "pass  # offline-kit: a download of data sources to Colab stood here"]
+            )
+            need = ExternalNeed(kind=NeedKind.KAGGLE, cell=number, line=1, text="DATA_SOURCE_MAPPING = ...")
+            edit = CellEdit(cell=number, span=(0, len(read.source)), text=text)
+            yield need.resolve(Outcome.SWITCHED_OFF, _STAYS_MOUNTED), edit
+            continue
+        for action in shell.list_actions(notebook, number):
+            if reason := _find_reason(action, notebook):
+                text, line = read.source[slice(*action.span)], read.line_number(action.span[0])
+                need = ExternalNeed(kind=NeedKind.FILE, cell=number, line=line, text=text)
+                edit = CellEdit(cell=number, span=action.span, text=action.stand_in)
+                yield need.resolve(Outcome.SWITCHED_OFF, reason), edit
+
+
+def _find_reason(action: shell.Action, notebook: InspectedNotebook) -> str:
+    """Return why a command or call is disabled: it changes the mounts, or touches only placed files; else ""."""
+    name, words, is_call = action.name, action.words, action.stand_in == "None"
+    if is_call:
+        if name.endswith((".mkdir", ".unlink")):  # of a pathlib.Path
+            name = f"os.{name.rpartition('.')[2]}"
+        words = words[1:2] if name in ("os.symlink", "os.link") else words[:1]
+        words = () if "*" in "".join(words) else words
+    paths = [join_run_path(action.folder, word) for word in words if word]
+    if not paths or name not in _MOUNT_COMMANDS:
+        return ""
+    if paths[-1].rstrip("/") in (INPUT, "/kaggle"):
+        return _STAYS_MOUNTED if is_call else _LAID_OUT
+    laid_out = notebook.laid_out
+    if name in _DELETING and all(path in laid_out for path in paths):
+        return _LAID_OUT
+    is_made = [any(f"{placed}/".startswith(f"{path}/") for placed in laid_out) for path in paths]
+    return _LAID_OUT if name in _MAKING and all(is_made) else ""
+
+
+def _disable_magics(notebook: InspectedNotebook) -> Iterator[tuple[ExternalNeed, CellEdit]]:
+    """Yield the magics that IPython 7 cannot run on Python 3.12 or later; Kaggle's images have both.
+
+    `name = !command` becomes a SyntaxError: IPython 7 looks for an ERRORTOKEN, which Python 3.12 no longer emits
+    (https://docs.python.org/3/whatsnew/3.12.html#tokenize). It is replaced by the Python that IPython makes of it.
+    `%autoreload` imports `imp`, which 3.12 removed, and has no use in a run from top to bottom.
+    """
+    image = notebook.image
+    ipython = image.public_version("ipython")
+    if not ipython.startswith("7.") or tuple(map(int, image.python_minor.split("."))) < (3, 12):
+        return
+    reason = f"IPython {ipython} cannot run it on Python {image.python_minor}"
+    for number, read in notebook.code.reads.items():
+        for magic in read.magics:
+            original, line = read.source[magic.start : magic.end], read.line_number(magic.start)
+            need = ExternalNeed(kind=NeedKind.MAGIC, cell=number, line=line, text=original)
+            if magic.before and magic.sign == "!":
+                command = MOUNT.sub(SHOWN_INPUT, magic.text.replace("\\\n", " "))
+                text = f"{magic.before}get_ipython().getoutput({command!r})"
+                need = need.resolve(Outcome.REWRITTEN, reason)
+            elif magic.sign == "%" and "autoreload" in magic.text.split()[:2]:
+                text = _comment_out(original, magic.indent)
+                need = need.resolve(Outcome.SWITCHED_OFF, reason)
+            else:
+                continue
+            yield need, CellEdit(cell=number, span=(magic.start, magic.end), text=text)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from offline_kit.adopt import cell_edits
+from offline_kit.adopt import adoption_plan
 from offline_kit.adopt.findings import NeedKind
 from offline_kit.core.redaction import redact_secrets
 from offline_kit.rehearsal.causes import explain_failure
@@ -35,7 +35,7 @@ def test_no_token_stays_in_a_switched_off_line(tmp_path: Path, line: str) -> Non
     put(tmp_path, "a.bin", "b/data.csv")
     found = looked(tmp_path, line)
     assert not found.unresolved
-    shown = cell_edits.diff_cells(found.cells, found.changed, "a")
+    shown = adoption_plan.diff_cells(found.cells, found.changed, "a")
     for text in (found.changed[0], shown, repr(found.resolved)):
         assert not {"abcdefghij", "0123456789abcdef"} & {
             text[n : n + k] for k in (10, 16) for n in range(len(text))
