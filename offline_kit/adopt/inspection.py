@@ -161,7 +161,7 @@ def inspect_notebook(
 def _edit_line(line: shell.ShellLine, decided: Sequence[ExternalNeed], source: str) -> Iterator[CellEdit]:
     """Yield the edits of a shell line: comment it out whole, or replace the commands that can be disabled."""
     magic, cell = line.magic, decided[0].cell
-    if line.alone and not line.script and all(need.switches_off for need in decided):
+    if line.alone and all(need.switches_off for need in decided):
         text = source[magic.start + len(magic.before) : magic.end]
         off = _comment_out(text, magic.indent, magic.before)
         yield CellEdit(cell=cell, span=(magic.start, magic.end), text=off)

@@ -5,12 +5,13 @@ import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 from offline_kit.adopt.findings import ARGUMENT, ExternalNeed, NeedKind
 from offline_kit.adopt.notebook_code import KnownStrings, node_span
 from offline_kit.adopt.notebook_files import InspectedNotebook, change_folder, place_destination
-from offline_kit.notebook.cells import Magic, ParsedCell
+from offline_kit.notebook.cells import Magic
 
 _SEPARATORS = re.compile(
     r"""(?P<quoted>"(?:\\.|[^"\\])*"|'[^']*')|(?P<escaped>\\.)|(?P<comment>(?:^|(?<=\s))\#[^\n]*)
@@ -113,10 +114,22 @@ class ShellLine:
 
     magic: Magic
     """The magic of the line or of its script."""
-    needs: tuple[ExternalNeed, ...]
+    needs: Sequence[ExternalNeed]
     alone: bool
     """Whether it does nothing else."""
-    script: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Action:
+    """A command or a call in Python, with the strings of its arguments; "" and "*" for unknown ones."""
+
+    name: str
+    words: tuple[str, ...]
+    folder: str
+    """The folder that it runs in."""
+    span: tuple[int, int]
+    stand_in: str
+    """What does nothing in its place."""
 
 
 def split_commands(text: str, known: KnownStrings | None = None) -> Iterator[ShellCommand]:
@@ -149,44 +162,37 @@ def _parse_command(text: str, start: int, end: int, known: KnownStrings) -> Iter
         yield ShellCommand(words=(program, *words[1:]), start=start, end=start + len(part))
 
 
-def shell_texts(read: ParsedCell, magic: Magic) -> Iterator[tuple[int, str]]:
-    """Yield what a magic gives to a shell, with its offset in the cell: a command, or the lines of a script."""
-    if magic.shell_command:
-        yield magic.end - len(magic.shell_command), magic.shell_command
-    elif read.script and magic.sign == "%%":
-        offset = read.script[0]
-        for line in re.split(r"(?<!\\)\n", read.source[slice(*read.script)]):
-            yield offset, line
-            offset += len(line) + 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Action:
-    """A command or a call in Python, with the strings of its arguments; "" and "*" for unknown ones."""
-
-    name: str
-    words: tuple[str, ...]
-    folder: str
-    """The folder that it runs in."""
-    span: tuple[int, int]
-    stand_in: str
-    """What does nothing in its place."""
+def _list_commands(
+    notebook: InspectedNotebook, number: int
+) -> Iterator[tuple[Magic, int, str, ShellCommand, str]]:
+    """Yield the commands of a cell: magic, offset and text of the line, command, and the folder that it runs in."""
+    read = notebook.code.reads[number]
+    for magic in read.magics:
+        folder = notebook.folder_at(number, read.line_number(magic.start))
+        texts, offset = list[str](), magic.end - len(magic.shell_command)
+        if magic.shell_command:
+            texts = [magic.shell_command]
+        elif read.script and magic.sign == "%%":
+            offset = read.script[0]
+            texts = re.split(r"(?<!\\)\n", read.source[slice(*read.script)])
+        elif magic.name in ("cp", "mv"):
+            offset, texts = magic.start, [magic.text]
+        for text in texts:
+            for command in split_commands(text, notebook.code.strings):
+                if command.words[0] == "cd" and len(command.words) > 1:
+                    folder = change_folder(folder, command.words[1])
+                yield magic, offset, text, command, folder
+            offset += len(text) + 1
 
 
 def list_actions(notebook: InspectedNotebook, number: int) -> Iterator[Action]:
     """Yield the commands and calls of a cell."""
     code, read = notebook.code, notebook.code.reads[number]
-    for magic in read.magics:
-        folder = notebook.folder_at(number, read.line_number(magic.start))
-        texts = shell_texts(read, magic)
-        for offset, text in [(magic.start, magic.text)] if magic.name in ("cp", "mv") else texts:
-            for command in split_commands(text, code.strings):
-                program, *arguments = command.words
-                if program == "cd" and arguments:
-                    folder = change_folder(folder, arguments[0])
-                words = tuple(word for word in arguments if not word.startswith("-"))
-                span = (offset + command.start, offset + command.end)
-                yield Action(name=program, words=words, folder=folder, span=span, stand_in="true")
+    for _, offset, _, command, folder in _list_commands(notebook, number):
+        program, *arguments = command.words
+        words = tuple(word for word in arguments if not word.startswith("-"))
+        span = (offset + command.start, offset + command.end)
+        yield Action(name=program, words=words, folder=folder, span=span, stand_in="true")
     for node in code.walk(number):
         if isinstance(node, ast.Call):
             owner = node.func.value if isinstance(node.func, ast.Attribute) else None
@@ -201,36 +207,32 @@ def find_shell_lines(notebook: InspectedNotebook) -> Iterator[ShellLine]:
     """Yield the shell lines of a notebook with needs, cell by cell."""
     strings = notebook.code.strings
     for number, read in notebook.code.reads.items():
-        for magic in read.magics:
-            is_script = not magic.shell_command
-            folder = notebook.folder_at(number, 1 if is_script else read.line_number(magic.start))
-            for offset, text in shell_texts(read, magic):
-                needs, alone = list[ExternalNeed](), True
-                for command in split_commands(text, strings):
-                    if command.words[0] == "cd" and len(command.words) > 1:
-                        folder = change_folder(folder, command.words[1])
-                    own = list(command_needs(command.words))
-                    is_argument = any(fields.get("detail") == ARGUMENT for fields in own)
-                    alone = alone and not is_argument and (bool(own) or command.words[0] in _HARMLESS)
-                    start = offset + command.start
-                    for fields in own:
-                        fields["destination"] = place_destination(
-                            fields["kind"], fields.get("destination", ""), folder
-                        )
-                        before = "" if is_script else magic.before + magic.sign
-                        need = ExternalNeed(
-                            cell=number,
-                            line=read.line_number(start),
-                            text=before + text.strip().replace("\\\n", " "),
-                            span=strings.find_word(fields["target"], text[command.start : command.end], start)
-                            if is_argument
-                            else (start, offset + command.end),
-                            stand_in="" if is_argument else "true",
-                            **fields,
-                        )
-                        needs.append(need)
-                if needs:
-                    yield ShellLine(magic=magic, needs=tuple(needs), alone=alone, script=is_script)
+        for _, commands in groupby(_list_commands(notebook, number), key=lambda item: item[1]):
+            needs, alone = list[ExternalNeed](), True
+            for magic, offset, text, command, folder in commands:
+                own = list(command_needs(command.words))
+                is_argument = any(fields.get("detail") == ARGUMENT for fields in own)
+                alone = alone and not is_argument and (bool(own) or command.words[0] in _HARMLESS)
+                start, end = offset + command.start, offset + command.end
+                span: tuple[int, int] | None = (start, end)
+                before = "" if magic.sign == "%%" else magic.before + magic.sign
+                for fields in own:
+                    if is_argument:
+                        span = strings.find_word(fields["target"], read.source[start:end], start)
+                    into = fields.pop("destination", "")
+                    need = ExternalNeed(
+                        cell=number,
+                        line=read.line_number(start),
+                        text=before + text.strip().replace("\\\n", " "),
+                        destination=place_destination(fields["kind"], into, folder),
+                        span=span,
+                        stand_in="" if is_argument else "true",
+                        **fields,
+                    )
+                    needs.append(need)
+            if needs:
+                # in a script no Python can replace a line
+                yield ShellLine(magic=magic, needs=needs, alone=alone and magic.sign != "%%")
 
 
 def command_needs(words: tuple[str, ...]) -> Iterator[dict[str, Any]]:
