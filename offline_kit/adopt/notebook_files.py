@@ -1,7 +1,6 @@
 """A notebook under inspection: its paths on Kaggle, in the adopted notebook and in the project, and what it takes."""
 
 import ast
-import os
 import posixpath
 import re
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from offline_kit.adopt.findings import AttachedSources, ExternalNeed, NeedKind
 from offline_kit.adopt.notebook_code import NotebookCode, has_unknowns
+from offline_kit.init import file_tree
 from offline_kit.project.images import Image
 
 INPUT, SHOWN_INPUT = "/kaggle/input", "/tmp/kaggle/input"  # noqa: S108 - a path of the notebook's session, not of ours
@@ -25,18 +25,14 @@ _GROUPS = {"competitions": 1, "datasets": 2, "notebooks": 2, "models": 5}
 """Folders of Kaggle's newer layout, and how many path parts below them name the source."""
 MOUNT = re.compile(r"(?<![\w/.~-])(?:/kaggle/input|(?:\.\./)+input)(?=/|$|[\"'\s])")
 """Spellings of the mounts' folder in notebooks."""
-_SKIPPED_FOLDERS = frozenset({"dist", "__pycache__", "node_modules", "venv"})
-_MAX_FILES = 20_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class MountPath:
     """A path below the mounts, split into source and rest."""
 
-    kind: str
-    """"competition", "dataset", "notebook", "model"; empty in the older layout, which has no kinds."""
-    name: str
-    """The source as in the path: "slug", "owner/slug"; empty for the mounts' folder itself."""
+    kind: str  # "competition", "dataset", "notebook", "model"; empty in the older layout, which has no kinds
+    name: str  # the source as in the path: "slug", "owner/slug"; empty for the mounts' folder itself
     below: str
 
     @property
@@ -160,10 +156,17 @@ class InspectedNotebook:
             return hits
         # else the only file of the project with the name of the last part; "*.txt" names no particular file
         file = below.rpartition("/")[2]
-        if "." not in file or len(file.rpartition(".")[0].replace("*", "")) < ("*" in file) * 3:
+        is_pattern = "*" in file
+        if "." not in file or (is_pattern and len(file.rpartition(".")[0].replace("*", "")) < 3):
             return ()
-        hits = tuple(path for path in self._all_files if Path(path.name).match(file))
-        return hits if len(hits) == 1 or ("*" in file and len({path.parent for path in hits}) == 1) else ()
+        hits = tuple(path for path in self._project_files if Path(path.name).match(file))
+        folders = {path.parent for path in hits}
+        return hits if len(hits) == 1 or (is_pattern and len(folders) == 1) else ()
+
+    @cached_property
+    def _project_files(self) -> list[Path]:
+        root = self.project.resolve()
+        return [root / name for name in file_tree.scan_tree(root).files]
 
     def find_run_path(self, path: str) -> tuple[Path, ...]:
         """Return the project's files and folders for a path below the mounts or next to the notebook."""
@@ -182,16 +185,6 @@ class InspectedNotebook:
                 if hits:
                     return tuple(hits)
         return ()
-
-    @cached_property
-    def _all_files(self) -> tuple[Path, ...]:
-        paths: list[Path] = []
-        for folder, folders, names in os.walk(self.project.resolve()):
-            folders[:] = sorted(name for name in folders if name not in _SKIPPED_FOLDERS and name[:1] != ".")
-            paths += [Path(folder, name) for name in sorted(names)]
-            if len(paths) > _MAX_FILES:
-                break
-        return tuple(paths)
 
     def relative_name(self, path: Path) -> str:
         """Return a path relative to the project, as in the configuration."""
