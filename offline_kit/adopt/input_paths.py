@@ -46,8 +46,8 @@ _WALK_METHOD = re.compile(r"/?[\"']\s*\)\s*\.(rglob|walk)\(")
 _Parents = Mapping[ast.AST, ast.AST]
 
 
-def find_read_files(notebook: InspectedNotebook) -> Iterator[tuple[ExternalNeed, CellEdit | None]]:
-    """Yield every relative path that means a file of the project, with the edit of its string.
+def redirect_read_files(notebook: InspectedNotebook) -> None:
+    """Record every relative path that means a file of the project, with the edit of its string.
 
     A string that cannot be edited needs a manual fix; in a placed folder nothing has to be edited.
     """
@@ -68,9 +68,9 @@ def find_read_files(notebook: InspectedNotebook) -> Iterator[tuple[ExternalNeed,
             need = notebook.make_need(NeedKind.FILE, number, node.lineno, target=text)
             if folder and any(f"{path}/".startswith(f"{laid_out}/") for laid_out in notebook.laid_out):
                 notebook.checkpoints |= dict.fromkeys(names)
-                yield need.resolve(Outcome.CHECKPOINT, ", ".join(names)), None
+                notebook.record(need.resolve(Outcome.CHECKPOINT, ", ".join(names)))
             elif opening is None:
-                yield need.ask("write the path as one string, so that it can be redirected"), None
+                notebook.record(need.ask("write the path as one string, so that it can be redirected"))
             else:
                 edited.add(opening)
                 top = path.removeprefix("./").rstrip("/")
@@ -80,7 +80,7 @@ def find_read_files(notebook: InspectedNotebook) -> Iterator[tuple[ExternalNeed,
                 cell, at = opening
                 prefix = f"{WORKING}/{folder}".rstrip("/")
                 edit = CellEdit(cell=cell, span=(at, at), text=f"{prefix}/")
-                yield need.resolve(Outcome.CHECKPOINT, ", ".join(names)), edit
+                notebook.record(need.resolve(Outcome.CHECKPOINT, ", ".join(names)), edit)
 
 
 def _may_be_path(node: ast.expr, parents: _Parents, code: NotebookCode) -> bool:
@@ -114,26 +114,19 @@ def _is_read(text: str, path: str, above: ast.AST | None, notebook: InspectedNot
     return all(hit.is_file() for hit in hits) or "/" in text.strip("/.") or is_folder_call
 
 
-def _find_opening_quote(node: ast.expr, number: int, code: NotebookCode) -> tuple[int, int] | None:
+def _find_opening_quote(node: ast.expr | None, number: int, code: NotebookCode) -> tuple[int, int] | None:
     """Return the cell and the offset after the first quote of the string that a path begins with."""
-    name = ""
-    match node:
-        case ast.BinOp(left=first) | ast.Call(args=[first, *_]):
-            return _find_opening_quote(first, number, code)
+    first, name = _find_first_part(node), ""
+    match first:
         case ast.Name(id=name) | ast.JoinedStr(values=[ast.FormattedValue(value=ast.Name(id=name)), *_]):
             pass
-        case ast.JoinedStr(values=[ast.FormattedValue(), *_]):
-            return None
-        case ast.Constant() | ast.JoinedStr():
+        case ast.Constant() | ast.JoinedStr(values=[ast.Constant(), *_]):
             source = code.reads[number].source
-            start = node_span(code.reads[number], node)[0]
-            text = source[start:].lstrip("rRbBuUfFtT")
+            text = source[node_span(code.reads[number], first)[0] :].lstrip("rRbBuUfFtT")
             quote = 3 if text[:3] in ('"""', "'''") else 1
             return number, len(source) - len(text) + quote
-    for cell, tree in (
-        code.trees.items() if name in code.strings else ()
-    ):  # the string that the name is assigned
-        for part in ast.walk(tree):
+    for cell in code.trees if name in code.strings else ():
+        for part in code.walk(cell):
             match part:
                 case ast.Assign(targets=[ast.Name(id=target), *_], value=value) if target == name:
                     return _find_opening_quote(value, cell, code)
@@ -188,14 +181,14 @@ def _replace_first_part(part: ast.expr, own: str, prefix: str, code: NotebookCod
     return repr(prefix + text) if isinstance(part, ast.Constant) else f"type({own})({prefix + text!r})"
 
 
-def _find_first_part(node: ast.expr) -> ast.expr | None:
+def _find_first_part(node: ast.expr | None) -> ast.expr | None:
     """Return the constant, name or f-string that a path expression begins with."""
     match node:
-        case ast.BinOp(left=first):
-            return _find_first_part(first)
-        case ast.Call(func=ast.Attribute(value=first, attr="joinpath" | "format" | "glob" | "rglob")):
-            return _find_first_part(first)
-        case ast.Call(args=[first, *_]):
+        case (
+            ast.BinOp(left=first)
+            | ast.Call(func=ast.Attribute(value=first, attr="joinpath" | "format" | "glob" | "rglob"))
+            | ast.Call(args=[first, *_])
+        ):
             return _find_first_part(first)
         case ast.Constant() | ast.Name() | ast.Attribute() | ast.JoinedStr():
             return node

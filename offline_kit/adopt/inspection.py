@@ -95,44 +95,33 @@ def inspect_notebook(
     # in the notebook's order, because later lines may install from earlier clones
     ordered = sorted(needs, key=lambda need: (need.cell, need.line, need.span[0] if need.span else -1))
     decided = {id(need): decisions.decide_need(need, notebook, needs) for need in ordered}
-    resolved: list[ExternalNeed] = []
-    edits: list[CellEdit] = []
     for line in shell_lines:
         own = [decided[id(need)] for need in line.needs]
-        resolved += own
-        edits += _edit_line(line, own, code.reads[own[0].cell].source)
+        notebook.resolved += own
+        notebook.edits += _edit_line(line, own, code.reads[own[0].cell].source)
     for _, group in groupby(called, key=lambda need: (need.cell, need.span)):
         own = [decided[id(need)] for need in group]
         if all(need.switches_off for need in own):
             edit = _edit_call(own[0], code.reads[own[0].cell].source)
-            edits += [edit] if edit else []
+            notebook.edits += [edit] if edit else []
             remedy = "remove it by hand: its position in the line is not known"
-            own = (
-                own if edit else [replace(need, resolution=Outcome.UNRESOLVED, remedy=remedy) for need in own]
-            )
-        resolved += own
-    for need, file_edit in input_paths.find_read_files(notebook):
-        resolved.append(need)
-        edits += [file_edit] if file_edit else []
-    for need, change in (
-        *_disable_folder_changes(notebook),
-        *_disable_magics(notebook),
-    ):
-        start = change.span[0]
-        if not any(edit.cell == change.cell and edit.span[0] <= start < edit.span[1] for edit in edits):
-            resolved.append(need)
-            edits.append(change)
+            left = [replace(need, resolution=Outcome.UNRESOLVED, remedy=remedy) for need in own]
+            own = own if edit else left
+        notebook.resolved += own
+    input_paths.redirect_read_files(notebook)
+    _disable_folder_changes(notebook)
+    _disable_magics(notebook)
     provided = missing_imports.find_provided_imports(notebook, needs)
-    resolved += provided.shipped
-    resolved += missing_imports.resolve_imports(notebook, provided)
-    resolved += missing_imports.report_unread(notebook)
-    edits += input_paths.edit_input_paths(code)
-    resolved += input_paths.resolve_sources(notebook)
-    resolved += _resolve_metadata(metadata)
+    notebook.resolved += missing_imports.resolve_imports(notebook, provided)
+    notebook.resolved += missing_imports.report_unread(notebook)
+    notebook.edits += input_paths.edit_input_paths(code)
+    notebook.resolved += input_paths.resolve_sources(notebook)
+    notebook.resolved += _resolve_metadata(metadata)
     changed = tuple(
-        _apply_edits(cell.source, [edit for edit in edits if edit.cell == cell.number]) for cell in cells
+        _apply_edits(cell.source, [edit for edit in notebook.edits if edit.cell == cell.number])
+        for cell in cells
     )
-    resolved += _find_written_secrets(cells, changed)
+    notebook.resolved += _find_written_secrets(cells, changed)
     # served paths are relative to the folder that contains inputs and working files
     served = {
         name if name.startswith("input/") else f"working/{name}": file
@@ -143,7 +132,9 @@ def inspect_notebook(
         cells=cells,
         changed=changed,
         resolved=tuple(
-            sorted(dict.fromkeys(resolved), key=lambda need: (need.cell or len(cells) + 1, need.line))
+            sorted(
+                dict.fromkeys(notebook.resolved), key=lambda need: (need.cell or len(cells) + 1, need.line)
+            )
         ),
         requirements=(*notebook.indexes, *notebook.requirements),
         requirement_files=tuple(notebook.requirement_files),
@@ -248,29 +239,36 @@ def _find_written_secrets(cells: Sequence[NotebookCell], changed: Sequence[str])
             yield need.ask(remedy, name or "a token")
 
 
-def _disable_folder_changes(notebook: InspectedNotebook) -> Iterator[tuple[ExternalNeed, CellEdit]]:
-    """Yield the commands and calls that would delete placed files, or make a folder that exists by then."""
+def _disable_folder_changes(notebook: InspectedNotebook) -> None:
+    """Disable the commands and calls that would delete placed files, or make a folder that exists by then."""
     for number, read in notebook.code.reads.items():
         if _MAPPING.search(read.source):
             # Kaggle's cell for Colab goes; its imports remain, since other cells may use them
-            tree = notebook.code.trees.get(number)
-            statements = tree.body if tree else []
             imports = [
-                ast.unparse(node) for node in statements if isinstance(node, ast.Import | ast.ImportFrom)
+                node for node in notebook.code.walk(number) if isinstance(node, ast.Import | ast.ImportFrom)
             ]
+            kept_lines = list(map(ast.unparse, imports))
             text = "\n".join(
-                [*imports, "pass  # offline-kit: a download of data sources to Colab stood here"]
+                [*kept_lines, "pass  # offline-kit: a download of data sources to Colab stood here"]
             )
             need = ExternalNeed(kind=NeedKind.KAGGLE, cell=number, line=1, text="DATA_SOURCE_MAPPING = ...")
             edit = CellEdit(cell=number, span=(0, len(read.source)), text=text)
-            yield need.resolve(Outcome.SWITCHED_OFF, _STAYS_MOUNTED), edit
+            _record_once(notebook, need.resolve(Outcome.SWITCHED_OFF, _STAYS_MOUNTED), edit)
             continue
         for action in shell.list_actions(notebook, number):
             if reason := _find_reason(action, notebook):
                 text, line = read.source[slice(*action.span)], read.line_number(action.span[0])
                 need = ExternalNeed(kind=NeedKind.FILE, cell=number, line=line, text=text)
                 edit = CellEdit(cell=number, span=action.span, text=action.stand_in)
-                yield need.resolve(Outcome.SWITCHED_OFF, reason), edit
+                _record_once(notebook, need.resolve(Outcome.SWITCHED_OFF, reason), edit)
+
+
+def _record_once(notebook: InspectedNotebook, need: ExternalNeed, change: CellEdit) -> None:
+    """Record a need unless its text is edited already."""
+    start = change.span[0]
+    spans = [edit.span for edit in notebook.edits if edit.cell == change.cell]
+    if not any(span[0] <= start < span[1] for span in spans):
+        notebook.record(need, change)
 
 
 def _find_reason(action: shell.Action, notebook: InspectedNotebook) -> str:
@@ -293,8 +291,8 @@ def _find_reason(action: shell.Action, notebook: InspectedNotebook) -> str:
     return _LAID_OUT if name in _MAKING and all(is_made) else ""
 
 
-def _disable_magics(notebook: InspectedNotebook) -> Iterator[tuple[ExternalNeed, CellEdit]]:
-    """Yield the magics that IPython 7 cannot run on Python 3.12 or later; Kaggle's images have both.
+def _disable_magics(notebook: InspectedNotebook) -> None:
+    """Replace the magics that IPython 7 cannot run on Python 3.12 or later; Kaggle's images have both.
 
     `name = !command` becomes a SyntaxError: IPython 7 looks for an ERRORTOKEN, which Python 3.12 no longer emits
     (https://docs.python.org/3/whatsnew/3.12.html#tokenize). It is replaced by the Python that IPython makes of it.
@@ -318,4 +316,4 @@ def _disable_magics(notebook: InspectedNotebook) -> Iterator[tuple[ExternalNeed,
                 need = need.resolve(Outcome.SWITCHED_OFF, reason)
             else:
                 continue
-            yield need, CellEdit(cell=number, span=(magic.start, magic.end), text=text)
+            _record_once(notebook, need, CellEdit(cell=number, span=(magic.start, magic.end), text=text))

@@ -49,8 +49,6 @@ class ProvidedImports:
     """Names of imports."""
     folders: dict[str, tuple[Path, ...]] = field(default_factory=dict)
     """Folder on the import path: its copies in the project; () if there are none."""
-    shipped: list[ExternalNeed] = field(default_factory=list)
-    """The lines that put a folder of the project on the import path; it becomes a module."""
     requirements: list[str] = field(default_factory=list)
     """What is installed from the inputs."""
     unknown: dict[str, None] = field(default_factory=dict)
@@ -82,11 +80,11 @@ def find_provided_imports(notebook: InspectedNotebook, needs: Iterable[ExternalN
             copies = _find_copies(path, notebook)
             if copies or MOUNT.match(path):  # clones and downloads are decided on elsewhere
                 provided.folders[path] = copies
-            for copy in copies if is_shipped and path and not MOUNT.match(path) else ():
+            for copy in copies if is_shipped and path and not MOUNT.match(path) else ():  # a module now
                 name = notebook.relative_name(copy)
                 notebook.modules[name] = None
                 need = notebook.make_need(NeedKind.FILE, number, line)
-                provided.shipped.append(need.resolve(Outcome.MODULE, name))
+                notebook.record(need.resolve(Outcome.MODULE, name))
         for action in shell.list_actions(notebook, number):
             _add_copies(action, notebook, provided)
     for need in needs:

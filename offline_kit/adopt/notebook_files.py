@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from offline_kit.adopt.findings import AttachedSources, ExternalNeed, NeedKind
+from offline_kit.adopt.findings import AttachedSources, CellEdit, ExternalNeed, NeedKind
 from offline_kit.adopt.notebook_code import NotebookCode, has_unknowns
 from offline_kit.init import file_tree
 from offline_kit.project.images import Image
@@ -107,6 +107,13 @@ class InspectedNotebook:
     """Folder of a clone: the requirement that installs it."""
     indexes: dict[str, None] = field(default_factory=dict)
     """Lines of a requirements file that name further indexes."""
+    resolved: list[ExternalNeed] = field(default_factory=list)
+    edits: list[CellEdit] = field(default_factory=list)
+
+    def record(self, need: ExternalNeed, edit: CellEdit | None = None) -> None:
+        """Record a decided need, and the edit that it takes."""
+        self.resolved.append(need)
+        self.edits += [edit] if edit else []
 
     def serve_file(self, path: str, hit: Path) -> None:
         """Ship a file or folder of the project, and serve it at a path of the notebook."""
