@@ -201,7 +201,7 @@ class _CallReader:
         stated = {keyword.arg for keyword in call.keywords}
         if None in stated:  # **CFG may contain a setting that is on
             for argument, off in download_calls.deciding_arguments(name).items():
-                if argument in self.code.flags and argument not in stated:
+                if argument in self.code.true_names and argument not in stated:
                     setting = ast.Name(id=argument, ctx=ast.Load())
                     switches.append(Switch(argument=argument, off=off, expression=setting))
         if switches or name == "dict":
@@ -215,34 +215,31 @@ class _CallReader:
         ]
 
     def _read_switch(self, call: ast.Call, name: str, switch: Switch) -> Iterator[ExternalNeed]:
-        """Yield a switch that downloads weights, at the setting that it comes from."""
-        value = switch.expression
-        match value:  # CFG["pretrained"], CFG.pretrained, pretrained
-            case (
-                ast.Subscript(slice=ast.Constant(value=str(flag)))
-                | ast.Attribute(attr=flag)
-                | ast.Name(id=flag)
-            ):
+        """Yield a switch that downloads weights."""
+        known, value = UNKNOWN, switch.expression
+        match value:
+            case ast.Constant(value=known):
                 pass
+            # CFG["pretrained"], CFG.pretrained, pretrained
+            case (
+                ast.Subscript(slice=ast.Constant(value=setting))
+                | ast.Attribute(attr=setting)
+                | ast.Name(id=setting)
+            ) if switch.off == "False" and setting in self.code.true_names:
+                known = True
             case _:
-                flag = ""
-        text = self.strings.value(value)
-        known = value.value if isinstance(value, ast.Constant) else UNKNOWN
-        known = text if text and "*" not in text and known is UNKNOWN else known
+                text = self.strings.value(value)
+                known = text if text and "*" not in text else UNKNOWN
+        if not switch.fetches(known):
+            return
+        span, stand_in = self._span(value), switch.off
+        if value is None:  # the default downloads
+            span = self._argument_place(call)
+            comma = {"(": "", ",": " "}.get(self.read.source[span[0] - 1] if span else "", ", ")
+            stand_in = f"{comma}{switch.argument}={switch.off}"
         fields = {"target": self._text(call, "model_name", 0) or name, "detail": self._assigned_name(call)}
-        if value is not None and switch.off == "False" and flag in self.code.flags:
-            number, setting = self.code.flags[flag]
-            reader = _CallReader(self.code, number, self.code.reads[number], self.code.trees[number])
-            fields |= {"stand_in": "False", "destination": flag}
-            yield reader._make_need(NeedKind.PRETRAINED, setting, **fields)
-        elif switch.fetches(known):
-            span, stand_in = self._span(value), switch.off
-            if value is None:  # the default downloads
-                span = self._argument_place(call)
-                comma = {"(": "", ",": " "}.get(self.read.source[span[0] - 1] if span else "", ", ")
-                stand_in = f"{comma}{switch.argument}={switch.off}"
-            fields |= {"stand_in": stand_in, "destination": switch.argument}
-            yield _limit_span(self._make_need(NeedKind.PRETRAINED, call, **fields), span)
+        fields |= {"stand_in": stand_in, "destination": switch.argument}
+        yield _limit_span(self._make_need(NeedKind.PRETRAINED, call, **fields), span)
 
     def _argument_place(self, call: ast.Call) -> tuple[int, int] | None:
         """Return the offset at which another argument can be added."""
@@ -332,11 +329,10 @@ class _CallReader:
             yield node
 
     def _span(self, node: Any) -> tuple[int, int] | None:
-        """Return the span of a node in the cell's text, None inside f-strings."""
+        """Return the span of a node in the cell's text, None if it has none there."""
         # Python 3.11 has no positions inside f-strings (PEP 701 came with 3.12)
-        if node is None or any(isinstance(ancestor, ast.JoinedStr) for ancestor in self._ancestors(node)):
-            return None
-        return node_span(self.read, node)
+        inside = any(isinstance(ancestor, ast.JoinedStr) for ancestor in self._ancestors(node))
+        return None if inside or not hasattr(node, "lineno") else node_span(self.read, node)
 
     def _make_need(self, kind: NeedKind, node: Any, **fields: Any) -> ExternalNeed:
         """Return a need whose whole node is replaced."""

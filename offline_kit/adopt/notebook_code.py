@@ -158,8 +158,8 @@ class NotebookCode:
     aliases: Mapping[str, str] = field(default_factory=dict)
     """Full names of imported names: "AutoModel" for "transformers.AutoModel"."""
     strings: KnownStrings = field(default_factory=KnownStrings)
-    flags: Mapping[str, tuple[int, ast.expr]] = field(default_factory=dict)
-    """Names that are always True, with the cell and the node of the value."""
+    true_names: frozenset[str] = frozenset()
+    """Variables, attributes and dictionary keys that are only ever True, such as settings."""
     strictly_loaded: frozenset[str] = frozenset()
     """Names of models that load a checkpoint strictly, by `load_state_dict` or Keras' `load_weights`."""
     loosely_loaded: frozenset[str] = frozenset()
@@ -205,7 +205,7 @@ def read_code(sources: Iterable[tuple[int, str]]) -> NotebookCode:
             for name, full in references.map_imported_names(tree).items()
         },
         strings=_find_known_strings(list(trees.values())),
-        flags=_find_true_names(trees),
+        true_names=_find_true_names(trees.values()),
         strictly_loaded=frozenset(owner_name(call) for call in loads) - loose,
         loosely_loaded=frozenset(loose),
     )
@@ -268,48 +268,26 @@ def _passed_arguments(call: ast.Call, function: ast.FunctionDef) -> Iterator[tup
     yield from ((argument.arg, argument.value) for argument in call.keywords if argument.arg in arguments)
 
 
-def _find_true_names(trees: Mapping[int, ast.Module]) -> dict[str, tuple[int, ast.expr]]:
-    """Return the variables, attributes and dictionary keys that are only ever True, with cell and value node."""
-    bindings: dict[str, list[tuple[int, ast.expr | None]]] = {}
-    for number, tree in trees.items():
-        for node in ast.walk(tree):
-            for name, value in _find_bindings(node):
-                bindings.setdefault(name, []).append((number, value))
-    single = {name: values[0] for name, values in bindings.items() if len(values) == 1}
-    return {
-        name: (number, value)
-        for name, (number, value) in single.items()
-        if value and is_constant(value, True)
-    }
-
-
-def _find_bindings(node: ast.AST) -> Iterator[tuple[str, ast.expr | None]]:
-    """Yield the names that a node binds, each with the value, or None if it is not one expression."""
-    targets: list[ast.expr] = []
-    value: ast.expr | None = None
-    match node:
-        case ast.Assign():
-            targets, value = node.targets, node.value
-        case ast.AnnAssign(target=ast.Name()):
-            targets, value = [node.target], node.value
-        case ast.For() | ast.comprehension() | ast.NamedExpr() | ast.AugAssign(target=ast.Name()):
-            targets = [node.target]
-        case ast.Dict(keys=keys, values=values):
-            pairs = zip(keys, values, strict=True)
-            yield from ((str(key.value), item) for key, item in pairs if isinstance(key, ast.Constant))
-        case ast.Call(func=ast.Name(id="dict"), keywords=keywords):
-            yield from ((keyword.arg, keyword.value) for keyword in keywords if keyword.arg)
-    for target in targets:
-        match target:
-            case ast.Name(id=name):
-                yield name, value
-            case ast.Subscript(slice=ast.Constant(value=key)):
-                yield str(key), value
-            case ast.Attribute(attr=name):
-                yield name, None
-            case _:
-                inner = [part for part in ast.walk(target) if isinstance(part, ast.Name)]
-                yield from ((part.id, None) for part in inner if isinstance(part.ctx, ast.Store))
+def _find_true_names(trees: Iterable[ast.Module]) -> frozenset[str]:
+    """Return the variables, attributes and dictionary keys that are only ever set to True."""
+    is_true: dict[str, bool] = {}
+    for node in (node for tree in trees for node in ast.walk(tree)):
+        values: list[tuple[Any, ast.expr | None]] = []
+        match node:
+            case (
+                ast.Assign(targets=[ast.Name(id=name) | ast.Attribute(attr=name)], value=value)
+                | ast.Assign(targets=[ast.Subscript(slice=ast.Constant(value=name))], value=value)
+                | ast.AnnAssign(target=ast.Name(id=name), value=value)
+            ):
+                values = [(name, value)]
+            case ast.Dict(keys=keys):
+                pairs = zip(keys, node.values, strict=True)
+                values = [(key.value, value) for key, value in pairs if isinstance(key, ast.Constant)]
+            case ast.Call(func=ast.Name(id="dict"), keywords=keywords):
+                values = [(keyword.arg, keyword.value) for keyword in keywords]
+        for name, value in values:
+            is_true[name] = is_true.get(name, True) and is_constant(value, True)
+    return frozenset(name for name, value in is_true.items() if value)
 
 
 def call_name(call: ast.Call) -> str:

@@ -151,7 +151,7 @@ def test_weights_that_nothing_surely_replaces_are_asked_for(tmp_path: Path, load
         ),
         (
             "class CFG:\n    pretrained = True\nm = timm.create_model('a', pretrained=CFG.pretrained)",
-            "    pretrained = False\n",
+            "timm.create_model('a', pretrained=False)",
         ),
         ("class Net:\n    def __init__(self, pretrained=True):\n        pass\nm = Net()", "pretrained=False"),
     ],

@@ -36,15 +36,11 @@ TF = "import tensorflow as tf\n"
         ),
         (
             "import timm\nCFG = dict(pretrained=True)\nm = timm.create_model('a', pretrained=CFG['pretrained'])",
-            "dict(pretrained=False)",
+            "timm.create_model('a', pretrained=False)",
         ),
         (
             "import timm\nCFG = {'pre': True}\nm = timm.create_model('a', pretrained=CFG['pre'])",
-            "{'pre': False}",
-        ),
-        (
-            "import timm\nCFG = dict(model_name='a', pretrained=True)\nm = timm.create_model(**CFG)",
-            "dict(model_name='a', pretrained=False)",
+            "timm.create_model('a', pretrained=False)",
         ),
         (
             "%%writefile model.py\nimport timm\ndef net():\n    return timm.create_model('x', pretrained=True)",
@@ -100,6 +96,10 @@ def test_a_switch_that_is_off_is_left(tmp_path: Path, build: str) -> None:
             "pretrained=None",
         ),
         (f"{TF}m = tf.keras.applications.EfficientNetB0(include_top=False)", "model.save_weights"),
+        (
+            "import timm\nCFG = dict(model_name='a', pretrained=True)\nm = timm.create_model(**CFG)",
+            "write pretrained=False",
+        ),
     ],
 )
 def test_what_fetches_for_itself_is_asked_for(tmp_path: Path, line: str, said: str) -> None:
