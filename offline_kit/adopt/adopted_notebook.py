@@ -148,7 +148,6 @@ def _find_entries(kit: Kit, name: str, *tops: str) -> list[str]:
 
 
 def _template_facts(adoption: Adoption, kit: Kit) -> dict[str, Any]:
-    """Return the variables of the setup cell's template."""
     served = {
         path + original.removeprefix(f"checkpoints/{name}"): original
         for path, name in adoption.served
@@ -173,7 +172,6 @@ def _template_facts(adoption: Adoption, kit: Kit) -> dict[str, Any]:
 
 
 def _describe_resolution(need: ExternalNeed) -> str:
-    """Return how a need is met, in a few words."""
     patterns = {
         Outcome.REQUIREMENT: "in the requirements: {0}",
         Outcome.CHECKPOINT: "in the kit: {0}",

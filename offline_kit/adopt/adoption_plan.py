@@ -212,7 +212,6 @@ def _find_missing(stated: object, wanted: object) -> list[str]:
 
 
 def _merge_line(setting: Setting, missing: Sequence[str], stated: object) -> str:
-    """Return the line of a key with the entries that it lacks."""
     merged: object = setting.value
     if isinstance(stated, list):
         merged = [*stated, *missing]
@@ -327,7 +326,6 @@ def diff_cells(cells: Sequence[NotebookCell], changed: Sequence[str], name: str)
 
 
 def _diff_lines(before: Sequence[str], after: Sequence[str], name: str) -> str:
-    """Return a unified diff of a file before and after adoption."""
     lines = difflib.unified_diff(before, after, f"{name} (as it is)", f"{name} (adopted)", lineterm="")
     return "".join(f"{line}\n" for line in lines)
 

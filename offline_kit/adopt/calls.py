@@ -1,7 +1,6 @@
 """Find calls in a notebook's Python that need something from outside, in its syntax alone."""
 
 import ast
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -122,7 +121,6 @@ class _CallReader:
                 yield from self._read_switch(call, name, switch)
 
     def _read_download(self, call: ast.Call, name: str, download: DownloadCall) -> Iterator[ExternalNeed]:
-        """Yield what a call in the table of downloads needs."""
         source, detail = self._text(call, *download.source), download.detail
         target = self._text(call, *download.target)
         match download.kind:
@@ -156,7 +154,6 @@ class _CallReader:
                 yield self._make_need(NeedKind.HUB, call, target=source, detail="call", destination=how)
 
     def _read_repository(self, call: ast.Call, name: str, download: DownloadCall) -> Iterator[ExternalNeed]:
-        """Yield a file, snapshot or dataset that is downloaded from a hub."""
         detail, target = download.detail, self._text(call, *download.source) or "*"
         if name == "datasets.load_dataset":
             if target not in FILE_FORMATS:
@@ -183,7 +180,6 @@ class _CallReader:
         return len(clients) == sum(isinstance(item, ast.Name) and item.id in names for item in nodes)
 
     def _read_model_id(self, call: ast.Call, name: str, download: DownloadCall) -> Iterator[ExternalNeed]:
-        """Yield the models that a call loads by their id on a hub."""
         node = find_argument(call, *download.source)
         is_unpacked = any(keyword.arg is None for keyword in call.keywords)
         if node is None and name == "transformers.pipeline" and not is_unpacked:
@@ -196,7 +192,6 @@ class _CallReader:
             yield _limit_span(self._make_need(NeedKind.HUB, call, target=target, detail=detail), span)
 
     def _find_switches(self, call: ast.Call, name: str) -> list[Switch]:
-        """Return the arguments that may download weights."""
         switches = list(download_calls.find_switches(call, name))
         stated = {keyword.arg for keyword in call.keywords}
         if None in stated:  # **CFG may contain a setting that is on
@@ -215,7 +210,6 @@ class _CallReader:
         ]
 
     def _read_switch(self, call: ast.Call, name: str, switch: Switch) -> Iterator[ExternalNeed]:
-        """Yield a switch that downloads weights."""
         known, value = UNKNOWN, switch.expression
         match value:
             case ast.Constant(value=known):
@@ -233,24 +227,14 @@ class _CallReader:
         if not switch.fetches(known):
             return
         span, stand_in = self._span(value), switch.off
-        if value is None:  # the default downloads
-            span = self._argument_place(call)
-            comma = {"(": "", ",": " "}.get(self.read.source[span[0] - 1] if span else "", ", ")
-            stand_in = f"{comma}{switch.argument}={switch.off}"
+        if value is None and (call_span := self._span(call)):  # the default downloads: state the argument
+            arguments = [node_span(self.read, node)[1] for node in (*call.args, *call.keywords)]
+            at = max(arguments, default=call_span[1] - 1)
+            span = (at, at)
+            stand_in = f"{', ' if arguments else ''}{switch.argument}={switch.off}"
         fields = {"target": self._text(call, "model_name", 0) or name, "detail": self._assigned_name(call)}
         fields |= {"stand_in": stand_in, "destination": switch.argument}
         yield _limit_span(self._make_need(NeedKind.PRETRAINED, call, **fields), span)
-
-    def _argument_place(self, call: ast.Call) -> tuple[int, int] | None:
-        """Return the offset at which another argument can be added."""
-        nodes: list[Any] = [*call.args, *(keyword.value for keyword in call.keywords)] or [call.func]
-        span = self._span(call)
-        offset = self.read.text_offset(*max((node.end_lineno, node.end_col_offset) for node in nodes))
-        if not span or offset >= span[1]:
-            return None
-        tail = re.sub(r"#[^\n]*", lambda match: " " * len(match[0]), self.read.source[offset : span[1] - 1])
-        offset += max(tail.rfind(sign) for sign in "(),") + 1
-        return offset, offset
 
     def _read_defaults(self, node: ast.FunctionDef) -> Iterator[ExternalNeed]:
         """Yield `def __init__(self, pretrained=True)`."""
@@ -283,7 +267,6 @@ class _CallReader:
             yield _limit_span(need, span) if does_more else need
 
     def _command_words(self, call: ast.Call, name: str) -> list[tuple[str, ...]]:
-        """Return the commands that a call runs."""
         if name == "get_ipython().run_line_magic":
             line = f"{self._text(call, 'magic_name', 0)} {self._text(call, 'line', 1)}"
             return (

@@ -176,7 +176,6 @@ def _edit_call(need: ExternalNeed, source: str) -> CellEdit | None:
 
 
 def _resolve_metadata(metadata: notebook_metadata.NotebookMetadata) -> Iterator[ExternalNeed]:
-    """Yield the needs of the notebook's metadata."""
 
     def make_need(text: str) -> ExternalNeed:
         return ExternalNeed(kind=NeedKind.SETTING, cell=0, line=0, text=text, source=metadata.source)

@@ -107,7 +107,6 @@ def _add_copies(action: shell.Action, notebook: InspectedNotebook, provided: Pro
 
 
 def _find_copies(path: str, notebook: InspectedNotebook) -> tuple[Path, ...]:
-    """Return the project's copies of a folder."""
     hits = notebook.find_run_path(path) if path else notebook.base_folders
     return tuple(hit for hit in hits if hit.is_dir())
 
@@ -184,7 +183,6 @@ def resolve_imports(notebook: InspectedNotebook, provided: ProvidedImports) -> I
 
 
 def _list_imports(notebook: InspectedNotebook) -> Iterator[ExternalNeed]:
-    """Yield the imports of cells and of the scripts that cells write."""
     code = notebook.code
     for number, read in code.reads.items():
         for node, name in _top_level_imports(code.trees.get(number)):
@@ -253,7 +251,6 @@ def _is_provided(name: str, notebook: InspectedNotebook, provided: ProvidedImpor
 
 
 def _package_names(lines: Iterable[str]) -> list[str]:
-    """Return the distribution names of requirement lines."""
     matches = (_PACKAGE_NAME.match(line) for line in lines if not shell.is_nameless(line))
     return list(dict.fromkeys(match[0] for match in matches if match))
 

@@ -260,7 +260,6 @@ def _find_alternatives(trees: Iterable[ast.Module], known: KnownStrings) -> dict
 
 
 def _passed_arguments(call: ast.Call, function: ast.FunctionDef) -> Iterator[tuple[str, ast.expr]]:
-    """Yield the parameters of a function with a call's arguments."""
     arguments = [argument.arg for argument in function.args.args]
     yield from zip(arguments, call.args, strict=False)
     if function.args.vararg:

@@ -260,7 +260,6 @@ def command_needs(words: tuple[str, ...]) -> Iterator[dict[str, Any]]:
 
 
 def _parse_downloads(words: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    """Yield the files, sources, models and corpora that a command downloads."""
     program, (verb, *_) = words[0], (*words[1:2], "")
     module = words[2:3] if re.fullmatch(r"python[\d.]*", program) and verb == "-m" else ()
     if program in _DOWNLOADERS:

@@ -160,7 +160,6 @@ def _setting(key: str, value: object, reason: str, **more: Any) -> Setting:
 
 
 def _list_alternatives(others: list[str]) -> tuple[str, ...]:
-    """Return a comment that lists the first alternatives."""
     if not others:
         return ()
     suffix = f" and {len(others) - _MAX_LISTED} more" if len(others) > _MAX_LISTED else ""

@@ -21,7 +21,7 @@ TF = "import tensorflow as tf\n"
         (f"{SMP}m = smp.Unet('resnet34', 5, 'imagenet')", "smp.Unet('resnet34', 5, None)"),
         (
             f"{SMP}m = smp.Unet(\n    'resnet34',  # (a, b)\n    classes=(2),  # of them\n)",
-            "    classes=(2), encoder_weights=None  # of them\n)",
+            "    classes=(2), encoder_weights=None,  # of them\n)",
         ),
         (f"{SMP}m = smp.FPN(classes=(2))", "smp.FPN(classes=(2), encoder_weights=None)"),
         (f"{TV}m = models.resnet50(models.ResNet50_Weights.DEFAULT)", "models.resnet50(None)"),
