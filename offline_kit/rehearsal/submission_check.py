@@ -47,13 +47,6 @@ class SubmissionTable:
         """Return the values of the first column."""
         return self.column_values(self.header[0]) if self.header else []
 
-    def first_rows(self) -> dict[str, list[str]]:
-        """Return the first row of each id."""
-        rows: dict[str, list[str]] = {}
-        for row in self.rows:
-            rows.setdefault(row[0], row)
-        return rows
-
 
 def read_table(path: Path) -> tuple[SubmissionTable, list[str]]:
     """Read a CSV file without its empty lines; also return the problems of its rows."""
@@ -302,21 +295,14 @@ def _index_by_id(table: SubmissionTable) -> dict[str, list[str]]:
 
 
 def _is_same_value(first: str, second: str, *, tolerance: float) -> bool:
-    numbers = parse_number(first), parse_number(second)
-    if first == second or numbers[0] is None or numbers[1] is None:
+    a, b = _parse_number(first), _parse_number(second)
+    if first == second or a is None or b is None:
         return first == second
-    return is_close(numbers[0], numbers[1], relative=tolerance, absolute=tolerance / 100)
+    both_nan = math.isnan(a) and math.isnan(b)
+    return both_nan or math.isclose(a, b, rel_tol=tolerance, abs_tol=tolerance / 100)
 
 
-def is_close(first: float, second: float, *, relative: float, absolute: float) -> bool:
-    """Whether two numbers agree within these tolerances; NaN agrees with NaN."""
-    if math.isnan(first) and math.isnan(second):
-        return True
-    return math.isclose(first, second, rel_tol=relative, abs_tol=absolute)
-
-
-def parse_number(value: str) -> float | None:
-    """Return a value as a number; None if it is not one."""
+def _parse_number(value: str) -> float | None:
     try:
         return float(value)
     except ValueError:
@@ -325,13 +311,13 @@ def parse_number(value: str) -> float | None:
 
 def _parse_numbers(values: Iterable[str]) -> list[float]:
     """Return the values as numbers; [] if one of them is not a finite number."""
-    numbers = [parse_number(value) for value in values if value.strip()]
+    numbers = [_parse_number(value) for value in values if value.strip()]
     finite = [number for number in numbers if number is not None and math.isfinite(number)]
     return finite if len(finite) == len(numbers) else []
 
 
 def _is_number(value: str) -> bool:
-    return parse_number(value) is not None
+    return _parse_number(value) is not None
 
 
 def _is_empty_value(value: str) -> bool:
