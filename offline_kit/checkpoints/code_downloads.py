@@ -21,15 +21,13 @@ from offline_kit.project.types import Finding, OwnCode, Severity
 
 _REPLACED = "the checkpoint replaces these weights"
 _SPACY = re.compile(r"[a-z]{2,3}_\w+_(?:sm|md|lg|trf)")
+# Functions that read data which NLTK downloads separately
 _CORPUS = re.compile(r"nltk\.(corpus\.\w+\.\w+|(\w+\.)*(word_tokenize|sent_tokenize|pos_tag|ne_chunk))")
-"""Functions that read data which NLTK downloads separately."""
+# Folders of a package that its models do not come from
 _ASIDE = frozenset({"tests", "test", "docs", "examples", "scripts", "notebooks"})
-"""Folders of a package that its models do not come from."""
+# The names that an expression can use: defaults of the functions around it, then the module's constants.
+# Constants are those of the module and of its settings classes: "NAME" and "CFG.name".
 _Scope = ChainMap[str, ast.expr]
-"""The names that an expression can use: defaults of the functions around it, then the module's constants.
-
-Constants are those of the module and of its settings classes: "NAME" and "CFG.name".
-"""
 
 
 def find_downloads(

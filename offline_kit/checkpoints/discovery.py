@@ -17,10 +17,10 @@ from offline_kit.project.types import Checkpoint, CheckpointKind
 
 _WILDCARDS = "*?["
 _WEIGHT_SUFFIXES = frozenset({".ckpt", ".pt", ".pth", ".safetensors"})
+# Increased when files are classified by other rules, so that nothing old is remembered
 _CACHE_VERSION = 2
-"""Increased when files are classified by other rules, so that nothing old is remembered."""
+# Nanoseconds: a file that changed later may change again within one tick, so it is not remembered
 _MIN_AGE = {"mtime": 2_000_000_000, "ctime": 100_000_000}
-"""Nanoseconds: a file that changed later may change again within one tick, so it is not remembered."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,16 +22,16 @@ _TOKENIZER = frozenset(
     | {"sentencepiece.bpe.model", "tokenizer.model", "source.spm"}
 )
 _PROCESSOR = frozenset({"preprocessor_config.json", "processor_config.json"})
+# Model types that take no text: they need an image processor instead of a tokenizer
 _TEXT_FREE = tuple(
     split_words("vit swin convnext beit deit resnet segformer detr dinov2 timm wav2vec2"),
 )
-"""Model types that take no text: they need an image processor instead of a tokenizer."""
+# Settings are small; an index of sharded weights can have some megabytes
 _MAX_JSON_BYTES = 16 << 20
-"""Settings are small; an index of sharded weights can have some megabytes."""
+# Hyper-parameters that download weights if they are true
 _SWITCHES = frozenset({"pretrained", "use_pretrained", "pretrained_backbone", "backbone_pretrained"})
-"""Hyper-parameters that download weights if they are true."""
+# Hyper-parameters that name the weights to download
 _WEIGHT_NAMES = frozenset({"encoder_weights", "backbone_weights", "pretrained_weights"})
-"""Hyper-parameters that name the weights to download."""
 _MAX_PICKLE_BYTES = 64 << 20
 
 

@@ -17,15 +17,15 @@ from offline_kit.checkpoints.protobuf import read_fields
 from offline_kit.core.files import fingerprint
 from offline_kit.project.types import CheckpointKind as Kind
 
+# More of a pickle inside a zip is not read: tensors lie beside it, so it is small
 _PICKLE_BYTES = 256 << 20
-"""More of a pickle inside a zip is not read: tensors lie beside it, so it is small."""
 # https://lightning.ai/docs/pytorch/stable/common/checkpointing_basic.html#what-is-a-checkpoint
 _LIGHTNING = {"state_dict", "pytorch-lightning_version"}
 _LFS = b"version https://git-lfs"
 _HEAD = 1 << 16
 _UNREAD = "a part of the pickle that could not be read"
+# Numbers in ModelProto: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto.
 _ONNX_FIELDS = frozenset({*range(1, 9), 14, 20, 25, 26})
-"""Numbers in ModelProto: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto."""
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 
 

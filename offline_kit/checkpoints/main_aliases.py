@@ -23,6 +23,7 @@ _SKIPPED_FOLDERS = frozenset(
     split_words("dist build site-packages node_modules __pycache__ wandb lightning_logs venv env")
 )
 _MAX_FILES = 2000
+# Last names of calls that no import should do: training, reading the data, the command line
 _TRAINING_CALLS = frozenset(
     split_words("""
     fit fit_transform fit_predict partial_fit train backward optimize create_study cross_val_score run_training
@@ -30,15 +31,14 @@ _TRAINING_CALLS = frozenset(
     parse_args input main download from_pretrained
     """)
 )
-"""Last names of calls that no import should do: training, reading the data, the command line."""
+# Last names of calls that may fail in the notebook, which has no training files
 _READING_CALLS = frozenset(
     split_words("open load loadtxt listdir glob imread read_text read_bytes predict init to_csv save")
 )
-"""Last names of calls that may fail in the notebook, which has no training files."""
+# Suffixes of the project's files that a call with their name reads
 _DATA_SUFFIXES = frozenset(
     split_words(".csv .tsv .parquet .feather .json .jsonl .npy .npz .xlsx .pkl .joblib .h5 .db .sqlite .zip")
 )
-"""Suffixes of the project's files that a call with their name reads."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,8 +24,8 @@ from offline_kit.project.types import (
     Severity,
 )
 
+# Files beside models that code may read
 _TEXT_SUFFIXES = frozenset({".json", ".csv", ".tsv", ".txt", ".yaml", ".yml"})
-"""Files beside models that code may read."""
 _KNOWN_NAMES = ", ".join(BY_NAME)
 
 

@@ -19,8 +19,8 @@ from offline_kit.core.errors import ProjectError
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.project.types import Checkpoint
 
+# Increased when files are judged by other rules, so that nothing old is remembered
 _CACHE_VERSION = 5
-"""Increased when files are judged by other rules, so that nothing old is remembered."""
 _MAINS = ("__main__", "__mp_main__")
 _ALLOWED_NAMES = expand_names("weights_only", "standard_library", "functions")
 _WORDS = {key: frozenset(words.split()) for key, words in PICKLE_NAMES["words"].items()}
@@ -32,8 +32,8 @@ _ALLOWED_PATTERNS = (
     # How Cython unpickles its own classes.
     re.compile(r"(?:numpy\.random|pandas\._libs|sklearn|catboost|lightgbm)\.[\w.]*__pyx_unpickle_\w+"),
 )
+# Classes that a TorchScript archive defines itself, for torch's C++ alone: Python has no module `__torch__`
 _TORCHSCRIPT = re.compile(r"__torch__\.[\w.]+|torch\.jit\._pickle\.(?:build_\w+|restore_type_tag)")
-"""Classes that a TorchScript archive defines itself, for torch's C++ alone: Python has no module `__torch__`."""
 
 
 @dataclass(frozen=True, kw_only=True)

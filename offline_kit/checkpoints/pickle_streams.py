@@ -30,20 +30,21 @@ from offline_kit.checkpoints.pickle_opcodes import (
 from offline_kit.core.files import fingerprint
 from offline_kit.project.types import Checkpoint, CheckpointKind
 
+# Read of one pickle; a vocabulary of a million words has three million
 _MAX_OPCODES = 500_000_000
-"""Read of one pickle; a vocabulary of a million words has three million."""
 TORCH_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """torch.save's magic number before 1.6, pickled with protocol 2."""
 # Magic number, protocol version, system info, the object and its storage keys:
 # https://github.com/pytorch/pytorch/blob/main/torch/serialization.py (_legacy_save)
+# How many pickles torch's old format has before the raw tensors
 _TORCH_PICKLES = 5
-"""How many pickles torch's old format has before the raw tensors."""
+# Under these names a file may be a pickle of the oldest protocols, which no magic tells
 _SUFFIXES = frozenset({".pkl", ".pickle", ".p", ".joblib", ".jbl", ".sav", ".dill"})
-"""Under these names a file may be a pickle of the oldest protocols, which no magic tells."""
 # joblib can compress with lz4, which the standard library cannot read.
 _LZ4 = b"\x04\x22\x4d\x18"
 _DAMAGE = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError)
 _ANY_DAMAGE = (*_DAMAGE, RuntimeError, ValueError, IndexError, SyntaxError, struct.error)
+# Import names of the libraries whose objects are pickled; any other may be the user's own
 _LIBRARIES = frozenset(
     split_words("""
     boruta catboost category_encoders dill feature_engine flaml gensim hdbscan imblearn implicit interpret joblib
@@ -52,7 +53,7 @@ _LIBRARIES = frozenset(
     umap xgboost
     """)
 )
-"""Import names of the libraries whose objects are pickled; any other may be the user's own."""
+# Those that are called otherwise on the index
 _DISTRIBUTIONS = {
     "imblearn": "imbalanced-learn",
     "rgf": "rgf-python",
@@ -62,7 +63,6 @@ _DISTRIBUTIONS = {
     "surprise": "scikit-surprise",
     "umap": "umap-learn",
 }
-"""Those that are called otherwise on the index."""
 
 
 def read_pickles(path: Path) -> tuple[PickleSurvey, ...]:

@@ -14,11 +14,11 @@ from offline_kit.project.config import Config
 from offline_kit.project.types import Checkpoint, Finding, ModelSpec, Severity
 
 # https://github.com/huggingface/transformers/blob/main/src/transformers/trainer.py
+# What transformers' Trainer and DeepSpeed save beside a model for resuming the training
 _TRAINING_FILES = re.compile(
     r"optimizer\.(pt|bin)|scheduler\.pt|scaler\.pt|rng_state(_\d+)?\.pth|training_args\.bin|trainer_state\.json"
     r"|global_step\d+|zero_to_fp32\.py|events\.out\.tfevents\..+"
 )
-"""What transformers' Trainer and DeepSpeed save beside a model for resuming the training."""
 
 
 @dataclass(frozen=True, kw_only=True)

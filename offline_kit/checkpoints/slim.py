@@ -22,8 +22,8 @@ from offline_kit.core.files import format_size
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.project.types import Checkpoint, CheckpointKind, Finding, Severity
 
+# Increased when the worker writes other bytes
 _CACHE_VERSION = 2
-"""Increased when the worker writes other bytes."""
 _TORCH_KINDS = frozenset({CheckpointKind.LIGHTNING, CheckpointKind.TORCH_ZIP, CheckpointKind.TORCH_LEGACY})
 
 

@@ -23,8 +23,8 @@ class ChangedFileError(ProjectError):
 
 
 _KIT_FILES = frozenset({"dataset", "notebook", "rehearsal", "requirements.txt"})
+# Bytes for manifests, folders and the notebook
 _SPARE_SPACE = 16_000_000
-"""Bytes for manifests, folders and the notebook."""
 
 
 def assemble_kit(

@@ -23,10 +23,10 @@ _SECRETS = re.compile(
 )
 
 _PREPROCESSING = "checkpoints/preprocessing/"
+# Bytes from which a checkpoint of a split kit gets its own dataset
 _LARGE = 50_000_000
-"""Bytes from which a checkpoint of a split kit gets its own dataset."""
+# If there are more large checkpoints than this, they share as many datasets
 _MOST_GROUPS = 16
-"""If there are more large checkpoints than this, they share as many datasets."""
 SPLIT_SUFFIX_LENGTH = len("-checkpoints-0000")
 """The most characters that a split adds to the dataset's slug."""
 

@@ -35,12 +35,12 @@ SURE, LIKELY, PERHAPS = 1.0, 0.7, 0.2
 """Usual scores of `score_match`: its own format; what only it writes in a common format; nobody else's."""
 _FACTS = tomllib.loads(resources.data_file("frameworks.toml").read_text(encoding="utf-8"))
 PICKLES = (CheckpointKind.PICKLE, CheckpointKind.JOBLIB)
+# Suffixes that the notebook's cells load as pickles, compressed or not
 _PICKLED = (".pkl", ".pickle", ".p", ".joblib", ".jbl", ".sav")
-"""Suffixes that the notebook's cells load as pickles, compressed or not."""
+# Bytes of a chunk that are searched again with the next one: longer than any match
 _OVERLAP = 64
-"""Bytes of a chunk that are searched again with the next one: longer than any match."""
+# Parts of scikit-learn inside of boosters' own estimators
 _BESIDE = ("sklearn.preprocessing._label.LabelEncoder", "sklearn.utils.")
-"""Parts of scikit-learn inside of boosters' own estimators."""
 
 
 def read_facts(name: str) -> dict[str, Any]:

@@ -23,19 +23,18 @@ _XGBOOST_JSON = re.compile(rb'\s*\{\s*"(learner"\s*:\s*\{|version"\s*:\s*\[)')
 _XGBOOST_UBJ = b"{L\x00\x00\x00\x00\x00\x00\x00\x07learner{"
 _XGBOOST_DUMP = re.compile(rb"booster\[0\]:\s*\n0:")
 _JSON_VERSION = re.compile(rb'"version"\s*:\s*\[\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*\]')
+# A list of three bytes under the key "version", as UBJSON writes it
 _UBJ_VERSION = re.compile(rb"\x07version\[#L.{7}\x03i(.)i(.)i(.)", re.DOTALL)
-"""A list of three bytes under the key "version", as UBJSON writes it."""
-# The fixed header (LearnerModelParam) of the format that XGBoost 3.1 removed.
+# Bytes of the fixed header (LearnerModelParam) before the objective's name, in the binary format that 3.1 removed
 _OLD_HEADER = 136
-"""Bytes before the objective's name in the old binary format."""
 _OBJECTIVES = (b"reg:", b"binary:", b"multi:", b"rank:", b"count:", b"survival:")
 
 # LightGBM: text
 _LIGHTGBM_SAVE = "model.booster_.save_model('model.txt'), or model.save_model('model.txt') for a Booster"
+# Version of the text format: pickles hold the text too, but not LightGBM's own version
 _LIGHTGBM_FORMAT = re.compile(rb"tree\r?\nversion=v(\d+)\r?\n")
-"""Version of the text format: pickles hold the text too, but not LightGBM's own version."""
+# What 4.0 and newer write; 2.3 to 3.3 write format 3, older ones format 2
 _FORMAT_OF_4 = 4
-"""What 4.0 and newer write; 2.3 to 3.3 write format 3, older ones format 2."""
 _LIGHTGBM_DUMP = re.compile(rb'[ \n]*\{[ \n]*"name"[ \n]*:[ \n]*"tree"[ \n]*,[ \n]*"version"[ \n]*:[ \n]*"v')
 
 # CatBoost: .cbm and JSON

@@ -33,8 +33,8 @@ FRAMEWORKS: tuple[Framework, ...] = (
 )
 """The first one wins between equal scores."""
 BY_NAME = {framework.name: framework for framework in FRAMEWORKS}
+# Frameworks with the name of their module, whose objects may be in any pickle
 _PICKLED = (SKLEARN, XGBOOST, LIGHTGBM, CATBOOST)
-"""Frameworks with the name of their module, whose objects may be in any pickle."""
 
 
 def find_framework(name: str) -> Framework | None:

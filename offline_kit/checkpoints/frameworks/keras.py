@@ -18,11 +18,11 @@ from offline_kit.project.types import CheckpointKind, Finding, Member, Severity
 
 _SAVED_MODEL = "saved_model.pb"
 _H5_VERSION = re.compile(rb"(?<![\w.])([23]\.\d{1,2}\.\d{1,2})(?:-tf)?(?=\x00|tensorflow|jax|torch)")
+# Field 5 of the file's head, with its length
 _TF_VERSION = re.compile(rb"\x2a([\x05-\x09])(\d\.\d{1,2}\.\d{1,3})")
-"""Field 5 of the file's head, with its length."""
 _INPUTS = re.compile(rb'("InputLayer".+?"InputLayer")', re.DOTALL)
+# Bytes of an HDF5 file: its attributes precede the weights
 _MAX_SEARCHED = 64 << 20
-"""Bytes of an HDF5 file: its attributes precede the weights."""
 _OWN_MODULES = ("keras", "builtins", "tensorflow", "numpy")
 
 

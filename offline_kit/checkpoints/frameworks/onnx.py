@@ -21,19 +21,17 @@ from offline_kit.project.types import CheckpointKind, Finding, Member
 _KNOWN_DOMAINS = frozenset(
     {"", "ai.onnx", "ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview.training", "com.microsoft"}
 )
+# onnxruntime's version, and its newest operator set and file format since then.
+# https://onnxruntime.ai/docs/reference/compatibility.html
 _NEWEST = (
     *(((1, 14), 18, 8), ((1, 15), 19, 9), ((1, 17), 20, 9), ((1, 18), 21, 10)),
     *(((1, 21), 22, 10), ((1, 23), 23, 11), ((1, 24), 25, 13), ((1, 25), 26, 13)),
     ((1, 31), 10_000, 10_000),  # from here on nothing is known to be too new
 )
-"""onnxruntime's version, and its newest operator set and file format since then.
-
-https://onnxruntime.ai/docs/reference/compatibility.html
-"""
 _TENSOR = {8: str, 13: {1: str, 2: str}}
 _INPUT = {1: str, 2: {1: {2: {1: {1: int}}}}}
+# Version, graph (weights, inputs) and operator sets: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto.
 _MODEL = {1: int, 7: {5: _TENSOR, 11: _INPUT}, 8: {1: str, 2: int}}
-"""Version, graph (weights, inputs) and operator sets: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto."""
 
 
 @dataclass(frozen=True, kw_only=True)

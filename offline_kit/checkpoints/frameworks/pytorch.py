@@ -29,14 +29,14 @@ TIMM_PREFIX = "timm:"
 """How `model` names an architecture of timm: "timm:resnet18"."""
 _TORCH = frozenset({CheckpointKind.TORCH_ZIP, CheckpointKind.TORCH_LEGACY, CheckpointKind.LIGHTNING})
 _MODULE_STATE = (b"_backward_hooks", b"_modules", b"_parameters")
+# The key, its memo opcode, and the length of the string that is its value
 _LIGHTNING_VERSION = re.compile(
     rb"pytorch-lightning_version(?:q.|r.{4}|\x94)?(?:X(.)\x00\x00\x00|\x8c(.))", re.DOTALL
 )
-"""The key, its memo opcode, and the length of the string that is its value."""
 _MAX_BYTES = 256 << 20
 _SAVE = "torch.save(model.state_dict(), 'weights.pt')"
+# The name of an exported program in archives of older and newer torch
 _PROGRAMS = ("serialized_exported_program.json", "models/model.json")
-"""The name of an exported program in archives of older and newer torch."""
 _COMPILED = "data/aotinductor/"
 
 

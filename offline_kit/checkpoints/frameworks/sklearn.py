@@ -19,8 +19,9 @@ from offline_kit.project.types import Finding, Member, Severity
 _SUFFIXES = frozenset(
     {".pkl", ".pickle", ".p", ".joblib", ".jbl", ".sav", ".gz", ".z", ".bz2", ".xz", ".lzma"}
 )
+# Libraries whose estimators have scikit-learn's methods
 _COMPATIBLE = frozenset({"xgboost", "lightgbm", "catboost", "imblearn"})
-"""Libraries whose estimators have scikit-learn's methods."""
+# Modules of classes that only prepare data; a pipeline's own class is in another one
 _PREPROCESSING = (
     *(
         "sklearn.preprocessing.",
@@ -30,17 +31,16 @@ _PREPROCESSING = (
     ),
     *("sklearn.decomposition.", "sklearn.random_projection.", "sklearn.compose."),
 )
-"""Modules of classes that only prepare data; a pipeline's own class is in another one."""
 _VERSION = re.compile(rb"_sklearn_version.{1,12}?(\d+\.\d+[\w.]*)", re.DOTALL)
 _SKOPS_VERSION = re.compile(rb'"_sklearn_version":\s*\{[^{}]*?"content":\s*"\\"([\w.]+)\\""')
+# Packages whose types skops trusts by itself
 _SKOPS_TRUSTS = frozenset(
     {"builtins", "collections", "datetime", "functools", "numpy", "operator", "scipy", "sklearn"}
 )
-"""Packages whose types skops trusts by itself."""
+# Types that it does not trust all the same: unchecked numbers in them could access any memory
 _SKOPS_DISTRUSTS = frozenset(
     {"sklearn.tree._tree.Tree", "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor"}
 )
-"""Types that it does not trust all the same: unchecked numbers in them could access any memory."""
 
 
 def _score_sklearn(path: Path, sniffed: ClassifiedFile) -> float:

@@ -9,8 +9,8 @@ from offline_kit.checkpoints.frameworks.base import SURE, Framework, make_stop, 
 from offline_kit.project.types import Finding, Member
 
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+# Large models are saved in shards with an index: https://huggingface.co/docs/transformers/big_models
 _INDEXES = tuple(f"{name}.index.json" for name in _WEIGHTS)
-"""Large models are saved in shards with an index: https://huggingface.co/docs/transformers/big_models"""
 
 
 def _score_transformers(path: Path, _sniffed: ClassifiedFile) -> float:
