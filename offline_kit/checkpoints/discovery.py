@@ -3,7 +3,7 @@
 import glob
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,7 +77,13 @@ def collect_checkpoints(
             code="checkpoints-invalid",
             details=problems,
         )
-    digests = _hash_files(records, store, report)
+    digests = {path: record.sha256 for path, record in records.items()}
+    unhashed = {path: record for path, record in records.items() if not record.sha256}
+    if unhashed:
+        title = f"Hashing {len(unhashed)} checkpoint{'s' * (len(unhashed) > 1)}"
+        with report.progress(title, sum(int(record.stamp[1]) for record in unhashed.values())) as advance:
+            for path, record in unhashed.items():
+                digests[path] = _hash_file(path, record, store, advance)
     return tuple(
         Checkpoint(
             original=file.original,
@@ -222,17 +228,6 @@ def forget_hashes(checkpoints: Sequence[Checkpoint], cache: Path) -> None:
     for checkpoint in checkpoints:
         if checkpoint.path.exists():
             store.delete_record("checkpoints", cache_key(_CACHE_VERSION, *fingerprint(checkpoint.path)))
-
-
-def _hash_files(records: Mapping[Path, _FileRecord], store: Cache, report: Reporter) -> dict[Path, str]:
-    digests = {path: record.sha256 for path, record in records.items()}
-    unhashed = {path: record for path, record in records.items() if not record.sha256}
-    if unhashed:
-        title = f"Hashing {len(unhashed)} checkpoint{'s' * (len(unhashed) > 1)}"
-        with report.progress(title, sum(int(record.stamp[1]) for record in unhashed.values())) as advance:
-            for path, record in unhashed.items():
-                digests[path] = _hash_file(path, record, store, advance)
-    return digests
 
 
 def _hash_file(path: Path, record: _FileRecord, store: Cache, advance: Advance) -> str:

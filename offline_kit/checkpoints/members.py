@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from offline_kit.checkpoints.file_kinds import ClassifiedFile
 from offline_kit.checkpoints.frameworks import framework_table, sklearn
@@ -294,25 +295,16 @@ def _build_member(
     suffix = first_file.original.removeprefix(candidate.original)
     kit_path = kit_paths[first_file.original].removesuffix(suffix)
     member = _make_member(spec, framework, candidate.original, candidate.path, kit_path)
-    member = replace(member, files=candidate.files)
-    version = installed = framework.read_version(member)
+    version = installed = framework.read_version(candidate.path)
     if framework.library and not version:
         # This tool's environment is the project's if both share it.
         with suppress(importlib.metadata.PackageNotFoundError):
             installed = importlib.metadata.version(framework.library)
-    return replace(member, version=installed, version_said=bool(version))
+    return replace(member, files=candidate.files, version=installed, version_said=bool(version))
 
 
 def _make_member(spec: ModelSpec, framework: Framework, name: str, path: Path, kit_path: str) -> Member:
-    return Member(
-        name=name,
-        framework=framework.name,
-        path=path,
-        kit_path=kit_path,
-        model=spec.model,
-        weight=spec.weight,
-        params=dict(spec.params),
-        origin=spec.origin,
-        transform=spec.transform,
-        batch_size=spec.batch_size,
-    )
+    keys = ("model", "weight", "origin", "transform", "batch_size")
+    values: dict[str, Any] = {key: getattr(spec, key) for key in keys}
+    params = dict(spec.params)
+    return Member(name=name, framework=framework.name, path=path, kit_path=kit_path, params=params, **values)

@@ -174,24 +174,23 @@ class TensorCopier:
         return value
 
     def copy_tensor(self, tensor: Any, *, half: bool) -> Any:
-        """Return the single copy of a view of a storage."""
+        """Return the single copy of a view of a storage: in half precision, or cut out of a larger storage."""
         if tensor.layout != self.torch.strided or tensor.is_quantized:
             return tensor
         key = (tensor.data_ptr(), tuple(tensor.shape), tuple(tensor.stride()), tensor.dtype, half)
-        if key not in self.copies or not tensor.numel():
-            self.copies[key] = (self.convert_tensor(tensor.detach(), half=half), tensor)
-        return self.copies[key][0]
-
-    def convert_tensor(self, tensor: Any, *, half: bool) -> Any:
-        """Return a tensor in half precision, or cut out of a larger storage."""
-        if half and tensor.dtype in (self.torch.float32, self.torch.float64):
+        if key in self.copies and tensor.numel():
+            return self.copies[key][0]
+        copy = tensor.detach()
+        if half and copy.dtype in (self.torch.float32, self.torch.float64):
             self.halved += 1
-            return tensor.to(self.torch.float16)
-        # torch.save writes the whole storage of a view:
-        # https://docs.pytorch.org/docs/stable/notes/serialization.html#preserve-storage-sharing
-        storage = tensor.untyped_storage()
-        is_complete = storage.nbytes() == tensor.numel() * tensor.element_size()
-        return tensor if is_complete else tensor.clone()
+            copy = copy.to(self.torch.float16)
+        elif copy.untyped_storage().nbytes() != copy.numel() * copy.element_size():
+            # torch.save writes the whole storage of a view:
+            # https://docs.pytorch.org/docs/stable/notes/serialization.html#preserve-storage-sharing
+            copy = copy.clone()
+        # The original is kept too, so that no other tensor gets its address.
+        self.copies[key] = (copy, tensor)
+        return copy
 
 
 def _pair_tensors(torch: Any, old: Any, new: Any) -> Any:

@@ -353,8 +353,15 @@ def _compare_notebooks(old: KitSnapshot, new: KitSnapshot) -> NotebookChange:
         header = re.match(r"@@ -(\d+)", line)
         titles = [title for title in before[: int(header[1])] if title.startswith("# %%")] if header else []
         text.append(f"{line} {titles[-1].removeprefix('# ')}" if titles else line)
+    old_cells, new_cells = _key_by_title(old.cells), _key_by_title(new.cells)
+    changes = [(key, REMOVED) for key in old_cells if key not in new_cells]
+    changes += [(key, ADDED) for key in new_cells if key not in old_cells]
+    changes += [(key, CHANGED) for key, cell in new_cells.items() if old_cells.get(key, cell) != cell]
+    if not changes:
+        places = zip(new_cells, old_cells, strict=True)
+        changes = [(new_key, "moved") for new_key, old_key in places if new_key != old_key]
     return NotebookChange(
-        cells=_compare_cells(_key_by_title(old.cells), _key_by_title(new.cells)),
+        cells=tuple(changes),
         metadata=_compare_values({key: (old.metadata.get(key), new.metadata.get(key)) for key in keys}),
         text=tuple(text),
     )
@@ -371,17 +378,6 @@ def _render_script(cells: tuple[ComparedCell, ...]) -> list[str]:
         else:
             lines += [f"# %% [{cell.kind}]", *(f"# {line}".rstrip() for line in source)]
     return lines
-
-
-def _compare_cells(
-    before: dict[str, ComparedCell], after: dict[str, ComparedCell]
-) -> tuple[tuple[str, str], ...]:
-    changes = [(key, REMOVED) for key in before if key not in after]
-    changes += [(key, ADDED) for key in after if key not in before]
-    changes += [(key, CHANGED) for key in after if key in before and before[key] != after[key]]
-    if not changes:
-        changes = [(new_key, "moved") for new_key, key in zip(after, before, strict=True) if new_key != key]
-    return tuple(changes)
 
 
 def _key_by_title(cells: tuple[ComparedCell, ...]) -> dict[str, ComparedCell]:

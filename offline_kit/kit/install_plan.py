@@ -70,12 +70,13 @@ def render_plan(contents: KitContents) -> str:
             details=missing_pins,
         )
     _check_import_names(own, [wheels[pin.name] for pin in bundled if pin.name in wheels])
-    items = [_describe_wheel(wheel, "own") for wheel in own.values()]
+    items = [_describe_item(wheel.name, wheel.version, wheel, "own") for wheel in own.values()]
     for pin in bundled:
-        is_sdist = pin.name in sdists
-        items.append(
-            _describe_sdist(sdists[pin.name]) if is_sdist else _describe_wheel(wheels[pin.name], "bundled")
-        )
+        if pin.name in sdists:
+            items.append(_describe_sdist(sdists[pin.name]))
+        else:
+            wheel = wheels[pin.name]
+            items.append(_describe_item(wheel.name, wheel.version, wheel, "bundled"))
     provided = []
     for pin in contents.freeze.pins_with(Fate.PROVIDED):
         spare = wheels.get(pin.name) if pin.spare else None
@@ -157,30 +158,23 @@ def _check_import_names(own: Mapping[str, Wheel], wheels: Iterable[Wheel]) -> No
         )
 
 
-def _describe_wheel(wheel: Wheel, role: str) -> dict[str, Any]:
+def _describe_item(name: str, version: str, wheel: Wheel | None, role: str) -> dict[str, Any]:
     return {
-        "name": wheel.name,
-        "version": wheel.version,
-        "wheel": wheel.filename,
+        "name": name,
+        "version": version,
+        "wheel": wheel.filename if wheel else None,
         "sdist": None,
         "build": [],
-        "imports": list(import_names.read_wheel_imports(wheel.path)),
+        "imports": list(import_names.read_wheel_imports(wheel.path)) if wheel else [],
         "role": role,
     }
 
 
 def _describe_sdist(prepared: SettledSdist) -> dict[str, Any]:
-    names: Iterable[str] = ()
-    if prepared.wheel:
-        names = import_names.read_wheel_imports(prepared.wheel.path)
-    elif prepared.sdist:
-        names = import_names.read_sdist_imports(prepared.sdist.path, prepared.name)
-    return {
-        "name": prepared.name,
-        "version": prepared.version,
-        "wheel": prepared.wheel.filename if prepared.wheel else None,
-        "sdist": prepared.sdist.filename if prepared.sdist else None,
-        "build": sorted(wheel.filename for wheel in prepared.closure),
-        "imports": list(names),
-        "role": "bundled",
-    }
+    item = _describe_item(prepared.name, prepared.version, prepared.wheel, "bundled")
+    item["build"] = sorted(wheel.filename for wheel in prepared.closure)
+    if prepared.sdist:
+        item["sdist"] = prepared.sdist.filename
+        if not prepared.wheel:
+            item["imports"] = list(import_names.read_sdist_imports(prepared.sdist.path, prepared.name))
+    return item

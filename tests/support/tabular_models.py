@@ -97,7 +97,7 @@ def seen(path: Path, **more: Any) -> Member:
     framework = framework_table.match_framework(path)
     assert framework is not None
     made = Member(name=path.name, framework=framework.name, path=path, kit_path=path.name, **more)
-    version = framework.read_version(made)
+    version = framework.read_version(made.path)
     return dataclasses.replace(made, version=version, version_said=bool(version))
 
 

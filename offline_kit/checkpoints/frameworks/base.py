@@ -21,6 +21,7 @@ import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ class Framework:
     """The distribution whose version at training time matters; empty for none."""
     check_member: Callable[[Member], Iterable[Finding]] = lambda _member: ()
     """Findings on a member at build time; `member.version` is set already."""
-    read_version: Callable[[Member], str] = lambda _member: ""
+    read_version: Callable[[Path], str] = lambda _path: ""
     """The library's version in the file; empty if it states none."""
     judge_version: Callable[[Version, Version], Severity | None] = judge_newer
     """How severe a difference between the training's version and the notebook's is; None for harmless."""
@@ -170,16 +171,10 @@ def parse_release(version: str) -> tuple[int, ...]:
     return tuple(map(int, match.groups())) if match else ()
 
 
-def make_stop(member: Member, problem: str, remedy: str) -> Finding:
-    """Return a finding that stops the build."""
-    return Finding(severity=Severity.STOP, about=member.name, what=problem, remedy=remedy)
+def _make_finding(severity: Severity, member: Member, problem: str, remedy: str) -> Finding:
+    return Finding(severity=severity, about=member.name, what=problem, remedy=remedy)
 
 
-def make_warning(member: Member, problem: str, remedy: str) -> Finding:
-    """Return a finding that warns."""
-    return Finding(severity=Severity.WARN, about=member.name, what=problem, remedy=remedy)
-
-
-def make_note(member: Member, problem: str, remedy: str) -> Finding:
-    """Return a finding that informs."""
-    return Finding(severity=Severity.NOTE, about=member.name, what=problem, remedy=remedy)
+make_stop = partial(_make_finding, Severity.STOP)
+make_warning = partial(_make_finding, Severity.WARN)
+make_note = partial(_make_finding, Severity.NOTE)

@@ -6,8 +6,6 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
-from packaging.version import Version
-
 from offline_kit.checkpoints.file_kinds import ClassifiedFile
 from offline_kit.checkpoints.frameworks import base
 from offline_kit.checkpoints.frameworks.base import SURE, Framework
@@ -62,9 +60,9 @@ def _is_old_xgboost(start: bytes) -> bool:
     return length < 64 and start[at + 8 :].startswith(_OBJECTIVES)
 
 
-def _read_xgboost_version(member: Member) -> str:
+def _read_xgboost_version(path: Path) -> str:
     """Return the model's version, pickled or not; empty for the old binary format."""
-    content = base.read_tail(member.path)
+    content = base.read_tail(path)
     if json_version := _JSON_VERSION.search(content):
         return b".".join(json_version.groups()).decode()
     # A compressed pickle does not show it; in a plain one the last of the models inside counts.
@@ -105,11 +103,6 @@ def _score_lightgbm(path: Path, sniffed: ClassifiedFile) -> float:
     start = base.read_head(path)
     own = start.startswith((b"tree\nversion=", b"tree\r\nversion=")) or _LIGHTGBM_DUMP.match(start)
     return SURE if own or base.is_estimator_of(path, sniffed, "lightgbm") else 0.0
-
-
-def _judge_lightgbm(trained: Version, reads: Version) -> Severity | None:
-    """Warn of a newer major version only: the text is the same within one."""
-    return Severity.WARN if trained.major > reads.major else None
 
 
 def _check_lightgbm_versions(member: Member, versions: Mapping[str, str]) -> Iterator[Finding]:
@@ -155,11 +148,6 @@ def _score_catboost(path: Path, sniffed: ClassifiedFile) -> float:
     return SURE if own or base.is_estimator_of(path, sniffed, "catboost") else 0.0
 
 
-def _read_catboost_version(member: Member) -> str:
-    """Return the model's release; empty if it was built from a branch."""
-    return base.search_content(member.path, _CATBOOST_VERSION).rstrip(".")
-
-
 def _check_catboost(member: Member) -> Iterator[Finding]:
     if base.is_pickled(member):
         save = "model.save_model('model.cbm')"
@@ -176,7 +164,8 @@ XGBOOST = Framework(
 LIGHTGBM = Framework(
     **base.read_facts("lightgbm"),
     score_match=_score_lightgbm,
-    judge_version=_judge_lightgbm,
+    # Only another major version matters: the text is the same within one.
+    judge_version=lambda trained, reads: Severity.WARN if trained.major > reads.major else None,
     check_member=_check_lightgbm,
     check_versions=_check_lightgbm_versions,
 )
@@ -185,5 +174,6 @@ CATBOOST = Framework(
     score_match=_score_catboost,
     check_member=_check_catboost,
     check_versions=partial(base.check_pickle_version, "catboost"),
-    read_version=_read_catboost_version,
+    # A model that was built from a branch states no release.
+    read_version=lambda path: base.search_content(path, _CATBOOST_VERSION).rstrip("."),
 )

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 from packaging.version import InvalidVersion, Version
@@ -93,15 +92,16 @@ def _find_pickled_models(members: Sequence[Member], other_files: Iterable[Checkp
     for claimant, file in pickles:
         for framework in _PICKLED:
             if framework.name != claimant and framework.name in read_top_modules(file.path):
-                pickled = Member(
+                version = framework.read_version(file.path)
+                yield Member(
                     name=file.original,
                     framework=framework.name,
                     path=file.path,
                     kit_path=file.original,
                     files=(file,),
+                    version=version,
+                    version_said=bool(version),
                 )
-                version = framework.read_version(pickled)
-                yield replace(pickled, version=version, version_said=bool(version))
 
 
 def _describe_difference(

@@ -8,13 +8,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from packaging.version import Version
-
 from offline_kit.checkpoints.file_kinds import ClassifiedFile
 from offline_kit.checkpoints.frameworks import base
 from offline_kit.checkpoints.frameworks.base import SURE, Framework
 from offline_kit.checkpoints.pickle_streams import read_archive_member
-from offline_kit.project.types import CheckpointKind, Finding, Member, Severity
+from offline_kit.project.types import CheckpointKind, Finding, Member
 
 _SAVED_MODEL = "saved_model.pb"
 _H5_VERSION = re.compile(rb"(?<![\w.])([23]\.\d{1,2}\.\d{1,2})(?:-tf)?(?=\x00|tensorflow|jax|torch)")
@@ -35,18 +33,13 @@ def _score_keras(path: Path, sniffed: ClassifiedFile) -> float:
     return SURE if is_own else 0.0
 
 
-def _read_version(member: Member) -> str:
+def _read_version(path: Path) -> str:
     """Return the version of Keras in a file; empty for a SavedModel, which states TensorFlow's alone."""
-    if member.path.is_dir():
+    if path.is_dir():
         return ""
-    if zipfile.is_zipfile(member.path):
-        return str(_read_json(member.path, "metadata.json").get("keras_version", "")).removesuffix("-tf")
-    return _search_h5(member.path, _H5_VERSION).decode()
-
-
-def _judge_version(trained: Version, reads: Version) -> Severity | None:
-    """Warn of files of a newer Keras 3; `_check_versions` handles those of Keras 2."""
-    return base.judge_newer(trained, reads) if trained.major > 2 else None
+    if zipfile.is_zipfile(path):
+        return str(_read_json(path, "metadata.json").get("keras_version", "")).removesuffix("-tf")
+    return _search_h5(path, _H5_VERSION).decode()
 
 
 def _check_versions(member: Member, versions: Mapping[str, str]) -> Iterator[Finding]:
@@ -138,7 +131,8 @@ KERAS = Framework(
     uses_column_order=_uses_column_order,
     check_member=_check_keras,
     check_versions=_check_versions,
-    judge_version=_judge_version,
+    # `_check_versions` handles files of Keras 2.
+    judge_version=lambda trained, reads: base.judge_newer(trained, reads) if trained.major > 2 else None,
     read_version=_read_version,
     takes_arguments=lambda member: bool(member.model),
 )

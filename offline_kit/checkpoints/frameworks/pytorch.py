@@ -59,8 +59,8 @@ def _read_pickle(path: Path) -> bytes:
         return stream.read(_MAX_BYTES)
 
 
-def _read_lightning_version(member: Member) -> str:
-    content = _read_pickle(member.path)
+def _read_lightning_version(path: Path) -> str:
+    content = _read_pickle(path)
     match = _LIGHTNING_VERSION.search(content)
     if match is None:
         return ""
@@ -146,9 +146,9 @@ def _read_program(path: Path) -> dict[str, Any]:
     return program if isinstance(program, dict) else {}
 
 
-def _read_export_version(member: Member) -> str:
+def _read_export_version(path: Path) -> str:
     """Return the version of torch in the program, without its build."""
-    return str(_read_program(member.path).get("torch_version") or "").partition("+")[0].removeprefix("<")
+    return str(_read_program(path).get("torch_version") or "").partition("+")[0].removeprefix("<")
 
 
 def _score_timm(path: Path, _sniffed: ClassifiedFile) -> float:

@@ -32,6 +32,7 @@ _PREPROCESSING = (
     *("sklearn.decomposition.", "sklearn.random_projection.", "sklearn.compose."),
 )
 _VERSION = re.compile(rb"_sklearn_version.{1,12}?(\d+\.\d+[\w.]*)", re.DOTALL)
+_SKOPS_MARK = b'"_skops_version"'
 _SKOPS_VERSION = re.compile(rb'"_sklearn_version":\s*\{[^{}]*?"content":\s*"\\"([\w.]+)\\""')
 # Packages whose types skops trusts by itself
 _SKOPS_TRUSTS = frozenset(
@@ -77,12 +78,8 @@ def judge_version(trained: Version, reads: Version) -> Severity | None:
     return Severity.WARN if trained.release[:2] != reads.release[:2] else None
 
 
-def _score_skops(path: Path, _sniffed: ClassifiedFile) -> float:
-    return SURE if b'"_skops_version"' in read_archive_member(path, "schema.json") else 0.0
-
-
-def _read_skops_version(member: Member) -> str:
-    match = _SKOPS_VERSION.search(read_archive_member(member.path, "schema.json"))
+def _read_skops_version(path: Path) -> str:
+    match = _SKOPS_VERSION.search(read_archive_member(path, "schema.json"))
     return match[1].decode() if match else ""
 
 
@@ -117,12 +114,14 @@ def _check_skops(member: Member) -> Iterator[Finding]:
 SKLEARN = Framework(
     **base.read_facts("sklearn"),
     score_match=_score_sklearn,
-    read_version=lambda member: base.search_content(member.path, _VERSION),
+    read_version=lambda path: base.search_content(path, _VERSION),
     judge_version=judge_version,
 )
 SKOPS = Framework(
     **base.read_facts("skops"),
-    score_match=_score_skops,
+    score_match=lambda path, _sniffed: (
+        SURE if _SKOPS_MARK in read_archive_member(path, "schema.json") else 0.0
+    ),
     check_member=_check_skops,
     read_version=_read_skops_version,
     judge_version=judge_version,

@@ -20,10 +20,6 @@ def _score_transformers(path: Path, _sniffed: ClassifiedFile) -> float:
     return SURE if "model_type" in read_settings(path / "config.json") else 0.0
 
 
-def _read_version(member: Member) -> str:
-    return str(read_settings(member.path / "config.json").get("transformers_version") or "")
-
-
 def _check_transformers(member: Member) -> Iterator[Finding]:
     """Report missing parts of the weights, own code that may not run, and a model without a head."""
     for index in sorted(member.path.glob("*.index.json")):
@@ -54,5 +50,5 @@ TRANSFORMERS = Framework(
     **read_facts("transformers"),
     score_match=_score_transformers,
     check_member=_check_transformers,
-    read_version=_read_version,
+    read_version=lambda path: str(read_settings(path / "config.json").get("transformers_version") or ""),
 )
