@@ -25,6 +25,7 @@ from offline_kit.core.retry import TransientError, retry_call
 if TYPE_CHECKING:
     import requests
 
+# 425 is Too Early (https://www.rfc-editor.org/rfc/rfc8470), 429 Too Many Requests.
 TEMPORARY_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 GONE_STATUSES = frozenset({404, 410})
 _SPAN = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
@@ -204,6 +205,7 @@ def _complete_part(
 
 def _continue_part(url: str, part: _PartialFile, settings: ConnectionSettings) -> None:
     """Send one request for what is missing (https://www.rfc-editor.org/rfc/rfc9110#name-range-requests)."""
+    # Compressed on the way, sizes and ranges would not be those of the file.
     headers = {"Accept-Encoding": "identity"}
     if part.held:
         headers["Range"] = f"bytes={part.held}-"
@@ -223,7 +225,9 @@ def _continue_part(url: str, part: _PartialFile, settings: ConnectionSettings) -
             part.clear()
             if response.status_code == 206:
                 raise TransientError("the server sent another range than was asked for")
+        # `raw`, because requests would decode a .tar.gz that a server labels as gzip-encoded.
         part.append(response.raw.stream(CHUNK, decode_content=False))
+        # A connection that ends early looks like the end of the file.
         length = response.headers.get("content-length", "")
         if length.isdigit() and response.raw.tell() < int(length):
             raise TransientError("the connection ended early")

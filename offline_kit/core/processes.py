@@ -148,6 +148,8 @@ def _start_process(
 ) -> "subprocess.Popen[bytes]":
     words = [str(word) for word in argv]
     try:
+        # A session of its own is a process group of its own: an interrupt at the terminal reaches only us, and
+        # `end_process` ends the command together with its children.
         return subprocess.Popen(
             words, cwd=cwd, env=env, stdin=stdin, stdout=stdout, stderr=stderr, start_new_session=True
         )

@@ -14,16 +14,17 @@ CREDENTIALS = re.compile(
 )
 """User and password of an address; a "/" in a password is told from the one behind a port."""
 _FROM_ENVIRONMENT = re.compile(r"\$\{\w+\}(?::\$\{\w+\})?")
+# urllib3 and requests name the address in their errors like this.
 _LINK = re.compile(r"(?P<lead>\burl: )(?P<path>[^\s?'\")]+)(?P<query>\?[^\s'\")]*)?", re.IGNORECASE)
-"""As urllib3 and requests name what they asked for in their errors."""
+# An unguessable step of a path, as in the address of an upload.
 _WORD = re.compile(r"(?<=/)(?=[^/]*\d)[\w-]{20,}(?=/|$)")
-"""A step of a path that nobody can guess: the place of an upload."""
+# Query parameters that grant access.
 _KEYED = re.compile(
     r"(?i)([?&][\w-]*(?:token(?!iz)|secret|passw(?:or)?d|api[-_]?key|(?<![a-z0-9])key|signature|credential"
     r"|(?<![a-z0-9])sig)=)[^\s&'\"#)]+"
 )
-"""What in the query of an address lets its bearer in."""
 
+# Secrets that are recognized by their shape.
 _TOKENS = {
     "Kaggle token": r"KGAT_\w{8,}",
     "Hugging Face token": r"(?:hf|api_org)_[A-Za-z0-9]{20,}",
@@ -46,7 +47,6 @@ _TOKENS = {
     # Neptune's tokens are one part of such a token
     "JSON Web Token": r"eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}|eyJhcGlfYWRkcmVzcyI6[\w+/=-]{20,}",
 }
-"""Secrets that tell by their shape what they are."""
 _SHAPE = re.compile(
     # "_" is a letter to \b: a token behind "x_" or "=" is seen all the same
     "(?<![A-Za-z0-9])(?:" + "|".join(f"(?P<t{n}>{shape})" for n, shape in enumerate(_TOKENS.values())) + ")"
@@ -60,6 +60,7 @@ _PRIVATE_KEY = re.compile(
 )
 _NAMED = "value of a name that says so"
 _SUFFIX = r"(?:_?\d+|_(?:value|str|string|dev|prod|rw|ro|read|write))?"
+# Names whose value is a secret, unless it reads as a word or as a blank to fill in.
 _SURE_NAME = re.compile(
     r"(?i)(?:passw(?:or)?d|passphrase|pwd|secret|credentials?"
     r"|(?:api|auth|access|private|secret|client|account|storage|service)[-_]?key"
@@ -68,28 +69,27 @@ _SURE_NAME = re.compile(
     r"|neptune|comet|telegram|discord|cohere|groq|mistral|replicate|pypi|twine)(?:[-_]\w+)?[-_]?(?:key|token))"
     rf"{_SUFFIX}$"
 )
-"""Names whose value is a secret, unless it reads as a word or as a blank to fill in."""
+# Names whose value is a secret only if it looks random: keys of columns and tokens of words are called so too.
 _MAYBE_NAME = re.compile(r"(?i:(?:^|[^a-z0-9])(?:key|token|auth|pass)" + _SUFFIX + r"$)|[a-z](?:Key|Token)$")
-"""Names whose value is a secret only if it looks random: keys of columns and tokens of words are called so too."""
 _HARMLESS_NAME = re.compile(
     r"(?i)(?:cache|hash|image|public|primary|sort|group|foreign|dict|model|file|object|row|item|data|commit|content|unique"
     r"|lookup|index|state|s3|blob|part|idempotency|checksum|pad|eos|bos|unk|sep|cls|mask|next|special)[-_]?(?:key|token)$"
 )
+# A name and its quoted value: variable, entry, argument or default, in Python, JSON, TOML and YAML.
 _ASSIGNED = re.compile(
     r"(?<![\w.-])(?P<name>[A-Za-z_][\w.-]{0,80}+)['\"\\]*\]?\s*(?::\s*[\w.\[\]| ]{1,60}?\s*=|:?=|:|,)\s*(?:\(\s*)?"
     r"[rbufRBUF]{0,2}\\?(?P<quote>\"\"\"|'{3}|['\"])(?P<value>[^'\"\n]+?)\\?(?P=quote)"
 )
-"""A name and its quoted value: variable, entry, argument or default, in Python, JSON, TOML and YAML."""
+# The same without quotes: shell, .env, INI, YAML.
 _PLAIN = re.compile(
     r"(?<![\w.-])(?P<name>[A-Za-z_][\w.-]{0,80}+)(?P<sign>\s*[=:][ \t]*)(?P<value>[^\s'\"&;,(){}\[\]<>]+)(?=$|[\s'\"&;,)}])",
     re.MULTILINE,
 )
-"""The same without quotes: shell, .env, INI, YAML."""
+# An option of a command, `%env NAME value`, and a line of .netrc.
 _SET = re.compile(
     r"(?:(?P<option>(?<!\S)--)|\b(?:set_)?env\s+|\bexport\s+|\bmachine\s+\S+\s+login\s+\S+\s+)(?P<name>[A-Za-z_][\w-]*)"
     r"[ \t=]\s*['\"]?(?P<value>(?!-)[^\s'\"]+)"
 )
-"""An option of a command, `%env NAME value`, and a line of .netrc."""
 _LOGIN_CALL = re.compile(r"\blogin\s*\(")
 _LOGIN_COMMAND = re.compile(r"(?:[!%\s]|^)[\w.-]+(?:[ \t]+auth)?[ \t]+login[ \t]+(?P<value>[^\n;&|]+)")
 _HEADER = re.compile(
@@ -97,23 +97,23 @@ _HEADER = re.compile(
     r"|\b(?:authorization|cookie|[\w-]*-token)\s*:\s*(?P<header>[^'\"\n]+)"
 )
 _QUOTED = re.compile(r"(?P<quote>['\"])(?!(?P=quote))(?P<value>[^'\"\n]+)(?P=quote)")
+# The annotation of a parameter, and what `pwd` mostly has.
 _CLASS_OR_PATH = re.compile(r"(?:[A-Z]+[a-z]+)+\d?[A-Z]?|\.{1,2}/.*|/.*\.\w{2,5}")
-"""The annotation of a parameter, and what `pwd` mostly has."""
+# Placeholders for a secret; the name of a variable is one.
 _BLANK = re.compile(
     r"[A-Z_]+|(?i:[^a-z0-9]*|(.)\1*|[<{\[$%].*|none|null|true|false|changeme"
     r"|.*(?:^|[^a-z])(?:your|my|example|dummy|placeholder|change|insert|replace|enter|fill|fake|redacted|not?)(?![a-z]).*"
     r"|.*(?:x{4,}|\*{3,}|\.{3,}).*)",
     re.DOTALL,
 )
-"""What stands where a secret is to be filled in, the name of a variable among it."""
 _RANDOM = re.compile(r"(?=[A-Za-z]*\d)(?=\d*[A-Za-z])[A-Za-z0-9+=]{16,}")
 _CALLED_SECRET = re.compile(r"(?i)key|token|secret|passw|credential")
 _WORD_LIKE = re.compile(r"(?i)[a-z]{1,14}(?:[-_. /][a-z]{1,14})*[-_]?\d{0,2}")
 _MIXED = re.compile(r"[a-z][A-Z]|[^\w\s.:/-]|\d(?=.*[A-Za-z])|[A-Za-z](?=.*\d)")
+# Shorter values are not secret.
 _SHORTEST = 6
-"""Shorter values are no secrets worth the name."""
+# A token with fewer different characters is a placeholder.
 _KINDS = 5
-"""A token with fewer different characters is a blank to fill in."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,8 +270,8 @@ def redact_urls(text: str) -> str:
     return _LINK.sub(redact_link, _KEYED.sub(r"\1***", CREDENTIALS.sub(redact_user, text)))
 
 
+# ECMA-48: control sequences, commands to the terminal's window, and single ones.
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-_])?")
-"""ECMA-48: control sequences, commands to the terminal's window, and single ones."""
 _UNPRINTABLE = re.compile(r"[^\S\n\t ]|[\x00-\x08\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 

@@ -17,8 +17,8 @@ from offline_kit.notebook.runtime.kit_runtime import KitError, find_failure
 from offline_kit.rehearsal.environments import Interpreter
 
 HOME = "/home/kaggle"
+# Only the setup cell of adopted notebooks contains this line (templates/adopt.py.j2).
 _SETUP = "NAMES_BEFORE = set(globals())"
-"""Only the setup cell of adopted notebooks contains this line (templates/adopt.py.j2)."""
 _PRINTED = 20_000  # characters of a cell's output to keep
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _RAISED = re.compile(r"[A-Za-z_][\w.]*(error|exception|interrupt|exit)\b.*: \S", re.IGNORECASE)
@@ -128,6 +128,7 @@ def run_notebook(
     ]
     words += [str(environment.papermill.path), "-m", "papermill"]
     words += [f"{prefix}/rehearsal/in/notebook.ipynb", f"{prefix}/rehearsal/out/executed.ipynb"]
+    # A cold environment on a slow disk takes longer to start than papermill's 60 s.
     words += ["--log-output", "--no-progress-bar", "--start-timeout", "300", "--cwd", cwd]
     box = Box(
         argv=tuple(words),
@@ -220,12 +221,12 @@ def _make_variables(environment: RehearsalEnvironment, search_path: str, prefix:
         "LC_ALL": "C.UTF-8",
         "SHELL": "/bin/sh",
         "TERM": "dumb",
-        "KAGGLE_KERNEL_RUN_TYPE": "Batch",
+        "KAGGLE_KERNEL_RUN_TYPE": "Batch",  # "Interactive" in the editor
         "JUPYTER_PATH": f"{prefix}/rehearsal/in/jupyter",
         "JUPYTER_RUNTIME_DIR": f"{prefix}/rehearsal/out/runtime",
-        "JUPYTER_PLATFORM_DIRS": "1",
+        "JUPYTER_PLATFORM_DIRS": "1",  # without it, jupyter_core warns in the log
         "IPYTHONDIR": f"{prefix}/rehearsal/out/ipython",
-        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # without it, debugpy warns of frozen modules
         "OFFLINE_KIT_INSTALLER": environment.installer,
         **environment.env,
     }

@@ -15,8 +15,8 @@ _FRAME = re.compile(
     r"^(?:File (?P<path>.+?):(?P<line>\d+)(?:, in (?P<function>.+))?|(?:Cell|Input) In ?\[.*)$"
 )
 _LIBRARY = re.compile(r"/(?:site|dist)-packages/|/lib/python3\.\d+/|^<")
+# The notebook installs the kit's packages here, including the project's own.
 _OVERLAY = "/offline-kit/site/"
-"""The notebook installs the kit's packages here, including the project's own."""
 _CODE = re.compile(r"^.*/offline-kit/kit/code/")
 _TRACEBACK = "Traceback (most recent call last)"
 _STARTS_SCRIPT = re.compile(r"(?m)^\s*[!%].*\b(?:python[\d.]*|run|bash|sh)\b|\bsubprocess\b|os\.system")

@@ -110,6 +110,7 @@ def prepare_gateway(
             submission=submission,
             package_folder=package_folder,
         )
+    # Without the competition's package, `gateway` has the options of the stand-in.
     options = params.get("gateway", {})
     if isinstance(options, str):
         raise UsageError(

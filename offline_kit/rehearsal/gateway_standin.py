@@ -56,6 +56,7 @@ class GatewayOptions:
     """Column of the row ids; empty: the first one of the sample, else of the test set."""
     submission: str = "submission.parquet"
     seed: int = 0
+    # The limits are those of kaggle_evaluation 1.4.0 (core/relay.py, core/base_gateway.py).
     start_limit: float = 900
     """Seconds from the first call until the server must answer."""
     call_limit: float = 3600
@@ -143,6 +144,7 @@ class InferenceServer(BaseServer):
 
     def serve(self) -> None:
         """Serve a gateway in another process in a scoring run; otherwise return at once."""
+        # Kaggle sets the variable only when it scores: a notebook may call `serve` in any run.
         if os.environ.get(RERUN):
             self._serve_gateway()
 
@@ -209,6 +211,7 @@ class Gateway:
             batch = [self._take_rows(tables[name], rows) for name in self.options.sends]
             started = time.monotonic()
             answer = self.call("predict", batch)
+            # The first call may load models: only the start limit counts for it.
             if self.sent > 1 and time.monotonic() - started > self.options.call_limit:
                 text = f"batch {self.sent} took longer than {self.options.call_limit:g} s"
                 raise GatewayRuntimeError("GRPC_DEADLINE_EXCEEDED", text)
@@ -281,6 +284,7 @@ class Gateway:
         else:
             size = self.options.rows or max(1, min(MAX_BATCH_ROWS, len(ids) // MIN_BATCHES))
             batches = [list(range(at, min(at + size, len(ids)))) for at in range(0, len(ids), size)]
+        # Hidden test sets have other orders; state that is kept between calls shows in one of the two orders.
         random.Random(self.options.seed).shuffle(batches)  # noqa: S311 - an order, no secret
         yield from reversed(batches) if os.environ.get(BACKWARDS) else batches
 

@@ -37,6 +37,7 @@ class InstallPlan:
 
 def read_install_plan(kit_files: Iterable[KitFile]) -> InstallPlan:
     """Read the install plan from a kit's packages; a kit without packages has an empty one."""
+    # The plans of all parts together; the image of the first one counts.
     image, install, provided = "", list[Mapping[str, Any]](), dict[str, str]()
     for path in [path for entry, path in kit_files if entry.role is Role.LOCK]:
         try:

@@ -78,6 +78,7 @@ def rehearse_kit(
         index=settings, cache=cache, yes=request.yes, confirm=request.confirm, report=report
     )
     evidence = request.kit.folder / "rehearsal"
+    # The results of the previous rehearsal stay until this one has ended.
     files.sweep_stages(evidence)
     with files.stage_folder(evidence) as folder:
         run_folder, service = folder / "run", None
@@ -116,6 +117,7 @@ def rehearse_kit(
         setup, result = kernel.run_until_complete(setup, request.image, options, run_with_kernel)
         environment = replace(environment, kernel=setup)
         if service:
+            # The gateway decides on the format, whatever is configured.
             name = gateway.find_submission(result.working, service.submission)
             if name != service.submission:
                 request, service = replace(request, submission=name), replace(service, submission=name)
@@ -141,6 +143,7 @@ def _run_scoring(
     report: Reporter,
 ) -> tuple[KernelRun, RunVerdict]:
     """Run a server's notebook again as in Kaggle's scoring run; return the run that counts and its verdict."""
+    # Kaggle runs the notebook and its gateway in two containers and sets KAGGLE_IS_COMPETITION_RERUN.
     report.step("running again with the gateway in its own process, as in the scoring run")
     folder = result.log.parents[1]
     scoring_environment = gateway.make_scoring_run(
@@ -208,6 +211,8 @@ def _warn_of_stored_answer(
     submission_file = result.working / request.submission
     if submission_file.suffix.lower() != ".csv" or not submission_file.is_file():
         return ()
+    # A submission made for the public ids fails in scoring:
+    # https://www.kaggle.com/competitions/biohub-cell-tracking-during-development/discussion/732674
     folders = [*request.copies.values(), *([request.competition_data] if request.competition_data else [])]
     tables = [path for folder in folders if folder.is_dir() for path in sorted(folder.rglob("*.csv"))]
     tables += [path for _, path in kit_facts.list_kit_files(request.kit) if path.suffix.lower() == ".csv"]

@@ -129,6 +129,7 @@ def _check_empty_values(table: SubmissionTable, reference: SubmissionTable) -> l
 
 
 def _compare_with_sample(table: SubmissionTable, reference: SubmissionTable) -> list[str]:
+    # Kaggle calls these a Submission Scoring Error: https://www.kaggle.com/code-competition-debugging
     problems = []
     if len(table.rows) != len(reference.rows):
         problems.append(f"{len(table.rows)} rows instead of {len(reference.rows)}")
@@ -193,6 +194,7 @@ def _warn_of_predictions(table: SubmissionTable, reference: SubmissionTable) -> 
     """Warn of predictions that are constant, equal to the sample, out of its range, or labels that it does not know."""
     samples = {name: reference.column_values(name) for name in reference.header[1:]}
     names = table.header[1:]
+    # The same rows with the same values: the notebook copied the sample.
     equals_sample = bool(names) and table.ids() == reference.ids() and set(names) <= samples.keys()
     for name in names if equals_sample else ():
         pairs = zip(table.column_values(name), samples[name], strict=True)

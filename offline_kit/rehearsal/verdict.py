@@ -14,8 +14,8 @@ from offline_kit.rehearsal.execution import ExecutedCell, KernelRun, RehearsalEn
 _RETRY_HINT = "fix it, then run 'offline-kit rehearse' again"
 _NOTE_PREFIX = "note: "  # printed by the notebook runtime
 _MAX_NOTES = 20
+# The runtime's advice for a damaged kit on Kaggle; a rehearsal uses the local kit.
 _PUSH_AGAIN = re.compile("push the kit again(?: and wait until Kaggle has processed it)?")
-"""The runtime's advice for a damaged kit on Kaggle; a rehearsal uses the local kit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +46,7 @@ def judge_run(
     """
     cells = execution.read_cells(result.executed)
     written = result.working / name
+    # One error: what stopped the run, else what is missing, else what Kaggle would not score.
     problem = _find_problem(result, environment, cells)
     if problem is None and not written.is_file():
         problem = _missing_submission_error(result, name, cells)
