@@ -83,9 +83,11 @@ def serve_local_kaggle(request: LocalKaggleRequest, runner: NotebookRunner) -> I
         kaggle = LocalKaggle(folder, request.settings, runner)
         for name in (USER, *request.accounts):
             kaggle.accounts.add_account(name, key=KEY)
-        for path in request.competitions:
-            kaggle.catalog.add_competition(find_competition(path) or path)
-        for path in (*request.competitions, *([request.project] if request.project else [])):
+        projects = [*request.competitions, *([request.project] if request.project else [])]
+        for path in projects:
+            competition = find_competition(path)
+            if competition or path is not request.project:
+                kaggle.catalog.add_competition(competition or path)
             kaggle.offer_copies(config.read_local_copies(path))
         server = stack.enter_context(LocalKaggleServer(kaggle, port=request.port))
         # Others that find the folder taken are told who serves it.
@@ -237,11 +239,9 @@ def choose_kaggle(
             )
         yield KaggleEndpoint(local=address.rstrip("/"))
     else:
-        competition = find_competition(project) if project else None
         request = LocalKaggleRequest(
             folder=default_state_folder(),
             port=0,
-            competitions=(competition,) if competition else (),
             project=project,
         )
         runner = make_runner(current=current, project=project)

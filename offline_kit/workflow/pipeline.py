@@ -336,11 +336,6 @@ def rehearse_kit(
 def passed_rehearsal(config: Config, kit: Kit, options: RehearsalOptions) -> dict[str, Any] | None:
     """Return the report of a rehearsal of this kit and notebook that passed under the same options; None for none."""
     last = rehearsing.read_last_report(kit) or {}
-    requested = {
-        "passed": True,
-        "env": options.env,
-        "installer": options.installer,
-        "layout": options.layout,
-        "rows_wanted": config.rows,
-    }
+    requested = {"passed": True, "rows_wanted": config.rows}
+    requested |= {name: getattr(options, name) for name in ("env", "installer", "layout")}
     return last if all(last.get(name) == value for name, value in requested.items()) else None

@@ -26,26 +26,29 @@ _LOGIN_FILE = re.compile(
 _EXAMPLES = (".example", ".sample", ".template", ".dist")
 
 
+Secrets = dict[str, str]  # the file of each line that describes a secret
+
+
 def check_own_files(config: Config, own: OwnCode, text_files: Iterable[Checkpoint], report: Reporter) -> None:
     """Raise ProjectError with the position of every secret in own code and texts; warn if `trust` names the file."""
-    secrets: list[str] = []
+    secrets: Secrets = {}
     texts = [(source.original, source.path) for source in own.sources]
     texts += [(file.original, file.path) for file in text_files if file.size <= _LARGEST]
     for name, path in texts:
-        secrets += _find_in_bytes(name, path.read_bytes())
+        secrets |= _find_in_bytes(name, path.read_bytes())
     for wheel in own.wheels:
         for member, data in _read_wheel(wheel.path):
-            secrets += _find_in_bytes(_name_source(config, member), data)
+            secrets |= _find_in_bytes(_name_source(config, member), data)
     _raise_for_secrets(config, secrets, report)
 
 
 def check_given(config: Config, freeze: Freeze, report: Reporter) -> None:
     """Raise the same for wheels that the project gives or builds itself (`./x.whl`, a folder, git, a URL)."""
     wheels = {pin.local.name: pin.local for pin in freeze.pins if pin.url and pin.local}
-    secrets: list[str] = []
+    secrets: Secrets = {}
     for name, path in sorted(wheels.items()):
         for member, data in _read_wheel(path):
-            secrets += _find_in_bytes(f"{name}/{member}", data)
+            secrets |= _find_in_bytes(f"{name}/{member}", data)
     _raise_for_secrets(config, secrets, report)
 
 
@@ -61,26 +64,23 @@ def check_notebook(config: Config, texts: Mapping[str, str], report: Reporter) -
         if path and path.is_file():
             shown_path = path.relative_to(config.project) if path.is_relative_to(config.project) else path
             written[shown_path.as_posix()] = path.read_text(encoding="utf-8", errors="replace")
-    secrets: list[str] = []
+    secrets: Secrets = {}
     for name, text in texts.items():
         for prefix, source in _split_text(name, text):
             for secret in find_secrets(source):
                 value = source[secret.start : secret.end]
-                position = _find_written(written, value) or _format_position(prefix, source, secret.start)
-                secrets.append(f"{position}: {_describe_secret(secret)}")
+                file, position = _find_written(written, value) or (
+                    name,
+                    _format_position(prefix, source, secret.start),
+                )
+                secrets[f"{position}: {_describe_secret(secret)}"] = file
     _raise_for_secrets(config, secrets, report)
 
 
-def _raise_for_secrets(config: Config, secrets: Iterable[str], report: Reporter) -> None:
-    refused: dict[str, str] = {}  # the file of each line
-    for line in dict.fromkeys(secrets):
-        name = line.partition(": ")[0]
-        stem, _, number = name.rpartition(":")
-        file = stem if number.isdigit() else name
-        if is_trusted(file, config.trust):
-            report.warn(f"{line}; uploaded because `trust` names the file")
-        else:
-            refused[line] = file
+def _raise_for_secrets(config: Config, secrets: Secrets, report: Reporter) -> None:
+    refused = {line: file for line, file in secrets.items() if not is_trusted(file, config.trust)}
+    for line in (line for line in secrets if line not in refused):
+        report.warn(f"{line}; uploaded because `trust` names the file")
     if refused:
         names = ", ".join(f'"{file}"' for file in dict.fromkeys(refused.values()))
         raise ProjectError(
@@ -120,19 +120,20 @@ def _name_source(config: Config, member: str) -> str:
     return member
 
 
-def _find_in_bytes(name: str, data: bytes) -> Iterator[str]:
+def _find_in_bytes(name: str, data: bytes) -> Secrets:
     # Windows PowerShell 5 redirects into UTF-16: `echo ... > .env`
     wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     if b"\0" in data[:8192] and not wide:  # binary
-        return
+        return {}
     text = data.decode("utf-16" if wide else "utf-8", errors="replace")
-    is_clean = True
+    secrets: Secrets = {}
     for prefix, source in _split_text(name, text):
         for secret in find_secrets(source):
-            is_clean = False
-            yield f"{_format_position(prefix, source, secret.start)}: {_describe_secret(secret)}"
-    if is_clean and text.strip() and _is_login_file(name):
-        yield f"{name}: a credentials file, by its name"
+            position = _format_position(prefix, source, secret.start)
+            secrets[f"{position}: {_describe_secret(secret)}"] = name
+    if not secrets and text.strip() and _is_login_file(name):
+        secrets[f"{name}: a credentials file, by its name"] = name
+    return secrets
 
 
 def _is_login_file(name: str) -> bool:
@@ -159,10 +160,11 @@ def _split_text(name: str, text: str) -> Iterator[tuple[str, str]]:
     yield f"{name}:", text
 
 
-def _find_written(written: Mapping[str, str], value: str) -> str:
+def _find_written(written: Mapping[str, str], value: str) -> tuple[str, str] | None:
+    """Return the file of the user's that holds the value, and its position there."""
     for name, text in written.items():
         for prefix, source in _split_text(name, text):
             start = source.find(value)
             if start >= 0:
-                return _format_position(prefix, source, start)
-    return ""
+                return name, _format_position(prefix, source, start)
+    return None
