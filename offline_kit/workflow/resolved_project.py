@@ -132,17 +132,17 @@ def wheel_names(own: OwnCode) -> tuple[str, ...]:
 
 
 def build_freeze_request(
-    model_files: model_files.ModelFiles, own: OwnCode, *, upgrade: bool = False, keep: bool = False
+    models: model_files.ModelFiles, own: OwnCode, *, upgrade: bool = False, keep: bool = False
 ) -> FreezeRequest:
     """Return the request for a freeze of all that the project, its packages and its trained files require."""
-    config = model_files.config
+    config = models.config
     project_lines, own_lines = list_project_requirements(config), own_code.list_requirements(own)
-    origins = dict.fromkeys(model_files.packages, "the trained files")
+    origins = dict.fromkeys(models.packages, "the trained files")
     origins |= dict.fromkeys(own_lines, "the project's packages")
     return FreezeRequest(
         project=config.project,
         requirements=config.requirements,
-        inline=tuple(dict.fromkeys((*project_lines, *own_lines, *model_files.packages))),
+        inline=tuple(dict.fromkeys((*project_lines, *own_lines, *models.packages))),
         origins={line: origin for line, origin in origins.items() if line not in project_lines},
         locks=config.locks,
         exclude=config.exclude,
