@@ -291,6 +291,13 @@ def pinned(here: Yard, version: int) -> list[str]:
     return list(record["modelDataSources"])
 
 
+@pytest.mark.parametrize("words", [(), ("--no-wait",)])
+def test_push_attaches_the_version_that_it_made(here: Yard, words: tuple[str, ...]) -> None:
+    """The notebook of the very same push is pinned to the model's new version."""
+    here.push(*words).good()
+    assert pinned(here, 1) == [f"{MINE}/1"]
+
+
 @pytest.mark.slow
 def test_ship_with_the_checkpoints_as_a_model(here: Yard) -> None:
     """To the score: the code is a dataset, the checkpoint a model at a pinned version; then nothing again."""

@@ -218,7 +218,6 @@ def push(project: Path, console: Console, upgrade: bool, **flags: Any) -> None:
     ):
         # Problems of the notebook are reported before anything is uploaded.
         new = None if data_only else session.read_notebook(kit)
-        kaggle, settings = session.kaggle, session.settings
         if dry_run:
             for line in project_status.describe_changes(config, kit) if no_build else ():
                 console.warn(line)
@@ -229,10 +228,12 @@ def push(project: Path, console: Console, upgrade: bool, **flags: Any) -> None:
             console.print_result({"ok": True, "dry_run": True, "kit": plan.kit_id, **facts})
             return
         parts = shipping.push_data(session, kit, push_options, options.confirmation(console, yes=yes))
-        run = shipping.run_notebook(session, kit, new=new) if new and not no_wait else None
+        # Read again after the data: a push of a model writes its version into the notebook's sources.
+        run = None if data_only or no_wait else shipping.run_notebook(session, kit)
         pushed = run.pushed if run else None
-        if new and no_wait:
-            pushed = push_notebook.push_notebook(new, kaggle, settings, console)
+        if no_wait and not data_only:
+            new = session.read_notebook(kit)
+            pushed = push_notebook.push_notebook(new, session.kaggle, session.settings, console)
         _show_parts(parts, console)
         if pushed:
             console.print_lines([_notebook_line(pushed, run)])
