@@ -133,20 +133,12 @@ def _add_gateway(job: RunJob, notebook: Path) -> tuple[RunJob, GatewayService | 
 
 
 def _index_environment(settings: IndexSettings) -> dict[str, str]:
-    """Return the indexes of this machine for a notebook with the internet on: its box has no home with a pip.conf.
-
-    Folders are left out: the box does not show them.
-    """
-    extra_urls = (url for url in settings.extra_index_urls if not url.startswith("file:"))
-    variables = {
-        "PIP_INDEX_URL": "" if settings.index_url.startswith("file:") else settings.index_url,
-        "PIP_EXTRA_INDEX_URL": " ".join(extra_urls),
-        "PIP_CERT": settings.cert,
-        "PIP_TRUSTED_HOST": " ".join(settings.trusted_hosts),
-        "PIP_PROXY": settings.proxy,
-        "PIP_TIMEOUT": f"{settings.timeout:.0f}",
-    }
-    return {name: value for name, value in variables.items() if value}
+    """Return the indexes of this machine for a notebook with the internet on: its box has no home with a pip.conf."""
+    # The box does not show folders of this machine.
+    url = "" if settings.index_url.startswith("file:") else settings.index_url
+    extra_urls = tuple(extra for extra in settings.extra_index_urls if not extra.startswith("file:"))
+    reachable = replace(settings, index_url=url, extra_index_urls=extra_urls, find_links=(), no_index=False)
+    return {name: value for name, value in reachable.make_pip_environment().items() if value}
 
 
 def _mount_inputs(job: RunJob) -> tuple[Mount, ...]:

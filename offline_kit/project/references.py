@@ -217,7 +217,9 @@ def find_reached_files(starts: Iterable[Path], roots: Sequence[Path]) -> frozens
         calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)] if tree else []
         if tree is None or any(ast.unparse(name).rpartition(".")[2] in _IMPORTERS for name in calls):
             return None
-        for folders, parts in _list_import_targets(tree, file, roots):
+        for level, parts, _ in _iter_imports(tree):
+            # A script finds modules next to it. `from a import b` may mean a module a.b.
+            folders = (file.parents[min(level, len(file.parents)) - 1],) if level else (*roots, file.parent)
             # importing a.b.c also runs a/__init__.py and a/b/__init__.py
             prefixes = [parts[:count] for count in range(1, len(parts) + 1)]
             modules = (_find_module_file(root, prefix) for root in folders for prefix in prefixes)
@@ -227,43 +229,30 @@ def find_reached_files(starts: Iterable[Path], roots: Sequence[Path]) -> frozens
     return frozenset(files)
 
 
-def _list_import_targets(
-    tree: ast.AST, file: Path, roots: Sequence[Path]
-) -> Iterator[tuple[Sequence[Path], tuple[str, ...]]]:
-    """Yield the folders and the dotted name of each import; `from a import b` may mean a module a.b."""
-    # A script finds modules next to it.
-    absolute = (*roots, file.parent)
+def _iter_imports(tree: ast.AST) -> Iterator[tuple[int, tuple[str, ...], str]]:
+    """Yield level, dotted name and bound name of each import; `import a.b` binds no name of its own."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from ((absolute, tuple(alias.name.split("."))) for alias in node.names)
+            yield from ((0, tuple(alias.name.split(".")), alias.asname or "") for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            folders = (file.parents[min(node.level, len(file.parents)) - 1],) if node.level else absolute
             module = tuple(node.module.split(".")) if node.module else ()
-            yield from ((folders, (*module, alias.name)) for alias in node.names)
+            yield from (
+                (node.level, (*module, alias.name), alias.asname or alias.name) for alias in node.names
+            )
 
 
 def list_absolute_imports(file: Path) -> set[tuple[str, ...]]:
     """Return a file's absolute imports as tuples: `from a.b import c` gives (a, b, c)."""
-    imports: set[tuple[str, ...]] = set()
     tree = parse_module(file)
-    for node in ast.walk(tree) if tree else ():
-        if isinstance(node, ast.Import):
-            imports |= {tuple(alias.name.split(".")) for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            imports |= {(*node.module.split("."), alias.name) for alias in node.names}
-    return imports
+    return {parts for level, parts, _ in _iter_imports(tree) if not level} if tree else set()
 
 
 def map_imported_names(tree: ast.AST) -> dict[str, str]:
     """Map the names bound by absolute imports: {"F": "torch.nn.functional", "load": "torch.hub.load"}."""
     imported: dict[str, str] = {}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                top = alias.name.partition(".")[0]
-                imported[alias.asname or top] = alias.name if alias.asname else top
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            imported |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+    for level, parts, bound in _iter_imports(tree):
+        if not level:
+            imported[bound or parts[0]] = ".".join(parts) if bound else parts[0]
     return imported
 
 
