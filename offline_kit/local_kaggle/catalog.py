@@ -224,7 +224,7 @@ def _find_missing_packages(metric: str, names: Iterable[str]) -> list[str]:
     return problems
 
 
-def _read_competition(folder: Path) -> Record:
+def _read_competition(folder: Path) -> dict[str, Any]:
     path = folder / "competition.toml"
     try:
         settings = tomllib.loads(path.read_text(encoding="utf-8"))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from offline_kit.local_kaggle import wire
-from offline_kit.local_kaggle.store import Key, Record
+from offline_kit.local_kaggle.store import Record
 from offline_kit.local_kaggle.versions import VersionedThings
 from offline_kit.local_kaggle.wire import HttpAnswer, RpcCall, rpc
 from offline_kit.project.kaggle_names import check_title
@@ -43,7 +43,7 @@ class DatasetService(VersionedThings):
             if self.read_record(owner, slug):
                 words = f'The requested title "{title}" is already in use by a dataset.'
                 return _refuse(f"{words} Please choose another title.")
-            record: Record = {
+            facts = {
                 "id": self.store.next_serial("dataset"),
                 "owner": call.user,
                 "slug": slug.lower(),
@@ -55,8 +55,8 @@ class DatasetService(VersionedThings):
                 "keywords": call.texts("categoryIds"),
                 "created": self.store.current_time(),
             }
-            self.store.write_record(record, *self.key_of(record))
-            self.versions.add_version(self.key_of(record), uploads, notes="Initial release", stuck=call.stuck)
+            record = self.store.create_record(facts, self.kind, owner, slug)
+            self.add_version(record, uploads, notes="Initial release", stuck=call.stuck)
         return {**self.accept(call, record), "status": "Ok", "invalidTags": []}
 
     @rpc(
@@ -69,26 +69,24 @@ class DatasetService(VersionedThings):
         record = self.require_owner(call, named, "update")
         version = call.inner(call.body.get("body"))  # the path parameters stand beside it
         uploads = self.blobs.list_uploads(version)
-        key = self.key_of(record)
         with self.store.lock:
             # A second version needs a finished first one: https://github.com/Kaggle/kagglehub/issues/181
-            if self.versions.version_numbers(key) == [1] and self.versions.has_unfinished(key):
+            if self.store.latest_number(*record.key) == 1 and self.has_unfinished(record):
                 raise self.refusal("update")
             for name in ("subtitle", "description"):
                 record[name] = version.text(name) or record[name]
             record["keywords"] = version.texts("categoryIds") or record["keywords"]
-            self.store.write_record(record, *key)
-            notes = version.text("versionNotes")
-            number = self.versions.add_version(key, uploads, notes=notes, stuck=call.stuck)
-            if version.flag("deleteOldVersions"):
-                for older in range(1, number):
-                    self.versions.delete_version(key, older)
+            self.store.write_record(record, *record.key)
+            older_versions = list(self.store.iter_versions(record))
+            self.add_version(record, uploads, notes=version.text("versionNotes"), stuck=call.stuck)
+            for older in older_versions if version.flag("deleteOldVersions") else ():
+                self.delete_version(older)
         return {**self.accept(call, record), "status": "Ok", "invalidTags": []}
 
     @rpc("datasets.DatasetApiService/GetDatasetStatus")
     def _get_status(self, call: RpcCall) -> Mapping[str, Any]:
         # Shortly after an upload this is still the version before, READY.
-        return {"status": self.versions.version_state(self._shown_version(self._open_dataset(call)))}
+        return {"status": self.version_state(self._shown_version(self._open_dataset(call)))}
 
     @rpc("datasets.DatasetApiService/GetDataset")
     def _get_dataset(self, call: RpcCall) -> Mapping[str, Any]:
@@ -97,14 +95,13 @@ class DatasetService(VersionedThings):
         So kagglehub's own suite waits: it takes an answer for a dataset that takes a second version.
         """
         record = self._open_dataset(call)
-        key = self.key_of(record)
-        if not self.versions.newest_version(key, ready=True) and self.versions.has_unfinished(key):
+        if not self.newest_version(record, ready=True) and self.has_unfinished(record):
             raise self.refusal("get")
         return self._describe(call, record)
 
     @rpc("datasets.DatasetApiService/ListDatasetFiles")
     def _list_files(self, call: RpcCall) -> Mapping[str, Any]:
-        entries = self.list_version_files(*self._find_version(call), "totalBytes")
+        entries = self.describe_files(self._find_version(call), "totalBytes")
         return wire.list_page(call, "datasetFiles", entries, lambda entry: {**entry, "ref": entry["name"]})
 
     @rpc("datasets.DatasetApiService/ListTreeDatasetFiles")
@@ -112,7 +109,7 @@ class DatasetService(VersionedThings):
         below = f"{call.text('path').strip('/')}/".lstrip("/")
         folders: dict[str, dict[str, Any]] = {}
         loose: list[dict[str, Any]] = []
-        for entry in self.list_version_files(*self._find_version(call), "totalBytes"):
+        for entry in self.describe_files(self._find_version(call), "totalBytes"):
             name, slash, _ = entry["name"].removeprefix(below).partition("/")
             named = {"name": name, "relativeUrl": below + name}
             if entry["name"].startswith(below) and slash:
@@ -159,12 +156,12 @@ class DatasetService(VersionedThings):
         for licence in settings.items("licenses")[:1]:
             record["license"] = call.inner(licence).text("name") or record["license"]
         record["private"] = settings.flag("isPrivate")
-        self.store.write_record(record, *self.key_of(record))
+        self.store.write_record(record, *record.key)
         return {}
 
     @rpc("datasets.DatasetApiService/DeleteDataset")
     def _delete_dataset(self, call: RpcCall) -> Mapping[str, Any]:
-        return self.delete_thing(self.key_of(self.require_owner(call, self._read_named(call), "delete")))
+        return self.delete_thing(self.require_owner(call, self._read_named(call), "delete"))
 
     @rpc("datasets.DatasetApiService/ListDatasets")
     def _list_datasets(self, call: RpcCall) -> Mapping[str, Any]:
@@ -191,7 +188,7 @@ class DatasetService(VersionedThings):
             (
                 record
                 for record in self.all_records()
-                if self.may_see(record, call.user) and self.versions.newest_version(self.key_of(record))
+                if self.may_see(record, call.user) and self.newest_version(record)
             ),
             lambda record: self._describe(call, record),
             filters={
@@ -213,19 +210,16 @@ class DatasetService(VersionedThings):
 
     @rpc("datasets.DatasetApiService/DownloadDataset")
     def _download_dataset(self, call: RpcCall) -> HttpAnswer:
-        key, version = self._find_version(call)
-        return self.versions.send_version(call, key, version, call.text("fileName"))
+        return self.send_version(call, self._find_version(call), call.text("fileName"))
 
     def mounted_version(self, ref: str, user: str) -> tuple[str, Path] | None:
         """Return place and folder of what a notebook of this user gets for "owner/slug[/version]".
 
         The newest READY version, whichever the reference names, as on Kaggle; None if there is none.
         """
-        if record := self.find_mounted(ref, user):
-            key = self.key_of(record)
-            if version := self.versions.newest_version(key, ready=True):
-                return "/".join(key), self.versions.version_folder(key, version)
-        return None
+        record = self.find_mounted(ref, user)
+        version = self.newest_version(record, ready=True) if record else None
+        return ("/".join(version.key[:3]), self.version_folder(version)) if version else None
 
     def _read_named(self, call: RpcCall) -> Record | None:
         return self.read_record(call.text("ownerSlug") or call.user, call.text("datasetSlug"))
@@ -237,28 +231,26 @@ class DatasetService(VersionedThings):
         return record
 
     def _shown_version(self, record: Record) -> Record:
-        version = self.versions.newest_version(self.key_of(record))
+        version = self.newest_version(record)
         if version is None:
             raise self.refusal("get")
         return version
 
-    def _find_version(self, call: RpcCall) -> tuple[Key, Record]:
+    def _find_version(self, call: RpcCall) -> Record:
         """Return the version of the number that is given, else the newest READY one."""
         record = self._open_dataset(call)
-        key = self.key_of(record)
         if number := call.integer("datasetVersionNumber"):
-            return key, self.versions.get_version(key, number)
-        return key, self.versions.newest_version(key, ready=True) or self._shown_version(record)
+            return self.get_version(record, number)
+        return self.newest_version(record, ready=True) or self._shown_version(record)
 
     def _list_sizes(self, record: Record) -> dict[str, int]:
-        return dict(self.versions.list_files(self.key_of(record), self._shown_version(record)))
+        return dict(self.list_files(self._shown_version(record)))
 
     def _describe(self, call: RpcCall, record: Record) -> dict[str, Any]:
-        key, owner = self.key_of(record), record["owner"]
-        version = self._shown_version(record)
+        owner, version = record["owner"], self._shown_version(record)
         # A version on its way has no number yet; whether a failed one has is a setting, clients must bear both.
-        failed = self.settings.numbers_failed and not self.versions.has_unfinished(key)
-        numbered = failed or self.versions.newest_version(key, ready=True)
+        failed = self.settings.numbers_failed and not self.has_unfinished(record)
+        numbered = failed or self.newest_version(record, ready=True)
         versions = [
             {
                 "versionNumber": shown["number"],
@@ -266,9 +258,9 @@ class DatasetService(VersionedThings):
                 "creatorName": owner,
                 "creatorRef": owner,
                 "versionNotes": shown.get("notes", ""),
-                "status": self.versions.version_state(shown).capitalize(),
+                "status": self.version_state(shown).capitalize(),
             }
-            for shown in self.versions.iter_versions(key, deleted=True)
+            for shown in self.iter_shown(record, deleted=True)
         ]
         return {
             **{name: record[name] for name in ("id", "title", "subtitle", "description")},

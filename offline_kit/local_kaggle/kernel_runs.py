@@ -5,7 +5,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -161,22 +161,22 @@ class NotebookRuns(Service):
         """Return place and folder of a data source, or None if it cannot be attached."""
         return self.finders[kind](ref, user)
 
-    def start_run(self, key: Key) -> None:
+    def start_run(self, version: Record) -> None:
         """Let a version run in the background."""
-        self.logs.begin_log(key)
-        threading.Thread(target=self._run_version, args=(key,), daemon=True).start()
+        self.logs.begin_log(version.key)
+        threading.Thread(target=self._run_version, args=(version,), daemon=True).start()
 
-    def output_folder(self, key: Key) -> Path:
+    def output_folder(self, version: Record) -> Path:
         """Return the folder of a version's output; there once its run has ended."""
-        return self.store.key_folder(*key) / "output"
+        return self.store.folder_of(version) / "output"
 
-    def read_source(self, key: Key) -> str:
+    def read_source(self, version: Record) -> str:
         """Return a version's source as it was pushed."""
-        return (self.store.key_folder(*key) / "source.txt").read_text(encoding="utf-8")
+        return (self.store.folder_of(version) / "source.txt").read_text(encoding="utf-8")
 
     def execute_version(
         self,
-        key: Key,
+        version: Record,
         folder: Path,
         *,
         covered: Mapping[str, Mapping[str, Path]] | None = None,
@@ -189,39 +189,38 @@ class NotebookRuns(Service):
         `covered` makes it a hidden run: it gives, for the place of a data source, the entries that are there
         instead of its own. Sources of the kind `without` are left out.
         """
-        record = self.store.read(*key) or {}
-        record |= {SOURCES[without]: ()} if without else {}  # an injected fault
+        sources = {kind: version.get(name, ()) for kind, name in SOURCES.items() if kind != without}
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        source = self.read_source(key)
+        source = self.read_source(version)
         job = RunJob(
-            notebook=source if record["kernelType"] == "notebook" else _wrap_script(source),
-            inputs=tuple(self._mount_inputs(record, covered or {})),
+            notebook=source if version["kernelType"] == "notebook" else _wrap_script(source),
+            inputs=tuple(self._mount_inputs(version["owner"], sources, covered or {})),
             folder=folder,
-            timeout=min(timeout, record.get("timeout") or _MOST_SECONDS),
+            timeout=min(timeout, version.get("timeout") or _MOST_SECONDS),
             rerun=covered is not None,
-            contest=self._find_contest(record),
+            contest=self._find_contest(version["owner"], sources),
             say=say,
-            internet=bool(record.get("enableInternet")) and covered is None,  # a hidden run never has it
+            internet=bool(version.get("enableInternet")) and covered is None,  # a hidden run never has it
         )
         with _AT_ONCE:
             return self.runner(job)
 
     def _mount_inputs(
-        self, record: Record, covered: Mapping[str, Mapping[str, Path]]
+        self, user: str, sources: Mapping[str, Sequence[str]], covered: Mapping[str, Mapping[str, Path]]
     ) -> Iterator[tuple[str, Path]]:
-        for kind, field_name in SOURCES.items():
-            for ref in record.get(field_name, ()):
-                mounted = self.find_source(kind, ref, record["owner"])
+        for kind, refs in sources.items():
+            for ref in refs:
+                mounted = self.find_source(kind, ref, user)
                 if mounted and mounted[0] in covered:
                     place = self._mount_place(mounted[0])
                     yield from ((f"{place}/{name}", path) for name, path in covered[mounted[0]].items())
                 elif mounted:
                     yield self._mount_place(mounted[0]), mounted[1]
 
-    def _find_contest(self, record: Record) -> RunCompetition | None:
-        for ref in record.get(SOURCES["competition"], ()):
-            mounted = self.find_source("competition", ref, record["owner"])
+    def _find_contest(self, user: str, sources: Mapping[str, Sequence[str]]) -> RunCompetition | None:
+        for ref in sources.get("competition", ()):
+            mounted = self.find_source("competition", ref, user)
             rules = self.store.read("competitions", ref)
             if mounted and rules:
                 place, submission = self._mount_place(mounted[0]), str(rules["submission"])
@@ -235,37 +234,41 @@ class NotebookRuns(Service):
         kind, _, name = place.partition("/")
         return name.partition("/")[2] if kind == "models" else name.rpartition("/")[2]
 
-    def _run_version(self, key: Key) -> None:
+    def _run_version(self, version: Record) -> None:
+        key, folder = version.key, self.store.folder_of(version)
         fault = self.faults.match_call("RUN")
         time.sleep(self.settings.queued + fault.delay)
         began = self.store.current_time()
-        changed = self.store.change_record(*key, state=fault.stuck or "RUNNING", began=began)
+        changed = self.store.change_record(version, state=fault.stuck or "RUNNING", began=began)
         if fault.stuck or not changed:
             return
         self.logs.begin_log(key)
-        run = make_run_folder(self.store.key_folder(*key))
-        result = self._collect_result(key, run, fault)
+        run = make_run_folder(folder)
+        result = self._collect_result(version, run, fault)
         # The run itself holds no lock: its notebook may be deleted or its server ended in the meantime.
-        if not self.store.key_folder(*key).exists():  # deleted meanwhile
+        if not folder.exists():  # deleted meanwhile
             self.logs.end_log(key)
             return
         for at, text in result.log:
             self.logs.add_text(key, text, at=at)
-        output = self.output_folder(key)
+        output = self.output_folder(version)
         shutil.rmtree(output, ignore_errors=True)
         (run / "output").replace(output) if (run / "output").is_dir() else output.mkdir()
         shutil.rmtree(run, ignore_errors=True)
         state = fault.ends or ("ERROR" if result.failure else "COMPLETE")
         seconds = self.store.current_time() - began
-        self.store.change_record(*key, state=state, failure=result.failure, seconds=seconds)
+        self.store.change_record(version, state=state, failure=result.failure, seconds=seconds)
         self.logs.end_log(key)
 
-    def _collect_result(self, key: Key, folder: Path, fault: Fault) -> RunResult:
+    def _collect_result(self, version: Record, folder: Path, fault: Fault) -> RunResult:
         if fault.fail or fault.ends:
             return RunResult(failure=fault.fail, log=((0.0, f"{fault.fail}\n"),) if fault.fail else ())
         try:
             return self.execute_version(
-                key, folder, say=lambda text: self.logs.add_text(key, text), without=fault.without
+                version,
+                folder,
+                say=lambda text: self.logs.add_text(version.key, text),
+                without=fault.without,
             )
         except Exception as error:  # noqa: BLE001 - a run must end in a state, whatever the runner does
             return RunResult(failure=f"Kaggle Error: {error}", log=((0.0, f"{error}\n"),))

@@ -35,7 +35,7 @@ class ModelService(VersionedThings):
         with self.store.lock:
             if self.read_record(owner, slug):
                 return _refuse(f"The requested slug '{slug}' is already used by a model", 409)
-            record = {
+            facts = {
                 "id": self.store.next_serial("model"),
                 "owner": owner.lower(),
                 "slug": slug.lower(),
@@ -44,7 +44,7 @@ class ModelService(VersionedThings):
                 "created": self.store.current_time(),
                 **_pick_fields(call.body, _MODEL_TEXTS),
             }
-            self.store.write_record(record, *self.key_of(record))
+            record = self.store.create_record(facts, self.kind, owner, slug)
         return {**self.accept(call, record), "id": record["id"]}
 
     @rpc("models.ModelApiService/GetModel")
@@ -58,17 +58,16 @@ class ModelService(VersionedThings):
         # Only what the mask names changes; the client sends all fields, the others as they were in its file.
         changed = _masked_fields(call, (*_MODEL_TEXTS, "title", "isPrivate"))
         private = bool(changed.pop("isPrivate", record["private"]))
-        record |= {**changed, "private": private, "updated": self.store.current_time()}
-        self.store.write_record(record, *self.key_of(record))
+        self.store.change_record(record, **changed, private=private, updated=self.store.current_time())
         return {**self.accept(call, record), "id": record["id"]}
 
     @rpc("models.ModelApiService/UpdateModelInstance")
     def _update_instance(self, call: RpcCall) -> Mapping[str, Any]:
         record = self._own_model(call)
-        instance, key = self._find_instance(call, record)
+        instance = self._find_instance(call, record)
         changed = _masked_fields(call, (*_INSTANCE_TEXTS, "licenseName"))
         licence = changed.pop("licenseName", instance["license"])
-        self.store.write_record({**instance, **changed, "license": licence}, *key)
+        self.store.change_record(instance, **changed, license=licence)
         return {**self.accept(call, record), "id": instance["id"]}
 
     @rpc("models.ModelApiService/CreateModelInstance")
@@ -82,55 +81,54 @@ class ModelService(VersionedThings):
                 words = "The requested slug is already used: this model instance already exists"
                 return _refuse(words, 409)
             uploads = self.blobs.list_uploads(body)
-            instance: Record = {
+            facts = {
                 "id": self.store.next_serial("instance"),
                 "framework": body.text("framework"),
                 "slug": key[5],
                 "license": body.text("licenseName"),
                 **_pick_fields(body.body, _INSTANCE_TEXTS),
             }
-            self.store.write_record(instance, *key)
-            self.versions.add_version(key, uploads, notes="Initial release", stuck=call.stuck)
+            instance = self.store.create_record(facts, *key)
+            self.add_version(instance, uploads, notes="Initial release", stuck=call.stuck)
         return {**self.accept(call, record), "id": record["id"]}
 
     @rpc("models.ModelApiService/CreateModelInstanceVersion")
     def _create_version(self, call: RpcCall) -> Mapping[str, Any]:
         record = self._own_model(call)
-        _, key = self._find_instance(call, record)
+        instance = self._find_instance(call, record)
         body = call.inner(call.body.get("body"))
         uploads = self.blobs.list_uploads(body)
-        self.versions.add_version(key, uploads, notes=body.text("versionNotes"), stuck=call.stuck)
+        self.add_version(instance, uploads, notes=body.text("versionNotes"), stuck=call.stuck)
         return {**self.accept(call, record), "id": record["id"]}
 
     @rpc("models.ModelApiService/GetModelInstance")
     def _get_instance(self, call: RpcCall) -> Mapping[str, Any]:
         record = self._open_model(call)
-        return self._describe_instance(call, record, self._find_instance(call, record)[1])
+        return self._describe_instance(call, record, self._find_instance(call, record))
 
     @rpc("models.ModelApiService/ListModelInstanceVersionFiles")
     def _list_files(self, call: RpcCall) -> Mapping[str, Any]:
-        return wire.list_page(call, "files", self.list_version_files(*self._find_version(call), "size"))
+        return wire.list_page(call, "files", self.describe_files(self._find_version(call), "size"))
 
     @rpc("models.ModelApiService/DownloadModelInstanceVersion")
     def _download_version(self, call: RpcCall) -> HttpAnswer:
-        key, version = self._find_version(call)
-        return self.versions.send_version(call, key, version, call.text("path"))
+        return self.send_version(call, self._find_version(call), call.text("path"))
 
     @rpc("models.ModelApiService/DeleteModel")
     def _delete_model(self, call: RpcCall) -> Mapping[str, Any]:
-        return self.delete_thing(self.key_of(self._own_model(call)))
+        return self.delete_thing(self._own_model(call))
 
     @rpc("models.ModelApiService/DeleteModelInstance")
     def _delete_instance(self, call: RpcCall) -> Mapping[str, Any]:
-        return self.delete_thing(self._find_instance(call, self._own_model(call))[1])
+        return self.delete_thing(self._find_instance(call, self._own_model(call)))
 
     @rpc("models.ModelApiService/DeleteModelInstanceVersion")
     def _delete_version(self, call: RpcCall) -> Mapping[str, Any]:
         # The number of a deleted version is not given again.
-        _, key = self._find_instance(call, self._own_model(call))
-        version = self.versions.get_version(key, call.integer("versionNumber"))
-        self.versions.wait_for_processing()
-        self.versions.delete_version(key, int(version["number"]))
+        instance = self._find_instance(call, self._own_model(call))
+        version = self.get_version(instance, call.integer("versionNumber"))
+        self.wait_for_processing()
+        self.delete_version(version)
         return {}
 
     @rpc("models.ModelApiService/ListModels")
@@ -162,7 +160,7 @@ class ModelService(VersionedThings):
     @rpc("models.ModelApiService/ListModelInstanceVersions")
     def _list_versions(self, call: RpcCall) -> Mapping[str, Any]:
         record = self._open_model(call)
-        instance, key = self._find_instance(call, record)
+        instance = self._find_instance(call, record)
         shared = {
             "framework": instance["framework"],
             "url": self.page_of(call, record),
@@ -174,7 +172,7 @@ class ModelService(VersionedThings):
         }
         entries = (
             {**shared, "id": _version_id(instance, version), "versionNumber": version["number"]}
-            for version in self.versions.iter_versions(key)
+            for version in self.iter_shown(instance)
         )
         page, following = wire.slice_page(call, entries)
         return {"versionList": {"versions": page}, "nextPageToken": following}
@@ -185,32 +183,33 @@ class ModelService(VersionedThings):
         record = self.find_mounted(ref, user)
         if not record or len(words) not in (4, 5) or not "".join(words[4:] or ["1"]).isdecimal():
             return None
-        key = self._instance_key(record, words[2], words[3])
-        for version in self.versions.iter_versions(key):
+        instance = self.store.read(*self._instance_key(record, words[2], words[3]))
+        for version in self.iter_shown(instance) if instance else ():
             is_wanted = not words[4:] or version["number"] == int(
                 words[4]
             )  # a reference without a version is the latest, as in the API
-            if is_wanted and self.versions.version_state(version) == "READY":
-                location = "/".join(("models", *key[1:3], *key[4:], str(version["number"])))
-                return location, self.versions.version_folder(key, version)
+            if is_wanted and self.version_state(version) == "READY":
+                _, owner, model, _, framework, variation, _, number = version.key
+                location = "/".join(("models", owner, model, framework, variation, number))
+                return location, self.version_folder(version)
         return None
 
-    def _find_version(self, call: RpcCall) -> tuple[Key, Record]:
-        _, key = self._find_instance(call, self._open_model(call))
+    def _find_version(self, call: RpcCall) -> Record:
+        instance = self._find_instance(call, self._open_model(call))
         if number := call.integer("versionNumber"):
-            return key, self.versions.get_version(key, number)
-        version = self.versions.newest_version(key, ready=True)
+            return self.get_version(instance, number)
+        version = self.newest_version(instance, ready=True)
         if version is None:
             raise ServiceRefusal(404, "Model instance version not found")
-        return key, version
+        return version
 
-    def _find_instance(self, call: RpcCall, record: Record) -> tuple[Record, Key]:
+    def _find_instance(self, call: RpcCall, record: Record) -> Record:
         """Return the variation that a call names; 404 if the model has none such."""
         key = self._instance_key(record, call.text("framework"), call.text("instanceSlug"))
         instance = self.store.read(*key)
         if instance is None:
             raise ServiceRefusal(404, "Model instance not found")
-        return instance, key
+        return instance
 
     def _open_model(self, call: RpcCall) -> Record:
         return self.open_record(call, call.text("ownerSlug"), call.text("modelSlug"))
@@ -224,19 +223,21 @@ class ModelService(VersionedThings):
         word = framework.upper().removeprefix("MODEL_FRAMEWORK_").replace("_", "").lower()
         if not word or not slug:
             raise ServiceRefusal(400, "Framework and instance slug are needed")
-        return (*self.key_of(record), "instances", word, slug.lower())
+        return (*record.key, "instances", word, slug.lower())
 
-    def version_keys(self, record: Record) -> Iterator[Key]:
-        """Yield the keys of a model's variations."""
-        base = (*self.key_of(record), "instances")
-        for framework in self.store.key_names(*base):
-            for slug in self.store.key_names(*base, framework):
-                yield (*base, framework, slug)
+    def versioned_records(self) -> Iterator[Record]:
+        """Yield the variations of all models."""
+        for record in self.all_records():
+            yield from self._instances_of(record)
+
+    def _instances_of(self, record: Record) -> Iterator[Record]:
+        for framework in self.store.key_names(*record.key, "instances"):
+            yield from self.store.iter_records(*record.key, "instances", framework)
 
     def _list_instances(self, call: RpcCall, record: Record) -> Iterator[dict[str, Any]]:
-        for key in self.version_keys(record):
-            if self.versions.newest_version(key):
-                yield self._describe_instance(call, record, key)
+        for instance in self._instances_of(record):
+            if self.newest_version(instance):
+                yield self._describe_instance(call, record, instance)
 
     def _describe_model(self, call: RpcCall, record: Record) -> dict[str, Any]:
         return {
@@ -247,10 +248,9 @@ class ModelService(VersionedThings):
             "url": self.page_of(call, record),
         }
 
-    def _describe_instance(self, call: RpcCall, record: Record, key: Key) -> dict[str, Any]:
-        instance = self.store.read(*key)
-        version = self.versions.newest_version(key, ready=True) or self.versions.newest_version(key)
-        if instance is None or version is None:
+    def _describe_instance(self, call: RpcCall, record: Record, instance: Record) -> dict[str, Any]:
+        version = self.newest_version(instance, ready=True) or self.newest_version(instance)
+        if version is None:
             raise ServiceRefusal(404, "Model instance not found")
         # The variation that this one was made from: "owner/model/framework/variation".
         words = str(instance.get("baseModelInstance", "")).split("/")
@@ -263,7 +263,7 @@ class ModelService(VersionedThings):
             "versionId": _version_id(instance, version),
             "versionNumber": version["number"],
             "url": self.page_of(call, record),
-            "totalUncompressedBytes": sum(size for _, size in self.versions.list_files(key, version)),
+            "totalUncompressedBytes": sum(size for _, size in self.list_files(version)),
         }
 
 

@@ -3,14 +3,14 @@
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from offline_kit.core import files
 from offline_kit.local_kaggle import wire
 from offline_kit.local_kaggle.kernel_runs import ENDED, SOURCES, NotebookRuns
-from offline_kit.local_kaggle.store import Foundation, Key, Record, pack_folder
+from offline_kit.local_kaggle.store import Foundation, Record, pack_folder
 from offline_kit.local_kaggle.versions import OwnedThings
 from offline_kit.local_kaggle.wire import HttpAnswer, RpcCall, ServiceRefusal, rpc
 from offline_kit.project.kaggle_names import make_slug
@@ -55,9 +55,9 @@ class NotebookService(OwnedThings):
             record = self._target_notebook(call)
             if record is None:
                 return {"error": "Notebook not found"}
-            number = self._latest_number(record) + 1
-            key = self._version_key(record, number)
-            version = {
+            number = self.store.latest_number(*record.key) + 1
+            key = (*record.key, "versions", str(number))
+            facts = {
                 "number": number,
                 "owner": record["owner"],
                 "created": self.store.current_time(),
@@ -70,10 +70,10 @@ class NotebookService(OwnedThings):
                 **{SOURCES[kind]: refs for kind, refs in sources.items()},
             }
             files.write_atomic(self.store.key_folder(*key) / "source.txt", call.text("text"))
-            self.store.write_record(version, *key)
-            self.store.write_record({**record, "private": version["isPrivate"]}, *self.key_of(record))
+            version = self.store.create_record(facts, *key)
+            self.store.write_record({**record, "private": version["isPrivate"]}, *record.key)
         if runs_now:
-            self.runs.start_run(key)
+            self.runs.start_run(version)
         ref = f"/code/{record['owner']}/{record['slug']}"
         refused = {
             f"invalid{kind.capitalize()}Sources": [
@@ -109,29 +109,30 @@ class NotebookService(OwnedThings):
         # Notebooks and datasets share their slugs.
         if self.read_record(owner, slug) or self.store.read("datasets", owner, slug):
             raise ServiceRefusal(409, f"A notebook or dataset with the slug '{slug}' exists already")
-        created = {"id": self.store.next_serial("kernel"), "owner": owner.lower(), "slug": slug}
-        return {**created, "title": title, "created": self.store.current_time(), "private": True}
+        facts = {"id": self.store.next_serial("kernel"), "owner": owner.lower(), "slug": slug, "title": title}
+        facts |= {"created": self.store.current_time(), "private": True}
+        return self.store.create_record(facts, self.kind, owner, slug)
 
     @rpc("kernels.KernelsApiService/GetKernelSessionStatus")
     def _get_status(self, call: RpcCall) -> Mapping[str, Any]:
-        _, version = self._find_session(call)
+        version = self._find_session(call)
         return {"status": version["state"], "failureMessage": version.get("failure", "")}
 
     @rpc("kernels.KernelsApiService/ListKernelSessionOutput")
     def _get_session_output(self, call: RpcCall) -> Mapping[str, Any]:
-        key, version = self._find_session(call)
-        folder = self.runs.output_folder(key)
+        version = self._find_session(call)
+        folder = self.runs.output_folder(version)
 
         def describe(path: Path) -> Mapping[str, str]:
             return {"fileName": path.as_posix(), "url": self.links.create_link(call, folder / path)}
 
-        answer = wire.list_page(call, "files", self._list_output(key, version), describe)
-        return {**answer, "log": self.runs.logs.log_text(key)}
+        answer = wire.list_page(call, "files", self._list_output(version), describe)
+        return {**answer, "log": self.runs.logs.log_text(version.key)}
 
     def follow_log(self, call: RpcCall) -> HttpAnswer:
         """Stream the log of a run while it goes on; give the whole of it when it has ended."""
-        key, version = self._find_session(call)
-        logs = self.runs.logs
+        version = self._find_session(call)
+        logs, key = self.runs.logs, version.key
         if version["state"] in ENDED:
             headers = {"Content-Type": "application/json"}
             return HttpAnswer(body=logs.log_text(key).encode(), headers=headers)
@@ -143,17 +144,16 @@ class NotebookService(OwnedThings):
     @rpc("kernels.KernelsApiService/ListKernelFiles")
     def _list_output_files(self, call: RpcCall) -> Mapping[str, Any]:
         # As the live service was seen to answer: bare names, and no true sizes.
-        key, version = self._find_session(call)
+        version = self._find_session(call)
         facts = {"size": _NO_SIZE, "creationDate": wire.format_time(version["created"])}
-        names = self._list_output(key, version)
+        names = self._list_output(version)
         return wire.list_page(call, "files", names, lambda path: {"name": path.name, **facts})
 
     @rpc("kernels.KernelsApiService/GetKernel")
     def _get_notebook(self, call: RpcCall) -> Mapping[str, Any]:
         record = self._open_notebook(call)
-        key = self._labelled_key(record, call)
-        version = self.store.read(*key) or {}
-        blob = {"source": self.runs.read_source(key), "slug": record["slug"]}
+        version = self._labelled_version(record, call)
+        blob = {"source": self.runs.read_source(version), "slug": record["slug"]}
         blob |= {name: version[name] for name in ("language", "kernelType")}
         return {"metadata": self._describe_notebook(record, version), "blob": blob}
 
@@ -162,8 +162,7 @@ class NotebookService(OwnedThings):
         visible = [
             (record, version)
             for record in self.all_records()
-            if self.may_see(record, call.user)
-            and (version := self.store.read(*self._version_key(record, self._latest_number(record))))
+            if self.may_see(record, call.user) and (version := next(self.store.iter_versions(record), None))
         ]
         return wire.list_page(
             call,
@@ -176,7 +175,7 @@ class NotebookService(OwnedThings):
                 "search": lambda pair, words: wire.matches_search(words, pair[0]["title"], pair[0]["slug"]),
                 "language": lambda pair, word: pair[1]["language"].lower() == word.lower(),
                 "kernelType": lambda pair, word: pair[1]["kernelType"].lower() == word.lower(),
-                "outputType": lambda pair, word: self._has_output(*pair, pictures=word == "visualization"),
+                "outputType": lambda pair, word: self._has_output(pair[1], pictures=word == "visualization"),
                 "competition": lambda pair, ref: _is_attached(pair[1], "competition", ref),
                 "dataset": lambda pair, ref: _is_attached(pair[1], "dataset", ref),
                 "parentKernel": lambda _pair, _ref: False,  # nothing here is a fork
@@ -187,8 +186,8 @@ class NotebookService(OwnedThings):
             },
         )
 
-    def _has_output(self, record: Record, version: Record, *, pictures: bool) -> bool:
-        folder = self.runs.output_folder(self._version_key(record, version["number"]))
+    def _has_output(self, version: Record, *, pictures: bool) -> bool:
+        folder = self.runs.output_folder(version)
         names = [path.name.lower() for path in files.list_tree(folder)] if folder.is_dir() else []
         return any(name.endswith(_PICTURES) for name in names) if pictures else bool(names)
 
@@ -197,11 +196,11 @@ class NotebookService(OwnedThings):
         number, name = call.integer("versionNumber"), call.text("filePath")
         names = {"userName": call.text("ownerSlug"), "kernelSlug": call.text("kernelSlug")}
         named = call.inner({**names, "versionLabel": f"v{number}" if number else ""})
-        key = self._labelled_key(self._open_notebook(named), named)
-        folder = self.runs.output_folder(key)
+        version = self._labelled_version(self._open_notebook(named), named)
+        folder = self.runs.output_folder(version)
         if not name and folder.is_dir():
             zipped = pack_folder(folder, folder.with_name("output.zip"))
-            return self.links.redirect(call, zipped, f"{key[2]}.zip")
+            return self.links.redirect(call, zipped, f"{version.key[2]}.zip")
         if name not in [path.as_posix() for path in files.list_tree(folder)]:
             raise ServiceRefusal(404, f"File '{name}' not found")
         return self.links.redirect(call, folder / name)
@@ -209,7 +208,7 @@ class NotebookService(OwnedThings):
     @rpc("kernels.KernelsApiService/DeleteKernel")
     def _delete_notebook(self, call: RpcCall) -> Mapping[str, Any]:
         record = self.require_owner(call, self._open_notebook(call), "delete")
-        self.store.delete_record(*self.key_of(record))
+        self.store.delete_record(*record.key)
         return {}
 
     @rpc("kernels.KernelsApiService/GetAcceleratorQuotaStatistics")
@@ -221,52 +220,38 @@ class NotebookService(OwnedThings):
     def mounted_output(self, ref: str, user: str) -> tuple[str, Path] | None:
         """Return place and folder of the output of "owner/slug[/version]", of its newest finished run."""
         record = self.find_mounted(ref, user)
-        for key, version in reversed(list(self._iter_versions(record))) if record else ():
+        for version in self.store.iter_versions(record) if record else ():
             if version["state"] == "COMPLETE":
-                return f"notebooks/{key[1]}/{key[2]}", self.runs.output_folder(key)
+                _, owner, slug, *_ = version.key
+                return f"notebooks/{owner}/{slug}", self.runs.output_folder(version)
         return None
 
-    def find_version(self, owner: str, slug: str, number: int) -> tuple[Key, Record] | None:
-        """Return key and record of a version of a notebook, the latest one for 0."""
+    def find_version(self, owner: str, slug: str, number: int) -> Record | None:
+        """Return a version of a notebook, the latest one for 0."""
         record = self.read_record(owner, slug)
-        if record is None:
-            return None
-        key = self._version_key(record, number or self._latest_number(record))
-        version = self.store.read(*key)
-        return (key, version) if version else None
+        versions = self.store.iter_versions(record) if record else ()
+        return next((version for version in versions if number in (0, version["number"])), None)
 
     def resume_runs(self) -> None:
         """Run anew what was queued or running when the server ended."""
         for record in self.all_records():
-            for key, version in self._iter_versions(record):
+            for version in self.store.iter_versions(record):
                 if version["state"] in ("QUEUED", "RUNNING"):
-                    self.runs.start_run(key)
+                    self.runs.start_run(version)
 
-    def _iter_versions(self, record: Record) -> Iterator[tuple[Key, Record]]:
-        for version in self.store.iter_records(*self.key_of(record), "versions"):
-            yield self._version_key(record, version["number"]), version
+    def _labelled_version(self, record: Record, call: RpcCall) -> Record:
+        """Return the version that `versionLabel` names, else the latest; only "vN" is understood."""
+        label = call.text("versionLabel")
+        for version in self.store.iter_versions(record):
+            if label in ("", f"v{version['number']}"):
+                return version
+        raise ServiceRefusal(404, f"Version '{label}' not found")
 
-    def _version_key(self, record: Record, number: int) -> Key:
-        return (*self.key_of(record), "versions", str(number))
-
-    def _latest_number(self, record: Record) -> int:
-        return max(self.store.version_numbers(*self.key_of(record)), default=0)
-
-    def _labelled_key(self, record: Record, call: RpcCall) -> Key:
-        """Return the key of the version that `versionLabel` names; only "vN" is understood."""
-        label, number = call.text("versionLabel"), self._latest_number(record)
-        if label:
-            number = int(label[1:]) if re.fullmatch(r"v\d{1,9}", label) else 0
-        if number not in self.store.version_numbers(*self.key_of(record)):
-            raise ServiceRefusal(404, f"Version '{label}' not found")
-        return self._version_key(record, number)
-
-    def _find_session(self, call: RpcCall) -> tuple[Key, Record]:
-        key = self._labelled_key(self._open_notebook(call), call)
-        version = self.store.read(*key)
-        if version is None or version["state"] == "SAVED":
+    def _find_session(self, call: RpcCall) -> Record:
+        version = self._labelled_version(self._open_notebook(call), call)
+        if version["state"] == "SAVED":
             raise ServiceRefusal(404, "The notebook has no session")
-        return key, version
+        return version
 
     def _open_notebook(self, call: RpcCall) -> Record:
         slug = call.text("kernelSlug")
@@ -277,8 +262,8 @@ class NotebookService(OwnedThings):
             raise self.refusal("get")
         return record
 
-    def _list_output(self, key: Key, version: Record) -> list[Path]:
-        return list(files.list_tree(self.runs.output_folder(key))) if version["state"] in ENDED else []
+    def _list_output(self, version: Record) -> list[Path]:
+        return list(files.list_tree(self.runs.output_folder(version))) if version["state"] in ENDED else []
 
     def _describe_notebook(self, record: Record, version: Record) -> dict[str, Any]:
         copied = {name: version[name] for name in (*_FLAGS, *_TEXTS, *SOURCES.values(), "categoryIds")}
@@ -291,7 +276,7 @@ class NotebookService(OwnedThings):
             "ref": f"{record['owner']}/{record['slug']}",
             "author": record["owner"],
             "lastRunTime": wire.format_time(version["created"]),
-            "currentVersionNumber": self._latest_number(record),
+            "currentVersionNumber": self.store.latest_number(*record.key),
         }
 
 

@@ -9,7 +9,7 @@ import threading
 import time
 import urllib.parse
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,16 @@ from offline_kit.local_kaggle.settings import LocalKaggleSettings
 from offline_kit.local_kaggle.wire import HttpAnswer, RpcCall, ServiceRefusal
 
 Key = tuple[str, ...]  # A path of safe words below the state's folder
-Record = dict[str, Any]
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _RECORD = "record.json"
 _INCOMPRESSIBLE = (".zip", ".gz", ".bz2", ".xz", ".7z", ".rar", ".png", ".jpg", ".jpeg", ".parquet")
 _PACKING = threading.Lock()
+
+
+class Record(dict[str, Any]):
+    """A thing of the state, and its key."""
+
+    key: Key = ()
 
 
 class RecordStore:
@@ -58,28 +63,46 @@ class RecordStore:
             record = json.loads((self.key_folder(*key) / _RECORD).read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError):
             return None
-        return record if isinstance(record, dict) else None
+        found = Record(record)
+        found.key = tuple(word.lower() for word in key)
+        return found
 
-    def write_record(self, record: Record, *key: str) -> None:
+    def write_record(self, record: Mapping[str, Any], *key: str) -> None:
         """Write a record whole; it outlives a crash. A closed store keeps nothing more."""
         if not self._closed:
             files.write_atomic(self.key_folder(*key) / _RECORD, json.dumps(record, indent=1) + "\n")
 
-    def change_record(self, *key: str, **facts: object) -> bool:
+    def create_record(self, facts: Mapping[str, Any], *key: str) -> Record:
+        """Write a new record and return it."""
+        self.write_record(facts, *key)
+        record = Record(facts)
+        record.key = tuple(word.lower() for word in key)
+        return record
+
+    def change_record(self, record: Record, **facts: object) -> bool:
         """Change some facts of a record; return False if it was deleted meanwhile."""
         with self.lock:
-            record = self.read(*key)
-            if record is not None:
-                self.write_record({**record, **facts}, *key)
-        return record is not None
+            current = self.read(*record.key)
+            if current is not None:
+                record.update(facts)
+                self.write_record({**current, **facts}, *record.key)
+        return current is not None
 
     def delete_record(self, *key: str) -> None:
         """Remove a record with all that lies below it; one that is not there is no error."""
         shutil.rmtree(self.key_folder(*key), ignore_errors=True)
 
-    def version_numbers(self, *key: str) -> list[int]:
-        """Return the numbers of a thing's versions, in order."""
-        return [int(name) for name in self.key_names(*key, "versions")]
+    def folder_of(self, record: Record) -> Path:
+        """Return the folder of a record."""
+        return self.key_folder(*record.key)
+
+    def iter_versions(self, thing: Record) -> Iterator[Record]:
+        """Yield the versions of a thing, the newest first, deleted ones too."""
+        yield from reversed(list(self.iter_records(*thing.key, "versions")))
+
+    def latest_number(self, *key: str) -> int:
+        """Return the number of a thing's latest version, 0 if it has none."""
+        return max(map(int, self.key_names(*key, "versions")), default=0)
 
     def key_names(self, *key: str) -> list[str]:
         """Return the words below a key, sorted; numbers by size."""

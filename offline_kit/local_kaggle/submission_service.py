@@ -54,20 +54,19 @@ class SubmissionService(Service):
         # What Kaggle demands before it queues the hidden run of a version.
         competition = self.catalog.open_competition(call)
         name = call.text("fileName") or competition["submission"]
-        found = self.kernels.find_version(
+        version = self.kernels.find_version(
             call.text("kernelOwner"), call.text("kernelSlug"), call.integer("kernelVersion")
         )
-        if found is None or found[1]["owner"] != call.user:
+        if version is None or version["owner"] != call.user:
             raise ServiceRefusal(404, "Notebook version not found")
-        key, version = found
         if version["state"] != "COMPLETE":
             raise ServiceRefusal(400, "Submission not allowed: the notebook version has not run to its end")
         # Code competitions are scored without internet, so a version that has it is not accepted.
         if version["enableInternet"]:
             raise ServiceRefusal(400, "Submission not allowed: internet access must be disabled")
-        if not (self.kernels.runs.output_folder(key) / name).is_file():
+        if not (self.kernels.runs.output_folder(version) / name).is_file():
             raise ServiceRefusal(400, f"Submission not allowed: the notebook's output has no file '{name}'")
-        return self._queue_submission(call, competition, {"kernel": list(key), "fileName": name})
+        return self._queue_submission(call, competition, {"kernel": list(version.key), "fileName": name})
 
     @rpc("competitions.CompetitionApiService/StartSubmissionUpload")
     def _start_upload(self, call: RpcCall) -> Mapping[str, Any]:
@@ -85,25 +84,25 @@ class SubmissionService(Service):
         return self._queue_submission(call, competition, {"token": token, "fileName": name}, data)
 
     def _queue_submission(
-        self, call: RpcCall, competition: Record, facts: Mapping[str, Any], sent: Path | None = None
+        self, call: RpcCall, competition: Record, subject: Mapping[str, Any], sent: Path | None = None
     ) -> dict[str, Any]:
         with self.store.lock:
             if not self._count_limits(call, competition)["numAllowedNow"]:
                 text = "your team has used its daily Submission allowance"
                 raise ServiceRefusal(400, f"Submission not allowed: {text} ({competition['daily']}) today")
             ref = self.store.next_serial("submission")
-            record = {
+            facts = {
                 "ref": ref,
                 "competition": competition["slug"],
                 "user": call.user,
                 "created": self.store.current_time(),
                 "description": call.text("submissionDescription"),
                 "state": "PENDING",
-                **facts,
+                **subject,
             }
+            record = self.store.create_record(facts, "submissions", str(ref))
             if sent:
                 files.link_or_copy(sent, self._sent_file(record))
-            self.store.write_record(record, "submissions", str(ref))
         threading.Thread(target=self._score_record, args=(record,), daemon=True).start()
         return {"message": f"Successfully submitted to {competition['title']}", "ref": ref}
 
@@ -221,7 +220,7 @@ class SubmissionService(Service):
         time.sleep(fault.delay)
         if fault.stuck:
             return
-        folder = make_run_folder(self.store.key_folder("submissions", str(record["ref"])))
+        folder = make_run_folder(self.store.folder_of(record))
         try:
             if fault.ends or fault.fail:
                 facts: dict[str, Any] = {"state": fault.ends or "ERROR", "error": fault.fail}
@@ -233,7 +232,7 @@ class SubmissionService(Service):
             facts = {"state": "ERROR", "error": f"Kaggle Error: {error}"}
         shutil.rmtree(folder, ignore_errors=True)
         time.sleep(self.settings.scoring)
-        self.store.write_record({**record, **facts}, "submissions", str(record["ref"]))
+        self.store.change_record(record, **facts)
 
     def _score_files(self, record: Record, competition: Record, folder: Path) -> dict[str, Any]:
         began = self.store.current_time()
@@ -260,8 +259,11 @@ class SubmissionService(Service):
         """Run a notebook version on the hidden test; return where its submission should be."""
         # Kaggle mounts the hidden test set in place of the public data, and gives no log of that run.
         covered = {f"competitions/{competition['slug']}": self.catalog.hidden_entries(competition)}
+        version = self.store.read(*record["kernel"])
+        if version is None:
+            raise _SubmissionError("Kaggle Error: the notebook was deleted")
         result = self.kernels.runs.execute_version(
-            tuple(record["kernel"]), folder, covered=covered, timeout=competition["seconds"], say=log.append
+            version, folder, covered=covered, timeout=competition["seconds"], say=log.append
         )
         if result.failure:
             late = (
@@ -276,7 +278,7 @@ class SubmissionService(Service):
 
     def _sent_file(self, record: Record) -> Path:
         """Return where the file of a submission is that was uploaded; links to uploads are never written."""
-        return self.store.key_folder("submissions", str(record["ref"])) / "sent" / str(record["fileName"])
+        return self.store.folder_of(record) / "sent" / str(record["fileName"])
 
     def _own_submission(self, call: RpcCall, name: str) -> Record:
         record = self.store.read("submissions", str(call.integer(name)))

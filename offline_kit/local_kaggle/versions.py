@@ -12,7 +12,7 @@ from offline_kit.core.errors import ProjectError
 from offline_kit.local_kaggle import store as records
 from offline_kit.local_kaggle import wire
 from offline_kit.local_kaggle.blobs import UploadService
-from offline_kit.local_kaggle.store import Foundation, Key, Record, Service
+from offline_kit.local_kaggle.store import Foundation, Record, Service
 from offline_kit.local_kaggle.wire import HttpAnswer, RpcCall, ServiceRefusal
 from offline_kit.project import kaggle_rules
 
@@ -32,10 +32,6 @@ class OwnedThings(Service):
     """The things of one kind: each has an owner, a slug and a number, and is private or not."""
 
     kind: str  # first word of their keys, and of their permissions
-
-    def key_of(self, record: Record) -> Key:
-        """Return the key of a thing."""
-        return (self.kind, record["owner"], record["slug"])
 
     def read_record(self, owner: str, slug: str) -> Record | None:
         """Return the thing of this name, or None."""
@@ -78,122 +74,135 @@ class OwnedThings(Service):
         return ServiceRefusal(403, f"Permission '{self.kind}.{right}' was denied")
 
 
-class VersionStore(Service):
-    """The versions below one kind of thing ("datasets" or "models"); a key names the thing.
-
-    Under `verbatim` nothing is unpacked, renamed or wrapped, and all files are sent as .tar.gz: so it is for models.
-    """
+class VersionedThings(OwnedThings):
+    """Things that have versions of uploaded files: datasets themselves, and the variations of models."""
 
     verbatim = False
-    _working: tuple[threading.Thread, ...] = ()
+    """Nothing is unpacked, renamed or wrapped, and all files are sent as .tar.gz: so it is for models."""
 
-    def add_version(self, key: Key, uploads: Iterable[tuple[str, Path]], **facts: object) -> int:
-        """Make a new version of (path, bytes) pairs and begin its processing; return its number."""
+    def __init__(self, base: Foundation) -> None:
+        super().__init__(base)
+        self.blobs = UploadService(base)
+        self._working: list[threading.Thread] = []
+
+    def versioned_records(self) -> Iterator[Record]:
+        """Yield all that has versions."""
+        yield from self.all_records()
+
+    def add_version(self, thing: Record, uploads: Iterable[tuple[str, Path]], **facts: object) -> Record:
+        """Make a new version of (path, bytes) pairs and begin its processing."""
         with self.store.lock:
-            number = max(self.version_numbers(key), default=0) + 1
-            folder = self._version_folder(key, number) / "upload"
+            number = self.store.latest_number(*thing.key) + 1
+            key = (*thing.key, "versions", str(number))
             for path, data in uploads:
-                files.link_or_copy(
-                    data, _find_free_path(folder / PurePosixPath(path))
-                )  # a kit of gigabytes costs no disk here
-            record = {"number": number, "created": self.store.current_time(), "state": "received", **facts}
-            self.store.write_record(record, *_version_key(key, number))
-        self._start_processing(key, number)
-        return number
+                # A kit of gigabytes costs no disk here.
+                target = self.store.key_folder(*key) / "upload" / PurePosixPath(path)
+                files.link_or_copy(data, _find_free_path(target))
+            facts |= {"number": number, "created": self.store.current_time(), "state": "received"}
+            version = self.store.create_record(facts, *key)
+        self._start_processing(version)
+        return version
 
-    def version_numbers(self, key: Key) -> list[int]:
-        """Return the numbers of all versions, deleted ones too."""
-        return self.store.version_numbers(*key)
-
-    def iter_versions(self, key: Key, *, deleted: bool = False) -> Iterator[Record]:
+    def iter_shown(self, thing: Record, *, deleted: bool = False) -> Iterator[Record]:
         """Yield the versions that show by now (and still, unless `deleted`), the newest first."""
-        for number in reversed(self.version_numbers(key)):
-            record = self.store.read(*_version_key(key, number))
-            if record and self.is_visible(record) and (deleted or record["state"] != "deleted"):
-                yield record
+        for version in self.store.iter_versions(thing):
+            if self.is_visible(version) and (deleted or version["state"] != "deleted"):
+                yield version
 
-    def get_version(self, key: Key, number: int) -> Record:
-        """Return a version's record; 404 if it is not there, not yet, or no more."""
-        for record in self.iter_versions(key):
-            if record["number"] == number:
-                return record
+    def get_version(self, thing: Record, number: int) -> Record:
+        """Return a version; 404 if it is not there, not yet, or no more."""
+        for version in self.iter_shown(thing):
+            if version["number"] == number:
+                return version
         raise ServiceRefusal(404, f"Version {number} not found")
 
-    def newest_version(self, key: Key, *, ready: bool = False) -> Record | None:
+    def newest_version(self, thing: Record, *, ready: bool = False) -> Record | None:
         """Return the newest version that shows (and is READY), or None."""
-        versions = self.iter_versions(key)
+        versions = self.iter_shown(thing)
         return next((each for each in versions if not ready or self.version_state(each) == "READY"), None)
 
-    def has_unfinished(self, key: Key) -> bool:
+    def has_unfinished(self, thing: Record) -> bool:
         """Tell whether a version is on its way: visible or not, neither READY nor FAILED."""
-        versions = self.store.iter_records(*key, "versions")
-        return any(self.version_state(record) not in ("READY", "FAILED", "DELETED") for record in versions)
+        ended = ("READY", "FAILED", "DELETED")
+        return any(self.version_state(version) not in ended for version in self.store.iter_versions(thing))
 
-    def version_state(self, record: Record) -> str:
+    def version_state(self, version: Record) -> str:
         """Return the state that a version shows now."""
         # The clock decides what shows: nothing has to run for a version to come forward, not even over a restart.
-        if record["state"] == "deleted":
+        if version["state"] == "deleted":
             return "DELETED"
-        if record.get("stuck"):
-            return str(record["stuck"])
-        age, processing = self.store.current_time() - record["created"], self.settings.processing
+        if version.get("stuck"):
+            return str(version["stuck"])
+        age, processing = self.store.current_time() - version["created"], self.settings.processing
         age -= self.settings.visible_after
-        if age >= processing and record["state"] != "received":
-            return "READY" if record["state"] == "treated" else "FAILED"
+        if age >= processing and version["state"] != "received":
+            return "READY" if version["state"] == "treated" else "FAILED"
         return STAGES[max(0, min(4, int(age / processing * 5 if processing else 5)))]
 
-    def version_folder(self, key: Key, record: Record) -> Path:
+    def version_folder(self, version: Record) -> Path:
         """Return the folder of a READY version as it is mounted."""
-        return self._version_folder(key, int(record["number"])) / "files"
+        return self.store.folder_of(version) / "files"
 
-    def list_files(self, key: Key, record: Record) -> list[tuple[str, int]]:
+    def list_files(self, version: Record) -> list[tuple[str, int]]:
         """Return (path, bytes) of a version's files, sorted; nothing before it is READY."""
-        if self.version_state(record) != "READY":
+        if self.version_state(version) != "READY":
             return []
-        folder = self.version_folder(key, record)
+        folder = self.version_folder(version)
         return [(path.as_posix(), (folder / path).stat().st_size) for path in files.list_tree(folder)]
 
-    def send_version(self, call: RpcCall, key: Key, record: Record, name: str) -> HttpAnswer:
+    def describe_files(self, version: Record, size_name: str) -> Iterator[dict[str, Any]]:
+        """Yield the files of a version as the service tells them."""
+        created = wire.format_time(version["created"])
+        for name, size in self.list_files(version):
+            yield {"name": name, size_name: size, "creationDate": created}
+
+    def send_version(self, call: RpcCall, version: Record, name: str) -> HttpAnswer:
         """Send to the link of one file of a version, or of an archive of all; 404 before it is READY."""
-        if self.version_state(record) != "READY":
+        if self.version_state(version) != "READY":
             raise ServiceRefusal(404, "The version is not ready")
-        folder = self.version_folder(key, record)
+        folder = self.version_folder(version)
         if not name:
             suffix = ".tar.gz" if self.verbatim else ".zip"
             archive = records.pack_folder(folder, folder.with_name(f"all{suffix}"))
-            return self.links.redirect(call, archive, f"{key[-1]}{suffix}")
-        if name not in [path for path, _ in self.list_files(key, record)]:
+            return self.links.redirect(call, archive, f"{version.key[-3]}{suffix}")
+        if name not in [path for path, _ in self.list_files(version)]:
             raise ServiceRefusal(404, f"File '{name}' not found")
         if self.verbatim:
             return self.links.redirect(call, folder / name)
         path = records.wrap_file(folder, name, folder.with_name("wrapped"), self.settings.wrapped_from)
         return self.links.redirect(call, path)
 
-    def delete_version(self, key: Key, number: int) -> None:
+    def delete_version(self, version: Record) -> None:
         """Mark a version as deleted, and free its disk."""
-        self.store.change_record(*_version_key(key, number), state="deleted")
-        shutil.rmtree(self._version_folder(key, number) / "files", ignore_errors=True)
+        self.store.change_record(version, state="deleted")
+        shutil.rmtree(self.version_folder(version), ignore_errors=True)
 
-    def resume_processing(self, key: Key) -> None:
+    def delete_thing(self, thing: Record) -> Mapping[str, Any]:
+        """Remove a thing with its versions, and answer the call."""
+        self.wait_for_processing()
+        self.store.delete_record(*thing.key)
+        return {}
+
+    def resume_processing(self) -> None:
         """Go on with what was being processed when the server ended."""
-        for record in self.store.iter_records(*key, "versions"):
-            if record["state"] == "received":
-                self._start_processing(key, int(record["number"]))
+        for thing in self.versioned_records():
+            for version in self.store.iter_versions(thing):
+                if version["state"] == "received":
+                    self._start_processing(version)
 
     def wait_for_processing(self) -> None:
-        """Wait for the processing that is going on."""
+        """Wait for the processing that is going on: a thread that still writes would make a deleted folder anew."""
         for thread in self._working:
             thread.join()
 
-    def _start_processing(self, key: Key, number: int) -> None:
-        thread = threading.Thread(target=self._process_upload, args=(key, number), daemon=True)
-        self._working = (*(worker for worker in self._working if worker.is_alive()), thread)
+    def _start_processing(self, version: Record) -> None:
+        thread = threading.Thread(target=self._process_upload, args=(version,), daemon=True)
+        self._working = [worker for worker in self._working if worker.is_alive()] + [thread]
         thread.start()
 
-    def _process_upload(self, key: Key, number: int) -> None:
+    def _process_upload(self, version: Record) -> None:
         """Put an upload through Kaggle's treatment; what it refuses fails the version."""
-        folder = self._version_folder(key, number)
-        upload, mounted = folder / "upload", folder / "files"
+        upload, mounted = self.store.folder_of(version) / "upload", self.version_folder(version)
         shutil.rmtree(mounted, ignore_errors=True)  # half made by a server that was ended
         upload.mkdir(exist_ok=True)
         problems: list[str] = []
@@ -207,63 +216,11 @@ class VersionStore(Service):
             problems = list(error.details) or [error.what]
         except OSError as error:
             problems = [str(error)]
-        version_key = _version_key(key, number)
         if problems:
-            self.store.change_record(*version_key, state="failed", problems=problems)
+            self.store.change_record(version, state="failed", problems=problems)
         else:
-            self.store.change_record(*version_key, state="treated")
+            self.store.change_record(version, state="treated")
             shutil.rmtree(upload, ignore_errors=True)
-
-    def _version_folder(self, key: Key, number: int) -> Path:
-        return self.store.key_folder(*_version_key(key, number))
-
-
-def _version_key(key: Key, number: int) -> Key:
-    return (*key, "versions", str(number))
-
-
-def _find_free_path(path: Path) -> Path:
-    """Return the path, or a numbered neighbour where one request names a file twice."""
-    number, candidate = 0, path
-    while os.path.lexists(candidate):
-        number += 1
-        candidate = path.with_name(f"{path.stem}-{number:03}{path.suffix}")
-    return candidate
-
-
-class VersionedThings(OwnedThings):
-    """Things that consist of versions of uploaded files."""
-
-    verbatim = False
-
-    def __init__(self, base: Foundation) -> None:
-        super().__init__(base)
-        self.blobs = UploadService(base)
-        self.versions = VersionStore(base)
-        self.versions.verbatim = self.verbatim
-
-    def version_keys(self, record: Record) -> Iterator[Key]:
-        """Yield the keys below which a thing has versions."""
-        yield self.key_of(record)
-
-    def resume_processing(self) -> None:
-        """Go on with what was being processed when the server ended."""
-        for record in self.all_records():
-            for key in self.version_keys(record):
-                self.versions.resume_processing(key)
-
-    def delete_thing(self, key: Key) -> Mapping[str, Any]:
-        """Remove what lies below a key, and answer the call."""
-        # A thread that still writes would make the folder anew.
-        self.versions.wait_for_processing()
-        self.store.delete_record(*key)
-        return {}
-
-    def list_version_files(self, key: Key, version: Record, size_name: str) -> Iterator[dict[str, Any]]:
-        """Yield the files of a version as the service tells them."""
-        created = wire.format_time(version["created"])
-        for name, size in self.versions.list_files(key, version):
-            yield {"name": name, size_name: size, "creationDate": created}
 
     def page_of(self, call: RpcCall, record: Record) -> str:
         """Return the address of a thing's page."""
@@ -273,3 +230,12 @@ class VersionedThings(OwnedThings):
         """Return the answer to a change that was made."""
         ref = f"/{record['owner']}/{record['slug']}"
         return {"ref": ref, "url": self.page_of(call, record), "error": ""}
+
+
+def _find_free_path(path: Path) -> Path:
+    """Return the path, or a numbered neighbour where one request names a file twice."""
+    number, candidate = 0, path
+    while os.path.lexists(candidate):
+        number += 1
+        candidate = path.with_name(f"{path.stem}-{number:03}{path.suffix}")
+    return candidate

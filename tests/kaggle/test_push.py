@@ -46,7 +46,7 @@ REF = "alice/plant-kit"
 
 def versions(bench: Bench, ref: str = REF) -> list[int]:
     """Return the numbers of all versions that the server made."""
-    return bench.kaggle.datasets.versions.version_numbers(("datasets", *ref.split("/")))
+    return list(map(int, bench.kaggle.store.key_names("datasets", *ref.split("/"), "versions")))
 
 
 def listed(part: KitPart) -> tuple[RemoteFile, ...]:

@@ -43,7 +43,7 @@ def alice(bench: Bench) -> Iterator[KaggleClient]:
 
 def versions(bench: Bench) -> list[int]:
     """Return the numbers of all versions that the server made."""
-    return bench.kaggle.datasets.versions.version_numbers(("datasets", *REF.split("/")))
+    return list(map(int, bench.kaggle.store.key_names("datasets", *REF.split("/"), "versions")))
 
 
 def test_a_version_that_lost_a_file_on_kaggle_is_told_each_time(

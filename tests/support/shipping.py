@@ -238,7 +238,7 @@ class Yard:
 
     def datasets(self, ref: str = DATASET) -> list[int]:
         """Return the versions of a dataset that the server made."""
-        return sorted(self.bench.kaggle.datasets.versions.version_numbers(("datasets", *ref.split("/"))))
+        return sorted(map(int, self.bench.kaggle.store.key_names("datasets", *ref.split("/"), "versions")))
 
     def notebooks(self) -> list[int]:
         """Return the versions of the notebook that the server made."""
