@@ -7,14 +7,12 @@ import tarfile
 import zipfile
 import zlib
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import IO
 
 from offline_kit.checkpoints.pickle_opcodes import PickleSurvey, list_refused, survey_pickle
-from offline_kit.checkpoints.pickle_streams import TORCH_MAGIC
+from offline_kit.checkpoints.pickle_streams import TORCH_MAGIC, once_per_content
 from offline_kit.checkpoints.protobuf import read_fields
-from offline_kit.core.files import fingerprint
 from offline_kit.project.types import CheckpointKind as Kind
 
 # More of a pickle inside a zip is not read: tensors lie beside it, so it is small
@@ -41,13 +39,9 @@ class ClassifiedFile:
     """Why it cannot be the file that was meant; empty for a good one."""
 
 
+@once_per_content
 def classify_file(path: Path) -> ClassifiedFile:
-    """Return what a file is, reading it once until it changes; raises OSError if it cannot be read."""
-    return _classify_file(path, fingerprint(path))
-
-
-@lru_cache(maxsize=512)
-def _classify_file(path: Path, _fingerprint: tuple[str, ...]) -> ClassifiedFile:
+    """Return what a file is; raises OSError if it cannot be read."""
     size = path.stat().st_size
     with path.open("rb") as stream:
         head = stream.read(_HEAD)

@@ -15,21 +15,22 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from functools import lru_cache, partial
+from functools import lru_cache, partial, wraps
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, cast
+from typing import IO, Any, TypeVar, cast
 
 from offline_kit.checkpoints.pickle_opcodes import (
     HIDDEN_CALL,
     HIDDEN_IMPORT,
     JOBLIB_WRAPPER,
+    PICKLE_NAMES,
     PickleSurvey,
-    split_words,
     survey_pickle,
 )
 from offline_kit.core.files import fingerprint
 from offline_kit.project.types import Checkpoint, CheckpointKind
 
+T = TypeVar("T")
 # Read of one pickle; a vocabulary of a million words has three million
 _MAX_OPCODES = 500_000_000
 TORCH_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
@@ -44,38 +45,20 @@ _SUFFIXES = frozenset({".pkl", ".pickle", ".p", ".joblib", ".jbl", ".sav", ".dil
 _LZ4 = b"\x04\x22\x4d\x18"
 _DAMAGE = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError)
 _ANY_DAMAGE = (*_DAMAGE, RuntimeError, ValueError, IndexError, SyntaxError, struct.error)
-# Import names of the libraries whose objects are pickled; any other may be the user's own
-_LIBRARIES = frozenset(
-    split_words("""
-    boruta catboost category_encoders dill feature_engine flaml gensim hdbscan imblearn implicit interpret joblib
-    lifelines lightgbm mlxtend ngboost nltk numpy pandas pmdarima polars prophet pygam pytorch_tabnet rgf scikeras scipy
-    sentence_transformers sklearn sklearn_pandas sklego skopt skorch sktime spacy statsmodels surprise tabpfn tsfresh
-    umap xgboost
-    """)
-)
-# Those that are called otherwise on the index
-_DISTRIBUTIONS = {
-    "imblearn": "imbalanced-learn",
-    "rgf": "rgf-python",
-    "sklearn": "scikit-learn",
-    "sklego": "scikit-lego",
-    "skopt": "scikit-optimize",
-    "surprise": "scikit-surprise",
-    "umap": "umap-learn",
-}
 
 
+def once_per_content(read: Callable[[Path], T]) -> Callable[[Path], T]:
+    """Read a file once until it changes."""
+    cached = lru_cache(maxsize=512)(lambda path, _fingerprint: read(path))
+    return wraps(read)(lambda path: cached(path, fingerprint(path)))
+
+
+@once_per_content
 def read_pickles(path: Path) -> tuple[PickleSurvey, ...]:
     """Return every pickle in a file, in order; none for a file that holds no pickle.
 
-    A file is read once until it changes. What cannot be read is a pickle that is not whole. Raises OSError if the
-    file cannot be opened.
+    What cannot be read is a pickle that is not whole. Raises OSError if the file cannot be opened.
     """
-    return _read_pickles(path, fingerprint(path))
-
-
-@lru_cache(maxsize=512)
-def _read_pickles(path: Path, _fingerprint: tuple[str, ...]) -> tuple[PickleSurvey, ...]:
     with path.open("rb") as stream:
         head = stream.read(64)
     try:
@@ -100,7 +83,8 @@ def list_pickle_packages(files: Iterable[Checkpoint]) -> tuple[str, ...]:
     """Return the known distributions whose objects these files hold, sorted; files that are no pickles have none."""
     kinds = (CheckpointKind.PICKLE, CheckpointKind.JOBLIB, CheckpointKind.OTHER)  # compressed ones too
     tops = {top for file in files if file.kind in kinds for top in read_top_modules(file.path)}
-    return tuple(sorted(_DISTRIBUTIONS.get(top, top.replace("_", "-")) for top in tops & _LIBRARIES))
+    known, other_names = PICKLE_NAMES["words"]["libraries"].split(), PICKLE_NAMES["distributions"]
+    return tuple(sorted(other_names.get(top, top.replace("_", "-")) for top in tops.intersection(known)))
 
 
 def list_archive(path: Path) -> list[str]:

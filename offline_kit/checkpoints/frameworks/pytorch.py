@@ -7,7 +7,7 @@ import json
 import re
 import zipfile
 from collections.abc import Callable, Iterator
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,11 @@ from offline_kit.checkpoints.frameworks.base import SURE, Framework
 from offline_kit.checkpoints.pickle_opcodes import list_packages
 from offline_kit.checkpoints.pickle_streams import (
     list_archive,
+    once_per_content,
     read_archive_member,
     read_globals,
     read_top_modules,
 )
-from offline_kit.core.files import fingerprint
 from offline_kit.project.types import CheckpointKind, Finding, Member
 
 TIMM_PREFIX = "timm:"
@@ -44,8 +44,8 @@ def _is_script(known_class: ClassifiedFile) -> bool:
     return any("TorchScript" in reason for reason in known_class.refused)
 
 
-@lru_cache(maxsize=512)
-def _holds_module(path: Path, _fingerprint: tuple[str, ...]) -> bool:
+@once_per_content
+def _holds_module(path: Path) -> bool:
     """Whether a model itself is pickled in a file, and not only its weights."""
     content = _read_pickle(path)
     return all(name in content for name in _MODULE_STATE)
@@ -79,13 +79,13 @@ def _score_module(path: Path, known_class: ClassifiedFile) -> float:
     is_plain_pickle = "torch" in modules and "sklearn" not in modules
     if not is_plain_pickle and known_class.kind not in _TORCH:
         return 0.0
-    return SURE if _holds_module(path, fingerprint(path)) else 0.0
+    return SURE if _holds_module(path) else 0.0
 
 
 def _score_state_dict(path: Path, known_class: ClassifiedFile) -> float:
     if path.is_dir() or known_class.kind not in _TORCH or _is_script(known_class):
         return 0.0
-    return 0.0 if _holds_module(path, fingerprint(path)) else base.LIKELY
+    return 0.0 if _holds_module(path) else base.LIKELY
 
 
 def _check_module(member: Member) -> Iterator[Finding]:
