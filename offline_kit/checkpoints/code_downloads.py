@@ -67,6 +67,7 @@ def find_code_downloads(
     """
     files = [source.path for source in own.sources]
     files += [root / name for root in packages for name in code_files.read_source_tree(root).names]
+    # Tests and examples beside the models download what they like
     files = [path for path in files if not _ASIDE & {part.lower() for part in path.parts[-4:-1]}]
     folders = [*(package / "src" for package in packages), *packages, *(project / root for root in own.roots)]
     roots = [*folders, project / "src", project]
@@ -132,6 +133,8 @@ class _DownloadFinder:
         """Whether a shipped copy of the library's cache contains the target of a call."""
         text = target if isinstance(target, str) else ""
         hub, torch = self.project / "caches/huggingface/hub", self.project / "caches/torch/hub"
+        # Layouts of the caches: https://docs.pytorch.org/docs/stable/hub.html and
+        # https://huggingface.co/docs/huggingface_hub/guides/manage-cache
         if name.startswith("torchvision."):
             return any(torch.glob(f"checkpoints/{name.rpartition('.')[2]}-*.pth"))
         if not text:

@@ -175,6 +175,7 @@ def _read_values(checkpoint: Checkpoint) -> Iterator[Any]:
     last: Any = None
     try:
         for opcode, argument, _ in pickletools.genops(io.BytesIO(data)):
+            # Texts come from the memo when they are repeated
             if opcode.name in PUTS:
                 memo[len(memo) if opcode.name == "MEMOIZE" else argument] = last
                 continue

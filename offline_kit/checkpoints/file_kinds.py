@@ -133,9 +133,11 @@ def _classify_safetensors(head: bytes, stream: IO[bytes], size: int) -> Classifi
 def _classify_content(suffix: str, head: bytes, stream: IO[bytes], size: int) -> Kind:
     if head.startswith(b"\x93NUMPY"):
         return Kind.NUMPY
+    # joblib writes plain pickles: only the suffix or the class of its arrays tells them apart
     if suffix == ".joblib" or (head[:1] == b"\x80" and b"joblib.numpy_pickle" in head):
         return Kind.JOBLIB
     if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+        # Few opcodes suffice: bytes that only begin like a pickle soon make no sense
         survey = survey_pickle(io.BytesIO(head), max_opcodes=100)
         is_pickle = survey.is_whole or len(survey.opcodes) > 2
     else:

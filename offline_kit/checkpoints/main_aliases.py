@@ -219,6 +219,7 @@ def _find_data_file(project: Path, call: ast.Call, constants: dict[str, ast.expr
             node = node.args[0]
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             texts.append(node.value)
+    # An open mode such as "w" or "ab"
     is_writing = any(text[:1] in tuple("wax") and len(text) < 4 for text in texts)
     if is_writing or _last_name(call) == "Path":
         return ""

@@ -190,6 +190,7 @@ def list_member_packages(
     Pickles name the libraries of everything in them: an encoder, a booster at the end of a pipeline.
     """
     pickles = [*(file for member in members for file in member.files), *other_files]
+    # The cells of every model take tables or arrays
     always = ("numpy", "pandas") if members else ()
     packages = (name for member in members for name in BY_NAME[member.framework].packages)
     return tuple(sorted({*always, *list_pickle_packages(pickles), *packages}))
@@ -292,6 +293,7 @@ def _build_member(
     spec: ModelSpec, candidate: _Candidate, framework: Framework, kit_paths: dict[str, str]
 ) -> Member:
     first_file = candidate.files[0]
+    # A folder lies in the kit where its first file does
     suffix = first_file.original.removeprefix(candidate.original)
     kit_path = kit_paths[first_file.original].removesuffix(suffix)
     member = _make_member(spec, framework, candidate.original, candidate.path, kit_path)

@@ -187,12 +187,14 @@ def _read_member(name: str, open_member: Callable[[], Any]) -> list[PickleSurvey
 def _read_stream(raw: Any, suffixes: list[str]) -> Iterator[PickleSurvey]:
     stream = raw if isinstance(raw, io.BufferedReader) else io.BufferedReader(raw)
     head = stream.peek(64)[:64]
+    # A NumPy file of objects holds them as a pickle behind its header
     if head.startswith(b"\x93NUMPY"):
         if _holds_objects(stream):
             yield from _list_pickles(survey_pickle(stream, max_opcodes=_MAX_OPCODES))
     elif _begins_pickle(head):
         max_pickles = _TORCH_PICKLES if head.startswith(TORCH_MAGIC) else None
         yield from _read_sequence(stream, max_pickles)
+        # What follows the pickles may be one of an old protocol
         if max_pickles is None:
             yield from _read_old_protocol(stream, is_named=False)
     elif head.startswith(b"PK\x03\x04"):
@@ -227,6 +229,7 @@ def _read_sequence(stream: io.BufferedReader, max_pickles: int | None) -> Iterat
     while (max_pickles is None or count < max_pickles) and _begins_pickle(stream.peek(64)[:64]):
         start = stream.tell()
         survey = survey_pickle(stream, max_opcodes=_MAX_OPCODES)
+        # joblib writes arrays raw into the pickle, where opcodes would be expected
         if JOBLIB_WRAPPER in survey.globals:
             stream.seek(start)
             survey = _survey_joblib(stream, survey)

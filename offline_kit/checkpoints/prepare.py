@@ -65,6 +65,7 @@ def prepare_weights(
     may_import = all(finding.severity is not Severity.STOP for finding in script_findings)
     slim_aliases = aliases if may_import else NO_ALIASES
     trusts_all = config.notebook.params.get("weights_only") is False
+    # After the scan: slimming loads what is trusted
     slimmed = slim.slim_checkpoints(
         kept_files,
         slim.SlimSettings(

@@ -103,6 +103,7 @@ def _slim_one(
     key = cache_key(
         _CACHE_VERSION, checkpoint.sha256, settings.slim, settings.precision, settings.weights_format, trusted
     )
+    # Loading torch takes seconds: what is known of the same content is not asked again
     record = store.read_record("slim", key)
     blob = store.find_blob(str(record["sha256"])) if record and record.get("sha256") else None
     if record is None or (record.get("sha256") and blob is None):
@@ -142,6 +143,7 @@ def _run_worker(
         files.translate_disk_errors(parts_folder),
     ):
         scratch = Path(name)
+        # That interpreter has no offline-kit, and may be a Python 3.9
         (scratch / "worker.py").write_text(resources.read_source("checkpoints/slim_worker"), encoding="utf-8")
         request = {
             "source": str(checkpoint.path.absolute()),

@@ -147,6 +147,7 @@ def _write_kit(
     total = sum(entry.size for entry in local_entries)
     with files.stage_folder(kit.folder) as stage, report.progress("Packing", total) as advance:
         for part in kit.parts:
+            # The same folders as in the finished kit
             part_folder = stage / kit.part_folder(part).relative_to(kit.folder)
             part_folder.mkdir(parents=True, exist_ok=True)
             for entry in part.entries:

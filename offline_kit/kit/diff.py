@@ -208,6 +208,7 @@ def compare_kits(old: KitSnapshot, new: KitSnapshot) -> KitDifference:
         all_files = side.map_contents(Role.WHEEL, Role.SDIST, Role.BUILD, Role.LOCK)
         contents.append({name: content for name, content in all_files.items() if name not in package_files})
     other = compare_files(*contents)
+    # The plan also holds what no other group shows: the folders of code, what is imported
     if old.plan != new.plan and not (changes or provided or target or other):
         other = (FileChange(name=PLAN, change=CHANGED, before=len(old.plan), after=len(new.plan)),)
     return KitDifference(
@@ -227,6 +228,7 @@ def compare_kits(old: KitSnapshot, new: KitSnapshot) -> KitDifference:
 def compare_files(old: Mapping[str, FileContent], new: Mapping[str, FileContent]) -> tuple[FileChange, ...]:
     """Return how files changed, sorted by name; the same bytes under another name were renamed."""
     removed, added = sorted(old.keys() - new.keys()), sorted(new.keys() - old.keys())
+    # Each old name serves once: of two copies, one was renamed and one is new
     candidates = {old[name]: name for name in reversed(removed)}
     renamed = {name: candidates.pop(new[name]) for name in added if new[name] in candidates}
     changes = []

@@ -60,6 +60,7 @@ def render_plan(contents: KitContents) -> str:
     own = {wheel.name: wheel for wheel in contents.own.wheels}
     wheels = {wheel.name: wheel for wheel in contents.wheelhouse.wheels}
     sdists = {prepared.name: prepared for prepared in contents.prepared_sdists}
+    # An own package takes the place of a pin of its name
     bundled = [pin for pin in contents.freeze.pins_with(Fate.BUNDLED) if pin.name not in own]
     missing_pins = [f"{pin.name}=={pin.version}" for pin in bundled if pin.name not in wheels | sdists]
     if missing_pins:

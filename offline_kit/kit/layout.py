@@ -76,6 +76,7 @@ def arrange_files(contents: KitContents) -> KitLayout:
             details=problems,
         )
     remote = frozenset(entry.original for part in contents.remote_parts for entry in part.entries)
+    # What stays on Kaggle keeps the stored names that it has there
     stored = map_safe_paths(files.keys() - remote)
     entries = [replace(files[name][0], stored=stored_name) for name, stored_name in stored.items()]
     parts = _split_parts(entries, contents) if contents.split else [manifest.make_part("kit", entries)]

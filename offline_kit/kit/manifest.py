@@ -124,6 +124,7 @@ def parse_manifest(text: str, source: str) -> KitPart:
 def read_kit(folder: Path) -> Kit:
     """Read the manifests of a kit on disk (`folder` holds dataset/); raises ProjectError as `read_manifest` does."""
     dataset = folder / "dataset"
+    # A kit of one part has its manifest in dataset/ itself, a split kit in a folder for each part
     below = [] if (dataset / MARKER).exists() else sorted(path.parent for path in dataset.glob(f"*/{MARKER}"))
     parts = sorted(
         (read_manifest(part_folder) for part_folder in below or [dataset]), key=lambda part: part.name

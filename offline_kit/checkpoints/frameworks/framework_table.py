@@ -73,6 +73,7 @@ def compare_versions(
     for member in (*members, *_find_pickled_models(members, other_files)):
         framework = BY_NAME[member.framework]
         formats += framework.check_versions(member, available)
+        # One finding for all folds of a training
         if member.version and available.get(framework.library):
             groups.setdefault((framework.name, member.version), []).append(member)
     for (name, trained), group in groups.items():

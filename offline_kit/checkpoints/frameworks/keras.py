@@ -120,6 +120,7 @@ def _read_json(path: Path, name: str) -> dict[str, Any]:
 
 def _search_h5(path: Path, pattern: re.Pattern[bytes]) -> bytes:
     """Return the first group of a pattern; nothing for no match."""
+    # HDF5 keeps attributes as plain bytes, so that no h5py is needed
     with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
         match = pattern.search(content, 0, min(len(content), _MAX_SEARCHED))
         return bytes(match[1]) if match else b""

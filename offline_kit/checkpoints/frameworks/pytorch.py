@@ -53,6 +53,7 @@ def _holds_module(path: Path) -> bool:
 
 def _read_pickle(path: Path) -> bytes:
     """Return the pickle inside of torch's format, at most its first part; nothing for damaged files."""
+    # torch.save writes a zip since 1.6; before, pickles lie at the file's begin
     if zipfile.is_zipfile(path):
         return read_archive_member(path, "data.pkl", max_bytes=_MAX_BYTES)
     with path.open("rb") as stream:
