@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from offline_kit.notebook.runtime.kit_runtime import HINTS
+
 PACKAGE = Path(__file__).parents[1] / "offline_kit"
 ENDS = {"ProjectError": 1, "UsageError": 2, "OutsideError": 4, "KitError": 1}
 """The exit code of each kind of error; a KitError is raised in the notebook."""
@@ -84,11 +86,12 @@ def error_sites() -> Iterator[ErrorSite]:
                 continue
             given = {keyword.arg: keyword.value for keyword in node.keywords}
             exit_code, default = kinds[name]
-            if "hint" not in given and not default:
-                continue  # a class that words its errors itself
             code = text_of(given["code"]) if "code" in given else default
+            hint = text_of(given["hint"]) if "hint" in given else HINTS.get(code, "...")
+            if hint == "..." and "hint" not in given and not default:
+                continue  # a class that words its errors itself
             message = text_of(node.args[0] if node.args else given.get("what"))
-            yield ErrorSite(code, exit_code, message, text_of(given.get("hint")), f"{place}:{node.lineno}")
+            yield ErrorSite(code, exit_code, message, hint, f"{place}:{node.lineno}")
 
 
 def cell(text: str) -> str:
