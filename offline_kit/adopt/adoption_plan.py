@@ -35,18 +35,13 @@ class AdoptionPlan:
     adoption: Adoption
     image: Image
     config_file: Path
-    old_text: str
-    """Text of the configuration file; empty if there is none."""
+    old_text: str  # of the configuration; empty if there is none
     new_text: str
     requirements_file: Path
-    requirements_text: str
-    """New text of the requirements file; empty if none is needed."""
-    manual_steps: tuple[str, ...]
-    """What to add to existing keys, which are not changed."""
-    lines_to_add: tuple[str, ...]
-    """The corrected line of each of these keys."""
-    is_blocking: bool
-    """Whether the build or the notebook fails without the manual steps."""
+    requirements_text: str  # empty if none is needed
+    manual_steps: tuple[str, ...]  # what to add to existing keys, which are not changed
+    lines_to_add: tuple[str, ...]  # the corrected line of each of these keys
+    is_blocking: bool  # whether the build or the notebook fails without the manual steps
 
     @property
     def has_changes(self) -> bool:

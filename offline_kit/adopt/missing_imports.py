@@ -46,11 +46,9 @@ class ProvidedImports:
     """Providers of imports besides the image and the requirements."""
 
     modules: set[str] = field(default_factory=set)
-    """Names of imports."""
     folders: dict[str, tuple[Path, ...]] = field(default_factory=dict)
     """Folder on the import path: its copies in the project; () if there are none."""
-    requirements: list[str] = field(default_factory=list)
-    """What is installed from the inputs."""
+    requirements: list[str] = field(default_factory=list)  # installed from the inputs
     unknown: dict[str, None] = field(default_factory=dict)
     """Archives and folders of wheels without a copy in the project: their contents are unknown."""
 

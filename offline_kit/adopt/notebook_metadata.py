@@ -41,8 +41,6 @@ def read_cells(path: Path) -> tuple[NotebookCell, ...]:
             hint="name the .ipynb file to adopt",
             code="notebook-not-found",
         ) from error
-    except UnicodeDecodeError as error:
-        raise _invalid_notebook(path, "it is not UTF-8") from error
     except (ValueError, RecursionError) as error:
         raise _invalid_notebook(path, str(error)) from error
     if not isinstance(notebook, dict):

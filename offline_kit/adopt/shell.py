@@ -97,14 +97,12 @@ class PipInstall:
 
     requirements: list[str] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
-    folders: list[str] = field(default_factory=list)
-    """Source folders, editable or not."""
-    local: list[str] = field(default_factory=list)
-    """Local wheels and sdists."""
-    links: list[str] = field(default_factory=list)
-    """Local folders of `--find-links`."""
-    index: list[str] = field(default_factory=list)
-    """Its indexes and pages of links, as lines of a requirements file."""
+    folders: list[str] = field(default_factory=list)  # of sources, editable or not
+    local: list[str] = field(default_factory=list)  # wheels and sdists
+    links: list[str] = field(default_factory=list)  # local folders of `--find-links`
+    index: list[str] = field(
+        default_factory=list
+    )  # indexes and pages of links, as requirements files name them
     offline: bool = False
 
 
@@ -112,11 +110,9 @@ class PipInstall:
 class ShellLine:
     """A shell line, or one line of a shell script, with its needs."""
 
-    magic: Magic
-    """The magic of the line or of its script."""
+    magic: Magic  # of the line or of its script
     needs: Sequence[ExternalNeed]
-    alone: bool
-    """Whether it does nothing else."""
+    alone: bool  # whether it does nothing else
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,11 +121,9 @@ class Action:
 
     name: str
     words: tuple[str, ...]
-    folder: str
-    """The folder that it runs in."""
+    folder: str  # that it runs in
     span: tuple[int, int]
-    stand_in: str
-    """What does nothing in its place."""
+    stand_in: str  # does nothing in its place
 
 
 def split_commands(text: str, known: KnownStrings | None = None) -> Iterator[ShellCommand]:

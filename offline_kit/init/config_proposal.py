@@ -44,10 +44,8 @@ class InitRequest:
     """The options of `offline-kit init`."""
 
     project: Path
-    competition: str = ""
-    """Slug of the competition; empty to detect it."""
-    dataset: str = ""
-    """Slug of the dataset; empty to derive it from the project's name."""
+    competition: str = ""  # empty to detect it
+    dataset: str = ""  # empty to derive it from the project's name
     force: bool = False
     """Whether to add missing keys to an existing configuration."""
 
@@ -57,14 +55,10 @@ class ConfigProposal:
     """The configuration that would be written."""
 
     file: Path
-    text: str
-    """The whole new text of the file."""
-    block: str
-    """The added lines; empty if there are none."""
-    settings: tuple[Setting, ...]
-    """The added settings, including those without a value."""
+    text: str  # the whole new text of the file
+    block: str  # the added lines; empty if there are none
+    settings: tuple[Setting, ...]  # the added ones, including those without a value
     existing_keys: tuple[str, ...]
-    """Keys that the configuration already has."""
     notes: tuple[str, ...]
 
     @property

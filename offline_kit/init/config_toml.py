@@ -20,15 +20,11 @@ class Setting:
     """One key of the configuration, detected or not."""
 
     key: str
-    value: object = None
-    """The detected value; None becomes a commented line with the example."""
+    value: object = None  # None becomes a commented line with the example
     example: object = ""
-    reason: str = ""
-    """Its source or purpose, in a few words."""
-    comments: tuple[str, ...] = ()
-    """Further lines of comment."""
-    notebook: bool = False
-    """Whether it belongs into the notebook's table."""
+    reason: str = ""  # its source or purpose, in a few words
+    comments: tuple[str, ...] = ()  # further lines
+    notebook: bool = False  # whether it belongs into the notebook's table
     needed_for: str = ""
     """What fails without it, if it was not detected and must be set by hand."""
 
@@ -46,12 +42,9 @@ class ConfigFile:
     """The file with the configuration, existing or new."""
 
     path: Path
-    text: str
-    """Empty if the file is new."""
-    table: Mapping[str, Any] | None
-    """The existing configuration; None if there is none."""
-    nested: bool
-    """Whether the configuration is [tool.offline-kit] instead of the whole file."""
+    text: str  # empty if the file is new
+    table: Mapping[str, Any] | None  # the existing configuration
+    nested: bool  # whether the configuration is [tool.offline-kit] instead of the whole file
 
     def table_of(self, setting: Setting) -> Mapping[str, Any]:
         """Return the existing table that a setting belongs to."""

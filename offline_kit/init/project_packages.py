@@ -1,5 +1,6 @@
 """Detect a project's requirements, lock files, own package and modules."""
 
+import contextlib
 import re
 from collections.abc import Mapping
 from pathlib import PurePosixPath
@@ -24,20 +25,10 @@ def is_buildable(tree: FileTree, pyproject: Mapping[str, Any]) -> bool:
 
 def propose_packages(tree: FileTree, pyproject: Mapping[str, Any]) -> tuple[Setting, ...]:
     """Return the settings `requirements`, `locks`, `packages` and `modules`."""
-    files = _find_requirement_files(tree)
-    frozen = [name for name in files if name.endswith(".txt") and _is_frozen(name, tree)]
-    requirements = _requirements_setting(tree, pyproject, [name for name in files if name not in frozen])
+    files, frozen = _find_requirement_files(tree)
+    requirements = _requirements_setting(tree, pyproject, files)
     locks = _locks_setting(tree, frozen if not requirements.value else [])
     return (requirements, locks, *_code_settings(tree, pyproject))
-
-
-def _is_frozen(name: str, tree: FileTree) -> bool:
-    """Whether a file is the output of `pip freeze` or conda, whose versions are only preferences."""
-    try:
-        text = decode_text((tree.root / name).read_bytes())
-    except (OSError, UnicodeDecodeError):
-        return False
-    return not is_compiled_output(text) and looks_like_pip_freeze(text)
 
 
 def _requirements_setting(tree: FileTree, pyproject: Mapping[str, Any], files: list[str]) -> Setting:
@@ -65,33 +56,32 @@ def _requirements_setting(tree: FileTree, pyproject: Mapping[str, Any], files: l
     )
 
 
-def _find_requirement_files(tree: FileTree) -> list[str]:
-    """Return requirements files at the top, else one folder down, without outputs of pip-compile."""
+def _find_requirement_files(tree: FileTree) -> tuple[list[str], list[str]]:
+    """Return the requirements files at the top, else one folder down: those to use, and outputs of `pip freeze`.
+
+    The versions of a freeze are only preferences. Outputs of pip-compile are left out next to their source.
+    """
     near = [*tree.files_at(""), *tree.files_at("requirements")]
     if not any("requirement" in name for name in near):
-        near += [
-            name
-            for folder in tree.folders_at("")
-            for name in tree.files_at(folder)
-            if folder != "requirements"
-        ]
-    candidates = [
+        folders = [folder for folder in tree.folders_at("") if folder != "requirements"]
+        near += [name for folder in folders for name in tree.files_at(folder)]
+    named = [
         name
         for name in near
-        if PurePosixPath(name).suffix in (".in", ".txt")
+        if name.endswith((".in", ".txt"))
         and ("requirement" in name or PurePosixPath(name).name.startswith("reqs"))
     ]
-    return [name for name in candidates if not _is_compiled_result(name, candidates, tree)]
-
-
-def _is_compiled_result(name: str, named: list[str], tree: FileTree) -> bool:
-    source = f"{name.removesuffix('.txt')}.in"
-    if not name.endswith(".txt") or source not in named:
-        return False
-    try:
-        return is_compiled_output((tree.root / name).read_text(encoding="utf-8", errors="replace"))
-    except OSError:
-        return False
+    files, frozen = list[str](), list[str]()
+    for name in named:
+        text = ""
+        if name.endswith(".txt"):
+            with contextlib.suppress(OSError, UnicodeDecodeError):
+                text = decode_text((tree.root / name).read_bytes())
+        if is_compiled_output(text):
+            files += [] if f"{name.removesuffix('.txt')}.in" in named else [name]
+        else:
+            (frozen if looks_like_pip_freeze(text) else files).append(name)
+    return files, frozen
 
 
 def _locks_setting(tree: FileTree, frozen: list[str]) -> Setting:
