@@ -20,10 +20,8 @@ from offline_kit.project.package_lists import normalize_name
 from offline_kit.project.types import Kit, NotebookSettings, Role
 
 TEMPLATE = "adopt"
-_NAME = re.compile(r"^([A-Za-z0-9][\w.-]*)")
-"""The name that a requirement begins with."""
-_AFTER_NAME = re.compile(r"-\d|[=<>~!;\[]")
-"""What follows the name in a file's name or a requirement."""
+_NAME = re.compile(r"^([A-Za-z0-9][\w.-]*)")  # the name that a requirement begins with
+_AFTER_NAME = re.compile(r"-\d|[=<>~!;\[]")  # what follows the name in a file's name or a requirement
 
 
 def render_notebook(

@@ -46,8 +46,7 @@ LOGIN_CALLS = frozenset(
     | {f"huggingface_hub.{name}" for name in ("login", "notebook_login", "interpreter_login")}
 )
 # https://www.kaggle.com/docs/notebooks#secrets: they are read over the network, so an offline notebook has none
-SECRETS_MODULE = "kaggle_secrets"
-"""Kaggle's module for the secrets of an account, which needs the internet."""
+SECRETS_MODULE = "kaggle_secrets"  # Kaggle's module for the secrets of an account, which needs the internet
 SECRET_METHODS = {
     "get_secret": "''",
     "get_gcloud_credential": "''",

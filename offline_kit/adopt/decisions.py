@@ -20,8 +20,7 @@ from offline_kit.core.redaction import redact_urls
 from offline_kit.packages.own import code_files
 
 _PACKAGE_FILES = ("pyproject.toml", "setup.py", "setup.cfg")
-_TOOLS = frozenset({"pip", "uv", "wheel"})
-"""Installers, which nothing needs offline."""
+_TOOLS = frozenset({"pip", "uv", "wheel"})  # installers, which nothing needs offline
 _TRAINED = frozenset(
     {".bin", ".ckpt", ".h5", ".joblib", ".keras", ".npy", ".npz"}
     | {".onnx", ".pkl", ".pt", ".pth", ".safetensors"}

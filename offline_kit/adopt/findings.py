@@ -49,14 +49,11 @@ class NotebookCell:
     number: int  # from 1
     kind: str  # "code", "markdown" or "raw"
     source: str
-    node: dict[str, Any] = field(default_factory=dict)
-    """Its other keys: id, metadata, attachments."""
+    node: dict[str, Any] = field(default_factory=dict)  # its other keys: id, metadata, attachments
 
 
-ARGUMENT = "argument"
-"""Detail of a need that is one argument of a command that does more than download it."""
-_MAX_TEXT = 120
-"""Characters of a line in a report."""
+ARGUMENT = "argument"  # detail of a need that is one argument of a command that does more than download it
+_MAX_TEXT = 120  # characters of a line in a report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,16 +73,14 @@ class ExternalNeed:
     span: tuple[int, int] | None = field(default=None, compare=False)
     """Offsets in the cell's text of what the stand-in can replace; None if nothing can be replaced."""
     stand_in: str = field(default="", compare=False)
-    is_statement: bool = field(default=False, compare=False)
-    """Whether the replaced text is a whole statement."""
+    is_statement: bool = field(default=False, compare=False)  # whether the replaced text is a whole statement
     resolution: Outcome = Outcome.UNRESOLVED
     value: str = ""
     """The requirement, checkpoint, source, ... that meets it."""
     remedy: str = ""
     switches_off: bool = field(default=False, compare=False)
     """Whether its line can be disabled, because what it downloads is available."""
-    source: str = ""
-    """The metadata that contains it, if no cell does."""
+    source: str = ""  # the metadata that contains it, if no cell does
 
     @property
     def position(self) -> str:
@@ -150,15 +145,11 @@ class Adoption:
 
     notebook: Path
     cells: tuple[NotebookCell, ...]
-    changed: tuple[str, ...]
-    """The text of every cell after adoption."""
-    resolved: tuple[ExternalNeed, ...]
-    """In the notebook's order."""
-    requirements: tuple[str, ...] = ()
-    """Lines of a requirements file."""
+    changed: tuple[str, ...]  # the text of every cell after adoption
+    resolved: tuple[ExternalNeed, ...]  # in the notebook's order
+    requirements: tuple[str, ...] = ()  # lines of a requirements file
     requirement_files: tuple[str, ...] = ()
-    packages: tuple[str, ...] = ()
-    """Folders that it installs as packages."""
+    packages: tuple[str, ...] = ()  # folders that it installs as packages
     checkpoints: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
     served: tuple[tuple[str, str], ...] = ()
@@ -168,8 +159,7 @@ class Adoption:
     project's file or folder that is placed there; "" for an empty folder."""
     sources: AttachedSources = field(default_factory=AttachedSources)
     accelerator: str = ""
-    accelerator_source: str = ""
-    """The metadata that names it."""
+    accelerator_source: str = ""  # the metadata that names it
 
     @property
     def unresolved(self) -> tuple[ExternalNeed, ...]:

@@ -44,8 +44,7 @@ _LAID_OUT = "what it is about is laid out by the first cell"
 _STAYS_MOUNTED = "what is attached stays mounted"
 _DELETING = frozenset({"rm", "shutil.rmtree", "os.remove", "os.unlink"})
 """Commands and calls that delete their paths."""
-_MAKING = frozenset({"mkdir", "os.mkdir", "os.makedirs"})
-"""Commands and calls that fail if the folder exists."""
+_MAKING = frozenset({"mkdir", "os.mkdir", "os.makedirs"})  # commands and calls that fail if the folder exists
 _MOUNT_COMMANDS = _DELETING | _MAKING | {"umount", "mount", "ln", "chmod", "chown"}
 _MOUNT_COMMANDS |= {"os.symlink", "os.chmod", "os.link", "os.rmdir"}
 """Commands and calls that change the mount points, as Colab importers do."""

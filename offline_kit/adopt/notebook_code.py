@@ -12,8 +12,7 @@ from offline_kit.notebook import cells
 from offline_kit.notebook.cells import ParsedCell
 from offline_kit.project import references
 
-_MAX_COMBINATIONS = 64
-"""Largest number of combinations of values."""
+_MAX_COMBINATIONS = 64  # largest number of combinations of values
 _PATH_CALLS = frozenset(
     {"Path", "PurePath", "PosixPath", "str", "abspath", "expanduser", "normpath", "fspath"}
 )
@@ -151,10 +150,8 @@ def has_unknowns(text: str) -> bool:
 class NotebookCode:
     """The Python of a whole notebook, as far as it can be parsed."""
 
-    trees: Mapping[int, ast.Module]
-    """By number of the cell."""
-    reads: Mapping[int, ParsedCell]
-    """All code cells, by number."""
+    trees: Mapping[int, ast.Module]  # by number of the cell
+    reads: Mapping[int, ParsedCell]  # all code cells, by number
     aliases: Mapping[str, str] = field(default_factory=dict)
     """Full names of imported names: "AutoModel" for "transformers.AutoModel"."""
     strings: KnownStrings = field(default_factory=KnownStrings)

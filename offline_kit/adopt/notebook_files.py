@@ -17,8 +17,7 @@ INPUT, SHOWN_INPUT = "/kaggle/input", "/tmp/kaggle/input"  # noqa: S108 - a path
 """Kaggle's mounts, and the folder with links to them under old and new paths, and to the kit's files."""
 WORKING = "/tmp/kaggle/working"  # noqa: S108
 """Folder in which the adopted notebook finds the files that were next to it."""
-_OUTPUT = "/kaggle/working"
-"""Kaggle's working folder, whose files become the notebook's output."""
+_OUTPUT = "/kaggle/working"  # Kaggle's working folder, whose files become the notebook's output
 # https://www.kaggle.com/docs/notebooks: /kaggle/input/SLUG in the older layout; in the newer one
 # /kaggle/input/datasets/OWNER/SLUG, .../competitions/SLUG, .../models/OWNER/MODEL/FRAMEWORK/VARIATION/VERSION
 _GROUPS = {"competitions": 1, "datasets": 2, "notebooks": 2, "models": 5}
@@ -89,10 +88,8 @@ class InspectedNotebook:
     project: Path
     image: Image
     code: NotebookCode
-    unnamed: tuple[str, ...] = ()
-    """Kinds of sources that its metadata attaches by number, without a name."""
-    lines: tuple[str, ...] = ()
-    """Lines of the project's requirements files, with comments."""
+    unnamed: tuple[str, ...] = ()  # kinds of sources that its metadata attaches by number, without a name
+    lines: tuple[str, ...] = ()  # lines of the project's requirements files, with comments
     sources: AttachedSources = field(default_factory=AttachedSources)
     requirements: dict[str, None] = field(default_factory=dict)
     requirement_files: dict[str, None] = field(default_factory=dict)

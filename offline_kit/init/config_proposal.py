@@ -46,8 +46,7 @@ class InitRequest:
     project: Path
     competition: str = ""  # empty to detect it
     dataset: str = ""  # empty to derive it from the project's name
-    force: bool = False
-    """Whether to add missing keys to an existing configuration."""
+    force: bool = False  # whether to add missing keys to an existing configuration
 
 
 @dataclass(frozen=True, kw_only=True)

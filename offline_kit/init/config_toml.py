@@ -10,8 +10,7 @@ from typing import Any
 
 from offline_kit.core.errors import UsageError
 
-LINE_WIDTH = 110
-"""Largest length of a line; longer comments go above their key."""
+LINE_WIDTH = 110  # largest length of a line; longer comments go above their key
 _MAIN = ("tool", "offline-kit")
 
 
@@ -25,8 +24,7 @@ class Setting:
     reason: str = ""  # its source or purpose, in a few words
     comments: tuple[str, ...] = ()  # further lines
     notebook: bool = False  # whether it belongs into the notebook's table
-    needed_for: str = ""
-    """What fails without it, if it was not detected and must be set by hand."""
+    needed_for: str = ""  # what fails without it, if it was not detected and must be set by hand
 
 
 @dataclass(kw_only=True)

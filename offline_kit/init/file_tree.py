@@ -22,12 +22,9 @@ class ScanLimits:
     """Limits of a scan."""
 
     depth: int = 7
-    data_depth: int = 3
-    """The same in data folders."""
-    per_folder: int = 2000
-    """Entries per folder."""
-    total: int = 50_000
-    """Entries in total."""
+    data_depth: int = 3  # the same in data folders
+    per_folder: int = 2000  # entries per folder
+    total: int = 50_000  # entries in total
 
 
 LIMITS = ScanLimits()
@@ -38,12 +35,9 @@ class FileTree:
     """The files and folders that a scan found."""
 
     root: Path
-    files: tuple[str, ...]
-    """POSIX paths relative to the root, those near the top first, then by name."""
-    folders: tuple[str, ...]
-    """The same for folders, including data folders and `.kaggle`."""
-    notes: tuple[str, ...] = ()
-    """Sentences on what a limit left out."""
+    files: tuple[str, ...]  # POSIX paths relative to the root, those near the top first, then by name
+    folders: tuple[str, ...]  # the same for folders, including data folders and `.kaggle`
+    notes: tuple[str, ...] = ()  # sentences on what a limit left out
 
     def files_at(self, folder: str) -> tuple[str, ...]:
         """Return the files directly in a folder ("" for the root)."""

@@ -9,10 +9,8 @@ from pathlib import PurePosixPath
 from offline_kit.init.file_tree import DATA_FOLDERS, FileTree, top_folder
 from offline_kit.project.references import parse_module
 
-MAX_FILES = 1500
-"""Largest number of Python files to read."""
-MAX_FILE_SIZE = 1_000_000
-"""Bytes; larger Python files are generated."""
+MAX_FILES = 1500  # largest number of Python files to read
+MAX_FILE_SIZE = 1_000_000  # bytes; larger Python files are generated
 _NO_CODE = frozenset({"tests", "test", "docs", "doc", "examples", "bench", "benchmarks"})
 _WORK_CALLS = frozenset({"fit", "train", "main", "parse_args", "run", "predict", "backward"})
 """Calls at the top of a module that an import should not run."""
@@ -29,12 +27,9 @@ class DetectedFunction:
 
     file: str  # POSIX path relative to the project
     name: str
-    takes: tuple[str, ...]
-    """Its required parameters."""
-    callable_with_one: bool
-    """Whether it can be called with one positional argument."""
-    runs: bool
-    """Whether importing the file runs something, such as training."""
+    takes: tuple[str, ...]  # its required parameters
+    callable_with_one: bool  # whether it can be called with one positional argument
+    runs: bool  # whether importing the file runs something, such as training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,13 +38,11 @@ class DetectedClass:
 
     file: str
     name: str
-    bases: tuple[str, ...]
-    """Last names of its base classes: "LightningModule" for pl.LightningModule."""
+    bases: tuple[str, ...]  # last names of its base classes: "LightningModule" for pl.LightningModule
     methods: frozenset[str]
     first: tuple[str, str, str] | None
     """Name, annotation and default of the first parameter of its own __init__; None without one."""
-    needs: tuple[str, ...] = ()
-    """Required parameters of its own __init__."""
+    needs: tuple[str, ...] = ()  # required parameters of its own __init__
     runs: bool
 
 
@@ -57,17 +50,13 @@ class DetectedClass:
 class ProjectCode:
     """Code that a notebook may use, the likeliest first."""
 
-    models: Sequence[DetectedClass]
-    """Direct and indirect subclasses of LightningModule."""
-    plain_models: Sequence[DetectedClass]
-    """Other subclasses of torch's Module, including layers."""
+    models: Sequence[DetectedClass]  # direct and indirect subclasses of LightningModule
+    plain_models: Sequence[DetectedClass]  # other subclasses of torch's Module, including layers
     data: Sequence[DetectedClass]
     """Classes with a dataloader to predict on, including subclasses of LightningDataModule."""
     functions: Sequence[DetectedFunction]
-    rivals: Sequence[DetectedClass]
-    """Models in other folders that the hints rank like the first one."""
-    submitting: frozenset[str]
-    """Names of the data classes with a method `submission`, their own or inherited."""
+    rivals: Sequence[DetectedClass]  # models in other folders that the hints rank like the first one
+    submitting: frozenset[str]  # names of the data classes with a method `submission`, their own or inherited
     notes: Sequence[str]
 
 

@@ -8,8 +8,7 @@ from offline_kit.init.file_tree import FileTree
 from offline_kit.init.project_code import DetectedClass, DetectedFunction, ProjectCode
 from offline_kit.init.trained_files import TrainedFiles
 
-_MAX_LISTED = 8
-"""Largest number of alternatives that are listed."""
+_MAX_LISTED = 8  # largest number of alternatives that are listed
 _CONTEXTS = frozenset({"context", "ctx", "kit", "kaggle"})
 """Usual names of the parameter of a function written for the template."""
 

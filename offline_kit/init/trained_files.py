@@ -24,10 +24,8 @@ _TEXT_COLUMNS = frozenset(
     | {"prompt", "question", "question_text", "response", "review", "sentence", "text", "tweet"}
 )
 """Usual names of columns with texts."""
-SPLIT_ABOVE = 100_000_000
-"""Bytes of checkpoints above which they get their own dataset."""
-_MAX_LISTED = 12
-"""Largest number of checkpoints that are listed."""
+SPLIT_ABOVE = 100_000_000  # bytes of checkpoints above which they get their own dataset
+_MAX_LISTED = 12  # largest number of checkpoints that are listed
 
 _ALWAYS_TRAINED = frozenset({".ckpt", ".pt", ".pth", ".safetensors"})
 """Suffixes of trained files in any folder."""
@@ -53,20 +51,14 @@ class TrainedFiles:
 
     models: Sequence[str] = ()
     left_out: Sequence[str] = ()
-    frameworks: Sequence[str] = ()
-    """Frameworks that load some of the models without the user's class."""
-    task: str = ""
-    """What the models predict on, if the models or the data show it."""
-    non_models: Sequence[str] = ()
-    """Scalers, encoders and label maps."""
+    frameworks: Sequence[str] = ()  # frameworks that load some of the models without the user's class
+    task: str = ""  # what the models predict on, if the models or the data show it
+    non_models: Sequence[str] = ()  # scalers, encoders and label maps
     unplaced: Mapping[str, str] = field(default_factory=dict)
     """Models that no framework loads as they are, and what each lacks."""
-    whole_models: Collection[str] = ()
-    """Models pickled with their class, which may run any code."""
-    mostly_known: bool = False
-    """Whether frameworks load at least half of the models."""
-    patterns: Sequence[str] = ()
-    """The models that frameworks load, as globs, if others are unplaced."""
+    whole_models: Collection[str] = ()  # models pickled with their class, which may run any code
+    mostly_known: bool = False  # whether frameworks load at least half of the models
+    patterns: Sequence[str] = ()  # the models that frameworks load, as globs, if others are unplaced
 
 
 def choose_checkpoints(tree: FileTree) -> TrainedFiles:
