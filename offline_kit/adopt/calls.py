@@ -15,6 +15,7 @@ from offline_kit.adopt.notebook_code import (
     node_span,
     owner_name,
 )
+from offline_kit.adopt.notebook_files import InspectedNotebook, place_destination
 from offline_kit.checkpoints import download_calls
 from offline_kit.checkpoints.download_calls import UNKNOWN, DownloadCall, DownloadKind, Switch
 from offline_kit.notebook import cells
@@ -57,10 +58,13 @@ SECRET_METHODS = {
 COLAB_CALLS = ("google.colab.drive.mount", "google.colab.files.upload")
 
 
-def find_needs(code: NotebookCode) -> Iterator[ExternalNeed]:
+def find_needs(notebook: InspectedNotebook) -> Iterator[ExternalNeed]:
     """Yield the needs of a notebook's calls, cell by cell; last the pretrained weights of modules that cells write."""
+    code = notebook.code
     for number, tree in code.trees.items():
-        yield from _CallReader(code, number, code.reads[number], tree).read_tree()
+        for need in _CallReader(code, number, code.reads[number], tree).read_tree():
+            folder = notebook.folder_at(number, need.line)
+            yield replace(need, destination=place_destination(need.kind, need.destination, folder))
     for number, read in code.reads.items():
         line, _, body = read.source.lstrip("\n").partition("\n")
         if read.foreign != "writefile" or not line.rstrip().endswith(".py"):

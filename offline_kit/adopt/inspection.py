@@ -7,15 +7,7 @@ from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
-from offline_kit.adopt import (
-    calls,
-    decisions,
-    input_paths,
-    missing_imports,
-    notebook_code,
-    notebook_metadata,
-    shell,
-)
+from offline_kit.adopt import calls, decisions, input_paths, missing_imports, notebook_code, shell
 from offline_kit.adopt.findings import (
     Adoption,
     AttachedSources,
@@ -25,14 +17,8 @@ from offline_kit.adopt.findings import (
     NotebookCell,
     Outcome,
 )
-from offline_kit.adopt.notebook_files import (
-    INPUT,
-    MOUNT,
-    SHOWN_INPUT,
-    InspectedNotebook,
-    join_run_path,
-    place_destination,
-)
+from offline_kit.adopt.notebook_files import INPUT, MOUNT, SHOWN_INPUT, InspectedNotebook, join_run_path
+from offline_kit.adopt.notebook_metadata import NotebookMetadata, read_cells, read_metadata
 from offline_kit.core.errors import OfflineKitError
 from offline_kit.core.redaction import find_secrets, redact_secrets
 from offline_kit.project.accelerators import find_machine_shape
@@ -69,8 +55,8 @@ def inspect_notebook(
         UsageError: There is no such notebook.
         ProjectError: The file is not a Python notebook.
     """
-    cells = notebook_metadata.read_cells(path)
-    metadata = notebook_metadata.read_metadata(path)
+    cells = read_cells(path)
+    metadata = read_metadata(path)
     sources = attached or AttachedSources()
     for kind, names in metadata.sources.by_kind().items():
         sources = sources.add(kind, *names)
@@ -85,10 +71,7 @@ def inspect_notebook(
         sources=sources,
     )
     shell_lines = list(shell.find_shell_lines(notebook))
-    called = []
-    for need in calls.find_needs(code):
-        folder = notebook.folder_at(need.cell, need.line)
-        called.append(replace(need, destination=place_destination(need.kind, need.destination, folder)))
+    called = list(calls.find_needs(notebook))
     needs = [*(need for line in shell_lines for need in line.needs), *called]
 
     # in the notebook's order, because later lines may install from earlier clones
@@ -174,7 +157,7 @@ def _edit_call(need: ExternalNeed, source: str) -> CellEdit | None:
     return CellEdit(cell=need.cell, span=need.span, text=need.stand_in) if need.stand_in else None
 
 
-def _resolve_metadata(metadata: notebook_metadata.NotebookMetadata) -> Iterator[ExternalNeed]:
+def _resolve_metadata(metadata: NotebookMetadata) -> Iterator[ExternalNeed]:
 
     def make_need(text: str) -> ExternalNeed:
         return ExternalNeed(kind=NeedKind.SETTING, cell=0, line=0, text=text, source=metadata.source)
