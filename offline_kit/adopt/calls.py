@@ -74,8 +74,9 @@ def find_needs(notebook: InspectedNotebook) -> Iterator[ExternalNeed]:
         if module_tree is None or module.magics:
             continue
         before = len(read.source) - len(body)
-        names = {**code.aliases, **references.map_imported_names(module_tree)}
-        for need in _CallReader(replace(code, aliases=names), number, module, module_tree).read_tree():
+        reader = _CallReader(code, number, module, module_tree)
+        reader.aliases = {**code.aliases, **references.map_imported_names(module_tree)}
+        for need in reader.read_tree():
             if need.kind is NeedKind.PRETRAINED:
                 span = (need.span[0] + before, need.span[1] + before) if need.span else None
                 first_line = read.line_number(before)
@@ -87,7 +88,7 @@ class _CallReader:
 
     def __init__(self, code: NotebookCode, number: int, read: ParsedCell, tree: ast.Module) -> None:
         self.code = code
-        self.strings = code.strings
+        self.aliases, self.strings = code.aliases, code.strings
         self.number = number
         self.read = read
         self.tree = tree
@@ -119,7 +120,7 @@ class _CallReader:
         elif download := download_calls.find_download(name, self._text(call, "", 0)):
             yield from self._read_download(call, name, download)
         elif not last.startswith(("list_", "is_")):  # timm.list_models(pretrained=True)
-            name = name or download_calls.resolve_name(call.func, self.code.aliases)
+            name = name or download_calls.resolve_name(call.func, self.aliases)
             for switch in self._find_switches(call, name):
                 yield from self._read_switch(call, name, switch)
 
@@ -177,7 +178,7 @@ class _CallReader:
         module = node.module if isinstance(node, ast.ImportFrom) else node.names[0].name
         if module != SECRETS_MODULE or len(names) > 1:
             return False
-        nodes = [item for tree in self.code.trees.values() for item in ast.walk(tree)]
+        nodes = self.code.nodes
         calls = [item for item in nodes if isinstance(item, ast.Call) and owner_name(item) in names]
         clients = [item for item in calls if self._dotted_name(item.func).startswith(f"{SECRETS_MODULE}.U")]
         return len(clients) == sum(isinstance(item, ast.Name) and item.id in names for item in nodes)
@@ -293,7 +294,7 @@ class _CallReader:
         if isinstance(node, ast.Call):
             inner = self._dotted_name(node.func)
             return f"{inner}()" if inner == "get_ipython" or inner.startswith(SECRETS_MODULE) else ""
-        return self.code.aliases.get(node.id, node.id) if isinstance(node, ast.Name) else ""
+        return self.aliases.get(node.id, node.id) if isinstance(node, ast.Name) else ""
 
     def _text(self, call: ast.Call, name: str, place: int) -> str:
         """Return an argument's string, by its name or position."""

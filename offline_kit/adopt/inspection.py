@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
-from offline_kit.adopt import calls, decisions, input_paths, missing_imports, notebook_code, shell
+from offline_kit.adopt import calls, decisions, input_paths, missing_imports, shell
 from offline_kit.adopt.findings import (
     Adoption,
     AttachedSources,
@@ -17,6 +17,7 @@ from offline_kit.adopt.findings import (
     NotebookCell,
     Outcome,
 )
+from offline_kit.adopt.notebook_code import NotebookCode
 from offline_kit.adopt.notebook_files import INPUT, MOUNT, SHOWN_INPUT, InspectedNotebook, join_run_path
 from offline_kit.adopt.notebook_metadata import NotebookMetadata, read_cells, read_metadata
 from offline_kit.core.errors import OfflineKitError
@@ -60,7 +61,7 @@ def inspect_notebook(
     sources = attached or AttachedSources()
     for kind, names in metadata.sources.by_kind().items():
         sources = sources.add(kind, *names)
-    code = notebook_code.read_code((cell.number, cell.source) for cell in cells if cell.kind == "code")
+    code = NotebookCode((cell.number, cell.source) for cell in cells if cell.kind == "code")
     notebook = InspectedNotebook(
         path=path,
         project=project,

@@ -4,7 +4,6 @@ import ast
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import islice, product
 from typing import Any
 
@@ -146,21 +145,30 @@ def has_unknowns(text: str) -> bool:
     return bool(re.search(r"\{[^{}]*\}|\$[\w{(]|^[^=<>!~\[;@]*\*", text))
 
 
-@dataclass(frozen=True, kw_only=True)
 class NotebookCode:
     """The Python of a whole notebook, as far as it can be parsed."""
 
-    trees: Mapping[int, ast.Module]  # by number of the cell
-    reads: Mapping[int, ParsedCell]  # all code cells, by number
-    aliases: Mapping[str, str] = field(default_factory=dict)
-    """Full names of imported names: "AutoModel" for "transformers.AutoModel"."""
-    strings: KnownStrings = field(default_factory=KnownStrings)
-    true_names: frozenset[str] = frozenset()
-    """Variables, attributes and dictionary keys that are only ever True, such as settings."""
-    strictly_loaded: frozenset[str] = frozenset()
-    """Names of models that load a checkpoint strictly, by `load_state_dict` or Keras' `load_weights`."""
-    loosely_loaded: frozenset[str] = frozenset()
-    """The same with `strict=False`: weights missing in the checkpoint stay as they were."""
+    def __init__(self, sources: Iterable[tuple[int, str]]) -> None:
+        """Parse the code cells (number, text) of a notebook."""
+        self.reads = {number: cells.parse_cell(source) for number, source in sources}
+        trees = {number: read.parse_tree() for number, read in self.reads.items()}
+        self.trees = {number: tree for number, tree in trees.items() if tree is not None}
+        nodes = [node for tree in self.trees.values() for node in ast.walk(tree)]
+        self.nodes = nodes
+        self.aliases: dict[
+            str, str
+        ] = {}  # full names of imported ones: "AutoModel" for "transformers.AutoModel"
+        for tree in self.trees.values():
+            self.aliases |= references.map_imported_names(tree)
+        self.strings = _find_known_strings(nodes)
+        self.true_names = _find_true_names(nodes)
+        # models that load a checkpoint; loosely if weights that it lacks stay as they were
+        calls = [
+            node for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+        ]
+        loads = [call for call in calls if call_name(call) in ("load_state_dict", "load_weights")]
+        self.loosely_loaded = {owner_name(call) for call in loads if _tolerates_missing_weights(call)}
+        self.strictly_loaded = {owner_name(call) for call in loads} - self.loosely_loaded
 
     def imports_package(self, name: str) -> bool:
         """Whether the notebook imports a package or something from it."""
@@ -180,44 +188,16 @@ class NotebookCode:
         return self.aliases.get(name, name)
 
 
-def read_code(sources: Iterable[tuple[int, str]]) -> NotebookCode:
-    """Parse the code cells (number, text) of a notebook."""
-    reads = {number: cells.parse_cell(source) for number, source in sources}
-    trees = {number: tree for number, read in reads.items() if (tree := read.parse_tree()) is not None}
-    loads = [
-        node
-        for tree in trees.values()
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Attribute)
-        and node.func.attr in ("load_state_dict", "load_weights")
-    ]
-    loose = {owner_name(call) for call in loads if _tolerates_missing_weights(call)}
-    return NotebookCode(
-        trees=trees,
-        reads=reads,
-        aliases={
-            name: full
-            for tree in trees.values()
-            for name, full in references.map_imported_names(tree).items()
-        },
-        strings=_find_known_strings(list(trees.values())),
-        true_names=_find_true_names(trees.values()),
-        strictly_loaded=frozenset(owner_name(call) for call in loads) - loose,
-        loosely_loaded=frozenset(loose),
-    )
-
-
 def _tolerates_missing_weights(call: ast.Call) -> bool:
     if call_name(call) == "load_weights":
         return any(is_constant(find_argument(call, name, 9), True) for name in ("by_name", "skip_mismatch"))
     return is_constant(find_argument(call, "strict", 1), False)
 
 
-def _find_known_strings(trees: Sequence[ast.Module]) -> KnownStrings:
+def _find_known_strings(nodes: Sequence[ast.AST]) -> KnownStrings:
     """Return the variables and class attributes that are assigned one string only, and those with several."""
     known, times = KnownStrings(), Counter[str]()
-    for node in (node for tree in trees for node in ast.walk(tree)):
+    for node in nodes:
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             times[node.id] += 1
         match node:
@@ -229,13 +209,12 @@ def _find_known_strings(trees: Sequence[ast.Module]) -> KnownStrings:
     once = {name: value for name, value in known.items() if times[name] == 1}
     names = KnownStrings(once)
     for _ in range(3):  # a list, a loop over it, a call with the loop's variable
-        names = KnownStrings(once, _find_alternatives(trees, names))
+        names = KnownStrings(once, _find_alternatives(nodes, names))
     return names
 
 
-def _find_alternatives(trees: Iterable[ast.Module], known: KnownStrings) -> dict[str, tuple[str, ...]]:
+def _find_alternatives(nodes: Sequence[ast.AST], known: KnownStrings) -> dict[str, tuple[str, ...]]:
     values_by_name: dict[str, dict[str, None]] = {}
-    nodes = [node for tree in trees for node in ast.walk(tree)]
     functions = {node.name: node for node in nodes if isinstance(node, ast.FunctionDef)}
 
     def add_values(name: str, values: Iterable[str]) -> None:
@@ -264,10 +243,10 @@ def _passed_arguments(call: ast.Call, function: ast.FunctionDef) -> Iterator[tup
     yield from ((argument.arg, argument.value) for argument in call.keywords if argument.arg in arguments)
 
 
-def _find_true_names(trees: Iterable[ast.Module]) -> frozenset[str]:
+def _find_true_names(nodes: Iterable[ast.AST]) -> frozenset[str]:
     """Return the variables, attributes and dictionary keys that are only ever set to True."""
     is_true: dict[str, bool] = {}
-    for node in (node for tree in trees for node in ast.walk(tree)):
+    for node in nodes:
         values: list[tuple[Any, ast.expr | None]] = []
         match node:
             case (

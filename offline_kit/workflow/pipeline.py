@@ -13,7 +13,7 @@ from offline_kit.checkpoints import discovery as checkpoints
 from offline_kit.core import files
 from offline_kit.core.errors import ProjectError, UsageError
 from offline_kit.core.report import SILENT, Reporter
-from offline_kit.init import data_contract
+from offline_kit.init import project_code
 from offline_kit.kit import assemble, install_plan, manifest
 from offline_kit.kit import layout as kit_layout
 from offline_kit.notebook import rendering as notebook
@@ -160,9 +160,9 @@ def check_code(
     settings = config.notebook
     findings: tuple[Finding, ...] = ()
     if settings.data:
-        findings = data_contract.check_data_class(config.project, settings.data, settings.params)
+        findings = project_code.check_data_class(config.project, settings.data, settings.params)
     if settings.data and settings.model:
-        findings += data_contract.check_model_class(config.project, settings.model, settings.params, saved)
+        findings += project_code.check_model_class(config.project, settings.model, settings.params, saved)
     if config.main_from and (names := references.find_undefined_names(config.main_from)):
         undefined = Finding(
             severity=Severity.WARN,
