@@ -112,12 +112,10 @@ def _check_adoption(adoption: Adoption, kit: Kit, image: Image, source: str, rep
 
 def _warn_of_packages(adoption: Adoption, kit: Kit, image: Image, source: str, report: Reporter) -> None:
     """Warn of required packages that are nowhere, and of those that the kit's version replaces."""
-    bundled = {
-        normalize_name(entry.original.rpartition("/")[2].split("-")[0])
-        for part in kit.parts
-        for entry in part.entries
-        if entry.role in (Role.WHEEL, Role.SDIST)
-    }
+    entries = [
+        entry for part in kit.parts for entry in part.entries if entry.role in (Role.WHEEL, Role.SDIST)
+    ]
+    bundled = {normalize_name(entry.original.rpartition("/")[2].split("-")[0]) for entry in entries}
     required = [_NAME.match(line) for line in adoption.requirements if not shell.is_nameless(line)]
     for name in dict.fromkeys(match[1] for match in required if match):
         if normalize_name(name) not in bundled and normalize_name(name) not in image.packages:
@@ -136,13 +134,9 @@ def _warn_of_packages(adoption: Adoption, kit: Kit, image: Image, source: str, r
 
 def _find_entries(kit: Kit, name: str, *tops: str) -> list[str]:
     """Return the original names of the kit's files that belong to a file or folder of the project."""
-    prefixes = [f"{top}/{name}" for top in tops or ("code", "checkpoints")]
-    return [
-        entry.original
-        for part in kit.parts
-        for entry in part.entries
-        if any(f"{entry.original}/".startswith(f"{prefix}/") for prefix in prefixes)
-    ]
+    prefixes = [f"{top}/{name}/" for top in tops or ("code", "checkpoints")]
+    names = [entry.original for part in kit.parts for entry in part.entries]
+    return [name for name in names if any(f"{name}/".startswith(prefix) for prefix in prefixes)]
 
 
 def _template_facts(adoption: Adoption, kit: Kit) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from offline_kit.adopt import adopted_notebook, inspection, notebook_metadata
-from offline_kit.adopt.findings import Adoption, NeedKind, NotebookCell, Outcome
+from offline_kit.adopt.findings import Adoption, NeedKind, NotebookCell
 from offline_kit.core import files, processes
 from offline_kit.core.errors import OfflineKitError, UsageError
 from offline_kit.core.redaction import redact_secrets
@@ -102,12 +102,9 @@ def plan_adoption(
         adoption, accelerator=own_accelerator, requirements=(*adoption.requirements, *stated_imports)
     )
     if "accelerator" in table:  # which settles what the metadata left open
-        settled = [
-            need
-            for need in adoption.resolved
-            if need.kind is not NeedKind.SETTING or need.resolution is not Outcome.UNRESOLVED
-        ]
-        adoption = replace(adoption, resolved=tuple(settled))
+        open_settings = [need for need in adoption.unresolved if need.kind is NeedKind.SETTING]
+        settled = tuple(need for need in adoption.resolved if need not in open_settings)
+        adoption = replace(adoption, resolved=settled)
 
     requirements_file, requirements_text = _plan_requirements(root, source, adoption)
     requirement_files = [requirements_file.name] if requirements_text else []
@@ -193,14 +190,9 @@ def _compare_settings(
 def _find_missing(stated: object, wanted: object) -> list[str]:
     """Return the wanted entries that a stated value lacks; a folder or pattern stands for the files below it."""
     if isinstance(stated, list) and isinstance(wanted, list):
-        return [
-            entry
-            for entry in wanted
-            if not any(
-                own == entry or entry.startswith(f"{own.rstrip('/')}/") or fnmatchcase(entry, own)
-                for own in stated
-            )
-        ]
+        folders = tuple(f"{own.rstrip('/')}/" for own in stated)
+        rest = [entry for entry in wanted if entry not in stated and not entry.startswith(folders)]
+        return [entry for entry in rest if not any(fnmatchcase(entry, own) for own in stated)]
     if isinstance(stated, dict) and isinstance(wanted, dict):
         return [entry for entry in wanted if entry not in stated]
     return [str(wanted)] if stated != wanted and stated == "" else []

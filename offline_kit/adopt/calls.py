@@ -207,11 +207,8 @@ class _CallReader:
             return switches
         # the notebook's own functions, with arguments named as in libraries
         usual = {"pretrained": "False", "encoder_weights": "None"}
-        return [
-            Switch(argument=keyword.arg, off=usual[keyword.arg], expression=keyword.value)
-            for keyword in call.keywords
-            if keyword.arg in usual
-        ]
+        named = [(keyword.arg, keyword.value) for keyword in call.keywords if keyword.arg in usual]
+        return [Switch(argument=name, off=usual[name], expression=value) for name, value in named]
 
     def _read_switch(self, call: ast.Call, name: str, switch: Switch) -> Iterator[ExternalNeed]:
         known, value = UNKNOWN, switch.expression
@@ -243,11 +240,9 @@ class _CallReader:
     def _read_defaults(self, node: ast.FunctionDef) -> Iterator[ExternalNeed]:
         """Yield `def __init__(self, pretrained=True)`."""
         arguments = [*node.args.posonlyargs, *node.args.args]
-        pairs: list[tuple[ast.arg, ast.expr | None]] = [
-            *zip(reversed(arguments), reversed(node.args.defaults), strict=False),
-            *zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True),
-        ]
-        for argument, default in pairs:
+        defaults = dict(zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True))
+        defaults |= dict(zip(reversed(arguments), reversed(node.args.defaults), strict=False))
+        for argument, default in defaults.items():
             if argument.arg == "pretrained" and is_constant(default, True):
                 fields = {"target": node.name, "stand_in": "False", "destination": "pretrained"}
                 yield _limit_span(self._make_need(NeedKind.PRETRAINED, node, **fields), self._span(default))

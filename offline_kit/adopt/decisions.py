@@ -366,11 +366,8 @@ def _decide_corpus(need: ExternalNeed, notebook: InspectedNotebook) -> ExternalN
     hits = notebook.find_beside("nltk_data")
     names = [package for package in need.target.split() if package not in _COLLECTIONS and "*" not in package]
     # its packages are unpacked or zipped
-    missing = [
-        package
-        for package in names
-        if not (hits and (any(hits[0].glob(f"*/{package}")) or any(hits[0].glob(f"*/{package}.zip"))))
-    ]
+    present = {path.name.removesuffix(".zip") for hit in hits[:1] for path in hit.glob("*/*")}
+    missing = [package for package in names if package not in present]
     if not hits or missing:
         packages = " ".join(missing or need.target.split()) or "..."
         return need.ask(

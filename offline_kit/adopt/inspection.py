@@ -67,9 +67,9 @@ def inspect_notebook(
         project=project,
         image=image,
         code=code,
-        unnamed=metadata.unnamed,
         lines=lines,
         sources=sources,
+        unnamed=metadata.unnamed,
     )
     shell_lines = list(shell.find_shell_lines(notebook))
     called = list(calls.find_needs(notebook))
@@ -100,31 +100,29 @@ def inspect_notebook(
     notebook.edits += input_paths.edit_input_paths(code)
     notebook.resolved += input_paths.resolve_sources(notebook)
     notebook.resolved += _resolve_metadata(metadata)
-    changed = tuple(
-        _apply_edits(cell.source, [edit for edit in notebook.edits if edit.cell == cell.number])
-        for cell in cells
-    )
+    changed = tuple(_apply_edits(cell, notebook.edits) for cell in cells)
     notebook.resolved += _find_written_secrets(cells, changed)
+
+    def in_order(need: ExternalNeed) -> tuple[int, int]:
+        """Put the metadata's last."""
+        return need.cell or len(cells) + 1, need.line
+
     # served paths are relative to the folder that contains inputs and working files
-    served = {
-        name if name.startswith("input/") else f"working/{name}": file
-        for name, file in notebook.served.items()
-    }
+    served = [
+        (path if path.startswith("input/") else f"working/{path}", name)
+        for path, name in notebook.served.items()
+    ]
     return Adoption(
         notebook=path,
         cells=cells,
         changed=changed,
-        resolved=tuple(
-            sorted(
-                dict.fromkeys(notebook.resolved), key=lambda need: (need.cell or len(cells) + 1, need.line)
-            )
-        ),
+        resolved=tuple(sorted(dict.fromkeys(notebook.resolved), key=in_order)),
         requirements=(*notebook.indexes, *notebook.requirements),
         requirement_files=tuple(notebook.requirement_files),
         packages=tuple(notebook.packages),
         checkpoints=tuple(notebook.checkpoints),
         modules=tuple(notebook.modules),
-        served=tuple(sorted(served.items())),
+        served=tuple(sorted(served)),
         laid_out=tuple(sorted(notebook.laid_out.items())),
         sources=notebook.sources,
         accelerator=metadata.accelerator,
@@ -178,10 +176,11 @@ def _resolve_metadata(metadata: NotebookMetadata) -> Iterator[ExternalNeed]:
             yield make_need(f"{kind}_sources").resolve(Outcome.SOURCE, f"{kind} {name}")
 
 
-def _apply_edits(source: str, edits: Iterable[CellEdit]) -> str:
+def _apply_edits(cell: NotebookCell, edits: Iterable[CellEdit]) -> str:
     """Return the edited text; of overlapping edits, the one that starts first and ends last wins."""
-    parts, position = [], 0
-    for edit in sorted(set(edits), key=lambda edit: (edit.span[0], -edit.span[1])):
+    source, parts, position = cell.source, list[str](), 0
+    own = {edit for edit in edits if edit.cell == cell.number}
+    for edit in sorted(own, key=lambda edit: (edit.span[0], -edit.span[1])):
         if edit.span[0] >= position:
             parts += [source[position : edit.span[0]], edit.text]
             position = edit.span[1]

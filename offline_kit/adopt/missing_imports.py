@@ -189,13 +189,8 @@ def _list_imports(notebook: InspectedNotebook) -> Iterator[ExternalNeed]:
             before = read.line_number(script.start) - 1 if script.start >= 0 else 0
             lines = script.text.split("\n")
             for node, name in _top_level_imports(script.parse_tree()):
-                yield ExternalNeed(
-                    kind=NeedKind.IMPORT,
-                    cell=number,
-                    line=before + node.lineno if script.start >= 0 else 1,
-                    text=lines[node.lineno - 1].strip(),
-                    target=name,
-                )
+                line, text = before + node.lineno if script.start >= 0 else 1, lines[node.lineno - 1].strip()
+                yield ExternalNeed(kind=NeedKind.IMPORT, cell=number, line=line, text=text, target=name)
 
 
 def _list_file_imports(path: Path, importer: ExternalNeed) -> Iterator[ExternalNeed]:
@@ -297,12 +292,9 @@ def _resolve_import(
 
 def _installed_distributions(name: str) -> tuple[str, ...]:
     """Return the distributions of the running environment that provide an import, except those built from a folder."""
-    distributions = imports.installed_imports().get(name, ()) if name not in _COMMON_NAMES else ()
-    return tuple(
-        normalize_name(distribution)
-        for distribution in distributions
-        if importlib.metadata.distribution(distribution).read_text("direct_url.json") is None
-    )
+    names = imports.installed_imports().get(name, ()) if name not in _COMMON_NAMES else ()
+    found = map(importlib.metadata.distribution, names)
+    return tuple(normalize_name(item.name) for item in found if item.read_text("direct_url.json") is None)
 
 
 def _installed_lines(notebook: InspectedNotebook) -> list[str]:

@@ -94,12 +94,9 @@ def _read_cell(number: int, fields: dict[str, Any]) -> NotebookCell:
     attachments = fields.get("attachments")
     if isinstance(attachments, dict) and kind in ("markdown", "raw"):
         extras["attachments"] = {name: data for name, data in attachments.items() if isinstance(data, dict)}
-    return NotebookCell(
-        number=number,
-        kind=kind if kind in ("code", "markdown") else "raw",
-        source="".join(line for line in lines if isinstance(line, str)),
-        node=extras,
-    )
+    kind = kind if kind in ("code", "markdown") else "raw"
+    text = "".join(line for line in lines if isinstance(line, str))
+    return NotebookCell(number=number, kind=kind, source=text, node=extras)
 
 
 def read_metadata(notebook: Path) -> NotebookMetadata:

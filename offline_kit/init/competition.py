@@ -34,16 +34,12 @@ def propose_competition(tree: FileTree) -> tuple[Setting, Setting]:
         others = ", ".join(f"{slug} ({sources[slug]})" for slug in slugs[1:])
         comments = (f"also found: {others}",) if others else ()
         competition = Setting(key="competition", value=slugs[0], reason=sources[slugs[0]], comments=comments)
-    data = Setting(
-        key="competition_data",
-        example="input",
-        reason="a local copy of its data, or part of it",
-        needed_for="to rehearse on the competition's data",
-    )
+    key, reason = "competition_data", "a local copy of its data, or part of it"
     if folder := next(_find_data_folders(tree, slugs), ""):
         reason = "a local copy, or part of it, for rehearsals"
-        data = Setting(key="competition_data", value=folder, reason=reason)
-    return competition, data
+        return competition, Setting(key=key, value=folder, reason=reason)
+    needed_for = "to rehearse on the competition's data"
+    return competition, Setting(key=key, example="input", reason=reason, needed_for=needed_for)
 
 
 def _find_slugs(tree: FileTree) -> Iterator[tuple[str, str]]:

@@ -22,19 +22,10 @@ from offline_kit.init.config_toml import ConfigFile, DetectedSettings, Setting
 from offline_kit.project import images
 from offline_kit.project.kaggle_names import check_slug, make_dataset_slug
 
-_KIT_KEYS = (
-    "competition",
-    "competition_data",
-    "dataset",
-    "image",
-    "requirements",
-    "locks",
-    "packages",
-    "modules",
-)
 SETTING_ORDER = (
-    *(*_KIT_KEYS, "checkpoints", "preprocessing", "parts"),
-    *("template", "task", "models", "transform", "model", "data", "function"),
+    *("competition", "competition_data", "dataset", "image", "requirements", "locks", "packages", "modules"),
+    *("checkpoints", "preprocessing", "parts", "template", "task", "models", "transform", "model", "data"),
+    "function",
 )
 """Order of the settings in the file."""
 
@@ -100,12 +91,10 @@ def propose_config(request: InitRequest, report: Reporter = SILENT) -> ConfigPro
             )
     report.step(f"Inspecting '{root}'")
     detected = _detect_settings(root, target, request.competition)
-    settings = [
-        replace(setting, value=options[setting.key], reason="", comments=())
-        if options.get(setting.key)
-        else setting
-        for setting in detected.settings
-    ]
+    settings = list(detected.settings)
+    for number, setting in enumerate(settings):
+        if stated := options.get(setting.key):
+            settings[number] = replace(setting, value=stated, reason="", comments=())
     _check_names(settings)
     existing_keys = [setting.key for setting in settings if setting.key in target.table_of(setting)]
     if target.table is not None:
@@ -143,11 +132,9 @@ def _detect_settings(root: Path, target: ConfigFile, wanted_competition: str) ->
     trained = trained_files.choose_checkpoints(tree)
     hints = (str(slug), " ".join(trained.models), f"{root.name} {name}")
     code = project_code.find_code(tree, hints)
-    refer = template_choice.ReferenceWriter(
-        tree,
-        packaged=project_packages.is_buildable(tree, pyproject),
-        table="[tool.offline-kit.notebook]" if target.nested else "[notebook]",
-    )
+    packaged = project_packages.is_buildable(tree, pyproject)
+    table = "[tool.offline-kit.notebook]" if target.nested else "[notebook]"
+    refer = template_choice.ReferenceWriter(tree, packaged=packaged, table=table)
     dataset = make_dataset_slug(name or root.name)
     image_reason = 'the newest known image; for a GPU use accelerator = "NvidiaTeslaT4" instead'
     detected = DetectedSettings(
@@ -190,10 +177,7 @@ def _changes_meaning(setting: Setting, table: Mapping[str, Any]) -> bool:
         choices = {"template", "task", "models", "source", "model", "data", "function"}
         return bool(choices & set(table.get("notebook", {})))
     # an accelerator chooses its own image; splitting would move a pushed dataset into three
-    rivals = {
-        "image": {"accelerator"},
-        "preprocessing": {"checkpoints"},
-        "packages": {"packages", "modules"},
-        "modules": {"packages", "modules"},
-    }
+    code_keys = {"packages", "modules"}
+    rivals = dict.fromkeys(code_keys, code_keys)
+    rivals |= {"image": {"accelerator"}, "preprocessing": {"checkpoints"}}
     return setting.key == "parts" or bool(rivals.get(setting.key, set()) & set(table))

@@ -83,13 +83,8 @@ def find_code(tree: FileTree, hints: Sequence[str] = ()) -> ProjectCode:
         hints: Names that identify the competition, the strongest first: code in files that share their words comes
             first.
     """
-    names = [
-        name
-        for name in tree.files
-        if name.endswith(".py")
-        and top_folder(name) not in DATA_FOLDERS
-        and not _NO_CODE & set(PurePosixPath(name).parts)
-    ]
+    scripts = [name for name in tree.files if name.endswith(".py") and top_folder(name) not in DATA_FOLDERS]
+    names = [name for name in scripts if not _NO_CODE & set(PurePosixPath(name).parts)]
     notes = []
     if len(names) > MAX_FILES:
         notes = [f"read {MAX_FILES} of {len(names)} Python files for models and data classes"]
@@ -104,9 +99,10 @@ def find_code(tree: FileTree, hints: Sequence[str] = ()) -> ProjectCode:
         predict = [node for node in nodes if isinstance(node, ast.FunctionDef) and node.name == "predict"]
         functions += [_describe_function(node, name, runs=runs) for node in predict]
     named = _group_by_name(classes)
+    families = {item.name: _class_family(item, named) for item in classes}
     methods = {
-        item.name: {method for member in _class_family(item, named) for method in member.methods}
-        for item in classes
+        name: frozenset[str]().union(*(member.methods for member in family))
+        for name, family in families.items()
     }
     parents = {base for item in classes for base in item.bases}
     hint_words = list(map(_distinctive_words, hints))
@@ -132,13 +128,8 @@ def find_code(tree: FileTree, hints: Sequence[str] = ()) -> ProjectCode:
     with_data |= {item.name for item in classes if set(_LOADERS) & methods[item.name]}
     models = sorted((item for item in classes if item.name in modules), key=model_rank)
     data = sorted((item for item in classes if item.name in with_data - modules), key=data_rank)
-    rivals = [
-        item
-        for item in models
-        if item.name not in parents
-        and hint_rank(item) == hint_rank(models[0])
-        and PurePosixPath(item.file).parent != PurePosixPath(models[0].file).parent
-    ]
+    equal = [item for item in models if item.name not in parents and hint_rank(item) == hint_rank(models[0])]
+    rivals = [item for item in equal if _folder(item) != _folder(models[0])]
     return ProjectCode(
         models=models,
         rivals=rivals,
@@ -148,6 +139,10 @@ def find_code(tree: FileTree, hints: Sequence[str] = ()) -> ProjectCode:
         submitting=frozenset(item.name for item in data if "submission" in methods[item.name]),
         notes=notes,
     )
+
+
+def _folder(item: DetectedClass) -> str:
+    return item.file.rpartition("/")[0]
 
 
 def _distinctive_words(text: str) -> frozenset[str]:

@@ -47,13 +47,9 @@ def _requirements_setting(tree: FileTree, pyproject: Mapping[str, Any], files: l
         packed = "; the package's dependencies are packed" if has_package else ": only own code is packed"
         reason = f"no requirements file was found{packed}"
     left_out = ", ".join(name for name in files if name not in chosen)
-    return Setting(
-        key="requirements",
-        value=chosen or None,
-        example=["requirements.in"],
-        reason=reason,
-        comments=(f"left out: {left_out}",) if left_out else (),
-    )
+    value, comments = chosen or None, (f"left out: {left_out}",) if left_out else ()
+    example = ["requirements.in"]
+    return Setting(key="requirements", value=value, example=example, reason=reason, comments=comments)
 
 
 def _find_requirement_files(tree: FileTree) -> tuple[list[str], list[str]]:
@@ -65,12 +61,8 @@ def _find_requirement_files(tree: FileTree) -> tuple[list[str], list[str]]:
     if not any("requirement" in name for name in near):
         folders = [folder for folder in tree.folders_at("") if folder != "requirements"]
         near += [name for folder in folders for name in tree.files_at(folder)]
-    named = [
-        name
-        for name in near
-        if name.endswith((".in", ".txt"))
-        and ("requirement" in name or PurePosixPath(name).name.startswith("reqs"))
-    ]
+    texts = [name for name in near if name.endswith((".in", ".txt"))]
+    named = [name for name in texts if "requirement" in name or PurePosixPath(name).name.startswith("reqs")]
     files, frozen = list[str](), list[str]()
     for name in named:
         text = ""
@@ -91,11 +83,8 @@ def _locks_setting(tree: FileTree, frozen: list[str]) -> Setting:
     locks += find_lock_names(top) + frozen[:1]
     if locks:
         return Setting(key="locks", value=locks, reason="preferred versions; the image's versions win")
-    return Setting(
-        key="locks",
-        example=["uv.lock"],
-        reason="uv.lock, pylock.toml, poetry.lock, Pipfile.lock, pdm.lock, environment.yml or pip freeze files",
-    )
+    kinds = "uv.lock, pylock.toml, poetry.lock, Pipfile.lock, pdm.lock, environment.yml or pip freeze files"
+    return Setting(key="locks", example=["uv.lock"], reason=kinds)
 
 
 def _code_settings(tree: FileTree, pyproject: Mapping[str, Any]) -> tuple[Setting, Setting]:

@@ -61,10 +61,8 @@ def _lightning_settings(code: ProjectCode, refer: ReferenceWriter) -> DetectedSe
     data_reason = "reads the competition's folder and writes the submission"
     if data.name not in code.submitting:
         data_reason = "still needs a method submission(predictions)"
-        notes.append(
-            f"'{data.name}' has no method `submission`: add one that takes the predictions and returns the "
-            "submission's rows"
-        )
+        add = "add one that takes the predictions and returns the submission's rows"
+        notes.append(f"'{data.name}' has no method `submission`: {add}")
     model_reason = "the LightningModule"
     if code.rivals:
         model_reason = "one of several candidates: check it, and `data`"

@@ -80,14 +80,9 @@ def choose_checkpoints(tree: FileTree) -> TrainedFiles:
     if trained.frameworks:
         # label maps are JSON next to models, except in a folder that is itself one model
         folders = dict.fromkeys(name.rpartition("/")[0] for name in selected)
-        beside = [
-            file
-            for folder in folders
-            if folder and not _is_one_model(tree, folder)
-            for file in tree.files_at(folder)
-        ]
-        maps = [file for file in beside if file.endswith(".json") and file not in selected]
-        trained = _classify_trained(tree, [*selected, *maps])
+        beside = [tree.files_at(folder) for folder in folders if folder and not _is_one_model(tree, folder)]
+        maps = [file for files in beside for file in files if file.endswith(".json")]
+        trained = _classify_trained(tree, list(dict.fromkeys([*selected, *maps])))
     models = [name for name in selected if name not in trained.non_models]
     known = [name for name in models if name not in trained.unplaced] if trained.unplaced else []
     return replace(trained, models=models, left_out=[*twins, *left_out], patterns=_make_patterns(tree, known))
