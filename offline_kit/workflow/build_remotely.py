@@ -133,7 +133,7 @@ def _run_job(session: KaggleSession, new: NewNotebook, *, upgrade: bool) -> note
     if upgrade:
         plan = session.plan_notebook(new)
         if plan.version:
-            push_notebook.void_version(new, plan.version, session.settings)
+            push_notebook.void_version(new, plan.version, session)
     _, finished = session.push_and_follow(new)
     return finished
 

@@ -16,7 +16,7 @@ from offline_kit.kaggle.client.api_types import Account, NewNotebook, Unreachabl
 from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.client.endpoint import KaggleEndpoint
 from offline_kit.kaggle.push import notebook_runs, push_models, push_notebook
-from offline_kit.kaggle.push.journal import LastSeenStore, PushSettings
+from offline_kit.kaggle.push.journal import LastSeenStore, PushContext, PushSettings
 from offline_kit.kaggle.push.notebook_runs import FinishedRun
 from offline_kit.kaggle.push.poll_policy import DEFAULT_TIMING, KaggleTiming
 from offline_kit.kaggle.push.submission_ledger import SubmissionLedger
@@ -141,17 +141,14 @@ _SHORT_RETRY = 2.0  # seconds; shorter waits are not reported
 
 
 @dataclass(frozen=True, kw_only=True)
-class KaggleSession:
+class KaggleSession(PushContext):
     """A logged-in account at Kaggle or a local Kaggle, with the stored state of earlier commands."""
 
     config: Config
-    kaggle: KaggleClient
     account: Account
     local: bool
-    settings: PushSettings
     ledger: SubmissionLedger
     memory: LastSeenStore
-    report: Reporter
 
     def read_notebook(self, kit: Kit) -> NewNotebook:
         """Return the kit's notebook as it would be pushed; raises as `push_notebook.read_notebook`."""
@@ -163,12 +160,12 @@ class KaggleSession:
 
     def plan_notebook(self, new: NewNotebook) -> push_notebook.NotebookPlan:
         """Look at Kaggle and return what a push of a notebook would do."""
-        return push_notebook.plan_notebook(new, self.kaggle, self.settings, self.report)
+        return push_notebook.plan_notebook(new, self)
 
     def push_and_follow(self, new: NewNotebook) -> tuple[push_notebook.PushedNotebook, FinishedRun]:
         """Push a notebook unless this version exists, and wait for its run; raises if that failed."""
         folder = self.runs_folder(new.ref)
-        return notebook_runs.push_and_follow(new, self.kaggle, self.settings, self.report, log_folder=folder)
+        return notebook_runs.push_and_follow(new, self, log_folder=folder)
 
     def fetch_outputs(self, run: FinishedRun, folder: Path, names: Sequence[str]) -> tuple[Path, ...]:
         """Download output files of a run."""

@@ -55,12 +55,10 @@ def plan_data(session: KaggleSession, kit: Kit, options: PushOptions = DEFAULT_O
     _check_parts(session, kit, options)
     if model := session.model_part(kit):
         part, ref = model
-        plan = push_models.plan_model(part, ref, session.kaggle, session.settings, options, session.report)
+        plan = push_models.plan_model(part, ref, session, options)
         session.report.note(f"the model '{ref}': {plan.action.value}, {plan.reason}")
     datasets = session.part_datasets(kit)
-    return push_datasets.plan_datasets(
-        session.without_other_parts(kit), datasets, session.kaggle, session.settings, options, session.report
-    )
+    return push_datasets.plan_datasets(session.without_other_parts(kit), datasets, session, options)
 
 
 def push_data(
@@ -100,13 +98,13 @@ def push_data(
         ask_for_approval(disturbed, "Send a new version of its data all the same?", refused)
 
     _check_parts(session, kit, options)
-    kaggle, settings, datasets = session.kaggle, session.settings, session.part_datasets(kit)
+    datasets = session.part_datasets(kit)
     pushed = push_datasets.push_kit(
-        session.without_other_parts(kit), datasets, kaggle, settings, options, session.report, approve_plan
+        session.without_other_parts(kit), datasets, session, options, approve_plan
     )
     if model := session.model_part(kit):
         part, ref = model
-        sent_model = push_models.push_model(kit, part, ref, kaggle, settings, options, session.report)
+        sent_model = push_models.push_model(kit, part, ref, session, options)
         # The notebook attaches exactly the version that holds this kit's checkpoints.
         push_notebook.pin_model(kit, sent_model.source)
         pushed += (sent_model,)
@@ -365,9 +363,7 @@ def _request_version(
 
 def plan_submission(session: KaggleSession, request: SubmitRequest) -> SubmitPlan:
     """Return what a submission would be; raises all that prevents it."""
-    return submissions.plan_submission(
-        request, session.kaggle, session.settings, session.ledger, session.report
-    )
+    return submissions.plan_submission(request, session, session.ledger)
 
 
 def submit_version(
@@ -388,11 +384,10 @@ def submit_version(
                 code="submission-not-approved",
                 hint="answer y, or add --yes in scripts and CI",
             )
-    kaggle, settings, ledger = session.kaggle, session.settings, session.ledger
-    submitted = submissions.submit_version(plan, kaggle, settings, ledger, session.report)
+    submitted = submissions.submit_version(plan, session, session.ledger)
     scored = None
     if options.wait:
-        scored = submissions.wait_for_score(submitted.ref, kaggle, settings, session.report, ledger=ledger)
+        scored = submissions.wait_for_score(submitted.ref, session, ledger=session.ledger)
     return SubmissionOutcome(plan=plan, submitted=submitted, scored=scored)
 
 
@@ -414,7 +409,7 @@ def request_pushed_version(
         return _request_version(session, kit, version, options)
     for line in project_status.describe_changes(session.config, kit):
         session.report.warn(line)
-    kaggle, settings, new = session.kaggle, session.settings, session.read_notebook(kit)
+    new = session.read_notebook(kit)
     plan = session.plan_notebook(new)
     if not plan.version:
         raise ProjectError(
@@ -425,9 +420,7 @@ def request_pushed_version(
     seconds = 0.0
     if follow:
         folder = session.runs_folder(new.ref)
-        run = notebook_runs.follow_run(
-            new.ref, plan.version, kaggle, settings, session.report, log_folder=folder
-        )
+        run = notebook_runs.follow_run(new.ref, plan.version, session, log_folder=folder)
         seconds = run.seconds
     return request_submission(session, kit, plan.version, options, seconds=seconds)
 

@@ -27,6 +27,7 @@ from offline_kit.rehearsal.environments import EnvironmentOptions
 from offline_kit.workflow import kaggle_session
 from tests.support.local_kaggle import notebook
 from tests.support.matrix import Row, rows, train
+from tests.support.pushing import access
 from tests.support.workbench import project, run
 
 pytestmark = [pytest.mark.slow, pytest.mark.index, pytest.mark.sandbox]
@@ -180,7 +181,7 @@ def publish(forest: Path, server: LocalKaggleServer, folder: Path) -> None:
                 blob_tokens={"deep/down/forest.joblib": token},
             )
         )
-        notebook_runs.push_and_follow(training, kaggle, ways)
+        notebook_runs.push_and_follow(training, access(kaggle, ways))
 
 
 @pytest.mark.usefixtures("python_313")

@@ -11,7 +11,6 @@ import pytest
 from offline_kit.core.retry import RetryPolicy
 from offline_kit.kaggle.client.api_types import (
     NewNotebook,
-    NewSubmission,
     NoResponseError,
     NotebookSources,
     RefusedError,
@@ -49,10 +48,10 @@ def where(bench: Bench) -> KaggleEndpoint:
     return KaggleEndpoint(local=bench.server.url, username="alice", key="key-of-alice")
 
 
-def wish(message: str = "kit 1", **changes: Any) -> NewSubmission:
+def wish(message: str = "kit 1", **changes: Any) -> dict[str, Any]:
     """Return a submission of the first version of the notebook."""
     words = {"competition": SLUG, "notebook": KERNEL, "version": 1, "file": "submission.csv"}
-    return NewSubmission(**{**words, "message": message, **changes})
+    return {**words, "message": message, **changes}
 
 
 def ready(bench: Bench, alice: KaggleClient) -> None:
@@ -152,7 +151,7 @@ def test_a_submission_is_queued_scored_and_listed(bench: Bench, alice: KaggleCli
     """Number, message, scores; the limits count it; nobody else sees it."""
     ready(bench, alice)
     assert alice.get_submission_limits(SLUG) == SubmissionLimits(made_today=0, made_total=0, remaining=5)
-    ref = alice.submit_notebook(wish()).ref
+    ref = alice.submit_notebook(**wish()).ref
     found = scored(bench, alice, ref)
     assert (found.ref, found.state, found.message) == (ref, "complete", "kit 1")
     assert (found.public_score, found.private_score) == ("0.50000 (LOCAL)", "1.00000 (LOCAL)")
@@ -170,7 +169,7 @@ def test_a_submission_is_queued_scored_and_listed(bench: Bench, alice: KaggleCli
 def test_all_pages_are_read_and_the_latest_comes_first(bench: Bench, alice: KaggleClient) -> None:
     """By them a lost answer is recognised, so none may be missing."""
     ready(bench, alice)
-    refs = [alice.submit_notebook(wish(f"kit {number}")).ref for number in range(3)]
+    refs = [alice.submit_notebook(**wish(f"kit {number}")).ref for number in range(3)]
     bench.until(lambda: len(alice.list_submissions(SLUG)) == 3)
     with KaggleClient(where(bench), page=1) as paged:
         assert [each.ref for each in paged.list_submissions(SLUG)] == refs[::-1]
@@ -211,7 +210,7 @@ def test_a_submission_without_a_number_is_queued_all_the_same(bench: Bench, alic
     """Some answers have words alone."""
     answer = {"message": "Successfully submitted to Small digits"}
     bench.kaggle.faults.add_fault(Fault(on="CreateCodeSubmission", answer=answer))
-    made = alice.submit_notebook(wish())
+    made = alice.submit_notebook(**wish())
     assert (made.ref, made.state, made.error) == (0, "pending", answer["message"])
 
 
@@ -220,7 +219,7 @@ def test_a_submission_whose_answer_is_lost_is_not_sent_again(bench: Bench, alice
     ready(bench, alice)
     bench.kaggle.faults.add_fault(Fault(on="CreateCodeSubmission", lose_answer=True))
     with pytest.raises(NoResponseError, match="CreateCodeSubmission"):
-        alice.submit_notebook(wish())
+        alice.submit_notebook(**wish())
     assert asked(bench, "CreateCodeSubmission") == 1
     assert alice.get_submission_limits(SLUG).made_today == 1
 
@@ -229,7 +228,7 @@ def test_a_submission_is_sent_again_after_429(bench: Bench, alice: KaggleClient)
     """Slow down means: nothing was done."""
     ready(bench, alice)
     bench.kaggle.faults.add_fault(Fault(on="CreateCodeSubmission", status=429, retry_after=0.05))
-    assert alice.submit_notebook(wish()).ref
+    assert alice.submit_notebook(**wish()).ref
     assert alice.get_submission_limits(SLUG).made_today == 1
 
 
@@ -253,7 +252,7 @@ def test_refusals_name_cause_and_remedy(
         Fault(on="CreateCodeSubmission", **(friendly if shape == "friendly" else plain))
     )
     with pytest.raises(RefusedError) as caught:
-        alice.submit_notebook(wish())
+        alice.submit_notebook(**wish())
     assert said in caught.value.what
     assert remedy in caught.value.hint
     assert asked(bench, "CreateCodeSubmission") == 1

@@ -30,6 +30,7 @@ from tests.support.local_kaggle import HASTY, Bench, serving
 from tests.support.pushing import (
     EAGER,
     FILES,
+    access,
     client,
     content,
     datasets,
@@ -245,7 +246,7 @@ def test_stuck_processing_ends_at_the_deadline_and_is_waited_for_again(
     short = dataclasses.replace(EAGER, processing_timeout=0.5)
     for _ in range(2):
         with pytest.raises(OutsideError, match=r"not ready in time.*blobsreceived"):
-            pushing.push_kit(kit, datasets(kit), alice, ways(bench, short))
+            pushing.push_kit(kit, datasets(kit), access(alice, ways(bench, short)))
     assert versions(bench) == [1]
 
 

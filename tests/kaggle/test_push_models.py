@@ -21,7 +21,7 @@ from offline_kit.project.types import Kit, KitPart
 from tests.support import command_line
 from tests.support.local_kaggle import Bench
 from tests.support.notebooks import written
-from tests.support.pushing import EAGER, FILES, make_kit, ways
+from tests.support.pushing import EAGER, FILES, access, make_kit, ways
 from tests.support.shipping import Yard, make_project, retrain, yard
 
 REF = "alice/plant-weights/other/checkpoints"
@@ -36,7 +36,7 @@ def weights(kit: Kit) -> KitPart:
 
 def pushed(bench: Bench, kit: Kit, kaggle: KaggleClient, wishes: PushOptions = DEFAULT_OPTIONS) -> PushedPart:
     """Push the checkpoints of a kit."""
-    return push_models.push_model(kit, weights(kit), REF, kaggle, ways(bench), wishes)
+    return push_models.push_model(kit, weights(kit), REF, access(kaggle, ways(bench)), wishes)
 
 
 def content(bench: Bench, source: str) -> dict[str, bytes]:
@@ -190,11 +190,11 @@ def test_the_notebook_pins_exactly_that_version(bench: Bench, alice: KaggleClien
     mine = dataclasses.replace(
         push_notebook.read_notebook(kit, "alice"), sources=NotebookSources(models=(f"{REF}/1",))
     )
-    done = push_notebook.push_notebook(mine, alice, ways(bench))
+    done = push_notebook.push_notebook(mine, access(alice, ways(bench)))
     bench.until(lambda: (run := alice.get_notebook_run(done.ref, 1)) is not None and run.state == "complete")
     assert alice.get_run_log(done.ref, 1)[0].text == "['model.ckpt']\n"
     assert kit_parts.find_missing_parts(
-        {"checkpoints": weights(kit).id, "code": "0"}, mine.sources, alice
+        {"checkpoints": weights(kit).id, "code": "0"}, mine.sources, access(alice, ways(bench))
     ) == {"code": "0"}
 
 
@@ -232,7 +232,7 @@ def test_a_version_that_lost_a_file_is_told_each_time(
     short = ways(bench, dataclasses.replace(EAGER, visibility_timeout=0.4))
     for _ in range(2):
         with pytest.raises(OutsideError, match="not all of its files") as caught:
-            push_models.push_model(kit, weights(kit), REF, alice, short)
+            push_models.push_model(kit, weights(kit), REF, access(alice, short))
         assert "--resend" in caught.value.hint
     assert made(bench) == (1, 1, 0)
 

@@ -19,7 +19,7 @@ from offline_kit.local_kaggle.traffic import TrafficEvent
 from tests.support.competitions import competition
 from tests.support.local_kaggle import HASTY, Bench, notebook, serving
 from tests.support.notebooks import METADATA, REF, WRITES, new, pushes, versions, written
-from tests.support.pushing import EAGER, client, make_kit, pushed, ways
+from tests.support.pushing import EAGER, access, client, make_kit, pushed, ways
 
 
 def ended(bench: Bench, version: int, state: str = "COMPLETE", ref: str = REF) -> None:
@@ -120,7 +120,7 @@ def test_a_push_is_private_offline_and_has_its_sources(
     """The kit's notebook is pushed with the kit attached, and read back."""
     kit = written(make_kit(tmp_path / "kit"), "import os; print(os.listdir(os.environ['INPUT']))")
     pushed(bench, kit, alice)
-    done = push_notebook.push_notebook(push_notebook.read_notebook(kit, "alice"), alice, ways(bench))
+    done = push_notebook.push_notebook(push_notebook.read_notebook(kit, "alice"), access(alice, ways(bench)))
     assert (done.ref, done.version, done.action) == (REF, 1, "new")
     there = alice.get_notebook(REF, 1)
     assert there
@@ -130,10 +130,10 @@ def test_a_push_is_private_offline_and_has_its_sources(
 
 def test_the_same_notebook_is_not_pushed_again(bench: Bench, alice: KaggleClient) -> None:
     """While it is queued, while it runs and when it has ended well, the same content pushes nothing."""
-    first = push_notebook.push_notebook(new(), alice, ways(bench))
-    again = push_notebook.push_notebook(new(), alice, ways(bench))
+    first = push_notebook.push_notebook(new(), access(alice, ways(bench)))
+    again = push_notebook.push_notebook(new(), access(alice, ways(bench)))
     ended(bench, 1)
-    last = push_notebook.push_notebook(new(), alice, ways(bench))
+    last = push_notebook.push_notebook(new(), access(alice, ways(bench)))
     assert (first.version, again.version, last.version) == (1, 1, 1)
     assert (again.action, last.action) == ("nothing", "nothing")
     assert versions(bench) == [1]
@@ -141,27 +141,27 @@ def test_the_same_notebook_is_not_pushed_again(bench: Bench, alice: KaggleClient
 
 def test_another_content_is_a_new_version(bench: Bench, alice: KaggleClient) -> None:
     """A changed cell or source makes a version; going back makes another one."""
-    push_notebook.push_notebook(new(), alice, ways(bench))
+    push_notebook.push_notebook(new(), access(alice, ways(bench)))
     ended(bench, 1)
-    done = push_notebook.push_notebook(new("print(2)"), alice, ways(bench))
+    done = push_notebook.push_notebook(new("print(2)"), access(alice, ways(bench)))
     assert (done.version, done.action) == (2, "version")
     ended(bench, 2)
-    assert push_notebook.push_notebook(new(), alice, ways(bench)).version == 3
+    assert push_notebook.push_notebook(new(), access(alice, ways(bench))).version == 3
 
 
 def test_a_failed_run_is_pushed_again(bench: Bench, alice: KaggleClient) -> None:
     """The same content whose run ended in an error gets another version."""
-    push_notebook.push_notebook(new("raise ValueError('no')"), alice, ways(bench))
+    push_notebook.push_notebook(new("raise ValueError('no')"), access(alice, ways(bench)))
     ended(bench, 1, "ERROR")
-    plan = push_notebook.plan_notebook(new("raise ValueError('no')"), alice, ways(bench))
+    plan = push_notebook.plan_notebook(new("raise ValueError('no')"), access(alice, ways(bench)))
     assert (plan.action, plan.version_before) == ("version", 1)
     assert "'error'" in plan.reason
-    assert push_notebook.push_notebook(new("raise ValueError('no')"), alice, ways(bench)).version == 2
+    assert push_notebook.push_notebook(new("raise ValueError('no')"), access(alice, ways(bench))).version == 2
 
 
 def test_a_plan_sends_nothing(bench: Bench, alice: KaggleClient) -> None:
     """A dry run looks, and leaves neither version nor journal."""
-    plan = push_notebook.plan_notebook(new(), alice, ways(bench))
+    plan = push_notebook.plan_notebook(new(), access(alice, ways(bench)))
     assert (plan.action, plan.version) == ("new", 0)
     assert pushes(bench) == 0
     assert phases(bench) == []
@@ -170,8 +170,8 @@ def test_a_plan_sends_nothing(bench: Bench, alice: KaggleClient) -> None:
 def test_a_pinned_image_is_read_back(bench: Bench, alice: KaggleClient) -> None:
     """What Kaggle pinned is compared with what was asked for; the same again pushes nothing."""
     pinned = new(image="gcr.io/kaggle-images/python@sha256:abc", image_pinning="original")
-    push_notebook.push_notebook(pinned, alice, ways(bench))
-    assert push_notebook.push_notebook(pinned, alice, ways(bench)).action == "nothing"
+    push_notebook.push_notebook(pinned, access(alice, ways(bench)))
+    assert push_notebook.push_notebook(pinned, access(alice, ways(bench))).action == "nothing"
     other = dataclasses.replace(pinned, image="gcr.io/kaggle-images/python@sha256:def")
     there = alice.get_notebook(REF)
     assert there
@@ -192,13 +192,13 @@ def test_a_push_without_an_answer_is_never_sent_twice(
     """What shows counts as pushed; what does not is told, and the same command then succeeds."""
     bench.kaggle.faults.add_fault(fault)
     if fault.lose_answer:
-        assert push_notebook.push_notebook(new(), alice, ways(bench)).version == 1
+        assert push_notebook.push_notebook(new(), access(alice, ways(bench))).version == 1
     else:
         with pytest.raises(OutsideError) as caught:
-            push_notebook.push_notebook(new(), alice, ways(bench))
+            push_notebook.push_notebook(new(), access(alice, ways(bench)))
         assert caught.value.exit_code == 4
         assert phases(bench)[-1] is Phase.LOST
-    assert push_notebook.push_notebook(new(), alice, ways(bench)).version == 1
+    assert push_notebook.push_notebook(new(), access(alice, ways(bench))).version == 1
     assert versions(bench) == [1]
 
 
@@ -206,10 +206,10 @@ def test_a_lost_answer_over_an_older_version_is_told_by_its_content(
     bench: Bench, alice: KaggleClient
 ) -> None:
     """The version before is not taken for the new one."""
-    push_notebook.push_notebook(new(), alice, ways(bench))
+    push_notebook.push_notebook(new(), access(alice, ways(bench)))
     ended(bench, 1)
     bench.kaggle.faults.add_fault(Fault(on="SaveKernel", lose_answer=True))
-    assert push_notebook.push_notebook(new("print(2)"), alice, ways(bench)).version == 2
+    assert push_notebook.push_notebook(new("print(2)"), access(alice, ways(bench))).version == 2
     assert versions(bench) == [1, 2]
 
 
@@ -223,8 +223,8 @@ def test_a_lost_answer_is_found_where_kaggle_writes_cells_anew(bench: Bench, ali
     changed(bench, rewrite)
     short = ways(bench, dataclasses.replace(EAGER, visibility_timeout=0.3))
     bench.kaggle.faults.add_fault(Fault(on="SaveKernel", lose_answer=True))
-    assert push_notebook.push_notebook(new(), alice, short).version == 1
-    assert push_notebook.push_notebook(new(), alice, short).action == "nothing"
+    assert push_notebook.push_notebook(new(), access(alice, short)).version == 1
+    assert push_notebook.push_notebook(new(), access(alice, short)).action == "nothing"
     assert versions(bench) == [1]
 
 
@@ -233,7 +233,7 @@ def test_a_rejected_source_fails_and_its_version_does_not_count(bench: Bench, al
     kit = make_kit(bench.folder / "kit")
     wanted = new(sources=NotebookSources(datasets=("alice/plant-kit",), competitions=("no-such-comp",)))
     with pytest.raises(OutsideError, match="did not attach 2") as caught:
-        push_notebook.push_notebook(wanted, alice, ways(bench))
+        push_notebook.push_notebook(wanted, access(alice, ways(bench)))
     assert any("dataset 'alice/plant-kit'" in line and "ready" in line for line in caught.value.details)
     rules = f"check its name, and accept its rules at {bench.server.url}/competitions/no-such-comp/rules"
     assert any(rules in line and "competition.toml" in line for line in caught.value.details)
@@ -241,7 +241,7 @@ def test_a_rejected_source_fails_and_its_version_does_not_count(bench: Bench, al
     ended(bench, 1)
     pushed(bench, kit, alice)
     mended = dataclasses.replace(wanted, sources=NotebookSources(datasets=("alice/plant-kit",)))
-    assert push_notebook.push_notebook(mended, alice, ways(bench)).version == 2
+    assert push_notebook.push_notebook(mended, access(alice, ways(bench))).version == 2
 
 
 def test_a_version_that_does_not_count_is_replaced_by_the_same_command(
@@ -250,11 +250,11 @@ def test_a_version_that_does_not_count_is_replaced_by_the_same_command(
     """Nothing of ours has changed, and still the version that ran without its source is not taken for good."""
     wanted = new(sources=NotebookSources(datasets=("alice/plant-kit",)))
     with pytest.raises(OutsideError, match="did not attach 1"):
-        push_notebook.push_notebook(wanted, alice, ways(bench))
+        push_notebook.push_notebook(wanted, access(alice, ways(bench)))
     ended(bench, 1)
     pushed(bench, make_kit(bench.folder / "kit"), alice)
-    assert push_notebook.push_notebook(wanted, alice, ways(bench)).version == 2
-    assert push_notebook.push_notebook(wanted, alice, ways(bench)).action == "nothing"
+    assert push_notebook.push_notebook(wanted, access(alice, ways(bench))).version == 2
+    assert push_notebook.push_notebook(wanted, access(alice, ways(bench))).action == "nothing"
 
 
 def test_a_full_set_of_sessions_is_waited_for(tmp_path: Path) -> None:
@@ -262,9 +262,9 @@ def test_a_full_set_of_sessions_is_waited_for(tmp_path: Path) -> None:
     with serving(tmp_path, dataclasses.replace(HASTY, sessions=1)) as bench, client(bench) as alice:
         bench.kaggle.faults.add_fault(Fault(on="RUN", delay=0.6))
         push_notebook.push_notebook(
-            new("1", ref="alice/other-notebook", title="Other notebook"), alice, ways(bench)
+            new("1", ref="alice/other-notebook", title="Other notebook"), access(alice, ways(bench))
         )
-        assert push_notebook.push_notebook(new(), alice, ways(bench)).version == 1
+        assert push_notebook.push_notebook(new(), access(alice, ways(bench))).version == 1
         assert versions(bench) == [1]
         assert Phase.REFUSED in phases(bench)
 
@@ -275,7 +275,7 @@ def test_sessions_that_never_come_free_end_the_wait(bench: Bench, alice: KaggleC
     bench.kaggle.faults.add_fault(Fault(on="SaveKernel", answer=refusal, times=0))
     short = dataclasses.replace(EAGER, processing_timeout=0.3)
     with pytest.raises(OutsideError, match="no free session") as caught:
-        push_notebook.push_notebook(new(), alice, ways(bench, short))
+        push_notebook.push_notebook(new(), access(alice, ways(bench, short)))
     assert "session count" in caught.value.details[0]
 
 
@@ -294,10 +294,10 @@ def test_a_refusal_is_told_and_the_same_command_succeeds_later(
     """Quota, a lost notebook and a taken title do not pass by waiting: cause and remedy at once."""
     bench.kaggle.faults.add_fault(fault)
     with pytest.raises(OutsideError, match=what) as caught:
-        push_notebook.push_notebook(new(), alice, ways(bench))
+        push_notebook.push_notebook(new(), access(alice, ways(bench)))
     assert caught.value.hint
     assert phases(bench) == [Phase.BEGUN, Phase.REFUSED]
-    assert push_notebook.push_notebook(new(), alice, ways(bench)).version == 1
+    assert push_notebook.push_notebook(new(), access(alice, ways(bench))).version == 1
 
 
 def test_a_title_that_leads_elsewhere_is_told_before_anything_is_sent(
@@ -305,7 +305,7 @@ def test_a_title_that_leads_elsewhere_is_told_before_anything_is_sent(
 ) -> None:
     """Kaggle goes by the title of a new notebook, whatever slug is asked for."""
     with pytest.raises(UsageError, match="'another-thing'"):
-        push_notebook.push_notebook(new(title="Another thing"), alice, ways(bench))
+        push_notebook.push_notebook(new(title="Another thing"), access(alice, ways(bench)))
     assert pushes(bench) == 0
 
 
@@ -314,9 +314,9 @@ def test_a_notebook_that_kaggle_put_elsewhere_is_told(bench: Bench, alice: Kaggl
     answer = {"ref": "/code/alice/elsewhere", "url": "https://www.kaggle.com/code/alice/elsewhere"}
     bench.kaggle.faults.add_fault(Fault(on="SaveKernel", answer={**answer, "versionNumber": 1}))
     with pytest.raises(OutsideError, match="'alice/elsewhere', not as") as caught:
-        push_notebook.push_notebook(new(), alice, ways(bench))
+        push_notebook.push_notebook(new(), access(alice, ways(bench)))
     assert "title" in caught.value.hint
-    assert push_notebook.push_notebook(new(), alice, ways(bench)).version == 1
+    assert push_notebook.push_notebook(new(), access(alice, ways(bench))).version == 1
 
 
 @pytest.mark.parametrize(
@@ -339,18 +339,22 @@ def test_what_kaggle_shows_is_verified(
     changed(bench, lambda key, record: bench.kaggle.kernels.store.write_record({**record, **change}, *key))
     with pytest.raises(OutsideError, match=what) as caught:
         push_notebook.push_notebook(
-            wanted, alice, ways(bench, dataclasses.replace(EAGER, visibility_timeout=0.3))
+            wanted, access(alice, ways(bench, dataclasses.replace(EAGER, visibility_timeout=0.3)))
         )
     assert caught.value.hint
     assert phases(bench)[-1] is Phase.VOID
-    assert push_notebook.push_notebook(wanted, alice, ways(bench)).version == 2
+    assert push_notebook.push_notebook(wanted, access(alice, ways(bench))).version == 2
 
 
 def test_an_accelerator_that_kaggle_replaced_is_told(bench: Bench, alice: KaggleClient) -> None:
     """A retired one is taken without a word; only what is read back shows what runs instead."""
     with pytest.raises(OutsideError, match="'NvidiaTeslaT4', not 'NvidiaTeslaP100'"):
-        push_notebook.push_notebook(new(machine_shape="NvidiaTeslaP100", gpu=True), alice, ways(bench))
-    there = push_notebook.push_notebook(new(machine_shape="NvidiaTeslaT4", gpu=True), alice, ways(bench))
+        push_notebook.push_notebook(
+            new(machine_shape="NvidiaTeslaP100", gpu=True), access(alice, ways(bench))
+        )
+    there = push_notebook.push_notebook(
+        new(machine_shape="NvidiaTeslaT4", gpu=True), access(alice, ways(bench))
+    )
     assert (there.version, there.action) == (1, "nothing"), "what Kaggle made of it is what is wanted now"
 
 
@@ -359,8 +363,8 @@ def test_a_fresh_notebook_may_be_hidden_for_a_while(tmp_path: Path) -> None:
     with serving(tmp_path, dataclasses.replace(HASTY, visible_after=0.8)) as bench, client(bench) as alice:
         short = dataclasses.replace(EAGER, visibility_timeout=0.2)
         with pytest.raises(OutsideError, match="cannot be read back yet"):
-            push_notebook.push_notebook(new(), alice, ways(bench, short))
-        assert push_notebook.push_notebook(new(), alice, ways(bench)).version == 1
+            push_notebook.push_notebook(new(), access(alice, ways(bench, short)))
+        assert push_notebook.push_notebook(new(), access(alice, ways(bench))).version == 1
         assert versions(bench) == [1]
         assert phases(bench)[-1] is Phase.DONE
 
@@ -374,11 +378,11 @@ def test_kaggles_own_way_to_write_a_notebook_is_no_failure(bench: Bench, alice: 
 
     changed(bench, rewrite)
     short = ways(bench, dataclasses.replace(EAGER, visibility_timeout=0.3))
-    assert push_notebook.push_notebook(new(), alice, short).version == 1
-    assert push_notebook.push_notebook(new(), alice, short).action == "nothing"
-    assert push_notebook.push_notebook(new("print(2)"), alice, ways(bench)).version == 2
+    assert push_notebook.push_notebook(new(), access(alice, short)).version == 1
+    assert push_notebook.push_notebook(new(), access(alice, short)).action == "nothing"
+    assert push_notebook.push_notebook(new("print(2)"), access(alice, ways(bench))).version == 2
     ended(bench, 2)
-    assert push_notebook.push_notebook(new(), alice, ways(bench)).version == 3
+    assert push_notebook.push_notebook(new(), access(alice, ways(bench))).version == 3
 
 
 def test_sources_with_their_kind_in_front_are_the_same_sources(tmp_path: Path) -> None:
@@ -387,24 +391,28 @@ def test_sources_with_their_kind_in_front_are_the_same_sources(tmp_path: Path) -
     with serving(tmp_path, settings) as bench, client(bench) as alice:
         bench.kaggle.catalog.add_competition(competition(tmp_path))
         pushed(bench, make_kit(tmp_path / "kit"), alice)
-        notebook_runs.push_and_follow(new(ref="alice/made-there", title="Made there"), alice, ways(bench))
+        notebook_runs.push_and_follow(
+            new(ref="alice/made-there", title="Made there"), access(alice, ways(bench))
+        )
         wanted = NotebookSources(
             datasets=("alice/plant-kit",), competitions=("small-digits",), notebooks=("alice/made-there",)
         )
-        assert push_notebook.push_notebook(new(sources=wanted), alice, ways(bench)).version == 1
+        assert push_notebook.push_notebook(new(sources=wanted), access(alice, ways(bench))).version == 1
         there = alice.get_notebook(REF)
         assert there
         assert there.sources == wanted
-        assert push_notebook.push_notebook(new(sources=wanted), alice, ways(bench)).action == "nothing"
+        assert (
+            push_notebook.push_notebook(new(sources=wanted), access(alice, ways(bench))).action == "nothing"
+        )
 
 
 def test_a_source_too_many_is_another_content(bench: Bench, alice: KaggleClient) -> None:
     """A source that is no longer needed makes a new version."""
     pushed(bench, make_kit(bench.folder / "kit"), alice)
     push_notebook.push_notebook(
-        new(WRITES, sources=NotebookSources(datasets=("alice/plant-kit",))), alice, ways(bench)
+        new(WRITES, sources=NotebookSources(datasets=("alice/plant-kit",))), access(alice, ways(bench))
     )
     there = alice.get_notebook(REF)
     assert there
     assert "no longer needed" in find_extra_sources(new(WRITES), there)[0].summary
-    assert push_notebook.push_notebook(new(WRITES), alice, ways(bench)).version == 2
+    assert push_notebook.push_notebook(new(WRITES), access(alice, ways(bench))).version == 2

@@ -26,12 +26,12 @@ from offline_kit.local_kaggle.traffic import TrafficEvent
 from offline_kit.notebook.runtime import kit_runtime
 from tests.support.local_kaggle import HASTY, Bench, notebook, serving
 from tests.support.notebooks import REF, WRITES, new, push_elsewhere, pushes, versions
-from tests.support.pushing import EAGER, client, make_kit, pushed, ways
+from tests.support.pushing import EAGER, access, client, make_kit, pushed, ways
 
 
 def ran(bench: Bench, alice: KaggleClient, *cells: str) -> FinishedRun:
     """Push cells and follow their run."""
-    return notebook_runs.push_and_follow(new(*cells), alice, ways(bench))[1]
+    return notebook_runs.push_and_follow(new(*cells), access(alice, ways(bench)))[1]
 
 
 def failing(what: str, *, hint: str, code: str) -> str:
@@ -91,16 +91,16 @@ def test_the_run_of_exactly_this_version_is_told(bench: Bench, alice: KaggleClie
     ran(bench, alice, WRITES)
     with pytest.raises(ProjectError):
         ran(bench, alice, "1/0")
-    assert notebook_runs.follow_run(REF, 1, alice, ways(bench)).version == 1
+    assert notebook_runs.follow_run(REF, 1, access(alice, ways(bench))).version == 1
 
 
 def test_a_live_line_tells_state_minutes_and_the_last_words(bench: Bench, alice: KaggleClient) -> None:
     """Whoever waits sees how far it is."""
     report, said = listener()
     pushed_ = push_notebook.push_notebook(
-        new("import time; print('epoch 3 of 9'); time.sleep(1)"), alice, ways(bench)
+        new("import time; print('epoch 3 of 9'); time.sleep(1)"), access(alice, ways(bench))
     )
-    notebook_runs.follow_run(REF, pushed_.version, alice, ways(bench), report)
+    notebook_runs.follow_run(REF, pushed_.version, access(alice, ways(bench), report))
     assert said[0] == f"version 1 of '{REF}' runs on the local Kaggle"
     assert any(line == "running, 0 min: epoch 3 of 9" for line in said)
 
@@ -148,7 +148,7 @@ def test_the_notebooks_own_errors_speak_for_themselves(
     """A KitError's code, words and hint are those of the error; the log is kept."""
     code = failing("2 of 9 files are damaged", hint="push the kit again", code="kit-damaged")
     with pytest.raises(ProjectError, match="the notebook failed") as caught:
-        notebook_runs.push_and_follow(new(code), alice, ways(bench), log_folder=tmp_path / "logs")
+        notebook_runs.push_and_follow(new(code), access(alice, ways(bench)), log_folder=tmp_path / "logs")
     assert (caught.value.code, caught.value.hint) == ("kit-damaged", "push the kit again")
     assert "cause: 2 of 9 files are damaged" in caught.value.details
     assert f"full log: {tmp_path / 'logs' / 'log.txt'}" in caught.value.details
@@ -213,7 +213,7 @@ def test_a_state_that_nobody_knows_is_waited_for_and_never_pushed_over(
         with pytest.raises(
             OutsideError, match=r"has not finished in time: it is 'unknown \('ALMOST_COMPLETE'\)'"
         ):
-            notebook_runs.push_and_follow(new(), alice, ways(bench), report, timeout=0.5)
+            notebook_runs.push_and_follow(new(), access(alice, ways(bench), report), timeout=0.5)
     assert len([line for line in said if "offline-kit does not know" in line]) == 2
     assert versions(bench) == [1]
 
@@ -231,16 +231,16 @@ def test_a_run_that_never_ends_is_waited_for_again(bench: Bench, alice: KaggleCl
     bench.kaggle.faults.add_fault(Fault(on="RUN", stuck="RUNNING"))
     for _ in range(2):
         with pytest.raises(OutsideError, match=r"not finished in time.*'running'"):
-            notebook_runs.push_and_follow(new(), alice, ways(bench), timeout=0.3)
+            notebook_runs.push_and_follow(new(), access(alice, ways(bench)), timeout=0.3)
     assert versions(bench) == [1]
 
 
 def test_a_version_without_a_run_is_told(bench: Bench, alice: KaggleClient) -> None:
     """A draft that was saved on the web has nothing to wait for."""
-    push_notebook.push_notebook(new(), alice, ways(bench))
+    push_notebook.push_notebook(new(), access(alice, ways(bench)))
     short = dataclasses.replace(EAGER, visibility_timeout=0.2)
     with pytest.raises(OutsideError, match="has no run"):
-        notebook_runs.follow_run(REF, 7, alice, ways(bench, short))
+        notebook_runs.follow_run(REF, 7, access(alice, ways(bench, short)))
 
 
 def test_a_version_that_never_gets_a_run_is_replaced_by_the_same_command(
@@ -250,26 +250,26 @@ def test_a_version_that_never_gets_a_run_is_replaced_by_the_same_command(
     mine = ways(bench, dataclasses.replace(EAGER, visibility_timeout=0.4))
     bench.kaggle.faults.add_fault(Fault(on="GetKernelSessionStatus", status=403, times=0))
     with pytest.raises(OutsideError, match=r"version 1 of .* has no run") as told:
-        notebook_runs.push_and_follow(new(), alice, mine)
+        notebook_runs.push_and_follow(new(), access(alice, mine))
     assert "it pushes a new version" in told.value.hint
     with pytest.raises(OutsideError, match=r"version 2 of .* has no run"):
-        notebook_runs.push_and_follow(new(), alice, mine)
+        notebook_runs.push_and_follow(new(), access(alice, mine))
     assert versions(bench) == [1, 2]
 
 
 def test_a_bad_line_does_not_end_the_wait(bench: Bench, alice: KaggleClient) -> None:
     """A run of hours outlives minutes without an answer."""
-    push_notebook.push_notebook(new("import time; time.sleep(0.3)"), alice, ways(bench))
+    push_notebook.push_notebook(new("import time; time.sleep(0.3)"), access(alice, ways(bench)))
     bench.kaggle.faults.add_fault(Fault(on="GetKernelSessionStatus", status=503, times=9))
-    assert notebook_runs.follow_run(REF, 1, alice, ways(bench)).version == 1
+    assert notebook_runs.follow_run(REF, 1, access(alice, ways(bench))).version == 1
 
 
 def test_a_refusal_ends_the_wait(bench: Bench, alice: KaggleClient) -> None:
     """What Kaggle refuses for good is told at once."""
-    push_notebook.push_notebook(new(), alice, ways(bench))
+    push_notebook.push_notebook(new(), access(alice, ways(bench)))
     bench.kaggle.faults.add_fault(Fault(on="GetKernelSessionStatus", status=400, message="no", times=0))
     with pytest.raises(OutsideError, match="Kaggle says: no"):
-        notebook_runs.follow_run(REF, 1, alice, ways(bench))
+        notebook_runs.follow_run(REF, 1, access(alice, ways(bench)))
 
 
 # ------------------------------------------------------------------ a run without its kit
@@ -287,7 +287,7 @@ def test_a_run_that_did_not_see_the_kit_is_pushed_once_more(bench: Bench, alice:
     bench.kaggle.faults.add_fault(Fault(on="RUN", without="dataset"))
     report, said = listener()
     wanted = new(FINDS, sources=NotebookSources(datasets=("alice/plant-kit",)))
-    where, done = notebook_runs.push_and_follow(wanted, alice, ways(bench), report)
+    where, done = notebook_runs.push_and_follow(wanted, access(alice, ways(bench), report))
     assert (where.version, done.version, versions(bench)) == (2, 2, [1, 2])
     assert any("before its kit was visible" in line and "part kit" in line for line in said)
 
@@ -299,10 +299,10 @@ def test_a_kit_that_is_never_there_is_told_after_the_second_try(bench: Bench, al
     bench.kaggle.faults.add_fault(Fault(on="RUN", without="dataset", times=2))
     wanted = new(FINDS, sources=NotebookSources(datasets=("alice/plant-kit",)))
     with pytest.raises(KitNotMountedError, match="ran without its kit") as caught:
-        notebook_runs.push_and_follow(wanted, alice, ways(bench))
+        notebook_runs.push_and_follow(wanted, access(alice, ways(bench)))
     assert caught.value.exit_code == 1
     assert pushes(bench) == 2
-    assert notebook_runs.push_and_follow(wanted, alice, ways(bench))[1].version == 3
+    assert notebook_runs.push_and_follow(wanted, access(alice, ways(bench)))[1].version == 3
 
 
 # ------------------------------------------------------------------ damaged outputs
@@ -456,9 +456,9 @@ def test_waiting_does_not_read_the_log_at_each_look(bench: Bench, alice: KaggleC
     """The log of a long run is large: it is looked at now and then."""
     rarely = dataclasses.replace(EAGER, max_interval=1000.0, sleep=lambda _seconds: time.sleep(0.05))
     push_notebook.push_notebook(
-        new("import time\nfor n in range(10): print(n); time.sleep(0.1)"), alice, ways(bench, rarely)
+        new("import time\nfor n in range(10): print(n); time.sleep(0.1)"), access(alice, ways(bench, rarely))
     )
-    notebook_runs.follow_run(REF, 1, alice, ways(bench, rarely))
+    notebook_runs.follow_run(REF, 1, access(alice, ways(bench, rarely)))
     names = [event.name.rpartition("/")[2] for event in bench.server.traffic.ended_requests()]
     looks = [number for number, name in enumerate(names) if name == "GetKernelSessionStatus"]
     assert len(looks) > 8, "it was looked at often"
@@ -510,8 +510,8 @@ def test_killed_anywhere_the_next_push_ends_with_one_new_version(
     process.wait(60)
     assert hit.is_set()
     time.sleep(0.5)  # what the server has in hand by now may still have its effect
-    done = notebook_runs.push_and_follow(wanted, alice, ways(bench))[1]
-    again = notebook_runs.push_and_follow(wanted, alice, ways(bench))[1]
+    done = notebook_runs.push_and_follow(wanted, access(alice, ways(bench)))[1]
+    again = notebook_runs.push_and_follow(wanted, access(alice, ways(bench)))[1]
     assert done.version == again.version == len(before) + 1
     assert versions(bench) == [*before, done.version]
     assert again.outputs == ("submission.csv",)

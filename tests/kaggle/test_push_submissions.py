@@ -14,7 +14,7 @@ import pytest
 
 from offline_kit.core.errors import Exit, OfflineKitError, OutsideError, ProjectError, UsageError
 from offline_kit.core.report import Reporter
-from offline_kit.kaggle.client.api_types import NewSubmission, RefusedError, Submission
+from offline_kit.kaggle.client.api_types import RefusedError, Submission
 from offline_kit.kaggle.client.endpoint import KaggleEndpoint
 from offline_kit.kaggle.push import submit
 from offline_kit.kaggle.push.journal import Effect, Phase
@@ -33,7 +33,7 @@ from offline_kit.project import config
 from offline_kit.workflow import kaggle_session
 from tests.support.competitions import ANSWER
 from tests.support.local_kaggle import KERNEL, notebook
-from tests.support.pushing import datasets, make_kit, pushed
+from tests.support.pushing import access, datasets, make_kit, pushed
 from tests.support.submitting import SLUG, Contest, contest, submit_elsewhere
 
 PAGE = "/competitions/small-digits"
@@ -407,11 +407,9 @@ def test_what_kaggle_took_and_does_not_show_is_not_sent_again(tmp_path: Path) ->
 def test_a_number_that_is_not_told_is_found_by_the_mark(held: Contest) -> None:
     """An answer without a number is a yes all the same."""
     plan = held.plan()
-    new = NewSubmission(
-        competition=SLUG, notebook=KERNEL, version=1, file="submission.csv", message=plan.full_message
-    )
+    words = {"competition": SLUG, "notebook": KERNEL, "file": "submission.csv", "message": plan.full_message}
     held.bench.kaggle.faults.add_fault(Fault(on="CreateCodeSubmission", after=1, answer={"message": "fine"}))
-    assert held.alice.submit_notebook(new).ref == FIRST
+    assert held.alice.submit_notebook(version=1, **words).ref == FIRST
     held.bench.kaggle.faults.add_fault(Fault(on="ListSubmissions", answer={"submissions": []}))
     assert held.submit(plan).ref == FIRST
     assert held.ledger.read_entries()[0].submission == FIRST
@@ -585,7 +583,7 @@ def test_a_local_kaggle_is_asked_each_second_for_a_score(held: Contest) -> None:
     with kaggle_session.open_session(config.load_config(held.bench.folder, {}), where) as port:
         waiting = dataclasses.replace(port.settings.poll_policy, sleep=pauses.append)
         ways = dataclasses.replace(port.settings, poll_policy=waiting)
-        assert submit.wait_for_score(done.ref, port.kaggle, ways).state == "complete"
+        assert submit.wait_for_score(done.ref, access(port.kaggle, ways)).state == "complete"
     assert len(pauses) >= 6
     assert max(pauses) <= 1.0
 

@@ -15,12 +15,12 @@ from offline_kit.kaggle.push.dataset_plan import PushAction, PushOptions
 from offline_kit.kaggle.push.journal import PushSettings
 from offline_kit.kaggle.push.kit_parts import find_missing_parts
 from offline_kit.kaggle.push.push_datasets import OvertakenError, PushedPart
-from offline_kit.kaggle.push.verify_remote import VerifyOptions, verify_kit
+from offline_kit.kaggle.push.verify_remote import verify_kit
 from offline_kit.local_kaggle.faults import Fault
 from offline_kit.local_kaggle.traffic import TrafficEvent
 from offline_kit.project.kaggle_names import MARKER
 from tests.support.local_kaggle import HASTY, Bench, serving
-from tests.support.pushing import BRISK, EAGER, FILES, client, datasets, make_kit, pushed, ways
+from tests.support.pushing import BRISK, EAGER, FILES, access, client, datasets, make_kit, pushed, ways
 
 REF = "alice/plant-kit"
 SHORT = dataclasses.replace(EAGER, visibility_timeout=0.4)
@@ -55,7 +55,7 @@ def test_a_version_that_lost_a_file_on_kaggle_is_told_each_time(
         bench.kaggle.faults.add_fault(Fault(on=listing, answer=ONLY_MARKER, times=0))
     for _ in range(2):
         with pytest.raises(OutsideError, match="not all of its files") as caught:
-            pushing.push_kit(kit, datasets(kit), alice, ways(bench, SHORT))
+            pushing.push_kit(kit, datasets(kit), access(alice, ways(bench, SHORT)))
         assert "'packages/a.whl' is missing" in caught.value.details
         assert "--resend" in caught.value.hint
     assert versions(bench) == [1]
@@ -69,7 +69,7 @@ def test_a_damaged_version_is_sent_once_more_when_asked(
     for listing in ("ListDatasetFiles", "ListTreeDatasetFiles"):
         bench.kaggle.faults.add_fault(Fault(on=listing, answer=ONLY_MARKER, times=0))
     with pytest.raises(OutsideError, match="not all of its files"):
-        pushing.push_kit(kit, datasets(kit), alice, ways(bench, SHORT))
+        pushing.push_kit(kit, datasets(kit), access(alice, ways(bench, SHORT)))
     bench.kaggle.faults.clear_faults()
     (done,) = pushed(bench, kit, alice, PushOptions(resend=True))
     assert (done.version, done.action) == (2, PushAction.VERSION)
@@ -109,7 +109,7 @@ def test_an_answer_that_is_lost_is_not_given_up_in_the_dark(
     bench.kaggle.faults.add_fault(Fault(on="CreateDataset", lose_answer=True))
     bench.kaggle.faults.add_fault(Fault(on="GetDataset", after=1, times=0, status=503))
     with pytest.raises(OutsideError):
-        pushing.push_kit(kit, datasets(kit), alice, ways(bench, SHORT))
+        pushing.push_kit(kit, datasets(kit), access(alice, ways(bench, SHORT)))
     bench.kaggle.faults.clear_faults()
     sent = bench.server.traffic.uploaded_bytes()
     (done,) = pushed(bench, kit, alice)
@@ -136,14 +136,16 @@ def test_what_kaggle_took_and_shows_late_is_not_sent_twice(tmp_path: Path) -> No
     with serving(tmp_path, dataclasses.replace(HASTY, visible_after=3.0)) as bench, client(bench) as alice:
         impatient = ways(bench, dataclasses.replace(SHORT, visibility_timeout=0.2, processing_timeout=0.2))
         with pytest.raises(OutsideError):
-            pushing.push_kit(kit, datasets(kit), alice, impatient)
+            pushing.push_kit(kit, datasets(kit), access(alice, impatient))
         with pytest.raises(OutsideError, match="accepted the push of 'alice/plant-kit'") as caught:
             pushing.push_kit(
-                kit, datasets(kit), alice, ways(bench, dataclasses.replace(SHORT, visibility_timeout=0.2))
+                kit,
+                datasets(kit),
+                access(alice, ways(bench, dataclasses.replace(SHORT, visibility_timeout=0.2))),
             )
         assert caught.value.exit_code == 4
         assert pushing.push_kit(
-            kit, datasets(kit), alice, ways(bench, dataclasses.replace(EAGER, visibility_timeout=9))
+            kit, datasets(kit), access(alice, ways(bench, dataclasses.replace(EAGER, visibility_timeout=9)))
         )
         assert versions(bench) == [1]
 
@@ -162,7 +164,7 @@ def test_a_push_that_is_overtaken_says_so_and_stops(
         """Let the other push come to its end before the first one hears of its version."""
         if event.phase == "done" and event.name.endswith("/CreateDatasetVersion") and once.acquire(False):
             with client(bench) as other:
-                done.extend(pushing.push_kit(kits[1], datasets(kits[1]), other, there))
+                done.extend(pushing.push_kit(kits[1], datasets(kits[1]), access(other, there)))
 
     bench.server.traffic.listeners.append(overtake)
     with pytest.raises(OvertakenError) as caught:
@@ -200,10 +202,10 @@ def test_a_dataset_whose_first_version_failed_gets_a_second(tmp_path: Path) -> N
         bench.kaggle.faults.add_fault(Fault(on="CreateDatasetVersion", stuck="FAILED"))
         with pytest.raises(OutsideError, match="could not process version 1"):
             pushed(bench, kit, alice)
-        (problem,) = verify_kit(kit, datasets(kit), alice, VerifyOptions(waiting=EAGER)).problems
+        (problem,) = verify_kit(kit, datasets(kit), access(alice, ways(bench))).problems
         assert "its first version is not ready on Kaggle: 'failed'" in problem.what
         with pytest.raises(OutsideError, match="could not process"):
-            pushing.push_kit(kit, datasets(kit), alice, ways(bench, SHORT))
+            pushing.push_kit(kit, datasets(kit), access(alice, ways(bench, SHORT)))
         (done,) = pushed(bench, kit, alice)
         assert (done.version, done.action) == (3, PushAction.VERSION)
 
@@ -265,7 +267,7 @@ def test_a_listing_by_folder_that_kaggle_refuses_is_done_without(
     bench.kaggle.faults.add_fault(Fault(on="ListDatasetFiles", answer=ONLY_MARKER, times=0))
     bench.kaggle.faults.add_fault(Fault(on="ListTreeDatasetFiles", status=400, times=0))
     with pytest.raises(OutsideError, match="not all of its files"):
-        pushing.push_kit(kit := make_kit(tmp_path / "kit"), datasets(kit), alice, ways(bench, SHORT))
+        pushing.push_kit(kit := make_kit(tmp_path / "kit"), datasets(kit), access(alice, ways(bench, SHORT)))
 
 
 def test_one_part_alone_is_sent_again(bench: Bench, alice: KaggleClient, tmp_path: Path) -> None:
@@ -283,7 +285,7 @@ def test_a_kaggle_in_trouble_does_not_say_that_another_ones_dataset_lacks_a_part
 ) -> None:
     """Whether a team mate's dataset holds it is not known then; where it is hidden from us, it does not."""
     wanted, sources = {"kit": "a" * 64}, NotebookSources(datasets=("bob/plant-kit",))
-    assert find_missing_parts(wanted, sources, alice, SHORT) == wanted
+    assert find_missing_parts(wanted, sources, access(alice, ways(bench, SHORT))) == wanted
     bench.kaggle.faults.add_fault(Fault(on="ListDatasetFiles", status=503, message="down", times=0))
     with pytest.raises(OutsideError, match="down"):
-        find_missing_parts(wanted, sources, alice, SHORT)
+        find_missing_parts(wanted, sources, access(alice, ways(bench, SHORT)))

@@ -15,21 +15,23 @@ from offline_kit.core.errors import OutsideError
 from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.push import push_notebook
 from offline_kit.kaggle.push.dataset_plan import PushOptions
-from offline_kit.kaggle.push.verify_remote import Verification, VerifyOptions, verify_kit
+from offline_kit.kaggle.push.journal import PushSettings
+from offline_kit.kaggle.push.verify_remote import Verification, verify_kit
 from offline_kit.local_kaggle.faults import Fault
 from offline_kit.local_kaggle.traffic import TrafficEvent
 from offline_kit.project.kaggle_names import MARKER
 from offline_kit.project.types import Kit
 from tests.support.local_kaggle import Bench, notebook
 from tests.support.notebooks import WRITES, written
-from tests.support.pushing import EAGER, FILES, client, content, datasets, make_kit, pushed, ways
+from tests.support.pushing import EAGER, FILES, access, client, content, datasets, make_kit, pushed, ways
 
 REF = "alice/plant-kit"
 
 
 def verified(kit: Kit, kaggle: KaggleClient, *, deep: bool = False) -> Verification:
     """Compare a kit with the datasets that it was pushed to."""
-    return verify_kit(kit, datasets(kit), kaggle, VerifyOptions(deep=deep, waiting=EAGER))
+    settings = PushSettings(state_folder=kit.folder.parent, poll_policy=EAGER)
+    return verify_kit(kit, datasets(kit), access(kaggle, settings), deep=deep)
 
 
 def whats(found: Verification) -> list[str]:
@@ -218,7 +220,7 @@ def test_the_notebook_is_compared_by_cells_settings_and_sources(
     kit = written(make_kit(tmp_path / "kit"), WRITES)
     pushed(bench, kit, alice)
     assert whats(verified(kit, alice)) == ["there is no notebook 'alice/plant-inference'"]
-    push_notebook.push_notebook(push_notebook.read_notebook(kit, "alice"), alice, ways(bench))
+    push_notebook.push_notebook(push_notebook.read_notebook(kit, "alice"), access(alice, ways(bench)))
     found = verified(kit, alice)
     assert whats(found) == []
     assert found.notebook is not None

@@ -65,12 +65,12 @@ def push_elsewhere(bench: Bench, wanted: NewNotebook) -> "subprocess.Popen[bytes
         "from offline_kit.kaggle.client.client import KaggleClient\n"
         "from offline_kit.kaggle.client.api_types import NewNotebook\n"
         "from offline_kit.kaggle.client.endpoint import KaggleEndpoint\n"
-        "from tests.support.pushing import EAGER, BRISK\n"
+        "from tests.support.pushing import EAGER, BRISK, access\n"
         "new = NewNotebook(ref=sys.argv[3], title=sys.argv[4], text=sys.argv[5])\n"
         "ways = PushSettings(state_folder=Path(sys.argv[2]), poll_policy=EAGER, retry_policy=BRISK)\n"
         "where = KaggleEndpoint(local=sys.argv[1], username='alice', key='key-of-alice')\n"
         "with KaggleClient(where, patience=BRISK) as kaggle:\n"
-        "    runs.push_and_follow(new, kaggle, ways)\n"
+        "    runs.push_and_follow(new, access(kaggle, ways))\n"
     )
     state = str(ways(bench).state_folder)
     return subprocess.Popen(

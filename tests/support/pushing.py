@@ -13,7 +13,7 @@ from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.client.endpoint import KaggleEndpoint
 from offline_kit.kaggle.push import push_datasets as pushing
 from offline_kit.kaggle.push.dataset_plan import DEFAULT_OPTIONS, PushOptions, PushPlan
-from offline_kit.kaggle.push.journal import PushSettings
+from offline_kit.kaggle.push.journal import PushContext, PushSettings
 from offline_kit.kaggle.push.poll_policy import PollPolicy
 from offline_kit.kaggle.push.push_datasets import PushedPart
 from offline_kit.kit import manifest
@@ -72,6 +72,11 @@ def ways(bench: Bench, waiting: PollPolicy = EAGER) -> PushSettings:
     return PushSettings(state_folder=bench.folder / "push-state", poll_policy=waiting, retry_policy=BRISK)
 
 
+def access(kaggle: KaggleClient, settings: PushSettings, report: Reporter = SILENT) -> PushContext:
+    """Return what every step of a push needs."""
+    return PushContext(kaggle=kaggle, settings=settings, report=report)
+
+
 def pushed(
     bench: Bench,
     kit: Kit,
@@ -80,12 +85,12 @@ def pushed(
     report: Reporter = SILENT,
 ) -> tuple[PushedPart, ...]:
     """Push a kit."""
-    return pushing.push_kit(kit, datasets(kit), kaggle, ways(bench), wishes, report)
+    return pushing.push_kit(kit, datasets(kit), access(kaggle, ways(bench), report), wishes)
 
 
 def planned(bench: Bench, kit: Kit, kaggle: KaggleClient) -> PushPlan:
     """Plan the push of a kit."""
-    return pushing.plan_datasets(kit, datasets(kit), kaggle, ways(bench))
+    return pushing.plan_datasets(kit, datasets(kit), access(kaggle, ways(bench)))
 
 
 def content(bench: Bench, ref: str = "alice/plant-kit") -> dict[str, bytes]:
@@ -107,12 +112,12 @@ def push_elsewhere(bench: Bench, kit: Kit) -> "subprocess.Popen[bytes]":
         "from offline_kit.kaggle.push.journal import PushSettings\n"
         "from offline_kit.kaggle.client.client import KaggleClient\n"
         "from offline_kit.kaggle.client.endpoint import KaggleEndpoint\n"
-        "from tests.support.pushing import EAGER, BRISK, datasets\n"
+        "from tests.support.pushing import EAGER, BRISK, access, datasets\n"
         "kit = manifest.read_kit(Path(sys.argv[2]))\n"
         "ways = PushSettings(state_folder=Path(sys.argv[3]), poll_policy=EAGER, retry_policy=BRISK)\n"
         "where = KaggleEndpoint(local=sys.argv[1], username='alice', key='key-of-alice')\n"
         "with KaggleClient(where, patience=BRISK) as kaggle:\n"
-        "    pushing.push_kit(kit, datasets(kit), kaggle, ways)\n"
+        "    pushing.push_kit(kit, datasets(kit), access(kaggle, ways))\n"
     )
     return subprocess.Popen(
         [sys.executable, "-c", code, bench.server.url, str(kit.folder), str(ways(bench).state_folder)],

@@ -19,7 +19,7 @@ from offline_kit.kaggle.push.submission_plan import SubmitPlan, SubmitRequest
 from offline_kit.kaggle.push.submit import SubmissionResult
 from tests.support.competitions import ANSWER, competition
 from tests.support.local_kaggle import HASTY, KERNEL, Bench, notebook, serving
-from tests.support.pushing import EAGER, client, ways
+from tests.support.pushing import EAGER, access, client, ways
 
 SLUG = "small-digits"
 REQUEST = SubmitRequest(competition=SLUG, notebook=KERNEL, version=1, message="first try")
@@ -59,19 +59,19 @@ class Contest:
     def plan(self, **changes: Any) -> SubmitPlan:
         """Plan the submission of the first version, with changes to the request."""
         request = replace(REQUEST, **changes)
-        return submissions.plan_submission(request, self.alice, self.ways, self.ledger)
+        return submissions.plan_submission(request, access(self.alice, self.ways), self.ledger)
 
     def submit(
         self, plan: SubmitPlan | None = None, report: Reporter = SILENT, **changes: Any
     ) -> SubmissionResult:
         """Submit."""
         made = plan or self.plan(**changes)
-        return submissions.submit_version(made, self.alice, self.ways, self.ledger, report)
+        return submissions.submit_version(made, access(self.alice, self.ways, report), self.ledger)
 
     def wait(self, ref: int, report: Reporter = SILENT, **more: Any) -> Submission:
         """Wait for the score."""
         return submissions.wait_for_score(
-            ref, self.alice, self.ways, report, **{"ledger": self.ledger, **more}
+            ref, access(self.alice, self.ways, report), **{"ledger": self.ledger, **more}
         )
 
     def made(self) -> list[dict[str, Any]]:
@@ -102,15 +102,15 @@ def submit_elsewhere(held: Contest, request: SubmitRequest = REQUEST) -> "subpro
         "from offline_kit.kaggle.push.journal import PushSettings\n"
         "from offline_kit.kaggle.client.client import KaggleClient\n"
         "from offline_kit.kaggle.client.endpoint import KaggleEndpoint\n"
-        "from tests.support.pushing import EAGER, BRISK\n"
+        "from tests.support.pushing import EAGER, BRISK, access\n"
         "ways = PushSettings(state_folder=Path(sys.argv[2]), poll_policy=EAGER, retry_policy=BRISK)\n"
         "ledger = SubmissionLedger(ways.state_folder / 'ledger.jsonl')\n"
         f"request = {request!r}\n"
         "where = KaggleEndpoint(local=sys.argv[1], username='alice', key='key-of-alice')\n"
         "with KaggleClient(where, patience=BRISK) as kaggle:\n"
-        "    plan = submissions.plan_submission(request, kaggle, ways, ledger)\n"
-        "    made = submissions.submit_version(plan, kaggle, ways, ledger)\n"
-        "    submissions.wait_for_score(made.ref, kaggle, ways, ledger=ledger)\n"
+        "    plan = submissions.plan_submission(request, access(kaggle, ways), ledger)\n"
+        "    made = submissions.submit_version(plan, access(kaggle, ways), ledger)\n"
+        "    submissions.wait_for_score(made.ref, access(kaggle, ways), ledger=ledger)\n"
     )
     return subprocess.Popen(
         [sys.executable, "-c", code, held.bench.server.url, str(held.ways.state_folder)],

@@ -33,7 +33,7 @@ from offline_kit.workflow.remote_wheelhouse import RemoteRequest, WheelhouseReco
 from tests.support.kits import wheel
 from tests.support.local_kaggle import Bench, serving
 from tests.support.notebooks import REF, new
-from tests.support.pushing import client, ways
+from tests.support.pushing import access, client, ways
 
 
 def tells_internet(job: RunJob) -> RunResult:
@@ -66,7 +66,7 @@ def test_the_internet_is_on_where_it_was_asked_for(
 ) -> None:
     """A notebook is saved and run with the internet exactly where it asks for it, and read back so."""
     wanted = dataclasses.replace(new("1"), internet=internet)
-    done = push_notebook.push_notebook(wanted, alice, ways(bench))
+    done = push_notebook.push_notebook(wanted, access(alice, ways(bench)))
     there = alice.get_notebook(REF, done.version)
     assert there
     assert there.internet is internet
@@ -79,7 +79,7 @@ def test_switching_the_internet_is_another_version(bench: Bench, alice: KaggleCl
     offline = new("1")
     online = dataclasses.replace(offline, internet=True)
     assert hash_content(online) != hash_content(offline)
-    push_notebook.push_notebook(online, alice, ways(bench))
+    push_notebook.push_notebook(online, access(alice, ways(bench)))
     there = alice.get_notebook(REF)
     assert there
     assert [each.is_exposed for each in find_mismatches(offline, there)] == [True]

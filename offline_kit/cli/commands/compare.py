@@ -149,10 +149,11 @@ def verify(project: Path, console: Console, deep: bool, no_notebook: bool, **fla
     to, at = flags.pop("to"), flags.pop("at")
     config = options.load_config(project, flags)
     kit = pipeline.read_kit(config)
-    scope = verify_remote.VerifyOptions(deep=deep, notebook=not no_notebook)
     with options.session_of(config, to, at, console) as session:
         datasets, others = session.part_datasets(kit), session.other_locations(kit)
-        verification = verify_remote.verify_kit(kit, datasets, session.kaggle, scope, console, others)
+        verification = verify_remote.verify_kit(
+            kit, datasets, session, others, deep=deep, with_notebook=not no_notebook
+        )
     _show_verification(verification, console)
     if verification.problems:
         sys.exit(Exit.PROJECT)

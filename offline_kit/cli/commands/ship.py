@@ -232,8 +232,7 @@ def push(project: Path, console: Console, upgrade: bool, **flags: Any) -> None:
         run = None if data_only or no_wait else shipping.run_notebook(session, kit)
         pushed = run.pushed if run else None
         if no_wait and not data_only:
-            new = session.read_notebook(kit)
-            pushed = push_notebook.push_notebook(new, session.kaggle, session.settings, console)
+            pushed = push_notebook.push_notebook(session.read_notebook(kit), session)
         _show_parts(parts, console)
         if pushed:
             console.print_lines([_notebook_line(pushed, run)])

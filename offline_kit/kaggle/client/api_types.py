@@ -28,17 +28,12 @@ class RefusedError(OutsideError):
     @property
     def is_server_error(self) -> bool:
         """Whether the server failed: the request may have had an effect all the same."""
-        return is_server_error(self.status)
+        return self.status >= 500  # RFC 9110, section 15.6
 
     @property
     def is_temporary(self) -> bool:
         """Whether the same request may succeed later."""
         return self.status == RATE_LIMITED or self.is_server_error
-
-
-def is_server_error(status: int) -> bool:
-    """Tell whether an HTTP status blames the server (RFC 9110, section 15.6)."""
-    return status >= 500
 
 
 class NoResponseError(OutsideError):
@@ -220,17 +215,6 @@ class SubmissionLimits:
     made_today: int
     made_total: int
     remaining: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class NewSubmission:
-    """A code submission: a notebook version whose run is complete."""
-
-    competition: str
-    notebook: str
-    version: int
-    file: str
-    message: str
 
 
 @dataclass(frozen=True, kw_only=True)

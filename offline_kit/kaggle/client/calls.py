@@ -6,12 +6,13 @@ NoResponseError, the caller checks what became of it before sending it again.
 
 import json
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import UnionType
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from offline_kit.core.errors import OfflineKitError, OutsideError
 from offline_kit.core.retry import (
@@ -25,11 +26,13 @@ from offline_kit.core.retry import (
 from offline_kit.kaggle.client.api_types import (
     RATE_LIMITED,
     UNKNOWN,
+    Account,
     InvalidResponseError,
     NoResponseError,
     RefusedError,
     UnreachableError,
 )
+from offline_kit.kaggle.client.endpoint import KaggleEndpoint
 from offline_kit.kaggle.client.session import ClientSession, build_refusal
 
 READ_SECONDS = 60.0
@@ -105,22 +108,39 @@ class ApiService:
 
     def __init__(
         self,
-        session: ClientSession,
+        endpoint: KaggleEndpoint,
         *,
+        env: Mapping[str, str] | None = None,
+        python: str = sys.executable,
         patience: RetryPolicy = PATIENT,
         seconds: float = READ_SECONDS,
         page: int = PAGE,
     ) -> None:
-        """Set the timeout of a read in `seconds` and the items per `page` of a listing.
+        """`python` must have the kaggle package; `seconds` is the timeout of a read, `page` the items per page of a listing.
 
         `patience` reports only the waits of rate limits (429): they may take minutes.
         """
-        self._session = session
+        self._endpoint = endpoint
+        self._session = ClientSession(endpoint, env=env, python=python)
         self._patience = replace(patience, tell=ignore_progress)
         self._slower = patience.when_rate_limited()
         self._turns = RequestThrottle()
         self._seconds = seconds
         self._page = page
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._session.close_session()
+
+    def fetch_account(self) -> Account:
+        """Return the account of the credentials; raises NotLoggedInError."""
+        return self._session.fetch_account()
+
+    def upload_proxies(self) -> Mapping[str, str] | None:
+        """Return the proxies for uploads; None for those of the environment."""
+        return self._endpoint.upload_proxies()
 
     def _read(self, method: str, body: Mapping[str, Any]) -> Answer:
         """Return the answer of a "package.Service/Method" without effect; raises as `ClientSession.send_request`."""

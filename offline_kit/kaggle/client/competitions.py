@@ -4,18 +4,11 @@ from datetime import UTC, datetime
 
 from offline_kit.kaggle.client.api_types import (
     Competition,
-    NewSubmission,
     RefusedError,
     Submission,
     SubmissionLimits,
 )
-from offline_kit.kaggle.client.calls import (
-    NOT_VISIBLE,
-    Answer,
-    ApiService,
-    parse_state,
-    parse_time,
-)
+from offline_kit.kaggle.client.calls import NOT_VISIBLE, Answer, ApiService, parse_state, parse_time
 
 _SERVICE = "competitions.CompetitionApiService/"
 _STATES = ("pending", "complete", "error")
@@ -66,21 +59,23 @@ class CompetitionCalls(ApiService):
             remaining=answer.number("numAllowedNow"),
         )
 
-    def submit_notebook(self, new: NewSubmission) -> Submission:
+    def submit_notebook(
+        self, *, competition: str, notebook: str, version: int, file: str, message: str
+    ) -> Submission:
         """Queue a code submission; if Kaggle returns no number, it is 0 and `error` holds its message. Not idempotent."""
-        owner, _, slug = new.notebook.partition("/")
+        owner, _, slug = notebook.partition("/")
         body = {
-            "competitionName": new.competition,
+            "competitionName": competition,
             "kernelOwner": owner,
             "kernelSlug": slug,
-            "kernelVersion": new.version,
-            "fileName": new.file,
-            "submissionDescription": new.message,
+            "kernelVersion": version,
+            "fileName": file,
+            "submissionDescription": message,
         }
         answer = self._send(_SERVICE + "CreateCodeSubmission", body)
         ref = answer.number("ref")
         words = "" if ref else answer.text("message").strip()
-        return Submission(ref=ref, submitted_at=None, state="pending", message=new.message, error=words)
+        return Submission(ref=ref, submitted_at=None, state="pending", message=message, error=words)
 
     def get_submission(self, ref: int) -> Submission | None:
         """Return one submission; None while it is not visible."""

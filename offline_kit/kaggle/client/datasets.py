@@ -14,12 +14,7 @@ from offline_kit.kaggle.client.api_types import (
     RemoteFile,
     RemoteModel,
 )
-from offline_kit.kaggle.client.calls import (
-    NOT_VISIBLE,
-    Answer,
-    ApiService,
-    parse_state,
-)
+from offline_kit.kaggle.client.calls import NOT_VISIBLE, Answer, ApiService, parse_state
 
 _DATASETS = "datasets.DatasetApiService/"
 _MODELS = "models.ModelApiService/"

@@ -14,22 +14,10 @@ from offline_kit.kaggle.client.api_types import (
     RunStatus,
     SavedNotebook,
 )
-from offline_kit.kaggle.client.calls import (
-    Answer,
-    ApiService,
-    parse_state,
-)
+from offline_kit.kaggle.client.calls import Answer, ApiService, parse_state
 
 _SERVICE = "kernels.KernelsApiService/"
-_STATES = (
-    "queued",
-    "running",
-    "complete",
-    "error",
-    "cancelrequested",
-    "cancelacknowledged",
-    "newscript",
-)
+_STATES = ("queued", "running", "complete", "error", "cancelrequested", "cancelacknowledged", "newscript")
 _REJECTED = {
     "invalidDatasetSources": "dataset",
     "invalidCompetitionSources": "competition",

@@ -21,7 +21,6 @@ from offline_kit.kaggle.client.api_types import (
     NotLoggedInError,
     RefusedError,
     UnreachableError,
-    is_server_error,
 )
 from offline_kit.kaggle.client.endpoint import KaggleEndpoint
 
@@ -276,7 +275,7 @@ def build_refusal(message: str, status: int, after: float | None = None) -> Refu
         409: "choose another slug or title in the configuration",
         429: "rate-limited by Kaggle: run the same command again later",
     }
-    usual = _RETRY_HINT if is_server_error(status) else hints.get(status, "see Kaggle's message above")
+    usual = _RETRY_HINT if status >= 500 else hints.get(status, "see Kaggle's message above")
     message = _clean_message(message)
     hint = next((remedy for words, remedy in _REMEDIES.items() if words in message.lower()), usual)
     return RefusedError(f"Kaggle says: {message}", hint=hint, status=status, after=after)

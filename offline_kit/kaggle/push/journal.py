@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from offline_kit.core import files
 from offline_kit.core.errors import OutsideError
 from offline_kit.core.files import append_line
-from offline_kit.core.report import Reporter
+from offline_kit.core.report import SILENT, Reporter
 from offline_kit.core.retry import PATIENT, RetryPolicy
 from offline_kit.kaggle.client.api_types import NoResponseError, RefusedError, UnreachableError
 from offline_kit.kaggle.client.client import KaggleClient
@@ -197,3 +197,27 @@ class PushSettings:
         """Return the uploader of one dataset, or of one variation of a "MODEL"."""
         state = self.state_folder / "uploads" / ref.lower().replace("/", "--")
         return Uploader(kaggle, state, patience=self.retry_policy, kind=kind)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PushContext:
+    """What every step of a push needs."""
+
+    kaggle: KaggleClient
+    settings: PushSettings
+    report: Reporter = SILENT
+
+    @property
+    def journal(self) -> Journal:
+        """The journal of the settings."""
+        return self.settings.effect_journal
+
+    @property
+    def poll(self) -> PollPolicy:
+        """The waiting times of the settings."""
+        return self.settings.poll_policy
+
+    @property
+    def server_name(self) -> str:
+        """The server as a person calls it: Kaggle or the local Kaggle."""
+        return self.kaggle.fetch_account().server_name

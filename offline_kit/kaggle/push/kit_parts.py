@@ -17,17 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from offline_kit.core.errors import OutsideError, ProjectError
-from offline_kit.core.report import SILENT, Reporter
 from offline_kit.core.retry import TransientError, retry_call
 from offline_kit.kaggle.client.api_types import NotebookSources, RefusedError, RemoteDataset, RemoteFile
 from offline_kit.kaggle.client.client import KaggleClient
-from offline_kit.kaggle.push.poll_policy import (
-    DEFAULT_POLL,
-    PollPolicy,
-    StatusLine,
-    find_cause,
-    ignore_transient,
-)
+from offline_kit.kaggle.push.journal import PushContext
+from offline_kit.kaggle.push.poll_policy import StatusLine, find_cause, ignore_transient
 from offline_kit.kit import manifest
 from offline_kit.project.kaggle_names import MARKER
 from offline_kit.project.types import KitPart
@@ -124,22 +118,16 @@ def find_differences(part: KitPart, files: Iterable[RemoteFile]) -> tuple[str, .
     return (*find_damage(part, files), *(f"'{name}' is not part of the kit" for name in foreign_files))
 
 
-def inspect_dataset(
-    kaggle: KaggleClient,
-    ref: str,
-    poll_policy: PollPolicy = DEFAULT_POLL,
-    report: Reporter = SILENT,
-    *,
-    expected: bool = False,
-) -> RemotePartState:
+def inspect_dataset(ref: str, context: PushContext, *, expected: bool = False) -> RemotePartState:
     """Return a dataset's state, after waiting while it is being processed.
 
     If a new version is `expected`, wait until its files are listed. Raises OutsideError if any
     of it times out.
     """
+    kaggle, poll_policy = context.kaggle, context.poll
     if kaggle.get_dataset(ref) is None:
         return RemotePartState(ref=ref)
-    with StatusLine(report, f"{kaggle.fetch_account().server_name} processes '{ref}'") as line:
+    with StatusLine(context.report, f"{context.server_name} processes '{ref}'") as line:
 
         def read_state() -> str:
             state = kaggle.get_dataset_status(ref)
@@ -150,7 +138,7 @@ def inspect_dataset(
 
         state = retry_call(
             ignore_transient(read_state, line.update_status),
-            poll_policy.retry_policy(poll_policy.processing_timeout),
+            poll_policy.until_processed,
             give_up=lambda trouble: build_not_ready_error(ref, trouble),
         )
         dataset = kaggle.get_dataset(ref)
@@ -311,21 +299,18 @@ def _inspect_notebook(part: KitPart, ref: str, kaggle: KaggleClient) -> RemotePa
 
 
 def find_missing_parts(
-    parts: Mapping[str, str],
-    sources: NotebookSources,
-    kaggle: KaggleClient,
-    poll_policy: PollPolicy = DEFAULT_POLL,
-    report: Reporter = SILENT,
+    parts: Mapping[str, str], sources: NotebookSources, context: PushContext
 ) -> dict[str, str]:
     """Return the parts (id by name) that none of a notebook's sources holds.
 
     Waits for own datasets that are being processed; raises OutsideError if that takes too long.
     """
+    kaggle = context.kaggle
     username = kaggle.fetch_account().username.lower()
     readers: list[Callable[[], KitPart | None]] = []
     for ref in sources.datasets:
         if ref.partition("/")[0].lower() == username:
-            readers.append(partial(_wait_for_part, kaggle, ref, poll_policy, report))
+            readers.append(partial(_wait_for_part, ref, context))
         else:
             readers.append(partial(_read_foreign_part, kaggle, ref))
     for source in sources.models:
@@ -342,10 +327,8 @@ def find_missing_parts(
     return missing
 
 
-def _wait_for_part(
-    kaggle: KaggleClient, ref: str, poll_policy: PollPolicy, report: Reporter
-) -> KitPart | None:
-    return inspect_dataset(kaggle, ref, poll_policy, report).part
+def _wait_for_part(ref: str, context: PushContext) -> KitPart | None:
+    return inspect_dataset(ref, context).part
 
 
 def _read_foreign_part(kaggle: KaggleClient, ref: str) -> KitPart | None:

@@ -23,7 +23,7 @@ from offline_kit.kaggle.client.api_types import (
 )
 from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.push import push_notebook, run_logs
-from offline_kit.kaggle.push.journal import PushSettings
+from offline_kit.kaggle.push.journal import PushContext
 from offline_kit.kaggle.push.poll_policy import StatusLine, wait_until_shown
 from offline_kit.kaggle.push.push_notebook import PushedNotebook
 from offline_kit.rehearsal import causes, execution, submission_check
@@ -58,9 +58,7 @@ class FinishedRun:
 
 def push_and_follow(
     notebook: NewNotebook,
-    kaggle: KaggleClient,
-    settings: PushSettings,
-    report: Reporter = SILENT,
+    context: PushContext,
     *,
     timeout: float = RUN_TIMEOUT_SECONDS,
     log_folder: Path | None = None,
@@ -72,28 +70,26 @@ def push_and_follow(
 
     def follow_pushed() -> tuple[PushedNotebook, FinishedRun]:
         return pushed, follow_run(
-            notebook.ref, pushed.version, kaggle, settings, report, timeout=timeout, log_folder=log_folder
+            notebook.ref, pushed.version, context, timeout=timeout, log_folder=log_folder
         )
 
-    pushed = push_notebook.push_notebook(notebook, kaggle, settings, report)
+    pushed = push_notebook.push_notebook(notebook, context)
     try:
         return follow_pushed()
     except KitNotMountedError as error:
-        report.warn(
+        context.report.warn(
             f"version {pushed.version} of '{notebook.ref}' ran before its kit was visible; pushing it once more"
             f" ({error.what})"
         )
-        push_notebook.void_version(notebook, pushed.version, settings)
-    pushed = push_notebook.push_notebook(notebook, kaggle, settings, report)
+        push_notebook.void_version(notebook, pushed.version, context)
+    pushed = push_notebook.push_notebook(notebook, context)
     return follow_pushed()
 
 
 def follow_run(
     ref: str,
     version: int,
-    kaggle: KaggleClient,
-    settings: PushSettings,
-    report: Reporter = SILENT,
+    context: PushContext,
     *,
     timeout: float = RUN_TIMEOUT_SECONDS,
     log_folder: Path | None = None,
@@ -107,15 +103,16 @@ def follow_run(
 
     def read_after_end(read: Callable[[], tuple[_T, ...]]) -> tuple[_T, ...]:
         # An empty answer may not be final.
-        policy = settings.poll_policy.retry_policy(settings.poll_policy.visibility_timeout / 6)
+        policy = context.poll.retry_policy(context.poll.visibility_timeout / 6)
         return wait_until_shown(lambda: read() or None, policy) or ()
 
+    kaggle = context.kaggle
     began, name = time.monotonic(), f"version {version} of '{ref}'"
-    with StatusLine(report, f"{name} runs on {kaggle.fetch_account().server_name}") as line:
-        watcher = _RunWatcher(ref, version, kaggle, settings, report, line)
+    with StatusLine(context.report, f"{name} runs on {context.server_name}") as line:
+        watcher = _RunWatcher(ref, version, context, line)
         run = retry_call(
             watcher.check_ended,
-            settings.poll_policy.retry_policy(timeout),
+            context.poll.retry_policy(timeout),
             give_up=lambda trouble: OutsideError(
                 f"the run of {name} has not finished in time: {trouble}",
                 code="notebook-run-timeout",
@@ -152,19 +149,10 @@ def follow_run(
 class _RunWatcher:
     """Poll a run and update the status line."""
 
-    def __init__(
-        self,
-        ref: str,
-        version: int,
-        kaggle: KaggleClient,
-        settings: PushSettings,
-        report: Reporter,
-        line: StatusLine,
-    ) -> None:
+    def __init__(self, ref: str, version: int, context: PushContext, line: StatusLine) -> None:
         self._ref, self._version = ref, version
-        self._kaggle = kaggle
-        self._policy = settings.poll_policy
-        self._report, self._line = report, line
+        self._context, self._line = context, line
+        self._kaggle, self._policy = context.kaggle, context.poll
         self._began = self._last_shown = self._answered = time.monotonic()
         self._logged = float("-inf")
         self._last_words = ""
@@ -196,8 +184,8 @@ class _RunWatcher:
             return run
         if run.state.startswith(UNKNOWN) and run.state != self._unknown_state:
             self._unknown_state = run.state
-            page = self._kaggle.fetch_account().server_name
-            self._report.warn(
+            page = self._context.server_name
+            self._context.report.warn(
                 f"the state of version {self._version} of '{self._ref}' is {run.state}, which this version of"
                 f" offline-kit does not know; it keeps waiting; check {page}"
             )

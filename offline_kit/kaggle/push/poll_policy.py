@@ -28,6 +28,16 @@ class PollPolicy:
     scoring_interval: float = 60.0  # `max_interval` for submissions, whose scoring takes hours
     sleep: Callable[[float], None] = time.sleep
 
+    @property
+    def until_visible(self) -> RetryPolicy:
+        """The policy for something new."""
+        return self.retry_policy(self.visibility_timeout)
+
+    @property
+    def until_processed(self) -> RetryPolicy:
+        """The policy for something that is processed."""
+        return self.retry_policy(self.processing_timeout)
+
     def retry_policy(self, seconds: float) -> RetryPolicy:
         """Return a retry policy that polls for so many seconds."""
         return RetryPolicy(

@@ -9,10 +9,8 @@ from dataclasses import dataclass
 
 from offline_kit.core.errors import OutsideError
 from offline_kit.core.files import hold_lock
-from offline_kit.core.report import SILENT, Reporter
 from offline_kit.core.retry import TransientError
 from offline_kit.kaggle.client.api_types import NewVersion, RemoteDataset
-from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.push.dataset_plan import (
     DEFAULT_OPTIONS,
     PartPlan,
@@ -23,7 +21,7 @@ from offline_kit.kaggle.push.dataset_plan import (
     plan_push,
     resolve_datasets,
 )
-from offline_kit.kaggle.push.journal import Effect, Phase, PushSettings
+from offline_kit.kaggle.push.journal import Effect, Phase, PushContext
 from offline_kit.kaggle.push.kit_parts import (
     FAILED_STATES,
     FINAL_STATES,
@@ -56,10 +54,8 @@ class PushedPart:
 def push_kit(
     kit: Kit,
     datasets: Mapping[str, str],
-    kaggle: KaggleClient,
-    settings: PushSettings,
+    context: PushContext,
     options: PushOptions = DEFAULT_OPTIONS,
-    report: Reporter = SILENT,
     approve: Callable[[PushPlan], None] = lambda _plan: None,
 ) -> tuple[PushedPart, ...]:
     """Push a kit's parts to their datasets (by part name) and return where each one is.
@@ -68,28 +64,28 @@ def push_kit(
     may raise before anything is sent. Raises as `plan_datasets`, and OutsideError if Kaggle refuses or is not ready
     in time; the same call later continues.
     """
-    with hold_lock(settings.state_folder / "push.lock"):
-        plan = plan_datasets(kit, datasets, kaggle, settings, options, report)
+    with hold_lock(context.settings.state_folder / "push.lock"):
+        plan = plan_datasets(kit, datasets, context, options)
         approve(plan)
         # All parts are sent before waiting, so that Kaggle processes them in parallel.
         effects: dict[str, Effect] = {}
         for part in plan.parts:
             if part.action is not PushAction.NOTHING:
-                target = _DatasetTarget(part.ref, kaggle, settings, report)
+                target = _DatasetTarget(part.ref, context)
                 effects[part.ref] = _upload_part(part, target)
         pushed = []
         for part in plan.parts:
             version, url = part.version_before, part.url
             if part.ref not in effects:
-                report.note(f"'{part.ref}': nothing to upload, {part.reason}")
+                context.report.note(f"'{part.ref}': nothing to upload, {part.reason}")
             else:
                 effect = effects[part.ref]
-                remote = _DatasetTarget(part.ref, kaggle, settings, report).wait_until_ready(effect)
-                settings.effect_journal.append_entry(effect, Phase.DONE)
+                remote = _DatasetTarget(part.ref, context).wait_until_ready(effect)
+                context.journal.append_entry(effect, Phase.DONE)
                 version, url = remote.version, remote.url
                 if not remote.private and not options.public:
                     raise build_exposed_error(f"'{part.ref}'", url)
-                report.note(f"'{part.ref}' version {version} is ready and holds this kit")
+                context.report.note(f"'{part.ref}' version {version} is ready and holds this kit")
             pushed.append(
                 PushedPart(part=part.part.name, ref=part.ref, version=version, action=part.action, url=url)
             )
@@ -99,7 +95,7 @@ def push_kit(
 def _upload_part(part: PartPlan, target: PushTarget) -> Effect:
     """Upload a part and create a version; return the effect, which may not be visible yet."""
     for warning in part.warnings:
-        target.report.warn(f"'{part.ref}': {warning}")
+        target.context.report.warn(f"'{part.ref}': {warning}")
     tokens = target.upload_part(part.part, part.folder, part.reason)
     new = NewVersion(ref=part.ref, title=part.title, version_notes=part.notes, blob_tokens=tokens)
     effect = Effect(
@@ -112,43 +108,35 @@ def _upload_part(part: PartPlan, target: PushTarget) -> Effect:
 
 
 def plan_datasets(
-    kit: Kit,
-    datasets: Mapping[str, str],
-    kaggle: KaggleClient,
-    settings: PushSettings,
-    options: PushOptions = DEFAULT_OPTIONS,
-    report: Reporter = SILENT,
+    kit: Kit, datasets: Mapping[str, str], context: PushContext, options: PushOptions = DEFAULT_OPTIONS
 ) -> PushPlan:
     """Return what a push would do, after recovering what an earlier run left open.
 
     Raises as `resolve_datasets`, `plan_push` and `inspect_dataset`.
     """
-    account = kaggle.fetch_account()
+    account = context.kaggle.fetch_account()
     if account.ignored_token_source:
-        report.warn(
+        context.report.warn(
             f"the token from {account.ignored_token_source} has expired; the key of '{account.username}' is used"
         )
-    report.step(f"Looking at {account.server_name} as '{account.username}'")
+    context.report.step(f"Looking at {account.server_name} as '{account.username}'")
     refs = resolve_datasets(datasets, account)
     recovered = set()
     for ref in refs.values():
-        if settings.effect_journal.find_open_entry(ref):
+        if context.journal.find_open_entry(ref):
             # A failed version may never become visible.
-            has_failed = kaggle.get_dataset_status(ref) in FAILED_STATES
-            timeout = 0.0 if has_failed else settings.poll_policy.processing_timeout
-            if _DatasetTarget(ref, kaggle, settings, report).recover_interrupted(timeout):
+            has_failed = context.kaggle.get_dataset_status(ref) in FAILED_STATES
+            timeout = 0.0 if has_failed else context.poll.processing_timeout
+            if _DatasetTarget(ref, context).recover_interrupted(timeout):
                 recovered.add(ref)
-    remotes = {
-        part: inspect_dataset(kaggle, ref, settings.poll_policy, report, expected=ref in recovered)
-        for part, ref in refs.items()
-    }
+    remotes = {part: inspect_dataset(ref, context, expected=ref in recovered) for part, ref in refs.items()}
     return plan_push(kit, remotes, options)
 
 
 class _DatasetTarget(PushTarget):
-    def __init__(self, ref: str, kaggle: KaggleClient, settings: PushSettings, report: Reporter) -> None:
-        super().__init__(ref, kaggle, settings, report)
-        self._failed = GracePeriod(settings.poll_policy.visibility_timeout)
+    def __init__(self, ref: str, context: PushContext) -> None:
+        super().__init__(ref, context)
+        self._failed = GracePeriod(context.poll.visibility_timeout)
 
     def find_newer(self, effect: Effect) -> bool:
         dataset = self.kaggle.get_dataset(self.ref)

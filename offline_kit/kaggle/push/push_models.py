@@ -8,10 +8,8 @@ from dataclasses import dataclass
 
 from offline_kit.core.errors import OutsideError, ProjectError, UsageError
 from offline_kit.core.files import hold_lock
-from offline_kit.core.report import SILENT, Reporter
 from offline_kit.core.retry import TransientError
 from offline_kit.kaggle.client.api_types import Account, NewVersion, RemoteModel
-from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.push import kit_parts
 from offline_kit.kaggle.push.dataset_plan import (
     DEFAULT_OPTIONS,
@@ -20,7 +18,7 @@ from offline_kit.kaggle.push.dataset_plan import (
     build_exposed_error,
     build_incomplete_error,
 )
-from offline_kit.kaggle.push.journal import Effect, Phase, PushSettings, run_once
+from offline_kit.kaggle.push.journal import Effect, Phase, PushContext, run_once
 from offline_kit.kaggle.push.kit_parts import RemotePartState
 from offline_kit.kaggle.push.poll_policy import StatusLine, wait_until_shown
 from offline_kit.kaggle.push.push_datasets import PushedPart
@@ -63,8 +61,8 @@ def resolve_model(configured: str, account: Account) -> str:
 class _ModelTarget(PushTarget):
     kind = "MODEL"
 
-    def __init__(self, ref: str, kaggle: KaggleClient, settings: PushSettings, report: Reporter) -> None:
-        super().__init__(ref, kaggle, settings, report)
+    def __init__(self, ref: str, context: PushContext) -> None:
+        super().__init__(ref, context)
         self.name = "/".join(ref.split("/")[:2])
 
     def find_newer(self, effect: Effect) -> bool:
@@ -90,42 +88,38 @@ class _ModelTarget(PushTarget):
 
     def create_model(self) -> None:
         """Create the model once; if the answer is lost, check whether it exists."""
-        name, journal = self.name, self.settings.effect_journal
+        name, context = self.name, self.context
         effect = Effect(action="model", target=f"model:{name}", before=0, content="")
-        policy = self.settings.poll_policy.retry_policy(self.settings.poll_policy.visibility_timeout)
 
         def wait_for_model() -> str | None:
-            return wait_until_shown(lambda: "" if self.kaggle.get_model(name) else None, policy)
+            return wait_until_shown(
+                lambda: "" if self.kaggle.get_model(name) else None, context.poll.until_visible
+            )
 
         def send_request() -> str:
             return self.kaggle.create_model(
                 name, name.partition("/")[2], "Checkpoints of a kit of offline-kit."
             )
 
-        run_once(journal, effect, send_request, wait_for_model, f"the model '{name}'", self.report)
+        run_once(context.journal, effect, send_request, wait_for_model, f"the model '{name}'", context.report)
         if wait_for_model() is None:
             raise OutsideError(
                 f"the model '{name}' is not visible yet", code="model-not-visible", hint=_RETRY_HINT
             )
-        journal.append_entry(effect, Phase.DONE)
+        context.journal.append_entry(effect, Phase.DONE)
 
 
 def plan_model(
-    part: KitPart,
-    ref: str,
-    kaggle: KaggleClient,
-    settings: PushSettings,
-    options: PushOptions = DEFAULT_OPTIONS,
-    report: Reporter = SILENT,
+    part: KitPart, ref: str, context: PushContext, options: PushOptions = DEFAULT_OPTIONS
 ) -> ModelPlan:
     """Return what a push to "owner/model/framework/variation" would do, after recovering what an earlier run left open.
 
     Raises ProjectError for a public model, unless `options` allow it.
     """
-    target = _ModelTarget(ref, kaggle, settings, report)
-    report.step(f"Looking at the model '{target.name}' on {kaggle.fetch_account().server_name}")
-    target.recover_interrupted(settings.poll_policy.processing_timeout)
-    model = kaggle.get_model(target.name)
+    target = _ModelTarget(ref, context)
+    context.report.step(f"Looking at the model '{target.name}' on {context.server_name}")
+    target.recover_interrupted(context.poll.processing_timeout)
+    model = context.kaggle.get_model(target.name)
     if model and not model.private and not options.public:
         raise ProjectError(
             f"the model '{target.name}' is public: everyone would see the checkpoints",
@@ -133,12 +127,12 @@ def plan_model(
             hint=f"make it private in the settings of {model.url or 'its page'}, choose another `publish_model`,"
             " or allow it with --public",
         )
-    before = kaggle.get_model_version(ref) if model else 0
+    before = context.kaggle.get_model_version(ref) if model else 0
     action, reason = PushAction.CREATE, "the model does not exist yet"
     if before:
-        files = kaggle.list_model_files(ref, before)
+        files = context.kaggle.list_model_files(ref, before)
         action, reason = PushAction.VERSION, f"version {before} holds something else"
-        if options.is_kept(part, kit_parts.read_model_part(kaggle, ref, before, files)):
+        if options.is_kept(part, kit_parts.read_model_part(context.kaggle, ref, before, files)):
             action, reason = PushAction.NOTHING, f"version {before} holds exactly this part"
             if wrong := kit_parts.find_damage(part, files):
                 raise build_incomplete_error(ref, before, wrong)
@@ -146,22 +140,16 @@ def plan_model(
 
 
 def push_model(
-    kit: Kit,
-    part: KitPart,
-    ref: str,
-    kaggle: KaggleClient,
-    settings: PushSettings,
-    options: PushOptions = DEFAULT_OPTIONS,
-    report: Reporter = SILENT,
+    kit: Kit, part: KitPart, ref: str, context: PushContext, options: PushOptions = DEFAULT_OPTIONS
 ) -> PushedPart:
     """Push a part to its model and return the version that holds it; raises as `plan_model` and `push_kit`."""
-    with hold_lock(settings.state_folder / "model.lock"):
-        plan = plan_model(part, ref, kaggle, settings, options, report)
+    with hold_lock(context.settings.state_folder / "model.lock"):
+        plan = plan_model(part, ref, context, options)
         version, model = plan.version_before, plan.model
         if plan.action is PushAction.NOTHING:
-            report.note(f"'{ref}': nothing to upload, {plan.reason}")
+            context.report.note(f"'{ref}': nothing to upload, {plan.reason}")
         else:
-            target = _ModelTarget(ref, kaggle, settings, report)
+            target = _ModelTarget(ref, context)
             tokens = target.upload_part(part, kit.part_folder(part), plan.reason)
             if model is None:
                 target.create_model()
@@ -169,13 +157,13 @@ def push_model(
             new = NewVersion(ref=ref, version_notes=notes, blob_tokens=tokens)
             action = "model-version" if version else "variation"
             effect = Effect(action=action, target=target.journal_target, before=version, content=part.id)
-            send = kaggle.add_model_version if version else kaggle.create_variation
+            send = context.kaggle.add_model_version if version else context.kaggle.create_variation
             target.create_version(effect, lambda: send(new))
             version = target.wait_until_ready(effect).version
-            settings.effect_journal.append_entry(effect, Phase.DONE)
-            model = kaggle.get_model(target.name)
+            context.journal.append_entry(effect, Phase.DONE)
+            model = context.kaggle.get_model(target.name)
             if model and not model.private and not options.public:
                 raise build_exposed_error(f"the model '{target.name}'", model.url)
-            report.note(f"'{ref}' version {version} is ready, private, and holds this kit")
+            context.report.note(f"'{ref}' version {version} is ready, private, and holds this kit")
     url = model.url if model else ""
     return PushedPart(part=part.name, ref=ref, version=version, action=plan.action, url=url)

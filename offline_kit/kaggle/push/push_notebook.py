@@ -14,7 +14,6 @@ from typing import Any
 from offline_kit.core import files
 from offline_kit.core.errors import OutsideError, UsageError
 from offline_kit.core.files import hold_lock
-from offline_kit.core.report import SILENT, Reporter
 from offline_kit.core.retry import TransientError, retry_call
 from offline_kit.kaggle.client.api_types import (
     NewNotebook,
@@ -23,8 +22,7 @@ from offline_kit.kaggle.client.api_types import (
     RemoteNotebook,
     SavedNotebook,
 )
-from offline_kit.kaggle.client.client import KaggleClient
-from offline_kit.kaggle.push.journal import Effect, Phase, PushSettings, run_once
+from offline_kit.kaggle.push.journal import Effect, Phase, PushContext, run_once
 from offline_kit.kaggle.push.notebook_equality import (
     NotebookDifference,
     find_all_differences,
@@ -32,7 +30,7 @@ from offline_kit.kaggle.push.notebook_equality import (
     hash_content,
     suggest_source_fix,
 )
-from offline_kit.kaggle.push.poll_policy import PollPolicy, StatusLine, wait_until_shown
+from offline_kit.kaggle.push.poll_policy import StatusLine, wait_until_shown
 from offline_kit.project.kaggle_names import make_slug
 from offline_kit.project.types import Kit
 from offline_kit.rehearsal import kit_facts
@@ -129,46 +127,44 @@ def pin_model(kit: Kit, source: str) -> None:
         files.write_atomic(path, json.dumps(pinned, indent=2) + "\n")
 
 
-def push_notebook(
-    notebook: NewNotebook, kaggle: KaggleClient, settings: PushSettings, report: Reporter = SILENT
-) -> PushedNotebook:
+def push_notebook(notebook: NewNotebook, context: PushContext) -> PushedNotebook:
     """Push a notebook, which starts its run, and return its version as Kaggle shows it.
 
     Nothing is pushed if the newest version is the same and its run is complete, queued or running.
     Raises UsageError for a title that leads to another slug; OutsideError if Kaggle refuses the notebook or
     a source, has no free session in time, or shows something else. The same call later continues.
     """
-    with hold_lock(settings.state_folder / "notebook.lock"):
-        plan = plan_notebook(notebook, kaggle, settings, report)
+    with hold_lock(context.settings.state_folder / "notebook.lock"):
+        plan = plan_notebook(notebook, context)
         if plan.action == "nothing":
-            report.note(f"'{notebook.ref}': nothing to push, {plan.reason}")
+            context.report.note(f"'{notebook.ref}': nothing to push, {plan.reason}")
             return PushedNotebook(ref=notebook.ref, version=plan.version, url=plan.url, action="nothing")
-        report.step(f"Pushing the notebook '{notebook.ref}': {plan.reason}")
-        effect, journal = _build_effect(notebook, plan.version_before), settings.effect_journal
-        saved = _save_when_free(effect, notebook, kaggle, settings, report)
+        context.report.step(f"Pushing the notebook '{notebook.ref}': {plan.reason}")
+        effect, journal = _build_effect(notebook, plan.version_before), context.journal
+        saved = _save_when_free(effect, notebook, context)
         differences: tuple[NotebookDifference, ...] = ()
         problem = _find_save_problem(saved, notebook)
         if not problem:
-            differences = _read_back(notebook, saved, kaggle, settings.poll_policy)
+            differences = _read_back(notebook, saved, context)
             problem = _find_firm_difference(saved, differences)
         if problem:
             journal.append_entry(effect, Phase.VOID)
             raise problem
         if differences:
-            report.warn(f"Kaggle shows version {saved.version} with changed cells; check {saved.url}")
+            context.report.warn(f"Kaggle shows version {saved.version} with changed cells; check {saved.url}")
         journal.append_entry(effect, Phase.DONE)
         internet = "has internet access, as configured," if notebook.internet else "has no internet,"
-        report.note(f"'{notebook.ref}' version {saved.version} is private, {internet} and all of its sources")
+        context.report.note(
+            f"'{notebook.ref}' version {saved.version} is private, {internet} and all of its sources"
+        )
         return PushedNotebook(ref=notebook.ref, version=saved.version, url=saved.url, action=plan.action)
 
 
-def plan_notebook(
-    notebook: NewNotebook, kaggle: KaggleClient, settings: PushSettings, report: Reporter = SILENT
-) -> NotebookPlan:
+def plan_notebook(notebook: NewNotebook, context: PushContext) -> NotebookPlan:
     """Return what a push would do, after recovering what an earlier run left open."""
-    report.step(f"Looking at the notebook '{notebook.ref}' on {kaggle.fetch_account().server_name}")
-    recovered = _recover_interrupted(notebook, kaggle, settings, report)
-    newest = kaggle.get_notebook(notebook.ref)
+    context.report.step(f"Looking at the notebook '{notebook.ref}' on {context.server_name}")
+    recovered = _recover_interrupted(notebook, context)
+    newest = context.kaggle.get_notebook(notebook.ref)
     if newest is None:
         slug = make_slug(notebook.title)
         if slug != notebook.ref.partition("/")[2]:
@@ -181,8 +177,8 @@ def plan_notebook(
         return NotebookPlan(notebook=notebook, action="new", reason="the notebook does not exist yet")
     remote, number = newest, recovered or newest.newest_version
     if number != newest.newest_version:
-        remote = kaggle.get_notebook(notebook.ref, number) or newest
-    reason = _find_push_reason(notebook, remote, number, kaggle, settings)
+        remote = context.kaggle.get_notebook(notebook.ref, number) or newest
+    reason = _find_push_reason(notebook, remote, number, context)
     return NotebookPlan(
         notebook=notebook,
         action="version" if reason else "nothing",
@@ -193,9 +189,9 @@ def plan_notebook(
     )
 
 
-def void_version(notebook: NewNotebook, version: int, settings: PushSettings) -> None:
+def void_version(notebook: NewNotebook, version: int, context: PushContext) -> None:
     """Mark a version as void, so that the next push creates another one with the same content."""
-    settings.effect_journal.append_entry(_build_effect(notebook, version - 1), Phase.VOID)
+    context.journal.append_entry(_build_effect(notebook, version - 1), Phase.VOID)
 
 
 def _build_effect(notebook: NewNotebook, before: int) -> Effect:
@@ -203,12 +199,10 @@ def _build_effect(notebook: NewNotebook, before: int) -> Effect:
 
 
 def _find_push_reason(
-    notebook: NewNotebook, remote: RemoteNotebook, number: int, kaggle: KaggleClient, settings: PushSettings
+    notebook: NewNotebook, remote: RemoteNotebook, number: int, context: PushContext
 ) -> str:
     """Return why a version has to be replaced, "" if it matches."""
-    entries = [
-        entry for entry in settings.effect_journal.read_entries() if entry.effect.target == notebook.ref
-    ]
+    entries = [entry for entry in context.journal.read_entries() if entry.effect.target == notebook.ref]
     last = entries[-1] if entries and entries[-1].effect.content == hash_content(notebook) else None
     # The newest version is our last push, even if Kaggle has rewritten its cells.
     is_ours = last and last.phase is Phase.DONE and number == last.effect.before + 1
@@ -222,52 +216,46 @@ def _find_push_reason(
         return f"in version {number}, {different[0].summary}{others_note}"
     if last and last.phase is Phase.VOID and number > last.effect.before:
         return f"version {number} does not count: it ran without its inputs"
-    run = kaggle.get_notebook_run(notebook.ref, number)
+    run = context.kaggle.get_notebook_run(notebook.ref, number)
     if run:
         return f"the run of version {number} ended with '{run.state}'" if run.has_failed else ""
     # The run of a version that was pushed a moment ago is not visible yet.
-    timeout = settings.poll_policy.visibility_timeout
+    timeout = context.poll.visibility_timeout
     is_fresh = last and number > last.effect.before and time.time() - last.at < timeout
     return "" if is_fresh else f"version {number} was saved without a run"
 
 
-def _recover_interrupted(
-    notebook: NewNotebook, kaggle: KaggleClient, settings: PushSettings, report: Reporter
-) -> int:
+def _recover_interrupted(notebook: NewNotebook, context: PushContext) -> int:
     """Recover what an earlier run sent without seeing it arrive; return its version if it is this notebook."""
-    entry = settings.effect_journal.find_open_entry(notebook.ref)
+    entry = context.journal.find_open_entry(notebook.ref)
     if entry is None or entry.effect.action != _ACTION:
         return 0
-    report.note(f"an earlier push of '{notebook.ref}' was interrupted; checking its state")
+    context.report.note(f"an earlier push of '{notebook.ref}' was interrupted; checking its state")
     is_same_content = entry.effect.content == hash_content(notebook)
-    version = _find_pushed_version(
-        entry.effect, notebook if is_same_content else None, kaggle, settings.poll_policy
-    )
-    settings.effect_journal.append_entry(entry.effect, Phase.DONE if version else Phase.LOST)
+    version = _find_pushed_version(entry.effect, notebook if is_same_content else None, context)
+    context.journal.append_entry(entry.effect, Phase.DONE if version else Phase.LOST)
     return version if is_same_content else 0
 
 
-def _save_when_free(
-    effect: Effect, notebook: NewNotebook, kaggle: KaggleClient, settings: PushSettings, report: Reporter
-) -> SavedNotebook:
+def _save_when_free(effect: Effect, notebook: NewNotebook, context: PushContext) -> SavedNotebook:
     """Save once; if all sessions of the account are in use, wait for a free one."""
 
     def find_saved() -> SavedNotebook | None:
-        version = _find_pushed_version(effect, notebook, kaggle, settings.poll_policy)
+        version = _find_pushed_version(effect, notebook, context)
         if not version:
             return None
-        remote = kaggle.get_notebook(notebook.ref, version)
+        remote = context.kaggle.get_notebook(notebook.ref, version)
         return SavedNotebook(ref=notebook.ref, version=version, url=remote.url if remote else "")
 
     def save_once() -> SavedNotebook:
         try:
             return run_once(
-                settings.effect_journal,
+                context.journal,
                 effect,
-                lambda: kaggle.save_notebook(notebook),
+                lambda: context.kaggle.save_notebook(notebook),
                 find_saved,
                 f"the new version of '{notebook.ref}'",
-                report,
+                context.report,
             )
         except RefusedError as refusal:
             # "Maximum batch GPU session count of 2 reached" and the like.
@@ -276,10 +264,10 @@ def _save_when_free(
             line.update_status(refusal.what)
             raise TransientError(refusal.what) from refusal
 
-    with StatusLine(report, "waiting for a free session") as line:
+    with StatusLine(context.report, "waiting for a free session") as line:
         return retry_call(
             save_once,
-            settings.poll_policy.retry_policy(settings.poll_policy.processing_timeout),
+            context.poll.until_processed,
             give_up=lambda trouble: OutsideError(
                 "Kaggle has no free session for this notebook",
                 code="kaggle-session-limit",
@@ -289,9 +277,7 @@ def _save_when_free(
         )
 
 
-def _find_pushed_version(
-    effect: Effect, notebook: NewNotebook | None, kaggle: KaggleClient, poll_policy: PollPolicy
-) -> int:
+def _find_pushed_version(effect: Effect, notebook: NewNotebook | None, context: PushContext) -> int:
     """Return the version that an effect created, 0 if none is visible in time; without `notebook`, any newer one."""
 
     def is_ours(number: int, remote: RemoteNotebook | None) -> bool:
@@ -303,19 +289,19 @@ def _find_pushed_version(
         return all(is_next and mismatch.is_rewritten_text for mismatch in mismatches)
 
     def find_newer() -> int | None:
-        newest = kaggle.get_notebook(effect.target)
+        newest = context.kaggle.get_notebook(effect.target)
         current = newest.newest_version if newest else 0
         for number in range(current, max(effect.before, current - _LOOK_BACK), -1):
-            remote = newest if number == current else kaggle.get_notebook(effect.target, number)
+            remote = newest if number == current else context.kaggle.get_notebook(effect.target, number)
             if is_ours(number, remote):
                 return number
         return None
 
-    return wait_until_shown(find_newer, poll_policy.retry_policy(poll_policy.visibility_timeout)) or 0
+    return wait_until_shown(find_newer, context.poll.until_visible) or 0
 
 
 def _read_back(
-    notebook: NewNotebook, saved: SavedNotebook, kaggle: KaggleClient, poll_policy: PollPolicy
+    notebook: NewNotebook, saved: SavedNotebook, context: PushContext
 ) -> tuple[NotebookDifference, ...]:
     """Return how a version on Kaggle differs from what was pushed, after the visibility timeout.
 
@@ -325,13 +311,13 @@ def _read_back(
 
     def is_settled() -> bool | None:
         nonlocal last
-        remote = kaggle.get_notebook(notebook.ref, saved.version)
+        remote = context.kaggle.get_notebook(notebook.ref, saved.version)
         if remote is None:
             return None
         last = find_mismatches(notebook, remote)
         return True if not last or any(difference.is_exposed for difference in last) else None
 
-    wait_until_shown(is_settled, poll_policy.retry_policy(poll_policy.visibility_timeout))
+    wait_until_shown(is_settled, context.poll.until_visible)
     if last is None:
         raise OutsideError(
             f"version {saved.version} of '{notebook.ref}' cannot be read back yet",

@@ -12,17 +12,11 @@ from offline_kit.core.report import Advance, Reporter
 from offline_kit.core.retry import StoppedError, TransientError, retry_call, stop_waits_on
 from offline_kit.core.thread_pool import cancelling_pool
 from offline_kit.kaggle.client.api_types import RefusedError
-from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.client.uploads import Uploader, UploadFile
 from offline_kit.kaggle.push.dataset_plan import build_incomplete_error
-from offline_kit.kaggle.push.journal import Effect, PushSettings, recover_interrupted, run_once
+from offline_kit.kaggle.push.journal import Effect, PushContext, recover_interrupted, run_once
 from offline_kit.kaggle.push.kit_parts import RemotePartState, find_differences
-from offline_kit.kaggle.push.poll_policy import (
-    GracePeriod,
-    StatusLine,
-    ignore_transient,
-    wait_until_shown,
-)
+from offline_kit.kaggle.push.poll_policy import GracePeriod, StatusLine, ignore_transient, wait_until_shown
 from offline_kit.kit import manifest
 from offline_kit.project.kaggle_names import MARKER
 from offline_kit.project.types import KitPart
@@ -36,13 +30,12 @@ class PushTarget(ABC):
 
     kind = "DATASET"
 
-    def __init__(self, ref: str, kaggle: KaggleClient, settings: PushSettings, report: Reporter) -> None:
+    def __init__(self, ref: str, context: PushContext) -> None:
         self.ref = ref
-        self.kaggle = kaggle
-        self.settings = settings
-        self.report = report
+        self.context = context
+        self.kaggle = context.kaggle
         self.journal_target = ref if self.kind == "DATASET" else f"model:{ref}"
-        self._incomplete = GracePeriod(settings.poll_policy.visibility_timeout)
+        self._incomplete = GracePeriod(context.poll.visibility_timeout)
 
     @abstractmethod
     def find_newer(self, effect: Effect) -> bool:
@@ -59,12 +52,11 @@ class PushTarget(ABC):
     @property
     def uploader(self) -> Uploader:
         """The stored uploads to this target."""
-        return self.settings.create_uploader(self.kaggle, self.ref, kind=self.kind)
+        return self.context.settings.create_uploader(self.kaggle, self.ref, kind=self.kind)
 
     def wait_until_visible(self, effect: Effect) -> bool | None:
         """Wait until a newer version is visible; None if none is within the visibility timeout."""
-        policy = self.settings.poll_policy.retry_policy(self.settings.poll_policy.visibility_timeout)
-        return wait_until_shown(lambda: self.find_newer(effect) or None, policy)
+        return wait_until_shown(lambda: self.find_newer(effect) or None, self.context.poll.until_visible)
 
     def recover_interrupted(self, timeout: float) -> bool:
         """Recover what an earlier run sent without seeing it arrive; return whether it has appeared."""
@@ -76,10 +68,8 @@ class PushTarget(ABC):
                 self.uploader.forget_uploads()
             return visible
 
-        journal = self.settings.effect_journal
-        found = recover_interrupted(
-            journal, self.journal_target, wait_for_effect, self.report, processing=timeout
-        )
+        target, report = self.journal_target, self.context.report
+        found = recover_interrupted(self.context.journal, target, wait_for_effect, report, processing=timeout)
         return found is not None
 
     def upload_part(self, part: KitPart, folder: Path, reason: str) -> dict[str, str]:
@@ -89,8 +79,8 @@ class PushTarget(ABC):
         """
         files = _list_files(part, folder)
         size, noun = format_size(sum(file.size for file in files)), "the model " * (self.kind == "MODEL")
-        self.report.step(f"Uploading {len(files)} files, {size}, to {noun}'{self.ref}': {reason}")
-        return _upload_files(files, self.uploader, f"Uploading {part.name}", self.report)
+        self.context.report.step(f"Uploading {len(files)} files, {size}, to {noun}'{self.ref}': {reason}")
+        return _upload_files(files, self.uploader, f"Uploading {part.name}", self.context.report)
 
     def create_version(self, effect: Effect, send: Callable[[], str]) -> None:
         """Send the call that creates a version, at most once, and delete the stored uploads that it consumed.
@@ -103,7 +93,7 @@ class PushTarget(ABC):
 
         description = f"the new version of '{self.ref}'"
         try:
-            run_once(self.settings.effect_journal, effect, send, find_effect, description, self.report)
+            run_once(self.context.journal, effect, send, find_effect, description, self.context.report)
         except RefusedError as refusal:
             # A 401 or 403 that speaks of a token means the credentials, not the upload.
             rejects_upload = re.search(r"\b(token|blob)", refusal.what, re.IGNORECASE)
@@ -135,12 +125,11 @@ class PushTarget(ABC):
 
     def wait_until_ready(self, effect: Effect) -> RemotePartState:
         """Wait until the version that an effect created is ready and return it."""
-        timeout = self.settings.poll_policy.processing_timeout
-        server_name = self.kaggle.fetch_account().server_name
-        with StatusLine(self.report, f"{server_name} processes '{self.ref}'") as line:
+        text = f"{self.context.server_name} processes '{self.ref}'"
+        with StatusLine(self.context.report, text) as line:
             return retry_call(
                 ignore_transient(lambda: self.read_new_version(effect, line), line.update_status),
-                self.settings.poll_policy.retry_policy(timeout),
+                self.context.poll.until_processed,
                 give_up=self.build_not_ready_error,
             )
 

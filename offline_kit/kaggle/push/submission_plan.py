@@ -7,7 +7,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from offline_kit.core.errors import OfflineKitError, OutsideError, ProjectError, UsageError
-from offline_kit.core.report import SILENT, Reporter
 from offline_kit.kaggle.client.api_types import (
     Competition,
     RefusedError,
@@ -17,7 +16,7 @@ from offline_kit.kaggle.client.api_types import (
 )
 from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.push import kit_parts, notebook_runs
-from offline_kit.kaggle.push.journal import PushSettings
+from offline_kit.kaggle.push.journal import PushContext
 from offline_kit.kaggle.push.submission_ledger import (
     SubmissionLedger,
     SubmissionTag,
@@ -93,11 +92,9 @@ def check_submission(
     request: SubmitRequest,
     competition: Competition | None,
     notebook: RemoteNotebook | None,
-    kaggle: KaggleClient,
-    settings: PushSettings,
+    context: PushContext,
     *,
     commit: str,
-    report: Reporter = SILENT,
 ) -> tuple[Competition, SubmissionLimits]:
     """Return the competition and its limits; raises all problems at once.
 
@@ -108,16 +105,16 @@ def check_submission(
     limits: SubmissionLimits | RefusedError | None = None
     if competition and competition.has_entered:
         try:
-            limits = kaggle.get_submission_limits(competition.slug)
+            limits = context.kaggle.get_submission_limits(competition.slug)
         except RefusedError as refusal:
             if refusal.is_temporary:
                 raise
             limits = refusal
     problems = list(_check_competition(request, competition, limits))
     if notebook:
-        problems += _check_version(request, notebook, kaggle, settings, commit, report)
+        problems += _check_version(request, notebook, context, commit)
     else:
-        problems.append(_build_no_version_error(request, kaggle))
+        problems.append(_build_no_version_error(request, context.kaggle))
     if len(request.message) > LONGEST_MESSAGE:
         problems.append(
             UsageError(
@@ -200,12 +197,7 @@ def _build_no_version_error(request: SubmitRequest, kaggle: KaggleClient) -> Pro
 
 
 def _check_version(
-    request: SubmitRequest,
-    notebook: RemoteNotebook,
-    kaggle: KaggleClient,
-    settings: PushSettings,
-    commit: str,
-    report: Reporter,
+    request: SubmitRequest, notebook: RemoteNotebook, context: PushContext, commit: str
 ) -> Iterator[OfflineKitError]:
     name = f"version {request.version} of '{request.notebook}'"
     if notebook.internet:
@@ -222,11 +214,11 @@ def _check_version(
             code="notebook-of-other-kit",
             hint=f"run 'offline-kit push', or submit that version with --version {request.version}",
         )
-    yield from _check_run(name, request, kaggle)
+    yield from _check_run(name, request, context.kaggle)
     # A complete run had datasets: if Kaggle lists none, nothing can be compared.
     if not parts or not notebook.sources.datasets:
         return
-    missing = kit_parts.find_missing_parts(parts, notebook.sources, kaggle, settings.poll_policy, report)
+    missing = kit_parts.find_missing_parts(parts, notebook.sources, context)
     if missing:
         built_from = f"; that kit was built from commit {commit}" if commit else ""
         yield ProjectError(

@@ -13,17 +13,16 @@ from datetime import UTC, datetime, timedelta
 
 from offline_kit.core.errors import OfflineKitError, OutsideError, ProjectError
 from offline_kit.core.files import hold_lock
-from offline_kit.core.report import SILENT, Reporter
+from offline_kit.core.report import Reporter
 from offline_kit.core.retry import TransientError, retry_call
 from offline_kit.kaggle.client.api_types import (
-    NewSubmission,
     NoResponseError,
     RefusedError,
     Submission,
     UnreachableError,
 )
 from offline_kit.kaggle.client.client import KaggleClient
-from offline_kit.kaggle.push.journal import Effect, Phase, PushSettings, run_once
+from offline_kit.kaggle.push.journal import Effect, Phase, PushContext, run_once
 from offline_kit.kaggle.push.kit_parts import parse_part_ids
 from offline_kit.kaggle.push.poll_policy import StatusLine, wait_until_shown
 from offline_kit.kaggle.push.submission_ledger import (
@@ -61,32 +60,28 @@ class SubmissionResult:
     existed_before: bool
 
 
-def plan_submission(
-    request: SubmitRequest,
-    kaggle: KaggleClient,
-    settings: PushSettings,
-    ledger: SubmissionLedger,
-    report: Reporter = SILENT,
-) -> SubmitPlan:
+def plan_submission(request: SubmitRequest, context: PushContext, ledger: SubmissionLedger) -> SubmitPlan:
     """Return what would be submitted, after recovering what an earlier run left open.
 
     If the same version and file was submitted before, the plan is that submission; with `again`, only
     while that one is pending. Raises as `check_submission`, with all problems at once.
     """
-    account = kaggle.fetch_account()
-    report.step(f"Looking at '{request.competition}' at {account.server_name} as '{account.username}'")
-    competition = kaggle.get_competition(request.competition)
+    account = context.kaggle.fetch_account()
+    context.report.step(
+        f"Looking at '{request.competition}' at {account.server_name} as '{account.username}'"
+    )
+    competition = context.kaggle.get_competition(request.competition)
     recovered, submissions = None, tuple[Submission, ...]()
     if competition and competition.has_entered:
-        if settings.effect_journal.find_open_entry(_journal_target(request)):
-            with hold_lock(settings.state_folder / "submit.lock"):
-                recovered = _recover_interrupted(request, kaggle, settings, report)
-        submissions = kaggle.list_submissions(request.competition)
-    notebook = kaggle.get_notebook(request.notebook, request.version)
+        if context.journal.find_open_entry(_journal_target(request)):
+            with hold_lock(context.settings.state_folder / "submit.lock"):
+                recovered = _recover_interrupted(request, context)
+        submissions = context.kaggle.list_submissions(request.competition)
+    notebook = context.kaggle.get_notebook(request.notebook, request.version)
     parts = parse_part_ids(notebook.text) if notebook else {}
     kit = compute_kit_id(parts.values()) if parts else request.kit
     tag = SubmissionTag(notebook=request.notebook, version=request.version, file=request.file, kit=kit)
-    same_version = _find_earlier(tag, request.competition, submissions, kaggle, ledger)
+    same_version = _find_earlier(tag, request.competition, submissions, context.kaggle, ledger)
     if recovered and not same_version:
         same_version = (recovered,)
     if not request.again:
@@ -99,9 +94,7 @@ def plan_submission(
     if competition is None or existing is None:
         entries = reversed(ledger.find_by_version(request.notebook, request.version))
         commit = next((entry.commit for entry in entries if entry.commit), "")
-        competition, limits = check_submission(
-            request, competition, notebook, kaggle, settings, commit=commit, report=report
-        )
+        competition, limits = check_submission(request, competition, notebook, context, commit=commit)
     repeat = 1 + max(map(count_repeats, same_version), default=-1)
     return SubmitPlan(
         request=request,
@@ -136,13 +129,7 @@ def _find_earlier(
     return ()
 
 
-def submit_version(
-    plan: SubmitPlan,
-    kaggle: KaggleClient,
-    settings: PushSettings,
-    ledger: SubmissionLedger,
-    report: Reporter = SILENT,
-) -> SubmissionResult:
+def submit_version(plan: SubmitPlan, context: PushContext, ledger: SubmissionLedger) -> SubmissionResult:
     """Submit and return when Kaggle has queued it; an earlier submission is only recorded.
 
     Raises RefusedError with Kaggle's message and a fix, and OutsideError if it is unknown whether it
@@ -150,17 +137,17 @@ def submit_version(
     """
     request = plan.request
     if plan.existing is not None:
-        return _record_existing(plan, plan.existing, ledger, report)
-    with hold_lock(settings.state_folder / "submit.lock"):
+        return _record_existing(plan, plan.existing, ledger, context.report)
+    with hold_lock(context.settings.state_folder / "submit.lock"):
         # Another process may have submitted since the plan was made.
-        recovered = _recover_interrupted(request, kaggle, settings, report)
-        existing = recovered or find_exact(plan.mark, kaggle.list_submissions(request.competition))
+        recovered = _recover_interrupted(request, context)
+        existing = recovered or find_exact(plan.mark, context.kaggle.list_submissions(request.competition))
         if existing:
-            return _record_existing(plan, existing, ledger, report)
-        report.step(
+            return _record_existing(plan, existing, ledger, context.report)
+        context.report.step(
             f"Submitting version {request.version} of '{request.notebook}' to '{request.competition}'"
         )
-        return _send_submission(plan, kaggle, settings, ledger, report)
+        return _send_submission(plan, context, ledger)
 
 
 def _journal_target(request: SubmitRequest) -> str:
@@ -168,58 +155,61 @@ def _journal_target(request: SubmitRequest) -> str:
 
 
 def _wait_until_listed(
-    tag: SubmissionTag | None, competition: str, kaggle: KaggleClient, settings: PushSettings, seconds: float
+    tag: SubmissionTag | None, competition: str, context: PushContext, seconds: float
 ) -> Submission | None:
     """Wait until a submission with this tag is listed; None if none is within `seconds`."""
-    policy = settings.poll_policy.retry_policy(seconds)
-    return wait_until_shown(lambda: find_exact(tag, kaggle.list_submissions(competition)), policy)
+    policy = context.poll.retry_policy(seconds)
+    return wait_until_shown(lambda: find_exact(tag, context.kaggle.list_submissions(competition)), policy)
 
 
-def _recover_interrupted(
-    request: SubmitRequest, kaggle: KaggleClient, settings: PushSettings, report: Reporter
-) -> Submission | None:
+def _recover_interrupted(request: SubmitRequest, context: PushContext) -> Submission | None:
     """Return the submission that an earlier run sent without seeing it arrive, None if it did not arrive.
 
     Raises OutsideError if Kaggle accepted it and does not list it yet.
     """
-    entry = settings.effect_journal.find_open_entry(_journal_target(request))
+    entry = context.journal.find_open_entry(_journal_target(request))
     if entry is None:
         return None
-    report.note(f"an earlier submission of '{request.notebook}' was interrupted; checking its state")
+    context.report.note(f"an earlier submission of '{request.notebook}' was interrupted; checking its state")
     age = max(0.0, time.time() - entry.at)
-    left = max(0.0, settings.poll_policy.visibility_timeout - age)
+    left = max(0.0, context.poll.visibility_timeout - age)
     tag = parse_tag(entry.effect.content)
-    submission = _wait_until_listed(tag, request.competition, kaggle, settings, left)
+    submission = _wait_until_listed(tag, request.competition, context, left)
     was_accepted = entry.phase is Phase.ANSWERED and not _is_refusal(entry.server_message)
-    if submission is None and was_accepted and age < settings.poll_policy.processing_timeout:
+    if submission is None and was_accepted and age < context.poll.processing_timeout:
         raise _build_unseen_error(request, entry.server_message)
-    settings.effect_journal.append_entry(entry.effect, Phase.DONE if submission else Phase.LOST)
+    context.journal.append_entry(entry.effect, Phase.DONE if submission else Phase.LOST)
     return submission
 
 
-def _send_submission(
-    plan: SubmitPlan, kaggle: KaggleClient, settings: PushSettings, ledger: SubmissionLedger, report: Reporter
-) -> SubmissionResult:
+def _send_submission(plan: SubmitPlan, context: PushContext, ledger: SubmissionLedger) -> SubmissionResult:
     """Submit once, wait until the submission is listed, and record it in journal and ledger."""
-    request, journal, timeout = plan.request, settings.effect_journal, settings.poll_policy.visibility_timeout
+    request, journal, timeout = plan.request, context.journal, context.poll.visibility_timeout
     effect = Effect(
         action="submit", target=_journal_target(request), before=plan.last_ref, content=plan.mark.as_text
     )
-    new = NewSubmission(
-        competition=request.competition,
-        notebook=request.notebook,
-        version=request.version,
-        file=request.file,
-        message=plan.full_message,
-    )
+
+    def send_request() -> Submission:
+        return context.kaggle.submit_notebook(
+            competition=request.competition,
+            notebook=request.notebook,
+            version=request.version,
+            file=request.file,
+            message=plan.full_message,
+        )
 
     def wait_for_listing() -> Submission | None:
-        return _wait_until_listed(plan.mark, request.competition, kaggle, settings, timeout)
+        return _wait_until_listed(plan.mark, request.competition, context, timeout)
 
     description = f"the submission to '{request.competition}'"
     try:
         answer = run_once(
-            journal, effect, lambda: kaggle.submit_notebook(new), wait_for_listing, description, report
+            journal,
+            effect,
+            send_request,
+            wait_for_listing,
+            description,
+            context.report,
         )
     except RefusedError as refusal:
         raise (_build_refusal(refusal, plan) if not refusal.is_server_error else refusal) from refusal
@@ -239,7 +229,7 @@ def _send_submission(
     if listed:
         ledger.update_entry(listed)
         journal.append_entry(effect, Phase.DONE)
-    report.note(f"created submission {ref}: '{entry.message}'")
+    context.report.note(f"created submission {ref}: '{entry.message}'")
     return SubmissionResult(ref=ref, version=request.version, message=entry.message, existed_before=False)
 
 
@@ -318,9 +308,7 @@ def _build_refusal(refusal: RefusedError, plan: SubmitPlan) -> RefusedError:
 
 def wait_for_score(
     ref: int,
-    kaggle: KaggleClient,
-    settings: PushSettings,
-    report: Reporter = SILENT,
+    context: PushContext,
     *,
     ledger: SubmissionLedger | None = None,
     deadline: float = SCORING_SECONDS,
@@ -331,13 +319,13 @@ def wait_for_score(
     Raises what `find_failure` returns, and OutsideError if it is not scored within `deadline` seconds.
     """
     began, was_pending = time.monotonic(), False
-    policy = replace(settings.poll_policy, max_interval=settings.poll_policy.scoring_interval)
-    server_name = kaggle.fetch_account().server_name
+    policy = replace(context.poll, max_interval=context.poll.scoring_interval)
+    server_name = context.server_name
 
     def check_finished() -> Submission:
         nonlocal was_pending
         late = time.monotonic() - began > policy.visibility_timeout
-        submission = _read_submission(ref, kaggle, late=late)
+        submission = _read_submission(ref, context.kaggle, late=late)
         if submission is None and late:
             raise OutsideError(
                 f"{server_name} has no submission {ref}",
@@ -361,7 +349,7 @@ def wait_for_score(
             hint="run the same command again later: it continues to wait, and nothing is submitted twice",
         )
 
-    with StatusLine(report, f"{server_name} scores submission {ref}") as line:
+    with StatusLine(context.report, f"{server_name} scores submission {ref}") as line:
         submission = retry_call(check_finished, policy.retry_policy(deadline), give_up=build_timeout_error)
     if ledger:
         # Scored before the first poll: when is unknown.
@@ -370,7 +358,7 @@ def wait_for_score(
         ledger.update_entry(submission, round(max(0.0, seconds), 1))
     if problem := find_failure(submission):
         raise problem
-    report.note(f"submission {ref} is scored: {submission.public_score or 'no public score'}")
+    context.report.note(f"submission {ref} is scored: {submission.public_score or 'no public score'}")
     return submission
 
 
@@ -397,12 +385,7 @@ NO_REASON = KnownFailure(
     "Kaggle's API returns no reason; the submission's page may have one",
     f"read its page; then run {_REHEARSE}",
 )
-UNKNOWN = KnownFailure(
-    "submission-failed",
-    r"",
-    "",
-    f"read the submission's page; then run {_REHEARSE}",
-)
+UNKNOWN = KnownFailure("submission-failed", r"", "", f"read the submission's page; then run {_REHEARSE}")
 # Kaggle's sentences: https://www.kaggle.com/code-competition-debugging
 # In this order, the specific ones first.
 CAUSES: tuple[KnownFailure, ...] = (

@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 from offline_kit.core.errors import OutsideError, ProjectError, UsageError
 from offline_kit.core.files import CHUNK, format_size, hold_lock, sha256_of, translate_disk_errors
-from offline_kit.core.report import SILENT, Reporter
+from offline_kit.core.report import Reporter
 from offline_kit.core.thread_pool import WaitFor, cancelling_pool
 from offline_kit.kaggle.client.api_types import (
     NoResponseError,
@@ -24,6 +24,7 @@ from offline_kit.kaggle.client.api_types import (
 from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.push import push_notebook
 from offline_kit.kaggle.push.dataset_plan import RESEND, resolve_datasets
+from offline_kit.kaggle.push.journal import PushContext
 from offline_kit.kaggle.push.kit_parts import (
     RemotePartState,
     find_differences,
@@ -32,7 +33,6 @@ from offline_kit.kaggle.push.kit_parts import (
     map_listed_files,
 )
 from offline_kit.kaggle.push.notebook_equality import find_all_differences
-from offline_kit.kaggle.push.poll_policy import DEFAULT_POLL, PollPolicy
 from offline_kit.kit import manifest
 from offline_kit.project.kaggle_names import MARKER
 from offline_kit.project.types import Kit, KitPart
@@ -49,17 +49,6 @@ THREADS = 4
 _PROGRESS_SECONDS = 0.2
 _SPARE_BYTES = 100_000_000
 _UNREACHABLE = (NoResponseError, UnreachableError, NotLoggedInError)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RemoteFileVersion:
-    """A file of a version."""
-
-    kind: str  # "dataset", "model" or "notebook"
-    ref: str
-    version: int
-    listed_name: str
-    size: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,45 +96,37 @@ class Verification:
         return (*(problem for part in self.parts for problem in part.problems), *own)
 
 
-@dataclass(frozen=True, kw_only=True)
-class VerifyOptions:
-    """What to compare."""
-
-    deep: bool = False  # download every file and compare its SHA-256
-    notebook: bool = True
-    waiting: PollPolicy = DEFAULT_POLL
-
-
 def verify_kit(
     kit: Kit,
     datasets: Mapping[str, str],
-    kaggle: KaggleClient,
-    scope: VerifyOptions,
-    report: Reporter = SILENT,
+    context: PushContext,
     homes: Mapping[str, str] = MappingProxyType({}),
+    *,
+    deep: bool = False,
+    with_notebook: bool = True,
 ) -> Verification:
     """Compare a kit with its datasets (by part name), and its notebook with the newest version.
 
-    `homes` has the parts that are in no dataset, as `inspect_part` takes them.
+    `homes` has the parts that are in no dataset, as `inspect_part` takes them; `deep` downloads and hashes every file.
 
     Raises UsageError as `resolve_datasets`; OutsideError if something could not be read, with the
     differences found so far as details.
     """
-    account = kaggle.fetch_account()
+    account, report = context.kaggle.fetch_account(), context.report
     refs = {**resolve_datasets(datasets, account), **homes}
     local = {part.name: _verify_local(kit, part, report) for part in kit.parts}
     report.step(f"Looking at {account.server_name} as '{account.username}'")
-    remotes, troubles = _inspect_remotes(refs, kit, kaggle, scope, report)
+    remotes, troubles = _inspect_remotes(refs, kit, context)
     is_reachable = not any(isinstance(trouble, _UNREACHABLE) for trouble in troubles)
-    digests: dict[RemoteFileVersion, str] = {}
-    if scope.deep and is_reachable:
+    digests: dict[tuple[str, str], str] = {}
+    if deep and is_reachable:
         files = [
             file
             for part in kit.parts
             if part.name in remotes
             for file in _list_hashable(part, remotes[part.name])
         ]
-        digests, failure = _download_digests(files, kaggle, kit.folder, report)
+        digests, failure = _download_digests(files, context.kaggle, kit.folder, report)
         troubles += [failure] if failure else []
     parts = []
     for part in kit.parts:
@@ -159,13 +140,13 @@ def verify_kit(
             )
         parts.append(replace(check, problems=(*local[part.name], *check.problems)))
     notebook = None
-    if scope.notebook and is_reachable and (kit.folder / "notebook").is_dir():
+    if with_notebook and is_reachable and (kit.folder / "notebook").is_dir():
         try:
-            notebook = _check_notebook(kit, account.username, kaggle)
+            notebook = _check_notebook(kit, account.username, context.kaggle)
         except OutsideError as error:
             troubles.append(error)
     verification = Verification(
-        kit=kit.id, place=account.server_name, parts=tuple(parts), notebook=notebook, deep=scope.deep
+        kit=kit.id, place=account.server_name, parts=tuple(parts), notebook=notebook, deep=deep
     )
     if troubles:
         raise _build_unreadable_error(troubles, verification)
@@ -173,7 +154,7 @@ def verify_kit(
 
 
 def _inspect_remotes(
-    refs: Mapping[str, str], kit: Kit, kaggle: KaggleClient, scope: VerifyOptions, report: Reporter
+    refs: Mapping[str, str], kit: Kit, context: PushContext
 ) -> tuple[dict[str, RemotePartState], list[OutsideError]]:
     """Return the state of each part that could be read, by name, and what went wrong with the others."""
     remotes: dict[str, RemotePartState] = {}
@@ -182,9 +163,9 @@ def _inspect_remotes(
         ref = refs[part.name]
         try:
             if ":" in ref:
-                remotes[part.name] = inspect_part(part, ref, kaggle)
+                remotes[part.name] = inspect_part(part, ref, context.kaggle)
             else:
-                remotes[part.name] = inspect_dataset(kaggle, ref, scope.waiting, report)
+                remotes[part.name] = inspect_dataset(ref, context)
         except OutsideError as error:
             troubles.append(error)
             if isinstance(error, _UNREACHABLE):
@@ -219,7 +200,7 @@ def _check_notebook(kit: Kit, username: str, kaggle: KaggleClient) -> NotebookCh
     return NotebookCheck(ref=notebook.ref, version=version, problems=problems)
 
 
-def _list_hashable(part: KitPart, remote: RemotePartState) -> Iterator[RemoteFileVersion]:
+def _list_hashable(part: KitPart, remote: RemotePartState) -> Iterator[tuple[RemotePartState, RemoteFile]]:
     """Yield the files with the name and size of one of the part's, or with the size of a missing one."""
     sizes = {entry.stored: entry.size for entry in part.entries}
     listed = map_listed_files(remote.files, sizes)
@@ -227,21 +208,15 @@ def _list_hashable(part: KitPart, remote: RemotePartState) -> Iterator[RemoteFil
     for path, file in listed.items():
         may_be_renamed = path not in sizes and path != MARKER and file.size in missing_sizes
         if sizes.get(path) == file.size or may_be_renamed:
-            yield _file_version(file, remote)
-
-
-def _file_version(file: RemoteFile, remote: RemotePartState) -> RemoteFileVersion:
-    return RemoteFileVersion(
-        kind=remote.kind, ref=remote.ref, version=remote.version, listed_name=file.name, size=file.size
-    )
+            yield remote, file
 
 
 def _check_part(
-    part: KitPart, remote: RemotePartState, home: str, digests: Mapping[RemoteFileVersion, str]
+    part: KitPart, remote: RemotePartState, home: str, digests: Mapping[tuple[str, str], str]
 ) -> PartCheck:
     known_paths = {entry.stored for entry in part.entries}
     listed = map_listed_files(remote.files, known_paths)
-    by_path = {path: digests.get(_file_version(file, remote), "") for path, file in listed.items()}
+    by_path = {path: digests.get((remote.ref, file.name), "") for path, file in listed.items()}
     # A file that Kaggle renamed has the digest of one that is missing.
     missing = {entry.sha256: entry.stored for entry in part.entries if entry.stored not in listed}
     renamed = {
@@ -330,24 +305,27 @@ def _build_unreadable_error(troubles: list[OutsideError], verification: Verifica
 
 
 def _download_digests(
-    files: Sequence[RemoteFileVersion], kaggle: KaggleClient, kit_folder: Path, report: Reporter
-) -> tuple[dict[RemoteFileVersion, str], OutsideError | None]:
-    """Return the SHA-256 of each file, and the first failed download, which stops the others.
+    files: Sequence[tuple[RemotePartState, RemoteFile]],
+    kaggle: KaggleClient,
+    kit_folder: Path,
+    report: Reporter,
+) -> tuple[dict[tuple[str, str], str], OutsideError | None]:
+    """Return the SHA-256 of each file by ref and name, and the first failed download, which stops the others.
 
     The files are in a temporary folder beside `kit_folder` meanwhile. Raises OutsideError if the disk is full.
     """
-    digests: dict[RemoteFileVersion, str] = {}
+    digests: dict[tuple[str, str], str] = {}
     failure: OutsideError | None = None
-    total = sum(file.size for file in files)
+    total = sum(file.size for _, file in files)
     text = f"Downloading {len(files)} files, {format_size(total)}"
     with _scratch_folder(kit_folder, files) as folder, report.progress(text, total) as advance:
         stop = threading.Event()
 
-        def digest_one(number: int, file: RemoteFileVersion) -> str:
+        def digest_one(number: int, remote: RemotePartState, file: RemoteFile) -> str:
             if stop.is_set():
                 return ""
             try:
-                return _digest_file(file, folder / str(number), kaggle)
+                return _digest_file(remote, file, folder / str(number), kaggle)
             except BaseException:
                 stop.set()
                 raise
@@ -355,19 +333,19 @@ def _download_digests(
         # Not waited for: a silent server would hold up Ctrl-C, and without the folder a download comes to nothing.
         with cancelling_pool(THREADS, stop, wait_for=WaitFor.NEVER) as pool:
             # The largest first, so that no large file is downloaded alone at the end.
-            order = sorted(files, key=lambda file: -file.size)
-            running = {pool.submit(digest_one, number, file): file for number, file in enumerate(order)}
+            order = sorted(files, key=lambda pair: -pair[1].size)
+            running = {pool.submit(digest_one, number, *pair): pair for number, pair in enumerate(order)}
             waiting, finished_bytes, reported = set(running), 0, 0
             while waiting:
                 ended, waiting = wait(waiting, timeout=_PROGRESS_SECONDS, return_when=FIRST_COMPLETED)
                 for future in ended:
-                    file = running[future]
+                    remote, file = running[future]
                     try:
-                        digests[file] = future.result()
+                        digests[remote.ref, file.name] = future.result()
                         finished_bytes += file.size
                     except OutsideError as error:
                         failure = failure or OutsideError(
-                            f"'{file.listed_name}' of '{file.ref}' cannot be downloaded: {error.what}",
+                            f"'{file.name}' of '{remote.ref}' cannot be downloaded: {error.what}",
                             hint=error.hint,
                             code=error.code,
                             details=error.details,
@@ -378,25 +356,25 @@ def _download_digests(
     return digests, failure
 
 
-def _digest_file(file: RemoteFileVersion, target_path: Path, kaggle: KaggleClient) -> str:
+def _digest_file(remote: RemotePartState, file: RemoteFile, target_path: Path, kaggle: KaggleClient) -> str:
     """Return the digest of one file; if Kaggle zipped it, of its content."""
     with translate_disk_errors(target_path.parent):
         try:
-            if file.kind == "model":
-                kaggle.download_model_file(file.ref, file.version, file.listed_name, target_path)
-            elif file.kind == "notebook":
-                kaggle.download_run_output(file.ref, file.version, file.listed_name, target_path)
+            if remote.kind == "model":
+                kaggle.download_model_file(remote.ref, remote.version, file.name, target_path)
+            elif remote.kind == "notebook":
+                kaggle.download_run_output(remote.ref, remote.version, file.name, target_path)
             else:
-                kaggle.download_dataset_file(file.ref, file.listed_name, target_path, file.version)
+                kaggle.download_dataset_file(remote.ref, file.name, target_path, remote.version)
             is_as_listed = target_path.stat().st_size == file.size
             return (not is_as_listed and _digest_wrapped(target_path, file)) or sha256_of(target_path)
         finally:
             target_path.unlink(missing_ok=True)
 
 
-def _digest_wrapped(path: Path, file: RemoteFileVersion) -> str:
+def _digest_wrapped(path: Path, file: RemoteFile) -> str:
     """Return the digest of a file in the zip archive that Kaggle made of it, "" if it is no such archive."""
-    name = file.listed_name.rpartition("/")[2]
+    name = file.name.rpartition("/")[2]
     with suppress(zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
         members = archive.infolist()
         if len(members) == 1 and members[0].filename.rpartition("/")[2] == name:
@@ -409,12 +387,12 @@ def _digest_wrapped(path: Path, file: RemoteFileVersion) -> str:
 
 
 @contextmanager
-def _scratch_folder(kit_folder: Path, files: Sequence[RemoteFileVersion]) -> Iterator[Path]:
+def _scratch_folder(kit_folder: Path, files: Sequence[tuple[RemotePartState, RemoteFile]]) -> Iterator[Path]:
     """Yield a temporary folder; the one of a killed run is removed first."""
     folder = kit_folder.with_name(f".{kit_folder.name}.verify")
     with hold_lock(folder.with_suffix(".verify.lock")):
         _remove_folder(folder)
-        needed = sum(sorted((file.size for file in files), reverse=True)[:THREADS])
+        needed = sum(sorted((file.size for _, file in files), reverse=True)[:THREADS])
         free = shutil.disk_usage(kit_folder.parent).free
         if free < needed + _SPARE_BYTES:
             raise OutsideError(
