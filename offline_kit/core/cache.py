@@ -23,7 +23,7 @@ _DAY = 86_400
 
 
 def cache_key(*words: object) -> str:
-    """Return a hex digest that stands for these words (anything JSON can write), in their order."""
+    """Return a hex digest of these words (anything JSON can write), in their order."""
     return hashlib.sha256(json.dumps(words, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -105,7 +105,7 @@ class Cache:
         return value
 
     def write_record(self, kind: str, key: str, value: Mapping[str, object]) -> None:
-        """Keep a small answer; the last one stands."""
+        """Keep a small answer in place of an earlier one."""
         files.write_atomic(self._record_path(kind, key), json.dumps(value, indent=1, sort_keys=True))
 
     def delete_record(self, kind: str, key: str) -> None:

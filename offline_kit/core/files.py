@@ -317,7 +317,7 @@ def remove_path(path: Path) -> None:
 
 @contextmanager
 def hold_lock(path: Path, *, timeout: float = 600.0) -> Iterator[None]:
-    """Hold a lock named by `path` against other processes of ours; waits up to `timeout` seconds."""
+    """Hold the lock file `path` against other processes; wait up to `timeout` seconds for it."""
     import filelock
 
     lock = filelock.FileLock(path, timeout=timeout)

@@ -344,9 +344,9 @@ def _missing_error(url: str) -> OutsideError:
 
 def _mismatch_error(url: str, expected: str, actual: str) -> ProjectError:
     return ProjectError(
-        f"'{url_file_name(url)}' is not the file that was promised",
+        f"'{url_file_name(url)}' does not have the expected content",
         code="hash-mismatch",
-        hint="do not install it by hand: tell whoever runs the index, or name another index or version",
+        hint="do not install it: report it to the owner of the index, or use another index or version",
         details=[f"expected {expected}", f"got      {actual}", f"from {redact_urls(url)}"],
     )
 

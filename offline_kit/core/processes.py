@@ -41,7 +41,7 @@ class CommandError(OfflineKitError):
     def __init__(self, done: CompletedCommand) -> None:
         super().__init__(
             f"'{Path(done.argv[0]).name}' ended with code {done.code}",
-            hint="its last words stand above",
+            hint="fix what it reports, then run again",
             details=done.last_lines(),
         )
         self.done = done

@@ -12,7 +12,7 @@ CREDENTIALS = re.compile(
     r"(?<![a-z0-9+.-])(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<user>[^/\s'\"]*|[^/\s'\":@\[]*:(?!\d*/)(?:(?!://)[^\s'\"])*)@",
     re.IGNORECASE,
 )
-"""User and password of an address; a "/" in a password is told from the one behind a port."""
+"""User and password of an address; a "/" in a password differs from the one behind a port."""
 _FROM_ENVIRONMENT = re.compile(r"\$\{\w+\}(?::\$\{\w+\})?")
 # urllib3 and requests name the address in their errors like this.
 _LINK = re.compile(r"(?P<lead>\burl: )(?P<path>[^\s?'\")]+)(?P<query>\?[^\s'\")]*)?", re.IGNORECASE)
@@ -118,7 +118,7 @@ _KINDS = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Secret:
-    """A secret in a text: where it stands, never what it is."""
+    """The position of a secret in a text, never the secret itself."""
 
     kind: str
     """What it is: "GitHub token", "private key", "password in an address"."""
@@ -129,9 +129,9 @@ class Secret:
 
 
 def find_secrets(text: str) -> list[Secret]:
-    """Return the secrets of a text in its order: those known by their shape, and literals that names call secrets.
+    """Return the secrets of a text in order: those known by their shape, and literals whose name says so.
 
-    A value that reads as a word, as a blank to fill in ("YOUR_TOKEN"), as a variable or a call is none.
+    Words, placeholders ("YOUR_TOKEN"), variables and calls are not secrets.
     """
     return _merge_overlaps(
         [*_find_shaped(text), *_find_named(text), *_find_in_addresses(text), *_find_in_logins(text)]
@@ -139,10 +139,10 @@ def find_secrets(text: str) -> list[Secret]:
 
 
 def redact_secrets(text: str) -> str:
-    """Return a text without what may be a token, a key or a password; rather one too many than one too few.
+    """Return a text without anything that may be a token, a key or a password.
 
-    Of a login all that is quoted goes, or all that its command is given; names of variables stay. No end of a
-    line is lost.
+    Everything that is quoted in a call of `login`, or passed to a login command, is hidden. Names of variables and line
+    ends stay.
     """
     text = redact_urls(text)
     secrets = [

@@ -33,7 +33,7 @@ _MAX_NAMES = 8  # in a message
 
 
 def find_own_frame(error: Sequence[str], own_packages: Collection[str] = ()) -> tuple[str, ...]:
-    """Return the innermost frame of a traceback that lies in a file of the user's, with its lines of code.
+    """Return the innermost frame of a traceback in a file of the user's, with its lines of code.
 
     Frames of libraries and of cells are none (a failing cell is quoted anyway); `own_packages` has the import names of
     the packages that the kit installs and that are the project's own.
