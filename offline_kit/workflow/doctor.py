@@ -16,8 +16,7 @@ from offline_kit.core.errors import OfflineKitError, UsageError
 from offline_kit.core.redaction import redact_urls
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.core.retry import RetryPolicy
-from offline_kit.kaggle.client.endpoint import KaggleEndpoint
-from offline_kit.kaggle.client.session import ClientSession
+from offline_kit.kaggle.client.session import ClientSession, KaggleEndpoint
 from offline_kit.packages.freeze import freeze as freezing
 from offline_kit.packages.freeze import freeze_file, lock_files, requirement_files
 from offline_kit.packages.index import PackageIndex

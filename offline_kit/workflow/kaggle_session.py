@@ -14,7 +14,7 @@ from offline_kit.core.errors import OutsideError, UsageError
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.kaggle.client.api_types import Account, NewNotebook, UnreachableError
 from offline_kit.kaggle.client.client import KaggleClient
-from offline_kit.kaggle.client.endpoint import KaggleEndpoint
+from offline_kit.kaggle.client.session import KaggleEndpoint
 from offline_kit.kaggle.push import notebook_runs, push_models, push_notebook
 from offline_kit.kaggle.push.journal import LastSeenStore, PushContext, PushSettings
 from offline_kit.kaggle.push.notebook_runs import FinishedRun

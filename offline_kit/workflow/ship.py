@@ -20,7 +20,7 @@ from offline_kit.kaggle.push import (
     submission_plan,
 )
 from offline_kit.kaggle.push import submit as submissions
-from offline_kit.kaggle.push.dataset_plan import DEFAULT_OPTIONS, PushAction, PushOptions, PushPlan
+from offline_kit.kaggle.push.push_datasets import DEFAULT_OPTIONS, PushAction, PushOptions, PushPlan
 from offline_kit.kaggle.push.submission_ledger import SubmissionTag
 from offline_kit.kaggle.push.submission_plan import SubmitPlan, SubmitRequest, rules_page
 from offline_kit.project.types import Kit

@@ -14,7 +14,7 @@ import pytest
 from offline_kit.core import files
 from offline_kit.kaggle.client.api_types import NewNotebook, NewVersion
 from offline_kit.kaggle.client.client import KaggleClient
-from offline_kit.kaggle.client.endpoint import KaggleEndpoint
+from offline_kit.kaggle.client.session import KaggleEndpoint
 from offline_kit.kaggle.client.uploads import UploadFile
 from offline_kit.kaggle.push import notebook_runs
 from offline_kit.kaggle.push.journal import PushSettings

@@ -21,7 +21,7 @@ from offline_kit.kaggle.client.api_types import (
     UnreachableError,
 )
 from offline_kit.kaggle.client.client import KaggleClient
-from offline_kit.kaggle.client.endpoint import GUARD, KaggleEndpoint
+from offline_kit.kaggle.client.session import GUARD, KaggleEndpoint
 from offline_kit.local_kaggle.faults import Fault
 from offline_kit.project import config
 from offline_kit.workflow import kaggle_session

@@ -19,7 +19,7 @@ from offline_kit.kaggle.client.api_types import (
 )
 from offline_kit.kaggle.client.calls import parse_time
 from offline_kit.kaggle.client.client import KaggleClient
-from offline_kit.kaggle.client.endpoint import KaggleEndpoint
+from offline_kit.kaggle.client.session import KaggleEndpoint
 from offline_kit.local_kaggle.faults import Fault
 from tests.support.competitions import ANSWER, competition
 from tests.support.local_kaggle import KERNEL, Bench, notebook, serving

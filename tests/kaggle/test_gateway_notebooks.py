@@ -17,8 +17,8 @@ from offline_kit.kaggle.client.api_types import (
     RunStatus,
 )
 from offline_kit.kaggle.client.client import KaggleClient
-from offline_kit.kaggle.client.endpoint import KaggleEndpoint
 from offline_kit.kaggle.client.notebooks import build_save_request, normalise_notebook
+from offline_kit.kaggle.client.session import KaggleEndpoint
 from offline_kit.local_kaggle.faults import Fault
 from tests.support.local_kaggle import HASTY, KERNEL, Bench, notebook, serving
 from tests.support.pushing import client

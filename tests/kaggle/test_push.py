@@ -13,15 +13,15 @@ from offline_kit.core.errors import OutsideError, ProjectError, UsageError
 from offline_kit.kaggle.client.api_types import Account, RefusedError, RemoteFile
 from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.push import push_datasets as pushing
-from offline_kit.kaggle.push.dataset_plan import (
+from offline_kit.kaggle.push.journal import Effect, Phase
+from offline_kit.kaggle.push.kit_parts import RemotePartState, find_differences
+from offline_kit.kaggle.push.push_datasets import (
     PushAction,
     PushOptions,
     find_foreign_files,
     plan_push,
     resolve_datasets,
 )
-from offline_kit.kaggle.push.journal import Effect, Phase
-from offline_kit.kaggle.push.kit_parts import RemotePartState, find_differences
 from offline_kit.local_kaggle.faults import Fault
 from offline_kit.local_kaggle.traffic import TrafficEvent
 from offline_kit.project.kaggle_names import MARKER

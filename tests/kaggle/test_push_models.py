@@ -12,9 +12,8 @@ from offline_kit.kaggle.client.api_types import Account, NotebookSources
 from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.client.datasets import framework_name
 from offline_kit.kaggle.push import kit_parts, push_models, push_notebook
-from offline_kit.kaggle.push.dataset_plan import DEFAULT_OPTIONS, PushAction, PushOptions
 from offline_kit.kaggle.push.journal import Phase
-from offline_kit.kaggle.push.push_datasets import PushedPart
+from offline_kit.kaggle.push.push_datasets import DEFAULT_OPTIONS, PushAction, PushedPart, PushOptions
 from offline_kit.local_kaggle.faults import Fault
 from offline_kit.project.kaggle_names import MARKER
 from offline_kit.project.types import Kit, KitPart

@@ -18,7 +18,7 @@ from offline_kit.core.errors import OutsideError, ProjectError
 from offline_kit.core.report import Reporter, Say
 from offline_kit.kaggle.client.api_types import LogLine, NotebookSources
 from offline_kit.kaggle.client.client import KaggleClient
-from offline_kit.kaggle.push import notebook_runs, push_notebook, run_logs
+from offline_kit.kaggle.push import notebook_runs, push_notebook
 from offline_kit.kaggle.push.notebook_runs import FinishedRun, KitNotMountedError
 from offline_kit.local_kaggle.faults import Fault
 from offline_kit.local_kaggle.kernel_runs import RunJob, RunResult
@@ -82,7 +82,7 @@ def test_a_finished_run_has_its_log_and_its_outputs(bench: Bench, alice: KaggleC
     done = ran(bench, alice, "import time; time.sleep(0.2); print('the end')", WRITES)
     assert (done.ref, done.version) == (REF, 1)
     assert done.outputs == ("submission.csv",)
-    assert "the end" in run_logs.plain_text(done.log)
+    assert "the end" in notebook_runs.plain_text(done.log)
     assert 0.1 < done.seconds < 20
 
 
@@ -189,7 +189,7 @@ def test_what_a_run_left_may_show_late(bench: Bench, alice: KaggleClient, after:
     nothing = {"files": [], "log": ""}
     bench.kaggle.faults.add_fault(Fault(on="ListKernelSessionOutput", answer=nothing, after=after, times=2))
     done = ran(bench, alice, WRITES + "; print('said')")
-    assert run_logs.plain_text(done.log) == "said\n"
+    assert notebook_runs.plain_text(done.log) == "said\n"
     assert done.outputs == ("submission.csv",)
 
 
@@ -396,10 +396,10 @@ def told(*cells: str) -> str:
 def test_the_last_line_is_that_of_a_progress_bar() -> None:
     """Of a bar that redraws itself, the newest state, without colours."""
     lines = log("begun\n", "\x1b[32m 10%\r 50%|###  |\r 90%|#### |\x1b[0m", "\n")
-    assert run_logs.last_line(lines) == "90%|#### |"
-    assert run_logs.run_seconds(lines) == 3
-    assert run_logs.last_line(()) == ""
-    assert run_logs.run_seconds(()) == 0
+    assert notebook_runs.last_line(lines) == "90%|#### |"
+    assert notebook_runs.run_seconds(lines) == 3
+    assert notebook_runs.last_line(()) == ""
+    assert notebook_runs.run_seconds(()) == 0
 
 
 def test_a_cell_is_recognised_by_the_lines_that_the_traceback_points_at() -> None:
@@ -408,7 +408,7 @@ def test_a_cell_is_recognised_by_the_lines_that_the_traceback_points_at() -> Non
         "ValueError      Traceback (most recent call last)\n"
         "/tmp/ipykernel_9/1.py in <module>\n----> 2 train(model)\n\nValueError: no\n"
     )
-    found = run_logs.analyse_failure(log(text), told("a = 1", "model = 2\ntrain(model)"))
+    found = notebook_runs.analyse_failure(log(text), told("a = 1", "model = 2\ntrain(model)"))
     assert (found.cell, found.message) == (3, "ValueError: no")
 
 
@@ -418,7 +418,7 @@ def test_a_kernel_that_died_did_so_in_the_cell_that_was_begun_last() -> None:
         "Executing Cell 2-----\nEnding Cell 2-----\nExecuting Cell 3-----\n"
         "Traceback (most recent call last):\n  ...\nnbclient.exceptions.DeadKernelError: Kernel died\n"
     )
-    found = run_logs.analyse_failure(log(text), told("a = 1", "grow()"))
+    found = notebook_runs.analyse_failure(log(text), told("a = 1", "grow()"))
     assert (found.cell, found.source) == (3, "grow()")
     assert found.error == (found.message,) == ("nbclient.exceptions.DeadKernelError: Kernel died",)
 
@@ -431,7 +431,7 @@ def test_errors_that_it_followed_from_are_told_too() -> None:
         "During handling of the above exception, another exception occurred:\n\n"
         "Traceback (most recent call last):\n  File\nRuntimeError: cannot save\nmore words\n"
     )
-    found = run_logs.analyse_failure(log(text), told("a"))
+    found = notebook_runs.analyse_failure(log(text), told("a"))
     assert found.message == (
         "OSError: [Errno 28] No space left on device\nRuntimeError: cannot save\nmore words"
     )
@@ -439,15 +439,15 @@ def test_errors_that_it_followed_from_are_told_too() -> None:
 
 def test_a_log_of_nothing_names_nothing() -> None:
     """Without a traceback there is neither a cell nor an error."""
-    assert run_logs.analyse_failure(log("words\n"), "no notebook") == run_logs.RunFailure()
-    assert run_logs.find_unmounted_kit(log("raise KitError(\n")) == ""
+    assert notebook_runs.analyse_failure(log("words\n"), "no notebook") == notebook_runs.RunFailure()
+    assert notebook_runs.find_unmounted_kit(log("raise KitError(\n")) == ""
 
 
 def test_the_runtimes_own_words_about_a_missing_kit_are_known(tmp_path: Path) -> None:
     """What the notebook raises, the log is searched for."""
     with pytest.raises(kit_runtime.KitError) as caught:
         kit_runtime.find_parts({"kit": "a" * 64}, tmp_path)
-    found = run_logs.find_unmounted_kit(log(f"{caught.value.to_json()}\nTraceback\n"))
+    found = notebook_runs.find_unmounted_kit(log(f"{caught.value.to_json()}\nTraceback\n"))
     assert found == "the kit of this notebook is not mounted: part 'kit' of id aaaaaaaaaaaa"
 
 

@@ -15,7 +15,7 @@ import pytest
 from offline_kit.core.errors import Exit, OfflineKitError, OutsideError, ProjectError, UsageError
 from offline_kit.core.report import Reporter
 from offline_kit.kaggle.client.api_types import RefusedError, Submission
-from offline_kit.kaggle.client.endpoint import KaggleEndpoint
+from offline_kit.kaggle.client.session import KaggleEndpoint
 from offline_kit.kaggle.push import submit
 from offline_kit.kaggle.push.journal import Effect, Phase
 from offline_kit.kaggle.push.kit_parts import parse_part_ids

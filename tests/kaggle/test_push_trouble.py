@@ -11,10 +11,9 @@ from offline_kit.core.errors import OutsideError
 from offline_kit.kaggle.client.api_types import NotebookSources
 from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.push import push_datasets as pushing
-from offline_kit.kaggle.push.dataset_plan import PushAction, PushOptions
 from offline_kit.kaggle.push.journal import PushSettings
 from offline_kit.kaggle.push.kit_parts import find_missing_parts
-from offline_kit.kaggle.push.push_datasets import OvertakenError, PushedPart
+from offline_kit.kaggle.push.push_datasets import OvertakenError, PushAction, PushedPart, PushOptions
 from offline_kit.kaggle.push.verify_remote import verify_kit
 from offline_kit.local_kaggle.faults import Fault
 from offline_kit.local_kaggle.traffic import TrafficEvent

@@ -11,7 +11,7 @@ import pytest
 from offline_kit.core.errors import OutsideError, ProjectError
 from offline_kit.core.retry import RetryPolicy
 from offline_kit.kaggle.client.client import KaggleClient
-from offline_kit.kaggle.client.endpoint import KaggleEndpoint
+from offline_kit.kaggle.client.session import KaggleEndpoint
 from offline_kit.kaggle.client.uploads import Uploader, UploadFile
 from offline_kit.local_kaggle.faults import Fault
 from tests.support.local_kaggle import Bench, serving

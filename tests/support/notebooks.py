@@ -64,7 +64,7 @@ def push_elsewhere(bench: Bench, wanted: NewNotebook) -> "subprocess.Popen[bytes
         "from offline_kit.kaggle.push.journal import PushSettings\n"
         "from offline_kit.kaggle.client.client import KaggleClient\n"
         "from offline_kit.kaggle.client.api_types import NewNotebook\n"
-        "from offline_kit.kaggle.client.endpoint import KaggleEndpoint\n"
+        "from offline_kit.kaggle.client.session import KaggleEndpoint\n"
         "from tests.support.pushing import EAGER, BRISK, access\n"
         "new = NewNotebook(ref=sys.argv[3], title=sys.argv[4], text=sys.argv[5])\n"
         "ways = PushSettings(state_folder=Path(sys.argv[2]), poll_policy=EAGER, retry_policy=BRISK)\n"

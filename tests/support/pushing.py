@@ -10,12 +10,11 @@ from typing import Any
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.core.retry import RetryPolicy
 from offline_kit.kaggle.client.client import KaggleClient
-from offline_kit.kaggle.client.endpoint import KaggleEndpoint
+from offline_kit.kaggle.client.session import KaggleEndpoint
 from offline_kit.kaggle.push import push_datasets as pushing
-from offline_kit.kaggle.push.dataset_plan import DEFAULT_OPTIONS, PushOptions, PushPlan
 from offline_kit.kaggle.push.journal import PushContext, PushSettings
 from offline_kit.kaggle.push.poll_policy import PollPolicy
-from offline_kit.kaggle.push.push_datasets import PushedPart
+from offline_kit.kaggle.push.push_datasets import DEFAULT_OPTIONS, PushedPart, PushOptions, PushPlan
 from offline_kit.kit import manifest
 from offline_kit.project.types import FileEntry, Kit, Role
 from tests.support.local_kaggle import Bench
@@ -111,7 +110,7 @@ def push_elsewhere(bench: Bench, kit: Kit) -> "subprocess.Popen[bytes]":
         "from offline_kit.kaggle.push import push_datasets as pushing\n"
         "from offline_kit.kaggle.push.journal import PushSettings\n"
         "from offline_kit.kaggle.client.client import KaggleClient\n"
-        "from offline_kit.kaggle.client.endpoint import KaggleEndpoint\n"
+        "from offline_kit.kaggle.client.session import KaggleEndpoint\n"
         "from tests.support.pushing import EAGER, BRISK, access, datasets\n"
         "kit = manifest.read_kit(Path(sys.argv[2]))\n"
         "ways = PushSettings(state_folder=Path(sys.argv[3]), poll_policy=EAGER, retry_policy=BRISK)\n"

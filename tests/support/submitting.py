@@ -101,7 +101,7 @@ def submit_elsewhere(held: Contest, request: SubmitRequest = REQUEST) -> "subpro
         "from offline_kit.kaggle.push.submission_plan import SubmitRequest\n"
         "from offline_kit.kaggle.push.journal import PushSettings\n"
         "from offline_kit.kaggle.client.client import KaggleClient\n"
-        "from offline_kit.kaggle.client.endpoint import KaggleEndpoint\n"
+        "from offline_kit.kaggle.client.session import KaggleEndpoint\n"
         "from tests.support.pushing import EAGER, BRISK, access\n"
         "ways = PushSettings(state_folder=Path(sys.argv[2]), poll_policy=EAGER, retry_policy=BRISK)\n"
         "ledger = SubmissionLedger(ways.state_folder / 'ledger.jsonl')\n"

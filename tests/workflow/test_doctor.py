@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from offline_kit.core.errors import UsageError
-from offline_kit.kaggle.client.endpoint import KaggleEndpoint
+from offline_kit.kaggle.client.session import KaggleEndpoint
 from offline_kit.workflow import doctor
 from tests.support import command_line
 from tests.support.local_index import LocalIndex, make_wheel

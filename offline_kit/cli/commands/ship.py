@@ -16,8 +16,7 @@ from offline_kit.project.config_keys import ENVIRONMENTS, INSTALLERS, LAYOUTS
 
 if TYPE_CHECKING:
     from offline_kit.kaggle.client.api_types import Account
-    from offline_kit.kaggle.push.dataset_plan import PushPlan
-    from offline_kit.kaggle.push.push_datasets import PushedPart
+    from offline_kit.kaggle.push.push_datasets import PushedPart, PushPlan
     from offline_kit.kaggle.push.push_notebook import NotebookPlan, PushedNotebook
     from offline_kit.kaggle.push.submission_plan import SubmitPlan
     from offline_kit.project.config import Config
@@ -48,7 +47,7 @@ if TYPE_CHECKING:
 @options.common_options
 def rehearse(project: Path, console: Console, upgrade: bool, no_build: bool, **flags: Any) -> None:
     """Build what changed, then run the notebook offline and check its submission."""
-    from offline_kit.kaggle.push.dataset_plan import DEFAULT_OPTIONS
+    from offline_kit.kaggle.push.push_datasets import DEFAULT_OPTIONS
     from offline_kit.workflow import build_remotely, kaggle_rehearsal, pipeline
     from offline_kit.workflow import ship as shipping
 
@@ -203,7 +202,7 @@ def _runs_current(env: str | None, to: str, at: str) -> bool:
 def push(project: Path, console: Console, upgrade: bool, **flags: Any) -> None:
     """Build what changed, upload what Kaggle lacks, then run the notebook there and download its output."""
     from offline_kit.kaggle.push import push_notebook
-    from offline_kit.kaggle.push.dataset_plan import PushOptions
+    from offline_kit.kaggle.push.push_datasets import PushOptions
     from offline_kit.workflow import project_status
     from offline_kit.workflow import ship as shipping
 
@@ -317,7 +316,7 @@ def submit(project: Path, console: Console, **flags: Any) -> None:
 @options.common_options
 def ship_command(project: Path, console: Console, upgrade: bool, **flags: Any) -> None:
     """Build, rehearse, push, run and submit, skipping what is already done."""
-    from offline_kit.kaggle.push.dataset_plan import PushOptions
+    from offline_kit.kaggle.push.push_datasets import PushOptions
     from offline_kit.workflow import pipeline
     from offline_kit.workflow import ship as shipping
 

@@ -32,8 +32,7 @@ from offline_kit.kaggle.client.api_types import (
     RefusedError,
     UnreachableError,
 )
-from offline_kit.kaggle.client.endpoint import KaggleEndpoint
-from offline_kit.kaggle.client.session import ClientSession, build_refusal
+from offline_kit.kaggle.client.session import ClientSession, KaggleEndpoint, build_refusal
 
 READ_SECONDS = 60.0
 # Creating a dataset of many files is slow.

@@ -2,12 +2,7 @@
 
 from datetime import UTC, datetime
 
-from offline_kit.kaggle.client.api_types import (
-    Competition,
-    RefusedError,
-    Submission,
-    SubmissionLimits,
-)
+from offline_kit.kaggle.client.api_types import Competition, RefusedError, Submission, SubmissionLimits
 from offline_kit.kaggle.client.calls import NOT_VISIBLE, Answer, ApiService, parse_state, parse_time
 
 _SERVICE = "competitions.CompetitionApiService/"

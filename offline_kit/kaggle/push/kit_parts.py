@@ -10,7 +10,7 @@ import re
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,8 @@ from offline_kit.project.types import KitPart
 
 FAILED_STATES = frozenset({"failed", "deleted"})
 FINAL_STATES = FAILED_STATES | {"ready"}  # states of a dataset that do not change without another push
+RESEND = "run 'offline-kit push --resend' to upload the same files as a new version (--resend-part NAME for one part)"
+_SHOWN = 10
 _ID = re.compile(r"[0-9a-f]{64}")
 _MAX_MARKER = 64 << 20
 _MAX_LOOK_BACK = 20  # versions of a notebook without output to skip
@@ -339,3 +341,13 @@ def _read_foreign_part(kaggle: KaggleClient, ref: str) -> KitPart | None:
         if refusal.is_temporary:
             raise
         return None
+
+
+def build_incomplete_error(ref: str, version: int, wrong: Sequence[str]) -> OutsideError:
+    """Return the error for a version that has a part's marker but not all of its files."""
+    return OutsideError(
+        f"version {version} of '{ref}' has this kit's marker, but not all of its files",
+        code="dataset-incomplete",
+        hint=f"check its page, then {RESEND}",
+        details=wrong[:_SHOWN],
+    )

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,10 +23,11 @@ from offline_kit.kaggle.client.api_types import (
     UnreachableError,
 )
 from offline_kit.kaggle.client.client import KaggleClient
-from offline_kit.kaggle.push import push_notebook, run_logs
+from offline_kit.kaggle.push import push_notebook
 from offline_kit.kaggle.push.journal import PushContext
 from offline_kit.kaggle.push.poll_policy import StatusLine, wait_until_shown
 from offline_kit.kaggle.push.push_notebook import PushedNotebook
+from offline_kit.notebook.runtime.kit_runtime import KitError, find_failure
 from offline_kit.rehearsal import causes, execution, submission_check
 from offline_kit.rehearsal.causes import Explanation
 
@@ -36,6 +38,15 @@ _LOG_EVERY = 4  # maximum poll intervals between two requests for the log of a r
 _SHOWN = 10
 _TOLERANCE = 1e-3  # other hardware gives other last digits
 _ERROR_PAGE = (b"<!doctype", b"<html", b"<?xml", b'{"error"', b'{"code"')
+_ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+_RAISED = re.compile(r"[A-Za-z_][\w.]*(error|exception|interrupt|exit)\b.*: \S", re.IGNORECASE)
+_TRACEBACK = "Traceback (most recent call last)"
+_CHAINED = re.compile(r"During handling of the above exception|The above exception was the direct cause")
+_PAPERMILL = re.compile(r'^Exception encountered at "In \[(\d+|None| )\]":\s*$', re.MULTILINE)
+_BEGUN = re.compile(r"^Executing Cell (\d+)-", re.MULTILINE)
+_CONVERTING = re.compile(r"^\[NbConvertApp\]", re.MULTILINE)
+_ARROW = re.compile(r"^-+>\s*(\d+) (.*\S)\s*$", re.MULTILINE)
+_LINE = 100  # characters of a live line
 _T = TypeVar("_T")
 
 
@@ -130,7 +141,7 @@ def follow_run(
             hint="run the same command again: it pushes a new version",
             details=[run.failure_message] if run.failure_message else (),
         )
-    if lost := run_logs.find_unmounted_kit(log):
+    if lost := find_unmounted_kit(log):
         raise KitNotMountedError(
             f"{name} ran without its kit: {lost}",
             hint="run 'offline-kit push' again: the run started before the dataset was visible",
@@ -140,7 +151,7 @@ def follow_run(
     return FinishedRun(
         ref=ref,
         version=version,
-        seconds=run_logs.run_seconds(log) or time.monotonic() - began,
+        seconds=run_seconds(log) or time.monotonic() - began,
         log=log,
         outputs=read_after_end(lambda: kaggle.list_run_outputs(ref, version)),
     )
@@ -193,7 +204,7 @@ class _RunWatcher:
             self._logged = now
             try:
                 log = self._kaggle.get_run_log(self._ref, self._version)
-                self._last_words = f": {run_logs.last_line(log)}"
+                self._last_words = f": {last_line(log)}"
             except OfflineKitError:
                 self._last_words = ""  # only the status line lacks it
         minutes = (now - self._began) / 60
@@ -202,7 +213,7 @@ class _RunWatcher:
 
 
 def _save_log(log: Sequence[LogLine], folder: Path) -> None:
-    files.write_atomic(folder / LOG_NAME, run_logs.plain_text(log))
+    files.write_atomic(folder / LOG_NAME, plain_text(log))
 
 
 def fetch_outputs(
@@ -240,7 +251,7 @@ def find_fetched_output(finished: FinishedRun, folder: Path, name: str) -> Path 
     path, log = folder / name, folder / LOG_NAME
     if not path.is_file() or not log.is_file():
         return None
-    return path if log.read_text(encoding="utf-8") == run_logs.plain_text(finished.log) else None
+    return path if log.read_text(encoding="utf-8") == plain_text(finished.log) else None
 
 
 def _build_failed_error(
@@ -254,7 +265,7 @@ def _build_failed_error(
     """Return the error for a failed run: the cell, its error, cause, fix, and links."""
     notebook = kaggle.get_notebook(ref, version)
     server_name = kaggle.fetch_account().server_name
-    run_failure = run_logs.analyse_failure(log, notebook.text if notebook else "")
+    run_failure = analyse_failure(log, notebook.text if notebook else "")
     explained = causes.explain_failure(run_failure.message or run.failure_message)
     if failure := run_failure.failure:
         explained = Explanation(code=failure.code, cause=failure.what, remedy=failure.hint)
@@ -271,7 +282,7 @@ def _build_failed_error(
     details: list[str] = []
     if run_failure.source:
         details += [*execution.quote_cell(label, run_failure.source), ""]
-    details += [*execution.shorten_error(run_failure.error or run_logs.plain_text(log).splitlines()), ""]
+    details += [*execution.shorten_error(run_failure.error or plain_text(log).splitlines()), ""]
     if run.failure_message and run.failure_message not in run_failure.message:
         details.append(f"{server_name} says: {run.failure_message}")
     if explained.cause:
@@ -339,3 +350,108 @@ def compare_submissions(rehearsed: Path, submission: Path, server_name: str = "K
     if difference:
         return (f"the submission differs, in the rehearsal and then on {server_name}: {difference}",)
     return (f"the submission agrees with the rehearsal's within {_TOLERANCE:.1%}",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFailure:
+    """Why a run failed, according to its log."""
+
+    cell: int = 0  # 1-based number of the failed cell among all cells; 0 if unknown
+    source: str = ""
+    error: tuple[str, ...] = ()
+    message: str = ""  # the error and the errors that caused it, without tracebacks
+    failure: KitError | None = None
+
+
+def plain_text(log: Sequence[LogLine]) -> str:
+    """Return a log as text without colours."""
+    return _ANSI.sub("", "".join(line.text for line in log))
+
+
+def run_seconds(log: Sequence[LogLine]) -> float:
+    """Return the time of the last event, 0 if there is none."""
+    return max((line.seconds for line in log), default=0.0)
+
+
+def last_line(log: Sequence[LogLine]) -> str:
+    """Return the last non-empty line, shortened; of a progress bar its latest state."""
+    for piece in reversed(log):
+        for line in reversed(re.split(r"[\r\n]", _ANSI.sub("", piece.text))):
+            if line.strip():
+                return line.strip()[:_LINE]
+    return ""
+
+
+def find_unmounted_kit(log: Sequence[LogLine]) -> str:
+    """Return the notebook's own words about a kit that was not there, "" where it says none."""
+    failure = find_failure(plain_text(log))
+    return failure.what if failure and failure.code == "kit-not-mounted" else ""
+
+
+def analyse_failure(log: Sequence[LogLine], notebook: str) -> RunFailure:
+    """Return why a run of a notebook (its JSON text) failed."""
+    text = plain_text(log)
+    heads = list(_PAPERMILL.finditer(text))
+    start = heads[-1].end() if heads else _find_traceback(text)
+    end = _CONVERTING.search(text, max(start, 0))
+    # After a failure, Kaggle still converts the notebook with nbconvert, whose log comes last.
+    section = text[max(start, 0) : end.start() if end else None]
+    code = _code_cells(notebook)
+    cell = _find_failed_cell(text, heads[-1][1] if heads else "", section, code)
+    lines = tuple(line for line in section.splitlines() if line.strip().strip("-")) if start >= 0 else ()
+    if lines and "DeadKernelError" in lines[-1]:
+        lines = lines[-1:]  # the frames are papermill's own
+    raised = [index for index, line in enumerate(lines) if _RAISED.match(line)]
+    message = [*(lines[index] for index in raised[:-1]), *lines[raised[-1] if raised else -1 :]]
+    return RunFailure(
+        cell=cell,
+        source=code.get(cell, ""),
+        error=lines,
+        message="\n".join(message),
+        failure=find_failure(text),
+    )
+
+
+def _find_traceback(text: str) -> int:
+    """Return where the last chain of tracebacks begins; -1 if there is none."""
+    start = text.rfind(_TRACEBACK)
+    while start > 0:
+        before = text.rfind(_TRACEBACK, 0, start)
+        if before < 0 or not _CHAINED.search(text, before, start):
+            break
+        start = before
+    return start
+
+
+def _code_cells(notebook: str) -> dict[int, str]:
+    """Return the source of the code cells, by their number among all cells."""
+    code = {}
+    try:
+        for number, cell in enumerate(json.loads(notebook)["cells"], 1):
+            source = "".join(cell["source"])
+            if cell["cell_type"] == "code" and source.strip():
+                code[number] = source
+    except (ValueError, KeyError, TypeError):
+        return {}
+    return code
+
+
+def _find_failed_cell(text: str, executed: str, section: str, code: dict[int, str]) -> int:
+    """Return the number of the failed cell among all cells, 0 if it is unknown."""
+    # papermill's "In [number]" counts executed cells only.
+    numbers = list(code)
+    if executed.isdigit() and 0 < int(executed) <= len(numbers):
+        return numbers[int(executed) - 1]
+    # The only cell that has the line of a traceback's arrow, outermost frame first.
+    for arrow in _ARROW.finditer(section):
+        line_number, line = int(arrow[1]), arrow[2].strip()
+        having = [
+            number
+            for number, source in code.items()
+            if [words.strip() for words in source.splitlines()][line_number - 1 : line_number] == [line]
+        ]
+        if len(having) == 1:
+            return having[0]
+    # The last cell that papermill started: the kernel died or was stopped there.
+    begun = _BEGUN.findall(text)
+    return int(begun[-1]) if begun and int(begun[-1]) in code else 0

@@ -11,17 +11,16 @@ from offline_kit.core.files import hold_lock
 from offline_kit.core.retry import TransientError
 from offline_kit.kaggle.client.api_types import Account, NewVersion, RemoteModel
 from offline_kit.kaggle.push import kit_parts
-from offline_kit.kaggle.push.dataset_plan import (
-    DEFAULT_OPTIONS,
-    PushAction,
-    PushOptions,
-    build_exposed_error,
-    build_incomplete_error,
-)
 from offline_kit.kaggle.push.journal import Effect, Phase, PushContext, run_once
 from offline_kit.kaggle.push.kit_parts import RemotePartState
 from offline_kit.kaggle.push.poll_policy import StatusLine, wait_until_shown
-from offline_kit.kaggle.push.push_datasets import PushedPart
+from offline_kit.kaggle.push.push_datasets import (
+    DEFAULT_OPTIONS,
+    PushAction,
+    PushedPart,
+    PushOptions,
+    build_exposed_error,
+)
 from offline_kit.kaggle.push.send_files import PushTarget
 from offline_kit.project.kaggle_names import check_slug, split_model_name
 from offline_kit.project.types import Kit, KitPart
@@ -135,7 +134,7 @@ def plan_model(
         if options.is_kept(part, kit_parts.read_model_part(context.kaggle, ref, before, files)):
             action, reason = PushAction.NOTHING, f"version {before} holds exactly this part"
             if wrong := kit_parts.find_damage(part, files):
-                raise build_incomplete_error(ref, before, wrong)
+                raise kit_parts.build_incomplete_error(ref, before, wrong)
     return ModelPlan(action=action, reason=reason, version_before=before, model=model)
 
 

@@ -13,9 +13,8 @@ from offline_kit.core.retry import StoppedError, TransientError, retry_call, sto
 from offline_kit.core.thread_pool import cancelling_pool
 from offline_kit.kaggle.client.api_types import RefusedError
 from offline_kit.kaggle.client.uploads import Uploader, UploadFile
-from offline_kit.kaggle.push.dataset_plan import build_incomplete_error
 from offline_kit.kaggle.push.journal import Effect, PushContext, recover_interrupted, run_once
-from offline_kit.kaggle.push.kit_parts import RemotePartState, find_differences
+from offline_kit.kaggle.push.kit_parts import RemotePartState, build_incomplete_error, find_differences
 from offline_kit.kaggle.push.poll_policy import GracePeriod, StatusLine, ignore_transient, wait_until_shown
 from offline_kit.kit import manifest
 from offline_kit.project.kaggle_names import MARKER

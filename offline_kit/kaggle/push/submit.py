@@ -15,12 +15,7 @@ from offline_kit.core.errors import OfflineKitError, OutsideError, ProjectError
 from offline_kit.core.files import hold_lock
 from offline_kit.core.report import Reporter
 from offline_kit.core.retry import TransientError, retry_call
-from offline_kit.kaggle.client.api_types import (
-    NoResponseError,
-    RefusedError,
-    Submission,
-    UnreachableError,
-)
+from offline_kit.kaggle.client.api_types import NoResponseError, RefusedError, Submission, UnreachableError
 from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.push.journal import Effect, Phase, PushContext, run_once
 from offline_kit.kaggle.push.kit_parts import parse_part_ids
@@ -203,14 +198,7 @@ def _send_submission(plan: SubmitPlan, context: PushContext, ledger: SubmissionL
 
     description = f"the submission to '{request.competition}'"
     try:
-        answer = run_once(
-            journal,
-            effect,
-            send_request,
-            wait_for_listing,
-            description,
-            context.report,
-        )
+        answer = run_once(journal, effect, send_request, wait_for_listing, description, context.report)
     except RefusedError as refusal:
         raise (_build_refusal(refusal, plan) if not refusal.is_server_error else refusal) from refusal
     server_words = "" if answer.ref else answer.error

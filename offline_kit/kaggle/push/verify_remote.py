@@ -23,9 +23,9 @@ from offline_kit.kaggle.client.api_types import (
 )
 from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.push import push_notebook
-from offline_kit.kaggle.push.dataset_plan import RESEND, resolve_datasets
 from offline_kit.kaggle.push.journal import PushContext
 from offline_kit.kaggle.push.kit_parts import (
+    RESEND,
     RemotePartState,
     find_differences,
     inspect_dataset,
@@ -33,6 +33,7 @@ from offline_kit.kaggle.push.kit_parts import (
     map_listed_files,
 )
 from offline_kit.kaggle.push.notebook_equality import find_all_differences
+from offline_kit.kaggle.push.push_datasets import resolve_datasets
 from offline_kit.kit import manifest
 from offline_kit.project.kaggle_names import MARKER
 from offline_kit.project.types import Kit, KitPart
