@@ -166,6 +166,7 @@ class ApiService:
     def _list_pages(
         self, method: str, body: Mapping[str, Any], *, max_pages: int | None = None
     ) -> Iterator[Answer]:
+        # A server that repeats a page token would be asked forever.
         token, count = "", 0
         while max_pages is None or count < max_pages:
             page_fields = {"pageSize": self._page, **({"pageToken": token} if token else {})}
@@ -185,7 +186,7 @@ class ApiService:
             return isinstance(error, UnreachableError) or _is_rate_limited(error)
 
         answer = self._call(method, body, EFFECT_SECONDS, had_no_effect)
-        # A refusal comes with status 200, and the client would call it a success.
+        # A refusal may come with status 200, and the client would call it a success.
         ended = answer.text("status") or "ok"
         if answer.fields.get("error") or ended.lower() != "ok":
             raise build_refusal(answer.text("error") or f"the request ended as '{ended}'", 200)

@@ -1,4 +1,7 @@
-"""Where the Kaggle server is, and the connection to the worker process: every request has a timeout, every failure becomes one of our errors."""
+"""Where the Kaggle server is, and the connection to the worker process.
+
+Every request has a timeout, and every failure becomes one of our errors.
+"""
 
 import json
 import sys
@@ -44,14 +47,13 @@ _LOG_IN = (
 )
 _RETRY_HINT = "check the network and run the same command again; nothing is done twice"
 
-
 # If this variable is set, calls to the real Kaggle are blocked: for test suites.
 GUARD = "OFFLINE_KIT_NO_PRODUCTION"
 
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy")
+# The client reads every KAGGLE_* variable as configuration (kaggle_api_extended.py), so the first is sent as a token;
+# the others make it print secrets.
 _NEVER = ("KAGGLE_TOKEN", "VERBOSE", "VERBOSE_OUTPUT")
-"""The client reads every KAGGLE_* variable as configuration (kaggle_api_extended.py), so the first is sent as a token;
-the others make it print secrets."""
 _CREDENTIALS = ("KAGGLE_API_TOKEN", "KAGGLE_API_V1_TOKEN", "KAGGLE_KERNEL_RUN_TYPE", "XDG_CONFIG_HOME")
 
 
@@ -73,38 +75,33 @@ class KaggleEndpoint:
         For a local server, all proxy variables (https too) point to it, and the user's credentials are
         removed. Raises UsageError if the client would ignore what the environment asks for.
         """
-        clean = {name: value for name, value in env.items() if name not in _NEVER}
-        return self._build_local_environment(clean, home) if self.local else _check_real_environment(clean)
-
-    def _build_local_environment(self, env: dict[str, str], home: str) -> dict[str, str]:
-        removed = {*_CREDENTIALS, *(name.upper() for name in _PROXIES)}
-        return {name: value for name, value in env.items() if name not in removed} | {
-            "KAGGLE_API_ENVIRONMENT": "LOCALHOST",
-            "KAGGLE_USERNAME": self.username,
-            "KAGGLE_KEY": self.key,
-            "KAGGLE_CONFIG_DIR": home,
-            "HOME": home,
-            **dict.fromkeys(_PROXIES, self.local),
-            "no_proxy": "",
-            "NO_PROXY": "",
-        }
-
-
-def _check_real_environment(env: dict[str, str]) -> dict[str, str]:
-    api_environment = env.get("KAGGLE_API_ENVIRONMENT", "PROD")
-    if api_environment not in ("PROD", "LOCALHOST"):
-        raise UsageError(
-            f"KAGGLE_API_ENVIRONMENT is '{api_environment}', which Kaggle's client treats as the real Kaggle",
-            code="kaggle-environment-unknown",
-            hint="unset it, or use --to local for a Kaggle on this machine",
-        )
-    if api_environment == "PROD" and env.get(GUARD):
-        raise UsageError(
-            f"{GUARD} is set, which blocks the real Kaggle",
-            code="kaggle-blocked",
-            hint=f"use --to local, or unset {GUARD}",
-        )
-    return env
+        env = {name: value for name, value in env.items() if name not in _NEVER}
+        if self.local:
+            removed = {*_CREDENTIALS, *(name.upper() for name in _PROXIES)}
+            return {name: value for name, value in env.items() if name not in removed} | {
+                "KAGGLE_API_ENVIRONMENT": "LOCALHOST",
+                "KAGGLE_USERNAME": self.username,
+                "KAGGLE_KEY": self.key,
+                "KAGGLE_CONFIG_DIR": home,
+                "HOME": home,
+                **dict.fromkeys(_PROXIES, self.local),
+                "no_proxy": "",
+                "NO_PROXY": "",
+            }
+        api_environment = env.get("KAGGLE_API_ENVIRONMENT", "PROD")
+        if api_environment not in ("PROD", "LOCALHOST"):
+            raise UsageError(
+                f"KAGGLE_API_ENVIRONMENT is '{api_environment}', which Kaggle's client treats as the real Kaggle",
+                code="kaggle-environment-unknown",
+                hint="unset it, or use --to local for a Kaggle on this machine",
+            )
+        if api_environment == "PROD" and env.get(GUARD):
+            raise UsageError(
+                f"{GUARD} is set, which blocks the real Kaggle",
+                code="kaggle-blocked",
+                hint=f"use --to local, or unset {GUARD}",
+            )
+        return env
 
 
 class ClientSession:
@@ -233,13 +230,13 @@ class _WorkerConnection:
         threading.Thread(target=self._read_answers, daemon=True).start()
 
     def send_request(self, request: Mapping[str, Any], deadline: float) -> dict[str, Any]:
-        """Return what the worker tells about a request; raises UnansweredError after so long a silence."""
+        """Return what the worker tells about a request; raises NoResponseError after so long a silence."""
         future: Future[dict[str, Any]] = Future()
         with self._lock:
             self._count += 1
             number = self._count
             self._pending[number], self._last_heard[number] = future, time.monotonic()
-            with suppress(OSError, ValueError):  # the listener tells of the end
+            with suppress(OSError, ValueError):  # `_read_answers` reports a process that has ended
                 if self._process.stdin and not self._dead:
                     self._process.stdin.write(json.dumps({"id": number, **request}).encode() + b"\n")
                     self._process.stdin.flush()

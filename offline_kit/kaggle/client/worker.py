@@ -148,6 +148,7 @@ class ClientWorker:
             silence, began = getattr(thread_local, "silence", None) or _LOGIN_TIMEOUT, time.monotonic()
             response = original_send(adapter, request, stream, timeout or silence, *rest, **options)
             is_api_answer = "json" in response.headers.get("Content-Type", "") and request.method != "GET"
+            # Files are read by whoever asked for them, and take as long as bytes come.
             if not stream or is_api_answer or not 200 <= response.status_code < 300:
                 _read_body(response, began + silence)
             return response
@@ -203,6 +204,7 @@ def _keep_json_files(http: Any) -> Any:
     usual = http._prepare_response
 
     def prepare_response(kind: Any, response: Any) -> Any:
+        # After a redirect, the body is the file itself, from the storage.
         if kind is _RawResponse or not response.history:
             return usual(kind, response)
         response.raise_for_status()
@@ -287,6 +289,7 @@ def _read_refusal(response: Any, error: Exception) -> tuple[int, str]:
         # An error that came with status 200 has its own in the body.
         with suppress(ValueError, TypeError, LookupError):
             status = int(body["code"])
+    # The message is nested, {"error": {"message": ...}}, or flat.
     nested = body.get("error")
     message = nested.get("message") if isinstance(nested, dict) else nested
     if isinstance(message, str) and message:
