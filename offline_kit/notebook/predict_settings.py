@@ -79,7 +79,6 @@ def predict_facts(
         "preprocessing": dict(preprocessing),
         # Several outputs under a threshold are questions of their own; under anything else they are classes.
         "each": settings.ensemble == "vote" and settings.postprocess.startswith(("labels:", "threshold:")),
-        "elsewhere": any(member.origin for member in members),
         # Members that want the test set in their own way, and that say what their columns stand for.
         "apart": any(member.transform or member.batch_size or "text" in member.params for member in members),
         "named": any("labels" in member.params for member in members),

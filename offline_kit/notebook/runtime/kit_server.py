@@ -163,34 +163,24 @@ def find_classes(package: Path, kind: str) -> dict[str, Path]:
     core = package / "core"
     inside = [path for path in sorted(package.rglob("*.py")) if core not in path.parents]
     for paths in (inside, sorted(package.parent.glob("*.py"))):
-        files: dict[str, Path] = {}
-        bases: dict[str, list[str]] = {}
-        for path in paths:
-            for reference, names in _read_class_bases(path, package.parent):
-                files[reference], bases[reference] = path, names
-        own = {reference: reference.partition(":")[2] for reference in bases}
+        classes = [entry for path in paths for entry in _read_classes(path, package.parent)]
         # Classes derive from each other in any order, so this goes on until nothing is added.
         kinds: set[str] = set()
         while derived := {
-            own[reference]
-            for reference, names in bases.items()
-            if own[reference] not in kinds and any(name.endswith(kind) or name in kinds for name in names)
+            name
+            for _, name, bases, _ in classes
+            if name not in kinds and any(base.endswith(kind) or base in kinds for base in bases)
         }:
             kinds |= derived
-        extended = {
-            name
-            for reference, names in bases.items()
-            if own[reference] in kinds
-            for name in names
-            if name != own[reference]
-        }
-        if leaves := {ref: path for ref, path in files.items() if own[ref] in kinds - extended}:
+        extended = {base for _, name, bases, _ in classes if name in kinds for base in bases if base != name}
+        leaves = {f"{module}:{name}": path for module, name, _, path in classes if name in kinds - extended}
+        if leaves:
             return leaves
     return {}
 
 
-def _read_class_bases(path: Path, root: Path) -> Iterator[tuple[str, list[str]]]:
-    """Yield the classes that importing a file defines, with the plain names of what each derives from."""
+def _read_classes(path: Path, root: Path) -> Iterator[tuple[str, str, list[str], Path]]:
+    """Yield module, name and plain names of the bases of the classes that importing a file defines, and its path."""
     try:
         tree = ast.parse(path.read_text(encoding="utf-8", errors="replace"))
     except (OSError, SyntaxError, ValueError):
@@ -203,8 +193,8 @@ def _read_class_bases(path: Path, root: Path) -> Iterator[tuple[str, list[str]]]
     while statements:
         node = statements.pop(0)
         if isinstance(node, ast.ClassDef):
-            names = [ast.unparse(base).partition("[")[0].rpartition(".")[2] for base in node.bases]
-            yield f"{module}:{node.name}", [aliases.get(name, name) for name in names]
+            bases = [ast.unparse(base).partition("[")[0].rpartition(".")[2] for base in node.bases]
+            yield module, node.name, [aliases.get(base, base) for base in bases], path
         elif isinstance(node, ast.Try) or (
             isinstance(node, ast.If) and "__name__" not in ast.unparse(node.test)
         ):

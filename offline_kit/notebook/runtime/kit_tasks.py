@@ -92,6 +92,8 @@ class TableBatches:
     """Makes the model's columns of a piece of the table, which has no id column; its parameter `ids` is optional."""
     text: str | None = None
     """The column of the texts; None if the model gets a table."""
+    names: Sequence[str] | None = None
+    """The columns of a gateway's batch; None takes those of the file."""
     _said: set[str] = field(default_factory=set)
 
     def __iter__(self) -> Iterator[RowBatch]:
@@ -122,10 +124,8 @@ class TableBatches:
     @property
     def id_column(self) -> str | None:
         """The column of the ids; None if the table has none, and the sample's order counts."""
-        return self.sample.columns[0] if self.sample.columns[0] in self._column_names() else None
-
-    def _column_names(self) -> Sequence[str]:
-        return read_header(self.path)
+        names = read_header(self.path) if self.names is None else self.names
+        return self.sample.columns[0] if self.sample.columns[0] in names else None
 
     def _say_once(self, text: str) -> None:
         if text not in self._said:
@@ -166,11 +166,6 @@ class TableBatches:
 
 class GatewayTable(TableBatches):
     """Batches of a gateway, prepared for the models like the test table."""
-
-    names: Sequence[str] = ()
-
-    def _column_names(self) -> Sequence[str]:
-        return self.names
 
     def make_batch(self, sent: Any) -> RowBatch:
         """Return a data frame of pandas or polars as a batch."""
