@@ -19,21 +19,10 @@ from offline_kit.packages.freeze import freeze as freezing
 from offline_kit.project.config import Config
 from offline_kit.project.kaggle_names import split_model_name
 from offline_kit.project.types import Freeze, Kit, KitPart, OwnCode, Role
-from offline_kit.rehearsal import rehearse as rehearsing
 from offline_kit.workflow import part_locations, pipeline, remote_wheelhouse, resolved_project
 from offline_kit.workflow.kaggle_session import KaggleSession
 
 SHOWN = 5  # submissions that are shown, the latest ones
-
-
-@dataclass(frozen=True, kw_only=True)
-class LocalStatus:
-    """The kit on this disk and its last rehearsal."""
-
-    config: Config
-    kit: Kit | None
-    problems: tuple[str, ...]  # what is wrong with its files
-    rehearsal: dict[str, Any] | None  # the report of the last rehearsal of this very kit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,15 +51,13 @@ class RemoteStatus:
     submissions: tuple[LedgerEntry, ...]  # the last submissions that we made, the latest first
 
 
-def read_local_status(config: Config) -> LocalStatus:
-    """Look at the kit on disk and at the last rehearsal, without building anything."""
+def read_local_kit(config: Config) -> tuple[Kit | None, tuple[str, ...]]:
+    """Return the kit on disk, if there is one, and what is wrong with its files."""
     try:
         kit = pipeline.read_kit(config)
     except ProjectError as error:
-        problems = (error.what, *error.details) if config.out.exists() else ()
-        return LocalStatus(config=config, kit=None, problems=problems, rehearsal=None)
-    rehearsal = rehearsing.read_last_report(kit)
-    return LocalStatus(config=config, kit=kit, problems=pipeline.find_damage(kit), rehearsal=rehearsal)
+        return None, (error.what, *error.details) if config.out.exists() else ()
+    return kit, pipeline.find_damage(kit)
 
 
 def read_remembered_status(config: Config) -> tuple[RemoteStatus, ...]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from offline_kit.kaggle.push.verify_remote import PartCheck, Verification
     from offline_kit.kit.diff import FileChange, KitDifference, NotebookChange, PackageChange
     from offline_kit.project.types import Kit
-    from offline_kit.workflow.project_status import LocalStatus, RemotePart, RemoteStatus
+    from offline_kit.workflow.project_status import RemotePart, RemoteStatus
 
 
 @options.command(
@@ -41,50 +41,46 @@ if TYPE_CHECKING:
 @options.common_options
 def status(project: Path, console: Console, **flags: Any) -> None:
     """Show the kit, its last rehearsal, what is on Kaggle, and the last submissions."""
+    from offline_kit.rehearsal import rehearse
     from offline_kit.workflow import project_status
 
     to, at = options.take_flags(flags, "to", "at").values()
     config = options.load_config(project, flags)
-    local = project_status.read_local_status(config)
-    newer = project_status.describe_changes(config, local.kit) if local.kit else ()
+    kit, problems = project_status.read_local_kit(config)
+    newer = project_status.describe_changes(config, kit) if kit else ()
+    rehearsal = rehearse.read_last_report(kit) if kit else None
     if to:
         with options.session_of(config, to, at, console) as session:
-            remote = [project_status.read_remote_status(session, local.kit)]
+            remote = [project_status.read_remote_status(session, kit)]
     else:
         remote = [*project_status.read_remembered_status(config)]
-    lines = _local_lines(local, newer)
+    lines = [f"project     {config.project}"]
+    if kit:
+        lines.append(f"kit         {kit.id[:12]}: {describe_extent(kit)} in '{kit.folder}'")
+        for part in kit.parts:
+            lines.append(f"  part      {part.name}: {part.id[:12]}, {count_words(len(part.entries), 'file')}")
+        lines.append(f"rehearsal   {describe_rehearsal(rehearsal)}")
+    else:
+        lines.append(f"kit         none in '{config.out}': make one with 'offline-kit build'")
+    lines += [f"  newer     {line}" for line in newer]
+    lines += [f"  problem   {problem}" for problem in problems]
     for remote_status in remote:
-        lines += _remote_lines(remote_status, local.kit)
+        lines += _remote_lines(remote_status, kit)
     if not remote:
         lines.append("Kaggle      nothing was pushed from here; check with --to kaggle")
     console.print_lines([console.words(line) for line in lines])
     console.print_result(
         {
-            "ok": not local.problems,
-            **(kit_facts(local.kit) if local.kit else {"kit": None}),
-            "problems": list(local.problems),
+            "ok": not problems,
+            **(kit_facts(kit) if kit else {"kit": None}),
+            "problems": list(problems),
             "newer": list(newer),
-            "rehearsal": local.rehearsal,
+            "rehearsal": rehearsal,
             "there": [asdict(remote_status) for remote_status in remote],
         }
     )
-    if local.problems:
+    if problems:
         sys.exit(Exit.PROJECT)
-
-
-def _local_lines(local: "LocalStatus", newer: tuple[str, ...]) -> list[str]:
-    """Return what is on this disk; `newer` lists what changed since the build."""
-    kit = local.kit
-    lines = [f"project     {local.config.project}"]
-    if kit is None:
-        lines.append(f"kit         none in '{local.config.out}': make one with 'offline-kit build'")
-    else:
-        lines.append(f"kit         {kit.id[:12]}: {describe_extent(kit)} in '{kit.folder}'")
-        for part in kit.parts:
-            lines.append(f"  part      {part.name}: {part.id[:12]}, {count_words(len(part.entries), 'file')}")
-        lines.append(f"rehearsal   {describe_rehearsal(local.rehearsal)}")
-    lines += [f"  newer     {line}" for line in newer]
-    return lines + [f"  problem   {problem}" for problem in local.problems]
 
 
 def describe_rehearsal(last: dict[str, Any] | None) -> str:
