@@ -14,7 +14,7 @@ from offline_kit.notebook.runtime.kit_server import WRITTEN
 from offline_kit.packages.pip_settings import IndexSettings
 from offline_kit.project import images
 from offline_kit.project.images import Image
-from offline_kit.rehearsal import environments, execution, gateway, kernel, kit_facts
+from offline_kit.rehearsal import environments, execution, gateway, kernel, kit_facts, mounts
 from offline_kit.rehearsal.environments import EnvironmentOptions
 from offline_kit.rehearsal.execution import KernelRun, KernelSetup, RehearsalEnvironment
 from offline_kit.rehearsal.gateway import GatewayService
@@ -73,9 +73,13 @@ class SandboxRunner:
             env |= _index_environment(self.shop.index)
             words = "the internet is on, this notebook may use the network of this machine"
             job.say(f"the local Kaggle: {words}\n")
+        folder = job.folder / "input"
+        folder.mkdir()
+        inputs = [Mount(inside="/kaggle/input", source=folder)]
+        inputs += [mounts.mount_input(folder, path, source) for path, source in job.inputs]
         bench = RehearsalEnvironment(
             notebook=source,
-            inputs=_mount_inputs(job),
+            inputs=tuple(inputs),
             kernel=ready,
             papermill=environments.make_papermill_environment(self.shop),
             uv=interpreters.uv_program(),
@@ -139,19 +143,6 @@ def _index_environment(settings: IndexSettings) -> dict[str, str]:
     extra_urls = tuple(extra for extra in settings.extra_index_urls if not extra.startswith("file:"))
     reachable = replace(settings, index_url=url, extra_index_urls=extra_urls, find_links=(), no_index=False)
     return {name: value for name, value in reachable.make_pip_environment().items() if value}
-
-
-def _mount_inputs(job: RunJob) -> tuple[Mount, ...]:
-    """Return the mounts of /kaggle/input: a folder of empty places, then what lies over each."""
-    folder = job.folder / "input"
-    folder.mkdir()
-    mounts = [Mount(inside="/kaggle/input", source=folder)]
-    for target, source in job.inputs:
-        point = folder / target
-        point.parent.mkdir(parents=True, exist_ok=True)
-        point.mkdir(exist_ok=True) if source.is_dir() else point.touch()
-        mounts.append(Mount(inside=f"/kaggle/input/{target}", source=source.resolve()))
-    return tuple(mounts)
 
 
 def _describe_failure(ran: KernelRun) -> str:

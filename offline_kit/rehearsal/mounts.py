@@ -11,7 +11,6 @@ from offline_kit.core.sandboxes.box import Mount
 from offline_kit.notebook.runtime import kit_rows
 from offline_kit.notebook.runtime.kit_runtime import REHEARSED_COMPETITION, KitError
 from offline_kit.project import kaggle_rules, kaggle_sources
-from offline_kit.project.kaggle_sources import KaggleSource
 from offline_kit.project.types import KitPart
 from offline_kit.rehearsal.request import RehearsalRequest
 
@@ -63,15 +62,12 @@ def lay_out_inputs(
         notes.append(f"no competition is configured: its data is mounted as '{slug}'")
     mount_path = f"competitions/{slug}" if request.layout == "new" else slug
     inside = f"/kaggle/input/{mount_path}"
-    mount_point = files.make_folder(folder / mount_path)
     if added_folders:
         # A read-only mount takes no new entries, so each entry of the data is mounted by itself.
         entries = {path.name: path for path in sorted(data.iterdir()) if path.exists()} | dict(added_folders)
-        for name, path in entries.items():
-            (mount_point / name).mkdir() if path.is_dir() else (mount_point / name).touch()
-            mounts.append(Mount(inside=f"{inside}/{name}", source=path.resolve()))
+        mounts += [mount_input(folder, f"{mount_path}/{name}", path) for name, path in entries.items()]
     else:
-        mounts.append(Mount(inside=inside, source=data.resolve()))
+        mounts.append(mount_input(folder, mount_path, data))
     # Absolute links in the data work in the sandbox only if their targets are at the same path there.
     links = [path for path in data.iterdir() if path.is_symlink() and path.readlink().is_absolute()]
     targets = {path.readlink() for path in links if path.exists()}
@@ -90,6 +86,14 @@ def lay_out_inputs(
     return MountedInputs(mounts=tuple(mounts), sample=sample, notes=tuple(notes), data=inside)
 
 
+def mount_input(folder: Path, path: str, source: Path) -> Mount:
+    """Return the mount of a file or folder at `path` below /kaggle/input, and create its mount point in `folder`."""
+    point = folder / path
+    point.parent.mkdir(parents=True, exist_ok=True)
+    point.mkdir(exist_ok=True) if source.is_dir() else point.touch()
+    return Mount(inside=f"/kaggle/input/{path}", source=source.resolve())
+
+
 def _mount_kit(request: RehearsalRequest, folder: Path) -> list[Mount]:
     """Mount every part of the kit."""
     mounts = []
@@ -98,7 +102,7 @@ def _mount_kit(request: RehearsalRequest, folder: Path) -> list[Mount]:
         if part_source := request.part_sources.get(part.name):
             # Kaggle mounts outputs of notebooks and models unchanged.
             source = kaggle_sources.parse_source(part_source)
-            mounts.append(_mount_source(part_folder, source, request, folder))
+            mounts.append(mount_input(folder, source.mount_path(request.layout), part_folder))
             continue
         owner, _, slug = _name_dataset(request, part).rpartition("/")
         mount_path = Path("datasets", owner or "you", slug) if request.layout == "new" else Path(slug)
@@ -110,12 +114,6 @@ def _mount_kit(request: RehearsalRequest, folder: Path) -> list[Mount]:
 def _name_dataset(request: RehearsalRequest, part: KitPart) -> str:
     dataset = request.dataset or "offline-kit"
     return dataset if len(request.kit.parts) == 1 or part.name == "kit" else f"{dataset}-{part.name}"
-
-
-def _mount_source(copy: Path, source: KaggleSource, request: RehearsalRequest, folder: Path) -> Mount:
-    mount_path = source.mount_path(request.layout)
-    (folder / mount_path).mkdir(parents=True, exist_ok=True)
-    return Mount(inside=f"/kaggle/input/{mount_path}", source=copy.resolve())
 
 
 def _mount_attached(
@@ -136,7 +134,7 @@ def _mount_attached(
                 f" set one for '{source}' in `copies`"
             )
         elif copy.is_dir():
-            mounts.append(_mount_source(copy, source, request, folder))
+            mounts.append(mount_input(folder, source.mount_path(request.layout), copy))
         else:
             raise ProjectError(
                 f"the local copy of '{source}', '{copy}', is not a folder",
