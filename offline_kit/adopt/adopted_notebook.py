@@ -185,14 +185,10 @@ def render_text(adoption: Adoption, script: str) -> str:
 
     nbformat: Any = untyped
     document = nbformat.reads(scripts.to_notebook(script), as_version=4)
-    makers = {
-        "code": nbformat.v4.new_code_cell,
-        "markdown": nbformat.v4.new_markdown_cell,
-        "raw": nbformat.v4.new_raw_cell,
-    }
     used_ids = {cell["id"] for cell in document.cells}
     for cell, source in zip(adoption.cells, adoption.changed, strict=True):
-        node = makers[cell.kind](source, **{name: value for name, value in cell.node.items() if name != "id"})
+        make = getattr(nbformat.v4, f"new_{cell.kind}_cell")
+        node = make(source, **{name: value for name, value in cell.node.items() if name != "id"})
         # nbformat 4.5: 1 to 64 of [a-zA-Z0-9-_], unique in the notebook
         # (https://jupyter.org/enhancement-proposals/62-cell-id)
         own_id = str(cell.node.get("id", ""))

@@ -92,15 +92,13 @@ def plan_adoption(
     image = images.load_image(current.image, accelerator=accelerator or "none", project=root)
 
     detected = contest.propose_competition(file_tree.scan_tree(root))
-    attached = adopted_notebook.list_attached(
-        current.notebook, current.competition or str(detected[0].value or "")
-    )
+    competition = current.competition or str(detected[0].value or "")
+    attached = adopted_notebook.list_attached(current.notebook, competition)
     stated_imports = [f"{distribution}  # import {name}" for name, distribution in (imports or {}).items()]
     lines = (*stated_imports, *adopted_notebook.read_requirement_comments(root, source))
     adoption = inspection.inspect_notebook(root / source, root, image, attached, lines)
-    adoption = replace(
-        adoption, accelerator=own_accelerator, requirements=(*adoption.requirements, *stated_imports)
-    )
+    requirements = (*adoption.requirements, *stated_imports)
+    adoption = replace(adoption, accelerator=own_accelerator, requirements=requirements)
     if "accelerator" in table:  # which settles what the metadata left open
         open_settings = [need for need in adoption.unresolved if need.kind is NeedKind.SETTING]
         settled = tuple(need for need in adoption.resolved if need not in open_settings)

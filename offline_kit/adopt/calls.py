@@ -253,9 +253,8 @@ class _CallReader:
         if "CompletedProcess" in stand_in and not before:
             stand_in = ""
         by_command = [list(shell.command_needs(words)) for words in self._command_words(call, name)]
-        needs = [
-            self._make_need(node=call, stand_in=stand_in, **fields) for own in by_command for fields in own
-        ]
+        fields = [fields for own in by_command for fields in own]
+        needs = [self._make_need(node=call, stand_in=stand_in, **item) for item in fields]
         is_argument = any(need.detail == ARGUMENT for need in needs)
         does_more = is_argument or not all(by_command)  # the line stays; only an argument can be replaced
         for need in needs:
@@ -268,9 +267,8 @@ class _CallReader:
     def _command_words(self, call: ast.Call, name: str) -> list[tuple[str, ...]]:
         if name == "get_ipython().run_line_magic":
             line = f"{self._text(call, 'magic_name', 0)} {self._text(call, 'line', 1)}"
-            return (
-                [command.words for command in shell.split_commands(line)] if line.startswith("pip ") else []
-            )
+            commands = shell.split_commands(line if line.startswith("pip ") else "")
+            return [command.words for command in commands]
         node = find_argument(call, "args", 0) or find_argument(call, "command", 0)
         if node is None:
             return []
@@ -299,10 +297,8 @@ class _CallReader:
         """Return the variable that a call's result is assigned to, "" in a function or a larger expression."""
         match self.parents.get(call):
             case ast.Assign(targets=[ast.Name(id=name)]):
-                inside = any(
-                    isinstance(node, ast.FunctionDef | ast.ClassDef) for node in self._ancestors(call)
-                )
-                return "" if inside else name
+                scopes = (ast.FunctionDef, ast.ClassDef)
+                return "" if any(isinstance(node, scopes) for node in self._ancestors(call)) else name
         return ""
 
     def _ancestors(self, node: ast.AST) -> Iterator[ast.AST]:

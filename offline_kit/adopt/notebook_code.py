@@ -174,10 +174,6 @@ class NotebookCode:
         """Whether the notebook imports a package or something from it."""
         return any(full.partition(".")[0] == name for full in self.aliases.values())
 
-    def line_text(self, cell: int, line: int) -> str:
-        """Return a line of a cell, from 1, without indentation."""
-        return self.reads[cell].source.split("\n")[line - 1].strip()
-
     def walk(self, cell: int) -> Iterator[ast.AST]:
         """Yield the nodes of a cell's syntax tree; none if it cannot be parsed."""
         yield from ast.walk(self.trees[cell]) if cell in self.trees else ()

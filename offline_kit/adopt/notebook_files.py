@@ -124,9 +124,8 @@ class InspectedNotebook:
 
     def make_need(self, kind: NeedKind, cell: int, line: int, target: str = "") -> ExternalNeed:
         """Return the need of a whole line of a cell."""
-        return ExternalNeed(
-            kind=kind, cell=cell, line=line, text=self.code.line_text(cell, line), target=target
-        )
+        text = self.code.reads[cell].source.split("\n")[line - 1].strip()
+        return ExternalNeed(kind=kind, cell=cell, line=line, text=text, target=target)
 
     def is_attached(self, mount_path: MountPath) -> bool:
         """Whether a path belongs to an attached source."""

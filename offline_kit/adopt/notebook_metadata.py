@@ -85,9 +85,9 @@ def _read_cell(number: int, fields: dict[str, Any]) -> NotebookCell:
     """Return a cell; unknown types become raw cells."""
     source, kind = fields.get("source", ""), fields.get("cell_type")
     lines = source if isinstance(source, list) else [source]
-    metadata = _as_table(fields.get("metadata")).items()
+    metadata = _as_table(fields.get("metadata"))
     extras: dict[str, Any] = {
-        "metadata": {name: value for name, value in metadata if name not in _RUN_TRACES}
+        "metadata": {name: metadata[name] for name in metadata if name not in _RUN_TRACES}
     }
     if isinstance(fields.get("id"), str):
         extras["id"] = fields["id"]
@@ -127,9 +127,8 @@ def read_metadata(notebook: Path) -> NotebookMetadata:
         shape = "tpu"
     elif shape.lower() in ("none", "cpu"):
         shape = "gpu" if _is_true(document.get("enable_gpu")) else ""
-    return NotebookMetadata(
-        sources=sources, accelerator=shape, internet=_is_true(document.get("enable_internet"))
-    )
+    internet = _is_true(document.get("enable_internet"))
+    return NotebookMetadata(sources=sources, accelerator=shape, internet=internet)
 
 
 def _read_own_metadata(notebook: Path) -> NotebookMetadata:

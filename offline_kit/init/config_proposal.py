@@ -99,13 +99,9 @@ def propose_config(request: InitRequest, report: Reporter = SILENT) -> ConfigPro
     existing_keys = [setting.key for setting in settings if setting.key in target.table_of(setting)]
     if target.table is not None:
         # settings without a value are comments, which the file got when it was created
-        settings = [
-            setting
-            for setting in settings
-            if setting.key not in target.table_of(setting)
-            and setting.value is not None
-            and not _changes_meaning(setting, target.table)
-        ]
+        fresh = [setting for setting in settings if setting.key not in target.table_of(setting)]
+        stated_fresh = [setting for setting in fresh if setting.value is not None]
+        settings = [setting for setting in stated_fresh if not _changes_meaning(setting, target.table)]
     return ConfigProposal(
         file=target.path,
         text=target.add(settings),

@@ -99,11 +99,9 @@ def find_code(tree: FileTree, hints: Sequence[str] = ()) -> ProjectCode:
         predict = [node for node in nodes if isinstance(node, ast.FunctionDef) and node.name == "predict"]
         functions += [_describe_function(node, name, runs=runs) for node in predict]
     named = _group_by_name(classes)
-    families = {item.name: _class_family(item, named) for item in classes}
-    methods = {
-        name: frozenset[str]().union(*(member.methods for member in family))
-        for name, family in families.items()
-    }
+    methods: dict[str, set[str]] = {}
+    for item in classes:
+        methods[item.name] = {name for member in _class_family(item, named) for name in member.methods}
     parents = {base for item in classes for base in item.bases}
     hint_words = list(map(_distinctive_words, hints))
 
