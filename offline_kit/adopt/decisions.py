@@ -60,21 +60,17 @@ def decide_need(
         case NeedKind.CORPUS:
             return _decide_corpus(need, notebook)
         case NeedKind.ACCOUNT:
-            return _decide_account(need)
-    if not need.detail:
-        return need.ask("system packages cannot be installed offline: use a Python package, or do without")
+            if need.detail == "colab":
+                return need.ask(
+                    "put its files next to the notebook, read them from there, and remove this line"
+                )
+            empty = "secrets of the account cannot be asked for offline: empty"
+            value = empty if need.detail == "secret" else "no account is needed offline"
+            return need.meet(Outcome.SWITCHED_OFF, value)
     names = " and ".join(f"'{name}'" for name in need.detail.split())
-    return need.ask(
-        f"conda cannot install offline: add {names} to the requirements under its name on PyPI, and remove this line"
-    )
-
-
-def _decide_account(need: ExternalNeed) -> ExternalNeed:
-    if need.detail == "colab":
-        return need.ask("put its files next to the notebook, read them from there, and remove this line")
-    is_secret = need.detail == "secret"
-    reason = "secrets of the account cannot be asked for offline: empty"
-    return need.meet(Outcome.SWITCHED_OFF, reason if is_secret else "no account is needed offline")
+    add = f"add {names} to the requirements under its name on PyPI, and remove this line"
+    system = "system packages cannot be installed offline: use a Python package, or do without"
+    return need.ask(f"conda cannot install offline: {add}" if names else system)
 
 
 def _decide_install(need: ExternalNeed, notebook: InspectedNotebook) -> ExternalNeed:

@@ -21,6 +21,7 @@ _KAGGLE_MODULES = frozenset(
     {"kaggle_secrets", "kaggle_evaluation", "kaggle_web_client", "learntools", "kaggle_datasets"}
 )
 """Modules that Kaggle provides outside of any package."""
+_IMPORTING_CALLS = ("import_module", "importlib.import_module", "__import__")
 _PACKAGE_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*")
 _IMPORT_COMMENT = re.compile(r"#\s*import\s+(?P<name>\w+)")
 """Names the import that a line of a requirements file is for."""
@@ -215,9 +216,9 @@ def _top_level_imports(tree: ast.Module | None) -> Iterator[tuple[ast.stmt | ast
             case ast.ImportFrom(module=name, level=level):
                 if name and not level:
                     yield node, name.partition(".")[0]
-            case ast.Call(func=function, args=[ast.Constant(value=str(name)), *_]) if ast.unparse(
-                function
-            ) in ("import_module", "importlib.import_module", "__import__"):
+            case ast.Call(func=function, args=[ast.Constant(value=str(name)), *_]) if (
+                ast.unparse(function) in _IMPORTING_CALLS
+            ):
                 yield node, name.partition(".")[0]
             case ast.Try():
                 pass
@@ -229,9 +230,9 @@ def _is_provided(name: str, notebook: InspectedNotebook, provided: ProvidedImpor
     packages, normal = notebook.image.packages, normalize_name(name)
     if name in sys.stdlib_module_names or name in _KAGGLE_MODULES or name == "IPython":
         return True
-    if imports.match_distributions([name], packages) or any(
-        package.startswith(f"{normal}-") for package in packages
-    ):
+    if imports.match_distributions([name], packages):
+        return True
+    if any(package.startswith(f"{normal}-") for package in packages):
         return True
     if any(match["name"] == name for match in map(_IMPORT_COMMENT.search, notebook.lines) if match):
         return True
@@ -317,17 +318,9 @@ def _guess_provider(need: ExternalNeed, imported: set[str], notebook: InspectedN
     lines = _installed_lines(notebook)
     if nameless := [line for line in lines if shell.is_nameless(line)]:
         return need.resolve(Outcome.UNCHANGED, f"taken to come with {' or '.join(nameless)}")
-    known = {
-        normalize_name(package) for name in imported for package in import_names.find_distributions(name)
-    }
-    idle = [
-        package
-        for package in _package_names(lines)
-        if normalize_name(package) not in known
-        # a package that the image has provides no import that the image lacks
-        and normalize_name(package) not in notebook.image.packages
-        and not any(_provides_import(package, name) for name in imported)
-    ]
+    # a package that the image has provides no import that the image lacks
+    added = [name for name in _package_names(lines) if normalize_name(name) not in notebook.image.packages]
+    idle = [package for package in added if not any(_provides_import(package, name) for name in imported)]
     if idle:
         value = f"taken to come with {' or '.join(idle)}"
         remedy = "if another package provides it, add that to the requirements"
