@@ -54,11 +54,11 @@ class Uploader:
         self, kaggle: KaggleClient, state: Path, *, patience: RetryPolicy = PATIENT, kind: str = "DATASET"
     ) -> None:
         """`kind` is "DATASET" or "MODEL"."""
-        self._kaggle = kaggle
-        self._kind = kind
+        self.kaggle = kaggle
+        self.kind = kind
+        self.storage = _StorageConnection(kaggle.upload_proxies())
         self._state = state
         self._patience = patience
-        self._storage = _StorageConnection(kaggle.upload_proxies())
         with translate_disk_errors(state):
             # The upload addresses in this folder let anyone who reads them write to our uploads.
             state.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -71,8 +71,7 @@ class Uploader:
         """
         name = hashlib.sha256(file.name.encode()).hexdigest()[:16]
         note = self._state / f"{file.sha256}-{name}.json"
-        upload = _ResumableUpload(file, self._kaggle, self._storage, note, self._kind, advance)
-        return upload.upload(self._patience)
+        return _ResumableUpload(self, file, note, advance).upload(self._patience)
 
     def forget_uploads(self) -> None:
         """Delete all stored uploads: they are part of a version now, and a token can be used only once."""
@@ -94,18 +93,9 @@ class _UploadSlot:
 class _ResumableUpload:
     """The upload of one file, with the slots of earlier runs in a note, the oldest first."""
 
-    def __init__(
-        self,
-        file: UploadFile,
-        kaggle: KaggleClient,
-        storage: "_StorageConnection",
-        note: Path,
-        kind: str,
-        advance: Advance,
-    ) -> None:
-        self._file, self._kind = file, kind
-        self._kaggle, self._storage = kaggle, storage
-        self._note = note
+    def __init__(self, uploader: Uploader, file: UploadFile, note: Path, advance: Advance) -> None:
+        self._uploader, self._storage = uploader, uploader.storage
+        self._file, self._note = file, note
         self._advance = advance
         self._reached = 0
         self._modified = file.path.stat().st_mtime_ns
@@ -156,7 +146,7 @@ class _ResumableUpload:
 
     def _open_slot(self) -> _UploadSlot:
         file, name = self._file, PurePosixPath(self._file.name).name
-        blob = self._kaggle.start_blob(name, file.size, self._modified // 10**9, self._kind)
+        blob = self._uploader.kaggle.start_blob(name, file.size, self._modified // 10**9, self._uploader.kind)
         self._slot = _UploadSlot(token=blob.token, url=blob.url, at=time.time())
         self._slots.append(self._slot)
         self._store_slots()

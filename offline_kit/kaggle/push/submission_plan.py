@@ -55,7 +55,7 @@ class SubmitPlan:
     mark: SubmissionTag
     parts: Mapping[str, str]  # part ids that the notebook was rendered for; empty if unknown
     last_ref: int = 0
-    limits: SubmissionLimits | None = None  # none if no submission will be used
+    limits: SubmissionLimits | None = None  # None if no submission will be used
     existing: Submission | None = None
     server_name: str = "Kaggle"
 
