@@ -193,10 +193,8 @@ class ApiService:
         return answer
 
     def _download(self, method: str, body: Mapping[str, Any], target_path: Path) -> int:
-        """Download the file that a call links to, and return its size in bytes.
-
-        Every attempt requests a new link, because links expire.
-        """
+        """Download the file that a call links to, and return its size in bytes."""
+        # Every attempt requests a new link, because links expire.
         request = {**_build_request(method, body), "into": str(target_path)}
         target_path.unlink(missing_ok=True)
         try:

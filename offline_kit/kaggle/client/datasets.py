@@ -163,10 +163,8 @@ class ModelCalls(ApiService):
         return self._send(_MODELS + "CreateModel", body).text("url")
 
     def create_variation(self, new: NewVersion) -> str:
-        """Create a variation with its first version and return its URL.
-
-        No licence is set: Kaggle accepts only names from its own list, and a private model needs none.
-        """
+        """Create a variation with its first version and return its URL."""
+        # No licence is set: Kaggle accepts only names from its own list, and a private model needs none.
         variation = _variation_fields(new.ref)
         body = {
             "framework": variation.pop("framework"),

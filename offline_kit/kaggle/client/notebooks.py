@@ -75,10 +75,8 @@ class NotebookCalls(ApiService):
         return _parse_log(answer.text("log")) if answer else ()
 
     def list_run_outputs(self, ref: str, version: int) -> tuple[str, ...]:
-        """Return the paths of the output files of a version's run, sorted.
-
-        ListKernelFiles is not used: it returns bare names, wrong sizes and sometimes nothing.
-        """
+        """Return the paths of the output files of a version's run, sorted."""
+        # ListKernelFiles is not used: it returns bare names, wrong sizes and sometimes nothing.
         method = _SERVICE + "ListKernelSessionOutput"
         raw_files = self._list_items(method, _notebook_fields(ref, version), "files")
         return tuple(sorted({raw.text("fileName") for raw in raw_files} - {""}))

@@ -105,10 +105,8 @@ class _ResumableUpload:
         self._may_hold_bytes = False
 
     def upload(self, patience: RetryPolicy) -> str:
-        """Upload the file to a slot of an earlier run, or to a new one if none of them answers; return its token.
-
-        A slot that may hold bytes is kept for the next run; a new one that never received any is forgotten.
-        """
+        """Upload the file to a slot of an earlier run, or to a new one if none of them answers; return its token."""
+        # A slot that may hold bytes is kept for the next run; a new one that never received any is forgotten.
         for slot in (*self._slots, None):
             self._slot, self._is_new = slot, False
             try:
@@ -286,11 +284,10 @@ class _StorageConnection:
 
 
 class _CheckedBody:
-    """The rest of a file as a request body.
+    """The rest of a file as a request body."""
 
-    The last bytes are sent only after the digest of the whole file was verified: an upload that Kaggle
-    reports as complete has the right bytes, even if this process was killed.
-    """
+    # The last bytes are sent only after the digest of the whole file was verified: an upload that Kaggle
+    # reports as complete has the right bytes, even if this process was killed.
 
     def __init__(self, file: UploadFile, start: int, report_position: Callable[[int], None]) -> None:
         self._file = file

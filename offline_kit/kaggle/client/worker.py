@@ -134,10 +134,8 @@ class ClientWorker:
         return self._thread_local.http
 
     def _limit_requests(self) -> None:
-        """Give every request of this process a timeout and a size limit.
-
-        This includes the requests of `import kaggle`, which checks the token.
-        """
+        """Give every request of this process a timeout and a size limit."""
+        # This includes the requests of `import kaggle`, which checks the token.
         from requests.adapters import HTTPAdapter
 
         thread_local, original_send = self._thread_local, HTTPAdapter.send
@@ -243,10 +241,8 @@ def _configured_token() -> tuple[str, str]:
 
 
 def _drop_stale_token(method: str) -> str:
-    """Remove a token that Kaggle rejected and return where it came from; "" if there is none.
-
-    The client falls back to the API key, but still sends the rejected token.
-    """
+    """Remove a token that Kaggle rejected and return where it came from; "" if there is none."""
+    # The client falls back to the API key, but still sends the rejected token.
     token, source = _configured_token()
     if "LEGACY" not in method or not token:
         return ""

@@ -85,10 +85,8 @@ class RemotePartState:
 
 
 def map_listed_files(files: Iterable[RemoteFile], known_paths: Collection[str]) -> dict[str, RemoteFile]:
-    """Return files by path; a bare name counts as the only known path that ends with it.
-
-    Kaggle does not document whether listings contain paths or bare names.
-    """
+    """Return files by path; a bare name counts as the only known path that ends with it."""
+    # Kaggle does not document whether listings contain paths or bare names.
     below: dict[str, list[str]] = {}
     for path in known_paths:
         below.setdefault(path.rpartition("/")[2], []).append(path)

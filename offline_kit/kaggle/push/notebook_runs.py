@@ -244,10 +244,8 @@ def fetch_outputs(
 
 
 def find_fetched_output(finished: FinishedRun, folder: Path, name: str) -> Path | None:
-    """Return an output of this run that is already in `folder`, recognised by the log; None if there is none.
-
-    The version's number is not enough: a notebook that is deleted and created again starts at 1.
-    """
+    """Return an output of this run that is already in `folder`, recognised by the log; None if there is none."""
+    # The version's number is not enough: a notebook that is deleted and created again starts at 1.
     path, log = folder / name, folder / LOG_NAME
     if not path.is_file() or not log.is_file():
         return None

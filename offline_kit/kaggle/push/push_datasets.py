@@ -414,10 +414,9 @@ class OvertakenError(OutsideError):
 
 
 def _check_not_overtaken(dataset: RemoteDataset, effect: Effect) -> None:
-    """Raise OvertakenError if someone else created the current version after ours.
-
-    Our version notes contain the content's id, except for a first version. Without notes, the number decides.
-    """
+    """Raise OvertakenError if someone else created the current version after ours."""
+    # Our version notes contain the content's id, except for a first version. Without notes, the number
+    # decides.
     our_numbers = [number for number, notes in dataset.version_notes.items() if effect.content in notes]
     if effect.action == PushAction.CREATE.value:
         our_numbers.append(1)

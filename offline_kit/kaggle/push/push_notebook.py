@@ -303,10 +303,8 @@ def _find_pushed_version(effect: Effect, notebook: NewNotebook | None, context: 
 def _read_back(
     notebook: NewNotebook, saved: SavedNotebook, context: PushContext
 ) -> tuple[NotebookDifference, ...]:
-    """Return how a version on Kaggle differs from what was pushed, after the visibility timeout.
-
-    Raises OutsideError if it is not visible at all: Kaggle hides new notebooks for a while.
-    """
+    """Return how a version on Kaggle differs from what was pushed, after the visibility timeout."""
+    # Raises OutsideError if it is not visible at all: Kaggle hides new notebooks for a while.
     last: tuple[NotebookDifference, ...] | None = None
 
     def is_settled() -> bool | None:

@@ -82,10 +82,8 @@ class PushTarget(ABC):
         return _upload_files(files, self.uploader, f"Uploading {part.name}", self.context.report)
 
     def create_version(self, effect: Effect, send: Callable[[], str]) -> None:
-        """Send the call that creates a version, at most once, and delete the stored uploads that it consumed.
-
-        They are also deleted if Kaggle rejects their tokens, so that the next run uploads the files again.
-        """
+        """Send the call that creates a version, at most once, and delete the stored uploads that it consumed."""
+        # They are also deleted if Kaggle rejects their tokens, so that the next run uploads the files again.
 
         def find_effect() -> str | None:
             return "" if self.wait_until_visible(effect) else None

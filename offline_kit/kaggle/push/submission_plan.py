@@ -298,10 +298,10 @@ def _format_deadline(deadline: datetime) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class QueuedSubmission:
-    """A pending submission and what its run will mount.
+    """A pending submission and what its run will mount."""
 
-    A hidden run mounts the newest version of its datasets: after another push, it would find another kit than its own.
-    """
+    # A hidden run mounts the newest version of its datasets: after another push, it would find another kit
+    # than its own.
 
     submission: Submission
     notebook: str = ""  # empty if it bears no tag of ours: it was made by hand

@@ -110,10 +110,9 @@ def _find_earlier(
     kaggle: KaggleClient,
     ledger: SubmissionLedger,
 ) -> tuple[Submission, ...]:
-    """Return the submissions of the same version and file, newest first.
-
-    A submission that only the ledger has counts if Kaggle confirms its number, because lists may be truncated.
-    """
+    """Return the submissions of the same version and file, newest first."""
+    # A submission that only the ledger has counts if Kaggle confirms its number, because lists may be
+    # truncated.
     if listed := filter_same_version(tag, submissions):
         return listed
     for entry in reversed(ledger.find_by_version(tag.notebook, tag.version)):
@@ -158,10 +157,8 @@ def _wait_until_listed(
 
 
 def _recover_interrupted(request: SubmitRequest, context: PushContext) -> Submission | None:
-    """Return the submission that an earlier run sent without seeing it arrive, None if it did not arrive.
-
-    Raises OutsideError if Kaggle accepted it and does not list it yet.
-    """
+    """Return the submission that an earlier run sent without seeing it arrive, None if it did not arrive."""
+    # Raises OutsideError if Kaggle accepted it and does not list it yet.
     entry = context.journal.find_open_entry(_journal_target(request))
     if entry is None:
         return None

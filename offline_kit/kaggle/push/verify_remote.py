@@ -311,10 +311,9 @@ def _download_digests(
     kit_folder: Path,
     report: Reporter,
 ) -> tuple[dict[tuple[str, str], str], OutsideError | None]:
-    """Return the SHA-256 of each file by ref and name, and the first failed download, which stops the others.
-
-    The files are in a temporary folder beside `kit_folder` meanwhile. Raises OutsideError if the disk is full.
-    """
+    """Return the SHA-256 of each file by ref and name, and the first failed download, which stops the others."""
+    # The files are in a temporary folder beside `kit_folder` meanwhile. Raises OutsideError if the disk is
+    # full.
     digests: dict[tuple[str, str], str] = {}
     failure: OutsideError | None = None
     total = sum(file.size for _, file in files)
