@@ -107,7 +107,7 @@ def test_interrupted_it_stops_at_once_and_goes_on_later(bench: Bench) -> None:
         if event.phase == "bytes" and event.received > 1_000_000 and not hit.is_set():
             hit.set()
             process.send_signal(signal.SIGINT)
-            hit.wait(0.5)
+            process.wait(30)  # not another byte is taken
 
     bench.server.traffic.listeners.append(watch)
     bench.kaggle.faults.add_fault(Fault(on="PUT", delay=0.2))
@@ -115,6 +115,7 @@ def test_interrupted_it_stops_at_once_and_goes_on_later(bench: Bench) -> None:
     _, err = process.communicate(timeout=60)
     assert hit.is_set()
     assert process.returncode == 130, err
+    bench.until(lambda: bench.server.traffic.uploaded_bytes() > 1_000_000)
     before = bench.server.traffic.uploaded_bytes()
     assert push(bench, *local(bench)).returncode == 0
     assert bench.server.traffic.uploaded_bytes() - before < len(big)

@@ -14,6 +14,7 @@ from offline_kit.core.errors import OfflineKitError
 from offline_kit.local_kaggle.faults import Fault
 from offline_kit.local_kaggle.sandbox_runner import SandboxRunner
 from offline_kit.local_kaggle.settings import LocalKaggleSettings
+from offline_kit.local_kaggle.traffic import TrafficEvent
 from offline_kit.packages import pip_settings
 from offline_kit.rehearsal.environments import EnvironmentOptions
 from tests.support.local_kaggle import HASTY, KERNEL, SLUG, Bench, needs_client, notebook, serving
@@ -242,7 +243,14 @@ def test_the_client_follows_a_log_over_a_lost_connection(bench: Bench) -> None:
     bench.kaggle.faults.add_fault(Fault(on="LOGS", cut=80))
     push(bench, SLOWLY)
     bench.until(lambda: bool(said(bench)))
-    threading.Timer(3.0, let_go, [bench]).start()
+
+    def start_clock(event: TrafficEvent) -> None:
+        """Let the second line come when the first one was sent."""
+        if (event.phase, event.name) == ("begun", "LOGS"):
+            bench.server.traffic.listeners.remove(start_clock)
+            threading.Timer(1.0, let_go, [bench]).start()
+
+    bench.server.traffic.listeners.append(start_clock)
     followed = bench.cli("kernels", "logs", "-f", KERNEL)
     assert (followed.stdout, followed.returncode) == ("first\nsecond\n", 0), followed.stderr
     assert len(bench.server.traffic.ended_requests("LOGS")) == 2
