@@ -37,14 +37,7 @@ def expand_names(*tables: str) -> frozenset[str]:
 
 
 WEIGHTS_ONLY_GLOBALS = expand_names("weights_only")
-# Opcodes that it accepts: those of protocol 2
-_WEIGHTS_ONLY_OPCODES = frozenset(
-    split_words("""
-    GLOBAL NEWOBJ REDUCE BUILD APPEND APPENDS SETITEM SETITEMS MARK TUPLE TUPLE1 TUPLE2 TUPLE3 NONE NEWFALSE
-    NEWTRUE EMPTY_TUPLE EMPTY_LIST EMPTY_DICT EMPTY_SET BININT BININT1 BININT2 BINFLOAT BINUNICODE
-    SHORT_BINSTRING BINPERSID BINGET LONG_BINGET BINPUT LONG_BINPUT LONG1 PROTO STOP
-    """)
-)
+_WEIGHTS_ONLY_OPCODES = frozenset(PICKLE_NAMES["words"]["weights_only_opcodes"].split())
 
 # Effects of all opcodes: https://github.com/python/cpython/blob/main/Lib/pickletools.py
 _KEEPS_ITS_OBJECT = frozenset({"APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD"})
