@@ -43,12 +43,12 @@ def find_downloads(
         tree = references.parse_module(path) if path.suffix == ".py" else None
         if tree is not None:
             reader = _DownloadFinder(project, path, references.map_imported_names(tree), params, bundled)
-            found = [
+            numbered = [
                 (call.lineno, finding)
                 for call, scope in _find_calls(tree, ChainMap(_read_constants(tree)))
                 for finding in reader.read_call(call, scope)
             ]
-            results += [finding for _, finding in sorted(found, key=lambda pair: pair[0])]
+            results += [finding for _, finding in sorted(numbered, key=lambda pair: pair[0])]
     return tuple(results)
 
 
