@@ -26,15 +26,9 @@ from offline_kit.packages.freeze.dependency_walk import (
     strip_local_versions,
 )
 from offline_kit.packages.freeze.direct_references import ReferenceContext, ResolvedReference
-from offline_kit.packages.freeze.freeze_inputs import (
-    LOCK_ORIGIN,
-    FreezeInputs,
-    gather_inputs,
-    hash_inputs,
-    split_lock_files,
-)
+from offline_kit.packages.freeze.freeze_inputs import LOCK_ORIGIN, FreezeInputs, gather_inputs, hash_inputs
 from offline_kit.packages.freeze.freeze_inputs import FreezeRequest as FreezeRequest
-from offline_kit.packages.freeze.lock_files import LockPin
+from offline_kit.packages.freeze.lock_files import LockPin, is_lock_file
 from offline_kit.packages.freeze.metadata_store import MetadataStore
 from offline_kit.packages.freeze.requirement_checks import UnmetRequirementsError, check_requirements
 from offline_kit.packages.freeze.requirement_files import RequirementLine, read_requirement_files
@@ -90,7 +84,6 @@ def freeze_requirements(
     maker = _FreezeMaker(
         inputs=inputs,
         request=request,
-        build_context=context,
         old_pins=current.pins if current else (),
         metadata=metadata,
         cutoff=moment.strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -98,7 +91,7 @@ def freeze_requirements(
         policy=inputs.policy,
     )
     maker.check_inputs()
-    new_freeze = replace(maker.make_freeze(), input_hash=input_hash)
+    new_freeze = maker.make_freeze(input_hash)
     new_freeze = replace(new_freeze, text=freeze_file.render_freeze(new_freeze))
     if request.keep:
         _write_freeze(request.freeze_path, new_freeze.text)
@@ -119,7 +112,7 @@ def read_index_settings(
 
     Raises ProjectError for lines that cannot be read.
     """
-    plain, _ = split_lock_files(requirements)
+    plain = [path for path in requirements if not is_lock_file(path)]
     inputs = read_requirement_files(plain, (), project=project, env=processes.copy_environment())
     return settings.override(inputs.index_options)
 
@@ -218,7 +211,6 @@ class _FreezeMaker:
 
     inputs: FreezeInputs
     request: FreezeRequest
-    build_context: ReferenceContext
     old_pins: tuple[Pin, ...]  # preferences
     metadata: MetadataStore
     cutoff: str
@@ -229,7 +221,7 @@ class _FreezeMaker:
     @property
     def image(self) -> Image:
         """The target."""
-        return self.build_context.image
+        return self.metadata.target.image
 
     def check_inputs(self) -> None:
         """Resolve direct references and check all requirements; raise one error with the problems of both."""
@@ -237,7 +229,7 @@ class _FreezeMaker:
         problems: list[OfflineKitError] = [inputs.error] if inputs.error else []
         try:
             self.references = direct_references.resolve_references(
-                inputs.direct_references, self.build_context, report=self.report
+                inputs.direct_references, self.metadata.build_context, report=self.report
             )
         except (ProjectError, OutsideError) as error:
             problems.append(error)
@@ -351,6 +343,17 @@ class _FreezeMaker:
     def build_request(self) -> ResolutionRequest:
         """Return what to resolve."""
         lock_pins = self.inputs.lock.pins
+        # Lock pins that win over the image: named in `replace`, or with `pins = "lock"` not protected.
+        enforced = {
+            name: pin
+            for name, pin in lock_pins.items()
+            if name in self.policy.replace
+            or (
+                self.request.pins == "lock"
+                and self.policy.allows_replacing(name, self.image)
+                and not self.image.is_accelerator(name)
+            )
+        }
         old_versions = {
             pin.name: pin.version for pin in self.old_pins if pin.version and pin.fate is not Fate.PROVIDED
         }
@@ -358,19 +361,11 @@ class _FreezeMaker:
             roots=self._list_roots(),
             constraints=tuple(_build_dependency(line) for line in self.inputs.constraints),
             preferred=old_versions | {name: pin.version for name, pin in lock_pins.items()},
-            enforced={name: pin for name, pin in lock_pins.items() if self._is_enforced(name)},
+            enforced=enforced,
             policy=self.policy,
             metadata=self.metadata,
             engine=self.inputs.engine,
             cutoff=self.cutoff,
-        )
-
-    def _is_enforced(self, name: str) -> bool:
-        """Whether a lock pin wins over the image: named in `replace`, or with `pins = "lock"` not protected."""
-        return name in self.policy.replace or (
-            self.request.pins == "lock"
-            and self.policy.allows_replacing(name, self.image)
-            and not self.image.is_accelerator(name)
         )
 
     def _list_roots(self) -> tuple[Dependency, ...]:
@@ -392,8 +387,8 @@ class _FreezeMaker:
                     roots.append(Dependency(required_by=reference.name, requirement=requirement))
         return tuple(dict.fromkeys(roots))
 
-    def make_freeze(self) -> Freeze:
-        """Resolve and decide about every package; the freeze has neither input hash nor text yet.
+    def make_freeze(self, input_hash: str) -> Freeze:
+        """Resolve and decide about every package; the freeze has no text yet.
 
         Raises ProjectError for requirements that cannot be met, OutsideError if an index cannot be reached.
         """
@@ -414,7 +409,7 @@ class _FreezeMaker:
             python=self.image.python,
             engine=request.engine,
             cutoff=self.cutoff,
-            input_hash="",
+            input_hash=input_hash,
             pins=pins,
             replacements=freeze_file.list_replacements(pins, broken),
             differences=(

@@ -82,15 +82,6 @@ class FreezeInputs:
     error: ProjectError | None = None  # the lines that cannot be read, unless that was raised
 
 
-def split_lock_files(paths: Iterable[Path]) -> tuple[list[Path], list[Path]]:
-    """Return the requirements files and the lock files among these paths."""
-    plain: list[Path] = []
-    locks: list[Path] = []
-    for path in paths:
-        (locks if is_lock_file(path) else plain).append(path)
-    return plain, locks
-
-
 def gather_inputs(
     request: FreezeRequest, image: Image, own: tuple[str, ...], *, strict: bool = True
 ) -> FreezeInputs:
@@ -99,7 +90,8 @@ def gather_inputs(
     `own` names the project's packages. Raises ProjectError and UsageError; without `strict`, lines that cannot
     be read are returned as `error` beside the rest.
     """
-    plain, lock_files = split_lock_files(request.requirements)
+    lock_files = [path for path in request.requirements if is_lock_file(path)]
+    plain = [path for path in request.requirements if path not in lock_files]
     read = read_requirement_files(
         plain,
         request.inline,

@@ -7,7 +7,7 @@ import re
 import shlex
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -47,8 +47,8 @@ _HASH = re.compile(r"(md5|sha1|sha224|sha256|sha384|sha512):[0-9a-fA-F]+")
 class DirectReference:
     """A requirement that names where to get the package instead of a version."""
 
-    kind: str  # "wheel", "archive" or "folder" on this disk; "url" of a wheel or archive; "git"
-    location: str  # the path, or the URL with its credentials: never written anywhere
+    kind: str = ""  # "wheel", "archive" or "folder" on this disk; "url" of a wheel or archive; "git"
+    location: str = ""  # the path, or the URL with its credentials: never written anywhere
     name: str = ""  # normalized, if the line gives one
     extras: tuple[str, ...] = ()
     marker: str = ""
@@ -316,12 +316,13 @@ def parse_requirement(line: str, base: Path) -> tuple[str, DirectReference | Non
         raise InvalidLineError(str(error).splitlines()[0]) from error
     if not requirement.url:
         return str(requirement), None
-    return "", _parse_url_reference(
-        requirement.url if "://" in requirement.url else str(base / requirement.url),
+    known = DirectReference(
         name=canonicalize_name(requirement.name),
         extras=tuple(sorted(requirement.extras)),
         marker=str(requirement.marker or ""),
     )
+    url = requirement.url if "://" in requirement.url else str(base / requirement.url)
+    return "", _parse_url_reference(url, known)
 
 
 def _parse_bare_reference(line: str, base: Path) -> DirectReference | None:
@@ -332,55 +333,43 @@ def _parse_bare_reference(line: str, base: Path) -> DirectReference | None:
     if match and match["extras"]:
         target = match["target"].strip()
         extras = tuple(sorted(word.strip() for word in match["extras"][1:-1].split(",") if word.strip()))
+    known = DirectReference(extras=extras, marker=marker)
     if "://" in target.split("@", 1)[0] or target.startswith((*_VCS, "file:")):
-        return _parse_url_reference(target, extras=extras, marker=marker)
+        return _parse_url_reference(target, known)
     looks_like_path = (
         target.startswith((".", "/", "~"))
         or re.match(r"^[A-Za-z]:[\\/]", target)  # a drive of Windows
         or target.endswith((".whl", *_ARCHIVES))
         or (("/" in target or "\\" in target) and "@" not in target)
     )
-    if not looks_like_path:
-        return None
-    return _parse_local_path(base / Path(target).expanduser(), extras=extras, marker=marker)
+    return _parse_local_path(base / Path(target).expanduser(), known) if looks_like_path else None
 
 
-def _parse_url_reference(
-    url: str, *, name: str = "", extras: tuple[str, ...] = (), marker: str = ""
-) -> DirectReference:
+def _parse_url_reference(url: str, known: DirectReference) -> DirectReference:
+    """Return a reference with what its line says besides the URL."""
     address, _, fragment = url.partition("#")
     fragment_fields = dict(part.partition("=")[::2] for part in fragment.split("&") if part)
     # "#egg=name[extra]" is how a name was given before PEP 508: https://pip.pypa.io/en/stable/topics/vcs-support/
     egg_match = _EXTRAS.match(fragment_fields.get("egg", ""))
-    if egg_match and not name:
-        name = canonicalize_name(egg_match["target"])
-        extras = extras or tuple(sorted((egg_match["extras"] or "[]")[1:-1].split(",")))
-    extras = tuple(extra for extra in extras if extra)
+    if egg_match and not known.name:
+        egg_extras = sorted((egg_match["extras"] or "[]")[1:-1].split(","))
+        extras = known.extras or tuple(filter(None, egg_extras))
+        known = replace(known, name=canonicalize_name(egg_match["target"]), extras=extras)
     if address.startswith("file:"):
-        path = Path(unquote(urlsplit(address).path))
-        return _parse_local_path(path, name=name, extras=extras, marker=marker)
-    if address.startswith(_VCS) and not address.startswith("git+"):
-        scheme = address.split("+")[0]
+        return _parse_local_path(Path(unquote(urlsplit(address).path)), known)
+    known = replace(known, subdirectory=fragment_fields.get("subdirectory", ""))
+    if not address.startswith(_VCS):
+        return replace(known, kind="url", location=url)
+    scheme, _, location = address.partition("+")
+    if scheme != "git":
         raise InvalidLineError(f"'{scheme}' references are not supported; use git or an archive")
-    kind, location, ref = "url", url, ""
-    if address.startswith("git+"):
-        kind, location = "git", address.removeprefix("git+")
-        if "@" in location.rsplit("/", 1)[-1]:
-            location, _, ref = location.rpartition("@")
-    return DirectReference(
-        kind=kind,
-        location=location,
-        ref=ref,
-        name=name,
-        extras=extras,
-        marker=marker,
-        subdirectory=fragment_fields.get("subdirectory", ""),
-    )
+    ref = ""
+    if "@" in location.rsplit("/", 1)[-1]:
+        location, _, ref = location.rpartition("@")
+    return replace(known, kind="git", location=location, ref=ref)
 
 
-def _parse_local_path(
-    path: Path, *, name: str = "", extras: tuple[str, ...] = (), marker: str = ""
-) -> DirectReference:
+def _parse_local_path(path: Path, known: DirectReference) -> DirectReference:
     path = path.absolute()
     if not path.exists():
         raise InvalidLineError(f"'{path}' does not exist")
@@ -389,7 +378,7 @@ def _parse_local_path(
         raise InvalidLineError(f"'{path}' is no Python project: it has neither pyproject.toml nor setup.py")
     if kind == "archive" and not path.name.endswith(_ARCHIVES):
         raise InvalidLineError(f"'{path}' is neither a wheel, an archive nor a folder")
-    return DirectReference(kind=kind, location=str(path), name=name, extras=extras, marker=marker)
+    return replace(known, kind=kind, location=str(path))
 
 
 def read_project_dependencies(

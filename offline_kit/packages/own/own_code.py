@@ -241,7 +241,20 @@ def check_package_bounds(
     """
     lines = dict.fromkeys([*built, *(line for package in packages for line in _read_declared(package))])
     free = {normalize_name(name) for name in replaceable}
-    excluded = {name: bound for name, bound in _find_excluded(lines, image) if name not in free}
+    # "extra" must be defined, or a marker with it cannot be evaluated (PEP 508).
+    environment = {**image.marker_environment(), "extra": ""}
+    excluded: dict[str, str] = {}
+    for line in lines:
+        try:
+            requirement = Requirement(line)
+        except InvalidRequirement:
+            continue  # reported by the freeze
+        name, version = normalize_name(requirement.name), image.public_version(requirement.name)
+        applies = requirement.marker is None or requirement.marker.evaluate(environment)
+        # Pre-releases of the image count: nightly builds of torch are some.
+        fits = not version or requirement.specifier.contains(version, prereleases=True)
+        if name not in free and applies and not fits:
+            excluded[name] = str(requirement.specifier)
     blocking = sorted(filter(image.is_protected, excluded))
     if not blocking:
         return ()
@@ -261,22 +274,6 @@ def check_package_bounds(
             about = path.name if len(packages) == 1 else f"{path.parent.name}/{path.name}"
     what = f"excludes protected versions of the image '{image.name}': {bounds}"
     return (Finding(severity=Severity.WARN, about=about, what=what, remedy=remedy),)
-
-
-def _find_excluded(lines: Iterable[str], image: Image) -> Iterable[tuple[str, str]]:
-    for line in lines:
-        try:
-            requirement = Requirement(line)
-        except InvalidRequirement:
-            continue  # reported by the freeze
-        name, version = normalize_name(requirement.name), image.public_version(requirement.name)
-        # "extra" must be defined, or a marker with it cannot be evaluated (PEP 508).
-        applies = requirement.marker is None or requirement.marker.evaluate(
-            {**image.marker_environment(), "extra": ""}
-        )
-        # Pre-releases of the image count: nightly builds of torch are some.
-        if version and applies and not requirement.specifier.contains(version, prereleases=True):
-            yield name, str(requirement.specifier)
 
 
 def _read_declared(package: Path) -> list[str]:
