@@ -21,12 +21,6 @@ PYPI = "https://pypi.org/simple"  # pip's default index
 _BOOLEANS = dict.fromkeys(("y", "yes", "t", "true", "on", "1"), True) | dict.fromkeys(
     ("n", "no", "f", "false", "off", "0"), False
 )
-# Set by a user for other runs of pip, these would change the result of ours.
-_PIP_OTHERS = (
-    "PIP_BREAK_SYSTEM_PACKAGES PIP_CONSTRAINT PIP_DEFAULT_TIMEOUT PIP_DRY_RUN PIP_NO_BINARY PIP_NO_BUILD_ISOLATION "
-    "PIP_NO_DEPS PIP_ONLY_BINARY PIP_PREFER_BINARY PIP_PRE PIP_PREFIX PIP_PYTHON PIP_REQUIREMENT PIP_REQUIRE_HASHES "
-    "PIP_REQUIRE_VIRTUALENV PIP_ROOT PIP_TARGET PIP_UPGRADE PIP_USER PIP_BUILD_CONSTRAINT PIP_UPLOADED_PRIOR_TO"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,24 +86,24 @@ class IndexSettings(ConnectionSettings):
         """Return the arguments that uv needs besides `make_uv_environment`."""
         return ("--no-index",) if self.no_index else ()
 
-    def make_pip_environment(self) -> dict[str, str | None]:
-        """Return environment changes that give pip and pip-compile exactly these settings."""
-        return {
-            **dict.fromkeys(_PIP_OTHERS.split()),
+    def make_pip_environment(self) -> dict[str, str]:
+        """Return the variables that give pip and pip-compile exactly these settings."""
+        variables = {
             # pip then reads no configuration file at all: https://pip.pypa.io/en/stable/topics/configuration/
             "PIP_CONFIG_FILE": os.devnull,
             "PIP_INDEX_URL": self.index_url,
-            "PIP_EXTRA_INDEX_URL": " ".join(self.extra_index_urls) or None,
+            "PIP_EXTRA_INDEX_URL": " ".join(self.extra_index_urls),
             "PIP_FIND_LINKS": _join_locations(self.find_links, " "),
-            "PIP_NO_INDEX": "1" if self.no_index else None,
-            "PIP_CERT": self.cert or None,
-            "PIP_CLIENT_CERT": self.client_cert or None,
-            "PIP_TRUSTED_HOST": " ".join(self.trusted_hosts) or None,
-            "PIP_PROXY": self.proxy or None,
+            "PIP_NO_INDEX": "1" if self.no_index else "",
+            "PIP_CERT": self.cert,
+            "PIP_CLIENT_CERT": self.client_cert,
+            "PIP_TRUSTED_HOST": " ".join(self.trusted_hosts),
+            "PIP_PROXY": self.proxy,
             "PIP_TIMEOUT": f"{self.timeout:.0f}",
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
             "PIP_NO_INPUT": "1",  # no prompt for a password: nobody would see it
         }
+        return {name: value for name, value in variables.items() if value}
 
 
 def read_pip_settings(env: Mapping[str, str], *, python: str = sys.executable) -> IndexSettings:

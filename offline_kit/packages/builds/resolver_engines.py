@@ -239,9 +239,7 @@ def _prepare_pip_tools(problem: ResolverInput, access: IndexAccess, folder: Path
     if problem.wheels_only:
         argv.append(f"--pip-args=--only-binary={','.join(sorted(problem.wheels_only))}")
     argv += ["--cache-dir", cache_folder]
-    env = _make_build_environment(access.inside, folder)
-    pip_variables = access.inside.make_pip_environment()
-    env |= {name: value for name, value in pip_variables.items() if value is not None}
+    env = _make_build_environment(access.inside, folder) | access.inside.make_pip_environment()
     # pip before 25.3 binds builds by PIP_CONSTRAINT alone, later ones by PIP_BUILD_CONSTRAINT alone; pip-tools
     # has its own constraints for the rest. Relative, since pip splits the value at spaces.
     env |= {"PIP_CONSTRAINT": "build.txt", "PIP_BUILD_CONSTRAINT": "build.txt", "NO_COLOR": "1"}

@@ -10,7 +10,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from packaging.version import Version
 
-from offline_kit.core import interpreters
+from offline_kit.core import files, interpreters
 from offline_kit.core.cache import Cache, cache_key
 from offline_kit.core.errors import OutsideError, ProjectError
 from offline_kit.core.report import SILENT, Reporter
@@ -270,13 +270,15 @@ class IsolatedBuild:
         with create_build_environment(
             self.sources.python, (), log=self.log, own=self.own, network=network, variables=self.variables
         ) as environment:
-            source = place_sources(environment.scratch / "asked")
+            # Compilers write the path of a source below the scratch folder into a library.
+            source = place_sources(environment.scratch / ("source" if self.own else "asked"))
             requires = read_static_requires(source)
             self._sync(environment, requires)
             hook_requires = {text for text in environment.list_hook_requires(source) if text not in requires}
             if hook_requires:
                 # These may need other versions than the first round chose: resolve both together.
                 self._sync(environment, requires | hook_requires)
+                files.remove_path(environment.scratch / "source")
                 source = place_sources(environment.scratch / "source")
             path = environment.build_wheel(source, environment.scratch / "built")
             try:

@@ -16,7 +16,7 @@ from offline_kit.core import files, processes
 from offline_kit.core.errors import OfflineKitError, OutsideError, ProjectError
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.packages.builds import confined_build
-from offline_kit.packages.freeze import direct_references, freeze_file, pin_fates
+from offline_kit.packages.freeze import dependency_walk, direct_references, freeze_file
 from offline_kit.packages.freeze.dependency_walk import (
     Dependency,
     PackagePolicy,
@@ -32,7 +32,7 @@ from offline_kit.packages.freeze.lock_files import LockPin, is_lock_file
 from offline_kit.packages.freeze.metadata_store import MetadataStore
 from offline_kit.packages.freeze.requirement_checks import UnmetRequirementsError, check_requirements
 from offline_kit.packages.freeze.requirement_files import RequirementLine, read_requirement_files
-from offline_kit.packages.freeze.resolve import Resolution, ResolutionRequest, resolve_requirements
+from offline_kit.packages.freeze.resolve import Resolution, Resolver
 from offline_kit.packages.index import PackageIndex
 from offline_kit.packages.pip_settings import IndexSettings
 from offline_kit.project.images import TORCH_FAMILY, Image
@@ -321,7 +321,7 @@ class _FreezeMaker:
             trial_lines.append(line)
         trial = replace(self, inputs=replace(self.inputs, requirements=tuple(trial_lines)))
         try:
-            resolution = resolve_requirements(trial.build_request(), SILENT)
+            resolution = trial._make_resolver(SILENT).resolve()
         except OfflineKitError:
             return ""
         versions = {name: resolution.get_version(name, self.image) for name in resolution.graph.dependencies}
@@ -340,8 +340,7 @@ class _FreezeMaker:
             changed |= {name for name in replaceable if versions.get(name)}
         return ", ".join(f"{name}=={versions[name].partition('+')[0]}" for name in sorted(changed))
 
-    def build_request(self) -> ResolutionRequest:
-        """Return what to resolve."""
+    def _make_resolver(self, report: Reporter) -> Resolver:
         lock_pins = self.inputs.lock.pins
         # Lock pins that win over the image: named in `replace`, or with `pins = "lock"` not protected.
         enforced = {
@@ -357,7 +356,7 @@ class _FreezeMaker:
         old_versions = {
             pin.name: pin.version for pin in self.old_pins if pin.version and pin.fate is not Fate.PROVIDED
         }
-        return ResolutionRequest(
+        return Resolver(
             roots=self._list_roots(),
             constraints=tuple(_build_dependency(line) for line in self.inputs.constraints),
             preferred=old_versions | {name: pin.version for name, pin in lock_pins.items()},
@@ -366,6 +365,7 @@ class _FreezeMaker:
             metadata=self.metadata,
             engine=self.inputs.engine,
             cutoff=self.cutoff,
+            report=report,
         )
 
     def _list_roots(self) -> tuple[Dependency, ...]:
@@ -392,9 +392,9 @@ class _FreezeMaker:
 
         Raises ProjectError for requirements that cannot be met, OutsideError if an index cannot be reached.
         """
-        request = self.build_request()
-        resolution = resolve_requirements(request, self.report)
-        pins = self._decide_pins(request, resolution)
+        resolver = self._make_resolver(self.report)
+        resolution = resolver.resolve()
+        pins = self._decide_pins(resolver.roots, resolution)
         self._check_hashes(pins)
         replaced = {pin.name: pin.version for pin in pins if pin.replaces}
         broken: dict[str, tuple[str, ...]] = {}
@@ -403,11 +403,11 @@ class _FreezeMaker:
                 f"Looking for packages of the image that break with another {', '.join(sorted(replaced))}"
             )
             image_requires = self.metadata.read_image_requirements(self.report)
-            broken = pin_fates.find_broken_packages(replaced, self.image, image_requires)
+            broken = dependency_walk.find_broken_packages(replaced, self.image, image_requires)
         return Freeze(
             image=self.image.name,
             python=self.image.python,
-            engine=request.engine,
+            engine=self.inputs.engine,
             cutoff=self.cutoff,
             input_hash=input_hash,
             pins=pins,
@@ -420,20 +420,22 @@ class _FreezeMaker:
             ),
         )
 
-    def _decide_pins(self, request: ResolutionRequest, resolution: Resolution) -> tuple[Pin, ...]:
+    def _decide_pins(self, roots: Iterable[Dependency], resolution: Resolution) -> tuple[Pin, ...]:
         graph, policy = resolution.graph, self.policy
         decided = [
-            pin_fates.decide_pin(name, graph, resolution.versions, policy, self.image)
+            dependency_walk.decide_pin(name, graph, resolution.versions, policy, self.image)
             for name in graph.dependencies
         ]
         requesters = {pin.name for pin in decided if pin.fate is Fate.BUNDLED}
-        requesters |= {root.required_by for root in request.roots}
+        requesters |= {root.required_by for root in roots}
 
         def add_hashes(pin: Pin) -> Pin:
-            spare = pin.fate is Fate.PROVIDED and pin_fates.is_worth_spare(pin, self.metadata, requesters)
+            spare = pin.fate is Fate.PROVIDED and dependency_walk.is_worth_spare(
+                pin, self.metadata, requesters
+            )
             if not spare and (pin.fate is not Fate.BUNDLED or pin.local):
                 return pin
-            hashes = pin_fates.list_allowed_hashes(pin, self.metadata, policy, self.cutoff)
+            hashes = dependency_walk.list_allowed_hashes(pin, self.metadata, policy, self.cutoff)
             return replace(pin, spare=spare, hashes=hashes)
 
         with ThreadPoolExecutor(8) as pool:

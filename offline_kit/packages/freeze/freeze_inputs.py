@@ -19,9 +19,8 @@ from offline_kit.core import processes
 from offline_kit.core.errors import ProjectError, UsageError
 from offline_kit.packages.builds.resolver_engines import matches_running_python
 from offline_kit.packages.freeze import direct_references, freeze_file
-from offline_kit.packages.freeze.dependency_walk import PackagePolicy, marker_holds
+from offline_kit.packages.freeze.dependency_walk import PackagePolicy, is_reconstructed_image, marker_holds
 from offline_kit.packages.freeze.lock_files import LockedPackages, LockPin, is_lock_file, read_lock_files
-from offline_kit.packages.freeze.pin_fates import is_reconstructed_image
 from offline_kit.packages.freeze.requirement_files import (
     DirectReference,
     RequirementInputs,

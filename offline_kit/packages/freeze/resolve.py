@@ -44,30 +44,6 @@ _MAX_REMEDY_TRIALS = 6  # remedies that are tried before an error is shown; each
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResolutionRequest:
-    """What to resolve, for which image, by which rules."""
-
-    roots: tuple[Dependency, ...]  # requirements whose markers hold; direct references by name and extras
-    constraints: tuple[Dependency, ...]
-    preferred: Mapping[str, str]  # of an earlier freeze and lock files, for what the image does not have
-    enforced: Mapping[str, LockPin]  # pins of lock files that win over the image
-    policy: PackagePolicy
-    metadata: MetadataStore
-    engine: str  # "uv" or "pip-tools"
-    cutoff: str  # files uploaded later do not count
-
-    @property
-    def image(self) -> Image:
-        """The target."""
-        return self.metadata.target.image
-
-    @property
-    def movable(self) -> frozenset[str]:
-        """Packages that need not have the image's version."""
-        return self.policy.always_bundled | self.policy.replace | self.enforced.keys()
-
-
-@dataclass(frozen=True, kw_only=True)
 class Resolution:
     """The packages that the requirements reach, and their versions."""
 
@@ -81,63 +57,67 @@ class Resolution:
         return versions.get(name, "")
 
 
-def resolve_requirements(request: ResolutionRequest, report: Reporter) -> Resolution:
-    """Resolve and walk until a round learns nothing new about the image.
-
-    Raises ProjectError if the requirements contradict each other, the image's Python, or its protected
-    packages; OutsideError if an index cannot be reached.
-    """
-    image, movable = request.image, request.movable
-    if not request.roots:
-        graph = DependencyGraph(dependencies={}, replaced=frozenset(), unresolved=())
-        return Resolution(graph=graph, versions={})
-    resolver = _Resolver(
-        request=request,
-        report=report,
-        # Public indexes have no local versions, like torch's 2.11.0+cpu:
-        # https://packaging.python.org/en/latest/specifications/version-specifiers/#local-version-identifiers
-        stubbed={name for name, version in image.packages.items() if "+" in version} - movable,
-        constrained={
-            name
-            for name in image.protected & image.packages.keys()
-            if name not in movable and not image.is_accelerator(name)
-        },
-    )
-    try:
-        resolution = resolver.avoid_compiling(resolver.resolve())
-    except NoSolutionError as error:
-        raise resolver.explain_conflict(error) from error
-    except MetadataBuildError as error:
-        if error.package and (hint := resolver.suggest_excluding(error.package)):
-            raise ProjectError(error.what, hint=hint, code=error.code, details=error.details) from error
-        raise
-    resolution = resolver.avoid_replacements(resolution)
-    return (
-        resolution if resolution.notes else replace(resolution, notes=resolver.explain_versions(resolution))
-    )
-
-
 @dataclass(kw_only=True)
-class _Resolver:
-    """One resolution, and what its rounds have learned so far."""
+class Resolver:
+    """One resolution for an image, and what its rounds have learned so far."""
 
-    request: ResolutionRequest
+    roots: tuple[Dependency, ...]  # requirements whose markers hold; direct references by name and extras
+    constraints: tuple[Dependency, ...]
+    preferred: Mapping[str, str]  # of an earlier freeze and lock files, for what the image does not have
+    enforced: Mapping[str, LockPin]  # pins of lock files that win over the image
+    policy: PackagePolicy
+    metadata: MetadataStore
+    engine: str  # "uv" or "pip-tools"
+    cutoff: str  # files uploaded later do not count
     report: Reporter
-    stubbed: set[str]  # image packages whose version no index has for the image
-    constrained: set[str]  # image packages that must keep their version
+    stubbed: set[str] = field(default_factory=set)  # image packages whose version no index has for the image
+    constrained: set[str] = field(default_factory=set)  # image packages that must keep their version
     wheels_only: set[str] = field(default_factory=set)  # only versions with a wheel count
 
     @property
     def image(self) -> Image:
         """The target."""
-        return self.request.image
+        return self.metadata.target.image
 
-    def fork(self, **changes: Any) -> "_Resolver":
+    @property
+    def movable(self) -> frozenset[str]:
+        """Packages that need not have the image's version."""
+        return self.policy.always_bundled | self.policy.replace | self.enforced.keys()
+
+    def resolve(self) -> Resolution:
+        """Resolve and walk until a round learns nothing new about the image.
+
+        Raises ProjectError if the requirements contradict each other, the image's Python, or its protected
+        packages; OutsideError if an index cannot be reached.
+        """
+        if not self.roots:
+            graph = DependencyGraph(dependencies={}, replaced=frozenset(), unresolved=())
+            return Resolution(graph=graph, versions={})
+        packages = self.image.packages
+        # Public indexes have no local versions, like torch's 2.11.0+cpu:
+        # https://packaging.python.org/en/latest/specifications/version-specifiers/#local-version-identifiers
+        self.stubbed = {name for name, version in packages.items() if "+" in version} - self.movable
+        protected = (self.image.protected & packages.keys()) - self.movable
+        self.constrained = {name for name in protected if not self.image.is_accelerator(name)}
+        try:
+            resolution = self._avoid_compiling(self._run_rounds())
+        except NoSolutionError as error:
+            raise self._explain_conflict(error) from error
+        except MetadataBuildError as error:
+            if error.package and (hint := self._suggest_excluding(error.package)):
+                raise ProjectError(error.what, hint=hint, code=error.code, details=error.details) from error
+            raise
+        resolution = self._avoid_replacements(resolution)
+        return (
+            resolution if resolution.notes else replace(resolution, notes=self._explain_versions(resolution))
+        )
+
+    def _fork(self, **changes: Any) -> "Resolver":
         """Return a copy for a trial."""
         copies = {name: set(getattr(self, name)) for name in ("stubbed", "constrained", "wheels_only")}
         return replace(self, **{**copies, **changes})
 
-    def resolve(self) -> Resolution:
+    def _run_rounds(self) -> Resolution:
         """Run rounds until one shows no more image versions that no index has, and no missed extras."""
         for _ in range(_MAX_ROUNDS):
             try:
@@ -149,7 +129,7 @@ class _Resolver:
             graph = resolution.graph
             # The resolver did not follow the extras of packages whose image version it did not take.
             parents = {lost.required_by for lost in graph.unresolved} & self.image.packages.keys()
-            newly_constrained = parents - self.request.policy.always_bundled - self.constrained
+            newly_constrained = parents - self.policy.always_bundled - self.constrained
             self.constrained |= newly_constrained
             if not self._stub_moved(resolution) and not newly_constrained:
                 break
@@ -164,28 +144,28 @@ class _Resolver:
         return resolution
 
     def _run_round(self) -> Resolution:
-        request, policy = self.request, self.request.policy
+        policy = self.policy
         with tempfile.TemporaryDirectory(prefix="offline-kit-") as scratch:
             resolver_input = ResolverInput(
                 image=self.image,
-                index=request.metadata.index,
-                cutoff=request.cutoff,
+                index=self.metadata.index,
+                cutoff=self.cutoff,
                 requirements=tuple(
-                    self._format_root(root) for root in request.roots if root.name not in policy.unfollowed
+                    self._format_root(root) for root in self.roots if root.name not in policy.unfollowed
                 ),
                 constraints=self._list_constraints(),
                 preferences=self._list_preferences(),
-                stub_folder=request.metadata.write_stubs(self.stubbed, Path(scratch) / "stubs"),
+                stub_folder=self.metadata.write_stubs(self.stubbed, Path(scratch) / "stubs"),
                 exclude=policy.unfollowed,
             )
             versions = self._run_engine(resolver_input)
         constraints: dict[str, list[Dependency]] = {}
-        for constraint in request.constraints:
+        for constraint in self.constraints:
             constraints.setdefault(constraint.name, []).append(constraint)
-        for name, pin in request.enforced.items():
+        for name, pin in self.enforced.items():
             pinned = Dependency(required_by=pin.source, requirement=Requirement(f"{name}=={pin.version}"))
             constraints.setdefault(name, []).append(pinned)
-        graph = walk_dependencies(request.roots, self.image, versions, request.metadata, policy, constraints)
+        graph = walk_dependencies(self.roots, versions, self.metadata, policy, constraints)
         return Resolution(graph=graph, versions=versions)
 
     def _run_engine(self, resolver_input: ResolverInput) -> dict[str, str]:
@@ -196,11 +176,11 @@ class _Resolver:
         while True:
             try:
                 return resolver_engines.resolve_versions(
-                    replace(resolver_input, wheels_only=frozenset(self.wheels_only)), self.request.engine
+                    replace(resolver_input, wheels_only=frozenset(self.wheels_only)), self.engine
                 )
             except MetadataBuildError as error:
-                metadata = self.request.metadata
-                decided = self.wheels_only | self.request.policy.direct_references.keys()
+                metadata = self.metadata
+                decided = self.wheels_only | self.policy.direct_references.keys()
                 files = metadata.index.list_files(error.package) if error.package else ()
                 has_wheel = any(metadata.target.rank_wheel(file) is not None for file in files)
                 if error.package in decided or not has_wheel:
@@ -208,34 +188,34 @@ class _Resolver:
                 self.wheels_only.add(error.package)
 
     def _format_root(self, root: Dependency) -> str:
-        reference = self.request.policy.direct_references.get(root.name)
+        reference = self.policy.direct_references.get(root.name)
         if not reference:
             return str(root.requirement)
         extras = f"[{','.join(sorted(root.requirement.extras))}]" if root.requirement.extras else ""
         return f"{reference.name}{extras} @ {reference.wheel.absolute().as_uri()}"
 
     def _list_constraints(self) -> tuple[str, ...]:
-        direct_names = self.request.policy.direct_references.keys()
-        pins = {name: pin.version for name, pin in self.request.enforced.items() if name not in direct_names}
-        lines = [format_requirement(constraint.requirement) for constraint in self.request.constraints]
+        direct_names = self.policy.direct_references.keys()
+        pins = {name: pin.version for name, pin in self.enforced.items() if name not in direct_names}
+        lines = [format_requirement(constraint.requirement) for constraint in self.constraints]
         lines += [f"{name}=={version}" for name, version in pins.items()]
         kept = {name: self.image.packages[name] for name in sorted(self.constrained - direct_names)}
         lines += [f"{name}=={version}" for name, version in kept.items() if _is_valid(version)]
         return tuple(lines)
 
     def _list_preferences(self) -> dict[str, str]:
-        request, preferred = self.request, dict(self.request.preferred)
-        for name in request.policy.direct_references:
+        preferred = dict(self.preferred)
+        for name in self.policy.direct_references:
             preferred.pop(name, None)
         for name, version in self.image.packages.items():
-            if not (name in request.policy.replace and name in preferred):
+            if not (name in self.policy.replace and name in preferred):
                 preferred[name] = version
-        preferred |= {name: pin.version for name, pin in request.enforced.items()}
+        preferred |= {name: pin.version for name, pin in self.enforced.items()}
         return {name: version for name, version in preferred.items() if _is_valid(version)}
 
     def _stub_moved(self, resolution: Resolution) -> bool:
         """Stub provided packages that the resolver moved because no index has their version; whether there are any."""
-        graph, image, metadata = resolution.graph, self.image, self.request.metadata
+        graph, image, metadata = resolution.graph, self.image, self.metadata
         moved = sorted(
             name
             for name in graph.dependencies.keys() & image.packages.keys() - self.stubbed
@@ -261,30 +241,30 @@ class _Resolver:
         packages = self.image.packages
         served = {
             root.name
-            for root in self.request.roots
-            if root.name not in self.request.movable
+            for root in self.roots
+            if root.name not in self.movable
             and satisfies_requirement(root.requirement, root.name, packages.get(root.name, ""))
         }
         new_names = (self.constrained | served) & packages.keys() - self.stubbed
         self.stubbed |= new_names
         return bool(new_names)
 
-    def avoid_compiling(self, resolution: Resolution) -> Resolution:
+    def _avoid_compiling(self, resolution: Resolution) -> Resolution:
         """Resolve again with wheels only for old compiled code that has no wheel for this Python."""
-        request, graph = self.request, resolution.graph
+        graph = resolution.graph
         compiled_names = {
             name
             for name in graph.dependencies
             if not graph.is_provided(name, self.image)
-            and name not in request.policy.unfollowed | request.policy.direct_references.keys()
-            and request.metadata.needs_compiler(name, resolution.versions.get(name, ""))
+            and name not in self.policy.unfollowed | self.policy.direct_references.keys()
+            and self.metadata.needs_compiler(name, resolution.versions.get(name, ""))
         }
         if not compiled_names:
             return resolution
         names = ", ".join(sorted(compiled_names))
         self.report.note(f"running the resolver again for versions with wheels of {names}")
         try:
-            return self.fork(wheels_only=self.wheels_only | compiled_names).resolve()
+            return self._fork(wheels_only=self.wheels_only | compiled_names)._run_rounds()
         except NoSolutionError:
             # No other version will do; the step that makes the wheels builds it or says why it cannot.
             notes = []
@@ -296,7 +276,7 @@ class _Resolver:
                 )
             return replace(resolution, notes=(*resolution.notes, *notes))
 
-    def avoid_replacements(self, resolution: Resolution) -> Resolution:
+    def _avoid_replacements(self, resolution: Resolution) -> Resolution:
         """Resolve again without those replacements of image packages that no requirement of the user needs.
 
         The result counts only if no bundled package falls back by a major version: an old release that declares
@@ -305,7 +285,7 @@ class _Resolver:
         image, graph = self.image, resolution.graph
         avoidable = {
             name
-            for name in graph.replaced - self.request.movable
+            for name in graph.replaced - self.movable
             if not any(
                 dependency.required_by not in graph.dependencies
                 and not satisfies_requirement(dependency.requirement, name, image.packages[name])
@@ -315,7 +295,7 @@ class _Resolver:
         if not avoidable:
             return resolution
         try:
-            alternative = self.fork(constrained=self.constrained | avoidable).resolve()
+            alternative = self._fork(constrained=self.constrained | avoidable)._run_rounds()
         except NoSolutionError:
             return resolution
         falls_back = any(
@@ -326,7 +306,7 @@ class _Resolver:
         )
         if falls_back or len(alternative.graph.replaced) >= len(graph.replaced):
             return resolution
-        concerned = graph.dependencies.keys() | {root.name for root in self.request.roots}
+        concerned = graph.dependencies.keys() | {root.name for root in self.roots}
         replaced_names = " and ".join(sorted(avoidable))
         notes = [
             f"{name} {alternative.versions[name]} was taken, not {version}, which would replace "
@@ -338,19 +318,19 @@ class _Resolver:
         ]
         return replace(alternative, notes=tuple(notes))
 
-    def explain_versions(self, resolution: Resolution) -> tuple[str, ...]:
+    def _explain_versions(self, resolution: Resolution) -> tuple[str, ...]:
         """Return a note for every package of the user that the image keeps at an older version than the newest."""
-        request, image, notes = self.request, self.image, []
-        decided = request.policy.unfollowed | request.policy.direct_references.keys()
-        for root in request.roots:
+        image, notes = self.image, []
+        decided = self.policy.unfollowed | self.policy.direct_references.keys()
+        for root in self.roots:
             name = root.name
             version = resolution.versions.get(name, "")
-            is_kept = resolution.graph.is_provided(name, image) or request.preferred.get(name) == version
+            is_kept = resolution.graph.is_provided(name, image) or self.preferred.get(name) == version
             if not version or name in decided or is_kept:
                 continue
-            fitting = request.metadata.find_fitting_versions(name)
+            fitting = self.metadata.find_fitting_versions(name)
             newest = next((fit for fit in fitting if root.requirement.specifier.contains(fit)), version)
-            metadata = request.metadata(name, newest) if Version(newest) > Version(version) else None
+            metadata = self.metadata(name, newest) if Version(newest) > Version(version) else None
             reasons = [
                 f"{format_requirement(requirement)} (the image has {image.packages[required_name]})"
                 for requirement in (metadata.requires if metadata else ())
@@ -362,11 +342,11 @@ class _Resolver:
                 notes.append(f"{name} {version} was taken, not {newest}, which wants {', '.join(reasons)}")
         return tuple(dict.fromkeys(notes))
 
-    def explain_conflict(self, error: NoSolutionError) -> ProjectError:
+    def _explain_conflict(self, error: NoSolutionError) -> ProjectError:
         """Return the error for requirements without a solution, after a trial without protected packages."""
         image = self.image
         try:
-            graph = self.fork(constrained=set()).resolve().graph
+            graph = self._fork(constrained=set())._run_rounds().graph
         except NoSolutionError as unprotected_error:
             return self._explain_unsolvable(unprotected_error)
         replaced_names = sorted(graph.replaced & self.constrained)
@@ -413,32 +393,32 @@ class _Resolver:
         text = "\n".join(explanation)
         mentioned = [
             root
-            for root in dict.fromkeys(self.request.roots)
-            if root.name not in self.request.policy.direct_references
+            for root in dict.fromkeys(self.roots)
+            if root.name not in self.policy.direct_references
             and re.search(rf"(?<![\w.-]){re.escape(root.name)}(?![\w-])", text)
         ]
         trials = [(self._suggest_version, root) for root in mentioned if root.requirement.specifier]
-        trials += [(lambda root: self.suggest_excluding(root.name), root) for root in mentioned]
+        trials += [(lambda root: self._suggest_excluding(root.name), root) for root in mentioned]
         return next((hint for suggest, root in trials[:_MAX_REMEDY_TRIALS] if (hint := suggest(root))), "")
 
     def _suggest_version(self, root: Dependency) -> str:
         """Return the version of a root with which the rest resolves, as advice; "" if there is none."""
         unversioned = Requirement(str(root.requirement))
         unversioned.specifier = SpecifierSet()
-        other_roots = tuple(other for other in self.request.roots if other.name != root.name)
+        other_roots = tuple(other for other in self.roots if other.name != root.name)
         roots = (*other_roots, replace(root, requirement=unversioned))
         try:
-            resolution = self.fork(request=replace(self.request, roots=roots)).resolve()
+            resolution = self._fork(roots=roots)._run_rounds()
         except (NoSolutionError, ProjectError):
             return ""
         version = resolution.get_version(root.name, self.image).partition("+")[0]
         return f"change '{format_requirement(root.requirement)}' to '{root.name}=={version}'"
 
-    def suggest_excluding(self, name: str) -> str:
+    def _suggest_excluding(self, name: str) -> str:
         """Return the advice to exclude a package if the rest resolves without it, else an empty string."""
-        policy = replace(self.request.policy, exclude=self.request.policy.exclude | {name})
+        policy = replace(self.policy, exclude=self.policy.exclude | {name})
         try:
-            self.fork(request=replace(self.request, policy=policy)).resolve()
+            self._fork(policy=policy)._run_rounds()
         except (NoSolutionError, ProjectError):
             return ""
         return f'exclude = ["{name}"], if predicting does not need it (the rest resolves without)'
