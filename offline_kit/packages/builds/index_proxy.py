@@ -176,16 +176,16 @@ class _ProxyHandler(BaseHTTPRequestHandler):
         """Open a tunnel for TLS, by way of the proxy that this machine itself needs."""
         from requests.utils import get_environ_proxies, select_proxy
 
-        if self.path.lower() not in self.hosts:
+        parts = urlsplit(f"//{self.path}")
+        if f"{parts.hostname}:{parts.port}" not in self.hosts:
             self._refuse()
             return
         url = f"https://{self.path}"
         upstream = self.access.settings.proxy or select_proxy(url, get_environ_proxies(url)) or ""
         proxy = urlsplit(upstream if "//" in upstream else f"//{upstream}")
-        host, _, port = self.path.rpartition(":")
-        goal = (str(proxy.hostname), proxy.port or 80) if upstream else (host, int(port))
+        goal = (proxy.hostname, proxy.port or 80) if upstream else (parts.hostname, parts.port)
         self.close_connection = True
-        with socket.create_connection(goal, timeout=_TIMEOUT) as out:
+        with socket.create_connection((str(goal[0]), int(goal[1] or 0)), timeout=_TIMEOUT) as out:
             if upstream:
                 login = f"{unquote(proxy.username or '')}:{unquote(proxy.password or '')}".encode()
                 lines = [f"CONNECT {self.path} HTTP/1.1", f"Host: {self.path}"]

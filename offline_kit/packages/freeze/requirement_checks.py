@@ -18,7 +18,6 @@ from offline_kit.packages.freeze.metadata_store import MetadataStore
 from offline_kit.packages.freeze.requirement_files import RequirementLine, get_exact_version
 from offline_kit.packages.index import IndexFile
 
-_UNKNOWN_PACKAGE = "no index has a package"
 _SPELLING_HINT = "check the spelling, or name the index that has it (--extra-index-url in the requirements, or pip's configuration)"
 
 
@@ -42,21 +41,17 @@ def check_requirements(
     checked_lines = [line for line in requirement_lines if line.name not in unchecked]
     with ThreadPoolExecutor(8) as pool:
         problems = list(pool.map(lambda line: _describe_problem(line, metadata, policy), checked_lines))
-    details = [problem for problem in problems if problem]
-    if not details:
+    unmet = {line: problem for line, problem in zip(checked_lines, problems, strict=True) if problem}
+    if not unmet:
         return
-    count = len(details)
-    summary = "a requirement cannot be met" if count == 1 else f"{count} requirements cannot be met"
+    known_lines = tuple(line for line in unmet if metadata.index.list_files(line.name))
+    summary = "a requirement" if len(unmet) == 1 else f"{len(unmet)} requirements"
     error = UnmetRequirementsError(
-        f"{summary} on the image '{image.name}' (Python {image.python})",
-        hint=_SPELLING_HINT if any(_UNKNOWN_PACKAGE in problem for problem in details) else "",
-        details=details,
+        f"{summary} cannot be met on the image '{image.name}' (Python {image.python})",
+        hint=_SPELLING_HINT if len(known_lines) < len(unmet) else "",
+        details=list(unmet.values()),
     )
-    error.known_lines = tuple(
-        line
-        for line, problem in zip(checked_lines, problems, strict=True)
-        if problem and _UNKNOWN_PACKAGE not in problem
-    )
+    error.known_lines = known_lines
     raise error
 
 
@@ -73,7 +68,7 @@ def _describe_problem(line: RequirementLine, metadata: MetadataStore, policy: Pa
         return ""
     if not files:
         similar = suggest_name(line.name, image.packages, cutoff=0.75, limit=2)
-        return f"{description}: {_UNKNOWN_PACKAGE} '{line.name}'{similar}"
+        return f"{description}: no index has a package '{line.name}'{similar}"
     if image_version and not policy.allows_replacing(line.name, image):
         return f"{description}: the image has {image_version}, which is protected"
     problem = _describe_unfit(requirement, files, metadata)
