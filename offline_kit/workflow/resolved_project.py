@@ -44,22 +44,22 @@ class ResolvedProject:
     @cached_property
     def own(self) -> OwnCode:
         """The project's own code, its packages built as wheels."""
-        config, modules = self.given, self.find_modules()
-        return own_code.build_own_code(
-            config.project,
-            config.packages,
-            modules,
-            self.image,
-            self.settings,
-            cache=self.cache,
-            report=self.report,
-        )
+        return self._collect_own_code(build=True)[0]
 
     def recall_own_code(self) -> tuple[OwnCode, tuple[str, ...]]:
         """Return the own code without building anything, and the names of the packages that need a build."""
-        config, modules = self.given, self.find_modules()
-        return own_code.recall_own_code(
-            config.project, config.packages, modules, self.image, self.settings, cache=self.cache
+        return self._collect_own_code(build=False)
+
+    def _collect_own_code(self, *, build: bool) -> tuple[OwnCode, tuple[str, ...]]:
+        return own_code.collect_own_code(
+            self.given.project,
+            self.given.packages,
+            self.find_modules(),
+            self.image,
+            self.settings,
+            cache=self.cache,
+            build=build,
+            report=self.report,
         )
 
     def find_modules(self) -> tuple[Path, ...]:

@@ -58,7 +58,7 @@ def build(
     modules: tuple[Path, ...] = (),
     on: Image = LOCAL,
 ) -> OwnCode:
-    return own_code.build_own_code(project, packages, modules, on, NOWHERE, cache=cache)
+    return own_code.collect_own_code(project, packages, modules, on, NOWHERE, cache=cache)[0]
 
 
 def shipped(
@@ -240,7 +240,9 @@ def test_every_usual_kind_of_project_becomes_a_wheel(tmp_path: Path, kind: str) 
         project = tree(
             tmp_path / name / "plants-project", {**PROJECTS[kind], **code, "input/train.csv": "id\n"}
         )
-        own = own_code.build_own_code(project, (project,), (), KAGGLE, settings, cache=tmp_path / "cache")
+        own, _ = own_code.collect_own_code(
+            project, (project,), (), KAGGLE, settings, cache=tmp_path / "cache"
+        )
         found.append(own.wheels[0])
         shutil.rmtree(tmp_path / "cache" / "records" / "own")
         assert not [
@@ -264,7 +266,7 @@ def test_a_version_from_git_is_found(tmp_path: Path) -> None:
     settings = pip_settings.read_pip_settings(processes.copy_environment())
     for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "x"], ["tag", "v1.2.3"]):
         subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *words], cwd=project, check=True)
-    own = own_code.build_own_code(project, (project,), (), KAGGLE, settings, cache=tmp_path / "cache")
+    own, _ = own_code.collect_own_code(project, (project,), (), KAGGLE, settings, cache=tmp_path / "cache")
     assert own.wheels[0].version == "1.2.3"
     status = subprocess.run(
         ["git", "status", "--porcelain"], cwd=project, capture_output=True, text=True, check=True
@@ -272,7 +274,7 @@ def test_a_version_from_git_is_found(tmp_path: Path) -> None:
     assert status.stdout == ""
     shutil.rmtree(project / ".git")
     with pytest.raises(ProjectError, match="cannot be built") as caught:
-        own_code.build_own_code(project, (project,), (), KAGGLE, settings, cache=tmp_path / "cache")
+        own_code.collect_own_code(project, (project,), (), KAGGLE, settings, cache=tmp_path / "cache")
     assert "SETUPTOOLS_SCM_PRETEND_VERSION" in caught.value.hint
 
 
@@ -357,7 +359,7 @@ def test_modules_that_hide_pythons_own_are_told(tmp_path: Path) -> None:
     """A module on the path with a name of the standard library is warned of."""
     project = tree(tmp_path / "p", {"src/random.py": "", "src/model.py": "import random\n"})
     said = Listener()
-    own_code.build_own_code(
+    own_code.collect_own_code(
         project, (), (project / "src",), LOCAL, NOWHERE, cache=tmp_path / "cache", report=said
     )
     assert [text for text in said.warnings if "'src/random.py' hides" in text] == said.warnings != []

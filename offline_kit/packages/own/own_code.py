@@ -42,7 +42,7 @@ _FILES = ("pyproject.toml", "setup.cfg", "setup.py")
 _OF_EXTRA = re.compile(r";.*\bextra\s*==")
 
 
-def build_own_code(
+def collect_own_code(
     project: Path,
     packages: Sequence[Path],
     modules: Sequence[Path],
@@ -50,23 +50,33 @@ def build_own_code(
     settings: IndexSettings,
     *,
     cache: Path,
+    build: bool = True,
     report: Reporter = SILENT,
-) -> OwnCode:
-    """Build the project's packages into reproducible wheels, and list its loose modules.
+) -> tuple[OwnCode, tuple[str, ...]]:
+    """Return the project's packages as reproducible wheels, its loose modules, and folder names of unbuilt packages.
 
-    Unchanged packages come from the cache, without asking an index. If the project has a committed freeze, its
-    cut-off also applies to build requirements. Raises ProjectError listing everything that cannot be built or
-    does not fit the image, OutsideError if an index does not answer.
+    Unchanged packages come from the cache, without asking an index; without `build`, nothing else does. If the
+    project has a committed freeze, its cut-off also applies to build requirements. Raises ProjectError listing
+    everything that cannot be built or does not fit the image, OutsideError if an index does not answer.
     """
-    sources = _make_sources(project, image, settings, cache)
+    path = project / LOCK_NAME
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    cutoff = freeze_file.read_header(text).get("cut-off", "") if freeze_file.is_freeze_text(text) else ""
+    sources = BuildSources(image, PackageIndex(settings, cache=cache), cutoff)
     wheels: dict[str, Wheel] = {}
     folders: dict[str, Path] = {}
     problems: list[ProjectError] = []
+    unbuilt: list[str] = []
     for package in dict.fromkeys(packages):
         try:
-            wheel = _build_own_wheel(package, sources, report)
+            wheel = (
+                _build_own_wheel(package, sources, report) if build else _recall_own_wheel(package, sources)
+            )
         except ProjectError as error:
             problems.append(error)
+            continue
+        if wheel is None:
+            unbuilt.append(package.resolve().name)
             continue
         if wheel.name in wheels:
             problems.append(
@@ -80,38 +90,19 @@ def build_own_code(
     if len(problems) == 1:
         raise problems[0]
     if problems:
-        lines = [
-            line
-            for problem in problems
-            for line in (problem.what, *(f"    {text}" for text in problem.details), f"    → {problem.hint}")
-        ]
         raise ProjectError(
             f"{len(problems)} own packages cannot be built",
             code="own-package-build-failed",
             hint="fix each as described above",
-            details=lines,
+            details=[
+                line
+                for error in problems
+                for line in (error.what, *(f"    {text}" for text in error.details), f"    → {error.hint}")
+            ],
         )
-    files, roots = loose_modules.list_source_files(project, modules, image, report)
+    files, roots = loose_modules.list_source_files(project, modules, image, report if build else SILENT)
     sorted_wheels = sorted(wheels.values(), key=lambda wheel: wheel.filename)
-    return OwnCode(wheels=tuple(sorted_wheels), sources=files, roots=roots)
-
-
-def recall_own_code(
-    project: Path,
-    packages: Sequence[Path],
-    modules: Sequence[Path],
-    image: Image,
-    settings: IndexSettings,
-    *,
-    cache: Path,
-) -> tuple[OwnCode, tuple[str, ...]]:
-    """Return the same without building anything, and the folder names of the packages that need a build."""
-    sources = _make_sources(project, image, settings, cache)
-    recalled = {package: _recall_own_wheel(package, sources) for package in dict.fromkeys(packages)}
-    files, roots = loose_modules.list_source_files(project, modules, image)
-    wheels = sorted(filter(None, recalled.values()), key=lambda wheel: wheel.filename)
-    fresh = tuple(package.resolve().name for package, wheel in recalled.items() if wheel is None)
-    return OwnCode(wheels=tuple(wheels), sources=files, roots=roots), fresh
+    return OwnCode(wheels=tuple(sorted_wheels), sources=files, roots=roots), tuple(unbuilt)
 
 
 def list_requirements(own: OwnCode) -> tuple[str, ...]:
@@ -122,14 +113,6 @@ def list_requirements(own: OwnCode) -> tuple[str, ...]:
         lines = distribution_metadata.list_metadata_values(raw, "Requires-Dist")
         requirements |= {line for line in lines if not _OF_EXTRA.search(line)}
     return tuple(sorted(requirements))
-
-
-def _make_sources(project: Path, image: Image, settings: IndexSettings, cache: Path) -> BuildSources:
-    """Return the sources of a build with the cut-off of the project's committed freeze, if there is one."""
-    path = project / LOCK_NAME
-    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-    cutoff = freeze_file.read_header(text).get("cut-off", "") if freeze_file.is_freeze_text(text) else ""
-    return BuildSources(image, PackageIndex(settings, cache=cache), cutoff)
 
 
 def _build_own_wheel(package: Path, sources: BuildSources, report: Reporter) -> Wheel:
