@@ -311,22 +311,7 @@ def _obtain_requirements(
     with them. Raises BuildFailedError if the requirements cannot be met, OutsideError if an index does not answer.
     """
     for text in requires:
-        try:
-            requirement = Requirement(text)
-        except InvalidRequirement as error:
-            reason = f"its build requires '{text}', which is not a valid requirement"
-            raise BuildFailedError(reason, [str(error)]) from error
-        if requirement.url:
-            reason = (
-                f"its build requires '{requirement.name}' from a URL, which an offline build cannot reach"
-            )
-            raise BuildFailedError(reason, [redact_urls(text)])
-        # PyPI's torch is built for one CUDA and is not the image's build.
-        if not own and requirement.name.lower() in FRAMEWORKS:
-            reason = (
-                f"its build needs {requirement.name} exactly as the image has it, and only the image has that"
-            )
-            raise BuildFailedError(reason, [WITH_FRAMEWORK])
+        _check_requirement(text, own=own)
     index = sources.index
     problem = resolver_engines.ResolverInput(
         requirements=tuple(sorted(requires)),
@@ -368,3 +353,20 @@ def _obtain_requirements(
         [artifact for artifact in artifacts if isinstance(artifact, Wheel)],
         [artifact for artifact in artifacts if isinstance(artifact, Sdist)],
     )
+
+
+def _check_requirement(text: str, *, own: bool) -> None:
+    try:
+        requirement = Requirement(text)
+    except InvalidRequirement as error:
+        reason = f"its build requires '{text}', which is not a valid requirement"
+        raise BuildFailedError(reason, [str(error)]) from error
+    if requirement.url:
+        reason = f"its build requires '{requirement.name}' from a URL, which an offline build cannot reach"
+        raise BuildFailedError(reason, [redact_urls(text)])
+    # PyPI's torch is built for one CUDA and is not the image's build.
+    if not own and requirement.name.lower() in FRAMEWORKS:
+        reason = (
+            f"its build needs {requirement.name} exactly as the image has it, and only the image has that"
+        )
+        raise BuildFailedError(reason, [WITH_FRAMEWORK])

@@ -65,8 +65,7 @@ def collect_own_code(
     sources = BuildSources(image, PackageIndex(settings, cache=cache), cutoff)
     wheels: dict[str, Wheel] = {}
     folders: dict[str, Path] = {}
-    problems: list[ProjectError] = []
-    unbuilt: list[str] = []
+    problems, unbuilt = [], []
     for package in dict.fromkeys(packages):
         try:
             wheel = (
@@ -101,8 +100,8 @@ def collect_own_code(
             ],
         )
     files, roots = loose_modules.list_source_files(project, modules, image, report if build else SILENT)
-    sorted_wheels = sorted(wheels.values(), key=lambda wheel: wheel.filename)
-    return OwnCode(wheels=tuple(sorted_wheels), sources=files, roots=roots), tuple(unbuilt)
+    own_wheels = tuple(sorted(wheels.values(), key=lambda wheel: wheel.filename))
+    return OwnCode(wheels=own_wheels, sources=files, roots=roots), tuple(unbuilt)
 
 
 def list_requirements(own: OwnCode) -> tuple[str, ...]:
