@@ -85,8 +85,9 @@ class ResolverInput:
 
     def find_undated_urls(self) -> frozenset[str]:
         """Return the indexes without upload times: the cut-off does not apply to them."""
-        names = [Requirement(line).name for line in self.requirements[:8]] if self.cutoff else []
-        return self.index.find_undated_urls(names) if names else frozenset()
+        requirements = map(Requirement, self.requirements if self.cutoff else ())
+        # A few packages tell it; one by a direct reference need not be on any index.
+        return self.index.find_undated_urls([line.name for line in requirements if not line.url][:8])
 
 
 class NoSolutionError(Exception):

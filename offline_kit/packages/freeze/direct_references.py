@@ -25,11 +25,8 @@ from offline_kit.packages.builds.build_environment import (
     unpack_sdist,
 )
 from offline_kit.packages.builds.sdist_builds import BuildSources, IsolatedBuild
-from offline_kit.packages.file_choice import ImageTarget
 from offline_kit.packages.freeze.requirement_files import DirectReference, RequirementLine
-from offline_kit.packages.index import PackageIndex
-from offline_kit.packages.pip_settings import IndexSettings, redact_urls
-from offline_kit.project.images import Image
+from offline_kit.packages.pip_settings import redact_urls
 from offline_kit.project.types import Sdist, Wheel
 
 # Folders that are not part of a project's source.
@@ -57,9 +54,7 @@ class ReferenceContext:
     """How to turn direct references into wheels."""
 
     project: Path  # references are written relative to it
-    image: Image
-    settings: IndexSettings  # for build requirements
-    cache: Path
+    sources: BuildSources  # builds them
     known_commits: Mapping[str, str] = field(default_factory=dict)  # of an earlier freeze, by URL and ref
 
 
@@ -162,8 +157,13 @@ def _resolve_reference(
         wheel = Path(direct.location)
     else:
         cache_source = f"{format_reference(direct, Path('/'), commit)}{_get_url_query(direct)}"
-        key = f"{cache_source} {_hash_content(direct)} {context.image.python_minor}"
-        cache_folder = context.cache / "freeze" / "direct" / hashlib.sha256(key.encode()).hexdigest()[:32]
+        key = f"{cache_source} {_hash_content(direct)} {context.sources.image.python_minor}"
+        cache_folder = (
+            context.sources.index.cache.root
+            / "freeze"
+            / "direct"
+            / hashlib.sha256(key.encode()).hexdigest()[:32]
+        )
         wheel = _build_cached_wheel(direct, commit, cache_folder, context, report)
     try:
         name, version, _, tags = parse_wheel_filename(wheel.name)
@@ -180,7 +180,7 @@ def _resolve_reference(
             hint="fix the name",
             code="reference-name-mismatch",
         )
-    image, target = context.image, ImageTarget(context.image)
+    image, target = context.sources.image, context.sources.target
     metadata = distribution_metadata.read_metadata(wheel, wheel.name) or b""
     requires_python = distribution_metadata.list_metadata_values(metadata, "Requires-Python")
     purpose = ""
@@ -245,7 +245,7 @@ def _fetch_sources(direct: DirectReference, commit: str, scratch: Path, context:
         fragment_fields = dict(part.partition("=")[::2] for part in fragment.split("&") if part)
         target = scratch / Path(urlsplit(address).path).name
         sha256 = fragment_fields.get("sha256", "")
-        http.download_file(address, target, settings=context.settings, sha256=sha256)
+        http.download_file(address, target, settings=context.sources.index.settings, sha256=sha256)
         return target
     if direct.kind == "git":
         return _clone_commit(direct, commit, scratch / "checkout")
@@ -271,9 +271,8 @@ def build_wheel(place_sources: Callable[[Path], Path], context: ReferenceContext
     `place_sources` puts the sources into a folder and returns theirs. Raises ProjectError with the last lines of
     the build.
     """
-    index = PackageIndex(context.settings, cache=context.cache)
     log = f"reference-{cache_key(description)[:12]}"
-    build = IsolatedBuild(BuildSources(context.image, index, cutoff=""), SILENT, log=log)
+    build = IsolatedBuild(context.sources, SILENT, log=log)
     try:
         # Whether it fits the image is told by its name: a reference is shipped as its author builds it.
         return build.build_wheel(place_sources, fit=False)

@@ -16,6 +16,7 @@ from offline_kit.core import files, processes
 from offline_kit.core.errors import OfflineKitError, OutsideError, ProjectError
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.packages.builds import confined_build
+from offline_kit.packages.builds.sdist_builds import BuildSources
 from offline_kit.packages.freeze import dependency_walk, direct_references, freeze_file
 from offline_kit.packages.freeze.dependency_walk import (
     Dependency,
@@ -62,11 +63,10 @@ def freeze_requirements(
     old = _read_old_freeze(request)
     current = old if not request.upgrade else None
     project = request.project.absolute()
+    index = PackageIndex(settings.override(inputs.index_options), cache=cache)
     context = ReferenceContext(
         project=project,
-        image=image,
-        settings=settings.override(inputs.index_options),
-        cache=cache,
+        sources=BuildSources(image, index, cutoff=""),
         known_commits=_find_known_commits(inputs.direct_references, current, project) if current else {},
     )
     if current and current.input_hash == input_hash and not inputs.error:
@@ -78,7 +78,7 @@ def freeze_requirements(
     report.step(f"Resolving the requirements for '{image.name}' (Python {image.python})")
     if not confined_build.is_confined():  # the metadata of a package without a wheel is a build, too
         report.warn(confined_build.UNCONFINED_WARNING)
-    metadata = MetadataStore(PackageIndex(context.settings, cache=cache), context)
+    metadata = MetadataStore(context)
     moment = (request.moment or datetime.now(UTC)).astimezone(UTC)
     inputs = _fit_lock_to_image(inputs, metadata)
     maker = _FreezeMaker(

@@ -17,9 +17,9 @@ from offline_kit.core.cache import cache_key
 from offline_kit.core.errors import OfflineKitError
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.packages import distribution_metadata
-from offline_kit.packages.file_choice import ImageTarget, choose_file, is_same_version, is_sdist
+from offline_kit.packages.file_choice import choose_file, is_same_version, is_sdist
 from offline_kit.packages.freeze.direct_references import ReferenceContext, build_wheel, unpack_archive
-from offline_kit.packages.index import IndexFile, PackageIndex
+from offline_kit.packages.index import IndexFile
 
 _STUB_DATE = (1980, 1, 2, 0, 0, 0)
 
@@ -56,10 +56,9 @@ def parse_metadata(raw: bytes, name: str, version: str) -> PackageMetadata:
 class MetadataStore:
     """Metadata by name and version, read once each; safe for threads."""
 
-    def __init__(self, index: PackageIndex, build_context: ReferenceContext) -> None:
-        self.index = index
+    def __init__(self, build_context: ReferenceContext) -> None:
         self.build_context = build_context  # for sdists whose metadata only a build can tell
-        self.target = ImageTarget(build_context.image)
+        self.index, self.target = build_context.sources.index, build_context.sources.target
         self._added: dict[str, PackageMetadata] = {}  # no index has these
         self._found_metadata: dict[tuple[str, str], PackageMetadata | None] = {}
         self._fitting_versions: dict[str, tuple[str, ...]] = {}
@@ -93,16 +92,15 @@ class MetadataStore:
 
     def _build_metadata(self, file: IndexFile) -> bytes:
         """Build an sdist for its metadata; the result is cached by the file's hash."""
-        context = self.build_context
-        cached_name = f"{file.sha256 or file.filename}.{context.image.python_minor}"
-        cached_file = context.cache / "freeze" / "metadata" / cached_name
+        cached_name = f"{file.sha256 or file.filename}.{self.target.image.python_minor}"
+        cached_file = self.index.cache.root / "freeze" / "metadata" / cached_name
         if file.sha256 and cached_file.is_file():
             return cached_file.read_bytes()
         with tempfile.TemporaryDirectory(prefix="offline-kit-") as scratch:
             sdist = Path(scratch) / file.filename
-            http.download_file(file.url, sdist, settings=context.settings, sha256=file.sha256)
+            http.download_file(file.url, sdist, settings=self.index.settings, sha256=file.sha256)
             description = f"{file.project} {file.version}"
-            wheel = build_wheel(lambda folder: unpack_archive(sdist, folder), context, description)
+            wheel = build_wheel(lambda folder: unpack_archive(sdist, folder), self.build_context, description)
             raw = distribution_metadata.read_metadata(wheel.path, wheel.filename) or b""
         if file.sha256:
             files.write_atomic(cached_file, raw)
@@ -114,7 +112,7 @@ class MetadataStore:
         They have the requirements of the same public version on the index, without accelerator libraries:
         torch's CPU build has none, and a GPU image has its own. Without that version on the index, they have none.
         """
-        image = self.build_context.image
+        image = self.target.image
         folder.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(8) as pool:
             stubbed_names = sorted(names)
@@ -139,7 +137,7 @@ class MetadataStore:
 
         The first call asks the index for every package of the image; later ones read the cache.
         """
-        image = self.build_context.image
+        image = self.target.image
         key = cache_key("image", *sorted(f"{name}=={version}" for name, version in image.packages.items()))
         requirement_lines = self.index.cache.read_record("image-requires", key)
         if requirement_lines is None:
