@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from offline_kit.core import files
-from offline_kit.local_kaggle.faults import Fault, FaultTable
+from offline_kit.local_kaggle.faults import FaultTable
 from offline_kit.local_kaggle.store import Foundation, Key, Record, RecordStore, Service
 
 SOURCES = {
@@ -157,10 +157,6 @@ class NotebookRuns(Service):
         self.faults = faults
         self.logs = RunLogs(self.store)
 
-    def find_source(self, kind: str, ref: str, user: str) -> tuple[str, Path] | None:
-        """Return place and folder of a data source, or None if it cannot be attached."""
-        return self.finders[kind](ref, user)
-
     def start_run(self, version: Record) -> None:
         """Let a version run in the background."""
         self.logs.begin_log(version.key)
@@ -211,7 +207,7 @@ class NotebookRuns(Service):
     ) -> Iterator[tuple[str, Path]]:
         for kind, refs in sources.items():
             for ref in refs:
-                mounted = self.find_source(kind, ref, user)
+                mounted = self.finders[kind](ref, user)
                 if mounted and mounted[0] in covered:
                     place = self._mount_place(mounted[0])
                     yield from ((f"{place}/{name}", path) for name, path in covered[mounted[0]].items())
@@ -220,7 +216,7 @@ class NotebookRuns(Service):
 
     def _find_contest(self, user: str, sources: Mapping[str, Sequence[str]]) -> RunCompetition | None:
         for ref in sources.get("competition", ()):
-            mounted = self.find_source("competition", ref, user)
+            mounted = self.finders["competition"](ref, user)
             rules = self.store.read("competitions", ref)
             if mounted and rules:
                 place, submission = self._mount_place(mounted[0]), str(rules["submission"])
@@ -244,7 +240,15 @@ class NotebookRuns(Service):
             return
         self.logs.begin_log(key)
         run = make_run_folder(folder)
-        result = self._collect_result(version, run, fault)
+        if fault.fail or fault.ends:
+            result = RunResult(failure=fault.fail, log=((0.0, f"{fault.fail}\n"),) if fault.fail else ())
+        else:
+            try:
+                result = self.execute_version(
+                    version, run, say=lambda text: self.logs.add_text(key, text), without=fault.without
+                )
+            except Exception as error:  # noqa: BLE001 - a run must end in a state, whatever the runner does
+                result = RunResult(failure=f"Kaggle Error: {error}", log=((0.0, f"{error}\n"),))
         # The run itself holds no lock: its notebook may be deleted or its server ended in the meantime.
         if not folder.exists():  # deleted meanwhile
             self.logs.end_log(key)
@@ -259,19 +263,6 @@ class NotebookRuns(Service):
         seconds = self.store.current_time() - began
         self.store.change_record(version, state=state, failure=result.failure, seconds=seconds)
         self.logs.end_log(key)
-
-    def _collect_result(self, version: Record, folder: Path, fault: Fault) -> RunResult:
-        if fault.fail or fault.ends:
-            return RunResult(failure=fault.fail, log=((0.0, f"{fault.fail}\n"),) if fault.fail else ())
-        try:
-            return self.execute_version(
-                version,
-                folder,
-                say=lambda text: self.logs.add_text(version.key, text),
-                without=fault.without,
-            )
-        except Exception as error:  # noqa: BLE001 - a run must end in a state, whatever the runner does
-            return RunResult(failure=f"Kaggle Error: {error}", log=((0.0, f"{error}\n"),))
 
 
 def make_run_folder(folder: Path) -> Path:

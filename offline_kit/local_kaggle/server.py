@@ -272,7 +272,7 @@ class _RequestHandler(BaseHTTPRequestHandler):
             wanted = {"userName": words[4], "kernelSlug": words[5], "versionLabel": label}
             return kaggle.follow_log(wanted, authorization, base)
         if name == "GET" and words[0] in wire.PAGES:
-            return wire.placeholder_page()
+            return wire.PLACEHOLDER_PAGE
         if name == "GET" and words[0] == "files":
             return HttpAnswer(file=kaggle.links.find_file("".join(words[1:2])))
         raise ServiceRefusal(404, "Not found")

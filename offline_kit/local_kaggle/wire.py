@@ -21,10 +21,6 @@ _STATUS_WORDS = {
 }
 PAGES = frozenset({"datasets", "models", "code", "competitions", "submissions"})
 """How the paths of pages begin."""
-_NO_PAGES = (
-    "A local Kaggle has no pages. `offline-kit status --to local` tells what it holds, as Kaggle's own client does;"
-    " the rules of a competition are accepted in its competition.toml (entered = true).\n"
-)
 # Values of a filter that let everything pass.
 _PASSES_ALL = re.compile(r"|all|[A-Z_]+_(?:ALL|UNSPECIFIED)")
 _T = TypeVar("_T")
@@ -94,6 +90,12 @@ class HttpAnswer:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+_NO_PAGES = (
+    "A local Kaggle has no pages. `offline-kit status --to local` tells what it holds, as Kaggle's own client does;"
+    " the rules of a competition are accepted in its competition.toml (entered = true).\n"
+)
+PLACEHOLDER_PAGE = HttpAnswer(body=_NO_PAGES.encode(), headers={"Content-Type": "text/plain; charset=utf-8"})
+"""What stands at the address of any page."""
 Rpc = Callable[[RpcCall], Mapping[str, Any] | HttpAnswer]  # one remote procedure; raises ServiceRefusal
 
 
@@ -111,11 +113,6 @@ def list_rpcs(service: object) -> dict[str, Rpc]:
     """Return the methods of a service that `rpc` has marked, by the names of their calls."""
     methods = (getattr(service, name) for name in dir(type(service)))
     return {name: method for method in methods for name in getattr(method, "rpc_names", ())}
-
-
-def placeholder_page() -> HttpAnswer:
-    """Return what stands at the address of any page."""
-    return HttpAnswer(body=_NO_PAGES.encode(), headers={"Content-Type": "text/plain; charset=utf-8"})
 
 
 def json_answer(value: Mapping[str, Any], status: int = 200) -> HttpAnswer:

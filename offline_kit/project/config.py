@@ -12,12 +12,15 @@ from typing import Any
 
 from offline_kit.core.errors import UsageError
 from offline_kit.project import images
-from offline_kit.project.config_keys import DEFAULT_OUT as DEFAULT_OUT
-from offline_kit.project.config_keys import KEYS as KEYS
-from offline_kit.project.config_keys import LOCK_NAME as LOCK_NAME
-from offline_kit.project.config_keys import NOTEBOOK_KEYS as NOTEBOOK_KEYS
+from offline_kit.project.config_keys import (
+    DEFAULT_OUT,
+    KEYS,
+    NOTEBOOK_KEYS,
+    ModelSpec,
+    NotebookSettings,
+    find_key_problems,
+)
 from offline_kit.project.config_keys import Config as Config
-from offline_kit.project.config_keys import ModelSpec, NotebookSettings, find_key_problems
 from offline_kit.project.kaggle_names import make_dataset_slug
 
 _FIELD_TYPES = {item.name: item.type for item in fields(Config)}

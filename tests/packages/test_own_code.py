@@ -18,7 +18,7 @@ from offline_kit.packages.freeze import freeze_file
 from offline_kit.packages.own import loose_modules, own_code
 from offline_kit.packages.pip_settings import IndexSettings
 from offline_kit.project import images
-from offline_kit.project.config import LOCK_NAME
+from offline_kit.project.config_keys import LOCK_NAME
 from offline_kit.project.images import Image
 from offline_kit.project.types import Freeze, OwnCode
 from tests.support.backends import BACKEND

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from offline_kit.core.errors import UsageError
-from offline_kit.project.config import KEYS, Config, load_config
-from offline_kit.project.config_keys import find_key_problems
+from offline_kit.project.config import Config, load_config
+from offline_kit.project.config_keys import KEYS, find_key_problems
 from offline_kit.project.kaggle_names import check_slug
 from offline_kit.project.types import ModelSpec
 

@@ -23,7 +23,7 @@ from offline_kit.packages.freeze import freeze_file
 from offline_kit.packages.index import PackageIndex
 from offline_kit.packages.own import code_files, loose_modules
 from offline_kit.packages.pip_settings import IndexSettings
-from offline_kit.project.config import LOCK_NAME
+from offline_kit.project.config_keys import LOCK_NAME
 from offline_kit.project.images import Image
 from offline_kit.project.package_lists import normalize_name
 from offline_kit.project.types import Finding, OwnCode, Severity, Wheel
