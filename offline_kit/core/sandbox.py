@@ -146,10 +146,11 @@ def run_box(sandbox: Sandbox, box: Box, *, watch: Callable[[], None] = lambda: N
         tree.list_pids()
         if process.poll() is None:
             processes.end_process(process, grace=_GRACE)
-        for pid in tree.list_remaining() if sandbox.is_weak else ():
+        for pid, start in tree.began.items() if sandbox.is_weak else ():
             # Kernels leave their process group, and here no namespace ends them.
-            with suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
+            if (state := _read_state(pid)) and state[1] == start:
+                with suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
     watch()
     return BoxOutcome(
         code=process.returncode,
@@ -203,10 +204,6 @@ class ProcessTree:
             queue += children.get(pid, [])
         self.began |= {pid: state[1] for pid in pids if (state := states[pid])}
         return pids
-
-    def list_remaining(self) -> list[int]:
-        """Return the processes of the tree that are alive now, even if their parent is gone."""
-        return [pid for pid, began in self.began.items() if (state := _read_state(pid)) and state[1] == began]
 
     def _read_memory(self, pid: int) -> int:
         try:

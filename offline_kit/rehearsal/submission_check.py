@@ -133,26 +133,22 @@ def _compare_with_sample(table: SubmissionTable, reference: SubmissionTable) -> 
     problems = []
     if len(table.rows) != len(reference.rows):
         problems.append(f"{len(table.rows)} rows instead of {len(reference.rows)}")
-    if table.header != reference.header:
-        return [_compare_columns(table.header, reference.header), *problems]
+    columns, sample_columns = table.header, reference.header
+    if sorted(columns) == sorted(sample_columns) and columns != sample_columns:
+        order = f"{', '.join(columns)} instead of {', '.join(sample_columns)}"
+        return [f"the columns are in another order: {order}", *problems]
+    if columns != sample_columns:
+        missing = [name for name in sample_columns if name not in columns]
+        extra = [name for name in columns if name not in sample_columns]
+        differences = [f"missing {_quote_examples(missing)}"] if missing else []
+        differences += [f"not in the sample: {_quote_examples(extra)}"] if extra else []
+        return [f"the columns differ from the sample's: {'; '.join(differences)}", *problems]
     ids, sample_ids = set(table.ids()), set(reference.ids())
     if missing := sorted(sample_ids - ids):
         problems.append(f"{len(missing)} ids of the sample are missing ({_quote_examples(missing)})")
     if extra := sorted(ids - sample_ids):
         problems.append(f"{len(extra)} ids are not in the sample ({_quote_examples(extra)})")
     return problems
-
-
-def _compare_columns(columns: Sequence[str], sample_columns: Sequence[str]) -> str:
-    if sorted(columns) == sorted(sample_columns):
-        return (
-            f"the columns are in another order: {', '.join(columns)} instead of {', '.join(sample_columns)}"
-        )
-    missing = [name for name in sample_columns if name not in columns]
-    extra = [name for name in columns if name not in sample_columns]
-    differences = [f"missing {_quote_examples(missing)}"] if missing else []
-    differences += [f"not in the sample: {_quote_examples(extra)}"] if extra else []
-    return f"the columns differ from the sample's: {'; '.join(differences)}"
 
 
 def _compare_words(table: SubmissionTable, reference: SubmissionTable) -> tuple[list[str], list[str]]:

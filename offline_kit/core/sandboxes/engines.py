@@ -145,36 +145,40 @@ def _find_tool(name: str) -> Path | None:
 
 def build_unshare_command(unshare: Path, box: Box) -> tuple[list[str], Mapping[str, str]]:
     """Return the command that runs a box in namespaces of its own, and its environment; `box.scratch` becomes its root."""
-    words = [str(_find_tool("setpriv")), "--pdeathsig", "KILL", str(unshare)]
-    words += ["--user", "--map-root-user", *([] if box.network else ["--net"])]
-    words += ["--mount", "--pid", "--fork", "--kill-child", "--ipc", "--uts"]
-    return [*words, str(_find_tool("sh")), "-c", _write_mount_script(box), "sh", *box.argv], box.env
-
-
-def _write_mount_script(box: Box) -> str:
-    """Return the script that lays out the mounts, enters them, drops all capabilities and runs "$@"."""
-    root = str(box.scratch)
+    root, setpriv = str(box.scratch), str(_find_tool("setpriv"))
+    words = [setpriv, "--pdeathsig", "KILL", str(unshare), "--user", "--map-root-user"]
+    words += [
+        *([] if box.network else ["--net"]),
+        "--mount",
+        "--pid",
+        "--fork",
+        "--kill-child",
+        "--ipc",
+        "--uts",
+    ]
+    # A script lays out the mounts, enters them, drops all capabilities and runs "$@".
     lines = [f"ROOT={shlex.quote(root)}", _PRELUDE.replace("MOUNT", str(_find_tool("mount")))]
     for name in PROC_READ_ONLY:
         target_path = f"{root}/proc/{name}"
         lines.append(f"[ ! -e {target_path} ] || {shlex.join(['show', target_path, target_path])}")
     for path, target in list_system_paths():
-        words = ["link", target] if target else ["show", str(path)]
-        lines.append(shlex.join([*words, root + str(path)]))
+        verb = ["link", target] if target else ["show", str(path)]
+        lines.append(shlex.join([*verb, root + str(path)]))
     lines += [f"printf %s {shlex.quote(text)} > {root}/etc/{name}" for name, text in account_files(0).items()]
     for mount in box.mounts:
-        verb = "bind" if mount.writable else "show"
-        lines.append(shlex.join([verb, str(mount.source), root + mount.inside]))
+        lines.append(
+            shlex.join(["bind" if mount.writable else "show", str(mount.source), root + mount.inside])
+        )
     lines += [shlex.join(["link", target, root + link]) for link, target in box.links.items()]
     if not box.network:  # the loopback of a new network is down
         python = shlex.join([sys.executable, "-I", "-c", _LOOPBACK_UP])
         lines.append(f"{_find_tool('ip') or 'ip'} link set lo up 2>/dev/null || {python}")
-    enter = [str(_find_tool("chroot")), root, str(_find_tool("setpriv"))]
+    enter = [str(_find_tool("chroot")), root, setpriv]
     enter += ["--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"]
     # The inner shell stays process 1 of the namespace: when it ends, everything that is left ends with it.
     enter += ["/bin/sh", "-c", f'cd {shlex.quote(box.cwd)} && "$@"; exit $?', "sh"]
     lines.append(f'exec {shlex.join(enter)} "$@"')
-    return "\n".join(lines)
+    return [*words, str(_find_tool("sh")), "-c", "\n".join(lines), "sh", *box.argv], box.env
 
 
 def find_docker() -> list[Path]:
@@ -183,9 +187,6 @@ def find_docker() -> list[Path]:
     if not docker:
         return []
     try:
-        version = [str(docker), "version", "--format", "{{.Server.Os}}"]
-        if not processes.run_command(version, check=False, timeout=10).succeeded:
-            return []
         if not processes.run_command(
             [docker, "image", "inspect", _DOCKER_IMAGE], check=False, timeout=20
         ).succeeded:
