@@ -7,7 +7,7 @@ import pytest
 
 from offline_kit.core.errors import ProjectError
 from offline_kit.core.sandboxes.box import Mount
-from offline_kit.rehearsal import execution, explanation, verdict
+from offline_kit.rehearsal import execution, verdict
 from offline_kit.rehearsal.execution import ExecutedCell, KernelRun
 from tests.support.verdicts import BENCH, TEXT, cell, problem, ran
 
@@ -67,7 +67,7 @@ def test_the_innermost_frame_of_ones_own_comes_first(
     tmp_path: Path, own: tuple[str, ...], place: str
 ) -> None:
     """Neither a library's frame nor a cell's; a package of the kit only if it is the project's own."""
-    frame = explanation.find_own_frame(TRACE.splitlines(), own)
+    frame = verdict.find_own_frame(TRACE.splitlines(), own)
     assert place in frame[0]
     assert "---->" in frame[-1]
     if not own:
@@ -80,8 +80,7 @@ def test_the_innermost_frame_of_ones_own_comes_first(
 def test_no_frame_of_ones_own_is_none() -> None:
     """A cell that fails itself is quoted anyway."""
     assert (
-        explanation.find_own_frame("Cell In[1], line 1\n----> 1 1 / 0\n\nZeroDivisionError: x".splitlines())
-        == ()
+        verdict.find_own_frame("Cell In[1], line 1\n----> 1 1 / 0\n\nZeroDivisionError: x".splitlines()) == ()
     )
 
 
