@@ -105,12 +105,10 @@ def _describe_member(member: Member) -> dict[str, Any]:
     words: set[str] = set(member.params)
     if framework is not None and framework.takes_arguments(member):
         words = {*framework.param_names, *_SHARED_WORDS}
-    for key, values in (
-        ("params", {name: value for name, value in member.params.items() if name in words}),
-        ("arguments", {name: value for name, value in member.params.items() if name not in words}),
-    ):
-        if values:
-            entry[key] = values
+    if params := {name: value for name, value in member.params.items() if name in words}:
+        entry["params"] = params
+    if arguments := {name: value for name, value in member.params.items() if name not in words}:
+        entry["arguments"] = arguments
     return entry
 
 

@@ -121,7 +121,7 @@ def predict_all(
                 f"note: '{member.name}' predicts other numbers than shares; what is submitted are ranks from 0 to 1"
             )
         first_ids = ids
-        blend.add_member(values, labels, member.weight, member.name)
+        blend.add_member(values, labels, member)
     return Prediction(first_ids, blend.combine_predictions(), blend.classes)
 
 
@@ -150,8 +150,7 @@ class Ensemble:
             own = batch[member.name] if isinstance(batch, Mapping) else batch
             ids, predict = list(own.ids), self.frameworks[member.framework][1]
             values = predict_views(own, member, model, predict, tta)
-            labels = column_labels(member, model, values.shape[1])
-            blend.add_member(values, labels, member.weight, member.name)
+            blend.add_member(values, column_labels(member, model, values.shape[1]), member)
         return Prediction(ids, blend.combine_predictions(), blend.classes)
 
 
@@ -331,21 +330,22 @@ class Blend:
         self.votes: Any = None
         self.exact: Any = "float32"  # the least dtype that loses nothing of the answers
 
-    def add_member(self, values: Any, labels: Sequence[Any], weight: float, name: str) -> None:
+    def add_member(self, values: Any, labels: Sequence[Any], member: EnsembleMember) -> None:
         """Take in a member's prediction in the order of the classes; say once how columns without labels are read."""
         self.classes = self.classes or list(labels)
         if not labels:
-            self.assumed.setdefault(name, values.shape[1])
+            self.assumed.setdefault(member.name, values.shape[1])
         if not are_numbered(self.classes):
-            for member, columns in self.assumed.items():
+            for name, columns in self.assumed.items():
                 if columns == len(self.classes):
                     print(
-                        f"note: the columns of '{member}' are taken in the order {shorten_list(self.classes, 20)}"
+                        f"note: the columns of '{name}' are taken in the order {shorten_list(self.classes, 20)}"
                     )
                 elif columns == 1 and len(self.classes) == 2:
-                    print(f"note: the column of '{member}' is taken for the probability of {self.classes[1]}")
-                self.assumed[member] = 0
-        self.add_prediction(order_columns(values, labels, self.classes, name), weight, name)
+                    print(f"note: the column of '{name}' is taken for the probability of {self.classes[1]}")
+                self.assumed[name] = 0
+        values = order_columns(values, labels, self.classes, member.name)
+        self.add_prediction(values, member.weight, member.name)
 
     def add_prediction(self, values: Any, weight: float = 1.0, name: str = "the model") -> None:
         """Take in the prediction of one member."""
