@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from offline_kit.core.errors import OfflineKitError, OutsideError
@@ -37,6 +38,7 @@ class ReaderGoneError(Exception):
     """The reader of stdout closed the pipe."""
 
 
+@dataclass(kw_only=True)
 class CommandWording:
     """Adapts the commands and tables named in messages to the Kaggle and the project of the running command.
 
@@ -44,15 +46,10 @@ class CommandWording:
     updated while the command parses its options.
     """
 
-    def __init__(self, *, local: bool = False, at: str = "", on_top: bool = False, project: str = "") -> None:
-        """`local` as --to local, `at` as --at; `on_top` for tables at the top of an offline-kit.toml.
-
-        `project` as it was typed; empty if commands without it mean the same project.
-        """
-        self.local = local
-        self.at = at
-        self.on_top = on_top
-        self.project = project
+    local: bool = False  # --to local
+    at: str = ""  # --at
+    on_top: bool = False  # tables are at the top of an offline-kit.toml
+    project: str = ""  # as it was typed; empty if commands without it mean the same project
 
     def __call__(self, text: str) -> str:
         """Return a message with the commands and tables of this project."""
