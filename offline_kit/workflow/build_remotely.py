@@ -47,7 +47,7 @@ def plan_build(session: KaggleSession) -> tuple[push_notebook.NotebookPlan, Remo
     """
     config, (request, new) = session.config, _prepare_job(session)
     _, slug = notebook.title_and_slug(config.notebook, model_files.notebook_target(config))
-    plan = session.plan_notebook(new)
+    plan = push_notebook.plan_notebook(new, session)
     return plan, request, f"{session.account.username}/{slug}"
 
 
@@ -131,10 +131,11 @@ def _run_job(session: KaggleSession, new: NewNotebook, *, upgrade: bool) -> note
     """Push a job's notebook and wait for its run; `upgrade` runs it again even if it has not changed."""
     # The same cells are no new version: forget that the last one exists, so that it is pushed again.
     if upgrade:
-        plan = session.plan_notebook(new)
+        plan = push_notebook.plan_notebook(new, session)
         if plan.version:
             push_notebook.void_version(new, plan.version, session)
-    _, finished = session.push_and_follow(new)
+    folder = session.runs_folder(new.ref)
+    _, finished = notebook_runs.push_and_follow(new, session, log_folder=folder)
     return finished
 
 

@@ -167,10 +167,7 @@ def _check_requirements(context: CheckContext) -> CheckResult:
     config = context.config
     plain = [path for path in config.requirements if not lock_files.is_lock_file(path)]
     inputs = requirement_files.read_requirement_files(
-        plain,
-        resolved_project.list_project_requirements(config),
-        project=config.project,
-        env=context.env,
+        plain, resolved_project.list_project_requirements(config), project=config.project, env=context.env
     )
     locks = [*config.locks, *inputs.compiled_files]
     lock_files.read_lock_files(locks, context.image.marker_environment())
@@ -413,11 +410,7 @@ def run_checks(
             hint=f"the codes are {', '.join(codes)}",
         )
     context = CheckContext(
-        folder=folder,
-        env=processes.copy_environment(),
-        cache=files.cache_dir(),
-        online=online,
-        report=report,
+        folder=folder, env=processes.copy_environment(), cache=files.cache_dir(), online=online, report=report
     )
     selected = [check for check in CHECKS if not check.code.startswith(tuple(ignore))]
     return [(check, _run_check(check, context)) for check in selected]

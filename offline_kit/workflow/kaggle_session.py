@@ -158,15 +158,6 @@ class KaggleSession(PushContext):
         """Return the folder for logs and outputs of a notebook's runs."""
         return self.settings.state_folder / "runs" / ref.partition("/")[2]
 
-    def plan_notebook(self, new: NewNotebook) -> push_notebook.NotebookPlan:
-        """Look at Kaggle and return what a push of a notebook would do."""
-        return push_notebook.plan_notebook(new, self)
-
-    def push_and_follow(self, new: NewNotebook) -> tuple[push_notebook.PushedNotebook, FinishedRun]:
-        """Push a notebook unless this version exists, and wait for its run; raises if that failed."""
-        folder = self.runs_folder(new.ref)
-        return notebook_runs.push_and_follow(new, self, log_folder=folder)
-
     def fetch_outputs(self, run: FinishedRun, folder: Path, names: Sequence[str]) -> tuple[Path, ...]:
         """Download output files of a run."""
         return notebook_runs.fetch_outputs(run, self.kaggle, folder, names, self.report)
@@ -236,11 +227,7 @@ def choose_kaggle(
             )
         yield KaggleEndpoint(local=address.rstrip("/"))
     else:
-        request = LocalKaggleRequest(
-            folder=default_state_folder(),
-            port=0,
-            project=project,
-        )
+        request = LocalKaggleRequest(folder=default_state_folder(), port=0, project=project)
         runner = make_runner(current=current, project=project)
         with serve_local_kaggle(request, runner) as server:
             report.note(
@@ -251,10 +238,7 @@ def choose_kaggle(
 
 @contextmanager
 def open_session(
-    config: Config,
-    endpoint: KaggleEndpoint,
-    report: Reporter = SILENT,
-    timing: KaggleTiming = DEFAULT_TIMING,
+    config: Config, endpoint: KaggleEndpoint, report: Reporter = SILENT, timing: KaggleTiming = DEFAULT_TIMING
 ) -> Iterator[KaggleSession]:
     """Log in; within the block, a local Kaggle that does not answer is an OutsideError with its address."""
 

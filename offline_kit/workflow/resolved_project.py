@@ -79,10 +79,7 @@ class ResolvedProject:
         """Compare the version bounds of the own packages with the image."""
         config = self.given
         return own_code.check_package_bounds(
-            config.packages,
-            own_code.list_requirements(own),
-            self.image,
-            (*config.replace, *config.exclude),
+            config.packages, own_code.list_requirements(own), self.image, (*config.replace, *config.exclude)
         )
 
     def freeze_request(self, own: OwnCode, *, upgrade: bool = False, keep: bool = False) -> FreezeRequest:

@@ -12,13 +12,7 @@ from typing import Any
 from offline_kit.core import files, git
 from offline_kit.core.errors import OfflineKitError, OutsideError, ProjectError, UsageError
 from offline_kit.kaggle.client.api_types import Competition, NewNotebook, RefusedError, Submission
-from offline_kit.kaggle.push import (
-    notebook_runs,
-    push_datasets,
-    push_models,
-    push_notebook,
-    submission_plan,
-)
+from offline_kit.kaggle.push import notebook_runs, push_datasets, push_models, push_notebook, submission_plan
 from offline_kit.kaggle.push import submit as submissions
 from offline_kit.kaggle.push.push_datasets import DEFAULT_OPTIONS, PushAction, PushOptions, PushPlan
 from offline_kit.kaggle.push.submission_ledger import SubmissionTag
@@ -166,7 +160,7 @@ def run_notebook(
     folder, memory = session.runs_folder(new.ref), session.memory
     facts: dict[str, Any] = {"kit": kit.id, "notebook": new.ref}
     try:
-        pushed, finished = session.push_and_follow(new)
+        pushed, finished = notebook_runs.push_and_follow(new, session, log_folder=folder)
         submission = _fetch_submission(session, pushed, finished)
     except OfflineKitError as error:
         problem = {"what": error.what, "hint": error.hint}
@@ -198,9 +192,7 @@ def run_notebook(
 
 
 def _fetch_submission(
-    session: KaggleSession,
-    pushed: push_notebook.PushedNotebook,
-    finished: notebook_runs.FinishedRun,
+    session: KaggleSession, pushed: push_notebook.PushedNotebook, finished: notebook_runs.FinishedRun
 ) -> Path | None:
     """Download the submission file of a run, unless it is here already; None if there is none to expect."""
     name, folder = session.config.notebook.submission, session.runs_folder(finished.ref)
@@ -361,19 +353,11 @@ def _request_version(
     )
 
 
-def plan_submission(session: KaggleSession, request: SubmitRequest) -> SubmitPlan:
-    """Return what a submission would be; raises all that prevents it."""
-    return submissions.plan_submission(request, session, session.ledger)
-
-
 def submit_version(
-    session: KaggleSession,
-    request: SubmitRequest,
-    options: SubmissionOptions,
-    policy: ApprovalPolicy,
+    session: KaggleSession, request: SubmitRequest, options: SubmissionOptions, policy: ApprovalPolicy
 ) -> SubmissionOutcome:
     """Submit a finished version once, and wait for its score if asked to; UsageError if nobody agreed."""
-    plan = plan_submission(session, request)
+    plan = submissions.plan_submission(request, session, session.ledger)
     # A submission cannot be taken back, and most competitions allow five a day.
     if plan.existing is None:
         for name, value in plan.list_facts():
@@ -392,11 +376,7 @@ def submit_version(
 
 
 def request_pushed_version(
-    session: KaggleSession,
-    version: int | None,
-    options: SubmissionOptions,
-    *,
-    follow: bool = True,
+    session: KaggleSession, version: int | None, options: SubmissionOptions, *, follow: bool = True
 ) -> SubmitRequest:
     """Return the submission of a version of the kit's notebook; None: the version that is this kit's.
 
@@ -410,7 +390,7 @@ def request_pushed_version(
     for line in project_status.describe_changes(session.config, kit):
         session.report.warn(line)
     new = session.read_notebook(kit)
-    plan = session.plan_notebook(new)
+    plan = push_notebook.plan_notebook(new, session)
     if not plan.version:
         raise ProjectError(
             f"the notebook of this kit is not on {session.account.server_name}: {plan.reason}",
@@ -441,7 +421,7 @@ def plan_ship(session: KaggleSession, options: ShipOptions) -> ShipPlan:
             if existing and stays and pipeline.passed_rehearsal(config, existing, options.rehearsal):
                 rehearsal = "already passed"
         data = plan_data(session, kit, options.data)
-        notebook = session.plan_notebook(session.read_notebook(kit))
+        notebook = push_notebook.plan_notebook(session.read_notebook(kit), session)
         return ShipPlan(
             build=plan,
             kit=kit,
@@ -469,7 +449,7 @@ def _plan_pushed(
         run = session.kaggle.get_notebook_run(ref, notebook.version)
         if run and run.state == "complete":
             request = request_submission(session, kit, notebook.version, options.submission)
-            return plan_submission(session, request)
+            return submissions.plan_submission(request, session, session.ledger)
     return SubmitPlan(
         request=SubmitRequest(competition=contest.slug, notebook=ref, version=0, file=file),
         competition=contest,

@@ -30,12 +30,7 @@ if TYPE_CHECKING:
 @options.flag("--dry-run", "Show what would change, without writing or asking.")
 @options.common_options
 def adopt(
-    notebook: Path,
-    project: Path,
-    console: Console,
-    write: bool,
-    dry_run: bool,
-    imports: tuple[str, ...],
+    notebook: Path, project: Path, console: Console, write: bool, dry_run: bool, imports: tuple[str, ...]
 ) -> None:
     """Convert a notebook that needs the internet into an offline project."""
     from offline_kit.adopt import adoption_plan as adopting

@@ -153,10 +153,7 @@ PUSH_OPTIONS = options.combine_options(
 SUBMIT_OPTIONS = options.combine_options(
     click.option("-m", "--message", default="", help="Description in Kaggle's list of submissions."),
     click.option(
-        "--wait/--no-wait",
-        default=False,
-        show_default=True,
-        help="Wait for the score, usually for hours.",
+        "--wait/--no-wait", default=False, show_default=True, help="Wait for the score, usually for hours."
     ),
     options.flag("--again", "Submit again what was already submitted."),
     options.flag("--late", "Submit even after the deadline."),
@@ -221,7 +218,7 @@ def push(project: Path, console: Console, upgrade: bool, **flags: Any) -> None:
             for line in project_status.describe_changes(config, kit) if no_build else ():
                 console.warn(line)
             plan = shipping.plan_data(session, kit, push_options)
-            cells = session.plan_notebook(new) if new else None
+            cells = push_notebook.plan_notebook(new, session) if new else None
             facts = _show_push_plan(plan, cells, shipping.describe_disturbed(session, kit, plan), console)
             console.step("nothing was sent")
             console.print_result({"ok": True, "dry_run": True, "kit": plan.kit_id, **facts})
@@ -269,6 +266,7 @@ def _choose_kit(
 @options.common_options
 def submit(project: Path, console: Console, **flags: Any) -> None:
     """Submit the finished version of the kit's notebook, once."""
+    from offline_kit.kaggle.push import submit as submissions
     from offline_kit.workflow import pipeline
     from offline_kit.workflow import ship as shipping
 
@@ -281,7 +279,7 @@ def submit(project: Path, console: Console, **flags: Any) -> None:
     with options.session_of(config, to, at, console, current=_runs_current(env, to, at)) as session:
         request = shipping.request_pushed_version(session, version, submit_options, follow=not dry_run)
         if dry_run:
-            plan = shipping.plan_submission(session, request)
+            plan = submissions.plan_submission(request, session, session.ledger)
             _show_submit_plan(plan, console)
             console.step("nothing was submitted")
             console.print_result({"ok": True, "dry_run": True, "submission": _submit_plan_facts(plan)})
