@@ -4,7 +4,7 @@ import fnmatch
 import re
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import resources
@@ -78,6 +78,12 @@ class Image:
             if minor in _LEGACY_MANYLINUX:
                 platforms.append(f"{_LEGACY_MANYLINUX[minor]}_{self.machine}")
         platforms.append(f"linux_{self.machine}")
+        return self.wheel_tags_for(platforms)
+
+    def wheel_tags_for(self, platforms: Sequence[str]) -> "tuple[Tag, ...]":
+        """Return the wheel tags of the image's Python on these platforms, best first (PEP 425)."""
+        from packaging import tags
+
         version = tuple(int(part) for part in self.python_minor.split("."))
         interpreter = f"cp{version[0]}{version[1]}"
         own = tags.cpython_tags(version, abis=[interpreter], platforms=platforms)

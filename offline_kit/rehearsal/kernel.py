@@ -60,7 +60,8 @@ def prepare_kernel(
     """
     install = kit_facts.read_install_plan(kit_files)
     running = current or image.local
-    unfit_wheels, built_packages = find_unfit_wheels(install, _list_wheel_tags(image, running=running))
+    wheel_tags = tuple(tags.sys_tags()) if running else image.wheel_tags_for(list(tags.platform_tags()))
+    unfit_wheels, built_packages = find_unfit_wheels(install, wheel_tags)
     if unfit_wheels:
         raise _unfit_error(unfit_wheels, image, running=running)
     derived = _find_used_packages(kit_files, install, code, image)
@@ -92,17 +93,6 @@ def find_unfit_wheels(
         elif not fits:
             unfit_wheels.append(str(item["wheel"]))
     return tuple(unfit_wheels), tuple(built_packages)
-
-
-def _list_wheel_tags(image: Image, *, running: bool) -> tuple[Tag, ...]:
-    """Return the wheel tags that the kernel's Python accepts on this machine (PEP 425)."""
-    if running:
-        return tuple(tags.sys_tags())
-    version = tuple(int(word) for word in image.python_minor.split("."))
-    interpreter = "cp{}{}".format(*version)
-    platforms = list(tags.platform_tags())
-    own = tags.cpython_tags(version, abis=[interpreter], platforms=platforms)
-    return (*own, *tags.compatible_tags(version, interpreter, platforms))
 
 
 def _unfit_error(unfit_wheels: Sequence[str], image: Image, *, running: bool) -> ProjectError:

@@ -293,11 +293,11 @@ def _index_by_id(table: SubmissionTable) -> dict[str, list[str]]:
 
 
 def _is_same_value(first: str, second: str, *, tolerance: float) -> bool:
-    a, b = _parse_number(first), _parse_number(second)
-    if first == second or a is None or b is None:
+    number, other = _parse_number(first), _parse_number(second)
+    if first == second or number is None or other is None:
         return first == second
-    both_nan = math.isnan(a) and math.isnan(b)
-    return both_nan or math.isclose(a, b, rel_tol=tolerance, abs_tol=tolerance / 100)
+    both_nan = math.isnan(number) and math.isnan(other)
+    return both_nan or math.isclose(number, other, rel_tol=tolerance, abs_tol=tolerance / 100)
 
 
 def _parse_number(value: str) -> float | None:
