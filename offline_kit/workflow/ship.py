@@ -137,15 +137,18 @@ def describe_disturbed(session: KaggleSession, kit: Kit, plan: PushPlan) -> tupl
         for entry in session.ledger.read_entries()
         if entry.state not in ("complete", "error")
     ]
-    queued: list[submission_plan.QueuedSubmission] = []
+    lines: list[str] = []
+    parts = [part.id for part in kit.parts]
     for competition in sorted({session.config.competition, *waiting} - {""}):
         try:
-            queued += submission_plan.list_queued(session.kaggle, competition, session.ledger)
+            lines += submission_plan.find_disturbed(
+                competition, changed, parts, session.kaggle, session.ledger
+            )
         except RefusedError as refusal:
             # Whoever has not accepted the rules gets 403, and has no submissions.
             if refusal.is_temporary:
                 raise
-    return submission_plan.find_disturbed(queued, changed, [part.id for part in kit.parts])
+    return tuple(lines)
 
 
 def run_notebook(

@@ -5,7 +5,7 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -21,10 +21,8 @@ from offline_kit.kaggle.push.journal import Effect, Phase
 from offline_kit.kaggle.push.kit_parts import parse_part_ids
 from offline_kit.kaggle.push.submission_ledger import SubmissionTag, build_message, parse_tag
 from offline_kit.kaggle.push.submission_plan import (
-    QueuedSubmission,
     find_disturbed,
     format_timespan,
-    list_queued,
 )
 from offline_kit.kaggle.push.submit import NO_REASON, UNKNOWN, explain_failure, find_failure
 from offline_kit.local_kaggle.faults import Fault
@@ -678,26 +676,29 @@ def test_a_queued_submission_is_warned_of_before_its_dataset_changes(tmp_path: P
         parts = {part.name: part.id for part in kit.parts}
         refs = ("alice/plant-kit",)
         held.submit(version=held.finished(settings_cell(parts), ANSWER, datasets=refs))
-        found = list_queued(held.alice, SLUG, held.ledger)
-        assert [(each.submission.ref, each.datasets, dict(each.parts)) for each in found] == [
-            (FIRST, refs, parts)
-        ]
         now, later = {"Alice/plant-kit": parts["kit"]}, ["f" * 64]
-        (line,) = find_disturbed(found, now, later)
+        (line,) = disturbed(held, now, later)
         assert "submission 1001 has not run yet; it uses part kit of alice/plant-kit" in line
-        assert find_disturbed(found, now, parts.values()) == ()
-        assert find_disturbed(found, {"alice/other": parts["kit"]}, later) == ()
-        assert find_disturbed(found, {}, later) == ()
+        assert disturbed(held, now, parts.values()) == []
+        assert disturbed(held, {"alice/other": parts["kit"]}, later) == []
+        assert disturbed(held, {}, later) == []
         for other in ("e" * 64, ""):
-            assert find_disturbed(found, {"alice/plant-kit": other}, later) == (), "it is spoilt already"
+            assert disturbed(held, {"alice/plant-kit": other}, later) == [], "it is spoilt already"
         held.wait(FIRST)
-        assert list_queued(held.alice, SLUG, held.ledger) == ()
+        assert disturbed(held, now, later) == []
 
 
-def test_a_pending_submission_by_hand_may_be_disturbed(held: Contest) -> None:
+def disturbed(held: Contest, changed: Mapping[str, str], parts: Collection[str]) -> list[str]:
+    """Return what is said of the queued submissions."""
+    return find_disturbed(SLUG, changed, parts, held.alice, held.ledger)
+
+
+def test_a_pending_submission_by_hand_may_be_disturbed(tmp_path: Path) -> None:
     """What bears no mark of ours is named, as nobody knows what it uses."""
-    by_hand = Submission(ref=9, submitted_at=None, state="pending", message="from the web page")
-    (line,) = find_disturbed([QueuedSubmission(submission=by_hand)], {"alice/plant-kit": ""}, [])
+    with contest(tmp_path, scoring=1.5) as held:
+        words = {"competition": SLUG, "notebook": KERNEL, "file": "submission.csv"}
+        held.alice.submit_notebook(version=held.finished(), message="from the web page", **words)
+        (line,) = disturbed(held, {"alice/plant-kit": ""}, [])
     assert "by hand" in line
     assert "from the web page" in line
 

@@ -1,7 +1,7 @@
 """Check whether a notebook version can be submitted, and which queued submissions a push would break."""
 
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -296,55 +296,14 @@ def _format_deadline(deadline: datetime) -> str:
     return f"{deadline:%Y-%m-%d %H:%M} UTC, {distance}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class QueuedSubmission:
-    """A pending submission and what its run will mount."""
-
-    # A hidden run mounts the newest version of its datasets: after another push, it would find another kit
-    # than its own.
-
-    submission: Submission
-    notebook: str = ""  # empty if it bears no tag of ours: it was made by hand
-    version: int = 0
-    datasets: tuple[str, ...] = ()
-    parts: Mapping[str, str] = field(default_factory=dict)
-    """Ids of the parts that it needs, by name; empty if unknown."""
-
-
-def list_queued(
-    kaggle: KaggleClient, competition: str, ledger: SubmissionLedger
-) -> tuple[QueuedSubmission, ...]:
-    """Return the pending submissions to a competition, and record the finished ones in the ledger."""
-    queued = []
-    for submission in kaggle.list_submissions(competition):
-        ledger.update_entry(submission)
-        if submission.is_finished:
-            continue
-        tag = parse_tag(submission.message)
-        if tag is None:
-            queued.append(QueuedSubmission(submission=submission))
-            continue
-        notebook = kaggle.get_notebook(tag.notebook, tag.version)
-        parts: Mapping[str, str] = kit_parts.parse_part_ids(notebook.text) if notebook else {}
-        if not parts:
-            entries = reversed(ledger.find_by_version(tag.notebook, tag.version))
-            parts = next((entry.parts for entry in entries if entry.parts), {})
-        queued.append(
-            QueuedSubmission(
-                submission=submission,
-                notebook=tag.notebook,
-                version=tag.version,
-                datasets=notebook.sources.datasets if notebook else (),
-                parts=parts,
-            )
-        )
-    return tuple(queued)
-
-
 def find_disturbed(
-    waiting: Iterable[QueuedSubmission], changed: Mapping[str, str], parts: Collection[str]
-) -> tuple[str, ...]:
-    """Describe each queued submission that new dataset versions would break, or might.
+    competition: str,
+    changed: Mapping[str, str],
+    parts: Collection[str],
+    kaggle: KaggleClient,
+    ledger: SubmissionLedger,
+) -> list[str]:
+    """Describe each queued submission that new dataset versions would break, or might; the others go to the ledger.
 
     `changed` has the id of the part that each of these datasets holds, "" for none; `parts` are the ids
     that the datasets will hold afterwards. Submissions that are broken already are not reported.
@@ -352,17 +311,37 @@ def find_disturbed(
     held_ids = {ref.lower(): part_id for ref, part_id in changed.items()}
     lost_ids = frozenset(held_ids.values()) - frozenset(parts)
     lines = []
-    for queued in waiting if held_ids else ():
-        used = sorted(ref for ref in queued.datasets if ref.lower() in held_ids)
-        lost = sorted(name for name, part_id in queued.parts.items() if part_id in lost_ids)
-        name = f"submission {queued.submission.ref} has not run yet"
-        if not queued.notebook:
-            message = queued.submission.message
-            lines.append(f"{name}; it was submitted by hand, and may use changed datasets: '{message}'")
-        elif (used or not queued.datasets) and (lost or not queued.parts):
-            subject = f"part {', '.join(lost)}" if lost else "what is there now"
-            datasets = ", ".join(used) or "its datasets"
-            lines.append(
-                f"{name}; it uses {subject} of {datasets} (version {queued.version} of '{queued.notebook}')"
-            )
-    return tuple(lines)
+    for submission in kaggle.list_submissions(competition):
+        ledger.update_entry(submission)
+        if submission.is_finished or not held_ids:
+            continue
+        tag, name = parse_tag(submission.message), f"submission {submission.ref} has not run yet"
+        if tag is None:
+            words = f"it was submitted by hand, and may use changed datasets: '{submission.message}'"
+            lines.append(f"{name}; {words}")
+        elif words := _describe_conflict(tag, held_ids, lost_ids, kaggle, ledger):
+            lines.append(f"{name}; {words}")
+    return lines
+
+
+def _describe_conflict(
+    tag: SubmissionTag,
+    held_ids: Mapping[str, str],
+    lost_ids: Collection[str],
+    kaggle: KaggleClient,
+    ledger: SubmissionLedger,
+) -> str:
+    # A hidden run mounts the newest version of its datasets: it would find another kit than its own.
+    notebook = kaggle.get_notebook(tag.notebook, tag.version)
+    datasets = notebook.sources.datasets if notebook else ()
+    parts: Mapping[str, str] = kit_parts.parse_part_ids(notebook.text) if notebook else {}
+    if not parts:
+        entries = reversed(ledger.find_by_version(tag.notebook, tag.version))
+        parts = next((entry.parts for entry in entries if entry.parts), {})
+    used = sorted(ref for ref in datasets if ref.lower() in held_ids)
+    lost = sorted(name for name, part_id in parts.items() if part_id in lost_ids)
+    if (datasets and not used) or (parts and not lost):
+        return ""
+    subject = f"part {', '.join(lost)}" if lost else "what is there now"
+    version = f"version {tag.version} of '{tag.notebook}'"
+    return f"it uses {subject} of {', '.join(used) or 'its datasets'} ({version})"
