@@ -22,6 +22,8 @@ from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.client.uploads import Uploader
 from offline_kit.kaggle.push.poll_policy import DEFAULT_POLL, PollPolicy
 
+_T = TypeVar("_T")
+
 
 class Phase(StrEnum):
     """The state of an effect."""
@@ -96,71 +98,6 @@ class Journal:
         return None
 
 
-_T = TypeVar("_T")
-
-
-def run_once(
-    journal: Journal,
-    effect: Effect,
-    send: Callable[[], _T],
-    find_effect: Callable[[], _T | None],
-    description: str,
-    report: Reporter,
-) -> _T:
-    """Send a call and return its answer, or what `find_effect` returns if the answer is lost.
-
-    The journal then has ANSWERED. Raises Kaggle's refusal, and the original error if no effect is
-    found. If `find_effect` fails, the entry stays open for the next run.
-    """
-    journal.append_entry(effect, Phase.BEGUN)
-    try:
-        answer = send()
-    except UnreachableError:
-        journal.append_entry(effect, Phase.LOST)
-        raise
-    except (RefusedError, NoResponseError) as trouble:
-        if isinstance(trouble, RefusedError) and not trouble.is_server_error:
-            journal.append_entry(effect, Phase.REFUSED)
-            raise
-        report.warn(f"no answer about {description}: checking whether it happened")
-        result = find_effect()
-        if result is None:
-            journal.append_entry(effect, Phase.LOST)
-            raise
-        answer = result
-    journal.append_entry(effect, Phase.ANSWERED)
-    return answer
-
-
-def recover_interrupted(
-    journal: Journal,
-    target: str,
-    find_effect: Callable[[Effect], _T | None],
-    report: Reporter,
-    *,
-    processing: float = 0.0,
-) -> _T | None:
-    """Return what `find_effect` finds of the effect that an earlier run left open; None if there is none.
-
-    The result is written to the journal. Raises OutsideError if Kaggle accepted the call less than `processing`
-    seconds ago and its effect is not visible yet.
-    """
-    entry = journal.find_open_entry(target)
-    if entry is None:
-        return None
-    name = target.rpartition(":")[2]
-    report.note(f"an earlier push of '{name}' was interrupted; checking its state")
-    result = find_effect(entry.effect)
-    if result is None and entry.phase is Phase.ANSWERED and time.time() - entry.at < processing:
-        raise OutsideError(
-            f"Kaggle accepted the push of '{name}', but does not show it yet",
-            code="push-not-visible",
-            hint="run the same command again later: it first looks for the push, and nothing is sent twice",
-        )
-    journal.append_entry(entry.effect, Phase.LOST if result is None else Phase.DONE)
-    return result
-
-
 class LastSeenStore:
     """Facts from the last run, by name; a missing or invalid file counts as unknown."""
 
@@ -221,3 +158,57 @@ class PushContext:
     def server_name(self) -> str:
         """The server as a person calls it: Kaggle or the local Kaggle."""
         return self.kaggle.fetch_account().server_name
+
+    def run_once(
+        self,
+        effect: Effect,
+        send: Callable[[], _T],
+        find_effect: Callable[[], _T | None],
+        description: str,
+    ) -> _T:
+        """Send a call and return its answer, or what `find_effect` returns if the answer is lost.
+
+        The journal then has ANSWERED. Raises Kaggle's refusal, and the original error if no effect is
+        found. If `find_effect` fails, the entry stays open for the next run.
+        """
+        self.journal.append_entry(effect, Phase.BEGUN)
+        try:
+            answer = send()
+        except UnreachableError:
+            self.journal.append_entry(effect, Phase.LOST)
+            raise
+        except (RefusedError, NoResponseError) as trouble:
+            if isinstance(trouble, RefusedError) and not trouble.is_server_error:
+                self.journal.append_entry(effect, Phase.REFUSED)
+                raise
+            self.report.warn(f"no answer about {description}: checking whether it happened")
+            result = find_effect()
+            if result is None:
+                self.journal.append_entry(effect, Phase.LOST)
+                raise
+            answer = result
+        self.journal.append_entry(effect, Phase.ANSWERED)
+        return answer
+
+    def recover_interrupted(
+        self, target: str, find_effect: Callable[[Effect], _T | None], *, processing: float = 0.0
+    ) -> _T | None:
+        """Return what `find_effect` finds of the effect that an earlier run left open; None if there is none.
+
+        The result is written to the journal. Raises OutsideError if Kaggle accepted the call less than `processing`
+        seconds ago and its effect is not visible yet.
+        """
+        entry = self.journal.find_open_entry(target)
+        if entry is None:
+            return None
+        name = target.rpartition(":")[2]
+        self.report.note(f"an earlier push of '{name}' was interrupted; checking its state")
+        result = find_effect(entry.effect)
+        if result is None and entry.phase is Phase.ANSWERED and time.time() - entry.at < processing:
+            raise OutsideError(
+                f"Kaggle accepted the push of '{name}', but does not show it yet",
+                code="push-not-visible",
+                hint="run the same command again later: it first looks for the push, and nothing is sent twice",
+            )
+        self.journal.append_entry(entry.effect, Phase.LOST if result is None else Phase.DONE)
+        return result

@@ -11,7 +11,7 @@ from offline_kit.core.files import hold_lock
 from offline_kit.core.retry import TransientError
 from offline_kit.kaggle.client.api_types import Account, NewVersion, RemoteModel
 from offline_kit.kaggle.push import kit_parts
-from offline_kit.kaggle.push.journal import Effect, Phase, PushContext, run_once
+from offline_kit.kaggle.push.journal import Effect, Phase, PushContext
 from offline_kit.kaggle.push.kit_parts import RemotePartState
 from offline_kit.kaggle.push.poll_policy import StatusLine, wait_until_shown
 from offline_kit.kaggle.push.push_datasets import (
@@ -100,7 +100,7 @@ class _ModelTarget(PushTarget):
                 name, name.partition("/")[2], "Checkpoints of a kit of offline-kit."
             )
 
-        run_once(context.journal, effect, send_request, wait_for_model, f"the model '{name}'", context.report)
+        context.run_once(effect, send_request, wait_for_model, f"the model '{name}'")
         if wait_for_model() is None:
             raise OutsideError(
                 f"the model '{name}' is not visible yet", code="model-not-visible", hint=_RETRY_HINT

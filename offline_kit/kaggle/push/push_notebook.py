@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from offline_kit.core import files
@@ -22,7 +23,7 @@ from offline_kit.kaggle.client.api_types import (
     RemoteNotebook,
     SavedNotebook,
 )
-from offline_kit.kaggle.push.journal import Effect, Phase, PushContext, run_once
+from offline_kit.kaggle.push.journal import Effect, Phase, PushContext
 from offline_kit.kaggle.push.notebook_equality import (
     NotebookDifference,
     find_all_differences,
@@ -249,14 +250,8 @@ def _save_when_free(effect: Effect, notebook: NewNotebook, context: PushContext)
 
     def save_once() -> SavedNotebook:
         try:
-            return run_once(
-                context.journal,
-                effect,
-                lambda: context.kaggle.save_notebook(notebook),
-                find_saved,
-                f"the new version of '{notebook.ref}'",
-                context.report,
-            )
+            send = partial(context.kaggle.save_notebook, notebook)
+            return context.run_once(effect, send, find_saved, f"the new version of '{notebook.ref}'")
         except RefusedError as refusal:
             # "Maximum batch GPU session count of 2 reached" and the like.
             if not re.search(r"maximum .*session count", refusal.what, re.IGNORECASE):

@@ -13,7 +13,7 @@ from offline_kit.core.retry import StoppedError, TransientError, retry_call, sto
 from offline_kit.core.thread_pool import WaitFor, cancelling_pool
 from offline_kit.kaggle.client.api_types import RefusedError
 from offline_kit.kaggle.client.uploads import Uploader, UploadFile
-from offline_kit.kaggle.push.journal import Effect, PushContext, recover_interrupted, run_once
+from offline_kit.kaggle.push.journal import Effect, PushContext
 from offline_kit.kaggle.push.kit_parts import RemotePartState, build_incomplete_error, find_differences
 from offline_kit.kaggle.push.poll_policy import GracePeriod, StatusLine, ignore_transient, wait_until_shown
 from offline_kit.kit import manifest
@@ -67,8 +67,7 @@ class PushTarget(ABC):
                 self.uploader.forget_uploads()
             return visible
 
-        target, report = self.journal_target, self.context.report
-        found = recover_interrupted(self.context.journal, target, wait_for_effect, report, processing=timeout)
+        found = self.context.recover_interrupted(self.journal_target, wait_for_effect, processing=timeout)
         return found is not None
 
     def upload_part(self, part: KitPart, folder: Path, reason: str) -> dict[str, str]:
@@ -90,7 +89,7 @@ class PushTarget(ABC):
 
         description = f"the new version of '{self.ref}'"
         try:
-            run_once(self.context.journal, effect, send, find_effect, description, self.context.report)
+            self.context.run_once(effect, send, find_effect, description)
         except RefusedError as refusal:
             # A 401 or 403 that speaks of a token means the credentials, not the upload.
             rejects_upload = re.search(r"\b(token|blob)", refusal.what, re.IGNORECASE)

@@ -17,7 +17,7 @@ from offline_kit.core.report import Reporter
 from offline_kit.core.retry import TransientError, retry_call
 from offline_kit.kaggle.client.api_types import NoResponseError, RefusedError, Submission, UnreachableError
 from offline_kit.kaggle.client.client import KaggleClient
-from offline_kit.kaggle.push.journal import Effect, Phase, PushContext, run_once
+from offline_kit.kaggle.push.journal import Effect, Phase, PushContext
 from offline_kit.kaggle.push.kit_parts import parse_part_ids
 from offline_kit.kaggle.push.poll_policy import StatusLine, wait_until_shown
 from offline_kit.kaggle.push.submission_ledger import (
@@ -195,7 +195,7 @@ def _send_submission(plan: SubmitPlan, context: PushContext, ledger: SubmissionL
 
     description = f"the submission to '{request.competition}'"
     try:
-        answer = run_once(journal, effect, send_request, wait_for_listing, description, context.report)
+        answer = context.run_once(effect, send_request, wait_for_listing, description)
     except RefusedError as refusal:
         raise (_build_refusal(refusal, plan) if not refusal.is_server_error else refusal) from refusal
     server_words = "" if answer.ref else answer.error
