@@ -13,6 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+from packaging.utils import (
+    InvalidSdistFilename,
+    InvalidWheelFilename,
+    parse_sdist_filename,
+    parse_wheel_filename,
+)
+
 from offline_kit.core.errors import ProjectError
 from offline_kit.core.files import format_size, list_tree, sha256_of, write_atomic
 from offline_kit.core.report import SILENT, Reporter
@@ -142,10 +149,6 @@ def read_kit(folder: Path) -> Kit:
 
 def read_package_sizes(folder: Path) -> dict[tuple[str, str], int]:
     """Return the bytes of each package in a kit on disk by normalized name and version; empty without a kit."""
-    from packaging.utils import InvalidSdistFilename, InvalidWheelFilename
-    from packaging.utils import parse_sdist_filename as parse_sdist
-    from packaging.utils import parse_wheel_filename as parse_wheel
-
     try:
         kit = read_kit(folder)
     except ProjectError:
@@ -155,10 +158,10 @@ def read_package_sizes(folder: Path) -> dict[tuple[str, str], int]:
         filename = entry.original.rpartition("/")[2]
         with suppress(InvalidWheelFilename, InvalidSdistFilename):
             if entry.role is Role.WHEEL:
-                name, version, *_ = parse_wheel(filename)
+                name, version, *_ = parse_wheel_filename(filename)
                 sizes[name, str(version)] += entry.size
             elif entry.role is Role.SDIST:
-                name, version = parse_sdist(filename)
+                name, version = parse_sdist_filename(filename)
                 sizes[name, str(version)] += entry.size
     return dict(sizes)
 

@@ -46,13 +46,12 @@ _BESIDE = ("sklearn.preprocessing._label.LabelEncoder", "sklearn.utils.")
 
 def read_facts(name: str) -> dict[str, Any]:
     """Return what `data/frameworks.toml` says of a framework: all that is no code."""
-    facts = _FACTS[name].items()
-    return {"name": name} | {key: tuple(value) if isinstance(value, list) else value for key, value in facts}
-
-
-def answer_yes(_member: Member) -> bool:
-    """Return True, for `uses_column_order` and `takes_arguments`."""
-    return True
+    facts: dict[str, Any] = {"name": name}
+    for key, value in _FACTS[name].items():
+        facts[key] = tuple(value) if isinstance(value, list) else value
+        if key in ("uses_column_order", "takes_arguments"):
+            facts[key] = lambda _member: True
+    return facts
 
 
 def judge_newer(trained: Version, reads: Version) -> Severity | None:

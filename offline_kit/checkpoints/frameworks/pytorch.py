@@ -6,8 +6,7 @@ A timm folder is as it is saved for the hub; its architectures fill weights alon
 import json
 import re
 import zipfile
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +66,6 @@ def _read_lightning_version(path: Path) -> str:
         return ""
     length = (match[1] or match[2])[0]
     return content[match.end() : match.end() + length].decode("utf-8", "replace")
-
-
-def _match_kind(kind: CheckpointKind, score: float) -> Callable[[Path, ClassifiedFile], float]:
-    return lambda _path, known_class: score if known_class.kind is kind else 0.0
 
 
 def _score_module(path: Path, known_class: ClassifiedFile) -> float:
@@ -169,39 +164,28 @@ def _check_timm(member: Member) -> Iterator[Finding]:
         yield base.make_stop(member, "holds weights alone, and no architecture of timm is named", remedy)
 
 
-# The user's code builds the model for files that hold weights alone.
-_with_weights = partial(Framework, uses_column_order=base.answer_yes, takes_arguments=base.answer_yes)
-LIGHTNING = _with_weights(
+LIGHTNING = Framework(
     **base.read_facts("lightning"),
-    score_match=_match_kind(CheckpointKind.LIGHTNING, SURE),
+    score_match=lambda _path, known: SURE if known.kind is CheckpointKind.LIGHTNING else 0.0,
     read_version=_read_lightning_version,
 )
 # Files in the folder of a library that knows how to load them are the folder's: likely, not sure.
-SAFETENSORS = _with_weights(
-    **base.read_facts("safetensors"), score_match=_match_kind(CheckpointKind.SAFETENSORS, base.LIKELY)
+SAFETENSORS = Framework(
+    **base.read_facts("safetensors"),
+    score_match=lambda _path, known: base.LIKELY if known.kind is CheckpointKind.SAFETENSORS else 0.0,
 )
-TORCH_STATE_DICT = _with_weights(**base.read_facts("torch_state_dict"), score_match=_score_state_dict)
+TORCH_STATE_DICT = Framework(**base.read_facts("torch_state_dict"), score_match=_score_state_dict)
 TORCH_MODULE = Framework(
-    **base.read_facts("torch_module"),
-    score_match=_score_module,
-    uses_column_order=base.answer_yes,
-    check_member=_check_module,
+    **base.read_facts("torch_module"), score_match=_score_module, check_member=_check_module
 )
 TORCHSCRIPT = Framework(
     **base.read_facts("torchscript"),
     score_match=lambda _path, known_class: SURE if _is_script(known_class) else 0.0,
-    uses_column_order=base.answer_yes,
 )
 TORCH_EXPORT = Framework(
     **base.read_facts("torch_export"),
     score_match=_score_export,
-    uses_column_order=base.answer_yes,
     check_member=_check_export,
     read_version=_read_export_version,
 )
-TIMM = Framework(
-    **base.read_facts("timm"),
-    score_match=_score_timm,
-    check_member=_check_timm,
-    takes_arguments=base.answer_yes,
-)
+TIMM = Framework(**base.read_facts("timm"), score_match=_score_timm, check_member=_check_timm)
