@@ -73,10 +73,7 @@ class Cache:
 
     def partial_path(self, key: str) -> Path:
         """Return the path of a half-made file for `key`; hold `hold_lock(key)` while writing it."""
-        path = self.root / "parts" / f"{key}.part"
-        with files.translate_disk_errors(self.root):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        return path
+        return files.make_folder(self.root / "parts") / f"{key}.part"
 
     def hold_lock(self, key: str, *, timeout: float = 3600.0) -> AbstractContextManager[None]:
         """Hold `key` against other threads and processes; waits up to `timeout` seconds."""
@@ -84,10 +81,8 @@ class Cache:
 
     def new_log(self, name: str) -> Path:
         """Return a fresh log file's path below the cache; an old log of that name is removed."""
-        path = self.root / "logs" / f"{name}.log"
-        with files.translate_disk_errors(self.root):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.unlink(missing_ok=True)
+        path = files.make_folder(self.root / "logs") / f"{name}.log"
+        path.unlink(missing_ok=True)
         return path
 
     def read_record(self, kind: str, key: str) -> dict[str, object] | None:

@@ -12,6 +12,7 @@ from packaging import tags
 
 from offline_kit.core import processes
 from offline_kit.core.errors import OutsideError, ProjectError, UsageError
+from offline_kit.notebook.runtime.kit_runtime import KitError
 from offline_kit.packages import pip_settings
 from offline_kit.packages.pip_settings import IndexSettings
 from offline_kit.project.images import Image
@@ -19,6 +20,7 @@ from offline_kit.rehearsal import causes, environments, kernel, kit_facts
 from offline_kit.rehearsal.environments import EnvironmentOptions
 from tests.support.listener import Listener
 from tests.support.local_index import LocalIndex, make_wheel
+from tests.support.verdicts import cell, ran
 
 HERE = "{}.{}.{}".format(*sys.version_info)
 
@@ -236,3 +238,13 @@ def test_torchs_own_cuda_libraries_hold_in_place_of_the_images(
     found = python.packages
     assert found["torch"].startswith("2.11.0")
     assert found.get(libraries) == (None if cpu else "1.1")
+
+
+def test_an_import_check_that_fails_names_the_packages_to_add(tmp_path: Path) -> None:
+    """A package of the kit imports what it does not declare: the image has it, so the next run gets it."""
+    details = ["timm: ModuleNotFoundError: No module named 'huggingface_hub'", "own: ValueError: no"]
+    failure = KitError("2 of 9 packages of the kit cannot be imported", details, code="import-check-failed")
+    run = ran(tmp_path, cell("install(kit)", "failed", failure=failure), code=1)
+    listed = {"huggingface-hub": "1.0", "timm": "1.0"}
+    assert kernel._find_missing_packages(run, listed, {"timm"}) == ("huggingface-hub",)
+    assert kernel._find_missing_packages(run, listed, listed) == ()
