@@ -75,7 +75,7 @@ def link_or_copy(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, target)
-    except OSError:
+    except OSError:  # another file system, or one without hard links
         shutil.copyfile(source, target)
 
 
@@ -189,6 +189,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
             with os.fdopen(handle, "wb") as stream:
                 stream.write(data.encode() if isinstance(data, str) else data)
                 stream.flush()
+                # Without it, a crash after the rename may leave an empty file.
                 os.fsync(stream.fileno())
             Path(name).chmod(0o644)
             Path(name).replace(path)
@@ -309,6 +310,7 @@ def remove_path(path: Path) -> None:
         with suppress(OSError):
             path.unlink()
         return
+    # rmtree cannot empty a folder that lacks the rights.
     for folder, _, _ in os.walk(path):
         with suppress(OSError):
             Path(folder).chmod(0o700)

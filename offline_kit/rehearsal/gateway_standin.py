@@ -113,6 +113,7 @@ class BaseServer:
         self.options = GatewayOptions.read()
 
     def _serve_gateway(self) -> None:
+        # kaggle_evaluation speaks gRPC, which not every environment has; pickles are safe within one sandbox.
         with Listener(("localhost", self.options.port)) as listener, listener.accept() as connection:
             while True:
                 try:

@@ -86,7 +86,7 @@ def find_unfit_wheels(
     for item in install.install:
         try:
             fits = not item.get("wheel") or bool(parse_wheel_filename(item["wheel"])[3] & fitting_tags)
-        except InvalidWheelFilename:
+        except InvalidWheelFilename:  # pip would refuse it as well
             fits = False
         if not fits and item.get("sdist"):
             built_packages.append(str(item["name"]))
