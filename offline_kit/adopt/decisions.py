@@ -1,7 +1,6 @@
 """Decide how each need is met: as a requirement, a checkpoint, an attached source, or by hand."""
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 from offline_kit.adopt import shell
@@ -40,15 +39,13 @@ _COLLECTIONS = frozenset({"all", "all-corpora", "all-nltk", "book", "popular", "
 """Collections of NLTK, which download many packages."""
 
 
-def decide_need(
-    need: ExternalNeed, notebook: InspectedNotebook, others: Sequence[ExternalNeed]
-) -> ExternalNeed:
-    """Return a need as decided, and add what it takes to the notebook's; `others` are all needs."""
+def decide_need(need: ExternalNeed, notebook: InspectedNotebook) -> ExternalNeed:
+    """Return a need as decided, and add what it takes to the notebook's."""
     match need.kind:
         case NeedKind.INSTALL:
             return _decide_install(need, notebook)
         case NeedKind.CLONE:
-            return _decide_clone(need, notebook, others)
+            return _decide_clone(need, notebook)
         case NeedKind.DOWNLOAD:
             return _decide_download(need, notebook)
         case NeedKind.KAGGLE:
@@ -151,9 +148,7 @@ def _clone_holding(path: str, notebook: InspectedNotebook) -> str:
     return next((clone for clone in notebook.clones if f"{path}/".startswith(f"{clone}/")), "")
 
 
-def _decide_clone(
-    need: ExternalNeed, notebook: InspectedNotebook, others: Sequence[ExternalNeed]
-) -> ExternalNeed:
+def _decide_clone(need: ExternalNeed, notebook: InspectedNotebook) -> ExternalNeed:
     folder = join_run_path("", need.destination)
     if has_unknowns(need.target) or "*" in need.target:
         return need.ask(_UNKNOWN_URL.format(need.target))
@@ -167,7 +162,7 @@ def _decide_clone(
     hits = [hit for hit in notebook.find_beside(fetched_name(folder))[:1] if hit.is_dir()]
     name = notebook.relative_name(hits[0]) if hits else ""
     line = notebook.clones[folder] = shell.repository_requirement(need.target, need.detail)
-    if any(other is not need and _installs_from(folder, other) for other in others):
+    if any(_installs_from(folder, other) for other in notebook.needs):
         notebook.laid_out[folder] = name  # later lines may change into it and run its files
         notebook.checkpoints |= {name: None} if name else {}
         note = "installed from its repository; if cells read its files, clone it next to the notebook and adopt again"

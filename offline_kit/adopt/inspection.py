@@ -73,11 +73,13 @@ def inspect_notebook(
     )
     shell_lines = list(shell.find_shell_lines(notebook))
     called = list(calls.find_needs(notebook))
-    needs = [*(need for line in shell_lines for need in line.needs), *called]
+    notebook.needs = [*(need for line in shell_lines for need in line.needs), *called]
 
     # in the notebook's order, because later lines may install from earlier clones
-    ordered = sorted(needs, key=lambda need: (need.cell, need.line, need.span[0] if need.span else -1))
-    decided = {id(need): decisions.decide_need(need, notebook, needs) for need in ordered}
+    ordered = sorted(
+        notebook.needs, key=lambda need: (need.cell, need.line, need.span[0] if need.span else -1)
+    )
+    decided = {id(need): decisions.decide_need(need, notebook) for need in ordered}
     for line in shell_lines:
         own = [decided[id(need)] for need in line.needs]
         notebook.resolved += own
@@ -94,7 +96,7 @@ def inspect_notebook(
     input_paths.redirect_read_files(notebook)
     _disable_folder_changes(notebook)
     _disable_magics(notebook)
-    provided = missing_imports.find_provided_imports(notebook, needs)
+    provided = missing_imports.find_provided_imports(notebook)
     notebook.resolved += missing_imports.resolve_imports(notebook, provided)
     notebook.resolved += missing_imports.report_unread(notebook)
     notebook.edits += input_paths.edit_input_paths(code)

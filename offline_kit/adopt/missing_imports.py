@@ -67,7 +67,7 @@ class ProvidedImports:
         return (*(folder for folder, copies in self.folders.items() if not copies), *self.unknown)
 
 
-def find_provided_imports(notebook: InspectedNotebook, needs: Iterable[ExternalNeed]) -> ProvidedImports:
+def find_provided_imports(notebook: InspectedNotebook) -> ProvidedImports:
     """Collect the imports that the notebook provides itself."""
     provided = ProvidedImports()
     for number, read in notebook.code.reads.items():
@@ -86,7 +86,7 @@ def find_provided_imports(notebook: InspectedNotebook, needs: Iterable[ExternalN
                 notebook.record(need.resolve(Outcome.MODULE, name))
         for action in shell.list_actions(notebook, number):
             _add_copies(action, notebook, provided)
-    for need in needs:
+    for need in notebook.needs:
         if need.kind is NeedKind.INSTALL:
             _add_local_installs(need, notebook, provided)
     return provided

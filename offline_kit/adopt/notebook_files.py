@@ -104,6 +104,9 @@ class InspectedNotebook:
     """Folder of a clone: the requirement that installs it."""
     indexes: dict[str, None] = field(default_factory=dict)
     """Lines of a requirements file that name further indexes."""
+    needs: list[ExternalNeed] = field(
+        default_factory=list
+    )  # of shell lines and calls, before they are decided
     resolved: list[ExternalNeed] = field(default_factory=list)
     edits: list[CellEdit] = field(default_factory=list)
 

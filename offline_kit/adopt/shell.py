@@ -348,7 +348,8 @@ def parse_pip_install(command: str) -> PipInstall | None:
         elif option in ("-r", "--requirement"):
             install.files.append(value)
         elif option in ("-e", "--editable"):
-            (install.requirements if "://" in value else install.folders).append(_name_egg(value))
+            is_url = _URL.match(value) or "://" in value
+            (install.requirements if is_url else install.folders).append(_name_egg(value))
         elif option in ("-f", "--find-links") and "://" not in value:
             install.links.append(value)
         elif option in ("-f", "--find-links"):
