@@ -107,11 +107,16 @@ def plan_adoption(
     requirements_file, requirements_text = _plan_requirements(root, source, adoption)
     requirement_files = [requirements_file.name] if requirements_text else []
     requirement_files += adoption.requirement_files
-    settings = [
-        *_list_settings(current, source, adoption, image, detected),
-        *_list_contents(requirement_files, adoption, root),
-    ]
+    settings = list(_list_settings(current, source, adoption, image, detected))
+    settings += _list_contents(requirement_files, adoption, root)
     fresh, incomplete = _compare_settings(config_file, settings)
+    steps, lines_to_add, is_blocking = list[str](), list[str](), False
+    for setting, missing in incomplete:
+        lacks = f"`{setting.key}` in '{config_file.path.name}' lacks {', '.join(map(repr, missing))}"
+        steps.append(f"{lacks}: add it ({setting.reason})")
+        lines_to_add.append(_merge_line(setting, missing, config_file.table_of(setting)[setting.key]))
+        # the generated requirements may be in another file
+        is_blocking |= setting.key in _REQUIRED_KEYS or bool({*missing} & {*adoption.requirement_files})
     return AdoptionPlan(
         adoption=adoption,
         image=image,
@@ -120,20 +125,9 @@ def plan_adoption(
         new_text=config_file.add(fresh) if fresh else config_file.text,
         requirements_file=requirements_file,
         requirements_text=requirements_text,
-        manual_steps=tuple(
-            f"`{setting.key}` in '{config_file.path.name}' lacks {', '.join(map(repr, missing))}: add it"
-            f" ({setting.reason})"
-            for setting, missing in incomplete
-        ),
-        lines_to_add=tuple(
-            _merge_line(setting, missing, config_file.table_of(setting)[setting.key])
-            for setting, missing in incomplete
-        ),
-        # the generated requirements may be in another file
-        is_blocking=any(
-            setting.key in _REQUIRED_KEYS or {*missing} & {*adoption.requirement_files}
-            for setting, missing in incomplete
-        ),
+        manual_steps=tuple(steps),
+        lines_to_add=tuple(lines_to_add),
+        is_blocking=is_blocking,
     )
 
 
