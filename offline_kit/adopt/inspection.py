@@ -71,28 +71,7 @@ def inspect_notebook(
         sources=sources,
         unnamed=metadata.unnamed,
     )
-    shell_lines = list(shell.find_shell_lines(notebook))
-    called = list(calls.find_needs(notebook))
-    notebook.needs = [*(need for line in shell_lines for need in line.needs), *called]
-
-    # in the notebook's order, because later lines may install from earlier clones
-    ordered = sorted(
-        notebook.needs, key=lambda need: (need.cell, need.line, need.span[0] if need.span else -1)
-    )
-    decided = {id(need): decisions.decide_need(need, notebook) for need in ordered}
-    for line in shell_lines:
-        own = [decided[id(need)] for need in line.needs]
-        notebook.resolved += own
-        notebook.edits += _edit_line(line, own, code.reads[own[0].cell].source)
-    for _, group in groupby(called, key=lambda need: (need.cell, need.span)):
-        own = [decided[id(need)] for need in group]
-        if all(need.switches_off for need in own):
-            edit = _edit_call(own[0], code.reads[own[0].cell].source)
-            notebook.edits += [edit] if edit else []
-            remedy = "remove it by hand: its position in the line is not known"
-            left = [replace(need, resolution=Outcome.UNRESOLVED, remedy=remedy) for need in own]
-            own = own if edit else left
-        notebook.resolved += own
+    _decide_needs(notebook)
     input_paths.redirect_read_files(notebook)
     _disable_folder_changes(notebook)
     _disable_magics(notebook)
@@ -130,6 +109,32 @@ def inspect_notebook(
         accelerator=metadata.accelerator,
         accelerator_source=metadata.source,
     )
+
+
+def _decide_needs(notebook: InspectedNotebook) -> None:
+    """Decide on what shell lines and calls need, and edit those that can be disabled."""
+    shell_lines = list(shell.find_shell_lines(notebook))
+    called = list(calls.find_needs(notebook))
+    notebook.needs = [*(need for line in shell_lines for need in line.needs), *called]
+
+    # in the notebook's order, because later lines may install from earlier clones
+    ordered = sorted(
+        notebook.needs, key=lambda need: (need.cell, need.line, need.span[0] if need.span else -1)
+    )
+    decided = {id(need): decisions.decide_need(need, notebook) for need in ordered}
+    for line in shell_lines:
+        own = [decided[id(need)] for need in line.needs]
+        notebook.resolved += own
+        notebook.edits += _edit_line(line, own, notebook.code.reads[own[0].cell].source)
+    for _, group in groupby(called, key=lambda need: (need.cell, need.span)):
+        own = [decided[id(need)] for need in group]
+        if all(need.switches_off for need in own):
+            edit = _edit_call(own[0], notebook.code.reads[own[0].cell].source)
+            notebook.edits += [edit] if edit else []
+            remedy = "remove it by hand: its position in the line is not known"
+            left = [replace(need, resolution=Outcome.UNRESOLVED, remedy=remedy) for need in own]
+            own = own if edit else left
+        notebook.resolved += own
 
 
 def _edit_line(line: shell.ShellLine, decided: Sequence[ExternalNeed], source: str) -> Iterator[CellEdit]:
