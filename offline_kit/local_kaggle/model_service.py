@@ -185,9 +185,8 @@ class ModelService(VersionedThings):
             return None
         instance = self.store.read(*self._instance_key(record, words[2], words[3]))
         for version in self.iter_shown(instance) if instance else ():
-            is_wanted = not words[4:] or version["number"] == int(
-                words[4]
-            )  # a reference without a version is the latest, as in the API
+            # A reference without a version is the latest, as in the API.
+            is_wanted = not words[4:] or version["number"] == int(words[4])
             if is_wanted and self.version_state(version) == "READY":
                 _, owner, model, _, framework, variation, _, number = version.key
                 location = "/".join(("models", owner, model, framework, variation, number))

@@ -1,5 +1,6 @@
 """The HTTP side: a server on loopback that is also the client's proxy, and lets nothing through to elsewhere."""
 
+import json
 import re
 import socket
 import struct
@@ -8,6 +9,7 @@ import time
 import urllib.parse
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import asdict, dataclass
 from email.message import Message
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,7 +21,6 @@ from offline_kit.core.errors import OutsideError, UsageError
 from offline_kit.local_kaggle import wire
 from offline_kit.local_kaggle.faults import NONE, Fault
 from offline_kit.local_kaggle.service import LocalKaggle
-from offline_kit.local_kaggle.traffic import TrafficEvent, TrafficLog
 from offline_kit.local_kaggle.wire import HttpAnswer, ServiceRefusal
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1", "", None})
@@ -28,6 +29,52 @@ _MAX_LINE = 256
 _CHUNK = 1 << 18
 _SLOW_CHUNK = 1 << 16
 _SENDING = ("GET", "LOGS")  # where a cut is one of the answer
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrafficEvent:
+    """A point in the life of one request."""
+
+    phase: str
+    """"begun", "bytes" (some of an upload's body arrived), "done" (the effect is there, the answer not sent),
+    "ended" (answered) or "refused" (not for this server)."""
+    name: str  # "package.Service/Method", "PUT", "GET", or the host that was asked for
+    received: int = 0  # bytes of the body so far
+    sent: int = 0  # bytes of the answer
+    status: int = 0
+
+
+class TrafficLog:
+    """The log of a server, `traffic.jsonl` in its folder, and whoever listens in its process."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.listeners: list[Callable[[TrafficEvent], None]] = []
+        self._lock = threading.Lock()
+        self._events: list[TrafficEvent] = []
+
+    def record_event(self, event: TrafficEvent) -> None:
+        """Tell listeners; keep and log it if a request has come to its end."""
+        for listener in tuple(self.listeners):
+            listener(event)
+        if event.phase in ("ended", "refused"):
+            with self._lock, self.path.open("a", encoding="utf-8") as log:
+                self._events.append(event)
+                log.write(json.dumps({"time": round(time.time(), 3), **asdict(event)}) + "\n")
+
+    def ended_requests(self, name: str = "") -> list[TrafficEvent]:
+        """Return the requests answered so far, all or those whose name ends in `name`."""
+        with self._lock:
+            return [event for event in self._events if event.phase == "ended" and event.name.endswith(name)]
+
+    def refused_hosts(self) -> list[str]:
+        """Return the hosts other than this server that were asked for; nothing was sent to them."""
+        with self._lock:
+            return [event.name for event in self._events if event.phase == "refused"]
+
+    def uploaded_bytes(self) -> int:
+        """Return how many bytes of uploads arrived so far."""
+        return sum(event.received for event in self.ended_requests("PUT"))
 
 
 class LocalKaggleServer:

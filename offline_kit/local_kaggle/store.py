@@ -199,9 +199,8 @@ def pack_folder(folder: Path, final: Path, names: Iterable[Path] | None = None) 
                 for path in paths:
                     tar.add(folder / path, path.as_posix(), recursive=False)
         else:
-            kind = (
-                zipfile.ZIP_STORED if names is None else zipfile.ZIP_DEFLATED
-            )  # speed over size, this is loopback
+            # Speed over size, this is loopback.
+            kind = zipfile.ZIP_STORED if names is None else zipfile.ZIP_DEFLATED
             with zipfile.ZipFile(part, "w", kind, strict_timestamps=False) as zipped:
                 for path in paths:
                     zipped.write(folder / path, path.as_posix() if names is None else path.name)

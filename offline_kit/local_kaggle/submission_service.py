@@ -266,9 +266,7 @@ class SubmissionService(Service):
             version, folder, covered=covered, timeout=competition["seconds"], say=log.append
         )
         if result.failure:
-            late = (
-                "exceeded the max allowed" in result.failure
-            )  # of `_describe_failure` of the sandbox runner
+            late = "exceeded the max allowed" in result.failure  # as the sandbox runner describes it
             error = "Notebook Timeout" if late else "Notebook Threw Exception"
             raise _SubmissionError(error + _mark_local(result.failure, log))
         written = folder / "output" / str(record["fileName"])

@@ -189,9 +189,8 @@ def make_slug(title: str) -> str:
 
 def make_dataset_slug(project: str) -> str:
     """Return a valid dataset slug for any project name, short enough to append a part's name."""
-    stem = (
-        make_slug(project)[: SLUG_LENGTH[1] - len("-kit-checkpoints")].strip("-") or "offline"
-    )  # a split kit has a dataset for each part
+    # A split kit has a dataset for each part.
+    stem = make_slug(project)[: SLUG_LENGTH[1] - len("-kit-checkpoints")].strip("-") or "offline"
     return f"{stem}-kit" if len(stem) > 1 else f"{stem}-offline-kit"
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from offline_kit.local_kaggle.kernel_runs import RunJob, RunResult
-from offline_kit.local_kaggle.traffic import TrafficEvent
+from offline_kit.local_kaggle.server import TrafficEvent
 from tests.support.shipping import SHIP, Yard, in_places, retrain, yard
 
 pytestmark = pytest.mark.slow

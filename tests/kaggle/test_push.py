@@ -23,7 +23,7 @@ from offline_kit.kaggle.push.push_datasets import (
     resolve_datasets,
 )
 from offline_kit.local_kaggle.faults import Fault
-from offline_kit.local_kaggle.traffic import TrafficEvent
+from offline_kit.local_kaggle.server import TrafficEvent
 from offline_kit.project.kaggle_names import MARKER
 from offline_kit.project.types import KitPart
 from tests.support.local_kaggle import HASTY, Bench, serving

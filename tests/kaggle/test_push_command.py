@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from offline_kit.local_kaggle.faults import Fault
-from offline_kit.local_kaggle.traffic import TrafficEvent
+from offline_kit.local_kaggle.server import TrafficEvent
 from tests.support.local_kaggle import Bench
 from tests.support.push_command import (
     KIT,

@@ -15,7 +15,7 @@ from offline_kit.kaggle.push import notebook_runs, push_notebook
 from offline_kit.kaggle.push.journal import Phase
 from offline_kit.kaggle.push.notebook_equality import find_extra_sources, find_mismatches, hash_content
 from offline_kit.local_kaggle.faults import Fault
-from offline_kit.local_kaggle.traffic import TrafficEvent
+from offline_kit.local_kaggle.server import TrafficEvent
 from tests.support.competitions import competition
 from tests.support.local_kaggle import HASTY, Bench, notebook, serving
 from tests.support.notebooks import METADATA, REF, WRITES, new, pushes, versions, written

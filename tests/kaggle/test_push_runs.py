@@ -22,7 +22,7 @@ from offline_kit.kaggle.push import notebook_runs, push_notebook
 from offline_kit.kaggle.push.notebook_runs import FinishedRun, KitNotMountedError
 from offline_kit.local_kaggle.faults import Fault
 from offline_kit.local_kaggle.kernel_runs import RunJob, RunResult
-from offline_kit.local_kaggle.traffic import TrafficEvent
+from offline_kit.local_kaggle.server import TrafficEvent
 from offline_kit.notebook.runtime import kit_runtime
 from tests.support.local_kaggle import HASTY, Bench, notebook, serving
 from tests.support.notebooks import REF, WRITES, new, push_elsewhere, pushes, versions

@@ -26,7 +26,7 @@ from offline_kit.kaggle.push.submission_plan import (
 )
 from offline_kit.kaggle.push.submit import NO_REASON, UNKNOWN, explain_failure, find_failure
 from offline_kit.local_kaggle.faults import Fault
-from offline_kit.local_kaggle.traffic import TrafficEvent
+from offline_kit.local_kaggle.server import TrafficEvent
 from offline_kit.project import config
 from offline_kit.workflow import kaggle_session
 from tests.support.competitions import ANSWER

@@ -16,7 +16,7 @@ from offline_kit.kaggle.push.kit_parts import find_missing_parts
 from offline_kit.kaggle.push.push_datasets import OvertakenError, PushAction, PushedPart, PushOptions
 from offline_kit.kaggle.push.verify_remote import verify_kit
 from offline_kit.local_kaggle.faults import Fault
-from offline_kit.local_kaggle.traffic import TrafficEvent
+from offline_kit.local_kaggle.server import TrafficEvent
 from offline_kit.project.kaggle_names import MARKER
 from tests.support.local_kaggle import HASTY, Bench, serving
 from tests.support.pushing import BRISK, EAGER, FILES, access, client, datasets, make_kit, pushed, ways

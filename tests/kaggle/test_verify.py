@@ -18,7 +18,7 @@ from offline_kit.kaggle.push.journal import PushSettings
 from offline_kit.kaggle.push.push_datasets import PushOptions
 from offline_kit.kaggle.push.verify_remote import Verification, verify_kit
 from offline_kit.local_kaggle.faults import Fault
-from offline_kit.local_kaggle.traffic import TrafficEvent
+from offline_kit.local_kaggle.server import TrafficEvent
 from offline_kit.project.kaggle_names import MARKER
 from offline_kit.project.types import Kit
 from tests.support.local_kaggle import Bench, notebook

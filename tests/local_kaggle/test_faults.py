@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from offline_kit.local_kaggle.traffic import TrafficEvent
+from offline_kit.local_kaggle.server import TrafficEvent
 from tests.support.competitions import competition
 from tests.support.local_kaggle import HASTY
 from tests.support.shipping import DATASET, NOTEBOOK, Told, Yard, retrain, yard

@@ -9,7 +9,7 @@ import pytest
 
 from offline_kit.core.errors import UsageError
 from offline_kit.local_kaggle.faults import Fault, FaultTable, read_faults
-from offline_kit.local_kaggle.traffic import TrafficEvent
+from offline_kit.local_kaggle.server import TrafficEvent
 from tests.support.local_kaggle import SLUG, Bench, needs_client, serving
 
 DATA = bytes(range(250)) * 4000  # a million bytes

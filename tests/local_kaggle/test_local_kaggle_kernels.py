@@ -13,8 +13,8 @@ from offline_kit.core import processes, sandbox
 from offline_kit.core.errors import OfflineKitError
 from offline_kit.local_kaggle.faults import Fault
 from offline_kit.local_kaggle.sandbox_runner import SandboxRunner
+from offline_kit.local_kaggle.server import TrafficEvent
 from offline_kit.local_kaggle.settings import LocalKaggleSettings
-from offline_kit.local_kaggle.traffic import TrafficEvent
 from offline_kit.packages import pip_settings
 from offline_kit.rehearsal.environments import EnvironmentOptions
 from tests.support.local_kaggle import HASTY, KERNEL, SLUG, Bench, needs_client, notebook, serving

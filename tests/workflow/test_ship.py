@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from offline_kit.local_kaggle.faults import Fault
-from offline_kit.local_kaggle.traffic import TrafficEvent
+from offline_kit.local_kaggle.server import TrafficEvent
 from tests.support.competitions import competition
 from tests.support.local_kaggle import HASTY
 from tests.support.shipping import DATASET, WEIGHTS, Yard, built_copy, make_project, retrain, yard
