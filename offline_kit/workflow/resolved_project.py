@@ -13,6 +13,7 @@ from offline_kit.notebook.rendering import RenderedNotebook
 from offline_kit.packages import pip_settings
 from offline_kit.packages.freeze.freeze import FreezeRequest
 from offline_kit.packages.freeze.requirement_files import read_project_dependencies
+from offline_kit.packages.index import PackageIndex
 from offline_kit.packages.own import loose_modules, own_code
 from offline_kit.project import images
 from offline_kit.project.config import Config
@@ -56,8 +57,7 @@ class ResolvedProject:
             self.given.packages,
             self.find_modules(),
             self.image,
-            self.settings,
-            cache=self.cache,
+            PackageIndex(self.settings, cache=self.cache),
             build=build,
             report=self.report,
         )

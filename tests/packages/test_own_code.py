@@ -15,6 +15,7 @@ from offline_kit.core import processes
 from offline_kit.core.errors import ProjectError, UsageError
 from offline_kit.packages import pip_settings
 from offline_kit.packages.freeze import freeze_file
+from offline_kit.packages.index import PackageIndex
 from offline_kit.packages.own import loose_modules, own_code
 from offline_kit.packages.pip_settings import IndexSettings
 from offline_kit.project import images
@@ -58,7 +59,7 @@ def build(
     modules: tuple[Path, ...] = (),
     on: Image = LOCAL,
 ) -> OwnCode:
-    return own_code.collect_own_code(project, packages, modules, on, NOWHERE, cache=cache)[0]
+    return own_code.collect_own_code(project, packages, modules, on, PackageIndex(NOWHERE, cache=cache))[0]
 
 
 def shipped(
@@ -241,7 +242,7 @@ def test_every_usual_kind_of_project_becomes_a_wheel(tmp_path: Path, kind: str) 
             tmp_path / name / "plants-project", {**PROJECTS[kind], **code, "input/train.csv": "id\n"}
         )
         own, _ = own_code.collect_own_code(
-            project, (project,), (), KAGGLE, settings, cache=tmp_path / "cache"
+            project, (project,), (), KAGGLE, PackageIndex(settings, cache=tmp_path / "cache")
         )
         found.append(own.wheels[0])
         shutil.rmtree(tmp_path / "cache" / "records" / "own")
@@ -266,7 +267,9 @@ def test_a_version_from_git_is_found(tmp_path: Path) -> None:
     settings = pip_settings.read_pip_settings(processes.copy_environment())
     for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "x"], ["tag", "v1.2.3"]):
         subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *words], cwd=project, check=True)
-    own, _ = own_code.collect_own_code(project, (project,), (), KAGGLE, settings, cache=tmp_path / "cache")
+    own, _ = own_code.collect_own_code(
+        project, (project,), (), KAGGLE, PackageIndex(settings, cache=tmp_path / "cache")
+    )
     assert own.wheels[0].version == "1.2.3"
     status = subprocess.run(
         ["git", "status", "--porcelain"], cwd=project, capture_output=True, text=True, check=True
@@ -274,7 +277,9 @@ def test_a_version_from_git_is_found(tmp_path: Path) -> None:
     assert status.stdout == ""
     shutil.rmtree(project / ".git")
     with pytest.raises(ProjectError, match="cannot be built") as caught:
-        own_code.collect_own_code(project, (project,), (), KAGGLE, settings, cache=tmp_path / "cache")
+        own_code.collect_own_code(
+            project, (project,), (), KAGGLE, PackageIndex(settings, cache=tmp_path / "cache")
+        )
     assert "SETUPTOOLS_SCM_PRETEND_VERSION" in caught.value.hint
 
 
@@ -360,7 +365,7 @@ def test_modules_that_hide_pythons_own_are_told(tmp_path: Path) -> None:
     project = tree(tmp_path / "p", {"src/random.py": "", "src/model.py": "import random\n"})
     said = Listener()
     own_code.collect_own_code(
-        project, (), (project / "src",), LOCAL, NOWHERE, cache=tmp_path / "cache", report=said
+        project, (), (project / "src",), LOCAL, PackageIndex(NOWHERE, cache=tmp_path / "cache"), report=said
     )
     assert [text for text in said.warnings if "'src/random.py' hides" in text] == said.warnings != []
 

@@ -22,7 +22,6 @@ from offline_kit.packages.builds.sdist_builds import BuildSources, IsolatedBuild
 from offline_kit.packages.freeze import freeze_file
 from offline_kit.packages.index import PackageIndex
 from offline_kit.packages.own import code_files, loose_modules
-from offline_kit.packages.pip_settings import IndexSettings
 from offline_kit.project.config_keys import LOCK_NAME
 from offline_kit.project.images import Image
 from offline_kit.project.package_lists import normalize_name
@@ -47,9 +46,8 @@ def collect_own_code(
     packages: Sequence[Path],
     modules: Sequence[Path],
     image: Image,
-    settings: IndexSettings,
+    index: PackageIndex,
     *,
-    cache: Path,
     build: bool = True,
     report: Reporter = SILENT,
 ) -> tuple[OwnCode, tuple[str, ...]]:
@@ -62,7 +60,7 @@ def collect_own_code(
     path = project / LOCK_NAME
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     cutoff = freeze_file.read_header(text).get("cut-off", "") if freeze_file.is_freeze_text(text) else ""
-    sources = BuildSources(image, PackageIndex(settings, cache=cache), cutoff)
+    sources = BuildSources(image, index, cutoff)
     wheels: dict[str, Wheel] = {}
     folders: dict[str, Path] = {}
     problems, unbuilt = [], []
