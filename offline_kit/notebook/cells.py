@@ -114,6 +114,7 @@ class ParsedCell:
 
 def parse_cell(source: str) -> ParsedCell:
     """Parse a cell; accepts any text."""
+    # IPython takes a cell magic in the first line only, blank lines aside.
     opened = _CELL.match(source)
     if opened and opened["name"] not in PYTHON_BODIES:
         start, text = opened.start("sign"), source[opened.start("name") :]
@@ -232,6 +233,7 @@ def _scan_cell(source: str, opened: "re.Match[str] | None") -> tuple[list[Magic]
             if kind == "quote":
                 position = _find_string_end(source, token)
                 strings.append((token.start(), position))
+            # A line break inside brackets ends no statement.
             depth += {"open": 1, "close": -1}.get(str(kind), 0)
             if kind == "help":  # no Python has a question mark outside of strings
                 indent = source[statement:][: _indent_width(source[statement:])]

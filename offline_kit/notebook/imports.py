@@ -67,6 +67,7 @@ def _read_code(path: Path) -> Iterator[str]:
         for cell in json.loads(path.read_text(encoding="utf-8")).get("cells", ()):
             if cell.get("cell_type") == "code":
                 yield cells.extract_import_code("".join(cell.get("source", "")))
+    # A wheel of the project: what its code imports counts as the user's own.
     elif zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as wheel:
             for name in wheel.namelist():

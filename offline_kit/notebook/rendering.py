@@ -307,6 +307,7 @@ def kernel_metadata(
         "is_private": True,
         "enable_gpu": bool(shape),
         "enable_tpu": False,
+        # Competitions with code refuse notebooks that have the internet on.
         "enable_internet": False,
         "keywords": [],
         "dataset_sources": list(dict.fromkeys([*datasets, *settings.dataset_sources])),

@@ -201,6 +201,7 @@ def to_notebook(script: str) -> str:
     for number, cell in enumerate(cells_of(script), 1):
         make_cell = nbformat.v4.new_code_cell if cell.cell_type == "code" else nbformat.v4.new_markdown_cell
         title = str(cell.metadata.get("title") or cell.source.lstrip("# ").partition("\n")[0])
+        # Ids follow from titles, so that a diff of two notebooks shows what has changed.
         slug = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:40]
         metadata = {key: value for key, value in cell.metadata.items() if key != "lines_to_next_cell"}
         cells.append(make_cell(cell.source.rstrip(), id=f"{number:02d}-{slug}".strip("-"), metadata=metadata))
