@@ -23,7 +23,7 @@ from offline_kit.notebook.runtime.kit_ensemble import (
     order_columns,
     predict_all,
 )
-from offline_kit.notebook.runtime.kit_runtime import KitError
+from offline_kit.notebook.runtime.kit_runtime import KitError, print_once
 from offline_kit.notebook.runtime.kit_tasks import RowBatch
 
 SHARES = st.floats(0, 1, width=32)
@@ -338,6 +338,7 @@ def test_columns_without_names_are_told_once(
     said += capsys.readouterr().out.splitlines()
     assert [line for line in said if "taken" in line] == [told] * bool(told)
     said.clear()
+    print_once.cache_clear()
     served = Ensemble(both, frameworks)
     assert [served.predict_batch(batch).classes for batch in ROWS] == [classes, classes]
     said += capsys.readouterr().out.splitlines()

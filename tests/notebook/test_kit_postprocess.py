@@ -1,5 +1,7 @@
 """From predictions to rows: each word does what it says, and outputs that do not fit are told."""
 
+import contextlib
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from hypothesis.extra import numpy as arrays
 from offline_kit.notebook.runtime.kit_ensemble import EnsembleMember, Prediction, predict_all
 from offline_kit.notebook.runtime.kit_hooks import Preprocessing, load_preprocessing_file, resolve_labels
 from offline_kit.notebook.runtime.kit_postprocess import build_submission, list_labels, select_sample_rows
-from offline_kit.notebook.runtime.kit_runtime import KitError
+from offline_kit.notebook.runtime.kit_runtime import KitError, print_once
 from offline_kit.notebook.runtime.kit_tasks import RowBatch, SampleSubmission, read_sample
 
 SHARES = st.floats(0, 1, width=32)
@@ -24,15 +26,17 @@ def rows(
     values: Any, targets: list[str], word: str = "", *, classes: list[Any] | None = None, **more: Any
 ) -> Any:
     """Return the columns of the submission, and what was said, under "said"."""
-    said: list[str] = []
+    print_once.cache_clear()
+    stream = io.StringIO()
     values = np.asarray(values, dtype=np.float32)
     ids = [f"r{number}" for number in range(len(values))]
     sample = SampleSubmission(Path("sample_submission.csv"), ("id", *targets), ids)
-    frame = build_submission(Prediction(ids, values, classes or []), sample, word, say=said.append, **more)
+    with contextlib.redirect_stdout(stream):
+        frame = build_submission(Prediction(ids, values, classes or []), sample, word, **more)
     assert isinstance(frame, pd.DataFrame)
     assert list(frame.columns) == list(sample.columns)
     assert frame["id"].tolist() == ids
-    return {name: frame[name].tolist() for name in targets} | {"said": said}
+    return {name: frame[name].tolist() for name in targets} | {"said": stream.getvalue().splitlines()}
 
 
 def test_rows_that_nobody_asks_for_are_left_out(

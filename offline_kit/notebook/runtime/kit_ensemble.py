@@ -9,7 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from offline_kit.notebook.runtime.kit_runtime import KitError, OpenKit, shorten_list, track_progress
+from offline_kit.notebook.runtime.kit_runtime import (
+    KitError,
+    OpenKit,
+    print_once,
+    shorten_list,
+    track_progress,
+)
 from offline_kit.notebook.runtime.kit_sources import find_source_files
 from offline_kit.notebook.runtime.kit_tasks import RowBatch
 
@@ -137,14 +143,13 @@ class Ensemble:
                 code="rank-mean-needs-all-rows",
             )
         self.members, self.method, self.frameworks = members, method, frameworks
-        self.assumed: dict[str, int] = {}
         self.models = [frameworks[member.framework][0](member.path, member) for member in members]
 
     def predict_batch(
         self, batch: RowBatch | Mapping[str, RowBatch], tta: Augment = None, *, independent: bool = False
     ) -> Prediction:
         """Return the ensemble's prediction for one batch, or for one batch per member, by its name."""
-        blend = Blend(self.method, independent=independent, assumed=self.assumed)
+        blend = Blend(self.method, independent=independent)
         ids: list[Any] = []
         for member, model in zip(self.members, self.models, strict=True):
             own = batch[member.name] if isinstance(batch, Mapping) else batch
@@ -317,14 +322,11 @@ def are_numbered(classes: Sequence[Any]) -> bool:
 class Blend:
     """Combine several predictions, without keeping them; `classes` are those of the first model that has some."""
 
-    def __init__(
-        self, method: str = "mean", *, independent: bool = False, assumed: dict[str, int] | None = None
-    ) -> None:
+    def __init__(self, method: str = "mean", *, independent: bool = False) -> None:
         self.method = method
         self.independent = independent  # every output is a yes or no of its own
         self.classes: list[Any] = []
-        # Members without classes, and their columns until it was said how these are read.
-        self.assumed = {} if assumed is None else assumed
+        self.unlabelled: dict[str, int] = {}  # members without classes, and their number of columns
         self.weight = 0.0
         self.total: Any = None
         self.votes: Any = None
@@ -334,16 +336,16 @@ class Blend:
         """Take in a member's prediction in the order of the classes; say once how columns without labels are read."""
         self.classes = self.classes or list(labels)
         if not labels:
-            self.assumed.setdefault(member.name, values.shape[1])
+            self.unlabelled[member.name] = values.shape[1]
         if not are_numbered(self.classes):
-            for name, columns in self.assumed.items():
+            for name, columns in self.unlabelled.items():
                 if columns == len(self.classes):
-                    print(
-                        f"note: the columns of '{name}' are taken in the order {shorten_list(self.classes, 20)}"
-                    )
+                    order = shorten_list(self.classes, 20)
+                    print_once(f"note: the columns of '{name}' are taken in the order {order}")
                 elif columns == 1 and len(self.classes) == 2:
-                    print(f"note: the column of '{name}' is taken for the probability of {self.classes[1]}")
-                self.assumed[name] = 0
+                    print_once(
+                        f"note: the column of '{name}' is taken for the probability of {self.classes[1]}"
+                    )
         values = order_columns(values, labels, self.classes, member.name)
         self.add_prediction(values, member.weight, member.name)
 

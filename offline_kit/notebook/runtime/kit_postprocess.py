@@ -1,25 +1,23 @@
 """From predictions to the rows of the submission: thresholds, labels, clipping, rounding."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from offline_kit.notebook.runtime.kit_ensemble import EnsembleMember, Prediction, are_numbered
 from offline_kit.notebook.runtime.kit_hooks import Preprocessing, resolve_labels
-from offline_kit.notebook.runtime.kit_runtime import KitError, in_scoring_run, shorten_list
+from offline_kit.notebook.runtime.kit_runtime import KitError, in_scoring_run, print_once, shorten_list
 from offline_kit.notebook.runtime.kit_tasks import SampleSubmission
-
-Say = Callable[[str], object]
 
 
 def build_submission(
-    prediction: Prediction, sample: SampleSubmission, word: str = "", labels: Any = None, say: Say = print
+    prediction: Prediction, sample: SampleSubmission, word: str = "", labels: Any = None
 ) -> Any:
     """Return the submission as a data frame with the sample's columns.
 
     `word` is "" (unchanged), "argmax", "threshold:T", "labels:T", "clip:LOW:HIGH" (one may be left out) or
-    "round"; `labels` name the model's outputs if the model itself does not. A server's `say` keeps the notes on
-    each of its batches quiet. Raises KitError if outputs and columns do not fit.
+    "round"; `labels` name the model's outputs if the model itself does not. Raises KitError if outputs and
+    columns do not fit.
     """
     import pandas as pd
 
@@ -28,16 +26,16 @@ def build_submission(
         names = classes  # the columns stand in the order of the models' own classes
     kind, *limits = word.split(":")
     numbers: list[Any] = [float(limit) if limit else None for limit in limits]
-    _check_finite(prediction, kind, say)
+    _check_finite(prediction, kind)
     if kind == "argmax" and values.shape[1] == 1:
         kind, numbers = "threshold", [0.5]
     columns: list[Any]
     if kind in ("argmax", "labels"):
         columns = [_name_outputs(values, names, sample, kind, *numbers)]
     elif kind == "threshold":
-        columns = _apply_threshold(values, names, sample, numbers[0], say)
+        columns = _apply_threshold(values, names, sample, numbers[0])
     else:
-        columns = _copy_outputs(values, names, sample, say)
+        columns = _copy_outputs(values, names, sample)
     if kind == "clip":
         columns = [column.clip(*numbers) for column in columns]
     elif kind == "round":
@@ -45,7 +43,7 @@ def build_submission(
     return pd.DataFrame(dict(zip(sample.columns, [prediction.ids, *columns], strict=True)))
 
 
-def _check_finite(prediction: Prediction, kind: str, say: Say) -> None:
+def _check_finite(prediction: Prediction, kind: str) -> None:
     """Raise KitError for values that cannot be postprocessed: NaN would become a label, a no, or an integer."""
     # In the scoring run a few such rows of the hidden test set must not cost the score.
     import numpy as np
@@ -59,7 +57,7 @@ def _check_finite(prediction: Prediction, kind: str, say: Say) -> None:
     )
     first = f"the first of them: {shorten_list(prediction.ids[row] for row in odd_rows)}"
     if in_scoring_run():
-        say(f"note: {problem}; {first}")
+        print(f"note: {problem}; {first}")
         return
     raise KitError(problem, [first], code="predictions-not-finite")
 
@@ -101,14 +99,17 @@ def apply_labels(members: Sequence[EnsembleMember], preprocessing: Preprocessing
     ]
 
 
-def _copy_outputs(values: Any, names: Sequence[Any], sample: SampleSubmission, say: Say) -> list[Any]:
+def _copy_outputs(
+    values: Any, names: Sequence[Any], sample: SampleSubmission, *, quiet: bool = False
+) -> list[Any]:
     # One output for each column; of two classes the second one where there is one column.
     outputs, targets = values.shape[1], sample.targets
     if outputs == len(targets):
-        return [values[:, output] for output in _match_outputs(names, targets, say)]
+        return [values[:, output] for output in _match_outputs(names, targets)]
     if outputs == 2 and len(targets) == 1:
         name = names[1] if len(names) == 2 else "the second class"
-        say(f"column '{targets[0]}': the probability of {name}")
+        if not quiet:
+            print_once(f"column '{targets[0]}': the probability of {name}")
         return [values[:, 1]]
     raise KitError(
         f"the model has {outputs} outputs, and '{sample.path.name}' {len(targets)} columns: {shorten_list(targets)}",
@@ -116,7 +117,7 @@ def _copy_outputs(values: Any, names: Sequence[Any], sample: SampleSubmission, s
     )
 
 
-def _match_outputs(names: Sequence[Any], targets: Sequence[str], say: Say) -> list[int]:
+def _match_outputs(names: Sequence[Any], targets: Sequence[str]) -> list[int]:
     """Return the output for each column of the sample: by name if the names match, else by position."""
     by_position = list(range(len(targets)))
     texts = [str(name) for name in names]
@@ -132,7 +133,9 @@ def _match_outputs(names: Sequence[Any], targets: Sequence[str], say: Say) -> li
     outputs = [positions[0] for positions in matches if len(positions) == 1]
     if sorted(outputs) == by_position:
         return outputs
-    say(f"note: columns by position: {', '.join(f'{t} = {n}' for t, n in zip(targets, texts, strict=True))}")
+    print_once(
+        f"note: columns by position: {', '.join(f'{t} = {n}' for t, n in zip(targets, texts, strict=True))}"
+    )
     return by_position
 
 
@@ -180,10 +183,10 @@ def _format_labels(names: Sequence[Any], sample: SampleSubmission) -> list[Any]:
 
 
 def _apply_threshold(
-    values: Any, names: Sequence[Any], sample: SampleSubmission, threshold: float, say: Say
+    values: Any, names: Sequence[Any], sample: SampleSubmission, threshold: float
 ) -> list[Any]:
-    passed = [column > threshold for column in _copy_outputs(values, (), sample, lambda _text: None)]
+    passed = [column > threshold for column in _copy_outputs(values, (), sample, quiet=True)]
     if len(passed) == 1 and len(names) == 2:
         labels = _format_labels(names, sample)
         return [[labels[bool(is_above)] for is_above in passed[0]]]
-    return [passed[output].astype(int) for output in _match_outputs(names, sample.targets, say)]
+    return [passed[output].astype(int) for output in _match_outputs(names, sample.targets)]

@@ -5,6 +5,7 @@ names and unpacks archives: hence a search by marker, and a check by size and SH
 """
 
 import csv
+import functools
 import hashlib
 import importlib
 import json
@@ -40,6 +41,10 @@ CACHES = {
     "gensim-data": "GENSIM_DATA_DIR",
 }
 """Folders of a kit's copies of ~/.cache/torch and the like, and the variables that the libraries read."""
+
+
+print_once = functools.cache(print)
+"""Prints a text the first time only: batches and models share most notes."""
 
 
 def read_csv_rows(lines: Iterable[str], delimiter: str = ",") -> Iterator[list[str]]:

@@ -10,7 +10,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from offline_kit.notebook.runtime.kit_runtime import KitError, in_scoring_run, read_csv_rows, shorten_list
+from offline_kit.notebook.runtime.kit_runtime import (
+    KitError,
+    in_scoring_run,
+    print_once,
+    read_csv_rows,
+    shorten_list,
+)
 from offline_kit.notebook.runtime.kit_submission import LOOKED, find_sample
 
 TABLES = (".csv", ".tsv", ".parquet")
@@ -94,7 +100,6 @@ class TableBatches:
     """The column of the texts; None if the model gets a table."""
     names: Sequence[str] | None = None
     """The columns of a gateway's batch; None takes those of the file."""
-    _said: set[str] = field(default_factory=set)
 
     def __iter__(self) -> Iterator[RowBatch]:
         # As texts an id "007" stays itself, and so does a category that looks like a number.
@@ -127,11 +132,6 @@ class TableBatches:
         names = read_header(self.path) if self.names is None else self.names
         return self.sample.columns[0] if self.sample.columns[0] in names else None
 
-    def _say_once(self, text: str) -> None:
-        if text not in self._said:
-            self._said.add(text)
-            print(text)
-
     def _prepare_data(self, piece: Any, ids: Sequence[Any]) -> Any:
         key = self.id_column
         if self.text is not None:
@@ -144,8 +144,8 @@ class TableBatches:
         extra = [str(name) for name in piece.columns if name not in self.columns and name != key]
         piece = fit_columns(piece, self.columns, extra)
         if extra:
-            self._say_once(f"note: columns that training did not have are left out: {', '.join(extra)}")
-        return apply_categories(piece, self.categories, self._say_once)
+            print_once(f"note: columns that training did not have are left out: {', '.join(extra)}")
+        return apply_categories(piece, self.categories)
 
     def _apply_prepare(self, data: Any, ids: Sequence[Any], key: str | None) -> Any:
         if self.prepare is None:
@@ -311,9 +311,7 @@ def cast_column(column: Any, dtype: str) -> tuple[Any, str]:
     return numbers.astype(dtype), ""
 
 
-def apply_categories(
-    piece: Any, categories: Mapping[str, Sequence[Any]], say: Callable[[str], object] = print
-) -> Any:
+def apply_categories(piece: Any, categories: Mapping[str, Sequence[Any]]) -> Any:
     """Return a piece whose categorical columns have the categories of training, in their order; new ones are missing."""
     # Some models know categories only by number, and a batch alone would number them differently.
     import pandas as pd
@@ -324,7 +322,9 @@ def apply_categories(
         column = piece[name].astype("object")
         is_known = column.isin(trained_categories)
         if new := list(column[~is_known].dropna().unique()):
-            say(f"note: column '{name}' has categories that training did not have: {shorten_list(new)}")
+            print_once(
+                f"note: column '{name}' has categories that training did not have: {shorten_list(new)}"
+            )
         trained = pd.Categorical(column.where(is_known), categories=list(trained_categories))
         piece = piece.assign(**{name: trained})
     return piece
