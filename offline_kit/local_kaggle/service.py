@@ -24,7 +24,7 @@ from offline_kit.local_kaggle.settings import LocalKaggleSettings
 from offline_kit.local_kaggle.store import DownloadLinks, Foundation, RecordStore, Service
 from offline_kit.local_kaggle.submission_service import SubmissionService
 from offline_kit.local_kaggle.wire import HttpAnswer, RpcCall, ServiceRefusal, rpc
-from offline_kit.project import kaggle_sources
+from offline_kit.project import kaggle_names
 
 _TOKEN_SECONDS = 12 * 3600
 # Calls that look at credentials themselves.
@@ -150,7 +150,7 @@ class LocalKaggle:
         Notebooks of all accounts can attach them, as long as this server runs. Raises UsageError for another name.
         """
         for name, folder in copies.items():
-            source = kaggle_sources.parse_source(name)
+            source = kaggle_names.parse_source(name)
             self.copies[_KINDS[source.kind], source.ref.lower()] = (source.mount_path("new"), folder)
 
     def _with_copies(self, kind: str, finder: Finder) -> Finder:

@@ -19,7 +19,7 @@ from offline_kit.core import files, resources
 from offline_kit.core.errors import UsageError
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.notebook import predict_settings, scripts
-from offline_kit.project import kaggle_sources
+from offline_kit.project import kaggle_names
 from offline_kit.project.accelerators import find_machine_shape
 from offline_kit.project.images import Image
 from offline_kit.project.kaggle_names import (
@@ -375,7 +375,7 @@ def _check_names(datasets: list[str], competitions: list[str]) -> None:
 def _check_sources(settings: NotebookSettings) -> None:
     # Anything else Kaggle's client refuses, or worse, leaves out with a printed line.
     problems = []
-    for kind, key in (*kaggle_sources.METADATA_KEYS.items(), ("competition", "competition_sources")):
+    for kind, key in (*kaggle_names.METADATA_KEYS.items(), ("competition", "competition_sources")):
         for source in getattr(settings, key):
             # Of a notebook a version may be named, whose output is attached.
             bare = re.sub(r"(?<=[^/])/[1-9][0-9]*$", "", source) if kind == "notebook" else source

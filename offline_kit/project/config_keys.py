@@ -10,7 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from offline_kit.core.errors import suggest_name
-from offline_kit.project.kaggle_names import SOURCES, is_source_reference, split_model_name
+from offline_kit.project.kaggle_names import (
+    METADATA_KEYS,
+    SOURCE_FORMS,
+    is_source_reference,
+    split_model_name,
+)
 
 ENGINES = ("auto", "uv", "pip-tools")
 """Resolvers."""
@@ -91,12 +96,9 @@ def _check_models(value: Any) -> str:
 
 
 def _check_origin(value: Any) -> str:
-    kinds = ("dataset", "notebook", "model")
     kind, _, ref = value.partition(":") if isinstance(value, str) else ("?", "", "")
-    if not kind or (kind in kinds and is_source_reference(kind, ref)):
-        return ""
-    *first_forms, last = (f"'{origin}:{SOURCES[origin][1]}'" for origin in kinds)
-    return f"must be {', '.join(first_forms)} or {last}"
+    good = not kind or (kind in METADATA_KEYS and is_source_reference(kind, ref))
+    return "" if good else f"must be one of {SOURCE_FORMS}"
 
 
 def _check_copies(value: Any) -> str:

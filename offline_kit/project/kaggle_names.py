@@ -1,4 +1,4 @@
-"""Names, titles and sizes that Kaggle accepts, and names that it changes.
+"""Names, titles, sizes and sources that Kaggle accepts, and names that it changes.
 
 Kaggle unpacks archives in datasets and drops `+ ~ =` and non-ASCII letters from names. None of this is documented, so
 the kit uses only names that Kaggle leaves unchanged: letters, digits, `._-`, no archive suffix, unique ignoring case.
@@ -8,8 +8,12 @@ See https://github.com/Kaggle/kaggle-cli/issues/292 (archives) and issues 430 an
 import hashlib
 import re
 import unicodedata
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import Any
+
+from offline_kit.core.errors import UsageError
 
 HARMLESS = ".xyz"  # appended to archive suffixes, so that Kaggle does not unpack the file
 LOCAL_ONLY = "\nLOCAL only, Kaggle does not show this:\n"
@@ -31,6 +35,10 @@ SOURCES = {
     "model": (_OWNED + 3 * _WORD + r"[1-9][0-9]*", "owner/model/framework/variation/version"),
 }
 """Sources of a notebook by kind: the pattern of a reference, and its form in messages."""
+
+METADATA_KEYS = {"dataset": "dataset_sources", "notebook": "kernel_sources", "model": "model_sources"}
+"""Key of kernel-metadata.json for each kind of source."""
+SOURCE_FORMS = ", ".join(f"'{kind}:{SOURCES[kind][1]}'" for kind in METADATA_KEYS)
 
 ARCHIVE_SUFFIXES = (
     *(".tar.gz", ".tar.bz2", ".tar.xz", ".tgz", ".tbz2", ".tbz", ".txz", ".tar"),
@@ -223,3 +231,60 @@ def check_dataset_limits(files: int, size: int) -> tuple[str, ...]:
         limit = "more than the 200 GB that an account may store in private datasets"
         warnings.append(f"{size / 1e9:.0f} GB: {limit}")
     return tuple(warnings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KaggleSource:
+    """Something on Kaggle that a notebook attaches."""
+
+    kind: str  # "dataset", "notebook" (its output) or "model"
+    ref: str  # "owner/slug"; for a model "owner/model/framework/variation/version"
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.ref}"
+
+    def mount_path(self, layout: str) -> str:
+        """Return its path in /kaggle/input, in the layout "new" or "old"."""
+        if self.kind == "model":
+            owner, model, framework, *version_parts = self.ref.split("/")
+            # Kaggle mounts "pyTorch" as "pytorch", whatever the case in the metadata.
+            inner = "/".join((model, framework.lower(), *version_parts))
+            return f"models/{owner}/{inner}" if layout == "new" else inner
+        return f"{self.kind}s/{self.ref}" if layout == "new" else self.ref.rpartition("/")[2]
+
+
+def parse_source(text: str) -> KaggleSource:
+    """Parse "dataset:owner/slug", "notebook:owner/slug" or "model:owner/slug/framework/variation/version".
+
+    Raises:
+        UsageError: it is something else, such as a URL, or a model without a version.
+
+    """
+    kind, _, ref = text.partition(":")
+    if kind in METADATA_KEYS and is_source_reference(kind, ref):
+        return KaggleSource(kind=kind, ref=ref)
+    unpinned = kind == "model" and ref.count("/") == 3
+    raise UsageError(
+        f"the source '{text}' is invalid",
+        hint=f"add a version, as in '{text}/1'"
+        if unpinned
+        else f"write {SOURCE_FORMS}, as in its URL on Kaggle",
+        code="source-invalid",
+    )
+
+
+def list_attached_sources(metadata: Mapping[str, Any]) -> tuple[KaggleSource, ...]:
+    """Return the sources in kernel-metadata.json, without competitions; a slug without owner stays one."""
+    return tuple(
+        KaggleSource(kind=kind, ref=str(ref))
+        for kind, key in METADATA_KEYS.items()
+        for ref in metadata.get(key) or ()
+    )
+
+
+def group_by_metadata_key(sources: Iterable[KaggleSource]) -> dict[str, tuple[str, ...]]:
+    """Return the references by their key in kernel-metadata.json."""
+    references: dict[str, dict[str, None]] = {key: {} for key in METADATA_KEYS.values()}
+    for source in sources:
+        references[METADATA_KEYS[source.kind]][source.ref] = None
+    return {key: tuple(refs) for key, refs in references.items()}

@@ -10,7 +10,7 @@ from offline_kit.core.errors import ProjectError
 from offline_kit.core.sandboxes.box import Mount
 from offline_kit.notebook.runtime import kit_rows
 from offline_kit.notebook.runtime.kit_runtime import REHEARSED_COMPETITION, KitError
-from offline_kit.project import kaggle_rules, kaggle_sources
+from offline_kit.project import kaggle_names, kaggle_rules
 from offline_kit.project.types import KitPart
 from offline_kit.rehearsal.request import RehearsalRequest
 
@@ -101,7 +101,7 @@ def _mount_kit(request: RehearsalRequest, folder: Path) -> list[Mount]:
         part_folder = request.kit.part_folder(part)
         if part_source := request.part_sources.get(part.name):
             # Kaggle mounts outputs of notebooks and models unchanged.
-            source = kaggle_sources.parse_source(part_source)
+            source = kaggle_names.parse_source(part_source)
             mounts.append(mount_input(folder, source.mount_path(request.layout), part_folder))
             continue
         owner, _, slug = _name_dataset(request, part).rpartition("/")
@@ -124,7 +124,7 @@ def _mount_attached(
     own_sources = {f"dataset:{_name_dataset(request, part)}" for part in request.kit.parts} | part_sources
     own_models = {_strip_version(source) for source in part_sources if source.startswith("model:")}
     notes = []
-    for source in kaggle_sources.list_attached_sources(metadata):
+    for source in kaggle_names.list_attached_sources(metadata):
         if str(source) in own_sources or _strip_version(str(source)) in own_models:
             continue
         copy = request.copies.get(str(source))

@@ -21,7 +21,7 @@ from offline_kit.notebook import predict_settings, scripts
 from offline_kit.notebook import rendering as notebook
 from offline_kit.notebook.runtime import kit_sources
 from offline_kit.notebook.runtime.kit_runtime import MARKER, KitError
-from offline_kit.project import kaggle_sources
+from offline_kit.project import kaggle_names
 from offline_kit.project.config import Config
 from offline_kit.project.images import Image
 from offline_kit.project.types import (
@@ -138,8 +138,8 @@ def _announce_preprocessing(
 
 def _attach_sources(settings: NotebookSettings) -> NotebookSettings:
     """Add the sources of the models to those that the notebook attaches."""
-    sources_by_key = kaggle_sources.group_by_metadata_key(
-        kaggle_sources.parse_source(model.origin) for model in settings.models if model.origin
+    sources_by_key = kaggle_names.group_by_metadata_key(
+        kaggle_names.parse_source(model.origin) for model in settings.models if model.origin
     )
     updates: dict[str, Any] = {
         key: tuple(dict.fromkeys((*getattr(settings, key), *refs))) for key, refs in sources_by_key.items()

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from offline_kit.core.errors import ProjectError, UsageError
 from offline_kit.notebook.rendering import NotebookTarget, kernel_metadata, render_notebook
 from offline_kit.notebook.scripts import python_literal
-from offline_kit.project import kaggle_sources
+from offline_kit.project import kaggle_names
 from offline_kit.project.accelerators import find_machine_shape
 from offline_kit.project.config_keys import KEYS, MODEL_KEYS
 from offline_kit.project.types import Kit, NotebookSettings, Role
@@ -274,18 +274,18 @@ def test_settings_that_cannot_work_are_refused(
 def test_one_form_of_each_source(kit: Kit, tmp_path: Path, name: str, good: bool) -> None:
     """A source is one, or none, wherever it is named: in `copies`, in an ensemble's `from`, or attached."""
     kind, _, ref = name.partition(":")
-    attached: dict[str, Any] = {kaggle_sources.METADATA_KEYS[kind]: (ref,)}
+    attached: dict[str, Any] = {kaggle_names.METADATA_KEYS[kind]: (ref,)}
     settings = dataclasses.replace(LIGHTNING, **attached)
     assert (MODEL_KEYS["from"].check(name) == "") is good
     assert (KEYS["copies"].check({name: "folder"}) == "") is good
     if good:
-        assert str(kaggle_sources.parse_source(name)) == name
+        assert str(kaggle_names.parse_source(name)) == name
         assert (
-            ref in kernel_metadata(kit, settings, IMAGE, target(tmp_path))[kaggle_sources.METADATA_KEYS[kind]]
+            ref in kernel_metadata(kit, settings, IMAGE, target(tmp_path))[kaggle_names.METADATA_KEYS[kind]]
         )
         return
     with pytest.raises(UsageError) as caught:
-        kaggle_sources.parse_source(name)
+        kaggle_names.parse_source(name)
     assert caught.value.code == "source-invalid"
     with pytest.raises(UsageError, match="refuse sources"):
         kernel_metadata(kit, settings, IMAGE, target(tmp_path))

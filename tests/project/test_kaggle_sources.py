@@ -11,7 +11,7 @@ from offline_kit.core.errors import ProjectError, UsageError
 from offline_kit.kit import manifest
 from offline_kit.notebook.runtime import kit_sources
 from offline_kit.notebook.runtime.kit_runtime import KitError, find_parts
-from offline_kit.project import kaggle_sources
+from offline_kit.project import kaggle_names
 from offline_kit.project.images import Image
 from offline_kit.project.types import FileEntry, Kit, Role
 from offline_kit.rehearsal import mounts
@@ -31,7 +31,7 @@ MODEL = "model:ann/resnet/pyTorch/base/3"
 )
 def test_the_place_of_a_source(text: str, new: str, old: str) -> None:
     """Each kind lies where Kaggle mounts it, in both layouts."""
-    source = kaggle_sources.parse_source(text)
+    source = kaggle_names.parse_source(text)
     assert (str(source), source.mount_path("new"), source.mount_path("old")) == (text, new, old)
 
 
@@ -49,21 +49,21 @@ def test_the_place_of_a_source(text: str, new: str, old: str) -> None:
 def test_what_is_no_source(text: str, says: str) -> None:
     """A source without owner, kind or pinned version is refused with the form that is right."""
     with pytest.raises(UsageError) as caught:
-        kaggle_sources.parse_source(text)
+        kaggle_names.parse_source(text)
     assert text in caught.value.what
     assert says in caught.value.hint
 
 
 def test_sources_stand_under_their_keys() -> None:
     """What is attached goes where kernel-metadata has it, and is read from there."""
-    wanted = [kaggle_sources.parse_source(each) for each in (MODEL, NOTEBOOK, DATASET, NOTEBOOK)]
-    keys = kaggle_sources.group_by_metadata_key(wanted)
+    wanted = [kaggle_names.parse_source(each) for each in (MODEL, NOTEBOOK, DATASET, NOTEBOOK)]
+    keys = kaggle_names.group_by_metadata_key(wanted)
     assert keys == {
         "dataset_sources": ("ann/plants",),
         "kernel_sources": ("bob/train-folds",),
         "model_sources": ("ann/resnet/pyTorch/base/3",),
     }
-    assert {str(each) for each in kaggle_sources.list_attached_sources(keys)} == {DATASET, NOTEBOOK, MODEL}
+    assert {str(each) for each in kaggle_names.list_attached_sources(keys)} == {DATASET, NOTEBOOK, MODEL}
 
 
 # ------------------------------------------------------------------ in the notebook
@@ -73,7 +73,7 @@ def mounted(
     inputs: Path, text: str, layout: str, names: tuple[str, ...] = ("fold0.ckpt", "fold1.ckpt")
 ) -> Path:
     """Make what a source looks like below the inputs."""
-    folder = inputs / kaggle_sources.parse_source(text).mount_path(layout)
+    folder = inputs / kaggle_names.parse_source(text).mount_path(layout)
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(name.encode())
@@ -205,13 +205,11 @@ def lay_out(folder: Path, whole: Kit, **more: Any) -> mounts.MountedInputs:
 @pytest.mark.parametrize("layout", ["new", "old"])
 def test_local_copies_are_mounted_in_their_places(tmp_path: Path, layout: str) -> None:
     """What is attached is there in the rehearsal, under the name that Kaggle will give it."""
-    wanted = [kaggle_sources.parse_source(each) for each in (DATASET, NOTEBOOK, MODEL)]
+    wanted = [kaggle_names.parse_source(each) for each in (DATASET, NOTEBOOK, MODEL)]
     copies = {str(each): mounted(tmp_path / "copies", str(each), "new") for each in wanted}
-    metadata = {
-        "dataset_sources": ["me/kit", *kaggle_sources.group_by_metadata_key(wanted)["dataset_sources"]]
-    }
+    metadata = {"dataset_sources": ["me/kit", *kaggle_names.group_by_metadata_key(wanted)["dataset_sources"]]}
     metadata |= {
-        key: list(kaggle_sources.group_by_metadata_key(wanted)[key])
+        key: list(kaggle_names.group_by_metadata_key(wanted)[key])
         for key in ("kernel_sources", "model_sources")
     }
     found = lay_out(tmp_path, kit(tmp_path / "kit", "kit"), metadata=metadata, copies=copies, layout=layout)
