@@ -147,7 +147,14 @@ def push_notebook(notebook: NewNotebook, context: PushContext) -> PushedNotebook
         problem = _find_save_problem(saved, notebook)
         if not problem:
             differences = _read_back(notebook, saved, context)
-            problem = _find_firm_difference(saved, differences)
+            firm = [difference for difference in differences if not difference.is_rewritten_text]
+            if firm:
+                problem = OutsideError(
+                    f"version {saved.version} of '{saved.ref}' differs from what was pushed: {firm[0].summary}",
+                    code="notebook-changed-by-kaggle",
+                    hint=firm[0].remedy,
+                    details=[difference.summary for difference in firm[1:]],
+                )
         if problem:
             journal.append_entry(effect, Phase.VOID)
             raise problem
@@ -318,20 +325,6 @@ def _read_back(
             hint="run the same command again: it continues, and nothing is pushed twice",
         )
     return last
-
-
-def _find_firm_difference(
-    saved: SavedNotebook, differences: tuple[NotebookDifference, ...]
-) -> OutsideError | None:
-    firm = [difference for difference in differences if not difference.is_rewritten_text]
-    if not firm:
-        return None
-    return OutsideError(
-        f"version {saved.version} of '{saved.ref}' differs from what was pushed: {firm[0].summary}",
-        code="notebook-changed-by-kaggle",
-        hint=firm[0].remedy,
-        details=[difference.summary for difference in firm[1:]],
-    )
 
 
 def _find_save_problem(saved: SavedNotebook, notebook: NewNotebook) -> OutsideError | None:
