@@ -302,14 +302,14 @@ def push_kit(
         for part in plan.parts:
             if part.action is not PushAction.NOTHING:
                 target = _DatasetTarget(part.ref, context)
-                effects[part.ref] = _upload_part(part, target)
+                effects[part.part.name] = _upload_part(part, target)
         pushed = []
         for part in plan.parts:
             version, url = part.version_before, part.url
-            if part.ref not in effects:
+            if part.part.name not in effects:
                 context.report.note(f"'{part.ref}': nothing to upload, {part.reason}")
             else:
-                effect = effects[part.ref]
+                effect = effects[part.part.name]
                 remote = _DatasetTarget(part.ref, context).wait_until_ready(effect)
                 context.journal.append_entry(effect, Phase.DONE)
                 version, url = remote.version, remote.url
