@@ -10,10 +10,8 @@ from offline_kit.core.errors import OfflineKitError, OutsideError
 from offline_kit.core.report import Reporter, Say
 from offline_kit.core.retry import PATIENT, RetryPolicy, TransientError, retry_call
 from offline_kit.kaggle.client.api_types import NoResponseError, RefusedError, UnreachableError
-from offline_kit.kaggle.client.calls import READ_SECONDS
+from offline_kit.kaggle.client.calls import NOT_VISIBLE, READ_SECONDS
 
-# Kaggle answers 403 and 404 for something that was just created, too.
-_ABSENT = frozenset({403, 404})
 _T = TypeVar("_T")
 
 
@@ -100,7 +98,8 @@ def ignore_transient(check: Callable[[], _T], show_status: Say = lambda _words: 
         except (RefusedError, NoResponseError, UnreachableError) as error:
             wait = None
             if isinstance(error, RefusedError):
-                if error.status not in _ABSENT and not error.is_temporary:
+                # Something that was just created may be hidden for a while.
+                if error.status not in NOT_VISIBLE and not error.is_temporary:
                     raise
                 wait = error.retry_after
             show_status(f"no answer: {error.what}")
