@@ -14,7 +14,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from offline_kit.core.errors import OutsideError, ProjectError
 from offline_kit.core.retry import TransientError, retry_call
@@ -48,20 +47,15 @@ def parse_part_ids(text: str) -> dict[str, str]:
             statements = ast.parse(source).body if "PARTS" in source else []
             for statement in statements:
                 if isinstance(statement, ast.Assign) and "PARTS" in map(ast.unparse, statement.targets):
-                    value: Any = ast.literal_eval(statement.value)
-                    if (
-                        isinstance(value, dict)
-                        and value
-                        and all(_is_part_id(*item) for item in value.items())
+                    table: dict[str, str] = ast.literal_eval(statement.value)
+                    # Whatever is not a table of ids raises TypeError or AttributeError.
+                    if table and all(
+                        _ID.fullmatch(part_id) and name.strip() for name, part_id in table.items()
                     ):
-                        return value
-        except (SyntaxError, ValueError, TypeError, RecursionError):
+                        return table
+        except (SyntaxError, ValueError, TypeError, AttributeError, RecursionError):
             continue
     return {}
-
-
-def _is_part_id(name: object, part_id: object) -> bool:
-    return isinstance(name, str) and isinstance(part_id, str) and bool(_ID.fullmatch(part_id))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,13 +191,13 @@ def _read_dataset_part(kaggle: KaggleClient, ref: str, files: Iterable[RemoteFil
     return _read_marker(ref, lambda path: kaggle.download_dataset_file(ref, MARKER, path))
 
 
-def _read_marker(ref: str, download: Callable[[Path], int]) -> KitPart | None:
-    """Return the part that a marker describes, None if the marker is invalid."""
+def _read_marker(ref: str, download: Callable[[Path], int], *, may_be_hidden: bool = False) -> KitPart | None:
+    """Return the part that a marker describes; None if the marker is invalid, or hidden although it is listed."""
     with tempfile.TemporaryDirectory(prefix="offline-kit-") as folder:
         path = Path(folder) / MARKER
-        if download(path) > _MAX_MARKER:
-            return None
         try:
+            if download(path) > _MAX_MARKER:
+                return None
             content = path.read_bytes()
             # Kaggle zips some downloads, such as large text files.
             if zipfile.is_zipfile(path):
@@ -211,6 +205,10 @@ def _read_marker(ref: str, download: Callable[[Path], int]) -> KitPart | None:
                     content = wrapped.read(wrapped.namelist()[0])
             return manifest.parse_manifest(content.decode("utf-8"), f"{ref}/{MARKER}")
         except (ProjectError, UnicodeDecodeError, zipfile.BadZipFile):
+            return None
+        except RefusedError as refusal:
+            if not may_be_hidden or refusal.status != 404:
+                raise
             return None
 
 
@@ -221,7 +219,9 @@ def read_model_part(
     files = kaggle.list_model_files(ref, version) if files is None else files
     if not any(file.name == MARKER for file in files):
         return None
-    return _read_listed(ref, lambda path: kaggle.download_model_file(ref, version, MARKER, path))
+    return _read_marker(
+        ref, lambda path: kaggle.download_model_file(ref, version, MARKER, path), may_be_hidden=True
+    )
 
 
 def read_notebook_part(kaggle: KaggleClient, ref: str, version: int | None = None) -> KitPart | None:
@@ -231,16 +231,9 @@ def read_notebook_part(kaggle: KaggleClient, ref: str, version: int | None = Non
         version = find_attached_version(kaggle, ref, notebook.newest_version) if notebook else 0
     if not version or MARKER not in kaggle.list_run_outputs(ref, version):
         return None
-    return _read_listed(ref, lambda path: kaggle.download_run_output(ref, version, MARKER, path))
-
-
-def _read_listed(ref: str, download: Callable[[Path], int]) -> KitPart | None:
-    try:
-        return _read_marker(ref, download)
-    except RefusedError as refusal:
-        if refusal.status != 404:
-            raise
-        return None  # listed, but not downloadable yet
+    return _read_marker(
+        ref, lambda path: kaggle.download_run_output(ref, version, MARKER, path), may_be_hidden=True
+    )
 
 
 def find_attached_version(kaggle: KaggleClient, ref: str, newest: int) -> int:
