@@ -63,7 +63,7 @@ class DatasetCalls(ApiService):
         self, ref: str, version: int | None = None, *, by_folder: bool = False
     ) -> tuple[RemoteFile, ...]:
         """Return all files of a version (None: the current one), sorted by name; `by_folder` sends one request per folder."""
-        body = {**_dataset_fields(ref), **({"datasetVersionNumber": version} if version else {})}
+        body = _dataset_fields(ref, version)
         if by_folder:
             return tuple(sorted(self._walk_folder("", body), key=lambda file: file.name))
         raw_files = self._list_items(_DATASETS + "ListDatasetFiles", body, "datasetFiles")
@@ -115,11 +115,7 @@ class DatasetCalls(ApiService):
         self, ref: str, name: str, target_path: Path, version: int | None = None
     ) -> int:
         """Download one file to `target_path`, which must not exist, and return its size in bytes."""
-        body = {
-            **_dataset_fields(ref),
-            "fileName": name,
-            **({"datasetVersionNumber": version} if version else {}),
-        }
+        body = {**_dataset_fields(ref, version), "fileName": name}
         return self._download(_DATASETS + "DownloadDataset", body, target_path)
 
 
@@ -195,9 +191,10 @@ def _join_path(raw: Answer, folder: str) -> str:
     return f"{folder}/{PurePosixPath(name).name}" if folder else name
 
 
-def _dataset_fields(ref: str) -> dict[str, Any]:
+def _dataset_fields(ref: str, version: int | None = None) -> dict[str, Any]:
     owner, _, slug = ref.partition("/")
-    return {"ownerSlug": owner, "datasetSlug": slug}
+    number = {"datasetVersionNumber": version} if version else {}
+    return {"ownerSlug": owner, "datasetSlug": slug, **number}
 
 
 def _build_file_tree(tokens: Mapping[str, str]) -> dict[str, Any]:
