@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from offline_kit.notebook import runtime
-from offline_kit.notebook.runtime.kit_runtime import FAILURE_KEY, KitError, find_failure
+from offline_kit.notebook.runtime.kit_runtime import FAILURE_KEY, HINTS, KitError, find_failure
 
 RUNTIME = sorted(Path(next(iter(runtime.__path__))).glob("kit_*.py"))
 
@@ -56,12 +56,16 @@ def test_the_last_failure_counts() -> None:
     assert failure.code == "last"
 
 
-@pytest.mark.parametrize("path", RUNTIME, ids=lambda path: path.stem)
-def test_every_error_of_the_runtime_has_a_code(path: Path) -> None:
-    """Codes are stable names in kebab-case."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "KitError":
-            codes = [word.value for word in node.keywords if word.arg == "code"]
-            assert codes, f"{path.name}:{node.lineno}"
-            if isinstance(codes[0], ast.Constant):
-                assert re.fullmatch(r"[a-z]+(-[a-z]+)+", str(codes[0].value))
+def test_every_error_of_the_runtime_has_a_code_and_a_hint() -> None:
+    """Codes are stable names in kebab-case; the hint stands in the table, or beside the error that words its own."""
+    codes: set[str] = set()
+    for path in RUNTIME:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "KitError":
+                words = {word.arg: word.value for word in node.keywords}
+                code = words["code"]
+                if isinstance(code, ast.Constant):
+                    codes.add(str(code.value))
+                    assert re.fullmatch(r"[a-z]+(-[a-z]+)+", str(code.value))
+                    assert "hint" in words or code.value in HINTS, f"{path.name}:{node.lineno}"
+    assert set(HINTS) <= codes
