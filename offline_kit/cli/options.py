@@ -78,7 +78,7 @@ class CommandContext:
     """What `main` hands to the command that it runs, as click's context object."""
 
     wording: CommandWording = field(default_factory=CommandWording)
-    timing: "KaggleTiming | None" = None  # none is the usual one
+    timing: "KaggleTiming | None" = None  # None: the usual one
 
 
 def _command_context() -> CommandContext:

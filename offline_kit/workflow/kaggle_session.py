@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import filelock
@@ -33,23 +33,9 @@ from offline_kit.project.types import Kit, KitPart
 from offline_kit.rehearsal.environments import EnvironmentOptions
 from offline_kit.workflow import part_locations
 
-PORT = 8642
 _SERVING = "serving.json"
 USER, KEY = "local", "local-kaggle"
 """The account that always exists; its key opens nothing but this server, and is no secret."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LocalKaggleRequest:
-    """Which local Kaggle is started."""
-
-    folder: Path  # its state; made if there is none
-    port: int = PORT  # 0 takes a free port
-    accounts: tuple[str, ...] = ()  # names of further accounts, which the state keeps; their key is KEY, too
-    competitions: tuple[Path, ...] = ()
-    """Folders of competitions, or of projects that bring one, to add to those that the state knows."""
-    settings: LocalKaggleSettings = field(default_factory=LocalKaggleSettings)
-    project: Path | None = None  # the project of the command that serves it; None for 'offline-kit local'
 
 
 def default_state_folder() -> Path:
@@ -65,9 +51,22 @@ def make_runner(*, current: bool, project: Path | None = None) -> SandboxRunner:
 
 
 @contextmanager
-def serve_local_kaggle(request: LocalKaggleRequest, runner: NotebookRunner) -> Iterator[LocalKaggleServer]:
-    """Serve until the block ends, with the projects' `copies` as sources; one server at a time for a folder."""
-    folder, serving = request.folder, request.folder / _SERVING
+def serve_local_kaggle(
+    folder: Path,
+    runner: NotebookRunner,
+    *,
+    port: int = 0,
+    accounts: tuple[str, ...] = (),
+    competitions: tuple[Path, ...] = (),
+    settings: LocalKaggleSettings | None = None,
+    project: Path | None = None,
+) -> Iterator[LocalKaggleServer]:
+    """Serve the state in `folder`, which one server at a time has, until the block ends; port 0 takes a free one.
+
+    `accounts`, which have the key KEY, and `competitions`, which are folders of such or projects that bring one, are
+    added to those of the state. `project` is that of the command that serves. The projects' `copies` are sources.
+    """
+    serving = folder / _SERVING
     with files.translate_disk_errors(folder):  # a full disk, or a folder of somebody else
         folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
@@ -80,19 +79,18 @@ def serve_local_kaggle(request: LocalKaggleRequest, runner: NotebookRunner) -> I
                 hint="wait until it has ended, use it with --at and its address, or serve a folder of its own:"
                 " 'offline-kit local --state DIR'",
             ) from error
-        kaggle = LocalKaggle(folder, request.settings, runner)
-        for name in (USER, *request.accounts):
+        kaggle = LocalKaggle(folder, settings or LocalKaggleSettings(), runner)
+        for name in (USER, *accounts):
             kaggle.accounts.add_account(name, key=KEY)
-        projects = [*request.competitions, *([request.project] if request.project else [])]
-        for path in projects:
+        for path in (*competitions, *([project] if project else [])):
             competition = find_competition(path)
-            if competition or path is not request.project:
+            if competition or path is not project:
                 kaggle.catalog.add_competition(competition or path)
             kaggle.offer_copies(config.read_local_copies(path))
-        server = stack.enter_context(LocalKaggleServer(kaggle, port=request.port))
+        server = stack.enter_context(LocalKaggleServer(kaggle, port=port))
         # Others that find the folder taken are told who serves it.
         stack.callback(serving.unlink, missing_ok=True)
-        served = {"url": server.url, "pid": os.getpid(), "project": str(request.project or "")}
+        served = {"url": server.url, "pid": os.getpid(), "project": str(project or "")}
         files.write_atomic(serving, json.dumps(served))
         yield server
 
@@ -227,9 +225,8 @@ def choose_kaggle(
             )
         yield KaggleEndpoint(local=address.rstrip("/"))
     else:
-        request = LocalKaggleRequest(folder=default_state_folder(), port=0, project=project)
         runner = make_runner(current=current, project=project)
-        with serve_local_kaggle(request, runner) as server:
+        with serve_local_kaggle(default_state_folder(), runner, project=project) as server:
             report.note(
                 f"a local Kaggle is served at {server.url}, while this command runs; its scores are marked LOCAL"
             )

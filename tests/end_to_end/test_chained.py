@@ -61,10 +61,8 @@ def server(tmp_path: Path) -> Iterator[LocalKaggleServer]:
         cache=files.make_folder(files.cache_dir()),
         yes=True,
     )
-    wanted = kaggle_session.LocalKaggleRequest(
-        folder=tmp_path / "state", port=0, settings=LocalKaggleSettings().with_delays(0)
-    )
-    with kaggle_session.serve_local_kaggle(wanted, SandboxRunner(shop)) as running:
+    settings, runner = LocalKaggleSettings().with_delays(0), SandboxRunner(shop)
+    with kaggle_session.serve_local_kaggle(tmp_path / "state", runner, settings=settings) as running:
         yield running
 
 

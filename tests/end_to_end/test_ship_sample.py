@@ -24,8 +24,8 @@ SHIP = ("--yes", "--wait", "--env", "current", "--json")
 def server(tmp_path: Path) -> Iterator[LocalKaggleServer]:
     """A local Kaggle with the sample's competition; it runs notebooks offline, in this environment."""
     workshop = EnvironmentOptions(index=read_pip_settings({}), cache=tmp_path / "runs", yes=True)
-    wanted = kaggle_session.LocalKaggleRequest(folder=tmp_path / "kaggle", port=0, competitions=(SAMPLE,))
-    with kaggle_session.serve_local_kaggle(wanted, SandboxRunner(workshop, current=True)) as made:
+    runner = SandboxRunner(workshop, current=True)
+    with kaggle_session.serve_local_kaggle(tmp_path / "kaggle", runner, competitions=(SAMPLE,)) as made:
         yield made
 
 

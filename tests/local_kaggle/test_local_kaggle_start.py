@@ -5,15 +5,16 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from offline_kit.core.errors import OutsideError
+from offline_kit.local_kaggle.server import LocalKaggleServer
 from offline_kit.local_kaggle.settings import LocalKaggleSettings
 from offline_kit.workflow.kaggle_session import (
-    LocalKaggleRequest,
     find_competition,
     greeting_lines,
     serve_local_kaggle,
@@ -37,7 +38,7 @@ def test_the_command_serves_until_interrupted(tmp_path: Path) -> None:
 @needs_client
 def test_the_environment_that_is_told_reaches_it(tmp_path: Path) -> None:
     """The plain client gets there by the very lines of the greeting, also where NO_PROXY names this machine."""
-    with serve_local_kaggle(LocalKaggleRequest(folder=tmp_path / "state", port=0), plainly) as server:
+    with serve_local_kaggle(tmp_path / "state", plainly) as server:
         server.kaggle.catalog.add_competition(competition(tmp_path))
         told = [line for line in greeting_lines(server.url, "state", []) if line.startswith("  ")]
         env = {
@@ -86,8 +87,7 @@ def test_the_competition_that_a_project_brings(tmp_path: Path) -> None:
     assert find_competition(tmp_path) is None
     place = competition(tmp_path)
     assert find_competition(place) == find_competition(tmp_path) == place
-    wanted = LocalKaggleRequest(folder=tmp_path / "state", port=0, competitions=(tmp_path,))
-    with serve_local_kaggle(wanted, plainly) as server:
+    with serve_local_kaggle(tmp_path / "state", plainly, competitions=(tmp_path,)) as server:
         assert server.kaggle.store.key_names("competitions") == ["small-digits"]
     (tmp_path / "other").mkdir()
     (tmp_path / "other/competition.toml").touch()
@@ -112,10 +112,8 @@ def test_folders_of_the_project_stand_for_sources_of_others(tmp_path: Path) -> N
         "kernelDataSources": ["owner/made-there"],
         "modelDataSources": ["owner/net/pyTorch/base/2", "owner/net/pyTorch/base/1"],
     }
-    wanted = LocalKaggleRequest(
-        folder=tmp_path / "state", port=0, project=tmp_path, settings=replace(HASTY, visible_after=0)
-    )
-    with serve_local_kaggle(wanted, plainly) as server:
+    hasty = replace(HASTY, visible_after=0)
+    with serve_local_kaggle(tmp_path / "state", plainly, project=tmp_path, settings=hasty) as server:
         served = Served({"url": server.url})
         made = served.rpc("kernels.KernelsApiService/SaveKernel", **words, **sources)
         assert made["invalidDatasetSources"] == ["owner/lost"]
@@ -133,23 +131,26 @@ def test_folders_of_the_project_stand_for_sources_of_others(tmp_path: Path) -> N
 
 def test_one_server_for_a_folder(tmp_path: Path) -> None:
     """A second one is refused with who is there: its address, its process, its project, and the way out."""
-    wanted = LocalKaggleRequest(folder=tmp_path, port=0, project=tmp_path / "mine")
+
+    def serve() -> AbstractContextManager[LocalKaggleServer]:
+        return serve_local_kaggle(tmp_path, plainly, project=tmp_path / "mine")
+
     refused = pytest.raises(OutsideError, match="another local Kaggle")
-    with serve_local_kaggle(wanted, plainly) as first, refused as caught, serve_local_kaggle(wanted, plainly):
+    with serve() as first, refused as caught, serve():
         pass
     whose = f"at {first.url} (process {os.getpid()}, for '{tmp_path / 'mine'}')"
     assert whose in caught.value.what
     assert "wait until it has ended" in caught.value.hint
     assert "--state" in caught.value.hint
-    with serve_local_kaggle(wanted, plainly):
+    with serve():
         pass
 
 
 def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
     """With the option that chooses another."""
-    with serve_local_kaggle(LocalKaggleRequest(folder=tmp_path / "a", port=0), plainly) as server:
+    with serve_local_kaggle(tmp_path / "a", plainly) as server:
         port = int(server.url.rpartition(":")[2])
-        other = LocalKaggleRequest(folder=tmp_path / "b", port=port)
-        with pytest.raises(OutsideError, match=str(port)) as caught, serve_local_kaggle(other, plainly):
+        refused = pytest.raises(OutsideError, match=str(port))
+        with refused as caught, serve_local_kaggle(tmp_path / "b", plainly, port=port):
             pass
     assert "--port" in caught.value.hint

@@ -168,15 +168,10 @@ def local_kaggle(console: Console, **flags: Any) -> None:
     from offline_kit.workflow import kaggle_session
 
     folder = (flags["state"] or kaggle_session.default_state_folder()).absolute()
-    request = kaggle_session.LocalKaggleRequest(
-        folder=folder,
-        port=flags["port"],
-        accounts=flags["accounts"],
-        competitions=flags["competitions"],
-        settings=LocalKaggleSettings(layout=flags["layout"]).with_delays(flags["slow"]),
-    )
     runner = kaggle_session.make_runner(current=flags["env"] == "current")
-    with kaggle_session.serve_local_kaggle(request, runner) as server:
+    settings = LocalKaggleSettings(layout=flags["layout"]).with_delays(flags["slow"])
+    added = options.take_flags(flags, "port", "accounts", "competitions")
+    with kaggle_session.serve_local_kaggle(folder, runner, settings=settings, **added) as server:
         competitions, accounts = map(server.kaggle.store.key_names, ("competitions", "accounts"))
         for line in kaggle_session.greeting_lines(server.url, str(folder), competitions, accounts):
             console.note(line)
