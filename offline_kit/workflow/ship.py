@@ -330,22 +330,16 @@ def find_competition(session: KaggleSession) -> Competition:
 
 
 def request_submission(
-    session: KaggleSession, kit: Kit, version: int, options: SubmissionOptions, *, seconds: float = 0.0
+    session: KaggleSession,
+    kit: Kit,
+    version: int,
+    options: SubmissionOptions,
+    *,
+    is_kit: bool = True,
+    seconds: float = 0.0,
 ) -> SubmitRequest:
-    """Return the submission of the version that is the local kit; its run took so many seconds."""
-    return replace(
-        _request_version(session, kit, version, options),
-        kit=kit.id,
-        parts={part.name: part.id for part in kit.parts},
-        commit=git.read_commit(session.config.project),
-        run_seconds=seconds,
-    )
-
-
-def _request_version(
-    session: KaggleSession, kit: Kit, version: int, options: SubmissionOptions
-) -> SubmitRequest:
-    return SubmitRequest(
+    """Return the submission of a version of the kit's notebook, which `is_kit` as it is here; its run took `seconds`."""
+    request = SubmitRequest(
         competition=session.config.competition,
         notebook=session.read_notebook(kit).ref,
         version=version,
@@ -354,6 +348,10 @@ def _request_version(
         again=options.again,
         late=options.late,
     )
+    if not is_kit:
+        return request  # of an earlier version, neither the kit nor the commit is known
+    parts, commit = {part.name: part.id for part in kit.parts}, git.read_commit(session.config.project)
+    return replace(request, kit=kit.id, parts=parts, commit=commit, run_seconds=seconds)
 
 
 def submit_version(
@@ -389,7 +387,7 @@ def request_pushed_version(
     find_competition(session)
     kit = pipeline.read_sound_kit(session.config)
     if version is not None:
-        return _request_version(session, kit, version, options)
+        return request_submission(session, kit, version, options, is_kit=False)
     for line in project_status.describe_changes(session.config, kit):
         session.report.warn(line)
     new = session.read_notebook(kit)
