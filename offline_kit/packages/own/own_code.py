@@ -66,9 +66,7 @@ def collect_own_code(
     problems, unbuilt = [], []
     for package in dict.fromkeys(packages):
         try:
-            wheel = (
-                _build_own_wheel(package, sources, report) if build else _recall_own_wheel(package, sources)
-            )
+            wheel = _obtain_own_wheel(package, sources, report, build=build)
         except ProjectError as error:
             problems.append(error)
             continue
@@ -112,16 +110,19 @@ def list_requirements(own: OwnCode) -> tuple[str, ...]:
     return tuple(sorted(requirements))
 
 
-def _build_own_wheel(package: Path, sources: BuildSources, report: Reporter) -> Wheel:
-    """Build a package, or return the cached wheel if its sources did not change.
+def _obtain_own_wheel(package: Path, sources: BuildSources, report: Reporter, *, build: bool) -> Wheel | None:
+    """Return the cached wheel of a package's current sources, else build it, or None without `build`.
 
     Raises ProjectError with the build's last lines, OutsideError if an index does not answer.
     """
     tree = code_files.read_source_tree(package)
     key, cache = _make_wheel_key(tree, sources.image), sources.index.cache
+    wheel = _recall_own_wheel(key, sources)
+    if wheel or not build:
+        return wheel
     # Two runs must not build the same package at once.
     with cache.hold_lock(f"own-{key[:32]}"):
-        if wheel := _recall_own_wheel(package, sources):
+        if wheel := _recall_own_wheel(key, sources):
             return wheel
         name = tree.root.resolve().name
         report.step(f"Building your package '{name}'")
@@ -129,7 +130,7 @@ def _build_own_wheel(package: Path, sources: BuildSources, report: Reporter) -> 
             report.warn(f"too large to be sources of '{package.name}', left out: {', '.join(tree.oversized)}")
         # git status would write .git/index of the user's repository: git-scm.com/docs/git, GIT_OPTIONAL_LOCKS
         variables = {**_read_version_variables(), "GIT_OPTIONAL_LOCKS": "0"}
-        build = IsolatedBuild(sources, report, log=f"own-{name}", own=True, variables=variables)
+        attempt = IsolatedBuild(sources, report, log=f"own-{name}", own=True, variables=variables)
 
         def place_sources(folder: Path) -> Path:
             # Built from a copy: setuptools leaves build/ and *.egg-info beside the sources. The copy has the folder's
@@ -138,13 +139,13 @@ def _build_own_wheel(package: Path, sources: BuildSources, report: Reporter) -> 
 
         try:
             try:
-                wheel = build.build_wheel(place_sources)
+                wheel = attempt.build_wheel(place_sources)
             except BuildFailedError as error:
                 if not error.wants_network:
                     raise
                 # The code is the user's own.
                 report.note(f"the build of '{tree.root.name}' needs the network: building again with it")
-                wheel = build.build_wheel(place_sources, network=True)
+                wheel = attempt.build_wheel(place_sources, network=True)
             with zipfile.ZipFile(wheel.path) as archive:
                 members = archive.namelist()
             # Metadata alone is a valid wheel: setuptools builds one if it finds no package.
@@ -162,14 +163,12 @@ def _build_own_wheel(package: Path, sources: BuildSources, report: Reporter) -> 
         return wheel
 
 
-def _recall_own_wheel(package: Path, sources: BuildSources) -> Wheel | None:
-    """Return the cached wheel of a package's current sources, or None; build nothing."""
-    tree, cache = code_files.read_source_tree(package), sources.index.cache
-    record = cache.read_record("own", _make_wheel_key(tree, sources.image))
+def _recall_own_wheel(key: str, sources: BuildSources) -> Wheel | None:
+    record = sources.index.cache.read_record("own", key)
     if not record or not _is_same_cutoff(str(record.get("cutoff", "")), sources.cutoff):
         return None
     try:
-        return recall_wheel(record, cache)
+        return recall_wheel(record, sources.index.cache)
     except (KeyError, ValueError):
         return None
 
