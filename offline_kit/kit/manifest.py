@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 
 from packaging.utils import (
@@ -56,20 +57,12 @@ def make_part(name: str, entries: Iterable[FileEntry]) -> KitPart:
     return KitPart(name=name, id=compute_part_id(ordered), entries=ordered)
 
 
-def render_manifest(part: KitPart) -> str:
-    """Return the manifest as JSON, the same bytes for the same content."""
-    files = [
-        {"role": e.role.value, "original": e.original, "stored": e.stored, "size": e.size, "sha256": e.sha256}
-        for e in part.entries
-    ]
-    document = {"format": FORMAT, "part": part.name, "id": part.id, "files": files}
-    return json.dumps(document, indent=1) + "\n"
-
-
 def write_manifest(folder: Path, part: KitPart) -> Path:
-    """Write the manifest into the part's folder and return its path."""
+    """Write the manifest into the part's folder, the same bytes for the same content, and return its path."""
+    files = [asdict(entry) for entry in part.entries]  # with the keys in the order of the fields
+    document = {"format": FORMAT, "part": part.name, "id": part.id, "files": files}
     path = folder / MARKER
-    write_atomic(path, render_manifest(part))
+    write_atomic(path, json.dumps(document, indent=1) + "\n")
     return path
 
 
