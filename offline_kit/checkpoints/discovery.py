@@ -3,7 +3,7 @@
 import glob
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -143,7 +143,7 @@ def _match_pattern(project: Path, pattern: str) -> tuple[list[_MatchedFile], str
         if not path.is_dir():
             name = _original_name(project, path.parent, path)
             return [_MatchedFile(original=name, path=path, is_explicit=True)], ""
-        root, files, problem = path.parent, _list_files(path), f"the folder '{pattern}' is empty"
+        root, files, problem = path.parent, list_files(path), f"the folder '{pattern}' is empty"
     elif not any(sign in pattern for sign in _WILDCARDS):
         siblings = [neighbor.name for neighbor in path.parent.glob("*")]
         return [], f"'{pattern}' does not exist{suggest_name(path.name, siblings)}"
@@ -153,16 +153,16 @@ def _match_pattern(project: Path, pattern: str) -> tuple[list[_MatchedFile], str
         glob_pattern = str(Path(glob.escape(str(folder)), path.relative_to(folder)))
         paths = sorted(Path(name) for name in glob.glob(glob_pattern, recursive=True))  # noqa: PTH207
         files = [path for path in paths if not path.is_dir()]
-        files = files or [file for path in paths for file in _list_files(path)]
+        files = files or [file for path in paths for file in list_files(path)]
         root, problem = folder.parent, f"'{pattern}' matches no file below '{project}'"
     return [_MatchedFile(original=_original_name(project, root, file), path=file) for file in files], problem
 
 
-def _list_files(folder: Path) -> list[Path]:
+def list_files(folder: Path, skipped: Collection[str] = ("__pycache__",)) -> list[Path]:
     """Return the files below a folder, without hidden ones and links to folders, which may form loops."""
     paths = []
     for folder_path, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__pycache__")
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in skipped)
         paths += [Path(folder_path, name) for name in sorted(files) if not name.startswith(".")]
     return paths
 

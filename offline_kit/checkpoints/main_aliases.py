@@ -6,13 +6,13 @@ the notebook. The kit includes the script, and `kit_hooks` aliases its names.
 """
 
 import ast
-import itertools
 import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from offline_kit.checkpoints.discovery import list_files
 from offline_kit.checkpoints.pickle_opcodes import split_words
 from offline_kit.checkpoints.pickle_scan import ScanResult
 from offline_kit.core.errors import ProjectError
@@ -176,14 +176,15 @@ def list_notebook_names(path: Path) -> set[str]:
 
 def _suggest_source(project: Path, undefined: Sequence[str], names: Sequence[str]) -> str:
     scripts = []
-    for path in _find_files(project, ".py"):
+    paths = list_files(project, _SKIPPED_FOLDERS)
+    for path in [path for path in paths if path.suffix == ".py"][:_MAX_FILES]:
         tree = references.parse_module(path)
         if tree and set(names) <= references.find_bound_names(tree.body)[0]:
             scripts.append(path.relative_to(project).as_posix())
     if scripts:
         alternatives = f" (so does {' and '.join(scripts[1:3])})" if len(scripts) > 1 else ""
         return f'set main_from = "{scripts[0]}" in [tool.offline-kit]: it defines {_quote_names(names)}{alternatives}'
-    for path in _find_files(project, ".ipynb"):
+    for path in [path for path in paths if path.suffix == ".ipynb"][:_MAX_FILES]:
         if set(undefined) & list_notebook_names(path):
             return (
                 f"copy the cell of '{path.relative_to(project).as_posix()}' that defines {_quote_names(undefined)} into a "
@@ -197,17 +198,6 @@ def _suggest_source(project: Path, undefined: Sequence[str], names: Sequence[str
 
 def _quote_names(names: Iterable[str]) -> str:
     return ", ".join(f"'{name}'" for name in names)
-
-
-def _find_files(project: Path, suffix: str) -> Iterator[Path]:
-    def walk() -> Iterator[Path]:
-        for folder, folders, names in os.walk(project):
-            folders[:] = sorted(
-                name for name in folders if not name.startswith(".") and name not in _SKIPPED_FOLDERS
-            )
-            yield from (Path(folder, name) for name in sorted(names) if name.endswith(suffix))
-
-    return itertools.islice(walk(), _MAX_FILES)
 
 
 def _find_data_file(project: Path, call: ast.Call, constants: dict[str, ast.expr]) -> str:
