@@ -23,9 +23,7 @@ _TOKENIZER = frozenset(
 )
 _PROCESSOR = frozenset({"preprocessor_config.json", "processor_config.json"})
 # Model types that take no text: they need an image processor instead of a tokenizer
-_TEXT_FREE = tuple(
-    split_words("vit swin convnext beit deit resnet segformer detr dinov2 timm wav2vec2"),
-)
+_TEXT_FREE = tuple(split_words("vit swin convnext beit deit resnet segformer detr dinov2 timm wav2vec2"))
 # Settings are small; an index of sharded weights can have some megabytes
 _MAX_JSON_BYTES = 16 << 20
 # Hyper-parameters that download weights if they are true
