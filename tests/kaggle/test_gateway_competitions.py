@@ -121,7 +121,7 @@ def test_what_kaggle_leaves_out_is_the_default(bench: Bench, alice: KaggleClient
     assert found is not None
     assert (found.deadline, found.has_entered, found.is_closed) == (None, False, False)
     bench.kaggle.faults.add_fault(Fault(on="GetSubmissionLimits", answer={"numToday": 2}))
-    assert alice.get_submission_limits(SLUG) == SubmissionLimits(made_today=2, made_total=0, remaining=0)
+    assert alice.get_submission_limits(SLUG) == SubmissionLimits(made_today=2, remaining=0)
     bench.kaggle.faults.add_fault(Fault(on="GetSubmission", answer={}))
     assert alice.get_submission(7) == Submission(ref=7, submitted_at=None, state="pending", message="")
     bench.kaggle.faults.add_fault(Fault(on="ListSubmissions", answer={}))
@@ -150,7 +150,7 @@ def test_times_are_read_as_utc(text: str, expected: datetime | None) -> None:
 def test_a_submission_is_queued_scored_and_listed(bench: Bench, alice: KaggleClient) -> None:
     """Number, message, scores; the limits count it; nobody else sees it."""
     ready(bench, alice)
-    assert alice.get_submission_limits(SLUG) == SubmissionLimits(made_today=0, made_total=0, remaining=5)
+    assert alice.get_submission_limits(SLUG) == SubmissionLimits(made_today=0, remaining=5)
     ref = alice.submit_notebook(**wish()).ref
     found = scored(bench, alice, ref)
     assert (found.ref, found.state, found.message) == (ref, "complete", "kit 1")
@@ -160,7 +160,7 @@ def test_a_submission_is_queued_scored_and_listed(bench: Bench, alice: KaggleCli
     assert found.submitted_at is not None
     assert abs((datetime.now(UTC) - found.submitted_at).total_seconds()) < 60
     assert alice.list_submissions(SLUG) == (found,)
-    assert alice.get_submission_limits(SLUG) == SubmissionLimits(made_today=1, made_total=1, remaining=4)
+    assert alice.get_submission_limits(SLUG) == SubmissionLimits(made_today=1, remaining=4)
     with client(bench, "bob") as bob:
         assert bob.get_submission(ref) is None
         assert bob.list_submissions(SLUG) == ()

@@ -171,7 +171,7 @@ def test_a_public_model_is_never_written_to(bench: Bench, alice: KaggleClient, t
 def test_names_that_cannot_be(wanted: str, says: str) -> None:
     """A model of somebody else and a slug that Kaggle would not take are refused beforehand."""
     with pytest.raises(UsageError) as caught:
-        push_models.resolve_model(wanted, Account(username="alice", auth_method="", client_version=""))
+        push_models.resolve_model(wanted, Account(username="alice", auth_method=""))
     assert any(says in line for line in caught.value.details)
 
 

@@ -66,7 +66,6 @@ class Account:
 
     username: str
     auth_method: str  # "ACCESS_TOKEN", "LEGACY_API_KEY" or "OAUTH"
-    client_version: str = ""
     ignored_token_source: str = ""  # where a rejected token came from that is now ignored; empty for none
     server_name: str = "Kaggle"  # "Kaggle", or "the local Kaggle", for a person
 
@@ -213,7 +212,6 @@ class SubmissionLimits:
     """How many submissions were made and are left."""
 
     made_today: int
-    made_total: int
     remaining: int
 
 

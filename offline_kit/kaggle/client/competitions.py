@@ -50,7 +50,6 @@ class CompetitionCalls(ApiService):
         answer = self._read(_SERVICE + "GetSubmissionLimits", {"competitionName": slug})
         return SubmissionLimits(
             made_today=answer.number("numToday"),
-            made_total=answer.number("numTotal"),
             remaining=answer.number("numAllowedNow"),
         )
 

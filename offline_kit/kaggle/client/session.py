@@ -201,7 +201,6 @@ class ClientSession:
         return Account(
             username=answer["username"],
             auth_method=answer["method"],
-            client_version=answer["version"],
             ignored_token_source=answer["dropped"],
             server_name="the local Kaggle" if self._endpoint.local else "Kaggle",
         )
