@@ -670,7 +670,7 @@ def test_a_version_whose_datasets_are_not_told_is_not_held_back(seen: Contest) -
 
 def test_a_queued_submission_is_warned_of_before_its_dataset_changes(tmp_path: Path) -> None:
     """The pending ones whose kit would go are named; finished ones, and those of other datasets, are not."""
-    with contest(tmp_path, scoring=1.5) as held:
+    with contest(tmp_path, scoring=4) as held:
         kit = make_kit(held.bench.folder / "kit")
         pushed(held.bench, kit, held.alice)
         parts = {part.name: part.id for part in kit.parts}
@@ -695,7 +695,7 @@ def disturbed(held: Contest, changed: Mapping[str, str], parts: Collection[str])
 
 def test_a_pending_submission_by_hand_may_be_disturbed(tmp_path: Path) -> None:
     """What bears no mark of ours is named, as nobody knows what it uses."""
-    with contest(tmp_path, scoring=1.5) as held:
+    with contest(tmp_path, scoring=600) as held:
         words = {"competition": SLUG, "notebook": KERNEL, "file": "submission.csv"}
         held.alice.submit_notebook(version=held.finished(), message="from the web page", **words)
         (line,) = disturbed(held, {"alice/plant-kit": ""}, [])
