@@ -698,6 +698,7 @@ def test_a_pending_submission_by_hand_may_be_disturbed(tmp_path: Path) -> None:
     with contest(tmp_path, scoring=600) as held:
         words = {"competition": SLUG, "notebook": KERNEL, "file": "submission.csv"}
         held.alice.submit_notebook(version=held.finished(), message="from the web page", **words)
+        held.bench.until(lambda: bool(held.alice.list_submissions(SLUG)))
         (line,) = disturbed(held, {"alice/plant-kit": ""}, [])
     assert "by hand" in line
     assert "from the web page" in line
