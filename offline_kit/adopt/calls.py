@@ -1,6 +1,7 @@
 """Find calls in a notebook's Python that need something from outside, in its syntax alone."""
 
 import ast
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -21,6 +22,8 @@ from offline_kit.checkpoints.download_calls import UNKNOWN, DownloadCall, Downlo
 from offline_kit.notebook import cells
 from offline_kit.notebook.cells import ParsedCell
 from offline_kit.project import references
+
+_CLOSING = re.compile(r"(?:\s|#[^\n]*+|\))*\)")
 
 SHELL_CALLS = {
     "subprocess.run": "{before}CompletedProcess([], 0, '', '')",
@@ -231,6 +234,9 @@ class _CallReader:
         if value is None and (call_span := self._span(call)):  # the default downloads: state the argument
             arguments = [node_span(self.read, node)[1] for node in (*call.args, *call.keywords)]
             at = max(arguments, default=call_span[1] - 1)
+            # The span of a positional argument is without the parentheses around it.
+            if closing := _CLOSING.match(self.read.source, at, call_span[1] - 1):
+                at = closing.end()
             span = (at, at)
             stand_in = f"{', ' if arguments else ''}{switch.argument}={switch.off}"
         fields = {"target": self._text(call, "model_name", 0) or name, "detail": self._assigned_name(call)}

@@ -24,6 +24,11 @@ TF = "import tensorflow as tf\n"
             "    classes=(2), encoder_weights=None,  # of them\n)",
         ),
         (f"{SMP}m = smp.FPN(classes=(2))", "smp.FPN(classes=(2), encoder_weights=None)"),
+        (f"{SMP}m = smp.FPN(('resnet34') )", "smp.FPN(('resnet34'), encoder_weights=None )"),
+        (
+            f"{SMP}m = smp.FPN((\n    'resnet34'  # :)\n))",
+            "smp.FPN((\n    'resnet34'  # :)\n), encoder_weights=None)",
+        ),
         (f"{TV}m = models.resnet50(models.ResNet50_Weights.DEFAULT)", "models.resnet50(None)"),
         (f"{TV}m = getattr(models, NAME)(pretrained=True)", "getattr(models, NAME)(pretrained=False)"),
         (
