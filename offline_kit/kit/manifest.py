@@ -9,7 +9,6 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -24,6 +23,7 @@ from packaging.utils import (
 from offline_kit.core.errors import ProjectError
 from offline_kit.core.files import format_size, list_tree, sha256_of, write_atomic
 from offline_kit.core.report import SILENT, Reporter
+from offline_kit.core.thread_pool import cancelling_pool
 from offline_kit.project.kaggle_names import MARKER, NOT_UPLOADED, is_safe_name
 from offline_kit.project.types import FileEntry, Kit, KitPart, Role
 
@@ -175,7 +175,7 @@ def verify_part(
             advance(entry.size if hashes else 1)
             return problem_text
 
-        with ThreadPoolExecutor(THREADS) as pool:
+        with cancelling_pool(THREADS) as pool:
             wrong = [line for line in pool.map(check_entry, part.entries) if line]
     expected = {entry.stored for entry in part.entries} | {MARKER} | NOT_UPLOADED
     extra = sorted({path.as_posix() for path in list_tree(folder)} - expected) if folder.is_dir() else []

@@ -13,7 +13,7 @@ from offline_kit.core.errors import ProjectError
 from offline_kit.core.files import format_size, sha256_of
 from offline_kit.core.report import SILENT, Advance, Reporter
 from offline_kit.core.retry import StoppedError, stop_waits_on
-from offline_kit.core.thread_pool import WaitFor, cancelling_pool
+from offline_kit.core.thread_pool import cancelling_pool
 from offline_kit.packages.file_choice import Alternatives, ImageTarget, choose_file, find_alternatives
 from offline_kit.packages.index import IndexFile, PackageIndex
 from offline_kit.project.images import Image, load_built_in_images
@@ -155,7 +155,7 @@ def _run_parallel(jobs: Sequence[Callable[[], T]], stop: threading.Event | None 
         return []
     threads = min(_THREADS, len(jobs))
     # After ^C do not wait for a silent server; what has arrived of its file is kept for resuming.
-    with cancelling_pool(threads, stop, wait_for=WaitFor.UNLESS_INTERRUPTED) as pool:
+    with cancelling_pool(threads, stop) as pool:
         futures: list[Future[T]] = [pool.submit(job) for job in jobs]
         wait(futures, return_when=FIRST_EXCEPTION)
         for future in futures:

@@ -19,7 +19,7 @@ from offline_kit.core import files
 from offline_kit.core.cache import Cache
 from offline_kit.core.errors import OutsideError, ProjectError, UsageError
 from offline_kit.core.report import Advance
-from offline_kit.core.thread_pool import WaitFor, cancelling_pool
+from offline_kit.core.thread_pool import cancelling_pool
 from offline_kit.kaggle.client.api_types import Account, NewNotebook
 from offline_kit.kaggle.push import notebook_runs, push_notebook
 from offline_kit.kit import manifest
@@ -222,7 +222,7 @@ def _fetch_wheel(
     reported = 0
     run = (record.notebook, record.version)
     # Not waited for if interrupted: a silent server would hold up Ctrl-C.
-    with cancelling_pool(1, wait_for=WaitFor.NEVER) as pool:
+    with cancelling_pool(1, wait=False) as pool:
         download = pool.submit(notebook_runs.fetch_output, run, entry.stored, session.kaggle, scratch)
         while wait((download,), timeout=poll).not_done:
             written = 0

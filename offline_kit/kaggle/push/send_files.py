@@ -10,7 +10,7 @@ from offline_kit.core.errors import OutsideError, ProjectError
 from offline_kit.core.files import format_size, sha256_of
 from offline_kit.core.report import Advance, Reporter
 from offline_kit.core.retry import StoppedError, TransientError, retry_call, stop_waits_on
-from offline_kit.core.thread_pool import WaitFor, cancelling_pool
+from offline_kit.core.thread_pool import cancelling_pool
 from offline_kit.kaggle.client.api_types import RefusedError
 from offline_kit.kaggle.client.uploads import Uploader, UploadFile
 from offline_kit.kaggle.push.journal import Effect, PushContext
@@ -153,7 +153,7 @@ def _upload_files(
 
     with (
         report.progress(text, total) as advance,
-        cancelling_pool(THREADS, stop, wait_for=WaitFor.UNLESS_INTERRUPTED) as pool,
+        cancelling_pool(THREADS, stop) as pool,
     ):
         # The largest first, so that no large file is uploaded alone at the end.
         order = sorted(files, key=lambda file: -file.size)

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from offline_kit.core.errors import OutsideError, ProjectError, UsageError
 from offline_kit.core.files import CHUNK, format_size, hold_lock, sha256_of, translate_disk_errors
 from offline_kit.core.report import Reporter
-from offline_kit.core.thread_pool import WaitFor, cancelling_pool
+from offline_kit.core.thread_pool import cancelling_pool
 from offline_kit.kaggle.client.api_types import (
     NoResponseError,
     NotLoggedInError,
@@ -331,7 +331,7 @@ def _download_digests(
                 raise
 
         # Not waited for: a silent server would hold up Ctrl-C, and without the folder a download comes to nothing.
-        with cancelling_pool(THREADS, stop, wait_for=WaitFor.NEVER) as pool:
+        with cancelling_pool(THREADS, stop, wait=False) as pool:
             # The largest first, so that no large file is downloaded alone at the end.
             order = sorted(files, key=lambda pair: -pair[1].size)
             running = {pool.submit(digest_one, number, *pair): pair for number, pair in enumerate(order)}

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +14,7 @@ from packaging.version import Version
 from offline_kit.core import files, processes
 from offline_kit.core.errors import OfflineKitError, OutsideError, ProjectError
 from offline_kit.core.report import SILENT, Reporter
+from offline_kit.core.thread_pool import cancelling_pool
 from offline_kit.packages.builds import confined_build
 from offline_kit.packages.builds.sdist_builds import BuildSources
 from offline_kit.packages.freeze import dependency_walk, direct_references, freeze_file
@@ -179,7 +179,7 @@ def _fit_lock_to_image(inputs: FreezeInputs, metadata: MetadataStore) -> FreezeI
     lock, image = inputs.lock, metadata.target.image
     known_names = inputs.policy.own | image.packages.keys() | set(image.unversioned)
     missing_names = sorted((lock.pins.keys() | lock.installed_only) - known_names)
-    with ThreadPoolExecutor(8) as pool:
+    with cancelling_pool(8) as pool:
         versions = pool.map(metadata.find_fitting_versions, missing_names)
         fitting = dict(zip(missing_names, versions, strict=True))
     pins = dict(lock.pins)
@@ -438,7 +438,7 @@ class _FreezeMaker:
             hashes = dependency_walk.list_allowed_hashes(pin, self.metadata, policy, self.cutoff)
             return replace(pin, spare=spare, hashes=hashes)
 
-        with ThreadPoolExecutor(8) as pool:
+        with cancelling_pool(8) as pool:
             pins = {pin.name: pin for pin in pool.map(add_hashes, decided)}
         for name, cause in self.inputs.left_out.items():
             pins.setdefault(name, Pin(name=name, version="", fate=Fate.SKIPPED, reason=cause))

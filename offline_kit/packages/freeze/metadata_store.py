@@ -3,7 +3,6 @@
 import tempfile
 import zipfile
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from offline_kit.core import files, http
 from offline_kit.core.cache import cache_key
 from offline_kit.core.errors import OfflineKitError
 from offline_kit.core.report import SILENT, Reporter
+from offline_kit.core.thread_pool import cancelling_pool
 from offline_kit.packages import distribution_metadata
 from offline_kit.packages.file_choice import choose_file, is_same_version, is_sdist
 from offline_kit.packages.freeze.direct_references import ReferenceContext, build_wheel, unpack_archive
@@ -114,7 +114,7 @@ class MetadataStore:
         """
         image = self.target.image
         folder.mkdir(parents=True, exist_ok=True)
-        with ThreadPoolExecutor(8) as pool:
+        with cancelling_pool(8) as pool:
             stubbed_names = sorted(names)
             indexed = pool.map(lambda name: self(name, image.packages[name].partition("+")[0]), stubbed_names)
             for name, package in zip(stubbed_names, list(indexed), strict=True):
@@ -143,7 +143,7 @@ class MetadataStore:
         if requirement_lines is None:
             requirement_lines = {}
             title, count = "Reading the image's packages", len(image.packages)
-            with ThreadPoolExecutor(16) as pool, report.progress(title, count, unit="packages") as advance:
+            with cancelling_pool(16) as pool, report.progress(title, count, unit="packages") as advance:
                 for package in pool.map(
                     self._read_indexed_wheel, *zip(*sorted(image.packages.items()), strict=True)
                 ):

@@ -1,12 +1,12 @@
 """Check every requirement by itself before resolving, and report all problems at once."""
 
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 
 from packaging.requirements import Requirement
 from packaging.version import InvalidVersion, Version
 
 from offline_kit.core.errors import ProjectError, suggest_name
+from offline_kit.core.thread_pool import cancelling_pool
 from offline_kit.packages.file_choice import choose_file, find_alternatives
 from offline_kit.packages.freeze.dependency_walk import (
     PackagePolicy,
@@ -39,7 +39,7 @@ def check_requirements(
     image = metadata.target.image
     unchecked = policy.own | policy.exclude | policy.direct_references.keys()
     checked_lines = [line for line in requirement_lines if line.name not in unchecked]
-    with ThreadPoolExecutor(8) as pool:
+    with cancelling_pool(8) as pool:
         problems = list(pool.map(lambda line: _describe_problem(line, metadata, policy), checked_lines))
     unmet = {line: problem for line, problem in zip(checked_lines, problems, strict=True) if problem}
     if not unmet:

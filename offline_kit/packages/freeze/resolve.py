@@ -8,7 +8,6 @@ a walk over the dependencies finds what is really needed.
 import re
 import tempfile
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from packaging.version import InvalidVersion, Version
 
 from offline_kit.core.errors import ProjectError
 from offline_kit.core.report import Reporter
+from offline_kit.core.thread_pool import cancelling_pool
 from offline_kit.packages.builds import resolver_engines
 from offline_kit.packages.builds.resolver_engines import MetadataBuildError, NoSolutionError, ResolverInput
 from offline_kit.packages.file_choice import choose_file
@@ -228,7 +228,7 @@ class Resolver:
             files = metadata.index.list_files(name)
             return choose_file(files, image.packages[name], (), metadata.target) is None
 
-        with ThreadPoolExecutor(8) as pool:
+        with cancelling_pool(8) as pool:
             missing = {name for name, lost in zip(moved, pool.map(is_missing, moved), strict=True) if lost}
         self.stubbed |= missing
         return bool(missing)
