@@ -48,7 +48,7 @@ class ConnectionSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class HttpResponse:
     """The answer of a URL."""
 
     url: str
@@ -66,7 +66,7 @@ def fetch_answer(
     headers: Mapping[str, str] | None = None,
     absent: frozenset[int] = GONE_STATUSES,
     patience: RetryPolicy = PATIENT,
-) -> Answer | None:
+) -> HttpResponse | None:
     """Return the answer of a URL; None if there is nothing (`absent` statuses).
 
     A file:// folder answers with its index.html. Raises OutsideError if the server cannot be reached or refuses.
@@ -74,14 +74,14 @@ def fetch_answer(
     if url.startswith("file:"):
         return _read_file_url(url)
 
-    def request_once() -> Answer | None:
+    def request_once() -> HttpResponse | None:
         with open_response(url, settings, headers or {}) as response:
             if response.status_code in absent:
                 return None
             _raise_for_status(url, response)
             kind, _, parameters = response.headers.get("content-type", "text/html").partition(";")
             charset = re.search(r"charset=\"?([\w-]+)", parameters)
-            return Answer(
+            return HttpResponse(
                 url=response.url,
                 content=response.content,
                 kind=kind.strip().lower(),
@@ -91,7 +91,7 @@ def fetch_answer(
     return _retry(request_once, url, patience)
 
 
-def _read_file_url(url: str) -> Answer | None:
+def _read_file_url(url: str) -> HttpResponse | None:
     path = local_path(url)
     if path.is_dir():
         path, url = path / "index.html", url.rstrip("/") + "/index.html"
@@ -103,7 +103,7 @@ def _read_file_url(url: str) -> Answer | None:
         raise OutsideError(
             f"cannot read '{path}': {error.strerror}", code="file-not-readable", hint="check its permissions"
         ) from error
-    return Answer(
+    return HttpResponse(
         url=url, content=content, kind="application/json" if path.suffix == ".json" else "text/html"
     )
 
