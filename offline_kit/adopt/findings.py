@@ -75,8 +75,7 @@ class ExternalNeed:
     stand_in: str = field(default="", compare=False)
     is_statement: bool = field(default=False, compare=False)  # whether the replaced text is a whole statement
     resolution: Outcome = Outcome.UNRESOLVED
-    value: str = ""
-    """The requirement, checkpoint, source, ... that meets it."""
+    value: str = ""  # the requirement, checkpoint, source, ... that meets it.
     remedy: str = ""
     switches_off: bool = field(default=False, compare=False)
     """Whether its line can be disabled, because what it downloads is available."""

@@ -27,17 +27,14 @@ _MIN_AGE = {"mtime": 2_000_000_000, "ctime": 100_000_000}
 class _MatchedFile:
     original: str
     path: Path
-    is_explicit: bool = False
-    """The user wrote this very name, no wildcard or folder."""
+    is_explicit: bool = False  # the user wrote this very name, no wildcard or folder
 
 
 @dataclass(frozen=True, kw_only=True)
 class _FileRecord:
     classified: ClassifiedFile
-    stamp: tuple[str, ...] = ("", "0")
-    """Its fingerprint, size included, when it was classified."""
-    sha256: str = ""
-    """Empty until the file is hashed."""
+    stamp: tuple[str, ...] = ("", "0")  # its fingerprint, size included, when it was classified
+    sha256: str = ""  # empty until the file is hashed
 
 
 def collect_checkpoints(

@@ -13,18 +13,15 @@ from typing import Any
 
 from offline_kit.core import resources
 
-UNKNOWN: Any = object()
-"""The value of an expression that is not known."""
+UNKNOWN: Any = object()  # the value of an expression that is not known
 
 
 class DownloadKind(StrEnum):
     """What a call downloads, which decides how its arguments are read."""
 
     FILE = "file"
-    REPOSITORY = "repository"
-    """A file, a snapshot or a dataset of a hub, by its repository."""
-    MODEL_ID = "model id"
-    """A model or tokenizer that a hub knows by an id; a folder's path loads as well."""
+    REPOSITORY = "repository"  # A file, a snapshot or a dataset of a hub, by its repository
+    MODEL_ID = "model id"  # A model or tokenizer that a hub knows by an id; a folder's path loads as well
     PRESET = "preset"
     TORCH_HUB = "torch.hub"
     KAGGLE = "kaggle"
@@ -39,16 +36,11 @@ class DownloadCall:
 
     calls: str
     kind: DownloadKind = DownloadKind.OTHER
-    source: tuple[str, int] = ("", 0)
-    """Name and position of the argument that says what is downloaded."""
-    target: tuple[str, int] = ("", 99)
-    """Name and position of the argument that says where it is stored."""
-    detail: str = ""
-    """The kind more closely: the source on Kaggle ("dataset", ...), the library of a corpus."""
-    first: str = ""
-    """Pattern of their first argument; empty for any."""
-    instead: str = ""
-    """How a file or folder is read in its place."""
+    source: tuple[str, int] = ("", 0)  # name and position of the argument that says what is downloaded
+    target: tuple[str, int] = ("", 99)  # name and position of the argument that says where it is stored
+    detail: str = ""  # the kind more closely: the source on Kaggle ("dataset", ...), the library of a corpus.
+    first: str = ""  # pattern of their first argument; empty for any
+    instead: str = ""  # how a file or folder is read in its place
     remedy: str = ""
     """What to do about such a call in a project's own code; empty if it is not reported there."""
 
@@ -63,14 +55,11 @@ class _Rule:
 
     calls: str
     argument: str
-    off: str
-    """Its value that downloads nothing."""
+    off: str  # its value that downloads nothing
     positions: tuple[int, ...] = ()
     """Its possible positions; the first argument there that is not a number counts."""
-    default: str = ""
-    """Its value if it is left out, if that downloads."""
-    unless: tuple[str, ...] = ()
-    """Arguments that decide instead of it."""
+    default: str = ""  # its value if it is left out, if that downloads
+    unless: tuple[str, ...] = ()  # arguments that decide instead of it
 
     def applies(self, name: str) -> bool:
         """Whether it is about the call of this full name."""

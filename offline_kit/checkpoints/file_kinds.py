@@ -31,12 +31,9 @@ _HDF5 = b"\x89HDF\r\n\x1a\n"
 class ClassifiedFile:
     """What a file turned out to be."""
 
-    kind: Kind = Kind.OTHER
-    """OTHER for a format that is not known, which is no fault."""
-    refused: tuple[str, ...] = ()
-    """What torch.load(weights_only=True) would refuse of it."""
-    problem: str = ""
-    """Why it cannot be the file that was meant; empty for a good one."""
+    kind: Kind = Kind.OTHER  # OTHER for a format that is not known, which is no fault
+    refused: tuple[str, ...] = ()  # what torch.load(weights_only=True) would refuse of it.
+    problem: str = ""  # why it cannot be the file that was meant; empty for a good one
 
 
 @once_per_content

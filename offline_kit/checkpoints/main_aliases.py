@@ -45,8 +45,7 @@ _DATA_SUFFIXES = frozenset(
 class MainAliases:
     """Names that the notebook adds to `__main__` for pickles."""
 
-    path: str = ""
-    """Script that defines them, relative to the project; empty if no pickle needs any."""
+    path: str = ""  # script that defines them, relative to the project; empty if no pickle needs any
     names: tuple[str, ...] = ()
 
     @property

@@ -64,25 +64,19 @@ _CHUNK = 1 << 20
 class PickleSurvey:
     """What the opcodes of one pickle would do."""
 
-    globals: set[str] = field(default_factory=set)
-    """Imports as "module.name", in Python 3's names."""
+    globals: set[str] = field(default_factory=set)  # imports as "module.name", in Python 3's names.
     opcodes: set[str] = field(default_factory=set)
-    protocol: int = 0
-    """The protocol that it states; 0 without a statement."""
-    keys: frozenset[str] = frozenset()
-    """String keys of the pickled object, if that is a plain dict."""
-    is_whole: bool = False
-    """It was read to its end, and no opcode lacked its operands."""
+    protocol: int = 0  # the protocol that it states; 0 without a statement
+    keys: frozenset[str] = frozenset()  # string keys of the pickled object, if that is a plain dict
+    is_whole: bool = False  # it was read to its end, and no opcode lacked its operands
     attributes: set[str] = field(default_factory=set)
     """What `getattr` returns, under the names that would import the same: nested classes, bound methods."""
-    has_hidden_attributes: bool = False
-    """It uses `getattr` in a way that these opcodes do not tell."""
+    has_hidden_attributes: bool = False  # it uses `getattr` in a way that these opcodes do not tell
     has_calls: bool = False
     """It calls something that it imported, its operands in order: no text is read as a pickle by chance."""
     nested: list[bytes] = field(default_factory=list)
     """Bytes in it that may be pickles or archives of their own."""
-    member: str = ""
-    """Its member's name inside an archive; empty if a file itself is the pickle."""
+    member: str = ""  # its member's name inside an archive; empty if a file itself is the pickle
     damage: str = ""
     """How it ends too early, if all of it was read: "the pickle ends in the middle, at byte 60000"."""
 

@@ -41,10 +41,8 @@ class ScanResult:
     """What the pickles of one file would do."""
 
     original: str
-    dangers: tuple[str, ...] = ()
-    """What they would run, as "imports 'posix.system': …"."""
-    damage: tuple[str, ...] = ()
-    """How they end too early, as "is cut off or damaged: …"."""
+    dangers: tuple[str, ...] = ()  # what they would run, as "imports 'posix.system': …".
+    damage: tuple[str, ...] = ()  # how they end too early, as "is cut off or damaged: …"
     main_names: tuple[str, ...] = ()
     """Names that they look up in the script that was run: classes and functions of the training."""
 

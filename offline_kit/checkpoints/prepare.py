@@ -25,8 +25,7 @@ _TRAINING_FILES = re.compile(
 class PreparedWeights:
     """Weights as they go into the kit."""
 
-    config: Config
-    """With the models' files under their names in the kit."""
+    config: Config  # with the models' files under their names in the kit
     checkpoints: tuple[Checkpoint, ...]
     preprocessing: tuple[Checkpoint, ...]
     main_aliases: MainAliases

@@ -31,14 +31,10 @@ _TORCH_KINDS = frozenset({CheckpointKind.LIGHTNING, CheckpointKind.TORCH_ZIP, Ch
 class SlimSettings:
     """How to change checkpoints, and what that needs of the project."""
 
-    slim: bool = False
-    """Drop the states of optimizers, schedulers, callbacks and loops."""
-    precision: str = "keep"
-    """"keep" or "half"."""
-    weights_format: str = "keep"
-    """"keep" or "safetensors"."""
-    project: Path
-    """Its environment is tried first, and a trusted checkpoint may need its classes."""
+    slim: bool = False  # drop the states of optimizers, schedulers, callbacks and loops
+    precision: str = "keep"  # "keep" or "half"
+    weights_format: str = "keep"  # "keep" or "safetensors"
+    project: Path  # its environment is tried first, and a trusted checkpoint may need its classes
     cache: Path
     is_trusted: Callable[[str], bool] = lambda _original: False
     """Whether a checkpoint (by original name) may be loaded with weights_only=False."""
@@ -60,8 +56,7 @@ class SlimmedCheckpoints:
     checkpoints: tuple[Checkpoint, ...]
     """In the original order; those that could not be slimmed are unchanged."""
     findings: tuple[Finding, ...] = ()
-    renamed: tuple[tuple[str, str], ...] = ()
-    """Old and new original names of those whose format changed."""
+    renamed: tuple[tuple[str, str], ...] = ()  # old and new original names of those whose format changed
 
 
 def slim_checkpoints(

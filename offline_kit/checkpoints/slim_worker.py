@@ -29,8 +29,7 @@ _CODES = (
     "float64=F64 float32=F32 float16=F16 bfloat16=BF16 int64=I64 int32=I32 int16=I16 int8=I8 uint8=U8 bool=BOOL "
     "float8_e4m3fn=F8_E4M3 float8_e5m2=F8_E5M2"
 )
-DTYPE_CODES = dict(pair.split("=") for pair in _CODES.split())
-"""safetensors' names of torch's types."""
+DTYPE_CODES = dict(pair.split("=") for pair in _CODES.split())  # safetensors' names of torch's types
 
 
 class LeftUnchangedError(Exception):

@@ -32,8 +32,7 @@ class OfflineKitError(Exception):
     """
 
     exit_code: Exit = Exit.BUG
-    default_code = ""
-    """The code of a class whose failures are all of one kind."""
+    default_code = ""  # the code of a class whose failures are all of one kind
 
     def __init__(self, what: str, *, hint: str, code: str = "", details: Sequence[str] = ()) -> None:
         super().__init__(what)

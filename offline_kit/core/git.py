@@ -5,8 +5,7 @@ from pathlib import Path
 from offline_kit.core import processes
 from offline_kit.core.errors import OfflineKitError
 
-DIRTY = "+changes"
-"""Ends the commit of a working tree whose tracked files differ from it."""
+DIRTY = "+changes"  # ends the commit of a working tree whose tracked files differ from it
 _SECONDS = 20.0
 
 

@@ -39,23 +39,18 @@ class ConnectionSettings:
 
     cert: str = ""
     client_cert: str = ""
-    trusted_hosts: tuple[str, ...] = ()
-    """Hosts ("name" or "name:port") whose certificates are not verified."""
-    proxy: str = field(default="", repr=False)
-    """For http and https; empty for the environment's *_PROXY."""
-    timeout: float = 15.0
-    """Seconds without data after which a connection counts as dead."""
+    trusted_hosts: tuple[str, ...] = ()  # hosts ("name" or "name:port") whose certificates are not verified
+    proxy: str = field(default="", repr=False)  # for http and https; empty for the environment's *_PROXY
+    timeout: float = 15.0  # seconds without data after which a connection counts as dead
 
 
 @dataclass(frozen=True, kw_only=True)
 class HttpResponse:
     """The answer of a URL."""
 
-    url: str
-    """The address after redirects; links in the content are relative to it."""
+    url: str  # the address after redirects; links in the content are relative to it
     content: bytes
-    kind: str
-    """Content type without parameters, lower case."""
+    kind: str  # content type without parameters, lower case
     charset: str | None = None
 
 

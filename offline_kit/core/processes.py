@@ -18,11 +18,9 @@ class CompletedCommand:
     """A finished command."""
 
     argv: tuple[str, ...]
-    code: int
-    """Exit code; negative is the signal that ended it."""
+    code: int  # exit code; negative is the signal that ended it
     out: str
-    err: str
-    """Empty if both streams went to a log."""
+    err: str  # empty if both streams went to a log
     timed_out: bool = False
 
     @property

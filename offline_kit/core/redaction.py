@@ -120,10 +120,8 @@ _KINDS = 5
 class Secret:
     """The position of a secret in a text, never the secret itself."""
 
-    kind: str
-    """What it is: "GitHub token", "private key", "password in an address"."""
-    name: str
-    """The variable, entry or argument that holds it; empty if none does."""
+    kind: str  # what it is: "GitHub token", "private key", "password in an address"
+    name: str  # the variable, entry or argument that holds it; empty if none does
     start: int
     end: int
 

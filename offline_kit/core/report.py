@@ -5,8 +5,7 @@ from contextlib import contextmanager
 
 Advance = Callable[[int], None]
 """Called with the amount of work that was just finished, in the unit of the bar."""
-Say = Callable[[str], None]
-"""Called with the newest text of a line that changes."""
+Say = Callable[[str], None]  # called with the newest text of a line that changes
 
 
 class Reporter:

@@ -25,19 +25,13 @@ def ignore_progress(_seconds: float) -> None:
 class RetryPolicy:
     """How long to retry while a server is in trouble; times in seconds."""
 
-    attempts: int = 5
-    """Attempts without any progress."""
-    backoff: float = 0.5
-    """Before the second attempt, doubled for each further one."""
-    longest: float = 60.0
-    """The longest single wait, whatever the server asks for."""
-    obeyed: float = 0.0
-    """The longest wait that the server may ask for, if that is more than `longest`."""
-    deadline: float = 300.0
-    """After it, no further attempt is made, unless there was progress since the last."""
+    attempts: int = 5  # attempts without any progress
+    backoff: float = 0.5  # before the second attempt, doubled for each further one
+    longest: float = 60.0  # the longest single wait, whatever the server asks for
+    obeyed: float = 0.0  # the longest wait that the server may ask for, if that is more than `longest`
+    deadline: float = 300.0  # after it, no further attempt is made, unless there was progress since the last
     sleep: Callable[[float], None] = time.sleep
-    tell: Callable[[float], None] = ignore_progress
-    """Called before each wait."""
+    tell: Callable[[float], None] = ignore_progress  # called before each wait
 
     def when_rate_limited(self) -> "RetryPolicy":
         """Return the policy for a server that asks for fewer requests: minutes, and as long as it says."""

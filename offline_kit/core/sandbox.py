@@ -22,8 +22,7 @@ _ENGINES = {
     "unshare": (engines.find_unshare, engines.build_unshare_command),
     "docker": (engines.find_docker, engines.build_docker_command),
 }
-KINDS = (*_ENGINES, "weak")
-"""From the best to the weakest."""
+KINDS = (*_ENGINES, "weak")  # from the best to the weakest
 _PROBE = (
     "cd /kaggle/input && ! true 2>/dev/null > x && true > /kaggle/working/x"
     ' && [ "$(grep -c . /proc/net/route)" -le 1 ] || { echo "the network or the inputs are open"; exit 1; }'
@@ -38,10 +37,8 @@ class Sandbox:
     """A sandbox that works on this machine."""
 
     kind: str
-    program: Path | None
-    """None for the weak one."""
-    refused: tuple[str, ...] = ()
-    """Better ones that did not work, each with its last line of output."""
+    program: Path | None  # None for the weak one
+    refused: tuple[str, ...] = ()  # better ones that did not work, each with its last line of output
 
     @property
     def is_weak(self) -> bool:

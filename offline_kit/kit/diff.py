@@ -17,8 +17,7 @@ from offline_kit.project.types import Kit, Role
 
 ADDED, REMOVED, CHANGED, RENAMED, REBUILT = "added", "removed", "changed", "renamed", "rebuilt"
 _CONTEXT = 2  # lines around a change of the notebook
-FileContent = tuple[int, str]
-"""Size in bytes, and a checksum."""
+FileContent = tuple[int, str]  # size in bytes, and a checksum
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,20 +26,17 @@ class KitPackage:
 
     version: str
     is_own: bool
-    files: tuple[str, ...]
-    """Original names of its wheel and its sdist; none if the image has it."""
+    files: tuple[str, ...]  # original names of its wheel and its sdist; none if the image has it
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComparedCell:
     """A cell of the notebook."""
 
-    kind: str
-    """"code" or "markdown"."""
+    kind: str  # "code" or "markdown"
     title: str
     source: str
-    metadata: str
-    """As JSON."""
+    metadata: str  # as JSON
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +50,7 @@ class KitSnapshot:
     provided: Mapping[str, KitPackage]
     plan: str
     cells: tuple[ComparedCell, ...]
-    metadata: Mapping[str, Any]
-    """kernel-metadata.json, and the notebook besides its cells."""
+    metadata: Mapping[str, Any]  # kernel-metadata.json, and the notebook besides its cells.
 
     def map_contents(self, *roles: Role) -> dict[str, FileContent]:
         """Return the contents of the files with these roles, by their original names."""
@@ -93,12 +88,10 @@ class FileChange:
     """A file that differs, with its bytes in both kits."""
 
     name: str
-    change: str
-    """"added", "removed", "changed" or "renamed" (the same bytes under another name)."""
+    change: str  # "added", "removed", "changed" or "renamed" (the same bytes under another name)
     before: int = 0
     after: int = 0
-    was: str = ""
-    """Its old name, if it was renamed."""
+    was: str = ""  # its old name, if it was renamed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,14 +99,11 @@ class PackageChange:
     """A package that differs, with its versions in both kits (empty for none)."""
 
     name: str
-    change: str
-    """"added", "removed", "changed" (its version) or "rebuilt" (the same version in other bytes)."""
+    change: str  # "added", "removed", "changed" (its version) or "rebuilt" (the same version in other bytes)
     before: str = ""
     after: str = ""
-    note: str = ""
-    """A remark, such as that the image's version is used now."""
-    files: tuple[FileChange, ...] = ()
-    """Changes inside the wheel of own code."""
+    note: str = ""  # A remark, such as that the image's version is used now
+    files: tuple[FileChange, ...] = ()  # changes inside the wheel of own code
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,8 +122,7 @@ class NotebookChange:
     cells: tuple[tuple[str, str], ...] = ()
     """Title and "added", "removed", "changed" or "moved" of each cell that differs."""
     metadata: tuple[ValueChange, ...] = ()
-    text: tuple[str, ...] = ()
-    """A unified diff of the notebooks as percent scripts, line by line."""
+    text: tuple[str, ...] = ()  # A unified diff of the notebooks as percent scripts, line by line
 
 
 @dataclass(frozen=True, kw_only=True)

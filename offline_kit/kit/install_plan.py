@@ -33,23 +33,16 @@ class KitContents:
 
     freeze: Freeze
     image: Image
-    wheelhouse: Wheelhouse = field(default_factory=Wheelhouse)
-    """Wheels of the bundled pins and of the spares."""
-    prepared_sdists: tuple[SettledSdist, ...] = ()
-    """Packages that exist only as sdists."""
+    wheelhouse: Wheelhouse = field(default_factory=Wheelhouse)  # wheels of the bundled pins and of the spares
+    prepared_sdists: tuple[SettledSdist, ...] = ()  # packages that exist only as sdists
     own: OwnCode = field(default_factory=OwnCode)
-    imported: frozenset[str] = frozenset()
-    """Top-level names that the project's own code imports."""
+    imported: frozenset[str] = frozenset()  # top-level names that the project's own code imports
     checkpoints: tuple[Checkpoint, ...] = ()
-    preprocessing: tuple[Checkpoint, ...] = ()
-    """Files that are loaded by name besides the checkpoints."""
+    preprocessing: tuple[Checkpoint, ...] = ()  # files that are loaded by name besides the checkpoints
     members: tuple[Member, ...] = ()
-    split: bool = False
-    """Whether packages, code and checkpoints each have a dataset of their own."""
-    grouped: bool = False
-    """Whether each large checkpoint of a split kit has a dataset of its own."""
-    remote_parts: tuple[KitPart, ...] = ()
-    """Existing parts on Kaggle; their wheels here hold metadata only."""
+    split: bool = False  # whether packages, code and checkpoints each have a dataset of their own
+    grouped: bool = False  # whether each large checkpoint of a split kit has a dataset of its own
+    remote_parts: tuple[KitPart, ...] = ()  # existing parts on Kaggle; their wheels here hold metadata only
 
 
 def render_plan(contents: KitContents) -> str:

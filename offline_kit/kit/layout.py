@@ -27,12 +27,10 @@ _PREPROCESSING = "checkpoints/preprocessing/"
 _LARGE = 50_000_000
 # If there are more large checkpoints than this, they share as many datasets
 _MOST_GROUPS = 16
-SPLIT_SUFFIX_LENGTH = len("-checkpoints-0000")
-"""The most characters that a split adds to the dataset's slug."""
+SPLIT_SUFFIX_LENGTH = len("-checkpoints-0000")  # the most characters that a split adds to the dataset's slug
 
 
-Source = Path | bytes
-"""A file to copy, or the bytes themselves."""
+Source = Path | bytes  # A file to copy, or the bytes themselves
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,10 +38,8 @@ class KitLayout:
     """A kit before it is written."""
 
     parts: tuple[KitPart, ...]
-    sources: dict[str, Source]
-    """Of all files, by original name."""
-    remote: frozenset[str]
-    """Original names of the files that stay on Kaggle until a rehearsal fetches them."""
+    sources: dict[str, Source]  # of all files, by original name
+    remote: frozenset[str]  # original names of the files that stay on Kaggle until a rehearsal fetches them
 
 
 def arrange_files(contents: KitContents) -> KitLayout:

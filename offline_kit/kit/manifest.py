@@ -30,8 +30,7 @@ from offline_kit.project.types import FileEntry, Kit, KitPart, Role
 FORMAT = 1
 REMOTE_PART = "wheelhouse"
 """The part that a notebook on Kaggle built: it stays there; a kit on disk has only the fetched files of it."""
-THREADS = 8
-"""Kaggle's network mount is slow for one reader and fast for many."""
+THREADS = 8  # Kaggle's network mount is slow for one reader and fast for many
 
 _SHA256 = r"[0-9a-f]{64}"
 REBUILD_HINT = "build the kit again with 'offline-kit build'"

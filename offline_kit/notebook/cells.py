@@ -14,8 +14,7 @@ from dataclasses import dataclass
 
 PYTHON_BODIES = frozenset({"time", "timeit", "capture", "prun", "memit", "mprun", "lprun", "debug"})
 """Cell magics whose body is still Python."""
-SHELL_BODIES = frozenset({"bash", "sh", "script"})
-"""Cell magics whose cell is a shell script."""
+SHELL_BODIES = frozenset({"bash", "sh", "script"})  # cell magics whose cell is a shell script
 
 _TOKEN = re.compile(
     r"""(?P<comment>\#[^\n]*)
@@ -46,18 +45,12 @@ _ENDS = {
 class Magic:
     """One line of a cell, with its continuations, that is not Python."""
 
-    start: int
-    """Where it begins in the cell's text, its indent left out."""
-    end: int
-    """Where it ends, without the end of its last line."""
-    indent: str
-    """The blanks before it."""
-    before: str
-    """What it is assigned to, the sign of equality included: "files = "; else empty."""
-    sign: str
-    """"!", "!!", "%", "%%" or "?"; empty for an automagic."""
-    text: str
-    """The text after the sign."""
+    start: int  # where it begins in the cell's text, its indent left out
+    end: int  # where it ends, without the end of its last line
+    indent: str  # the blanks before it
+    before: str  # what it is assigned to, the sign of equality included: "files = "; else empty
+    sign: str  # "!", "!!", "%", "%%" or "?"; empty for an automagic
+    text: str  # the text after the sign
 
     @property
     def name(self) -> str:
@@ -80,13 +73,11 @@ class ParsedCell:
     """A cell separated into Python and magics."""
 
     source: str
-    python: str
-    """The cell with its magics replaced; line numbers are unchanged."""
+    python: str  # the cell with its magics replaced; line numbers are unchanged
     magics: tuple[Magic, ...]
     strings: tuple[tuple[int, int], ...] = ()
     """Where the strings of the Python part begin and end, quotes and prefixes included."""
-    script: tuple[int, int] | None = None
-    """Where the body of a shell script begins and ends."""
+    script: tuple[int, int] | None = None  # where the body of a shell script begins and ends
     shift: int = 0
     """Columns that the Python part has lost to its left: an indent that all lines of the cell share."""
     foreign: str = ""
@@ -147,11 +138,9 @@ def extract_import_code(source: str) -> str:
 class WrittenScript:
     """A Python file that a cell writes, as far as its text is one literal string."""
 
-    name: str
-    """Its path as the cell writes it."""
+    name: str  # its path as the cell writes it
     text: str
-    start: int = -1
-    """Offset of the text in the cell; -1 if the cell does not contain it literally."""
+    start: int = -1  # offset of the text in the cell; -1 if the cell does not contain it literally
 
     def parse_tree(self) -> ast.Module | None:
         """Return the script's syntax tree; None for what this Python cannot parse."""

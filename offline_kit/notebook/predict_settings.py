@@ -18,8 +18,7 @@ from offline_kit.project.config_keys import MODEL_KEYS, NOTEBOOK_KEYS, PARAMS
 from offline_kit.project.references import CallParameters
 from offline_kit.project.types import Checkpoint, Finding, Member, NotebookSettings, Severity
 
-BATCHES = {"tabular": 65536, "images": 32, "text": 256}
-"""Default batch size by task: rows, images or texts."""
+BATCHES = {"tabular": 65536, "images": 32, "text": 256}  # default batch size by task: rows, images or texts
 WORDS = {
     word.partition(":")[0]: word
     for word in ("", "argmax", "threshold:0.5", "labels:0.5", "clip:0:1", "round")
@@ -30,14 +29,10 @@ TRANSFORM_INPUTS = {"images": "the path of a picture", "text": "the texts"}
 REFERENCE = re.compile(r"([\w.]+|[^:]+\.py):[A-Za-z_][\w.]*")
 _REGRESSOR = r"Regressor$|\.(?:Ridge|Lasso|Lars|ElasticNet|LassoLars|BayesianRidge|KernelRidge|LinearRegression|\w*SVR)(?:CV)?$"
 """Classes of models whose answers are numbers of any size."""
-_SHARED_WORDS = ("labels", "text")
-"""Params that act on any member, whatever its framework."""
-_TEXT_WORDS = frozenset({"text", "tokenizer", "max_length"})
-"""Params that only affect texts."""
-_NOTEBOOK_WORDS = ("test", "labels")
-"""Params of the notebook that the templates read."""
-_SERVER_WORDS = ("server", "data_paths", "gateway")
-"""Additional params of the template `server`."""
+_SHARED_WORDS = ("labels", "text")  # params that act on any member, whatever its framework
+_TEXT_WORDS = frozenset({"text", "tokenizer", "max_length"})  # params that only affect texts
+_NOTEBOOK_WORDS = ("test", "labels")  # params of the notebook that the templates read
+_SERVER_WORDS = ("server", "data_paths", "gateway")  # additional params of the template `server`
 _NOTEBOOK_ONLY = frozenset({"test", "backend", *_SERVER_WORDS})
 """Params that one model cannot have for itself."""
 
@@ -255,8 +250,7 @@ class CodeLookup:
     """Where the classes and functions of the configuration are defined."""
 
     project: Path
-    roots: tuple[Path, ...]
-    """Folders that its modules are imported from."""
+    roots: tuple[Path, ...]  # folders that its modules are imported from
 
     def find_parameters(self, reference: str) -> CallParameters | None:
         """Return the parameters of a reference; None if the project has no source for it."""

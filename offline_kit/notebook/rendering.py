@@ -36,8 +36,7 @@ CODE_FILE = "inference.ipynb"
 METADATA_FILE = "kernel-metadata.json"
 RENDERED_FILE = "rendered.sha256"
 """Beside the notebook: the digest of its cells as they were rendered, by which an edited one is known."""
-_EDITED = "inference.edited"
-"""Prefix of the file names under which edited notebooks are kept."""
+_EDITED = "inference.edited"  # prefix of the file names under which edited notebooks are kept
 NEEDED = {"lightning": ("model", "data"), "function": ("function",), "server": ("function",)}
 """The settings that a built-in template cannot do without."""
 RUNTIME = ("kit_runtime", "kit_hooks", "kit_install", "kit_submission")
@@ -59,16 +58,12 @@ RUNTIME_OF = {
 class NotebookTarget:
     """What the notebook belongs to, and where it will run."""
 
-    project: Path
-    """The project's folder; a template of the user's is looked up below it."""
-    name: str = ""
-    """The project's name; empty takes the folder's."""
+    project: Path  # the project's folder; a template of the user's is looked up below it
+    name: str = ""  # the project's name; empty takes the folder's
     version: str = ""
     competition: str = ""
-    dataset: str = ""
-    """The kit's dataset, "slug" or "owner/slug"; split kits add the part's name."""
-    accelerator: str = "none"
-    """"none" (CPU), one of Kaggle's machine shapes, or an alias of one."""
+    dataset: str = ""  # the kit's dataset, "slug" or "owner/slug"; split kits add the part's name
+    accelerator: str = "none"  # "none" (CPU), one of Kaggle's machine shapes, or an alias of one
     members: tuple[Member, ...] = ()
     lent: MainAliases = NO_ALIASES
     """The names of `__main__` that pickles look up, and the file that gives them."""

@@ -14,8 +14,7 @@ from offline_kit.core.errors import OfflineKitError, ProjectError, UsageError, s
 SUFFIX = ".py.j2"
 FROM_EXPRESSIONS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 """Exceptions that an expression in a template may raise besides jinja's own."""
-JOBS = ("adopt", "wheelhouse")
-"""Templates of notebooks that nobody chooses by name."""
+JOBS = ("adopt", "wheelhouse")  # templates of notebooks that nobody chooses by name
 WIDTH, INDENT = 90, "    "
 
 

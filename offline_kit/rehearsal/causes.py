@@ -20,12 +20,10 @@ class KnownFailure:
     """An error that users meet, and how to fix it."""
 
     code: str
-    pattern: str
-    """Searched in the error's text, ignoring case; the texts may use its groups as {0} and {1}."""
+    pattern: str  # searched in the error's text, ignoring case; the texts may use its groups as {0} and {1}
     cause: str
     remedy: str
-    current_remedy: str = ""
-    """Added to the remedy if the run used the running environment."""
+    current_remedy: str = ""  # added to the remedy if the run used the running environment
 
 
 KNOWN_FAILURES: tuple[KnownFailure, ...] = (

@@ -49,10 +49,8 @@ class EnvironmentOptions:
     index: IndexSettings
     cache: Path
     yes: bool = False
-    confirm: Callable[[str], bool] | None = None
-    """Ask the user; None if nobody can be asked."""
-    ask_above: int = 500_000_000
-    """Bytes to download without confirmation."""
+    confirm: Callable[[str], bool] | None = None  # ask the user; None if nobody can be asked
+    ask_above: int = 500_000_000  # bytes to download without confirmation
     report: Reporter = SILENT
 
 
@@ -76,10 +74,8 @@ class Interpreter:
 
     path: Path
     version: str
-    packages: Mapping[str, str]
-    """Version by normalized name."""
-    mounts: tuple[Mount, ...]
-    """Folders that it needs, read-only and at their own paths."""
+    packages: Mapping[str, str]  # version by normalized name
+    mounts: tuple[Mount, ...]  # folders that it needs, read-only and at their own paths
     links: Mapping[str, str]
 
 

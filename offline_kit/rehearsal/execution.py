@@ -41,11 +41,9 @@ class KernelSetup:
     """A kernel that is ready to start."""
 
     python: Interpreter
-    launch: tuple[str, ...]
-    """Command that starts it, before its connection file."""
+    launch: tuple[str, ...]  # command that starts it, before its connection file
     mounts: tuple[Mount, ...] = ()
-    used: tuple[str, ...] = ()
-    """Normalized names of the image packages that the notebook needs."""
+    used: tuple[str, ...] = ()  # normalized names of the image packages that the notebook needs
     notes: tuple[str, ...] = ()
     of_image: bool = False
     derived: tuple[str, ...] = ()
@@ -66,13 +64,10 @@ class RehearsalEnvironment:
     memory: int | None = None
     env: Mapping[str, str] = field(default_factory=dict)
     network: bool = False
-    current: bool = False
-    """The kernel runs in the running environment, which may lack packages of the image."""
-    python_path: tuple[str, ...] = ()
-    """Folders in the sandbox that the kernel imports from."""
+    current: bool = False  # the kernel runs in the running environment, which may lack packages of the image
+    python_path: tuple[str, ...] = ()  # folders in the sandbox that the kernel imports from
     own_packages: frozenset[str] = frozenset()
-    wrapper: tuple[str, ...] = ()
-    """Command that starts papermill's command; paths as in the sandbox."""
+    wrapper: tuple[str, ...] = ()  # command that starts papermill's command; paths as in the sandbox
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,11 +75,9 @@ class KernelRun:
     """How a run ended, and where its files are."""
 
     outcome: BoxOutcome
-    executed: Path
-    """The executed notebook; missing if papermill did not get that far."""
+    executed: Path  # the executed notebook; missing if papermill did not get that far
     log: Path
-    working: Path
-    """/kaggle/working after the run: regular files and folders only."""
+    working: Path  # /kaggle/working after the run: regular files and folders only
     deleted: tuple[str, ...] = ()
     """One line for each file that was deleted because it is not regular or too large."""
 
@@ -266,22 +259,15 @@ class LogFollower:
 class ExecutedCell:
     """A code cell of an executed notebook."""
 
-    number: int
-    """Position among all cells of the notebook, from 1."""
+    number: int  # position among all cells of the notebook, from 1
     source: str
-    seconds: float | None
-    """None if the cell did not end."""
-    status: str
-    """As papermill writes it: "completed", "failed", "running" or "pending"."""
-    error: tuple[str, ...] = ()
-    """Lines of the error and its traceback, without colors."""
-    message: str = ""
-    """The error and its causes alone, without lines of source code."""
-    printed: str = ""
-    """The end of the output, without colors."""
+    seconds: float | None  # None if the cell did not end
+    status: str  # as papermill writes it: "completed", "failed", "running" or "pending"
+    error: tuple[str, ...] = ()  # lines of the error and its traceback, without colors
+    message: str = ""  # the error and its causes alone, without lines of source code
+    printed: str = ""  # the end of the output, without colors
     failure: KitError | None = None
-    added_cells: int = 0
-    """Number of cells that offline-kit put before those of an adopted notebook."""
+    added_cells: int = 0  # number of cells that offline-kit put before those of an adopted notebook
 
     @property
     def label(self) -> str:

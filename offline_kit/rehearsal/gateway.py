@@ -38,13 +38,10 @@ class GatewayService:
 
     package: Path | None
     """The stand-in for kaggle_evaluation; None if the data includes the competition's own."""
-    code: tuple[Path, ...]
-    """Its Python files: the kernel's environment needs what they import."""
-    params: Mapping[str, Any]
-    """The notebook's params for it: "data_paths", "server", "gateway"."""
+    code: tuple[Path, ...]  # its Python files: the kernel's environment needs what they import
+    params: Mapping[str, Any]  # the notebook's params for it: "data_paths", "server", "gateway"
     submission: str
-    package_folder: str = ""
-    """Name of the data's folder that contains the package; empty: the data itself."""
+    package_folder: str = ""  # name of the data's folder that contains the package; empty: the data itself
 
     def added_folders(self) -> dict[str, Path]:
         """Return the folders to add to the competition's mount, by name."""

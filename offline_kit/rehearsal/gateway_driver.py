@@ -31,15 +31,12 @@ from offline_kit.notebook.runtime.kit_server import (
 )
 
 RERUN = "KAGGLE_IS_COMPETITION_RERUN"
-BACKWARDS = "KAGGLE_EVALUATION_STANDIN_BACKWARDS"
-"""Makes our own gateway send the batches in reverse."""
+BACKWARDS = "KAGGLE_EVALUATION_STANDIN_BACKWARDS"  # makes our own gateway send the batches in reverse
 OUTCOME, LOG = "outcome.json", "log.txt"
-TABLE_SUFFIX = ".csv"
-"""Appended to the name of a parquet file for its copy as CSV."""
+TABLE_SUFFIX = ".csv"  # appended to the name of a parquet file for its copy as CSV
 FIRST_SUBMISSION = "of-one-process.parquet"
 """Submission of the first run, next to this file, to convert to CSV as well."""
-GRACE = 15
-"""Seconds to wait for a process to end."""
+GRACE = 15  # seconds to wait for a process to end
 
 
 def main(words: Sequence[str]) -> int:

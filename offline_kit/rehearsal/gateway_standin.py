@@ -23,10 +23,8 @@ from pathlib import Path
 from typing import Any
 
 RERUN = "KAGGLE_IS_COMPETITION_RERUN"
-BACKWARDS = "KAGGLE_EVALUATION_STANDIN_BACKWARDS"
-"""Set for a second run, which sends the batches in reverse."""
-MAX_BATCH_ROWS, MIN_BATCHES = 50, 5
-"""Largest batch, and fewest batches if the test set has as many rows."""
+BACKWARDS = "KAGGLE_EVALUATION_STANDIN_BACKWARDS"  # set for a second run, which sends the batches in reverse
+MAX_BATCH_ROWS, MIN_BATCHES = 50, 5  # largest batch, and fewest batches if the test set has as many rows
 OPTIONS = "standin.json"
 PACKAGE = Path(__file__).parents[1]
 Call = Callable[[str, Sequence[Any]], Any]
@@ -44,23 +42,16 @@ class GatewayRuntimeError(Exception):
 class GatewayOptions:
     """Options of this gateway; set in [tool.offline-kit.notebook.params.gateway]."""
 
-    batches: str = "polars"
-    """"polars" or "pandas": type of a batch."""
-    rows: int = 0
-    """Rows of a batch; 0: a fifth of the test set, at most 50."""
-    by: str = ""
-    """Column whose values make the batches ("date_id"), instead of a number of rows."""
-    sends: Sequence[str] = ("test",)
-    """Tables that `predict` is called with: "test", "sample_submission"."""
-    ids: str = ""
-    """Column of the row ids; empty: the first one of the sample, else of the test set."""
+    batches: str = "polars"  # "polars" or "pandas": type of a batch
+    rows: int = 0  # rows of a batch; 0: a fifth of the test set, at most 50
+    by: str = ""  # column whose values make the batches ("date_id"), instead of a number of rows
+    sends: Sequence[str] = ("test",)  # tables that `predict` is called with: "test", "sample_submission"
+    ids: str = ""  # column of the row ids; empty: the first one of the sample, else of the test set
     submission: str = "submission.parquet"
     seed: int = 0
     # The limits are those of kaggle_evaluation 1.4.0 (core/relay.py, core/base_gateway.py).
-    start_limit: float = 900
-    """Seconds from the first call until the server must answer."""
-    call_limit: float = 3600
-    """Seconds for each batch except the first."""
+    start_limit: float = 900  # seconds from the first call until the server must answer
+    call_limit: float = 3600  # seconds for each batch except the first
     port: int = 50051
 
     @classmethod

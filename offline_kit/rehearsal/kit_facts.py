@@ -11,19 +11,16 @@ from offline_kit.core.errors import ProjectError
 from offline_kit.kit import manifest
 from offline_kit.project.types import FileEntry, Kit, Role
 
-KitFile = tuple[FileEntry, Path]
-"""A file of a kit, and its path on this disk."""
+KitFile = tuple[FileEntry, Path]  # A file of a kit, and its path on this disk
 
 
 @dataclass(frozen=True, kw_only=True)
 class InstallPlan:
     """The part of a kit's install plan that a rehearsal uses."""
 
-    image: str
-    """Name of the image that the kit was built for; empty for a kit without packages."""
+    image: str  # name of the image that the kit was built for; empty for a kit without packages
     install: tuple[Mapping[str, Any], ...]
-    provided: Mapping[str, str]
-    """What the image must provide: version by normalized name."""
+    provided: Mapping[str, str]  # what the image must provide: version by normalized name
 
     def imports(self) -> tuple[str, ...]:
         """Return the dotted names that the notebook imports after the installation, as a check."""

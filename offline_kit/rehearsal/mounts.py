@@ -21,11 +21,9 @@ class MountedInputs:
 
     mounts: tuple[Mount, ...]
     """In the order to mount them: /kaggle/input itself, its folders, then what covers files of those."""
-    sample: Path | None
-    """The sample submission, cut to the requested number of rows."""
+    sample: Path | None  # the sample submission, cut to the requested number of rows
     notes: tuple[str, ...]
-    data: str = ""
-    """Path of the competition's data in the sandbox; empty if it is not mounted."""
+    data: str = ""  # path of the competition's data in the sandbox; empty if it is not mounted
 
 
 def lay_out_inputs(

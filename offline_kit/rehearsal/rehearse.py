@@ -34,11 +34,9 @@ class Rehearsal:
     """A rehearsal that passed."""
 
     kit: str
-    notebook: str
-    """Hex SHA-256."""
+    notebook: str  # hex SHA-256
     rows_wanted: int | None
-    fidelity: str
-    """"matching" or "stand-in"."""
+    fidelity: str  # "matching" or "stand-in"
     differences: tuple[str, ...]
     notes: tuple[str, ...]
     sandbox: str
@@ -46,15 +44,12 @@ class Rehearsal:
     python: str
     installer: str
     layout: str
-    seconds: float
-    """Wall-clock time of the notebook, the start of its kernel included."""
+    seconds: float  # wall-clock time of the notebook, the start of its kernel included
     cell_seconds: tuple[float, ...]
-    peak_memory: int
-    """Bytes of the whole process tree; 0 if it cannot be measured."""
+    peak_memory: int  # bytes of the whole process tree; 0 if it cannot be measured
     memory_by: str
     submission: Path
-    rows: int
-    """Rows of the submission; 0 if neither a CSV nor our gateway gives their number."""
+    rows: int  # rows of the submission; 0 if neither a CSV nor our gateway gives their number
     folder: Path
     warnings: tuple[str, ...] = ()
 

@@ -20,20 +20,14 @@ class RehearsalRequest:
     image: Image
     dataset: str = ""
     """"slug" or "owner/slug" of the kit's dataset; it names the mount. A split kit appends the part's name."""
-    competition: str = ""
-    """Slug; empty: the first competition of the notebook's metadata."""
-    competition_data: Path | None = None
-    """Local copy of the data, or a part of it; mounted, never copied."""
-    sample_submission: Path | None = None
-    """None: look for one in the data."""
+    competition: str = ""  # slug; empty: the first competition of the notebook's metadata
+    competition_data: Path | None = None  # local copy of the data, or a part of it; mounted, never copied
+    sample_submission: Path | None = None  # none: look for one in the data
     submission: str = "submission.csv"
-    env: str = "matching"
-    """"matching": the image's versions; "current": the running environment."""
-    installer: str = "auto"
-    """What the notebook installs with: "uv", "pip" (then uv is hidden) or "auto"."""
+    env: str = "matching"  # "matching": the image's versions; "current": the running environment
+    installer: str = "auto"  # what the notebook installs with: "uv", "pip" (then uv is hidden) or "auto"
     layout: str = "new"
-    rows: int | None = None
-    """Rows of the test set, repeated under new ids if there are fewer; None: all."""
+    rows: int | None = None  # rows of the test set, repeated under new ids if there are fewer; None: all
     timeout: float = 9 * 3600
     memory: int | None = None
     sandboxes: tuple[str, ...] = sandbox.KINDS

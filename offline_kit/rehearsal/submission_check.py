@@ -22,10 +22,8 @@ _MANY_FILES = 500  # Kaggle lists more output files slowly, page by page, until 
 class SubmissionCheck:
     """The result of checking a submission."""
 
-    rows: int
-    """Without the header; 0 if the format cannot be read."""
-    problems: tuple[str, ...] = ()
-    """What Kaggle would refuse or score as an error."""
+    rows: int  # without the header; 0 if the format cannot be read
+    problems: tuple[str, ...] = ()  # what Kaggle would refuse or score as an error
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     """What may still spoil the score; never problems, because each may be intended."""

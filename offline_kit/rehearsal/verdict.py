@@ -49,8 +49,7 @@ class RunVerdict:
     problem: ProjectError | None
     rows: int = 0
     notes: tuple[str, ...] = ()
-    notebook_notes: tuple[str, ...] = ()
-    """Lines that the notebook marked as notes in its output, each once."""
+    notebook_notes: tuple[str, ...] = ()  # lines that the notebook marked as notes in its output, each once
     warnings: tuple[str, ...] = ()
 
 

@@ -63,15 +63,12 @@ def judge_newer(trained: Version, reads: Version) -> Severity | None:
 class Framework:
     """A library that models are trained with."""
 
-    name: str
-    """Its name in the configuration and in `load_<name>`, a Python identifier."""
+    name: str  # its name in the configuration and in `load_<name>`, a Python identifier
     title: str
-    packages: tuple[str, ...]
-    """Distributions that its cell imports; they are added to the requirements."""
+    packages: tuple[str, ...]  # distributions that its cell imports; they are added to the requirements
     score_match: Callable[[Path, ClassifiedFile], float]
     """How sure it is, 0 to 1, that a file or a folder (of kind OTHER) is its own, from names and bytes alone."""
-    library: str = ""
-    """The distribution whose version at training time matters; empty for none."""
+    library: str = ""  # the distribution whose version at training time matters; empty for none
     check_member: Callable[[Member], Iterable[Finding]] = lambda _member: ()
     """Findings on a member at build time; `member.version` is set already."""
     read_version: Callable[[Path], str] = lambda _path: ""

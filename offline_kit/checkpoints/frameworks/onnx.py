@@ -39,13 +39,10 @@ class OnnxGraph:
     """Facts of a graph apart from its operators."""
 
     ir_version: int
-    opsets: dict[str, int]
-    """Version of each operator set, by its domain; the default one is ""."""
+    opsets: dict[str, int]  # version of each operator set, by its domain; the default one is ""
     external: set[str]
-    inputs: int
-    """How many inputs it has, weights not counted."""
-    fixed_rows: int
-    """How many rows its first input takes at once; 0 for any number."""
+    inputs: int  # how many inputs it has, weights not counted
+    fixed_rows: int  # how many rows its first input takes at once; 0 for any number
 
 
 def _score_onnx(path: Path, sniffed: ClassifiedFile) -> float:

@@ -24,8 +24,7 @@ from offline_kit.checkpoints.pickle_streams import (
 )
 from offline_kit.project.types import CheckpointKind, Finding, Member
 
-TIMM_PREFIX = "timm:"
-"""How `model` names an architecture of timm: "timm:resnet18"."""
+TIMM_PREFIX = "timm:"  # how `model` names an architecture of timm: "timm:resnet18"
 _TORCH = frozenset({CheckpointKind.TORCH_ZIP, CheckpointKind.TORCH_LEGACY, CheckpointKind.LIGHTNING})
 _MODULE_STATE = (b"_backward_hooks", b"_modules", b"_parameters")
 # The key, its memo opcode, and the length of the string that is its value

@@ -39,10 +39,8 @@ def account_files(uid: int) -> dict[str, str]:
 class Mount:
     """A file or folder of this machine that the box sees."""
 
-    inside: str
-    """Absolute path in the box; later mounts may cover parts of earlier ones."""
-    source: Path
-    """Must exist."""
+    inside: str  # absolute path in the box; later mounts may cover parts of earlier ones
+    source: Path  # must exist
     writable: bool = False
 
 
@@ -50,20 +48,15 @@ class Mount:
 class Box:
     """A command, and all that it may see; times are in seconds of wall-clock time."""
 
-    argv: tuple[str, ...]
-    """The command; paths are those in the box, here and in `cwd`."""
+    argv: tuple[str, ...]  # the command; paths are those in the box, here and in `cwd`
     mounts: tuple[Mount, ...]
-    links: Mapping[str, str] = field(default_factory=dict)
-    """Symbolic links in the box: path to target."""
-    env: Mapping[str, str]
-    """Its whole environment; nothing is inherited."""
+    links: Mapping[str, str] = field(default_factory=dict)  # symbolic links in the box: path to target
+    env: Mapping[str, str]  # its whole environment; nothing is inherited
     cwd: str
     log: Path
-    scratch: Path
-    """An empty folder that the sandbox itself may use."""
+    scratch: Path  # an empty folder that the sandbox itself may use
     timeout: float
-    memory: int | None = None
-    """Bytes that the whole process tree may hold; None: no limit."""
+    memory: int | None = None  # bytes that the whole process tree may hold; None: no limit
     network: bool = False
 
 
@@ -73,10 +66,8 @@ class BoxOutcome:
 
     code: int
     seconds: float
-    peak_memory: int
-    """Bytes of the whole process tree, as sampled; 0 if nothing could be read."""
-    memory_by: str
-    """"PSS", "RSS" (counts shared pages twice) or "not measured"."""
+    peak_memory: int  # bytes of the whole process tree, as sampled; 0 if nothing could be read
+    memory_by: str  # "PSS", "RSS" (counts shared pages twice) or "not measured"
     timed_out: bool = False
     over_memory: bool = False
 
