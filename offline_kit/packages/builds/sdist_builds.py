@@ -329,7 +329,7 @@ def _obtain_requirements(
         raise BuildFailedError(error.what, error.details) from error
     except OutsideError as error:
         raise OutsideError(
-            f"no index answered when resolving {', '.join(sorted(requires))}, which a build requires",
+            f"{error.what}, when resolving {', '.join(sorted(requires))}, which a build requires",
             code=error.code,
             hint="check the connection and pip's index settings, then run again",
             details=error.details,
