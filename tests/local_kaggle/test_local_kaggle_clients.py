@@ -308,13 +308,12 @@ def test_the_client_reads_the_leaderboard_and_fetches_a_submission(tmp_path: Pat
                 words = ("-f", sent, "-m", answer)
                 done = bench.cli("competitions", "submit", "small-digits", *words, user=user)
                 assert done.returncode == 0, done.stdout + done.stderr
-        bench.until(
-            lambda: all(
-                each["status"] == "COMPLETE"
-                for user in ("alice", "bob")
-                for each in bench.rpc("ListSubmissions", user, competitionName="small-digits")["submissions"]
-            )
-        )
+
+        def states(user: str) -> list[str]:
+            listed = bench.rpc("ListSubmissions", user, competitionName="small-digits")["submissions"]
+            return [submission["status"] for submission in listed]
+
+        bench.until(lambda: states("alice") == states("bob") == ["COMPLETE", "COMPLETE"])
         shown = api(
             bench,
             "tell([[row.team_name, row.score] for row in api.competition_leaderboard_view('small-digits')])",
