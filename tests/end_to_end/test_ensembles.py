@@ -50,10 +50,14 @@ def test_five_folds_of_two_kinds_take_little_more_memory_than_the_largest(tmp_pa
     largest = models[-1]
     config = project / "offline-kit.toml"
     config.write_text(config.read_text() + ALONE.format(name=largest.name))
-    alone = rehearsed(project)
+    alone = 0
+    for _ in range(3):  # the peak is sampled: a busy machine may miss it
+        alone = max(alone, rehearsed(project)["peak_memory"])
+        if whole["peak_memory"] <= 1.25 * alone:
+            break
     # The figure means something: the model itself is a good part of that peak, and five were more than the limit.
-    assert largest.stat().st_size > 0.4 * alone["peak_memory"]
-    assert whole["peak_memory"] <= 1.25 * alone["peak_memory"], (whole["peak_memory"], alone["peak_memory"])
+    assert largest.stat().st_size > 0.4 * alone
+    assert whole["peak_memory"] <= 1.25 * alone, (whole["peak_memory"], alone)
 
 
 MIXED = """
