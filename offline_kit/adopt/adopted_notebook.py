@@ -145,15 +145,15 @@ def _template_facts(adoption: Adoption, kit: Kit) -> dict[str, Any]:
         for path, name in adoption.served
         for original in _find_entries(kit, name, "checkpoints")
     }
-    made = []
+    layout = []
     for path, name in adoption.laid_out:
         # a file or folder of the project may be in the kit as code, as a checkpoint, or partly as both
         tops = {entry.partition("/")[0] for entry in _find_entries(kit, name)} if name else set()
-        made += [(path, f"{top}/{name}") for top in sorted(tops, reverse=True)] if name else [(path, "")]
+        layout += [(path, f"{top}/{name}") for top in sorted(tops, reverse=True)] if name else [(path, "")]
     return {
         "notebook": adoption.notebook.name,
         "served": dict(sorted(served.items())),
-        "made": made,
+        "made": layout,
         "attached": {f"{kind}s": list(names) for kind, names in adoption.sources.by_kind().items() if names},
         "changes": [
             {"cell": need.cell, "line": need.line, "text": need.text, "now": _describe_resolution(need)}

@@ -294,8 +294,10 @@ def _resolve_import(
 def _installed_distributions(name: str) -> tuple[str, ...]:
     """Return the distributions of the running environment that provide an import, except those built from a folder."""
     names = imports.installed_imports().get(name, ()) if name not in _COMMON_NAMES else ()
-    found = map(importlib.metadata.distribution, names)
-    return tuple(normalize_name(item.name) for item in found if item.read_text("direct_url.json") is None)
+    distributions = map(importlib.metadata.distribution, names)
+    return tuple(
+        normalize_name(item.name) for item in distributions if item.read_text("direct_url.json") is None
+    )
 
 
 def _installed_lines(notebook: InspectedNotebook) -> list[str]:

@@ -95,7 +95,7 @@ def scan_tree(root: Path, limits: ScanLimits = LIMITS) -> FileTree:
             break
         entries = _list_entries(root, folder, limits.per_folder, notes)
         count += len(entries)
-        inner, here = list[str](), list[str]()
+        inner, own_files = list[str](), list[str]()
         for entry in entries[: limits.per_folder]:
             name = f"{folder}/{entry.name}" if folder else entry.name
             # only names that can be written into a text file: no bytes outside UTF-8 and no line ends
@@ -104,8 +104,8 @@ def scan_tree(root: Path, limits: ScanLimits = LIMITS) -> FileTree:
             if entry.is_dir(follow_symlinks=not folder):
                 inner += [] if _is_skipped(entry, folder, root) else [name]
             elif not entry.name.startswith(".") and entry.is_file():  # reading a pipe would block
-                here.append(name)
-        files += sorted(here)
+                own_files.append(name)
+        files += sorted(own_files)
         folders += sorted(inner)
         is_data = folder.partition("/")[0] in DATA_FOLDERS
         depth = folder.count("/") + 1 if folder else 0

@@ -74,7 +74,7 @@ class UploadService(Service):
         data = self._data_path(record)
         with data.open("r+b" if data.exists() else "w+b") as stream:
             stream.seek(start)
-            # A client may go back behind what has arrived: the bytes that it sends now count.
+            # A client may send bytes again that have already arrived: the new ones replace them.
             stream.truncate()
             while chunk := source.read(_CHUNK):  # what came before a cut stays
                 if stream.tell() + len(chunk) > record["size"]:

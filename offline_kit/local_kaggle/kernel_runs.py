@@ -38,7 +38,7 @@ def discard_text(text: str) -> None:
 class RunCompetition:
     """The competition that a notebook takes part in, as far as its run depends on it."""
 
-    place: str  # where its data is mounted, below /kaggle/input
+    mount: str  # where its data is mounted, below /kaggle/input
     submission: str  # what its gateway writes, if it has an inference server
     gateway: Mapping[str, Any] | str | None
     """Options of the stand-in gateway, or a class of its own package; None: its competition.toml has no `gateway`."""
@@ -209,8 +209,8 @@ class NotebookRuns(Service):
             for ref in refs:
                 mounted = self.finders[kind](ref, user)
                 if mounted and mounted[0] in covered:
-                    place = self._mount_place(mounted[0])
-                    yield from ((f"{place}/{name}", path) for name, path in covered[mounted[0]].items())
+                    mount = self._mount_place(mounted[0])
+                    yield from ((f"{mount}/{name}", path) for name, path in covered[mounted[0]].items())
                 elif mounted:
                     yield self._mount_place(mounted[0]), mounted[1]
 
@@ -219,8 +219,8 @@ class NotebookRuns(Service):
             mounted = self.finders["competition"](ref, user)
             rules = self.store.read("competitions", ref)
             if mounted and rules:
-                place, submission = self._mount_place(mounted[0]), str(rules["submission"])
-                return RunCompetition(place=place, submission=submission, gateway=rules.get("gateway"))
+                mount, submission = self._mount_place(mounted[0]), str(rules["submission"])
+                return RunCompetition(mount=mount, submission=submission, gateway=rules.get("gateway"))
         return None
 
     def _mount_place(self, place: str) -> str:

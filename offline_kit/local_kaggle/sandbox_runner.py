@@ -88,7 +88,7 @@ class SandboxRunner:
             env=env,
             network=job.internet,
         )
-        root = f"/kaggle/input/{job.contest.place}" if job.contest else ""
+        root = f"/kaggle/input/{job.contest.mount}" if job.contest else ""
         if service:
             bench = replace(bench, python_path=gateway.find_python_path(service, source, root))
         boxes = (job.folder / f"box{number}" for number in itertools.count())
@@ -122,17 +122,17 @@ def _add_gateway(job: RunJob, notebook: Path) -> tuple[RunJob, GatewayService | 
     contest = job.contest
     if contest is None or not (gateway.uses_gateway(notebook) or (job.rerun and contest.gateway is not None)):
         return job, None
-    place, entries, others = contest.place, dict[str, Path](), []
+    mount, entries, others = contest.mount, dict[str, Path](), []
     for at, source in job.inputs:
-        if at == place:
+        if at == mount:
             entries |= {path.name: path for path in sorted(source.iterdir())}
-        elif at.startswith(f"{place}/"):
-            entries[at.removeprefix(f"{place}/")] = source
+        elif at.startswith(f"{mount}/"):
+            entries[at.removeprefix(f"{mount}/")] = source
         else:
             others.append((at, source))
     params = {} if contest.gateway is None else {"gateway": contest.gateway}
     service = gateway.prepare_gateway(entries, params, contest.submission, job.folder / "gateway")
-    laid = {f"{place}/{name}": path for name, path in (entries | service.added_folders()).items()}
+    laid = {f"{mount}/{name}": path for name, path in (entries | service.added_folders()).items()}
     return replace(job, inputs=(*others, *laid.items())), service
 
 

@@ -316,8 +316,8 @@ class _RequestHandler(BaseHTTPRequestHandler):
         if name == "LOGS":
             query = urllib.parse.parse_qs(urllib.parse.urlsplit(self.path).query)
             label = query.get("versionLabel", [""])[0]
-            wanted = {"userName": words[4], "kernelSlug": words[5], "versionLabel": label}
-            return kaggle.follow_log(wanted, authorization, base)
+            log_request = {"userName": words[4], "kernelSlug": words[5], "versionLabel": label}
+            return kaggle.follow_log(log_request, authorization, base)
         if name == "GET" and words[0] in wire.PAGES:
             return wire.PLACEHOLDER_PAGE
         if name == "GET" and words[0] == "files":
@@ -356,9 +356,9 @@ class _RequestHandler(BaseHTTPRequestHandler):
         """Send a file, or the rest of it that `Range` asks for; return the bytes sent."""
         stat = path.stat()
         size, etag = stat.st_size, f'"{stat.st_mtime_ns:x}-{stat.st_size:x}"'
-        wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
+        range_match = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
         is_unchanged = (self.headers.get("If-Range") or etag) == etag  # else the whole file again, RFC 9110
-        start = int(wanted[1]) if wanted and is_unchanged and int(wanted[1]) < size else 0
+        start = int(range_match[1]) if range_match and is_unchanged and int(range_match[1]) < size else 0
         headers: dict[str, Any] = {
             "Content-Type": "application/octet-stream",
             "Content-Length": size - start,

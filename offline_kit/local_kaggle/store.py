@@ -63,9 +63,9 @@ class RecordStore:
             record = json.loads((self.key_folder(*key) / _RECORD).read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError):
             return None
-        found = Record(record)
-        found.key = tuple(word.lower() for word in key)
-        return found
+        stored_record = Record(record)
+        stored_record.key = tuple(word.lower() for word in key)
+        return stored_record
 
     def write_record(self, record: Mapping[str, Any], *key: str) -> None:
         """Write a record whole; it outlives a crash. A closed store keeps nothing more."""

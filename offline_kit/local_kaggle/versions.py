@@ -119,7 +119,9 @@ class VersionedThings(OwnedThings):
     def newest_version(self, thing: Record, *, ready: bool = False) -> Record | None:
         """Return the newest version that shows (and is READY), or None."""
         versions = self.iter_shown(thing)
-        return next((each for each in versions if not ready or self.version_state(each) == "READY"), None)
+        return next(
+            (number for number in versions if not ready or self.version_state(number) == "READY"), None
+        )
 
     def has_unfinished(self, thing: Record) -> bool:
         """Tell whether a version is on its way: visible or not, neither READY nor FAILED."""

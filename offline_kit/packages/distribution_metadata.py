@@ -43,8 +43,8 @@ def read_metadata(path: Path, filename: str) -> bytes | None:
         else:
             with tarfile.open(path) as tar:
                 # One pass: a .tar.gz has no table of contents, and PKG-INFO is near its start.
-                found = next((member for member in tar if _is_pkg_info(member.name)), None)
-                stream = tar.extractfile(found) if found else None
+                pkg_info = next((member for member in tar if _is_pkg_info(member.name)), None)
+                stream = tar.extractfile(pkg_info) if pkg_info else None
                 raw = stream.read() if stream else None
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
         raise ProjectError(

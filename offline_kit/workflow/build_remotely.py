@@ -105,13 +105,13 @@ def render_job(config: Config, account: Account, request: RemoteRequest | None =
     suffix = " wheelhouse" if request else " image"
     title = config.name[: TITLE_LENGTH[1] - len(suffix)].strip() + suffix
     shape = find_machine_shape(config.accelerator)
-    place = "kaggle" if account.server_name == "Kaggle" else "local-kaggle"
+    server = "kaggle" if account.server_name == "Kaggle" else "local-kaggle"
     lists = ("requirements", "constraints", "protected", "include", "exclude")
     facts = {
         "title": title,
         "project": config.name,
         "tool_version": __version__,
-        "image_name": f"{place}-captured-{'gpu' if shape else 'cpu'}",
+        "image_name": f"{server}-captured-{'gpu' if shape else 'cpu'}",
         "where": account.server_name,
         "runtime": [{"name": "kit_capture", "source": notebook.paste_module("kit_capture")}],
         "preferred": dict(request.preferred) if request else {},

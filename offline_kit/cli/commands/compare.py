@@ -157,9 +157,9 @@ def verify(project: Path, console: Console, deep: bool, no_notebook: bool, **fla
 
 def _show_verification(verification: "Verification", console: Console) -> None:
     """Show whether Kaggle has the kit's files, and a fix for each difference."""
-    place, kit, notebook = verification.place, verification.kit[:12], verification.notebook
+    server_name, kit, notebook = verification.place, verification.kit[:12], verification.notebook
     columns = ("part", "where", "version", "state", "private", "files", "as in the kit")
-    console.show_table(f"On {place}", columns, [_part_row(part) for part in verification.parts])
+    console.show_table(f"On {server_name}", columns, [_part_row(part) for part in verification.parts])
     for note in (note for part in verification.parts for note in part.notes):
         console.note(note)
     facts = {
@@ -174,12 +174,14 @@ def _show_verification(verification: "Verification", console: Console) -> None:
         file_count = sum(len(part.part.entries) for part in verification.parts)
         method = "by their bytes" if verification.deep else "by names, sizes and marker"
         notebook_words = f", and version {notebook.version} of the notebook" if notebook else ""
-        console.print_lines([f"{place} has kit {kit} unchanged: {file_count} files {method}{notebook_words}"])
+        console.print_lines(
+            [f"{server_name} has kit {kit} unchanged: {file_count} files {method}{notebook_words}"]
+        )
         console.print_result({"ok": True, **facts})
         return
     for problem in problems:
         console.warn(problem.what)
-    message = f"{count_words(len(problems), 'difference')} between {place} and kit {kit}"
+    message = f"{count_words(len(problems), 'difference')} between {server_name} and kit {kit}"
     remedies = list(dict.fromkeys(problem.remedy for problem in problems))
     console.print_lines([message, *(f"  {console.words(remedy)}" for remedy in remedies)])
     details = [problem.what for problem in problems]

@@ -17,7 +17,7 @@ def clean_leftovers(folder: Path, *, limit: int = LIMIT) -> tuple[str, ...]:
     Links are deleted, never followed: a box can point them at any file of this machine.
     """
     deleted: list[str] = []
-    # A loop: a box can nest folders deeper than a recursion may go.
+    # A loop: a box can nest folders deeper than Python's recursion limit.
     pending = [folder]
     while pending:
         subfolder = pending.pop()

@@ -67,8 +67,8 @@ class PushTarget(ABC):
                 self.uploader.forget_uploads()
             return visible
 
-        found = self.context.recover_interrupted(self.journal_target, wait_for_effect, processing=timeout)
-        return found is not None
+        recovered = self.context.recover_interrupted(self.journal_target, wait_for_effect, processing=timeout)
+        return recovered is not None
 
     def upload_part(self, part: KitPart, folder: Path, reason: str) -> dict[str, str]:
         """Upload a part's files and marker and return their tokens by name.

@@ -29,7 +29,7 @@ class LedgerEntry:
     parts: Mapping[str, str] = field(default_factory=dict)  # part ids by part name
     commit: str = ""  # the project's git commit, marked if there were uncommitted changes
     run_seconds: float = 0.0
-    place: str = "Kaggle"  # "Kaggle", or "LOCAL": such scores are worth nothing elsewhere
+    place: str = "Kaggle"  # "Kaggle", or "LOCAL": its scores do not count on Kaggle
     at: str = ""  # when it was submitted: ISO 8601 in UTC
     state: str = "pending"  # "pending", "complete" or "error", as last seen
     error: str = ""

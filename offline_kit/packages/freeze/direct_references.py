@@ -215,8 +215,8 @@ def _build_cached_wheel(
 ) -> Path:
     # Two runs must not build the same reference at once.
     with files.hold_lock(cache_folder.with_suffix(".lock")):
-        if found := next(iter(sorted(cache_folder.glob("*.whl"))), None):
-            return found
+        if cached_wheel := next(iter(sorted(cache_folder.glob("*.whl"))), None):
+            return cached_wheel
         with (
             files.stage_folder(cache_folder) as fresh,
             tempfile.TemporaryDirectory(prefix="offline-kit-") as scratch,

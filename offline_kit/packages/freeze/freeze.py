@@ -185,8 +185,8 @@ def _fit_lock_to_image(inputs: FreezeInputs, metadata: MetadataStore) -> FreezeI
     pins = dict(lock.pins)
     for name in pins.keys() & {name for name, fits in fitting.items() if fits}:
         # The version itself, else the next newer that fits, else the newest.
-        wanted = Version(pins[name].version)
-        above = [fit for fit in fitting[name] if Version(fit) >= wanted]
+        pinned_version = Version(pins[name].version)
+        above = [fit for fit in fitting[name] if Version(fit) >= pinned_version]
         pins[name] = replace(pins[name], version=above[-1] if above else fitting[name][0])
     listed_names = {line.name for line in inputs.requirements if line.origin == LOCK_ORIGIN}
     left_out = {
