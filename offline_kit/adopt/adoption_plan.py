@@ -84,9 +84,11 @@ def plan_adoption(
     # the accelerator to choose an image for, and the one to write into the configuration
     accelerator, own_accelerator = current.accelerator, ""
     if accelerator in ("", "none"):
-        wanted = notebook_metadata.read_metadata(root / source).accelerator
+        stated_accelerator = notebook_metadata.read_metadata(root / source).accelerator
         try:
-            accelerator = own_accelerator = wanted if find_machine_shape(wanted) else ""
+            accelerator = own_accelerator = (
+                stated_accelerator if find_machine_shape(stated_accelerator) else ""
+            )
         except OfflineKitError:
             accelerator = ""  # unknown to Kaggle: `inspection` reports it
     image = images.load_image(current.image, accelerator=accelerator or "none", project=root)
