@@ -16,6 +16,7 @@ from offline_kit.core.errors import OfflineKitError, OutsideError
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.core.sandboxes import engines
 from offline_kit.core.sandboxes.box import Box, BoxOutcome, Mount
+from offline_kit.core.sandboxes.process_tree import MemoryCurve, MemorySample, ProcessTree, read_state
 
 _ENGINES = {
     "bubblewrap": (engines.find_bubblewrap, engines.build_bubblewrap_command),
@@ -28,7 +29,6 @@ _PROBE = (
     ' && [ "$(grep -c . /proc/net/route)" -le 1 ] || { echo "the network or the inputs are open"; exit 1; }'
 )
 _TICK = 0.1  # seconds between two samples of the memory
-_PROC = Path("/proc")
 _GRACE = 1.0  # seconds between SIGTERM and SIGKILL
 
 
@@ -112,23 +112,26 @@ def _probe_sandbox(candidate: Sandbox) -> str:
         return lines[-1] if lines else f"ended with code {outcome.code}"
 
 
-def run_box(sandbox: Sandbox, box: Box, *, watch: Callable[[], None] = lambda: None) -> BoxOutcome:
+def run_box(sandbox: Sandbox, box: Box, *, watch: Callable[[int], None] = lambda _memory: None) -> BoxOutcome:
     """Run a box to its end or a limit; none of its processes survives the call.
 
-    `watch` is called about ten times a second. An interrupt ends the box and is raised again.
+    `watch` is called about ten times a second with the bytes that its processes hold, and with 0 once they ended. An
+    interrupt ends the box and is raised again.
     """
     argv, env = build_command(sandbox, box)
     container = sandbox.program if sandbox.kind == "docker" else None
-    began = time.monotonic()
+    began, started = time.monotonic(), time.time()
     process = processes.start_process(
         argv, cwd=Path(box.cwd) if sandbox.is_weak else None, env=env, log=box.log
     )
-    tree = ProcessTree(process.pid)
+    tree, curve = ProcessTree(process.pid), MemoryCurve()
     timed_out = over_memory = False
     try:
         while process.poll() is None and not (timed_out or over_memory):
             sampled = time.monotonic()
-            over_memory = tree.sample_memory() > (box.memory or math.inf)
+            if memory := tree.sample_memory():
+                curve.add_sample(MemorySample(sampled - began, memory))
+            over_memory = memory > (box.memory or math.inf)
             timed_out = sampled - began > box.timeout and not over_memory
             if not (timed_out or over_memory):
                 # A sample of a huge process takes long and holds its page tables: never more than a tenth of the time.
@@ -136,7 +139,7 @@ def run_box(sandbox: Sandbox, box: Box, *, watch: Callable[[], None] = lambda: N
             if container and tree.root == process.pid:
                 # The container's processes are no children of docker's client.
                 tree.root = engines.first_container_process(container, box) or process.pid
-            watch()
+            watch(memory)
     finally:
         if container and process.poll() is None:
             engines.kill_container(container, box)
@@ -145,14 +148,15 @@ def run_box(sandbox: Sandbox, box: Box, *, watch: Callable[[], None] = lambda: N
             processes.end_process(process, grace=_GRACE)
         for pid, start in tree.began.items() if sandbox.is_weak else ():
             # Kernels leave their process group, and here no namespace ends them.
-            if (state := _read_state(pid)) and state[1] == start:
+            if (state := read_state(pid)) and state[1] == start:
                 with suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, signal.SIGKILL)
-    watch()
+    watch(0)
     return BoxOutcome(
         code=process.returncode,
+        started=started,
         seconds=time.monotonic() - began,
-        peak_memory=tree.peak,
+        memory_curve=tuple(curve.samples),
         memory_by=tree.by,
         timed_out=timed_out,
         over_memory=over_memory,
@@ -164,67 +168,3 @@ def build_command(sandbox: Sandbox, box: Box) -> tuple[list[str], Mapping[str, s
     if sandbox.program is None:
         return engines.build_weak_command(box)
     return _ENGINES[sandbox.kind][1](sandbox.program, box)
-
-
-class ProcessTree:
-    """Samples one process tree and keeps the peak."""
-
-    # PSS instead of a control group's own peak: that one counts the cached pages of every file read, which the kernel
-    # gives back for nothing, so a large checkpoint would look like a need of memory.
-
-    def __init__(self, root: int) -> None:
-        self.root = root
-        self.peak = 0
-        """Bytes; the highest sum of one sample."""
-        self.began: dict[int, int] = {}
-        """When each process that was ever part of the tree began: the system reuses process ids."""
-        self.by = "not measured"
-        """"PSS"; "RSS" as soon as one process does not show its PSS; "not measured" without /proc."""
-
-    def sample_memory(self) -> int:
-        """Return the bytes that the tree holds now."""
-        total = sum(map(self._read_memory, self.list_pids()))
-        self.peak = max(self.peak, total)
-        return total
-
-    def list_pids(self) -> list[int]:
-        """Return the processes of the tree that are alive now."""
-        states = {int(entry.name): _read_state(int(entry.name)) for entry in _PROC.glob("[0-9]*")}
-        children: dict[int, list[int]] = {}
-        for pid, state in states.items():
-            if state:
-                children.setdefault(state[0], []).append(pid)
-        pids, queue = [], [self.root] if states.get(self.root) else []
-        while queue:
-            pid = queue.pop()
-            pids.append(pid)
-            queue += children.get(pid, [])
-        self.began |= {pid: state[1] for pid in pids if (state := states[pid])}
-        return pids
-
-    def _read_memory(self, pid: int) -> int:
-        try:
-            for line in (_PROC / str(pid) / "smaps_rollup").read_bytes().splitlines():
-                if line.startswith(b"Pss:"):
-                    self.by = "PSS" if self.by != "RSS" else "RSS"
-                    return int(line.split()[1]) * 1024
-        except (PermissionError, FileNotFoundError):
-            try:
-                pages = int((_PROC / str(pid) / "statm").read_bytes().split()[1])
-            except (OSError, IndexError):
-                return 0
-            self.by = "RSS" if pages else self.by
-            return pages * os.sysconf("SC_PAGE_SIZE")
-        except OSError:
-            pass  # it ended between the listing and the reading
-        return 0
-
-
-def _read_state(pid: int) -> tuple[int, int] | None:
-    """Return the parent of a process and when it began (https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html)."""
-    try:
-        # The name in brackets may contain anything, even brackets and spaces.
-        words = (_PROC / str(pid) / "stat").read_bytes().rpartition(b")")[2].split()
-        return int(words[1]), int(words[19])
-    except (OSError, IndexError, ValueError):
-        return None

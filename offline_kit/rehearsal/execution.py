@@ -241,7 +241,7 @@ class LogFollower:
         self.partial = b""
         """The last line, as long as it has no end."""
 
-    def read_lines(self) -> None:
+    def read_lines(self, _memory: int) -> None:
         """Read what was added since the last call."""
         with self.log.open("rb") as stream:
             stream.seek(self.offset)

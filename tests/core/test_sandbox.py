@@ -287,6 +287,9 @@ def test_the_peak_memory_of_a_child_is_counted(bench: Bench, each: Sandbox) -> N
     assert outcome.succeeded, bench.log
     assert 60_000_000 <= outcome.peak_memory < 160_000_000
     assert outcome.memory_by == "PSS"
+    times = [sample.seconds for sample in outcome.memory_curve]
+    assert times == sorted(times)
+    assert 0 <= times[0] < times[-1] <= outcome.seconds
 
 
 def test_a_memory_limit_ends_the_tree(bench: Bench, each: Sandbox) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from offline_kit.core.errors import ProjectError
 from offline_kit.core.sandboxes.box import BoxOutcome
+from offline_kit.core.sandboxes.process_tree import MemorySample
 from offline_kit.notebook.runtime.kit_runtime import KitError
 from offline_kit.rehearsal import verdict
 from offline_kit.rehearsal.environments import Interpreter
@@ -47,7 +48,8 @@ def ran(folder: Path, *cells: dict[str, Any], log: str = "", **end: Any) -> Kern
     (folder / "working").mkdir()
     (folder / "executed.ipynb").write_text(json.dumps({"cells": cells}))
     (folder / "log.txt").write_text(log)
-    outcome = {"code": 0, "seconds": 1.0, "peak_memory": 5_000_000, "memory_by": "PSS", **end}
+    curve = (MemorySample(0.5, 5_000_000),)
+    outcome = {"code": 0, "started": 0.0, "seconds": 1.0, "memory_curve": curve, "memory_by": "PSS", **end}
     return KernelRun(
         outcome=BoxOutcome(**outcome),
         executed=folder / "executed.ipynb",

@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from offline_kit.core.sandboxes.process_tree import MemorySample
+
 SYSTEM = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "sys", "nix", "gnu")
 """Folders of the system that stay visible, read-only; homes, mounts, /opt, /var and /run do not."""
 # What programs read of /etc; passwords, private keys and settings of services are not among it.
@@ -65,11 +67,17 @@ class BoxOutcome:
     """How a boxed command ended."""
 
     code: int
+    started: float  # seconds since the epoch
     seconds: float
-    peak_memory: int  # bytes of the whole process tree, as sampled; 0 if nothing could be read
+    memory_curve: tuple[MemorySample, ...]  # the whole process tree; empty without /proc
     memory_by: str  # "PSS", "RSS" (counts shared pages twice) or "not measured"
     timed_out: bool = False
     over_memory: bool = False
+
+    @property
+    def peak_memory(self) -> int:
+        """Bytes of the whole process tree, as sampled; 0 if nothing could be read."""
+        return max((sample.memory for sample in self.memory_curve), default=0)
 
     @property
     def succeeded(self) -> bool:
