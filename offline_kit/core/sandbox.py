@@ -18,12 +18,7 @@ from offline_kit.core.sandboxes import engines
 from offline_kit.core.sandboxes.box import Box, BoxOutcome, Mount
 from offline_kit.core.sandboxes.process_tree import MemoryCurve, MemorySample, ProcessTree, read_state
 
-_ENGINES = {
-    "bubblewrap": (engines.find_bubblewrap, engines.build_bubblewrap_command),
-    "unshare": (engines.find_unshare, engines.build_unshare_command),
-    "docker": (engines.find_docker, engines.build_docker_command),
-}
-KINDS = (*_ENGINES, "weak")  # from the best to the weakest
+KINDS = ("bubblewrap", "weak")
 _PROBE = (
     "cd /kaggle/input && ! true 2>/dev/null > x && true > /kaggle/working/x"
     ' && [ "$(grep -c . /proc/net/route)" -le 1 ] || { echo "the network or the inputs are open"; exit 1; }'
@@ -61,7 +56,7 @@ def find_sandbox(kinds: Iterable[str] = KINDS, *, report: Reporter = SILENT) -> 
         if candidate.is_weak:
             report.warn(
                 "no real sandbox works here; the rehearsal runs behind weak obstacles only: Python sockets are"
-                f" refused, nothing else is proven ({'; '.join(refused) or 'bubblewrap, unshare and docker are missing'})"
+                f" refused, nothing else is proven ({'; '.join(refused) or 'bubblewrap is missing'})"
             )
         elif problem := _probe_sandbox(candidate):
             refused.append(f"{program}: {problem}")
@@ -81,7 +76,7 @@ def _list_candidates(kinds: Iterable[str]) -> Iterator[tuple[str, Path | None]]:
         if kind == "weak" and sys.platform != "win32":  # it needs symbolic links and process groups
             yield kind, None
         elif sys.platform == "linux":
-            yield from ((kind, program) for program in _ENGINES[kind][0]())
+            yield from ((kind, program) for program in engines.find_bubblewrap())
 
 
 def _probe_sandbox(candidate: Sandbox) -> str:
@@ -119,7 +114,6 @@ def run_box(sandbox: Sandbox, box: Box, *, watch: Callable[[int], None] = lambda
     interrupt ends the box and is raised again.
     """
     argv, env = build_command(sandbox, box)
-    container = sandbox.program if sandbox.kind == "docker" else None
     began, started = time.monotonic(), time.time()
     process = processes.start_process(
         argv, cwd=Path(box.cwd) if sandbox.is_weak else None, env=env, log=box.log
@@ -136,13 +130,8 @@ def run_box(sandbox: Sandbox, box: Box, *, watch: Callable[[int], None] = lambda
             if not (timed_out or over_memory):
                 # A sample of a huge process takes long and holds its page tables: never more than a tenth of the time.
                 processes.wait_for_process(process, max(_TICK, 9 * (time.monotonic() - sampled)))
-            if container and tree.root == process.pid:
-                # The container's processes are no children of docker's client.
-                tree.root = engines.first_container_process(container, box) or process.pid
             watch(memory)
     finally:
-        if container and process.poll() is None:
-            engines.kill_container(container, box)
         tree.list_pids()
         if process.poll() is None:
             processes.end_process(process, grace=_GRACE)
@@ -167,4 +156,4 @@ def build_command(sandbox: Sandbox, box: Box) -> tuple[list[str], Mapping[str, s
     """Return the command and the environment that run a box in this sandbox."""
     if sandbox.program is None:
         return engines.build_weak_command(box)
-    return _ENGINES[sandbox.kind][1](sandbox.program, box)
+    return engines.build_bubblewrap_command(sandbox.program, box)

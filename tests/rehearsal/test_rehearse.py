@@ -386,16 +386,6 @@ def test_a_notebook_may_install_its_own_wheels(theatre: Theatre, kind: str) -> N
     assert importlib.metadata.version("iniconfig") != "99.0"
 
 
-def test_unshare_runs_it_too(theatre: Theatre) -> None:
-    """The second sandbox carries a whole rehearsal."""
-    if not works("unshare"):
-        pytest.skip("unshare does not work here")
-    assert (
-        theatre.rehearse(theatre.kit("!echo from a shell", WRITE), sandboxes=("unshare",)).sandbox
-        == "unshare"
-    )
-
-
 @pytest.mark.slow
 def test_an_image_of_another_python_is_rehearsed_in_one_made_for_it(theatre: Theatre) -> None:
     """The kernel runs the image's Python with the image's versions, which this environment need not have."""

@@ -17,6 +17,14 @@ _ETC = (
 )
 PROC_READ_ONLY = ("acpi", "bus", "fs", "irq", "scsi", "sys", "sysrq-trigger")
 """Entries of /proc through which root changes the machine: outside, we may be root."""
+ACCOUNT_FILES = {
+    "passwd": "".join(
+        f"{name}:x:{number}:{number}::/home/kaggle:/bin/sh\n"
+        for number, name in ((0, "root"), (1000, "kaggle"), (65534, "nobody"))
+    ),
+    "group": "root:x:0:\nkaggle:x:1000:\nnobody:x:65534:\n",
+}
+"""/etc/passwd and /etc/group of a box; the machine's own stay outside."""
 _VISIBLE = ("/usr/", "/etc/", "/proc/", "/nix/", "/gnu/")
 
 
@@ -27,14 +35,6 @@ def list_system_paths() -> Iterator[tuple[Path, str]]:
         if path.exists():
             kept_link = path.is_symlink() and str(path.resolve()).startswith(_VISIBLE)
             yield path, str(path.readlink()) if kept_link else ""
-
-
-def account_files(uid: int) -> dict[str, str]:
-    """Return /etc/passwd and /etc/group of a box in which this user runs; the machine's own stay outside."""
-    users = {0: "root", 65534: "nobody", uid: "root" if uid == 0 else "kaggle"}
-    passwd = [f"{name}:x:{number}:{number}::/home/kaggle:/bin/sh\n" for number, name in sorted(users.items())]
-    group = [f"{name}:x:{number}:\n" for number, name in sorted(users.items())]
-    return {"passwd": "".join(passwd), "group": "".join(group)}
 
 
 @dataclass(frozen=True, kw_only=True)

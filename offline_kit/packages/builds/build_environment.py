@@ -10,7 +10,6 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -79,17 +78,6 @@ class BuildFailedError(Exception):
     def __init__(self, reason: str, tail: Sequence[str], *, wants_network: bool = False) -> None:
         super().__init__(reason)
         self.reason, self.tail, self.wants_network = reason, tuple(tail), wants_network
-
-
-@cache
-def find_offline_prefix() -> tuple[str, ...]:
-    """Return the words before a command that cut its network; empty if this system cannot do that."""
-    # -r creates a user namespace, which many containers forbid; root does not need one (man unshare).
-    program = processes.find_program("unshare") if sys.platform == "linux" else None
-    for flags in ("-rn", "-n"):
-        if program and processes.run_command([program, flags, "true"], check=False, timeout=20).succeeded:
-            return str(program), flags, "--"
-    return ()
 
 
 def clean_environment(scratch: Path, outside: Mapping[str, str]) -> dict[str, str]:
@@ -278,7 +266,7 @@ def create_build_environment(
             scratch=scratch,
             env=env,
             log=log,
-            prefix=None if confined else () if network else find_offline_prefix(),
+            prefix=None if confined else () if network else confined_build.make_offline_prefix(),
         )
         environment.run_uv("venv", "--quiet", "--no-project", "--python", python, env_folder)
         environment.sync_wheels(wheels)

@@ -39,7 +39,7 @@ _LOGIN_FILES = ("pip.conf", "uv.toml", ".condarc", ".netrc", ".pypirc")
 @cache
 def _find_sandbox() -> Sandbox | None:
     try:
-        return sandbox.find_sandbox(("bubblewrap", "unshare"))
+        return sandbox.find_sandbox(("bubblewrap",))
     except OfflineKitError:
         return None
 
@@ -47,6 +47,12 @@ def _find_sandbox() -> Sandbox | None:
 def is_confined() -> bool:
     """Whether a real sandbox works on this machine."""
     return _find_sandbox() is not None
+
+
+def make_offline_prefix() -> tuple[str, ...]:
+    """Return the words before a command that cut its network alone; empty if this system cannot do that."""
+    sandbox_kind = _find_sandbox()
+    return (str(sandbox_kind.program), "--dev-bind", "/", "/", "--unshare-net", "--") if sandbox_kind else ()
 
 
 @dataclass(frozen=True, kw_only=True)
