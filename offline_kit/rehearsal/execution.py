@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from offline_kit.core import files, processes, sandbox
-from offline_kit.core.report import SILENT, Advance, Reporter, Say
+from offline_kit.core.report import SILENT, Reporter, Say
 from offline_kit.core.sandbox import Sandbox
 from offline_kit.core.sandboxes import leftovers
 from offline_kit.core.sandboxes.box import Box, BoxOutcome, Mount
 from offline_kit.notebook.runtime.kit_runtime import KitError, find_failure
 from offline_kit.rehearsal.environments import Interpreter
+from offline_kit.rehearsal.log_follower import LogFollower
 
 HOME = "/home/kaggle"
 # Only the setup cell of adopted notebooks contains this line (templates/adopt.py.j2).
@@ -135,11 +136,11 @@ def run_notebook(
         memory=environment.memory,
         network=environment.network,
     )
-    with report.progress("running the notebook", len(cells), unit="cells") as advance:
-        follower = LogFollower(log, advance, say)
-        outcome = sandbox.run_box(runner, box, watch=follower.read_lines)
-        if follower.partial:
-            say(follower.partial.decode(errors="replace"))
+    added_cells = count_added_cells(["".join(cell.get("source") or "") for cell in cells])
+    with report.waiting("running the notebook") as show:
+        follower = LogFollower(log, cells, added_cells=added_cells, say=say, show=show)
+        outcome = sandbox.run_box(runner, box, watch=follower.follow)
+        follower.end()
     leftovers.clean_leftovers(folder / "out")
     return KernelRun(
         outcome=outcome,
@@ -230,29 +231,6 @@ def _make_variables(environment: RehearsalEnvironment, search_path: str, prefix:
         env["OFFLINE_KIT_WORKING"] = f"{prefix}/kaggle/working"
         env["OFFLINE_KIT_SCRATCH"] = f"{prefix}/tmp/offline-kit"  # noqa: S108
     return env
-
-
-class LogFollower:
-    """Read papermill's growing log: pass on its lines, and advance the progress bar for each finished cell."""
-
-    def __init__(self, log: Path, advance: Advance, say: Say) -> None:
-        self.log, self.advance, self.say = log, advance, say
-        self.offset = 0
-        self.partial = b""
-        """The last line, as long as it has no end."""
-
-    def read_lines(self, _memory: int) -> None:
-        """Read what was added since the last call."""
-        with self.log.open("rb") as stream:
-            stream.seek(self.offset)
-            new = stream.read()
-        self.offset += len(new)
-        *lines, self.partial = (self.partial + new).split(b"\n")
-        for line in lines:
-            self.say(line.decode(errors="replace") + "\n")
-            # https://github.com/nteract/papermill/blob/main/papermill/execute.py
-            if line.startswith(b"Ending Cell "):
-                self.advance(1)
 
 
 @dataclass(frozen=True, kw_only=True)
