@@ -86,12 +86,16 @@ def error_sites() -> Iterator[ErrorSite]:
                 continue
             given = {keyword.arg: keyword.value for keyword in node.keywords}
             exit_code, default = kinds[name]
-            code = text_of(given["code"]) if "code" in given else default
-            hint = text_of(given["hint"]) if "hint" in given else HINTS.get(code, "...")
+            written = given.get("code")
+            # One error of two kinds of things: `code="a" if ... else "b"`.
+            branches = [written.body, written.orelse] if isinstance(written, ast.IfExp) else [written]
+            codes = [text_of(branch) if branch else default for branch in branches]
+            hint = text_of(given["hint"]) if "hint" in given else HINTS.get(codes[0], "...")
             if hint == "..." and "hint" not in given and not default:
                 continue  # a class that words its errors itself
             message = text_of(node.args[0] if node.args else given.get("what"))
-            yield ErrorSite(code, exit_code, message, hint, f"{place}:{node.lineno}")
+            for code in codes:
+                yield ErrorSite(code, exit_code, message, hint, f"{place}:{node.lineno}")
 
 
 def cell(text: str) -> str:

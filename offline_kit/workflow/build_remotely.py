@@ -10,16 +10,12 @@ import os
 import shutil
 import tempfile
 import tomllib
-from concurrent.futures import wait
-from contextlib import suppress
 from pathlib import Path
 
 from offline_kit import __version__
 from offline_kit.core import files
 from offline_kit.core.cache import Cache
 from offline_kit.core.errors import OutsideError, ProjectError, UsageError
-from offline_kit.core.report import Advance
-from offline_kit.core.thread_pool import cancelling_pool
 from offline_kit.kaggle.client.api_types import Account, NewNotebook
 from offline_kit.kaggle.push import notebook_runs, push_notebook
 from offline_kit.kit import manifest
@@ -174,8 +170,8 @@ def remote_address(config: Config) -> str:
     return "local" if _require_record(config).local else "kaggle"
 
 
-def fetch_wheels(kit: Kit, session: KaggleSession, *, poll: float = 0.2) -> None:
-    """Download the wheels that a rehearsal here lacks, check and keep each; the bar advances every `poll` seconds."""
+def fetch_wheels(kit: Kit, session: KaggleSession) -> None:
+    """Download the wheels that a rehearsal here lacks, check and keep each."""
     missing, cache = missing_wheels(kit), Cache(files.cache_dir())
     if not missing:
         return
@@ -196,7 +192,8 @@ def fetch_wheels(kit: Kit, session: KaggleSession, *, poll: float = 0.2) -> None
     with session.report.progress(text, total) as advance:
         try:
             for entry in missing:
-                path = _fetch_wheel(record, entry, session, scratch, advance, poll)
+                run = (record.notebook, record.version)
+                path = notebook_runs.fetch_output(run, entry.stored, session.kaggle, scratch, advance)
                 if (digest := files.sha256_of(path)) != entry.sha256:
                     raise OutsideError(
                         f"'{entry.stored}' of '{record.notebook}' is not what its run wrote",
@@ -208,33 +205,6 @@ def fetch_wheels(kit: Kit, session: KaggleSession, *, poll: float = 0.2) -> None
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     missing_wheels(kit)  # links them into the kit
-
-
-def _fetch_wheel(
-    record: WheelhouseRecord,
-    entry: FileEntry,
-    session: KaggleSession,
-    scratch: Path,
-    advance: Advance,
-    poll: float,
-) -> Path:
-    """Download one wheel and report its progress from the size of the file that grows in `scratch`."""
-    reported = 0
-    run = (record.notebook, record.version)
-    # Not waited for if interrupted: a silent server would hold up Ctrl-C.
-    with cancelling_pool(1, wait=False) as pool:
-        download = pool.submit(notebook_runs.fetch_output, run, entry.stored, session.kaggle, scratch)
-        while wait((download,), timeout=poll).not_done:
-            written = 0
-            for name in files.list_tree(scratch) if scratch.is_dir() else ():
-                with suppress(FileNotFoundError):  # renamed between listing and looking
-                    written += (scratch / name).stat().st_size
-            written = min(entry.size, max(reported, written))
-            advance(written - reported)
-            reported = written
-        path = download.result()
-        advance(entry.size - reported)
-        return path
 
 
 def _require_record(config: Config) -> WheelhouseRecord:

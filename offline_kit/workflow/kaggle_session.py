@@ -15,7 +15,7 @@ from offline_kit.core.report import SILENT, Reporter
 from offline_kit.kaggle.client.api_types import Account, NewNotebook, UnreachableError
 from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.client.session import KaggleEndpoint
-from offline_kit.kaggle.push import notebook_runs, push_models, push_notebook
+from offline_kit.kaggle.push import notebook_runs, push_notebook, push_parts
 from offline_kit.kaggle.push.journal import LastSeenStore, PushContext, PushSettings
 from offline_kit.kaggle.push.notebook_runs import FinishedRun
 from offline_kit.kaggle.push.poll_policy import DEFAULT_TIMING, KaggleTiming
@@ -29,7 +29,7 @@ from offline_kit.notebook import rendering
 from offline_kit.packages import pip_settings
 from offline_kit.project import config
 from offline_kit.project.config import Config
-from offline_kit.project.types import Kit, KitPart
+from offline_kit.project.types import Kit
 from offline_kit.rehearsal.environments import EnvironmentOptions
 from offline_kit.workflow import part_locations
 
@@ -160,35 +160,15 @@ class KaggleSession(PushContext):
         """Download output files of a run."""
         return notebook_runs.fetch_outputs(run, self.kaggle, folder, names, self.report)
 
-    def part_datasets(self, kit: Kit) -> dict[str, str]:
-        """Return the configured dataset of each part of a kit that is one, by the part's name."""
-        parts = self.without_other_parts(kit).parts
-        return {part.name: rendering.part_dataset(part, kit, self.config.dataset) for part in parts}
-
-    def model_part(self, kit: Kit) -> tuple[KitPart, str] | None:
-        """Return the part that is a model instead of a dataset, with the model's variation; None for none."""
-        publish = self.config.publish_model
-        ref = push_models.resolve_model(publish, self.account) if publish else ""
-        return next(
-            ((part, ref) for part in kit.parts if ref and part.name == part_locations.MODEL_PART), None
+    def locate_parts(self, kit: Kit) -> dict[str, str]:
+        """Return where each part of a kit is: its dataset, or as `part_locations` does with the pinned model or 0."""
+        pinned = part_locations.pinned_model_version(self.config, kit)
+        elsewhere = part_locations.part_locations(
+            self.config, self.account.username, pinned[0].rpartition("/")[2] if pinned else "0"
         )
-
-    def other_locations(self, kit: Kit) -> dict[str, str]:
-        """Return where the other parts are: "notebook:owner/slug", "model:..." at its pinned version or 0."""
-        known = part_locations.part_locations(self.config)
-        locations = {part.name: known[part.name] for part in kit.parts if part.name in known}
-        if model := self.model_part(kit):
-            part, ref = model
-            pinned = part_locations.pinned_model_version(self.config, kit)
-            version = pinned[0].rpartition("/")[2] if pinned else "0"
-            locations[part.name] = f"model:{ref}/{version}"
-        return locations
-
-    def without_other_parts(self, kit: Kit) -> Kit:
-        """Return the kit without the parts that are no datasets."""
-        locations = part_locations.part_locations(self.config)
-        dataset_parts = tuple(part for part in kit.parts if part.name not in locations)
-        return replace(kit, parts=dataset_parts, split=len(kit.parts) > 1)
+        datasets = {part.name: rendering.part_dataset(part, kit, self.config.dataset) for part in kit.parts}
+        locations = {name: elsewhere.get(name, dataset) for name, dataset in datasets.items()}
+        return push_parts.resolve_locations(locations, self.account)
 
 
 @contextmanager

@@ -55,16 +55,16 @@ def pinned_model_version(config: Config, kit: Kit) -> tuple[str, ...]:
     return tuple(source for source in sources if f"/{slug}/{variation}/" in source)
 
 
-def part_locations(config: Config) -> dict[str, str]:
+def part_locations(config: Config, account: str = "you", version: str = "1") -> dict[str, str]:
     """Return the location of each part that is no dataset, by the part's name: "notebook:owner/slug", "model:...".
 
-    A model of ours is here at version 1, and of "you": only the push knows its version and owner.
+    Only who is logged in knows whose a model is, and only a push its version.
     """
     record = remote_wheelhouse.read_record(config.project)
     locations = {remote_wheelhouse.PART: f"notebook:{record.notebook}"} if record and record.files else {}
     if config.publish_model:
         owner, slug, variation = split_model_name(config.publish_model)
-        locations[MODEL_PART] = f"model:{owner or 'you'}/{slug}/{variation}/1"
+        locations[MODEL_PART] = f"model:{owner or account}/{slug}/{variation}/{version}"
     return locations
 
 

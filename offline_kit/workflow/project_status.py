@@ -8,7 +8,6 @@ from typing import Any
 
 from offline_kit.core.errors import OfflineKitError, ProjectError
 from offline_kit.core.files import sha256_of
-from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.push import kit_parts
 from offline_kit.kaggle.push.journal import LastSeenStore
 from offline_kit.kaggle.push.notebook_equality import find_all_differences
@@ -18,7 +17,7 @@ from offline_kit.notebook import rendering as notebook
 from offline_kit.packages.freeze import freeze as freezing
 from offline_kit.project.config import Config
 from offline_kit.project.kaggle_names import split_model_name
-from offline_kit.project.types import Freeze, Kit, KitPart, OwnCode, Role
+from offline_kit.project.types import Freeze, Kit, OwnCode, Role
 from offline_kit.workflow import part_locations, pipeline, remote_wheelhouse, resolved_project
 from offline_kit.workflow.kaggle_session import KaggleSession
 
@@ -122,19 +121,16 @@ def read_remote_status(session: KaggleSession, kit: Kit | None) -> RemoteStatus:
 
 
 def _inspect_parts(session: KaggleSession, kit: Kit) -> Iterator[RemotePart]:
-    owner, datasets = session.account.username, session.part_datasets(kit)
-    locations = session.other_locations(kit)
+    locations = session.locate_parts(kit)
     for part in kit.parts:
-        if part.name in datasets:
-            ref = datasets[part.name]
-            yield _inspect_dataset(session.kaggle, ref if "/" in ref else f"{owner}/{ref}", part)
-    for part in kit.parts:
-        if part.name in locations:
-            remote = kit_parts.inspect_part(part, locations[part.name], session.kaggle)
-            holds = _describe_content(remote.part, part) if remote.version else "nothing"
-            yield RemotePart(
-                name=part.name, ref=remote.ref, version=remote.version, state=remote.state, holds=holds
-            )
+        remote = kit_parts.inspect_part(part, locations[part.name], session.kaggle)
+        holds = "" if remote.exists else "nothing"
+        if remote.state == "ready":
+            is_same = remote.part is not None and remote.part.id == part.id
+            holds = "this kit" if is_same else "another kit" if remote.part else "no kit"
+        yield RemotePart(
+            name=part.name, ref=remote.ref, version=remote.version, state=remote.state, holds=holds
+        )
     try:
         new = session.read_notebook(kit)
     except OfflineKitError:
@@ -151,22 +147,6 @@ def _inspect_parts(session: KaggleSession, kit: Kit) -> Iterator[RemotePart]:
         state=run.state if run else "",
         holds="another kit" if find_all_differences(new, notebook) else "this kit",
     )
-
-
-def _inspect_dataset(kaggle: KaggleClient, ref: str, part: KitPart) -> RemotePart:
-    dataset = kaggle.get_dataset(ref)
-    if dataset is None:
-        return RemotePart(name=part.name, ref=ref)
-    state, holds = kaggle.get_dataset_status(ref), ""
-    if state == "ready":
-        holds = _describe_content(kit_parts.read_dataset(kaggle, dataset, state).part, part)
-    return RemotePart(name=part.name, ref=ref, version=dataset.version, state=state, holds=holds)
-
-
-def _describe_content(remote_part: KitPart | None, part: KitPart) -> str:
-    if remote_part is None:
-        return "no kit"
-    return "this kit" if remote_part.id == part.id else "another kit"
 
 
 def _last_submissions(ledger: SubmissionLedger) -> tuple[LedgerEntry, ...]:

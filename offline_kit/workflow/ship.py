@@ -12,9 +12,10 @@ from typing import Any
 from offline_kit.core import files, git
 from offline_kit.core.errors import OfflineKitError, OutsideError, ProjectError, UsageError
 from offline_kit.kaggle.client.api_types import Competition, NewNotebook, RefusedError, Submission
-from offline_kit.kaggle.push import notebook_runs, push_datasets, push_models, push_notebook, submission_plan
+from offline_kit.kaggle.push import notebook_runs, push_notebook, push_parts, submission_plan
 from offline_kit.kaggle.push import submit as submissions
-from offline_kit.kaggle.push.push_datasets import DEFAULT_OPTIONS, PushAction, PushOptions, PushPlan
+from offline_kit.kaggle.push.part_targets import PartPlan, PushAction
+from offline_kit.kaggle.push.push_parts import DEFAULT_OPTIONS, PushOptions, PushPlan
 from offline_kit.kaggle.push.submission_ledger import SubmissionTag
 from offline_kit.kaggle.push.submission_plan import SubmitPlan, SubmitRequest, rules_page
 from offline_kit.project.types import Kit
@@ -45,19 +46,14 @@ class NotebookRun:
 
 
 def plan_data(session: KaggleSession, kit: Kit, options: PushOptions = DEFAULT_OPTIONS) -> PushPlan:
-    """Look at Kaggle and return what a push would do; raises as `push_datasets.plan_datasets`."""
+    """Look at Kaggle and return what a push would do; raises as `push_parts.plan_push`."""
     _check_parts(session, kit, options)
-    if model := session.model_part(kit):
-        part, ref = model
-        plan = push_models.plan_model(part, ref, session, options)
-        session.report.note(f"the model '{ref}': {plan.action.value}, {plan.reason}")
-    datasets = session.part_datasets(kit)
-    return push_datasets.plan_datasets(session.without_other_parts(kit), datasets, session, options)
+    return push_parts.plan_push(kit, session.locate_parts(kit), session, options)
 
 
 def push_data(
     session: KaggleSession, kit: Kit, options: PushOptions, policy: ApprovalPolicy
-) -> tuple[push_datasets.PushedPart, ...]:
+) -> tuple[PartPlan, ...]:
     """Upload the kit's changed parts; ask first if that may be in vain, or spoil a submission under way."""
 
     def ask_for_approval(lines: tuple[str, ...], question: str, refused: OutsideError) -> None:
@@ -92,19 +88,13 @@ def push_data(
         ask_for_approval(disturbed, "Send a new version of its data all the same?", refused)
 
     _check_parts(session, kit, options)
-    datasets = session.part_datasets(kit)
-    pushed = push_datasets.push_kit(
-        session.without_other_parts(kit), datasets, session, options, approve_plan
-    )
-    if model := session.model_part(kit):
-        part, ref = model
-        sent_model = push_models.push_model(kit, part, ref, session, options)
-        # The notebook attaches exactly the version that holds this kit's checkpoints.
-        push_notebook.pin_model(kit, sent_model.source)
-        pushed += (sent_model,)
-    ids = {part.name: part.id for part in kit.parts}
+    pushed = push_parts.push_kit(kit, session.locate_parts(kit), session, options, approve_plan)
+    for part in pushed:
+        if part.kind == "model":
+            # The notebook attaches exactly the version that holds this kit's checkpoints.
+            push_notebook.pin_model(kit, f"{part.ref}/{part.version}")
     facts = [
-        {"part": part.part, "id": ids[part.part], "dataset": part.ref, "version": part.version}
+        {"part": part.part.name, "id": part.part.id, "dataset": part.ref, "version": part.version}
         for part in pushed
     ]
     session.memory.save_facts(
@@ -128,7 +118,8 @@ def _check_parts(session: KaggleSession, kit: Kit, options: PushOptions) -> None
 def describe_disturbed(session: KaggleSession, kit: Kit, plan: PushPlan) -> tuple[str, ...]:
     """Return a line for each submission under way whose hidden run would meet other data than it was made for."""
     # A notebook cannot pin a dataset's version: the hidden run mounts the newest one. Models are pinned.
-    changed = {part.ref: part.held_part_id for part in plan.parts if part.action is PushAction.VERSION}
+    versions = [part for part in plan.parts if part.action is PushAction.VERSION and part.kind == "dataset"]
+    changed = {part.ref: part.held_part_id for part in versions}
     if not changed:
         return ()
     # The configuration may name another competition by now, or none: the ledger knows the earlier ones.
@@ -246,7 +237,7 @@ class ShipResult:
     built: pipeline.BuildResult
     rehearsal: rehearsing.Rehearsal | dict[str, Any] | None
     """Its rehearsal, or the report of an earlier one; None for none."""
-    pushed: tuple[push_datasets.PushedPart, ...]
+    pushed: tuple[PartPlan, ...]
     ran: NotebookRun
     outcome: SubmissionOutcome
 

@@ -64,7 +64,7 @@ def test_a_dataset_with_folders_is_created_privately_and_read_back(
     assert {each.name: each.size for each in alice.list_dataset_files(SLUG)} == {
         n: len(d) for n, d in files.items()
     }
-    assert alice.download_dataset_file(SLUG, "packages/a.whl", tmp_path / "a") == 5
+    assert alice.download_dataset_file(SLUG, None, "packages/a.whl", tmp_path / "a") == 5
     assert (tmp_path / "a").read_bytes() == b"wheel"
     with client_of(bench, "bob") as bob:
         assert bob.get_dataset(SLUG) is None
@@ -188,10 +188,10 @@ def test_a_silent_download_ends_alone_and_a_slow_one_comes_to_its_end(bench: Ben
         asked = threading.Event()
         bench.server.traffic.listeners.append(lambda event: asked.set() if event.name == "GET" else None)
         with ThreadPoolExecutor(2) as pool:
-            silent = pool.submit(client.download_dataset_file, SLUG, "big.bin", tmp_path / "silent")
+            silent = pool.submit(client.download_dataset_file, SLUG, None, "big.bin", tmp_path / "silent")
             assert asked.wait(20)
             began = time.monotonic()
-            assert client.download_dataset_file(SLUG, "big.bin", tmp_path / "slow") == 655_360
+            assert client.download_dataset_file(SLUG, None, "big.bin", tmp_path / "slow") == 655_360
             assert time.monotonic() - began > 1 + 1.2 * 5 * 0.5, "longer than any request may be silent"
             assert silent.result() == 655_360
     assert len(bench.server.traffic.ended_requests("/DownloadDataset")) == 3
@@ -203,7 +203,7 @@ def test_a_download_that_is_cut_is_requested_again(bench: Bench, alice: KaggleCl
     alice.create_dataset(new(bench, alice, {"big.png": data}))
     bench.ready()
     bench.kaggle.faults.add_fault(Fault(on="GET", cut=140_000, times=2))
-    assert alice.download_dataset_file(SLUG, "big.png", tmp_path / "big.png") == len(data)
+    assert alice.download_dataset_file(SLUG, None, "big.png", tmp_path / "big.png") == len(data)
     assert (tmp_path / "big.png").read_bytes() == data
 
 
@@ -215,9 +215,9 @@ def test_a_download_that_was_given_up_begins_anew(bench: Bench, alice: KaggleCli
     bench.kaggle.faults.add_fault(Fault(on="GET", cut=140_000))
     bench.kaggle.faults.add_fault(Fault(on="GET", status=403, times=4))
     with pytest.raises(NoResponseError):
-        alice.download_dataset_file(SLUG, "big.bin", tmp_path / "big.bin")
+        alice.download_dataset_file(SLUG, None, "big.bin", tmp_path / "big.bin")
     assert not (tmp_path / "big.bin").exists()
-    assert alice.download_dataset_file(SLUG, "big.bin", tmp_path / "big.bin") == len(data)
+    assert alice.download_dataset_file(SLUG, None, "big.bin", tmp_path / "big.bin") == len(data)
     assert (tmp_path / "big.bin").read_bytes() == data
 
 

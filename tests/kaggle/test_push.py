@@ -12,15 +12,15 @@ import pytest
 from offline_kit.core.errors import OutsideError, ProjectError, UsageError
 from offline_kit.kaggle.client.api_types import Account, RefusedError, RemoteFile
 from offline_kit.kaggle.client.client import KaggleClient
-from offline_kit.kaggle.push import push_datasets as pushing
+from offline_kit.kaggle.push import push_parts as pushing
 from offline_kit.kaggle.push.journal import Effect, Phase
 from offline_kit.kaggle.push.kit_parts import RemotePartState, find_differences
-from offline_kit.kaggle.push.push_datasets import (
-    PushAction,
+from offline_kit.kaggle.push.part_targets import PushAction
+from offline_kit.kaggle.push.push_parts import (
     PushOptions,
     find_foreign_files,
-    plan_push,
-    resolve_datasets,
+    plan_parts,
+    resolve_locations,
 )
 from offline_kit.local_kaggle.faults import Fault
 from offline_kit.local_kaggle.server import TrafficEvent
@@ -66,14 +66,14 @@ def test_what_kaggle_has_already_is_not_sent(tmp_path: Path) -> None:
         same.name: RemotePartState(ref="a/one", version=4, state="ready", part=same, files=listed(same)),
         other.name: RemotePartState(ref="a/two-kit", version=0),
     }
-    plan = plan_push(kit, remotes, PushOptions())
+    plan = plan_parts(kit, remotes, PushOptions())
     assert [part.action for part in plan.parts] == [PushAction.NOTHING, PushAction.CREATE]
     assert plan.upload_size == sum(entry.size for entry in other.entries)
     old = dataclasses.replace(other, id="0" * 64)
     remotes[other.name] = RemotePartState(ref="a/two-kit", version=2, state="ready", part=old)
-    assert plan_push(kit, remotes, PushOptions()).parts[1].action is PushAction.VERSION
+    assert plan_parts(kit, remotes, PushOptions()).parts[1].action is PushAction.VERSION
     remotes[other.name] = RemotePartState(ref="a/two-kit", version=2, state="failed")
-    assert "failed" in plan_push(kit, remotes, PushOptions()).parts[1].reason
+    assert "failed" in plan_parts(kit, remotes, PushOptions()).parts[1].reason
 
 
 def test_files_that_we_did_not_put_there_are_not_dropped(tmp_path: Path) -> None:
@@ -83,12 +83,12 @@ def test_files_that_we_did_not_put_there_are_not_dropped(tmp_path: Path) -> None
     names = [*(entry.stored for entry in old.parts[0].entries), MARKER]
     files = tuple(RemoteFile(name=name, size=1) for name in names)
     remote = RemotePartState(ref=REF, version=1, state="ready", part=old.parts[0], files=files)
-    assert plan_push(kit, {"kit": remote}, PushOptions()).parts[0].dropped_files == ("packages/gone.whl",)
+    assert plan_parts(kit, {"kit": remote}, PushOptions()).parts[0].dropped_files == ("packages/gone.whl",)
     remote = dataclasses.replace(remote, files=(*files, RemoteFile(name="my/notes.txt", size=3)))
     with pytest.raises(ProjectError, match="did not upload") as caught:
-        plan_push(kit, {"kit": remote}, PushOptions())
+        plan_parts(kit, {"kit": remote}, PushOptions())
     assert caught.value.details == ("my/notes.txt",)
-    plan = plan_push(kit, {"kit": remote}, PushOptions(drop_foreign=True))
+    plan = plan_parts(kit, {"kit": remote}, PushOptions(drop_foreign=True))
     assert plan.parts[0].dropped_files == ("my/notes.txt", "packages/gone.whl")
 
 
@@ -112,8 +112,8 @@ def test_a_public_dataset_gets_no_kit(tmp_path: Path) -> None:
     kit = make_kit(tmp_path)
     remote = RemotePartState(ref=REF, version=1, state="ready", private=False)
     with pytest.raises(ProjectError, match="public"):
-        plan_push(kit, {"kit": remote}, PushOptions())
-    assert plan_push(kit, {"kit": remote}, PushOptions(public=True)).parts[0].action is PushAction.VERSION
+        plan_parts(kit, {"kit": remote}, PushOptions())
+    assert plan_parts(kit, {"kit": remote}, PushOptions(public=True)).parts[0].action is PushAction.VERSION
 
 
 def test_all_problems_come_at_once(tmp_path: Path) -> None:
@@ -125,18 +125,18 @@ def test_all_problems_come_at_once(tmp_path: Path) -> None:
         for part in kit.parts
     }
     with pytest.raises(ProjectError, match="2 problems") as caught:
-        plan_push(kit, remotes, PushOptions())
+        plan_parts(kit, remotes, PushOptions())
     assert [line for line in caught.value.details if "a/" in line] != []
 
 
 def test_datasets_belong_to_the_account() -> None:
     """A bare slug is the account's; somebody else's dataset is an error before anything is sent."""
-    assert resolve_datasets({"kit": "plant-kit"}, ALICE) == {"kit": "alice/plant-kit"}
-    assert resolve_datasets({"kit": "Alice/plant-kit"}, ALICE) == {"kit": "Alice/plant-kit"}
+    assert resolve_locations({"kit": "plant-kit"}, ALICE) == {"kit": "alice/plant-kit"}
+    assert resolve_locations({"kit": "Alice/plant-kit"}, ALICE) == {"kit": "Alice/plant-kit"}
     with pytest.raises(UsageError, match=r"belongs to 'bob', and these credentials to 'alice'"):
-        resolve_datasets({"kit": "bob/plant-kit"}, ALICE)
+        resolve_locations({"kit": "bob/plant-kit"}, ALICE)
     with pytest.raises(UsageError, match="2 problems"):
-        resolve_datasets({"kit": "x", "more": "Bad_Slug"}, ALICE)
+        resolve_locations({"kit": "x", "more": "Bad_Slug"}, ALICE)
 
 
 # ------------------------------------------------------------------ the push

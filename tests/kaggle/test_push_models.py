@@ -11,9 +11,10 @@ from offline_kit.core.errors import OutsideError, ProjectError, UsageError
 from offline_kit.kaggle.client.api_types import Account, NotebookSources
 from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.client.datasets import framework_name
-from offline_kit.kaggle.push import kit_parts, push_models, push_notebook
+from offline_kit.kaggle.push import kit_parts, push_notebook, push_parts
 from offline_kit.kaggle.push.journal import Phase
-from offline_kit.kaggle.push.push_datasets import DEFAULT_OPTIONS, PushAction, PushedPart, PushOptions
+from offline_kit.kaggle.push.part_targets import PartPlan, PushAction
+from offline_kit.kaggle.push.push_parts import DEFAULT_OPTIONS, PushOptions
 from offline_kit.local_kaggle.faults import Fault
 from offline_kit.project.kaggle_names import MARKER
 from offline_kit.project.types import Kit, KitPart
@@ -33,14 +34,23 @@ def weights(kit: Kit) -> KitPart:
     return part
 
 
-def pushed(bench: Bench, kit: Kit, kaggle: KaggleClient, wishes: PushOptions = DEFAULT_OPTIONS) -> PushedPart:
+MODEL = {"checkpoints": f"model:{REF}/0"}
+
+
+def pushed(bench: Bench, kit: Kit, kaggle: KaggleClient, wishes: PushOptions = DEFAULT_OPTIONS) -> PartPlan:
     """Push the checkpoints of a kit."""
-    return push_models.push_model(kit, weights(kit), REF, access(kaggle, ways(bench)), wishes)
+    (done,) = push_parts.push_kit(kit, MODEL, access(kaggle, ways(bench)), wishes)
+    return done
 
 
-def content(bench: Bench, source: str) -> dict[str, bytes]:
+def source(done: PartPlan) -> str:
+    """Return a version as a notebook attaches it."""
+    return f"{done.ref}/{done.version}"
+
+
+def content(bench: Bench, version: str) -> dict[str, bytes]:
     """Return what a notebook would find of a version."""
-    found = bench.kaggle.models.mounted_version(source, "alice")
+    found = bench.kaggle.models.mounted_version(version, "alice")
     assert found
     files = [path for path in found[1].rglob("*") if path.is_file()]
     return {path.relative_to(found[1]).as_posix(): path.read_bytes() for path in files}
@@ -56,9 +66,9 @@ def test_the_first_push_makes_a_private_model(bench: Bench, alice: KaggleClient,
     """Model, variation and its first version are made once, private, with every byte and the marker."""
     kit = make_kit(tmp_path / "kit", split=True)
     done = pushed(bench, kit, alice)
-    assert (done.source, done.action) == (f"{REF}/1", PushAction.CREATE)
+    assert (source(done), done.action) == (f"{REF}/1", PushAction.CREATE)
     folder = kit.part_folder(weights(kit))
-    there = content(bench, done.source)
+    there = content(bench, source(done))
     assert there == {
         path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
     }
@@ -74,7 +84,7 @@ def test_the_same_part_is_not_sent_again(bench: Bench, alice: KaggleClient, tmp_
     pushed(bench, kit, alice)
     before = bench.server.traffic.uploaded_bytes()
     done = pushed(bench, kit, alice)
-    assert (done.source, done.action) == (f"{REF}/1", PushAction.NOTHING)
+    assert (source(done), done.action) == (f"{REF}/1", PushAction.NOTHING)
     assert bench.server.traffic.uploaded_bytes() == before
     assert made(bench) == (1, 1, 0)
 
@@ -85,7 +95,7 @@ def test_changed_checkpoints_are_a_new_version(bench: Bench, alice: KaggleClient
     pushed(bench, first, alice)
     before = content(bench, f"{REF}/1")
     done = pushed(bench, make_kit(tmp_path / "second", CHANGED, split=True), alice)
-    assert (done.source, done.action) == (f"{REF}/2", PushAction.VERSION)
+    assert (source(done), done.action) == (f"{REF}/2", PushAction.VERSION)
     assert content(bench, f"{REF}/1") == before
     assert content(bench, f"{REF}/2")["checkpoints/model.ckpt"] == CHANGED["checkpoints/model.ckpt"]
     assert made(bench) == (1, 1, 1)
@@ -98,7 +108,7 @@ def test_a_lost_answer_is_settled_by_looking(
     """What happened without an answer is seen, and made once."""
     bench.kaggle.faults.add_fault(Fault(on=call, lose_answer=True))
     kit = make_kit(tmp_path / "kit", split=True)
-    assert pushed(bench, kit, alice).source == f"{REF}/1"
+    assert source(pushed(bench, kit, alice)) == f"{REF}/1"
     assert pushed(bench, kit, alice).action is PushAction.NOTHING
     assert bench.kaggle.models.mounted_version(f"{REF}/2", "alice") is None
 
@@ -132,7 +142,7 @@ def test_a_refusal_is_told(bench: Bench, alice: KaggleClient, tmp_path: Path) ->
     with pytest.raises(OutsideError, match="bad licence"):
         pushed(bench, kit, alice)
     assert ways(bench).effect_journal.read_entries()[-1].phase is Phase.REFUSED
-    assert pushed(bench, kit, alice).source == f"{REF}/1"
+    assert source(pushed(bench, kit, alice)) == f"{REF}/1"
     assert made(bench)[0] == 1
 
 
@@ -147,7 +157,7 @@ def test_tokens_that_kaggle_refuses_are_not_used_again(
     with pytest.raises(OutsideError, match="Blob token is invalid"):
         pushed(bench, kit, alice)
     sent = len(bench.server.traffic.ended_requests("/StartBlobUpload"))
-    assert pushed(bench, kit, alice).source == f"{REF}/1"
+    assert source(pushed(bench, kit, alice)) == f"{REF}/1"
     assert len(bench.server.traffic.ended_requests("/StartBlobUpload")) == 2 * sent
 
 
@@ -164,15 +174,21 @@ def test_a_public_model_is_never_written_to(bench: Bench, alice: KaggleClient, t
     with pytest.raises(ProjectError, match="public"):
         pushed(bench, kit, alice)
     assert made(bench)[1] == 0
-    assert pushed(bench, kit, alice, PushOptions(public=True)).source == f"{REF}/1"
+    assert source(pushed(bench, kit, alice, PushOptions(public=True))) == f"{REF}/1"
 
 
-@pytest.mark.parametrize(("wanted", "says"), [("bob/plants-x", "belongs to 'bob'"), ("Plants!", "'Plants!'")])
+@pytest.mark.parametrize(
+    ("wanted", "says"),
+    [
+        ("model:bob/plants-x/other/checkpoints/0", "belongs to 'bob'"),
+        ("model:alice/Plants!/other/checkpoints/0", "'Plants!'"),
+    ],
+)
 def test_names_that_cannot_be(wanted: str, says: str) -> None:
     """A model of somebody else and a slug that Kaggle would not take are refused beforehand."""
     with pytest.raises(UsageError) as caught:
-        push_models.resolve_model(wanted, Account(username="alice", auth_method=""))
-    assert any(says in line for line in caught.value.details)
+        push_parts.resolve_locations({"checkpoints": wanted}, Account(username="alice", auth_method=""))
+    assert (caught.value.code, says in caught.value.what) == ("model-name-invalid", True)
 
 
 def test_the_notebook_pins_exactly_that_version(bench: Bench, alice: KaggleClient, tmp_path: Path) -> None:
@@ -183,7 +199,7 @@ def test_the_notebook_pins_exactly_that_version(bench: Bench, alice: KaggleClien
         dataset_sources=[],
         model_sources=["bob/other/pyTorch/base/1", "somebody/plant-weights/other/checkpoints/7"],
     )
-    push_notebook.pin_model(kit, pushed(bench, kit, alice).source)
+    push_notebook.pin_model(kit, source(pushed(bench, kit, alice)))
     told = json.loads((kit.folder / "notebook" / "kernel-metadata.json").read_text())
     assert told["model_sources"] == ["bob/other/pyTorch/base/1", f"{REF}/1"]
     mine = dataclasses.replace(
@@ -218,7 +234,7 @@ def test_a_fresh_version_may_be_hidden_or_unanswered_for_a_while(
 ) -> None:
     """Longer than a single question is asked again: the push waits, then ends as if nothing had been."""
     bench.kaggle.faults.add_fault(Fault(on=method, status=status, times=6, message="Not found"))
-    assert pushed(bench, make_kit(tmp_path / "kit", split=True), alice).source == f"{REF}/1"
+    assert source(pushed(bench, make_kit(tmp_path / "kit", split=True), alice)) == f"{REF}/1"
 
 
 def test_a_version_that_lost_a_file_is_told_each_time(
@@ -231,7 +247,7 @@ def test_a_version_that_lost_a_file_is_told_each_time(
     short = ways(bench, dataclasses.replace(EAGER, visibility_timeout=0.4))
     for _ in range(2):
         with pytest.raises(OutsideError, match="not all of its files") as caught:
-            push_models.push_model(kit, weights(kit), REF, access(alice, short))
+            push_parts.push_kit(kit, MODEL, access(alice, short))
         assert "--resend" in caught.value.hint
     assert made(bench) == (1, 1, 0)
 

@@ -10,10 +10,11 @@ import pytest
 from offline_kit.core.errors import OutsideError
 from offline_kit.kaggle.client.api_types import NotebookSources
 from offline_kit.kaggle.client.client import KaggleClient
-from offline_kit.kaggle.push import push_datasets as pushing
+from offline_kit.kaggle.push import push_parts as pushing
 from offline_kit.kaggle.push.journal import PushSettings
 from offline_kit.kaggle.push.kit_parts import find_missing_parts
-from offline_kit.kaggle.push.push_datasets import OvertakenError, PushAction, PushedPart, PushOptions
+from offline_kit.kaggle.push.part_targets import OvertakenError, PartPlan, PushAction
+from offline_kit.kaggle.push.push_parts import PushOptions
 from offline_kit.kaggle.push.verify_remote import verify_kit
 from offline_kit.local_kaggle.faults import Fault
 from offline_kit.local_kaggle.server import TrafficEvent
@@ -156,7 +157,7 @@ def test_a_push_that_is_overtaken_says_so_and_stops(
     pushed(bench, make_kit(tmp_path / "first"), alice)
     kits = [make_kit(tmp_path / name, {**FILES, "packages/a.whl": name.encode()}) for name in ("one", "two")]
     there = PushSettings(state_folder=bench.folder / "another-machine", poll_policy=EAGER, retry_policy=BRISK)
-    done: list[PushedPart] = []
+    done: list[PartPlan] = []
     once = threading.Lock()
 
     def overtake(event: TrafficEvent) -> None:

@@ -15,7 +15,7 @@ from offline_kit.core.errors import OutsideError
 from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.push import push_notebook
 from offline_kit.kaggle.push.journal import PushSettings
-from offline_kit.kaggle.push.push_datasets import PushOptions
+from offline_kit.kaggle.push.push_parts import PushOptions
 from offline_kit.kaggle.push.verify_remote import Verification, verify_kit
 from offline_kit.local_kaggle.faults import Fault
 from offline_kit.local_kaggle.server import TrafficEvent

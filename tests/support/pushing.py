@@ -11,10 +11,11 @@ from offline_kit.core.report import SILENT, Reporter
 from offline_kit.core.retry import RetryPolicy
 from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.client.session import KaggleEndpoint
-from offline_kit.kaggle.push import push_datasets as pushing
+from offline_kit.kaggle.push import push_parts as pushing
 from offline_kit.kaggle.push.journal import PushContext, PushSettings
+from offline_kit.kaggle.push.part_targets import PartPlan
 from offline_kit.kaggle.push.poll_policy import PollPolicy
-from offline_kit.kaggle.push.push_datasets import DEFAULT_OPTIONS, PushedPart, PushOptions, PushPlan
+from offline_kit.kaggle.push.push_parts import DEFAULT_OPTIONS, PushOptions, PushPlan
 from offline_kit.kit import manifest
 from offline_kit.project.types import FileEntry, Kit, Role
 from tests.support.local_kaggle import Bench
@@ -55,9 +56,10 @@ def make_kit(folder: Path, files: Mapping[str, bytes] = FILES, *, split: bool = 
     return manifest.read_kit(folder)
 
 
-def datasets(kit: Kit) -> dict[str, str]:
+def datasets(kit: Kit, owner: str = "alice") -> dict[str, str]:
     """Return the dataset of each part."""
-    return {part.name: "plant-kit" if len(kit.parts) == 1 else f"plant-kit-{part.name}" for part in kit.parts}
+    names = {part.name: "" if len(kit.parts) == 1 else f"-{part.name}" for part in kit.parts}
+    return {name: f"{owner}/plant-kit{suffix}" for name, suffix in names.items()}
 
 
 def client(bench: Bench, user: str = "alice", **manners: Any) -> KaggleClient:
@@ -82,14 +84,15 @@ def pushed(
     kaggle: KaggleClient,
     wishes: PushOptions = DEFAULT_OPTIONS,
     report: Reporter = SILENT,
-) -> tuple[PushedPart, ...]:
+) -> tuple[PartPlan, ...]:
     """Push a kit."""
-    return pushing.push_kit(kit, datasets(kit), access(kaggle, ways(bench), report), wishes)
+    locations = datasets(kit, kaggle.fetch_account().username)
+    return pushing.push_kit(kit, locations, access(kaggle, ways(bench), report), wishes)
 
 
 def planned(bench: Bench, kit: Kit, kaggle: KaggleClient) -> PushPlan:
     """Plan the push of a kit."""
-    return pushing.plan_datasets(kit, datasets(kit), access(kaggle, ways(bench)))
+    return pushing.plan_push(kit, datasets(kit), access(kaggle, ways(bench)))
 
 
 def content(bench: Bench, ref: str = "alice/plant-kit") -> dict[str, bytes]:
@@ -107,7 +110,7 @@ def push_elsewhere(bench: Bench, kit: Kit) -> "subprocess.Popen[bytes]":
     code = (
         "import sys; from pathlib import Path\n"
         "from offline_kit.kit import manifest\n"
-        "from offline_kit.kaggle.push import push_datasets as pushing\n"
+        "from offline_kit.kaggle.push import push_parts as pushing\n"
         "from offline_kit.kaggle.push.journal import PushSettings\n"
         "from offline_kit.kaggle.client.client import KaggleClient\n"
         "from offline_kit.kaggle.client.session import KaggleEndpoint\n"

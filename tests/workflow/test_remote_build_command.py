@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from offline_kit.kaggle.client.session import KaggleEndpoint
+from offline_kit.local_kaggle.faults import Fault
 from offline_kit.local_kaggle.kernel_runs import NotebookRunner, RunJob, RunResult
 from offline_kit.project import config
 from offline_kit.workflow import build_remotely, kaggle_session
@@ -212,10 +213,11 @@ def test_a_large_wheel_tells_how_far_it_is(here: Yard, monkeypatch: pytest.Monke
     here.run("build", *on(here)).good()
     monkeypatch.setenv("OFFLINE_KIT_CACHE", here.env["OFFLINE_KIT_CACHE"])
     listener = Listener()
+    here.bench.kaggle.faults.add_fault(Fault(on="GET", pause=0.003, times=0))
     with kaggle_session.open_session(
         config.load_config(here.project, {}), KaggleEndpoint(local=here.bench.server.url), listener
     ) as port:
-        build_remotely.fetch_wheels(here.kit, port, poll=0.01)
+        build_remotely.fetch_wheels(here.kit, port)
     ((total, amounts),) = listener.bars
     assert sum(amounts) == total > 60_000_000
     assert len([amount for amount in amounts if amount]) > 2

@@ -146,9 +146,8 @@ def verify(project: Path, console: Console, deep: bool, no_notebook: bool, **fla
     config = options.load_config(project, flags)
     kit = pipeline.read_kit(config)
     with options.session_of(config, to, at, console) as session:
-        datasets, others = session.part_datasets(kit), session.other_locations(kit)
         verification = verify_remote.verify_kit(
-            kit, datasets, session, others, deep=deep, with_notebook=not no_notebook
+            kit, session.locate_parts(kit), session, deep=deep, with_notebook=not no_notebook
         )
     _show_verification(verification, console)
     if verification.problems:

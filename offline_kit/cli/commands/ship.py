@@ -16,8 +16,9 @@ from offline_kit.project.config_keys import ENVIRONMENTS, INSTALLERS, LAYOUTS
 
 if TYPE_CHECKING:
     from offline_kit.kaggle.client.api_types import Account
-    from offline_kit.kaggle.push.push_datasets import PushedPart, PushPlan
+    from offline_kit.kaggle.push.part_targets import PartPlan
     from offline_kit.kaggle.push.push_notebook import NotebookPlan, PushedNotebook
+    from offline_kit.kaggle.push.push_parts import PushPlan
     from offline_kit.kaggle.push.submission_plan import SubmitPlan
     from offline_kit.project.config import Config
     from offline_kit.project.types import Kit
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 @options.common_options
 def rehearse(project: Path, console: Console, upgrade: bool, no_build: bool, **flags: Any) -> None:
     """Build what changed, then run the notebook offline and check its submission."""
-    from offline_kit.kaggle.push.push_datasets import DEFAULT_OPTIONS
+    from offline_kit.kaggle.push.push_parts import DEFAULT_OPTIONS
     from offline_kit.workflow import build_remotely, kaggle_rehearsal, pipeline
     from offline_kit.workflow import ship as shipping
 
@@ -199,7 +200,7 @@ def _runs_current(env: str | None, to: str, at: str) -> bool:
 def push(project: Path, console: Console, upgrade: bool, **flags: Any) -> None:
     """Build what changed, upload what Kaggle lacks, then run the notebook there and download its output."""
     from offline_kit.kaggle.push import push_notebook
-    from offline_kit.kaggle.push.push_datasets import PushOptions
+    from offline_kit.kaggle.push.push_parts import PushOptions
     from offline_kit.workflow import project_status
     from offline_kit.workflow import ship as shipping
 
@@ -314,7 +315,7 @@ def submit(project: Path, console: Console, **flags: Any) -> None:
 @options.common_options
 def ship_command(project: Path, console: Console, upgrade: bool, **flags: Any) -> None:
     """Build, rehearse, push, run and submit, skipping what is already done."""
-    from offline_kit.kaggle.push.push_datasets import PushOptions
+    from offline_kit.kaggle.push.push_parts import PushOptions
     from offline_kit.workflow import pipeline
     from offline_kit.workflow import ship as shipping
 
@@ -430,15 +431,16 @@ def _submit_plan_facts(plan: "SubmitPlan") -> dict[str, Any]:
     }
 
 
-def _show_parts(parts: "Iterable[PushedPart]", console: Console) -> None:
+def _show_parts(parts: "Iterable[PartPlan]", console: Console) -> None:
     results = {"create": "created", "version": "a new version", "nothing": "unchanged, nothing uploaded"}
     for part in parts:
         console.print_lines([f"{part.ref} version {part.version}: {results[part.action.value]}"])
 
 
-def _part_facts(parts: "Iterable[PushedPart]", account: "Account") -> list[dict[str, Any]]:
+def _part_facts(parts: "Iterable[PartPlan]", account: "Account") -> list[dict[str, Any]]:
     return [
-        pick(part, "part version", dataset="ref", action="action.value") | {"url": _page(part.url, account)}
+        pick(part, "version", part="part.name", dataset="ref", action="action.value")
+        | {"url": _page(part.url, account)}
         for part in parts
     ]
 

@@ -15,6 +15,7 @@ from types import UnionType
 from typing import Any, Self, TypeVar
 
 from offline_kit.core.errors import OfflineKitError, OutsideError
+from offline_kit.core.report import Advance
 from offline_kit.core.retry import (
     PATIENT,
     RequestThrottle,
@@ -192,16 +193,30 @@ class ApiService:
             raise build_refusal(answer.text("error") or f"the request ended as '{ended}'", 200)
         return answer
 
-    def _download(self, method: str, body: Mapping[str, Any], target_path: Path) -> int:
+    def _download(
+        self, method: str, body: Mapping[str, Any], target_path: Path, advance: Advance = ignore_progress
+    ) -> int:
         """Download the file that a call links to, and return its size in bytes."""
+        reached = 0
+
+        def show_size(size: int) -> None:
+            # An attempt that starts again reports no byte twice.
+            nonlocal reached
+            if size > reached:
+                advance(size - reached)
+                reached = size
+
         # Every attempt requests a new link, because links expire.
         request = {**_build_request(method, body), "into": str(target_path)}
         target_path.unlink(missing_ok=True)
         try:
             answer = self._retry_rate_limited(
-                lambda: self._session.send_request("download", request, deadline=_SILENCE * self._seconds),
+                lambda: self._session.send_request(
+                    "download", request, deadline=_SILENCE * self._seconds, show_size=show_size
+                ),
                 _is_transient,
             )
+            show_size(int(answer["size"]))
             return int(answer["size"])
         except BaseException:
             target_path.unlink(missing_ok=True)

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from offline_kit.core.report import Advance
+from offline_kit.core.retry import ignore_progress
 from offline_kit.kaggle.client.api_types import (
     Blob,
     NewVersion,
@@ -112,11 +114,16 @@ class DatasetCalls(ApiService):
         return self._send(_DATASETS + "CreateDatasetVersion", body).text("url")
 
     def download_dataset_file(
-        self, ref: str, name: str, target_path: Path, version: int | None = None
+        self,
+        ref: str,
+        version: int | None,
+        name: str,
+        target_path: Path,
+        advance: Advance = ignore_progress,
     ) -> int:
         """Download one file to `target_path`, which must not exist, and return its size in bytes."""
         body = {**_dataset_fields(ref, version), "fileName": name}
-        return self._download(_DATASETS + "DownloadDataset", body, target_path)
+        return self._download(_DATASETS + "DownloadDataset", body, target_path, advance)
 
 
 class ModelCalls(ApiService):
@@ -147,10 +154,12 @@ class ModelCalls(ApiService):
                 raise
             return ()
 
-    def download_model_file(self, ref: str, version: int, name: str, target_path: Path) -> int:
+    def download_model_file(
+        self, ref: str, version: int, name: str, target_path: Path, advance: Advance = ignore_progress
+    ) -> int:
         """Download one file of a version to `target_path`, which must not exist; return its size in bytes."""
         body = {**_variation_fields(ref), "versionNumber": version, "path": name}
-        return self._download(_MODELS + "DownloadModelInstanceVersion", body, target_path)
+        return self._download(_MODELS + "DownloadModelInstanceVersion", body, target_path, advance)
 
     def create_model(self, ref: str, title: str, notes: str) -> str:
         """Create a private model "owner/slug" without variations and return its URL. Not idempotent."""

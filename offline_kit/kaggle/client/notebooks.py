@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from offline_kit.core.errors import ProjectError
+from offline_kit.core.report import Advance
+from offline_kit.core.retry import ignore_progress
 from offline_kit.kaggle.client.api_types import (
     LogLine,
     NewNotebook,
@@ -81,11 +83,13 @@ class NotebookCalls(ApiService):
         raw_files = self._list_items(method, _notebook_fields(ref, version), "files")
         return tuple(sorted({raw.text("fileName") for raw in raw_files} - {""}))
 
-    def download_run_output(self, ref: str, version: int, name: str, target_path: Path) -> int:
+    def download_run_output(
+        self, ref: str, version: int, name: str, target_path: Path, advance: Advance = ignore_progress
+    ) -> int:
         """Download one output file of a version to `target_path`, which must not exist; return its size in bytes."""
         owner, _, slug = ref.partition("/")
         body = {"ownerSlug": owner, "kernelSlug": slug, "filePath": name, "versionNumber": version}
-        return self._download(_SERVICE + "DownloadKernelOutput", body, target_path)
+        return self._download(_SERVICE + "DownloadKernelOutput", body, target_path, advance)
 
 
 def _notebook_fields(ref: str, version: int | None = None) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from typing import Any
 from offline_kit.core import processes
 from offline_kit.core.errors import OutsideError, UsageError
 from offline_kit.core.redaction import make_printable, redact_urls
+from offline_kit.core.report import Advance
+from offline_kit.core.retry import ignore_progress
 from offline_kit.kaggle.client.api_types import (
     Account,
     NoResponseError,
@@ -141,8 +143,12 @@ class ClientSession:
         """The address of this server's pages."""
         return self._endpoint.local or "https://www.kaggle.com"
 
-    def send_request(self, op: str, request: Mapping[str, Any], *, deadline: float) -> Any:
+    def send_request(
+        self, op: str, request: Mapping[str, Any], *, deadline: float, show_size: Advance = ignore_progress
+    ) -> Any:
         """Return the answer to a request; time out after `deadline` seconds without a sign of life.
+
+        `show_size` gets the bytes of a download so far.
 
         Raises RefusedError with Kaggle's own words, NoResponseError, UnreachableError or NotLoggedInError. An expired
         login is renewed once.
@@ -152,7 +158,7 @@ class ClientSession:
             try:
                 # The worker has its own timeout; it is killed only if that does not work.
                 answer = connection.send_request(
-                    {"op": op, "silence": deadline, **request}, 1 + 1.2 * deadline
+                    {"op": op, "silence": deadline, **request}, 1 + 1.2 * deadline, show_size
                 )
             except NoResponseError:
                 self._discard_worker(connection)
@@ -223,18 +229,22 @@ class _WorkerConnection:
         self._process = processes.start_conversation(argv, env=env, errors=self._stderr)
         self._pending: dict[int, Future[dict[str, Any]]] = {}
         self._last_heard: dict[int, float] = {}
+        self._show_sizes: dict[int, Advance] = {}
         self._lock = threading.Lock()
         self._count = 0
         self._dead = False
         threading.Thread(target=self._read_answers, daemon=True).start()
 
-    def send_request(self, request: Mapping[str, Any], deadline: float) -> dict[str, Any]:
+    def send_request(
+        self, request: Mapping[str, Any], deadline: float, show_size: Advance = ignore_progress
+    ) -> dict[str, Any]:
         """Return what the worker tells about a request; raises NoResponseError after so long a silence."""
         future: Future[dict[str, Any]] = Future()
         with self._lock:
             self._count += 1
             number = self._count
             self._pending[number], self._last_heard[number] = future, time.monotonic()
+            self._show_sizes[number] = show_size
             with suppress(OSError, ValueError):  # `_read_answers` reports a process that has ended
                 if self._process.stdin and not self._dead:
                     self._process.stdin.write(json.dumps({"id": number, **request}).encode() + b"\n")
@@ -262,6 +272,7 @@ class _WorkerConnection:
                 number = answer.pop("id")
                 self._last_heard[number] = time.monotonic()
                 if "so_far" in answer:
+                    self._show_sizes[number](answer["so_far"])
                     continue
                 with self._lock:
                     future = self._pending.pop(number, None)

@@ -7,7 +7,7 @@ are JSON lines on stdin, answers are JSON lines, in any order, on the original s
     {"id": 1, "op": "login"}
     {"id": 2, "op": "call", "service": "datasets.DatasetApiService", "method": "GetDataset", "body": {...}}
     {"id": 3, "op": "download", ... as call, "into": "/path/of/a/new/file"}
-    -> {"id": 3, "so_far": 123456}  every second during a download
+    -> {"id": 3, "so_far": 123456}  again and again during a download
     -> {"id": 2, "answer": {...}}  or  {"id": 2, "kind": "http", "status": 403, "message": "...", "after": null}
 
 With "silence", a request fails after this many seconds without data; other requests continue.
@@ -37,7 +37,7 @@ _MAX_ANSWER = 128 << 20
 # For downloads without Content-Length.
 _MAX_UNANNOUNCED = 2 << 30
 _LOGIN_TIMEOUT = 30.0
-_PROGRESS_SECONDS = 1.0
+_PROGRESS_SECONDS = 0.25
 # How a file store answers for an expired link.
 _DEAD_LINK = frozenset({400, 401, 403, 404, 410})
 # Names of urllib3's errors if no connection was made: refused, unknown host, bad certificate.

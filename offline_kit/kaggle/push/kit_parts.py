@@ -155,10 +155,10 @@ def inspect_dataset(ref: str, context: PushContext, *, expected: bool = False) -
 
 
 def build_not_ready_error(ref: str, trouble: Exception) -> OutsideError:
-    """Return the error for a dataset that is processed for too long."""
+    """Return the error for a dataset or a variation of a model that is processed for too long."""
     return OutsideError(
         f"'{ref}' was not ready in time: {trouble}",
-        code="dataset-not-ready",
+        code="model-not-ready" if ref.count("/") > 1 else "dataset-not-ready",
         hint="run the same command again later: it continues to wait, and nothing is sent twice",
     )
 
@@ -188,7 +188,7 @@ def _read_dataset_part(kaggle: KaggleClient, ref: str, files: Iterable[RemoteFil
     if not any(file.name == MARKER for file in files):
         return None
     # A notebook mounts the current version, so no version number is requested.
-    return _read_marker(ref, lambda path: kaggle.download_dataset_file(ref, MARKER, path))
+    return _read_marker(ref, lambda path: kaggle.download_dataset_file(ref, None, MARKER, path))
 
 
 def _read_marker(ref: str, download: Callable[[Path], int], *, may_be_hidden: bool = False) -> KitPart | None:
@@ -245,24 +245,32 @@ def find_attached_version(kaggle: KaggleClient, ref: str, newest: int) -> int:
     return 0
 
 
-def inspect_part(part: KitPart, home: str, kaggle: KaggleClient) -> RemotePartState:
-    """Return the state of a part in a model or a notebook's output as a notebook would mount it, without waiting.
+def inspect_part(part: KitPart, location: str, kaggle: KaggleClient) -> RemotePartState:
+    """Return the state of a part as a notebook would mount it, without waiting.
 
-    `home` is "model:owner/model/framework/variation/version", with version 0 if none is pinned (then the
-    newest counts), or "notebook:owner/slug", whose newest output counts.
+    `location` is a dataset's "owner/slug", "model:owner/model/framework/variation/version", with version 0 if none is
+    pinned (then the newest counts), or "notebook:owner/slug", whose newest output counts.
     """
-    kind, _, ref = home.partition(":")
-    return _inspect_model(ref, kaggle) if kind == "model" else _inspect_notebook(part, ref, kaggle)
+    kind, _, ref = location.rpartition(":")
+    if kind == "notebook":
+        return _inspect_notebook(part, ref, kaggle)
+    if kind == "model":
+        variation, _, pinned = ref.rpartition("/")
+        return inspect_model(variation, kaggle, pinned=int(pinned))
+    dataset = kaggle.get_dataset(ref)
+    if dataset is None:
+        return RemotePartState(ref=ref)
+    return read_dataset(kaggle, dataset, kaggle.get_dataset_status(ref))
 
 
-def _inspect_model(source: str, kaggle: KaggleClient) -> RemotePartState:
-    ref, _, pinned = source.rpartition("/")
+def inspect_model(ref: str, kaggle: KaggleClient, *, pinned: int = 0) -> RemotePartState:
+    """Return the state of a version of "owner/model/framework/variation", by default the newest."""
     model = kaggle.get_model("/".join(ref.split("/")[:2]))
     if model is None:
         return RemotePartState(kind="model", ref=ref)
     remote = RemotePartState(kind="model", ref=ref, private=model.private, url=model.url)
     newest = kaggle.get_model_version(ref)
-    version = int(pinned) or newest
+    version = pinned or newest
     if not version or version > newest:
         return remote
     files = kaggle.list_model_files(ref, version)

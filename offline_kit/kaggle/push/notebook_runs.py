@@ -11,8 +11,8 @@ from typing import TypeVar
 
 from offline_kit.core import files
 from offline_kit.core.errors import OfflineKitError, OutsideError, ProjectError, UsageError
-from offline_kit.core.report import SILENT, Reporter
-from offline_kit.core.retry import TransientError, retry_call
+from offline_kit.core.report import SILENT, Advance, Reporter
+from offline_kit.core.retry import TransientError, ignore_progress, retry_call
 from offline_kit.kaggle.client.api_types import (
     UNKNOWN,
     LogLine,
@@ -297,7 +297,13 @@ def _build_failed_error(
     )
 
 
-def fetch_output(run: tuple[str, int], name: str, kaggle: KaggleClient, folder: Path) -> Path:
+def fetch_output(
+    run: tuple[str, int],
+    name: str,
+    kaggle: KaggleClient,
+    folder: Path,
+    advance: Advance = ignore_progress,
+) -> Path:
     """Download one output of a run ("owner/slug", version) to `folder` and return its path.
 
     The file gets its name when it is complete. Kaggle does not report its size beforehand, so callers
@@ -314,7 +320,7 @@ def fetch_output(run: tuple[str, int], name: str, kaggle: KaggleClient, folder: 
     files.make_folder(path.parent)
     try:
         part.unlink(missing_ok=True)
-        size = kaggle.download_run_output(*run, name, part)
+        size = kaggle.download_run_output(*run, name, part, advance)
         with part.open("rb") as stream:
             is_error_page = stream.read(64).lstrip().lower().startswith(_ERROR_PAGE)
         if is_error_page and not name.lower().endswith((".html", ".htm", ".xml", ".svg", ".json")):

@@ -1,19 +1,17 @@
 """Compare the kit on this disk with Kaggle, file by file, and report all differences."""
 
-import hashlib
+import itertools
 import shutil
-import threading
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, wait
+from concurrent.futures import as_completed
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 
 from offline_kit.core.errors import OutsideError, ProjectError, UsageError
-from offline_kit.core.files import CHUNK, format_size, hold_lock, sha256_of, translate_disk_errors
-from offline_kit.core.report import Reporter
+from offline_kit.core.files import copy_and_hash, format_size, hold_lock, sha256_of, translate_disk_errors
+from offline_kit.core.report import Advance, Reporter
 from offline_kit.core.thread_pool import cancelling_pool
 from offline_kit.kaggle.client.api_types import (
     NoResponseError,
@@ -33,7 +31,6 @@ from offline_kit.kaggle.push.kit_parts import (
     map_listed_files,
 )
 from offline_kit.kaggle.push.notebook_equality import find_all_differences
-from offline_kit.kaggle.push.push_datasets import resolve_datasets
 from offline_kit.kit import manifest
 from offline_kit.project.kaggle_names import MARKER
 from offline_kit.project.types import Kit, KitPart
@@ -47,8 +44,6 @@ _REMEDIES = {
 }
 # Parallel downloads; each file is on disk until it is hashed.
 THREADS = 4
-_PROGRESS_SECONDS = 0.2
-_SPARE_BYTES = 100_000_000
 _UNREACHABLE = (NoResponseError, UnreachableError, NotLoggedInError)
 
 
@@ -65,7 +60,7 @@ class PartCheck:
     """The comparison of one part."""
 
     part: KitPart
-    remote: RemotePartState  # its state on Kaggle; the default one if it could not be read
+    remote: RemotePartState  # its state on Kaggle
     problems: tuple[VerifyProblem, ...]
     hashed: int = 0  # number of files that were downloaded and hashed
     notes: tuple[str, ...] = ()
@@ -99,85 +94,72 @@ class Verification:
 
 def verify_kit(
     kit: Kit,
-    datasets: Mapping[str, str],
+    locations: Mapping[str, str],
     context: PushContext,
-    homes: Mapping[str, str] = MappingProxyType({}),
     *,
     deep: bool = False,
     with_notebook: bool = True,
 ) -> Verification:
-    """Compare a kit with its datasets (by part name), and its notebook with the newest version.
+    """Compare a kit with what is at its parts' locations (see `inspect_part`), and its notebook with the newest version.
 
-    `homes` has the parts that are in no dataset, as `inspect_part` takes them; `deep` downloads and hashes every file.
-
-    Raises UsageError as `resolve_datasets`; OutsideError if something could not be read, with the
-    differences found so far as details.
+    `deep` downloads and hashes every file. Raises OutsideError if something could not be read, with the differences
+    found so far as details.
     """
     account, report = context.kaggle.fetch_account(), context.report
-    refs = {**resolve_datasets(datasets, account), **homes}
-    local = {part.name: _verify_local(kit, part, report) for part in kit.parts}
-    report.step(f"Looking at {account.server_name} as '{account.username}'")
-    remotes, troubles = _inspect_remotes(refs, kit, context)
-    is_reachable = not any(isinstance(trouble, _UNREACHABLE) for trouble in troubles)
-    digests: dict[tuple[str, str], str] = {}
-    if deep and is_reachable:
-        files = [
-            file
-            for part in kit.parts
-            if part.name in remotes
-            for file in _list_hashable(part, remotes[part.name])
-        ]
-        digests, failure = _download_digests(files, context.kaggle, kit.folder, report)
-        troubles += [failure] if failure else []
-    parts = []
+    local: dict[str, list[VerifyProblem]] = {}
     for part in kit.parts:
-        remote = remotes.get(part.name)
-        if remote:
-            check = _check_part(part, remote, refs[part.name], digests)
-        else:
-            ref = refs[part.name]
-            check = PartCheck(
-                part=part, remote=RemotePartState(ref=ref.partition(":")[2] or ref), problems=()
-            )
-        parts.append(replace(check, problems=(*local[part.name], *check.problems)))
-    notebook = None
-    if with_notebook and is_reachable and (kit.folder / "notebook").is_dir():
-        try:
-            notebook = _check_notebook(kit, account.username, context.kaggle)
-        except OutsideError as error:
-            troubles.append(error)
-    verification = Verification(
-        kit=kit.id, place=account.server_name, parts=tuple(parts), notebook=notebook, deep=deep
-    )
-    if troubles:
-        raise _build_unreadable_error(troubles, verification)
-    return verification
-
-
-def _inspect_remotes(
-    refs: Mapping[str, str], kit: Kit, context: PushContext
-) -> tuple[dict[str, RemotePartState], list[OutsideError]]:
-    """Return the state of each part that could be read, by name, and what went wrong with the others."""
+        folder = kit.part_folder(part)
+        wrong = manifest.verify_part(folder, manifest.select_local_files(folder, part), report=report)
+        local[part.name] = [VerifyProblem(what=f"on this disk, {line}", remedy=_BUILD) for line in wrong]
+    report.step(f"Looking at {account.server_name} as '{account.username}'")
     remotes: dict[str, RemotePartState] = {}
     troubles: list[OutsideError] = []
     for part in kit.parts:
-        ref = refs[part.name]
+        location = locations[part.name]
         try:
-            if ":" in ref:
-                remotes[part.name] = inspect_part(part, ref, context.kaggle)
-            else:
-                remotes[part.name] = inspect_dataset(ref, context)
+            is_dataset = ":" not in location
+            remotes[part.name] = (
+                inspect_dataset(location, context)
+                if is_dataset
+                else inspect_part(part, location, context.kaggle)
+            )
         except OutsideError as error:
             troubles.append(error)
             if isinstance(error, _UNREACHABLE):
                 break
-    return remotes, troubles
+    digests: dict[tuple[str, str], str] = {}
+    notebook = None
+    try:
+        if deep and not troubles:
+            files = [file for part in kit.parts for file in _list_hashable(part, remotes[part.name])]
+            digests = _download_digests(files, context.kaggle, kit.folder, report)
+        if with_notebook and not troubles and (kit.folder / "notebook").is_dir():
+            notebook = _check_notebook(kit, account.username, context.kaggle)
+    except OutsideError as error:
+        troubles.append(error)
+    checks = [
+        _check_part(part, remotes[part.name], locations[part.name], digests)
+        for part in kit.parts
+        if part.name in remotes
+    ]
+    if troubles:
+        raise _build_unreadable_error(
+            troubles, (*itertools.chain(*local.values()), *(p for check in checks for p in check.problems))
+        )
+    parts = tuple(replace(check, problems=(*local[check.part.name], *check.problems)) for check in checks)
+    return Verification(kit=kit.id, place=account.server_name, parts=parts, notebook=notebook, deep=deep)
 
 
-def _verify_local(kit: Kit, part: KitPart, report: Reporter) -> list[VerifyProblem]:
-    folder = kit.part_folder(part)
-    wrong = manifest.verify_part(folder, manifest.select_local_files(folder, part), report=report)
-    return [VerifyProblem(what=f"on this disk, {line}", remedy=_BUILD) for line in wrong]
+def _build_unreadable_error(
+    troubles: Sequence[OutsideError], problems: Sequence[VerifyProblem]
+) -> OutsideError:
+    """Return the first trouble, with the others and the differences found so far as details."""
+    first, details = troubles[0], list(troubles[0].details)
+    for trouble in troubles[1:]:
+        details += [trouble.what, *trouble.details]
+    if problems:
+        details += ["differences found so far:", *(problem.what for problem in problems)]
+    return OutsideError(first.what, code=first.code, hint=first.hint, details=details)
 
 
 def _check_notebook(kit: Kit, username: str, kaggle: KaggleClient) -> NotebookCheck:
@@ -295,81 +277,58 @@ def _find_file_problems(
         yield f"'{remote.ref}': {line}", remedy
 
 
-def _build_unreadable_error(troubles: list[OutsideError], verification: Verification) -> OutsideError:
-    first = troubles[0]
-    details = list(first.details)
-    for trouble in troubles[1:]:
-        details += [trouble.what, *trouble.details]
-    if verification.problems:
-        details += ["differences found so far:", *(problem.what for problem in verification.problems)]
-    return OutsideError(first.what, code=first.code, hint=first.hint, details=details)
-
-
 def _download_digests(
     files: Sequence[tuple[RemotePartState, RemoteFile]],
     kaggle: KaggleClient,
     kit_folder: Path,
     report: Reporter,
-) -> tuple[dict[tuple[str, str], str], OutsideError | None]:
-    """Return the SHA-256 of each file by ref and name, and the first failed download, which stops the others."""
-    # The files are in a temporary folder beside `kit_folder` meanwhile. Raises OutsideError if the disk is
-    # full.
+) -> dict[tuple[str, str], str]:
+    """Return the SHA-256 of each file by ref and name; raises OutsideError for the first failed download."""
     digests: dict[tuple[str, str], str] = {}
-    failure: OutsideError | None = None
     total = sum(file.size for _, file in files)
     text = f"Downloading {len(files)} files, {format_size(total)}"
-    with _scratch_folder(kit_folder, files) as folder, report.progress(text, total) as advance:
-        stop = threading.Event()
-
-        def digest_one(number: int, remote: RemotePartState, file: RemoteFile) -> str:
-            if stop.is_set():
-                return ""
+    # Not waited for: a silent server would hold up Ctrl-C, and without the folder a download comes to nothing.
+    with (
+        _scratch_folder(kit_folder) as folder,
+        report.progress(text, total) as advance,
+        cancelling_pool(THREADS, wait=False) as pool,
+    ):
+        # The largest first, so that no large file is downloaded alone at the end.
+        order = sorted(files, key=lambda pair: -pair[1].size)
+        running = {
+            pool.submit(_digest_file, *pair, folder / str(number), kaggle, advance): pair
+            for number, pair in enumerate(order)
+        }
+        for future in as_completed(running):
+            remote, file = running[future]
             try:
-                return _digest_file(remote, file, folder / str(number), kaggle)
-            except BaseException:
-                stop.set()
-                raise
-
-        # Not waited for: a silent server would hold up Ctrl-C, and without the folder a download comes to nothing.
-        with cancelling_pool(THREADS, stop, wait=False) as pool:
-            # The largest first, so that no large file is downloaded alone at the end.
-            order = sorted(files, key=lambda pair: -pair[1].size)
-            running = {pool.submit(digest_one, number, *pair): pair for number, pair in enumerate(order)}
-            waiting, finished_bytes, reported = set(running), 0, 0
-            while waiting:
-                ended, waiting = wait(waiting, timeout=_PROGRESS_SECONDS, return_when=FIRST_COMPLETED)
-                for future in ended:
-                    remote, file = running[future]
-                    try:
-                        digests[remote.ref, file.name] = future.result()
-                        finished_bytes += file.size
-                    except OutsideError as error:
-                        failure = failure or OutsideError(
-                            f"'{file.name}' of '{remote.ref}' cannot be downloaded: {error.what}",
-                            hint=error.hint,
-                            code=error.code,
-                            details=error.details,
-                        )
-                arrived = min(total, max(reported, finished_bytes + _count_downloaded(folder)))
-                advance(arrived - reported)
-                reported = arrived
-    return digests, failure
+                digests[remote.ref, file.name] = future.result()
+            except OutsideError as error:
+                raise OutsideError(
+                    f"'{file.name}' of '{remote.ref}' cannot be downloaded: {error.what}",
+                    hint=error.hint,
+                    code=error.code,
+                    details=error.details,
+                ) from error
+    return digests
 
 
-def _digest_file(remote: RemotePartState, file: RemoteFile, target_path: Path, kaggle: KaggleClient) -> str:
+def _digest_file(
+    remote: RemotePartState, file: RemoteFile, path: Path, kaggle: KaggleClient, advance: Advance
+) -> str:
     """Return the digest of one file; if Kaggle zipped it, of its content."""
-    with translate_disk_errors(target_path.parent):
+    downloads = {
+        "dataset": kaggle.download_dataset_file,
+        "model": kaggle.download_model_file,
+        "notebook": kaggle.download_run_output,
+    }
+    with translate_disk_errors(path.parent):
         try:
-            if remote.kind == "model":
-                kaggle.download_model_file(remote.ref, remote.version, file.name, target_path)
-            elif remote.kind == "notebook":
-                kaggle.download_run_output(remote.ref, remote.version, file.name, target_path)
-            else:
-                kaggle.download_dataset_file(remote.ref, file.name, target_path, remote.version)
-            is_as_listed = target_path.stat().st_size == file.size
-            return (not is_as_listed and _digest_wrapped(target_path, file)) or sha256_of(target_path)
+            downloads[remote.kind](remote.ref, remote.version, file.name, path, advance)
+            is_as_listed = path.stat().st_size == file.size
+            return (not is_as_listed and _digest_wrapped(path, file)) or sha256_of(path)
         finally:
-            target_path.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
 
 
 def _digest_wrapped(path: Path, file: RemoteFile) -> str:
@@ -379,48 +338,28 @@ def _digest_wrapped(path: Path, file: RemoteFile) -> str:
         members = archive.infolist()
         if len(members) == 1 and members[0].filename.rpartition("/")[2] == name:
             with archive.open(members[0]) as stream:
-                digest = hashlib.sha256()
-                while chunk := stream.read(CHUNK):
-                    digest.update(chunk)
-            return digest.hexdigest()
+                return copy_and_hash(stream, None)[0]
     return ""
 
 
 @contextmanager
-def _scratch_folder(kit_folder: Path, files: Sequence[tuple[RemotePartState, RemoteFile]]) -> Iterator[Path]:
-    """Yield a temporary folder; the one of a killed run is removed first."""
+def _scratch_folder(kit_folder: Path) -> Iterator[Path]:
+    """Yield a folder on the kit's disk, which is removed afterwards; the one of a killed run is removed first."""
     folder = kit_folder.with_name(f".{kit_folder.name}.verify")
+    renamed = folder.with_name(f"{folder.name}.gone")
+
+    def remove_folder() -> None:
+        # Rename first, so that a running download cannot create new files in it.
+        with suppress(FileNotFoundError):
+            folder.rename(renamed)
+        shutil.rmtree(renamed, ignore_errors=True)
+
     with hold_lock(folder.with_suffix(".verify.lock")):
-        _remove_folder(folder)
-        needed = sum(sorted((file.size for _, file in files), reverse=True)[:THREADS])
-        free = shutil.disk_usage(kit_folder.parent).free
-        if free < needed + _SPARE_BYTES:
-            raise OutsideError(
-                f"comparing the files needs {format_size(needed)} of free space in '{kit_folder.parent}',"
-                f" which has {format_size(free)}",
-                code="disk-full",
-                hint="free some space, or verify without --deep",
-            )
+        shutil.rmtree(renamed, ignore_errors=True)
+        remove_folder()
         with translate_disk_errors(kit_folder.parent):
             folder.mkdir()
         try:
             yield folder
         finally:
-            _remove_folder(folder)
-
-
-def _remove_folder(folder: Path) -> None:
-    renamed = folder.with_name(f"{folder.name}.gone")
-    shutil.rmtree(renamed, ignore_errors=True)
-    # Rename first, so that a running download cannot create new files in it.
-    with suppress(FileNotFoundError):
-        folder.rename(renamed)
-    shutil.rmtree(renamed, ignore_errors=True)
-
-
-def _count_downloaded(folder: Path) -> int:
-    total = 0
-    for path in folder.iterdir():
-        with suppress(FileNotFoundError):
-            total += path.stat().st_size
-    return total
+            remove_folder()

@@ -1,0 +1,400 @@
+"""The datasets and models that parts are pushed to: upload a part's files, create a version of them at most once."""
+
+import re
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import ClassVar
+
+from offline_kit.core.errors import OutsideError, ProjectError
+from offline_kit.core.files import format_size, sha256_of
+from offline_kit.core.report import Advance, Reporter
+from offline_kit.core.retry import StoppedError, TransientError, retry_call, stop_waits_on
+from offline_kit.core.thread_pool import cancelling_pool
+from offline_kit.kaggle.client.api_types import NewVersion, RefusedError, RemoteDataset
+from offline_kit.kaggle.client.uploads import Uploader, UploadFile
+from offline_kit.kaggle.push import kit_parts
+from offline_kit.kaggle.push.journal import Effect, Phase, PushContext
+from offline_kit.kaggle.push.kit_parts import FAILED_STATES, FINAL_STATES, RemotePartState
+from offline_kit.kaggle.push.poll_policy import GracePeriod, StatusLine, ignore_transient, wait_until_shown
+from offline_kit.kit import manifest
+from offline_kit.project.kaggle_names import MARKER, MAX_LOOSE_FILES
+from offline_kit.project.types import KitPart
+
+# The latency of each request dominates for small files.
+THREADS = 16
+
+
+class PushAction(StrEnum):
+    """What a push does to a dataset or a model."""
+
+    CREATE = "create"
+    VERSION = "version"
+    NOTHING = "nothing"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartPlan:
+    """What a push does, or has done, to one part."""
+
+    part: KitPart
+    folder: Path
+    ref: str
+    kind: str  # "dataset" or "model"
+    action: PushAction
+    reason: str
+    version: int = 0  # the current version, 0 for none; after the push, the one that holds the part
+    held_part_id: str = ""  # id of the part in the current version; empty if it holds none
+    title: str = ""
+    notes: str = ""
+    upload_size: int = 0
+    file_count: int = 0
+    dropped_files: tuple[str, ...] = ()
+    """Files of the previous version that the new one does not have, sorted."""
+    warnings: tuple[str, ...] = ()
+    url: str = ""
+
+    @property
+    def file_count_warning(self) -> str:
+        """Question to confirm before uploading very many files; "" if Kaggle accepts the number."""
+        if self.file_count <= MAX_LOOSE_FILES:
+            return ""
+        return f"'{self.ref}' would get {self.file_count} files, and Kaggle may refuse more than {MAX_LOOSE_FILES}"
+
+
+class PushTarget(ABC):
+    """The dataset or the variation of a model that a part is pushed to."""
+
+    kind: ClassVar[str]  # as Kaggle's uploads call it
+    actions: ClassVar[tuple[str, str]]  # names in the journal: of the creation, and of a further version
+
+    def __init__(self, ref: str, context: PushContext) -> None:
+        self.ref = ref
+        self.context = context
+        self.kaggle = context.kaggle
+        self.journal_target = ref if self.kind == "DATASET" else f"model:{ref}"
+        self._failed, self._incomplete = (GracePeriod(context.poll.visibility_timeout) for _ in range(2))
+
+    @abstractmethod
+    def inspect_current(self, *, expected: bool) -> RemotePartState:
+        """Return what is there now, after waiting while it is processed; a version that is `expected` may show late."""
+
+    @abstractmethod
+    def has_failed(self) -> bool:
+        """Tell whether the newest version failed: it may never become visible."""
+
+    @abstractmethod
+    def find_newer(self, effect: Effect) -> bool:
+        """Tell whether a newer version than before the effect is visible."""
+
+    @abstractmethod
+    def read_new_version(self, effect: Effect, line: StatusLine) -> RemotePartState:
+        """Return the version that an effect created once it is ready; raises TransientError until then."""
+
+    @abstractmethod
+    def send_version(self, new: NewVersion, action: PushAction) -> str:
+        """Send the call that creates a version, or the dataset or variation with its first one."""
+
+    @property
+    def uploader(self) -> Uploader:
+        """The stored uploads to this target."""
+        return self.context.settings.create_uploader(self.kaggle, self.ref, kind=self.kind)
+
+    def wait_until_visible(self, effect: Effect) -> bool | None:
+        """Wait until a newer version is visible; None if none is within the visibility timeout."""
+        return wait_until_shown(lambda: self.find_newer(effect) or None, self.context.poll.until_visible)
+
+    def recover_interrupted(self) -> bool:
+        """Recover what an earlier run sent without seeing it arrive; return whether it has appeared."""
+        if self.context.journal.find_open_entry(self.journal_target) is None:
+            return False
+
+        def wait_for_effect(effect: Effect) -> bool | None:
+            visible = self.wait_until_visible(effect)
+            if visible:
+                # The version has consumed these uploads.
+                self.uploader.forget_uploads()
+            return visible
+
+        timeout = 0.0 if self.has_failed() else self.context.poll.processing_timeout
+        return bool(
+            self.context.recover_interrupted(self.journal_target, wait_for_effect, processing=timeout)
+        )
+
+    def upload_part(self, plan: PartPlan) -> Effect:
+        """Upload a part and create a version from it at most once; return the effect, which may not be visible yet.
+
+        Raises ProjectError if the kit has changed, and as `Uploader`.
+        """
+        report = self.context.report
+        for warning in plan.warnings:
+            report.warn(f"'{plan.ref}': {warning}")
+        files = _list_files(plan.part, plan.folder)
+        size = format_size(sum(file.size for file in files))
+        report.step(f"Uploading {len(files)} files, {size}, to the {plan.kind} '{self.ref}': {plan.reason}")
+        tokens = _upload_files(files, self.uploader, f"Uploading {plan.part.name}", report)
+        new = NewVersion(ref=self.ref, title=plan.title, version_notes=plan.notes, blob_tokens=tokens)
+        action = self.actions[plan.action is PushAction.VERSION]
+        effect = Effect(action=action, target=self.journal_target, before=plan.version, content=plan.part.id)
+
+        def find_effect() -> str | None:
+            return "" if self.wait_until_visible(effect) else None
+
+        try:
+            self.context.run_once(
+                effect,
+                lambda: self.send_version(new, plan.action),
+                find_effect,
+                f"the new version of '{self.ref}'",
+            )
+        except RefusedError as refusal:
+            # A 401 or 403 that speaks of a token means the credentials, not the upload.
+            rejects_upload = re.search(r"\b(token|blob)", refusal.what, re.IGNORECASE)
+            if refusal.is_temporary or refusal.status in (401, 403) or not rejects_upload:
+                raise
+            self.uploader.forget_uploads()
+            raise RefusedError(
+                refusal.what,
+                hint="run the same command again: it uploads the files again",
+                code="upload-expired",
+                status=refusal.status,
+                after=refusal.retry_after,
+            ) from refusal
+        self.uploader.forget_uploads()  # a token can be used only once
+        return effect
+
+    def check_content(self, remote: RemotePartState, effect: Effect) -> RemotePartState:
+        """Return a new version if it has the pushed marker and all of its files.
+
+        Raises TransientError until then; OutsideError if files are missing for longer than the visibility timeout.
+        """
+        part = remote.part
+        if part is None or part.id != effect.content:
+            raise TransientError(f"it does not hold this kit: {part.id[:12] if part else 'no marker'}")
+        if wrong := kit_parts.find_differences(part, remote.files):
+            if self._incomplete.is_over():
+                raise kit_parts.build_incomplete_error(self.ref, remote.version, wrong)
+            raise TransientError(f"its files are incomplete: {wrong[0]}")
+        return remote
+
+    def wait_until_ready(self, effect: Effect) -> RemotePartState:
+        """Wait until the version that an effect created is ready and return it."""
+        text = f"{self.context.server_name} processes '{self.ref}'"
+        with StatusLine(self.context.report, text) as line:
+            return retry_call(
+                ignore_transient(lambda: self.read_new_version(effect, line), line.update_status),
+                self.context.poll.until_processed,
+                give_up=lambda trouble: kit_parts.build_not_ready_error(self.ref, trouble),
+            )
+
+
+class _DatasetTarget(PushTarget):
+    """A dataset: its newest version is what notebooks mount."""
+
+    kind = "DATASET"
+    actions = ("create", "version")
+
+    def inspect_current(self, *, expected: bool) -> RemotePartState:
+        return kit_parts.inspect_dataset(self.ref, self.context, expected=expected)
+
+    def has_failed(self) -> bool:
+        return self.kaggle.get_dataset_status(self.ref) in FAILED_STATES
+
+    def find_newer(self, effect: Effect) -> bool:
+        dataset = self.kaggle.get_dataset(self.ref)
+        if dataset is None:
+            return False
+        if dataset.version > effect.before or effect.action == "create":
+            return True
+        # A failed version may never get a number.
+        return not effect.before and self.kaggle.get_dataset_status(self.ref) not in FINAL_STATES
+
+    def send_version(self, new: NewVersion, action: PushAction) -> str:
+        is_new = action is PushAction.CREATE
+        return self.kaggle.create_dataset(new) if is_new else self.kaggle.add_dataset_version(new)
+
+    def read_new_version(self, effect: Effect, line: StatusLine) -> RemotePartState:
+        # State and listing may still be those of the old version: number, state, marker and sizes must all match.
+        is_first = effect.action == "create"
+        dataset = self.kaggle.get_dataset(self.ref)
+        state = self.kaggle.get_dataset_status(self.ref) if dataset else ""
+        if dataset is None or dataset.version <= effect.before:
+            # A failed version may never get a number, a first one has none while it is processed;
+            # the state may still be that of the previous version.
+            if dataset and state in FAILED_STATES and (is_first or self._failed.is_over()):
+                raise _build_processing_error(self.ref, effect.before + 1, "failed", dataset.url)
+            is_known = is_first and state
+            words = f"it is in the state '{state}'" if is_known else "the new version is not visible yet"
+            line.update_status(words)
+            raise TransientError(words)
+        _check_not_overtaken(dataset, effect)
+        line.update_status(f"version {dataset.version}, {state or 'hidden'}")
+        if state in FAILED_STATES:
+            raise _build_processing_error(self.ref, dataset.version, state, dataset.url)
+        if state != "ready":
+            raise TransientError(f"it is in the state '{state}'")
+        return self.check_content(kit_parts.read_dataset(self.kaggle, dataset, state), effect)
+
+
+class _ModelTarget(PushTarget):
+    """A variation of a model: notebooks attach it at a fixed version, and Kaggle unpacks nothing in it."""
+
+    kind = "MODEL"
+    actions = ("variation", "model-version")
+
+    def inspect_current(self, *, expected: bool) -> RemotePartState:  # noqa: ARG002 - a model shows its files at once
+        return kit_parts.inspect_model(self.ref, self.kaggle)
+
+    def has_failed(self) -> bool:
+        return False
+
+    def find_newer(self, effect: Effect) -> bool:
+        return self.kaggle.get_model_version(self.ref) > effect.before
+
+    def send_version(self, new: NewVersion, action: PushAction) -> str:
+        is_new = action is PushAction.CREATE
+        return self.kaggle.create_variation(new) if is_new else self.kaggle.add_model_version(new)
+
+    def upload_part(self, plan: PartPlan) -> Effect:
+        """Create the model first if there is none."""
+        if plan.action is PushAction.CREATE:
+            self._create_model()
+        return super().upload_part(plan)
+
+    def read_new_version(self, effect: Effect, line: StatusLine) -> RemotePartState:
+        remote = kit_parts.inspect_model(self.ref, self.kaggle)
+        if remote.version <= effect.before:
+            line.update_status("the new version is not visible yet")
+            raise TransientError("the new version is not visible yet")
+        line.update_status(f"version {remote.version}")
+        return self.check_content(remote, effect)
+
+    def _create_model(self) -> None:
+        """Create the model once; if the answer is lost, check whether it exists."""
+        name, context = "/".join(self.ref.split("/")[:2]), self.context
+        if self.kaggle.get_model(name):
+            return
+        effect = Effect(action="model", target=f"model:{name}", before=0, content="")
+
+        def wait_for_model() -> str | None:
+            return wait_until_shown(
+                lambda: "" if self.kaggle.get_model(name) else None, context.poll.until_visible
+            )
+
+        def send_request() -> str:
+            return self.kaggle.create_model(
+                name, name.partition("/")[2], "Checkpoints of a kit of offline-kit."
+            )
+
+        context.run_once(effect, send_request, wait_for_model, f"the model '{name}'")
+        if wait_for_model() is None:
+            raise OutsideError(
+                f"the model '{name}' is not visible yet",
+                code="model-not-visible",
+                hint="run the same command again: it continues, and nothing is sent twice",
+            )
+        context.journal.append_entry(effect, Phase.DONE)
+
+
+def make_target(location: str, context: PushContext) -> PushTarget:
+    """Return the dataset or the model at a location, whichever version of the model stands behind it."""
+    kind, _, ref = location.rpartition(":")
+    return _ModelTarget("/".join(ref.split("/")[:4]), context) if kind else _DatasetTarget(ref, context)
+
+
+class OvertakenError(OutsideError):
+    """Someone else pushed a newer version: ours never becomes the current one."""
+
+    default_code = "dataset-overtaken"
+
+
+def _check_not_overtaken(dataset: RemoteDataset, effect: Effect) -> None:
+    """Raise OvertakenError if someone else created the current version after ours."""
+    # Our version notes contain the content's id, except for a first version. Without notes, the number
+    # decides.
+    our_numbers = [number for number, notes in dataset.version_notes.items() if effect.content in notes]
+    if effect.action == "create":
+        our_numbers.append(1)
+    our_version = max(our_numbers) if our_numbers and max(our_numbers) > effect.before else 0
+    if not our_version and not any(dataset.version_notes.values()):
+        our_version = effect.before + 1
+    if our_version and dataset.version > our_version:
+        raise OvertakenError(
+            f"another push of '{effect.target}' came after this one: version {dataset.version} is the current one",
+            hint="push this dataset from one machine only, and run the same command again there",
+        )
+
+
+def _build_processing_error(ref: str, version: int, state: str, url: str) -> OutsideError:
+    return OutsideError(
+        f"Kaggle could not process version {version} of '{ref}' ({state})",
+        code="dataset-processing-failed",
+        hint=f"see the reason on its page, {url or 'on kaggle.com'}; then run the same command again",
+        details=(
+            "usual causes: the account's quota for private data is used up, or an archive that Kaggle unpacks",
+            "contains a file name with '&' or '@'",
+        ),
+    )
+
+
+def _upload_files(
+    files: Sequence[UploadFile], uploader: Uploader, text: str, report: Reporter
+) -> dict[str, str]:
+    """Upload files in parallel, the largest first; the first failure stops all."""
+    total = sum(file.size for file in files)
+    stop = threading.Event()
+
+    def upload_one(file: UploadFile, advance: Advance) -> str:
+        def report_progress(count: int) -> None:
+            if stop.is_set():
+                raise StoppedError
+            advance(count)
+
+        try:
+            report_progress(0)
+            with stop_waits_on(stop):
+                return uploader.upload_file(file, report_progress)
+        except BaseException:
+            stop.set()
+            raise
+
+    with (
+        report.progress(text, total) as advance,
+        cancelling_pool(THREADS, stop) as pool,
+    ):
+        # The largest first, so that no large file is uploaded alone at the end.
+        order = sorted(files, key=lambda file: -file.size)
+        futures = {file.name: pool.submit(upload_one, file, advance) for file in order}
+        try:
+            return {name: future.result() for name, future in futures.items()}
+        except StoppedError:
+            # Another upload failed first: raise its error instead.
+            errors = (future.exception() for future in futures.values())
+            raise next(e for e in errors if e and not isinstance(e, StoppedError)) from None
+
+
+def _list_files(part: KitPart, folder: Path) -> list[UploadFile]:
+    if manifest.read_manifest(folder).id != part.id:
+        raise ProjectError(
+            f"'{folder}' has changed since the command started",
+            code="kit-changed",
+            hint="run the same command again",
+        )
+    files = [
+        UploadFile(path=folder / entry.stored, name=entry.stored, size=entry.size, sha256=entry.sha256)
+        for entry in part.entries
+    ]
+    missing = [f"'{file.path}' is missing" for file in files if not file.path.is_file()]
+    if missing:
+        raise ProjectError(
+            f"the kit in '{folder}' is incomplete",
+            code="kit-damaged",
+            hint="run 'offline-kit build'",
+            details=missing,
+        )
+    marker = folder / MARKER
+    size = marker.stat().st_size
+    return [*files, UploadFile(path=marker, name=MARKER, size=size, sha256=sha256_of(marker))]
