@@ -23,7 +23,7 @@ from offline_kit.core.errors import Exit, OfflineKitError
 from offline_kit.core.redaction import CREDENTIALS, redact_secrets
 
 if TYPE_CHECKING:
-    from offline_kit.kaggle.push.poll_policy import KaggleTiming
+    from offline_kit.kaggle.push.poll_policy import ClientSettings
 
 CRASH_REPORT = "offline-kit-crash.log"
 _SECRET_NAME = re.compile(r"(?i)token|secret|passw|key|credential")
@@ -57,8 +57,8 @@ for command in (
     cli.add_command(command)
 
 
-def main(arguments: Sequence[str] | None = None, *, timing: "KaggleTiming | None" = None) -> None:
-    """Run the command line, with this patience with Kaggle, and exit with a code of `core.errors.Exit`."""
+def main(arguments: Sequence[str] | None = None, *, client: "ClientSettings | None" = None) -> None:
+    """Run the command line, with these settings of Kaggle's client, and exit with a code of `core.errors.Exit`."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     wording = CommandWording()
     console = Console(as_json="--json" in words, words=wording)
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None, *, timing: "KaggleTiming | None
     # CI systems and schedulers stop a job with SIGTERM: clean up as for Ctrl-C
     signal.signal(signal.SIGTERM, raise_interrupt)
     try:
-        code = _run_command(words, console, CommandContext(wording, timing))
+        code = _run_command(words, console, CommandContext(wording, client))
     except OSError:
         if _write_problem(sys.stderr, probe=b"\n") is None:
             raise

@@ -16,7 +16,7 @@ from offline_kit.cli.console import CommandWording, Console
 from offline_kit.project.config_keys import ENGINES, KAGGLES, SDISTS
 
 if TYPE_CHECKING:
-    from offline_kit.kaggle.push.poll_policy import KaggleTiming
+    from offline_kit.kaggle.push.poll_policy import ClientSettings
     from offline_kit.project.config import Config
     from offline_kit.workflow.kaggle_session import KaggleSession
     from offline_kit.workflow.ship import ApprovalPolicy
@@ -78,7 +78,7 @@ class CommandContext:
     """What `main` hands to the command that it runs, as click's context object."""
 
     wording: CommandWording = field(default_factory=CommandWording)
-    timing: "KaggleTiming | None" = None  # None: the usual one
+    client: "ClientSettings | None" = None  # None: the usual ones
 
 
 def _command_context() -> CommandContext:
@@ -291,12 +291,12 @@ def session_of(
     config: "Config", to: str, at: str, console: Console, *, current: bool = False
 ) -> "Iterator[KaggleSession]":
     """Yield a logged-in session with Kaggle or a local Kaggle."""
-    from offline_kit.kaggle.push.poll_policy import DEFAULT_TIMING
+    from offline_kit.kaggle.push.poll_policy import DEFAULT_CLIENT
     from offline_kit.workflow import kaggle_session
 
-    timing = _command_context().timing or DEFAULT_TIMING
+    client = _command_context().client or DEFAULT_CLIENT
     with (
         kaggle_session.choose_kaggle(to, at, console, project=config.project, current=current) as endpoint,
-        kaggle_session.open_session(config, endpoint, console, timing) as session,
+        kaggle_session.open_session(config, endpoint, console, client) as session,
     ):
         yield session

@@ -18,7 +18,7 @@ from offline_kit.kaggle.client.session import KaggleEndpoint
 from offline_kit.kaggle.push import notebook_runs, push_notebook, push_parts
 from offline_kit.kaggle.push.journal import LastSeenStore, PushContext, PushSettings
 from offline_kit.kaggle.push.notebook_runs import FinishedRun
-from offline_kit.kaggle.push.poll_policy import DEFAULT_TIMING, KaggleTiming
+from offline_kit.kaggle.push.poll_policy import DEFAULT_CLIENT, ClientSettings
 from offline_kit.kaggle.push.submission_ledger import SubmissionLedger
 from offline_kit.local_kaggle.kernel_runs import NotebookRunner
 from offline_kit.local_kaggle.sandbox_runner import SandboxRunner
@@ -215,7 +215,10 @@ def choose_kaggle(
 
 @contextmanager
 def open_session(
-    config: Config, endpoint: KaggleEndpoint, report: Reporter = SILENT, timing: KaggleTiming = DEFAULT_TIMING
+    config: Config,
+    endpoint: KaggleEndpoint,
+    report: Reporter = SILENT,
+    client: ClientSettings = DEFAULT_CLIENT,
 ) -> Iterator[KaggleSession]:
     """Log in; within the block, a local Kaggle that does not answer is an OutsideError with its address."""
 
@@ -223,7 +226,7 @@ def open_session(
         if seconds >= _SHORT_RETRY:
             report.note(f"Rate-limited by Kaggle (429); retrying in {seconds:.0f} s")
 
-    local, poll = bool(endpoint.local), timing.poll
+    local, poll = bool(endpoint.local), client.poll
     if local:  # a server on this machine stands a poll each second, so that nobody waits for nothing
         poll = replace(
             poll,
@@ -232,8 +235,10 @@ def open_session(
         )
     memory = part_locations.memory_folder(config)
     try:
-        patience = replace(timing.retry, tell=tell)
-        with KaggleClient(endpoint, patience=patience, seconds=timing.read_timeout) as kaggle:
+        patience = replace(client.retry, tell=tell)
+        with KaggleClient(
+            endpoint, python=client.client_python, patience=patience, seconds=client.read_timeout
+        ) as kaggle:
             account = kaggle.fetch_account()
             # Another account, or another Kaggle, has datasets and notebooks of its own.
             state = memory / ("local" if local else "kaggle") / account.username
@@ -243,7 +248,7 @@ def open_session(
                     kaggle=kaggle,
                     account=account,
                     local=local,
-                    settings=PushSettings(state_folder=state, poll_policy=poll, retry_policy=timing.retry),
+                    settings=PushSettings(state_folder=state, poll_policy=poll, retry_policy=client.retry),
                     ledger=part_locations.open_ledger(config, state, local=local),
                     memory=LastSeenStore(state),
                     report=report,

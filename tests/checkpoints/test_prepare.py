@@ -18,6 +18,7 @@ from offline_kit.project.config import Config, load_config
 from offline_kit.project.types import Member, Severity
 from offline_kit.workflow import model_files
 from offline_kit.workflow.model_files import ModelFiles
+from tests.support.warm_python import link_environment, torch_python
 
 TRAIN = """
 import pickle
@@ -200,11 +201,27 @@ def test_slim_imports_no_script_that_trains(project: Path) -> None:
     """A script that trains when it is imported stops the build, and is not run before that."""
     pytest.importorskip("torch")
     (project / "train.py").write_text(CFG)
-    subprocess.run([sys.executable, "train.py"], cwd=project, check=True)
+    subprocess.run([torch_python(), "train.py"], cwd=project, check=True)
+    link_environment(project, torch_python())
     (project / "train.py").write_text(CFG + "def train(): open(__file__ + '.trained', 'w')\ntrain()\n")
     with pytest.raises(ProjectError, match="1 problem"):
         looked(project, LIGHT)
     assert not (project / "train.py.trained").exists()
+
+
+@pytest.fixture(scope="module")
+def three_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a project with two state dicts and a TorchScript module; what is made of them stays in one cache."""
+    torch = pytest.importorskip("torch")
+    jit: Any = torch.jit
+    project = tmp_path_factory.mktemp("three") / "project"
+    (project / "models").mkdir(parents=True)
+    (project / "net.py").write_text("def Net(): ...\n")
+    for name in ("net.pt", "other.pt"):
+        torch.save({"weight": torch.ones(2)}, project / "models" / name)
+    jit.script(torch.nn.Linear(2, 1)).save(str(project / "models" / "script.pt"))
+    link_environment(project, torch_python())
+    return project
 
 
 @pytest.mark.parametrize(
@@ -218,16 +235,9 @@ def test_slim_imports_no_script_that_trains(project: Path) -> None:
     ],
 )
 def test_models_are_named_as_they_lie_in_the_project(
-    project: Path, pattern: str, members_named: list[str]
+    three_models: Path, pattern: str, members_named: list[str]
 ) -> None:
     """Entries of `models` mean files by their own names, whatever format the weights travel in."""
-    torch = pytest.importorskip("torch")
-    jit: Any = torch.jit
-    (project / "models").mkdir()
-    (project / "net.py").write_text("def Net(): ...\n")
-    for name in ("net.pt", "other.pt"):
-        torch.save({"weight": torch.ones(2)}, project / "models" / name)
-    jit.script(torch.nn.Linear(2, 1)).save(str(project / "models" / "script.pt"))
     table = 'checkpoints = ["models/*.pt"]\nweights_format = "safetensors"\nmodules = ["net.py"]\n'
     models = f'[notebook]\ntask = "tabular"\n[[notebook.models]]\nfiles = "{pattern}"\nmodel = "net.py:Net"\n'
-    assert [each.name for each in looked(project, table + models).members] == members_named
+    assert [each.name for each in looked(three_models, table + models).members] == members_named

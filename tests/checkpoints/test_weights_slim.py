@@ -20,6 +20,7 @@ from offline_kit.core.files import sha256_of
 from offline_kit.notebook.runtime.kit_torch import load_checkpoint
 from offline_kit.project.types import Checkpoint, Severity
 from offline_kit.project.types import CheckpointKind as Kind
+from tests.support.warm_python import link_environment, torch_python
 
 
 class Tied(torch.nn.Module):
@@ -72,11 +73,20 @@ def checkpoint(path: Path, original: str = "") -> Checkpoint:
     )
 
 
-def light(path: Path, *, trusted: bool = False, original: str = "", **wish: Any) -> SlimmedCheckpoints:
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a project whose environment has torch and starts at once."""
+    folder = tmp_path_factory.mktemp("project")
+    link_environment(folder, torch_python())
+    return folder
+
+
+def light(path: Path, project: Path, *, trusted: bool = False, **wish: Any) -> SlimmedCheckpoints:
     """Make one checkpoint light, with a cache beside it."""
-    folder = path.parent
-    settings = SlimSettings(project=folder, cache=folder / "cache", is_trusted=lambda _: trusted, **wish)
-    return slim_checkpoints([checkpoint(path, original)], settings)
+    settings = SlimSettings(
+        project=project, cache=path.parent / "cache", is_trusted=lambda _: trusted, **wish
+    )
+    return slim_checkpoints([checkpoint(path)], settings)
 
 
 def work(source: Path, target: Path, **wish: Any) -> dict[str, Any]:
@@ -93,13 +103,13 @@ def predictions(weights: dict[str, Any]) -> Any:
         return model(torch.arange(50))
 
 
-def test_a_lightning_checkpoint_travels_without_its_training(tmp_path: Path) -> None:
+def test_a_lightning_checkpoint_travels_without_its_training(tmp_path: Path, project: Path) -> None:
     """Optimizer, schedulers, callbacks and loops stay at home; the rest, and every prediction, is the same."""
     model, whole = trained()
     path = tmp_path / "best.ckpt"
     torch.save(whole, path)
     before = path.read_bytes()
-    done = light(path, slim=True)
+    done = light(path, project, slim=True)
     new = done.checkpoints[0]
     loaded = torch.load(new.path, weights_only=True)
     assert set(whole) - set(loaded) == {"loops", "callbacks", "optimizer_states", "lr_schedulers"}
@@ -113,7 +123,7 @@ def test_a_lightning_checkpoint_travels_without_its_training(tmp_path: Path) -> 
     assert "bit for bit the same" in done.findings[0].what
 
 
-def test_the_same_bytes_come_out_every_time(tmp_path: Path) -> None:
+def test_the_same_bytes_come_out_every_time(tmp_path: Path, project: Path) -> None:
     """Under another name, from another folder, without any memory: the same content gives the same bytes."""
     _, whole = trained()
     digests = set()
@@ -122,7 +132,7 @@ def test_the_same_bytes_come_out_every_time(tmp_path: Path) -> None:
         path.parent.mkdir()
         torch.save(whole, path.parent / "weights")
         (path.parent / "weights").rename(path)
-        digests.add(light(path, slim=True).checkpoints[0].sha256)
+        digests.add(light(path, project, slim=True).checkpoints[0].sha256)
     assert len(digests) == 1
 
 
@@ -147,9 +157,9 @@ def no_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Pa
 def test_a_second_build_needs_no_torch(tmp_path: Path, no_torch: Callable[[], Path]) -> None:
     """What was made once comes from the cache: the second time no interpreter is asked for."""
     torch.save(trained()[1], tmp_path / "best.ckpt")
-    first = light(tmp_path / "best.ckpt", slim=True)
+    first = light(tmp_path / "best.ckpt", tmp_path, slim=True)
     no_torch()
-    assert light(tmp_path / "best.ckpt", slim=True) == first
+    assert light(tmp_path / "best.ckpt", tmp_path, slim=True) == first
 
 
 def test_no_interpreter_with_torch(tmp_path: Path, no_torch: Callable[[], Path]) -> None:
@@ -157,16 +167,16 @@ def test_no_interpreter_with_torch(tmp_path: Path, no_torch: Callable[[], Path])
     torch.save(trained()[1], tmp_path / "best.ckpt")
     bare = no_torch()
     with pytest.raises(ProjectError, match="`slim` needs an interpreter with torch") as caught:
-        light(tmp_path / "best.ckpt", slim=True)
+        light(tmp_path / "best.ckpt", tmp_path, slim=True)
     assert caught.value.details == (f"'{bare}' has no torch",)
     assert caught.value.code == "torch-not-found"
 
 
-def test_half_precision_is_what_rounding_gives(tmp_path: Path) -> None:
+def test_half_precision_is_what_rounding_gives(tmp_path: Path, project: Path) -> None:
     """Weights come out rounded, counters whole, and predictions within half precision of the first ones."""
     model, whole = trained()
     torch.save(whole, tmp_path / "best.ckpt")
-    done = light(tmp_path / "best.ckpt", slim=True, precision="half")
+    done = light(tmp_path / "best.ckpt", project, slim=True, precision="half")
     loaded = torch.load(done.checkpoints[0].path, weights_only=True)["state_dict"]
     assert loaded["embed.weight"].dtype == torch.float16
     assert loaded["norm.num_batches_tracked"].dtype == torch.int64
@@ -175,11 +185,11 @@ def test_half_precision_is_what_rounding_gives(tmp_path: Path) -> None:
     assert "so predictions change slightly" in done.findings[0].what
 
 
-def test_safetensors_keep_the_hyper_parameters(tmp_path: Path) -> None:
+def test_safetensors_keep_the_hyper_parameters(tmp_path: Path, project: Path) -> None:
     """Tied weights are written under both names, and the notebook's own loader finds the rest again."""
     model, whole = trained()
     torch.save(whole, tmp_path / "best.ckpt")
-    done = light(tmp_path / "best.ckpt", slim=True, weights_format="safetensors")
+    done = light(tmp_path / "best.ckpt", project, slim=True, weights_format="safetensors")
     new = done.checkpoints[0]
     assert (new.original, new.kind) == ("best.safetensors", Kind.SAFETENSORS)
     assert done.renamed == (("best.ckpt", "best.safetensors"),)
@@ -191,23 +201,23 @@ def test_safetensors_keep_the_hyper_parameters(tmp_path: Path) -> None:
     assert torch.equal(predictions(tensors), predictions(model.state_dict()))
 
 
-def test_sizes_that_read_the_same_are_left_out(tmp_path: Path) -> None:
+def test_sizes_that_read_the_same_are_left_out(tmp_path: Path, project: Path) -> None:
     """Nothing is saved then; what else happened to the file is said."""
     torch.save({"state_dict": {"a": torch.zeros(2_500_000)}, "epoch": 3}, tmp_path / "best.pt")
-    (finding,) = light(tmp_path / "best.pt", weights_format="safetensors").findings
+    (finding,) = light(tmp_path / "best.pt", project, weights_format="safetensors").findings
     assert finding.what.startswith("is rewritten: as safetensors")
     assert "instead of" not in finding.what
     torch.save({"state_dict": {"a": torch.zeros(2_500_000)}}, tmp_path / "half.pt")
-    (finding,) = light(tmp_path / "half.pt", precision="half").findings
+    (finding,) = light(tmp_path / "half.pt", project, precision="half").findings
     assert finding.what.startswith("takes 5.0 MB instead of 10.0 MB: 1 tensors in half precision")
 
 
-def test_the_notebook_reads_such_a_file(tmp_path: Path) -> None:
+def test_the_notebook_reads_such_a_file(tmp_path: Path, project: Path) -> None:
     """Where safetensors is installed, its own reader gives the same tensors."""
     pytest.importorskip("safetensors")
     _, whole = trained()
     torch.save(whole, tmp_path / "best.ckpt")
-    new = light(tmp_path / "best.ckpt", slim=True, weights_format="safetensors").checkpoints[0]
+    new = light(tmp_path / "best.ckpt", project, slim=True, weights_format="safetensors").checkpoints[0]
     loaded = load_checkpoint(new.path)
     assert loaded["hyper_parameters"] == whole["hyper_parameters"]
     assert torch.equal(loaded["state_dict"]["head.weight"], whole["state_dict"]["head.weight"])
@@ -266,10 +276,10 @@ def test_a_view_does_not_drag_its_storage_along(tmp_path: Path) -> None:
     assert (tmp_path / "new.pt").stat().st_size == answer["size"]
 
 
-def test_what_half_precision_cannot_hold_stays_whole(tmp_path: Path) -> None:
+def test_what_half_precision_cannot_hold_stays_whole(tmp_path: Path, project: Path) -> None:
     """A weight of 1e5 would become infinite: the file is left as it is, with the reason."""
     torch.save({"w": torch.tensor([1e5, 1.0])}, tmp_path / "large.pt")
-    done = light(tmp_path / "large.pt", precision="half")
+    done = light(tmp_path / "large.pt", project, precision="half")
     assert done.checkpoints[0].path == tmp_path / "large.pt"
     assert "above 65504" in done.findings[0].what
     assert done.findings[0].severity is Severity.WARN
@@ -297,11 +307,11 @@ def test_a_refused_checkpoint_is_left_unless_trusted(tmp_path: Path) -> None:
     assert "optimizer_states" in answer["dropped"]
 
 
-def test_a_name_of_the_script_is_told_in_our_words(tmp_path: Path) -> None:
+def test_a_name_of_the_script_is_told_in_our_words(tmp_path: Path, project: Path) -> None:
     """A class that the training script defined, and nobody gives: its name is said, and what gives it."""
     code = "import sys, torch\nclass CFG: pass\ntorch.save({'w': torch.zeros(3), 'cfg': CFG()}, sys.argv[1])"
-    subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.pth")], check=True)
-    done = light(tmp_path / "a.pth", slim=True, trusted=True)
+    subprocess.run([torch_python(), "-c", code, str(tmp_path / "a.pth")], check=True)
+    done = light(tmp_path / "a.pth", project, slim=True, trusted=True)
     assert "looks up 'CFG' of the script that saved it (`main_from`)" in done.findings[0].what
     assert "worker" not in done.findings[0].what
     assert 'main_from = "train.py"' in done.findings[0].remedy
@@ -327,7 +337,7 @@ def test_several_sets_of_weights_are_no_safetensors(tmp_path: Path) -> None:
     assert "several sets" in work(tmp_path / "a.pt", tmp_path / "b.pt", safetensors=True)["left"]
 
 
-def test_a_folder_stays_whole(tmp_path: Path) -> None:
+def test_a_folder_stays_whole(tmp_path: Path, project: Path) -> None:
     """The files beside a light one are found in the same folder, under their names."""
     folder = tmp_path / "bert"
     folder.mkdir()
@@ -335,7 +345,7 @@ def test_a_folder_stays_whole(tmp_path: Path) -> None:
     (folder / "config.json").write_text("{}")
     originals = [checkpoint(folder / name, f"bert/{name}") for name in ("config.json", "pytorch_model.bin")]
     settings = SlimSettings(
-        project=tmp_path, cache=tmp_path / "cache", weights_format="safetensors", precision="half"
+        project=project, cache=tmp_path / "cache", weights_format="safetensors", precision="half"
     )
     done = slim_checkpoints(originals, settings)
     assert [each.original for each in done.checkpoints] == ["bert/config.json", "bert/model.safetensors"]
@@ -344,12 +354,12 @@ def test_a_folder_stays_whole(tmp_path: Path) -> None:
     assert sorted(path.name for path in places.pop().iterdir()) == ["config.json", "model.safetensors"]
 
 
-def test_nothing_wished_nothing_done(tmp_path: Path) -> None:
+def test_nothing_wished_nothing_done(tmp_path: Path, project: Path) -> None:
     """Without a wish, and for other formats, files go as they are."""
     (tmp_path / "model.json").write_text("{}")
     torch.save(trained()[1], tmp_path / "best.ckpt")
-    assert light(tmp_path / "best.ckpt").findings == ()
-    assert light(tmp_path / "model.json", slim=True).checkpoints[0].path == tmp_path / "model.json"
+    assert light(tmp_path / "best.ckpt", project).findings == ()
+    assert light(tmp_path / "model.json", project, slim=True).checkpoints[0].path == tmp_path / "model.json"
 
 
 @pytest.mark.parametrize(

@@ -339,7 +339,9 @@ def test_an_environment_that_the_client_would_ignore_is_refused(bench: Bench, sa
 def test_an_unreachable_kaggle_is_told_as_such(address: str) -> None:
     """A closed port or a name that is not known is no crash, and certainly had no effect."""
     with (
-        KaggleClient(KaggleEndpoint(local=address, username="alice", key="key"), patience=BRISK) as client,
+        KaggleClient(
+            KaggleEndpoint(local=address, username="alice", key="key"), python=client_python(), patience=BRISK
+        ) as client,
         pytest.raises(UnreachableError, match="cannot be reached"),
     ):
         client.create_dataset(NewVersion(ref=SLUG, title="My offline kit", version_notes="", blob_tokens={}))

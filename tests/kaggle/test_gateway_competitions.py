@@ -24,6 +24,7 @@ from offline_kit.local_kaggle.faults import Fault
 from tests.support.competitions import ANSWER, competition
 from tests.support.local_kaggle import KERNEL, Bench, notebook, serving
 from tests.support.pushing import client
+from tests.support.warm_python import client_python
 
 SLUG = "small-digits"
 
@@ -171,7 +172,7 @@ def test_all_pages_are_read_and_the_latest_comes_first(bench: Bench, alice: Kagg
     ready(bench, alice)
     refs = [alice.submit_notebook(**wish(f"kit {number}")).ref for number in range(3)]
     bench.until(lambda: len(alice.list_submissions(SLUG)) == 3)
-    with KaggleClient(where(bench), page=1) as paged:
+    with KaggleClient(where(bench), python=client_python(), page=1) as paged:
         assert [each.ref for each in paged.list_submissions(SLUG)] == refs[::-1]
 
 
@@ -272,7 +273,7 @@ def test_reads_outlast_passing_trouble(bench: Bench, alice: KaggleClient) -> Non
 
 def test_an_answer_of_another_shape_is_no_crash(bench: Bench) -> None:
     """A proxy that answers in Kaggle's place is told as an answer that makes no sense."""
-    with KaggleClient(where(bench), patience=RetryPolicy(attempts=1)) as alice:
+    with KaggleClient(where(bench), python=client_python(), patience=RetryPolicy(attempts=1)) as alice:
         bench.kaggle.faults.add_fault(Fault(on="GetSubmissionLimits", answer=["no", "object"]))  # type: ignore[arg-type]
         with pytest.raises(NoResponseError, match="GetSubmissionLimits"):
             alice.get_submission_limits(SLUG)

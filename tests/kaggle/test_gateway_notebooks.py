@@ -22,6 +22,7 @@ from offline_kit.kaggle.client.session import KaggleEndpoint
 from offline_kit.local_kaggle.faults import Fault
 from tests.support.local_kaggle import HASTY, KERNEL, Bench, notebook, serving
 from tests.support.pushing import client
+from tests.support.warm_python import client_python
 
 WRITES = "open('submission.csv', 'w').write('id,label\\n1,0\\n'); print('hello')"
 
@@ -333,7 +334,7 @@ def test_outputs_are_listed_to_their_end_and_fetched_by_version(
     ran(bench, alice, "import os; os.mkdir('in')", *(f"open('{n}', 'w').write('1')" for n in DEEP))
     ran(bench, alice, "open('0.txt', 'w').write('22')")
     where = KaggleEndpoint(local=bench.server.url, username="alice", key="key-of-alice")
-    with KaggleClient(where, page=2) as paged:
+    with KaggleClient(where, python=client_python(), page=2) as paged:
         assert paged.list_run_outputs(KERNEL, 1) == DEEP
     assert alice.list_run_outputs(KERNEL, 2) == ("0.txt",)
     assert alice.download_run_output(KERNEL, 1, "0.txt", tmp_path / "one") == 1

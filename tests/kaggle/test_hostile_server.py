@@ -18,9 +18,10 @@ from offline_kit.kaggle.client.session import KaggleEndpoint
 from offline_kit.local_kaggle.faults import Fault
 from tests.support.command_line import offline_kit
 from tests.support.local_kaggle import SLUG, Bench
-from tests.support.push_command import KIT, local, push
+from tests.support.push_command import KIT, hasty_client, local, push
 from tests.support.push_command import bench as bench  # a fixture
 from tests.support.pushing import make_kit
+from tests.support.warm_python import client_python
 
 Respond = Callable[[BaseHTTPRequestHandler], None]
 
@@ -131,7 +132,7 @@ def push_to(folder: Path, url: str) -> "CompletedProcess[str]":
     (project / "offline-kit.toml").write_text('dataset = "plant-kit"\n')
     make_kit(project / "dist" / "offline-kit", KIT)
     words = ("push", "--no-build", "--data-only", "--to", "local", "--at", url, "--json", str(project))
-    return offline_kit(*words)
+    return offline_kit(*words, client=hasty_client())
 
 
 @pytest.mark.parametrize("respond", [endless, nested])
@@ -147,7 +148,9 @@ def test_an_answer_that_drips_ends_in_time(tmp_path: Path) -> None:
     with far_end(dripping) as url:
         where = KaggleEndpoint(local=url)
         with (
-            KaggleClient(where, seconds=1.0, patience=RetryPolicy(attempts=1)) as client,
+            KaggleClient(
+                where, python=client_python(), seconds=1.0, patience=RetryPolicy(attempts=1)
+            ) as client,
             pytest.raises(OutsideError),
         ):
             client.get_dataset(SLUG)

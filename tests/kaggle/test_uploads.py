@@ -15,6 +15,7 @@ from offline_kit.kaggle.client.session import KaggleEndpoint
 from offline_kit.kaggle.client.uploads import Uploader, UploadFile
 from offline_kit.local_kaggle.faults import Fault
 from tests.support.local_kaggle import Bench, serving
+from tests.support.warm_python import client_python
 
 BRISK = RetryPolicy(attempts=4, backoff=0.02, longest=1.0)
 BIG = bytes(range(256)) * 12_000  # three of our chunks
@@ -31,7 +32,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 def client(bench: Bench) -> Iterator[KaggleClient]:
     """Alice's client."""
     where = KaggleEndpoint(local=bench.server.url, username="alice", key="key-of-alice")
-    with KaggleClient(where, patience=BRISK) as mine:
+    with KaggleClient(where, python=client_python(), patience=BRISK) as mine:
         yield mine
 
 

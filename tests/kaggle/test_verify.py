@@ -21,8 +21,10 @@ from offline_kit.local_kaggle.faults import Fault
 from offline_kit.local_kaggle.server import TrafficEvent
 from offline_kit.project.kaggle_names import MARKER
 from offline_kit.project.types import Kit
+from tests.support.command_line import offline_kit
 from tests.support.local_kaggle import Bench, notebook
 from tests.support.notebooks import WRITES, written
+from tests.support.push_command import hasty_client
 from tests.support.pushing import EAGER, FILES, access, client, content, datasets, make_kit, pushed, ways
 
 REF = "alice/plant-kit"
@@ -276,12 +278,21 @@ def test_a_download_that_is_refused_ends_the_comparison(
 # ------------------------------------------------------------------ the command
 
 
-def command(bench: Bench, *words: str) -> "subprocess.Popen[str]":
-    """Start `offline-kit verify` on the project."""
-    at = ("--to", "local", "--at", bench.server.url)
+def command_of(bench: Bench, *words: str) -> tuple[str, ...]:
+    """Return the words of `offline-kit verify` on the project."""
+    return ("verify", "--to", "local", "--at", bench.server.url, *words, str(bench.folder / "project"))
+
+
+def environment(bench: Bench) -> dict[str, str]:
+    """Return the environment of such a command."""
+    return {**os.environ, "HOME": str(bench.folder), "OFFLINE_KIT_CACHE": str(bench.folder / "cache")}
+
+
+def start(bench: Bench, *words: str) -> "subprocess.Popen[str]":
+    """Start the command in a process of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", "offline_kit", "verify", *at, *words, str(bench.folder / "project")],
-        env={**os.environ, "HOME": str(bench.folder), "OFFLINE_KIT_CACHE": str(bench.folder / "cache")},
+        [sys.executable, "-m", "offline_kit", *command_of(bench, *words)],
+        env=environment(bench),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -304,20 +315,19 @@ def pushed_project(bench: Bench) -> Kit:
 def test_the_command_tells_and_its_exit_code_too(bench: Bench) -> None:
     """0 and one line where all agrees; 1, every difference and the remedy, where not; JSON has the same."""
     pushed_project(bench)
-    process = command(bench)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err
-    assert "3 files by names, sizes and marker" in out
+    env, settings = environment(bench), hasty_client()
+    done = offline_kit(*command_of(bench), env=env, client=settings)
+    assert done.returncode == 0, done.stderr
+    assert "3 files by names, sizes and marker" in done.stdout
     change(there(bench, "local/plant-kit") / "packages/a.whl", b"longer")
-    process = command(bench, "--json")
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 1, err
-    told = json.loads(out)
+    done = offline_kit(*command_of(bench, "--json"), env=env, client=settings)
+    assert done.returncode == 1, done.stderr
+    told = json.loads(done.stdout)
     assert told["details"] == ["'local/plant-kit': 'packages/a.whl' has 6 bytes, not 7"]
     about = f"--to local --at {bench.server.url} --resend {bench.folder / 'project'}"
     assert f"'offline-kit push {about}'" in told["hint"]
     assert told["parts"][0]["version"] == 1
-    assert "'packages/a.whl' has 6 bytes" in err
+    assert "'packages/a.whl' has 6 bytes" in done.stderr
 
 
 def test_interrupted_a_deep_comparison_leaves_nothing(bench: Bench) -> None:
@@ -334,7 +344,7 @@ def test_interrupted_a_deep_comparison_leaves_nothing(bench: Bench) -> None:
 
     bench.kaggle.faults.add_fault(Fault(on="GET", delay=2.0, after=1, times=0))
     bench.server.traffic.listeners.append(watch)
-    process = command(bench, "--deep")
+    process = start(bench, "--deep")
     _, err = process.communicate(timeout=60)
     assert seen
     assert process.returncode == 130, err

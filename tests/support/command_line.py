@@ -13,14 +13,14 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 from offline_kit.cli.main import main
-from offline_kit.kaggle.push.poll_policy import KaggleTiming
+from offline_kit.kaggle.push.poll_policy import ClientSettings
 
 
 def offline_kit(
     *words: str | Path,
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
-    timing: KaggleTiming | None = None,
+    client: ClientSettings | None = None,
 ) -> "CompletedProcess[str]":
     """Run `offline-kit WORDS` in a folder and with this whole environment, those of the tests where not given."""
     argv = [*map(str, words)]
@@ -30,13 +30,13 @@ def offline_kit(
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
     ):
-        code = contextvars.copy_context().run(_code, argv, timing)
+        code = contextvars.copy_context().run(_code, argv, client)
     return CompletedProcess(argv, code, _text(out), _text(err))
 
 
-def _code(argv: list[str], timing: KaggleTiming | None) -> int:
+def _code(argv: list[str], client: ClientSettings | None) -> int:
     try:
-        main(argv, timing=timing)
+        main(argv, client=client)
     except SystemExit as end:
         return int(end.code or 0)
     raise AssertionError("main always exits")

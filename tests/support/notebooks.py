@@ -10,6 +10,7 @@ from offline_kit.kaggle.client.api_types import NewNotebook, NotebookSources
 from offline_kit.project.types import Kit
 from tests.support.local_kaggle import Bench, notebook
 from tests.support.pushing import ways
+from tests.support.warm_python import client_python
 
 REF = "alice/plant-inference"
 WRITES = "open('submission.csv', 'w').write('id,label\\n1,0.5\\n')"
@@ -69,11 +70,21 @@ def push_elsewhere(bench: Bench, wanted: NewNotebook) -> "subprocess.Popen[bytes
         "new = NewNotebook(ref=sys.argv[3], title=sys.argv[4], text=sys.argv[5])\n"
         "ways = PushSettings(state_folder=Path(sys.argv[2]), poll_policy=EAGER, retry_policy=BRISK)\n"
         "where = KaggleEndpoint(local=sys.argv[1], username='alice', key='key-of-alice')\n"
-        "with KaggleClient(where, patience=BRISK) as kaggle:\n"
+        "with KaggleClient(where, patience=BRISK, python=sys.argv[6]) as kaggle:\n"
         "    runs.push_and_follow(new, access(kaggle, ways))\n"
     )
     state = str(ways(bench).state_folder)
     return subprocess.Popen(
-        [sys.executable, "-c", code, bench.server.url, state, wanted.ref, wanted.title, wanted.text],
+        [
+            sys.executable,
+            "-c",
+            code,
+            bench.server.url,
+            state,
+            wanted.ref,
+            wanted.title,
+            wanted.text,
+            client_python(),
+        ],
         cwd=Path(__file__).parents[2],
     )

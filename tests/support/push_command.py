@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from offline_kit.kaggle.push.poll_policy import ClientSettings, PollPolicy
 from tests.support.command_line import offline_kit
 from tests.support.local_kaggle import Bench, serving
-from tests.support.pushing import FILES, make_kit
+from tests.support.pushing import BRISK, FILES, make_kit
+from tests.support.warm_python import client_python
 
 DATA = ("push", "--no-build", "--data-only")
 KIT = {
@@ -50,7 +52,14 @@ def push(
     bench: Bench, *words: str, env: Mapping[str, str] | None = None
 ) -> "subprocess.CompletedProcess[str]":
     """Run a push to its end, in this process."""
-    return offline_kit(*DATA, *words, project(bench), env={**_environment(bench), **(env or {})})
+    env = {**_environment(bench), **(env or {})}
+    return offline_kit(*DATA, *words, project(bench), env=env, client=hasty_client())
+
+
+def hasty_client() -> ClientSettings:
+    """Return settings for a Kaggle that answers at once."""
+    poll = PollPolicy(first_interval=0.02, max_interval=0.1)
+    return ClientSettings(poll=poll, retry=BRISK, client_python=client_python())
 
 
 def _environment(bench: Bench) -> dict[str, str]:

@@ -118,10 +118,18 @@ def push_elsewhere(bench: Bench, kit: Kit) -> "subprocess.Popen[bytes]":
         "kit = manifest.read_kit(Path(sys.argv[2]))\n"
         "ways = PushSettings(state_folder=Path(sys.argv[3]), poll_policy=EAGER, retry_policy=BRISK)\n"
         "where = KaggleEndpoint(local=sys.argv[1], username='alice', key='key-of-alice')\n"
-        "with KaggleClient(where, patience=BRISK) as kaggle:\n"
+        "with KaggleClient(where, patience=BRISK, python=sys.argv[4]) as kaggle:\n"
         "    pushing.push_kit(kit, datasets(kit), access(kaggle, ways))\n"
     )
     return subprocess.Popen(
-        [sys.executable, "-c", code, bench.server.url, str(kit.folder), str(ways(bench).state_folder)],
+        [
+            sys.executable,
+            "-c",
+            code,
+            bench.server.url,
+            str(kit.folder),
+            str(ways(bench).state_folder),
+            client_python(),
+        ],
         cwd=Path(__file__).parents[2],
     )

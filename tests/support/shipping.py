@@ -6,6 +6,7 @@ notebook is the one that `build` renders.
 
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from offline_kit.core.retry import RetryPolicy
-from offline_kit.kaggle.push.poll_policy import KaggleTiming, PollPolicy
+from offline_kit.kaggle.push.poll_policy import ClientSettings, PollPolicy
 from offline_kit.kit import manifest
 from offline_kit.local_kaggle.faults import Fault
 from offline_kit.local_kaggle.kernel_runs import NotebookRunner, RunJob, RunResult
@@ -26,6 +27,7 @@ from offline_kit.project.types import Kit
 from tests.support.command_line import offline_kit
 from tests.support.competitions import competition
 from tests.support.local_kaggle import HASTY, Bench, serving
+from tests.support.warm_python import client_python
 
 CONTEST, DATASET, NOTEBOOK = "small-digits", "local/small-kit", "local/project-inference"
 CONFIG = f"""
@@ -55,11 +57,9 @@ def main(context):
 WEIGHTS = 300_000
 """Bytes of the checkpoint."""
 HURRIED = """
-import sys
+import pickle, sys
 from offline_kit.cli.main import main
-from offline_kit.core.retry import RetryPolicy
-from offline_kit.kaggle.push.poll_policy import KaggleTiming, PollPolicy
-main(sys.argv[1:], timing={timing})
+main(sys.argv[1:], client=pickle.loads({client}))
 """
 """The command line with hours made seconds, in a process of its own."""
 
@@ -162,8 +162,8 @@ class Yard:
         return ("--to", "local", "--at", self.bench.server.url)
 
     @property
-    def timing(self) -> KaggleTiming:
-        """The patience of its commands."""
+    def client(self) -> ClientSettings:
+        """The settings of its commands."""
         poll = PollPolicy(
             visibility_timeout=self.grace,
             processing_timeout=self.processing,
@@ -171,14 +171,12 @@ class Yard:
             max_interval=0.1,
         )
         retry = RetryPolicy(attempts=4, backoff=0.02, longest=1.0)
-        return KaggleTiming(poll=poll, retry=retry, read_timeout=self.answer)
+        return ClientSettings(poll=poll, retry=retry, read_timeout=self.answer, client_python=client_python())
 
     @property
     def hurried(self) -> str:
         """The code of such a command in a process of its own."""
-        poll = f"PollPolicy(visibility_timeout={self.grace}, processing_timeout={self.processing}, first_interval=0.02, max_interval=0.1)"
-        retry = "RetryPolicy(attempts=4, backoff=0.02, longest=1.0)"
-        return HURRIED.format(timing=f"KaggleTiming(poll={poll}, retry={retry}, read_timeout={self.answer})")
+        return HURRIED.format(client=pickle.dumps(self.client))
 
     def start(
         self, command: str, *words: str, env: Mapping[str, str | None] | None = None
@@ -197,7 +195,7 @@ class Yard:
         changed = {**self.env, **(env or {})}
         whole = {name: value for name, value in changed.items() if value is not None}
         words = (command, *words, str(self.project))
-        done = offline_kit(*words, cwd=self.project, env=whole, timing=self.timing)
+        done = offline_kit(*words, cwd=self.project, env=whole, client=self.client)
         return Told(code=done.returncode, out=done.stdout, err=done.stderr)
 
     def ship(self, *words: str) -> Told:

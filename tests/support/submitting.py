@@ -20,6 +20,7 @@ from offline_kit.kaggle.push.submit import SubmissionResult
 from tests.support.competitions import ANSWER, competition
 from tests.support.local_kaggle import HASTY, KERNEL, Bench, notebook, serving
 from tests.support.pushing import EAGER, access, client, ways
+from tests.support.warm_python import client_python
 
 SLUG = "small-digits"
 REQUEST = SubmitRequest(competition=SLUG, notebook=KERNEL, version=1, message="first try")
@@ -107,12 +108,12 @@ def submit_elsewhere(held: Contest, request: SubmitRequest = REQUEST) -> "subpro
         "ledger = SubmissionLedger(ways.state_folder / 'ledger.jsonl')\n"
         f"request = {request!r}\n"
         "where = KaggleEndpoint(local=sys.argv[1], username='alice', key='key-of-alice')\n"
-        "with KaggleClient(where, patience=BRISK) as kaggle:\n"
+        "with KaggleClient(where, patience=BRISK, python=sys.argv[3]) as kaggle:\n"
         "    plan = submissions.plan_submission(request, access(kaggle, ways), ledger)\n"
         "    made = submissions.submit_version(plan, access(kaggle, ways), ledger)\n"
         "    submissions.wait_for_score(made.ref, access(kaggle, ways), ledger=ledger)\n"
     )
     return subprocess.Popen(
-        [sys.executable, "-c", code, held.bench.server.url, str(held.ways.state_folder)],
+        [sys.executable, "-c", code, held.bench.server.url, str(held.ways.state_folder), client_python()],
         cwd=Path(__file__).parents[2],
     )

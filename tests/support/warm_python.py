@@ -1,7 +1,7 @@
-"""A Python that starts at once with the libraries of Kaggle's client imported: half of the CPU time of these tests was that.
+"""Pythons that start at once with large libraries imported: half of the CPU time of the tests was that.
 
-`warm_python()` is the path of a program that is used as `python worker.py`, `python -m kaggle.cli` or `python -c ...`. It hands its arguments, environment and
-streams to a server that has everything imported but `kaggle` itself, and that forks a process for each.
+`warm_python(...)` is the path of a program that is used as `python worker.py`, `python -m kaggle.cli` or `python -c ...`.
+It hands its arguments, environment and streams to a server that has the libraries imported, and that forks a process for each.
 """
 
 import functools
@@ -22,7 +22,7 @@ with socket.socket(socket.AF_UNIX) as server:
     sys.exit(int(server.recv(10) or b"0"))
 """
 _SERVER = """
-import contextlib, importlib, json, os, runpy, signal, socket, subprocess, sys, threading
+import contextlib, importlib, json, os, runpy, signal, socket, sys, threading, types
 
 def run(connection):
     data, fds, _, _ = socket.recv_fds(connection, 1 << 16, 3)
@@ -47,7 +47,8 @@ def run(connection):
         if kind == "-m":
             runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
         elif kind == "-c":
-            exec(sys.argv[0], {"__name__": "__main__"})
+            main = sys.modules["__main__"] = types.ModuleType("__main__")
+            exec(sys.argv[0], main.__dict__)
         else:
             runpy.run_path(sys.argv[0], run_name="__main__")
         code = 0
@@ -62,9 +63,7 @@ def run(connection):
         connection.sendall(str(code).encode())
     os._exit(code)
 
-names = "import sys, kaggle; print(*[n for n in sys.modules if n.partition('.')[0] != 'kaggle'])"
-env = os.environ | {"KAGGLE_USERNAME": "nobody", "KAGGLE_KEY": "none"}
-for name in subprocess.run([sys.executable, "-P", "-c", names], env=env, capture_output=True, text=True).stdout.split():
+for name in sys.argv[2:]:
     with contextlib.suppress(Exception):
         importlib.import_module(name)
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -83,19 +82,48 @@ while True:
 
 
 def client_python() -> str:
-    """Return the Python that has the client; another one runs the same tests with another version."""
-    return os.environ.get("OFFLINE_KIT_TEST_CLIENT") or warm_python()
+    """Return the Python that has Kaggle's client; another one runs the same tests with another version."""
+    return os.environ.get("OFFLINE_KIT_TEST_CLIENT") or warm_python(*_client_libraries())
+
+
+def torch_python() -> str:
+    """Return a Python that has torch."""
+    return warm_python("torch")
+
+
+def link_environment(project: Path, python: str) -> None:
+    """Let a project have a `.venv` with this Python."""
+    program = project / ".venv" / "bin" / "python"
+    program.parent.mkdir(parents=True)
+    program.symlink_to(python)
 
 
 @functools.cache
-def warm_python() -> str:
-    """Start the server, which ends with this process, and return the program's path; elsewhere than on Unix, this Python."""
+def _client_libraries() -> tuple[str, ...]:
+    """Return what Kaggle's client and kagglehub import: both read the environment when they are imported themselves."""
+    code = (
+        "import sys, kaggle\ntry: import kagglehub\nexcept ImportError: pass\n"
+        "print(*[n for n in sys.modules if n.partition('.')[0] not in ('kaggle', 'kagglehub')])"
+    )
+    env = os.environ | {"KAGGLE_USERNAME": "nobody", "KAGGLE_KEY": "none"}
+    done = subprocess.run([sys.executable, "-P", "-c", code], env=env, capture_output=True, text=True)
+    return tuple(done.stdout.split())
+
+
+@functools.cache
+def warm_python(*modules: str) -> str:
+    """Start a server with these modules, which ends with this process, and return the program's path.
+
+    Elsewhere than on Unix, that is this Python.
+    """
     if os.name != "posix":
         return sys.executable
     folder = Path(tempfile.mkdtemp(prefix="warm-"))
     address = str(folder / "socket")
     server = subprocess.Popen(
-        [sys.executable, "-P", "-c", _SERVER, address], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-P", "-c", _SERVER, address, *modules],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     )
     assert server.stdout
     server.stdout.readline()

@@ -1,5 +1,6 @@
 """How long to wait for Kaggle, and how often to poll."""
 
+import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -51,15 +52,16 @@ DEFAULT_POLL = PollPolicy()
 
 
 @dataclass(frozen=True, kw_only=True)
-class KaggleTiming:
-    """How patient a command is with Kaggle."""
+class ClientSettings:
+    """How patient a command is with Kaggle, and which Python runs Kaggle's client."""
 
     poll: PollPolicy = DEFAULT_POLL
     retry: RetryPolicy = PATIENT
     read_timeout: float = READ_SECONDS
+    client_python: str = sys.executable
 
 
-DEFAULT_TIMING = KaggleTiming()
+DEFAULT_CLIENT = ClientSettings()
 
 
 class StatusLine(ExitStack):
