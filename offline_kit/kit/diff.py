@@ -153,7 +153,9 @@ def read_snapshot(kit: Kit) -> KitSnapshot:
     folder = kit.folder / "notebook"
     try:
         plan = _read_json(plan_path) if plan_path else {}
-        notebook = _read_json(folder / "inference.ipynb")
+        kernel_metadata = _read_json(folder / "kernel-metadata.json")
+        code_file = folder / str(kernel_metadata.get("code_file") or "inference.ipynb")
+        notebook = _read_script(code_file) if code_file.suffix == ".py" else _read_json(code_file)
         metadata = {f"notebook {key}": value for key, value in notebook.items() if key != "cells"}
         return KitSnapshot(
             kit=kit,
@@ -163,7 +165,7 @@ def read_snapshot(kit: Kit) -> KitSnapshot:
             provided=_parse_packages(plan.get("provided")),
             plan=json.dumps(plan, sort_keys=True),
             cells=tuple(_parse_cell(cell) for cell in notebook.get("cells", ())),
-            metadata=_read_json(folder / "kernel-metadata.json") | metadata,
+            metadata=kernel_metadata | metadata,
         )
     except (AttributeError, KeyError, TypeError) as error:
         raise ProjectError(
@@ -254,6 +256,24 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise ProjectError(f"'{path}' does not hold an object", code="kit-unreadable", hint=REBUILD_HINT)
     return document
+
+
+def _read_script(path: Path) -> dict[str, Any]:
+    """Return the cells of a percent script as those of a notebook; none if there is no such file."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return {}
+    cells = []
+    for piece in re.split(r"(?m)^(?=# %%)", text):
+        marker, _, source = piece.partition("\n") if piece.startswith("# %%") else ("", "", piece)
+        title, kind = re.split(r"\s+\S+=", marker.removeprefix("# %%"))[0].strip(), "code"
+        if title.startswith("[markdown]"):
+            kind, title = "markdown", title.removeprefix("[markdown]").strip()
+            source = re.sub(r"(?m)^# ?", "", source)
+        if piece.strip():
+            cells.append({"cell_type": kind, "source": source, "metadata": {"title": title}})
+    return {"cells": cells}
 
 
 def _parse_packages(items: Any) -> dict[str, KitPackage]:

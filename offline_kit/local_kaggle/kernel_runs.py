@@ -48,7 +48,8 @@ class RunCompetition:
 class RunJob:
     """What is run."""
 
-    notebook: str  # the notebook's text (nbformat 4)
+    notebook: str  # the text of a notebook (nbformat 4) or script
+    is_script: bool = False
     inputs: tuple[tuple[str, Path], ...]  # what lies below /kaggle/input: (place, folder or file)
     folder: Path  # an empty folder for the run; what is written to /kaggle/working is left in its `output`
     timeout: float
@@ -190,7 +191,8 @@ class NotebookRuns(Service):
         folder.mkdir(parents=True)
         source = self.read_source(version)
         job = RunJob(
-            notebook=source if version["kernelType"] == "notebook" else _wrap_script(source),
+            notebook=source,
+            is_script=version["kernelType"] != "notebook",
             inputs=tuple(self._mount_inputs(version["owner"], sources, covered or {})),
             folder=folder,
             timeout=min(timeout, version.get("timeout") or _MOST_SECONDS),
@@ -270,11 +272,3 @@ def make_run_folder(folder: Path) -> Path:
     for leftover in folder.glob("run-*"):
         shutil.rmtree(leftover, ignore_errors=True)
     return Path(tempfile.mkdtemp(prefix="run-", dir=folder))
-
-
-def _wrap_script(source: str) -> str:
-    """Return a script as a notebook of a single cell."""
-    cell = {"cell_type": "code", "id": "script", "metadata": {}, "source": source, "outputs": []}
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    cells = [cell | {"execution_count": None}]
-    return json.dumps({"nbformat": 4, "nbformat_minor": 5, "metadata": kernel, "cells": cells})

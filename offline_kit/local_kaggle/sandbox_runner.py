@@ -42,7 +42,7 @@ class SandboxRunner:
 
     def __call__(self, job: RunJob) -> RunResult:
         """Run a job; what the notebook did wrong, or what is missing to run it, is its failure."""
-        source = job.folder / "notebook.ipynb"
+        source = job.folder / ("script.py" if job.is_script else "notebook.ipynb")
         source.write_text(job.notebook, encoding="utf-8")
         try:
             job, service = _add_gateway(job, source)
@@ -148,7 +148,7 @@ def _index_environment(settings: IndexSettings) -> dict[str, str]:
 def _describe_failure(ran: KernelRun) -> str:
     if ran.outcome.timed_out:
         return "Your notebook was stopped because it exceeded the max allowed execution duration."
-    cell = execution.find_stopped_cell(execution.read_cells(ran.executed))
+    cell = execution.find_stopped_cell(ran.cells)
     if cell and cell.status == "failed":
         return cell.message.splitlines()[0] if cell.message else "Notebook Threw Exception"
-    return "" if ran.outcome.succeeded else f"The notebook's process ended with code {ran.outcome.code}"
+    return "" if ran.outcome.succeeded else f"The {ran.kind}'s process ended with code {ran.outcome.code}"

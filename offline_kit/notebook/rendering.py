@@ -32,7 +32,7 @@ from offline_kit.project.kaggle_names import (
 )
 from offline_kit.project.types import FileEntry, Kit, KitPart, Member, NotebookSettings, Role
 
-CODE_FILE = "inference.ipynb"
+CODE_FILE, SCRIPT_FILE = "inference.ipynb", "inference.py"
 METADATA_FILE = "kernel-metadata.json"
 RENDERED_FILE = "rendered.sha256"
 """Beside the notebook: the digest of its cells as they were rendered, by which an edited one is known."""
@@ -86,11 +86,16 @@ class RenderedNotebook:
     metadata: Mapping[str, Any]
     """The content of kernel-metadata.json; its `id` and dataset lack the owner until the push knows it."""
 
+    @property
+    def code_file(self) -> str:
+        """The name of the notebook's or script's file."""
+        return str(self.metadata["code_file"])
+
     def file_texts(self) -> dict[str, str]:
         """Return the files by name."""
         return {
             METADATA_FILE: json.dumps(self.metadata, indent=2) + "\n",
-            CODE_FILE: self.text,
+            self.code_file: self.text,
             RENDERED_FILE: _cells_digest(self.text) + "\n",
         }
 
@@ -98,24 +103,34 @@ class RenderedNotebook:
         """Write the files into the folder, keep edited notebooks, and return the notebook's path."""
         for name, text in (self.file_texts() | keep_edited(folder, self, report)).items():
             files.write_atomic(folder / name, text)
-        return folder / CODE_FILE
+        remove_stale_code(folder, self.code_file)
+        return folder / self.code_file
+
+
+def remove_stale_code(folder: Path, code_file: str) -> None:
+    """Remove the notebook or script that was rendered before `kernel_type` changed."""
+    for stale in {CODE_FILE, SCRIPT_FILE} - {code_file}:
+        files.remove_path(folder / stale)
 
 
 def keep_edited(folder: Path, rendered: RenderedNotebook, report: Reporter = SILENT) -> dict[str, str]:
     """Return the edited notebooks in `folder`, the one that `rendered` would replace included, by the names to keep."""
     # Saving a notebook in Jupyter, or running it, is no edit: only the cells count.
-    copies = {path.name: _read_text(path) for path in sorted(folder.glob(f"{_EDITED}*.ipynb"))}
-    text, recorded = _read_text(folder / CODE_FILE), _read_text(folder / RENDERED_FILE).strip()
+    copies = {path.name: _read_text(path) for path in sorted(folder.glob(f"{_EDITED}*"))}
+    # After a change of `kernel_type`, the old code has the other name.
+    code_file = next((name for name in (CODE_FILE, SCRIPT_FILE) if (folder / name).is_file()), CODE_FILE)
+    text, recorded = _read_text(folder / code_file), _read_text(folder / RENDERED_FILE).strip()
     # A copy that is kept already is not kept twice.
     unedited = ("", recorded, _cells_digest(rendered.text), *map(_cells_digest, copies.values()))
     if not (text and recorded) or _cells_digest(text) in unedited:
         return copies
-    name = f"{_EDITED}.ipynb"
+    suffix = Path(code_file).suffix
+    name = f"{_EDITED}{suffix}"
     while name in copies:
-        name = f"{_EDITED}-{len(copies) + 1}.ipynb"
+        name = f"{_EDITED}-{len(copies) + 1}{suffix}"
     report.warn(
-        f"'{CODE_FILE}' was edited after it was rendered; your version is kept as '{folder / name}'. To use it"
-        f" once, copy it over '{CODE_FILE}' and run 'offline-kit push --no-build'; to use it from now on, copy it"
+        f"'{code_file}' was edited after it was rendered; your version is kept as '{folder / name}'. To use it"
+        f" once, copy it over '{code_file}' and run 'offline-kit push --no-build'; to use it from now on, copy it"
         f' into the project and set source = "{name}" instead of a template in [tool.offline-kit.notebook]'
     )
     return copies | {name: text}
@@ -146,7 +161,10 @@ def render_notebook(
     script = scripts.fill_template(
         settings.template, target.project, template_facts(kit, settings, image, target, metadata["title"])
     )
-    return RenderedNotebook(text=scripts.to_notebook(script), metadata=metadata)
+    # A percent script is plain Python: its markers and Markdown cells are comments.
+    return RenderedNotebook(
+        text=script if settings.is_script else scripts.to_notebook(script), metadata=metadata
+    )
 
 
 def check_rendering(
@@ -272,6 +290,11 @@ def paste_module(module: str) -> str:
     return "\n".join(f"# {line}".rstrip() for line in docstring.strip().splitlines()) + code
 
 
+def name_code_file(settings: NotebookSettings) -> str:
+    """Return the name of the file that is rendered."""
+    return SCRIPT_FILE if settings.is_script else CODE_FILE
+
+
 def kernel_metadata(
     kit: Kit, settings: NotebookSettings, image: Image, target: NotebookTarget
 ) -> dict[str, Any]:
@@ -296,9 +319,9 @@ def kernel_metadata(
     metadata: dict[str, Any] = {
         "id": slug,
         "title": title,
-        "code_file": CODE_FILE,
+        "code_file": name_code_file(settings),
         "language": "python",
-        "kernel_type": "notebook",
+        "kernel_type": "script" if settings.is_script else "notebook",
         "is_private": True,
         "enable_gpu": bool(shape),
         "enable_tpu": False,

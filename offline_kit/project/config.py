@@ -185,6 +185,13 @@ def _read_notebook_settings(table: Mapping[str, Any], flags: Mapping[str, Any]) 
             values["template"] = "lightning" if values.get("model") or values.get("data") else "plain"
     if values["template"] == "server":
         values.setdefault("submission", "submission.parquet")  # what gateways write
+    source, kernel_type = values.get("source", ""), values.get("kernel_type", "")
+    if source and kernel_type and source.endswith(".py") != (kernel_type == "script"):
+        raise UsageError(
+            f"`source` is '{source}', and `kernel_type` is '{kernel_type}'",
+            hint="remove `kernel_type` from [tool.offline-kit.notebook]: it follows from the suffix of `source`",
+            code="kernel-type-conflict",
+        )
     models = []
     for entry in values.get("models", ()):
         settings = dict(entry)

@@ -183,6 +183,10 @@ class NotebookSettings:
     #: Table of free values, given by name to your model, data class or function.
     params: dict[str, object] = _key(dict, usual=True)
     automatic: bool = False  #: The template was not set: it may still follow from the checkpoints.
+    #: `"script"` pushes a `.py` file, which Kaggle runs with plain Python, instead of a notebook.
+    kernel_type: str = _key(
+        "notebook", check=_allow_choices("notebook", "script"), shown='`"notebook"`; follows from `source`'
+    )
     #: For the template `predict`: `"tabular"`, `"images"` or `"text"`.
     task: str = _key(
         "", check=_allow_choices("tabular", "images", "text"), shown="the framework's usual one", usual=True
@@ -203,11 +207,16 @@ class NotebookSettings:
     batch_size: int = _key(0, shown="by task")  #: Rows, images or texts at once.
     #: JSON file with training's columns and dtypes; they are compared with the test set's.
     columns: str = _key("")
-    source: str = _key("")  #: A notebook of yours that was adopted; `offline-kit adopt` sets it.
+    source: str = _key("")  #: A notebook or script of yours that was adopted; `offline-kit adopt` sets it.
     #: Array of tables, one for each model or group of models: see below.
     models: tuple[ModelSpec, ...] = _key(
         (), check=_check_models, shown="each checkpoint is a model", usual=True
     )
+
+    @property
+    def is_script(self) -> bool:
+        """Whether a script is pushed; the suffix of an adopted file decides."""
+        return self.source.endswith(".py") if self.source else self.kernel_type == "script"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,19 +1,22 @@
-"""Run a notebook with papermill in a sandbox, and read the executed copy."""
+"""Run a notebook with papermill, or a script with plain Python, in a sandbox, and read how it ended."""
 
 import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from offline_kit.adopt import script_setup
 from offline_kit.core import files, processes, sandbox
 from offline_kit.core.report import SILENT, Reporter, Say
 from offline_kit.core.sandbox import Sandbox
 from offline_kit.core.sandboxes import leftovers
 from offline_kit.core.sandboxes.box import Box, BoxOutcome, Mount
 from offline_kit.notebook.runtime.kit_runtime import KitError, find_failure
+from offline_kit.rehearsal import script_runs
 from offline_kit.rehearsal.environments import Interpreter
 from offline_kit.rehearsal.log_follower import LogFollower
 
@@ -25,6 +28,8 @@ _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _RAISED = re.compile(r"[A-Za-z_][\w.]*(error|exception|interrupt|exit)\b.*: \S", re.IGNORECASE)
 _LARGEST = 500_000_000  # bytes; a larger executed notebook is not read
 _MAX_CELL_LINES = 8
+_LINES_AROUND = 3  # of a script, before and after the one that failed
+_LOG_TAIL = 1_000_000  # bytes of a script's log in which its traceback is looked for
 MAX_ERROR_LINES = 12
 _INSTALLS = re.compile(r"^\s*(?:[!%].*\b)?pip3?\b.*\binstall\b|-m['\", ]+pip['\", ]+install", re.MULTILINE)
 _SITE = """
@@ -55,7 +60,7 @@ class KernelSetup:
 class RehearsalEnvironment:
     """Everything that a run needs: the notebook, its inputs, its kernel and the limits (seconds, bytes)."""
 
-    notebook: Path
+    notebook: Path  # an .ipynb file, or a script, which plain Python runs
     inputs: tuple[Mount, ...]
     kernel: KernelSetup
     papermill: Interpreter
@@ -76,11 +81,24 @@ class KernelRun:
     """How a run ended, and where its files are."""
 
     outcome: BoxOutcome
-    executed: Path  # the executed notebook; missing if papermill did not get that far
+    executed: Path  # the executed notebook; missing for a script, and if papermill did not get that far
     log: Path
     working: Path  # /kaggle/working after the run: regular files and folders only
     deleted: tuple[str, ...] = ()
     """One line for each file that was deleted because it is not regular or too large."""
+    script: Path | None = None  # what ran, if it is no notebook
+
+    @property
+    def kind(self) -> str:
+        """What ran, for messages: "notebook" or "script"."""
+        return "script" if self.script else "notebook"
+
+    @cached_property
+    def cells(self) -> tuple["ExecutedCell", ...]:
+        """The code cells with their results; a script is one cell, and a damaged notebook has none."""
+        return (
+            (read_script(self.script, self.log, self.outcome),) if self.script else read_cells(self.executed)
+        )
 
 
 def run_notebook(
@@ -95,19 +113,19 @@ def run_notebook(
     for name in ("tmp", "working", "home", "out", "scratch", "in"):
         (folder / name).mkdir(parents=True)
     prefix = runner.path_prefix(folder / "scratch")
-    text = environment.notebook.read_text(encoding="utf-8")
-    cells = json.loads(text).get("cells", ())
+    source, cells = _place_code(environment.notebook, folder / "in")
     code = ["".join(cell.get("source") or "") for cell in cells if cell.get("cell_type") == "code"]
     if sys.platform != "win32" and _INSTALLS.search("\n".join(code)):
         environment = _add_writable_site(environment, folder / "env", prefix)
-    (folder / "in" / "notebook.ipynb").write_text(text, encoding="utf-8")
     search_path = _SYSTEM_PATH if environment.uv is None else f"{prefix}/rehearsal/bin:{_SYSTEM_PATH}"
     _write_kernel_spec(environment, folder / "in", search_path, prefix)
+    script = source if source.suffix == ".py" else None
     mounts = [
         Mount(inside="/tmp", source=folder / "tmp", writable=True),  # noqa: S108 - the box's own
         Mount(inside=HOME, source=folder / "home", writable=True),
         *environment.inputs,
         Mount(inside="/kaggle/working", source=folder / "working", writable=True),
+        *([Mount(inside=script_runs.SCRIPT_FOLDER, source=script.parent)] if script else []),
         Mount(inside="/rehearsal/in", source=folder / "in"),
         Mount(inside="/rehearsal/out", source=folder / "out", writable=True),
         *([Mount(inside="/rehearsal/bin/uv", source=environment.uv)] if environment.uv else []),
@@ -116,19 +134,14 @@ def run_notebook(
         *environment.papermill.mounts,
     ]
     log, cwd = folder / "log.txt", f"{prefix}/kaggle/working"
-    words = [
-        f"{prefix}{word}" if word.startswith(("/rehearsal/", "/kaggle/")) else word
-        for word in environment.wrapper
-    ]
-    words += [str(environment.papermill.path), "-m", "papermill"]
-    words += [f"{prefix}/rehearsal/in/notebook.ipynb", f"{prefix}/rehearsal/out/executed.ipynb"]
-    # A cold environment on a slow disk takes longer to start than papermill's 60 s.
-    words += ["--log-output", "--no-progress-bar", "--start-timeout", "300", "--cwd", cwd]
+    variables = _make_variables(environment, search_path, prefix)
+    if script:
+        variables |= _kernel_variables(environment, search_path, prefix)
     box = Box(
-        argv=tuple(words),
+        argv=_build_command(environment, prefix, is_script=script is not None),
         mounts=tuple(mounts),
         links={**environment.papermill.links, **environment.kernel.python.links},
-        env=_make_variables(environment, search_path, prefix),
+        env=variables,
         cwd=cwd,
         log=log,
         scratch=folder / "scratch",
@@ -137,8 +150,11 @@ def run_notebook(
         network=environment.network,
     )
     added_cells = count_added_cells(["".join(cell.get("source") or "") for cell in cells])
-    with report.waiting("running the notebook") as show:
-        follower = LogFollower(log, cells, added_cells=added_cells, say=say, show=show)
+    kind = "script" if script else "notebook"
+    with report.waiting(f"running the {kind}") as show:
+        # A script is one cell, of which its log tells neither begin nor end.
+        shown_cells = () if script else cells
+        follower = LogFollower(log, shown_cells, added_cells=added_cells, say=say, show=show)
         outcome = sandbox.run_box(runner, box, watch=follower.follow)
         follower.end()
     leftovers.clean_leftovers(folder / "out")
@@ -148,7 +164,37 @@ def run_notebook(
         log=log,
         working=folder / "working",
         deleted=leftovers.clean_leftovers(folder / "working"),
+        script=script,
     )
+
+
+def _place_code(notebook: Path, folder: Path) -> tuple[Path, Sequence[Mapping[str, Any]]]:
+    """Copy a notebook or script to the folder that is mounted; return the copy and its cells."""
+    text = notebook.read_text(encoding="utf-8")
+    if notebook.suffix == ".py":
+        placed, cells = (
+            files.make_folder(folder / "src") / "script.py",
+            [{"cell_type": "code", "source": text}],
+        )
+    else:
+        placed, cells = folder / "notebook.ipynb", json.loads(text).get("cells", ())
+    placed.write_text(text, encoding="utf-8")
+    return placed, cells
+
+
+def _build_command(environment: RehearsalEnvironment, prefix: str, *, is_script: bool) -> tuple[str, ...]:
+    words = [
+        f"{prefix}{word}" if word.startswith(("/rehearsal/", "/kaggle/")) else word
+        for word in environment.wrapper
+    ]
+    if is_script:
+        # Unbuffered: the log then has what a killed process printed.
+        return (*words, environment.kernel.launch[0], "-u", f"{prefix}{script_runs.SCRIPT}")
+    words += [str(environment.papermill.path), "-m", "papermill"]
+    words += [f"{prefix}/rehearsal/in/notebook.ipynb", f"{prefix}/rehearsal/out/executed.ipynb"]
+    # A cold environment on a slow disk takes longer to start than papermill's 60 s.
+    words += ["--log-output", "--no-progress-bar", "--start-timeout", "300"]
+    return (*words, "--cwd", f"{prefix}/kaggle/working")
 
 
 def _add_writable_site(environment: RehearsalEnvironment, folder: Path, prefix: str) -> RehearsalEnvironment:
@@ -190,17 +236,22 @@ def _write_kernel_spec(
     environment: RehearsalEnvironment, folder: Path, search_path: str, prefix: str
 ) -> None:
     """Write the spec of the kernel (https://jupyter-client.readthedocs.io/en/stable/kernels.html#kernel-specs)."""
-    env = {"PATH": f"{Path(environment.kernel.launch[0]).parent}:{search_path}"}
-    if environment.python_path:
-        env["PYTHONPATH"] = ":".join(f"{prefix}{folder}" for folder in environment.python_path)
     spec = {
         "argv": [*environment.kernel.launch, "-f", "{connection_file}"],
         "display_name": "Python 3",
         "language": "python",
-        "env": env,
+        "env": _kernel_variables(environment, search_path, prefix),
     }
     spec_folder = files.make_folder(folder / "jupyter" / "kernels" / "python3")
     (spec_folder / "kernel.json").write_text(json.dumps(spec))
+
+
+def _kernel_variables(environment: RehearsalEnvironment, search_path: str, prefix: str) -> dict[str, str]:
+    """Return the environment variables that let the kernel's Python and its scripts be found."""
+    env = {"PATH": f"{Path(environment.kernel.launch[0]).parent}:{search_path}"}
+    if environment.python_path:
+        env["PYTHONPATH"] = ":".join(f"{prefix}{folder}" for folder in environment.python_path)
+    return env
 
 
 def _make_variables(environment: RehearsalEnvironment, search_path: str, prefix: str) -> dict[str, str]:
@@ -251,6 +302,28 @@ class ExecutedCell:
     def label(self) -> str:
         """The cell's number in the user's file, with that of the rendered notebook if they differ."""
         return label_cell(self.number, self.added_cells)
+
+    @property
+    def quoted(self) -> tuple[str, ...]:
+        """The cell's first lines, below its label."""
+        return quote_cell(self.label, self.source)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExecutedScript(ExecutedCell):
+    """A script that ran, as a notebook's only cell."""
+
+    line: int  # where it failed, from 1; 0 if it did not, or if that is unknown
+
+    @property
+    def label(self) -> str:
+        """The line in the user's file that failed."""
+        return script_setup.label_line(self.source, self.line) if self.line else "the script"
+
+    @property
+    def quoted(self) -> tuple[str, ...]:
+        """The line that failed and those around it, below its label; () if it is unknown."""
+        return quote_line(self.source, self.line) if self.line else ()
 
 
 def label_cell(number: int, added_cells: int) -> str:
@@ -314,6 +387,34 @@ def _parse_cell(number: int, cell: Mapping[str, Any], added_cells: int) -> Execu
     )
 
 
+def read_script(script: Path, log: Path, outcome: BoxOutcome) -> ExecutedScript:
+    """Return a script that ran as a cell: "failed" with the error in its log, "running" if it was stopped."""
+    tail = _read_tail(log)
+    stopped = outcome.timed_out or outcome.over_memory
+    failed = None if stopped or outcome.succeeded else script_runs.find_script_failure(tail)
+    return ExecutedScript(
+        number=1,
+        source=script.read_text(encoding="utf-8"),
+        seconds=None if stopped else outcome.seconds,
+        status="running" if stopped else "failed" if failed else "completed",
+        error=failed.error if failed else (),
+        message=failed.message if failed else "",
+        printed=tail[-_PRINTED:],
+        failure=failed.failure if failed else None,
+        line=failed.line if failed else 0,
+    )
+
+
+def _read_tail(log: Path) -> str:
+    """Return the end of a log, without colors; "" if there is none."""
+    try:
+        with log.open("rb") as stream:
+            stream.seek(max(log.stat().st_size - _LOG_TAIL, 0))
+            return _ANSI.sub("", stream.read().decode(errors="replace"))
+    except FileNotFoundError:
+        return ""
+
+
 def find_stopped_cell(cells: tuple[ExecutedCell, ...]) -> ExecutedCell | None:
     """Return the cell that failed, or that was running when the run was stopped."""
     return next((cell for cell in cells if cell.status in ("failed", "running")), None)
@@ -325,6 +426,14 @@ def quote_cell(label: str, source: str) -> tuple[str, ...]:
     omitted = len(lines) - _MAX_CELL_LINES
     ending = (f"    ... {omitted} more lines",) if omitted > 0 else ()
     return (f"{label}:", *(f"    {line}" for line in lines[:_MAX_CELL_LINES]), *ending)
+
+
+def quote_line(script: str, line: int) -> tuple[str, ...]:
+    """Return a line of a script and those around it, below its label."""
+    lines = script.splitlines()
+    numbers = range(max(line - _LINES_AROUND, 1), min(line + _LINES_AROUND, len(lines)) + 1)
+    quoted = (f"  {'>' if number == line else ' '} {lines[number - 1]}".rstrip() for number in numbers)
+    return (f"{script_setup.label_line(script, line)}:", *quoted)
 
 
 def shorten_error(error: Sequence[str]) -> tuple[str, ...]:

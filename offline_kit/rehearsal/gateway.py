@@ -22,6 +22,7 @@ from offline_kit.rehearsal import gateway_driver, gateway_standin, submission_ch
 from offline_kit.rehearsal.execution import KernelRun, RehearsalEnvironment
 
 _SERVE = re.compile(r"\d+-serve")
+_SERVE_MARKER = re.compile(r"^# %% serve\b", re.MULTILINE)  # of the same cell in a script
 _DRIVER_FOLDER = "/rehearsal/gateway"
 _OUTPUT_FOLDER = "/rehearsal/out/gateway"
 _REMEDIES = {
@@ -50,6 +51,9 @@ class GatewayService:
 
 def uses_gateway(notebook: Path) -> bool:
     """Whether a notebook runs an inference server: with the template's cell, or by importing kaggle_evaluation."""
+    if notebook.suffix == ".py":
+        text = notebook.read_text(encoding="utf-8")
+        return bool(_SERVE_MARKER.search(text)) or _imports_package(notebook)
     try:
         cells = json.loads(notebook.read_text(encoding="utf-8")).get("cells", ())
         return any(_SERVE.fullmatch(str(cell.get("id", ""))) for cell in cells) or _imports_package(notebook)

@@ -177,7 +177,7 @@ def run_until_complete(
             options.report.warn(f"the image has {names}, but adding it failed: {error.what}")
             break
         note = f"added {names}: the image has it, and no code imports it by name"
-        options.report.note(f"{note}; running the notebook again")
+        options.report.note(f"{note}; running the {result.kind} again")
         # Later runs with the same packages start with these as well.
         cache, key = Cache(options.cache), cache_key(image.name, kernel.derived)
         record = cache.read_record(_MISSING_PACKAGES, key) or {}
@@ -192,7 +192,7 @@ def _find_missing_packages(
 ) -> tuple[str, ...]:
     """Return the image's distributions that the run's errors name as missing, without those `installed`."""
     # The errors of the failed cell, and of the scripts that it started.
-    cell = execution.find_stopped_cell(execution.read_cells(result.executed))
+    cell = execution.find_stopped_cell(result.cells)
     lines = cell.message.splitlines() if cell and _FAILED_IMPORT.search(cell.message) else []
     if result.log.is_file():
         with result.log.open(encoding="utf-8", errors="replace") as log:

@@ -1,4 +1,4 @@
-"""Follow a run of papermill: pass on the lines of its log, and describe the cell that is running."""
+"""Follow a run: pass on the lines of its log, and describe the cell of a notebook that is running."""
 
 import re
 import time
@@ -17,7 +17,7 @@ _BAR = re.compile(rb"(\d+)/(\d+) \[[\d:]+<([\d:]+)")
 
 
 class LogFollower:
-    """Reads papermill's growing log, each time it is called."""
+    """Reads the growing log of papermill or of a script, each time it is called."""
 
     def __init__(
         self,
@@ -31,7 +31,8 @@ class LogFollower:
     ) -> None:
         """`say` gets the log, line by line; `show` gets the newest description of the run.
 
-        Cells are numbered as in the user's file, without the `added_cells` that offline-kit put before them.
+        Cells are numbered as in the user's file, without the `added_cells` that offline-kit put before them; a script
+        has none.
         """
         self.log, self.say, self.show = log, say, show
         self.partial = b""
@@ -61,6 +62,8 @@ class LogFollower:
                 self._cell, self._cell_started, self._bar = int(match[1]), self._clock(), None
             for bar in _BAR.finditer(line):  # several, as tqdm moves it with carriage returns
                 self._bar = bar
+        if not self._titles:  # nothing ends the line of a script's bar before the bar is full
+            self._bar = next(reversed(list(_BAR.finditer(new))), self._bar)
         self.show(self._describe_run(memory))
 
     def end(self) -> None:
@@ -72,17 +75,23 @@ class LogFollower:
         now = self._clock()
         words = [format_clock(now - self._started)]
         words += [format_size(memory)] if memory else []
+        if self._bar and not self._titles:
+            words.append(_describe_bar(self._bar))
         if not self._cell:
-            return ", ".join([*words, "starting the kernel"])
+            return ", ".join([*words, "starting the kernel"] if self._titles else words)
         own_number = self._cell - self._added_cells
         label = f"cell {own_number} of {len(self._titles) - self._added_cells}"
         words.append(
             f"{label if own_number > 0 else 'the setup cell'} for {format_clock(now - self._cell_started)}"
         )
         if self._bar:
-            done, total, left = (group.decode() for group in self._bar.groups())
-            words.append(f"{done} of {total}, {left} left")
+            words.append(_describe_bar(self._bar))
         return f"{', '.join(words)}: {self._titles[self._cell - 1]}"
+
+
+def _describe_bar(bar: "re.Match[bytes]") -> str:
+    done, total, left = (group.decode() for group in bar.groups())
+    return f"{done} of {total}, {left} left"
 
 
 def format_clock(seconds: float) -> str:

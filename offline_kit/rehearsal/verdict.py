@@ -11,7 +11,7 @@ from offline_kit.core import files
 from offline_kit.core.errors import ProjectError
 from offline_kit.core.sandboxes.box import Mount
 from offline_kit.notebook.runtime.kit_server import WRITTEN
-from offline_kit.rehearsal import causes, execution, submission_check
+from offline_kit.rehearsal import causes, execution, script_runs, submission_check
 from offline_kit.rehearsal.causes import Explanation
 from offline_kit.rehearsal.execution import ExecutedCell, KernelRun, RehearsalEnvironment
 
@@ -23,6 +23,7 @@ _PUSH_AGAIN = re.compile("push the kit again(?: and wait until Kaggle has proces
 _FRAME = re.compile(
     r"^(?:File (?P<path>.+?):(?P<line>\d+)(?:, in (?P<function>.+))?|(?:Cell|Input) In ?\[.*)$"
 )
+_PLAIN_FRAME = re.compile(r' *File "(?P<path>[^"]+)", line (?P<line>\d+)(?:, in (?P<function>.+))?$')
 _LIBRARY = re.compile(r"/(?:site|dist)-packages/|/lib/python3\.\d+/|^<")
 # The notebook installs the kit's packages here, including the project's own.
 _OVERLAY = "/offline-kit/site/"
@@ -66,7 +67,7 @@ def judge_run(
 
     `table` and `trusted` are passed to `check_submission`.
     """
-    cells = execution.read_cells(result.executed)
+    cells = result.cells
     written = result.working / name
     # One error: what stopped the run, else what is missing, else what Kaggle would not score.
     problem = _find_problem(result, environment, cells)
@@ -114,18 +115,18 @@ def _find_problem(
 ) -> ProjectError | None:
     """Return the error of a run that reached a limit, whose cell failed, or that crashed."""
     cell, outcome = execution.find_stopped_cell(cells), result.outcome
-    location = f" in {cell.label}" if cell else ""
-    quoted = execution.quote_cell(cell.label, cell.source) if cell else ()
+    location = f" in {cell.label}" if cell and not result.script else ""
+    quoted = cell.quoted if cell else ()
     if outcome.timed_out:
         return ProjectError(
-            f"the notebook was stopped{location}: the time limit of {environment.timeout:.0f} s was reached",
+            f"the {result.kind} was stopped{location}: the time limit of {environment.timeout:.0f} s was reached",
             hint="make it faster, rehearse on fewer rows (--rows), or allow more time (--timeout)",
             code="time-limit-reached",
             details=quoted,
         )
     if outcome.over_memory:
         return ProjectError(
-            f"the notebook was stopped{location}: it used more than {files.format_size(environment.memory or 0)} of memory",
+            f"the {result.kind} was stopped{location}: it used more than {files.format_size(environment.memory or 0)} of memory",
             hint="use smaller batches, free memory that is no longer needed, or raise the limit",
             code="memory-limit-reached",
             details=quoted,
@@ -159,12 +160,12 @@ def _crash_error(result: KernelRun, cells: Sequence[ExecutedCell]) -> ProjectErr
     )
     died = bool(log) and "DeadKernelError" in log[-1]
     tail = log[-1:] if died else log[-execution.MAX_ERROR_LINES :]
-    problem, quoted = f"the notebook ended with code {result.outcome.code}", tuple[str, ...]()
+    problem, quoted = f"the {result.kind} ended with code {result.outcome.code}", tuple[str, ...]()
     if died:
         # papermill marks a cell as completed even if the kernel died in it.
         cell = next((cell for cell in reversed(cells) if cell.seconds is not None), None)
         problem = f"the notebook's kernel died {f'in {cell.label}' if cell else 'at its start'}"
-        quoted = execution.quote_cell(cell.label, cell.source) if cell else ()
+        quoted = cell.quoted if cell else ()
     explained = causes.explain_failure("\n".join(tail))
     memory = f"peak memory: {files.format_size(result.outcome.peak_memory)}"
     return ProjectError(
@@ -180,13 +181,12 @@ def _missing_submission_error(result: KernelRun, name: str, cells: Sequence[Exec
         # IPython continues after a failed `!python script.py`.
         if script := _find_script_error(cell):
             explained = causes.explain_failure(script[-1])
-            quoted = execution.quote_cell(cell.label, cell.source)
             return ProjectError(
                 f"a script that {cell.label} starts failed, and no '{name}' was written",
                 hint=explained.remedy or _RETRY_HINT,
                 code=explained.code or "script-failed",
                 details=(
-                    *quoted,
+                    *cell.quoted,
                     "",
                     *execution.shorten_error(script),
                     *_format_cause(explained.cause),
@@ -199,7 +199,7 @@ def _missing_submission_error(result: KernelRun, name: str, cells: Sequence[Exec
     # Kaggle shows this as "Submission CSV Not Found": https://www.kaggle.com/code-competition-debugging
     write = f"write '{name}' there: Kaggle calls this 'Submission CSV Not Found'"
     return ProjectError(
-        f"the notebook finished, but wrote no '{name}' to /kaggle/working",
+        f"the {result.kind} finished, but wrote no '{name}' to /kaggle/working",
         hint=f'set `submission = "{instead}"` in [tool.offline-kit.notebook]' if instead else write,
         code="submission-not-written",
         details=(*result.deleted, written),
@@ -209,23 +209,25 @@ def _missing_submission_error(result: KernelRun, name: str, cells: Sequence[Exec
 def find_own_frame(error: Sequence[str], own_packages: Collection[str] = ()) -> tuple[str, ...]:
     """Return the innermost frame of a traceback in a file of the user's, with its lines of code.
 
-    Frames of libraries and of cells are none (a failing cell is quoted anyway); `own_packages` has the import names of
+    Frames of libraries, of cells and of the script are none (its failing line is quoted anyway); `own_packages` has the import names of
     the packages that the kit installs and that are the project's own.
     """
     frames: list[list[str]] = []
     for line in error:
-        if _FRAME.match(line):
+        if _FRAME.match(line) or _PLAIN_FRAME.match(line):
             frames.append([line])
+        elif frames and _PLAIN_FRAME.match("".join(frames[-1][:1])) and not line.startswith(" "):
+            frames.append([])  # the error itself
         elif frames and line.strip():
             frames[-1].append(line)
         elif frames:
             frames.append([])  # an empty line ends a frame
     for frame in reversed(frames):
-        match = _FRAME.match(frame[0]) if frame else None
+        match = (_FRAME.match(frame[0]) or _PLAIN_FRAME.match(frame[0])) if frame else None
         if match is None or not match["path"]:
             continue
         path = match["path"]
-        is_own = not _LIBRARY.search(path)
+        is_own = not _LIBRARY.search(path) and not path.endswith(script_runs.SCRIPT)
         if _OVERLAY in path:
             top = path.partition(_OVERLAY)[2].partition("/")[0]
             is_own = top.removesuffix(".py") in own_packages

@@ -96,3 +96,18 @@ def retrain(checkpoint: Path) -> None:
         if weights.is_floating_point():
             weights += 1e-4
     torch.save(held, checkpoint)
+
+
+def test_a_script_is_shipped_as_a_script(server: LocalKaggleServer, project: Path) -> None:
+    """With one key the sample is a script: rehearsed, pushed, run and scored; again, nothing is sent."""
+    with (project / "pyproject.toml").open("a") as config:
+        config.write('kernel_type = "script"\n')
+    told, _ = ship(server, project)
+    assert told["rehearsal"]["passed"]
+    assert len(told["rehearsal"]["cell_seconds"]) == 1
+    score = told["submission"]["score"]
+    assert 0.9 < float(score.split()[0]) < 1
+    (record,) = server.kaggle.store.iter_records("kernels", "local", "which-digits-inference", "versions")
+    assert (record["kernelType"], record["state"]) == ("script", "COMPLETE")
+    again, _ = ship(server, project)
+    assert (again["notebook"]["action"], again["submission"]["already"]) == ("nothing", True)

@@ -167,6 +167,17 @@ def test_a_plan_sends_nothing(bench: Bench, alice: KaggleClient) -> None:
     assert phases(bench) == []
 
 
+def test_a_script_is_read_back_as_a_script(bench: Bench, alice: KaggleClient) -> None:
+    """Its text goes as it is; the same again pushes nothing, and a notebook of that name is another kind."""
+    script = dataclasses.replace(new(), kernel_type="script", text="print(1)  # é\n")
+    push_notebook.push_notebook(script, access(alice, ways(bench)))
+    assert push_notebook.push_notebook(script, access(alice, ways(bench))).action == "nothing"
+    there = alice.get_notebook(REF)
+    assert there
+    assert (there.kernel_type, there.text) == ("script", script.text)
+    assert find_mismatches(new(), there)[0].summary == "it is a script, not a notebook"
+
+
 def test_a_pinned_image_is_read_back(bench: Bench, alice: KaggleClient) -> None:
     """What Kaggle pinned is compared with what was asked for; the same again pushes nothing."""
     pinned = new(image="gcr.io/kaggle-images/python@sha256:abc", image_pinning="original")

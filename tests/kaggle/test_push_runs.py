@@ -423,6 +423,17 @@ def test_a_kernel_that_died_did_so_in_the_cell_that_was_begun_last() -> None:
     assert found.error == (found.message,) == ("nbclient.exceptions.DeadKernelError: Kernel died",)
 
 
+def test_of_a_script_the_line_is_told() -> None:
+    """Its traceback names the line; words of the progress before it are not of the error."""
+    text = (
+        "50%|###|Traceback (most recent call last):\n"
+        '  File "/kaggle/src/script.py", line 7, in <module>\n    main()\n'
+        '  File "/kaggle/src/script.py", line 3, in main\n    1 / 0\nZeroDivisionError: division by zero\n'
+    )
+    found = notebook_runs.analyse_failure(log(text), "", "script")
+    assert (found.line, found.cell, found.message) == (3, 0, "ZeroDivisionError: division by zero")
+
+
 def test_errors_that_it_followed_from_are_told_too() -> None:
     """A chain of plain tracebacks is one error; an earlier one that was caught is not of it."""
     text = (

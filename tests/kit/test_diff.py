@@ -163,6 +163,20 @@ def test_the_notebook_is_compared_as_a_script(tmp_path: Path) -> None:
     assert not difference(old, new).is_identical
 
 
+def test_scripts_are_compared_by_the_same_cells(tmp_path: Path) -> None:
+    """The cells of percent scripts have the titles of their markers; one without cells is one cell."""
+    old, new = made(tmp_path / "old"), made(tmp_path / "new")
+    for kit, value in ((old, 1), (new, 2)):
+        written(kit, code_file="inference.py", kernel_type="script")
+        text = f"# %% [markdown]\n# # A title\n\n# %% settings a=true\nx = {value}\n"
+        (kit.folder / "notebook/inference.py").write_text(text)
+    change = difference(old, new).notebook
+    assert (change.cells, change.metadata) == ((("settings (code)", "changed"),), ())
+    assert {"-x = 1", "+x = 2"} <= set(change.text)
+    (new.folder / "notebook/inference.py").write_text("x = 1\ny = 2\n")
+    assert ("x = 1 (code)", "added") in difference(old, new).notebook.cells
+
+
 def test_a_moved_cell_and_a_titled_one_are_told(tmp_path: Path) -> None:
     """Order counts; a cell with a title keeps its name when its text changes."""
     old, new = made(tmp_path / "old"), made(tmp_path / "new")

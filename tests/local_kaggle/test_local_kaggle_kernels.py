@@ -67,6 +67,25 @@ def test_the_client_pushes_follows_and_fetches(bench: Bench) -> None:
 
 
 @needs_client
+def test_the_client_pushes_a_script_and_pulls_it_back(bench: Bench) -> None:
+    """A script runs, its output and log are fetched, and it is pulled as the script that it was."""
+    text = "# %% [markdown]\n# A script\n\n# %%\nprint('ran as', __name__)\nopen('submission.csv', 'w').write('id')\n"
+    folder = bench.notebook(code_file="inference.py", kernel_type="script")
+    (folder / "inference.py").write_text(text)
+    assert bench.cli("kernels", "push", "-p", folder).returncode == 0
+    bench.finished(1)
+    goal = bench.folder / "out"
+    assert bench.cli("kernels", "output", KERNEL, "-p", goal).returncode == 0
+    assert (goal / "submission.csv").read_text() == "id"
+    log = json.loads((goal / "my-inference.log").read_text())
+    assert "".join(event["data"] for event in log) == "ran as __main__\n"
+    assert bench.cli("kernels", "pull", KERNEL, "-p", goal, "-m").returncode == 0
+    told = json.loads((goal / "kernel-metadata.json").read_text())
+    assert (told["kernel_type"], told["code_file"]) == ("script", "my-inference.py")
+    assert (goal / "my-inference.py").read_text() == text
+
+
+@needs_client
 def test_a_source_that_is_not_there_is_named_and_the_push_succeeds(bench: Bench) -> None:
     """The client exits with 0 and the run goes without its input."""
     folder = bench.notebook(READ, dataset_sources=[SLUG])

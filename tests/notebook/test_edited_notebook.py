@@ -57,6 +57,24 @@ def test_an_edited_notebook_is_kept_by_every_build(here: Yard) -> None:
     assert notebooks(here.project) == [*kept, "inference.ipynb"]
 
 
+def test_an_edited_script_is_kept_and_a_change_of_the_kind_leaves_one_file(here: Yard) -> None:
+    """A script is kept under a name with its own suffix, also when the next build renders a notebook again."""
+    config = here.project / "offline-kit.toml"
+    plain = config.read_text()
+    config.write_text(plain.replace("[notebook]", '[notebook]\nkernel_type = "script"'))
+    here.run("build").good()
+    folder = here.project / "dist/offline-kit/notebook"
+    names = ["inference.py", "kernel-metadata.json", "rendered.sha256"]
+    assert sorted(path.name for path in folder.iterdir()) == names
+    script = folder / "inference.py"
+    script.write_text(f"{script.read_text()}{LINE}\n")
+    config.write_text(plain)
+    here.run("notebook").good()
+    kept = folder / "inference.edited.py"
+    assert sorted(path.name for path in folder.iterdir()) == [kept.name, "inference.ipynb", *names[1:]]
+    assert kept.read_text().endswith(f"{LINE}\n")
+
+
 def test_an_edited_notebook_can_be_pushed_and_become_the_source(here: Yard) -> None:
     """Both ways that the build names are gone."""
     edit(rendered(here.project), LINE)

@@ -76,6 +76,33 @@ def test_the_template_follows_from_what_is_named(tmp_path: Path, said: dict[str,
     assert load_config(tmp_path, {"notebook": said}).notebook.template == template
 
 
+@pytest.mark.parametrize(
+    ("said", "is_script"),
+    [
+        ({}, False),
+        ({"kernel_type": "script"}, True),
+        ({"source": "train.py"}, True),
+        ({"source": "train.ipynb"}, False),
+        ({"source": "train.py", "kernel_type": "script"}, True),
+    ],
+)
+def test_the_kind_of_kernel_follows_from_an_adopted_file(
+    tmp_path: Path, said: dict[str, str], is_script: bool
+) -> None:
+    """Nobody is asked what a suffix says."""
+    assert load_config(tmp_path, {"notebook": said}).notebook.is_script is is_script
+
+
+@pytest.mark.parametrize(("source", "kernel_type"), [("a.ipynb", "script"), ("a.py", "notebook")])
+def test_a_kind_of_kernel_against_the_suffix_is_refused(
+    tmp_path: Path, source: str, kernel_type: str
+) -> None:
+    """An adopted file stays what it is."""
+    with pytest.raises(UsageError) as caught:
+        load_config(tmp_path, {"notebook": {"source": source, "kernel_type": kernel_type}})
+    assert caught.value.code == "kernel-type-conflict"
+
+
 def test_flags_alone_are_enough(tmp_path: Path) -> None:
     """A folder with nothing but requirements.txt and a checkpoint needs no configuration file."""
     (tmp_path / "requirements.txt").write_text("timm\n")

@@ -1,7 +1,9 @@
 """What a person sees of a run while it runs."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,14 +19,16 @@ CELLS = [
 class Run:
     """A run whose log and time are written by the test."""
 
-    def __init__(self, folder: Path, added_cells: int = 0) -> None:
+    def __init__(
+        self, folder: Path, added_cells: int = 0, cells: Sequence[Mapping[str, Any]] = tuple(CELLS)
+    ) -> None:
         self.log, self.now = folder / "log.txt", 100.0
         self.log.touch()
         self.lines: list[str] = []
         self.shown: list[str] = []
         self.follower = LogFollower(
             self.log,
-            CELLS,
+            cells,
             added_cells=added_cells,
             say=self.lines.append,
             show=self.shown.append,
@@ -53,6 +57,13 @@ def test_the_running_cell_its_time_and_the_memory_are_shown(run: Run) -> None:
         assert word in shown
     assert "left" not in shown
     assert "Predict all rows" in run.write("Ending Cell 2-----\nExecuting Cell 3-----\n")
+
+
+def test_of_a_script_the_time_and_its_bar_are_shown(tmp_path: Path) -> None:
+    """It has no cells, so that no kernel is said to start."""
+    run = Run(tmp_path, cells=())
+    assert run.write("begun\n", seconds=65) == "1:05"
+    assert run.write(" 40%|####  | 4/10 [00:08<00:12]", seconds=5) == "1:10, 4 of 10, 00:12 left"
 
 
 def test_a_remaining_time_is_shown_only_where_the_rows_are_known(run: Run) -> None:

@@ -118,6 +118,16 @@ class Theatre:
         (out / "notebook" / "kernel-metadata.json").write_text(json.dumps(metadata))
         return Kit(folder=out, id=manifest.compute_kit_id([part.id]), parts=(part,))
 
+    def script(self, text: str) -> Kit:
+        """Return a kit whose code is a script."""
+        kit = self.kit()
+        folder = kit.folder / "notebook"
+        (folder / "inference.py").write_text(text)
+        metadata = json.loads((folder / "kernel-metadata.json").read_text())
+        metadata |= {"code_file": "inference.py", "kernel_type": "script"}
+        (folder / "kernel-metadata.json").write_text(json.dumps(metadata))
+        return kit
+
     def rehearse(self, kit: Kit, **more: Any) -> Rehearsal:
         wishes = {
             "dataset": "me/plant-kit",
@@ -486,3 +496,59 @@ def test_the_local_kaggle_runs_a_kit_in_the_environment_of_its_rehearsal(
     assert SandboxRunner(shop, project=theatre.folder)(job).failure == ""
     assert (tmp_path / "job" / "output" / "submission.csv").is_file()
     assert sorted(path.name for path in (theatre.cache / "environments").glob("*-*")) == before
+
+
+def test_a_script_runs_in_plain_python_under_kaggles_name(theatre: Theatre) -> None:
+    """It is `__main__` in a file of Kaggle's, alone in a read-only folder, and starts in the working folder."""
+    look = """
+import json, os, sys
+found = {"name": __name__, "file": __file__, "argv": sys.argv, "cwd": os.getcwd(), "beside": os.listdir("/kaggle/src")}
+found["ipython"], found["path"] = "IPython" in sys.modules, sys.path[0]
+try:
+    open("/kaggle/src/x", "w")
+except OSError as error:
+    found["written"] = error.strerror
+print("FOUND" + json.dumps(found))
+"""
+    kit = theatre.script(look + WRITE)
+    done = theatre.rehearse(kit)
+    found = json.loads(said(kit).partition("FOUND")[2].splitlines()[0])
+    path = "/kaggle/src/script.py"
+    assert found == {
+        "name": "__main__",
+        "file": path,
+        "argv": [path],
+        "cwd": "/kaggle/working",
+        "beside": ["script.py"],
+        "ipython": False,
+        "path": "/kaggle/src",
+        "written": "Read-only file system",
+    }
+    assert (done.rows, len(done.cell_seconds)) == (5, 1)
+    assert sorted(path.name for path in done.folder.iterdir()) == ["log.txt", "report.json", "submission.csv"]
+
+
+def test_a_script_that_fails_is_quoted_at_its_line(theatre: Theatre) -> None:
+    """The line, what stands around it, the frame in the user's own module, the cause and the remedy."""
+    kit = theatre.script("import json\n\n\ndef read():\n    import no_such_thing\n\n\nread()\n")
+    with pytest.raises(ProjectError) as caught:
+        theatre.rehearse(kit)
+    assert caught.value.code == "module-not-found"
+    assert caught.value.what == "line 5 of the script failed"
+    assert "  >     import no_such_thing" in caught.value.details
+    assert (stage.read_last_report(kit) or {})["problem"]["code"] == "module-not-found"
+
+
+def test_a_script_reaches_its_time_limit(theatre: Theatre) -> None:
+    """It is stopped, and the limit is named."""
+    with pytest.raises(ProjectError) as caught:
+        theatre.rehearse(theatre.script("import time\ntime.sleep(600)\n"), timeout=1)
+    assert caught.value.code == "time-limit-reached"
+
+
+def test_a_script_that_exits_has_failed(theatre: Theatre) -> None:
+    """An exit code is a failure, as on Kaggle, whatever was written before; what it printed last is shown."""
+    with pytest.raises(ProjectError) as caught:
+        theatre.rehearse(theatre.script(WRITE + "import os\nprint('no model')\nos._exit(3)\n"))
+    assert caught.value.code == "notebook-failed"
+    assert "no model" in caught.value.details

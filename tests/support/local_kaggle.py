@@ -56,6 +56,14 @@ def client_environment(
     return env | {name: value for name, value in client_settings.items() if value}
 
 
+def code_of(job: RunJob) -> str:
+    """Return the code of a notebook's cells, or of a script."""
+    if job.is_script:
+        return job.notebook
+    cells = json.loads(job.notebook)["cells"]
+    return "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+
+
 def plainly(job: RunJob) -> RunResult:
     """Run a notebook's cells in a bare subprocess; $INPUT is what a box would show as /kaggle/input."""
     output, shown = job.folder / "output", job.folder / "shown"
@@ -63,9 +71,8 @@ def plainly(job: RunJob) -> RunResult:
     for place, folder in job.inputs:
         (shown / place).parent.mkdir(parents=True, exist_ok=True)
         (shown / place).symlink_to(folder)
-    cells = json.loads(job.notebook)["cells"]
+    code = code_of(job)
     env = {"INPUT": str(shown), **({"KAGGLE_IS_COMPETITION_RERUN": "1"} if job.rerun else {})}
-    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
     words = [sys.executable, "-u", "-c", code]
     with subprocess.Popen(
         words, cwd=output, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

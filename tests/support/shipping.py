@@ -26,7 +26,7 @@ from offline_kit.project.kaggle_names import MARKER
 from offline_kit.project.types import Kit
 from tests.support.command_line import offline_kit
 from tests.support.competitions import competition
-from tests.support.local_kaggle import HASTY, Bench, serving
+from tests.support.local_kaggle import HASTY, Bench, code_of, serving
 from tests.support.warm_python import client_python
 
 CONTEST, DATASET, NOTEBOOK = "small-digits", "local/small-kit", "local/project-inference"
@@ -85,9 +85,7 @@ def in_places(job: RunJob) -> RunResult:
     shown.mkdir(exist_ok=True)
     places = {"INPUT": shown, "WORKING": output, "SCRATCH": job.folder / "scratch"}
     env = {f"OFFLINE_KIT_{name}": str(path) for name, path in places.items()} | {"PATH": os.environ["PATH"]}
-    cells = json.loads(job.notebook)["cells"]
-    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-    words = [sys.executable, "-u", "-c", SHOWS_FAILURES + code]
+    words = [sys.executable, "-u", "-c", SHOWS_FAILURES + code_of(job)]
     done = subprocess.run(
         words, cwd=output, env=env | ({"KAGGLE_IS_COMPETITION_RERUN": "1"} if job.rerun else {}),
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,

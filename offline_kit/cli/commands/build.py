@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 @options.common_options
 def build(project: Path, console: Console, dry_run: bool, upgrade: bool, **flags: Any) -> None:
     """Build the kit: freeze and download packages, pack the files, render the notebook."""
+    from offline_kit.rehearsal.kit_facts import read_notebook
     from offline_kit.workflow import pipeline
 
     on, at = options.take_flags(flags, "on", "at").values()
@@ -56,7 +57,7 @@ def build(project: Path, console: Console, dry_run: bool, upgrade: bool, **flags
         built = pipeline.build_kit(config, upgrade=upgrade, report=console)
     show_build(built, console)
     kit = built.kit
-    console.note(f"the notebook:  {kit.folder / 'notebook' / 'inference.ipynb'}")
+    console.note(f"the notebook:  {read_notebook(kit)[0]}")
     console.note(f"next:          offline-kit rehearse{options.typed_settings()}")
     facts = {**kit_facts(kit), **_freeze_facts(built.contents.freeze)}
     findings = [asdict(finding) for finding in built.findings]
@@ -253,7 +254,7 @@ def notebook(project: Path, console: Console, dry_run: bool, into: Path | None, 
         changed = any(_read_text(folder / name) != text for name, text in rendered.file_texts().items())
         if changed and not dry_run:
             rendered.write_files(folder, console)
-    path = folder / "inference.ipynb"
+    path = folder / rendered.code_file
     words = "would change" if dry_run else "written"
     console.step(f"'{path}' {words if changed else 'is unchanged'}")
     console.print_result(

@@ -133,6 +133,7 @@ class NewNotebook:
     ref: str
     title: str  # Kaggle derives the slug from it
     text: str
+    kernel_type: str = "notebook"  # or "script"
     sources: NotebookSources = field(default_factory=NotebookSources)
     private: bool = True
     gpu: bool = False
@@ -164,6 +165,7 @@ class RemoteNotebook:
     internet: bool
     sources: NotebookSources
     text: str
+    kernel_type: str = ""
     title: str = ""
     gpu: bool = False
     machine_shape: str = ""

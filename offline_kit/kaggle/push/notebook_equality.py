@@ -16,6 +16,7 @@ _NO_INTERNET = (
     "verify the account's phone number (kaggle.com/settings), which Kaggle requires for internet access;"
     " then run the same command again"
 )
+_OTHER_TYPE = "set another `title` in [tool.offline-kit.notebook], and push again: that makes a new notebook"
 _SETTINGS = (
     "check the version's settings on its page, then run the same command again: it pushes a new version"
 )
@@ -49,6 +50,7 @@ def hash_content(notebook: NewNotebook) -> str:
         "sources": {kind: sorted(source_refs) for kind, source_refs in asdict(notebook.sources).items()},
         "flags": [notebook.private, notebook.gpu, notebook.machine_shape, notebook.image],
         **({"internet": True} if notebook.internet else {}),
+        **({"kernel_type": notebook.kernel_type} if notebook.kernel_type != "notebook" else {}),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -86,6 +88,9 @@ def _compare_notebook(notebook: NewNotebook, remote: RemoteNotebook) -> Iterator
         yield NotebookDifference(summary="it is public", remedy=remedy, is_exposed=True)
     if remote.private and not notebook.private:
         yield NotebookDifference(summary="it is private")
+    if remote.kernel_type not in ("", notebook.kernel_type):
+        summary = f"it is a {remote.kernel_type}, not a {notebook.kernel_type}"
+        yield NotebookDifference(summary=summary, remedy=_OTHER_TYPE)
     if normalise_cells(remote.text) != normalise_cells(notebook.text):
         yield NotebookDifference(summary="its cells differ", is_rewritten_text=True)
     site = remote.url.partition("/code/")[0]

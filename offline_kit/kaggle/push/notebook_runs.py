@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
+from offline_kit.adopt import script_setup
 from offline_kit.core import files
 from offline_kit.core.errors import OfflineKitError, OutsideError, ProjectError, UsageError
 from offline_kit.core.report import SILENT, Advance, Reporter
@@ -28,7 +29,7 @@ from offline_kit.kaggle.push.journal import PushContext
 from offline_kit.kaggle.push.poll_policy import StatusLine, wait_until_shown
 from offline_kit.kaggle.push.push_notebook import PushedNotebook
 from offline_kit.notebook.runtime.kit_runtime import KitError, find_failure
-from offline_kit.rehearsal import causes, execution, submission_check
+from offline_kit.rehearsal import causes, execution, script_runs, submission_check
 from offline_kit.rehearsal.causes import Explanation
 
 # A notebook may run 12 h on Kaggle (https://www.kaggle.com/docs/notebooks), plus 1 h in the queue.
@@ -263,23 +264,16 @@ def _build_failed_error(
     """Return the error for a failed run: the cell, its error, cause, fix, and links."""
     notebook = kaggle.get_notebook(ref, version)
     server_name = kaggle.fetch_account().server_name
-    run_failure = analyse_failure(log, notebook.text if notebook else "")
+    text = notebook.text if notebook else ""
+    kind = (notebook.kernel_type if notebook else "") or "notebook"
+    run_failure = analyse_failure(log, text, kind)
     explained = causes.explain_failure(run_failure.message or run.failure_message)
     if failure := run_failure.failure:
         explained = Explanation(code=failure.code, cause=failure.what, remedy=failure.hint)
     elif not explained.code:
         explained = causes.explain_failure(run.failure_message)
-    label = ""
-    if run_failure.cell:
-        try:
-            cells = json.loads(notebook.text if notebook else "")["cells"]
-            sources = ["".join(cell.get("source", "")) for cell in cells]
-        except (ValueError, KeyError, TypeError, AttributeError):
-            sources = []
-        label = execution.label_cell(run_failure.cell, execution.count_added_cells(sources))
-    details: list[str] = []
-    if run_failure.source:
-        details += [*execution.quote_cell(label, run_failure.source), ""]
+    label, quoted = _quote_failure(run_failure, text)
+    details: list[str] = [*quoted, ""] if quoted else []
     details += [*execution.shorten_error(run_failure.error or plain_text(log).splitlines()), ""]
     if run.failure_message and run.failure_message not in run_failure.message:
         details.append(f"{server_name} says: {run.failure_message}")
@@ -290,11 +284,25 @@ def _build_failed_error(
     if notebook and server_name == "Kaggle":
         details.append(f"its page: {notebook.url}")
     return ProjectError(
-        f"{label or 'the notebook'} failed on {server_name}: version {version} of '{ref}'",
+        f"{label or f'the {kind}'} failed on {server_name}: version {version} of '{ref}'",
         hint=explained.remedy or "fix it, rehearse it with 'offline-kit rehearse', and push again",
         code=explained.code or "notebook-run-failed",
         details=details,
     )
+
+
+def _quote_failure(run_failure: "RunFailure", text: str) -> tuple[str, tuple[str, ...]]:
+    """Return the label and the code of what failed; "" and () if that is unknown."""
+    if run_failure.line:
+        return script_setup.label_line(text, run_failure.line), execution.quote_line(text, run_failure.line)
+    if not run_failure.cell:
+        return "", ()
+    try:
+        sources = ["".join(cell.get("source", "")) for cell in json.loads(text)["cells"]]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        sources = []
+    label = execution.label_cell(run_failure.cell, execution.count_added_cells(sources))
+    return label, execution.quote_cell(label, run_failure.source) if run_failure.source else ()
 
 
 def fetch_output(
@@ -361,6 +369,7 @@ class RunFailure:
     """Why a run failed, according to its log."""
 
     cell: int = 0  # 1-based number of the failed cell among all cells; 0 if unknown
+    line: int = 0  # 1-based number of the line of a script that failed; 0 if unknown
     source: str = ""
     error: tuple[str, ...] = ()
     message: str = ""  # the error and the errors that caused it, without tracebacks
@@ -392,9 +401,16 @@ def find_unmounted_kit(log: Sequence[LogLine]) -> str:
     return failure.what if failure and failure.code == "kit-not-mounted" else ""
 
 
-def analyse_failure(log: Sequence[LogLine], notebook: str) -> RunFailure:
-    """Return why a run of a notebook (its JSON text) failed."""
+def analyse_failure(log: Sequence[LogLine], notebook: str, kernel_type: str = "notebook") -> RunFailure:
+    """Return why a run of a notebook (its JSON text) or script failed."""
     text = plain_text(log)
+    if kernel_type == "script":
+        failed = script_runs.find_script_failure(text)
+        if failed is None:
+            return RunFailure(failure=find_failure(text))
+        return RunFailure(
+            line=failed.line, error=failed.error, message=failed.message, failure=failed.failure
+        )
     heads = list(_PAPERMILL.finditer(text))
     start = heads[-1].end() if heads else _find_traceback(text)
     end = _CONVERTING.search(text, max(start, 0))

@@ -95,6 +95,7 @@ def read_notebook(kit: Kit, username: str) -> NewNotebook:
         ref=f"{owner or username}/{slug}",
         title=str(metadata.get("title") or slug),
         text=path.read_text(encoding="utf-8"),
+        kernel_type=str(metadata.get("kernel_type") or "notebook"),
         sources=NotebookSources(
             datasets=tuple(datasets),
             competitions=list_sources("competition"),
