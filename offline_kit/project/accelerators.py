@@ -28,6 +28,10 @@ RETIRED = ("p100", "nvidiateslap100")
 RESERVED = ("t4highmem", "nvidiateslat4highmem")
 """Listed by Kaggle's client, but only for Kaggle's administrators."""
 
+# About 30 GB on CPU and T4 notebooks: https://www.kaggle.com/docs/notebooks#technical-specifications
+MEMORY = {"": 30 * 10**9, "NvidiaTeslaT4": 30 * 10**9}
+"""Bytes of memory that a notebook may use, by machine shape; of the other shapes it is not published."""
+
 
 def find_machine_shape(accelerator: str) -> str:
     """Return Kaggle's machine shape for an accelerator's name, ignoring case; "" for a CPU.

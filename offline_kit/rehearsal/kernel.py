@@ -4,8 +4,8 @@ import itertools
 import platform
 import re
 import sys
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from packaging import tags
@@ -209,31 +209,59 @@ def _find_missing_packages(
     return tuple(missing)
 
 
-def measure_fidelity(image: Image, python: Interpreter, used: Iterable[str]) -> tuple[str, tuple[str, ...]]:
-    """Return "matching" or "stand-in", and all differences, even harmless ones ("Python 3.13.0 instead of 3.13.5").
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """How a rehearsal differs from a run on the image."""
+
+    subject: str  # a package, "Python", "GPU"
+    here: str  # empty if it is missing
+    image: str
+    is_grave: bool  # whether the rehearsal is a stand-in because of it
+    text: str = ""  # in other words than "<subject> <here> instead of <image>"
+
+    def __str__(self) -> str:
+        """Return it as a message."""
+        return self.text or f"{self.subject} {self.here} instead of {self.image}".strip()
+
+
+def measure_fidelity(
+    image: Image, python: Interpreter, used: Iterable[str]
+) -> tuple[str, tuple[Difference, ...]]:
+    """Return "matching" or "stand-in", and all differences, even harmless ones (Python 3.13.0 instead of 3.13.5).
 
     `used` are the normalized names of the image packages that the run needs. "matching" requires the image's minor
     Python version, its versions of these packages (without local parts such as "+cpu") and its platform.
     """
     if image.local:
         return "matching", ()
-    grave, slight = list[str](), list[str]()
+    differences = [*_compare_machine(image), *_compare_versions(image, python, used)]
+    differences.sort(key=lambda difference: not difference.is_grave)
+    is_stand_in = any(difference.is_grave for difference in differences)
+    return "stand-in" if is_stand_in else "matching", tuple(differences)
+
+
+def _compare_machine(image: Image) -> Iterator[Difference]:
+    system, machine = platform.system(), platform.machine()
     if sys.platform != "linux":
-        grave.append(f"{platform.system()} instead of Linux")
-    if platform.machine().lower() not in (image.machine, "amd64"):
-        grave.append(f"{platform.machine()} instead of {image.machine}")
+        yield Difference(subject="", here=system, image="Linux", is_grave=True)
+    if machine.lower() not in (image.machine, "amd64"):
+        yield Difference(subject="", here=machine, image=image.machine, is_grave=True)
     if image.accelerator != "none":
-        grave.append("no GPU in the rehearsal: CUDA, GPU memory, half precision and speed are not tested")
+        text = "no GPU in the rehearsal: CUDA, GPU memory, half precision and speed are not tested"
+        yield Difference(subject="GPU", here="", image=image.accelerator, is_grave=True, text=text)
+
+
+def _compare_versions(image: Image, python: Interpreter, used: Iterable[str]) -> Iterator[Difference]:
     if python.version != image.python:
-        same_minor = python.version.split(".")[:2] == image.python.split(".")[:2]
-        (slight if same_minor else grave).append(f"Python {python.version} instead of {image.python}")
+        is_grave = python.version.split(".")[:2] != image.python.split(".")[:2]
+        yield Difference(subject="Python", here=python.version, image=image.python, is_grave=is_grave)
     for name in sorted(set(used) & {*image.packages}):
         run_version, image_version = python.packages.get(name), image.packages[name]
         if run_version is None:
-            grave.append(f"{name} {image_version} is missing")
+            text = f"{name} {image_version} is missing"
+            yield Difference(subject=name, here="", image=image_version, is_grave=True, text=text)
         elif run_version != image_version:
             same = run_version.partition("+")[0] == image_version.partition("+")[0] or is_same_version(
                 name, run_version, image_version
             )
-            (slight if same else grave).append(f"{name} {run_version} instead of {image_version}")
-    return "stand-in" if grave else "matching", (*grave, *slight)
+            yield Difference(subject=name, here=run_version, image=image_version, is_grave=not same)

@@ -25,6 +25,8 @@ from offline_kit.rehearsal.environments import EnvironmentOptions
 from offline_kit.rehearsal.execution import KernelRun, KernelSetup, RehearsalEnvironment
 from offline_kit.rehearsal.gateway import GatewayService
 from offline_kit.rehearsal.mounts import MountedInputs
+from offline_kit.rehearsal.report import page, writer
+from offline_kit.rehearsal.report.run_facts import RunEvidence
 from offline_kit.rehearsal.request import RehearsalRequest
 from offline_kit.rehearsal.verdict import RunVerdict
 
@@ -51,6 +53,7 @@ class Rehearsal:
     submission: Path
     rows: int  # rows of the submission; 0 if neither a CSV nor our gateway gives their number
     folder: Path
+    report: Path  # the page that shows all this to a person
     warnings: tuple[str, ...] = ()
 
 
@@ -73,8 +76,7 @@ def rehearse_kit(
         index=settings, cache=cache, yes=request.yes, confirm=request.confirm, report=report
     )
     evidence = request.kit.folder / "rehearsal"
-    # The results of the previous rehearsal stay until this one has ended.
-    files.sweep_stages(evidence)
+    files.sweep_stages(evidence)  # the results of the previous rehearsal stay until this one has ended
     with files.stage_folder(evidence) as folder:
         run_folder, service = folder / "run", None
         if gateway.uses_gateway(notebook):
@@ -114,13 +116,15 @@ def rehearse_kit(
         if service:
             # The gateway decides on the format, whatever is configured.
             name = gateway.find_submission(result.working, service.submission)
-            if name != service.submission:
-                request, service = replace(request, submission=name), replace(service, submission=name)
+            request, service = replace(request, submission=name), replace(service, submission=name)
         judgement = verdict.judge_run(result, environment, request.submission, inputs.sample)
         if service and judgement.problem is None:
             result, judgement = _run_scoring(service, environment, runner, inputs, result, judgement, report)
         outcome = _summarize_run(request, runner, notebook, setup, inputs, result, judgement)
-        _keep_evidence(folder, outcome, result, judgement.problem, written=request.submission)
+        run = RunEvidence(
+            request=request, inputs=inputs, ended=result.outcome, kernel=setup, sandbox=runner.kind
+        )
+        _keep_evidence(folder, outcome, result, judgement.problem, run, report)
     if problem := judgement.problem:
         raise problem
     for warning in outcome.warnings:
@@ -181,7 +185,7 @@ def _summarize_run(
         notebook=files.sha256_of(notebook),
         rows_wanted=request.rows,
         fidelity=level,
-        differences=differences,
+        differences=tuple(map(str, differences)),
         notes=tuple(dict.fromkeys(notes)),
         sandbox=runner.kind,
         env=request.env,
@@ -195,6 +199,7 @@ def _summarize_run(
         submission=request.kit.folder / "rehearsal" / Path(request.submission).name,
         rows=judgement.rows,
         folder=request.kit.folder / "rehearsal",
+        report=request.kit.folder / "rehearsal" / page.PAGE,
         warnings=(*judgement.warnings, *_warn_of_stored_answer(request, result, inputs)),
     )
 
@@ -218,19 +223,25 @@ def _warn_of_stored_answer(
 
 
 def _keep_evidence(
-    folder: Path, outcome: Rehearsal, result: KernelRun, problem: ProjectError | None, *, written: str
+    folder: Path,
+    outcome: Rehearsal,
+    result: KernelRun,
+    problem: ProjectError | None,
+    run: RunEvidence,
+    report: Reporter,
 ) -> None:
-    """Move notebook, log and submission to `folder`, write report.json, and delete the run's other files."""
+    """Move notebook, log and submission to `folder`, write its reports, and delete the run's other files."""
     for source, name in (
         (result.executed, "executed.ipynb"),
         (result.log, "log.txt"),
-        (result.working / written, outcome.submission.name),
+        (result.working / run.request.submission, outcome.submission.name),
     ):
         if source.is_file():
             source.replace(folder / name)  # moved: copying a sparse file would fill its holes
     report_data: dict[str, Any] = {"passed": problem is None, "problem": None, **asdict(outcome)}
     if problem:
-        problem.details = (*problem.details, f"full log: {outcome.folder / 'log.txt'}")
+        files_of_run = (f"full log: {outcome.folder / 'log.txt'}", f"report: {outcome.report}")
+        problem.details = (*problem.details, *files_of_run)
         report_data["problem"] = {
             "code": problem.code,
             "what": problem.what,
@@ -239,6 +250,7 @@ def _keep_evidence(
         }
     text = json.dumps(report_data, indent=2, default=str, ensure_ascii=False)
     (folder / "report.json").write_text(text + "\n", encoding="utf-8")
+    writer.write_report(folder, run, report=report)
     files.remove_path(folder / "run")
 
 

@@ -13,6 +13,17 @@ from offline_kit.project.types import Kit
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReportContext:
+    """What a report shows besides the run itself."""
+
+    project: str = ""  # its name
+    time_limit: float = 0.0  # seconds, the competition's; 0 if it is not known
+    records: Path | None = None  # folder of the project's earlier rehearsals; None: none are kept
+    remote: tuple[Mapping[str, Any], ...] = ()
+    """What was sent to each Kaggle: "place", "account", "pieces", "run", "scores"; see `workflow.rehearsal_report`."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RehearsalRequest:
     """A kit and the options of its rehearsal (times in seconds, sizes in bytes); UsageError for an unknown option."""
 
@@ -39,6 +50,7 @@ class RehearsalRequest:
     """Sources of the kit's parts that are not datasets, by part: "notebook:owner/slug" or "model:..."."""
     params: Mapping[str, Any] = field(default_factory=dict)
     """The notebook's params; an inference server's also describe its gateway."""
+    context: ReportContext = field(default_factory=ReportContext)
 
     def __post_init__(self) -> None:
         for option, value, choices in (

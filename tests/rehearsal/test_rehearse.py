@@ -171,6 +171,8 @@ def test_a_good_kit_passes_and_its_evidence_is_kept(theatre: Theatre) -> None:
     assert sorted(path.name for path in done.folder.iterdir()) == [
         "executed.ipynb",
         "log.txt",
+        "report-facts.json",
+        "report.html",
         "report.json",
         "submission.csv",
     ]
@@ -243,6 +245,7 @@ def test_a_failing_cell_is_quoted_with_cause_and_remedy(theatre: Theatre) -> Non
     assert any("cause: the module 'not_in_the_kit'" in line for line in error.details)
     assert "requirements" in error.hint
     assert (theatre.folder / "dist" / "rehearsal" / "executed.ipynb").is_file()
+    assert "Failed" in (theatre.folder / "dist" / "rehearsal" / "report.html").read_text()
     report = json.loads((theatre.folder / "dist" / "rehearsal" / "report.json").read_text())
     assert report["passed"] is False
     assert report["problem"]["what"] == error.what

@@ -163,7 +163,8 @@ def compared(
         packages={"torch": "2.11.0+cpu", "numpy": "2.1.3"},
     )
     found = Interpreter(path=Path("python"), version=python, packages=packages, mounts=(), links={})
-    return kernel.measure_fidelity(image, found, ["torch", "numpy", "not-in-the-image"])
+    level, differences = kernel.measure_fidelity(image, found, ["torch", "numpy", "not-in-the-image"])
+    return level, tuple(map(str, differences))
 
 
 def test_the_same_versions_are_matching_and_small_differences_are_listed() -> None:

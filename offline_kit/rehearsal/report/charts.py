@@ -1,0 +1,268 @@
+"""The pictures of a report as inline SVG, drawn by matplotlib; their colors are CSS variables of the page."""
+
+import io
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree as ET
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# matplotlib draws in these colors, each of which becomes a variable: a page is light or dark after it was drawn.
+_INK, _MUTED, _LINE, _ACCENT, _SOFT, _OK, _FAIL, _BAND, _SURFACE, _MIDDLE = (
+    f"#0a0b{number:02x}" for number in range(16, 26)
+)
+_VARIABLES = {
+    _INK: "--ink",
+    _MUTED: "--muted",
+    _LINE: "--line",
+    _ACCENT: "--accent",
+    _SOFT: "--accent-soft",
+    _OK: "--ok",
+    _FAIL: "--fail",
+    _BAND: "--band",
+    _SURFACE: "--surface",
+    _MIDDLE: "--accent-middle",
+}
+_SVG = "http://www.w3.org/2000/svg"
+_LINK = "{http://www.w3.org/1999/xlink}href"
+_WIDTHS = {
+    "wide": 880,
+    "narrow": 340,
+}  # CSS pixels: a picture that is only scaled has unreadable words on a phone
+_STYLE: Any = {
+    "svg.fonttype": "none",  # words stay words, in the page's font
+    "svg.hashsalt": "offline-kit",  # the same picture gives the same bytes
+    "font.family": "sans-serif",
+    "font.size": 8.25,  # points: 11 CSS pixels
+    "text.color": _MUTED,
+    "text.parse_math": False,
+    "axes.edgecolor": _LINE,
+    "axes.labelcolor": _MUTED,
+    "axes.spines.left": False,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.axisbelow": True,
+    "axes.grid.axis": "y",
+    "axes.grid": True,
+    "grid.color": _LINE,
+    "grid.linewidth": 0.75,
+    "xtick.color": _LINE,
+    "ytick.color": _LINE,
+    "xtick.labelcolor": _MUTED,
+    "ytick.labelcolor": _MUTED,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+}
+
+
+def draw_run(
+    curve: Sequence[Sequence[float]], cells: Sequence[Mapping[str, Any]], limit: float | None
+) -> dict[str, str]:
+    """Return the memory of a run over its cells, "wide" and "narrow"; {} if there is nothing to draw.
+
+    `curve` has seconds and bytes, each cell its "start" and "end" in the same seconds; `limit` is drawn if it is near.
+    """
+    timed = [cell for cell in cells if cell["start"] is not None and cell["end"] is not None]
+    ends = [*(cell["end"] for cell in timed), *(point[0] for point in curve)]
+    if not ends:
+        return {}
+    return {
+        name: _draw(
+            (width, 220 if name == "wide" else 190),
+            lambda figure, width=width: _draw_memory(figure, curve, timed, max(ends), limit, width),
+            "The memory of the run, and when each cell ran",
+        )
+        for name, width in _WIDTHS.items()
+    }
+
+
+def _draw_memory(
+    figure: "Figure",
+    curve: Sequence[Sequence[float]],
+    cells: Sequence[Mapping[str, Any]],
+    end: float,
+    limit: float | None,
+    width: int,
+) -> None:
+    memory, lane = figure.subplots(2, 1, sharex=True, height_ratios=(1, 0.13), gridspec_kw={"hspace": 0.06})
+    peak = max((point[1] for point in curve), default=0.0)
+    unit, name = _choose_unit(peak)
+    seconds, sizes = [point[0] for point in curve], [point[1] / unit for point in curve]
+    memory.fill_between(seconds, sizes, color=_SOFT, linewidth=0)
+    memory.plot(seconds, sizes, color=_ACCENT, linewidth=1.4, solid_joinstyle="round")
+    top = peak / unit * 1.22 or 1.0
+    if limit and limit < 4 * peak:
+        memory.axhline(limit / unit, color=_FAIL, linewidth=1, linestyle=(0, (4, 3)))
+        top = max(top, limit / unit * 1.1)
+    memory.set_ylim(0, top)
+    memory.set_xlim(0, end)
+    memory.yaxis.set_major_locator(_locator(4))
+    memory.yaxis.set_major_formatter(lambda value, _: f"{value:g} {name}")
+    if curve:
+        _mark_peak(memory, curve, unit, name, end)
+    for number, cell in enumerate(cells):
+        is_failed = cell["status"] == "failed"
+        length = cell["end"] - cell["start"]
+        color = _FAIL if is_failed else (_ACCENT if number % 2 else _MIDDLE)
+        lane.barh(0, max(length, end / width), left=cell["start"], height=1, color=color, linewidth=0)
+        if length / end * width > 22:
+            lane.text(
+                cell["start"] + length / 2,
+                0,
+                str(cell["number"]),
+                color=_SURFACE,
+                ha="center",
+                va="center_baseline",
+            )
+        if number % 2 and length / end * width > 4:
+            memory.axvspan(cell["start"], cell["end"], color=_BAND, linewidth=0, zorder=-1)
+    lane.set_ylim(-0.5, 0.5)
+    lane.set_yticks([])
+    lane.spines.bottom.set_visible(False)
+    memory.tick_params(labelbottom=False)
+    memory.spines.bottom.set_visible(False)
+    lane.grid(visible=False)
+    lane.xaxis.set_major_locator(_locator(4 if width < 500 else 8))
+    step = 3600 if end > 7200 else 60 if end > 180 else 1
+    sign = {3600: "h", 60: "min", 1: "s"}[step]
+    lane.xaxis.set_major_formatter(lambda value, _: f"{value / step:g} {sign}")
+    figure.subplots_adjust(left=62 / width, right=1 - 12 / width, top=0.97, bottom=0.13)
+
+
+def _mark_peak(axes: "Axes", curve: Sequence[Sequence[float]], unit: float, name: str, end: float) -> None:
+    at, peak = max(curve, key=lambda point: point[1])[:2]
+    axes.plot([at], [peak / unit], "o", color=_ACCENT, markersize=4.5, markeredgecolor=_SURFACE)
+    right = at > 0.75 * end
+    axes.annotate(
+        f"{peak / unit:.3g} {name}",
+        (at, peak / unit),
+        xytext=(-7 if right else 7, 4),
+        textcoords="offset points",
+        ha="right" if right else "left",
+        color=_INK,
+        fontweight="bold",
+    )
+
+
+def draw_histogram(column: Mapping[str, Any]) -> str:
+    """Return the histogram of a column of numbers; the last rehearsal's is an outline over it."""
+    bins, before = column["bins"], (column.get("previous") or {}).get("bins")
+
+    def draw_bars(figure: "Figure") -> None:
+        axes = figure.subplots()
+        # In units of bins: values may be larger than a picture's coordinates can be.
+        edges = range(len(bins) + 1)
+        for bar in axes.bar(edges[:-1], bins, width=0.84, align="edge", color=_ACCENT, linewidth=0):
+            bar.set_clip_on(False)
+        if before and before != bins:
+            axes.stairs(before, edges, color=_INK, linewidth=1, baseline=None, clip_on=False)
+        axes.grid(visible=False)
+        axes.set_yticks([])
+        axes.set_xlim(0, len(bins))
+        axes.set_xticks([0, len(bins)], [f"{column['min']:.4g}", f"{column['max']:.4g}"])
+        _align_ends(axes)
+        figure.subplots_adjust(left=0.01, right=0.99, top=0.97, bottom=0.2)
+
+    return _draw((300, 104), draw_bars, "Histogram")
+
+
+def _align_ends(axes: "Axes") -> None:
+    """Keep the first and the last word below an axis within the picture."""
+    first, last = axes.get_xticklabels()
+    first.set_horizontalalignment("left")
+    last.set_horizontalalignment("right")
+
+
+def draw_history(history: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the time of each rehearsal, "wide" and "narrow"; {} for fewer than two."""
+    if len(history) < 2:
+        return {}
+
+    def draw_points(figure: "Figure", width: int) -> None:
+        axes = figure.subplots()
+        step, sign = (60, "min") if max(entry["seconds"] for entry in history) > 180 else (1, "s")
+        seconds = [entry["seconds"] / step for entry in history]
+        for (number, first), (_, second) in pairwise(enumerate(seconds)):
+            axes.plot([number, number + 1], [first, second], color=_LINE, linewidth=1.5, zorder=1)
+        for number, entry in enumerate(history):
+            mark, color = ("o", _OK) if entry["passed"] else ("X", _FAIL)
+            is_last = number == len(history) - 1
+            size = 7 if is_last else 5
+            axes.plot(
+                [number], [seconds[number]], mark, color=color, markersize=size, markeredgecolor=_SURFACE
+            )
+        axes.set_ylim(0, max(seconds) * 1.25 or 1)
+        axes.set_xlim(-0.5, len(history) - 0.5)
+        axes.yaxis.set_major_locator(_locator(3))
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g} {sign}")
+        axes.set_xticks([0, len(history) - 1], [entry["at"][:10] for entry in (history[0], history[-1])])
+        _align_ends(axes)
+        figure.subplots_adjust(left=50 / width, right=1 - 12 / width, top=0.95, bottom=0.2)
+
+    return {
+        name: _draw(
+            (width, 140), lambda figure, width=width: draw_points(figure, width), "Time of each rehearsal"
+        )
+        for name, width in _WIDTHS.items()
+    }
+
+
+def _choose_unit(size: float) -> tuple[float, str]:
+    return (1e9, "GB") if size >= 1e9 else (1e6, "MB")
+
+
+def _locator(count: int) -> Any:
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(count, steps=[1, 2, 2.5, 5, 10])
+
+
+def _draw(size: tuple[int, int], draw: Any, label: str) -> str:
+    """Return what `draw` draws on a figure of this size (CSS pixels) as an SVG element for a page."""
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it would warn of its cache on stderr
+    import matplotlib as mpl
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    buffer = io.BytesIO()
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(size[0] / 96, size[1] / 96), dpi=96)
+        FigureCanvasSVG(figure)
+        draw(figure)
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return _clean_svg(buffer.getvalue(), size, label)
+
+
+def _clean_svg(svg: bytes, size: tuple[int, int], label: str) -> str:
+    """Return matplotlib's SVG without metadata, ids and its style sheet, which would act on the whole page."""
+    ET.register_namespace("", _SVG)
+    root = ET.fromstring(svg)  # noqa: S314 - matplotlib wrote it
+    used = set(re.findall(rb"url\(#(\w+)\)|href=\"#(\w+)\"", svg))
+    kept_ids = {name.decode() for pair in used for name in pair if name}
+    prefix = f"{label.split()[0].lower()}{size[0]}-"
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if child.tag in (f"{{{_SVG}}}metadata", f"{{{_SVG}}}style"):
+                parent.remove(child)
+    for element in root.iter():
+        name = element.attrib.pop("id", None)
+        if name in kept_ids:
+            element.set("id", f"{prefix}{name}")
+        if link := element.attrib.pop(_LINK, None):
+            element.set("href", link.replace("#", f"#{prefix}"))
+    for name in ("width", "height", "version"):
+        root.attrib.pop(name, None)
+    root.set("role", "img")
+    root.set("aria-label", label)
+    text = ET.tostring(root, encoding="unicode").replace("url(#", f"url(#{prefix}")
+    text = re.sub(r"font-family: [^;\"]*;? ?", "", text)  # words are in the page's font
+    for color, variable in _VARIABLES.items():
+        text = text.replace(color, f"var({variable})")
+    return text

@@ -1,0 +1,163 @@
+"""The executed notebook for a page: code, texts and pictures, never the HTML or JavaScript of its outputs."""
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from offline_kit.core.sandboxes import leftovers
+
+_LARGEST = 100_000_000  # bytes; a larger notebook is not shown
+_MAX_OUTPUT = 8_000  # characters of a cell's text
+_MAX_TEXT = 250_000  # characters of all outputs, and again of all code
+_MAX_PICTURES = 1_200_000  # characters of all pictures, base64
+_ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+_PICTURES = {"image/png": b"\x89PNG", "image/jpeg": b"\xff\xd8\xff"}
+_ERROR_TAG = "papermill-error-cell-tag"  # papermill's own cells before the one that failed
+
+
+@dataclass
+class _Budget:
+    """What the page may still hold of a notebook, in characters."""
+
+    code: int = _MAX_TEXT
+    outputs: int = _MAX_TEXT
+    pictures: int = _MAX_PICTURES
+
+
+@dataclass(frozen=True, kw_only=True)
+class PageCell:
+    """A cell as the page shows it."""
+
+    number: int
+    kind: str  # "code" or "markdown"
+    source: str
+    title: str = ""
+    status: str = ""
+    seconds: float | None = None
+    started: float | None = None  # seconds since the epoch
+    outputs: tuple[Mapping[str, str], ...] = field(default=())
+    """Each has a "kind" ("text", "error" or "picture"), and its "text" or its "uri"."""
+
+
+def read_page_cells(executed: Path) -> tuple[PageCell, ...]:
+    """Return the cells of an executed notebook, cut to what a page can hold; () if it is missing or damaged."""
+    if not leftovers.is_regular(executed, limit=_LARGEST):
+        return ()
+    budget = _Budget()
+    try:
+        notebook = json.loads(executed.read_text(encoding="utf-8"))
+        own_cells = [cell for cell in notebook["cells"] if _ERROR_TAG not in cell["metadata"].get("tags", ())]
+        cells, heading = [], ""
+        for number, cell in enumerate(own_cells, 1):
+            source = "".join(cell.get("source", ""))
+            if cell["cell_type"] != "code":
+                heading = _find_heading(source) or heading
+                cells.append(PageCell(number=number, kind="markdown", source=source[:_MAX_OUTPUT]))
+                continue
+            cells.append(_read_code_cell(number, cell, source, heading, budget))
+            heading = ""
+        return tuple(cells)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return ()  # the run could write anything to this file
+
+
+def _read_code_cell(
+    number: int, cell: Mapping[str, Any], source: str, heading: str, budget: _Budget
+) -> PageCell:
+    metadata = cell["metadata"].get("papermill") or {}
+    outputs = tuple(_read_outputs(cell.get("outputs", ()), budget))
+    is_failed = any(output["kind"] == "error" for output in outputs)
+    shown_source = source[: max(0, budget.code)]
+    budget.code -= len(shown_source)
+    if len(shown_source) < len(source):
+        shown_source += "\n# … the rest is in executed.ipynb"
+    seconds = metadata.get("duration")
+    return PageCell(
+        number=number,
+        kind="code",
+        source=shown_source,
+        title=heading or _first_line(source),
+        status="failed" if is_failed else str(metadata.get("status") or "pending"),
+        seconds=None if seconds is None else float(seconds),
+        started=_parse_time(metadata.get("start_time")),
+        outputs=outputs,
+    )
+
+
+def _read_outputs(outputs: Any, budget: _Budget) -> Iterator[Mapping[str, str]]:
+    stream_text = ""  # of the outputs in a row that are plain text
+    for output in outputs:
+        data = output.get("data") or {}
+        picture = _read_picture(data, budget)
+        if picture or output.get("output_type") == "error":
+            if stream_text:
+                yield _cut_text("text", stream_text, budget)
+            stream_text = ""
+        if output.get("output_type") == "error":
+            traceback = "\n".join(output.get("traceback") or ())
+            text = traceback or f"{output.get('ename')}: {output.get('evalue')}"
+            yield _cut_text("error", text, budget)
+        elif picture:
+            yield picture
+        else:
+            stream_text += "".join(output.get("text") or data.get("text/plain") or "")
+    if stream_text.strip():
+        yield _cut_text("text", stream_text, budget)
+
+
+def _cut_text(kind: str, text: str, budget: _Budget) -> Mapping[str, str]:
+    """Return the end of a text: the last lines say how it went."""
+    plain = _CONTROLS.sub("", _ANSI.sub("", text.replace("\r\n", "\n"))).strip("\n")
+    limit = max(0, min(_MAX_OUTPUT, budget.outputs))
+    shown = plain[len(plain) - limit :] if len(plain) > limit else plain
+    budget.outputs -= len(shown)
+    omitted = (
+        f"… {len(plain) - len(shown):,} characters before are in executed.ipynb\n" if shown != plain else ""
+    )
+    return {"kind": kind, "text": omitted + shown}
+
+
+def _read_picture(data: Mapping[str, Any], budget: _Budget) -> Mapping[str, str] | None:
+    for kind, magic in _PICTURES.items():
+        encoded = "".join("".join(data.get(kind) or "").split())
+        if not encoded:
+            continue
+        if len(encoded) > budget.pictures:
+            return {
+                "kind": "text",
+                "text": f"a picture of {len(encoded) * 3 // 4:,} bytes is in executed.ipynb",
+            }
+        try:
+            # Encoded again: what a cell displays must not end the attribute that holds it.
+            content = base64.b64decode(encoded, validate=True)
+        except (binascii.Error, ValueError):
+            continue
+        if content.startswith(magic):
+            budget.pictures -= len(encoded)
+            return {"kind": "picture", "uri": f"data:{kind};base64,{base64.b64encode(content).decode()}"}
+    return None
+
+
+def _find_heading(source: str) -> str:
+    line = next((line for line in source.splitlines() if line.startswith("#")), "")
+    return line.lstrip("#").strip()[:80]
+
+
+def _first_line(source: str) -> str:
+    line = next((line.strip() for line in source.splitlines() if line.strip()), "")
+    return line.lstrip("#%! ")[:80]
+
+
+def _parse_time(text: Any) -> float | None:
+    """Return papermill's time, in UTC, as seconds since the epoch; older versions wrote no zone."""
+    if not isinstance(text, str):
+        return None
+    moment = datetime.fromisoformat(text)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

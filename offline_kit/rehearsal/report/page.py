@@ -1,0 +1,151 @@
+"""Draw `report.html` from the evidence of a rehearsal and the facts beside it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from offline_kit.core import files
+from offline_kit.rehearsal.report import charts, history, notebook_cells, run_facts
+from offline_kit.rehearsal.report.notebook_cells import PageCell
+from offline_kit.rehearsal.request import ReportContext
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+PAGE = "report.html"
+_MAX_CHARTS = 8  # histograms; further columns have their figures in the table
+_MAX_PAGE = 3_000_000  # bytes; a larger one is drawn without the notebook
+_SHOWN_CELLS = 5  # the slowest
+_SHOWN_ITEMS = 8  # packages and files of the kit that are not folded
+
+
+def write_page(folder: Path, context: ReportContext) -> Path:
+    """Draw the page of the rehearsal in `folder` (its report.json, facts and notebook) and return its path.
+
+    Raises OSError, ValueError, KeyError or TypeError if its files are missing or damaged.
+    """
+    outcome = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    facts = json.loads((folder / run_facts.FACTS).read_text(encoding="utf-8"))
+    cells = notebook_cells.read_page_cells(folder / "executed.ipynb")
+    page = _render_page(outcome, facts, cells, context)
+    if len(page.encode()) > _MAX_PAGE:
+        page = _render_page(outcome, facts, [], context)
+    files.write_atomic(folder / PAGE, page)
+    return folder / PAGE
+
+
+def _render_page(
+    outcome: Mapping[str, Any], facts: Mapping[str, Any], cells: Sequence[PageCell], context: ReportContext
+) -> str:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,  # names, cells and tables are untrusted
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "size": files.format_size,
+        "duration": format_duration,
+        "figure": _format_figure,
+        "share": _format_share,
+        "day": _format_moment,
+        "capitalize_first": lambda text: str(text)[:1].upper() + str(text)[1:],
+        "code": _highlight_code,
+        "drawn": _mark_drawn,
+    }
+    template = environment.get_template("page.html.j2")
+    timeline = _time_cells(cells, facts["started"])
+    past = history.read_history(context.records)
+    columns = (facts["submission"] or {}).get("columns", [])
+    numbers = [column for column in columns if column["kind"] == "numbers"]
+    return template.render(
+        outcome=outcome,
+        facts=facts,
+        forecast=facts.get("forecast"),  # of the hidden test set; a page without one has no word of it
+        cells=cells,
+        timeline=timeline,
+        slowest=sorted(timeline, key=lambda cell: -(cell["seconds"] or 0))[:_SHOWN_CELLS],
+        run_charts=charts.draw_run(facts["curve"], timeline, facts["limits"]["memory"]),
+        histograms={column["name"]: charts.draw_histogram(column) for column in numbers[:_MAX_CHARTS]},
+        history=past,
+        history_charts=charts.draw_history(past),
+        remote=context.remote,
+        shown_items=_SHOWN_ITEMS,
+    )
+
+
+def _time_cells(cells: Sequence[PageCell], started: float) -> list[dict[str, Any]]:
+    """Return the code cells with their start and end in seconds since the run began; None if they did not run."""
+    timeline = []
+    for cell in cells:
+        if cell.kind != "code":
+            continue
+        start = cell.started - started if cell.started is not None and cell.seconds is not None else None
+        end = start + cell.seconds if start is not None and cell.seconds is not None else None
+        timeline.append(
+            {
+                "number": cell.number,
+                "title": cell.title,
+                "status": cell.status,
+                "seconds": cell.seconds,
+                "start": start,
+                "end": end,
+            }
+        )
+    return timeline
+
+
+def format_duration(seconds: float) -> str:
+    """Return a duration for a person: "7.7 s", "12 min 5 s", "2 h 10 min"."""
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+
+
+def _format_figure(number: float) -> str:
+    if float(number).is_integer() and abs(number) < 1e15:
+        return f"{int(number):,}"
+    return f"{number:.4g}"
+
+
+def _format_share(part: float, whole: float) -> str:
+    """Return a share in percent; "0 %" only for nothing."""
+    percent = 100 * part / whole if whole else 0.0
+    if 0 < percent < 1:
+        return "less than 1 %"
+    return f"{percent:.0f} %"
+
+
+def _format_moment(text: str) -> str:
+    """Return a time of a file as a day and time in UTC."""
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC).strftime("%d %b %Y, %H:%M UTC")
+    except ValueError:
+        return text
+
+
+def _highlight_code(source: str) -> "Markup":
+    """Return Python code as HTML with its tokens in classes; pygments escapes it."""
+    import pygments
+    from markupsafe import Markup
+    from pygments.formatters.html import HtmlFormatter
+    from pygments.lexers.python import PythonLexer
+
+    html = pygments.highlight(source, PythonLexer(), HtmlFormatter(nowrap=True, classprefix="p-"))
+    return Markup(html)  # noqa: S704 - escaped above
+
+
+def _mark_drawn(svg: str) -> "Markup":
+    """Return a picture of ours as it is: matplotlib escapes its words, which are numbers and dates alone."""
+    from markupsafe import Markup
+
+    return Markup(svg)  # noqa: S704 - see above

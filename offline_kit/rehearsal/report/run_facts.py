@@ -1,0 +1,98 @@
+"""Collect what the report shows of a run while its files are here, as JSON; later the page is drawn from that alone."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from offline_kit.core import files
+from offline_kit.core.sandboxes.box import BoxOutcome
+from offline_kit.project.accelerators import MEMORY
+from offline_kit.rehearsal import kernel, kit_facts
+from offline_kit.rehearsal.execution import KernelSetup
+from offline_kit.rehearsal.kernel import Difference
+from offline_kit.rehearsal.mounts import MountedInputs
+from offline_kit.rehearsal.report import column_facts, history, image_grid, kit_contents
+from offline_kit.rehearsal.report.column_facts import ReadTable
+from offline_kit.rehearsal.request import RehearsalRequest
+
+FACTS = "report-facts.json"
+_MAX_SUBMISSION = 2_000_000_000  # bytes; of a larger one only the size is shown
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunEvidence:
+    """A run that has ended, with the files that it left."""
+
+    request: RehearsalRequest
+    inputs: MountedInputs
+    ended: BoxOutcome
+    kernel: KernelSetup
+    sandbox: str  # its kind
+
+
+def collect_facts(folder: Path, run: RunEvidence) -> dict[str, Any]:
+    """Return what the page shows besides the evidence in `folder` itself, ready for JSON."""
+    request, setup = run.request, run.kernel
+    submission = folder / Path(request.submission).name
+    table, metadata = _read_table(submission), kit_facts.read_notebook(request.kit)[1]
+    _, differences = kernel.measure_fidelity(request.image, setup.python, setup.used)
+    facts: dict[str, Any] = {
+        "at": files.utc_timestamp(),
+        "project": request.context.project,
+        "competition": request.competition,
+        "image": request.image.name,
+        "started": run.ended.started,
+        "curve": [[round(sample.seconds, 2), sample.memory] for sample in run.ended.memory_curve],
+        "limits": {
+            "seconds": request.context.time_limit or request.timeout,
+            "memory": request.memory or MEMORY.get(metadata.get("machine_shape") or ""),
+        },
+        "differences": [asdict(difference) for difference in differences],
+        "unproven": list(_list_unproven(run, differences)),
+        "kit": kit_contents.describe_kit(request.kit),
+        "submission": None,
+        "pictures": [],
+    }
+    if submission.is_file():
+        facts["submission"] = {"name": submission.name, "size": submission.stat().st_size}
+    if table and table.rows:
+        previous = _read_table(history.find_previous_submission(request.context.records))
+        facts["submission"] |= column_facts.describe_table(
+            table, previous=previous, sample=_read_table(run.inputs.sample)
+        )
+        facts["pictures"] = image_grid.draw_pictures(table, _list_data_folders(run.inputs))
+    return facts
+
+
+def write_facts(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Write the facts of a run beside its evidence."""
+    files.write_atomic(folder / FACTS, json.dumps(facts, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _read_table(path: Path | None) -> ReadTable | None:
+    if path is None or path.suffix.lower() != ".csv" or not path.is_file():
+        return None
+    return column_facts.read_first_rows(path) if path.stat().st_size <= _MAX_SUBMISSION else None
+
+
+def _list_data_folders(inputs: MountedInputs) -> list[Path]:
+    """Return the folders of the competition's data, those that cover parts of others last."""
+    if not inputs.data:
+        return []
+    mounted = [mount.source for mount in inputs.mounts if mount.inside.startswith(inputs.data)]
+    return [path for path in mounted if path.is_dir()]
+
+
+def _list_unproven(run: RunEvidence, differences: Sequence[Difference]) -> Iterator[str]:
+    """Yield what this rehearsal could not show; docs/guide/rehearsal.md says more."""
+    if run.sandbox == "weak":
+        yield "That nothing needs the internet: no real sandbox works here, only Python's sockets were refused."
+    if run.request.image.accelerator != "none":
+        yield "The GPU: CUDA, its memory, half precision and speed. The notebook ran on this machine's CPU."
+    if any(difference.is_grave for difference in differences):
+        yield "Kaggle's versions: the notebook ran on others, which are listed below."
+    yield "The hidden test set: it may have other ids, more rows, unseen categories and damaged files."
+    yield "Kaggle's machine: time and memory are this machine's."
+    yield "The score."
