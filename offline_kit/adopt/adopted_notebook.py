@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from offline_kit.adopt import inspection, shell
+from offline_kit.adopt import inspection, script_setup, shell
 from offline_kit.adopt.findings import Adoption, AttachedSources, ExternalNeed, NeedKind, Outcome
 from offline_kit.core.errors import ProjectError, UsageError
 from offline_kit.core.report import SILENT, Reporter
@@ -50,7 +50,11 @@ def render_notebook(
     variables = rendering.template_facts(kit, settings, image, target, metadata["title"])
     variables |= {"adopted": _template_facts(adoption, kit)}
     script = scripts.fill_template(settings.template, target.project, variables)
-    return RenderedNotebook(text=render_text(adoption, script), metadata=metadata)
+    if adoption.is_script:
+        text = script_setup.insert_setup(adoption.changed[0], script, adoption.notebook.name)
+    else:
+        text = render_text(adoption, script)
+    return RenderedNotebook(text=text, metadata=metadata)
 
 
 def check_notebook(

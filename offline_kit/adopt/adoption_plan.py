@@ -58,7 +58,7 @@ class AdoptionPlan:
         parts = (
             _diff_lines(old_lines, new_lines, self.config_file.name),
             _diff_lines(old.splitlines(), new.splitlines(), self.requirements_file.name),
-            diff_cells(self.adoption.cells, self.adoption.changed, self.adoption.notebook.name),
+            diff_cells(self.adoption),
         )
         return "".join(parts)
 
@@ -151,7 +151,7 @@ def _relative_source(notebook: Path, root: Path) -> str:
     if not path.is_file():
         raise UsageError(
             f"there is no notebook '{notebook}'",
-            hint="name the .ipynb file to adopt",
+            hint="name the .ipynb or .py file to adopt",
             code="notebook-not-found",
         )
     if not path.is_relative_to(root):
@@ -239,7 +239,8 @@ def _list_settings(
     copies = {f"{kind}:{name}": folder for kind, name in named if (folder := _find_copy(root, kind, name))}
     if copies:
         yield Setting(key="copies", value=copies, reason="local copies of what is attached, for rehearsals")
-    yield Setting(key="source", value=source, reason="adopted; its cells are kept", notebook=True)
+    kept = "lines" if adoption.is_script else "cells"
+    yield Setting(key="source", value=source, reason=f"adopted; its {kept} are kept", notebook=True)
     for key, names in (
         ("competition_sources", sources.competitions[1:]),
         ("dataset_sources", sources.datasets),
@@ -299,10 +300,15 @@ def _read_text(path: Path) -> str:
         ) from error
 
 
-def diff_cells(cells: Sequence[NotebookCell], changed: Sequence[str], name: str) -> str:
-    """Return a unified diff of the notebook's percent script, without secrets; empty if nothing changes."""
-    before = list(_script_lines(cells, [cell.source for cell in cells]))
-    diff = _diff_lines(before, list(_script_lines(cells, changed)), name)
+def diff_cells(adoption: Adoption) -> str:
+    """Return a unified diff of a script, or of a notebook's percent script, without secrets; empty if nothing changes."""
+    cells, changed = adoption.cells, adoption.changed
+    if adoption.is_script:
+        before, after = cells[0].source.splitlines(), changed[0].splitlines()
+    else:
+        before = list(_script_lines(cells, [cell.source for cell in cells]))
+        after = list(_script_lines(cells, changed))
+    diff = _diff_lines(before, after, adoption.notebook.name)
     return "\n".join(redact_secrets(line) for line in diff.split("\n"))
 
 

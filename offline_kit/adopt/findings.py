@@ -80,10 +80,13 @@ class ExternalNeed:
     switches_off: bool = field(default=False, compare=False)
     """Whether its line can be disabled, because what it downloads is available."""
     source: str = ""  # the metadata that contains it, if no cell does
+    in_script: bool = False
 
     @property
     def position(self) -> str:
         """Cell and line, or the metadata, for messages."""
+        if self.cell and self.in_script:
+            return f"line {self.line}"
         return f"cell {self.cell}, line {self.line}" if self.cell else self.source
 
     def resolve(self, resolution: Outcome, value: str = "", remedy: str = "") -> "ExternalNeed":
@@ -159,6 +162,11 @@ class Adoption:
     sources: AttachedSources = field(default_factory=AttachedSources)
     accelerator: str = ""
     accelerator_source: str = ""  # the metadata that names it
+
+    @property
+    def is_script(self) -> bool:
+        """Whether it is a script, which has one cell and stays a script."""
+        return self.notebook.suffix == ".py"
 
     @property
     def unresolved(self) -> tuple[ExternalNeed, ...]:

@@ -83,6 +83,8 @@ def inspect_notebook(
     notebook.resolved += _resolve_metadata(metadata)
     changed = tuple(_apply_edits(cell, notebook.edits) for cell in cells)
     notebook.resolved += _find_written_secrets(cells, changed)
+    if path.suffix == ".py":
+        notebook.resolved = [replace(need, in_script=True) for need in notebook.resolved]
 
     def in_order(need: ExternalNeed) -> tuple[int, int]:
         """Put the metadata's last."""
@@ -230,7 +232,8 @@ def _find_written_secrets(cells: Sequence[NotebookCell], changed: Sequence[str])
 def _disable_folder_changes(notebook: InspectedNotebook) -> None:
     """Disable the commands and calls that would delete placed files, or make a folder that exists by then."""
     for number, read in notebook.code.reads.items():
-        if _MAPPING.search(read.source):
+        # A script that was downloaded from Kaggle has it too, and is more than this cell.
+        if _MAPPING.search(read.source) and notebook.path.suffix != ".py":
             # Kaggle's cell for Colab goes; its imports remain, since other cells may use them
             imports = [
                 node for node in notebook.code.walk(number) if isinstance(node, ast.Import | ast.ImportFrom)

@@ -1,16 +1,21 @@
-"""Read a notebook to adopt: its cells, and its kernel-metadata.json or own metadata."""
+"""Read a notebook or script to adopt: its cells, and its kernel-metadata.json or own metadata."""
 
+import ast
 import json
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from offline_kit.adopt.findings import AttachedSources, NotebookCell
 from offline_kit.core.errors import ProjectError, UsageError
+from offline_kit.notebook import cells as magics
 
 METADATA = "kernel-metadata.json"
 _RUN_TRACES = frozenset({"execution", "papermill", "trusted"})
 """Keys of a cell's metadata that earlier runs leave."""
+_R_SUFFIXES = (".r", ".rmd", ".irnb")
+_MAX_SHOWN = 5  # lines in a message
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,21 +31,20 @@ class NotebookMetadata:
 
 
 def read_cells(path: Path) -> tuple[NotebookCell, ...]:
-    """Return the cells of a notebook of any format version.
+    """Return the cells of a notebook of any format version; a script, with percent cells or without, is one cell.
 
     Raises:
         UsageError: There is no such file.
-        ProjectError: The file is not a notebook, or not one in Python.
+        ProjectError: The file is not a notebook or script, or not one in Python.
     """
+    if path.suffix.lower() in _R_SUFFIXES:
+        raise _foreign_language(path, "R")
+    text = _read_source(path)
+    if path.suffix == ".py":
+        _check_script(path, text)
+        return (NotebookCell(number=1, kind="code", source=text),)
     try:
-        text = path.read_text(encoding="utf-8-sig")
         notebook = json.loads(text)
-    except OSError as error:
-        raise UsageError(
-            f"cannot read the notebook '{path}': {error.strerror}",
-            hint="name the .ipynb file to adopt",
-            code="notebook-not-found",
-        ) from error
     except (ValueError, RecursionError) as error:
         raise _invalid_notebook(path, str(error)) from error
     if not isinstance(notebook, dict):
@@ -57,15 +61,60 @@ def read_cells(path: Path) -> tuple[NotebookCell, ...]:
     for key, name in (("kernelspec", "language"), ("language_info", "name")):
         language = _as_table(metadata.get(key)).get(name)
         if isinstance(language, str) and language.lower() not in ("", "python", "python3", "ipython"):
-            raise ProjectError(
-                f"'{path}' is a notebook in {language}",
-                hint="only notebooks in Python can be adopted",
-                code="notebook-not-python",
-            )
+            raise _foreign_language(path, language)
     cells = notebook.get("cells")
     if not isinstance(cells, list):
         raise _invalid_notebook(path, "it has no list of cells")
     return tuple(_read_cell(number, _as_table(node)) for number, node in enumerate(cells, 1))
+
+
+def _read_source(path: Path) -> str:
+    """Return the text of a file with its own ends of lines."""
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise UsageError(
+            f"cannot read the notebook '{path}': {error.strerror}",
+            hint="name the .ipynb or .py file to adopt",
+            code="notebook-not-found",
+        ) from error
+    except ValueError as error:
+        raise _invalid_notebook(path, str(error)) from error
+
+
+def _check_script(path: Path, text: str) -> None:
+    """Raise ProjectError for a script that Python cannot run, such as one with magics."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of escapes in the user's strings
+            ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        cell = magics.parse_cell(text)
+        if not cell.magics or cell.parse_tree() is None:
+            line = f"line {error.lineno}: " if isinstance(error, SyntaxError) and error.lineno else ""
+            raise ProjectError(
+                f"'{path}' is not valid Python: {line}{getattr(error, 'msg', error)}",
+                hint="fix it; syntax that is newer than the Python of offline-kit needs offline-kit on a newer Python",
+                code="script-invalid",
+            ) from error
+        lines = [f"line {cell.line_number(magic.start)}: {magic.sign}{magic.text}" for magic in cell.magics]
+        raise ProjectError(
+            f"'{path}' has magics or shell lines, which are no Python: as a script it fails on Kaggle",
+            hint=f"adopt it as a notebook (jupytext --to ipynb {path.name}), or call subprocess.run instead",
+            code="script-has-magics",
+            details=[
+                *lines[:_MAX_SHOWN],
+                *([f"and {len(lines) - _MAX_SHOWN} more"] * (len(lines) > _MAX_SHOWN)),
+            ],
+        ) from error
+
+
+def _foreign_language(path: Path, language: str) -> ProjectError:
+    return ProjectError(
+        f"'{path}' is in {language}",
+        hint="only notebooks and scripts in Python can be adopted",
+        code="notebook-not-python",
+    )
 
 
 def _as_table(value: Any) -> dict[str, Any]:

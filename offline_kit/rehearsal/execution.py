@@ -430,7 +430,7 @@ def quote_cell(label: str, source: str) -> tuple[str, ...]:
 
 def quote_line(script: str, line: int) -> tuple[str, ...]:
     """Return a line of a script and those around it, below its label."""
-    lines = script.splitlines()
+    lines = script.split("\n")
     numbers = range(max(line - _LINES_AROUND, 1), min(line + _LINES_AROUND, len(lines)) + 1)
     quoted = (f"  {'>' if number == line else ' '} {lines[number - 1]}".rstrip() for number in numbers)
     return (f"{script_setup.label_line(script, line)}:", *quoted)

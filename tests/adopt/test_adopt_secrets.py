@@ -35,7 +35,7 @@ def test_no_token_stays_in_a_switched_off_line(tmp_path: Path, line: str) -> Non
     put(tmp_path, "a.bin", "b/data.csv")
     found = looked(tmp_path, line)
     assert not found.unresolved
-    shown = adoption_plan.diff_cells(found.cells, found.changed, "a")
+    shown = adoption_plan.diff_cells(found)
     for text in (found.changed[0], shown, repr(found.resolved)):
         assert not {"abcdefghij", "0123456789abcdef"} & {
             text[n : n + k] for k in (10, 16) for n in range(len(text))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @options.command(
     "offline-kit adopt inference.ipynb",
     "offline-kit adopt inference.ipynb --import cv2=opencv-python-headless --write",
-    short_help="Convert a notebook that needs the internet.",
+    short_help="Convert a notebook or script that needs the internet.",
 )
 @click.argument("notebook", type=options.PATH)
 @options.project_argument
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 def adopt(
     notebook: Path, project: Path, console: Console, write: bool, dry_run: bool, imports: tuple[str, ...]
 ) -> None:
-    """Convert a notebook that needs the internet into an offline project."""
+    """Convert a notebook or script that needs the internet into an offline project."""
     from offline_kit.adopt import adoption_plan as adopting
 
     plan = adopting.plan_adoption(notebook, project, console, _parse_distributions(imports))
@@ -84,12 +84,13 @@ def _show_changes(plan: "AdoptionPlan", console: Console) -> None:
             outcome = f"{finding.resolution}: {finding.value}"
             rows.append((finding.position, finding.text, outcome, finding.remedy))
     if any(notebook_files.SHOWN_INPUT in cell for cell in plan.adoption.changed):
+        position, setup = ("every line", "setup") if plan.adoption.is_script else ("every cell", "first cell")
         rows.append(
             (
-                "every cell",
+                position,
                 f"{notebook_files.INPUT}/...",
                 f"{Outcome.REWRITTEN}: {notebook_files.SHOWN_INPUT}/...",
-                "the same files: the first cell shows there what is attached and what the kit brings",
+                f"the same files: the {setup} shows there what is attached and what the kit brings",
             )
         )
     console.show_table("Changes", ("where", "before", "after", "fix"), rows)
