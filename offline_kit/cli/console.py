@@ -1,5 +1,6 @@
 """The console: steps and progress bars on stderr, results on stdout, errors in one format."""
 
+import functools
 import json
 import operator
 import os
@@ -7,7 +8,7 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,11 +18,8 @@ from offline_kit.core.redaction import make_printable
 from offline_kit.core.report import Advance, Reporter, Say
 
 if TYPE_CHECKING:
-    import rich.console
+    from offline_kit.cli.screen import Screen
 
-
-WIDTH = 140  # columns of a table in a log
-_NARROWEST = 8  # smallest width of a folded column, in characters
 LOG_SECONDS = 300.0  # seconds between two progress lines of a wait in a log
 
 _TO = re.compile(r"'offline-kit (push|submit|ship|verify)\b(?![^']*--to )")
@@ -90,23 +88,17 @@ class Console(Reporter):
         self.quiet = quiet
         self.as_json = as_json
         self.words = words or CommandWording()
-        self._rich: rich.console.Console | None = None
 
-    @property
-    def _stderr(self) -> "rich.console.Console":
-        if self._rich is None:
-            import rich.console
+    @functools.cached_property
+    def _stderr(self) -> "Screen":
+        from offline_kit.cli.screen import Screen
 
-            # No highlighting: rich would color numbers and quotes in paths.
-            self._rich = rich.console.Console(stderr=True, highlight=False, soft_wrap=True)
-            if not self._rich.is_terminal and not os.environ.get("COLUMNS"):
-                self._rich.width = WIDTH  # a log has no width of its own, and 80 breaks wheel names
-        return self._rich
+        return Screen(stderr=True)
 
     def _print_marked(self, mark: str, style: str, text: str) -> None:
-        import rich.text
+        from rich.text import Text
 
-        self._stderr.print(rich.text.Text.assemble((mark, style), " ", make_printable(self.words(text))))
+        self._stderr.print_text(Text.assemble((mark, style), " ", make_printable(self.words(text))))
 
     def step(self, text: str) -> None:
         """Report that a step starts."""
@@ -118,35 +110,33 @@ class Console(Reporter):
         if not self.quiet:
             self._print_marked("  ", "", text)
 
-    def warn(self, text: str) -> None:
-        """Warn of something that may make the run on Kaggle fail; shown even if quiet."""
+    def warn(self, text: str, *, hint: str = "") -> None:
+        """Warn of something that may make the run on Kaggle fail, and show how to fix it; shown even if quiet."""
         self._print_marked("warning:", "bold yellow", text)
+        if hint:
+            self._print_marked("hint:", "bold green", hint)
 
     @contextmanager
     def progress(self, text: str, total: int, *, unit: str = "B") -> Iterator[Advance]:
         """Show a progress bar on a terminal; otherwise print the text once."""
-        if self.quiet or not self._stderr.is_terminal:
+        if self.quiet or not self._stderr.is_live:
             self.note(text)
             yield lambda _amount: None
             return
         from rich import progress as bars
 
-        columns = [
-            bars.TextColumn("  {task.description}"),
-            bars.BarColumn(),
-            bars.DownloadColumn() if unit == "B" else bars.MofNCompleteColumn(),
-            bars.TimeRemainingColumn(),
-        ]
-        with bars.Progress(*columns, console=self._stderr, transient=True) as bar:
-            task = bar.add_task(text, total=total)
+        amounts = bars.DownloadColumn() if unit == "B" else bars.MofNCompleteColumn()
+        with self._stderr.open_bar(bars.BarColumn(), amounts, bars.TimeRemainingColumn()) as bar:
+            task = bar.add_task(make_printable(text), total=total)
             yield lambda amount: bar.advance(task, amount)
 
     @contextmanager
     def waiting(self, text: str) -> Iterator[Say]:
         """Show a live line on a terminal; otherwise print it every few minutes."""
-        if not self.quiet and self._stderr.is_terminal:
-            with self._stderr.status(text) as line:
-                yield lambda words: line.update(f"{text}: {_escape_cell(words)}")
+        if not self.quiet and self._stderr.is_live:
+            with self._stderr.open_bar() as bar:
+                task = bar.add_task(make_printable(text), total=None)
+                yield lambda words: bar.update(task, description=make_printable(f"{text}: {words}"))
             return
         self.note(text)
         last_note = time.monotonic()
@@ -174,38 +164,51 @@ class Console(Reporter):
             self.print_result({"ok": False, **facts})
 
     def show_facts(self, title: str, rows: Sequence[tuple[str, str]]) -> None:
-        """Show named facts, one per line, never wrapped, so that paths can be copied."""
+        """Show named facts, one per line; words are never broken, so that paths can be copied."""
         if self.quiet:
             return
-        import rich.text
+        from rich.text import Text
 
-        self._stderr.print(rich.text.Text(title, "bold"))
+        self._stderr.print_text(Text(title, "bold"))
         wide = max(len(name) for name, _ in rows)
         for name, value in rows:
-            self._stderr.print(rich.text.Text(f"  {name:<{wide}}  {make_printable(value)}"))
+            self._stderr.print_text(Text(f"  {name:<{wide}}  {make_printable(value)}"), indent=wide + 4)
 
-    def show_table(self, title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Show a table on stderr, or nothing if it has no rows."""
-        if self.quiet or not rows:
+    def show_table(
+        self,
+        title: str,
+        heads: Sequence[str],
+        rows: Sequence[Sequence[str]],
+        styles: Mapping[str, str] | None = None,
+    ) -> None:
+        """Show a table on stderr, or nothing if it has no rows; `styles` are those of cells with these texts."""
+        if rows and not self.quiet:
+            cells = [[make_printable(self.words(cell)) for cell in row] for row in rows]
+            self._stderr.print_table(title, heads, cells, styles or {})
+
+    def print_lines(self, lines: Sequence[str], *, highlight: str = "", fold: bool = False) -> None:
+        """Print a command's result to stdout, unless JSON was asked for.
+
+        On a terminal, lines are wrapped, with `fold` even long words, and what the groups of the regular expression
+        `highlight` match gets the style that each is named after.
+        """
+        if self.as_json:
             return
-        import rich.box
-        import rich.table
-
-        table = rich.table.Table(
-            title=title, title_justify="left", box=rich.box.SIMPLE_HEAD, title_style="bold"
-        )
-        cells = [[self.words(cell) for cell in row] for row in rows]
-        unfolded = _unfolded_columns([heads, *cells], self._stderr.width)
-        for number, head in enumerate(heads):
-            table.add_column(head, overflow="fold", no_wrap=number in unfolded)
-        for row in cells:
-            table.add_row(*map(_escape_cell, row))
-        self._stderr.print(table, soft_wrap=False)
-
-    def print_lines(self, lines: Sequence[str]) -> None:
-        """Print a command's result to stdout, unless JSON was asked for."""
-        if not self.as_json:
+        if not (sys.stdout and sys.stdout.isatty()) and not os.environ.get("FORCE_COLOR"):
             _write_stdout("".join(f"{make_printable(line)}\n" for line in lines))
+            return
+        from rich.text import Text
+
+        from offline_kit.cli.screen import Screen
+
+        texts = [Text(make_printable(line)) for line in lines]
+        for text in texts if highlight else ():
+            text.highlight_regex(highlight)
+        _write_stdout(Screen(stderr=False).capture(*texts, fold=fold))
+
+    def print_script(self, text: str) -> None:
+        """Print text for another program to stdout."""
+        _write_stdout(text)
 
     def print_result(self, data: dict[str, Any]) -> None:
         """Print the JSON object to stdout if JSON was asked for."""
@@ -221,7 +224,8 @@ class Console(Reporter):
         """Ask on a terminal; return False without one."""
         if not self.can_ask():
             return False
-        self._stderr.print(f"{question} [y/N] ", end="", markup=False)  # as markup, [y/N] is a style
+        sys.stderr.write(f"{make_printable(question)} [y/N] ")
+        sys.stderr.flush()
         return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
@@ -260,22 +264,3 @@ def _write_stdout(text: str) -> None:
         raise ReaderGoneError from error
     except OSError as error:
         raise unwritable_error(error.strerror or str(error)) from error
-
-
-def _unfolded_columns(rows: Sequence[Sequence[str]], width: int) -> set[int]:
-    """Return the numbers of the columns that fit this width without folding, narrow columns first."""
-    wants = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    room, left, columns = width - 3 * len(wants), len(wants), set()
-    for number in sorted(range(len(wants)), key=lambda column: wants[column]):
-        left -= 1
-        if wants[number] + _NARROWEST * left > room:
-            break
-        room -= wants[number]
-        columns.add(number)
-    return columns
-
-
-def _escape_cell(cell: str) -> str:
-    import rich.markup
-
-    return rich.markup.escape(make_printable(cell))

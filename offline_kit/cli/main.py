@@ -19,7 +19,7 @@ from offline_kit.cli.commands import adopt, build, compare, ship, start, stores
 from offline_kit.cli.console import CommandWording, Console, ReaderGoneError, unwritable_error
 from offline_kit.cli.options import CommandContext, CommandGroup
 from offline_kit.core import files, processes
-from offline_kit.core.errors import Exit, OfflineKitError
+from offline_kit.core.errors import Exit, OfflineKitError, UsageError
 from offline_kit.core.redaction import CREDENTIALS, redact_secrets
 
 if TYPE_CHECKING:
@@ -91,12 +91,11 @@ def _run_command(words: list[str], console: Console, context: CommandContext) ->
         console.show_error(error)
         return error.exit_code
     except click.ClickException as error:
-        error.show()
-        console.print_failure("usage", error.format_message(), "see --help")
-        return Exit.USAGE
+        return _show_usage_error(error, console)
     except (KeyboardInterrupt, click.Abort):
-        console.warn("interrupted; run the same command again to continue")
-        console.print_failure("interrupted", "interrupted", "run the same command again")
+        console.show_error(
+            OfflineKitError("interrupted", hint="run the same command again to continue", code="interrupted")
+        )
         # sys.exit would wait for threads that still read from a silent server:
         # https://docs.python.org/3/library/threading.html#thread-objects
         for stream in (sys.stdout, sys.stderr):
@@ -107,6 +106,23 @@ def _run_command(words: list[str], console: Console, context: CommandContext) ->
     except Exception as error:  # noqa: BLE001 - whatever escapes is our bug, and leaves a report
         return _report_unexpected(error, words, console)
     return _flush_streams(console) or Exit.DONE
+
+
+def _show_usage_error(error: click.ClickException, console: Console) -> int:
+    """Show an error of click as one of ours; a command that only groups others shows its help."""
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    command = context.command_path if context else "offline-kit"
+    message = error.format_message().rstrip(".")
+    if context and message == context.get_help().rstrip(
+        "."
+    ):  # click 8.2 or newer raises its help as an error
+        error.show()
+        message = f"'{command}' needs a command"
+        console.print_failure("usage", message, f"see `{command} --help`")
+    else:
+        message = message[:1].lower() + message[1:]
+        console.show_error(UsageError(message, hint=f"see `{command} --help`", code="usage"))
+    return Exit.USAGE
 
 
 def _report_unexpected(error: Exception, words: list[str], console: Console) -> int:
@@ -122,9 +138,8 @@ def _report_unexpected(error: Exception, words: list[str], console: Console) -> 
     except Exception:  # noqa: BLE001 - the bug itself
         secrets = environment_secrets(processes.copy_environment())
         path = write_report(error, words, Path(), secrets)
-    bug = f"bug in offline-kit: {type(error).__name__}"
-    console.warn(f"this is a {bug}; the report is in '{path}'")
-    console.print_failure("bug", f"a {bug}", f"see '{path}'")
+    bug = f"this is a bug in offline-kit: {type(error).__name__}"
+    console.show_error(OfflineKitError(bug, hint=f"report it, with the file '{path}'", code="bug"))
     return Exit.BUG
 
 

@@ -29,7 +29,7 @@ _GROUPS = {
     " sdists upgrade",
     "Kaggle options": "dataset competition to on at title drop_foreign public resend resend_part message wait again"
     " late version",
-    "Output options": "out output into quiet as_json",
+    "Output options": "out output into verbose quiet as_json",
 }  # the names of the parameters in each group; all others are common ones
 
 
@@ -253,6 +253,7 @@ TO_OPTIONS = combine_options(
     choice_option("--to", KAGGLES, "Kaggle, or a local Kaggle on this machine.", word_target),
     _at_option("; default: this command serves one"),
 )
+VERBOSE = flag("-v --verbose", "Show the contents of an unchanged kit, too.")
 YES = flag("--yes", "Do not ask for confirmation.")
 
 
@@ -261,7 +262,7 @@ def take_flags(flags: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: flags.pop(name) for name in names}
 
 
-_NOT_REPEATED = frozenset({"dry_run", "on", "at", "as_json", "quiet", "upgrade"})
+_NOT_REPEATED = frozenset({"dry_run", "on", "at", "as_json", "quiet", "verbose", "upgrade"})
 
 
 def typed_settings(*only: str) -> str:

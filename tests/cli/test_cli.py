@@ -34,14 +34,14 @@ def test_help_is_always_there(words: list[str], tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["biuld"], "No such command"),
+        (["biuld"], "error[usage]: no such command"),
         (["build", "--sdists", "maybe"], "'maybe'"),
         (["build", "nowhere"], "there is no folder 'nowhere'"),
         (["build", "--image", "kaggle-2026-10-gpuu"], "kaggle-2026-10-gpu"),
         (["build", "-r", "no.txt"], "no.txt"),
-        (["submit", "--upgrade"], "No such option '--upgrade'"),
-        (["status", "--upgrade"], "No such option '--upgrade'"),
-        (["notebook", "--upgrade"], "No such option '--upgrade'"),
+        (["submit", "--upgrade"], "no such option '--upgrade'"),
+        (["status", "--upgrade"], "no such option '--upgrade'"),
+        (["notebook", "--upgrade"], "no such option '--upgrade'"),
         (["image", "show", "no-image"], "no-image"),
     ],
 )

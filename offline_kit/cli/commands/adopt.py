@@ -13,6 +13,8 @@ from offline_kit.core.errors import Exit, UsageError
 if TYPE_CHECKING:
     from offline_kit.adopt.adoption_plan import AdoptionPlan
 
+_DIFF = r"^(?:(?P<bold>(?:---|\+\+\+) .*)|(?P<cyan>@@.*)|(?P<green>\+.*)|(?P<red>-.*))$"
+
 
 @options.command(
     "offline-kit adopt inference.ipynb",
@@ -74,7 +76,7 @@ def _show_changes(plan: "AdoptionPlan", console: Console) -> None:
     from offline_kit.adopt import notebook_files
     from offline_kit.adopt.findings import NeedKind, Outcome
 
-    console.print_lines(plan.unified_diff.splitlines())
+    console.print_lines(plan.unified_diff.splitlines(), highlight=_DIFF, fold=True)
     rows = []
     for finding in plan.adoption.resolved:
         is_open = finding.resolution in (Outcome.UNRESOLVED, Outcome.SERVED)
@@ -95,11 +97,9 @@ def _show_changes(plan: "AdoptionPlan", console: Console) -> None:
         )
     console.show_table("Changes", ("where", "before", "after", "fix"), rows)
     for finding in plan.adoption.unresolved:
-        console.warn(f"{finding.position}: {finding.text}")
-        console.note(f"    {finding.remedy}")
+        console.warn(f"{finding.position}: {finding.text}", hint=finding.remedy)
     for step, line in zip(plan.manual_steps, plan.lines_to_add, strict=True):
-        console.warn(step)
-        console.note(f"    {line}")
+        console.warn(step, hint=line)
 
 
 def _show_outcome(plan: "AdoptionPlan", written: tuple[Path, ...], console: Console) -> None:

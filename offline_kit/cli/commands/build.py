@@ -12,6 +12,7 @@ from offline_kit.project.types import Checkpoint, CheckpointKind, Fate, Finding,
 
 if TYPE_CHECKING:
     from offline_kit.kaggle.push.push_notebook import NotebookPlan
+    from offline_kit.kit.assemble import KitContents
     from offline_kit.workflow.pipeline import BuildPlan, BuildResult
     from offline_kit.workflow.remote_wheelhouse import RemoteRequest
 
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
 @options.BUILD_OPTIONS
 @options.flag("--dry-run", "Show what would be built, without writing.")
 @options.on_options("Make the packages on this machine, or on Kaggle's by a notebook with the internet on.")
+@options.VERBOSE
 @options.common_options
-def build(project: Path, console: Console, dry_run: bool, upgrade: bool, **flags: Any) -> None:
+def build(project: Path, console: Console, dry_run: bool, upgrade: bool, verbose: bool, **flags: Any) -> None:
     """Build the kit: freeze and download packages, pack the files, render the notebook."""
     from offline_kit.rehearsal.kit_facts import read_notebook
     from offline_kit.workflow import pipeline
@@ -55,7 +57,7 @@ def build(project: Path, console: Console, dry_run: bool, upgrade: bool, **flags
         return
     else:
         built = pipeline.build_kit(config, upgrade=upgrade, report=console)
-    show_build(built, console)
+    show_build(built, console, verbose=verbose)
     kit = built.kit
     console.note(f"the notebook:  {read_notebook(kit)[0]}")
     console.note(f"next:          offline-kit rehearse{options.typed_settings()}")
@@ -83,17 +85,11 @@ def show_plan(plan: "BuildPlan", console: Console) -> dict[str, Any]:
     return {**_freeze_facts(plan.freeze), "checkpoints": weights}
 
 
-def show_build(built: "BuildResult", console: Console) -> None:
-    """Show the kit that was built."""
-    kit, contents = built.kit, built.contents
-    sizes = {item.name: item.size for item in (*contents.wheelhouse.wheels, *contents.own.wheels)}
-    for sdist in contents.prepared_sdists:
-        sizes[sdist.name] = sum(file.size for file in (sdist.sdist, sdist.wheel, *sdist.closure) if file)
-    _show_freeze(contents.freeze, sizes, console)
-    own = [(wheel.filename, format_size(wheel.size)) for wheel in contents.own.wheels]
-    own += [(source.original, format_size(source.path.stat().st_size)) for source in contents.own.sources]
-    console.show_table("Own code", ("file", "size"), own)
-    _show_checkpoints(contents.checkpoints, console)
+def show_build(built: "BuildResult", console: Console, *, verbose: bool) -> None:
+    """Show the kit that was built; its contents only if they changed, or if `verbose`."""
+    kit = built.kit
+    if built.changed or verbose:
+        _show_contents(built.contents, console)
     for line in built.advice:
         console.warn(line)
     _show_findings(built.findings, console)
@@ -103,6 +99,17 @@ def show_build(built: "BuildResult", console: Console) -> None:
     )
 
 
+def _show_contents(contents: "KitContents", console: Console) -> None:
+    sizes = {item.name: item.size for item in (*contents.wheelhouse.wheels, *contents.own.wheels)}
+    for sdist in contents.prepared_sdists:
+        sizes[sdist.name] = sum(file.size for file in (sdist.sdist, sdist.wheel, *sdist.closure) if file)
+    _show_freeze(contents.freeze, sizes, console)
+    own = [(wheel.filename, format_size(wheel.size)) for wheel in contents.own.wheels]
+    own += [(source.original, format_size(source.path.stat().st_size)) for source in contents.own.sources]
+    console.show_table("Own code", ("file", "size"), own)
+    _show_checkpoints(contents.checkpoints, console)
+
+
 def _show_findings(findings: Iterable[Finding], console: Console) -> None:
     """Show findings, those that say the same of several subjects once."""
     alike: dict[tuple[Severity, str, str], list[str]] = {}
@@ -110,11 +117,14 @@ def _show_findings(findings: Iterable[Finding], console: Console) -> None:
         subjects = alike.setdefault((finding.severity, finding.what, finding.remedy), [])
         subjects += [finding.about] if finding.about not in subjects else []
     for (severity, message, remedy), subjects in alike.items():
-        tell = console.warn if severity is Severity.WARN else console.note
         more = (
             f" (and {len(subjects) - 1} more: {', '.join(map(repr, subjects[1:4]))})" if subjects[1:] else ""
         )
-        tell(f"'{subjects[0]}'{more} {message}{'; ' * bool(remedy)}{remedy}")
+        sentence = f"'{subjects[0]}'{more} {message}"
+        if severity is Severity.WARN:
+            console.warn(sentence, hint=remedy)
+        else:
+            console.note(f"{sentence}{'; ' * bool(remedy)}{remedy}")
 
 
 def _show_freeze(freeze: Freeze, sizes: dict[str, int], console: Console) -> None:
@@ -139,7 +149,6 @@ def _show_freeze(freeze: Freeze, sizes: dict[str, int], console: Console) -> Non
 
 
 def _requested_by(names: tuple[str, ...]) -> str:
-    names = tuple(name.replace(" ", "\u00a0") for name in names)  # "-r requirements.in" stays in one line
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 

@@ -15,6 +15,7 @@ from offline_kit.core.errors import Exit
 from offline_kit.core.files import format_size
 from offline_kit.project.config_keys import KAGGLES
 from offline_kit.project.kaggle_names import MARKER
+from offline_kit.project.types import Role
 
 if TYPE_CHECKING:
     # Only named: comparing two kits must not import what a verification needs.
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from offline_kit.kit.diff import FileChange, KitDifference, NotebookChange, PackageChange
     from offline_kit.project.types import Kit
     from offline_kit.workflow.project_status import RemotePart, RemoteStatus
+
+# How lines of `status` and `diff` are colored on a terminal.
+_STATES = r"^(?:rehearsal +(?:(?P<green>passed)|(?P<red>failed)|(?P<dim>none))|  (?P<yellow>newer|problem)\b)"
+_CHANGES = r"^(?:  ){1,2}(?:(?P<green>\+.*)|(?P<red>-.*)|(?P<yellow>[~>] .*)|(?P<cyan>@@.*))$"
 
 
 @options.command(
@@ -56,6 +61,7 @@ def status(project: Path, console: Console, **flags: Any) -> None:
         remote = [*project_status.read_remembered_status(config)]
     lines = [f"project     {config.project}"]
     if kit:
+        _show_contents(kit, console)
         lines.append(f"kit         {kit.id[:12]}: {describe_extent(kit)} in '{kit.folder}'")
         for part in kit.parts:
             lines.append(f"  part      {part.name}: {part.id[:12]}, {count_words(len(part.entries), 'file')}")
@@ -68,7 +74,7 @@ def status(project: Path, console: Console, **flags: Any) -> None:
         lines += _remote_lines(remote_status, kit)
     if not remote:
         lines.append("Kaggle      nothing was pushed from here; check with --to kaggle")
-    console.print_lines([console.words(line) for line in lines])
+    console.print_lines([console.words(line) for line in lines], highlight=_STATES)
     console.print_result(
         {
             "ok": not problems,
@@ -81,6 +87,17 @@ def status(project: Path, console: Console, **flags: Any) -> None:
     )
     if problems:
         sys.exit(Exit.PROJECT)
+
+
+def _show_contents(kit: "Kit", console: Console) -> None:
+    """Show the files of a kit, without the wheels that only build other packages."""
+    rows = [
+        (str(entry.role), entry.original, format_size(entry.size))
+        for part in kit.parts
+        for entry in part.entries
+        if entry.role not in (Role.BUILD, Role.LOCK)
+    ]
+    console.show_table(f"Kit {kit.id[:12]}", ("for", "file", "size"), rows)
 
 
 def describe_rehearsal(last: dict[str, Any] | None) -> str:
@@ -158,7 +175,8 @@ def _show_verification(verification: "Verification", console: Console) -> None:
     """Show whether Kaggle has the kit's files, and a fix for each difference."""
     server_name, kit, notebook = verification.place, verification.kit[:12], verification.notebook
     columns = ("part", "where", "version", "state", "private", "files", "as in the kit")
-    console.show_table(f"On {server_name}", columns, [_part_row(part) for part in verification.parts])
+    styles = {"yes": "green", "no": "red", "NO": "red"}
+    console.show_table(f"On {server_name}", columns, [_part_row(part) for part in verification.parts], styles)
     for note in (note for part in verification.parts for note in part.notes):
         console.note(note)
     facts = {
@@ -231,7 +249,7 @@ def diff(old: Path, new: Path, console: Console, exit_code: bool) -> None:
     difference = differing.compare_kits(
         *(differing.read_snapshot(_read_kit(folder)) for folder in (old, new))
     )
-    console.print_lines(list(_difference_lines(difference)))
+    console.print_lines(list(_difference_lines(difference)), highlight=_CHANGES, fold=True)
     console.print_result({"ok": True, "same": difference.is_identical, **_difference_facts(difference)})
     if exit_code and not difference.is_identical:
         sys.exit(Exit.PROJECT)

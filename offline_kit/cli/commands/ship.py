@@ -45,8 +45,11 @@ if TYPE_CHECKING:
     "Run in a sandbox on this machine, or on Kaggle in a private notebook, offline and without a submission."
 )
 @options.YES
+@options.VERBOSE
 @options.common_options
-def rehearse(project: Path, console: Console, upgrade: bool, no_build: bool, **flags: Any) -> None:
+def rehearse(
+    project: Path, console: Console, upgrade: bool, no_build: bool, verbose: bool, **flags: Any
+) -> None:
     """Build what changed, then run the notebook offline and check its submission."""
     from offline_kit.kaggle.push.push_parts import DEFAULT_OPTIONS
     from offline_kit.workflow import build_remotely, kaggle_rehearsal, pipeline
@@ -62,7 +65,7 @@ def rehearse(project: Path, console: Console, upgrade: bool, no_build: bool, **f
         kit = pipeline.read_sound_kit(config)
     else:
         built = pipeline.build_kit(config, upgrade=upgrade, report=console)
-        show_build(built, console)
+        show_build(built, console, verbose=verbose)
         kit = built.kit
     if on == "here":
         if build_remotely.missing_wheels(kit):

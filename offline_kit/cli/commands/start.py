@@ -15,6 +15,8 @@ from offline_kit.project.config_keys import ENVIRONMENTS, LAYOUTS
 if TYPE_CHECKING:
     from offline_kit.workflow.doctor import Check, CheckResult
 
+_STATES = r"^K\d+  (?:(?P<green>ok)|(?P<yellow>warn)|(?P<red>FAIL)|(?P<dim>-)) "
+
 
 @options.command("offline-kit init", "offline-kit init my-project --competition titanic --yes")
 @options.project_argument
@@ -105,7 +107,7 @@ def _show_checks(findings: "list[tuple[Check, CheckResult]]", console: Console) 
         lines.append(f"{check.code}  {signs[result.state]:<4}  {check.title:<{wide}}  {result.what}")
         lines += [f"{indent}{detail}" for detail in result.details]
         lines += [f"{indent}→ {result.remedy}"] if result.remedy else []
-    console.print_lines([console.words(line) for line in lines])
+    console.print_lines([console.words(line) for line in lines], highlight=_STATES)
 
 
 @options.command(
@@ -122,7 +124,7 @@ def completion(context: click.Context, shell: str) -> None:
     script = get_completion_class(shell)
     if script is not None:
         text = script(context.find_root().command, {}, "offline-kit", "_OFFLINE_KIT_COMPLETE").source()
-        Console().print_lines(text.splitlines())
+        Console().print_script(text.rstrip("\n") + "\n")
 
 
 @options.command(
