@@ -16,7 +16,7 @@ from offline_kit.adopt.notebook_files import (
     join_run_path,
 )
 from offline_kit.core.redaction import redact_urls
-from offline_kit.packages.own import code_files
+from offline_kit.packages import code_files
 
 _PACKAGE_FILES = ("pyproject.toml", "setup.py", "setup.cfg")
 _TOOLS = frozenset({"pip", "uv", "wheel"})  # installers, which nothing needs offline

@@ -15,7 +15,7 @@ from offline_kit.checkpoints import download_calls
 from offline_kit.checkpoints.download_calls import UNKNOWN, DownloadCall, DownloadKind, Switch
 from offline_kit.checkpoints.file_downloads import is_hub_id
 from offline_kit.core.errors import OfflineKitError
-from offline_kit.packages.own import code_files
+from offline_kit.packages import code_files
 from offline_kit.project import references
 from offline_kit.project.types import Finding, OwnCode, Severity
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from offline_kit.checkpoints import file_downloads, main_aliases, pickle_scan, slim
-from offline_kit.checkpoints.main_aliases import NO_ALIASES, MainAliases
+from offline_kit.checkpoints.main_aliases import MainAliases
 from offline_kit.core.files import format_size, matches_glob
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.project import references
 from offline_kit.project.config import Config
-from offline_kit.project.types import Checkpoint, Finding, ModelSpec, Severity
+from offline_kit.project.types import Checkpoint, Finding, ModelSpec
 
 # https://github.com/huggingface/transformers/blob/main/src/transformers/trainer.py
 # What transformers' Trainer and DeepSpeed save beside a model for resuming the training
@@ -59,10 +59,6 @@ def prepare_weights(
     aliases = main_aliases.resolve_main_aliases(
         config.project, config.main_from, scan_results, notebook_names
     )
-    script_findings = main_aliases.check_main_script(config.project, aliases)
-    # A script that would train when it is imported stops the build: do not import it for slimming.
-    may_import = all(finding.severity is not Severity.STOP for finding in script_findings)
-    slim_aliases = aliases if may_import else NO_ALIASES
     trusts_all = config.notebook.params.get("weights_only") is False
     # After the scan: slimming loads what is trusted
     slimmed = slim.slim_checkpoints(
@@ -74,8 +70,6 @@ def prepare_weights(
             project=config.project,
             cache=cache,
             is_trusted=lambda original: trusts_all or pickle_scan.is_trusted(original, config.trust),
-            main=config.project / slim_aliases.path if slim_aliases.path else None,
-            main_names=slim_aliases.names,
         ),
         report=report,
     )
@@ -85,7 +79,6 @@ def prepare_weights(
         preprocessing=other_files,
         main_aliases=aliases,
         findings=(
-            *script_findings,
             *file_downloads.check_hub_folders(kept_files, other_files),
             *file_downloads.check_hyper_parameters(kept_files, config.notebook.params),
             *slimmed.findings,

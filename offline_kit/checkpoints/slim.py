@@ -38,9 +38,6 @@ class SlimSettings:
     cache: Path
     is_trusted: Callable[[str], bool] = lambda _original: False
     """Whether a checkpoint (by original name) may be loaded with weights_only=False."""
-    main: Path | None = None
-    """Script that defines `main_names`, which trusted checkpoints look up in `__main__`."""
-    main_names: tuple[str, ...] = ()
 
     @property
     def first_key(self) -> str:
@@ -130,8 +127,6 @@ def _run_worker(
 ) -> tuple[dict[str, object], Path | None]:
     """Return the worker's answer, and the blob of what it wrote if it wrote something."""
     python = _find_torch_python(settings.project, processes.copy_environment(), settings.first_key)
-    roots = [settings.main.parent] if settings.main else []
-    roots += [settings.project, settings.project / "src"]
     parts_folder = files.make_folder(settings.cache / "parts")
     with (
         tempfile.TemporaryDirectory(prefix="slim-", dir=parts_folder) as name,
@@ -148,9 +143,7 @@ def _run_worker(
             "half": settings.precision == "half",
             "safetensors": _becomes_safetensors(checkpoint, settings),
             "trusted": trusted,
-            "roots": [str(root) for root in roots],
-            "main": str(settings.main or ""),
-            "names": settings.main_names,
+            "roots": [str(settings.project), str(settings.project / "src")],
         }
         (scratch / "request.json").write_text(json.dumps(request), encoding="utf-8")
         try:
@@ -243,11 +236,8 @@ def _describe_savings(old: Checkpoint, new: Checkpoint, record: dict[str, object
 
 
 def _describe_unchanged(checkpoint: Checkpoint, reason: str, *, trusted: bool) -> Finding:
-    remedy = ""
-    if "weights_only" in reason and not trusted:
-        remedy = f'if you saved it yourself, set trust = ["{checkpoint.original}"]'
-    elif "main_from" in reason:
-        remedy = 'set that script in [tool.offline-kit]: main_from = "train.py"'
+    is_refused = "weights_only" in reason and not trusted
+    remedy = f'if you saved it yourself, set trust = ["{checkpoint.original}"]' if is_refused else ""
     return Finding(
         severity=Severity.WARN,
         about=checkpoint.original,

@@ -7,7 +7,6 @@ same bytes.
 
 import ctypes
 import importlib
-import importlib.util
 import json
 import re
 import struct
@@ -86,33 +85,18 @@ def _load_checkpoint(torch: Any, path: Path, request: dict[str, Any]) -> Any:
         if not request["trusted"]:
             raise LeftUnchangedError(f"torch's weights_only load refuses it: {_first_line(error)}") from error
     sys.path[:0] = [root for root in request["roots"] if root not in sys.path]
-    try:
-        _alias_main(request.get("main", ""), request.get("names", []))
-        return torch.load(path, map_location="cpu", weights_only=False)
-    except (Exception, SystemExit) as error:
-        missing = re.search(r"attribute '(\w+)' on <module '__main__'", str(error))
-        reason = f"it cannot be loaded: {type(error).__name__}: {_first_line(error)}"
-        if missing:
-            reason = f"it looks up '{missing[1]}' of the script that saved it (`main_from`)"
-        raise LeftUnchangedError(reason) from error
-
-
-def _alias_main(script: str, names: list[str]) -> None:
-    """Add names of a script to `__main__`; the script is imported under its own name, so that its guard works."""
     main = sys.modules["__main__"]
-    missing = [name for name in names if not hasattr(main, name)]
-    if not script or not missing:
-        return
-    spec = importlib.util.spec_from_file_location(Path(script).stem, script)
-    if spec is None or spec.loader is None:
-        return
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    for name in missing:
-        value = getattr(module, name)
-        if getattr(value, "__module__", "") == spec.name:
-            value.__module__ = "__main__"  # pickle it again under the name that the notebook aliases
-        setattr(main, name, value)
+    while True:
+        try:
+            return torch.load(path, map_location="cpu", weights_only=False)
+        except (Exception, SystemExit) as error:
+            missing = re.search(r"attribute '(\w+)' on <module '__main__'", str(error))
+            if not missing or hasattr(main, missing[1]):
+                reason = f"it cannot be loaded: {type(error).__name__}: {_first_line(error)}"
+                raise LeftUnchangedError(reason) from error
+            # The training script is not run for its names: an empty class keeps an object's attributes, and is
+            # pickled again under the same name.
+            setattr(main, missing[1], type(missing[1], (), {"__module__": "__main__"}))
 
 
 def _first_line(error: BaseException) -> str:

@@ -115,8 +115,7 @@ class RequestThrottle:
     """Lets requests run in parallel until the server asks for fewer; from then on, one after the other."""
 
     def __init__(self) -> None:
-        self.narrow = False
-        """Whether they run one after the other."""
+        self.narrow = False  # whether they run one after the other
         self._turn = threading.RLock()
         self._until = 0.0
 

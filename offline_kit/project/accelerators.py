@@ -36,9 +36,7 @@ MEMORY = {"": 30 * 10**9, "NvidiaTeslaT4": 30 * 10**9}
 def find_machine_shape(accelerator: str) -> str:
     """Return Kaggle's machine shape for an accelerator's name, ignoring case; "" for a CPU.
 
-    Raises:
-        UsageError: Kaggle does not have this accelerator.
-
+    Raises UsageError if Kaggle does not have this accelerator.
     """
     word = accelerator.lower()
     if word in ("", "none", "cpu"):

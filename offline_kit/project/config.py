@@ -32,9 +32,7 @@ def load_config(project: Path, flags: Mapping[str, Any]) -> Config:
     `flags` has keys of `Config`, and a mapping as "notebook"; None and empty tuples are ignored. Its paths are relative
     to the current folder.
 
-    Raises:
-        UsageError: the configuration has problems; its details list all of them.
-
+    Raises UsageError if the configuration has problems; its details list all of them.
     """
     root = project.expanduser().absolute()
     if not root.is_dir():
@@ -71,9 +69,7 @@ def load_config(project: Path, flags: Mapping[str, Any]) -> Config:
 def read_local_copies(project: Path) -> Mapping[str, Path]:
     """Return the `copies` of a project's configuration, without reading its other keys.
 
-    Raises:
-        UsageError: the file cannot be read.
-
+    Raises UsageError if the file cannot be read.
     """
     root = project.expanduser().absolute()
     _, table, source = _find_own_table(root)

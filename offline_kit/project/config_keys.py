@@ -17,22 +17,18 @@ from offline_kit.project.kaggle_names import (
     split_model_name,
 )
 
-ENGINES = ("auto", "uv", "pip-tools")
-"""Resolvers."""
+ENGINES = ("auto", "uv", "pip-tools")  # resolvers
 SDISTS = ("both", "rename", "wheel")
 """How the kit includes a package without a wheel: its renamed sdist, a wheel built from it, or both."""
 ENVIRONMENTS = ("matching", "current")
 """Package versions of a rehearsal: the image's, or those of the running environment."""
-INSTALLERS = ("auto", "uv", "pip")
-"""What the notebook of a rehearsal installs with."""
+INSTALLERS = ("auto", "uv", "pip")  # what the notebook of a rehearsal installs with
 LAYOUTS = ("new", "old")
 """New since 2026: /kaggle/input/datasets/<owner>/<slug>; old, still used in some sessions: /kaggle/input/<slug>."""
-KAGGLES = ("kaggle", "local")
-"""The real one, and one on this machine."""
+KAGGLES = ("kaggle", "local")  # the real one, and one on this machine
 DEFAULT_OUT = Path("dist") / "offline-kit"
 LOCK_NAME = "offline-kit.lock.txt"
-Check = Callable[[Any], str]
-"""Return what is wrong with a value, or an empty string."""
+Check = Callable[[Any], str]  # return what is wrong with a value, or an empty string
 
 
 def _require(condition: Callable[[Any], bool], problem: str) -> Check:
@@ -113,12 +109,10 @@ def _check_copies(value: Any) -> str:
 class ConfigKey:
     """One key of a table: its check, and its default as Markdown."""
 
-    field: str
-    """The field that it sets."""
+    field: str  # the field that it sets
     check: Check
     default: str
-    usual: bool
-    """Whether most projects set it; the documentation lists these first."""
+    usual: bool  # whether most projects set it; the documentation lists these first
 
 
 def _key(
@@ -368,12 +362,9 @@ def _list_keys(settings: Any) -> dict[str, ConfigKey]:
     return keys
 
 
-KEYS = _list_keys(Config)
-"""Keys of [tool.offline-kit]."""
-NOTEBOOK_KEYS = _list_keys(NotebookSettings)
-"""Keys of [tool.offline-kit.notebook]."""
-MODEL_KEYS = _list_keys(ModelSpec)
-"""Keys of an entry of [[tool.offline-kit.notebook.models]]."""
+KEYS = _list_keys(Config)  # keys of [tool.offline-kit]
+NOTEBOOK_KEYS = _list_keys(NotebookSettings)  # keys of [tool.offline-kit.notebook]
+MODEL_KEYS = _list_keys(ModelSpec)  # keys of an entry of [[tool.offline-kit.notebook.models]]
 PARAMS = _list_keys(KnownParams)
 
 

@@ -179,9 +179,7 @@ def load_image(name_or_file: str, *, accelerator: str, project: Path) -> Image:
 
     A file has the output of `pip list --format=json` or `pip freeze`, or offline-kit's own TOML format.
 
-    Raises:
-        UsageError: there is no such image, or its file is invalid.
-
+    Raises UsageError if there is no such image, or its file is invalid.
     """
     name = name_or_file or choose_default_image(accelerator)
     if name == "local":

@@ -46,9 +46,7 @@ def read_wheel_imports(wheel: Path) -> tuple[str, ...]:
 
     Private names, stubs, data and scripts have none.
 
-    Raises:
-        ProjectError: the file is not a wheel.
-
+    Raises ProjectError if the file is not a wheel.
     """
     return derive_import_names(list_wheel_files(wheel))
 

@@ -169,9 +169,7 @@ _FRAMEWORKS = (
 def split_model_name(text: str) -> tuple[str, str, str]:
     """Split `publish_model` into owner ("" for none), slug and "framework/variation".
 
-    Raises:
-        ValueError: it is not "[owner/]slug" or "[owner/]slug/framework/variation".
-
+    Raises ValueError if it is not "[owner/]slug" or "[owner/]slug/framework/variation".
     """
     words = text.split("/")
     if not all(words) or len(words) > 4:
@@ -256,9 +254,7 @@ class KaggleSource:
 def parse_source(text: str) -> KaggleSource:
     """Parse "dataset:owner/slug", "notebook:owner/slug" or "model:owner/slug/framework/variation/version".
 
-    Raises:
-        UsageError: it is something else, such as a URL, or a model without a version.
-
+    Raises UsageError if it is something else, such as a URL, or a model without a version.
     """
     kind, _, ref = text.partition(":")
     if kind in METADATA_KEYS and is_source_reference(kind, ref):

@@ -62,9 +62,8 @@ def apply_upload_rules(source: Path, target: Path, *, unpack_pt: bool = True, li
     formats in ZIP_BASED_SUFFIXES, as Kaggle sometimes does. With `link`, unchanged files are hard links, so neither side
     may be modified in place.
 
-    Raises:
-        ProjectError: Kaggle would refuse the upload; its details list all reasons, and `target` is deleted.
-
+    Raises ProjectError if Kaggle would refuse the upload; its details list all reasons, and `target` is
+    deleted.
     """
     if not source.is_dir():
         raise ProjectError(
@@ -108,8 +107,7 @@ class _Treatment:
 
     def __init__(self, *, unpack_pt: bool, link: bool) -> None:
         self.unpack_pt, self.link = unpack_pt, link
-        self.refused: list[str] = []
-        """Why Kaggle would refuse the whole dataset version."""
+        self.refused: list[str] = []  # why Kaggle would refuse the whole dataset version
 
     def treat_folder(self, source: Path, target: Path, inside: str = "", depth: int = 0) -> None:
         """Apply the rules to every file of a folder; `inside` names the `depth` archives around it."""

@@ -38,9 +38,7 @@ def read_package_list(text: str, *, source: str) -> PackageList:
 
     `source` names the list in errors.
 
-    Raises:
-        UsageError: the text is none of these.
-
+    Raises UsageError if the text is none of these.
     """
     comments: dict[str, str] = {}
     if not text.lstrip().startswith(("[", "{")):

@@ -38,10 +38,8 @@ def resolve_references(
 
     Modules are looked up in `roots`, in this order.
 
-    Raises:
-        UsageError: references are invalid; its details list all of them.
-        ProjectError: a file cannot be read.
-
+    Raises UsageError if references are invalid; its details list all of them; ProjectError if a file cannot
+    be read.
     """
     references, problems = [], []
     for text in dict.fromkeys(texts):

@@ -84,11 +84,8 @@ def make_kernel_environment(
 ) -> Interpreter:
     """Return the Python of an environment with ipykernel and `packages`, at the image's versions.
 
-    Raises:
-        ProjectError: this machine does not have the image's Python.
-        UsageError: a large download was not confirmed.
-        OutsideError: the index or the disk refused.
-
+    Raises ProjectError if this machine does not have the image's Python; UsageError if a large download was
+    not confirmed; OutsideError if the index or the disk refused.
     """
     python = interpreters.find_interpreter(image.python_minor)
     if python is None:

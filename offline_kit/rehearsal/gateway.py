@@ -74,10 +74,7 @@ def prepare_gateway(
     `data` is a folder, or its entries by name. `params` are the notebook's: "gateway" has the stand-in's options, or
     names a class of the competition's own package.
 
-    Raises:
-        ProjectError: there is no data.
-        UsageError: an option of the stand-in is unknown.
-
+    Raises ProjectError if there is no data; UsageError if an option of the stand-in is unknown.
     """
     if data is None:
         raise ProjectError(

@@ -64,11 +64,9 @@ def rehearse_kit(
 
     The results of the previous rehearsal are replaced once this one has run, whether it passed or failed.
 
-    Raises:
-        ProjectError: the kit cannot run here, a cell failed, a limit was reached, or the submission is wrong.
-        UsageError: a large download was not confirmed.
-        OutsideError: no sandbox works, or the package index refused.
-
+    Raises ProjectError if the kit cannot run here, a cell failed, a limit was reached, or the submission is
+    wrong; UsageError if a large download was not confirmed; OutsideError if no sandbox works, or the package
+    index refused.
     """
     notebook, metadata = kit_facts.read_notebook(request.kit)
     runner = sandbox.find_sandbox(request.sandboxes, report=report)

@@ -249,8 +249,7 @@ def _check_freeze(context: CheckContext) -> CheckResult:
         )
     # As configured: a file that is converted may need another library.
     project = resolved_project.resolve_project(config, context.report)
-    request, own = project.freeze_request(project.own), resolved_project.wheel_names(project.own)
-    if not freezing.is_freeze_current(request, project.image, own):
+    if not freezing.is_freeze_current(project.freeze_request(project.own), project.image):
         return _warn(f"'{name}' is of other requirements or another image list than there are now", update)
     return CheckResult(what=f"'{name}' is current")
 
@@ -285,7 +284,9 @@ def _check_index(context: CheckContext) -> CheckResult:
     settings = read_pip_settings(context.env)
     with suppress(OfflineKitError):  # K201 and K203 say why
         config = context.config
-        settings = freezing.read_index_settings(config.requirements, config.project, settings)
+        plain = [path for path in config.requirements if not lock_files.is_lock_file(path)]
+        inputs = requirement_files.read_requirement_files(plain, (), project=config.project, env=context.env)
+        settings = settings.override(inputs.index_options)
     PackageIndex(settings, cache=context.cache, patience=_IMPATIENT).list_files("pip")
     indexes = [redact_urls(index) for index in (*settings.list_index_urls(), *settings.find_links)]
     return CheckResult(what=f"answers: {', '.join(indexes) or 'none is configured'}")

@@ -76,7 +76,8 @@ def plan_build(config: Config, *, upgrade: bool = False, report: Reporter = SILE
     """Freeze and inspect the checkpoints, writing nothing; raises what a build would up to there."""
     check_project(config)
     project = resolve_project(config, report)
-    return BuildPlan(project=project, freeze=_freeze(project, upgrade=upgrade, keep=False))
+    freeze, _ = _freeze(project, upgrade=upgrade, keep=False)
+    return BuildPlan(project=project, freeze=freeze)
 
 
 def build_kit(config: Config, *, upgrade: bool = False, report: Reporter = SILENT) -> BuildResult:
@@ -213,11 +214,8 @@ def _gather_contents(project: ResolvedProject, *, upgrade: bool, keep: bool) -> 
         frozen, house = remote.freeze_of(request.requirements), remote.list_wheels()
         settled_sdists: tuple[SettledSdist, ...] = ()
     else:
-        frozen = _freeze(project, upgrade=upgrade, keep=keep)
+        frozen, index = _freeze(project, upgrade=upgrade, keep=keep)
         upload_secrets.check_given(config, frozen, report)
-        # Requirements files may name indexes of their own.
-        settings = freezing.read_index_settings(config.requirements, config.project, project.settings)
-        index = PackageIndex(settings, cache=project.cache)
         house = wheelhouse.fetch_wheelhouse(frozen.pins, project.image, index, report=report)
         settled_sdists = sdist_builds.settle_sdists(
             house.sdists,
@@ -262,7 +260,7 @@ def is_split(config: Config, saved: Iterable[Checkpoint]) -> bool:
     return fits and sum(checkpoint.size for checkpoint in saved) > SPLIT_ABOVE
 
 
-def _freeze(project: ResolvedProject, *, upgrade: bool, keep: bool) -> Freeze:
+def _freeze(project: ResolvedProject, *, upgrade: bool, keep: bool) -> tuple[Freeze, PackageIndex]:
     for finding in project.check_bounds(project.own):
         project.report.warn(f"'{finding.about}' {finding.what}; {finding.remedy}")
     return freezing.freeze_requirements(
@@ -270,7 +268,6 @@ def _freeze(project: ResolvedProject, *, upgrade: bool, keep: bool) -> Freeze:
         project.image,
         project.settings,
         cache=project.cache,
-        own=resolved_project.wheel_names(project.own),
         report=project.report,
     )
 

@@ -236,9 +236,7 @@ def _is_same_freeze(
         written = project.config.lock.read_text(encoding="utf-8")
     except OSError:
         return False
-    return written == text and freezing.is_freeze_current(
-        project.freeze_request(own), project.image, resolved_project.wheel_names(own)
-    )
+    return written == text and freezing.is_freeze_current(project.freeze_request(own), project.image)
 
 
 def _is_same_notebook(project: resolved_project.ResolvedProject, kit: Kit) -> bool:

@@ -247,13 +247,13 @@ class RemoteRequest:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
 
-def build_request(request: FreezeRequest, image: images.Image, own: tuple[str, ...]) -> RemoteRequest:
-    """Return what to ask for; `image` is the one that is assumed, `own` names the project's own packages.
+def build_request(request: FreezeRequest, image: images.Image) -> RemoteRequest:
+    """Return what to ask for; `image` is the one that is assumed.
 
     Raises ProjectError with every requirement that cannot travel as text: a path on this machine, an
     address with a password or a query, a variable that is not set.
     """
-    inputs = gather_inputs(request, image, own)
+    inputs = gather_inputs(request, image)
     if problems := list(_find_problems(inputs)):
         raise ProjectError(
             "some requirements cannot go to Kaggle as text",
@@ -269,7 +269,7 @@ def build_request(request: FreezeRequest, image: images.Image, own: tuple[str, .
     ]
     replace = policy.replace | policy.include
     return RemoteRequest(
-        requirements=(*index_lines, *sorted({*_requirement_lines(inputs, request.project)})),
+        requirements=(*index_lines, *sorted({*_requirement_lines(inputs, request.config.project)})),
         constraints=tuple(sorted(requirement.requirement for requirement in inputs.constraints)),
         preferred=tuple((name, pin.version) for name, pin in sorted(inputs.lock.pins.items())),
         protected=tuple(sorted({*image.protected, *image.accelerator_families} - replace)),

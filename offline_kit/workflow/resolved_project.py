@@ -88,9 +88,7 @@ class ResolvedProject:
 
     def remote_request(self) -> remote_wheelhouse.RemoteRequest:
         """Return what a build on Kaggle is asked for; the image is the configured one, as the run knows no other."""
-        return remote_wheelhouse.build_request(
-            self.freeze_request(self.own), configured_image(self.given), wheel_names(self.own)
-        )
+        return remote_wheelhouse.build_request(self.freeze_request(self.own), configured_image(self.given))
 
     def render_notebook(self, kit: Kit, report: Reporter = SILENT) -> RenderedNotebook:
         """Render a kit's notebook, attached to where its parts are."""
@@ -123,11 +121,6 @@ def configured_image(config: Config) -> images.Image:
     return images.load_image(config.image, accelerator=config.accelerator, project=config.project)
 
 
-def wheel_names(own: OwnCode) -> tuple[str, ...]:
-    """Return the names of the project's own packages."""
-    return tuple(wheel.name for wheel in own.wheels)
-
-
 def build_freeze_request(
     models: model_files.ModelFiles, own: OwnCode, *, upgrade: bool = False, keep: bool = False
 ) -> FreezeRequest:
@@ -137,19 +130,12 @@ def build_freeze_request(
     origins = dict.fromkeys(models.packages, "the trained files")
     origins |= dict.fromkeys(own_lines, "the project's packages")
     return FreezeRequest(
-        project=config.project,
-        requirements=config.requirements,
+        config=config,
         inline=tuple(dict.fromkeys((*project_lines, *own_lines, *models.packages))),
         origins={line: origin for line, origin in origins.items() if line not in project_lines},
-        locks=config.locks,
-        exclude=config.exclude,
-        include=config.include,
+        own=tuple(wheel.name for wheel in own.wheels),
         imported=list_imports(config, own),
-        replace=config.replace,
-        pins=config.pins,
-        engine=config.engine,
         upgrade=upgrade,
-        freeze_path=config.lock,
         keep=keep,
     )
 

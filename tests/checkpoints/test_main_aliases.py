@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from offline_kit.checkpoints.main_aliases import MainAliases, check_main_script, resolve_main_aliases
+from offline_kit.checkpoints.main_aliases import MainAliases, resolve_main_aliases
 from offline_kit.checkpoints.pickle_scan import ScanResult
 from offline_kit.core.errors import ProjectError
-from offline_kit.project.types import Finding, Severity
 
 PICKLE = ScanResult(original="models/model.pkl", main_names=("Cleaner", "price"))
 GOOD = "import numpy\nclass Cleaner: pass\ndef price(x): return x\n"
@@ -33,7 +32,6 @@ def refusal(folder: Path, main_from: Path | None = None, *more: ScanResult) -> P
 def test_without_such_names_nothing_is_asked(tmp_path: Path) -> None:
     """A pickle of library classes alone needs no script."""
     assert resolve_main_aliases(tmp_path, None, [ScanResult(original="a.pkl")]) == MainAliases()
-    assert check_main_script(tmp_path, MainAliases()) == ()
 
 
 def test_the_defining_file_is_asked_for_by_name(tmp_path: Path) -> None:
@@ -71,7 +69,6 @@ def test_the_named_file_gives_them(tmp_path: Path) -> None:
     lent = resolve_main_aliases(tmp_path, tmp_path / "src" / "train.py", [PICKLE])
     assert lent == MainAliases(path="src/train.py", names=("Cleaner", "price"))
     assert lent.references == ("src/train.py:Cleaner", "src/train.py:price")
-    assert check_main_script(tmp_path, lent) == ()
 
 
 def test_a_file_that_lacks_a_name(tmp_path: Path) -> None:
@@ -100,66 +97,3 @@ def test_an_adopted_notebook_defines_them_itself(tmp_path: Path) -> None:
     assert resolve_main_aliases(tmp_path, None, [PICKLE], {"Cleaner", "price"}).names == ()
     with pytest.raises(ProjectError, match="needs 'price'"):
         resolve_main_aliases(tmp_path, None, [PICKLE], {"Cleaner"})
-
-
-def found(folder: Path, text: str) -> list[Finding]:
-    """Return the findings of a training script."""
-    project(folder, train=text)
-    return list(check_main_script(folder, MainAliases(path="train.py", names=("Cleaner",))))
-
-
-def test_a_script_that_trains_when_it_is_imported_stops_the_build(tmp_path: Path) -> None:
-    """Training, reading and command lines at the top of the file are found with their lines."""
-    lines = found(
-        tmp_path,
-        "import argparse, pandas as pd\n"
-        "class Cleaner: pass\n"
-        "df = pd.read_csv('train.csv')\n"
-        "for fold in range(5):\n    model.fit(df)\n"
-        "args = argparse.ArgumentParser().parse_args()\n"
-        "config = open('config.json')\n",
-    )
-    assert [(each.about, each.severity) for each in lines] == [
-        ("train.py:3", Severity.STOP),
-        ("train.py:5", Severity.STOP),
-        ("train.py:6", Severity.STOP),
-        ("train.py:7", Severity.WARN),
-    ]
-    assert "pd.read_csv()" in lines[0].what
-    assert "main_from" in lines[0].remedy
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "data = load_houses('input/train.csv')",
-        "data = np.genfromtxt(fname=WHERE)",
-        "data = list(csv.reader(open(HOME)))",
-    ],
-)
-def test_a_script_that_reads_its_data_stops_the_build(tmp_path: Path, line: str) -> None:
-    """Whatever function takes it: a file of data in the project is not there when a notebook runs the script."""
-    project(tmp_path, **{"input__train.csv": "a,b\n"})
-    head = "WHERE = 'input/train.csv'\nHOME = Path('input/train.csv')\nclass Cleaner: pass\n"
-    first = found(tmp_path, f"{head}{line}\n")[0]
-    assert (first.about, first.severity) == ("train.py:4", Severity.STOP)
-    assert "('input/train.csv') when it is imported, as the notebook will to find 'Cleaner'" in first.what
-    lines = found(tmp_path, f"{head}try:\n    {line}\nexcept OSError:\n    data = None\n")
-    assert all(each.severity is not Severity.STOP for each in lines), (
-        "the script knows that it may be missing"
-    )
-    assert found(tmp_path, f"{head}sys.path.append('src')\nlog = Log('input/train.csv', 'w')\n") == []
-
-
-def test_a_tidy_script_has_no_finding(tmp_path: Path) -> None:
-    """Seeds, loggers, constants, functions and what stands below the guard are no work."""
-    assert not found(
-        tmp_path,
-        "import logging, torch, warnings\n"
-        "warnings.filterwarnings('ignore')\ntorch.manual_seed(0)\nlog = logging.getLogger(__name__)\n"
-        "DEVICE = torch.device('cuda' if torch.cuda.is_available() else 'cpu')\n"
-        "class Cleaner:\n    def fit(self): return open('x').read()\n"
-        "clean = lambda x: open(x)\n"
-        "def main(): Cleaner().fit()\n"
-        "if __name__ == '__main__':\n    main()\n",
-    )

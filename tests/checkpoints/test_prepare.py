@@ -89,16 +89,6 @@ def test_a_script_is_asked_for_and_lent(project: Path) -> None:
     assert seen.lent.references == ("train.py:Cleaner",)
 
 
-def test_a_script_that_trains_at_import_stops_the_build(project: Path) -> None:
-    """Lending means importing: a script that would train in the notebook is refused with its line."""
-    (project / "train.py").write_text(TRAIN)
-    subprocess.run([sys.executable, "train.py"], cwd=project, check=True)
-    (project / "train.py").write_text(TRAIN + "\nimport pandas as pd\nframe = pd.read_csv('train.csv')\n")
-    with pytest.raises(ProjectError) as caught:
-        looked(project, 'checkpoints = ["model.pkl"]\nmain_from = "train.py"')
-    assert "'train.py:9' calls pd.read_csv()" in caught.value.details[0]
-
-
 def test_the_trainers_files_stay_at_home(project: Path) -> None:
     """Of a model folder the optimizer, schedulers and states are left out, unless one is named outright."""
     folder_of_bert(project)
@@ -158,55 +148,6 @@ def test_a_model_of_pictures_needs_a_processor(project: Path) -> None:
     whats = [each.what for each in looked(project, 'checkpoints = ["bert"]').findings]
     assert "processor" in whats[0]
     assert "'resnet50'" in whats[1]
-
-
-CFG = """
-import torch
-class CFG:
-    lr = 0.1
-def made():
-    config = CFG()
-    config.width = 8
-    return config
-if __name__ == "__main__":
-    torch.save({"state_dict": {"w": torch.zeros(9)}, "optimizer": {"state": [0] * 999}, "cfg": made()}, "best.pth")
-"""
-LIGHT = """
-checkpoints = ["best.pth"]
-main_from = "train.py"
-slim = true
-[notebook.params]
-weights_only = false
-"""
-
-
-@pytest.mark.slow
-def test_slim_knows_the_classes_of_the_training_script(project: Path) -> None:
-    """What `main_from` defines is there while a checkpoint is made light, and is written under `__main__` again."""
-    pytest.importorskip("torch")
-    (project / "train.py").write_text(CFG)
-    subprocess.run([sys.executable, "train.py"], cwd=project, check=True)
-    seen = looked(project, LIGHT)
-    assert [(each.severity, each.what.partition(":")[2].split(";")[0]) for each in seen.findings] == [
-        (Severity.NOTE, " without optimizer")
-    ]
-    code = "import sys, torch; from train import CFG; print(torch.load(sys.argv[1], weights_only=False)['cfg'].width)"
-    light = str(seen.checkpoints[0].path)
-    done = subprocess.run([sys.executable, "-c", code, light], cwd=project, check=True, capture_output=True)
-    assert done.stdout.split() == [b"8"]
-    assert b"ctrain\n" not in seen.checkpoints[0].path.read_bytes()
-
-
-def test_slim_imports_no_script_that_trains(project: Path) -> None:
-    """A script that trains when it is imported stops the build, and is not run before that."""
-    pytest.importorskip("torch")
-    (project / "train.py").write_text(CFG)
-    subprocess.run([torch_python(), "train.py"], cwd=project, check=True)
-    link_environment(project, torch_python())
-    (project / "train.py").write_text(CFG + "def train(): open(__file__ + '.trained', 'w')\ntrain()\n")
-    with pytest.raises(ProjectError, match="1 problem"):
-        looked(project, LIGHT)
-    assert not (project / "train.py.trained").exists()
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from offline_kit.core import processes
-from offline_kit.core.errors import OutsideError, ProjectError, UsageError
+from offline_kit.core.errors import OutsideError, ProjectError
 from offline_kit.packages.builds import resolver_engines
-from offline_kit.packages.freeze.freeze import FreezeRequest, freeze_requirements, read_index_settings
+from offline_kit.packages.freeze.freeze import FreezeRequest, freeze_requirements
 from offline_kit.packages.pip_settings import IndexSettings
+from offline_kit.project.config import Config
 from offline_kit.project.types import Fate, Freeze
 from tests.support.freezing import NOW, Case, bundled, fates, pin, stocked
 from tests.support.local_index import LocalIndex, folder_index, make_wheel, unreachable
@@ -560,8 +561,6 @@ def test_index_lines_of_files_count(case: Case) -> None:
         other.add(make_wheel(case.folder, "private", "1.0"))
         line = f"--extra-index-url {other.url}"
         assert bundled(case.freeze("private", line)) == {"private": "1.0"}
-        merged = read_index_settings((case.project / "requirements.in",), case.project, case.settings)
-    assert merged.list_index_urls() == (case.index.url, other.url)
 
 
 def test_metadata_that_pip_refuses_is_told(case: Case) -> None:
@@ -602,13 +601,6 @@ def test_no_requirements_at_all(case: Case) -> None:
     assert not case.index.requests
 
 
-def test_unknown_engine(case: Case) -> None:
-    """An engine that does not exist is a wrong question."""
-    with pytest.raises(UsageError) as error:
-        case.freeze("alpha", engine="poetry")
-    assert error.value.code == "engine-unknown"
-
-
 def test_both_engines_give_the_same_pins(case: Case) -> None:
     """uv and pip-tools agree to the last pin and hash; only the name of the engine differs."""
     import platform
@@ -629,10 +621,14 @@ def test_both_engines_give_the_same_pins(case: Case) -> None:
 def test_a_project_that_takes_no_lock_is_told_what_to_do(case: Case) -> None:
     """The lock lies beside the project, so another --out is no remedy: it may be made elsewhere and copied."""
     case.freeze("alpha")
-    asked = FreezeRequest(
-        project=case.project, requirements=(case.project / "requirements.in",), moment=NOW, engine="uv",
-        freeze_path=Path("/sys/offline-kit.lock.txt"),
-    )  # fmt: skip
+    config = Config(
+        project=Path("/sys"),
+        name="",
+        version="",
+        requirements=(case.project / "requirements.in",),
+        engine="uv",
+    )
+    asked = FreezeRequest(config=config, moment=NOW)
     with pytest.raises(OutsideError) as caught:
         freeze_requirements(asked, case.image, case.settings, cache=case.folder / "cache")
     assert caught.value.code == "project-not-writable"

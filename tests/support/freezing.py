@@ -1,13 +1,14 @@
 """A project, a small image and an index of our own, to freeze against."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from offline_kit.packages.freeze.freeze import FreezeRequest, freeze_requirements
 from offline_kit.packages.pip_settings import IndexSettings
+from offline_kit.project.config import Config
 from offline_kit.project.images import Image
 from offline_kit.project.types import Fate, Freeze, Pin
 from tests.support.local_index import LocalIndex, make_wheel
@@ -44,6 +45,9 @@ STOCK: Sequence[tuple[str, str, Sequence[str], Mapping[str, Sequence[str]]]] = (
 )
 
 
+CONFIG_FIELDS = [item.name for item in fields(Config)]
+
+
 @dataclass
 class Case:
     """One project before one index."""
@@ -77,12 +81,11 @@ class Case:
         self.project.mkdir(exist_ok=True)
         path = self.project / "requirements.in"
         path.write_text("".join(f"{line}\n" for line in lines))
-        asked = FreezeRequest(
-            project=self.project,
-            freeze_path=self.lock,
-            **{"requirements": (path,), "moment": NOW, "engine": "uv", **request},
-        )
-        return freeze_requirements(asked, self.image, self.settings, cache=self.folder / "cache", own=own)
+        settings: dict[str, Any] = {"requirements": (path,), "engine": "uv"}
+        settings |= {name: request.pop(name) for name in {*request} & {*CONFIG_FIELDS}}
+        config = Config(project=self.project, name="", version="", **settings)
+        asked = FreezeRequest(config=config, own=own, **{"moment": NOW, **request})
+        return freeze_requirements(asked, self.image, self.settings, cache=self.folder / "cache")[0]
 
     def with_image(self, **changes: Any) -> "Case":
         """Return the same case before another image."""

@@ -124,9 +124,10 @@ def ask(folder: Path, text: str, **more: object) -> RemoteRequest:
     """Return what these requirements ask for."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "requirements.in").write_text(text)
-    said = {"requirements": (folder / "requirements.in",), "freeze_path": folder / "lock", **more}
+    said = {"requirements": (folder / "requirements.in",), **more}
     chosen = images.load_image("", accelerator="none", project=folder)
-    return remote_wheelhouse.build_request(FreezeRequest(project=folder, **said), chosen, ("mine",))  # type: ignore[arg-type]
+    project = config.Config(project=folder, name="", version="", **said)  # type: ignore[arg-type]
+    return remote_wheelhouse.build_request(FreezeRequest(config=project, own=("mine",)), chosen)
 
 
 def test_requirements_go_as_text(tmp_path: Path) -> None:

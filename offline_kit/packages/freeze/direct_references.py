@@ -17,7 +17,7 @@ from offline_kit.core import files, http, processes
 from offline_kit.core.cache import cache_key
 from offline_kit.core.errors import OfflineKitError, OutsideError, ProjectError
 from offline_kit.core.report import SILENT, Reporter
-from offline_kit.packages import distribution_metadata
+from offline_kit.packages import code_files, distribution_metadata
 from offline_kit.packages.builds.build_environment import (
     WITH_FRAMEWORK,
     BuildFailedError,
@@ -28,13 +28,6 @@ from offline_kit.packages.builds.sdist_builds import BuildSources, IsolatedBuild
 from offline_kit.packages.freeze.requirement_files import DirectReference, RequirementLine
 from offline_kit.packages.pip_settings import redact_urls
 from offline_kit.project.types import Sdist, Wheel
-
-# Folders that are not part of a project's source.
-_EXCLUDED_FOLDERS = (
-    ".git .hg .svn .venv venv __pycache__ .mypy_cache .pytest_cache .ruff_cache .tox .nox .eggs node_modules "
-    ".ipynb_checkpoints dist build .idea .vscode"
-)
-_VERSIONED_BY_SCM = re.compile(rb"setuptools[-_]scm|hatch-vcs|versioningit|versioneer|pbr|dunamai|vcs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,18 +95,7 @@ def _hash_content(direct: DirectReference) -> str:
     path = Path(direct.location)
     if direct.kind != "folder":
         return files.sha256_of(path) if direct.kind in ("wheel", "archive") else ""
-    digest = hashlib.sha256()
-    for parent, folders, names in os.walk(path):
-        folders[:] = sorted(name for name in folders if not _is_excluded_name(name))
-        for name in sorted(names):
-            file = Path(parent) / name
-            if file.is_file() and not name.endswith((".pyc", ".pyo")):
-                digest.update(f"{file.relative_to(path).as_posix()}\0{files.sha256_of(file)}\n".encode())
-    return digest.hexdigest()
-
-
-def _is_excluded_name(name: str) -> bool:
-    return name in _EXCLUDED_FOLDERS.split() or name.endswith(".egg-info")
+    return code_files.read_source_tree(path).digest
 
 
 def resolve_references(
@@ -226,9 +208,11 @@ def _build_cached_wheel(
             source = _fetch_sources(direct, commit, Path(scratch), context)
 
             def place_sources(folder: Path) -> Path:
-                if not source.is_dir():
-                    return unpack_archive(source, folder)
-                return Path(shutil.copytree(source, folder / source.name, symlinks=True), direct.subdirectory)
+                if direct.kind == "git":
+                    return Path(
+                        shutil.copytree(source, folder / source.name, symlinks=True), direct.subdirectory
+                    )
+                return _copy_folder(source, folder) if source.is_dir() else unpack_archive(source, folder)
 
             if source.suffix == ".whl":
                 shutil.copyfile(source, fresh / source.name)
@@ -239,30 +223,28 @@ def _build_cached_wheel(
 
 
 def _fetch_sources(direct: DirectReference, commit: str, scratch: Path, context: ReferenceContext) -> Path:
-    """Return the wheel, archive or folder of sources below `scratch`."""
-    if direct.kind == "url":
-        address, _, fragment = direct.location.partition("#")
-        fragment_fields = dict(part.partition("=")[::2] for part in fragment.split("&") if part)
-        target = scratch / Path(urlsplit(address).path).name
-        sha256 = fragment_fields.get("sha256", "")
-        http.download_file(address, target, settings=context.sources.index.settings, sha256=sha256)
-        return target
+    """Return the path of a reference; what lies elsewhere is fetched into `scratch`."""
     if direct.kind == "git":
         return _clone_commit(direct, commit, scratch / "checkout")
-    source = Path(direct.location)
-    if direct.kind == "archive":
-        return source
-    # Built from a copy: setuptools writes build/ and *.egg-info into the folder that it builds.
-    settings_files = [source / name for name in ("pyproject.toml", "setup.py", "setup.cfg")]
-    settings = b"".join(file.read_bytes() for file in settings_files if file.is_file())
-    needed_names = {".git"} if _VERSIONED_BY_SCM.search(settings) else set()
+    if direct.kind != "url":
+        return Path(direct.location)
+    address, _, fragment = direct.location.partition("#")
+    fragment_fields = dict(part.partition("=")[::2] for part in fragment.split("&") if part)
+    target = scratch / Path(urlsplit(address).path).name
+    sha256 = fragment_fields.get("sha256", "")
+    http.download_file(address, target, settings=context.sources.index.settings, sha256=sha256)
+    return target
 
-    def list_excluded(_folder: str, names: list[str]) -> set[str]:
-        return {name for name in names if _is_excluded_name(name) and name not in needed_names}
 
-    return Path(
-        shutil.copytree(source, scratch / source.name, ignore=list_excluded, ignore_dangling_symlinks=True)
-    )
+def _copy_folder(source: Path, folder: Path) -> Path:
+    """Copy a project: setuptools writes build/ and *.egg-info into the folder that it builds."""
+    tree = code_files.read_source_tree(source)
+    copy = code_files.copy_tree(tree, folder / source.name)
+    if tree.wants_git and (source / ".git").is_dir():
+        # The version comes from the repository, which the sandbox of the build does not show.
+        (copy / ".git").unlink()
+        shutil.copytree(source / ".git", copy / ".git")
+    return copy
 
 
 def build_wheel(place_sources: Callable[[Path], Path], context: ReferenceContext, description: str) -> Wheel:

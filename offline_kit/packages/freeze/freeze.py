@@ -11,7 +11,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from offline_kit.core import files, processes
+from offline_kit.core import files
 from offline_kit.core.errors import OfflineKitError, OutsideError, ProjectError
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.core.thread_pool import cancelling_pool
@@ -29,10 +29,10 @@ from offline_kit.packages.freeze.dependency_walk import (
 from offline_kit.packages.freeze.direct_references import ReferenceContext, ResolvedReference
 from offline_kit.packages.freeze.freeze_inputs import LOCK_ORIGIN, FreezeInputs, gather_inputs, hash_inputs
 from offline_kit.packages.freeze.freeze_inputs import FreezeRequest as FreezeRequest
-from offline_kit.packages.freeze.lock_files import LockPin, is_lock_file
+from offline_kit.packages.freeze.lock_files import LockPin
 from offline_kit.packages.freeze.metadata_store import MetadataStore
 from offline_kit.packages.freeze.requirement_checks import UnmetRequirementsError, check_requirements
-from offline_kit.packages.freeze.requirement_files import RequirementLine, read_requirement_files
+from offline_kit.packages.freeze.requirement_files import RequirementLine
 from offline_kit.packages.freeze.resolve import Resolution, Resolver
 from offline_kit.packages.index import PackageIndex
 from offline_kit.packages.pip_settings import IndexSettings
@@ -48,21 +48,20 @@ def freeze_requirements(
     settings: IndexSettings,
     *,
     cache: Path,
-    own: tuple[str, ...] = (),
     report: Reporter = SILENT,
-) -> Freeze:
-    """Freeze the project's requirements for the image and write the result to `request.freeze_path`.
+) -> tuple[Freeze, PackageIndex]:
+    """Freeze the project's requirements for the image, and write the result to the lock file.
 
-    If the inputs are those of the written freeze, read it back without network. If they changed, make it anew
-    with its pins as preferences; with `upgrade`, without. `own` names the project's packages, which never come
-    from an index. Raises ProjectError for requirements that cannot be read or met, UsageError for an unknown
-    engine, OutsideError if an index cannot be reached.
+    Return it with the index of its files, which requirements files may add to. If the inputs are those of the
+    written freeze, read it back without network. If they changed, make it anew with its pins as preferences;
+    with `upgrade`, without. Raises ProjectError for requirements that cannot be read or met, OutsideError if an
+    index cannot be reached.
     """
-    inputs = gather_inputs(request, image, own, strict=False)
+    inputs = gather_inputs(request, image, strict=False)
     input_hash = hash_inputs(inputs, request, image)
     old = _read_old_freeze(request)
     current = old if not request.upgrade else None
-    project = request.project.absolute()
+    project = request.config.project.absolute()
     index = PackageIndex(settings.override(inputs.index_options), cache=cache)
     context = ReferenceContext(
         project=project,
@@ -72,7 +71,7 @@ def freeze_requirements(
     if current and current.input_hash == input_hash and not inputs.error:
         references = direct_references.resolve_references(inputs.direct_references, context, report=report)
         if restored := _restore_wheels(current, references):
-            return restored
+            return restored, index
     for option_line in inputs.ignored_options:
         report.note(f"{option_line}: this option has no effect on a kit")
     report.step(f"Resolving the requirements for '{image.name}' (Python {image.python})")
@@ -94,27 +93,15 @@ def freeze_requirements(
     new_freeze = maker.make_freeze(input_hash)
     new_freeze = replace(new_freeze, text=freeze_file.render_freeze(new_freeze))
     if request.keep:
-        _write_freeze(request.freeze_path, new_freeze.text)
-    return new_freeze
+        _write_freeze(request.config.lock, new_freeze.text)
+    return new_freeze, index
 
 
-def is_freeze_current(request: FreezeRequest, image: Image, own: tuple[str, ...] = ()) -> bool:
+def is_freeze_current(request: FreezeRequest, image: Image) -> bool:
     """Whether the written freeze has these inputs; needs no index. Raises ProjectError for unreadable inputs."""
     old = _read_old_freeze(request)
-    inputs = gather_inputs(request, image, own) if old else None
+    inputs = gather_inputs(request, image) if old else None
     return bool(old and inputs and old.input_hash == hash_inputs(inputs, request, image))
-
-
-def read_index_settings(
-    requirements: Iterable[Path], project: Path, settings: IndexSettings
-) -> IndexSettings:
-    """Return pip's configuration with the index options of requirements files: where frozen files come from.
-
-    Raises ProjectError for lines that cannot be read.
-    """
-    plain = [path for path in requirements if not is_lock_file(path)]
-    inputs = read_requirement_files(plain, (), project=project, env=processes.copy_environment())
-    return settings.override(inputs.index_options)
 
 
 def _write_freeze(path: Path, text: str) -> None:
@@ -133,11 +120,12 @@ def _write_freeze(path: Path, text: str) -> None:
 
 
 def _read_old_freeze(request: FreezeRequest) -> Freeze | None:
-    if not request.freeze_path.is_file():
+    lock = request.config.lock
+    if not lock.is_file():
         return None
-    text = request.freeze_path.read_text(encoding="utf-8", errors="replace")
+    text = lock.read_text(encoding="utf-8", errors="replace")
     try:
-        return freeze_file.parse_freeze(text, name=request.freeze_path.name)
+        return freeze_file.parse_freeze(text, name=lock.name)
     except ProjectError:
         # An upgrade replaces an edited or outdated freeze, but never a file of somebody else.
         if request.upgrade and freeze_file.is_freeze_text(text):
@@ -348,7 +336,7 @@ class _FreezeMaker:
             for name, pin in lock_pins.items()
             if name in self.policy.replace
             or (
-                self.request.pins == "lock"
+                self.request.config.pins == "lock"
                 and self.policy.allows_replacing(name, self.image)
                 and not self.image.is_accelerator(name)
             )

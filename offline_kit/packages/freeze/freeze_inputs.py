@@ -16,7 +16,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from offline_kit.core import processes
-from offline_kit.core.errors import ProjectError, UsageError
+from offline_kit.core.errors import ProjectError
 from offline_kit.packages.builds.resolver_engines import matches_running_python
 from offline_kit.packages.freeze import direct_references, freeze_file
 from offline_kit.packages.freeze.dependency_walk import PackagePolicy, is_reconstructed_image, marker_holds
@@ -31,7 +31,7 @@ from offline_kit.packages.freeze.requirement_files import (
     read_requirement_files,
 )
 from offline_kit.packages.pip_settings import IndexSettings, redact_urls
-from offline_kit.project.config_keys import ENGINES
+from offline_kit.project.config_keys import Config
 from offline_kit.project.images import Image
 
 LOCK_ORIGIN = "the lock file"
@@ -40,23 +40,14 @@ LOCK_ORIGIN = "the lock file"
 
 @dataclass(frozen=True, kw_only=True)
 class FreezeRequest:
-    """What to freeze, and how."""
+    """What to freeze besides what the configuration says, and how."""
 
-    project: Path
-    requirements: tuple[Path, ...] = ()  # requirements files, and lock files that are read as such
+    config: Config
     inline: tuple[str, ...] = ()  # requirements outside of files; see `read_project_dependencies`
     origins: Mapping[str, str] = field(default_factory=dict)  # of inline lines: "the trained files"
-    locks: tuple[Path, ...] = ()  # uv.lock, pylock.toml and `pip freeze` files: their pins are preferred
-    exclude: tuple[str, ...] = ()  # packages that are never bundled
-    include: tuple[str, ...] = ()  # packages that are bundled even if the image has them
+    own: tuple[str, ...] = ()  # names of the project's packages, which never come from an index
     imported: frozenset[str] = frozenset()  # by the project's own code; their packages are never left out
-    replace: tuple[
-        str, ...
-    ] = ()  # protected packages that may be replaced, lock pins that win over the image
-    pins: str = "image"  # which versions win if a lock file and the image differ: "image" or "lock"
-    engine: str = "auto"  # "auto", "uv" or "pip-tools"
     upgrade: bool = False  # ignore the committed freeze and take the newest versions of the index
-    freeze_path: Path  # the committed freeze beside the project
     keep: bool = True  # whether to write the freeze; a dry run does not
     moment: datetime | None = None  # cut-off for uploads; None is now
 
@@ -81,39 +72,37 @@ class FreezeInputs:
     error: ProjectError | None = None  # the lines that cannot be read, unless that was raised
 
 
-def gather_inputs(
-    request: FreezeRequest, image: Image, own: tuple[str, ...], *, strict: bool = True
-) -> FreezeInputs:
+def gather_inputs(request: FreezeRequest, image: Image, *, strict: bool = True) -> FreezeInputs:
     """Read everything that the freeze depends on, without network.
 
-    `own` names the project's packages. Raises ProjectError and UsageError; without `strict`, lines that cannot
-    be read are returned as `error` beside the rest.
+    Raises ProjectError; without `strict`, lines that cannot be read are returned as `error` beside the rest.
     """
-    lock_files = [path for path in request.requirements if is_lock_file(path)]
-    plain = [path for path in request.requirements if path not in lock_files]
+    config = request.config
+    lock_files = [path for path in config.requirements if is_lock_file(path)]
+    plain = [path for path in config.requirements if path not in lock_files]
     read = read_requirement_files(
         plain,
         request.inline,
-        project=request.project,
+        project=config.project,
         env=processes.copy_environment(),
         origins=request.origins,
         strict=strict,
     )
-    engine, compiled_beside = _choose_engine(request, image, plain)
+    engine, compiled_beside = _choose_engine(config, image, plain)
     environment = image.marker_environment()
     policy = PackagePolicy(
-        exclude=_normalize_names(request.exclude),
-        include=_normalize_names(request.include),
-        replace=_normalize_names(request.replace),
-        own=_normalize_names(own),
+        exclude=_normalize_names(config.exclude),
+        include=_normalize_names(config.include),
+        replace=_normalize_names(config.replace),
+        own=_normalize_names(request.own),
     )
-    lock = read_lock_files([*request.locks, *lock_files, *read.compiled_files, *compiled_beside], environment)
+    lock = read_lock_files([*config.locks, *lock_files, *read.compiled_files, *compiled_beside], environment)
     lock.drop_packages(policy.exclude)
     requirements = [_drop_compiled_version(line, read) for line in read.requirements]
-    if not requirements and not request.requirements and not request.inline:
-        requirements = _list_lock_requirements(lock, request.project)
+    if not requirements and not config.requirements and not request.inline:
+        requirements = _list_lock_requirements(lock, config.project)
     elif lock_files:
-        requirements += _list_lock_requirements(read_lock_files(lock_files, environment), request.project)
+        requirements += _list_lock_requirements(read_lock_files(lock_files, environment), config.project)
     applicable = [line for line in requirements if _applies_to_image(line, environment)]
     training = _find_training_only(applicable, request)
     applicable = [line for line in applicable if line.name not in training]
@@ -144,7 +133,7 @@ def _find_training_only(lines: Iterable[RequirementLine], request: FreezeRequest
     """Return required packages that no run without internet needs, with the reason, unless own code imports them."""
     text = (resources.files("offline_kit") / "data" / "training_only.toml").read_text(encoding="utf-8")
     data = tomllib.loads(text)
-    kept_names = _normalize_names((*request.include, *request.exclude))
+    kept_names = _normalize_names((*request.config.include, *request.config.exclude))
     return {
         line.name: data["packages"][line.name]
         for line in lines
@@ -190,21 +179,15 @@ def _applies_to_image(line: RequirementLine, environment: Mapping[str, str]) -> 
     return marker_holds(Requirement(line.requirement).marker, environment)
 
 
-def _choose_engine(request: FreezeRequest, image: Image, plain: list[Path]) -> tuple[str, list[Path]]:
+def _choose_engine(config: Config, image: Image, plain: list[Path]) -> tuple[str, list[Path]]:
     """Return the engine, and the compiled files beside the .in files, whose pins are preferences."""
-    if request.engine not in ENGINES:
-        raise UsageError(
-            f"there is no engine '{request.engine}'",
-            hint=f"use one of {', '.join(ENGINES)}",
-            code="engine-unknown",
-        )
     beside = [path.with_suffix(".txt") for path in plain if path.suffix == ".in"]
     texts = {
         path: path.read_text(errors="replace") for path in beside if path.is_file() and path not in plain
     }
     compiled = [path for path, text in texts.items() if is_compiled_output(text)]
-    if request.engine != "auto":
-        return request.engine, compiled
+    if config.engine != "auto":
+        return config.engine, compiled
     by_pip_tools = any("pip-compile" in texts[path][:600] for path in compiled)
     return ("pip-tools" if by_pip_tools and matches_running_python(image) else "uv"), compiled
 
@@ -227,7 +210,7 @@ def hash_inputs(inputs: FreezeInputs, request: FreezeRequest, image: Image) -> s
             for line in (*inputs.requirements, *inputs.constraints)
         ],
         "directs": [
-            direct_references.fingerprint_reference(line.direct, request.project)
+            direct_references.fingerprint_reference(line.direct, request.config.project)
             for line in inputs.direct_references
             if line.direct
         ],
@@ -235,7 +218,7 @@ def hash_inputs(inputs: FreezeInputs, request: FreezeRequest, image: Image) -> s
         "lock": {name: pin.version for name, pin in sorted(inputs.lock.pins.items())},
         "policy": [sorted(policy.exclude), sorted(policy.include), sorted(policy.replace)],
         "own": sorted(policy.own),
-        "engine": [request.engine, request.pins],
+        "engine": [request.config.engine, request.config.pins],
     }
     lock_names = {line.name for line in inputs.requirements if line.origin == LOCK_ORIGIN}
     if imported_names := sorted(inputs.imported & lock_names):

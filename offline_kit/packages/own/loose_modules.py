@@ -2,16 +2,13 @@
 
 import os
 import sys
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from offline_kit.core import interpreters, processes
-from offline_kit.core.errors import OfflineKitError, ProjectError
+from offline_kit.core.errors import ProjectError
 from offline_kit.core.report import SILENT, Reporter
-from offline_kit.packages.own import code_files
+from offline_kit.packages import code_files
 from offline_kit.project import references
-from offline_kit.project.images import Image
 from offline_kit.project.types import SourceFile
 
 # Files at the top of a project that are for development, not for the model.
@@ -50,17 +47,16 @@ def find_needed_modules(
 
 
 def list_source_files(
-    project: Path, modules: Sequence[Path], image: Image, report: Reporter = SILENT
+    project: Path, modules: Sequence[Path], report: Reporter = SILENT
 ) -> tuple[tuple[SourceFile, ...], tuple[str, ...]]:
     """Return every file to ship of these folders and files, and their import roots.
 
     Files outside the project are shipped under the name of their folder. Raises ProjectError if a path holds no
-    module, two files would have the same name, or the image's Python cannot parse a file.
+    module, or two files would have the same name.
     """
     module_roots = [_ModuleRoot(path, project) for path in modules]
     files = _collect_files(module_roots)
     code = [file.path for file in files if file.path.suffix == ".py"]
-    _check_syntax(code, image)
     imported = {names[0] for path in code for names in references.list_absolute_imports(path)}
     roots: dict[str, None] = {}
     for module_root in module_roots:
@@ -183,25 +179,3 @@ def _find_local_module(name: str, roots: Sequence[Path]) -> Path | None:
         if (root / name).is_dir() and any((root / name).rglob("*.py")):
             return root / name
     return None
-
-
-def _check_syntax(paths: Sequence[Path], image: Image) -> None:
-    """Raise ProjectError for modules that the image's Python cannot parse, if that Python is installed here."""
-    doubtful = [path for path in paths if references.parse_module(path) is None]
-    if not doubtful:
-        return
-    # Newer syntax than ours, or older: only the image's Python can tell.
-    interpreter = interpreters.find_interpreter(image.python_minor)
-    if interpreter is None:
-        return
-    script = "import ast, sys\nfor name in sys.argv[1:]: ast.parse(open(name, 'rb').read(), name)"
-    with tempfile.TemporaryDirectory(prefix="offline-kit-") as scratch:
-        try:
-            processes.run_command([interpreter, "-I", "-c", script, *doubtful], cwd=Path(scratch), timeout=60)
-        except OfflineKitError as error:
-            raise ProjectError(
-                f"a module is not valid Python {image.python_minor}",
-                code="module-syntax-invalid",
-                hint="fix it: the notebook could not import it",
-                details=error.details[-4:],
-            ) from error

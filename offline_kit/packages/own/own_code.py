@@ -16,12 +16,12 @@ from offline_kit.core import files, processes
 from offline_kit.core.cache import cache_key
 from offline_kit.core.errors import ProjectError
 from offline_kit.core.report import SILENT, Reporter
-from offline_kit.packages import distribution_metadata
+from offline_kit.packages import code_files, distribution_metadata
 from offline_kit.packages.builds.build_environment import BuildFailedError
 from offline_kit.packages.builds.sdist_builds import BuildSources, IsolatedBuild, recall_wheel, record_wheel
 from offline_kit.packages.freeze import freeze_file
 from offline_kit.packages.index import PackageIndex
-from offline_kit.packages.own import code_files, loose_modules
+from offline_kit.packages.own import loose_modules
 from offline_kit.project.config_keys import LOCK_NAME
 from offline_kit.project.images import Image
 from offline_kit.project.package_lists import normalize_name
@@ -95,7 +95,7 @@ def collect_own_code(
                 for line in (error.what, *(f"    {text}" for text in error.details), f"    → {error.hint}")
             ],
         )
-    files, roots = loose_modules.list_source_files(project, modules, image, report if build else SILENT)
+    files, roots = loose_modules.list_source_files(project, modules, report if build else SILENT)
     own_wheels = tuple(sorted(wheels.values(), key=lambda wheel: wheel.filename))
     return OwnCode(wheels=own_wheels, sources=files, roots=roots), tuple(unbuilt)
 
