@@ -230,7 +230,7 @@ def _keep_evidence(
 ) -> None:
     """Move notebook, log and submission to `folder`, write its reports, and delete the run's other files."""
     for source, name in (
-        (result.executed, "executed.ipynb"),
+        (result.script or result.executed, "script.py" if result.script else "executed.ipynb"),
         (result.log, "log.txt"),
         (result.working / run.request.submission, outcome.submission.name),
     ):

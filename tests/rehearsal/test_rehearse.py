@@ -528,7 +528,11 @@ print("FOUND" + json.dumps(found))
         "written": "Read-only file system",
     }
     assert (done.rows, len(done.cell_seconds)) == (5, 1)
-    assert sorted(path.name for path in done.folder.iterdir()) == ["log.txt", "report.json", "submission.csv"]
+    names = ["log.txt", "report-facts.json", "report.html", "report.json", "script.py", "submission.csv"]
+    assert sorted(path.name for path in done.folder.iterdir()) == names
+    page = (done.folder / "report.html").read_text()
+    assert "The executed script" in page
+    assert "FOUND{" in page, "its log is its output"
 
 
 def test_a_script_that_fails_is_quoted_at_its_line(theatre: Theatre) -> None:

@@ -1,4 +1,4 @@
-"""The executed notebook for a page: code, texts and pictures, never the HTML or JavaScript of its outputs."""
+"""The executed notebook or script for a page: code, texts and pictures, never HTML or JavaScript of its outputs."""
 
 import base64
 import binascii
@@ -44,6 +44,7 @@ class PageCell:
     started: float | None = None  # seconds since the epoch
     outputs: tuple[Mapping[str, str], ...] = field(default=())
     """Each has a "kind" ("text", "error" or "picture"), and its "text" or its "uri"."""
+    file: str = "executed.ipynb"  # the file of the rehearsal that holds it
 
 
 def read_page_cells(executed: Path) -> tuple[PageCell, ...]:
@@ -66,6 +67,25 @@ def read_page_cells(executed: Path) -> tuple[PageCell, ...]:
         return tuple(cells)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return ()  # the run could write anything to this file
+
+
+def read_script_cell(script: Path, log: Path, *, passed: bool, seconds: float, started: float) -> PageCell:
+    """Return a script that ran, with its log, as a notebook's only cell."""
+    budget = _Budget()
+    source = script.read_text(encoding="utf-8")
+    omitted = "\n# … the rest is in script.py" if len(source) > budget.code else ""
+    text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+    return PageCell(
+        number=1,
+        kind="code",
+        source=source[: budget.code] + omitted,
+        title="the script",
+        status="completed" if passed else "failed",
+        seconds=seconds,
+        started=started,
+        outputs=(_cut_text("text", text, budget, "log.txt"),) if text.strip() else (),
+        file=script.name,
+    )
 
 
 def _read_code_cell(
@@ -112,15 +132,13 @@ def _read_outputs(outputs: Any, budget: _Budget) -> Iterator[Mapping[str, str]]:
         yield _cut_text("text", stream_text, budget)
 
 
-def _cut_text(kind: str, text: str, budget: _Budget) -> Mapping[str, str]:
+def _cut_text(kind: str, text: str, budget: _Budget, whole: str = "executed.ipynb") -> Mapping[str, str]:
     """Return the end of a text: the last lines say how it went."""
     plain = _CONTROLS.sub("", _ANSI.sub("", text.replace("\r\n", "\n"))).strip("\n")
     limit = max(0, min(_MAX_OUTPUT, budget.outputs))
     shown = plain[len(plain) - limit :] if len(plain) > limit else plain
     budget.outputs -= len(shown)
-    omitted = (
-        f"… {len(plain) - len(shown):,} characters before are in executed.ipynb\n" if shown != plain else ""
-    )
+    omitted = f"… {len(plain) - len(shown):,} characters before are in {whole}\n" if shown != plain else ""
     return {"kind": kind, "text": omitted + shown}
 
 

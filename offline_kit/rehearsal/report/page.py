@@ -18,6 +18,7 @@ PAGE = "report.html"
 _MAX_CHARTS = 8  # histograms; further columns have their figures in the table
 _MAX_PAGE = 3_000_000  # bytes; a larger one is drawn without the notebook
 _SHOWN_CELLS = 5  # the slowest
+_SCRIPT = "script.py"  # in the folder of a rehearsal that ran a script
 _SHOWN_ITEMS = 8  # packages and files of the kit that are not folded
 
 
@@ -28,7 +29,11 @@ def write_page(folder: Path, context: ReportContext) -> Path:
     """
     outcome = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     facts = json.loads((folder / run_facts.FACTS).read_text(encoding="utf-8"))
-    cells = notebook_cells.read_page_cells(folder / "executed.ipynb")
+    cells: Sequence[PageCell] = notebook_cells.read_page_cells(folder / "executed.ipynb")
+    if (script := folder / _SCRIPT).is_file():
+        times = {"seconds": outcome["seconds"], "started": facts["started"]}
+        log = folder / "log.txt"
+        cells = [notebook_cells.read_script_cell(script, log, passed=outcome["passed"], **times)]
     page = _render_page(outcome, facts, cells, context)
     if len(page.encode()) > _MAX_PAGE:
         page = _render_page(outcome, facts, [], context)
@@ -68,6 +73,7 @@ def _render_page(
         facts=facts,
         forecast=facts.get("forecast"),  # of the hidden test set; a page without one has no word of it
         cells=cells,
+        code_file=cells[0].file if cells else "executed.ipynb",
         timeline=timeline,
         slowest=sorted(timeline, key=lambda cell: -(cell["seconds"] or 0))[:_SHOWN_CELLS],
         run_charts=charts.draw_run(facts["curve"], timeline, facts["limits"]["memory"]),
