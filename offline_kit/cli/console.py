@@ -220,6 +220,10 @@ class Console(Reporter):
         """Return whether a person can be asked."""
         return sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
 
+    def is_watched(self) -> bool:
+        """Whether a person reads what is printed on stdout."""
+        return not self.as_json and sys.stdout is not None and sys.stdout.isatty()
+
     def confirm(self, question: str) -> bool:
         """Ask on a terminal; return False without one."""
         if not self.can_ask():

@@ -4,6 +4,8 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
+import webbrowser
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -54,6 +56,16 @@ def find_program(name: str) -> Path | None:
 def copy_environment(**changes: str | None) -> dict[str, str]:
     """Return a copy of the environment with `changes`; None removes a variable."""
     return {name: value for name, value in {**os.environ, **changes}.items() if value is not None}
+
+
+def open_in_browser(page: Path) -> bool:
+    """Open a local page in the user's browser (BROWSER, else the system's); return whether that worked."""
+    environment = copy_environment()
+    has_screen = sys.platform in ("win32", "darwin") or any(
+        environment.get(name) for name in ("BROWSER", "DISPLAY", "WAYLAND_DISPLAY")
+    )
+    # Without a screen, webbrowser would start lynx or w3m in the terminal.
+    return has_screen and webbrowser.open(page.resolve().as_uri())
 
 
 def run_command(

@@ -119,10 +119,8 @@ def rehearse_kit(
         if service and judgement.problem is None:
             result, judgement = _run_scoring(service, environment, runner, inputs, result, judgement, report)
         outcome = _summarize_run(request, runner, notebook, setup, inputs, result, judgement)
-        run = RunEvidence(
-            request=request, inputs=inputs, ended=result.outcome, kernel=setup, sandbox=runner.kind
-        )
-        _keep_evidence(folder, outcome, result, judgement.problem, run, report)
+        run = RunEvidence(request=request, inputs=inputs, result=result, kernel=setup, sandbox=runner.kind)
+        _keep_evidence(folder, outcome, judgement.problem, run, report)
     if problem := judgement.problem:
         raise problem
     for warning in outcome.warnings:
@@ -223,12 +221,12 @@ def _warn_of_stored_answer(
 def _keep_evidence(
     folder: Path,
     outcome: Rehearsal,
-    result: KernelRun,
     problem: ProjectError | None,
     run: RunEvidence,
     report: Reporter,
 ) -> None:
     """Move notebook, log and submission to `folder`, write its reports, and delete the run's other files."""
+    result = run.result
     for source, name in (
         (result.script or result.executed, "script.py" if result.script else "executed.ipynb"),
         (result.log, "log.txt"),
@@ -238,8 +236,7 @@ def _keep_evidence(
             source.replace(folder / name)  # moved: copying a sparse file would fill its holes
     report_data: dict[str, Any] = {"passed": problem is None, "problem": None, **asdict(outcome)}
     if problem:
-        files_of_run = (f"full log: {outcome.folder / 'log.txt'}", f"report: {outcome.report}")
-        problem.details = (*problem.details, *files_of_run)
+        problem.details = (*problem.details, f"full log: {outcome.folder / 'log.txt'}")
         report_data["problem"] = {
             "code": problem.code,
             "what": problem.what,
@@ -248,7 +245,8 @@ def _keep_evidence(
         }
     text = json.dumps(report_data, indent=2, default=str, ensure_ascii=False)
     (folder / "report.json").write_text(text + "\n", encoding="utf-8")
-    writer.write_report(folder, run, report=report)
+    if writer.write_report(folder, run, report=report) and problem:
+        problem.details = (*problem.details, f"report: {outcome.report}")
     files.remove_path(folder / "run")
 
 

@@ -73,6 +73,11 @@ def memory_folder(config: Config) -> Path:
     return config.project / _OURS / f"{config.out.name}.push"
 
 
+def records_folder(config: Config) -> Path:
+    """Return the folder that remembers the rehearsals of the kits in this output folder."""
+    return config.project / _OURS / f"{config.out.name}.rehearsals"
+
+
 def state_folders(config: Config) -> tuple[Path, ...]:
     """Return the folders of all Kaggles and accounts that this project was pushed to, as <place>/<account>."""
     return tuple(sorted(path for path in memory_folder(config).glob("*/*") if path.is_dir()))

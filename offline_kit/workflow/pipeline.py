@@ -31,6 +31,7 @@ from offline_kit.rehearsal.request import RehearsalRequest
 from offline_kit.workflow import (
     model_files,
     part_locations,
+    rehearsal_report,
     remote_wheelhouse,
     resolved_project,
     upload_secrets,
@@ -326,6 +327,7 @@ def rehearse_kit(
         copies=config.copies,
         part_sources=part_locations.part_locations(config),
         params=config.notebook.params,
+        context=rehearsal_report.read_context(config),
         **{**vars(options), "timeout": options.timeout or config.time_limit},
     )
     return rehearsing.rehearse_kit(request, project.settings, cache=project.cache, report=report)

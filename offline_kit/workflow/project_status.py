@@ -2,52 +2,21 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from offline_kit.core.errors import OfflineKitError, ProjectError
 from offline_kit.core.files import sha256_of
 from offline_kit.kaggle.push import kit_parts
-from offline_kit.kaggle.push.journal import LastSeenStore
 from offline_kit.kaggle.push.notebook_equality import find_all_differences
-from offline_kit.kaggle.push.submission_ledger import LedgerEntry, SubmissionLedger
 from offline_kit.kit import layout
 from offline_kit.notebook import rendering as notebook
 from offline_kit.packages.freeze import freeze as freezing
 from offline_kit.project.config import Config
 from offline_kit.project.kaggle_names import split_model_name
 from offline_kit.project.types import Freeze, Kit, OwnCode, Role
-from offline_kit.workflow import part_locations, pipeline, remote_wheelhouse, resolved_project
+from offline_kit.workflow import part_locations, pipeline, resolved_project
 from offline_kit.workflow.kaggle_session import KaggleSession
-
-SHOWN = 5  # submissions that are shown, the latest ones
-
-
-@dataclass(frozen=True, kw_only=True)
-class RemotePart:
-    """A dataset, a model or a notebook on Kaggle."""
-
-    name: str  # the part's name, or "notebook"
-    ref: str  # "owner/slug", of a model "owner/model/framework/variation"
-    version: int = 0  # the newest version, of a model the pinned one; 0 if there is none
-    state: str = ""  # the processing state of a dataset or the state of a run; empty if it was not looked at
-    holds: str = "nothing"
-    """"this kit", "another kit", "no kit", "nothing" or, if it was not looked at, an id: a part's, for the notebook the kit's."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RemoteStatus:
-    """What is at one Kaggle, for one account."""
-
-    place: str  # "Kaggle", or "the local Kaggle"
-    account: str
-    looked: bool  # whether Kaggle was asked; else it is what was seen last
-    at: str  # when the data was pushed last from here: ISO 8601 in UTC; empty for never
-    pieces: tuple[RemotePart, ...]  # datasets, other parts, then the notebook
-    run: dict[str, Any] | None
-    """The last run of the notebook that we followed, or the problem that it ended with."""
-    submissions: tuple[LedgerEntry, ...]  # the last submissions that we made, the latest first
+from offline_kit.workflow.remembered_status import RemotePart, RemoteStatus, list_last_submissions
 
 
 def read_local_kit(config: Config) -> tuple[Kit | None, tuple[str, ...]]:
@@ -57,49 +26,6 @@ def read_local_kit(config: Config) -> tuple[Kit | None, tuple[str, ...]]:
     except ProjectError as error:
         return None, (error.what, *error.details) if config.out.exists() else ()
     return kit, pipeline.find_damage(kit)
-
-
-def read_remembered_status(config: Config) -> tuple[RemoteStatus, ...]:
-    """Return what was seen last, at every Kaggle and for every account; asks nobody."""
-    return tuple(_read_remembered(config, folder) for folder in part_locations.state_folders(config))
-
-
-def _read_remembered(config: Config, folder: Path) -> RemoteStatus:
-    memory, local = LastSeenStore(folder), folder.parent.name == "local"
-    pushed = memory.load_facts(part_locations.LAST_PUSH) or {}
-    run = memory.load_facts(part_locations.LAST_RUN) or {}
-    pieces = [
-        RemotePart(
-            name=str(part.get("part")),
-            ref=str(part.get("dataset")),
-            version=int(part.get("version") or 0),
-            holds=str(part.get("id", "")),
-        )
-        for part in pushed.get("parts") or ()
-    ]
-    record = remote_wheelhouse.read_record(config.project)
-    if pushed and record and record.files and record.local is local:
-        name = remote_wheelhouse.PART
-        pieces.append(RemotePart(name=name, ref=record.notebook, version=record.version, holds=record.part))
-    if run.get("version"):
-        pieces.append(
-            RemotePart(
-                name="notebook",
-                ref=str(run.get("notebook")),
-                version=int(run["version"]),
-                state="complete",
-                holds=str(run.get("kit", "")),
-            )
-        )
-    return RemoteStatus(
-        place="the local Kaggle" if local else "Kaggle",
-        account=folder.name,
-        looked=False,
-        at=str(pushed.get("at", "")),
-        pieces=tuple(pieces),
-        run=run or None,
-        submissions=_last_submissions(part_locations.open_ledger(config, folder, local=local)),
-    )
 
 
 def read_remote_status(session: KaggleSession, kit: Kit | None) -> RemoteStatus:
@@ -116,7 +42,7 @@ def read_remote_status(session: KaggleSession, kit: Kit | None) -> RemoteStatus:
         at=str((session.memory.load_facts(part_locations.LAST_PUSH) or {}).get("at", "")),
         pieces=tuple(_inspect_parts(session, kit)) if kit else (),
         run=session.memory.load_facts(part_locations.LAST_RUN),
-        submissions=_last_submissions(session.ledger),
+        submissions=list_last_submissions(session.ledger),
     )
 
 
@@ -147,10 +73,6 @@ def _inspect_parts(session: KaggleSession, kit: Kit) -> Iterator[RemotePart]:
         state=run.state if run else "",
         holds="another kit" if find_all_differences(new, notebook) else "this kit",
     )
-
-
-def _last_submissions(ledger: SubmissionLedger) -> tuple[LedgerEntry, ...]:
-    return tuple(reversed(ledger.read_entries()[-SHOWN:]))
 
 
 _STOPPED = "a build would fail now: "

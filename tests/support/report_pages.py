@@ -26,6 +26,7 @@ FACTS: dict[str, Any] = {
     "at": "2026-11-29T12:00:00+00:00",
     "project": "leaves",
     "competition": "leaves-2026",
+    "kind": "notebook",
     "image": "kaggle-2026-10-cpu",
     "started": 1_000_000_000.0,
     "curve": [[0.1, 1e8], [5.0, 4e8], [12.0, 2e8]],

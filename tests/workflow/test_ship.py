@@ -19,6 +19,7 @@ from offline_kit.local_kaggle.faults import Fault
 from offline_kit.local_kaggle.server import TrafficEvent
 from tests.support.competitions import competition
 from tests.support.local_kaggle import HASTY
+from tests.support.report_pages import write_evidence
 from tests.support.shipping import DATASET, WEIGHTS, Yard, built_copy, make_project, retrain, yard
 
 PENDING = Fault(on="SCORE", stuck="PENDING", times=0)
@@ -73,8 +74,10 @@ def test_from_a_project_to_its_score_and_again(here: Yard) -> None:
     assert seen["status_code"] == 403, "nobody else sees it"
     assert here.holds_the_kit()
     sent = here.uploaded()
+    evidence = write_evidence(here.kit.folder / "rehearsal")  # as a rehearsal leaves it
     again = here.ship().good()
     assert (here.made(), here.uploaded()) == ((1, 1, 1), sent)
+    assert told["submission"]["score"] in (evidence / "report.html").read_text()
     for words in ("unchanged, nothing uploaded", "unchanged, not run again", "not submitted again"):
         assert words in again.out
     assert "runs on" not in again.err, "its run had ended before"

@@ -1,7 +1,7 @@
 """The commands that run and send a kit: rehearse, push, submit, and ship, which does all of it."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ import click
 from offline_kit.cli import options
 from offline_kit.cli.commands.build import show_build, show_plan
 from offline_kit.cli.console import Console, count_words, pick
+from offline_kit.core import processes
 from offline_kit.core.errors import UsageError
 from offline_kit.core.files import format_size
 from offline_kit.project.config_keys import ENVIRONMENTS, INSTALLERS, LAYOUTS
@@ -44,11 +45,12 @@ if TYPE_CHECKING:
 @options.on_options(
     "Run in a sandbox on this machine, or on Kaggle in a private notebook, offline and without a submission."
 )
+@options.flag("--open opens", "Open the report in a browser when the rehearsal has ended.")
 @options.YES
 @options.VERBOSE
 @options.common_options
 def rehearse(
-    project: Path, console: Console, upgrade: bool, no_build: bool, verbose: bool, **flags: Any
+    project: Path, console: Console, upgrade: bool, no_build: bool, verbose: bool, opens: bool, **flags: Any
 ) -> None:
     """Build what changed, then run the notebook offline and check its submission."""
     from offline_kit.kaggle.push.push_parts import DEFAULT_OPTIONS
@@ -56,7 +58,7 @@ def rehearse(
     from offline_kit.workflow import ship as shipping
 
     on, at = options.take_flags(flags, "on", "at").values()
-    _check_place(on, at, flags)
+    _check_place(on, at, flags | {"opens": opens})
     settings = pipeline.RehearsalOptions(
         **options.take_flags(flags, "env", "installer", "layout", "timeout", "yes"), confirm=console.confirm
     )
@@ -71,13 +73,29 @@ def rehearse(
         if build_remotely.missing_wheels(kit):
             with options.session_of(config, build_remotely.remote_address(config), "", console) as session:
                 build_remotely.fetch_wheels(kit, session)
-        show_rehearsal(pipeline.rehearse_kit(config, kit, settings, report=console), console)
+        with _opening_report(kit, console) if opens else nullcontext():
+            show_rehearsal(pipeline.rehearse_kit(config, kit, settings, report=console), console)
         return
     with options.session_of(config, on, at, console, current=settings.env == "current") as session:
         policy = options.confirmation(console, yes=settings.yes)
         shipping.push_data(session, kit, DEFAULT_OPTIONS, policy)
         passed = kaggle_rehearsal.rehearse_on_kaggle(session, kit, config.rows)
         _show_on_kaggle(passed, session.account, console)
+
+
+@contextmanager
+def _opening_report(kit: "Kit", console: Console) -> Iterator[None]:
+    """Open the report that the block writes, whether the rehearsal passes or fails."""
+    from offline_kit.rehearsal.report import page
+
+    path = kit.folder / "rehearsal" / page.PAGE
+    before = path.stat().st_mtime_ns if path.exists() else None
+    try:
+        yield
+    finally:
+        # A rehearsal that could not start leaves the report of the last one.
+        if path.exists() and path.stat().st_mtime_ns != before and not processes.open_in_browser(path):
+            console.warn(f"no browser could be opened; open '{path}' yourself")
 
 
 def _check_place(on: str, at: str, flags: dict[str, Any]) -> None:
@@ -87,6 +105,7 @@ def _check_place(on: str, at: str, flags: dict[str, Any]) -> None:
         "--installer": is_remote and flags["installer"] != "auto",
         "--layout": is_remote and flags["layout"] != "new",
         "--timeout": is_remote and flags["timeout"],
+        "--open": is_remote and flags["opens"],
         "--env": flags["env"] != "matching" and (on == "kaggle" or at),
         "--at": at and on != "local",
     }
@@ -118,6 +137,7 @@ def show_rehearsal(passed: "Rehearsal", console: Console) -> None:
         ("peak memory", memory),
         ("submission", f"{passed.submission}{_row_words(passed.rows)}"),
         ("evidence", str(passed.folder)),
+        ("report", str(passed.report)),
     ]
     console.show_facts("Rehearsal passed", rows)
     console.step("the notebook runs with the internet off")
@@ -204,7 +224,7 @@ def push(project: Path, console: Console, upgrade: bool, **flags: Any) -> None:
     """Build what changed, upload what Kaggle lacks, then run the notebook there and download its output."""
     from offline_kit.kaggle.push import push_notebook
     from offline_kit.kaggle.push.push_parts import PushOptions
-    from offline_kit.workflow import project_status
+    from offline_kit.workflow import project_status, rehearsal_report
     from offline_kit.workflow import ship as shipping
 
     push_options = PushOptions(**options.take_flags(flags, *_PUSH_FLAGS))
@@ -238,6 +258,7 @@ def push(project: Path, console: Console, upgrade: bool, **flags: Any) -> None:
             console.print_lines([_notebook_line(pushed, run)])
         for note in run.notes if run else ():
             console.note(note)
+        rehearsal_report.update_report(config, console)
         notebook = notebook_facts(pushed, run, session.account) if pushed else None
         facts = {"parts": _part_facts(parts, session.account), "notebook": notebook}
         console.print_result({"ok": True, "kit": kit.id, **facts})
@@ -271,7 +292,7 @@ def _choose_kit(
 def submit(project: Path, console: Console, **flags: Any) -> None:
     """Submit the finished version of the kit's notebook, once."""
     from offline_kit.kaggle.push import submit as submissions
-    from offline_kit.workflow import pipeline
+    from offline_kit.workflow import pipeline, rehearsal_report
     from offline_kit.workflow import ship as shipping
 
     submit_options = shipping.SubmissionOptions(**options.take_flags(flags, *_SUBMIT_FLAGS))
@@ -291,6 +312,7 @@ def submit(project: Path, console: Console, **flags: Any) -> None:
         # Running `submit` is the confirmation.
         policy = options.confirmation(console, yes=True)
         outcome = shipping.submit_version(session, request, submit_options, policy)
+        rehearsal_report.update_report(config, console)
         facts = _show_outcome(outcome, session.account, console)
         console.print_result({"ok": True, "submission": facts})
 
@@ -319,7 +341,7 @@ def submit(project: Path, console: Console, **flags: Any) -> None:
 def ship_command(project: Path, console: Console, upgrade: bool, **flags: Any) -> None:
     """Build, rehearse, push, run and submit, skipping what is already done."""
     from offline_kit.kaggle.push.push_parts import PushOptions
-    from offline_kit.workflow import pipeline
+    from offline_kit.workflow import pipeline, rehearsal_report
     from offline_kit.workflow import ship as shipping
 
     to, at, yes, env = options.take_flags(flags, "to", "at", "yes", "env").values()
@@ -340,6 +362,7 @@ def ship_command(project: Path, console: Console, upgrade: bool, **flags: Any) -
             _show_ship_plan(plan, show_plan(plan.build, console), console)
             return
         shipped, account = shipping.ship_kit(session, ship_options), session.account
+        rehearsal_report.update_report(config, console)
         _show_parts(shipped.pushed, console)
         console.print_lines([_notebook_line(shipped.ran.pushed, shipped.ran)])
         submission = _show_outcome(shipped.outcome, account, console)

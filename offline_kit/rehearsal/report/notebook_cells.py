@@ -3,6 +3,7 @@
 import base64
 import binascii
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from offline_kit.core.sandboxes import leftovers
 
 _LARGEST = 100_000_000  # bytes; a larger notebook is not shown
 _MAX_OUTPUT = 8_000  # characters of a cell's text
+_MAX_LOG = 20_000  # bytes
 _MAX_TEXT = 250_000  # characters of all outputs, and again of all code
 _MAX_PICTURES = 1_200_000  # characters of all pictures, base64
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -74,7 +76,7 @@ def read_script_cell(script: Path, log: Path, *, passed: bool, seconds: float, s
     budget = _Budget()
     source = script.read_text(encoding="utf-8")
     omitted = "\n# … the rest is in script.py" if len(source) > budget.code else ""
-    text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+    log_end = read_log(log)
     return PageCell(
         number=1,
         kind="code",
@@ -83,9 +85,21 @@ def read_script_cell(script: Path, log: Path, *, passed: bool, seconds: float, s
         status="completed" if passed else "failed",
         seconds=seconds,
         started=started,
-        outputs=(_cut_text("text", text, budget, "log.txt"),) if text.strip() else (),
+        outputs=(_cut_text("text", log_end["text"], budget, "log.txt"),) if log_end else (),
         file=script.name,
     )
+
+
+def read_log(log: Path) -> Mapping[str, Any] | None:
+    """Return the end of a log ("text") and whether it "is_cut"; None if there is none."""
+    if not leftovers.is_regular(log, limit=_LARGEST):
+        return None
+    with log.open("rb") as stream:
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(max(0, size - _MAX_LOG))
+        text = stream.read().decode("utf-8", errors="replace")
+    text = _CONTROLS.sub("", _ANSI.sub("", text)).strip()
+    return {"text": text, "is_cut": size > _MAX_LOG} if text else None
 
 
 def _read_code_cell(

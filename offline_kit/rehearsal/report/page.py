@@ -34,15 +34,21 @@ def write_page(folder: Path, context: ReportContext) -> Path:
         times = {"seconds": outcome["seconds"], "started": facts["started"]}
         log = folder / "log.txt"
         cells = [notebook_cells.read_script_cell(script, log, passed=outcome["passed"], **times)]
-    page = _render_page(outcome, facts, cells, context)
+    # A notebook that did not start has no cells: then the log says what happened.
+    log_end = None if cells else notebook_cells.read_log(folder / "log.txt")
+    page = _render_page(outcome, facts, cells, log_end, context)
     if len(page.encode()) > _MAX_PAGE:
-        page = _render_page(outcome, facts, [], context)
+        page = _render_page(outcome, facts, [], log_end, context)
     files.write_atomic(folder / PAGE, page)
     return folder / PAGE
 
 
 def _render_page(
-    outcome: Mapping[str, Any], facts: Mapping[str, Any], cells: Sequence[PageCell], context: ReportContext
+    outcome: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    cells: Sequence[PageCell],
+    log: Mapping[str, Any] | None,
+    context: ReportContext,
 ) -> str:
     import jinja2
 
@@ -74,6 +80,7 @@ def _render_page(
         forecast=facts.get("forecast"),  # of the hidden test set; a page without one has no word of it
         cells=cells,
         code_file=cells[0].file if cells else "executed.ipynb",
+        log=log,
         timeline=timeline,
         slowest=sorted(timeline, key=lambda cell: -(cell["seconds"] or 0))[:_SHOWN_CELLS],
         run_charts=charts.draw_run(facts["curve"], timeline, facts["limits"]["memory"]),

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from offline_kit.core import files
-from offline_kit.core.sandboxes.box import BoxOutcome
 from offline_kit.project.accelerators import MEMORY
 from offline_kit.rehearsal import kernel, kit_facts
-from offline_kit.rehearsal.execution import KernelSetup
+from offline_kit.rehearsal.execution import KernelRun, KernelSetup
 from offline_kit.rehearsal.kernel import Difference
 from offline_kit.rehearsal.mounts import MountedInputs
 from offline_kit.rehearsal.report import column_facts, history, image_grid, kit_contents
@@ -27,7 +26,7 @@ class RunEvidence:
 
     request: RehearsalRequest
     inputs: MountedInputs
-    ended: BoxOutcome
+    result: KernelRun
     kernel: KernelSetup
     sandbox: str  # its kind
 
@@ -42,9 +41,10 @@ def collect_facts(folder: Path, run: RunEvidence) -> dict[str, Any]:
         "at": files.utc_timestamp(),
         "project": request.context.project,
         "competition": request.competition,
+        "kind": run.result.kind,
         "image": request.image.name,
-        "started": run.ended.started,
-        "curve": [[round(sample.seconds, 2), sample.memory] for sample in run.ended.memory_curve],
+        "started": run.result.outcome.started,
+        "curve": [[round(sample.seconds, 2), sample.memory] for sample in run.result.outcome.memory_curve],
         "limits": {
             "seconds": request.context.time_limit or request.timeout,
             "memory": request.memory or MEMORY.get(metadata.get("machine_shape") or ""),

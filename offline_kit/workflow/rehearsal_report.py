@@ -1,0 +1,80 @@
+"""The report of the project's last rehearsal, with what was sent to Kaggle since."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from offline_kit.core.errors import ProjectError
+from offline_kit.core.report import SILENT, Reporter
+from offline_kit.kit import manifest
+from offline_kit.project.config import Config
+from offline_kit.rehearsal.report import page, writer
+from offline_kit.rehearsal.request import ReportContext
+from offline_kit.workflow import remembered_status
+from offline_kit.workflow.part_locations import records_folder
+from offline_kit.workflow.remembered_status import RemoteStatus
+
+
+def read_context(config: Config) -> ReportContext:
+    """Return what a report shows besides the run: the project, its earlier rehearsals, and what was sent and scored."""
+    statuses = remembered_status.read_remembered_status(config)
+    ids = set(_list_ids(config))
+    return ReportContext(
+        project=config.project.resolve().name,
+        time_limit=config.time_limit,
+        records=records_folder(config),
+        remote=tuple(_describe_account(status, ids) for status in statuses),
+    )
+
+
+def update_report(config: Config, report: Reporter = SILENT) -> Path | None:
+    """Draw the report of the last rehearsal again, with what was sent and scored since; None if there is none."""
+    return writer.redraw_report(config.out / "rehearsal", read_context(config), report=report)
+
+
+def find_report(config: Config, report: Reporter = SILENT) -> Path:
+    """Return the updated report of the last rehearsal; raise ProjectError if there is none."""
+    path = config.out / "rehearsal" / page.PAGE
+    if update_report(config, report) or path.is_file():
+        return path
+    raise ProjectError(
+        f"there is no report of a rehearsal in '{config.out}'",
+        code="report-not-found",
+        hint="run 'offline-kit rehearse', which writes one",
+    )
+
+
+def _list_ids(config: Config) -> Iterator[str]:
+    with suppress(ProjectError):
+        kit = manifest.read_kit(config.out)
+        yield kit.id
+        yield from (part.id for part in kit.parts)
+
+
+def _describe_account(status: RemoteStatus, ids: set[str]) -> dict[str, Any]:
+    run = status.run
+    return {
+        "place": status.place,
+        "account": status.account,
+        "pieces": [
+            {"name": piece.name, "ref": piece.ref, "version": piece.version, "is_current": piece.holds in ids}
+            for piece in status.pieces
+        ],
+        "run": run
+        and {
+            "at": str(run.get("at", "")),
+            "seconds": run.get("seconds"),
+            "problem": (run.get("problem") or {}).get("what", ""),
+        },
+        "scores": [
+            {
+                "at": entry.at,
+                "version": entry.version,
+                "state": entry.state,
+                "score": entry.score,
+                "private_score": entry.private_score,
+            }
+            for entry in status.submissions
+        ],
+    }
