@@ -65,7 +65,6 @@ def prepare_weights(
         kept_files,
         slim.SlimSettings(
             slim=config.slim,
-            precision=config.precision,
             weights_format=config.weights_format,
             project=config.project,
             cache=cache,

@@ -1,4 +1,4 @@
-"""Slim checkpoints: without training state, in half precision or as safetensors, as configured.
+"""Slim checkpoints: without training state or as safetensors, as configured.
 
 `slim_worker` does this in an interpreter that has torch, and compares every tensor with the original's. Results are
 cached by content, so that the same checkpoint gives the same bytes without being loaded again.
@@ -23,7 +23,7 @@ from offline_kit.core.report import SILENT, Reporter
 from offline_kit.project.types import Checkpoint, CheckpointKind, Finding, Severity
 
 # Increased when the worker writes other bytes
-_CACHE_VERSION = 2
+_CACHE_VERSION = 3
 _TORCH_KINDS = frozenset({CheckpointKind.LIGHTNING, CheckpointKind.TORCH_ZIP, CheckpointKind.TORCH_LEGACY})
 
 
@@ -32,7 +32,6 @@ class SlimSettings:
     """How to change checkpoints, and what that needs of the project."""
 
     slim: bool = False  # drop the states of optimizers, schedulers, callbacks and loops
-    precision: str = "keep"  # "keep" or "half"
     weights_format: str = "keep"  # "keep" or "safetensors"
     project: Path  # its environment is tried first, and a trusted checkpoint may need its classes
     cache: Path
@@ -43,7 +42,7 @@ class SlimSettings:
     def first_key(self) -> str:
         """The first configured key; empty if nothing is to be changed."""
         other = "weights_format" if self.weights_format == "safetensors" else ""
-        return "slim" if self.slim else "precision" if self.precision == "half" else other
+        return "slim" if self.slim else other
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,11 +69,7 @@ def slim_checkpoints(
     findings = []
     for checkpoint in checkpoints if settings.first_key else ():
         is_script = any("TorchScript" in line or "oldest format" in line for line in checkpoint.refused)
-        if checkpoint.kind is CheckpointKind.SAFETENSORS:
-            is_eligible = settings.precision == "half"
-        else:
-            is_eligible = checkpoint.kind in _TORCH_KINDS and not is_script
-        if is_eligible:
+        if checkpoint.kind in _TORCH_KINDS and not is_script:
             slimmed, finding = _slim_one(checkpoint, settings, report)
             findings += [finding] if finding else []
             if slimmed:
@@ -92,9 +87,7 @@ def _slim_one(
     """Return the new checkpoint (None if it is unchanged) and a finding on it."""
     store = Cache(settings.cache)
     trusted = settings.is_trusted(checkpoint.original)
-    key = cache_key(
-        _CACHE_VERSION, checkpoint.sha256, settings.slim, settings.precision, settings.weights_format, trusted
-    )
+    key = cache_key(_CACHE_VERSION, checkpoint.sha256, settings.slim, settings.weights_format, trusted)
     # Loading torch takes seconds: what is known of the same content is not asked again
     record = store.read_record("slim", key)
     blob = store.find_blob(str(record["sha256"])) if record and record.get("sha256") else None
@@ -140,8 +133,7 @@ def _run_worker(
             # torch.save writes this name's stem into the archive, so the user's name would change the bytes
             "target": str(scratch / "weights.pt"),
             "slim": settings.slim,
-            "half": settings.precision == "half",
-            "safetensors": _becomes_safetensors(checkpoint, settings),
+            "safetensors": settings.weights_format == "safetensors",
             "trusted": trusted,
             "roots": [str(settings.project), str(settings.project / "src")],
         }
@@ -152,7 +144,7 @@ def _run_worker(
         except (OfflineKitError, OSError, ValueError) as error:
             raise OutsideError(
                 f"'{checkpoint.original}' could not be slimmed: the worker in '{python}' failed",
-                hint="free memory or disk if the lines below say so, or remove `slim`, `precision` and `weights_format`",
+                hint="free memory or disk if the lines below say so, or remove `slim` and `weights_format`",
                 code="slim-failed",
                 details=getattr(error, "details", ()) or (str(error),),
             ) from error
@@ -202,12 +194,8 @@ def _has_torch(python: Path) -> bool:
         return False
 
 
-def _becomes_safetensors(checkpoint: Checkpoint, settings: SlimSettings) -> bool:
-    return settings.weights_format == "safetensors" or checkpoint.kind is CheckpointKind.SAFETENSORS
-
-
 def _rename_checkpoint(checkpoint: Checkpoint, settings: SlimSettings) -> str:
-    if not _becomes_safetensors(checkpoint, settings) or checkpoint.original.endswith(".safetensors"):
+    if settings.weights_format != "safetensors" or checkpoint.original.endswith(".safetensors"):
         return checkpoint.original
     old = PurePosixPath(checkpoint.original)
     # from_pretrained looks for this one name: https://huggingface.co/docs/transformers/main_classes/model
@@ -219,18 +207,15 @@ def _describe_savings(old: Checkpoint, new: Checkpoint, record: dict[str, object
     dropped = record["dropped"] if isinstance(record["dropped"], list) else []
     lost = record["lost"] if isinstance(record["lost"], list) else []
     parts = [f"without {', '.join(map(str, dropped))}"] * bool(dropped)
-    parts += [f"{record['halved']} tensors in half precision"] * bool(record["halved"])
     parts += ["as safetensors"] * (old.original != new.original)
     parts += [f"without {', '.join(map(str, lost))}, which safetensors cannot hold"] * bool(lost)
-    rounded = "the old ones rounded, so predictions change slightly and were not compared"
-    proven = rounded if record["halved"] else "bit for bit the same"
     before, after = format_size(old.size), format_size(new.size)
     sizes = f"takes {after} instead of {before}" if before != after else "is rewritten"
     changes = f"{sizes}{': ' * bool(parts)}{', '.join(parts)}"
     return Finding(
         severity=Severity.WARN if lost else Severity.NOTE,
         about=old.original,
-        what=f"{changes}; its {record['tensors']} tensors are {proven}",
+        what=f"{changes}; its {record['tensors']} tensors are bit for bit the same",
         remedy="set the model's arguments in [tool.offline-kit.notebook.params]" if lost else "",
     )
 

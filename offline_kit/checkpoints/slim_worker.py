@@ -54,8 +54,7 @@ def _slim_file(torch: Any, request: dict[str, Any]) -> dict[str, Any]:
     kept_items = _copy_like(loaded, {key: value for key, value in loaded.items() if key not in dropped})
     if not any(_is_weights(torch, value) for value in [kept_items, *kept_items.values()]):
         raise LeftUnchangedError("no weights were found in it")
-    copier = TensorCopier(torch, half=request["half"])
-    slimmed = copier.copy_tree(kept_items, weights=_is_weights(torch, kept_items))
+    slimmed = _copy_tree(torch, kept_items, {})
     lost = []
     if request["safetensors"]:
         lost = _write_safetensors(torch, slimmed, target)
@@ -66,19 +65,16 @@ def _slim_file(torch: Any, request: dict[str, Any]) -> dict[str, Any]:
         reloaded = _load_checkpoint(torch, target, request)
         pairs = list(_pair_tensors(torch, kept_items, reloaded))
     for original, copy in pairs:
-        _check_tensor(torch, original, copy, half=request["half"])
+        _check_tensor(torch, original, copy)
     return {
         "dropped": sorted(map(str, dropped)),
         "lost": lost,
         "tensors": len(pairs),
-        "halved": copier.halved,
         "size": target.stat().st_size,
     }
 
 
 def _load_checkpoint(torch: Any, path: Path, request: dict[str, Any]) -> Any:
-    if path.suffix == ".safetensors":
-        return _read_safetensors(torch, path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever its pickles raise
@@ -136,44 +132,23 @@ def _copy_like(old: Any, items: dict[Any, Any]) -> Any:
     return fresh
 
 
-class TensorCopier:
-    """Copy tensors without the rest of their storages; shared tensors stay shared."""
-
-    def __init__(self, torch: Any, *, half: bool) -> None:
-        self.torch = torch
-        self.half = half
-        self.halved = 0
-        self.copies: dict[Any, Any] = {}
-
-    def copy_tree(self, value: Any, *, weights: bool = False) -> Any:
-        """Return a value with its tensors copied, and weights in half precision if configured."""
-        if self.torch.is_tensor(value):
-            return self.copy_tensor(value, half=self.half and weights)
-        if isinstance(value, dict):
-            is_weights = weights or _is_weights(self.torch, value)
-            return _copy_like(
-                value, {key: self.copy_tree(value, weights=is_weights) for key, value in value.items()}
-            )
+def _copy_tree(torch: Any, value: Any, copies: dict[Any, Any]) -> Any:
+    """Return a value with its tensors cut out of larger storages; views of one storage stay one copy."""
+    if isinstance(value, dict):
+        return _copy_like(value, {key: _copy_tree(torch, item, copies) for key, item in value.items()})
+    if not torch.is_tensor(value) or value.layout != torch.strided or value.is_quantized:
         return value
-
-    def copy_tensor(self, tensor: Any, *, half: bool) -> Any:
-        """Return the single copy of a view of a storage: in half precision, or cut out of a larger storage."""
-        if tensor.layout != self.torch.strided or tensor.is_quantized:
-            return tensor
-        key = (tensor.data_ptr(), tuple(tensor.shape), tuple(tensor.stride()), tensor.dtype, half)
-        if key in self.copies and tensor.numel():
-            return self.copies[key][0]
-        copy = tensor.detach()
-        if half and copy.dtype in (self.torch.float32, self.torch.float64):
-            self.halved += 1
-            copy = copy.to(self.torch.float16)
-        elif copy.untyped_storage().nbytes() != copy.numel() * copy.element_size():
-            # torch.save writes the whole storage of a view:
-            # https://docs.pytorch.org/docs/stable/notes/serialization.html#preserve-storage-sharing
-            copy = copy.clone()
-        # The original is kept too, so that no other tensor gets its address.
-        self.copies[key] = (copy, tensor)
-        return copy
+    key = (value.data_ptr(), tuple(value.shape), tuple(value.stride()), value.dtype)
+    if key in copies and value.numel():
+        return copies[key][0]
+    copy = value.detach()
+    if copy.untyped_storage().nbytes() != copy.numel() * copy.element_size():
+        # torch.save writes the whole storage of a view:
+        # https://docs.pytorch.org/docs/stable/notes/serialization.html#preserve-storage-sharing
+        copy = copy.clone()
+    # The original is kept too, so that no other tensor gets its address.
+    copies[key] = (copy, value)
+    return copy
 
 
 def _pair_tensors(torch: Any, old: Any, new: Any) -> Any:
@@ -186,14 +161,10 @@ def _pair_tensors(torch: Any, old: Any, new: Any) -> Any:
             yield from _pair_tensors(torch, value, new[key])
 
 
-def _check_tensor(torch: Any, old: Any, new: Any, *, half: bool) -> None:
-    """Raise unless a tensor equals the old one bit for bit, or is the old one rounded to half precision."""
+def _check_tensor(torch: Any, old: Any, new: Any) -> None:
+    """Raise unless a tensor equals the old one bit for bit."""
     if old.layout != torch.strided or old.is_quantized:
         return
-    if half and new.dtype == torch.float16 and old.dtype in (torch.float32, torch.float64):
-        if bool((torch.isinf(new) & ~torch.isinf(old)).any()):
-            raise LeftUnchangedError("half precision cannot hold its largest weights (above 65504)")
-        old = old.to(torch.float16)
     is_equal = old.dtype == new.dtype and old.shape == new.shape and _tensor_bytes(old) == _tensor_bytes(new)
     if not is_equal:
         raise LeftUnchangedError("a tensor did not come back as it was written")

@@ -91,7 +91,7 @@ def light(path: Path, project: Path, *, trusted: bool = False, **wish: Any) -> S
 
 def work(source: Path, target: Path, **wish: Any) -> dict[str, Any]:
     """Run the worker in this process."""
-    request = {"slim": True, "half": False, "safetensors": False, "trusted": False, "roots": [], **wish}
+    request = {"slim": True, "safetensors": False, "trusted": False, "roots": [], **wish}
     return slim_worker.run_request({"source": str(source), "target": str(target), **request})
 
 
@@ -172,19 +172,6 @@ def test_no_interpreter_with_torch(tmp_path: Path, no_torch: Callable[[], Path])
     assert caught.value.code == "torch-not-found"
 
 
-def test_half_precision_is_what_rounding_gives(tmp_path: Path, project: Path) -> None:
-    """Weights come out rounded, counters whole, and predictions within half precision of the first ones."""
-    model, whole = trained()
-    torch.save(whole, tmp_path / "best.ckpt")
-    done = light(tmp_path / "best.ckpt", project, slim=True, precision="half")
-    loaded = torch.load(done.checkpoints[0].path, weights_only=True)["state_dict"]
-    assert loaded["embed.weight"].dtype == torch.float16
-    assert loaded["norm.num_batches_tracked"].dtype == torch.int64
-    torch.testing.assert_close(predictions(loaded), predictions(model.state_dict()), rtol=2e-2, atol=2e-2)
-    assert "in half precision" in done.findings[0].what
-    assert "so predictions change slightly" in done.findings[0].what
-
-
 def test_safetensors_keep_the_hyper_parameters(tmp_path: Path, project: Path) -> None:
     """Tied weights are written under both names, and the notebook's own loader finds the rest again."""
     model, whole = trained()
@@ -207,9 +194,6 @@ def test_sizes_that_read_the_same_are_left_out(tmp_path: Path, project: Path) ->
     (finding,) = light(tmp_path / "best.pt", project, weights_format="safetensors").findings
     assert finding.what.startswith("is rewritten: as safetensors")
     assert "instead of" not in finding.what
-    torch.save({"state_dict": {"a": torch.zeros(2_500_000)}}, tmp_path / "half.pt")
-    (finding,) = light(tmp_path / "half.pt", project, precision="half").findings
-    assert finding.what.startswith("takes 5.0 MB instead of 10.0 MB: 1 tensors in half precision")
 
 
 def test_the_notebook_reads_such_a_file(tmp_path: Path, project: Path) -> None:
@@ -276,20 +260,10 @@ def test_a_view_does_not_drag_its_storage_along(tmp_path: Path) -> None:
     assert (tmp_path / "new.pt").stat().st_size == answer["size"]
 
 
-def test_what_half_precision_cannot_hold_stays_whole(tmp_path: Path, project: Path) -> None:
-    """A weight of 1e5 would become infinite: the file is left as it is, with the reason."""
-    torch.save({"w": torch.tensor([1e5, 1.0])}, tmp_path / "large.pt")
-    done = light(tmp_path / "large.pt", project, precision="half")
-    assert done.checkpoints[0].path == tmp_path / "large.pt"
-    assert "above 65504" in done.findings[0].what
-    assert done.findings[0].severity is Severity.WARN
-
-
 def test_not_a_number_is_no_difference(tmp_path: Path) -> None:
     """Bits are compared, so a NaN equals itself, and 0.0 is not -0.0."""
     torch.save({"w": torch.tensor([float("nan"), -0.0, float("inf")])}, tmp_path / "odd.pt")
     assert work(tmp_path / "odd.pt", tmp_path / "new.pt")["tensors"] == 1
-    assert work(tmp_path / "odd.pt", tmp_path / "half.pt", half=True)["halved"] == 1
 
 
 class Settings:
@@ -353,9 +327,7 @@ def test_a_folder_stays_whole(tmp_path: Path, project: Path) -> None:
     torch.save(trained()[0].state_dict(), folder / "pytorch_model.bin")
     (folder / "config.json").write_text("{}")
     originals = [checkpoint(folder / name, f"bert/{name}") for name in ("config.json", "pytorch_model.bin")]
-    settings = SlimSettings(
-        project=project, cache=tmp_path / "cache", weights_format="safetensors", precision="half"
-    )
+    settings = SlimSettings(project=project, cache=tmp_path / "cache", weights_format="safetensors")
     done = slim_checkpoints(originals, settings)
     assert [each.original for each in done.checkpoints] == ["bert/config.json", "bert/model.safetensors"]
     places = {each.path.parent for each in done.checkpoints}

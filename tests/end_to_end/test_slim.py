@@ -113,16 +113,6 @@ def test_a_slim_checkpoint_predicts_the_same(trained: Path, lit: Any) -> None:
     assert torch.equal(model(digits()), whole)
 
 
-def test_half_precision_predicts_nearly_the_same(trained: Path, lit: Any) -> None:
-    """Half of what is left, the same digits, and scores within what half precision gives."""
-    slim = light(trained, slim=True).checkpoints[0]
-    new = light(trained, slim=True, precision="half").checkpoints[0]
-    whole, half = predictions(trained, lit), predictions(new.path, lit)
-    assert new.size < 0.6 * slim.size
-    torch.testing.assert_close(half, whole, rtol=1e-2, atol=1e-2)
-    assert (half.argmax(1) == whole.argmax(1)).float().mean() > 0.999
-
-
 def test_safetensors_predict_the_same(trained: Path, lit: Any) -> None:
     """As safetensors, read by the format's own reader, with the hyper-parameters beside the weights."""
     pytest.importorskip("safetensors")
