@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -13,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from offline_kit.core.errors import OutsideError, UsageError
 from offline_kit.core.report import Advance
@@ -365,6 +366,15 @@ def append_line(path: Path, line: str) -> None:
                 os.fsync(handle)
             finally:
                 os.close(handle)
+
+
+def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the objects in a file of JSON lines, if there is one; lines that a crash cut are skipped."""
+    for line in path.read_bytes().splitlines() if path.exists() else ():
+        with suppress(ValueError):
+            value = json.loads(line)
+            if isinstance(value, dict):
+                yield value
 
 
 def list_tree(folder: Path) -> tuple[Path, ...]:

@@ -32,7 +32,7 @@ def read_remote_status(session: KaggleSession, kit: Kit | None) -> RemoteStatus:
     """Ask Kaggle now; without a kit only for the submissions. Waits for nothing."""
     competition = session.config.competition
     # Scores come hours after a submission: each look updates the ledger.
-    if competition and session.ledger.find_latest(competition):
+    if competition and any(entry.competition == competition for entry in session.ledger.read_entries()):
         for submission in session.kaggle.list_submissions(competition):
             session.ledger.update_entry(submission)
     return RemoteStatus(

@@ -37,7 +37,7 @@ class ApprovalPolicy:
 class NotebookRun:
     """A successful run of the kit's notebook."""
 
-    pushed: push_notebook.PushedNotebook
+    pushed: push_notebook.NotebookPlan
     seconds: float  # as its log says
     submission: Path | None
     """The file that it wrote, downloaded; None if it wrote none and no competition asks for one."""
@@ -168,7 +168,7 @@ def run_notebook(
     before = " before" * (pushed.action == "nothing")
     output = f"; its output is '{submission}'" if submission else ""
     session.report.note(
-        f"version {pushed.version} of '{pushed.ref}' ran offline{before}, in {finished.seconds:.0f} s{output}"
+        f"version {pushed.version} of '{new.ref}' ran offline{before}, in {finished.seconds:.0f} s{output}"
     )
     # The public run sees the same data as a rehearsal: other predictions are worth a note.
     notes: tuple[str, ...] = ()
@@ -186,7 +186,7 @@ def run_notebook(
 
 
 def _fetch_submission(
-    session: KaggleSession, pushed: push_notebook.PushedNotebook, finished: notebook_runs.FinishedRun
+    session: KaggleSession, pushed: push_notebook.NotebookPlan, finished: notebook_runs.FinishedRun
 ) -> Path | None:
     """Download the submission file of a run, unless it is here already; None if there is none to expect."""
     name, folder = session.config.notebook.submission, session.runs_folder(finished.ref)

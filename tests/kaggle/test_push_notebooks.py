@@ -121,7 +121,7 @@ def test_a_push_is_private_offline_and_has_its_sources(
     kit = written(make_kit(tmp_path / "kit"), "import os; print(os.listdir(os.environ['INPUT']))")
     pushed(bench, kit, alice)
     done = push_notebook.push_notebook(push_notebook.read_notebook(kit, "alice"), access(alice, ways(bench)))
-    assert (done.ref, done.version, done.action) == (REF, 1, "new")
+    assert (done.notebook.ref, done.version, done.action) == (REF, 1, "new")
     there = alice.get_notebook(REF, 1)
     assert there
     assert (there.private, there.internet, there.sources.datasets) == (True, False, ("alice/plant-kit",))

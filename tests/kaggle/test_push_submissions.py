@@ -342,7 +342,7 @@ def test_the_words_of_a_yes_that_does_not_show_are_told(held: Contest) -> None:
     words = "Successfully submitted to Small digits"
     held.bench.kaggle.faults.add_fault(Fault(on="CreateCodeSubmission", answer={"message": words}))
     for _again in range(2):
-        with pytest.raises(OutsideError, match="does not list it yet") as caught:
+        with pytest.raises(OutsideError, match="does not show it yet") as caught:
             held.submit()
         assert caught.value.details == (f"Kaggle's message: {words}",)
     assert held.made() == []
@@ -394,7 +394,7 @@ def test_what_kaggle_took_and_does_not_show_is_not_sent_again(tmp_path: Path) ->
         held.finished()
         assert held.submit().ref == FIRST
         assert phases(held) == [Phase.BEGUN, Phase.ANSWERED]
-        with pytest.raises(OutsideError, match="does not list it yet"):
+        with pytest.raises(OutsideError, match="does not show it yet"):
             held.submit()
         held.bench.until(lambda: bool(held.alice.list_submissions(SLUG)))
         assert held.submit().existed_before
@@ -654,8 +654,7 @@ def test_an_older_version_goes_only_with_its_own_kit(held: Contest) -> None:
     assert "rendered for the kit" in stopped(held, version=version, kit=new.id).details[0]
     pushed(held.bench, make_kit(held.bench.folder / "old"), held.alice)
     assert held.submit(version=version, kit=old.id, commit="c" * 40).ref == FIRST
-    entry = held.ledger.find_latest(SLUG)
-    assert entry is not None
+    (entry,) = held.ledger.read_entries()
     assert (entry.kit, entry.parts, entry.commit) == (old.id, parts, "c" * 40)
     held.wait(FIRST)
     held.submit(version=version, again=True, commit="d" * 40)

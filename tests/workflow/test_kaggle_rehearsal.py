@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from offline_kit.core.errors import UsageError
-from offline_kit.kaggle.push.push_notebook import PushedNotebook
+from offline_kit.kaggle.client.api_types import NewNotebook
+from offline_kit.kaggle.push.push_notebook import NotebookPlan
 from offline_kit.workflow.kaggle_rehearsal import KaggleRehearsal, limit_rows
 from offline_kit.workflow.ship import NotebookRun
 from tests.support.competitions import write
@@ -94,7 +95,8 @@ def test_a_notebook_without_the_kit_cell_has_no_rows() -> None:
 
 def test_the_forecast_counts_all_of_the_run() -> None:
     """So it is careful; without rows or seconds there is none."""
-    pushed = PushedNotebook(ref="a/b", version=1, url="", action="new")
+    new = NewNotebook(ref="a/b", title="b", text="")
+    pushed = NotebookPlan(notebook=new, action="new", reason="", version=1)
     ran = NotebookRun(pushed=pushed, seconds=10.0, submission=None, log=Path("log.txt"), notes=())
     assert KaggleRehearsal(ran=ran, rows=7, limit=3600, notes=()).forecast_rows == 2520
     assert KaggleRehearsal(ran=ran, rows=0, limit=3600, notes=()).forecast_rows == 0

@@ -18,7 +18,7 @@ from offline_kit.project.config_keys import ENVIRONMENTS, INSTALLERS, LAYOUTS
 if TYPE_CHECKING:
     from offline_kit.kaggle.client.api_types import Account
     from offline_kit.kaggle.push.part_targets import PartPlan
-    from offline_kit.kaggle.push.push_notebook import NotebookPlan, PushedNotebook
+    from offline_kit.kaggle.push.push_notebook import NotebookPlan
     from offline_kit.kaggle.push.push_parts import PushPlan
     from offline_kit.kaggle.push.submission_plan import SubmitPlan
     from offline_kit.project.config import Config
@@ -150,7 +150,7 @@ def _show_on_kaggle(passed: "KaggleRehearsal", account: "Account", console: Cons
     for note in passed.notes:
         console.note(note)
     rows = [
-        ("where", f"{account.server_name}, '{run.pushed.ref}' version {run.pushed.version}"),
+        ("where", f"{account.server_name}, '{run.pushed.notebook.ref}' version {run.pushed.version}"),
         ("time", f"{run.seconds:.1f} s"),
         ("submission", f"{run.submission or 'none'}{_row_words(passed.rows)}"),
         ("log", str(run.log)),
@@ -476,15 +476,15 @@ def _page(url: str, account: "Account") -> str | None:
     return url if account.server_name == "Kaggle" else None
 
 
-def _notebook_line(pushed: "PushedNotebook", run: "NotebookRun | None") -> str:
+def _notebook_line(pushed: "NotebookPlan", run: "NotebookRun | None") -> str:
     results = {"new": "pushed", "version": "a new version", "nothing": "unchanged, not run again"}
     time = f", ran in {run.seconds:.1f} s" if run else ""
-    return f"{pushed.ref} version {pushed.version}: {results[pushed.action]}{time}"
+    return f"{pushed.notebook.ref} version {pushed.version}: {results[pushed.action]}{time}"
 
 
-def notebook_facts(pushed: "PushedNotebook", run: "NotebookRun | None", account: "Account") -> dict[str, Any]:
+def notebook_facts(pushed: "NotebookPlan", run: "NotebookRun | None", account: "Account") -> dict[str, Any]:
     """Return a pushed notebook, and its run if it was waited for, for a script."""
-    facts = pick(pushed, "version action", notebook="ref") | {"url": _page(pushed.url, account)}
+    facts = pick(pushed, "version action", notebook="notebook.ref") | {"url": _page(pushed.url, account)}
     if run:
         submission = str(run.submission) if run.submission else None
         facts |= pick(run, "seconds notes") | {"submission": submission, "log": str(run.log)}

@@ -7,6 +7,7 @@ killed, only the journal shows that there may be an effect, and what the state b
 import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -14,7 +15,6 @@ from typing import Any, TypeVar
 
 from offline_kit.core import files
 from offline_kit.core.errors import OutsideError
-from offline_kit.core.files import append_line
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.core.retry import PATIENT, RetryPolicy
 from offline_kit.kaggle.client.api_types import NoResponseError, RefusedError, UnreachableError
@@ -66,28 +66,23 @@ class Journal:
         """Append a line, with Kaggle's message if there is one, and sync it to disk."""
         words = {"said": server_message} if server_message else {}
         line = {**asdict(effect), "phase": phase.value, "at": round(time.time(), 3), **words}
-        append_line(self.path, json.dumps(line))
+        files.append_line(self.path, json.dumps(line))
 
     def read_entries(self) -> tuple[JournalEntry, ...]:
         """Return all entries in order; lines that a crash truncated are skipped."""
-        try:
-            lines = self.path.read_bytes().splitlines()
-        except FileNotFoundError:
-            return ()
         entries = []
-        for line in lines:
-            try:
-                raw = json.loads(line)
+        for raw in files.read_json_lines(self.path):
+            with suppress(ValueError, KeyError, TypeError):
                 effect = Effect(
                     action=str(raw["action"]),
                     target=str(raw["target"]),
                     before=int(raw["before"]),
                     content=str(raw["content"]),
                 )
-                phase, at, message = Phase(raw["phase"]), float(raw["at"]), str(raw.get("said") or "")
-            except (ValueError, KeyError, TypeError):
-                continue
-            entries.append(JournalEntry(effect=effect, phase=phase, at=at, server_message=message))
+                phase, message = Phase(raw["phase"]), str(raw.get("said") or "")
+                entries.append(
+                    JournalEntry(effect=effect, phase=phase, at=float(raw["at"]), server_message=message)
+                )
         return tuple(entries)
 
     def find_open_entry(self, target: str) -> JournalEntry | None:
@@ -191,7 +186,12 @@ class PushContext:
         return answer
 
     def recover_interrupted(
-        self, target: str, find_effect: Callable[[Effect], _T | None], *, processing: float = 0.0
+        self,
+        target: str,
+        find_effect: Callable[[Effect], _T | None],
+        *,
+        processing: float = 0.0,
+        what: str = "push",
     ) -> _T | None:
         """Return what `find_effect` finds of the effect that an earlier run left open; None if there is none.
 
@@ -202,13 +202,25 @@ class PushContext:
         if entry is None:
             return None
         name = target.rpartition(":")[2]
-        self.report.note(f"an earlier push of '{name}' was interrupted; checking its state")
+        self.report.note(f"an earlier {what} of '{name}' was interrupted; checking its state")
         result = find_effect(entry.effect)
-        if result is None and entry.phase is Phase.ANSWERED and time.time() - entry.at < processing:
-            raise OutsideError(
-                f"Kaggle accepted the push of '{name}', but does not show it yet",
-                code="push-not-visible",
-                hint="run the same command again later: it first looks for the push, and nothing is sent twice",
-            )
+        was_accepted = entry.phase is Phase.ANSWERED and not is_refusal(entry.server_message)
+        if result is None and was_accepted and time.time() - entry.at < processing:
+            raise build_unseen_error(what, name, entry.server_message)
         self.journal.append_entry(entry.effect, Phase.LOST if result is None else Phase.DONE)
         return result
+
+
+def is_refusal(server_message: str) -> bool:
+    """Tell whether the message of an answer without a number is a refusal."""
+    return bool(server_message) and "success" not in server_message.lower()
+
+
+def build_unseen_error(what: str, name: str, server_message: str = "") -> OutsideError:
+    """Return the error for a "push" or "submission" that Kaggle accepted, and that is not visible in time."""
+    return OutsideError(
+        f"Kaggle accepted the {what} of '{name}', but does not show it yet",
+        code="submission-not-visible" if what == "submission" else "push-not-visible",
+        hint="run the same command again later: it first looks for it, and nothing is sent twice",
+        details=(f"Kaggle's message: {server_message}",) if server_message else (),
+    )

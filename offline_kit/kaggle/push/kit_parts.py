@@ -5,14 +5,12 @@ be submitted only while its datasets hold the parts that it needs.
 """
 
 import ast
-import json
 import re
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 from offline_kit.core.errors import OutsideError, ProjectError
@@ -20,6 +18,7 @@ from offline_kit.core.retry import TransientError, retry_call
 from offline_kit.kaggle.client.api_types import NotebookSources, RefusedError, RemoteDataset, RemoteFile
 from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.push.journal import PushContext
+from offline_kit.kaggle.push.notebook_equality import normalise_cells
 from offline_kit.kaggle.push.poll_policy import StatusLine, find_cause, ignore_transient
 from offline_kit.kit import manifest
 from offline_kit.project.kaggle_names import MARKER
@@ -36,11 +35,7 @@ _MAX_LOOK_BACK = 20  # versions of a notebook without output to skip
 
 def parse_part_ids(text: str) -> dict[str, str]:
     """Return the part ids that a notebook needs, by part name; empty if the notebook is not ours."""
-    try:
-        cells = [cell for cell in json.loads(text)["cells"] if cell.get("cell_type") == "code"]
-        sources = ["".join(cell.get("source", "")) for cell in cells]
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return {}
+    sources = [source for kind, source in normalise_cells(text) if kind == "code"]
     for source in sources:
         try:
             # Most cells of other notebooks are not even Python: magics, shell commands.
@@ -306,30 +301,27 @@ def find_missing_parts(
 
     Waits for own datasets that are being processed; raises OutsideError if that takes too long.
     """
-    kaggle = context.kaggle
-    username = kaggle.fetch_account().username.lower()
-    readers: list[Callable[[], KitPart | None]] = []
-    for ref in sources.datasets:
-        if ref.partition("/")[0].lower() == username:
-            readers.append(partial(_wait_for_part, ref, context))
-        else:
-            readers.append(partial(_read_foreign_part, kaggle, ref))
-    for source in sources.models:
-        ref, _, version = source.rpartition("/")
-        if ref.count("/") == 3 and version.isdecimal():
-            readers.append(partial(read_model_part, kaggle, ref, int(version)))
-    for source in sources.notebooks:
-        readers.append(partial(read_notebook_part, kaggle, "/".join(source.split("/")[:2])))
     missing = dict(parts)
-    for read_part in readers:
-        part = read_part() if missing else None
+    for part in _read_attached_parts(sources, context):
         if part:
             missing = {name: part_id for name, part_id in missing.items() if part_id != part.id}
+        if not missing:
+            break
     return missing
 
 
-def _wait_for_part(ref: str, context: PushContext) -> KitPart | None:
-    return inspect_dataset(ref, context).part
+def _read_attached_parts(sources: NotebookSources, context: PushContext) -> Iterator[KitPart | None]:
+    kaggle = context.kaggle
+    username = kaggle.fetch_account().username.lower()
+    for ref in sources.datasets:
+        is_own = ref.partition("/")[0].lower() == username
+        yield inspect_dataset(ref, context).part if is_own else _read_foreign_part(kaggle, ref)
+    for source in sources.models:
+        ref, _, version = source.rpartition("/")
+        if ref.count("/") == 3 and version.isdecimal():
+            yield read_model_part(kaggle, ref, int(version))
+    for source in sources.notebooks:
+        yield read_notebook_part(kaggle, "/".join(source.split("/")[:2]))
 
 
 def _read_foreign_part(kaggle: KaggleClient, ref: str) -> KitPart | None:

@@ -38,7 +38,7 @@ def normalise_cells(text: str) -> tuple[tuple[str, str], ...]:
         cells = [
             (str(cell["cell_type"]), "".join(cell.get("source", ""))) for cell in json.loads(text)["cells"]
         ]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         cells = [("", text)]
     return tuple((kind, source.replace("\r\n", "\n").rstrip("\n")) for kind, source in cells)
 

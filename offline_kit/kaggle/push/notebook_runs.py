@@ -1,7 +1,6 @@
 """Follow the run of a pushed notebook, explain its failure, and download its output."""
 
 import csv
-import json
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -26,8 +25,9 @@ from offline_kit.kaggle.client.api_types import (
 from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.push import push_notebook
 from offline_kit.kaggle.push.journal import PushContext
+from offline_kit.kaggle.push.notebook_equality import normalise_cells
 from offline_kit.kaggle.push.poll_policy import StatusLine, wait_until_shown
-from offline_kit.kaggle.push.push_notebook import PushedNotebook
+from offline_kit.kaggle.push.push_notebook import NotebookPlan
 from offline_kit.notebook.runtime.kit_runtime import KitError, find_failure
 from offline_kit.rehearsal import causes, execution, script_runs, submission_check
 from offline_kit.rehearsal.causes import Explanation
@@ -74,28 +74,27 @@ def push_and_follow(
     *,
     timeout: float = RUN_TIMEOUT_SECONDS,
     log_folder: Path | None = None,
-) -> tuple[PushedNotebook, FinishedRun]:
+) -> tuple[NotebookPlan, FinishedRun]:
     """Push a notebook and follow its run; raises as `push_notebook` and `follow_run`.
 
     If the run started before its kit was visible, warn and push the notebook once more.
     """
-
-    def follow_pushed() -> tuple[PushedNotebook, FinishedRun]:
-        return pushed, follow_run(
-            notebook.ref, pushed.version, context, timeout=timeout, log_folder=log_folder
-        )
-
-    pushed = push_notebook.push_notebook(notebook, context)
-    try:
-        return follow_pushed()
-    except KitNotMountedError as error:
-        context.report.warn(
-            f"version {pushed.version} of '{notebook.ref}' ran before its kit was visible; pushing it once more"
-            f" ({error.what})"
-        )
+    is_last = False
+    while True:
+        pushed = push_notebook.push_notebook(notebook, context)
+        try:
+            return pushed, follow_run(
+                notebook.ref, pushed.version, context, timeout=timeout, log_folder=log_folder
+            )
+        except KitNotMountedError as error:
+            if is_last:
+                raise
+            context.report.warn(
+                f"version {pushed.version} of '{notebook.ref}' ran before its kit was visible;"
+                f" pushing it once more ({error.what})"
+            )
         push_notebook.void_version(notebook, pushed.version, context)
-    pushed = push_notebook.push_notebook(notebook, context)
-    return follow_pushed()
+        is_last = True
 
 
 def follow_run(
@@ -297,10 +296,7 @@ def _quote_failure(run_failure: "RunFailure", text: str) -> tuple[str, tuple[str
         return script_setup.label_line(text, run_failure.line), execution.quote_line(text, run_failure.line)
     if not run_failure.cell:
         return "", ()
-    try:
-        sources = ["".join(cell.get("source", "")) for cell in json.loads(text)["cells"]]
-    except (ValueError, KeyError, TypeError, AttributeError):
-        sources = []
+    sources = [source for _, source in normalise_cells(text)]
     label = execution.label_cell(run_failure.cell, execution.count_added_cells(sources))
     return label, execution.quote_cell(label, run_failure.source) if run_failure.source else ()
 
@@ -416,7 +412,11 @@ def analyse_failure(log: Sequence[LogLine], notebook: str, kernel_type: str = "n
     end = _CONVERTING.search(text, max(start, 0))
     # After a failure, Kaggle still converts the notebook with nbconvert, whose log comes last.
     section = text[max(start, 0) : end.start() if end else None]
-    code = _code_cells(notebook)
+    code = {
+        number: source
+        for number, (kind, source) in enumerate(normalise_cells(notebook), 1)
+        if kind == "code" and source.strip()
+    }
     cell = _find_failed_cell(text, heads[-1][1] if heads else "", section, code)
     lines = tuple(line for line in section.splitlines() if line.strip().strip("-")) if start >= 0 else ()
     if lines and "DeadKernelError" in lines[-1]:
@@ -441,19 +441,6 @@ def _find_traceback(text: str) -> int:
             break
         start = before
     return start
-
-
-def _code_cells(notebook: str) -> dict[int, str]:
-    """Return the source of the code cells, by their number among all cells."""
-    code = {}
-    try:
-        for number, cell in enumerate(json.loads(notebook)["cells"], 1):
-            source = "".join(cell["source"])
-            if cell["cell_type"] == "code" and source.strip():
-                code[number] = source
-    except (ValueError, KeyError, TypeError):
-        return {}
-    return code
 
 
 def _find_failed_cell(text: str, executed: str, section: str, code: dict[int, str]) -> int:

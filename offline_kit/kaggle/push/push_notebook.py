@@ -8,7 +8,7 @@ import json
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -42,24 +42,14 @@ _LOOK_BACK = 5  # versions that others may have saved on top of ours
 
 @dataclass(frozen=True, kw_only=True)
 class NotebookPlan:
-    """What a push does to a notebook."""
+    """What a push does, or has done, to a notebook; its run may still be queued."""
 
     notebook: NewNotebook
     action: str  # "new" (there is no such notebook), "version" or "nothing"
     reason: str
     version_before: int = 0  # the newest version; 0 for none
-    version: int = 0  # the version that matches; 0 if one has to be pushed
+    version: int = 0  # the version that matches, after a push the new one; 0 if one has to be pushed
     url: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PushedNotebook:
-    """Where a pushed notebook is; its run may still be queued."""
-
-    ref: str
-    version: int
-    url: str
-    action: str  # what was done: "new", "version" or "nothing"
 
 
 def read_notebook(kit: Kit, username: str) -> NewNotebook:
@@ -129,7 +119,7 @@ def pin_model(kit: Kit, source: str) -> None:
         files.write_atomic(path, json.dumps(pinned, indent=2) + "\n")
 
 
-def push_notebook(notebook: NewNotebook, context: PushContext) -> PushedNotebook:
+def push_notebook(notebook: NewNotebook, context: PushContext) -> NotebookPlan:
     """Push a notebook, which starts its run, and return its version as Kaggle shows it.
 
     Nothing is pushed if the newest version is the same and its run is complete, queued or running.
@@ -140,7 +130,7 @@ def push_notebook(notebook: NewNotebook, context: PushContext) -> PushedNotebook
         plan = plan_notebook(notebook, context)
         if plan.action == "nothing":
             context.report.note(f"'{notebook.ref}': nothing to push, {plan.reason}")
-            return PushedNotebook(ref=notebook.ref, version=plan.version, url=plan.url, action="nothing")
+            return plan
         context.report.step(f"Pushing the notebook '{notebook.ref}': {plan.reason}")
         effect, journal = _build_effect(notebook, plan.version_before), context.journal
         saved = _save_when_free(effect, notebook, context)
@@ -166,13 +156,20 @@ def push_notebook(notebook: NewNotebook, context: PushContext) -> PushedNotebook
         context.report.note(
             f"'{notebook.ref}' version {saved.version} is private, {internet} and all of its sources"
         )
-        return PushedNotebook(ref=notebook.ref, version=saved.version, url=saved.url, action=plan.action)
+        return replace(plan, version=saved.version, url=saved.url)
 
 
 def plan_notebook(notebook: NewNotebook, context: PushContext) -> NotebookPlan:
     """Return what a push would do, after recovering what an earlier run left open."""
     context.report.step(f"Looking at the notebook '{notebook.ref}' on {context.server_name}")
-    recovered = _recover_interrupted(notebook, context)
+    is_same = False
+
+    def find_version(effect: Effect) -> int | None:
+        nonlocal is_same
+        is_same = effect.content == hash_content(notebook)
+        return _find_pushed_version(effect, notebook if is_same else None, context) or None
+
+    recovered = context.recover_interrupted(notebook.ref, find_version)
     newest = context.kaggle.get_notebook(notebook.ref)
     if newest is None:
         slug = make_slug(notebook.title)
@@ -184,7 +181,7 @@ def plan_notebook(notebook: NewNotebook, context: PushContext) -> NotebookPlan:
                 hint="set `title` in [tool.offline-kit.notebook] and remove `slug`, which follows from it",
             )
         return NotebookPlan(notebook=notebook, action="new", reason="the notebook does not exist yet")
-    remote, number = newest, recovered or newest.newest_version
+    remote, number = newest, (recovered if is_same else None) or newest.newest_version
     if number != newest.newest_version:
         remote = context.kaggle.get_notebook(notebook.ref, number) or newest
     reason = _find_push_reason(notebook, remote, number, context)
@@ -232,18 +229,6 @@ def _find_push_reason(
     timeout = context.poll.visibility_timeout
     is_fresh = last and number > last.effect.before and time.time() - last.at < timeout
     return "" if is_fresh else f"version {number} was saved without a run"
-
-
-def _recover_interrupted(notebook: NewNotebook, context: PushContext) -> int:
-    """Recover what an earlier run sent without seeing it arrive; return its version if it is this notebook."""
-    entry = context.journal.find_open_entry(notebook.ref)
-    if entry is None or entry.effect.action != _ACTION:
-        return 0
-    context.report.note(f"an earlier push of '{notebook.ref}' was interrupted; checking its state")
-    is_same_content = entry.effect.content == hash_content(notebook)
-    version = _find_pushed_version(entry.effect, notebook if is_same_content else None, context)
-    context.journal.append_entry(entry.effect, Phase.DONE if version else Phase.LOST)
-    return version if is_same_content else 0
 
 
 def _save_when_free(effect: Effect, notebook: NewNotebook, context: PushContext) -> SavedNotebook:

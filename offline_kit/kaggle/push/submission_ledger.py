@@ -6,12 +6,12 @@ A later line with the same key (its number, its score) replaces the earlier one 
 import json
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote, unquote
 
-from offline_kit.core.files import append_line, utc_timestamp
+from offline_kit.core.files import append_line, read_json_lines, utc_timestamp
 from offline_kit.kaggle.client.api_types import Submission
 
 
@@ -77,30 +77,18 @@ class SubmissionLedger:
 
     def read_entries(self) -> tuple[LedgerEntry, ...]:
         """Return all submissions, oldest first, each with its latest state; invalid lines are skipped."""
-        try:
-            lines = self.path.read_bytes().splitlines()
-        except FileNotFoundError:
-            return ()
         by_key: dict[tuple[str, str, str], LedgerEntry] = {}
-        for line in lines:
-            try:
-                raw: Any = json.loads(line)
+        for raw in read_json_lines(self.path):
+            with suppress(TypeError):
                 known = {name: value for name, value in raw.items() if name in _FIELD_NAMES}
                 entry = LedgerEntry(**known)
-            except (ValueError, AttributeError, TypeError):
-                continue
-            by_key[entry.place, entry.competition, entry.message] = entry
+                by_key[entry.place, entry.competition, entry.message] = entry
         return tuple(by_key.values())
 
     def find_by_version(self, notebook: str, version: int) -> tuple[LedgerEntry, ...]:
         """Return the submissions of a notebook version, oldest first."""
         ref = notebook.lower()
         return tuple(e for e in self.read_entries() if e.notebook.lower() == ref and e.version == version)
-
-    def find_latest(self, competition: str = "") -> LedgerEntry | None:
-        """Return the latest submission (to a competition, if given), None if there is none."""
-        entries = [e for e in self.read_entries() if not competition or e.competition == competition]
-        return entries[-1] if entries else None
 
 
 _TAG = re.compile(

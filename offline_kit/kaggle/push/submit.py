@@ -17,7 +17,13 @@ from offline_kit.core.report import Reporter
 from offline_kit.core.retry import TransientError, retry_call
 from offline_kit.kaggle.client.api_types import NoResponseError, RefusedError, Submission, UnreachableError
 from offline_kit.kaggle.client.client import KaggleClient
-from offline_kit.kaggle.push.journal import Effect, Phase, PushContext
+from offline_kit.kaggle.push.journal import (
+    Effect,
+    Phase,
+    PushContext,
+    build_unseen_error,
+    is_refusal,
+)
 from offline_kit.kaggle.push.kit_parts import parse_part_ids
 from offline_kit.kaggle.push.poll_policy import StatusLine, wait_until_shown
 from offline_kit.kaggle.push.submission_ledger import (
@@ -42,7 +48,6 @@ from offline_kit.project.kaggle_names import LOCAL_ONLY
 from offline_kit.rehearsal.causes import KnownFailure
 
 SCORING_SECONDS = 13 * 3600.0  # code competitions allow runs of 9 h, some of 12 h, plus the queue
-_LATER = "run the same command again later: it first looks for the submission, and nothing is submitted twice"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,18 +165,16 @@ def _recover_interrupted(request: SubmitRequest, context: PushContext) -> Submis
     """Return the submission that an earlier run sent without seeing it arrive, None if it did not arrive."""
     # Raises OutsideError if Kaggle accepted it and does not list it yet.
     entry = context.journal.find_open_entry(_journal_target(request))
-    if entry is None:
-        return None
-    context.report.note(f"an earlier submission of '{request.notebook}' was interrupted; checking its state")
-    age = max(0.0, time.time() - entry.at)
+    age = max(0.0, time.time() - entry.at) if entry else 0.0
     left = max(0.0, context.poll.visibility_timeout - age)
-    tag = parse_tag(entry.effect.content)
-    submission = _wait_until_listed(tag, request.competition, context, left)
-    was_accepted = entry.phase is Phase.ANSWERED and not _is_refusal(entry.server_message)
-    if submission is None and was_accepted and age < context.poll.processing_timeout:
-        raise _build_unseen_error(request, entry.server_message)
-    context.journal.append_entry(entry.effect, Phase.DONE if submission else Phase.LOST)
-    return submission
+
+    def find_submission(effect: Effect) -> Submission | None:
+        return _wait_until_listed(parse_tag(effect.content), request.competition, context, left)
+
+    timeout = context.poll.processing_timeout
+    return context.recover_interrupted(
+        _journal_target(request), find_submission, processing=timeout, what="submission"
+    )
 
 
 def _send_submission(plan: SubmitPlan, context: PushContext, ledger: SubmissionLedger) -> SubmissionResult:
@@ -202,13 +205,14 @@ def _send_submission(plan: SubmitPlan, context: PushContext, ledger: SubmissionL
     if server_words:
         journal.append_entry(effect, Phase.ANSWERED, server_words)
     # An answer without number may be a refusal: record a submission only once it is listed.
-    entry = None if _is_refusal(server_words) else ledger.add_entry(_build_entry(plan, answer.ref, ledger))
+    entry = None if is_refusal(server_words) else ledger.add_entry(_build_entry(plan, answer.ref, ledger))
     listed = wait_for_listing()
     if not listed and entry is None:
         journal.append_entry(effect, Phase.LOST)
         raise _build_refusal(RefusedError(server_words, hint="", status=200), plan)
     if not listed and not answer.ref:
-        raise _build_unseen_error(request, server_words)
+        name = f"{request.notebook}@v{request.version}"
+        raise build_unseen_error("submission", name, server_words)
     ref = listed.ref if listed else answer.ref
     entry = entry or ledger.add_entry(_build_entry(plan, ref, ledger))
     if listed:
@@ -255,20 +259,6 @@ def _build_entry(plan: SubmitPlan, ref: int, ledger: SubmissionLedger) -> Ledger
         commit=commit,
         run_seconds=request.run_seconds,
         place="Kaggle" if plan.server_name == "Kaggle" else "LOCAL",
-    )
-
-
-def _is_refusal(server_words: str) -> bool:
-    """Tell whether an answer without a submission number is a refusal."""
-    return bool(server_words) and "success" not in server_words.lower()
-
-
-def _build_unseen_error(request: SubmitRequest, server_words: str) -> OutsideError:
-    return OutsideError(
-        f"Kaggle accepted the submission of version {request.version} of '{request.notebook}', but does not list it yet",
-        code="submission-not-visible",
-        hint=_LATER,
-        details=(f"Kaggle's message: {server_words}",) if server_words else (),
     )
 
 
