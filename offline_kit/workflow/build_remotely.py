@@ -130,9 +130,7 @@ def _run_job(session: KaggleSession, new: NewNotebook, *, upgrade: bool) -> note
         plan = push_notebook.plan_notebook(new, session)
         if plan.version:
             push_notebook.void_version(new, plan.version, session)
-    folder = session.runs_folder(new.ref)
-    _, finished = notebook_runs.push_and_follow(new, session, log_folder=folder)
-    return finished
+    return notebook_runs.push_and_follow(new, session)[1]
 
 
 def _fetch_image(session: KaggleSession, finished: notebook_runs.FinishedRun, folder: Path) -> str:

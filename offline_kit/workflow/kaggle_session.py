@@ -152,10 +152,6 @@ class KaggleSession(PushContext):
         """Return the kit's notebook as it would be pushed; raises as `push_notebook.read_notebook`."""
         return push_notebook.read_notebook(kit, self.account.username)
 
-    def runs_folder(self, ref: str) -> Path:
-        """Return the folder for logs and outputs of a notebook's runs."""
-        return self.settings.state_folder / "runs" / ref.partition("/")[2]
-
     def fetch_outputs(self, run: FinishedRun, folder: Path, names: Sequence[str]) -> tuple[Path, ...]:
         """Download output files of a run."""
         return notebook_runs.fetch_outputs(run, self.kaggle, folder, names, self.report)

@@ -11,7 +11,7 @@ from typing import Any
 
 from offline_kit.core import files, git
 from offline_kit.core.errors import OfflineKitError, OutsideError, ProjectError, UsageError
-from offline_kit.kaggle.client.api_types import Competition, NewNotebook, RefusedError, Submission
+from offline_kit.kaggle.client.api_types import Competition, NewNotebook, RefusedError
 from offline_kit.kaggle.push import notebook_runs, push_notebook, push_parts, submission_plan
 from offline_kit.kaggle.push import submit as submissions
 from offline_kit.kaggle.push.part_targets import PartPlan, PushAction
@@ -154,7 +154,7 @@ def run_notebook(
     folder, memory = session.runs_folder(new.ref), session.memory
     facts: dict[str, Any] = {"kit": kit.id, "notebook": new.ref}
     try:
-        pushed, finished = notebook_runs.push_and_follow(new, session, log_folder=folder)
+        pushed, finished = notebook_runs.push_and_follow(new, session)
         submission = _fetch_submission(session, pushed, finished)
     except OfflineKitError as error:
         problem = {"what": error.what, "hint": error.hint}
@@ -201,33 +201,14 @@ def _fetch_submission(
 
 
 @dataclass(frozen=True, kw_only=True)
-class SubmissionOptions:
-    """How a version is submitted; see the options of `offline-kit submit`."""
-
-    message: str = ""
-    wait: bool = False
-    again: bool = False
-    late: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
 class ShipOptions:
     """How a kit is shipped."""
 
     rehearsal: pipeline.RehearsalOptions | None  # None: do not rehearse
     data: PushOptions
-    submission: SubmissionOptions
+    submission: SubmitRequest  # its message, and whether it is again, late or waited for
     approval: ApprovalPolicy
     upgrade: bool = False  # resolve again, to the newest versions
-
-
-@dataclass(frozen=True, kw_only=True)
-class SubmissionOutcome:
-    """What became of a version that was to be submitted."""
-
-    plan: SubmitPlan
-    submitted: submissions.SubmissionResult  # the submission, new or existing
-    scored: Submission | None = None  # None if nobody waited for the score
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,7 +220,7 @@ class ShipResult:
     """Its rehearsal, or the report of an earlier one; None for none."""
     pushed: tuple[PartPlan, ...]
     ran: NotebookRun
-    outcome: SubmissionOutcome
+    submitted: submissions.SubmissionResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,9 +268,10 @@ def ship_kit(session: KaggleSession, options: ShipOptions) -> ShipResult:
     run = run_notebook(session, kit)
     for note in run.notes:
         session.report.note(note)
-    request = request_submission(session, kit, run.pushed.version, options.submission, seconds=run.seconds)
-    outcome = submit_version(session, request, options.submission, options.approval)
-    return ShipResult(built=built, rehearsal=rehearsal, pushed=pushed, ran=run, outcome=outcome)
+    wanted = replace(options.submission, run_seconds=run.seconds)
+    request = request_submission(session, kit, run.pushed.version, wanted)
+    submitted = submit_version(session, request, options.approval)
+    return ShipResult(built=built, rehearsal=rehearsal, pushed=pushed, ran=run, submitted=submitted)
 
 
 def find_competition(session: KaggleSession) -> Competition:
@@ -321,33 +303,25 @@ def find_competition(session: KaggleSession) -> Competition:
 
 
 def request_submission(
-    session: KaggleSession,
-    kit: Kit,
-    version: int,
-    options: SubmissionOptions,
-    *,
-    is_kit: bool = True,
-    seconds: float = 0.0,
+    session: KaggleSession, kit: Kit, version: int, wanted: SubmitRequest, *, is_kit: bool = True
 ) -> SubmitRequest:
-    """Return the submission of a version of the kit's notebook, which `is_kit` as it is here; its run took `seconds`."""
-    request = SubmitRequest(
+    """Return the submission of a version of the kit's notebook, which `is_kit` as it is here."""
+    request = replace(
+        wanted,
         competition=session.config.competition,
         notebook=session.read_notebook(kit).ref,
         version=version,
         file=session.config.notebook.submission,
-        message=options.message,
-        again=options.again,
-        late=options.late,
     )
     if not is_kit:
         return request  # of an earlier version, neither the kit nor the commit is known
     parts, commit = {part.name: part.id for part in kit.parts}, git.read_commit(session.config.project)
-    return replace(request, kit=kit.id, parts=parts, commit=commit, run_seconds=seconds)
+    return replace(request, kit=kit.id, parts=parts, commit=commit)
 
 
 def submit_version(
-    session: KaggleSession, request: SubmitRequest, options: SubmissionOptions, policy: ApprovalPolicy
-) -> SubmissionOutcome:
+    session: KaggleSession, request: SubmitRequest, policy: ApprovalPolicy
+) -> submissions.SubmissionResult:
     """Submit a finished version once, and wait for its score if asked to; UsageError if nobody agreed."""
     plan = submissions.plan_submission(request, session, session.ledger)
     # A submission cannot be taken back, and most competitions allow five a day.
@@ -361,14 +335,14 @@ def submit_version(
                 hint="answer y, or add --yes in scripts and CI",
             )
     submitted = submissions.submit_version(plan, session, session.ledger)
-    scored = None
-    if options.wait:
+    if request.wait:
         scored = submissions.wait_for_score(submitted.ref, session, ledger=session.ledger)
-    return SubmissionOutcome(plan=plan, submitted=submitted, scored=scored)
+        submitted = replace(submitted, submission=scored)
+    return submitted
 
 
 def request_pushed_version(
-    session: KaggleSession, version: int | None, options: SubmissionOptions, *, follow: bool = True
+    session: KaggleSession, version: int | None, wanted: SubmitRequest, *, follow: bool = True
 ) -> SubmitRequest:
     """Return the submission of a version of the kit's notebook; None: the version that is this kit's.
 
@@ -378,7 +352,7 @@ def request_pushed_version(
     find_competition(session)
     kit = pipeline.read_sound_kit(session.config)
     if version is not None:
-        return request_submission(session, kit, version, options, is_kit=False)
+        return request_submission(session, kit, version, wanted, is_kit=False)
     for line in project_status.describe_changes(session.config, kit):
         session.report.warn(line)
     new = session.read_notebook(kit)
@@ -389,12 +363,10 @@ def request_pushed_version(
             code="notebook-not-pushed",
             hint="push it with 'offline-kit push', or name an earlier version with --version",
         )
-    seconds = 0.0
     if follow:
-        folder = session.runs_folder(new.ref)
-        run = notebook_runs.follow_run(new.ref, plan.version, session, log_folder=folder)
-        seconds = run.seconds
-    return request_submission(session, kit, plan.version, options, seconds=seconds)
+        run = notebook_runs.follow_run(new.ref, plan.version, session)
+        wanted = replace(wanted, run_seconds=run.seconds)
+    return request_submission(session, kit, plan.version, wanted)
 
 
 def plan_ship(session: KaggleSession, options: ShipOptions) -> ShipPlan:

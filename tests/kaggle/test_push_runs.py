@@ -142,17 +142,16 @@ def test_a_failed_cell_is_quoted_with_cause_and_remedy(tmp_path: Path) -> None:
     assert "requirements" in caught.value.hint
 
 
-def test_the_notebooks_own_errors_speak_for_themselves(
-    bench: Bench, alice: KaggleClient, tmp_path: Path
-) -> None:
+def test_the_notebooks_own_errors_speak_for_themselves(bench: Bench, alice: KaggleClient) -> None:
     """A KitError's code, words and hint are those of the error; the log is kept."""
     code = failing("2 of 9 files are damaged", hint="push the kit again", code="kit-damaged")
     with pytest.raises(ProjectError, match="the notebook failed") as caught:
-        notebook_runs.push_and_follow(new(code), access(alice, ways(bench)), log_folder=tmp_path / "logs")
+        notebook_runs.push_and_follow(new(code), access(alice, ways(bench)))
     assert (caught.value.code, caught.value.hint) == ("kit-damaged", "push the kit again")
     assert "cause: 2 of 9 files are damaged" in caught.value.details
-    assert f"full log: {tmp_path / 'logs' / 'log.txt'}" in caught.value.details
-    assert "Traceback" in (tmp_path / "logs" / "log.txt").read_text()
+    log_file = access(alice, ways(bench)).runs_folder(REF) / "log.txt"
+    assert f"full log: {log_file}" in caught.value.details
+    assert "Traceback" in log_file.read_text()
 
 
 @pytest.mark.parametrize(

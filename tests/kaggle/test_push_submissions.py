@@ -637,7 +637,7 @@ def settings_cell(parts: dict[str, str]) -> str:
 def test_an_older_version_goes_only_with_its_own_kit(held: Contest) -> None:
     """Kaggle mounts the newest version of a dataset: what would fail in the hidden run is told before."""
     old = make_kit(held.bench.folder / "kit")
-    refs = tuple(f"alice/{name}" for name in datasets(old).values())
+    refs = tuple(datasets(old).values())
     pushed(held.bench, old, held.alice)
     parts = {part.name: part.id for part in old.parts}
     version = held.finished(settings_cell(parts), ANSWER, datasets=refs)

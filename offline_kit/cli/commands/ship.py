@@ -21,11 +21,12 @@ if TYPE_CHECKING:
     from offline_kit.kaggle.push.push_notebook import NotebookPlan
     from offline_kit.kaggle.push.push_parts import PushPlan
     from offline_kit.kaggle.push.submission_plan import SubmitPlan
+    from offline_kit.kaggle.push.submit import SubmissionResult
     from offline_kit.project.config import Config
     from offline_kit.project.types import Kit
     from offline_kit.rehearsal.rehearse import Rehearsal
     from offline_kit.workflow.kaggle_rehearsal import KaggleRehearsal
-    from offline_kit.workflow.ship import NotebookRun, ShipPlan, SubmissionOutcome
+    from offline_kit.workflow.ship import NotebookRun, ShipPlan
 
 
 @options.command(
@@ -159,7 +160,7 @@ def _show_on_kaggle(passed: "KaggleRehearsal", account: "Account", console: Cons
         limit = f"{passed.limit / 3600:g} h, the limit of a run,"
         rows.append(("forecast", f"{limit} should be enough for {forecast} rows or more"))
     console.show_facts("Rehearsal passed", rows)
-    facts = {**notebook_facts(run.pushed, run, account), "rows": passed.rows, "rows_in_limit": forecast}
+    facts = {**_notebook_facts(run.pushed, run, account), "rows": passed.rows, "rows_in_limit": forecast}
     console.print_result({"ok": True, "place": account.server_name, "rehearsal": facts})
 
 
@@ -253,15 +254,12 @@ def push(project: Path, console: Console, upgrade: bool, **flags: Any) -> None:
         pushed = run.pushed if run else None
         if no_wait and not data_only:
             pushed = push_notebook.push_notebook(session.read_notebook(kit), session)
-        _show_parts(parts, console)
-        if pushed:
-            console.print_lines([_notebook_line(pushed, run)])
+        part_facts = _show_parts(parts, session.account, console)
+        notebook = _show_notebook(pushed, run, session.account, console) if pushed else None
         for note in run.notes if run else ():
             console.note(note)
         rehearsal_report.update_report(config, console)
-        notebook = notebook_facts(pushed, run, session.account) if pushed else None
-        facts = {"parts": _part_facts(parts, session.account), "notebook": notebook}
-        console.print_result({"ok": True, "kit": kit.id, **facts})
+        console.print_result({"ok": True, "kit": kit.id, "parts": part_facts, "notebook": notebook})
 
 
 @contextmanager
@@ -292,17 +290,18 @@ def _choose_kit(
 def submit(project: Path, console: Console, **flags: Any) -> None:
     """Submit the finished version of the kit's notebook, once."""
     from offline_kit.kaggle.push import submit as submissions
+    from offline_kit.kaggle.push.submission_plan import SubmitRequest
     from offline_kit.workflow import pipeline, rehearsal_report
     from offline_kit.workflow import ship as shipping
 
-    submit_options = shipping.SubmissionOptions(**options.take_flags(flags, *_SUBMIT_FLAGS))
+    wanted = SubmitRequest(**options.take_flags(flags, *_SUBMIT_FLAGS))
     to, at, version, dry_run, env = options.take_flags(
         flags, "to", "at", "version", "dry_run", "env"
     ).values()
     config = options.load_config(project, flags)
     pipeline.read_kit(config)  # a missing kit is reported without a login
     with options.session_of(config, to, at, console, current=_runs_current(env, to, at)) as session:
-        request = shipping.request_pushed_version(session, version, submit_options, follow=not dry_run)
+        request = shipping.request_pushed_version(session, version, wanted, follow=not dry_run)
         if dry_run:
             plan = submissions.plan_submission(request, session, session.ledger)
             _show_submit_plan(plan, console)
@@ -311,9 +310,9 @@ def submit(project: Path, console: Console, **flags: Any) -> None:
             return
         # Running `submit` is the confirmation.
         policy = options.confirmation(console, yes=True)
-        outcome = shipping.submit_version(session, request, submit_options, policy)
+        submitted = shipping.submit_version(session, request, policy)
         rehearsal_report.update_report(config, console)
-        facts = _show_outcome(outcome, session.account, console)
+        facts = _show_submission(submitted, session.account, console)
         console.print_result({"ok": True, "submission": facts})
 
 
@@ -341,6 +340,7 @@ def submit(project: Path, console: Console, **flags: Any) -> None:
 def ship_command(project: Path, console: Console, upgrade: bool, **flags: Any) -> None:
     """Build, rehearse, push, run and submit, skipping what is already done."""
     from offline_kit.kaggle.push.push_parts import PushOptions
+    from offline_kit.kaggle.push.submission_plan import SubmitRequest
     from offline_kit.workflow import pipeline, rehearsal_report
     from offline_kit.workflow import ship as shipping
 
@@ -350,7 +350,7 @@ def ship_command(project: Path, console: Console, upgrade: bool, **flags: Any) -
     ship_options = shipping.ShipOptions(
         rehearsal=None if no_rehearsal else rehearsal,
         data=PushOptions(**options.take_flags(flags, *_PUSH_FLAGS)),
-        submission=shipping.SubmissionOptions(**options.take_flags(flags, *_SUBMIT_FLAGS)),
+        submission=SubmitRequest(**options.take_flags(flags, *_SUBMIT_FLAGS)),
         approval=options.confirmation(console, yes=yes),
         upgrade=upgrade,
     )
@@ -363,9 +363,9 @@ def ship_command(project: Path, console: Console, upgrade: bool, **flags: Any) -
             return
         shipped, account = shipping.ship_kit(session, ship_options), session.account
         rehearsal_report.update_report(config, console)
-        _show_parts(shipped.pushed, console)
-        console.print_lines([_notebook_line(shipped.ran.pushed, shipped.ran)])
-        submission = _show_outcome(shipped.outcome, account, console)
+        parts = _show_parts(shipped.pushed, account, console)
+        notebook = _show_notebook(shipped.ran.pushed, shipped.ran, account, console)
+        submission = _show_submission(shipped.submitted, account, console)
         last = shipped.rehearsal
         console.print_result(
             {
@@ -375,8 +375,8 @@ def ship_command(project: Path, console: Console, upgrade: bool, **flags: Any) -
                 "rehearsal": last
                 if last is None or isinstance(last, dict)
                 else {**vars(last), "passed": True},
-                "parts": _part_facts(shipped.pushed, account),
-                "notebook": notebook_facts(shipped.ran.pushed, shipped.ran, account),
+                "parts": parts,
+                "notebook": notebook,
                 "submission": submission,
             }
         )
@@ -457,18 +457,15 @@ def _submit_plan_facts(plan: "SubmitPlan") -> dict[str, Any]:
     }
 
 
-def _show_parts(parts: "Iterable[PartPlan]", console: Console) -> None:
+def _show_parts(parts: "Iterable[PartPlan]", account: "Account", console: Console) -> list[dict[str, Any]]:
+    """Show where each part is now; return it for a script."""
     results = {"create": "created", "version": "a new version", "nothing": "unchanged, nothing uploaded"}
+    facts = []
     for part in parts:
         console.print_lines([f"{part.ref} version {part.version}: {results[part.action.value]}"])
-
-
-def _part_facts(parts: "Iterable[PartPlan]", account: "Account") -> list[dict[str, Any]]:
-    return [
-        pick(part, "version", part="part.name", dataset="ref", action="action.value")
-        | {"url": _page(part.url, account)}
-        for part in parts
-    ]
+        keys = pick(part, "version", part="part.name", dataset="ref", action="action.value")
+        facts.append(keys | {"url": _page(part.url, account)})
+    return facts
 
 
 def _page(url: str, account: "Account") -> str | None:
@@ -476,14 +473,17 @@ def _page(url: str, account: "Account") -> str | None:
     return url if account.server_name == "Kaggle" else None
 
 
-def _notebook_line(pushed: "NotebookPlan", run: "NotebookRun | None") -> str:
+def _show_notebook(
+    pushed: "NotebookPlan", run: "NotebookRun | None", account: "Account", console: Console
+) -> dict[str, Any]:
+    """Show a pushed notebook, and its run if it was waited for; return it for a script."""
     results = {"new": "pushed", "version": "a new version", "nothing": "unchanged, not run again"}
     time = f", ran in {run.seconds:.1f} s" if run else ""
-    return f"{pushed.notebook.ref} version {pushed.version}: {results[pushed.action]}{time}"
+    console.print_lines([f"{pushed.notebook.ref} version {pushed.version}: {results[pushed.action]}{time}"])
+    return _notebook_facts(pushed, run, account)
 
 
-def notebook_facts(pushed: "NotebookPlan", run: "NotebookRun | None", account: "Account") -> dict[str, Any]:
-    """Return a pushed notebook, and its run if it was waited for, for a script."""
+def _notebook_facts(pushed: "NotebookPlan", run: "NotebookRun | None", account: "Account") -> dict[str, Any]:
     facts = pick(pushed, "version action", notebook="notebook.ref") | {"url": _page(pushed.url, account)}
     if run:
         submission = str(run.submission) if run.submission else None
@@ -491,9 +491,9 @@ def notebook_facts(pushed: "NotebookPlan", run: "NotebookRun | None", account: "
     return facts
 
 
-def _show_outcome(outcome: "SubmissionOutcome", account: "Account", console: Console) -> dict[str, Any]:
+def _show_submission(submission: "SubmissionResult", account: "Account", console: Console) -> dict[str, Any]:
     """Show what became of a submission; return it for a script."""
-    submission, scored = outcome.submitted, outcome.scored or outcome.plan.existing
+    scored = submission.submission
     action = "already submitted; not submitted again" if submission.existed_before else "submitted"
     lines = [f"submission {submission.ref}, notebook version {submission.version}: {action}"]
     if scored and scored.state == "complete":

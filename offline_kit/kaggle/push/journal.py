@@ -154,6 +154,10 @@ class PushContext:
         """The server as a person calls it: Kaggle or the local Kaggle."""
         return self.kaggle.fetch_account().server_name
 
+    def runs_folder(self, ref: str) -> Path:
+        """Return the folder for logs and outputs of a notebook's runs."""
+        return self.settings.state_folder / "runs" / ref.partition("/")[2]
+
     def run_once(
         self,
         effect: Effect,

@@ -73,7 +73,6 @@ def push_and_follow(
     context: PushContext,
     *,
     timeout: float = RUN_TIMEOUT_SECONDS,
-    log_folder: Path | None = None,
 ) -> tuple[NotebookPlan, FinishedRun]:
     """Push a notebook and follow its run; raises as `push_notebook` and `follow_run`.
 
@@ -83,9 +82,7 @@ def push_and_follow(
     while True:
         pushed = push_notebook.push_notebook(notebook, context)
         try:
-            return pushed, follow_run(
-                notebook.ref, pushed.version, context, timeout=timeout, log_folder=log_folder
-            )
+            return pushed, follow_run(notebook.ref, pushed.version, context, timeout=timeout)
         except KitNotMountedError as error:
             if is_last:
                 raise
@@ -103,13 +100,12 @@ def follow_run(
     context: PushContext,
     *,
     timeout: float = RUN_TIMEOUT_SECONDS,
-    log_folder: Path | None = None,
 ) -> FinishedRun:
     """Wait until the run of exactly this version has finished, at most `timeout` seconds.
 
     Raises ProjectError for a failed run, with the cell, its error, the cause and a fix, and
     KitNotMountedError if it found no kit; OutsideError if it was cancelled, does not start or does not
-    finish in time. The log is written to `log_folder`, for failed runs too.
+    finish in time. The log is written to the folder of the notebook's runs, for failed runs too.
     """
 
     def read_after_end(read: Callable[[], tuple[_T, ...]]) -> tuple[_T, ...]:
@@ -132,8 +128,7 @@ def follow_run(
         )
     is_cancelled = run.state == "cancelacknowledged"
     log = () if is_cancelled else read_after_end(lambda: kaggle.get_run_log(ref, version))
-    if log_folder:
-        _save_log(log, log_folder)
+    _save_log(log, context.runs_folder(ref))
     if is_cancelled:
         raise OutsideError(
             f"the run of {name} was cancelled",
@@ -147,7 +142,7 @@ def follow_run(
             hint="run 'offline-kit push' again: the run started before the dataset was visible",
         )
     if run.state == "error":
-        raise _build_failed_error(ref, version, run, log, kaggle, log_folder)
+        raise _build_failed_error(ref, version, run, log, context)
     return FinishedRun(
         ref=ref,
         version=version,
@@ -257,12 +252,10 @@ def _build_failed_error(
     version: int,
     run: RunStatus,
     log: tuple[LogLine, ...],
-    kaggle: KaggleClient,
-    log_folder: Path | None,
+    context: PushContext,
 ) -> ProjectError:
     """Return the error for a failed run: the cell, its error, cause, fix, and links."""
-    notebook = kaggle.get_notebook(ref, version)
-    server_name = kaggle.fetch_account().server_name
+    notebook, server_name = context.kaggle.get_notebook(ref, version), context.server_name
     text = notebook.text if notebook else ""
     kind = (notebook.kernel_type if notebook else "") or "notebook"
     run_failure = analyse_failure(log, text, kind)
@@ -278,8 +271,7 @@ def _build_failed_error(
         details.append(f"{server_name} says: {run.failure_message}")
     if explained.cause:
         details.append(f"cause: {explained.cause}")
-    if log_folder:
-        details.append(f"full log: {log_folder / LOG_NAME}")
+    details.append(f"full log: {context.runs_folder(ref) / LOG_NAME}")
     if notebook and server_name == "Kaggle":
         details.append(f"its page: {notebook.url}")
     return ProjectError(

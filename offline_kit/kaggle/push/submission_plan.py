@@ -30,11 +30,11 @@ LONGEST_MESSAGE = 250  # characters of the user's message: a truncated descripti
 
 @dataclass(frozen=True, kw_only=True)
 class SubmitRequest:
-    """What the user wants to submit."""
+    """What the user wants to submit; what is empty is filled in on the way."""
 
-    competition: str
-    notebook: str
-    version: int
+    competition: str = ""
+    notebook: str = ""
+    version: int = 0
     file: str = "submission.csv"
     message: str = ""
     kit: str = ""  # id of the kit that the version must belong to; empty accepts any, for earlier versions
@@ -43,7 +43,8 @@ class SubmitRequest:
     commit: str = ""  # the project's git commit; empty for none
     run_seconds: float = 0.0  # duration of the version's run; 0 if unknown
     again: bool = False  # submit even if the same version was submitted before
-    late: bool = False
+    late: bool = False  # submit even after the deadline
+    wait: bool = False  # wait for the score
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -58,6 +58,7 @@ class SubmissionResult:
     version: int
     message: str
     existed_before: bool
+    submission: Submission | None = None  # as last seen: if it existed before, or was waited for
 
 
 def plan_submission(request: SubmitRequest, context: PushContext, ledger: SubmissionLedger) -> SubmitPlan:
@@ -237,7 +238,11 @@ def _record_existing(
         " --again submits it once more"
     )
     return SubmissionResult(
-        ref=submission.ref, version=plan.request.version, message=submission.message, existed_before=True
+        ref=submission.ref,
+        version=plan.request.version,
+        message=submission.message,
+        existed_before=True,
+        submission=submission,
     )
 
 
