@@ -1,7 +1,6 @@
 """The layout of a kit: each file's original name, its stored name on Kaggle, and its part."""
 
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -11,16 +10,8 @@ from offline_kit.core.errors import ProjectError
 from offline_kit.core.files import sha256_of
 from offline_kit.kit import install_plan, manifest
 from offline_kit.kit.install_plan import PLAN, KitContents
-from offline_kit.project.import_names import list_wheel_files
 from offline_kit.project.kaggle_names import map_safe_paths
 from offline_kit.project.types import Artifact, Checkpoint, FileEntry, KitPart, Role
-
-# .env.example and its like are templates without secrets.
-_SECRETS = re.compile(
-    r"kaggle\.json|access_token|\.?netrc|_netrc|\.pypirc|\.git-credentials|id_(rsa|dsa|ecdsa|ed25519)"
-    r"|.*\.(pem|p12|pfx|ppk)|\.env(\.(?!example|sample|template|dist)[^/]*)?",
-    re.IGNORECASE,
-)
 
 _PREPROCESSING = "checkpoints/preprocessing/"
 # Bytes from which a checkpoint of a split kit gets its own dataset
@@ -62,8 +53,7 @@ def arrange_files(contents: KitContents) -> KitLayout:
             hint="remove the wrong one from the cache folder, or pin another version",
             details=problems,
         )
-    problems = _find_secrets(contents)
-    problems += [f"{name!a} {reason}" for name in sorted(files) if (reason := manifest.check_path(name))]
+    problems = [f"{name!a} {reason}" for name in sorted(files) if (reason := manifest.check_path(name))]
     if problems:
         raise ProjectError(
             "some files must not go into a kit",
@@ -160,16 +150,3 @@ def name_preprocessing_files(files: Sequence[Checkpoint]) -> dict[str, str]:
     return {
         name if counts[name] == 1 else original: f"{_PREPROCESSING}{original}" for name, original in pairs
     }
-
-
-def _find_secrets(contents: KitContents) -> list[str]:
-    names = [source.original for source in contents.own.sources]
-    names += [checkpoint.original for checkpoint in (*contents.checkpoints, *contents.preprocessing)]
-    shown_names = {f"'{name}'": name for name in names}
-    for wheel in contents.own.wheels:
-        shown_names |= {f"'{name}' in '{wheel.filename}'": name for name in list_wheel_files(wheel.path)}
-    return [
-        f"{shown} looks like a file with keys"
-        for shown, name in shown_names.items()
-        if _SECRETS.fullmatch(PurePosixPath(name).name)
-    ]

@@ -30,10 +30,6 @@ LogEvent = dict[str, Any]
 """`stream_name`, `time` (seconds since the run began) and `data`, as the service writes it."""
 
 
-def discard_text(text: str) -> None:
-    """Hear what a run says, and keep nothing."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class RunCompetition:
     """The competition that a notebook takes part in, as far as its run depends on it."""
@@ -54,23 +50,14 @@ class RunJob:
     folder: Path  # an empty folder for the run; what is written to /kaggle/working is left in its `output`
     timeout: float
     rerun: bool = False  # whether it is the hidden run of a submission (KAGGLE_IS_COMPETITION_RERUN)
-    say: Callable[[str], None] = discard_text  # takes what the run says, line by line while it says it
+    say: Callable[[str], None] = lambda _text: None  # takes what the run says, line by line while it says it
     contest: RunCompetition | None = None
     """The competition whose data is attached; the first one, if there are several."""
     internet: bool = False  # whether the version was saved with the internet on; a hidden run never has it
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunResult:
-    """How it ended."""
-
-    failure: str  # why it failed, one line; empty: it ran to its end
-    log: tuple[tuple[float, str], ...] = ()
-    """What was said and not told to `RunJob.say`: (seconds since the start, text)."""
-
-
-NotebookRunner = Callable[[RunJob], RunResult]
-"""Runs a job to its end; what goes wrong with the notebook is a failure, not an exception."""
+NotebookRunner = Callable[[RunJob], str]
+"""Runs a job to its end, and returns why it failed, in one line; empty: it ran to its end."""
 Finder = Callable[[str, str], tuple[str, Path] | None]
 """From the reference of a data source and a user to (place below /kaggle/input, folder), or None."""
 
@@ -95,14 +82,13 @@ class RunLogs:
         with self._news:
             self._live[key] = _LiveLog(began=self.store.current_time())
 
-    def add_text(self, key: Key, text: str, *, at: float | None = None) -> None:
-        """Add what a run said, now or at a second of its own; time never goes back."""
+    def add_text(self, key: Key, text: str) -> None:
+        """Add what a run said; time never goes back."""
         with self._news:
             live = self._live[key]
-            second = self.store.current_time() - live.began if at is None else at
             last = live.events[-1]["time"] if live.events else 0.0
-            event = {"stream_name": "stdout", "time": round(max(second, last), 3), "data": text}
-            live.events.append(event)
+            second = round(max(self.store.current_time() - live.began, last), 3)
+            live.events.append({"stream_name": "stdout", "time": second, "data": text})
             self._news.notify_all()
 
     def end_log(self, key: Key) -> None:
@@ -178,10 +164,10 @@ class NotebookRuns(Service):
         *,
         covered: Mapping[str, Mapping[str, Path]] | None = None,
         timeout: float = _MOST_SECONDS,
-        say: Callable[[str], None] = discard_text,
+        say: Callable[[str], None],
         without: str = "",
-    ) -> RunResult:
-        """Run a version's source in `folder`, which is made empty.
+    ) -> str:
+        """Run a version's source in `folder`, which is made empty; return why it failed, "" if it did not.
 
         `covered` makes it a hidden run: it gives, for the place of a data source, the entries that are there
         instead of its own. Sources of the kind `without` are left out.
@@ -242,28 +228,28 @@ class NotebookRuns(Service):
             return
         self.logs.begin_log(key)
         run = make_run_folder(folder)
-        if fault.fail or fault.ends:
-            result = RunResult(failure=fault.fail, log=((0.0, f"{fault.fail}\n"),) if fault.fail else ())
-        else:
+        failure = fault.fail
+        if not (fault.fail or fault.ends):
             try:
-                result = self.execute_version(
+                failure = self.execute_version(
                     version, run, say=lambda text: self.logs.add_text(key, text), without=fault.without
                 )
             except Exception as error:  # noqa: BLE001 - a run must end in a state, whatever the runner does
-                result = RunResult(failure=f"Kaggle Error: {error}", log=((0.0, f"{error}\n"),))
+                failure = f"Kaggle Error: {error}"
+                self.logs.add_text(key, f"{error}\n")
+        elif failure:
+            self.logs.add_text(key, f"{failure}\n")
         # The run itself holds no lock: its notebook may be deleted or its server ended in the meantime.
         if not folder.exists():  # deleted meanwhile
             self.logs.end_log(key)
             return
-        for at, text in result.log:
-            self.logs.add_text(key, text, at=at)
         output = self.output_folder(version)
         shutil.rmtree(output, ignore_errors=True)
         (run / "output").replace(output) if (run / "output").is_dir() else output.mkdir()
         shutil.rmtree(run, ignore_errors=True)
-        state = fault.ends or ("ERROR" if result.failure else "COMPLETE")
+        state = fault.ends or ("ERROR" if failure else "COMPLETE")
         seconds = self.store.current_time() - began
-        self.store.change_record(version, state=state, failure=result.failure, seconds=seconds)
+        self.store.change_record(version, state=state, failure=failure, seconds=seconds)
         self.logs.end_log(key)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from offline_kit.core import interpreters, sandbox
 from offline_kit.core.errors import OfflineKitError, UsageError
 from offline_kit.core.sandboxes.box import Mount
-from offline_kit.local_kaggle.kernel_runs import RunJob, RunResult
+from offline_kit.local_kaggle.kernel_runs import RunJob
 from offline_kit.notebook.runtime.kit_server import WRITTEN
 from offline_kit.packages.pip_settings import IndexSettings
 from offline_kit.project import images
@@ -21,7 +21,7 @@ from offline_kit.rehearsal.gateway import GatewayService
 
 
 class SandboxRunner:
-    """A `Runner`: each notebook in an environment made for the image that its mounted kit was made for.
+    """A `NotebookRunner`: each notebook in an environment made for the image that its mounted kit was made for.
 
     That is the environment of its rehearsal. Under `current`, and where no kit is mounted, in the running environment.
     `project` is where the files of images lie that only this project knows.
@@ -40,7 +40,7 @@ class SandboxRunner:
         self.kinds = kinds
         self.project = project
 
-    def __call__(self, job: RunJob) -> RunResult:
+    def __call__(self, job: RunJob) -> str:
         """Run a job; what the notebook did wrong, or what is missing to run it, is its failure."""
         source = job.folder / ("script.py" if job.is_script else "notebook.ipynb")
         source.write_text(job.notebook, encoding="utf-8")
@@ -49,7 +49,8 @@ class SandboxRunner:
             run = self._run_job(job, source, service)
         except (OfflineKitError, ValueError) as error:  # ValueError: a notebook that is no JSON
             message = getattr(error, "what", f"the notebook cannot be read: {error}")
-            return RunResult(failure=message, log=((0.0, f"{message}\n"),))
+            job.say(f"{message}\n")
+            return str(message)
         for line in run.deleted:
             job.say(f"the local Kaggle: not kept: {line}\n")
         failure = _describe_failure(run)
@@ -63,7 +64,7 @@ class SandboxRunner:
                     shutil.copyfile(table, run.working / table.name)
         if run.working.is_dir():
             run.working.replace(job.folder / "output")
-        return RunResult(failure=failure)
+        return failure
 
     def _run_job(self, job: RunJob, source: Path, service: GatewayService | None) -> KernelRun:
         chosen_sandbox = sandbox.find_sandbox(self.kinds, report=self.shop.report)

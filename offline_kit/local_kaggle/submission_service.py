@@ -262,13 +262,13 @@ class SubmissionService(Service):
         version = self.store.read(*record["kernel"])
         if version is None:
             raise _SubmissionError("Kaggle Error: the notebook was deleted")
-        result = self.kernels.runs.execute_version(
+        failure = self.kernels.runs.execute_version(
             version, folder, covered=covered, timeout=competition["seconds"], say=log.append
         )
-        if result.failure:
-            late = "exceeded the max allowed" in result.failure  # as the sandbox runner describes it
+        if failure:
+            late = "exceeded the max allowed" in failure  # as the sandbox runner describes it
             error = "Notebook Timeout" if late else "Notebook Threw Exception"
-            raise _SubmissionError(error + _mark_local(result.failure, log))
+            raise _SubmissionError(error + _mark_local(failure, log))
         written = folder / "output" / str(record["fileName"])
         as_csv = written.with_name(written.name + TABLE_SUFFIX)
         # A gateway's parquet file is scored as the CSV beside it: the metric reads tables.

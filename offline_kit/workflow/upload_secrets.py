@@ -1,7 +1,8 @@
 """Secrets in what a kit would upload: own code, text files beside it, given wheels, params and the rendered notebook.
 
 Wheels and sdists from an index are not read: everybody who can use the index has them, and the dummy keys of other
-people's tests would stop builds. Nobody wrote a secret into binary files (weights, arrays, images).
+people's tests would stop builds. Nobody wrote a secret into binary files (weights, arrays, images), except those that
+are credentials by their names.
 """
 
 import codecs
@@ -21,7 +22,8 @@ from offline_kit.project.types import Checkpoint, Freeze, OwnCode
 _LARGEST = 20_000_000  # bytes above which a text file is data
 _LOGIN_FILE = re.compile(
     r"[._]?netrc|\.pypirc|\.npmrc|\.htpasswd|\.git-credentials|id_(rsa|dsa|ecdsa|ed25519)|stored_tokens"
-    r"|kaggle\.json|(application_default_)?credentials\.json|secrets\.(toml|json|yaml|yml)"
+    r"|kaggle\.json|access_token|(application_default_)?credentials\.json|secrets\.(toml|json|yaml|yml)"
+    r"|.*\.(pem|p12|pfx|ppk)"
 )  # files that programs keep their logins in
 _EXAMPLES = (".example", ".sample", ".template", ".dist")
 
@@ -123,15 +125,14 @@ def _name_source(config: Config, member: str) -> str:
 def _find_in_bytes(name: str, data: bytes) -> Secrets:
     # Windows PowerShell 5 redirects into UTF-16: `echo ... > .env`
     wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    if b"\0" in data[:8192] and not wide:  # binary
-        return {}
-    text = data.decode("utf-16" if wide else "utf-8", errors="replace")
+    is_binary = b"\0" in data[:8192] and not wide
+    text = "" if is_binary else data.decode("utf-16" if wide else "utf-8", errors="replace")
     secrets: Secrets = {}
     for prefix, source in _split_text(name, text):
         for secret in find_secrets(source):
             position = _format_position(prefix, source, secret.start)
             secrets[f"{position}: {_describe_secret(secret)}"] = name
-    if not secrets and text.strip() and _is_login_file(name):
+    if not secrets and data.strip() and _is_login_file(name):
         secrets[f"{name}: a credentials file, by its name"] = name
     return secrets
 

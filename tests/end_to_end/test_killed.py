@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from offline_kit.local_kaggle.kernel_runs import RunJob, RunResult
+from offline_kit.local_kaggle.kernel_runs import RunJob
 from offline_kit.local_kaggle.server import TrafficEvent
 from tests.support.shipping import SHIP, Yard, in_places, retrain, yard
 
@@ -86,7 +86,7 @@ class Trap:
             self.process.send_signal(self.by)
             self.process.wait(5)  # an interrupt, too, is obeyed at once
 
-    def run(self, job: RunJob) -> RunResult:
+    def run(self, job: RunJob) -> str:
         """Run a notebook, having told of it."""
         self.tell(TrafficEvent(phase="runs", name="hidden" if job.rerun else "here"))
         return in_places(job)

@@ -21,7 +21,7 @@ from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.push import notebook_runs, push_notebook
 from offline_kit.kaggle.push.notebook_runs import FinishedRun, KitNotMountedError
 from offline_kit.local_kaggle.faults import Fault
-from offline_kit.local_kaggle.kernel_runs import RunJob, RunResult
+from offline_kit.local_kaggle.kernel_runs import RunJob
 from offline_kit.local_kaggle.server import TrafficEvent
 from offline_kit.notebook.runtime import kit_runtime
 from tests.support.local_kaggle import HASTY, Bench, notebook, serving
@@ -40,7 +40,7 @@ def failing(what: str, *, hint: str, code: str) -> str:
     return f"print({line!r}); raise RuntimeError({what!r})"
 
 
-def by_papermill(job: RunJob) -> RunResult:
+def by_papermill(job: RunJob) -> str:
     """Run a notebook as Kaggle does, so that its log is papermill's."""
     (job.folder / "output").mkdir()
     (job.folder / "in.ipynb").write_text(job.notebook)
@@ -48,7 +48,7 @@ def by_papermill(job: RunJob) -> RunResult:
     words += ["--log-output", "--no-progress-bar"]
     done = subprocess.run(words, cwd=job.folder / "output", capture_output=True, text=True)
     job.say(done.stdout + done.stderr + "[NbConvertApp] Writing 305664 bytes to __results__.html\n")
-    return RunResult(failure="Your notebook threw an exception" if done.returncode else "")
+    return "Your notebook threw an exception" if done.returncode else ""
 
 
 class Listener(Reporter):

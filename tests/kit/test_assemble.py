@@ -616,41 +616,6 @@ def test_a_folder_with_other_things_is_not_ours_to_replace(contents: KitContents
     assert (tmp_path / "out" / "thesis.txt").read_text() == "mine"
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "kaggle.json",
-        ".env",
-        "conf/.env.local",
-        "server.PEM",
-        ".netrc",
-        "access_token",
-        "keys/id_rsa",
-        ".pypirc",
-    ],
-)
-def test_keys_never_go_along(contents: KitContents, tmp_path: Path, name: str) -> None:
-    """A file that looks like somebody's keys is an error, loose, beside weights and inside own wheels."""
-    home = tmp_path / "home"
-    leaks = [
-        replace(contents, own=replace(contents.own, sources=(source(home, name),))),
-        replace(contents, checkpoints=(checkpoint(home, name, b"k"),)),
-        replace(contents, own=OwnCode(wheels=(wheel(home / "w", "own-1-py3-none-any.whl", f"own/{name}"),))),
-    ]
-    for leak in leaks:
-        with pytest.raises(ProjectError) as caught:
-            assemble.assemble_kit(leak, tmp_path / "out")
-        assert any(name in line for line in caught.value.details)
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize("name", [".env.example", "environment.py", "pem.py", "monkey.json"])
-def test_harmless_names_do_go_along(contents: KitContents, tmp_path: Path, name: str) -> None:
-    """What only sounds like keys is shipped."""
-    own = replace(contents.own, sources=(source(tmp_path / "home", name),))
-    assert f"code/{name}" in stored(assemble.assemble_kit(replace(contents, own=own), tmp_path / "out"))
-
-
 def test_a_bundled_pin_without_a_file_is_named(contents: KitContents, tmp_path: Path) -> None:
     """A hole in the wheelhouse is found before anything is written."""
     with pytest.raises(ProjectError) as caught:

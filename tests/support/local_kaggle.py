@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from offline_kit.core import processes
-from offline_kit.local_kaggle.kernel_runs import NotebookRunner, RunJob, RunResult
+from offline_kit.local_kaggle.kernel_runs import NotebookRunner, RunJob
 from offline_kit.local_kaggle.server import LocalKaggleServer
 from offline_kit.local_kaggle.service import LocalKaggle
 from offline_kit.local_kaggle.settings import LocalKaggleSettings
@@ -64,7 +64,7 @@ def code_of(job: RunJob) -> str:
     return "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
 
 
-def plainly(job: RunJob) -> RunResult:
+def plainly(job: RunJob) -> str:
     """Run a notebook's cells in a bare subprocess; $INPUT is what a box would show as /kaggle/input."""
     output, shown = job.folder / "output", job.folder / "shown"
     output.mkdir()
@@ -82,7 +82,7 @@ def plainly(job: RunJob) -> RunResult:
         for line in process.stdout:
             job.say(line)
             said.append(line)
-    return RunResult(failure=said[-1].strip() if process.returncode else "")
+    return said[-1].strip() if process.returncode else ""
 
 
 def notebook(*cells: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from offline_kit.core.retry import RetryPolicy
 from offline_kit.kaggle.push.poll_policy import ClientSettings, PollPolicy
 from offline_kit.kit import manifest
 from offline_kit.local_kaggle.faults import Fault
-from offline_kit.local_kaggle.kernel_runs import NotebookRunner, RunJob, RunResult
+from offline_kit.local_kaggle.kernel_runs import NotebookRunner, RunJob
 from offline_kit.local_kaggle.settings import LocalKaggleSettings
 from offline_kit.project.kaggle_names import MARKER
 from offline_kit.project.types import Kit
@@ -75,7 +75,7 @@ sys.excepthook = show
 """What IPython does by the error's `_render_traceback_`."""
 
 
-def in_places(job: RunJob) -> RunResult:
+def in_places(job: RunJob) -> str:
     """Run a kit's notebook in a bare subprocess that is told where its inputs and its outputs are."""
     output, shown = job.folder / "output", job.folder / "shown"
     output.mkdir()
@@ -91,7 +91,7 @@ def in_places(job: RunJob) -> RunResult:
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
     )  # fmt: skip
     job.say(done.stdout)
-    return RunResult(failure=done.stdout.splitlines()[-1] if done.returncode else "")
+    return done.stdout.splitlines()[-1] if done.returncode else ""
 
 
 def make_project(folder: Path, *, more: str = "") -> Path:

@@ -20,7 +20,7 @@ from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.push import push_notebook
 from offline_kit.kaggle.push.notebook_equality import find_mismatches, hash_content
 from offline_kit.kit import manifest
-from offline_kit.local_kaggle.kernel_runs import RunJob, RunResult
+from offline_kit.local_kaggle.kernel_runs import RunJob
 from offline_kit.notebook.runtime import kit_capture
 from offline_kit.notebook.runtime.kit_runtime import find_parts, read_part, verify_files
 from offline_kit.packages import cuda_abi, distribution_metadata
@@ -36,11 +36,11 @@ from tests.support.notebooks import REF, new
 from tests.support.pushing import access, client, ways
 
 
-def tells_internet(job: RunJob) -> RunResult:
+def tells_internet(job: RunJob) -> str:
     """Run nothing, and say whether the internet was to be on."""
     job.say(f"internet: {job.internet}\n")
     (job.folder / "output").mkdir()
-    return RunResult(failure="")
+    return ""
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 
 from offline_kit.kaggle.client.session import KaggleEndpoint
 from offline_kit.local_kaggle.faults import Fault
-from offline_kit.local_kaggle.kernel_runs import NotebookRunner, RunJob, RunResult
+from offline_kit.local_kaggle.kernel_runs import NotebookRunner, RunJob
 from offline_kit.project import config
 from offline_kit.workflow import build_remotely, kaggle_session
 from tests.support.kits import wheel
@@ -29,7 +29,7 @@ MORE = 'requirements = ["requirements.in"]\ncompetition_data = "../small-digits/
 def with_index(wheels: Path) -> NotebookRunner:
     """Return what runs notebooks as `in_places`, and those with the internet on beside a folder of wheels."""
 
-    def run(job: RunJob) -> RunResult:
+    def run(job: RunJob) -> str:
         if not job.internet:
             return in_places(job)
         output = job.folder / "output"
@@ -42,7 +42,7 @@ def with_index(wheels: Path) -> NotebookRunner:
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
         )  # fmt: skip
         job.say(done.stdout)
-        return RunResult(failure=done.stdout.splitlines()[-1] if done.returncode else "")
+        return done.stdout.splitlines()[-1] if done.returncode else ""
 
     return run
 

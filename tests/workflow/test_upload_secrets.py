@@ -65,12 +65,22 @@ def test_a_secret_among_the_params_is_found_in_the_notebook_and_named_in_the_con
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("name", ["src/kaggle.json", "src/netrc", "src/prod.env"])
-def test_files_of_logins_do_not_travel(tmp_path: Path, name: str) -> None:
-    """Whatever is in them: their names say what they are for."""
-    done = build(tmp_path, {"src/a.py": "", name: "DEBUG=1\n"}, 'modules = ["src"]')
+LOGINS = {
+    "src": ("kaggle.json", "netrc", "prod.env", "server.PEM", "access_token", "keys/id_rsa"),
+    "plants": (".env", "conf/.env.local", ".netrc", ".pypirc"),  # hidden files travel only inside of a wheel
+    "weights": ("key.p12",),
+}
+
+
+def test_files_of_logins_do_not_travel(tmp_path: Path) -> None:
+    """Loose, inside own wheels and beside weights, whatever is in them: their names say what they are for."""
+    wanted = [f"{folder}/{name}" for folder, names in LOGINS.items() for name in names]
+    files = dict.fromkeys(wanted, "A=1") | {"weights/key.p12": "\0", "src/a.py": ""}
+    files |= {"pyproject.toml": PACKAGE, "backend.py": BACKEND, "plants/__init__.py": ""}
+    done = build(tmp_path, files, 'modules = ["src"]\npackages = ["."]\ncheckpoints = ["weights/*"]')
     assert done.returncode == 1, done.stderr
-    assert name in json.loads(done.stdout)["details"][0]
+    lines = json.loads(done.stdout)["details"]
+    assert sorted(line.partition(":")[0] for line in lines) == sorted(wanted)
 
 
 @pytest.mark.parametrize("kind", ["wheel", "folder"])
@@ -133,5 +143,6 @@ def test_ordinary_projects_build(tmp_path: Path) -> None:
         "import os\nfrom kaggle_secrets import UserSecretsClient\ntoken = tokenizer(x)\nKEY = os.environ['KAGGLE_KEY']\n"
         "HF_TOKEN = 'YOUR_TOKEN'\nSHA256 = '9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08'\n"
     )
-    done = build(tmp_path, {"src/a.py": text, "src/.env.example": "API_KEY=\n"}, 'modules = ["src"]')
+    files = {"src/a.py": text, "src/.env.example": "API_KEY=\n", "src/monkey.json": "{}", "src/pem.py": ""}
+    done = build(tmp_path, files, 'modules = ["src"]')
     assert done.returncode == 0, done.stderr
