@@ -1,6 +1,5 @@
 """The HTTP side: a server on loopback that is also the client's proxy, and lets nothing through to elsewhere."""
 
-import json
 import re
 import socket
 import struct
@@ -9,7 +8,7 @@ import time
 import urllib.parse
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from email.message import Message
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -44,39 +43,6 @@ class TrafficEvent:
     status: int = 0
 
 
-class TrafficLog:
-    """The log of a server, `traffic.jsonl` in its folder, and whoever listens in its process."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.listeners: list[Callable[[TrafficEvent], None]] = []
-        self._lock = threading.Lock()
-        self._events: list[TrafficEvent] = []
-
-    def record_event(self, event: TrafficEvent) -> None:
-        """Tell listeners; keep and log it if a request has come to its end."""
-        for listener in tuple(self.listeners):
-            listener(event)
-        if event.phase in ("ended", "refused"):
-            with self._lock, self.path.open("a", encoding="utf-8") as log:
-                self._events.append(event)
-                log.write(json.dumps({"time": round(time.time(), 3), **asdict(event)}) + "\n")
-
-    def ended_requests(self, name: str = "") -> list[TrafficEvent]:
-        """Return the requests answered so far, all or those whose name ends in `name`."""
-        with self._lock:
-            return [event for event in self._events if event.phase == "ended" and event.name.endswith(name)]
-
-    def refused_hosts(self) -> list[str]:
-        """Return the hosts other than this server that were asked for; nothing was sent to them."""
-        with self._lock:
-            return [event.name for event in self._events if event.phase == "refused"]
-
-    def uploaded_bytes(self) -> int:
-        """Return how many bytes of uploads arrived so far."""
-        return sum(event.received for event in self.ended_requests("PUT"))
-
-
 class LocalKaggleServer:
     """A running local Kaggle; a context that ends it."""
 
@@ -84,7 +50,7 @@ class LocalKaggleServer:
         """Listen on 127.0.0.1; port 0 takes a free one. OutsideError if the port is taken."""
         self.kaggle = kaggle
         kaggle.store.folder.mkdir(parents=True, exist_ok=True)
-        self.traffic = TrafficLog(kaggle.store.folder / "traffic.jsonl")
+        self.listeners: list[Callable[[TrafficEvent], None]] = []  # hear of every point of every request
         handler = type("_BoundHandler", (_RequestHandler,), {"server_of": self})
         try:
             self._http = _HttpServer(("127.0.0.1", port), handler)
@@ -225,7 +191,7 @@ class _RequestHandler(BaseHTTPRequestHandler):
         self._serve_call("LOGS" if is_log else "GET")
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """Say nothing; the traffic is logged without secrets."""
+        """Say nothing: listeners hear of it."""
 
     def _path_words(self) -> list[str]:
         """Return the words of the path, which stands alone or (to a proxy) behind a host; without a leading "api"."""
@@ -381,4 +347,5 @@ class _RequestHandler(BaseHTTPRequestHandler):
         return sent
 
     def _record_event(self, phase: str, name: str, **facts: int) -> None:
-        self.server_of.traffic.record_event(TrafficEvent(phase=phase, name=name, **facts))
+        for listener in tuple(self.server_of.listeners):
+            listener(TrafficEvent(phase=phase, name=name, **facts))

@@ -108,7 +108,7 @@ def trapped(
     """Serve a local Kaggle that kills whoever comes to a point."""
     trap = Trap(meets, by)
     with yard(folder, built, runner=trap.run) as here:
-        here.bench.server.traffic.listeners.append(trap.tell)
+        here.bench.traffic.listeners.append(trap.tell)
         yield here, trap
 
 

@@ -12,6 +12,7 @@ from offline_kit.local_kaggle.server import LocalKaggleServer
 from offline_kit.packages.pip_settings import read_pip_settings
 from offline_kit.rehearsal.environments import EnvironmentOptions
 from offline_kit.workflow import kaggle_session
+from tests.support.traffic import Traffic
 from tests.support.workbench import run
 
 pytestmark = [pytest.mark.slow, pytest.mark.sandbox, pytest.mark.index]
@@ -46,6 +47,7 @@ def ship(server: LocalKaggleServer, project: Path) -> tuple[dict[str, Any], str]
 
 def test_from_a_fresh_state_to_a_score_and_nothing_twice(server: LocalKaggleServer, project: Path) -> None:
     """Private data, a notebook run offline, a score on the hidden test; again at once: nothing sent, and said so."""
+    traffic = Traffic(server)
     told, said = ship(server, project)
     assert [part["action"] for part in told["parts"]] == ["create"]
     assert server.kaggle.datasets.mounted_version("local/which-digits-kit", "somebody") is None, (
@@ -56,10 +58,10 @@ def test_from_a_fresh_state_to_a_score_and_nothing_twice(server: LocalKaggleServ
     score = told["submission"]["score"]
     assert score.endswith(" (LOCAL)")
     assert 0.9 < float(score.split()[0]) < 1
-    sent = server.traffic.uploaded_bytes()
+    sent = traffic.uploaded_bytes()
     assert sent > 1_000_000
     again, said = ship(server, project)
-    assert server.traffic.uploaded_bytes() == sent
+    assert traffic.uploaded_bytes() == sent
     assert [part["action"] for part in again["parts"]] == ["nothing"]
     assert (again["notebook"]["action"], again["submission"]["already"]) == ("nothing", True)
     assert again["submission"]["score"] == score
@@ -74,8 +76,9 @@ def test_of_split_parts_only_the_checkpoint_travels(server: LocalKaggleServer, p
     config.write_text(
         config.read_text().replace("[tool.offline-kit]\n", '[tool.offline-kit]\nparts = "split"\n')
     )
+    traffic = Traffic(server)
     ship(server, project)
-    before = server.traffic.uploaded_bytes()
+    before = traffic.uploaded_bytes()
     (checkpoint,) = (project / "checkpoints").glob("*.ckpt")
     retrain(checkpoint)
     told, _ = ship(server, project)
@@ -83,7 +86,7 @@ def test_of_split_parts_only_the_checkpoint_travels(server: LocalKaggleServer, p
     assert done.pop("checkpoints") == "version"
     assert set(done.values()) == {"nothing"}
     marker = project / "dist/offline-kit/dataset/checkpoints/offline-kit.json"
-    assert server.traffic.uploaded_bytes() - before == checkpoint.stat().st_size + marker.stat().st_size
+    assert traffic.uploaded_bytes() - before == checkpoint.stat().st_size + marker.stat().st_size
     assert (told["submission"]["already"], told["submission"]["state"]) == (False, "complete")
 
 

@@ -90,7 +90,7 @@ def test_long_listings_are_read_to_their_end(bench: Bench, alice: KaggleClient) 
     bench.ready()
     with client_of(bench, page=2) as client:
         assert len(client.list_dataset_files(SLUG)) == 5
-    assert len(bench.server.traffic.ended_requests("/ListDatasetFiles")) == 3
+    assert len(bench.traffic.ended_requests("/ListDatasetFiles")) == 3
 
 
 def test_a_refusal_inside_a_200_is_an_error_with_kaggles_words(bench: Bench, alice: KaggleClient) -> None:
@@ -119,7 +119,7 @@ def test_reads_outlast_passing_trouble(bench: Bench, alice: KaggleClient) -> Non
     ):
         bench.kaggle.faults.add_fault(fault)
     assert alice.get_dataset(SLUG) is not None
-    assert len(bench.server.traffic.ended_requests("/GetDataset")) >= 4
+    assert len(bench.traffic.ended_requests("/GetDataset")) >= 4
 
 
 @pytest.mark.parametrize("fault", [Fault(on="CreateDataset", lose_answer=True)])
@@ -130,7 +130,7 @@ def test_an_effect_whose_answer_is_lost_is_not_sent_again(
     bench.kaggle.faults.add_fault(fault)
     with pytest.raises(NoResponseError, match="CreateDataset"):
         alice.create_dataset(new(bench, alice, {"a.txt": b"1"}))
-    assert len(bench.server.traffic.ended_requests("/CreateDataset")) == 1
+    assert len(bench.traffic.ended_requests("/CreateDataset")) == 1
     bench.ready()
 
 
@@ -186,7 +186,7 @@ def test_a_silent_download_ends_alone_and_a_slow_one_comes_to_its_end(bench: Ben
         bench.kaggle.faults.add_fault(Fault(on="GET", delay=30))
         bench.kaggle.faults.add_fault(Fault(on="GET", pause=0.45))
         asked = threading.Event()
-        bench.server.traffic.listeners.append(lambda event: asked.set() if event.name == "GET" else None)
+        bench.traffic.listeners.append(lambda event: asked.set() if event.name == "GET" else None)
         with ThreadPoolExecutor(2) as pool:
             silent = pool.submit(client.download_dataset_file, SLUG, None, "big.bin", tmp_path / "silent")
             assert asked.wait(20)
@@ -194,7 +194,7 @@ def test_a_silent_download_ends_alone_and_a_slow_one_comes_to_its_end(bench: Ben
             assert client.download_dataset_file(SLUG, None, "big.bin", tmp_path / "slow") == 655_360
             assert time.monotonic() - began > 1 + 1.2 * 5 * 0.5, "longer than any request may be silent"
             assert silent.result() == 655_360
-    assert len(bench.server.traffic.ended_requests("/DownloadDataset")) == 3
+    assert len(bench.traffic.ended_requests("/DownloadDataset")) == 3
 
 
 def test_a_download_that_is_cut_is_requested_again(bench: Bench, alice: KaggleClient, tmp_path: Path) -> None:
@@ -321,7 +321,7 @@ def test_production_is_out_of_reach_of_the_test_suite(bench: Bench, monkeypatch:
     reach = "import requests; requests.post('https://api.kaggle.com/v1/x', timeout=20)"
     done = subprocess.run([sys.executable, "-c", reach], env=env, capture_output=True, text=True)
     assert done.returncode != 0
-    assert bench.server.traffic.refused_hosts() == ["api.kaggle.com:443"]
+    assert bench.traffic.refused_hosts() == ["api.kaggle.com:443"]
 
 
 @pytest.mark.parametrize("said", ["TEST", "STAGING", "localhost"])

@@ -78,7 +78,7 @@ def scored(bench: Bench, alice: KaggleClient, ref: int) -> Submission:
 
 def asked(bench: Bench, method: str) -> int:
     """Return how often a method was called."""
-    return len(bench.server.traffic.ended_requests(f"/{method}"))
+    return len(bench.traffic.ended_requests(f"/{method}"))
 
 
 def test_a_competition_is_described(bench: Bench, alice: KaggleClient, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def ran(bench: Bench, alice: KaggleClient, *cells: str, state: str = "COMPLETE")
 
 def asked(bench: Bench, method: str) -> int:
     """Return how often a method was called."""
-    return len(bench.server.traffic.ended_requests(f"/{method}"))
+    return len(bench.traffic.ended_requests(f"/{method}"))
 
 
 def versions(bench: Bench) -> int:

@@ -155,22 +155,22 @@ def test_a_push_creates_privately_waits_and_repeats_nothing(
     found = alice.get_dataset(REF)
     assert found is not None
     assert found.private
-    sent = bench.server.traffic.uploaded_bytes()
+    sent = bench.traffic.uploaded_bytes()
     (again,) = pushed(bench, kit, alice)
     assert (again.version, again.action) == (1, PushAction.NOTHING)
-    assert bench.server.traffic.uploaded_bytes() == sent
+    assert bench.traffic.uploaded_bytes() == sent
     assert versions(bench) == [1]
 
 
 def test_only_the_changed_part_travels(bench: Bench, alice: KaggleClient, tmp_path: Path) -> None:
     """With split parts a new checkpoint costs the checkpoint's bytes and its marker alone."""
     pushed(bench, make_kit(tmp_path / "kit", split=True), alice)
-    sent = bench.server.traffic.uploaded_bytes()
+    sent = bench.traffic.uploaded_bytes()
     kit = make_kit(tmp_path / "kit", {**FILES, "checkpoints/model.ckpt": b"v" * 300_000}, split=True)
     done = pushed(bench, kit, alice)
     assert [each.action for each in done] == [PushAction.VERSION, PushAction.NOTHING]
     marker = (kit.folder / "dataset" / "checkpoints" / MARKER).stat().st_size
-    assert bench.server.traffic.uploaded_bytes() - sent == 300_000 + marker
+    assert bench.traffic.uploaded_bytes() - sent == 300_000 + marker
     assert content(bench, "alice/plant-kit-checkpoints")["checkpoints/model.ckpt"] == b"v" * 300_000
 
 
@@ -217,9 +217,9 @@ def test_an_answer_that_is_lost_makes_nothing_twice(
     else:
         with pytest.raises(RefusedError, match="Injected"):
             pushed(bench, kit, alice)
-        sent = bench.server.traffic.uploaded_bytes()
+        sent = bench.traffic.uploaded_bytes()
         pushed(bench, kit, alice)
-        assert bench.server.traffic.uploaded_bytes() == sent, "what had arrived was sent again"
+        assert bench.traffic.uploaded_bytes() == sent, "what had arrived was sent again"
     assert versions(bench) == [*range(1, before + 2)]
     assert content(bench)["packages/a.whl"] == (kit.folder / "dataset/packages/a.whl").read_bytes()
 
@@ -269,7 +269,7 @@ def test_a_failed_upload_makes_no_version(bench: Bench, alice: KaggleClient, tmp
     with pytest.raises(OutsideError, match="refused"):
         pushed(bench, kit, alice)
     assert versions(bench) == []
-    assert not bench.server.traffic.ended_requests("/CreateDataset")
+    assert not bench.traffic.ended_requests("/CreateDataset")
     pushed(bench, kit, alice)
     assert versions(bench) == [1]
 
@@ -280,7 +280,7 @@ def test_only_403_and_404_mean_absent(bench: Bench, alice: KaggleClient, tmp_pat
     bench.kaggle.faults.add_fault(Fault(on="GetDataset", status=status, times=0))
     with pytest.raises(OutsideError):
         pushed(bench, make_kit(tmp_path / "kit"), alice)
-    assert not bench.server.traffic.ended_requests("/StartBlobUpload")
+    assert not bench.traffic.ended_requests("/StartBlobUpload")
 
 
 def test_many_small_files_go_side_by_side(bench: Bench, alice: KaggleClient, tmp_path: Path) -> None:
@@ -290,7 +290,7 @@ def test_many_small_files_go_side_by_side(bench: Bench, alice: KaggleClient, tmp
     for name in ("StartBlobUpload", "PUT"):
         bench.kaggle.faults.add_fault(Fault(on=name, delay=0.1, times=0))
     phases: list[int] = []
-    bench.server.traffic.listeners.append(
+    bench.traffic.listeners.append(
         lambda event: phases.append(
             {"begun": 1, "ended": -1}.get(event.phase, 0) if event.name == "PUT" else 0
         )
@@ -316,7 +316,7 @@ def test_the_state_of_a_dry_run_is_nothing(bench: Bench, alice: KaggleClient, tm
     plan = planned(bench, make_kit(tmp_path / "kit"), alice)
     assert [part.action for part in plan.parts] == [PushAction.CREATE]
     assert plan.upload_size == sum(map(len, FILES.values()))
-    assert {event.name.rpartition("/")[2] for event in bench.server.traffic.ended_requests()} <= {
+    assert {event.name.rpartition("/")[2] for event in bench.traffic.ended_requests()} <= {
         "GetDataset",
         "GetDatasetStatus",
     }
@@ -378,7 +378,7 @@ def test_killed_anywhere_the_next_push_ends_with_one_new_version(
             time.sleep(0.3)
 
     process = push_elsewhere(bench, kit)
-    bench.server.traffic.listeners.append(watch)
+    bench.traffic.listeners.append(watch)
     process.wait(60)
     assert hit.is_set()
     time.sleep(0.6)  # what the server has in hand by now may still have its effect

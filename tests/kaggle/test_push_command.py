@@ -29,7 +29,7 @@ def test_a_push_and_the_same_again(bench: Bench) -> None:
     plan = push(bench, *local(bench), "--dry-run", "--json")
     assert plan.returncode == 0, plan.stderr
     assert json.loads(plan.stdout)["parts"][0]["action"] == "create"
-    assert not bench.server.traffic.ended_requests("PUT")
+    assert not bench.traffic.ended_requests("PUT")
     memory = project(bench) / ".offline-kit" / "offline-kit.push"
     first = push(bench, *local(bench))
     assert (first.returncode, first.stdout) == (0, "local/plant-kit version 1: created\n"), first.stderr
@@ -51,7 +51,7 @@ def test_data_is_not_changed_where_kaggle_does_not_tell_what_waits_for_it(bench:
     )
     done = push(bench, *local(bench))
     assert (done.returncode, "Kaggle says: down" in done.stderr) == (4, True), done.stderr
-    assert len(bench.server.traffic.ended_requests("/CreateDatasetVersion")) == 0
+    assert len(bench.traffic.ended_requests("/CreateDatasetVersion")) == 0
     assert push(bench, *local(bench)).returncode == 0
 
 
@@ -61,7 +61,7 @@ def test_a_local_kaggle_is_served_where_none_is_named(bench: Bench) -> None:
     assert (first.returncode, first.stdout) == (0, "local/plant-kit version 1: created\n"), first.stderr
     assert "LOCAL" in first.stderr
     assert "unchanged" in push(bench, "--to", "local").stdout
-    assert not bench.server.traffic.ended_requests(), "another one was asked"
+    assert not bench.traffic.ended_requests(), "another one was asked"
 
 
 def test_local_and_real_are_never_mixed_up(bench: Bench) -> None:
@@ -73,7 +73,7 @@ def test_local_and_real_are_never_mixed_up(bench: Bench) -> None:
     ):
         done = push(bench, *words, env={"OFFLINE_KIT_LOCAL_KAGGLE": bench.server.url})
         assert (done.returncode, says in done.stderr) == (2, True), done.stderr
-    assert not bench.server.traffic.ended_requests()
+    assert not bench.traffic.ended_requests()
 
 
 def test_missing_credentials_are_exit_4_with_both_remedies(bench: Bench) -> None:
@@ -94,7 +94,7 @@ def test_a_foreign_dataset_is_refused_before_anything_is_sent(bench: Bench) -> N
     assert done.returncode == 2
     assert "belongs to 'bob'" in done.stderr
     assert "change 'dataset' in offline-kit.toml" in done.stderr
-    assert not bench.server.traffic.ended_requests("/StartBlobUpload")
+    assert not bench.traffic.ended_requests("/StartBlobUpload")
 
 
 def test_interrupted_it_stops_at_once_and_goes_on_later(bench: Bench) -> None:
@@ -109,16 +109,16 @@ def test_interrupted_it_stops_at_once_and_goes_on_later(bench: Bench) -> None:
             process.send_signal(signal.SIGINT)
             process.wait(30)  # not another byte is taken
 
-    bench.server.traffic.listeners.append(watch)
+    bench.traffic.listeners.append(watch)
     bench.kaggle.faults.add_fault(Fault(on="PUT", delay=0.2))
     process = start(bench, *local(bench))
     _, err = process.communicate(timeout=60)
     assert hit.is_set()
     assert process.returncode == 130, err
-    bench.until(lambda: bench.server.traffic.uploaded_bytes() > 1_000_000)
-    before = bench.server.traffic.uploaded_bytes()
+    bench.until(lambda: bench.traffic.uploaded_bytes() > 1_000_000)
+    before = bench.traffic.uploaded_bytes()
     assert push(bench, *local(bench)).returncode == 0
-    assert bench.server.traffic.uploaded_bytes() - before < len(big)
+    assert bench.traffic.uploaded_bytes() - before < len(big)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_more_files_than_kaggle_may_take_are_asked_about(bench: Bench) -> None:
     done = push(bench, *local(bench))
     assert done.returncode == 4
     assert "may refuse more than 1000" in " ".join(done.stderr.replace("│", " ").split())
-    assert bench.server.traffic.ended_requests("/StartBlobUpload") == []
+    assert bench.traffic.ended_requests("/StartBlobUpload") == []
 
 
 def test_a_part_that_the_kit_has_not_is_not_sent_again(bench: Bench) -> None:

@@ -59,7 +59,7 @@ def content(bench: Bench, version: str) -> dict[str, bytes]:
 def made(bench: Bench) -> tuple[int, ...]:
     """Return how many models, variations and versions the server was asked to make."""
     calls = ("/CreateModel", "/CreateModelInstance", "/CreateModelInstanceVersion")
-    return tuple(len(bench.server.traffic.ended_requests(call)) for call in calls)
+    return tuple(len(bench.traffic.ended_requests(call)) for call in calls)
 
 
 def test_the_first_push_makes_a_private_model(bench: Bench, alice: KaggleClient, tmp_path: Path) -> None:
@@ -82,10 +82,10 @@ def test_the_same_part_is_not_sent_again(bench: Bench, alice: KaggleClient, tmp_
     """With the marker of this part in the newest version nothing is uploaded, and the version stays pinned."""
     kit = make_kit(tmp_path / "kit", split=True)
     pushed(bench, kit, alice)
-    before = bench.server.traffic.uploaded_bytes()
+    before = bench.traffic.uploaded_bytes()
     done = pushed(bench, kit, alice)
     assert (source(done), done.action) == (f"{REF}/1", PushAction.NOTHING)
-    assert bench.server.traffic.uploaded_bytes() == before
+    assert bench.traffic.uploaded_bytes() == before
     assert made(bench) == (1, 1, 0)
 
 
@@ -156,9 +156,9 @@ def test_tokens_that_kaggle_refuses_are_not_used_again(
     kit = make_kit(tmp_path / "kit", split=True)
     with pytest.raises(OutsideError, match="Blob token is invalid"):
         pushed(bench, kit, alice)
-    sent = len(bench.server.traffic.ended_requests("/StartBlobUpload"))
+    sent = len(bench.traffic.ended_requests("/StartBlobUpload"))
     assert source(pushed(bench, kit, alice)) == f"{REF}/1"
-    assert len(bench.server.traffic.ended_requests("/StartBlobUpload")) == 2 * sent
+    assert len(bench.traffic.ended_requests("/StartBlobUpload")) == 2 * sent
 
 
 def test_a_public_model_is_never_written_to(bench: Bench, alice: KaggleClient, tmp_path: Path) -> None:

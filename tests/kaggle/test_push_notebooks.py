@@ -46,7 +46,7 @@ def changed(bench: Bench, change: Callable[[tuple[str, ...], dict[str, Any]], ob
             with store.lock:
                 change(key, dict(store.read(*key) or {}))
 
-    bench.server.traffic.listeners.append(watch)
+    bench.traffic.listeners.append(watch)
 
 
 # ------------------------------------------------------------------ what is pushed

@@ -354,7 +354,7 @@ def test_files_in_folders_are_fetched_by_their_paths_whatever_a_listing_says(
     assert done.outputs == ("packages/a.whl",)
     (place,) = notebook_runs.fetch_outputs(done, alice, tmp_path / "back", ["packages/a.whl"])
     assert place.stat().st_size == 5000
-    assert len(bench.server.traffic.ended_requests("GET")) == 1, "it is fetched once"
+    assert len(bench.traffic.ended_requests("GET")) == 1, "it is fetched once"
 
 
 def test_what_a_run_left_is_told_apart_from_another_runs_by_its_log(
@@ -469,7 +469,7 @@ def test_waiting_does_not_read_the_log_at_each_look(bench: Bench, alice: KaggleC
         new("import time\nfor n in range(10): print(n); time.sleep(0.1)"), access(alice, ways(bench, rarely))
     )
     notebook_runs.follow_run(REF, 1, access(alice, ways(bench, rarely)))
-    names = [event.name.rpartition("/")[2] for event in bench.server.traffic.ended_requests()]
+    names = [event.name.rpartition("/")[2] for event in bench.traffic.ended_requests()]
     looks = [number for number, name in enumerate(names) if name == "GetKernelSessionStatus"]
     assert len(looks) > 8, "it was looked at often"
     assert names[looks[0] : looks[-1]].count("ListKernelSessionOutput") <= 1
@@ -516,7 +516,7 @@ def test_killed_anywhere_the_next_push_ends_with_one_new_version(
             time.sleep(0.3)
 
     process = push_elsewhere(bench, wanted)
-    bench.server.traffic.listeners.append(watch)
+    bench.traffic.listeners.append(watch)
     process.wait(60)
     assert hit.is_set()
     time.sleep(0.5)  # what the server has in hand by now may still have its effect

@@ -154,7 +154,7 @@ def stopped(held: Contest, **changes: object) -> OfflineKitError:
     with pytest.raises(OfflineKitError) as caught:
         held.plan(**changes)
     assert held.made() == []
-    assert not held.bench.server.traffic.ended_requests("/CreateCodeSubmission")
+    assert not held.bench.traffic.ended_requests("/CreateCodeSubmission")
     return caught.value
 
 
@@ -440,7 +440,7 @@ def test_killed_anywhere_it_is_submitted_once(held: Contest, point: str) -> None
             time.sleep(0.2)
 
     process = submit_elsewhere(held)
-    held.bench.server.traffic.listeners.append(watch)
+    held.bench.traffic.listeners.append(watch)
     process.wait(60)
     assert hit.is_set()
     time.sleep(0.3)  # what the server has in hand by now may still have its effect

@@ -111,10 +111,10 @@ def test_an_answer_that_is_lost_is_not_given_up_in_the_dark(
     with pytest.raises(OutsideError):
         pushing.push_kit(kit, datasets(kit), access(alice, ways(bench, SHORT)))
     bench.kaggle.faults.clear_faults()
-    sent = bench.server.traffic.uploaded_bytes()
+    sent = bench.traffic.uploaded_bytes()
     (done,) = pushed(bench, kit, alice)
     assert (done.action, versions(bench)) == (PushAction.NOTHING, [1])
-    assert bench.server.traffic.uploaded_bytes() == sent
+    assert bench.traffic.uploaded_bytes() == sent
 
 
 def test_what_a_cut_run_sent_may_be_listed_late(bench: Bench, alice: KaggleClient, tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_a_push_that_is_overtaken_says_so_and_stops(
             with client(bench) as other:
                 done.extend(pushing.push_kit(kits[1], datasets(kits[1]), access(other, there)))
 
-    bench.server.traffic.listeners.append(overtake)
+    bench.traffic.listeners.append(overtake)
     with pytest.raises(OvertakenError) as caught:
         pushed(bench, kits[0], alice)
     assert caught.value.exit_code == 4
@@ -187,11 +187,11 @@ def test_tokens_that_kaggle_refuses_are_not_used_again(
     for message in refusals:
         with pytest.raises(OutsideError, match=message) as caught:
             pushed(bench, kit, alice)
-        sent.append(len(bench.server.traffic.ended_requests("/StartBlobUpload")))
+        sent.append(len(bench.traffic.ended_requests("/StartBlobUpload")))
     assert "uploads the files again" in caught.value.hint
     assert sent[0] == sent[1]
     assert pushed(bench, kit, alice)[0].version == 1
-    assert len(bench.server.traffic.ended_requests("/StartBlobUpload")) == 2 * sent[0]
+    assert len(bench.traffic.ended_requests("/StartBlobUpload")) == 2 * sent[0]
 
 
 def test_a_dataset_whose_first_version_failed_gets_a_second(tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ def test_a_lost_answer_about_a_version_that_fails(tmp_path: Path) -> None:
         with pytest.raises(OutsideError, match="could not process version 1"):
             pushed(bench, kit, alice)
         assert pushed(bench, kit, alice)[0].version == 2
-        assert len(bench.server.traffic.ended_requests("/CreateDataset")) == 1
+        assert len(bench.traffic.ended_requests("/CreateDataset")) == 1
 
 
 def test_uploads_outlast_a_kaggle_that_asks_to_slow_down(
@@ -229,7 +229,7 @@ def test_uploads_outlast_a_kaggle_that_asks_to_slow_down(
     bench.kaggle.faults.add_fault(Fault(on="StartBlobUpload", status=429, times=11))
     (done,) = pushed(bench, kit, alice)
     assert done.version == 1
-    assert len(bench.server.traffic.ended_requests("/StartBlobUpload")) == 2 + 11
+    assert len(bench.traffic.ended_requests("/StartBlobUpload")) == 2 + 11
 
 
 def test_a_kaggle_that_never_stops_refusing_ends_all_uploads(
@@ -243,7 +243,7 @@ def test_a_kaggle_that_never_stops_refusing_ends_all_uploads(
     alice.fetch_account()
     with pytest.raises(OutsideError, match="Too many requests"):
         pushed(bench, kit, alice)
-    assert len(bench.server.traffic.ended_requests("/StartBlobUpload")) < 16 + 13 + 16
+    assert len(bench.traffic.ended_requests("/StartBlobUpload")) < 16 + 13 + 16
 
 
 def test_files_below_folders_may_be_missing_in_the_listing(
@@ -274,10 +274,10 @@ def test_one_part_alone_is_sent_again(bench: Bench, alice: KaggleClient, tmp_pat
     """A damaged part does not cost the bytes of the others."""
     kit = make_kit(tmp_path / "kit", split=True)
     pushed(bench, kit, alice)
-    sent = bench.server.traffic.uploaded_bytes()
+    sent = bench.traffic.uploaded_bytes()
     done = pushed(bench, kit, alice, PushOptions(resend_part=("packages",)))
     assert [each.action for each in done] == [PushAction.NOTHING, PushAction.VERSION]
-    assert bench.server.traffic.uploaded_bytes() - sent < 300_000
+    assert bench.traffic.uploaded_bytes() - sent < 300_000
 
 
 def test_a_kaggle_in_trouble_does_not_say_that_another_ones_dataset_lacks_a_part(

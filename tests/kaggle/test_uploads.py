@@ -46,7 +46,7 @@ def upload_of(folder: Path, data: bytes, name: str = "checkpoints/model.ckpt") -
 def sent(bench: Bench) -> int:
     """Return how many bytes of uploads arrived; the server writes it down just after its answer."""
     before = -1
-    while (count := bench.server.traffic.uploaded_bytes()) != before:
+    while (count := bench.traffic.uploaded_bytes()) != before:
         before = count
         time.sleep(0.1)
     return count
@@ -107,7 +107,7 @@ def test_a_later_run_goes_on_where_the_first_was_cut(bench: Bench, client: Kaggl
     before = sent(bench)
     assert arrived(bench, uploader(bench, client).upload_file(file)) == BIG
     assert sent(bench) - before <= len(BIG) - 1_900_000
-    assert len(bench.server.traffic.ended_requests("/StartBlobUpload")) == 1
+    assert len(bench.traffic.ended_requests("/StartBlobUpload")) == 1
 
 
 def test_a_rebuilt_file_of_equal_size_and_time_is_sent_anew(bench: Bench, client: KaggleClient) -> None:
@@ -143,7 +143,7 @@ def test_a_place_of_an_earlier_run_that_never_answers_is_given_up_for_a_new_one(
     cut_run(bench, client, file)
     bench.kaggle.faults.add_fault(Fault(on="PUT", times=2, **trouble))  # type: ignore[arg-type]
     assert arrived(bench, uploader(bench, client, attempts=2).upload_file(file)) == BIG
-    assert len(bench.server.traffic.ended_requests("/StartBlobUpload")) == 2
+    assert len(bench.traffic.ended_requests("/StartBlobUpload")) == 2
 
 
 @pytest.mark.parametrize("trouble", TROUBLE, ids=["no answer", "503"])
@@ -156,7 +156,7 @@ def test_a_new_place_that_never_answers_is_not_remembered(
     with pytest.raises(OutsideError, match="could not be uploaded"):
         uploader(bench, client, attempts=2).upload_file(file)
     assert arrived(bench, uploader(bench, client).upload_file(file)) == b"small"
-    assert len(bench.server.traffic.ended_requests("/StartBlobUpload")) == 2
+    assert len(bench.traffic.ended_requests("/StartBlobUpload")) == 2
 
 
 def test_the_place_of_a_cut_file_is_kept_while_kaggle_cannot_be_reached(
@@ -184,7 +184,7 @@ def test_the_place_of_a_cut_file_is_kept_while_the_storage_alone_cannot_be_reach
     bench.kaggle.faults.add_fault(Fault(on="PUT", times=2, **trouble))  # type: ignore[arg-type]
     with pytest.raises(OutsideError, match="could not be uploaded"):
         uploader(bench, client, attempts=1).upload_file(file)
-    assert len(bench.server.traffic.ended_requests("/StartBlobUpload")) == 2
+    assert len(bench.traffic.ended_requests("/StartBlobUpload")) == 2
     before = sent(bench)
     assert arrived(bench, uploader(bench, client, attempts=1).upload_file(file)) == BIG
     assert sent(bench) - before <= len(BIG) - 1_900_000
@@ -202,7 +202,7 @@ def test_of_two_places_that_were_cut_none_is_lost(bench: Bench, client: KaggleCl
         bench.kaggle.faults.add_fault(Fault(on="PUT", status=503))
     assert arrived(bench, uploader(bench, client, attempts=1).upload_file(file)) == BIG
     assert sent(bench) - before <= len(BIG) - 1_900_000
-    assert len(bench.server.traffic.ended_requests("/StartBlobUpload")) == 2
+    assert len(bench.traffic.ended_requests("/StartBlobUpload")) == 2
 
 
 def test_a_place_that_answers_and_holds_bytes_is_kept_when_it_takes_no_more(
@@ -217,7 +217,7 @@ def test_a_place_that_answers_and_holds_bytes_is_kept_when_it_takes_no_more(
     before = sent(bench)
     assert arrived(bench, uploader(bench, client, attempts=1).upload_file(file)) == BIG
     assert sent(bench) - before <= len(BIG) - 2_800_000
-    assert len(bench.server.traffic.ended_requests("/StartBlobUpload")) == 1
+    assert len(bench.traffic.ended_requests("/StartBlobUpload")) == 1
 
 
 @pytest.mark.parametrize("trouble", TROUBLE, ids=["no answer", "503"])
@@ -275,7 +275,7 @@ def test_a_refusal_is_told_at_once(bench: Bench, client: KaggleClient) -> None:
     bench.kaggle.faults.add_fault(Fault(on="PUT", status=403))
     with pytest.raises(OutsideError, match=r"refused .*model.* with status 403"):
         uploader(bench, client).upload_file(upload_of(bench.folder, BIG))
-    assert len(bench.server.traffic.ended_requests("PUT")) == 1
+    assert len(bench.traffic.ended_requests("PUT")) == 1
 
 
 def test_the_state_is_nobody_elses(bench: Bench, client: KaggleClient) -> None:

@@ -249,7 +249,7 @@ def test_kaggle_that_cannot_be_asked_is_no_difference(
     kit = make_kit(tmp_path / "kit", split=True)
     pushed(bench, kit, alice)
     (kit.folder / "dataset/packages/packages/a.whl").unlink()
-    before = len(bench.server.traffic.ended_requests("/ListDatasetFiles"))
+    before = len(bench.traffic.ended_requests("/ListDatasetFiles"))
     if gone:
         bench.kaggle.faults.add_fault(Fault(on="GetDataset", lose_answer=True, times=0))
     else:
@@ -257,7 +257,7 @@ def test_kaggle_that_cannot_be_asked_is_no_difference(
     with pytest.raises(OutsideError, match="lost" if gone else "Not today") as caught:
         verified(kit, alice)
     assert "on this disk, 'packages/a.whl' is missing" in caught.value.details
-    assert len(bench.server.traffic.ended_requests("/ListDatasetFiles")) - before == (0 if gone else 2)
+    assert len(bench.traffic.ended_requests("/ListDatasetFiles")) - before == (0 if gone else 2)
 
 
 def test_a_download_that_is_refused_ends_the_comparison(
@@ -343,7 +343,7 @@ def test_interrupted_a_deep_comparison_leaves_nothing(bench: Bench) -> None:
             process.send_signal(signal.SIGINT)
 
     bench.kaggle.faults.add_fault(Fault(on="GET", delay=2.0, after=1, times=0))
-    bench.server.traffic.listeners.append(watch)
+    bench.traffic.listeners.append(watch)
     process = start(bench, "--deep")
     _, err = process.communicate(timeout=60)
     assert seen

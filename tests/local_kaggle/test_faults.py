@@ -295,9 +295,9 @@ def test_a_crash_before_the_version(here: Yard) -> None:
             process.wait()
 
     with here.broken(on="CreateDataset", delay=0.1, status=500):
-        here.bench.server.traffic.listeners.append(kill)
+        here.bench.traffic.listeners.append(kill)
         process.communicate(timeout=60)
-        here.bench.server.traffic.listeners.remove(kill)
+        here.bench.traffic.listeners.remove(kill)
     assert process.returncode == -signal.SIGKILL
     data = retrain(here.project, b"2")
     here.push("--data-only").good()
@@ -431,9 +431,9 @@ def test_an_expired_link(here: Yard) -> None:
             expired.append(event)
             here.breaks(on="GET", status=403, message="The link has expired")
 
-    here.bench.server.traffic.listeners.append(expire)
+    here.bench.traffic.listeners.append(expire)
     here.ship().failed(4, "run the same command again")
-    here.bench.server.traffic.listeners.remove(expire)
+    here.bench.traffic.listeners.remove(expire)
     assert expired
     assert here.made() == (1, 1, 0)
     here.ship().good()

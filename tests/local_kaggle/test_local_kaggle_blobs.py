@@ -113,7 +113,7 @@ def test_the_client_survives_a_cut_and_a_busy_service(bench: Bench) -> None:
     assert done.returncode == 0, done.stderr
     bench.ready()
     assert bench.names() == {"big.bin": len(DATA)}
-    assert bench.server.traffic.uploaded_bytes() == len(DATA) + 200_000, "every byte on the wire is counted"
+    assert bench.traffic.uploaded_bytes() == len(DATA) + 200_000, "every byte on the wire is counted"
 
 
 @needs_client
@@ -122,7 +122,7 @@ def test_a_lost_answer_is_sent_again_by_the_client(bench: Bench) -> None:
     bench.kaggle.faults.add_fault(Fault(on="CreateDataset", lose_answer=True))
     done = bench.cli("datasets", "create", "-p", bench.dataset({"a.txt": b"a"}))
     assert "already in use" in done.stdout + done.stderr
-    assert len(bench.server.traffic.ended_requests("CreateDataset")) == 2
+    assert len(bench.traffic.ended_requests("CreateDataset")) == 2
     bench.ready()
 
 
@@ -156,9 +156,9 @@ def test_an_answer_can_be_put_in_place_of_a_call(bench: Bench) -> None:
 def test_listeners_hear_of_named_points(bench: Bench) -> None:
     """A test can act before a call, in the middle of an upload, and between effect and answer."""
     heard: list[TrafficEvent] = []
-    bench.server.traffic.listeners.append(heard.append)
+    bench.traffic.listeners.append(heard.append)
     put(bench, begin(bench), DATA)
-    bench.until(lambda: len(bench.server.traffic.ended_requests()) == 2)
+    bench.until(lambda: len(bench.traffic.ended_requests()) == 2)
     puts = [event for event in heard if event.name == "PUT"]
     assert [event.phase for event in (puts[0], puts[1], puts[-2], puts[-1])] == [
         "begun",

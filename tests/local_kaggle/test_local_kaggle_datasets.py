@@ -94,7 +94,7 @@ def test_a_refresh_token_gives_tokens_that_work(bench: Bench) -> None:
     assert "ready" in done.stdout, done
     given = json.loads(place.read_text())["access_token"]
     assert "ready" in bench.cli("datasets", "status", SLUG, env=by_file).stdout
-    assert len(bench.server.traffic.ended_requests("GenerateAccessToken")) == 1, "it works for hours"
+    assert len(bench.traffic.ended_requests("GenerateAccessToken")) == 1, "it works for hours"
     kept = [path.read_bytes() for path in (bench.folder / "state").rglob("*") if path.is_file()]
     assert not any(secret.encode() in text for secret in (given, "RT-alice") for text in kept)
     place.write_text(json.dumps({"refresh_token": "RT-nobody", "username": "alice"}))
@@ -124,8 +124,8 @@ def test_production_cannot_be_reached(bench: Bench) -> None:
     """Even a client that wants kaggle.com gets no further than the server, and no secret is sent there."""
     done = bench.cli("datasets", "status", SLUG, env={"KAGGLE_API_ENVIRONMENT": None})
     assert done.returncode == 1
-    assert bench.server.traffic.refused_hosts() == ["api.kaggle.com:443"]
-    assert bench.server.traffic.ended_requests() == []
+    assert bench.traffic.refused_hosts() == ["api.kaggle.com:443"]
+    assert bench.traffic.ended_requests() == []
 
 
 def test_a_plain_request_for_another_host_goes_nowhere(bench: Bench) -> None:
@@ -134,7 +134,7 @@ def test_a_plain_request_for_another_host_goes_nowhere(bench: Bench) -> None:
     with socket.create_connection((host, int(port)), timeout=10) as line:
         line.sendall(b"GET http://www.kaggle.com/ HTTP/1.1\r\nHost: www.kaggle.com\r\n\r\n")
         assert line.recv(100).startswith(b"HTTP/1.1 403")
-    assert bench.server.traffic.refused_hosts() == ["www.kaggle.com"]
+    assert bench.traffic.refused_hosts() == ["www.kaggle.com"]
 
 
 def test_no_page_at_kaggle_is_named(bench: Bench) -> None:

@@ -266,13 +266,13 @@ def test_the_client_follows_a_log_over_a_lost_connection(bench: Bench) -> None:
     def start_clock(event: TrafficEvent) -> None:
         """Let the second line come when the first one was sent."""
         if (event.phase, event.name) == ("begun", "LOGS"):
-            bench.server.traffic.listeners.remove(start_clock)
+            bench.traffic.listeners.remove(start_clock)
             threading.Timer(1.0, let_go, [bench]).start()
 
-    bench.server.traffic.listeners.append(start_clock)
+    bench.traffic.listeners.append(start_clock)
     followed = bench.cli("kernels", "logs", "-f", KERNEL)
     assert (followed.stdout, followed.returncode) == ("first\nsecond\n", 0), followed.stderr
-    assert len(bench.server.traffic.ended_requests("LOGS")) == 2
+    assert len(bench.traffic.ended_requests("LOGS")) == 2
     assert bench.cli("kernels", "logs", "-f", KERNEL).stdout == "first\nsecond\n", "and afterwards"
 
 

@@ -21,6 +21,7 @@ from offline_kit.local_kaggle.kernel_runs import NotebookRunner, RunJob
 from offline_kit.local_kaggle.server import LocalKaggleServer
 from offline_kit.local_kaggle.service import LocalKaggle
 from offline_kit.local_kaggle.settings import LocalKaggleSettings
+from tests.support.traffic import Traffic
 from tests.support.warm_python import client_python
 
 HASTY = LocalKaggleSettings(visible_after=0.05, processing=0.1, queued=0.05, scoring=0.05)
@@ -99,6 +100,7 @@ class Bench:
 
     server: LocalKaggleServer
     folder: Path
+    traffic: Traffic
 
     @property
     def kaggle(self) -> LocalKaggle:
@@ -218,4 +220,4 @@ def serving(
     for name in ("alice", "bob"):
         kaggle.accounts.add_account(name, key=f"key-of-{name}", token=f"KGAT_{name}")
     with LocalKaggleServer(kaggle) as server:
-        yield Bench(server, folder)
+        yield Bench(server, folder, Traffic(server))

@@ -54,7 +54,7 @@ def versions(bench: Bench, ref: str = REF) -> list[int]:
 
 def pushes(bench: Bench) -> int:
     """Return how many pushes the server answered."""
-    return len(bench.server.traffic.ended_requests("/SaveKernel"))
+    return len(bench.traffic.ended_requests("/SaveKernel"))
 
 
 def push_elsewhere(bench: Bench, wanted: NewNotebook) -> "subprocess.Popen[bytes]":

@@ -225,7 +225,7 @@ class Yard:
 
     def calls(self, method: str) -> int:
         """Return how many calls of a method were answered."""
-        return len(self.bench.server.traffic.ended_requests(f"/{method}"))
+        return len(self.bench.traffic.ended_requests(f"/{method}"))
 
     @property
     def kit(self) -> Kit:
@@ -258,7 +258,7 @@ class Yard:
 
     def uploaded(self) -> int:
         """Return how many bytes of uploads arrived so far."""
-        return self.bench.server.traffic.uploaded_bytes()
+        return self.bench.traffic.uploaded_bytes()
 
 
 SHIP = ("--yes", "--wait", "--no-rehearsal")

@@ -13,7 +13,7 @@ SPLIT = 'parts = "split"\n'
 
 def calls(here: Yard) -> int:
     """Return how many requests the server has answered."""
-    return len(here.bench.server.traffic.ended_requests())
+    return len(here.bench.traffic.ended_requests())
 
 
 def test_before_anything_was_sent(here: Yard) -> None:

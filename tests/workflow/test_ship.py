@@ -381,7 +381,7 @@ def test_interrupted_it_goes_on_where_it_was(tmp_path: Path, built: Path) -> Non
                 seen.set()
                 process.send_signal(signal.SIGINT)
 
-        here.bench.server.traffic.listeners.append(interrupt)
+        here.bench.traffic.listeners.append(interrupt)
         process = here.start("ship", *here.to, "--yes", "--wait", "--no-rehearsal", "--json")
         out, err = process.communicate(timeout=60)
         assert (process.returncode, json.loads(out)["error"]) == (130, "interrupted"), err
