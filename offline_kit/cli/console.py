@@ -126,7 +126,7 @@ class Console(Reporter):
         from rich import progress as bars
 
         amounts = bars.DownloadColumn() if unit == "B" else bars.MofNCompleteColumn()
-        with self._stderr.open_bar(bars.BarColumn(), amounts, bars.TimeRemainingColumn()) as bar:
+        with self._stderr.open_bar(bars.BarColumn(20), amounts, bars.TimeRemainingColumn()) as bar:
             task = bar.add_task(make_printable(text), total=total)
             yield lambda amount: bar.advance(task, amount)
 
@@ -163,13 +163,13 @@ class Console(Reporter):
             facts = {"code": code, "error": error, "hint": hint, "details": list(details)}
             self.print_result({"ok": False, **facts})
 
-    def show_facts(self, title: str, rows: Sequence[tuple[str, str]]) -> None:
+    def show_facts(self, title: str, rows: Sequence[tuple[str, str]], *, style: str = "bold") -> None:
         """Show named facts, one per line; words are never broken, so that paths can be copied."""
         if self.quiet:
             return
         from rich.text import Text
 
-        self._stderr.print_text(Text(title, "bold"))
+        self._stderr.print_text(Text(title, style))
         wide = max(len(name) for name, _ in rows)
         for name, value in rows:
             self._stderr.print_text(Text(f"  {name:<{wide}}  {make_printable(value)}"), indent=wide + 4)

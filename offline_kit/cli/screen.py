@@ -130,7 +130,8 @@ def _split_word(word: str, width: int, separators: Sequence[str] = _SEPARATORS) 
 def find_indent(line: str, width: int) -> int:
     """Return where the last column of an aligned line begins, else where its text begins, but at least 2."""
     ends = [match.end() for match in re.finditer(r"(?<=[^ ])  +(?=[^ ])", line) if match.end() <= width / 2]
-    return ends[-1] if ends else len(line) - len(line.lstrip(" ")) or 2
+    text = re.sub(r"^ *[-+~>•→]? *", "", line)
+    return ends[-1] if ends else max(2, len(line) - len(text))
 
 
 def fit_columns(rows: Sequence[Sequence[str]], room: int) -> list[int]:
@@ -143,9 +144,14 @@ def fit_columns(rows: Sequence[Sequence[str]], room: int) -> list[int]:
     prose = [max(word, min(whole, _SHORT)) for word, whole in zip(words, full, strict=True)]
     pieces = ([min(word, limit) for word in words] for limit in range(_SHORT, 0, -1))
     for least in (prose, words, *pieces):
-        if sum(least) <= room:  # as CSS does: each column gets its share of what it lacks
-            share = (room - sum(least)) / (sum(full) - sum(least))
-            return [low + int(share * (high - low)) for low, high in zip(least, full, strict=True)]
+        spare = room - sum(least)
+        if spare >= 0:
+            lacks = [whole - width for whole, width in zip(full, least, strict=True)]
+            for rank, number in enumerate(sorted(range(len(lacks)), key=lacks.__getitem__)):
+                more = min(lacks[number], spare // (len(lacks) - rank))
+                least[number] += more
+                spare -= more
+            return least
     return [1] * len(columns)
 
 

@@ -80,7 +80,7 @@ class LogFollower:
         if not self._cell:
             return ", ".join([*words, "starting the kernel"] if self._titles else words)
         own_number = self._cell - self._added_cells
-        label = f"cell {own_number} of {len(self._titles) - self._added_cells}"
+        label = f"cell {own_number}/{len(self._titles) - self._added_cells}"
         words.append(
             f"{label if own_number > 0 else 'the setup cell'} for {format_clock(now - self._cell_started)}"
         )
@@ -91,7 +91,7 @@ class LogFollower:
 
 def _describe_bar(bar: "re.Match[bytes]") -> str:
     done, total, left = (group.decode() for group in bar.groups())
-    return f"{done} of {total}, {left} left"
+    return f"{done}/{total}, {left} left"
 
 
 def format_clock(seconds: float) -> str:

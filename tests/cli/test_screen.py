@@ -68,7 +68,13 @@ def test_a_long_path_is_broken_behind_a_slash_if_that_is_enough() -> None:
 
 @pytest.mark.parametrize(
     ("line", "column"),
-    [("K101  ok    uv       0.13", 21), ("plain words", 2), ("    details", 4), ("  name  value", 8)],
+    [
+        ("K101  ok    uv       0.13", 21),
+        ("plain words", 2),
+        ("    details", 4),
+        ("  name  value", 8),
+        ("  -code", 3),
+    ],
 )
 def test_further_lines_begin_below_the_last_column(line: str, column: int) -> None:
     """An aligned line goes on in its last column, another one below its text."""

@@ -53,7 +53,7 @@ def test_the_running_cell_its_time_and_the_memory_are_shown(run: Run) -> None:
     """Cell, title, both times and the memory of the processes stand in one line."""
     run.write("Executing Cell 2-----\n", seconds=5)
     shown = run.write("", seconds=65, memory=446_100_000)
-    for word in ("1:10", "446.1 MB", "cell 2 of 3", "1:05", "load"):
+    for word in ("1:10", "446.1 MB", "cell 2/3", "1:05", "load"):
         assert word in shown
     assert "left" not in shown
     assert "Predict all rows" in run.write("Ending Cell 2-----\nExecuting Cell 3-----\n")
@@ -70,7 +70,7 @@ def test_a_remaining_time_is_shown_only_where_the_rows_are_known(run: Run) -> No
     """The newest bar of tqdm counts, until the next cell."""
     run.write("Executing Cell 2-----\n")
     shown = run.write("\r 1%|#  | 3/300 [00:01<01:39, 3it/s]\r13%|## | 40/300 [00:02<00:30, 9it/s]\n")
-    assert "40 of 300" in shown
+    assert "40/300" in shown
     assert "00:30 left" in shown
     assert "left" not in run.write("Executing Cell 3-----\n")
 
@@ -78,8 +78,8 @@ def test_a_remaining_time_is_shown_only_where_the_rows_are_known(run: Run) -> No
 def test_cells_of_an_adopted_notebook_are_numbered_as_in_its_file(tmp_path: Path) -> None:
     """Cells that offline-kit put before the user's do not count."""
     run = Run(tmp_path, added_cells=1)
-    assert "of" not in run.write("Executing Cell 1-----\n")
-    assert "cell 1 of 2" in run.write("Executing Cell 2-----\n")
+    assert "/" not in run.write("Executing Cell 1-----\n")
+    assert "cell 1/2" in run.write("Executing Cell 2-----\n")
 
 
 def test_the_log_is_passed_on_line_by_line(run: Run) -> None:
@@ -98,7 +98,7 @@ def test_a_notebook_without_titles_and_metadata_is_followed(tmp_path: Path) -> N
     shown: list[str] = []
     cells = json.loads('[{"cell_type": "code"}]')
     LogFollower(log, cells, say=lambda _line: None, show=shown.append).follow(0)
-    assert "cell 1 of 1" in shown[0]
+    assert "cell 1/1" in shown[0]
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(5.9, "0:05"), (65, "1:05"), (7205, "2:00:05")])

@@ -140,7 +140,7 @@ def show_rehearsal(passed: "Rehearsal", console: Console) -> None:
         ("evidence", str(passed.folder)),
         ("report", str(passed.report)),
     ]
-    console.show_facts("Rehearsal passed", rows)
+    console.show_facts("Rehearsal passed", rows, style="bold green")
     console.step("the notebook runs with the internet off")
     console.print_result({"ok": True, "rehearsal": vars(passed)})
 
@@ -159,7 +159,7 @@ def _show_on_kaggle(passed: "KaggleRehearsal", account: "Account", console: Cons
     if forecast:
         limit = f"{passed.limit / 3600:g} h, the limit of a run,"
         rows.append(("forecast", f"{limit} should be enough for {forecast} rows or more"))
-    console.show_facts("Rehearsal passed", rows)
+    console.show_facts("Rehearsal passed", rows, style="bold green")
     facts = {**_notebook_facts(run.pushed, run, account), "rows": passed.rows, "rows_in_limit": forecast}
     console.print_result({"ok": True, "place": account.server_name, "rehearsal": facts})
 
