@@ -63,7 +63,7 @@ def test_of_a_script_the_time_and_its_bar_are_shown(tmp_path: Path) -> None:
     """It has no cells, so that no kernel is said to start."""
     run = Run(tmp_path, cells=())
     assert run.write("begun\n", seconds=65) == "1:05"
-    assert run.write(" 40%|####  | 4/10 [00:08<00:12]", seconds=5) == "1:10, 4 of 10, 00:12 left"
+    assert run.write(" 40%|####  | 4/10 [00:08<00:12]", seconds=5) == "1:10, 4/10, 00:12 left"
 
 
 def test_a_remaining_time_is_shown_only_where_the_rows_are_known(run: Run) -> None:
