@@ -14,6 +14,10 @@ _PROBE = (
     " sysconfig.get_config_var('Py_GIL_DISABLED') or 0, getattr(sys, '_base_executable', '') or sys.executable, sep='\\t')"
 )
 
+# What decides which interpreters are found. A build asks several times, and pyenv's shims take 0.3 s each to answer.
+_SEARCHED = ("PATH", "PYENV_ROOT", "PYENV_VERSION", "HOME", "UV_PYTHON_INSTALL_DIR")
+_known_interpreters: dict[tuple[str, ...], Path] = {}
+
 
 def uv_program() -> Path:
     """Return the program uv, as it was installed with us; OutsideError if it is gone."""
@@ -34,14 +38,20 @@ def find_interpreter(minor: str, env: Mapping[str, str] | None = None) -> Path |
 
     Searched in this order: the running one, PATH, pyenv's versions (newest first), uv's. Only CPython with the GIL
     counts, as on Kaggle. Of an environment, the interpreter below it is returned. `env` gives PATH, PYENV_ROOT and HOME
-    (default: ours).
+    (default: ours). One that was found is remembered while it exists.
     """
     env = os.environ if env is None else env
+    key = (minor, *(env.get(name, "") for name in _SEARCHED))
+    known = _known_interpreters.get(key)
+    if known and _is_file(known):
+        return known
     for candidate in _list_candidates(minor, env):
         # Each is run: a shim on PATH (pyenv's) may run nothing.
         words = _run(candidate, ["-I", "-c", _PROBE], env).split("\t")
         if len(words) == 4 and words[:3] == [minor, "CPython", "0"]:
-            return Path(words[3]) if _is_file(Path(words[3])) else candidate
+            base = Path(words[3])
+            _known_interpreters[key] = base if _is_file(base) else candidate
+            return _known_interpreters[key]
     return None
 
 

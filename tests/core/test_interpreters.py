@@ -63,6 +63,19 @@ def test_the_newest_of_pyenvs_versions_wins(tmp_path: Path) -> None:
     assert find_interpreter("3.99", {**ELSEWHERE, "PYENV_ROOT": str(tmp_path)}) == newest
 
 
+def test_an_interpreter_that_is_gone_is_looked_for_again(tmp_path: Path) -> None:
+    """What was found once is remembered only while it exists."""
+    newer = answering(tmp_path / "versions" / "3.99.10" / "bin" / "python", "3.99")
+    older = answering(tmp_path / "versions" / "3.99.9" / "bin" / "python", "3.99")
+    env = {**ELSEWHERE, "PYENV_ROOT": str(tmp_path)}
+    assert find_interpreter("3.99", env) == newer
+    older.write_text("exit 1")
+    assert find_interpreter("3.99", env) == newer, "nothing is run a second time"
+    answering(older, "3.99")
+    newer.unlink()
+    assert find_interpreter("3.99", env) == older
+
+
 def test_other_pythons_do_not_count(tmp_path: Path) -> None:
     """PyPy, a free-threaded build and a liar about its version are not Kaggle's Python."""
     answering(tmp_path / "a" / "python3.99", "3.99", implementation="PyPy")

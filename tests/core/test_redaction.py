@@ -118,13 +118,13 @@ def test_a_secret_says_what_it_is_and_not_its_value() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "a" * 2_000_000,
-        "a=" * 1_000_000,
-        "'key': '" * 200_000,
-        "A9+/" * 500_000,
-        "x://" * 400_000,
-        "key " * 400_000,
-        "\\'" * 800_000,
+        "a" * 400_000,
+        "a=" * 200_000,
+        "'key': '" * 40_000,
+        "A9+/" * 100_000,
+        "x://" * 80_000,
+        "key " * 80_000,
+        "\\'" * 160_000,
     ],
 )
 def test_long_lines_cost_no_time(text: str) -> None:

@@ -18,6 +18,7 @@ pytestmark = [
     pytest.mark.sandbox,
     pytest.mark.skipif(not is_confined(), reason="no sandbox works here"),
 ]
+FURTHER = [pytest.mark.slow, pytest.mark.exhaustive]
 HERE = "{}.{}.{}".format(*sys.version_info)
 """The Python that pip-tools runs on."""
 HOSTILE = """
@@ -129,12 +130,22 @@ def test_a_build_in_the_freeze_finds_nothing(
     assert not [place for place in places if (place / "written-by-a-build").exists()]
 
 
-@pytest.mark.parametrize("engine", ["uv", "pip-tools"])
-@pytest.mark.parametrize("kind", ["netrc", "absolute links", "redirect"])
+@pytest.mark.parametrize(
+    ("engine", "kind"),
+    [
+        ("uv", "netrc"),
+        ("uv", "absolute links"),
+        ("uv", "redirect"),
+        ("pip-tools", "redirect"),
+        # Both engines ask the same proxy.
+        pytest.param("pip-tools", "netrc", marks=FURTHER),
+        pytest.param("pip-tools", "absolute links", marks=FURTHER),
+    ],
+)
 def test_an_index_behind_a_login_serves_builds(
     case: Case, engine: str, kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Metadata comes from it, wherever its login stands, however its pages name their files."""
+    """Metadata comes from it, built with the image's version, wherever its login stands, however its pages name files."""
     address = case.index.with_credentials("me", "planted-password")
     if kind == "netrc":
         netrc = tmp_path / "netrc"
@@ -146,8 +157,11 @@ def test_an_index_behind_a_login_serves_builds(
     else:
         case.index.moved = True
     sdist_of_seen_version(case, "free", "cmaes")
-    case.add("seen", "0.13")
-    case = replace(case, settings=IndexSettings(index_url=address)).with_image(python=HERE)
+    for name in ("seen", "cmaes"):
+        case.add(name, "0.13")
+        case.add(name, "0.14")
+    packages = {**case.image.packages, "cmaes": "0.13"}
+    case = replace(case, settings=IndexSettings(index_url=address)).with_image(packages=packages, python=HERE)
     assert bundled(case.freeze("free", engine=engine)) == {"free": "1.0", "seen": "0.13"}
 
 
@@ -162,7 +176,7 @@ def test_logins_beside_an_interpreter_are_covered(tmp_path: Path, name: str) -> 
     assert (done.out, done.code) == ("shown", 0)
 
 
-@pytest.mark.parametrize("engine", ["uv", "pip-tools"])
+@pytest.mark.parametrize("engine", ["uv", pytest.param("pip-tools", marks=FURTHER)])
 def test_an_index_behind_a_login_is_named_by_its_own_address(case: Case, engine: str) -> None:
     """What a resolver says of it reaches the user with the address that they know, without the password."""
     address = case.index.with_credentials("me", "planted-password")
@@ -207,7 +221,7 @@ def sdist_of_seen_version(case: Case, name: str, requires: str) -> None:
     case.index.add(make_sdist(case.folder / "sdists", name, "1.0", files=files, metadata_version="1.2"))
 
 
-@pytest.mark.parametrize("engine", ["uv", "pip-tools"])
+@pytest.mark.parametrize("engine", ["uv", pytest.param("pip-tools", marks=FURTHER)])
 def test_metadata_is_built_with_the_images_versions(case: Case, engine: str) -> None:
     """An sdist's build requirement comes at the image's version unless the build refuses it; the kit's own need not."""
     case = case.with_image(packages={**case.image.packages, "cmaes": "0.13"}, python=HERE)

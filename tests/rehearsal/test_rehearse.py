@@ -5,7 +5,6 @@ import importlib.metadata
 import io
 import json
 import sys
-import time
 import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -163,38 +162,10 @@ def said(kit: Kit) -> str:
     return (kit.folder / "rehearsal" / "log.txt").read_text()
 
 
-def test_a_good_kit_passes_and_its_evidence_is_kept(theatre: Theatre) -> None:
-    """The submission, the executed notebook, the log and a report lie in the kit's folder; the run's own files are gone."""
-    look = "import shutil; print('uv:', bool(shutil.which('uv')))"
-    kit = theatre.kit(look, "print('note: twice'); print('note: twice')", WRITE)
-    done = theatre.rehearse(kit)
-    assert sorted(path.name for path in done.folder.iterdir()) == [
-        "executed.ipynb",
-        "log.txt",
-        "report-facts.json",
-        "report.html",
-        "report.json",
-        "submission.csv",
-    ]
-    assert done.rows == 5
-    assert done.submission.read_text().count("\n") == 6
-    assert len(done.cell_seconds) == 3
-    assert done.notes.count("twice") == 1
-    assert done.peak_memory > 20_000_000
-    assert "uv: True" in said(kit)
-    assert (stage.read_last_report(kit) or {})["passed"] is True
-    assert [path.name for path in kit.folder.iterdir() if path.name.startswith(".")] == []
-
-
-def test_the_run_is_offline_with_read_only_inputs_and_a_clean_environment(
-    theatre: Theatre, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What the notebook itself finds out: no network, nothing writable below the inputs, no credential, an empty home."""
-    monkeypatch.setenv("KAGGLE_KEY", "secret-of-the-parent")
-    look = """
-import json, os, socket
+LOOK = """
+import json, os, shutil, socket
 found = {"env": sorted(os.environ), "home": os.listdir(os.environ["HOME"]), "tmp": os.listdir("/tmp"), "cwd": os.getcwd()}
-found["working"] = os.listdir("/kaggle/working")
+found["working"], found["uv"] = os.listdir("/kaggle/working"), bool(shutil.which("uv"))
 for name, work in {
     "connect": lambda: socket.create_connection(("1.1.1.1", 443), timeout=5),
     "dns": lambda: socket.getaddrinfo("pypi.org", 443),
@@ -210,14 +181,56 @@ for name, work in {
 found["kit"] = sorted(os.listdir("/kaggle/input/datasets/me/plant-kit"))
 print("FOUND" + json.dumps(found))
 """
-    kit = theatre.kit(look, WRITE)
-    theatre.rehearse(kit)
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> tuple[Theatre, Kit, Rehearsal]:
+    """Rehearse a good kit beside what a killed rehearsal left, with a credential in the environment; look at the result only."""
+    theatre = Theatre(tmp_path_factory.mktemp("good"), cache)
+    kit = theatre.kit(LOOK, "print('note: twice'); print('note: twice')", WRITE)
+    (kit.folder / ".rehearsal.abcd1234.part" / "run").mkdir(parents=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KAGGLE_KEY", "secret-of-the-parent")
+        return theatre, kit, theatre.rehearse(kit)
+
+
+def test_a_good_kit_passes_and_its_evidence_is_kept(good: tuple[Theatre, Kit, Rehearsal]) -> None:
+    """The submission, the executed notebook, the log and a report lie in the kit's folder; the run's own files are gone."""
+    _, kit, done = good
+    assert sorted(path.name for path in done.folder.iterdir()) == [
+        "executed.ipynb",
+        "log.txt",
+        "report-facts.json",
+        "report.html",
+        "report.json",
+        "submission.csv",
+    ]
+    assert done.rows == 5
+    assert done.submission.read_text().count("\n") == 6
+    assert len(done.cell_seconds) == 3
+    assert done.notes.count("twice") == 1
+    assert done.peak_memory > 20_000_000
+    assert (stage.read_last_report(kit) or {})["passed"] is True
+
+
+def test_what_a_killed_rehearsal_left_goes_with_the_next(good: tuple[Theatre, Kit, Rehearsal]) -> None:
+    """Half a run's folder of a killed process does not stay in the kit."""
+    _, kit, _ = good
+    assert sorted(path.name for path in kit.folder.iterdir()) == ["dataset", "notebook", "rehearsal"]
+
+
+def test_the_run_is_offline_with_read_only_inputs_and_a_clean_environment(
+    good: tuple[Theatre, Kit, Rehearsal],
+) -> None:
+    """What the notebook itself finds out: no network, nothing writable below the inputs, no credential, an empty home."""
+    theatre, kit, _ = good
     line = next(line for line in said(kit).splitlines() if line.startswith("FOUND"))
     found = json.loads(line.removeprefix("FOUND"))
     assert "KAGGLE_KEY" not in found["env"]
     assert "KAGGLE_KERNEL_RUN_TYPE" in found["env"]
     assert not [name for name in found["env"] if name.startswith(("PIP_", "UV_", "SSH"))]
     assert (found["home"], found["working"], found["cwd"]) == ([], [], "/kaggle/working")
+    assert found["uv"]
     assert "unreachable" in found["connect"]
     assert "name resolution" in found["dns"]
     assert {found[name].partition("] ")[2].partition(":")[0] for name in ("input", "datasets", "data")} == {
@@ -225,15 +238,6 @@ print("FOUND" + json.dumps(found))
     }
     assert found["kit"] == ["offline-kit.json", "packages"]
     assert (theatre.data / "test.csv").read_text().startswith("id,width")
-
-
-def test_what_a_killed_rehearsal_left_goes_with_the_next(theatre: Theatre) -> None:
-    """Half a run's folder of a killed process does not stay in the kit."""
-    kit = theatre.kit(WRITE)
-    left = kit.folder / ".rehearsal.abcd1234.part" / "run"
-    left.mkdir(parents=True)
-    theatre.rehearse(kit)
-    assert sorted(path.name for path in kit.folder.iterdir()) == ["dataset", "notebook", "rehearsal"]
 
 
 def test_a_failing_cell_is_quoted_with_cause_and_remedy(theatre: Theatre) -> None:
@@ -261,25 +265,23 @@ def test_a_missing_submission_is_an_error(theatre: Theatre) -> None:
 
 
 LEFT = {
-    "a link to a file of this machine": "import os; os.symlink('{}', 'submission.csv')",
-    "a pipe": "import os; os.mkfifo('submission.csv')",
-    "a sparse giant": "open('submission.csv', 'wb').truncate(200 * 1024**3)",
+    "links and odd names": (
+        "import os; os.symlink('{}', 'submission.csv'); os.symlink('/etc', 'etc'); open(b'\\xff', 'w'); open('other.csv', 'w')"
+    ),
     "a swapped copy of the run": (
         "import atexit, os, time\nopen('submission.csv', 'w').write('id,label\\n')\n"
         "if not os.fork():\n    os.setsid()\n    while True:\n        open('/rehearsal/out/executed.ipynb', 'w').write('[1]')"
     ),
-    "odd names": "import os; open(b'\\xff', 'w'); os.symlink('/etc', 'etc'); open('other.csv', 'w')",
 }  # fmt: skip
+"""What else may be left is in tests/core/test_leftovers.py."""
 
 
 @pytest.mark.parametrize("way", LEFT)
 def test_what_the_box_leaves_is_not_trusted(theatre: Theatre, way: str) -> None:
-    """A link is not followed, a giant not copied, a swapped file not believed: the run fails with one sentence."""
+    """A link is not followed, a swapped file not believed: the run fails with one sentence."""
     secret = theatre.folder / "kaggle.json"
     secret.write_text("a-secret-of-this-machine")
-    began = time.monotonic()
     error = theatre.failure(LEFT[way].replace("{}", str(secret)))
-    assert time.monotonic() - began < 100
     assert error.what
     rehearsal = theatre.folder / "dist" / "rehearsal"
     assert not any(path.is_symlink() for path in rehearsal.rglob("*"))
