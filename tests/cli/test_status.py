@@ -51,6 +51,16 @@ def test_a_damaged_kit_is_a_problem_for_a_script_too(project: Path) -> None:
     assert "predict.py" in told["problems"][0]
 
 
+def test_a_table_of_an_unchanged_kit_is_shown_on_request_alone(project: Path) -> None:
+    """The second build says in one line that nothing changed; --verbose and status show what the kit holds."""
+    runs = [run(project, *words) for words in (["build"], ["build"], ["build", "--verbose"], ["status"])]
+    assert {done.returncode for done in runs} == {0}
+    has_table = ["predict.py" in done.stderr for done in runs]
+    assert has_table == [True, False, True, True]
+    (line,) = [line for line in runs[1].stderr.splitlines() if json.loads(runs[1].stdout)["kit"][:12] in line]
+    assert "unchanged" in line
+
+
 def tracked(project: Path) -> list[str]:
     """Return what `git add -A` takes."""
     for words in (["init", "-q"], ["add", "-A", "--", ":!cache"]):
