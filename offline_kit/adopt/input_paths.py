@@ -43,6 +43,10 @@ _TRAINED = re.compile(r"\.(bin|ckpt|h5|joblib|keras|onnx|pkl|pt|pth|safetensors|
 _SAMPLE = re.compile(r"sample.*sub|sub.*sample")
 _WALK_CALL = re.compile(r"walk\(\s*$")
 _WALK_METHOD = re.compile(r"/?[\"']\s*\)\s*\.(rglob|walk)\(")
+_PREFIX_CALL = re.compile(
+    r"(?:\b(?:len|replace|startswith|removeprefix|relative_to)\(|\brelpath\([^()]*,)\s*$"
+)
+"""Calls that take the mounts' folder off a path, which a walk has found under its real name."""
 _Parents = Mapping[ast.AST, ast.AST]
 
 
@@ -138,12 +142,18 @@ def edit_input_paths(code: NotebookCode) -> Iterator[CellEdit]:
 
     A walk over the whole folder stays: `os.walk` and `rglob` do not follow the links to folders there.
     """
+    kept_walk, stripping = False, list[CellEdit]()
     for cell, span, path in _find_mentions(code):
-        source = code.reads[cell].source
+        source, edit = code.reads[cell].source, CellEdit(cell=cell, span=span, text=SHOWN_INPUT)
         before, behind = source[: span[0]].rstrip("\"'rRfF"), source[span[1] :]
-        walks = _WALK_CALL.search(before) or _WALK_METHOD.match(behind)
-        if path.rstrip("/") not in (INPUT, "../input") or not walks:
-            yield CellEdit(cell=cell, span=span, text=SHOWN_INPUT)
+        is_whole = path.rstrip("/") in (INPUT, "../input")
+        if is_whole and (_WALK_CALL.search(before) or _WALK_METHOD.match(behind)):
+            kept_walk = True
+        elif is_whole and _PREFIX_CALL.search(before):
+            stripping.append(edit)
+        else:
+            yield edit
+    yield from () if kept_walk else stripping
     # Of joined paths, `os.path.join("/kaggle", "input")` or `ROOT / "input"`, only the first part of the one
     # expression is replaced; a variable keeps its value for other paths.
     edited = set()

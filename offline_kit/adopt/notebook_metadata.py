@@ -90,7 +90,9 @@ def _check_script(path: Path, text: str) -> None:
             ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         cell = magics.parse_cell(text)
-        if not cell.magics or cell.parse_tree() is None:
+        numbers = [cell.line_number(magic.start) for magic in cell.magics]
+        is_magic = bool(numbers) and (cell.parse_tree() is not None or getattr(error, "lineno", 0) in numbers)
+        if not is_magic:
             line = f"line {error.lineno}: " if isinstance(error, SyntaxError) and error.lineno else ""
             raise ProjectError(
                 f"'{path}' is not valid Python: {line}{getattr(error, 'msg', error)}",

@@ -98,7 +98,8 @@ def test_the_configuration_names_it_and_nothing_else(tmp_path: Path) -> None:
     ("name", "script", "code"),
     [
         ("a.py", "import os\n!pip install ttach\n%matplotlib inline\n", "script-has-magics"),
-        ("a.py", "x = 1\nprint x\n", "script-invalid"),
+        ("a.py", "import os\n%matplotlib inline\nprint x\n", "script-has-magics"),
+        ("a.py", "x = 1\nprint x\n%matplotlib inline\n", "script-invalid"),
         ("a.py", b"x = '\xff'\n", "notebook-invalid"),
         ("a.R", "x <- 1\n", "notebook-not-python"),
         ("a.Rmd", "# Title\n", "notebook-not-python"),
@@ -124,3 +125,10 @@ def test_a_script_exported_for_colab_keeps_its_code(tmp_path: Path) -> None:
     """Kaggle's download of data sources is a cell of a notebook, and only a part of a script."""
     script = "DATA_SOURCE_MAPPING = 'digits:https%3A%2F%2Fexample.org'\nprint(DATA_SOURCE_MAPPING)\n"
     assert inspect(tmp_path, script).changed[0] == script
+
+
+@pytest.mark.parametrize(("call", "is_kept"), [("os.walk", True), ("os.listdir", False)])
+def test_what_a_walk_finds_is_cut_at_the_same_folder(tmp_path: Path, call: str, is_kept: bool) -> None:
+    """`os.walk` follows no links and keeps the mounts, and so does the prefix that is taken off its paths."""
+    script = f"import os\nfor path in {call}('/kaggle/input'):\n    print(path[len('/kaggle/input'):])\n"
+    assert ("len('/kaggle/input')" in inspect(tmp_path, script).changed[0]) is is_kept
