@@ -16,6 +16,16 @@ from tests.support.listener import Listener
 from tests.support.report_pages import FACTS, KIT, Page, make_cell, write_evidence
 
 EVIL = "<script>alert(1)</script><img src=http://evil.test/x onerror=alert(2)>\"'{{7*7}}$x$"
+LINKS = """
+![x](http://evil.test/a.png) [y](javascript:alert(1)) <http://evil.test> [z]
+
+[z]: http://evil.test/z 'title'
+| a | <b onclick=x>b</b> |
+|---|---|
+| c | ![w][z] |
+
+<iframe src=http://evil.test></iframe>
+"""
 PROBLEM = {"code": "cell-failed", "what": "cell 3 failed", "hint": "fix it", "details": ["KeyError: 'x'"]}
 
 
@@ -49,7 +59,7 @@ def test_a_page_of_hostile_names_runs_nothing_and_requests_nothing(tmp_path: Pat
     remote: dict[str, Any] = {"place": EVIL, "account": EVIL, "pieces": [], "run": None, "scores": []}
     drawn = draw_page(
         tmp_path,
-        {"cell_type": "markdown", "source": f"# {EVIL}", "metadata": {}},
+        {"cell_type": "markdown", "source": f"# {EVIL}\n{LINKS}", "metadata": {}},
         cell,
         failed,
         outcome=outcome | {"warnings": [EVIL], "notes": [EVIL]},
@@ -102,7 +112,7 @@ def test_a_failed_rehearsal_shows_code_cause_and_remedy(tmp_path: Path) -> None:
     }
     outcome = {"passed": False, "rows": 0, "problem": PROBLEM}
     drawn = draw_page(tmp_path, make_cell("work()", error), outcome=outcome)
-    for text in ("Cell 3 failed", "cell-failed", "Fix it", "KeyError: 'x'", "not written"):
+    for text in ("Cell 3 failed", "cell-failed", "Fix it", "KeyError: 'x'", "Next step", "not written"):
         assert text in drawn.words
     assert "cell failed" in drawn.values("class")
 
@@ -112,9 +122,7 @@ def test_a_forecast_is_shown_only_if_there_is_one(tmp_path: Path) -> None:
     forecast = {"rows": 5000, "seconds": 7800.0, "memory": 11_000_000_000, "margin": 0.15}
     assert "Forecast" not in draw_page(tmp_path / "without").words
     words = " ".join(draw_page(tmp_path / "with", facts={"forecast": forecast}).words.split())
-    assert (
-        "5,000 rows would take 2 h 10 min of 9 h and 11.0 GB of 30.0 GB of memory, give or take 15 %" in words
-    )
+    assert "5,000 rows would take 2 h 10 min of 9 h and 11 GB of 30 GB of memory, give or take 15 %" in words
 
 
 def test_a_notebook_of_huge_outputs_does_not_make_a_huge_page(tmp_path: Path) -> None:

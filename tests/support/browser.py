@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -100,6 +101,11 @@ class Browser:
         ]
         return [url for url in sent if not url.startswith("data:")][1:]
 
+    def complaints(self) -> list[str]:
+        """Return the errors on the page's console: what a policy refused, what could not be loaded."""
+        entries = [e["params"]["entry"] for e in self.events if e.get("method") == "Log.entryAdded"]
+        return [entry["text"] for entry in entries if entry["level"] in ("error", "warning")]
+
     def screenshot(self, target: Path) -> Path:
         """Write the whole page as a PNG."""
         size = self.call("Page.getLayoutMetrics")["cssContentSize"]
@@ -110,15 +116,24 @@ class Browser:
         return target
 
 
+# Chromium reads the protocol from descriptor 3 and answers on 4.
+_LAUNCH = """
+import fcntl, os, sys
+ends = [fcntl.fcntl(int(end), fcntl.F_DUPFD, 10) for end in sys.argv[1:3]]
+os.dup2(ends[0], 3)
+os.dup2(ends[1], 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+
+
 @contextmanager
 def running_browser(profile: Path) -> Iterator[Browser]:
     """Start a browser with a new profile whose only network is our proxy, and end it."""
     proxy = Proxy()
     threading.Thread(target=proxy.serve, daemon=True).start()
     to_browser, from_browser = os.pipe(), os.pipe()
-    # Chromium reads the protocol from descriptor 3 and answers on 4.
     words = [
-        *("/bin/sh", "-c", f'exec "$@" 3<&{to_browser[0]} 4>&{from_browser[1]}', "sh", PROGRAM or ""),
+        *(sys.executable, "-c", _LAUNCH, str(to_browser[0]), str(from_browser[1]), PROGRAM or ""),
         *("--headless=new", "--remote-debugging-pipe", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"),
         *(
             "--no-first-run",

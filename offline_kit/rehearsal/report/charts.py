@@ -162,7 +162,7 @@ def draw_histogram(column: Mapping[str, Any]) -> str:
         for bar in axes.bar(edges[:-1], bins, width=0.84, align="edge", color=_ACCENT, linewidth=0):
             bar.set_clip_on(False)
         if before and before != bins:
-            axes.stairs(before, edges, color=_INK, linewidth=1, baseline=None, clip_on=False)
+            axes.stairs(before, edges, color=_MUTED, linewidth=1.1, baseline=None, clip_on=False)
         axes.grid(visible=False)
         axes.set_yticks([])
         axes.set_xlim(0, len(bins))
@@ -194,15 +194,17 @@ def draw_history(history: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         for number, entry in enumerate(history):
             mark, color = ("o", _OK) if entry["passed"] else ("X", _FAIL)
             is_last = number == len(history) - 1
-            size = 7 if is_last else 5
+            size = 9 if is_last else 7
             axes.plot(
                 [number], [seconds[number]], mark, color=color, markersize=size, markeredgecolor=_SURFACE
             )
         axes.set_ylim(0, max(seconds) * 1.25 or 1)
-        axes.set_xlim(-0.5, len(history) - 0.5)
+        axes.set_xlim(-0.12, len(history) - 0.88)
         axes.yaxis.set_major_locator(_locator(3))
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g} {sign}")
-        axes.set_xticks([0, len(history) - 1], [entry["at"][:10] for entry in (history[0], history[-1])])
+        first, last = (entry["at"] for entry in (history[0], history[-1]))
+        shown = slice(11, 16) if first[:10] == last[:10] else slice(10)  # of one day the times
+        axes.set_xticks([0, len(history) - 1], [first[shown], last[shown]])
         _align_ends(axes)
         figure.subplots_adjust(left=50 / width, right=1 - 12 / width, top=0.95, bottom=0.2)
 

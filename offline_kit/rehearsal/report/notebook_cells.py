@@ -45,7 +45,7 @@ class PageCell:
     seconds: float | None = None
     started: float | None = None  # seconds since the epoch
     outputs: tuple[Mapping[str, str], ...] = field(default=())
-    """Each has a "kind" ("text", "error" or "picture"), and its "text" or its "uri"."""
+    """Each has a "kind" ("text", "error" or "picture"), its "text" or its "uri"; an error has a "summary" of one line."""
     file: str = "executed.ipynb"  # the file of the rehearsal that holds it
 
 
@@ -136,8 +136,8 @@ def _read_outputs(outputs: Any, budget: _Budget) -> Iterator[Mapping[str, str]]:
             stream_text = ""
         if output.get("output_type") == "error":
             traceback = "\n".join(output.get("traceback") or ())
-            text = traceback or f"{output.get('ename')}: {output.get('evalue')}"
-            yield _cut_text("error", text, budget)
+            summary = " ".join(f"{output.get('ename')}: {output.get('evalue')}".split())
+            yield {**_cut_text("error", traceback or summary, budget), "summary": summary[:300]}
         elif picture:
             yield picture
         else:

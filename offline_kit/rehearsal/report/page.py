@@ -60,13 +60,14 @@ def _render_page(
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "size": files.format_size,
-        "duration": format_duration,
+        "size": _format_size,
+        "duration": lambda seconds: _join_words(format_duration(seconds)),
         "figure": _format_figure,
         "share": _format_share,
         "day": _format_moment,
         "capitalize_first": lambda text: str(text)[:1].upper() + str(text)[1:],
         "code": _highlight_code,
+        "markdown": _render_markdown,
         "drawn": _mark_drawn,
     }
     template = environment.get_template("page.html.j2")
@@ -77,6 +78,7 @@ def _render_page(
     return template.render(
         outcome=outcome,
         facts=facts,
+        error_line=_find_error_line(cells),
         forecast=facts.get("forecast"),  # of the hidden test set; a page without one has no word of it
         cells=cells,
         code_file=cells[0].file if cells else "executed.ipynb",
@@ -124,6 +126,21 @@ def format_duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if minutes else f"{hours} h"
 
 
+def _format_size(size: float) -> str:
+    return _join_words(files.format_size(size).replace(".0 ", " "))
+
+
+def _join_words(text: str) -> str:
+    """Return a number with its unit in one line."""
+    return text.replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def _find_error_line(cells: Sequence[PageCell]) -> str:
+    """Return the error that stopped the notebook in one line, "" if there is none."""
+    outputs = (output for cell in cells if cell.status == "failed" for output in cell.outputs)
+    return next((output["summary"] for output in outputs if output["kind"] == "error"), "")
+
+
 def _format_figure(number: float) -> str:
     if float(number).is_integer() and abs(number) < 1e15:
         return f"{int(number):,}"
@@ -134,8 +151,8 @@ def _format_share(part: float, whole: float) -> str:
     """Return a share in percent; "0 %" only for nothing."""
     percent = 100 * part / whole if whole else 0.0
     if 0 < percent < 1:
-        return "less than 1 %"
-    return f"{percent:.0f} %"
+        return "less than 1\N{NO-BREAK SPACE}%"
+    return f"{percent:.0f}\N{NO-BREAK SPACE}%"
 
 
 def _format_moment(text: str) -> str:
@@ -155,6 +172,16 @@ def _highlight_code(source: str) -> "Markup":
 
     html = pygments.highlight(source, PythonLexer(), HtmlFormatter(nowrap=True, classprefix="p-"))
     return Markup(html)  # noqa: S704 - escaped above
+
+
+def _render_markdown(source: str) -> "Markup":
+    """Return Markdown as HTML, with its own HTML escaped, and links and pictures as text: they would lead elsewhere."""
+    from markdown_it import MarkdownIt
+    from markupsafe import Markup
+
+    parser = MarkdownIt("commonmark", {"html": False}).enable("table")
+    parser.disable(["link", "image", "autolink", "reference", "html_inline", "html_block"])
+    return Markup(parser.render(source))  # noqa: S704 - see above
 
 
 def _mark_drawn(svg: str) -> "Markup":
