@@ -71,10 +71,13 @@ class Screen:
         return captured.get()
 
     def open_bar(self, *columns: rich.progress.ProgressColumn) -> rich.progress.Progress:
-        """Return a bar that disappears at its end: a description that is cut where the line ends, and these columns."""
-        column = rich.table.Column(ratio=1, no_wrap=True, overflow="ellipsis")
-        text = rich.progress.TextColumn("  {task.description}", markup=False, table_column=column)
-        return rich.progress.Progress(text, *columns, console=self.console, transient=True, expand=True)
+        """Return a line that disappears at its end: a description, cut where these columns begin; without any, wrapped."""
+        column = rich.table.Column(ratio=1, no_wrap=bool(columns), overflow="ellipsis" if columns else "fold")
+        text = rich.progress.TextColumn("{task.description}", markup=False, table_column=column)
+        margin = rich.progress.TextColumn(" ") if columns else rich.progress.SpinnerColumn()
+        return rich.progress.Progress(
+            margin, text, *columns, console=self.console, transient=True, expand=True
+        )
 
 
 class WrappedText:
