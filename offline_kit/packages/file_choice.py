@@ -1,7 +1,6 @@
-"""Choose the file of a version that the image gets: the best wheel, else the sdist, else the alternatives."""
+"""Choose the file of a version that the image gets: the best wheel, else the sdist."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
@@ -105,22 +104,11 @@ def collect_hashes(files: Iterable[IndexFile], version: str, cutoff: str) -> tup
     return tuple(sorted(hashes))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Alternatives:
-    """What the indexes have of a package whose pinned version does not fit the image."""
-
-    lines: tuple[str, ...]  # facts about the files of this version
-    changed: bool  # whether a file fits, but has another hash than the frozen one
-    versions: tuple[str, ...]  # others with a fitting file, newest first
-    nearest: str  # the next higher of these versions, else the newest; empty for none
-
-
-def find_alternatives(
+def describe_files(
     files: Sequence[IndexFile], version: str, hashes: Sequence[str], target: ImageTarget
-) -> Alternatives:
-    """Return what the indexes have instead of a fitting file."""
+) -> tuple[str, ...]:
+    """Return what the indexes have of a version of which no file fits the image."""
     same_version_files = [file for file in files if is_same_version(file.version, version)]
-    changed = bool(hashes) and choose_file(same_version_files, version, (), target) is not None
     wheels = [file for file in same_version_files if file.filename.endswith(".whl")]
     has_sdist = any(is_sdist(file) for file in same_version_files)
     lines = []
@@ -129,29 +117,20 @@ def find_alternatives(
     elif not same_version_files:
         newest = ", ".join(_sort_versions(files)[:5])
         lines.append(f"no index has a file of this version; the newest are {newest}")
-    elif changed:
+    elif hashes and choose_file(same_version_files, version, (), target):
         lines.append("the index has files of this version, but none has a hash of the freeze")
     if wheels:
         tags = [file.filename.removesuffix(".whl").split("-") for file in wheels]
         interpreters = {tag for words in tags for tag in words[-3].split(".")}
         platforms = {tag for words in tags for tag in words[-1].split(".")}
-        joined_interpreters = ", ".join(sorted(interpreters, key=_make_tag_key))
+        # By length first: cp39 is older than cp310.
+        joined_interpreters = ", ".join(sorted(interpreters, key=lambda tag: (len(tag), tag)))
         lines.append(f"its wheels are for {joined_interpreters} on {', '.join(sorted(platforms))}")
     if same_version_files:
         lines.append("there is an sdist" if has_sdist else "there is no sdist")
     pythons = {file.requires_python for file in same_version_files}
     lines += [f"they require Python {text}" for text in sorted(pythons) if not target.accepts_python(text)]
-    # Other versions: with a wheel, else with an sdist; pre-releases only if there is nothing else.
-    good = [file for file in files if not file.yanked and target.accepts_python(file.requires_python)]
-    fitting = [file for file in good if target.rank_wheel(file) is not None] or list(filter(is_sdist, good))
-    versions = [other for other in _sort_versions(fitting) if not is_same_version(other, version)]
-    versions = [other for other in versions if not Version(other).is_prerelease] or versions
-    try:
-        above = [other for other in versions if Version(other) > Version(version)]
-    except InvalidVersion:
-        above = []
-    nearest = above[-1] if above else versions[0] if versions else ""
-    return Alternatives(lines=tuple(lines), changed=changed, versions=tuple(versions), nearest=nearest)
+    return tuple(lines)
 
 
 def _sort_versions(files: Iterable[IndexFile]) -> list[str]:
@@ -163,10 +142,3 @@ def _sort_versions(files: Iterable[IndexFile]) -> list[str]:
         except InvalidVersion:
             continue
     return [spellings[version] for version in sorted(spellings, reverse=True)]
-
-
-def _make_tag_key(tag: str) -> tuple[str, int]:
-    letters = tag.rstrip("0123456789")
-    digits = tag[len(letters) :]
-    # In cp313 the first digit is the major version: (3, 13), see PEP 425.
-    return letters + digits[:1], int(digits[1:] or 0)

@@ -1,9 +1,8 @@
 """The wheelhouse: for every pin that goes into the kit, the file that fits the image, verified and in the cache."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -14,22 +13,13 @@ from offline_kit.core.files import format_size, sha256_of
 from offline_kit.core.report import SILENT, Advance, Reporter
 from offline_kit.core.retry import StoppedError, stop_waits_on
 from offline_kit.core.thread_pool import cancelling_pool
-from offline_kit.packages.file_choice import Alternatives, ImageTarget, choose_file, find_alternatives
+from offline_kit.packages.file_choice import ImageTarget, choose_file, describe_files
 from offline_kit.packages.index import IndexFile, PackageIndex
-from offline_kit.project.images import Image, load_built_in_images
+from offline_kit.project.images import Image
 from offline_kit.project.types import Artifact, Fate, Pin, Sdist, Wheel, Wheelhouse
 
 T = TypeVar("T")
 _THREADS = 8  # parallel downloads; more do not make one host faster
-
-
-@dataclass(frozen=True, kw_only=True)
-class MissingPin:
-    """A pin of which no file fits the image."""
-
-    pin: Pin
-    files: tuple[IndexFile, ...]  # all files of the project on the indexes
-    alternatives: Alternatives
 
 
 def fetch_wheelhouse(
@@ -58,8 +48,8 @@ def fetch_wheelhouse(
 
 def fetch_files(
     pins: Sequence[Pin], target: ImageTarget, index: PackageIndex, report: Reporter
-) -> tuple[tuple[Artifact, ...], tuple[MissingPin, ...]]:
-    """Return a Wheel or an Sdist for each pin, in the order of the pins, and the pins that have neither.
+) -> tuple[tuple[Artifact, ...], dict[Pin, tuple[str, ...]]]:
+    """Return a Wheel or an Sdist for each pin, in the order of the pins, and for pins without either what there is.
 
     If any pin is missing, nothing is downloaded. Raises OutsideError if an index does not answer, and
     ProjectError if a file does not have the promised hash.
@@ -68,18 +58,17 @@ def fetch_files(
     uncached = [pin for pin in pins if pin not in artifacts]
     listings = _run_parallel([partial(index.list_files, pin.name) for pin in uncached])
     chosen: dict[Pin, IndexFile] = {}
-    missing: list[MissingPin] = []
+    missing: dict[Pin, tuple[str, ...]] = {}
     for pin, files in zip(uncached, listings, strict=True):
         if file := choose_file(files, pin.version, pin.hashes, target):
             chosen[pin] = file
             if file.yanked:
                 report.warn(f"{pin.name} {pin.version} was yanked by its authors ('{file.filename}')")
         else:
-            alternatives = find_alternatives(files, pin.version, pin.hashes, target)
-            missing.append(MissingPin(pin=pin, files=files, alternatives=alternatives))
+            missing[pin] = describe_files(files, pin.version, pin.hashes, target)
     if not missing:
         artifacts |= _download_files(chosen, target, index, report)
-    return tuple(artifacts[pin] for pin in pins if pin in artifacts), tuple(missing)
+    return tuple(artifacts[pin] for pin in pins if pin in artifacts), missing
 
 
 def _make_choice_key(pin: Pin, target: ImageTarget) -> str:
@@ -164,39 +153,15 @@ def _run_parallel(jobs: Sequence[Callable[[], T]], stop: threading.Event | None 
         return [future.result() for future in futures]
 
 
-def _make_missing_error(missing: Sequence[MissingPin], target: ImageTarget) -> ProjectError:
-    details, fixes = [], []
-    # The other built-in images, those with the same kind of accelerator first.
-    images = [image for image in load_built_in_images() if image.name != target.image.name]
-    images.sort(key=lambda image: image.accelerator != target.image.accelerator)
-    other_targets = [ImageTarget(image) for image in images]
-    for item in missing:
-        pin, alternatives = item.pin, item.alternatives
-        lines = list(alternatives.lines)
-        if alternatives.changed:
-            fixes.append("freeze again with --upgrade, if you trust the index's current files")
-        if image_version := target.image.public_version(pin.name):
-            lines.append(f"the image has {image_version}")
-            fixes.append(f"allow {pin.name}=={image_version}, which the image has")
-        elif alternatives.nearest:
-            fixes.append(f"require {pin.name}=={alternatives.nearest}, which fits")
-        if alternatives.versions:
-            lines.append(f"versions that fit: {', '.join(alternatives.versions[:5])}")
-        fitting_images = [
-            other.image.name
-            for other in other_targets
-            if choose_file(item.files, pin.version, pin.hashes, other) is not None
-        ]
-        if fitting_images:
-            lines.append(f"images that it fits: {', '.join(fitting_images)}")
-            fixes.append(f'choose another image for {pin.name} (image = "{fitting_images[0]}")')
+def _make_missing_error(missing: Mapping[Pin, tuple[str, ...]], target: ImageTarget) -> ProjectError:
+    details = []
+    for pin, facts in missing.items():
         required_by = f", required by {', '.join(pin.asked_by)}" if pin.asked_by else ""
-        details += [f"{pin.name} {pin.version}{required_by}:", *(f"    {line}" for line in lines)]
-    pins = [item.pin for item in missing]
-    names = ", ".join(f"'{pin.name}=={pin.version}'" for pin in pins)
+        details += [f"{pin.name} {pin.version}{required_by}:", *(f"    {fact}" for fact in facts)]
+    names = ", ".join(f"'{pin.name}=={pin.version}'" for pin in missing)
     return ProjectError(
-        f"{names} {'has' if len(pins) == 1 else 'have'} no file that fits {target.describe_platform()}",
+        f"{names} {'has' if len(missing) == 1 else 'have'} no file that fits {target.describe_platform()}",
         code="no-fitting-file",
-        hint="; ".join([*dict.fromkeys(fixes), "or exclude what you do not need there"]),
+        hint="build with --upgrade to freeze what the indexes have now, or exclude what you do not need there",
         details=details,
     )

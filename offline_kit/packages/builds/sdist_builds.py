@@ -345,8 +345,8 @@ def _obtain_requirements(
     ]
     artifacts, missing = fetch_files(pins, sources.target, index, report)
     if missing:
-        labels = {item.pin: f"{item.pin.name}=={item.pin.version}" for item in missing}
-        lines = [f"{labels[item.pin]}: {line}" for item in missing for line in item.alternatives.lines]
+        labels = {pin: f"{pin.name}=={pin.version}" for pin in missing}
+        lines = [f"{labels[pin]}: {fact}" for pin, facts in missing.items() for fact in facts]
         reason = f"its build needs {', '.join(labels.values())}, of which no file fits the image"
         raise BuildFailedError(reason, lines)
     return (

@@ -7,7 +7,7 @@ from packaging.version import InvalidVersion, Version
 
 from offline_kit.core.errors import ProjectError, suggest_name
 from offline_kit.core.thread_pool import cancelling_pool
-from offline_kit.packages.file_choice import choose_file, find_alternatives
+from offline_kit.packages.file_choice import choose_file, describe_files, is_same_version
 from offline_kit.packages.freeze.dependency_walk import (
     PackagePolicy,
     format_requirement,
@@ -96,9 +96,8 @@ def _describe_unfit(requirement: Requirement, files: tuple[IndexFile, ...], meta
     if file and not metadata.needs_compiler(file.project, version):
         return ""
     minor = metadata.target.image.python_minor
-    alternatives = find_alternatives(files, version, (), metadata.target)
     facts = []
-    for fact in alternatives.lines:
+    for fact in describe_files(files, version, (), metadata.target):
         # The platforms, which are many, do not matter if the Python version does not fit anyway.
         has_python = f"cp{minor.replace('.', '')}" in fact or "py3" in fact
         text = fact if has_python else fact.partition(" on ")[0]
@@ -106,7 +105,8 @@ def _describe_unfit(requirement: Requirement, files: tuple[IndexFile, ...], meta
         facts.append(
             f"{text}, of compiled code, which was never built for Python {minor}" if is_compiled else text
         )
-    fits = [fit for fit in alternatives.versions if fit in fitting]
+    others = [fit for fit in fitting if not is_same_version(fit, version)]
+    fits = [fit for fit in others if not Version(fit).is_prerelease] or others
     fitting_text = f"; what fits: {', '.join(fits[:4])}" if fits else ""
     return f"{prefix}{'; '.join(facts) or 'nothing of it fits'}{fitting_text}"
 
