@@ -3,16 +3,15 @@
 import io
 import json
 import struct
-import tarfile
 import zipfile
 import zlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from offline_kit.checkpoints.pickle_opcodes import PickleSurvey, list_refused, survey_pickle
 from offline_kit.checkpoints.pickle_streams import TORCH_MAGIC, once_per_content
-from offline_kit.checkpoints.protobuf import read_fields
 from offline_kit.project.types import CheckpointKind as Kind
 
 # More of a pickle inside a zip is not read: tensors lie beside it, so it is small
@@ -24,6 +23,8 @@ _HEAD = 1 << 16
 _UNREAD = "a part of the pickle that could not be read"
 # Numbers in ModelProto: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto.
 _ONNX_FIELDS = frozenset({*range(1, 9), 14, 20, 25, 26})
+# Wire types of protobuf: https://protobuf.dev/programming-guides/encoding/
+_VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
@@ -56,9 +57,6 @@ def classify_file(path: Path) -> ClassifiedFile:
                 return _classify_torch(survey_pickle(stream), Kind.TORCH_LEGACY)
             problem = "is cut short or damaged: torch's old format, half of it"
             return ClassifiedFile(kind=Kind.TORCH_LEGACY, problem=problem)
-        if head[257:262] == b"ustar" and _is_torch_tar(path):
-            # torch.load still reads such archives, but never with weights_only=True.
-            return ClassifiedFile(kind=Kind.TORCH_LEGACY, refused=("torch's oldest format (.tar)",))
         if safetensors := _classify_safetensors(head, stream, size):
             return safetensors
         # A user block may precede HDF5's signature: https://docs.hdfgroup.org/hdf5/v1_14/_f_m_t3.html
@@ -99,14 +97,6 @@ def _classify_zip(path: Path) -> ClassifiedFile:
 def _classify_torch(survey: PickleSurvey, kind: Kind) -> ClassifiedFile:
     refused = list_refused(survey) if survey.is_whole else (*list_refused(survey), _UNREAD)
     return ClassifiedFile(kind=Kind.LIGHTNING if survey.keys >= _LIGHTNING else kind, refused=refused)
-
-
-def _is_torch_tar(path: Path) -> bool:
-    try:
-        with tarfile.open(path) as archive:
-            return {"storages", "tensors", "pickle"} <= set(archive.getnames())
-    except (tarfile.TarError, EOFError, ValueError):
-        return False
 
 
 def _classify_safetensors(head: bytes, stream: IO[bytes], size: int) -> ClassifiedFile | None:
@@ -158,3 +148,58 @@ def _is_onnx(stream: IO[bytes], size: int) -> bool:
     except ValueError:
         return False
     return numbers >= {1, 7, 8}
+
+
+def read_fields(stream: IO[bytes], end: int) -> Iterator[tuple[int, int]]:
+    """Yield number and value of a message's fields up to the position `end`: varints, and lengths of contents.
+
+    After a field with a length the stream stands at its content; where the caller leaves it does not matter.
+    Raises ValueError if the bytes are no message.
+    """
+    while stream.tell() < end:
+        tag = _read_varint(stream)
+        number, wire_type = tag >> 3, tag & 7
+        if wire_type == _VARINT:
+            yield number, _read_varint(stream)
+            continue
+        if wire_type not in (_FIXED64, _LENGTH, _FIXED32):
+            raise ValueError(f"unknown wire type {wire_type}")
+        length = _read_varint(stream) if wire_type == _LENGTH else 8 if wire_type == _FIXED64 else 4
+        field_end = stream.tell() + length
+        if field_end > end:
+            raise ValueError("a field ends behind its message")
+        if wire_type == _LENGTH:
+            yield number, length
+        stream.seek(field_end)
+
+
+def read_message(
+    stream: IO[bytes], end: int, schema: Mapping[int, Any], into: dict[int, list[Any]]
+) -> dict[int, list[Any]]:
+    """Add the values of the fields in a schema (`int`, `str` or another schema) to `into`, and return that.
+
+    All other fields are skipped unread. Raises ValueError at a damage; what precedes it is there then.
+    """
+    for number, value in read_fields(stream, end):
+        kind = schema.get(number)
+        if kind is int:
+            into.setdefault(number, []).append(value)
+        elif kind is str:
+            into.setdefault(number, []).append(stream.read(value).decode("utf-8", "replace"))
+        elif kind:
+            message: dict[int, list[Any]] = {}
+            into.setdefault(number, []).append(message)
+            read_message(stream, stream.tell() + value, kind, message)
+    return into
+
+
+def _read_varint(stream: IO[bytes]) -> int:
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = stream.read(1)
+        if not byte:
+            break
+        value |= (byte[0] & 0x7F) << shift
+        if byte[0] < 0x80:
+            return value
+    raise ValueError("a number is cut short")

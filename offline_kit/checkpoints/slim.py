@@ -68,7 +68,7 @@ def slim_checkpoints(
     changed: dict[str, Checkpoint] = {}
     findings = []
     for checkpoint in checkpoints if settings.first_key else ():
-        is_script = any("TorchScript" in line or "oldest format" in line for line in checkpoint.refused)
+        is_script = any("TorchScript" in line for line in checkpoint.refused)
         if checkpoint.kind in _TORCH_KINDS and not is_script:
             slimmed, finding = _slim_one(checkpoint, settings, report)
             findings += [finding] if finding else []

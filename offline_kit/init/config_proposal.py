@@ -20,6 +20,7 @@ from offline_kit.init import (
 )
 from offline_kit.init.config_toml import ConfigFile, DetectedSettings, Setting
 from offline_kit.project import images
+from offline_kit.project.config import find_project_folder
 from offline_kit.project.kaggle_names import check_slug, make_dataset_slug
 
 SETTING_ORDER = (
@@ -66,13 +67,7 @@ def propose_config(request: InitRequest, report: Reporter = SILENT) -> ConfigPro
     Raises:
         UsageError: There is a configuration and no `force`, Kaggle would refuse a name, or a file is not valid TOML.
     """
-    root = request.project.expanduser().absolute()
-    if not root.is_dir():
-        raise UsageError(
-            f"there is no folder '{request.project}'",
-            hint="pass the project's folder, or none for the current one",
-            code="project-not-found",
-        )
+    root = find_project_folder(request.project)
     target = config_toml.locate_config(root)
     if target.table is not None and not request.force:
         raise UsageError(

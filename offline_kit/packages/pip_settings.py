@@ -1,21 +1,25 @@
 """pip's configuration, read once and passed to every program that uses a package index.
 
 uv ignores pip.conf and PIP_* (https://docs.astral.sh/uv/pip/compatibility/), pip-compile obeys them: without this the two
-would resolve different things. Settings are passed in the environment, since command lines and logs show passwords.
+would resolve different things. Command lines and logs show passwords: settings are passed in the environment or in a file.
 """
 
 import configparser
+import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from urllib.parse import quote
 
+from offline_kit.core import processes
 from offline_kit.core.errors import UsageError
 from offline_kit.core.http import ConnectionSettings
 from offline_kit.core.redaction import redact_urls as redact_urls
 
+_UV_VARIABLES = (
+    "UV_CACHE_DIR UV_PYTHON_INSTALL_DIR UV_CONCURRENT_BUILDS UV_CONCURRENT_DOWNLOADS"  # are passed on
+)
 PYPI = "https://pypi.org/simple"  # pip's default index
 # pip's words for booleans are those of distutils.util.strtobool.
 _BOOLEANS = dict.fromkeys(("y", "yes", "t", "true", "on", "1"), True) | dict.fromkeys(
@@ -52,39 +56,57 @@ class IndexSettings(ConnectionSettings):
             trusted_hosts=tuple(dict.fromkeys((*self.trusted_hosts, *options.trusted_hosts))),
         )
 
-    def make_uv_environment(self) -> dict[str, str | None]:
-        """Return environment changes that give uv exactly these settings; None removes a variable.
+    def make_uv_environment(self, **more: str) -> dict[str, str]:
+        """Return the environment of uv: ours without UV_* and PIP_*, with certificates, proxy and `more`.
 
-        `make_uv_arguments` has the one setting that uv takes only on the command line.
+        The indexes are in the file of `write_uv_config`.
         """
-        indexes = self.list_index_urls()
-        changes = {
-            "UV_DEFAULT_INDEX": indexes[0] if indexes else None,
-            "UV_INDEX": " ".join(indexes[1:]) or None,
-            "UV_INDEX_URL": None,
-            "UV_EXTRA_INDEX_URL": None,
-            "UV_FIND_LINKS": _join_locations(self.find_links, ","),
-            # pip uses the best version of all indexes; uv by default only the first index that has the name:
-            # https://docs.astral.sh/uv/concepts/indexes/#searching-across-multiple-indexes
-            "UV_INDEX_STRATEGY": "unsafe-best-match",
-            "UV_INSECURE_HOST": " ".join(self.trusted_hosts) or None,
-            "UV_HTTP_TIMEOUT": f"{self.timeout:.0f}",
-            "UV_NO_CONFIG": "1",
+        env = {
+            name: value
+            for name, value in processes.copy_environment().items()
+            if not name.startswith(("UV_", "PIP_")) or name in _UV_VARIABLES.split()
         }
+        # uv pip would use that environment instead of the one that --python names.
+        env.pop("VIRTUAL_ENV", None)
+        env |= {"UV_NO_PROGRESS": "1", "NO_COLOR": "1", "UV_PYTHON_DOWNLOADS": "never"}
+        env |= {"UV_HTTP_TIMEOUT": f"{self.timeout:.0f}"}
+        if self.trusted_hosts:
+            env["UV_INSECURE_HOST"] = " ".join(self.trusted_hosts)
         if self.cert:
             # OpenSSL and rustls take a folder and a bundle from different variables.
-            changes["SSL_CERT_DIR" if Path(self.cert).is_dir() else "SSL_CERT_FILE"] = self.cert
+            env["SSL_CERT_DIR" if Path(self.cert).is_dir() else "SSL_CERT_FILE"] = self.cert
         if self.client_cert:
-            changes["SSL_CLIENT_CERT"] = self.client_cert
+            env["SSL_CLIENT_CERT"] = self.client_cert
         if self.proxy:
             # curl and Python read the lower-case names first, other programs only the upper-case ones.
-            names = ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
-            changes |= dict.fromkeys(names, self.proxy)
-        return changes
+            env |= dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), self.proxy)
+        return env | more
 
-    def make_uv_arguments(self) -> tuple[str, ...]:
-        """Return the arguments that uv needs besides `make_uv_environment`."""
-        return ("--no-index",) if self.no_index else ()
+    def write_uv_config(self, path: Path, *, undated: Collection[str] = ()) -> Path:
+        """Write uv's configuration for these indexes and return its path.
+
+        URLs may hold credentials, and every user of the machine can read command lines. `undated` are the indexes
+        without upload times (PEP 700): a cut-off would empty them.
+        """
+        lines = [
+            # pip uses the best version of all indexes; uv by default only the first index that has the name:
+            # https://docs.astral.sh/uv/concepts/indexes/#searching-across-multiple-indexes
+            'index-strategy = "unsafe-best-match"',
+            'keyring-provider = "disabled"',
+            f"no-index = {json.dumps(self.no_index)}",
+            f"find-links = {json.dumps(list(self.find_links))}",
+        ]
+        urls = self.list_index_urls()
+        for url in urls:
+            lines += ["", "[[index]]", f"url = {json.dumps(url)}"]
+            # uv searches the default index last (https://docs.astral.sh/uv/concepts/indexes/), and of a version that
+            # two indexes have it sees only the first one's files: the main index, which has more of them, comes first.
+            lines += ["default = true"] if url == urls[-1] else []
+            lines += ["exclude-newer = false"] if url in undated else []
+        # Created with this mode before anything is written: the URLs may hold passwords.
+        path.touch(mode=0o600)
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return path
 
     def make_pip_environment(self) -> dict[str, str]:
         """Return the variables that give pip and pip-compile exactly these settings."""
@@ -93,7 +115,7 @@ class IndexSettings(ConnectionSettings):
             "PIP_CONFIG_FILE": os.devnull,
             "PIP_INDEX_URL": self.index_url,
             "PIP_EXTRA_INDEX_URL": " ".join(self.extra_index_urls),
-            "PIP_FIND_LINKS": _join_locations(self.find_links, " "),
+            "PIP_FIND_LINKS": _join_locations(self.find_links),
             "PIP_NO_INDEX": "1" if self.no_index else "",
             "PIP_CERT": self.cert,
             "PIP_CLIENT_CERT": self.client_cert,
@@ -221,14 +243,11 @@ def _resolve_location(location: str, env: Mapping[str, str]) -> str:
     return str(path.absolute())
 
 
-def _join_locations(locations: tuple[str, ...], separator: str) -> str | None:
-    """Return a list for uv or pip, the separator in a location quoted; None for an empty one."""
-    quoted = [
-        (location if "://" in location else Path(location).as_uri()).replace(
-            separator, quote(separator, safe="")
-        )
-        if separator in location
+def _join_locations(locations: tuple[str, ...]) -> str:
+    """Return a list for pip, a blank in a location quoted."""
+    return " ".join(
+        (location if "://" in location else Path(location).as_uri()).replace(" ", "%20")
+        if " " in location
         else location
         for location in locations
-    ]
-    return separator.join(quoted) or None
+    )

@@ -26,6 +26,18 @@ from offline_kit.project.kaggle_names import make_dataset_slug
 _FIELD_TYPES = {item.name: item.type for item in fields(Config)}
 
 
+def find_project_folder(project: Path) -> Path:
+    """Return the absolute path of a project's folder; raise UsageError if there is none."""
+    root = project.expanduser().absolute()
+    if not root.is_dir():
+        raise UsageError(
+            f"there is no folder '{project}'",
+            hint="pass the project's folder, or nothing for the current one",
+            code="project-not-found",
+        )
+    return root
+
+
 def load_config(project: Path, flags: Mapping[str, Any]) -> Config:
     """Read the project's configuration and override it with `flags`.
 
@@ -34,13 +46,7 @@ def load_config(project: Path, flags: Mapping[str, Any]) -> Config:
 
     Raises UsageError if the configuration has problems; its details list all of them.
     """
-    root = project.expanduser().absolute()
-    if not root.is_dir():
-        raise UsageError(
-            f"there is no folder '{project}'",
-            hint="pass the project's folder, or nothing for the current one",
-            code="project-not-found",
-        )
+    root = find_project_folder(project)
     pyproject, table, source = _find_own_table(root)
     _check_keys(table, source, root)
     given_flags = _drop_unset(flags)

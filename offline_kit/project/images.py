@@ -138,22 +138,6 @@ class ImagePackage:
     accelerator: bool  # useful only with an accelerator
 
 
-def is_same_version(name: str, first_version: str, second_version: str) -> bool:
-    """Whether two versions of a package are the same release; local parts of torch's family are ignored."""
-    if first_version == second_version:
-        return True
-    from packaging.version import InvalidVersion, Version
-
-    try:
-        first, second = Version(first_version), Version(second_version)
-    except InvalidVersion:
-        return False
-    # PyPI has "2.11.0", the image "2.11.0+cpu": the index of torch adds the accelerator.
-    if normalize_name(name) in TORCH_FAMILY:
-        return first.public == second.public
-    return first == second
-
-
 def _image_folder() -> Traversable:
     return resources.files("offline_kit") / "data" / "images"
 

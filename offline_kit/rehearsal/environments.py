@@ -11,7 +11,7 @@ import sys
 import tempfile
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -261,18 +261,17 @@ def _run_uv(
     short_timeout: bool = False,
     check: bool = True,
 ) -> processes.CompletedCommand:
-    changes = index.make_uv_environment()
-    changes |= {"NO_COLOR": "1", "UV_NO_PROGRESS": "1", "UV_PYTHON_DOWNLOADS": "never", "VIRTUAL_ENV": None}
-    changes["UV_PREVIEW_FEATURES"] = "pylock"
+    # A firewall that drops packets would block for uv's default of 30 s and 3 retries.
+    patience = {"UV_HTTP_TIMEOUT": "5", "UV_HTTP_RETRIES": "0"} if short_timeout else {}
+    env = index.make_uv_environment(UV_PREVIEW_FEATURES="pylock", **patience)
     if torch:
-        changes["UV_INDEX"] = " ".join(filter(None, [TORCH_CPU, changes.get("UV_INDEX")]))
-    if short_timeout:
-        # A firewall that drops packets would block for uv's default of 30 s and 3 retries.
-        changes |= {"UV_HTTP_TIMEOUT": "5", "UV_HTTP_RETRIES": "0"}
-    argv = [interpreters.uv_program(), *words, *index.make_uv_arguments()]
-    return processes.run_command(
-        argv, cwd=cwd, env=processes.copy_environment(**changes), timeout=3600, check=check
-    )
+        index = replace(
+            index, index_url=TORCH_CPU, extra_index_urls=(index.index_url, *index.extra_index_urls)
+        )
+    with tempfile.TemporaryDirectory(prefix="offline-kit-") as scratch:
+        config = index.write_uv_config(Path(scratch) / "uv.toml")
+        argv = [interpreters.uv_program(), *words, "--config-file", config]
+        return processes.run_command(argv, cwd=cwd, env=env, timeout=3600, check=check)
 
 
 def inspect_interpreter(path: Path) -> Interpreter:

@@ -16,7 +16,8 @@ from offline_kit.core.cache import Cache, cache_key
 from offline_kit.core.errors import OfflineKitError, ProjectError
 from offline_kit.core.sandboxes.box import Mount
 from offline_kit.notebook import imports
-from offline_kit.project.images import Image, is_same_version
+from offline_kit.packages.file_choice import is_same_version
+from offline_kit.project.images import Image
 from offline_kit.project.types import Role
 from offline_kit.rehearsal import environments, execution, kit_facts
 from offline_kit.rehearsal.environments import EnvironmentOptions, Interpreter
@@ -261,7 +262,6 @@ def _compare_versions(image: Image, python: Interpreter, used: Iterable[str]) ->
             text = f"{name} {image_version} is missing"
             yield Difference(subject=name, here="", image=image_version, is_grave=True, text=text)
         elif run_version != image_version:
-            same = run_version.partition("+")[0] == image_version.partition("+")[0] or is_same_version(
-                name, run_version, image_version
-            )
+            # Another build of the same release: PyPI has "2.11.0", the image "2.11.0+cpu".
+            same = is_same_version(run_version.partition("+")[0], image_version.partition("+")[0])
             yield Difference(subject=name, here=run_version, image=image_version, is_grave=not same)

@@ -396,13 +396,7 @@ def run_checks(
 
     Nothing is written but what a build would keep in the cache too; without `online` nothing leaves the machine.
     """
-    folder = project.expanduser().absolute()
-    if not folder.is_dir():
-        raise UsageError(
-            f"there is no folder '{project}'",
-            code="project-not-found",
-            hint="name the project's folder, or leave it out for this one",
-        )
+    folder = configuration.find_project_folder(project)
     codes = [check.code for check in CHECKS]
     if unknown := [start for start in ignore if not any(code.startswith(start) for code in codes)]:
         raise UsageError(

@@ -5,7 +5,6 @@ import os
 import pickle
 import struct
 import sys
-import tarfile
 import time
 import zipfile
 from collections.abc import Callable
@@ -320,18 +319,6 @@ def test_a_cut_safetensors_file_is_a_problem(tmp_path: Path) -> None:
     """A header that promises more than there is means half a download."""
     (tmp_path / "m.safetensors").write_bytes(safetensors(10)[:-1])
     assert "cut short" in classify_file(tmp_path / "m.safetensors").problem
-
-
-def test_torchs_oldest_format_is_known(tmp_path: Path) -> None:
-    """The tar of old torch versions is told, and that weights_only refuses it."""
-    for name in ("storages", "tensors", "pickle"):
-        (tmp_path / name).write_bytes(b"x")
-    with tarfile.open(tmp_path / "m.pth", "w") as archive:
-        for name in ("storages", "tensors", "pickle"):
-            archive.add(tmp_path / name, name)
-    found = classify_file(tmp_path / "m.pth")
-    assert found.kind is Kind.TORCH_LEGACY
-    assert found.refused == ("torch's oldest format (.tar)",)
 
 
 class Settings:

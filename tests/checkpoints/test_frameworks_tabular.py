@@ -122,13 +122,7 @@ def test_each_framework_says_what_it_needs() -> None:
 
 
 STOPPED = {
-    "a dump of LightGBM": (
-        "model.json",
-        b'{"name": "tree",\n "version": "v4", "num_class": 1}',
-        "dump_model",
-    ),
     "a LightGBM text cut short": ("model.txt", LIGHTGBM[:60], "cut short"),
-    "a dump of XGBoost": ("dump.txt", b"booster[0]:\n0:[f0<2.5] yes=1,no=2\n", "dump_model"),
     "weights of Keras": ("net.weights.h5", HDF5, "weights alone"),
     "a lambda of Keras": ("l.keras", keras({"layers": [{"class_name": "__lambda__"}]}), "refuses to run"),
     "a lambda in Keras' HDF5": ("l.h5", WHOLE_H5 + b'{"class_name": "__lambda__"}', "refuses to run"),

@@ -147,7 +147,9 @@ def test_settings_show_no_urls() -> None:
     assert "secret" not in repr(settings)
 
 
-def test_uv_and_pip_see_the_same(home: dict[str, str], tmp_path: Path) -> None:
+def test_uv_and_pip_see_the_same(
+    home: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Index with password, second index, folder with a blank in its name: both programs find all three packages."""
     import uv
 
@@ -162,7 +164,8 @@ def test_uv_and_pip_see_the_same(home: dict[str, str], tmp_path: Path) -> None:
             extra_index_urls=(second.url,),
             find_links=(str(links),),
         )
-        clean = {**home, "PIP_INDEX_URL": "http://127.0.0.1:9/no", "UV_INDEX_URL": "http://127.0.0.1:9/no"}
+        monkeypatch.setenv("UV_INDEX_URL", "http://127.0.0.1:9/no")
+        clean = {**home, "PIP_INDEX_URL": "http://127.0.0.1:9/no"}
         for_pip = processes.copy_environment(**{**clean, **settings.make_pip_environment()})
         processes.run_command(
             [
@@ -181,11 +184,13 @@ def test_uv_and_pip_see_the_same(home: dict[str, str], tmp_path: Path) -> None:
             cwd=tmp_path,
         )
         (tmp_path / "requirements.in").write_text("alpha\nbeta\ngamma\n")
-        for_uv = processes.copy_environment(
-            **{**clean, **settings.make_uv_environment(), "UV_CACHE_DIR": str(tmp_path / "uv")}
-        )
-        arguments = ["pip", "compile", *settings.make_uv_arguments(), "requirements.in"]
-        pins = processes.run_command([uv.find_uv_bin(), *arguments], env=for_uv, cwd=tmp_path).out
+        for_uv = settings.make_uv_environment(UV_CACHE_DIR=str(tmp_path / "uv"))
+        config = settings.write_uv_config(tmp_path / "uv.toml")
+        pins = processes.run_command(
+            [uv.find_uv_bin(), "pip", "compile", "--config-file", config, "requirements.in"],
+            env=for_uv,
+            cwd=tmp_path,
+        ).out
     versions = {"alpha-1.1", "beta-2.0", "gamma-3.0"}
     assert {path.name.removesuffix("-py3-none-any.whl") for path in (tmp_path / "got").iterdir()} == versions
     assert versions <= {line.replace("==", "-") for line in pins.splitlines()}
@@ -207,11 +212,10 @@ def test_no_index_reaches_both(home: dict[str, str], tmp_path: Path) -> None:
             }
         )
         (tmp_path / "in").write_text("gamma\n")
-        for_uv = processes.copy_environment(
-            **{**settings.make_uv_environment(), "UV_CACHE_DIR": str(tmp_path / "uv")}
-        )
+        for_uv = settings.make_uv_environment(UV_CACHE_DIR=str(tmp_path / "uv"))
+        config = settings.write_uv_config(tmp_path / "uv.toml")
         pins = processes.run_command(
-            [uv.find_uv_bin(), "pip", "compile", *settings.make_uv_arguments(), "in"],
+            [uv.find_uv_bin(), "pip", "compile", "--config-file", config, "in"],
             env=for_uv,
             cwd=tmp_path,
         )

@@ -13,13 +13,11 @@ from offline_kit.checkpoints.pickle_streams import read_globals
 from offline_kit.project.types import Finding, Member, Severity
 
 _OWN_FORMAT = "save it in its own format, which newer versions read too: "
-_FOR_PEOPLE = "is a dump for people (dump_model), from which {} cannot make a model again"
 
-# XGBoost: .json and .ubj, and the old binary format and dumps, to explain them
+# XGBoost: .json and .ubj, and the old binary format, to explain it
 _XGBOOST_SAVE = "model.save_model('model.ubj')"
 _XGBOOST_JSON = re.compile(rb'\s*\{\s*"(learner"\s*:\s*\{|version"\s*:\s*\[)')
 _XGBOOST_UBJ = b"{L\x00\x00\x00\x00\x00\x00\x00\x07learner{"
-_XGBOOST_DUMP = re.compile(rb"booster\[0\]:\s*\n0:")
 _JSON_VERSION = re.compile(rb'"version"\s*:\s*\[\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*\]')
 # A list of three bytes under the key "version", as UBJSON writes it
 _UBJ_VERSION = re.compile(rb"\x07version\[#L.{7}\x03i(.)i(.)i(.)", re.DOTALL)
@@ -33,7 +31,6 @@ _LIGHTGBM_SAVE = "model.booster_.save_model('model.txt'), or model.save_model('m
 _LIGHTGBM_FORMAT = re.compile(rb"tree\r?\nversion=v(\d+)\r?\n")
 # What 4.0 and newer write; 2.3 to 3.3 write format 3, older ones format 2
 _FORMAT_OF_4 = 4
-_LIGHTGBM_DUMP = re.compile(rb'[ \n]*\{[ \n]*"name"[ \n]*:[ \n]*"tree"[ \n]*,[ \n]*"version"[ \n]*:[ \n]*"v')
 
 # CatBoost: .cbm and JSON
 _CATBOOST_MAGIC = b"CBM1"
@@ -47,7 +44,6 @@ def _score_xgboost(path: Path, sniffed: ClassifiedFile) -> float:
         (_XGBOOST_JSON.match(start) and b'"learner"' in start)
         or start.startswith(_XGBOOST_UBJ)
         or _is_old_xgboost(start)
-        or _XGBOOST_DUMP.match(start)
     )
     return SURE if own or base.is_estimator_of(path, sniffed, "xgboost") else 0.0
 
@@ -71,7 +67,7 @@ def _read_xgboost_version(path: Path) -> str:
 
 
 def _check_xgboost(member: Member) -> Iterator[Finding]:
-    """Report an old format, a dump or a pickle, and how to save it instead; and categories without names.
+    """Report an old format or a pickle, and how to save it instead; and categories without names.
 
     https://xgboost.readthedocs.io/en/stable/tutorials/saving_model.html
     """
@@ -85,8 +81,6 @@ def _check_xgboost(member: Member) -> Iterator[Finding]:
             f"load it with 'xgboost<3.1', save it as JSON or UBJSON ({_XGBOOST_SAVE}), and ship that file"
         )
         yield base.make_warning(member, problem, remedy)
-    elif _XGBOOST_DUMP.match(start):
-        yield base.make_stop(member, _FOR_PEOPLE.format("XGBoost"), f"save the model itself: {_XGBOOST_SAVE}")
     elif (kind := start.find(b"feature_types")) >= 0 and (base.parse_release(member.version) or (0, 0)) < (
         3,
         1,
@@ -101,7 +95,7 @@ def _check_xgboost(member: Member) -> Iterator[Finding]:
 
 def _score_lightgbm(path: Path, sniffed: ClassifiedFile) -> float:
     start = base.read_head(path)
-    own = start.startswith((b"tree\nversion=", b"tree\r\nversion=")) or _LIGHTGBM_DUMP.match(start)
+    own = start.startswith((b"tree\nversion=", b"tree\r\nversion="))
     return SURE if own or base.is_estimator_of(path, sniffed, "lightgbm") else 0.0
 
 
@@ -127,14 +121,10 @@ def _check_lightgbm_versions(member: Member, versions: Mapping[str, str]) -> Ite
 
 
 def _check_lightgbm(member: Member) -> Iterator[Finding]:
-    """Report a dump, a text that is cut short, and how to save a pickle as text."""
+    """Report a text that is cut short, and how to save a pickle as text."""
     if base.is_pickled(member):
         problem = "is a pickled LightGBM model, which loads with about its own version only"
         yield base.make_note(member, problem, _OWN_FORMAT + _LIGHTGBM_SAVE)
-    elif _LIGHTGBM_DUMP.match(base.read_head(member.path)):
-        yield base.make_stop(
-            member, _FOR_PEOPLE.format("LightGBM"), f"save the model itself: {_LIGHTGBM_SAVE}"
-        )
     elif b"end of trees" not in base.read_tail(member.path, 64 << 20):
         problem = "is cut short: LightGBM's text has no 'end of trees'"
         yield base.make_stop(member, problem, "copy or save the file again")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from offline_kit.checkpoints.file_kinds import ClassifiedFile, classify_file
+from offline_kit.checkpoints.file_kinds import ClassifiedFile, classify_file, read_message
 from offline_kit.checkpoints.frameworks.base import (
     SURE,
     Framework,
@@ -15,7 +15,6 @@ from offline_kit.checkpoints.frameworks.base import (
     parse_release,
     read_facts,
 )
-from offline_kit.checkpoints.protobuf import read_message
 from offline_kit.project.types import CheckpointKind, Finding, Member
 
 _KNOWN_DOMAINS = frozenset(

@@ -1,12 +1,11 @@
 """Run a resolver: uv for any target, or pip-tools on the target's own Python, with the same input."""
 
-import json
 import os
 import platform
 import re
 import sys
 import tempfile
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -50,15 +49,11 @@ _FAILED_BUILD = re.compile(
 )
 _VERDICT_LINE = re.compile(r"(Could not find|Cannot install|No matching)")
 _LONG_VERSION_LIST = re.compile(r"(from versions: )(?:[^,()]+, ){6,}((?:[^,()]+, ){2}[^,()]+\))")
-_PASSED_VARIABLES = "UV_CACHE_DIR UV_PYTHON_INSTALL_DIR UV_CONCURRENT_BUILDS UV_CONCURRENT_DOWNLOADS"
 # Output of uv and pip if build requirements cannot be installed; the wording of pip before 25.3, and since.
 _BUILD_REQUIRES_FAILED = re.compile(
     r"Failed to (?:resolve|install) requirements from"
     r"|pip subprocess to install (?:build|backend) dependencies|installing (?:build|backend) dependencies"
 )
-# These are in the configuration file: only there can an index be exempted from the cut-off.
-_CONFIGURED_VARIABLES = ("UV_DEFAULT_INDEX", "UV_INDEX", "UV_FIND_LINKS", "UV_INDEX_STRATEGY", "UV_NO_CONFIG")
-
 _FILE_URL = re.compile(r"file://([^\s#;]+)")
 _HTTP_URL = re.compile(r"https?://[^\s`'\")]+")
 
@@ -220,7 +215,7 @@ def _prepare_uv(problem: ResolverInput, access: IndexAccess, folder: Path) -> _E
         _write_lines(folder / "overrides.txt", never)
         argv += ["--override", "overrides.txt"]
     undated = {access.aliases.get(url, url) for url in problem.find_undated_urls()}
-    argv += ["--config-file", _write_config(access.inside, folder / "uv.toml", undated=undated)]
+    argv += ["--config-file", access.inside.write_uv_config(folder / "uv.toml", undated=undated)]
     # A cache of its own: what a third-party build writes there must not reach the user's.
     uv_cache = files.make_folder(problem.index.cache.root / "uv")
     env = {**_make_build_environment(access.inside, folder), "UV_CACHE_DIR": str(uv_cache)}
@@ -282,54 +277,10 @@ def matches_running_python(image: Image) -> bool:
     return image.local or (is_same_python and is_same_platform)
 
 
-def _write_config(settings: IndexSettings, path: Path, *, undated: Collection[str] = ()) -> Path:
-    """Write uv's configuration for these settings and return its path.
-
-    URLs may hold credentials, and every user of the machine can read command lines. `undated` are the indexes
-    without upload times (PEP 700): a cut-off would empty them.
-    """
-    lines = [
-        'index-strategy = "unsafe-best-match"',  # as pip: the best version of all indexes
-        'keyring-provider = "disabled"',
-        f"no-index = {json.dumps(settings.no_index)}",
-        f"find-links = {json.dumps(list(settings.find_links))}",
-    ]
-    urls = settings.list_index_urls()
-    for url in urls:
-        lines += ["", "[[index]]", f"url = {json.dumps(url)}"]
-        # uv searches the default index last (https://docs.astral.sh/uv/concepts/indexes/), and of a version that two
-        # indexes have it sees only the first one's files: the main index, which has more of them, must come first.
-        lines += ["default = true"] if url == urls[-1] else []
-        lines += ["exclude-newer = false"] if url in undated else []
-    # Created with this mode before anything is written: the URLs may hold passwords.
-    path.touch(mode=0o600)
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path
-
-
-def _make_uv_environment(settings: IndexSettings) -> dict[str, str]:
-    """Return the variables of uv: ours without UV_* and PIP_*, with the settings' certificates and proxy."""
-    env = {
-        name: value
-        for name, value in processes.copy_environment().items()
-        if not name.startswith(("UV_", "PIP_")) or name in _PASSED_VARIABLES.split()
-    }
-    # uv pip would use that environment instead of the one that --python names.
-    env.pop("VIRTUAL_ENV", None)
-    env |= {"UV_NO_PROGRESS": "1", "NO_COLOR": "1", "UV_PYTHON_DOWNLOADS": "never"}
-    # exclude-newer of a single index is a preview feature of uv.
-    env["UV_PREVIEW_FEATURES"] = "index-exclude-newer"
-    changes = settings.make_uv_environment()
-    return env | {
-        name: value
-        for name, value in changes.items()
-        if value is not None and name not in _CONFIGURED_VARIABLES
-    }
-
-
 def _make_build_environment(settings: IndexSettings, folder: Path) -> dict[str, str]:
     """Return the variables of a program that runs builds: tools and certificates, an empty home, no secrets."""
-    uv_environment = _make_uv_environment(settings)
+    # exclude-newer of a single index is a preview feature of uv.
+    uv_environment = settings.make_uv_environment(UV_PREVIEW_FEATURES="index-exclude-newer")
     suffixes = () if confined_build.is_confined() else ("_PROXY",)
     return clean_environment(files.make_folder(folder / ".home"), uv_environment) | {
         name: value
