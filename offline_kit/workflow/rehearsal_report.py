@@ -15,10 +15,12 @@ from offline_kit.workflow import remembered_status
 from offline_kit.workflow.part_locations import records_folder
 from offline_kit.workflow.remembered_status import RemoteStatus
 
+_SHOWN = 30  # submissions; the page draws their scores
+
 
 def read_context(config: Config) -> ReportContext:
     """Return what a report shows besides the run: the project, its earlier rehearsals, and what was sent and scored."""
-    statuses = remembered_status.read_remembered_status(config)
+    statuses = remembered_status.read_remembered_status(config, shown=_SHOWN)
     ids = set(_list_ids(config))
     return ReportContext(
         project=config.project.resolve().name,

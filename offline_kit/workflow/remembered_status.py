@@ -38,12 +38,12 @@ class RemoteStatus:
     submissions: tuple[LedgerEntry, ...]  # the last submissions that we made, the latest first
 
 
-def read_remembered_status(config: Config) -> tuple[RemoteStatus, ...]:
-    """Return what was seen last, at every Kaggle and for every account; asks nobody."""
-    return tuple(_read_remembered(config, folder) for folder in part_locations.state_folders(config))
+def read_remembered_status(config: Config, *, shown: int = SHOWN) -> tuple[RemoteStatus, ...]:
+    """Return what was seen last, at every Kaggle and for every account, with `shown` submissions; asks nobody."""
+    return tuple(_read_remembered(config, folder, shown) for folder in part_locations.state_folders(config))
 
 
-def _read_remembered(config: Config, folder: Path) -> RemoteStatus:
+def _read_remembered(config: Config, folder: Path, shown: int) -> RemoteStatus:
     memory, local = LastSeenStore(folder), folder.parent.name == "local"
     pushed = memory.load_facts(part_locations.LAST_PUSH) or {}
     run = memory.load_facts(part_locations.LAST_RUN) or {}
@@ -77,10 +77,10 @@ def _read_remembered(config: Config, folder: Path) -> RemoteStatus:
         at=str(pushed.get("at", "")),
         pieces=tuple(pieces),
         run=run or None,
-        submissions=list_last_submissions(part_locations.open_ledger(config, folder, local=local)),
+        submissions=list_last_submissions(part_locations.open_ledger(config, folder, local=local), shown),
     )
 
 
-def list_last_submissions(ledger: SubmissionLedger) -> tuple[LedgerEntry, ...]:
-    """Return the submissions that are shown, the latest first."""
-    return tuple(reversed(ledger.read_entries()[-SHOWN:]))
+def list_last_submissions(ledger: SubmissionLedger, shown: int = SHOWN) -> tuple[LedgerEntry, ...]:
+    """Return the last submissions, the latest first."""
+    return tuple(reversed(ledger.read_entries()[-shown:]))

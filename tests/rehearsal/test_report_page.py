@@ -9,9 +9,16 @@ from typing import Any
 
 import pytest
 
+from offline_kit.core.sandboxes.box import BoxOutcome
+from offline_kit.project.images import load_image
+from offline_kit.project.types import Kit
+from offline_kit.rehearsal.environments import Interpreter
+from offline_kit.rehearsal.execution import KernelRun, KernelSetup
+from offline_kit.rehearsal.mounts import MountedInputs
 from offline_kit.rehearsal.report import history, page, writer
 from offline_kit.rehearsal.report.column_facts import ReadTable, describe_table
-from offline_kit.rehearsal.request import ReportContext
+from offline_kit.rehearsal.report.run_facts import RunEvidence
+from offline_kit.rehearsal.request import RehearsalRequest, ReportContext
 from tests.support.listener import Listener
 from tests.support.report_pages import FACTS, KIT, Page, make_cell, write_evidence
 
@@ -169,11 +176,17 @@ def test_the_history_of_a_project_outlives_its_kits(tmp_path: Path) -> None:
     }
     piece = {"name": "kit", "ref": "me/leaves-kit", "version": 3, "is_current": True}
     run = {"at": "2026-11-28T09:00:00+00:00", "seconds": 41.0, "problem": ""}
-    remote = {"place": "Kaggle", "account": "me", "pieces": [piece], "run": run, "scores": [score]}
+    remote = {
+        "place": "Kaggle",
+        "account": "me",
+        "pieces": [piece],
+        "run": run,
+        "scores": [score, score | {"score": "0.85 (LOCAL)"}],
+    }
     drawn = draw_page(tmp_path / "evidence", context=ReportContext(records=records, remote=(remote,)))
     for text in ("me/leaves-kit", "version 3", "0.871", "cell-failed", "version 4"):
         assert text in drawn.words
-    assert drawn.tags["svg"] == 4  # run and history, each at two widths
+    assert drawn.tags["svg"] == 6  # run, history and scores, each at two widths
 
 
 def test_a_report_that_fails_is_a_note(tmp_path: Path) -> None:
@@ -216,3 +229,24 @@ def test_a_picture_has_its_prediction(tmp_path: Path) -> None:
 def test_durations_have_units(seconds: float, text: str) -> None:
     """Seconds, minutes and hours, never more than two of them."""
     assert page.format_duration(seconds) == text
+
+
+def test_a_rehearsal_without_a_report_keeps_its_verdict(tmp_path: Path) -> None:
+    """What fails while facts are collected is a note, and nothing half written stays."""
+    request = RehearsalRequest(
+        kit=Kit(folder=tmp_path, id="k", parts=()),
+        image=load_image("kaggle-2026-10-cpu", accelerator="none", project=tmp_path),
+    )
+    missing = Interpreter(path=tmp_path, version="3.13.0", packages={}, mounts=(), links={})
+    outcome = BoxOutcome(code=0, seconds=1.0, memory_by="PSS", started=0.0, memory_curve=())
+    run = RunEvidence(
+        request=request,
+        inputs=MountedInputs(mounts=(), sample=None, notes=()),
+        result=KernelRun(outcome=outcome, executed=tmp_path, log=tmp_path, working=tmp_path),
+        kernel=KernelSetup(python=missing, launch=()),
+        sandbox="bubblewrap",
+    )
+    listener = Listener()
+    assert writer.write_report(tmp_path, run, report=listener) is False
+    assert len(listener.notes) == 1
+    assert [*tmp_path.iterdir()] == []

@@ -2,9 +2,10 @@
 
 import io
 import logging
+import math
 import re
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
@@ -182,36 +183,52 @@ def _align_ends(axes: "Axes") -> None:
 
 def draw_history(history: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Return the time of each rehearsal, "wide" and "narrow"; {} for fewer than two."""
-    if len(history) < 2:
-        return {}
+    longest = max((entry["seconds"] for entry in history), default=0.0)
+    step, sign = (60, "min") if longest > 180 else (1, "s")
+    points = [(entry["at"], entry["seconds"] / step, bool(entry["passed"])) for entry in history]
+    return _draw_points(points, lambda value: f"{value:g} {sign}", "Time of each rehearsal", from_zero=True)
 
-    def draw_points(figure: "Figure", width: int) -> None:
+
+def draw_scores(scores: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the public scores in the order of their submissions, "wide" and "narrow"; {} for fewer than two."""
+    points = []
+    for score in scores:
+        with suppress(ValueError, IndexError):  # no score yet; those of a local Kaggle end with "(LOCAL)"
+            points.append((score["at"], float(score["score"].split()[0]), True))
+    points = [point for point in points if math.isfinite(point[1])]
+    return _draw_points(points, lambda value: f"{value:.5g}", "Score of each submission", from_zero=False)
+
+
+def _draw_points(
+    points: Sequence[tuple[str, float, bool]], word: Callable[[float], str], label: str, *, from_zero: bool
+) -> dict[str, str]:
+    """Draw values in the order of their times (ISO 8601), each with whether it is a success, at both widths."""
+
+    def draw_line(figure: "Figure", width: int) -> None:
         axes = figure.subplots()
-        step, sign = (60, "min") if max(entry["seconds"] for entry in history) > 180 else (1, "s")
-        seconds = [entry["seconds"] / step for entry in history]
-        for (number, first), (_, second) in pairwise(enumerate(seconds)):
-            axes.plot([number, number + 1], [first, second], color=_LINE, linewidth=1.5, zorder=1)
-        for number, entry in enumerate(history):
-            mark, color = ("o", _OK) if entry["passed"] else ("X", _FAIL)
-            is_last = number == len(history) - 1
-            size = 9 if is_last else 7
-            axes.plot(
-                [number], [seconds[number]], mark, color=color, markersize=size, markeredgecolor=_SURFACE
-            )
-        axes.set_ylim(0, max(seconds) * 1.25 or 1)
-        axes.set_xlim(-0.12, len(history) - 0.88)
+        values = [value for _, value, _ in points]
+        axes.plot(range(len(values)), values, color=_LINE, linewidth=1.5, zorder=1)
+        for number, (_, value, is_success) in enumerate(points):
+            mark, color = ("o", _OK if from_zero else _ACCENT) if is_success else ("X", _FAIL)
+            size = 9 if number == len(points) - 1 else 7
+            axes.plot([number], [value], mark, color=color, markersize=size, markeredgecolor=_SURFACE)
+        if from_zero:
+            axes.set_ylim(0, max(values) * 1.25 or 1)
+        else:
+            axes.margins(y=0.25)
+        axes.set_xlim(-0.12, len(points) - 0.88)
         axes.yaxis.set_major_locator(_locator(3))
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g} {sign}")
-        first, last = (entry["at"] for entry in (history[0], history[-1]))
+        axes.yaxis.set_major_formatter(lambda value, _: word(value))
+        first, last = points[0][0], points[-1][0]
         shown = slice(11, 16) if first[:10] == last[:10] else slice(10)  # of one day the times
-        axes.set_xticks([0, len(history) - 1], [first[shown], last[shown]])
+        axes.set_xticks([0, len(points) - 1], [first[shown], last[shown]])
         _align_ends(axes)
-        figure.subplots_adjust(left=50 / width, right=1 - 12 / width, top=0.95, bottom=0.2)
+        figure.subplots_adjust(left=56 / width, right=1 - 12 / width, top=0.95, bottom=0.2)
 
+    if len(points) < 2:
+        return {}
     return {
-        name: _draw(
-            (width, 140), lambda figure, width=width: draw_points(figure, width), "Time of each rehearsal"
-        )
+        name: _draw((width, 140), lambda figure, width=width: draw_line(figure, width), label)
         for name, width in _WIDTHS.items()
     }
 

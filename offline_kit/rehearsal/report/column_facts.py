@@ -11,6 +11,9 @@ from typing import Any
 from offline_kit.notebook.runtime.kit_runtime import read_csv_rows
 
 _MAX_ROWS = 100_000  # read for the report; more rows change no picture
+_MAX_CELLS = (
+    500_000  # a wide table is read in less rows, but in at least a thousand: a report costs about a second
+)
 _MAX_COLUMNS = 60
 _BINS = 24
 _MAX_CLASSES = 20  # distinct whole numbers that count as classes
@@ -33,12 +36,13 @@ class ReadTable:
 
 
 def read_first_rows(path: Path) -> ReadTable:
-    """Read at most 100,000 rows of a CSV file, without its empty lines."""
+    """Read the first rows of a CSV file, at most 100,000 and less of a wide one, without its empty lines."""
     with path.open(newline="", encoding="utf-8-sig", errors="replace") as stream:
         lines = (line.replace("\0", "") for line in stream)
         rows = (tuple(row) for row in read_csv_rows(lines) if row)
         header = next(rows, ())
-        first_rows = tuple(itertools.islice(rows, _MAX_ROWS))
+        count = max(1000, min(_MAX_ROWS, _MAX_CELLS // max(1, len(header))))
+        first_rows = tuple(itertools.islice(rows, count))
         return ReadTable(header=header, rows=first_rows, is_whole=next(rows, None) is None)
 
 

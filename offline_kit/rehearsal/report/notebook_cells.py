@@ -3,6 +3,7 @@
 import base64
 import binascii
 import json
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,7 @@ from offline_kit.core.sandboxes import leftovers
 
 _LARGEST = 100_000_000  # bytes; a larger notebook is not shown
 _MAX_OUTPUT = 8_000  # characters of a cell's text
+_MAX_CELLS = 2_000
 _MAX_LOG = 20_000  # bytes
 _MAX_TEXT = 250_000  # characters of all outputs, and again of all code
 _MAX_PICTURES = 1_200_000  # characters of all pictures, base64
@@ -58,11 +60,13 @@ def read_page_cells(executed: Path) -> tuple[PageCell, ...]:
         notebook = json.loads(executed.read_text(encoding="utf-8"))
         own_cells = [cell for cell in notebook["cells"] if _ERROR_TAG not in cell["metadata"].get("tags", ())]
         cells, heading = [], ""
-        for number, cell in enumerate(own_cells, 1):
+        for number, cell in enumerate(own_cells[:_MAX_CELLS], 1):
             source = "".join(cell.get("source", ""))
             if cell["cell_type"] != "code":
                 heading = _find_heading(source) or heading
-                cells.append(PageCell(number=number, kind="markdown", source=source[:_MAX_OUTPUT]))
+                shown = source[: max(0, min(_MAX_OUTPUT, budget.code))]
+                budget.code -= len(shown)
+                cells.append(PageCell(number=number, kind="markdown", source=shown))
                 continue
             cells.append(_read_code_cell(number, cell, source, heading, budget))
             heading = ""
@@ -112,14 +116,14 @@ def _read_code_cell(
     budget.code -= len(shown_source)
     if len(shown_source) < len(source):
         shown_source += "\n# … the rest is in executed.ipynb"
-    seconds = metadata.get("duration")
+    seconds = float(metadata["duration"]) if metadata.get("duration") is not None else None
     return PageCell(
         number=number,
         kind="code",
         source=shown_source,
         title=heading or _first_line(source),
         status="failed" if is_failed else str(metadata.get("status") or "pending"),
-        seconds=None if seconds is None else float(seconds),
+        seconds=seconds if seconds is not None and math.isfinite(seconds) else None,
         started=_parse_time(metadata.get("start_time")),
         outputs=outputs,
     )
@@ -148,12 +152,12 @@ def _read_outputs(outputs: Any, budget: _Budget) -> Iterator[Mapping[str, str]]:
 
 def _cut_text(kind: str, text: str, budget: _Budget, whole: str = "executed.ipynb") -> Mapping[str, str]:
     """Return the end of a text: the last lines say how it went."""
-    plain = _CONTROLS.sub("", _ANSI.sub("", text.replace("\r\n", "\n"))).strip("\n")
-    limit = max(0, min(_MAX_OUTPUT, budget.outputs))
-    shown = plain[len(plain) - limit :] if len(plain) > limit else plain
+    tail = text[-3 * _MAX_OUTPUT :].replace("\r\n", "\n")  # colors take most of some outputs
+    plain = _CONTROLS.sub("", _ANSI.sub("", tail)).strip("\n")
+    shown = plain[-max(1, min(_MAX_OUTPUT, budget.outputs)) :]
     budget.outputs -= len(shown)
-    omitted = f"… {len(plain) - len(shown):,} characters before are in {whole}\n" if shown != plain else ""
-    return {"kind": kind, "text": omitted + shown}
+    is_cut = len(shown) < len(plain) or len(tail) < len(text)
+    return {"kind": kind, "text": f"… what was printed before is in {whole}\n{shown}" if is_cut else shown}
 
 
 def _read_picture(data: Mapping[str, Any], budget: _Budget) -> Mapping[str, str] | None:

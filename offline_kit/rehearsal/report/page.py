@@ -89,7 +89,10 @@ def _render_page(
         histograms={column["name"]: charts.draw_histogram(column) for column in numbers[:_MAX_CHARTS]},
         history=past,
         history_charts=charts.draw_history(past),
-        remote=context.remote,
+        remote=[
+            {**account, "charts": charts.draw_scores([*reversed(account["scores"])])}
+            for account in context.remote
+        ],
         shown_items=_SHOWN_ITEMS,
     )
 
