@@ -16,8 +16,7 @@ from offline_kit.kaggle.client.api_types import (
     RefusedError,
     RunStatus,
 )
-from offline_kit.kaggle.client.client import KaggleClient
-from offline_kit.kaggle.client.notebooks import build_save_request, normalise_notebook
+from offline_kit.kaggle.client.client import KaggleClient, build_save_request, normalise_notebook
 from offline_kit.kaggle.client.session import KaggleEndpoint
 from offline_kit.local_kaggle.faults import Fault
 from tests.support.local_kaggle import HASTY, KERNEL, Bench, notebook, serving
@@ -58,7 +57,6 @@ def test_a_notebook_is_pushed_privately_offline_and_read_back(bench: Bench, alic
     sent = new(
         **wishes,
         image_pinning="original",
-        session_seconds=600,
         sources=NotebookSources(datasets=("alice/kit-data",)),
     )
     saved = alice.save_notebook(sent)
@@ -117,7 +115,6 @@ def test_internet_is_switched_off_in_words() -> None:
         *("slug", "newTitle", "text", "language", "kernelType"),
         *("isPrivate", "enableGpu", "enableTpu", "enableInternet"),
     }
-    assert build_save_request(new(session_seconds=60))["sessionTimeoutSeconds"] == 60
 
 
 def test_outputs_are_emptied_and_sources_joined() -> None:

@@ -9,8 +9,7 @@ import pytest
 
 from offline_kit.core.errors import OutsideError, ProjectError, UsageError
 from offline_kit.kaggle.client.api_types import Account, NotebookSources
-from offline_kit.kaggle.client.client import KaggleClient
-from offline_kit.kaggle.client.datasets import framework_name
+from offline_kit.kaggle.client.client import KaggleClient, framework_name
 from offline_kit.kaggle.push import kit_parts, push_notebook, push_parts
 from offline_kit.kaggle.push.journal import Phase
 from offline_kit.kaggle.push.part_targets import PartPlan, PushAction

@@ -140,7 +140,6 @@ class NewNotebook:
     machine_shape: str = ""  # Kaggle's name, such as "NvidiaTeslaT4"; empty for the default
     image: str = ""  # image to pin, by digest; empty for the latest
     image_pinning: str = ""  # "original" where an image is pinned
-    session_seconds: int | None = None  # time limit; None for Kaggle's default
     internet: bool = False  # network access: for notebooks that download, never for one that is submitted
 
 
