@@ -16,7 +16,7 @@ from offline_kit.kaggle.client.api_types import Account, NewNotebook, Unreachabl
 from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.client.session import KaggleEndpoint
 from offline_kit.kaggle.push import notebook_runs, push_notebook, push_parts
-from offline_kit.kaggle.push.journal import LastSeenStore, PushContext, PushSettings
+from offline_kit.kaggle.push.journal import LastSeenStore, PushContext
 from offline_kit.kaggle.push.notebook_runs import FinishedRun
 from offline_kit.kaggle.push.poll_policy import DEFAULT_CLIENT, ClientSettings
 from offline_kit.kaggle.push.submission_ledger import SubmissionLedger
@@ -244,7 +244,8 @@ def open_session(
                     kaggle=kaggle,
                     account=account,
                     local=local,
-                    settings=PushSettings(state_folder=state, poll_policy=poll, retry_policy=client.retry),
+                    state_folder=state,
+                    client=replace(client, poll=poll),
                     ledger=part_locations.open_ledger(config, state, local=local),
                     memory=LastSeenStore(state),
                     report=report,

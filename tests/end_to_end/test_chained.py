@@ -15,9 +15,8 @@ from offline_kit.core import files
 from offline_kit.kaggle.client.api_types import NewNotebook, NewVersion
 from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.client.session import KaggleEndpoint
-from offline_kit.kaggle.client.uploads import UploadFile
+from offline_kit.kaggle.client.uploads import Uploader, UploadFile
 from offline_kit.kaggle.push import notebook_runs
-from offline_kit.kaggle.push.journal import PushSettings
 from offline_kit.kit import manifest
 from offline_kit.local_kaggle.sandbox_runner import SandboxRunner
 from offline_kit.local_kaggle.server import LocalKaggleServer
@@ -27,7 +26,7 @@ from offline_kit.rehearsal.environments import EnvironmentOptions
 from offline_kit.workflow import kaggle_session
 from tests.support.local_kaggle import notebook
 from tests.support.matrix import Row, rows, train
-from tests.support.pushing import access
+from tests.support.pushing import PushSettings, access
 from tests.support.workbench import project, run
 
 pytestmark = [pytest.mark.slow, pytest.mark.index, pytest.mark.sandbox]
@@ -162,7 +161,7 @@ def publish(forest: Path, server: LocalKaggleServer, folder: Path) -> None:
         path=forest, name="forest.joblib", size=len(data), sha256=hashlib.sha256(data).hexdigest()
     )
     with KaggleClient(KaggleEndpoint(local=server.url)) as kaggle:
-        token = ways.create_uploader(kaggle, "dataset").upload_file(upload)
+        token = Uploader(kaggle, folder / "uploads").upload_file(upload)
         new = NewVersion(
             ref="local/forest-data",
             title="Forest data",
@@ -170,7 +169,7 @@ def publish(forest: Path, server: LocalKaggleServer, folder: Path) -> None:
             blob_tokens={"forest.joblib": token},
         )
         kaggle.create_dataset(new)
-        token = ways.create_uploader(kaggle, "model", kind="MODEL").upload_file(upload)
+        token = Uploader(kaggle, folder / "model-uploads", kind="MODEL").upload_file(upload)
         kaggle.create_model("local/forest-model", "Forest model", "")
         kaggle.create_variation(
             NewVersion(

@@ -31,7 +31,7 @@ from offline_kit.project import config
 from offline_kit.workflow import kaggle_session
 from tests.support.competitions import ANSWER
 from tests.support.local_kaggle import KERNEL, notebook
-from tests.support.pushing import access, datasets, make_kit, pushed
+from tests.support.pushing import datasets, make_kit, pushed
 from tests.support.submitting import SLUG, Contest, contest, submit_elsewhere
 
 PAGE = "/competitions/small-digits"
@@ -579,9 +579,9 @@ def test_a_local_kaggle_is_asked_each_second_for_a_score(held: Contest) -> None:
     where = KaggleEndpoint(local=held.bench.server.url, username="alice", key="key-of-alice")
     held.bench.kaggle.faults.add_fault(Fault(on="GetSubmission", status=404, times=6))
     with kaggle_session.open_session(config.load_config(held.bench.folder, {}), where) as port:
-        waiting = dataclasses.replace(port.settings.poll_policy, sleep=pauses.append)
-        ways = dataclasses.replace(port.settings, poll_policy=waiting)
-        assert submit.wait_for_score(done.ref, access(port.kaggle, ways)).state == "complete"
+        waiting = dataclasses.replace(port.client, poll=dataclasses.replace(port.poll, sleep=pauses.append))
+        context = dataclasses.replace(port, client=waiting)
+        assert submit.wait_for_score(done.ref, context).state == "complete"
     assert len(pauses) >= 6
     assert max(pauses) <= 1.0
 

@@ -11,7 +11,6 @@ from offline_kit.core.errors import OutsideError
 from offline_kit.kaggle.client.api_types import NotebookSources
 from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.push import push_parts as pushing
-from offline_kit.kaggle.push.journal import PushSettings
 from offline_kit.kaggle.push.kit_parts import find_missing_parts
 from offline_kit.kaggle.push.part_targets import OvertakenError, PartPlan, PushAction
 from offline_kit.kaggle.push.push_parts import PushOptions
@@ -20,7 +19,18 @@ from offline_kit.local_kaggle.faults import Fault
 from offline_kit.local_kaggle.server import TrafficEvent
 from offline_kit.project.kaggle_names import MARKER
 from tests.support.local_kaggle import HASTY, Bench, serving
-from tests.support.pushing import BRISK, EAGER, FILES, access, client, datasets, make_kit, pushed, ways
+from tests.support.pushing import (
+    BRISK,
+    EAGER,
+    FILES,
+    PushSettings,
+    access,
+    client,
+    datasets,
+    make_kit,
+    pushed,
+    ways,
+)
 
 REF = "alice/plant-kit"
 SHORT = dataclasses.replace(EAGER, visibility_timeout=0.4)

@@ -9,8 +9,8 @@ from offline_kit.core.errors import OutsideError
 from offline_kit.kaggle.client.api_types import NoResponseError, RefusedError, UnreachableError
 from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.client.session import KaggleEndpoint
-from offline_kit.kaggle.push.journal import Effect, Journal, Phase, PushContext, PushSettings
-from tests.support.pushing import access
+from offline_kit.kaggle.push.journal import Effect, Journal, Phase, PushContext
+from tests.support.pushing import PushSettings, access
 
 EFFECT = Effect(action="create", target="a/kit", before=0, content="x")
 LOST = NoResponseError("lost", hint="later")

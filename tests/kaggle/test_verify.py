@@ -14,7 +14,6 @@ import pytest
 from offline_kit.core.errors import OutsideError
 from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.push import push_notebook
-from offline_kit.kaggle.push.journal import PushSettings
 from offline_kit.kaggle.push.push_parts import PushOptions
 from offline_kit.kaggle.push.verify_remote import Verification, verify_kit
 from offline_kit.local_kaggle.faults import Fault
@@ -25,7 +24,18 @@ from tests.support.command_line import offline_kit
 from tests.support.local_kaggle import Bench, notebook
 from tests.support.notebooks import WRITES, written
 from tests.support.push_command import hasty_client
-from tests.support.pushing import EAGER, FILES, access, client, content, datasets, make_kit, pushed, ways
+from tests.support.pushing import (
+    EAGER,
+    FILES,
+    PushSettings,
+    access,
+    client,
+    content,
+    datasets,
+    make_kit,
+    pushed,
+    ways,
+)
 
 REF = "alice/plant-kit"
 

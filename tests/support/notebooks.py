@@ -62,11 +62,10 @@ def push_elsewhere(bench: Bench, wanted: NewNotebook) -> "subprocess.Popen[bytes
     code = (
         "import sys; from pathlib import Path\n"
         "from offline_kit.kaggle.push import notebook_runs as runs\n"
-        "from offline_kit.kaggle.push.journal import PushSettings\n"
         "from offline_kit.kaggle.client.client import KaggleClient\n"
         "from offline_kit.kaggle.client.api_types import NewNotebook\n"
         "from offline_kit.kaggle.client.session import KaggleEndpoint\n"
-        "from tests.support.pushing import EAGER, BRISK, access\n"
+        "from tests.support.pushing import EAGER, BRISK, PushSettings, access\n"
         "new = NewNotebook(ref=sys.argv[3], title=sys.argv[4], text=sys.argv[5])\n"
         "ways = PushSettings(state_folder=Path(sys.argv[2]), poll_policy=EAGER, retry_policy=BRISK)\n"
         "where = KaggleEndpoint(local=sys.argv[1], username='alice', key='key-of-alice')\n"

@@ -4,6 +4,7 @@ import hashlib
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ from offline_kit.core.retry import RetryPolicy
 from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.client.session import KaggleEndpoint
 from offline_kit.kaggle.push import push_parts as pushing
-from offline_kit.kaggle.push.journal import PushContext, PushSettings
+from offline_kit.kaggle.push.journal import Journal, PushContext
 from offline_kit.kaggle.push.part_targets import PartPlan
-from offline_kit.kaggle.push.poll_policy import PollPolicy
+from offline_kit.kaggle.push.poll_policy import ClientSettings, PollPolicy
 from offline_kit.kaggle.push.push_parts import DEFAULT_OPTIONS, PushOptions, PushPlan
 from offline_kit.kit import manifest
 from offline_kit.project.types import FileEntry, Kit, Role
@@ -28,6 +29,20 @@ FILES = {
     "packages/install.json": b"{}",
     "checkpoints/model.ckpt": b"w" * 300_000,
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class PushSettings:
+    """Where pushes of several clients keep their state, and how patient they are."""
+
+    state_folder: Path
+    poll_policy: PollPolicy = EAGER
+    retry_policy: RetryPolicy = BRISK
+
+    @property
+    def effect_journal(self) -> Journal:
+        """The journal in the state folder."""
+        return Journal(self.state_folder / "journal.jsonl")
 
 
 def make_kit(folder: Path, files: Mapping[str, bytes] = FILES, *, split: bool = False) -> Kit:
@@ -75,7 +90,8 @@ def ways(bench: Bench, waiting: PollPolicy = EAGER) -> PushSettings:
 
 def access(kaggle: KaggleClient, settings: PushSettings, report: Reporter = SILENT) -> PushContext:
     """Return what every step of a push needs."""
-    return PushContext(kaggle=kaggle, settings=settings, report=report)
+    client = ClientSettings(poll=settings.poll_policy, retry=settings.retry_policy)
+    return PushContext(kaggle=kaggle, state_folder=settings.state_folder, client=client, report=report)
 
 
 def pushed(
@@ -111,10 +127,9 @@ def push_elsewhere(bench: Bench, kit: Kit) -> "subprocess.Popen[bytes]":
         "import sys; from pathlib import Path\n"
         "from offline_kit.kit import manifest\n"
         "from offline_kit.kaggle.push import push_parts as pushing\n"
-        "from offline_kit.kaggle.push.journal import PushSettings\n"
         "from offline_kit.kaggle.client.client import KaggleClient\n"
         "from offline_kit.kaggle.client.session import KaggleEndpoint\n"
-        "from tests.support.pushing import EAGER, BRISK, access, datasets\n"
+        "from tests.support.pushing import EAGER, BRISK, PushSettings, access, datasets\n"
         "kit = manifest.read_kit(Path(sys.argv[2]))\n"
         "ways = PushSettings(state_folder=Path(sys.argv[3]), poll_policy=EAGER, retry_policy=BRISK)\n"
         "where = KaggleEndpoint(local=sys.argv[1], username='alice', key='key-of-alice')\n"

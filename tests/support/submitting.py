@@ -13,13 +13,12 @@ from offline_kit.core.report import SILENT, Reporter
 from offline_kit.kaggle.client.api_types import NewNotebook, NotebookSources, Submission
 from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.push import submit as submissions
-from offline_kit.kaggle.push.journal import PushSettings
 from offline_kit.kaggle.push.submission_ledger import SubmissionLedger
 from offline_kit.kaggle.push.submission_plan import SubmitPlan, SubmitRequest
 from offline_kit.kaggle.push.submit import SubmissionResult
 from tests.support.competitions import ANSWER, competition
 from tests.support.local_kaggle import HASTY, KERNEL, Bench, notebook, serving
-from tests.support.pushing import EAGER, access, client, ways
+from tests.support.pushing import EAGER, PushSettings, access, client, ways
 from tests.support.warm_python import client_python
 
 SLUG = "small-digits"
@@ -100,10 +99,9 @@ def submit_elsewhere(held: Contest, request: SubmitRequest = REQUEST) -> "subpro
         "from offline_kit.kaggle.push import submit as submissions\n"
         "from offline_kit.kaggle.push.submission_ledger import SubmissionLedger\n"
         "from offline_kit.kaggle.push.submission_plan import SubmitRequest\n"
-        "from offline_kit.kaggle.push.journal import PushSettings\n"
         "from offline_kit.kaggle.client.client import KaggleClient\n"
         "from offline_kit.kaggle.client.session import KaggleEndpoint\n"
-        "from tests.support.pushing import EAGER, BRISK, access\n"
+        "from tests.support.pushing import EAGER, BRISK, PushSettings, access\n"
         "ways = PushSettings(state_folder=Path(sys.argv[2]), poll_policy=EAGER, retry_policy=BRISK)\n"
         "ledger = SubmissionLedger(ways.state_folder / 'ledger.jsonl')\n"
         f"request = {request!r}\n"

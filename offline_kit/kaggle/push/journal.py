@@ -16,11 +16,9 @@ from typing import Any, TypeVar
 from offline_kit.core import files
 from offline_kit.core.errors import OutsideError
 from offline_kit.core.report import SILENT, Reporter
-from offline_kit.core.retry import PATIENT, RetryPolicy
 from offline_kit.kaggle.client.api_types import NoResponseError, RefusedError, UnreachableError
 from offline_kit.kaggle.client.client import KaggleClient
-from offline_kit.kaggle.client.uploads import Uploader
-from offline_kit.kaggle.push.poll_policy import DEFAULT_POLL, PollPolicy
+from offline_kit.kaggle.push.poll_policy import DEFAULT_CLIENT, ClientSettings, PollPolicy
 
 _T = TypeVar("_T")
 
@@ -113,41 +111,23 @@ class LastSeenStore:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PushSettings:
-    """Where a push keeps its state, and how long it waits and retries."""
-
-    state_folder: Path  # folder for the journal and unfinished uploads; one per account
-    poll_policy: PollPolicy = DEFAULT_POLL
-    retry_policy: RetryPolicy = PATIENT  # retries of uploads
-
-    @property
-    def effect_journal(self) -> Journal:
-        """The journal in the state folder."""
-        return Journal(self.state_folder / "journal.jsonl")
-
-    def create_uploader(self, kaggle: KaggleClient, ref: str, *, kind: str = "DATASET") -> Uploader:
-        """Return the uploader of one dataset, or of one variation of a "MODEL"."""
-        state = self.state_folder / "uploads" / ref.lower().replace("/", "--")
-        return Uploader(kaggle, state, patience=self.retry_policy, kind=kind)
-
-
-@dataclass(frozen=True, kw_only=True)
 class PushContext:
     """What every step of a push needs."""
 
     kaggle: KaggleClient
-    settings: PushSettings
+    state_folder: Path  # folder for the journal, unfinished uploads and runs; one per account
+    client: ClientSettings = DEFAULT_CLIENT
     report: Reporter = SILENT
 
     @property
     def journal(self) -> Journal:
-        """The journal of the settings."""
-        return self.settings.effect_journal
+        """The journal in the state folder."""
+        return Journal(self.state_folder / "journal.jsonl")
 
     @property
     def poll(self) -> PollPolicy:
-        """The waiting times of the settings."""
-        return self.settings.poll_policy
+        """How long to wait, and how often to poll."""
+        return self.client.poll
 
     @property
     def server_name(self) -> str:
@@ -156,7 +136,7 @@ class PushContext:
 
     def runs_folder(self, ref: str) -> Path:
         """Return the folder for logs and outputs of a notebook's runs."""
-        return self.settings.state_folder / "runs" / ref.partition("/")[2]
+        return self.state_folder / "runs" / ref.partition("/")[2]
 
     def run_once(
         self,

@@ -101,7 +101,8 @@ class PushTarget(ABC):
     @property
     def uploader(self) -> Uploader:
         """The stored uploads to this target."""
-        return self.context.settings.create_uploader(self.kaggle, self.ref, kind=self.kind)
+        state = self.context.state_folder / "uploads" / self.ref.lower().replace("/", "--")
+        return Uploader(self.kaggle, state, patience=self.context.client.retry, kind=self.kind)
 
     def wait_until_visible(self, effect: Effect) -> bool | None:
         """Wait until a newer version is visible; None if none is within the visibility timeout."""

@@ -126,7 +126,7 @@ def push_notebook(notebook: NewNotebook, context: PushContext) -> NotebookPlan:
     Raises UsageError for a title that leads to another slug; OutsideError if Kaggle refuses the notebook or
     a source, has no free session in time, or shows something else. The same call later continues.
     """
-    with hold_lock(context.settings.state_folder / "notebook.lock"):
+    with hold_lock(context.state_folder / "notebook.lock"):
         plan = plan_notebook(notebook, context)
         if plan.action == "nothing":
             context.report.note(f"'{notebook.ref}': nothing to push, {plan.reason}")

@@ -255,7 +255,7 @@ def push_kit(
     may raise before anything is sent. Raises as `plan_push`, and OutsideError if Kaggle refuses or is not ready
     in time; the same call later continues.
     """
-    with hold_lock(context.settings.state_folder / "push.lock"):
+    with hold_lock(context.state_folder / "push.lock"):
         plan = plan_push(kit, locations, context, options)
         approve(plan)
         # All parts are sent before waiting, so that Kaggle processes them in parallel.

@@ -75,7 +75,7 @@ def plan_submission(request: SubmitRequest, context: PushContext, ledger: Submis
     recovered, submissions = None, tuple[Submission, ...]()
     if competition and competition.has_entered:
         if context.journal.find_open_entry(_journal_target(request)):
-            with hold_lock(context.settings.state_folder / "submit.lock"):
+            with hold_lock(context.state_folder / "submit.lock"):
                 recovered = _recover_interrupted(request, context)
         submissions = context.kaggle.list_submissions(request.competition)
     notebook = context.kaggle.get_notebook(request.notebook, request.version)
@@ -138,7 +138,7 @@ def submit_version(plan: SubmitPlan, context: PushContext, ledger: SubmissionLed
     request = plan.request
     if plan.existing is not None:
         return _record_existing(plan, plan.existing, ledger, context.report)
-    with hold_lock(context.settings.state_folder / "submit.lock"):
+    with hold_lock(context.state_folder / "submit.lock"):
         # Another process may have submitted since the plan was made.
         recovered = _recover_interrupted(request, context)
         existing = recovered or find_exact(plan.mark, context.kaggle.list_submissions(request.competition))
