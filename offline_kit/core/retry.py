@@ -85,15 +85,16 @@ def retry_call(
     call: Callable[[], _T],
     policy: RetryPolicy,
     *,
-    give_up: Callable[[Exception], OfflineKitError],
+    give_up: Callable[[Exception], OfflineKitError] | None = None,
     may_pass: Callable[[Exception], bool] = lambda _error: False,
     progress: Callable[[], int] = lambda: 0,
 ) -> _T:
     """Call until it succeeds, and return its result.
 
-    TransientError and the errors that `may_pass` are retried, others are raised at once. `progress` returns how far the
-    work is: an attempt that gets further does not count as failed. At the end of the policy, raises what `give_up` makes
-    of the last trouble.
+    TransientError and the errors that `may_pass` are retried, others are raised at once; `after` of an error is how long
+    the server asked to wait. `progress` returns how far the work is: an attempt that gets further does not count as
+    failed. At the end of the policy, raises what `give_up` makes of the last trouble, by default that trouble itself, or
+    the error that a TransientError stands for.
     """
     start, failed, before = time.monotonic(), 0, progress()
     while True:
@@ -105,8 +106,12 @@ def retry_call(
             failed = 1 if progress() > before else failed + 1
             late = failed > 1 and time.monotonic() - start > policy.deadline
             if failed >= policy.attempts or late:
-                raise give_up(error) from error
-            requested = error.after if isinstance(error, TransientError) else None
+                if give_up:
+                    raise give_up(error) from error
+                if isinstance(error, TransientError) and error.__cause__:
+                    raise error.__cause__ from None
+                raise
+            requested: float | None = getattr(error, "after", None)
         before = progress()
         policy.wait(policy.wait_time(requested, failed))
 

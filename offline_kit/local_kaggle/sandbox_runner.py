@@ -32,12 +32,10 @@ class SandboxRunner:
         shop: EnvironmentOptions,
         *,
         current: bool = False,
-        kinds: tuple[str, ...] = sandbox.KINDS,
         project: Path | None = None,
     ) -> None:
         self.shop = shop
         self.current = current
-        self.kinds = kinds
         self.project = project
 
     def __call__(self, job: RunJob) -> str:
@@ -67,7 +65,7 @@ class SandboxRunner:
         return failure
 
     def _run_job(self, job: RunJob, source: Path, service: GatewayService | None) -> KernelRun:
-        chosen_sandbox = sandbox.find_sandbox(self.kinds, report=self.shop.report)
+        chosen_sandbox = sandbox.find_sandbox(report=self.shop.report)
         image, ready = self._choose_kernel(job, (source, *(service.code if service else ())))
         env = {"KAGGLE_IS_COMPETITION_RERUN": "1"} if job.rerun else {}
         if job.internet:

@@ -9,7 +9,7 @@ import json
 import re
 import zipfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -136,25 +136,15 @@ class RemoteWheelhouse:
 
 def write_record(record: WheelhouseRecord, project: Path) -> None:
     """Write the record beside the project."""
-    fields = {"format": _FORMAT, **vars(record)}
-    files.write_atomic(project / RECORD, json.dumps(fields, indent=1) + "\n")
+    files.write_atomic(project / RECORD, json.dumps({"format": _FORMAT, **vars(record)}, indent=1) + "\n")
 
 
 def read_record(project: Path) -> WheelhouseRecord | None:
     """Return the project's record, None if there is none; ProjectError for one that is damaged."""
     path = project / RECORD
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        types = {
-            "notebook": str,
-            "version": int,
-            "asked": str,
-            "part": str,
-            "image": str,
-            "files": int,
-            "local": bool,
-        }
-        return WheelhouseRecord(**{name: convert(fields[name]) for name, convert in types.items()})
+        written = json.loads(path.read_text(encoding="utf-8"))
+        return WheelhouseRecord(**{field.name: written[field.name] for field in fields(WheelhouseRecord)})
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:

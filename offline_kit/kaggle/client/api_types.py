@@ -23,7 +23,7 @@ class RefusedError(OutsideError):
     ) -> None:
         super().__init__(what, hint=hint, code=code)
         self.status = status  # the HTTP status; 200 if a successful answer contains the refusal
-        self.retry_after = after  # seconds that Kaggle asks us to wait; None if it does not say
+        self.after = after  # seconds that Kaggle asks us to wait; None if it does not say
 
     @property
     def is_server_error(self) -> bool:

@@ -14,13 +14,11 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Self, TypeVar
 
-from offline_kit.core.errors import OfflineKitError, OutsideError
 from offline_kit.core.report import Advance
 from offline_kit.core.retry import (
     PATIENT,
     RequestThrottle,
     RetryPolicy,
-    TransientError,
     ignore_progress,
     retry_call,
 )
@@ -242,8 +240,8 @@ class ApiService:
         """Retry transient errors; after the first 429, send one call at a time with a longer policy."""
 
         def retry_others() -> _T:
-            return _retry_call(
-                act, lambda error: may_pass(error) and not _is_rate_limited(error), self._patience
+            return retry_call(
+                act, self._patience, may_pass=lambda error: may_pass(error) and not _is_rate_limited(error)
             )
 
         if not self._turns.narrow:
@@ -252,29 +250,11 @@ class ApiService:
             except RefusedError as refusal:
                 if not _is_rate_limited(refusal) or not may_pass(refusal):
                     raise
-                self._turns.slow_down(refusal.retry_after, self._slower)
+                self._turns.slow_down(refusal.after, self._slower)
         with self._turns.take_turn(self._slower):
-            return _retry_call(
-                retry_others, lambda error: _is_rate_limited(error) and may_pass(error), self._slower
+            return retry_call(
+                retry_others, self._slower, may_pass=lambda error: _is_rate_limited(error) and may_pass(error)
             )
-
-
-def _retry_call(act: Callable[[], _T], may_pass: Callable[[Exception], bool], patience: RetryPolicy) -> _T:
-    def give_up(trouble: Exception) -> OfflineKitError:
-        cause = trouble.__cause__ if isinstance(trouble, TransientError) else trouble
-        if isinstance(cause, OfflineKitError):
-            return cause
-        return OutsideError(str(trouble), code="kaggle-unavailable", hint="run the same command again later")
-
-    def act_once() -> _T:
-        try:
-            return act()
-        except RefusedError as refusal:
-            if refusal.retry_after is not None and may_pass(refusal):
-                raise TransientError(refusal.what, refusal.retry_after) from refusal
-            raise
-
-    return retry_call(act_once, patience, may_pass=may_pass, give_up=give_up)
 
 
 def _build_request(method: str, body: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from offline_kit.kaggle.client.api_types import NotebookSources, RefusedError, R
 from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.push.journal import PushContext
 from offline_kit.kaggle.push.notebook_equality import normalise_cells
-from offline_kit.kaggle.push.poll_policy import StatusLine, find_cause, ignore_transient
+from offline_kit.kaggle.push.poll_policy import StatusLine, ignore_transient
 from offline_kit.kit import manifest
 from offline_kit.project.kaggle_names import MARKER
 from offline_kit.project.types import KitPart
@@ -145,7 +145,6 @@ def inspect_dataset(ref: str, context: PushContext, *, expected: bool = False) -
         return retry_call(
             ignore_transient(read_files, line.update_status),
             poll_policy.retry_policy(2 * poll_policy.visibility_timeout),
-            give_up=find_cause,
         )
 
 

@@ -162,7 +162,7 @@ class PushTarget(ABC):
                 hint="run the same command again: it uploads the files again",
                 code="upload-expired",
                 status=refusal.status,
-                after=refusal.retry_after,
+                after=refusal.after,
             ) from refusal
         self.uploader.forget_uploads()  # a token can be used only once
         return effect

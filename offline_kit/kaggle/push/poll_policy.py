@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TypeVar
 
-from offline_kit.core.errors import OfflineKitError, OutsideError
 from offline_kit.core.report import Reporter, Say
 from offline_kit.core.retry import PATIENT, RetryPolicy, TransientError, retry_call
 from offline_kit.kaggle.client.api_types import NoResponseError, RefusedError, UnreachableError
@@ -103,7 +102,7 @@ def ignore_transient(check: Callable[[], _T], show_status: Say = lambda _words: 
                 # Something that was just created may be hidden for a while.
                 if error.status not in NOT_VISIBLE and not error.is_temporary:
                     raise
-                wait = error.retry_after
+                wait = error.after
             show_status(f"no answer: {error.what}")
             raise TransientError(error.what, wait) from error
 
@@ -123,18 +122,6 @@ def wait_until_shown(check: Callable[[], _T | None], policy: RetryPolicy) -> _T 
         return result
 
     try:
-        return retry_call(ignore_transient(check_shown), policy, give_up=find_cause)
-    except NotShownError:
+        return retry_call(ignore_transient(check_shown), policy)
+    except TransientError:
         return None
-
-
-def find_cause(trouble: Exception) -> OfflineKitError:
-    """Return the Kaggle error behind a transient one."""
-    cause = trouble.__cause__
-    return cause if isinstance(cause, OfflineKitError) else NotShownError(str(trouble), hint="look again")
-
-
-class NotShownError(OutsideError):
-    """What was polled for did not show in time."""
-
-    default_code = "not-visible-yet"

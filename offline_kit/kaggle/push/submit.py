@@ -283,7 +283,7 @@ def _build_refusal(refusal: RefusedError, plan: SubmitPlan) -> RefusedError:
     else:
         code = "submission-refused"
         hint = f"no submission was used; fix what Kaggle names. The rules: {rules}"
-    return RefusedError(refusal.what, hint=hint, code=code, status=refusal.status, after=refusal.retry_after)
+    return RefusedError(refusal.what, hint=hint, code=code, status=refusal.status, after=refusal.after)
 
 
 def wait_for_score(
@@ -350,7 +350,7 @@ def _read_submission(ref: int, kaggle: KaggleClient, *, late: bool) -> Submissio
         raise TransientError(trouble.what) from trouble
     except RefusedError as refusal:
         if refusal.is_temporary:
-            raise TransientError(refusal.what, refusal.retry_after) from refusal
+            raise TransientError(refusal.what, refusal.after) from refusal
         if refusal.status == 403 and not late:
             return None
         raise
