@@ -131,7 +131,13 @@ def verify_kit(
     notebook = None
     try:
         if deep and not troubles:
-            files = [file for part in kit.parts for file in _list_hashable(part, remotes[part.name])]
+            # Kaggle may rename files: whatever has the size of one of the part's may be it.
+            files = [
+                (remotes[part.name], file)
+                for part in kit.parts
+                for file in remotes[part.name].files
+                if file.name != MARKER and file.size in {entry.size for entry in part.entries}
+            ]
             digests = _download_digests(files, context.kaggle, kit.folder, report)
         if with_notebook and not troubles and (kit.folder / "notebook").is_dir():
             notebook = _check_notebook(kit, account.username, context.kaggle)
@@ -181,17 +187,6 @@ def _check_notebook(kit: Kit, username: str, kaggle: KaggleClient) -> NotebookCh
         for difference in find_all_differences(notebook, remote)
     )
     return NotebookCheck(ref=notebook.ref, version=version, problems=problems)
-
-
-def _list_hashable(part: KitPart, remote: RemotePartState) -> Iterator[tuple[RemotePartState, RemoteFile]]:
-    """Yield the files with the name and size of one of the part's, or with the size of a missing one."""
-    sizes = {entry.stored: entry.size for entry in part.entries}
-    listed = map_listed_files(remote.files, sizes)
-    missing_sizes = {sizes[name] for name in sizes.keys() - listed.keys()}
-    for path, file in listed.items():
-        may_be_renamed = path not in sizes and path != MARKER and file.size in missing_sizes
-        if sizes.get(path) == file.size or may_be_renamed:
-            yield remote, file
 
 
 def _check_part(
