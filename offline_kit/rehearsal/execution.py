@@ -399,7 +399,7 @@ def read_script(script: Path, log: Path, outcome: BoxOutcome) -> ExecutedScript:
         status="running" if stopped else "failed" if failed else "completed",
         error=failed.error if failed else (),
         message=failed.message if failed else "",
-        printed=tail[-_PRINTED:],
+        printed=tail[: failed.start if failed else None][-_PRINTED:],
         failure=failed.failure if failed else None,
         line=failed.line if failed else 0,
     )

@@ -32,6 +32,7 @@ class ScriptFailure:
     error: tuple[str, ...]  # the lines of its traceback, after those of its causes
     message: str  # the error, then its causes, without frames
     failure: KitError | None  # what the runtime reported
+    start: int  # where the error begins in the log; before it is what the script and its processes printed
 
 
 def find_script_failure(log: str) -> ScriptFailure | None:
@@ -54,4 +55,5 @@ def find_script_failure(log: str) -> ScriptFailure | None:
         error=tuple(line for text in reversed(tracebacks) for line in text.splitlines()),
         message="\n".join(raised),
         failure=find_failure(log),
+        start=start,
     )

@@ -18,8 +18,8 @@ read("{")
 """
 
 
-def fail(folder: Path, script: str) -> ScriptFailure | None:
-    """Run a script under Kaggle's name, and read its log."""
+def log_of(folder: Path, script: str) -> str:
+    """Run a script that fails under Kaggle's name, and return its log."""
     path = folder / script_runs.SCRIPT.removeprefix("/")
     path.parent.mkdir(parents=True)
     path.write_text(script)
@@ -27,7 +27,12 @@ def fail(folder: Path, script: str) -> ScriptFailure | None:
         [sys.executable, "-u", path], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )
     assert done.returncode
-    return script_runs.find_script_failure(done.stdout)
+    return done.stdout
+
+
+def fail(folder: Path, script: str) -> ScriptFailure | None:
+    """Run a script, and read its log."""
+    return script_runs.find_script_failure(log_of(folder, script))
 
 
 @pytest.mark.parametrize(
@@ -70,6 +75,16 @@ def test_causes_follow_the_error(tmp_path: Path) -> None:
     ]
     assert (failure.line, failure.error[-1]) == (7, "KeyError: 'c'")
     assert sum(line.startswith("Traceback") for line in failure.error) == 3
+
+
+def test_what_was_printed_before_the_error_is_apart(tmp_path: Path) -> None:
+    """A traceback of a process that the script started is not its own."""
+    script = "import subprocess, sys\nsubprocess.run([sys.executable, '-c', '1 / 0'])\n{}[1]\n"
+    log = log_of(tmp_path, script)
+    failure = script_runs.find_script_failure(log)
+    assert failure
+    assert log[: failure.start].rstrip().endswith("ZeroDivisionError: division by zero")
+    assert (failure.line, failure.message) == (3, "KeyError: 1")
 
 
 def test_an_exit_is_no_error(tmp_path: Path) -> None:
