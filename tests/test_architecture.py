@@ -51,9 +51,12 @@ def test_files_and_functions_stay_small() -> None:
 
 
 def test_rooms_say_what_they_are_for() -> None:
-    """An `__init__` below the top holds a docstring and no code: cycles come in through front doors."""
+    """An `__init__` below the top holds a docstring and no code: cycles come in through front doors.
+
+    That of the runtime is what a notebook imports.
+    """
     for path in PACKAGE.rglob("__init__.py"):
-        if path.parent != PACKAGE:
+        if path.parent not in (PACKAGE, PACKAGE / "notebook" / "runtime"):
             (docstring,) = ast.parse(path.read_text()).body
             assert isinstance(docstring, ast.Expr), path
 

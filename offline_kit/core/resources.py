@@ -19,3 +19,9 @@ def data_file(name: str) -> Path:
 def read_source(module: str) -> str:
     """Return the source of one of our own modules, by its name in the package."""
     return (_PACKAGE / f"{module}.py").read_text(encoding="utf-8")
+
+
+def runtime_files() -> dict[str, bytes]:
+    """Return the modules of the notebook's runtime by file name."""
+    folder = _PACKAGE / "notebook" / "runtime"
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.py"))}

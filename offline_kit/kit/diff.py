@@ -138,7 +138,7 @@ class KitDifference:
     sources: tuple[FileChange, ...]
     checkpoints: tuple[FileChange, ...]
     other: tuple[FileChange, ...]
-    """All other files: build requirements of sdists, spares, the install plan's details."""
+    """All other files: build requirements of sdists, spares, the install plan's details, the notebook's runtime."""
     notebook: NotebookChange
 
     @property
@@ -196,7 +196,7 @@ def compare_kits(old: KitSnapshot, new: KitSnapshot) -> KitDifference:
     for side in (old, new):
         # Files of no installed package: build requirements, spares.
         package_files = {PLAN, *(name for package in side.installed.values() for name in package.files)}
-        all_files = side.map_contents(Role.WHEEL, Role.SDIST, Role.BUILD, Role.LOCK)
+        all_files = side.map_contents(Role.WHEEL, Role.SDIST, Role.BUILD, Role.LOCK, Role.RUNTIME)
         contents.append({name: content for name, content in all_files.items() if name not in package_files})
     other = compare_files(*contents)
     # The plan also holds what no other group shows: the folders of code, what is imported

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
+from offline_kit.core import resources
 from offline_kit.core.errors import ProjectError
 from offline_kit.core.files import sha256_of
 from offline_kit.kit import install_plan, manifest
@@ -13,6 +14,7 @@ from offline_kit.kit.install_plan import PLAN, KitContents
 from offline_kit.project.kaggle_names import map_safe_paths
 from offline_kit.project.types import Artifact, Checkpoint, FileEntry, KitPart, Role
 
+RUNTIME_PACKAGE = "offline_kit_runtime"  # the folder of the kit that the notebook imports
 _PREPROCESSING = "checkpoints/preprocessing/"
 # Bytes from which a checkpoint of a split kit gets its own dataset
 _LARGE = 50_000_000
@@ -75,9 +77,10 @@ def arrange_files(contents: KitContents) -> KitLayout:
 
 
 def _split_parts(entries: Sequence[FileEntry], contents: KitContents) -> list[KitPart]:
-    """Return a part for each top folder; own wheels and the plan that lists them belong to the code.
+    """Return a part for each top folder; own wheels, the plan that lists them and the runtime belong to the code.
 
-    A changed line of code thus uploads the code again, not the wheels of others. `contents.grouped` gives each large
+    A changed line of code thus uploads the code again, not the wheels of others, and an update of this tool only the
+    code, which is the smallest part. `contents.grouped` gives each large
     file a part named after it: a new version of a Kaggle dataset uploads all its files.
     """
     own = {PLAN, *(f"packages/{wheel.filename}" for wheel in contents.own.wheels)}
@@ -87,7 +90,8 @@ def _split_parts(entries: Sequence[FileEntry], contents: KitContents) -> list[Ki
     digits = 4 if len(large) <= _MOST_GROUPS else 1
     entries_by_part: dict[str, list[FileEntry]] = {}
     for entry in entries:
-        name = "code" if entry.original in own else entry.original.partition("/")[0]
+        in_code = entry.original in own or entry.role is Role.RUNTIME
+        name = "code" if in_code else entry.original.partition("/")[0]
         if entry.original in large:
             name = f"{name}-{hashlib.sha256(entry.original.encode()).hexdigest()[:digits]}"
         entries_by_part.setdefault(name, []).append(entry)
@@ -97,7 +101,12 @@ def _split_parts(entries: Sequence[FileEntry], contents: KitContents) -> list[Ki
 def _list_files(contents: KitContents) -> Iterator[tuple[FileEntry, Source]]:
     """Yield all files of a kit; their stored names are not known yet."""
     plan = install_plan.render_plan(contents).encode()
-    yield _make_entry(Role.LOCK, PLAN, len(plan), hashlib.sha256(plan).hexdigest()), plan
+    texts = [(Role.LOCK, PLAN, plan)]
+    texts += [
+        (Role.RUNTIME, f"{RUNTIME_PACKAGE}/{name}", data) for name, data in resources.runtime_files().items()
+    ]
+    for role, name, data in texts:
+        yield _make_entry(role, name, len(data), hashlib.sha256(data).hexdigest()), data
     wheels = [*contents.wheelhouse.wheels, *contents.own.wheels]
     packages: list[tuple[Role, Artifact]] = [(Role.WHEEL, wheel) for wheel in wheels]
     packages += [(Role.WHEEL, sdist.wheel) for sdist in contents.prepared_sdists if sdist.wheel]

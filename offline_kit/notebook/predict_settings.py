@@ -58,7 +58,6 @@ def predict_facts(
         {
             "name": name,
             "title": framework.title,
-            "runtime": framework.runtime,
             "members": [member.name for member in members if member.framework == name],
         }
         for name in dict.fromkeys(member.framework for member in members)

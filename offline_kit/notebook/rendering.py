@@ -39,19 +39,6 @@ RENDERED_FILE = "rendered.sha256"
 _EDITED = "inference.edited"  # prefix of the file names under which edited notebooks are kept
 NEEDED = {"lightning": ("model", "data"), "function": ("function",), "server": ("function",)}
 """The settings that a built-in template cannot do without."""
-RUNTIME = ("kit_runtime", "kit_hooks", "kit_install", "kit_submission")
-"""Modules pasted into every notebook, in this order."""
-PREDICTING = ("kit_sources", "kit_tasks", "kit_ensemble", "kit_postprocess")
-"""Additional modules of notebooks that predict with `models`."""
-RUNTIME_OF = {
-    "adopt": ("kit_sources",),
-    "function": (),
-    "plain": (),
-    "predict": (),
-    "lightning": ("kit_torch",),
-    "server": ("kit_server",),
-}
-"""Additional modules by template; the user's own templates get all of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,13 +180,6 @@ def template_facts(
     weights = [entry for entry in entries if entry.role is Role.CHECKPOINT]
     _check_settings(settings, has_weights=bool(weights))
     predicts = predict_settings.predict_facts(settings, target.members, target.preprocessing, target.project)
-    modules = [*RUNTIME]
-    if "frameworks" in predicts and (settings.template == "predict" or target.members):
-        modules += [
-            *PREDICTING,
-            *(name for framework in predicts["frameworks"] for name in framework["runtime"]),
-        ]
-    modules += RUNTIME_OF.get(settings.template, ("kit_torch", "kit_server"))
     return {
         "title": title,
         "project": f"{target.project_name} {target.version}".strip(),
@@ -211,14 +191,15 @@ def template_facts(
         "kit_id": kit.id,
         "parts": kit.parts,
         "lent": target.lent,
-        "caches": any(e.original.startswith("checkpoints/preprocessing/caches/") for e in entries),
         "part_ids": {part.name: part.id for part in kit.parts},
+        "runtime_part": next(
+            (part.id for part in kit.parts for entry in part.entries if entry.role is Role.RUNTIME), ""
+        ),
         "packages": _package_names(entries),
         "checkpoints": [
             f"`{entry.original.partition('/')[2]}` ({files.format_size(entry.size)})" for entry in weights
         ],
         **predicts,
-        "runtime": [{"name": module, "source": paste_module(module)} for module in dict.fromkeys(modules)],
     }
 
 

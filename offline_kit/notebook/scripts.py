@@ -3,25 +3,30 @@
 import ast
 import json
 import re
+import textwrap
 import traceback
 from collections.abc import Callable, Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from offline_kit.core import resources
 from offline_kit.core.errors import OfflineKitError, ProjectError, UsageError, suggest_name
+from offline_kit.kit.layout import RUNTIME_PACKAGE
 
 SUFFIX = ".py.j2"
 FROM_EXPRESSIONS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 """Exceptions that an expression in a template may raise besides jinja's own."""
 JOBS = ("adopt", "wheelhouse")  # templates of notebooks that nobody chooses by name
-WIDTH, INDENT = 90, "    "
+FRAMES = ("base", "bootstrap")  # what other templates extend and include
+RUNTIME_IMPORTS = "# import here what the cells use of the runtime"  # replaced once the cells are rendered
+WIDTH, INDENT, LINE_LENGTH = 90, "    ", 110
 
 
 def built_in_templates() -> tuple[str, ...]:
     """Return the names of the built-in templates."""
     names = sorted(path.name.removesuffix(SUFFIX) for path in resources.templates_folder().glob(f"*{SUFFIX}"))
-    return tuple(name for name in names if name not in ("base", *JOBS))
+    return tuple(name for name in names if name not in (*FRAMES, *JOBS))
 
 
 def check_template(template: str, project: Path) -> None:
@@ -59,15 +64,53 @@ def fill_template(template: str, project: Path, facts: Mapping[str, Any]) -> str
         keep_trailing_newline=True,
         autoescape=False,  # noqa: S701 - the result is Python, and values go through the filter `py`
     )
-    environment.filters |= {"py": filter_with(python_literal), "line": filter_with(one_line)}
+    environment.filters |= {
+        "py": filter_with(python_literal),
+        "flat": filter_with(flat_literal),
+        "line": filter_with(one_line),
+    }
     try:
-        script = environment.get_template(name).render(facts)
+        script = environment.get_template(name).render(facts, runtime_imports=RUNTIME_IMPORTS)
     except (jinja2.TemplateError, RecursionError, *FROM_EXPRESSIONS) as error:
         raise _template_error(error, template, folders) from error
     if not is_built_in:
         _check_blocks(environment, name, template)
     _check_cells(script, template, folders)
-    return script
+    return script.replace(RUNTIME_IMPORTS, _import_runtime_names(script))
+
+
+def _import_runtime_names(script: str) -> str:
+    """Return the import statements for the names of the runtime that a script uses and does not define itself."""
+    loaded, bound = set[str](), set[str]()
+    for node in ast.walk(ast.parse("\n".join(c.source for c in cells_of(script) if c.cell_type == "code"))):
+        if isinstance(node, ast.Name):
+            (loaded if isinstance(node.ctx, ast.Load) else bound).add(node.id)
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            bound.add(node.name)
+        elif isinstance(node, ast.alias):
+            bound.add(node.asname or node.name)
+        elif isinstance(node, ast.arg):
+            bound.add(node.arg)
+    statements = []
+    for module, public_names in _list_runtime_names().items():
+        if names := ", ".join(sorted((loaded - bound) & public_names)):
+            # A second statement, because a formatter would give each name in brackets a line.
+            start = f"from {RUNTIME_PACKAGE}.{module} import "
+            lines = textwrap.wrap(names, LINE_LENGTH - len(start), break_long_words=False)
+            statements += [start + line.removesuffix(",") for line in lines]
+    return "\n".join(statements)
+
+
+@cache
+def _list_runtime_names() -> dict[str, frozenset[str]]:
+    """Return the public names that each module of the runtime defines."""
+    defined: dict[str, frozenset[str]] = {}
+    for file, source in resources.runtime_files().items():
+        body = ast.parse(source).body
+        names = {node.name for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+        names |= {ast.unparse(node.targets[0]) for node in body if isinstance(node, ast.Assign)}
+        defined[file.removesuffix(".py")] = frozenset(name for name in names if not name.startswith("_"))
+    return defined
 
 
 def _check_blocks(environment: Any, name: str, template: str) -> None:
@@ -95,27 +138,30 @@ def _check_blocks(environment: Any, name: str, template: str) -> None:
         )
 
 
-def python_literal(value: object, indent: str = "") -> str:
+def python_literal(value: object, indent: str = "", width: int = WIDTH) -> str:
     """Return a value as Python source as a formatter would leave it, the same for the same value."""
+    write_item = partial(python_literal, indent=indent + INDENT, width=width)
     if isinstance(value, str):
         return repr(value) if '"' in value else json.dumps(value, ensure_ascii=False)
     # Dictionaries and lists one item a line, with the comma that a formatter adds.
     if isinstance(value, Mapping):
-        inner = [
-            f"{python_literal(key)}: {python_literal(item, indent + INDENT)}" for key, item in value.items()
-        ]
-        return _format_brackets("{", inner, "}", indent)
+        inner = [f"{python_literal(key)}: {write_item(item)}" for key, item in value.items()]
+        return _format_brackets("{", inner, "}", indent, width)
     if isinstance(value, list):
-        return _format_brackets("[", [python_literal(item, indent + INDENT) for item in value], "]", indent)
+        return _format_brackets("[", [write_item(item) for item in value], "]", indent, width)
     return repr(value)
 
 
-def _format_brackets(opening: str, inner: list[str], closing: str, indent: str) -> str:
+def _format_brackets(opening: str, inner: list[str], closing: str, indent: str, width: int) -> str:
     flat = f"{opening}{', '.join(inner)}{closing}"
-    if len(indent) + len(flat) <= WIDTH and "\n" not in flat:
+    if len(indent) + len(flat) <= width and "\n" not in flat:
         return flat
     lines = [f"{indent}{INDENT}{item}," for item in inner]
     return "\n".join([opening, *lines, indent + closing])
+
+
+flat_literal = partial(python_literal, width=1 << 30)
+"""Return a value as Python source on one line."""
 
 
 def one_line(value: object) -> str:
@@ -126,7 +172,7 @@ def one_line(value: object) -> str:
 def _template_error(error: Exception, template: str, folders: list[Path]) -> OfflineKitError:
     import jinja2
 
-    names = ("base", *built_in_templates())
+    names = (*FRAMES, *built_in_templates())
     if isinstance(error, jinja2.TemplateNotFound):
         return ProjectError(
             f"the template '{template}' extends or includes '{error.name}', which does not exist",

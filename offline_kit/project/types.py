@@ -210,6 +210,7 @@ class Role(StrEnum):
     CHECKPOINT = "checkpoint"
     PREPROCESSING = "preprocessing"  # A scaler, an encoder, a tokenizer, a label map: loaded by name
     LOCK = "lock"  # the install plan of the packages
+    RUNTIME = "runtime"  # the code that restores the kit in the notebook
 
 
 @dataclass(frozen=True, kw_only=True)

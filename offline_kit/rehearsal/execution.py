@@ -22,7 +22,7 @@ from offline_kit.rehearsal.log_follower import LogFollower
 
 HOME = "/home/kaggle"
 # Only the setup cell of adopted notebooks contains this line (templates/adopt.py.j2).
-_SETUP = "NAMES_BEFORE = set(globals())"
+_SETUP = ").open_adopted("
 _PRINTED = 20_000  # characters of a cell's output to keep
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _RAISED = re.compile(r"[A-Za-z_][\w.]*(error|exception|interrupt|exit)\b.*: \S", re.IGNORECASE)

@@ -175,9 +175,8 @@ def make_scoring_run(
     """
     # As in the package, so that the driver imports them by their own names; a folder needs no __init__ for that.
     runtime = files.make_folder(folder / "offline_kit" / "notebook" / "runtime")
-    for module in ("kit_runtime", "kit_hooks", "kit_server"):
-        text = resources.read_source(f"notebook/runtime/{module}")
-        (runtime / f"{module}.py").write_text(text, encoding="utf-8")
+    for name, source in resources.runtime_files().items():
+        (runtime / name).write_bytes(source)
     (folder / "driver.py").write_text(resources.read_source("rehearsal/gateway_driver"), encoding="utf-8")
     if first_submission and first_submission.suffix == ".parquet" and first_submission.is_file():
         shutil.copyfile(first_submission, folder / gateway_driver.FIRST_SUBMISSION)

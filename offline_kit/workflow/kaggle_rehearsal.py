@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from offline_kit.core.errors import ProjectError, UsageError
-from offline_kit.notebook import rendering
+from offline_kit.kit.layout import RUNTIME_PACKAGE
 from offline_kit.notebook.runtime import kit_rows
 from offline_kit.notebook.runtime.kit_runtime import KitError
 from offline_kit.project.config import Config
@@ -78,7 +78,11 @@ def limit_rows(text: str, rows: int) -> str:
             hint="extend a built-in template, or rehearse without --rows",
         )
     kit_cell = cells[kit_cells[0]]
-    code = f"{rendering.paste_module('kit_rows')}\n\n\nroot = limit_rows(root, find_sample(root), {rows}, kit.places.scratch)"
+    code = (
+        f"from {RUNTIME_PACKAGE}.kit_rows import limit_rows\n"
+        f"from {RUNTIME_PACKAGE}.kit_submission import find_sample\n\n"
+        f"root = limit_rows(root, find_sample(root), {rows}, kit.places.scratch)"
+    )
     # Its own id: Jupyter requires unique ones, https://nbformat.readthedocs.io/en/latest/format_description.html
     cell = {**kit_cell, "id": f"{kit_cell['id']}-rows", "source": code.splitlines(keepends=True)}
     cells.insert(kit_cells[0] + 1, cell)

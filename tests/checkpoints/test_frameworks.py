@@ -20,9 +20,9 @@ from offline_kit.checkpoints.frameworks import framework_table, sklearn
 from offline_kit.checkpoints.frameworks.base import judge_newer
 from offline_kit.checkpoints.frameworks.framework_table import FRAMEWORKS
 from offline_kit.core.errors import ProjectError
-from offline_kit.core.resources import read_source
+from offline_kit.core.resources import runtime_files
 from offline_kit.kit.layout import name_checkpoints, name_preprocessing_files
-from offline_kit.notebook import predict_settings, rendering
+from offline_kit.notebook import predict_settings
 from offline_kit.project import config, images
 from offline_kit.project.types import (
     Checkpoint,
@@ -398,11 +398,11 @@ def test_framework_names_are_identifiers_and_unique() -> None:
     assert len(set(names)) == len(names)
 
 
-def test_pasted_modules_do_not_take_each_others_names() -> None:
-    """In a notebook all of them share one scope."""
+def test_modules_of_the_runtime_do_not_take_each_others_names() -> None:
+    """A notebook imports each name that its cells use from the one module that defines it."""
     names: Counter[str] = Counter()
-    for module in (*rendering.RUNTIME, *rendering.PREDICTING, "kit_torch", "kit_server", "kit_rows"):
-        for node in ast.parse(read_source(f"notebook/runtime/{module}")).body:
+    for source in runtime_files().values():
+        for node in ast.parse(source).body:
             targets = [getattr(node, "name", None)] if hasattr(node, "name") else []
             targets += [t.id for t in getattr(node, "targets", ()) if isinstance(t, ast.Name)]
             targets += (

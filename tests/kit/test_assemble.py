@@ -19,8 +19,10 @@ from offline_kit.core.cache import Cache
 from offline_kit.core.errors import OfflineKitError, ProjectError, UsageError
 from offline_kit.core.files import list_tree, sha256_of
 from offline_kit.core.report import SILENT
+from offline_kit.core.resources import runtime_files
 from offline_kit.kit import assemble, manifest
 from offline_kit.kit.assemble import KitContents
+from offline_kit.kit.layout import RUNTIME_PACKAGE
 from offline_kit.notebook.runtime.kit_runtime import SessionFolders, open_kit
 from offline_kit.project.images import Image
 from offline_kit.project.kaggle_rules import apply_upload_rules
@@ -181,7 +183,8 @@ def state(folder: Path) -> dict[str, tuple[bytes, int]]:
 def test_everything_has_its_place(contents: KitContents, tmp_path: Path) -> None:
     """Wheels, sdists, code and checkpoints lie under names that Kaggle leaves alone."""
     kit = assemble.assemble_kit(contents, tmp_path / "out")
-    assert stored(kit) == {
+    runtime = {f"{RUNTIME_PACKAGE}/{name}" for name in runtime_files()}
+    assert stored(kit) == {name: name for name in runtime} | {
         "checkpoints/runs/f0/best.ckpt": "checkpoints/runs/f0/best.ckpt",
         "checkpoints/runs/f1/best.pt": "checkpoints/runs/f1/best.pt.xyz",
         "checkpoints/runs/f1/epoch=4-step=119.ckpt": "checkpoints/runs/f1/epoch_4-step_119.ckpt",
@@ -314,6 +317,7 @@ def test_every_file_has_its_role(contents: KitContents, tmp_path: Path) -> None:
         Role.SOURCE: 2,
         Role.CHECKPOINT: 3,
         Role.LOCK: 1,
+        Role.RUNTIME: len(runtime_files()),
     }
 
 
@@ -360,7 +364,10 @@ def test_a_kit_of_nothing_but_a_plan(tmp_path: Path) -> None:
     empty = KitContents(freeze=freeze(), image=IMAGE)
     for split in (False, True):
         kit = assemble.assemble_kit(replace(empty, split=split), tmp_path / "out")
-        assert list(stored(kit)) == ["packages/install.json"]
+        assert [name for name in stored(kit) if not name.startswith(RUNTIME_PACKAGE)] == [
+            "packages/install.json"
+        ]
+        assert len(kit.parts) == 1, "both belong to the code"
         assert manifest.read_kit(tmp_path / "out") == kit
 
 
@@ -680,7 +687,7 @@ def test_what_a_user_should_know_is_said(tmp_path: Path) -> None:
     many = KitContents(freeze=freeze(), image=IMAGE, own=OwnCode(sources=sources))
     assemble.assemble_kit(many, tmp_path / "out", report=listener)
     assert any("no checkpoints" in said for said in listener.said)
-    assert any("903 loose files" in said for said in listener.said)
+    assert any(f"{903 + len(runtime_files())} loose files" in said for said in listener.said)
 
 
 def test_a_function_needs_no_checkpoints(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from offline_kit.notebook.runtime.kit_runtime import OpenKit, SessionFolders
-from offline_kit.notebook.runtime.kit_sources import forget_names, lay_out_files, show_sources
+from offline_kit.notebook.runtime.kit_sources import lay_out_files, show_sources
 
 ATTACHED = {
     "competitions": ["plants"],
@@ -116,10 +116,3 @@ def test_a_place_that_cannot_be_made_is_told(capsys: pytest.CaptureFixture[str],
     lay_out_files(OpenKit(tmp_path, SessionFolders(working=tmp_path / "working")), [("aug", "")])
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("note: cannot make")
-
-
-def test_the_setup_leaves_no_name_behind() -> None:
-    """Cells that forgot an import fail as they did before."""
-    names: dict[str, object] = {"mine": 1, "Path": 2, "kit": 3}
-    forget_names(names, {"mine"})
-    assert names == {"mine": 1}

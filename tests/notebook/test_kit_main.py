@@ -9,7 +9,6 @@ from typing import Any
 import joblib
 import pytest
 
-from offline_kit.notebook.rendering import paste_module
 from offline_kit.notebook.runtime.kit_hooks import AliasedMain, alias_main
 from offline_kit.notebook.runtime.kit_runtime import KitError, OpenKit, SessionFolders
 
@@ -101,7 +100,7 @@ def test_a_name_that_the_file_lacks(tmp_path: Path) -> None:
 
 
 def test_in_a_real_notebook(tmp_path: Path) -> None:
-    """Pasted into a notebook that has a `predict` of its own, cells later on load the pickle."""
+    """In a notebook that has a `predict` of its own, cells later on load the pickle."""
     import nbclient
     import nbformat as untyped
 
@@ -113,12 +112,14 @@ cleaner, lent = pickle.load(open({str(tmp_path / "model.pkl")!r}, "rb"))
 print(cleaner.clean(2), lent(2), predict(2))
 """
     lends = f"""
+from pathlib import Path
+from offline_kit.notebook.runtime.kit_hooks import alias_main
+from offline_kit.notebook.runtime.kit_runtime import OpenKit, SessionFolders
 def predict(x):
     return "of the notebook"
 kit = OpenKit(Path({str(tmp_path / "kit")!r}), SessionFolders())
 alias_main("train_it.py", ["Cleaner", "predict"], kit)
 """
-    cells = [paste_module("kit_runtime"), paste_module("kit_hooks"), lends, uses]
-    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in (lends, uses)])
     nbclient.NotebookClient(book, timeout=60, kernel_name="python3").execute()
     assert book.cells[-1].outputs[0].text == "6 5 of the notebook\n"

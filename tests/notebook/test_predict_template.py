@@ -275,7 +275,9 @@ def test_notebooks_of_every_framework_look_cared_for(stage: Stage, task: str) ->
     formatted = subprocess.run([*ruff, "format", "--diff", *shape, path], capture_output=True, text=True)
     assert formatted.returncode == 0, formatted.stdout
     checked = subprocess.run(
-        [*ruff, "check", *shape, "--ignore", "F811,E402,E501,BLE001", path], capture_output=True, text=True
+        [*ruff, "check", *shape, "--ignore", "F811,E402,E501,BLE001,E401,I001", path],
+        capture_output=True,
+        text=True,
     )
     assert checked.returncode == 0, checked.stdout
 

@@ -44,10 +44,8 @@ def test_machine_and_image_follow_from_one_word(tmp_path: Path, word: str) -> No
     assert rendered.metadata.get("machine_shape", "") == find_machine_shape(word)
     assert (find_machine_shape(word) in MACHINE_SHAPES) is gpu
     assert chosen.accelerator == ("gpu" if gpu else "none")
-    settings_cell = next(
-        cell for cell in json.loads(rendered.text)["cells"] if cell["id"].endswith("-settings")
-    )
-    assert f'ACCELERATOR = "{find_machine_shape(word) or "none"}"' in "".join(settings_cell["source"])
+    kit_cell = next(cell for cell in json.loads(rendered.text)["cells"] if cell["id"].endswith("-kit"))
+    assert f'pick_device("{find_machine_shape(word) or "none"}")' in "".join(kit_cell["source"])
     assert cuda_abi.check_image(chosen, word) == ()
 
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from offline_kit.core.resources import runtime_files
+
 
 def wheel(
     name: str, version: str = "1.0", *, files: Mapping[str, str] | None = None, tag: str = "py3-none-any"
@@ -80,6 +82,8 @@ class Workshop:
     """Original path: role and bytes."""
     plan: dict[str, Any] = field(default_factory=lambda: {"format": 1, "image": "tests", "python": "3.11"})
     """The install plan."""
+    has_runtime: bool = False
+    """Whether the kit carries the notebook's runtime, as one that was built does."""
 
     def add(self, original: str, data: bytes, role: str = "wheel") -> None:
         """Add a file."""
@@ -116,6 +120,9 @@ class Workshop:
         """Write the part under stored names, as Kaggle would mount it, and return its id."""
         plan = {"install": [], "provided": [], "roots": [], **self.plan}
         self.add("packages/install.json", json.dumps(plan).encode(), "lock")
+        if self.has_runtime:
+            for name, source in runtime_files().items():
+                self.add(f"offline_kit_runtime/{name}", source, "runtime")
         lines = []
         for original, (role, data) in sorted(self.files.items()):
             stored = original.replace("+", "_").replace(".tar.gz", ".tar.gz.xyz").replace("=", "_")
@@ -126,7 +133,8 @@ class Workshop:
             lines.append(
                 {"role": role, "original": original, "stored": stored, "size": len(data), "sha256": digest}
             )
-        identity = hashlib.sha256(json.dumps(lines).encode()).hexdigest()
+        rows = sorted("{original}\0{stored}\0{size}\0{sha256}\n".format(**line) for line in lines)
+        identity = hashlib.sha256("".join(rows).encode()).hexdigest()
         manifest = {"format": 1, "part": part, "id": identity, "files": lines}
         (folder / "offline-kit.json").write_text(json.dumps(manifest))
         return identity

@@ -17,6 +17,7 @@ IMAGE = Image(name="tests", title="An image", accelerator="none", python="3.13.5
 
 def kit_of(workshop: Workshop, folder: Path, parts: tuple[str, ...] = ("kit",)) -> Kit:
     """Mount the workshop's kit below folder/input and return it as a build would."""
+    workshop.has_runtime = True
     workshop.plan["python"] = f"{sys.version_info.major}.{sys.version_info.minor}"
     made = []
     for name in parts:

@@ -89,8 +89,6 @@ class Framework:
     takes_model: bool = False
     takes_arguments: Callable[[Member], bool] = lambda _member: False
     """Whether the other `params` of a member are arguments of what `model` names."""
-    runtime: tuple[str, ...] = ()
-    """Modules of the runtime that its fragment uses, besides those of every notebook that predicts."""
 
 
 def read_head(path: Path, count: int = 256) -> bytes:

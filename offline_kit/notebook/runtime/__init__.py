@@ -1,5 +1,10 @@
-"""The code that runs inside the notebook on Kaggle: standard library only, Python 3.10 or newer.
+"""The code that restores a kit and predicts inside the notebook: standard library at import, Python 3.10 or newer.
 
-It checks the kit, installs packages offline, loads models, predicts and writes the submission. A module may
-import only from this folder, and its source is pasted into the notebook.
+These files travel in the kit as the package `offline_kit_runtime`. The notebook's first cell finds and checks them there
+and imports them, so they import only each other.
 """
+
+from .kit_install import restore_kit as open  # noqa: A004 - read as `offline_kit_runtime.open`
+from .kit_sources import open_adopted
+
+__all__ = ["open", "open_adopted"]

@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from offline_kit.notebook.runtime.kit_runtime import (
+from .kit_runtime import (
     KitError,
     OpenKit,
     print_once,
     shorten_list,
     track_progress,
 )
-from offline_kit.notebook.runtime.kit_sources import find_source_files
-from offline_kit.notebook.runtime.kit_tasks import RowBatch
+from .kit_sources import find_source_files
+from .kit_tasks import RowBatch
 
 Frameworks = Mapping[str, tuple[Callable[..., Any], Callable[..., Any]]]
 """For each framework the functions that load and predict: load(path, member), predict(model, batch, member)."""

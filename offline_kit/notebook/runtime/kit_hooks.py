@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from offline_kit.notebook.runtime.kit_runtime import KitError, OpenKit
+from .kit_runtime import KitError, OpenKit
 
 PICKLES = (".pkl", ".pickle", ".p", ".joblib", ".jbl", ".sav")
 

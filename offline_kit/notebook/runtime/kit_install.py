@@ -21,7 +21,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from offline_kit.notebook.runtime.kit_runtime import KitError, OpenKit, check_format, in_scoring_run
+from .kit_runtime import (
+    KitError,
+    OpenKit,
+    check_format,
+    go_offline,
+    in_scoring_run,
+    open_kit,
+    use_caches,
+)
 
 INSTALLERS = ("auto", "uv", "pip")
 UV_OPTIONS = ["--offline", "--no-config", "--no-cache", "--python", sys.executable, "--no-python-downloads"]
@@ -45,6 +53,22 @@ LACKS_MODULE = re.compile(
     r"^(ModuleNotFoundError|ImportError)|\.so\b|shared object|undefined symbol|cannot load library|\.dll\b"
 )
 """How an import fails that lacks a module or a library of the system."""
+
+
+class RestoredKit(OpenKit):
+    """A kit whose packages can be installed."""
+
+    def install(self) -> None:
+        """Install the kit's packages, and point libraries at its download caches; safe to call again."""
+        install_packages(self)
+        use_caches(self)
+
+
+def restore_kit(parts: Mapping[str, str]) -> RestoredKit:
+    """Switch libraries to offline mode, and find, check and restore the parts (name: id)."""
+    go_offline()
+    kit = open_kit(parts)
+    return RestoredKit(kit.folder, kit.places, kit.checkpoints)
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from offline_kit.notebook.runtime.kit_ensemble import EnsembleMember, Prediction, are_numbered
-from offline_kit.notebook.runtime.kit_hooks import Preprocessing, resolve_labels
-from offline_kit.notebook.runtime.kit_runtime import KitError, in_scoring_run, print_once, shorten_list
-from offline_kit.notebook.runtime.kit_tasks import SampleSubmission
+from .kit_ensemble import EnsembleMember, Prediction, are_numbered
+from .kit_hooks import Preprocessing, resolve_labels
+from .kit_runtime import KitError, in_scoring_run, print_once, shorten_list
+from .kit_tasks import SampleSubmission
 
 
 def build_submission(

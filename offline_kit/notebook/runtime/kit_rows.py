@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 
-from offline_kit.notebook.runtime.kit_runtime import KitError, read_csv_rows
+from .kit_runtime import KitError, read_csv_rows
 
 TEST = "[tT][eE][sS][tT]*"
 """How the test set's lists and folders are called, at the top of the data."""

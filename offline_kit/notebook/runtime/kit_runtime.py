@@ -88,6 +88,8 @@ HINTS = {
     "install-failed": "build the kit again, or set OFFLINE_KIT_INSTALLER to the other of 'uv' and 'pip'",
     "installer-not-found": "install uv or pip, or ask for the other",
     "kit-damaged": "push the kit again and wait until Kaggle has processed it",
+    "kit-not-mounted": "attach the kit's dataset to this notebook (Add Input); if it is attached, its new version was not "
+    "ready yet: wait until Kaggle has processed it, then run or push again",
     "labels-contradict-model": "remove `labels` from the `params` of its entry in `models`",
     "loader-empty": "check where the data class looks for it",
     "main-module-failed": 'put the training below `if __name__ == "__main__":`, or move what the pickles need into a module '
@@ -245,10 +247,6 @@ def find_parts(expected: Mapping[str, str], inputs: Path) -> dict[str, Path]:
         f"the kit of this notebook is not mounted: {', '.join(missing_parts)}",
         [*mounted_parts, *list_mounted(inputs)],
         code="kit-not-mounted",
-        hint="a kit of another id means that the notebook ran before the new dataset version was ready: "
-        "wait until Kaggle has processed it, then run or push again"
-        if mounted_parts
-        else "attach the kit's dataset to this notebook (Add Input), or push the kit again",
     )
 
 

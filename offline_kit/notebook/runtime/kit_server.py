@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from offline_kit.notebook.runtime.kit_hooks import load_object
-from offline_kit.notebook.runtime.kit_runtime import KitError, OpenKit, in_scoring_run
+from .kit_hooks import load_object
+from .kit_runtime import KitError, OpenKit, in_scoring_run
 
 PACKAGE = "kaggle_evaluation"
 WRITTEN = ("submission.parquet", "submission.csv")

@@ -9,11 +9,14 @@ among them.
 import os
 import re
 import shutil
-from collections.abc import Mapping, MutableMapping, Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from offline_kit.notebook.runtime.kit_runtime import (
+from .kit_hooks import alias_main
+from .kit_install import restore_kit
+from .kit_runtime import (
     MARKER,
     KitError,
     OpenKit,
@@ -35,6 +38,10 @@ HOW_TO_ATTACH = {
 }
 SHOWN = Path("/tmp/kaggle")  # noqa: S108 - as it stands in the cells
 """Contains input (the mounts under the paths of the cells) and working (files from beside the notebook)."""
+SETUP_NAMES = (
+    "PARTS",
+    "import_runtime",
+)  # what the setup cell defines, and the notebook's own cells must not find
 LARGE = 64 << 20
 """Bytes above which what is laid out is a link to the kit's file: nobody writes to weights."""
 
@@ -226,7 +233,23 @@ def _place_file(file: Path, target: Path) -> None:
         target.chmod(0o755 if opened.read(2) == b"#!" else 0o644)
 
 
-def forget_names(namespace: MutableMapping[str, Any], names: set[str]) -> None:
-    """Take every name out of a notebook but these: its cells find the ones that they make themselves, and no other."""
-    for name in set(namespace) - names:
-        del namespace[name]
+def open_adopted(
+    parts: Mapping[str, str],
+    attached: Mapping[str, Sequence[str]],
+    served: Mapping[str, str],
+    made: Sequence[tuple[str, str]] = (),
+    main: tuple[str, Sequence[str]] | None = None,
+) -> None:
+    """Do all that an adopted notebook needs before its own cells, and remove the setup's names from it.
+
+    `parts` maps the kit's parts to their ids; for the rest see `show_sources`, `lay_out_files` and `alias_main`.
+    """
+    kit = restore_kit(parts)
+    kit.install()
+    if main:
+        alias_main(*main, kit)
+    show_sources(kit, attached, served)
+    if made:
+        lay_out_files(kit, made)
+    for name in SETUP_NAMES:
+        vars(sys.modules["__main__"]).pop(name, None)

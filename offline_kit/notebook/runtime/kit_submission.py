@@ -1,19 +1,23 @@
 """Write the submission and compare it with the sample before Kaggle does."""
 
 import csv
+import importlib
+import importlib.util
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from offline_kit.notebook.runtime.kit_runtime import KitError, in_scoring_run, read_csv_rows, shorten_list
+from .kit_runtime import KitError, in_scoring_run, read_csv_rows, shorten_list
 
 EMPTY = frozenset({"", "nan", "none", "null", "na", "n/a", "<na>", "inf", "-inf", "nat"})
 """Cells that no metric can score."""
 BEGINS = frozenset({"", " ", *"nNiI-<"})
 """How they begin: most cells need no second look."""
+SHOWN_COLUMNS = 6
 LOOKED = 1000
 """Rows that decide whether a column has numbers or words."""
 
@@ -66,6 +70,21 @@ def check_submission(submission: Path, data: Path | None) -> None:
         print(f"note: {error}")
     except Exception as error:  # noqa: BLE001 - whatever breaks in a check, the submission is written
         print(f"note: the submission could not be checked: {type(error).__name__}: {error}")
+
+
+def show_submission(submission: Path) -> None:
+    """Show a CSV's statistics, and a histogram of each column of numbers if matplotlib is there."""
+    # For whoever looks at the notebook: nothing here may cost a run its submission.
+    if in_scoring_run() or submission.suffix.lower() != ".csv":
+        return
+    with suppress(Exception):
+        table = importlib.import_module("pandas").read_csv(submission)
+        print(table.describe(include="all").to_string(max_cols=SHOWN_COLUMNS))
+        numbers = table[table.columns[1:]].select_dtypes("number").iloc[:, :SHOWN_COLUMNS]
+        if importlib.util.find_spec("matplotlib") and len(numbers.columns):
+            importlib.import_module("matplotlib.pyplot").close("all")
+            numbers.hist(bins=30, figsize=(8, 3), layout=(1, -1))
+            importlib.import_module("matplotlib.pyplot").show()
 
 
 def _compare_sample(submission: Path, data: Path | None) -> None:

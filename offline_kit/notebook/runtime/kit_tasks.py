@@ -10,14 +10,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from offline_kit.notebook.runtime.kit_runtime import (
+from .kit_runtime import (
     KitError,
     in_scoring_run,
     print_once,
     read_csv_rows,
     shorten_list,
 )
-from offline_kit.notebook.runtime.kit_submission import LOOKED, find_sample
+from .kit_submission import LOOKED, find_sample
 
 TABLES = (".csv", ".tsv", ".parquet")
 IMAGE_SUFFIXES = frozenset(

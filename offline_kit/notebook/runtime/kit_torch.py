@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from offline_kit.notebook.runtime.kit_runtime import KitError, shorten_list, track_progress
+from .kit_runtime import KitError, shorten_list, track_progress
 
 WEIGHTS_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "module")
 """Where a checkpoint of a training has its weights, the likeliest first."""
