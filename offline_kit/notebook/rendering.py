@@ -15,7 +15,7 @@ from typing import Any
 
 from offline_kit import __version__
 from offline_kit.checkpoints.main_aliases import NO_ALIASES, MainAliases
-from offline_kit.core import files, resources
+from offline_kit.core import files
 from offline_kit.core.errors import UsageError
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.notebook import predict_settings, scripts
@@ -255,20 +255,6 @@ def _package_names(entries: Sequence[FileEntry]) -> list[str]:
             if version:  # a name without a version says nothing
                 names.add(f"{name.replace('_', '-').lower()} {version}")
     return sorted(names)
-
-
-def paste_module(module: str) -> str:
-    """Return the source of a runtime module for a notebook, without our imports and linter comments."""
-    # In the notebook all modules share one namespace, so their imports of each other go.
-    alone = re.sub(
-        r"\n(\nfrom offline_kit\.[\w.]+ import (\([^)]*\)|[^\n]+))+",
-        "",
-        resources.read_source(f"notebook/runtime/{module}"),
-    )
-    alone = re.sub(r"  # (noqa|type: ignore)\b[^\n]*", "", alone).strip()
-    # In the middle of a notebook a docstring would be a statement, so it becomes a comment.
-    docstring, _, code = alone.removeprefix('"""').partition('"""')
-    return "\n".join(f"# {line}".rstrip() for line in docstring.strip().splitlines()) + code
 
 
 def name_code_file(settings: NotebookSettings) -> str:

@@ -13,15 +13,14 @@ import tomllib
 from pathlib import Path
 
 from offline_kit import __version__
-from offline_kit.core import files
+from offline_kit.core import files, resources
 from offline_kit.core.cache import Cache
 from offline_kit.core.errors import OutsideError, ProjectError, UsageError
 from offline_kit.kaggle.client.api_types import Account, NewNotebook
 from offline_kit.kaggle.push import notebook_runs, push_notebook
 from offline_kit.kit import manifest
+from offline_kit.notebook import kit_capture, scripts
 from offline_kit.notebook import rendering as notebook
-from offline_kit.notebook import scripts
-from offline_kit.notebook.runtime import kit_capture
 from offline_kit.project import images
 from offline_kit.project.accelerators import find_machine_shape
 from offline_kit.project.config import Config
@@ -109,7 +108,7 @@ def render_job(config: Config, account: Account, request: RemoteRequest | None =
         "tool_version": __version__,
         "image_name": f"{server}-captured-{'gpu' if shape else 'cpu'}",
         "where": account.server_name,
-        "runtime": [{"name": "kit_capture", "source": notebook.paste_module("kit_capture")}],
+        "capture_source": resources.read_source("notebook/kit_capture").strip(),
         "preferred": dict(request.preferred) if request else {},
         **{name: list(getattr(request, name)) if request else [] for name in lists},
     }

@@ -94,6 +94,8 @@ HINTS = {
     "loader-empty": "check where the data class looks for it",
     "main-module-failed": 'put the training below `if __name__ == "__main__":`, or move what the pickles need into a module '
     "of its own and name that in `main_from`; then build again",
+    "model-class-not-found": "name its class in `model`: net.py:Net; for code in its own folder, trust_remote_code = true in "
+    "`params`",
     "multi-target-probabilities": "save one model for each target, or write a `function` that makes the rows",
     "no-model": "name `checkpoints` in the configuration",
     "not-a-checkpoint": "save `model.state_dict()`, or let Lightning save it",

@@ -33,6 +33,17 @@ DTYPE_KINDS = {
 }
 """What a dtype holds, by how pandas writes it; any other holds text."""
 
+ONNX_TYPES = {
+    "tensor(float)": "float32",
+    "tensor(double)": "float64",
+    "tensor(float16)": "float16",
+    "tensor(int64)": "int64",
+    "tensor(int32)": "int32",
+    "tensor(bool)": "bool",
+    "tensor(string)": "object",
+}
+"""NumPy's names of the types of ONNX inputs."""
+
 
 @dataclass(frozen=True)
 class SampleSubmission:

@@ -226,6 +226,32 @@ def _strip_wrapper(weights: dict[str, Any], model_names: set[str]) -> tuple[str,
     return None
 
 
+def find_module(saved: Any, key: str, name: str) -> Any:
+    """Return the module that a file holds: itself, or in a checkpoint the one under the key, by default the first."""
+    if not isinstance(saved, Mapping):
+        return saved
+    module_class = importlib.import_module("torch").nn.Module
+    modules = {word: value for word, value in saved.items() if isinstance(value, module_class)}
+    if not modules or (key and key not in modules):
+        raise KitError(
+            f"'{name}' has no model under '{key}'",
+            code="weights-key-not-found",
+            hint=f"it has models under: {shorten_list(modules) or 'no key'}",
+        )
+    return modules[key or next(iter(modules))]
+
+
+def find_transformers_class(config: Any, *, trust_remote_code: bool, **_options: Any) -> Any:
+    """Return the class of transformers that a saved model's configuration names, or the one that its own code maps."""
+    name = (config.architectures or ["AutoModel"])[0]
+    mapped = (getattr(config, "auto_map", None) or {}) if trust_remote_code else {}
+    mapped_names = [key for key, value in mapped.items() if str(value).endswith(f".{name}")]
+    model_class = getattr(importlib.import_module("transformers"), (mapped_names or [name])[0], None)
+    if model_class is None:
+        raise KitError(f"transformers has no '{name}'", code="model-class-not-found")
+    return model_class
+
+
 def prepare_model(model: Any, device: str) -> Any:
     """Return a model on the device, ready to predict; half precision becomes single on the CPU."""
     torch = importlib.import_module("torch")
