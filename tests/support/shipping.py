@@ -85,6 +85,7 @@ def in_places(job: RunJob) -> str:
     shown.mkdir(exist_ok=True)
     places = {"INPUT": shown, "WORKING": output, "SCRATCH": job.folder / "scratch"}
     env = {f"OFFLINE_KIT_{name}": str(path) for name, path in places.items()} | {"PATH": os.environ["PATH"]}
+    env["PYTHONDONTWRITEBYTECODE"] = "1"  # Kaggle's inputs are read-only
     words = [sys.executable, "-u", "-c", SHOWS_FAILURES + code_of(job)]
     done = subprocess.run(
         words, cwd=output, env=env | ({"KAGGLE_IS_COMPETITION_RERUN": "1"} if job.rerun else {}),

@@ -20,13 +20,8 @@ from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.push import push_notebook
 from offline_kit.kaggle.push.notebook_equality import find_mismatches, hash_content
 from offline_kit.kit import manifest
-<<<<<<< HEAD
 from offline_kit.local_kaggle.kernel_runs import RunJob
-from offline_kit.notebook.runtime import kit_capture
-=======
-from offline_kit.local_kaggle.kernel_runs import RunJob, RunResult
 from offline_kit.notebook import kit_capture
->>>>>>> e8bb694 (Notebook: two frameworks in at most 110 lines; what Kaggle's machine is asked before there is a kit is not runtime)
 from offline_kit.notebook.runtime.kit_runtime import find_parts, read_part, verify_files
 from offline_kit.packages import cuda_abi, distribution_metadata
 from offline_kit.packages.freeze.freeze_inputs import FreezeRequest

@@ -98,13 +98,15 @@ def build_weak_command(box: Box) -> tuple[list[str], Mapping[str, str]]:
         _link_mount(box.scratch, mount.inside, str(mount.source.absolute()))
     for path, target in box.links.items():
         _link_mount(box.scratch, path, target)
+    # Modules are imported from mounts that are read-only on Kaggle, and must not get a __pycache__ here.
+    environ = {**box.env, "PYTHONDONTWRITEBYTECODE": "1"}
     if box.network:
-        return list(box.argv), box.env
+        return list(box.argv), environ
     hooks = box.scratch / "hooks"
     hooks.mkdir()
     (hooks / "sitecustomize.py").write_text(_HOOK)
     python_path = os.pathsep.join(filter(None, [str(hooks), box.env.get("PYTHONPATH")]))
-    return list(box.argv), {**box.env, **_OBSTACLES, "PYTHONPATH": python_path}
+    return list(box.argv), {**environ, **_OBSTACLES, "PYTHONPATH": python_path}
 
 
 def _link_mount(root: Path, inside: str, target: str) -> None:
