@@ -23,6 +23,7 @@ from tests.support.listener import Listener
 from tests.support.report_pages import FACTS, KIT, Page, make_cell, write_evidence
 
 EVIL = "<script>alert(1)</script><img src=http://evil.test/x onerror=alert(2)>\"'{{7*7}}$x$"
+CODE = f"a `{EVIL}` b"
 LINKS = """
 ![x](http://evil.test/a.png) [y](javascript:alert(1)) <http://evil.test> [z]
 
@@ -69,7 +70,7 @@ def test_a_page_of_hostile_names_runs_nothing_and_requests_nothing(tmp_path: Pat
         {"cell_type": "markdown", "source": f"# {EVIL}\n{LINKS}", "metadata": {}},
         cell,
         failed,
-        outcome=outcome | {"warnings": [EVIL], "notes": [EVIL]},
+        outcome=outcome | {"warnings": [EVIL, CODE, f"{EVIL}`"], "notes": [EVIL, CODE]},
         facts=facts,
         context=ReportContext(remote=(remote,)),
     )

@@ -66,6 +66,7 @@ def _render_page(
         "share": _format_share,
         "day": _format_moment,
         "capitalize_first": lambda text: str(text)[:1].upper() + str(text)[1:],
+        "prose": _mark_code_words,
         "code": _highlight_code,
         "markdown": _render_markdown,
         "drawn": _mark_drawn,
@@ -164,6 +165,19 @@ def _format_moment(text: str) -> str:
         return datetime.fromisoformat(text).astimezone(UTC).strftime("%d %b %Y, %H:%M UTC")
     except ValueError:
         return text
+
+
+def _mark_code_words(text: str) -> "Markup":
+    """Return a message as HTML, escaped, with its words in backticks as code."""
+    from markupsafe import Markup, escape
+
+    pieces = text.split("`")
+    if len(pieces) % 2 == 0:
+        return escape(text)  # a backtick without its partner
+    return Markup("").join(
+        Markup("<code>{}</code>").format(piece) if number % 2 else escape(piece)
+        for number, piece in enumerate(pieces)
+    )
 
 
 def _highlight_code(source: str) -> "Markup":
