@@ -2,9 +2,17 @@
 
 import sys
 import threading
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
 from contextlib import contextmanager
+from typing import TypeVar
+
+from offline_kit.core.report import Advance
+from offline_kit.core.retry import StoppedError, ignore_progress, stop_waits_on
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 
 @contextmanager
@@ -25,3 +33,42 @@ def cancelling_pool(
         # https://docs.python.org/3/library/concurrent.futures.html#concurrent.futures.Executor.shutdown
         interrupted = isinstance(sys.exception(), KeyboardInterrupt)
         pool.shutdown(wait=wait and not interrupted, cancel_futures=True)
+
+
+def run_transfers(
+    transfer: Callable[[_Item, Advance], _Result],
+    items: Sequence[_Item],
+    threads: int,
+    advance: Advance = ignore_progress,
+    *,
+    wait: bool = True,
+) -> list[_Result]:
+    """Transfer items in threads, the first ones first, and return the results; the first failure stops all others.
+
+    The progress function that a transfer gets raises StoppedError as soon as nobody wants it any more.
+    """
+    stop, failures = threading.Event(), list[BaseException]()
+
+    def advance_unless_stopped(amount: int) -> None:
+        if stop.is_set():
+            raise StoppedError
+        advance(amount)
+
+    def run_one(item: _Item) -> _Result:
+        if stop.is_set():
+            raise StoppedError
+        try:
+            with stop_waits_on(stop):
+                return transfer(item, advance_unless_stopped)
+        except BaseException as error:
+            if not isinstance(error, StoppedError):
+                failures.append(error)
+            stop.set()
+            raise
+
+    with cancelling_pool(threads, stop, wait=wait) as pool:
+        futures = [pool.submit(run_one, item) for item in items]
+        wait_for(futures, return_when=FIRST_EXCEPTION)
+        if failures:
+            raise failures[0]
+        return [future.result() for future in futures]

@@ -1,9 +1,6 @@
 """The wheelhouse: for every pin that goes into the kit, the file that fits the image, verified and in the cache."""
 
-import threading
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, wait
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,8 +8,7 @@ from offline_kit.core.cache import Cache, cache_key
 from offline_kit.core.errors import ProjectError
 from offline_kit.core.files import format_size, sha256_of
 from offline_kit.core.report import SILENT, Advance, Reporter
-from offline_kit.core.retry import StoppedError, stop_waits_on
-from offline_kit.core.thread_pool import cancelling_pool
+from offline_kit.core.thread_pool import run_transfers
 from offline_kit.packages.file_choice import ImageTarget, choose_file, describe_files
 from offline_kit.packages.index import IndexFile, PackageIndex
 from offline_kit.project.images import Image
@@ -56,7 +52,7 @@ def fetch_files(
     """
     artifacts = {pin: artifact for pin in pins if (artifact := _recall_artifact(pin, target, index.cache))}
     uncached = [pin for pin in pins if pin not in artifacts]
-    listings = _run_parallel([partial(index.list_files, pin.name) for pin in uncached])
+    listings = run_transfers(lambda pin, _advance: index.list_files(pin.name), uncached, _THREADS)
     chosen: dict[Pin, IndexFile] = {}
     missing: dict[Pin, tuple[str, ...]] = {}
     for pin, files in zip(uncached, listings, strict=True):
@@ -105,28 +101,22 @@ def _download_files(
         total = sum(file.size for file in uncached.values())
         text = f"Downloading {len(uncached)} {'file' if len(uncached) == 1 else 'files'}"
         report.step(f"{text} ({format_size(total)})" if total else text)
-        stop = threading.Event()
         with report.progress(text, total) as advance:
-            jobs = [
-                partial(_download_file, pin, file, index, advance, stop) for pin, file in uncached.items()
-            ]
-            artifacts |= dict(zip(uncached, _run_parallel(jobs, stop), strict=True))
+            downloads = run_transfers(
+                lambda pin, tell: _download_file(pin, uncached[pin], index, tell),
+                [*uncached],
+                _THREADS,
+                advance,
+            )
+        artifacts |= dict(zip(uncached, downloads, strict=True))
     for pin, artifact in artifacts.items():
         record = {"filename": artifact.filename, "sha256": artifact.sha256}
         index.cache.write_record("choices", _make_choice_key(pin, target), record)
     return artifacts
 
 
-def _download_file(
-    pin: Pin, file: IndexFile, index: PackageIndex, advance: Advance, stop: threading.Event
-) -> Artifact:
-    def advance_unless_stopped(amount: int) -> None:
-        if stop.is_set():
-            raise StoppedError
-        advance(amount)
-
-    with stop_waits_on(stop):
-        path = index.download_file(file, advance_unless_stopped)
+def _download_file(pin: Pin, file: IndexFile, index: PackageIndex, advance: Advance) -> Artifact:
+    path = index.download_file(file, advance)
     digest = path.name  # blobs of the cache are named by their sha256
     if pin.hashes and f"sha256:{digest}" not in pin.hashes:
         raise ProjectError(
@@ -136,21 +126,6 @@ def _download_file(
             details=[f"got      sha256:{digest}", *(f"expected {line}" for line in pin.hashes)],
         )
     return _make_artifact(pin, file.filename, digest, path)
-
-
-def _run_parallel(jobs: Sequence[Callable[[], T]], stop: threading.Event | None = None) -> list[T]:
-    """Run all jobs in threads and return their results; the first error or an interrupt cancels the rest."""
-    if not jobs:
-        return []
-    threads = min(_THREADS, len(jobs))
-    # After ^C do not wait for a silent server; what has arrived of its file is kept for resuming.
-    with cancelling_pool(threads, stop) as pool:
-        futures: list[Future[T]] = [pool.submit(job) for job in jobs]
-        wait(futures, return_when=FIRST_EXCEPTION)
-        for future in futures:
-            if future.done() and (error := future.exception()):
-                raise error
-        return [future.result() for future in futures]
 
 
 def _make_missing_error(missing: Mapping[Pin, tuple[str, ...]], target: ImageTarget) -> ProjectError:

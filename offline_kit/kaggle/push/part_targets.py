@@ -1,9 +1,7 @@
 """The datasets and models that parts are pushed to: upload a part's files, create a version of them at most once."""
 
 import re
-import threading
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -11,9 +9,8 @@ from typing import ClassVar
 
 from offline_kit.core.errors import OutsideError, ProjectError
 from offline_kit.core.files import format_size, sha256_of
-from offline_kit.core.report import Advance, Reporter
-from offline_kit.core.retry import StoppedError, TransientError, retry_call, stop_waits_on
-from offline_kit.core.thread_pool import cancelling_pool
+from offline_kit.core.retry import TransientError, retry_call
+from offline_kit.core.thread_pool import run_transfers
 from offline_kit.kaggle.client.api_types import NewVersion, RefusedError, RemoteDataset
 from offline_kit.kaggle.client.uploads import Uploader, UploadFile
 from offline_kit.kaggle.push import kit_parts
@@ -133,10 +130,14 @@ class PushTarget(ABC):
         report = self.context.report
         for warning in plan.warnings:
             report.warn(f"'{plan.ref}': {warning}")
-        files = _list_files(plan.part, plan.folder)
-        size = format_size(sum(file.size for file in files))
-        report.step(f"Uploading {len(files)} files, {size}, to the {plan.kind} '{self.ref}': {plan.reason}")
-        tokens = _upload_files(files, self.uploader, f"Uploading {plan.part.name}", report)
+        # The largest first, so that no large file is uploaded alone at the end.
+        files = sorted(_list_files(plan.part, plan.folder), key=lambda file: -file.size)
+        total = sum(file.size for file in files)
+        to = f"to the {plan.kind} '{self.ref}'"
+        report.step(f"Uploading {len(files)} files, {format_size(total)}, {to}: {plan.reason}")
+        with report.progress(f"Uploading {plan.part.name}", total) as advance:
+            sent = run_transfers(self.uploader.upload_file, files, THREADS, advance)
+        tokens = {file.name: token for file, token in zip(files, sent, strict=True)}
         new = NewVersion(ref=self.ref, title=plan.title, version_notes=plan.notes, blob_tokens=tokens)
         action = self.actions[plan.action is PushAction.VERSION]
         effect = Effect(action=action, target=self.journal_target, before=plan.version, content=plan.part.id)
@@ -339,42 +340,6 @@ def _build_processing_error(ref: str, version: int, state: str, url: str) -> Out
             "contains a file name with '&' or '@'",
         ),
     )
-
-
-def _upload_files(
-    files: Sequence[UploadFile], uploader: Uploader, text: str, report: Reporter
-) -> dict[str, str]:
-    """Upload files in parallel, the largest first; the first failure stops all."""
-    total = sum(file.size for file in files)
-    stop = threading.Event()
-
-    def upload_one(file: UploadFile, advance: Advance) -> str:
-        def report_progress(count: int) -> None:
-            if stop.is_set():
-                raise StoppedError
-            advance(count)
-
-        try:
-            report_progress(0)
-            with stop_waits_on(stop):
-                return uploader.upload_file(file, report_progress)
-        except BaseException:
-            stop.set()
-            raise
-
-    with (
-        report.progress(text, total) as advance,
-        cancelling_pool(THREADS, stop) as pool,
-    ):
-        # The largest first, so that no large file is uploaded alone at the end.
-        order = sorted(files, key=lambda file: -file.size)
-        futures = {file.name: pool.submit(upload_one, file, advance) for file in order}
-        try:
-            return {name: future.result() for name, future in futures.items()}
-        except StoppedError:
-            # Another upload failed first: raise its error instead.
-            errors = (future.exception() for future in futures.values())
-            raise next(e for e in errors if e and not isinstance(e, StoppedError)) from None
 
 
 def _list_files(part: KitPart, folder: Path) -> list[UploadFile]:

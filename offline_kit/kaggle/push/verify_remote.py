@@ -4,7 +4,6 @@ import itertools
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import as_completed
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 from offline_kit.core.errors import OutsideError, ProjectError, UsageError
 from offline_kit.core.files import copy_and_hash, format_size, hold_lock, sha256_of, translate_disk_errors
 from offline_kit.core.report import Advance, Reporter
-from offline_kit.core.thread_pool import cancelling_pool
+from offline_kit.core.thread_pool import run_transfers
 from offline_kit.kaggle.client.api_types import (
     NoResponseError,
     NotLoggedInError,
@@ -279,51 +278,39 @@ def _download_digests(
     report: Reporter,
 ) -> dict[tuple[str, str], str]:
     """Return the SHA-256 of each file by ref and name; raises OutsideError for the first failed download."""
-    digests: dict[tuple[str, str], str] = {}
-    total = sum(file.size for _, file in files)
-    text = f"Downloading {len(files)} files, {format_size(total)}"
-    # Not waited for: a silent server would hold up Ctrl-C, and without the folder a download comes to nothing.
-    with (
-        _scratch_folder(kit_folder) as folder,
-        report.progress(text, total) as advance,
-        cancelling_pool(THREADS, wait=False) as pool,
-    ):
-        # The largest first, so that no large file is downloaded alone at the end.
-        order = sorted(files, key=lambda pair: -pair[1].size)
-        running = {
-            pool.submit(_digest_file, *pair, folder / str(number), kaggle, advance): pair
-            for number, pair in enumerate(order)
-        }
-        for future in as_completed(running):
-            remote, file = running[future]
-            try:
-                digests[remote.ref, file.name] = future.result()
-            except OutsideError as error:
-                raise OutsideError(
-                    f"'{file.name}' of '{remote.ref}' cannot be downloaded: {error.what}",
-                    hint=error.hint,
-                    code=error.code,
-                    details=error.details,
-                ) from error
-    return digests
-
-
-def _digest_file(
-    remote: RemotePartState, file: RemoteFile, path: Path, kaggle: KaggleClient, advance: Advance
-) -> str:
-    """Return the digest of one file; if Kaggle zipped it, of its content."""
     downloads = {
         "dataset": kaggle.download_dataset_file,
         "model": kaggle.download_model_file,
         "notebook": kaggle.download_run_output,
     }
-    with translate_disk_errors(path.parent):
+
+    def digest_file(number: int, advance: Advance) -> str:
+        (remote, file), path = order[number], folder / str(number)
         try:
-            downloads[remote.kind](remote.ref, remote.version, file.name, path, advance)
-            is_as_listed = path.stat().st_size == file.size
-            return (not is_as_listed and _digest_wrapped(path, file)) or sha256_of(path)
+            with translate_disk_errors(folder):
+                downloads[remote.kind](remote.ref, remote.version, file.name, path, advance)
+                # Kaggle zips some files: then the content counts.
+                is_as_listed = path.stat().st_size == file.size
+                return (not is_as_listed and _digest_wrapped(path, file)) or sha256_of(path)
+        except OutsideError as error:
+            raise OutsideError(
+                f"'{file.name}' of '{remote.ref}' cannot be downloaded: {error.what}",
+                hint=error.hint,
+                code=error.code,
+                details=error.details,
+            ) from error
         finally:
             path.unlink(missing_ok=True)
+
+    # The largest first, so that no large file is downloaded alone at the end.
+    order = sorted(files, key=lambda pair: -pair[1].size)
+    total = sum(file.size for _, file in files)
+    text = f"Downloading {len(files)} files, {format_size(total)}"
+    with _scratch_folder(kit_folder) as folder, report.progress(text, total) as advance:
+        # Not waited for: a silent server would hold up Ctrl-C, and without the folder a download comes to nothing.
+        digests = run_transfers(digest_file, range(len(order)), THREADS, advance, wait=False)
+    names = [(remote.ref, file.name) for remote, file in order]
+    return dict(zip(names, digests, strict=True))
 
 
 def _digest_wrapped(path: Path, file: RemoteFile) -> str:
