@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from offline_kit.core.errors import OfflineKitError
-from offline_kit.packages.file_choice import choose_file, collect_hashes, is_same_version
+from offline_kit.packages.file_choice import choose_file, is_same_version
 from offline_kit.packages.freeze.direct_references import ResolvedReference
 from offline_kit.packages.freeze.metadata_store import MetadataStore
 from offline_kit.project.images import TORCH_FAMILY, Image
@@ -66,16 +66,23 @@ class Dependency:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DependencyGraph:
-    """The packages that a walk reached."""
+class Resolution:
+    """The packages that the requirements reach, and their versions."""
 
+    image: Image
+    versions: Mapping[str, str]  # the resolver's, of every package
     dependencies: Mapping[str, tuple[Dependency, ...]]  # every reached package, all requirements on it
-    replaced: frozenset[str]  # their image version does not meet all requirements: the kit brings another
-    unresolved: tuple[Dependency, ...]  # on packages that the resolver did not pin
+    replaced: frozenset[str] = frozenset()  # the image's version does not meet them: the kit brings another
+    unresolved: tuple[Dependency, ...] = ()  # on packages that the resolver did not pin
+    notes: tuple[str, ...] = ()  # decisions that the user should know
 
-    def is_provided(self, name: str, image: Image) -> bool:
+    def is_provided(self, name: str) -> bool:
         """Whether the image's version meets all requirements on it."""
-        return is_in_image(image, name) and name not in self.replaced
+        return is_in_image(self.image, name) and name not in self.replaced
+
+    def get_version(self, name: str) -> str:
+        """Return the version that the notebook gets: the image's if it serves, else the resolver's; "" if unknown."""
+        return (self.image.packages if self.is_provided(name) else self.versions).get(name, "")
 
 
 def format_requirement(requirement: Requirement) -> str:
@@ -135,37 +142,15 @@ def walk_dependencies(
     metadata: MetadataStore,
     policy: PackagePolicy,
     constraints: Mapping[str, list[Dependency]],
-) -> DependencyGraph:
+    replaced: frozenset[str] = frozenset(),
+) -> Resolution:
     """Walk from the roots until no more packages of the image have to be replaced.
 
     A package of the image is followed only into its requested extras. If its version does not meet a
-    requirement, it is followed as the resolver pinned it in `versions`, and the walk starts again. `constraints`
-    (and enforced lock pins) bind packages that are reached, and reach none.
+    requirement, it is followed as the resolver pinned it in `versions`, and the walk starts again, with it among
+    the `replaced`. `constraints` (and enforced lock pins) bind packages that are reached, and reach none.
     """
-    image, replaced = metadata.target.image, set(policy.always_bundled)
-    while True:
-        graph = _walk_once(roots, versions, metadata, policy, constraints, frozenset(replaced))
-        unserved = {
-            name
-            for name, dependencies in graph.dependencies.items()
-            if name in image.packages
-            and name not in policy.unfollowed
-            and list_unmet(name, dependencies, image.packages[name])
-        }
-        if unserved <= replaced:
-            return graph
-        replaced |= unserved
-
-
-def _walk_once(
-    roots: tuple[Dependency, ...],
-    versions: Mapping[str, str],
-    metadata: MetadataStore,
-    policy: PackagePolicy,
-    constraints: Mapping[str, list[Dependency]],
-    replaced: frozenset[str],
-) -> DependencyGraph:
-    image = metadata.target.image
+    image, replaced = metadata.target.image, replaced | policy.always_bundled
     environment = image.marker_environment()
     dependencies: dict[str, list[Dependency]] = {}
     visited: set[tuple[str, str]] = set()
@@ -198,7 +183,18 @@ def _walk_once(
                 and not (extra and marker_holds(requirement.marker, environment))
             ]
             pending += reversed(children)
-    return DependencyGraph(
+    unserved = {
+        name
+        for name, requests in dependencies.items()
+        if name in image.packages
+        and name not in policy.unfollowed
+        and list_unmet(name, requests, image.packages[name])
+    }
+    if not unserved <= replaced:
+        return walk_dependencies(roots, versions, metadata, policy, constraints, replaced | unserved)
+    return Resolution(
+        image=image,
+        versions=versions,
         dependencies={
             name: tuple(dict.fromkeys(requests)) for name, requests in sorted(dependencies.items())
         },
@@ -207,14 +203,12 @@ def _walk_once(
     )
 
 
-def decide_pin(
-    name: str, graph: DependencyGraph, resolved: Mapping[str, str], policy: PackagePolicy, image: Image
-) -> Pin:
+def decide_pin(name: str, resolution: Resolution, policy: PackagePolicy) -> Pin:
     """Return the pin of a reached package, without hashes of the index and without spares."""
-    dependencies = graph.dependencies[name]
-    fate, reason = _decide_fate(name, dependencies, graph, policy, image)
-    image_version = image.packages.get(name, "")
-    version = image_version if fate is Fate.PROVIDED else resolved.get(name, "")
+    dependencies = resolution.dependencies[name]
+    fate, reason = _decide_fate(name, resolution, policy)
+    image_version = resolution.image.packages.get(name, "")
+    version = image_version if fate is Fate.PROVIDED else resolution.versions.get(name, "")
     is_bundled = fate is Fate.BUNDLED
     replaces = is_bundled and image_version and not is_same_version(image_version, version)
     direct = policy.direct_references.get(name) if is_bundled else None
@@ -232,15 +226,9 @@ def decide_pin(
     )
 
 
-def _decide_fate(
-    name: str,
-    dependencies: tuple[Dependency, ...],
-    graph: DependencyGraph,
-    policy: PackagePolicy,
-    image: Image,
-) -> tuple[Fate, str]:
-    image_version = image.packages.get(name, "")
-    provided = graph.is_provided(name, image)
+def _decide_fate(name: str, resolution: Resolution, policy: PackagePolicy) -> tuple[Fate, str]:
+    image = resolution.image
+    image_version, provided = image.packages.get(name, ""), resolution.is_provided(name)
     is_unused = is_unused_accelerator(name, image) and name not in policy.always_bundled and not provided
     # The first rule that holds decides.
     for holds, fate, reason in (
@@ -255,22 +243,13 @@ def _decide_fate(
     ):
         if holds:
             return fate, reason
-    unmet = " and ".join(list_unmet(name, dependencies, image_version))
+    unmet = " and ".join(list_unmet(name, resolution.dependencies[name], image_version))
     return Fate.BUNDLED, f"the image has {image_version}, and {unmet}"
 
 
 def is_reconstructed_image(image: Image) -> bool:
     """Whether an image's package list is a reconstruction, so that a package may be missing on Kaggle."""
     return not image.local and "reconstruction" in f"{image.title} {image.provenance}".lower()
-
-
-def list_allowed_hashes(
-    pin: Pin, metadata: MetadataStore, policy: PackagePolicy, cutoff: str
-) -> tuple[str, ...]:
-    """Return the hashes of a pin's files on the index, as far as the user's lines allow them."""
-    hashes = collect_hashes(metadata.index.list_files(pin.name), pin.version, cutoff)
-    allowed = policy.hashes.get(pin.name)
-    return tuple(value for value in hashes if not allowed or value in allowed)
 
 
 def is_worth_spare(pin: Pin, metadata: MetadataStore, requesters: Collection[str]) -> bool:

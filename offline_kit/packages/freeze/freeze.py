@@ -17,10 +17,12 @@ from offline_kit.core.report import SILENT, Reporter
 from offline_kit.core.thread_pool import cancelling_pool
 from offline_kit.packages.builds import confined_build
 from offline_kit.packages.builds.sdist_builds import BuildSources
+from offline_kit.packages.file_choice import collect_hashes
 from offline_kit.packages.freeze import dependency_walk, direct_references, freeze_file
 from offline_kit.packages.freeze.dependency_walk import (
     Dependency,
     PackagePolicy,
+    Resolution,
     is_in_image,
     marker_holds,
     satisfies_requirement,
@@ -33,7 +35,7 @@ from offline_kit.packages.freeze.lock_files import LockPin
 from offline_kit.packages.freeze.metadata_store import MetadataStore
 from offline_kit.packages.freeze.requirement_checks import UnmetRequirementsError, check_requirements
 from offline_kit.packages.freeze.requirement_files import RequirementLine
-from offline_kit.packages.freeze.resolve import Resolution, Resolver
+from offline_kit.packages.freeze.resolve import Resolver
 from offline_kit.packages.index import PackageIndex
 from offline_kit.packages.pip_settings import IndexSettings
 from offline_kit.project.images import TORCH_FAMILY, Image
@@ -312,9 +314,9 @@ class _FreezeMaker:
             resolution = trial._make_resolver(SILENT).resolve()
         except OfflineKitError:
             return ""
-        versions = {name: resolution.get_version(name, self.image) for name in resolution.graph.dependencies}
+        versions = {name: resolution.get_version(name) for name in resolution.dependencies}
         for name, version in versions.items():
-            provided = resolution.graph.is_provided(name, self.image)
+            provided = resolution.is_provided(name)
             # A suggestion that has to be compiled would only be the next error.
             if version and not provided and self.metadata.needs_compiler(name, version):
                 return ""
@@ -409,11 +411,8 @@ class _FreezeMaker:
         )
 
     def _decide_pins(self, roots: Iterable[Dependency], resolution: Resolution) -> tuple[Pin, ...]:
-        graph, policy = resolution.graph, self.policy
-        decided = [
-            dependency_walk.decide_pin(name, graph, resolution.versions, policy, self.image)
-            for name in graph.dependencies
-        ]
+        policy = self.policy
+        decided = [dependency_walk.decide_pin(name, resolution, policy) for name in resolution.dependencies]
         requesters = {pin.name for pin in decided if pin.fate is Fate.BUNDLED}
         requesters |= {root.required_by for root in roots}
 
@@ -423,8 +422,10 @@ class _FreezeMaker:
             )
             if not spare and (pin.fate is not Fate.BUNDLED or pin.local):
                 return pin
-            hashes = dependency_walk.list_allowed_hashes(pin, self.metadata, policy, self.cutoff)
-            return replace(pin, spare=spare, hashes=hashes)
+            hashes = collect_hashes(self.metadata.index.list_files(pin.name), pin.version, self.cutoff)
+            # The user's lines may allow some of them alone.
+            allowed = policy.hashes.get(pin.name, hashes)
+            return replace(pin, spare=spare, hashes=tuple(value for value in hashes if value in allowed))
 
         with cancelling_pool(8) as pool:
             pins = {pin.name: pin for pin in pool.map(add_hashes, decided)}

@@ -25,8 +25,8 @@ from offline_kit.packages.builds.resolver_engines import MetadataBuildError, NoS
 from offline_kit.packages.file_choice import choose_file
 from offline_kit.packages.freeze.dependency_walk import (
     Dependency,
-    DependencyGraph,
     PackagePolicy,
+    Resolution,
     format_requirement,
     is_in_image,
     is_unused_accelerator,
@@ -41,20 +41,6 @@ from offline_kit.project.images import Image
 
 _MAX_ROUNDS = 5
 _MAX_REMEDY_TRIALS = 6  # remedies that are tried before an error is shown; each runs the resolver once
-
-
-@dataclass(frozen=True, kw_only=True)
-class Resolution:
-    """The packages that the requirements reach, and their versions."""
-
-    graph: DependencyGraph
-    versions: Mapping[str, str]  # the resolver's, of every package
-    notes: tuple[str, ...] = ()  # decisions that the user should know
-
-    def get_version(self, name: str, image: Image) -> str:
-        """Return the version that the notebook gets: the image's if it serves, else the resolver's; "" if unknown."""
-        versions = image.packages if self.graph.is_provided(name, image) else self.versions
-        return versions.get(name, "")
 
 
 @dataclass(kw_only=True)
@@ -91,8 +77,7 @@ class Resolver:
         packages; OutsideError if an index cannot be reached.
         """
         if not self.roots:
-            graph = DependencyGraph(dependencies={}, replaced=frozenset(), unresolved=())
-            return Resolution(graph=graph, versions={})
+            return Resolution(image=self.image, versions={}, dependencies={})
         packages = self.image.packages
         # Public indexes have no local versions, like torch's 2.11.0+cpu:
         # https://packaging.python.org/en/latest/specifications/version-specifiers/#local-version-identifiers
@@ -126,20 +111,19 @@ class Resolver:
                 if not self._stub_constrained():
                     raise
                 continue
-            graph = resolution.graph
             # The resolver did not follow the extras of packages whose image version it did not take.
-            parents = {lost.required_by for lost in graph.unresolved} & self.image.packages.keys()
+            parents = {lost.required_by for lost in resolution.unresolved} & self.image.packages.keys()
             newly_constrained = parents - self.policy.always_bundled - self.constrained
             self.constrained |= newly_constrained
             if not self._stub_moved(resolution) and not newly_constrained:
                 break
             self.report.note("running the resolver again, with more of the image's versions")
-        if resolution.graph.unresolved:
+        if resolution.unresolved:
             raise ProjectError(
                 "some requirements of image packages' extras were not resolved",
                 hint="add them to your requirements",
                 code="extras-not-resolved",
-                details=[lost.describe_request() for lost in resolution.graph.unresolved],
+                details=[lost.describe_request() for lost in resolution.unresolved],
             )
         return resolution
 
@@ -165,8 +149,7 @@ class Resolver:
         for name, pin in self.enforced.items():
             pinned = Dependency(required_by=pin.source, requirement=Requirement(f"{name}=={pin.version}"))
             constraints.setdefault(name, []).append(pinned)
-        graph = walk_dependencies(self.roots, versions, self.metadata, policy, constraints)
-        return Resolution(graph=graph, versions=versions)
+        return walk_dependencies(self.roots, versions, self.metadata, policy, constraints)
 
     def _run_engine(self, resolver_input: ResolverInput) -> dict[str, str]:
         """Run the resolver, without old versions that it falls back on and that cannot be built.
@@ -215,11 +198,11 @@ class Resolver:
 
     def _stub_moved(self, resolution: Resolution) -> bool:
         """Stub provided packages that the resolver moved because no index has their version; whether there are any."""
-        graph, image, metadata = resolution.graph, self.image, self.metadata
+        image, metadata = self.image, self.metadata
         moved = sorted(
             name
-            for name in graph.dependencies.keys() & image.packages.keys() - self.stubbed
-            if graph.is_provided(name, image)
+            for name in resolution.dependencies.keys() & image.packages.keys() - self.stubbed
+            if resolution.is_provided(name)
             and resolution.versions.get(name, image.packages[name]) != image.packages[name]
             and not is_unused_accelerator(name, image)
         )
@@ -251,11 +234,10 @@ class Resolver:
 
     def _avoid_compiling(self, resolution: Resolution) -> Resolution:
         """Resolve again with wheels only for old compiled code that has no wheel for this Python."""
-        graph = resolution.graph
         compiled_names = {
             name
-            for name in graph.dependencies
-            if not graph.is_provided(name, self.image)
+            for name in resolution.dependencies
+            if not resolution.is_provided(name)
             and name not in self.policy.unfollowed | self.policy.direct_references.keys()
             and self.metadata.needs_compiler(name, resolution.versions.get(name, ""))
         }
@@ -269,7 +251,9 @@ class Resolver:
             # No other version will do; the step that makes the wheels builds it or says why it cannot.
             notes = []
             for name in sorted(compiled_names):
-                requests = sorted({dependency.describe_request() for dependency in graph.dependencies[name]})
+                requests = sorted(
+                    {dependency.describe_request() for dependency in resolution.dependencies[name]}
+                )
                 notes.append(
                     f"{name} {resolution.versions[name]} has no wheel for Python {self.image.python_minor} and would "
                     f"be compiled: {', '.join(requests)}"
@@ -282,14 +266,14 @@ class Resolver:
         The result counts only if no bundled package falls back by a major version: an old release that declares
         fewer requirements is no gain.
         """
-        image, graph = self.image, resolution.graph
+        image = self.image
         avoidable = {
             name
-            for name in graph.replaced - self.movable
+            for name in resolution.replaced - self.movable
             if not any(
-                dependency.required_by not in graph.dependencies
+                dependency.required_by not in resolution.dependencies
                 and not satisfies_requirement(dependency.requirement, name, image.packages[name])
-                for dependency in graph.dependencies[name]
+                for dependency in resolution.dependencies[name]
             )
         }
         if not avoidable:
@@ -301,18 +285,18 @@ class Resolver:
         falls_back = any(
             Version(alternative.versions[name]).major < Version(version).major
             for name, version in resolution.versions.items()
-            if name in alternative.graph.dependencies.keys() & alternative.versions.keys()
-            and not alternative.graph.is_provided(name, image)
+            if name in alternative.dependencies.keys() & alternative.versions.keys()
+            and not alternative.is_provided(name)
         )
-        if falls_back or len(alternative.graph.replaced) >= len(graph.replaced):
+        if falls_back or len(alternative.replaced) >= len(resolution.replaced):
             return resolution
-        concerned = graph.dependencies.keys() | {root.name for root in self.roots}
+        concerned = resolution.dependencies.keys() | {root.name for root in self.roots}
         replaced_names = " and ".join(sorted(avoidable))
         notes = [
             f"{name} {alternative.versions[name]} was taken, not {version}, which would replace "
             f"{replaced_names} of the image"
             for name, version in sorted(resolution.versions.items())
-            if name in concerned & alternative.graph.dependencies.keys()
+            if name in concerned & alternative.dependencies.keys()
             and not is_in_image(image, name)
             and alternative.versions.get(name, version) != version
         ]
@@ -325,7 +309,7 @@ class Resolver:
         for root in self.roots:
             name = root.name
             version = resolution.versions.get(name, "")
-            is_kept = resolution.graph.is_provided(name, image) or self.preferred.get(name) == version
+            is_kept = resolution.is_provided(name) or self.preferred.get(name) == version
             if not version or name in decided or is_kept:
                 continue
             fitting = self.metadata.find_fitting_versions(name)
@@ -346,16 +330,18 @@ class Resolver:
         """Return the error for requirements without a solution, after a trial without protected packages."""
         image = self.image
         try:
-            graph = self._fork(constrained=set())._run_rounds().graph
+            resolution = self._fork(constrained=set())._run_rounds()
         except NoSolutionError as unprotected_error:
             return self._explain_unsolvable(unprotected_error)
-        replaced_names = sorted(graph.replaced & self.constrained)
+        replaced_names = sorted(resolution.replaced & self.constrained)
         lines = [
             f"{name}: the image has {image.packages[name]}, and {request}"
             for name in replaced_names
-            for request in list_unmet(name, graph.dependencies[name], image.packages[name])
+            for request in list_unmet(name, resolution.dependencies[name], image.packages[name])
         ]
-        requesters = {request.required_by for name in replaced_names for request in graph.dependencies[name]}
+        requesters = {
+            request.required_by for name in replaced_names for request in resolution.dependencies[name]
+        }
         hints = [self._find_remedy([*error.explanation, *sorted(requesters)])]
         if replaced_names:
             names = " and ".join(replaced_names)
@@ -411,7 +397,7 @@ class Resolver:
             resolution = self._fork(roots=roots)._run_rounds()
         except (NoSolutionError, ProjectError):
             return ""
-        version = resolution.get_version(root.name, self.image).partition("+")[0]
+        version = resolution.get_version(root.name).partition("+")[0]
         return f"change '{format_requirement(root.requirement)}' to '{root.name}=={version}'"
 
     def _suggest_excluding(self, name: str) -> str:
