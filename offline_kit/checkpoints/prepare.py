@@ -59,19 +59,8 @@ def prepare_weights(
     aliases = main_aliases.resolve_main_aliases(
         config.project, config.main_from, scan_results, notebook_names
     )
-    trusts_all = config.notebook.params.get("weights_only") is False
     # After the scan: slimming loads what is trusted
-    slimmed = slim.slim_checkpoints(
-        kept_files,
-        slim.SlimSettings(
-            slim=config.slim,
-            weights_format=config.weights_format,
-            project=config.project,
-            cache=cache,
-            is_trusted=lambda original: trusts_all or pickle_scan.is_trusted(original, config.trust),
-        ),
-        report=report,
-    )
+    slimmed = slim.slim_checkpoints(kept_files, config, cache=cache, report=report)
     return PreparedWeights(
         config=_rename_entries(config, slimmed),
         checkpoints=slimmed.checkpoints,

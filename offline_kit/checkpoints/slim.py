@@ -9,40 +9,24 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
+from offline_kit.checkpoints import pickle_scan
 from offline_kit.checkpoints.file_kinds import classify_file
 from offline_kit.core import files, processes, resources
 from offline_kit.core.cache import Cache, cache_key
 from offline_kit.core.errors import OfflineKitError, OutsideError, ProjectError
 from offline_kit.core.files import format_size
 from offline_kit.core.report import SILENT, Reporter
+from offline_kit.project.config import Config
 from offline_kit.project.types import Checkpoint, CheckpointKind, Finding, Severity
 
 # Increased when the worker writes other bytes
 _CACHE_VERSION = 3
 _TORCH_KINDS = frozenset({CheckpointKind.LIGHTNING, CheckpointKind.TORCH_ZIP, CheckpointKind.TORCH_LEGACY})
-
-
-@dataclass(frozen=True, kw_only=True)
-class SlimSettings:
-    """How to change checkpoints, and what that needs of the project."""
-
-    slim: bool = False  # drop the states of optimizers, schedulers, callbacks and loops
-    weights_format: str = "keep"  # "keep" or "safetensors"
-    project: Path  # its environment is tried first, and a trusted checkpoint may need its classes
-    cache: Path
-    is_trusted: Callable[[str], bool] = lambda _original: False
-    """Whether a checkpoint (by original name) may be loaded with weights_only=False."""
-
-    @property
-    def first_key(self) -> str:
-        """The first configured key; empty if nothing is to be changed."""
-        other = "weights_format" if self.weights_format == "safetensors" else ""
-        return "slim" if self.slim else other
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,50 +40,47 @@ class SlimmedCheckpoints:
 
 
 def slim_checkpoints(
-    checkpoints: Sequence[Checkpoint],
-    settings: SlimSettings,
-    *,
-    report: Reporter = SILENT,
+    checkpoints: Sequence[Checkpoint], config: Config, *, cache: Path, report: Reporter = SILENT
 ) -> SlimmedCheckpoints:
-    """Return the checkpoints as configured; the originals are only read.
+    """Return the checkpoints as configured; the originals are only read. Unsafe ones were refused before.
 
     Raises ProjectError if no interpreter has torch, OutsideError if the worker fails.
     """
     changed: dict[str, Checkpoint] = {}
     findings = []
-    for checkpoint in checkpoints if settings.first_key else ():
+    for checkpoint in checkpoints if config.slim or config.weights_format != "keep" else ():
         is_script = any("TorchScript" in line for line in checkpoint.refused)
         if checkpoint.kind in _TORCH_KINDS and not is_script:
-            slimmed, finding = _slim_one(checkpoint, settings, report)
+            slimmed, finding = _slim_one(checkpoint, config, Cache(cache), report)
             findings += [finding] if finding else []
             if slimmed:
                 changed[checkpoint.original] = slimmed
     return SlimmedCheckpoints(
-        checkpoints=_place_files(checkpoints, changed, settings),
+        checkpoints=_place_files(checkpoints, changed, cache),
         findings=tuple(findings),
         renamed=tuple((old, new.original) for old, new in changed.items() if old != new.original),
     )
 
 
 def _slim_one(
-    checkpoint: Checkpoint, settings: SlimSettings, report: Reporter
+    checkpoint: Checkpoint, config: Config, store: Cache, report: Reporter
 ) -> tuple[Checkpoint | None, Finding | None]:
     """Return the new checkpoint (None if it is unchanged) and a finding on it."""
-    store = Cache(settings.cache)
-    trusted = settings.is_trusted(checkpoint.original)
-    key = cache_key(_CACHE_VERSION, checkpoint.sha256, settings.slim, settings.weights_format, trusted)
+    trusts_all = config.notebook.params.get("weights_only") is False
+    trusted = trusts_all or pickle_scan.is_trusted(checkpoint.original, config.trust)
+    key = cache_key(_CACHE_VERSION, checkpoint.sha256, config.slim, config.weights_format, trusted)
     # Loading torch takes seconds: what is known of the same content is not asked again
     record = store.read_record("slim", key)
     blob = store.find_blob(str(record["sha256"])) if record and record.get("sha256") else None
     if record is None or (record.get("sha256") and blob is None):
         report.step(f"Slimming '{checkpoint.original}' ({format_size(checkpoint.size)})")
-        record, blob = _run_worker(checkpoint, settings, store, trusted=trusted)
+        record, blob = _run_worker(checkpoint, config, store, trusted=trusted)
         # The project's code may be why a trusted one does not load: do not cache that.
         if blob or not trusted:
             store.write_record("slim", key, record)
     if blob is None:
         return None, _describe_unchanged(checkpoint, str(record["left"]), trusted=trusted)
-    original, size = _rename_checkpoint(checkpoint, settings), int(str(record["size"]))
+    original, size = _rename_checkpoint(checkpoint, config), int(str(record["size"]))
     if original == checkpoint.original and size >= checkpoint.size:
         return None, None  # nothing to drop: torch wrote it smaller than we would
     classified = classify_file(blob)
@@ -116,11 +97,12 @@ def _slim_one(
 
 
 def _run_worker(
-    checkpoint: Checkpoint, settings: SlimSettings, store: Cache, *, trusted: bool
+    checkpoint: Checkpoint, config: Config, store: Cache, *, trusted: bool
 ) -> tuple[dict[str, object], Path | None]:
     """Return the worker's answer, and the blob of what it wrote if it wrote something."""
-    python = _find_torch_python(settings.project, processes.copy_environment(), settings.first_key)
-    parts_folder = files.make_folder(settings.cache / "parts")
+    first_key = "slim" if config.slim else "weights_format"
+    python = _find_torch_python(config.project, processes.copy_environment(), first_key)
+    parts_folder = files.make_folder(store.root / "parts")
     with (
         tempfile.TemporaryDirectory(prefix="slim-", dir=parts_folder) as name,
         files.translate_disk_errors(parts_folder),
@@ -132,10 +114,10 @@ def _run_worker(
             "source": str(checkpoint.path.absolute()),
             # torch.save writes this name's stem into the archive, so the user's name would change the bytes
             "target": str(scratch / "weights.pt"),
-            "slim": settings.slim,
-            "safetensors": settings.weights_format == "safetensors",
+            "slim": config.slim,
+            "safetensors": config.weights_format == "safetensors",
             "trusted": trusted,
-            "roots": [str(settings.project), str(settings.project / "src")],
+            "roots": [str(config.project), str(config.project / "src")],
         }
         (scratch / "request.json").write_text(json.dumps(request), encoding="utf-8")
         try:
@@ -194,8 +176,8 @@ def _has_torch(python: Path) -> bool:
         return False
 
 
-def _rename_checkpoint(checkpoint: Checkpoint, settings: SlimSettings) -> str:
-    if settings.weights_format != "safetensors" or checkpoint.original.endswith(".safetensors"):
+def _rename_checkpoint(checkpoint: Checkpoint, config: Config) -> str:
+    if config.weights_format != "safetensors" or checkpoint.original.endswith(".safetensors"):
         return checkpoint.original
     old = PurePosixPath(checkpoint.original)
     # from_pretrained looks for this one name: https://huggingface.co/docs/transformers/main_classes/model
@@ -232,7 +214,7 @@ def _describe_unchanged(checkpoint: Checkpoint, reason: str, *, trusted: bool) -
 
 
 def _place_files(
-    checkpoints: Sequence[Checkpoint], changed: dict[str, Checkpoint], settings: SlimSettings
+    checkpoints: Sequence[Checkpoint], changed: dict[str, Checkpoint], cache: Path
 ) -> tuple[Checkpoint, ...]:
     """Put slimmed files, and all others of their folders, into one folder under their original names.
 
@@ -245,7 +227,7 @@ def _place_files(
         if PurePosixPath(file.original).parent in folders
     }
     key = cache_key(*((file.original, file.sha256, str(file.path)) for file in updated.values()))
-    stage = settings.cache / "slim" / key[:32]
+    stage = cache / "slim" / key[:32]
     for old_name, file in updated.items():
         target = stage / file.original
         if target.exists():

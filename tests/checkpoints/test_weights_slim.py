@@ -13,11 +13,12 @@ import torch
 
 from offline_kit.checkpoints import slim_worker
 from offline_kit.checkpoints.file_kinds import classify_file
-from offline_kit.checkpoints.slim import SlimmedCheckpoints, SlimSettings, slim_checkpoints
+from offline_kit.checkpoints.slim import SlimmedCheckpoints, slim_checkpoints
 from offline_kit.checkpoints.slim_worker import TRAINING
 from offline_kit.core.errors import ProjectError
 from offline_kit.core.files import sha256_of
 from offline_kit.notebook.runtime.kit_torch import load_checkpoint
+from offline_kit.project.config import Config
 from offline_kit.project.types import Checkpoint, Severity
 from offline_kit.project.types import CheckpointKind as Kind
 from tests.support.warm_python import link_environment, torch_python
@@ -83,10 +84,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def light(path: Path, project: Path, *, trusted: bool = False, **wish: Any) -> SlimmedCheckpoints:
     """Make one checkpoint light, with a cache beside it."""
-    settings = SlimSettings(
-        project=project, cache=path.parent / "cache", is_trusted=lambda _: trusted, **wish
-    )
-    return slim_checkpoints([checkpoint(path)], settings)
+    config = Config(project=project, name="", version="", trust=("*",) if trusted else (), **wish)
+    return slim_checkpoints([checkpoint(path)], config, cache=path.parent / "cache")
 
 
 def work(source: Path, target: Path, **wish: Any) -> dict[str, Any]:
@@ -327,8 +326,8 @@ def test_a_folder_stays_whole(tmp_path: Path, project: Path) -> None:
     torch.save(trained()[0].state_dict(), folder / "pytorch_model.bin")
     (folder / "config.json").write_text("{}")
     originals = [checkpoint(folder / name, f"bert/{name}") for name in ("config.json", "pytorch_model.bin")]
-    settings = SlimSettings(project=project, cache=tmp_path / "cache", weights_format="safetensors")
-    done = slim_checkpoints(originals, settings)
+    config = Config(project=project, name="", version="", weights_format="safetensors")
+    done = slim_checkpoints(originals, config, cache=tmp_path / "cache")
     assert [each.original for each in done.checkpoints] == ["bert/config.json", "bert/model.safetensors"]
     places = {each.path.parent for each in done.checkpoints}
     assert len(places) == 1

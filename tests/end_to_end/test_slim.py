@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from offline_kit.checkpoints.file_kinds import classify_file
-from offline_kit.checkpoints.slim import SlimmedCheckpoints, SlimSettings, slim_checkpoints
+from offline_kit.checkpoints.slim import SlimmedCheckpoints, slim_checkpoints
 from offline_kit.core.files import sha256_of
 from offline_kit.notebook.runtime.kit_torch import build_model, load_checkpoint
+from offline_kit.project.config import Config
 from offline_kit.project.types import Checkpoint
 
 pytestmark = pytest.mark.slow
@@ -73,8 +74,8 @@ def light(path: Path, **wish: Any) -> SlimmedCheckpoints:
         kind=seen.kind,
         refused=seen.refused,
     )
-    settings = SlimSettings(project=path.parent, cache=path.parent / "cache", **wish)
-    return slim_checkpoints([whole], settings)
+    config = Config(project=path.parent, name="", version="", **wish)
+    return slim_checkpoints([whole], config, cache=path.parent / "cache")
 
 
 @pytest.fixture(scope="module")
