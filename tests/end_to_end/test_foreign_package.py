@@ -4,15 +4,21 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-torch: Any = pytest.importorskip("torch", reason="the project's checkpoint is made with torch")
-pytest.importorskip("pytorch_lightning", reason="the rehearsal runs where the project's packages are")
+from tests.support.lazy_modules import torch
 
-pytestmark = [pytest.mark.slow, pytest.mark.index, pytest.mark.sandbox]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.index,
+    pytest.mark.sandbox,
+    pytest.mark.skipif(
+        not find_spec("pytorch_lightning"), reason="the rehearsal runs where the packages are"
+    ),
+]
 
 SETUP = """\
 [metadata]

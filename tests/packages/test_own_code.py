@@ -237,7 +237,7 @@ def test_every_usual_kind_of_project_becomes_a_wheel(tmp_path: Path, kind: str) 
     code = {f"{base}/__init__.py": '"""Plants."""\n', f"{base}/model.py": "class Lit: ...\n"}
     settings = pip_settings.read_pip_settings(processes.copy_environment())
     found = []
-    for name in ("one", "two")[: 2 if kind in ("setup-py", "hatchling") else 1]:
+    for name in ("one", "two")[: 2 if kind == "setup-py" else 1]:
         project = tree(
             tmp_path / name / "plants-project", {**PROJECTS[kind], **code, "input/train.csv": "id\n"}
         )

@@ -11,6 +11,7 @@ from offline_kit.notebook.rendering import NotebookTarget, RenderedNotebook
 from offline_kit.project.images import Image
 from offline_kit.project.types import FileEntry, Kit, KitPart, Role
 from tests.support.kits import Workshop
+from tests.support.warm_python import notebook_python
 
 IMAGE = Image(name="tests", title="An image", accelerator="none", python="3.13.5", packages={})
 
@@ -46,7 +47,7 @@ def run_cells(rendered: RenderedNotebook, folder: Path) -> str:
     names = {"INPUT": "input", "WORKING": "working", "SCRATCH": "scratch", "INSTALLER": ""}
     env = os.environ | {f"OFFLINE_KIT_{key}": str(folder / name) for key, name in names.items() if name}
     done = subprocess.run(
-        [sys.executable, "notebook.py"],
+        [notebook_python(), "notebook.py"],
         cwd=folder,
         capture_output=True,
         text=True,

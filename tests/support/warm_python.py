@@ -32,6 +32,7 @@ def run(connection):
     for target, fd in enumerate(fds):
         os.dup2(fd, target)
         os.close(fd)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.setsid()
     os.chdir(job["cwd"])
     os.environ.clear()
@@ -89,6 +90,11 @@ def client_python() -> str:
 def torch_python() -> str:
     """Return a Python that has torch."""
     return warm_python("torch")
+
+
+def notebook_python() -> str:
+    """Return a Python for notebooks, with the libraries that most of them import."""
+    return warm_python("torch", "pandas", "joblib", "sklearn.linear_model", "sklearn.pipeline")
 
 
 def link_environment(project: Path, python: str) -> None:

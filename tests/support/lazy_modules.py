@@ -1,0 +1,23 @@
+"""Large libraries that a test file imports when its first test uses them, and not when it is collected.
+
+Each worker of pytest-xdist collects all files, and torch, scikit-learn and pandas take seconds each.
+"""
+
+from typing import Any
+
+import pytest
+
+
+class LazyModule:
+    """A module that is imported on first use; a test that uses it is skipped where it is not installed."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> Any:
+        return getattr(pytest.importorskip(self._name), attribute)
+
+
+torch: Any = LazyModule("torch")
+joblib: Any = LazyModule("joblib")
+linear_model: Any = LazyModule("sklearn.linear_model")
