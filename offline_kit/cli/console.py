@@ -204,7 +204,7 @@ class Console(Reporter):
         texts = [Text(make_printable(line)) for line in lines]
         for text in texts if highlight else ():
             text.highlight_regex(highlight)
-        _write_stdout(Screen(stderr=False).capture(*texts, fold=fold))
+        _write_stdout(Screen(stderr=False).render_texts(*texts, fold=fold))
 
     def print_script(self, text: str) -> None:
         """Print text for another program to stdout."""

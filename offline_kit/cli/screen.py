@@ -13,8 +13,8 @@ from rich.text import Text
 
 _LOG_WIDTH = 140  # columns of a table in a log, which has no width of its own; 80 breaks wheel names
 _SHORT = 16  # columns of a text that is broken only if names would be otherwise: "cell 12, line 11"
-_SIZE = 8  # columns of a text that is never broken: "234.2 kB"
-_WORD = re.compile(r"(?:-r )?[^ ]+")  # the option stays with its file
+# A number stays with its unit, the option with its file.
+_WORD = re.compile(r"(?:-r |[^ ]*\d (?=(?:[kMGT]?B|m?s|min|h)\b))?[^ ]+")
 _SEPARATORS = (r"/\\", ",=:@", "_-", ".")
 """A word that is wider than its column is broken after one of these, the first kind that is enough."""
 
@@ -27,8 +27,9 @@ class Screen:
 
     def __init__(self, *, stderr: bool) -> None:
         # NO_COLOR alone would leave bold and dim. Highlighting would color numbers and quotes in paths.
-        system = None if os.environ.get("NO_COLOR") else "auto"
-        self.console = rich.console.Console(stderr=stderr, highlight=False, color_system=system)  # type: ignore[arg-type]
+        self.console = rich.console.Console(
+            stderr=stderr, highlight=False, color_system=None if os.environ.get("NO_COLOR") else "auto"
+        )
         is_tty = self.console.file.isatty()
         has_width = is_tty or bool(os.environ.get("COLUMNS"))
         if not has_width:
@@ -54,7 +55,7 @@ class Screen:
             title=Text(title, "bold"),
             title_justify="left",
             box=rich.box.SIMPLE_HEAD,
-            padding=(0, gap - 2, 0, 1) if self.wraps else (0, 1),
+            padding=(0, gap - 2, 0, 1),
         )
         widths = fit_columns([heads, *rows], self.console.width - gap * len(heads) - 1)
         for head, width in zip(heads, widths, strict=True):
@@ -63,7 +64,7 @@ class Screen:
             table.add_row(*(WrappedText(Text(cell, styles.get(cell, "")), fold=True) for cell in row))
         self.console.print(table)
 
-    def capture(self, *texts: Text, fold: bool) -> str:
+    def render_texts(self, *texts: Text, fold: bool) -> str:
         """Return what `print_text` would print of these lines."""
         with self.console.capture() as captured:
             for text in texts:
@@ -143,7 +144,9 @@ def fit_columns(rows: Sequence[Sequence[str]], room: int) -> list[int]:
     full = [max(map(cell_len, column)) for column in columns]
     if sum(full) <= room:
         return full
-    words = [_measure_words(column) for column in columns]
+    words = [
+        max(cell_len(word) for cell in column for word in _WORD.findall(cell) or " ") for column in columns
+    ]
     prose = [max(word, min(whole, _SHORT)) for word, whole in zip(words, full, strict=True)]
     pieces = ([min(word, limit) for word in words] for limit in range(_SHORT, 0, -1))
     for least in (prose, words, *pieces):
@@ -156,9 +159,3 @@ def fit_columns(rows: Sequence[Sequence[str]], room: int) -> list[int]:
                 spare -= more
             return least
     return [1] * len(columns)
-
-
-def _measure_words(cells: Sequence[str]) -> int:
-    """Return the width of the widest word in a column; a size is one word."""
-    words = [word for cell in cells for word in ([cell] if len(cell) <= _SIZE else _WORD.findall(cell))]
-    return max(map(cell_len, words), default=1)

@@ -66,6 +66,14 @@ def test_a_long_path_is_broken_behind_a_slash_if_that_is_enough() -> None:
     assert all(line.endswith("/") for line in lines[:-1])
 
 
+@pytest.mark.parametrize("line", ["a kit of 12.5 MB", "it took (0.7 s)", "asked by -r requirements.in"])
+@pytest.mark.parametrize("fold", [True, False])
+def test_a_number_stays_with_its_unit(line: str, fold: bool) -> None:
+    """Neither a size nor a duration is broken, nor an option and its value."""
+    pair = " ".join(line.split()[-2:])
+    assert all(pair in wrap(line, width, 0, fold=fold) for width in range(len(pair), len(line)))
+
+
 @pytest.mark.parametrize(
     ("line", "column"),
     [
