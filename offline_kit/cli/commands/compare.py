@@ -191,16 +191,16 @@ def _show_verification(verification: "Verification", console: Console) -> None:
         file_count = sum(len(part.part.entries) for part in verification.parts)
         method = "by their bytes" if verification.deep else "by names, sizes and marker"
         notebook_words = f", and version {notebook.version} of the notebook" if notebook else ""
-        console.print_lines(
-            [f"{server_name} has kit {kit} unchanged: {file_count} files {method}{notebook_words}"]
-        )
+        line = f"{server_name} has kit {kit} unchanged: {file_count} files {method}{notebook_words}"
+        console.print_lines([line], highlight="(?P<green>unchanged)")
         console.print_result({"ok": True, **facts})
         return
     for problem in problems:
         console.warn(problem.what)
     message = f"{count_words(len(problems), 'difference')} between {server_name} and kit {kit}"
     remedies = list(dict.fromkeys(problem.remedy for problem in problems))
-    console.print_lines([message, *(f"  {console.words(remedy)}" for remedy in remedies)])
+    lines = [message, *(f"  {console.words(remedy)}" for remedy in remedies)]
+    console.print_lines(lines, highlight=r"(?P<red>^\d+ differences?)")
     details = [problem.what for problem in problems]
     failure = {"error": message, "hint": "; ".join(remedies), "details": details}
     console.print_result({"ok": False, **failure, **facts})

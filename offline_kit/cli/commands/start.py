@@ -40,7 +40,7 @@ def init(project: Path, console: Console, yes: bool, dry_run: bool, **flags: Any
     for note in proposal.notes:
         console.note(note)
     for setting in proposal.missing_settings:
-        console.warn(f"`{setting.key}` was not found: set it {setting.needed_for}")
+        console.warn(f"`{setting.key}` was not found", hint=f"set it {setting.needed_for}")
     agreed = bool(proposal.block) and not dry_run
     if agreed and console.can_ask() and not (yes or console.as_json):
         agreed = console.confirm(f"Write this into '{proposal.file}'?")
