@@ -34,7 +34,13 @@ checkpoints = ["models"]
 files = "models/*"
 """
 FEATURES = ("area", "rooms", "age")
-OWN_SERVICES = ("google.com", "googleapis.com", "duckduckgo.com", "gstatic.com")  # of the browser itself
+OWN_SERVICES = (
+    "google.com",
+    "googleapis.com",
+    "gstatic.com",
+    "gvt1.com",
+    "duckduckgo.com",
+)  # of the browser itself
 PAGES = ("sample", "ensemble", "failed")
 
 

@@ -11,9 +11,7 @@ from typing import Any
 from offline_kit.notebook.runtime.kit_runtime import read_csv_rows
 
 _MAX_ROWS = 100_000  # read for the report; more rows change no picture
-_MAX_CELLS = (
-    500_000  # a wide table is read in less rows, but in at least a thousand: a report costs about a second
-)
+_MAX_CELLS = 200_000  # of a wide table, but at least a thousand rows: a report costs about a second
 _MAX_COLUMNS = 60
 _BINS = 24
 _MAX_CLASSES = 20  # distinct whole numbers that count as classes

@@ -80,7 +80,8 @@ def _render_page(
         outcome=outcome,
         facts=facts,
         error_line=_find_error_line(cells),
-        forecast=facts.get("forecast"),  # of the hidden test set; a page without one has no word of it
+        # Of the hidden test set: "rows", "seconds", "memory" (bytes) and "margin" (a share). Without, no word of it.
+        forecast=facts.get("forecast"),
         cells=cells,
         code_file=cells[0].file if cells else "executed.ipynb",
         log=log,
