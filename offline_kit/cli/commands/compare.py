@@ -90,12 +90,12 @@ def status(project: Path, console: Console, **flags: Any) -> None:
 
 
 def _show_contents(kit: "Kit", console: Console) -> None:
-    """Show the files of a kit, without the wheels that only build other packages."""
+    """Show the files that the user put into a kit, and the packages; not those that build or restore it."""
     rows = [
         (str(entry.role), entry.original, format_size(entry.size))
         for part in kit.parts
         for entry in part.entries
-        if entry.role not in (Role.BUILD, Role.LOCK)
+        if entry.role not in (Role.BUILD, Role.LOCK, Role.RUNTIME)
     ]
     console.show_table(f"Kit {kit.id[:12]}", ("for", "file", "size"), rows)
 
