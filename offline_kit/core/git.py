@@ -6,29 +6,21 @@ from offline_kit.core import processes
 from offline_kit.core.errors import OfflineKitError
 
 DIRTY = "+changes"  # ends the commit of a working tree whose tracked files differ from it
-_SECONDS = 20.0
 
 
 def read_commit(folder: Path) -> str:
-    """Return the commit that a folder is at, marked where files below it were changed since.
+    """Return the commit that a folder is at, marked if tracked files of its repository were changed since.
 
     Empty if there is no git, no repository, no commit yet, or git does not answer; never an error.
     """
-    commit = _run_git(folder, "rev-parse", "--verify", "--quiet", "HEAD")
-    if not commit:
-        return ""
-    # Untracked files do not count: what a build writes would mark every tree.
-    changed = _run_git(folder, "status", "--porcelain", "--untracked-files=no", "--", ".")
-    return commit + (DIRTY if changed else "")
-
-
-def _run_git(folder: Path, *words: str) -> str:
+    # Untracked files do not count: what a build writes would mark every tree. All tags are excluded.
+    words = ["describe", "--always", "--abbrev=40", f"--dirty={DIRTY}", "--exclude=*"]
     # Inside of a git hook these name another repository than the folder's.
     env = processes.copy_environment(
         GIT_DIR=None, GIT_WORK_TREE=None, GIT_INDEX_FILE=None, GIT_OPTIONAL_LOCKS="0"
     )
     try:
-        answer = processes.run_command(["git", *words], cwd=folder, env=env, timeout=_SECONDS, check=False)
+        answer = processes.run_command(["git", *words], cwd=folder, env=env, timeout=20, check=False)
     except (OfflineKitError, OSError):
         return ""
     return answer.out.strip() if answer.succeeded else ""

@@ -7,28 +7,27 @@ from pathlib import Path
 from packaging.version import InvalidVersion, Version
 
 from offline_kit.checkpoints.file_kinds import ClassifiedFile, classify_file
+from offline_kit.checkpoints.frameworks import pytorch
 from offline_kit.checkpoints.frameworks.base import Framework
 from offline_kit.checkpoints.frameworks.boosters import CATBOOST, LIGHTGBM, XGBOOST
 from offline_kit.checkpoints.frameworks.keras import KERAS
 from offline_kit.checkpoints.frameworks.onnx import ONNX
-from offline_kit.checkpoints.frameworks.pytorch import (
-    LIGHTNING,
-    SAFETENSORS,
-    TIMM,
-    TIMM_PREFIX,
-    TORCH_EXPORT,
-    TORCH_MODULE,
-    TORCH_STATE_DICT,
-    TORCHSCRIPT,
-)
 from offline_kit.checkpoints.frameworks.sklearn import SKLEARN, SKOPS
-from offline_kit.checkpoints.frameworks.transformers import TRANSFORMERS
 from offline_kit.checkpoints.pickle_streams import read_top_modules
 from offline_kit.project.types import Checkpoint, Finding, Member, Severity
 
 FRAMEWORKS: tuple[Framework, ...] = (
     *(SKLEARN, SKOPS, XGBOOST, LIGHTGBM, CATBOOST, ONNX, KERAS),
-    *(LIGHTNING, TORCH_MODULE, TORCHSCRIPT, TORCH_EXPORT, TRANSFORMERS, TIMM, SAFETENSORS, TORCH_STATE_DICT),
+    *(
+        pytorch.LIGHTNING,
+        pytorch.TORCH_MODULE,
+        pytorch.TORCHSCRIPT,
+        pytorch.TORCH_EXPORT,
+        pytorch.TRANSFORMERS,
+        pytorch.TIMM,
+        pytorch.SAFETENSORS,
+        pytorch.TORCH_STATE_DICT,
+    ),
 )
 """The first one wins between equal scores."""
 BY_NAME = {framework.name: framework for framework in FRAMEWORKS}
@@ -43,8 +42,8 @@ def find_framework(name: str) -> Framework | None:
 
 def match_reference(reference: str, claimant: Framework | None) -> Framework | None:
     """Return the framework that `model` names for weights alone ("timm:resnet18"); None for the user's code."""
-    weights_alone = claimant in (None, LIGHTNING, SAFETENSORS, TORCH_STATE_DICT)
-    return TIMM if weights_alone and reference.startswith(TIMM_PREFIX) else None
+    weights_alone = claimant in (None, pytorch.LIGHTNING, pytorch.SAFETENSORS, pytorch.TORCH_STATE_DICT)
+    return pytorch.TIMM if weights_alone and reference.startswith(pytorch.TIMM_PREFIX) else None
 
 
 def match_framework(path: Path, known_class: ClassifiedFile | None = None) -> Framework | None:

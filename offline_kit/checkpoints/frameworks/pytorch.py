@@ -1,6 +1,7 @@
-"""PyTorch: weights alone (torch.save, safetensors), Lightning's checkpoints, whole models, TorchScript, exports, timm.
+"""PyTorch: weights alone (torch.save, safetensors), Lightning, whole models, TorchScript, exports, timm, transformers.
 
-A timm folder is as it is saved for the hub; its architectures fill weights alone too, by their names.
+A timm folder is as it is saved for the hub; its architectures fill weights alone too, by their names. Folders of
+transformers are those of save_pretrained, with their tokenizer or processor.
 """
 
 import json
@@ -36,6 +37,9 @@ _SAVE = "torch.save(model.state_dict(), 'weights.pt')"
 # The name of an exported program in archives of older and newer torch
 _PROGRAMS = ("serialized_exported_program.json", "models/model.json")
 _COMPILED = "data/aotinductor/"
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+# Large models are saved in shards with an index: https://huggingface.co/docs/transformers/big_models
+_INDEXES = tuple(f"{name}.index.json" for name in _WEIGHTS)
 
 
 def _is_script(known_class: ClassifiedFile) -> bool:
@@ -148,7 +152,7 @@ def _read_export_version(path: Path) -> str:
 
 def _score_timm(path: Path, _sniffed: ClassifiedFile) -> float:
     """Match folders whose configuration names an architecture of timm; for files, `model` decides."""
-    if not any((path / name).is_file() for name in ("model.safetensors", "pytorch_model.bin")):
+    if not any((path / name).is_file() for name in _WEIGHTS):
         return 0.0
     settings = read_settings(path / "config.json")
     return SURE if "architecture" in settings and "model_type" not in settings else 0.0
@@ -161,6 +165,39 @@ def _check_timm(member: Member) -> Iterator[Finding]:
             'set model = "timm:resnet18", or architecture = "resnet18" in the `params` of its `models` entry'
         )
         yield base.make_stop(member, "holds weights alone, and no architecture of timm is named", remedy)
+
+
+def _score_transformers(path: Path, _sniffed: ClassifiedFile) -> float:
+    """Match folders with a configuration of transformers and weights."""
+    if not any((path / name).is_file() for name in (*_WEIGHTS, *_INDEXES)):
+        return 0.0
+    return SURE if "model_type" in read_settings(path / "config.json") else 0.0
+
+
+def _check_transformers(member: Member) -> Iterator[Finding]:
+    """Report missing parts of the weights, own code that may not run, and a model without a head."""
+    for index in sorted(member.path.glob("*.index.json")):
+        weight_map = read_settings(index).get("weight_map")
+        parts = set(map(str, weight_map.values())) if isinstance(weight_map, dict) else set()
+        missing = sorted(name for name in parts if not (member.path / name).is_file())
+        if missing:
+            problem = f"lacks parts of its weights: {', '.join(missing[:3])}"
+            yield base.make_stop(member, problem, "ship all files that save_pretrained wrote")
+    if member.model:
+        return  # the user's class loads it, with its own head and code
+    config = read_settings(member.path / "config.json")
+    if config.get("auto_map") and not member.params.get("trust_remote_code"):
+        problem = "has code of its own (`auto_map`), which runs only if that is allowed"
+        remedy = (
+            "if you trust it, set trust_remote_code = true in the `params` of its `models` entry, or name your class: "
+            'model = "src/model.py:Net"'
+        )
+        yield base.make_warning(member, problem, remedy)
+    architecture = (config.get("architectures") or [""])[0]
+    if "For" not in str(architecture):
+        problem = f"is a {architecture or 'model'} without a head, which has no logits to predict with"
+        remedy = 'name your class with the head: model = "src/model.py:Net" (with from_pretrained)'
+        yield base.make_warning(member, problem, remedy)
 
 
 LIGHTNING = Framework(
@@ -188,3 +225,9 @@ TORCH_EXPORT = Framework(
     read_version=_read_export_version,
 )
 TIMM = Framework(**base.read_facts("timm"), score_match=_score_timm, check_member=_check_timm)
+TRANSFORMERS = Framework(
+    **base.read_facts("transformers"),
+    score_match=_score_transformers,
+    check_member=_check_transformers,
+    read_version=lambda path: str(read_settings(path / "config.json").get("transformers_version") or ""),
+)
