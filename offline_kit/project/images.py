@@ -128,16 +128,6 @@ class Image:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class ImagePackage:
-    """A package of an image."""
-
-    name: str
-    version: str  # empty if the image's list has no version
-    protected: bool
-    accelerator: bool  # useful only with an accelerator
-
-
 def _image_folder() -> Traversable:
     return resources.files("offline_kit") / "data" / "images"
 
@@ -193,8 +183,8 @@ def find_name_problem(name: str, project: Path) -> str:
     return f"there is no image '{name}'{suggest_name(name, list_image_names())}"
 
 
-def describe_package(image: Image, name: str) -> ImagePackage:
-    """Return the image's entry of a package; raise UsageError if the image lacks it."""
+def find_package(image: Image, name: str) -> str:
+    """Return the normalized name of an image's package; raise UsageError if the image lacks it."""
     normalized_name = normalize_name(name)
     if normalized_name not in image.packages and normalized_name not in image.unversioned:
         raise UsageError(
@@ -202,17 +192,7 @@ def describe_package(image: Image, name: str) -> ImagePackage:
             hint=f"list its packages with 'offline-kit image show {image.name}'",
             code="package-not-in-image",
         )
-    return ImagePackage(
-        name=normalized_name,
-        version=image.packages.get(normalized_name, ""),
-        protected=image.is_protected(normalized_name),
-        accelerator=image.is_accelerator(normalized_name),
-    )
-
-
-def describe_packages(image: Image) -> tuple[ImagePackage, ...]:
-    """Return the image's entries of all packages, sorted by name."""
-    return tuple(describe_package(image, name) for name in sorted({*image.packages, *image.unversioned}))
+    return normalized_name
 
 
 def _list_choices() -> str:

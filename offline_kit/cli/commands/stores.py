@@ -46,24 +46,24 @@ def image_show(name: str, package: str | None, console: Console, constraints: bo
     """Show an image, or one package in it."""
     item = images.load_image(name, accelerator="none", project=Path.cwd())
     if package:
-        line = images.describe_package(item, package)
-        protected = "   protected: replaced only if `replace` names it" if line.protected else ""
-        version = line.version or "(version not known)"
-        console.print_lines([f"{line.name}=={version}   in {item.name}{protected}"])
-        facts = pick(line, "version protected", package="name")
+        package = images.find_package(item, package)
+        version, is_protected = item.packages.get(package, ""), item.is_protected(package)
+        protected = "   protected: replaced only if `replace` names it" if is_protected else ""
+        console.print_lines([f"{package}=={version or '(version not known)'}   in {item.name}{protected}"])
+        facts = {"package": package, "version": version, "protected": is_protected}
         console.print_result({"ok": True, "image": item.name, **facts})
         return
-    packages = images.describe_packages(item)
     if constraints:
         # No index has local versions such as 2.11.0+cpu.
-        pins = [f"{line.name}=={line.version.partition('+')[0]}" for line in packages if line.version]
+        pins = [f"{name}=={item.public_version(name)}" for name in sorted(item.packages)]
         console.print_lines([f"# {item.name}, Python {item.python}", *pins])
         facts = {"image": item.name, "python": item.python, "constraints": pins}
         console.print_result({"ok": True, **facts})
         return
     facts = _image_facts(item)
     console.print_lines([f"{key}: {value}" for key, value in facts.items() if value])
-    console.print_lines(["", *(f"{line.name}=={line.version}" for line in packages)])
+    names = sorted({*item.packages, *item.unversioned})
+    console.print_lines(["", *(f"{name}=={item.packages.get(name, '')}" for name in names)])
     console.print_result({"ok": True, **facts, "packages": dict(item.packages)})
 
 
