@@ -110,6 +110,7 @@ def test_a_kit_is_described_by_kind_and_reason(tmp_path: Path) -> None:
         "packages/timm-1.0-py3-none-any.whl": (Role.WHEEL, "w" * 300),
         "packages/antlr4-4.9.tar.gz": (Role.SDIST, "s" * 100),
         "packages/not a wheel": (Role.BUILD, "b" * 10),
+        "offline_kit_runtime/x.py": (Role.RUNTIME, "r" * 20),
         "code/a.py": (Role.SOURCE, "a" * 7),
         "code/b.py": (Role.SOURCE, "b" * 8),
         "checkpoints/fold0.ckpt": (Role.CHECKPOINT, "c" * 4000),
@@ -131,11 +132,14 @@ def test_a_kit_is_described_by_kind_and_reason(tmp_path: Path) -> None:
         "mine": ("1.0", "own", 50),
         "2 modules": ("", "own", 15),
         "not a wheel": ("", "build", 10),
+        "offline-kit": ("", "runtime", 20 + len(json.dumps(plan))),
     }
     assert described["items"][0]["name"] == "fold0.ckpt"
     assert {kind["name"]: kind["size"] for kind in described["kinds"]} == {
         "checkpoints": 4000,
         "packages": 1310,
         "own code": 65,
+        "runtime": 20 + len(json.dumps(plan)),
     }
+    assert sum(kind["size"] for kind in described["kinds"]) == described["size"]
     assert [pin["name"] for pin in described["provided"]] == ["timm", "torch"]

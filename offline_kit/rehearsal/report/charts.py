@@ -95,35 +95,31 @@ def _draw_memory(
     memory, lane = figure.subplots(2, 1, sharex=True, height_ratios=(1, 0.13), gridspec_kw={"hspace": 0.06})
     peak = max((point[1] for point in curve), default=0.0)
     unit, name = _choose_unit(peak)
-    seconds, sizes = [point[0] for point in curve], [point[1] / unit for point in curve]
-    memory.fill_between(seconds, sizes, color=_SOFT, linewidth=0)
-    memory.plot(seconds, sizes, color=_ACCENT, linewidth=1.4, solid_joinstyle="round")
+    # In the units of the axes: only then are their ticks round numbers.
+    step, sign = (3600, "h") if end > 7200 else (60, "min") if end > 180 else (1, "s")
+    times, sizes = [point[0] / step for point in curve], [point[1] / unit for point in curve]
+    memory.fill_between(times, sizes, color=_SOFT, linewidth=0)
+    memory.plot(times, sizes, color=_ACCENT, linewidth=1.4, solid_joinstyle="round")
     top = peak / unit * 1.22 or 1.0
     if limit and limit < 4 * peak:
         memory.axhline(limit / unit, color=_FAIL, linewidth=1, linestyle=(0, (4, 3)))
         top = max(top, limit / unit * 1.1)
     memory.set_ylim(0, top)
-    memory.set_xlim(0, end)
+    memory.set_xlim(0, end / step)
     memory.yaxis.set_major_locator(_locator(4))
     memory.yaxis.set_major_formatter(lambda value, _: f"{value:g} {name}")
     if curve:
-        _mark_peak(memory, curve, unit, name, end)
+        _mark_peak(memory, times, sizes, name)
     for number, cell in enumerate(cells):
-        is_failed = cell["status"] == "failed"
-        length = cell["end"] - cell["start"]
-        color = _FAIL if is_failed else (_ACCENT if number % 2 else _MIDDLE)
-        lane.barh(0, max(length, end / width), left=cell["start"], height=1, color=color, linewidth=0)
-        if length / end * width > 22:
-            lane.text(
-                cell["start"] + length / 2,
-                0,
-                str(cell["number"]),
-                color=_SURFACE,
-                ha="center",
-                va="center_baseline",
-            )
-        if number % 2 and length / end * width > 4:
-            memory.axvspan(cell["start"], cell["end"], color=_BAND, linewidth=0, zorder=-1)
+        start, length = cell["start"] / step, (cell["end"] - cell["start"]) / step
+        pixels = length * step / end * width
+        color = _FAIL if cell["status"] == "failed" else (_ACCENT if number % 2 else _MIDDLE)
+        lane.barh(0, max(length, end / step / width), left=start, height=1, color=color, linewidth=0)
+        if pixels > 22:
+            words = {"color": _SURFACE, "ha": "center", "va": "center_baseline"}
+            lane.text(start + length / 2, 0, str(cell["number"]), **words)
+        if number % 2 and pixels > 4:
+            memory.axvspan(start, start + length, color=_BAND, linewidth=0, zorder=-1)
     lane.set_ylim(-0.5, 0.5)
     lane.set_yticks([])
     lane.spines.bottom.set_visible(False)
@@ -131,22 +127,20 @@ def _draw_memory(
     memory.spines.bottom.set_visible(False)
     lane.grid(visible=False)
     lane.xaxis.set_major_locator(_locator(4 if width < 500 else 8))
-    step = 3600 if end > 7200 else 60 if end > 180 else 1
-    sign = {3600: "h", 60: "min", 1: "s"}[step]
-    lane.xaxis.set_major_formatter(lambda value, _: f"{value / step:g} {sign}")
+    lane.xaxis.set_major_formatter(lambda value, _: f"{value:g} {sign}")
     figure.subplots_adjust(left=62 / width, right=1 - 12 / width, top=0.97, bottom=0.13)
 
 
-def _mark_peak(axes: "Axes", curve: Sequence[Sequence[float]], unit: float, name: str, end: float) -> None:
-    at, peak = max(curve, key=lambda point: point[1])[:2]
-    axes.plot([at], [peak / unit], "o", color=_ACCENT, markersize=4.5, markeredgecolor=_SURFACE)
-    right = at > 0.75 * end
+def _mark_peak(axes: "Axes", times: Sequence[float], sizes: Sequence[float], unit: str) -> None:
+    at, peak = max(zip(times, sizes, strict=True), key=lambda point: point[1])
+    axes.plot([at], [peak], "o", color=_ACCENT, markersize=4.5, markeredgecolor=_SURFACE)
+    is_right = at > 0.75 * axes.get_xlim()[1]
     axes.annotate(
-        f"{peak / unit:.3g} {name}",
-        (at, peak / unit),
-        xytext=(-7 if right else 7, 4),
+        f"{peak:.3g} {unit}",
+        (at, peak),
+        xytext=(-7 if is_right else 7, 4),
         textcoords="offset points",
-        ha="right" if right else "left",
+        ha="right" if is_right else "left",
         color=_INK,
         fontweight="bold",
     )

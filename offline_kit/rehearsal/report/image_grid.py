@@ -91,4 +91,12 @@ def _describe_values(header: Sequence[str], rows: Sequence[Sequence[str]]) -> li
     if len(named) > _MAX_VALUES:
         with suppress(ValueError):  # words stay in the order of the columns
             named.sort(key=lambda pair: -float(pair[1]))
-    return named[:_MAX_VALUES]
+    return [[name, _shorten_number(value)] for name, value in named[:_MAX_VALUES]]
+
+
+def _shorten_number(value: str) -> str:
+    """Return "0.44" for "0.441127384"; other texts, and whole numbers, as they are."""
+    try:
+        return f"{float(value):.2f}" if "." in value and abs(float(value)) < 1000 else value
+    except ValueError:
+        return value

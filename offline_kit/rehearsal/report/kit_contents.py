@@ -15,7 +15,8 @@ _KINDS = {
     "checkpoints": (Role.CHECKPOINT,),
     "preprocessing": (Role.PREPROCESSING,),
     "packages": (Role.WHEEL, Role.SDIST, Role.BUILD),
-    "own code": (Role.SOURCE, Role.LOCK),
+    "own code": (Role.SOURCE,),
+    "runtime": (Role.RUNTIME, Role.LOCK),
 }  # in the order in which the page shows them
 
 
@@ -98,13 +99,16 @@ def _parse_package(entry: FileEntry) -> tuple[str, str]:
 
 
 def _describe_files(entries: Sequence[FileEntry]) -> list[dict[str, Any]]:
-    """Return an item for each trained file; modules of the project are one item."""
+    """Return an item for each trained file; modules of the project are one item, as is our runtime."""
     items = []
     sources = [entry for entry in entries if entry.role is Role.SOURCE]
     if sources:
         name = "1 module" if len(sources) == 1 else f"{len(sources)} modules"
         size = sum(entry.size for entry in sources)
         items.append({"name": name, "kind": "own code", "fate": "own", "why": "your own code", "size": size})
+    if size := sum(entry.size for entry in entries if entry.role in _KINDS["runtime"]):
+        why = "restores the kit in the notebook"
+        items.append({"name": "offline-kit", "kind": "runtime", "fate": "runtime", "why": why, "size": size})
     for entry in entries:
         if entry.role in (Role.CHECKPOINT, Role.PREPROCESSING):
             kind = "checkpoints" if entry.role is Role.CHECKPOINT else "preprocessing"
