@@ -156,6 +156,7 @@ def _template_facts(adoption: Adoption, kit: Kit) -> dict[str, Any]:
         layout += [(path, f"{top}/{name}") for top in sorted(tops, reverse=True)] if name else [(path, "")]
     return {
         "notebook": adoption.notebook.name,
+        "is_script": adoption.is_script,
         "served": dict(sorted(served.items())),
         "made": layout,
         "attached": {f"{kind}s": list(names) for kind, names in adoption.sources.by_kind().items() if names},

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from offline_kit.core import files
 from offline_kit.core.errors import ProjectError
 from offline_kit.core.sandboxes.box import Mount
+from offline_kit.kit.layout import RUNTIME_PACKAGE
 from offline_kit.notebook.runtime.kit_server import WRITTEN
 from offline_kit.rehearsal import causes, execution, script_runs, submission_check
 from offline_kit.rehearsal.causes import Explanation
@@ -24,7 +25,7 @@ _FRAME = re.compile(
     r"^(?:File (?P<path>.+?):(?P<line>\d+)(?:, in (?P<function>.+))?|(?:Cell|Input) In ?\[.*)$"
 )
 _PLAIN_FRAME = re.compile(r' *File "(?P<path>[^"]+)", line (?P<line>\d+)(?:, in (?P<function>.+))?$')
-_LIBRARY = re.compile(r"/(?:site|dist)-packages/|/lib/python3\.\d+/|^<")
+_LIBRARY = re.compile(rf"/(?:site|dist)-packages/|/lib/python3\.\d+/|/{RUNTIME_PACKAGE}/|^<")
 # The notebook installs the kit's packages here, including the project's own.
 _OVERLAY = "/offline-kit/site/"
 _CODE = re.compile(r"^.*/offline-kit/kit/code/")

@@ -9,6 +9,7 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from offline_kit.adopt import script_setup
 from offline_kit.core.errors import ProjectError, UsageError
 from offline_kit.kit.layout import RUNTIME_PACKAGE
 from offline_kit.notebook.runtime import kit_rows
@@ -22,6 +23,7 @@ from offline_kit.workflow.kaggle_session import KaggleSession
 
 SUFFIX = " rehearsal"
 _KIT_CELL = re.compile(r"\d+-kit")
+_KIT_LINES = re.compile(r"^# %% kit$.*?(?=^# %%)", re.MULTILINE | re.DOTALL)  # the same cell of a script
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +49,8 @@ def rehearse_on_kaggle(session: KaggleSession, kit: Kit, rows: int | None) -> Ka
     new = session.read_notebook(kit)
     # Kaggle makes the slug of the title, of which it keeps 50 characters.
     title = new.title[: TITLE_LENGTH[1] - len(SUFFIX)].rstrip(" -") + SUFFIX
-    text = limit_rows(new.text, rows) if rows else new.text
+    limit_text = limit_script_rows if new.kernel_type == "script" else limit_rows
+    text = limit_text(new.text, rows) if rows else new.text
     owner, limit = new.ref.partition("/")[0], session.config.time_limit
     new = replace(new, ref=f"{owner}/{make_slug(title)}", title=title, text=text)
     run = ship.run_notebook(session, kit, new=new, remember="last-rehearsal")
@@ -72,21 +75,36 @@ def limit_rows(text: str, rows: int) -> str:
     cells = content["cells"]
     kit_cells = [number for number, cell in enumerate(cells) if _KIT_CELL.fullmatch(cell.get("id", ""))]
     if not kit_cells:
-        raise UsageError(
-            "rows can be chosen only for a notebook with the kit's cell, and this template has none",
-            code="rows-not-supported",
-            hint="extend a built-in template, or rehearse without --rows",
-        )
-    kit_cell = cells[kit_cells[0]]
-    code = (
-        f"from {RUNTIME_PACKAGE}.kit_rows import limit_rows\n"
-        f"from {RUNTIME_PACKAGE}.kit_submission import find_sample\n\n"
-        f"root = limit_rows(root, find_sample(root), {rows}, kit.places.scratch)"
-    )
+        raise _rows_error()
+    kit_cell, code = cells[kit_cells[0]], _rows_code(rows)
     # Its own id: Jupyter requires unique ones, https://nbformat.readthedocs.io/en/latest/format_description.html
     cell = {**kit_cell, "id": f"{kit_cell['id']}-rows", "source": code.splitlines(keepends=True)}
     cells.insert(kit_cells[0] + 1, cell)
     return json.dumps(content, indent=1)
+
+
+def limit_script_rows(text: str, rows: int) -> str:
+    """Return a script that is limited to so many rows after its kit's cell; UsageError without that cell."""
+    kit_cell = _KIT_LINES.search(text)
+    if kit_cell is None or script_setup.find_setup_lines(text):
+        raise _rows_error()
+    return f"{text[: kit_cell.end()]}# %% kit-rows\n{_rows_code(rows)}\n\n{text[kit_cell.end() :]}"
+
+
+def _rows_error() -> UsageError:
+    return UsageError(
+        "rows can be chosen only for a notebook with the kit's cell, and this template has none",
+        code="rows-not-supported",
+        hint="extend a built-in template, or rehearse without --rows",
+    )
+
+
+def _rows_code(rows: int) -> str:
+    return (
+        f"from {RUNTIME_PACKAGE}.kit_rows import limit_rows\n"
+        f"from {RUNTIME_PACKAGE}.kit_submission import find_sample\n\n"
+        f"root = limit_rows(root, find_sample(root), {rows}, kit.places.scratch)"
+    )
 
 
 def _cut_sample(config: Config, rows: int | None, scratch: Path) -> Path | None:

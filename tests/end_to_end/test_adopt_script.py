@@ -32,6 +32,7 @@ import sys
 
 subprocess.check_call([sys.executable, "-m", "pip", "install", "-q", "pyfiglet"])
 import csv
+import multiprocessing
 from pathlib import Path
 
 import pyfiglet
@@ -40,9 +41,14 @@ import pyfiglet
 SOURCE = Path("../input/small-digits")
 
 
+def find_parity(row):
+    return (row["id"], int(row["x"]) % 2)
+
+
 def main() -> None:
     with open(SOURCE / "test.csv") as stream, open("submission.csv", "w", newline="") as target:
-        rows = [(row["id"], int(row["x"]) % 2) for row in csv.DictReader(stream)]
+        with multiprocessing.get_context("spawn").Pool(2) as pool:  # each runs the lines above again
+            rows = pool.map(find_parity, list(csv.DictReader(stream)))
         csv.writer(target).writerows([("id", "label"), *rows])
     print(pyfiglet.__name__, len(rows), "rows by", __name__, "from", os.path.basename(__file__), __doc__)
 
@@ -78,18 +84,19 @@ def test_an_adopted_script_is_rehearsed_and_scored(server: LocalKaggleServer, tm
     shipped = run("ship", project, "--to", "local", "--at", server.url, *SHIP, env=env).good().facts
     assert shipped["rehearsal"]["passed"]
     assert shipped["submission"]["score"].startswith("0.5")  # of the two rows that are not private
+    log = (project / "dist/offline-kit/rehearsal/log.txt").read_text()
     notebook = project / "dist/offline-kit/notebook"
     rendered = (notebook / "inference.py").read_text()
     setup = script_setup.find_setup_lines(rendered)
     own = [line for number, line in enumerate(rendered.splitlines(), 1) if number not in setup]
     changed = [(old, new) for old, new in zip(SCRIPT.splitlines(), own, strict=True) if old != new]
+    assert log.count("every hash as expected") == 1
     assert [old for old, _ in changed] == [SCRIPT.splitlines()[13], 'SOURCE = Path("../input/small-digits")']
-    log = (project / "dist/offline-kit/rehearsal/log.txt").read_text()
     assert "pyfiglet 1 rows by __main__ from script.py Predict {whether} a number is odd: %s." in log
 
     (project / "train.py").write_text(SCRIPT.replace("% 2", "% 0"))
     failed = run("rehearse", project, "--env", "current", "--json", env=env)
     assert failed.code == 1
-    line = SCRIPT[: SCRIPT.index("% 2")].count("\n") + 1
+    line = SCRIPT[: SCRIPT.index("rows = pool.map")].count("\n") + 1
     facts = failed.facts
     assert (facts["code"], facts["error"]) == ("cell-failed", f"line {line} of 'train.py' failed")

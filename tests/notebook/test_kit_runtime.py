@@ -14,6 +14,7 @@ from offline_kit.notebook.runtime.kit_runtime import (
     OpenKit,
     SessionFolders,
     find_competition,
+    find_failure,
     find_parts,
     go_offline,
     mounted_sources,
@@ -269,3 +270,18 @@ def test_a_rehearsal_without_a_slug_finds_its_data(tmp_path: Path, layout: str) 
     """The made-up slug of a rehearsal stands for the competition that a notebook does not name."""
     (tmp_path / layout).mkdir(parents=True)
     assert find_competition("", tmp_path) == tmp_path / layout
+
+
+def test_a_script_prints_the_failure_that_ends_it() -> None:
+    """Plain Python gets the line of JSON that a notebook prints by IPython, once, before the traceback."""
+    code = (
+        "from offline_kit.notebook.runtime.kit_runtime import KitError, report_failures\n"
+        "report_failures(), report_failures()\n"
+        "raise KitError('no kit', ['a detail'], code='kit-not-mounted')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    failure = find_failure(done.stdout)
+    assert failure
+    assert (failure.code, failure.what, failure.details) == ("kit-not-mounted", "no kit", ("a detail",))
+    assert done.stdout.count("\n") == 1
+    assert "Traceback" in done.stderr

@@ -8,7 +8,7 @@ import pytest
 from offline_kit.core.errors import UsageError
 from offline_kit.kaggle.client.api_types import NewNotebook
 from offline_kit.kaggle.push.push_notebook import NotebookPlan
-from offline_kit.workflow.kaggle_rehearsal import KaggleRehearsal, limit_rows
+from offline_kit.workflow.kaggle_rehearsal import KaggleRehearsal, limit_rows, limit_script_rows
 from offline_kit.workflow.ship import NotebookRun
 from tests.support.competitions import write
 from tests.support.local_kaggle import notebook
@@ -49,6 +49,19 @@ def test_a_notebook_of_its_own_on_so_many_rows(here: Yard) -> None:
     assert "nothing to push" in again.err
     assert "5 rows" in again.err
     assert "should be enough for" in again.err
+
+
+def test_of_a_script_the_rows_are_limited_after_its_kit() -> None:
+    """The lines go between the kit's cell and the next one; a script without that cell is refused."""
+    script = "# %% kit\nkit = 1\nroot = 2\n\n# %% [markdown]\n# # Work\n\n# %%\nprint(root)\n"
+    limited = limit_script_rows(script, 5)
+    before, _, after = limited.partition("# %% kit-rows\n")
+    added, _, rest = after.partition("\n\n# %% [markdown]")
+    assert before + "# %% [markdown]" + rest == script
+    assert added.endswith("root = limit_rows(root, find_sample(root), 5, kit.places.scratch)")
+    with pytest.raises(UsageError) as caught:
+        limit_script_rows("print(1)\n", 5)
+    assert caught.value.code == "rows-not-supported"
 
 
 @pytest.mark.slow

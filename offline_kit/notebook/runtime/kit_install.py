@@ -28,6 +28,7 @@ from .kit_runtime import (
     go_offline,
     in_scoring_run,
     open_kit,
+    report_failures,
     use_caches,
 )
 
@@ -66,6 +67,7 @@ class RestoredKit(OpenKit):
 
 def restore_kit(parts: Mapping[str, str]) -> RestoredKit:
     """Switch libraries to offline mode, and find, check and restore the parts (name: id)."""
+    report_failures()
     go_offline()
     kit = open_kit(parts)
     return RestoredKit(kit.folder, kit.places, kit.checkpoints)

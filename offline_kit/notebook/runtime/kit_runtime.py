@@ -12,13 +12,15 @@ import json
 import os
 import re
 import shutil
+import sys
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path, PurePosixPath
+from types import TracebackType
 from typing import Any
 
 MARKER = "offline-kit.json"
@@ -165,8 +167,25 @@ class KitError(RuntimeError):
         return lines
 
 
+def report_failures() -> None:
+    """Let a KitError that ends a script print its line of JSON, too; errors of a notebook's cells take no such hook."""
+    if not isinstance(sys.excepthook, functools.partial):  # the first call
+        sys.excepthook = functools.partial(_report_failure, sys.excepthook)
+
+
+def _report_failure(
+    previous: Callable[..., Any],
+    kind: type[BaseException],
+    error: BaseException,
+    trace: TracebackType | None,
+) -> None:
+    if isinstance(error, KitError):
+        print(error.to_json(), flush=True)
+    previous(kind, error, trace)
+
+
 def find_failure(output: str) -> KitError | None:
-    """Return the last failure in a notebook's output or log, from the line that `_render_traceback_` printed."""
+    """Return the last failure in a notebook's or script's output or log, from the line of JSON that it printed."""
     for line in reversed(re.findall(rf'\{{"{FAILURE_KEY}": .*\}}$', output, re.MULTILINE)):
         try:
             fields = json.loads(line)[FAILURE_KEY]
