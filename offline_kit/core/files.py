@@ -368,6 +368,15 @@ def append_line(path: Path, line: str) -> None:
                 os.close(handle)
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file; an empty one if there is none, or it cannot be read."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
 def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the objects in a file of JSON lines, if there is one; lines that a crash cut are skipped."""
     for line in path.read_bytes().splitlines() if path.exists() else ():

@@ -197,7 +197,7 @@ def find_python_path(service: GatewayService, notebook: Path, root: str) -> tupl
 def find_gateway_problem(result: KernelRun) -> ProjectError | None:
     """Return the error of a second run's gateway; None if it succeeded, or if the notebook failed first."""
     folder = result.executed.parent / "gateway"
-    outcome = _read_json(folder / gateway_driver.OUTCOME)
+    outcome = files.read_json(folder / gateway_driver.OUTCOME)
     # Without an outcome, a limit was reached, or the notebook never started its server.
     if not outcome or outcome["gateway"] == 0 or (outcome["first"] == "notebook" and outcome["notebook"]):
         return None
@@ -259,11 +259,4 @@ def warn_of_differences(first: KernelRun, second: KernelRun, service: GatewaySer
 
 def read_gateway_result(result: KernelRun) -> dict[str, Any]:
     """Return what the gateway of a second run reported: "Rows" that it received, "Batches", "ErrorType"; {} if nothing."""
-    return _read_json(result.executed.parent / "gateway" / "result.json")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return {}
+    return files.read_json(result.executed.parent / "gateway" / "result.json")

@@ -53,7 +53,7 @@ def rehearse_on_kaggle(session: KaggleSession, kit: Kit, rows: int | None) -> Ka
     text = limit_text(new.text, rows) if rows else new.text
     owner, limit = new.ref.partition("/")[0], session.config.time_limit
     new = replace(new, ref=f"{owner}/{make_slug(title)}", title=title, text=text)
-    run = ship.run_notebook(session, kit, new=new, remember="last-rehearsal")
+    run = ship.run_notebook(session, kit, new=new, remember="last-rehearsal.json")
     if run.submission is None:
         return KaggleRehearsal(ran=run, limit=limit, notes=run.notes)
     with tempfile.TemporaryDirectory(prefix="offline-kit-") as scratch:

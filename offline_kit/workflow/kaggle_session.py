@@ -16,7 +16,7 @@ from offline_kit.kaggle.client.api_types import Account, NewNotebook, Unreachabl
 from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.client.session import KaggleEndpoint
 from offline_kit.kaggle.push import notebook_runs, push_notebook, push_parts
-from offline_kit.kaggle.push.journal import LastSeenStore, PushContext
+from offline_kit.kaggle.push.journal import PushContext
 from offline_kit.kaggle.push.notebook_runs import FinishedRun
 from offline_kit.kaggle.push.poll_policy import DEFAULT_CLIENT, ClientSettings
 from offline_kit.kaggle.push.submission_ledger import SubmissionLedger
@@ -104,12 +104,9 @@ def find_competition(project: Path) -> Path | None:
 
 
 def _describe_other_server(serving: Path) -> str:
-    try:
-        served = json.loads(serving.read_text(encoding="utf-8"))
-        project = f", for '{served['project']}'" if served["project"] else ""
-        return f" at {served['url']} (process {served['pid']}{project})"
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
+    served = files.read_json(serving)
+    project = f", for '{served['project']}'" if served.get("project") else ""
+    return f" at {served.get('url')} (process {served.get('pid')}{project})" if served else ""
 
 
 def greeting_lines(
@@ -146,7 +143,6 @@ class KaggleSession(PushContext):
     account: Account
     local: bool
     ledger: SubmissionLedger
-    memory: LastSeenStore
 
     def read_notebook(self, kit: Kit) -> NewNotebook:
         """Return the kit's notebook as it would be pushed; raises as `push_notebook.read_notebook`."""
@@ -247,7 +243,6 @@ def open_session(
                     state_folder=state,
                     client=replace(client, poll=poll),
                     ledger=part_locations.open_ledger(config, state, local=local),
-                    memory=LastSeenStore(state),
                     report=report,
                 )
             finally:

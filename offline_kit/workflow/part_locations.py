@@ -1,10 +1,9 @@
 """Where the parts of a kit are on Kaggle, and where this disk remembers what was sent."""
 
-import json
 from pathlib import Path
 
+from offline_kit.core import files
 from offline_kit.core.errors import ProjectError
-from offline_kit.kaggle.push.journal import LastSeenStore
 from offline_kit.kaggle.push.submission_ledger import SubmissionLedger
 from offline_kit.kit import manifest
 from offline_kit.project.config import Config
@@ -12,8 +11,8 @@ from offline_kit.project.kaggle_names import split_model_name
 from offline_kit.project.types import Kit
 from offline_kit.workflow import remote_wheelhouse
 
-LAST_PUSH = "last-push"  # key of the newest push of data in the stored state
-LAST_RUN = "last-run"  # key of the newest run of the kit's notebook
+LAST_PUSH = "last-push.json"  # file of the newest push of data, in the folder of a Kaggle and account
+LAST_RUN = "last-run.json"  # file of the newest run of the kit's notebook
 MODEL_PART = "checkpoints"  # the part that may be a model
 _OURS = ".offline-kit"  # the folder in the project that a build never replaces
 _LEDGER = "submissions.jsonl"
@@ -43,14 +42,14 @@ def pinned_model_version(config: Config, kit: Kit) -> tuple[str, ...]:
         return ()
     try:
         before = manifest.read_kit(config.out)
-        metadata = json.loads((config.out / "notebook" / "kernel-metadata.json").read_text(encoding="utf-8"))
-    except (ProjectError, OSError, ValueError):
+    except ProjectError:
         return ()
     old, new = ([part.id for part in side.parts if part.name == MODEL_PART] for side in (before, kit))
     if old != new:
         return ()
     _, slug, variation = split_model_name(config.publish_model)
     # A source of a model ends with its version: owner/model/framework/variation/version.
+    metadata = files.read_json(config.out / "notebook" / "kernel-metadata.json")
     sources = map(str, metadata.get("model_sources") or ())
     return tuple(source for source in sources if f"/{slug}/{variation}/" in source)
 
@@ -94,7 +93,7 @@ def pushed_parts(config: Config) -> tuple[str, ...]:
     In a fresh clone, only the ledger tells them, if it is kept in git.
     """
     slug = config.dataset.rpartition("/")[2]
-    pushes = [LastSeenStore(state).load_facts(LAST_PUSH) or {} for state in state_folders(config)]
+    pushes = [files.read_json(state / LAST_PUSH) for state in state_folders(config)]
     for push in sorted(pushes, key=lambda push: str(push.get("at", "")), reverse=True):
         sent = {str(part.get("part")): str(part.get("dataset")) for part in push.get("parts") or ()}
         slugs = {name: ref.rpartition("/")[2] for name, ref in sent.items()}

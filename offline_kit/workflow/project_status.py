@@ -1,11 +1,10 @@
 """What of a kit is on this disk and on Kaggle, and what changed in the project since it was built."""
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from offline_kit.core import files
 from offline_kit.core.errors import OfflineKitError, ProjectError
-from offline_kit.core.files import sha256_of
 from offline_kit.kaggle.push import kit_parts
 from offline_kit.kaggle.push.notebook_equality import find_all_differences
 from offline_kit.kit import layout
@@ -39,9 +38,9 @@ def read_remote_status(session: KaggleSession, kit: Kit | None) -> RemoteStatus:
         place=session.account.server_name,
         account=session.account.username,
         looked=True,
-        at=str((session.memory.load_facts(part_locations.LAST_PUSH) or {}).get("at", "")),
+        at=str(session.load_facts(part_locations.LAST_PUSH).get("at", "")),
         pieces=tuple(_inspect_parts(session, kit)) if kit else (),
-        run=session.memory.load_facts(part_locations.LAST_RUN),
+        run=session.load_facts(part_locations.LAST_RUN) or None,
         submissions=list_last_submissions(session.ledger),
     )
 
@@ -119,7 +118,7 @@ def _list_changes(
         current[f"checkpoints/preprocessing/{file.original}"] = (file.original, file.sha256)
     own, packages = project.recall_own_code()
     for source in own.sources:
-        current[f"code/{source.original}"] = (source.original, sha256_of(source.path))
+        current[f"code/{source.original}"] = (source.original, files.sha256_of(source.path))
     yield from _compare_files(kit, current)
     kit_hashes = {entry.sha256 for part in kit.parts for entry in part.entries}
     packages += tuple(wheel.name for wheel in own.wheels if wheel.sha256 not in kit_hashes)
@@ -166,9 +165,9 @@ def _is_same_notebook(project: resolved_project.ResolvedProject, kit: Kit) -> bo
     folder = kit.folder / "notebook"
     try:
         text = (folder / notebook.CODE_FILE).read_text(encoding="utf-8")
-        written = json.loads((folder / notebook.METADATA_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except OSError:
         return False
+    written = files.read_json(folder / notebook.METADATA_FILE)
     before, now = (_without_own_model(metadata, project.config) for metadata in (written, rendered.metadata))
     return (rendered.text, now) == (text, before)
 

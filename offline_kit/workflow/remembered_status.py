@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from offline_kit.kaggle.push.journal import LastSeenStore
+from offline_kit.core import files
 from offline_kit.kaggle.push.submission_ledger import LedgerEntry, SubmissionLedger
 from offline_kit.project.config import Config
 from offline_kit.workflow import part_locations, remote_wheelhouse
@@ -44,9 +44,10 @@ def read_remembered_status(config: Config, *, shown: int = SHOWN) -> tuple[Remot
 
 
 def _read_remembered(config: Config, folder: Path, shown: int) -> RemoteStatus:
-    memory, local = LastSeenStore(folder), folder.parent.name == "local"
-    pushed = memory.load_facts(part_locations.LAST_PUSH) or {}
-    run = memory.load_facts(part_locations.LAST_RUN) or {}
+    local = folder.parent.name == "local"
+    pushed, run = (
+        files.read_json(folder / name) for name in (part_locations.LAST_PUSH, part_locations.LAST_RUN)
+    )
     pieces = [
         RemotePart(
             name=str(part.get("part")),

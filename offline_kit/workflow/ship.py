@@ -97,9 +97,7 @@ def push_data(
         {"part": part.part.name, "id": part.part.id, "dataset": part.ref, "version": part.version}
         for part in pushed
     ]
-    session.memory.save_facts(
-        part_locations.LAST_PUSH, {"kit": kit.id, "parts": facts, "at": files.utc_timestamp()}
-    )
+    session.save_facts(part_locations.LAST_PUSH, {"kit": kit.id, "parts": facts, "at": files.utc_timestamp()})
     return pushed
 
 
@@ -151,20 +149,20 @@ def run_notebook(
 ) -> NotebookRun:
     """Push the kit's notebook, or `new`, follow this version's run, download its output, and `remember` its end."""
     new = new or session.read_notebook(kit)
-    folder, memory = session.runs_folder(new.ref), session.memory
+    folder = session.runs_folder(new.ref)
     facts: dict[str, Any] = {"kit": kit.id, "notebook": new.ref}
     try:
         pushed, finished = notebook_runs.push_and_follow(new, session)
         submission = _fetch_submission(session, pushed, finished)
     except OfflineKitError as error:
         problem = {"what": error.what, "hint": error.hint}
-        memory.save_facts(remember, {**facts, "at": files.utc_timestamp(), "problem": problem})
+        session.save_facts(remember, {**facts, "at": files.utc_timestamp(), "problem": problem})
         raise
     # A run that was seen before keeps the time when its end was seen first.
     facts |= {"version": pushed.version, "seconds": finished.seconds}
-    last = memory.load_facts(remember) or {}
+    last = session.load_facts(remember)
     if any(last.get(key) != value for key, value in facts.items()) or last.get("problem"):
-        memory.save_facts(remember, {**facts, "at": files.utc_timestamp()})
+        session.save_facts(remember, {**facts, "at": files.utc_timestamp()})
     before = " before" * (pushed.action == "nothing")
     output = f"; its output is '{submission}'" if submission else ""
     session.report.note(

@@ -91,25 +91,6 @@ class Journal:
         return None
 
 
-class LastSeenStore:
-    """Facts from the last run, by name; a missing or invalid file counts as unknown."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def save_facts(self, name: str, facts: dict[str, Any]) -> None:
-        """Store facts (JSON values) under a name."""
-        files.write_atomic(self._folder / f"{name}.json", json.dumps(facts, indent=2, sort_keys=True) + "\n")
-
-    def load_facts(self, name: str) -> dict[str, Any] | None:
-        """Return the facts of a name, None if there are none."""
-        try:
-            facts = json.loads((self._folder / f"{name}.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        return facts if isinstance(facts, dict) else None
-
-
 @dataclass(frozen=True, kw_only=True)
 class PushContext:
     """What every step of a push needs."""
@@ -137,6 +118,14 @@ class PushContext:
     def runs_folder(self, ref: str) -> Path:
         """Return the folder for logs and outputs of a notebook's runs."""
         return self.state_folder / "runs" / ref.partition("/")[2]
+
+    def save_facts(self, name: str, facts: dict[str, Any]) -> None:
+        """Store facts (JSON values) for later runs, in a file of the state folder."""
+        files.write_atomic(self.state_folder / name, json.dumps(facts, indent=2, sort_keys=True) + "\n")
+
+    def load_facts(self, name: str) -> dict[str, Any]:
+        """Return the facts of an earlier run; none if they are missing or damaged."""
+        return files.read_json(self.state_folder / name)
 
     def run_once(
         self,
