@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from offline_kit.core import sandbox
-from offline_kit.core.errors import UsageError
-from offline_kit.project.config_keys import ENVIRONMENTS, INSTALLERS, LAYOUTS
 from offline_kit.project.images import Image
 from offline_kit.project.types import Kit
 
@@ -25,7 +23,7 @@ class ReportContext:
 
 @dataclass(frozen=True, kw_only=True)
 class RehearsalRequest:
-    """A kit and the options of its rehearsal (times in seconds, sizes in bytes); UsageError for an unknown option."""
+    """A kit and the options of its rehearsal (times in seconds, sizes in bytes)."""
 
     kit: Kit
     image: Image
@@ -51,16 +49,3 @@ class RehearsalRequest:
     params: Mapping[str, Any] = field(default_factory=dict)
     """The notebook's params; an inference server's also describe its gateway."""
     context: ReportContext = field(default_factory=ReportContext)
-
-    def __post_init__(self) -> None:
-        for option, value, choices in (
-            ("environment", self.env, ENVIRONMENTS),
-            ("installer", self.installer, INSTALLERS),
-            ("layout", self.layout, LAYOUTS),
-        ):
-            if value not in choices:
-                raise UsageError(
-                    f"unknown {option} '{value}' for a rehearsal",
-                    hint=f"use one of {', '.join(choices)}",
-                    code=f"unknown-{option}",
-                )

@@ -82,9 +82,7 @@ def _result(state: CheckState, what: str, remedy: str = "", *details: str) -> Ch
     return CheckResult(what=what, state=state, remedy=remedy, details=details)
 
 
-_warn, _fail, _skip = (
-    partial(_result, state) for state in (CheckState.WARNING, CheckState.FAILED, CheckState.SKIPPED)
-)
+_ok, _warn, _fail, _skip = (partial(_result, state) for state in CheckState)
 
 
 # ------------------------------------------------------------------ this machine
@@ -95,20 +93,20 @@ def _check_uv(context: CheckContext) -> CheckResult:
     answer = processes.run_command([program, "--version"], env=context.env, check=False, timeout=30)
     if not answer.succeeded:
         return _fail(f"'{program}' does not run", "pip install --force-reinstall uv", *answer.last_lines(3))
-    return CheckResult(what=answer.out.strip())
+    return _ok(answer.out.strip())
 
 
 def _check_python(context: CheckContext) -> CheckResult:
     image = context.image
     if image.local:
-        return CheckResult(what=f"the running Python {image.python} is the image's")
+        return _ok(f"the running Python {image.python} is the image's")
     interpreter = interpreters.find_interpreter(image.python_minor, context.env)
     if interpreter is None:
         return _warn(
             f"'{image.name}' runs Python {image.python_minor}, and this machine has none",
             f"uv python install {image.python_minor}, or rehearse in the running environment with --env current",
         )
-    return CheckResult(what=f"Python {image.python_minor} of '{image.name}': {interpreter}")
+    return _ok(f"Python {image.python_minor} of '{image.name}': {interpreter}")
 
 
 def _check_sandbox(_context: CheckContext) -> CheckResult:
@@ -121,7 +119,7 @@ def _check_sandbox(_context: CheckContext) -> CheckResult:
             " (`sysctl kernel.apparmor_restrict_unprivileged_userns=0`); elsewhere use docker or WSL2",
             *working_sandbox.refused,
         )
-    return CheckResult(what=f"{working_sandbox.kind} works", details=working_sandbox.refused)
+    return _ok(f"{working_sandbox.kind} works", "", *working_sandbox.refused)
 
 
 def _check_disk(context: CheckContext) -> CheckResult:
@@ -143,7 +141,7 @@ def _check_disk(context: CheckContext) -> CheckResult:
     remedy = "free some space ('offline-kit cache prune' may help), or set OFFLINE_KIT_CACHE to another disk"
     if free < LEAST:
         return _fail(message, remedy)
-    return _warn(f"only {message}", remedy) if free < COMFORTABLE else CheckResult(what=message)
+    return _warn(f"only {message}", remedy) if free < COMFORTABLE else _ok(message)
 
 
 # ------------------------------------------------------------------ the project
@@ -153,13 +151,13 @@ def _check_configuration(context: CheckContext) -> CheckResult:
     config = context.config
     if config.source is None:
         return _warn("there is no configuration, only what is found", "write one with 'offline-kit init'")
-    return CheckResult(what=f"'{config.source}' loads: project '{config.name}', dataset '{config.dataset}'")
+    return _ok(f"'{config.source}' loads: project '{config.name}', dataset '{config.dataset}'")
 
 
 def _check_image(context: CheckContext) -> CheckResult:
     image = context.image
     message = f"'{image.name}': Python {image.python}, {len(image.packages)} packages"
-    return CheckResult(what=message, details=(image.confidence,) if image.confidence else ())
+    return _ok(message, "", *([image.confidence] if image.confidence else []))
 
 
 def _check_requirements(context: CheckContext) -> CheckResult:
@@ -181,7 +179,7 @@ def _check_requirements(context: CheckContext) -> CheckResult:
     sources += ["[project].dependencies"] * config.project_dependencies
     sources += ["what the own packages ask for"] * bool(config.packages)
     number = len(inputs.requirements)
-    return CheckResult(what=f"{number} requirement{'s' * (number != 1)}: {', '.join(sources) or 'none'}")
+    return _ok(f"{number} requirement{'s' * (number != 1)}: {', '.join(sources) or 'none'}")
 
 
 def _check_checkpoints(context: CheckContext) -> CheckResult:
@@ -202,7 +200,7 @@ def _check_checkpoints(context: CheckContext) -> CheckResult:
     message = f"{len(models.checkpoints)} of kind {kinds}, {size}"
     if details:
         return _warn(message, "see each line: it may not load as it is", *details)
-    return CheckResult(what=message)
+    return _ok(message)
 
 
 def _check_notebook(context: CheckContext) -> CheckResult:
@@ -229,7 +227,7 @@ def _check_notebook(context: CheckContext) -> CheckResult:
             f"{subject}, and no competition is named: its data will not be attached",
             'set competition = "slug", the last part of its address',
         )
-    return CheckResult(what=f"{subject} for '{config.competition}'")
+    return _ok(f"{subject} for '{config.competition}'")
 
 
 def _check_freeze(context: CheckContext) -> CheckResult:
@@ -251,7 +249,7 @@ def _check_freeze(context: CheckContext) -> CheckResult:
     project = resolved_project.resolve_project(config, context.report)
     if not freezing.is_freeze_current(project.freeze_request(project.own), project.image):
         return _warn(f"'{name}' is of other requirements or another image list than there are now", update)
-    return CheckResult(what=f"'{name}' is current")
+    return _ok(f"'{name}' is current")
 
 
 def _check_own_code(context: CheckContext) -> CheckResult:
@@ -266,9 +264,7 @@ def _check_own_code(context: CheckContext) -> CheckResult:
     except OfflineKitError:  # K205 says why
         return _skip("not before its references are in order")
     if not findings:
-        return CheckResult(
-            what="nothing in it needs the internet, and the data class keeps the template's contract"
-        )
+        return _ok("nothing in it needs the internet, and the data class keeps the template's contract")
     lines = [f"'{finding.about}' {finding.what}" for finding in findings]
     remedies = "; ".join(dict.fromkeys(finding.remedy for finding in findings if finding.remedy))
     if len(lines) == 1:
@@ -289,7 +285,7 @@ def _check_index(context: CheckContext) -> CheckResult:
         settings = settings.override(inputs.index_options)
     PackageIndex(settings, cache=context.cache, patience=_IMPATIENT).list_files("pip")
     indexes = [redact_urls(index) for index in (*settings.list_index_urls(), *settings.find_links)]
-    return CheckResult(what=f"answers: {', '.join(indexes) or 'none is configured'}")
+    return _ok(f"answers: {', '.join(indexes) or 'none is configured'}")
 
 
 def _check_credentials(context: CheckContext) -> CheckResult:
@@ -312,7 +308,7 @@ def _check_credentials(context: CheckContext) -> CheckResult:
             f"chmod 600 {readable[0]}",
         )
     if not context.online:
-        return CheckResult(what=f"{names}; whether Kaggle takes them is asked with --online")
+        return _ok(f"{names}; whether Kaggle takes them is asked with --online")
     with ClientSession(KaggleEndpoint(), env=context.env) as session:
         account = session.fetch_account()
     login = f"logged in as '{account.username}' ({account.auth_method})"
@@ -321,7 +317,7 @@ def _check_credentials(context: CheckContext) -> CheckResult:
             f"{login}; Kaggle refused what is in {account.ignored_token_source}",
             f"renew or remove {account.ignored_token_source}",
         )
-    return CheckResult(what=f"{login}; {names}")
+    return _ok(f"{login}; {names}")
 
 
 def _find_credentials(env: Mapping[str, str]) -> Iterator[tuple[str, Path | None]]:

@@ -315,19 +315,15 @@ def rehearse_kit(
 ) -> rehearsing.Rehearsal:
     """Run the kit's notebook offline and check its submission; raises as the stage does."""
     project = resolve_project(config)
+    copied = ("dataset", "competition", "competition_data", "sample_submission", "rows", "copies")
     request = RehearsalRequest(
         kit=kit,
         image=project.image,
-        dataset=config.dataset,
-        competition=config.competition,
-        competition_data=config.competition_data,
-        sample_submission=config.sample_submission,
         submission=config.notebook.submission,
-        rows=config.rows,
-        copies=config.copies,
         part_sources=part_locations.part_locations(config),
         params=config.notebook.params,
         context=rehearsal_report.read_context(config),
+        **{name: getattr(config, name) for name in copied},
         **{**vars(options), "timeout": options.timeout or config.time_limit},
     )
     return rehearsing.rehearse_kit(request, project.settings, cache=project.cache, report=report)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from offline_kit.core.errors import ProjectError, UsageError
+from offline_kit.core.errors import ProjectError
 from offline_kit.kit import manifest
 from offline_kit.project.images import Image
 from offline_kit.project.types import FileEntry, Kit, Role
@@ -153,10 +153,8 @@ def test_the_sample_is_found_by_its_name(tmp_path: Path, name: str, good: bool) 
     assert (mounts.find_sample(tmp_path) is not None) == good
 
 
-def test_wrong_wishes_are_errors(tmp_path: Path) -> None:
-    """An unknown layout and data that is no folder are told, with the way out."""
+def test_data_that_is_no_folder_is_told(tmp_path: Path) -> None:
+    """With the way out."""
     whole = kit(tmp_path, "kit")
-    with pytest.raises(UsageError, match="layout"):
-        lay_out(tmp_path, whole, layout="newest")
     with pytest.raises(ProjectError, match="is not a folder"):
         lay_out(tmp_path, whole, competition_data=tmp_path / "nowhere")
