@@ -88,24 +88,35 @@ class RenderedNotebook:
 
     def write_files(self, folder: Path, report: Reporter = SILENT) -> Path:
         """Write the files into the folder, keep edited notebooks, and return the notebook's path."""
+        # A folder of the user's may hold files of these names that are not ours.
+        is_ours, old_code = (folder / RENDERED_FILE).is_file(), _find_code_file(folder)
         for name, text in (self.file_texts() | keep_edited(folder, self, report)).items():
             files.write_atomic(folder / name, text)
-        remove_stale_code(folder, self.code_file)
+        if is_ours and old_code != self.code_file:
+            files.remove_path(folder / old_code)
         return folder / self.code_file
 
 
 def remove_stale_code(folder: Path, code_file: str) -> None:
-    """Remove the notebook or script that was rendered before `kernel_type` changed."""
+    """Remove from a kit's folder the notebook or script that was rendered before `kernel_type` changed."""
     for stale in {CODE_FILE, SCRIPT_FILE} - {code_file}:
         files.remove_path(folder / stale)
+
+
+def _find_code_file(folder: Path) -> str:
+    """Return the name of the notebook or script that was rendered to a folder."""
+    try:
+        name = json.loads((folder / METADATA_FILE).read_text(encoding="utf-8"))["code_file"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return CODE_FILE
+    return SCRIPT_FILE if name == SCRIPT_FILE else CODE_FILE
 
 
 def keep_edited(folder: Path, rendered: RenderedNotebook, report: Reporter = SILENT) -> dict[str, str]:
     """Return the edited notebooks in `folder`, the one that `rendered` would replace included, by the names to keep."""
     # Saving a notebook in Jupyter, or running it, is no edit: only the cells count.
     copies = {path.name: _read_text(path) for path in sorted(folder.glob(f"{_EDITED}*"))}
-    # After a change of `kernel_type`, the old code has the other name.
-    code_file = next((name for name in (CODE_FILE, SCRIPT_FILE) if (folder / name).is_file()), CODE_FILE)
+    code_file = _find_code_file(folder)  # after a change of `kernel_type` not the name of the new one
     text, recorded = _read_text(folder / code_file), _read_text(folder / RENDERED_FILE).strip()
     # A copy that is kept already is not kept twice.
     unedited = ("", recorded, _cells_digest(rendered.text), *map(_cells_digest, copies.values()))

@@ -75,6 +75,19 @@ def test_an_edited_script_is_kept_and_a_change_of_the_kind_leaves_one_file(here:
     assert kept.read_text().endswith(f"{LINE}\n")
 
 
+def test_a_script_of_the_users_own_is_not_taken_for_a_rendered_one(here: Yard, tmp_path: Path) -> None:
+    """In a folder of theirs, a file of that name is neither removed nor kept as an edition of ours."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    own = folder / "inference.py"
+    own.write_text("mine = 1\n")
+    for _ in range(2):
+        here.run("notebook", "--into", str(folder)).good()
+    assert own.read_text() == "mine = 1\n"
+    names = ["inference.ipynb", "inference.py", "kernel-metadata.json", "rendered.sha256"]
+    assert sorted(path.name for path in folder.iterdir()) == names
+
+
 def test_an_edited_notebook_can_be_pushed_and_become_the_source(here: Yard) -> None:
     """Both ways that the build names are gone."""
     edit(rendered(here.project), LINE)
