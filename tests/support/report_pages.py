@@ -34,6 +34,7 @@ FACTS: dict[str, Any] = {
     "differences": [],
     "unproven": ["The score."],
     "kit": KIT,
+    "has_sample": True,
     "submission": None,
     "pictures": [],
 }

@@ -52,6 +52,7 @@ def collect_facts(folder: Path, run: RunEvidence) -> dict[str, Any]:
         "differences": [asdict(difference) for difference in differences],
         "unproven": list(_list_unproven(run, differences)),
         "kit": kit_contents.describe_kit(request.kit),
+        "has_sample": run.inputs.sample is not None and run.inputs.sample.suffix.lower() == ".csv",
         "submission": None,
         "pictures": [],
     }
