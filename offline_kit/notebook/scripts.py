@@ -140,15 +140,18 @@ def _check_blocks(environment: Any, name: str, template: str) -> None:
 
 def python_literal(value: object, indent: str = "", width: int = WIDTH) -> str:
     """Return a value as Python source as a formatter would leave it, the same for the same value."""
-    write_item = partial(python_literal, indent=indent + INDENT, width=width)
+    write_item = partial(python_literal, indent=indent + INDENT)
     if isinstance(value, str):
         return repr(value) if '"' in value else json.dumps(value, ensure_ascii=False)
     # Dictionaries and lists one item a line, with the comma that a formatter adds.
     if isinstance(value, Mapping):
-        inner = [f"{python_literal(key)}: {write_item(item)}" for key, item in value.items()]
+        inner = [f"{python_literal(key)}: {write_item(item, width=width)}" for key, item in value.items()]
         return _format_brackets("{", inner, "}", indent, width)
     if isinstance(value, list):
-        return _format_brackets("[", [write_item(item) for item in value], "]", indent, width)
+        # An item of a list has nothing before it, so it may be as long as a line.
+        item_width = max(width, LINE_LENGTH - 1)
+        inner = [write_item(item, width=item_width) for item in value]
+        return _format_brackets("[", inner, "]", indent, width)
     return repr(value)
 
 

@@ -402,4 +402,4 @@ def test_timm_never_fetches(tmp_path: Path) -> None:
     torch.save(net().state_dict(), stage.project / "models" / "w.pt")
     text = stage.notebook(task="images", model="timm:resnet18", params={"pretrained": True}).text
     assert text.count("create_model") == 1
-    assert '| {\\"pretrained\\": False})' in text
+    assert '| {\\"pretrained\\": False}' in text

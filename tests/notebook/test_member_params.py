@@ -265,7 +265,7 @@ def test_a_framework_says_which_params_its_cell_reads(framework: Any) -> None:
     """The list that a build goes by is what stands in the cell."""
     text = (templates_folder() / "frameworks" / f"{framework.name}.py.j2").read_text()
     read = set(re.findall(r"member\.(?:params\.)?get\(\s*\"(\w+)\"", text))
-    read |= set(re.findall(r"said\.get\(\"(\w+)\"", text))
+    read |= set(re.findall(r"settings\.get\(\"(\w+)\"", text))
     lent = (
         {"weights_only"} if framework.name == "safetensors" else set()
     )  # of a file that `weights_format` changes

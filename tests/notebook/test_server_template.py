@@ -1,10 +1,12 @@
 """Rendered notebooks as a person and a linter see them, the template `server`, and `offline-kit notebook`."""
 
 import ast
+import difflib
 import json
 import re
 import subprocess
 import sys
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from offline_kit.notebook.rendering import NotebookTarget, RenderedNotebook, ren
 from offline_kit.project.images import Image
 from offline_kit.project.types import FileEntry, Kit, KitPart, Member, ModelSpec, NotebookSettings, Role
 from tests.support import command_line
+from tests.support.rendering import code_cells
 
 IMAGE = Image(name="tests", title="An image", accelerator="none", python="3.13.5", packages={})
 ENTRY = FileEntry(
@@ -76,6 +79,67 @@ def test_notebooks_are_formatted_and_lint_clean(tmp_path: Path) -> None:
         ruff("check", "--select", rules, "--ignore", repeated, "--target-version", "py310", "-q", *common)
         == ""
     )
+
+
+def count_lines(notebook: RenderedNotebook) -> int:
+    """Return the lines of code in a notebook, without blank ones."""
+    return sum(
+        bool(line.strip()) for cell in code_cells(notebook) for line in "".join(cell["source"]).split("\n")
+    )
+
+
+# The most lines of code, by template; in brackets those of the time when the runtime was pasted into the notebook.
+MOST_LINES = {
+    "lightning": 60,  # (1418)
+    "function": 50,  # (1070)
+    "plain": 50,  # (1067)
+    "server": 60,  # (1376)
+    "server by models": 80,  # (2430)
+    "predict": 80,  # (2129)
+    "predict images": 80,  # (2128)
+    "predict text": 80,  # (2132)
+}
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_notebook_is_short(tmp_path: Path, name: str) -> None:
+    """The runtime travels in the kit; what is left is for people to read, in cells of at most 25 lines at its top."""
+    notebook = rendered(tmp_path, name)
+    assert count_lines(notebook) <= MOST_LINES[name]
+    assert len("".join(code_cells(notebook)[0]["source"]).splitlines()) <= 25
+
+
+@pytest.mark.parametrize("task", ["tabular", "images", "text"])
+def test_a_notebook_of_two_frameworks_is_short(tmp_path: Path, task: str) -> None:
+    """Whichever two: what loads and predicts stands there for both."""
+    name = {"tabular": "predict", "images": "predict images", "text": "predict text"}[task]
+    files: Any = {"path": tmp_path / "a", "kit_path": "checkpoints/a", "model": "net.py:Net"}
+    for pair in combinations([framework.name for framework in framework_table.FRAMEWORKS], 2):
+        members = tuple(Member(name=framework, framework=framework, **files) for framework in pair)
+        notebook = rendered(tmp_path, name, members=members)
+        assert count_lines(notebook) <= 110, pair
+        source = "\n".join("".join(cell["source"]) for cell in code_cells(notebook))
+        assert all(f"def predict_{framework}(" in source for framework in pair)
+
+
+def test_a_changed_setting_changes_its_lines(tmp_path: Path) -> None:
+    """The file of two builds differs in what says so: the setting, and with changed code the ids of kit and part."""
+    before, after = (
+        rendered(tmp_path, "function", accelerator=word).text.splitlines()
+        for word in ("none", "NvidiaTeslaT4")
+    )
+    changes = [line for line in difflib.ndiff(before, after) if line[:2] in ("- ", "+ ")]
+    assert len(changes) == 4, "the row of the head, and the device"
+    kits = [
+        Kit(folder=tmp_path, id=word * 64, parts=(KitPart(name="kit", id=word * 64, entries=(ENTRY,)),))
+        for word in "ab"
+    ]
+    target = NotebookTarget(project=tmp_path, name="plants", dataset="plants-kit")
+    before, after = (
+        render_notebook(kit, TEMPLATES["function"], IMAGE, target).text.splitlines() for kit in kits
+    )
+    changes = [line for line in difflib.ndiff(before, after) if line.startswith(("- ", "+ "))]
+    assert [line[2:].strip()[:5] for line in changes if line.startswith("+ ")] == ['"| ki', '"PART']
 
 
 @pytest.mark.parametrize("name", TEMPLATES)

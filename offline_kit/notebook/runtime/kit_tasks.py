@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -417,3 +418,50 @@ def find_images(root: Path, sample: SampleSubmission, name: str = "") -> dict[st
             code="images-not-found",
         )
     return images
+
+
+def make_onnx_inputs(session: Any, batch: Any) -> dict[str, Any]:
+    """Return a batch as the inputs of an onnxruntime session; a table's columns are one input or one each."""
+    numpy = importlib.import_module("numpy")
+    if isinstance(batch, dict):
+        return {name: numpy.asarray(values) for name, values in batch.items()}
+    nodes = session.get_inputs()
+    if hasattr(batch, "columns") and len(nodes) > 1:
+        return {node.name: batch[[node.name]].to_numpy(ONNX_TYPES[node.type]) for node in nodes}
+    return {nodes[0].name: numpy.asarray(batch, dtype=ONNX_TYPES[nodes[0].type])}
+
+
+def make_keras_inputs(model: Any, batch: Any) -> Any:
+    """Return a batch as a Keras model takes it; a table's columns are one input or one each."""
+    if isinstance(batch, dict):
+        return batch
+    if not hasattr(batch, "columns"):
+        is_text = isinstance(batch[0], str)
+        return importlib.import_module("numpy").asarray(batch, dtype=object if is_text else None)
+    names = [node.name for node in getattr(model, "inputs", [])]
+    if len(names) > 1 and set(names) <= set(batch.columns):
+        return {name: batch[name].to_numpy() for name in names}
+    return batch.to_numpy("float32")
+
+
+def serve_saved_model(model: Any, inputs: Any) -> Any:
+    """Return the first output of a TensorFlow SavedModel's default signature, an array."""
+    tensorflow = importlib.import_module("tensorflow")
+    serve = model.signatures["serving_default"]
+    name, node = next(iter(serve.structured_input_signature[1].items()))
+    answers = serve(**{name: tensorflow.constant(inputs, dtype=node.dtype)})
+    return next(iter(answers.values())).numpy()
+
+
+def match_lightgbm_columns(booster: Any, batch: Any) -> Any:
+    """Return a table with the columns that a booster was trained on, in its order, categorical ones as categories."""
+    # LightGBM writes blanks in names as underscores.
+    names = dict(zip([re.sub(r"\s", "_", str(name)) for name in batch.columns], batch.columns, strict=True))
+    if set(booster.feature_name()) <= set(names):
+        batch = batch[[names[name] for name in booster.feature_name()]]
+    if booster.pandas_categorical:
+        # The model knows the categories of training, and only its text says which columns have them.
+        matched = re.search(r"\[categorical_feature: ([\d,]+)\]", booster.model_to_string(num_iteration=1))
+        columns = [batch.columns[int(number)] for number in matched[1].split(",")] if matched else []
+        batch = batch.astype(dict.fromkeys(columns, "category"))
+    return batch

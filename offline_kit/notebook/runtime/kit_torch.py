@@ -241,12 +241,20 @@ def find_module(saved: Any, key: str, name: str) -> Any:
     return modules[key or next(iter(modules))]
 
 
-def find_transformers_class(config: Any, *, trust_remote_code: bool, **_options: Any) -> Any:
+def find_max_tokens(model: Any, limit: int) -> int:
+    """Return how many tokens of a text a model of transformers takes, at most `limit`."""
+    positions = getattr(model.config, "max_position_embeddings", None) or 512
+    return min(int(model.kit_processor.model_max_length), int(positions), limit)
+
+
+def find_transformers_class(path: Path, *, trust_remote_code: bool, **options: Any) -> Any:
     """Return the class of transformers that a saved model's configuration names, or the one that its own code maps."""
+    transformers = importlib.import_module("transformers")
+    config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code, **options)
     name = (config.architectures or ["AutoModel"])[0]
     mapped = (getattr(config, "auto_map", None) or {}) if trust_remote_code else {}
     mapped_names = [key for key, value in mapped.items() if str(value).endswith(f".{name}")]
-    model_class = getattr(importlib.import_module("transformers"), (mapped_names or [name])[0], None)
+    model_class = getattr(transformers, (mapped_names or [name])[0], None)
     if model_class is None:
         raise KitError(f"transformers has no '{name}'", code="model-class-not-found")
     return model_class
