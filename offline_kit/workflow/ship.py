@@ -17,7 +17,7 @@ from offline_kit.kaggle.push import submit as submissions
 from offline_kit.kaggle.push.part_targets import PartPlan, PushAction
 from offline_kit.kaggle.push.push_parts import DEFAULT_OPTIONS, PushOptions, PushPlan
 from offline_kit.kaggle.push.submission_ledger import SubmissionTag
-from offline_kit.kaggle.push.submission_plan import SubmitPlan, SubmitRequest, rules_page
+from offline_kit.kaggle.push.submission_plan import SubmitPlan, SubmitRequest
 from offline_kit.project.types import Kit
 from offline_kit.rehearsal import rehearse as rehearsing
 from offline_kit.workflow import build_remotely, part_locations, pipeline, project_status
@@ -281,23 +281,7 @@ def find_competition(session: KaggleSession) -> Competition:
             code="competition-not-set",
             hint="set `competition` in the configuration (--competition), or use 'offline-kit push' alone",
         )
-    contest = session.kaggle.get_competition(slug)
-    if contest is None:
-        origin = session.config.describe_origin("competition")
-        raise ProjectError(
-            f"{session.account.server_name} knows no competition '{slug}', which {origin} names",
-            code="competition-not-found",
-            hint="serve it with 'offline-kit local --competition DIR'; a project with a competition.toml brings its own"
-            if session.local
-            else "set it to the last word of the competition's address: www.kaggle.com/competitions/<this>",
-        )
-    if not contest.has_entered:  # rules cannot be accepted through the API
-        raise OutsideError(
-            f"the account '{session.account.username}' has not accepted the rules of '{slug}'",
-            code="competition-rules-not-accepted",
-            hint=f"accept them at {rules_page(slug, contest)} (only a person can), then run the same command again",
-        )
-    return contest
+    return submission_plan.find_competition(slug, session, session.config.describe_origin("competition"))
 
 
 def request_submission(

@@ -187,7 +187,7 @@ def test_a_competition_that_is_not_there_is_told(seen: Contest) -> None:
     error = stopped(seen, competition="no-such-thing")
     assert error.exit_code is Exit.PROJECT
     assert "no competition 'no-such-thing'" in error.what
-    assert "www.kaggle.com/competitions/" in error.hint
+    assert error.code == "competition-not-found"
 
 
 def test_a_version_that_is_not_there_is_told(seen: Contest) -> None:
@@ -243,14 +243,13 @@ def test_internet_that_is_on_is_told(seen: Contest) -> None:
 
 def test_all_that_stands_against_it_comes_at_once(seen: Contest) -> None:
     """One error with every problem and its remedy."""
-    seen.rules("entered = false\nclosed = true")
+    seen.rules("closed = true")
     error = stopped(seen, version=7, message="x" * 300)
     assert error.exit_code is Exit.PROJECT
-    assert error.what.startswith("4 problems prevent this submission; nothing was submitted")
+    assert error.what.startswith("3 problems prevent this submission; nothing was submitted")
     lines = "\n".join(error.details)
     for word in (
         "does not accept submissions",
-        "accepted the rules",
         "no version 7",
         "300 characters",
         "--version",
@@ -261,8 +260,9 @@ def test_all_that_stands_against_it_comes_at_once(seen: Contest) -> None:
 
 def test_only_kaggles_noes_together_are_exit_4(seen: Contest) -> None:
     """Nothing of the project is wrong."""
-    seen.rules("entered = false\nclosed = true")
-    assert stopped(seen).exit_code is Exit.OUTSIDE
+    seen.rules("deadline = 2024-05-06T07:08:00Z\ndaily = 0")
+    error = stopped(seen)
+    assert (error.exit_code, error.code) == (Exit.OUTSIDE, "submission-blocked")
 
 
 def test_a_message_that_is_too_long_is_a_usage_error(seen: Contest) -> None:

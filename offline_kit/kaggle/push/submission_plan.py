@@ -89,29 +89,50 @@ class SubmitPlan:
         return tuple(rows)
 
 
+def find_competition(slug: str, context: PushContext, origin: str = "the request") -> Competition:
+    """Return a competition that the account takes part in; raises what prevents every submission to it."""
+    competition, account = context.kaggle.get_competition(slug), context.kaggle.fetch_account()
+    if competition is None:
+        raise ProjectError(
+            f"{account.server_name} knows no competition '{slug}', which {origin} names",
+            code="competition-not-found",
+            hint="set it to the last word of the competition's address: www.kaggle.com/competitions/<this>"
+            if account.server_name == "Kaggle"
+            else "serve it with 'offline-kit local --competition DIR'; a project with a competition.toml brings its own",
+        )
+    if not competition.has_entered:  # rules cannot be accepted through the API
+        raise OutsideError(
+            f"the account '{account.username}' has not accepted the rules of '{slug}'",
+            code="competition-rules-not-accepted",
+            hint=f"accept them at {rules_page(competition)} (only a person can), then run the same command again",
+        )
+    return competition
+
+
 def check_submission(
     request: SubmitRequest,
-    competition: Competition | None,
+    competition: Competition,
     notebook: RemoteNotebook | None,
     context: PushContext,
     *,
     commit: str,
-) -> tuple[Competition, SubmissionLimits]:
-    """Return the competition and its limits; raises all problems at once.
+) -> SubmissionLimits:
+    """Return how many submissions are left; raises all problems at once.
 
     Waits for datasets that are being processed; `commit` is the one of the version's kit. Raises ProjectError
     for the notebook or its data, UsageError for the message, OutsideError for what Kaggle does not allow; several
     problems are a ProjectError unless all are Kaggle's.
     """
-    limits: SubmissionLimits | RefusedError | None = None
-    if competition and competition.has_entered:
-        try:
-            limits = context.kaggle.get_submission_limits(competition.slug)
-        except RefusedError as refusal:
-            if refusal.is_temporary:
-                raise
-            limits = refusal
-    problems = list(_check_competition(request, competition, limits))
+    limits = SubmissionLimits(made_today=0, remaining=0)
+    problems: list[OfflineKitError] = []
+    try:
+        limits = context.kaggle.get_submission_limits(competition.slug)
+        problems += _check_competition(request, competition, limits)
+    except RefusedError as refusal:
+        if refusal.is_temporary:
+            raise
+        page = competition.url or "the page of the competition"
+        problems.append(OutsideError(refusal.what, code="submission-limits-unknown", hint=f"see {page}"))
     if notebook:
         problems += _check_version(request, notebook, context, commit)
     else:
@@ -124,8 +145,8 @@ def check_submission(
                 hint=f"use at most {LONGEST_MESSAGE}",
             )
         )
-    if not problems and competition and isinstance(limits, SubmissionLimits):
-        return competition, limits
+    if not problems:
+        return limits
     if len(problems) == 1:
         raise problems[0]
     details: list[str] = []
@@ -142,41 +163,23 @@ def check_submission(
 
 
 def _check_competition(
-    request: SubmitRequest, competition: Competition | None, limits: SubmissionLimits | RefusedError | None
+    request: SubmitRequest, competition: Competition, limits: SubmissionLimits
 ) -> Iterator[OfflineKitError]:
     slug = request.competition
-    if competition is None:
-        yield ProjectError(
-            f"there is no competition '{slug}'",
-            code="competition-not-found",
-            hint="set `competition` to the last part of its URL: www.kaggle.com/competitions/<slug>",
-        )
-        return
     if competition.is_closed:
         yield OutsideError(
             f"'{slug}' does not accept submissions",
             code="competition-closed",
             hint=f"see {competition.url or 'its page'}",
         )
-    elif competition.deadline and competition.deadline < datetime.now(UTC) and not request.late:
+        return
+    if competition.deadline and competition.deadline < datetime.now(UTC) and not request.late:
         yield OutsideError(
             f"the deadline of '{slug}' has passed: {_format_deadline(competition.deadline)}",
             code="competition-deadline-over",
             hint="use --late if the competition scores late submissions (without a rank)",
         )
-    if not competition.has_entered:
-        yield OutsideError(
-            f"this account has not accepted the rules of '{slug}'",
-            code="competition-rules-not-accepted",
-            hint=f"accept them at {rules_page(slug, competition)} (only a person can)",
-        )
-    elif isinstance(limits, RefusedError):
-        yield OutsideError(
-            limits.what,
-            code="submission-limits-unknown",
-            hint=f"see {competition.url or 'the page of the competition'}",
-        )
-    elif limits and limits.remaining <= 0 and not competition.is_closed:
+    if limits.remaining <= 0:
         of = f" (of {competition.daily_limit})" if competition.daily_limit else ""
         yield OutsideError(
             f"the daily submission limit of '{slug}' is reached: {limits.made_today} made{of}",
@@ -285,10 +288,9 @@ def describe_reset() -> str:
     return f"resets at 00:00 UTC, in {format_timespan(midnight - now)}"
 
 
-def rules_page(slug: str, competition: Competition | None = None) -> str:
+def rules_page(competition: Competition) -> str:
     """Return the page where a competition's rules are accepted."""
-    url = competition.url if competition else ""
-    return f"{url.rstrip('/') or f'https://www.kaggle.com/competitions/{slug}'}/rules"
+    return f"{competition.url.rstrip('/') or f'https://www.kaggle.com/competitions/{competition.slug}'}/rules"
 
 
 def _format_deadline(deadline: datetime) -> str:

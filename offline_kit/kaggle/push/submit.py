@@ -40,6 +40,7 @@ from offline_kit.kaggle.push.submission_plan import (
     SubmitRequest,
     check_submission,
     describe_reset,
+    find_competition,
     format_timespan,
     rules_page,
 )
@@ -65,19 +66,17 @@ def plan_submission(request: SubmitRequest, context: PushContext, ledger: Submis
     """Return what would be submitted, after recovering what an earlier run left open.
 
     If the same version and file was submitted before, the plan is that submission; with `again`, only
-    while that one is pending. Raises as `check_submission`, with all problems at once.
+    while that one is pending. Raises as `find_competition`, and as `check_submission` with all problems at once.
     """
     account = context.kaggle.fetch_account()
     context.report.step(
         f"Looking at '{request.competition}' at {account.server_name} as '{account.username}'"
     )
-    competition = context.kaggle.get_competition(request.competition)
-    recovered, submissions = None, tuple[Submission, ...]()
-    if competition and competition.has_entered:
-        if context.journal.find_open_entry(_journal_target(request)):
-            with hold_lock(context.state_folder / "submit.lock"):
-                recovered = _recover_interrupted(request, context)
-        submissions = context.kaggle.list_submissions(request.competition)
+    competition, recovered = find_competition(request.competition, context), None
+    if context.journal.find_open_entry(_journal_target(request)):
+        with hold_lock(context.state_folder / "submit.lock"):
+            recovered = _recover_interrupted(request, context)
+    submissions = context.kaggle.list_submissions(request.competition)
     notebook = context.kaggle.get_notebook(request.notebook, request.version)
     parts = parse_part_ids(notebook.text) if notebook else {}
     kit = compute_kit_id(parts.values()) if parts else request.kit
@@ -92,10 +91,10 @@ def plan_submission(request: SubmitRequest, context: PushContext, ledger: Submis
     else:
         existing = next((submission for submission in same_version if not submission.is_finished), None)
     limits = None
-    if competition is None or existing is None:
+    if existing is None:
         entries = reversed(ledger.find_by_version(request.notebook, request.version))
         commit = next((entry.commit for entry in entries if entry.commit), "")
-        competition, limits = check_submission(request, competition, notebook, context, commit=commit)
+        limits = check_submission(request, competition, notebook, context, commit=commit)
     repeat = 1 + max(map(count_repeats, same_version), default=-1)
     return SubmitPlan(
         request=request,
@@ -270,7 +269,7 @@ def _build_entry(plan: SubmitPlan, ref: int, ledger: SubmissionLedger) -> Ledger
 def _build_refusal(refusal: RefusedError, plan: SubmitPlan) -> RefusedError:
     """Return a refusal in Kaggle's words, with the fix that belongs to it."""
     slug, words = plan.request.competition, refusal.what.lower()
-    rules = rules_page(slug, plan.competition)
+    rules = rules_page(plan.competition)
     if "allowance" in words or "daily" in words:
         code = "submission-limit-reached"
         hint = f"run the same command again later: the daily limit {describe_reset()}"
