@@ -1,12 +1,13 @@
 """What holds for all tests."""
 
+import functools
 import gc
 import os
 import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
@@ -47,10 +48,27 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return min(2 * cores, _MOST_WORKERS)
 
 
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Let one worker run all files that import torch, scikit-learn or pandas, and each other file stay with one worker."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "large libraries" if _imports_large_libraries(config.rootpath / file) else file
+
+    return Scheduling(config, log)
+
+
+@functools.cache
+def _imports_large_libraries(file: Path) -> bool:
+    return "tests.support.lazy_modules" in file.read_text(encoding="utf-8")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let the files whose tests drive whole commands go first, so that none of them is left for one worker at the end."""
+    """Let the files go first that take longest, so that none of them is left for one worker at the end."""
     driving = {item.path for item in items if {"here", "bench"} & set(getattr(item, "fixturenames", ()))}
-    items.sort(key=lambda item: item.path not in driving)
+    items.sort(key=lambda item: (not _imports_large_libraries(item.path), item.path not in driving))
 
 
 def pytest_collection_finish() -> None:

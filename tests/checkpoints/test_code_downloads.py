@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
-import torch
 
 from offline_kit.checkpoints.code_downloads import find_downloads
 from offline_kit.checkpoints.file_downloads import check_hyper_parameters as hyper_findings
 from offline_kit.project.types import Checkpoint, CheckpointKind, Finding
+from tests.support.lazy_modules import torch
 
 
 def found(folder: Path, code: str, **params: object) -> tuple[Finding, ...]:

@@ -39,9 +39,8 @@ from offline_kit.project.types import (
 from offline_kit.workflow import resolved_project as asking
 from offline_kit.workflow.model_files import check_trained_versions as versions_of
 from offline_kit.workflow.model_files import inspect_model_files
-
-joblib = pytest.importorskip("joblib")
-linear = pytest.importorskip("sklearn.linear_model")
+from tests.support.lazy_modules import joblib
+from tests.support.lazy_modules import linear_model as linear
 
 
 @pytest.fixture

@@ -11,17 +11,12 @@ from typing import Any
 
 import pytest
 
-from tests.support.predicting import Stage
-from tests.support.tabular_models import findings, seen
-
-torch: Any = pytest.importorskip("torch", reason="the frameworks of torch need it, the tool does not")
-
-from offline_kit.checkpoints import members  # noqa: E402 - only where torch is
-from offline_kit.checkpoints.discovery import collect_checkpoints  # noqa: E402
-from offline_kit.checkpoints.frameworks import framework_table  # noqa: E402
-from offline_kit.core.errors import ProjectError  # noqa: E402
-from offline_kit.notebook.runtime.kit_runtime import KitError  # noqa: E402
-from offline_kit.notebook.runtime.kit_torch import (  # noqa: E402
+from offline_kit.checkpoints import members
+from offline_kit.checkpoints.discovery import collect_checkpoints
+from offline_kit.checkpoints.frameworks import framework_table
+from offline_kit.core.errors import ProjectError
+from offline_kit.notebook.runtime.kit_runtime import KitError
+from offline_kit.notebook.runtime.kit_torch import (
     as_tensors,
     build_from_checkpoint,
     compute_answer,
@@ -30,9 +25,12 @@ from offline_kit.notebook.runtime.kit_torch import (  # noqa: E402
     prepare_model,
     strip_wrappers,
 )
-from offline_kit.project.config import load_config  # noqa: E402
-from offline_kit.project.types import ModelSpec, NotebookSettings, Severity  # noqa: E402
-from offline_kit.workflow.model_files import ModelFiles, advise_on_checkpoints  # noqa: E402
+from offline_kit.project.config import load_config
+from offline_kit.project.types import ModelSpec, NotebookSettings, Severity
+from offline_kit.workflow.model_files import ModelFiles, advise_on_checkpoints
+from tests.support.lazy_modules import torch
+from tests.support.predicting import Stage
+from tests.support.tabular_models import findings, seen
 
 NET = """
 from torch import nn

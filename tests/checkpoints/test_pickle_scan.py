@@ -20,7 +20,6 @@ from typing import Any
 import joblib
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -30,6 +29,7 @@ from offline_kit.core.errors import ProjectError
 from offline_kit.core.files import sha256_of
 from offline_kit.project.types import Checkpoint
 from offline_kit.project.types import CheckpointKind as Kind
+from tests.support.lazy_modules import torch
 
 
 class Poison:

@@ -1,6 +1,7 @@
 """Folders of transformers that bring their own code: it runs in the notebook where that is allowed, and only there."""
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,10 @@ import pytest
 
 from offline_kit.project.types import ModelSpec
 from offline_kit.rehearsal import causes
+from tests.support.lazy_modules import safetensors, torch
 from tests.support.predicting import Stage
 
-torch: Any = pytest.importorskip("torch", reason="transformers computes with it")
-pytest.importorskip("transformers", reason="the folders are loaded with it")
-safetensors: Any = pytest.importorskip("safetensors.torch", reason="the folders are loaded with it")
+pytestmark = pytest.mark.skipif(not find_spec("transformers"), reason="the folders are loaded with it")
 
 OWN = """
 import torch

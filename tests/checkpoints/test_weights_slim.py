@@ -4,12 +4,12 @@ import json
 import struct
 import subprocess
 import sys
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from offline_kit.checkpoints import slim_worker
 from offline_kit.checkpoints.file_kinds import classify_file
@@ -21,28 +21,22 @@ from offline_kit.notebook.runtime.kit_torch import load_checkpoint
 from offline_kit.project.config import Config
 from offline_kit.project.types import Checkpoint, Severity
 from offline_kit.project.types import CheckpointKind as Kind
+from tests.support.lazy_modules import torch
 from tests.support.warm_python import link_environment, torch_python
 
 
-class Tied(torch.nn.Module):
-    """A model whose last layer is its first one turned round, as language models have it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed = torch.nn.Embedding(50, 16)
-        self.norm = torch.nn.BatchNorm1d(16)
-        self.head = torch.nn.Linear(16, 50, bias=False)
-        self.head.weight = self.embed.weight
-
-    def forward(self, x: Any) -> Any:
-        """Return one row for each token."""
-        return self.head(self.norm(self.embed(x)))
+def tied() -> Any:
+    """Return a model whose last layer is its first one turned round, as language models have it."""
+    embed, norm = torch.nn.Embedding(50, 16), torch.nn.BatchNorm1d(16)
+    head = torch.nn.Linear(16, 50, bias=False)
+    head.weight = embed.weight
+    return torch.nn.Sequential(OrderedDict(embed=embed, norm=norm, head=head))
 
 
-def trained() -> tuple[Tied, dict[str, Any]]:
+def trained() -> tuple[Any, dict[str, Any]]:
     """Return a model after a step of Adam, and its Lightning checkpoint."""
     torch.manual_seed(0)
-    model = Tied()
+    model = tied()
     adam = torch.optim.AdamW(model.parameters())
     plan = torch.optim.lr_scheduler.StepLR(adam, 3)
     model(torch.arange(50)).sum().backward()
@@ -96,7 +90,7 @@ def work(source: Path, target: Path, **wish: Any) -> dict[str, Any]:
 
 def predictions(weights: dict[str, Any]) -> Any:
     """Return what the model predicts with these weights."""
-    model = Tied().eval()
+    model = tied().eval()
     model.load_state_dict(weights, strict=True)
     with torch.inference_mode():
         return model(torch.arange(50))
@@ -300,15 +294,15 @@ def test_names_of_the_script_need_no_script(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("thing", "reason"),
+    ("make", "reason"),
     [
-        ([torch.zeros(2)], "holds a list"),
-        ({"optimizer": {"state": {}}, "epoch": 1}, "no weights"),
+        (lambda: [torch.zeros(2)], "holds a list"),
+        (lambda: {"optimizer": {"state": {}}, "epoch": 1}, "no weights"),
     ],
 )
-def test_what_is_no_checkpoint_is_left(tmp_path: Path, thing: Any, reason: str) -> None:
+def test_what_is_no_checkpoint_is_left(tmp_path: Path, make: Callable[[], Any], reason: str) -> None:
     """Things without weights by name are not touched."""
-    torch.save(thing, tmp_path / "a.pt")
+    torch.save(make(), tmp_path / "a.pt")
     assert reason in work(tmp_path / "a.pt", tmp_path / "new.pt")["left"]
 
 

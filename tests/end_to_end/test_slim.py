@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from offline_kit.checkpoints.file_kinds import classify_file
 from offline_kit.checkpoints.slim import SlimmedCheckpoints, slim_checkpoints
@@ -14,6 +13,7 @@ from offline_kit.core.files import sha256_of
 from offline_kit.notebook.runtime.kit_torch import build_model, load_checkpoint
 from offline_kit.project.config import Config
 from offline_kit.project.types import Checkpoint
+from tests.support.lazy_modules import torch
 
 pytestmark = pytest.mark.slow
 

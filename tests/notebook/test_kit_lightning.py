@@ -4,16 +4,13 @@ import argparse
 import importlib.util
 import pickle
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-torch: Any = pytest.importorskip("torch", reason="the lightning template needs torch, the tool does not")
-
-from offline_kit.notebook.runtime.kit_runtime import KitError  # noqa: E402
-from offline_kit.notebook.runtime.kit_torch import (  # noqa: E402 - only where torch is
+from offline_kit.notebook.runtime.kit_runtime import KitError
+from offline_kit.notebook.runtime.kit_torch import (
     build_data,
     build_model,
     check_params,
@@ -22,60 +19,9 @@ from offline_kit.notebook.runtime.kit_torch import (  # noqa: E402 - only where 
     predict_loader,
     to_device,
 )
+from tests.support.lazy_modules import LazyModule, torch
 
-
-class LightningModule(torch.nn.Module):  # type: ignore[misc]
-    """Stands for Lightning's base class, which defines everything."""
-
-    def predict_step(self, batch: Any, batch_idx: int) -> Any:
-        raise AssertionError("not mine")
-
-
-class LightningDataModule:
-    """Likewise for data."""
-
-    def setup(self, stage: str) -> None:
-        raise AssertionError("not mine")
-
-    def predict_dataloader(self) -> Any:
-        raise AssertionError("not mine")
-
-
-LightningModule.__module__ = "pytorch_lightning.core.module"
-LightningDataModule.__module__ = "lightning.pytorch.core.datamodule"
-
-
-class Model(LightningModule):
-    """Adds `shift` after a linear layer."""
-
-    def __init__(self, width: int = 2, shift: float = 0.0) -> None:
-        super().__init__()
-        self.layer = torch.nn.Linear(2, width)
-        self.shift = shift
-
-    def forward(self, x: Any) -> Any:
-        return self.layer(x) + self.shift
-
-
-class Probabilities(Model):
-    """Has a predict_step of its own."""
-
-    def predict_step(self, batch: Any, batch_idx: int) -> Any:
-        return self(batch["x"]).sigmoid().half()
-
-
-class Data(LightningDataModule):
-    """A data module with a test loader and nothing else."""
-
-    def __init__(self, where: str, batch_size: int = 2, *, size: int = 8) -> None:
-        self.where, self.batch_size, self.size = where, batch_size, size
-
-    def test_dataloader(self) -> Iterator[Any]:
-        yield [torch.ones(2, 2), torch.zeros(2)]
-        yield [torch.zeros(1, 2), torch.zeros(1)]
-
-    def submission(self, predictions: Any) -> list[dict[str, Any]]:
-        return [{"id": number, "label": float(row[0])} for number, row in enumerate(predictions)]
+models: Any = LazyModule("tests.support.lightning_models")
 
 
 def saved(tmp_path: Path, model: Any, **more: Any) -> Path:
@@ -85,16 +31,18 @@ def saved(tmp_path: Path, model: Any, **more: Any) -> Path:
 
 def test_a_model_is_rebuilt_from_its_checkpoint(tmp_path: Path) -> None:
     """Hyper-parameters make the model, those its constructor does not take are left out, params win."""
-    path = saved(tmp_path, Model(3), hyper_parameters={"width": 3, "shift": 1.0, "lr": 0.1})
-    model = build_model(Model, load_checkpoint(path), {"shift": 5.0, "weights_only": True}, "cpu")
+    path = saved(tmp_path, models.Model(3), hyper_parameters={"width": 3, "shift": 1.0, "lr": 0.1})
+    model = build_model(models.Model, load_checkpoint(path), {"shift": 5.0, "weights_only": True}, "cpu")
     assert (model.layer.out_features, model.shift, model.training) == (3, 5.0, False)
 
 
 def test_a_plain_state_dict_does_too(tmp_path: Path) -> None:
     """A file of weights alone is a checkpoint, with the params as its hyper-parameters."""
-    torch.save(Model(4).state_dict(), tmp_path / "weights.pth")
+    torch.save(models.Model(4).state_dict(), tmp_path / "weights.pth")
     assert (
-        build_model(Model, load_checkpoint(tmp_path / "weights.pth"), {"width": 4}, "cpu").layer.out_features
+        build_model(
+            models.Model, load_checkpoint(tmp_path / "weights.pth"), {"width": 4}, "cpu"
+        ).layer.out_features
         == 4
     )
 
@@ -122,7 +70,7 @@ def test_safetensors_are_weights_too(tmp_path: Path) -> None:
 
 def test_pickled_classes_are_refused_by_name(tmp_path: Path) -> None:
     """A safe load names the class, and the setting that allows it, which then works."""
-    path = saved(tmp_path, Model(), hyper_parameters=argparse.Namespace(width=2))
+    path = saved(tmp_path, models.Model(), hyper_parameters=argparse.Namespace(width=2))
     with pytest.raises(KitError, match=r"argparse\.Namespace") as caught:
         load_checkpoint(path)
     assert "weights_only = false" in str(caught.value)
@@ -146,19 +94,19 @@ def test_a_saved_object_is_no_checkpoint(tmp_path: Path) -> None:
 
 def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
     """Missing and unexpected weights, and other shapes, are told."""
-    weights = Model().state_dict()
+    weights = models.Model().state_dict()
     weights["head.weight"] = weights.pop("layer.weight")
     with pytest.raises(KitError, match=r"in the model only: layer\.weight") as caught:
-        build_model(Model, {"state_dict": weights}, {}, "cpu")
+        build_model(models.Model, {"state_dict": weights}, {}, "cpu")
     assert "in the checkpoint only: head.weight" in str(caught.value)
     with pytest.raises(KitError, match="size mismatch"):
-        build_model(Model, {"state_dict": Model(3).state_dict()}, {}, "cpu")
+        build_model(models.Model, {"state_dict": models.Model(3).state_dict()}, {}, "cpu")
 
 
 def test_a_model_without_its_hyper_parameters_is_told() -> None:
     """A constructor that wants more than there is says which, before it is called."""
 
-    class Needs(Model):
+    class Needs(models.Model):  # type: ignore[misc]
         def __init__(self, backbone: str) -> None:
             super().__init__()
 
@@ -168,21 +116,24 @@ def test_a_model_without_its_hyper_parameters_is_told() -> None:
 
 def test_typing_errors_in_params_are_told() -> None:
     """A param that neither the template, the model nor the data takes is an error."""
-    check_params({"batch_size": 4, "shift": 1, "weights_only": False}, {}, [Model, Data])
-    check_params({"lr": 4}, {"hyper_parameters": {"lr": 1}}, [Model, Data])
+    check_params({"batch_size": 4, "shift": 1, "weights_only": False}, {}, [models.Model, models.Data])
+    check_params({"lr": 4}, {"hyper_parameters": {"lr": 1}}, [models.Model, models.Data])
     with pytest.raises(KitError, match="there is no param 'batchsize'"):
-        check_params({"batchsize": 4}, {}, [Model, Data])
+        check_params({"batchsize": 4}, {}, [models.Model, models.Data])
 
 
 def test_a_model_with_kwargs_gets_what_was_saved() -> None:
     """Params that are the data's do not reach a model that would take anything."""
 
-    class Loose(Model):
+    class Loose(models.Model):  # type: ignore[misc]
         def __init__(self, width: int = 2, **more: Any) -> None:
             super().__init__(width)
             self.more = more
 
-    checkpoint = {"state_dict": Model().state_dict(), "hyper_parameters": {"pretrained": True, "drop": 0.1}}
+    checkpoint = {
+        "state_dict": models.Model().state_dict(),
+        "hyper_parameters": {"pretrained": True, "drop": 0.1},
+    }
     model = build_model(Loose, checkpoint, {"pretrained": False, "batch_size": 4}, "cpu")
     assert model.more == {"pretrained": False, "drop": 0.1}
 
@@ -192,14 +143,14 @@ def test_data_gets_the_folder_and_what_it_was_trained_with(tmp_path: Path) -> No
     checkpoint = {
         "datamodule_hyper_parameters": {"where": "/home/me", "size": 16, "batch_size": 64, "other": 1}
     }
-    data = build_data(Data, tmp_path, checkpoint, {"batch_size": 3})
+    data = build_data(models.Data, tmp_path, checkpoint, {"batch_size": 3})
     assert (data.where, data.size, data.batch_size) == (str(tmp_path), 16, 3)
 
 
 def test_data_is_set_up_for_prediction(tmp_path: Path) -> None:
     """`setup` is called with the stage, or without where it takes none; only if it is the class's own."""
 
-    class Stage(Data):
+    class Stage(models.Data):  # type: ignore[misc]
         stage = ""
 
         def setup(self, stage: str = "") -> None:
@@ -219,17 +170,17 @@ def test_data_that_breaks_the_contract_is_told(tmp_path: Path) -> None:
     class Mute:
         """No submission, no loader."""
 
-    class Greedy(Data):
+    class Greedy(models.Data):  # type: ignore[misc]
         def __init__(self, root: Path, fold: int) -> None:
             pass
 
-    class Loaderless(LightningDataModule):
+    class Loaderless(models.LightningDataModule):  # type: ignore[misc]
         pass
 
     with pytest.raises(KitError, match="'Mute' has no method submission"):
         build_data(Mute, tmp_path, {}, {})
     with pytest.raises(KitError, match="needs the competition's folder as 'where'"):
-        build_data(Data, None, {}, {})
+        build_data(models.Data, None, {}, {})
     with pytest.raises(KitError, match="'fold'"):
         build_data(Greedy, tmp_path, {}, {})
     with pytest.raises(KitError, match="neither predict_dataloader nor test_dataloader"):
@@ -239,7 +190,7 @@ def test_data_that_breaks_the_contract_is_told(tmp_path: Path) -> None:
 def test_a_list_of_one_loader_is_that_loader(tmp_path: Path) -> None:
     """Lightning allows lists of loaders; one is fine, two are not."""
 
-    class Lists(Data):
+    class Lists(models.Data):  # type: ignore[misc]
         loaders = 1
 
         def predict_dataloader(self) -> Any:
@@ -254,8 +205,8 @@ def test_a_list_of_one_loader_is_that_loader(tmp_path: Path) -> None:
 
 def test_predictions_come_in_the_loaders_order(capsys: pytest.CaptureFixture[str]) -> None:
     """forward gets the first item of a batch; the answers are one tensor."""
-    model = build_model(Model, Model().state_dict(), {}, "cpu")
-    answer = predict_loader(model, find_loader(Data("x")), "cpu", "best.ckpt")
+    model = build_model(models.Model, models.Model().state_dict(), {}, "cpu")
+    answer = predict_loader(model, find_loader(models.Data("x")), "cpu", "best.ckpt")
     said = capsys.readouterr().out.splitlines()
     expected = model(torch.tensor([[1.0, 1.0], [1.0, 1.0], [0.0, 0.0]]))
     assert torch.allclose(answer, expected)
@@ -264,7 +215,7 @@ def test_predictions_come_in_the_loaders_order(capsys: pytest.CaptureFixture[str
 
 def test_an_own_predict_step_is_used() -> None:
     """The model's own predict_step gets the whole batch; half precision comes back single."""
-    model = build_model(Probabilities, Model().state_dict(), {}, "cpu")
+    model = build_model(models.Probabilities, models.Model().state_dict(), {}, "cpu")
     answer = predict_loader(model, [{"x": torch.zeros(3, 2), "name": ["a", "b", "c"]}], "cpu", "x")
     assert answer.shape == (3, 2)
     assert answer.dtype == torch.float32

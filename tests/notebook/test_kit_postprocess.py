@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +17,7 @@ from offline_kit.notebook.runtime.kit_hooks import Preprocessing, load_preproces
 from offline_kit.notebook.runtime.kit_postprocess import build_submission, list_labels, select_sample_rows
 from offline_kit.notebook.runtime.kit_runtime import KitError, print_once
 from offline_kit.notebook.runtime.kit_tasks import RowBatch, SampleSubmission, read_sample
+from tests.support.lazy_modules import pandas as pd
 
 SHARES = st.floats(0, 1, width=32)
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import pandas as pd
 import pytest
 
 from offline_kit.cli.commands.ship import show_rehearsal
@@ -21,6 +20,7 @@ from offline_kit.core.errors import UsageError
 from offline_kit.notebook.runtime import kit_server
 from offline_kit.notebook.runtime.kit_runtime import KitError
 from offline_kit.rehearsal import gateway, gateway_driver, gateway_standin, rehearse, submission_check
+from tests.support.lazy_modules import pandas as pd
 
 ROWS = 23
 
@@ -170,8 +170,11 @@ def test_a_wrong_number_of_rows_is_explained(data: Path, kept: int) -> None:
         (None, "predict returned None"),
         ([1.0] * 5, "predict returned a list"),
         ({"y": [1.0] * 5}, "predict returned a dict"),
-        (pd.DataFrame({"z": [1.0] * 5}), "columns z instead of y"),
-        (pd.DataFrame({"row_id": [99] * 5, "y": [1.0] * 5}), "column 'row_id' is not that of the batch"),
+        (lambda: pd.DataFrame({"z": [1.0] * 5}), "columns z instead of y"),
+        (
+            lambda: pd.DataFrame({"row_id": [99] * 5, "y": [1.0] * 5}),
+            "column 'row_id' is not that of the batch",
+        ),
         (0.5, "5 rows were asked for"),
     ],
 )
@@ -180,7 +183,7 @@ def test_answers_that_kaggle_refuses_are_refused_here(data: Path, answer: Any, w
     pd.read_csv(data / "test.csv")[:20].to_csv(data / "test.csv", index=False)
     standin(data)
     with pytest.raises(KitError) as caught:
-        serve(data, lambda test: answer)
+        serve(data, lambda test: answer() if callable(answer) else answer)
     assert words in str(caught.value)
     assert "hint: return a data frame or a series with the columns that are to be predicted" in str(
         caught.value

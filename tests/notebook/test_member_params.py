@@ -6,17 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 
 from offline_kit.checkpoints.frameworks import framework_table
 from offline_kit.core.resources import templates_folder
 from offline_kit.project.types import ModelSpec
 from tests.support import command_line
+from tests.support.lazy_modules import joblib, torch
+from tests.support.lazy_modules import pandas as pd
 from tests.support.predicting import Stage
-
-torch = pytest.importorskip("torch")
-joblib = pytest.importorskip("joblib")
 
 NET = """
 import torch

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from offline_kit.checkpoints.frameworks import framework_table
@@ -16,10 +15,9 @@ from offline_kit.core.errors import ProjectError, UsageError
 from offline_kit.core.resources import templates_folder
 from offline_kit.notebook.predict_settings import BATCHES, predict_facts, read_columns
 from offline_kit.project.types import Member, ModelSpec, NotebookSettings
+from tests.support.lazy_modules import joblib
+from tests.support.lazy_modules import pandas as pd
 from tests.support.predicting import Stage
-
-joblib = pytest.importorskip("joblib")
-pytest.importorskip("sklearn")
 
 
 @pytest.fixture

@@ -15,9 +15,15 @@ class LazyModule:
         self._name = name
 
     def __getattr__(self, attribute: str) -> Any:
+        if (
+            attribute.startswith("_") and attribute != "__version__"
+        ):  # what pytest asks each object of a test file for
+            raise AttributeError(attribute)
         return getattr(pytest.importorskip(self._name), attribute)
 
 
 torch: Any = LazyModule("torch")
 joblib: Any = LazyModule("joblib")
 linear_model: Any = LazyModule("sklearn.linear_model")
+pandas: Any = LazyModule("pandas")
+safetensors: Any = LazyModule("safetensors.torch")
