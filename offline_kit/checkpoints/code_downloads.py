@@ -74,8 +74,8 @@ def find_code_downloads(
     try:
         resolved = references.resolve_references(project, entries, roots)
     except OfflineKitError:  # the build reports it
-        resolved = ()
-    starts = [reference.file for reference in resolved if reference.file]
+        resolved = {}
+    starts = [file for file in resolved.values() if file]
     used = references.find_reached_files(starts, roots) if starts else None
     if used is not None:
         files = [path for path in files if path.resolve() in used]

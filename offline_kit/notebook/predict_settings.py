@@ -254,11 +254,11 @@ class CodeLookup:
     def find_parameters(self, reference: str) -> CallParameters | None:
         """Return the parameters of a reference; None if the project has no source for it."""
         try:
-            (source,) = references.resolve_references(self.project, [reference], self.roots)
+            (source,) = references.resolve_references(self.project, [reference], self.roots).values()
         except UsageError:
             return None  # where it leads nowhere, whoever collects the code says so
         name = reference.rpartition(":")[2]
-        return references.read_parameters(source.file, name) if source.file else None
+        return references.read_parameters(source, name) if source else None
 
 
 def check_params(settings: NotebookSettings, members: Sequence[Member], task: str, code: CodeLookup) -> None:

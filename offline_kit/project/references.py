@@ -23,28 +23,18 @@ _IMPORTERS = frozenset(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class CodeReference:
-    """A reference in the configuration, and the file that defines it."""
-
-    text: str  # as the user wrote it
-    file: Path | None  # none for a module outside the project (of a dependency, perhaps)
-
-
-def resolve_references(
-    project: Path, texts: Iterable[str], roots: Sequence[Path]
-) -> tuple[CodeReference, ...]:
-    """Find the file of each reference, and check that it defines the name.
+def resolve_references(project: Path, texts: Iterable[str], roots: Sequence[Path]) -> dict[str, Path | None]:
+    """Find the file of each reference, and check that it defines the name; None for a module outside the project.
 
     Modules are looked up in `roots`, in this order.
 
     Raises UsageError if references are invalid; its details list all of them; ProjectError if a file cannot
     be read.
     """
-    references, problems = [], []
+    files, problems = {}, []
     for text in dict.fromkeys(texts):
         try:
-            references.append(_resolve_reference(project, text, roots))
+            files[text] = _resolve_reference(project, text, roots)
         except UsageError as error:
             problems.append(error)
     if len(problems) == 1:
@@ -52,14 +42,14 @@ def resolve_references(
     if problems:
         count = f"{len(problems)} references of the configuration are invalid"
         raise _invalid_reference(count, _FORMS, [error.what for error in problems])
-    return tuple(references)
+    return files
 
 
 def _invalid_reference(what: str, hint: str, details: Sequence[str] = ()) -> UsageError:
     return UsageError(what, hint=hint, code="reference-invalid", details=details)
 
 
-def _resolve_reference(project: Path, text: str, roots: Sequence[Path]) -> CodeReference:
+def _resolve_reference(project: Path, text: str, roots: Sequence[Path]) -> Path | None:
     shape = _SHAPE.fullmatch(text)
     if not shape or not (shape["where"].endswith(".py") or _DOTTED.fullmatch(shape["where"])):
         raise _invalid_reference(f"'{text}' is not a reference", _FORMS)
@@ -75,7 +65,7 @@ def _resolve_reference(project: Path, text: str, roots: Sequence[Path]) -> CodeR
             raise _invalid_reference(
                 f"'{text}': '{file.name}' defines no '{name}'{guess}", f"use one of its names: {choices}"
             )
-    return CodeReference(text=text, file=file)
+    return file
 
 
 def _find_file(project: Path, path_text: str, text: str) -> Path:
@@ -259,7 +249,6 @@ class CallParameters:
     """The parameters of a class or function, read from its source."""
 
     names: tuple[str, ...]  # without self
-    required: tuple[str, ...]  # those without a default
     open_ended: bool  # it accepts **kwargs
 
 
@@ -276,12 +265,8 @@ def read_parameters(file: Path, name: str) -> CallParameters | None:
         return None
     arguments = definition.args
     positional = [argument.arg for argument in (*arguments.posonlyargs, *arguments.args)]
-    required = positional[: len(positional) - len(arguments.defaults)]
-    keyword_arguments = zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
-    required += [argument.arg for argument, default in keyword_arguments if default is None]
     return CallParameters(
         names=(*positional[skipped:], *(argument.arg for argument in arguments.kwonlyargs)),
-        required=tuple(required[skipped:]),
         open_ended=arguments.kwarg is not None,
     )
 

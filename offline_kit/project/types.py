@@ -38,19 +38,9 @@ class Pin:
     local: Path | None = None  # the wheel on this disk, for direct references (given, downloaded or built)
     replaces: str = ""
     """The image's version that this bundled pin replaces; empty if the image lacks the package."""
-    spare: bool = False  # provided, but shipped too, and used only if the image turns out to lack it
-
-
-@dataclass(frozen=True, kw_only=True)
-class Replacement:
-    """An image package that the kit replaces with another version."""
-
-    name: str
-    image_version: str
-    version: str
-    asked_by: tuple[str, ...]  # who requires the kit's version
     breaks: tuple[str, ...] = ()
-    """Image packages whose requirements no longer hold, as "tensorflow (wants numpy<2.1)"."""
+    """Image packages whose requirements no longer hold by that, as "tensorflow (wants numpy<2.1)"."""
+    spare: bool = False  # provided, but shipped too, and used only if the image turns out to lack it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,10 +53,14 @@ class Freeze:
     cutoff: str  # ISO 8601 in UTC: files that were uploaded to the index later are ignored
     input_hash: str  # hex digest over all inputs of the freeze
     pins: tuple[Pin, ...]  # sorted by name
-    replacements: tuple[Replacement, ...] = ()
     differences: tuple[str, ...] = ()
     """Notes, such as preferred pins (of lock files) that were changed to fit the image."""
     text: str = ""  # the lock file's text: pip-tools' format, with provided and skipped pins as comments
+
+    @property
+    def replacements(self) -> tuple[Pin, ...]:
+        """The pins that replace another version of the image's."""
+        return tuple(pin for pin in self.pins if pin.replaces)
 
     def pins_with(self, fate: Fate) -> tuple[Pin, ...]:
         """Return the pins with this fate, in their order."""

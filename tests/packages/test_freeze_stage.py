@@ -98,7 +98,7 @@ def test_replace_allows_it_and_says_what_breaks(case: Case) -> None:
     found = case.freeze("pandas>=3")
     assert bundled(found) == {"pandas": "3.0"}
     (one,) = found.replacements
-    assert (one.name, one.image_version, one.version) == ("pandas", "2.3.3", "3.0")
+    assert (one.name, one.replaces, one.version) == ("pandas", "2.3.3", "3.0")
     assert one.asked_by == ("-r requirements.in",)
     assert one.breaks == ("glue (wants pandas<3)",)
     assert bundled(case.freeze("modern", replace=("numpy",))) == {"modern": "1.0", "numpy": "2.4.0"}

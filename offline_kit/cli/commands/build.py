@@ -141,7 +141,7 @@ def _show_freeze(freeze: Freeze, sizes: dict[str, int], console: Console) -> Non
     for replacement in freeze.replacements:
         breaks = f"; it breaks {', '.join(replacement.breaks)}" if replacement.breaks else ""
         console.warn(
-            f"{replacement.name} {replacement.version} replaces the image's {replacement.image_version}"
+            f"{replacement.name} {replacement.version} replaces the image's {replacement.replaces}"
             f" (asked for by {_requested_by(replacement.asked_by)}){breaks}"
         )
     for line in freeze.differences:
@@ -189,9 +189,7 @@ def kit_facts(kit: Kit) -> dict[str, Any]:
 
 def _freeze_facts(freeze: Freeze) -> dict[str, Any]:
     pins = {fate.value: [pick(pin, "name version reason") for pin in freeze.pins_with(fate)] for fate in Fate}
-    replaced = [
-        pick(item, "name breaks", image="image_version", kit="version") for item in freeze.replacements
-    ]
+    replaced = [pick(pin, "name breaks", image="replaces", kit="version") for pin in freeze.replacements]
     return {"image": freeze.image, "cutoff": freeze.cutoff, **pins, "replaced": replaced}
 
 

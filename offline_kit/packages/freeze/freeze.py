@@ -387,13 +387,13 @@ class _FreezeMaker:
         pins = self._decide_pins(resolver.roots, resolution)
         self._check_hashes(pins)
         replaced = {pin.name: pin.version for pin in pins if pin.replaces}
-        broken: dict[str, tuple[str, ...]] = {}
         if replaced:
             self.report.step(
                 f"Looking for packages of the image that break with another {', '.join(sorted(replaced))}"
             )
             image_requires = self.metadata.read_image_requirements(self.report)
             broken = dependency_walk.find_broken_packages(replaced, self.image, image_requires)
+            pins = tuple(replace(pin, breaks=broken.get(pin.name, ())) for pin in pins)
         return Freeze(
             image=self.image.name,
             python=self.image.python,
@@ -401,7 +401,6 @@ class _FreezeMaker:
             cutoff=self.cutoff,
             input_hash=input_hash,
             pins=pins,
-            replacements=freeze_file.list_replacements(pins, broken),
             differences=(
                 *_describe_differences(pins, self.inputs.locked_versions),
                 *self._describe_unpinned(pins),

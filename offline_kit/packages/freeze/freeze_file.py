@@ -1,10 +1,9 @@
 """The committed freeze file: requirements with hashes for pip, and everything else in comments for offline-kit."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
 
 from offline_kit.core.errors import ProjectError
-from offline_kit.project.types import Fate, Freeze, Pin, Replacement
+from offline_kit.project.types import Fate, Freeze, Pin
 
 FORMAT = "1"
 _TITLE = "# This file is made by offline-kit from the project's requirements; edits by hand are refused."
@@ -17,7 +16,6 @@ _NOTES = "# Notes:"
 
 def render_freeze(freeze: Freeze) -> str:
     """Return the text of the freeze file; the same freeze gives the same text."""
-    broken_packages = {replacement.name: replacement.breaks for replacement in freeze.replacements}
     header = {
         "format": FORMAT,
         "image": freeze.image,
@@ -31,19 +29,19 @@ def render_freeze(freeze: Freeze) -> str:
     lines += [f"# {key}: {value}".rstrip() for key, value in header.items()]
     lines += ["#"]
     for pin in freeze.pins_with(Fate.BUNDLED):
-        lines += _render_pin(pin, broken_packages.get(pin.name, ()))
+        lines += _render_pin(pin)
     for fate, title in _SECTIONS.items():
         pins = freeze.pins_with(fate)
         lines += ["", title] if pins else []
         for pin in pins:
-            lines += ["#", *(f"# {line}" for line in _render_pin(pin, ()))]
+            lines += ["#", *(f"# {line}" for line in _render_pin(pin))]
     if freeze.differences:
         lines += ["", _NOTES, "#", *(f"# - {line}" for line in freeze.differences)]
     body = "\n".join(lines) + "\n"
     return body.replace("# content:", f"# content: {_hash_content(body)}", 1)
 
 
-def _render_pin(pin: Pin, breaks: tuple[str, ...]) -> list[str]:
+def _render_pin(pin: Pin) -> list[str]:
     first_line = f"{pin.name}=={pin.version}" if pin.version else pin.name
     parts = [first_line, *(f"    --hash={value}" for value in pin.hashes)]
     lines = [f"{word} \\" for word in parts[:-1]] + [parts[-1]]
@@ -53,7 +51,7 @@ def _render_pin(pin: Pin, breaks: tuple[str, ...]) -> list[str]:
         lines += ["    # via", *(f"    #   {entry}" for entry in pin.asked_by)]
     fields = [("wanted", entry) for entry in pin.requires]
     fields += [("why", pin.reason), ("from", pin.url), ("replaces", pin.replaces)]
-    fields += [("spare", "yes" if pin.spare else ""), *(("breaks", entry) for entry in breaks)]
+    fields += [("spare", "yes" if pin.spare else ""), *(("breaks", entry) for entry in pin.breaks)]
     return lines + [f"    # {key}: {value}" for key, value in fields if value]
 
 
@@ -102,34 +100,16 @@ def parse_freeze(text: str, *, name: str) -> Freeze:
     body, notes = lines, []
     if _NOTES in lines:
         body, notes = lines[: lines.index(_NOTES)], lines[lines.index(_NOTES) :]
-    blocks = _parse_blocks(body)
-    pins = tuple(sorted((_build_pin(fate, fields) for fate, fields in blocks), key=lambda pin: pin.name))
-    breaks = {_split_pin(fields)[0]: tuple(fields.get("breaks", ())) for _, fields in blocks}
+    pins = (_build_pin(fate, fields) for fate, fields in _parse_blocks(body))
     return Freeze(
         image=header.get("image", ""),
         python=header.get("python", ""),
         engine=header.get("engine", ""),
         cutoff=header.get("cut-off", ""),
         input_hash=header.get("inputs", ""),
-        pins=pins,
-        replacements=list_replacements(pins, breaks),
+        pins=tuple(sorted(pins, key=lambda pin: pin.name)),
         differences=tuple(line.removeprefix("# - ") for line in notes if line.startswith("# - ")),
         text="\n".join(lines) + "\n",
-    )
-
-
-def list_replacements(pins: Iterable[Pin], breaks: Mapping[str, tuple[str, ...]]) -> tuple[Replacement, ...]:
-    """Return the replacements among pins with the image packages that each breaks."""
-    return tuple(
-        Replacement(
-            name=pin.name,
-            image_version=pin.replaces,
-            version=pin.version,
-            asked_by=pin.asked_by,
-            breaks=breaks.get(pin.name, ()),
-        )
-        for pin in pins
-        if pin.replaces
     )
 
 
@@ -172,13 +152,8 @@ def _parse_blocks(lines: list[str]) -> list[tuple[Fate, dict[str, list[str]]]]:
     return blocks
 
 
-def _split_pin(fields: dict[str, list[str]]) -> tuple[str, str]:
-    name, _, version = fields["pin"][0].partition("==")
-    return name, version
-
-
 def _build_pin(fate: Fate, fields: dict[str, list[str]]) -> Pin:
-    name, version = _split_pin(fields)
+    name, _, version = fields["pin"][0].partition("==")
     return Pin(
         name=name,
         version=version,
@@ -189,5 +164,6 @@ def _build_pin(fate: Fate, fields: dict[str, list[str]]) -> Pin:
         hashes=tuple(fields.get("hash", ())),
         url=fields.get("from", [""])[0],
         replaces=fields.get("replaces", [""])[0],
+        breaks=tuple(fields.get("breaks", ())),
         spare="spare" in fields,
     )

@@ -30,9 +30,8 @@ def find_needed_modules(
     package_roots = [root for package in packages for root in (package / "src", package) if root.is_dir()]
     loose_roots = [root for path in shipped for root in (path, path.parent) if root.is_dir()]
     roots = list(dict.fromkeys([*package_roots, *loose_roots, project / "src", project]))
-    for reference in references.resolve_references(project, names, roots):
-        file = reference.file
-        if file is None or (".py:" not in reference.text and _is_in_wheel(file, package_roots)):
+    for text, file in references.resolve_references(project, names, roots).items():
+        if file is None or (".py:" not in text and _is_in_wheel(file, package_roots)):
             continue
         if not _is_below(file, shipped):
             top = _find_top_package(file.parent)
