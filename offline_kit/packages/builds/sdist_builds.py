@@ -83,24 +83,20 @@ def settle_sdists(
     listing every sdist of which no fitting wheel can be built, unless `allow_unbuilt` names it.
     """
     sources = BuildSources(image, index, cutoff)
-    retried = [sdist.name not in allow_unbuilt for sdist in sdists]
-    recalled = [_recall_build(s, sources, retry=retry) for s, retry in zip(sdists, retried, strict=True)]
-    if None in recalled and not sources.exact_python:
+    retried = {sdist: sdist.name not in allow_unbuilt for sdist in sdists}
+    is_recalled = all(_recall_build(sdist, sources, retry=retry) for sdist, retry in retried.items())
+    if not is_recalled and not sources.exact_python:
         minor, running = image.python_minor, "{}.{}".format(*sys.version_info)
         report.note(
             f"Python {minor} is not installed here: sources are built with Python {running}, which works "
             f"for pure Python packages only; install it with 'uv python install {minor}'"
         )
-    builds = [
-        build or build_sdist(sdist, sources, report, retry=retry)
-        for sdist, build, retry in zip(sdists, recalled, retried, strict=True)
-    ]
-    pairs = list(zip(sdists, builds, strict=True))
-    failed = [pair for pair in pairs if pair[1].wheel is None and pair[0].name not in allow_unbuilt]
+    builds = {sdist: build_sdist(sdist, sources, report, retry=retry) for sdist, retry in retried.items()}
+    failed = {sdist: build for sdist, build in builds.items() if build.wheel is None and retried[sdist]}
     if failed:
         raise _make_failure_error(failed, sources)
     settled = []
-    for sdist, build in pairs:
+    for sdist, build in builds.items():
         if build.wheel is None:
             report.warn(f"{sdist.name} {sdist.version} is shipped as source only, as allowed: {build.reason}")
         with_source = policy != "wheel" or build.wheel is None
@@ -217,15 +213,15 @@ def _name_log(sdist: Sdist, sources: BuildSources) -> str:
     return f"{sdist.name}-{sdist.version}-py{sources.image.python_minor}"
 
 
-def _make_failure_error(failed: Sequence[tuple[Sdist, SdistBuild]], sources: BuildSources) -> ProjectError:
+def _make_failure_error(failed: Mapping[Sdist, SdistBuild], sources: BuildSources) -> ProjectError:
     details: list[str] = []
-    for sdist, build in failed:
+    for sdist, build in failed.items():
         details.append(f"{sdist.name} {sdist.version}: {build.reason}")
         details += [f"    {line}" for line in build.tail]
         log = sources.index.cache.root / "logs" / f"{_name_log(sdist, sources)}.log"
         details += [f"    whole log: {log}"] if log.exists() else []
-    names = ", ".join(f"'{sdist.name}'" for sdist, _ in failed)
-    allowed = ", ".join(f'"{sdist.name}"' for sdist, _ in failed)
+    names = ", ".join(f"'{sdist.name}'" for sdist in failed)
+    allowed = ", ".join(f'"{sdist.name}"' for sdist in failed)
     minor = sources.image.python_minor
     install_python = f"install the image's Python ('uv python install {minor}'), or "
     return ProjectError(

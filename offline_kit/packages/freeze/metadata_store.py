@@ -1,7 +1,6 @@
 """Requirements and extras of packages: read from the index, a wheel, or a build, each once."""
 
 import tempfile
-import zipfile
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,8 +19,6 @@ from offline_kit.packages import distribution_metadata
 from offline_kit.packages.file_choice import choose_file, is_same_version, is_sdist
 from offline_kit.packages.freeze.direct_references import ReferenceContext, build_wheel, unpack_archive
 from offline_kit.packages.index import IndexFile
-
-_STUB_DATE = (1980, 1, 2, 0, 0, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,15 +203,13 @@ class MetadataStore:
 
 
 def _write_stub(stub: PackageMetadata, version: str, folder: Path) -> None:
+    from wheel.wheelfile import WheelFile
+
     stem = f"{stub.name.replace('-', '_')}-{version}"
     lines = ["Metadata-Version: 2.1", f"Name: {stub.name}", f"Version: {version}"]
     lines += [f"Provides-Extra: {extra}" for extra in sorted(stub.extras)]
     lines += [f"Requires-Dist: {requirement}" for requirement in stub.requires]
-    members = {
-        "METADATA": "\n".join(lines) + "\n\n",
-        "WHEEL": "Wheel-Version: 1.0\nGenerator: offline-kit\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-    }
-    members["RECORD"] = "".join(f"{stem}.dist-info/{name},,\n" for name in (*members, "RECORD"))
-    with zipfile.ZipFile(folder / f"{stem}-py3-none-any.whl", "w") as archive:
-        for name, text in members.items():
-            archive.writestr(zipfile.ZipInfo(f"{stem}.dist-info/{name}", _STUB_DATE), text)
+    facts = "Wheel-Version: 1.0\nGenerator: offline-kit\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    with WheelFile(folder / f"{stem}-py3-none-any.whl", "w") as wheel:  # it writes RECORD
+        wheel.writestr(f"{stem}.dist-info/METADATA", "\n".join(lines) + "\n\n")
+        wheel.writestr(f"{stem}.dist-info/WHEEL", facts)
