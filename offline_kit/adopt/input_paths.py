@@ -137,14 +137,17 @@ def _find_opening_quote(node: ast.expr | None, number: int, code: NotebookCode) 
     return None
 
 
-def edit_input_paths(code: NotebookCode) -> Iterator[CellEdit]:
+def edit_input_paths(code: NotebookCode, competition: str) -> Iterator[CellEdit]:
     """Yield the edits that redirect paths below the mounts to the folder that the setup cell builds.
 
-    A walk over the whole folder stays: `os.walk` and `rglob` do not follow the links to folders there.
+    A walk over the whole folder stays: `os.walk` and `rglob` do not follow the links to folders there. Files directly
+    below the mounts are those of the `competition`, if it is known.
     """
     kept_walk, stripping = False, list[CellEdit]()
     for cell, span, path in _find_mentions(code):
-        source, edit = code.reads[cell].source, CellEdit(cell=cell, span=span, text=SHOWN_INPUT)
+        is_of_competition = competition and _is_file_of_old(split_mount_path(path))
+        text = f"{SHOWN_INPUT}/{competition}" if is_of_competition else SHOWN_INPUT
+        source, edit = code.reads[cell].source, CellEdit(cell=cell, span=span, text=text)
         before, behind = source[: span[0]].rstrip("\"'rRfF"), source[span[1] :]
         is_whole = path.rstrip("/") in (INPUT, "../input")
         if is_whole and (_WALK_CALL.search(before) or _WALK_METHOD.match(behind)):
@@ -167,6 +170,11 @@ def edit_input_paths(code: NotebookCode) -> Iterator[CellEdit]:
         if text and (cell, span[0]) not in edited:
             edited.add((cell, span[0]))
             yield CellEdit(cell=cell, span=span, text=text)
+
+
+def _is_file_of_old(mount_path: MountPath) -> bool:
+    """Whether a path means a file directly below the mounts, where Kaggle had the data of a competition until 2019."""
+    return not mount_path.kind and not mount_path.below and "." in mount_path.name  # a slug has no dot
 
 
 def _find_built_paths(code: NotebookCode) -> Iterator[tuple[int, ast.expr, list[str]]]:
@@ -229,6 +237,7 @@ def resolve_sources(notebook: InspectedNotebook) -> Iterator[ExternalNeed]:
     mentions = [
         (cell, code.reads[cell].line_number(span[0]), path) for cell, span, path in _find_mentions(code)
     ]
+    written_names = {split_mount_path(path).name for _, _, path in mentions}
     for cell, node, paths in _find_built_paths(code):
         mentions += [(cell, node.lineno, path) for path in paths]
     known_lines = {(cell, line) for cell, line, path in mentions if "*" not in split_mount_path(path).name}
@@ -241,8 +250,25 @@ def resolve_sources(notebook: InspectedNotebook) -> Iterator[ExternalNeed]:
             paths_by_source.setdefault(mount_path.name, []).append((need, mount_path))
     for name, mentioned in paths_by_source.items():
         need, mount_paths = mentioned[0][0], [mount_path for _, mount_path in mentioned]
-        resolve = _resolve_pattern if "*" in name else _resolve_source
-        yield resolve(need, mount_paths, notebook)
+        has_copy = not notebook.sources.competitions and notebook.find_mounted(mount_paths[0])
+        if _is_file_of_old(mount_paths[0]) and not has_copy:
+            yield _resolve_old_file(need, name, notebook, is_edited=name in written_names)
+        elif "*" in name:
+            yield _resolve_pattern(need, mount_paths, notebook)
+        else:
+            yield _resolve_source(need, mount_paths, notebook)
+
+
+def _resolve_old_file(
+    need: ExternalNeed, name: str, notebook: InspectedNotebook, *, is_edited: bool
+) -> ExternalNeed:
+    competition = next(iter(notebook.sources.competitions), "")
+    if competition and is_edited:
+        return need.resolve(Outcome.REWRITTEN, f"{SHOWN_INPUT}/{competition}/{name}")
+    old = "Kaggle had the data of a competition directly below /kaggle/input until 2019"
+    if competition:
+        return need.ask(f"{old}: read it from '/kaggle/input/{competition}/{name}'", name)
+    return need.ask(f"{old}: set `competition` in [tool.offline-kit], and adopt again", name)
 
 
 def _resolve_source(need: ExternalNeed, paths: list[MountPath], notebook: InspectedNotebook) -> ExternalNeed:

@@ -132,3 +132,16 @@ def test_what_a_walk_finds_is_cut_at_the_same_folder(tmp_path: Path, call: str, 
     """`os.walk` follows no links and keeps the mounts, and so does the prefix that is taken off its paths."""
     script = f"import os\nfor path in {call}('/kaggle/input'):\n    print(path[len('/kaggle/input'):])\n"
     assert ("len('/kaggle/input')" in inspect(tmp_path, script).changed[0]) is is_kept
+
+
+@pytest.mark.parametrize("competition", ["digits", ""])
+def test_files_directly_below_the_mounts_are_the_competitions(tmp_path: Path, competition: str) -> None:
+    """So Kaggle had them until 2019; without a competition it is asked for, and nothing is taken for a dataset."""
+    if competition:
+        put(tmp_path, "kernel-metadata.json", text='{"competition_sources": ["digits"]}')
+    script = "import pandas as pd\nX = pd.read_csv('../input/test.csv')\nROOT = '../input/'\nY = pd.read_csv(ROOT + 'a.csv')\n"
+    adoption = inspect(tmp_path, script)
+    assert ("'/tmp/kaggle/input/digits/test.csv'" in adoption.changed[0]) is bool(competition)
+    open_lines = [need.line for need in adoption.unresolved]
+    assert open_lines == ([4] if competition else [2, 4])
+    assert adoption.sources.datasets == ()
