@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from offline_kit.core.errors import OutsideError, ProjectError, UsageError
+from offline_kit.core.files import format_size
 from offline_kit.kaggle.client.api_types import Account, RefusedError, RemoteFile
 from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.push import push_parts as pushing
@@ -22,10 +23,11 @@ from offline_kit.kaggle.push.push_parts import (
     plan_parts,
     resolve_locations,
 )
+from offline_kit.kit import manifest
 from offline_kit.local_kaggle.faults import Fault
 from offline_kit.local_kaggle.server import TrafficEvent
 from offline_kit.project.kaggle_names import MARKER
-from offline_kit.project.types import KitPart
+from offline_kit.project.types import KitPart, Role
 from tests.support.local_kaggle import HASTY, Bench, serving
 from tests.support.pushing import (
     EAGER,
@@ -74,6 +76,24 @@ def test_what_kaggle_has_already_is_not_sent(tmp_path: Path) -> None:
     assert plan_parts(kit, remotes, PushOptions()).parts[1].action is PushAction.VERSION
     remotes[other.name] = RemotePartState(ref="a/two-kit", version=2, state="failed")
     assert "failed" in plan_parts(kit, remotes, PushOptions()).parts[1].reason
+
+
+def test_what_an_update_of_the_tool_costs_is_said_before(tmp_path: Path) -> None:
+    """Its runtime is a file of the kit, and one dataset is sent whole; another change needs no such remark."""
+    kit = make_kit(tmp_path / "kit")
+    (part,) = kit.parts
+    runtime = dataclasses.replace(part.entries[0], role=Role.RUNTIME, original="r.py", stored="r.py")
+    new = manifest.make_part("kit", [*part.entries, runtime])
+    updated = manifest.make_part("kit", [*part.entries, dataclasses.replace(runtime, sha256="0" * 64)])
+    extended = manifest.make_part(
+        "kit", [*updated.entries, dataclasses.replace(part.entries[0], original="new")]
+    )
+    warnings = []
+    for after in (updated, extended):
+        remote = RemotePartState(ref=REF, version=1, state="ready", part=new, files=listed(new))
+        (plan,) = plan_parts(dataclasses.replace(kit, parts=(after,)), {"kit": remote}, PushOptions()).parts
+        warnings.append([format_size(plan.upload_size) in line for line in plan.warnings])
+    assert warnings == [[True], []]
 
 
 def test_files_that_we_did_not_put_there_are_not_dropped(tmp_path: Path) -> None:

@@ -11,7 +11,12 @@ import pytest
 from offline_kit.notebook.runtime.kit_install import check_imports
 from offline_kit.notebook.runtime.kit_rows import cut_rows
 from offline_kit.notebook.runtime.kit_runtime import KitError
-from offline_kit.notebook.runtime.kit_submission import check_submission, find_sample, write_submission
+from offline_kit.notebook.runtime.kit_submission import (
+    check_submission,
+    find_sample,
+    show_submission,
+    write_submission,
+)
 from offline_kit.notebook.runtime.kit_tasks import read_sample
 
 SAMPLE = "id,label\na,0\nb,0\nc,0\n"
@@ -203,3 +208,21 @@ def test_an_import_proof_reports_in_the_scoring_run(
     check_imports(tmp_path, ["no_such_module"])
     said = capsys.readouterr().out.splitlines()
     assert "no_such_module" in said[0]
+
+
+def test_a_submission_is_shown_with_its_numbers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Statistics of every column outside of the scoring run; what cannot be shown costs nothing."""
+    path = tmp_path / "submission.csv"
+    path.write_text("id,label\na,1.5\nb,2.5\n")
+    show_submission(path)
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["mean", "NaN", "2.000000"] in rows
+    for content in ("", '"', "id\na\n"):
+        path.write_text(content)
+        show_submission(path)
+    capsys.readouterr()
+    monkeypatch.setenv("KAGGLE_IS_COMPETITION_RERUN", "1")
+    show_submission(path)
+    assert capsys.readouterr().out == ""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from offline_kit.core.errors import OfflineKitError, OutsideError, ProjectError, UsageError
-from offline_kit.core.files import hold_lock
+from offline_kit.core.files import format_size, hold_lock
 from offline_kit.kaggle.client.api_types import Account
 from offline_kit.kaggle.push.journal import Phase, PushContext
 from offline_kit.kaggle.push.kit_parts import (
@@ -24,7 +24,7 @@ from offline_kit.project.kaggle_names import (
     check_slug,
     check_title,
 )
-from offline_kit.project.types import Kit, KitPart
+from offline_kit.project.types import Kit, KitPart, Role
 
 _SHOWN = 10
 
@@ -238,8 +238,25 @@ def _plan_upload(plan: PartPlan, kit_id: str, title: str, remote: RemotePartStat
         upload_size=size,
         file_count=len(part.entries) + 1,
         dropped_files=tuple(sorted(map_listed_files(remote.files, stored).keys() - stored)),
-        warnings=check_dataset_limits(len(part.entries) + 1, size),
+        warnings=(
+            *check_dataset_limits(len(part.entries) + 1, size),
+            *_explain_runtime_cost(part, old, size),
+        ),
     )
+
+
+def _explain_runtime_cost(part: KitPart, old: KitPart | None, size: int) -> tuple[str, ...]:
+    """Return what an update of this tool alone costs: Kaggle has no way to send a part of a dataset."""
+    held, new = (
+        {(entry.original, entry.sha256) for entry in side.entries if entry.role is not Role.RUNTIME}
+        for side in (old or part, part)
+    )
+    is_update = old is not None and held == new
+    if not is_update or not any(entry.role is Role.CHECKPOINT for entry in part.entries):
+        return ()
+    cost = f"Kaggle takes a dataset whole: {format_size(size)} are sent again"
+    hint = '`parts = "split"` gives the checkpoints a dataset of their own'
+    return (f"the update of offline-kit changed only the notebook's runtime, and {cost}; {hint}",)
 
 
 def push_kit(
