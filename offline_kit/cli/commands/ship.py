@@ -138,7 +138,7 @@ def show_rehearsal(passed: "Rehearsal", console: Console) -> None:
         ("peak memory", memory),
         ("submission", f"{passed.submission}{_row_words(passed.rows)}"),
         ("evidence", str(passed.folder)),
-        ("report", str(passed.report)),
+        ("report", str(passed.report) if Path(passed.report).is_file() else "none"),
     ]
     console.show_facts("Rehearsal passed", rows, style="bold green")
     console.step("the notebook runs with the internet off")
