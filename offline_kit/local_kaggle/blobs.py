@@ -4,9 +4,9 @@ import re
 import secrets
 import shutil
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from offline_kit.local_kaggle.store import Record, Service
 from offline_kit.local_kaggle.wire import HttpAnswer, RpcCall, ServiceRefusal, rpc
@@ -16,14 +16,6 @@ _PIECE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 _CHUNK = 1 << 18
 # By session: a client that lost its connection sends anew while the old request still writes.
 _LOCKS: dict[str, threading.Lock] = {}
-_MAX_DEPTH = 32
-
-
-class ByteSource(Protocol):
-    """A request's body."""
-
-    def read(self, size: int, /) -> bytes:
-        """Return up to `size` bytes; nothing at the end, an OSError when the sender is gone."""
 
 
 class UploadService(Service):
@@ -47,8 +39,11 @@ class UploadService(Service):
         self.store.write_record(record, "blobs", token)
         return {"token": token, "createUrl": f"{call.base}/upload/{token}"}
 
-    def put_bytes(self, token: str, span: str, source: ByteSource) -> HttpAnswer:
-        """Take bytes, or answer how many there are; `span` is the Content-Range, as in resumable uploads."""
+    def put_bytes(self, token: str, span: str, read: Callable[[int], bytes]) -> HttpAnswer:
+        """Take bytes, or answer how many there are; `span` is the Content-Range, as in resumable uploads.
+
+        `read` returns up to so many bytes of the body, and none at its end.
+        """
         record = self.store.read("blobs", token)
         if record is None or self._has_expired(record):
             raise ServiceRefusal(404, "Upload session not found")
@@ -63,20 +58,20 @@ class UploadService(Service):
                 record = self.store.read("blobs", token) or record
                 # Datasets are hard links to finished uploads: those are never written again.
                 if not record["complete"] and start <= self._count_received(record):
-                    self._append_bytes(record, start, source)
+                    self._append_bytes(record, start, read)
         if record["complete"]:
             return HttpAnswer()
         received = self._count_received(record)
         # "Resume Incomplete", as Google Cloud Storage says it.
         return HttpAnswer(status=308, headers={"Range": f"bytes=0-{received - 1}"} if received else {})
 
-    def _append_bytes(self, record: Record, start: int, source: ByteSource) -> None:
+    def _append_bytes(self, record: Record, start: int, read: Callable[[int], bytes]) -> None:
         data = self._data_path(record)
         with data.open("r+b" if data.exists() else "w+b") as stream:
             stream.seek(start)
             # A client may send bytes again that have already arrived: the new ones replace them.
             stream.truncate()
-            while chunk := source.read(_CHUNK):  # what came before a cut stays
+            while chunk := read(_CHUNK):  # what came before a cut stays
                 if stream.tell() + len(chunk) > record["size"]:
                     raise ServiceRefusal(400, "More bytes than were announced")
                 stream.write(chunk)
@@ -103,14 +98,12 @@ class UploadService(Service):
 
     def list_uploads(self, call: RpcCall) -> list[tuple[str, Path]]:
         """Return (path, bytes) of what a request names by tokens; refuses nothing at all with 400."""
-        uploads = list(self._iter_uploads(call, "", 0))
+        uploads = list(self._iter_uploads(call, ""))
         if not uploads:
             raise ServiceRefusal(400, "Please upload at least one file")
         return uploads
 
-    def _iter_uploads(self, call: RpcCall, below: str, depth: int) -> Iterator[tuple[str, Path]]:
-        if depth > _MAX_DEPTH:
-            raise ServiceRefusal(400, "Directories are nested too deeply")
+    def _iter_uploads(self, call: RpcCall, below: str) -> Iterator[tuple[str, Path]]:
         for item in call.items("files"):
             name, data = self.finished_upload(call.inner(item).text("token"), call.user)
             yield below + name, data
@@ -119,7 +112,7 @@ class UploadService(Service):
             name = folder.text("name")
             if not name or "/" in name or name in (".", ".."):
                 raise ServiceRefusal(400, f"Invalid directory name: {name}")
-            yield from self._iter_uploads(folder, f"{below}{name}/", depth + 1)
+            yield from self._iter_uploads(folder, f"{below}{name}/")
 
     def remove_expired(self) -> None:
         """Remove sessions that have expired; files made of them are their own."""

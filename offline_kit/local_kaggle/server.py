@@ -20,7 +20,7 @@ from offline_kit.core.errors import OutsideError, UsageError
 from offline_kit.local_kaggle import wire
 from offline_kit.local_kaggle.faults import NONE, Fault
 from offline_kit.local_kaggle.service import LocalKaggle
-from offline_kit.local_kaggle.wire import HttpAnswer, ServiceRefusal
+from offline_kit.local_kaggle.wire import HttpAnswer, RpcCall, ServiceRefusal
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1", "", None})
 _MAX_RPC = 128 << 20  # a notebook with its pictures fits
@@ -277,13 +277,14 @@ class _RequestHandler(BaseHTTPRequestHandler):
         if "/" in name:
             return kaggle.answer_call(name, authorization, body.read_all(), base, fault)
         if name == "PUT" and words[0] == "upload":
-            return kaggle.blobs.put_bytes(words[-1], self.headers.get("Content-Range") or "", body)
+            return kaggle.blobs.put_bytes(words[-1], self.headers.get("Content-Range") or "", body.read)
         body.drain_rest()
         if name == "LOGS":
             query = urllib.parse.parse_qs(urllib.parse.urlsplit(self.path).query)
             label = query.get("versionLabel", [""])[0]
             log_request = {"userName": words[4], "kernelSlug": words[5], "versionLabel": label}
-            return kaggle.follow_log(log_request, authorization, base)
+            user = kaggle.accounts.user_of(authorization)
+            return kaggle.kernels.follow_log(RpcCall(user=user, body=log_request, base=base))
         if name == "GET" and words[0] in wire.PAGES:
             return wire.PLACEHOLDER_PAGE
         if name == "GET" and words[0] == "files":

@@ -189,9 +189,3 @@ class LocalKaggle:
         if fault.twice:
             answer = procedure(call)
         return answer if isinstance(answer, HttpAnswer) else wire.json_answer(answer)
-
-    def follow_log(self, wanted: Mapping[str, str], authorization: str, base: str) -> HttpAnswer:
-        """Answer who follows the log of a run; raises ServiceRefusal."""
-        return self.kernels.follow_log(
-            RpcCall(user=self.accounts.user_of(authorization), body=wanted, base=base)
-        )

@@ -142,16 +142,14 @@ class PushTarget(ABC):
         action = self.actions[plan.action is PushAction.VERSION]
         effect = Effect(action=action, target=self.journal_target, before=plan.version, content=plan.part.id)
 
-        def find_effect() -> str | None:
-            return "" if self.wait_until_visible(effect) else None
+        def send_request() -> object:
+            return self.send_version(new, plan.action)
+
+        def find_effect() -> object:
+            return self.wait_until_visible(effect)
 
         try:
-            self.context.run_once(
-                effect,
-                lambda: self.send_version(new, plan.action),
-                find_effect,
-                f"the new version of '{self.ref}'",
-            )
+            self.context.run_once(effect, send_request, find_effect, f"the new version of '{self.ref}'")
         except RefusedError as refusal:
             # A 401 or 403 that speaks of a token means the credentials, not the upload.
             rejects_upload = re.search(r"\b(token|blob)", refusal.what, re.IGNORECASE)
@@ -281,12 +279,10 @@ class _ModelTarget(PushTarget):
             return
         effect = Effect(action="model", target=f"model:{name}", before=0, content="")
 
-        def wait_for_model() -> str | None:
-            return wait_until_shown(
-                lambda: "" if self.kaggle.get_model(name) else None, context.poll.until_visible
-            )
+        def wait_for_model() -> object:
+            return wait_until_shown(lambda: self.kaggle.get_model(name), context.poll.until_visible)
 
-        def send_request() -> str:
+        def send_request() -> object:
             return self.kaggle.create_model(
                 name, name.partition("/")[2], "Checkpoints of a kit of offline-kit."
             )
