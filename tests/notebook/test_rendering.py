@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from offline_kit.core.errors import ProjectError, UsageError
 from offline_kit.notebook.rendering import NotebookTarget, kernel_metadata, render_notebook
-from offline_kit.notebook.scripts import python_literal
+from offline_kit.notebook.scripts import python_literal, to_notebook
 from offline_kit.project import kaggle_names
 from offline_kit.project.accelerators import find_machine_shape
 from offline_kit.project.config_keys import KEYS, MODEL_KEYS
@@ -48,6 +48,22 @@ def test_a_notebook_is_valid_and_every_cell_parses(
     for cell in code_cells(rendered):
         ast.parse("".join(cell["source"]), feature_version=(3, 10))
         assert "offline_kit." not in "".join(cell["source"]), "nothing imports the tool"
+
+
+@pytest.mark.parametrize("settings", [LIGHTNING, FUNCTION], ids=["lightning", "function"])
+def test_a_script_is_the_notebook_as_percent_cells(
+    kit: Kit, tmp_path: Path, settings: NotebookSettings
+) -> None:
+    """With one key the same cells are a script of plain Python, under a name and a type of its own."""
+    notebook = render_notebook(kit, settings, IMAGE, target(tmp_path))
+    script = render_notebook(
+        kit, dataclasses.replace(settings, kernel_type="script"), IMAGE, target(tmp_path)
+    )
+    ast.parse(script.text, feature_version=(3, 10))
+    assert to_notebook(script.text) == notebook.text
+    changed = {key for key in script.metadata if script.metadata[key] != notebook.metadata[key]}
+    assert changed == {"code_file", "kernel_type"}
+    assert set(script.file_texts()) == {"inference.py", "kernel-metadata.json", "rendered.sha256"}
 
 
 def test_the_same_input_gives_the_same_bytes(kit: Kit, tmp_path: Path) -> None:
