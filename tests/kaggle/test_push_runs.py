@@ -142,6 +142,17 @@ def test_a_failed_cell_is_quoted_with_cause_and_remedy(tmp_path: Path) -> None:
     assert "requirements" in caught.value.hint
 
 
+def test_a_failed_script_is_quoted_at_its_line(bench: Bench, alice: KaggleClient) -> None:
+    """From Python's traceback in the log: the line, those around it, the cause and the remedy."""
+    text = "def f():\n    import no_such_module\n\n\nf()\n"
+    script = dataclasses.replace(new(), kernel_type="script", text=text)
+    with pytest.raises(ProjectError, match="line 2 of the script failed on the local Kaggle") as caught:
+        notebook_runs.push_and_follow(script, access(alice, ways(bench)))
+    assert caught.value.code == "module-not-found"
+    assert "  >     import no_such_module" in caught.value.details
+    assert "ModuleNotFoundError: No module named 'no_such_module'" in caught.value.details
+
+
 def test_the_notebooks_own_errors_speak_for_themselves(bench: Bench, alice: KaggleClient) -> None:
     """A KitError's code, words and hint are those of the error; the log is kept."""
     code = failing("2 of 9 files are damaged", hint="push the kit again", code="kit-damaged")

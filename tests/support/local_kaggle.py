@@ -57,12 +57,16 @@ def client_environment(
     return env | {name: value for name, value in client_settings.items() if value}
 
 
-def code_of(job: RunJob) -> str:
-    """Return the code of a notebook's cells, or of a script."""
+def launch_words(job: RunJob, before: str = "") -> list[str]:
+    """Return the command that runs a notebook's cells, after the code `before`, or a script under Kaggle's name."""
     if job.is_script:
-        return job.notebook
+        path = job.folder / "kaggle/src/script.py"
+        path.parent.mkdir(parents=True)
+        path.write_text(job.notebook)
+        return [sys.executable, "-u", str(path)]
     cells = json.loads(job.notebook)["cells"]
-    return "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    return [sys.executable, "-u", "-c", before + code]
 
 
 def plainly(job: RunJob) -> str:
@@ -72,9 +76,8 @@ def plainly(job: RunJob) -> str:
     for place, folder in job.inputs:
         (shown / place).parent.mkdir(parents=True, exist_ok=True)
         (shown / place).symlink_to(folder)
-    code = code_of(job)
     env = {"INPUT": str(shown), **({"KAGGLE_IS_COMPETITION_RERUN": "1"} if job.rerun else {})}
-    words = [sys.executable, "-u", "-c", code]
+    words = launch_words(job)
     with subprocess.Popen(
         words, cwd=output, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:

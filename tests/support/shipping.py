@@ -26,7 +26,7 @@ from offline_kit.project.kaggle_names import MARKER
 from offline_kit.project.types import Kit
 from tests.support.command_line import offline_kit
 from tests.support.competitions import competition
-from tests.support.local_kaggle import HASTY, Bench, code_of, serving
+from tests.support.local_kaggle import HASTY, Bench, launch_words, serving
 from tests.support.warm_python import client_python
 
 CONTEST, DATASET, NOTEBOOK = "small-digits", "local/small-kit", "local/project-inference"
@@ -86,7 +86,7 @@ def in_places(job: RunJob) -> str:
     places = {"INPUT": shown, "WORKING": output, "SCRATCH": job.folder / "scratch"}
     env = {f"OFFLINE_KIT_{name}": str(path) for name, path in places.items()} | {"PATH": os.environ["PATH"]}
     env["PYTHONDONTWRITEBYTECODE"] = "1"  # Kaggle's inputs are read-only
-    words = [sys.executable, "-u", "-c", SHOWS_FAILURES + code_of(job)]
+    words = launch_words(job, SHOWS_FAILURES)
     done = subprocess.run(
         words, cwd=output, env=env | ({"KAGGLE_IS_COMPETITION_RERUN": "1"} if job.rerun else {}),
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
