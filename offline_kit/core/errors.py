@@ -60,6 +60,14 @@ class OutsideError(OfflineKitError):
     exit_code = Exit.OUTSIDE
 
 
+def describe_problems(problems: Iterable[OfflineKitError]) -> list[str]:
+    """Return each problem with its details and its hint, as the details of one error about all of them."""
+    lines: list[str] = []
+    for problem in problems:
+        lines += [problem.what, *(f"    {detail}" for detail in problem.details), f"    → {problem.hint}"]
+    return lines
+
+
 def suggest_name(name: str, known_names: Iterable[str], *, cutoff: float = 0.6, limit: int = 1) -> str:
     """Return the end of a sentence about an unknown name: "; did you mean 'this'?", or "" if no known name is similar.
 

@@ -7,7 +7,7 @@ the answer is lost or the process is killed, this or the next run looks for the 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from offline_kit.core.errors import OfflineKitError, OutsideError, ProjectError, UsageError
+from offline_kit.core.errors import OfflineKitError, OutsideError, ProjectError, UsageError, describe_problems
 from offline_kit.core.files import format_size, hold_lock
 from offline_kit.kaggle.client.api_types import Account
 from offline_kit.kaggle.push.journal import Phase, PushContext
@@ -149,14 +149,11 @@ def plan_parts(kit: Kit, remotes: Mapping[str, RemotePartState], options: PushOp
     if len(problems) == 1:
         raise problems[0]
     if problems:
-        details: list[str] = []
-        for problem in problems:
-            details += [problem.what, *(f"  {detail}" for detail in problem.details)]
         raise ProjectError(
             f"{len(problems)} problems prevent this push",
             code="push-blocked",
-            hint=problems[0].hint,
-            details=details,
+            hint="fix each as described above",
+            details=describe_problems(problems),
         )
     return PushPlan(kit_id=kit.id, parts=tuple(plans))
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from offline_kit.core.errors import OfflineKitError, OutsideError, ProjectError, UsageError
+from offline_kit.core.errors import OfflineKitError, OutsideError, ProjectError, UsageError, describe_problems
 from offline_kit.kaggle.client.api_types import (
     Competition,
     RefusedError,
@@ -149,16 +149,12 @@ def check_submission(
         return limits
     if len(problems) == 1:
         raise problems[0]
-    details: list[str] = []
-    for problem in problems:
-        details.append(problem.what)
-        details += [f"  {detail}" for detail in (*problem.details, problem.hint)]
     outside = all(isinstance(problem, OutsideError) for problem in problems)
     raise (OutsideError if outside else ProjectError)(
         f"{len(problems)} problems prevent this submission; nothing was submitted",
         code="submission-blocked",
-        hint="fix the problems listed above, then run the same command again",
-        details=details,
+        hint="fix each as described above, then run the same command again",
+        details=describe_problems(problems),
     )
 
 

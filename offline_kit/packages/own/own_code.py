@@ -14,7 +14,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 
 from offline_kit.core import files, processes
 from offline_kit.core.cache import cache_key
-from offline_kit.core.errors import ProjectError
+from offline_kit.core.errors import ProjectError, describe_problems
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.packages import code_files, distribution_metadata
 from offline_kit.packages.builds.build_environment import BuildFailedError
@@ -89,11 +89,7 @@ def collect_own_code(
             f"{len(problems)} own packages cannot be built",
             code="own-package-build-failed",
             hint="fix each as described above",
-            details=[
-                line
-                for error in problems
-                for line in (error.what, *(f"    {text}" for text in error.details), f"    → {error.hint}")
-            ],
+            details=describe_problems(problems),
         )
     files, roots = loose_modules.list_source_files(project, modules, report if build else SILENT)
     own_wheels = tuple(sorted(wheels.values(), key=lambda wheel: wheel.filename))
