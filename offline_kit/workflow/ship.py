@@ -3,7 +3,7 @@
 Every step first looks at what exists, so that the same command continues wherever an earlier one stopped.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +15,7 @@ from offline_kit.kaggle.client.api_types import Competition, NewNotebook, Refuse
 from offline_kit.kaggle.push import notebook_runs, push_notebook, push_parts, submission_plan
 from offline_kit.kaggle.push import submit as submissions
 from offline_kit.kaggle.push.part_targets import PartPlan, PushAction
-from offline_kit.kaggle.push.push_parts import DEFAULT_OPTIONS, PushOptions, PushPlan
+from offline_kit.kaggle.push.push_parts import DEFAULT_OPTIONS, PushOptions
 from offline_kit.kaggle.push.submission_ledger import SubmissionTag
 from offline_kit.kaggle.push.submission_plan import SubmitPlan, SubmitRequest
 from offline_kit.project.types import Kit
@@ -45,7 +45,9 @@ class NotebookRun:
     notes: tuple[str, ...]  # how the file differs from the rehearsal's
 
 
-def plan_data(session: KaggleSession, kit: Kit, options: PushOptions = DEFAULT_OPTIONS) -> PushPlan:
+def plan_data(
+    session: KaggleSession, kit: Kit, options: PushOptions = DEFAULT_OPTIONS
+) -> tuple[PartPlan, ...]:
     """Look at Kaggle and return what a push would do; raises as `push_parts.plan_push`."""
     _check_parts(session, kit, options)
     return push_parts.plan_push(kit, session.locate_parts(kit), session, options)
@@ -63,14 +65,15 @@ def push_data(
         elif lines and not policy.confirm("\n".join((*lines, question))):
             raise refused
 
-    def approve_plan(plan: PushPlan) -> None:
-        if sent := [part for part in plan.parts if part.file_count]:
+    def approve_plans(plans: tuple[PartPlan, ...]) -> None:
+        if sent := [part for part in plans if part.file_count]:
             sizes = [f"{files.format_size(part.upload_size)} to '{part.ref}'" for part in sent]
             file_count = sum(part.file_count for part in sent)
+            upload_size = sum(part.upload_size for part in sent)
             session.report.step(
-                f"To send: {files.format_size(plan.upload_size)} in {file_count} files: {', '.join(sizes)}"
+                f"To send: {files.format_size(upload_size)} in {file_count} files: {', '.join(sizes)}"
             )
-        crowded = tuple(part.file_count_warning for part in plan.parts if part.file_count_warning)
+        crowded = tuple(part.file_count_warning for part in plans if part.file_count_warning)
         refused = OutsideError(
             "Kaggle may not take so many files in one dataset; nothing was sent",
             code="too-many-files",
@@ -78,7 +81,7 @@ def push_data(
             details=crowded,
         )
         ask_for_approval(crowded, "Upload them all the same?", refused)
-        disturbed = describe_disturbed(session, kit, plan)
+        disturbed = describe_disturbed(session, kit, plans)
         refused = OutsideError(
             "a submission under way needs the data as it is; nothing was sent",
             code="submission-pending",
@@ -88,7 +91,7 @@ def push_data(
         ask_for_approval(disturbed, "Send a new version of its data all the same?", refused)
 
     _check_parts(session, kit, options)
-    pushed = push_parts.push_kit(kit, session.locate_parts(kit), session, options, approve_plan)
+    pushed = push_parts.push_kit(kit, session.locate_parts(kit), session, options, approve_plans)
     for part in pushed:
         if part.kind == "model":
             # The notebook attaches exactly the version that holds this kit's checkpoints.
@@ -113,10 +116,10 @@ def _check_parts(session: KaggleSession, kit: Kit, options: PushOptions) -> None
         )
 
 
-def describe_disturbed(session: KaggleSession, kit: Kit, plan: PushPlan) -> tuple[str, ...]:
+def describe_disturbed(session: KaggleSession, kit: Kit, plans: Sequence[PartPlan]) -> tuple[str, ...]:
     """Return a line for each submission under way whose hidden run would meet other data than it was made for."""
     # A notebook cannot pin a dataset's version: the hidden run mounts the newest one. Models are pinned.
-    versions = [part for part in plan.parts if part.action is PushAction.VERSION and part.kind == "dataset"]
+    versions = [part for part in plans if part.action is PushAction.VERSION and part.kind == "dataset"]
     changed = {part.ref: part.held_part_id for part in versions}
     if not changed:
         return ()
@@ -230,7 +233,7 @@ class ShipPlan:
     outdated: str  # the id of the existing kit that would be replaced; empty if it stays or there is none
     changed: tuple[str, ...]  # how a build would differ from the existing kit
     rehearsal: str
-    data: PushPlan
+    data: tuple[PartPlan, ...]
     notebook: push_notebook.NotebookPlan
     disturbed: tuple[str, ...]  # submissions under way that new data would spoil
     submission: SubmitPlan  # of version 0 if the notebook has to be pushed or run first

@@ -69,13 +69,13 @@ def test_what_kaggle_has_already_is_not_sent(tmp_path: Path) -> None:
         other.name: RemotePartState(ref="a/two-kit", version=0),
     }
     plan = plan_parts(kit, remotes, PushOptions())
-    assert [part.action for part in plan.parts] == [PushAction.NOTHING, PushAction.CREATE]
-    assert plan.upload_size == sum(entry.size for entry in other.entries)
+    assert [part.action for part in plan] == [PushAction.NOTHING, PushAction.CREATE]
+    assert sum(part.upload_size for part in plan) == sum(entry.size for entry in other.entries)
     old = dataclasses.replace(other, id="0" * 64)
     remotes[other.name] = RemotePartState(ref="a/two-kit", version=2, state="ready", part=old)
-    assert plan_parts(kit, remotes, PushOptions()).parts[1].action is PushAction.VERSION
+    assert plan_parts(kit, remotes, PushOptions())[1].action is PushAction.VERSION
     remotes[other.name] = RemotePartState(ref="a/two-kit", version=2, state="failed")
-    assert "failed" in plan_parts(kit, remotes, PushOptions()).parts[1].reason
+    assert "failed" in plan_parts(kit, remotes, PushOptions())[1].reason
 
 
 def test_what_an_update_of_the_tool_costs_is_said_before(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_what_an_update_of_the_tool_costs_is_said_before(tmp_path: Path) -> None
     warnings = []
     for after in (updated, extended):
         remote = RemotePartState(ref=REF, version=1, state="ready", part=new, files=listed(new))
-        (plan,) = plan_parts(dataclasses.replace(kit, parts=(after,)), {"kit": remote}, PushOptions()).parts
+        (plan,) = plan_parts(dataclasses.replace(kit, parts=(after,)), {"kit": remote}, PushOptions())
         warnings.append([format_size(plan.upload_size) in line for line in plan.warnings])
     assert warnings == [[True], []]
 
@@ -103,13 +103,13 @@ def test_files_that_we_did_not_put_there_are_not_dropped(tmp_path: Path) -> None
     names = [*(entry.stored for entry in old.parts[0].entries), MARKER]
     files = tuple(RemoteFile(name=name, size=1) for name in names)
     remote = RemotePartState(ref=REF, version=1, state="ready", part=old.parts[0], files=files)
-    assert plan_parts(kit, {"kit": remote}, PushOptions()).parts[0].dropped_files == ("packages/gone.whl",)
+    assert plan_parts(kit, {"kit": remote}, PushOptions())[0].dropped_files == ("packages/gone.whl",)
     remote = dataclasses.replace(remote, files=(*files, RemoteFile(name="my/notes.txt", size=3)))
     with pytest.raises(ProjectError, match="did not upload") as caught:
         plan_parts(kit, {"kit": remote}, PushOptions())
     assert caught.value.details == ("my/notes.txt",)
     plan = plan_parts(kit, {"kit": remote}, PushOptions(drop_foreign=True))
-    assert plan.parts[0].dropped_files == ("my/notes.txt", "packages/gone.whl")
+    assert plan[0].dropped_files == ("my/notes.txt", "packages/gone.whl")
 
 
 def test_listings_by_bare_name_are_understood(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_a_public_dataset_gets_no_kit(tmp_path: Path) -> None:
     remote = RemotePartState(ref=REF, version=1, state="ready", private=False)
     with pytest.raises(ProjectError, match="public"):
         plan_parts(kit, {"kit": remote}, PushOptions())
-    assert plan_parts(kit, {"kit": remote}, PushOptions(public=True)).parts[0].action is PushAction.VERSION
+    assert plan_parts(kit, {"kit": remote}, PushOptions(public=True))[0].action is PushAction.VERSION
 
 
 def test_all_problems_come_at_once(tmp_path: Path) -> None:
@@ -334,8 +334,8 @@ def test_a_kit_that_is_not_whole_is_not_sent(bench: Bench, alice: KaggleClient, 
 def test_the_state_of_a_dry_run_is_nothing(bench: Bench, alice: KaggleClient, tmp_path: Path) -> None:
     """A plan sends nothing and makes nothing."""
     plan = planned(bench, make_kit(tmp_path / "kit"), alice)
-    assert [part.action for part in plan.parts] == [PushAction.CREATE]
-    assert plan.upload_size == sum(map(len, FILES.values()))
+    assert [part.action for part in plan] == [PushAction.CREATE]
+    assert sum(part.upload_size for part in plan) == sum(map(len, FILES.values()))
     assert {event.name.rpartition("/")[2] for event in bench.traffic.ended_requests()} <= {
         "GetDataset",
         "GetDatasetStatus",

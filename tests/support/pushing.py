@@ -16,7 +16,7 @@ from offline_kit.kaggle.push import push_parts as pushing
 from offline_kit.kaggle.push.journal import Journal, PushContext
 from offline_kit.kaggle.push.part_targets import PartPlan
 from offline_kit.kaggle.push.poll_policy import ClientSettings, PollPolicy
-from offline_kit.kaggle.push.push_parts import DEFAULT_OPTIONS, PushOptions, PushPlan
+from offline_kit.kaggle.push.push_parts import DEFAULT_OPTIONS, PushOptions
 from offline_kit.kit import manifest
 from offline_kit.project.types import FileEntry, Kit, Role
 from tests.support.local_kaggle import Bench
@@ -106,7 +106,7 @@ def pushed(
     return pushing.push_kit(kit, locations, access(kaggle, ways(bench), report), wishes)
 
 
-def planned(bench: Bench, kit: Kit, kaggle: KaggleClient) -> PushPlan:
+def planned(bench: Bench, kit: Kit, kaggle: KaggleClient) -> tuple[PartPlan, ...]:
     """Plan the push of a kit."""
     return pushing.plan_push(kit, datasets(kit), access(kaggle, ways(bench)))
 

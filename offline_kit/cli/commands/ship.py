@@ -1,6 +1,6 @@
 """The commands that run and send a kit: rehearse, push, submit, and ship, which does all of it."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from offline_kit.kaggle.client.api_types import Account
     from offline_kit.kaggle.push.part_targets import PartPlan
     from offline_kit.kaggle.push.push_notebook import NotebookPlan
-    from offline_kit.kaggle.push.push_parts import PushPlan
     from offline_kit.kaggle.push.submission_plan import SubmitPlan
     from offline_kit.kaggle.push.submit import SubmissionResult
     from offline_kit.project.config import Config
@@ -242,11 +241,11 @@ def push(project: Path, console: Console, upgrade: bool, **flags: Any) -> None:
         if dry_run:
             for line in project_status.describe_changes(config, kit) if no_build else ():
                 console.warn(line)
-            plan = shipping.plan_data(session, kit, push_options)
+            plans = shipping.plan_data(session, kit, push_options)
             cells = push_notebook.plan_notebook(new, session) if new else None
-            facts = _show_push_plan(plan, cells, shipping.describe_disturbed(session, kit, plan), console)
+            facts = _show_push_plan(plans, cells, shipping.describe_disturbed(session, kit, plans), console)
             console.step("nothing was sent")
-            console.print_result({"ok": True, "dry_run": True, "kit": plan.kit_id, **facts})
+            console.print_result({"ok": True, "dry_run": True, "kit": kit.id, **facts})
             return
         parts = shipping.push_data(session, kit, push_options, options.confirmation(console, yes=yes))
         # Read again after the data: a push of a model writes its version into the notebook's sources.
@@ -411,11 +410,11 @@ def _show_ship_plan(plan: "ShipPlan", build: dict[str, Any], console: Console) -
 
 
 def _show_push_plan(
-    plan: "PushPlan", notebook: "NotebookPlan | None", disturbed: tuple[str, ...], console: Console
+    plans: "Sequence[PartPlan]", notebook: "NotebookPlan | None", disturbed: tuple[str, ...], console: Console
 ) -> dict[str, Any]:
     """Show what a push would do, and the submissions under way that it would disturb; return it for a script."""
     rows = []
-    for part in plan.parts:
+    for part in plans:
         entries, size = part.part.entries, format_size(part.upload_size)
         file = f" ({entries[0].original.rpartition('/')[2]})" if len(entries) == 1 else ""
         name = f"{part.part.name}{file}"
@@ -423,7 +422,7 @@ def _show_push_plan(
     if notebook:
         rows.append(("notebook", notebook.notebook.ref, notebook.action, "", "", notebook.reason))
     console.show_table("A push would", ["part", "to", "do", "files", "bytes", "why"], rows)
-    for part in plan.parts:
+    for part in plans:
         for name in part.dropped_files:
             console.note(f"'{part.ref}' would lose '{name}'")
         for warning in part.warnings:
@@ -433,7 +432,7 @@ def _show_push_plan(
     keys = {"part": "part.name", "dataset": "ref", "action": "action.value", "why": "reason"}
     sizes = {"bytes": "upload_size", "files": "file_count", "dropped": "dropped_files"}
     return {
-        "parts": [pick(part, **keys, **sizes) for part in plan.parts],
+        "parts": [pick(part, **keys, **sizes) for part in plans],
         "notebook": pick(notebook, "action", notebook="notebook.ref", why="reason") if notebook else None,
         "disturbed": list(disturbed),
     }

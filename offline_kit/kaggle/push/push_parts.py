@@ -48,19 +48,6 @@ class PushOptions:
 DEFAULT_OPTIONS = PushOptions()
 
 
-@dataclass(frozen=True, kw_only=True)
-class PushPlan:
-    """What a push does to a kit."""
-
-    kit_id: str
-    parts: tuple[PartPlan, ...]
-
-    @property
-    def upload_size(self) -> int:
-        """Bytes to send."""
-        return sum(part.upload_size for part in self.parts)
-
-
 def resolve_locations(locations: Mapping[str, str], account: Account) -> dict[str, str]:
     """Return each part's location with an owner: a dataset's "slug" is the account's.
 
@@ -96,7 +83,7 @@ def resolve_locations(locations: Mapping[str, str], account: Account) -> dict[st
 
 def plan_push(
     kit: Kit, locations: Mapping[str, str], context: PushContext, options: PushOptions = DEFAULT_OPTIONS
-) -> PushPlan:
+) -> tuple[PartPlan, ...]:
     """Return what a push would do, after recovering what an earlier run left open.
 
     `locations` are those of `resolve_locations`, by part name; "notebook:...", the output of a run, is not pushed.
@@ -118,7 +105,9 @@ def plan_push(
     return plan_parts(kit, remotes, options)
 
 
-def plan_parts(kit: Kit, remotes: Mapping[str, RemotePartState], options: PushOptions) -> PushPlan:
+def plan_parts(
+    kit: Kit, remotes: Mapping[str, RemotePartState], options: PushOptions
+) -> tuple[PartPlan, ...]:
     """Plan each part that `remotes` has the dataset or model of, by the part's name.
 
     Raises UsageError for an invalid title, ProjectError for files that would be deleted and for what is public (unless
@@ -155,7 +144,7 @@ def plan_parts(kit: Kit, remotes: Mapping[str, RemotePartState], options: PushOp
             hint="fix each as described above",
             details=describe_problems(problems),
         )
-    return PushPlan(kit_id=kit.id, parts=tuple(plans))
+    return tuple(plans)
 
 
 def find_foreign_files(part: KitPart, remote: RemotePartState) -> tuple[str, ...]:
@@ -261,25 +250,25 @@ def push_kit(
     locations: Mapping[str, str],
     context: PushContext,
     options: PushOptions = DEFAULT_OPTIONS,
-    approve: Callable[[PushPlan], None] = lambda _plan: None,
+    approve: Callable[[tuple[PartPlan, ...]], None] = lambda _plans: None,
 ) -> tuple[PartPlan, ...]:
     """Push a kit's parts to their datasets and models, and return what was done and where each one is.
 
-    Returns when every part is the current version, ready, private and has its marker. `approve` gets the plan and
+    Returns when every part is the current version, ready, private and has its marker. `approve` gets the plans and
     may raise before anything is sent. Raises as `plan_push`, and OutsideError if Kaggle refuses or is not ready
     in time; the same call later continues.
     """
     with hold_lock(context.state_folder / "push.lock"):
-        plan = plan_push(kit, locations, context, options)
-        approve(plan)
+        plans = plan_push(kit, locations, context, options)
+        approve(plans)
         # All parts are sent before waiting, so that Kaggle processes them in parallel.
         effects = {
             part.ref: make_target(locations[part.part.name], context).upload_part(part)
-            for part in plan.parts
+            for part in plans
             if part.action is not PushAction.NOTHING
         }
         pushed = []
-        for part in plan.parts:
+        for part in plans:
             if part.ref not in effects:
                 context.report.note(f"'{part.ref}': nothing to upload, {part.reason}")
                 pushed.append(part)
