@@ -83,7 +83,8 @@ class Browser:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         self.events.clear()
-        self.call("Page.navigate", url=page.as_uri())
+        answer = self.call("Page.navigate", url=page.as_uri())
+        assert not answer.get("errorText"), answer
         while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
             self.events.append(self._read_message())
 

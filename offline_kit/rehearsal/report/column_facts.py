@@ -13,7 +13,7 @@ from offline_kit.notebook.runtime.kit_runtime import read_csv_rows
 _MAX_ROWS = 100_000  # read for the report; more rows change no picture
 _MAX_CELLS = 200_000  # of a wide table, but at least a thousand rows: a report costs about a second
 _MAX_COLUMNS = 60
-_BINS = 24
+_BINS = (8, 24)  # of a histogram; few numbers have few bins
 _MAX_CLASSES = 20  # distinct whole numbers that count as classes
 _MAX_LABELS = 40
 _SHOWN_LABELS = 16
@@ -81,7 +81,13 @@ def _describe_column(name: str, values: Sequence[str]) -> dict[str, Any]:
     column["distinct"] = distinct
     if numbers and not (distinct <= _MAX_CLASSES and all(map(float.is_integer, numbers))):
         low, high = min(numbers), max(numbers)
-        column |= {"kind": "numbers", **_summarize_numbers(numbers), "bins": _fill_bins(numbers, low, high)}
+        # The Rice rule: https://en.wikipedia.org/wiki/Histogram#Rice_rule
+        count = min(_BINS[1], max(_BINS[0], round(2 * len(numbers) ** (1 / 3))))
+        column |= {
+            "kind": "numbers",
+            **_summarize_numbers(numbers),
+            "bins": _fill_bins(numbers, low, high, count),
+        }
         return column
     words, unit = filled, "row"
     if distinct > _SHOWN_LABELS and not numbers:
@@ -107,13 +113,13 @@ def _summarize_numbers(numbers: Sequence[float]) -> dict[str, float]:
     return {"min": min(numbers), "mean": mean, "max": max(numbers)}
 
 
-def _fill_bins(numbers: Sequence[float], low: float, high: float) -> list[int]:
-    """Return how many numbers each of the equal bins from `low` to `high` has; others are in none."""
-    bins = [0] * _BINS
-    width = (high / _BINS - low / _BINS) or 1.0
+def _fill_bins(numbers: Sequence[float], low: float, high: float, count: int) -> list[int]:
+    """Return how many numbers each of `count` equal bins from `low` to `high` has; others are in none."""
+    bins = [0] * count
+    width = (high / count - low / count) or 1.0
     for number in numbers:
         if low <= number <= high:
-            bins[min(_BINS - 1, int(number / width - low / width))] += 1
+            bins[min(count - 1, int(number / width - low / width))] += 1
     return bins
 
 
@@ -122,7 +128,7 @@ def _summarize_like(column: Mapping[str, Any], values: Sequence[str]) -> dict[st
     filled = [value for value in values if value.strip()]
     if column["kind"] == "numbers":
         numbers = _parse_numbers(filled)
-        bins = _fill_bins(numbers, column["min"], column["max"])
+        bins = _fill_bins(numbers, column["min"], column["max"], len(column["bins"]))
         return {**_summarize_numbers(numbers), "bins": bins} if numbers else {}
     if column["kind"] == "labels":
         words = [word for value in filled for word in value.split()] if column["unit"] == "word" else filled
