@@ -52,7 +52,9 @@ def is_confined() -> bool:
 def make_offline_prefix() -> tuple[str, ...]:
     """Return the words before a command that cut its network alone; empty if this system cannot do that."""
     sandbox_kind = _find_sandbox()
-    return (str(sandbox_kind.program), "--dev-bind", "/", "/", "--unshare-net", "--") if sandbox_kind else ()
+    # Without a user namespace of its own, only who is root on this machine may make one for the network.
+    words = ("--unshare-user-try", "--unshare-net", "--dev-bind", "/", "/", "--")
+    return (str(sandbox_kind.program), *words) if sandbox_kind else ()
 
 
 @dataclass(frozen=True, kw_only=True)
