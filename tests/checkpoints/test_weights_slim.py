@@ -277,15 +277,15 @@ def test_a_refused_checkpoint_is_left_unless_trusted(tmp_path: Path) -> None:
 def test_names_of_the_script_need_no_script(tmp_path: Path) -> None:
     """Objects of classes that the training script defined keep their attributes, and are pickled under its name again."""
     code = (
-        "import sys, torch\nclass CFG: pass\ncfg = CFG()\ncfg.width = 8\n"
-        "torch.save({'model': {'w': torch.zeros(3)}, 'cfg': cfg, 'kind': CFG, 'optimizer': {}}, sys.argv[1])"
+        "import sys, torch\nclass ScriptCfg: pass\ncfg = ScriptCfg()\ncfg.width = 8\n"
+        "torch.save({'model': {'w': torch.zeros(3)}, 'cfg': cfg, 'kind': ScriptCfg, 'optimizer': {}}, sys.argv[1])"
     )
     subprocess.run([torch_python(), "-c", code, str(tmp_path / "a.pth")], check=True)
     answer = work(tmp_path / "a.pth", tmp_path / "new.pth", slim=True, trusted=True)
     assert answer["dropped"] == ["optimizer"]
     look = (
-        "import sys, torch\nclass CFG: pass\nold = torch.load(sys.argv[1], weights_only=False)\n"
-        "assert old['kind'] is CFG; print(old['cfg'].width)"
+        "import sys, torch\nclass ScriptCfg: pass\nold = torch.load(sys.argv[1], weights_only=False)\n"
+        "assert old['kind'] is ScriptCfg; print(old['cfg'].width)"
     )
     done = subprocess.run(
         [torch_python(), "-c", look, str(tmp_path / "new.pth")], check=True, capture_output=True
