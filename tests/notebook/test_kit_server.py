@@ -21,6 +21,7 @@ from offline_kit.notebook.runtime import kit_server
 from offline_kit.notebook.runtime.kit_runtime import KitError
 from offline_kit.rehearsal import gateway, gateway_driver, gateway_standin, rehearse, submission_check
 from tests.support.lazy_modules import pandas as pd
+from tests.support.warm_python import notebook_python
 
 ROWS = 23
 
@@ -549,7 +550,7 @@ def test_the_stand_in_answers_to_any_competitions_names(
     )
     env = {**os.environ, "PYTHONPATH": str(data)}
     done = subprocess.run(
-        [sys.executable, "-c", script], env=env, capture_output=True, text=True, check=False
+        [notebook_python(), "-c", script], env=env, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     assert len(pd.read_csv("submission.csv")) == ROWS
@@ -652,12 +653,12 @@ def scored(
         str(folder),
         str(data),
         json.dumps(params),
-        sys.executable,
+        notebook_python(),
         str(script),
         str(data),
     ]
     env = {**os.environ, "PYTHONPATH": str(Path(kit_server.__file__).parents[1])}
-    done = subprocess.run([sys.executable, *words], env=env, timeout=60, check=False)
+    done = subprocess.run([notebook_python(), *words], env=env, timeout=60, check=False)
     outcome = json.loads((folder / "outcome.json").read_text())
     written = folder / "result.json"
     result = json.loads(written.read_text()) if written.is_file() else {}

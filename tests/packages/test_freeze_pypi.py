@@ -36,7 +36,7 @@ VISION = [
     "scikit-learn",
 ]
 SETS = [
-    VISION,
+    pytest.param(VISION, marks=pytest.mark.slow),
     ["optuna[optional]"],
     ["pandas[excel]"],
     ["hydra-core", "omegaconf"],

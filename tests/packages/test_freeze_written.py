@@ -58,18 +58,13 @@ def finished(freeze: Freeze) -> Freeze:
 
 
 @given(freezes)
-def test_round_trip(freeze: Freeze) -> None:
-    """What is written is read back whole: fates, askers, reasons, hashes, replacements, notes."""
+def test_any_freeze_is_read_back_and_pip_sees_its_bundled_pins(freeze: Freeze) -> None:
+    """Fates, askers, reasons, hashes, replacements and notes come back; pip reads the bundled pins with their hashes alone."""
     whole = finished(freeze)
     assert freeze_file.parse_freeze(whole.text, name="lock") == whole
     assert freeze_file.parse_freeze(whole.text.replace("\n", "\r\n"), name="lock") == whole
-
-
-@given(freezes)
-def test_pip_sees_the_bundled_pins_alone(freeze: Freeze) -> None:
-    """To a reader of requirements files the text holds exactly the bundled pins with their hashes."""
     seen = []
-    for _, line in iter_logical_lines(finished(freeze).text, {}):
+    for _, line in iter_logical_lines(whole.text, {}):
         text, hashes = split_options(line)
         assert parse_requirement(text, None)[1] is None  # type: ignore[arg-type]
         seen.append((text, hashes))

@@ -22,7 +22,7 @@ with socket.socket(socket.AF_UNIX) as server:
     sys.exit(int(server.recv(10) or b"0"))
 """
 _SERVER = """
-import contextlib, importlib, json, os, runpy, signal, socket, sys, threading, types
+import contextlib, gc, importlib, json, os, runpy, signal, socket, sys, threading, types
 
 def run(connection):
     data, fds, _, _ = socket.recv_fds(connection, 1 << 16, 3)
@@ -42,6 +42,9 @@ def run(connection):
         options = options[1:]
     kind = options[0] if options[0] in ("-m", "-c") else ""
     sys.argv = options[1:] if kind else options
+    first = {"-c": "", "-m": os.getcwd()}.get(kind, os.path.dirname(os.path.abspath(options[0])))
+    entries = [first] * (job["argv"][0] != "-P") + job["env"].get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[:0] = [entry for entry in entries if entry or entry is first]
     for stream in ("stdin", "stdout", "stderr"):
         setattr(sys, stream, open(getattr(sys, stream).fileno(), getattr(sys, stream).mode, closefd=False))
     try:
@@ -67,6 +70,7 @@ def run(connection):
 for name in sys.argv[2:]:
     with contextlib.suppress(Exception):
         importlib.import_module(name)
+gc.freeze()  # no process looks for garbage among the libraries, and their pages stay shared
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 server = socket.socket(socket.AF_UNIX)
 server.bind(sys.argv[1])
@@ -94,7 +98,8 @@ def torch_python() -> str:
 
 def notebook_python() -> str:
     """Return a Python for notebooks, with the libraries that most of them import."""
-    return warm_python("torch", "pandas", "joblib", "sklearn.linear_model", "sklearn.pipeline")
+    learning = (f"sklearn.{name}" for name in ("ensemble", "linear_model", "pipeline", "preprocessing"))
+    return warm_python("torch", "pandas", "joblib", "matplotlib.pyplot", *learning)
 
 
 def link_environment(project: Path, python: str) -> None:
