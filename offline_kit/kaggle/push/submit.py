@@ -251,17 +251,14 @@ def _build_entry(plan: SubmitPlan, ref: int, ledger: SubmissionLedger) -> Ledger
     # An earlier version was not built from the current commit.
     commits = (entry.commit for entry in reversed(ledger.read_entries()) if entry.kit == kit and entry.commit)
     commit = request.commit if request.kit == kit else next(commits, "")
+    copied = ("competition", "notebook", "version", "file", "run_seconds")
     return LedgerEntry(
-        competition=request.competition,
-        notebook=request.notebook,
-        version=request.version,
-        file=request.file,
+        **{name: getattr(request, name) for name in copied},
         message=plan.full_message,
         submission=ref,
         kit=kit,
         parts=dict(plan.parts),
         commit=commit,
-        run_seconds=request.run_seconds,
         place="Kaggle" if plan.server_name == "Kaggle" else "LOCAL",
     )
 
