@@ -188,6 +188,12 @@ KNOWN_FAILURES: tuple[KnownFailure, ...] = (
         " /kaggle/input/competitions/<slug> and .../datasets/<owner>/<slug>), and check `competition_data`",
     ),
     KnownFailure(
+        "file-beside-script",
+        r"No such file or directory: '?(/kaggle/src/[^'\s]*)",
+        "'{0}' does not exist: Kaggle runs a script alone, as /kaggle/src/script.py, so `__file__` leads to no other file",
+        "read the file by a path relative to the script's folder, without `__file__`: `offline-kit adopt` ships it",
+    ),
+    KnownFailure(
         "file-not-in-kit",
         r"No such file or directory: '?([^'\n]*)",
         "'{0}' does not exist in the run: only the kit and the competition's data are mounted",

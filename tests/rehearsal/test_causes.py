@@ -40,6 +40,10 @@ EXAMPLES = [
         "gpu-not-available",
     ),
     (
+        "FileNotFoundError: [Errno 2] No such file or directory: '/kaggle/src/config.json'",
+        "file-beside-script",
+    ),
+    (
         "FileNotFoundError: [Errno 2] No such file or directory: '/kaggle/input/plant/test.csv'",
         "input-not-mounted",
     ),
