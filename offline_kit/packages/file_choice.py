@@ -19,7 +19,7 @@ class ImageTarget:
 
     def __init__(self, image: Image) -> None:
         self.image = image
-        self._places = {tag: position for position, tag in enumerate(image.list_wheel_tags())}
+        self._places = {tag: position for position, tag in enumerate(image.wheel_tags)}
         self._python = Version(image.python)
         # Identifies everything that its answers depend on, for the cache.
         self.key = cache_key(image.python, [str(tag) for tag in self._places])

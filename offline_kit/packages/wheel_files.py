@@ -111,7 +111,7 @@ def fit_wheel(wheel: Path, image: Image, folder: Path) -> Path:
         tags = parse_wheel_filename(wheel.name)[3]
     except InvalidWheelFilename as error:
         raise WheelMismatchError(f"it has an invalid file name: {error}") from error
-    if not tags & set(image.list_wheel_tags()):
+    if not tags & set(image.wheel_tags):
         wheel_tags = ", ".join(sorted(str(tag) for tag in tags)[:3])
         raise WheelMismatchError(
             f"it is for {wheel_tags}, not for Python {image.python_minor} on {image.machine}"

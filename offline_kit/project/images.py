@@ -65,7 +65,8 @@ class Image:
         return "" if self.local else f"{self.machine}-manylinux_{self.glibc[0]}_{self.glibc[1]}"
 
     @cached_property
-    def _wheel_tags(self) -> "tuple[Tag, ...]":
+    def wheel_tags(self) -> "tuple[Tag, ...]":
+        """The wheel tags that fit the image, best first (PEP 425, PEP 600)."""
         from packaging import tags
 
         # Another system than Linux has tags of its own.
@@ -88,10 +89,6 @@ class Image:
         interpreter = f"cp{version[0]}{version[1]}"
         own = tags.cpython_tags(version, abis=[interpreter], platforms=platforms)
         return (*own, *tags.compatible_tags(version, interpreter, platforms))
-
-    def list_wheel_tags(self) -> "tuple[Tag, ...]":
-        """Return the wheel tags that fit the image, best first (PEP 425, PEP 600)."""
-        return self._wheel_tags
 
     def marker_environment(self) -> dict[str, str]:
         """Return the values of the PEP 508 environment markers in the image."""

@@ -92,7 +92,7 @@ def local_and_git(folder: Path) -> list[str]:
 
 def _check_files(kit_of: Path) -> None:
     """Every wheel of the kit fits the image, and nothing of torch, CUDA or numpy is among them."""
-    tags = set(images.load_image(IMAGE, accelerator="none", project=kit_of).list_wheel_tags())
+    tags = set(images.load_image(IMAGE, accelerator="none", project=kit_of).wheel_tags)
     kit = manifest.read_kit(kit_of / "dist" / "offline-kit")
     entries = [entry for part in kit.parts for entry in part.entries]
     wheels = [Path(entry.original).name for entry in entries if entry.role in (Role.WHEEL, Role.BUILD)]

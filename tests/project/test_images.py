@@ -65,7 +65,7 @@ def test_the_image_follows_the_accelerator(accelerator: str, name: str) -> None:
 
 def test_tags_are_the_images_own() -> None:
     """Wheels are chosen for CPython 3.13 and glibc up to 2.35, whatever runs here; exact tags come first."""
-    tags = load().list_wheel_tags()
+    tags = load().wheel_tags
     for fits in ("cp313-cp313-manylinux_2_28_x86_64", "cp38-abi3-manylinux2014_x86_64", "py3-none-any"):
         assert parse_tag(fits) <= set(tags)
     for misfit in (
@@ -181,7 +181,7 @@ def test_pip_freeze_is_an_image(tmp_path: Path) -> None:
     }
     assert found.unversioned == ("my-thing", "segment-anything")
     assert found.python == "3.12.11"
-    assert found.list_wheel_tags()[0].interpreter == "cp312"
+    assert found.wheel_tags[0].interpreter == "cp312"
     assert images.find_package(found, "segment_anything") == "segment-anything"
 
 
@@ -225,7 +225,7 @@ def test_local_is_the_running_interpreter() -> None:
     assert here.packages["pytest"] == pytest.__version__
     assert here.python == ".".join(map(str, sys.version_info[:3]))
     assert here.marker_environment()["python_version"] == here.python_minor
-    assert here.list_wheel_tags()[0].interpreter == f"cp{sys.version_info[0]}{sys.version_info[1]}"
+    assert here.wheel_tags[0].interpreter == f"cp{sys.version_info[0]}{sys.version_info[1]}"
     assert here.platform_for_uv == ""
 
 

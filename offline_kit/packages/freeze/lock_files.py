@@ -12,7 +12,7 @@ from typing import Any
 
 from packaging.markers import InvalidMarker, Marker
 from packaging.requirements import InvalidRequirement, Requirement
-from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from offline_kit.core.errors import ProjectError
@@ -24,6 +24,7 @@ from offline_kit.packages.freeze.requirement_files import (
     parse_option,
     split_options,
 )
+from offline_kit.project.package_lists import extract_version
 
 # Files that are locks by their name; uv.lock and pylock.*.toml are as well.
 _LOCK_NAMES = ("poetry.lock", "pdm.lock", "Pipfile.lock", "requirements.lock", "requirements-dev.lock")
@@ -384,15 +385,13 @@ def _parse_pip_freeze(lock: LockedPackages, text: str, environment: Environment)
 
 def _add_freeze_line(lock: LockedPackages, requirement: Requirement, line: str) -> None:
     if requirement.url:
-        filename = requirement.url.partition("#")[0].rsplit("/", 1)[-1].replace("%2B", "+")
-        try:
-            lock.add_pin(requirement.name, str(parse_wheel_filename(filename)[1]))
-        except (InvalidWheelFilename, InvalidVersion):
-            if not _BUILT_ELSEWHERE.search(line):
-                lock.add_unpinned(requirement.name)
-            elif pypi_name := _find_pypi_name(requirement.name):
-                # conda's own build of a package that PyPI has too; the line does not tell its version.
-                lock.roots.append(pypi_name)
+        if version := extract_version(requirement.url):
+            lock.add_pin(requirement.name, version)
+        elif not _BUILT_ELSEWHERE.search(line):
+            lock.add_unpinned(requirement.name)
+        elif pypi_name := _find_pypi_name(requirement.name):
+            # conda's own build of a package that PyPI has too; the line does not tell its version.
+            lock.roots.append(pypi_name)
     elif version := get_exact_version(requirement):
         lock.add_pin(requirement.name, version)
         if requirement.extras:
