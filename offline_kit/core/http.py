@@ -60,14 +60,14 @@ def fetch_answer(
     settings: ConnectionSettings,
     headers: Mapping[str, str] | None = None,
     absent: frozenset[int] = GONE_STATUSES,
+    sha256: str = "",
     patience: RetryPolicy = PATIENT,
 ) -> HttpResponse | None:
     """Return the answer of a URL; None if there is nothing (`absent` statuses).
 
-    A file:// folder answers with its index.html. Raises OutsideError if the server cannot be reached or refuses.
+    A file:// folder answers with its index.html. Raises OutsideError if the server cannot be reached or refuses,
+    ProjectError if `sha256` is known and the content has another one.
     """
-    if url.startswith("file:"):
-        return _read_file_url(url)
 
     def request_once() -> HttpResponse | None:
         with open_response(url, settings, headers or {}) as response:
@@ -83,7 +83,10 @@ def fetch_answer(
                 charset=charset[1] if charset else None,
             )
 
-    return _retry(request_once, url, patience)
+    answer = _read_file_url(url) if url.startswith("file:") else _retry(request_once, url, patience)
+    if answer and sha256 and (actual := hashlib.sha256(answer.content).hexdigest()) != sha256:
+        raise _mismatch_error(url, sha256, actual)
+    return answer
 
 
 def _read_file_url(url: str) -> HttpResponse | None:
@@ -101,14 +104,6 @@ def _read_file_url(url: str) -> HttpResponse | None:
     return HttpResponse(
         url=url, content=content, kind="application/json" if path.suffix == ".json" else "text/html"
     )
-
-
-def verify_content(content: bytes, url: str, sha256: str) -> bytes:
-    """Return the content of a URL; raise ProjectError if its hash is not the expected one."""
-    actual = hashlib.sha256(content).hexdigest()
-    if sha256 and actual != sha256:
-        raise _mismatch_error(url, sha256, actual)
-    return content
 
 
 def download_file(

@@ -112,8 +112,10 @@ class PackageIndex:
             address = urlsplit(file.url)
             url = urlunsplit(address._replace(path=address.path + ".metadata", fragment=""))
             # A mirror may list PEP 658 metadata that it does not have yet; the file itself has it too.
-            if answer := http.fetch_answer(url, settings=self.settings, patience=self._patience):
-                metadata = http.verify_content(answer.content, url, file.metadata_sha256)
+            answer = http.fetch_answer(
+                url, settings=self.settings, sha256=file.metadata_sha256, patience=self._patience
+            )
+            metadata = answer.content if answer else None
         if metadata is None:
             metadata = distribution_metadata.read_metadata(self.fetch_file(file), file.filename)
         if file.sha256:
