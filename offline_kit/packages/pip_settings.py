@@ -128,14 +128,14 @@ class IndexSettings(ConnectionSettings):
         return {name: value for name, value in variables.items() if value}
 
 
-def read_pip_settings(env: Mapping[str, str], *, python: str = sys.executable) -> IndexSettings:
+def read_pip_settings(env: Mapping[str, str]) -> IndexSettings:
     """Read pip's configuration as `python -m pip install` would: its files, then PIP_* of `env`.
 
     Raises UsageError, naming the file, for what pip would refuse as well.
     """
     values: dict[str, str] = {}
     sources: dict[str, str] = {}
-    for source, pairs in _read_layers(env, python):
+    for source, pairs in _read_layers(env):
         for name, value in pairs.items():
             key = name.lower().replace("_", "-").removeprefix("--")
             # pip has both --timeout and --default-timeout.
@@ -175,7 +175,7 @@ def read_pip_settings(env: Mapping[str, str], *, python: str = sys.executable) -
     )
 
 
-def list_config_files(env: Mapping[str, str], *, python: str = sys.executable) -> tuple[Path, ...]:
+def list_config_files(env: Mapping[str, str]) -> tuple[Path, ...]:
     """Return the configuration files that pip would read, later ones overriding; they need not exist.
 
     https://pip.pypa.io/en/stable/topics/configuration/
@@ -200,16 +200,15 @@ def list_config_files(env: Mapping[str, str], *, python: str = sys.executable) -
     if explicit_file and Path(explicit_file).exists():
         own = []
     # The "site" file of pip is in the environment that pip runs in.
-    prefix = Path(sys.prefix) if python == sys.executable else Path(python).parent.parent
     name = "pip.ini" if os.name == "nt" else "pip.conf"
-    files = tuple(folder / name for folder in (*shared, *own, prefix))
+    files = tuple(folder / name for folder in (*shared, *own, Path(sys.prefix)))
     return (*files, Path(explicit_file)) if explicit_file else files
 
 
-def _read_layers(env: Mapping[str, str], python: str) -> Iterator[tuple[str, dict[str, str]]]:
+def _read_layers(env: Mapping[str, str]) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield sources and their settings, weakest first: [global], [install], PIP_*."""
     parsed = []
-    for path in list_config_files(env, python=python):
+    for path in list_config_files(env):
         if not path.is_file():
             continue
         parser = configparser.RawConfigParser()

@@ -1,7 +1,6 @@
 """Notebooks on the local Kaggle, driven by the unmodified `kaggle` program."""
 
 import json
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -369,7 +368,7 @@ def test_a_notebook_runs_in_the_real_sandbox(tmp_path: Path) -> None:
         sandbox.find_sandbox(sandbox.KINDS[:-1])
     except OfflineKitError:
         pytest.skip("no real sandbox works on this machine")
-    settings = pip_settings.read_pip_settings(processes.copy_environment(), python=sys.executable)
+    settings = pip_settings.read_pip_settings(processes.copy_environment())
     shop = EnvironmentOptions(index=settings, cache=tmp_path / "cache", yes=True)
     cell = """
 import os, pathlib, socket
