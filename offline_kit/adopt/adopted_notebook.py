@@ -51,7 +51,9 @@ def render_notebook(
     variables |= {"adopted": _template_facts(adoption, kit)}
     script = scripts.fill_template(settings.template, target.project, variables)
     if adoption.is_script:
-        text = script_setup.insert_setup(adoption.changed[0], script, adoption.notebook.name)
+        # As Python reads it, and Kaggle's client sends it: with ends of lines of one kind.
+        source = adoption.changed[0].replace("\r\n", "\n")
+        text = script_setup.insert_setup(source, script, adoption.notebook.name)
     else:
         text = render_text(adoption, script)
     return RenderedNotebook(text=text, metadata=metadata)

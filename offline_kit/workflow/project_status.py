@@ -164,7 +164,7 @@ def _is_same_notebook(project: resolved_project.ResolvedProject, kit: Kit) -> bo
     rendered = project.render_notebook(kit)
     folder = kit.folder / "notebook"
     try:
-        text = (folder / notebook.CODE_FILE).read_text(encoding="utf-8")
+        text = (folder / rendered.code_file).read_text(encoding="utf-8")
     except OSError:
         return False
     written = files.read_json(folder / notebook.METADATA_FILE)

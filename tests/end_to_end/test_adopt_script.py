@@ -100,3 +100,15 @@ def test_an_adopted_script_is_rehearsed_and_scored(server: LocalKaggleServer, tm
     line = SCRIPT[: SCRIPT.index("rows = pool.map")].count("\n") + 1
     facts = failed.facts
     assert (facts["code"], facts["error"]) == ("cell-failed", f"line {line} of 'train.py' failed")
+
+
+def test_a_script_from_windows_is_no_edited_one(tmp_path: Path) -> None:
+    """Its ends of lines do not make what was rendered look changed, in a second build and in the status."""
+    (tmp_path / "train.py").write_bytes(b"import os\r\n\r\nprint(os.name)\r\n")
+    run("adopt", tmp_path / "train.py", tmp_path, "--write").good()
+    run("build", tmp_path).good()
+    again = run("build", tmp_path).good()
+    assert "edited" not in again.err
+    folder = tmp_path / "dist/offline-kit/notebook"
+    assert b"\r" not in (folder / "inference.py").read_bytes()
+    assert not run("notebook", tmp_path, "--json").good().facts["changed"]

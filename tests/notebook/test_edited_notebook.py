@@ -3,6 +3,9 @@
 import json
 from pathlib import Path
 
+from offline_kit.kit import manifest
+from offline_kit.project.config import load_config
+from offline_kit.workflow import project_status
 from tests.support.shipping import Yard, retrain
 
 LINE = "print('mine')"
@@ -66,6 +69,8 @@ def test_an_edited_script_is_kept_and_a_change_of_the_kind_leaves_one_file(here:
     folder = here.project / "dist/offline-kit/notebook"
     names = ["inference.py", "kernel-metadata.json", "rendered.sha256"]
     assert sorted(path.name for path in folder.iterdir()) == names
+    kit = manifest.read_kit(folder.parent)
+    assert project_status.list_changes(load_config(here.project, {}), kit) == ()
     script = folder / "inference.py"
     script.write_text(f"{script.read_text()}{LINE}\n")
     config.write_text(plain)
