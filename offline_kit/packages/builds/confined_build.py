@@ -169,4 +169,4 @@ def _select_outermost(paths: Sequence[Path]) -> list[Path]:
         if path.exists() and not home.is_relative_to(path) and path != Path("/tmp")  # noqa: S108
     }
     candidates = {path for path in candidates if path.parts[1] not in (*SYSTEM, "etc", "proc", "dev")}
-    return sorted(path for path in candidates if not any(parent in path.parents for parent in candidates))
+    return sorted(path for path in candidates if candidates.isdisjoint(path.parents))
