@@ -101,12 +101,8 @@ def _split_parts(entries: Sequence[FileEntry], contents: KitContents) -> list[Ki
 def _list_files(contents: KitContents) -> Iterator[tuple[FileEntry, Source]]:
     """Yield all files of a kit; their stored names are not known yet."""
     plan = install_plan.render_plan(contents).encode()
-    texts = [(Role.LOCK, PLAN, plan)]
-    texts += [
-        (Role.RUNTIME, f"{RUNTIME_PACKAGE}/{name}", data) for name, data in resources.runtime_files().items()
-    ]
-    for role, name, data in texts:
-        yield _make_entry(role, name, len(data), hashlib.sha256(data).hexdigest()), data
+    yield _make_entry(Role.LOCK, PLAN, len(plan), hashlib.sha256(plan).hexdigest()), plan
+    yield from list_runtime_files()
     wheels = [*contents.wheelhouse.wheels, *contents.own.wheels]
     packages: list[tuple[Role, Artifact]] = [(Role.WHEEL, wheel) for wheel in wheels]
     packages += [(Role.WHEEL, sdist.wheel) for sdist in contents.prepared_sdists if sdist.wheel]
@@ -132,6 +128,13 @@ def _list_files(contents: KitContents) -> Iterator[tuple[FileEntry, Source]]:
     ]
     for role, name, file in checkpoints:
         yield _make_entry(role, name, file.size, file.sha256), file.path
+
+
+def list_runtime_files() -> Iterator[tuple[FileEntry, bytes]]:
+    """Yield the files of the notebook's runtime; their stored names are not set yet."""
+    for name, source in resources.runtime_files().items():
+        digest = hashlib.sha256(source).hexdigest()
+        yield _make_entry(Role.RUNTIME, f"{RUNTIME_PACKAGE}/{name}", len(source), digest), source
 
 
 def _make_entry(role: Role, original: str, size: int, digest: str) -> FileEntry:

@@ -74,8 +74,8 @@ def test_the_same_input_gives_the_same_bytes(kit: Kit, tmp_path: Path) -> None:
     assert one == two
     assert str(tmp_path) not in one.text
     assert [cell["id"] for cell in json.loads(one.text)["cells"][1:5]] == [
-        "02-bootstrap",
-        "03-the-kit-checked-installed",
+        "02-the-kit-found-checked-installed",
+        "03-bootstrap",
         "04-kit",
         "05-what-this-notebook-was-made-from",
     ]

@@ -75,7 +75,7 @@ sys.excepthook = show
 """What IPython does by the error's `_render_traceback_`."""
 
 
-def in_places(job: RunJob) -> str:
+def in_places(job: RunJob, more: Mapping[str, str] | None = None) -> str:
     """Run a kit's notebook in a bare subprocess that is told where its inputs and its outputs are."""
     output, shown = job.folder / "output", job.folder / "shown"
     output.mkdir()
@@ -85,7 +85,7 @@ def in_places(job: RunJob) -> str:
     shown.mkdir(exist_ok=True)
     places = {"INPUT": shown, "WORKING": output, "SCRATCH": job.folder / "scratch"}
     env = {f"OFFLINE_KIT_{name}": str(path) for name, path in places.items()} | {"PATH": os.environ["PATH"]}
-    env["PYTHONDONTWRITEBYTECODE"] = "1"  # Kaggle's inputs are read-only
+    env |= {"PYTHONDONTWRITEBYTECODE": "1", **(more or {})}  # Kaggle's inputs are read-only
     words = launch_words(job, SHOWS_FAILURES)
     done = subprocess.run(
         words, cwd=output, env=env | ({"KAGGLE_IS_COMPETITION_RERUN": "1"} if job.rerun else {}),

@@ -15,13 +15,13 @@ import pytest
 from offline_kit.core import sandbox
 from offline_kit.core.errors import ProjectError
 from offline_kit.core.sandboxes.box import Box
-from offline_kit.kaggle.client.api_types import Account, NewNotebook
+from offline_kit.kaggle.client.api_types import Account, NewNotebook, NotebookSources
 from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.push import push_notebook
 from offline_kit.kaggle.push.notebook_equality import find_mismatches, hash_content
 from offline_kit.kit import manifest
 from offline_kit.local_kaggle.kernel_runs import RunJob
-from offline_kit.notebook import kit_capture
+from offline_kit.notebook.runtime import kit_capture
 from offline_kit.notebook.runtime.kit_runtime import find_parts, read_part, verify_files
 from offline_kit.packages import cuda_abi, distribution_metadata
 from offline_kit.packages.freeze.freeze_inputs import FreezeRequest
@@ -193,17 +193,17 @@ def rendered(folder: Path, wanted: RemoteRequest | None) -> NewNotebook:
 
 
 def test_only_the_wheelhouse_gets_the_internet(tmp_path: Path) -> None:
-    """The notebook that captures an image is offline; both are private, and have nothing attached."""
+    """The notebook that captures an image is offline; both are private, and have only the runtime attached."""
     makes = rendered(tmp_path / "plants", ask(tmp_path / "plants", "docopt\n"))
     looks = rendered(tmp_path / "plants", None)
     assert (makes.internet, looks.internet) == (True, False)
     assert (makes.ref, looks.ref) == ("alice/plants-wheelhouse", "alice/plants-image")
     for each in (makes, looks):
         assert each.private
-        assert each.sources == type(each.sources)()
-        for cell in json.loads(each.text)["cells"]:
-            if cell["cell_type"] == "code":
-                ast.parse("".join(cell["source"]))
+        assert each.sources == NotebookSources(datasets=("alice/offline-kit-runtime",))
+        code = [cell["source"] for cell in json.loads(each.text)["cells"] if cell["cell_type"] == "code"]
+        ast.parse("\n".join("".join(source) for source in code))
+        assert sum(map(len, code)) <= 80, "lines; they were 310 with the runtime pasted into them"
     assert "pip" not in "".join("".join(c["source"]) for c in json.loads(looks.text)["cells"][-1:])
 
 
