@@ -22,7 +22,7 @@ with socket.socket(socket.AF_UNIX) as server:
     sys.exit(int(server.recv(10) or b"0"))
 """
 _SERVER = """
-import contextlib, gc, importlib, json, os, runpy, signal, socket, sys, threading, types
+import contextlib, gc, importlib, json, os, runpy, shutil, signal, socket, sys, threading, types
 
 def run(connection):
     data, fds, _, _ = socket.recv_fds(connection, 1 << 16, 3)
@@ -76,7 +76,12 @@ server = socket.socket(socket.AF_UNIX)
 server.bind(sys.argv[1])
 server.listen(64)
 print(flush=True)
-threading.Thread(target=lambda: (os.read(0, 1), os._exit(0)), daemon=True).start()
+def end_with_the_tests():
+    os.read(0, 1)
+    shutil.rmtree(os.path.dirname(sys.argv[1]), ignore_errors=True)
+    os._exit(0)
+
+threading.Thread(target=end_with_the_tests, daemon=True).start()
 while True:
     connection, _ = server.accept()
     if os.fork() == 0:
