@@ -121,7 +121,7 @@ def _read_code_cell(
         number=number,
         kind="code",
         source=shown_source,
-        title=heading or _first_line(source),
+        title=heading or str(cell["metadata"].get("title") or "") or _first_line(source),
         status="failed" if is_failed else str(metadata.get("status") or "pending"),
         seconds=seconds if seconds is not None and math.isfinite(seconds) else None,
         started=_parse_time(metadata.get("start_time")),
