@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
-from offline_kit.adopt import calls, decisions, input_paths, missing_imports, shell
+from offline_kit.adopt import calls, decisions, input_paths, missing_imports, script_setup, shell
 from offline_kit.adopt.findings import (
     Adoption,
     AttachedSources,
@@ -82,6 +82,12 @@ def inspect_notebook(
     notebook.edits += input_paths.edit_input_paths(code, competition)
     notebook.resolved += input_paths.resolve_sources(notebook)
     notebook.resolved += _resolve_metadata(metadata)
+    if span := path.suffix == ".py" and script_setup.find_setup_span(cells[0].source):
+        # An adopted script that was edited: its setup is of an older kit. The other lines keep their numbers.
+        blank_lines = "\n" * cells[0].source.count("\n", *span)
+        notebook.edits.append(CellEdit(cell=1, span=span, text=blank_lines))
+        setup = script_setup.find_setup_lines(cells[0].source)
+        notebook.resolved = [need for need in notebook.resolved if not (need.cell and need.line in setup)]
     changed = tuple(_apply_edits(cell, notebook.edits) for cell in cells)
     notebook.resolved += _find_written_secrets(cells, changed)
     if path.suffix == ".py":

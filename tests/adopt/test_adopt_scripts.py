@@ -145,3 +145,14 @@ def test_files_directly_below_the_mounts_are_the_competitions(tmp_path: Path, co
     open_lines = [need.line for need in adoption.unresolved]
     assert open_lines == ([4] if competition else [2, 4])
     assert adoption.sources.datasets == ()
+
+
+def test_the_setup_of_an_older_kit_goes(tmp_path: Path) -> None:
+    """An adopted script that was edited can be adopted again; its lines keep their numbers."""
+    setup = "# %% setup\nimport importlib\nimportlib.import_module('offline_kit_runtime')\n"
+    edited = script_setup.insert_setup('"""Doc."""\nx = 1\nx / 0\n', setup, "train.py")
+    adoption = inspect(tmp_path, edited)
+    changed = adoption.changed[0]
+    assert adoption.resolved == ()
+    assert [line for line in changed.splitlines() if line] == ['"""Doc."""', "x = 1", "x / 0"]
+    assert changed.count("\n") == edited.count("\n")
