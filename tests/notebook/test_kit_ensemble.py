@@ -25,6 +25,7 @@ from offline_kit.notebook.runtime.kit_ensemble import (
 )
 from offline_kit.notebook.runtime.kit_runtime import KitError, print_once
 from offline_kit.notebook.runtime.kit_tasks import RowBatch
+from tests.support.lazy_modules import torch
 
 SHARES = st.floats(0, 1, width=32)
 MATRICES = st.integers(1, 4).flatmap(
@@ -218,7 +219,6 @@ def test_answers_are_kept_as_exact_as_they_are(kind: str, kept: str) -> None:
 
 def test_tensors_of_any_kind_become_numbers() -> None:
     """Half precision is made float32, which numpy knows; double and whole numbers stay what they are."""
-    torch = pytest.importorskip("torch")
     for kind in (torch.bfloat16, torch.float16, torch.float32):
         assert as_row_array(torch.ones(2, dtype=kind, requires_grad=True), 2, "m").dtype == np.float32
     for kind in (torch.float64, torch.int64):
@@ -363,7 +363,6 @@ def test_another_number_of_rows_is_told() -> None:
 @given(arrays.arrays(np.float64, st.tuples(st.integers(1, 5), st.integers(1, 3)), elements=SHARES))
 def test_answers_of_any_shape_become_rows(values: Any) -> None:
     """Lists, tensors, single columns and arrays of more axes have one row for each row."""
-    torch = pytest.importorskip("torch")
     rows = len(values)
     for answer in (values, values.tolist(), torch.tensor(values), values[:, :, None]):
         made = as_row_array(answer, rows, "m")
@@ -403,7 +402,6 @@ def test_no_member_is_told() -> None:
 
 def test_scores_become_probabilities() -> None:
     """Softmax and sigmoid of arrays, tensors and one array for each target, at any size; nothing else is known."""
-    torch = pytest.importorskip("torch")
     scores = np.array([[0.0, 1.0], [1000.0, -1000.0]], dtype=np.float32)
     for kind in (scores, torch.from_numpy(scores)):
         assert apply_activation(kind, "softmax") == pytest.approx(

@@ -3,6 +3,8 @@
 Each worker of pytest-xdist collects all files, and torch, scikit-learn and pandas take seconds each.
 """
 
+import gc
+import sys
 from typing import Any
 
 import pytest
@@ -19,7 +21,11 @@ class LazyModule:
             attribute.startswith("_") and attribute != "__version__"
         ):  # what pytest asks each object of a test file for
             raise AttributeError(attribute)
-        return getattr(pytest.importorskip(self._name), attribute)
+        is_new = self._name not in sys.modules
+        module = pytest.importorskip(self._name)
+        if is_new:
+            gc.freeze()  # tests that free memory by gc.collect() would look through all of it each time
+        return getattr(module, attribute)
 
 
 torch: Any = LazyModule("torch")
