@@ -255,11 +255,13 @@ def _list_contents(requirement_files: list[str], adoption: Adoption, root: Path)
     """Yield the settings of the kit's contents; an empty list keeps a build from detecting unneeded ones."""
     pyproject = root / "pyproject.toml"
     has_metadata = pyproject.is_file() and tomllib.loads(_read_text(pyproject)).get("project")
-    has_requirements = any((root / name).is_file() for name in ("requirements.in", "requirements.txt"))
+    own_files = [name for name in ("requirements.in", "requirements.txt") if (root / name).is_file()]
+    if adoption.needs_own_requirements:
+        requirement_files = list(dict.fromkeys([*own_files[:1], *requirement_files]))
     if requirement_files:
         reason = "what the notebook installs and imports"
         yield Setting(key="requirements", value=requirement_files, reason=reason)
-    elif has_metadata or has_requirements:
+    elif has_metadata or own_files:
         reason = "the image has everything that the notebook needs"
         yield Setting(key="requirements", value=[], reason=reason)
     if adoption.packages or has_metadata:

@@ -151,6 +151,7 @@ class Adoption:
     resolved: tuple[ExternalNeed, ...]  # in the notebook's order
     requirements: tuple[str, ...] = ()  # lines of a requirements file
     requirement_files: tuple[str, ...] = ()
+    needs_own_requirements: bool = False  # whether it imports what only the project's requirements provide
     packages: tuple[str, ...] = ()  # folders that it installs as packages
     checkpoints: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()

@@ -109,6 +109,7 @@ def inspect_notebook(
         resolved=tuple(sorted(dict.fromkeys(notebook.resolved), key=in_order)),
         requirements=(*notebook.indexes, *notebook.requirements),
         requirement_files=tuple(notebook.requirement_files),
+        needs_own_requirements=notebook.needs_own_requirements,
         packages=tuple(notebook.packages),
         checkpoints=tuple(notebook.checkpoints),
         modules=tuple(notebook.modules),

@@ -234,10 +234,14 @@ def _is_provided(name: str, notebook: InspectedNotebook, provided: ProvidedImpor
         return True
     if any(package.startswith(f"{normal}-") for package in packages):
         return True
-    if any(match["name"] == name for match in map(_IMPORT_COMMENT.search, notebook.lines) if match):
-        return True
-    lines = (*_installed_lines(notebook), *notebook.lines, *provided.requirements)
+    lines = (*_installed_lines(notebook), *provided.requirements)
     if any(_provides_import(package, name) for package in _package_names(lines)):
+        return True
+    comments = map(_IMPORT_COMMENT.search, notebook.lines)
+    if any(match["name"] == name for match in comments if match) or any(
+        _provides_import(package, name) for package in _package_names(notebook.lines)
+    ):
+        notebook.needs_own_requirements = True
         return True
     folders = [*notebook.modules, *notebook.packages]
     folders += [f"{folder}/src" for folder in folders]

@@ -93,6 +93,7 @@ class InspectedNotebook:
     sources: AttachedSources = field(default_factory=AttachedSources)
     requirements: dict[str, None] = field(default_factory=dict)
     requirement_files: dict[str, None] = field(default_factory=dict)
+    needs_own_requirements: bool = False  # whether it imports what only the project's requirements provide
     packages: dict[str, None] = field(default_factory=dict)
     checkpoints: dict[str, None] = field(default_factory=dict)
     modules: dict[str, None] = field(default_factory=dict)

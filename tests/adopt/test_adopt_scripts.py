@@ -156,3 +156,14 @@ def test_the_setup_of_an_older_kit_goes(tmp_path: Path) -> None:
     assert adoption.resolved == ()
     assert [line for line in changed.splitlines() if line] == ['"""Doc."""', "x = 1", "x / 0"]
     assert changed.count("\n") == edited.count("\n")
+
+
+@pytest.mark.parametrize(("package", "requirements"), [("pyfiglet", '["requirements.in"]'), ("numpy", "[]")])
+def test_requirements_of_the_project_that_it_imports_are_kept(
+    tmp_path: Path, package: str, requirements: str
+) -> None:
+    """What only the project's own file provides goes into the kit; what the image has does not."""
+    put(tmp_path, "requirements.in", text=f"{package}\n")
+    put(tmp_path, "train.py", text=f"import {package}\n")
+    plan = adoption_plan.plan_adoption(tmp_path / "train.py", tmp_path)
+    assert f"requirements = {requirements}" in plan.new_text
