@@ -82,12 +82,8 @@ def inspect_notebook(
     notebook.edits += input_paths.edit_input_paths(code, competition)
     notebook.resolved += input_paths.resolve_sources(notebook)
     notebook.resolved += _resolve_metadata(metadata)
-    if span := path.suffix == ".py" and script_setup.find_setup_span(cells[0].source):
-        # An adopted script that was edited: its setup is of an older kit. The other lines keep their numbers.
-        blank_lines = "\n" * cells[0].source.count("\n", *span)
-        notebook.edits.append(CellEdit(cell=1, span=span, text=blank_lines))
-        setup = script_setup.find_setup_lines(cells[0].source)
-        notebook.resolved = [need for need in notebook.resolved if not (need.cell and need.line in setup)]
+    if path.suffix == ".py":
+        _remove_old_setup(notebook)
     changed = tuple(_apply_edits(cell, notebook.edits) for cell in cells)
     notebook.resolved += _find_written_secrets(cells, changed)
     if path.suffix == ".py":
@@ -119,6 +115,15 @@ def inspect_notebook(
         accelerator=metadata.accelerator,
         accelerator_source=metadata.source,
     )
+
+
+def _remove_old_setup(notebook: InspectedNotebook) -> None:
+    """Blank the setup of an adopted script that was edited: it is of an older kit. Other lines keep their numbers."""
+    script = notebook.code.reads[1].source
+    if span := script_setup.find_setup_span(script):
+        setup = script_setup.find_setup_lines(script)
+        notebook.resolved = [need for need in notebook.resolved if not (need.cell and need.line in setup)]
+        notebook.edits.append(CellEdit(cell=1, span=span, text="\n" * script.count("\n", *span)))
 
 
 def _decide_needs(notebook: InspectedNotebook) -> None:
