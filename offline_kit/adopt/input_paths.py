@@ -290,9 +290,13 @@ def _resolve_source(need: ExternalNeed, paths: list[MountPath], notebook: Inspec
         )
     if shipped := [file for path in paths for file in _serve_mounted(path, notebook)]:
         return need.resolve(Outcome.CHECKPOINT, ", ".join(dict.fromkeys(shipped)))
+    # The slug of a competition looks like that of a dataset.
+    competition = f', or set competition = "{slug}" if that is the competition' if not kind else ""
+    if notebook.sources.competitions:
+        competition = ""
     return need.ask(
-        f'attach it (dataset_sources = ["owner/{slug}"] in [tool.offline-kit.notebook]), or put a copy into'
-        f" 'input/{slug}' and adopt again: it goes into the kit",
+        f'attach the dataset (dataset_sources = ["owner/{slug}"] in [tool.offline-kit.notebook]), or put a copy into'
+        f" 'input/{slug}' and adopt again: it goes into the kit{competition}",
         name,
     )
 

@@ -106,9 +106,11 @@ def advise_loading(
     if checkpoint.kind is CheckpointKind.OTHER and Path(name).suffix.lower() in _WEIGHT_SUFFIXES:
         return (f"'{name}' is no checkpoint of a known format: check how it was saved or downloaded",)
     if checkpoint.kind in (CheckpointKind.PICKLE, CheckpointKind.JOBLIB):
-        source = f"{', '.join(distributions)} (in the notebook)" if distributions else "the packages"
-        needs = f"it loads only with {source} at about the versions that it was saved with"
-        return (f"'{name}' is a {checkpoint.kind} file: {needs}; add them to the requirements",)
+        remedy = "the notebook has them: require those versions if they differ"
+        if not distributions:
+            remedy = "add them to the requirements"
+        needs = f"it loads only with {', '.join(distributions) or 'the packages'} at about the versions that it was saved with"
+        return (f"'{name}' is a {checkpoint.kind} file: {needs}; {remedy}",)
     if any("TorchScript" in reason for reason in checkpoint.refused):
         return (f"'{name}' is a TorchScript archive: load it with torch.jit.load, not with torch.load",)
     if trusted or not checkpoint.refused:

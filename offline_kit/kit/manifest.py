@@ -21,7 +21,7 @@ from packaging.utils import (
 )
 
 from offline_kit.core.errors import ProjectError
-from offline_kit.core.files import format_size, list_tree, sha256_of, write_atomic
+from offline_kit.core.files import list_tree, sha256_of, write_atomic
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.core.thread_pool import cancelling_pool
 from offline_kit.project.kaggle_names import MARKER, NOT_UPLOADED, is_safe_name
@@ -196,7 +196,8 @@ def _check_file(folder: Path, entry: FileEntry, *, hashes: bool) -> str:
             return f"'{entry.stored}' is {'not a regular file' if path.exists() else 'missing'}"
         size = path.stat().st_size
         if size != entry.size:
-            return f"'{entry.stored}' has {format_size(size)}, but {format_size(entry.size)} in the manifest"
+            # In bytes: rounded, both are often the same.
+            return f"'{entry.stored}' has {size:,} B, but {entry.size:,} B in the manifest"
         if hashes and sha256_of(path) != entry.sha256:
             return f"'{entry.stored}' has another SHA-256 than in the manifest"
     except OSError as error:

@@ -134,6 +134,12 @@ def keep_edited(folder: Path, rendered: RenderedNotebook, report: Reporter = SIL
     return copies | {name: text}
 
 
+def is_edited(folder: Path) -> bool:
+    """Return whether the notebook in `folder` has other cells than were rendered."""
+    text, recorded = _read_text(folder / _find_code_file(folder)), _read_text(folder / RENDERED_FILE).strip()
+    return bool(text and recorded) and _cells_digest(text) != recorded
+
+
 def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8", errors="replace")

@@ -424,7 +424,7 @@ def quote_cell(label: str, source: str) -> tuple[str, ...]:
     """Return the first lines of a cell's code, indented, below its label."""
     lines = source.splitlines()
     omitted = len(lines) - _MAX_CELL_LINES
-    ending = (f"    ... {omitted} more lines",) if omitted > 0 else ()
+    ending = (f"    ... {omitted} more line{'s' * (omitted > 1)}",) if omitted > 0 else ()
     return (f"{label}:", *(f"    {line}" for line in lines[:_MAX_CELL_LINES]), *ending)
 
 

@@ -75,6 +75,7 @@ def _inspect_parts(session: KaggleSession, kit: Kit) -> Iterator[RemotePart]:
 
 
 _STOPPED = "a build would fail now: "
+_EDITED = "the notebook was edited after it was rendered"
 _SHOWN = 5
 
 
@@ -103,7 +104,9 @@ def describe_changes(config: Config, kit: Kit) -> tuple[str, ...]:
         return changes
     more = [f"{len(changes) - _SHOWN} more changes"] if len(changes) > _SHOWN else []
     return tuple(
-        f"{clause} after this kit was built: run 'offline-kit ship' to include it"
+        f"{clause}: --no-build uses it as it is, a build puts it aside"
+        if clause == _EDITED
+        else f"{clause} after this kit was built: run 'offline-kit ship' to include it"
         for clause in (*changes[:_SHOWN], *more)
     )
 
@@ -127,6 +130,8 @@ def _list_changes(
         yield "what the requirements ask for changed"
     if pipeline.is_split(project.config, models.checkpoints) == any(part.name == "kit" for part in kit.parts):
         yield "the division into `parts` changed"
+    if notebook.is_edited(kit.folder / "notebook"):
+        yield _EDITED
     if not _is_same_notebook(project, kit):
         yield "the notebook's configuration, template or code changed"
 
@@ -161,15 +166,17 @@ def _is_same_freeze(
 
 
 def _is_same_notebook(project: resolved_project.ResolvedProject, kit: Kit) -> bool:
+    """Compare with what was rendered; what a person edited since does not count."""
     rendered = project.render_notebook(kit)
     folder = kit.folder / "notebook"
+    name = notebook.RENDERED_FILE if notebook.is_edited(folder) else rendered.code_file
     try:
-        text = (folder / rendered.code_file).read_text(encoding="utf-8")
+        text = (folder / name).read_text(encoding="utf-8")
     except OSError:
         return False
     written = files.read_json(folder / notebook.METADATA_FILE)
     before, now = (_without_own_model(metadata, project.config) for metadata in (written, rendered.metadata))
-    return (rendered.text, now) == (text, before)
+    return (rendered.file_texts()[name], now) == (text, before)
 
 
 def _without_own_model(metadata: Mapping[str, Any], config: Config) -> dict[str, Any]:

@@ -273,7 +273,7 @@ def index_note(settings: IndexSettings) -> str:
     if settings.index_url.rstrip("/") == PYPI and not settings.extra_index_urls and not settings.find_links:
         return ""
     return (
-        "the indexes and folders of this machine's pip configuration do not go along: on Kaggle pip asks pypi.org;"
+        "the indexes and folders of this machine's pip configuration are not used on Kaggle: pip there asks pypi.org;"
         " name a public index in a requirements file (--index-url), or build here for packages of a private one"
     )
 

@@ -108,3 +108,14 @@ def test_an_edited_notebook_can_be_pushed_and_become_the_source(here: Yard) -> N
     config.write_text(head + '[notebook]\nsource = "inference.edited.ipynb"\n')
     here.run("build").good()
     assert LINE in rendered(here.project).read_text()
+
+
+def test_an_edited_notebook_is_reported_as_that(here: Yard) -> None:
+    """An edit is not taken for a change of the project, which is reported beside it."""
+    config = here.project / "offline-kit.toml"
+    kit = manifest.read_kit(here.project / "dist/offline-kit")
+    edit(rendered(here.project), LINE)
+    (edited,) = project_status.list_changes(load_config(here.project, {}), kit)
+    config.write_text(config.read_text().replace("[notebook]", '[notebook]\ntitle = "Another"'))
+    reported, changed = project_status.list_changes(load_config(here.project, {}), kit)
+    assert reported == edited != changed

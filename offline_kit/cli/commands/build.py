@@ -47,8 +47,8 @@ def build(project: Path, console: Console, dry_run: bool, upgrade: bool, verbose
         remote = [part for part in built.kit.parts if part.name == remote_wheelhouse.PART]
         size = format_size(sum(entry.size for part in remote for entry in part.entries))
         console.note(
-            f"the packages:  '{record.notebook}', version {record.version}: {record.files} wheels,"
-            f" {size}, downloaded only when a rehearsal on this machine needs them"
+            f"the packages:  '{record.notebook}', version {record.version}:"
+            f" {count_words(record.files, 'wheel')}, {size}, downloaded only when a rehearsal on this machine needs them"
         )
     elif dry_run:
         plan = pipeline.plan_build(config, upgrade=upgrade, report=console)
