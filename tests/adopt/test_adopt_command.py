@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import re
 import tomllib
 from pathlib import Path
@@ -331,5 +332,6 @@ def test_a_folder_or_a_pattern_names_what_is_in_it(project: Path, own: str) -> N
 
 def test_the_folder_that_shows_the_inputs_is_explained(project: Path) -> None:
     """The table says why the diff's paths lie below /tmp."""
-    said = run(project, "adopt", "inference.ipynb")
-    assert "the same files" in " ".join((said.stdout + said.stderr).split())
+    wide = os.environ | {"COLUMNS": "200"}
+    done = command_line.offline_kit("adopt", "inference.ipynb", cwd=project, env=wide)
+    assert "the same files" in done.stderr
