@@ -113,7 +113,7 @@ def _check_adoption(adoption: Adoption, kit: Kit, image: Image, source: str, rep
     _warn_of_packages(adoption, kit, image, source, report)
     for need in adoption.unresolved:
         if need.kind is not NeedKind.SETTING:  # by now the configuration decides on the accelerator
-            report.warn(f"'{source}', {need.position}: {need.text}: {need.remedy}")
+            report.warn(f"'{source}', {need.position} does not run offline yet: {need.text}; {need.remedy}")
 
 
 def _warn_of_packages(adoption: Adoption, kit: Kit, image: Image, source: str, report: Reporter) -> None:

@@ -20,7 +20,7 @@ _RETRY_HINT = "fix it, then run 'offline-kit rehearse' again"
 _NOTE_PREFIX = "note: "  # printed by the notebook runtime
 _MAX_NOTES = 20
 # The runtime's advice for a damaged kit on Kaggle; a rehearsal uses the local kit.
-_PUSH_AGAIN = re.compile("push the kit again(?: and wait until Kaggle has processed it)?")
+_PUSH_AGAIN = re.compile("push the kit again(?: and wait until .*)?")
 _FRAME = re.compile(
     r"^(?:File (?P<path>.+?):(?P<line>\d+)(?:, in (?P<function>.+))?|(?:Cell|Input) In ?\[.*)$"
 )

@@ -223,6 +223,16 @@ def test_own_templates_extend_ours(kit: Kit, tmp_path: Path) -> None:
     ]
 
 
+def test_an_own_template_may_have_params_of_its_own(kit: Kit, tmp_path: Path) -> None:
+    """The built-in template refuses params that neither model nor data take; one that extends it may read them."""
+    (tmp_path / "mine.py.j2").write_text(
+        '{% extends "lightning.py.j2" %}\n{% block submit %}\n# %% clip\nprint(PARAMS["clip"])\n{% endblock %}\n'
+    )
+    own = dataclasses.replace(LIGHTNING, template="mine.py.j2", params={"clip": 1})
+    assert "check_params(" in render_notebook(kit, LIGHTNING, IMAGE, target(tmp_path)).text
+    assert "check_params(" not in render_notebook(kit, own, IMAGE, target(tmp_path)).text
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -97,7 +97,7 @@ def _show_changes(plan: "AdoptionPlan", console: Console) -> None:
         )
     console.show_table("Changes", ("where", "before", "after", "fix"), rows)
     for finding in plan.adoption.unresolved:
-        console.warn(f"{finding.position}: {finding.text}", hint=finding.remedy)
+        console.warn(f"{finding.position} does not run offline yet: {finding.text}", hint=finding.remedy)
     for step, line in zip(plan.manual_steps, plan.lines_to_add, strict=True):
         console.warn(step, hint=line)
 

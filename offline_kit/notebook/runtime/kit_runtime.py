@@ -89,7 +89,7 @@ HINTS = {
     "inference-server-not-found": "compare with the competition's demo notebook, or use the template `function`",
     "install-failed": "build the kit again, or set OFFLINE_KIT_INSTALLER to the other of 'uv' and 'pip'",
     "installer-not-found": "install uv or pip, or ask for the other",
-    "kit-damaged": "push the kit again and wait until Kaggle has processed it",
+    "kit-damaged": "push the kit again and wait until Kaggle has processed it; if it is still damaged then, use --resend",
     "kit-not-mounted": "attach the kit's dataset to this notebook (Add Input); if it is attached, its new version was not "
     "ready yet: wait until Kaggle has processed it, then run or push again",
     "labels-contradict-model": "remove `labels` from the `params` of its entry in `models`",
