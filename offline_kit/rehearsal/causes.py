@@ -256,6 +256,13 @@ KNOWN_FAILURES: tuple[KnownFailure, ...] = (
         "set its `kernelspec` to `python3`, as in the rendered notebook",
     ),
     KnownFailure(
+        "ipython-not-running",
+        r"name 'get_ipython' is not defined",
+        # What nbconvert writes for magics and shell lines of a notebook that it exports as a script
+        "the script calls IPython, but plain Python runs it",
+        "remove the call, or use subprocess.run; with the notebook that the script was exported from, adopt that",
+    ),
+    KnownFailure(
         "syntax-error",
         r"SyntaxError|IndentationError",
         "the cell has a syntax error in this version of Python",

@@ -264,7 +264,8 @@ def _check_own_code(context: CheckContext) -> CheckResult:
     except OfflineKitError:  # K205 says why
         return _skip("not before its references are in order")
     if not findings:
-        return _ok("nothing in it needs the internet, and the data class keeps the template's contract")
+        contract = ", and the data class keeps the template's contract" * bool(context.config.notebook.data)
+        return _ok(f"nothing in it needs the internet{contract}")
     lines = [f"'{finding.about}' {finding.what}" for finding in findings]
     remedies = "; ".join(dict.fromkeys(finding.remedy for finding in findings if finding.remedy))
     if len(lines) == 1:

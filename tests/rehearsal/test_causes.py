@@ -91,6 +91,7 @@ EXAMPLES = [
         "pretrained-weights-not-reachable",
     ),
     ("SyntaxError: invalid syntax (cell, line 1)", "syntax-error"),
+    ("NameError: name 'get_ipython' is not defined", "ipython-not-running"),
 ]
 
 
