@@ -25,7 +25,7 @@ from offline_kit.packages.index import PackageIndex
 from offline_kit.project import references
 from offline_kit.project.config import Config
 from offline_kit.project.kaggle_names import SLUG_LENGTH
-from offline_kit.project.types import Checkpoint, Finding, Freeze, Kit, OwnCode, SettledSdist, Severity
+from offline_kit.project.types import Checkpoint, Finding, Freeze, Kit, OwnCode, Role, SettledSdist, Severity
 from offline_kit.rehearsal import rehearse as rehearsing
 from offline_kit.rehearsal.request import RehearsalRequest
 from offline_kit.workflow import (
@@ -200,9 +200,26 @@ def render_notebook(config: Config, *, report: Reporter = SILENT) -> tuple[Kit, 
     """Render the notebook of the existing kit, and write nothing; raises as a build's rendering does."""
     project = resolve_project(config, report)
     kit = read_kit(project.config)
+    _check_runtime(kit)
     rendered = project.render_notebook(kit, report)
     upload_secrets.check_notebook(project.config, rendered.file_texts(), report)
     return kit, rendered
+
+
+def _check_runtime(kit: Kit) -> None:
+    """Raise ProjectError for a kit of another version: its runtime may lack what a notebook of this one imports."""
+    runtime = {
+        entry.original: entry.sha256
+        for part in kit.parts
+        for entry in part.entries
+        if entry.role is Role.RUNTIME
+    }
+    if runtime != {entry.original: entry.sha256 for entry, _ in kit_layout.list_runtime_files()}:
+        raise ProjectError(
+            f"the kit in '{kit.folder}' was built by another version of offline-kit",
+            hint="build it again with 'offline-kit build', which renders the notebook too",
+            code="kit-of-another-version",
+        )
 
 
 def _gather_contents(project: ResolvedProject, *, upgrade: bool, keep: bool) -> assemble.KitContents:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from offline_kit.kit import manifest
 from offline_kit.project.config import load_config
+from offline_kit.project.types import Role
 from offline_kit.workflow import project_status
 from tests.support.shipping import Yard, retrain
 
@@ -119,3 +120,16 @@ def test_an_edited_notebook_is_reported_as_that(here: Yard) -> None:
     config.write_text(config.read_text().replace("[notebook]", '[notebook]\ntitle = "Another"'))
     reported, changed = project_status.list_changes(load_config(here.project, {}), kit)
     assert reported == edited != changed
+
+
+def test_the_kit_of_another_version_gets_no_new_notebook(here: Yard) -> None:
+    """The notebook would import from a runtime that the kit does not have; a build repairs both."""
+    kit = manifest.read_kit(here.project / "dist/offline-kit")
+    (part,) = kit.parts
+    entries = (entry for entry in part.entries if entry.role is not Role.RUNTIME)
+    manifest.write_manifest(kit.part_folder(part), manifest.make_part(part.name, entries))
+    before = rendered(here.project).read_text()
+    here.run("notebook").failed(1, "kit-of-another-version", "offline-kit build")
+    assert rendered(here.project).read_text() == before
+    here.run("build").good()
+    here.run("notebook").good()
