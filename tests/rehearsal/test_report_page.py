@@ -17,8 +17,10 @@ from offline_kit.rehearsal.execution import KernelRun, KernelSetup
 from offline_kit.rehearsal.mounts import MountedInputs
 from offline_kit.rehearsal.report import history, page, writer
 from offline_kit.rehearsal.report.column_facts import ReadTable, describe_table
+from offline_kit.rehearsal.report.notebook_cells import read_script_cell
 from offline_kit.rehearsal.report.run_facts import RunEvidence
 from offline_kit.rehearsal.request import RehearsalRequest, ReportContext
+from offline_kit.rehearsal.script_runs import SCRIPT
 from tests.support.listener import Listener
 from tests.support.report_pages import FACTS, KIT, Page, make_cell, write_evidence
 
@@ -123,6 +125,19 @@ def test_a_failed_rehearsal_shows_code_cause_and_remedy(tmp_path: Path) -> None:
     for text in ("Cell 3 failed", "cell-failed", "Fix it", "KeyError: 'x'", "Next step", "not written"):
         assert text in drawn.words
     assert "cell failed" in drawn.values("class")
+
+
+def test_a_failed_script_shows_its_error_apart_from_what_it_printed(tmp_path: Path) -> None:
+    """As a failed cell does, so that the page names the error at its top."""
+    script, log = tmp_path / "script.py", tmp_path / "log.txt"
+    script.write_text("print(1)\n1 / 0\n")
+    frame = f'  File "{SCRIPT}", line 2, in <module>\n    1 / 0\n'
+    log.write_text(f"1\nTraceback (most recent call last):\n{frame}ZeroDivisionError: division by zero\n")
+    printed, error = read_script_cell(script, log, passed=False, seconds=1.0, started=0.0).outputs
+    assert (printed["kind"], printed["text"]) == ("text", "1")
+    assert (error["kind"], error["summary"]) == ("error", "ZeroDivisionError: division by zero")
+    (whole,) = read_script_cell(script, log, passed=True, seconds=1.0, started=0.0).outputs
+    assert whole["kind"] == "text"
 
 
 def test_a_forecast_is_shown_only_if_there_is_one(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from offline_kit.core.sandboxes import leftovers
+from offline_kit.rehearsal.script_runs import find_script_failure
 
 _LARGEST = 100_000_000  # bytes; a larger notebook is not shown
 _MAX_OUTPUT = 8_000  # characters of a cell's text
@@ -80,7 +81,12 @@ def read_script_cell(script: Path, log: Path, *, passed: bool, seconds: float, s
     budget = _Budget()
     source = script.read_text(encoding="utf-8")
     omitted = "\n# … the rest is in script.py" if len(source) > budget.code else ""
-    log_end = read_log(log)
+    log_text = (read_log(log) or {}).get("text", "")
+    failure = None if passed else find_script_failure(log_text)
+    outputs = [_cut_text("text", log_text[: failure.start] if failure else log_text, budget, "log.txt")]
+    if failure:
+        summary = failure.message.partition("\n")[0]
+        outputs.append({**_cut_text("error", "\n".join(failure.error), budget), "summary": summary[:300]})
     return PageCell(
         number=1,
         kind="code",
@@ -89,7 +95,7 @@ def read_script_cell(script: Path, log: Path, *, passed: bool, seconds: float, s
         status="completed" if passed else "failed",
         seconds=seconds,
         started=started,
-        outputs=(_cut_text("text", log_end["text"], budget, "log.txt"),) if log_end else (),
+        outputs=tuple(output for output in outputs if output["text"]),
         file=script.name,
     )
 
