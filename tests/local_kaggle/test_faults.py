@@ -448,7 +448,7 @@ def test_an_expired_link(here: Yard) -> None:
     ("extra", "words"),
     [
         ("entered = false", ("has not accepted the rules", "/rules")),
-        ("daily = 0", ("daily submission limit", "00:00 UTC")),
+        ("daily = 0", ("daily submission limit", "00:00 UTC", "`daily` in competition.toml")),
         ("closed = true", ("does not accept submissions",)),
     ],
     ids=["rules", "limit", "closed"],

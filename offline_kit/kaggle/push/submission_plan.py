@@ -127,7 +127,7 @@ def check_submission(
     problems: list[OfflineKitError] = []
     try:
         limits = context.kaggle.get_submission_limits(competition.slug)
-        problems += _check_competition(request, competition, limits)
+        problems += _check_competition(request, competition, limits, is_local=context.server_name != "Kaggle")
     except RefusedError as refusal:
         if refusal.is_temporary:
             raise
@@ -159,7 +159,7 @@ def check_submission(
 
 
 def _check_competition(
-    request: SubmitRequest, competition: Competition, limits: SubmissionLimits
+    request: SubmitRequest, competition: Competition, limits: SubmissionLimits, *, is_local: bool
 ) -> Iterator[OfflineKitError]:
     slug = request.competition
     if competition.is_closed:
@@ -180,7 +180,8 @@ def _check_competition(
         yield OutsideError(
             f"the daily submission limit of '{slug}' is reached: {limits.made_today} made{of}",
             code="submission-limit-reached",
-            hint=f"run the same command again later: the daily limit {describe_reset()}",
+            hint=f"run the same command again later: the daily limit {describe_reset()}"
+            + "; or raise `daily` in competition.toml" * is_local,
         )
 
 

@@ -70,7 +70,8 @@ def in_scoring_run() -> bool:
 
 
 HINTS = {
-    "batch-not-tensor": "convert them to tensors in your own `transform`, as in training",
+    "batch-not-tensor": "convert them to tensors in your own `transform`, as in training; for pictures it is called with the "
+    "path of each",
     "checkpoint-unreadable": "save it again with this version of torch, and build the kit again",
     "classes-differ-between-models": "put models of the same classes into one ensemble",
     "columns-differ-between-models": "put models with the same outputs into one ensemble",

@@ -288,7 +288,7 @@ def as_tensors(batch: Any, device: str) -> Any:
         return tuple(as_tensors(value, device) for value in batch)
     if isinstance(batch, list):
         raise KitError(
-            f"the model takes tensors, and gets a {type(batch[0]).__name__} for each row",
+            f"the model takes tensors, and the rows are of type {type(batch[0]).__name__}",
             code="batch-not-tensor",
         )
     tensor = batch if hasattr(batch, "detach") else torch.from_numpy(batch)
