@@ -7,7 +7,6 @@ import pytest
 from offline_kit.core import processes
 from offline_kit.core.errors import ProjectError
 from offline_kit.packages import pip_settings
-from offline_kit.packages.builds.resolver_engines import matches_running_python
 from offline_kit.packages.file_choice import ImageTarget, choose_file, is_sdist
 from offline_kit.packages.freeze.freeze import FreezeRequest, freeze_requirements
 from offline_kit.packages.index import PackageIndex
@@ -138,9 +137,6 @@ def test_old_pins_are_one_error(tmp_path: Path, cache: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not matches_running_python(load("kaggle-2026-10-cpu")), reason="pip-tools resolves for its own Python"
-)
 @pytest.mark.parametrize("lines", SETS, ids=lambda lines: lines[0])
 def test_both_engines_agree(tmp_path: Path, cache: Path, lines: list[str]) -> None:
     """pip-tools on the image's Python and uv on any give the same pins to the last hash."""

@@ -223,14 +223,7 @@ def _prepare_uv(problem: ResolverInput, access: IndexAccess, folder: Path) -> _E
 
 
 def _prepare_pip_tools(problem: ResolverInput, access: IndexAccess, folder: Path) -> _EngineCommand:
-    image, python = problem.image, Path(sys.executable)
-    if not matches_running_python(image):
-        raise UsageError(
-            f"pip-tools resolves for the Python that it runs on, and this is not Python {image.python_minor} on "
-            f"{image.machine} Linux",
-            hint=f"use the engine 'uv', or run offline-kit under Python {image.python_minor}",
-            code="engine-does-not-fit",
-        )
+    python = _find_pip_tools_python(problem)
     cache_folder = files.make_folder(problem.index.cache.root / "freeze" / "pip-tools")
     argv: list[str | Path] = [python, "-m", "piptools"]
     if problem.exclude:
@@ -273,8 +266,56 @@ def matches_running_python(image: Image) -> bool:
     """Whether the running interpreter has the target's minor version and platform."""
     running_minor = "{}.{}".format(*sys.version_info)
     is_same_python = running_minor == image.python_minor and sys.implementation.name == "cpython"
-    is_same_platform = sys.platform == "linux" and platform.machine() == image.machine
-    return image.local or (is_same_python and is_same_platform)
+    return image.local or (is_same_python and _matches_platform(image))
+
+
+def _matches_platform(image: Image) -> bool:
+    return sys.platform == "linux" and platform.machine() == image.machine
+
+
+def _find_pip_tools_python(problem: ResolverInput) -> Path:
+    """Return a Python of the target's version with pip-tools: the running one, else one of an own environment.
+
+    Raises UsageError if this machine has no such Python or another platform.
+    """
+    image = problem.image
+    if matches_running_python(image):
+        return Path(sys.executable)
+    python = _find_builder_python(image.python_minor)
+    if python is None or not _matches_platform(image):
+        raise UsageError(
+            f"pip-tools resolves for the Python that it runs on, and this machine has no Python {image.python_minor} for "
+            f"{image.machine} Linux",
+            hint=f"use the engine 'uv', or install Python {image.python_minor} ('uv python install {image.python_minor}')",
+            code="python-not-found",
+        )
+    environment_folder = problem.index.cache.root / "freeze" / f"pip-tools-{image.python_minor}"
+    environment_python = environment_folder / "bin" / "python"
+    with files.hold_lock(environment_folder.with_suffix(".lock")):
+        if environment_python.is_file():
+            return environment_python
+        with (
+            files.stage_folder(environment_folder) as fresh,
+            tempfile.TemporaryDirectory(prefix="offline-kit-") as scratch,
+        ):
+            config = problem.index.settings.write_uv_config(Path(scratch) / "uv.toml")
+            # Scripts of a venv hold its absolute path, and the staged folder is renamed when it is complete.
+            steps: tuple[list[str | Path], ...] = (
+                ["venv", "--clear", "--relocatable", "--no-project", "--python", python, fresh],
+                ["pip", "install", "--python", fresh, "pip-tools>=7.5", "pip>=25.1"],
+            )
+            for arguments in steps:
+                argv = [interpreters.uv_program(), *arguments, "--quiet", "--config-file", config]
+                env = problem.index.settings.make_uv_environment()
+                process = processes.run_command(argv, cwd=Path(scratch), env=env, timeout=1800, check=False)
+                if not process.succeeded:
+                    raise OutsideError(
+                        "the environment for pip-tools cannot be created",
+                        hint="check the network and the index, or use the engine 'uv'",
+                        code="environment-not-created",
+                        details=[redact_urls(line) for line in process.last_lines(6)],
+                    )
+    return environment_python
 
 
 def _make_build_environment(settings: IndexSettings, folder: Path) -> dict[str, str]:
