@@ -310,8 +310,9 @@ def test_batches_become_tensors() -> None:
     assert as_tensors({"ids": np.zeros((2, 3), dtype=np.int64)}, "cpu")["ids"].dtype == torch.int64
     with pytest.raises(KitError, match="hold none: city"):
         as_tensors(pd.DataFrame({"a": [1], "city": ["x"]}), "cpu")
-    with pytest.raises(KitError, match="gets a str"):
+    with pytest.raises(KitError) as caught:
         as_tensors(["a text"], "cpu")
+    assert caught.value.code == "batch-not-tensor"
 
 
 def test_answers_are_logits_or_probabilities() -> None:
