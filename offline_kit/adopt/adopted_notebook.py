@@ -160,7 +160,7 @@ def _template_facts(adoption: Adoption, kit: Kit) -> dict[str, Any]:
         "notebook": adoption.notebook.name,
         "is_script": adoption.is_script,
         "served": dict(sorted(served.items())),
-        "made": layout,
+        "layout": layout,
         "attached": {f"{kind}s": list(names) for kind, names in adoption.sources.by_kind().items() if names},
         "changes": [
             {"cell": need.cell, "line": need.line, "text": need.text, "now": _describe_resolution(need)}

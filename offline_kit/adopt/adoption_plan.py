@@ -239,8 +239,8 @@ def _list_settings(
     copies = {f"{kind}:{name}": folder for kind, name in named if (folder := _find_copy(root, kind, name))}
     if copies:
         yield Setting(key="copies", value=copies, reason="local copies of what is attached, for rehearsals")
-    kept = "lines" if adoption.is_script else "cells"
-    yield Setting(key="source", value=source, reason=f"adopted; its {kept} are kept", notebook=True)
+    unit = "lines" if adoption.is_script else "cells"
+    yield Setting(key="source", value=source, reason=f"adopted; its {unit} are kept", notebook=True)
     for key, names in (
         ("competition_sources", sources.competitions[1:]),
         ("dataset_sources", sources.datasets),

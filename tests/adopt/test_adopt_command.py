@@ -195,7 +195,7 @@ def test_what_was_fetched_comes_out_of_the_kit(project: Path) -> None:
     adoption_plan.write_adoption(adoption_plan.plan_adoption(project / "inference.ipynb", project))
     files_of = (entry(Role.SOURCE, "code/aug/run.py"), entry(Role.CHECKPOINT, "checkpoints/aug/w.pth"))
     setup = NB.reads(rendered(project, kit(project, *files_of)).text, as_version=4).cells[1].source
-    made = ast.literal_eval(setup.partition("made=")[2].partition("]")[0] + "]")
+    made = ast.literal_eval(setup.partition("layout=")[2].partition("]")[0] + "]")
     assert made == [
         ("aug", "code/aug"),
         ("aug", "checkpoints/aug"),

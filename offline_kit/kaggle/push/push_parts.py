@@ -233,11 +233,11 @@ def _plan_upload(plan: PartPlan, kit_id: str, title: str, remote: RemotePartStat
 
 def _explain_runtime_cost(part: KitPart, old: KitPart | None, size: int) -> tuple[str, ...]:
     """Return what an update of this tool alone costs: Kaggle has no way to send a part of a dataset."""
-    held, new = (
+    old_files, new_files = (
         {(entry.original, entry.sha256) for entry in side.entries if entry.role is not Role.RUNTIME}
         for side in (old or part, part)
     )
-    is_update = old is not None and held == new
+    is_update = old is not None and old_files == new_files
     if not is_update or not any(entry.role is Role.CHECKPOINT for entry in part.entries):
         return ()
     cost = f"Kaggle takes a dataset whole: {format_size(size)} are sent again"

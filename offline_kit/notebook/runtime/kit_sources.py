@@ -38,10 +38,8 @@ HOW_TO_ATTACH = {
 }
 SHOWN = Path("/tmp/kaggle")  # noqa: S108 - as it stands in the cells
 """Contains input (the mounts under the paths of the cells) and working (files from beside the notebook)."""
-SETUP_NAMES = (
-    "PARTS",
-    "import_runtime",
-)  # what the setup cell defines, and the notebook's own cells must not find
+SETUP_NAMES = ("PARTS", "import_runtime")
+"""What the setup cell defines, and the notebook's own cells must not find."""
 LARGE = 64 << 20
 """Bytes above which what is laid out is a link to the kit's file: nobody writes to weights."""
 
@@ -237,7 +235,7 @@ def open_adopted(
     parts: Mapping[str, str],
     attached: Mapping[str, Sequence[str]],
     served: Mapping[str, str],
-    made: Sequence[tuple[str, str]] = (),
+    layout: Sequence[tuple[str, str]] = (),
     main: tuple[str, Sequence[str]] | None = None,
 ) -> None:
     """Do all that an adopted notebook needs before its own cells, and remove the setup's names from it.
@@ -249,7 +247,7 @@ def open_adopted(
     if main:
         alias_main(*main, kit)
     show_sources(kit, attached, served)
-    if made:
-        lay_out_files(kit, made)
+    if layout:
+        lay_out_files(kit, layout)
     for name in SETUP_NAMES:
         vars(sys.modules["__main__"]).pop(name, None)
