@@ -12,6 +12,7 @@ from offline_kit.notebook.runtime.kit_install import check_imports
 from offline_kit.notebook.runtime.kit_rows import cut_rows
 from offline_kit.notebook.runtime.kit_runtime import KitError
 from offline_kit.notebook.runtime.kit_submission import (
+    SHOWN_ROWS,
     check_submission,
     find_sample,
     show_submission,
@@ -219,6 +220,9 @@ def test_a_submission_is_shown_with_its_numbers(
     show_submission(path)
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["mean", "NaN", "2.000000"] in rows
+    path.write_text("id,label\n" + "a,1\n" * SHOWN_ROWS + "z,99\n")
+    show_submission(path)
+    assert "99.0" not in capsys.readouterr().out, "a submission of millions of rows is not read into memory"
     for content in ("", '"', "id\na\n"):
         path.write_text(content)
         show_submission(path)
