@@ -1,0 +1,182 @@
+"""The recording of a run with the internet on: its events while it runs, its objects by content, its paths by name.
+
+A recording is a part of a kit: recording/recording.json, and the bytes of everything that was fetched, as
+recording/objects/<sha256>. Small objects share one archive, because the output of a notebook may have 500 files. Every
+process of the recorded run writes events and objects into one folder, which the variable OFFLINE_KIT_RECORDER names;
+in a replay OFFLINE_KIT_REPLAY names the folder of the recording.
+"""
+
+import functools
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from .kit_runtime import SessionFolders
+
+RECORDER, REPLAY = "OFFLINE_KIT_RECORDER", "OFFLINE_KIT_REPLAY"
+CELL, MISSES = "OFFLINE_KIT_CELL", "OFFLINE_KIT_MISSES"
+"""Variables: the running cell, and a file that gets a line for everything that a replay lacks."""
+DOCUMENT, SMALL_OBJECTS = "recording.json", "small.objects"
+LARGE = 1 << 20
+"""Bytes from which an object is a file of its own."""
+MAX_FILES = 400
+"""Files of objects; the output of a notebook may have 500 (https://www.kaggle.com/docs/notebooks)."""
+_CHUNK = 1 << 22
+_TOKEN = re.compile(
+    r"(?<![A-Za-z0-9])(?:KGAT_\w{8,}|(?:hf|api_org)_[A-Za-z0-9]{20,}|gh[opsur]_[A-Za-z0-9]{20,}|github_pat_\w{20,}"
+    r"|glpat-[\w-]{16,}|sk-[\w-]{20,}|(?:AKIA|ASIA)[A-Z0-9]{16}|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]{10,})"
+)
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s@'\"]+@")
+_QUERY = re.compile(
+    r"(?i)([?&][\w-]*(?:token|secret|passw(?:or)?d|key|signature|credential|sig|policy|expires)=)[^\s&'\"#]+"
+)
+_SECRET_NAME = re.compile(r"(?i)(?:token|secret|passw(?:or)?d|api_?key|_key|credential)")
+
+
+def root_folders() -> dict[str, Path]:
+    """Return the folders that paths of a recording begin with, by name, deeper ones first."""
+    session = SessionFolders()
+    folders = {"scratch": session.scratch, "working": session.working, "input": session.inputs}
+    return {**folders, "home": Path.home(), "tmp": Path(tempfile.gettempdir())}
+
+
+def name_path(path: str | os.PathLike[str]) -> str:
+    """Return an absolute path as a recording has it: "{working}/models/a.pt"; unchanged if no root contains it."""
+    absolute = Path(os.path.abspath(path))  # noqa: PTH100 - `resolve` would follow links
+    for name, folder in root_folders().items():
+        if absolute.is_relative_to(folder):
+            return f"{{{name}}}/{absolute.relative_to(folder).as_posix()}".removesuffix("/.")
+    return absolute.as_posix()
+
+
+def resolve_path(named: str) -> Path:
+    """Return the path on this machine that `name_path` has named."""
+    name, _, below = named.partition("/")
+    folder = root_folders().get(name.strip("{}")) if name.startswith("{") else None
+    return folder / below if folder else Path(named)
+
+
+def redact(text: str) -> str:
+    """Return a text without credentials: shapes of tokens, users of URLs, keys of queries, values of secret variables."""
+    for name, value in os.environ.items():
+        if len(value) >= 8 and _SECRET_NAME.search(name):
+            text = text.replace(value, "***")
+    text = _CREDENTIALS.sub("", _TOKEN.sub("***", text))
+    return _QUERY.sub(r"\1***", text)
+
+
+def log_event(kind: str, **facts: Any) -> None:
+    """Append an event of this process to the running recording; nothing if none runs."""
+    if folder := os.environ.get(RECORDER):
+        event = {"event": kind, "cell": int(os.environ.get(CELL) or 0), **facts}
+        line = json.dumps(event).encode() + b"\n"
+        # One write to a file opened for appending: lines of several processes do not mix.
+        descriptor = os.open(f"{folder}/events.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            os.write(descriptor, line)
+        finally:
+            os.close(descriptor)
+
+
+def read_events(folder: Path) -> list[dict[str, Any]]:
+    """Return the events of a recording so far; a line that a killed process left unfinished is dropped."""
+    events = []
+    path = folder / "events.jsonl"
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            events.append(json.loads(line))
+        except ValueError:
+            continue
+    return events
+
+
+def report_miss(kind: str, what: str) -> None:
+    """Print what a replay was asked for and does not have, with its cell, and add it to the file of misses."""
+    line = {"kind": kind, "what": redact(what), "cell": int(os.environ.get(CELL) or 0)}
+    print(f"offline-kit: not in the recording: {line['what']}", file=sys.stderr, flush=True)
+    if path := os.environ.get(MISSES):
+        with Path(path).open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line) + "\n")
+
+
+def add_object(source: Path | bytes) -> tuple[str, int]:
+    """Store the bytes of a file in the running recording; return their SHA-256 and number."""
+    objects = Path(os.environ[RECORDER]) / "objects"
+    objects.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=objects)
+    digest, size = hashlib.sha256(), 0
+    with os.fdopen(descriptor, "wb") as target:
+        if isinstance(source, bytes):
+            digest.update(source)
+            size = target.write(source)
+        else:
+            with source.open("rb") as stream:
+                while chunk := stream.read(_CHUNK):
+                    digest.update(chunk)
+                    size += target.write(chunk)
+    Path(name).replace(objects / digest.hexdigest())
+    return digest.hexdigest(), size
+
+
+def write_objects(digests: Iterable[str], folder: Path) -> None:
+    """Move objects of the running recording to `folder`, the smallest into one archive."""
+    objects = Path(os.environ[RECORDER]) / "objects"
+    sizes = {digest: (objects / digest).stat().st_size for digest in set(digests)}
+    by_size = sorted(sizes, key=lambda digest: (-sizes[digest], digest))
+    single = [digest for digest in by_size[:MAX_FILES] if sizes[digest] >= LARGE]
+    (folder / "objects").mkdir(parents=True, exist_ok=True)
+    for digest in single:
+        shutil.move(objects / digest, folder / "objects" / digest)
+    # No suffix of an archive: Kaggle would unpack it.
+    with zipfile.ZipFile(folder / SMALL_OBJECTS, "w", zipfile.ZIP_DEFLATED) as archive:
+        for digest in sorted(set(sizes) - set(single)):
+            entry = zipfile.ZipInfo(digest, (1980, 1, 1, 0, 0, 0))
+            with (objects / digest).open("rb") as stream, archive.open(entry, "w") as target:
+                shutil.copyfileobj(stream, target)
+
+
+class RecordedObjects:
+    """The objects of a finished recording; small ones are unpacked to `scratch` when they are first asked for."""
+
+    def __init__(self, folder: Path, scratch: Path) -> None:
+        self.folder, self.scratch = folder, scratch
+
+    @functools.cached_property
+    def _archive(self) -> zipfile.ZipFile:
+        return zipfile.ZipFile(self.folder / SMALL_OBJECTS)
+
+    def find_object(self, digest: str) -> Path:
+        """Return a file with these bytes, which must not be written to."""
+        large, small = self.folder / "objects" / digest, self.scratch / "objects" / digest
+        if large.exists() or small.exists():
+            return large if large.exists() else small
+        small.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=small.parent)
+        with os.fdopen(descriptor, "wb") as target, self._archive.open(digest) as stream:
+            shutil.copyfileobj(stream, target)
+        Path(name).replace(small)
+        return small
+
+
+def open_replay() -> tuple[Mapping[str, Any], RecordedObjects]:
+    """Return the recording that this process replays, and its objects."""
+    folder = Path(os.environ[REPLAY])
+    document = json.loads((folder / DOCUMENT).read_text(encoding="utf-8"))
+    return document, RecordedObjects(folder, SessionFolders().scratch)
+
+
+def request_key(method: str, url: str, body: bytes = b"") -> str:
+    """Return what identifies a request: its method, its URL without fragment and credentials, a digest of its body."""
+    parts = urlsplit(redact(url))
+    query = f"?{parts.query}" if parts.query else ""
+    digest = hashlib.sha256(body).hexdigest()[:16] if body else ""
+    return f"{method} {parts.scheme}://{parts.netloc}{parts.path or '/'}{query} {digest}".rstrip()
