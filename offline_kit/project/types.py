@@ -205,6 +205,7 @@ class Role(StrEnum):
     PREPROCESSING = "preprocessing"  # A scaler, an encoder, a tokenizer, a label map: loaded by name
     LOCK = "lock"  # the install plan of the packages
     RUNTIME = "runtime"  # the code that restores the kit in the notebook
+    RECORDING = "recording"  # what a recorded run fetched, and the document that says how
 
 
 @dataclass(frozen=True, kw_only=True)

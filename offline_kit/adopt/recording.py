@@ -1,0 +1,178 @@
+"""The recorded run of a notebook: the record beside the project, to be committed, and where its part of a kit lies.
+
+The record is the recording's document with its files summed up by folder, and what identifies the part. The part itself,
+or of one that stays on Kaggle its manifest and document, lies in a folder of the project that git ignores.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from offline_kit.adopt import notebook_metadata
+from offline_kit.core import files
+from offline_kit.core.errors import ProjectError
+from offline_kit.kit import manifest
+from offline_kit.notebook.runtime import kit_recording
+from offline_kit.project.kaggle_names import MARKER
+from offline_kit.project.types import FileEntry, KitPart
+
+RECORD = "offline-kit.recording.json"
+PART = "recording"  # the name of the part as a recorder writes it
+_FORMAT = 1
+_FOLDER_DEPTH = 5  # names of a folder in the record: "{scratch}/caches/huggingface/hub/models--owner--name"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordedRun:
+    """A recorded run, and the part of a kit that holds what it fetched."""
+
+    project: Path
+    document: Mapping[str, Any]  # recording.json, its files summed up
+    id: str  # of the part as it was recorded
+    size: int
+    count: int  # number of its files
+    notebook: str = (
+        ""  # "owner/slug" of the notebook whose output the part is; empty: the part is on this disk
+    )
+    version: int = 0
+    local: bool = False  # whether that notebook is at a local Kaggle
+
+    @property
+    def source(self) -> str:
+        """The notebook or script that was recorded, relative to the project."""
+        return str(self.document["source"]["name"])
+
+    @property
+    def rebuild_command(self) -> str:
+        """The command that records again, where this was recorded."""
+        where = ("local" if self.local else "kaggle") if self.notebook else "here"
+        return f"'offline-kit adopt {self.source} --record {where}'"
+
+    @property
+    def folder(self) -> Path:
+        """Where the part lies."""
+        return recording_folder(self.project)
+
+    @cached_property
+    def part(self) -> KitPart:
+        """The part as it was recorded; raises ProjectError if it is not on this machine, or not complete."""
+        folder = self.folder
+        if not (folder / MARKER).is_file():
+            raise ProjectError(
+                f"the recording of '{self.source}' is not on this machine",
+                code="recording-not-here",
+                hint=f"copy '{folder}' from the machine that has it, or record again: {self.rebuild_command}",
+            )
+        part = manifest.read_manifest(folder)
+        wrong = [] if part.id == self.id else ["it has another id than the record says"]
+        entries = () if self.notebook else part.entries
+        wrong += [f"'{e.stored}' is missing or has another size" for e in entries if not _is_whole(folder, e)]
+        if wrong:
+            raise ProjectError(
+                f"the recording in '{folder}' is damaged",
+                code="recording-damaged",
+                hint=f"record again: {self.rebuild_command}",
+                details=wrong,
+            )
+        return part
+
+    def describe_change(self) -> str:
+        """Return how the notebook differs from the recorded one; "" if it does not."""
+        recorded = self.document["source"]["sha256"]
+        if describe_source(self.project, self.source)["sha256"] == recorded:
+            return ""
+        return f"'{self.source}' changed after it was recorded"
+
+
+def _is_whole(folder: Path, entry: FileEntry) -> bool:
+    path = folder / entry.stored
+    return path.is_file() and path.stat().st_size == entry.size
+
+
+def recording_folder(project: Path) -> Path:
+    """Return where the recorded part of a project lies."""
+    return project / ".offline-kit" / "recording"
+
+
+def describe_source(project: Path, source: str) -> dict[str, Any]:
+    """Return a notebook or script as a recording names it: its name, a digest of its cells, the numbers of code cells."""
+    cells = notebook_metadata.read_cells(project / source)
+    digest = hashlib.sha256(json.dumps([cell.source for cell in cells]).encode()).hexdigest()
+    return {"name": source, "sha256": digest, "cells": [c.number for c in cells if c.kind == "code"]}
+
+
+def write_record(project: Path, *, notebook: str = "", version: int = 0, local: bool = False) -> RecordedRun:
+    """Write and return the record of the part in the project's folder of it, which a recorder has just written.
+
+    Raises ProjectError if its manifest or its document is missing or invalid.
+    """
+    folder = recording_folder(project)
+    files.ignore_in_git(folder)
+    part = manifest.read_manifest(folder)
+    document = _read_document(folder / PART / kit_recording.DOCUMENT)
+    document["files"] = _sum_files(document["files"])
+    recorded = RecordedRun(
+        project=project,
+        document=document,
+        id=part.id,
+        size=sum(entry.size for entry in part.entries),
+        count=len(part.entries),
+        notebook=notebook,
+        version=version,
+        local=local,
+    )
+    facts = {key: value for key, value in asdict(recorded).items() if key not in ("project", "document")}
+    files.write_atomic(project / RECORD, json.dumps({**document, "part": facts}, indent=1) + "\n")
+    return recorded
+
+
+def read_record(project: Path) -> RecordedRun | None:
+    """Return the project's record, None if there is none; raises ProjectError for one that is damaged."""
+    if not (project / RECORD).exists():
+        return None
+    document = _read_document(project / RECORD)
+    try:
+        return RecordedRun(project=project, document=document, **document.pop("part"))
+    except (KeyError, TypeError) as error:
+        raise _invalid_error(project / RECORD, error) from error
+
+
+def find_recorded(project: Path, source: str) -> RecordedRun | None:
+    """Return the recorded run of the notebook that the project adopts; None if that one was not recorded."""
+    recorded = read_record(project) if source else None
+    return recorded if recorded and recorded.source == source else None
+
+
+def _read_document(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if (document["format"], bool(document["source"]["name"])) != (_FORMAT, True):
+            raise ValueError(f"its format is {document['format']!r}, and this offline-kit supports {_FORMAT}")
+        _, _ = document["packages"], document["files"]
+        return dict(document)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _invalid_error(path, error) from error
+
+
+def _invalid_error(path: Path, error: Exception) -> ProjectError:
+    return ProjectError(
+        f"'{path}' cannot be read: {error!r}",
+        code="recording-invalid",
+        hint="restore it, or record again with 'offline-kit adopt NOTEBOOK --record'",
+    )
+
+
+def _sum_files(recorded: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return number and bytes of the files by kind and folder: one line of the record for thousands of files."""
+    folders: dict[tuple[str, str], list[int]] = {}
+    for file in recorded:
+        parents = PurePosixPath(file["path"]).parent.parts[:_FOLDER_DEPTH]
+        folders.setdefault((file["kind"], str(PurePosixPath(*parents))), []).append(file["size"])
+    return [
+        {"kind": kind, "folder": folder, "files": len(sizes), "size": sum(sizes)}
+        for (kind, folder), sizes in sorted(folders.items())
+    ]

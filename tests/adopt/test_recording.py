@@ -1,0 +1,98 @@
+"""The record of a recorded notebook: written, read again, compared with the notebook and the part."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from offline_kit.adopt import recording
+from offline_kit.core.errors import ProjectError
+from offline_kit.kit import manifest
+from offline_kit.project.types import FileEntry, Role
+from tests.support.adopting import notebook_of
+
+CACHE = "{scratch}/caches/huggingface/hub/models--a--b/snapshots/1"
+
+
+def write_part(project: Path, **changes: Any) -> None:
+    """Write the part of a recording of `inference.ipynb` as a recorder does; `changes` go into its document."""
+    file = {"sha256": "0" * 64, "size": 3, "kind": "cache"}
+    document = {
+        "format": 1,
+        "source": recording.describe_source(project, "inference.ipynb"),
+        "packages": [],
+        "files": [{"path": f"{CACHE}/{name}", **file} for name in ("config.json", "sub/model.bin")],
+        **changes,
+    }
+    folder = recording.recording_folder(project)
+    (folder / "recording").mkdir(parents=True, exist_ok=True)
+    entries = []
+    for name, text in (("recording.json", json.dumps(document)), ("small.objects", "objects")):
+        (folder / "recording" / name).write_text(text)
+        path, digest = f"recording/{name}", hashlib.sha256(text.encode()).hexdigest()
+        entry = FileEntry(role=Role.RECORDING, original=path, stored=path, size=len(text), sha256=digest)
+        entries.append(entry)
+    manifest.write_manifest(folder, manifest.make_part(recording.PART, entries))
+
+
+def code_of(raised: "pytest.ExceptionInfo[ProjectError]") -> str:
+    """Return the code of an error."""
+    return raised.value.code
+
+
+def test_the_record_sums_files_up_and_leads_to_the_part(tmp_path: Path) -> None:
+    notebook_of(tmp_path, "1 + 1", "2 + 2")
+    write_part(tmp_path)
+    written = recording.write_record(tmp_path, notebook="me/plants-recorder", version=3, local=True)
+    recorded = recording.find_recorded(tmp_path, "inference.ipynb")
+    assert recorded == written
+    assert (recorded.part.id, recorded.count) == (recorded.id, 2)
+    assert recorded.document["source"]["cells"] == [1, 2]
+    folder = "{scratch}/caches/huggingface/hub/models--a--b"
+    assert recorded.document["files"] == [{"kind": "cache", "folder": folder, "files": 2, "size": 6}]
+    assert recording.find_recorded(tmp_path, "another.ipynb") is None
+    assert recording.find_recorded(tmp_path, "") is None
+    assert (tmp_path / ".offline-kit/recording/.gitignore").read_text() == "*\n"
+
+
+def test_only_other_cells_outdate_a_recording(tmp_path: Path) -> None:
+    notebook = notebook_of(tmp_path, "1 + 1")
+    write_part(tmp_path)
+    recorded = recording.write_record(tmp_path)
+    document = json.loads(notebook.read_text())
+    document["cells"][0]["outputs"] = [{"output_type": "stream", "name": "stdout", "text": "2"}]
+    notebook.write_text(json.dumps(document))
+    assert recorded.describe_change() == ""
+    notebook_of(tmp_path, "1 + 2")
+    assert recorded.describe_change()
+
+
+def test_a_part_that_is_gone_or_damaged_is_an_error(tmp_path: Path) -> None:
+    notebook_of(tmp_path, "1 + 1")
+    write_part(tmp_path)
+    recorded, remote = recording.write_record(tmp_path), recording.write_record(tmp_path, notebook="me/r")
+    folder = recording.recording_folder(tmp_path)
+    (folder / "recording" / "small.objects").unlink()
+    assert remote.part.id == remote.id  # its objects are on Kaggle
+    with pytest.raises(ProjectError) as raised:
+        _ = recorded.part
+    assert (code_of(raised), len(raised.value.details)) == ("recording-damaged", 1)
+    write_part(tmp_path, finished=False)
+    with pytest.raises(ProjectError) as raised:
+        _ = recorded.part
+    assert code_of(raised) == "recording-damaged"
+    (folder / "offline-kit.json").unlink()
+    with pytest.raises(ProjectError) as raised:
+        _ = recorded.part
+    assert code_of(raised) == "recording-not-here"
+    assert "--record here" in raised.value.hint
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"format": 2, "source": {"name": "x"}}', "[]"])
+def test_a_record_that_cannot_be_read_is_an_error(tmp_path: Path, text: str) -> None:
+    (tmp_path / recording.RECORD).write_text(text)
+    with pytest.raises(ProjectError) as raised:
+        recording.read_record(tmp_path)
+    assert code_of(raised) == "recording-invalid"
