@@ -1,10 +1,13 @@
 """Templates of percent scripts: filled with jinja2, cut into cells, each proved to be Python."""
 
 import ast
+import base64
+import io
 import json
 import re
 import textwrap
 import traceback
+import zipfile
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 from pathlib import Path
@@ -17,8 +20,8 @@ from offline_kit.kit.layout import RUNTIME_PACKAGE
 SUFFIX = ".py.j2"
 FROM_EXPRESSIONS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 """Exceptions that an expression in a template may raise besides jinja's own."""
-JOBS = ("adopt", "wheelhouse")  # templates of notebooks that nobody chooses by name
-FRAMES = ("base", "bootstrap")  # what other templates extend and include
+JOBS = ("adopt", "record", "wheelhouse")  # templates of notebooks that nobody chooses by name
+FRAMES = ("base", "bootstrap", "embedded")  # what other templates extend and include
 RUNTIME_IMPORTS = "# import here what the cells use of the runtime"  # replaced once the cells are rendered
 WIDTH, INDENT, LINE_LENGTH = 90, "    ", 110
 
@@ -111,6 +114,20 @@ def _list_runtime_names() -> dict[str, frozenset[str]]:
         names |= {ast.unparse(node.targets[0]) for node in body if isinstance(node, ast.Assign)}
         defined[file.removesuffix(".py")] = frozenset(name for name in names if not name.startswith("_"))
     return defined
+
+
+def pack_runtime() -> str:
+    """Return the runtime as a zip in base64, for notebooks that run before there is a kit to carry it."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file, source in resources.runtime_files().items():
+            # The time of a file would make another notebook of the same runtime.
+            archive.writestr(
+                zipfile.ZipInfo(f"{RUNTIME_PACKAGE}/{file}", (1980, 1, 1, 0, 0, 0)),
+                source,
+                zipfile.ZIP_DEFLATED,
+            )
+    return base64.b64encode(packed.getvalue()).decode()
 
 
 def _check_blocks(environment: Any, name: str, template: str) -> None:

@@ -10,17 +10,15 @@ import os
 import shutil
 import tempfile
 import tomllib
-from dataclasses import replace
 from pathlib import Path
 
 from offline_kit import __version__
 from offline_kit.core import files
 from offline_kit.core.cache import Cache
 from offline_kit.core.errors import OutsideError, ProjectError, UsageError
-from offline_kit.kaggle.client.api_types import Account, NewNotebook, NotebookSources
-from offline_kit.kaggle.push import notebook_runs, push_notebook, push_parts
+from offline_kit.kaggle.client.api_types import Account, NewNotebook
+from offline_kit.kaggle.push import notebook_runs, push_notebook
 from offline_kit.kit import manifest
-from offline_kit.kit.layout import list_runtime_files
 from offline_kit.notebook import rendering as notebook
 from offline_kit.notebook import scripts
 from offline_kit.notebook.runtime import kit_capture
@@ -28,13 +26,12 @@ from offline_kit.project import images
 from offline_kit.project.accelerators import find_machine_shape
 from offline_kit.project.config import Config
 from offline_kit.project.kaggle_names import MARKER, TITLE_LENGTH, make_slug
-from offline_kit.project.types import FileEntry, Kit, KitPart
+from offline_kit.project.types import FileEntry, Kit
 from offline_kit.workflow import model_files, part_locations, pipeline, remote_wheelhouse
 from offline_kit.workflow.kaggle_session import LOCAL_ADDRESS, KaggleSession
 from offline_kit.workflow.remote_wheelhouse import RemoteRequest, WheelhouseRecord
 from offline_kit.workflow.resolved_project import resolve_project
 
-RUNTIME_DATASET = "offline-kit-runtime"
 FACTS = "image.json"  # output file of a run with the facts of its image
 
 
@@ -112,7 +109,7 @@ def render_job(config: Config, account: Account, request: RemoteRequest | None =
         "tool_version": __version__,
         "image_name": f"{server}-captured-{'gpu' if shape else 'cpu'}",
         "where": account.server_name,
-        "runtime_part": _make_runtime_part().id,
+        "runtime": scripts.pack_runtime(),
         "preferred": dict(request.preferred) if request else {},
         **{name: list(getattr(request, name)) if request else [] for name in lists},
     }
@@ -123,32 +120,11 @@ def render_job(config: Config, account: Account, request: RemoteRequest | None =
         gpu=bool(shape),
         machine_shape=shape,
         internet=request is not None,  # Kaggle's client turns it on unless told otherwise
-        sources=NotebookSources(datasets=(f"{account.username}/{RUNTIME_DATASET}",)),
     )
-
-
-def _make_runtime_part() -> KitPart:
-    """Return the runtime as a part of its own: these notebooks run before there is a kit that could carry it."""
-    entries = (replace(entry, stored=entry.original) for entry, _ in list_runtime_files())
-    return manifest.make_part("runtime", entries)
-
-
-def _push_runtime(session: KaggleSession) -> None:
-    """Push the runtime's dataset, which all projects share; nothing is sent if it is there."""
-    part = _make_runtime_part()
-    with tempfile.TemporaryDirectory(prefix="offline-kit-") as scratch:
-        kit = Kit(folder=Path(scratch), id=manifest.compute_kit_id([part.id]), parts=(part,))
-        folder = kit.part_folder(part)
-        for entry, source in list_runtime_files():
-            files.make_folder((folder / entry.original).parent)
-            (folder / entry.original).write_bytes(source)
-        manifest.write_manifest(folder, part)
-        push_parts.push_kit(kit, {part.name: f"{session.account.username}/{RUNTIME_DATASET}"}, session)
 
 
 def _run_job(session: KaggleSession, new: NewNotebook, *, upgrade: bool) -> notebook_runs.FinishedRun:
     """Push a job's notebook and wait for its run; `upgrade` runs it again even if it has not changed."""
-    _push_runtime(session)
     # The same cells are no new version: forget that the last one exists, so that it is pushed again.
     if upgrade:
         plan = push_notebook.plan_notebook(new, session)

@@ -6,13 +6,14 @@ import io
 import json
 import platform
 import socket
+import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from offline_kit.core import sandbox
+from offline_kit.core import processes, resources, sandbox
 from offline_kit.core.errors import ProjectError
 from offline_kit.core.sandboxes.box import Box
 from offline_kit.kaggle.client.api_types import Account, NewNotebook, NotebookSources
@@ -193,18 +194,33 @@ def rendered(folder: Path, wanted: RemoteRequest | None) -> NewNotebook:
 
 
 def test_only_the_wheelhouse_gets_the_internet(tmp_path: Path) -> None:
-    """The notebook that captures an image is offline; both are private, and have only the runtime attached."""
+    """The notebook that captures an image is offline; both are private, bring their code, and attach nothing."""
     makes = rendered(tmp_path / "plants", ask(tmp_path / "plants", "docopt\n"))
     looks = rendered(tmp_path / "plants", None)
     assert (makes.internet, looks.internet) == (True, False)
     assert (makes.ref, looks.ref) == ("alice/plants-wheelhouse", "alice/plants-image")
     for each in (makes, looks):
         assert each.private
-        assert each.sources == NotebookSources(datasets=("alice/offline-kit-runtime",))
+        assert each.sources == NotebookSources()
         code = [cell["source"] for cell in json.loads(each.text)["cells"] if cell["cell_type"] == "code"]
         ast.parse("\n".join("".join(source) for source in code))
         assert sum(map(len, code)) <= 80, "lines; they were 310 with the runtime pasted into them"
     assert "pip" not in "".join("".join(c["source"]) for c in json.loads(looks.text)["cells"][-1:])
+
+
+def test_a_notebook_before_any_kit_brings_the_runtime(tmp_path: Path) -> None:
+    """Its cell unpacks every file of the runtime, byte for byte, and imports them from there."""
+    code = [
+        "".join(cell["source"])
+        for cell in json.loads(rendered(tmp_path / "plants", None).text)["cells"]
+        if cell["cell_type"] == "code"
+    ]
+    program = "\n".join([*code[:2], "print(offline_kit_runtime.__file__)"])
+    env = processes.copy_environment(OFFLINE_KIT_SCRATCH=str(tmp_path / "scratch"))
+    printed = processes.run_command([sys.executable, "-c", program], env=env).out.strip()
+    folder = Path(printed).parent
+    assert folder == tmp_path / "scratch" / "runtime" / "offline_kit_runtime"
+    assert {path.name: path.read_bytes() for path in folder.glob("*.py")} == resources.runtime_files()
 
 
 def test_the_same_requirements_make_the_same_notebook(tmp_path: Path) -> None:

@@ -169,7 +169,6 @@ def test_a_plan_of_the_build_there(here: Yard) -> None:
     for words in (
         f"'{WHEELHOUSE}' on the local Kaggle: pushed for the first time and run",
         "on there: its pip downloads and builds",
-        "in the private dataset 'local/offline-kit-runtime', sent first",
         "asked for plain",
         "its output to 'local/project-inference', which has the internet off",
         "nothing was pushed, run, downloaded or written",

@@ -208,7 +208,6 @@ def _show_remote_plan(
     action = actions.get(notebook.action, rerun)
     rows = [
         ("notebook", f"'{new.ref}' on {place}: {action}; {notebook.reason}"),
-        ("code", f"in the private dataset '{new.sources.datasets[0]}', sent first unless it is there"),
         ("private", "yes" if new.private else "NO"),
         ("internet", f"{'on' if new.internet else 'off'} there: its pip downloads and builds"),
         ("machine", new.machine_shape or "no accelerator"),
