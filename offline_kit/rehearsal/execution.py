@@ -15,14 +15,16 @@ from offline_kit.core.report import SILENT, Reporter, Say
 from offline_kit.core.sandbox import Sandbox
 from offline_kit.core.sandboxes import leftovers
 from offline_kit.core.sandboxes.box import Box, BoxOutcome, Mount
+from offline_kit.notebook.runtime import kit_recording
 from offline_kit.notebook.runtime.kit_runtime import KitError, find_failure
 from offline_kit.rehearsal import script_runs
 from offline_kit.rehearsal.environments import Interpreter
 from offline_kit.rehearsal.log_follower import LogFollower
 
 HOME = "/home/kaggle"
-# Only the setup cell of adopted notebooks contains this line (templates/adopt.py.j2).
-_SETUP = ").open_adopted("
+MISSES = "misses.jsonl"  # file below /rehearsal/out: what the replay of a recording was asked for and lacks
+# Only the setup cells of adopted and of recorded notebooks contain these (templates/adopt.py.j2, record.py.j2).
+_SETUPS = (").open_adopted(", ").open_recorded(", ".start_recording(")
 _PRINTED = 20_000  # characters of a cell's output to keep
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _RAISED = re.compile(r"[A-Za-z_][\w.]*(error|exception|interrupt|exit)\b.*: \S", re.IGNORECASE)
@@ -74,6 +76,8 @@ class RehearsalEnvironment:
     python_path: tuple[str, ...] = ()  # folders in the sandbox that the kernel imports from
     own_packages: frozenset[str] = frozenset()
     wrapper: tuple[str, ...] = ()  # command that starts papermill's command; paths as in the sandbox
+    recorded: bool = False
+    """It is recorded, or replays a recording: what it installs goes where it would on Kaggle, and misses are listed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +119,8 @@ def run_notebook(
     prefix = runner.path_prefix(folder / "scratch")
     source, cells = _place_code(environment.notebook, folder / "in")
     code = ["".join(cell.get("source") or "") for cell in cells if cell.get("cell_type") == "code"]
-    if sys.platform != "win32" and _INSTALLS.search("\n".join(code)):
+    # A recorded notebook may install packages in ways that no pattern finds.
+    if sys.platform != "win32" and (environment.recorded or _INSTALLS.search("\n".join(code))):
         environment = _add_writable_site(environment, folder / "env", prefix)
     search_path = _SYSTEM_PATH if environment.uv is None else f"{prefix}/rehearsal/bin:{_SYSTEM_PATH}"
     _write_kernel_spec(environment, folder / "in", search_path, prefix)
@@ -275,6 +280,8 @@ def _make_variables(environment: RehearsalEnvironment, search_path: str, prefix:
         "OFFLINE_KIT_INSTALLER": environment.installer,
         **environment.env,
     }
+    if environment.recorded:
+        env[kit_recording.MISSES] = f"{prefix}/rehearsal/out/{MISSES}"
     if prefix:
         # The weak sandbox (no bubblewrap, no user namespaces) cannot change the root folder, so /kaggle does not
         # exist: the runtime in the notebook reads these variables instead.
@@ -336,7 +343,9 @@ def label_cell(number: int, added_cells: int) -> str:
 
 def count_added_cells(sources: Sequence[str]) -> int:
     """Return how many cells precede those of the user's file; 0 for a notebook that was not adopted."""
-    numbers = (number for number, source in enumerate(sources, 1) if _SETUP in source)
+    numbers = (
+        number for number, source in enumerate(sources, 1) if any(setup in source for setup in _SETUPS)
+    )
     return next(numbers, 0)
 
 
