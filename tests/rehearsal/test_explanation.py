@@ -175,8 +175,8 @@ def test_a_script_that_was_checked_explains_its_cell(tmp_path: Path) -> None:
 def test_cells_of_an_adopted_notebook_have_the_numbers_of_its_file(tmp_path: Path) -> None:
     """Ours stands in brackets."""
     template = (Path(__file__).parents[2] / "templates/adopt.py.j2").read_text()
-    setup = cell(f"# ours\n{execution._SETUP}\n", "completed")
-    assert execution._SETUP in template
+    setup = cell(f"# ours\n{execution._SETUPS[0]}\n", "completed")
+    assert execution._SETUPS[0] in template
     failing = cell("1 / 0", "failed", error="ZeroDivisionError: x")
     assert problem(ran(tmp_path, TEXT, setup, TEXT, failing, code=1)).what.startswith("cell 2 (cell 4 of")
     (tmp_path / "b").mkdir()
