@@ -1,6 +1,7 @@
 """Rehearse a kit: run its notebook offline in a sandbox that looks like Kaggle, and check its submission."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from offline_kit.rehearsal import (
     kernel,
     kit_facts,
     mounts,
+    replay_check,
     submission_check,
     verdict,
 )
@@ -55,6 +57,8 @@ class Rehearsal:
     folder: Path
     report: Path  # the page that shows all this to a person
     warnings: tuple[str, ...] = ()
+    replay: Mapping[str, Any] | None = None
+    """For a recorded kit the fields of `replay_check.ReplayComparison`."""
 
 
 def rehearse_kit(
@@ -118,6 +122,7 @@ def rehearse_kit(
         judgement = verdict.judge_run(result, environment, request.submission, inputs.sample)
         if service and judgement.problem is None:
             result, judgement = _run_scoring(service, environment, runner, inputs, result, judgement, report)
+        judgement = replay_check.judge_replay(judgement, request, kit_files, result)
         outcome = _summarize_run(request, runner, notebook, setup, inputs, result, judgement)
         run = RunEvidence(request=request, inputs=inputs, result=result, kernel=setup, sandbox=runner.kind)
         _keep_evidence(folder, outcome, judgement.problem, run, report)
@@ -194,6 +199,7 @@ def _summarize_run(
         memory_by=result.outcome.memory_by,
         submission=request.kit.folder / "rehearsal" / Path(request.submission).name,
         rows=judgement.rows,
+        replay=judgement.replay,
         folder=request.kit.folder / "rehearsal",
         report=request.kit.folder / "rehearsal" / page.PAGE,
         warnings=(*judgement.warnings, *_warn_of_stored_answer(request, result, inputs)),

@@ -291,14 +291,15 @@ def _index_by_id(table: SubmissionTable) -> dict[str, list[str]]:
 
 
 def _is_same_value(first: str, second: str, *, tolerance: float) -> bool:
-    number, other = _parse_number(first), _parse_number(second)
+    number, other = parse_number(first), parse_number(second)
     if first == second or number is None or other is None:
         return first == second
     both_nan = math.isnan(number) and math.isnan(other)
     return both_nan or math.isclose(number, other, rel_tol=tolerance, abs_tol=tolerance / 100)
 
 
-def _parse_number(value: str) -> float | None:
+def parse_number(value: str) -> float | None:
+    """Return a cell as a number; None if it is none."""
     try:
         return float(value)
     except ValueError:
@@ -307,13 +308,13 @@ def _parse_number(value: str) -> float | None:
 
 def _parse_numbers(values: Iterable[str]) -> list[float]:
     """Return the values as numbers; [] if one of them is not a finite number."""
-    numbers = [_parse_number(value) for value in values if value.strip()]
+    numbers = [parse_number(value) for value in values if value.strip()]
     finite = [number for number in numbers if number is not None and math.isfinite(number)]
     return finite if len(finite) == len(numbers) else []
 
 
 def _is_number(value: str) -> bool:
-    return _parse_number(value) is not None
+    return parse_number(value) is not None
 
 
 def _is_empty_value(value: str) -> bool:

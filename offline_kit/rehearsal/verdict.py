@@ -2,10 +2,11 @@
 
 import csv
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from offline_kit.core import files
 from offline_kit.core.errors import ProjectError
@@ -53,6 +54,9 @@ class RunVerdict:
     notes: tuple[str, ...] = ()
     notebook_notes: tuple[str, ...] = ()  # lines that the notebook marked as notes in its output, each once
     warnings: tuple[str, ...] = ()
+    replay: Mapping[str, Any] | None = (
+        None  # of a recorded kit: the fields of `replay_check.ReplayComparison`
+    )
 
 
 def judge_run(

@@ -127,6 +127,20 @@ def test_a_failed_rehearsal_shows_code_cause_and_remedy(tmp_path: Path) -> None:
     assert "cell failed" in drawn.values("class")
 
 
+def test_a_recorded_kit_is_compared_with_its_recording(tmp_path: Path) -> None:
+    """The page has the state of the submission, other versions, and what was not in the recording; text alone."""
+    replay = {
+        "submission": "within tolerance",
+        "difference": f"by 1e-05 at most, in column '{EVIL}'",
+        "packages": ["timm 1.1 (recorded: 1.0)"],
+        "misses": [f"GET https://hub.test/{EVIL}, asked for in cell 2"],
+    }
+    drawn = draw_page(tmp_path, make_cell("1"), outcome={"replay": replay})
+    for words in ("within tolerance", "1e-05", replay["packages"][0], replay["misses"][0]):
+        assert words in drawn.words
+    assert not drawn.tags["script"]
+
+
 def test_a_failed_script_shows_its_error_apart_from_what_it_printed(tmp_path: Path) -> None:
     """As a failed cell does, so that the page names the error at its top."""
     script, log = tmp_path / "script.py", tmp_path / "log.txt"

@@ -1,0 +1,196 @@
+"""Compare the rehearsal of a recorded kit with the recorded run: submission, packages, and what the recording lacks."""
+
+import importlib
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from offline_kit.core import files
+from offline_kit.core.errors import ProjectError
+from offline_kit.notebook.runtime.kit_recording import DOCUMENT, RecordedObjects
+from offline_kit.notebook.runtime.kit_runtime import read_csv_rows, shorten_list
+from offline_kit.rehearsal import execution
+from offline_kit.rehearsal.execution import KernelRun
+from offline_kit.rehearsal.kit_facts import KitFile
+from offline_kit.rehearsal.request import RehearsalRequest
+from offline_kit.rehearsal.submission_check import parse_number
+from offline_kit.rehearsal.verdict import RunVerdict
+
+MISSES_FILE = "misses.jsonl"
+"""Lists what the replay was asked for and did not have; in the folder of the run's output."""
+REPLAY_FILE = "replay.json"  # beside it: Python and packages, written by the replay
+TOLERANCE = 1e-4
+"""Largest relative difference of numbers: sums depend on the order of the batches and on the processor."""
+IDENTICAL, CLOSE, DIFFERENT, NOT_COMPARED = "identical", "within tolerance", "different", "not compared"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplayComparison:
+    """How a rehearsal differs from the recorded run."""
+
+    submission: str  # IDENTICAL, CLOSE, DIFFERENT or NOT_COMPARED
+    difference: str = ""  # the largest one of the submission, or why it was not compared
+    packages: tuple[str, ...] = ()  # recorded packages that have another version
+    misses: tuple[str, ...] = ()  # what the replay was asked for and is not in the recording, with the cell
+    same_machine: bool = True  # whether the run was recorded on this one, with its data
+
+
+def judge_replay(
+    judgement: RunVerdict, request: RehearsalRequest, kit_files: Iterable[KitFile], result: KernelRun
+) -> RunVerdict:
+    """Compare a run with the recording in its kit, if it has one, and add the result to its verdict."""
+    name = f"recording/{DOCUMENT}"
+    recording = next((path for entry, path in kit_files if entry.original == name), None)
+    if recording is None:
+        return judgement
+    comparison = _compare_runs(recording, request, result)
+    return replace(_add_differences(judgement, comparison), replay=asdict(comparison))
+
+
+def _compare_runs(recording: Path, request: RehearsalRequest, result: KernelRun) -> ReplayComparison:
+    document, out = files.read_json(recording), result.executed.parent
+    objects = RecordedObjects(recording.parent, result.log.parent / "recorded")
+    state, difference = NOT_COMPARED, "the rehearsal ran on other rows than the recorded run"
+    if request.rows is None:
+        submission = result.working / request.submission
+        state, difference = _compare_with_recorded(submission, document.get("submission"), objects)
+    misses = []
+    for miss in files.read_json_lines(out / MISSES_FILE):
+        cell = f"in cell {miss['cell']}" if miss.get("cell") else "outside cells"
+        misses.append(f"{miss.get('what')}, asked for {cell}")
+    return ReplayComparison(
+        submission=state,
+        difference=difference,
+        packages=tuple(_compare_packages(document, files.read_json(out / REPLAY_FILE))),
+        misses=tuple(dict.fromkeys(misses)),
+        same_machine=document.get("where") != "kaggle",
+    )
+
+
+def _add_differences(judgement: RunVerdict, comparison: ReplayComparison) -> RunVerdict:
+    problem, misses, packages = judgement.problem, comparison.misses, comparison.packages
+    warnings = [f"not in the recording: {miss}" for miss in misses]
+    warnings += [f"another version than recorded: {package}" for package in packages]
+    note = f"compared with the recorded run, the submission is {comparison.submission}"
+    note += f": {comparison.difference}" if comparison.difference else ""
+    cell = execution.find_stopped_cell(judgement.cells)
+    if problem and misses and (cell is None or cell.status == "failed"):  # else it reached a limit
+        problem = ProjectError(
+            f"{problem.what}, and the recording lacks what the run asked for",
+            hint="run 'offline-kit adopt NOTEBOOK --record' again",
+            code="not-recorded",
+            details=(*warnings, "", *problem.details),
+        )
+    elif problem is None and comparison.submission == DIFFERENT and comparison.same_machine:
+        problem = ProjectError(
+            f"the submission differs from that of the recorded run: {comparison.difference}",
+            hint="set the seeds of all that is random, then run 'offline-kit adopt NOTEBOOK --record' again",
+            code="replay-differs",
+            details=warnings,
+        )
+    elif comparison.submission == DIFFERENT:  # other processors, and perhaps other rows of the data
+        warnings.append(f"the submission differs from that of the recorded run: {comparison.difference}")
+    notes = () if problem else (note,)
+    return replace(
+        judgement,
+        problem=problem,
+        notes=(*judgement.notes, *notes),
+        warnings=(*judgement.warnings, *warnings),
+    )
+
+
+def _compare_packages(document: Mapping[str, Any], replayed: Mapping[str, Any]) -> Iterator[str]:
+    if not isinstance(replayed.get("packages"), dict):
+        return  # the run ended before its first cell, or wrote something else to this file
+    # Only the minor version of Python decides what packages and pickles do.
+    python, replayed_python = (
+        ".".join(str(side.get("python")).split(".")[:2]) for side in (document, replayed)
+    )
+    versions = {"Python": python}
+    versions |= {package["name"]: package["version"] for package in document.get("packages", ())}
+    replayed_versions = {"Python": replayed_python, **replayed["packages"]}
+    for name, version in versions.items():
+        if replayed_versions.get(name) != version:
+            yield f"{name} {replayed_versions.get(name) or 'missing'} (recorded: {version})"
+
+
+def _compare_with_recorded(
+    submission: Path, recorded: Mapping[str, Any] | None, objects: RecordedObjects
+) -> tuple[str, str]:
+    if not recorded or not submission.is_file():
+        return NOT_COMPARED, f"the {'rehearsal' if recorded else 'recorded run'} wrote none"
+    if files.sha256_of(submission) == recorded["sha256"]:
+        return IDENTICAL, ""
+    try:
+        return compare_submissions(submission, objects.find_object(recorded["sha256"]))
+    except (OSError, KeyError, ValueError, ImportError) as error:
+        return NOT_COMPARED, f"it cannot be read: {error}"
+
+
+def compare_submissions(submission: Path, recorded: Path, *, tolerance: float = TOLERANCE) -> tuple[str, str]:
+    """Compare two submissions of one format; return the state and the largest difference.
+
+    Columns and ids, the first column, must be the same in the same order; other texts too, but numbers in them only
+    within the relative tolerance. Both are read row by row. Formats other than tables are not compared.
+    """
+    suffix = submission.suffix.lower()
+    if suffix not in (".csv", ".tsv", ".parquet"):
+        return NOT_COMPARED, "it has other bytes, and its format is not compared"
+    rows, recorded_rows = _read_rows(submission, suffix), _read_rows(recorded, suffix)
+    header, recorded_header = list(next(rows, ())), list(next(recorded_rows, ()))
+    if header != recorded_header:
+        return DIFFERENT, f"the columns {shorten_list(header)} instead of {shorten_list(recorded_header)}"
+    largest = dict.fromkeys(header, (0.0, ""))
+    changed, count = Counter[str](), 0
+    no_row = tuple[str, ...]()
+    for count, (row, recorded_row) in enumerate(zip_longest(rows, recorded_rows, fillvalue=no_row), 1):
+        if row[:1] != recorded_row[:1]:
+            ids = (f"'{shorten_list(ids[:1])}'" if ids else "none" for ids in (row, recorded_row))
+            return DIFFERENT, f"row {count} is {' instead of '.join(ids)}"
+        for name, value, before in zip_longest(header, row, recorded_row, fillvalue=""):
+            if value != before:
+                difference, is_close = _measure_difference(value, before, tolerance)
+                changed[name] += not is_close
+                if difference > largest.setdefault(name, (0.0, ""))[0]:
+                    largest[name] = difference, f"'{row[0]}': {value} instead of {before}"
+    candidates = [name for name in largest if changed[name]] if changed.total() else [*largest]
+    name = max(candidates, key=lambda name: largest[name][0], default="")
+    difference, example = largest.get(name, (0.0, ""))
+    if not changed.total():
+        return CLOSE, f"by {difference:.3g} at most, in column '{name}'" if example else "only in its layout"
+    size = f" by up to {difference:.3g}" if math.isfinite(difference) else ""
+    return DIFFERENT, f"column '{name}' in {changed[name]} of {count} rows{size}, as {example}"
+
+
+def _read_rows(path: Path, suffix: str) -> Iterator[tuple[str, ...]]:
+    """Yield the header and the rows of a table, one after the other; raise ImportError for Parquet without pyarrow."""
+    if suffix == ".parquet":
+        with importlib.import_module("pyarrow.parquet").ParquetFile(path) as table:
+            yield tuple(table.schema_arrow.names)
+            for batch in table.iter_batches():
+                yield from zip(*(map(str, column.to_pylist()) for column in batch.columns), strict=True)
+    else:
+        delimiter = "\t" if suffix == ".tsv" else ","
+        with path.open(newline="", encoding="utf-8-sig", errors="replace") as stream:
+            lines = (line.replace("\0", "") for line in stream)
+            yield from (tuple(row) for row in read_csv_rows(lines, delimiter) if row)
+
+
+def _measure_difference(value: str, recorded: str, tolerance: float) -> tuple[float, bool]:
+    """Return the largest difference of the numbers in two cells, infinite for other text, and whether it is tolerated."""
+    words, recorded_words = value.split(), recorded.split()
+    if len(words) != len(recorded_words):
+        return math.inf, False
+    largest, is_close = 0.0, True
+    for word, before in zip(words, recorded_words, strict=True):
+        if word != before:
+            number, other = parse_number(word), parse_number(before)
+            if number is None or other is None or not (math.isfinite(number) and math.isfinite(other)):
+                return math.inf, False
+            largest = max(largest, abs(number - other))
+            is_close = is_close and math.isclose(number, other, rel_tol=tolerance, abs_tol=tolerance / 100)
+    return largest, is_close
