@@ -41,6 +41,10 @@ home = os.path.dirname(os.path.realpath(sys._base_executable))
 minor = "{}.{}".format(*sys.version_info)
 print(json.dumps({"minor": minor, "home": home, "places": places, "venv": sys.prefix != sys.base_prefix}))
 """
+_PROXIES = frozenset(("http_proxy", "https_proxy", "all_proxy", "no_proxy"))
+# Of Python and uv, requests, curl, git, and pip: https://docs.openssl.org/master/man3/SSL_CTX_load_verify_locations/,
+# https://requests.readthedocs.io/en/latest/user/advanced/#ssl-cert-verification
+_CERTIFICATES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO", "PIP_CERT")
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -142,6 +146,9 @@ def run_notebook(
     variables = _make_variables(environment, search_path, prefix)
     if script:
         variables |= _kernel_variables(environment, search_path, prefix)
+    if environment.network:
+        network_variables, certificates = find_network_access()
+        variables, mounts = network_variables | variables, [*mounts, *certificates]
     box = Box(
         argv=_build_command(environment, prefix, is_script=script is not None),
         mounts=tuple(mounts),
@@ -171,6 +178,16 @@ def run_notebook(
         deleted=leftovers.clean_leftovers(folder / "working"),
         script=script,
     )
+
+
+def find_network_access() -> tuple[dict[str, str], tuple[Mount, ...]]:
+    """Return how this machine reaches the internet: its variables of proxies and certificates, and the files they name."""
+    env = processes.copy_environment()
+    proxies = {name: value for name, value in env.items() if name.lower() in _PROXIES and value}
+    certificates = {name: env[name] for name in _CERTIFICATES if Path(env.get(name) or ".").is_file()}
+    # The box has its own /tmp and home, but a certificate may lie in those of this machine.
+    files_named = sorted({str(Path(path).absolute()) for path in certificates.values()})
+    return proxies | certificates, tuple(Mount(inside=path, source=Path(path)) for path in files_named)
 
 
 def _place_code(notebook: Path, folder: Path) -> tuple[Path, Sequence[Mapping[str, Any]]]:
