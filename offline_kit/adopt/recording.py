@@ -18,7 +18,7 @@ from offline_kit.core.errors import ProjectError
 from offline_kit.kit import manifest
 from offline_kit.notebook.runtime import kit_recording
 from offline_kit.project.kaggle_names import MARKER
-from offline_kit.project.types import FileEntry, KitPart
+from offline_kit.project.types import FileEntry, KitPart, OutputPart
 
 RECORD = "offline-kit.recording.json"
 PART = "recording"  # the name of the part as a recorder writes it
@@ -47,10 +47,24 @@ class RecordedRun:
         return str(self.document["source"]["name"])
 
     @property
+    def output(self) -> OutputPart | None:
+        """The part, if it stays on Kaggle."""
+        part = OutputPart(
+            name=PART,
+            id=self.id,
+            notebook=self.notebook,
+            version=self.version,
+            local=self.local,
+            record=RECORD,
+            command=f"offline-kit adopt {self.source} --record",
+        )
+        return part if self.notebook else None
+
+    @property
     def rebuild_command(self) -> str:
         """The command that records again, where this was recorded."""
-        where = ("local" if self.local else "kaggle") if self.notebook else "here"
-        return f"'offline-kit adopt {self.source} --record {where}'"
+        here = f"'offline-kit adopt {self.source} --record here'"
+        return self.output.rebuild_command if self.output else here
 
     @property
     def folder(self) -> Path:

@@ -12,7 +12,7 @@ from typing import Any
 
 from offline_kit.core.errors import ProjectError
 from offline_kit.kit.install_plan import PLAN
-from offline_kit.kit.manifest import REBUILD_HINT, REMOTE_PART
+from offline_kit.kit.manifest import OUTPUT_PARTS, REBUILD_HINT
 from offline_kit.project.types import Kit, Role
 
 ADDED, REMOVED, CHANGED, RENAMED, REBUILT = "added", "removed", "changed", "renamed", "rebuilt"
@@ -239,7 +239,7 @@ def _find_kit_file(kit: Kit, original: str) -> Path | None:
         for entry in part.entries:
             if entry.original == original:
                 path = kit.part_folder(part) / entry.stored
-                return path if path.exists() or part.name != REMOTE_PART else None
+                return path if path.exists() or part.name not in OUTPUT_PARTS else None
     return None
 
 

@@ -28,8 +28,8 @@ from offline_kit.project.kaggle_names import MARKER, NOT_UPLOADED, is_safe_name
 from offline_kit.project.types import FileEntry, Kit, KitPart, Role
 
 FORMAT = 1
-REMOTE_PART = "wheelhouse"
-"""The part that a notebook on Kaggle built: it stays there; a kit on disk has only the fetched files of it."""
+OUTPUT_PARTS = ("wheelhouse", "recording")
+"""Names of parts that are the output of a notebook on Kaggle and stay there: a kit on disk has their fetched files alone."""
 THREADS = 8  # Kaggle's network mount is slow for one reader and fast for many
 
 _SHA256 = r"[0-9a-f]{64}"
@@ -182,8 +182,8 @@ def verify_part(
 
 
 def select_local_files(folder: Path, part: KitPart) -> KitPart:
-    """Return the part as its folder must hold it: of the part that stays on Kaggle, only the fetched files."""
-    if part.name != REMOTE_PART:
+    """Return the part as its folder must hold it: of a part that stays on Kaggle, only the fetched files."""
+    if part.name not in OUTPUT_PARTS:
         return part
     return make_part(part.name, (entry for entry in part.entries if (folder / entry.stored).exists()))
 

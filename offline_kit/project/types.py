@@ -230,6 +230,29 @@ class KitPart:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OutputPart:
+    """A part of the kit that is the output of a notebook on Kaggle, and stays there."""
+
+    name: str
+    id: str
+    notebook: str  # "owner/slug"
+    version: int
+    local: bool  # whether it is at a local Kaggle
+    record: str  # name of the file beside the project that says so
+    command: str  # makes the part; the Kaggle follows
+
+    @property
+    def address(self) -> str:
+        """The Kaggle that has it, as --to means it."""
+        return "local" if self.local else "kaggle"
+
+    @property
+    def rebuild_command(self) -> str:
+        """The command that makes it again, at its Kaggle."""
+        return f"'{self.command} {self.address}'"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Kit:
     """A finished kit on disk."""
 

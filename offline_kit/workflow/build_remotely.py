@@ -6,16 +6,13 @@ notebook attaches there. Only its manifest comes here; the wheels themselves onl
 
 import hashlib
 import json
-import os
-import shutil
 import tempfile
 import tomllib
 from pathlib import Path
 
 from offline_kit import __version__
 from offline_kit.core import files
-from offline_kit.core.cache import Cache
-from offline_kit.core.errors import OutsideError, ProjectError, UsageError
+from offline_kit.core.errors import UsageError
 from offline_kit.kaggle.client.api_types import Account, NewNotebook
 from offline_kit.kaggle.push import notebook_runs, push_notebook
 from offline_kit.kit import manifest
@@ -26,9 +23,8 @@ from offline_kit.project import images
 from offline_kit.project.accelerators import find_machine_shape
 from offline_kit.project.config import Config
 from offline_kit.project.kaggle_names import MARKER, TITLE_LENGTH, make_slug
-from offline_kit.project.types import FileEntry, Kit
-from offline_kit.workflow import model_files, part_locations, pipeline, remote_wheelhouse
-from offline_kit.workflow.kaggle_session import LOCAL_ADDRESS, KaggleSession
+from offline_kit.workflow import model_files, pipeline, remote_wheelhouse
+from offline_kit.workflow.kaggle_session import KaggleSession
 from offline_kit.workflow.remote_wheelhouse import RemoteRequest, WheelhouseRecord
 from offline_kit.workflow.resolved_project import resolve_project
 
@@ -144,76 +140,6 @@ def _fetch_image(session: KaggleSession, finished: notebook_runs.FinishedRun, fo
         return kit_capture.format_image_file(facts, digest, session.account.server_name)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise remote_wheelhouse.invalid_output_error("image", error) from error
-
-
-def missing_wheels(kit: Kit) -> tuple[FileEntry, ...]:
-    """Return the wheels of a kit that are on Kaggle alone; those that the cache has are linked into the kit."""
-    cache, missing = Cache(files.cache_dir()), []
-    for part in (part for part in kit.parts if part.name == manifest.REMOTE_PART):
-        for entry in part.entries:
-            target = kit.part_folder(part) / entry.stored
-            if target.exists():
-                continue
-            if blob := cache.find_blob(entry.sha256, size=entry.size):
-                files.link_or_copy(blob, target)
-                # A copy gets the blob's time, too, as a link has it: caches of hashes go by it.
-                os.utime(target, ns=(target.stat().st_atime_ns, blob.stat().st_mtime_ns))
-            else:
-                missing.append(entry)
-    return tuple(missing)
-
-
-def remote_address(config: Config) -> str:
-    """Return where the project's packages were made, as --to means it; ProjectError if the record is missing."""
-    return "local" if _require_record(config).local else "kaggle"
-
-
-def fetch_wheels(kit: Kit, session: KaggleSession) -> None:
-    """Download the wheels that a rehearsal here lacks, check and keep each."""
-    missing, cache = missing_wheels(kit), Cache(files.cache_dir())
-    if not missing:
-        return
-    record = _require_record(session.config)
-    part_locations.check_locations(session.config, session.account.username, local=session.local)
-    if session.kaggle.get_notebook(record.notebook) is None:
-        raise OutsideError(
-            f"'{record.notebook}', which made the kit's packages, is not on {session.account.server_name}",
-            code="remote-wheelhouse-missing",
-            hint=f"set {LOCAL_ADDRESS} to the address of the local Kaggle that has them, or make them again with"
-            " 'offline-kit build --on local'"
-            if session.local
-            else "make them again with 'offline-kit build --on kaggle'",
-        )
-    total = sum(entry.size for entry in missing)
-    text = f"Fetching {len(missing)} wheels, {files.format_size(total)}, from '{record.notebook}'"
-    scratch = cache.partial_path(f"wheels-{os.getpid()}").with_suffix("")
-    with session.report.progress(text, total) as advance:
-        try:
-            for entry in missing:
-                run = (record.notebook, record.version)
-                path = notebook_runs.fetch_output(run, entry.stored, session.kaggle, scratch, advance)
-                if (digest := files.sha256_of(path)) != entry.sha256:
-                    raise OutsideError(
-                        f"'{entry.stored}' of '{record.notebook}' is not what its run wrote",
-                        code="remote-output-changed",
-                        hint="run the same command again; 'offline-kit verify --deep' checks all files",
-                        details=[f"expected sha256 {entry.sha256}", f"it has       {digest}"],
-                    )
-                cache.store_file(path, digest)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-    missing_wheels(kit)  # links them into the kit
-
-
-def _require_record(config: Config) -> WheelhouseRecord:
-    record = remote_wheelhouse.read_record(config.project)
-    if record is None:
-        raise ProjectError(
-            f"the kit's packages are on Kaggle, but '{remote_wheelhouse.RECORD}', which names their notebook, is missing",
-            code="wheelhouse-record-missing",
-            hint="restore it, or run 'offline-kit build' to make the packages here",
-        )
-    return record
 
 
 def capture_here() -> str:

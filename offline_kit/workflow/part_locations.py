@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
+from offline_kit.adopt import recording
 from offline_kit.core import files
 from offline_kit.core.errors import ProjectError
 from offline_kit.kaggle.push.submission_ledger import SubmissionLedger
 from offline_kit.kit import manifest
 from offline_kit.project.config import Config
 from offline_kit.project.kaggle_names import split_model_name
-from offline_kit.project.types import Kit
+from offline_kit.project.types import Kit, OutputPart
 from offline_kit.workflow import remote_wheelhouse
 
 LAST_PUSH = "last-push.json"  # file of the newest push of data, in the folder of a Kaggle and account
@@ -18,21 +19,28 @@ _OURS = ".offline-kit"  # the folder in the project that a build never replaces
 _LEDGER = "submissions.jsonl"
 
 
-def check_locations(config: Config, username: str, *, local: bool) -> None:
-    """Raise ProjectError if the packages were made at another Kaggle, or for another account, than the kit goes to."""
+def find_output_part(config: Config) -> OutputPart | None:
+    """Return the part of the project's kit that stays on Kaggle; None if there is none."""
+    if recorded := recording.find_recorded(config.project, config.notebook.source):
+        return recorded.output
     record = remote_wheelhouse.read_record(config.project)
-    if record is None or not record.files:
+    return record.output if record and record.files else None
+
+
+def check_locations(config: Config, username: str, *, local: bool) -> None:
+    """Raise ProjectError if a part stays at another Kaggle, or with another account, than the kit goes to."""
+    part = find_output_part(config)
+    if part is None:
         return
-    owner = record.notebook.partition("/")[0]
+    owner = part.notebook.partition("/")[0]
     # A name in another case is the same account.
-    if record.local is local and owner.casefold() == username.casefold():
+    if part.local is local and owner.casefold() == username.casefold():
         return
-    made_at, goes_to = (("the local Kaggle" if is_local else "Kaggle") for is_local in (record.local, local))
+    made_at, goes_to = (("the local Kaggle" if is_local else "Kaggle") for is_local in (part.local, local))
     raise ProjectError(
-        f"the packages were made on {made_at} by '{owner}', and this kit goes to {goes_to} as '{username}'",
-        code="wheelhouse-of-other-account",
-        hint=f"'offline-kit build --on {'local' if local else 'kaggle'}' makes them there; or remove"
-        f" '{remote_wheelhouse.RECORD}' to build them here",
+        f"the kit's {part.name} was made on {made_at} by '{owner}', and this kit goes to {goes_to} as '{username}'",
+        code="part-of-other-account",
+        hint=f"'{part.command} {'local' if local else 'kaggle'}' makes it there; or remove '{part.record}'",
     )
 
 
@@ -59,8 +67,8 @@ def part_locations(config: Config, account: str = "you", version: str = "1") -> 
 
     Only who is logged in knows whose a model is, and only a push its version.
     """
-    record = remote_wheelhouse.read_record(config.project)
-    locations = {remote_wheelhouse.PART: f"notebook:{record.notebook}"} if record and record.files else {}
+    output = find_output_part(config)
+    locations = {output.name: f"notebook:{output.notebook}"} if output else {}
     if config.publish_model:
         owner, slug, variation = split_model_name(config.publish_model)
         locations[MODEL_PART] = f"model:{owner or account}/{slug}/{variation}/{version}"

@@ -7,7 +7,7 @@ from typing import Any
 from offline_kit.core import files
 from offline_kit.kaggle.push.submission_ledger import LedgerEntry, SubmissionLedger
 from offline_kit.project.config import Config
-from offline_kit.workflow import part_locations, remote_wheelhouse
+from offline_kit.workflow import part_locations
 
 SHOWN = 5  # submissions that are shown, the latest ones
 
@@ -57,10 +57,11 @@ def _read_remembered(config: Config, folder: Path, shown: int) -> RemoteStatus:
         )
         for part in pushed.get("parts") or ()
     ]
-    record = remote_wheelhouse.read_record(config.project)
-    if pushed and record and record.files and record.local is local:
-        name = remote_wheelhouse.PART
-        pieces.append(RemotePart(name=name, ref=record.notebook, version=record.version, holds=record.part))
+    output = part_locations.find_output_part(config)
+    if pushed and output and output.local is local:
+        pieces.append(
+            RemotePart(name=output.name, ref=output.notebook, version=output.version, holds=output.id)
+        )
     if run.get("version"):
         pieces.append(
             RemotePart(

@@ -24,10 +24,10 @@ from offline_kit.packages.freeze import direct_references
 from offline_kit.packages.freeze.freeze_inputs import FreezeInputs, FreezeRequest, gather_inputs
 from offline_kit.packages.pip_settings import PYPI, IndexSettings, redact_urls
 from offline_kit.project import images
-from offline_kit.project.types import Fate, Freeze, KitPart, Pin, Wheel, Wheelhouse
+from offline_kit.project.types import Fate, Freeze, KitPart, OutputPart, Pin, Wheel, Wheelhouse
 
 RECORD = "offline-kit.wheelhouse.json"
-PART = manifest.REMOTE_PART
+PART = "wheelhouse"
 OUTLINES = "outlines"  # folder of the outlines, in that of a wheelhouse
 _FORMAT = 1
 _MAKES = "makes it, or fetches what is there already"
@@ -46,9 +46,17 @@ class WheelhouseRecord:
     local: bool  # whether it is at a local Kaggle
 
     @property
-    def rebuild_command(self) -> str:
-        """The command that builds the wheelhouse again, at its Kaggle, whichever the running command uses."""
-        return f"'offline-kit build --on {'local' if self.local else 'kaggle'}'"
+    def output(self) -> OutputPart:
+        """The wheelhouse as a part of the kit that stays on Kaggle."""
+        return OutputPart(
+            name=PART,
+            id=self.part,
+            notebook=self.notebook,
+            version=self.version,
+            local=self.local,
+            record=RECORD,
+            command="offline-kit build --on",
+        )
 
     def cache_folder(self, cache: Path) -> Path:
         """Return the folder of its manifest, outlines and image."""
@@ -162,7 +170,7 @@ def load_wheelhouse(record: WheelhouseRecord, cache: Path) -> RemoteWheelhouse:
         raise ProjectError(
             f"the wheelhouse of '{record.notebook}' (version {record.version}) is not on this machine",
             code="remote-wheelhouse-not-here",
-            hint=f"{record.rebuild_command} {_MAKES}; or remove '{RECORD}' to build the packages here",
+            hint=f"{record.output.rebuild_command} {_MAKES}; or remove '{RECORD}' to build the packages here",
         )
     part = manifest.read_manifest(folder)
     wrong = [] if part.id == record.part else ["it has another id than the record says"]
@@ -172,7 +180,7 @@ def load_wheelhouse(record: WheelhouseRecord, cache: Path) -> RemoteWheelhouse:
         raise ProjectError(
             f"the wheelhouse in '{folder}' is damaged",
             code="remote-wheelhouse-damaged",
-            hint=f"remove this folder; {record.rebuild_command} {_MAKES}",
+            hint=f"remove this folder; {record.output.rebuild_command} {_MAKES}",
             details=wrong,
         )
     captured = images.load_image(str(folder / "image.toml"), accelerator="none", project=folder)
@@ -211,7 +219,7 @@ def check_request(record: WheelhouseRecord, digest: str) -> None:
         raise ProjectError(
             f"the requirements changed since the wheelhouse was made on Kaggle ('{record.notebook}')",
             code="remote-wheelhouse-outdated",
-            hint=f"{record.rebuild_command} makes it again; or remove '{RECORD}' to build the packages here",
+            hint=f"{record.output.rebuild_command} makes it again; or remove '{RECORD}' to build the packages here",
         )
 
 

@@ -20,7 +20,7 @@ from offline_kit.kaggle.push.submission_ledger import SubmissionTag
 from offline_kit.kaggle.push.submission_plan import SubmitPlan, SubmitRequest
 from offline_kit.project.types import Kit
 from offline_kit.rehearsal import rehearse as rehearsing
-from offline_kit.workflow import build_remotely, part_locations, pipeline, project_status
+from offline_kit.workflow import output_files, part_locations, pipeline, project_status
 from offline_kit.workflow.kaggle_session import KaggleSession
 
 
@@ -262,7 +262,7 @@ def ship_kit(session: KaggleSession, options: ShipOptions) -> ShipResult:
         )
         rehearsal = last
     else:
-        build_remotely.fetch_wheels(kit, session)
+        output_files.fetch_missing(kit, session)
         rehearsal = pipeline.rehearse_kit(config, kit, options.rehearsal, report=session.report)
     session.read_notebook(kit)  # its problems are reported before anything is uploaded
     pushed = push_data(session, kit, options.data, options.approval)

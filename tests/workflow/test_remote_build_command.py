@@ -12,7 +12,7 @@ from offline_kit.kaggle.client.session import KaggleEndpoint
 from offline_kit.local_kaggle.faults import Fault
 from offline_kit.local_kaggle.kernel_runs import NotebookRunner, RunJob
 from offline_kit.project import config
-from offline_kit.workflow import build_remotely, kaggle_session
+from offline_kit.workflow import kaggle_session, output_files
 from tests.support.kits import wheel
 from tests.support.listener import Listener
 from tests.support.shipping import PREDICT, Yard, in_places, make_project, retrain, yard
@@ -135,7 +135,7 @@ def test_the_wheels_stay_there_until_a_rehearsal_needs_them(here: Yard) -> None:
     assert here.calls(downloads) == 6
     there.write_bytes(data)
     said = here.run("rehearse", *words, env=local).good()
-    assert f"Fetching 1 wheels, {len(data) / 1000:.1f} kB" in said.err
+    assert f"Fetching 1 files, {len(data) / 1000:.1f} kB" in said.err
     assert (here.calls(downloads), kept(here)) == (7, [WHEEL, OTHER])
     for command in (("build", *on(here)), ("status",), ("verify", *here.to, "--deep")):
         here.run(*command).good()
@@ -203,7 +203,7 @@ def test_a_large_wheel_tells_how_far_it_is(here: Yard, monkeypatch: pytest.Monke
     with kaggle_session.open_session(
         config.load_config(here.project, {}), KaggleEndpoint(local=here.bench.server.url), listener
     ) as port:
-        build_remotely.fetch_wheels(here.kit, port)
+        output_files.fetch_missing(here.kit, port)
     ((total, amounts),) = listener.bars
     assert sum(amounts) == total > 60_000_000
     assert len([amount for amount in amounts if amount]) > 2
@@ -230,4 +230,4 @@ def test_wheels_that_cannot_be_had_are_told(here: Yard) -> None:
     said = here.run("rehearse", "--no-build", "--env", "current", env=away)
     said.failed(4, "no local Kaggle answers at 'http://127.0.0.1:9'")
     said = here.run("rehearse", "--no-build", "--env", "current")
-    said.failed(4, f"'{WHEELHOUSE}', which made the kit's packages, is not on", "OFFLINE_KIT_LOCAL_KAGGLE")
+    said.failed(4, "error[part-notebook-missing]", WHEELHOUSE, "OFFLINE_KIT_LOCAL_KAGGLE")

@@ -54,7 +54,7 @@ def rehearse(
 ) -> None:
     """Build what changed, then run the notebook offline and check its submission."""
     from offline_kit.kaggle.push.push_parts import DEFAULT_OPTIONS
-    from offline_kit.workflow import build_remotely, kaggle_rehearsal, pipeline
+    from offline_kit.workflow import kaggle_rehearsal, output_files, pipeline
     from offline_kit.workflow import ship as shipping
 
     on, at = options.take_flags(flags, "on", "at").values()
@@ -70,9 +70,10 @@ def rehearse(
         show_build(built, console, verbose=verbose)
         kit = built.kit
     if on == "here":
-        if build_remotely.missing_wheels(kit):
-            with options.session_of(config, build_remotely.remote_address(config), "", console) as session:
-                build_remotely.fetch_wheels(kit, session)
+        if output_files.link_cached(kit):
+            address = output_files.require_output_part(config, kit).address
+            with options.session_of(config, address, "", console) as session:
+                output_files.fetch_missing(kit, session)
         with _opening_report(kit, console) if opens else nullcontext():
             show_rehearsal(pipeline.rehearse_kit(config, kit, settings, report=console), console)
         return
