@@ -8,6 +8,8 @@ in a replay OFFLINE_KIT_REPLAY names the folder of the recording.
 
 import functools
 import hashlib
+import importlib
+import itertools
 import json
 import os
 import re
@@ -15,12 +17,12 @@ import shutil
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from .kit_runtime import SessionFolders
+from .kit_runtime import CACHES, SessionFolders
 
 RECORDER, REPLAY = "OFFLINE_KIT_RECORDER", "OFFLINE_KIT_REPLAY"
 CELL, MISSES = "OFFLINE_KIT_CELL", "OFFLINE_KIT_MISSES"
@@ -85,6 +87,40 @@ def log_event(kind: str, **facts: Any) -> None:
             os.write(descriptor, line)
         finally:
             os.close(descriptor)
+
+
+def redirect_caches() -> None:
+    """Point the download caches of libraries at one folder, in a recording and in a replay alike."""
+    for name, variable in CACHES.items():
+        folder = SessionFolders().scratch / "caches" / name
+        folder.mkdir(parents=True, exist_ok=True)  # nltk downloads to the first of its folders that exists
+        os.environ[variable] = str(folder)
+    # On Kaggle, kagglehub mounts a model or dataset unless this is set, and no cache has it then
+    # (https://github.com/Kaggle/kagglehub/blob/main/src/kagglehub/config.py).
+    os.environ["DISABLE_KAGGLE_CACHE"] = "true"
+
+
+def count_cells(numbers: Sequence[int], after_cell: Callable[[], object] = lambda: None) -> None:
+    """Let the variable of the running cell take the numbers of the cells that follow, one after the other.
+
+    `after_cell` is called when a cell has ended. Nothing happens in a process without cells; safe to call again.
+    """
+    shell = importlib.import_module("IPython").get_ipython() if "IPython" in sys.modules else None
+    if shell is None:
+        return
+    # Cells that are unknown, as those after the one that failed, are counted on.
+    following = itertools.chain(numbers, itertools.count(max(numbers, default=0) + 1))
+
+    def begin_cell(_info: object) -> None:
+        os.environ[CELL] = str(next(following))
+
+    def end_cell(_result: object) -> None:
+        after_cell()
+
+    for name, callback in (("pre_run_cell", begin_cell), ("post_run_cell", end_cell)):
+        for earlier in [each for each in shell.events.callbacks[name] if each.__name__ == callback.__name__]:
+            shell.events.unregister(name, earlier)
+        shell.events.register(name, callback)
 
 
 def read_events(folder: Path) -> list[dict[str, Any]]:

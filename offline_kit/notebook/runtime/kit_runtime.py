@@ -41,8 +41,10 @@ CACHES = {
     "keras": "KERAS_HOME",
     "tfhub": "TFHUB_CACHE_DIR",
     "gensim-data": "GENSIM_DATA_DIR",
+    "kagglehub": "KAGGLEHUB_CACHE",
+    "xdg": "XDG_CACHE_HOME",
 }
-"""Folders of a kit's copies of ~/.cache/torch and the like, and the variables that the libraries read."""
+"""Folders of copies of ~/.cache/torch and the like, and the variables that the libraries read."""
 
 
 print_once = functools.cache(print)
