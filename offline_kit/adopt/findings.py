@@ -52,7 +52,8 @@ class NotebookCell:
     node: dict[str, Any] = field(default_factory=dict)  # its other keys: id, metadata, attachments
 
 
-ARGUMENT = "argument"  # detail of a need that is one argument of a command that does more than download it
+RECORD = "record a run (`adopt --record`)"
+"""The remedy for what reading cannot know and a run can."""
 _MAX_TEXT = 120  # characters of a line in a report
 
 
@@ -68,8 +69,9 @@ class ExternalNeed:
     """What is downloaded or read: requirement, URL, hub id, slug, path; dropped once decided, it may hold a secret."""
     destination: str = field(default="", compare=False)
     """File or folder that it is stored in, as written in the notebook; empty if not stated."""
+    folder: str = field(default="", compare=False)  # that the line runs in, as from `join_run_path`
     detail: str = field(default="", compare=False)
-    """Depends on the kind: "dataset", "model", ... for Kaggle, pip's verb, the variable of a model."""
+    """Depends on the kind: "dataset", "model", ... for Kaggle, pip's verb, the branch of a clone."""
     span: tuple[int, int] | None = field(default=None, compare=False)
     """Offsets in the cell's text of what the stand-in can replace; None if nothing can be replaced."""
     stand_in: str = field(default="", compare=False)
@@ -156,10 +158,10 @@ class Adoption:
     checkpoints: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
     served: tuple[tuple[str, str], ...] = ()
-    """Pairs of a path in the adopted notebook and the project's file or folder that is found there."""
+    """Pairs of a path below the inputs ("input/...") and the project's file or folder that is shown there."""
     laid_out: tuple[tuple[str, str], ...] = ()
-    """Pairs of a path that a disabled line would have created, relative to the working folder or absolute, and the
-    project's file or folder that is placed there; "" for an empty folder."""
+    """Pairs of a path, relative to the working folder or absolute, and the project's file or folder that is placed
+    there; "" for an empty folder."""
     sources: AttachedSources = field(default_factory=AttachedSources)
     accelerator: str = ""
     accelerator_source: str = ""  # the metadata that names it
@@ -173,3 +175,8 @@ class Adoption:
     def unresolved(self) -> tuple[ExternalNeed, ...]:
         """The needs that require a manual fix."""
         return tuple(need for need in self.resolved if need.resolution is Outcome.UNRESOLVED)
+
+    @property
+    def recordable(self) -> tuple[ExternalNeed, ...]:
+        """Those of them that a recording would settle."""
+        return tuple(need for need in self.unresolved if need.remedy.endswith(RECORD))

@@ -9,35 +9,33 @@ from offline_kit.adopt.notebook_code import NotebookCode, call_name, node_span
 from offline_kit.adopt.notebook_files import (
     INPUT,
     MOUNT,
+    OUTPUT,
     SHOWN_INPUT,
-    WORKING,
     InspectedNotebook,
     MountPath,
     join_run_path,
     split_mount_path,
 )
 
-_WRITING_CALLS = frozenset(
-    {"to_csv", "to_parquet", "to_json", "to_pickle", "to_feather", "write_csv", "savetxt", "save", "dump"}
-    | {"savefig", "imwrite", "save_model", "save_pretrained", "save_weights", "makedirs", "mkdir"}
-    | {"rmtree", "remove"}
-)
+_WRITING_CALLS = frozenset({
+    "to_csv", "to_parquet", "to_json", "to_pickle", "to_feather", "write_csv", "savetxt", "save", "dump",
+    "savefig", "imwrite", "save_model", "save_pretrained", "save_weights", "makedirs", "mkdir", "rmtree",
+    "remove",
+})  # fmt: skip
 """Calls whose path is written, not read."""
-_FOLDER_CALLS = frozenset(
-    {"Path", "listdir", "glob", "iglob", "scandir", "walk", "from_pretrained", "load", "load_model"}
-)
+_FOLDER_CALLS = frozenset({
+    "Path", "listdir", "glob", "iglob", "scandir", "walk", "from_pretrained", "load", "load_model",
+})  # fmt: skip
 """Calls whose argument without a slash may be a folder."""
 _PLACEHOLDER = re.compile(r"\{[^{}]*\}|%(?:\(\w+\))?\d*[sdi]")
 _PATH_WORD = re.compile(r"(?:\\.|[^\s\"'\\,;|&<>)])*")
 _OF_COMPETITION = re.compile(r"(?:^|[/_.-])(sample_?sub\w*|test|train)(?=[._/-]|$)", re.IGNORECASE)
-_VERSION = re.compile(r"(?P<framework>[\w.-]+)/(?P<variation>[\w.-]+)/(?P<version>\d+)(/|$)")
-_FRAMEWORKS = frozenset(
-    {"transformers", "pytorch", "tensorflow1", "tensorflow2", "tensorflow", "keras", "jax", "flax", "tflite"}
-    | {"tfjs", "onnx", "gguf", "maxtext", "paxml", "coral", "scikitlearn", "scikit-learn", "xgboost"}
-    | {"lightgbm", "catboost", "gemmacpp", "gemma.cpp", "tensorrtllm", "mlx", "litert", "keraslegacy"}
-    | {"other", "api", "pyt", "default"}
+# Frameworks of Kaggle Models, as in https://www.kaggle.com/models
+_VERSION = re.compile(
+    r"(transformers|pyt(orch)?|tensorflow[12]?|keras(legacy)?|jax|flax|tflite|tfjs|onnx|gguf|maxtext|paxml|coral|scikit-?learn"
+    r"|xgboost|lightgbm|catboost|gemma\.?cpp|tensorrtllm|mlx|litert|other|api|default)/[\w.-]+/\d+(?=/|$)",
+    re.IGNORECASE,
 )
-"""Frameworks of Kaggle Models, as in https://www.kaggle.com/models (folder names, in lower case)."""
 _PATH_ROOTS = re.compile(r"(?:/|/kaggle/?|(?:\.\./)*\.\./?)")
 _TRAINED = re.compile(r"\.(bin|ckpt|h5|joblib|keras|onnx|pkl|pt|pth|safetensors|cbm)$")
 _SAMPLE = re.compile(r"sample.*sub|sub.*sample")
@@ -50,41 +48,28 @@ _PREFIX_CALL = re.compile(
 _Parents = Mapping[ast.AST, ast.AST]
 
 
-def redirect_read_files(notebook: InspectedNotebook) -> None:
-    """Record every relative path that means a file of the project, with the edit of its string.
-
-    A string that cannot be edited needs a manual fix; in a placed folder nothing has to be edited.
-    """
-    code, edited = notebook.code, set[tuple[int, int]]()
-    for number, tree in code.trees.items():
+def place_read_files(notebook: InspectedNotebook) -> None:
+    """Record every relative path that means a file of the project: it goes into the kit, and back to its place."""
+    for number, tree in notebook.code.trees.items():
         parents = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
         for node in ast.walk(tree):
-            if not isinstance(node, ast.expr) or not _may_be_path(node, parents, code):
+            if not isinstance(node, ast.expr) or not _may_be_path(node, parents, notebook.code):
                 continue
-            text = code.strings.value(node)
-            folder = "" if text.startswith("/") else notebook.folder_at(number, node.lineno)
-            path = join_run_path(folder, text) if folder and text else text
-            opening = _find_opening_quote(node, number, code)
-            if not _is_read(text, path, parents.get(node), notebook) or opening in edited:
+            text = notebook.code.strings.value(node)
+            folder = notebook.folder_at(number, node.lineno)
+            path = join_run_path(folder, text) if text and not text.startswith("/") else text
+            if not _is_read(text, path, parents.get(node), notebook):
                 continue
             hits = notebook.find_beside(path)
             names = [notebook.relative_name(hit) for hit in hits]
+            notebook.checkpoints |= dict.fromkeys(names)
+            if not any(f"{path}/".startswith(f"{placed}/") for placed in notebook.laid_out):
+                # of a pattern, only the last part is unknown
+                top = path.rpartition("/")[0] if "*" in path else ""
+                places = [f"{top}/{hit.name}".lstrip("/") if "*" in path else path for hit in hits]
+                notebook.beside |= dict(zip(places, names, strict=True))
             need = notebook.make_need(NeedKind.FILE, number, node.lineno, target=text)
-            if folder and any(f"{path}/".startswith(f"{laid_out}/") for laid_out in notebook.laid_out):
-                notebook.checkpoints |= dict.fromkeys(names)
-                notebook.record(need.resolve(Outcome.CHECKPOINT, ", ".join(names)))
-            elif opening is None:
-                notebook.record(need.ask("write the path as one string, so that it can be redirected"))
-            else:
-                edited.add(opening)
-                top = path.removeprefix("./").rstrip("/")
-                for hit in hits:  # of a pattern, only the last part is unknown
-                    served = f"{top.rpartition('/')[0]}/{hit.name}".lstrip("/") if "*" in top else top
-                    notebook.serve_file(served, hit)
-                cell, at = opening
-                prefix = f"{WORKING}/{folder}".rstrip("/")
-                edit = CellEdit(cell=cell, span=(at, at), text=f"{prefix}/")
-                notebook.record(need.resolve(Outcome.CHECKPOINT, ", ".join(names)), edit)
+            notebook.resolved.append(need.resolve(Outcome.CHECKPOINT, ", ".join(names)))
 
 
 def _may_be_path(node: ast.expr, parents: _Parents, code: NotebookCode) -> bool:
@@ -118,25 +103,6 @@ def _is_read(text: str, path: str, above: ast.AST | None, notebook: InspectedNot
     return all(hit.is_file() for hit in hits) or "/" in text.strip("/.") or is_folder_call
 
 
-def _find_opening_quote(node: ast.expr | None, number: int, code: NotebookCode) -> tuple[int, int] | None:
-    """Return the cell and the offset after the first quote of the string that a path begins with."""
-    first, name = _find_first_part(node), ""
-    match first:
-        case ast.Name(id=name) | ast.JoinedStr(values=[ast.FormattedValue(value=ast.Name(id=name)), *_]):
-            pass
-        case ast.Constant() | ast.JoinedStr(values=[ast.Constant(), *_]):
-            source = code.reads[number].source
-            text = source[node_span(code.reads[number], first)[0] :].lstrip("rRbBuUfFtT")
-            quote = 3 if text[:3] in ('"""', "'''") else 1
-            return number, len(source) - len(text) + quote
-    for cell in code.trees if name in code.strings else ():
-        for part in code.walk(cell):
-            match part:
-                case ast.Assign(targets=[ast.Name(id=target), *_], value=value) if target == name:
-                    return _find_opening_quote(value, cell, code)
-    return None
-
-
 def edit_input_paths(code: NotebookCode, competition: str) -> Iterator[CellEdit]:
     """Yield the edits that redirect paths below the mounts to the folder that the setup cell builds.
 
@@ -165,7 +131,7 @@ def edit_input_paths(code: NotebookCode, competition: str) -> Iterator[CellEdit]
         if first_part is None:
             continue
         span = node_span(code.reads[cell], first_part)
-        prefix = "/tmp" if paths[0].startswith("/") else f"{WORKING}/"  # noqa: S108
+        prefix = "/tmp" if paths[0].startswith("/") else f"/tmp{OUTPUT}/"  # noqa: S108
         text = _replace_first_part(first_part, code.reads[cell].source[slice(*span)], prefix, code)
         if text and (cell, span[0]) not in edited:
             edited.add((cell, span[0]))
@@ -276,15 +242,14 @@ def _resolve_source(need: ExternalNeed, paths: list[MountPath], notebook: Inspec
     if notebook.is_attached(paths[0]):
         return need.resolve(Outcome.SERVED, name)
     if kind and len(name.split("/")) == {"competition": 1, "model": 5}.get(kind, 2):
-        notebook.add_source(kind, name)
+        notebook.sources = notebook.sources.add(kind, name)
         return need.resolve(Outcome.SOURCE, f"{kind} {name}")
-    versions = [match for path in paths if (match := _VERSION.match(path.below))]
-    if model := next((match for match in versions if match["framework"].lower() in _FRAMEWORKS), None):
-        handle = f"{name}/{model['framework']}/{model['variation']}/{model['version']}"
+    if model := next(filter(None, (_VERSION.match(path.below) for path in paths)), None):
+        handle = f"{name}/{model[0]}"
         attach = f'model_sources = ["owner/{handle}"] in [tool.offline-kit.notebook], with its owner'
         return need.ask(f"attach the model ({attach})", handle)
     if _is_competition(paths, notebook):
-        notebook.add_source("competition", name)
+        notebook.sources = notebook.sources.add("competition", name)
         return need.resolve(
             Outcome.SOURCE, f"competition {name}", "taken for the competition's data: check it"
         )
@@ -322,9 +287,9 @@ def _resolve_pattern(need: ExternalNeed, paths: list[MountPath], notebook: Inspe
     patterns = [f"input/{path.name}/{path.below}".rstrip("/") for path in paths]
     hits = [hit for pattern in patterns for hit in notebook.find_matching(pattern)]
     names = [notebook.relative_name(hit) for hit in hits]
-    for name, hit in zip(names, hits, strict=True):
+    for name in names:
         if not notebook.is_attached(MountPath(kind="", name=name.split("/")[1], below="")):
-            notebook.serve_file(name, hit)
+            notebook.checkpoints[name], notebook.served[name] = None, name
     if names:
         return need.resolve(Outcome.CHECKPOINT, ", ".join(dict.fromkeys(names)))
     if any(notebook.sources.by_kind().values()):
@@ -345,5 +310,6 @@ def _serve_mounted(mount_path: MountPath, notebook: InspectedNotebook) -> Iterat
             below = f"{below.rpartition('/')[0]}/{hit.name}".lstrip("/")
         path = "/".join(part for part in ("input", group + mount_path.name, below) if part)
         if "*" not in path:
-            notebook.serve_file(path, hit)
-            yield notebook.relative_name(hit)
+            name = notebook.served[path] = notebook.relative_name(hit)
+            notebook.checkpoints[name] = None
+            yield name

@@ -72,7 +72,7 @@ def inspect_notebook(
         unnamed=metadata.unnamed,
     )
     _decide_needs(notebook)
-    input_paths.redirect_read_files(notebook)
+    input_paths.place_read_files(notebook)
     _disable_folder_changes(notebook)
     _disable_magics(notebook)
     provided = missing_imports.find_provided_imports(notebook)
@@ -93,11 +93,6 @@ def inspect_notebook(
         """Put the metadata's last."""
         return need.cell or len(cells) + 1, need.line
 
-    # served paths are relative to the folder that contains inputs and working files
-    served = [
-        (path if path.startswith("input/") else f"working/{path}", name)
-        for path, name in notebook.served.items()
-    ]
     return Adoption(
         notebook=path,
         cells=cells,
@@ -109,8 +104,8 @@ def inspect_notebook(
         packages=tuple(notebook.packages),
         checkpoints=tuple(notebook.checkpoints),
         modules=tuple(notebook.modules),
-        served=tuple(sorted(served)),
-        laid_out=tuple(sorted(notebook.laid_out.items())),
+        served=tuple(sorted(notebook.served.items())),
+        laid_out=tuple(sorted((notebook.beside | notebook.laid_out).items())),
         sources=notebook.sources,
         accelerator=metadata.accelerator,
         accelerator_source=metadata.source,

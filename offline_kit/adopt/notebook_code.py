@@ -12,10 +12,8 @@ from offline_kit.notebook.cells import ParsedCell
 from offline_kit.project import references
 
 _MAX_COMBINATIONS = 64  # largest number of combinations of values
-_PATH_CALLS = frozenset(
-    {"Path", "PurePath", "PosixPath", "str", "abspath", "expanduser", "normpath", "fspath"}
-)
-_COPYING_CALLS = frozenset({"list", "tuple", "set", "sorted", "tqdm"})
+_PATH_CALLS = ("Path", "PurePath", "PosixPath", "str", "abspath", "expanduser", "normpath", "fspath")
+_COPYING_CALLS = ("list", "tuple", "set", "sorted", "tqdm")
 _PRINTF_FIELD = re.compile(r"%(?P<name>\(\w+\))?[-+#0 ]*\d*(?:\.\d+)?[sdifgrx]")
 _BRACE_FIELD = re.compile(r"\{(?P<name>[^{}]*)\}")
 _SHELL_FIELD = re.compile(r"\{\{|\}\}|\{(?P<braced>[^{}]*)\}|\$\{?(?P<dollar>[^\W\d]\w*)\}?")
@@ -127,12 +125,6 @@ class KnownStrings(dict[str, str]):
 
         return _SHELL_FIELD.sub(fill_field, text)
 
-    def find_word(self, word: str, text: str, start: int = 0) -> tuple[int, int] | None:
-        """Return the span of a word, or of a field that it fills, in a line that begins at `start`; None unless it occurs once."""
-        spans = [match.span() for match in re.finditer(rf"(?<![\w./-]){re.escape(word)}(?![\w./-])", text)]
-        spans += [match.span() for match in _SHELL_FIELD.finditer(text) if self.fill(match[0]) == word]
-        return (spans[0][0] + start, spans[0][1] + start) if len(spans) == 1 else None
-
 
 def _fill_fields(field_pattern: "re.Pattern[str]", pattern: str, parts: Iterable[str]) -> str:
     """Fill the nameless fields of a pattern in order, unknown ones with "*"."""
@@ -155,20 +147,11 @@ class NotebookCode:
         self.trees = {number: tree for number, tree in trees.items() if tree is not None}
         nodes = [node for tree in self.trees.values() for node in ast.walk(tree)]
         self.nodes = nodes
-        self.aliases: dict[
-            str, str
-        ] = {}  # full names of imported ones: "AutoModel" for "transformers.AutoModel"
+        self.aliases: dict[str, str] = {}  # full names of imported ones
         for tree in self.trees.values():
             self.aliases |= references.map_imported_names(tree)
         self.strings = _find_known_strings(nodes)
         self.true_names = _find_true_names(nodes)
-        # models that load a checkpoint; loosely if weights that it lacks stay as they were
-        calls = [
-            node for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
-        ]
-        loads = [call for call in calls if call_name(call) in ("load_state_dict", "load_weights")]
-        self.loosely_loaded = {owner_name(call) for call in loads if _tolerates_missing_weights(call)}
-        self.strictly_loaded = {owner_name(call) for call in loads} - self.loosely_loaded
 
     def imports_package(self, name: str) -> bool:
         """Whether the notebook imports a package or something from it."""
@@ -182,12 +165,6 @@ class NotebookCode:
         """Return the name of a called function, with its module if that is imported."""
         name = ast.unparse(node) if isinstance(node, ast.Attribute | ast.Name) else ""
         return self.aliases.get(name, name)
-
-
-def _tolerates_missing_weights(call: ast.Call) -> bool:
-    if call_name(call) == "load_weights":
-        return any(is_constant(find_argument(call, name, 9), True) for name in ("by_name", "skip_mismatch"))
-    return is_constant(find_argument(call, "strict", 1), False)
 
 
 def _find_known_strings(nodes: Sequence[ast.AST]) -> KnownStrings:

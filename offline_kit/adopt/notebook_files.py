@@ -14,10 +14,8 @@ from offline_kit.init import file_tree
 from offline_kit.project.images import Image
 
 INPUT, SHOWN_INPUT = "/kaggle/input", "/tmp/kaggle/input"  # noqa: S108 - a path of the notebook's session, not of ours
-"""Kaggle's mounts, and the folder with links to them under old and new paths, and to the kit's files."""
-WORKING = "/tmp/kaggle/working"  # noqa: S108
-"""Folder in which the adopted notebook finds the files that were next to it."""
-_OUTPUT = "/kaggle/working"  # Kaggle's working folder, whose files become the notebook's output
+"""Kaggle's mounts, and the folder with links to them under old and new paths, and to copies of them in the kit."""
+OUTPUT = "/kaggle/working"  # Kaggle's working folder, whose files become the notebook's output
 # https://www.kaggle.com/docs/notebooks: /kaggle/input/SLUG in the older layout; in the newer one
 # /kaggle/input/datasets/OWNER/SLUG, .../competitions/SLUG, .../models/OWNER/MODEL/FRAMEWORK/VARIATION/VERSION
 _GROUPS = {"competitions": 1, "datasets": 2, "notebooks": 2, "models": 5}
@@ -54,22 +52,14 @@ def split_mount_path(path: str) -> MountPath:
 def join_run_path(folder: str, path: str) -> str:
     """Resolve a path from a folder of the run: relative to the working folder ("" is itself), else absolute."""
     plain = path.replace("~", "/root", 1) if re.match(r"~(/|$)", path) else path
-    absolute = posixpath.normpath(posixpath.join(_OUTPUT, folder, plain))
-    is_inside = f"{absolute}/".startswith(f"{_OUTPUT}/")
-    return absolute.removeprefix(_OUTPUT).lstrip("/") if is_inside else absolute
+    absolute = posixpath.normpath(posixpath.join(OUTPUT, folder, plain))
+    is_inside = f"{absolute}/".startswith(f"{OUTPUT}/")
+    return absolute.removeprefix(OUTPUT).lstrip("/") if is_inside else absolute
 
 
 def change_folder(here: str, wanted: str) -> str:
     """Return the folder that a `cd` changes to; one only known at run time counts as the working folder."""
     return "" if "*" in wanted or has_unknowns(wanted) else join_run_path(here, wanted or "~")
-
-
-def place_destination(kind: NeedKind, destination: str, folder: str) -> str:
-    """Return where a download from a folder of the run is stored; for installs, that folder."""
-    if kind is NeedKind.INSTALL:
-        return folder
-    is_stored = destination and kind in (NeedKind.CLONE, NeedKind.DOWNLOAD)
-    return join_run_path(folder, destination) if is_stored else destination
 
 
 def fetched_name(path: str) -> str:
@@ -98,16 +88,16 @@ class InspectedNotebook:
     checkpoints: dict[str, None] = field(default_factory=dict)
     modules: dict[str, None] = field(default_factory=dict)
     served: dict[str, str] = field(default_factory=dict)
-    """Path in the notebook: the project's file or folder that is found there."""
+    """Path below the inputs ("input/..."): the project's file or folder that is shown there."""
+    beside: dict[str, str] = field(default_factory=dict)
+    """Path below the working folder: the project's file or folder that was there when it was next to the notebook."""
     laid_out: dict[str, str] = field(default_factory=dict)
     """Path that a disabled line would have created: the project's file or folder that is placed there."""
     clones: dict[str, str] = field(default_factory=dict)
     """Folder of a clone: the requirement that installs it."""
     indexes: dict[str, None] = field(default_factory=dict)
     """Lines of a requirements file that name further indexes."""
-    needs: list[ExternalNeed] = field(
-        default_factory=list
-    )  # of shell lines and calls, before they are decided
+    needs: list[ExternalNeed] = field(default_factory=list)  # of lines and calls, before they are decided
     resolved: list[ExternalNeed] = field(default_factory=list)
     edits: list[CellEdit] = field(default_factory=list)
 
@@ -115,16 +105,6 @@ class InspectedNotebook:
         """Record a decided need, and the edit that it takes."""
         self.resolved.append(need)
         self.edits += [edit] if edit else []
-
-    def serve_file(self, path: str, hit: Path) -> None:
-        """Ship a file or folder of the project, and serve it at a path of the notebook."""
-        name = self.relative_name(hit)
-        self.checkpoints[name] = None
-        self.served[path.removeprefix("./")] = name
-
-    def add_source(self, kind: str, name: str) -> None:
-        """Attach a source."""
-        self.sources = self.sources.add(kind, name)
 
     def make_need(self, kind: NeedKind, cell: int, line: int, target: str = "") -> ExternalNeed:
         """Return the need of a whole line of a cell."""

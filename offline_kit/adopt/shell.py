@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
-from offline_kit.adopt.findings import ARGUMENT, ExternalNeed, NeedKind
+from offline_kit.adopt.findings import ExternalNeed, NeedKind
 from offline_kit.adopt.notebook_code import KnownStrings, node_span
-from offline_kit.adopt.notebook_files import InspectedNotebook, change_folder, place_destination
+from offline_kit.adopt.notebook_files import InspectedNotebook, change_folder
 from offline_kit.notebook.cells import Magic
 
 _SEPARATORS = re.compile(
@@ -22,26 +22,13 @@ _REDIRECTED = re.compile(r"\s+\d?&?>>?\s*(&\d|\S+)")
 _PREFIX = re.compile(r"sudo|time|nohup|exec|then|do|else|yes|[A-Za-z_]\w*=.*", re.DOTALL)
 """Words in front of a program: other commands, and assignments."""
 _INDEX_OPTIONS = ("-i", "--index-url", "--extra-index-url")
-_PIP_VALUE_OPTIONS = frozenset(
-    {
-        "-r",
-        "--requirement",
-        "-e",
-        "--editable",
-        "-c",
-        "--constraint",
-        "-f",
-        "--find-links",
-        *_INDEX_OPTIONS,
-        "-t",
-        "--target",
-        "--prefix",
-        "--root",
-    }
-    | {"--python", "-p", "--no-binary", "--only-binary", "--platform", "--timeout", "--retries", "--proxy"}
-    | {"--log", "--cache-dir", "--progress-bar", "--upgrade-strategy", "--src", "--trusted-host", "-C"}
-    | {"--config-settings", "--python-version", "--implementation", "--abi"}
-)
+_PIP_VALUE_OPTIONS = frozenset({
+    "-r", "--requirement", "-e", "--editable", "-c", "--constraint", "-f", "--find-links", "-i", "--index-url",
+    "--extra-index-url", "-t", "--target", "--prefix", "--root", "--python", "-p", "--no-binary",
+    "--only-binary", "--platform", "--timeout", "--retries", "--proxy", "--log", "--cache-dir",
+    "--progress-bar", "--upgrade-strategy", "--src", "--trusted-host", "-C", "--config-settings",
+    "--python-version", "--implementation", "--abi",
+})  # fmt: skip
 """pip's options that take a value."""
 _PYPI = re.compile(r"https?://pypi\.(python\.)?org(/|$)")
 _URL = re.compile(r"(git|hg|svn|bzr)\+|https?://")
@@ -61,34 +48,24 @@ _KAGGLE_GROUPS = {
 # `kaggle models variations versions download`; "instances" is the older word for variations
 # (https://github.com/Kaggle/kaggle-api/blob/main/docs/README.md)
 _KAGGLE_VERBS = ("download", "output", "instances", "versions", "variations")
-_LOGIN_PROGRAMS = frozenset({"wandb", "huggingface-cli", "hf", "comet", "neptune", "kaggle"})
-"""Programs with a `login` command."""
-_CONDA_VALUE_OPTIONS = ("-c", "--channel", "-n", "--name", "-p", "--prefix", "--solver", "--file")
-_SERVERS = re.compile(
-    r"^(?:vllm serve|lmdeploy serve api_server"
-    r"|(?P<module>python[\d.]*(?: -[a-zA-Z]+)* -m (?:vllm\.|sglang\.)\S*|text-generation-launcher|sglang serve))(?= |$)"
+_LOGIN_PROGRAMS = ("wandb", "huggingface-cli", "hf", "comet", "neptune", "kaggle")
+_SYSTEM_PROGRAMS = ("apt", "apt-get", "conda", "mamba", "dpkg", "yum")
+_SERVER = re.compile(
+    r"(?P<positional>vllm serve|lmdeploy serve api_server) "
+    r"|(python[\d.]*( -[a-zA-Z]+)* -m (vllm\.|sglang\.)\S*|text-generation-launcher|sglang serve) "
 )
-"""Programs that serve a language model, given by position or (`module`) by an option."""
+"""Programs that serve a language model, named first (`positional`) or by an option."""
 _MODEL_OPTION = re.compile(
     r"--(?:pretrained[-_])?(?:(?:base|draft|speculative)[-_])?model(?:[-_](?:path|id|name|name[-_]or[-_]path))?"
     r"|--tokenizer(?:[-_](?:path|name))?"
 )
 _HUB_ID = re.compile(
     r"(?!(?:models?|checkpoints?|weights|outputs?|data|inputs?|src|runs|logs|configs?|results?|experiments?|exp)/)"
-    r"\w[\w.-]*/\w[\w.-]*(?<!\.pt)(?<!\.pth)(?<!\.ckpt)(?<!\.bin)(?<!\.onnx)(?<!\.safetensors)(?<!\.py)(?<!\.yml)(?<!\.yaml)"
+    r"\w[\w.-]*/\w[\w.-]*(?<!\.(?:pth|bin|yml))(?<!\.(?:pt|py))(?<!\.(?:ckpt|onnx|yaml))(?<!\.safetensors)"
 )
 """An id of the Hugging Face Hub, but no usual path of a project."""
-_HARMLESS = frozenset({"cd", "echo", "true", ":", "clear"})
+_HARMLESS = ("cd", "echo", "true", ":", "clear")
 """Commands that can be disabled together with the others of a line."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShellCommand:
-    """One command of a shell line; its span in the line."""
-
-    words: tuple[str, ...]  # the program, without its folder, and its arguments
-    start: int
-    end: int
 
 
 @dataclass(kw_only=True)
@@ -100,9 +77,7 @@ class PipInstall:
     folders: list[str] = field(default_factory=list)  # of sources, editable or not
     local: list[str] = field(default_factory=list)  # wheels and sdists
     links: list[str] = field(default_factory=list)  # local folders of `--find-links`
-    index: list[str] = field(
-        default_factory=list
-    )  # indexes and pages of links, as requirements files name them
+    index: list[str] = field(default_factory=list)  # other indexes and pages, as in requirements files
     offline: bool = False
 
 
@@ -126,21 +101,29 @@ class Action:
     stand_in: str  # does nothing in its place
 
 
-def split_commands(text: str, known: KnownStrings | None = None) -> Iterator[ShellCommand]:
-    """Yield the commands of a shell line or script, without comments; known strings replace `{name}` and `$name`."""
-    strings = KnownStrings() if known is None else known
+def split_commands(
+    text: str, known: KnownStrings | None = None
+) -> Iterator[tuple[tuple[str, ...], tuple[int, int]]]:
+    """Yield the words of each command of a shell line or script, without comments, and its span in the text.
+
+    The program stands first, without its folder; known strings replace `{name}` and `$name`.
+    """
     start, plain = 0, text
+    ends = [(len(text), len(text))]
     for match in _SEPARATORS.finditer(text):
         if match.lastgroup == "comment":
             plain = plain[: match.start()] + " " * len(match[0]) + plain[match.end() :]
         elif match.lastgroup == "end":
-            yield from _parse_command(plain, start, match.start(), strings)
-            start = match.end()
-    yield from _parse_command(plain, start, len(text), strings)
+            ends.insert(-1, match.span())
+    for end, following in ends:
+        part = plain[start:end].strip()
+        if words := _split_words(part, KnownStrings() if known is None else known):
+            first = text.index(part, start)
+            yield words, (first, first + len(part))
+        start = following
 
 
-def _parse_command(text: str, start: int, end: int, known: KnownStrings) -> Iterator[ShellCommand]:
-    part = text[start:end].strip()
+def _split_words(part: str, known: KnownStrings) -> tuple[str, ...]:
     # IPython expands names before the shell splits the line, so one name may hold several words
     # (https://ipython.readthedocs.io/en/stable/interactive/reference.html#system-shell-access)
     plain = _REDIRECTED.sub("", known.fill(part.replace("\\\n", " ")))
@@ -150,16 +133,13 @@ def _parse_command(text: str, start: int, end: int, known: KnownStrings) -> Iter
         words = plain.split()
     while words and _PREFIX.fullmatch(words[0]):
         words = words[1:]
-    if words:
-        start = text.index(part, start)
-        program = words[0].rpartition("/")[2]
-        yield ShellCommand(words=(program, *words[1:]), start=start, end=start + len(part))
+    return (words[0].rpartition("/")[2], *words[1:]) if words else ()
 
 
 def _list_commands(
     notebook: InspectedNotebook, number: int
-) -> Iterator[tuple[Magic, int, str, ShellCommand, str]]:
-    """Yield the commands of a cell: magic, offset and text of the line, command, and the folder that it runs in."""
+) -> Iterator[tuple[Magic, str, tuple[str, ...], tuple[int, int], str]]:
+    """Yield the commands of a cell: magic, text of the line, words, span in the cell, folder that it runs in."""
     read = notebook.code.reads[number]
     for magic in read.magics:
         folder = notebook.folder_at(number, read.line_number(magic.start))
@@ -172,20 +152,18 @@ def _list_commands(
         elif magic.name in ("cp", "mv"):
             offset, texts = magic.start, [magic.text]
         for text in texts:
-            for command in split_commands(text, notebook.code.strings):
-                if command.words[0] == "cd" and len(command.words) > 1:
-                    folder = change_folder(folder, command.words[1])
-                yield magic, offset, text, command, folder
+            for words, (start, end) in split_commands(text, notebook.code.strings):
+                if words[0] == "cd" and len(words) > 1:
+                    folder = change_folder(folder, words[1])
+                yield magic, text, words, (offset + start, offset + end), folder
             offset += len(text) + 1
 
 
 def list_actions(notebook: InspectedNotebook, number: int) -> Iterator[Action]:
     """Yield the commands and calls of a cell."""
     code, read = notebook.code, notebook.code.reads[number]
-    for _, offset, _, command, folder in _list_commands(notebook, number):
-        program, *arguments = command.words
+    for _, _, (program, *arguments), span, folder in _list_commands(notebook, number):
         words = tuple(word for word in arguments if not word.startswith("-"))
-        span = (offset + command.start, offset + command.end)
         yield Action(name=program, words=words, folder=folder, span=span, stand_in="true")
     for node in code.walk(number):
         if isinstance(node, ast.Call):
@@ -198,35 +176,23 @@ def list_actions(notebook: InspectedNotebook, number: int) -> Iterator[Action]:
 
 
 def find_shell_lines(notebook: InspectedNotebook) -> Iterator[ShellLine]:
-    """Yield the shell lines of a notebook with needs, cell by cell."""
-    strings = notebook.code.strings
+    """Yield the shell lines and scripts of a notebook with needs, cell by cell."""
     for number, read in notebook.code.reads.items():
-        for _, commands in groupby(_list_commands(notebook, number), key=lambda item: item[1]):
-            needs, alone = list[ExternalNeed](), True
-            for magic, offset, text, command, folder in commands:
-                own = list(command_needs(command.words))
-                is_argument = any(fields.get("detail") == ARGUMENT for fields in own)
-                alone = alone and not is_argument and (bool(own) or command.words[0] in _HARMLESS)
-                start, end = offset + command.start, offset + command.end
-                span: tuple[int, int] | None = (start, end)
-                before = "" if magic.sign == "%%" else magic.before + magic.sign
-                for fields in own:
-                    if is_argument:
-                        span = strings.find_word(fields["target"], read.source[start:end], start)
-                    into = fields.pop("destination", "")
-                    need = ExternalNeed(
-                        cell=number,
-                        line=read.line_number(start),
-                        text=before + text.strip().replace("\\\n", " "),
-                        destination=place_destination(fields["kind"], into, folder),
-                        span=span,
-                        stand_in="" if is_argument else "true",
-                        **fields,
-                    )
-                    needs.append(need)
+        for magic, commands in groupby(_list_commands(notebook, number), key=lambda command: command[0]):
+            needs, alone = (
+                list[ExternalNeed](),
+                magic.sign != "%%",
+            )  # in a script no Python can replace a line
+            before = "" if magic.sign == "%%" else magic.before + magic.sign
+            for _, text, words, span, folder in commands:
+                own = list(command_needs(words))
+                alone = alone and (bool(own) or words[0] in _HARMLESS)
+                shown = before + text.strip().replace("\\\n", " ")
+                where: dict[str, Any] = {"cell": number, "line": read.line_number(span[0]), "text": shown}
+                where |= {"folder": folder, "span": span, "stand_in": "true"}
+                needs += [ExternalNeed(**where, **fields) for fields in own]
             if needs:
-                # in a script no Python can replace a line
-                yield ShellLine(magic=magic, needs=needs, alone=alone and magic.sign != "%%")
+                yield ShellLine(magic=magic, needs=needs, alone=alone)
 
 
 def command_needs(words: tuple[str, ...]) -> Iterator[dict[str, Any]]:
@@ -240,22 +206,15 @@ def command_needs(words: tuple[str, ...]) -> Iterator[dict[str, Any]]:
         yield {"kind": NeedKind.CLONE, "target": address, "destination": folder, "detail": ref}
     elif program in _LOGIN_PROGRAMS and "login" in words[1:3]:
         yield {"kind": NeedKind.ACCOUNT, "target": f"{program} login"}
-    elif program in ("apt", "apt-get", "conda", "mamba", "dpkg", "yum") and "install" in words:
-        packages: list[str] = []
-        if program in ("conda", "mamba"):
-            packages, _ = _parse_options(words[words.index("install") + 1 :], _CONDA_VALUE_OPTIONS)
-        names = [re.split(r"[=<>! ]", package.rpartition("::")[2])[0] for package in packages]
-        yield {"kind": NeedKind.SYSTEM, "target": shlex.join(words), "detail": " ".join(names)}
-    elif downloads := list(_parse_downloads(words)):
-        yield from downloads
+    elif program in _SYSTEM_PROGRAMS and "install" in words:
+        yield {"kind": NeedKind.SYSTEM, "target": shlex.join(words), "detail": program}
     else:
-        models = dict.fromkeys(_find_served_models(words))
-        yield from ({"kind": NeedKind.HUB, "target": model, "detail": ARGUMENT} for model in models)
+        yield from list(_parse_downloads(words)) or _find_served_models(words)
 
 
 def _parse_downloads(words: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     program, (verb, *_) = words[0], (*words[1:2], "")
-    module = words[2:3] if re.fullmatch(r"python[\d.]*", program) and verb == "-m" else ()
+    module = "".join(words[2:3]) if re.fullmatch(r"python[\d.]*", program) and verb == "-m" else ""
     if program in _DOWNLOADERS:
         file_options, folder_options, others = map(str.split, _DOWNLOADERS[program])
         addresses, values = _parse_options(words[1:], (*file_options, *folder_options, *others))
@@ -273,16 +232,12 @@ def _parse_downloads(words: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     elif program in ("huggingface-cli", "hf") and verb == "download":
         # `huggingface-cli` is the older name of `hf`: https://huggingface.co/docs/huggingface_hub/guides/cli
         options = ("--local-dir", "--revision", "--include", "--exclude", "--repo-type")
-        plain, values = _parse_options(words[2:], options)
-        detail = "dataset command" if "dataset" in words else "command"
-        fields = {"destination": values.get("--local-dir", ""), "detail": detail}
-        yield from ({"kind": NeedKind.HUB, "target": name, **fields} for name in plain[:1])
-    elif module == ("spacy",) and words[3:4] == ("download",):
-        plain, _ = _parse_options(words[4:], ())
-        yield from ({"kind": NeedKind.CORPUS, "target": name, "detail": "spacy"} for name in plain[:1])
-    elif module == ("nltk.downloader",) and words[3:]:
-        plain, _ = _parse_options(words[3:], ("-d",))
-        yield {"kind": NeedKind.CORPUS, "target": " ".join(plain), "detail": "nltk"}
+        plain, _ = _parse_options(words[2:], options)
+        yield from ({"kind": NeedKind.HUB, "target": name} for name in plain[:1])
+    elif module in ("spacy", "nltk.downloader"):
+        plain, _ = _parse_options([word for word in words[3:] if word != "download"], ("-d",))
+        if module == "nltk.downloader" or "download" in words[3:4]:
+            yield {"kind": NeedKind.CORPUS, "target": " ".join(plain)}
 
 
 def _parse_options(words: Sequence[str], with_value: Iterable[str]) -> tuple[list[str], dict[str, str]]:
@@ -411,21 +366,23 @@ def is_nameless(line: str) -> bool:
     return bool(re.match(r"(git|hg|svn|bzr)\+|\w+://", line)) and "egg=" not in line
 
 
-def _find_served_models(words: Sequence[str]) -> Iterator[str]:
+def _find_served_models(words: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Yield the hub ids of models that a command loads: those of model servers, and of model options of any program."""
-    server = _SERVERS.search(" ".join(words[:4]))
-    if server and not server["module"] and (arguments := words[len(server[0].split()) :]):
-        first = arguments[0]
-        model = next(filter(_HUB_ID.fullmatch, arguments), "") if first.startswith("-") else first
-        yield from [model] if _is_hub_id(model) else []
-    for number, word in enumerate(words):
-        option, _, joined = word.partition("=")
-        if _MODEL_OPTION.fullmatch(option):
-            value = joined or "".join(words[number + 1 : number + 2])
-            if _is_hub_id(value) if server else _HUB_ID.fullmatch(value):
-                yield value
-
-
-def _is_hub_id(word: str) -> bool:
-    """Whether a server would load this from the hub: an id, or a name without an owner ("gpt2")."""
-    return bool(_HUB_ID.fullmatch(word) or re.fullmatch(r"\w[\w.-]*", word))
+    server = _SERVER.match(" ".join([*words, ""]))
+    if server and server["positional"]:
+        rest = words[len(server[0].split()) :]
+        plain = [word for word in rest if not word.startswith("-")]
+        words = [
+            "--model",
+            *(plain[:1] if rest[:1] == plain[:1] else filter(_HUB_ID.fullmatch, plain)),
+            *rest,
+        ]
+    pairs = [
+        (*word.partition("=")[::2], following)
+        for word, following in zip(words, [*words[1:], ""], strict=False)
+    ]
+    for option, joined, following in pairs:
+        value = joined or following
+        is_id = _HUB_ID.fullmatch(value) or (server and re.fullmatch(r"\w[\w.-]*", value))
+        if _MODEL_OPTION.fullmatch(option) and is_id:
+            yield {"kind": NeedKind.HUB, "target": value}

@@ -178,7 +178,7 @@ def test_the_rendered_notebook_is_the_persons_own(project: Path) -> None:
     kinds = [cell.cell_type for cell in found.cells]
     assert kinds == ["markdown", "code", "code", "code", "code"]
     setup = found.cells[1].source
-    assert "working/weights/net.pth" in setup
+    assert "('weights/net.pth', 'checkpoints/weights/net.pth')" in setup
     assert len(setup.splitlines()) <= 25
     assert found.cells[3].source.endswith("print(f'{{}} {net!r}')  # {{ jinja }} {% raw %}")
     assert [cell.id for cell in found.cells[2:]] == ["c1", "c2", "c3"]

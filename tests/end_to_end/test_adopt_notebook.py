@@ -63,8 +63,8 @@ else:
     device = 'cpu'"""
 MODEL = """%%time
 model = timm.create_model(
-    'test_resnet', pretrained=True, num_classes=len(NAMES)
-)  # a good start
+    'test_resnet', pretrained=False, num_classes=len(NAMES)
+)  # the weights are our own
 state = torch.load('/kaggle/input/shape-weights/net.pth', map_location=device)
 model.load_state_dict(state)
 model = ttach.ClassificationTTAWrapper(model.eval(), ttach.Compose([ttach.HorizontalFlip()]))"""
@@ -121,7 +121,7 @@ def adopted(project: Path) -> Path:
 
 @pytest.mark.parametrize("layout", ["new", "old"])
 def test_it_predicts_the_same_offline(adopted: Path, layout: str) -> None:
-    """Magics, braces, a missing package, hub weights: in the image's versions, with the network gone, the same numbers."""
+    """Magics, braces, a missing package, own weights: in the image's versions, with the network gone, the same numbers."""
     done = run("rehearse", adopted, "--layout", layout, "--yes", "--json").good()
     assert done.facts["rehearsal"]["fidelity"] == "matching"
     ours = table(adopted / "dist" / "offline-kit" / "rehearsal" / "submission.csv")
