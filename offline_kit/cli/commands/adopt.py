@@ -121,6 +121,9 @@ def _show_outcome(plan: "AdoptionPlan", written: tuple[Path, ...], console: Cons
         console.step(f"nothing was written: {manual}")
     else:
         console.step("the configuration is already complete; nothing was written")
+    if settled := len(plan.adoption.recordable):
+        command = f"offline-kit adopt {plan.adoption.notebook.name} --record"
+        console.step(f"a recording would settle {settled} of these: {command}")
 
 
 def _parse_distributions(words: tuple[str, ...]) -> dict[str, str]:
