@@ -40,6 +40,8 @@ class HuggingFaceHub:
 
     def answer(self, request: WebRequest) -> WebAnswer:
         """Answer as huggingface.co."""
+        if request.path == "/api/whoami-v2":
+            return self._answer_token(request)
         if matched := re.fullmatch(
             r"/api/(?:models|datasets)/([\w.-]+/[\w.-]+)(?:/(revision|tree)/([^/]+).*)?", request.path
         ):
@@ -48,6 +50,12 @@ class HuggingFaceHub:
         if matched is None:
             return NOT_FOUND
         return self._refuse(matched[1], request) or self._resolve(matched[1], matched[3], request)
+
+    def _answer_token(self, request: WebRequest) -> WebAnswer:
+        if request.headers.get("authorization") != f"Bearer {self.token}":
+            return WebAnswer(status=401)
+        token = {"displayName": "reader", "role": "read"}
+        return _answer_json({"type": "user", "name": "me", "auth": {"accessToken": token}})
 
     def answer_file(self, request: WebRequest) -> WebAnswer:
         """Answer as the host of large files, whose links hold a signature that is another one each time."""
@@ -156,14 +164,17 @@ class GitHost:
 
 @dataclass(frozen=True, kw_only=True)
 class FileHost:
-    """Files by path, with Range."""
+    """Files by path, with Range; a path that ends with a slash is a page."""
 
     files: Mapping[str, bytes]
 
     def answer(self, request: WebRequest) -> WebAnswer:
         """Return the file at the path."""
         data = self.files.get(request.path)
-        return NOT_FOUND if data is None else cut_range(request, data, ETag=f'"{_digest(data)[:16]}"')
+        is_page = request.path.endswith(("/", ".html"))
+        kind = "text/html; charset=utf-8" if is_page else "application/octet-stream"
+        headers = {"ETag": f'"{_digest(data)[:16]}"', "Content_Type": kind} if data is not None else {}
+        return NOT_FOUND if data is None else cut_range(request, data, **headers)
 
 
 @dataclass(frozen=True, kw_only=True)
