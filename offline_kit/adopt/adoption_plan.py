@@ -41,6 +41,7 @@ class AdoptionPlan:
     requirements_text: str  # empty if none is needed
     manual_steps: tuple[str, ...]  # what to add to existing keys, which are not changed
     lines_to_add: tuple[str, ...]  # the corrected line of each of these keys
+    settings: tuple[Setting, ...]  # that the configuration lacks
     is_blocking: bool  # whether the build or the notebook fails without the manual steps
 
     @property
@@ -64,12 +65,18 @@ class AdoptionPlan:
 
 
 def plan_adoption(
-    notebook: Path, project: Path, report: Reporter = SILENT, imports: Mapping[str, str] | None = None
+    notebook: Path,
+    project: Path,
+    report: Reporter = SILENT,
+    imports: Mapping[str, str] | None = None,
+    *,
+    recorded: bool = False,
 ) -> AdoptionPlan:
     """Inspect a notebook and return what adopting it would write; write, run and download nothing.
 
     Args:
         imports: Distribution by import name, for imports that no table names.
+        recorded: Whether a recording gives the kit's contents; the configuration then gets none, and no cell is changed.
 
     Raises:
         UsageError: The notebook does not exist or is outside the project, or the configuration is invalid.
@@ -106,11 +113,14 @@ def plan_adoption(
         settled = tuple(need for need in adoption.resolved if need not in open_settings)
         adoption = replace(adoption, resolved=settled)
 
+    if recorded:
+        unchanged = tuple(cell.source for cell in adoption.cells)
+        adoption = replace(adoption, requirements=(), changed=unchanged)
     requirements_file, requirements_text = _plan_requirements(root, source, adoption)
     requirement_files = [requirements_file.name] if requirements_text else []
     requirement_files += adoption.requirement_files
     settings = list(_list_settings(current, source, adoption, image, detected))
-    settings += _list_contents(requirement_files, adoption, root)
+    settings += [] if recorded else _list_contents(requirement_files, adoption, root)
     fresh, incomplete = _compare_settings(config_file, settings)
     steps, lines_to_add, is_blocking = list[str](), list[str](), False
     for setting, missing in incomplete:
@@ -129,6 +139,7 @@ def plan_adoption(
         requirements_text=requirements_text,
         manual_steps=tuple(steps),
         lines_to_add=tuple(lines_to_add),
+        settings=tuple(fresh),
         is_blocking=is_blocking,
     )
 

@@ -11,7 +11,6 @@ from offline_kit.core.errors import OfflineKitError, UsageError
 from offline_kit.core.sandboxes.box import Mount
 from offline_kit.local_kaggle.kernel_runs import RunJob
 from offline_kit.notebook.runtime.kit_server import WRITTEN
-from offline_kit.packages.pip_settings import IndexSettings
 from offline_kit.project import images
 from offline_kit.project.images import Image
 from offline_kit.rehearsal import environments, execution, gateway, kernel, kit_facts, mounts
@@ -69,7 +68,7 @@ class SandboxRunner:
         image, ready = self._choose_kernel(job, (source, *(service.code if service else ())))
         env = {"KAGGLE_IS_COMPETITION_RERUN": "1"} if job.rerun else {}
         if job.internet:
-            env |= _index_environment(self.shop.index)
+            env |= self.shop.index.make_box_environment()
             words = "the internet is on, this notebook may use the network of this machine"
             job.say(f"the local Kaggle: {words}\n")
         folder = job.folder / "input"
@@ -86,6 +85,7 @@ class SandboxRunner:
             timeout=job.timeout,
             env=env,
             network=job.internet,
+            recorded=job.internet,  # on Kaggle a notebook may install anything, in ways that no pattern finds
         )
         root = f"/kaggle/input/{job.contest.mount}" if job.contest else ""
         if service:
@@ -133,15 +133,6 @@ def _add_gateway(job: RunJob, notebook: Path) -> tuple[RunJob, GatewayService | 
     service = gateway.prepare_gateway(entries, params, contest.submission, job.folder / "gateway")
     laid = {f"{mount}/{name}": path for name, path in (entries | service.added_folders()).items()}
     return replace(job, inputs=(*others, *laid.items())), service
-
-
-def _index_environment(settings: IndexSettings) -> dict[str, str]:
-    """Return the indexes of this machine for a notebook with the internet on: its box has no home with a pip.conf."""
-    # The box does not show folders of this machine.
-    url = "" if settings.index_url.startswith("file:") else settings.index_url
-    extra_urls = tuple(extra for extra in settings.extra_index_urls if not extra.startswith("file:"))
-    reachable = replace(settings, index_url=url, extra_index_urls=extra_urls, find_links=(), no_index=False)
-    return {name: value for name, value in reachable.make_pip_environment().items() if value}
 
 
 def _describe_failure(ran: KernelRun) -> str:

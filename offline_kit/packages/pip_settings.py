@@ -127,6 +127,13 @@ class IndexSettings(ConnectionSettings):
         }
         return {name: value for name, value in variables.items() if value}
 
+    def make_box_environment(self) -> dict[str, str]:
+        """Return pip's variables for a notebook with the internet on, in a box that shows no folder of this machine."""
+        url = "" if self.index_url.startswith("file:") else self.index_url
+        extra_urls = tuple(extra for extra in self.extra_index_urls if not extra.startswith("file:"))
+        reachable = replace(self, index_url=url, extra_index_urls=extra_urls, find_links=(), no_index=False)
+        return reachable.make_pip_environment()
+
 
 def read_pip_settings(env: Mapping[str, str]) -> IndexSettings:
     """Read pip's configuration as `python -m pip install` would: its files, then PIP_* of `env`.

@@ -52,11 +52,13 @@ def prepare_kernel(
     options: EnvironmentOptions,
     *,
     current: bool,
+    more: Iterable[str] = (),
 ) -> KernelSetup:
     """Return the kernel for a kit: the running interpreter if `current`, else one made for the image.
 
-    `code` has the files that run in addition to the kit's own code: the notebook, and those of a gateway. A rehearsal
-    and the local Kaggle get the same environment for the same files. Raises ProjectError if wheels of the kit cannot be
+    `code` has the files that run in addition to the kit's own code: the notebook, and those of a gateway; `more` names
+    packages of the image that no code imports. A rehearsal and the local Kaggle get the same environment for the same
+    files. Raises ProjectError if wheels of the kit cannot be
     installed on this machine or this Python.
     """
     install = kit_facts.read_install_plan(kit_files)
@@ -65,7 +67,8 @@ def prepare_kernel(
     unfit_wheels, built_packages = find_unfit_wheels(install, wheel_tags)
     if unfit_wheels:
         raise _unfit_error(unfit_wheels, image, running=running)
-    derived = _find_used_packages(kit_files, install, code, image)
+    used_names = {*_find_used_packages(kit_files, install, code, image), *more}
+    derived = tuple(sorted(used_names))
     if running:
         used, setup = derived, make_running_kernel(options)
     else:

@@ -75,7 +75,7 @@ def judge_run(
     cells = result.cells
     written = result.working / name
     # One error: what stopped the run, else what is missing, else what Kaggle would not score.
-    problem = _find_problem(result, environment, cells)
+    problem = find_run_problem(result, environment, cells)
     if problem is None and not written.is_file():
         problem = _missing_submission_error(result, name, cells)
     if problem is None and not cells:
@@ -115,7 +115,7 @@ def _read_notes(log: Path) -> tuple[str, ...]:
     return (*unique_notes[:_MAX_NOTES], *([f"{omitted} more notes are in the log"] if omitted > 0 else []))
 
 
-def _find_problem(
+def find_run_problem(
     result: KernelRun, environment: RehearsalEnvironment, cells: tuple[ExecutedCell, ...]
 ) -> ProjectError | None:
     """Return the error of a run that reached a limit, whose cell failed, or that crashed."""

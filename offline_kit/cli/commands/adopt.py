@@ -1,23 +1,31 @@
-"""The command that adopts an existing notebook."""
+"""The command that adopts an existing notebook: by recording a run of it, or by reading its cells."""
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from offline_kit.cli import options
 from offline_kit.cli.console import Console, pick
 from offline_kit.core.errors import Exit, UsageError
+from offline_kit.core.files import format_size
+from offline_kit.project.config_keys import ENVIRONMENTS, KAGGLES
 
 if TYPE_CHECKING:
     from offline_kit.adopt.adoption_plan import AdoptionPlan
+    from offline_kit.adopt.recording import RecordedRun
+    from offline_kit.kaggle.client.api_types import NewNotebook
+    from offline_kit.workflow.pipeline import RehearsalOptions
+    from offline_kit.workflow.record_notebook import RecordingPlan
 
+_MAX_CELLS = 10  # in a table
 _DIFF = r"^(?:(?P<bold>(?:---|\+\+\+) .*)|(?P<cyan>@@.*)|(?P<green>\+.*)|(?P<red>-.*))$"
 
 
 @options.command(
-    "offline-kit adopt inference.ipynb",
+    "offline-kit adopt inference.ipynb --record",
+    "offline-kit adopt inference.ipynb --record kaggle",
     "offline-kit adopt inference.ipynb --import cv2=opencv-python-headless --write",
     short_help="Convert a notebook or script that needs the internet.",
 )
@@ -28,15 +36,43 @@ _DIFF = r"^(?:(?P<bold>(?:---|\+\+\+) .*)|(?P<cyan>@@.*)|(?P<green>\+.*)|(?P<red
     "NAME[=DISTRIBUTION]",
     "Distribution that provides an import, if it cannot be detected.",
 )
+@click.option(
+    "--record",
+    type=click.Choice(("here", *KAGGLES)),
+    is_flag=False,
+    flag_value="here",
+    callback=options.word_target,
+    help="Run it once with the internet on and record what it fetches: in a sandbox on this machine (default), or in a"
+    " private notebook on Kaggle.",
+)
+@options.choice_option(
+    "--env", ENVIRONMENTS, "Record with the image's versions, or in the running environment."
+)
+@options.AT
+@options.YES
 @options.flag("--write", "Write the configuration and the requirements without asking.")
 @options.flag("--dry-run", "Show what would change, without writing or asking.")
 @options.common_options
 def adopt(
-    notebook: Path, project: Path, console: Console, write: bool, dry_run: bool, imports: tuple[str, ...]
+    notebook: Path,
+    project: Path,
+    console: Console,
+    write: bool,
+    dry_run: bool,
+    imports: tuple[str, ...],
+    **flags: Any,
 ) -> None:
     """Convert a notebook or script that needs the internet into an offline project."""
     from offline_kit.adopt import adoption_plan as adopting
 
+    place, at, env, yes = options.take_flags(flags, "record", "at", "env", "yes").values()
+    _check_recording(place, at, env)
+    if place:
+        from offline_kit.workflow.pipeline import RehearsalOptions
+
+        settings = RehearsalOptions(env=env, yes=yes, confirm=console.confirm)
+        _record(notebook, project, place, at, None if dry_run else settings, console)
+        return
     plan = adopting.plan_adoption(notebook, project, console, _parse_distributions(imports))
     _show_changes(plan, console)
     agreed = plan.has_changes and write and not dry_run
@@ -69,6 +105,123 @@ def adopt(
     )
     if not ok:
         sys.exit(Exit.PROJECT)
+
+
+def _check_recording(place: str | None, at: str, env: str) -> None:
+    """Raise UsageError for options that would be ignored."""
+    ignored = {"--at": at and place != "local", "--env": env != "matching" and place != "here"}
+    if wrong := [name for name, is_given in ignored.items() if is_given]:
+        raise UsageError(
+            f"{', '.join(wrong)} needs --record {'local' if at else 'here'}",
+            code="options-conflict",
+            hint="remove it: only on this machine there is an environment to choose"
+            if not at
+            else "add --record local, or remove --at",
+        )
+
+
+def _record(
+    notebook: Path, project: Path, place: str, at: str, settings: "RehearsalOptions | None", console: Console
+) -> None:
+    """Record a run of the notebook, write the configuration, and show what was recorded; None: only show the plan."""
+    from offline_kit.adopt import adoption_plan, recording
+    from offline_kit.workflow import record_notebook as recorder
+
+    plan = recorder.plan_recording(notebook, project, console)
+    console.print_lines(plan.adoption.unified_diff.splitlines(), highlight=_DIFF, fold=True)
+    if place == "here":
+        if settings is None:
+            _show_local_plan(plan, console)
+            return
+        recorded = recorder.record_here(plan, settings, console)
+    else:
+        with options.session_of(plan.config, place, at, console, current=True) as session:
+            if settings is None:
+                new = recorder.make_recorder(session, plan)
+                _show_remote_plan(new, session.account.server_name, console)
+                return
+            recorded = recorder.record_remotely(session, plan)
+    written = (plan.config.project / recording.RECORD, *adoption_plan.write_adoption(plan.adoption))
+    _show_recording(recorded, plan, written, console)
+
+
+def _show_local_plan(plan: "RecordingPlan", console: Console) -> None:
+    local_inputs, beside = plan.list_local_inputs(), plan.list_beside()
+    data = {plan.config.competition: plan.config.competition_data} if plan.config.competition_data else {}
+    rows = [
+        ("notebook", f"'{plan.source}' runs in a sandbox on this machine, unchanged"),
+        ("internet", "on"),
+        ("image", plan.adoption.image.name),
+        *(("input", f"{name}: '{path}'") for name, path in {**data, **plan.config.copies}.items()),
+        *(("input, goes into the kit", f"{name}: '{path}'") for name, path in local_inputs.items()),
+        ("beside it", ", ".join(beside) or "nothing"),
+    ]
+    console.show_facts("Planned recording", rows)
+    console.step("nothing was run or written")
+    inputs = {**data, **plan.config.copies, **local_inputs}
+    facts = {
+        "place": "here",
+        "image": plan.adoption.image.name,
+        "inputs": {name: str(path) for name, path in inputs.items()},
+    }
+    console.print_result({"ok": True, "dry_run": True, **facts, "beside": sorted(beside)})
+
+
+def _show_remote_plan(new: "NewNotebook", place: str, console: Console) -> None:
+    sources = pick(new.sources, "competitions datasets notebooks models")
+    rows = [
+        ("notebook", f"'{new.ref}' is pushed to {place} and run; nothing else is uploaded"),
+        ("private", "yes" if new.private else "NO"),
+        ("internet", "on" if new.internet else "off"),
+        ("machine", new.machine_shape or "no accelerator"),
+        *((kind, name) for kind, names in sources.items() for name in names),
+        ("fetched", "a list of what was recorded, and the submission; the rest stays there"),
+    ]
+    console.show_facts("Planned recording", rows)
+    console.step("nothing was sent, run or written")
+    facts = {"place": place, "notebook": new.ref, "private": new.private, "internet": new.internet}
+    facts |= {"machine": new.machine_shape or None, "sources": sources}
+    console.print_result({"ok": True, "dry_run": True, **facts})
+
+
+def _show_recording(
+    recorded: "RecordedRun", plan: "RecordingPlan", written: tuple[Path, ...], console: Console
+) -> None:
+    from offline_kit.workflow.record_notebook import list_questions, summarize_document
+
+    document = recorded.document
+    slowest = sorted(document["cells"], key=lambda cell: -cell["seconds"])[:_MAX_CELLS]
+    rows = [
+        (cell["cell"], f"{cell['seconds']:.1f} s", format_size(cell["memory"]))
+        for cell in sorted(slowest, key=lambda cell: cell["cell"])
+    ]
+    console.show_table("Longest cells", ("cell", "time", "peak memory"), rows)
+    where = (
+        f"'{recorded.notebook}', version {recorded.version}" if recorded.notebook else str(recorded.folder)
+    )
+    facts = [
+        *summarize_document(document),
+        ("submission", (document["submission"] or {}).get("path", "none")),
+        ("part of the kit", f"{recorded.count} files, {format_size(recorded.size)}, in {where}"),
+    ]
+    console.show_facts(f"Recorded: {plan.source}", facts, style="bold green")
+    questions = list(list_questions(document))
+    for question in questions:
+        console.warn(question)
+    for step, line in zip(plan.adoption.manual_steps, plan.adoption.lines_to_add, strict=True):
+        console.warn(step, hint=line)
+    console.step(f"written: {', '.join(str(path) for path in written)}")
+    console.note(f"next:          offline-kit rehearse{options.typed_settings('project')}")
+    console.print_result(
+        {
+            "ok": True,
+            "dry_run": False,
+            "written": [str(path) for path in written],
+            "questions": questions,
+            **pick(recorded, "id size count notebook version local"),
+            "recording": dict(document),
+        }
+    )
 
 
 def _show_changes(plan: "AdoptionPlan", console: Console) -> None:
