@@ -26,8 +26,8 @@ def shown(folder: Path, mounts: tuple[str, ...], served: dict[str, str] | None =
     for name in (served or {}).values():
         (folder / "kit" / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / "kit" / name).write_text("of the kit")
-    kit = OpenKit(folder / "kit", SessionFolders(inputs=folder / "mounts"))
-    return show_sources(kit, ATTACHED, served or {}, root=folder / "shown")
+    files = {path: folder / "kit" / name for path, name in (served or {}).items()}
+    return show_sources(folder / "mounts", ATTACHED, files, root=folder / "shown")
 
 
 @pytest.mark.parametrize("layout", [NEW, OLD])
@@ -63,15 +63,13 @@ def test_files_of_the_kit_lie_among_them(tmp_path: Path) -> None:
 def test_it_can_be_shown_again(tmp_path: Path) -> None:
     """A second run of the cell finds everything anew."""
     shown(tmp_path, NEW)
-    kit = OpenKit(tmp_path / "kit", SessionFolders(inputs=tmp_path / "mounts"))
-    root = show_sources(kit, ATTACHED, {}, root=tmp_path / "shown")
+    root = show_sources(tmp_path / "mounts", ATTACHED, {}, root=tmp_path / "shown")
     assert (root / "input/plants/file").is_file()
 
 
 def test_a_missing_source_is_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """What is attached and not mounted is said at once, with what to do; the notebook goes on."""
-    kit = OpenKit(tmp_path / "kit", SessionFolders(inputs=tmp_path))
-    show_sources(kit, {"datasets": ["me/maps"]}, {}, root=tmp_path / "shown")
+    show_sources(tmp_path, {"datasets": ["me/maps"]}, {}, root=tmp_path / "shown")
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("note: dataset 'me/maps' is not mounted: attach it")
 

@@ -5,6 +5,7 @@ and imports them, so they import only each other.
 """
 
 from .kit_install import restore_kit as open  # noqa: A004 - read as `offline_kit_runtime.open`
+from .kit_replay import open_recorded
 from .kit_sources import open_adopted
 
-__all__ = ["open", "open_adopted"]
+__all__ = ["open", "open_adopted", "open_recorded"]

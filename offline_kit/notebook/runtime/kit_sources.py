@@ -142,7 +142,7 @@ def _check_unchanged(source: str, folder: Path, matches: list[Path], known_files
 
 
 def show_sources(
-    kit: OpenKit, attached: Mapping[str, Sequence[str]], served: Mapping[str, str], root: Path = SHOWN
+    inputs: Path, attached: Mapping[str, Sequence[str]], served: Mapping[str, Path], root: Path = SHOWN
 ) -> Path:
     """Create the folder of links to every source and kit file, and return it.
 
@@ -153,7 +153,6 @@ def show_sources(
     shutil.rmtree(root, ignore_errors=True)
     for folder in ("input", "working"):
         (root / folder).mkdir(parents=True)
-    inputs = kit.places.inputs
     for group, names in attached.items():
         for name in names:
             real = find_mount(group, name, inputs)
@@ -166,8 +165,8 @@ def show_sources(
     for slug, path in mounted_sources(inputs).items():
         _link_source(root, f"input/{slug}", path)
         _link_source(root, f"input/{path.relative_to(inputs)}", path)
-    for shown_path, name in served.items():
-        _link_source(root, shown_path, kit.folder / name, instead=True)
+    for shown_path, file in served.items():
+        _link_source(root, shown_path, file, instead=True)
     # nltk looks for its data in no folder of the notebook by itself.
     if (root / "working" / "nltk_data").is_dir():
         os.environ["NLTK_DATA"] = str(root / "working" / "nltk_data")
@@ -204,19 +203,19 @@ def lay_out_files(kit: OpenKit, layout: Sequence[tuple[str, str]]) -> None:
         target, source = kit.places.working / target_path, kit.folder / name
         try:
             if name and not source.is_dir():
-                _place_file(source, target)
+                place_file(source, target)
                 continue
             target.mkdir(parents=True, exist_ok=True)
             for path in sorted(source.rglob("*")) if name else ():
                 if path.is_file():
-                    _place_file(path, target / path.relative_to(source))
+                    place_file(path, target / path.relative_to(source))
         except OSError as error:
             print(f"note: cannot make '{target}', as a line of the notebook would have: {error}")
     print(f"made: {', '.join(sorted({target_path for target_path, _ in layout}))}")
 
 
-def _place_file(file: Path, target: Path) -> None:
-    """Copy a file, or link a large one, unless the target exists."""
+def place_file(file: Path, target: Path, mode: int = 0) -> None:
+    """Copy a file, or link a large one, unless the target exists; `mode` 0: executable if it is a script."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.is_symlink() and not target.exists():
         target.unlink()  # of a kit that is gone
@@ -228,7 +227,7 @@ def _place_file(file: Path, target: Path) -> None:
     shutil.copyfile(file, target)
     with target.open("rb") as opened:
         # Kaggle drops the bit that makes a script executable.
-        target.chmod(0o755 if opened.read(2) == b"#!" else 0o644)
+        target.chmod(mode or (0o755 if opened.read(2) == b"#!" else 0o644))
 
 
 def open_adopted(
@@ -246,8 +245,13 @@ def open_adopted(
     kit.install()
     if main:
         alias_main(*main, kit)
-    show_sources(kit, attached, served)
+    show_sources(kit.places.inputs, attached, {path: kit.folder / name for path, name in served.items()})
     if layout:
         lay_out_files(kit, layout)
+    remove_setup_names()
+
+
+def remove_setup_names() -> None:
+    """Remove what the setup cell defined from the notebook."""
     for name in SETUP_NAMES:
         vars(sys.modules["__main__"]).pop(name, None)
