@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -182,25 +182,37 @@ def fetch_wheels(packages: Sequence[Mapping[str, str]], folder: Path, scratch: P
 
 def write_part(folder: Path, packages: Sequence[Mapping[str, str]]) -> str:
     """Write the manifest of `folder`/packages, by which the offline notebook finds and checks it; return its id."""
-    files, outlines = [], []
+    outlines, wheels = [], {}
     for path in sorted((folder / "packages").glob("*.whl")):
-        original, data = f"packages/{path.name}", path.read_bytes()
-        stored = f"packages/{re.sub(r'[^A-Za-z0-9._-]', '_', path.name)}"  # "+" does not survive everywhere
+        original = f"packages/{path.name}"
         outlines.append({"original": original, **outline_wheel(path)})
-        path.rename(folder / stored)
-        digest = hashlib.sha256(data).hexdigest()
-        files.append(
-            {"role": "wheel", "original": original, "stored": stored, "size": len(data), "sha256": digest}
-        )
-    # The same digest as kit.manifest computes.
-    lines = sorted("{original}\0{stored}\0{size}\0{sha256}\n".format(**file) for file in files)
-    part_id = hashlib.sha256("".join(lines).encode()).hexdigest()
-    manifest = {"format": 1, "part": PART, "id": part_id, "files": files}
-    (folder / "offline-kit.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        # "+" does not survive everywhere.
+        wheels[original] = path.rename(path.with_name(re.sub(r"[^A-Za-z0-9._-]", "_", path.name)))
+    part_id = write_manifest(folder, PART, [("wheel", original, path) for original, path in wheels.items()])
     facts = {"format": 1, "packages": list(packages), "wheels": outlines}
     (folder / FACTS).write_text(json.dumps(facts) + "\n", encoding="utf-8")
     total = sum(path.stat().st_size for path in (folder / "packages").iterdir())
-    print(f"wheelhouse: {len(files)} wheels, {total / 1e6:.1f} MB, id {part_id[:12]}")
+    print(f"wheelhouse: {len(wheels)} wheels, {total / 1e6:.1f} MB, id {part_id[:12]}")
+    return part_id
+
+
+def write_manifest(folder: Path, part: str, files: Iterable[tuple[str, str, Path]]) -> str:
+    """Write the manifest of a part, whose files are given as role, original name and path; return the part's id."""
+    entries = []
+    for role, original, path in files:
+        with path.open("rb") as stream:
+            digest = hashlib.sha256()
+            while chunk := stream.read(1 << 22):
+                digest.update(chunk)
+        stored, size = path.relative_to(folder).as_posix(), path.stat().st_size
+        entries.append(
+            {"role": role, "original": original, "stored": stored, "size": size, "sha256": digest.hexdigest()}
+        )
+    # The same digest as kit.manifest computes.
+    lines = sorted("{original}\0{stored}\0{size}\0{sha256}\n".format(**entry) for entry in entries)
+    part_id = hashlib.sha256("".join(lines).encode()).hexdigest()
+    manifest = {"format": 1, "part": part, "id": part_id, "files": entries}
+    (folder / "offline-kit.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     return part_id
 
 

@@ -111,8 +111,9 @@ def count_cells(numbers: Sequence[int], after_cell: Callable[[], object] = lambd
     # Cells that are unknown, as those after the one that failed, are counted on.
     following = itertools.chain(numbers, itertools.count(max(numbers, default=0) + 1))
 
-    def begin_cell(_info: object) -> None:
-        os.environ[CELL] = str(next(following))
+    def begin_cell(info: Any) -> None:
+        if info.store_history:  # not what `%%capture` runs within a cell
+            os.environ[CELL] = str(next(following))
 
     def end_cell(_result: object) -> None:
         after_cell()
@@ -161,6 +162,23 @@ def add_object(source: Path | bytes) -> tuple[str, int]:
                     size += target.write(chunk)
     Path(name).replace(objects / digest.hexdigest())
     return digest.hexdigest(), size
+
+
+def link_object(source: Path) -> tuple[str, int]:
+    """Store a file that nobody writes to any more, if possible without a copy; return its SHA-256 and size."""
+    objects = Path(os.environ[RECORDER]) / "objects"
+    objects.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256()
+    with source.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+    target = objects / digest.hexdigest()
+    if not target.exists():
+        try:
+            os.link(source, target)
+        except OSError:  # on another file system, or of another user
+            shutil.copyfile(source, target)
+    return digest.hexdigest(), target.stat().st_size
 
 
 def write_objects(digests: Iterable[str], folder: Path) -> None:

@@ -113,6 +113,8 @@ HINTS = {
     "for each row that is asked for",
     "predictions-not-finite": "check these rows for an empty cell, an overflow of half precision, or a division by 0",
     "rank-mean-needs-all-rows": 'set `ensemble` to "mean", "weighted" or "vote"',
+    "recording-too-large": "download less in the cells (`allow_patterns`, `local_dir`, one variant of the weights), or attach "
+    "large weights as a dataset or a Kaggle Model; then record again",
     "rows-differ-between-models": "read the test set in a fixed order",
     "sample-submission-not-found": "set `competition` in the configuration; a competition without a sample needs a `function`",
     "sample-without-targets": "write a `function` for this competition",

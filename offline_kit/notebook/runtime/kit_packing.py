@@ -1,0 +1,322 @@
+"""Pack a recorded session as a part of a kit: the document, the bytes of what was fetched, the runtime, the manifest."""
+
+import json
+import os
+import platform
+import re
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from .kit_capture import write_manifest
+from .kit_fetched import PackageRecorder, RepositoryRecorder
+from .kit_recording import (
+    DOCUMENT,
+    LARGE,
+    RECORDER,
+    add_object,
+    link_object,
+    name_path,
+    read_events,
+    redact,
+    write_objects,
+)
+from .kit_runtime import KitError, SessionFolders
+
+PART = "recording"
+"""The name of the part, and of its folder with the document and the objects."""
+MAX_OUTPUT = 20 * 10**9
+"""Bytes that a notebook on Kaggle may leave in its working folder (https://www.kaggle.com/docs/notebooks)."""
+_CREDENTIAL_FILES = {"token", "stored_tokens", "kaggle.json", "access_token", ".netrc", ".env"}
+_TEMPORARY = (".lock", ".incomplete", ".part", ".tmp")
+_SKIPPED_FOLDERS = {
+    ".git",
+    ".locks",
+    "__pycache__",
+    "site-packages",
+    "dist-packages",
+    "node_modules",
+    "proc",
+    "sys",
+}
+_SYSTEM_INSTALLERS = ("apt-get", "apt", "conda", "mamba")
+_CACHE_HOSTS = {"huggingface": ("huggingface.co", "hf.co"), "kagglehub": ("kaggle.com", "googleapis.com")}
+"""Hosts whose files a cache has, whatever client fetched them."""
+_DEPTHS = {"competitions": 2, "datasets": 3, "notebooks": 3, "models": 6}
+"""Folders of a mount below the inputs, by group; in the older layout a mount is one folder."""
+_SHOWN_DEPTH = 4
+_WORD = re.compile(r"[^\s'\"=:;,()\[\]{}|&<>]+")
+
+
+@dataclass
+class RecordedSession:
+    """What is known of a recorded session: how it was started, and what its cells did."""
+
+    source: dict[str, Any]
+    where: str
+    pack_inputs: tuple[str, ...]
+    beside: str
+    tool_version: str
+    cells: list[dict[str, Any]] = field(default_factory=list)
+    code: list[str] = field(default_factory=list)
+    """The sources of the cells that began."""
+    started: float = field(default_factory=time.time)
+    error: dict[str, Any] | None = None
+    finished: bool = False
+
+
+@dataclass(frozen=True)
+class FileToPack:
+    """A file of the session that a replay must have, at the path that the cells know."""
+
+    path: Path
+    shown: Path
+    kind: str
+
+
+def pack_session(
+    session: RecordedSession, packages: PackageRecorder, repositories: RepositoryRecorder
+) -> None:
+    """Write the part into the working folder; raises KitError if it is too large for it."""
+    working, recorder = SessionFolders().working, Path(os.environ[RECORDER])
+    events = read_events(recorder)
+    files = [*_find_cached_files(), *_find_hub_files(session.started), *_find_project_files(session, events)]
+    submission = _find_submission(working)
+    added, build_wheels = packages.collect_packages()
+    mirrors = repositories.collect_repositories()
+    if session.where != "here":
+        _clear_working(working, keep=submission)
+    _check_size(files, recorder / "objects", working, session.where)
+    notes = [*packages.notes, *repositories.notes]
+    document: dict[str, Any] = {
+        "format": 1,
+        "tool_version": session.tool_version,
+        "source": {"name": session.source["name"], "sha256": session.source["sha256"]},
+        "where": session.where,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "finished": session.finished,
+        "error": session.error,
+        "cells": session.cells,
+        "packages": added,
+        "build_wheels": build_wheels,
+        "repositories": mirrors,
+        "files": [_store_file(file, notes) for file in files],
+        "commands": _select(events, "command"),
+        "urls": _select(events, "url"),
+        "inputs": _summarize_inputs(events),
+        "secrets": sorted({event["name"] for event in _select(events, "secret")}),
+        "system_packages": _list_system_packages(_select(events, "command")),
+        "submission": submission and _store_file(FileToPack(submission, submission, "submission"), notes),
+        "notes": notes,
+    }
+    document["unrecorded"] = _list_unrecorded(_select(events, "connect"), document)
+    part_id = _write_part(working, document)
+    size = sum(path.stat().st_size for path in (working / PART).rglob("*") if path.is_file())
+    counts = ", ".join(
+        f"{len(document[key])} {key}" for key in ("packages", "repositories", "files", "urls", "commands")
+    )
+    print(f"recording: {counts}; {size / 1e6:.1f} MB, id {part_id[:12]}", *notes, sep="\nnote: ", flush=True)
+
+
+def _select(events: Iterable[Mapping[str, Any]], kind: str) -> list[dict[str, Any]]:
+    return [{k: v for k, v in event.items() if k != "event"} for event in events if event["event"] == kind]
+
+
+def _walk_files(top: Path) -> Iterator[Path]:
+    """Yield the files below a folder that a replay can use: no locks, no half files, no credentials."""
+    for folder, folders, names in os.walk(top):
+        # The snapshots of a hub are links to its blobs, and are packed as files.
+        skipped = _SKIPPED_FOLDERS | ({"blobs"} if "snapshots" in folders else set())
+        folders[:] = sorted(set(folders) - skipped)
+        for name in sorted(set(names) - _CREDENTIAL_FILES):
+            path = Path(folder) / name
+            if not name.endswith(_TEMPORARY) and path.is_file():
+                yield path
+
+
+def _find_cached_files() -> Iterator[FileToPack]:
+    for path in _walk_files(SessionFolders().scratch / "caches"):
+        yield FileToPack(path, path, "cache")
+
+
+def _find_hub_files(started: float) -> Iterator[FileToPack]:
+    """Yield what a hub's client has downloaded to a folder that a cell names, in place of the cache."""
+    session = SessionFolders()
+    for top in (session.working, Path.home(), Path(tempfile.gettempdir())):
+        for name, folders, _ in os.walk(top):
+            folder = Path(name)
+            if folder in (session.scratch, session.inputs) or (folder != top and folder == session.working):
+                folders.clear()
+            elif folder.name.startswith(("models--", "datasets--", "spaces--")) and "snapshots" in folders:
+                folders.clear()
+                paths = list(_walk_files(folder)) if folder.stat().st_mtime >= started else []
+                yield from (FileToPack(path, path, "hub") for path in paths)
+            folders[:] = [child for child in folders if child not in _SKIPPED_FOLDERS]
+            # huggingface_hub has there, for each file of `local_dir`, the commit and the hash.
+            downloads = folder / ".cache" / "huggingface" / "download"
+            for metadata in downloads.rglob("*.metadata") if ".cache" in folders else ():
+                file = folder / metadata.relative_to(downloads).with_suffix("")
+                yield from (FileToPack(path, path, "hub") for path in (file, metadata) if path.is_file())
+
+
+def _find_project_files(
+    session: RecordedSession, events: Iterable[Mapping[str, Any]]
+) -> Iterator[FileToPack]:
+    """Yield the project's files that were used, and every file of its own inputs that were."""
+    folders = SessionFolders()
+    opened = {event["path"] for event in events if event["event"] == "open"}
+    listed = {event["path"] for event in events if event["event"] == "list"}
+    code = "\n".join(session.code)
+    for mount in session.pack_inputs:
+        top = f"{{input}}/{mount}/"
+        # Programs that are not Python open files unseen. A list of all inputs, as in Kaggle's first cell, means nothing.
+        seen = opened if "{input}" in listed else opened | {f"{path}/" for path in listed}
+        if mount in code or any(path.startswith(top) for path in seen):
+            for path in _walk_files(folders.inputs / mount):
+                yield FileToPack(path, path, "input")
+    words = {_trim_word(word, folders.working) for word in _WORD.findall(code)}
+    shell_words = {
+        _trim_word(word, folders.working) for cell in session.code for word in _list_shell_words(cell)
+    }
+    for path in _walk_files(Path(session.beside)) if session.beside else ():
+        relative = path.relative_to(session.beside)
+        shown = folders.working / relative
+        # The working folder itself is listed by each import.
+        named = {str(relative), relative.name} & words or {
+            str(parent) for parent in relative.parents
+        } & shell_words
+        was_listed = len(relative.parts) > 1 and {name_path(shown.parent), name_path(path.parent)} & listed
+        if named or was_listed or {name_path(shown), name_path(path)} & opened:
+            yield FileToPack(path, shown, "beside")
+
+
+def _trim_word(word: str, working: Path) -> str:
+    return word.removeprefix(f"{working}/").removeprefix("./").rstrip("/")
+
+
+def _list_shell_words(cell: str) -> list[str]:
+    """Return the words of a cell that a shell gets."""
+    lines = cell.splitlines()
+    if not re.match(r"%%(?:bash|sh|script|!)", cell):
+        lines = [line for line in lines if re.match(r"\s*(?:[\w, ]+=\s*)?[!%]", line)]
+    return [word for line in lines for word in _WORD.findall(line) if word != "."]
+
+
+def _find_submission(working: Path) -> Path | None:
+    """Return submission.csv or .parquet, else the newest file of such a name."""
+    paths = [path for path in working.glob("[sS]ubmission*") if path.is_file()]
+    return max(paths, key=lambda path: (path.stem == "submission", path.stat().st_mtime), default=None)
+
+
+def _clear_working(working: Path, keep: Path | None) -> None:
+    """Delete what the cells wrote: the output is the part, and has no room for both in 20 GB and 500 files."""
+    os.chdir(working)
+    for path in working.iterdir():
+        # Kaggle keeps the running notebook there, as __notebook__.ipynb.
+        if path != keep and not path.name.startswith(("_", ".")):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink()
+
+
+def _check_size(files: Iterable[FileToPack], objects: Path, working: Path, where: str) -> None:
+    """Raise KitError, before anything is copied, if the part would not fit into the output."""
+    sizes: Counter[str] = Counter()
+    for path in {file.path.resolve(): file for file in files}.values():
+        sizes["/".join(name_path(path.shown).split("/")[:_SHOWN_DEPTH])] += path.path.stat().st_size
+    sizes["packages, repositories, URLs and commands"] = sum(
+        path.stat().st_size for path in objects.glob("*")
+    )
+    total = sum(sizes.values())
+    details = [f"{size / 1e9:.2f} GB: {name}" for name, size in sizes.most_common(10) if size]
+    free = shutil.disk_usage(working).free
+    limit = free if where == "here" else min(MAX_OUTPUT, free)
+    if total > limit:
+        raise KitError(
+            f"the recording has {total / 1e9:.2f} GB, and the working folder has room for {limit / 1e9:.2f} GB",
+            details,
+            code="recording-too-large",
+        )
+    if total > 10**9:
+        print(f"recording: packing {total / 1e9:.1f} GB", *details, sep="\n  ", flush=True)
+
+
+def _store_file(file: FileToPack, notes: list[str]) -> dict[str, Any]:
+    """Make a file an object, and return how the document names it."""
+    facts = file.path.stat()
+    if file.kind in ("beside", "input") and facts.st_size < LARGE:
+        data = file.path.read_bytes()
+        with suppress(UnicodeDecodeError):
+            if (text := redact(data.decode())).encode() != data:
+                notes.append(f"credentials in '{name_path(file.shown)}' are recorded as ***")
+            data = text.encode()
+        sha256, size = add_object(data)
+    else:
+        sha256, size = link_object(file.path.resolve())
+    stored = {"path": name_path(file.shown), "sha256": sha256, "size": size}
+    mode = {"mode": 0o755} if facts.st_mode & 0o100 and file.kind != "submission" else {}
+    return stored if file.kind == "submission" else {**stored, **mode, "kind": file.kind}
+
+
+def _summarize_inputs(events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return how many files of each mount were opened, and the names of some."""
+    mounts: dict[str, list[str]] = {}
+    for path in sorted({event["path"] for event in events if event["event"] == "open"}):
+        top, *parts = path.split("/")
+        depth = _DEPTHS.get(parts[0], 1) if parts else 0
+        if top == "{input}" and len(parts) > depth:
+            mounts.setdefault("/".join(parts[:depth]), []).append("/".join(parts[depth:]))
+    return [{"mount": mount, "files": len(names), "read": names[:20]} for mount, names in mounts.items()]
+
+
+def _list_system_packages(commands: Iterable[Mapping[str, Any]]) -> list[str]:
+    names: set[str] = set()
+    for words in (command["words"] for command in commands if command["words"][0] in _SYSTEM_INSTALLERS):
+        if "install" in words:
+            names |= {word for word in words[words.index("install") + 1 :] if not word.startswith("-")}
+    return sorted(names)
+
+
+def _list_unrecorded(
+    connects: Iterable[Mapping[str, Any]], document: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Return the hosts that were contacted, and of which nothing was recorded."""
+    urls = [url["key"].split()[1] for url in document["urls"]]
+    urls += [repository["url"] for repository in document["repositories"]]
+    urls += [word for command in document["commands"] for word in command["words"] if "://" in word]
+    hosts = {urlsplit(url).hostname for url in urls}
+    for cache, suffixes in _CACHE_HOSTS.items():
+        if any(file["path"].startswith(f"{{scratch}}/caches/{cache}/") for file in document["files"]):
+            hosts |= {event["host"] for event in connects if event["host"].endswith(suffixes)}
+    unrecorded = {
+        event["host"]: event["cell"] for event in reversed([*connects]) if event["host"] not in hosts
+    }
+    return [{"host": host, "cell": cell} for host, cell in sorted(unrecorded.items())]
+
+
+def _write_part(folder: Path, document: Mapping[str, Any]) -> str:
+    """Write document, objects, runtime and manifest into a folder; return the part's id."""
+    top, runtime = folder / PART, folder / "offline_kit_runtime"
+    for path in (top, runtime):
+        shutil.rmtree(path, ignore_errors=True)
+    top.mkdir(parents=True)
+    digests = re.findall(r'"(?:sha256|output)": "([0-9a-f]{64})"', json.dumps({**document, "source": {}}))
+    write_objects(digests, top)
+    (top / DOCUMENT).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    shutil.copytree(Path(__file__).parent, runtime, ignore=shutil.ignore_patterns("__pycache__"))
+    files = [
+        (role, path.relative_to(folder).as_posix(), path)
+        for role, parent in ((PART, top), ("runtime", runtime))
+        for path in sorted(parent.rglob("*"))
+        if path.is_file()
+    ]
+    return write_manifest(folder, PART, files)
