@@ -9,6 +9,7 @@ in a replay OFFLINE_KIT_REPLAY names the folder of the recording.
 import functools
 import hashlib
 import importlib
+import io
 import itertools
 import json
 import os
@@ -67,13 +68,17 @@ def resolve_path(named: str) -> Path:
     return folder / below if folder else Path(named)
 
 
-def redact(text: str) -> str:
-    """Return a text without credentials: shapes of tokens, users of URLs, keys of queries, values of secret variables."""
+def hide_secrets(text: str) -> str:
+    """Return a text without the shapes of tokens and the values of secret variables."""
     for name, value in os.environ.items():
         if len(value) >= 8 and _SECRET_NAME.search(name):
             text = text.replace(value, "***")
-    text = _CREDENTIALS.sub("", _TOKEN.sub("***", text))
-    return _QUERY.sub(r"\1***", text)
+    return _TOKEN.sub("***", text)
+
+
+def redact(text: str) -> str:
+    """Return a text without credentials: secrets, the users of URLs, the keys of their queries."""
+    return _QUERY.sub(r"\1***", _CREDENTIALS.sub("", hide_secrets(text)))
 
 
 def log_event(kind: str, **facts: Any) -> None:
@@ -145,23 +150,40 @@ def report_miss(kind: str, what: str) -> None:
             stream.write(json.dumps(line) + "\n")
 
 
+class ObjectWriter:
+    """An object of the running recording while its bytes arrive."""
+
+    def __init__(self) -> None:
+        self.folder = Path(os.environ[RECORDER]) / "objects"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=self.folder)
+        self.path, self.stream = Path(name), os.fdopen(descriptor, "wb")
+        self.digest, self.size = hashlib.sha256(), 0
+
+    def write(self, data: bytes) -> None:
+        """Append bytes."""
+        self.digest.update(data)
+        self.size += self.stream.write(data)
+
+    def close(self) -> tuple[str, int]:
+        """Store the object; return its SHA-256 and size."""
+        self.stream.close()
+        self.path.replace(self.folder / self.digest.hexdigest())
+        return self.digest.hexdigest(), self.size
+
+    def discard(self) -> None:
+        """Delete what was written."""
+        self.stream.close()
+        self.path.unlink(missing_ok=True)
+
+
 def add_object(source: Path | bytes) -> tuple[str, int]:
     """Store the bytes of a file in the running recording; return their SHA-256 and number."""
-    objects = Path(os.environ[RECORDER]) / "objects"
-    objects.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=objects)
-    digest, size = hashlib.sha256(), 0
-    with os.fdopen(descriptor, "wb") as target:
-        if isinstance(source, bytes):
-            digest.update(source)
-            size = target.write(source)
-        else:
-            with source.open("rb") as stream:
-                while chunk := stream.read(_CHUNK):
-                    digest.update(chunk)
-                    size += target.write(chunk)
-    Path(name).replace(objects / digest.hexdigest())
-    return digest.hexdigest(), size
+    writer = ObjectWriter()
+    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            writer.write(chunk)
+    return writer.close()
 
 
 def link_object(source: Path) -> tuple[str, int]:
@@ -226,6 +248,16 @@ def open_replay() -> tuple[Mapping[str, Any], RecordedObjects]:
     folder = Path(os.environ[REPLAY])
     document = json.loads((folder / DOCUMENT).read_text(encoding="utf-8"))
     return document, RecordedObjects(folder, SessionFolders().scratch)
+
+
+def count_turn(key: str) -> int:
+    """Return how often the processes of this replay have asked for `key` before."""
+    path = SessionFolders().scratch / "turns" / hashlib.sha256(key.encode()).hexdigest()[:16]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The position after one appended byte is this caller's own, whatever others append.
+    with path.open("ab", buffering=0) as stream:
+        stream.write(b".")
+        return stream.tell() - 1
 
 
 def request_key(method: str, url: str, body: bytes = b"") -> str:

@@ -113,6 +113,7 @@ HINTS = {
     "for each row that is asked for",
     "predictions-not-finite": "check these rows for an empty cell, an overflow of half precision, or a division by 0",
     "rank-mean-needs-all-rows": 'set `ensemble` to "mean", "weighted" or "vote"',
+    "recording-prompted": "replace the question by a value in the cell, or by a secret of Kaggle; then record again",
     "recording-too-large": "download less in the cells (`allow_patterns`, `local_dir`, one variant of the weights), or attach "
     "large weights as a dataset or a Kaggle Model; then record again",
     "rows-differ-between-models": "read the test set in a fixed order",

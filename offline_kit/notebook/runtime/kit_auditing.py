@@ -1,0 +1,147 @@
+"""Events of Python itself in a recorded run: files opened, folders listed, processes started, hosts contacted.
+
+Audit hooks see what no variable and no patched function shows (https://docs.python.org/3/library/audit_events.html).
+Files that libraries open in C (cv2, pyarrow) they do not see.
+"""
+
+import functools
+import os
+import re
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import PurePath
+from typing import Any
+from urllib.parse import urlsplit
+
+from .kit_recording import REPLAY, log_event, name_path, redact, report_miss, root_folders
+from .kit_runtime import KitError
+
+_LOOPBACK = re.compile(r"localhost|.*\.localhost|127\.[\d.]+|::1?|0\.0\.0\.0")
+_NOT_THE_USERS = re.compile(
+    r"[\\/](site-packages|dist-packages|\.ipython|\.jupyter|ipykernel_\w+|\.local[\\/]share[\\/]jupyter)[\\/]"
+)
+handlers: dict[str, Callable[..., None]] = {}
+"""What is called for which event, with the event's arguments."""
+_logged: set[tuple[str, ...]] = set()
+_ports_of_names: set[int] = set()
+_running = threading.local()
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host, maybe with a port, is this machine."""
+    return bool(_LOOPBACK.fullmatch(urlsplit(f"//{host}").hostname or ""))
+
+
+def is_pip() -> bool:
+    """Whether this process is pip."""
+    programs = [PurePath(word).name for word in sys.orig_argv[:4]]
+    return any(re.fullmatch(r"pip[\d.]*|__pip-runner__\.py", program) for program in programs)
+
+
+def start_audit() -> None:
+    """Log files, folders, processes and hosts of this process from now on."""
+    listen("subprocess.Popen", lambda program, words, *_: _log_process(words or [program]))
+    listen("os.exec", lambda program, words, *_: _log_process(words or [program]))
+    listen("os.system", lambda line: _log_process(["/bin/sh", "-c", line]))
+    if not is_pip():  # its files and hosts are those of packages
+        listen("open", _log_open)
+        listen("os.listdir", _log_listing)
+        listen("os.scandir", _log_listing)
+        listen("socket.getaddrinfo", lambda host, port, *_: _log_host(host, port))
+        listen("socket.connect", _log_connection)
+
+
+def report_hosts() -> None:
+    """Report every host that this process of a replay looks up: nothing of it was recorded."""
+    listen("socket.getaddrinfo", lambda host, *_: _log_host(host, 0))
+
+
+def listen(event: str, handler: Callable[..., None]) -> None:
+    """Call `handler` for an audit event."""
+    if not handlers:
+        sys.addaudithook(_dispatch)
+    handlers[event] = handler
+
+
+def _dispatch(event: str, arguments: tuple[Any, ...]) -> None:
+    handler = handlers.get(event)
+    if handler is None or getattr(_running, "handler", None):  # what a handler itself opens is not the user's
+        return
+    _running.handler = handler
+    try:
+        handler(*arguments)
+    except KitError:
+        raise
+    except Exception:  # noqa: BLE001, S110 - an error raised here would end what the program does
+        pass
+    finally:
+        _running.handler = None
+
+
+@functools.cache
+def _watched_folders() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    folders = {name: f"{folder}{os.sep}" for name, folder in root_folders().items()}
+    ignored = (folders.pop("scratch"), *(f"{folder}{os.sep}" for folder in {sys.prefix, sys.base_prefix}))
+    return tuple(folders.values()), ignored
+
+
+def _log_path(event: str, path: Any, **facts: str) -> None:
+    path = os.fsdecode(path)
+    path = path if os.path.isabs(path) else os.path.abspath(path)  # noqa: PTH100, PTH117 - called very often
+    key = (event, path, *facts.values())
+    if key in _logged:
+        return
+    _logged.add(key)
+    path = re.sub(r"__pycache__[\\/](\w+)\.[^\\/]*\.pyc(\.\d+)?$", r"\1.py", os.path.normpath(path))
+    watched, ignored = _watched_folders()
+    if not f"{path}{os.sep}".startswith(watched) or path.startswith(ignored) or _NOT_THE_USERS.search(path):
+        return
+    if os.path.exists(path) or facts.get("mode") == "w":  # noqa: PTH110
+        log_event(event, path=name_path(path), **facts)
+
+
+def _log_open(path: Any, mode: str | None, flags: int) -> None:
+    if not isinstance(path, int):
+        writes = set(mode or "") & set("wax+") or (flags or 0) & (os.O_WRONLY | os.O_RDWR)
+        _log_path("open", path, mode="w" if writes else "r")
+
+
+def _log_listing(path: Any) -> None:
+    if not isinstance(path, int):
+        _log_path("list", path or ".")
+
+
+def _log_process(words: Any) -> None:
+    words = [words] if isinstance(words, (str, bytes)) else words
+    log_event("process", words=[redact(os.fsdecode(word)) for word in words])
+
+
+def _log_connection(_socket: Any, address: Any) -> None:
+    # Where a name was looked up for this port, that name has been logged.
+    if isinstance(address, tuple) and address[1] not in _ports_of_names:
+        _log_host(address[0], address[1], is_name=False)
+
+
+@functools.cache
+def _local_hosts() -> set[str]:
+    proxies = (
+        os.environ.get(name)
+        for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy")
+    )
+    return {urlsplit(proxy).hostname or "" for proxy in proxies if proxy} | {socket.gethostname()}
+
+
+def _log_host(host: Any, port: Any, *, is_name: bool = True) -> None:
+    host = host.decode() if isinstance(host, bytes) else host or "localhost"
+    if is_loopback(host) or host in _local_hosts():
+        return
+    if is_name:
+        _ports_of_names.add(port)
+    if ("connect", host) in _logged:
+        return
+    _logged.add(("connect", host))
+    log_event("connect", host=host, port=port)
+    if REPLAY in os.environ:
+        report_miss("host", host)
