@@ -46,6 +46,8 @@ from offline_kit.workflow.pipeline import RehearsalOptions
 PLACES = ("here", *KAGGLES)
 SUFFIX = " recorder"
 DOCUMENT = f"{recording.PART}/{kit_recording.DOCUMENT}"
+_LIMITS = ("time-limit-reached", "memory-limit-reached", "kernel-died")
+_PROGRESS = "recording: "  # begins the lines that the recorder prints after each cell
 _BESIDE = "/rehearsal/project"
 _TIMEOUT = 12 * 3600.0  # of a session on Kaggle: https://www.kaggle.com/docs/notebooks
 _MAX_RUNS = 3  # each with the packages of the image that pip had to bring to the one before
@@ -268,9 +270,15 @@ def _run_here(
         current=options.env == "current",
     )
 
+    def say_progress(line: str) -> None:
+        if line.startswith(_PROGRESS):
+            report.step(line.strip())
+
     def run_with_kernel(setup: KernelSetup) -> KernelRun:
         files.remove_path(box)
-        return execution.run_notebook(replace(environment, kernel=setup), runner, box, report=report)
+        return execution.run_notebook(
+            replace(environment, kernel=setup), runner, box, say=say_progress, report=report
+        )
 
     report.step(f"recording '{plan.source}' in {runner.kind}: it runs with the internet on")
     setup, more = environment.kernel, set[str]()
@@ -366,7 +374,7 @@ def _explain_failure(problem: ProjectError, plan: RecordingPlan) -> ProjectError
             "recording-no-network",
             "check the network, and the variables of a proxy; then record again",
         )
-    elif code in ("cell-failed", "script-failed", "notebook-failed", "notebook-run-failed"):
+    elif not code.startswith("recording-") and code not in _LIMITS:
         code, hint = "recording-failed", "fix it, then record again with the same command"
     return ProjectError(problem.what, code=code, hint=hint, details=problem.details)
 

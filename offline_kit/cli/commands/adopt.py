@@ -192,7 +192,7 @@ def _show_recording(
     document = recorded.document
     slowest = sorted(document["cells"], key=lambda cell: -cell["seconds"])[:_MAX_CELLS]
     rows = [
-        (cell["cell"], f"{cell['seconds']:.1f} s", format_size(cell["memory"]))
+        (str(cell["cell"]), f"{cell['seconds']:.1f} s", format_size(cell["memory"]))
         for cell in sorted(slowest, key=lambda cell: cell["cell"])
     ]
     console.show_table("Longest cells", ("cell", "time", "peak memory"), rows)
