@@ -5,7 +5,8 @@ and imports them, so they import only each other.
 """
 
 from .kit_install import restore_kit as open  # noqa: A004 - read as `offline_kit_runtime.open`
+from .kit_recorder import finish_recording, start_recording
 from .kit_replay import open_recorded
 from .kit_sources import open_adopted
 
-__all__ = ["open", "open_adopted", "open_recorded"]
+__all__ = ["finish_recording", "open", "open_adopted", "open_recorded", "start_recording"]

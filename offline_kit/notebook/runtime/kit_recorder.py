@@ -87,6 +87,10 @@ class SessionRecorder:
             "GIT_TRACE2_REDACT": "0",
         }
         redirect_caches()
+        working = SessionFolders().working
+        for path in Path(self.session.beside).iterdir() if self.session.beside else ():
+            if not os.path.lexists(working / path.name):
+                (working / path.name).symlink_to(path)
         install_hooks(self.scratch)
         activate_hooks()
         self.packages = PackageRecorder(self.folder, plain_environ)
