@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from offline_kit.adopt import inspection, script_setup, shell
+from offline_kit.adopt import inspection, recorded_cells, recording, script_setup, shell
 from offline_kit.adopt.findings import Adoption, AttachedSources, ExternalNeed, NeedKind, Outcome
 from offline_kit.core.errors import ProjectError, UsageError
 from offline_kit.core.report import SILENT, Reporter
@@ -35,8 +35,12 @@ def render_notebook(
     if not settings.source:
         return rendering.render_notebook(kit, settings, image, target, report=report)
     report.step(f"Adopting '{settings.source}'")
-    adoption = _inspect_source(settings, target, image)
-    _check_adoption(adoption, kit, image, settings.source, report)
+    recorded = recording.find_recorded(target.project, settings.source)
+    if recorded:
+        adoption = recorded_cells.read_recorded(recorded, list_attached(settings, target.competition))
+    else:
+        adoption = _inspect_source(settings, target, image)
+        _check_adoption(adoption, kit, image, settings.source, report)
     sources = adoption.sources  # with those that the notebook attaches
     settings = replace(
         settings,
@@ -48,7 +52,9 @@ def render_notebook(
     )
     metadata = rendering.kernel_metadata(kit, settings, image, target)
     variables = rendering.template_facts(kit, settings, image, target, metadata["title"])
-    variables |= {"adopted": _template_facts(adoption, kit)}
+    variables |= {"adopted": _template_facts(adoption, kit), "recorded": recorded}
+    if recorded:
+        variables["packages"] = [f"{pin.name} {pin.version}" for pin in recorded.make_freeze(image).pins]
     script = scripts.fill_template(settings.template, target.project, variables)
     if adoption.is_script:
         # As Python reads it, and Kaggle's client sends it: with ends of lines of one kind.
@@ -64,7 +70,7 @@ def check_notebook(
 ) -> None:
     """Raise what `render_notebook` would raise for every kit; `weights`: the kit will contain checkpoints."""
     rendering.check_rendering(settings, image, target, weights=weights)
-    if settings.source:
+    if settings.source and not recording.find_recorded(target.project, settings.source):
         _inspect_source(settings, target, image)
 
 

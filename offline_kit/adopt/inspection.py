@@ -84,7 +84,7 @@ def inspect_notebook(
     notebook.resolved += _resolve_metadata(metadata)
     if path.suffix == ".py":
         _remove_old_setup(notebook)
-    changed = tuple(_apply_edits(cell, notebook.edits) for cell in cells)
+    changed = tuple(apply_edits(cell, notebook.edits) for cell in cells)
     notebook.resolved += _find_written_secrets(cells, changed)
     if path.suffix == ".py":
         notebook.resolved = [replace(need, in_script=True) for need in notebook.resolved]
@@ -193,7 +193,7 @@ def _resolve_metadata(metadata: NotebookMetadata) -> Iterator[ExternalNeed]:
             yield make_need(f"{kind}_sources").resolve(Outcome.SOURCE, f"{kind} {name}")
 
 
-def _apply_edits(cell: NotebookCell, edits: Iterable[CellEdit]) -> str:
+def apply_edits(cell: NotebookCell, edits: Iterable[CellEdit]) -> str:
     """Return the edited text; of overlapping edits, the one that starts first and ends last wins."""
     source, parts, position = cell.source, list[str](), 0
     own = {edit for edit in edits if edit.cell == cell.number}

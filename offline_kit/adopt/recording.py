@@ -17,8 +17,10 @@ from offline_kit.core import files
 from offline_kit.core.errors import ProjectError
 from offline_kit.kit import manifest
 from offline_kit.notebook.runtime import kit_recording
+from offline_kit.project.images import Image
 from offline_kit.project.kaggle_names import MARKER
-from offline_kit.project.types import FileEntry, KitPart, OutputPart
+from offline_kit.project.package_lists import normalize_name
+from offline_kit.project.types import Fate, FileEntry, Freeze, KitPart, OutputPart, Pin
 
 RECORD = "offline-kit.recording.json"
 PART = "recording"  # the name of the part as a recorder writes it
@@ -94,6 +96,35 @@ class RecordedRun:
             )
         return part
 
+    def read_document(self) -> dict[str, Any]:
+        """Return the whole document, with every file; raises ProjectError if it is not on this machine, or invalid."""
+        return _read_document(self.folder / PART / kit_recording.DOCUMENT)
+
+    def make_freeze(self, image: Image) -> Freeze:
+        """Return what the run installed, as the pins of a kit."""
+        pins = [
+            Pin(
+                name=normalize_name(package["name"]),
+                version=package["version"],
+                fate=Fate.BUNDLED,
+                reason="recorded",
+                asked_by=(f"cell {package['cell']}" if package["cell"] else self.source,),
+                replaces=package["replaces"],
+            )
+            for package in self.document["packages"]
+        ]
+        pins.sort(key=lambda pin: pin.name)
+        lines = [f"# recorded by offline-kit: {self.source}", *(f"{pin.name}=={pin.version}" for pin in pins)]
+        return Freeze(
+            image=image.name,
+            python=image.python,
+            engine="recorder",
+            cutoff="",
+            input_hash=self.id,
+            pins=tuple(pins),
+            text="\n".join(lines) + "\n",
+        )
+
     def describe_change(self) -> str:
         """Return how the notebook differs from the recorded one; "" if it does not."""
         recorded = self.document["source"]["sha256"]
@@ -113,10 +144,21 @@ def recording_folder(project: Path) -> Path:
 
 
 def describe_source(project: Path, source: str) -> dict[str, Any]:
-    """Return a notebook or script as a recording names it: its name, a digest of its cells, the numbers of code cells."""
+    """Return a notebook or script as a recording names it: its name, a digest of its cells, the cells that run.
+
+    "cells" and "may_fail" are numbers. nbclient skips blank cells and those with a tag, and runs on after those with
+    another one (https://github.com/jupyter/nbclient/blob/main/nbclient/client.py).
+    """
     cells = notebook_metadata.read_cells(project / source)
     digest = hashlib.sha256(json.dumps([cell.source for cell in cells]).encode()).hexdigest()
-    return {"name": source, "sha256": digest, "cells": [c.number for c in cells if c.kind == "code"]}
+    tags = {cell.number: (cell.node.get("metadata") or {}).get("tags") or () for cell in cells}
+    runs = [c.number for c in cells if c.kind == "code" and c.source.strip()]
+    return {
+        "name": source,
+        "sha256": digest,
+        "cells": [number for number in runs if "skip-execution" not in tags[number]],
+        "may_fail": [number for number in runs if "raises-exception" in tags[number]],
+    }
 
 
 def write_record(project: Path, *, notebook: str = "", version: int = 0, local: bool = False) -> RecordedRun:

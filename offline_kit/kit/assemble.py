@@ -51,9 +51,9 @@ def assemble_kit(
         files.sweep_stages(final)
     # Texts before anything is written: wrong settings of the notebook must not cost the old kit.
     layout, kit, texts = _plan_kit(contents, folder, also)
-    if not contents.checkpoints and not by_function:
+    if not contents.checkpoints and not by_function and not contents.recorded:
         report.note("the kit holds no checkpoints; add yours with 'checkpoints' or -c")
-    for part in kit.parts:
+    for part in (part for part in kit.parts if part.name not in manifest.OUTPUT_PARTS):
         size = sum(entry.size for entry in part.entries)
         for warning in check_dataset_limits(len(part.entries) + 1, size):
             report.warn(f"the dataset '{part.name}': {warning}")

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from offline_kit.core.errors import ProjectError
@@ -12,6 +12,7 @@ from offline_kit.project.images import Image
 from offline_kit.project.types import (
     Checkpoint,
     Fate,
+    FileEntry,
     Finding,
     Freeze,
     KitPart,
@@ -43,6 +44,9 @@ class KitContents:
     split: bool = False  # whether packages, code and checkpoints each have a dataset of their own
     grouped: bool = False  # whether each large checkpoint of a split kit has a dataset of its own
     remote_parts: tuple[KitPart, ...] = ()  # existing parts on Kaggle; their wheels here hold metadata only
+    recorded: tuple[
+        tuple[FileEntry, Path], ...
+    ] = ()  # the files of a recording, which are then all of the kit
 
 
 def render_plan(contents: KitContents) -> str:

@@ -67,8 +67,11 @@ def arrange_files(contents: KitContents) -> KitLayout:
     # What stays on Kaggle keeps the stored names that it has there
     stored = map_safe_paths(files.keys() - remote)
     entries = [replace(files[name][0], stored=stored_name) for name, stored_name in stored.items()]
-    parts = _split_parts(entries, contents) if contents.split else [manifest.make_part("kit", entries)]
-    parts += contents.remote_parts
+    parts = [*contents.remote_parts]
+    if contents.split:
+        parts += _split_parts(entries, contents)
+    elif entries:
+        parts.append(manifest.make_part("kit", entries))
     return KitLayout(
         parts=tuple(sorted(parts, key=lambda part: part.name)),
         sources={name: source for name, (_, source) in files.items()},
@@ -100,6 +103,13 @@ def _split_parts(entries: Sequence[FileEntry], contents: KitContents) -> list[Ki
 
 def _list_files(contents: KitContents) -> Iterator[tuple[FileEntry, Source]]:
     """Yield all files of a kit; their stored names are not known yet."""
+    if contents.recorded:
+        for entry, path in contents.recorded:
+            # One that stays on Kaggle brings the runtime that recorded it, any other one that of this version.
+            if entry.role is Role.RECORDING or contents.remote_parts:
+                yield replace(entry, stored=""), path
+        yield from () if contents.remote_parts else list_runtime_files()
+        return
     plan = install_plan.render_plan(contents).encode()
     yield _make_entry(Role.LOCK, PLAN, len(plan), hashlib.sha256(plan).hexdigest()), plan
     yield from list_runtime_files()

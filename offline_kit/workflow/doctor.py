@@ -11,6 +11,8 @@ from enum import StrEnum
 from functools import cached_property, partial
 from pathlib import Path
 
+from offline_kit.adopt import recording
+from offline_kit.adopt.recording import RecordedRun
 from offline_kit.core import files, interpreters, processes, sandbox
 from offline_kit.core.errors import OfflineKitError, UsageError
 from offline_kit.core.redaction import redact_urls
@@ -70,6 +72,11 @@ class CheckContext:
     def image(self) -> Image:
         """The configured image; raises for one that is not known."""
         return resolved_project.configured_image(self.config)
+
+    @cached_property
+    def recorded(self) -> RecordedRun | None:
+        """The recorded run of the notebook, if there is one; raises for a record that is damaged."""
+        return recording.find_recorded(self.folder, self.config.notebook.source)
 
     @cached_property
     def project(self) -> resolved_project.ResolvedProject:
@@ -208,6 +215,11 @@ def _check_notebook(context: CheckContext) -> CheckResult:
     config, settings = context.config, context.config.notebook
     context.project.check_notebook()
     subject = f"adopted from '{settings.source}'"
+    if recorded := context.recorded:
+        # Raises if the recording is not on this machine, or damaged.
+        subject = f"recorded from '{settings.source}', {files.format_size(sum(e.size for e in recorded.part.entries))}"
+        if change := recorded.describe_change():
+            return _warn(change, f"record it again: {recorded.rebuild_command}")
     if not settings.source:
         if config.checkpoints and settings.template == "plain" and settings.automatic:
             try:
@@ -366,6 +378,7 @@ class Check:
     title: str
     run: Callable[[CheckContext], CheckResult]  # what it raises is a failure
     needs: str = ""  # "config" or "image", which needs the former: skipped without
+    of_contents: bool = False  # about what goes into a kit: skipped if a recording does instead
     online: bool = False  # skipped unless the network may be used
 
 
@@ -376,11 +389,11 @@ CHECKS = (
     Check(code="K104", title="disk", run=_check_disk),
     Check(code="K201", title="configuration", run=_check_configuration),
     Check(code="K202", title="image", run=_check_image, needs="config"),
-    Check(code="K203", title="requirements", run=_check_requirements, needs="image"),
-    Check(code="K204", title="checkpoints", run=_check_checkpoints, needs="image"),
+    Check(code="K203", title="requirements", run=_check_requirements, needs="image", of_contents=True),
+    Check(code="K204", title="checkpoints", run=_check_checkpoints, needs="image", of_contents=True),
     Check(code="K205", title="notebook", run=_check_notebook, needs="image"),
-    Check(code="K206", title="freeze", run=_check_freeze, needs="image"),
-    Check(code="K207", title="own code", run=_check_own_code, needs="image"),
+    Check(code="K206", title="freeze", run=_check_freeze, needs="image", of_contents=True),
+    Check(code="K207", title="own code", run=_check_own_code, needs="image", of_contents=True),
     Check(code="K301", title="package index", run=_check_index, online=True),
     Check(code="K302", title="Kaggle's credentials", run=_check_credentials),
 )  # a new check is a function above, a line here with the next free code, and a test
@@ -417,6 +430,8 @@ def _run_check(check: Check, context: CheckContext) -> CheckResult:
         except OfflineKitError:  # K201 or K202 says why
             return _skip(reason)
     try:
+        if check.of_contents and context.recorded:
+            return _skip(f"'{context.recorded.source}' was recorded: its recording is the kit")
         return check.run(context)
     except OfflineKitError as error:
         return _fail(error.what, error.hint, *error.details)

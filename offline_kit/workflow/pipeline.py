@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from offline_kit.adopt import recording
+from offline_kit.adopt.recording import RecordedRun
 from offline_kit.checkpoints import code_downloads
 from offline_kit.checkpoints import discovery as checkpoints
 from offline_kit.core import files
@@ -77,6 +79,8 @@ def plan_build(config: Config, *, upgrade: bool = False, report: Reporter = SILE
     """Freeze and inspect the checkpoints, writing nothing; raises what a build would up to there."""
     check_project(config)
     project = resolve_project(config, report)
+    if project.recorded:
+        return BuildPlan(project=project, freeze=project.recorded.make_freeze(project.image))
     freeze, _ = _freeze(project, upgrade=upgrade, keep=False)
     return BuildPlan(project=project, freeze=freeze)
 
@@ -86,7 +90,7 @@ def build_kit(config: Config, *, upgrade: bool = False, report: Reporter = SILEN
     began = time.monotonic()
     check_project(config)
     files.sweep_temporary_folders()  # what killed builds left behind
-    project = resolve_project(config, report)
+    project, given = resolve_project(config, report), config
     config = project.config
     with files.hold_lock(files.make_ignored_folder(config.out.parent) / f".{config.out.name}.lock"):
         contents = _gather_contents(project, upgrade=upgrade, keep=True)
@@ -117,6 +121,7 @@ def build_kit(config: Config, *, upgrade: bool = False, report: Reporter = SILEN
             *model_files.check_trained_versions(project.models, contents.freeze),
             *cuda_abi.check_cuda_abi(wheels, project.image, config.accelerator),
             *check_code(config, contents.own, contents.checkpoints, bundled),
+            *(_check_recorded(given, project.recorded) if project.recorded else ()),
         ),
         seconds=time.monotonic() - began,
     )
@@ -153,6 +158,26 @@ def check_project(config: Config) -> None:
             f"there is no project in '{config.project}': no configuration, requirements or checkpoints",
             code="project-not-found",
             hint="change to the project's folder or name it, or start one with 'offline-kit init'",
+        )
+
+
+def _check_recorded(config: Config, recorded: RecordedRun) -> Iterator[Finding]:
+    """Yield what of the project the recording does not know."""
+    record = f"record it again: {recorded.rebuild_command}"
+    if change := recorded.describe_change():
+        what = f"{change}: what its new lines fetch is missing offline"
+        yield Finding(severity=Severity.WARN, about=recorded.source, what=what, remedy=record)
+    detected = {config.project / name for name in ("requirements.in", "requirements.txt")}
+    unused = [
+        key for key in resolved_project.CONTENT_KEYS if {*getattr(config, key)} - detected - {config.project}
+    ]
+    if unused:
+        what = f"is recorded: {', '.join(map(repr, unused))} of the configuration {'is' if len(unused) == 1 else 'are'} not used"
+        yield Finding(
+            severity=Severity.WARN,
+            about=recorded.source,
+            what=what,
+            remedy=f"remove it, or '{recording.RECORD}'",
         )
 
 
@@ -214,7 +239,11 @@ def _check_runtime(kit: Kit) -> None:
         for entry in part.entries
         if entry.role is Role.RUNTIME
     }
-    if runtime != {entry.original: entry.sha256 for entry, _ in kit_layout.list_runtime_files()}:
+    # A recording that stays on Kaggle keeps the runtime that recorded it.
+    is_output = all(part.name in manifest.OUTPUT_PARTS for part in kit.parts)
+    if not is_output and runtime != {
+        entry.original: entry.sha256 for entry, _ in kit_layout.list_runtime_files()
+    }:
         raise ProjectError(
             f"the kit in '{kit.folder}' was built by another version of offline-kit",
             hint="build it again with 'offline-kit build', which renders the notebook too",
@@ -224,6 +253,8 @@ def _check_runtime(kit: Kit) -> None:
 
 def _gather_contents(project: ResolvedProject, *, upgrade: bool, keep: bool) -> assemble.KitContents:
     """Return what goes into the kit; packages are downloaded, or built, or only listed if Kaggle has them."""
+    if project.recorded:
+        return _gather_recorded(project, project.recorded)
     config, models, report = project.config, project.models, project.report
     upload_secrets.check_own_files(config, project.own, (*models.checkpoints, *models.preprocessing), report)
     if remote := project.wheelhouse:
@@ -257,6 +288,19 @@ def _gather_contents(project: ResolvedProject, *, upgrade: bool, keep: bool) -> 
         split=is_split(config, models.checkpoints),
         grouped=not config.publish_model,
         remote_parts=(remote.part,) if remote and remote.part.entries else (),
+    )
+
+
+def _gather_recorded(project: ResolvedProject, recorded: RecordedRun) -> assemble.KitContents:
+    """Return the recording as the contents of a kit; raises ProjectError if it is damaged, or has a secret in it."""
+    part = recorded.part
+    if not recorded.notebook:
+        upload_secrets.check_recorded(project.config, recorded, project.report)
+    return assemble.KitContents(
+        freeze=recorded.make_freeze(project.image),
+        image=project.image,
+        recorded=tuple((entry, recorded.folder / entry.stored) for entry in part.entries),
+        remote_parts=(part,) if recorded.notebook else (),
     )
 
 

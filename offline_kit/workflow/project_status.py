@@ -3,11 +3,12 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from offline_kit.adopt.recording import RecordedRun
 from offline_kit.core import files
 from offline_kit.core.errors import OfflineKitError, ProjectError
 from offline_kit.kaggle.push import kit_parts
 from offline_kit.kaggle.push.notebook_equality import find_all_differences
-from offline_kit.kit import layout
+from offline_kit.kit import layout, manifest
 from offline_kit.notebook import rendering as notebook
 from offline_kit.packages.freeze import freeze as freezing
 from offline_kit.project.config import Config
@@ -123,6 +124,8 @@ def _list_changes(
     for source in own.sources:
         current[f"code/{source.original}"] = (source.original, files.sha256_of(source.path))
     yield from _compare_files(kit, current)
+    if project.recorded and not _is_same_recording(project.recorded, kit):
+        yield "the recording changed"
     kit_hashes = {entry.sha256 for part in kit.parts for entry in part.entries}
     packages += tuple(wheel.name for wheel in own.wheels if wheel.sha256 not in kit_hashes)
     yield from (f"the package '{name}' changed" for name in packages)
@@ -150,11 +153,22 @@ def _compare_files(kit: Kit, current: dict[str, tuple[str, str]]) -> Iterator[st
             yield f"'{current[name][0]}' changed"
 
 
+def _is_same_recording(recorded: RecordedRun, kit: Kit) -> bool:
+    kit_entries = [entry for part in kit.parts for entry in part.entries]
+    before, now = (
+        {(entry.original, entry.sha256) for entry in entries if entry.role is Role.RECORDING}
+        for entries in (kit_entries, recorded.part.entries)
+    )
+    return before == now and [part.name in manifest.OUTPUT_PARTS for part in kit.parts] == [
+        bool(recorded.notebook)
+    ]
+
+
 def _is_same_freeze(
     project: resolved_project.ResolvedProject, own: OwnCode, kit: Kit, freeze: Freeze | None
 ) -> bool:
-    if project.wheelhouse:
-        return True  # frozen on Kaggle: a build compares the requests
+    if project.wheelhouse or project.recorded:
+        return True  # frozen on Kaggle: a build compares the requests; a recording is compared as a whole
     try:
         text = (kit.folder / "requirements.txt").read_text(encoding="utf-8")
         if freeze:

@@ -3,8 +3,10 @@
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from offline_kit.adopt import adopted_notebook
+from offline_kit.adopt import adopted_notebook, recording
+from offline_kit.adopt.recording import RecordedRun
 from offline_kit.checkpoints import main_aliases
 from offline_kit.core import files, processes
 from offline_kit.core.report import SILENT, Reporter
@@ -20,6 +22,11 @@ from offline_kit.project.config import Config
 from offline_kit.project.types import Finding, Kit, OwnCode
 from offline_kit.workflow import model_files, part_locations, remote_wheelhouse
 
+CONTENT_KEYS: tuple[str, ...] = (
+    *("requirements", "locks", "extras", "groups", "packages", "modules", "checkpoints", "preprocessing"),
+)
+"""Keys of the configuration that say what goes into a kit; a recording takes their place."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedProject:
@@ -30,6 +37,7 @@ class ResolvedProject:
     settings: pip_settings.IndexSettings
     cache: Path
     wheelhouse: remote_wheelhouse.RemoteWheelhouse | None  # if the packages were made on Kaggle
+    recorded: RecordedRun | None  # if the notebook was recorded: then nothing else goes into the kit
     report: Reporter
 
     @cached_property
@@ -52,6 +60,8 @@ class ResolvedProject:
         return self._collect_own_code(build=False)
 
     def _collect_own_code(self, *, build: bool) -> tuple[OwnCode, tuple[str, ...]]:
+        if self.recorded:
+            return OwnCode(), ()
         return own_code.collect_own_code(
             self.given.project,
             self.given.packages,
@@ -103,8 +113,18 @@ class ResolvedProject:
 def resolve_project(config: Config, report: Reporter = SILENT, *, chained: bool = True) -> ResolvedProject:
     """Find image, index settings and cache of a project; not `chained`: never the image that was captured."""
     cache = files.make_folder(files.cache_dir())
+    recorded = recording.find_recorded(config.project, config.notebook.source) if chained else None
+    if recorded:
+        # None of it is read: what a build would do with it could not be told from what the recording does.
+        unset: dict[str, Any] = {
+            "project_dependencies": False,
+            "main_from": None,
+            "publish_model": "",
+            "parts": "",
+        }
+        config = replace(config, **unset | dict.fromkeys(CONTENT_KEYS, ()))
     # A record without its wheelhouse is an error: a build here could be of other versions.
-    record = remote_wheelhouse.read_record(config.project) if chained else None
+    record = remote_wheelhouse.read_record(config.project) if chained and not recorded else None
     wheelhouse = remote_wheelhouse.load_wheelhouse(record, cache) if record else None
     return ResolvedProject(
         given=config,
@@ -112,6 +132,7 @@ def resolve_project(config: Config, report: Reporter = SILENT, *, chained: bool 
         settings=pip_settings.read_pip_settings(processes.copy_environment()),
         cache=cache,
         wheelhouse=wheelhouse,
+        recorded=recorded,
         report=report,
     )
 

@@ -8,14 +8,17 @@ are credentials by their names.
 import codecs
 import json
 import re
+import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
+from offline_kit.adopt.recording import PART, RecordedRun
 from offline_kit.checkpoints.pickle_scan import is_trusted
 from offline_kit.core.errors import ProjectError
 from offline_kit.core.redaction import Secret, find_secrets
 from offline_kit.core.report import Reporter
+from offline_kit.notebook.runtime.kit_recording import RecordedObjects
 from offline_kit.project.config import Config
 from offline_kit.project.types import Checkpoint, Freeze, OwnCode
 
@@ -51,6 +54,19 @@ def check_given(config: Config, freeze: Freeze, report: Reporter) -> None:
     for name, path in sorted(wheels.items()):
         for member, data in _read_wheel(path):
             secrets |= _find_in_bytes(f"{name}/{member}", data)
+    _raise_for_secrets(config, secrets, report)
+
+
+def check_recorded(config: Config, recorded: RecordedRun, report: Reporter) -> None:
+    """Raise the same for the files of a recording: credentials by their names, and texts of the project's own."""
+    secrets: Secrets = {}
+    with tempfile.TemporaryDirectory(prefix="offline-kit-") as scratch:
+        objects = RecordedObjects(recorded.folder / PART, Path(scratch))
+        for file in recorded.read_document()["files"]:
+            name = re.sub(r"^\{\w+\}/", "", file["path"])  # {working}/config.yaml
+            is_own_text = file["kind"] == "beside" and file["size"] <= _LARGEST
+            data = objects.find_object(file["sha256"]).read_bytes() if is_own_text else b"-"
+            secrets |= _find_in_bytes(name, data)
     _raise_for_secrets(config, secrets, report)
 
 

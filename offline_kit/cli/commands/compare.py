@@ -95,7 +95,7 @@ def _show_contents(kit: "Kit", console: Console) -> None:
         (str(entry.role), entry.original, format_size(entry.size))
         for part in kit.parts
         for entry in part.entries
-        if entry.role not in (Role.BUILD, Role.LOCK, Role.RUNTIME)
+        if entry.role not in (Role.BUILD, Role.LOCK, Role.RUNTIME, Role.RECORDING)
     ]
     console.show_table(f"Kit {kit.id[:12]}", ("for", "file", "size"), rows)
 
