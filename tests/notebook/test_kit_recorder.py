@@ -151,3 +151,100 @@ def test_a_script_is_packed_when_it_ends(session: Session, end: str, error: str 
     assert [cell["cell"] for cell in document["cells"]] == [0]
     assert document["finished"] is (error is None)
     assert document["error"] == (error and {"cell": 0, "message": error})
+
+
+def test_project_files_that_are_used_are_packed(session: Session) -> None:
+    """Opened by Python, named in code, or in a folder that a shell gets: packed at the path the cells know; others not."""
+    project = session.folder / "project"
+    for name in (
+        "opened.txt",
+        "sub/listed/a.txt",
+        "config.yaml",
+        "tool.sh",
+        "shell/deep/b.txt",
+        "unused.txt",
+    ):
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        (project / name).write_text(name)
+    (project / "helper.py").write_text("VALUE = 3")
+    (project / "tool.sh").chmod(0o755)
+    (project / "submission.csv").write_text("old")
+    os.utime(project / "submission.csv", (0, 0))
+    session.beside = str(project)
+    document = session.record(
+        """
+        import os, helper
+        open("opened.txt").read(), os.listdir("sub/listed")
+        open("opened.txt", "a").write("!")
+        config = "./config.yaml"
+        """,
+        "!cp -r shell copied && ./tool.sh",
+    )
+    assert {file["path"] for file in document["files"]} == {
+        f"{{working}}/{name}"
+        for name in (
+            "opened.txt",
+            "sub/listed/a.txt",
+            "config.yaml",
+            "tool.sh",
+            "shell/deep/b.txt",
+            "helper.py",
+        )
+    }
+    assert [file["path"] for file in document["files"] if "mode" in file] == ["{working}/tool.sh"]
+    assert session.read_object(document["files"][1]["sha256"]) == b"VALUE = 3"
+    assert {file["kind"] for file in document["files"]} == {"beside"}
+    assert document["submission"] is None
+    assert (project / "opened.txt").read_text() == "opened.txt"
+
+
+def test_credentials_are_not_recorded(session: Session) -> None:
+    """Neither the files of a client's login nor a token in a project's file, nor one in an error."""
+    token = "hf_" + "a1B2" * 8
+    session.beside = str(session.folder / "project")
+    Path(session.beside).mkdir()
+    (Path(session.beside) / "config.py").write_text(f"TOKEN = {token!r}\n")
+    (Path(session.beside) / "kaggle.json").write_text(json.dumps({"key": "0123456789abcdef"}))
+    document = session.record(
+        f"""
+        import os, config
+        for name in ("token", "model/config.json"):
+            path = os.path.join(os.environ["HF_HOME"], name)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            open(path, "w").write({token!r})
+        open("kaggle.json", "w").close()
+        raise ValueError(config.TOKEN)
+        """,
+    )
+    assert {file["path"].rpartition("/")[2] for file in document["files"]} == {"config.py", "config.json"}
+    config = next(file for file in document["files"] if file["kind"] == "beside")
+    assert session.read_object(config["sha256"]) == b"TOKEN = '***'\n"
+    assert len(document["notes"]) == 1
+    assert document["error"] == {"cell": 1, "message": "ValueError: ***"}
+
+
+def test_an_own_input_is_packed_whole_if_it_is_used(session: Session) -> None:
+    """Readers in C are not seen; a list of all inputs, as in Kaggle's first cell, is no use."""
+    for name in ("weights/a.bin", "weights/deep/b.bin", "other/c.bin", "datasets/me/maps/d.csv"):
+        (session.folder / "input" / name).parent.mkdir(parents=True, exist_ok=True)
+        (session.folder / "input" / name).write_text(name)
+    session.pack_inputs = ["weights", "other"]
+    document = session.record(
+        """
+        import os
+        for folder, _, names in os.walk(os.environ["OFFLINE_KIT_INPUT"]):
+            print(folder, names)
+        """,
+        """
+        top = os.environ["OFFLINE_KIT_INPUT"] + "/"
+        open(top + "weights/a.bin").read(), open(top + "datasets/me/maps/d.csv").read()
+        """,
+    )
+    assert [(file["path"], file["kind"]) for file in document["files"]] == [
+        ("{input}/weights/a.bin", "input"),
+        ("{input}/weights/deep/b.bin", "input"),
+    ]
+    assert document["inputs"] == [
+        {"mount": "datasets/me/maps", "files": 1, "read": ["d.csv"]},
+        {"mount": "weights", "files": 1, "read": ["a.bin"]},
+    ]

@@ -88,7 +88,7 @@ def pack_session(
     working, recorder = SessionFolders().working, Path(os.environ[RECORDER])
     events = read_events(recorder)
     files = [*_find_cached_files(), *_find_hub_files(session.started), *_find_project_files(session, events)]
-    submission = _find_submission(working)
+    submission = _find_submission(working, session.started)
     added, build_wheels = packages.collect_packages()
     mirrors = repositories.collect_repositories()
     if session.where != "here":
@@ -128,6 +128,15 @@ def pack_session(
 
 def _select(events: Iterable[Mapping[str, Any]], kind: str) -> list[dict[str, Any]]:
     return [{k: v for k, v in event.items() if k != "event"} for event in events if event["event"] == kind]
+
+
+def lay_out_project(beside: str, working: Path) -> None:
+    """Show the project's files in the working folder: in real folders, small files as copies, because cells write there."""
+    for path in _walk_files(Path(beside)) if beside else ():
+        shown = working / path.relative_to(beside)
+        shown.parent.mkdir(parents=True, exist_ok=True)
+        if not shown.exists():
+            shutil.copy2(path, shown) if path.stat().st_size < LARGE else shown.symlink_to(path)
 
 
 def _walk_files(top: Path) -> Iterator[Path]:
@@ -210,9 +219,10 @@ def _list_shell_words(cell: str) -> list[str]:
     return [word for line in lines for word in _WORD.findall(line) if word != "."]
 
 
-def _find_submission(working: Path) -> Path | None:
-    """Return submission.csv or .parquet, else the newest file of such a name."""
+def _find_submission(working: Path, started: float) -> Path | None:
+    """Return submission.csv or .parquet, else the newest file of such a name; none that the project has brought."""
     paths = [path for path in working.glob("[sS]ubmission*") if path.is_file()]
+    paths = [path for path in paths if path.stat().st_mtime >= int(started)]
     return max(paths, key=lambda path: (path.stem == "submission", path.stat().st_mtime), default=None)
 
 

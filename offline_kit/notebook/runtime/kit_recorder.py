@@ -16,7 +16,7 @@ from typing import Any
 
 from .kit_fetched import PackageRecorder, RepositoryRecorder
 from .kit_hooking import activate_hooks, install_hooks
-from .kit_packing import RecordedSession, pack_session
+from .kit_packing import RecordedSession, lay_out_project, pack_session
 from .kit_recording import CELL, RECORDER, count_cells, redact, redirect_caches
 from .kit_runtime import KitError, SessionFolders
 
@@ -87,10 +87,7 @@ class SessionRecorder:
             "GIT_TRACE2_REDACT": "0",
         }
         redirect_caches()
-        working = SessionFolders().working
-        for path in Path(self.session.beside).iterdir() if self.session.beside else ():
-            if not os.path.lexists(working / path.name):
-                (working / path.name).symlink_to(path)
+        lay_out_project(self.session.beside, SessionFolders().working)
         install_hooks(self.scratch)
         activate_hooks()
         self.packages = PackageRecorder(self.folder, plain_environ)
