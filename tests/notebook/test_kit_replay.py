@@ -89,6 +89,7 @@ def test_files_lie_where_they_lay(part: RecordedPart, tmp_path: Path, mount: str
     lines = ["cat net.py changed.txt; echo more >> net.py", "~/.tool/run.sh", 'cat "$HF_HOME"/hub/x']
     replay = replay_lines(part, tmp_path, lines, mount=mount)
     assert replay.outputs == ("from the recordingmine", "started\n", "cached")
+    assert (tmp_path / "scratch/caches/huggingface/hub/x").stat().st_mode & 0o777 == 0o600
     assert (tmp_path / "working" / "net.py").read_text() == "from the recordingmore\n"
 
 
@@ -142,16 +143,18 @@ def test_the_setup_can_run_again(part: RecordedPart, repository: Path, tmp_path:
 
 
 def test_cells_have_the_numbers_of_the_recorded_run(tmp_path: Path) -> None:
-    """Each cell after the setup has the next number; calling the setup again begins anew."""
+    """Each cell after the setup has the next number and an end; calling the setup again begins anew."""
     code = """
 from IPython.core.interactiveshell import InteractiveShell
 shell = InteractiveShell.instance()
-setup = "from offline_kit.notebook.runtime.kit_recording import count_cells; count_cells([2, 5])"
+setup = (
+    "from offline_kit.notebook.runtime.kit_recording import count_cells; count_cells([2, 5], lambda: print('end'))"
+)
 show = "import os; print(os.environ['OFFLINE_KIT_CELL'])"
 for cell in [setup, show, show, show, setup, show]:
-    shell.run_cell(cell)
+    shell.run_cell(cell, store_history=True)
 """
     completed = subprocess.run(
         [sys.executable, "-c", code], env=session_env(tmp_path), check=True, capture_output=True, text=True
     )
-    assert completed.stdout.split() == ["2", "5", "6", "2"]
+    assert completed.stdout.split() == ["end", "2", "end", "5", "end", "6", "end", "end", "2", "end"]

@@ -91,10 +91,14 @@ def _find_versions(document: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _compare_versions(document: Mapping[str, Any]) -> None:
-    """Print what in this image is not as in the one of the recorded run."""
+    """Print what is not here as it was in the recorded run."""
     running = platform.python_version()
     if running.split(".")[:2] != str(document["python"]).split(".")[:2]:
         print(f"warning: this was recorded with Python {document['python']}, and this is Python {running}")
+    if not document["finished"]:
+        print(
+            f"warning: the recorded run stopped in cell {document['error']['cell']}: nothing is known of later cells"
+        )
     versions = _find_versions(document)
     for package in document["packages"]:
         version, before = versions.get(package["name"], ""), package["replaces"]
