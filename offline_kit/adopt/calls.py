@@ -1,13 +1,14 @@
 """Find calls in a notebook's Python that need something from outside, in its syntax alone."""
 
 import ast
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 from offline_kit.adopt import shell
 from offline_kit.adopt.findings import ExternalNeed, NeedKind
 from offline_kit.adopt.notebook_code import (
+    CodeModule,
     KnownStrings,
     NotebookCode,
     find_argument,
@@ -18,8 +19,6 @@ from offline_kit.adopt.notebook_code import (
 from offline_kit.adopt.notebook_files import InspectedNotebook
 from offline_kit.checkpoints import download_calls
 from offline_kit.checkpoints.download_calls import UNKNOWN, DownloadCall, DownloadKind, Switch
-from offline_kit.notebook import cells
-from offline_kit.notebook.cells import ParsedCell
 from offline_kit.project import references
 
 _SHELL_CALLS = {
@@ -61,31 +60,22 @@ _FETCHING = (NeedKind.DOWNLOAD, NeedKind.HUB, NeedKind.PRETRAINED, NeedKind.CORP
 
 def find_needs(notebook: InspectedNotebook) -> Iterator[ExternalNeed]:
     """Yield the needs of a notebook's calls, cell by cell, and what the modules that a cell writes would fetch."""
-    code = notebook.code
-    for number, read in code.reads.items():
-        if tree := code.trees.get(number):
-            for need in _CallReader(code, number, read, tree, code.aliases).read_tree():
-                yield replace(need, folder=notebook.folder_at(number, need.line))
-        for script in cells.find_scripts(read):
-            module, first_line = cells.parse_cell(script.text), read.line_number(max(script.start, 0))
-            if tree := module.parse_tree():
-                aliases = {**code.aliases, **references.map_imported_names(tree)}
-                for need in _CallReader(code, number, module, tree, aliases).read_tree():
-                    if need.kind in _FETCHING:
-                        yield replace(
-                            need, line=need.line + first_line - 1 if script.start >= 0 else 1, span=None
-                        )
+    for module in notebook.code.list_modules():
+        for need in _CallReader(notebook.code, module).read_tree():
+            if not module.is_written:
+                yield replace(need, folder=notebook.folder_at(module.cell, need.line))
+            elif need.kind in _FETCHING:
+                yield replace(need, line=module.line_in_cell(need.line), span=None)
 
 
 class _CallReader:
     """Find the needs of one cell, or of a module that it writes."""
 
-    def __init__(
-        self, code: NotebookCode, number: int, read: ParsedCell, tree: ast.Module, aliases: Mapping[str, str]
-    ) -> None:
-        self.code, self.number, self.read, self.tree, self.aliases = code, number, read, tree, aliases
+    def __init__(self, code: NotebookCode, module: CodeModule) -> None:
+        self.code, self.number, self.read, self.tree = code, module.cell, module.read, module.tree
         self.strings = code.strings
-        self.parents = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
+        self.aliases = {**code.aliases, **references.map_imported_names(module.tree)}
+        self.parents = {child: node for node in ast.walk(self.tree) for child in ast.iter_child_nodes(node)}
 
     def read_tree(self) -> Iterator[ExternalNeed]:
         for node in ast.walk(self.tree):

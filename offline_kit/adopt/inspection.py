@@ -2,6 +2,7 @@
 
 import ast
 import re
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -75,9 +76,8 @@ def inspect_notebook(
     input_paths.place_read_files(notebook)
     _disable_folder_changes(notebook)
     _disable_magics(notebook)
-    provided = missing_imports.find_provided_imports(notebook)
-    notebook.resolved += missing_imports.resolve_imports(notebook, provided)
-    notebook.resolved += missing_imports.report_unread(notebook)
+    notebook.resolved += missing_imports.resolve_imports(notebook)
+    notebook.resolved += _report_unread(notebook.code)
     competition = next(iter(notebook.sources.competitions), "")
     notebook.edits += input_paths.edit_input_paths(code, competition)
     notebook.resolved += input_paths.resolve_sources(notebook)
@@ -171,6 +171,17 @@ def _edit_call(need: ExternalNeed, source: str) -> CellEdit | None:
         text = _comment_out(source[slice(*need.span)], indent)
         return CellEdit(cell=need.cell, span=need.span, text=text)
     return CellEdit(cell=need.cell, span=need.span, text=need.stand_in) if need.stand_in else None
+
+
+def _report_unread(code: NotebookCode) -> Iterator[ExternalNeed]:
+    """Yield the cells that this Python cannot parse."""
+    for number, read in code.reads.items():
+        if number not in code.trees:
+            first = next((line.strip() for line in read.source.split("\n") if line.strip()), "")
+            need = ExternalNeed(kind=NeedKind.UNREAD, cell=number, line=1, text=first)
+            minor = "{}.{}".format(*sys.version_info)
+            value = f"Python {minor} cannot parse it: only magics and input paths were checked"
+            yield need.resolve(Outcome.UNCHANGED, value)
 
 
 def _resolve_metadata(metadata: NotebookMetadata) -> Iterator[ExternalNeed]:

@@ -1,7 +1,6 @@
 """Find imports that neither the notebook, the image, its installs nor the project provides, and resolve them."""
 
 import ast
-import contextlib
 import importlib.metadata
 import re
 import sys
@@ -11,34 +10,26 @@ from pathlib import Path
 
 from offline_kit.adopt import shell
 from offline_kit.adopt.findings import ExternalNeed, NeedKind, Outcome
-from offline_kit.adopt.notebook_files import MOUNT, InspectedNotebook, fetched_name, join_run_path
-from offline_kit.core.errors import ProjectError
+from offline_kit.adopt.notebook_files import MOUNT, InspectedNotebook, join_run_path
 from offline_kit.notebook import cells, imports
 from offline_kit.project import import_names, references
 from offline_kit.project.package_lists import normalize_name
 
 _KAGGLE_MODULES = frozenset(
-    {"kaggle_secrets", "kaggle_evaluation", "kaggle_web_client", "learntools", "kaggle_datasets"}
+    {"IPython", "kaggle_secrets", "kaggle_evaluation", "kaggle_web_client", "learntools", "kaggle_datasets"}
 )
-"""Modules that Kaggle provides outside of any package."""
+"""Modules that every notebook on Kaggle has, without a package of their name."""
 _IMPORTING_CALLS = ("import_module", "importlib.import_module", "__import__")
 _PACKAGE_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*")
 _IMPORT_COMMENT = re.compile(r"#\s*import\s+(?P<name>\w+)")
 """Names the import that a line of a requirements file is for."""
-_COMMON_NAMES = frozenset(
-    {"src", "utils", "util", "common", "lib", "core", "config", "configs", "helper", "helpers"}
-    | {"models", "model", "data", "dataset", "main", "test", "tests", "tools", "scripts", "train"}
-    | {"inference", "metrics", "modules"}
+_COMMON_NAME = re.compile(
+    r"src|utils?|common|lib|core|configs?|helpers?|models?|data(set)?|main|tests?|tools|scripts|train|inference|metrics|modules"
 )
 """Import names too common to tell which distribution provides them."""
-_COPY_CALLS = frozenset(
-    {"shutil.copy", "shutil.copy2", "shutil.copyfile", "shutil.copytree", "shutil.move", "os.rename"}
-    | {"os.replace", "os.symlink", "cp", "mv", "ln", "rsync"}
-)
-_UNPACK_CALLS = re.compile(r"unpack_archive|extractall|unzip|tar|7z|gunzip")
-_PATH_CALLS = frozenset(
-    {"sys.path.append", "sys.path.insert", "sys.path.extend", "site.addsitedir", "os.chdir", "chdir"}
-)
+_COPYING = re.compile(r"shutil\.(copy\w*|move)|os\.(rename|replace|symlink)|cp|mv|ln|rsync")
+_UNPACKING = re.compile(r"unpack_archive|extractall|unzip|tar|7z|gunzip")
+_PATH_CALLS = ("sys.path.append", "sys.path.insert", "sys.path.extend", "site.addsitedir")
 _PYTHONPATH = re.compile(r"PYTHONPATH\s*[= ]\s*(?P<value>\S+)")
 
 
@@ -67,23 +58,23 @@ class ProvidedImports:
         return (*(folder for folder, copies in self.folders.items() if not copies), *self.unknown)
 
 
-def find_provided_imports(notebook: InspectedNotebook) -> ProvidedImports:
-    """Collect the imports that the notebook provides itself."""
+def _find_provided_imports(notebook: InspectedNotebook) -> ProvidedImports:
+    """Collect the imports that the notebook provides itself; folders of the project on the import path become modules."""
     provided = ProvidedImports()
+    for _, _, folder in notebook.folder_changes:
+        _add_folder(folder, notebook, provided)
     for number, read in notebook.code.reads.items():
         for script in cells.find_scripts(read):  # any folder of its path may be on the import path
             names = (part.removesuffix(".py") for part in script.name.split("/"))
             provided.modules |= set(filter(str.isidentifier, names))
         for line, folder, is_shipped in _find_path_folders(notebook, number):
             path = join_run_path(notebook.folder_at(number, line), folder)
-            copies = _find_copies(path, notebook)
-            if copies or MOUNT.match(path):  # clones and downloads are decided on elsewhere
-                provided.folders[path] = copies
+            copies = _add_folder(path, notebook, provided)
             for copy in copies if is_shipped and path and not MOUNT.match(path) else ():  # a module now
                 name = notebook.relative_name(copy)
                 notebook.modules[name] = None
                 need = notebook.make_need(NeedKind.FILE, number, line)
-                notebook.record(need.resolve(Outcome.MODULE, name))
+                notebook.resolved.append(need.resolve(Outcome.MODULE, name))
         for action in shell.list_actions(notebook, number):
             _add_copies(action, notebook, provided)
     for need in notebook.needs:
@@ -92,22 +83,26 @@ def find_provided_imports(notebook: InspectedNotebook) -> ProvidedImports:
     return provided
 
 
+def _add_folder(path: str, notebook: InspectedNotebook, provided: ProvidedImports) -> tuple[Path, ...]:
+    """Add a folder of the import path, and return its copies in the project."""
+    hits = notebook.find_run_path(path) if path else notebook.base_folders
+    copies = tuple(hit for hit in hits if hit.is_dir())
+    if copies or MOUNT.match(path):  # clones and downloads are decided on elsewhere
+        provided.folders[path] = copies
+    return copies
+
+
 def _add_copies(action: shell.Action, notebook: InspectedNotebook, provided: ProvidedImports) -> None:
     """Add what a command or call copies or unpacks."""
-    if action.name in _COPY_CALLS and len(action.words) > 1:
+    if _COPYING.fullmatch(action.name) and len(action.words) > 1:
         names = (word.rstrip("/").rpartition("/")[2].removesuffix(".py") for word in action.words)
         provided.modules |= set(filter(str.isidentifier, names))
         for word in action.words[:-1]:  # all files of a folder, copied next to the notebook
             folder, _, file = word.rpartition("/")
             if "*" in file:
-                provided.folders[folder] = _find_copies(folder, notebook)
-    elif _UNPACK_CALLS.search(action.name):
-        provided.unknown |= dict.fromkeys(word for word in action.words if not word.startswith("-"))
-
-
-def _find_copies(path: str, notebook: InspectedNotebook) -> tuple[Path, ...]:
-    hits = notebook.find_run_path(path) if path else notebook.base_folders
-    return tuple(hit for hit in hits if hit.is_dir())
+                _add_folder(folder, notebook, provided)
+    elif _UNPACKING.search(action.name):
+        provided.unknown |= dict.fromkeys(action.words)
 
 
 def _find_path_folders(notebook: InspectedNotebook, number: int) -> Iterator[tuple[int, str, bool]]:
@@ -115,61 +110,48 @@ def _find_path_folders(notebook: InspectedNotebook, number: int) -> Iterator[tup
     strings, read = notebook.code.strings, notebook.code.reads[number]
     for node in notebook.code.walk(number):
         values, is_shipped = list[ast.expr](), False
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute | ast.Name):
-            name = ast.unparse(node.func)
-            values, is_shipped = node.args if name in _PATH_CALLS else [], name.startswith("sys.path.")
+        if isinstance(node, ast.Call) and (name := notebook.code.full_name(node.func)) in _PATH_CALLS:
+            values, is_shipped = node.args, name != "site.addsitedir"
         elif isinstance(node, ast.AugAssign | ast.Assign):
             target = ast.unparse(node.target if isinstance(node, ast.AugAssign) else node.targets[0])
-            inner = [expression for expression in ast.walk(node.value) if isinstance(expression, ast.expr)]
-            if "PYTHONPATH" in target:
-                inner = [expression for expression in inner if isinstance(expression, ast.Constant)]
-            values = inner if target == "sys.path" or "PYTHONPATH" in target else []
+            kind = ast.Constant if "PYTHONPATH" in target else ast.expr
+            if kind is ast.Constant or target == "sys.path":
+                values = [part for part in ast.walk(node.value) if isinstance(part, kind)]
         for value in values:
-            for part in value.elts if isinstance(value, ast.List | ast.Tuple) else [value]:
-                folders = strings.value(part).split(":")
-                yield from ((part.lineno, folder, is_shipped) for folder in folders if folder)
+            for text in strings.listed(value) or (strings.value(value),):
+                yield from ((value.lineno, folder, is_shipped) for folder in text.split(":") if folder)
     for magic in read.magics:
-        line, words = read.line_number(magic.start), magic.text.split()[1:]
-        if magic.name == "cd" and words:
-            yield line, strings.fill(words[-1].strip("\"'")), False
         if match := _PYTHONPATH.search(magic.text):
             folders = match["value"].split(":")
+            line = read.line_number(magic.start)
             yield from ((line, folder, False) for folder in folders if folder and "$" not in folder)
 
 
 def _add_local_installs(need: ExternalNeed, notebook: InspectedNotebook, provided: ProvidedImports) -> None:
-    """Add what an install takes from the inputs: the imports of wheels, and names where their files are unknown."""
+    """Add what an install takes from the inputs: the names of packages, and where else an import may come from."""
     install = shell.parse_pip_install(need.target)
     if install is None or not (install.offline or install.local):
         return
     if install.offline:
         provided.requirements += install.requirements
-        for path in (path for file in install.files for path in _list_files(file, notebook)):
+        for path in (path for file in install.files for path in notebook.find_run_path(file)):
             provided.requirements += path.read_text(encoding="utf-8", errors="replace").split()
     for word in (*install.local, *install.links):
-        wheels = [path for path in _list_files(word, notebook) if path.suffix == ".whl"]
-        for wheel in wheels:
-            with contextlib.suppress(ProjectError):
-                names = import_names.read_wheel_imports(wheel)
-                provided.modules |= {name.partition(".")[0] for name in names}
-        if not wheels:
-            provided.unknown[word] = None
-            provided.requirements.append(word.rpartition("/")[2].partition("-")[0])
+        wheels = [wheel for hit in notebook.find_run_path(word) for wheel in (hit, *hit.rglob("*.whl"))]
+        names = [wheel.name for wheel in wheels if wheel.suffix == ".whl"] or [word.rpartition("/")[2]]
+        provided.requirements += [name.partition("-")[0] for name in names]
+        provided.unknown[word] = None
 
 
-def _list_files(path: str, notebook: InspectedNotebook) -> list[Path]:
-    hits = notebook.find_run_path(path)
-    return [file for hit in hits for file in (sorted(hit.rglob("*")) if hit.is_dir() else [hit])]
-
-
-def resolve_imports(notebook: InspectedNotebook, provided: ProvidedImports) -> Iterator[ExternalNeed]:
+def resolve_imports(notebook: InspectedNotebook) -> Iterator[ExternalNeed]:
     """Yield the imports without a provider, resolved; imported modules of the project are followed."""
+    provided = _find_provided_imports(notebook)
     queue = list(_list_imports(notebook))
     imported = {need.target for need in queue}
-    done: set[str] = set()
+    done = set(provided.modules)
     while queue:
         need = queue.pop(0)
-        if need.target in done or need.target in provided.modules:
+        if need.target in done:
             continue
         done.add(need.target)
         if file := provided.find_file(need.target):
@@ -182,16 +164,11 @@ def resolve_imports(notebook: InspectedNotebook, provided: ProvidedImports) -> I
 
 
 def _list_imports(notebook: InspectedNotebook) -> Iterator[ExternalNeed]:
-    code = notebook.code
-    for number, read in code.reads.items():
-        for node, name in _top_level_imports(code.trees.get(number)):
-            yield notebook.make_need(NeedKind.IMPORT, number, node.lineno, name)
-        for script in cells.find_scripts(read):
-            before = read.line_number(script.start) - 1 if script.start >= 0 else 0
-            lines = script.text.split("\n")
-            for node, name in _top_level_imports(script.parse_tree()):
-                line, text = before + node.lineno if script.start >= 0 else 1, lines[node.lineno - 1].strip()
-                yield ExternalNeed(kind=NeedKind.IMPORT, cell=number, line=line, text=text, target=name)
+    for module in notebook.code.list_modules():
+        lines = module.read.source.split("\n")
+        for node, name in _top_level_imports(module.tree):
+            text, line = lines[node.lineno - 1].strip(), module.line_in_cell(node.lineno)
+            yield ExternalNeed(kind=NeedKind.IMPORT, cell=module.cell, line=line, text=text, target=name)
 
 
 def _list_file_imports(path: Path, importer: ExternalNeed) -> Iterator[ExternalNeed]:
@@ -228,24 +205,24 @@ def _top_level_imports(tree: ast.Module | None) -> Iterator[tuple[ast.stmt | ast
 
 def _is_provided(name: str, notebook: InspectedNotebook, provided: ProvidedImports) -> bool:
     packages, normal = notebook.image.packages, normalize_name(name)
-    if name in sys.stdlib_module_names or name in _KAGGLE_MODULES or name == "IPython":
+    if name in sys.stdlib_module_names or name in _KAGGLE_MODULES:
         return True
-    if imports.match_distributions([name], packages):
+    if imports.match_distributions([name], packages) or any(key.startswith(f"{normal}-") for key in packages):
         return True
-    if any(package.startswith(f"{normal}-") for package in packages):
-        return True
-    lines = (*_installed_lines(notebook), *provided.requirements)
-    if any(_provides_import(package, name) for package in _package_names(lines)):
+    if _is_named(name, (*_installed_lines(notebook), *provided.requirements)):
         return True
     comments = map(_IMPORT_COMMENT.search, notebook.lines)
-    if any(match["name"] == name for match in comments if match) or any(
-        _provides_import(package, name) for package in _package_names(notebook.lines)
-    ):
+    if any(match["name"] == name for match in comments if match) or _is_named(name, notebook.lines):
         notebook.needs_own_requirements = True
         return True
     folders = [*notebook.modules, *notebook.packages]
     folders += [f"{folder}/src" for folder in folders]
     return any(_find_module(notebook, f"{folder}/{name}") for folder in folders)
+
+
+def _is_named(name: str, lines: Iterable[str]) -> bool:
+    """Whether a requirement's name suggests that it provides an import."""
+    return any(_provides_import(package, name) for package in _package_names(lines))
 
 
 def _package_names(lines: Iterable[str]) -> list[str]:
@@ -254,7 +231,6 @@ def _package_names(lines: Iterable[str]) -> list[str]:
 
 
 def _provides_import(package: str, name: str) -> bool:
-    """Whether a distribution's name suggests that it provides an import."""
     distributions = map(normalize_name, import_names.find_distributions(name))
     return normalize_name(package) in distributions or normalize_name(name) in normalize_name(package)
 
@@ -275,29 +251,36 @@ def _resolve_import(
         notebook.modules[module] = None
         return need.resolve(Outcome.MODULE, module)
     distributions = import_names.find_distributions(name) or _installed_distributions(name)
-    if unavailable := provided.unavailable[:3]:
-        # a folder or archive that nobody can look into here may contain it
-        normal = {normalize_name(known) for known in (name, *distributions)}
-        likely = any(known in normalize_name(origin) for known in normal for origin in provided.unavailable)
-        if likely:
-            return need.resolve(Outcome.UNCHANGED, f"taken to come from {', '.join(unavailable)}")
-        origins = ", ".join(f"'{origin}'" for origin in unavailable)
-        if not distributions:
-            value = f"taken to come from {origins}, which is not available here"
-            return need.resolve(Outcome.UNCHANGED, value)
+    # a folder or archive that nobody can look into here may contain it
+    closed = provided.unavailable
+    normal = {normalize_name(known) for known in (name, *distributions)}
+    is_likely = any(known in normalize_name(origin) for known in normal for origin in closed)
+    if distributions and closed and not is_likely:
+        origins = ", ".join(f"'{origin}'" for origin in closed[:3])
         return need.ask(
             f"if {origins} contains it, put a copy below 'input' and adopt again; otherwise run adopt with"
             f" `--import {name}={distributions[0]}`"
         )
-    if distributions:
+    if distributions and not is_likely:
         notebook.requirements[distributions[0]] = None
         return need.resolve(Outcome.REQUIREMENT, distributions[0])
-    return _guess_provider(need, imported, notebook)
+    if any(folder not in notebook.laid_out for folder in notebook.clones):
+        return need.ask("a clone that is not next to the notebook may contain it: see above")
+    lines = _installed_lines(notebook)
+    # a package that the image has provides no import that the image lacks
+    added = [key for key in _package_names(lines) if normalize_name(key) not in notebook.image.packages]
+    idle = [package for package in added if not any(_provides_import(package, other) for other in imported)]
+    if likely := closed[:3] or tuple(filter(shell.is_nameless, lines)) or tuple(idle):
+        return need.resolve(Outcome.UNCHANGED, f"taken to come with {' or '.join(likely)}")
+    return need.ask(
+        f"if it is your own module, put '{name}.py' next to the notebook; if it is on the package index, run adopt with"
+        f" `--import {name}=DISTRIBUTION`"
+    )
 
 
 def _installed_distributions(name: str) -> tuple[str, ...]:
     """Return the distributions of the running environment that provide an import, except those built from a folder."""
-    names = imports.installed_imports().get(name, ()) if name not in _COMMON_NAMES else ()
+    names = imports.installed_imports().get(name, ()) if not _COMMON_NAME.fullmatch(name) else ()
     distributions = map(importlib.metadata.distribution, names)
     return tuple(
         normalize_name(item.name) for item in distributions if item.read_text("direct_url.json") is None
@@ -312,37 +295,3 @@ def _installed_lines(notebook: InspectedNotebook) -> list[str]:
         plain = (re.split(r"(?:^|\s)#", line)[0].strip() for line in text.splitlines())
         lines += [line.removeprefix("-e ").strip() for line in plain if line]
     return lines
-
-
-def _guess_provider(need: ExternalNeed, imported: set[str], notebook: InspectedNotebook) -> ExternalNeed:
-    """Name the likely provider of an import: a missing clone, or an installed package without a known import."""
-    missing_clones = [folder for folder in notebook.clones if folder not in notebook.laid_out]
-    if missing_clones:
-        folder = fetched_name(missing_clones[0])
-        first = f"clone '{folder}' next to the notebook" if folder else "fix the clone first"
-        return need.ask(f"{first}, and adopt again: it may contain '{need.target}'")
-    lines = _installed_lines(notebook)
-    if nameless := [line for line in lines if shell.is_nameless(line)]:
-        return need.resolve(Outcome.UNCHANGED, f"taken to come with {' or '.join(nameless)}")
-    # a package that the image has provides no import that the image lacks
-    added = [name for name in _package_names(lines) if normalize_name(name) not in notebook.image.packages]
-    idle = [package for package in added if not any(_provides_import(package, name) for name in imported)]
-    if idle:
-        value = f"taken to come with {' or '.join(idle)}"
-        remedy = "if another package provides it, add that to the requirements"
-        return need.resolve(Outcome.UNCHANGED, value, remedy)
-    return need.ask(
-        f"if it is your own module, put '{need.target}.py' next to the notebook; if it is on the package index,"
-        f" run adopt with `--import {need.target}=DISTRIBUTION`"
-    )
-
-
-def report_unread(notebook: InspectedNotebook) -> Iterator[ExternalNeed]:
-    """Yield the cells that this Python cannot parse."""
-    for number, read in notebook.code.reads.items():
-        if number not in notebook.code.trees:
-            first = next((line.strip() for line in read.source.split("\n") if line.strip()), "")
-            need = ExternalNeed(kind=NeedKind.UNREAD, cell=number, line=1, text=first)
-            minor = "{}.{}".format(*sys.version_info)
-            value = f"Python {minor} cannot parse it: only magics and input paths were checked"
-            yield need.resolve(Outcome.UNCHANGED, value)

@@ -4,6 +4,7 @@ import ast
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice, product
 from typing import Any
 
@@ -137,6 +138,21 @@ def has_unknowns(text: str) -> bool:
     return bool(re.search(r"\{[^{}]*\}|\$[\w{(]|^[^=<>!~\[;@]*\*", text))
 
 
+@dataclass(frozen=True, kw_only=True)
+class CodeModule:
+    """The Python of a cell, or of a file that a cell writes."""
+
+    cell: int
+    read: ParsedCell
+    tree: ast.Module
+    before: int | None = 0  # lines of the cell before it; None if the cell does not contain it literally
+    is_written: bool = False
+
+    def line_in_cell(self, line: int) -> int:
+        """Return the line of the cell for a line of the module."""
+        return 1 if self.before is None else self.before + line
+
+
 class NotebookCode:
     """The Python of a whole notebook, as far as it can be parsed."""
 
@@ -152,6 +168,17 @@ class NotebookCode:
             self.aliases |= references.map_imported_names(tree)
         self.strings = _find_known_strings(nodes)
         self.true_names = _find_true_names(nodes)
+
+    def list_modules(self) -> Iterator[CodeModule]:
+        """Yield the cells that can be parsed, each with the modules that it writes."""
+        for number, read in self.reads.items():
+            if tree := self.trees.get(number):
+                yield CodeModule(cell=number, read=read, tree=tree)
+            for script in cells.find_scripts(read):
+                written = cells.parse_cell(script.text)
+                if tree := written.parse_tree():
+                    before = read.line_number(script.start) - 1 if script.start >= 0 else None
+                    yield CodeModule(cell=number, read=written, tree=tree, before=before, is_written=True)
 
     def imports_package(self, name: str) -> bool:
         """Whether the notebook imports a package or something from it."""

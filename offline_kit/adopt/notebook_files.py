@@ -179,11 +179,11 @@ class InspectedNotebook:
 
     def folder_at(self, cell: int, line: int) -> str:
         """Return the folder in which a line starts, as from `join_run_path`."""
-        earlier = [folder for number, at, folder in self._folder_changes if (number, at) < (cell, line)]
+        earlier = [folder for number, at, folder in self.folder_changes if (number, at) < (cell, line)]
         return earlier[-1] if earlier else ""
 
     @cached_property
-    def _folder_changes(self) -> list[tuple[int, int, str]]:
+    def folder_changes(self) -> list[tuple[int, int, str]]:
         """The folder after each `%cd` and `os.chdir` of the cells, with cell and line."""
         changes = []
         folder = previous = ""
