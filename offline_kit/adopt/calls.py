@@ -65,7 +65,7 @@ def find_needs(notebook: InspectedNotebook) -> Iterator[ExternalNeed]:
             if not module.is_written:
                 yield replace(need, folder=notebook.folder_at(module.cell, need.line))
             elif need.kind in _FETCHING:
-                yield replace(need, line=module.line_in_cell(need.line), span=None)
+                yield replace(_limit_span(need, None), line=module.line_in_cell(need.line))
 
 
 class _CallReader:
@@ -241,16 +241,15 @@ class _CallReader:
 
     def _make_need(self, kind: NeedKind, node: Any, **fields: Any) -> ExternalNeed:
         """Return a need whose whole node is replaced."""
-        span, source, is_statement = self._span(node), self.read.source, False
+        span, source = self._span(node), self.read.source
         if span and (isinstance(node, ast.stmt) or isinstance(self.parents.get(node), ast.Expr)):
             before = source[source.rfind("\n", 0, span[0]) + 1 : span[0]]
             behind = source[span[1] :].partition("\n")[0].strip()
-            is_statement = not before.strip() and (not behind or behind.startswith("#"))
+            fields["statement"] = None if before.strip() or behind.partition("#")[0] else span
         text = source.split("\n")[node.lineno - 1].strip()
-        fields |= {"span": span, "is_statement": is_statement, "text": text}
-        return ExternalNeed(kind=kind, cell=self.number, line=node.lineno, **fields)
+        return ExternalNeed(kind=kind, cell=self.number, line=node.lineno, text=text, span=span, **fields)
 
 
 def _limit_span(need: ExternalNeed, span: tuple[int, int] | None) -> ExternalNeed:
     """Return a need of which only a part can be replaced, or nothing."""
-    return replace(need, span=span, is_statement=False)
+    return replace(need, span=span, statement=None)

@@ -75,7 +75,8 @@ class ExternalNeed:
     span: tuple[int, int] | None = field(default=None, compare=False)
     """Offsets in the cell's text of what the stand-in can replace; None if nothing can be replaced."""
     stand_in: str = field(default="", compare=False)
-    is_statement: bool = field(default=False, compare=False)  # whether the replaced text is a whole statement
+    statement: tuple[int, int] | None = field(default=None, compare=False)
+    """Offsets of the statement or shell line that does nothing else, and becomes a comment."""
     resolution: Outcome = Outcome.UNRESOLVED
     value: str = ""  # the requirement, checkpoint, source, ... that meets it.
     remedy: str = ""

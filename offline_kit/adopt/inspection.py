@@ -28,6 +28,7 @@ from offline_kit.project.images import Image
 
 _MARK = "# offline-kit:"
 """Begins the comment that keeps a disabled statement."""
+_ASSIGNED = re.compile(r"[^\W\d][\w.,* \t\[\]\"'-]*=[ \t]*(?=[!%])")
 _LAID_OUT = "what it is about is laid out by the first cell"
 _STAYS_MOUNTED = "what is attached stays mounted"
 _DELETING = frozenset({"rm", "shutil.rmtree", "os.remove", "os.unlink"})
@@ -123,54 +124,35 @@ def _remove_old_setup(notebook: InspectedNotebook) -> None:
 
 def _decide_needs(notebook: InspectedNotebook) -> None:
     """Decide on what shell lines and calls need, and edit those that can be disabled."""
-    shell_lines = list(shell.find_shell_lines(notebook))
-    called = list(calls.find_needs(notebook))
-    notebook.needs = [*(need for line in shell_lines for need in line.needs), *called]
-
+    notebook.needs = [*shell.find_needs(notebook), *calls.find_needs(notebook)]
     # in the notebook's order, because later lines may install from earlier clones
-    ordered = sorted(
-        notebook.needs, key=lambda need: (need.cell, need.line, need.span[0] if need.span else -1)
-    )
-    decided = {id(need): decisions.decide_need(need, notebook) for need in ordered}
-    for line in shell_lines:
-        own = [decided[id(need)] for need in line.needs]
-        notebook.resolved += own
-        notebook.edits += _edit_line(line, own, notebook.code.reads[own[0].cell].source)
-    for _, group in groupby(called, key=lambda need: (need.cell, need.span)):
-        own = [decided[id(need)] for need in group]
-        if all(need.switches_off for need in own):
-            edit = _edit_call(own[0], notebook.code.reads[own[0].cell].source)
-            notebook.edits += [edit] if edit else []
+    notebook.needs.sort(key=lambda need: (need.cell, need.line, need.span[0] if need.span else -1))
+    decided = [decisions.decide_need(need, notebook) for need in notebook.needs]
+    notebook.resolved += _switch_off(decided, notebook)
+
+
+def _switch_off(needs: Iterable[ExternalNeed], notebook: InspectedNotebook) -> Iterator[ExternalNeed]:
+    """Edit the lines of needs that are met, and yield all needs; a line without an edit is a question."""
+
+    def find_text(need: ExternalNeed) -> tuple[int, tuple[int, int] | None, int]:
+        span = need.statement or need.span
+        return need.cell, span, 0 if span else need.line
+
+    for (cell, span, _), group in groupby(needs, key=find_text):
+        own, text = list(group), ""
+        is_met, source = all(need.switches_off for need in own), notebook.code.reads[cell].source
+        statement = None if own[0].kind is NeedKind.KAGGLE else own[0].statement
+        if is_met and span:
+            text = _comment_out(source, span) if statement else own[-1].stand_in
+        if span and text:
+            notebook.edits.append(CellEdit(cell=cell, span=span, text=text))
+        elif statement and statement != own[0].span:  # a shell line of several commands
+            yield from _switch_off((replace(need, statement=None) for need in own), notebook)
+            continue
+        elif is_met:
             remedy = "remove it by hand: its position in the line is not known"
-            left = [replace(need, resolution=Outcome.UNRESOLVED, remedy=remedy) for need in own]
-            own = own if edit else left
-        notebook.resolved += own
-
-
-def _edit_line(line: shell.ShellLine, decided: Sequence[ExternalNeed], source: str) -> Iterator[CellEdit]:
-    """Yield the edits of a shell line: comment it out whole, or replace the commands that can be disabled."""
-    magic, cell = line.magic, decided[0].cell
-    if line.alone and all(need.switches_off for need in decided):
-        text = source[magic.start + len(magic.before) : magic.end]
-        off = _comment_out(text, magic.indent, magic.before)
-        yield CellEdit(cell=cell, span=(magic.start, magic.end), text=off)
-        return
-    for span, group in groupby(decided, key=lambda need: need.span):
-        needs = list(group)
-        if span and all(need.switches_off and need.stand_in for need in needs):
-            yield CellEdit(cell=cell, span=span, text=needs[-1].stand_in)
-
-
-def _edit_call(need: ExternalNeed, source: str) -> CellEdit | None:
-    """Return the edit of a call or of one of its arguments; None if it has no replacement."""
-    if need.span is None:
-        return None
-    if need.is_statement and need.kind is not NeedKind.KAGGLE:
-        line = source[source.rfind("\n", 0, need.span[0]) + 1 :]
-        indent = line[: len(line) - len(line.lstrip(" \t"))]
-        text = _comment_out(source[slice(*need.span)], indent)
-        return CellEdit(cell=need.cell, span=need.span, text=text)
-    return CellEdit(cell=need.cell, span=need.span, text=need.stand_in) if need.stand_in else None
+            own = [replace(need, resolution=Outcome.UNRESOLVED, remedy=remedy) for need in own]
+        yield from own
 
 
 def _report_unread(code: NotebookCode) -> Iterator[ExternalNeed]:
@@ -215,16 +197,17 @@ def apply_edits(cell: NotebookCell, edits: Iterable[CellEdit]) -> str:
     return "".join([*parts, source[position:]])
 
 
-def _comment_out(text: str, indent: str, before: str = "") -> str:
+def _comment_out(source: str, span: tuple[int, int]) -> str:
     """Return a statement as a comment after `pass`, on as many lines, without secrets: the notebook is pushed.
 
-    Args:
-        before: The assignment in front of a magic, such as "files = ", which becomes an empty list.
+    A shell line whose output is assigned, `files = !ls`, becomes an empty list.
     """
-    first, *following = redact_secrets(text).split("\n")
-    statement = f"{before}[]" if before else "pass"
+    indent = source[source.rfind("\n", 0, span[0]) + 1 : span[0]]
+    text = source[slice(*span)]
+    assigned = _ASSIGNED.match(text)
+    first, *following = redact_secrets(text[assigned.end() :] if assigned else text).split("\n")
     rest = [f"{indent}# {line.removeprefix(indent)}".rstrip() for line in following]
-    return "\n".join([f"{statement}  {_MARK} {first.strip()}", *rest])
+    return "\n".join([f"{assigned[0] + '[]' if assigned else 'pass'}  {_MARK} {first.strip()}", *rest])
 
 
 def _find_written_secrets(cells: Sequence[NotebookCell], changed: Sequence[str]) -> Iterator[ExternalNeed]:
@@ -322,7 +305,7 @@ def _disable_magics(notebook: InspectedNotebook) -> None:
                 text = f"{magic.before}get_ipython().getoutput({command!r})"
                 need = need.resolve(Outcome.REWRITTEN, reason)
             elif magic.sign == "%" and "autoreload" in magic.text.split()[:2]:
-                text = _comment_out(original, magic.indent)
+                text = _comment_out(read.source, (magic.start, magic.end))
                 need = need.resolve(Outcome.SWITCHED_OFF, reason)
             else:
                 continue

@@ -82,15 +82,6 @@ class PipInstall:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShellLine:
-    """A shell line, or one line of a shell script, with its needs."""
-
-    magic: Magic  # of the line or of its script
-    needs: Sequence[ExternalNeed]
-    alone: bool  # whether it does nothing else
-
-
-@dataclass(frozen=True, kw_only=True)
 class Action:
     """A command or a call in Python, with the strings of its arguments; "" and "*" for unknown ones."""
 
@@ -175,24 +166,22 @@ def list_actions(notebook: InspectedNotebook, number: int) -> Iterator[Action]:
             yield Action(name=name, words=words, folder=folder, span=span, stand_in="None")
 
 
-def find_shell_lines(notebook: InspectedNotebook) -> Iterator[ShellLine]:
-    """Yield the shell lines and scripts of a notebook with needs, cell by cell."""
+def find_needs(notebook: InspectedNotebook) -> Iterator[ExternalNeed]:
+    """Yield the needs of a notebook's shell lines and scripts, cell by cell."""
     for number, read in notebook.code.reads.items():
-        for magic, commands in groupby(_list_commands(notebook, number), key=lambda command: command[0]):
-            needs, alone = (
-                list[ExternalNeed](),
-                magic.sign != "%%",
-            )  # in a script no Python can replace a line
-            before = "" if magic.sign == "%%" else magic.before + magic.sign
-            for _, text, words, span, folder in commands:
-                own = list(command_needs(words))
-                alone = alone and (bool(own) or words[0] in _HARMLESS)
+        for magic, group in groupby(_list_commands(notebook, number), key=lambda command: command[0]):
+            commands = [(*command, list(command_needs(command[2]))) for command in group]
+            # in a script no Python can replace a line
+            alone = magic.sign != "%%" and all(
+                own or words[0] in _HARMLESS for _, _, words, _, _, own in commands
+            )
+            for _, text, _, span, folder, own in commands:
+                before = "" if magic.sign == "%%" else magic.before + magic.sign
                 shown = before + text.strip().replace("\\\n", " ")
-                where: dict[str, Any] = {"cell": number, "line": read.line_number(span[0]), "text": shown}
-                where |= {"folder": folder, "span": span, "stand_in": "true"}
-                needs += [ExternalNeed(**where, **fields) for fields in own]
-            if needs:
-                yield ShellLine(magic=magic, needs=needs, alone=alone)
+                fields: dict[str, Any] = {"cell": number, "line": read.line_number(span[0]), "text": shown}
+                fields |= {"folder": folder, "span": span, "stand_in": "true"}
+                fields["statement"] = (magic.start, magic.end) if alone else None
+                yield from (ExternalNeed(**fields, **need) for need in own)
 
 
 def command_needs(words: tuple[str, ...]) -> Iterator[dict[str, Any]]:
