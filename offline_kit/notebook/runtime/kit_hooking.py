@@ -9,6 +9,7 @@ import re
 import shutil
 import stat
 import sys
+import time
 from collections.abc import Callable
 from importlib.abc import Loader
 from importlib.machinery import ModuleSpec
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import kit_auditing
-from .kit_recording import RECORDER, REPLAY, log_event
+from .kit_recording import CELL, RECORDER, REPLAY, log_event
 from .kit_runtime import KitError
 
 _SITECUSTOMIZE = '''"""Activates offline-kit's hooks in this process, then runs the environment's own sitecustomize."""
@@ -73,6 +74,10 @@ def activate_hooks() -> None:
         _PATCHES[name](sys.modules[name])
     if RECORDER in os.environ:
         kit_auditing.start_audit()
+        if kit_auditing.is_pip():
+            # What it installs, with addresses and hashes (https://pip.pypa.io/en/stable/reference/installation-report/).
+            report = f"{os.environ.get(CELL, 0)}-{os.getpid()}-{time.time_ns()}.json"
+            os.environ["PIP_REPORT"] = str(Path(os.environ[RECORDER], "pip", report))
         kit_auditing.listen("builtins.input", _refuse_input)
         _refuse_kernel_input()
     else:
