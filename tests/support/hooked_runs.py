@@ -52,7 +52,8 @@ class HookedRun:
 
     def replay(self, code: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run code on the recording in fresh folders; its variables know no server."""
-        mode = {"OFFLINE_KIT_REPLAY": str(self.folder / "part"), "OFFLINE_KIT_MISSES": str(self.misses)}
+        mode = {name: value for name, value in self.variables.items() if not name.lower().endswith("proxy")}
+        mode |= {"OFFLINE_KIT_REPLAY": str(self.folder / "part"), "OFFLINE_KIT_MISSES": str(self.misses)}
         for path in (self.folder / "working").iterdir():
             path.unlink()
         return self._run(code, "replayed", mode | variables)

@@ -50,6 +50,10 @@ def install_hooks(scratch: Path) -> None:
         shutil.copyfile(path, package / path.name)
     (package / "__init__.py").write_text("")  # the real one imports what most processes do not need
     (hooks / "sitecustomize.py").write_text(_SITECUSTOMIZE)
+    if os.name == "posix":
+        from . import kit_commands
+
+        kit_commands.write_stand_ins(hooks)
     if REPLAY in os.environ:
         for name in set(os.environ) & {
             f"{kind}_proxy" for kind in ("http", "https", "all", "HTTP", "HTTPS", "ALL")

@@ -165,6 +165,18 @@ class ObjectWriter:
         self.digest.update(data)
         self.size += self.stream.write(data)
 
+    def read(self) -> bytes:
+        """Return what was written so far."""
+        self.stream.flush()
+        return self.path.read_bytes()
+
+    def rewrite(self, data: bytes) -> None:
+        """Replace what was written so far."""
+        self.stream.seek(0)
+        self.stream.truncate()
+        self.digest, self.size = hashlib.sha256(), 0
+        self.write(data)
+
     def close(self) -> tuple[str, int]:
         """Store the object; return its SHA-256 and size."""
         self.stream.close()

@@ -91,25 +91,20 @@ class _Exchange:
         """Record the answer, which was read to its end."""
         if self.writer:
             if self.is_text and self.writer.size < 1 << 20:
-                self.writer = self._hide_secrets(self.writer)
+                self._hide_secrets(self.writer)
             digest, size = self.writer.close()
             log_event("url", **self.head, sha256=digest, size=size)
         self.writer = None
 
-    def _hide_secrets(self, writer: ObjectWriter) -> ObjectWriter:
-        writer.stream.flush()
-        body = writer.path.read_bytes()
+    def _hide_secrets(self, writer: ObjectWriter) -> None:
+        body = writer.read()
         with contextlib.suppress(zlib.error):
             body = zlib.decompress(body, 47) if self.is_compressed else body  # 47: gzip or zlib
         safe = hide_secrets(body.decode("latin-1")).encode("latin-1")
-        if safe == body:
-            return writer
-        writer.discard()
-        dropped = ("content-length", "content-encoding")
-        self.head["headers"] = [pair for pair in self.head["headers"] if pair[0].lower() not in dropped]
-        writer = ObjectWriter()
-        writer.write(safe)
-        return writer
+        if safe != body:
+            writer.rewrite(safe)
+            dropped = ("content-length", "content-encoding")
+            self.head["headers"] = [pair for pair in self.head["headers"] if pair[0].lower() not in dropped]
 
     def discard(self) -> None:
         """Forget an answer that was not read to its end."""
