@@ -31,7 +31,7 @@ class OfflineKitError(Exception):
     output.
     """
 
-    exit_code: Exit = Exit.BUG
+    exit_code: int = Exit.BUG
     default_code = ""  # the code of a class whose failures are all of one kind
 
     def __init__(self, what: str, *, hint: str, code: str = "", details: Sequence[str] = ()) -> None:
@@ -45,7 +45,7 @@ class OfflineKitError(Exception):
 class ProjectError(OfflineKitError):
     """The project or the kit has a problem that its owner can fix."""
 
-    exit_code = Exit.PROJECT
+    exit_code: int = Exit.PROJECT
 
 
 class UsageError(OfflineKitError):

@@ -110,6 +110,19 @@ def start_process(
         return _start_process(argv, cwd=cwd, env=env, stdout=sink, stderr=subprocess.STDOUT)
 
 
+def run_in_terminal(
+    argv: Sequence[str | Path], *, cwd: Path | None = None, env: Mapping[str, str] | None = None
+) -> int:
+    """Run a command with our terminal and return its exit code; its output goes to stderr, as stdout may be JSON."""
+    process = _start_process(argv, cwd=cwd, env=env, stdin=None, stdout=2, stderr=None, own_session=False)
+    try:
+        return process.wait()
+    except BaseException:
+        process.terminate()  # an interrupt at the terminal reached it as well
+        process.wait()
+        raise
+
+
 def start_conversation(
     argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None, errors: IO[bytes]
 ) -> "subprocess.Popen[bytes]":
@@ -145,16 +158,17 @@ def _start_process(
     *,
     env: Mapping[str, str] | None,
     cwd: Path | None = None,
-    stdin: int = subprocess.DEVNULL,
+    stdin: int | None = subprocess.DEVNULL,
     stdout: int | IO[bytes],
-    stderr: int | IO[bytes],
+    stderr: int | IO[bytes] | None,
+    own_session: bool = True,
 ) -> "subprocess.Popen[bytes]":
     words = [str(word) for word in argv]
     try:
         # A session of its own is a process group of its own: an interrupt at the terminal reaches only us, and
         # `end_process` ends the command together with its children.
         return subprocess.Popen(
-            words, cwd=cwd, env=env, stdin=stdin, stdout=stdout, stderr=stderr, start_new_session=True
+            words, cwd=cwd, env=env, stdin=stdin, stdout=stdout, stderr=stderr, start_new_session=own_session
         )
     except OSError as error:
         raise OutsideError(

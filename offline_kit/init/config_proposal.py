@@ -15,10 +15,13 @@ from offline_kit.init import (
     file_tree,
     project_code,
     project_packages,
+    recorded_settings,
+    script_run,
     template_choice,
     trained_files,
 )
 from offline_kit.init.config_toml import ConfigFile, DetectedSettings, Setting
+from offline_kit.init.script_run import ScriptRun
 from offline_kit.project import images
 from offline_kit.project.config import find_project_folder
 from offline_kit.project.kaggle_names import check_slug, make_dataset_slug
@@ -39,6 +42,7 @@ class InitRequest:
     competition: str = ""  # empty to detect it
     dataset: str = ""  # empty to derive it from the project's name
     force: bool = False  # whether to add missing keys to an existing configuration
+    record: str = ""  # command whose run shows what the project uses; empty to read files alone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +55,8 @@ class ConfigProposal:
     settings: tuple[Setting, ...]  # the added ones, including those without a value
     existing_keys: tuple[str, ...]
     notes: tuple[str, ...]
+    files: Mapping[Path, str]  # text of the other files that would be written
+    links: Mapping[Path, Path]  # targets of the links that would be made
 
     @property
     def missing_settings(self) -> tuple[Setting, ...]:
@@ -59,13 +65,14 @@ class ConfigProposal:
 
 
 def propose_config(request: InitRequest, report: Reporter = SILENT) -> ConfigProposal:
-    """Inspect a project and return its first configuration; write and run nothing.
+    """Inspect a project and return its first configuration; write nothing, and run only what the request records.
 
     It goes into pyproject.toml if there is one, else into a new offline-kit.toml. With `force`, an existing
     configuration keeps its keys and gets the missing ones that were detected.
 
     Raises:
         UsageError: There is a configuration and no `force`, Kaggle would refuse a name, or a file is not valid TOML.
+        ProjectError: The recorded command failed.
     """
     root = find_project_folder(request.project)
     target = config_toml.locate_config(root)
@@ -85,7 +92,8 @@ def propose_config(request: InitRequest, report: Reporter = SILENT) -> ConfigPro
                 code="option-contradicts-configuration",
             )
     report.step(f"Inspecting '{root}'")
-    detected = _detect_settings(root, target, request.competition)
+    run = script_run.watch_script(request.record, root, report) if request.record else None
+    detected = _detect_settings(root, target, request.competition, run)
     settings = list(detected.settings)
     for number, setting in enumerate(settings):
         if stated := options.get(setting.key):
@@ -104,23 +112,36 @@ def propose_config(request: InitRequest, report: Reporter = SILENT) -> ConfigPro
         settings=tuple(settings),
         existing_keys=tuple(existing_keys),
         notes=tuple(detected.notes),
+        files={root / name: text for name, text in detected.files.items()},
+        links={root / name: folder for name, folder in detected.links.items()},
     )
 
 
 def write_config(proposal: ConfigProposal) -> None:
-    """Write the proposal; raise OutsideError if the file cannot be written."""
+    """Write the proposal; raise OutsideError if a file cannot be written."""
+    for path, text in proposal.files.items():
+        files.write_atomic(path, text)
+    for path, folder in proposal.links.items():
+        with files.translate_disk_errors(path.parent):
+            files.make_folder(path.parent)
+            path.symlink_to(folder, target_is_directory=True)
     if proposal.block:
         # Follow a link to the file itself; write bytes to keep the line ends on Windows.
         files.write_atomic(proposal.file.resolve(), proposal.text.encode("utf-8"))
 
 
-def _detect_settings(root: Path, target: ConfigFile, wanted_competition: str) -> DetectedSettings:
+def _detect_settings(
+    root: Path, target: ConfigFile, wanted_competition: str, run: ScriptRun | None
+) -> DetectedSettings:
     pyproject = tomllib.loads(config_toml.read_toml(root / "pyproject.toml") or "")
     name = str(pyproject.get("project", {}).get("name") or "")
     tree = file_tree.scan_tree(root)
     contest = competition.propose_competition(tree)
     slug = wanted_competition or (target.table or {}).get("competition") or contest[0].value or ""
-    trained = trained_files.choose_checkpoints(tree)
+    if run:
+        trained = trained_files.choose_used_checkpoints(tree, recorded_settings.list_used_files(tree, run))
+    else:
+        trained = trained_files.choose_checkpoints(tree)
     hints = (str(slug), " ".join(trained.models), f"{root.name} {name}")
     code = project_code.find_code(tree, hints)
     packaged = project_packages.is_buildable(tree, pyproject)
@@ -143,6 +164,8 @@ def _detect_settings(root: Path, target: ConfigFile, wanted_competition: str) ->
     ):
         detected.settings += part.settings
         detected.notes += part.notes
+    if run:
+        recorded_settings.add_recorded(detected, run, tree, pyproject)
     detected.settings.sort(key=lambda setting: SETTING_ORDER.index(setting.key))
     return detected
 

@@ -4,7 +4,7 @@ import json
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,16 @@ class DetectedSettings:
 
     settings: list[Setting] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    files: dict[str, str] = field(default_factory=dict)  # text of new files that settings name, by name
+    links: dict[str, Path] = field(default_factory=dict)  # targets of new links, by name
+
+    def change(self, key: str, value: object, reason: str) -> None:
+        """Give a setting of the main table another value; an existing comment stays."""
+        for number, setting in enumerate(self.settings):
+            if setting.key == key:
+                self.settings[number] = replace(setting, value=value, reason=reason)
+                return
+        self.settings.append(Setting(key=key, value=value, reason=reason))
 
 
 @dataclass(frozen=True, kw_only=True)

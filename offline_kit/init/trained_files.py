@@ -17,8 +17,8 @@ from offline_kit.init.file_tree import DATA_FOLDERS, FileTree, top_folder
 from offline_kit.notebook.runtime.kit_runtime import read_csv_rows
 from offline_kit.project.types import Checkpoint, NotebookSettings
 
-_PICTURES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-_TABLES = frozenset({".csv", ".feather", ".parquet", ".tsv"})
+PICTURES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+TABLES = frozenset({".csv", ".feather", ".parquet", ".tsv"})
 _TEXT_COLUMNS = frozenset(
     {"abstract", "comment", "comment_text", "content", "discourse_text", "essay", "excerpt", "full_text"}
     | {"prompt", "question", "question_text", "response", "review", "sentence", "text", "tweet"}
@@ -36,6 +36,8 @@ _TRAINED_IN_FOLDERS = frozenset(
 """Suffixes of trained files in a folder for checkpoints."""
 _TEXT_FORMATS = frozenset({".json", ".txt"})
 """Suffixes of text files in such a folder that count if a framework claims them, as saved boosters."""
+_READ_NATIVELY = frozenset({".bin", ".cbm", ".h5", ".hdf5", ".json", ".onnx", ".safetensors", ".txt", ".ubj"})
+"""Suffixes of trained files that libraries open in native code, which no audit hook sees."""
 _CHECKPOINT_FOLDERS = frozenset(
     {"checkpoint", "checkpoints", "ckpt", "ckpts", "model", "models", "weight", "weights"}
     | {"saved_models", "trained", "trained_models", "artifacts", "pretrained"}
@@ -86,6 +88,35 @@ def choose_checkpoints(tree: FileTree) -> TrainedFiles:
     models = [name for name in selected if name not in trained.non_models]
     known = [name for name in models if name not in trained.unplaced] if trained.unplaced else []
     return replace(trained, models=models, left_out=[*twins, *left_out], patterns=_make_patterns(tree, known))
+
+
+def choose_used_checkpoints(tree: FileTree, used: Sequence[str]) -> TrainedFiles:
+    """Return the trained files among those that a run read, and the usual ones that only native code opens.
+
+    Its other files are for `preprocessing`, and the usual ones that it did not read are left out.
+    """
+    usual = choose_checkpoints(tree)
+    suffixes = {name: PurePosixPath(name).suffix.lower() for name in (*used, *usual.models)}
+    chosen = [
+        name
+        for name in used
+        if suffixes[name] in _ALWAYS_TRAINED | _TRAINED_IN_FOLDERS
+        or (suffixes[name] in _TEXT_FORMATS and _is_claimed(tree.root / name))
+    ]
+    chosen += [name for name in usual.models if suffixes[name] in _READ_NATIVELY and name not in chosen]
+    trained = _classify_trained(tree, chosen)
+    models = [name for name in chosen if name not in trained.non_models]
+    known = [name for name in models if name not in trained.unplaced] if trained.unplaced else []
+    others = [
+        name for name in used if name not in chosen and not _is_one_model(tree, name.rpartition("/")[0])
+    ]
+    return replace(
+        trained,
+        models=models,
+        left_out=[name for name in (*usual.models, *usual.left_out) if name not in chosen],
+        non_models=[*trained.non_models, *others],
+        patterns=_make_patterns(tree, known),
+    )
 
 
 def _sort_by_folder(tree: FileTree) -> tuple[list[str], list[str], list[str]]:
@@ -167,9 +198,9 @@ def _guess_task(tree: FileTree, frameworks: Sequence[Framework]) -> str:
     tables, columns = list[Path](), set[str]()
     for name in tree.files:
         path, top = PurePosixPath(name.lower()), top_folder(name)
-        if path.suffix in _PICTURES and (top in DATA_FOLDERS or top.startswith("test")):
+        if path.suffix in PICTURES and (top in DATA_FOLDERS or top.startswith("test")):
             return "images"
-        if path.suffix in _TABLES and top in DATA_FOLDERS | {""} and path.name.startswith("test"):
+        if path.suffix in TABLES and top in DATA_FOLDERS | {""} and path.name.startswith("test"):
             tables.append(tree.root / name)
     for table in (table for table in tables if table.suffix.lower() == ".csv"):
         with (
@@ -189,24 +220,24 @@ def propose_checkpoints(tree: FileTree, trained: TrainedFiles) -> DetectedSettin
     if total > SPLIT_ABOVE:
         value, reason = "split", f"{format_size(total)} of checkpoints are only uploaded when they change"
     parts = Setting(key="parts", value=value, example="split", reason=reason)
-    if not models:
+    if models:
+        newest = sorted(models, key=lambda name: (-tree.modified_ns(name), name))
+        comments = _list_names("newest first", tree, newest) if len(newest) > 1 else ()
+        checkpoints = Setting(
+            key="checkpoints",
+            value=_make_patterns(tree, models),
+            reason=f"{_count_checkpoints(len(models))}, {format_size(total)}",
+            comments=(*comments, *_list_names("left out", tree, left_out)),
+        )
+    else:
         checkpoints = Setting(
             key="checkpoints",
             example=["checkpoints/*.ckpt"],
             reason="files, folders or globs; no trained file was found",
             needed_for="to predict with a trained model",
         )
-        return DetectedSettings(settings=[checkpoints, parts])
-    newest = sorted(models, key=lambda name: (-tree.modified_ns(name), name))
-    comments = _list_names("newest first", tree, newest) if len(newest) > 1 else ()
-    checkpoints = Setting(
-        key="checkpoints",
-        value=_make_patterns(tree, models),
-        reason=f"{_count_checkpoints(len(models))}, {format_size(total)}",
-        comments=(*comments, *_list_names("left out", tree, left_out)),
-    )
     proposal = DetectedSettings(settings=[checkpoints, parts])
-    if left_out:
+    if models and left_out:
         proposal.notes = [f"{_count_checkpoints(len(left_out))} left out of `checkpoints`: see its comment"]
     if trained.non_models:
         reason = "not models: the notebook loads them by name"

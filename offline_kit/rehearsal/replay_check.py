@@ -20,9 +20,8 @@ from offline_kit.rehearsal.request import RehearsalRequest
 from offline_kit.rehearsal.submission_check import parse_number
 from offline_kit.rehearsal.verdict import RunVerdict
 
-MISSES_FILE = "misses.jsonl"
-"""Lists what the replay was asked for and did not have; in the folder of the run's output."""
-REPLAY_FILE = "replay.json"  # beside it: Python and packages, written by the replay
+REPLAY_FILE = "replay.json"
+"""Python and packages, written by the replay into the run's output, beside the misses."""
 TOLERANCE = 1e-4
 """Largest relative difference of numbers: sums depend on the order of the batches and on the processor."""
 IDENTICAL, CLOSE, DIFFERENT, NOT_COMPARED = "identical", "within tolerance", "different", "not compared"
@@ -59,7 +58,7 @@ def _compare_runs(recording: Path, request: RehearsalRequest, result: KernelRun)
         submission = result.working / request.submission
         state, difference = _compare_with_recorded(submission, document.get("submission"), objects)
     misses = []
-    for miss in files.read_json_lines(out / MISSES_FILE):
+    for miss in files.read_json_lines(out / execution.MISSES):
         cell = f"in cell {miss['cell']}" if miss.get("cell") else "outside cells"
         misses.append(f"{miss.get('what')}, asked for {cell}")
     return ReplayComparison(

@@ -18,13 +18,23 @@ if TYPE_CHECKING:
 _STATES = r"^K\d+  (?:(?P<green>ok)|(?P<yellow>warn)|(?P<red>FAIL)|(?P<dim>-)) "
 
 
-@options.command("offline-kit init", "offline-kit init my-project --competition titanic --yes")
+@options.command(
+    "offline-kit init",
+    "offline-kit init my-project --competition titanic --yes",
+    'offline-kit init --record "python predict.py"',
+)
 @options.project_argument
 @options.value("--competition", "SLUG", "Slug of the competition; default: detected.", default="")
 @options.value(
     "--dataset",
     "SLUG",
     "Slug of the private dataset on Kaggle; default: from the project's name.",
+    default="",
+)
+@options.value(
+    "--record",
+    "COMMAND",
+    "Run this command in the project, and add what it really used: packages, modules, files, caches.",
     default="",
 )
 @options.flag("--force", "Add missing keys to an existing configuration.")
@@ -37,6 +47,12 @@ def init(project: Path, console: Console, yes: bool, dry_run: bool, **flags: Any
 
     proposal = config_proposal.propose_config(config_proposal.InitRequest(project=project, **flags), console)
     console.print_lines(proposal.block.splitlines())
+    for path, text in proposal.files.items():
+        console.print_lines(["", f"{path.name}:", *(f"  {line}" for line in text.splitlines())])
+    for path, folder in proposal.links.items():
+        console.note(
+            f"a link '{path}' would lead to '{folder}', of which the build takes what `preprocessing` names"
+        )
     for note in proposal.notes:
         console.note(note)
     for setting in proposal.missing_settings:
@@ -64,6 +80,8 @@ def init(project: Path, console: Console, yes: bool, dry_run: bool, **flags: Any
             },
             "missing": [setting.key for setting in proposal.missing_settings],
             **pick(proposal, "notes", text="block", kept="existing_keys"),
+            "files": {str(path): text for path, text in proposal.files.items()},
+            "links": {str(path): str(folder) for path, folder in proposal.links.items()},
         }
     )
 

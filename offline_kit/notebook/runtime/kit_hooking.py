@@ -25,9 +25,9 @@ import sys
 
 _hooks = __file__.rpartition("sitecustomize")[0].rstrip("/\\\\")
 try:
-    from offline_kit_runtime.kit_hooking import activate_hooks
+    from offline_kit_runtime.MODULE import FUNCTION
 
-    activate_hooks()
+    FUNCTION()
 except Exception:  # a Python older than 3.10, or not the one that these files are for: its program runs without hooks
     pass
 _all, sys.path[:] = list(sys.path), [folder for folder in sys.path if folder.rstrip("/\\\\") != _hooks]
@@ -49,7 +49,7 @@ def install_hooks(scratch: Path) -> None:
     for path in Path(__file__).parent.glob("kit_*.py"):
         shutil.copyfile(path, package / path.name)
     (package / "__init__.py").write_text("")  # the real one imports what most processes do not need
-    (hooks / "sitecustomize.py").write_text(_SITECUSTOMIZE)
+    write_sitecustomize(hooks, "kit_hooking", "activate_hooks")
     if os.name == "posix":
         from . import kit_commands
 
@@ -66,6 +66,12 @@ def install_hooks(scratch: Path) -> None:
         os.environ[name] = os.pathsep.join([str(folder), *others])
     if str(hooks) not in sys.path:
         sys.path.insert(0, str(hooks))
+
+
+def write_sitecustomize(hooks: Path, module: str, function: str) -> None:
+    """Let each Python process that finds `hooks` first call a function of the runtime in there."""
+    text = _SITECUSTOMIZE.replace("MODULE", module).replace("FUNCTION", function)
+    (hooks / "sitecustomize.py").write_text(text)
 
 
 def activate_hooks() -> None:
