@@ -52,36 +52,9 @@ _BESIDE = "/rehearsal/project"
 _TIMEOUT = 12 * 3600.0  # of a session on Kaggle: https://www.kaggle.com/docs/notebooks
 _MAX_RUNS = 3  # each with the packages of the image that pip had to bring to the one before
 _INSTALLS = re.compile(r"\bpip3?\b.{0,40}\binstall\b|\buv\b.{0,20}\b(?:pip|add)\b", re.DOTALL)
-_COMMON = frozenset(
-    [
-        "accelerate",
-        "albumentations",
-        "einops",
-        "huggingface-hub",
-        "joblib",
-        "lightgbm",
-        "matplotlib",
-        "numpy",
-        "opencv-python-headless",
-        "pandas",
-        "pillow",
-        "pyarrow",
-        "pyyaml",
-        "regex",
-        "requests",
-        "safetensors",
-        "scikit-learn",
-        "scipy",
-        "sentencepiece",
-        "timm",
-        "tokenizers",
-        "torch",
-        "torchaudio",
-        "torchvision",
-        "tqdm",
-        "transformers",
-        "xgboost",
-    ]
+_COMMON = (
+    "filelock fsspec huggingface-hub joblib matplotlib numpy packaging pandas pillow pyyaml regex requests safetensors"
+    " scikit-learn scipy torch torchvision tqdm typing-extensions"
 )
 """What the packages that notebooks install mostly depend on: without the image's, pip would download its own."""
 _KINDS = {
@@ -259,7 +232,7 @@ def _run_here(
             *inputs.mounts,
             *(Mount(inside=f"{_BESIDE}/{name}", source=path.resolve()) for name, path in beside.items()),
         ),
-        kernel=_prepare_kernel(plan, code, shop, options, _COMMON if _INSTALLS.search(text) else ()),
+        kernel=_prepare_kernel(plan, code, shop, options, _COMMON.split() if _INSTALLS.search(text) else ()),
         papermill=environments.make_papermill_environment(shop),
         uv=interpreters.uv_program(),
         installer="auto",
@@ -287,7 +260,7 @@ def _run_here(
         provided = _find_provided(_read_document(result.working), setup, image.packages)
         if not provided:
             break
-        more |= {*_COMMON, *provided}
+        more |= {*_COMMON.split(), *provided}
         report.note(
             f"the image has {', '.join(provided)}, which pip had to install here; recording again with it"
         )
@@ -432,9 +405,11 @@ def record_remotely(session: KaggleSession, plan: RecordingPlan) -> RecordedRun:
     """
     new = make_recorder(session, plan)
     project, final = plan.config.project, recording.recording_folder(plan.config.project)
-    planned, before = push_notebook.plan_notebook(new, session), recording.read_record(project)
-    if before and planned.version and (before.notebook, before.version) == (new.ref, planned.version):
-        push_notebook.void_version(new, planned.version, session)
+    before = recording.read_record(project)
+    if before and before.notebook == new.ref:
+        planned = push_notebook.plan_notebook(new, session)
+        if planned.version == before.version:
+            push_notebook.void_version(new, planned.version, session)
     pushed = push_notebook.push_notebook(new, session)
     try:
         finished = notebook_runs.follow_run(new.ref, pushed.version, session)
