@@ -10,6 +10,7 @@ from offline_kit.core import interpreters, sandbox
 from offline_kit.core.errors import OfflineKitError, UsageError
 from offline_kit.core.sandboxes.box import Mount
 from offline_kit.local_kaggle.kernel_runs import RunJob
+from offline_kit.notebook.runtime import kit_recording
 from offline_kit.notebook.runtime.kit_server import WRITTEN
 from offline_kit.project import images
 from offline_kit.project.images import Image
@@ -17,6 +18,8 @@ from offline_kit.rehearsal import environments, execution, gateway, kernel, kit_
 from offline_kit.rehearsal.environments import EnvironmentOptions
 from offline_kit.rehearsal.execution import KernelRun, KernelSetup, RehearsalEnvironment
 from offline_kit.rehearsal.gateway import GatewayService
+
+_DOCUMENT = f"recording/{kit_recording.DOCUMENT}"
 
 
 class SandboxRunner:
@@ -85,7 +88,8 @@ class SandboxRunner:
             timeout=job.timeout,
             env=env,
             network=job.internet,
-            recorded=job.internet,  # on Kaggle a notebook may install anything, in ways that no pattern finds
+            # On Kaggle a notebook may install anything, in ways that no pattern finds.
+            recorded=job.internet or any((source / _DOCUMENT).is_file() for _, source in job.inputs),
         )
         root = f"/kaggle/input/{job.contest.mount}" if job.contest else ""
         if service:

@@ -1,7 +1,7 @@
 """Rehearse a kit: run its notebook offline in a sandbox that looks like Kaggle, and check its submission."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from offline_kit.rehearsal import (
     kernel,
     kit_facts,
     mounts,
+    recorded_kits,
     replay_check,
     submission_check,
     verdict,
@@ -26,6 +27,7 @@ from offline_kit.rehearsal import (
 from offline_kit.rehearsal.environments import EnvironmentOptions
 from offline_kit.rehearsal.execution import KernelRun, KernelSetup, RehearsalEnvironment
 from offline_kit.rehearsal.gateway import GatewayService
+from offline_kit.rehearsal.kit_facts import KitFile
 from offline_kit.rehearsal.mounts import MountedInputs
 from offline_kit.rehearsal.report import page, writer
 from offline_kit.rehearsal.report.run_facts import RunEvidence
@@ -86,8 +88,8 @@ def rehearse_kit(
             service = gateway.prepare_gateway(data, request.params, name, run_folder / "gateway")
         kit_files = kit_facts.list_kit_files(request.kit)
         code = (notebook, *(service.code if service else ()))
-        current = request.env == "current"
-        setup = kernel.prepare_kernel(kit_files, code, request.image, options, current=current)
+        current, recording = request.env == "current", recorded_kits.find_recording(kit_files)
+        setup = _prepare_kernel(request, kit_files, code, options, run_folder / "recording")
         level, _ = kernel.measure_fidelity(request.image, setup.python, setup.used)
         report.step(f"rehearsing in {runner.kind}, fidelity {level}, Python {setup.python.version}")
         added_folders = service.added_folders() if service else {}
@@ -102,6 +104,7 @@ def rehearse_kit(
             timeout=request.timeout,
             memory=request.memory,
             current=current,
+            recorded=recording is not None,
             own_packages=kit_facts.read_install_plan(kit_files).own_packages(),
         )
         if service and inputs.data:
@@ -131,6 +134,21 @@ def rehearse_kit(
     for warning in outcome.warnings:
         report.warn(warning)
     return outcome
+
+
+def _prepare_kernel(
+    request: RehearsalRequest,
+    kit_files: Sequence[KitFile],
+    code: Sequence[Path],
+    options: EnvironmentOptions,
+    scratch: Path,
+) -> KernelSetup:
+    image, needs = request.image, set[str]()
+    if recording := recorded_kits.find_recording(kit_files):
+        code = (*code, *recorded_kits.unpack_modules(recording, scratch))
+        needs = recorded_kits.find_pip_needs(recording, code, image, scratch)
+    current = request.env == "current"
+    return kernel.prepare_kernel(kit_files, code, image, options, current=current, more=needs)
 
 
 def _run_scoring(

@@ -11,17 +11,16 @@ from typing import Any
 
 from offline_kit.core import files
 from offline_kit.core.errors import ProjectError
-from offline_kit.notebook.runtime.kit_recording import DOCUMENT, RecordedObjects
+from offline_kit.notebook.runtime import kit_replay
+from offline_kit.notebook.runtime.kit_recording import RecordedObjects
 from offline_kit.notebook.runtime.kit_runtime import read_csv_rows, shorten_list
-from offline_kit.rehearsal import execution
+from offline_kit.rehearsal import execution, recorded_kits
 from offline_kit.rehearsal.execution import KernelRun
 from offline_kit.rehearsal.kit_facts import KitFile
 from offline_kit.rehearsal.request import RehearsalRequest
 from offline_kit.rehearsal.submission_check import parse_number
 from offline_kit.rehearsal.verdict import RunVerdict
 
-REPLAY_FILE = "replay.json"
-"""Python and packages, written by the replay into the run's output, beside the misses."""
 TOLERANCE = 1e-4
 """Largest relative difference of numbers: sums depend on the order of the batches and on the processor."""
 IDENTICAL, CLOSE, DIFFERENT, NOT_COMPARED = "identical", "within tolerance", "different", "not compared"
@@ -42,8 +41,7 @@ def judge_replay(
     judgement: RunVerdict, request: RehearsalRequest, kit_files: Iterable[KitFile], result: KernelRun
 ) -> RunVerdict:
     """Compare a run with the recording in its kit, if it has one, and add the result to its verdict."""
-    name = f"recording/{DOCUMENT}"
-    recording = next((path for entry, path in kit_files if entry.original == name), None)
+    recording = recorded_kits.find_recording(kit_files)
     if recording is None:
         return judgement
     comparison = _compare_runs(recording, request, result)
@@ -64,7 +62,7 @@ def _compare_runs(recording: Path, request: RehearsalRequest, result: KernelRun)
     return ReplayComparison(
         submission=state,
         difference=difference,
-        packages=tuple(_compare_packages(document, files.read_json(out / REPLAY_FILE))),
+        packages=tuple(_compare_packages(document, files.read_json(out / kit_replay.STATE))),
         misses=tuple(dict.fromkeys(misses)),
         same_machine=document.get("where") != "kaggle",
     )

@@ -221,6 +221,25 @@ def test_a_recording_on_kaggle_stays_there(tmp_path: Path) -> None:
         assert (checked["kind"], checked["dataset"], checked["state"]) == ("notebook", RECORDER, "ready")
 
 
+@pytest.mark.slow
+@pytest.mark.sandbox
+def test_a_rehearsal_here_replays_what_stays_there(tmp_path: Path) -> None:
+    """It fetches the objects once, and its cells install and read what was recorded."""
+    project = write_project(tmp_path / "one" / "project")
+    write_part(project, project.parent / "part")
+    with serve(tmp_path / "yard", project) as here:
+        record_there(here)
+        here.run("build").good()
+        local = {"OFFLINE_KIT_LOCAL_KAGGLE": here.bench.server.url}
+        rehearsal = here.run("rehearse", "--no-build", "--env", "current", "--json", env=local).good()
+        facts = rehearsal.facts["rehearsal"]
+        assert (facts["rows"], facts["replay"]["packages"]) == (1, [])
+        assert Path(facts["submission"]).read_text().split() == ["id,label", "p1,1"]
+        downloads = here.calls("DownloadKernelOutput")
+        here.run("rehearse", "--no-build", "--env", "current", env=local).good()
+        assert here.calls("DownloadKernelOutput") == downloads
+
+
 def test_the_doctor_asks_for_no_contents_beside_a_recording(tmp_path: Path, project: Path) -> None:
     """Requirements, checkpoints, lock file and own code are skipped; a recording that is not here is a failure."""
 

@@ -1,0 +1,52 @@
+"""What the replay of a recording needs of the image, besides what the notebook imports."""
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from offline_kit.core import files
+from offline_kit.notebook.runtime.kit_recording import DOCUMENT, RecordedObjects
+from offline_kit.packages import distribution_metadata
+from offline_kit.project.images import Image
+from offline_kit.rehearsal.kit_facts import KitFile
+
+_WORD = re.compile(r"[A-Za-z0-9][\w.-]*[A-Za-z0-9]")
+
+
+def find_recording(kit_files: Iterable[KitFile]) -> Path | None:
+    """Return the document of the recording among a kit's files; None if there is none."""
+    name = f"recording/{DOCUMENT}"
+    return next((path for entry, path in kit_files if entry.original == name), None)
+
+
+def unpack_modules(recording: Path, folder: Path) -> list[Path]:
+    """Return the modules that lay beside the notebook, unpacked to a folder: they import packages of the image, too."""
+    objects, modules = RecordedObjects(recording.parent, folder), []
+    for number, file in enumerate(files.read_json(recording)["files"]):
+        if file["kind"] == "beside" and file["path"].endswith(".py"):
+            modules.append(folder / "modules" / f"{number}.py")
+            files.link_or_copy(objects.find_object(file["sha256"]), modules[-1])
+    return modules
+
+
+def find_pip_needs(recording: Path, code: Sequence[Path], image: Image, folder: Path) -> set[str]:
+    """Return the image's packages that pip must find installed, since the recording has no wheels of them.
+
+    Those are what the recorded wheels require, and what the code itself tells pip to install.
+    """
+    objects, names = RecordedObjects(recording.parent, folder), set[str]()
+    environment = {**image.marker_environment(), "extra": ""}
+    for package in files.read_json(recording)["packages"]:
+        wheel = objects.find_object(package["sha256"])
+        raw = distribution_metadata.read_metadata(wheel, package["wheel"]) or b""
+        for line in distribution_metadata.list_metadata_values(raw, "Requires-Dist"):
+            requirement = Requirement(line)
+            if requirement.marker is None or requirement.marker.evaluate(environment):
+                names.add(requirement.name)
+    for path in code:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        names |= {word for line in lines if "install" in line for word in _WORD.findall(line)}
+    return {*image.packages} & {canonicalize_name(name) for name in names}
