@@ -87,18 +87,20 @@ def _watched_folders() -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(folders.values()), ignored
 
 
-def _log_path(event: str, path: Any, **facts: str) -> None:
+def _log_path(event: str, path: Any, mode: str = "r") -> None:
     path = os.fsdecode(path)
     path = path if os.path.isabs(path) else os.path.abspath(path)  # noqa: PTH100, PTH117 - called very often
-    key = (event, path, *facts.values())
-    if key in _logged:
+    if (event, path, mode) in _logged:
         return
-    _logged.add(key)
-    path = re.sub(r"__pycache__[\\/](\w+)\.[^\\/]*\.pyc(\.\d+)?$", r"\1.py", os.path.normpath(path))
+    _logged.add((event, path, mode))
     watched, ignored = _watched_folders()
     if not f"{path}{os.sep}".startswith(watched) or path.startswith(ignored) or _NOT_THE_USERS.search(path):
         return
-    if os.path.exists(path) or facts.get("mode") == "w":  # noqa: PTH110
+    source, in_cache = re.subn(r"__pycache__[\\/](\w+)\.[^\\/]*$", r"\1.py", path)
+    if in_cache:  # Python reads a module's source only if its bytecode is outdated
+        _log_path(event, source)
+    elif os.path.exists(path) or mode == "w":  # noqa: PTH110
+        facts = {"mode": mode} if event == "open" else {}
         log_event(event, path=name_path(path), **facts)
 
 
