@@ -1,9 +1,11 @@
 """A session that is recorded, in a real IPython shell: cells, packages, repositories, files, and the part that they become."""
 
+import io
 import json
 import os
 import subprocess
 import sys
+import tarfile
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +16,8 @@ import pytest
 
 from offline_kit.kit.manifest import read_manifest
 from offline_kit.notebook.runtime.kit_recording import RecordedObjects
+from tests.support.internet import Internet
+from tests.support.web_hosts import GitHost
 
 _SHELL = """
 import json, os, sys
@@ -248,3 +252,47 @@ def test_an_own_input_is_packed_whole_if_it_is_used(session: Session) -> None:
         {"mount": "datasets/me/maps", "files": 1, "read": ["d.csv"]},
         {"mount": "weights", "files": 1, "read": ["a.bin"]},
     ]
+
+
+def test_repositories_are_mirrored_as_git_saw_them(session: Session) -> None:
+    """Whole ones and shallow ones, by branch, tag, ref or commit; what could not be cloned is left out."""
+    host = GitHost(folder=session.folder / "git")
+    for name in ("whole", "shallow", "fetched"):
+        host.make_repository(f"me/{name}", {"module.py": "VALUE = 1"}, tag="v1")
+    git = ["git", "-C", str(host.folder / "me/whole.git")]
+    subprocess.run([*git, "update-ref", "refs/pull/7/head", "v1"], check=True)
+    git[-1] = str(host.folder / "me/fetched.git")
+    commit = subprocess.check_output([*git, "rev-parse", "v1"], text=True).strip()
+    with Internet(session.folder, host.hosts()) as internet:
+        session.variables = internet.environment()
+        document = session.record(
+            "!git clone -q https://user:secret-word@github.com/me/whole && git clone -q https://github.com/me/none",
+            "!git clone -q --depth 1 -b v1 https://github.com/me/shallow.git",
+            "!git -C whole fetch -q origin pull/7/head\n!git init -q new\n"
+            f"!git -C new fetch -q --depth 1 https://github.com/me/fetched {commit}",
+        )
+    by_name = {entry["url"].rpartition("/")[2]: entry for entry in document["repositories"]}
+    assert {name: entry["cell"] for name, entry in by_name.items()} == {
+        "whole": 1,
+        "shallow.git": 2,
+        "fetched": 3,
+    }
+    assert "secret-word" not in json.dumps(document)
+    shown = {}
+    for name, entry in by_name.items():
+        mirror = session.folder / "mirrors" / name
+        with tarfile.open(fileobj=io.BytesIO(session.read_object(entry["sha256"]))) as archive:
+            archive.extractall(mirror, filter="data")
+        refs = subprocess.check_output(
+            ["git", "-C", str(mirror), "for-each-ref", "--format=%(refname)"], text=True
+        )
+        subprocess.run(["git", "clone", "-q", mirror.as_uri(), str(mirror) + "-clone"], check=True)
+        shown[name] = (
+            refs.split(),
+            (mirror / "shallow").exists(),
+            Path(f"{mirror}-clone/VERSION").read_text(),
+        )
+    assert shown["whole"] == (["refs/heads/main", "refs/pull/7/head", "refs/tags/v1"], False, "2")
+    assert shown["shallow.git"] == (["refs/heads/main", "refs/tags/v1"], True, "2")
+    assert shown["fetched"] == (["refs/heads/main", f"refs/offline-kit/{commit[:12]}", "refs/tags/v1"], True, "2")
+    assert document["notes"] == []
