@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,9 @@ import pytest
 from offline_kit.kit.manifest import read_manifest
 from offline_kit.notebook.runtime.kit_recording import RecordedObjects
 from tests.support.internet import Internet
-from tests.support.web_hosts import GitHost
+from tests.support.local_index import LocalIndex, make_wheel
+from tests.support.sdists import own_backend
+from tests.support.web_hosts import GitHost, PackageIndex
 
 _SHELL = """
 import json, os, sys
@@ -294,5 +297,69 @@ def test_repositories_are_mirrored_as_git_saw_them(session: Session) -> None:
         )
     assert shown["whole"] == (["refs/heads/main", "refs/pull/7/head", "refs/tags/v1"], False, "2")
     assert shown["shallow.git"] == (["refs/heads/main", "refs/tags/v1"], True, "2")
-    assert shown["fetched"] == (["refs/heads/main", f"refs/offline-kit/{commit[:12]}", "refs/tags/v1"], True, "2")
+    assert shown["fetched"] == (
+        ["refs/heads/main", f"refs/offline-kit/{commit[:12]}", "refs/tags/v1"],
+        True,
+        "2",
+    )
     assert document["notes"] == []
+
+
+@pytest.mark.slow
+def test_packages_are_recorded_as_wheels(session: Session) -> None:
+    """Of an index, an sdist, git, a folder, an input and a --target; versions replaced later, and what builds needed."""
+    files, site = session.folder / "files", session.folder / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(site)], check=True)
+    # pip and IPython of this environment, as an image has them; what it installs goes into the new one.
+    (next(site.glob("lib/*/site-packages")) / "image.pth").write_text(sysconfig.get_path("purelib"))
+    session.python = str(site / "bin" / "python")
+    make_wheel(session.folder / "input" / "wheels", "attached", "1.0")
+    unpack_sdist(own_backend(files, "folder-package", asks=["tool"]), session.working / "folder")
+    unpack_sdist(own_backend(files, "from-git"), files)
+    sources = {path.name: path.read_text() for path in (files / "from_git-1.0").glob("*.*")}
+    with LocalIndex() as index:
+        for name, version in (("plain", "1.0"), ("plain", "2.0"), ("side", "1.0"), ("tool", "1.0")):
+            index.add(make_wheel(files, name, version))
+        index.add(own_backend(files, "built"))
+        host = GitHost(folder=session.folder / "git")
+        host.make_repository("me/from-git", {**sources, "from_git/__init__.py": ""})
+        with Internet(
+            session.folder, {"pypi.org": PackageIndex(index=index).answer, **host.hosts()}
+        ) as internet:
+            session.variables = internet.environment() | {"PIP_CONFIG_FILE": os.devnull}
+            install = "!{sys.executable} -m pip install -q"
+            document = session.record(
+                f"import sys\n{install} plain==1.0 built",
+                f"{install} -U plain\n{install} --target libs side",
+                f"{install} git+https://github.com/me/from-git ./folder/folder_package-1.0",
+                f"{install} --no-index --find-links {session.folder}/input/wheels attached",
+            )
+    facts = {
+        package["name"]: (
+            package["version"],
+            package["origin"],
+            package["wheel"],
+            package["cell"],
+            package["replaces"],
+        )
+        for package in document["packages"]
+    }
+    commit = document["repositories"][0]["commit"]
+    git = f"git+https://github.com/me/from-git@{commit}"
+    assert facts == {
+        "plain": ("2.0", "index", "plain-2.0-py3-none-any.whl", 2, ""),
+        "built": ("1.0", "index", "built-1.0-py3-none-any.whl", 1, ""),
+        "from-git": ("1.0", git, "from_git-1.0-py3-none-any.whl", 3, ""),
+        "folder-package": ("1.0", "folder", "", 3, ""),
+        "attached": ("1.0", "folder", "", 4, ""),
+    }
+    others = {wheel["wheel"].partition("-py3")[0]: wheel["sha256"] for wheel in document["build_wheels"]}
+    assert set(others) == {"plain-1.0", "side-1.0", "tool-1.0"}
+    assert session.read_object(others["tool-1.0"]) == (files / "tool-1.0-py3-none-any.whl").read_bytes()
+    assert document["notes"] == []
+    assert document["unrecorded"] == []
+
+
+def unpack_sdist(path: Path, folder: Path) -> None:
+    with tarfile.open(path) as archive:
+        archive.extractall(folder, filter="data")
