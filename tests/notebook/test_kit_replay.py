@@ -1,5 +1,6 @@
 """A replay: the lines of a recorded run find offline what they fetched when it was recorded."""
 
+import shutil
 import subprocess
 import sys
 from importlib import metadata
@@ -63,6 +64,17 @@ def test_submodules_and_commits_are_fetched(part: RecordedPart, repository: Path
         f"git init -q x && cd x && git fetch -q --depth 1 {url}/inner {first} && git checkout -q FETCH_HEAD && cat a",
     ]
     assert replay_lines(part, tmp_path, lines).outputs == ("3", "1")
+
+
+@pytest.mark.skipif(not shutil.which("git-lfs"), reason="git-lfs is missing")
+def test_large_files_of_a_clone_are_there(part: RecordedPart, tmp_path: Path) -> None:
+    """A clone with Git LFS, as of a model of the Hub, gets the bytes that its pointers name."""
+    tracked = {".gitattributes": "*.bin filter=lfs diff=lfs merge=lfs -text\n", "model.bin": "weights"}
+    run_git("init", "-q", tmp_path / "model")
+    run_git("lfs", "install", "--local", folder=tmp_path / "model")
+    part.add_repository("https://host.invalid/me/model", make_repository(tmp_path / "model", tracked))
+    lines = ["git lfs install && git clone -q https://host.invalid/me/model && cat model/model.bin"]
+    assert replay_lines(part, tmp_path, lines).outputs[0].endswith("weights")
 
 
 def test_an_unrecorded_repository_is_a_miss(part: RecordedPart, tmp_path: Path) -> None:

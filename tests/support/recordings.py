@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -80,6 +81,8 @@ class RecordedPart:
         mirror = self.recorder / f"{len(self.document['repositories'])}.git"
         depth_option = [f"--depth={depth}"] if depth else []
         run_git("clone", "-q", "--mirror", *depth_option, f"file://{repository}", mirror)
+        if (repository / ".git" / "lfs").exists():
+            shutil.copytree(repository / ".git" / "lfs", mirror / "lfs")
         with tarfile.open(mirror.with_suffix(".tar"), "w") as archive:
             archive.add(mirror, ".")
         commit = run_git("rev-parse", "HEAD", folder=mirror)
