@@ -6,7 +6,7 @@ or of one that stays on Kaggle its manifest and document, lies in a folder of th
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -170,7 +170,7 @@ def write_record(project: Path, *, notebook: str = "", version: int = 0, local: 
     files.ignore_in_git(folder)
     part = manifest.read_manifest(folder)
     document = _read_document(folder / PART / kit_recording.DOCUMENT)
-    document["files"] = _sum_files(document["files"])
+    document["files"] = sum_files(document["files"])
     recorded = RecordedRun(
         project=project,
         document=document,
@@ -222,7 +222,7 @@ def _invalid_error(path: Path, error: Exception) -> ProjectError:
     )
 
 
-def _sum_files(recorded: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def sum_files(recorded: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return number and bytes of the files by kind and folder: one line of the record for thousands of files."""
     folders: dict[tuple[str, str], list[int]] = {}
     for file in recorded:

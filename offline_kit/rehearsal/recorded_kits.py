@@ -49,4 +49,5 @@ def find_pip_needs(recording: Path, code: Sequence[Path], image: Image, folder: 
     for path in code:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
         names |= {word for line in lines if "install" in line for word in _WORD.findall(line)}
-    return {*image.packages} & {canonicalize_name(name) for name in names}
+    # pip itself is in every kernel.
+    return {*image.packages} & {canonicalize_name(name) for name in names} - {"pip"}

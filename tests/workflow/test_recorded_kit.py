@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from offline_kit.adopt import recording
+from offline_kit.core import files
 from offline_kit.kaggle.client.api_types import NewNotebook
 from offline_kit.kaggle.client.session import KaggleEndpoint
 from offline_kit.kaggle.push import notebook_runs
@@ -234,6 +235,13 @@ def test_a_rehearsal_here_replays_what_stays_there(tmp_path: Path) -> None:
         rehearsal = here.run("rehearse", "--no-build", "--env", "current", "--json", env=local).good()
         facts = rehearsal.facts["rehearsal"]
         assert (facts["rows"], facts["replay"]["packages"]) == (1, [])
+        items = files.read_json(Path(facts["folder"]) / "report-facts.json")["kit"]["items"]
+        assert {item["name"] for item in items} == {
+            "plain",
+            "{working}",
+            "{scratch}/caches/torch/hub",
+            "offline-kit",
+        }
         assert Path(facts["submission"]).read_text().split() == ["id,label", "p1,1"]
         downloads = here.calls("DownloadKernelOutput")
         here.run("rehearse", "--no-build", "--env", "current", env=local).good()

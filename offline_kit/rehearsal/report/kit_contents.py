@@ -1,21 +1,25 @@
 """What is in a kit and why: its bytes by kind, part, package and file."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from packaging.utils import canonicalize_name, parse_sdist_filename, parse_wheel_filename
 
+from offline_kit.adopt import recording
+from offline_kit.core import files
 from offline_kit.core.errors import ProjectError
 from offline_kit.packages.freeze import freeze_file
 from offline_kit.project.types import FileEntry, Kit, Pin, Role
-from offline_kit.rehearsal import kit_facts
-from offline_kit.rehearsal.kit_facts import InstallPlan
+from offline_kit.rehearsal import kit_facts, recorded_kits
+from offline_kit.rehearsal.kit_facts import InstallPlan, KitFile
 
 _KINDS = {
     "checkpoints": (Role.CHECKPOINT,),
     "preprocessing": (Role.PREPROCESSING,),
     "packages": (Role.WHEEL, Role.SDIST, Role.BUILD),
     "own code": (Role.SOURCE,),
+    "recording": (Role.RECORDING,),
     "runtime": (Role.RUNTIME, Role.LOCK),
 }  # in the order in which the page shows them
 
@@ -23,9 +27,10 @@ _KINDS = {
 def describe_kit(kit: Kit) -> dict[str, Any]:
     """Return the kit as JSON: parts, kinds of files, and items (packages and files), each with bytes and a reason."""
     entries = [entry for part in kit.parts for entry in part.entries]
-    plan = kit_facts.read_install_plan(kit_facts.list_kit_files(kit))
-    pins = _read_pins(kit)
+    kit_files = kit_facts.list_kit_files(kit)
+    plan, pins = kit_facts.read_install_plan(kit_files), _read_pins(kit)
     items = [*_describe_packages(entries, plan, pins), *_describe_files(entries)]
+    items += _describe_recording(kit_files)
     return {
         "size": sum(entry.size for entry in entries),
         "files": len(entries),
@@ -115,6 +120,25 @@ def _describe_files(entries: Sequence[FileEntry]) -> list[dict[str, Any]]:
             name = entry.original.partition("/")[2] or entry.original
             items.append({"name": name, "kind": kind, "fate": kind, "why": "", "size": entry.size})
     return [{"version": "", **item} for item in items]
+
+
+def _describe_recording(kit_files: Iterable[KitFile]) -> Iterator[dict[str, Any]]:
+    """Yield an item for each recorded package, folder of files, repository and URL."""
+    path = recorded_kits.find_recording(kit_files)
+    document = files.read_json(path) if path else {}
+    for package in document.get("packages", ()):
+        fate = "replaced" if package["replaces"] else "bundled"
+        why = f"installed in cell {package['cell']}" if package["cell"] else "installed by the script"
+        facts = {"kind": "packages", "fate": fate, "why": why, "size": package["size"]}
+        yield {"name": package["name"], "version": package["version"], **facts}
+    sizes = Counter[str]()
+    for folder in recording.sum_files(document.get("files", ())):
+        sizes[folder["folder"]] += folder["size"]
+    for entry in (*document.get("repositories", ()), *document.get("urls", ())):
+        sizes[entry.get("url") or entry["key"]] += entry["size"]
+    for name, size in sizes.items():
+        facts = {"kind": "recording", "fate": "recorded", "why": "", "size": size}
+        yield {"name": name, "version": "", **facts}
 
 
 def _sum_kinds(items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
