@@ -1,9 +1,10 @@
 """Decide how each need is met: as a requirement, a checkpoint, an attached source, by a recording or by hand."""
 
 import re
+import shlex
 
 from offline_kit.adopt import shell
-from offline_kit.adopt.findings import RECORD, ExternalNeed, NeedKind, Outcome
+from offline_kit.adopt.findings import RECORD_REMEDY, ExternalNeed, NeedKind, Outcome
 from offline_kit.adopt.notebook_code import has_unknowns
 from offline_kit.adopt.notebook_files import (
     INPUT,
@@ -27,7 +28,7 @@ _TRAINED = frozenset({
 _SOURCE_PARTS = {"competition": 1, "dataset": 2, "notebook": 2, "model": 5}
 """How many parts the name of a source on Kaggle has."""
 _SPACY_MODEL = re.compile(r"[a-z]{2,3}_\w+_(sm|md|lg|trf)")
-_BESIDE = f"put {{}} next to the notebook and adopt again, or {RECORD}"
+_BESIDE = f"put {{}} next to the notebook and adopt again, or {RECORD_REMEDY}"
 
 
 def decide_need(need: ExternalNeed, notebook: InspectedNotebook) -> ExternalNeed:
@@ -43,7 +44,7 @@ def decide_need(need: ExternalNeed, notebook: InspectedNotebook) -> ExternalNeed
             return _decide_kaggle(need, notebook)
         case NeedKind.HUB | NeedKind.PRETRAINED | NeedKind.CORPUS:
             is_here = _is_here(need, notebook)
-            return need.resolve(Outcome.UNCHANGED, need.target) if is_here else need.ask(RECORD)
+            return need.resolve(Outcome.UNCHANGED, need.target) if is_here else need.ask(RECORD_REMEDY)
         case NeedKind.ACCOUNT if need.detail == "colab":
             return need.ask("put its files next to the notebook, read them from there, and remove this line")
         case NeedKind.ACCOUNT:
@@ -71,13 +72,13 @@ def _is_here(need: ExternalNeed, notebook: InspectedNotebook) -> bool:
 
 
 def _decide_install(need: ExternalNeed, notebook: InspectedNotebook) -> ExternalNeed:
-    install = shell.parse_pip_install(need.target)
-    if install is None and need.detail == "uninstall":
+    install = shell.parse_pip(shlex.split(need.target))
+    if install and install.verb == "uninstall":
         # It made way for what the next line installed; the kit's packages precede the image's on sys.path.
         value = "nothing is taken out: the kit's packages come before the image's"
         return need.meet(Outcome.SWITCHED_OFF, value)
-    if install is None or any(map(has_unknowns, install.requirements)):
-        return need.ask(f"write its packages as constants, or {RECORD}")
+    if install is None or install.verb != "install" or any(map(has_unknowns, install.requirements)):
+        return need.ask(f"write its packages as constants, or {RECORD_REMEDY}")
     if install.offline or (install.local and not (install.requirements or install.files or install.folders)):
         return need.resolve(Outcome.UNCHANGED, "installs from mounted files")
     return _bundle_packages(need, install, notebook)
@@ -151,10 +152,10 @@ def _find_clone(path: str, notebook: InspectedNotebook) -> str:
 def _decide_clone(need: ExternalNeed, notebook: InspectedNotebook) -> ExternalNeed:
     folder = join_run_path(need.folder, need.destination)
     if has_unknowns(need.target) or "*" in need.target:
-        return need.ask(f"write its URL as a constant, or {RECORD}")
+        return need.ask(f"write its URL as a constant, or {RECORD_REMEDY}")
     line = notebook.clones[folder] = shell.repository_requirement(need.target, need.detail)
     if not folder:
-        return need.ask(f"clone it into a folder of its own, or {RECORD}")
+        return need.ask(f"clone it into a folder of its own, or {RECORD_REMEDY}")
     hits = [hit for hit in notebook.find_beside(fetched_name(folder))[:1] if hit.is_dir()]
     name = notebook.relative_name(hits[0]) if hits else ""
     if any(_installs_from(folder, other) for other in notebook.needs):
@@ -177,7 +178,7 @@ def _decide_clone(need: ExternalNeed, notebook: InspectedNotebook) -> ExternalNe
 
 
 def _installs_from(folder: str, other: ExternalNeed) -> bool:
-    install = shell.parse_pip_install(other.target) if other.kind is NeedKind.INSTALL else None
+    install = shell.parse_pip(shlex.split(other.target)) if other.kind is NeedKind.INSTALL else None
     paths = [_run_path(other, path) for path in install.folders] if install else []
     return any(f"{path}/".startswith(f"{folder}/") for path in paths)
 
@@ -193,14 +194,14 @@ def _decide_download(need: ExternalNeed, notebook: InspectedNotebook) -> Externa
         stand_in = f'"{OUTPUT}/{name}"' if need.detail == "read" else ""
         return need.meet(Outcome.CHECKPOINT, file, stand_in=stand_in)
     # the name may be known at run time only, or be an id of Google Drive
-    return need.ask(_BESIDE.format(f"'{name}'") if "." in name and not has_unknowns(name) else RECORD)
+    return need.ask(_BESIDE.format(f"'{name}'") if "." in name and not has_unknowns(name) else RECORD_REMEDY)
 
 
 def _decide_kaggle(need: ExternalNeed, notebook: InspectedNotebook) -> ExternalNeed:
     name = need.target.strip("/")
     parts, expected = name.split("/"), _SOURCE_PARTS[need.detail]
     if "*" in name or not name:
-        return need.ask(f"write its name as a constant, so that it can be attached, or {RECORD}")
+        return need.ask(f"write its name as a constant, so that it can be attached, or {RECORD_REMEDY}")
     if need.detail == "model" and len(parts) == 4:
         return need.ask(f"pin its version, as in '{name}/1': Kaggle attaches one version of a model")
     if len(parts) > expected and need.detail != "model":

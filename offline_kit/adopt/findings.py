@@ -52,7 +52,7 @@ class NotebookCell:
     node: dict[str, Any] = field(default_factory=dict)  # its other keys: id, metadata, attachments
 
 
-RECORD = "record a run (`adopt --record`)"
+RECORD_REMEDY = "record a run (`adopt --record`)"
 """The remedy for what reading cannot know and a run can."""
 _MAX_TEXT = 120  # characters of a line in a report
 
@@ -180,4 +180,4 @@ class Adoption:
     @property
     def recordable(self) -> tuple[ExternalNeed, ...]:
         """Those of them that a recording would settle."""
-        return tuple(need for need in self.unresolved if need.remedy.endswith(RECORD))
+        return tuple(need for need in self.unresolved if need.remedy.endswith(RECORD_REMEDY))

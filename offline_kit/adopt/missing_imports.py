@@ -3,6 +3,7 @@
 import ast
 import importlib.metadata
 import re
+import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -129,7 +130,7 @@ def _find_path_folders(notebook: InspectedNotebook, number: int) -> Iterator[tup
 
 def _add_local_installs(need: ExternalNeed, notebook: InspectedNotebook, provided: ProvidedImports) -> None:
     """Add what an install takes from the inputs: the names of packages, and where else an import may come from."""
-    install = shell.parse_pip_install(need.target)
+    install = shell.parse_pip(shlex.split(need.target))
     if install is None or not (install.offline or install.local):
         return
     if install.offline:

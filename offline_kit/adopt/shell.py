@@ -1,5 +1,6 @@
 """Parse the shell commands of a notebook (pip, git, wget, kaggle, hf, ...) into the needs of each line."""
 
+import argparse
 import ast
 import re
 import shlex
@@ -21,15 +22,14 @@ _SEPARATORS = re.compile(
 _REDIRECTED = re.compile(r"\s+\d?&?>>?\s*(&\d|\S+)")
 _PREFIX = re.compile(r"sudo|time|nohup|exec|then|do|else|yes|[A-Za-z_]\w*=.*", re.DOTALL)
 """Words in front of a program: other commands, and assignments."""
-_INDEX_OPTIONS = ("-i", "--index-url", "--extra-index-url")
-_PIP_VALUE_OPTIONS = frozenset({
-    "-r", "--requirement", "-e", "--editable", "-c", "--constraint", "-f", "--find-links", "-i", "--index-url",
-    "--extra-index-url", "-t", "--target", "--prefix", "--root", "--python", "-p", "--no-binary",
-    "--only-binary", "--platform", "--timeout", "--retries", "--proxy", "--log", "--cache-dir",
-    "--progress-bar", "--upgrade-strategy", "--src", "--trusted-host", "-C", "--config-settings",
-    "--python-version", "--implementation", "--abi",
-})  # fmt: skip
-"""pip's options that take a value."""
+_PIP_PARSER = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+_PIP_OPTIONS = """-r --requirement/-e --editable/-f --find-links/-i --index-url --extra-index-url/-c --constraint -t --target
+--prefix --root -p --python --no-binary --only-binary --platform --timeout --retries --proxy --log --cache-dir --progress-bar
+--src -C --config-settings --upgrade-strategy --trusted-host --python-version --implementation --abi"""
+for _names in _PIP_OPTIONS.split("/"):  # options with a value
+    _PIP_PARSER.add_argument(*_names.split(), action="append", default=[])
+for _name in ("-q", "-v", "-U", "-I", "--no-index"):  # flags, which may be joined with them: `-qr FILE`
+    _PIP_PARSER.add_argument(_name, action="store_true")
 _PYPI = re.compile(r"https?://pypi\.(python\.)?org(/|$)")
 _URL = re.compile(r"(git|hg|svn|bzr)\+|https?://")
 # wget's -o is its log file: https://www.gnu.org/software/wget/manual/wget.html
@@ -72,13 +72,14 @@ _HARMLESS = ("cd", "echo", "true", ":", "clear")
 class PipInstall:
     """What a `pip install` installs."""
 
+    verb: str  # "install", "uninstall", ...
     requirements: list[str] = field(default_factory=list)
-    files: list[str] = field(default_factory=list)
+    files: list[str]
     folders: list[str] = field(default_factory=list)  # of sources, editable or not
     local: list[str] = field(default_factory=list)  # wheels and sdists
-    links: list[str] = field(default_factory=list)  # local folders of `--find-links`
-    index: list[str] = field(default_factory=list)  # other indexes and pages, as in requirements files
-    offline: bool = False
+    links: list[str]  # local folders of `--find-links`
+    index: list[str]  # other indexes and pages, as in requirements files
+    offline: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,9 +188,9 @@ def find_needs(notebook: InspectedNotebook) -> Iterator[ExternalNeed]:
 def command_needs(words: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     """Yield the needs of one command, as their fields."""
     program = words[0]
-    pip = pip_words(words)
-    if pip and pip[0] in ("install", "uninstall", "download", "wheel"):
-        yield {"kind": NeedKind.INSTALL, "target": shlex.join(words), "detail": pip[0]}
+    pip = parse_pip(words)
+    if pip and pip.verb in ("install", "uninstall", "download", "wheel"):
+        yield {"kind": NeedKind.INSTALL, "target": shlex.join(words)}
     elif repository := parse_clone(words):
         address, folder, ref = repository
         yield {"kind": NeedKind.CLONE, "target": address, "destination": folder, "detail": ref}
@@ -246,82 +247,42 @@ def _first_value(values: dict[str, str], options: Iterable[str]) -> str:
     return next((value for option, value in values.items() if option in options), "")
 
 
-def pip_words(words: Sequence[str]) -> tuple[str, ...] | None:
-    """Return pip's arguments, its verb first ("install", ...), however pip is called; None for another program."""
+def parse_pip(words: Sequence[str]) -> PipInstall | None:
+    """Return what pip or uv is asked for, however it is called; None for another program."""
     arguments = list(words)
     if re.fullmatch(r"(python|pypy)[\d.]*", arguments[0]):
         # options of Python itself, -I or -u, may also be joined with -m
         while len(arguments) > 1 and re.fullmatch(r"-[A-Za-ln-z]+", arguments[1]):
             del arguments[1]
-        if not re.fullmatch(r"-[A-Za-z]*m", "".join(arguments[1:2])):
-            return None
-        arguments = arguments[2:]
-    if arguments[:1] == ["uv"]:
-        arguments = _move_verb_first(arguments[1:])
-        if arguments[:1] not in (["pip"], ["add"]):
-            return None
-        arguments = ["pip", "install", *arguments[1:]] if arguments[0] == "add" else arguments
-    if not arguments or not re.fullmatch(r"pip[\d.]*", arguments[0]):
+        module = re.fullmatch(r"-[A-Za-z]*m", "".join(arguments[1:2]))
+        arguments = arguments[2:] if module else []
+    if not arguments or not re.fullmatch(r"uv|pip[\d.]*", arguments[0]):
         return None
-    return tuple(_move_verb_first(arguments[1:]))
-
-
-def _move_verb_first(words: Sequence[str]) -> list[str]:
-    """Move the options before the verb behind it: `pip -q install x` means `pip install -q x`."""
-    arguments, before = list(words), list[str]()
-    while arguments and arguments[0].startswith("-"):
-        before.append(arguments.pop(0))
-        if before[-1] in _PIP_VALUE_OPTIONS and arguments:
-            before.append(arguments.pop(0))
-    return [*arguments[:1], *before, *arguments[1:]]
-
-
-def parse_pip_install(command: str) -> PipInstall | None:
-    """Return what a `pip install` installs; None for other commands."""
-    own = pip_words(shlex.split(command))
-    if not own or own[0] != "install":
+    try:
+        options, rest = _PIP_PARSER.parse_known_args(arguments[1:])
+    except argparse.ArgumentError:  # an option without its value
         return None
-    install, arguments = PipInstall(), [part for word in own[1:] for part in _split_short_options(word)]
-    while arguments:
-        word = arguments.pop(0)
-        option, _, joined = word.partition("=") if word.startswith("--") else (word, "", "")
-        takes_value = option in _PIP_VALUE_OPTIONS
-        value = joined or (arguments.pop(0) if arguments and takes_value else "")
-        if option == "--no-index":
-            install.offline = True
-        elif option in ("-r", "--requirement"):
-            install.files.append(value)
-        elif option in ("-e", "--editable"):
-            is_url = _URL.match(value) or "://" in value
-            (install.requirements if is_url else install.folders).append(_name_egg(value))
-        elif option in ("-f", "--find-links") and "://" not in value:
-            install.links.append(value)
-        elif option in ("-f", "--find-links"):
-            install.index.append(f"--find-links {value}")
-        elif option in _INDEX_OPTIONS and not _PYPI.match(value):
-            install.index.append(f"--extra-index-url {value}")
-        elif not word.startswith("-"):
-            _add_argument(word, install)
+    verb, *plain = [word for word in rest if not word.startswith("-")] or [""]
+    if arguments[0] == "uv":  # `uv pip install ...` or `uv add ...`
+        verb, *plain = plain or [""] if verb == "pip" else ["install" if verb == "add" else "", *plain]
+    pages = [f"--find-links {page}" for page in options.find_links if "://" in page]
+    indexes = [f"--extra-index-url {url}" for url in options.index_url if not _PYPI.match(url)]
+    links = [page for page in options.find_links if "://" not in page]
+    install = PipInstall(
+        verb=verb, files=options.requirement, links=links, index=[*indexes, *pages], offline=options.no_index
+    )
+    for word in plain:
+        if _URL.match(word) or " @ " in word:
+            install.requirements.append(_name_egg(word))
+        elif re.search(r"\.(whl|zip|tar\.gz)(\[|$)", word):
+            install.local.append(word)
+        else:
+            is_folder = word.startswith((".", "~")) or "/" in word
+            (install.folders if is_folder else install.requirements).append(word)
+    for word in options.editable:
+        is_url = _URL.match(word) or "://" in word
+        (install.requirements if is_url else install.folders).append(_name_egg(word))
     return install
-
-
-def _split_short_options(word: str) -> tuple[str, ...]:
-    """Split combined short options of pip: "-qr", "-rfile.txt"."""
-    match = re.fullmatch(r"-(?P<flags>[qvUI]*)(?P<option>[refi])(?P<value>.*)", word)
-    if not match:
-        return (word,)
-    flags = [f"-{flag}" for flag in match["flags"]]
-    return tuple(filter(None, (*flags, f"-{match['option']}", match["value"])))
-
-
-def _add_argument(word: str, install: PipInstall) -> None:
-    if _URL.match(word) or " @ " in word:
-        install.requirements.append(_name_egg(word))
-    elif re.search(r"\.(whl|zip|tar\.gz)(\[|$)", word):
-        install.local.append(word)
-    else:
-        is_folder = word.startswith((".", "~")) or "/" in word
-        (install.folders if is_folder else install.requirements).append(word)
 
 
 def _name_egg(word: str) -> str:
