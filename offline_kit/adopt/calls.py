@@ -14,7 +14,6 @@ from offline_kit.adopt.notebook_code import (
     find_argument,
     is_constant,
     node_span,
-    owner_name,
 )
 from offline_kit.adopt.notebook_files import InspectedNotebook
 from offline_kit.checkpoints import download_calls
@@ -23,17 +22,12 @@ from offline_kit.project import references
 
 _SHELL_CALLS = {
     "subprocess.run": "{before}CompletedProcess([], 0, '', '')",
-    "subprocess.call": "0",
-    "subprocess.check_call": "0",
-    "subprocess.check_output": "''",
-    "subprocess.getoutput": "''",
     "subprocess.Popen": "",
-    "os.system": "0",
-    "get_ipython().system": "None",
     "get_ipython().getoutput": "[]",
-    "get_ipython().run_line_magic": "None",
-    "pip.main": "0",
-    "pip._internal.main": "0",
+    **dict.fromkeys(("subprocess.check_output", "subprocess.getoutput"), "''"),
+    **dict.fromkeys(("get_ipython().system", "get_ipython().run_line_magic"), "None"),
+    **dict.fromkeys(("subprocess.call", "subprocess.check_call", "os.system"), "0"),
+    **dict.fromkeys(("pip.main", "pip._internal.main"), "0"),
 }
 """Calls that run a command, and their replacements."""
 _FILE_FORMATS = frozenset({
@@ -46,15 +40,6 @@ _LOGIN_CALLS = (
     *("wandb.login", "kagglehub.login", "comet_ml.login", "kaggle.api.authenticate", "kaggle.authenticate"),
     *(f"huggingface_hub.{name}" for name in ("login", "notebook_login", "interpreter_login")),
 )
-# https://www.kaggle.com/docs/notebooks#secrets: they are read over the network, so an offline notebook has none
-_SECRETS_MODULE = "kaggle_secrets"
-_SECRET_METHODS = {
-    "get_secret": "''",
-    "get_gcloud_credential": "''",
-    "set_gcloud_credentials": "None",
-    "set_tensorflow_credential": "None",
-}
-"""Methods of its client, and their replacements."""
 _FETCHING = (NeedKind.DOWNLOAD, NeedKind.HUB, NeedKind.PRETRAINED, NeedKind.CORPUS)
 
 
@@ -94,8 +79,6 @@ class _CallReader:
                 ):
                     if argument.arg == "pretrained" and is_constant(default, True):
                         yield self._make_need(NeedKind.PRETRAINED, node, target=node.name)
-            elif isinstance(node, ast.Import | ast.ImportFrom) and self._is_secrets_import(node):
-                yield self._make_need(NeedKind.ACCOUNT, node, target=_SECRETS_MODULE)
 
     def _read_call(self, call: ast.Call, name: str) -> Iterator[ExternalNeed]:
         last = name.rpartition(".")[2]
@@ -104,12 +87,8 @@ class _CallReader:
         elif name in (*_COLAB_CALLS, *_LOGIN_CALLS):
             detail = "colab" if name in _COLAB_CALLS else ""
             yield self._make_need(NeedKind.ACCOUNT, call, target=name, detail=detail, stand_in="None")
-        elif name.startswith(f"{_SECRETS_MODULE}.") and "()" not in name:
-            if not isinstance(self.parents.get(call), ast.Attribute):  # else a method of the client is called
-                yield self._make_need(NeedKind.ACCOUNT, call, target=name, stand_in="None")
-        elif last in _SECRET_METHODS and self.code.imports_package(_SECRETS_MODULE):
-            fields = {"detail": "secret", "stand_in": _SECRET_METHODS[last]}
-            yield self._make_need(NeedKind.ACCOUNT, call, target=name, **fields)
+        elif getattr(call.func, "attr", "") == "get_secret" and self.code.imports_package("kaggle_secrets"):
+            yield self._make_need(NeedKind.ACCOUNT, call, target=name, detail="secret")
         elif download := download_calls.find_download(name, self._text(call, "", 0)):
             yield from self._read_download(call, name, download)
         elif not last.startswith(("list_", "is_")):  # timm.list_models(pretrained=True)
@@ -152,17 +131,6 @@ class _CallReader:
                 if not is_file and self._text(call, "source", 9) != "local":
                     detail = "" if name.startswith(("huggingface_hub.", "torch.hub.")) else "path"
                     yield self._make_need(NeedKind.HUB, call, target=source, detail=detail)
-
-    def _is_secrets_import(self, node: ast.Import | ast.ImportFrom) -> bool:
-        """Whether an import is only used by calls that are replaced."""
-        names = {item.asname or item.name for item in node.names}
-        module = node.module if isinstance(node, ast.ImportFrom) else node.names[0].name
-        if module != _SECRETS_MODULE or len(names) > 1:
-            return False
-        nodes = self.code.nodes
-        calls = [item for item in nodes if isinstance(item, ast.Call) and owner_name(item) in names]
-        clients = [item for item in calls if self._dotted_name(item.func).startswith(f"{_SECRETS_MODULE}.U")]
-        return len(clients) == sum(isinstance(item, ast.Name) and item.id in names for item in nodes)
 
     def _find_switches(self, call: ast.Call, name: str) -> list[Switch]:
         switches = list(download_calls.find_switches(call, name))
@@ -223,8 +191,7 @@ class _CallReader:
             before = self._dotted_name(node.value)
             return f"{before}.{node.attr}" if before else ""
         if isinstance(node, ast.Call):
-            inner = self._dotted_name(node.func)
-            return f"{inner}()" if inner == "get_ipython" or inner.startswith(_SECRETS_MODULE) else ""
+            return "get_ipython()" if self._dotted_name(node.func) == "get_ipython" else ""
         return self.aliases.get(node.id, node.id) if isinstance(node, ast.Name) else ""
 
     def _text(self, call: ast.Call, name: str, place: int) -> str:

@@ -47,10 +47,10 @@ def decide_need(need: ExternalNeed, notebook: InspectedNotebook) -> ExternalNeed
             return need.resolve(Outcome.UNCHANGED, need.target) if is_here else need.ask(RECORD_REMEDY)
         case NeedKind.ACCOUNT if need.detail == "colab":
             return need.ask("put its files next to the notebook, read them from there, and remove this line")
+        case NeedKind.ACCOUNT if need.detail == "secret":
+            return need.resolve(Outcome.UNCHANGED, "secrets cannot be asked for offline: they are empty")
         case NeedKind.ACCOUNT:
-            empty = "secrets of the account cannot be asked for offline: empty"
-            value = empty if need.detail == "secret" else "no account is needed offline"
-            return need.meet(Outcome.SWITCHED_OFF, value)
+            return need.meet(Outcome.SWITCHED_OFF, "no account is needed offline")
     if need.detail in ("conda", "mamba"):
         return need.ask("conda cannot install offline: install the packages with pip, by their names on PyPI")
     return need.ask("system packages cannot be installed offline: use a Python package, or do without")

@@ -270,14 +270,6 @@ def call_name(call: ast.Call) -> str:
     return call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
 
 
-def owner_name(call: ast.Call) -> str:
-    """Return the variable whose method is called: "model" for `model.module.load_state_dict(...)`."""
-    node: ast.expr = call.func
-    while isinstance(node, ast.Attribute | ast.Subscript):
-        node = node.value
-    return node.id if isinstance(node, ast.Name) else ""
-
-
 def find_argument(call: ast.Call, name: str, place: int) -> ast.expr | None:
     """Return an argument of a call by its name or position."""
     for keyword in call.keywords:

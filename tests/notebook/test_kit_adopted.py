@@ -1,12 +1,13 @@
 """What the setup of an adopted notebook shows its cells."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
 from offline_kit.notebook.runtime.kit_runtime import OpenKit, SessionFolders
-from offline_kit.notebook.runtime.kit_sources import lay_out_files, show_sources
+from offline_kit.notebook.runtime.kit_sources import empty_secrets, lay_out_files, show_sources
 
 ATTACHED = {
     "competitions": ["plants"],
@@ -114,3 +115,19 @@ def test_a_place_that_cannot_be_made_is_told(capsys: pytest.CaptureFixture[str],
     lay_out_files(OpenKit(tmp_path, SessionFolders(working=tmp_path / "working")), [("aug", "")])
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("note: cannot make")
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "from kaggle_secrets import UserSecretsClient, BackendError\nkey = UserSecretsClient().get_secret('HF')",
+        "import kaggle_secrets as s\nc = s.UserSecretsClient()\nc.set_gcloud_credentials(project='p')\nkey = c.get_secret('a')",
+    ],
+)
+def test_secrets_are_empty(monkeypatch: pytest.MonkeyPatch, cell: str) -> None:
+    """They come over the internet, and their module lies on Kaggle alone."""
+    monkeypatch.setitem(sys.modules, "kaggle_secrets", None)  # which is undone
+    empty_secrets()
+    names: dict[str, str] = {}
+    exec(cell, names)
+    assert names["key"] == ""

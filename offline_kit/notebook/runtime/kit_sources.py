@@ -12,6 +12,7 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from .kit_hooks import alias_main
@@ -37,7 +38,7 @@ HOW_TO_ATTACH = {
     "model": "attach the model at this very version (Add Input > Models), and accept its licence on its page",
 }
 SHOWN = Path("/tmp/kaggle")  # noqa: S108 - as it stands in the cells
-"""Contains input (the mounts under the paths of the cells) and working (files from beside the notebook)."""
+"""Contains input, the mounts under the paths of the cells, and working, from which `../input` leads there."""
 SETUP_NAMES = ("PARTS", "import_runtime")
 """What the setup cell defines, and the notebook's own cells must not find."""
 LARGE = 64 << 20
@@ -167,9 +168,6 @@ def show_sources(
         _link_source(root, f"input/{path.relative_to(inputs)}", path)
     for shown_path, file in served.items():
         _link_source(root, shown_path, file, instead=True)
-    # nltk looks for its data in no folder of the notebook by itself.
-    if (root / "working" / "nltk_data").is_dir():
-        os.environ["NLTK_DATA"] = str(root / "working" / "nltk_data")
     print(f"paths: {len(mounted_sources(inputs))} sources and {len(served)} files of the kit below '{root}'")
     return root
 
@@ -230,6 +228,18 @@ def place_file(file: Path, target: Path, mode: int = 0) -> None:
         target.chmod(mode or (0o755 if opened.read(2) == b"#!" else 0o644))
 
 
+def empty_secrets() -> None:
+    """Let kaggle_secrets answer without the network, which its secrets need: they are empty.
+
+    https://www.kaggle.com/docs/notebooks#secrets
+    """
+    methods = ("get_secret", "get_gcloud_credential", "set_gcloud_credentials", "set_tensorflow_credential")
+    module: Any = ModuleType("kaggle_secrets")
+    module.UserSecretsClient = type("UserSecretsClient", (), dict.fromkeys(methods, lambda *_, **__: ""))
+    module.__getattr__ = lambda name: type(name, (Exception,), {})  # its errors
+    sys.modules["kaggle_secrets"] = module
+
+
 def open_adopted(
     parts: Mapping[str, str],
     attached: Mapping[str, Sequence[str]],
@@ -248,6 +258,7 @@ def open_adopted(
     show_sources(kit.places.inputs, attached, {path: kit.folder / name for path, name in served.items()})
     if layout:
         lay_out_files(kit, layout)
+    empty_secrets()
     remove_setup_names()
 
 
