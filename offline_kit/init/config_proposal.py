@@ -139,7 +139,8 @@ def _detect_settings(
     contest = competition.propose_competition(tree)
     slug = wanted_competition or (target.table or {}).get("competition") or contest[0].value or ""
     if run:
-        trained = trained_files.choose_used_checkpoints(tree, recorded_settings.list_used_files(tree, run))
+        used, names = recorded_settings.list_used_files(tree, run), recorded_settings.NamedFiles(tree, run)
+        trained = trained_files.choose_used_checkpoints(tree, used, names.is_named)
     else:
         trained = trained_files.choose_checkpoints(tree)
     hints = (str(slug), " ".join(trained.models), f"{root.name} {name}")

@@ -17,12 +17,13 @@ from offline_kit.init.script_run import ImportedDistribution, ScriptRun
 from offline_kit.init.trained_files import PICTURES, TABLES
 from offline_kit.notebook.runtime.kit_recording import redact
 from offline_kit.notebook.runtime.kit_runtime import CACHES
-from offline_kit.project import images, references
+from offline_kit.project import images, import_names, references
 from offline_kit.project.package_lists import normalize_name
 
 REQUIREMENTS, VERSIONS = "requirements-recorded.in", "requirements-recorded.txt"
 _NOT_SHIPPED = PICTURES | TABLES | {".cfg", ".ipynb", ".lock", ".py", ".pyc", ".pyd", ".so", ".toml"}
 _NAME = re.compile(r"(?m)^\s*([A-Za-z0-9][\w.-]*)")
+_TEXTS = frozenset({".cfg", ".ini", ".json", ".py", ".toml", ".yaml", ".yml"})
 _NO_MODELS = frozenset(
     {"fontconfig", "matplotlib", "mesa_shader_cache", "offline-kit", "pip", "pypoetry", "uv"}
 )
@@ -39,6 +40,22 @@ def list_used_files(tree: FileTree, run: ScriptRun) -> list[str]:
         and top_folder(name) not in DATA_FOLDERS
         and PurePosixPath(name).suffix.lower() not in _NOT_SHIPPED
     ]
+
+
+class NamedFiles:
+    """What the code and the settings that a run read say about files, and the folders that it listed."""
+
+    def __init__(self, tree: FileTree, run: ScriptRun) -> None:
+        texts = [path for path in run.opened if path.suffix in _TEXTS and _name_file(path, tree.root)]
+        self._texts = [path.read_text(encoding="utf-8", errors="replace") for path in texts]
+        self._folders = {_name_file(path, tree.root) for path in run.listed}
+
+    def is_named(self, name: str) -> bool:
+        """Whether a file's folder was listed, or its name is in a text, perhaps with what fills in its number."""
+        folder, _, base = name.rpartition("/")
+        # "fold0.onnx" may be written as "fold{n}.onnx", "fold%d.onnx" or "fold*.onnx".
+        filled = r"[{%*][^'\"\n]*?".join(map(re.escape, re.split(r"\d+", base)))
+        return folder in self._folders or any(base in text or re.search(filled, text) for text in self._texts)
 
 
 def add_recorded(
@@ -78,7 +95,7 @@ def _add_requirements(
         line = _format_requirement(distribution)
         if not line:
             detected.notes.append(f"'{distribution.name}' is installed from a folder: add that to `packages`")
-        elif distribution.name not in covered:
+        elif not _list_twins(distribution) & {*covered}:
             lines.append(line)
     if used:
         pins = [f"{distribution.name}=={distribution.version}\n" for distribution in used]
@@ -123,6 +140,12 @@ def _list_required(distribution: ImportedDistribution) -> Iterator[str]:
             continue
         if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
             yield normalize_name(requirement.name)
+
+
+def _list_twins(distribution: ImportedDistribution) -> set[str]:
+    """Return the names of distributions with the same modules, such as opencv-python's four, itself included."""
+    twins = [import_names.find_distributions(name) for name in distribution.imports]
+    return {distribution.name, *(name for names in twins if distribution.name in names for name in names)}
 
 
 def _format_requirement(distribution: ImportedDistribution) -> str:

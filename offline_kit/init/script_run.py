@@ -33,6 +33,7 @@ class ScriptRun:
     """What one run of a script used."""
 
     opened: Sequence[Path]  # absolute; files that it only read, in the order of their first use
+    listed: Sequence[Path]  # folders
     modules: Mapping[str, Path]  # those that lie below the project, by dotted name
     distributions: Sequence[ImportedDistribution]  # sorted by name
 
@@ -99,6 +100,7 @@ def _summarize_events(events: Sequence[Mapping[str, Any]], project: Path, comman
     }
     return ScriptRun(
         opened=[_resolve(path, project) for path in read],
+        listed=[_resolve(event["path"], project) for event in events if event["event"] == "list"],
         modules={name: _resolve(path, project) for event in ended for name, path in event["files"].items()},
         distributions=[distributions[name] for name in sorted(distributions)],
     )

@@ -2,7 +2,7 @@
 
 import contextlib
 import csv
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
@@ -90,10 +90,13 @@ def choose_checkpoints(tree: FileTree) -> TrainedFiles:
     return replace(trained, models=models, left_out=[*twins, *left_out], patterns=_make_patterns(tree, known))
 
 
-def choose_used_checkpoints(tree: FileTree, used: Sequence[str]) -> TrainedFiles:
-    """Return the trained files among those that a run read, and the usual ones that only native code opens.
+def choose_used_checkpoints(
+    tree: FileTree, used: Sequence[str], is_named: Callable[[str], bool]
+) -> TrainedFiles:
+    """Return the trained files among those that a run read, and the usual ones that native code may have opened.
 
-    Its other files are for `preprocessing`, and the usual ones that it did not read are left out.
+    Of the latter `is_named` says whether the run named them. Its other files are for `preprocessing`, and the usual
+    ones that it did not read are left out.
     """
     usual = choose_checkpoints(tree)
     suffixes = {name: PurePosixPath(name).suffix.lower() for name in (*used, *usual.models)}
@@ -103,7 +106,8 @@ def choose_used_checkpoints(tree: FileTree, used: Sequence[str]) -> TrainedFiles
         if suffixes[name] in _ALWAYS_TRAINED | _TRAINED_IN_FOLDERS
         or (suffixes[name] in _TEXT_FORMATS and _is_claimed(tree.root / name))
     ]
-    chosen += [name for name in usual.models if suffixes[name] in _READ_NATIVELY and name not in chosen]
+    native = [name for name in usual.models if suffixes[name] in _READ_NATIVELY and name not in chosen]
+    chosen += filter(is_named, native)
     trained = _classify_trained(tree, chosen)
     models = [name for name in chosen if name not in trained.non_models]
     known = [name for name in models if name not in trained.unplaced] if trained.unplaced else []

@@ -28,6 +28,7 @@ from shapes.net import SIZE
 yaml.safe_load(open("settings.yaml"))
 pickle.load(open("models/fold0.pkl", "rb"))
 pickle.load(open("weights.pt", "rb"))
+native = [f"models/net{n}.onnx" for n in range(1)]
 cache = Path.home() / ".cache/huggingface"
 (cache / "token").read_text()
 (cache / "hub/models--owner--name/refs/main").read_text()
@@ -44,23 +45,30 @@ FILES = {
     "shapes/unused.py": "",
     "settings.yaml": "a: 1",
     "unused.yaml": "a: 1",
-    "models/net.onnx": "x",
+    "models/net0.onnx": "x",
+    "models/other.onnx": "x",
     "input/test.csv": "id\n1\n",
     "extra.csv": "id\n2\n",
     "home/.cache/huggingface/token": "hf_" + "x" * 30,
     "home/.cache/huggingface/hub/models--owner--name/refs/main": COMMIT,
-    # Two distributions: one from a repository, one that it needs.
+    # Installed from a repository; needs another distribution.
     "site/thing.py": "import part",
     "site/thing-1.2.dist-info/METADATA": "Metadata-Version: 2.1\nName: Thing\nVersion: 1.2\nRequires-Dist: part>=1\n",
     "site/thing-1.2.dist-info/top_level.txt": "thing\n",
     "site/thing-1.2.dist-info/direct_url.json": json.dumps(
         {"url": "https://me:pass@host.test/thing.git", "vcs_info": {"vcs": "git", "commit_id": COMMIT}}
     ),
-    "site/part.py": "",
-    "site/part-3.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: part\nVersion: 3.0\n",
-    "site/part-3.0.dist-info/top_level.txt": "part\n",
     "site/sitecustomize.py": "import builtins\nbuiltins.OWN = True\n",
 }
+
+
+def add_distribution(site: Path, name: str, module: str) -> None:
+    """Install a distribution with one empty module."""
+    (site / f"{module}.py").write_text("")
+    metadata = site / f"{name.replace('-', '_')}-3.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 3.0\n")
+    (metadata / "top_level.txt").write_text(f"{module}\n")
 
 
 def run_python(*words: str) -> str:
@@ -75,6 +83,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         path = (root if not name.startswith(("home/", "site/")) else tmp_path) / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
+    add_distribution(tmp_path / "site", "part", "part")
     for name in ("models/fold0.pkl", "models/old.pkl", "weights.pt"):
         (root / name).write_bytes(pickle.dumps({"weight": 1.0}))
     for name in ("HF_HOME", "XDG_CACHE_HOME"):
@@ -96,7 +105,7 @@ def test_what_a_run_used_is_proposed(project: Path) -> None:
     assert values["requirements"] == ["requirements-recorded.in"]
     assert values["locks"] == ["requirements-recorded.txt"]
     assert values["modules"] == ["lib/labels.py", "shapes"]
-    assert values["checkpoints"] == ["weights.pt", "models/*.onnx", "models/fold0.pkl"]
+    assert values["checkpoints"] == ["weights.pt", "models/net0.onnx", "models/fold0.pkl"]
     assert values["preprocessing"] == ["settings.yaml", "caches/huggingface/hub/models--owner--name"]
     texts = {
         path.name: [line for line in text.splitlines() if line[0] != "#"]
@@ -127,12 +136,17 @@ def test_the_proposal_is_written_and_usable(project: Path) -> None:
 
 
 def test_a_stated_requirement_is_kept(project: Path) -> None:
-    """Only what the project's own file lacks is added, beside it."""
-    (project / "requirements.txt").write_text("PyYAML>=6\n")
+    """Only what the project's own file lacks is added, beside it; one edition of OpenCV is as good as another."""
+    (project / "requirements.txt").write_text("PyYAML>=6\nopencv_python\n")
+    add_distribution(project.parent / "site", "opencv-python-headless", "cv2")
+    with (project / "predict.py").open("a") as script:
+        script.write("import cv2\n")
     proposal = propose(project, run_python("predict.py"))
     requirements = next(setting.value for setting in proposal.settings if setting.key == "requirements")
     assert requirements == ["requirements.txt", "requirements-recorded.in"]
-    assert "pyyaml" not in proposal.files[project / "requirements-recorded.in"]
+    assert [
+        line.split()[0] for line in proposal.files[project / "requirements-recorded.in"].splitlines()
+    ] == ["#", "thing"]
 
 
 def test_a_failing_script_writes_nothing(project: Path) -> None:
