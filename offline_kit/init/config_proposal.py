@@ -99,12 +99,15 @@ def propose_config(request: InitRequest, report: Reporter = SILENT) -> ConfigPro
         if stated := options.get(setting.key):
             settings[number] = replace(setting, value=stated, reason="", comments=())
     _check_names(settings)
+    if run:
+        detected.notes += _list_unconfigured(settings, target)
     existing_keys = [setting.key for setting in settings if setting.key in target.table_of(setting)]
     if target.table is not None:
         # settings without a value are comments, which the file got when it was created
         fresh = [setting for setting in settings if setting.key not in target.table_of(setting)]
         stated_fresh = [setting for setting in fresh if setting.value is not None]
         settings = [setting for setting in stated_fresh if not _changes_meaning(setting, target.table)]
+    named = str([setting.value for setting in settings] + [target.table])
     return ConfigProposal(
         file=target.path,
         text=target.add(settings),
@@ -112,8 +115,8 @@ def propose_config(request: InitRequest, report: Reporter = SILENT) -> ConfigPro
         settings=tuple(settings),
         existing_keys=tuple(existing_keys),
         notes=tuple(detected.notes),
-        files={root / name: text for name, text in detected.files.items()},
-        links={root / name: folder for name, folder in detected.links.items()},
+        files={root / name: text for name, text in detected.files.items() if name in named},
+        links={root / name: folder for name, folder in detected.links.items() if name in named},
     )
 
 
@@ -166,7 +169,7 @@ def _detect_settings(
         detected.settings += part.settings
         detected.notes += part.notes
     if run:
-        recorded_settings.add_recorded(detected, run, tree, pyproject)
+        recorded_settings.add_recorded(detected, run, tree, pyproject, target.table or {})
     detected.settings.sort(key=lambda setting: SETTING_ORDER.index(setting.key))
     return detected
 
@@ -184,6 +187,23 @@ def _check_names(settings: Iterable[Setting]) -> None:
             code="slug-invalid",
             details=problems[1:],
         )
+
+
+def _list_unconfigured(settings: Iterable[Setting], target: ConfigFile) -> list[str]:
+    """Return a note on each existing key that lacks what the recorded run used."""
+    notes = []
+    for setting in settings:
+        existing = target.table_of(setting).get(setting.key)
+        if isinstance(existing, list) and isinstance(setting.value, list) and setting.key != "locks":
+            missing = [
+                name
+                for name in map(str, setting.value)
+                if not any(files.matches_glob(name, str(pattern)) for pattern in existing)
+            ]
+            notes += (
+                [f"`{setting.key}` lacks what the recorded run used: {', '.join(missing)}"] if missing else []
+            )
+    return notes
 
 
 def _changes_meaning(setting: Setting, table: Mapping[str, Any]) -> bool:

@@ -59,10 +59,17 @@ class NamedFiles:
 
 
 def add_recorded(
-    detected: DetectedSettings, run: ScriptRun, tree: FileTree, pyproject: Mapping[str, Any]
+    detected: DetectedSettings,
+    run: ScriptRun,
+    tree: FileTree,
+    pyproject: Mapping[str, Any],
+    table: Mapping[str, Any],
 ) -> None:
-    """Add to detected settings what a run imported, and the caches of hubs that it read."""
-    _add_requirements(detected, run, tree, pyproject)
+    """Add to detected settings what a run imported, and the caches of hubs that it read.
+
+    `table` is the existing configuration.
+    """
+    _add_requirements(detected, run, tree, pyproject, table)
     packaged = project_packages.is_buildable(tree, pyproject)
     if modules := _list_module_paths(run, tree, packaged=packaged):
         detected.change("modules", modules, "imported by the recorded run; shipped unchanged")
@@ -76,13 +83,18 @@ def add_recorded(
 
 
 def _add_requirements(
-    detected: DetectedSettings, run: ScriptRun, tree: FileTree, pyproject: Mapping[str, Any]
+    detected: DetectedSettings,
+    run: ScriptRun,
+    tree: FileTree,
+    pyproject: Mapping[str, Any],
+    table: Mapping[str, Any],
 ) -> None:
     metadata = pyproject.get("project", {})
     own_names = {"offline-kit", normalize_name(str(metadata.get("name", "")))}
     used = [distribution for distribution in run.distributions if distribution.name not in own_names]
-    files = list(map(str, _value_of(detected, "requirements")))
-    texts = [(tree.root / name).read_text(encoding="utf-8", errors="replace") for name in files]
+    own_files = [name for name in _value_of(detected, "requirements") if name != REQUIREMENTS]
+    files = [tree.root / name for name in table.get("requirements", own_files)]
+    texts = [path.read_text(encoding="utf-8", errors="replace") for path in files if path.is_file()]
     stated = {
         normalize_name(name) for name in _NAME.findall("\n".join([*texts, *metadata.get("dependencies", ())]))
     }
@@ -100,15 +112,15 @@ def _add_requirements(
     if used:
         pins = [f"{distribution.name}=={distribution.version}\n" for distribution in used]
         detected.files[VERSIONS] = "# The versions that a recorded run imported\n" + "".join(pins)
-        locks = [VERSIONS, *map(str, _value_of(detected, "locks"))]
-        detected.change("locks", locks, "the recorded run's versions are preferred; the image's win")
-    if lines and "dependencies" in {*metadata, *metadata.get("dynamic", ())}:
-        detected.notes.append(f"imported, but not in [project].dependencies: {', '.join(lines)}")
+        locks = dict.fromkeys([VERSIONS, *_value_of(detected, "locks")])
+        detected.change("locks", [*locks], "the recorded run's versions are preferred; the image's win")
+    if lines and ("requirements" in table or "dependencies" in {*metadata, *metadata.get("dynamic", ())}):
+        detected.notes.append(f"imported, but not among the requirements: {', '.join(lines)}")
     elif lines:
         detected.files[REQUIREMENTS] = "# Imported by a recorded run\n" + "".join(
             f"{line}\n" for line in lines
         )
-        detected.change("requirements", [*files, REQUIREMENTS], "with what the recorded run imported")
+        detected.change("requirements", [*own_files, REQUIREMENTS], "with what the recorded run imported")
 
 
 def _value_of(detected: DetectedSettings, key: str) -> Sequence[Any]:

@@ -149,6 +149,17 @@ def test_a_stated_requirement_is_kept(project: Path) -> None:
     ] == ["#", "thing"]
 
 
+def test_an_existing_configuration_is_completed(project: Path) -> None:
+    """With --force its keys stay, notes say what they lack, and no file is written that no key names."""
+    (project / "requirements.in").write_text("pyyaml\n")
+    existing = 'requirements = ["requirements.in"]\ncheckpoints = ["models/*.pkl", "*.pt"]\nlocks = []\n'
+    (project / "offline-kit.toml").write_text(existing)
+    proposal = propose(project, run_python("predict.py"), force=True)
+    assert proposal.files == {}
+    assert [note for note in proposal.notes if "`checkpoints` lacks" in note and "net0.onnx" in note]
+    assert [note for note in proposal.notes if "thing @" in note and "pyyaml" not in note]
+
+
 def test_a_failing_script_writes_nothing(project: Path) -> None:
     """Its exit code is the command's."""
     (project / "predict.py").write_text("import yaml\nraise SystemExit(7)\n")

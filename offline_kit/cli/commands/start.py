@@ -51,7 +51,7 @@ def init(project: Path, console: Console, yes: bool, dry_run: bool, **flags: Any
         console.print_lines(["", f"{path.name}:", *(f"  {line}" for line in text.splitlines())])
     for path, folder in proposal.links.items():
         console.note(
-            f"a link '{path}' would lead to '{folder}', of which the build takes what `preprocessing` names"
+            f"a link '{path}' leads to '{folder}', of which a build takes what `preprocessing` names"
         )
     for note in proposal.notes:
         console.note(note)
@@ -62,7 +62,8 @@ def init(project: Path, console: Console, yes: bool, dry_run: bool, **flags: Any
         agreed = console.confirm(f"Write this into '{proposal.file}'?")
     if agreed:
         config_proposal.write_config(proposal)
-        console.step(f"wrote '{proposal.file}': check it and change what you like")
+        written = ", ".join(f"'{path}'" for path in (proposal.file, *proposal.files, *proposal.links))
+        console.step(f"wrote {written}: check it and change what you like")
         console.note(f"next:          offline-kit build{options.typed_settings('project')} --dry-run")
     elif proposal.block:
         console.step(f"this would go into '{proposal.file}'; nothing was written")
