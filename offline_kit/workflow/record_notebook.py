@@ -298,7 +298,8 @@ def _find_secrets(text: str) -> dict[str, str]:
     """Return the secrets of this machine's environment that the code names: on Kaggle they are the account's."""
     env = processes.copy_environment()
     names = [name for name in env if _SECRET_NAME.search(name)]
-    return {name: env[name] for name in names if f'"{name}"' in text or f"'{name}'" in text}
+    # The text of a notebook is JSON, which escapes the second quote of "NAME".
+    return {name: env[name] for name in names if re.search(rf"""["']{re.escape(name)}\\?["']""", text)}
 
 
 def _find_provided(

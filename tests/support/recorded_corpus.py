@@ -157,7 +157,11 @@ CASES = (
     ),
     RecordedCase(name="tabular_boosters", add_inputs=_add_boosters),
     RecordedCase(name="transformers_id", secrets={"HF_TOKEN": HUB_TOKEN}),
-    RecordedCase(name="smp_encoder", add_inputs=_add_pictures(("head.pth",), "unet-head")),
+    RecordedCase(
+        name="smp_encoder",
+        add_inputs=_add_pictures(("head.pth",), "unet-head"),
+        datasets=("me/unet-head",),
+    ),
     RecordedCase(name="keras_presets"),
     RecordedCase(name="inference_server", add_inputs=_add_server),
     RecordedCase(name="audio_clips", add_inputs=_add_clips),
