@@ -123,18 +123,23 @@ def test_hub_downloads_come_from_the_recorded_cache(part: RecordedPart, tmp_path
     metadata = f"{commit}\n{'b' * 40}\n1.0\n".encode()
     part.add_file("{working}/net/model.bin", b"weights", "hub")
     part.add_file("{working}/net/.cache/huggingface/download/model.bin.metadata", metadata, "hub")
+    part.add_file("{working}/clone/deep/model.bin", b"heavy", "hub")
     code = """
+import os
 from pathlib import Path
-from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+os.mkdir("net")
+os.mkdir("clone")
 print(Path(hf_hub_download("me/net", "config.json")).read_text())
 folder = Path(snapshot_download("me/net"))
 print(sorted(path.name for path in folder.rglob("*") if path.is_file()))
 print(Path(hf_hub_download("me/net", "model.bin", local_dir="net")).read_text())
 print(Path(snapshot_download("me/net", local_dir="net")).name)
+print(Path(HfApi().hf_hub_download("me/net", "model.bin", local_dir="clone/deep")).read_text())
 """
     (tmp_path / "code.py").write_text(code)
     replay = replay_lines(part, tmp_path, [f"{sys.executable} {tmp_path}/code.py 2>/dev/null"])
-    assert replay.outputs == ("{}\n['config.json', 'model.bin']\nweights\nnet\n",)
+    assert replay.outputs == ("{}\n['config.json', 'model.bin']\nweights\nnet\nheavy\n",)
     assert not replay.misses
 
 

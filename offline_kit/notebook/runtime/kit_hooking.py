@@ -164,6 +164,13 @@ def _skip_logins(module: Any) -> None:
             setattr(module, name, lambda *_args, **_kwargs: True)
 
 
+def _restore_at_download(module: Any) -> None:
+    if REPLAY in os.environ:
+        from . import kit_replay
+
+        kit_replay.restore_at_download(module)
+
+
 def _patch_getpass(module: Any) -> None:
     if RECORDER in os.environ:
         module.getpass = _refuse_prompt
@@ -194,6 +201,8 @@ _PATCHES: dict[str, Callable[[Any], None]] = {
     "kaggle_secrets": _patch_secrets,
     "getpass": _patch_getpass,
     "huggingface_hub": _skip_logins,
+    "huggingface_hub.file_download": _restore_at_download,
+    "huggingface_hub._snapshot_download": _restore_at_download,
     "kagglehub": _skip_logins,
     "wandb": _skip_logins,
 }
