@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
 
 from offline_kit.kit.manifest import read_manifest
@@ -20,7 +21,7 @@ from offline_kit.notebook.runtime.kit_recording import RecordedObjects
 from tests.support.internet import Internet
 from tests.support.local_index import LocalIndex, make_wheel
 from tests.support.sdists import own_backend
-from tests.support.web_hosts import GitHost, PackageIndex
+from tests.support.web_hosts import FileHost, GitHost, PackageIndex
 
 _SHELL = """
 import json, os, sys
@@ -57,7 +58,7 @@ class Session:
     def working(self) -> Path:
         return self.folder / "working"
 
-    def _run(self, words: Sequence[str]) -> int:
+    def run_python(self, *words: str) -> int:
         environ = {
             **os.environ,
             "OFFLINE_KIT_INPUT": str(self.folder / "input"),
@@ -80,7 +81,7 @@ class Session:
         self.output = done.stdout
         return done.returncode
 
-    def _top(self, **source: Any) -> str:
+    def top(self, **source: Any) -> str:
         source = {"name": "a.ipynb", "sha256": "0" * 64, **source}
         return _TOP.format(source=source, where=self.where, pack_inputs=self.pack_inputs, beside=self.beside)
 
@@ -90,14 +91,14 @@ class Session:
         """Run cells as a recorder's notebook does, and return the document."""
         numbers = numbers or list(range(1, len(cells) + 1))
         may_fail = may_fail or []
-        top = self._top(cells=numbers, may_fail=may_fail)
+        top = self.top(cells=numbers, may_fail=may_fail)
         whole = [top, *map(textwrap.dedent, cells), "finish_recording()"]
-        self._run(["-c", _SHELL, json.dumps(whole), json.dumps(may_fail)])
+        self.run_python("-c", _SHELL, json.dumps(whole), json.dumps(may_fail))
         return self.document()
 
     def record_script(self, code: str) -> dict[str, Any]:
-        (self.folder / "script.py").write_text(self._top(cells=[]) + textwrap.dedent(code))
-        self._run([str(self.folder / "script.py")])
+        (self.folder / "script.py").write_text(self.top(cells=[]) + textwrap.dedent(code))
+        self.run_python(str(self.folder / "script.py"))
         return self.document()
 
     def document(self) -> dict[str, Any]:
@@ -363,3 +364,27 @@ def test_packages_are_recorded_as_wheels(session: Session) -> None:
 def unpack_sdist(path: Path, folder: Path) -> None:
     with tarfile.open(path) as archive:
         archive.extractall(folder, filter="data")
+
+
+@pytest.mark.slow
+def test_a_real_kernel_is_recorded(session: Session) -> None:
+    """As papermill runs a notebook: blank cells are not counted, `!` and `%%bash` run below the hooks, errors end it."""
+    cells = [
+        session.top(cells=[1, 3, 4], may_fail=[3]),
+        "import urllib.request\nprint(len(urllib.request.urlopen('http://files.test/a.csv').read()))",
+        " \n",
+        "%%bash\ncurl -s http://files.test/a.csv -o a.csv\nexit 3",
+        "import asyncio\nawait asyncio.sleep(0)\nraise KeyError(open('a.csv').read())",
+        "finish_recording()",
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    notebook.cells[3].metadata["tags"] = ["raises-exception"]
+    nbformat.write(notebook, session.folder / "a.ipynb")
+    with Internet(session.folder, {"files.test": FileHost(files={"/a.csv": b"id\n1\n"}).answer}) as internet:
+        session.variables = internet.environment()
+        assert session.run_python("-m", "papermill", "../a.ipynb", "../ran.ipynb", "--kernel", "python3")
+    document = session.document()
+    assert [cell["cell"] for cell in document["cells"]] == [1, 3, 4]
+    assert document["error"] == {"cell": 4, "message": "KeyError: 'id\\n1\\n'"}
+    assert [url["cell"] for url in document["urls"]] == [1]
+    assert [(command["cell"], command["code"]) for command in document["commands"]] == [(3, 0)]
