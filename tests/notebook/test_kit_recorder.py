@@ -1,8 +1,10 @@
 """A session that is recorded, in a real IPython shell: cells, packages, repositories, files, and the part that they become."""
 
+import hashlib
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -13,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pytest
 
 from offline_kit.kit.manifest import read_manifest
@@ -258,6 +259,7 @@ def test_an_own_input_is_packed_whole_if_it_is_used(session: Session) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_repositories_are_mirrored_as_git_saw_them(session: Session) -> None:
     """Whole ones and shallow ones, by branch, tag, ref or commit; what could not be cloned is left out."""
     host = GitHost(folder=session.folder / "git")
@@ -278,7 +280,7 @@ def test_repositories_are_mirrored_as_git_saw_them(session: Session) -> None:
     by_name = {entry["url"].rpartition("/")[2]: entry for entry in document["repositories"]}
     assert {name: entry["cell"] for name, entry in by_name.items()} == {
         "whole": 1,
-        "shallow.git": 2,
+        "shallow": 2,
         "fetched": 3,
     }
     assert "secret-word" not in json.dumps(document)
@@ -297,13 +299,52 @@ def test_repositories_are_mirrored_as_git_saw_them(session: Session) -> None:
             Path(f"{mirror}-clone/VERSION").read_text(),
         )
     assert shown["whole"] == (["refs/heads/main", "refs/pull/7/head", "refs/tags/v1"], False, "2")
-    assert shown["shallow.git"] == (["refs/heads/main", "refs/tags/v1"], True, "2")
+    assert shown["shallow"] == (["refs/heads/main", "refs/tags/v1"], True, "2")
     assert shown["fetched"] == (
         ["refs/heads/main", f"refs/offline-kit/{commit[:12]}", "refs/tags/v1"],
         True,
         "2",
     )
     assert document["notes"] == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("git-lfs"), reason="Git LFS is not installed")
+def test_lfs_files_of_a_clone_are_recorded(session: Session) -> None:
+    """The mirror has what Git LFS has downloaded, in the folder that it serves from, and nothing more of it."""
+    stored = session.folder / "lfs.git"
+    subprocess.run(["git", "init", "-q", "--bare", str(stored)], check=True)
+    attributes = {
+        ".gitattributes": "*.bin filter=lfs diff=lfs merge=lfs -text",
+        ".lfsconfig": f"[lfs]\nurl = {stored.as_uri()}\n",
+    }
+    for name, content in (("a.bin", b"weights"), ("b.bin", b"not wanted")):
+        digest = hashlib.sha256(content).hexdigest()
+        path = stored / "lfs" / "objects" / digest[:2] / digest[2:4] / digest
+        path.parent.mkdir(parents=True)
+        path.write_bytes(content)
+        attributes[name] = (
+            f"version https://git-lfs.github.com/spec/v1\noid sha256:{digest}\nsize {len(content)}\n"
+        )
+    host = GitHost(folder=session.folder / "git")
+    host.make_repository("me/model", attributes)
+    lfs = "git -c filter.lfs.smudge= -c filter.lfs.process= -c filter.lfs.required=false"
+    with Internet(session.folder, host.hosts()) as internet:
+        session.variables = internet.environment()
+        document = session.record(
+            f"!{lfs} clone -q https://github.com/me/model",
+            "!cd model && git lfs pull --include a.bin && cat a.bin",
+        )
+    assert "weights" in session.output
+    with tarfile.open(
+        fileobj=io.BytesIO(session.read_object(document["repositories"][0]["sha256"]))
+    ) as archive:
+        names = [
+            Path(name).name
+            for name in archive.getnames()
+            if "/lfs/objects/" in name and len(Path(name).name) == 64
+        ]
+    assert names == [hashlib.sha256(b"weights").hexdigest()]
 
 
 @pytest.mark.slow
@@ -377,9 +418,11 @@ def test_a_real_kernel_is_recorded(session: Session) -> None:
         "import asyncio\nawait asyncio.sleep(0)\nraise KeyError(open('a.csv').read())",
         "finish_recording()",
     ]
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-    notebook.cells[3].metadata["tags"] = ["raises-exception"]
-    nbformat.write(notebook, session.folder / "a.ipynb")
+    blank: dict[str, Any] = {"cell_type": "code", "metadata": {}, "outputs": [], "execution_count": None}
+    written = [{**blank, "id": f"c{number}", "source": cell} for number, cell in enumerate(cells)]
+    written[3]["metadata"] = {"tags": ["raises-exception"]}
+    notebook = {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": written}
+    (session.folder / "a.ipynb").write_text(json.dumps(notebook))
     with Internet(session.folder, {"files.test": FileHost(files={"/a.csv": b"id\n1\n"}).answer}) as internet:
         session.variables = internet.environment()
         assert session.run_python("-m", "papermill", "../a.ipynb", "../ran.ipynb", "--kernel", "python3")

@@ -12,12 +12,13 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from .kit_recording import add_object, redact
+from .kit_recording import link_file, link_object, redact
 from .kit_runtime import SessionFolders
 
 
@@ -143,8 +144,8 @@ class PackageRecorder:
             }
             for package in added
         ]
-        digests = {package["sha256"] for package in packages}
-        others = {wheel["sha256"]: wheel for wheel in wheels.values() if wheel["sha256"] not in digests}
+        names = {package["wheel"] for package in packages}
+        others = {wheel["wheel"]: wheel for wheel in wheels.values() if wheel["wheel"] not in names}
         return packages, sorted(others.values(), key=lambda wheel: str(wheel["wheel"]))
 
     def _make_wheels(self, packages: Iterable[InstalledPackage]) -> dict[str, dict[str, Any]]:
@@ -171,8 +172,7 @@ class PackageRecorder:
         return wheels
 
     def _add_wheel(self, path: Path) -> dict[str, Any]:
-        sha256, size = add_object(path)
-        return {"wheel": path.name, "sha256": sha256, "size": size}
+        return {"wheel": path.name, **link_object(path)}
 
     def _run_pip(self, folder: Path, requirements: Iterable[str]) -> str:
         """Put wheels into a folder; return pip's error, "" if there is none."""
@@ -193,12 +193,14 @@ class GitRequest:
     url: str
     command: str
     words: tuple[str, ...]
+    worktree: str
 
     @property
-    def depth(self) -> str:
-        """The number of commits that it wants, "" for all."""
+    def depth(self) -> list[str]:
+        """The option for the number of commits that it wants; none for all."""
         match = re.search(r"--depth[ =](\d+)", " ".join(self.words))
-        return match[1] if match else "1" if self.command == "ls-remote" else ""
+        depth = match[1] if match else "1" if self.command == "ls-remote" else ""
+        return ["--depth", depth] if depth else []
 
     @property
     def refspecs(self) -> list[str]:
@@ -206,40 +208,38 @@ class GitRequest:
         if branch := re.search(r" (?:-b |--branch[ =])(\S+)", " ".join(self.words)):
             return [f"+refs/{kind}/{branch[1]}:refs/{kind}/{branch[1]}" for kind in ("heads", "tags")]
         names = [word.lstrip("+").partition(":")[0] for word in self.words if self.command == "fetch"]
-        refs = [name if name.startswith("refs/") else f"refs/{name}" for name in names if "/" in name]
-        refspecs = [f"+{ref}:{ref}" for ref in refs if "://" not in ref]
+        refs = [re.sub(r"^(?=pull/|merge-requests/)", "refs/", name) for name in names]
         # git sends no commit that no ref reaches.
         commits = [name for name in names if re.fullmatch(r"[0-9a-f]{40}", name)]
-        return refspecs + [f"+{commit}:refs/offline-kit/{commit[:12]}" for commit in commits]
+        return [f"+{ref}:{ref}" for ref in refs if ref.startswith("refs/")] + [
+            f"+{commit}:refs/offline-kit/{commit[:12]}" for commit in commits
+        ]
+
+
+_TRACED = {"start": "argv", "cmd_name": "name", "exit": "code", "def_repo": "worktree"}
+"""The field that is read of each kind of event (https://git-scm.com/docs/api-trace2)."""
 
 
 def read_git_traces(paths: Iterable[Path]) -> list[GitRequest]:
     """Return what git processes asked servers for by HTTP, and got."""
-    started: dict[str, list[str]] = {}
-    commands: dict[str, str] = {}
-    failed = set()
+    processes: dict[str, dict[str, Any]] = {}
     for path in paths:
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
+            with suppress(ValueError):  # a line that was not finished
                 event = json.loads(line)
-            except ValueError:
-                continue  # of a process that was killed
-            process = event["sid"]
-            if event["event"] == "start":
-                started[process] = event["argv"]
-            elif event["event"] == "cmd_name":
-                commands[process] = event["name"]
-            elif event["event"] == "exit" and event["code"]:
-                failed.add(process)
+                if key := _TRACED.get(event["event"]):
+                    processes.setdefault(event["sid"], {}).setdefault(key, event[key])
     requests = []
-    for process, words in started.items():
-        if Path(words[0]).name not in ("git-remote-http", "git-remote-https") or process in failed:
+    for process, facts in processes.items():
+        words = facts.get("argv", [""])
+        if not re.search(r"git-remote-https?$", words[0]) or facts.get("code"):
             continue
-        # "clone/remote-https/remote-curl", each a part of the id of those below it.
-        parts = process.split("/")
-        parents = ["/".join(parts[:count]) for count in range(len(parts) - 1, 0, -1)]
-        parent = next((p for p in parents if not commands.get(p, "_").startswith("_")), "")
-        requests.append(GitRequest(words[-1], commands.get(parent, ""), tuple(started.get(parent, ()))))
+        # The id of a process begins with those of its ancestors; "_run_dashed_" starts the helper of the command.
+        ids = process.split("/")
+        ancestors = [processes.get("/".join(ids[:count]), {}) for count in range(len(ids) - 1, 0, -1)]
+        command = next((facts for facts in ancestors if not facts.get("name", "_").startswith("_")), {})
+        request = (command.get("name", ""), tuple(command.get("argv", ())), command.get("worktree", ""))
+        requests.append(GitRequest(words[-1], *request))
     return requests
 
 
@@ -251,6 +251,8 @@ class RepositoryRecorder:
         self.traces: set[Path] = set()
         self.mirrors: dict[str, tuple[Path, int]] = {}
         """Folder and cell, by address."""
+        self.worktrees: dict[str, Path] = {}
+        """Mirrors, by folder of a clone."""
         self.notes: list[str] = []
 
     def record_new(self, cell: int) -> None:
@@ -258,20 +260,34 @@ class RepositoryRecorder:
         paths = set(self.folder.glob("git/*")) - self.traces
         self.traces |= paths
         for request in read_git_traces(sorted(paths)):
-            mirror, _ = self.mirrors.setdefault(
-                request.url, (self.folder / "mirrors" / f"{len(self.mirrors)}.git", cell)
-            )
-            depth = ["--depth", request.depth] if request.depth else []
-            if not mirror.exists():
-                print(f"recording: repository {redact(request.url)}", flush=True)
-                # Branches and tags; `--mirror` would bring every pull request, too.
-                self._run_git("clone", "--bare", "--template=", *depth, request.url, mirror)
-            elif (mirror / "shallow").exists() and not depth:
-                everything = [f"+refs/{kind}/*:refs/{kind}/*" for kind in ("heads", "tags")]
-                self._run_git("-C", mirror, "fetch", "--unshallow", request.url, *everything)
-            for refspec in request.refspecs:
-                if mirror.exists():  # a branch or a tag: the other of the two does not exist
-                    self._run_git("-C", mirror, "fetch", *depth, request.url, refspec, may_fail=True)
+            url = request.url.rstrip("/").removesuffix(".git")
+            new = self.folder / "mirrors" / f"{len(self.mirrors)}.git"
+            mirror, _ = self.mirrors.setdefault(url, (new, cell))
+            self._update_mirror(mirror, request)
+            self.worktrees[request.worktree] = mirror
+        for worktree, mirror in self.worktrees.items() if paths else ():
+            self._copy_lfs_files(worktree, mirror)
+
+    def _update_mirror(self, mirror: Path, request: GitRequest) -> None:
+        if not mirror.exists():
+            print(f"recording: repository {redact(request.url)}", flush=True)
+            # Branches and tags; `--mirror` would bring every pull request, too.
+            self._run_git("clone", "--bare", "--template=", *request.depth, request.url, mirror)
+        elif (mirror / "shallow").exists() and not request.depth:
+            everything = [f"+refs/{kind}/*:refs/{kind}/*" for kind in ("heads", "tags")]
+            self._run_git("-C", mirror, "fetch", "--unshallow", request.url, *everything)
+        for refspec in request.refspecs if mirror.exists() else ():
+            # A name is that of a branch or of a tag: one of the two does not exist.
+            self._run_git("-C", mirror, "fetch", *request.depth, request.url, refspec, may_fail=True)
+
+    def _copy_lfs_files(self, worktree: str, mirror: Path) -> None:
+        """Copy what Git LFS has downloaded so far to where it serves a file:// remote from."""
+        folder = worktree and self._run_git("-C", worktree, "rev-parse", "--absolute-git-dir", may_fail=True)
+        for path in Path(folder or mirror, "lfs", "objects").rglob("*"):
+            target = mirror / "lfs" / path.relative_to(Path(folder) / "lfs")
+            if path.is_file() and not target.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                link_file(path, target)
 
     def _run_git(self, *words: str | Path, may_fail: bool = False) -> str:
         done = _run_program(("git", *words), self.environ)
@@ -284,19 +300,12 @@ class RepositoryRecorder:
         # No bundle: it lacks the boundary of a shallow clone, and then cannot be cloned.
         repositories = []
         for url, (mirror, cell) in self.mirrors.items():
-            if not mirror.exists():
-                continue
-            commit = self._run_git("-C", mirror, "rev-parse", "HEAD", may_fail=True)
-            if self._run_git(
-                "-C", mirror, "grep", "-l", "filter=lfs", "HEAD", "--", ".gitattributes", may_fail=True
-            ):
-                self.notes.append(redact(f"{url}: its Git LFS files are not recorded"))
-            path = mirror.with_suffix(".tar")
-            with tarfile.open(path, "w") as archive:
-                archive.add(mirror, ".")
-            sha256, size = add_object(path)
-            path.unlink()
-            repositories.append(
-                {"url": redact(url), "commit": commit, "sha256": sha256, "size": size, "cell": cell}
-            )
+            if mirror.exists():
+                commit = self._run_git("-C", mirror, "rev-parse", "HEAD", may_fail=True)
+                path = mirror.with_suffix(".tar")
+                with tarfile.open(path, "w") as archive:
+                    archive.add(mirror, ".")
+                stored = link_object(path)
+                path.unlink()
+                repositories.append({"url": redact(url), "commit": commit, **stored, "cell": cell})
         return repositories

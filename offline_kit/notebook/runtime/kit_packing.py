@@ -9,7 +9,6 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,10 +21,10 @@ from .kit_recording import (
     LARGE,
     RECORDER,
     add_object,
+    hide_secrets,
     link_object,
     name_path,
     read_events,
-    redact,
     write_objects,
 )
 from .kit_runtime import KitError, SessionFolders
@@ -34,8 +33,10 @@ PART = "recording"
 """The name of the part, and of its folder with the document and the objects."""
 MAX_OUTPUT = 20 * 10**9
 """Bytes that a notebook on Kaggle may leave in its working folder (https://www.kaggle.com/docs/notebooks)."""
-_CREDENTIAL_FILES = {"token", "stored_tokens", "kaggle.json", "access_token", ".netrc", ".env"}
-_TEMPORARY = (".lock", ".incomplete", ".part", ".tmp")
+_LEFT_OUT = re.compile(
+    r"token|stored_tokens|access_token|kaggle\.json|\.netrc|\.env|.*cookies.*|.*\.(?:lock|incomplete|part|tmp)"
+)
+"""Files with what a client logs in with, and those of downloads that did not end."""
 _SKIPPED_FOLDERS = {
     ".git",
     ".locks",
@@ -145,9 +146,9 @@ def _walk_files(top: Path) -> Iterator[Path]:
         # The snapshots of a hub are links to its blobs, and are packed as files.
         skipped = _SKIPPED_FOLDERS | ({"blobs"} if "snapshots" in folders else set())
         folders[:] = sorted(set(folders) - skipped)
-        for name in sorted(set(names) - _CREDENTIAL_FILES):
+        for name in sorted(names):
             path = Path(folder) / name
-            if not name.endswith(_TEMPORARY) and path.is_file():
+            if not _LEFT_OUT.fullmatch(name) and path.is_file():
                 yield path
 
 
@@ -263,18 +264,16 @@ def _check_size(files: Iterable[FileToPack], objects: Path, working: Path, where
 def _store_file(file: FileToPack, notes: list[str]) -> dict[str, Any]:
     """Make a file an object, and return how the document names it."""
     facts = file.path.stat()
+    stored = {"path": name_path(file.shown), **link_object(file.path.resolve())}
     if file.kind in ("beside", "input") and facts.st_size < LARGE:
-        data = file.path.read_bytes()
-        with suppress(UnicodeDecodeError):
-            if (text := redact(data.decode())).encode() != data:
-                notes.append(f"credentials in '{name_path(file.shown)}' are recorded as ***")
-            data = text.encode()
-        sha256, size = add_object(data)
-    else:
-        sha256, size = link_object(file.path.resolve())
-    stored = {"path": name_path(file.shown), "sha256": sha256, "size": size}
-    mode = {"mode": 0o755} if facts.st_mode & 0o100 and file.kind != "submission" else {}
-    return stored if file.kind == "submission" else {**stored, **mode, "kind": file.kind}
+        text = file.path.read_bytes().decode(errors="surrogateescape")
+        if (hidden := hide_secrets(text)) != text:
+            notes.append(f"credentials in '{name_path(file.shown)}' are recorded as ***")
+            stored["sha256"], stored["size"] = add_object(hidden.encode(errors="surrogateescape"))
+    if file.kind == "submission":
+        return stored
+    mode = {"mode": 0o755} if facts.st_mode & 0o100 else {}
+    return {**stored, **mode, "kind": file.kind}
 
 
 def _summarize_inputs(events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

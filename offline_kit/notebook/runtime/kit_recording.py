@@ -198,8 +198,16 @@ def add_object(source: Path | bytes) -> tuple[str, int]:
     return writer.close()
 
 
-def link_object(source: Path) -> tuple[str, int]:
-    """Store a file that nobody writes to any more, if possible without a copy; return its SHA-256 and size."""
+def link_file(source: Path, target: Path) -> None:
+    """Make a file appear a second time, if possible without a copy."""
+    try:
+        os.link(source, target)
+    except OSError:  # on another file system, or of another user
+        shutil.copyfile(source, target)
+
+
+def link_object(source: Path) -> dict[str, Any]:
+    """Store a file that nobody writes to any more; return "sha256" and "size" as a document has them."""
     objects = Path(os.environ[RECORDER]) / "objects"
     objects.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
@@ -208,11 +216,8 @@ def link_object(source: Path) -> tuple[str, int]:
             digest.update(chunk)
     target = objects / digest.hexdigest()
     if not target.exists():
-        try:
-            os.link(source, target)
-        except OSError:  # on another file system, or of another user
-            shutil.copyfile(source, target)
-    return digest.hexdigest(), target.stat().st_size
+        link_file(source, target)
+    return {"sha256": target.name, "size": target.stat().st_size}
 
 
 def write_objects(digests: Iterable[str], folder: Path) -> None:
