@@ -153,3 +153,12 @@ def test_hosts_that_a_replay_looks_up_are_misses(run: HookedRun) -> None:
         OFFLINE_KIT_CELL="2",
     )
     assert json.loads(run.misses.read_text()) == {"kind": "host", "what": "host.invalid", "cell": 2}
+
+
+def test_a_replay_knows_no_proxy(run: HookedRun) -> None:
+    """Requests to a proxy on this machine would else pass for requests to a local server."""
+    run.record("pass")
+    code = "import os; print([name for name in os.environ if name.lower() in ('http_proxy', 'https_proxy')])"
+    assert (
+        run.replay(code, HTTP_PROXY="http://localhost:1", https_proxy="http://localhost:1").stdout == "[]\n"
+    )

@@ -42,7 +42,7 @@ class HookedRun:
     def record(self, code: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run code while it is recorded, and write the recording."""
         recorder = self.folder / "scratch" / "recorder"
-        recorder.mkdir(parents=True, exist_ok=True)
+        (recorder / "pip").mkdir(parents=True, exist_ok=True)  # reports of pip, as kit_recorder has them
         mode = {"OFFLINE_KIT_RECORDER": str(recorder), **self.variables}
         done = self._run(code, "scratch", mode | variables)
         self._python(

@@ -15,13 +15,18 @@ from pathlib import PurePath
 from typing import Any
 from urllib.parse import urlsplit
 
-from .kit_recording import REPLAY, log_event, name_path, redact, report_miss, root_folders
+from .kit_recording import REPLAY, log_event, redact, report_miss, root_folders
 from .kit_runtime import KitError
 
 _LOOPBACK = re.compile(r"localhost|.*\.localhost|127\.[\d.]+|::1?|0\.0\.0\.0")
 _NOT_THE_USERS = re.compile(
     r"[\\/](site-packages|dist-packages|\.ipython|\.jupyter|ipykernel_\w+|\.local[\\/]share[\\/]jupyter)[\\/]"
 )
+PROXY_VARIABLES = [f"{kind}_proxy" for kind in ("http", "https", "all")] + [
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+]
 handlers: dict[str, Callable[..., None]] = {}
 """What is called for which event, with the event's arguments."""
 _logged: set[tuple[str, ...]] = set()
@@ -31,7 +36,8 @@ _running = threading.local()
 
 def is_loopback(host: str) -> bool:
     """Whether a host, maybe with a port, is this machine."""
-    return bool(_LOOPBACK.fullmatch(urlsplit(f"//{host}").hostname or ""))
+    name = urlsplit(f"//{host}").hostname or ""
+    return bool(_LOOPBACK.fullmatch(name)) or name == socket.gethostname().lower()
 
 
 def is_pip() -> bool:
@@ -81,10 +87,11 @@ def _dispatch(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 @functools.cache
-def _watched_folders() -> tuple[tuple[str, ...], tuple[str, ...]]:
-    folders = {name: f"{folder}{os.sep}" for name, folder in root_folders().items()}
-    ignored = (folders.pop("scratch"), *(f"{folder}{os.sep}" for folder in {sys.prefix, sys.base_prefix}))
-    return tuple(folders.values()), ignored
+def _named_folders() -> dict[str, str]:
+    """Return the folders whose files are logged, with their names, after those within them that are not ("")."""
+    folders = {str(folder): name for name, folder in root_folders().items() if name != "scratch"}
+    ignored = dict.fromkeys((str(root_folders()["scratch"]), sys.prefix, sys.base_prefix), "")
+    return {folder + os.sep: name for folder, name in (ignored | folders).items()}
 
 
 def _log_path(event: str, path: Any, mode: str = "r") -> None:
@@ -93,15 +100,16 @@ def _log_path(event: str, path: Any, mode: str = "r") -> None:
     if (event, path, mode) in _logged:
         return
     _logged.add((event, path, mode))
-    watched, ignored = _watched_folders()
-    if not f"{path}{os.sep}".startswith(watched) or path.startswith(ignored) or _NOT_THE_USERS.search(path):
+    normal = os.path.normpath(path) + os.sep
+    folder = next(filter(normal.startswith, _named_folders()), "")
+    if not _named_folders().get(folder) or _NOT_THE_USERS.search(path):
         return
     source, in_cache = re.subn(r"__pycache__[\\/](\w+)\.[^\\/]*$", r"\1.py", path)
     if in_cache:  # Python reads a module's source only if its bytecode is outdated
         _log_path(event, source)
     elif os.path.exists(path) or mode == "w":  # noqa: PTH110
-        facts = {"mode": mode} if event == "open" else {}
-        log_event(event, path=name_path(path), **facts)
+        named = f"{{{_named_folders()[folder]}}}/{normal[len(folder) :]}".replace(os.sep, "/").rstrip("/")
+        log_event(event, path=named, **({"mode": mode} if event == "open" else {}))
 
 
 def _log_open(path: Any, mode: str | None, flags: int) -> None:
@@ -127,17 +135,14 @@ def _log_connection(_socket: Any, address: Any) -> None:
 
 
 @functools.cache
-def _local_hosts() -> set[str]:
-    proxies = (
-        os.environ.get(name)
-        for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy")
-    )
-    return {urlsplit(proxy).hostname or "" for proxy in proxies if proxy} | {socket.gethostname()}
+def _proxy_hosts() -> set[str]:
+    proxies = {os.environ.get(name, "") for name in PROXY_VARIABLES}
+    return {urlsplit(proxy).hostname or "" for proxy in proxies}
 
 
 def _log_host(host: Any, port: Any, *, is_name: bool = True) -> None:
     host = host.decode() if isinstance(host, bytes) else host or "localhost"
-    if is_loopback(host) or host in _local_hosts():
+    if is_loopback(host) or host in _proxy_hosts():
         return
     if is_name:
         _ports_of_names.add(port)

@@ -55,15 +55,13 @@ def install_hooks(scratch: Path) -> None:
 
         kit_commands.write_stand_ins(hooks)
     if REPLAY in os.environ:
-        for name in set(os.environ) & {
-            f"{kind}_proxy" for kind in ("http", "https", "all", "HTTP", "HTTPS", "ALL")
-        }:
-            del os.environ[name]
+        for name in kit_auditing.PROXY_VARIABLES:
+            os.environ.pop(name, None)
     for name, folder in (("PYTHONPATH", hooks), ("PATH", hooks / "bin")):
-        others = [
-            entry for entry in os.environ.get(name, "").split(os.pathsep) if entry not in ("", str(folder))
-        ]
-        os.environ[name] = os.pathsep.join([str(folder), *others])
+        others = os.environ.get(name, "").split(os.pathsep)
+        os.environ[name] = os.pathsep.join(
+            [str(folder), *(entry for entry in others if entry not in ("", str(folder)))]
+        )
     if str(hooks) not in sys.path:
         sys.path.insert(0, str(hooks))
 

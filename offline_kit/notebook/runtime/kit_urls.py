@@ -112,12 +112,14 @@ class _Exchange:
             self.writer.discard()
         self.writer = None
 
-    def find_answer(self) -> tuple[Mapping[str, Any], Path] | None:
-        """Return the recorded answer and its body."""
+    def is_recorded(self) -> bool:
+        """Whether the replay has an answer."""
+        return _plain(self.key) in _load_answers()[0]
+
+    def find_answer(self) -> tuple[Mapping[str, Any], Path]:
+        """Return the recorded answer and its body; the last one again if there are no more."""
         answers, objects = _load_answers()
-        recorded = answers.get(_plain(self.key))
-        if not recorded:
-            return None
+        recorded = answers[_plain(self.key)]
         answer = recorded[min(count_turn(f"url {self.key}"), len(recorded) - 1)]
         return answer, objects.find_object(answer["sha256"])
 
@@ -238,7 +240,7 @@ def record_http(module: Any) -> None:
 class _ReplayedBytes(io.RawIOBase):
     """The head of a response and then its body, as a socket's file has them."""
 
-    def __init__(self, head: bytes, body: Path | None) -> None:
+    def __init__(self, head: bytes, body: Path | None = None) -> None:
         self.streams = [io.BytesIO(head), *([body.open("rb")] if body else [])]
 
     def readable(self) -> bool:
@@ -260,21 +262,23 @@ class _ReplaySocket:
 
     def sendall(self, data: Any) -> None:
         self.sent += data
-        # Failures to connect come up here, where clients expect them, if no body is to follow.
-        if self.sent.endswith(b"\r\n\r\n") and b"\r\ncontent-length:" not in self.sent.lower():
+        head, end, body = self.sent.partition(b"\r\n\r\n")
+        length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
+        if end and len(body) == int(length[1] if length else 0):
+            # Here, and not when the answer is read, a client expects that a host cannot be reached.
             exchange = _parse_request(self.connection, bytes(self.sent))
-            if _plain(exchange.key) not in _load_answers()[0]:
+            if not exchange.is_recorded():
                 exchange.refuse()
 
     def makefile(self, *_args: Any, **_kwargs: Any) -> io.BufferedReader:
         exchange = _parse_request(self.connection, bytes(self.sent))
-        found = exchange.find_answer()
-        if not found:
-            exchange.refuse()
+        if (
+            not exchange.is_recorded()
+        ):  # pip, which would ask again and again if its host could not be reached
             return io.BufferedReader(
-                _ReplayedBytes(b"HTTP/1.1 404 Not in the recording\r\nContent-Length: 0\r\n\r\n", None)
+                _ReplayedBytes(b"HTTP/1.1 404 Not in the recording\r\nContent-Length: 0\r\n\r\n")
             )
-        answer, body = found
+        answer, body = exchange.find_answer()
         lines = [f"HTTP/1.1 {answer['status']} {answer['reason']}"]
         lines += [f"{name}: {value}" for name, value in answer["headers"]] + ["Connection: close", "", ""]
         return io.BufferedReader(_ReplayedBytes("\r\n".join(lines).encode("latin-1"), body))
