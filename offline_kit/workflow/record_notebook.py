@@ -350,7 +350,9 @@ def _explain_failure(problem: ProjectError, plan: RecordingPlan) -> ProjectError
         )
     elif not code.startswith("recording-") and code not in _LIMITS:
         code, hint = "recording-failed", "fix it, then record again with the same command"
-    return ProjectError(problem.what, code=code, hint=hint, details=problem.details)
+    # A cause is told as that of a run without the internet.
+    details = [line for line in problem.details if not line.startswith("cause: ")]
+    return ProjectError(problem.what, code=code, hint=hint, details=details)
 
 
 def _describe_kept(document: Mapping[str, Any] | None, folder: Path) -> tuple[str, ...]:

@@ -66,7 +66,10 @@ def launch_words(job: RunJob, before: str = "") -> list[str]:
         return [sys.executable, "-u", str(path)]
     cells = json.loads(job.notebook)["cells"]
     code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-    return [sys.executable, "-u", "-c", before + code]
+    # From a file: an argument has at most 128 kB on Linux (https://man7.org/linux/man-pages/man2/execve.2.html).
+    path = job.folder / "cells.py"
+    path.write_text(before + code)
+    return [sys.executable, "-u", "-c", f"exec(compile(open({str(path)!r}).read(), 'cells.py', 'exec'))"]
 
 
 def plainly(job: RunJob) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 from .kit_fetched import PackageRecorder, RepositoryRecorder
 from .kit_hooking import activate_hooks, install_hooks
 from .kit_packing import RecordedSession, lay_out_project, pack_session
-from .kit_recording import CELL, RECORDER, count_cells, redact, redirect_caches
+from .kit_recording import CELL, RECORDER, count_cells, import_from_working, redact, redirect_caches
 from .kit_runtime import KitError, SessionFolders
 
 _INTERVAL = 1.0
@@ -88,6 +88,7 @@ class SessionRecorder:
         }
         redirect_caches()
         lay_out_project(self.session.beside, SessionFolders().working)
+        import_from_working()
         install_hooks(self.scratch)
         activate_hooks()
         self.packages = PackageRecorder(self.folder, plain_environ)

@@ -129,6 +129,13 @@ def count_cells(numbers: Sequence[int], after_cell: Callable[[], object] = lambd
         shell.events.register(name, callback)
 
 
+def import_from_working() -> None:
+    """Let a script import the project's files: they are in the working folder, and its own folder is another one."""
+    working = str(SessionFolders().working)
+    if "" not in sys.path and working not in sys.path:  # "" is in a notebook's
+        sys.path.insert(1, working)
+
+
 def read_events(folder: Path) -> list[dict[str, Any]]:
     """Return the events of a recording so far; a line that a killed process left unfinished is dropped."""
     events = []

@@ -24,6 +24,7 @@ from .kit_recording import (
     REPLAY,
     RecordedObjects,
     count_cells,
+    import_from_working,
     open_replay,
     redirect_caches,
     report_miss,
@@ -63,6 +64,7 @@ def open_recorded(
     _serve_wheels(document, objects, folders.scratch)
     _serve_repositories(document, objects, folders.scratch)
     _restore_files(document, objects)
+    import_from_working()
     served = {
         f"input/{file['path'].partition('/')[2]}": objects.find_object(file["sha256"])
         for file in document["files"]
