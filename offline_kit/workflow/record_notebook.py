@@ -218,8 +218,12 @@ def _run_here(
     inputs = _lay_out_inputs(plan, folder / "input", local_inputs)
     for note in inputs.notes:
         report.note(note)
-    code = [plan.path, *(path for path in beside.values() if path.suffix == ".py")]
-    text = "\n".join(path.read_text(encoding="utf-8", errors="replace") for path in code)
+    modules = [path for path in beside.values() if path.suffix == ".py"]
+    texts = [path.read_text(encoding="utf-8", errors="replace") for path in modules]
+    code, text = (
+        [plan.path, *modules],
+        "\n".join([*(cell.source for cell in plan.adoption.adoption.cells), *texts]),
+    )
     project_folder = f"{runner.path_prefix(box / 'scratch')}{_BESIDE}" if beside else ""
     notebook = folder / f"recorder{plan.path.suffix}"
     notebook.write_text(
