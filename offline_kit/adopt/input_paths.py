@@ -17,15 +17,8 @@ from offline_kit.adopt.notebook_files import (
     split_mount_path,
 )
 
-_WRITING_CALLS = frozenset({
-    "to_csv", "to_parquet", "to_json", "to_pickle", "to_feather", "write_csv", "savetxt", "save", "dump",
-    "savefig", "imwrite", "save_model", "save_pretrained", "save_weights", "makedirs", "mkdir", "rmtree",
-    "remove",
-})  # fmt: skip
-"""Calls whose path is written, not read."""
-_FOLDER_CALLS = frozenset({
-    "Path", "listdir", "glob", "iglob", "scandir", "walk", "from_pretrained", "load", "load_model",
-})  # fmt: skip
+_WRITING_CALL = re.compile(r"(to|write|save)_\w+|save(txt|fig)?|dump|imwrite|makedirs|mkdir|rmtree|remove")
+_FOLDER_CALL = re.compile(r"Path|listdir|i?glob|scandir|walk|from_pretrained|load|load_model")
 """Calls whose argument without a slash may be a folder."""
 _PLACEHOLDER = re.compile(r"\{[^{}]*\}|%(?:\(\w+\))?\d*[sdi]")
 _PATH_WORD = re.compile(r"(?:\\.|[^\s\"'\\,;|&<>)])*")
@@ -36,16 +29,14 @@ _VERSION = re.compile(
     r"|xgboost|lightgbm|catboost|gemma\.?cpp|tensorrtllm|mlx|litert|other|api|default)/[\w.-]+/\d+(?=/|$)",
     re.IGNORECASE,
 )
+_ATTACH = "attach it (dataset_sources = [\"{}\"] in [tool.offline-kit.notebook]), or put a copy into 'input/{}' and adopt again"
 _PATH_ROOTS = re.compile(r"(?:/|/kaggle/?|(?:\.\./)*\.\./?)")
 _TRAINED = re.compile(r"\.(bin|ckpt|h5|joblib|keras|onnx|pkl|pt|pth|safetensors|cbm)$")
 _SAMPLE = re.compile(r"sample.*sub|sub.*sample")
 _WALK_CALL = re.compile(r"walk\(\s*$")
 _WALK_METHOD = re.compile(r"/?[\"']\s*\)\s*\.(rglob|walk)\(")
-_PREFIX_CALL = re.compile(
-    r"(?:\b(?:len|replace|startswith|removeprefix|relative_to)\(|\brelpath\([^()]*,)\s*$"
-)
+_PREFIX_CALL = re.compile(r"\b((len|replace|startswith|removeprefix|relative_to)\(|relpath\([^()]*,)\s*$")
 """Calls that take the mounts' folder off a path, which a walk has found under its real name."""
-_Parents = Mapping[ast.AST, ast.AST]
 
 
 def place_read_files(notebook: InspectedNotebook) -> None:
@@ -72,7 +63,7 @@ def place_read_files(notebook: InspectedNotebook) -> None:
             notebook.resolved.append(need.resolve(Outcome.CHECKPOINT, ", ".join(names)))
 
 
-def _may_be_path(node: ast.expr, parents: _Parents, code: NotebookCode) -> bool:
+def _may_be_path(node: ast.expr, parents: Mapping[ast.AST, ast.AST], code: NotebookCode) -> bool:
     """Whether an expression is a whole string (no part of a longer one, no docstring) that is not written to."""
     above = parents.get(node)
     if isinstance(node, ast.Name | ast.Attribute) or isinstance(
@@ -89,7 +80,7 @@ def _may_be_path(node: ast.expr, parents: _Parents, code: NotebookCode) -> bool:
         return False  # a folder of the run, or of modules
     modes = [*call.args[1:2], *(keyword.value for keyword in call.keywords if keyword.arg == "mode")]
     writes = any(isinstance(mode, ast.Constant) and str(mode.value)[:1] in ("w", "a", "x") for mode in modes)
-    return name not in _WRITING_CALLS and not (name == "open" and writes)
+    return not _WRITING_CALL.fullmatch(name) and not (name == "open" and writes)
 
 
 def _is_read(text: str, path: str, above: ast.AST | None, notebook: InspectedNotebook) -> bool:
@@ -99,8 +90,8 @@ def _is_read(text: str, path: str, above: ast.AST | None, notebook: InspectedNot
     hits = notebook.find_beside(path)
     if not hits or "*" in text.partition("/")[0] or text.rpartition("/")[2] == "submission.csv":
         return False
-    is_folder_call = isinstance(above, ast.Call) and call_name(above) in _FOLDER_CALLS
-    return all(hit.is_file() for hit in hits) or "/" in text.strip("/.") or is_folder_call
+    is_folder_call = isinstance(above, ast.Call) and _FOLDER_CALL.fullmatch(call_name(above))
+    return all(hit.is_file() for hit in hits) or "/" in text.strip("/.") or bool(is_folder_call)
 
 
 def edit_input_paths(code: NotebookCode, competition: str) -> Iterator[CellEdit]:
@@ -155,14 +146,13 @@ def _find_built_paths(code: NotebookCode) -> Iterator[tuple[int, ast.expr, list[
 
 def _replace_first_part(part: ast.expr, own: str, prefix: str, code: NotebookCode) -> str:
     """Return the replacement of a path's first part; "" if that part is the mounts' folder itself."""
-    if isinstance(part, ast.JoinedStr):
-        first = part.values[0]
-        text = code.strings.value(first.value) if isinstance(first, ast.FormattedValue) else ""
-        return f'("{prefix}" + {own})' if _PATH_ROOTS.fullmatch(text) else ""
-    text = code.strings.possible(part)[0]
+    first = part.values[0] if isinstance(part, ast.JoinedStr) else part
+    text = code.strings.possible(first.value if isinstance(first, ast.FormattedValue) else first)[0]
     if not _PATH_ROOTS.fullmatch(text):
         return ""
-    return repr(prefix + text) if isinstance(part, ast.Constant) else f"type({own})({prefix + text!r})"
+    if isinstance(part, ast.Constant):
+        return repr(prefix + text)
+    return f'type({own})("{prefix}" + str({own}))'  # a string or a path
 
 
 def _find_first_part(node: ast.expr | None) -> ast.expr | None:
@@ -218,23 +208,16 @@ def resolve_sources(notebook: InspectedNotebook) -> Iterator[ExternalNeed]:
         need, mount_paths = mentioned[0][0], [mount_path for _, mount_path in mentioned]
         has_copy = not notebook.sources.competitions and notebook.find_mounted(mount_paths[0])
         if _is_file_of_old(mount_paths[0]) and not has_copy:
-            yield _resolve_old_file(need, name, notebook, is_edited=name in written_names)
+            competition = next(iter(notebook.sources.competitions), "")
+            if competition and name in written_names:
+                yield need.resolve(Outcome.REWRITTEN, f"{SHOWN_INPUT}/{competition}/{name}")
+            else:
+                fix = f"read it from '{INPUT}/{competition}/{name}'" if competition else "set `competition`"
+                yield need.ask(f"a competition's data was directly below {INPUT} until 2019: {fix}", name)
         elif "*" in name:
             yield _resolve_pattern(need, mount_paths, notebook)
         else:
             yield _resolve_source(need, mount_paths, notebook)
-
-
-def _resolve_old_file(
-    need: ExternalNeed, name: str, notebook: InspectedNotebook, *, is_edited: bool
-) -> ExternalNeed:
-    competition = next(iter(notebook.sources.competitions), "")
-    if competition and is_edited:
-        return need.resolve(Outcome.REWRITTEN, f"{SHOWN_INPUT}/{competition}/{name}")
-    old = "Kaggle had the data of a competition directly below /kaggle/input until 2019"
-    if competition:
-        return need.ask(f"{old}: read it from '/kaggle/input/{competition}/{name}'", name)
-    return need.ask(f"{old}: set `competition` in [tool.offline-kit], and adopt again", name)
 
 
 def _resolve_source(need: ExternalNeed, paths: list[MountPath], notebook: InspectedNotebook) -> ExternalNeed:
@@ -256,14 +239,8 @@ def _resolve_source(need: ExternalNeed, paths: list[MountPath], notebook: Inspec
     if shipped := [file for path in paths for file in _serve_mounted(path, notebook)]:
         return need.resolve(Outcome.CHECKPOINT, ", ".join(dict.fromkeys(shipped)))
     # The slug of a competition looks like that of a dataset.
-    competition = f', or set competition = "{slug}" if that is the competition' if not kind else ""
-    if notebook.sources.competitions:
-        competition = ""
-    return need.ask(
-        f'attach the dataset (dataset_sources = ["owner/{slug}"] in [tool.offline-kit.notebook]), or put a copy into'
-        f" 'input/{slug}' and adopt again: it goes into the kit{competition}",
-        name,
-    )
+    may_be = f', or set competition = "{slug}"' if not (kind or notebook.sources.competitions) else ""
+    return need.ask(f"{_ATTACH.format(f'owner/{slug}', slug)}{may_be}", name)
 
 
 def _is_competition(paths: list[MountPath], notebook: InspectedNotebook) -> bool:
@@ -294,11 +271,7 @@ def _resolve_pattern(need: ExternalNeed, paths: list[MountPath], notebook: Inspe
         return need.resolve(Outcome.CHECKPOINT, ", ".join(dict.fromkeys(names)))
     if any(notebook.sources.by_kind().values()):
         return need.resolve(Outcome.UNCHANGED, "matches what is attached")
-    return need.ask(
-        "attach what it matches (dataset_sources in [tool.offline-kit.notebook]), or put a copy below 'input' and"
-        " adopt again: it goes into the kit",
-        paths[0].name,
-    )
+    return need.ask(_ATTACH.format("owner/slug", "slug"), paths[0].name)
 
 
 def _serve_mounted(mount_path: MountPath, notebook: InspectedNotebook) -> Iterator[str]:

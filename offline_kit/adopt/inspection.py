@@ -31,12 +31,9 @@ _MARK = "# offline-kit:"
 _ASSIGNED = re.compile(r"[^\W\d][\w.,* \t\[\]\"'-]*=[ \t]*(?=[!%])")
 _LAID_OUT = "what it is about is laid out by the first cell"
 _STAYS_MOUNTED = "what is attached stays mounted"
-_DELETING = frozenset({"rm", "shutil.rmtree", "os.remove", "os.unlink"})
-"""Commands and calls that delete their paths."""
-_MAKING = frozenset({"mkdir", "os.mkdir", "os.makedirs"})  # commands and calls that fail if the folder exists
-_MOUNT_COMMANDS = _DELETING | _MAKING | {"umount", "mount", "ln", "chmod", "chown"}
-_MOUNT_COMMANDS |= {"os.symlink", "os.chmod", "os.link", "os.rmdir"}
-"""Commands and calls that change the mount points, as Colab importers do."""
+_DELETING, _MAKING = ("rm", "rmtree", "remove", "unlink"), ("mkdir", "makedirs")
+_MOUNTING = ("umount", "mount", "ln", "chmod", "chown", "symlink", "link", "rmdir")
+"""Commands and calls that delete paths, make folders that must not exist, and change the mounts as Colab importers do."""
 _MAPPING = re.compile(r"^\s*DATA_SOURCE_MAPPING\s*=", re.MULTILINE)
 """Begins the download in the cell that Kaggle exports for Colab."""
 
@@ -258,30 +255,29 @@ def _disable_folder_changes(notebook: InspectedNotebook) -> None:
 
 def _record_once(notebook: InspectedNotebook, need: ExternalNeed, change: CellEdit) -> None:
     """Record a need unless its text is edited already."""
-    start = change.span[0]
     spans = [edit.span for edit in notebook.edits if edit.cell == change.cell]
-    if not any(span[0] <= start < span[1] for span in spans):
-        notebook.record(need, change)
+    if not any(start <= change.span[0] < end for start, end in spans):
+        notebook.resolved.append(need)
+        notebook.edits.append(change)
 
 
 def _find_reason(action: shell.Action, notebook: InspectedNotebook) -> str:
     """Return why a command or call is disabled: it changes the mounts, or touches only placed files; else ""."""
-    name, words, is_call = action.name, action.words, action.stand_in == "None"
+    name, words, is_call = action.name.rpartition(".")[2], action.words, action.stand_in == "None"
     if is_call:
-        if name.endswith((".mkdir", ".unlink")):  # of a pathlib.Path
-            name = f"os.{name.rpartition('.')[2]}"
-        words = words[1:2] if name in ("os.symlink", "os.link") else words[:1]
+        words = words[1:2] if name in ("symlink", "link") else words[:1]
         words = () if "*" in "".join(words) else words
     paths = [join_run_path(action.folder, word) for word in words if word]
-    if not paths or name not in _MOUNT_COMMANDS:
+    if not paths or name not in (*_DELETING, *_MAKING, *_MOUNTING):
         return ""
     if paths[-1].rstrip("/") in (INPUT, "/kaggle"):
         return _STAYS_MOUNTED if is_call else _LAID_OUT
     laid_out = notebook.laid_out
-    if name in _DELETING and all(path in laid_out for path in paths):
-        return _LAID_OUT
     is_made = [any(f"{placed}/".startswith(f"{path}/") for placed in laid_out) for path in paths]
-    return _LAID_OUT if name in _MAKING and all(is_made) else ""
+    is_placed = (
+        all(path in laid_out for path in paths) if name in _DELETING else name in _MAKING and all(is_made)
+    )
+    return _LAID_OUT if is_placed else ""
 
 
 def _disable_magics(notebook: InspectedNotebook) -> None:

@@ -101,11 +101,6 @@ class InspectedNotebook:
     resolved: list[ExternalNeed] = field(default_factory=list)
     edits: list[CellEdit] = field(default_factory=list)
 
-    def record(self, need: ExternalNeed, edit: CellEdit | None = None) -> None:
-        """Record a decided need, and the edit that it takes."""
-        self.resolved.append(need)
-        self.edits += [edit] if edit else []
-
     def make_need(self, kind: NeedKind, cell: int, line: int, target: str = "") -> ExternalNeed:
         """Return the need of a whole line of a cell."""
         text = self.code.reads[cell].source.split("\n")[line - 1].strip()
@@ -113,13 +108,13 @@ class InspectedNotebook:
 
     def is_attached(self, mount_path: MountPath) -> bool:
         """Whether a path belongs to an attached source."""
-        own = self.sources
-        if mount_path.kind in ("", "competition") and mount_path.name in own.competitions:
-            return True
-        names = [*own.datasets, *own.notebooks]
-        slugs = {name.rpartition("/")[2] for name in names}
-        slugs |= {name.split("/")[1] for name in own.models if "/" in name}
-        return mount_path.name in (*names, *own.models) or mount_path.source_slug in slugs
+        own, name = self.sources, mount_path.name
+        names = (*own.datasets, *own.notebooks, *own.models)
+        slugs = {"".join(key.split("/")[1:2]) for key in names}
+        is_competition = mount_path.kind in ("", "competition") and name in own.competitions
+        return (
+            is_competition or name in names or mount_path.source_slug in slugs
+        )
 
     @cached_property
     def base_folders(self) -> tuple[Path, ...]:
