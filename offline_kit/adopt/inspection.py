@@ -61,21 +61,18 @@ def inspect_notebook(
     for kind, names in metadata.sources.by_kind().items():
         sources = sources.add(kind, *names)
     code = NotebookCode((cell.number, cell.source) for cell in cells if cell.kind == "code")
-    notebook = InspectedNotebook(
-        path=path,
-        project=project,
-        image=image,
-        code=code,
-        lines=lines,
-        sources=sources,
-        unnamed=metadata.unnamed,
-    )
+    notebook = InspectedNotebook(path=path, project=project, image=image, code=code, lines=lines)
+    notebook.sources, notebook.unnamed = sources, metadata.unnamed
     _decide_needs(notebook)
     input_paths.place_read_files(notebook)
     _disable_folder_changes(notebook)
     _disable_magics(notebook)
     notebook.resolved += missing_imports.resolve_imports(notebook)
-    notebook.resolved += _report_unread(notebook.code)
+    value = "Python {}.{} cannot parse it: only magics and input paths were checked".format(*sys.version_info)
+    unread = (
+        notebook.make_need(NeedKind.UNREAD, number, 1) for number in code.reads if number not in code.trees
+    )
+    notebook.resolved += [need.resolve(Outcome.UNCHANGED, value) for need in unread]
     competition = next(iter(notebook.sources.competitions), "")
     notebook.edits += input_paths.edit_input_paths(code, competition)
     notebook.resolved += input_paths.resolve_sources(notebook)
@@ -84,18 +81,12 @@ def inspect_notebook(
         _remove_old_setup(notebook)
     changed = tuple(apply_edits(cell, notebook.edits) for cell in cells)
     notebook.resolved += _find_written_secrets(cells, changed)
-    if path.suffix == ".py":
-        notebook.resolved = [replace(need, in_script=True) for need in notebook.resolved]
-
-    def in_order(need: ExternalNeed) -> tuple[int, int]:
-        """Put the metadata's last."""
-        return need.cell or len(cells) + 1, need.line
-
+    resolved = {replace(need, in_script=path.suffix == ".py"): None for need in notebook.resolved}
     return Adoption(
         notebook=path,
         cells=cells,
         changed=changed,
-        resolved=tuple(sorted(dict.fromkeys(notebook.resolved), key=in_order)),
+        resolved=tuple(sorted(resolved, key=lambda need: (need.cell or len(cells) + 1, need.line))),
         requirements=(*notebook.indexes, *notebook.requirements),
         requirement_files=tuple(notebook.requirement_files),
         needs_own_requirements=notebook.needs_own_requirements,
@@ -152,35 +143,20 @@ def _switch_off(needs: Iterable[ExternalNeed], notebook: InspectedNotebook) -> I
         yield from own
 
 
-def _report_unread(code: NotebookCode) -> Iterator[ExternalNeed]:
-    """Yield the cells that this Python cannot parse."""
-    for number, read in code.reads.items():
-        if number not in code.trees:
-            first = next((line.strip() for line in read.source.split("\n") if line.strip()), "")
-            need = ExternalNeed(kind=NeedKind.UNREAD, cell=number, line=1, text=first)
-            minor = "{}.{}".format(*sys.version_info)
-            value = f"Python {minor} cannot parse it: only magics and input paths were checked"
-            yield need.resolve(Outcome.UNCHANGED, value)
-
-
 def _resolve_metadata(metadata: NotebookMetadata) -> Iterator[ExternalNeed]:
-
-    def make_need(text: str) -> ExternalNeed:
-        return ExternalNeed(kind=NeedKind.SETTING, cell=0, line=0, text=text, source=metadata.source)
-
+    setting = ExternalNeed(kind=NeedKind.SETTING, cell=0, line=0, text="accelerator", source=metadata.source)
     if metadata.internet:
         value = "the adopted notebook runs without"
-        yield make_need("enable_internet").resolve(Outcome.SWITCHED_OFF, value)
-    accelerator = make_need("accelerator")
+        yield replace(setting, text="enable_internet").resolve(Outcome.SWITCHED_OFF, value)
     try:
         if find_machine_shape(metadata.accelerator):
-            yield accelerator.resolve(Outcome.UNCHANGED, metadata.accelerator)
+            yield setting.resolve(Outcome.UNCHANGED, metadata.accelerator)
     except OfflineKitError as error:
         remedy = f"{error.what}; write `accelerator` into the configuration: {error.hint}"
-        yield accelerator.ask(remedy, metadata.accelerator)
+        yield setting.ask(remedy, metadata.accelerator)
     for kind, names in metadata.sources.by_kind().items():
-        for name in names:
-            yield make_need(f"{kind}_sources").resolve(Outcome.SOURCE, f"{kind} {name}")
+        attached = replace(setting, text=f"{kind}_sources")
+        yield from (attached.resolve(Outcome.SOURCE, f"{kind} {name}") for name in names)
 
 
 def apply_edits(cell: NotebookCell, edits: Iterable[CellEdit]) -> str:
@@ -234,31 +210,34 @@ def _disable_folder_changes(notebook: InspectedNotebook) -> None:
         # A script that was downloaded from Kaggle has it too, and is more than this cell.
         if _MAPPING.search(read.source) and notebook.path.suffix != ".py":
             # Kaggle's cell for Colab goes; its imports remain, since other cells may use them
-            imports = [
-                node for node in notebook.code.walk(number) if isinstance(node, ast.Import | ast.ImportFrom)
+            nodes = notebook.code.walk(number)
+            kept_lines = [
+                ast.unparse(node) for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)
             ]
-            kept_lines = list(map(ast.unparse, imports))
-            text = "\n".join(
-                [*kept_lines, "pass  # offline-kit: a download of data sources to Colab stood here"]
-            )
-            need = ExternalNeed(kind=NeedKind.KAGGLE, cell=number, line=1, text="DATA_SOURCE_MAPPING = ...")
-            edit = CellEdit(cell=number, span=(0, len(read.source)), text=text)
-            _record_once(notebook, need.resolve(Outcome.SWITCHED_OFF, _STAYS_MOUNTED), edit)
+            text = "\n".join([*kept_lines, f"pass  {_MARK} a download of data sources to Colab stood here"])
+            span = (0, len(read.source))
+            _edit_once(notebook, NeedKind.KAGGLE, number, span, text, Outcome.SWITCHED_OFF, _STAYS_MOUNTED)
             continue
         for action in shell.list_actions(notebook, number):
             if reason := _find_reason(action, notebook):
-                text, line = read.source[slice(*action.span)], read.line_number(action.span[0])
-                need = ExternalNeed(kind=NeedKind.FILE, cell=number, line=line, text=text)
-                edit = CellEdit(cell=number, span=action.span, text=action.stand_in)
-                _record_once(notebook, need.resolve(Outcome.SWITCHED_OFF, reason), edit)
+                text = action.stand_in
+                _edit_once(notebook, NeedKind.FILE, number, action.span, text, Outcome.SWITCHED_OFF, reason)
 
 
-def _record_once(notebook: InspectedNotebook, need: ExternalNeed, change: CellEdit) -> None:
-    """Record a need unless its text is edited already."""
-    spans = [edit.span for edit in notebook.edits if edit.cell == change.cell]
-    if not any(start <= change.span[0] < end for start, end in spans):
-        notebook.resolved.append(need)
-        notebook.edits.append(change)
+def _edit_once(
+    notebook: InspectedNotebook,
+    kind: NeedKind,
+    cell: int,
+    span: tuple[int, int],
+    text: str,
+    outcome: Outcome,
+    reason: str,
+) -> None:
+    """Replace a part of a cell and record why, unless it is edited already."""
+    if not any(edit.cell == cell and edit.span[0] <= span[0] < edit.span[1] for edit in notebook.edits):
+        need = notebook.make_need(kind, cell, notebook.code.reads[cell].line_number(span[0]))
+        notebook.resolved.append(need.resolve(outcome, reason))
+        notebook.edits.append(CellEdit(cell=cell, span=span, text=text))
 
 
 def _find_reason(action: shell.Action, notebook: InspectedNotebook) -> str:
@@ -294,15 +273,11 @@ def _disable_magics(notebook: InspectedNotebook) -> None:
     reason = f"IPython {ipython} cannot run it on Python {image.python_minor}"
     for number, read in notebook.code.reads.items():
         for magic in read.magics:
-            original, line = read.source[magic.start : magic.end], read.line_number(magic.start)
-            need = ExternalNeed(kind=NeedKind.MAGIC, cell=number, line=line, text=original)
+            span = (magic.start, magic.end)
             if magic.before and magic.sign == "!":
                 command = MOUNT.sub(SHOWN_INPUT, magic.text.replace("\\\n", " "))
                 text = f"{magic.before}get_ipython().getoutput({command!r})"
-                need = need.resolve(Outcome.REWRITTEN, reason)
+                _edit_once(notebook, NeedKind.MAGIC, number, span, text, Outcome.REWRITTEN, reason)
             elif magic.sign == "%" and "autoreload" in magic.text.split()[:2]:
-                text = _comment_out(read.source, (magic.start, magic.end))
-                need = need.resolve(Outcome.SWITCHED_OFF, reason)
-            else:
-                continue
-            _record_once(notebook, need, CellEdit(cell=number, span=(magic.start, magic.end), text=text))
+                text = _comment_out(read.source, span)
+                _edit_once(notebook, NeedKind.MAGIC, number, span, text, Outcome.SWITCHED_OFF, reason)

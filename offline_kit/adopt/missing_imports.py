@@ -1,6 +1,7 @@
 """Find imports that neither the notebook, the image, its installs nor the project provides, and resolve them."""
 
 import ast
+import contextlib
 import importlib.metadata
 import re
 import shlex
@@ -12,6 +13,7 @@ from pathlib import Path
 from offline_kit.adopt import shell
 from offline_kit.adopt.findings import ExternalNeed, NeedKind, Outcome
 from offline_kit.adopt.notebook_files import MOUNT, InspectedNotebook, join_run_path
+from offline_kit.core.errors import ProjectError
 from offline_kit.notebook import cells, imports
 from offline_kit.project import import_names, references
 from offline_kit.project.package_lists import normalize_name
@@ -40,10 +42,8 @@ class ProvidedImports:
 
     modules: set[str] = field(default_factory=set)
     folders: dict[str, tuple[Path, ...]] = field(default_factory=dict)
-    """Folder on the import path: its copies in the project; () if there are none."""
+    """Folder on the import path, archive, or folder of wheels: its copies in the project; () if it has none."""
     requirements: list[str] = field(default_factory=list)  # installed from the inputs
-    unknown: dict[str, None] = field(default_factory=dict)
-    """Archives and folders of wheels without a copy in the project: their contents are unknown."""
 
     def find_file(self, name: str) -> Path | None:
         """Return the module or package of this name in the project's copies of import path folders."""
@@ -56,7 +56,7 @@ class ProvidedImports:
     @property
     def unavailable(self) -> tuple[str, ...]:
         """Folders and archives that may provide an import but have no copy in the project."""
-        return (*(folder for folder, copies in self.folders.items() if not copies), *self.unknown)
+        return tuple(folder for folder, copies in self.folders.items() if not copies)
 
 
 def _find_provided_imports(notebook: InspectedNotebook) -> ProvidedImports:
@@ -103,7 +103,7 @@ def _add_copies(action: shell.Action, notebook: InspectedNotebook, provided: Pro
             if "*" in file:
                 _add_folder(folder, notebook, provided)
     elif _UNPACKING.search(action.name):
-        provided.unknown |= dict.fromkeys(action.words)
+        provided.folders = dict.fromkeys(action.words, ()) | provided.folders
 
 
 def _find_path_folders(notebook: InspectedNotebook, number: int) -> Iterator[tuple[int, str, bool]]:
@@ -138,10 +138,16 @@ def _add_local_installs(need: ExternalNeed, notebook: InspectedNotebook, provide
         for path in (path for file in install.files for path in notebook.find_run_path(file)):
             provided.requirements += path.read_text(encoding="utf-8", errors="replace").split()
     for word in (*install.local, *install.links):
-        wheels = [wheel for hit in notebook.find_run_path(word) for wheel in (hit, *hit.rglob("*.whl"))]
-        names = [wheel.name for wheel in wheels if wheel.suffix == ".whl"] or [word.rpartition("/")[2]]
-        provided.requirements += [name.partition("-")[0] for name in names]
-        provided.unknown[word] = None
+        files = [path for hit in notebook.find_run_path(word) for path in (hit, *hit.rglob("*.whl"))]
+        wheels = [path for path in files if path.suffix == ".whl"]
+        for wheel in wheels:
+            with contextlib.suppress(ProjectError):
+                provided.modules |= {
+                    name.partition(".")[0] for name in import_names.read_wheel_imports(wheel)
+                }
+        if not wheels:
+            provided.folders.setdefault(word, ())
+            provided.requirements.append(word.rpartition("/")[2].partition("-")[0])
 
 
 def resolve_imports(notebook: InspectedNotebook) -> Iterator[ExternalNeed]:

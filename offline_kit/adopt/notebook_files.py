@@ -112,9 +112,7 @@ class InspectedNotebook:
         names = (*own.datasets, *own.notebooks, *own.models)
         slugs = {"".join(key.split("/")[1:2]) for key in names}
         is_competition = mount_path.kind in ("", "competition") and name in own.competitions
-        return (
-            is_competition or name in names or mount_path.source_slug in slugs
-        )
+        return is_competition or name in names or mount_path.source_slug in slugs
 
     @cached_property
     def base_folders(self) -> tuple[Path, ...]:

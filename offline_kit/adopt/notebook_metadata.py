@@ -44,19 +44,14 @@ def read_cells(path: Path) -> tuple[NotebookCell, ...]:
         _check_script(path, text)
         return (NotebookCell(number=1, kind="code", source=text),)
     try:
-        notebook = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise _invalid_notebook(path, str(error)) from error
-    if not isinstance(notebook, dict):
-        raise _invalid_notebook(path, "its JSON is not an object")
-    if "worksheets" in notebook and "cells" not in notebook:
-        import nbformat as untyped
+        notebook = _as_table(json.loads(text))
+        if "worksheets" in notebook and "cells" not in notebook:
+            import nbformat as untyped
 
-        nbformat: Any = untyped
-        try:
+            nbformat: Any = untyped
             notebook = dict(nbformat.reads(text, as_version=4))
-        except Exception as error:
-            raise _invalid_notebook(path, str(error)) from error
+    except Exception as error:  # of nbformat's conversion, which fails in its own ways
+        raise _invalid_notebook(path, str(error)) from error
     metadata = _as_table(notebook.get("metadata"))
     for key, name in (("kernelspec", "language"), ("language_info", "name")):
         language = _as_table(metadata.get(key)).get(name)
@@ -104,10 +99,7 @@ def _check_script(path: Path, text: str) -> None:
             f"'{path}' has magics or shell lines, which are no Python: as a script it fails on Kaggle",
             hint=f"adopt it as a notebook (jupytext --to ipynb {path.name}), or call subprocess.run instead",
             code="script-has-magics",
-            details=[
-                *lines[:_MAX_SHOWN],
-                *([f"and {len(lines) - _MAX_SHOWN} more"] * (len(lines) > _MAX_SHOWN)),
-            ],
+            details=lines[:_MAX_SHOWN] + [f"and {len(lines) - _MAX_SHOWN} more"] * (len(lines) > _MAX_SHOWN),
         ) from error
 
 
@@ -136,10 +128,8 @@ def _read_cell(number: int, fields: dict[str, Any]) -> NotebookCell:
     """Return a cell; unknown types become raw cells."""
     source, kind = fields.get("source", ""), fields.get("cell_type")
     lines = source if isinstance(source, list) else [source]
-    metadata = _as_table(fields.get("metadata"))
-    extras: dict[str, Any] = {
-        "metadata": {name: metadata[name] for name in metadata if name not in _RUN_TRACES}
-    }
+    metadata = _as_table(fields.get("metadata")).items()
+    extras: dict[str, Any] = {"metadata": {key: value for key, value in metadata if key not in _RUN_TRACES}}
     if isinstance(fields.get("id"), str):
         extras["id"] = fields["id"]
     attachments = fields.get("attachments")
