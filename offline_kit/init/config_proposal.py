@@ -15,12 +15,12 @@ from offline_kit.init import (
     file_tree,
     project_code,
     project_packages,
-    recorded_settings,
     script_run,
     template_choice,
     trained_files,
 )
 from offline_kit.init.config_toml import ConfigFile, DetectedSettings, Setting
+from offline_kit.init.recorded_settings import RecordedProject
 from offline_kit.init.script_run import ScriptRun
 from offline_kit.project import images
 from offline_kit.project.config import find_project_folder
@@ -141,9 +141,10 @@ def _detect_settings(
     tree = file_tree.scan_tree(root)
     contest = competition.propose_competition(tree)
     slug = wanted_competition or (target.table or {}).get("competition") or contest[0].value or ""
-    if run:
-        used, names = recorded_settings.list_used_files(tree, run), recorded_settings.NamedFiles(tree, run)
-        trained = trained_files.choose_used_checkpoints(tree, used, names.is_named)
+    recorded = RecordedProject(run, tree, pyproject, target.table or {}) if run else None
+    if recorded:
+        used = recorded.list_read_files()
+        trained = trained_files.choose_used_checkpoints(tree, used, recorded.is_named)
     else:
         trained = trained_files.choose_checkpoints(tree)
     hints = (str(slug), " ".join(trained.models), f"{root.name} {name}")
@@ -168,8 +169,8 @@ def _detect_settings(
     ):
         detected.settings += part.settings
         detected.notes += part.notes
-    if run:
-        recorded_settings.add_recorded(detected, run, tree, pyproject, target.table or {})
+    if recorded:
+        recorded.add_settings(detected)
     detected.settings.sort(key=lambda setting: SETTING_ORDER.index(setting.key))
     return detected
 

@@ -36,6 +36,17 @@ class DetectedSettings:
     files: dict[str, str] = field(default_factory=dict)  # text of new files that settings name, by name
     links: dict[str, Path] = field(default_factory=dict)  # targets of new links, by name
 
+    def list_values(self, key: str) -> list[Any]:
+        """Return the value of a setting that is a list; [] if it has none."""
+        return next(
+            (
+                setting.value
+                for setting in self.settings
+                if setting.key == key and isinstance(setting.value, list)
+            ),
+            [],
+        )
+
     def change(self, key: str, value: object, reason: str) -> None:
         """Give a setting of the main table another value; an existing comment stays."""
         for number, setting in enumerate(self.settings):

@@ -5,6 +5,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -22,136 +23,136 @@ from offline_kit.project.package_lists import normalize_name
 
 REQUIREMENTS, VERSIONS = "requirements-recorded.in", "requirements-recorded.txt"
 _NOT_SHIPPED = PICTURES | TABLES | {".cfg", ".ipynb", ".lock", ".py", ".pyc", ".pyd", ".so", ".toml"}
-_NAME = re.compile(r"(?m)^\s*([A-Za-z0-9][\w.-]*)")
 _TEXTS = frozenset({".cfg", ".ini", ".json", ".py", ".toml", ".yaml", ".yml"})
+_NAME = re.compile(r"(?m)^\s*([A-Za-z0-9][\w.-]*)")
 _NO_MODELS = frozenset(
-    {"fontconfig", "matplotlib", "mesa_shader_cache", "offline-kit", "pip", "pypoetry", "uv"}
+    {"competitions", "datasets", "fontconfig", "matplotlib", "mesa_shader_cache", "offline-kit", "pip", "uv"}
 )
-"""Folders of ~/.cache that hold nothing that a model needs."""
+"""Folders of caches that hold inputs, or what no model needs."""
 
 
-def list_used_files(tree: FileTree, run: ScriptRun) -> list[str]:
-    """Return the project's files that a run read, without code, inputs and outputs."""
-    opened = {_name_file(path, tree.root) for path in run.opened}
-    return [
-        name
-        for name in tree.files
-        if name in opened
-        and top_folder(name) not in DATA_FOLDERS
-        and PurePosixPath(name).suffix.lower() not in _NOT_SHIPPED
-    ]
+class RecordedProject:
+    """A project, and what a run of its script used."""
 
-
-class NamedFiles:
-    """What the code and the settings that a run read say about files, and the folders that it listed."""
-
-    def __init__(self, tree: FileTree, run: ScriptRun) -> None:
-        texts = [path for path in run.opened if path.suffix in _TEXTS and _name_file(path, tree.root)]
+    def __init__(
+        self, run: ScriptRun, tree: FileTree, pyproject: Mapping[str, Any], table: Mapping[str, Any]
+    ) -> None:
+        """Take a run and the project's files; `table` is the existing configuration."""
+        self._run, self._tree, self._pyproject, self._table = run, tree, pyproject, table
+        self._root, known = tree.root.resolve(), frozenset(tree.files)
+        self._opened = {name: path for path in run.opened if (name := self._name_file(path)) in known}
+        self._listed = set(map(self._name_file, run.listed))
+        texts = [path for path in self._opened.values() if path.suffix in _TEXTS]
         self._texts = [path.read_text(encoding="utf-8", errors="replace") for path in texts]
-        self._folders = {_name_file(path, tree.root) for path in run.listed}
+
+    def _name_file(self, path: Path) -> str:
+        """Return a file's name in the project, "" outside of it."""
+        return path.relative_to(self._root).as_posix() if path.is_relative_to(self._root) else ""
+
+    def list_read_files(self) -> list[str]:
+        """Return the project's files that the run read, without code, inputs and outputs."""
+        return [
+            name
+            for name in self._tree.files
+            if name in self._opened
+            and top_folder(name) not in DATA_FOLDERS
+            and PurePosixPath(name).suffix.lower() not in _NOT_SHIPPED
+        ]
 
     def is_named(self, name: str) -> bool:
         """Whether a file's folder was listed, or its name is in a text, perhaps with what fills in its number."""
         folder, _, base = name.rpartition("/")
         # "fold0.onnx" may be written as "fold{n}.onnx", "fold%d.onnx" or "fold*.onnx".
         filled = r"[{%*][^'\"\n]*?".join(map(re.escape, re.split(r"\d+", base)))
-        return folder in self._folders or any(base in text or re.search(filled, text) for text in self._texts)
+        return folder in self._listed or any(base in text or re.search(filled, text) for text in self._texts)
+
+    def add_settings(self, detected: DetectedSettings) -> None:
+        """Add what the run imported, and the caches of hubs that it read."""
+        used = [item for item in self._run.distributions if item.name not in self._list_own_names()]
+        if used:
+            self._add_requirements(detected, used)
+            pins = [f"{distribution.name}=={distribution.version}\n" for distribution in used]
+            detected.files[VERSIONS] = "# The versions that a recorded run imported\n" + "".join(pins)
+            locks = dict.fromkeys([VERSIONS, *detected.list_values("locks")])
+            detected.change("locks", [*locks], "the recorded run's versions are preferred; the image's win")
+        if modules := self._list_modules():
+            detected.change("modules", modules, "imported by the recorded run; shipped unchanged")
+        if caches := _find_caches(self._run):
+            values = [*detected.list_values("preprocessing"), *caches]
+            detected.change("preprocessing", values, "loaded by name; caches/ has what hubs sent")
+        for pattern, folder in caches.items():
+            link = "/".join(pattern.split("/")[:2])
+            if not (self._root / link).exists():
+                detected.links[link] = folder
+
+    def _list_own_names(self) -> set[str]:
+        return {"offline-kit", normalize_name(str(self._pyproject.get("project", {}).get("name", "")))}
+
+    def _add_requirements(self, detected: DetectedSettings, used: Sequence[ImportedDistribution]) -> None:
+        """Add a file with the requirements that the project's own ones do not cover, or a note if none can be added."""
+        metadata = self._pyproject.get("project", {})
+        own_files = [name for name in detected.list_values("requirements") if name != REQUIREMENTS]
+        files = [self._root / name for name in self._table.get("requirements", own_files)]
+        lines = [path.read_text(encoding="utf-8", errors="replace") for path in files if path.is_file()]
+        stated = _NAME.findall("\n".join([*lines, *metadata.get("dependencies", ())]))
+        required = {distribution.name: _list_required(distribution) for distribution in used}
+        covered = list(map(normalize_name, stated))
+        for name in covered:  # grows while it is walked
+            covered += [other for other in required.get(name, ()) if other not in covered]
+        added = []
+        for distribution in self._list_needed(used):
+            line = _format_requirement(distribution)
+            if not line:
+                note = f"'{distribution.name}' is installed from a folder: add that to `packages`"
+                detected.notes.append(note)
+            elif not _list_twins(distribution) & {*covered}:
+                added.append(line)
+        is_fixed = "requirements" in self._table or "dependencies" in {
+            *metadata,
+            *metadata.get("dynamic", ()),
+        }
+        if added and is_fixed:
+            detected.notes.append(f"imported, but not among the requirements: {', '.join(added)}")
+        elif added:
+            detected.files[REQUIREMENTS] = "\n".join(["# Imported by a recorded run", *added, ""])
+            reason = "with what the recorded run imported"
+            detected.change("requirements", [*own_files, REQUIREMENTS], reason)
+
+    def _list_needed(self, used: Sequence[ImportedDistribution]) -> Iterator[ImportedDistribution]:
+        """Yield the distributions that the project imports, and optional parts of others that the image lacks."""
+        image = images.load_image(images.choose_default_image("none"), accelerator="none", project=self._root)
+        code = [path for path in self._opened.values() if path.suffix == ".py"]
+        imported = {names[0] for path in code for names in references.list_absolute_imports(path)}
+        required = {name for distribution in used for name in _list_required(distribution)}
+        for distribution in used:
+            is_optional = distribution.name not in required and distribution.name not in image.packages
+            if is_optional or imported & set(distribution.imports) or distribution.origin:
+                yield distribution
+
+    def _list_modules(self) -> list[str]:
+        """Return the project's packages and single modules that were imported, without those of its wheel."""
+        is_packaged = project_packages.is_buildable(self._tree, self._pyproject)
+        paths = set()
+        for name, path in self._run.modules.items():
+            file = self._name_file(path)
+            depth = len(name.split(".")) + (path.name == "__init__.py")
+            parts = PurePosixPath(file).parts
+            root = parts[: max(len(parts) - depth, 0)]
+            top = "/".join(parts[: len(root) + 1])
+            in_wheel = root == ("src",) or (not root and f"{top}/__init__.py" in self._tree.files)
+            if file in self._tree.files and not (is_packaged and in_wheel):
+                paths.add(top)
+        return sorted(paths)
 
 
-def add_recorded(
-    detected: DetectedSettings,
-    run: ScriptRun,
-    tree: FileTree,
-    pyproject: Mapping[str, Any],
-    table: Mapping[str, Any],
-) -> None:
-    """Add to detected settings what a run imported, and the caches of hubs that it read.
-
-    `table` is the existing configuration.
-    """
-    _add_requirements(detected, run, tree, pyproject, table)
-    packaged = project_packages.is_buildable(tree, pyproject)
-    if modules := _list_module_paths(run, tree, packaged=packaged):
-        detected.change("modules", modules, "imported by the recorded run; shipped unchanged")
-    if caches := _find_caches(run):
-        values = [*_value_of(detected, "preprocessing"), *caches]
-        detected.change("preprocessing", values, "loaded by name; caches/ has what hubs sent")
-    for pattern, folder in caches.items():
-        link = "/".join(pattern.split("/")[:2])
-        if not (tree.root / link).exists():
-            detected.links[link] = folder
-
-
-def _add_requirements(
-    detected: DetectedSettings,
-    run: ScriptRun,
-    tree: FileTree,
-    pyproject: Mapping[str, Any],
-    table: Mapping[str, Any],
-) -> None:
-    metadata = pyproject.get("project", {})
-    own_names = {"offline-kit", normalize_name(str(metadata.get("name", "")))}
-    used = [distribution for distribution in run.distributions if distribution.name not in own_names]
-    own_files = [name for name in _value_of(detected, "requirements") if name != REQUIREMENTS]
-    files = [tree.root / name for name in table.get("requirements", own_files)]
-    texts = [path.read_text(encoding="utf-8", errors="replace") for path in files if path.is_file()]
-    stated = {
-        normalize_name(name) for name in _NAME.findall("\n".join([*texts, *metadata.get("dependencies", ())]))
-    }
-    required = {distribution.name: [*_list_required(distribution)] for distribution in used}
-    covered = [*stated]
-    for name in covered:  # grows while it is walked
-        covered += [other for other in required.get(name, ()) if other not in covered]
-    lines = []
-    for distribution in _list_needed(used, run, tree):
-        line = _format_requirement(distribution)
-        if not line:
-            detected.notes.append(f"'{distribution.name}' is installed from a folder: add that to `packages`")
-        elif not _list_twins(distribution) & {*covered}:
-            lines.append(line)
-    if used:
-        pins = [f"{distribution.name}=={distribution.version}\n" for distribution in used]
-        detected.files[VERSIONS] = "# The versions that a recorded run imported\n" + "".join(pins)
-        locks = dict.fromkeys([VERSIONS, *_value_of(detected, "locks")])
-        detected.change("locks", [*locks], "the recorded run's versions are preferred; the image's win")
-    if lines and ("requirements" in table or "dependencies" in {*metadata, *metadata.get("dynamic", ())}):
-        detected.notes.append(f"imported, but not among the requirements: {', '.join(lines)}")
-    elif lines:
-        detected.files[REQUIREMENTS] = "# Imported by a recorded run\n" + "".join(
-            f"{line}\n" for line in lines
-        )
-        detected.change("requirements", [*own_files, REQUIREMENTS], "with what the recorded run imported")
-
-
-def _value_of(detected: DetectedSettings, key: str) -> Sequence[Any]:
-    values = [setting.value for setting in detected.settings if setting.key == key]
-    return values[0] if values and isinstance(values[0], list) else ()
-
-
-def _list_needed(
-    used: Sequence[ImportedDistribution], run: ScriptRun, tree: FileTree
-) -> Iterator[ImportedDistribution]:
-    """Yield the distributions that the project imports, and optional parts of others that the image lacks."""
-    image = images.load_image(images.choose_default_image("none"), accelerator="none", project=tree.root)
-    files = [
-        path for path in run.opened if path.suffix == ".py" and _name_file(path, tree.root) in tree.files
-    ]
-    imported = {names[0] for path in files for names in references.list_absolute_imports(path)}
-    required = {name for distribution in used for name in _list_required(distribution)}
-    for distribution in used:
-        is_optional = distribution.name not in required and distribution.name not in image.packages
-        if is_optional or imported & set(distribution.imports) or distribution.origin:
-            yield distribution
-
-
-def _list_required(distribution: ImportedDistribution) -> Iterator[str]:
+def _list_required(distribution: ImportedDistribution) -> list[str]:
+    required = []
     for line in distribution.requires:
-        try:
+        with suppress(InvalidRequirement):
             requirement = Requirement(line)
-        except InvalidRequirement:
-            continue
-        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-            yield normalize_name(requirement.name)
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                required.append(normalize_name(requirement.name))
+    return required
 
 
 def _list_twins(distribution: ImportedDistribution) -> set[str]:
@@ -171,28 +172,10 @@ def _format_requirement(distribution: ImportedDistribution) -> str:
     return f"{distribution.name} @ {url}" if "archive_info" in origin else ""
 
 
-def _list_module_paths(run: ScriptRun, tree: FileTree, *, packaged: bool) -> list[str]:
-    """Return the packages and single modules of the project that a run imported, without those of its wheel."""
-    paths = set()
-    for name, path in run.modules.items():
-        file = _name_file(path, tree.root)
-        if file not in tree.files:
-            continue
-        depth = len(name.split(".")) + (path.name == "__init__.py")
-        parts = PurePosixPath(file).parts
-        root = parts[: max(len(parts) - depth, 0)]
-        top = "/".join(parts[: len(root) + 1])
-        is_package = f"{top}/__init__.py" in tree.files
-        if not (packaged and (root == ("src",) or (is_package and not root))):
-            paths.add(top)
-    return sorted(paths)
-
-
 def _find_caches(run: ScriptRun) -> dict[str, Path]:
     """Return what a run read of hubs' caches: the folder of each cache by the pattern below `caches/`."""
     user_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     usual = {
-        "sentence_transformers": user_cache / "torch" / "sentence_transformers",
         "nltk_data": Path.home() / "nltk_data",
         "keras": Path.home() / ".keras",
         "tfhub": Path(tempfile.gettempdir()) / "tfhub_modules",
@@ -208,20 +191,8 @@ def _find_caches(run: ScriptRun) -> dict[str, Path]:
         name = next((name for name, root in roots.items() if path.is_relative_to(root)), "")
         parts = path.relative_to(roots[name]).parts if name else ()
         # At the top lie tokens and settings; a repository of Hugging Face is hub/models--owner--name.
-        if (
-            len(parts) < 2
-            or parts[0] in _NO_MODELS
-            or (parts[0] == "hub" and name == "huggingface" and "--" not in parts[1])
-        ):
-            continue
-        depth = 3 if parts[1] in ("checkpoints", "transformers_modules") else 2
-        caches["/".join(("caches", name, *parts[:depth]))] = roots[name]
+        is_setting = len(parts) < 2 or (name == "huggingface" and parts[0] == "hub" and "--" not in parts[1])
+        if not is_setting and parts[0] not in _NO_MODELS:
+            depth = 3 if parts[1] in ("checkpoints", "transformers_modules") else 2
+            caches["/".join(("caches", name, *parts[:depth]))] = roots[name]
     return caches
-
-
-def _name_file(path: Path, root: Path) -> str:
-    """Return a file's name in the project, "" outside of it."""
-    for base in (root, root.resolve()):
-        if path.is_relative_to(base):
-            return path.relative_to(base).as_posix()
-    return ""

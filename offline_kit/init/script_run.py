@@ -5,6 +5,7 @@ import shlex
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,10 @@ def watch_script(command: str, project: Path, report: Reporter = SILENT) -> Scri
     Its output goes to stderr. Raises UsageError if there is no such program, and ProjectError if it fails, with its exit
     code, or if no Python process of it could be watched.
     """
-    words = shlex.split(command, posix=os.name != "nt")
+    words: list[str] = []
+    with suppress(ValueError):  # a quote that is not closed
+        words = shlex.split(command, posix=os.name != "nt")
+    words = [word.strip('"') for word in words] if os.name == "nt" else words
     program = shutil.which(words[0]) if words else None
     if program is None:
         raise UsageError(

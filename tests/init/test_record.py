@@ -186,6 +186,7 @@ def test_the_environment_stays_as_it_is(project: Path) -> None:
     ("command", "code"),
     [
         ("", "command-not-found"),
+        ("'python predict.py", "command-not-found"),
         ("no-such-program-here predict.py", "command-not-found"),
         (run_python("-I", "-c", "pass"), "script-not-watched"),
     ],
