@@ -1,6 +1,8 @@
 """What a recorded run reads from servers is answered in the replay, by the same clients, with the servers gone."""
 
 import gzip
+import hashlib
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +11,9 @@ import pytest
 
 from tests.support.hooked_runs import HookedRun
 from tests.support.internet import Internet, WebAnswer, WebRequest, redirect_to
+from tests.support.kits import wheel
+from tests.support.lazy_modules import torch
+from tests.support.web_hosts import FileHost, GoogleDrive
 
 LARGE = bytes(range(256)) * 20_000
 
@@ -57,11 +62,10 @@ def run(tmp_path: Path) -> Iterator[HookedRun]:
 
 CLIENTS = """
 import hashlib, http.client, json, urllib.error, urllib.request
-import pandas, requests
+import requests
 
 site = "https://files.example.org"
 answers = {}
-answers["pandas"] = pandas.read_csv(f"{site}/table.csv", compression="gzip").to_dict()
 answers["requests"] = requests.get(f"{site}/table.csv").text
 with requests.get(f"{site}/release", stream=True) as response:
     digest = hashlib.sha256()
@@ -86,10 +90,13 @@ print(json.dumps(answers))
 
 
 def test_clients_read_the_same_without_the_server(run: HookedRun) -> None:
-    """pandas, requests and urllib: compressed, chunked, streamed, redirected to signed links, asked again, posted."""
+    """requests and urllib: compressed, chunked, streamed, redirected to signed links, asked again, posted."""
     recorded, replayed = run.record(CLIENTS), run.replay(CLIENTS)
     assert recorded.returncode == 0, recorded.stderr
-    assert json.loads(recorded.stdout)["pandas"] == {"id": {"0": 1}, "target": {"0": 2.5}}
+    answers = json.loads(recorded.stdout)
+    assert answers["requests"] == "id,target\n1,2.5\n"
+    assert answers["streamed"] == [hashlib.sha256(LARGE).hexdigest(), [302]]
+    assert len(set(answers["counts"])) == 3
     assert replayed.stdout == recorded.stdout, replayed.stderr
     assert not run.misses.exists()
 
@@ -146,6 +153,54 @@ def test_half_answers_and_secrets_are_not_recorded(run: HookedRun) -> None:
     written = b"".join(path.read_bytes() for path in (*objects, events))
     assert not [secret for secret in (b"hf_a", b"sesame", b"session") if secret in written]
     assert run.replay("\n".join(PARTIAL.splitlines()[:2] + PARTIAL.splitlines()[4:])).returncode == 0
+
+
+LIBRARIES = """
+import pathlib, subprocess, sys
+import gdown, pandas, torch
+
+site = "https://files.example.org"
+print(pandas.read_csv(f"{site}/table.csv").to_dict())
+print(gdown.download(id="1abcdefghijklmnopqrstuvwxyz012345", output="gdown.bin", quiet=True))
+print(torch.hub.load_state_dict_from_url(f"{site}/weights.pt", model_dir="models", progress=False))
+wheel = f"{site}/tiny-1.0-py3-none-any.whl"
+pathlib.Path("requirements.txt").write_text(f"tiny @ {wheel}")
+options = ["--target", "installed", "--no-deps", "--no-cache-dir", "--upgrade", "-f", f"{site}/links.html"]
+for wanted in ([wheel], ["-r", "requirements.txt"], ["tiny==1.0"]):
+    done = subprocess.run([sys.executable, "-m", "pip", "install", "-q", *options, *wanted])
+    print(done.returncode)
+print(sorted(path.name for path in pathlib.Path("installed").iterdir()))
+"""
+
+
+@pytest.mark.slow
+def test_libraries_fetch_the_same(tmp_path: Path) -> None:
+    """pandas, torch.hub, gdown, and pip for the wheels that a line names by URL; what a page links to is no URL of ours."""
+    weights = io.BytesIO()
+    torch.save({"weight": torch.ones(3)}, weights)
+    name, built = wheel("tiny", "1.0")
+    (tmp_path / "wheels").mkdir()
+    (tmp_path / "wheels" / name).write_bytes(built)
+    page = b'<a href="/tiny-1.0-py3-none-any.whl">tiny-1.0-py3-none-any.whl</a>'
+    files = FileHost(
+        files={
+            "/table.csv": b"id,target\n1,2.5\n",
+            "/weights.pt": weights.getvalue(),
+            f"/{name}": built,
+            "/links.html": page,
+        }
+    )
+    drive = GoogleDrive(files={"1abcdefghijklmnopqrstuvwxyz012345": ("model.bin", b"weights")})
+    with Internet(tmp_path, {"files.example.org": files.answer, **drive.hosts()}) as internet:
+        run = HookedRun(tmp_path, internet.environment())
+        recorded = run.record(LIBRARIES)
+    assert recorded.stdout.splitlines()[-4:-1] == ["0", "0", "0"], recorded.stderr
+    assert sum(event["key"].endswith(".whl") for event in run.events("url")) == 2
+    assert not [event for event in run.events("url") if event["key"].endswith("links.html")]
+    # As a replay's setup has it; the page is not asked for its link.
+    replayed = run.replay(LIBRARIES, PIP_NO_INDEX="1", PIP_FIND_LINKS=str(tmp_path / "wheels"))
+    assert replayed.stdout == recorded.stdout, replayed.stderr
+    assert not run.misses.exists()
 
 
 SERVER = """

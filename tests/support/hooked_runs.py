@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -54,8 +55,7 @@ class HookedRun:
         """Run code on the recording in fresh folders; its variables know no server."""
         mode = {name: value for name, value in self.variables.items() if not name.lower().endswith("proxy")}
         mode |= {"OFFLINE_KIT_REPLAY": str(self.folder / "part"), "OFFLINE_KIT_MISSES": str(self.misses)}
-        for path in (self.folder / "working").iterdir():
-            path.unlink()
+        shutil.rmtree(self.folder / "working")
         return self._run(code, "replayed", mode | variables)
 
     @property
