@@ -7,10 +7,12 @@ index, option or helper they come from. Both are asked again at once or from pip
 import importlib
 import importlib.metadata
 import json
+import os
 import re
 import subprocess
 import sys
 import tarfile
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from .kit_recording import link_file, link_object, redact
+from .kit_recording import RECORDER, link_file, link_object, redact
 from .kit_runtime import SessionFolders
 
 
@@ -86,7 +88,9 @@ class PackageRecorder:
     """What was installed in the session, and by which cell."""
 
     def __init__(self, folder: Path, environ: Mapping[str, str]) -> None:
-        self.folder, self.environ = folder, environ
+        # With the hooks, by which pip reports what it installs to build a wheel.
+        hooks = {name: os.environ[name] for name in (RECORDER, "PYTHONPATH")}
+        self.folder, self.environ = folder, {**environ, **hooks}
         self.before = self.now = list_distributions()
         self.cells: dict[str, int] = {}
         self.state = self._read_state()
@@ -121,18 +125,29 @@ class PackageRecorder:
                 )
         return packages
 
-    def collect_packages(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """Return the packages that were added, and the further wheels that pip used: of build environments and targets."""
+    def collect_packages(
+        self, commands: Iterable[Sequence[str]]
+    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Return the packages that were added, and the further wheels that pip used: of build environments and targets.
+
+        `commands` are those of the session: only they say which index uv took a package from.
+        """
+        lines = [line for line in map(" ".join, commands) if re.search(r"\buv\b.* install ", line)]
+        indexes = [index for line in lines for index in _INDEX_OPTION.findall(line)]
+        self.environ["PIP_EXTRA_INDEX_URL"] = " ".join(
+            [self.environ.get("PIP_EXTRA_INDEX_URL", ""), *indexes]
+        )
         reported = self._read_reports()
         by_version = {(package.name, package.version): package for package in reported}
         added = []
-        for name, facts in self.now.items():
-            if facts != self.before.get(name):
-                version, direct_url = facts
-                cell = self.cells.get(name, 0)
-                told = InstalledPackage.from_direct_url(name, version, json.loads(direct_url or "{}"), cell)
-                added.append(by_version.get((name, version), told) if told.origin == "index" else told)
+        for name, (version, direct_url) in self.now.items():
+            if (version, direct_url) != self.before.get(name):
+                origin = json.loads(direct_url or "{}")
+                package = InstalledPackage.from_direct_url(name, version, origin, self.cells.get(name, 0))
+                added.append(package if origin else by_version.get((name, version), package))
         wheels = self._make_wheels([*added, *reported])
+        # What uv has built, pip builds again, in environments that it reports.
+        wheels |= self._make_wheels(package for package in self._read_reports() if package not in reported)
         packages = [
             {
                 "name": package.name,
@@ -160,8 +175,8 @@ class PackageRecorder:
                 if batch is None:
                     batches.append(batch := {})
                 batch[name] = requirement
-        for number, batch in enumerate(batches):
-            folder = self.folder / "wheels" / str(number)
+        for batch in batches:
+            folder = Path(tempfile.mkdtemp(prefix="wheels", dir=self.folder))
             print(f"recording: wheels of {len(batch)} packages", flush=True)
             if self._run_pip(folder, batch.values()):
                 for requirement in batch.values():
@@ -176,7 +191,6 @@ class PackageRecorder:
 
     def _run_pip(self, folder: Path, requirements: Iterable[str]) -> str:
         """Put wheels into a folder; return pip's error, "" if there is none."""
-        folder.mkdir(parents=True, exist_ok=True)
         listing = folder / "requirements.txt"
         listing.write_text("".join(f"{line}\n" for line in requirements), encoding="utf-8")
         quiet = ("--disable-pip-version-check", "--no-input", "--progress-bar", "off")
@@ -216,6 +230,7 @@ class GitRequest:
         ]
 
 
+_INDEX_OPTION = re.compile(r"--(?:extra-|default-)?index(?:-url)?[ =]['\"]?([^\s'\"]+)")
 _TRACED = {"start": "argv", "cmd_name": "name", "exit": "code", "def_repo": "worktree"}
 """The field that is read of each kind of event (https://git-scm.com/docs/api-trace2)."""
 

@@ -90,7 +90,7 @@ def pack_session(
     events = read_events(recorder)
     files = [*_find_cached_files(), *_find_hub_files(session.started), *_find_project_files(session, events)]
     submission = _find_submission(working, session.started)
-    added, build_wheels = packages.collect_packages()
+    added, build_wheels = packages.collect_packages(event["words"] for event in _select(events, "process"))
     mirrors = repositories.collect_repositories()
     if session.where != "here":
         _clear_working(working, keep=submission)
