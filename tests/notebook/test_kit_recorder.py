@@ -19,6 +19,7 @@ import pytest
 
 from offline_kit.kit.manifest import read_manifest
 from offline_kit.notebook.runtime.kit_recording import RecordedObjects
+from offline_kit.notebook.runtime.kit_runtime import find_failure
 from tests.support.internet import Internet
 from tests.support.local_index import LocalIndex, make_wheel
 from tests.support.sdists import own_backend
@@ -86,15 +87,17 @@ class Session:
         source = {"name": "a.ipynb", "sha256": "0" * 64, **source}
         return _TOP.format(source=source, where=self.where, pack_inputs=self.pack_inputs, beside=self.beside)
 
-    def record(
-        self, *cells: str, numbers: Sequence[int] = (), may_fail: list[int] | None = None
-    ) -> dict[str, Any]:
-        """Run cells as a recorder's notebook does, and return the document."""
-        numbers = numbers or list(range(1, len(cells) + 1))
-        may_fail = may_fail or []
-        top = self.top(cells=numbers, may_fail=may_fail)
+    def run_cells(self, *cells: str, numbers: Sequence[int] = (), may_fail: Sequence[int] = ()) -> int:
+        """Run cells as a recorder's notebook does, and return the exit code."""
+        top = self.top(cells=numbers or list(range(1, len(cells) + 1)), may_fail=may_fail)
         whole = [top, *map(textwrap.dedent, cells), "finish_recording()"]
-        self.run_python("-c", _SHELL, json.dumps(whole), json.dumps(may_fail))
+        return self.run_python("-c", _SHELL, json.dumps(whole), json.dumps(may_fail))
+
+    def record(
+        self, *cells: str, numbers: Sequence[int] = (), may_fail: Sequence[int] = ()
+    ) -> dict[str, Any]:
+        """Run cells, and return the document."""
+        self.run_cells(*cells, numbers=numbers, may_fail=may_fail)
         return self.document()
 
     def record_script(self, code: str) -> dict[str, Any]:
@@ -431,3 +434,59 @@ def test_a_real_kernel_is_recorded(session: Session) -> None:
     assert document["error"] == {"cell": 4, "message": "KeyError: 'id\\n1\\n'"}
     assert [url["cell"] for url in document["urls"]] == [1]
     assert [(command["cell"], command["code"]) for command in document["commands"]] == [(3, 0)]
+
+
+def test_on_kaggle_the_output_is_the_part(session: Session) -> None:
+    """What the cells wrote goes, because there is no room for both; the submission and Kaggle's own files stay."""
+    session.where = "kaggle"
+    session.record(
+        """
+        import os
+        os.makedirs("clone/deep")
+        for name in ("clone/deep/a.py", "model.pt", "submission.csv", "__notebook__.ipynb"):
+            open(name, "w").close()
+        os.symlink("clone", "link")
+        os.chdir("clone")
+        """
+    )
+    kept = {"__notebook__.ipynb", "offline-kit.json", "offline_kit_runtime", "recording", "submission.csv"}
+    assert {path.name for path in session.working.iterdir()} == kept
+
+
+def test_more_than_kaggle_keeps_is_refused_before_it_is_packed(session: Session) -> None:
+    """The notebook fails with a code, and says what is how large."""
+    session.where = "kaggle"
+    cell = """
+        import os
+        os.makedirs(os.environ["HF_HOME"] + "/hub")
+        os.truncate(os.open(os.environ["HF_HOME"] + "/hub/weights.bin", os.O_CREAT | os.O_WRONLY), 21 * 10**9)
+    """
+    assert session.run_cells(cell) == 1
+    failure = find_failure(session.output)
+    assert failure is not None
+    assert failure.code == "recording-too-large"
+    assert failure.details[0] == "21.00 GB: {scratch}/caches/huggingface/hub"
+    assert not (session.working / "recording").exists()
+
+
+def test_files_that_a_hub_put_elsewhere_are_packed(session: Session) -> None:
+    """What huggingface_hub has downloaded to a `local_dir`, and a cache that a cell has moved; nothing older."""
+    old = session.folder / "home" / ".cache" / "models--me--old" / "snapshots" / "c1" / "old.json"
+    old.parent.mkdir(parents=True)
+    old.write_text("{}")
+    os.utime(old.parents[2], (0, 0))
+    document = session.record(
+        """
+        from pathlib import Path
+        for name in ("local/.cache/huggingface/download/sub/a.json.metadata", "local/sub/a.json", "local/own.txt",
+                     "moved/models--me--net/blobs/b1", "moved/models--me--net/snapshots/c1/config.json"):
+            Path(name).parent.mkdir(parents=True, exist_ok=True)
+            Path(name).write_text(name)
+        """
+    )
+    assert {file["path"].partition("/")[2] for file in document["files"]} == {
+        "local/.cache/huggingface/download/sub/a.json.metadata",
+        "local/sub/a.json",
+        "moved/models--me--net/snapshots/c1/config.json",
+    }
+    assert {file["kind"] for file in document["files"]} == {"hub"}
