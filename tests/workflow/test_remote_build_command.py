@@ -77,7 +77,7 @@ def output(here: Yard, version: int = 1) -> Path:
 def test_what_was_made_there_is_shown_and_verified(here: Yard) -> None:
     """The notebook's output counts as a part: its version, that it is private, every wheel by name, size and bytes."""
     built = here.run("build", *on(here)).good().err
-    assert f"'{WHEELHOUSE}', version 1: 2 wheels, " in built
+    assert f"'{WHEELHOUSE}', version 1: 2 files, " in built
     assert "kB, downloaded only when a rehearsal on this machine needs them" in built
     here.push().good()
     for words in ((), here.to):

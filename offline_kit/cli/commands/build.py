@@ -1,7 +1,7 @@
 """The commands that make a kit and its notebook: build and notebook."""
 
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,25 +31,19 @@ if TYPE_CHECKING:
 def build(project: Path, console: Console, dry_run: bool, upgrade: bool, verbose: bool, **flags: Any) -> None:
     """Build the kit: freeze and download packages, pack the files, render the notebook."""
     from offline_kit.rehearsal.kit_facts import read_notebook
-    from offline_kit.workflow import pipeline
+    from offline_kit.workflow import part_locations, pipeline
 
     on, at = options.take_flags(flags, "on", "at").values()
     config = options.load_config(project, flags)
     if on != "here":
-        from offline_kit.workflow import build_remotely, remote_wheelhouse
+        from offline_kit.workflow import build_remotely
 
         with options.session_of(config, on, at, console, current=True) as session:
             if dry_run:
                 remote_plan = build_remotely.plan_build(session)
                 _show_remote_plan(*remote_plan, session.account.server_name, upgrade, console)
                 return
-            built, record = build_remotely.build_remotely(session, upgrade=upgrade)
-        remote = [part for part in built.kit.parts if part.name == remote_wheelhouse.PART]
-        size = format_size(sum(entry.size for part in remote for entry in part.entries))
-        console.note(
-            f"the packages:  '{record.notebook}', version {record.version}:"
-            f" {count_words(record.files, 'wheel')}, {size}, downloaded only when a rehearsal on this machine needs them"
-        )
+            built, _ = build_remotely.build_remotely(session, upgrade=upgrade)
     elif dry_run:
         plan = pipeline.plan_build(config, upgrade=upgrade, report=console)
         facts = show_plan(plan, console)
@@ -59,6 +53,12 @@ def build(project: Path, console: Console, dry_run: bool, upgrade: bool, verbose
         built = pipeline.build_kit(config, upgrade=upgrade, report=console)
     show_build(built, console, verbose=verbose)
     kit = built.kit
+    for part in kit.parts:
+        if (output := part_locations.find_output_part(config)) and output.name == part.name:
+            console.note(
+                f"the {part.name}: '{output.notebook}', version {output.version}: {describe_extent(replace(kit, parts=(part,)))},"
+                " downloaded only when a rehearsal on this machine needs them"
+            )
     console.note(f"the notebook:  {read_notebook(kit)[0]}")
     console.note(f"next:          offline-kit rehearse{options.typed_settings()}")
     facts = {**kit_facts(kit), **_freeze_facts(built.contents.freeze)}
