@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from offline_kit.core import files
-from offline_kit.core.errors import UsageError
+from offline_kit.core.errors import OutsideError, UsageError
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.init import (
     competition,
@@ -122,12 +122,18 @@ def propose_config(request: InitRequest, report: Reporter = SILENT) -> ConfigPro
 
 def write_config(proposal: ConfigProposal) -> None:
     """Write the proposal; raise OutsideError if a file cannot be written."""
-    for path, text in proposal.files.items():
-        files.write_atomic(path, text)
     for path, folder in proposal.links.items():
-        with files.translate_disk_errors(path.parent):
+        try:
             files.make_folder(path.parent)
             path.symlink_to(folder, target_is_directory=True)
+        except OSError as error:  # on Windows links need the developer mode
+            raise OutsideError(
+                f"cannot make the link '{path}' to '{folder}': {error.strerror}",
+                hint="copy what `preprocessing` names there yourself, then run the command again",
+                code="link-not-made",
+            ) from error
+    for path, text in proposal.files.items():
+        files.write_atomic(path, text)
     if proposal.block:
         # Follow a link to the file itself; write bytes to keep the line ends on Windows.
         files.write_atomic(proposal.file.resolve(), proposal.text.encode("utf-8"))

@@ -26,9 +26,11 @@ def _log_modules(at_start: frozenset[str]) -> None:
         for name, module in list(sys.modules.items())
         if name not in at_start and (file := getattr(module, "__file__", None))
     }
-    loaded, owners = set(files.values()), importlib.metadata.packages_distributions()
-    imports: dict[str, list[str]] = {}
-    for top in sorted({name.partition(".")[0] for name in files}):
+    tops = {name.partition(".")[0] for name in files} - sys.stdlib_module_names
+    # It reads the metadata of the whole environment: not in a process that imports the standard library alone.
+    owners = importlib.metadata.packages_distributions() if tops else {}
+    loaded, imports = set(files.values()), dict[str, list[str]]()
+    for top in sorted(tops):
         candidates = set(owners.get(top, ()))
         if len(candidates) > 1:  # a namespace package, such as google: who owns the loaded files?
             candidates = {
@@ -39,12 +41,12 @@ def _log_modules(at_start: frozenset[str]) -> None:
         for name in candidates:
             imports.setdefault(name, []).append(top)
     distributions = []
-    for name, tops in imports.items():
+    for name, own_tops in imports.items():
         distribution = importlib.metadata.distribution(name)
         # https://packaging.python.org/en/latest/specifications/direct-url/
         origin = distribution.read_text("direct_url.json")
         facts = {"name": name, "version": distribution.version, "requires": distribution.requires or []}
-        distributions.append({**facts, "imports": tops, "origin": origin or ""})
+        distributions.append({**facts, "imports": own_tops, "origin": origin or ""})
     named = {name: name_path(file) for name, file in files.items()}
     own_files = {name: path for name, path in named.items() if path.startswith("{working}")}
     log_event("modules", files=own_files, distributions=distributions)

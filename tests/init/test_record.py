@@ -32,6 +32,8 @@ native = [f"models/net{n}.onnx" for n in range(1)]
 cache = Path.home() / ".cache/huggingface"
 (cache / "token").read_text()
 (cache / "hub/models--owner--name/refs/main").read_text()
+(cache.parent / "torch/hub/checkpoints/resnet.pth").read_text()
+(cache.parent / "kagglehub/datasets/owner/rows.csv").read_text()
 rows = open("input/test.csv").read() + open("extra.csv").read()
 open("submission.csv", "w").write(rows)
 open("submission.csv").read()
@@ -51,6 +53,9 @@ FILES = {
     "extra.csv": "id\n2\n",
     "home/.cache/huggingface/token": "hf_" + "x" * 30,
     "home/.cache/huggingface/hub/models--owner--name/refs/main": COMMIT,
+    "home/.cache/torch/hub/checkpoints/resnet.pth": "x",
+    "home/.cache/torch/hub/checkpoints/other.pth": "x",
+    "home/.cache/kagglehub/datasets/owner/rows.csv": "x",
     # Installed from a repository; needs another distribution.
     "site/thing.py": "import part",
     "site/thing-1.2.dist-info/METADATA": "Metadata-Version: 2.1\nName: Thing\nVersion: 1.2\nRequires-Dist: part>=1\n",
@@ -86,7 +91,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     add_distribution(tmp_path / "site", "part", "part")
     for name in ("models/fold0.pkl", "models/old.pkl", "weights.pt"):
         (root / name).write_bytes(pickle.dumps({"weight": 1.0}))
-    for name in ("HF_HOME", "XDG_CACHE_HOME"):
+    for name in ("HF_HOME", "KAGGLEHUB_CACHE", "TORCH_HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
@@ -106,7 +111,8 @@ def test_what_a_run_used_is_proposed(project: Path) -> None:
     assert values["locks"] == ["requirements-recorded.txt"]
     assert values["modules"] == ["lib/labels.py", "shapes"]
     assert values["checkpoints"] == ["weights.pt", "models/net0.onnx", "models/fold0.pkl"]
-    assert values["preprocessing"] == ["settings.yaml", "caches/huggingface/hub/models--owner--name"]
+    caches = ["caches/huggingface/hub/models--owner--name", "caches/torch/hub/checkpoints/resnet.pth"]
+    assert values["preprocessing"] == ["settings.yaml", *caches]
     texts = {
         path.name: [line for line in text.splitlines() if line[0] != "#"]
         for path, text in proposal.files.items()
