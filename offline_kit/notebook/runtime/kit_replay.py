@@ -4,7 +4,6 @@ Nothing of the notebook is changed. pip and uv take wheels from a folder, git ta
 find their caches, and files lie where they lay; `kit_hooking` answers requests and commands.
 """
 
-import functools
 import importlib.metadata
 import json
 import os
@@ -13,7 +12,7 @@ import re
 import shutil
 import sys
 import tarfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +27,10 @@ from .kit_recording import (
     open_replay,
     redirect_caches,
     report_miss,
-    resolve_path,
 )
+from .kit_restoring import restore_files
 from .kit_runtime import SessionFolders, check_format, go_offline, open_kit, report_failures, restore_names
-from .kit_sources import SHOWN, place_file, remove_setup_names, show_sources
+from .kit_sources import SHOWN, remove_setup_names, show_sources
 
 STATE = "replay.json"
 """File beside that of the misses: Python, and the versions that recorded packages have so far."""
@@ -63,7 +62,7 @@ def open_recorded(
     _compare_versions(document)
     _serve_wheels(document, objects, folders.scratch)
     _serve_repositories(document, objects, folders.scratch)
-    _restore_files(document, objects)
+    restore_files(document, objects)
     import_from_working()
     served = {
         f"input/{file['path'].partition('/')[2]}": objects.find_object(file["sha256"])
@@ -194,49 +193,3 @@ def _read_line() -> str:
     while (character := os.read(0, 1)) not in (b"\n", b""):
         line += character
     return line.decode()
-
-
-def _restore_files(document: Mapping[str, Any], objects: RecordedObjects) -> None:
-    """Put caches, and files that lay beside the notebook, where they lay; existing files stay."""
-    files = (file for file in document["files"] if file["kind"] != "input")  # they are shown
-    _place_files((file for file in files if not _comes_with_download(file)), objects)
-
-
-def _comes_with_download(file: Mapping[str, Any]) -> bool:
-    """Whether a hub's client was called to write the file to a folder other than its cache."""
-    return file["kind"] == "hub" and not re.search(r"/(models|datasets|spaces)--", file["path"])
-
-
-def restore_at_download(module: Any) -> None:
-    """Let huggingface_hub find what it downloaded to a `local_dir`, from when it is called on.
-
-    Before, the folder may not exist: a cell that makes it, or clones a repository there, would fail.
-    """
-    for name in ("hf_hub_download", "snapshot_download"):
-        download = vars(module).get(name)
-        if getattr(download, "__module__", "") == module.__name__:
-            setattr(module, name, _restore_before(download))
-
-
-def _restore_before(download: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(download)
-    def restore_and_download(*arguments: Any, **options: Any) -> Any:
-        if options.get("local_dir"):
-            document, objects = open_replay()
-            folder = os.path.abspath(options["local_dir"])  # noqa: PTH100 - `resolve` would follow links
-            files = (file for file in document["files"] if _comes_with_download(file))
-            _place_files(
-                (file for file in files if resolve_path(file["path"]).is_relative_to(folder)), objects
-            )
-        return download(*arguments, **options)
-
-    return restore_and_download
-
-
-def _place_files(files: Iterable[Mapping[str, Any]], objects: RecordedObjects) -> None:
-    for file in files:
-        target = resolve_path(file["path"])
-        try:
-            place_file(objects.find_object(file["sha256"]), target, file.get("mode", 0))
-        except OSError as error:
-            print(f"note: cannot restore '{target}': {error}")
