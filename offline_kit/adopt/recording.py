@@ -147,12 +147,13 @@ def describe_source(project: Path, source: str) -> dict[str, Any]:
     """Return a notebook or script as a recording names it: its name, a digest of its cells, the cells that run.
 
     "cells" and "may_fail" are numbers. nbclient skips blank cells and those with a tag, and runs on after those with
-    another one (https://github.com/jupyter/nbclient/blob/main/nbclient/client.py).
+    another one (https://github.com/jupyter/nbclient/blob/main/nbclient/client.py). A script has none.
     """
     cells = notebook_metadata.read_cells(project / source)
     digest = hashlib.sha256(json.dumps([cell.source for cell in cells]).encode()).hexdigest()
     tags = {cell.number: (cell.node.get("metadata") or {}).get("tags") or () for cell in cells}
-    runs = [c.number for c in cells if c.kind == "code" and c.source.strip()]
+    is_script = source.endswith(".py")
+    runs = [c.number for c in cells if c.kind == "code" and c.source.strip() and not is_script]
     return {
         "name": source,
         "sha256": digest,

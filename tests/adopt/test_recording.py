@@ -90,6 +90,19 @@ def test_a_part_that_is_gone_or_damaged_is_an_error(tmp_path: Path) -> None:
     assert "--record here" in raised.value.hint
 
 
+def test_cells_that_do_not_run_have_no_number(tmp_path: Path) -> None:
+    """nbclient skips blank cells and tagged ones; a script has no cells."""
+    notebook = notebook_of(tmp_path, "1 + 1", "  ", "!false", "2 + 2")
+    document = json.loads(notebook.read_text())
+    for cell, tag in ((2, "raises-exception"), (3, "skip-execution")):
+        document["cells"][cell]["metadata"]["tags"] = [tag]
+    notebook.write_text(json.dumps(document))
+    described = recording.describe_source(tmp_path, "inference.ipynb")
+    assert (described["cells"], described["may_fail"]) == ([1, 3], [3])
+    (tmp_path / "inference.py").write_text("1 + 1")
+    assert recording.describe_source(tmp_path, "inference.py")["cells"] == []
+
+
 @pytest.mark.parametrize("text", ["", "{}", '{"format": 2, "source": {"name": "x"}}', "[]"])
 def test_a_record_that_cannot_be_read_is_an_error(tmp_path: Path, text: str) -> None:
     (tmp_path / recording.RECORD).write_text(text)

@@ -39,7 +39,8 @@ _BUILD = "run 'offline-kit build'"
 _REMEDIES = {
     "dataset": _PUSH,
     "model": "run 'offline-kit push', which uploads a new version and attaches it to the notebook",
-    "notebook": "run 'offline-kit build --upgrade' with the same --on, which builds the packages there again",
+    "wheelhouse": "run 'offline-kit build --upgrade' with the same --on, which builds the packages there again",
+    "recording": "record again with 'offline-kit adopt NOTEBOOK --record kaggle', or local, where it was recorded",
 }
 # Parallel downloads; each file is on disk until it is hashed.
 THREADS = 4
@@ -218,9 +219,13 @@ def _check_part(
     )
 
 
+def _find_remedy(part: KitPart, remote: RemotePartState) -> str:
+    return _REMEDIES[part.name if remote.kind == "notebook" else remote.kind]
+
+
 def _find_version_problems(part: KitPart, remote: RemotePartState, home: str) -> Iterator[tuple[str, str]]:
     """Yield the problems of a dataset, model or notebook as a whole, each with a fix."""
-    ref, number, remedy = f"'{remote.ref}'", remote.version, _REMEDIES[remote.kind]
+    ref, number, remedy = f"'{remote.ref}'", remote.version, _find_remedy(part, remote)
     pinned = int(home.rpartition("/")[2]) if remote.kind == "model" else 0
     if not remote.exists:
         noun = "version of the model" if remote.kind == "model" else remote.kind
@@ -257,7 +262,7 @@ def _find_file_problems(
         return
     remedy = RESEND if remote.part is not None and remote.part.id == part.id else _PUSH
     if remote.kind == "notebook":
-        remedy = _REMEDIES["notebook"]
+        remedy = _find_remedy(part, remote)
     lines = list(find_differences(part, remote.files))
     marker_digests = {entry.stored: entry.sha256 for entry in remote.part.entries} if remote.part else {}
     sizes = {file.name: file.size for file in remote.files}
