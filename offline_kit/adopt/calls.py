@@ -1,6 +1,7 @@
 """Find calls in a notebook's Python that need something from outside, in its syntax alone."""
 
 import ast
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,6 @@ from offline_kit.adopt.notebook_code import (
     KnownStrings,
     NotebookCode,
     find_argument,
-    is_constant,
     node_span,
 )
 from offline_kit.adopt.notebook_files import InspectedNotebook
@@ -40,6 +40,7 @@ _LOGIN_CALLS = (
     *("wandb.login", "kagglehub.login", "comet_ml.login", "kaggle.api.authenticate", "kaggle.authenticate"),
     *(f"huggingface_hub.{name}" for name in ("login", "notebook_login", "interpreter_login")),
 )
+_PRETRAINED = re.compile(r"\bpretrained(: bool)?\s*=\s*True\b")  # a default of the notebook's own functions
 _FETCHING = (NeedKind.DOWNLOAD, NeedKind.HUB, NeedKind.PRETRAINED, NeedKind.CORPUS)
 
 
@@ -66,19 +67,8 @@ class _CallReader:
         for node in ast.walk(self.tree):
             if isinstance(node, ast.Call):
                 yield from self._read_call(node, self._dotted_name(node.func))
-            elif isinstance(node, ast.FunctionDef):
-                arguments = node.args
-                plain = zip(
-                    reversed([*arguments.posonlyargs, *arguments.args]),
-                    reversed(arguments.defaults),
-                    strict=False,
-                )
-                for argument, default in (
-                    *plain,
-                    *zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True),
-                ):
-                    if argument.arg == "pretrained" and is_constant(default, True):
-                        yield self._make_need(NeedKind.PRETRAINED, node, target=node.name)
+            elif isinstance(node, ast.FunctionDef) and _PRETRAINED.search(ast.unparse(node.args)):
+                yield self._make_need(NeedKind.PRETRAINED, node, target=node.name)
 
     def _read_call(self, call: ast.Call, name: str) -> Iterator[ExternalNeed]:
         last = name.rpartition(".")[2]
@@ -137,7 +127,7 @@ class _CallReader:
         stated = {keyword.arg: keyword.value for keyword in call.keywords}
         if None in stated:  # **CFG may contain a setting that is on
             for argument, off in download_calls.deciding_arguments(name).items():
-                if argument in self.code.true_names and argument not in stated:
+                if argument not in stated and self.code.is_set_true(argument):
                     switches.append(Switch(argument=argument, off=off, expression=ast.Name(id=argument)))
         if (
             not switches and name != "dict"
@@ -153,10 +143,10 @@ class _CallReader:
                 return switch.fetches(value)
             # CFG["pretrained"], CFG.pretrained, pretrained
             case (
-                ast.Subscript(slice=ast.Constant(value=setting))
+                ast.Subscript(slice=ast.Constant(value=str(setting)))
                 | ast.Attribute(attr=setting)
                 | ast.Name(id=setting)
-            ) if switch.off == "False" and setting in self.code.true_names:
+            ) if switch.off == "False" and self.code.is_set_true(setting):
                 return True
         text = self.strings.value(switch.expression)
         return switch.fetches(text if text and "*" not in text else UNKNOWN)

@@ -162,12 +162,10 @@ class NotebookCode:
         trees = {number: read.parse_tree() for number, read in self.reads.items()}
         self.trees = {number: tree for number, tree in trees.items() if tree is not None}
         nodes = [node for tree in self.trees.values() for node in ast.walk(tree)]
-        self.nodes = nodes
         self.aliases: dict[str, str] = {}  # full names of imported ones
         for tree in self.trees.values():
             self.aliases |= references.map_imported_names(tree)
         self.strings = _find_known_strings(nodes)
-        self.true_names = _find_true_names(nodes)
 
     def list_modules(self) -> Iterator[CodeModule]:
         """Yield the cells that can be parsed, each with the modules that it writes."""
@@ -183,6 +181,11 @@ class NotebookCode:
     def imports_package(self, name: str) -> bool:
         """Whether the notebook imports a package or something from it."""
         return any(full.partition(".")[0] == name for full in self.aliases.values())
+
+    def is_set_true(self, name: str) -> bool:
+        """Whether a variable, attribute, dictionary key or argument of this name is set to True anywhere."""
+        setting = re.compile(rf"\b{re.escape(name)}\b['\"\]]*\s*(:\s*bool\s*)?[=:]\s*True\b")
+        return any(setting.search(read.python) for read in self.reads.values())
 
     def walk(self, cell: int) -> Iterator[ast.AST]:
         """Yield the nodes of a cell's syntax tree; none if it cannot be parsed."""
@@ -243,28 +246,6 @@ def _passed_arguments(call: ast.Call, function: ast.FunctionDef) -> Iterator[tup
     yield from ((argument.arg, argument.value) for argument in call.keywords if argument.arg in arguments)
 
 
-def _find_true_names(nodes: Iterable[ast.AST]) -> frozenset[str]:
-    """Return the variables, attributes and dictionary keys that are only ever set to True."""
-    is_true: dict[str, bool] = {}
-    for node in nodes:
-        values: list[tuple[Any, ast.expr | None]] = []
-        match node:
-            case (
-                ast.Assign(targets=[ast.Name(id=name) | ast.Attribute(attr=name)], value=value)
-                | ast.Assign(targets=[ast.Subscript(slice=ast.Constant(value=name))], value=value)
-                | ast.AnnAssign(target=ast.Name(id=name), value=value)
-            ):
-                values = [(name, value)]
-            case ast.Dict(keys=keys):
-                pairs = zip(keys, node.values, strict=True)
-                values = [(key.value, value) for key, value in pairs if isinstance(key, ast.Constant)]
-            case ast.Call(func=ast.Name(id="dict"), keywords=keywords):
-                values = [(keyword.arg, keyword.value) for keyword in keywords]
-        for name, value in values:
-            is_true[name] = is_true.get(name, True) and is_constant(value, True)
-    return frozenset(name for name, value in is_true.items() if value)
-
-
 def call_name(call: ast.Call) -> str:
     """Return the last name of a called function: "load" for `torch.load(...)`."""
     return call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
@@ -277,11 +258,6 @@ def find_argument(call: ast.Call, name: str, place: int) -> ast.expr | None:
             return keyword.value
     plain = [positional for positional in call.args if not isinstance(positional, ast.Starred)]
     return plain[place] if place < len(plain) else None
-
-
-def is_constant(node: ast.expr | None, value: object) -> bool:
-    """Whether an expression is this constant."""
-    return isinstance(node, ast.Constant) and node.value is value
 
 
 def node_span(read: ParsedCell, node: Any) -> tuple[int, int]:

@@ -51,13 +51,13 @@ _KAGGLE_VERBS = ("download", "output", "instances", "versions", "variations")
 _LOGIN_PROGRAMS = ("wandb", "huggingface-cli", "hf", "comet", "neptune", "kaggle")
 _SYSTEM_PROGRAMS = ("apt", "apt-get", "conda", "mamba", "dpkg", "yum")
 _SERVER = re.compile(
-    r"(?P<positional>vllm serve|lmdeploy serve api_server) "
-    r"|(python[\d.]*( -[a-zA-Z]+)* -m (vllm\.|sglang\.)\S*|text-generation-launcher|sglang serve) "
+    r"(vllm|sglang|lmdeploy) serve|python[\d.]*( -\w+)* -m (vllm|sglang)\.|text-generation-launcher"
 )
-"""Programs that serve a language model, named first (`positional`) or by an option."""
+_SERVED = re.compile(r"(vllm serve|lmdeploy serve api_server) (-\S+ \S+ )*(?P<model>[^\s-]\S*)")
+"""Programs that serve a language model, and those that take its name without an option."""
 _MODEL_OPTION = re.compile(
-    r"--(?:pretrained[-_])?(?:(?:base|draft|speculative)[-_])?model(?:[-_](?:path|id|name|name[-_]or[-_]path))?"
-    r"|--tokenizer(?:[-_](?:path|name))?"
+    r" --(?:(?:(?:pretrained|base|draft|speculative)[-_])*model(?:[-_](?:path|id|name|name[-_]or[-_]path))?"
+    r"|tokenizer(?:[-_](?:path|name))?)[ =](\S+)"
 )
 _HUB_ID = re.compile(
     r"(?!(?:models?|checkpoints?|weights|outputs?|data|inputs?|src|runs|logs|configs?|results?|experiments?|exp)/)"
@@ -318,21 +318,9 @@ def is_nameless(line: str) -> bool:
 
 def _find_served_models(words: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Yield the hub ids of models that a command loads: those of model servers, and of model options of any program."""
-    server = _SERVER.match(" ".join([*words, ""]))
-    if server and server["positional"]:
-        rest = words[len(server[0].split()) :]
-        plain = [word for word in rest if not word.startswith("-")]
-        words = [
-            "--model",
-            *(plain[:1] if rest[:1] == plain[:1] else filter(_HUB_ID.fullmatch, plain)),
-            *rest,
-        ]
-    pairs = [
-        (*word.partition("=")[::2], following)
-        for word, following in zip(words, [*words[1:], ""], strict=False)
-    ]
-    for option, joined, following in pairs:
-        value = joined or following
-        is_id = _HUB_ID.fullmatch(value) or (server and re.fullmatch(r"\w[\w.-]*", value))
-        if _MODEL_OPTION.fullmatch(option) and is_id:
-            yield {"kind": NeedKind.HUB, "target": value}
+    line = " ".join(words)
+    is_server, names = bool(_SERVER.match(line)), _MODEL_OPTION.findall(line)
+    names += [match["model"] for match in [_SERVED.match(line)] if match]
+    for name in names:
+        if _HUB_ID.fullmatch(name) or (is_server and re.fullmatch(r"\w[\w.-]*", name)):
+            yield {"kind": NeedKind.HUB, "target": name}

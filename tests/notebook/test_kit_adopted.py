@@ -131,3 +131,4 @@ def test_secrets_are_empty(monkeypatch: pytest.MonkeyPatch, cell: str) -> None:
     names: dict[str, str] = {}
     exec(cell, names)
     assert names["key"] == ""
+    assert not hasattr(sys.modules["kaggle_secrets"], "__file__")  # a module of no file, for `inspect`

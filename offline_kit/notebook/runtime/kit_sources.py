@@ -236,7 +236,8 @@ def empty_secrets() -> None:
     methods = ("get_secret", "get_gcloud_credential", "set_gcloud_credentials", "set_tensorflow_credential")
     module: Any = ModuleType("kaggle_secrets")
     module.UserSecretsClient = type("UserSecretsClient", (), dict.fromkeys(methods, lambda *_, **__: ""))
-    module.__getattr__ = lambda name: type(name, (Exception,), {})  # its errors
+    for name in ("BackendError", "CredentialError", "ValidationError"):
+        setattr(module, name, type(name, (Exception,), {}))
     sys.modules["kaggle_secrets"] = module
 
 
