@@ -33,7 +33,9 @@ class ReplayComparison:
     submission: str  # IDENTICAL, CLOSE, DIFFERENT or NOT_COMPARED
     difference: str = ""  # the largest one of the submission, or why it was not compared
     packages: tuple[str, ...] = ()  # recorded packages that have another version
-    misses: tuple[str, ...] = ()  # what the replay was asked for and is not in the recording, with the cell
+    misses: tuple[
+        tuple[int, str], ...
+    ] = ()  # what was asked for and is not in the recording, by cell; 0: outside cells
     same_machine: bool = True  # whether the run was recorded on this one, with its data
 
 
@@ -44,25 +46,27 @@ def judge_replay(
     recording = recorded_kits.find_recording(kit_files)
     if recording is None:
         return judgement
-    comparison = _compare_runs(recording, request, result)
+    comparison = _compare_runs(recording, request, result, is_whole=judgement.problem is None)
     return replace(_add_differences(judgement, comparison), replay=asdict(comparison))
 
 
-def _compare_runs(recording: Path, request: RehearsalRequest, result: KernelRun) -> ReplayComparison:
+def _compare_runs(
+    recording: Path, request: RehearsalRequest, result: KernelRun, *, is_whole: bool
+) -> ReplayComparison:
     document, out = files.read_json(recording), result.executed.parent
     objects = RecordedObjects(recording.parent, result.log.parent / "recorded")
     state, difference = NOT_COMPARED, "the rehearsal ran on other rows than the recorded run"
     if request.rows is None:
         submission = result.working / request.submission
         state, difference = _compare_with_recorded(submission, document.get("submission"), objects)
-    misses = []
-    for miss in files.read_json_lines(out / execution.MISSES):
-        cell = f"in cell {miss['cell']}" if miss.get("cell") else "outside cells"
-        misses.append(f"{miss.get('what')}, asked for {cell}")
+    lines = files.read_json_lines(out / execution.MISSES)
+    cells = [(line.get("cell"), str(line.get("what"))) for line in lines]
+    misses = [(cell if isinstance(cell, int) else 0, what) for cell, what in cells]
+    packages = _compare_packages(document, files.read_json(out / kit_replay.STATE), is_whole=is_whole)
     return ReplayComparison(
         submission=state,
         difference=difference,
-        packages=tuple(_compare_packages(document, files.read_json(out / kit_replay.STATE))),
+        packages=tuple(packages),
         misses=tuple(dict.fromkeys(misses)),
         same_machine=document.get("where") != "kaggle",
     )
@@ -70,19 +74,26 @@ def _compare_runs(recording: Path, request: RehearsalRequest, result: KernelRun)
 
 def _add_differences(judgement: RunVerdict, comparison: ReplayComparison) -> RunVerdict:
     problem, misses, packages = judgement.problem, comparison.misses, comparison.packages
-    warnings = [f"not in the recording: {miss}" for miss in misses]
+    warnings = [
+        f"not in the recording: {what}" + (f", asked for in cell {cell}" if cell else "")
+        for cell, what in misses
+    ]
     warnings += [f"another version than recorded: {package}" for package in packages]
     note = f"compared with the recorded run, the submission is {comparison.submission}"
     note += f": {comparison.difference}" if comparison.difference else ""
-    cell = execution.find_stopped_cell(judgement.cells)
-    if problem and misses and (cell is None or cell.status == "failed"):  # else it reached a limit
+    stopped = execution.find_stopped_cell(judgement.cells)
+    number = stopped.number - stopped.added_cells if stopped else 0
+    is_cause = stopped is None or (stopped.status == "failed" and {number, 0} & {cell for cell, _ in misses})
+    if problem and misses and is_cause:
         problem = ProjectError(
             f"{problem.what}, and the recording lacks what the run asked for",
             hint="run 'offline-kit adopt NOTEBOOK --record' again",
             code="not-recorded",
             details=(*warnings, "", *problem.details),
         )
-    elif problem is None and comparison.submission == DIFFERENT and comparison.same_machine:
+    elif problem:  # a limit, or a failure long after what the run coped with
+        problem.details = (*problem.details, *warnings)
+    elif comparison.submission == DIFFERENT and comparison.same_machine:
         problem = ProjectError(
             f"the submission differs from that of the recorded run: {comparison.difference}",
             hint="set the seeds of all that is random, then run 'offline-kit adopt NOTEBOOK --record' again",
@@ -100,7 +111,9 @@ def _add_differences(judgement: RunVerdict, comparison: ReplayComparison) -> Run
     )
 
 
-def _compare_packages(document: Mapping[str, Any], replayed: Mapping[str, Any]) -> Iterator[str]:
+def _compare_packages(
+    document: Mapping[str, Any], replayed: Mapping[str, Any], *, is_whole: bool
+) -> Iterator[str]:
     if not isinstance(replayed.get("packages"), dict):
         return  # the run ended before its first cell, or wrote something else to this file
     # Only the minor version of Python decides what packages and pickles do.
@@ -111,8 +124,9 @@ def _compare_packages(document: Mapping[str, Any], replayed: Mapping[str, Any]) 
     versions |= {package["name"]: package["version"] for package in document.get("packages", ())}
     replayed_versions = {"Python": replayed_python, **replayed["packages"]}
     for name, version in versions.items():
-        if replayed_versions.get(name) != version:
-            yield f"{name} {replayed_versions.get(name) or 'missing'} (recorded: {version})"
+        replayed_version = replayed_versions.get(name)
+        if replayed_version != version and (replayed_version or is_whole):  # else not installed yet
+            yield f"{name} {replayed_version or 'missing'} (recorded: {version})"
 
 
 def _compare_with_recorded(

@@ -126,8 +126,7 @@ def test_another_submission_is_a_problem(tmp_path: Path) -> None:
     assert judged.problem.code == "replay-differs"
     assert "'label'" in judged.problem.what
     assert [line.split()[0] for line in comparison["packages"]] == ["timm", "einops"]
-    assert len(comparison["misses"]) == 1
-    assert "cell 2" in comparison["misses"][0]
+    assert comparison["misses"] == ((2, MISS["what"]),)
     assert len(judged.problem.details) == 3
 
 
@@ -147,12 +146,23 @@ def test_a_rehearsal_on_other_rows_is_not_compared(tmp_path: Path) -> None:
 def test_a_run_that_fails_for_what_was_not_recorded(tmp_path: Path) -> None:
     """The error names the failed cell, then what is missing, then the error itself."""
     failed = cell("download()", "failed", error="URLError: no network")
-    judged, _ = rehearse(tmp_path, failed, written="", misses=(MISS,), code=1)
+    judged, _ = rehearse(tmp_path, cell("1", "completed"), failed, written="", misses=(MISS,), code=1)
     assert judged.problem is not None
     assert judged.problem.code == "not-recorded"
-    assert judged.problem.what.startswith("cell 1 failed")
+    assert judged.problem.what.startswith("cell 2 failed")
     assert MISS["what"] in judged.problem.details[0]
     assert "URLError: no network" in judged.problem.details
+
+
+def test_a_later_failure_has_its_own_cause(tmp_path: Path) -> None:
+    """What an earlier cell coped with is named below it."""
+    cells = (cell("1", "completed"), cell("2", "completed"), cell("x['y']", "failed", error="KeyError: 'y'"))
+    replayed = {"python": "3.12.4", "packages": {"timm": "1.0"}}
+    judged, comparison = rehearse(tmp_path, *cells, written="", misses=(MISS,), replayed=replayed, code=1)
+    assert comparison["packages"] == ()  # einops would have been installed later
+    assert judged.problem is not None
+    assert judged.problem.code == "cell-failed"
+    assert [line for line in judged.problem.details if MISS["what"] in line]
 
 
 def test_a_run_that_copes_with_what_was_not_recorded(tmp_path: Path) -> None:
