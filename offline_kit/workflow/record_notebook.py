@@ -35,9 +35,10 @@ from offline_kit.project.config import Config
 from offline_kit.project.config_keys import KAGGLES
 from offline_kit.project.kaggle_names import MARKER, METADATA_KEYS, TITLE_LENGTH, make_slug
 from offline_kit.project.types import Kit
-from offline_kit.rehearsal import environments, execution, kernel, mounts, verdict
+from offline_kit.rehearsal import environments, execution, gateway, kernel, mounts, verdict
 from offline_kit.rehearsal.environments import EnvironmentOptions
 from offline_kit.rehearsal.execution import KernelRun, KernelSetup, RehearsalEnvironment
+from offline_kit.rehearsal.gateway import GatewayService
 from offline_kit.rehearsal.request import RehearsalRequest
 from offline_kit.workflow import upload_secrets
 from offline_kit.workflow.kaggle_session import KaggleSession
@@ -215,15 +216,17 @@ def _run_here(
     local_inputs, beside = plan.list_local_inputs(), plan.list_beside()
     if find_machine_shape(config.accelerator):
         report.warn("no GPU is used here: a cell that needs one fails; --record kaggle has it")
-    inputs = _lay_out_inputs(plan, folder / "input", local_inputs)
+    service = None
+    if gateway.uses_gateway(plan.path):
+        params, name = config.notebook.params, Path(config.notebook.submission).name
+        service = gateway.prepare_gateway(config.competition_data, params, name, folder / "gateway")
+    inputs = _lay_out_inputs(plan, folder / "input", local_inputs, service)
     for note in inputs.notes:
         report.note(note)
     modules = [path for path in beside.values() if path.suffix == ".py"]
     texts = [path.read_text(encoding="utf-8", errors="replace") for path in modules]
-    code, text = (
-        [plan.path, *modules],
-        "\n".join([*(cell.source for cell in plan.adoption.adoption.cells), *texts]),
-    )
+    text = "\n".join([*(cell.source for cell in plan.adoption.adoption.cells), *texts])
+    code = [plan.path, *modules, *(service.code if service else ())]
     project_folder = f"{runner.path_prefix(box / 'scratch')}{_BESIDE}" if beside else ""
     notebook = folder / f"recorder{plan.path.suffix}"
     notebook.write_text(
@@ -245,6 +248,7 @@ def _run_here(
         network=True,
         recorded=True,
         current=options.env == "current",
+        python_path=gateway.find_python_path(service, plan.path, inputs.data) if service else (),
     )
 
     def say_progress(line: str) -> None:
@@ -282,7 +286,7 @@ def _prepare_kernel(
 
 
 def _lay_out_inputs(
-    plan: RecordingPlan, folder: Path, local_inputs: Mapping[str, Path]
+    plan: RecordingPlan, folder: Path, local_inputs: Mapping[str, Path], service: GatewayService | None
 ) -> mounts.MountedInputs:
     config, settings = plan.config, plan.config.notebook
     request = RehearsalRequest(
@@ -293,7 +297,12 @@ def _lay_out_inputs(
         copies=config.copies,
     )
     keys = ("competition_sources", *METADATA_KEYS.values())
-    inputs = mounts.lay_out_inputs(request, {key: getattr(settings, key) for key in keys}, folder)
+    inputs = mounts.lay_out_inputs(
+        request,
+        {key: getattr(settings, key) for key in keys},
+        folder,
+        added_folders=service.added_folders() if service else {},
+    )
     own = tuple(mounts.mount_input(folder, name, path) for name, path in local_inputs.items())
     return replace(inputs, mounts=(*inputs.mounts, *own))
 
@@ -302,8 +311,7 @@ def _find_secrets(text: str) -> dict[str, str]:
     """Return the secrets of this machine's environment that the code names: on Kaggle they are the account's."""
     env = processes.copy_environment()
     names = [name for name in env if _SECRET_NAME.search(name)]
-    # The text of a notebook is JSON, which escapes the second quote of "NAME".
-    return {name: env[name] for name in names if re.search(rf"""["']{re.escape(name)}\\?["']""", text)}
+    return {name: env[name] for name in names if f'"{name}"' in text or f"'{name}'" in text}
 
 
 def _find_provided(
