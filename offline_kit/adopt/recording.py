@@ -78,10 +78,11 @@ class RecordedRun:
         """The part as it was recorded; raises ProjectError if it is not on this machine, or not complete."""
         folder = self.folder
         if not (folder / MARKER).is_file():
+            copy = f"copy '{folder}' from the machine that has it, or record again: "
             raise ProjectError(
                 f"the recording of '{self.source}' is not on this machine",
                 code="recording-not-here",
-                hint=f"copy '{folder}' from the machine that has it, or record again: {self.rebuild_command}",
+                hint=f"{'fetch what names it: ' if self.notebook else copy}{self.rebuild_command}",
             )
         part = manifest.read_manifest(folder)
         wrong = [] if part.id == self.id else ["it has another id than the record says"]

@@ -416,12 +416,13 @@ def make_recorder(session: KaggleSession, plan: RecordingPlan) -> NewNotebook:
 def record_remotely(session: KaggleSession, plan: RecordingPlan) -> RecordedRun:
     """Run the recorder's notebook on Kaggle and fetch what names its output; raises as `notebook_runs.follow_run`.
 
-    A run of the same notebook that nobody fetched yet is taken; one that was fetched runs again.
+    A run of the same notebook is taken if its output is not on this machine, as after a clone of the project; else the
+    notebook runs again.
     """
     new = make_recorder(session, plan)
     project, final = plan.config.project, recording.recording_folder(plan.config.project)
     before = recording.read_record(project)
-    if before and before.notebook == new.ref:
+    if before and before.notebook == new.ref and (final / MARKER).is_file():
         planned = push_notebook.plan_notebook(new, session)
         if planned.version == before.version:
             push_notebook.void_version(new, planned.version, session)

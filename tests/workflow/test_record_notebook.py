@@ -2,6 +2,7 @@
 
 import ast
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -193,8 +194,12 @@ def test_a_recording_there_stays_there(here: Yard) -> None:
     }
     assert len(part.entries) == recorded.count > 3
     assert (here.calls("DownloadKernelOutput"), here.uploaded()) == (3, 0)
-    # What was fetched already is recorded again.
+    # What was fetched already is recorded again, but not what a clone of the project has the record of.
     assert record(here, "--json").good().facts["version"] == 2
+    shutil.rmtree(recorded.folder)
+    here.run("build").failed(1, "error[recording-not-here]", "--record local")
+    assert record(here, "--json").good().facts["version"] == 2
+    assert here.calls("SaveKernel") == 2
 
 
 @pytest.mark.slow
