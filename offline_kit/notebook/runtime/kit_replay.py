@@ -4,6 +4,7 @@ Nothing of the notebook is changed. pip and uv take wheels from a folder, git ta
 find their caches, and files lie where they lay; `kit_hooking` answers requests and commands.
 """
 
+import atexit
 import importlib.metadata
 import json
 import os
@@ -74,6 +75,7 @@ def open_recorded(
     activate_hooks()
     count_cells([cell["cell"] for cell in document["cells"]], lambda: _write_state(document))
     _write_state(document)
+    atexit.register(_write_state, document)  # of a script
     counts = (
         f"{len(document[name])} {name}" for name in ("packages", "repositories", "files", "urls", "commands")
     )
