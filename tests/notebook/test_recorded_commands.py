@@ -86,7 +86,7 @@ def test_commands_do_the_same_without_the_server(run: HookedRun) -> None:
 
 OTHERS = run_lines(
     "wget -q http://files.example.org/other.csv",
-    "conda run python x.py",
+    "conda run python x.py update",
     "conda install -y x",
     "curl -sS http://127.0.0.1:9/predict",
 )
@@ -94,7 +94,7 @@ OTHERS = run_lines(
 
 def test_an_unknown_command_fails_and_what_is_no_download_runs(run: HookedRun) -> None:
     """A miss with its cell and code 1; `conda run`, and requests to this machine's own servers, are the real ones."""
-    run.record(run_lines("conda run python x.py", "conda install -y x"), MODE="recording")
+    run.record(run_lines("conda run python x.py update", "conda install -y x"), MODE="recording")
     results, files = json.loads(run.replay(OTHERS, OFFLINE_KIT_CELL="3", MODE="replay").stdout)
     assert results == [[1, ""], [0, "ran in replay\n"], [0, "changed in recording\n"], [7, ""]]
     assert files == {}

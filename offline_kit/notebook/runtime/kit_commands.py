@@ -38,8 +38,9 @@ def write_stand_ins(hooks: Path) -> None:
     """Write a program for every command; Python's own variables and start-up files do not reach it."""
     (hooks / "bin").mkdir(exist_ok=True)
     for name in COMMANDS:
-        code = f"import sys; sys.path.insert(0, {str(hooks)!r}); from offline_kit_runtime import kit_commands as commands"
-        words = shlex.join([sys.executable, "-IS", "-c", f"{code}; commands.run_command(sys.argv[1:])", name])
+        code = f"import sys; sys.path.insert(0, {str(hooks)!r})\n"
+        code += "from offline_kit_runtime.kit_commands import run_command; run_command(sys.argv[1:])"
+        words = shlex.join([sys.executable, "-IS", "-c", code, name])
         path = hooks / "bin" / name
         path.write_text(f'#!/bin/sh\nexec {words} "$@"\n')
         path.chmod(0o755)
@@ -50,18 +51,22 @@ def run_command(words: list[str]) -> None:
     own = Path(__file__).parents[1] / "bin"
     path = os.pathsep.join(entry for entry in os.get_exec_path() if entry != str(own))
     program = shutil.which(words[0], path=path)
-    is_left_alone = any(map(_LOCAL_URL.fullmatch, words[1:])) or (
-        # `conda run` and `conda list` are no downloads.
-        words[0] in ("conda", "mamba") and not _CONDA_CHANGES & set(words)
-    )
-    if REPLAY in os.environ and not is_left_alone:
+    if REPLAY in os.environ and not _is_live(words):
         sys.exit(_replay_command(words))
     if not program:
         print(f"{words[0]}: command not found", file=sys.stderr)
         sys.exit(127)
-    if RECORDER not in os.environ or is_left_alone:
+    if RECORDER not in os.environ or _is_live(words):
         os.execv(program, words)  # noqa: S606 - the user's command, as it is
     sys.exit(_record_command(program, words, path))
+
+
+def _is_live(words: list[str]) -> bool:
+    """Whether a command is never replayed: it asks this machine's own servers, or runs a program as `conda run` does."""
+    verb = next((word for word in words[1:] if not word.startswith("-")), "")
+    return any(map(_LOCAL_URL.fullmatch, words[1:])) or (
+        words[0] in ("conda", "mamba") and verb not in _CONDA_CHANGES
+    )
 
 
 def _record_command(program: str, words: list[str], path: str) -> int:
@@ -78,20 +83,22 @@ def _record_command(program: str, words: list[str], path: str) -> int:
                 output.write(chunk)
                 with contextlib.suppress(BrokenPipeError):  # `| head`
                     os.write(1, chunk)
-        changed = []
-        for changed_path in sorted(
-            path for path, state in _list_files().items() if before.get(path) != state
-        ):
-            with contextlib.suppress(OSError):  # another process has deleted it
-                digest, size = add_object(Path(changed_path))
-                mode = {"executable": os.access(changed_path, os.X_OK)}
-                changed.append({"path": name_path(changed_path), "sha256": digest, "size": size, **mode})
+        after = _list_files()
+        changed = [_store_file(file) for file in sorted(after) if after[file] != before.get(file)]
     if output.size < 1 << 20:
         output.rewrite(hide_secrets(output.read().decode("latin-1")).encode("latin-1"))
     digest = output.close()[0]
     code = process.returncode if process.returncode >= 0 else 128 - process.returncode
-    log_event("command", **_identify(words), code=code, output=digest, changed=changed)
+    log_event("command", **_identify(words), code=code, output=digest, changed=[*filter(None, changed)])
     return code
+
+
+def _store_file(path: str) -> dict[str, Any] | None:
+    try:
+        digest, size = add_object(Path(path))
+    except OSError:  # another process has deleted it
+        return None
+    return {"path": name_path(path), "sha256": digest, "size": size, "executable": os.access(path, os.X_OK)}
 
 
 def _identify(words: list[str]) -> dict[str, Any]:
@@ -100,26 +107,22 @@ def _identify(words: list[str]) -> dict[str, Any]:
 
 def _list_files() -> dict[str, tuple[int, int]]:
     """Return size and time of the files that a command may have written for the notebook."""
-    roots = root_folders()
-    home, scratch = roots["home"], roots.pop("scratch")
+    folders = root_folders()
+    roots = {folders["working"], folders["tmp"], folders["home"], Path.cwd()} - {Path("/")}
     files: dict[str, tuple[int, int]] = {}
-    walked: set[str] = {str(scratch)}
-    for root in {*roots.values(), Path.cwd()} - {roots["input"], Path("/")}:
-        for folder, folders, names in os.walk(root):
-            hidden = "." if folder == str(home) else "\0"  # caches, and files with passwords
-            if (
-                folder in walked
-                or folder.endswith(("site-packages", "dist-packages"))
-                or "conda-meta" in folders
-            ):
-                folders.clear()
+    walked = {str(folders["scratch"])}
+    for root in roots:
+        for folder, below, names in os.walk(root):
+            if folder in walked or re.search(r"/(site|dist)-packages$", folder) or "conda-meta" in below:
+                below.clear()
                 continue
             walked.add(folder)
-            folders[:] = [name for name in folders if not name.startswith(hidden)]
-            for path in (os.path.join(folder, name) for name in names if not name.startswith(hidden)):  # noqa: PTH118
+            if folder == str(folders["home"]):  # caches, and files with passwords
+                below[:], names = ([name for name in kind if name[0] != "."] for kind in (below, names))
+            for name in names:
                 with contextlib.suppress(OSError):
-                    status = os.stat(path)  # noqa: PTH116 - of very many files
-                    files[path] = (status.st_size, status.st_mtime_ns)
+                    status = os.stat(f"{folder}/{name}")  # noqa: PTH116 - of very many files
+                    files[f"{folder}/{name}"] = (status.st_size, status.st_mtime_ns)
     return files
 
 
@@ -135,13 +138,10 @@ def _replay_command(words: list[str]) -> int:
         target = resolve_path(file["path"])
         target.unlink(missing_ok=True)
         place_file(objects.find_object(file["sha256"]), target, 0o755 if file["executable"] else 0)
-    if command["output"]:
-        with (
-            contextlib.suppress(BrokenPipeError),
-            objects.find_object(command["output"]).open("rb") as stream,
-        ):
-            shutil.copyfileobj(stream, sys.stdout.buffer)
-            sys.stdout.flush()
+    output = objects.find_object(command["output"]) if command["output"] else Path(os.devnull)
+    with contextlib.suppress(BrokenPipeError), output.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            os.write(1, chunk)
     if words[0] in _SYSTEM:
         print(f"offline-kit: system packages are not restored: {shlex.join(words)}", file=sys.stderr)
     code: int = command["code"]
