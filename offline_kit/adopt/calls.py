@@ -83,7 +83,7 @@ class _CallReader:
             yield from self._read_download(call, name, download)
         elif not last.startswith(("list_", "is_")):  # timm.list_models(pretrained=True)
             name = name or download_calls.resolve_name(call.func, self.aliases)
-            if any(self._fetches(switch) for switch in self._find_switches(call, name)):
+            if self._fetches_weights(call, name):
                 target = self._text(call, "model_name", 0) or name
                 yield self._make_need(NeedKind.PRETRAINED, call, target=target)
 
@@ -122,20 +122,24 @@ class _CallReader:
                     detail = "" if name.startswith(("huggingface_hub.", "torch.hub.")) else "path"
                     yield self._make_need(NeedKind.HUB, call, target=source, detail=detail)
 
-    def _find_switches(self, call: ast.Call, name: str) -> list[Switch]:
-        switches = list(download_calls.find_switches(call, name))
+    def _fetches_weights(self, call: ast.Call, name: str) -> bool:
+        """Whether an argument of a call, or what is named like it in settings, downloads weights."""
         stated = {keyword.arg: keyword.value for keyword in call.keywords}
+        switches = list(download_calls.find_switches(call, name))
         if None in stated:  # **CFG may contain a setting that is on
-            for argument, off in download_calls.deciding_arguments(name).items():
-                if argument not in stated and self.code.is_set_true(argument):
-                    switches.append(Switch(argument=argument, off=off, expression=ast.Name(id=argument)))
+            deciding = download_calls.deciding_arguments(name)
+            if any(argument not in stated and self.code.is_set_true(argument) for argument in deciding):
+                return True
         if (
             not switches and name != "dict"
         ):  # the notebook's own functions, with arguments named as in libraries
-            for argument, off in {"pretrained": "False", "encoder_weights": "None"}.items():
-                if value := stated.get(argument):
-                    switches.append(Switch(argument=argument, off=off, expression=value))
-        return switches
+            usual = (("pretrained", "False"), ("encoder_weights", "None"))
+            switches = [
+                Switch(argument=argument, off=off, expression=stated[argument])
+                for argument, off in usual
+                if argument in stated
+            ]
+        return any(map(self._fetches, switches))
 
     def _fetches(self, switch: Switch) -> bool:
         match switch.expression:

@@ -43,8 +43,7 @@ def decide_need(need: ExternalNeed, notebook: InspectedNotebook) -> ExternalNeed
         case NeedKind.KAGGLE:
             return _decide_kaggle(need, notebook)
         case NeedKind.HUB | NeedKind.PRETRAINED | NeedKind.CORPUS:
-            is_here = _is_here(need, notebook)
-            return need.resolve(Outcome.UNCHANGED, need.target) if is_here else need.ask(RECORD_REMEDY)
+            return _decide_model(need, notebook)
         case NeedKind.ACCOUNT if need.detail == "colab":
             return need.ask("put its files next to the notebook, read them from there, and remove this line")
         case NeedKind.ACCOUNT if need.detail == "secret":
@@ -56,19 +55,20 @@ def decide_need(need: ExternalNeed, notebook: InspectedNotebook) -> ExternalNeed
     return need.ask("system packages cannot be installed offline: use a Python package, or do without")
 
 
-def _is_here(need: ExternalNeed, notebook: InspectedNotebook) -> bool:
-    """Whether a model or its data is a folder or file of the run, or installed."""
-    name = need.target
+def _decide_model(need: ExternalNeed, notebook: InspectedNotebook) -> ExternalNeed:
+    """Decide on what a hub or a library's own server has: only a folder of the run, or a package, makes it needless."""
+    name, is_here = need.target, False
     if need.detail == "path":
-        return bool(
-            MOUNT.match(name) or name.startswith(("/", "./", "../", "~")) or notebook.find_beside(name)
-        )
-    if need.detail != "spacy.load":
-        return False
-    packages = [name.replace("_", "-"), name]
-    lines = (*notebook.image.packages, *notebook.requirements)
-    is_installed = any(line.startswith(package) for line in lines for package in packages)
-    return is_installed or not _SPACY_MODEL.fullmatch(name) or bool(notebook.find_beside(name))
+        is_path = MOUNT.match(name) or name.startswith(("/", "./", "../", "~"))
+        is_here = bool(is_path or notebook.find_beside(name))
+    elif need.detail.startswith("spacy"):
+        lines = (*notebook.image.packages, *notebook.requirements)
+        is_installed = name and any(line.startswith((name, name.replace("_", "-"))) for line in lines)
+        if is_installed and need.detail == "spacy":
+            return need.meet(Outcome.SWITCHED_OFF, f"'{name}' is installed")
+        is_own = not _SPACY_MODEL.fullmatch(name) or notebook.find_beside(name)
+        is_here = bool(is_installed or (need.detail == "spacy.load" and is_own))
+    return need.resolve(Outcome.UNCHANGED, name) if is_here else need.ask(RECORD_REMEDY)
 
 
 def _decide_install(need: ExternalNeed, notebook: InspectedNotebook) -> ExternalNeed:

@@ -227,7 +227,7 @@ def _parse_downloads(words: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     elif module in ("spacy", "nltk.downloader"):
         plain, _ = _parse_options([word for word in words[3:] if word != "download"], ("-d",))
         if module == "nltk.downloader" or "download" in words[3:4]:
-            yield {"kind": NeedKind.CORPUS, "target": " ".join(plain)}
+            yield {"kind": NeedKind.CORPUS, "target": " ".join(plain), "detail": module}
 
 
 def _parse_options(words: Sequence[str], with_value: Iterable[str]) -> tuple[list[str], dict[str, str]]:

@@ -122,3 +122,13 @@ def test_a_file_or_folder_beside_is_not_fetched(tmp_path: Path, source: str, nam
     assert not adoption.recordable
     assert adoption.changed == (source,)
     assert (adoption.checkpoints, adoption.laid_out) == ((name,), ((name, name),))
+
+
+def test_a_model_of_spacy_that_the_image_has_is_not_fetched(tmp_path: Path) -> None:
+    """Its download is switched off, and the line that loads it stays."""
+    adoption = looked(
+        tmp_path, "!python -m spacy download en_core_web_sm\nimport spacy\nspacy.load('en_core_web_sm')"
+    )
+    assert not adoption.unresolved
+    assert adoption.changed[0].startswith("pass  # offline-kit: !python")
+    assert adoption.changed[0].endswith("spacy.load('en_core_web_sm')")
