@@ -56,7 +56,7 @@ def watch_script(command: str, project: Path, report: Reporter = SILENT) -> Scri
             hint='write the command as in a shell: --record "python predict.py"',
             code="command-not-found",
         )
-    with tempfile.TemporaryDirectory(prefix="offline-kit-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="offline-kit-", ignore_cleanup_errors=True) as scratch:
         folder = Path(scratch)
         runtime = files.make_folder(folder / "hooks" / RUNTIME_PACKAGE)
         for name, content in resources.runtime_files().items():
@@ -91,7 +91,7 @@ def _summarize_events(events: Sequence[Mapping[str, Any]], project: Path, comman
     if not ended:
         raise ProjectError(
             f"'{command}' started no Python process that can be watched",
-            hint="start a script with Python 3.10 or newer, without -I, -E and -S",
+            hint="start a script with Python 3.10 or newer, without -I, -E and -S, and let it end without os._exit",
             code="script-not-watched",
         )
     opened = [event for event in events if event["event"] == "open"]

@@ -6,6 +6,7 @@ This file and the notebook's runtime are copied beside each other, as `offline_k
 import atexit
 import importlib.metadata
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -49,4 +50,5 @@ def _log_modules(at_start: frozenset[str]) -> None:
         distributions.append({**facts, "imports": own_tops, "origin": origin or ""})
     named = {name: name_path(file) for name, file in files.items()}
     own_files = {name: path for name, path in named.items() if path.startswith("{working}")}
-    log_event("modules", files=own_files, distributions=distributions)
+    with suppress(OSError):  # a worker that outlived the script, whose run is over
+        log_event("modules", files=own_files, distributions=distributions)
