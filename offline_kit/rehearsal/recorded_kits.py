@@ -2,9 +2,10 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from packaging.requirements import Requirement
+from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from offline_kit.core import files
@@ -39,13 +40,15 @@ def find_pip_needs(recording: Path, code: Sequence[Path], image: Image, folder: 
     """
     objects, names = RecordedObjects(recording.parent, folder), set[str]()
     environment = {**image.marker_environment(), "extra": ""}
-    for package in files.read_json(recording)["packages"]:
+    packages = [package for package in files.read_json(recording)["packages"] if package["wheel"]]
+    for package in packages:  # some could not be packed
         wheel = objects.find_object(package["sha256"])
         raw = distribution_metadata.read_metadata(wheel, package["wheel"]) or b""
         for line in distribution_metadata.list_metadata_values(raw, "Requires-Dist"):
-            requirement = Requirement(line)
-            if requirement.marker is None or requirement.marker.evaluate(environment):
-                names.add(requirement.name)
+            with suppress(InvalidRequirement):  # of a wheel from before PEP 508
+                requirement = Requirement(line)
+                if requirement.marker is None or requirement.marker.evaluate(environment):
+                    names.add(requirement.name)
     for path in code:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
         names |= {word for line in lines if "install" in line for word in _WORD.findall(line)}
