@@ -439,16 +439,18 @@ def test_a_real_kernel_is_recorded(session: Session) -> None:
 def test_on_kaggle_the_output_is_the_part(session: Session) -> None:
     """What the cells wrote goes, because there is no room for both; the submission and Kaggle's own files stay."""
     session.where = "kaggle"
-    session.record(
+    document = session.record(
         """
         import os
         os.makedirs("clone/deep")
-        for name in ("clone/deep/a.py", "model.pt", "submission.csv", "__notebook__.ipynb"):
+        os.makedirs("models--me--net/snapshots/c1")
+        for name in ("clone/deep/a.py", "models--me--net/snapshots/c1/a.pt", "submission.csv", "__notebook__.ipynb"):
             open(name, "w").close()
         os.symlink("clone", "link")
         os.chdir("clone")
         """
     )
+    assert [file["kind"] for file in document["files"]] == ["hub"]
     kept = {"__notebook__.ipynb", "offline-kit.json", "offline_kit_runtime", "recording", "submission.csv"}
     assert {path.name for path in session.working.iterdir()} == kept
 
@@ -474,7 +476,7 @@ def test_files_that_a_hub_put_elsewhere_are_packed(session: Session) -> None:
     old = session.folder / "home" / ".cache" / "models--me--old" / "snapshots" / "c1" / "old.json"
     old.parent.mkdir(parents=True)
     old.write_text("{}")
-    os.utime(old.parents[2], (0, 0))
+    os.utime(old, (0, 0))
     document = session.record(
         """
         from pathlib import Path

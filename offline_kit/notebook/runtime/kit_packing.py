@@ -8,14 +8,14 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from .kit_capture import write_manifest
-from .kit_fetched import PackageRecorder, RepositoryRecorder
+from .kit_packages import PackageRecorder
 from .kit_recording import (
     DOCUMENT,
     LARGE,
@@ -27,26 +27,18 @@ from .kit_recording import (
     read_events,
     write_objects,
 )
+from .kit_repositories import RepositoryRecorder
 from .kit_runtime import KitError, SessionFolders
 
 PART = "recording"
 """The name of the part, and of its folder with the document and the objects."""
 MAX_OUTPUT = 20 * 10**9
 """Bytes that a notebook on Kaggle may leave in its working folder (https://www.kaggle.com/docs/notebooks)."""
-_LEFT_OUT = re.compile(
-    r"token|stored_tokens|access_token|kaggle\.json|\.netrc|\.env|.*cookies.*|.*\.(?:lock|incomplete|part|tmp)"
+_CREDENTIAL_FILE = re.compile(
+    r"token|stored_tokens|access_token|kaggle\.json|\.netrc|\.env|cookies\.(?:txt|json)"
 )
-"""Files with what a client logs in with, and those of downloads that did not end."""
-_SKIPPED_FOLDERS = {
-    ".git",
-    ".locks",
-    "__pycache__",
-    "site-packages",
-    "dist-packages",
-    "node_modules",
-    "proc",
-    "sys",
-}
+_UNFINISHED = (".lock", ".incomplete", ".part", ".tmp")
+_SKIPPED_FOLDERS = {".git", ".locks", "__pycache__", "site-packages", "dist-packages", "node_modules"}
 _SYSTEM_INSTALLERS = ("apt-get", "apt", "conda", "mamba")
 _CACHE_HOSTS = {"huggingface": ("huggingface.co", "hf.co"), "kagglehub": ("kaggle.com", "googleapis.com")}
 """Hosts whose files a cache has, whatever client fetched them."""
@@ -86,15 +78,19 @@ def pack_session(
     session: RecordedSession, packages: PackageRecorder, repositories: RepositoryRecorder
 ) -> None:
     """Write the part into the working folder; raises KitError if it is too large for it."""
-    working, recorder = SessionFolders().working, Path(os.environ[RECORDER])
-    events = read_events(recorder)
-    files = [*_find_cached_files(), *_find_hub_files(session.started), *_find_project_files(session, events)]
+    working = SessionFolders().working
+    events = read_events(Path(os.environ[RECORDER]))
+    opened, listed = ({event["path"] for event in _select(events, kind)} for kind in ("open", "list"))
+    if "{input}" in listed:  # as in the first cell of every notebook that Kaggle makes
+        listed = {path for path in listed if not path.startswith("{input}")}
+    files = [*_find_cached_files(), *_find_hub_files(session.started)]
+    commands = [event["words"] for event in _select(events, "process")]
+    files += _find_own_inputs(session, opened | listed)
+    files += _find_project_files(session, opened, listed, "\n".join(map(" ".join, commands)))
     submission = _find_submission(working, session.started)
-    added, build_wheels = packages.collect_packages(event["words"] for event in _select(events, "process"))
+    added, build_wheels = packages.collect_packages(commands)
     mirrors = repositories.collect_repositories()
-    if session.where != "here":
-        _clear_working(working, keep=submission)
-    _check_size(files, recorder / "objects", working, session.where)
+    _check_size(files, session.where)
     notes = [*packages.notes, *repositories.notes]
     document: dict[str, Any] = {
         "format": 1,
@@ -112,13 +108,15 @@ def pack_session(
         "files": [_store_file(file, notes) for file in files],
         "commands": _select(events, "command"),
         "urls": _select(events, "url"),
-        "inputs": _summarize_inputs(events),
+        "inputs": _summarize_inputs(opened, listed),
         "secrets": sorted({event["name"] for event in _select(events, "secret")}),
         "system_packages": _list_system_packages(_select(events, "command")),
         "submission": submission and _store_file(FileToPack(submission, submission, "submission"), notes),
         "notes": notes,
     }
     document["unrecorded"] = _list_unrecorded(_select(events, "connect"), document)
+    if session.where != "here":
+        _clear_working(working, keep=submission)
     part_id = _write_part(working, document)
     size = sum(path.stat().st_size for path in (working / PART).rglob("*") if path.is_file())
     counts = ", ".join(
@@ -141,83 +139,80 @@ def lay_out_project(beside: str, working: Path) -> None:
 
 
 def _walk_files(top: Path) -> Iterator[Path]:
-    """Yield the files below a folder that a replay can use: no locks, no half files, no credentials."""
+    """Yield the files below a folder that a replay can use; none with what a client logs in with."""
     for folder, folders, names in os.walk(top):
         # The snapshots of a hub are links to its blobs, and are packed as files.
         skipped = _SKIPPED_FOLDERS | ({"blobs"} if "snapshots" in folders else set())
         folders[:] = sorted(set(folders) - skipped)
         for name in sorted(names):
             path = Path(folder) / name
-            if not _LEFT_OUT.fullmatch(name) and path.is_file():
+            if not _CREDENTIAL_FILE.fullmatch(name) and path.is_file():
                 yield path
 
 
 def _find_cached_files() -> Iterator[FileToPack]:
     for path in _walk_files(SessionFolders().scratch / "caches"):
-        yield FileToPack(path, path, "cache")
+        if not path.name.endswith(_UNFINISHED):
+            yield FileToPack(path, path, "cache")
 
 
 def _find_hub_files(started: float) -> Iterator[FileToPack]:
-    """Yield what a hub's client has downloaded to a folder that a cell names, in place of the cache."""
+    """Yield what a hub's client has downloaded since then to a folder that a cell names, in place of the cache."""
     session = SessionFolders()
-    for top in (session.working, Path.home(), Path(tempfile.gettempdir())):
+    tops = {session.working, Path.home(), Path(tempfile.gettempdir())}
+    others = {session.scratch, session.inputs, *tops}
+    for top in tops:
         for name, folders, _ in os.walk(top):
             folder = Path(name)
-            if folder in (session.scratch, session.inputs) or (folder != top and folder == session.working):
+            folders[:] = [
+                child for child in folders if child not in _SKIPPED_FOLDERS and folder / child not in others
+            ]
+            paths: list[Path] = []
+            if folder.name.startswith(("models--", "datasets--", "spaces--")) and "snapshots" in folders:
                 folders.clear()
-            elif folder.name.startswith(("models--", "datasets--", "spaces--")) and "snapshots" in folders:
-                folders.clear()
-                paths = list(_walk_files(folder)) if folder.stat().st_mtime >= started else []
-                yield from (FileToPack(path, path, "hub") for path in paths)
-            folders[:] = [child for child in folders if child not in _SKIPPED_FOLDERS]
-            # huggingface_hub has there, for each file of `local_dir`, the commit and the hash.
-            downloads = folder / ".cache" / "huggingface" / "download"
-            for metadata in downloads.rglob("*.metadata") if ".cache" in folders else ():
-                file = folder / metadata.relative_to(downloads).with_suffix("")
-                yield from (FileToPack(path, path, "hub") for path in (file, metadata) if path.is_file())
+                paths = list(_walk_files(folder))
+            elif ".cache" in folders:
+                # There huggingface_hub has the commit and the hash of each file of a `local_dir`.
+                downloads = folder / ".cache" / "huggingface" / "download"
+                metadata = list(downloads.rglob("*.metadata"))
+                paths = [
+                    *metadata,
+                    *(folder / path.relative_to(downloads).with_suffix("") for path in metadata),
+                ]
+            if paths and max(path.stat().st_mtime for path in paths if path.is_file()) >= int(started):
+                yield from (FileToPack(path, path, "hub") for path in paths if path.is_file())
+
+
+def _find_own_inputs(session: RecordedSession, used: Set[str]) -> Iterator[FileToPack]:
+    """Yield every file of the inputs to pack that were used: libraries in C open files unseen."""
+    for mount in session.pack_inputs:
+        name = rf"""(?<=["'/]){re.escape(mount)}(?=["'/\s]|$)"""
+        is_named = any(re.search(name, cell, re.MULTILINE) for cell in session.code)
+        if is_named or any(f"{path}/".startswith(f"{{input}}/{mount}/") for path in used):
+            for path in _walk_files(SessionFolders().inputs / mount):
+                yield FileToPack(path, path, "input")
 
 
 def _find_project_files(
-    session: RecordedSession, events: Iterable[Mapping[str, Any]]
+    session: RecordedSession, opened: Set[str], listed: Set[str], commands: str
 ) -> Iterator[FileToPack]:
-    """Yield the project's files that were used, and every file of its own inputs that were."""
-    folders = SessionFolders()
-    opened = {event["path"] for event in events if event["event"] == "open"}
-    listed = {event["path"] for event in events if event["event"] == "list"}
-    code = "\n".join(session.code)
-    for mount in session.pack_inputs:
-        top = f"{{input}}/{mount}/"
-        # Programs that are not Python open files unseen. A list of all inputs, as in Kaggle's first cell, means nothing.
-        seen = opened if "{input}" in listed else opened | {f"{path}/" for path in listed}
-        if mount in code or any(path.startswith(top) for path in seen):
-            for path in _walk_files(folders.inputs / mount):
-                yield FileToPack(path, path, "input")
-    words = {_trim_word(word, folders.working) for word in _WORD.findall(code)}
-    shell_words = {
-        _trim_word(word, folders.working) for cell in session.code for word in _list_shell_words(cell)
-    }
+    """Yield the project's files that Python opened or listed, that code names, or that lie in a folder a command names."""
+    working = SessionFolders().working
+    words, folders = (
+        {word.removeprefix(f"{working}/").removeprefix("./").rstrip("/") for word in _WORD.findall(text)}
+        for text in ("\n".join([*session.code, commands]), commands)
+    )
     for path in _walk_files(Path(session.beside)) if session.beside else ():
         relative = path.relative_to(session.beside)
-        shown = folders.working / relative
-        # The working folder itself is listed by each import.
-        named = {str(relative), relative.name} & words or {
-            str(parent) for parent in relative.parents
-        } & shell_words
-        was_listed = len(relative.parts) > 1 and {name_path(shown.parent), name_path(path.parent)} & listed
-        if named or was_listed or {name_path(shown), name_path(path)} & opened:
+        shown = working / relative
+        parents = relative.parents[:-1]  # each import lists the working folder itself
+        if (
+            name_path(shown) in opened
+            or (parents and name_path(shown.parent) in listed)
+            or {str(relative), relative.name} & words
+            or {str(parent) for parent in parents} & folders
+        ):
             yield FileToPack(path, shown, "beside")
-
-
-def _trim_word(word: str, working: Path) -> str:
-    return word.removeprefix(f"{working}/").removeprefix("./").rstrip("/")
-
-
-def _list_shell_words(cell: str) -> list[str]:
-    """Return the words of a cell that a shell gets."""
-    lines = cell.splitlines()
-    if not re.match(r"%%(?:bash|sh|script|!)", cell):
-        lines = [line for line in lines if re.match(r"\s*(?:[\w, ]+=\s*)?[!%]", line)]
-    return [word for line in lines for word in _WORD.findall(line) if word != "."]
 
 
 def _find_submission(working: Path, started: float) -> Path | None:
@@ -239,21 +234,19 @@ def _clear_working(working: Path, keep: Path | None) -> None:
                 path.unlink()
 
 
-def _check_size(files: Iterable[FileToPack], objects: Path, working: Path, where: str) -> None:
-    """Raise KitError, before anything is copied, if the part would not fit into the output."""
+def _check_size(files: Iterable[FileToPack], where: str) -> None:
+    """Raise KitError, before anything is packed, if the output of a notebook has no room for it."""
     sizes: Counter[str] = Counter()
-    for path in {file.path.resolve(): file for file in files}.values():
-        sizes["/".join(name_path(path.shown).split("/")[:_SHOWN_DEPTH])] += path.path.stat().st_size
+    for path, shown in {file.path.resolve(): file.shown for file in files}.items():
+        sizes["/".join(name_path(shown).split("/")[:_SHOWN_DEPTH])] += path.stat().st_size
     sizes["packages, repositories, URLs and commands"] = sum(
-        path.stat().st_size for path in objects.glob("*")
+        path.stat().st_size for path in Path(os.environ[RECORDER]).glob("objects/*")
     )
     total = sum(sizes.values())
     details = [f"{size / 1e9:.2f} GB: {name}" for name, size in sizes.most_common(10) if size]
-    free = shutil.disk_usage(working).free
-    limit = free if where == "here" else min(MAX_OUTPUT, free)
-    if total > limit:
+    if where != "here" and total > MAX_OUTPUT:
         raise KitError(
-            f"the recording has {total / 1e9:.2f} GB, and the working folder has room for {limit / 1e9:.2f} GB",
+            f"the recording has {total / 1e9:.2f} GB, and Kaggle keeps {MAX_OUTPUT / 1e9:.0f} GB of a notebook's output",
             details,
             code="recording-too-large",
         )
@@ -276,14 +269,15 @@ def _store_file(file: FileToPack, notes: list[str]) -> dict[str, Any]:
     return {**stored, **mode, "kind": file.kind}
 
 
-def _summarize_inputs(events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return how many files of each mount were opened, and the names of some."""
+def _summarize_inputs(opened: Set[str], listed: Set[str]) -> list[dict[str, Any]]:
+    """Return how many files of each mount Python opened, and the names of some; a mount may only have been listed."""
     mounts: dict[str, list[str]] = {}
-    for path in sorted({event["path"] for event in events if event["event"] == "open"}):
+    for path in sorted(opened | listed):
         top, *parts = path.split("/")
         depth = _DEPTHS.get(parts[0], 1) if parts else 0
-        if top == "{input}" and len(parts) > depth:
-            mounts.setdefault("/".join(parts[:depth]), []).append("/".join(parts[depth:]))
+        if top == "{input}" and len(parts) >= depth > 0:
+            names = mounts.setdefault("/".join(parts[:depth]), [])
+            names += ["/".join(parts[depth:])] if path in opened else []
     return [{"mount": mount, "files": len(names), "read": names[:20]} for mount, names in mounts.items()]
 
 

@@ -14,10 +14,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .kit_fetched import PackageRecorder, RepositoryRecorder
 from .kit_hooking import activate_hooks, install_hooks
+from .kit_packages import PackageRecorder
 from .kit_packing import RecordedSession, lay_out_project, pack_session
 from .kit_recording import CELL, RECORDER, count_cells, import_from_working, redact, redirect_caches
+from .kit_repositories import RepositoryRecorder
 from .kit_runtime import KitError, SessionFolders
 
 _INTERVAL = 1.0

@@ -1,7 +1,7 @@
-"""Find out what pip and git fetched in a recorded session, and fetch it once more as wheels and repositories.
+"""Find out what was installed in a recorded session, and make a wheel of it.
 
-pip writes a report of each installation, git a trace of each process: they say addresses, hashes and depths, whichever
-index, option or helper they come from. Both are asked again at once or from pip's cache, so that they return the same.
+pip writes a report of each installation (kit_hooking): addresses and hashes, whatever index or option they come from, of
+build environments, too. With these addresses `pip wheel` finds the same files again, most in its cache.
 """
 
 import importlib
@@ -9,9 +9,7 @@ import importlib.metadata
 import json
 import os
 import re
-import subprocess
 import sys
-import tarfile
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -20,20 +18,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from .kit_recording import RECORDER, link_file, link_object, redact
+from .kit_recording import RECORDER, link_object, redact
+from .kit_repositories import run_program
 from .kit_runtime import SessionFolders
+
+_INDEX_OPTION = re.compile(r"--(?:extra-|default-)?index(?:-url)?[ =]['\"]?([^\s'\"]+)")
 
 
 def _normalize_name(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def _run_program(
-    words: Sequence[str | Path], environ: Mapping[str, str]
-) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [*map(str, words)], env=environ, capture_output=True, text=True, errors="replace", check=False
-    )
 
 
 @dataclass(frozen=True)
@@ -102,28 +95,27 @@ class PackageRecorder:
 
     def note_changes(self, cell: int) -> None:
         """Note what the environment has since the last call."""
-        if (
-            state := self._read_state()
-        ) != self.state:  # the metadata of an image's packages takes a second to read
+        state = self._read_state()
+        if state != self.state:  # to read the metadata of all packages of an image takes a second
             previous, self.now, self.state = self.now, list_distributions(), state
             self.cells |= {name: cell for name, facts in self.now.items() if previous.get(name) != facts}
 
     def _read_reports(self) -> list[InstalledPackage]:
-        packages = []
+        items: list[tuple[int, Any]] = []
         for path in sorted(self.folder.glob("pip/*.json"), key=lambda path: path.stat().st_mtime_ns):
             cell = int(path.stem.partition("-")[0])
-            for item in json.loads(path.read_text(encoding="utf-8"))["install"]:
-                metadata = item["metadata"]
-                packages.append(
-                    InstalledPackage.from_direct_url(
-                        _normalize_name(metadata["name"]),
-                        metadata["version"],
-                        item["download_info"],
-                        cell,
-                        is_direct=item["is_direct"],
-                    )
-                )
-        return packages
+            with suppress(ValueError):  # a process that was killed
+                items += [(cell, item) for item in json.loads(path.read_text(encoding="utf-8"))["install"]]
+        return [
+            InstalledPackage.from_direct_url(
+                _normalize_name(item["metadata"]["name"]),
+                item["metadata"]["version"],
+                item["download_info"],
+                cell,
+                is_direct=item["is_direct"],
+            )
+            for cell, item in items
+        ]
 
     def collect_packages(
         self, commands: Iterable[Sequence[str]]
@@ -183,7 +175,8 @@ class PackageRecorder:
                     if error := self._run_pip(folder, [requirement]):
                         self.notes.append(redact(f"no wheel of '{requirement}': {error}"))
             for path in folder.glob("*.whl"):
-                wheels[batch[_normalize_name(path.name.partition("-")[0])]] = self._add_wheel(path)
+                name = _normalize_name(path.name.partition("-")[0])
+                wheels[batch.get(name, path.name)] = self._add_wheel(path)
         return wheels
 
     def _add_wheel(self, path: Path) -> dict[str, Any]:
@@ -195,132 +188,6 @@ class PackageRecorder:
         listing.write_text("".join(f"{line}\n" for line in requirements), encoding="utf-8")
         quiet = ("--disable-pip-version-check", "--no-input", "--progress-bar", "off")
         words = ("wheel", "--no-deps", "--wheel-dir", str(folder), "-r", str(listing), *quiet)
-        done = _run_program((sys.executable, "-m", "pip", *words), self.environ)
+        done = run_program((sys.executable, "-m", "pip", *words), self.environ)
         errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
         return (errors or done.stderr.splitlines() or ["pip failed"])[-1] if done.returncode else ""
-
-
-@dataclass(frozen=True)
-class GitRequest:
-    """What a git process asked a server for."""
-
-    url: str
-    command: str
-    words: tuple[str, ...]
-    worktree: str
-
-    @property
-    def depth(self) -> list[str]:
-        """The option for the number of commits that it wants; none for all."""
-        match = re.search(r"--depth[ =](\d+)", " ".join(self.words))
-        depth = match[1] if match else "1" if self.command == "ls-remote" else ""
-        return ["--depth", depth] if depth else []
-
-    @property
-    def refspecs(self) -> list[str]:
-        """The refs and commits that it names, as the mirror is to have them."""
-        if branch := re.search(r" (?:-b |--branch[ =])(\S+)", " ".join(self.words)):
-            return [f"+refs/{kind}/{branch[1]}:refs/{kind}/{branch[1]}" for kind in ("heads", "tags")]
-        names = [word.lstrip("+").partition(":")[0] for word in self.words if self.command == "fetch"]
-        refs = [re.sub(r"^(?=pull/|merge-requests/)", "refs/", name) for name in names]
-        # git sends no commit that no ref reaches.
-        commits = [name for name in names if re.fullmatch(r"[0-9a-f]{40}", name)]
-        return [f"+{ref}:{ref}" for ref in refs if ref.startswith("refs/")] + [
-            f"+{commit}:refs/offline-kit/{commit[:12]}" for commit in commits
-        ]
-
-
-_INDEX_OPTION = re.compile(r"--(?:extra-|default-)?index(?:-url)?[ =]['\"]?([^\s'\"]+)")
-_TRACED = {"start": "argv", "cmd_name": "name", "exit": "code", "def_repo": "worktree"}
-"""The field that is read of each kind of event (https://git-scm.com/docs/api-trace2)."""
-
-
-def read_git_traces(paths: Iterable[Path]) -> list[GitRequest]:
-    """Return what git processes asked servers for by HTTP, and got."""
-    processes: dict[str, dict[str, Any]] = {}
-    for path in paths:
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            with suppress(ValueError):  # a line that was not finished
-                event = json.loads(line)
-                if key := _TRACED.get(event["event"]):
-                    processes.setdefault(event["sid"], {}).setdefault(key, event[key])
-    requests = []
-    for process, facts in processes.items():
-        words = facts.get("argv", [""])
-        if not re.search(r"git-remote-https?$", words[0]) or facts.get("code"):
-            continue
-        # The id of a process begins with those of its ancestors; "_run_dashed_" starts the helper of the command.
-        ids = process.split("/")
-        ancestors = [processes.get("/".join(ids[:count]), {}) for count in range(len(ids) - 1, 0, -1)]
-        command = next((facts for facts in ancestors if not facts.get("name", "_").startswith("_")), {})
-        request = (command.get("name", ""), tuple(command.get("argv", ())), command.get("worktree", ""))
-        requests.append(GitRequest(words[-1], *request))
-    return requests
-
-
-class RepositoryRecorder:
-    """Bare mirrors of the repositories that git asked for, as they were after the cell."""
-
-    def __init__(self, folder: Path, environ: Mapping[str, str]) -> None:
-        self.folder, self.environ = folder, {**environ, "GIT_TERMINAL_PROMPT": "0"}
-        self.traces: set[Path] = set()
-        self.mirrors: dict[str, tuple[Path, int]] = {}
-        """Folder and cell, by address."""
-        self.worktrees: dict[str, Path] = {}
-        """Mirrors, by folder of a clone."""
-        self.notes: list[str] = []
-
-    def record_new(self, cell: int) -> None:
-        """Mirror what git has asked for since the last call."""
-        paths = set(self.folder.glob("git/*")) - self.traces
-        self.traces |= paths
-        for request in read_git_traces(sorted(paths)):
-            url = request.url.rstrip("/").removesuffix(".git")
-            new = self.folder / "mirrors" / f"{len(self.mirrors)}.git"
-            mirror, _ = self.mirrors.setdefault(url, (new, cell))
-            self._update_mirror(mirror, request)
-            self.worktrees[request.worktree] = mirror
-        for worktree, mirror in self.worktrees.items() if paths else ():
-            self._copy_lfs_files(worktree, mirror)
-
-    def _update_mirror(self, mirror: Path, request: GitRequest) -> None:
-        if not mirror.exists():
-            print(f"recording: repository {redact(request.url)}", flush=True)
-            # Branches and tags; `--mirror` would bring every pull request, too.
-            self._run_git("clone", "--bare", "--template=", *request.depth, request.url, mirror)
-        elif (mirror / "shallow").exists() and not request.depth:
-            everything = [f"+refs/{kind}/*:refs/{kind}/*" for kind in ("heads", "tags")]
-            self._run_git("-C", mirror, "fetch", "--unshallow", request.url, *everything)
-        for refspec in request.refspecs if mirror.exists() else ():
-            # A name is that of a branch or of a tag: one of the two does not exist.
-            self._run_git("-C", mirror, "fetch", *request.depth, request.url, refspec, may_fail=True)
-
-    def _copy_lfs_files(self, worktree: str, mirror: Path) -> None:
-        """Copy what Git LFS has downloaded so far to where it serves a file:// remote from."""
-        folder = worktree and self._run_git("-C", worktree, "rev-parse", "--absolute-git-dir", may_fail=True)
-        for path in Path(folder or mirror, "lfs", "objects").rglob("*"):
-            target = mirror / "lfs" / path.relative_to(Path(folder) / "lfs")
-            if path.is_file() and not target.exists():
-                target.parent.mkdir(parents=True, exist_ok=True)
-                link_file(path, target)
-
-    def _run_git(self, *words: str | Path, may_fail: bool = False) -> str:
-        done = _run_program(("git", *words), self.environ)
-        if done.returncode and not may_fail:
-            self.notes.append(redact(f"git {words[-2]}: {done.stderr.strip()}"))
-        return done.stdout.strip()
-
-    def collect_repositories(self) -> list[dict[str, Any]]:
-        """Return the repositories; the object of each is a tar of the bare mirror."""
-        # No bundle: it lacks the boundary of a shallow clone, and then cannot be cloned.
-        repositories = []
-        for url, (mirror, cell) in self.mirrors.items():
-            if mirror.exists():
-                commit = self._run_git("-C", mirror, "rev-parse", "HEAD", may_fail=True)
-                path = mirror.with_suffix(".tar")
-                with tarfile.open(path, "w") as archive:
-                    archive.add(mirror, ".")
-                stored = link_object(path)
-                path.unlink()
-                repositories.append({"url": redact(url), "commit": commit, **stored, "cell": cell})
-        return repositories
