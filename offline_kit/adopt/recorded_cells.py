@@ -30,7 +30,7 @@ def read_recorded(recorded: RecordedRun, attached: AttachedSources) -> Adoption:
     for kind, references in read_metadata(path).sources.by_kind().items():
         attached = attached.add(kind, *references)
     packed = [file["folder"] for file in recorded.document["files"] if file["kind"] == "input"]
-    packed_mounts = {folder.split("/")[1] for folder in packed}
+    packed_mounts = {folder.split("/")[1] for folder in packed if "/" in folder}
     code = NotebookCode((cell.number, cell.source) for cell in cells if cell.kind == "code")
     edits = list(_edit_packed_paths(code, packed_mounts)) if packed_mounts else []
     edited = {edit.cell for edit in edits}

@@ -220,6 +220,8 @@ def test_a_recording_on_kaggle_stays_there(tmp_path: Path) -> None:
             assert f"{RECORDER} version 1" in here.run("status", *words).good().out
         (checked,) = here.run("verify", *here.to, "--deep", "--json").good().facts["parts"]
         assert (checked["kind"], checked["dataset"], checked["state"]) == ("notebook", RECORDER, "ready")
+        recording.write_record(here.project, notebook="somebody/recorder", version=1, local=True)
+        here.push("--no-build").failed(1, "error[part-of-other-account]")
 
 
 @pytest.mark.slow
