@@ -77,6 +77,7 @@ class RecordedCase:
     """Writes attached data below the project's folder of inputs; the second folder has what was trained."""
     datasets: tuple[str, ...] = ()  # attached datasets, as kernel-metadata.json has them
     secrets: Mapping[str, str] = field(default_factory=dict)
+    edited: bool = False  # some of its paths are no mount of a replay
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +156,7 @@ CASES = (
         add_inputs=_add_pictures(("fold0.pth", "fold1.pth"), "shape-weights"),
         datasets=("me/shape-weights",),
     ),
-    RecordedCase(name="tabular_boosters", add_inputs=_add_boosters),
+    RecordedCase(name="tabular_boosters", add_inputs=_add_boosters, edited=True),
     RecordedCase(name="transformers_id", secrets={"HF_TOKEN": HUB_TOKEN}),
     RecordedCase(
         name="smp_encoder",
@@ -165,13 +166,13 @@ CASES = (
     RecordedCase(name="keras_presets"),
     RecordedCase(name="inference_server", add_inputs=_add_server),
     RecordedCase(name="audio_clips", add_inputs=_add_clips),
-    RecordedCase(name="own_wheels", add_inputs=_add_wheels, datasets=("me/own-wheels",)),
+    RecordedCase(name="own_wheels", add_inputs=_add_wheels, datasets=("me/own-wheels",), edited=True),
     RecordedCase(name="written_script"),
     RecordedCase(name="git_clone"),
     RecordedCase(name="downloads"),
     RecordedCase(name="pip_helper"),
-    RecordedCase(name="joined_paths", add_inputs=_add_notes),
-    RecordedCase(name="colab_cell"),
+    RecordedCase(name="joined_paths", add_inputs=_add_notes, edited=True),
+    RecordedCase(name="colab_cell", edited=True),
     RecordedCase(name="other_indexes"),
     RecordedCase(name="kaggle_client", secrets={"KAGGLE_USERNAME": "alice", "KAGGLE_KEY": "key-of-alice"}),
     RecordedCase(name="language_model"),
