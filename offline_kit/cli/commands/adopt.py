@@ -125,6 +125,7 @@ def _record(
 ) -> None:
     """Record a run of the notebook, write the configuration, and show what was recorded; None: only show the plan."""
     from offline_kit.adopt import adoption_plan, recording
+    from offline_kit.workflow import record_here
     from offline_kit.workflow import record_notebook as recorder
 
     plan = recorder.plan_recording(notebook, project, console)
@@ -133,7 +134,7 @@ def _record(
         if settings is None:
             _show_local_plan(plan, console)
             return
-        recorded = recorder.record_here(plan, settings, console)
+        recorded = record_here.record_here(plan, settings, console)
     else:
         with options.session_of(plan.config, place, at, console, current=True) as session:
             if settings is None:

@@ -1,0 +1,207 @@
+"""Record a run on this machine: in a sandbox with the network on, the image's versions and local copies of the inputs."""
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from offline_kit.adopt import recording
+from offline_kit.adopt.recording import RecordedRun
+from offline_kit.core import files, interpreters, processes, sandbox
+from offline_kit.core.errors import ProjectError
+from offline_kit.core.report import SILENT, Reporter
+from offline_kit.core.sandboxes.box import Mount
+from offline_kit.kit.layout import RUNTIME_PACKAGE
+from offline_kit.packages import pip_settings
+from offline_kit.project.accelerators import find_machine_shape
+from offline_kit.project.kaggle_names import MARKER, METADATA_KEYS
+from offline_kit.project.types import Kit
+from offline_kit.rehearsal import environments, execution, gateway, kernel, mounts, verdict
+from offline_kit.rehearsal.environments import EnvironmentOptions
+from offline_kit.rehearsal.execution import KernelRun, KernelSetup, RehearsalEnvironment
+from offline_kit.rehearsal.gateway import GatewayService
+from offline_kit.rehearsal.mounts import MountedInputs
+from offline_kit.rehearsal.request import RehearsalRequest
+from offline_kit.workflow import record_notebook
+from offline_kit.workflow.pipeline import RehearsalOptions
+from offline_kit.workflow.record_notebook import RecordingPlan
+
+_PROGRESS = "recording: "  # begins the lines that the recorder prints after each cell
+_BESIDE = "/rehearsal/project"
+_TIMEOUT = 12 * 3600.0  # of a session on Kaggle: https://www.kaggle.com/docs/notebooks
+_MAX_RUNS = 3  # each with the packages of the image that pip had to bring to the one before
+_INSTALLS = re.compile(r"\bpip3?\b.{0,40}\binstall\b|\buv\b.{0,20}\b(?:pip|add)\b", re.DOTALL)
+_COMMON = (
+    "filelock fsspec huggingface-hub joblib matplotlib numpy packaging pandas pillow pyyaml regex requests safetensors"
+    " scikit-learn scipy torch torchvision tqdm typing-extensions"
+)
+"""What the packages that notebooks install mostly depend on: without the image's, pip would download its own."""
+_SECRET_NAME = re.compile(r"(?i)token|secret|passw(?:or)?d|key|credential")
+
+
+def record_here(plan: RecordingPlan, options: RehearsalOptions, report: Reporter = SILENT) -> RecordedRun:
+    """Run the notebook in a sandbox with the network on; keep log and executed notebook in .offline-kit/recorder.
+
+    Raises ProjectError if a cell failed or a limit was reached; what was recorded until then is kept there, too, and an
+    older recording stays as it is.
+    """
+    index, cache = pip_settings.read_pip_settings(processes.copy_environment()), files.cache_dir()
+    shop = EnvironmentOptions(
+        index=index, cache=files.make_folder(cache), yes=options.yes, confirm=options.confirm, report=report
+    )
+    part = recording.recording_folder(plan.config.project)
+    kept = part.with_name("recorder")
+    files.ignore_in_git(files.make_folder(kept.parent))
+    files.sweep_stages(kept)
+    with files.stage_folder(kept) as folder:
+        run = _LocalRun(plan, options, shop, files.make_folder(folder / "run"))
+        result, problem = run.run_until_settled()
+        document = record_notebook.read_document(result.working)
+        problem = problem or record_notebook.check_finished(document, plan)
+        _keep_files(result, record_notebook.name_submission(document), folder)
+        files.remove_path(folder / "run")
+    if problem:
+        problem.details = (*problem.details, *record_notebook.describe_kept(document, kept))
+        raise problem
+    files.remove_path(part)
+    (kept / "part").replace(part)
+    return recording.write_record(plan.config.project)
+
+
+class _LocalRun:
+    """The runs of one recording, in a folder that is deleted afterwards."""
+
+    def __init__(
+        self, plan: RecordingPlan, options: RehearsalOptions, shop: EnvironmentOptions, folder: Path
+    ) -> None:
+        self.plan, self.options, self.shop, self.folder = plan, options, shop, folder
+        self.sandbox = sandbox.find_sandbox(report=shop.report)
+        beside = plan.list_beside()
+        self.modules = [path for path in beside.values() if path.suffix == ".py"]
+        cells = [cell.source for cell in plan.adoption.adoption.cells]
+        texts = [path.read_text(encoding="utf-8", errors="replace") for path in self.modules]
+        self.code = "\n".join([*cells, *texts])
+        self.gateway = self._prepare_gateway()
+        self.environment = self._make_environment(beside)
+
+    def _make_environment(self, beside: Mapping[str, Path]) -> RehearsalEnvironment:
+        plan, local_inputs = self.plan, self.plan.list_local_inputs()
+        if find_machine_shape(plan.config.accelerator):
+            self.shop.report.warn("no GPU is used here: a cell that needs one fails; --record kaggle has it")
+        inputs = _lay_out_inputs(plan, self.folder / "input", local_inputs, self.gateway)
+        for note in inputs.notes:
+            self.shop.report.note(note)
+        prefix = self.sandbox.path_prefix(self.folder / "box" / "scratch")
+        project = f"{prefix}{_BESIDE}" if beside else ""
+        notebook = self.folder / f"recorder{plan.path.suffix}"
+        text = record_notebook.render_recorder(plan, "here", pack_inputs=tuple(local_inputs), beside=project)
+        notebook.write_text(text, encoding="utf-8")
+        project_files = (
+            Mount(inside=f"{_BESIDE}/{name}", source=path.resolve()) for name, path in beside.items()
+        )
+        return RehearsalEnvironment(
+            notebook=notebook,
+            inputs=(*inputs.mounts, *project_files),
+            kernel=self._prepare_kernel(_COMMON.split() if _INSTALLS.search(self.code) else ()),
+            papermill=environments.make_papermill_environment(self.shop),
+            uv=interpreters.uv_program(),
+            installer="auto",
+            timeout=self.options.timeout or _TIMEOUT,
+            env={**self.shop.index.make_box_environment(), **_find_secrets(self.code)},
+            network=True,
+            recorded=True,
+            current=self.options.env == "current",
+            python_path=gateway.find_python_path(self.gateway, plan.path, inputs.data)
+            if self.gateway
+            else (),
+        )
+
+    def _prepare_gateway(self) -> GatewayService | None:
+        config, settings = self.plan.config, self.plan.config.notebook
+        if not gateway.uses_gateway(self.plan.path):
+            return None
+        name, folder = Path(settings.submission).name, self.folder / "gateway"
+        return gateway.prepare_gateway(config.competition_data, settings.params, name, folder)
+
+    def _prepare_kernel(self, more: Collection[str]) -> KernelSetup:
+        """Return the kernel for the code, with those of these packages that the image has."""
+        image, own_code = self.plan.adoption.image, (self.plan.path, *self.modules)
+        code = (*own_code, *(self.gateway.code if self.gateway else ()))
+        names = [name for name in more if name in image.packages]
+        current = self.options.env == "current"
+        return kernel.prepare_kernel((), code, image, self.shop, current=current, more=names)
+
+    def run_until_settled(self) -> tuple[KernelRun, ProjectError | None]:
+        """Run, again if pip installed what the image has and the kernel lacked; return the last run and its problem."""
+        plan, report, more = self.plan, self.shop.report, {*_COMMON.split()}
+        setup = self.environment.kernel
+        report.step(f"recording '{plan.source}' in {self.sandbox.kind}: it runs with the internet on")
+        for _ in range(_MAX_RUNS):
+            setup, result = kernel.run_until_complete(setup, plan.adoption.image, self.shop, self._run)
+            provided = self._find_provided(result, setup)
+            if not provided:
+                break
+            names = ", ".join(provided)
+            report.note(
+                f"pip installed {names} only because this machine lacked the image's; recording again with it"
+            )
+            more.update(provided)
+            setup = self._prepare_kernel(more)
+        problem = verdict.find_run_problem(result, self.environment, result.cells)
+        return result, record_notebook.explain_failure(problem, plan) if problem else None
+
+    def _run(self, setup: KernelSetup) -> KernelRun:
+        box, report = self.folder / "box", self.shop.report
+
+        def say_progress(line: str) -> None:
+            if line.startswith(_PROGRESS):
+                report.step(line.strip())
+
+        files.remove_path(box)
+        environment = replace(self.environment, kernel=setup)
+        return execution.run_notebook(environment, self.sandbox, box, say=say_progress, report=report)
+
+    def _find_provided(self, result: KernelRun, setup: KernelSetup) -> list[str]:
+        """Return the image's packages that a run installed only because the kernel lacks them."""
+        document = record_notebook.read_document(result.working) or {}
+        added = (package["name"] for package in document.get("packages", ()) if not package["replaces"])
+        lacked = {*self.plan.adoption.image.packages} - {*setup.python.packages}
+        return sorted(lacked.intersection(added)) if setup.of_image else []
+
+
+def _lay_out_inputs(
+    plan: RecordingPlan, folder: Path, local_inputs: Mapping[str, Path], service: GatewayService | None
+) -> MountedInputs:
+    config, settings = plan.config, plan.config.notebook
+    request = RehearsalRequest(
+        kit=Kit(folder=config.project, id="", parts=()),
+        image=plan.adoption.image,
+        competition=config.competition,
+        competition_data=config.competition_data,
+        copies=config.copies,
+    )
+    keys = ("competition_sources", *METADATA_KEYS.values())
+    sources = {key: getattr(settings, key) for key in keys}
+    added_folders = service.added_folders() if service else {}
+    inputs = mounts.lay_out_inputs(request, sources, folder, added_folders=added_folders)
+    own = tuple(mounts.mount_input(folder, name, path) for name, path in local_inputs.items())
+    return replace(inputs, mounts=(*inputs.mounts, *own))
+
+
+def _find_secrets(code: str) -> dict[str, str]:
+    """Return the secrets of this machine's environment that the code names: on Kaggle they are the account's."""
+    env = processes.copy_environment()
+    names = [name for name in env if _SECRET_NAME.search(name)]
+    return {name: env[name] for name in names if f'"{name}"' in code or f"'{name}'" in code}
+
+
+def _keep_files(result: KernelRun, submission: str, folder: Path) -> None:
+    """Move the part, the submission, the executed notebook and the log out of the run's folder."""
+    working, part = result.working, files.make_folder(folder / "part")
+    kept = {working / name: part / name for name in (MARKER, recording.PART, RUNTIME_PACKAGE)}
+    kept |= {result.executed: folder / "executed.ipynb", result.log: folder / "log.txt"}
+    kept |= {result.script: folder / "script.py"} if result.script else {}
+    kept |= {working / submission: folder / Path(submission).name} if submission else {}
+    for source, target in kept.items():
+        if source.exists():
+            source.replace(target)
