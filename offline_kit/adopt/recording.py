@@ -126,12 +126,10 @@ class RecordedRun:
             text="\n".join(lines) + "\n",
         )
 
-    def describe_change(self) -> str:
-        """Return how the notebook differs from the recorded one; "" if it does not."""
+    def has_changed(self) -> bool:
+        """Whether the notebook has other cells than the recorded one."""
         recorded = self.document["source"]["sha256"]
-        if describe_source(self.project, self.source)["sha256"] == recorded:
-            return ""
-        return f"'{self.source}' changed after it was recorded"
+        return bool(describe_source(self.project, self.source)["sha256"] != recorded)
 
 
 def _is_whole(folder: Path, entry: FileEntry) -> bool:

@@ -218,8 +218,9 @@ def _check_notebook(context: CheckContext) -> CheckResult:
     if recorded := context.recorded:
         # Raises if the recording is not on this machine, or damaged.
         subject = f"recorded from '{settings.source}', {files.format_size(sum(e.size for e in recorded.part.entries))}"
-        if change := recorded.describe_change():
-            return _warn(change, f"record it again: {recorded.rebuild_command}")
+        if recorded.has_changed():
+            remedy = f"record it again: {recorded.rebuild_command}"
+            return _warn(f"'{settings.source}' changed after it was recorded", remedy)
     if not settings.source:
         if config.checkpoints and settings.template == "plain" and settings.automatic:
             try:

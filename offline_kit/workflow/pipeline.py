@@ -163,10 +163,13 @@ def check_project(config: Config) -> None:
 
 def _check_recorded(config: Config, recorded: RecordedRun) -> Iterator[Finding]:
     """Yield what of the project the recording does not know."""
-    record = f"record it again: {recorded.rebuild_command}"
-    if change := recorded.describe_change():
-        what = f"{change}: what its new lines fetch is missing offline"
-        yield Finding(severity=Severity.WARN, about=recorded.source, what=what, remedy=record)
+    if recorded.has_changed():
+        yield Finding(
+            severity=Severity.WARN,
+            about=recorded.source,
+            what="changed after it was recorded: what its new lines fetch is missing offline",
+            remedy=f"record it again: {recorded.rebuild_command}",
+        )
     detected = {config.project / name for name in ("requirements.in", "requirements.txt")}
     unused = [
         key for key in resolved_project.CONTENT_KEYS if {*getattr(config, key)} - detected - {config.project}
