@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,12 @@ def _record_command(program: str, words: list[str], path: str) -> int:
     environ = {**os.environ, "PATH": path}
     recorder = Path(environ.pop(RECORDER))
     with (recorder / "commands.lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # `wget a & wget b`: each file belongs to one of them
+        # `wget a & wget b`: each file belongs to one of them. `curl list | wget -i -` would wait for ever.
+        for _ in range(600):
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            time.sleep(0.1)
         before = _list_files()
         output = ObjectWriter()
         with subprocess.Popen(words, executable=program, env=environ, stdout=subprocess.PIPE) as process:

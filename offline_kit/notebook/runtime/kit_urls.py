@@ -33,7 +33,9 @@ from .kit_recording import (
 
 _MAX_REQUEST = 16 << 20
 # Answers about an account; Kaggle's session service tells secrets (kaggle_web_client.py in github.com/Kaggle/docker-python).
-_PRIVATE = re.compile(r"https?://([^/]*kaggle[^/]*/requests/|[^/]+/(api/whoami|oauth)|api\.wandb\.ai/)")
+_PRIVATE = re.compile(
+    r"https?://([^/]*kaggle[^/]*/(requests/|v1/security\.)|[^/]+/(api/whoami|oauth)|api\.wandb\.ai/)"
+)
 _TEXT = re.compile(r"text/|application/([\w.+-]*json|xml|javascript)")
 _UNSAVED_HEADERS = {"set-cookie", "transfer-encoding", "connection", "keep-alive"}
 _ARCHIVE = re.compile(r"\.(whl|zip|tar|tgz|gz|bz2|xz|txt)$")
@@ -88,7 +90,7 @@ def record_http(module: Any) -> None:
             response.chunked = False
             del response.headers["Transfer-Encoding"], response.headers["Content-Length"]
         body = _RecordedBody(inner, request.key)
-        response.fp = io.BufferedReader(body)
+        response.fp = io.BufferedReader(body, 1 << 18)  # large downloads come in large pieces
         if response.length == 0:  # nobody need read it
             body.record()
         return response
