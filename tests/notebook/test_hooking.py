@@ -1,6 +1,7 @@
 """Hooks in the processes of a recorded or replayed run: what they log, and what they leave as it was."""
 
 import json
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -162,3 +163,17 @@ def test_a_replay_knows_no_proxy(run: HookedRun) -> None:
     assert (
         run.replay(code, HTTP_PROXY="http://localhost:1", https_proxy="http://localhost:1").stdout == "[]\n"
     )
+
+
+@pytest.mark.parametrize(("path", "output"), [(":/opt/more", "3\n"), ("", "None\n")])
+def test_children_import_from_the_current_folder_as_before(run: HookedRun, path: str, output: str) -> None:
+    """An empty entry of PYTHONPATH stays, as Kaggle's image has one, and none is added."""
+    code = """
+    import pathlib, subprocess, sys
+    pathlib.Path("beside.py").write_text("VALUE = 3")
+    pathlib.Path("deep").mkdir(exist_ok=True)
+    body = "try:\\n    from beside import VALUE\\nexcept ImportError:\\n    VALUE = None\\nprint(VALUE)"
+    pathlib.Path("deep/script.py").write_text(body)
+    subprocess.run([sys.executable, "deep/script.py"], check=True)
+    """
+    assert run.record(textwrap.dedent(code), PYTHONPATH=path).stdout == output

@@ -53,8 +53,12 @@ def install_hooks(scratch: Path) -> None:
         for name in kit_auditing.PROXY_VARIABLES:
             os.environ.pop(name, None)
     for name, folder in (("PYTHONPATH", hooks), ("PATH", hooks / "bin")):
-        others = (entry for entry in os.environ.get(name, "").split(os.pathsep) if entry != str(folder))
-        os.environ[name] = os.pathsep.join([str(folder), *filter(None, others)])
+        # An empty entry is the current folder. Kaggle's PYTHONPATH begins with one
+        # (https://github.com/Kaggle/docker-python/blob/main/Dockerfile.tmpl).
+        entries = os.environ[name].split(os.pathsep) if os.environ.get(name) else []
+        os.environ[name] = os.pathsep.join(
+            [str(folder), *(entry for entry in entries if entry != str(folder))]
+        )
     if str(hooks) not in sys.path:
         sys.path.insert(0, str(hooks))
 
