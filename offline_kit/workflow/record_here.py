@@ -8,7 +8,7 @@ from pathlib import Path
 from offline_kit.adopt import recording
 from offline_kit.adopt.recording import RecordedRun
 from offline_kit.core import files, interpreters, processes, sandbox
-from offline_kit.core.errors import ProjectError
+from offline_kit.core.errors import OutsideError, ProjectError
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.core.sandboxes.box import Mount
 from offline_kit.kit.layout import RUNTIME_PACKAGE
@@ -75,7 +75,7 @@ class _LocalRun:
         self, plan: RecordingPlan, options: RehearsalOptions, shop: EnvironmentOptions, folder: Path
     ) -> None:
         self.plan, self.options, self.shop, self.folder = plan, options, shop, folder
-        self.sandbox = sandbox.find_sandbox(report=shop.report)
+        self.sandbox = _find_sandbox(plan)
         beside = plan.list_beside()
         self.modules = [path for path in beside.values() if path.suffix == ".py"]
         cells = [cell.source for cell in plan.adoption.adoption.cells]
@@ -91,9 +91,8 @@ class _LocalRun:
         inputs = _lay_out_inputs(plan, self.folder / "input", local_inputs, self.gateway)
         for note in inputs.notes:
             self.shop.report.note(note)
-        prefix = self.sandbox.path_prefix(self.folder / "box" / "scratch")
-        project = f"{prefix}{_BESIDE}" if beside else ""
         notebook = self.folder / f"recorder{plan.path.suffix}"
+        project = _BESIDE if beside else ""
         text = record_notebook.render_recorder(plan, "here", pack_inputs=tuple(local_inputs), beside=project)
         notebook.write_text(text, encoding="utf-8")
         project_files = (
@@ -167,6 +166,15 @@ class _LocalRun:
         added = (package["name"] for package in document.get("packages", ()) if not package["replaces"])
         lacked = {*self.plan.adoption.image.packages} - {*setup.python.packages}
         return sorted(lacked.intersection(added)) if setup.of_image else []
+
+
+def _find_sandbox(plan: RecordingPlan) -> sandbox.Sandbox:
+    try:
+        # In the weak one /kaggle does not exist, which the cells name as it is.
+        return sandbox.find_sandbox([kind for kind in sandbox.KINDS if kind != "weak"])
+    except OutsideError as error:
+        error.hint = f"record it on Kaggle: offline-kit adopt {plan.source} --record kaggle; or {error.hint}"
+        raise
 
 
 def _lay_out_inputs(

@@ -7,7 +7,7 @@ offline notebook attaches, and only its manifest, its document and the submissio
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -142,13 +142,22 @@ def render_recorder(
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
 
-def explain_failure(problem: ProjectError, plan: RecordingPlan) -> ProjectError:
-    """Return a run's failure as that of a recording, which more often lacks a GPU or the network."""
-    code, hint = problem.code, problem.hint
+def explain_failure(problem: ProjectError, plan: RecordingPlan, lacking: Iterable[str] = ()) -> ProjectError:
+    """Return a run's failure as that of a recording, which more often lacks a GPU or the network.
+
+    `lacking` are names of the project's files that the run could not see.
+    """
+    code, hint, text = problem.code, problem.hint, "\n".join(problem.details)
+    stems = "|".join(re.escape(Path(name).stem) for name in lacking)
     if code == "gpu-not-available":
         code = "recording-needs-gpu"
         hint = f"record where a GPU is: offline-kit adopt {plan.source} --record kaggle"
-    elif _NO_NETWORK.search("\n".join(problem.details)):
+    elif stems and (
+        missing := re.search(rf"(?:No module named|No such file or directory:) '(?:\./)?({stems})\b", text)
+    ):
+        code = "recording-lacks-files"
+        hint = f"put '{missing[1]}' into a dataset that the notebook attaches, or record on this machine (--record here)"
+    elif _NO_NETWORK.search(text):
         code = "recording-no-network"
         hint = "check the network, and the variables of a proxy; then record again"
     elif not code.startswith("recording-") and code not in _LIMITS:
@@ -225,7 +234,7 @@ def record_remotely(session: KaggleSession, plan: RecordingPlan) -> RecordedRun:
     try:
         finished = notebook_runs.follow_run(new.ref, pushed.version, session)
     except ProjectError as error:
-        failure = explain_failure(error, plan)
+        failure = explain_failure(error, plan, plan.list_beside())
         failure.details = (*failure.details, *_fetch_failed(session, pushed, final.with_name("recorder")))
         raise failure from error
     files.ignore_in_git(files.make_folder(final.parent))

@@ -213,6 +213,7 @@ def test_a_recording_there_stays_there(here: Yard) -> None:
         ),
         ("raise OSError('Could not resolve host: example.org')", "recording-no-network", "proxy"),
         ("input('key? ')", "recording-prompted", "secret"),
+        ("import predict", "recording-lacks-files", "dataset"),
         ("1 / 0", "recording-failed", "record again"),
     ],
 )
