@@ -15,17 +15,15 @@ from pathlib import PurePath
 from typing import Any
 from urllib.parse import urlsplit
 
-from .kit_recording import REPLAY, log_event, redact, report_miss, root_folders
+from .kit_recording import log_event, redact, report_miss, root_folders
 from .kit_runtime import KitError
 
 _LOOPBACK = re.compile(r"localhost|.*\.localhost|127\.[\d.]+|::1?|0\.0\.0\.0")
 _NOT_THE_USERS = re.compile(
     r"[\\/](site-packages|dist-packages|\.ipython|\.jupyter|ipykernel_\w+|\.local[\\/]share[\\/]jupyter)[\\/]"
 )
-PROXY_VARIABLES = [f"{kind}_proxy" for kind in ("http", "https", "all")] + [
-    "HTTP_PROXY",
-    "HTTPS_PROXY",
-    "ALL_PROXY",
+PROXY_VARIABLES = [
+    case(f"{kind}_proxy") for kind in ("http", "https", "all") for case in (str.lower, str.upper)
 ]
 handlers: dict[str, Callable[..., None]] = {}
 """What is called for which event, with the event's arguments."""
@@ -55,13 +53,22 @@ def start_audit() -> None:
         listen("open", _log_open)
         listen("os.listdir", _log_listing)
         listen("os.scandir", _log_listing)
-        listen("socket.getaddrinfo", lambda host, port, *_: _log_host(host, port))
+        listen("socket.getaddrinfo", _log_look_up)
         listen("socket.connect", _log_connection)
 
 
 def report_hosts() -> None:
     """Report every host that this process of a replay looks up: nothing of it was recorded."""
-    listen("socket.getaddrinfo", lambda host, *_: _log_host(host, 0))
+    look_up = socket.getaddrinfo
+
+    @functools.wraps(look_up)
+    def report_and_look_up(host: Any, *arguments: Any, **options: Any) -> Any:
+        if name := _is_new_host(host):
+            report_miss("host", name)
+        return look_up(host, *arguments, **options)
+
+    # No audit hook, which slows every call of `id`, as `copy.deepcopy` has many.
+    socket.getaddrinfo = report_and_look_up
 
 
 def listen(event: str, handler: Callable[..., None]) -> None:
@@ -128,10 +135,16 @@ def _log_process(words: Any) -> None:
     log_event("process", words=[redact(os.fsdecode(word)) for word in words])
 
 
+def _log_look_up(host: Any, port: Any, *_: Any) -> None:
+    _ports_of_names.add(port)
+    if name := _is_new_host(host):
+        log_event("connect", host=name, port=port)
+
+
 def _log_connection(_socket: Any, address: Any) -> None:
     # Where a name was looked up for this port, that name has been logged.
-    if isinstance(address, tuple) and address[1] not in _ports_of_names:
-        _log_host(address[0], address[1], is_name=False)
+    if isinstance(address, tuple) and address[1] not in _ports_of_names and _is_new_host(address[0]):
+        log_event("connect", host=address[0], port=address[1])
 
 
 @functools.cache
@@ -140,15 +153,10 @@ def _proxy_hosts() -> set[str]:
     return {urlsplit(proxy).hostname or "" for proxy in proxies}
 
 
-def _log_host(host: Any, port: Any, *, is_name: bool = True) -> None:
-    host = host.decode() if isinstance(host, bytes) else host or "localhost"
-    if is_loopback(host) or host in _proxy_hosts():
-        return
-    if is_name:
-        _ports_of_names.add(port)
-    if ("connect", host) in _logged:
-        return
-    _logged.add(("connect", host))
-    log_event("connect", host=host, port=port)
-    if REPLAY in os.environ:
-        report_miss("host", host)
+def _is_new_host(host: Any) -> str:
+    """Return the name of a host, or "" if it is this machine, a proxy, or was returned before."""
+    name = host.decode() if isinstance(host, bytes) else host or "localhost"
+    if is_loopback(name) or name in _proxy_hosts() or ("connect", name) in _logged:
+        return ""
+    _logged.add(("connect", name))
+    return str(name)
