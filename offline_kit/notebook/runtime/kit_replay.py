@@ -127,14 +127,18 @@ def _serve_wheels(document: Mapping[str, Any], objects: RecordedObjects, scratch
         if package["wheel"]
     }
     url = restore_names(wheels, scratch / "wheels").as_uri()  # pip splits values at spaces
-    # A `-f` on uv's line replaces the variable, and is added to the file.
+    # uv 0.8 has no variable for `no-index`, and a `-f` on the line replaces UV_FIND_LINKS; to a file's it is added.
+    settings = {"find-links": [url], "no-index": True, "offline": True}
     configuration = scratch / "uv.toml"
-    configuration.write_text(f"find-links = {json.dumps([url])}\n", encoding="utf-8")
+    configuration.write_text(
+        "".join(f"{name} = {json.dumps(value)}\n" for name, value in settings.items()), encoding="utf-8"
+    )
     # Neither Kaggle's image nor the one of Colab that it is made of sets these
     # (https://github.com/Kaggle/docker-python/blob/main/Dockerfile.tmpl).
     os.environ |= {
-        **dict.fromkeys(("PIP_NO_INDEX", "UV_NO_INDEX", "UV_OFFLINE", "PIP_DISABLE_PIP_VERSION_CHECK"), "1"),
-        **dict.fromkeys(("PIP_FIND_LINKS", "UV_FIND_LINKS"), url),
+        "PIP_NO_INDEX": "1",
+        "PIP_FIND_LINKS": url,
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
         "PIP_RETRIES": "0",  # for the page of a `--find-links` on the line
         "UV_CONFIG_FILE": str(configuration),
     }
