@@ -12,6 +12,8 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from packaging.utils import parse_wheel_filename
+
 from offline_kit.adopt import notebook_metadata
 from offline_kit.core import files
 from offline_kit.core.errors import ProjectError
@@ -125,6 +127,12 @@ class RecordedRun:
             pins=tuple(pins),
             text="\n".join(lines) + "\n",
         )
+
+    def find_unfit_wheels(self, image: Image) -> list[str]:
+        """Return the recorded wheels that an image cannot install."""
+        wheels = [package["wheel"] for package in self.document["packages"] if package["wheel"]]
+        fitting_tags = frozenset(image.wheel_tags)
+        return [wheel for wheel in wheels if not parse_wheel_filename(wheel)[3] & fitting_tags]
 
     def has_changed(self) -> bool:
         """Whether the notebook has other cells than the recorded one."""

@@ -1,14 +1,16 @@
 """Read a kit's install plan and notebook."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from offline_kit.core import files
 from offline_kit.core.errors import ProjectError
 from offline_kit.kit import manifest
+from offline_kit.notebook.runtime.kit_recording import DOCUMENT
 from offline_kit.project.types import FileEntry, Kit, Role
 
 KitFile = tuple[FileEntry, Path]  # A file of a kit, and its path on this disk
@@ -32,8 +34,14 @@ class InstallPlan:
         return frozenset(name.partition(".")[0] for item in items for name in item.get("imports", ()))
 
 
-def read_install_plan(kit_files: Iterable[KitFile]) -> InstallPlan:
-    """Read the install plan from a kit's packages; a kit without packages has an empty one."""
+def find_recording(kit_files: Iterable[KitFile]) -> Path | None:
+    """Return the document of the recording among a kit's files; None if there is none."""
+    name = f"recording/{DOCUMENT}"
+    return next((path for entry, path in kit_files if entry.original == name), None)
+
+
+def read_install_plan(kit_files: Sequence[KitFile]) -> InstallPlan:
+    """Read the install plan from a kit's packages; a kit without packages has an empty one, a recorded one its wheels."""
     # The plans of all parts together; the image of the first one counts.
     image, install, provided = "", list[Mapping[str, Any]](), dict[str, str]()
     for path in [path for entry, path in kit_files if entry.role is Role.LOCK]:
@@ -48,6 +56,11 @@ def read_install_plan(kit_files: Iterable[KitFile]) -> InstallPlan:
                 hint="build the kit again",
                 code="install-plan-invalid",
             ) from error
+    if recording := find_recording(kit_files):
+        install += [
+            {key: package[key] for key in ("name", "wheel")}
+            for package in files.read_json(recording)["packages"]
+        ]
     return InstallPlan(image=image, install=tuple(install), provided=provided)
 
 

@@ -1,7 +1,7 @@
 """What the replay of a recording needs of the image, besides what the notebook imports."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -9,18 +9,11 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from offline_kit.core import files
-from offline_kit.notebook.runtime.kit_recording import DOCUMENT, RecordedObjects
+from offline_kit.notebook.runtime.kit_recording import RecordedObjects
 from offline_kit.packages import distribution_metadata
 from offline_kit.project.images import Image
-from offline_kit.rehearsal.kit_facts import KitFile
 
 _WORD = re.compile(r"[A-Za-z0-9][\w.-]*[A-Za-z0-9]")
-
-
-def find_recording(kit_files: Iterable[KitFile]) -> Path | None:
-    """Return the document of the recording among a kit's files; None if there is none."""
-    name = f"recording/{DOCUMENT}"
-    return next((path for entry, path in kit_files if entry.original == name), None)
 
 
 def unpack_modules(recording: Path, folder: Path) -> list[Path]:

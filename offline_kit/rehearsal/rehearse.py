@@ -88,7 +88,7 @@ def rehearse_kit(
             service = gateway.prepare_gateway(data, request.params, name, run_folder / "gateway")
         kit_files = kit_facts.list_kit_files(request.kit)
         code = (notebook, *(service.code if service else ()))
-        current, recording = request.env == "current", recorded_kits.find_recording(kit_files)
+        current, recording = request.env == "current", kit_facts.find_recording(kit_files)
         setup = _prepare_kernel(request, kit_files, code, options, run_folder / "recording")
         level, _ = kernel.measure_fidelity(request.image, setup.python, setup.used)
         report.step(f"rehearsing in {runner.kind}, fidelity {level}, Python {setup.python.version}")
@@ -144,7 +144,7 @@ def _prepare_kernel(
     scratch: Path,
 ) -> KernelSetup:
     image, needs = request.image, set[str]()
-    if recording := recorded_kits.find_recording(kit_files):
+    if recording := kit_facts.find_recording(kit_files):
         code = (*code, *recorded_kits.unpack_modules(recording, scratch))
         needs = recorded_kits.find_pip_needs(recording, code, image, scratch)
     current = request.env == "current"

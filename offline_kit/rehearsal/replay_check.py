@@ -14,7 +14,7 @@ from offline_kit.core.errors import ProjectError
 from offline_kit.notebook.runtime import kit_replay
 from offline_kit.notebook.runtime.kit_recording import RecordedObjects
 from offline_kit.notebook.runtime.kit_runtime import read_csv_rows, shorten_list
-from offline_kit.rehearsal import execution, recorded_kits
+from offline_kit.rehearsal import execution, kit_facts
 from offline_kit.rehearsal.execution import KernelRun
 from offline_kit.rehearsal.kit_facts import KitFile
 from offline_kit.rehearsal.request import RehearsalRequest
@@ -43,7 +43,7 @@ def judge_replay(
     judgement: RunVerdict, request: RehearsalRequest, kit_files: Iterable[KitFile], result: KernelRun
 ) -> RunVerdict:
     """Compare a run with the recording in its kit, if it has one, and add the result to its verdict."""
-    recording = recorded_kits.find_recording(kit_files)
+    recording = kit_facts.find_recording(kit_files)
     if recording is None:
         return judgement
     comparison = _compare_runs(recording, request, result, is_whole=judgement.problem is None)

@@ -26,6 +26,7 @@ from offline_kit.packages.freeze import freeze as freezing
 from offline_kit.packages.index import PackageIndex
 from offline_kit.project import references
 from offline_kit.project.config import Config
+from offline_kit.project.images import Image
 from offline_kit.project.kaggle_names import SLUG_LENGTH
 from offline_kit.project.types import Checkpoint, Finding, Freeze, Kit, OwnCode, Role, SettledSdist, Severity
 from offline_kit.rehearsal import rehearse as rehearsing
@@ -121,7 +122,7 @@ def build_kit(config: Config, *, upgrade: bool = False, report: Reporter = SILEN
             *model_files.check_trained_versions(project.models, contents.freeze),
             *cuda_abi.check_cuda_abi(wheels, project.image, config.accelerator),
             *check_code(config, contents.own, contents.checkpoints, bundled),
-            *(_check_recorded(given, project.recorded) if project.recorded else ()),
+            *(_check_recorded(given, project.recorded, project.image) if project.recorded else ()),
         ),
         seconds=time.monotonic() - began,
     )
@@ -161,8 +162,15 @@ def check_project(config: Config) -> None:
         )
 
 
-def _check_recorded(config: Config, recorded: RecordedRun) -> Iterator[Finding]:
-    """Yield what of the project the recording does not know."""
+def _check_recorded(config: Config, recorded: RecordedRun, image: Image) -> Iterator[Finding]:
+    """Yield what of the project the recording does not know, and what of it the image cannot install."""
+    for wheel in recorded.find_unfit_wheels(image):
+        yield Finding(
+            severity=Severity.WARN,
+            about=wheel,
+            what=f"was recorded with Python {recorded.document['python']} and does not fit '{image.name}'",
+            remedy="record again with --env matching, or with --record kaggle",
+        )
     if recorded.has_changed():
         yield Finding(
             severity=Severity.WARN,

@@ -51,13 +51,20 @@ def write_project(folder: Path, *cells: str) -> Path:
     return folder
 
 
-def write_part(project: Path, target: Path, *, name: str = "settings.json", packed: bytes = b"") -> Path:
+def write_part(
+    project: Path,
+    target: Path,
+    *,
+    name: str = "settings.json",
+    packed: bytes = b"",
+    tag: str = "py3-none-any",
+) -> Path:
     """Write what a recorder would write of the project's notebook: a package, and a file beside it."""
     for stale in (project.parent / "recorder", target):
         shutil.rmtree(stale, ignore_errors=True)
     part = RecordedPart(project.parent / "recorder")
     part.document["source"] = recording.describe_source(project, "predict.ipynb")
-    part.add_wheel("plain", replaces="0.9")
+    part.add_wheel("plain", replaces="0.9", tag=tag)
     part.add_file(f"{{working}}/{name}", b'{"label": 1}', "beside")
     part.add_file("{scratch}/caches/torch/hub/large.pt", b"\0" * (2 << 20))
     if packed:
@@ -141,7 +148,7 @@ def test_a_recording_is_the_whole_kit_and_its_cells_stay_as_they_are(tmp_path: P
 
 
 def test_what_a_build_says_of_a_recording(tmp_path: Path, project: Path) -> None:
-    """A notebook that changed since is one warning, contents that are configured beside it another."""
+    """What changed since, what is configured beside it, and what does not fit the image, are warnings."""
     with serve(tmp_path / "yard", project) as here:
         here.run("build").good()
         settings = here.project / "offline-kit.toml"
@@ -152,9 +159,14 @@ def test_what_a_build_says_of_a_recording(tmp_path: Path, project: Path) -> None
         assert [finding["severity"] for finding in findings] == ["warn", "warn"]
         assert "'modules', 'checkpoints'" in findings[1]["what"]
         assert read_code(here.project)[-1] == "print('new')"
-        write_part(here.project, recording.recording_folder(here.project), name="other.json")
+        part = recording.recording_folder(here.project)
+        write_part(here.project, part, name="other.json", tag="cp27-cp27m-win32")
         recording.write_record(here.project)
         assert here.run("status", "--json").good().facts["newer"][0].startswith("the recording changed")
+        findings = here.run("build", "--json").good().facts["findings"]
+        wheel = "plain-1.0-cp27-cp27m-win32.whl"
+        assert [finding["about"] for finding in findings] == [wheel, "predict.ipynb"]
+        here.run("rehearse", "--env", "current").failed(1, "error[wheels-do-not-fit]", wheel)
 
 
 def test_paths_of_packed_inputs_are_the_only_edits(tmp_path: Path) -> None:

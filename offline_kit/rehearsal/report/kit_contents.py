@@ -11,7 +11,7 @@ from offline_kit.core import files
 from offline_kit.core.errors import ProjectError
 from offline_kit.packages.freeze import freeze_file
 from offline_kit.project.types import FileEntry, Kit, Pin, Role
-from offline_kit.rehearsal import kit_facts, recorded_kits
+from offline_kit.rehearsal import kit_facts
 from offline_kit.rehearsal.kit_facts import InstallPlan, KitFile
 
 _KINDS = {
@@ -124,7 +124,7 @@ def _describe_files(entries: Sequence[FileEntry]) -> list[dict[str, Any]]:
 
 def _describe_recording(kit_files: Iterable[KitFile]) -> Iterator[dict[str, Any]]:
     """Yield an item for each recorded package, folder of files, repository and URL."""
-    path = recorded_kits.find_recording(kit_files)
+    path = kit_facts.find_recording(kit_files)
     document = files.read_json(path) if path else {}
     for package in document.get("packages", ()):
         fate = "replaced" if package["replaces"] else "bundled"
