@@ -36,6 +36,8 @@ _COMMON = (
     " scikit-learn scipy torch torchvision tqdm typing-extensions"
 )
 """What the packages that notebooks install mostly depend on: without the image's, pip would download its own."""
+_SOURCE_DEPTHS = {"competitions": 1, "datasets": 2, "notebooks": 2, "models": 5}
+"""Folders of the newer layout, and how many names below them are those of a source."""
 _SECRET_NAME = re.compile(r"(?i)token|secret|passw(?:or)?d|key|credential")
 
 
@@ -192,8 +194,19 @@ def _lay_out_inputs(
     sources = {key: getattr(settings, key) for key in keys}
     added_folders = service.added_folders() if service else {}
     inputs = mounts.lay_out_inputs(request, sources, folder, added_folders=added_folders)
-    own = tuple(mounts.mount_input(folder, name, path) for name, path in local_inputs.items())
-    return replace(inputs, mounts=(*inputs.mounts, *own))
+    # Old public notebooks name the mounts of the older layout: /kaggle/input/<slug>.
+    old_mounts = {_name_old_mount(mount.inside): mount.source for mount in inputs.mounts}
+    placed = {name: path for name, path in old_mounts.items() if name} | dict(local_inputs)
+    added_mounts = (mounts.mount_input(folder, name, path) for name, path in placed.items())
+    return replace(inputs, mounts=(*inputs.mounts, *added_mounts))
+
+
+def _name_old_mount(inside: str) -> str:
+    """Return where below the inputs the older layout has a mount; "" for what is no source."""
+    group, *names = inside.removeprefix("/kaggle/input/").split("/")
+    depth = _SOURCE_DEPTHS.get(group, 0)
+    source = names[1:depth] if group == "models" else names[depth - 1 : depth]  # without the owner
+    return "/".join([*source, *names[depth:]]) if depth else ""
 
 
 def _find_secrets(code: str) -> dict[str, str]:
