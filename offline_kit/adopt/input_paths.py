@@ -29,7 +29,10 @@ _VERSION = re.compile(
     r"|xgboost|lightgbm|catboost|gemma\.?cpp|tensorrtllm|mlx|litert|other|api|default)/[\w.-]+/\d+(?=/|$)",
     re.IGNORECASE,
 )
-_ATTACH = "attach it (dataset_sources = [\"{}\"] in [tool.offline-kit.notebook]), or put a copy into 'input/{}' and adopt again"
+_ATTACH = (
+    "attach it (dataset_sources = [\"owner/{0}\"] in [tool.offline-kit.notebook]), or put a copy into 'input/{0}' and adopt"
+    " again: it goes into the kit"
+)
 _PATH_ROOTS = re.compile(r"(?:/|/kaggle/?|(?:\.\./)*\.\./?)")
 _TRAINED = re.compile(r"\.(bin|ckpt|h5|joblib|keras|onnx|pkl|pt|pth|safetensors|cbm)$")
 _SAMPLE = re.compile(r"sample.*sub|sub.*sample")
@@ -214,14 +217,28 @@ def resolve_sources(notebook: InspectedNotebook) -> Iterator[ExternalNeed]:
             else:
                 fix = f"read it from '{INPUT}/{competition}/{name}'" if competition else "set `competition`"
                 yield need.ask(f"a competition's data was directly below {INPUT} until 2019: {fix}", name)
-        elif "*" in name:
-            yield _resolve_pattern(need, mount_paths, notebook)
         else:
             yield _resolve_source(need, mount_paths, notebook)
 
 
 def _resolve_source(need: ExternalNeed, paths: list[MountPath], notebook: InspectedNotebook) -> ExternalNeed:
     kind, name, slug = paths[0].kind, paths[0].name, paths[0].source_slug
+    if "*" not in name and (named := _resolve_named(need, paths, notebook)):
+        return named
+    if shipped := [file for path in paths for file in _serve_mounted(path, notebook)]:
+        return need.resolve(Outcome.CHECKPOINT, ", ".join(dict.fromkeys(shipped)))
+    if "*" in name and any(notebook.sources.by_kind().values()):
+        return need.resolve(Outcome.UNCHANGED, "matches what is attached")
+    # The slug of a competition looks like that of a dataset.
+    may_be = f', or set competition = "{slug}"' if not (kind or notebook.sources.competitions) else ""
+    return need.ask(f"{_ATTACH.format(slug)}{may_be}", name)
+
+
+def _resolve_named(
+    need: ExternalNeed, paths: list[MountPath], notebook: InspectedNotebook
+) -> ExternalNeed | None:
+    """Resolve a path to a source that is attached, or can be; None if a copy has to do."""
+    kind, name = paths[0].kind, paths[0].name
     if notebook.is_attached(paths[0]):
         return need.resolve(Outcome.SERVED, name)
     if kind and len(name.split("/")) == {"competition": 1, "model": 5}.get(kind, 2):
@@ -233,14 +250,9 @@ def _resolve_source(need: ExternalNeed, paths: list[MountPath], notebook: Inspec
         return need.ask(f"attach the model ({attach})", handle)
     if _is_competition(paths, notebook):
         notebook.sources = notebook.sources.add("competition", name)
-        return need.resolve(
-            Outcome.SOURCE, f"competition {name}", "taken for the competition's data: check it"
-        )
-    if shipped := [file for path in paths for file in _serve_mounted(path, notebook)]:
-        return need.resolve(Outcome.CHECKPOINT, ", ".join(dict.fromkeys(shipped)))
-    # The slug of a competition looks like that of a dataset.
-    may_be = f', or set competition = "{slug}"' if not (kind or notebook.sources.competitions) else ""
-    return need.ask(f"{_ATTACH.format(f'owner/{slug}', slug)}{may_be}", name)
+        check = "taken for the competition's data: check it"
+        return need.resolve(Outcome.SOURCE, f"competition {name}", check)
+    return None
 
 
 def _is_competition(paths: list[MountPath], notebook: InspectedNotebook) -> bool:
@@ -259,30 +271,17 @@ def _is_competition(paths: list[MountPath], notebook: InspectedNotebook) -> bool
     return any(_OF_COMPETITION.search(path.below) and not _TRAINED.search(path.below) for path in paths)
 
 
-def _resolve_pattern(need: ExternalNeed, paths: list[MountPath], notebook: InspectedNotebook) -> ExternalNeed:
-    """Resolve a path that begins with a pattern: ship what it matches in the project's copies."""
-    patterns = [f"input/{path.name}/{path.below}".rstrip("/") for path in paths]
-    hits = [hit for pattern in patterns for hit in notebook.find_matching(pattern)]
-    names = [notebook.relative_name(hit) for hit in hits]
-    for name in names:
-        if not notebook.is_attached(MountPath(kind="", name=name.split("/")[1], below="")):
-            notebook.checkpoints[name], notebook.served[name] = None, name
-    if names:
-        return need.resolve(Outcome.CHECKPOINT, ", ".join(dict.fromkeys(names)))
-    if any(notebook.sources.by_kind().values()):
-        return need.resolve(Outcome.UNCHANGED, "matches what is attached")
-    return need.ask(_ATTACH.format("owner/slug", "slug"), paths[0].name)
-
-
 def _serve_mounted(mount_path: MountPath, notebook: InspectedNotebook) -> Iterator[str]:
     """Ship the project's files that a path means; yield their names."""
-    group = f"{mount_path.kind}s/" if mount_path.kind else ""
-    for hit in notebook.find_mounted(mount_path):
-        below = mount_path.below
-        if "*" in below:
-            below = f"{below.rpartition('/')[0]}/{hit.name}".lstrip("/")
-        path = "/".join(part for part in ("input", group + mount_path.name, below) if part)
+    name, below = mount_path.name, mount_path.below
+    is_pattern, group = "*" in name, f"{mount_path.kind}s/" if mount_path.kind else ""
+    matching = notebook.find_matching(f"input/{name}/{below}".rstrip("/")) if is_pattern else ()
+    for hit in matching if is_pattern else notebook.find_mounted(mount_path):
+        file = notebook.relative_name(hit)
+        inner = f"{below.rpartition('/')[0]}/{hit.name}".lstrip("/") if "*" in below else below
+        path = file if is_pattern else "/".join(filter(None, ("input", group + name, inner)))
+        source = MountPath(kind="", name=file.split("/")[1], below="") if is_pattern else mount_path
+        if "*" not in path and not notebook.is_attached(source):
+            notebook.served[path], notebook.checkpoints[file] = file, None
         if "*" not in path:
-            name = notebook.served[path] = notebook.relative_name(hit)
-            notebook.checkpoints[name] = None
-            yield name
+            yield file
