@@ -107,7 +107,7 @@ def _check_adoption(adoption: Adoption, kit: Kit, image: Image, source: str, rep
     fetched = [name for _, name in adoption.laid_out if name and not _find_entries(kit, name)]
     for missing, reads, keys in (
         (unserved, "reads", "which `checkpoints` does not name"),
-        (fetched, "downloads", "which neither `modules` nor `checkpoints` names"),
+        (fetched, "reads or downloads", "which neither `modules` nor `checkpoints` names"),
     ):
         if missing:
             names = ", ".join(f"'{name}'" for name in dict.fromkeys(missing))
