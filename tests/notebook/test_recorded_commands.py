@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,17 +13,22 @@ from tests.support.internet import Internet, WebAnswer, WebRequest
 
 
 class Host:
-    """A table that changes with each request, and a file."""
+    """A table that changes with each request, a file, and one that waits a little for a second request."""
 
     def __init__(self) -> None:
-        self.count = 0
+        self.count, self.pair = 0, threading.Barrier(2)
 
     def answer(self, request: WebRequest) -> WebAnswer:
         """Answer by path."""
         self.count += 1
         if request.path == "/table.csv":
             return WebAnswer(body=b"id\n%d\n" % self.count)
-        return WebAnswer(body=b"weights") if request.path == "/weights.pt" else WebAnswer(status=404)
+        if request.path == "/pair.pt":
+            try:
+                self.pair.wait(0.3)
+            except threading.BrokenBarrierError:
+                self.pair.reset()
+        return WebAnswer(body=b"weights") if request.path.endswith(".pt") else WebAnswer(status=404)
 
 
 @pytest.fixture
@@ -107,7 +113,7 @@ def test_files_of_a_command_are_its_own(run: HookedRun) -> None:
     code = """
 import os, pathlib, subprocess
 pathlib.Path("mine.txt").write_text("mine")
-url = "http://files.example.org/weights.pt"
+url = "http://files.example.org/pair.pt"
 subprocess.run(f"wget -q {url} -O a.pt & wget -q {url} -O b.pt & wait", shell=True, check=True)
 """
     run.record(code)
