@@ -1,4 +1,4 @@
-"""The cells of a recorded notebook: as they are, but for paths of inputs that Kaggle cannot mount."""
+"""The cells of a recorded notebook: as they are, but for paths of inputs that Kaggle does not mount there."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -16,14 +16,16 @@ from offline_kit.adopt.notebook_code import NotebookCode
 from offline_kit.adopt.notebook_files import SHOWN_INPUT
 from offline_kit.adopt.notebook_metadata import read_cells, read_metadata
 from offline_kit.adopt.recording import RecordedRun
+from offline_kit.notebook.runtime.kit_runtime import GROUPS
 
-_MARK = f"# offline-kit: the inputs that the recording brings are below {SHOWN_INPUT}"
+_MARK = f"# offline-kit: the inputs of this cell are below {SHOWN_INPUT}"
 
 
 def read_recorded(recorded: RecordedRun, attached: AttachedSources) -> Adoption:
-    """Return a recorded notebook as an adoption whose cells are unchanged, unless they read packed inputs.
+    """Return a recorded notebook as an adoption whose cells are unchanged, unless they name inputs that are elsewhere.
 
-    Files of kind "input" come with the recording, and /kaggle/input is read-only. Raises as `read_cells`.
+    Files of kind "input" come with the recording, and /kaggle/input is read-only. A recording here shows sources in the
+    older layout, too, which most sessions on Kaggle no longer have; what ran on Kaggle stays. Raises as `read_cells`.
     """
     path = recorded.project / recorded.source
     cells = read_cells(path)
@@ -32,7 +34,8 @@ def read_recorded(recorded: RecordedRun, attached: AttachedSources) -> Adoption:
     packed = [file["folder"] for file in recorded.document["files"] if file["kind"] == "input"]
     packed_mounts = {folder.split("/")[1] for folder in packed if "/" in folder}
     code = NotebookCode((cell.number, cell.source) for cell in cells if cell.kind == "code")
-    edits = list(_edit_packed_paths(code, packed_mounts)) if packed_mounts else []
+    old_mounts = _list_old_mounts(recorded, attached) if recorded.document["where"] == "here" else set()
+    edits = list(_edit_paths(code, packed_mounts, old_mounts))
     edited = {edit.cell for edit in edits}
     changed = []
     for cell in cells:
@@ -49,12 +52,24 @@ def read_recorded(recorded: RecordedRun, attached: AttachedSources) -> Adoption:
     )
 
 
-def _edit_packed_paths(code: NotebookCode, mounts: Iterable[str]) -> Iterator[CellEdit]:
-    """Yield the edits of paths below these mounts, and of the folder of all mounts, which cells join with others."""
-    behind = re.compile(rf"/*(?:(?:{'|'.join(map(re.escape, mounts))})(?![\w.-])|[^/\w]|$)")
-    for edit in input_paths.edit_input_paths(code, ""):
-        if behind.match(code.reads[edit.cell].source, edit.span[1]):
-            yield edit
+def _list_old_mounts(recorded: RecordedRun, attached: AttachedSources) -> set[str]:
+    """Return the folders of the attached sources in the older layout of mounts: /kaggle/input/<slug>."""
+    references = [name for names in attached.by_kind().values() for name in names]
+    slugs = {name.split("/")[1] if "/" in name else name for name in references}
+    return slugs | {entry["mount"].partition("/")[0] for entry in recorded.document["inputs"]} - {*GROUPS}
+
+
+def _edit_paths(code: NotebookCode, packed: set[str], old: set[str]) -> Iterator[CellEdit]:
+    """Yield the edits of paths below these mounts and, where one is needed, of the folder of all mounts."""
+    if not packed | old:
+        return
+    named = re.compile(rf"/+(?:{'|'.join(map(re.escape, packed | old))})(?![\w.-])")
+    edits = list(input_paths.edit_input_paths(code, ""))
+    below = [edit for edit in edits if named.match(code.reads[edit.cell].source, edit.span[1])]
+    yield from below
+    if packed or below:  # cells join the folder of all mounts with others
+        bare = re.compile(r"/*(?:[^/\w]|$)")
+        yield from (edit for edit in edits if bare.match(code.reads[edit.cell].source, edit.span[1]))
 
 
 def _describe_edits(code: NotebookCode, edits: Iterable[CellEdit]) -> Iterator[ExternalNeed]:
@@ -64,4 +79,4 @@ def _describe_edits(code: NotebookCode, edits: Iterable[CellEdit]) -> Iterator[E
         need = ExternalNeed(
             kind=NeedKind.MOUNT, cell=edit.cell, line=line, text=read.source.splitlines()[line - 1]
         )
-        yield need.resolve(Outcome.SERVED, "the recording")
+        yield need.resolve(Outcome.SERVED, "the inputs")
