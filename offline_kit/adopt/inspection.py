@@ -128,10 +128,11 @@ def _switch_off(needs: Iterable[ExternalNeed], notebook: InspectedNotebook) -> I
 
     for (cell, span, _), group in groupby(needs, key=find_text):
         own, text = list(group), ""
-        is_met, source = all(need.switches_off for need in own), notebook.code.reads[cell].source
-        statement = None if own[0].kind is NeedKind.KAGGLE else own[0].statement
+        is_met, statement = all(need.switches_off for need in own), own[0].statement
         if is_met and span:
-            text = _comment_out(source, span) if statement else own[-1].stand_in
+            is_whole = statement and own[0].kind is not NeedKind.KAGGLE  # whose value is a path
+            source = notebook.code.reads[cell].source
+            text = _comment_out(source, span) if is_whole else own[-1].stand_in
         if span and text:
             notebook.edits.append(CellEdit(cell=cell, span=span, text=text))
         elif statement and statement != own[0].span:  # a shell line of several commands

@@ -65,6 +65,7 @@ def test_what_is_installed_becomes_a_requirement(tmp_path: Path, line: str, want
     ("line", "left"),
     [
         ("!pip install einops && ls", "!true && ls"),
+        ("!kaggle datasets download d/e; pip install einops", "!kaggle datasets download d/e; true"),
         ("%%bash\nset -e\npip install einops\nls", "%%bash\nset -e\ntrue\nls"),
         ("if x: os.system('pip install einops')\nimport os", "if x: 0\nimport os"),
         (
