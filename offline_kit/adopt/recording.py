@@ -1,6 +1,6 @@
 """The recorded run of a notebook: the record beside the project, to be committed, and where its part of a kit lies.
 
-The record is the recording's document with its files summed up by folder, and what identifies the part. The part itself,
+The record is the recording's document with its files summed up, and what identifies the part. The part itself,
 or of one that stays on Kaggle its manifest and document, lies in a folder of the project that git ignores.
 """
 
@@ -179,6 +179,9 @@ def write_record(project: Path, *, notebook: str = "", version: int = 0, local: 
     part = manifest.read_manifest(folder)
     document = _read_document(folder / PART / kit_recording.DOCUMENT)
     document["files"] = sum_files(document["files"])
+    for command in document["commands"]:
+        changed = command.pop("changed")  # perhaps all the files of an archive
+        command |= {"files": len(changed), "size": sum(file["size"] for file in changed)}
     recorded = RecordedRun(
         project=project,
         document=document,
@@ -216,7 +219,7 @@ def _read_document(path: Path) -> dict[str, Any]:
         document = json.loads(path.read_text(encoding="utf-8"))
         if (document["format"], bool(document["source"]["name"])) != (_FORMAT, True):
             raise ValueError(f"its format is {document['format']!r}, and this offline-kit supports {_FORMAT}")
-        _, _ = document["packages"], document["files"]
+        _, _, _ = document["packages"], document["files"], document["commands"]
         return dict(document)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _invalid_error(path, error) from error

@@ -23,6 +23,9 @@ def write_part(project: Path, **changes: Any) -> None:
         "format": 1,
         "source": recording.describe_source(project, "inference.ipynb"),
         "packages": [],
+        "commands": [
+            {"words": ["wget", "x"], "changed": [{"path": "a", "size": 2}, {"path": "b", "size": 3}]}
+        ],
         "files": [{"path": f"{CACHE}/{name}", **file} for name in ("config.json", "sub/model.bin")],
         **changes,
     }
@@ -52,6 +55,7 @@ def test_the_record_sums_files_up_and_leads_to_the_part(tmp_path: Path) -> None:
     assert recorded.document["source"]["cells"] == [1, 2]
     folder = "{scratch}/caches/huggingface/hub/models--a--b"
     assert recorded.document["files"] == [{"kind": "cache", "folder": folder, "files": 2, "size": 6}]
+    assert recorded.document["commands"] == [{"words": ["wget", "x"], "files": 2, "size": 5}]
     assert recording.find_recorded(tmp_path, "another.ipynb") is None
     assert recording.find_recorded(tmp_path, "") is None
     assert (tmp_path / ".offline-kit/recording/.gitignore").read_text() == "*\n"

@@ -69,6 +69,10 @@ def write_part(
     part.add_file("{scratch}/caches/torch/hub/large.pt", b"\0" * (2 << 20))
     if packed:
         part.add_file("{input}/my-models/a.bin", packed, "input")
+    changed = [{"path": "{working}/model.pt", **part.add_object(b"weights"), "executable": False}]
+    part.add(
+        "commands", words=["wget", "-q", "x"], folder="{working}", code=0, output="", changed=changed, cell=1
+    )
     part.mount(target)
     return target
 
@@ -254,7 +258,7 @@ def test_a_rehearsal_here_replays_what_stays_there(tmp_path: Path) -> None:
             "plain",
             "{working}",
             "{scratch}/caches/torch/hub",
-            "offline-kit",
+            *("wget -q x", "offline-kit"),
         }
         assert Path(facts["submission"]).read_text().split() == ["id,label", "p1,1"]
         downloads = here.calls("DownloadKernelOutput")

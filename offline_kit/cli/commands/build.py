@@ -80,7 +80,8 @@ def show_plan(plan: "BuildPlan", console: Console) -> dict[str, Any]:
     }
     _show_freeze(plan.freeze, sizes, console)
     _show_checkpoints(checkpoints, console)
-    console.step(f"a build would write '{config.out}' and '{config.lock}'; nothing was written")
+    lock = "" if plan.project.recorded else f" and '{config.lock}'"
+    console.step(f"a build would write '{config.out}'{lock}; nothing was written")
     weights = [pick(checkpoint, "size sha256", name="original") for checkpoint in checkpoints]
     return {**_freeze_facts(plan.freeze), "checkpoints": weights}
 

@@ -1,5 +1,6 @@
 """What is in a kit and why: its bytes by kind, part, package and file."""
 
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -123,7 +124,7 @@ def _describe_files(entries: Sequence[FileEntry]) -> list[dict[str, Any]]:
 
 
 def _describe_recording(kit_files: Iterable[KitFile]) -> Iterator[dict[str, Any]]:
-    """Yield an item for each recorded package, folder of files, repository and URL."""
+    """Yield an item for each recorded package, folder of files, repository, URL and command."""
     path = kit_facts.find_recording(kit_files)
     document = files.read_json(path) if path else {}
     for package in document.get("packages", ()):
@@ -136,6 +137,8 @@ def _describe_recording(kit_files: Iterable[KitFile]) -> Iterator[dict[str, Any]
         sizes[folder["folder"]] += folder["size"]
     for entry in (*document.get("repositories", ()), *document.get("urls", ())):
         sizes[entry.get("url") or entry["key"]] += entry["size"]
+    for command in document.get("commands", ()):
+        sizes[shlex.join(command["words"])] += sum(file["size"] for file in command["changed"])
     for name, size in sizes.items():
         facts = {"kind": "recording", "fate": "recorded", "why": "", "size": size}
         yield {"name": name, "version": "", **facts}
