@@ -1,7 +1,6 @@
 """Stand-ins, first on PATH, for commands that download: they run the real one and record it, or replay what it did."""
 
 import contextlib
-import fcntl
 import os
 import re
 import shlex
@@ -71,6 +70,8 @@ def _is_live(words: list[str]) -> bool:
 
 
 def _record_command(program: str, words: list[str], path: str) -> int:
+    import fcntl  # Windows, where this module is only imported, has none
+
     # What it starts itself belongs to it.
     environ = {**os.environ, "PATH": path}
     recorder = Path(environ.pop(RECORDER))
