@@ -46,6 +46,7 @@ def code_of(raised: "pytest.ExceptionInfo[ProjectError]") -> str:
 
 
 def test_the_record_sums_files_up_and_leads_to_the_part(tmp_path: Path) -> None:
+    """It has one line for each folder and command, and belongs to the notebook that was recorded."""
     notebook_of(tmp_path, "1 + 1", "2 + 2")
     write_part(tmp_path)
     written = recording.write_record(tmp_path, notebook="me/plants-recorder", version=3, local=True)
@@ -62,6 +63,7 @@ def test_the_record_sums_files_up_and_leads_to_the_part(tmp_path: Path) -> None:
 
 
 def test_only_other_cells_outdate_a_recording(tmp_path: Path) -> None:
+    """Outputs of a run in Jupyter change nothing."""
     notebook = notebook_of(tmp_path, "1 + 1")
     write_part(tmp_path)
     recorded = recording.write_record(tmp_path)
@@ -74,6 +76,7 @@ def test_only_other_cells_outdate_a_recording(tmp_path: Path) -> None:
 
 
 def test_a_part_that_is_gone_or_damaged_is_an_error(tmp_path: Path) -> None:
+    """Of a recording on Kaggle only the manifest has to be here."""
     notebook_of(tmp_path, "1 + 1")
     write_part(tmp_path)
     recorded, remote = recording.write_record(tmp_path), recording.write_record(tmp_path, notebook="me/r")
@@ -109,6 +112,7 @@ def test_cells_that_do_not_run_have_no_number(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "{}", '{"format": 2, "source": {"name": "x"}}', "[]"])
 def test_a_record_that_cannot_be_read_is_an_error(tmp_path: Path, text: str) -> None:
+    """Damaged, of another format, or of something else."""
     (tmp_path / recording.RECORD).write_text(text)
     with pytest.raises(ProjectError) as raised:
         recording.read_record(tmp_path)
