@@ -98,6 +98,13 @@ def test_installs_come_from_the_recorded_wheels(
     assert dict(zip(LINES, versions, strict=True)) == LINES
 
 
+def test_an_unrecorded_package_is_a_miss(part: RecordedPart, tmp_path: Path) -> None:
+    """pip fails for a package that was not installed when the run was recorded, and the miss is listed."""
+    replay = replay_lines(part, tmp_path, [f"{sys.executable} -m pip install -q --target x left right"])
+    assert replay.codes == (1,)
+    assert replay.misses == [("package", "package right")]
+
+
 @pytest.mark.parametrize("installer", ["PYTHON -m pip install", "uv pip install --python PYTHON"])
 def test_packages_are_built_from_recorded_repositories(
     part: RecordedPart, tmp_path: Path, image: Path, installer: str

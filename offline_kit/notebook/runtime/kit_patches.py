@@ -9,7 +9,7 @@ from importlib.machinery import ModuleSpec
 from typing import Any, NoReturn
 
 from . import kit_auditing
-from .kit_recording import RECORDER, REPLAY, log_event
+from .kit_recording import RECORDER, REPLAY, log_event, report_miss
 from .kit_runtime import KitError
 
 
@@ -100,6 +100,20 @@ def _restore_at_download(module: Any) -> None:
         kit_restoring.restore_at_download(module)
 
 
+def _report_missing_packages(module: Any) -> None:
+    error = module.DistributionNotFound
+    initialize = error.__init__
+
+    def report_and_initialize(self: Any, message: str, *others: Any) -> None:
+        initialize(self, message, *others)
+        _, is_missing, requirement = message.partition("No matching distribution found for ")
+        if is_missing:
+            report_miss("package", f"package {requirement}")
+
+    if REPLAY in os.environ:
+        error.__init__ = report_and_initialize
+
+
 def _patch_getpass(module: Any) -> None:
     if RECORDER in os.environ:
         module.getpass = refuse_prompt
@@ -119,5 +133,6 @@ _PATCHES: dict[str, Callable[[Any], None]] = {
     "huggingface_hub.file_download": _restore_at_download,
     "huggingface_hub._snapshot_download": _restore_at_download,
     "kagglehub": _skip_logins,
+    "pip._internal.exceptions": _report_missing_packages,
     "wandb": _skip_logins,
 }

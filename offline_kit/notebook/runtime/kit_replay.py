@@ -99,10 +99,8 @@ def _compare_versions(document: Mapping[str, Any]) -> None:
     running = platform.python_version()
     if running.split(".")[:2] != str(document["python"]).split(".")[:2]:
         print(f"warning: this was recorded with Python {document['python']}, and this is Python {running}")
-    if not document["finished"]:
-        print(
-            f"warning: the recorded run stopped in cell {document['error']['cell']}: nothing is known of later cells"
-        )
+    if error := document["error"]:
+        print(f"warning: the recorded run stopped in cell {error['cell']}: nothing is known of later cells")
     versions = _find_versions(document)
     for package in document["packages"]:
         version, before = versions.get(package["name"], ""), package["replaces"]
