@@ -4,7 +4,7 @@ import re
 import shlex
 
 from offline_kit.adopt import shell
-from offline_kit.adopt.findings import RECORD_REMEDY, ExternalNeed, NeedKind, Outcome
+from offline_kit.adopt.findings import ExternalNeed, NeedKind, Outcome
 from offline_kit.adopt.notebook_code import has_unknowns
 from offline_kit.adopt.notebook_files import (
     INPUT,
@@ -28,7 +28,7 @@ _TRAINED = frozenset({
 _SOURCE_PARTS = {"competition": 1, "dataset": 2, "notebook": 2, "model": 5}
 """How many parts the name of a source on Kaggle has."""
 _SPACY_MODEL = re.compile(r"[a-z]{2,3}_\w+_(sm|md|lg|trf)")
-_BESIDE = f"put {{}} next to the notebook and adopt again, or {RECORD_REMEDY}"
+_BESIDE = "put {} next to the notebook and adopt again"
 
 
 def decide_need(need: ExternalNeed, notebook: InspectedNotebook) -> ExternalNeed:
@@ -68,7 +68,7 @@ def _decide_model(need: ExternalNeed, notebook: InspectedNotebook) -> ExternalNe
             return need.meet(Outcome.SWITCHED_OFF, f"'{name}' is installed")
         is_own = not _SPACY_MODEL.fullmatch(name) or notebook.find_beside(name)
         is_here = bool(is_installed or (need.detail == "spacy.load" and is_own))
-    return need.resolve(Outcome.UNCHANGED, name) if is_here else need.ask(RECORD_REMEDY)
+    return need.resolve(Outcome.UNCHANGED, name) if is_here else need.ask_to_record()
 
 
 def _decide_install(need: ExternalNeed, notebook: InspectedNotebook) -> ExternalNeed:
@@ -78,7 +78,7 @@ def _decide_install(need: ExternalNeed, notebook: InspectedNotebook) -> External
         value = "nothing is taken out: the kit's packages come before the image's"
         return need.meet(Outcome.SWITCHED_OFF, value)
     if install is None or install.verb != "install" or any(map(has_unknowns, install.requirements)):
-        return need.ask(f"write its packages as constants, or {RECORD_REMEDY}")
+        return need.ask_to_record("write its packages as constants")
     if install.offline or (install.local and not (install.requirements or install.files or install.folders)):
         return need.resolve(Outcome.UNCHANGED, "installs from mounted files")
     return _bundle_packages(need, install, notebook)
@@ -91,7 +91,7 @@ def _bundle_packages(
     lines = [line for line in install.requirements if line.lower() not in _TOOLS]
     cloned, own, missing = _collect_local(need, install, notebook)
     if missing:
-        return need.ask(_BESIDE.format(" and ".join(f"'{path}'" for path in missing)))
+        return need.ask_to_record(_BESIDE.format(" and ".join(f"'{path}'" for path in missing)))
     lines += cloned
     bare = [redact_urls(line) for line in lines]
     notebook.requirements |= dict.fromkeys(bare)
@@ -152,10 +152,10 @@ def _find_clone(path: str, notebook: InspectedNotebook) -> str:
 def _decide_clone(need: ExternalNeed, notebook: InspectedNotebook) -> ExternalNeed:
     folder = join_run_path(need.folder, need.destination)
     if has_unknowns(need.target) or "*" in need.target:
-        return need.ask(f"write its URL as a constant, or {RECORD_REMEDY}")
+        return need.ask_to_record("write its URL as a constant")
     line = notebook.clones[folder] = shell.repository_requirement(need.target, need.detail)
     if not folder:
-        return need.ask(f"clone it into a folder of its own, or {RECORD_REMEDY}")
+        return need.ask_to_record("clone it into a folder of its own")
     hits = [hit for hit in notebook.find_beside(fetched_name(folder))[:1] if hit.is_dir()]
     name = notebook.relative_name(hits[0]) if hits else ""
     if any(_installs_from(folder, other) for other in notebook.needs):
@@ -165,7 +165,7 @@ def _decide_clone(need: ExternalNeed, notebook: InspectedNotebook) -> ExternalNe
         return need.meet(Outcome.REQUIREMENT, line, "" if name else note)
     if not hits:
         branch = f" at '{need.detail}'" if need.detail else ""
-        return need.ask(_BESIDE.format(f"a clone of it{branch}, '{fetched_name(folder)}',"))
+        return need.ask_to_record(_BESIDE.format(f"a clone of it{branch}, '{fetched_name(folder)}',"))
     notebook.laid_out[folder] = name
     if not any(hits[0].rglob("*.py")):
         notebook.checkpoints[name] = None
@@ -194,14 +194,15 @@ def _decide_download(need: ExternalNeed, notebook: InspectedNotebook) -> Externa
         stand_in = f'"{OUTPUT}/{name}"' if need.detail == "read" else ""
         return need.meet(Outcome.CHECKPOINT, file, stand_in=stand_in)
     # the name may be known at run time only, or be an id of Google Drive
-    return need.ask(_BESIDE.format(f"'{name}'") if "." in name and not has_unknowns(name) else RECORD_REMEDY)
+    is_known = "." in name and not has_unknowns(name)
+    return need.ask_to_record(_BESIDE.format(f"'{name}'") if is_known else "")
 
 
 def _decide_kaggle(need: ExternalNeed, notebook: InspectedNotebook) -> ExternalNeed:
     name = need.target.strip("/")
     parts, expected = name.split("/"), _SOURCE_PARTS[need.detail]
     if "*" in name or not name:
-        return need.ask(f"write its name as a constant, so that it can be attached, or {RECORD_REMEDY}")
+        return need.ask_to_record("write its name as a constant, so that it can be attached")
     if need.detail == "model" and len(parts) == 4:
         return need.ask(f"pin its version, as in '{name}/1': Kaggle attaches one version of a model")
     if len(parts) > expected and need.detail != "model":

@@ -52,8 +52,7 @@ class NotebookCell:
     node: dict[str, Any] = field(default_factory=dict)  # its other keys: id, metadata, attachments
 
 
-RECORD_REMEDY = "record a run (`adopt --record`)"
-"""The remedy for what reading cannot know and a run can."""
+_RECORD = "record a run (`adopt --record`)"
 _MAX_TEXT = 120  # characters of a line in a report
 
 
@@ -82,6 +81,7 @@ class ExternalNeed:
     remedy: str = ""
     switches_off: bool = field(default=False, compare=False)
     """Whether its line can be disabled, because what it downloads is available."""
+    is_recordable: bool = False  # whether it is open and a recording would settle it
     source: str = ""  # the metadata that contains it, if no cell does
     in_script: bool = False
 
@@ -114,6 +114,11 @@ class ExternalNeed:
     def ask(self, remedy: str, value: str = "") -> "ExternalNeed":
         """Return the need as left to the person; its line stays as it is."""
         return self.resolve(Outcome.UNRESOLVED, value or self.target, remedy)
+
+    def ask_to_record(self, alternative: str = "") -> "ExternalNeed":
+        """Return the need as left to a recording, or to what the person can do instead."""
+        remedy = f"{alternative}, or {_RECORD}" if alternative else _RECORD
+        return replace(self.ask(remedy), is_recordable=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,4 +185,4 @@ class Adoption:
     @property
     def recordable(self) -> tuple[ExternalNeed, ...]:
         """Those of them that a recording would settle."""
-        return tuple(need for need in self.unresolved if need.remedy.endswith(RECORD_REMEDY))
+        return tuple(need for need in self.unresolved if need.is_recordable)

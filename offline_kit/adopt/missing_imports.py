@@ -272,7 +272,7 @@ def _resolve_import(
         notebook.requirements[distributions[0]] = None
         return need.resolve(Outcome.REQUIREMENT, distributions[0])
     if any(folder not in notebook.laid_out for folder in notebook.clones):
-        return need.ask("a clone that is not next to the notebook may contain it: see above")
+        return need.ask_to_record("put the clone that may contain it next to the notebook and adopt again")
     lines = _installed_lines(notebook)
     # a package that the image has provides no import that the image lacks
     added = [key for key in _package_names(lines) if normalize_name(key) not in notebook.image.packages]
