@@ -286,7 +286,8 @@ def test_repositories_are_mirrored_as_git_saw_them(session: Session) -> None:
         "shallow": 2,
         "fetched": 3,
     }
-    assert "secret-word" not in json.dumps(document)
+    objects = [session.read_object(entry["sha256"]) for entry in by_name.values()]
+    assert not any(b"secret-word" in data for data in (json.dumps(document).encode(), *objects))
     shown = {}
     for name, entry in by_name.items():
         mirror = session.folder / "mirrors" / name
@@ -352,7 +353,7 @@ def test_lfs_files_of_a_clone_are_recorded(session: Session) -> None:
 
 @pytest.mark.slow
 def test_packages_are_recorded_as_wheels(session: Session) -> None:
-    """Of an index, an sdist, git, a folder, an input and a --target; versions replaced later, and what builds needed."""
+    """Of indexes, sdists, git, a folder, an input and a --target, with pip and uv; versions replaced, and build requirements."""
     files, site = session.folder / "files", session.folder / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(site)], check=True)
     # pip and IPython of this environment, as an image has them; what it installs goes into the new one.
@@ -362,10 +363,12 @@ def test_packages_are_recorded_as_wheels(session: Session) -> None:
     unpack_sdist(own_backend(files, "folder-package", asks=["tool"]), session.working / "folder")
     unpack_sdist(own_backend(files, "from-git"), files)
     sources = {path.name: path.read_text() for path in (files / "from_git-1.0").glob("*.*")}
-    with LocalIndex() as index:
+    with LocalIndex() as index, LocalIndex() as other_index:
         for name, version in (("plain", "1.0"), ("plain", "2.0"), ("side", "1.0"), ("tool", "1.0")):
             index.add(make_wheel(files, name, version))
         index.add(own_backend(files, "built"))
+        other_index.add(own_backend(files, "through-uv", asks=["uv-tool"]))
+        other_index.add(make_wheel(files, "uv-tool", "1.0"))
         host = GitHost(folder=session.folder / "git")
         host.make_repository("me/from-git", {**sources, "from_git/__init__.py": ""})
         with Internet(
@@ -378,6 +381,8 @@ def test_packages_are_recorded_as_wheels(session: Session) -> None:
                 f"{install} -U plain\n{install} --target libs side",
                 f"{install} git+https://github.com/me/from-git ./folder/folder_package-1.0",
                 f"{install} --no-index --find-links {session.folder}/input/wheels attached",
+                f"!{sysconfig.get_path('scripts')}/uv pip install --python {session.python} "
+                f"--index-url {other_index.url} through-uv",
             )
     facts = {
         package["name"]: (
@@ -397,9 +402,10 @@ def test_packages_are_recorded_as_wheels(session: Session) -> None:
         "from-git": ("1.0", git, "from_git-1.0-py3-none-any.whl", 3, ""),
         "folder-package": ("1.0", "folder", "", 3, ""),
         "attached": ("1.0", "folder", "", 4, ""),
+        "through-uv": ("1.0", "index", "through_uv-1.0-py3-none-any.whl", 5, ""),
     }
     others = {wheel["wheel"].partition("-py3")[0]: wheel["sha256"] for wheel in document["build_wheels"]}
-    assert set(others) == {"plain-1.0", "side-1.0", "tool-1.0"}
+    assert set(others) == {"plain-1.0", "side-1.0", "tool-1.0", "uv_tool-1.0"}
     assert session.read_object(others["tool-1.0"]) == (files / "tool-1.0-py3-none-any.whl").read_bytes()
     assert document["notes"] == []
     assert document["unrecorded"] == []

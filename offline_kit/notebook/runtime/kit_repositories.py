@@ -29,6 +29,10 @@ def run_program(
     )
 
 
+def _leave_out_urls(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    return None if Path(member.name).name == "FETCH_HEAD" else member
+
+
 @dataclass(frozen=True)
 class GitRequest:
     """What a git process asked a server for."""
@@ -113,6 +117,7 @@ class RepositoryRecorder:
             print(f"recording: repository {redact(request.url)}", flush=True)
             # Branches and tags; `--mirror` would bring every pull request, too.
             self._run_git("clone", "--bare", "--template=", *request.depth, request.url, mirror)
+            self._run_git("-C", mirror, "remote", "remove", "origin", may_fail=True)  # may have a token
         elif (mirror / "shallow").exists() and not request.depth:
             everything = [f"+refs/{kind}/*:refs/{kind}/*" for kind in ("heads", "tags")]
             self._run_git("-C", mirror, "fetch", "--unshallow", request.url, *everything)
@@ -144,7 +149,7 @@ class RepositoryRecorder:
                 commit = self._run_git("-C", mirror, "rev-parse", "HEAD", may_fail=True)
                 path = mirror.with_suffix(".tar")
                 with tarfile.open(path, "w") as archive:
-                    archive.add(mirror, ".")
+                    archive.add(mirror, ".", filter=_leave_out_urls)
                 stored = link_object(path)
                 path.unlink()
                 repositories.append({"url": redact(url), "commit": commit, **stored, "cell": cell})
