@@ -115,8 +115,13 @@ class RepositoryRecorder:
     def _update_mirror(self, mirror: Path, request: GitRequest) -> None:
         if not mirror.exists():
             print(f"recording: repository {redact(request.url)}", flush=True)
+            # Most objects need not come twice; a partial clone lacks some.
+            is_whole = request.worktree and not re.search(
+                "--(?:depth|filter|shallow)", " ".join(request.words)
+            )
+            clone = ["--reference-if-able", request.worktree, "--dissociate"] if is_whole else request.depth
             # Branches and tags; `--mirror` would bring every pull request, too.
-            self._run_git("clone", "--bare", "--template=", *request.depth, request.url, mirror)
+            self._run_git("clone", "--bare", "--template=", *clone, request.url, mirror)
             self._run_git("-C", mirror, "remote", "remove", "origin", may_fail=True)  # may have a token
         elif (mirror / "shallow").exists() and not request.depth:
             everything = [f"+refs/{kind}/*:refs/{kind}/*" for kind in ("heads", "tags")]
