@@ -18,6 +18,8 @@ from offline_kit.adopt.notebook_metadata import read_cells, read_metadata
 from offline_kit.adopt.recording import RecordedRun
 from offline_kit.notebook.runtime.kit_runtime import GROUPS
 
+_CLEARING = re.compile(r"\b(?:rmtree\(|umount\b|rm\b)[^\n]*/kaggle/input/?(?![\w/])")
+"""What the cell that Kaggle exports for Colab does; on a read-only mount it does nothing, below our links it would."""
 _MARK = f"# offline-kit: the inputs of this cell are below {SHOWN_INPUT}"
 
 
@@ -69,7 +71,10 @@ def _edit_paths(code: NotebookCode, packed: set[str], old: set[str]) -> Iterator
     yield from below
     if packed or below:  # cells join the folder of all mounts with others
         bare = re.compile(r"/*(?:[^/\w]|$)")
-        yield from (edit for edit in edits if bare.match(code.reads[edit.cell].source, edit.span[1]))
+        for edit in edits:
+            source = code.reads[edit.cell].source
+            if bare.match(source, edit.span[1]) and not _CLEARING.search(source):
+                yield edit
 
 
 def _describe_edits(code: NotebookCode, edits: Iterable[CellEdit]) -> Iterator[ExternalNeed]:

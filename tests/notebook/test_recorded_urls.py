@@ -85,6 +85,10 @@ try:
     urllib.request.urlopen(f"{site}/missing")
 except urllib.error.HTTPError as error:
     answers["missing"] = [error.code, error.read().decode()]
+try:
+    urllib.request.urlopen(f"{site}/missing-unread")
+except urllib.error.HTTPError as error:
+    answers["unread"] = error.code
 print(json.dumps(answers))
 """
 

@@ -59,7 +59,7 @@ for number in range(2):
     head = torch.nn.Linear(4, 1).state_dict()
     torch.save({f"head.{name}": value for name, value in head.items()}, folder / f"fold{number}.pth")
 for number in range(3):
-    x = random.random((40, 2))
+    x = random.random((40, 2)) * 5
     booster = GradientBoostingRegressor(n_estimators=5, random_state=number).fit(x, x[:, 0])
     joblib.dump(booster, folder / f"fold{number}.joblib")
 for number in range(1, 5):
