@@ -215,9 +215,10 @@ def test_a_notebook_before_any_kit_brings_the_runtime(tmp_path: Path) -> None:
         for cell in json.loads(rendered(tmp_path / "plants", None).text)["cells"]
         if cell["cell_type"] == "code"
     ]
-    program = "\n".join([*code[:3], "print(offline_kit_runtime.__file__)"])
+    program = tmp_path / "cells.py"
+    program.write_text("\n".join([*code[:3], "print(offline_kit_runtime.__file__)"]))
     env = processes.copy_environment(OFFLINE_KIT_SCRATCH=str(tmp_path / "scratch"))
-    printed = processes.run_command([sys.executable, "-c", program], env=env).out.strip()
+    printed = processes.run_command([sys.executable, program], env=env).out.strip()
     folder = Path(printed).parent
     assert folder == tmp_path / "scratch" / "runtime" / "offline_kit_runtime"
     assert {path.name: path.read_bytes() for path in folder.glob("*.py")} == resources.runtime_files()
