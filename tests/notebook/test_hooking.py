@@ -177,3 +177,9 @@ def test_children_import_from_the_current_folder_as_before(run: HookedRun, path:
     subprocess.run([sys.executable, "deep/script.py"], check=True)
     """
     assert run.record(textwrap.dedent(code), PYTHONPATH=path).stdout == output
+
+
+def test_the_search_path_of_a_script_begins_as_ever(run: HookedRun) -> None:
+    """Scripts find their files by sys.path[0]; only child processes need the hooks' folder."""
+    code = "import sys; print(sys.path[0])"
+    assert run.record(code).stdout == run.replay(code).stdout == "\n"  # of `python -c`

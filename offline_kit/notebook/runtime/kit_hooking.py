@@ -59,8 +59,6 @@ def install_hooks(scratch: Path) -> None:
         os.environ[name] = os.pathsep.join(
             [str(folder), *(entry for entry in entries if entry != str(folder))]
         )
-    if str(hooks) not in sys.path:
-        sys.path.insert(0, str(hooks))
 
 
 def write_sitecustomize(hooks: Path, module: str, function: str) -> None:
