@@ -133,13 +133,14 @@ def test_an_image_that_moved_is_noted(part: RecordedPart, tmp_path: Path) -> Non
     """Packages of which the image has another version than when the run was recorded are named, and no other."""
     part.add_wheel("pytest", "99.0", replaces="0.1")
     part.add_wheel("packaging", "99.0", replaces=metadata.version("packaging"))
+    part.add_wheel("pluggy", metadata.version("pluggy"), replaces="0.1")
     part.add_wheel("unheard-of", "1.0", replaces="0.9")
     part.add_wheel("brand-new", "1.0")
     replay = replay_lines(part, tmp_path)
     noted = [name for line in replay.setup.splitlines() if line.startswith("note: ") for name in line.split()]
     named = {package["name"] for package in part.document["packages"]} & set(noted)
     assert named == {"pytest", "unheard-of"}
-    assert replay.versions == {name: metadata.version(name) for name in ("pytest", "packaging")}
+    assert replay.versions == {name: metadata.version(name) for name in ("pytest", "packaging", "pluggy")}
 
 
 def test_the_setup_can_run_again(part: RecordedPart, repository: Path, tmp_path: Path) -> None:
