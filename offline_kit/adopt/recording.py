@@ -39,9 +39,7 @@ class RecordedRun:
     id: str  # of the part as it was recorded
     size: int
     count: int  # number of its files
-    notebook: str = (
-        ""  # "owner/slug" of the notebook whose output the part is; empty: the part is on this disk
-    )
+    notebook: str = ""  # "owner/slug" of the notebook whose output the part is; empty: it is on this disk
     version: int = 0
     local: bool = False  # whether that notebook is at a local Kaggle
 
@@ -75,22 +73,27 @@ class RecordedRun:
         """Where the part lies."""
         return recording_folder(self.project)
 
+    @property
+    def is_here(self) -> bool:
+        """Whether the folder has this very recording, not one that was made elsewhere before or since."""
+        return (self.folder / MARKER).is_file() and manifest.read_manifest(self.folder).id == self.id
+
     @cached_property
     def part(self) -> KitPart:
         """The part as it was recorded; raises ProjectError if it is not on this machine, or not complete."""
         folder = self.folder
-        if not (folder / MARKER).is_file():
+        if not self.is_here:
             copy = f"copy '{folder}' from the machine that has it, or record again: "
             raise ProjectError(
-                f"the recording of '{self.source}' is not on this machine",
+                f"the recording {self.id[:12]} of '{self.source}' is not on this machine",
                 code="recording-not-here",
                 hint=f"{'fetch what names it: ' if self.notebook else copy}{self.rebuild_command}",
             )
         part = manifest.read_manifest(folder)
-        wrong = [] if part.id == self.id else ["it has another id than the record says"]
         entries = () if self.notebook else part.entries
-        wrong += [f"'{e.stored}' is missing or has another size" for e in entries if not _is_whole(folder, e)]
-        if wrong:
+        if wrong := [
+            f"'{e.stored}' is missing or has another size" for e in entries if not _is_whole(folder, e)
+        ]:
             raise ProjectError(
                 f"the recording in '{folder}' is damaged",
                 code="recording-damaged",

@@ -226,7 +226,7 @@ def record_remotely(session: KaggleSession, plan: RecordingPlan) -> RecordedRun:
     new = make_recorder(session, plan)
     project, final = plan.config.project, recording.recording_folder(plan.config.project)
     before = recording.read_record(project)
-    if before and before.notebook == new.ref and (final / MARKER).is_file():
+    if before and before.notebook == new.ref and before.is_here:
         planned = push_notebook.plan_notebook(new, session)
         if planned.version == before.version:
             push_notebook.void_version(new, planned.version, session)

@@ -89,7 +89,7 @@ def test_a_part_that_is_gone_or_damaged_is_an_error(tmp_path: Path) -> None:
     write_part(tmp_path, finished=False)
     with pytest.raises(ProjectError) as raised:
         _ = recorded.part
-    assert code_of(raised) == "recording-damaged"
+    assert code_of(raised) == "recording-not-here"
     (folder / "offline-kit.json").unlink()
     with pytest.raises(ProjectError) as raised:
         _ = recorded.part
