@@ -45,6 +45,17 @@ _PROXIES = frozenset(("http_proxy", "https_proxy", "all_proxy", "no_proxy"))
 # Of Python and uv, requests, curl, git, and pip: https://docs.openssl.org/master/man3/SSL_CTX_load_verify_locations/,
 # https://requests.readthedocs.io/en/latest/user/advanced/#ssl-cert-verification
 _CERTIFICATES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO", "PIP_CERT")
+# uv takes only what is in the environment's own folder for installed, and --system for another Python than this
+# environment's (https://docs.astral.sh/uv/pip/environments/): here pip installs, which sees the kernel's packages.
+_UV = """#!/bin/sh
+[ "$1 $2" = "pip install" ] || exec "{uv}" "$@"
+shift 2
+for word do
+    shift
+    case "$word" in --system|--no-cache|--no-progress|--compile-bytecode) ;; *) set -- "$@" "$word" ;; esac
+done
+exec "{python}" -m pip install "$@"
+"""
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -240,6 +251,11 @@ def _add_writable_site(environment: RehearsalEnvironment, folder: Path, prefix: 
     for name in ("pip", "pip3"):
         (scripts / name).write_text(f'#!/bin/sh\nexec "{inside}/bin/python" -m pip "$@"\n')
         (scripts / name).chmod(0o755)
+    if environment.recorded and environment.uv:
+        (scripts / "uv").write_text(
+            _UV.format(uv=f"{prefix}/rehearsal/bin/uv", python=f"{inside}/bin/python")
+        )
+        (scripts / "uv").chmod(0o755)
     for script in python.parent.iterdir() if interpreter["venv"] else ():
         if not (scripts / script.name).exists():
             (scripts / script.name).symlink_to(script)

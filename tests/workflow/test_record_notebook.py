@@ -16,6 +16,7 @@ from offline_kit.local_kaggle.kernel_runs import RunJob
 from offline_kit.notebook import scripts
 from offline_kit.workflow import record_notebook
 from tests.support.adopting import notebook_of
+from tests.support.kits import wheel
 from tests.support.shipping import CONTEST, Told, Yard, in_places, make_project, yard
 
 READS = f"""import csv
@@ -232,7 +233,12 @@ def test_what_stops_a_recording(here: Yard, cell: str, code: str, hint: str) -> 
 def test_a_recording_here_is_rehearsed_offline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Files beside the notebook and local inputs are found in both; a run that fails later is kept beside the good one."""
     put(tmp_path, "input/mine/a.bin", "helper.py")
-    cells = ("import helper\nassert helper.x == 1", "open('/kaggle/input/mine/a.bin').read()")
+    name, data = wheel("plain")
+    (tmp_path / "input" / "mine" / name).write_bytes(data)
+    cells = (
+        "import helper\nassert helper.x == 1",
+        f"!uv pip install --system /kaggle/input/mine/{name}\nimport plain",
+    )
     writes = "open('submission.csv', 'w').write('id,label\\n1,0\\n')"
     notebook = notebook_of(tmp_path, *cells, writes, name="predict.ipynb")
     words = ["adopt", str(notebook), str(tmp_path), "--record", "--env", "current"]
@@ -240,7 +246,9 @@ def test_a_recording_here_is_rehearsed_offline(tmp_path: Path, capsys: pytest.Ca
         with pytest.raises(SystemExit) as ended:
             main(command)
         assert ended.value.code == 0, capsys.readouterr().err
-    assert "submission is identical" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "recording: cell 2 took" in told, "each cell is told while it runs"
+    assert "submission is identical" in told
 
     before = recording.read_record(tmp_path)
     notebook_of(tmp_path, *cells, "1 / 0", name="predict.ipynb")
