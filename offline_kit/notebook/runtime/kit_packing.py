@@ -159,7 +159,7 @@ def _find_cached_files() -> Iterator[FileToPack]:
 def _find_hub_files(started: float) -> Iterator[FileToPack]:
     """Yield what a hub's client has downloaded since then to a folder that a cell names, in place of the cache."""
     session = SessionFolders()
-    tops = {session.working, Path.home(), Path(tempfile.gettempdir())}
+    tops = {session.working, Path.home(), Path(tempfile.gettempdir())} - {Path("/")}
     others = {session.scratch, session.inputs, *tops}
     for top in tops:
         for name, folders, _ in os.walk(top):
