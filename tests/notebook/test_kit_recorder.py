@@ -498,3 +498,27 @@ def test_files_that_a_hub_put_elsewhere_are_packed(session: Session) -> None:
         "moved/models--me--net/snapshots/c1/config.json",
     }
     assert {file["kind"] for file in document["files"]} == {"hub"}
+
+
+def test_what_a_recording_cannot_answer_is_listed(session: Session) -> None:
+    """Hosts of which nothing was recorded, with their cell, the names of secrets without values, packages of the system."""
+    session.variables = {"HF_TOKEN": "word-of-mine"}
+    document = session.record(
+        "import socket",
+        """
+        for host in ("first.invalid", "localhost"):
+            try:
+                socket.create_connection((host, 9))
+            except OSError:
+                pass
+        """,
+        """
+        from kaggle_secrets import UserSecretsClient
+        assert UserSecretsClient().get_secret("HF_TOKEN") == "word-of-mine"
+        """,
+        "!apt-get install --simulate -y no-such-package-1",
+    )
+    assert document["unrecorded"] == [{"host": "first.invalid", "cell": 2}]
+    assert document["secrets"] == ["HF_TOKEN"]
+    assert "word-of-mine" not in json.dumps(document)
+    assert document["system_packages"] == (["no-such-package-1"] if shutil.which("apt-get") else [])

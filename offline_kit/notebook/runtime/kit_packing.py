@@ -300,6 +300,8 @@ def _list_unrecorded(
     for cache, suffixes in _CACHE_HOSTS.items():
         if any(file["path"].startswith(f"{{scratch}}/caches/{cache}/") for file in document["files"]):
             hosts |= {event["host"] for event in connects if event["host"].endswith(suffixes)}
+    if document["secrets"]:  # which Kaggle's own client asks for
+        hosts.add("www.kaggle.com")
     unrecorded = {
         event["host"]: event["cell"] for event in reversed([*connects]) if event["host"] not in hosts
     }
