@@ -89,6 +89,7 @@ try:
     urllib.request.urlopen(f"{site}/missing-unread")
 except urllib.error.HTTPError as error:
     answers["unread"] = error.code
+answers["tried"] = urllib.request.urlopen(f"{site}/table.csv?tried").status
 print(json.dumps(answers))
 """
 
@@ -144,7 +145,7 @@ urllib.request.urlopen(urllib.request.Request("https://files.example.org/ask?tok
 
 
 def test_half_answers_and_secrets_are_not_recorded(run: HookedRun) -> None:
-    """Of a body that was not read to its end nothing is kept; a token in an answer, a URL and a cookie neither."""
+    """Of a large body that was not read to its end nothing is kept; a token in an answer, a URL and a cookie neither."""
     run.record(PARTIAL)
     login, ask = run.events("url")
     assert (login["key"], ask["key"].rpartition(" ")[0]) == (

@@ -180,11 +180,10 @@ class _RecordedBody(io.RawIOBase):
         return True
 
     def close(self) -> None:
-        if self.writer and self.response.status >= 400:
-            # urllib raises an error, whose page nobody reads.
-            with contextlib.suppress(Exception):
-                while self.writer and self.read(1 << 16):
-                    pass
+        # The page of an error, or of a host that is only tried (`urlopen(url).status`), is closed unread.
+        with contextlib.suppress(Exception):
+            while self.writer and self.writer.size < 1 << 20 and self.read(1 << 16):
+                pass
         if self.writer:
             self.writer.discard()
             self.writer = None
