@@ -22,8 +22,8 @@ PARTS = {{"recording": arguments["id"]}}
 offline_kit_runtime.open_recorded(PARTS{extra})
 print(json.dumps(["PARTS" in globals()]))
 for line in arguments["lines"]:
-    done = subprocess.run(line, shell=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    print(json.dumps([line, done.returncode, done.stdout]))
+    ran = subprocess.run(line, shell=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    print(json.dumps([line, ran.returncode, ran.stdout]))
 """
 
 
