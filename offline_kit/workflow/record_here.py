@@ -79,6 +79,11 @@ class _LocalRun:
         self.plan, self.options, self.shop, self.folder = plan, options, shop, folder
         self.sandbox = _find_sandbox(plan)
         beside = plan.list_beside()
+        for name in plan.find_crowded(beside):
+            shop.report.warn(
+                f"'{name}' has too many files for the run to see them; put what it reads below input/"
+            )
+            del beside[name]
         self.modules = [path for path in beside.values() if path.suffix == ".py"]
         cells = [cell.source for cell in plan.adoption.adoption.cells]
         texts = [path.read_text(encoding="utf-8", errors="replace") for path in self.modules]

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -36,6 +37,7 @@ from offline_kit.workflow.kaggle_session import KaggleSession
 
 SUFFIX = " recorder"
 DOCUMENT = f"{recording.PART}/{kit_recording.DOCUMENT}"
+_CROWDED = 20_000  # files
 _LIMITS = ("time-limit-reached", "memory-limit-reached", "kernel-died")
 _KINDS = {
     "cache": "downloads of hubs",
@@ -92,6 +94,11 @@ class RecordingPlan:
                 if not (is_input or is_hidden or is_own):
                     entries.setdefault(path.name, path)
         return entries
+
+    def find_crowded(self, entries: Mapping[str, Path]) -> list[str]:
+        """Return which of these hold so many files that they are data: a run has a copy of each file beside it."""
+        counts = {name: sum(1 for _ in islice(path.rglob("*"), _CROWDED)) for name, path in entries.items()}
+        return [name for name, count in counts.items() if count == _CROWDED]
 
 
 def plan_recording(notebook: Path, project: Path, report: Reporter = SILENT) -> RecordingPlan:

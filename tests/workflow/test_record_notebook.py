@@ -99,6 +99,16 @@ def test_files_beside_the_notebook(tmp_path: Path) -> None:
     assert set(made.list_beside()) == {"a.py", "helper.py", "src", "nb"}
 
 
+def test_a_folder_of_data_is_not_shown_beside(tmp_path: Path) -> None:
+    """A run gets copies of the files beside it, so a folder with very many is told and left out."""
+    put(tmp_path, "few/a.py", "many/a/a.txt")
+    for number in range(20_000):
+        (tmp_path / "many" / str(number)).symlink_to("a/a.txt")
+    notebook_of(tmp_path, "print(1)", name="predict.ipynb")
+    made = plan(tmp_path)
+    assert made.find_crowded(made.list_beside()) == ["many"]
+
+
 def test_another_notebook_than_the_adopted_one(tmp_path: Path) -> None:
     """A project adopts one notebook; recording a second one would be recorded for nothing."""
     notebook_of(tmp_path, "print(1)", name="predict.ipynb")
