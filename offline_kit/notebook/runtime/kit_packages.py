@@ -124,8 +124,9 @@ class PackageRecorder:
 
         `commands` are those of the session: only they say which index uv took a package from.
         """
-        lines = [line for line in map(" ".join, commands) if re.search(r"\buv\b.* install ", line)]
-        indexes = [index for line in lines for index in _INDEX_OPTION.findall(line)]
+        lines = [*map(" ".join, commands)]
+        uv_lines = [line for line in lines if re.search(r"\buv\b.* install ", line)]
+        indexes = [index for line in uv_lines for index in _INDEX_OPTION.findall(line)]
         self.environ["PIP_EXTRA_INDEX_URL"] = " ".join(
             [self.environ.get("PIP_EXTRA_INDEX_URL", ""), *indexes]
         )
@@ -140,6 +141,8 @@ class PackageRecorder:
         wheels = self._make_wheels([*added, *reported])
         # What uv has built, pip builds again, in environments that it reports.
         wheels |= self._make_wheels(package for package in self._read_reports() if package not in reported)
+        if any("--no-binary" in line for line in lines):  # a line that takes no wheel in a replay either
+            wheels |= self._fetch_sdists(package.requirement for package in reported)
         packages = [
             {
                 "name": package.name,
@@ -179,15 +182,25 @@ class PackageRecorder:
                 wheels[batch.get(name, path.name)] = self._add_wheel(path)
         return wheels
 
+    def _fetch_sdists(self, requirements: Iterable[str]) -> dict[str, dict[str, Any]]:
+        folder = Path(tempfile.mkdtemp(prefix="sdists", dir=self.folder))
+        sdists = [line for line in requirements if re.search(r"://.*\.(?:tar\.\w+|zip)(?:#|$)", line)]
+        if error := self._run_pip(folder, sdists, "download", "--dest"):
+            self.notes.append(redact(f"no sdists for --no-binary: {error}"))
+        paths = [path for path in folder.iterdir() if path.suffix != ".txt"]
+        return {path.name: self._add_wheel(path) for path in paths}
+
     def _add_wheel(self, path: Path) -> dict[str, Any]:
         return {"wheel": path.name, **link_object(path)}
 
-    def _run_pip(self, folder: Path, requirements: Iterable[str]) -> str:
-        """Put wheels into a folder; return pip's error, "" if there is none."""
+    def _run_pip(
+        self, folder: Path, requirements: Iterable[str], verb: str = "wheel", option: str = "--wheel-dir"
+    ) -> str:
+        """Put the files of requirements into a folder; return pip's error, "" if there is none."""
         listing = folder / "requirements.txt"
         listing.write_text("".join(f"{line}\n" for line in requirements), encoding="utf-8")
         quiet = ("--disable-pip-version-check", "--no-input", "--progress-bar", "off")
-        words = ("wheel", "--no-deps", "--wheel-dir", str(folder), "-r", str(listing), *quiet)
+        words = (verb, "--no-deps", option, str(folder), "-r", str(listing), *quiet)
         done = run_program((sys.executable, "-m", "pip", *words), self.environ)
         errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
         return (errors or done.stderr.splitlines() or ["pip failed"])[-1] if done.returncode else ""
