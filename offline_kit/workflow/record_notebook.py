@@ -177,7 +177,7 @@ def explain_failure(problem: ProjectError, plan: RecordingPlan, lacking: Iterabl
 def describe_kept(document: Mapping[str, Any] | None, folder: Path) -> tuple[str, ...]:
     """Return the lines of an error about what was recorded before it, and where that is."""
     lines = (f"recorded until then: {kind}: {text}" for kind, text in summarize_document(document or {}))
-    return (*lines, f"all of it is kept in: {folder}")
+    return (*lines, f"kept in: {folder}")
 
 
 def check_finished(document: Mapping[str, Any] | None, plan: RecordingPlan) -> ProjectError | None:

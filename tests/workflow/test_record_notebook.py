@@ -229,9 +229,9 @@ def test_a_recording_there_stays_there(here: Yard) -> None:
     ],
 )
 def test_what_stops_a_recording(here: Yard, cell: str, code: str, hint: str) -> None:
-    """It has a code and a hint, and nothing is taken for a recording."""
+    """It has a code and a hint; what was recorded until then is fetched, and is no recording."""
     notebook_of(here.project, READS, cell, name="predict.ipynb")
-    record(here).failed(1, f"error[{code}]", hint)
+    record(here).failed(1, f"error[{code}]", hint, "kept in: ")
     assert recording.read_record(here.project) is None
 
 
