@@ -1,5 +1,11 @@
-"""Translate the names of accelerators into Kaggle's machine shapes."""
+"""Translate the names of accelerators into Kaggle's machine shapes, and tell what each machine has."""
 
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from offline_kit.core import resources
 from offline_kit.core.errors import UsageError, suggest_name
 
 MACHINE_SHAPES = (
@@ -28,9 +34,29 @@ RETIRED = ("p100", "nvidiateslap100")
 RESERVED = ("t4highmem", "nvidiateslat4highmem")
 """Listed by Kaggle's client, but only for Kaggle's administrators."""
 
-# About 30 GB on CPU and T4 notebooks: https://www.kaggle.com/docs/notebooks#technical-specifications
-MEMORY = {"": 30 * 10**9, "NvidiaTeslaT4": 30 * 10**9}
-"""Bytes of memory that a notebook may use, by machine shape; of the other shapes it is not published."""
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What a session on Kaggle may use, sizes in bytes; None: not published."""
+
+    cores: int | None = None
+    memory: int | None = None
+    gpus: int = 0
+    gpu_memory: int | None = None  # of each GPU
+    seconds: int
+    disk: int  # of /kaggle/working
+    files: int  # in /kaggle/working; more are saved, but Kaggle lists them slowly
+
+
+def find_machine(shape: str) -> Machine:
+    """Return the machine of a machine shape, "" for a CPU; of a shape that is not known, only what all have."""
+    table = _read_machines()
+    return Machine(**table["session"], **table["machines"].get(shape or "cpu", {}))
+
+
+@cache
+def _read_machines() -> dict[str, Any]:
+    return tomllib.loads(resources.data_file("machines.toml").read_text(encoding="utf-8"))
 
 
 def find_machine_shape(accelerator: str) -> str:

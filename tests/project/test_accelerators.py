@@ -10,7 +10,7 @@ from offline_kit.notebook.rendering import NotebookTarget, render_notebook
 from offline_kit.packages import cuda_abi
 from offline_kit.packages.cuda_abi import WheelAbi
 from offline_kit.project import images
-from offline_kit.project.accelerators import ALIASES, MACHINE_SHAPES, find_machine_shape
+from offline_kit.project.accelerators import ALIASES, MACHINE_SHAPES, find_machine, find_machine_shape
 from offline_kit.project.images import Image
 from offline_kit.project.types import Artifact, Kit, NotebookSettings
 
@@ -155,3 +155,13 @@ def test_flash_attention_on_a_t4_is_told(tmp_path: Path) -> None:
     (found,) = cuda_abi.check_cuda_abi([flash], GPU, "t4x2")
     assert "newer GPU than the T4" in found.what
     assert cuda_abi.check_cuda_abi([flash], GPU, "l4") == ()
+
+
+@pytest.mark.parametrize("shape", ["", *MACHINE_SHAPES])
+def test_each_machine_has_its_limits(shape: str) -> None:
+    """Every machine shape has the limits of a session; GPUs exactly where there are some."""
+    machine = find_machine(shape)
+    assert (machine.seconds, machine.disk, machine.files) == (12 * 3600, 20 * 10**9, 500)
+    assert (machine.gpus > 0) is bool(shape)
+    assert find_machine("").memory == 30 * 1024**3
+    assert find_machine("").cores == 4

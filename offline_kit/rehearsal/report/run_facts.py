@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from offline_kit.core import files
-from offline_kit.project.accelerators import MEMORY
+from offline_kit.project.accelerators import find_machine
 from offline_kit.rehearsal import kernel, kit_facts
 from offline_kit.rehearsal.execution import KernelRun, KernelSetup
 from offline_kit.rehearsal.kernel import Difference
@@ -47,7 +47,7 @@ def collect_facts(folder: Path, run: RunEvidence) -> dict[str, Any]:
         "curve": [[round(sample.seconds, 2), sample.memory] for sample in run.result.outcome.memory_curve],
         "limits": {
             "seconds": request.context.time_limit or request.timeout,
-            "memory": request.memory or MEMORY.get(metadata.get("machine_shape") or ""),
+            "memory": request.memory or find_machine(metadata.get("machine_shape") or "").memory,
         },
         "differences": [asdict(difference) for difference in differences],
         "unproven": list(_list_unproven(run, differences)),
