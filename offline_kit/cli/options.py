@@ -195,6 +195,9 @@ def load_config(project: Path, flags: dict[str, Any]) -> "Config":
 
     for name in ("competition_data", "out"):
         flags[name] = flags[name].absolute() if flags.get(name) else None
+    hidden = flags.get("hidden")
+    if hidden and not hidden.startswith("auto") and hidden != "none":
+        flags["hidden"] = str(Path(hidden).absolute())
     for name in ("requirements", "packages", "modules"):
         flags[name] = tuple(path.absolute() for path in flags.get(name, ()))
     patterns = flags.get("checkpoints", ())
@@ -252,6 +255,11 @@ AT = _at_option()
 TO_OPTIONS = combine_options(
     choice_option("--to", KAGGLES, "Kaggle, or a local Kaggle on this machine.", word_target),
     _at_option("; default: this command serves one"),
+)
+HIDDEN = value(
+    "--hidden",
+    "FOLDER|auto|none",
+    "Run once more as in the scoring run, on other data: made from the public data (auto), or a folder.",
 )
 VERBOSE = flag("-v --verbose", "Show the contents of an unchanged kit, too.")
 YES = flag("--yes", "Do not ask for confirmation.")

@@ -290,6 +290,11 @@ class Config:
     #: The sample that submissions are checked against.
     sample_submission: Path | None = _key(None, shown="found in the competition's data")
     rows: int | None = _key(None, shown="all")  #: Number of rows of the test set to rehearse on.
+    #: Data of a second run, as in scoring: `"auto"` makes it from the public data (`"auto:2"`: with that seed),
+    #: a folder has it, `"none"` leaves that run out.
+    hidden: str = _key("", shown='none; `"auto"` in `ship` for a code competition')
+    #: Number of rows of the hidden test set, if you know it; the hidden run has at most ten times the public rows.
+    hidden_rows: int | None = _key(None, shown="unknown")
     time_limit: int = _key(9 * 3600)  #: The competition's limit for a run, in seconds.
     notebook: NotebookSettings = _key(NotebookSettings, shown="")  #: The table below.
     source: Path | None = None  #: The file that was read; None if only flags were given.

@@ -16,6 +16,7 @@ from offline_kit.rehearsal import (
     environments,
     execution,
     gateway,
+    hidden_run,
     kernel,
     kit_facts,
     mounts,
@@ -61,6 +62,8 @@ class Rehearsal:
     warnings: tuple[str, ...] = ()
     replay: Mapping[str, Any] | None = None
     """For a recorded kit the fields of `replay_check.ReplayComparison`."""
+    hidden: Mapping[str, Any] | None = None
+    """If there was a hidden run, the fields of `hidden_run.HiddenRun`."""
 
 
 def rehearse_kit(
@@ -123,9 +126,9 @@ def rehearse_kit(
             name = gateway.find_submission(result.working, service.submission)
             request, service = replace(request, submission=name), replace(service, submission=name)
         judgement = verdict.judge_run(result, environment, request.submission, inputs.sample)
-        if service and judgement.problem is None:
-            result, judgement = _run_scoring(service, environment, runner, inputs, result, judgement, report)
-        judgement = replay_check.judge_replay(judgement, request, kit_files, result)
+        sessions = ScoringSessions(service, runner, inputs.data, request.submission, report)
+        first = result, judgement
+        result, judgement = _judge_further(request, kit_files, environment, inputs, first, sessions)
         outcome = _summarize_run(request, runner, notebook, setup, inputs, result, judgement)
         run = RunEvidence(request=request, inputs=inputs, result=result, kernel=setup, sandbox=runner.kind)
         _keep_evidence(folder, outcome, judgement.problem, run, report)
@@ -151,34 +154,67 @@ def _prepare_kernel(
     return kernel.prepare_kernel(kit_files, code, image, options, current=current, more=needs)
 
 
+@dataclass(frozen=True)
+class ScoringSessions:
+    """Runs in which a notebook is scored: with its gateway in a process of its own, if it has one."""
+
+    service: GatewayService | None
+    runner: Sandbox
+    data: str  # mount of the competition's data
+    submission: str
+    report: Reporter
+
+    def run_session(
+        self, environment: RehearsalEnvironment, sample: Path | None, folder: Path, first: Path | None = None
+    ) -> tuple[KernelRun, RunVerdict]:
+        """Run the notebook in `folder` and judge it by a sample; `first` is the submission of the first run."""
+        service, table = self.service, None
+        if service:
+            driver = folder.with_name(f"{folder.name}-driver")
+            environment = gateway.make_scoring_run(environment, service, self.data, first, driver)
+        run = execution.run_notebook(environment, self.runner, folder, report=self.report)
+        if service:
+            table = gateway.collect_submission(run, self.submission)
+        trusted = service is not None and service.package is None
+        judgement = verdict.judge_run(run, environment, self.submission, sample, table=table, trusted=trusted)
+        problem = (gateway.find_gateway_problem(run) if service else None) or judgement.problem
+        return run, replace(judgement, problem=problem)
+
+
+def _judge_further(
+    request: RehearsalRequest,
+    kit_files: Sequence[KitFile],
+    environment: RehearsalEnvironment,
+    inputs: MountedInputs,
+    first: tuple[KernelRun, RunVerdict],
+    sessions: ScoringSessions,
+) -> tuple[KernelRun, RunVerdict]:
+    """Run the further sessions of a notebook that passed the first; return the run that counts and its verdict."""
+    result, judgement = first
+    if sessions.service and judgement.problem is None:
+        result, judgement = _run_scoring(sessions.service, environment, inputs, first, sessions)
+    judgement = replay_check.judge_replay(judgement, request, kit_files, result)
+    if request.hidden and judgement.problem is None:
+        first, run_session = (result, judgement), sessions.run_session
+        return hidden_run.judge_hidden_run(request, environment, inputs, first, run_session, sessions.report)
+    return result, judgement
+
+
 def _run_scoring(
     service: GatewayService,
     environment: RehearsalEnvironment,
-    runner: Sandbox,
     inputs: MountedInputs,
-    result: KernelRun,
-    judgement: RunVerdict,
-    report: Reporter,
+    first: tuple[KernelRun, RunVerdict],
+    sessions: ScoringSessions,
 ) -> tuple[KernelRun, RunVerdict]:
     """Run a server's notebook again as in Kaggle's scoring run; return the run that counts and its verdict."""
     # Kaggle runs the notebook and its gateway in two containers and sets KAGGLE_IS_COMPETITION_RERUN.
-    report.step("running again with the gateway in its own process, as in the scoring run")
-    folder = result.log.parents[1]
-    scoring_environment = gateway.make_scoring_run(
-        environment, service, inputs.data, result.working / service.submission, folder / "driver"
-    )
-    second = execution.run_notebook(scoring_environment, runner, folder / "scoring", report=report)
-    table = gateway.collect_submission(second, service.submission)
-    scoring_judgement = verdict.judge_run(
-        second,
-        scoring_environment,
-        service.submission,
-        inputs.sample,
-        table=table,
-        trusted=service.package is None,
-    )
-    if problem := gateway.find_gateway_problem(second) or scoring_judgement.problem:
-        return second, replace(scoring_judgement, problem=problem)
+    sessions.report.step("running again with the gateway in its own process, as in the scoring run")
+    result, judgement = first
+    submission, folder = result.working / service.submission, result.log.parents[1] / "scoring"
+    second, scoring_judgement = sessions.run_session(environment, inputs.sample, folder, submission)
+    if scoring_judgement.problem:
+        return second, scoring_judgement
     return result, replace(
         judgement,
         rows=scoring_judgement.rows or int(gateway.read_gateway_result(second).get("Rows", 0)),
@@ -218,6 +254,7 @@ def _summarize_run(
         submission=request.kit.folder / "rehearsal" / Path(request.submission).name,
         rows=judgement.rows,
         replay=judgement.replay,
+        hidden=judgement.hidden,
         folder=request.kit.folder / "rehearsal",
         report=request.kit.folder / "rehearsal" / page.PAGE,
         warnings=(*judgement.warnings, *_warn_of_stored_answer(request, result, inputs)),

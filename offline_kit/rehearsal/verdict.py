@@ -57,6 +57,7 @@ class RunVerdict:
     replay: Mapping[str, Any] | None = (
         None  # of a recorded kit: the fields of `replay_check.ReplayComparison`
     )
+    hidden: Mapping[str, Any] | None = None  # of a hidden run: the fields of `hidden_run.HiddenRun`
 
 
 def judge_run(

@@ -1,5 +1,6 @@
 """Build and rehearse a kit: run the stages in order; each skips what did not change since the last build."""
 
+import re
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -387,7 +388,15 @@ def rehearse_kit(
 ) -> rehearsing.Rehearsal:
     """Run the kit's notebook offline and check its submission; raises as the stage does."""
     project = resolve_project(config)
-    copied = ("dataset", "competition", "competition_data", "sample_submission", "rows", "copies")
+    copied = (
+        "dataset",
+        "competition",
+        "competition_data",
+        "sample_submission",
+        "rows",
+        "hidden_rows",
+        "copies",
+    )
     request = RehearsalRequest(
         kit=kit,
         image=project.image,
@@ -395,6 +404,7 @@ def rehearse_kit(
         part_sources=part_locations.part_locations(config),
         params=config.notebook.params,
         context=rehearsal_report.read_context(config),
+        hidden=find_hidden_data(config),
         **{name: getattr(config, name) for name in copied},
         **{**vars(options), "timeout": options.timeout or config.time_limit},
     )
@@ -406,4 +416,24 @@ def passed_rehearsal(config: Config, kit: Kit, options: RehearsalOptions) -> dic
     last = rehearsing.read_last_report(kit) or {}
     requested = {"passed": True, "rows_wanted": config.rows}
     requested |= {name: getattr(options, name) for name in ("env", "installer", "layout")}
+    hidden = find_hidden_data(config)
+    if hidden and (last.get("hidden") or {}).get("data") != hidden:
+        return None
     return last if all(last.get(name) == value for name, value in requested.items()) else None
+
+
+def find_hidden_data(config: Config) -> str:
+    """Return the data of the hidden run: "auto", "auto:<seed>", an absolute folder, or "" for no such run.
+
+    Raises UsageError if a folder does not exist.
+    """
+    if config.hidden in ("", "none") or re.fullmatch(r"auto(:\d+)?", config.hidden):
+        return config.hidden.removeprefix("none")
+    folder = config.project / config.hidden
+    if not folder.is_dir():
+        raise UsageError(
+            f"the data of the hidden run, '{config.hidden}', is not a folder",
+            hint="set `hidden` (--hidden) to a folder, to `auto` or to `none`",
+            code="hidden-data-not-found",
+        )
+    return str(folder)

@@ -18,6 +18,7 @@ from offline_kit.kaggle.push.part_targets import PartPlan, PushAction
 from offline_kit.kaggle.push.push_parts import DEFAULT_OPTIONS, PushOptions
 from offline_kit.kaggle.push.submission_ledger import SubmissionTag
 from offline_kit.kaggle.push.submission_plan import SubmitPlan, SubmitRequest
+from offline_kit.project.config import Config
 from offline_kit.project.types import Kit
 from offline_kit.rehearsal import rehearse as rehearsing
 from offline_kit.workflow import output_files, part_locations, pipeline, project_status
@@ -241,7 +242,8 @@ class ShipPlan:
 
 def ship_kit(session: KaggleSession, options: ShipOptions) -> ShipResult:
     """Do all that is not done yet, in order, and stop at the first problem; raises what the steps raise."""
-    config, contest = session.config, find_competition(session)
+    contest = find_competition(session)
+    config = require_hidden_run(session.config, contest)
     # What will stop the last step is told before minutes of work.
     if contest.deadline and contest.deadline < datetime.now(UTC) and not options.submission.late:
         session.report.warn(
@@ -273,6 +275,11 @@ def ship_kit(session: KaggleSession, options: ShipOptions) -> ShipResult:
     request = request_submission(session, kit, run.pushed.version, wanted)
     submitted = submit_version(session, request, options.approval)
     return ShipResult(built=built, rehearsal=rehearsal, pushed=pushed, ran=run, submitted=submitted)
+
+
+def require_hidden_run(config: Config, contest: Competition) -> Config:
+    """Return the configuration with a hidden run if the competition will run the notebook again, unless it is set."""
+    return replace(config, hidden="auto") if contest.is_code_only and not config.hidden else config
 
 
 def find_competition(session: KaggleSession) -> Competition:
@@ -356,7 +363,8 @@ def request_pushed_version(
 
 def plan_ship(session: KaggleSession, options: ShipOptions) -> ShipPlan:
     """Look at everything, write no kit and send nothing; raises what already prevents shipping."""
-    config, contest = session.config, find_competition(session)
+    contest = find_competition(session)
+    config = require_hidden_run(session.config, contest)
     try:
         existing: Kit | None = pipeline.read_sound_kit(config)
     except ProjectError:

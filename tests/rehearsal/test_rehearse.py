@@ -554,3 +554,31 @@ def test_a_script_that_exits_has_failed(theatre: Theatre) -> None:
         theatre.rehearse(theatre.script(WRITE + "import os\nprint('no model')\nos._exit(3)\n"))
     assert caught.value.code == "notebook-failed"
     assert "no model" in caught.value.details
+
+
+@pytest.mark.slow
+def test_a_stored_answer_fails_the_hidden_run(theatre: Theatre) -> None:
+    """The public run passes; the evidence is that of the second run, and the report has both."""
+    answer = "id,label\n" + "".join(f"{number}.png,{number}\n" for number in range(5))
+    stored = f'open("submission.csv", "w").write({answer!r})'
+    error = theatre.failure(
+        "import os\nprint(os.environ.get('KAGGLE_IS_COMPETITION_RERUN'))", stored, hidden="auto"
+    )
+    folder = theatre.folder / "dist" / "rehearsal"
+    hidden = json.loads((folder / "report.json").read_text())["hidden"]
+    assert error.code == "hidden-run-failed"
+    assert hidden["problem"] == "submission-invalid"
+    assert [session["rows"] for session in hidden["sessions"]] == [5, 5]
+    assert all(session["seconds"] for session in hidden["sessions"])
+    assert "\n1\n" in (folder / "log.txt").read_text()
+
+
+@pytest.mark.slow
+def test_code_that_reads_the_test_set_passes_the_hidden_run(theatre: Theatre) -> None:
+    """The submission that is kept is the public one."""
+    done = theatre.rehearse(theatre.kit(WRITE), hidden="auto:3", hidden_rows=40)
+    assert done.hidden
+    assert done.hidden["problem"] == ""
+    assert [session["rows"] for session in done.hidden["sessions"]] == [5, 40]
+    assert done.rows == 5
+    assert 'id="hidden"' in done.report.read_text()

@@ -1,6 +1,6 @@
 """The commands that run and send a kit: rehearse, push, submit, and ship, which does all of it."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 @options.choice_option("--installer", INSTALLERS, "Installer that the notebook uses.")
 @options.choice_option("--layout", LAYOUTS, "Mount layout below /kaggle/input.")
 @click.option("--rows", type=click.IntRange(min=1), help="Rehearse on this number of rows of the test set.")
+@options.HIDDEN
 @options.value("--timeout", "SECONDS", "Time limit; default the competition's.", type=click.IntRange(min=1))
 @options.on_options(
     "Run in a sandbox on this machine, or on Kaggle in a private notebook, offline and without a submission."
@@ -107,6 +108,7 @@ def _check_place(on: str, at: str, flags: dict[str, Any]) -> None:
         "--layout": is_remote and flags["layout"] != "new",
         "--timeout": is_remote and flags["timeout"],
         "--open": is_remote and flags["opens"],
+        "--hidden": is_remote and flags["hidden"],
         "--env": flags["env"] != "matching" and (on == "kaggle" or at),
         "--at": at and on != "local",
     }
@@ -137,12 +139,19 @@ def show_rehearsal(passed: "Rehearsal", console: Console) -> None:
         ("time", f"{passed.seconds:.1f} s"),
         ("peak memory", memory),
         ("submission", f"{passed.submission}{_row_words(passed.rows)}"),
+        *([("hidden run", _describe_hidden(passed.hidden))] if passed.hidden else []),
         ("evidence", str(passed.folder)),
         ("report", str(passed.report) if Path(passed.report).is_file() else "none"),
     ]
     console.show_facts("Rehearsal passed", rows, style="bold green")
     console.step("the notebook runs with the internet off")
     console.print_result({"ok": True, "rehearsal": vars(passed)})
+
+
+def _describe_hidden(hidden: Mapping[str, Any]) -> str:
+    session = hidden["sessions"][1]
+    memory = f", {format_size(session['peak_memory'])}" if session["peak_memory"] else ""
+    return f"passed: {session['rows']} rows in {session['seconds']:.1f} s{memory}; {'; '.join(hidden['changes'])}"
 
 
 def _show_on_kaggle(passed: "KaggleRehearsal", account: "Account", console: Console) -> None:
@@ -334,6 +343,7 @@ def submit(project: Path, console: Console, **flags: Any) -> None:
     "Rehearse with the image's versions, or in the running environment; also applies to a local Kaggle.",
 )
 @options.flag("--no-rehearsal", "Skip the rehearsal.")
+@options.HIDDEN
 @options.flag("--dry-run", "Show what each step would do, without writing, sending or submitting.")
 @options.YES
 @options.common_options

@@ -206,6 +206,7 @@ class Competition:
     is_closed: bool
     daily_limit: int  # submissions per day; 0 if Kaggle does not say
     url: str = ""
+    is_code_only: bool = True  # whether it runs notebooks again on a hidden test set
 
 
 @dataclass(frozen=True, kw_only=True)

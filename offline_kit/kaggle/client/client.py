@@ -300,6 +300,7 @@ class KaggleClient(ApiService):
             is_closed=answer.flag("submissionsDisabled"),
             daily_limit=answer.number("maxDailySubmissions"),
             url=answer.text("url") or page,
+            is_code_only=answer.flag("isKernelsSubmissionsOnly"),
         )
 
     def get_submission_limits(self, slug: str) -> SubmissionLimits:

@@ -1,22 +1,45 @@
-"""Shorten or lengthen the test set, to rehearse quickly, or as long as the hidden run will take."""
+"""Shorten, lengthen or rename the test set, to rehearse quickly, or on what the hidden run may bring."""
 
 import csv
+import importlib
+import json
+import re
 import shutil
-from collections.abc import Callable, Iterable, Sequence
-from itertools import islice
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from .kit_runtime import KitError, read_csv_rows
 
-TEST = "[tT][eE][sS][tT]*"
-"""How the test set's lists and folders are called, at the top of the data."""
+SUFFIXES = (".csv", ".tsv", ".json", ".parquet")
+_LARGEST = 100_000_000  # bytes of a list without "test" in its name
+KEYED = ["key", "value"]
+"""Header of a JSON file with one object for each id."""
 Link = Callable[[Path, Path], object]
 RenamedIds = Sequence[tuple[str, str]]
 """Pairs of an id and its original."""
+Choose = Callable[[Sequence[str], int], RenamedIds]
+Arrange = Callable[[RenamedIds], RenamedIds]
+
+
+@dataclass(frozen=True)
+class TableRows:
+    """A table in memory; the cells of Parquet and JSON keep their types."""
+
+    header: list[str]
+    rows: list[Sequence[Any]]
+    schema: Any = None  # of Parquet
 
 
 def _link_path(source: Path, target: Path) -> None:
     target.symlink_to(source.resolve())
+
+
+def is_test(path: Path) -> bool:
+    """Whether a name at the top of the data is one of the test set's: test.csv, test_images, arc_test_tasks.json."""
+    name = path.name.lower()
+    return bool(re.search(r"(?<![a-z])test", name)) and "train" not in name
 
 
 def limit_rows(root: Path, sample: Path | None, rows: int, scratch: Path) -> Path:
@@ -35,40 +58,6 @@ def limit_rows(root: Path, sample: Path | None, rows: int, scratch: Path) -> Pat
     return data_folder
 
 
-def cut_rows(
-    data: Path, sample: Path | None, rows: int, target: Path, link: Link = _link_path
-) -> tuple[list[Path], Path | None]:
-    """Write copies of the sample, the test set's lists and its folders with `rows` rows into the folder `target`.
-
-    The test set is recognised by its name at the top of the data: test*.csv (rows whose id is among the
-    sample's, else simply the first ones) and folders called test* whose files are named by the ids, which
-    `link` brings along. Anything else stays whole. Returns what covers the originals, and the sample to
-    compare with. Raises KitError for a list without a head.
-    """
-    covers: list[Path] = []
-    ids: RenamedIds = []
-    key = ""
-    if sample:
-        head, *first = _read_csv(sample, rows)
-        key, ids = head[0], choose_ids([row[0] for row in first], rows)
-        cut = _write_csv(target / sample.name, [head, *_repeat_rows(first, 0, ids)])
-        covers += [cut] if sample.parent == data else []
-        sample = cut
-    # Several lists may belong together (test.csv, test_meta.csv): all get the rows of the same ids.
-    for path in sorted(data.glob(f"{TEST}.csv")):
-        table = _read_matching(path, key, ids) if ids else []
-        if len(table) < 2:
-            head, *first = _read_csv(path, rows)
-            own = choose_ids([row[0] for row in first], rows)
-            table = [head, *_repeat_rows(first, 0, own)]
-            ids = ids or own
-        covers.append(_write_csv(target / path.name, table))
-    for folder in sorted(path for path in data.glob(TEST) if path.is_dir()):
-        if _link_files(folder, target / folder.name, ids, link):
-            covers.append(target / folder.name)
-    return covers, sample
-
-
 def choose_ids(known_ids: Sequence[str], rows: int) -> RenamedIds:
     """Return `rows` pairs of an id and its original: the first ids, then the same again renamed."""
     pairs = [(name, name) for name in dict.fromkeys(known_ids[:rows])]
@@ -85,58 +74,231 @@ def choose_ids(known_ids: Sequence[str], rows: int) -> RenamedIds:
     return pairs
 
 
-def _repeat_rows(rows: Sequence[Sequence[str]], column: int, ids: RenamedIds) -> list[Sequence[str]]:
-    """Return the rows that the ids name in their own order, then those that repeat them."""
-    own_ids = {old for new, old in ids if new == old}
-    by_id: dict[str, list[Sequence[str]]] = {}
-    for row in rows:
-        by_id.setdefault(row[column], []).append(row)
-    repeated = [row for row in rows if row[column] in own_ids]
-    for new, old in ids:
-        if new != old:
-            repeated += [[*row[:column], new, *row[column + 1 :]] for row in by_id.get(old, ())]
-    return repeated
+def cut_rows(
+    data: Path,
+    sample: Path | None,
+    rows: int,
+    target: Path,
+    link: Link = _link_path,
+    choose: Choose = choose_ids,
+    arrange: Arrange = lambda pairs: pairs,
+) -> tuple[list[Path], Path | None]:
+    """Write copies of the sample, the test set's lists and its folders with `rows` rows into the folder `target`.
+
+    The test set is recognised by its name at the top of the data: lists of rows or JSON objects by id, and folders
+    in which files or folders are named by the ids, which `link` brings along. Ids may be those of rows,
+    `<id of a file>_<n>`: then files are chosen. Other lists at the top keep their rows besides those of the test set.
+    Anything else stays whole. `choose` decides on the ids, `arrange` on their order in each list. Returns what covers
+    the originals, and the sample to compare with. Raises KitError for a list without a head.
+    """
+    paths = sorted(path for path in data.iterdir() if path != sample and "train" not in path.name.lower())
+    tables = {
+        path: table for path in [sample, *paths] if path and (table := _try_reading(path, path == sample))
+    }
+    folders = [path for path in paths if path.is_dir() and is_test(path)]
+    reference = next((path for path in tables if path == sample or is_test(path)), None)
+    row_ids = [str(row[0]) for row in tables[reference].rows] if reference else list_stems(folders)
+    depth = _find_id_depth(row_ids, folders, [table for path, table in tables.items() if is_test(path)])
+    file_ids = [name.rsplit("_", depth)[0] for name in row_ids]
+    known_ids = list(dict.fromkeys(file_ids))
+    pairs = choose(known_ids, max(1, round(rows * len(known_ids) / max(len(row_ids), 1))))
+    renamer = _Renamer(pairs, frozenset(known_ids), tables[reference].header[0] if reference else "")
+    ids_of = {path: renamer.find_ids(table, is_test(path)) for path, table in tables.items()}
+    if reference:
+        ids_of[reference] = file_ids
+    by_position = [
+        path
+        for path, ids in ids_of.items()
+        if is_test(path) and not ids and len(tables[path].rows) == len(row_ids)
+    ]
+    covers: list[Path] = []
+    for path, table in tables.items():
+        ids = file_ids if path in by_position else ids_of[path]
+        if ids:
+            # Without ids, the order of the rows alone tells which belong together.
+            ordered = pairs if path in by_position or (path == reference and by_position) else arrange(pairs)
+            new_rows = renamer.rename_rows(table, ids, ordered, keep=not is_test(path))
+        elif is_test(path) and path.suffix.lower() == ".csv" and choose is choose_ids:
+            own_ids = [str(row[0]) for row in table.rows]
+            own = _Renamer(choose_ids(own_ids, rows), frozenset(own_ids), table.header[0])
+            new_rows = own.rename_rows(table, own_ids, own.pairs)
+        else:
+            continue
+        write_rows(target / path.name, replace(table, rows=new_rows))
+        covers += [target / path.name] if path.parent == data else []
+    for folder in folders:
+        if renamer.link_tree(folder, target / folder.name, link):
+            covers.append(target / folder.name)
+        else:
+            shutil.rmtree(target / folder.name, ignore_errors=True)
+    return covers, target / sample.name if sample in tables else sample
 
 
-def _link_files(folder: Path, target: Path, ids: RenamedIds, link: Link) -> int:
-    """Bring along the files that the ids name, under the new ids; return how many."""
-    by_name: dict[str, list[Path]] = {}
-    for path in folder.iterdir():
-        if path.is_file():
-            for name in {path.name, path.stem}:
-                by_name.setdefault(name, []).append(path)
-    count = 0
-    for new, old in ids:
-        for path in by_name.get(old, ()):
-            target.mkdir(exist_ok=True)
-            # An id is a whole file name, or what stands before the suffix.
-            link(path, target / (new if path.name == old else f"{new}{path.suffix}"))
-            count += 1
-    return count
+def _try_reading(path: Path, is_sample: bool) -> TableRows | None:
+    """Return the rows of a list; None for another file, a damaged or a large one, and for Parquet without pyarrow."""
+    needed = is_sample or is_test(path)
+    if path.suffix.lower() not in SUFFIXES or not path.is_file():
+        return None
+    try:
+        return read_rows(path) if needed or path.stat().st_size <= _LARGEST else None
+    except KitError:
+        if needed:
+            raise
+    except (ImportError, ValueError, csv.Error):
+        pass
+    return None
 
 
-def _read_csv(path: Path, rows: int) -> list[list[str]]:
+def list_stems(folders: Iterable[Path]) -> list[str]:
+    """Return the names of the files in folders, without suffixes."""
+    return list(
+        dict.fromkeys(path.stem for folder in folders for path in sorted(folder.rglob("*")) if path.is_file())
+    )
+
+
+def _find_id_depth(row_ids: Sequence[str], folders: Iterable[Path], tables: Iterable[TableRows]) -> int:
+    """Return how many parts after an underscore the ids of rows have more than those of the files."""
+    file_names = {name for folder in folders for path in folder.rglob("*") for name in (path.name, path.stem)}
+    cells = {
+        str(cell) for table in tables for row in table.rows[:1000] for cell in row if len(str(cell)) < 200
+    }
+    for names in (file_names, cells):
+        for depth in range(4):
+            if any(name.rsplit("_", depth)[0] in names for name in row_ids[:100] if name.count("_") >= depth):
+                return depth
+    return 0
+
+
+def split_id(name: str, known_ids: Collection[str]) -> str:
+    """Return the id that a name is, or begins with before an underscore, hyphen or dot; "" for none."""
+    while name not in known_ids:
+        cut = max(name.rfind(mark) for mark in "_-.")
+        if cut < 0:
+            return ""
+        name = name[:cut]
+    return name
+
+
+def _rename_cell(cell: Any, old: str, new: str) -> Any:
+    """Return a cell with an id in it renamed, and of the same type; None if it does not contain the id."""
+    before, mark, after = str(cell).partition(old)
+    is_part = before[-1:].isalnum() or after[:1].isalnum()
+    if not mark or is_part or isinstance(cell, dict | list | float):
+        return None
+    return int(new) if isinstance(cell, int) else f"{before}{new}{after}"
+
+
+class _Renamer:
+    """The chosen ids, and what they do to lists and folders."""
+
+    def __init__(self, pairs: RenamedIds, known_ids: frozenset[str], key: str) -> None:
+        self.pairs, self.known_ids, self.key = pairs, known_ids, key
+        self.copies: dict[str, list[str]] = {}
+        for new, old in pairs:
+            self.copies.setdefault(old, []).append(new)
+
+    def find_ids(self, table: TableRows, is_test_set: bool) -> list[str]:
+        """Return the id of each row, "" for rows of others; [] if no column has the ids."""
+        columns = [number for number, name in enumerate(table.header) if name == self.key]
+        is_decimal = all(name.isdecimal() for name in self.known_ids)
+        if not columns and (is_test_set or not is_decimal):
+            columns = list(range(len(table.header)))
+        for column in columns:
+            ids = [
+                split_id(str(row[column]), self.known_ids) if len(row) > column else "" for row in table.rows
+            ]
+            distinct = len({*ids} - {""})
+            # Any column of small numbers has some of the ids.
+            required = len(table.rows) - 1 if is_decimal else len(self.known_ids) / 2
+            if distinct > (0 if table.header[column] == self.key else required):
+                return ids
+        return []
+
+    def rename_rows(
+        self, table: TableRows, ids: Sequence[str], pairs: RenamedIds, *, keep: bool = False
+    ) -> list[Sequence[Any]]:
+        """Return the rows of ids that stay in their own order, then the renamed ones; `keep` those of no id."""
+        own_ids = {old for new, old in pairs if new == old}
+        rows = [
+            row for row, name in zip(table.rows, ids, strict=True) if name in own_ids or (keep and not name)
+        ]
+        by_id: dict[str, list[Sequence[Any]]] = {}
+        for row, name in zip(table.rows, ids, strict=True):
+            by_id.setdefault(name, []).append(row)
+        samples = [(row, name) for row, name in zip(table.rows, ids, strict=True) if name][:1000]
+        columns = [
+            number
+            for number in range(len(table.header))
+            if all(
+                len(row) > number and _rename_cell(row[number], name, "0") is not None
+                for row, name in samples
+            )
+        ]
+        for new, old in pairs:
+            for row in by_id.get(old, ()) if new != old else ():
+                renamed = list(row)
+                for number in columns:
+                    cell = _rename_cell(row[number], old, new)
+                    renamed[number] = row[number] if cell is None else cell
+                rows.append(renamed)
+        return rows
+
+    def link_tree(
+        self, folder: Path, target: Path, link: Link, copies: Mapping[str, list[str]] | None = None
+    ) -> int:
+        """Bring along what the ids name, under the new ids, and what no id names; return the number of the former."""
+        count, inside = 0, copies is not None
+        for path in sorted(folder.iterdir()):
+            # An id is a whole name, or what stands before the suffix.
+            old = split_id(path.name, copies or self.known_ids)
+            for new in (copies or self.copies).get(old, ()) if old else ("",):
+                name = _rename_cell(path.name, old, new) if old else path.name
+                target.mkdir(exist_ok=True, parents=True)
+                if path.is_dir():
+                    within = {old: [new]} if old else copies
+                    count += self.link_tree(path, target / name, link, within)
+                else:
+                    link(path, target / name)
+                count += bool(old) and not inside
+        return count
+
+
+def read_rows(path: Path) -> TableRows:
+    """Return the rows of a list; [] of a JSON file that is no list; raise KitError if it is empty."""
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        table = importlib.import_module("pyarrow.parquet").read_table(path)
+        columns = [column.to_pylist() for column in table.columns]
+        return TableRows(list(table.column_names), list(map(list, zip(*columns, strict=True))), table.schema)
+    if suffix == ".json":
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content, dict):
+            return TableRows(KEYED, [list(item) for item in content.items()])
+        objects = (
+            content if isinstance(content, list) and all(isinstance(row, dict) for row in content) else []
+        )
+        header = list(objects[0]) if objects else [""]
+        return TableRows(header, [[row.get(name) for name in header] for row in objects])
     with path.open(newline="", encoding="utf-8-sig") as stream:
-        table = list(islice((row for row in read_csv_rows(stream) if row), rows + 1))
-    if not table:
+        rows = [row for row in read_csv_rows(stream, "\t" if suffix == ".tsv" else ",") if row]
+    if not rows:
         raise KitError(f"'{path}' is empty", code="table-empty")
-    return table
+    return TableRows(rows[0], [*rows[1:]])
 
 
-def _read_matching(path: Path, key: str, ids: RenamedIds) -> list[Sequence[str]]:
-    """Return the header and the rows of these ids; empty if the table has no such column."""
-    original_ids = {old for _, old in ids}
-    with path.open(newline="", encoding="utf-8-sig") as stream:
-        reader = read_csv_rows(stream)
-        head = next(reader, [])
-        if key not in head:
-            return []
-        column = head.index(key)
-        rows = [row for row in reader if len(row) > column and row[column] in original_ids]
-    return [head, *_repeat_rows(rows, column, ids)]
-
-
-def _write_csv(path: Path, table: Iterable[Sequence[str]]) -> Path:
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        csv.writer(stream, lineterminator="\n").writerows(table)
-    return path
+def write_rows(path: Path, table: TableRows) -> None:
+    """Write a table in the format of its suffix."""
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        columns = [list(column) for column in zip(*table.rows, strict=True)] or [[] for _ in table.header]
+        arrow = importlib.import_module("pyarrow")
+        written = arrow.table(dict(zip(table.header, columns, strict=True)), schema=table.schema)
+        importlib.import_module("pyarrow.parquet").write_table(written, path)
+    elif suffix == ".json":
+        objects = [dict(zip(table.header, row, strict=True)) for row in table.rows]
+        content = {row[0]: row[1] for row in table.rows} if table.header == KEYED else objects
+        path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    else:
+        with path.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.writer(stream, delimiter="\t" if suffix == ".tsv" else ",", lineterminator="\n")
+            writer.writerows([table.header, *table.rows])

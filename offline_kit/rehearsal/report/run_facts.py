@@ -94,6 +94,9 @@ def _list_unproven(run: RunEvidence, differences: Sequence[Difference]) -> Itera
         yield "The GPU: CUDA, its memory, half precision and speed. The notebook ran on this machine's CPU."
     if any(difference.is_grave for difference in differences):
         yield "Kaggle's versions: the notebook ran on others, which are listed below."
-    yield "The hidden test set: it may have other ids, more rows, unseen categories and damaged files."
+    if run.request.hidden:
+        yield "The hidden test set itself: it may have more rows, unseen categories and damaged files."
+    else:
+        yield "The hidden test set: it may have other ids, more rows, unseen categories and damaged files."
     yield "Kaggle's machine: time and memory are this machine's."
     yield "The score."

@@ -1,0 +1,177 @@
+"""Run the notebook once more as Kaggle's scoring run does: its variable is set, and the data is not the public data."""
+
+import csv
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from offline_kit.core.errors import ProjectError
+from offline_kit.core.report import Reporter
+from offline_kit.core.sandboxes.box import Mount
+from offline_kit.notebook.runtime.kit_rows import split_id
+from offline_kit.rehearsal import hidden_data, mounts, submission_check
+from offline_kit.rehearsal.execution import KernelRun, RehearsalEnvironment
+from offline_kit.rehearsal.gateway_driver import RERUN
+from offline_kit.rehearsal.hidden_data import HiddenData
+from offline_kit.rehearsal.mounts import MountedInputs
+from offline_kit.rehearsal.request import RehearsalRequest
+from offline_kit.rehearsal.verdict import RunVerdict
+
+RunSession = Callable[[RehearsalEnvironment, Path | None, Path], tuple[KernelRun, RunVerdict]]
+"""Run an environment in a folder, judged by a sample submission."""
+_TOLERANCE = 1e-3  # of predictions: batches of other sizes sum in another order
+_MIN_ROWS = 3  # fewer may have the same prediction by chance
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionFacts:
+    """What a forecast needs of a run."""
+
+    rows: int
+    seconds: float
+    peak_memory: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class HiddenRun:
+    """How the notebook ran on hidden data."""
+
+    data: str  # as requested: "auto", "auto:<seed>" or a folder
+    sessions: tuple[SessionFacts, SessionFacts]  # on the public data, then on the hidden
+    changes: tuple[str, ...]  # how the data of the last run differs from the public data
+    problem: str = ""  # code of the error that it failed with
+    rare_problem: str = ""  # of the run that lacked a file or had a long cell, if only that one failed
+    difference: str = ""  # of the predictions for the same rows
+
+
+def judge_hidden_run(
+    request: RehearsalRequest,
+    environment: RehearsalEnvironment,
+    inputs: MountedInputs,
+    first: tuple[KernelRun, RunVerdict],
+    run_session: RunSession,
+    report: Reporter,
+) -> tuple[KernelRun, RunVerdict]:
+    """Run the notebook again on hidden data; return the run that counts and its verdict.
+
+    The second run counts if it failed. What failed only for a missing file or a long cell is a warning.
+    """
+    result, judgement = first
+    folder = result.log.parents[1]
+    warnings = list[str]()
+    data = _prepare_data(request, inputs, folder / "hidden-data", rare=not environment.wrapper)
+    report.step(
+        f"running again as in the scoring run; its data: {'; '.join((*data.changes, *data.rare_changes))}"
+    )
+    second, verdict = run_session(_cover_data(environment, inputs, data), data.sample, folder / "hidden")
+    rare_problem = ""
+    if verdict.problem and data.rare_changes:
+        rare_changes, failed = " and ".join(data.rare_changes), verdict.problem
+        plain = _prepare_data(request, inputs, folder / "plain-data", rare=False)
+        report.step(f"running again without this: {rare_changes}")
+        second, verdict = run_session(_cover_data(environment, inputs, plain), plain.sample, folder / "plain")
+        if verdict.problem is None:
+            rare_problem, data = failed.code, plain
+            last_line = next((f": {line}" for line in reversed(failed.details) if line.strip()), "")
+            warnings.append(f"the hidden run fails if {rare_changes}: {failed.what}{last_line}")
+    changes = (*data.changes, *data.rare_changes)
+    difference, is_constant = _compare_predictions(result, second, data, request.submission)
+    problem = verdict.problem
+    if problem is None and is_constant:
+        problem = ProjectError(
+            "all predictions are the same, and they were not for the same rows of the public data",
+            hint="compute the predictions from the mounted test set, and let errors stop the notebook",
+            code="predictions-constant",
+            details=(difference,),
+        )
+    elif problem is None and difference:
+        warnings.append(
+            f"the same rows have other predictions in the hidden run ({difference}): they depend on the order or the"
+            " number of rows, or on chance"
+        )
+    hidden = HiddenRun(
+        data=request.hidden,
+        sessions=(_measure(result, judgement.rows), _measure(second, verdict.rows or data.rows)),
+        changes=changes,
+        problem=problem.code if problem else "",
+        rare_problem=rare_problem,
+        difference=difference,
+    )
+    if problem:
+        failed_hidden = ProjectError(
+            f"in the hidden run, {problem.what}",
+            hint=problem.hint,
+            code="hidden-run-failed",
+            details=(
+                *problem.details,
+                "",
+                "its data differs from the public data:",
+                *(f"- {line}" for line in changes),
+            ),
+        )
+        return second, replace(verdict, problem=failed_hidden, hidden=asdict(hidden))
+    return result, replace(judgement, warnings=(*judgement.warnings, *warnings), hidden=asdict(hidden))
+
+
+def _measure(run: KernelRun, rows: int) -> SessionFacts:
+    return SessionFacts(rows=rows, seconds=round(run.outcome.seconds, 2), peak_memory=run.outcome.peak_memory)
+
+
+def _prepare_data(
+    request: RehearsalRequest, inputs: MountedInputs, folder: Path, *, rare: bool
+) -> HiddenData:
+    data = request.competition_data
+    if data is None:
+        return HiddenData(
+            sample=inputs.sample, changes=("nothing but the variable: no competition data is mounted",)
+        )
+    sample = request.sample_submission or mounts.find_sample(data)
+    kind, _, seed = request.hidden.partition(":")
+    if kind != "auto":
+        return hidden_data.overlay_folder(data, Path(request.hidden), sample)
+    made = hidden_data.make_hidden_data(
+        data, sample, folder, seed=int(seed or 0), limit=request.rows, rows=request.hidden_rows, rare=rare
+    )
+    return made if made.covers else replace(made, sample=inputs.sample)
+
+
+def _cover_data(
+    environment: RehearsalEnvironment, inputs: MountedInputs, data: HiddenData
+) -> RehearsalEnvironment:
+    """Return the environment of a scoring run, with the hidden data over the public data."""
+    covers = {f"{inputs.data}/{path.name}": path for path in data.covers}
+    kept = [mount for mount in environment.inputs if mount.inside not in covers]
+    kept += [Mount(inside=inside, source=path.resolve()) for inside, path in covers.items()]
+    return replace(environment, inputs=tuple(kept), env={**environment.env, RERUN: "1"})
+
+
+def _compare_predictions(
+    first: KernelRun, second: KernelRun, data: HiddenData, submission: str
+) -> tuple[str, bool]:
+    """Describe how predictions for the same rows differ, "" if they do not; and whether they became constant."""
+    paths = [run.working / submission for run in (first, second)]
+    originals = dict(data.renamed)
+    if not originals or paths[0].suffix.lower() != ".csv" or not all(path.is_file() for path in paths):
+        return "", False
+    tables = [submission_check.read_table(path)[0] for path in paths]
+    if any(len(set(table.ids())) < len(table.rows) for table in tables):
+        return "", False
+    hidden_rows: dict[str, list[str]] = {}
+    for row in tables[1].rows:
+        new = split_id(row[0], originals)
+        if new and new not in data.altered_ids:
+            hidden_rows.setdefault(originals[new] + row[0][len(new) :], row[1:])
+    public_rows = {row[0]: row[1:] for row in tables[0].rows if row[0] in hidden_rows}
+    hidden_rows = {name: hidden_rows[name] for name in public_rows}
+    for path, table, rows in zip(paths, tables, (public_rows, hidden_rows), strict=True):
+        _write_common(path.parents[1] / "common.csv", table.header, rows)
+    difference = submission_check.describe_difference(
+        *(path.parents[1] / "common.csv" for path in paths), tolerance=_TOLERANCE
+    )
+    counts = [len({*map(tuple, rows.values())}) for rows in (public_rows, hidden_rows)]
+    return difference, len(public_rows) >= _MIN_ROWS and counts[0] > 1 and counts[1] == 1
+
+
+def _write_common(path: Path, header: tuple[str, ...], rows: Mapping[str, list[str]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([header, *([name, *row] for name, row in rows.items())])
