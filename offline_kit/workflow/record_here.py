@@ -30,6 +30,7 @@ _PROGRESS = "recording: "  # begins the lines that the recorder prints after eac
 _BESIDE = "/rehearsal/project"
 _TIMEOUT = 12 * 3600.0  # of a session on Kaggle: https://www.kaggle.com/docs/notebooks
 _MAX_RUNS = 3  # each with the packages of the image that pip had to bring to the one before
+_LONG = 600.0  # seconds after which a run that failed is not repeated
 _INSTALLS = re.compile(r"\bpip3?\b.{0,40}\binstall\b|\buv\b.{0,20}\b(?:pip|add)\b", re.DOTALL)
 _COMMON = (
     "filelock fsspec huggingface-hub joblib matplotlib numpy packaging pandas pillow pyyaml regex requests safetensors"
@@ -145,7 +146,8 @@ class _LocalRun:
         for _ in range(_MAX_RUNS):
             setup, result = kernel.run_until_complete(setup, plan.adoption.image, self.shop, self._run)
             provided = self._find_provided(result, setup)
-            if not provided:
+            is_hopeless = not result.outcome.succeeded and result.outcome.seconds > _LONG
+            if not provided or is_hopeless:
                 break
             names = ", ".join(provided)
             report.note(
