@@ -5,8 +5,8 @@ import signal
 import subprocess
 import sys
 import webbrowser
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -108,6 +108,27 @@ def start_process(
     """Start a command in a process group of its own; both streams go to `log`; raise OutsideError if it does not start."""
     with log.open("ab") as sink:
         return _start_process(argv, cwd=cwd, env=env, stdout=sink, stderr=subprocess.STDOUT)
+
+
+def count_cores() -> int | None:
+    """Return how many cores this thread may use; None if the system has no affinities (macOS, Windows)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+
+
+@contextmanager
+def limit_cores(cores: int | None) -> Iterator[None]:
+    """Let what this thread starts use at most so many cores, if the system has affinities."""
+    if cores is None or (count_cores() or 0) <= cores:
+        yield
+        return
+    # Before the start: a process that was started could have children by the time it is limited. On Linux an affinity
+    # is the thread's own and inherited (https://man7.org/linux/man-pages/man2/sched_setaffinity.2.html).
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(allowed)[:cores])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 def run_in_terminal(

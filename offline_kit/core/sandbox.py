@@ -16,6 +16,7 @@ from offline_kit.core.errors import OfflineKitError, OutsideError
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.core.sandboxes import engines
 from offline_kit.core.sandboxes.box import Box, BoxOutcome, Mount
+from offline_kit.core.sandboxes.folder_watch import FolderWatch
 from offline_kit.core.sandboxes.process_tree import MemoryCurve, MemorySample, ProcessTree, read_state
 
 KINDS = ("bubblewrap", "weak")
@@ -115,19 +116,22 @@ def run_box(sandbox: Sandbox, box: Box, *, watch: Callable[[int], None] = lambda
     """
     argv, env = build_command(sandbox, box)
     began, started = time.monotonic(), time.time()
-    process = processes.start_process(
-        argv, cwd=Path(box.cwd) if sandbox.is_weak else None, env=env, log=box.log
-    )
+    with processes.limit_cores(box.cores):
+        process = processes.start_process(
+            argv, cwd=Path(box.cwd) if sandbox.is_weak else None, env=env, log=box.log
+        )
     tree, curve = ProcessTree(process.pid), MemoryCurve()
-    timed_out = over_memory = False
+    folders = [FolderWatch(mount.source, mount.limit) for mount in box.mounts if mount.writable]
+    timed_out = over_memory = over_disk = False
     try:
-        while process.poll() is None and not (timed_out or over_memory):
+        while process.poll() is None and not (timed_out or over_memory or over_disk):
             sampled = time.monotonic()
             if memory := tree.sample_memory():
                 curve.add_sample(MemorySample(sampled - began, memory))
             over_memory = memory > (box.memory or math.inf)
-            timed_out = sampled - began > box.timeout and not over_memory
-            if not (timed_out or over_memory):
+            over_disk = not over_memory and any(folder.is_over() for folder in folders)
+            timed_out = sampled - began > box.timeout and not (over_memory or over_disk)
+            if not (timed_out or over_memory or over_disk):
                 # A sample of a huge process takes long and holds its page tables: never more than a tenth of the time.
                 processes.wait_for_process(process, max(_TICK, 9 * (time.monotonic() - sampled)))
             watch(memory)
@@ -149,6 +153,8 @@ def run_box(sandbox: Sandbox, box: Box, *, watch: Callable[[int], None] = lambda
         memory_by=tree.by,
         timed_out=timed_out,
         over_memory=over_memory,
+        # Once more at its end: what it wrote last would not have fitted either.
+        over_disk=over_disk or any(folder.is_over(now=True) for folder in folders),
     )
 
 

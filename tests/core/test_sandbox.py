@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from offline_kit.core import sandbox
+from offline_kit.core import processes, sandbox
 from offline_kit.core.errors import OutsideError
 from offline_kit.core.sandbox import Sandbox
 from offline_kit.core.sandboxes.box import Box, BoxOutcome, Mount
@@ -75,6 +75,8 @@ class Bench:
         env: Mapping[str, str] | None = None,
         timeout: float = 30,
         memory: int | None = None,
+        disk: int | None = None,
+        cores: int | None = None,
         more: tuple[Mount, ...] = (),
     ) -> BoxOutcome:
         scratch = self.folder / "scratch"
@@ -84,7 +86,7 @@ class Bench:
         mounts = (
             *python_mounts(),
             Mount(inside="/kaggle/input", source=self.folder / "input"),
-            Mount(inside="/kaggle/working", source=self.folder / "working", writable=True),
+            Mount(inside="/kaggle/working", source=self.folder / "working", writable=True, limit=disk),
             Mount(inside="/tmp", source=self.folder / "tmp", writable=True),
             Mount(inside="/home/kaggle", source=self.folder / "home", writable=True),
             *more,
@@ -98,6 +100,7 @@ class Bench:
             scratch=scratch,
             timeout=timeout,
             memory=memory,
+            cores=cores,
         )
         return sandbox.run_box(chosen, box)
 
@@ -293,6 +296,32 @@ def test_a_memory_limit_ends_the_tree(bench: Bench, each: Sandbox) -> None:
     outcome = bench.python(each, HOLDS_60_MB, memory=40_000_000)
     assert outcome.over_memory
     assert not outcome.succeeded
+
+
+FILLS_THE_FOLDER = "for n in 1 2 3 4 5; do head -c 400000 /dev/zero > $n; done; sleep 300"
+
+
+@pytest.mark.parametrize("chosen", [*BEST, Sandbox(kind="weak", program=None)], ids=lambda s: s.kind)
+def test_a_full_working_folder_ends_the_tree(bench: Bench, chosen: Sandbox) -> None:
+    """Above the bytes that its working folder may hold all of it is ended, and the outcome says why."""
+    outcome = bench.run(chosen, "/bin/sh", "-c", FILLS_THE_FOLDER, disk=1_000_000)
+    assert (outcome.over_disk, outcome.timed_out, outcome.over_memory) == (True, False, False)
+    assert not outcome.succeeded
+
+
+def test_a_folder_that_is_too_full_at_the_end_is_told(bench: Bench, each: Sandbox) -> None:
+    """What was written last counts as well; a sparse file counts what it takes up, a link nothing."""
+    script = "truncate -s 1G sparse; ln -sf /usr/bin/env link; mkdir -p a; head -c 40000 /dev/zero > a/b"
+    assert bench.run(each, "/bin/sh", "-c", script, disk=50_000).succeeded
+    assert bench.run(each, "/bin/sh", "-c", script, disk=30_000).over_disk
+
+
+def test_cores_are_limited(bench: Bench, each: Sandbox) -> None:
+    """The box gets as many cores as it may use, and this thread keeps its own."""
+    before = processes.count_cores()
+    assert bench.python(each, "import os; print(len(os.sched_getaffinity(0)))", cores=1).succeeded, bench.log
+    assert bench.log == "1\n"
+    assert processes.count_cores() == before
 
 
 def test_a_file_may_lie_over_a_file_of_a_mount(bench: Bench, each: Sandbox) -> None:

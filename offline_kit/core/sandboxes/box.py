@@ -44,6 +44,7 @@ class Mount:
     inside: str  # absolute path in the box; later mounts may cover parts of earlier ones
     source: Path  # must exist
     writable: bool = False
+    limit: int | None = None  # bytes that it may hold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +60,7 @@ class Box:
     scratch: Path  # an empty folder that the sandbox itself may use
     timeout: float
     memory: int | None = None  # bytes that the whole process tree may hold; None: no limit
+    cores: int | None = None  # that it may use; None: all of this machine
     network: bool = False
 
 
@@ -73,6 +75,7 @@ class BoxOutcome:
     memory_by: str  # "PSS", "RSS" (counts shared pages twice) or "not measured"
     timed_out: bool = False
     over_memory: bool = False
+    over_disk: bool = False  # a mount held more than its limit
 
     @property
     def peak_memory(self) -> int:
@@ -80,6 +83,11 @@ class BoxOutcome:
         return max((sample.memory for sample in self.memory_curve), default=0)
 
     @property
+    def is_over_limit(self) -> bool:
+        """Whether it reached a limit."""
+        return self.timed_out or self.over_memory or self.over_disk
+
+    @property
     def succeeded(self) -> bool:
-        """Whether it ended with code 0, and was not stopped at a limit."""
-        return self.code == 0 and not self.timed_out and not self.over_memory
+        """Whether it ended with code 0, and within its limits."""
+        return self.code == 0 and not self.is_over_limit
