@@ -212,7 +212,7 @@ def _show_recording(
     for step, line in zip(plan.adoption.manual_steps, plan.adoption.lines_to_add, strict=True):
         console.warn(step, hint=line)
     console.step(f"written: {', '.join(str(path) for path in written)}")
-    console.note(f"next:          offline-kit rehearse{options.typed_settings('project')}")
+    console.note(f"next:          offline-kit rehearse{options.typed_settings('project', 'env')}")
     console.print_result(
         {
             "ok": True,
