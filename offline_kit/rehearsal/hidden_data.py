@@ -74,7 +74,7 @@ def make_hidden_data(
         wanted = min(rows or (2 * public if public <= _DOUBLED else public // 2), _MOST_TIMES * public)
         files.make_folder(folder)
         covers, new_sample = kit_rows.cut_rows(
-            data, sample, wanted, folder, files.link_or_copy, maker.choose_hidden_ids, maker.shuffle_ids
+            data, sample, wanted, folder, _link_target, maker.choose_hidden_ids, maker.shuffle_ids
         )
     except (KitError, OSError, UnicodeDecodeError):
         covers = []
@@ -88,12 +88,13 @@ def make_hidden_data(
         return HiddenData(
             sample=sample, changes=(f"nothing but the variable: the ids of {names} are not recognised",)
         )
-    for path in covers:
-        if path.is_file() and kit_rows.is_test(path):
-            maker.drop_categories(path)
+    folders = [path for path in covers if path.is_dir()]
+    tables = [path for path in covers if path.is_file() and kit_rows.is_test(path)]
+    file_names = {name for entry in folders for path in entry.rglob("*") for name in (path.name, path.stem)}
+    for path in tables:
+        maker.drop_categories(path, file_names)
     if rare:
-        maker.delete_file([path for path in covers if path.is_dir()])
-        tables = [path for path in covers if path.is_file() and kit_rows.is_test(path)]
+        maker.delete_file(folders)
         maker.lengthen_cell([*tables, *([new_sample] if new_sample and new_sample.parent == folder else [])])
     rows_made = _count_rows(new_sample) or len(maker.pairs)
     changes = (
@@ -109,6 +110,10 @@ def make_hidden_data(
         renamed=maker.pairs,
         altered_ids=frozenset(maker.altered_ids),
     )
+
+
+def _link_target(source: Path, target: Path) -> None:
+    files.link_or_copy(source.resolve(), target)  # a link's own target is not mounted
 
 
 def _count_rows(path: Path | None) -> int:
@@ -180,19 +185,18 @@ class _DataMaker:
             return new.upper() if letter.isupper() else new
         return letter
 
-    def drop_categories(self, path: Path) -> None:
+    def drop_categories(self, path: Path, file_names: Collection[str]) -> None:
         """Replace the rarest value of each column of categories: code that learns them from the test set sees fewer."""
         table = kit_rows.read_rows(path)
-        ids = {new for new, _ in self.pairs}
+        ids = dict(self.pairs)
         for number, name in enumerate(table.header):
             values = [row[number] if len(row) > number else None for row in table.rows]
             counts = Counter(value for value in values if isinstance(value, str) and value)
-            is_category = 2 <= len(counts) <= min(_MAX_CATEGORIES, len(values) - 1)
-            if (
-                not is_category
-                or any(map(_is_number, counts))
-                or any(kit_rows.split_id(v, ids) for v in counts)
-            ):
+            if not 2 <= len(counts) <= min(_MAX_CATEGORIES, len(values) - 1):
+                continue
+            # The name of a file or an id is no category.
+            names = {*file_names, *ids, *ids.values()}
+            if any(_is_number(value) or kit_rows.split_id(value, names) for value in counts):
                 continue
             usual, rarest = counts.most_common()[0][0], counts.most_common()[-1][0]
             for index, row in enumerate(table.rows):
@@ -204,7 +208,7 @@ class _DataMaker:
 
     def delete_file(self, folders: Sequence[Path]) -> None:
         """Delete the files of one id in the first folder."""
-        ids = {new for new, _ in self.pairs}
+        ids = dict(self.pairs)
         for folder in folders[:1]:
             named = [path for path in sorted(folder.rglob("*")) if kit_rows.split_id(path.name, ids)]
             for path in named[-1:] if len(self.pairs) > 1 else ():
@@ -214,7 +218,7 @@ class _DataMaker:
 
     def lengthen_cell(self, paths: Sequence[Path]) -> None:
         """Make one mask or text much longer."""
-        ids = {new for new, _ in self.pairs}
+        ids = dict(self.pairs)
         for path in paths:
             table = kit_rows.read_rows(path)
             if (cell := _find_text(table, ids)) is None:
@@ -233,7 +237,7 @@ class _DataMaker:
             return
 
 
-def _find_text(table: TableRows, ids: set[str]) -> tuple[int, int] | None:
+def _find_text(table: TableRows, ids: Collection[str]) -> tuple[int, int] | None:
     """Return row and column of the longest text that is neither number, category nor id; None for none."""
     best: tuple[int, int] | None = None
     for number in range(len(table.header)):
@@ -248,7 +252,7 @@ def _find_text(table: TableRows, ids: set[str]) -> tuple[int, int] | None:
 
 def _find_prefix(names: Sequence[str]) -> str:
     """Return the words that all ids begin with, such as "img_": code may look for them."""
-    match = re.match(r"(?:[A-Za-z]+[_-])+|[A-Za-z]{3,}", names[0]) if names else None
+    match = re.match(r"(?:[A-Za-z]+[_-])+|[A-Za-z]+(?=\d+$)|[A-Za-z]{3,}", names[0]) if names else None
     return match[0] if match and all(name.startswith(match[0]) for name in names) else ""
 
 

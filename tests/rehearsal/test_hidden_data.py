@@ -9,6 +9,8 @@ import pytest
 from offline_kit.rehearsal.hidden_data import HiddenData, make_hidden_data, overlay_folder
 from offline_kit.rehearsal.mounts import find_sample
 
+IDS = ("ab12", "cd34", "ef56", "0a9b", "77c0", "9f1e")
+
 
 def write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -33,18 +35,17 @@ def covered(made: HiddenData) -> dict[str, Path]:
 def pictures(tmp_path: Path) -> Path:
     """Six pictures, two lists of them and one of all pictures, and a JSON file."""
     data = tmp_path / "data"
-    names = ["ab12", "cd34", "ef56", "0a9b", "77c0", "9f1e"]
-    for name in names:
+    for name in IDS:
         write(data / "test_images" / f"{name}.jpg", name)
         write(data / "test_masks" / name / f"{name}.txt", name)
-    rows = "".join(f"{name},{'xy'[number % 2]}\n" for number, name in enumerate(names))
+    rows = "".join(f"{name},{'xy'[number % 2]}\n" for number, name in enumerate(IDS))
     write(data / "test.csv", f"id,site\n{rows}")
     write(
         data / "metadata.csv",
-        "image,site\ntrain1.jpg,q\n" + "".join(f"{name}.jpg,{name}\n" for name in names),
+        "image,site\ntrain1.jpg,q\n" + "".join(f"{name}.jpg,{name}\n" for name in IDS),
     )
-    write(data / "test_boxes.json", json.dumps({name: {"of": name} for name in names}))
-    write(data / "sample_submission.csv", "id,label\n" + "".join(f"{name},0.5\n" for name in names))
+    write(data / "test_boxes.json", json.dumps({name: {"of": name} for name in IDS}))
+    write(data / "sample_submission.csv", "id,label\n" + "".join(f"{name},0.5\n" for name in IDS))
     write(data / "train.csv", "id,label\nzz,1\n")
     return data
 
@@ -120,6 +121,30 @@ def test_rows_of_files(tmp_path: Path) -> None:
     assert len(files) == 6
     assert [row.rpartition("_")[2] for row in new_rows] == ["0", "1", "2", "3"] * 6
     assert {row.rpartition("_")[0] for row in new_rows} == set(files)
+
+
+def test_lists_in_folders(tmp_path: Path) -> None:
+    """A list of all files, and the id inside each file, are renamed with them."""
+    data = tmp_path / "data"
+    for name in ("s1x", "s2x"):
+        write(data / "test" / f"{name}.csv", f"series,t\n{name},0\n{name},1\n")
+    write(data / "test" / "index.csv", "file,n\ntest/s1x.csv,2\ntest/s2x.csv,2\n")
+    write(data / "sample_submission.csv", "id,value\ns1x,0\ns2x,0\n")
+    made = make(data)
+    new_ids = {new for new, _ in made.renamed}
+    folder = covered(made)["test"]
+    for name in new_ids:
+        assert column(folder / f"{name}.csv", "series") == [name, name]
+    assert set(column(folder / "index.csv", "file")) == {f"test/{name}.csv" for name in new_ids}
+
+
+def test_the_name_of_a_file_is_no_category(pictures: Path) -> None:
+    """Rows refer to pictures of others; only the site loses a value."""
+    rows = "".join(f"{name},{'xy'[n % 2]},{('ab12', 'cd34')[n % 2]}.jpg\n" for n, name in enumerate(IDS))
+    write(pictures / "test.csv", f"id,site,like\n{rows}")
+    lines = [line for line in make(pictures).changes if "no row" in line]
+    assert len(lines) == 1
+    assert "site" in lines[0]
 
 
 def test_parquet_keeps_its_types(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import importlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from .kit_runtime import KitError, read_csv_rows
 
 SUFFIXES = (".csv", ".tsv", ".json", ".parquet")
 _LARGEST = 100_000_000  # bytes of a list without "test" in its name
+_LARGEST_IN_FOLDER = 20_000_000
 KEYED = ["key", "value"]
 """Header of a JSON file with one object for each id."""
 Link = Callable[[Path, Path], object]
@@ -170,7 +171,9 @@ def _find_id_depth(row_ids: Sequence[str], folders: Iterable[Path], tables: Iter
 
 
 def split_id(name: str, known_ids: Collection[str]) -> str:
-    """Return the id that a name is, or begins with before an underscore, hyphen or dot; "" for none."""
+    """Return the id that a name or path is, or begins with before an underscore, hyphen or dot; "" for none."""
+    if name not in known_ids:
+        name = name.rpartition("/")[2]
     while name not in known_ids:
         cut = max(name.rfind(mark) for mark in "_-.")
         if cut < 0:
@@ -243,24 +246,34 @@ class _Renamer:
                 rows.append(renamed)
         return rows
 
-    def link_tree(
-        self, folder: Path, target: Path, link: Link, copies: Mapping[str, list[str]] | None = None
-    ) -> int:
+    def link_tree(self, folder: Path, target: Path, link: Link) -> int:
         """Bring along what the ids name, under the new ids, and what no id names; return the number of the former."""
-        count, inside = 0, copies is not None
+        count = 0
         for path in sorted(folder.iterdir()):
             # An id is a whole name, or what stands before the suffix.
-            old = split_id(path.name, copies or self.known_ids)
-            for new in (copies or self.copies).get(old, ()) if old else ("",):
-                name = _rename_cell(path.name, old, new) if old else path.name
+            old = split_id(path.name, self.known_ids)
+            for new in self.copies.get(old, ()) if old else ("",):
+                renamer = _Renamer([(new, old)], frozenset({old}), self.key) if old else self
+                new_path = target / (_rename_cell(path.name, old, new) if old else path.name)
                 target.mkdir(exist_ok=True, parents=True)
                 if path.is_dir():
-                    within = {old: [new]} if old else copies
-                    count += self.link_tree(path, target / name, link, within)
-                else:
-                    link(path, target / name)
-                count += bool(old) and not inside
+                    count += renamer.link_tree(path, new_path, link)
+                elif not renamer._rename_list(path, new_path):
+                    link(path, new_path)
+                count += bool(old)
         return count
+
+    def _rename_list(self, path: Path, target: Path) -> bool:
+        """Write a list in a folder with its ids renamed; return whether all of its rows have one."""
+        is_renamed = any(new != old for new, old in self.pairs)
+        if not is_renamed or path.stat().st_size > _LARGEST_IN_FOLDER:
+            return False
+        table = _try_reading(path, is_sample=False)
+        ids = self.find_ids(table, True) if table else []
+        if not table or not ids or "" in ids:
+            return False
+        write_rows(target, replace(table, rows=self.rename_rows(table, ids, self.pairs)))
+        return True
 
 
 def read_rows(path: Path) -> TableRows:
