@@ -1,7 +1,7 @@
 """The install plan: the exact files that the notebook installs, and the packages that it takes from the image."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 from offline_kit.core.errors import ProjectError
 from offline_kit.project import import_names
 from offline_kit.project.images import Image
+from offline_kit.project.package_lists import normalize_name
 from offline_kit.project.types import (
     Checkpoint,
     Fate,
@@ -98,6 +99,10 @@ def render_plan(contents: KitContents) -> str:
         "roots": list(contents.own.roots),
         "imported": sorted(offered & contents.imported),
     }
+    if counted := _list_counted(
+        contents, {*wheels, *own, *sdists, *(str(item["name"]) for item in provided)}
+    ):
+        plan["counted"] = counted
     trained = [
         {"path": member.kit_path, "framework": member.framework, "version": member.version}
         for member in contents.members
@@ -107,6 +112,18 @@ def render_plan(contents: KitContents) -> str:
         plan["trained"] = trained
     # Sorted keys: the plan is part of the kit's id.
     return json.dumps(plan, indent=1, sort_keys=True) + "\n"
+
+
+def _list_counted(contents: KitContents, known: Collection[str]) -> dict[str, str]:
+    """Return the image's version of each package that the project's code imports and no requirement reaches."""
+    counted = {}
+    for name in sorted(contents.imported):
+        # Not what the running environment says: the plan must be the same on every machine.
+        guesses = (*import_names.find_distributions(name), normalize_name(name))
+        package = next((guess for guess in guesses if guess in contents.image.packages), "")
+        if package and package not in known:
+            counted[package] = contents.image.packages[package]
+    return counted
 
 
 def find_shadowed_packages(contents: KitContents) -> tuple[Finding, ...]:

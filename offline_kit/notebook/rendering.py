@@ -320,12 +320,12 @@ def kernel_metadata(
     if shape:
         metadata["machine_shape"] = shape
     if settings.pin_image:
-        # Without a digest Kaggle runs its newest image, whatever the kit was made for.
-        if not image.digest:
+        # Without a digest Kaggle runs its newest image, whatever the kit was made for; it takes only its own images.
+        if not image.digest.startswith("gcr.io/kaggle-"):
             raise UsageError(
-                f"`pin_image` is set, but no digest is known for the image '{image.name}'",
+                f"`pin_image` is set, but no digest is known at Kaggle for the image '{image.name}'",
                 code="image-digest-unknown",
-                hint="remove `pin_image`, or use an image file with its digest (`offline-kit image list` shows them)",
+                hint="remove `pin_image`, or use an image file with its digest, as 'offline-kit image capture' writes it",
             )
         metadata |= {"docker_image": image.digest, "docker_image_pinning_type": "original"}
     return metadata

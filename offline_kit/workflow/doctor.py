@@ -24,9 +24,9 @@ from offline_kit.packages.freeze import freeze_file, lock_files, requirement_fil
 from offline_kit.packages.index import PackageIndex
 from offline_kit.packages.pip_settings import read_pip_settings
 from offline_kit.project import config as configuration
-from offline_kit.project.images import Image
+from offline_kit.project.images import Image, load_image
 from offline_kit.project.types import Checkpoint, Severity
-from offline_kit.workflow import model_files, pipeline, resolved_project
+from offline_kit.workflow import image_drift, model_files, pipeline, resolved_project
 
 LEAST = 500_000_000  # free bytes that hardly any build succeeds without
 COMFORTABLE = 5_000_000_000
@@ -62,6 +62,7 @@ class CheckContext:
     cache: Path  # where downloads are kept; may not exist yet
     online: bool  # whether the network may be used
     report: Reporter
+    other_image: str = ""  # image that the existing kit is compared with
 
     @cached_property
     def config(self) -> configuration.Config:
@@ -286,6 +287,23 @@ def _check_own_code(context: CheckContext) -> CheckResult:
     return _warn(f"{len(lines)} problems", remedies, *lines)
 
 
+def _check_other_image(context: CheckContext) -> CheckResult:
+    """Compare the existing kit with the image of --image: Kaggle's newest one, before it gets there."""
+    if not context.other_image:
+        return _skip("asked with --image")
+    config = context.config
+    image = load_image(context.other_image, accelerator=config.accelerator, project=Path.cwd())
+    drift = image_drift.compare_with_image(pipeline.read_kit(config), image)
+    if drift.broken:
+        remedy = f"build for it with --image {context.other_image}"
+        remedy += ", or keep the present one with `pin_image = true`" * bool(context.image.digest)
+        return _fail(f"the kit does not run on '{image.name}'", remedy, *drift.broken, *drift.moved)
+    if drift.moved:
+        message = f"'{image.name}' meets all requirements, with other versions than the kit was built for"
+        return _warn(message, f"offline-kit rehearse --image {context.other_image}", *drift.moved)
+    return _ok(f"'{image.name}' has every version that the kit counts on")
+
+
 # ------------------------------------------------------------------ outside
 
 
@@ -395,13 +413,19 @@ CHECKS = (
     Check(code="K205", title="notebook", run=_check_notebook, needs="image"),
     Check(code="K206", title="freeze", run=_check_freeze, needs="image", of_contents=True),
     Check(code="K207", title="own code", run=_check_own_code, needs="image", of_contents=True),
+    Check(code="K208", title="other image", run=_check_other_image, needs="image"),
     Check(code="K301", title="package index", run=_check_index, online=True),
     Check(code="K302", title="Kaggle's credentials", run=_check_credentials),
 )  # a new check is a function above, a line here with the next free code, and a test
 
 
 def run_checks(
-    project: Path, *, online: bool = False, ignore: Sequence[str] = (), report: Reporter = SILENT
+    project: Path,
+    *,
+    online: bool = False,
+    ignore: Sequence[str] = (),
+    image: str = "",
+    report: Reporter = SILENT,
 ) -> list[tuple[Check, CheckResult]]:
     """Run every check that no code of `ignore` begins, and return what each said, in their order.
 
@@ -416,7 +440,12 @@ def run_checks(
             hint=f"the codes are {', '.join(codes)}",
         )
     context = CheckContext(
-        folder=folder, env=processes.copy_environment(), cache=files.cache_dir(), online=online, report=report
+        folder=folder,
+        env=processes.copy_environment(),
+        cache=files.cache_dir(),
+        online=online,
+        report=report,
+        other_image=image,
     )
     selected = [check for check in CHECKS if not check.code.startswith(tuple(ignore))]
     return [(check, _run_check(check, context)) for check in selected]

@@ -286,6 +286,15 @@ def test_the_plan_names_exact_files(contents: KitContents, tmp_path: Path) -> No
     }
 
 
+def test_the_plan_counts_on_what_code_imports(contents: KitContents, tmp_path: Path) -> None:
+    """A package of the image that code imports and no requirement reaches has its version in the plan."""
+    image = replace(IMAGE, packages={"numpy": "2.1.3", "pillow": "11.0", "pandas": "2.2", "timm": "0.9"})
+    imported = frozenset({"numpy", "PIL", "timm", "nowhere"})
+    assemble.assemble_kit(replace(contents, image=image, imported=imported), tmp_path / "out")
+    plan = json.loads((tmp_path / "out/dataset/packages/install.json").read_text())
+    assert plan["counted"] == {"pillow": "11.0"}
+
+
 def test_a_package_without_a_wheel_is_built_from_its_sdist(contents: KitContents, tmp_path: Path) -> None:
     """Under `sdists = "rename"` the plan names sdist and build wheels, and what the sdist says it imports as."""
     path = tmp_path / "hydra.tar.gz"

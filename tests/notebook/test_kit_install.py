@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -295,6 +296,20 @@ def test_unmet_requirements_on_the_image_are_all_named(tmp_path: Path) -> None:
     assert "which plants asked for" in str(caught.value)
     assert "no-such-thing 1 is missing in this image" in str(caught.value)
     assert "packaging" not in str(caught.value)
+
+
+def test_versions_that_moved_are_named(tmp_path: Path) -> None:
+    """Whatever the kit counts on and has another version here is named; a local version or a zero is no other one."""
+    workshop = Workshop()
+    here = metadata.version("packaging")
+    workshop.plan["counted"] = {"pytest": "0.1", "packaging": f"{here}.0+cpu", "uninstalled": "1.0"}
+    workshop.plan["provided"] = [{"name": "pluggy", "version": "0.2", "requires": ["pluggy>=0.1"]}]
+    lines = [line for line in run(workshop, tmp_path, "uv").splitlines() if line.startswith("note:")]
+    moved = [
+        f"{name} {before} -> {metadata.version(name)}"
+        for name, before in (("pluggy", "0.2"), ("pytest", "0.1"))
+    ]
+    assert lines[0].endswith(f": {', '.join(moved)}, uninstalled 1.0 -> none")
 
 
 def test_a_spare_is_used_only_where_the_image_lacks_it(tmp_path: Path) -> None:

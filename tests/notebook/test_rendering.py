@@ -358,6 +358,14 @@ def test_metadata_is_what_kaggle_wants(kit: Kit, tmp_path: Path) -> None:
     }
 
 
+def test_only_images_of_kaggle_are_pinned(kit: Kit, tmp_path: Path) -> None:
+    """The digest of an image of your own is none that a notebook on Kaggle could run in."""
+    image = dataclasses.replace(IMAGE, digest="localhost/mine@sha256:abc")
+    with pytest.raises(UsageError) as caught:
+        kernel_metadata(kit, dataclasses.replace(LIGHTNING, pin_image=True), image, target(tmp_path))
+    assert caught.value.code == "image-digest-unknown"
+
+
 def test_a_cpu_notebook_names_no_machine(kit: Kit, tmp_path: Path) -> None:
     """Without accelerator there is neither a GPU nor a machine shape, and no image is pinned unasked."""
     found = kernel_metadata(kit, LIGHTNING, IMAGE, target(tmp_path))

@@ -89,7 +89,8 @@ def test_a_good_project(project: Path) -> None:
     """What is good says what it is; what needs the network is told, not asked."""
     found = checked(project=project)
     expected = dict.fromkeys(("K201", "K202", "K203", "K204", "K205", "K207"), "ok")
-    assert states(found) == expected | {"K206": "warning", "K301": "skipped", "K302": "warning"}
+    expected |= dict.fromkeys(("K208", "K301"), "skipped")
+    assert states(found) == expected | {"K206": "warning", "K302": "warning"}
     assert "1 requirement: requirements.in" in found["K203"]["what"]
     assert "predict" not in found["K205"]["remedy"]
     assert not (project / "offline-kit.lock.txt").exists()
@@ -196,6 +197,35 @@ def test_the_freeze_is_compared_with_the_requirements(project: Path) -> None:
     toml = project / "offline-kit.toml"
     toml.write_text(toml.read_text().replace("2026-10-cpu", "2026-10-gpu"))
     assert "was made for kaggle-2026-10-cpu, not" in checked(project=project)["K206"]["what"]
+
+
+def test_another_image_is_compared_with_the_kit(project: Path) -> None:
+    """A version that moved is named, required or only imported; only an unmet requirement fails the check."""
+
+    def write_image(name: str, **packages: str) -> str:
+        lines = [f'{package} = "{version}"' for package, version in packages.items()]
+        path = project / f"{name}.toml"
+        path.write_text("\n".join([f'name = "{name}"', 'python = "3.11.4"', "[packages]", *lines]))
+        return str(path)
+
+    (project / "predict.py").write_text("import right\n" + FILES["predict.py"])
+    (project / "requirements.in").write_text("left<2\n")
+    settings = project / "offline-kit.toml"
+    image = write_image("old", left="1.0", right="3.0", other="1.0")
+    settings.write_text(settings.read_text().replace("kaggle-2026-10-cpu", image))
+    with LocalIndex() as index:
+        index.add(make_wheel(project.parent / "wheels", "left", "1.0"))
+        built = command("build", project=project, PIP_INDEX_URL=index.url)
+        assert built.returncode == 0, built.stderr
+    same = checked("--image", image, project=project)["K208"]
+    assert same["state"] == "ok"
+    moved_image = write_image("moved", left="1.2+cpu", right="3.1", other="2.0")
+    moved = checked("--image", moved_image, project=project)["K208"]
+    assert (moved["state"], moved["details"]) == ("warning", ["left 1.0 -> 1.2+cpu", "right 3.0 -> 3.1"])
+    broken = checked("--image", write_image("broken", left="2.0", right="3.0+gpu"), project=project, code=1)
+    assert broken["K208"]["state"] == "failed"
+    assert broken["K208"]["details"][1:] == ["left 1.0 -> 2.0"]
+    assert "left<2" in broken["K208"]["details"][0]
 
 
 def test_an_index_that_does_not_answer(project: Path) -> None:

@@ -90,17 +90,19 @@ def init(project: Path, console: Console, yes: bool, dry_run: bool, **flags: Any
 @options.command(
     "offline-kit doctor --online",
     "offline-kit doctor my-project --ignore K3",
+    "offline-kit doctor --image kaggle-2026-10-gpu",
     short_help="Check this machine and the project.",
 )
 @options.project_argument
 @options.flag("--online", "Also check the package index and Kaggle.")
 @options.repeated("--ignore", "CODE", "Skip the checks whose code starts with this.")
+@options.value("--image", "NAME|FILE", "Also check the existing kit against another image.")
 @options.common_options
-def doctor(project: Path, console: Console, online: bool, ignore: tuple[str, ...]) -> None:
+def doctor(project: Path, console: Console, online: bool, ignore: tuple[str, ...], image: str | None) -> None:
     """Check this machine and the project, with a fix for each problem."""
     from offline_kit.workflow import doctor as checking
 
-    findings = checking.run_checks(project, online=online, ignore=ignore, report=console)
+    findings = checking.run_checks(project, online=online, ignore=ignore, image=image or "", report=console)
     _show_checks(findings, console)
     states = [str(result.state) for _, result in findings]
     failed, warned = states.count("failed"), states.count("warning")

@@ -16,7 +16,7 @@ import site
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,11 @@ def install_packages(kit: OpenKit, installer: str = "") -> Path:
     if running_python.split(".")[:2] != str(plan["python"]).split(".")[:2]:
         print(f"warning: the kit was made for Python {plan['python']}, and this is Python {running_python}")
     overlay = kit.places.scratch / "site"
-    choices = choose_files(plan, packages, [entry for entry in sys.path if entry != str(overlay)])
+    path = [entry for entry in sys.path if entry != str(overlay)]
+    choices = choose_files(plan, packages, path)
+    counted = list_counted(plan)
+    if moved := list_moved(counted, find_versions(counted, path)):
+        print(f"note: not the versions that the kit was built for: {', '.join(moved)}")
     names = {name for choice in choices for name in choice.imports}
     for name in sorted(names):  # only new processes see the kit's version of what was imported before
         file = getattr(sys.modules.get(name), "__file__", None)
@@ -136,7 +140,7 @@ def choose_files(plan: Mapping[str, Any], packages: Path, path: Sequence[str]) -
                 "sdist of it"
             )
     for item in plan.get("provided", ()):
-        problem = check_provided(item, path)
+        problem = check_provided(item, find_versions([item["name"]], path).get(item["name"], ""))
         if problem and item.get("spare") and fits_interpreter(item["spare"]):
             choices.append(InstallChoice(f"{item['name']} {item['version']}", packages / item["spare"]))
         elif problem:
@@ -152,13 +156,44 @@ def choose_files(plan: Mapping[str, Any], packages: Path, path: Sequence[str]) -
     return choices
 
 
-def check_provided(item: Mapping[str, Any], path: Sequence[str]) -> str:
-    """Return which requirement a package of the image does not meet; empty if it meets all."""
+def find_versions(names: Iterable[str], path: Sequence[str]) -> dict[str, str]:
+    """Return the installed version of each distribution that is installed in one of these folders."""
+    versions = {}
+    for name in names:
+        distribution = next(iter(importlib.metadata.distributions(name=name, path=list(path))), None)
+        if distribution and distribution.version:
+            versions[name] = distribution.version
+    return versions
+
+
+def list_counted(plan: Mapping[str, Any]) -> dict[str, str]:
+    """Return the versions of the image that a kit counts on: what its requirements need, and what its code imports."""
+    required = {item["name"]: item["version"] for item in plan.get("provided", ())}
+    return {**plan.get("counted", {}), **required}
+
+
+def list_moved(counted: Mapping[str, str], versions: Mapping[str, str]) -> list[str]:
+    """Return each package that has another version than is counted on: "timm 1.0.19 -> 1.0.22"."""
+    return [
+        f"{name} {version or 'none'} -> {versions.get(name) or 'none'}"
+        for name, version in sorted(counted.items())
+        if not _is_same_release(version, versions.get(name, ""))
+    ]
+
+
+def _is_same_release(version: str, other: str) -> bool:
+    public, other_public = version.partition("+")[0], other.partition("+")[0]  # "2.11.0+cpu" is 2.11.0
+    try:
+        return public == other_public or meets_requirement(other_public, f"name=={public}")
+    except ValueError:  # not a version by PEP 440
+        return False
+
+
+def check_provided(item: Mapping[str, Any], version: str) -> str:
+    """Return which requirement a package of the image does not meet in its version; empty if it meets all."""
     askers = f", which {', '.join(item['asked_by'])} asked for" if item.get("asked_by") else ""
-    distribution = next(iter(importlib.metadata.distributions(name=item["name"], path=list(path))), None)
-    if distribution is None or not distribution.version:
+    if not version:
         return f"{item['name']} {item['version']} is missing in this image{askers}"
-    version = distribution.version
     unmet = [line for line in item.get("requires", ()) if not meets_requirement(version, line)]
     return f"{' and '.join(unmet)} is wanted, and this image has {version}{askers}" if unmet else ""
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from .kit_hooking import activate_hooks, install_hooks
+from .kit_install import list_moved
 from .kit_recording import (
     DOCUMENT,
     MISSES,
@@ -102,13 +103,17 @@ def _compare_versions(document: Mapping[str, Any]) -> None:
     if error := document["error"]:
         print(f"warning: the recorded run stopped in cell {error['cell']}: nothing is known of later cells")
     versions = _find_versions(document)
-    for package in document["packages"]:
-        version, before = versions.get(package["name"], ""), package["replaces"]
-        if version not in (before, package["version"]):
-            print(
-                f"note: the image has {package['name']} {version or 'no more'}, where it had {before or 'none'} when this"
-                f" was recorded; the run installed {package['version']}"
-            )
+    if moved := list_moved(list_replaced(document, versions), versions):
+        print(f"note: not the versions that the image had when this was recorded: {', '.join(moved)}")
+
+
+def list_replaced(document: Mapping[str, Any], versions: Mapping[str, str]) -> dict[str, str]:
+    """Return the versions that the recorded run found and replaced, without those that are what it installed."""
+    return {
+        package["name"]: package["replaces"]
+        for package in document["packages"]
+        if versions.get(package["name"]) != package["version"]
+    }
 
 
 def _write_state(document: Mapping[str, Any]) -> None:
