@@ -1,6 +1,7 @@
 """Runs of notebook versions: queued, run in the background, their output and log kept."""
 
 import json
+import math
 import shutil
 import tempfile
 import threading
@@ -13,6 +14,7 @@ from typing import Any
 from offline_kit.core import files
 from offline_kit.local_kaggle.faults import FaultTable
 from offline_kit.local_kaggle.store import Foundation, Key, Record, RecordStore, Service
+from offline_kit.project.accelerators import Machine, find_machine
 
 SOURCES = {
     "dataset": "datasetDataSources",
@@ -22,7 +24,6 @@ SOURCES = {
 }
 """Kinds of data sources, with their field in a push."""
 ENDED = ("COMPLETE", "ERROR", "CANCEL_ACKNOWLEDGED")
-_MOST_SECONDS = 12 * 3600.0
 _AT_ONCE = threading.Semaphore(2)  # this machine is no cloud
 # Seconds of silence after which a follower of a log gets a sign of life.
 _SILENCE = 15.0
@@ -53,6 +54,7 @@ class RunJob:
     say: Callable[[str], None] = lambda _text: None  # takes what the run says, line by line while it says it
     contest: RunCompetition | None = None
     """The competition whose data is attached; the first one, if there are several."""
+    machine: Machine = field(default_factory=lambda: find_machine(""))
     internet: bool = False  # whether the version was saved with the internet on; a hidden run never has it
 
 
@@ -163,7 +165,7 @@ class NotebookRuns(Service):
         folder: Path,
         *,
         covered: Mapping[str, Mapping[str, Path]] | None = None,
-        timeout: float = _MOST_SECONDS,
+        timeout: float = math.inf,
         say: Callable[[str], None],
         without: str = "",
     ) -> str:
@@ -175,13 +177,14 @@ class NotebookRuns(Service):
         sources = {kind: version.get(name, ()) for kind, name in SOURCES.items() if kind != without}
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        source = self.read_source(version)
+        source, machine = self.read_source(version), find_machine(version.get("machineShape", ""))
         job = RunJob(
             notebook=source,
             is_script=version["kernelType"] != "notebook",
             inputs=tuple(self._mount_inputs(version["owner"], sources, covered or {})),
             folder=folder,
-            timeout=min(timeout, version.get("timeout") or _MOST_SECONDS),
+            timeout=min(timeout, version.get("timeout") or machine.seconds),
+            machine=machine,
             rerun=covered is not None,
             contest=self._find_contest(version["owner"], sources),
             say=say,

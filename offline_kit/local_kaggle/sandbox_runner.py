@@ -86,6 +86,7 @@ class SandboxRunner:
             uv=interpreters.uv_program(),
             installer="auto",
             timeout=job.timeout,
+            machine=job.machine,
             env=env,
             network=job.internet,
             # On Kaggle a notebook may install anything, in ways that no pattern finds.
@@ -142,6 +143,10 @@ def _add_gateway(job: RunJob, notebook: Path) -> tuple[RunJob, GatewayService | 
 def _describe_failure(ran: KernelRun) -> str:
     if ran.outcome.timed_out:
         return "Your notebook was stopped because it exceeded the max allowed execution duration."
+    if ran.outcome.over_memory:
+        return "Your notebook tried to allocate more memory than is available."
+    if ran.outcome.over_disk:
+        return "No space left on device: /kaggle/working is full"
     cell = execution.find_stopped_cell(ran.cells)
     if cell and cell.status == "failed":
         return cell.message.splitlines()[0] if cell.message else "Notebook Threw Exception"

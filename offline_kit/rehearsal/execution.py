@@ -17,6 +17,7 @@ from offline_kit.core.sandboxes import leftovers
 from offline_kit.core.sandboxes.box import Box, BoxOutcome, Mount
 from offline_kit.notebook.runtime import kit_recording
 from offline_kit.notebook.runtime.kit_runtime import KitError, find_failure
+from offline_kit.project.accelerators import Machine, find_machine
 from offline_kit.rehearsal import script_runs
 from offline_kit.rehearsal.environments import Interpreter
 from offline_kit.rehearsal.log_follower import LogFollower
@@ -75,7 +76,7 @@ class KernelSetup:
 
 @dataclass(frozen=True, kw_only=True)
 class RehearsalEnvironment:
-    """Everything that a run needs: the notebook, its inputs, its kernel and the limits (seconds, bytes)."""
+    """Everything that a run needs: the notebook, its inputs, its kernel and its limits."""
 
     notebook: Path  # an .ipynb file, or a script, which plain Python runs
     inputs: tuple[Mount, ...]
@@ -83,8 +84,8 @@ class RehearsalEnvironment:
     papermill: Interpreter
     uv: Path | None  # None: hidden
     installer: str
-    timeout: float
-    memory: int | None = None
+    timeout: float  # seconds
+    machine: Machine = field(default_factory=lambda: find_machine(""))
     env: Mapping[str, str] = field(default_factory=dict)
     network: bool = False
     current: bool = False  # the kernel runs in the running environment, which may lack packages of the image
@@ -131,7 +132,7 @@ def run_notebook(
     """Run the notebook in `folder`, which must be empty, and return how it ended; `say` gets the log, line by line."""
     for name in ("tmp", "working", "home", "out", "scratch", "in"):
         (folder / name).mkdir(parents=True)
-    prefix = runner.path_prefix(folder / "scratch")
+    prefix, machine = runner.path_prefix(folder / "scratch"), environment.machine
     source, cells = _place_code(environment.notebook, folder / "in")
     code = ["".join(cell.get("source") or "") for cell in cells if cell.get("cell_type") == "code"]
     # A recorded notebook may install packages in ways that no pattern finds.
@@ -144,7 +145,7 @@ def run_notebook(
         Mount(inside="/tmp", source=folder / "tmp", writable=True),  # noqa: S108 - the box's own
         Mount(inside=HOME, source=folder / "home", writable=True),
         *environment.inputs,
-        Mount(inside="/kaggle/working", source=folder / "working", writable=True),
+        Mount(inside="/kaggle/working", source=folder / "working", writable=True, limit=machine.disk),
         *([Mount(inside=script_runs.SCRIPT_FOLDER, source=script.parent)] if script else []),
         Mount(inside="/rehearsal/in", source=folder / "in"),
         Mount(inside="/rehearsal/out", source=folder / "out", writable=True),
@@ -169,15 +170,15 @@ def run_notebook(
         log=log,
         scratch=folder / "scratch",
         timeout=environment.timeout,
-        memory=environment.memory,
+        memory=machine.memory,
+        cores=machine.cores,
         network=environment.network,
     )
     added_cells = count_added_cells(["".join(cell.get("source") or "") for cell in cells])
     kind = "script" if script else "notebook"
     with report.waiting(f"running the {kind}") as show:
         # A script is one cell, of which its log tells neither begin nor end.
-        shown_cells = () if script else cells
-        follower = LogFollower(log, shown_cells, added_cells=added_cells, say=say, show=show)
+        follower = LogFollower(log, () if script else cells, added_cells=added_cells, say=say, show=show)
         outcome = sandbox.run_box(runner, box, watch=follower.follow)
         follower.end()
     leftovers.clean_leftovers(folder / "out")
@@ -432,7 +433,7 @@ def _parse_cell(number: int, cell: Mapping[str, Any], added_cells: int) -> Execu
 def read_script(script: Path, log: Path, outcome: BoxOutcome) -> ExecutedScript:
     """Return a script that ran as a cell: "failed" with the error in its log, "running" if it was stopped."""
     tail = _read_tail(log)
-    stopped = outcome.timed_out or outcome.over_memory
+    stopped = outcome.is_over_limit
     failed = None if stopped or outcome.succeeded else script_runs.find_script_failure(tail)
     return ExecutedScript(
         number=1,

@@ -19,6 +19,7 @@ from offline_kit.rehearsal import (
     hidden_run,
     kernel,
     kit_facts,
+    machine_limits,
     mounts,
     recorded_kits,
     replay_check,
@@ -105,7 +106,7 @@ def rehearse_kit(
             uv=None if request.installer == "pip" else interpreters.uv_program(),
             installer=request.installer,
             timeout=request.timeout,
-            memory=request.memory,
+            machine=machine_limits.choose_machine(request),
             current=current,
             recorded=recording is not None,
             own_packages=kit_facts.read_install_plan(kit_files).own_packages(),
@@ -234,7 +235,8 @@ def _summarize_run(
     judgement: RunVerdict,
 ) -> Rehearsal:
     level, differences = kernel.measure_fidelity(request.image, setup.python, setup.used)
-    notes = (*setup.notes, *inputs.notes, *judgement.notebook_notes, *judgement.notes)
+    shortfalls = machine_limits.describe_shortfalls(machine_limits.choose_machine(request))
+    notes = (*setup.notes, *inputs.notes, *judgement.notebook_notes, *judgement.notes, *shortfalls)
     return Rehearsal(
         kit=request.kit.id,
         notebook=files.sha256_of(notebook),

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from offline_kit.core import sandbox
+from offline_kit.project.accelerators import Machine
 from offline_kit.project.images import Image
 from offline_kit.project.types import Kit
 
@@ -40,7 +41,7 @@ class RehearsalRequest:
     hidden_rows: int | None = None  # rows of the hidden test set, if they are known
     rows: int | None = None  # rows of the test set, repeated under new ids if there are fewer; None: all
     timeout: float = 9 * 3600
-    memory: int | None = None
+    machine: Machine | None = None  # its limits; None: those of the notebook's accelerator
     sandboxes: tuple[str, ...] = sandbox.KINDS
     yes: bool = False
     confirm: Callable[[str], bool] | None = None

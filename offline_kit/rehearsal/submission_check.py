@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from offline_kit.core import files
-from offline_kit.core.sandboxes.leftovers import LIMIT
 from offline_kit.notebook.runtime.kit_runtime import read_csv_rows
 
 _MAX_EXAMPLES = 3
@@ -15,7 +14,6 @@ _ROUNDING = 1e-4  # relative, between two runs: sums depend on the order of the 
 _NOTHING = frozenset({"", "nan", "none", "null", "na"})
 _MIN_ROWS = 3  # fewer rows may well have one value
 _MAX_LABELS = 50  # distinct words in a column of class names
-_MANY_FILES = 500  # Kaggle lists more output files slowly, page by page, until "429 Too Many Requests"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,17 +235,14 @@ def _describe_unknown_labels(values: Sequence[str], sample_values: Sequence[str]
     return f"names {_quote_examples(odd)}, which the sample never names"
 
 
-def check_output_size(working: Path) -> list[str]:
-    """Return warnings about the size of the working folder, which Kaggle saves as the output."""
-    sizes = [path.lstat().st_size for path in working.rglob("*") if not path.is_dir()]
-    advice = "write other files than the submission to /tmp"
-    warnings = []
-    if sum(sizes) > LIMIT:
-        total, limit = files.format_size(sum(sizes)), files.format_size(LIMIT)
-        warnings.append(f"/kaggle/working contains {total}, and Kaggle saves at most {limit}: {advice}")
-    if len(sizes) > _MANY_FILES:
-        warnings.append(f"/kaggle/working contains {len(sizes)} files, which Kaggle lists slowly: {advice}")
-    return warnings
+def check_output_files(working: Path, limit: int) -> list[str]:
+    """Return a warning if the working folder, which Kaggle saves as the output, has more files than that."""
+    number = sum(not path.is_dir() for path in working.rglob("*"))
+    if number <= limit:
+        return []
+    # Only in the end: what is written and deleted again is no output.
+    advice = f"it is meant for {limit}, and lists more slowly: write other files than the submission to /tmp"
+    return [f"/kaggle/working has {number} files that Kaggle saves; {advice}"]
 
 
 def find_stored_answer(submission: Path, tables: Iterable[Path]) -> Path | None:

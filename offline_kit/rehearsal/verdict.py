@@ -42,6 +42,7 @@ _COLUMN = (
 )
 _NO_FILE = re.compile(r"No such file or directory: '?(/[^'\n]+)")
 _MAX_NAMES = 8  # in a message
+_MAX_LARGEST = 5  # files of a full working folder in a message
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +103,10 @@ def judge_run(
         rows=checked.rows,
         notes=(*checked.notes, *(f"not kept: {line}" for line in result.deleted)),
         notebook_notes=notebook_notes,
-        warnings=(*checked.warnings, *submission_check.check_output_size(result.working)),
+        warnings=(
+            *checked.warnings,
+            *submission_check.check_output_files(result.working, environment.machine.files),
+        ),
     )
 
 
@@ -132,10 +136,17 @@ def find_run_problem(
         )
     if outcome.over_memory:
         return ProjectError(
-            f"the {result.kind} was stopped{location}: it used more than {files.format_size(environment.memory or 0)} of memory",
-            hint="use smaller batches, free memory that is no longer needed, or raise the limit",
+            f"the {result.kind} was stopped{location}: it used more than {files.format_size(environment.machine.memory or 0)} of memory",
+            hint="use smaller batches, and free memory that is no longer needed",
             code="memory-limit-reached",
             details=quoted,
+        )
+    if outcome.over_disk:
+        return ProjectError(
+            f"/kaggle/working is full{location}: the {result.kind} wrote more than {files.format_size(environment.machine.disk)} there",
+            hint="unpack and download to /tmp, and keep only what is the output",
+            code="disk-limit-reached",
+            details=(*quoted, "", *_list_largest_files(result)),
         )
     if cell and cell.status == "failed":
         frame = find_own_frame(cell.error, environment.own_packages)
@@ -153,6 +164,13 @@ def find_run_problem(
         code = explained.code or "cell-failed"
         return ProjectError(f"{cell.label} failed", hint=remedy or _RETRY_HINT, code=code, details=details)
     return None if outcome.succeeded else _crash_error(result, cells)
+
+
+def _list_largest_files(result: KernelRun) -> tuple[str, ...]:
+    paths = [path for path in result.working.rglob("*") if path.is_file()]
+    largest = sorted(((path.lstat().st_size, path) for path in paths), reverse=True)[:_MAX_LARGEST]
+    lines = (f"{files.format_size(size)}: {path.relative_to(result.working)}" for size, path in largest)
+    return (*lines, f"{len(paths)} files", *result.deleted)
 
 
 def _format_cause(cause: str) -> tuple[str, ...]:

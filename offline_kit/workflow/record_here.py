@@ -13,7 +13,7 @@ from offline_kit.core.report import SILENT, Reporter
 from offline_kit.core.sandboxes.box import Mount
 from offline_kit.kit.layout import RUNTIME_PACKAGE
 from offline_kit.packages import pip_settings
-from offline_kit.project.accelerators import find_machine_shape
+from offline_kit.project.accelerators import find_machine, find_machine_shape
 from offline_kit.project.kaggle_names import MARKER, METADATA_KEYS
 from offline_kit.project.types import Kit
 from offline_kit.rehearsal import environments, execution, gateway, kernel, mounts, verdict
@@ -28,7 +28,6 @@ from offline_kit.workflow.record_notebook import RecordingPlan
 
 _PROGRESS = "recording: "  # begins the lines that the recorder prints after each cell
 _BESIDE = "/rehearsal/project"
-_TIMEOUT = 12 * 3600.0  # of a session on Kaggle: https://www.kaggle.com/docs/notebooks
 _MAX_RUNS = 3  # each with the packages of the image that pip had to bring to the one before
 _LONG = 600.0  # seconds after which a run that failed is not repeated
 _INSTALLS = re.compile(r"\bpip3?\b.{0,40}\binstall\b|\buv\b.{0,20}\b(?:pip|add)\b", re.DOTALL)
@@ -94,7 +93,9 @@ class _LocalRun:
 
     def _make_environment(self, beside: Mapping[str, Path]) -> RehearsalEnvironment:
         plan, local_inputs = self.plan, self.plan.list_local_inputs()
-        if find_machine_shape(plan.config.accelerator):
+        shape = find_machine_shape(plan.config.accelerator)
+        machine = find_machine(shape)
+        if shape:
             self.shop.report.warn("no GPU is used here: a cell that needs one fails; --record kaggle has it")
         inputs = _lay_out_inputs(plan, self.folder / "input", local_inputs, self.gateway)
         for note in inputs.notes:
@@ -113,7 +114,8 @@ class _LocalRun:
             papermill=environments.make_papermill_environment(self.shop),
             uv=interpreters.uv_program(),
             installer="auto",
-            timeout=self.options.timeout or _TIMEOUT,
+            timeout=self.options.timeout or machine.seconds,
+            machine=machine,
             env={**self.shop.index.make_box_environment(), **_find_secrets(self.code)},
             network=True,
             recorded=True,

@@ -38,7 +38,7 @@ from offline_kit.workflow.kaggle_session import KaggleSession
 SUFFIX = " recorder"
 DOCUMENT = f"{recording.PART}/{kit_recording.DOCUMENT}"
 _CROWDED = 20_000  # files
-_LIMITS = ("time-limit-reached", "memory-limit-reached", "kernel-died")
+_LIMITS = ("time-limit-reached", "memory-limit-reached", "disk-limit-reached", "kernel-died")
 _KINDS = {
     "cache": "downloads of hubs",
     "hub": "hub folders",

@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import pytest
 from offline_kit.core import processes, sandbox
 from offline_kit.core.errors import OfflineKitError
 from offline_kit.local_kaggle.faults import Fault
+from offline_kit.local_kaggle.kernel_runs import RunJob
 from offline_kit.local_kaggle.sandbox_runner import SandboxRunner
 from offline_kit.local_kaggle.server import TrafficEvent
 from offline_kit.local_kaggle.settings import LocalKaggleSettings
 from offline_kit.packages import pip_settings
+from offline_kit.project.accelerators import find_machine
 from offline_kit.rehearsal.environments import EnvironmentOptions
 from tests.support.local_kaggle import HASTY, KERNEL, SLUG, Bench, needs_client, notebook, serving
 
@@ -357,6 +360,49 @@ def test_a_run_that_the_server_did_not_outlive_is_run_anew(tmp_path: Path) -> No
         push(bench, "print(1)")
     with serving(tmp_path, HASTY) as bench:
         bench.finished(1)
+
+
+@pytest.mark.parametrize("shape", ["", "NvidiaH100"])
+def test_a_version_runs_within_the_limits_of_its_machine(tmp_path: Path, shape: str) -> None:
+    """Its machine is that of the pushed machine shape, its time the machine's, or less if the push says so."""
+    jobs: list[RunJob] = []
+
+    def keep_job(job: RunJob) -> str:
+        jobs.append(job)
+        return ""
+
+    with serving(tmp_path, HASTY, keep_job) as bench:
+        push(bench, "1", machineShape=shape)
+        bench.finished(1)
+        push(bench, "1", machineShape=shape, sessionTimeoutSeconds=60)
+        bench.finished(2)
+    assert [job.machine for job in jobs] == [find_machine(shape)] * 2
+    assert [job.timeout for job in jobs] == [12 * 3600, 60]
+
+
+@pytest.mark.sandbox
+@pytest.mark.index
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("limits", "code", "failure"),
+    [
+        ({"disk": 1_000_000}, "open('large', 'wb').write(bytes(3_000_000))", "No space left on device"),
+        ({"memory": 100_000_000}, "x = b'1' * 400_000_000; __import__('time').sleep(300)", "more memory"),
+    ],
+)
+def test_a_run_that_needs_more_than_its_machine_has_fails_as_on_kaggle(
+    tmp_path: Path, limits: dict[str, int], code: str, failure: str
+) -> None:
+    """The failure names the memory or the disk; so the causes of a push explain it."""
+    shop = EnvironmentOptions(
+        index=pip_settings.read_pip_settings(processes.copy_environment()), cache=tmp_path / "cache"
+    )
+    (tmp_path / "job").mkdir()
+    machine = replace(find_machine(""), **limits)
+    job = RunJob(
+        notebook=code, is_script=True, inputs=(), folder=tmp_path / "job", timeout=120, machine=machine
+    )
+    assert failure in SandboxRunner(shop, current=True)(job)
 
 
 @pytest.mark.sandbox

@@ -20,6 +20,7 @@ from offline_kit.kit import manifest
 from offline_kit.local_kaggle.kernel_runs import RunJob
 from offline_kit.local_kaggle.sandbox_runner import SandboxRunner
 from offline_kit.packages import pip_settings
+from offline_kit.project.accelerators import find_machine
 from offline_kit.project.images import Image, load_image
 from offline_kit.project.types import FileEntry, Kit, Role
 from offline_kit.rehearsal import rehearse as stage
@@ -312,10 +313,25 @@ def test_the_time_limit_names_the_cell(theatre: Theatre) -> None:
 @pytest.mark.slow
 def test_the_memory_limit_is_told(theatre: Theatre) -> None:
     """A run above its memory limit is ended and says so."""
+    machine = replace(find_machine(""), memory=600_000_000)
     error = theatre.failure(
-        "x = bytearray(b'1') * 900_000_000\nimport time; time.sleep(5)", memory=600_000_000
+        "x = bytearray(b'1') * 900_000_000\nimport time; time.sleep(300)", machine=machine
     )
+    assert error.code == "memory-limit-reached"
     assert "600.0 MB" in error.what
+
+
+@pytest.mark.slow
+def test_a_full_working_folder_names_the_cell(theatre: Theatre) -> None:
+    """A run that writes more than Kaggle saves is ended, with the cell, its files, and the memory until then."""
+    cell = "import os, time\nfor name in 'abc':\n    open(name, 'wb').write(os.urandom(4_000_000))\ntime.sleep(300)"
+    error = theatre.failure("1", cell, machine=replace(find_machine(""), disk=10_000_000))
+    assert error.code == "disk-limit-reached"
+    assert "cell 3" in error.what
+    assert {"4.0 MB: a", "3 files", "    time.sleep(300)"} <= set(error.details)
+    facts = json.loads((theatre.folder / "dist" / "rehearsal" / "report-facts.json").read_text())
+    assert facts["curve"]
+    assert facts["limits"]["disk"] == 10_000_000
 
 
 def test_a_dead_kernel_is_told(theatre: Theatre) -> None:

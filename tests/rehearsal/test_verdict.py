@@ -85,6 +85,7 @@ def test_the_first_error_of_a_chain_tells_the_cause(tmp_path: Path) -> None:
     [
         ({"timed_out": True, "code": -9}, "stopped in cell 2: the time limit of 60 s"),
         ({"over_memory": True, "code": -9}, "more than 1.0 GB"),
+        ({"over_disk": True, "code": -9}, "full in cell 2: the notebook wrote more than 1.0 GB"),
     ],
 )
 def test_limits_name_the_running_cell(tmp_path: Path, end: dict[str, Any], said: str) -> None:

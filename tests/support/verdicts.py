@@ -1,6 +1,7 @@
 """Shared by tests: what a run amounts to, from what it left."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from offline_kit.core.errors import ProjectError
 from offline_kit.core.sandboxes.box import BoxOutcome
 from offline_kit.core.sandboxes.process_tree import MemorySample
 from offline_kit.notebook.runtime.kit_runtime import KitError
+from offline_kit.project.accelerators import find_machine
 from offline_kit.rehearsal import verdict
 from offline_kit.rehearsal.environments import Interpreter
 from offline_kit.rehearsal.execution import KernelRun, KernelSetup, RehearsalEnvironment
@@ -21,7 +23,7 @@ BENCH = RehearsalEnvironment(
     uv=None,
     installer="auto",
     timeout=60,
-    memory=10**9,
+    machine=replace(find_machine(""), memory=10**9, disk=10**9),
 )
 
 

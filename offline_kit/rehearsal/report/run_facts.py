@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from offline_kit.core import files
-from offline_kit.project.accelerators import find_machine
-from offline_kit.rehearsal import kernel, kit_facts
+from offline_kit.rehearsal import kernel, machine_limits
 from offline_kit.rehearsal.execution import KernelRun, KernelSetup
 from offline_kit.rehearsal.kernel import Difference
 from offline_kit.rehearsal.mounts import MountedInputs
@@ -35,7 +34,7 @@ def collect_facts(folder: Path, run: RunEvidence) -> dict[str, Any]:
     """Return what the page shows besides the evidence in `folder` itself, ready for JSON."""
     request, setup = run.request, run.kernel
     submission = folder / Path(request.submission).name
-    table, metadata = _read_table(submission), kit_facts.read_notebook(request.kit)[1]
+    table = _read_table(submission)
     _, differences = kernel.measure_fidelity(request.image, setup.python, setup.used)
     facts: dict[str, Any] = {
         "at": files.utc_timestamp(),
@@ -46,8 +45,8 @@ def collect_facts(folder: Path, run: RunEvidence) -> dict[str, Any]:
         "started": run.result.outcome.started,
         "curve": [[round(sample.seconds, 2), sample.memory] for sample in run.result.outcome.memory_curve],
         "limits": {
+            **asdict(machine_limits.choose_machine(request)),
             "seconds": request.context.time_limit or request.timeout,
-            "memory": request.memory or find_machine(metadata.get("machine_shape") or "").memory,
         },
         "differences": [asdict(difference) for difference in differences],
         "unproven": list(_list_unproven(run, differences)),
