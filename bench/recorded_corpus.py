@@ -19,24 +19,25 @@ from tests.support.workbench import run
 ADOPT = ("adopt", "inference.ipynb", "--write", "--json")
 
 
-def rehearse(project: Path) -> bytes:
-    """Return the submission of a rehearsal that passed, else nothing."""
+def rehearse(project: Path) -> list[str]:
+    """Return the rows of the submission of a rehearsal that passed, else nothing; a gateway asks for them in any order."""
     passed = run("rehearse", project, "--env", "current", "--yes").code == 0
     submission = project / "dist" / "offline-kit" / "rehearsal" / "submission.csv"
-    return submission.read_bytes() if passed else b""
+    return sorted(submission.read_text().splitlines()) if passed else []
 
 
-def judge_recording(world: CorpusWorld, case: RecordedCase, project: Path) -> tuple[bytes, str]:
+def judge_recording(world: CorpusWorld, case: RecordedCase, project: Path) -> tuple[list[str], str]:
     """Return the submission of the recorded run, and what came of its replay."""
     words = (*ADOPT, "--record", "--env", "current", "--yes")
     recorded = run(*words, cwd=project, env=world.environment(case))
     if recorded.code:
-        return b"", "recording failed"
-    truth = (project / ".offline-kit" / "recorder" / "submission.csv").read_bytes()
-    return truth, "green" if rehearse(project) == truth else "failed"
+        return [], "recording failed"
+    truth = (project / ".offline-kit" / "recorder" / "submission.csv").read_text()
+    rows = sorted(truth.splitlines())
+    return rows, "green" if rehearse(project) == rows else "failed"
 
 
-def judge_reading(world: CorpusWorld, case: RecordedCase, project: Path, truth: bytes) -> str:
+def judge_reading(world: CorpusWorld, case: RecordedCase, project: Path, truth: list[str]) -> str:
     """Return what comes of a notebook that is read alone."""
     adopted = run(*ADOPT, cwd=project, env=world.environment(case))
     questions = adopted.facts["asked"]
