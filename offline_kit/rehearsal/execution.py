@@ -18,7 +18,7 @@ from offline_kit.core.sandboxes.box import Box, BoxOutcome, Mount
 from offline_kit.notebook.runtime import kit_recording
 from offline_kit.notebook.runtime.kit_runtime import KitError, find_failure
 from offline_kit.project.accelerators import Machine, find_machine
-from offline_kit.rehearsal import script_runs
+from offline_kit.rehearsal import script_runs, swallowed_errors
 from offline_kit.rehearsal.environments import Interpreter
 from offline_kit.rehearsal.log_follower import LogFollower
 
@@ -283,6 +283,7 @@ def _write_kernel_spec(
     }
     spec_folder = files.make_folder(folder / "jupyter" / "kernels" / "python3")
     (spec_folder / "kernel.json").write_text(json.dumps(spec))
+    swallowed_errors.install_monitor(folder.with_name("out"))
 
 
 def _kernel_variables(environment: RehearsalEnvironment, search_path: str, prefix: str) -> dict[str, str]:

@@ -13,6 +13,7 @@ _MAX_EXAMPLES = 3
 _ROUNDING = 1e-4  # relative, between two runs: sums depend on the order of the batches
 _NOTHING = frozenset({"", "nan", "none", "null", "na"})
 _MIN_ROWS = 3  # fewer rows may well have one value
+_CONSTANT = "predictions-constant"  # code of the warning; the hidden run's error has it too
 _MAX_LABELS = 50  # distinct words in a column of class names
 
 
@@ -25,6 +26,7 @@ class SubmissionCheck:
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     """What may still spoil the score; never problems, because each may be intended."""
+    is_placeholder: bool = False  # all rows have the same predictions, or the sample's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +98,7 @@ def check_submission(
         problems=(*problems, *odd_values),
         notes=(*notes, *_describe_numbers(written)),
         warnings=tuple(_warn_of_predictions(written, reference)),
+        is_placeholder=_is_constant(written) or _equals_sample(written, reference),
     )
 
 
@@ -185,14 +188,9 @@ def _describe_numbers(table: SubmissionTable) -> list[str]:
 def _warn_of_predictions(table: SubmissionTable, reference: SubmissionTable) -> Iterator[str]:
     """Warn of predictions that are constant, equal to the sample, out of its range, or labels that it does not know."""
     samples = {name: reference.column_values(name) for name in reference.header[1:]}
-    names = table.header[1:]
-    # The same rows with the same values: the notebook copied the sample.
-    equals_sample = bool(names) and table.ids() == reference.ids() and set(names) <= samples.keys()
-    for name in names if equals_sample else ():
-        pairs = zip(table.column_values(name), samples[name], strict=True)
-        equals_sample = equals_sample and all(_is_same_value(*pair, tolerance=0) for pair in pairs)
+    names, equals_sample = table.header[1:], _equals_sample(table, reference)
     if equals_sample:
-        yield f"the predictions equal the sample's in every row: column {_quote_examples(names)}"
+        yield f"the predictions equal the sample's in every row: column {_quote_examples(names)} ({_CONSTANT})"
     constant: dict[str, list[str]] = {}
     for name in names:
         values, sample_values = table.column_values(name), samples.get(name, [])
@@ -206,7 +204,23 @@ def _warn_of_predictions(table: SubmissionTable, reference: SubmissionTable) -> 
         if odd:
             yield f"column '{name}' {odd}"
     for value, columns in constant.items():
-        yield f"column {_quote_examples(columns)} has the same value in every row: {value or 'empty'}"
+        yield f"column {_quote_examples(columns)} has the same value in every row: {value or 'empty'} ({_CONSTANT})"
+
+
+def _is_constant(table: SubmissionTable) -> bool:
+    return len(table.rows) >= _MIN_ROWS and len({tuple(row[1:]) for row in table.rows}) == 1
+
+
+def _equals_sample(table: SubmissionTable, reference: SubmissionTable) -> bool:
+    """Whether the submission has the sample's rows and values: then the notebook copied it."""
+    if len(table.rows) < _MIN_ROWS or table.header != reference.header or table.ids() != reference.ids():
+        return False
+    pairs = zip(table.rows, reference.rows, strict=True)
+    return all(
+        len(row) == len(sample_row)
+        and all(_is_same_value(*values, tolerance=0) for values in zip(row, sample_row, strict=True))
+        for row, sample_row in pairs
+    )
 
 
 def _describe_out_of_range(numbers: Sequence[float], sample_numbers: Sequence[float]) -> str:

@@ -13,7 +13,7 @@ from offline_kit.core.errors import ProjectError
 from offline_kit.core.sandboxes.box import Mount
 from offline_kit.kit.layout import RUNTIME_PACKAGE
 from offline_kit.notebook.runtime.kit_server import WRITTEN
-from offline_kit.rehearsal import causes, execution, script_runs, submission_check
+from offline_kit.rehearsal import causes, execution, script_runs, submission_check, swallowed_errors
 from offline_kit.rehearsal.causes import Explanation
 from offline_kit.rehearsal.execution import ExecutedCell, KernelRun, RehearsalEnvironment
 
@@ -97,6 +97,17 @@ def judge_run(
             code="submission-invalid",
             details=checked.problems,
         )
+    swallowed = swallowed_errors.list_swallowed_errors(
+        result.executed.parent, {cell.label: cell.source for cell in cells}
+    )
+    if problem is None and swallowed and checked.is_placeholder:
+        problem = ProjectError(
+            "all predictions are placeholders, and the notebook swallowed errors",
+            hint="let errors stop the notebook: handle only those that you expect, such as `except FileNotFoundError`",
+            code="errors-swallowed",
+            details=swallowed,
+        )
+    warnings = [f"{line}: swallowed, so predictions may be missing (errors-swallowed)" for line in swallowed]
     return RunVerdict(
         cells=cells,
         problem=problem,
@@ -105,6 +116,7 @@ def judge_run(
         notebook_notes=notebook_notes,
         warnings=(
             *checked.warnings,
+            *warnings,
             *submission_check.check_output_files(result.working, environment.machine.files),
         ),
     )

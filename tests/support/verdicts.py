@@ -13,6 +13,7 @@ from offline_kit.project.accelerators import find_machine
 from offline_kit.rehearsal import verdict
 from offline_kit.rehearsal.environments import Interpreter
 from offline_kit.rehearsal.execution import KernelRun, KernelSetup, RehearsalEnvironment
+from offline_kit.rehearsal.verdict import RunVerdict
 
 PYTHON = Interpreter(path=Path("python"), version="3.13.0", packages={}, mounts=(), links={})
 BENCH = RehearsalEnvironment(
@@ -60,7 +61,11 @@ def ran(folder: Path, *cells: dict[str, Any], log: str = "", **end: Any) -> Kern
     )
 
 
+def judge(done: KernelRun, sample: Path | None = None) -> RunVerdict:
+    return verdict.judge_run(done, BENCH, "submission.csv", sample)
+
+
 def problem(done: KernelRun, sample: Path | None = None) -> ProjectError:
-    found = verdict.judge_run(done, BENCH, "submission.csv", sample).problem
+    found = judge(done, sample).problem
     assert found is not None
     return found
