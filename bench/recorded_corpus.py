@@ -10,6 +10,7 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -19,9 +20,9 @@ from tests.support.workbench import run
 ADOPT = ("adopt", "inference.ipynb", "--write", "--json")
 
 
-def rehearse(project: Path) -> list[str]:
+def rehearse(project: Path, env: Mapping[str, str | None]) -> list[str]:
     """Return the rows of the submission of a rehearsal that passed, else nothing; a gateway asks for them in any order."""
-    passed = run("rehearse", project, "--env", "current", "--yes").code == 0
+    passed = run("rehearse", project, "--env", "current", "--yes", env=env).code == 0
     submission = project / "dist" / "offline-kit" / "rehearsal" / "submission.csv"
     return sorted(submission.read_text().splitlines()) if passed else []
 
@@ -29,21 +30,23 @@ def rehearse(project: Path) -> list[str]:
 def judge_recording(world: CorpusWorld, case: RecordedCase, project: Path) -> tuple[list[str], str]:
     """Return the submission of the recorded run, and what came of its replay."""
     words = (*ADOPT, "--record", "--env", "current", "--yes")
-    recorded = run(*words, cwd=project, env=world.environment(case))
+    env = world.environment(case)
+    recorded = run(*words, cwd=project, env=env)
     if recorded.code:
         return [], "recording failed"
     truth = (project / ".offline-kit" / "recorder" / "submission.csv").read_text()
     rows = sorted(truth.splitlines())
-    return rows, "green" if rehearse(project) == rows else "failed"
+    return rows, "green" if rehearse(project, env) == rows else "failed"
 
 
 def judge_reading(world: CorpusWorld, case: RecordedCase, project: Path, truth: list[str]) -> str:
     """Return what comes of a notebook that is read alone."""
-    adopted = run(*ADOPT, cwd=project, env=world.environment(case))
+    env = world.environment(case)
+    adopted = run(*ADOPT, cwd=project, env=env)
     questions = adopted.facts["asked"]
     if questions:
         return f"{questions} questions"
-    return "green" if rehearse(project) == truth else "failed"
+    return "green" if rehearse(project, env) == truth else "failed"
 
 
 def main() -> None:
