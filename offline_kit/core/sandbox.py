@@ -128,12 +128,13 @@ def run_box(sandbox: Sandbox, box: Box, *, watch: Callable[[int], None] = lambda
             sampled = time.monotonic()
             if memory := tree.sample_memory():
                 curve.add_sample(MemorySample(sampled - began, memory))
+            # A sample of a huge process takes long and holds its page tables: never more than a tenth of the time.
+            pause = max(_TICK, 9 * (time.monotonic() - sampled))
             over_memory = memory > (box.memory or math.inf)
             over_disk = not over_memory and any(folder.is_over() for folder in folders)
             timed_out = sampled - began > box.timeout and not (over_memory or over_disk)
             if not (timed_out or over_memory or over_disk):
-                # A sample of a huge process takes long and holds its page tables: never more than a tenth of the time.
-                processes.wait_for_process(process, max(_TICK, 9 * (time.monotonic() - sampled)))
+                processes.wait_for_process(process, pause)
             watch(memory)
     finally:
         tree.list_pids()
