@@ -55,6 +55,7 @@ def test_from_a_fresh_state_to_a_score_and_nothing_twice(server: LocalKaggleServ
     )
     assert "is private, has no internet, and all of its sources" in said
     assert told["rehearsal"]["passed"]
+    assert told["rehearsal"]["hidden"]["data"] == "auto", "a code competition runs the notebook again"
     score = told["submission"]["score"]
     assert score.endswith(" (LOCAL)")
     assert 0.9 < float(score.split()[0]) < 1
