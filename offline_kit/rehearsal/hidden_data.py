@@ -21,7 +21,7 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _SAME_LENGTH = 20  # attempts at a name of the same length
 _LONG = 140_000  # characters; Python's csv refuses more than 131,072 in a cell unless told otherwise
 _LONGER = 10  # times the longest text
-_DATE = re.compile(r"\d{4}[-_/.]?(?:0[1-9]|1[0-2])[-_/.]?(?:0[1-9]|[12]\d|3[01])")
+_DATE = re.compile(r"(?:19|20)\d\d[-_/.]?(?:0[1-9]|1[0-2])[-_/.]?(?:0[1-9]|[12]\d|3[01])")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +140,7 @@ class _DataMaker:
 
     def choose_hidden_ids(self, known_ids: Sequence[str], count: int) -> RenamedIds:
         """Return pairs of a new id and its original, each original as often as any other."""
-        if any(_DATE.search(name) for name in known_ids[:100]):
+        if all(_DATE.search(name) for name in known_ids[:100]):
             return ()  # another date is another row
         originals: list[str] = []
         while known_ids and len(originals) < count:

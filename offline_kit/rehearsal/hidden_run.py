@@ -59,7 +59,7 @@ def judge_hidden_run(
     result, judgement = first
     folder = result.log.parents[1]
     warnings = list[str]()
-    data = _prepare_data(request, inputs, folder / "hidden-data", rare=not environment.wrapper)
+    data = _prepare_data(request, inputs, folder / "hidden-data", rare=True)
     report.step(
         f"running again as in the scoring run; its data: {'; '.join((*data.changes, *data.rare_changes))}"
     )

@@ -151,7 +151,7 @@ def show_rehearsal(passed: "Rehearsal", console: Console) -> None:
 def _describe_hidden(hidden: Mapping[str, Any]) -> str:
     session = hidden["sessions"][1]
     memory = f", {format_size(session['peak_memory'])}" if session["peak_memory"] else ""
-    return f"passed: {session['rows']} rows in {session['seconds']:.1f} s{memory}; {'; '.join(hidden['changes'])}"
+    return f"{count_words(session['rows'], 'row')} in {session['seconds']:.1f} s{memory}"
 
 
 def _show_on_kaggle(passed: "KaggleRehearsal", account: "Account", console: Console) -> None:
