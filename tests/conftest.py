@@ -84,6 +84,21 @@ def python_313() -> None:
         pytest.skip("no Python 3.13 on this machine; `uv python install 3.13` brings one")
 
 
+@pytest.fixture(scope="session")
+def container_image() -> str:
+    """An image for containers, made of this environment; skips where no container engine runs it."""
+    from offline_kit.core import sandbox
+    from offline_kit.core.errors import OutsideError
+    from tests.support.containers import make_image
+
+    image = make_image()
+    try:
+        sandbox.find_container(image)
+    except OutsideError as error:
+        pytest.skip(f"{error.what}: {'; '.join(error.details)}")
+    return image
+
+
 @pytest.fixture
 def bench(tmp_path: Path) -> "Iterator[Bench]":
     """A local Kaggle with alice and bob; a file that wants another one has a fixture of its own."""

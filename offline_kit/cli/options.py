@@ -233,6 +233,11 @@ def word_target(_context: click.Context, parameter: click.Parameter, value: Any)
     return value
 
 
+CONTAINER = value(
+    "--container", "REF", "Rehearse in this container image (--env image), which must be pulled."
+)
+
+
 def choice_option(
     name: str, choices: Sequence[str], text: str, callback: Callable[..., Any] | None = None
 ) -> Command:

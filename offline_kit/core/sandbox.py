@@ -1,29 +1,27 @@
 """The entry to sandboxes: find one that works on this machine by running it, and run a box in it."""
 
 import math
-import os
-import signal
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from offline_kit.core import processes
-from offline_kit.core.errors import OfflineKitError, OutsideError
+from offline_kit.core.errors import OfflineKitError, OutsideError, ProjectError
 from offline_kit.core.report import SILENT, Reporter
-from offline_kit.core.sandboxes import engines
+from offline_kit.core.sandboxes import containers, engines
 from offline_kit.core.sandboxes.box import Box, BoxOutcome, Mount
 from offline_kit.core.sandboxes.folder_watch import FolderWatch
-from offline_kit.core.sandboxes.process_tree import MemoryCurve, MemorySample, ProcessTree, read_state
+from offline_kit.core.sandboxes.process_tree import MemoryCurve, MemorySample, ProcessTree
 
 KINDS = ("bubblewrap", "weak")
 _PROBE = (
     "cd /kaggle/input && ! true 2>/dev/null > x && true > /kaggle/working/x"
     ' && [ "$(grep -c . /proc/net/route)" -le 1 ] || { echo "the network or the inputs are open"; exit 1; }'
 )
+_PROBE_MEMORY = 1 << 28  # a container without root may not have a limit of memory
 _TICK = 0.1  # seconds between two samples of the memory
 _GRACE = 1.0  # seconds between SIGTERM and SIGKILL
 
@@ -35,6 +33,8 @@ class Sandbox:
     kind: str
     program: Path | None  # None for the weak one
     refused: tuple[str, ...] = ()  # better ones that did not work, each with its last line of output
+    image: str = ""  # of a container: what it runs
+    command: tuple[str, ...] = ()  # of a container: what runs one on this machine
 
     @property
     def is_weak(self) -> bool:
@@ -44,6 +44,14 @@ class Sandbox:
     def path_prefix(self, scratch: Path) -> str:
         """Return what precedes every path in the box: nothing, except in the weak sandbox."""
         return str(scratch) if self.is_weak else ""
+
+    def find_digest(self) -> str:
+        """Return the reference of a container's image by its digest; "" for an image that was built here."""
+        known = containers.inspect_image(self.program, self.image) if self.program else None
+        digests = [str(digest) for digest in (known or {}).get("RepoDigests") or ()]
+        name = self.image.partition("@")[0].rpartition("/")[2].partition(":")[0]
+        # An image may have been pulled from several registries.
+        return min(digests, key=lambda digest: f"/{name}@" not in digest, default="")
 
 
 def find_sandbox(kinds: Iterable[str] = KINDS, *, report: Reporter = SILENT) -> Sandbox:
@@ -72,6 +80,39 @@ def find_sandbox(kinds: Iterable[str] = KINDS, *, report: Reporter = SILENT) -> 
     )
 
 
+def find_container(image: str) -> Sandbox:
+    """Return a container engine that runs this image on this machine, found by running it; nothing is downloaded.
+
+    Raises OutsideError if no engine works, ProjectError if the image was not pulled.
+    """
+    refused: list[str] = []
+    without_image: list[Path] = []
+    for program in containers.find_engines():
+        if problem := containers.find_problem(program):
+            refused.append(f"{program}: {problem}")
+        elif containers.inspect_image(program, image) is None:
+            without_image.append(program)
+        else:
+            for command in containers.list_commands(program):
+                candidate = Sandbox(kind="container", program=program, image=image, command=command)
+                if not (problem := _probe_sandbox(candidate)):
+                    return candidate
+                refused.append(f"{' '.join(command)}: {problem}")
+    if without_image:
+        raise ProjectError(
+            f"the container image '{image}' is not on this machine",
+            hint=f"run '{without_image[0].name} pull {image}'; an image of Kaggle's has 10 to 20 GB",
+            code="image-not-pulled",
+            details=refused,
+        )
+    raise OutsideError(
+        "no container engine works on this machine",
+        hint="install podman (`apt install podman`) or docker, or rehearse with --env matching",
+        code="container-engine-missing",
+        details=refused,
+    )
+
+
 def _list_candidates(kinds: Iterable[str]) -> Iterator[tuple[str, Path | None]]:
     for kind in kinds:
         if kind == "weak" and sys.platform != "win32":  # it needs symbolic links and process groups
@@ -96,7 +137,8 @@ def _probe_sandbox(candidate: Sandbox) -> str:
             cwd="/",
             log=folder / "log",
             scratch=folder / "scratch",
-            timeout=20,
+            timeout=60 if candidate.image else 20,  # docker and podman first unpack a new image
+            memory=_PROBE_MEMORY,
         )
         try:
             outcome = run_box(candidate, box)
@@ -114,13 +156,14 @@ def run_box(sandbox: Sandbox, box: Box, *, watch: Callable[[int], None] = lambda
     `watch` is called about ten times a second with the bytes that its processes hold, and with 0 once they ended. An
     interrupt ends the box and is raised again.
     """
-    argv, env = build_command(sandbox, box)
+    container = containers.ContainerTree(Path(sandbox.command[0]), box.scratch) if sandbox.image else None
+    argv, env = build_command(sandbox, box, container.name if container else "")
     began, started = time.monotonic(), time.time()
     with processes.limit_cores(box.cores):
-        process = processes.start_process(
-            argv, cwd=Path(box.cwd) if sandbox.is_weak else None, env=env, log=box.log
-        )
-    tree, curve = ProcessTree(process.pid), MemoryCurve()
+        cwd = Path(box.cwd) if sandbox.is_weak else box.scratch  # podman's monitor leaves files in it
+        process = processes.start_process(argv, cwd=cwd, env=env, log=box.log)
+    tree, curve = container or ProcessTree(process.pid), MemoryCurve()
+    limit = math.inf if container else box.memory or math.inf  # a container's own limit ends it
     folders = [FolderWatch(mount.source, mount.limit) for mount in box.mounts if mount.writable]
     timed_out = over_memory = over_disk = False
     try:
@@ -130,7 +173,7 @@ def run_box(sandbox: Sandbox, box: Box, *, watch: Callable[[int], None] = lambda
                 curve.add_sample(MemorySample(sampled - began, memory))
             # A sample of a huge process takes long and holds its page tables: never more than a tenth of the time.
             pause = max(_TICK, 9 * (time.monotonic() - sampled))
-            over_memory = memory > (box.memory or math.inf)
+            over_memory = memory > limit
             over_disk = not over_memory and any(folder.is_over() for folder in folders)
             timed_out = sampled - began > box.timeout and not (over_memory or over_disk)
             if not (timed_out or over_memory or over_disk):
@@ -140,12 +183,10 @@ def run_box(sandbox: Sandbox, box: Box, *, watch: Callable[[int], None] = lambda
         tree.list_pids()
         if process.poll() is None:
             processes.end_process(process, grace=_GRACE)
-        for pid, start in tree.began.items() if sandbox.is_weak else ():
-            # Kernels leave their process group, and here no namespace ends them.
-            if (state := read_state(pid)) and state[1] == start:
-                with suppress(ProcessLookupError, PermissionError):
-                    os.kill(pid, signal.SIGKILL)
+        tree.kill_remaining()
     watch(0)
+    if container and not (timed_out or over_disk):
+        over_memory = containers.was_out_of_memory(box, process.returncode)
     return BoxOutcome(
         code=process.returncode,
         started=started,
@@ -159,8 +200,12 @@ def run_box(sandbox: Sandbox, box: Box, *, watch: Callable[[int], None] = lambda
     )
 
 
-def build_command(sandbox: Sandbox, box: Box) -> tuple[list[str], Mapping[str, str]]:
-    """Return the command and the environment that run a box in this sandbox."""
+def build_command(sandbox: Sandbox, box: Box, container: str = "") -> tuple[list[str], Mapping[str, str]]:
+    """Return the command and the environment that run a box in this sandbox; a container needs a name."""
+    if sandbox.image:
+        # The engine itself needs our environment: its sockets, its folders.
+        words = containers.build_container_command(sandbox.command, sandbox.image, container, box)
+        return words, processes.copy_environment()
     if sandbox.program is None:
         return engines.build_weak_command(box)
     return engines.build_bubblewrap_command(sandbox.program, box)

@@ -22,6 +22,7 @@ SDISTS = ("both", "rename", "wheel")
 """How the kit includes a package without a wheel: its renamed sdist, a wheel built from it, or both."""
 ENVIRONMENTS = ("matching", "current")
 """Package versions of a rehearsal: the image's, or those of the running environment."""
+REHEARSAL_ENVIRONMENTS = (*ENVIRONMENTS, "image")  # a rehearsal runs in containers, too
 INSTALLERS = ("auto", "uv", "pip")  # what the notebook of a rehearsal installs with
 LAYOUTS = ("new", "old")
 """New since 2026: /kaggle/input/datasets/<owner>/<slug>; old, still used in some sessions: /kaggle/input/<slug>."""
@@ -228,6 +229,8 @@ class Config:
     #: A built-in image (`offline-kit image list`), the file of a package list, or `local` (the running
     #: Python).
     image: str = _key("", shown="follows the accelerator", usual=True)
+    #: Container image for `rehearse --env image`: a reference, best with its digest.
+    container: str = _key("", shown="the digest of `image`, else Kaggle's newest")
     #: Machine shape on Kaggle, such as `"NvidiaTeslaT4"`; `"none"` is a CPU. There is no TPU: no template and
     #: no image supports one.
     accelerator: str = _key("none", usual=True)

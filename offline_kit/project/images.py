@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 NO_ACCELERATOR = frozenset({"", "none", "cpu"})  # names for a machine without accelerator
 TORCH_FAMILY = frozenset({"torch", "torchvision", "torchaudio", "torchcodec"})
 """Published with a local version per accelerator: "2.11.0+cpu" and "2.11.0+cu128" are one release."""
+KAGGLE_CONTAINERS = {"none": "gcr.io/kaggle-images/python", "gpu": "gcr.io/kaggle-gpu-images/python"}
+"""Kaggle's container images, the newest (https://github.com/Kaggle/docker-python#getting-started)."""
 _DEFAULTS = {"none": "kaggle-2026-10-cpu", "gpu": "kaggle-2026-10-gpu"}
 _KEYS = (
     *("accelerator", "accelerator_families", "confidence", "digest", "format", "glibc", "machine", "name"),

@@ -70,6 +70,9 @@ class KernelSetup:
     used: tuple[str, ...] = ()  # normalized names of the image packages that the notebook needs
     notes: tuple[str, ...] = ()
     of_image: bool = False
+    container_path: str = (
+        ""  # PATH of the container that it runs in; empty if it runs in an environment made here
+    )
     derived: tuple[str, ...] = ()
     """The part of `used` that was read from the kit and its code, before any run failed."""
 
@@ -82,7 +85,7 @@ class RehearsalEnvironment:
     inputs: tuple[Mount, ...]
     kernel: KernelSetup
     papermill: Interpreter
-    uv: Path | None  # None: hidden
+    uv: Path | None  # None: hidden, or that of the container
     installer: str
     timeout: float  # seconds
     machine: Machine = field(default_factory=lambda: find_machine(""))
@@ -133,12 +136,13 @@ def run_notebook(
     for name in ("tmp", "working", "home", "out", "scratch", "in"):
         (folder / name).mkdir(parents=True)
     prefix, machine = runner.path_prefix(folder / "scratch"), environment.machine
-    source, cells = _place_code(environment.notebook, folder / "in")
+    (source, cells), log = _place_code(environment.notebook, folder / "in"), folder / "log.txt"
     code = ["".join(cell.get("source") or "") for cell in cells if cell.get("cell_type") == "code"]
     # A recorded notebook may install packages in ways that no pattern finds.
-    if sys.platform != "win32" and (environment.recorded or _INSTALLS.search("\n".join(code))):
+    may_install = environment.recorded or _INSTALLS.search("\n".join(code))
+    if may_install and sys.platform != "win32" and not runner.image:
         environment = _add_writable_site(environment, folder / "env", prefix)
-    search_path = _SYSTEM_PATH if environment.uv is None else f"{prefix}/rehearsal/bin:{_SYSTEM_PATH}"
+    search_path = _find_search_path(environment, prefix)
     _write_kernel_spec(environment, folder / "in", search_path, prefix)
     script = source if source.suffix == ".py" else None
     mounts = [
@@ -154,7 +158,6 @@ def run_notebook(
         *environment.kernel.mounts,
         *environment.papermill.mounts,
     ]
-    log, cwd = folder / "log.txt", f"{prefix}/kaggle/working"
     variables = _make_variables(environment, search_path, prefix)
     if script:
         variables |= _kernel_variables(environment, search_path, prefix)
@@ -166,7 +169,7 @@ def run_notebook(
         mounts=tuple(mounts),
         links={**environment.papermill.links, **environment.kernel.python.links},
         env=variables,
-        cwd=cwd,
+        cwd=f"{prefix}/kaggle/working",
         log=log,
         scratch=folder / "scratch",
         timeout=environment.timeout,
@@ -292,6 +295,12 @@ def _kernel_variables(environment: RehearsalEnvironment, search_path: str, prefi
     if environment.python_path:
         env["PYTHONPATH"] = ":".join(f"{prefix}{folder}" for folder in environment.python_path)
     return env
+
+
+def _find_search_path(environment: RehearsalEnvironment, prefix: str) -> str:
+    """Return the PATH of a run: the container's own, or the system's with our uv unless that is hidden."""
+    own_path = f"{prefix}/rehearsal/bin:{_SYSTEM_PATH}" if environment.uv else _SYSTEM_PATH
+    return environment.kernel.container_path or own_path
 
 
 def _make_variables(environment: RehearsalEnvironment, search_path: str, prefix: str) -> dict[str, str]:

@@ -67,7 +67,7 @@ def prepare_kernel(
     unfit_wheels, built_packages = find_unfit_wheels(install, wheel_tags)
     if unfit_wheels:
         raise _unfit_error(unfit_wheels, image, running=running)
-    used_names = {*_find_used_packages(kit_files, install, code, image), *more}
+    used_names = {*find_used_packages(kit_files, code, image), *more}
     derived = tuple(sorted(used_names))
     if running:
         used, setup = derived, make_running_kernel(options)
@@ -118,10 +118,9 @@ def _unfit_error(unfit_wheels: Sequence[str], image: Image, *, running: bool) ->
     return ProjectError(problem, hint=hint, code="wheels-do-not-fit", details=unfit_wheels)
 
 
-def _find_used_packages(
-    kit_files: Sequence[KitFile], install: InstallPlan, code: Sequence[Path], image: Image
-) -> tuple[str, ...]:
+def find_used_packages(kit_files: Sequence[KitFile], code: Sequence[Path], image: Image) -> tuple[str, ...]:
     """Return the image packages that the run needs: provided pins, and imports of the user's own code."""
+    install = kit_facts.read_install_plan(kit_files)
     own_wheels = {item.get("wheel") for item in install.install if item.get("role") == "own"}
     own_code = list(code)
     own_names = {name.partition(".")[0] for name in install.imports()}
@@ -228,20 +227,19 @@ class Difference:
         return self.text or f"{self.subject} {self.here} instead of {self.image}".strip()
 
 
-def measure_fidelity(
-    image: Image, python: Interpreter, used: Iterable[str]
-) -> tuple[str, tuple[Difference, ...]]:
-    """Return "matching" or "stand-in", and all differences, even harmless ones (Python 3.13.0 instead of 3.13.5).
+def measure_fidelity(image: Image, setup: KernelSetup) -> tuple[str, tuple[Difference, ...]]:
+    """Return "image", "matching" or "stand-in", and all differences, even harmless ones (Python 3.13.0 instead of 3.13.5).
 
-    `used` are the normalized names of the image packages that the run needs. "matching" requires the image's minor
-    Python version, its versions of these packages (without local parts such as "+cpu") and its platform.
+    "matching" requires the image's minor Python version, its versions of the packages that the run needs (without local
+    parts such as "+cpu") and its platform; "image" a container, which may differ from the list that the kit was built for.
     """
     if image.local:
-        return "matching", ()
-    differences = [*_compare_machine(image), *_compare_versions(image, python, used)]
+        return "image" if setup.container_path else "matching", ()
+    differences = [*_compare_machine(image), *_compare_versions(image, setup.python, setup.used)]
     differences.sort(key=lambda difference: not difference.is_grave)
     is_stand_in = any(difference.is_grave for difference in differences)
-    return "stand-in" if is_stand_in else "matching", tuple(differences)
+    level = "stand-in" if is_stand_in else "matching"
+    return "image" if setup.container_path else level, tuple(differences)
 
 
 def _compare_machine(image: Image) -> Iterator[Difference]:

@@ -13,6 +13,7 @@ from offline_kit.core.sandbox import Sandbox
 from offline_kit.packages.pip_settings import IndexSettings
 from offline_kit.project.types import Kit
 from offline_kit.rehearsal import (
+    container_python,
     environments,
     execution,
     gateway,
@@ -44,7 +45,7 @@ class Rehearsal:
     kit: str
     notebook: str  # hex SHA-256
     rows_wanted: int | None
-    fidelity: str  # "matching" or "stand-in"
+    fidelity: str  # "image", "matching" or "stand-in"
     differences: tuple[str, ...]
     notes: tuple[str, ...]
     sandbox: str
@@ -79,7 +80,7 @@ def rehearse_kit(
     index refused.
     """
     notebook, metadata = kit_facts.read_notebook(request.kit)
-    runner = sandbox.find_sandbox(request.sandboxes, report=report)
+    runner = _find_runner(request, report)
     options = EnvironmentOptions(
         index=settings, cache=cache, yes=request.yes, confirm=request.confirm, report=report
     )
@@ -93,8 +94,8 @@ def rehearse_kit(
         kit_files = kit_facts.list_kit_files(request.kit)
         code = (notebook, *(service.code if service else ()))
         current, recording = request.env == "current", kit_facts.find_recording(kit_files)
-        setup = _prepare_kernel(request, kit_files, code, options, run_folder / "recording")
-        level, _ = kernel.measure_fidelity(request.image, setup.python, setup.used)
+        setup = _prepare_kernel(request, kit_files, code, options, run_folder, runner)
+        level, _ = kernel.measure_fidelity(request.image, setup)
         report.step(f"rehearsing in {runner.kind}, fidelity {level}, Python {setup.python.version}")
         added_folders = service.added_folders() if service else {}
         inputs = mounts.lay_out_inputs(request, metadata, run_folder / "input", added_folders=added_folders)
@@ -102,8 +103,8 @@ def rehearse_kit(
             notebook=notebook,
             inputs=inputs.mounts,
             kernel=setup,
-            papermill=environments.make_papermill_environment(options),
-            uv=None if request.installer == "pip" else interpreters.uv_program(),
+            papermill=setup.python if runner.image else environments.make_papermill_environment(options),
+            uv=None if runner.image or request.installer == "pip" else interpreters.uv_program(),
             installer=request.installer,
             timeout=request.timeout,
             machine=machine_limits.choose_machine(request),
@@ -140,15 +141,27 @@ def rehearse_kit(
     return outcome
 
 
+def _find_runner(request: RehearsalRequest, report: Reporter) -> Sandbox:
+    if request.env == "image":
+        return sandbox.find_container(request.container)
+    return sandbox.find_sandbox(request.sandboxes, report=report)
+
+
 def _prepare_kernel(
     request: RehearsalRequest,
     kit_files: Sequence[KitFile],
     code: Sequence[Path],
     options: EnvironmentOptions,
-    scratch: Path,
+    run_folder: Path,
+    runner: Sandbox,
 ) -> KernelSetup:
     image, needs = request.image, set[str]()
+    if runner.image:
+        used, hide_uv = kernel.find_used_packages(kit_files, code, image), request.installer == "pip"
+        folder = run_folder / "container"
+        return container_python.prepare_container_kernel(runner, used, folder, hide_uv=hide_uv)
     if recording := kit_facts.find_recording(kit_files):
+        scratch = run_folder / "recording"
         code = (*code, *recorded_kits.unpack_modules(recording, scratch))
         needs = recorded_kits.find_pip_needs(recording, code, image, scratch)
     current = request.env == "current"
@@ -234,7 +247,7 @@ def _summarize_run(
     result: KernelRun,
     judgement: RunVerdict,
 ) -> Rehearsal:
-    level, differences = kernel.measure_fidelity(request.image, setup.python, setup.used)
+    level, differences = kernel.measure_fidelity(request.image, setup)
     shortfalls = machine_limits.describe_shortfalls(machine_limits.choose_machine(request))
     notes = (*setup.notes, *inputs.notes, *judgement.notebook_notes, *judgement.notes, *shortfalls)
     return Rehearsal(

@@ -34,7 +34,8 @@ class RehearsalRequest:
     competition_data: Path | None = None  # local copy of the data, or a part of it; mounted, never copied
     sample_submission: Path | None = None  # none: look for one in the data
     submission: str = "submission.csv"
-    env: str = "matching"  # "matching": the image's versions; "current": the running environment
+    env: str = "matching"  # "matching": the image's versions; "current": the running environment; "image": `container`
+    container: str = ""  # reference of a container image that is on this machine
     installer: str = "auto"  # what the notebook installs with: "uv", "pip" (then uv is hidden) or "auto"
     layout: str = "new"
     hidden: str = ""  # data of a hidden run: "auto", "auto:<seed>" or a folder; empty: there is none

@@ -11,7 +11,7 @@ import tomllib
 from pathlib import Path
 
 from offline_kit import __version__
-from offline_kit.core import files
+from offline_kit.core import files, sandbox
 from offline_kit.core.errors import UsageError
 from offline_kit.kaggle.client.api_types import Account, NewNotebook
 from offline_kit.kaggle.push import notebook_runs, push_notebook
@@ -23,6 +23,7 @@ from offline_kit.project import images
 from offline_kit.project.accelerators import find_machine_shape
 from offline_kit.project.config import Config
 from offline_kit.project.kaggle_names import MARKER, TITLE_LENGTH, make_slug
+from offline_kit.rehearsal import container_python
 from offline_kit.workflow import model_files, pipeline, remote_wheelhouse
 from offline_kit.workflow.kaggle_session import KaggleSession
 from offline_kit.workflow.remote_wheelhouse import RemoteRequest, WheelhouseRecord
@@ -140,6 +141,17 @@ def _fetch_image(session: KaggleSession, finished: notebook_runs.FinishedRun, fo
         return kit_capture.format_image_file(facts, digest, session.account.server_name)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise remote_wheelhouse.invalid_output_error("image", error) from error
+
+
+def capture_container(reference: str) -> str:
+    """Return the image file of a container image on this machine."""
+    runner = sandbox.find_container(reference)
+    with tempfile.TemporaryDirectory(prefix="offline-kit-") as folder:
+        facts = dict(container_python.inspect_container(runner, Path(folder)).facts)
+    # Without a GPU the container has no nvidia-smi; the CPU image has none of these packages.
+    if any(name.startswith("nvidia-cuda") for name in facts["packages"]):
+        facts["accelerator"] = "gpu"
+    return kit_capture.format_image_file(facts, runner.find_digest(), f"container {reference}")
 
 
 def capture_here() -> str:

@@ -10,6 +10,7 @@ from offline_kit.notebook.runtime.kit_runtime import KitError, PartFile, verify_
 from offline_kit.project.images import Image
 from offline_kit.rehearsal import execution, kernel, submission_check, verdict
 from offline_kit.rehearsal.environments import Interpreter
+from offline_kit.rehearsal.execution import KernelSetup
 from tests.support.verdicts import BENCH, TEXT, cell, problem, ran
 
 MARKED = {
@@ -164,7 +165,8 @@ def compared(
         packages={"torch": "2.11.0+cpu", "numpy": "2.1.3"},
     )
     found = Interpreter(path=Path("python"), version=python, packages=packages, mounts=(), links={})
-    level, differences = kernel.measure_fidelity(image, found, ["torch", "numpy", "not-in-the-image"])
+    setup = KernelSetup(python=found, launch=(), used=("torch", "numpy", "not-in-the-image"))
+    level, differences = kernel.measure_fidelity(image, setup)
     return level, tuple(map(str, differences))
 
 

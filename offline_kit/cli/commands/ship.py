@@ -13,7 +13,7 @@ from offline_kit.cli.console import Console, count_words, pick
 from offline_kit.core import processes
 from offline_kit.core.errors import UsageError
 from offline_kit.core.files import format_size
-from offline_kit.project.config_keys import ENVIRONMENTS, INSTALLERS, LAYOUTS
+from offline_kit.project.config_keys import ENVIRONMENTS, INSTALLERS, LAYOUTS, REHEARSAL_ENVIRONMENTS
 
 if TYPE_CHECKING:
     from offline_kit.kaggle.client.api_types import Account
@@ -31,13 +31,19 @@ if TYPE_CHECKING:
 @options.command(
     "offline-kit rehearse --competition-data input",
     "offline-kit rehearse --no-build --env current --rows 100",
+    "offline-kit rehearse --env image",
     short_help="Build, then run the notebook offline and check it.",
 )
 @options.project_argument
 @options.BUILD_OPTIONS
 @options.COMPETITION_DATA
 @options.flag("--no-build", "Rehearse the existing kit without rebuilding it.")
-@options.choice_option("--env", ENVIRONMENTS, "Run with the image's versions, or in the running environment.")
+@options.choice_option(
+    "--env",
+    REHEARSAL_ENVIRONMENTS,
+    "Run with the image's versions, in the running environment, or in Kaggle's container image.",
+)
+@options.CONTAINER
 @options.choice_option("--installer", INSTALLERS, "Installer that the notebook uses.")
 @options.choice_option("--layout", LAYOUTS, "Mount layout below /kaggle/input.")
 @click.option("--rows", type=click.IntRange(min=1), help="Rehearse on this number of rows of the test set.")
@@ -59,6 +65,7 @@ def rehearse(
     from offline_kit.workflow import ship as shipping
 
     on, at = options.take_flags(flags, "on", "at").values()
+    flags["env"] = "image" if flags["container"] else flags["env"]
     _check_place(on, at, flags | {"opens": opens})
     settings = pipeline.RehearsalOptions(
         **options.take_flags(flags, "env", "installer", "layout", "timeout", "yes"), confirm=console.confirm
@@ -110,6 +117,7 @@ def _check_place(on: str, at: str, flags: dict[str, Any]) -> None:
         "--open": is_remote and flags["opens"],
         "--hidden": is_remote and flags["hidden"],
         "--env": flags["env"] != "matching" and (on == "kaggle" or at),
+        "--env image": is_remote and flags["env"] == "image",
         "--at": at and on != "local",
     }
     if wrong := [name for name, is_given in ignored.items() if is_given]:
@@ -339,9 +347,11 @@ def submit(project: Path, console: Console, **flags: Any) -> None:
 @SUBMIT_OPTIONS
 @options.choice_option(
     "--env",
-    ENVIRONMENTS,
-    "Rehearse with the image's versions, or in the running environment; also applies to a local Kaggle.",
+    REHEARSAL_ENVIRONMENTS,
+    "Rehearse with the image's versions, in the running environment (a local Kaggle does so, too), or in Kaggle's"
+    " container image.",
 )
+@options.CONTAINER
 @options.flag("--no-rehearsal", "Skip the rehearsal.")
 @options.HIDDEN
 @options.flag("--dry-run", "Show what each step would do, without writing, sending or submitting.")
@@ -355,6 +365,7 @@ def ship_command(project: Path, console: Console, upgrade: bool, **flags: Any) -
     from offline_kit.workflow import ship as shipping
 
     to, at, yes, env = options.take_flags(flags, "to", "at", "yes", "env").values()
+    env = "image" if flags["container"] else env
     no_rehearsal, dry_run = options.take_flags(flags, "no_rehearsal", "dry_run").values()
     rehearsal = pipeline.RehearsalOptions(env=env, yes=yes, confirm=console.confirm)
     ship_options = shipping.ShipOptions(

@@ -72,6 +72,7 @@ def image_show(name: str, package: str | None, console: Console, constraints: bo
     examples=(
         "offline-kit image capture --accelerator NvidiaTeslaT4",
         "offline-kit image capture --on here -o my-image.toml",
+        "offline-kit image capture --container gcr.io/kaggle-images/python",
     ),
 )
 @click.option(
@@ -83,17 +84,24 @@ def image_show(name: str, package: str | None, console: Console, constraints: bo
     help="Capture with a private notebook on Kaggle or on a local Kaggle, or capture the running environment.",
 )
 @options.AT
+@options.value(
+    "--container", "REF", "Capture this container image, which must be pulled; no account is needed."
+)
 @options.value("--accelerator", "NAME", "Machine shape whose image to capture; default none (CPU).")
 @options.value(
     "-o --output", "FILE", "File to write; default the image's name with .toml.", type=options.PATH
 )
 @options.common_options
-def image_capture(on: str, at: str, accelerator: str | None, output: Path | None, console: Console) -> None:
+def image_capture(
+    on: str, at: str, container: str | None, accelerator: str | None, output: Path | None, console: Console
+) -> None:
     """Capture an image and its packages as a file for --image."""
     from offline_kit.project import config
     from offline_kit.workflow import build_remotely
 
-    if on == "here":
+    if container:
+        text = build_remotely.capture_container(container)
+    elif on == "here":
         text = build_remotely.capture_here()
     else:
         settings = config.load_config(Path.cwd(), {"accelerator": accelerator})
@@ -102,6 +110,10 @@ def image_capture(on: str, at: str, accelerator: str | None, output: Path | None
     path, item = build_remotely.write_image(text, output)
     console.note(f"{item.title}, glibc {item.glibc[0]}.{item.glibc[1]}, {item.provenance}")
     console.step(f"written to '{path}'; build for it with --image {path}")
+    if container:
+        console.step(
+            f'to make it the project\'s default, set image = "{path}" and container = "{item.digest or container}"'
+        )
     console.print_result({"ok": True, "file": str(path), **_image_facts(item)})
 
 

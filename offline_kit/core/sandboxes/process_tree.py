@@ -1,6 +1,8 @@
 """The memory of a process tree over time, sampled from Linux's /proc; other systems have no samples."""
 
 import os
+import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -68,6 +70,14 @@ class ProcessTree:
             queue += children.get(pid, [])
         self.began |= {pid: state[1] for pid in pids if (state := states[pid])}
         return pids
+
+    def kill_remaining(self) -> None:
+        """Kill what is left of it."""
+        # Kernels leave their process group, and not every sandbox has a namespace that ends them.
+        for pid, start in self.began.items():
+            if (state := read_state(pid)) and state[1] == start:
+                with suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
 
     def _read_memory(self, pid: int) -> int:
         try:

@@ -35,7 +35,7 @@ def collect_facts(folder: Path, run: RunEvidence) -> dict[str, Any]:
     request, setup = run.request, run.kernel
     submission = folder / Path(request.submission).name
     table = _read_table(submission)
-    _, differences = kernel.measure_fidelity(request.image, setup.python, setup.used)
+    _, differences = kernel.measure_fidelity(request.image, setup)
     facts: dict[str, Any] = {
         "at": files.utc_timestamp(),
         "project": request.context.project,

@@ -1,0 +1,102 @@
+"""Look into a container image: its Python, its packages and its installers, which a rehearsal in it uses as they are."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from offline_kit.core import files, sandbox
+from offline_kit.core.errors import ProjectError
+from offline_kit.core.sandbox import Sandbox
+from offline_kit.core.sandboxes.box import Box, Mount
+from offline_kit.notebook.runtime import kit_capture
+from offline_kit.rehearsal.environments import Interpreter
+from offline_kit.rehearsal.execution import KernelSetup
+
+_FOLDER = "/rehearsal/look"
+_LOOK = f"""
+import json, os, shutil, sys
+sys.path.insert(0, "{_FOLDER}/code")
+import kit_capture
+facts = kit_capture.capture_image("captured-from-container")
+beside = os.path.join(os.path.dirname(sys.executable), "uv")
+facts["uv"] = sorted({{shutil.which("uv") or "", beside if os.path.exists(beside) else ""}} - {{""}})
+facts |= {{"executable": sys.executable, "path": os.environ["PATH"]}}
+with open("{_FOLDER}/facts.json", "w") as stream:
+    json.dump(facts, stream)
+"""
+_SECONDS = 600.0  # a file system that was just unpacked is cold
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContainerPython:
+    """The Python of a container image."""
+
+    python: Interpreter
+    search_path: str  # its PATH
+    uv: tuple[str, ...]  # where the runtime looks for uv, as far as it is there
+    facts: Mapping[str, Any]  # as `kit_capture.capture_image` returns them
+
+
+def inspect_container(runner: Sandbox, folder: Path) -> ContainerPython:
+    """Run the container's Python, with `folder` for its files; raise ProjectError if it has none that runs."""
+    for name in ("code", "scratch"):
+        files.make_folder(folder / name)
+    (folder / "code" / "kit_capture.py").write_bytes(Path(kit_capture.__file__).read_bytes())
+    box = Box(
+        argv=("python3", "-c", _LOOK),
+        mounts=(Mount(inside=_FOLDER, source=folder, writable=True),),
+        env={},
+        cwd="/",
+        log=folder / "log",
+        scratch=folder / "scratch",
+        timeout=_SECONDS,
+    )
+    outcome, facts = sandbox.run_box(runner, box), files.read_json(folder / "facts.json")
+    if not outcome.succeeded or not facts:
+        raise _unusable_error(
+            runner, "has no Python that runs", box.log.read_text(errors="replace").splitlines()[-5:]
+        )
+    python = Interpreter(
+        path=Path(facts["executable"]),
+        version=facts["python"],
+        packages=facts["packages"],
+        mounts=(),
+        links={},
+    )
+    return ContainerPython(python=python, search_path=facts["path"], uv=tuple(facts["uv"]), facts=facts)
+
+
+def prepare_container_kernel(
+    runner: Sandbox, used: tuple[str, ...], folder: Path, *, hide_uv: bool
+) -> KernelSetup:
+    """Return the kernel of a container, with `folder` for its files; raise ProjectError if notebooks cannot run in it.
+
+    `used` names the packages to compare with the image that the kit was built for: a container may differ from it.
+    """
+    inside = inspect_container(runner, folder)
+    if missing := {"papermill", "ipykernel"} - {*inside.python.packages}:
+        raise _unusable_error(
+            runner, f"has no {' and no '.join(sorted(missing))}: Kaggle runs notebooks with it"
+        )
+    hidden = folder / "hidden-uv"
+    hidden.touch(0o444)
+    return KernelSetup(
+        python=inside.python,
+        launch=(str(inside.python.path), "-m", "ipykernel_launcher"),
+        # Nobody can run an empty file.
+        mounts=tuple(Mount(inside=path, source=hidden) for path in inside.uv) if hide_uv else (),
+        used=used,
+        notes=(f"ran in the container image '{runner.image}'",),
+        container_path=inside.search_path,
+        derived=used,
+    )
+
+
+def _unusable_error(runner: Sandbox, problem: str, details: Sequence[str] = ()) -> ProjectError:
+    return ProjectError(
+        f"the container image '{runner.image}' {problem}",
+        hint="use an image of Kaggle's, or one made from it",
+        code="container-not-usable",
+        details=details,
+    )

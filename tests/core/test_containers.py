@@ -1,0 +1,162 @@
+"""Containers as sandboxes: what an engine is asked for, and what a process in a container can and cannot do."""
+
+import json
+import os
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from offline_kit.core import sandbox
+from offline_kit.core.errors import OutsideError, ProjectError
+from offline_kit.core.sandbox import Sandbox
+from offline_kit.core.sandboxes.box import Box, BoxOutcome, Mount
+
+LIMIT = 200_000_000
+FILL = f"x = bytearray({2 * LIMIT})"
+PROBE = """
+import json, os, pathlib, socket
+def fails(action):
+    try:
+        action()
+    except OSError as error:
+        return type(error).__name__
+address = ("127.0.0.1", int(os.environ["PORT"]))
+print(json.dumps({
+    "host": fails(lambda: socket.create_connection(address, timeout=5)),
+    "outside": fails(lambda: socket.create_connection(("1.1.1.1", 53), timeout=5)),
+    "name": fails(lambda: socket.getaddrinfo("pypi.org", 443)),
+    "interfaces": [name for _, name in socket.if_nameindex()],
+    "input": fails(lambda: pathlib.Path("/kaggle/input/new").touch()),
+    "given": pathlib.Path("/kaggle/input/data, too.txt").read_text(),
+    "working": fails(lambda: pathlib.Path("/kaggle/working/new").touch()),
+    "secret": os.environ.get("SOME_SECRET"),
+    "host home": os.path.exists(os.environ["HOST_HOME"]),
+    "of image": os.environ.get("OF_IMAGE"),
+}))
+"""
+
+
+class ContainerBench:
+    """Runs Python in a container with inputs and a working folder."""
+
+    def __init__(self, folder: Path, runner: Sandbox) -> None:
+        self.folder, self.runner = folder, runner
+        for name in ("in, put", "working"):
+            (folder / name).mkdir()
+        (folder / "in, put" / "data, too.txt").write_text("given")
+
+    def run(self, code: str, *, timeout: float = 120, memory: int | None = None, **env: str) -> BoxOutcome:
+        box = Box(
+            argv=("python3", "-c", code),
+            mounts=(
+                Mount(inside="/kaggle/input", source=self.folder / "in, put"),
+                Mount(inside="/kaggle/working", source=self.folder / "working", writable=True),
+            ),
+            env=env,
+            cwd="/kaggle/working",
+            log=self.folder / "log",
+            scratch=Path(tempfile.mkdtemp(dir=self.folder)),
+            timeout=timeout,
+            memory=memory,
+        )
+        return sandbox.run_box(self.runner, box)
+
+    def list_containers(self) -> list[str]:
+        words = [str(self.runner.program), "ps", "--all", "--format", "{{.Names}}"]
+        names = subprocess.check_output(words, text=True).split()
+        return [name for name in names if name.startswith(f"offline-kit-{os.getpid()}-")]
+
+
+@pytest.fixture
+def bench(tmp_path: Path, container_image: str) -> Iterator[ContainerBench]:
+    """A bench whose containers are all gone at the end."""
+    made = ContainerBench(tmp_path, sandbox.find_container(container_image))
+    yield made
+    assert made.list_containers() == []
+
+
+@pytest.mark.slow
+@pytest.mark.container
+def test_it_has_no_network_read_only_inputs_and_nothing_of_this_machine(
+    bench: ContainerBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No address is reached, this machine's neither; inputs stay as they are; files belong to this user."""
+    monkeypatch.setenv("SOME_SECRET", "hunter2")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        outcome = bench.run(PROBE, PORT=str(server.getsockname()[1]), HOST_HOME=str(bench.folder))
+    printed = (bench.folder / "log").read_text()
+    assert outcome.succeeded, printed
+    assert json.loads(printed) == {
+        "host": "ConnectionRefusedError",
+        "outside": "OSError",
+        "name": "gaierror",
+        "interfaces": ["lo"],
+        "input": "OSError",
+        "given": "given",
+        "working": None,
+        "secret": None,
+        "host home": False,
+        "of image": "yes",
+    }
+    assert (bench.folder / "working" / "new").stat().st_uid == os.getuid()
+
+
+@pytest.mark.slow
+@pytest.mark.container
+@pytest.mark.parametrize("child", [False, True], ids=["first process", "child"])
+def test_the_kernel_ends_what_is_over_the_memory_limit(bench: ContainerBench, child: bool) -> None:
+    """The limit is the container's own: it is told as such, even if the process that it killed was another's child."""
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {FILL!r}])" if child else FILL
+    outcome = bench.run(code, memory=LIMIT)
+    assert (outcome.over_memory, outcome.code) == (True, 0 if child else 137)
+    within = bench.run("import time; x = bytearray(100_000_000); time.sleep(1.5)", memory=LIMIT)
+    assert within.succeeded
+    assert 100_000_000 < within.peak_memory < LIMIT, "the curve is that of the container's processes"
+
+
+@pytest.mark.slow
+@pytest.mark.container
+def test_a_container_at_its_time_limit_is_ended(bench: ContainerBench) -> None:
+    """It ends with everything in it, and is deleted (the bench looks)."""
+    outcome = bench.run("import subprocess; subprocess.run(['sleep', '1000'])", timeout=3)
+    assert (outcome.timed_out, outcome.over_memory) == (True, False)
+
+
+def make_engine(folder: Path, script: str) -> Path:
+    """Write an engine that notes what it is asked and answers by a script; return the notes."""
+    program, notes = folder / "docker", folder / "notes"
+    program.write_text(f'#!/bin/sh\necho "$@" >> {notes}\n{script}\n')
+    program.chmod(0o755)
+    return notes
+
+
+def test_an_image_that_was_not_pulled_is_an_error_and_no_download(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error has the command that pulls it; a pull is never implied."""
+    notes = make_engine(tmp_path, '[ "$1" = info ]')
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ProjectError) as caught:
+        sandbox.find_container("gcr.io/kaggle-images/python")
+    assert caught.value.code == "image-not-pulled"
+    assert "docker pull gcr.io/kaggle-images/python" in caught.value.hint
+    assert notes.read_text().splitlines() == ["info", "image inspect gcr.io/kaggle-images/python"]
+
+
+@pytest.mark.parametrize(
+    "script", ["echo no daemon >&2; exit 1", 'case "$1" in info) ;; image) echo "[{}]" ;; *) exit 1 ;; esac']
+)
+def test_an_engine_that_does_not_run_a_container_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
+) -> None:
+    """One without its daemon, and one that refuses to run the image, are named with what they said."""
+    make_engine(tmp_path, script)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(OutsideError) as caught:
+        sandbox.find_container("some/image")
+    assert caught.value.code == "container-engine-missing"
+    assert any(str(tmp_path / "docker") in line for line in caught.value.details)
