@@ -15,6 +15,7 @@ from offline_kit.notebook.runtime.kit_rows import RenamedIds, TableRows
 from offline_kit.notebook.runtime.kit_runtime import KitError
 
 _DOUBLED = 500  # rows up to which the hidden run has twice as many; above, half as many: it takes time
+_MOST = 20_000
 _MOST_TIMES = 10  # the forecast tells what more rows cost
 _MAX_CATEGORIES = 50
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -71,7 +72,8 @@ def make_hidden_data(
         )
         count = count or len(kit_rows.list_stems(path for path in data.iterdir() if kit_rows.is_test(path)))
         public = min(count, limit or count)
-        wanted = min(rows or (2 * public if public <= _DOUBLED else public // 2), _MOST_TIMES * public)
+        usual = 2 * public if public <= _DOUBLED else min(public // 2, _MOST)
+        wanted = min(rows or usual, _MOST_TIMES * public)
         files.make_folder(folder)
         covers, new_sample = kit_rows.cut_rows(
             data, sample, wanted, folder, _link_target, maker.choose_hidden_ids, maker.shuffle_ids

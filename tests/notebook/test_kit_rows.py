@@ -48,6 +48,20 @@ def test_a_notebook_sees_more_rows_than_there_are(data: Path, tmp_path: Path) ->
     assert (shown / "test_images" / f"{ids[3]}.jpg").read_text() == "a"
 
 
+@pytest.mark.slow
+def test_a_list_larger_than_memory_should_hold_is_read_in_passing(tmp_path: Path) -> None:
+    """Its last rows are reached although only its first ones decide which column has the ids."""
+    folder = tmp_path / "comp"
+    folder.mkdir()
+    with (folder / "test.csv").open("w") as stream:
+        stream.write("text,id\n")
+        stream.writelines(f"{'x' * 40_000},r{number}\n" for number in range(1500))
+    ids = [f"r{number}" for number in range(1499, -1, -1)]
+    (folder / "sample_submission.csv").write_text("id,label\n" + "".join(f"{name},0\n" for name in ids))
+    shown = limit_rows(folder, folder / "sample_submission.csv", 3, tmp_path / "scratch")
+    assert [row[1] for row in rows(shown / "test.csv")] == ["id", "r1497", "r1498", "r1499"]
+
+
 def test_a_second_run_of_the_cell_is_no_trouble(data: Path, tmp_path: Path) -> None:
     """People run cells again."""
     for number in (1, 2):

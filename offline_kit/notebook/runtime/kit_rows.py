@@ -5,16 +5,17 @@ import importlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from .kit_runtime import KitError, read_csv_rows
 
 SUFFIXES = (".csv", ".tsv", ".json", ".parquet")
-_LARGEST = 100_000_000  # bytes of a list without "test" in its name
-_LARGEST_IN_FOLDER = 20_000_000
+_LARGEST, _LARGEST_IN_FOLDER = 50_000_000, 20_000_000  # bytes of a list that is read as a whole
+_HEAD = 1000  # rows of a larger one
 KEYED = ["key", "value"]
 """Header of a JSON file with one object for each id."""
 Link = Callable[[Path, Path], object]
@@ -93,9 +94,10 @@ def cut_rows(
     the originals, and the sample to compare with. Raises KitError for a list without a head.
     """
     paths = sorted(path for path in data.iterdir() if path != sample and "train" not in path.name.lower())
-    tables = {
-        path: table for path in [sample, *paths] if path and (table := _try_reading(path, path == sample))
-    }
+    tables: dict[Path, TableRows] = {}
+    for path in [*([sample] if sample else []), *paths]:
+        if table := _try_reading(path, None if path == sample else max(rows, _HEAD), needed=path == sample):
+            tables[path] = table
     folders = [path for path in paths if path.is_dir() and is_test(path)]
     reference = next((path for path in tables if path == sample or is_test(path)), None)
     row_ids = [str(row[0]) for row in tables[reference].rows] if reference else list_stems(folders)
@@ -104,8 +106,10 @@ def cut_rows(
     known_ids = list(dict.fromkeys(file_ids))
     pairs = choose(known_ids, max(1, round(rows * len(known_ids) / max(len(row_ids), 1))))
     renamer = _Renamer(pairs, frozenset(known_ids), tables[reference].header[0] if reference else "")
-    ids_of = {path: renamer.find_ids(table, is_test(path)) for path, table in tables.items()}
-    if reference:
+    ids_of: dict[Path, list[str]] = {}
+    for path, table in tables.items():
+        tables[path], ids_of[path] = renamer.find_rows(path, table)
+    if reference and (reference == sample or not _is_large(reference)):
         ids_of[reference] = file_ids
     by_position = [
         path
@@ -135,13 +139,23 @@ def cut_rows(
     return covers, target / sample.name if sample in tables else sample
 
 
-def _try_reading(path: Path, is_sample: bool) -> TableRows | None:
-    """Return the rows of a list; None for another file, a damaged or a large one, and for Parquet without pyarrow."""
-    needed = is_sample or is_test(path)
+def _is_large(path: Path) -> bool:
+    # A cell in memory takes some 60 bytes.
+    return path.stat().st_size > _LARGEST
+
+
+def _try_reading(path: Path, head: int | None, *, needed: bool = False) -> TableRows | None:
+    """Return the rows of a list, of a large CSV the first `head`; None if it is no list, damaged, or large otherwise.
+
+    Raises KitError for an empty list that is `needed` or of the test set.
+    """
+    needed = needed or is_test(path)
     if path.suffix.lower() not in SUFFIXES or not path.is_file():
         return None
     try:
-        return read_rows(path) if needed or path.stat().st_size <= _LARGEST else None
+        if head is None or not _is_large(path):
+            return read_rows(path)
+        return read_rows(path, head) if needed and path.suffix.lower() in (".csv", ".tsv") else None
     except KitError:
         if needed:
             raise
@@ -217,6 +231,22 @@ class _Renamer:
                 return ids
         return []
 
+    def find_rows(self, path: Path, table: TableRows) -> tuple[TableRows, list[str]]:
+        """Return a table, of a large list the chosen rows alone, and the id of each row; see `find_ids`."""
+        if not is_test(path) or not _is_large(path):
+            return table, self.find_ids(table, is_test(path))
+        for column, name in enumerate(table.header):
+            ids = [split_id(row[column], self.known_ids) if len(row) > column else "" for row in table.rows]
+            is_distinct = len({*ids}) == len(ids) or not all(name.isdecimal() for name in self.known_ids)
+            if any(ids) if name == self.key else all(ids) and is_distinct:
+                rows: list[Sequence[Any]] = [
+                    row
+                    for row in iterate_rows(path)
+                    if len(row) > column and split_id(row[column], self.known_ids) in self.copies
+                ]
+                return replace(table, rows=rows), [split_id(row[column], self.known_ids) for row in rows]
+        return table, []
+
     def rename_rows(
         self, table: TableRows, ids: Sequence[str], pairs: RenamedIds, *, keep: bool = False
     ) -> list[Sequence[Any]]:
@@ -268,7 +298,7 @@ class _Renamer:
         is_renamed = any(new != old for new, old in self.pairs)
         if not is_renamed or path.stat().st_size > _LARGEST_IN_FOLDER:
             return False
-        table = _try_reading(path, is_sample=False)
+        table = _try_reading(path, None)
         ids = self.find_ids(table, True) if table else []
         if not table or not ids or "" in ids:
             return False
@@ -276,8 +306,17 @@ class _Renamer:
         return True
 
 
-def read_rows(path: Path) -> TableRows:
-    """Return the rows of a list; [] of a JSON file that is no list; raise KitError if it is empty."""
+def iterate_rows(path: Path) -> Iterator[list[str]]:
+    """Yield the rows of a CSV or TSV file, its header first, without empty ones."""
+    with path.open(newline="", encoding="utf-8-sig") as stream:
+        yield from filter(None, read_csv_rows(stream, "\t" if path.suffix.lower() == ".tsv" else ","))
+
+
+def read_rows(path: Path, limit: int | None = None) -> TableRows:
+    """Return the rows of a list, at most `limit` of a CSV; [] of a JSON file that is no list.
+
+    Raises KitError if it is empty.
+    """
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         table = importlib.import_module("pyarrow.parquet").read_table(path)
@@ -292,8 +331,7 @@ def read_rows(path: Path) -> TableRows:
         )
         header = list(objects[0]) if objects else [""]
         return TableRows(header, [[row.get(name) for name in header] for row in objects])
-    with path.open(newline="", encoding="utf-8-sig") as stream:
-        rows = [row for row in read_csv_rows(stream, "\t" if suffix == ".tsv" else ",") if row]
+    rows = [*islice(iterate_rows(path), limit and limit + 1)]
     if not rows:
         raise KitError(f"'{path}' is empty", code="table-empty")
     return TableRows(rows[0], [*rows[1:]])
