@@ -261,10 +261,18 @@ TO_OPTIONS = combine_options(
     choice_option("--to", KAGGLES, "Kaggle, or a local Kaggle on this machine.", word_target),
     _at_option("; default: this command serves one"),
 )
-HIDDEN = value(
-    "--hidden",
-    "FOLDER|auto|none",
-    "Run once more as in the scoring run, on other data: made from the public data (auto), or a folder.",
+HIDDEN = combine_options(
+    value(
+        "--hidden",
+        "FOLDER|auto|none",
+        "Run once more as in the scoring run, on other data: made from the public data (auto), or a folder.",
+    ),
+    value(
+        "--hidden-rows",
+        "N",
+        "Rows of the hidden test set, to forecast its time and memory.",
+        type=click.IntRange(min=1),
+    ),
 )
 VERBOSE = flag("-v --verbose", "Show the contents of an unchanged kit, too.")
 YES = flag("--yes", "Do not ask for confirmation.")

@@ -296,7 +296,8 @@ class Config:
     #: Data of a second run, as in scoring: `"auto"` makes it from the public data (`"auto:2"`: with that seed),
     #: a folder has it, `"none"` leaves that run out.
     hidden: str = _key("", shown='none; `"auto"` in `ship` for a code competition')
-    #: Number of rows of the hidden test set, if you know it; the hidden run has at most ten times the public rows.
+    #: Number of rows of the hidden test set, if you know it: rehearsals forecast its time and memory, from a hidden run with at
+    #: most ten times the public rows or from a run on fewer.
     hidden_rows: int | None = _key(None, shown="unknown")
     time_limit: int = _key(9 * 3600)  #: The competition's limit for a run, in seconds.
     notebook: NotebookSettings = _key(NotebookSettings, shown="")  #: The table below.

@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -342,6 +343,7 @@ class ExecutedCell:
     number: int  # position among all cells of the notebook, from 1
     source: str
     seconds: float | None  # None if the cell did not end
+    started: float | None = None  # seconds since the epoch
     status: str  # as papermill writes it: "completed", "failed", "running" or "pending"
     error: tuple[str, ...] = ()  # lines of the error and its traceback, without colors
     message: str = ""  # the error and its causes alone, without lines of source code
@@ -431,6 +433,7 @@ def _parse_cell(number: int, cell: Mapping[str, Any], added_cells: int) -> Execu
         number=number,
         source="".join(cell.get("source", "")),
         seconds=None if seconds is None else float(seconds),
+        started=parse_time(papermill_metadata.get("start_time")),
         status="failed" if messages else str(papermill_metadata.get("status") or "pending"),
         error=tuple(traceback),
         message="\n".join([*messages, *(line for line in traceback if _RAISED.match(line))]),
@@ -438,6 +441,14 @@ def _parse_cell(number: int, cell: Mapping[str, Any], added_cells: int) -> Execu
         failure=find_failure(printed) if messages else None,
         added_cells=added_cells,
     )
+
+
+def parse_time(text: Any) -> float | None:
+    """Return papermill's time, in UTC, as seconds since the epoch; older versions wrote no zone."""
+    if not isinstance(text, str):
+        return None
+    moment = datetime.fromisoformat(text)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def read_script(script: Path, log: Path, outcome: BoxOutcome) -> ExecutedScript:

@@ -5,12 +5,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from offline_kit.core import files
 from offline_kit.core.errors import ProjectError
 from offline_kit.core.report import Reporter
 from offline_kit.core.sandboxes.box import Mount
+from offline_kit.notebook.runtime import kit_rows
 from offline_kit.notebook.runtime.kit_rows import split_id
+from offline_kit.notebook.runtime.kit_runtime import KitError
 from offline_kit.rehearsal import hidden_data, mounts, submission_check
 from offline_kit.rehearsal.execution import KernelRun, RehearsalEnvironment
+from offline_kit.rehearsal.forecast import SessionFacts, measure_session
 from offline_kit.rehearsal.gateway_driver import RERUN
 from offline_kit.rehearsal.hidden_data import HiddenData
 from offline_kit.rehearsal.mounts import MountedInputs
@@ -21,15 +25,7 @@ RunSession = Callable[[RehearsalEnvironment, Path | None, Path], tuple[KernelRun
 """Run an environment in a folder, judged by a sample submission."""
 _TOLERANCE = 1e-3  # of predictions: batches of other sizes sum in another order
 _MIN_ROWS = 3  # fewer may have the same prediction by chance
-
-
-@dataclass(frozen=True, kw_only=True)
-class SessionFacts:
-    """What a forecast needs of a run."""
-
-    rows: int
-    seconds: float
-    peak_memory: int
+_SHORTER = 10  # times, for a forecast: the fixed part is what costs then
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +87,10 @@ def judge_hidden_run(
         )
     hidden = HiddenRun(
         data=request.hidden,
-        sessions=(_measure(result, judgement.rows), _measure(second, verdict.rows or data.rows)),
+        sessions=(
+            measure_session(result, judgement.rows),
+            measure_session(second, verdict.rows or data.rows),
+        ),
         changes=changes,
         problem=problem.code if problem else "",
         rare_problem=rare_problem,
@@ -113,8 +112,32 @@ def judge_hidden_run(
     return result, replace(judgement, warnings=(*judgement.warnings, *warnings), hidden=asdict(hidden))
 
 
-def _measure(run: KernelRun, rows: int) -> SessionFacts:
-    return SessionFacts(rows=rows, seconds=round(run.outcome.seconds, 2), peak_memory=run.outcome.peak_memory)
+def run_fewer_rows(
+    request: RehearsalRequest,
+    environment: RehearsalEnvironment,
+    inputs: MountedInputs,
+    first: tuple[KernelRun, RunVerdict],
+    run_session: RunSession,
+    report: Reporter,
+) -> tuple[SessionFacts, ...]:
+    """Run the notebook again on a tenth of the rows; return what a forecast needs of both, () if that is not possible."""
+    result, judgement = first
+    data, folder = request.competition_data, files.make_folder(result.log.parents[1] / "fewer-data")
+    if data is None or judgement.rows < _MIN_ROWS:
+        return ()
+    rows = max(1, judgement.rows // _SHORTER)
+    sample = request.sample_submission or mounts.find_sample(data)
+    try:
+        covers, sample = kit_rows.cut_rows(data, sample, rows, folder, files.link_or_copy)
+    except KitError:
+        return ()
+    report.step(f"running again on {rows} rows, for the forecast")
+    fewer = HiddenData(covers=tuple(covers), sample=sample)
+    second, verdict = run_session(_cover_data(environment, inputs, fewer), sample, folder.with_name("fewer"))
+    if verdict.problem:
+        report.note(f"there is no forecast: on {rows} rows, {verdict.problem.what}")
+        return ()
+    return measure_session(result, judgement.rows), measure_session(second, verdict.rows)
 
 
 def _prepare_data(

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from offline_kit.rehearsal import (
 )
 from offline_kit.rehearsal.environments import EnvironmentOptions
 from offline_kit.rehearsal.execution import KernelRun, KernelSetup, RehearsalEnvironment
+from offline_kit.rehearsal.forecast import SessionFacts, make_forecast
 from offline_kit.rehearsal.gateway import GatewayService
 from offline_kit.rehearsal.kit_facts import KitFile
 from offline_kit.rehearsal.mounts import MountedInputs
@@ -45,6 +47,7 @@ class Rehearsal:
     kit: str
     notebook: str  # hex SHA-256
     rows_wanted: int | None
+    hidden_rows: int | None
     fidelity: str  # "image", "matching" or "stand-in"
     differences: tuple[str, ...]
     notes: tuple[str, ...]
@@ -66,6 +69,8 @@ class Rehearsal:
     """For a recorded kit the fields of `replay_check.ReplayComparison`."""
     hidden: Mapping[str, Any] | None = None
     """If there was a hidden run, the fields of `hidden_run.HiddenRun`."""
+    forecast: Mapping[str, Any] | None = None
+    """If there were runs of two sizes, the fields of `forecast.Forecast`."""
 
 
 def rehearse_kit(
@@ -132,6 +137,8 @@ def rehearse_kit(
         first = result, judgement
         result, judgement = _judge_further(request, kit_files, environment, inputs, first, sessions)
         outcome = _summarize_run(request, runner, notebook, setup, inputs, result, judgement)
+        if judgement.problem is None:
+            outcome = _add_forecast(outcome, request, environment, inputs, (result, judgement), sessions)
         run = RunEvidence(request=request, inputs=inputs, result=result, kernel=setup, sandbox=runner.kind)
         _keep_evidence(folder, outcome, judgement.problem, run, report)
     if problem := judgement.problem:
@@ -214,6 +221,31 @@ def _judge_further(
     return result, judgement
 
 
+def _add_forecast(
+    outcome: Rehearsal,
+    request: RehearsalRequest,
+    environment: RehearsalEnvironment,
+    inputs: MountedInputs,
+    run: tuple[KernelRun, RunVerdict],
+    sessions: ScoringSessions,
+) -> Rehearsal:
+    """Forecast the hidden test set, with a further run if its rows are known and no run of another size tells more."""
+    project = partial(
+        make_forecast,
+        rows=request.hidden_rows,
+        seconds_limit=request.context.time_limit or request.timeout,
+        memory_limit=environment.memory,
+    )
+    forecast = project([SessionFacts(**session) for session in (run[1].hidden or {}).get("sessions", ())])
+    if forecast is None and request.hidden_rows:
+        run_session, report = sessions.run_session, sessions.report
+        forecast = project(hidden_run.run_fewer_rows(request, environment, inputs, run, run_session, report))
+    if forecast is None:
+        return outcome
+    over = (f"the hidden test set may exceed a limit: {forecast.summary}",) if forecast.problem else ()
+    return replace(outcome, forecast=asdict(forecast), warnings=(*outcome.warnings, *over))
+
+
 def _run_scoring(
     service: GatewayService,
     environment: RehearsalEnvironment,
@@ -254,6 +286,7 @@ def _summarize_run(
         kit=request.kit.id,
         notebook=files.sha256_of(notebook),
         rows_wanted=request.rows,
+        hidden_rows=request.hidden_rows,
         fidelity=level,
         differences=tuple(map(str, differences)),
         notes=tuple(dict.fromkeys(notes)),

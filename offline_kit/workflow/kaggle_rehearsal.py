@@ -6,10 +6,13 @@ It is a notebook of its own beside the kit's, whose versions are what is submitt
 import json
 import re
 import tempfile
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from offline_kit.adopt import script_setup
+from offline_kit.core import files
 from offline_kit.core.errors import ProjectError, UsageError
 from offline_kit.kit.layout import RUNTIME_PACKAGE
 from offline_kit.notebook.runtime import kit_rows
@@ -17,8 +20,8 @@ from offline_kit.notebook.runtime.kit_runtime import KitError
 from offline_kit.project.config import Config
 from offline_kit.project.kaggle_names import TITLE_LENGTH, make_slug
 from offline_kit.project.types import Kit
-from offline_kit.rehearsal import mounts, submission_check
-from offline_kit.workflow import ship
+from offline_kit.rehearsal import forecast, mounts, rehearse, submission_check
+from offline_kit.workflow import rehearsal_report, ship
 from offline_kit.workflow.kaggle_session import KaggleSession
 
 SUFFIX = " rehearsal"
@@ -32,16 +35,8 @@ class KaggleRehearsal:
 
     ran: ship.NotebookRun
     rows: int = 0  # rows of its submission; 0 for another format than CSV
-    limit: int  # the competition's limit for a run, in seconds
     notes: tuple[str, ...]
-
-    @property
-    def forecast_rows(self) -> int:
-        """The rows that would fit into the limit at this pace; 0 if that is unknown.
-
-        All of the run counts as if it grew with the rows: what is paid once makes the forecast careful.
-        """
-        return int(self.limit / self.ran.seconds * self.rows) if self.rows and self.ran.seconds else 0
+    forecast: Mapping[str, Any] | None = None  # the fields of `forecast.Forecast`
 
 
 def rehearse_on_kaggle(session: KaggleSession, kit: Kit, rows: int | None) -> KaggleRehearsal:
@@ -51,11 +46,11 @@ def rehearse_on_kaggle(session: KaggleSession, kit: Kit, rows: int | None) -> Ka
     title = new.title[: TITLE_LENGTH[1] - len(SUFFIX)].rstrip(" -") + SUFFIX
     limit_text = limit_script_rows if new.kernel_type == "script" else limit_rows
     text = limit_text(new.text, rows) if rows else new.text
-    owner, limit = new.ref.partition("/")[0], session.config.time_limit
+    owner = new.ref.partition("/")[0]
     new = replace(new, ref=f"{owner}/{make_slug(title)}", title=title, text=text)
     run = ship.run_notebook(session, kit, new=new, remember="last-rehearsal.json")
     if run.submission is None:
-        return KaggleRehearsal(ran=run, limit=limit, notes=run.notes)
+        return KaggleRehearsal(ran=run, notes=run.notes)
     with tempfile.TemporaryDirectory(prefix="offline-kit-") as scratch:
         sample = _cut_sample(session.config, rows, Path(scratch))
         checked = submission_check.check_submission(run.submission, sample)
@@ -66,7 +61,29 @@ def rehearse_on_kaggle(session: KaggleSession, kit: Kit, rows: int | None) -> Ka
             hint=f"compare it with the sample submission; it is in '{run.submission.parent}'",
             details=checked.problems,
         )
-    return KaggleRehearsal(ran=run, rows=checked.rows, limit=limit, notes=(*run.notes, *checked.notes))
+    forecast = _replace_forecast(session.config, kit, checked.rows, run.seconds)
+    return KaggleRehearsal(ran=run, rows=checked.rows, notes=(*run.notes, *checked.notes), forecast=forecast)
+
+
+def _replace_forecast(config: Config, kit: Kit, rows: int, seconds: float) -> dict[str, Any] | None:
+    """Return the forecast for Kaggle's machine, and keep it in the report of this kit's last rehearsal here."""
+    last = rehearse.read_last_report(kit)
+    scaled = forecast.scale_forecast(
+        (last or {}).get("forecast"),
+        measured_rows=rows,
+        seconds=seconds,
+        rows=config.hidden_rows,
+        limit=config.time_limit,
+    )
+    if scaled is None:
+        return None
+    if last and last.get("forecast"):
+        path = kit.folder / "rehearsal" / "report.json"
+        files.write_atomic(
+            path, json.dumps({**last, "forecast": asdict(scaled)}, indent=2, ensure_ascii=False) + "\n"
+        )
+        rehearsal_report.update_report(config)
+    return asdict(scaled)
 
 
 def limit_rows(text: str, rows: int) -> str:

@@ -4,16 +4,19 @@ import base64
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from offline_kit.core import files
 from offline_kit.core.sandboxes.box import BoxOutcome
 from offline_kit.project.images import load_image
 from offline_kit.project.types import Kit
 from offline_kit.rehearsal.environments import Interpreter
 from offline_kit.rehearsal.execution import KernelRun, KernelSetup
+from offline_kit.rehearsal.forecast import SessionFacts, make_forecast
 from offline_kit.rehearsal.mounts import MountedInputs
 from offline_kit.rehearsal.report import history, page, writer
 from offline_kit.rehearsal.report.column_facts import ReadTable, describe_table
@@ -161,10 +164,13 @@ def test_a_failed_script_shows_its_error_apart_from_what_it_printed(tmp_path: Pa
 
 def test_a_forecast_is_shown_only_if_there_is_one(tmp_path: Path) -> None:
     """The page of a rehearsal without a forecast has no word of it."""
-    forecast = {"rows": 5000, "seconds": 7800.0, "memory": 11_000_000_000, "margin": 0.15}
+    short, long = (SessionFacts(rows=n, seconds=60 + 2 * n, peak_memory=10**9 + n * 10**7) for n in (40, 400))
+    forecast = make_forecast([short, long], 3600, seconds_limit=32_400, memory_limit=30 * 10**9)
+    assert forecast
     assert "Forecast" not in draw_page(tmp_path / "without").words
-    words = " ".join(draw_page(tmp_path / "with", facts={"forecast": forecast}).words.split())
-    assert "5,000 rows would take 2 h 10 min of 9 h and 11 GB of 30 GB of memory, give or take 15 %" in words
+    drawn = draw_page(tmp_path / "with", outcome={"forecast": asdict(forecast)})
+    assert f"{forecast.summary}." in drawn.words
+    assert "high" in " ".join(drawn.values("class"))  # memory
 
 
 def test_a_notebook_of_huge_outputs_does_not_make_a_huge_page(tmp_path: Path) -> None:
@@ -263,7 +269,7 @@ def test_a_picture_has_its_prediction(tmp_path: Path) -> None:
 )
 def test_durations_have_units(seconds: float, text: str) -> None:
     """Seconds, minutes and hours, never more than two of them."""
-    assert page.format_duration(seconds) == text
+    assert files.format_duration(seconds) == text
 
 
 def test_a_rehearsal_without_a_report_keeps_its_verdict(tmp_path: Path) -> None:

@@ -6,10 +6,7 @@ from pathlib import Path
 import pytest
 
 from offline_kit.core.errors import UsageError
-from offline_kit.kaggle.client.api_types import NewNotebook
-from offline_kit.kaggle.push.push_notebook import NotebookPlan
-from offline_kit.workflow.kaggle_rehearsal import KaggleRehearsal, limit_rows, limit_script_rows
-from offline_kit.workflow.ship import NotebookRun
+from offline_kit.workflow.kaggle_rehearsal import limit_rows, limit_script_rows
 from tests.support.competitions import write
 from tests.support.local_kaggle import notebook
 from tests.support.shipping import NOTEBOOK, Yard, built_copy, make_project
@@ -37,7 +34,7 @@ def test_a_notebook_of_its_own_on_so_many_rows(here: Yard) -> None:
     told = here.run("rehearse", *rehearse(here, "--rows", "5", "--json")).good()
     facts = told.facts["rehearsal"]
     assert (facts["notebook"], facts["version"], facts["rows"]) == (REHEARSAL, 1, 5)
-    assert facts["rows_in_limit"] > 5
+    assert facts["forecast"]["rows_in_limit"] > 5
     assert len(Path(facts["submission"]).read_text().splitlines()) == 6
     assert (here.datasets(), here.notebooks(), here.submissions()) == ([1], [], [])
     owner, slug = REHEARSAL.split("/")
@@ -104,12 +101,3 @@ def test_a_notebook_without_the_kit_cell_has_no_rows() -> None:
     """There is no place for them: the remedy is named."""
     with pytest.raises(UsageError, match="kit's cell"):
         limit_rows(json.dumps(notebook("1")), 5)
-
-
-def test_the_forecast_counts_all_of_the_run() -> None:
-    """So it is careful; without rows or seconds there is none."""
-    new = NewNotebook(ref="a/b", title="b", text="")
-    pushed = NotebookPlan(notebook=new, action="new", reason="", version=1)
-    ran = NotebookRun(pushed=pushed, seconds=10.0, submission=None, log=Path("log.txt"), notes=())
-    assert KaggleRehearsal(ran=ran, rows=7, limit=3600, notes=()).forecast_rows == 2520
-    assert KaggleRehearsal(ran=ran, rows=0, limit=3600, notes=()).forecast_rows == 0

@@ -148,6 +148,7 @@ def show_rehearsal(passed: "Rehearsal", console: Console) -> None:
         ("peak memory", memory),
         ("submission", f"{passed.submission}{_row_words(passed.rows)}"),
         *([("hidden run", _describe_hidden(passed.hidden))] if passed.hidden else []),
+        *([("forecast", _describe_forecast(passed.forecast))] if passed.forecast else []),
         ("evidence", str(passed.folder)),
         ("report", str(passed.report) if Path(passed.report).is_file() else "none"),
     ]
@@ -162,9 +163,15 @@ def _describe_hidden(hidden: Mapping[str, Any]) -> str:
     return f"{count_words(session['rows'], 'row')} in {session['seconds']:.1f} s{memory}"
 
 
+def _describe_forecast(forecast: Mapping[str, Any]) -> str:
+    return (
+        f"{forecast['summary']}{'' if forecast['rows'] else '; for the hidden test set, set --hidden-rows'}"
+    )
+
+
 def _show_on_kaggle(passed: "KaggleRehearsal", account: "Account", console: Console) -> None:
     """Show how a rehearsal on Kaggle went, and its forecast."""
-    run, forecast = passed.ran, passed.forecast_rows
+    run, forecast = passed.ran, passed.forecast
     for note in passed.notes:
         console.note(note)
     rows = [
@@ -174,10 +181,11 @@ def _show_on_kaggle(passed: "KaggleRehearsal", account: "Account", console: Cons
         ("log", str(run.log)),
     ]
     if forecast:
-        limit = f"{passed.limit / 3600:g} h, the limit of a run,"
-        rows.append(("forecast", f"{limit} should be enough for {forecast} rows or more"))
+        rows.append(("forecast", _describe_forecast(forecast)))
+        if forecast["problem"]:
+            console.warn(f"the hidden test set may exceed a limit: {forecast['summary']}")
     console.show_facts("Rehearsal passed", rows, style="bold green")
-    facts = {**_notebook_facts(run.pushed, run, account), "rows": passed.rows, "rows_in_limit": forecast}
+    facts = {**_notebook_facts(run.pushed, run, account), "rows": passed.rows, "forecast": forecast}
     console.print_result({"ok": True, "place": account.server_name, "rehearsal": facts})
 
 

@@ -8,11 +8,11 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from offline_kit.core.sandboxes import leftovers
+from offline_kit.rehearsal.execution import parse_time
 from offline_kit.rehearsal.script_runs import find_script_failure
 
 _LARGEST = 100_000_000  # bytes; a larger notebook is not shown
@@ -130,7 +130,7 @@ def _read_code_cell(
         title=heading or str(cell["metadata"].get("title") or "") or _first_line(source),
         status="failed" if is_failed else str(metadata.get("status") or "pending"),
         seconds=seconds if seconds is not None and math.isfinite(seconds) else None,
-        started=_parse_time(metadata.get("start_time")),
+        started=parse_time(metadata.get("start_time")),
         outputs=outputs,
     )
 
@@ -195,11 +195,3 @@ def _find_heading(source: str) -> str:
 def _first_line(source: str) -> str:
     line = next((line.strip() for line in source.splitlines() if line.strip()), "")
     return line.lstrip("#%! ")[:80]
-
-
-def _parse_time(text: Any) -> float | None:
-    """Return papermill's time, in UTC, as seconds since the epoch; older versions wrote no zone."""
-    if not isinstance(text, str):
-        return None
-    moment = datetime.fromisoformat(text)
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
