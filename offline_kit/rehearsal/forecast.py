@@ -25,7 +25,8 @@ class SessionFacts:
     seconds: float
     peak_memory: int
     cell_seconds: tuple[float, ...] = ()
-    cell_memory: tuple[int, ...] = ()  # peak while the cell ran; 0 if it was too short for a sample
+    cell_memory: tuple[int, ...] = ()
+    """Two for each cell: its peak, and the memory at its end, which may grow below that; 0 if there was no sample."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,14 +94,19 @@ def measure_session(run: KernelRun, rows: int) -> SessionFacts:
         seconds=round(run.outcome.seconds, 2),
         peak_memory=run.outcome.peak_memory,
         cell_seconds=tuple(round(seconds, 3) for _, seconds in cells),
-        cell_memory=tuple(_find_peak(run.outcome, started, seconds) for started, seconds in cells),
+        cell_memory=tuple(
+            max(samples, default=0)
+            for started, seconds in cells
+            for samples in _list_samples(run.outcome, started, seconds)
+        ),
     )
 
 
-def _find_peak(outcome: BoxOutcome, started: float, seconds: float) -> int:
+def _list_samples(outcome: BoxOutcome, started: float, seconds: float) -> tuple[list[int], list[int]]:
+    """Return the memory while a cell ran, and at its end: two samples, as a function's last line may free all."""
     begin = started - outcome.started
-    samples = [sample for sample in outcome.memory_curve if begin <= sample.seconds <= begin + seconds]
-    return max((sample.memory for sample in samples), default=0)
+    samples = [sample.memory for sample in outcome.memory_curve if begin <= sample.seconds <= begin + seconds]
+    return samples, samples[-2:]
 
 
 def make_forecast(

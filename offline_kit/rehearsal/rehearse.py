@@ -234,7 +234,7 @@ def _add_forecast(
         make_forecast,
         rows=request.hidden_rows,
         seconds_limit=request.context.time_limit or request.timeout,
-        memory_limit=environment.memory,
+        memory_limit=environment.machine.memory,
     )
     forecast = project([SessionFacts(**session) for session in (run[1].hidden or {}).get("sessions", ())])
     if forecast is None and request.hidden_rows:

@@ -122,16 +122,16 @@ def test_a_run_on_kaggle_replaces_the_time() -> None:
 
 
 def test_a_run_is_measured_by_cell(tmp_path: Path) -> None:
-    """Each cell with the peak of its own time; the kit's installation is none of them."""
+    """Each cell with the memory of its own time and end; the kit's installation is none of them."""
     write_evidence(
         tmp_path,
         make_cell("kit = 1\nkit.install()", start="2001-09-09T01:46:40"),
         make_cell("load()", start="2001-09-09T01:46:43"),
         make_cell("predict()", start="2001-09-09T01:46:46"),
     )
-    curve = tuple(MemorySample(*sample) for sample in ((1.0, 9), (3.5, 5), (4.5, 7), (9.0, 8)))
+    curve = tuple(MemorySample(*sample) for sample in ((1.0, 9), (3.1, 7), (3.5, 3), (4.5, 5), (9.0, 8)))
     outcome = BoxOutcome(code=0, started=1e9, seconds=9.5, memory_curve=curve, memory_by="PSS")
     run = KernelRun(outcome=outcome, executed=tmp_path / "executed.ipynb", log=tmp_path, working=tmp_path)
     assert measure_session(run, 40) == SessionFacts(
-        rows=40, seconds=9.5, peak_memory=9, cell_seconds=(2.0, 2.0), cell_memory=(7, 0)
+        rows=40, seconds=9.5, peak_memory=9, cell_seconds=(2.0, 2.0), cell_memory=(7, 5, 0, 0)
     )
