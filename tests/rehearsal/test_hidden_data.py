@@ -123,6 +123,38 @@ def test_rows_of_files(tmp_path: Path) -> None:
     assert {row.rpartition("_")[0] for row in new_rows} == set(files)
 
 
+def test_studies_with_rows_for_each_finding(tmp_path: Path) -> None:
+    """Numbers for ids, folders of series below them, and rows whose names have several parts more."""
+    data = tmp_path / "data"
+    studies = ("44036", "44109", "44210")
+    for study in studies:
+        write(data / "test_images" / study / "28" / "1.dcm", study)
+    lines = "".join(f"{study},{series},axial\n" for study in studies for series in (28, 31))
+    write(data / "test_series.csv", f"study_id,series_id,kind\n{lines}")
+    findings = ("canal_l1_l2", "left_narrowing_l1_l2")
+    rows = [f"{study}_{finding},0.3\n" for study in studies for finding in findings]
+    write(data / "sample_submission.csv", "row_id,severe\n" + "".join(rows))
+    made = make(data)
+    new_ids = {new for new, _ in made.renamed}
+    assert len(new_ids) == 6
+    assert {path.name for path in covered(made)["test_images"].iterdir()} == new_ids
+    assert set(column(covered(made)["test_series.csv"], "study_id")) == new_ids
+    row_ids = column(covered(made)["sample_submission.csv"], "row_id")
+    assert sorted(row_ids) == sorted(f"{name}_{finding}" for name in new_ids for finding in findings)
+
+
+def test_json_by_id(tmp_path: Path) -> None:
+    """Tasks by id, as in ARC, and no list of rows at all."""
+    data = tmp_path / "data"
+    tasks = {f"{n}0a{n}f{n}": [{"input": [[n]]}] for n in range(4)}
+    write(data / "arc_test_challenges.json", json.dumps(tasks))
+    write(data / "sample_submission.json", json.dumps(dict.fromkeys(tasks, 0)))
+    made = make(data)
+    contents = [json.loads(path.read_text()) for path in made.covers]
+    assert len(contents) == 2
+    assert contents[0].keys() == contents[1].keys() == dict(made.renamed).keys()
+
+
 def test_lists_in_folders(tmp_path: Path) -> None:
     """A list of all files, and the id inside each file, are renamed with them."""
     data = tmp_path / "data"

@@ -101,8 +101,7 @@ def cut_rows(
     folders = [path for path in paths if path.is_dir() and is_test(path)]
     reference = next((path for path in tables if path == sample or is_test(path)), None)
     row_ids = [str(row[0]) for row in tables[reference].rows] if reference else list_stems(folders)
-    depth = _find_id_depth(row_ids, folders, [table for path, table in tables.items() if is_test(path)])
-    file_ids = [name.rsplit("_", depth)[0] for name in row_ids]
+    file_ids = _find_file_ids(row_ids, folders, [table for path, table in tables.items() if is_test(path)])
     known_ids = list(dict.fromkeys(file_ids))
     pairs = choose(known_ids, max(1, round(rows * len(known_ids) / max(len(row_ids), 1))))
     renamer = _Renamer(pairs, frozenset(known_ids), tables[reference].header[0] if reference else "")
@@ -171,17 +170,19 @@ def list_stems(folders: Iterable[Path]) -> list[str]:
     )
 
 
-def _find_id_depth(row_ids: Sequence[str], folders: Iterable[Path], tables: Iterable[TableRows]) -> int:
-    """Return how many parts after an underscore the ids of rows have more than those of the files."""
+def _find_file_ids(row_ids: Sequence[str], folders: Iterable[Path], tables: Iterable[TableRows]) -> list[str]:
+    """Return the id of the file or of the object that each row is about: `<file>_<n>` or the id itself."""
     file_names = {name for folder in folders for path in folder.rglob("*") for name in (path.name, path.stem)}
+    if any(split_id(name, file_names) for name in row_ids[:_HEAD]):
+        return [split_id(name, file_names) or name for name in row_ids]
     cells = {
-        str(cell) for table in tables for row in table.rows[:1000] for cell in row if len(str(cell)) < 200
+        str(cell) for table in tables for row in table.rows[:_HEAD] for cell in row if len(str(cell)) < 200
     }
-    for names in (file_names, cells):
-        for depth in range(4):
-            if any(name.rsplit("_", depth)[0] in names for name in row_ids[:100] if name.count("_") >= depth):
-                return depth
-    return 0
+    # Lists may be read in part, so the number of parts decides, not each name.
+    for depth in range(8):
+        if any(name.rsplit("_", depth)[0] in cells for name in row_ids[:100] if name.count("_") >= depth):
+            return [name.rsplit("_", depth)[0] for name in row_ids]
+    return list(row_ids)
 
 
 def split_id(name: str, known_ids: Collection[str]) -> str:
@@ -226,7 +227,8 @@ class _Renamer:
             ]
             distinct = len({*ids} - {""})
             # Any column of small numbers has some of the ids.
-            required = len(table.rows) - 1 if is_decimal else len(self.known_ids) / 2
+            is_id = not is_decimal or table.header[column].lower().endswith("id")
+            required = len(self.known_ids) / 2 if is_id else len(table.rows) - 1
             if distinct > (0 if table.header[column] == self.key else required):
                 return ids
         return []
