@@ -1,6 +1,7 @@
 """Kaggle's images: Python, platform, installed packages, and those that must not be replaced."""
 
 import fnmatch
+import hashlib
 import re
 import sys
 import tomllib
@@ -55,6 +56,13 @@ class Image:
     unversioned: tuple[str, ...] = ()  # packages that the list names without a version
     local: bool = False  # the running interpreter and its packages
     interpreter: Path | None = None  # set if `local`
+
+    @cached_property
+    def id(self) -> str:
+        """What tells the image from others: its digest, or else a hash of its packages."""
+        # As `kit_capture.identify_packages` computes it in a run.
+        lines = "".join(f"{name}=={version}\n" for name, version in sorted(self.packages.items()))
+        return self.digest or f"packages:{hashlib.sha256(lines.encode()).hexdigest()}"
 
     @property
     def python_minor(self) -> str:

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from offline_kit import __version__
 from offline_kit.core import files, interpreters, sandbox
 from offline_kit.core.errors import ProjectError
 from offline_kit.core.report import SILENT, Reporter
@@ -23,6 +24,7 @@ from offline_kit.rehearsal import (
     kit_facts,
     machine_limits,
     mounts,
+    receipt,
     recorded_kits,
     replay_check,
     submission_check,
@@ -64,6 +66,10 @@ class Rehearsal:
     rows: int  # rows of the submission; 0 if neither a CSV nor our gateway gives their number
     folder: Path
     report: Path  # the page that shows all this to a person
+    image: str = ""
+    image_id: str = ""  # see `Image.id`
+    at: str = ""
+    tool: str = __version__
     warnings: tuple[str, ...] = ()
     replay: Mapping[str, Any] | None = None
     """For a recorded kit the fields of `replay_check.ReplayComparison`."""
@@ -305,6 +311,9 @@ def _summarize_run(
         hidden=judgement.hidden,
         folder=request.kit.folder / "rehearsal",
         report=request.kit.folder / "rehearsal" / page.PAGE,
+        image=request.image.name,
+        image_id=request.image.id,
+        at=files.utc_timestamp(),
         warnings=(*judgement.warnings, *_warn_of_stored_answer(request, result, inputs)),
     )
 
@@ -354,6 +363,8 @@ def _keep_evidence(
         }
     text = json.dumps(report_data, indent=2, default=str, ensure_ascii=False)
     (folder / "report.json").write_text(text + "\n", encoding="utf-8")
+    text = json.dumps(receipt.make_receipt(report_data), indent=2, default=str, ensure_ascii=False)
+    (folder / receipt.RECEIPT).write_text(text + "\n", encoding="utf-8")
     if writer.write_report(folder, run, report=report) and problem:
         problem.details = (*problem.details, f"report: {outcome.report}")
     files.remove_path(folder / "run")

@@ -12,6 +12,7 @@ from offline_kit.core import files
 from offline_kit.core.errors import ProjectError
 from offline_kit.core.sandboxes.box import Mount
 from offline_kit.kit.layout import RUNTIME_PACKAGE
+from offline_kit.notebook.runtime.kit_report import REPORT
 from offline_kit.notebook.runtime.kit_server import WRITTEN
 from offline_kit.rehearsal import causes, execution, script_runs, submission_check, swallowed_errors
 from offline_kit.rehearsal.causes import Explanation
@@ -229,7 +230,11 @@ def _missing_submission_error(result: KernelRun, name: str, cells: Sequence[Exec
                 ),
             )
     working = result.working
-    other_files = sorted(str(path.relative_to(working)) for path in working.rglob("*") if path.is_file())
+    other_files = sorted(
+        str(path.relative_to(working))
+        for path in working.rglob("*")
+        if path.is_file() and path.name != REPORT
+    )
     written = f"written instead: {', '.join(other_files[:10])}" if other_files else "/kaggle/working is empty"
     instead = next((path for path in other_files if path in WRITTEN), "")
     # Kaggle shows this as "Submission CSV Not Found": https://www.kaggle.com/code-competition-debugging

@@ -20,6 +20,7 @@ from offline_kit.kaggle.push.submission_ledger import SubmissionTag
 from offline_kit.kaggle.push.submission_plan import SubmitPlan, SubmitRequest
 from offline_kit.project.config import Config
 from offline_kit.project.types import Kit
+from offline_kit.rehearsal import receipt
 from offline_kit.rehearsal import rehearse as rehearsing
 from offline_kit.workflow import output_files, part_locations, pipeline, project_status
 from offline_kit.workflow.kaggle_session import KaggleSession
@@ -308,7 +309,8 @@ def request_submission(
     if not is_kit:
         return request  # of an earlier version, neither the kit nor the commit is known
     parts, commit = {part.name: part.id for part in kit.parts}, git.read_commit(session.config.project)
-    return replace(request, kit=kit.id, parts=parts, commit=commit)
+    proof = receipt.summarize_receipt(rehearsing.read_last_report(kit))
+    return replace(request, kit=kit.id, parts=parts, commit=commit, proof=proof)
 
 
 def submit_version(

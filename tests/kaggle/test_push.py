@@ -195,14 +195,14 @@ def test_only_the_changed_part_travels(bench: Bench, alice: KaggleClient, tmp_pa
 
 
 def test_a_new_version_says_what_it_is(bench: Bench, alice: KaggleClient, tmp_path: Path) -> None:
-    """Version notes hold the ids and what changed."""
+    """Version notes hold the ids, what changed, and what the last rehearsal proved."""
     pushed(bench, make_kit(tmp_path / "kit"), alice)
     kit = make_kit(tmp_path / "kit", {**FILES, "packages/b.whl": b"b"})
     pushed(bench, kit, alice)
     found = alice.get_dataset(REF)
     assert found is not None
     assert kit.parts[0].id in found.version_notes[2]
-    assert "1 files added, 0 changed, 0 removed" in found.version_notes[2]
+    assert "1 files added, 0 changed, 0 removed; not rehearsed" in found.version_notes[2]
 
 
 def test_the_push_ends_when_the_new_version_is_there(tmp_path: Path) -> None:

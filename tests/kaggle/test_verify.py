@@ -12,12 +12,14 @@ from pathlib import Path
 import pytest
 
 from offline_kit.core.errors import OutsideError
+from offline_kit.core.files import sha256_of
 from offline_kit.kaggle.client.client import KaggleClient
-from offline_kit.kaggle.push import push_notebook
+from offline_kit.kaggle.push import notebook_runs, push_notebook
 from offline_kit.kaggle.push.push_parts import PushOptions
 from offline_kit.kaggle.push.verify_remote import Verification, verify_kit
 from offline_kit.local_kaggle.faults import Fault
 from offline_kit.local_kaggle.server import TrafficEvent
+from offline_kit.notebook.runtime.kit_report import REPORT
 from offline_kit.project.kaggle_names import MARKER
 from offline_kit.project.types import Kit
 from tests.support.command_line import offline_kit
@@ -246,6 +248,32 @@ def test_the_notebook_is_compared_by_cells_settings_and_sources(
         "'alice/plant-inference' version 2: it is public",
         "'alice/plant-inference' version 2: its cells differ",
     ]
+
+
+def test_the_run_is_compared_with_the_rehearsal(bench: Bench, alice: KaggleClient, tmp_path: Path) -> None:
+    """What the run wrote of itself is set against the receipt; no difference fails the check."""
+    kit = make_kit(tmp_path / "kit")
+    run = {"format": 1, "parts": {part.name: part.id for part in kit.parts}, "moved": ["timm 1.0 -> 1.1"]}
+    run |= {"python": "3.12.1", "seconds": 12.0, "peak_memory": 3_000_000_000, "memory_by": "largest process"}
+    kit = written(kit, WRITES, f"open({REPORT!r}, 'w').write({json.dumps(run)!r})")
+    rehearsed = {
+        "kit": kit.id,
+        "notebook": sha256_of(kit.folder / "notebook/inference.ipynb"),
+        "passed": True,
+    }
+    rehearsed |= {"python": "3.12.2", "seconds": 8.0, "fidelity": "matching"}
+    (kit.folder / "rehearsal").mkdir()
+    (kit.folder / "rehearsal/report.json").write_text(json.dumps(rehearsed))
+    pushed(bench, kit, alice)
+    new = push_notebook.read_notebook(kit, "alice")
+    notebook_runs.push_and_follow(new, access(alice, ways(bench)))
+    verification = verified(kit, alice)
+    assert verification.notebook is not None
+    notes = " ".join(verification.notebook.notes)
+    assert whats(verification) == []
+    for words in ("timm 1.0 -> 1.1", "3.12.1", "3.12.2", "12.0 s", "3.0 GB", "8.0 s"):
+        assert words in notes
+    assert "of kit" not in notes
 
 
 # ------------------------------------------------------------------ where Kaggle does not tell

@@ -22,7 +22,9 @@ from offline_kit.notebook.runtime.kit_install import (
     fits_interpreter,
     meets_requirement,
 )
+from offline_kit.notebook.runtime.kit_report import REPORT
 from offline_kit.notebook.runtime.kit_runtime import KitError
+from offline_kit.project import images
 from tests.support.kits import Workshop, wheel
 
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -310,6 +312,27 @@ def test_versions_that_moved_are_named(tmp_path: Path) -> None:
         for name, before in (("pluggy", "0.2"), ("pytest", "0.1"))
     ]
     assert lines[0].endswith(f": {', '.join(moved)}, uninstalled 1.0 -> none")
+
+
+def test_a_report_is_written_when_all_cells_have_run(tmp_path: Path) -> None:
+    """It has the kit, the image and what moved; cells do not meet it, and the scoring run has none."""
+    workshop = Workshop()
+    workshop.plan["counted"] = {"pytest": "0.1"}
+    workshop.add_wheel("alpha")
+    (tmp_path / "working").mkdir()
+    after = "import os; os.fork() or sys.exit(); os.wait(); print('listed', os.listdir('working'))"
+    printed = run(workshop, tmp_path, "uv", after)
+    assert "listed []" in printed
+    report = json.loads((tmp_path / "working" / REPORT).read_text())
+    kit_part = json.loads((tmp_path / "input/datasets/me/plants/offline-kit.json").read_text())
+    assert report["parts"] == {"kit": kit_part["id"]}
+    assert (report["installer"], report["python"]) == ("uv", platform.python_version())
+    assert report["moved"] == [f"pytest 0.1 -> {metadata.version('pytest')}"]
+    assert report["image_id"] == images.load_image("local", accelerator="none", project=tmp_path).id
+    assert report["peak_memory"] > 1_000_000
+    (tmp_path / "working" / REPORT).unlink()
+    run(workshop, tmp_path, "uv", KAGGLE_IS_COMPETITION_RERUN="1")
+    assert [*(tmp_path / "working").iterdir()] == []
 
 
 def test_a_spare_is_used_only_where_the_image_lacks_it(tmp_path: Path) -> None:

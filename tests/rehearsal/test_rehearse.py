@@ -201,6 +201,7 @@ def test_a_good_kit_passes_and_its_evidence_is_kept(good: tuple[Theatre, Kit, Re
     assert sorted(path.name for path in done.folder.iterdir()) == [
         "executed.ipynb",
         "log.txt",
+        "receipt.json",
         "report-facts.json",
         "report.html",
         "report.json",
@@ -211,7 +212,12 @@ def test_a_good_kit_passes_and_its_evidence_is_kept(good: tuple[Theatre, Kit, Re
     assert len(done.cell_seconds) == 3
     assert done.notes.count("twice") == 1
     assert done.peak_memory > 20_000_000
-    assert (stage.read_last_report(kit) or {})["passed"] is True
+    report, receipt = (
+        json.loads((done.folder / name).read_text()) for name in ("report.json", "receipt.json")
+    )
+    assert stage.read_last_report(kit) == report
+    assert receipt.items() <= report.items()
+    assert (receipt["kit"], receipt["passed"], receipt["image_id"]) == (kit.id, True, image().id)
 
 
 def test_what_a_killed_rehearsal_left_goes_with_the_next(good: tuple[Theatre, Kit, Rehearsal]) -> None:
@@ -254,6 +260,8 @@ def test_a_failing_cell_is_quoted_with_cause_and_remedy(theatre: Theatre) -> Non
     report = json.loads((theatre.folder / "dist" / "rehearsal" / "report.json").read_text())
     assert report["passed"] is False
     assert report["problem"]["what"] == error.what
+    receipt = json.loads((theatre.folder / "dist" / "rehearsal" / "receipt.json").read_text())
+    assert receipt["problem"] == {"code": error.code, "what": error.what}
 
 
 def test_a_missing_submission_is_an_error(theatre: Theatre) -> None:
@@ -539,7 +547,15 @@ print("FOUND" + json.dumps(found))
         "written": "Read-only file system",
     }
     assert (done.rows, len(done.cell_seconds)) == (5, 1)
-    names = ["log.txt", "report-facts.json", "report.html", "report.json", "script.py", "submission.csv"]
+    names = [
+        "log.txt",
+        "receipt.json",
+        "report-facts.json",
+        "report.html",
+        "report.json",
+        "script.py",
+        "submission.csv",
+    ]
     assert sorted(path.name for path in done.folder.iterdir()) == names
     page = (done.folder / "report.html").read_text()
     assert "The executed script" in page

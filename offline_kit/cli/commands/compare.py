@@ -179,10 +179,13 @@ def _show_verification(verification: "Verification", console: Console) -> None:
     console.show_table(f"On {server_name}", columns, [_part_row(part) for part in verification.parts], styles)
     for note in (note for part in verification.parts for note in part.notes):
         console.note(note)
+    for note in notebook.notes if notebook else ():
+        console.note(note)
     facts = {
         **pick(verification, "kit place deep"),
         "parts": [_part_facts(part) for part in verification.parts],
-        "notebook": pick(notebook, "ref version") | {"problems": [asdict(item) for item in notebook.problems]}
+        "notebook": pick(notebook, "ref version notes")
+        | {"problems": [asdict(item) for item in notebook.problems]}
         if notebook
         else None,
     }

@@ -28,6 +28,7 @@ from offline_kit.kaggle.push.journal import PushContext
 from offline_kit.kaggle.push.notebook_equality import normalise_cells
 from offline_kit.kaggle.push.poll_policy import StatusLine, wait_until_shown
 from offline_kit.kaggle.push.push_notebook import NotebookPlan
+from offline_kit.notebook.runtime.kit_report import REPORT
 from offline_kit.notebook.runtime.kit_runtime import KitError, find_failure
 from offline_kit.rehearsal import causes, execution, script_runs, submission_check
 from offline_kit.rehearsal.causes import Explanation
@@ -220,7 +221,7 @@ def fetch_outputs(
     OutsideError if the download is not the file.
     """
     if missing := [name for name in names if name not in finished.outputs]:
-        outputs = finished.outputs
+        outputs = [name for name in finished.outputs if name != REPORT]
         omitted = f" and {len(outputs) - _SHOWN} more" if len(outputs) > _SHOWN else ""
         written = f"written instead: {', '.join(outputs[:_SHOWN])}{omitted}"
         raise ProjectError(

@@ -25,6 +25,7 @@ from offline_kit.project.kaggle_names import (
     check_title,
 )
 from offline_kit.project.types import Kit, KitPart, Role
+from offline_kit.rehearsal import receipt, rehearse
 
 _SHOWN = 10
 
@@ -114,6 +115,7 @@ def plan_parts(
     `options` allow it), OutsideError for a part whose files are incomplete; several problems are one ProjectError.
     """
     problems: list[OfflineKitError] = []
+    proof = receipt.summarize_receipt(rehearse.read_last_report(kit))
     plans = []
     for part in kit.parts:
         if part.name not in remotes:
@@ -134,6 +136,7 @@ def plan_parts(
         )
         if not options.is_kept(part, remote.part):
             plan = _plan_upload(plan, kit.id, title, remote)
+            plan = replace(plan, notes=f"{plan.notes}; {proof}")
         plans.append(plan)
     if len(problems) == 1:
         raise problems[0]

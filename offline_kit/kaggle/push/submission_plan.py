@@ -41,6 +41,7 @@ class SubmitRequest:
     parts: Mapping[str, str] = field(default_factory=dict)
     """Part ids by part name; empty if only the notebook has them."""
     commit: str = ""  # the project's git commit; empty for none
+    proof: str = ""  # the receipt of the kit's last rehearsal, in one line
     run_seconds: float = 0.0  # duration of the version's run; 0 if unknown
     again: bool = False  # submit even if the same version was submitted before
     late: bool = False  # submit even after the deadline
@@ -78,6 +79,8 @@ class SubmitPlan:
             ("notebook", f"{request.notebook}, version {request.version}, {request.file}"),
             ("message", self.full_message),
         ]
+        if request.proof:
+            rows.append(("proof", request.proof))
         if self.existing:
             rows.append(("submitted", f"before, as submission {self.existing.ref}: {self.existing.state}"))
         if limits:

@@ -19,7 +19,7 @@ from offline_kit.kaggle.client.api_types import (
     UnreachableError,
 )
 from offline_kit.kaggle.client.client import KaggleClient
-from offline_kit.kaggle.push import push_notebook
+from offline_kit.kaggle.push import push_notebook, run_reports
 from offline_kit.kaggle.push.journal import PushContext
 from offline_kit.kaggle.push.kit_parts import (
     RESEND,
@@ -73,6 +73,7 @@ class NotebookCheck:
     ref: str
     version: int  # the newest version; 0 if there is none
     problems: tuple[VerifyProblem, ...]
+    notes: tuple[str, ...] = ()  # how its run on Kaggle differs from the rehearsal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +187,8 @@ def _check_notebook(kit: Kit, username: str, kaggle: KaggleClient) -> NotebookCh
         )
         for difference in find_all_differences(notebook, remote)
     )
-    return NotebookCheck(ref=notebook.ref, version=version, problems=problems)
+    notes = run_reports.compare_run(kit, run_reports.fetch_run_report(notebook.ref, version, kaggle))
+    return NotebookCheck(ref=notebook.ref, version=version, problems=problems, notes=notes)
 
 
 def _check_part(

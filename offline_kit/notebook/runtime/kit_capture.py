@@ -55,12 +55,6 @@ def capture_image(name: str) -> dict[str, Any]:
     for path in map(Path, PROVENANCE_FILES):
         if path.is_file():
             provenance[str(path)] = path.read_text(encoding="utf-8", errors="replace").strip()[:200]
-    # pip freeze is not enough: it names the addresses that packages came from in place of their versions.
-    packages: dict[str, str] = {}
-    for distribution in importlib.metadata.distributions():
-        package = distribution.metadata["Name"] if distribution.metadata else None
-        if package and distribution.version:  # the first one found is the one that imports
-            packages.setdefault(_normalize_name(package), distribution.version)
     return {
         "name": name,
         "python": platform.python_version(),
@@ -70,8 +64,25 @@ def capture_image(name: str) -> dict[str, Any]:
         "system": system,
         "tags": tags,
         "told": provenance,
-        "packages": dict(sorted(packages.items())),
+        "packages": list_packages(sys.path),
     }
+
+
+def list_packages(path: Sequence[str]) -> dict[str, str]:
+    """Return the version of each package in the folders of a path, sorted by normalized name."""
+    # pip freeze is not enough: it names the addresses that packages came from in place of their versions.
+    packages: dict[str, str] = {}
+    for distribution in importlib.metadata.distributions(path=list(path)):
+        package = distribution.metadata["Name"] if distribution.metadata else None
+        if package and distribution.version:  # the first one found is the one that imports
+            packages.setdefault(_normalize_name(package), distribution.version)
+    return dict(sorted(packages.items()))
+
+
+def identify_packages(packages: Mapping[str, str]) -> str:
+    """Return the id of an image by its packages, for one whose digest is not known."""
+    lines = "".join(f"{name}=={version}\n" for name, version in sorted(packages.items()))
+    return f"packages:{hashlib.sha256(lines.encode()).hexdigest()}"
 
 
 def format_image_file(facts: Mapping[str, Any], digest: str = "", platform_name: str = "Kaggle") -> str:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .kit_report import report_at_end
 from .kit_runtime import (
     KitError,
     OpenKit,
@@ -70,7 +71,7 @@ def restore_kit(parts: Mapping[str, str]) -> RestoredKit:
     report_failures()
     go_offline()
     kit = open_kit(parts)
-    return RestoredKit(kit.folder, kit.places, kit.checkpoints)
+    return RestoredKit(kit.folder, kit.places, kit.checkpoints, kit.parts)
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,8 @@ def install_packages(kit: OpenKit, installer: str = "") -> Path:
     path = [entry for entry in sys.path if entry != str(overlay)]
     choices = choose_files(plan, packages, path)
     counted = list_counted(plan)
-    if moved := list_moved(counted, find_versions(counted, path)):
+    moved = list_moved(counted, find_versions(counted, path))
+    if moved:
         print(f"note: not the versions that the kit was built for: {', '.join(moved)}")
     names = {name for choice in choices for name in choice.imports}
     for name in sorted(names):  # only new processes see the kit's version of what was imported before
@@ -111,7 +113,8 @@ def install_packages(kit: OpenKit, installer: str = "") -> Path:
             print(
                 f"warning: '{name}' was imported before the kit was installed; restart and run this cell first"
             )
-    _fill_overlay(overlay, choices, installer or os.environ.get("OFFLINE_KIT_INSTALLER") or "auto")
+    used = _fill_overlay(overlay, choices, installer or os.environ.get("OFFLINE_KIT_INSTALLER") or "auto")
+    report_at_end(kit.places, {"parts": kit.parts, "moved": moved, "installer": used}, path)
     activate_overlay(overlay, [kit.folder / "code" / root for root in plan.get("roots", [])])
     # Kits of before have no list of what the user's code imports: whatever they carry counts as needed.
     imported = plan.get("imported", [name.partition(".")[0] for name in names])
@@ -222,7 +225,8 @@ def fits_interpreter(wheel: str) -> bool:
     return own_tag in wheel_tags or not wheel_tags.isdisjoint(tags.sys_tags())
 
 
-def _fill_overlay(overlay: Path, choices: Sequence[InstallChoice], installer: str) -> None:
+def _fill_overlay(overlay: Path, choices: Sequence[InstallChoice], installer: str) -> str:
+    """Install the packages, unless they are; return the installer that did it, "" for none."""
     files = [choice.wheel or choice.sdist or Path() for choice in choices]
     stamp = overlay / ".offline-kit"
     stats = [(file.name, str(file.resolve()), file.stat()) for file in files]
@@ -233,7 +237,7 @@ def _fill_overlay(overlay: Path, choices: Sequence[InstallChoice], installer: st
     state = json.dumps([sys.version, sorted(identities)])
     if stamp.is_file() and stamp.read_text(encoding="utf-8") == state:
         print(f"packages: all {len(files)} are already installed")
-        return
+        return ""
     started = time.perf_counter()
     used = ""
     tools = find_installers(installer) if choices else []
@@ -257,12 +261,14 @@ def _fill_overlay(overlay: Path, choices: Sequence[InstallChoice], installer: st
             print(f"warning: {error}\ntrying the next installer")
             fresh = _empty_folder_beside(overlay)
         else:
-            used = f" with {_tool_name(tool)}"
+            used = _tool_name(tool)
             break
     (fresh / stamp.name).write_text(state, encoding="utf-8")
     shutil.rmtree(overlay, ignore_errors=True)
     fresh.rename(overlay)
-    print(f"packages: {len(choices)} installed{used} in {time.perf_counter() - started:.1f} s")
+    by = f" with {used}" if used else ""
+    print(f"packages: {len(choices)} installed{by} in {time.perf_counter() - started:.1f} s")
+    return used
 
 
 def _empty_folder_beside(overlay: Path) -> Path:

@@ -30,6 +30,7 @@ from .kit_recording import (
     redirect_caches,
     report_miss,
 )
+from .kit_report import report_at_end
 from .kit_restoring import restore_files
 from .kit_runtime import SessionFolders, check_format, go_offline, open_kit, report_failures, restore_names
 from .kit_sources import SHOWN, remove_setup_names, show_sources
@@ -61,7 +62,8 @@ def open_recorded(
     check_format(document, DOCUMENT)
     redirect_caches()
     install_hooks(folders.scratch)
-    _compare_versions(document)
+    moved = _compare_versions(document)
+    report_at_end(folders, {"parts": dict(parts), "moved": moved, "installer": ""}, sys.path)
     _serve_wheels(document, objects, folders.scratch)
     _serve_repositories(document, objects, folders.scratch)
     restore_files(document, objects)
@@ -95,16 +97,18 @@ def _find_versions(document: Mapping[str, Any]) -> dict[str, str]:
     return versions
 
 
-def _compare_versions(document: Mapping[str, Any]) -> None:
-    """Print what is not here as it was in the recorded run."""
+def _compare_versions(document: Mapping[str, Any]) -> list[str]:
+    """Print what is not here as it was in the recorded run, and return the versions that moved."""
     running = platform.python_version()
     if running.split(".")[:2] != str(document["python"]).split(".")[:2]:
         print(f"warning: this was recorded with Python {document['python']}, and this is Python {running}")
     if error := document["error"]:
         print(f"warning: the recorded run stopped in cell {error['cell']}: nothing is known of later cells")
     versions = _find_versions(document)
-    if moved := list_moved(list_replaced(document, versions), versions):
+    moved = list_moved(list_replaced(document, versions), versions)
+    if moved:
         print(f"note: not the versions that the image had when this was recorded: {', '.join(moved)}")
+    return moved
 
 
 def list_replaced(document: Mapping[str, Any], versions: Mapping[str, str]) -> dict[str, str]:

@@ -225,6 +225,8 @@ class OpenKit:
     places: SessionFolders
     checkpoints: tuple[Path, ...] = ()
     """The checkpoints under their original names, sorted."""
+    parts: Mapping[str, str] = field(default_factory=dict)
+    """The ids of its parts."""
 
 
 @dataclass(frozen=True)
@@ -251,7 +253,7 @@ def open_kit(expected: Mapping[str, str], folders: SessionFolders | None = None)
     total = sum(entry.size for entry in entries)
     print(f"kit: {len(entries)} files, {total / 1e6:.1f} MB, every hash as expected")
     weights = sorted(entry.original for entry in entries if entry.role == "checkpoint")
-    return OpenKit(folder, folders, tuple(folder / name for name in weights))
+    return OpenKit(folder, folders, tuple(folder / name for name in weights), dict(expected))
 
 
 def find_parts(expected: Mapping[str, str], inputs: Path) -> dict[str, Path]:
