@@ -108,6 +108,8 @@ class RecordedRun:
 
     def make_freeze(self, image: Image) -> Freeze:
         """Return what the run installed, as the pins of a kit."""
+        # On Kaggle it was the image's version that was replaced; here, that of this machine.
+        is_here = self.document["where"] == "here"
         pins = [
             Pin(
                 name=normalize_name(package["name"]),
@@ -115,9 +117,12 @@ class RecordedRun:
                 fate=Fate.BUNDLED,
                 reason="recorded",
                 asked_by=(f"cell {package['cell']}" if package["cell"] else self.source,),
-                replaces=package["replaces"],
+                replaces="" if image_version == package["version"] else image_version,
             )
             for package in self.document["packages"]
+            for image_version in [
+                image.packages.get(normalize_name(package["name"]), "") if is_here else package["replaces"]
+            ]
         ]
         pins.sort(key=lambda pin: pin.name)
         lines = [f"# recorded by offline-kit: {self.source}", *(f"{pin.name}=={pin.version}" for pin in pins)]

@@ -22,7 +22,7 @@ from offline_kit.rehearsal.execution import KernelRun, KernelSetup, RehearsalEnv
 from offline_kit.rehearsal.gateway import GatewayService
 from offline_kit.rehearsal.mounts import MountedInputs
 from offline_kit.rehearsal.request import RehearsalRequest
-from offline_kit.workflow import record_notebook
+from offline_kit.workflow import record_notebook, upload_secrets
 from offline_kit.workflow.pipeline import RehearsalOptions
 from offline_kit.workflow.record_notebook import RecordingPlan
 
@@ -51,6 +51,9 @@ def record_here(plan: RecordingPlan, options: RehearsalOptions, report: Reporter
     shop = EnvironmentOptions(
         index=index, cache=files.make_folder(cache), yes=options.yes, confirm=options.confirm, report=report
     )
+    # It is kept here, but would stop the push, after a run that may have taken hours.
+    text = plan.path.read_text(encoding="utf-8", errors="replace")
+    upload_secrets.check_notebook(plan.config, {plan.path.name: text}, report)
     part = recording.recording_folder(plan.config.project)
     kept = part.with_name("recorder")
     files.ignore_in_git(files.make_folder(kept.parent))
@@ -102,7 +105,15 @@ class _LocalRun:
             self.shop.report.note(note)
         notebook = self.folder / f"recorder{plan.path.suffix}"
         project = _BESIDE if beside else ""
-        text = record_notebook.render_recorder(plan, "here", pack_inputs=tuple(local_inputs), beside=project)
+        kernel_setup = self._prepare_kernel(_COMMON.split() if _INSTALLS.search(self.code) else ())
+        # In the image's versions nothing is lacking: the kernel has no other packages than the image.
+        is_current = self.options.env == "current"
+        lacking = (
+            sorted({*kernel_setup.python.packages} - {*plan.adoption.image.packages}) if is_current else ()
+        )
+        text = record_notebook.render_recorder(
+            plan, "here", pack_inputs=tuple(local_inputs), beside=project, lacking=lacking
+        )
         notebook.write_text(text, encoding="utf-8")
         project_files = (
             Mount(inside=f"{_BESIDE}/{name}", source=path.resolve()) for name, path in beside.items()
@@ -110,7 +121,7 @@ class _LocalRun:
         return RehearsalEnvironment(
             notebook=notebook,
             inputs=(*inputs.mounts, *project_files),
-            kernel=self._prepare_kernel(_COMMON.split() if _INSTALLS.search(self.code) else ()),
+            kernel=kernel_setup,
             papermill=environments.make_papermill_environment(self.shop),
             uv=interpreters.uv_program(),
             installer="auto",
@@ -119,7 +130,7 @@ class _LocalRun:
             env={**self.shop.index.make_box_environment(), **_find_secrets(self.code)},
             network=True,
             recorded=True,
-            current=self.options.env == "current",
+            current=is_current,
             python_path=gateway.find_python_path(self.gateway, plan.path, inputs.data)
             if self.gateway
             else (),

@@ -7,7 +7,7 @@ offline notebook attaches, and only its manifest, its document and the submissio
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -123,9 +123,18 @@ def plan_recording(notebook: Path, project: Path, report: Reporter = SILENT) -> 
 
 
 def render_recorder(
-    plan: RecordingPlan, where: str, *, title: str = "", pack_inputs: tuple[str, ...] = (), beside: str = ""
+    plan: RecordingPlan,
+    where: str,
+    *,
+    title: str = "",
+    pack_inputs: Sequence[str] = (),
+    beside: str = "",
+    lacking: Sequence[str] = (),
 ) -> str:
-    """Return the notebook or script that records: the user's cells as they are, below the recorder's."""
+    """Return the notebook or script that records: the user's cells as they are, below the recorder's.
+
+    `pack_inputs`, `beside` and `lacking` are those of `start_recording`.
+    """
     adoption = plan.adoption.adoption
     facts = {
         "title": title or plan.config.name + SUFFIX,
@@ -134,6 +143,7 @@ def render_recorder(
         "where": where,
         "pack_inputs": list(pack_inputs),
         "beside": beside,
+        "lacking": list(lacking),
         "tool_version": __version__,
         "runtime": scripts.pack_runtime(),
     }

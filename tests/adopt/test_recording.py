@@ -10,6 +10,7 @@ import pytest
 from offline_kit.adopt import recording
 from offline_kit.core.errors import ProjectError
 from offline_kit.kit import manifest
+from offline_kit.project.images import load_image
 from offline_kit.project.types import FileEntry, Role
 from tests.support.adopting import notebook_of
 
@@ -117,3 +118,15 @@ def test_a_record_that_cannot_be_read_is_an_error(tmp_path: Path, text: str) -> 
     with pytest.raises(ProjectError) as raised:
         recording.read_record(tmp_path)
     assert code_of(raised) == "recording-invalid"
+
+
+def test_what_a_recording_here_replaces_is_the_images(tmp_path: Path) -> None:
+    """Not what this machine had: of that the image knows nothing."""
+    notebook_of(tmp_path, "1 + 1")
+    image = load_image("kaggle-2026-10-cpu", accelerator="none", project=tmp_path)
+    versions = {"numpy": "1.0", "scipy": image.packages["scipy"], "unheard-of": "2.0"}
+    packages = [{"name": n, "version": v, "cell": 1, "replaces": "0.5"} for n, v in versions.items()]
+    for where, replaced in (("here", [image.packages["numpy"], "", ""]), ("kaggle", ["0.5"] * 3)):
+        write_part(tmp_path, packages=packages, where=where)
+        freeze = recording.write_record(tmp_path).make_freeze(image)
+        assert [pin.replaces for pin in freeze.pins] == replaced

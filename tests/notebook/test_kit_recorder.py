@@ -10,6 +10,7 @@ import sys
 import sysconfig
 import tarfile
 import textwrap
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,7 +37,7 @@ for cell in cells:
 """
 _TOP = """
 from offline_kit.notebook.runtime.kit_recorder import finish_recording, start_recording
-start_recording({source!r}, {where!r}, {pack_inputs!r}, {beside!r}, "1.2.3")
+start_recording({source!r}, {where!r}, {pack_inputs!r}, {beside!r}, "1.2.3", {lacking!r})
 """
 
 
@@ -48,6 +49,7 @@ class Session:
     where: str = "here"
     pack_inputs: Sequence[str] = ()
     beside: str = ""
+    lacking: Sequence[str] = ()
     python: str = sys.executable
     variables: Mapping[str, str] = field(default_factory=dict)
     output: str = ""
@@ -85,7 +87,8 @@ class Session:
 
     def top(self, **source: Any) -> str:
         source = {"name": "a.ipynb", "sha256": "0" * 64, **source}
-        return _TOP.format(source=source, where=self.where, pack_inputs=self.pack_inputs, beside=self.beside)
+        names = ("where", "pack_inputs", "beside", "lacking")
+        return _TOP.format(source=source, **{name: getattr(self, name) for name in names})
 
     def run_cells(self, *cells: str, numbers: Sequence[int] = (), may_fail: Sequence[int] = ()) -> int:
         """Run cells as a recorder's notebook does, and return the exit code."""
@@ -353,12 +356,18 @@ def test_lfs_files_of_a_clone_are_recorded(session: Session) -> None:
 
 @pytest.mark.slow
 def test_packages_are_recorded_as_wheels(session: Session) -> None:
-    """Of indexes, sdists, git, a folder, an input and a --target, with pip and uv; versions replaced, and build requirements."""
+    """Of indexes, sdists, git, a folder, an input and a --target, with pip and uv; versions replaced, what was there already, and build requirements."""
     files, site = session.folder / "files", session.folder / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(site)], check=True)
     # pip and IPython of this environment, as an image has them; what it installs goes into the new one.
     (next(site.glob("lib/*/site-packages")) / "image.pth").write_text(sysconfig.get_path("purelib"))
     session.python = str(site / "bin" / "python")
+    session.lacking = ("had", "had-too", "unasked", "unused")  # what only this environment has
+    for name in session.lacking:
+        with zipfile.ZipFile(
+            make_wheel(files, name, "1.0", requires=["had-too"] * (name == "had"))
+        ) as archive:
+            archive.extractall(next(site.glob("lib/*/site-packages")))
     make_wheel(session.folder / "input" / "wheels", "attached", "1.0")
     unpack_sdist(own_backend(files, "folder-package", asks=["tool"]), session.working / "folder")
     unpack_sdist(own_backend(files, "from-git"), files)
@@ -366,6 +375,8 @@ def test_packages_are_recorded_as_wheels(session: Session) -> None:
     with LocalIndex() as index, LocalIndex() as other_index:
         for name, version in (("plain", "1.0"), ("plain", "2.0"), ("side", "1.0"), ("tool", "1.0")):
             index.add(make_wheel(files, name, version))
+        for path in sorted({*files.glob("had*"), *files.glob("un*ed-*")}):
+            index.add(path)
         index.add(own_backend(files, "built"))
         other_index.add(own_backend(files, "through-uv", asks=["uv-tool"]))
         other_index.add(make_wheel(files, "uv-tool", "1.0"))
@@ -380,6 +391,7 @@ def test_packages_are_recorded_as_wheels(session: Session) -> None:
                 f"import sys\n{install} plain==1.0 --no-binary built built",
                 f"{install} -U plain\n{install} --target libs side",
                 f"{install} git+https://github.com/me/from-git ./folder/folder_package-1.0",
+                f"{install} had\nimport unasked",
                 f"{install} --no-index --find-links {session.folder}/input/wheels attached",
                 f"!{sysconfig.get_path('scripts')}/uv pip install --python {session.python} "
                 f"--index-url {other_index.url} through-uv",
@@ -401,13 +413,16 @@ def test_packages_are_recorded_as_wheels(session: Session) -> None:
         "built": ("1.0", "index", "built-1.0-py3-none-any.whl", 1, ""),
         "from-git": ("1.0", git, "from_git-1.0-py3-none-any.whl", 3, ""),
         "folder-package": ("1.0", "folder", "", 3, ""),
-        "attached": ("1.0", "folder", "", 4, ""),
-        "through-uv": ("1.0", "index", "through_uv-1.0-py3-none-any.whl", 5, ""),
+        "attached": ("1.0", "folder", "", 5, ""),
+        "through-uv": ("1.0", "index", "through_uv-1.0-py3-none-any.whl", 6, ""),
+        "had": ("1.0", "index", "had-1.0-py3-none-any.whl", 0, ""),
+        "had-too": ("1.0", "index", "had_too-1.0-py3-none-any.whl", 0, ""),
+        "unasked": ("1.0", "index", "unasked-1.0-py3-none-any.whl", 0, ""),
     }
     others = {wheel["wheel"].partition("-py3")[0]: wheel["sha256"] for wheel in document["build_wheels"]}
     assert set(others) == {"plain-1.0", "side-1.0", "tool-1.0", "uv_tool-1.0", "built-1.0.tar.gz"}
     assert session.read_object(others["tool-1.0"]) == (files / "tool-1.0-py3-none-any.whl").read_bytes()
-    assert document["notes"] == []
+    assert [note.rpartition(": ")[2] for note in document["notes"]] == ["unasked"]
     assert document["unrecorded"] == []
 
 

@@ -185,9 +185,12 @@ def test_a_plan_of_a_recording_there(here: Yard) -> None:
 
 
 def test_a_secret_in_a_cell_is_never_pushed(here: Yard) -> None:
-    """A token in the notebook is refused, as for a push."""
+    """A token in the notebook is refused, as for a push; here, too, before a run whose kit could not be pushed."""
     notebook_of(here.project, 'token = "hf_' + "abcdefghij" * 3 + '"', name="predict.ipynb")
     record(here).failed(1, "error[secret-in-upload]")
+    here.run("adopt", str(here.project / "predict.ipynb"), "--record", "here").failed(
+        1, "error[secret-in-upload]"
+    )
     assert here.calls("SaveKernel") == 0
 
 

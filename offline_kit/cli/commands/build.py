@@ -134,7 +134,11 @@ def _show_freeze(freeze: Freeze, sizes: dict[str, int], console: Console) -> Non
         size = format_size(sizes[pin.name]) if pin.name in sizes else ""
         bundled.append((pin.name, pin.version, size, _requested_by(pin.asked_by), pin.reason))
     heads = ("package", "version", "size", "asked for by", "why")
-    console.show_table(f"Bundled: {freeze.image} lacks them", heads, bundled)
+    is_recorded = freeze.engine == "recorder"
+    title = (
+        "Bundled: the recorded run installed them" if is_recorded else f"Bundled: {freeze.image} lacks them"
+    )
+    console.show_table(title, heads, bundled)
     if provided := [f"{pin.name} {pin.version}" for pin in freeze.pins_with(Fate.PROVIDED)]:
         console.note(f"{count_words(len(provided), 'package')} provided by the image: {', '.join(provided)}")
     skipped = [(pin.name, pin.version, pin.reason) for pin in freeze.pins_with(Fate.SKIPPED)]

@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +80,8 @@ def list_distributions() -> dict[str, tuple[str, str]]:
 class PackageRecorder:
     """What was installed in the session, and by which cell."""
 
-    def __init__(self, folder: Path, environ: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, environ: Mapping[str, str], lacking: Iterable[str] = ()) -> None:
+        self.lacking, self.modules = frozenset(lacking), frozenset(sys.modules)
         # With the hooks, by which pip reports what it installs to build a wheel.
         hooks = {name: os.environ[name] for name in (RECORDER, "PYTHONPATH")}
         self.folder, self.environ = folder, {**environ, **hooks}
@@ -138,6 +139,7 @@ class PackageRecorder:
                 origin = json.loads(direct_url or "{}")
                 package = InstalledPackage.from_direct_url(name, version, origin, self.cells.get(name, 0))
                 added.append(package if origin else by_version.get((name, version), package))
+        added += self._find_borrowed(lines, {package.name for package in added})
         wheels = self._make_wheels([*added, *reported])
         # What uv has built, pip builds again, in environments that it reports.
         wheels |= self._make_wheels(package for package in self._read_reports() if package not in reported)
@@ -150,13 +152,47 @@ class PackageRecorder:
                 **wheels.get(package.requirement, {"wheel": "", "sha256": "", "size": 0}),
                 "origin": redact(package.origin),
                 "cell": package.cell,
-                "replaces": self.before.get(package.name, ("",))[0],
+                "replaces": "" if before == package.version else before,
             }
             for package in added
+            for before in [self.before.get(package.name, ("",))[0]]
         ]
         names = {package["wheel"] for package in packages}
         others = {wheel["wheel"]: wheel for wheel in wheels.values() if wheel["wheel"] not in names}
         return packages, sorted(others.values(), key=lambda wheel: str(wheel["wheel"]))
+
+    def _find_borrowed(self, lines: Iterable[str], added: Container[str]) -> list[InstalledPackage]:
+        """Return what the run used of the packages that this machine has and the image lacks: pip had nothing to do."""
+        if not self.lacking:
+            return []
+        installs = " ".join(line for line in lines if "install" in line)
+        installed = self._close({_normalize_name(word) for word in re.findall(r"[\w.-]+", installs)})
+        owners = importlib.metadata.packages_distributions()
+        modules = sys.modules.keys() - self.modules
+        imported = self._close(_normalize_name(name) for module in modules for name in owners.get(module, ()))
+        packages = [
+            InstalledPackage.from_direct_url(name, version, json.loads(direct_url or "{}"), 0)
+            for name in sorted(name for name in installed | imported if name not in added)
+            for version, direct_url in [self.now[name]]
+        ]
+        unasked = [package.name for package in packages if package.name not in installed]
+        if unasked and " -r" not in installs:
+            self.notes.append(
+                f"no cell installs what this machine has and the image lacks: {', '.join(unasked)}"
+            )
+        if own := [package.name for package in packages if not package.requirement]:
+            self.notes.append(f"installed from a folder of this machine, so not recorded: {', '.join(own)}")
+        return [package for package in packages if package.requirement]
+
+    def _close(self, names: Iterable[str]) -> set[str]:
+        """Return those of these packages that the image lacks, with those that they require."""
+        closure, news = set[str](), {*names} & self.lacking & self.now.keys()
+        while news:
+            closure |= news
+            lines = [line for name in news for line in importlib.metadata.requires(name) or ()]
+            required = {re.split(r"[^\w.-]", line)[0] for line in lines if "extra ==" not in line}
+            news = ({*map(_normalize_name, required)} & self.lacking & self.now.keys()) - closure
+        return closure
 
     def _make_wheels(self, packages: Iterable[InstalledPackage]) -> dict[str, dict[str, Any]]:
         """Return file name, SHA-256 and size of the wheel of each requirement."""

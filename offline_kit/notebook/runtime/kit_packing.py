@@ -57,6 +57,7 @@ class RecordedSession:
     pack_inputs: tuple[str, ...]
     beside: str
     tool_version: str
+    lacking: tuple[str, ...] = ()
     cells: list[dict[str, Any]] = field(default_factory=list)
     code: list[str] = field(default_factory=list)
     """The sources of the cells that began."""

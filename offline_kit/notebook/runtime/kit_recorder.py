@@ -33,18 +33,19 @@ def start_recording(
     pack_inputs: Sequence[str] = (),
     beside: str = "",
     tool_version: str = "",
+    lacking: Sequence[str] = (),
 ) -> None:
     """Record this session from now on; nothing in a child process of a recorded one.
 
     `source` has "name", "sha256", "cells" (numbers of the cells that run, in order; none for a script) and may have
     "may_fail" (those whose error does not end the run). `where` is "here", "kaggle" or "local". `pack_inputs` names
     folders below the inputs, each packed whole if it is used; `beside` is the folder of the project's files, of which
-    those that are used are packed.
+    those that are used are packed; `lacking` names the packages of this session that Kaggle's image lacks.
     """
     # A process of multiprocessing runs the top of a script once more.
     if RECORDER not in os.environ:
         recorder = SessionRecorder(
-            RecordedSession(dict(source), where, tuple(pack_inputs), beside, tool_version)
+            RecordedSession(dict(source), where, tuple(pack_inputs), beside, tool_version, tuple(lacking))
         )
         _recorders.append(recorder)
         recorder.start()
@@ -92,7 +93,7 @@ class SessionRecorder:
         import_from_working()
         install_hooks(self.scratch)
         activate_hooks()
-        self.packages = PackageRecorder(self.folder, plain_environ)
+        self.packages = PackageRecorder(self.folder, plain_environ, self.session.lacking)
         self.repositories = RepositoryRecorder(self.folder, plain_environ)
         self.running = True
         self.memory.start()
