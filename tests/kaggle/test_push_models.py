@@ -383,5 +383,5 @@ def test_packages_that_were_made_elsewhere_are_not_pushed_around(here: Yard) -> 
     (here.project / "offline-kit.wheelhouse.json").write_text(
         json.dumps({"format": 1, **away, "files": 2, "local": False})
     )
-    here.push("--no-build").failed(1, "the packages were made on Kaggle by 'ann'", "build --on local")
+    here.push("--no-build").failed(1, "made on Kaggle by 'ann'", "build --on local")
     assert here.uploaded() == 0

@@ -30,7 +30,7 @@ PROVENANCE_VARIABLES = (
 """Variables that identify the image; no other is read, because others may contain keys."""
 PROVENANCE_FILES = ("/etc/git_commit", "/etc/build_date", "/etc/kaggle_image")
 """Files of Kaggle's image that identify it."""
-PART = "wheelhouse"
+WHEELHOUSE_PART = "wheelhouse"
 """The name of the part of the kit that the output is."""
 FACTS = "wheelhouse.json"
 """Facts about the wheels for the machine that builds the kit, which then need not download them."""
@@ -199,7 +199,7 @@ def write_part(folder: Path, packages: Sequence[Mapping[str, str]]) -> str:
         outlines.append({"original": original, **outline_wheel(path)})
         # "+" does not survive everywhere.
         wheels[original] = path.rename(path.with_name(re.sub(r"[^A-Za-z0-9._-]", "_", path.name)))
-    part_id = write_manifest(folder, PART, [("wheel", original, path) for original, path in wheels.items()])
+    part_id = write_manifest(folder, WHEELHOUSE_PART, [("wheel", original, path) for original, path in wheels.items()])
     facts = {"format": 1, "packages": list(packages), "wheels": outlines}
     (folder / FACTS).write_text(json.dumps(facts) + "\n", encoding="utf-8")
     total = sum(path.stat().st_size for path in (folder / "packages").iterdir())

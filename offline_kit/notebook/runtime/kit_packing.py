@@ -30,7 +30,7 @@ from .kit_recording import (
 from .kit_repositories import RepositoryRecorder
 from .kit_runtime import KitError, SessionFolders
 
-PART = "recording"
+RECORDING_PART = "recording"
 """The name of the part, and of its folder with the document and the objects."""
 MAX_OUTPUT = 20 * 10**9
 """Bytes that a notebook on Kaggle may leave in its working folder (https://www.kaggle.com/docs/notebooks)."""
@@ -119,7 +119,7 @@ def pack_session(
     if session.where != "here":
         _clear_working(working, keep=submission)
     part_id = _write_part(working, document)
-    size = sum(path.stat().st_size for path in (working / PART).rglob("*") if path.is_file())
+    size = sum(path.stat().st_size for path in (working / RECORDING_PART).rglob("*") if path.is_file())
     counts = ", ".join(
         f"{len(document[key])} {key}" for key in ("packages", "repositories", "files", "urls", "commands")
     )
@@ -311,7 +311,7 @@ def _list_unrecorded(
 
 def _write_part(folder: Path, document: Mapping[str, Any]) -> str:
     """Write document, objects, runtime and manifest into a folder; return the part's id."""
-    top, runtime = folder / PART, folder / "offline_kit_runtime"
+    top, runtime = folder / RECORDING_PART, folder / "offline_kit_runtime"
     for path in (top, runtime):
         shutil.rmtree(path, ignore_errors=True)
     top.mkdir(parents=True)
@@ -321,8 +321,8 @@ def _write_part(folder: Path, document: Mapping[str, Any]) -> str:
     shutil.copytree(Path(__file__).parent, runtime, ignore=shutil.ignore_patterns("__pycache__"))
     files = [
         (role, path.relative_to(folder).as_posix(), path)
-        for role, parent in ((PART, top), ("runtime", runtime))
+        for role, parent in ((RECORDING_PART, top), ("runtime", runtime))
         for path in sorted(parent.rglob("*"))
         if path.is_file()
     ]
-    return write_manifest(folder, PART, files)
+    return write_manifest(folder, RECORDING_PART, files)

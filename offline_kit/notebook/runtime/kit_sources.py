@@ -41,7 +41,7 @@ SHOWN = Path("/tmp/kaggle")  # noqa: S108 - as it stands in the cells
 """Contains input, the mounts under the paths of the cells, and working, from which `../input` leads there."""
 SETUP_NAMES = ("PARTS", "import_runtime")
 """What the setup cell defines, and the notebook's own cells must not find."""
-LARGE = 64 << 20
+LINKED_FROM = 64 << 20
 """Bytes above which what is laid out is a link to the kit's file: nobody writes to weights."""
 
 
@@ -219,7 +219,7 @@ def place_file(file: Path, target: Path, mode: int = 0) -> None:
         target.unlink()  # of a kit that is gone
     if target.exists():
         return
-    if file.stat().st_size > LARGE:
+    if file.stat().st_size > LINKED_FROM:
         target.symlink_to(file.resolve())
         return
     shutil.copyfile(file, target)
