@@ -138,6 +138,8 @@ def find_run_problem(
 ) -> ProjectError | None:
     """Return the error of a run that reached a limit, whose cell failed, or that crashed."""
     cell, outcome = execution.find_stopped_cell(cells), result.outcome
+    if outcome.over_memory and cell is None:  # a container's limit kills the kernel alone
+        cell = _find_last_cell(cells)
     location = f" in {cell.label}" if cell and not result.script else ""
     quoted = cell.quoted if cell else ()
     if outcome.timed_out:
@@ -190,6 +192,11 @@ def _format_cause(cause: str) -> tuple[str, ...]:
     return ("", f"cause: {cause}") if cause else ()
 
 
+def _find_last_cell(cells: Sequence[ExecutedCell]) -> ExecutedCell | None:
+    """Return the last cell that was started; papermill marks it as completed even if the kernel died in it."""
+    return next((cell for cell in reversed(cells) if cell.seconds is not None), None)
+
+
 def _crash_error(result: KernelRun, cells: Sequence[ExecutedCell]) -> ProjectError:
     """Return the error of a run in which no cell failed, but the kernel or papermill died."""
     log = (
@@ -199,8 +206,7 @@ def _crash_error(result: KernelRun, cells: Sequence[ExecutedCell]) -> ProjectErr
     tail = log[-1:] if died else log[-execution.MAX_ERROR_LINES :]
     problem, quoted = f"the {result.kind} ended with code {result.outcome.code}", tuple[str, ...]()
     if died:
-        # papermill marks a cell as completed even if the kernel died in it.
-        cell = next((cell for cell in reversed(cells) if cell.seconds is not None), None)
+        cell = _find_last_cell(cells)
         problem = f"the notebook's kernel died {f'in {cell.label}' if cell else 'at its start'}"
         quoted = cell.quoted if cell else ()
     explained = causes.explain_failure("\n".join(tail))

@@ -18,6 +18,7 @@ from offline_kit.core.errors import OfflineKitError, UsageError
 from offline_kit.core.redaction import redact_urls
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.core.retry import RetryPolicy
+from offline_kit.core.sandboxes import containers
 from offline_kit.kaggle.client.session import ClientSession, KaggleEndpoint
 from offline_kit.packages.freeze import freeze as freezing
 from offline_kit.packages.freeze import freeze_file, lock_files, requirement_files
@@ -128,6 +129,20 @@ def _check_sandbox(_context: CheckContext) -> CheckResult:
             *working_sandbox.refused,
         )
     return _ok(f"{working_sandbox.kind} works", "", *working_sandbox.refused)
+
+
+def _check_containers(context: CheckContext) -> CheckResult:
+    """Run the project's container image if it is on this machine; nothing is downloaded."""
+    if not containers.find_engines():
+        return _skip("neither podman nor docker is on this machine: rehearse --env image needs one")
+    reference = resolved_project.find_container_reference(context.config, context.image)
+    try:
+        runner = sandbox.find_container(reference)
+    except OfflineKitError as error:
+        if error.code == "image-not-pulled":  # it need not be
+            return _ok(error.what, "", f"for rehearse --env image {error.hint}")
+        return _warn(error.what, error.hint, *error.details)
+    return _ok(f"{Path(runner.command[0]).name} runs '{reference}'")
 
 
 def _check_disk(context: CheckContext) -> CheckResult:
@@ -406,6 +421,7 @@ CHECKS = (
     Check(code="K102", title="Python of the image", run=_check_python, needs="image"),
     Check(code="K103", title="sandbox", run=_check_sandbox),
     Check(code="K104", title="disk", run=_check_disk),
+    Check(code="K105", title="container engine", run=_check_containers, needs="image"),
     Check(code="K201", title="configuration", run=_check_configuration),
     Check(code="K202", title="image", run=_check_image, needs="config"),
     Check(code="K203", title="requirements", run=_check_requirements, needs="image", of_contents=True),

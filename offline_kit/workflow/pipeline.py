@@ -27,7 +27,7 @@ from offline_kit.packages.freeze import freeze as freezing
 from offline_kit.packages.index import PackageIndex
 from offline_kit.project import references
 from offline_kit.project.config import Config
-from offline_kit.project.images import KAGGLE_CONTAINERS, Image
+from offline_kit.project.images import Image
 from offline_kit.project.kaggle_names import SLUG_LENGTH
 from offline_kit.project.types import Checkpoint, Finding, Freeze, Kit, OwnCode, Role, SettledSdist, Severity
 from offline_kit.rehearsal import rehearse as rehearsing
@@ -388,7 +388,6 @@ def rehearse_kit(
 ) -> rehearsing.Rehearsal:
     """Run the kit's notebook offline and check its submission; raises as the stage does."""
     project = resolve_project(config)
-    image = project.image
     copied = (
         "dataset",
         "competition",
@@ -400,8 +399,8 @@ def rehearse_kit(
     )
     request = RehearsalRequest(
         kit=kit,
-        image=image,
-        container=config.container or image.digest or KAGGLE_CONTAINERS[image.accelerator],
+        image=project.image,
+        container=resolved_project.find_container_reference(config, project.image),
         submission=config.notebook.submission,
         part_sources=part_locations.part_locations(config),
         params=config.notebook.params,

@@ -142,6 +142,11 @@ def configured_image(config: Config) -> images.Image:
     return images.load_image(config.image, accelerator=config.accelerator, project=config.project)
 
 
+def find_container_reference(config: Config, image: images.Image) -> str:
+    """Return the container image of a project: the configured one, else that of its image, else Kaggle's newest."""
+    return config.container or image.digest or images.KAGGLE_CONTAINERS[image.accelerator]
+
+
 def build_freeze_request(
     models: model_files.ModelFiles, own: OwnCode, *, upgrade: bool = False, keep: bool = False
 ) -> FreezeRequest:

@@ -25,7 +25,7 @@ FILES = {
         'image = "kaggle-2026-10-cpu"\n[notebook]\nfunction = "predict.py:predict"\n'
     ),
 }
-MACHINE = ("K101", "K102", "K103", "K104")
+MACHINE = ("K101", "K102", "K103", "K104", "K105")
 """Checks of this machine, which differ from one to the next."""
 
 
