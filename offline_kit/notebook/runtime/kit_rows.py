@@ -215,39 +215,33 @@ class _Renamer:
         for new, old in pairs:
             self.copies.setdefault(old, []).append(new)
 
-    def find_ids(self, table: TableRows, is_test_set: bool) -> list[str]:
-        """Return the id of each row, "" for rows of others; [] if no column has the ids."""
+    def find_ids(self, table: TableRows, *, in_test_set: bool) -> tuple[list[str], int]:
+        """Return the id of each row, "" for rows of others, and the column that has them; [] if no column has ids."""
         columns = [number for number, name in enumerate(table.header) if name == self.key]
         is_decimal = all(name.isdecimal() for name in self.known_ids)
-        if not columns and (is_test_set or not is_decimal):
+        if not columns and (in_test_set or not is_decimal):
             columns = list(range(len(table.header)))
         for column in columns:
-            ids = [
-                split_id(str(row[column]), self.known_ids) if len(row) > column else "" for row in table.rows
-            ]
-            distinct = len({*ids} - {""})
+            ids = [self._read_id(row, column) for row in table.rows]
+            distinct, name = len({*ids} - {""}), table.header[column]
+            is_usual = all(ids) or distinct > len(self.known_ids) / 2
             # Any column of small numbers has some of the ids.
-            is_id = not is_decimal or table.header[column].lower().endswith("id")
-            required = len(self.known_ids) / 2 if is_id else len(table.rows) - 1
-            if distinct > (0 if table.header[column] == self.key else required):
-                return ids
-        return []
+            is_id = is_usual if not is_decimal or name.lower().endswith("id") else distinct == len(ids)
+            if any(ids) and (name == self.key or is_id):
+                return ids, column
+        return [], 0
 
     def find_rows(self, path: Path, table: TableRows) -> tuple[TableRows, list[str]]:
         """Return a table, of a large list the chosen rows alone, and the id of each row; see `find_ids`."""
-        if not is_test(path) or not _is_large(path):
-            return table, self.find_ids(table, is_test(path))
-        for column, name in enumerate(table.header):
-            ids = [split_id(row[column], self.known_ids) if len(row) > column else "" for row in table.rows]
-            is_distinct = len({*ids}) == len(ids) or not all(name.isdecimal() for name in self.known_ids)
-            if any(ids) if name == self.key else all(ids) and is_distinct:
-                rows: list[Sequence[Any]] = [
-                    row
-                    for row in iterate_rows(path)
-                    if len(row) > column and split_id(row[column], self.known_ids) in self.copies
-                ]
-                return replace(table, rows=rows), [split_id(row[column], self.known_ids) for row in rows]
-        return table, []
+        ids, column = self.find_ids(table, in_test_set=is_test(path))
+        if ids and is_test(path) and _is_large(path):
+            chosen = (row for row in iterate_rows(path) if self._read_id(row, column) in self.copies)
+            table = replace(table, rows=[*chosen])
+            ids = [self._read_id(row, column) for row in table.rows]
+        return table, ids
+
+    def _read_id(self, row: Sequence[Any], column: int) -> str:
+        return split_id(str(row[column]), self.known_ids) if len(row) > column else ""
 
     def rename_rows(
         self, table: TableRows, ids: Sequence[str], pairs: RenamedIds, *, keep: bool = False
@@ -301,7 +295,7 @@ class _Renamer:
         if not is_renamed or path.stat().st_size > _LARGEST_IN_FOLDER:
             return False
         table = _try_reading(path, None)
-        ids = self.find_ids(table, True) if table else []
+        ids = self.find_ids(table, in_test_set=True)[0] if table else []
         if not table or not ids or "" in ids:
             return False
         write_rows(target, replace(table, rows=self.rename_rows(table, ids, self.pairs)))
