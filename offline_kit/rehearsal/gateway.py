@@ -188,8 +188,10 @@ def make_scoring_run(
     )
 
 
-def find_python_path(service: GatewayService, notebook: Path, root: str) -> tuple[str, ...]:
+def find_python_path(service: GatewayService | None, notebook: Path, root: str) -> tuple[str, ...]:
     """Return the folders to add to the kernel's path: that of the package, if the user's own cells import it."""
+    if not service or not root:
+        return ()
     # In such a competition, Kaggle puts kaggle_evaluation on sys.path: its starter notebooks import it directly.
     return (f"{root}/{service.package_folder}".rstrip("/"),) if _imports_package(notebook) else ()
 

@@ -122,10 +122,8 @@ def rehearse_kit(
             current=current,
             recorded=recording is not None,
             own_packages=kit_facts.read_install_plan(kit_files).own_packages(),
+            python_path=gateway.find_python_path(service, notebook, inputs.data),
         )
-        if service and inputs.data:
-            python_path = gateway.find_python_path(service, notebook, inputs.data)
-            environment = replace(environment, python_path=python_path)
 
         def run_with_kernel(chosen: KernelSetup) -> KernelRun:
             box = run_folder / "box"

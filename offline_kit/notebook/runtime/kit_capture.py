@@ -199,7 +199,9 @@ def write_part(folder: Path, packages: Sequence[Mapping[str, str]]) -> str:
         outlines.append({"original": original, **outline_wheel(path)})
         # "+" does not survive everywhere.
         wheels[original] = path.rename(path.with_name(re.sub(r"[^A-Za-z0-9._-]", "_", path.name)))
-    part_id = write_manifest(folder, WHEELHOUSE_PART, [("wheel", original, path) for original, path in wheels.items()])
+    part_id = write_manifest(
+        folder, WHEELHOUSE_PART, [("wheel", original, path) for original, path in wheels.items()]
+    )
     facts = {"format": 1, "packages": list(packages), "wheels": outlines}
     (folder / FACTS).write_text(json.dumps(facts) + "\n", encoding="utf-8")
     total = sum(path.stat().st_size for path in (folder / "packages").iterdir())
