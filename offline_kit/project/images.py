@@ -58,11 +58,10 @@ class Image:
     interpreter: Path | None = None  # set if `local`
 
     @cached_property
-    def id(self) -> str:
-        """What tells the image from others: its digest, or else a hash of its packages."""
-        # As `kit_capture.identify_packages` computes it in a run.
+    def packages_hash(self) -> str:
+        """What tells the image from others if its digest is not known; as `kit_capture.hash_packages` returns it in a run."""
         lines = "".join(f"{name}=={version}\n" for name, version in sorted(self.packages.items()))
-        return self.digest or f"packages:{hashlib.sha256(lines.encode()).hexdigest()}"
+        return hashlib.sha256(lines.encode()).hexdigest()
 
     @property
     def python_minor(self) -> str:

@@ -5,7 +5,20 @@ from typing import Any
 
 RECEIPT = "receipt.json"
 _KEYS = (
-    *("kit", "notebook", "passed", "at", "tool", "fidelity", "image", "image_id", "python", "sandbox", "env"),
+    *(
+        "kit",
+        "notebook",
+        "passed",
+        "at",
+        "tool",
+        "fidelity",
+        "image",
+        "image_digest",
+        "packages_hash",
+        "python",
+        "sandbox",
+        "env",
+    ),
     *("installer", "layout", "differences", "rows", "rows_wanted", "seconds", "peak_memory", "memory_by"),
     *("limits", "hidden", "forecast", "replay", "warnings"),
 )
@@ -28,9 +41,11 @@ def summarize_receipt(report_data: Mapping[str, Any] | None) -> str:
         f"rehearsed {str(report_data.get('at', ''))[:10]}".strip(),
         f"fidelity {report_data['fidelity']}",
     ]
-    if image_id := report_data.get("image_id"):
-        words.append(f"{report_data['image']} {str(image_id).rpartition(':')[2][:12]}")
+    if identity := report_data.get("image_digest") or report_data.get("packages_hash"):
+        words.append(f"{report_data['image']} {str(identity).rpartition(':')[2][:12]}")
     words += [f"{report_data['rows_wanted']} rows"] if report_data.get("rows_wanted") else []
     if hidden := report_data.get("hidden"):
         words.append(f"hidden run {'with a warning' if hidden.get('rare_problem') else 'passed'}")
+    if forecast := report_data.get("forecast"):
+        words.append(str(forecast.get("summary")))
     return ", ".join(words)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from offline_kit.core import files, interpreters, sandbox
 from offline_kit.core.errors import ProjectError
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.core.sandbox import Sandbox
+from offline_kit.notebook.runtime.kit_capture import hash_packages
 from offline_kit.packages.pip_settings import IndexSettings
 from offline_kit.project.types import Kit
 from offline_kit.rehearsal import (
@@ -66,8 +67,12 @@ class Rehearsal:
     rows: int  # rows of the submission; 0 if neither a CSV nor our gateway gives their number
     folder: Path
     report: Path  # the page that shows all this to a person
-    image: str = ""
-    image_id: str = ""  # see `Image.id`
+    image: str = ""  # the container that it ran in, else the image that its versions are of
+    image_digest: str = ""
+    packages_hash: str = ""  # see `Image.packages_hash`
+    limits: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # those of `Machine`, with the time limit of this run
     at: str = ""
     tool: str = __version__
     warnings: tuple[str, ...] = ()
@@ -284,7 +289,8 @@ def _summarize_run(
     judgement: RunVerdict,
 ) -> Rehearsal:
     level, differences = kernel.measure_fidelity(request.image, setup)
-    shortfalls = machine_limits.describe_shortfalls(machine_limits.choose_machine(request))
+    machine = machine_limits.choose_machine(request)
+    shortfalls = machine_limits.describe_shortfalls(machine)
     notes = (*setup.notes, *inputs.notes, *judgement.notebook_notes, *judgement.notes, *shortfalls)
     return Rehearsal(
         kit=request.kit.id,
@@ -309,8 +315,10 @@ def _summarize_run(
         hidden=judgement.hidden,
         folder=request.kit.folder / "rehearsal",
         report=request.kit.folder / "rehearsal" / page.PAGE,
-        image=request.image.name,
-        image_id=request.image.id,
+        image=runner.image or request.image.name,
+        image_digest=runner.find_digest() if runner.image else request.image.digest,
+        packages_hash=hash_packages(setup.python.packages if runner.image else request.image.packages),
+        limits=asdict(machine) | {"seconds": request.timeout},
         at=files.utc_timestamp(),
         warnings=(*judgement.warnings, *_warn_of_stored_answer(request, result, inputs)),
     )

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property, partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from offline_kit.adopt import recording
 from offline_kit.adopt.recording import RecordedRun
@@ -27,7 +28,7 @@ from offline_kit.packages.pip_settings import read_pip_settings
 from offline_kit.project import config as configuration
 from offline_kit.project.images import Image, load_image
 from offline_kit.project.types import Checkpoint, Severity
-from offline_kit.workflow import image_drift, model_files, pipeline, resolved_project
+from offline_kit.workflow import build_remotely, image_drift, model_files, pipeline, resolved_project
 
 LEAST = 500_000_000  # free bytes that hardly any build succeeds without
 COMFORTABLE = 5_000_000_000
@@ -302,12 +303,22 @@ def _check_own_code(context: CheckContext) -> CheckResult:
     return _warn(f"{len(lines)} problems", remedies, *lines)
 
 
+def _load_other_image(name: str, accelerator: str) -> Image:
+    """Load a built-in image, a file, or the list of a container image on this machine ("gcr.io/kaggle-images/python")."""
+    is_file = Path(name).is_file() or name.endswith((".toml", ".json", ".txt"))
+    if is_file or not {"/", ":"} & {*name}:
+        return load_image(name, accelerator=accelerator, project=Path.cwd())
+    with TemporaryDirectory(prefix="offline-kit-") as folder:
+        text = build_remotely.capture_container(name)
+        return build_remotely.write_image(text, Path(folder) / "container.toml")[1]
+
+
 def _check_other_image(context: CheckContext) -> CheckResult:
     """Compare the existing kit with the image of --image: Kaggle's newest one, before it gets there."""
     if not context.other_image:
         return _skip("asked with --image")
     config = context.config
-    image = load_image(context.other_image, accelerator=config.accelerator, project=Path.cwd())
+    image = _load_other_image(context.other_image, config.accelerator)
     drift = image_drift.compare_with_image(pipeline.read_kit(config), image)
     if drift.broken:
         remedy = f"build for it with --image {context.other_image}"

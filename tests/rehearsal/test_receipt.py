@@ -16,8 +16,7 @@ PASSED = {"passed": True, "at": "2026-11-29T21:00:00+00:00", "fidelity": "matchi
         ({"passed": False, "problem": {"code": "cell-failed"}}, "rehearsal failed: cell-failed"),
         (PASSED, "rehearsed 2026-11-29, fidelity matching"),
         (
-            PASSED
-            | {"image_id": "packages:0123456789abcdef", "rows_wanted": 40, "hidden": {"rare_problem": ""}},
+            PASSED | {"packages_hash": "0123456789abcdef", "rows_wanted": 40, "hidden": {"rare_problem": ""}},
             "rehearsed 2026-11-29, fidelity matching, kaggle-now 0123456789ab, 40 rows, hidden run passed",
         ),
         (

@@ -217,7 +217,12 @@ def test_a_good_kit_passes_and_its_evidence_is_kept(good: tuple[Theatre, Kit, Re
     )
     assert stage.read_last_report(kit) == report
     assert receipt.items() <= report.items()
-    assert (receipt["kit"], receipt["passed"], receipt["image_id"]) == (kit.id, True, image().id)
+    assert (receipt["kit"], receipt["passed"], receipt["packages_hash"]) == (
+        kit.id,
+        True,
+        image().packages_hash,
+    )
+    assert receipt["limits"]["seconds"] == 120
 
 
 def test_what_a_killed_rehearsal_left_goes_with_the_next(good: tuple[Theatre, Kit, Rehearsal]) -> None:

@@ -96,7 +96,11 @@ def init(project: Path, console: Console, yes: bool, dry_run: bool, **flags: Any
 @options.project_argument
 @options.flag("--online", "Also check the package index and Kaggle.")
 @options.repeated("--ignore", "CODE", "Skip the checks whose code starts with this.")
-@options.value("--image", "NAME|FILE", "Also check the existing kit against another image.")
+@options.value(
+    "--image",
+    "NAME|FILE|REF",
+    "Also check the existing kit against another image, or a container image here.",
+)
 @options.common_options
 def doctor(project: Path, console: Console, online: bool, ignore: tuple[str, ...], image: str | None) -> None:
     """Check this machine and the project, with a fix for each problem."""

@@ -39,8 +39,7 @@ def _compare(kit: Kit, run: Mapping[str, Any], receipt: Mapping[str, Any]) -> It
     python, rehearsed_python = run.get("python"), receipt.get("python")
     if rehearsed_python and python != rehearsed_python:
         yield f"the run had Python {python}, the rehearsal {rehearsed_python}"
-    image_id = str(receipt.get("image_id", ""))
-    if image_id.startswith("packages:") and image_id == run.get("image_id"):
+    if run.get("packages_hash", "unknown") == receipt.get("packages_hash"):
         yield f"the image of the run has exactly the packages of '{receipt['image']}'"
     rehearsed = f"; the rehearsal {_describe_cost(receipt)}" if receipt else "; it was not rehearsed here"
     yield f"the run took {_describe_cost(run)}{rehearsed}"

@@ -79,10 +79,10 @@ def list_packages(path: Sequence[str]) -> dict[str, str]:
     return dict(sorted(packages.items()))
 
 
-def identify_packages(packages: Mapping[str, str]) -> str:
-    """Return the id of an image by its packages, for one whose digest is not known."""
+def hash_packages(packages: Mapping[str, str]) -> str:
+    """Return what tells an image from others if its digest is not known."""
     lines = "".join(f"{name}=={version}\n" for name, version in sorted(packages.items()))
-    return f"packages:{hashlib.sha256(lines.encode()).hexdigest()}"
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def format_image_file(facts: Mapping[str, Any], digest: str = "", platform_name: str = "Kaggle") -> str:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from .kit_capture import PROVENANCE_VARIABLES, identify_packages, list_packages
+from .kit_capture import PROVENANCE_VARIABLES, hash_packages, list_packages
 from .kit_runtime import SessionFolders, in_scoring_run
 
 REPORT = "offline_kit_report.json"
@@ -29,8 +29,8 @@ def report_at_end(folders: SessionFolders, facts: Mapping[str, Any], path: Seque
     if not _facts:  # the cell may run again
         atexit.register(_write_report, (folders.working / REPORT).absolute(), os.getpid(), time.time())
     variables = {name: os.environ[name] for name in PROVENANCE_VARIABLES if name in os.environ}
-    image_id = identify_packages(list_packages(path))
-    _facts.update(facts, python=platform.python_version(), image_id=image_id, environment=variables)
+    packages = hash_packages(list_packages(path))
+    _facts.update(facts, python=platform.python_version(), packages_hash=packages, environment=variables)
 
 
 def _write_report(path: Path, process: int, began: float) -> None:
