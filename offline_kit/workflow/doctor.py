@@ -303,10 +303,14 @@ def _check_own_code(context: CheckContext) -> CheckResult:
     return _warn(f"{len(lines)} problems", remedies, *lines)
 
 
+def _is_container(image: str) -> bool:
+    """Whether this is neither a built-in image nor a file, but such as "gcr.io/kaggle-images/python"."""
+    is_file = Path(image).is_file() or image.endswith((".toml", ".json", ".txt"))
+    return not is_file and bool({"/", ":"} & {*image})
+
+
 def _load_other_image(name: str, accelerator: str) -> Image:
-    """Load a built-in image, a file, or the list of a container image on this machine ("gcr.io/kaggle-images/python")."""
-    is_file = Path(name).is_file() or name.endswith((".toml", ".json", ".txt"))
-    if is_file or not {"/", ":"} & {*name}:
+    if not _is_container(name):
         return load_image(name, accelerator=accelerator, project=Path.cwd())
     with TemporaryDirectory(prefix="offline-kit-") as folder:
         text = build_remotely.capture_container(name)
@@ -320,13 +324,17 @@ def _check_other_image(context: CheckContext) -> CheckResult:
     config = context.config
     image = _load_other_image(context.other_image, config.accelerator)
     drift = image_drift.compare_with_image(pipeline.read_kit(config), image)
+    capture, rehearse = "", f"--image {context.other_image}"
+    if _is_container(context.other_image):
+        capture = f"'offline-kit image capture --container {context.other_image}', then "
+        rehearse = f"--env image --container {context.other_image}"
     if drift.broken:
-        remedy = f"build for it with --image {context.other_image}"
+        remedy = f"{capture}build for it with --image"
         remedy += ", or keep the present one with `pin_image = true`" * bool(context.image.digest)
         return _fail(f"the kit does not run on '{image.name}'", remedy, *drift.broken, *drift.moved)
     if drift.moved:
         message = f"'{image.name}' meets all requirements, with other versions than the kit was built for"
-        return _warn(message, f"offline-kit rehearse --image {context.other_image}", *drift.moved)
+        return _warn(message, f"offline-kit rehearse {rehearse}", *drift.moved)
     return _ok(f"'{image.name}' has every version that the kit counts on")
 
 
