@@ -10,6 +10,7 @@ import json
 import linecache
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import CodeType
 from typing import Any
@@ -20,10 +21,10 @@ _ALL_KINDS = {"Exception", "BaseException"}
 
 
 class ErrorMonitor:
-    """Writes a line of JSON for each error that code of the notebook swallowed."""
+    """Writes a line of JSON to `path` for each error that code swallowed whose file name has one of `own_paths` in it."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, own_paths: Sequence[str]) -> None:
+        self._path, self._own_paths = path, own_paths
         self._written = 0
         self._handlers: dict[tuple[str, int], list[ast.ExceptHandler]] = {}
 
@@ -35,8 +36,7 @@ class ErrorMonitor:
         monitoring.set_events(_TOOL, monitoring.events.EXCEPTION_HANDLED)
 
     def _watch_error(self, code: CodeType, offset: int, error: BaseException) -> None:
-        # Cells have names of ipykernel's, and the project's modules lie in the kit.
-        is_own = "ipykernel_" in code.co_filename or "/offline-kit/kit/code/" in code.co_filename
+        is_own = any(path in code.co_filename for path in self._own_paths)
         if is_own and self._written < _MAX_RECORDS:
             with contextlib.suppress(Exception):  # what fails here would fail in the notebook's code
                 self._record_error(code, offset, error)
@@ -81,4 +81,4 @@ def is_swallowed(error: BaseException, handlers: list[ast.ExceptHandler]) -> boo
 
 
 if __name__ == "__main__" and sys.version_info >= (3, 12):
-    ErrorMonitor(Path(os.environ["IPYTHONDIR"], "swallowed.jsonl")).start()
+    ErrorMonitor(Path(os.environ["IPYTHONDIR"], "swallowed.jsonl"), globals()["OWN_PATHS"]).start()

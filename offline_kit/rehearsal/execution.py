@@ -287,7 +287,7 @@ def _write_kernel_spec(
     }
     spec_folder = files.make_folder(folder / "jupyter" / "kernels" / "python3")
     (spec_folder / "kernel.json").write_text(json.dumps(spec))
-    swallowed_errors.install_monitor(folder.with_name("out"))
+    swallowed_errors.install_monitor(folder.with_name("out"), environment.own_packages)
 
 
 def _kernel_variables(environment: RehearsalEnvironment, search_path: str, prefix: str) -> dict[str, str]:

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from offline_kit.core import files
@@ -11,13 +11,23 @@ from offline_kit.core import files
 _MAX_LINES = 5
 _RECORD = "ipython/swallowed.jsonl"
 # IPython runs startup files with the notebook's variables; the monitor has its own, so that no import of its helps a cell.
-_START = """exec(open(__import__("os").environ["IPYTHONDIR"] + "/error_monitor.py").read(), {"__name__": "__main__"})\n"""
+_START = """exec(
+    open(__import__("os").environ["IPYTHONDIR"] + "/error_monitor.py").read(),
+    {{"__name__": "__main__", "OWN_PATHS": {own_paths}}},
+)
+"""
+# Cells have names of ipykernel's; the project's modules lie in the kit, its packages are installed.
+_OWN_PATHS = ("ipykernel_", "/offline-kit/kit/code/")
 
 
-def install_monitor(out: Path) -> None:
-    """Let the kernel whose IPYTHONDIR is in `out` list the errors that cells and project modules swallow."""
+def install_monitor(out: Path, own_packages: Collection[str] = ()) -> None:
+    """Let the kernel whose IPYTHONDIR is in `out` list the errors that cells and the project's code swallow.
+
+    `own_packages` are the import names of the project's packages.
+    """
     startup = files.make_folder(out / "ipython" / "profile_default" / "startup")
-    (startup / "00-offline-kit.py").write_text(_START)
+    installed = [f"/offline-kit/site/{name}{end}" for name in sorted(own_packages) for end in ("/", ".py")]
+    (startup / "00-offline-kit.py").write_text(_START.format(own_paths=[*_OWN_PATHS, *installed]))
     shutil.copyfile(Path(__file__).with_name("error_monitor.py"), out / "ipython" / "error_monitor.py")
 
 

@@ -38,12 +38,14 @@ HONEST = {
 def watch(folder: Path, cells: Mapping[str, str]) -> list[str]:
     """Run cells in files, named as ipykernel names them, under the monitor; return what they swallowed."""
     out = folder / "out"
-    swallowed_errors.install_monitor(out)
+    swallowed_errors.install_monitor(out, ["plants"])
     (monitor,) = (out / "ipython" / "profile_default" / "startup").iterdir()
     code = [monitor.read_text()]
-    for number, source in enumerate(cells.values()):
-        (folder / f"ipykernel_{number}.py").write_text(source)
-        code.append(f"import runpy; runpy.run_path('ipykernel_{number}.py')")
+    for number, (label, source) in enumerate(cells.items()):
+        path = folder / (label if label.endswith(".py") else f"ipykernel_{number}.py")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(source)
+        code.append(f"import runpy; runpy.run_path({str(path)!r})")
     env, python = {**os.environ, "IPYTHONDIR": str(out / "ipython")}, interpreters.find_interpreter("3.13")
     assert python
     subprocess.run([python, "-c", "\n".join(code)], env=env, cwd=folder, check=True)
@@ -69,6 +71,13 @@ def test_errors_of_a_loop_are_counted(tmp_path: Path) -> None:
     (line,) = watch(tmp_path, {"cell 1": "import os", "cell 2": loop})
     assert line.startswith("cell 2,")
     assert "(3 times)" in line
+
+
+def test_modules_and_packages_of_the_project_are_watched_and_others_are_not(tmp_path: Path) -> None:
+    """A library may swallow what it wants; code of the project's own is named by its file."""
+    places = ("kit/code/loader.py", "site/plants/model.py", "site/library/cache.py", "site/plants_more.py")
+    lines = watch(tmp_path, {f"offline-kit/{path}": SWALLOWS["bare"] for path in places})
+    assert {line.partition(",")[0] for line in lines} == {"'loader.py'", "'model.py'"}
 
 
 @pytest.mark.parametrize(
