@@ -13,7 +13,7 @@ from offline_kit.rehearsal.execution import KernelRun
 # Two runs of the same work never take the same time: relative differences, at least and at most.
 _TIME_NOISE = (0.05, 0.25)
 _MEMORY_NOISE = 0.02  # of peaks, which are samples
-_MIN_SECONDS = 0.2  # of work whose time tells about the noise
+_MIN_SECONDS = 0.2  # of work whose time tells anything
 _INSTALLS = "kit.install("  # in the kit's cell, whose time is that of a disk and does not grow
 
 
@@ -26,7 +26,7 @@ class SessionFacts:
     peak_memory: int
     cell_seconds: tuple[float, ...] = ()
     cell_memory: tuple[int, ...] = ()
-    """Two for each cell: its peak, and the memory at its end, which may grow below that; 0 if there was no sample."""
+    """Two for each cell: its peak, and that of its last fifth, which may grow below it; 0 if there was no sample."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,10 +103,10 @@ def measure_session(run: KernelRun, rows: int) -> SessionFacts:
 
 
 def _list_samples(outcome: BoxOutcome, started: float, seconds: float) -> tuple[list[int], list[int]]:
-    """Return the memory while a cell ran, and at its end: two samples, as a function's last line may free all."""
+    """Return the memory while a cell ran, and in its last fifth: a function that returns frees what it held."""
     begin = started - outcome.started
     samples = [sample.memory for sample in outcome.memory_curve if begin <= sample.seconds <= begin + seconds]
-    return samples, samples[-2:]
+    return samples, samples[-max(2, len(samples) // 5) :]
 
 
 def make_forecast(
@@ -139,7 +139,8 @@ def make_forecast(
     needs = [_fit_line(sizes, peak, _MEMORY_NOISE, memory_limit) for peak in peaks if min(peak)]
     memory = max(needs, key=lambda line: line.project(target).value, default=None)
     measured = f"from {' and '.join(f'{size:,}' for size in sorted(sizes))} rows here"
-    grows_faster = any(line.fixed < -line.error * line.center for line in (*lines, *needs))
+    chosen = (*lines, *([memory] if memory else []))
+    grows_faster = any(line.fixed < -line.error * line.center - _MIN_SECONDS for line in chosen)
     return _conclude(time, memory, rows, measured, "at least " * grows_faster)
 
 

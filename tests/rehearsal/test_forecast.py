@@ -93,8 +93,8 @@ def test_over_the_limit() -> None:
 
 def test_growth_that_is_faster_than_the_rows_is_a_lower_bound() -> None:
     """A line through 1 s at 40 rows and 100 s at 400 begins below zero."""
-    assert "at least" in forecast(session(40, 1), session(400, 100)).summary
-    assert "at least" not in forecast(session(40, 10), session(400, 100)).summary
+    assert "at least" in forecast(session(40, 1, 0.001), session(400, 100, 0.1)).summary
+    assert "at least" not in forecast(session(40, 10, 0.001), session(400, 100, 0.1)).summary
 
 
 def test_unknown_rows_have_what_the_limits_are_enough_for() -> None:
