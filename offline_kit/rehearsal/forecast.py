@@ -77,9 +77,9 @@ class Forecast:
     seconds: Estimate
     memory: Estimate | None  # None if it was not measured
     rows_in_limit: int | None  # for which time and memory are enough; None: nothing grows with the rows
-    measured: str  # rows and machine
     problem: str  # "forecast-over-limit", or empty
-    summary: str  # in words
+    summary: str  # in words, with the rows and the machine that were measured
+    warning: str  # the same if there is a problem, else empty
 
 
 def measure_session(run: KernelRun, rows: int) -> SessionFacts:
@@ -203,12 +203,13 @@ def _conclude(
         limits = [format_duration(seconds.limit or 0)]
         limits += [format_size(memory.limit)] if memory and memory.limit else []
         summary = f"{' and '.join(limits)} should be enough for {rows_in_limit:,} rows"
+    summary = f"{summary} ({measured})"
     return Forecast(
         rows=rows,
         seconds=seconds,
         memory=memory,
         rows_in_limit=rows_in_limit,
-        measured=measured,
         problem=problem,
-        summary=f"{summary} ({measured})",
+        summary=summary,
+        warning=f"the hidden test set may exceed a limit: {summary}" if problem else "",
     )

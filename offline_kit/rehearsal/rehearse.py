@@ -251,8 +251,8 @@ def _add_forecast(
         forecast = project(hidden_run.run_fewer_rows(request, environment, inputs, run, run_session, report))
     if forecast is None:
         return outcome
-    over = (f"the hidden test set may exceed a limit: {forecast.summary}",) if forecast.problem else ()
-    return replace(outcome, forecast=asdict(forecast), warnings=(*outcome.warnings, *over))
+    warnings = (*outcome.warnings, *([forecast.warning] if forecast.warning else []))
+    return replace(outcome, forecast=asdict(forecast), warnings=warnings)
 
 
 def _run_scoring(
@@ -367,13 +367,17 @@ def _keep_evidence(
             "hint": problem.hint,
             "details": list(problem.details),
         }
-    text = json.dumps(report_data, indent=2, default=str, ensure_ascii=False)
-    (folder / "report.json").write_text(text + "\n", encoding="utf-8")
-    text = json.dumps(receipt.make_receipt(report_data), indent=2, default=str, ensure_ascii=False)
-    (folder / receipt.RECEIPT).write_text(text + "\n", encoding="utf-8")
+    write_report_data(folder, report_data)
     if writer.write_report(folder, run, report=report) and problem:
         problem.details = (*problem.details, f"report: {outcome.report}")
     files.remove_path(folder / "run")
+
+
+def write_report_data(folder: Path, report_data: Mapping[str, Any]) -> None:
+    """Write report.json, and the receipt that is a part of it."""
+    for name, content in (("report.json", report_data), (receipt.RECEIPT, receipt.make_receipt(report_data))):
+        text = json.dumps(content, indent=2, default=str, ensure_ascii=False)
+        files.write_atomic(folder / name, text + "\n")
 
 
 def read_last_report(kit: Kit) -> dict[str, Any] | None:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from offline_kit.adopt import script_setup
-from offline_kit.core import files
 from offline_kit.core.errors import ProjectError, UsageError
 from offline_kit.kit.layout import RUNTIME_PACKAGE
 from offline_kit.notebook.runtime import kit_rows
@@ -67,23 +66,20 @@ def rehearse_on_kaggle(session: KaggleSession, kit: Kit, rows: int | None) -> Ka
 
 def _replace_forecast(config: Config, kit: Kit, rows: int, seconds: float) -> dict[str, Any] | None:
     """Return the forecast for Kaggle's machine, and keep it in the report of this kit's last rehearsal here."""
-    last = rehearse.read_last_report(kit)
-    scaled = forecast.scale_forecast(
-        (last or {}).get("forecast"),
-        measured_rows=rows,
-        seconds=seconds,
-        rows=config.hidden_rows,
-        limit=config.time_limit,
+    last = rehearse.read_last_report(kit) or {}
+    local = last.get("forecast")
+    made = forecast.scale_forecast(
+        local, measured_rows=rows, seconds=seconds, rows=config.hidden_rows, limit=config.time_limit
     )
-    if scaled is None:
-        return None
-    if last and last.get("forecast"):
-        path = kit.folder / "rehearsal" / "report.json"
-        files.write_atomic(
-            path, json.dumps({**last, "forecast": asdict(scaled)}, indent=2, ensure_ascii=False) + "\n"
-        )
+    if made and local:
+        warnings = [line for line in last["warnings"] if line != local["warning"]]
+        changes = {
+            "forecast": asdict(made),
+            "warnings": [*warnings, *([made.warning] if made.warning else [])],
+        }
+        rehearse.write_report_data(kit.folder / "rehearsal", last | changes)
         rehearsal_report.update_report(config)
-    return asdict(scaled)
+    return asdict(made) if made else None
 
 
 def limit_rows(text: str, rows: int) -> str:

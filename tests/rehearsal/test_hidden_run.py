@@ -4,6 +4,7 @@ import csv
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from offline_kit.core.sandboxes.box import BoxOutcome, Mount
 from offline_kit.project.types import Kit
 from offline_kit.rehearsal import environments, submission_check
 from offline_kit.rehearsal.execution import KernelRun, KernelSetup, RehearsalEnvironment
-from offline_kit.rehearsal.hidden_run import judge_hidden_run
+from offline_kit.rehearsal.hidden_run import judge_hidden_run, run_fewer_rows
 from offline_kit.rehearsal.mounts import MountedInputs
 from offline_kit.rehearsal.request import RehearsalRequest
 from offline_kit.rehearsal.verdict import RunVerdict
@@ -101,6 +102,9 @@ def run_twice(data: Path, predict: Predict, **options: Any) -> tuple[RunVerdict,
     )
     first = run_session(environment, sample, data.parent / "run" / "box")
     assert first[1].problem is None
+    if not request.hidden:
+        sessions = run_fewer_rows(request, environment, inputs, first, run_session, SILENT)
+        return replace(first[1], hidden={"sessions": sessions}), are_scored
     _, judgement = judge_hidden_run(request, environment, inputs, first, run_session, SILENT)
     return judgement, are_scored
 
@@ -223,3 +227,12 @@ def test_a_folder_of_ones_own(data: Path, tmp_path: Path) -> None:
     judgement, _ = run_twice(data, merge_artifact, hidden=str(own))
     assert judgement.problem
     assert judgement.problem.code == "hidden-run-failed"
+
+
+def test_a_run_on_fewer_rows_is_enough_for_a_forecast(data: Path) -> None:
+    """Of a run without a hidden one, a tenth of the rows, at least one; none if that fails."""
+    judgement, _ = run_twice(data, predict_well, hidden="")
+    assert [session.rows for session in (judgement.hidden or {})["sessions"]] == [6, 1]
+    shutil.rmtree(data.parent / "run")
+    judgement, _ = run_twice(data, copy_stored_answer, hidden="")
+    assert (judgement.hidden or {})["sessions"] == ()

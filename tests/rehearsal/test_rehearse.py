@@ -617,5 +617,7 @@ def test_code_that_reads_the_test_set_passes_the_hidden_run(theatre: Theatre) ->
     assert done.hidden
     assert done.hidden["problem"] == ""
     assert [session["rows"] for session in done.hidden["sessions"]] == [5, 40]
+    assert done.forecast
+    assert (done.forecast["rows"], done.forecast["problem"]) == (40, "")
     assert done.rows == 5
     assert 'id="hidden"' in done.report.read_text()

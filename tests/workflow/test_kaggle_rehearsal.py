@@ -62,6 +62,24 @@ def test_of_a_script_the_rows_are_limited_after_its_kit() -> None:
 
 
 @pytest.mark.slow
+def test_a_run_there_replaces_the_forecast(here: Yard) -> None:
+    """That of the last rehearsal here, in its report and receipt as well; the line stays, its time is scaled."""
+    rows = ("--hidden-rows", "900000000")
+    here.run("rehearse", "--env", "current", "--hidden", "auto", *rows).good()
+    folder = here.project / "dist/offline-kit/rehearsal"
+    local = json.loads((folder / "report.json").read_text())
+    facts = here.run("rehearse", *rehearse(here, "--no-build", "--rows", "5", *rows, "--json")).good().facts
+    forecast = facts["rehearsal"]["forecast"]
+    assert forecast["rows"] == local["forecast"]["rows"] == 900_000_000
+    assert forecast["summary"] != local["forecast"]["summary"]
+    for name in ("report.json", "receipt.json"):
+        report = json.loads((folder / name).read_text())
+        assert report["forecast"] == forecast
+        assert local["forecast"]["warning"] not in report["warnings"]
+    assert forecast["summary"] in (folder / "report.html").read_text()
+
+
+@pytest.mark.slow
 def test_the_notebook_that_is_submitted_stays_another(here: Yard) -> None:
     """A rehearsal between two ships changes nothing for them."""
     here.ship().good()

@@ -164,8 +164,8 @@ def _describe_hidden(hidden: Mapping[str, Any]) -> str:
 
 
 def _describe_forecast(forecast: Mapping[str, Any]) -> str:
-    return (
-        f"{forecast['summary']}{'' if forecast['rows'] else '; for the hidden test set, set --hidden-rows'}"
+    return str(forecast["summary"]) + (
+        "" if forecast["rows"] else "; for the hidden test set, set --hidden-rows"
     )
 
 
@@ -182,8 +182,8 @@ def _show_on_kaggle(passed: "KaggleRehearsal", account: "Account", console: Cons
     ]
     if forecast:
         rows.append(("forecast", _describe_forecast(forecast)))
-        if forecast["problem"]:
-            console.warn(f"the hidden test set may exceed a limit: {forecast['summary']}")
+        if forecast["warning"]:
+            console.warn(forecast["warning"])
     console.show_facts("Rehearsal passed", rows, style="bold green")
     facts = {**_notebook_facts(run.pushed, run, account), "rows": passed.rows, "forecast": forecast}
     console.print_result({"ok": True, "place": account.server_name, "rehearsal": facts})
