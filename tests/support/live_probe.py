@@ -92,11 +92,8 @@ def visit_kaggle(context: PushContext, folder: Path, number: str) -> list[Fact]:
     """
     owner = context.kaggle.fetch_account().username
     dataset, contents = f"{owner}/{DATASET_SLUG}", make_files(number)
-    before = context.kaggle.get_dataset(dataset)
-    first = add_version(
-        context, folder / "first", {**contents, "old.txt": b"1"}, before.version if before else 0
-    )
-    second = add_version(context, folder / "second", contents, first)
+    add_version(context, folder / "first", {**contents, "old.txt": b"1"})
+    second = add_version(context, folder / "second", contents)
     listed = {file.name for file in context.kaggle.list_dataset_files(dataset, second)}
     remote = context.kaggle.get_dataset(dataset)
     new = NewNotebook(
@@ -121,9 +118,11 @@ def visit_kaggle(context: PushContext, folder: Path, number: str) -> list[Fact]:
     ]
 
 
-def add_version(context: PushContext, folder: Path, contents: Mapping[str, bytes], latest: int) -> int:
-    """Upload files as the version behind `latest`, 0 to create the dataset; return its number once it is ready."""
+def add_version(context: PushContext, folder: Path, contents: Mapping[str, bytes]) -> int:
+    """Upload files as a version of the dataset, which is created if there is none; return its number once it is ready."""
     kaggle, ref = context.kaggle, f"{context.kaggle.fetch_account().username}/{DATASET_SLUG}"
+    current = kaggle.get_dataset(ref)
+    latest = current.version if current else 0
     uploader, tokens = Uploader(kaggle, folder / "uploads"), {}
     for name, data in contents.items():
         path = folder / "files" / name
@@ -132,7 +131,7 @@ def add_version(context: PushContext, folder: Path, contents: Mapping[str, bytes
         file = UploadFile(path=path, name=name, size=len(data), sha256=files.sha256_of(path))
         tokens[name] = uploader.upload_file(file)
     version = NewVersion(ref=ref, version_notes="live test", blob_tokens=tokens, title=DATASET_TITLE)
-    (kaggle.add_dataset_version if latest else kaggle.create_dataset)(version)
+    (kaggle.add_dataset_version if current else kaggle.create_dataset)(version)
 
     def check_ready() -> None:
         remote = kaggle.get_dataset(ref)
@@ -145,15 +144,14 @@ def add_version(context: PushContext, folder: Path, contents: Mapping[str, bytes
 
 def compare_session(seen: Mapping[str, Any], dataset: str) -> list[Fact]:
     """Compare what the notebook saw with what offline-kit counts on."""
-    names, python = (
-        set(seen["files"]),
-        load_image("kaggle-2026-10-cpu", accelerator="none", project=Path()).python,
-    )
+    names = set(seen["files"])
+    python = load_image("kaggle-2026-10-cpu", accelerator="none", project=Path()).python
     listed = ", ".join(sorted(names))
     return [
         Fact(text="x.zip becomes a folder x", confirmed="zipped/inside.txt" in names, seen=listed),
         Fact(text="x.tar.gz becomes a folder x", confirmed="tarred/inside.txt" in names),
         Fact(text="x.csv.gz becomes x.csv", confirmed="table.csv" in names),
+        Fact(text="a notebook gets the newest ready version", confirmed="old.txt" not in names),
         Fact(text="folders stay folders", confirmed="folder/deep.txt" in names),
         Fact(text="+ is removed from names", confirmed="onetwo.txt" in names),
         Fact(
