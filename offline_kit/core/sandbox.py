@@ -10,6 +10,7 @@ from pathlib import Path
 
 from offline_kit.core import processes
 from offline_kit.core.errors import OfflineKitError, OutsideError, ProjectError
+from offline_kit.core.files import format_size
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.core.sandboxes import containers, engines
 from offline_kit.core.sandboxes.box import Box, BoxOutcome, Mount
@@ -80,10 +81,11 @@ def find_sandbox(kinds: Iterable[str] = KINDS, *, report: Reporter = SILENT) -> 
     )
 
 
-def find_container(image: str) -> Sandbox:
-    """Return a container engine that runs this image on this machine, found by running it; nothing is downloaded.
+def find_container(image: str, *, online: bool = True) -> Sandbox:
+    """Return a container engine that runs this image on this machine, found by running it; nothing is pulled.
 
-    Raises OutsideError if no engine works, ProjectError if the image was not pulled.
+    Raises OutsideError if no engine works, ProjectError if the image was not pulled; with `online`, its registry is asked
+    for its size.
     """
     refused: list[str] = []
     without_image: list[Path] = []
@@ -99,9 +101,11 @@ def find_container(image: str) -> Sandbox:
                     return candidate
                 refused.append(f"{' '.join(command)}: {problem}")
     if without_image:
+        size = containers.find_pull_size(without_image[0], image) if online else 0
+        size_text = f"it has {format_size(size)}" if size else "an image of Kaggle's has 10 to 20 GB"
         raise ProjectError(
             f"the container image '{image}' is not on this machine",
-            hint=f"run '{without_image[0].name} pull {image}'; an image of Kaggle's has 10 to 20 GB",
+            hint=f"run '{without_image[0].name} pull {image}'; {size_text}",
             code="image-not-pulled",
             details=refused,
         )

@@ -138,7 +138,7 @@ def _check_containers(context: CheckContext) -> CheckResult:
         return _skip("neither podman nor docker is on this machine: rehearse --env image needs one")
     reference = resolved_project.find_container_reference(context.config, context.image)
     try:
-        runner = sandbox.find_container(reference)
+        runner = sandbox.find_container(reference, online=context.online)
     except OfflineKitError as error:
         if error.code == "image-not-pulled":  # it need not be
             return _ok(error.what, "", f"for rehearse --env image {error.hint}")

@@ -5,7 +5,7 @@ import os
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -49,7 +49,15 @@ class ContainerBench:
             (folder / name).mkdir()
         (folder / "in, put" / "data, too.txt").write_text("given")
 
-    def run(self, code: str, *, timeout: float = 120, memory: int | None = None, **env: str) -> BoxOutcome:
+    def run(
+        self,
+        code: str,
+        *,
+        timeout: float = 120,
+        memory: int | None = None,
+        watch: Callable[[int], None] = lambda _memory: None,
+        **env: str,
+    ) -> BoxOutcome:
         box = Box(
             argv=("python3", "-c", code),
             mounts=(
@@ -63,7 +71,7 @@ class ContainerBench:
             timeout=timeout,
             memory=memory,
         )
-        return sandbox.run_box(self.runner, box)
+        return sandbox.run_box(self.runner, box, watch=watch)
 
     def list_containers(self) -> list[str]:
         words = [str(self.runner.program), "ps", "--all", "--format", "{{.Names}}"]
@@ -126,6 +134,20 @@ def test_a_container_at_its_time_limit_is_ended(bench: ContainerBench) -> None:
     assert (outcome.timed_out, outcome.over_memory) == (True, False)
 
 
+@pytest.mark.slow
+@pytest.mark.container
+def test_an_interrupt_ends_the_container(bench: ContainerBench) -> None:
+    """It is deleted whatever ends the run (the bench looks)."""
+
+    def interrupt(memory: int) -> None:
+        if memory:  # the container runs
+            assert bench.list_containers()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        bench.run("import time; time.sleep(1000)", watch=interrupt)
+
+
 def make_engine(folder: Path, script: str) -> Path:
     """Write an engine that notes what it is asked and answers by a script; return the notes."""
     program, notes = folder / "docker", folder / "notes"
@@ -137,14 +159,18 @@ def make_engine(folder: Path, script: str) -> Path:
 def test_an_image_that_was_not_pulled_is_an_error_and_no_download(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The error has the command that pulls it; a pull is never implied."""
-    notes = make_engine(tmp_path, '[ "$1" = info ]')
+    """The error has the command that pulls it, and how much that is; a pull is never implied."""
+    manifest = json.dumps({"layers": [{"size": 11_000_000_000}, {"size": 1_300_000_000}]})
+    answers = f"""case "$1" in info) ;; manifest) echo '{manifest}' ;; *) exit 1 ;; esac"""
+    notes = make_engine(tmp_path, answers)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ProjectError) as caught:
         sandbox.find_container("gcr.io/kaggle-images/python")
     assert caught.value.code == "image-not-pulled"
     assert "docker pull gcr.io/kaggle-images/python" in caught.value.hint
-    assert notes.read_text().splitlines() == ["info", "image inspect gcr.io/kaggle-images/python"]
+    assert "12.3 GB" in caught.value.hint
+    asked = [f"{words} gcr.io/kaggle-images/python" for words in ("image inspect", "manifest inspect")]
+    assert notes.read_text().splitlines() == ["info", *asked]
 
 
 @pytest.mark.parametrize(

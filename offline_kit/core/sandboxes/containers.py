@@ -49,6 +49,14 @@ def inspect_image(program: Path, image: str) -> dict[str, Any] | None:
     return dict(json.loads(answer.out)[0]) if answer.succeeded else None
 
 
+def find_pull_size(program: Path, image: str) -> int:
+    """Return the bytes that a pull would download, by the manifest in the registry; 0 if nobody tells."""
+    answer = processes.run_command([program, "manifest", "inspect", image], timeout=15, check=False)
+    with suppress(ValueError, KeyError, TypeError):
+        return sum(layer["size"] for layer in json.loads(answer.out)["layers"])
+    return 0
+
+
 def list_commands(program: Path) -> Iterator[tuple[str, ...]]:
     """Yield commands that run a container, without its own options; the first that works on this machine is right."""
     runtimes: list[tuple[str, ...]] = [()]
