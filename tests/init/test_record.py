@@ -141,6 +141,7 @@ def test_the_proposal_is_written_and_usable(project: Path) -> None:
     assert (project / "offline-kit.toml").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_stated_requirement_is_kept(project: Path) -> None:
     """Only what the project's own file lacks is added, beside it; one edition of OpenCV is as good as another."""
     (project / "requirements.txt").write_text("PyYAML>=6\nopencv_python\n")
@@ -155,6 +156,7 @@ def test_a_stated_requirement_is_kept(project: Path) -> None:
     ] == ["#", "thing"]
 
 
+@pytest.mark.slow
 def test_an_existing_configuration_is_completed(project: Path) -> None:
     """With --force its keys stay, notes say what they lack, and no file is written that no key names."""
     (project / "requirements.in").write_text("pyyaml\n")

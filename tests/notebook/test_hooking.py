@@ -93,6 +93,7 @@ def test_a_secret_is_named_and_never_written(run: HookedRun) -> None:
     assert json.loads(run.replay(SECRETS, **variables).stdout) == ["", "\n"]
 
 
+@pytest.mark.slow
 def test_kaggles_own_secrets_are_asked_if_they_exist(run: HookedRun) -> None:
     """The real module stays, with all its names; only in a replay nobody asks it."""
     real = "class UserSecretsClient:\n    def get_secret(self, label): return f'real {label}'\nclass GcpTarget: pass\n"
@@ -133,6 +134,7 @@ def test_the_environments_own_sitecustomize_still_runs(run: HookedRun) -> None:
         assert act(code, PYTHONPATH=str(run.folder / "site")).stdout == "True\n"
 
 
+@pytest.mark.slow
 def test_logins_do_nothing_in_a_replay(run: HookedRun) -> None:
     """huggingface_hub and wandb would ask a server, and need no account for what is in the kit."""
     for name, login in (
@@ -146,6 +148,7 @@ def test_logins_do_nothing_in_a_replay(run: HookedRun) -> None:
     assert (replayed.returncode, replayed.stdout) == (0, ""), replayed.stderr
 
 
+@pytest.mark.slow
 def test_hosts_that_a_replay_looks_up_are_misses(run: HookedRun) -> None:
     """A client that speaks to its server by itself has no recorded answers."""
     run.record("pass")
@@ -156,6 +159,7 @@ def test_hosts_that_a_replay_looks_up_are_misses(run: HookedRun) -> None:
     assert json.loads(run.misses.read_text()) == {"kind": "host", "what": "host.invalid", "cell": 2}
 
 
+@pytest.mark.slow
 def test_a_replay_knows_no_proxy(run: HookedRun) -> None:
     """Requests to a proxy on this machine would else pass for requests to a local server."""
     run.record("pass")

@@ -159,6 +159,7 @@ def test_a_failed_cell_ends_the_recording(session: Session) -> None:
     assert document["error"] == {"cell": 3, "message": "ValueError: no"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("end", "error"), [("", None), ("raise ValueError('no')", "ValueError: no")])
 def test_a_script_is_packed_when_it_ends(session: Session, end: str, error: str | None) -> None:
     """A script is one cell without a number; an error that ended it is in the document."""
@@ -168,6 +169,7 @@ def test_a_script_is_packed_when_it_ends(session: Session, end: str, error: str 
     assert document["error"] == (error and {"cell": 0, "message": error})
 
 
+@pytest.mark.slow
 def test_project_files_that_are_used_are_packed(session: Session) -> None:
     """Opened by Python, named in code, or in a folder that a shell gets: packed at the path the cells know; others not."""
     project = session.folder / "project"
@@ -238,6 +240,7 @@ def test_credentials_are_not_recorded(session: Session) -> None:
     assert document["error"] == {"cell": 1, "message": "ValueError: ***"}
 
 
+@pytest.mark.slow
 def test_an_own_input_is_packed_whole_if_it_is_used(session: Session) -> None:
     """Readers in C are not seen; a list of all inputs, as in Kaggle's first cell, is no use."""
     for name in ("weights/a.bin", "weights/deep/b.bin", "other/c.bin", "datasets/me/maps/d.csv"):
@@ -457,6 +460,7 @@ def test_a_real_kernel_is_recorded(session: Session) -> None:
     assert [(command["cell"], command["code"]) for command in document["commands"]] == [(3, 0)]
 
 
+@pytest.mark.slow
 def test_on_kaggle_the_output_is_the_part(session: Session) -> None:
     """What the cells wrote goes, because there is no room for both; the submission and Kaggle's own files stay."""
     session.where = "kaggle"
@@ -476,6 +480,7 @@ def test_on_kaggle_the_output_is_the_part(session: Session) -> None:
     assert {path.name for path in session.working.iterdir()} == kept
 
 
+@pytest.mark.slow
 def test_more_than_kaggle_keeps_is_refused_before_it_is_packed(session: Session) -> None:
     """The notebook fails with a code, and says what is how large."""
     session.where = "kaggle"
@@ -492,6 +497,7 @@ def test_more_than_kaggle_keeps_is_refused_before_it_is_packed(session: Session)
     assert not (session.working / "recording").exists()
 
 
+@pytest.mark.slow
 def test_files_that_a_hub_put_elsewhere_are_packed(session: Session) -> None:
     """What huggingface_hub has downloaded to a `local_dir`, and a cache that a cell has moved; nothing older."""
     old = session.folder / "home" / ".cache" / "models--me--old" / "snapshots" / "c1" / "old.json"
@@ -515,6 +521,7 @@ def test_files_that_a_hub_put_elsewhere_are_packed(session: Session) -> None:
     assert {file["kind"] for file in document["files"]} == {"hub"}
 
 
+@pytest.mark.slow
 def test_what_a_recording_cannot_answer_is_listed(session: Session) -> None:
     """Hosts of which nothing was recorded, with their cell, the names of secrets without values, packages of the system."""
     session.variables = {"HF_TOKEN": "word-of-mine"}

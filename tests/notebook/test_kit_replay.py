@@ -47,6 +47,7 @@ def test_clones_are_those_of_the_recorded_run(part: RecordedPart, repository: Pa
     assert not replay.misses
 
 
+@pytest.mark.slow
 def test_submodules_and_commits_are_fetched(part: RecordedPart, repository: Path, tmp_path: Path) -> None:
     """A recursive clone finds a recorded submodule, and a commit that is no branch's last one can be fetched."""
     url = "https://host.invalid/me"
@@ -66,6 +67,7 @@ def test_submodules_and_commits_are_fetched(part: RecordedPart, repository: Path
     assert replay_lines(part, tmp_path, lines).outputs == ("3", "1")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("git-lfs"), reason="git-lfs is missing")
 def test_large_files_of_a_clone_are_there(part: RecordedPart, tmp_path: Path) -> None:
     """A clone with Git LFS, as of a model of the Hub, gets the bytes that its pointers name."""
@@ -77,6 +79,7 @@ def test_large_files_of_a_clone_are_there(part: RecordedPart, tmp_path: Path) ->
     assert replay_lines(part, tmp_path, lines).outputs[0].endswith("weights")
 
 
+@pytest.mark.slow
 def test_an_unrecorded_repository_is_a_miss(part: RecordedPart, tmp_path: Path) -> None:
     """git fails at once for a URL that is not in the recording, and the miss is listed without credentials."""
     lines = [
@@ -105,6 +108,7 @@ def test_files_lie_where_they_lay(part: RecordedPart, tmp_path: Path, mount: str
     assert (tmp_path / "working" / "net.py").read_text() == "from the recordingmore\n"
 
 
+@pytest.mark.slow
 def test_large_files_are_links(part: RecordedPart, tmp_path: Path) -> None:
     """The disk has no room for weights twice."""
     part.add_file("{working}/large.bin", bytes(65 << 20), "beside")
@@ -143,6 +147,7 @@ def test_an_image_that_moved_is_noted(part: RecordedPart, tmp_path: Path) -> Non
     assert replay.versions == {name: metadata.version(name) for name in ("pytest", "packaging", "pluggy")}
 
 
+@pytest.mark.slow
 def test_the_setup_can_run_again(part: RecordedPart, repository: Path, tmp_path: Path) -> None:
     """After a restart of the kernel the same cell leads to the same state."""
     part.add_wheel("left")

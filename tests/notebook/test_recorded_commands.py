@@ -72,6 +72,7 @@ DOWNLOADS = run_lines(
 )
 
 
+@pytest.mark.slow
 def test_commands_do_the_same_without_the_server(run: HookedRun) -> None:
     """wget and curl with files, output, pipes and failures, in the order of the recording; a secret is gone by then."""
     recorded = run.record(DOWNLOADS, HF_TOKEN="hf_bbbbbbbbbbbbbbbbbbbbbbbb")
@@ -108,6 +109,7 @@ def test_an_unknown_command_fails_and_what_is_no_download_runs(run: HookedRun) -
     assert miss == {"kind": "command", "what": "wget -q http://files.example.org/other.csv", "cell": 3}
 
 
+@pytest.mark.slow
 def test_files_of_a_command_are_its_own(run: HookedRun) -> None:
     """Two at the same time are told apart; an executable stays one; what lay there before is not recorded."""
     code = """

@@ -94,6 +94,7 @@ print(json.dumps(answers))
 """
 
 
+@pytest.mark.slow
 def test_clients_read_the_same_without_the_server(run: HookedRun) -> None:
     """requests and urllib: compressed, chunked, streamed, redirected to signed links, asked again, posted."""
     recorded, replayed = run.record(CLIENTS), run.replay(CLIENTS)
@@ -122,6 +123,7 @@ for url in ("https://files.example.org/unknown", "http://elsewhere.example.org/u
 """
 
 
+@pytest.mark.slow
 def test_what_was_not_recorded_fails_as_without_a_network(run: HookedRun) -> None:
     """The errors that clients know, a line for each URL in the file of misses, with the cell."""
     run.record("import urllib.request; urllib.request.urlopen('https://files.example.org/large.bin').read()")
@@ -223,6 +225,7 @@ print(urllib.request.urlopen(f"http://localhost:{server.server_address[1]}/predi
 """
 
 
+@pytest.mark.slow
 def test_a_server_that_the_notebook_starts_answers_anew(run: HookedRun) -> None:
     """This machine's own servers are neither recorded nor replayed: their predictions must be those of today's data."""
     assert run.record(SERVER, ANSWER="old").stdout == "old\n"

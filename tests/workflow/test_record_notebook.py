@@ -99,6 +99,7 @@ def test_files_beside_the_notebook(tmp_path: Path) -> None:
     assert set(made.list_beside()) == {"a.py", "helper.py", "src", "nb"}
 
 
+@pytest.mark.slow
 def test_a_folder_of_data_is_not_shown_beside(tmp_path: Path) -> None:
     """A run gets copies of the files beside it, so a folder with very many is told and left out."""
     put(tmp_path, "few/a.py", "many/a/a.txt")
