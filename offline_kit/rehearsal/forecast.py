@@ -116,6 +116,7 @@ def make_forecast(
 
     None if the sessions have less than two sizes. Memory is that of the cell that needs most.
     """
+    sessions = sorted(sessions, key=lambda session: session.rows)
     sizes = [session.rows for session in sessions]
     if len(set(sizes)) < 2 or min(sizes) < 1:
         return None
@@ -127,7 +128,7 @@ def make_forecast(
         rest = [session.seconds - sum(session.cell_seconds) for session in sessions]
     else:
         columns, rest = [tuple(session.seconds for session in sessions)], [0.0]
-    noise = _find_noise(sizes, [*columns, rest])
+    noise = _find_noise([*columns, rest])
     lines = [_fit_line(sizes, column, noise, seconds_limit) for column in columns]
     time = replace(
         lines[0],
@@ -138,7 +139,7 @@ def make_forecast(
     target = rows or 100 * max(sizes)
     needs = [_fit_line(sizes, peak, _MEMORY_NOISE, memory_limit) for peak in peaks if min(peak)]
     memory = max(needs, key=lambda line: line.project(target).value, default=None)
-    measured = f"from {' and '.join(f'{size:,}' for size in sorted(sizes))} rows here"
+    measured = f"from {' and '.join(f'{size:,}' for size in sizes)} rows here"
     chosen = (*lines, *([memory] if memory else []))
     grows_faster = any(line.fixed < -line.error * line.center - _MIN_SECONDS for line in chosen)
     return _conclude(time, memory, rows, measured, "at least " * grows_faster)
@@ -164,12 +165,10 @@ def scale_forecast(
     return _conclude(time, memory, rows, measured)
 
 
-def _find_noise(sizes: Sequence[int], columns: Sequence[Sequence[float]]) -> float:
+def _find_noise(columns: Sequence[Sequence[float]]) -> float:
     """Return how much times differ that should be the same: the median of what took no longer for more rows."""
-    pairs = [(column[0], column[-1]) for column in columns]
-    if sizes[0] > sizes[-1]:
-        pairs = [(last, first) for first, last in pairs]
-    differences = [1 - more / less for less, more in pairs if less >= _MIN_SECONDS and more <= less]
+    pairs = [(column[0], column[-1]) for column in columns]  # the fewest rows first
+    differences = [1 - more / fewer for fewer, more in pairs if fewer >= _MIN_SECONDS and more <= fewer]
     return min(max(_TIME_NOISE[0], median(differences or [0])), _TIME_NOISE[1])
 
 

@@ -165,7 +165,7 @@ def _describe_hidden(hidden: Mapping[str, Any]) -> str:
 
 def _describe_forecast(forecast: Mapping[str, Any]) -> str:
     return str(forecast["summary"]) + (
-        "" if forecast["rows"] else "; for the hidden test set, set --hidden-rows"
+        "" if forecast["rows"] else "; of the hidden test set if you set `hidden_rows` (--hidden-rows)"
     )
 
 
