@@ -38,6 +38,7 @@ _COMMON = (
 """What the packages that notebooks install mostly depend on: without the image's, pip would download its own."""
 _SOURCE_DEPTHS = {"competitions": 1, "datasets": 2, "notebooks": 2, "models": 5}
 """Folders of the newer layout, and how many names below them are those of a source."""
+_SECRET_LENGTH = 8  # characters; to mask shorter ones would garble what is no secret
 _SECRET_NAME = re.compile(r"(?i)token|secret|passw(?:or)?d|key|credential")
 
 
@@ -52,7 +53,7 @@ def record_here(plan: RecordingPlan, options: RehearsalOptions, report: Reporter
         index=index, cache=files.make_folder(cache), yes=options.yes, confirm=options.confirm, report=report
     )
     # It is kept here, but would stop the push, after a run that may have taken hours.
-    text = plan.path.read_text(encoding="utf-8", errors="replace")
+    text = record_notebook.render_recorder(plan, "here")  # without the outputs, which are not pushed
     upload_secrets.check_notebook(plan.config, {plan.path.name: text}, report)
     part = recording.recording_folder(plan.config.project)
     kept = part.with_name("recorder")
@@ -64,6 +65,7 @@ def record_here(plan: RecordingPlan, options: RehearsalOptions, report: Reporter
         document = record_notebook.read_document(result.working)
         problem = problem or record_notebook.check_finished(document, plan)
         _keep_files(result, record_notebook.name_submission(document), folder)
+        _mask_secrets(folder, run.secrets)
         files.remove_path(folder / "run")
     if problem:
         problem.details = (*problem.details, *record_notebook.describe_kept(document, kept))
@@ -91,6 +93,7 @@ class _LocalRun:
         cells = [cell.source for cell in plan.adoption.adoption.cells]
         texts = [path.read_text(encoding="utf-8", errors="replace") for path in self.modules]
         self.code = "\n".join([*cells, *texts])
+        self.secrets = _find_secrets(self.code)
         self.gateway = self._prepare_gateway()
         self.environment = self._make_environment(beside)
 
@@ -127,7 +130,7 @@ class _LocalRun:
             installer="auto",
             timeout=self.options.timeout or machine.seconds,
             machine=machine,
-            env={**self.shop.index.make_box_environment(), **_find_secrets(self.code)},
+            env={**self.shop.index.make_box_environment(), **self.secrets},
             network=True,
             recorded=True,
             current=is_current,
@@ -234,6 +237,15 @@ def _find_secrets(code: str) -> dict[str, str]:
     env = processes.copy_environment()
     names = [name for name in env if _SECRET_NAME.search(name)]
     return {name: env[name] for name in names if f'"{name}"' in code or f"'{name}'" in code}
+
+
+def _mask_secrets(folder: Path, secrets: Mapping[str, str]) -> None:
+    """Mask the values of secrets that a cell has printed; the recorder itself masks what goes into the kit."""
+    values = [value for value in secrets.values() if len(value) >= _SECRET_LENGTH]
+    for path in folder.iterdir():
+        if path.suffix in (".ipynb", ".txt") and values:
+            text = path.read_text(encoding="utf-8", errors="replace")
+            path.write_text(re.sub("|".join(map(re.escape, values)), "***", text), encoding="utf-8")
 
 
 def _keep_files(result: KernelRun, submission: str, folder: Path) -> None:

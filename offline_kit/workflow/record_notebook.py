@@ -50,6 +50,7 @@ _NO_NETWORK = re.compile(
     r"[Nn]ame resolution|NameResolutionError|Could not resolve host|Name or service not known|Network is unreachable"
     r"|ENETUNREACH|Tunnel connection failed|ProxyError"
 )
+_DISK_FULL = re.compile(r"No space left on device|Disk quota exceeded")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +178,8 @@ def explain_failure(problem: ProjectError, plan: RecordingPlan, lacking: Iterabl
     elif _NO_NETWORK.search(text):
         code = "recording-no-network"
         hint = "check the network, and the variables of a proxy; then record again"
+    elif _DISK_FULL.search(text):
+        code, hint = "disk-full", "make space where the notebook runs, then record again with the same command"
     elif not code.startswith("recording-") and code not in _LIMITS:
         code, hint = "recording-failed", "fix it, then record again with the same command"
     # A cause is told as that of a run without the internet.

@@ -227,6 +227,7 @@ def test_a_recording_there_stays_there(here: Yard) -> None:
             "--record kaggle",
         ),
         ("raise OSError('Could not resolve host: example.org')", "recording-no-network", "proxy"),
+        ("raise OSError(28, 'No space left on device')", "disk-full", "make space"),
         ("input('key? ')", "recording-prompted", "secret"),
         ("import predict", "recording-lacks-files", "dataset"),
         ("1 / 0", "recording-failed", "record again"),
@@ -244,8 +245,11 @@ def test_what_stops_a_recording(here: Yard, cell: str, code: str, hint: str) -> 
 
 @pytest.mark.slow
 @pytest.mark.sandbox
-def test_a_recording_here_is_rehearsed_offline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_recording_here_is_rehearsed_offline(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Files beside the notebook and local inputs are found in both; a run that fails later is kept beside the good one."""
+    monkeypatch.setenv("MY_TOKEN", "a-value-that-no-file-may-have")
     put(tmp_path, "input/mine/a.bin", "helper.py")
     name, data = wheel("plain")
     (tmp_path / "input" / "mine" / name).write_bytes(data)
@@ -253,8 +257,14 @@ def test_a_recording_here_is_rehearsed_offline(tmp_path: Path, capsys: pytest.Ca
         "import helper\nassert helper.x == 1",
         f"!uv pip install --system /kaggle/input/mine/{name}\nimport plain",
     )
-    writes = "open('submission.csv', 'w').write('id,label\\n1,0\\n')"
+    writes = (
+        "import os\nprint(os.environ.get('MY_TOKEN'))\nopen('submission.csv', 'w').write('id,label\\n1,0\\n')"
+    )
     notebook = notebook_of(tmp_path, *cells, writes, name="predict.ipynb")
+    document = json.loads(notebook.read_text())
+    printed = {"output_type": "stream", "name": "stdout", "text": "hf_" + "abcdefghij" * 3}
+    document["cells"][0]["outputs"] = [printed]  # an output goes nowhere, so its token stops nothing
+    notebook.write_text(json.dumps(document))
     words = ["adopt", str(notebook), str(tmp_path), "--record", "--env", "current"]
     for command in (words, ["rehearse", str(tmp_path), "--env", "current"]):
         with pytest.raises(SystemExit) as ended:
@@ -263,13 +273,17 @@ def test_a_recording_here_is_rehearsed_offline(tmp_path: Path, capsys: pytest.Ca
     told = capsys.readouterr().err
     assert "recording: cell 2 took" in told, "each cell is told while it runs"
     assert "submission is identical" in told
+    recorder = tmp_path / ".offline-kit" / "recorder"
+    assert "***" in (recorder / "log.txt").read_text()
+    files = (path for path in tmp_path.rglob("*") if path.is_file())
+    assert not [path for path in files if b"a-value-that-no-file-may-have" in path.read_bytes()]
 
     before = recording.read_record(tmp_path)
     notebook_of(tmp_path, *cells, "1 / 0", name="predict.ipynb")
     with pytest.raises(SystemExit):
         main(words)
     assert "error[recording-failed]: cell 3" in capsys.readouterr().err
-    kept = tmp_path / ".offline-kit" / "recorder" / "part" / "recording" / "recording.json"
+    kept = recorder / "part" / "recording" / "recording.json"
     document = json.loads(kept.read_text())
     assert (document["finished"], document["error"]["cell"]) == (False, 3)
     assert {file["kind"] for file in document["files"]} == {"beside", "input"}

@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,10 +166,14 @@ class PackageRecorder:
         if not self.lacking:
             return []
         installs = " ".join(line for line in lines if "install" in line)
-        installed = self._close({_normalize_name(word) for word in re.findall(r"[\w.-]+", installs)})
+        words = map(_normalize_name, re.findall(r"[\w.-]+", installs))
+        installed = self._close(words, self.lacking)
         owners = importlib.metadata.packages_distributions()
         modules = sys.modules.keys() - self.modules
-        imported = self._close(_normalize_name(name) for module in modules for name in owners.get(module, ()))
+        names = (_normalize_name(name) for module in modules for name in owners.get(module, ()))
+        # Another version of IPython than the image's imports other packages, for a traceback for example.
+        kernel = self._close(["ipykernel"], self.now.keys())
+        imported = self._close(names, self.lacking - kernel)
         packages = [
             InstalledPackage.from_direct_url(name, version, json.loads(direct_url or "{}"), 0)
             for name in sorted(name for name in installed | imported if name not in added)
@@ -184,14 +188,14 @@ class PackageRecorder:
             self.notes.append(f"installed from a folder of this machine, so not recorded: {', '.join(own)}")
         return [package for package in packages if package.requirement]
 
-    def _close(self, names: Iterable[str]) -> set[str]:
-        """Return those of these packages that the image lacks, with those that they require."""
-        closure, news = set[str](), {*names} & self.lacking & self.now.keys()
+    def _close(self, names: Iterable[str], within: Set[str]) -> set[str]:
+        """Return those of these packages that are `within`, with what they require of it."""
+        closure, news = set[str](), {*names} & within & self.now.keys()
         while news:
             closure |= news
             lines = [line for name in news for line in importlib.metadata.requires(name) or ()]
             required = {re.split(r"[^\w.-]", line)[0] for line in lines if "extra ==" not in line}
-            news = ({*map(_normalize_name, required)} & self.lacking & self.now.keys()) - closure
+            news = ({*map(_normalize_name, required)} & within & self.now.keys()) - closure
         return closure
 
     def _make_wheels(self, packages: Iterable[InstalledPackage]) -> dict[str, dict[str, Any]]:
