@@ -167,7 +167,8 @@ def run_box(sandbox: Sandbox, box: Box, *, watch: Callable[[int], None] = lambda
         cwd = Path(box.cwd) if sandbox.is_weak else box.scratch  # podman's monitor leaves files in it
         process = processes.start_process(argv, cwd=cwd, env=env, log=box.log)
     tree, curve = container or ProcessTree(process.pid), MemoryCurve()
-    limit = math.inf if container else box.memory or math.inf  # a container's own limit ends it
+    # A container's own limit ends it before, unless its engine lacks the rights to set one and only warns.
+    limit = (box.memory or math.inf) * (1.25 if container else 1)
     folders = [FolderWatch(mount.source, mount.limit) for mount in box.mounts if mount.writable]
     timed_out = over_memory = over_disk = False
     try:
@@ -190,7 +191,7 @@ def run_box(sandbox: Sandbox, box: Box, *, watch: Callable[[int], None] = lambda
         tree.kill_remaining()
     watch(0)
     if container and not (timed_out or over_disk):
-        over_memory = containers.was_out_of_memory(box, process.returncode)
+        over_memory = over_memory or containers.was_out_of_memory(box, process.returncode)
     return BoxOutcome(
         code=process.returncode,
         started=started,

@@ -415,8 +415,15 @@ def rehearse_kit(
 def passed_rehearsal(config: Config, kit: Kit, options: RehearsalOptions) -> dict[str, Any] | None:
     """Return the report of a rehearsal of this kit and notebook that passed under the same options; None for none."""
     last = rehearsing.read_last_report(kit) or {}
-    requested = {"passed": True, "rows_wanted": config.rows, "hidden_rows": config.hidden_rows}
+    requested: dict[str, Any] = {
+        "passed": True,
+        "rows_wanted": config.rows,
+        "hidden_rows": config.hidden_rows,
+    }
     requested |= {name: getattr(options, name) for name in ("env", "installer", "layout")}
+    if options.env == "image":
+        image = resolved_project.configured_image(config)
+        requested["image"] = resolved_project.find_container_reference(config, image)
     hidden = find_hidden_data(config)
     if hidden and (last.get("hidden") or {}).get("data") != hidden:
         return None
