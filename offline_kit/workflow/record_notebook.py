@@ -179,7 +179,10 @@ def explain_failure(problem: ProjectError, plan: RecordingPlan, lacking: Iterabl
         code = "recording-no-network"
         hint = "check the network, and the variables of a proxy; then record again"
     elif _DISK_FULL.search(text):
-        code, hint = "disk-full", "make space where the notebook runs, then record again with the same command"
+        code, hint = (
+            "disk-full",
+            "make space where the notebook runs, then record again with the same command",
+        )
     elif not code.startswith("recording-") and code not in _LIMITS:
         code, hint = "recording-failed", "fix it, then record again with the same command"
     # A cause is told as that of a run without the internet.

@@ -216,7 +216,7 @@ def test_project_files_that_are_used_are_packed(session: Session) -> None:
 
 
 def test_credentials_are_not_recorded(session: Session) -> None:
-    """Neither the files of a client's login nor a token in a project's file, nor one in an error."""
+    """Neither the files of a client's login nor a token in a project's file, nor one in an error; nor lists of fonts."""
     token = "hf_" + "a1B2" * 8
     session.beside = str(session.folder / "project")
     Path(session.beside).mkdir()
@@ -229,6 +229,8 @@ def test_credentials_are_not_recorded(session: Session) -> None:
             path = os.path.join(os.environ["HF_HOME"], name)
             os.makedirs(os.path.dirname(path), exist_ok=True)
             open(path, "w").write({token!r})
+        os.makedirs(os.environ["XDG_CACHE_HOME"] + "/matplotlib")
+        open(os.environ["XDG_CACHE_HOME"] + "/matplotlib/fontlist.json", "w").close()
         open("kaggle.json", "w").close()
         raise ValueError(config.TOKEN)
         """,
