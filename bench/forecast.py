@@ -1,7 +1,8 @@
 """The forecast against the truth: a project with a fixed and a per-row cost, forecast from 40 and 400 rows, run at 4,000.
 
-    python bench/forecast.py [--keep DIR]      needs a sandbox and an idle machine; takes some minutes
+    python bench/forecast.py [--wait] [--keep DIR]      needs a sandbox and an idle machine; takes some minutes
 
+On a busy machine, where the same work takes twice as long a minute later, --wait lets the project wait instead of compute.
 Prints the ratio of forecast to truth for time and peak memory: 1.00 is right. The work is computing and memory that stays,
 besides the start of a kernel and what every notebook of ours does.
 """
@@ -27,12 +28,16 @@ function = "predict.py:predict"
 PREDICT = '''"""Load something, then work on each row."""
 
 import hashlib
+import time
 
+WAIT = False
 LOAD, EACH = 2_500, 15  # MB to hash: some seconds, and some milliseconds for a row
 HELD = 150_000  # bytes of a row
 
 
 def work(megabytes):
+    if WAIT:
+        return time.sleep(megabytes / 1_500)
     block, digest = bytes(1_000_000), hashlib.sha256()
     for _ in range(megabytes):
         digest.update(block)
@@ -52,11 +57,11 @@ def predict(context):
 '''
 
 
-def make_project(folder: Path) -> Path:
+def make_project(folder: Path, *, waits: bool) -> Path:
     """Write the project and its data."""
     (folder / "input").mkdir(parents=True)
     (folder / "offline-kit.toml").write_text(CONFIG)
-    (folder / "predict.py").write_text(PREDICT)
+    (folder / "predict.py").write_text(PREDICT.replace("WAIT = False", f"WAIT = {waits}"))
     ids = [f"plant{number:05}" for number in range(MANY)]
     (folder / "input" / "test.csv").write_text("id,x\n" + "".join(f"{name},1.5\n" for name in ids))
     sample = "id,label\n" + "".join(f"{name},0.5\n" for name in ids)
@@ -75,10 +80,11 @@ def rehearse(project: Path, *words: str) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--wait", action="store_true", help="wait instead of computing")
     parser.add_argument("--keep", type=Path, help="folder of the project, kept")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        project = make_project(options.keep or Path(scratch, "project"))
+        project = make_project(options.keep or Path(scratch, "project"), waits=options.wait)
         load = os.getloadavg()[0]
         small = rehearse(project, "--rows", str(FEW), "--hidden", "auto", "--hidden-rows", str(MANY))
         large = rehearse(project, "--rows", str(MANY), "--no-build")
