@@ -193,7 +193,7 @@ def _show_recording(
     document = recorded.document
     slowest = sorted(document["cells"], key=lambda cell: -cell["seconds"])[:_MAX_CELLS]
     rows = [
-        (str(cell["cell"]), f"{cell['seconds']:.1f} s", format_size(cell["memory"]))
+        (str(cell["cell"] or "the script"), f"{cell['seconds']:.1f} s", format_size(cell["memory"]))
         for cell in sorted(slowest, key=lambda cell: cell["cell"])
     ]
     console.show_table("Longest cells", ("cell", "time", "peak memory"), rows)
@@ -202,7 +202,7 @@ def _show_recording(
     )
     facts = [
         *summarize_document(document),
-        ("submission", (document["submission"] or {}).get("path", "none")),
+        ("submission", (document["submission"] or {}).get("path", "none").removeprefix("{working}/")),
         ("part of the kit", f"{recorded.count} files, {format_size(recorded.size)}, in {where}"),
     ]
     console.show_facts(f"Recorded: {plan.source}", facts, style="bold green")

@@ -212,7 +212,7 @@ class PackageRecorder:
                 batch[name] = requirement
         for batch in batches:
             folder = Path(tempfile.mkdtemp(prefix="wheels", dir=self.folder))
-            print(f"recording: wheels of {len(batch)} packages", flush=True)
+            print(f"recording: collecting wheels, {len(batch)} in all", flush=True)
             if self._run_pip(folder, batch.values()):
                 for requirement in batch.values():
                     if error := self._run_pip(folder, [requirement]):

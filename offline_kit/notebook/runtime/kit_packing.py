@@ -123,7 +123,7 @@ def pack_session(
     part_id = _write_part(working, document)
     size = sum(path.stat().st_size for path in (working / RECORDING_PART).rglob("*") if path.is_file())
     counts = ", ".join(
-        f"{len(document[key])} {key}" for key in ("packages", "repositories", "files", "urls", "commands")
+        f"{key} {len(document[key])}" for key in ("packages", "repositories", "files", "urls", "commands")
     )
     print(f"recording: {counts}; {size / 1e6:.1f} MB, id {part_id[:12]}", *notes, sep="\nnote: ", flush=True)
 

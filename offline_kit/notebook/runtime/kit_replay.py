@@ -80,7 +80,7 @@ def open_recorded(
     _write_state(document)
     atexit.register(_write_state, document)  # of a script
     counts = (
-        f"{len(document[name])} {name}" for name in ("packages", "repositories", "files", "urls", "commands")
+        f"{name} {len(document[name])}" for name in ("packages", "repositories", "files", "urls", "commands")
     )
     print(f"recording: {', '.join(counts)}")
     remove_setup_names()
