@@ -40,23 +40,34 @@ class HiddenRun:
     difference: str = ""  # of the predictions for the same rows
 
 
-def judge_hidden_run(
-    request: RehearsalRequest,
-    environment: RehearsalEnvironment,
-    inputs: MountedInputs,
-    first: tuple[KernelRun, RunVerdict],
-    run_session: RunSession,
-    report: Reporter,
-) -> tuple[KernelRun, RunVerdict]:
+@dataclass(frozen=True, kw_only=True)
+class PublicRun:
+    """The run on the public data, and how to run the notebook again."""
+
+    request: RehearsalRequest
+    environment: RehearsalEnvironment
+    inputs: MountedInputs
+    result: KernelRun
+    judgement: RunVerdict
+    run_session: RunSession
+    report: Reporter
+
+
+def judge_hidden_run(public: PublicRun) -> tuple[KernelRun, RunVerdict]:
     """Run the notebook again on hidden data; return the run that counts and its verdict.
 
     The second run counts if it failed. What failed only for a missing file or a long cell is a warning.
     """
-    result, judgement = first
-    folder = result.log.parents[1]
-    warnings = list[str]()
+    request, environment, inputs, run_session = (
+        public.request,
+        public.environment,
+        public.inputs,
+        public.run_session,
+    )
+    result, judgement = public.result, public.judgement
+    folder, warnings = result.log.parents[1], list[str]()
     data = _prepare_data(request, inputs, folder / "hidden-data", rare=True)
-    report.step(
+    public.report.step(
         f"running again as in the scoring run; its data: {'; '.join((*data.changes, *data.rare_changes))}"
     )
     second, verdict = run_session(_cover_data(environment, inputs, data), data.sample, folder / "hidden")
@@ -64,7 +75,7 @@ def judge_hidden_run(
     if verdict.problem and data.rare_changes:
         rare_changes, failed = " and ".join(data.rare_changes), verdict.problem
         plain = _prepare_data(request, inputs, folder / "plain-data", rare=False)
-        report.step(f"running again without this: {rare_changes}")
+        public.report.step(f"running again without this: {rare_changes}")
         second, verdict = run_session(_cover_data(environment, inputs, plain), plain.sample, folder / "plain")
         if verdict.problem is None:
             rare_problem, data = failed.code, plain
@@ -97,31 +108,26 @@ def judge_hidden_run(
         difference=difference,
     )
     if problem:
-        failed_hidden = ProjectError(
-            f"in the hidden run, {problem.what}",
-            hint=problem.hint,
-            code="hidden-run-failed",
-            details=(
-                *problem.details,
-                "",
-                "its data differs from the public data:",
-                *(f"- {line}" for line in changes),
-            ),
-        )
+        failed_hidden = _describe_failure(problem, changes)
         return second, replace(verdict, problem=failed_hidden, hidden=asdict(hidden))
     return result, replace(judgement, warnings=(*judgement.warnings, *warnings), hidden=asdict(hidden))
 
 
-def run_fewer_rows(
-    request: RehearsalRequest,
-    environment: RehearsalEnvironment,
-    inputs: MountedInputs,
-    first: tuple[KernelRun, RunVerdict],
-    run_session: RunSession,
-    report: Reporter,
-) -> tuple[SessionFacts, ...]:
+def _describe_failure(problem: ProjectError, changes: tuple[str, ...]) -> ProjectError:
+    details = (
+        *problem.details,
+        "",
+        "its data differs from the public data:",
+        *(f"- {line}" for line in changes),
+    )
+    return ProjectError(
+        f"in the hidden run, {problem.what}", hint=problem.hint, code="hidden-run-failed", details=details
+    )
+
+
+def run_fewer_rows(public: PublicRun) -> tuple[SessionFacts, ...]:
     """Run the notebook again on a tenth of the rows; return what a forecast needs of both, () if that is not possible."""
-    result, judgement = first
+    request, result, judgement = public.request, public.result, public.judgement
     data, folder = request.competition_data, files.make_folder(result.log.parents[1] / "fewer-data")
     if data is None or judgement.rows < _MIN_ROWS:
         return ()
@@ -131,11 +137,13 @@ def run_fewer_rows(
         covers, sample = kit_rows.cut_rows(data, sample, rows, folder, files.link_or_copy)
     except KitError:
         return ()
-    report.step(f"running again on {rows} rows, for the forecast")
+    public.report.step(f"running again on {rows} rows, for the forecast")
     fewer = HiddenData(covers=tuple(covers), sample=sample)
-    second, verdict = run_session(_cover_data(environment, inputs, fewer), sample, folder.with_name("fewer"))
+    second, verdict = public.run_session(
+        _cover_data(public.environment, public.inputs, fewer), sample, folder.with_name("fewer")
+    )
     if verdict.problem:
-        report.note(f"there is no forecast: on {rows} rows, {verdict.problem.what}")
+        public.report.note(f"there is no forecast: on {rows} rows, {verdict.problem.what}")
         return ()
     return measure_session(result, judgement.rows), measure_session(second, verdict.rows)
 

@@ -35,6 +35,7 @@ from offline_kit.rehearsal.environments import EnvironmentOptions
 from offline_kit.rehearsal.execution import KernelRun, KernelSetup, RehearsalEnvironment
 from offline_kit.rehearsal.forecast import SessionFacts, make_forecast
 from offline_kit.rehearsal.gateway import GatewayService
+from offline_kit.rehearsal.hidden_run import PublicRun
 from offline_kit.rehearsal.kit_facts import KitFile
 from offline_kit.rehearsal.mounts import MountedInputs
 from offline_kit.rehearsal.report import page, writer
@@ -210,6 +211,24 @@ class ScoringSessions:
         problem = (gateway.find_gateway_problem(run) if service else None) or judgement.problem
         return run, replace(judgement, problem=problem)
 
+    def describe_run(
+        self,
+        request: RehearsalRequest,
+        environment: RehearsalEnvironment,
+        inputs: MountedInputs,
+        run: tuple[KernelRun, RunVerdict],
+    ) -> PublicRun:
+        """Return a run on the public data with what runs it again."""
+        return PublicRun(
+            request=request,
+            environment=environment,
+            inputs=inputs,
+            result=run[0],
+            judgement=run[1],
+            run_session=self.run_session,
+            report=self.report,
+        )
+
 
 def _judge_further(
     request: RehearsalRequest,
@@ -225,8 +244,9 @@ def _judge_further(
         result, judgement = _run_scoring(sessions.service, environment, inputs, first, sessions)
     judgement = replay_check.judge_replay(judgement, request, kit_files, result)
     if request.hidden and judgement.problem is None:
-        first, run_session = (result, judgement), sessions.run_session
-        return hidden_run.judge_hidden_run(request, environment, inputs, first, run_session, sessions.report)
+        return hidden_run.judge_hidden_run(
+            sessions.describe_run(request, environment, inputs, (result, judgement))
+        )
     return result, judgement
 
 
@@ -247,8 +267,8 @@ def _add_forecast(
     )
     forecast = project([SessionFacts(**session) for session in (run[1].hidden or {}).get("sessions", ())])
     if forecast is None and request.hidden_rows:
-        run_session, report = sessions.run_session, sessions.report
-        forecast = project(hidden_run.run_fewer_rows(request, environment, inputs, run, run_session, report))
+        public = sessions.describe_run(request, environment, inputs, run)
+        forecast = project(hidden_run.run_fewer_rows(public))
     if forecast is None:
         return outcome
     warnings = (*outcome.warnings, *([forecast.warning] if forecast.warning else []))

@@ -17,7 +17,7 @@ from offline_kit.core.sandboxes.box import BoxOutcome, Mount
 from offline_kit.project.types import Kit
 from offline_kit.rehearsal import environments, submission_check
 from offline_kit.rehearsal.execution import KernelRun, KernelSetup, RehearsalEnvironment
-from offline_kit.rehearsal.hidden_run import judge_hidden_run, run_fewer_rows
+from offline_kit.rehearsal.hidden_run import PublicRun, judge_hidden_run, run_fewer_rows
 from offline_kit.rehearsal.mounts import MountedInputs
 from offline_kit.rehearsal.request import RehearsalRequest
 from offline_kit.rehearsal.verdict import RunVerdict
@@ -102,10 +102,19 @@ def run_twice(data: Path, predict: Predict, **options: Any) -> tuple[RunVerdict,
     )
     first = run_session(environment, sample, data.parent / "run" / "box")
     assert first[1].problem is None
+    public = PublicRun(
+        request=request,
+        environment=environment,
+        inputs=inputs,
+        result=first[0],
+        judgement=first[1],
+        run_session=run_session,
+        report=SILENT,
+    )
     if not request.hidden:
-        sessions = run_fewer_rows(request, environment, inputs, first, run_session, SILENT)
+        sessions = run_fewer_rows(public)
         return replace(first[1], hidden={"sessions": sessions}), are_scored
-    _, judgement = judge_hidden_run(request, environment, inputs, first, run_session, SILENT)
+    _, judgement = judge_hidden_run(public)
     return judgement, are_scored
 
 
