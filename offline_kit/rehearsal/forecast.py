@@ -26,7 +26,7 @@ class SessionFacts:
     peak_memory: int
     cell_seconds: tuple[float, ...] = ()
     cell_memory: tuple[int, ...] = ()
-    """Two for each cell: its peak, and that of its last fifth, which may grow below it; 0 if there was no sample."""
+    """Two for each cell: the most that it held, and that of its last fifth, which may grow below it; 0: no sample."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,18 +88,23 @@ def measure_session(run: KernelRun, rows: int) -> SessionFacts:
         (cell.started, cell.seconds)
         for cell in run.cells
         if cell.started and cell.seconds is not None and _INSTALLS not in cell.source
-    ]
+    ] or [(run.outcome.started, run.outcome.seconds)]
     return SessionFacts(
         rows=rows,
         seconds=round(run.outcome.seconds, 2),
         peak_memory=run.outcome.peak_memory,
         cell_seconds=tuple(round(seconds, 3) for _, seconds in cells),
         cell_memory=tuple(
-            max(samples, default=0)
+            _find_held(samples)
             for started, seconds in cells
             for samples in _list_samples(run.outcome, started, seconds)
         ),
     )
+
+
+def _find_held(samples: Sequence[int]) -> int:
+    """Return the most memory held for two samples: which height of a shorter peak is sampled is chance."""
+    return sorted(samples)[-2] if len(samples) > 2 else max(samples, default=0)
 
 
 def _list_samples(outcome: BoxOutcome, started: float, seconds: float) -> tuple[list[int], list[int]]:
@@ -122,8 +127,9 @@ def make_forecast(
         return None
     columns = [*zip(*(session.cell_seconds for session in sessions), strict=False)]
     peaks = [[session.peak_memory for session in sessions]]
+    highest = Estimate(fixed=max(peaks[0]), per_row=0.0, limit=memory_limit)
     if columns and len({len(session.cell_seconds) for session in sessions}) == 1:
-        peaks += map(list, zip(*(session.cell_memory for session in sessions), strict=True))
+        peaks = [*map(list, zip(*(session.cell_memory for session in sessions), strict=True))]
         # Start of the kernel, installation, end.
         rest = [session.seconds - sum(session.cell_seconds) for session in sessions]
     else:
@@ -138,6 +144,7 @@ def make_forecast(
     )
     target = rows or 100 * max(sizes)
     needs = [_fit_line(sizes, peak, _MEMORY_NOISE, memory_limit) for peak in peaks if min(peak)]
+    needs += [highest] if highest.fixed else []
     memory = max(needs, key=lambda line: line.project(target).value, default=None)
     measured = f"from {' and '.join(f'{size:,}' for size in sizes)} rows here"
     chosen = (*lines, *([memory] if memory else []))

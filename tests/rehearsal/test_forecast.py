@@ -133,5 +133,5 @@ def test_a_run_is_measured_by_cell(tmp_path: Path) -> None:
     outcome = BoxOutcome(code=0, started=1e9, seconds=9.5, memory_curve=curve, memory_by="PSS")
     run = KernelRun(outcome=outcome, executed=tmp_path / "executed.ipynb", log=tmp_path, working=tmp_path)
     assert measure_session(run, 40) == SessionFacts(
-        rows=40, seconds=9.5, peak_memory=9, cell_seconds=(2.0, 2.0), cell_memory=(7, 5, 0, 0)
+        rows=40, seconds=9.5, peak_memory=9, cell_seconds=(2.0, 2.0), cell_memory=(5, 5, 0, 0)
     )
