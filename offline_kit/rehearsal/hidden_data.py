@@ -18,6 +18,7 @@ _DOUBLED = 500  # rows up to which the hidden run has twice as many; above, half
 _MOST = 20_000
 _MOST_TIMES = 10  # the forecast tells what more rows cost
 _MAX_CATEGORIES = 50
+_MAX_NAMES = 20_000  # in which ids are looked for
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _SAME_LENGTH = 20  # attempts at a name of the same length
 _LONG = 140_000  # characters; Python's csv refuses more than 131,072 in a cell unless told otherwise
@@ -81,8 +82,11 @@ def make_hidden_data(
     except (KitError, OSError, UnicodeDecodeError):
         covers = []
     covered = {path.name for path in covers}
+    originals = {old for _, old in maker.pairs}
     unknown = [
-        path.name for path in sorted(data.iterdir()) if kit_rows.is_test(path) and path.name not in covered
+        path.name
+        for path in sorted(data.iterdir())
+        if path.name not in covered and (kit_rows.is_test(path) or _has_named_files(path, originals))
     ]
     if unknown or not maker.pairs or not covers:
         shutil.rmtree(folder, ignore_errors=True)
@@ -112,6 +116,14 @@ def make_hidden_data(
         renamed=maker.pairs,
         altered_ids=frozenset(maker.altered_ids),
     )
+
+
+def _has_named_files(path: Path, ids: Collection[str]) -> bool:
+    """Whether files of a folder that is not marked as the test set's are named by ids: they would lack the new ones."""
+    if not path.is_dir() or path.name.lower().startswith("train"):  # which counts from the same number
+        return False
+    names = (file.name for file in itertools.islice(path.rglob("*"), _MAX_NAMES))
+    return any(kit_rows.split_id(name, ids) for name in names)
 
 
 def _link_target(source: Path, target: Path) -> None:
