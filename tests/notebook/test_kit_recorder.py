@@ -245,10 +245,16 @@ def test_credentials_are_not_recorded(session: Session) -> None:
 @pytest.mark.slow
 def test_an_own_input_is_packed_whole_if_it_is_used(session: Session) -> None:
     """Readers in C are not seen; a list of all inputs, as in Kaggle's first cell, is no use."""
-    for name in ("weights/a.bin", "weights/deep/b.bin", "other/c.bin", "datasets/me/maps/d.csv"):
+    for name in (
+        "weights/a.bin",
+        "weights/deep/b.bin",
+        "other/c.bin",
+        "datasets/me/maps/d.csv",
+        "folds/fold0.txt",
+    ):
         (session.folder / "input" / name).parent.mkdir(parents=True, exist_ok=True)
         (session.folder / "input" / name).write_text(name)
-    session.pack_inputs = ["weights", "other"]
+    session.pack_inputs = ["weights", "other", "folds"]
     document = session.record(
         """
         import os
@@ -258,11 +264,13 @@ def test_an_own_input_is_packed_whole_if_it_is_used(session: Session) -> None:
         """
         top = os.environ["OFFLINE_KIT_INPUT"] + "/"
         open(top + "weights/a.bin").read(), open(top + "datasets/me/maps/d.csv").read()
+        PATTERN = "/kaggle/input/*/fold*.txt"
         """,
     )
     assert [(file["path"], file["kind"]) for file in document["files"]] == [
         ("{input}/weights/a.bin", "input"),
         ("{input}/weights/deep/b.bin", "input"),
+        ("{input}/folds/fold0.txt", "input"),
     ]
     assert document["inputs"] == [
         {"mount": "datasets/me/maps", "files": 1, "read": ["d.csv"]},

@@ -1,5 +1,6 @@
 """Pack a recorded session as a part of a kit: the document, the bytes of what was fetched, the runtime, the manifest."""
 
+import fnmatch
 import json
 import os
 import platform
@@ -31,6 +32,9 @@ from .kit_repositories import RepositoryRecorder
 from .kit_runtime import KitError, SessionFolders
 
 RECORDING_PART = "recording"
+_INPUT_PATTERN = re.compile(
+    r"""/kaggle/input/(\*[^"'\n]*\w[^"'\n]*)["']"""
+)  # of all mounts, as "*/fold*.txt"
 """The name of the part, and of its folder with the document and the objects."""
 MAX_OUTPUT = 20 * 10**9
 """Bytes that a notebook on Kaggle may leave in its working folder (https://www.kaggle.com/docs/notebooks)."""
@@ -190,12 +194,16 @@ def _find_hub_files(started: float) -> Iterator[FileToPack]:
 
 def _find_own_inputs(session: RecordedSession, used: Set[str]) -> Iterator[FileToPack]:
     """Yield every file of the inputs to pack that were used: libraries in C open files unseen."""
+    patterns = [pattern for cell in session.code for pattern in _INPUT_PATTERN.findall(cell)]
     for mount in session.pack_inputs:
+        paths = list(_walk_files(SessionFolders().inputs / mount))
+        names = [path.relative_to(SessionFolders().inputs).as_posix() for path in paths]
+        is_matched = any(fnmatch.filter(names, pattern) for pattern in patterns)
         name = rf"""(?<=["'/]){re.escape(mount)}(?=["'/\s]|$)"""
         is_named = any(re.search(name, cell, re.MULTILINE) for cell in session.code)
-        if is_named or any(f"{path}/".startswith(f"{{input}}/{mount}/") for path in used):
-            for path in _walk_files(SessionFolders().inputs / mount):
-                yield FileToPack(path, path, "input")
+        is_used = any(f"{path}/".startswith(f"{{input}}/{mount}/") for path in used)
+        if is_matched or is_named or is_used:
+            yield from (FileToPack(path, path, "input") for path in paths)
 
 
 def _find_project_files(
