@@ -65,8 +65,9 @@ class RecordedRun:
     @property
     def rebuild_command(self) -> str:
         """The command that records again, where this was recorded."""
-        here = f"'offline-kit adopt {self.source} --record here'"
-        return self.output.rebuild_command if self.output else here
+        if self.output:
+            return self.output.rebuild_command
+        return f"'offline-kit adopt {self.source} --record here'"
 
     @property
     def folder(self) -> Path:

@@ -165,8 +165,8 @@ def scale_forecast(
     time = Estimate(fixed=0.0, per_row=seconds / measured_rows, limit=limit)
     memory = None
     if local and local["seconds"]["per_row"]:
-        here = Estimate(**local["seconds"])
-        time = here.scale(seconds / here.project(measured_rows).value, limit)
+        local_time = Estimate(**local["seconds"])
+        time = local_time.scale(seconds / local_time.project(measured_rows).value, limit)
         memory = Estimate(**local["memory"]) if local["memory"] else None
     measured = f"from {measured_rows:,} rows on Kaggle{', the memory from here' if memory else ''}"
     return _conclude(time, memory, rows, measured)

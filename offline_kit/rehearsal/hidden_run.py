@@ -160,10 +160,10 @@ def _prepare_data(
     kind, _, seed = request.hidden.partition(":")
     if kind != "auto":
         return hidden_data.overlay_folder(data, Path(request.hidden), sample)
-    made = hidden_data.make_hidden_data(
+    varied = hidden_data.make_hidden_data(
         data, sample, folder, seed=int(seed or 0), limit=request.rows, rows=request.hidden_rows, rare=rare
     )
-    return made if made.covers else replace(made, sample=inputs.sample)
+    return varied if varied.covers else replace(varied, sample=inputs.sample)
 
 
 def _cover_data(
@@ -171,9 +171,9 @@ def _cover_data(
 ) -> RehearsalEnvironment:
     """Return the environment of a scoring run, with the hidden data over the public data."""
     covers = {f"{inputs.data}/{path.name}": path for path in data.covers}
-    kept = [mount for mount in environment.inputs if mount.inside not in covers]
-    kept += [Mount(inside=inside, source=path.resolve()) for inside, path in covers.items()]
-    return replace(environment, inputs=tuple(kept), env={**environment.env, RERUN: "1"})
+    input_mounts = [mount for mount in environment.inputs if mount.inside not in covers]
+    input_mounts += [Mount(inside=inside, source=path.resolve()) for inside, path in covers.items()]
+    return replace(environment, inputs=tuple(input_mounts), env={**environment.env, RERUN: "1"})
 
 
 def _compare_predictions(

@@ -47,5 +47,5 @@ def _describe_error(line: str, count: int, cells: Mapping[str, str]) -> str:
     except (ValueError, KeyError, TypeError):
         return line[:200]  # the run could write anything to this file
     labels = (label for label, text in cells.items() if source in text)
-    place = f"'{file}'" if file else next(labels, "a cell")
-    return f"{place}, `{source}`: {error}{f' ({count} times)' if count > 1 else ''}"
+    position = f"'{file}'" if file else next(labels, "a cell")
+    return f"{position}, `{source}`: {error}{f' ({count} times)' if count > 1 else ''}"

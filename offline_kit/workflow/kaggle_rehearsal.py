@@ -68,18 +68,18 @@ def _replace_forecast(config: Config, kit: Kit, rows: int, seconds: float) -> di
     """Return the forecast for Kaggle's machine, and keep it in the report of this kit's last rehearsal here."""
     last = rehearse.read_last_report(kit) or {}
     local = last.get("forecast")
-    made = forecast.scale_forecast(
+    scaled = forecast.scale_forecast(
         local, measured_rows=rows, seconds=seconds, rows=config.hidden_rows, limit=config.time_limit
     )
-    if made and local:
+    if scaled and local:
         warnings = [line for line in last["warnings"] if line != local["warning"]]
         changes = {
-            "forecast": asdict(made),
-            "warnings": [*warnings, *([made.warning] if made.warning else [])],
+            "forecast": asdict(scaled),
+            "warnings": [*warnings, *([scaled.warning] if scaled.warning else [])],
         }
         rehearse.write_report_data(kit.folder / "rehearsal", last | changes)
         rehearsal_report.update_report(config)
-    return asdict(made) if made else None
+    return asdict(scaled) if scaled else None
 
 
 def limit_rows(text: str, rows: int) -> str:

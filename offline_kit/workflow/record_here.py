@@ -56,10 +56,10 @@ def record_here(plan: RecordingPlan, options: RehearsalOptions, report: Reporter
     text = record_notebook.render_recorder(plan, "here")  # without the outputs, which are not pushed
     upload_secrets.check_notebook(plan.config, {plan.path.name: text}, report)
     part = recording.recording_folder(plan.config.project)
-    kept = part.with_name("recorder")
-    files.ignore_in_git(files.make_folder(kept.parent))
-    files.sweep_stages(kept)
-    with files.stage_folder(kept) as folder:
+    evidence = part.with_name("recorder")
+    files.ignore_in_git(files.make_folder(evidence.parent))
+    files.sweep_stages(evidence)
+    with files.stage_folder(evidence) as folder:
         run = _LocalRun(plan, options, shop, files.make_folder(folder / "run"))
         result, problem = run.run_until_settled()
         document = record_notebook.read_document(result.working)
@@ -68,10 +68,10 @@ def record_here(plan: RecordingPlan, options: RehearsalOptions, report: Reporter
         _mask_secrets(folder, run.secrets)
         files.remove_path(folder / "run")
     if problem:
-        problem.details = (*problem.details, *record_notebook.describe_kept(document, kept))
+        problem.details = (*problem.details, *record_notebook.describe_kept(document, evidence))
         raise problem
     files.remove_path(part)
-    (kept / "part").replace(part)
+    (evidence / "part").replace(part)
     return recording.write_record(plan.config.project)
 
 
@@ -251,10 +251,10 @@ def _mask_secrets(folder: Path, secrets: Mapping[str, str]) -> None:
 def _keep_files(result: KernelRun, submission: str, folder: Path) -> None:
     """Move the part, the submission, the executed notebook and the log out of the run's folder."""
     working, part = result.working, files.make_folder(folder / "part")
-    kept = {working / name: part / name for name in (MARKER, recording.PART, RUNTIME_PACKAGE)}
-    kept |= {result.executed: folder / "executed.ipynb", result.log: folder / "log.txt"}
-    kept |= {result.script: folder / "script.py"} if result.script else {}
-    kept |= {working / submission: folder / Path(submission).name} if submission else {}
-    for source, target in kept.items():
+    targets = {working / name: part / name for name in (MARKER, recording.PART, RUNTIME_PACKAGE)}
+    targets |= {result.executed: folder / "executed.ipynb", result.log: folder / "log.txt"}
+    targets |= {result.script: folder / "script.py"} if result.script else {}
+    targets |= {working / submission: folder / Path(submission).name} if submission else {}
+    for source, target in targets.items():
         if source.exists():
             source.replace(target)

@@ -10,7 +10,7 @@ import pytest
 
 from offline_kit.adopt import recording
 from offline_kit.cli.main import main
-from offline_kit.core.errors import UsageError
+from offline_kit.core.errors import Exit, UsageError
 from offline_kit.kit import manifest
 from offline_kit.local_kaggle.kernel_runs import RunJob
 from offline_kit.notebook import scripts
@@ -123,7 +123,12 @@ def test_another_notebook_than_the_adopted_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [("--env", "current"), ("--record", "kaggle", "--env", "current"), ("--record", "--at", "http://x")],
+    [
+        ("--env", "current"),
+        ("--record", "kaggle", "--env", "current"),
+        ("--record", "--at", "http://x"),
+        ("--record", "--import", "cv2=opencv-python-headless"),
+    ],
 )
 def test_options_that_would_be_ignored(
     tmp_path: Path, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
@@ -135,6 +140,14 @@ def test_options_that_would_be_ignored(
     assert "error[options-conflict]" in capsys.readouterr().err
 
 
+def test_a_notebook_in_the_wrong_position_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    """`--record` may have a value: the notebook behind it is taken for that, and the hint is what to type."""
+    with pytest.raises(SystemExit) as ended:
+        main(["adopt", "--record", "predict.ipynb"])
+    assert ended.value.code == Exit.USAGE
+    assert "offline-kit adopt predict.ipynb --record" in capsys.readouterr().err
+
+
 def test_a_plan_of_a_recording_here(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """--dry-run names what the run is given, and neither runs nor writes anything."""
     put(tmp_path, "input/mine/a.bin", "helper.py")
@@ -143,7 +156,7 @@ def test_a_plan_of_a_recording_here(tmp_path: Path, capsys: pytest.CaptureFixtur
     with pytest.raises(SystemExit) as ended:
         main(["adopt", str(tmp_path / "predict.ipynb"), str(tmp_path), "--record", "--dry-run", "--json"])
     told = json.loads(capsys.readouterr().out)
-    assert (ended.value.code, told["place"], told["beside"]) == (0, "here", ["helper.py"])
+    assert (ended.value.code, told["where"], told["beside"]) == (0, "here", ["helper.py"])
     assert set(told["inputs"]) == {"mine"}
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -210,7 +223,9 @@ def test_a_recording_there_stays_there(here: Yard) -> None:
     assert len(part.entries) == recorded.count > 3
     assert (here.calls("DownloadKernelOutput"), here.uploaded()) == (3, 0)
     # What was fetched already is recorded again, but not what a clone of the project has the record of.
-    assert record(here, "--json").good().facts["version"] == 2
+    again = record(here, "--json").good()
+    assert again.facts["version"] == 2
+    assert f"OFFLINE_KIT_LOCAL_KAGGLE={here.bench.server.url} offline-kit rehearse" in again.err
     shutil.rmtree(recorded.folder)
     here.run("build").failed(1, "error[recording-not-here]", "--record local")
     assert record(here, "--json").good().facts["version"] == 2

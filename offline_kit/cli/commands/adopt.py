@@ -23,6 +23,20 @@ _MAX_CELLS = 10  # in a table
 _DIFF = r"^(?:(?P<bold>(?:---|\+\+\+) .*)|(?P<cyan>@@.*)|(?P<green>\+.*)|(?P<red>-.*))$"
 
 
+class _RecordingPlace(click.Choice[str]):
+    """Where to record; `--record inference.ipynb` takes the notebook for the place."""
+
+    def convert(self, value: str, param: click.Parameter | None, context: click.Context | None) -> str:
+        """Return the place."""
+        if value.endswith((".ipynb", ".py")):
+            raise UsageError(
+                f"'{value}' stands where --record expects one of {', '.join(self.choices)}",
+                code="usage",
+                hint=f"name the notebook first: offline-kit adopt {value} --record",
+            )
+        return super().convert(value, param, context)
+
+
 @options.command(
     "offline-kit adopt inference.ipynb --record",
     "offline-kit adopt inference.ipynb --record kaggle",
@@ -38,7 +52,7 @@ _DIFF = r"^(?:(?P<bold>(?:---|\+\+\+) .*)|(?P<cyan>@@.*)|(?P<green>\+.*)|(?P<red
 )
 @click.option(
     "--record",
-    type=click.Choice(("here", *KAGGLES)),
+    type=_RecordingPlace(("here", *KAGGLES)),
     is_flag=False,
     flag_value="here",
     callback=options.word_target,
@@ -65,13 +79,13 @@ def adopt(
     """Convert a notebook or script that needs the internet into an offline project."""
     from offline_kit.adopt import adoption_plan as adopting
 
-    place, at, env, yes = options.take_flags(flags, "record", "at", "env", "yes").values()
-    _check_recording(place, at, env)
-    if place:
+    where, at, env, yes = options.take_flags(flags, "record", "at", "env", "yes").values()
+    _check_recording(where, at, env, imports)
+    if where:
         from offline_kit.workflow.pipeline import RehearsalOptions
 
         settings = RehearsalOptions(env=env, yes=yes, confirm=console.confirm)
-        _record(notebook, project, place, at, None if dry_run else settings, console)
+        _record(notebook, project, where, at, None if dry_run else settings, console)
         return
     plan = adopting.plan_adoption(notebook, project, console, _parse_distributions(imports))
     _show_changes(plan, console)
@@ -107,9 +121,15 @@ def adopt(
         sys.exit(Exit.PROJECT)
 
 
-def _check_recording(place: str | None, at: str, env: str) -> None:
+def _check_recording(where: str | None, at: str, env: str, imports: tuple[str, ...]) -> None:
     """Raise UsageError for options that would be ignored."""
-    ignored = {"--at": at and place != "local", "--env": env != "matching" and place != "here"}
+    if where and imports:
+        raise UsageError(
+            "--import is not used with --record",
+            code="options-conflict",
+            hint="remove it: a recording knows the packages",
+        )
+    ignored = {"--at": at and where != "local", "--env": env != "matching" and where != "here"}
     if wrong := [name for name, is_given in ignored.items() if is_given]:
         raise UsageError(
             f"{', '.join(wrong)} needs --record {'local' if at else 'here'}",
@@ -121,7 +141,7 @@ def _check_recording(place: str | None, at: str, env: str) -> None:
 
 
 def _record(
-    notebook: Path, project: Path, place: str, at: str, settings: "RehearsalOptions | None", console: Console
+    notebook: Path, project: Path, where: str, at: str, settings: "RehearsalOptions | None", console: Console
 ) -> None:
     """Record a run of the notebook, write the configuration, and show what was recorded; None: only show the plan."""
     from offline_kit.adopt import adoption_plan, recording
@@ -130,20 +150,20 @@ def _record(
 
     plan = recorder.plan_recording(notebook, project, console)
     console.print_lines(plan.adoption.unified_diff.splitlines(), highlight=_DIFF, fold=True)
-    if place == "here":
+    if where == "here":
         if settings is None:
             _show_local_plan(plan, console)
             return
         recorded = record_here.record_here(plan, settings, console)
     else:
-        with options.session_of(plan.config, place, at, console, current=True) as session:
+        with options.session_of(plan.config, where, at, console, current=True) as session:
             if settings is None:
                 new = recorder.make_recorder(session, plan)
                 _show_remote_plan(new, session.account.server_name, console)
                 return
             recorded = recorder.record_remotely(session, plan)
     written = (plan.config.project / recording.RECORD, *adoption_plan.write_adoption(plan.adoption))
-    _show_recording(recorded, plan, written, console)
+    _show_recording(recorded, plan, written, at, console)
 
 
 def _show_local_plan(plan: "RecordingPlan", console: Console) -> None:
@@ -161,17 +181,17 @@ def _show_local_plan(plan: "RecordingPlan", console: Console) -> None:
     console.step("nothing was run or written")
     inputs = {**data, **plan.config.copies, **local_inputs}
     facts = {
-        "place": "here",
+        "where": "here",
         "image": plan.adoption.image.name,
         "inputs": {name: str(path) for name, path in inputs.items()},
     }
     console.print_result({"ok": True, "dry_run": True, **facts, "beside": sorted(beside)})
 
 
-def _show_remote_plan(new: "NewNotebook", place: str, console: Console) -> None:
+def _show_remote_plan(new: "NewNotebook", server: str, console: Console) -> None:
     sources = pick(new.sources, "competitions datasets notebooks models")
     rows = [
-        ("notebook", f"'{new.ref}' is pushed to {place} and run; nothing else is uploaded"),
+        ("notebook", f"'{new.ref}' is pushed to {server} and run; nothing else is uploaded"),
         ("private", "yes" if new.private else "NO"),
         ("internet", "on" if new.internet else "off"),
         ("machine", new.machine_shape or "no accelerator"),
@@ -180,16 +200,19 @@ def _show_remote_plan(new: "NewNotebook", place: str, console: Console) -> None:
     ]
     console.show_facts("Planned recording", rows)
     console.step("nothing was sent, run or written")
-    facts = {"place": place, "notebook": new.ref, "private": new.private, "internet": new.internet}
+    facts = {"where": server, "notebook": new.ref, "private": new.private, "internet": new.internet}
     facts |= {"machine": new.machine_shape or None, "sources": sources}
     console.print_result({"ok": True, "dry_run": True, **facts})
 
 
 def _show_recording(
-    recorded: "RecordedRun", plan: "RecordingPlan", written: tuple[Path, ...], console: Console
+    recorded: "RecordedRun", plan: "RecordingPlan", written: tuple[Path, ...], at: str, console: Console
 ) -> None:
+    from offline_kit.workflow.kaggle_session import LOCAL_ADDRESS
     from offline_kit.workflow.record_notebook import list_questions, summarize_document
 
+    # A rehearsal fetches the part from the same local Kaggle.
+    address = f"{LOCAL_ADDRESS}={at} " if at else ""
     document = recorded.document
     slowest = sorted(document["cells"], key=lambda cell: -cell["seconds"])[:_MAX_CELLS]
     rows = [
@@ -212,7 +235,7 @@ def _show_recording(
     for step, line in zip(plan.adoption.manual_steps, plan.adoption.lines_to_add, strict=True):
         console.warn(step, hint=line)
     console.step(f"written: {', '.join(str(path) for path in written)}")
-    console.note(f"next:          offline-kit rehearse{options.typed_settings('project', 'env')}")
+    console.note(f"next:          {address}offline-kit rehearse{options.typed_settings('project', 'env')}")
     console.print_result(
         {
             "ok": True,

@@ -43,7 +43,7 @@ _CREDENTIAL_FILE = re.compile(
 )
 _UNFINISHED = (".lock", ".incomplete", ".part", ".tmp")
 _SKIPPED_FOLDERS = {".git", ".locks", "__pycache__", "site-packages", "dist-packages", "node_modules"}
-_MADE_CACHES = ("fontconfig", "matplotlib")
+_GENERATED_CACHES = ("fontconfig", "matplotlib")
 """Nothing in them was fetched: they list the fonts of the machine."""
 _SYSTEM_INSTALLERS = ("apt-get", "apt", "conda", "mamba")
 _CACHE_HOSTS = {"huggingface": ("huggingface.co", "hf.co"), "kagglehub": ("kaggle.com", "googleapis.com")}
@@ -159,9 +159,9 @@ def _walk_files(top: Path) -> Iterator[Path]:
 
 def _find_cached_files() -> Iterator[FileToPack]:
     caches = SessionFolders().scratch / "caches"
-    made = tuple(caches / "xdg" / name for name in _MADE_CACHES)
+    generated = tuple(caches / "xdg" / name for name in _GENERATED_CACHES)
     for path in _walk_files(caches):
-        if not path.name.endswith(_UNFINISHED) and not any(map(path.is_relative_to, made)):
+        if not path.name.endswith(_UNFINISHED) and not any(map(path.is_relative_to, generated)):
             yield FileToPack(path, path, "cache")
 
 

@@ -182,8 +182,8 @@ class Resolver:
         pins = {name: pin.version for name, pin in self.enforced.items() if name not in direct_names}
         lines = [format_requirement(constraint.requirement) for constraint in self.constraints]
         lines += [f"{name}=={version}" for name, version in pins.items()]
-        kept = {name: self.image.packages[name] for name in sorted(self.constrained - direct_names)}
-        lines += [f"{name}=={version}" for name, version in kept.items() if _is_valid(version)]
+        constraints = {name: self.image.packages[name] for name in sorted(self.constrained - direct_names)}
+        lines += [f"{name}=={version}" for name, version in constraints.items() if _is_valid(version)]
         return tuple(lines)
 
     def _list_preferences(self) -> dict[str, str]:
