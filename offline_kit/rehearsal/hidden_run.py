@@ -1,6 +1,7 @@
 """Run the notebook once more as Kaggle's scoring run does: its variable is set, and the data is not the public data."""
 
 import csv
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ RunSession = Callable[[RehearsalEnvironment, Path | None, Path], tuple[KernelRun
 """Run an environment in a folder, judged by a sample submission."""
 _TOLERANCE = 1e-3  # of predictions: batches of other sizes sum in another order
 _MIN_ROWS = 3  # fewer may have the same prediction by chance
+_NUMBER = re.compile(r"[\d.,]+")
 _SHORTER = 10  # times, for a forecast: the fixed part is what costs then
 
 
@@ -56,7 +58,8 @@ class PublicRun:
 def judge_hidden_run(public: PublicRun) -> tuple[KernelRun, RunVerdict]:
     """Run the notebook again on hidden data; return the run that counts and its verdict.
 
-    The second run counts if it failed. What failed only for a missing file or a long cell is a warning.
+    The second run counts if it failed. What failed only for a missing file or a long cell is a warning, and so is what
+    the second run warned of and the first did not.
     """
     request, environment, inputs, run_session = (
         public.request,
@@ -96,6 +99,10 @@ def judge_hidden_run(public: PublicRun) -> tuple[KernelRun, RunVerdict]:
             f"the same rows have other predictions in the hidden run ({difference}): they depend on the order or the"
             " number of rows, or on chance"
         )
+    # Another number of rows makes other numbers.
+    known = {_NUMBER.sub("", line) for line in judgement.warnings}
+    new_warnings = [line for line in verdict.warnings if _NUMBER.sub("", line) not in known]
+    warnings += [f"in the hidden run: {line}" for line in new_warnings]
     hidden = HiddenRun(
         data=request.hidden,
         sessions=(

@@ -78,11 +78,12 @@ def run_twice(data: Path, predict: Predict, **options: Any) -> tuple[RunVerdict,
             with submission.open("w", newline="") as stream:
                 csv.writer(stream).writerows([("id", "label"), *predict(root).items()])
         except Exception as error:  # noqa: BLE001 - as a cell that failed
-            problem = ProjectError("cell 1 failed", hint="", code="cell-failed", details=(repr(error),))
-            return run, RunVerdict(cells=(), problem=problem)
+            failed = ProjectError("cell 1 failed", hint="", code="cell-failed", details=(repr(error),))
+            return run, RunVerdict(cells=(), problem=failed)
         checked = submission_check.check_submission(submission, sample)
         problems = ProjectError("invalid", hint="", code="submission-invalid", details=checked.problems)
-        return run, RunVerdict(cells=(), problem=problems if checked.problems else None, rows=checked.rows)
+        problem = problems if checked.problems else None
+        return run, RunVerdict(cells=(), problem=problem, rows=checked.rows, warnings=checked.warnings)
 
     python = read_interpreter()
     environment = RehearsalEnvironment(
@@ -181,7 +182,7 @@ def test_code_that_counts_on_an_order_is_named(data: Path) -> None:
     """Predictions that belong to other rows than the sample's."""
 
     def predict_by_position(root: Path) -> dict[str, Any]:
-        sizes = [float(row["size"]) for row in read(root / "test.csv")]
+        sizes = [float(row["size"]) / 10 for row in read(root / "test.csv")]
         return dict(zip(read_ids(root), sizes, strict=True))
 
     judgement, _ = run_twice(data, predict_by_position)
@@ -214,6 +215,18 @@ def test_what_only_a_rare_case_stops_is_a_warning(data: Path, predict: Predict) 
     assert len(judgement.warnings) == 1
 
 
+def test_what_only_the_hidden_run_warns_of_is_a_warning(data: Path) -> None:
+    """Predictions copied from the sample where the ids are other ones are told as the hidden run's."""
+
+    def copy_sample_for_more(root: Path) -> dict[str, Any]:
+        return predict_well(root) if len(read_ids(root)) == len(NAMES) else dict.fromkeys(read_ids(root), 0.5)
+
+    judgement, _ = run_twice(data, copy_sample_for_more, hidden=str(make_own_data(data)))
+    assert judgement.problem is None
+    assert judgement.warnings
+    assert all(line.startswith("in the hidden run: ") for line in judgement.warnings)
+
+
 def test_data_that_cannot_be_varied(data: Path) -> None:
     """The public data again, with the variable set; the one change says why."""
     (data / "test_volumes.zarr").mkdir()
@@ -225,12 +238,18 @@ def test_data_that_cannot_be_varied(data: Path) -> None:
     assert len(judgement.hidden["changes"]) == 1
 
 
+def make_own_data(data: Path) -> Path:
+    """Write three rows of hidden data beside the public data."""
+    own = data.with_name("own")
+    own.mkdir()
+    (own / "test.csv").write_text("id,color,size\nz7,red,1.5\nz8,red,2.5\nz9,red,3.5\n")
+    (own / "sample_submission.csv").write_text("id,label\nz7,0.5\nz8,0.5\nz9,0.5\n")
+    return own
+
+
 def test_a_folder_of_ones_own(data: Path, tmp_path: Path) -> None:
     """The user's hidden data is what is mounted."""
-    own = tmp_path / "own"
-    own.mkdir()
-    (own / "test.csv").write_text("id,color,size\nz9,red,3.5\n")
-    (own / "sample_submission.csv").write_text("id,label\nz9,0.5\n")
+    own = make_own_data(data)
     assert run_twice(data, predict_well, hidden=str(own))[0].problem is None
     shutil.rmtree(tmp_path / "run")
     judgement, _ = run_twice(data, merge_artifact, hidden=str(own))
