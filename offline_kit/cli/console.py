@@ -226,11 +226,13 @@ class Console(Reporter):
 
     def confirm(self, question: str) -> bool:
         """Ask on a terminal; return False without one."""
-        if not self.can_ask():
-            return False
-        sys.stderr.write(f"{make_printable(question)} [y/N] ")
+        return self.can_ask() and self.ask(f"{question} [y/N]").lower() in ("y", "yes")
+
+    def ask(self, question: str) -> str:
+        """Ask for a line on a terminal, and return it without spaces around it."""
+        sys.stderr.write(f"{make_printable(question)} ")
         sys.stderr.flush()
-        return sys.stdin.readline().strip().lower() in ("y", "yes")
+        return sys.stdin.readline().strip()
 
 
 def pick(item: object, names: str = "", **renamed: str) -> dict[str, Any]:

@@ -308,6 +308,11 @@ def confirmation(console: Console, *, yes: bool) -> "ApprovalPolicy":
     return ApprovalPolicy(yes=yes, confirm=console.confirm, alone=not console.can_ask())
 
 
+def question(console: Console, *, yes: bool) -> Callable[[str], str] | None:
+    """Return how to ask a person for a line; None if nobody can or wants to be asked."""
+    return None if yes or console.as_json or not console.can_ask() else console.ask
+
+
 @contextmanager
 def session_of(
     config: "Config", to: str, at: str, console: Console, *, current: bool = False

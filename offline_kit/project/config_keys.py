@@ -52,6 +52,7 @@ _check_texts = _require(
 _check_count = _require(
     lambda value: _is_number(value) and isinstance(value, int) and value > 0, "must be a whole number above 0"
 )
+_check_number = _require(lambda value: type(value) is int and value >= 0, "must be a whole number")
 _check_flag = _require(lambda value: isinstance(value, bool), "must be true or false")
 _check_table = _require(lambda value: isinstance(value, dict), "must be a table")
 _check_weight = _require(
@@ -297,8 +298,10 @@ class Config:
     #: a folder has it, `"none"` leaves that run out.
     hidden: str = _key("", shown='none; `"auto"` in `ship` for a code competition')
     #: Number of rows of the hidden test set, if you know it: rehearsals forecast its time and memory, from a hidden run with at
-    #: most ten times the public rows or from a run on fewer.
-    hidden_rows: int | None = _key(None, shown="unknown")
+    #: most ten times the public rows or from a run on fewer. `0`: unknown, and not to be asked for.
+    hidden_rows: int | None = _key(
+        None, check=_check_number, shown="asked once on a terminal, by a hidden run"
+    )
     time_limit: int = _key(9 * 3600)  #: The competition's limit for a run, in seconds.
     notebook: NotebookSettings = _key(NotebookSettings, shown="")  #: The table below.
     source: Path | None = None  #: The file that was read; None if only flags were given.

@@ -68,8 +68,9 @@ def _replace_forecast(config: Config, kit: Kit, rows: int, seconds: float) -> di
     """Return the forecast for Kaggle's machine, and keep it in the report of this kit's last rehearsal here."""
     last = rehearse.read_last_report(kit) or {}
     local = last.get("forecast")
+    hidden_rows = config.hidden_rows or None
     scaled = forecast.scale_forecast(
-        local, measured_rows=rows, seconds=seconds, rows=config.hidden_rows, limit=config.time_limit
+        local, measured_rows=rows, seconds=seconds, rows=hidden_rows, limit=config.time_limit
     )
     if scaled and local:
         warnings = [line for line in last["warnings"] if line != local["warning"]]

@@ -5,7 +5,7 @@ import tempfile
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from offline_kit.checkpoints import discovery as checkpoints
 from offline_kit.core import files
 from offline_kit.core.errors import ProjectError, UsageError
 from offline_kit.core.report import SILENT, Reporter
-from offline_kit.init import project_code
+from offline_kit.init import config_toml, project_code
+from offline_kit.init.config_toml import Setting
 from offline_kit.kit import assemble, install_plan, manifest
 from offline_kit.kit import layout as kit_layout
 from offline_kit.notebook import rendering as notebook
@@ -394,7 +395,6 @@ def rehearse_kit(
         "competition_data",
         "sample_submission",
         "rows",
-        "hidden_rows",
         "copies",
     )
     request = RehearsalRequest(
@@ -406,6 +406,7 @@ def rehearse_kit(
         params=config.notebook.params,
         context=rehearsal_report.read_context(config),
         hidden=find_hidden_data(config),
+        hidden_rows=config.hidden_rows or None,
         **{name: getattr(config, name) for name in copied},
         **{**vars(options), "timeout": options.timeout or config.time_limit},
     )
@@ -418,7 +419,7 @@ def passed_rehearsal(config: Config, kit: Kit, options: RehearsalOptions) -> dic
     requested: dict[str, Any] = {
         "passed": True,
         "rows_wanted": config.rows,
-        "hidden_rows": config.hidden_rows,
+        "hidden_rows": config.hidden_rows or None,
     }
     requested |= {name: getattr(options, name) for name in ("env", "installer", "layout")}
     if options.env == "image":
@@ -445,3 +446,25 @@ def find_hidden_data(config: Config) -> str:
             code="hidden-data-not-found",
         )
     return str(folder)
+
+
+def ask_hidden_rows(config: Config, ask: Callable[[str], str] | None, report: Reporter = SILENT) -> Config:
+    """Ask a person for the rows of the hidden test set if a hidden run is wanted and the configuration is silent.
+
+    The answer goes into the project's configuration, 0 for unknown, so that it is asked once.
+    """
+    if ask is None or config.hidden_rows is not None or not find_hidden_data(config):
+        return config
+    answer = "?"
+    while not re.fullmatch(r"\d*", answer):
+        answer = re.sub(r"[\s,_']", "", ask("How many rows does the hidden test set have? [Enter: unknown]"))
+    rows = int(answer or 0)
+    reason = "rows of the hidden test set" + ("" if rows else "; 0: unknown")
+    try:
+        file = config_toml.locate_config(config.project)
+        files.write_atomic(file.path, file.add([Setting(key="hidden_rows", value=rows, reason=reason)]))
+    except UsageError as error:  # its tables are written in an unusual form
+        report.warn(f"{error.what}: add `hidden_rows = {rows}` by hand")
+    else:
+        report.note(f"kept as `hidden_rows = {rows}` in '{file.path.name}'")
+    return replace(config, hidden_rows=rows)

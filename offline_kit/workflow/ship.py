@@ -211,6 +211,7 @@ class ShipOptions:
     data: PushOptions
     submission: SubmitRequest  # its message, and whether it is again, late or waited for
     approval: ApprovalPolicy
+    ask: Callable[[str], str] | None = None  # asks a person for a line; None: nobody can or wants to be asked
     upgrade: bool = False  # resolve again, to the newest versions
 
 
@@ -254,6 +255,8 @@ def ship_kit(session: KaggleSession, options: ShipOptions) -> ShipResult:
         session.report.warn(
             "there is no terminal to ask on: a submission is spent only with --yes; all before it is done"
         )
+    if options.rehearsal:  # asked before minutes of work, too
+        config = pipeline.ask_hidden_rows(config, options.ask, session.report)
     built = pipeline.build_kit(config, upgrade=options.upgrade, report=session.report)
     kit = built.kit
     rehearsal: rehearsing.Rehearsal | dict[str, Any] | None = None

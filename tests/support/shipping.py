@@ -7,9 +7,12 @@ notebook is the one that `build` renders.
 import json
 import os
 import pickle
+import pty
+import select
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -196,6 +199,27 @@ class Yard:
         words = (command, *words, str(self.project))
         done = offline_kit(*words, cwd=self.project, env=whole, client=self.client)
         return Told(code=done.returncode, out=done.stdout, err=done.stderr)
+
+    def run_on_terminal(self, answers: Mapping[str, str], command: str, *words: str) -> tuple[int, str]:
+        """Run a command on a terminal, answer its questions by words in them; return exit code and what was shown."""
+        ours, theirs = pty.openpty()
+        process = subprocess.Popen(
+            [sys.executable, "-c", self.hurried, command, *words, str(self.project)],
+            env=dict(self.env), cwd=self.project, stdin=theirs, stdout=theirs, stderr=theirs,
+        )  # fmt: skip
+        os.close(theirs)
+        shown, pending, end = b"", dict(answers), time.monotonic() + 120
+        while time.monotonic() < end:
+            if not select.select([ours], [], [], 1)[0]:
+                continue
+            try:
+                shown += os.read(ours, 65536)
+            except OSError:  # the other end is closed
+                break
+            for question in [question for question in pending if question.encode() in shown]:
+                os.write(ours, f"{pending.pop(question)}\n".encode())
+        os.close(ours)  # whoever still runs is hung up
+        return process.wait(10), shown.decode()
 
     def ship(self, *words: str) -> Told:
         """Ship to the score."""

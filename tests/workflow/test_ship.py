@@ -1,15 +1,9 @@
 """`ship` and `submit` as a user runs them, from a project to its score at a local Kaggle."""
 
 import json
-import os
-import pty
-import select
 import shutil
 import signal
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,29 +30,6 @@ def split(tmp_path: Path, built_split: Path) -> Iterator[Yard]:
     """The same with split parts."""
     with yard(tmp_path, built_split) as made:
         yield made
-
-
-def on_a_terminal(here: Yard, answer: str, command: str, *words: str) -> tuple[int, str]:
-    """Run a command on a terminal, answer its question, and return exit code and all that was shown."""
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-c", here.hurried, command, *words, str(here.project)],
-        env=dict(here.env), cwd=here.project, stdin=theirs, stdout=theirs, stderr=theirs,
-    )  # fmt: skip
-    os.close(theirs)
-    said, answered, end = b"", False, time.monotonic() + 40
-    while time.monotonic() < end:
-        if not select.select([ours], [], [], 1)[0]:
-            continue
-        try:
-            said += os.read(ours, 65536)
-        except OSError:  # the other end is closed
-            break
-        if b"[y/N]" in said and not answered:
-            answered = True
-            os.write(ours, f"{answer}\n".encode())
-    os.close(ours)  # whoever still runs is hung up
-    return process.wait(10), said.decode()
 
 
 def test_from_a_project_to_its_score_and_again(here: Yard) -> None:
@@ -176,10 +147,10 @@ def test_a_submission_is_spent_only_when_somebody_agrees(here: Yard) -> None:
         "warning: there is no terminal to ask on: a submission is spent only with --yes"
     )
     assert here.made() == (1, 1, 0)
-    code, said = on_a_terminal(here, "n", "ship", *here.to, "--no-rehearsal")
+    code, said = here.run_on_terminal({"[y/N]": "n"}, "ship", *here.to, "--no-rehearsal")
     assert (code, here.made()) == (2, (1, 1, 0)), said
     assert said.index("left today") < said.index("Spend one of 5 submissions? [y/N]")
-    code, said = on_a_terminal(here, "y", "ship", *here.to, "--no-rehearsal")
+    code, said = here.run_on_terminal({"[y/N]": "y"}, "ship", *here.to, "--no-rehearsal")
     assert "no terminal" not in said
     assert (code, here.made()) == (0, (1, 1, 1)), said
 
@@ -345,10 +316,10 @@ def test_a_submission_under_way_is_not_disturbed_unasked(here: Yard) -> None:
     refused = here.push()
     refused.failed(4, "submission 1001 has not run yet", "nothing was sent", "--yes")
     assert here.made() == (1, 1, 1)
-    code, said = on_a_terminal(here, "n", "push", *here.to)
+    code, said = here.run_on_terminal({"[y/N]": "n"}, "push", *here.to)
     assert (code, here.made()) == (4, (1, 1, 1)), said
     assert "Send a new version of its data all the same?" in " ".join(said.split())
-    code, said = on_a_terminal(here, "y", "push", *here.to, "--data-only")
+    code, said = here.run_on_terminal({"[y/N]": "y"}, "push", *here.to, "--data-only")
     assert (code, here.made()) == (0, (2, 1, 1)), said
     retrain(here.project, b"3")
     here.push("--yes", "--data-only").good()

@@ -71,6 +71,8 @@ def rehearse(
         **options.take_flags(flags, "env", "installer", "layout", "timeout", "yes"), confirm=console.confirm
     )
     config = options.load_config(project, flags)
+    if on == "here":
+        config = pipeline.ask_hidden_rows(config, options.question(console, yes=settings.yes), console)
     if no_build:
         kit = pipeline.read_sound_kit(config)
     else:
@@ -381,6 +383,7 @@ def ship_command(project: Path, console: Console, upgrade: bool, **flags: Any) -
         data=PushOptions(**options.take_flags(flags, *_PUSH_FLAGS)),
         submission=SubmitRequest(**options.take_flags(flags, *_SUBMIT_FLAGS)),
         approval=options.confirmation(console, yes=yes),
+        ask=options.question(console, yes=yes),
         upgrade=upgrade,
     )
     config = options.load_config(project, flags)
