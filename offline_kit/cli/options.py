@@ -196,7 +196,7 @@ def load_config(project: Path, flags: dict[str, Any]) -> "Config":
     for name in ("competition_data", "out"):
         flags[name] = flags[name].absolute() if flags.get(name) else None
     hidden = flags.get("hidden")
-    if hidden and not hidden.startswith("auto") and hidden != "none":
+    if hidden and hidden.partition(":")[0] not in ("auto", "none"):
         flags["hidden"] = str(Path(hidden).absolute())
     for name in ("requirements", "packages", "modules"):
         flags[name] = tuple(path.absolute() for path in flags.get(name, ()))

@@ -294,8 +294,8 @@ class Config:
     #: The sample that submissions are checked against.
     sample_submission: Path | None = _key(None, shown="found in the competition's data")
     rows: int | None = _key(None, shown="all")  #: Number of rows of the test set to rehearse on.
-    #: Data of a second run, as in scoring: `"auto"` makes it from the public data (`"auto:2"`: with that seed),
-    #: a folder has it, `"none"` leaves that run out.
+    #: Data of a second run, as in scoring: `"auto"` makes it from the public data (`"auto:2"`: with that seed,
+    #: `"auto:unreadable"`: with a damaged file), a folder has it, `"none"` leaves that run out.
     hidden: str = _key("", shown='none; `"auto"` in `ship` for a code competition')
     #: Number of rows of the hidden test set, if you know it: rehearsals forecast its time and memory, from a hidden run with at
     #: most ten times the public rows or from a run on fewer. `0`: unknown, and not to be asked for.

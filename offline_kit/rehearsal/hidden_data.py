@@ -23,6 +23,8 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _SAME_LENGTH = 20  # attempts at a name of the same length
 _LONG = 140_000  # characters; Python's csv refuses more than 131,072 in a cell unless told otherwise
 _LONGER = 10  # times the longest text
+_AUTO = re.compile(r"auto(?::unreadable)?(?::(\d+))?(?::unreadable)?")
+_READABLE = 100  # bytes of an unreadable file: what says of which format it is
 _DATE = re.compile(r"(?:19|20)\d\d[-_/.]?(?:0[1-9]|1[0-2])[-_/.]?(?:0[1-9]|[12]\d|3[01])")
 
 
@@ -38,6 +40,20 @@ class HiddenData:
     """What a hidden test set may well lack: without them, the run is tried again if it failed."""
     renamed: RenamedIds = ()
     altered_ids: frozenset[str] = frozenset()  # those of rows in which more than the id changed
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataChoice:
+    """How data of `auto` is made: `auto`, `auto:<seed>`, `auto:unreadable`, or both in any order."""
+
+    seed: int = 0
+    unreadable: bool = False  # one file of the test set is damaged
+
+
+def parse_auto(hidden: str) -> DataChoice | None:
+    """Return what a request for hidden data says; None if it is a folder."""
+    match = _AUTO.fullmatch(hidden)
+    return DataChoice(seed=int(match[1] or 0), unreadable="unreadable" in hidden) if match else None
 
 
 def overlay_folder(data: Path, folder: Path, sample: Path | None) -> HiddenData:
@@ -56,7 +72,7 @@ def make_hidden_data(
     sample: Path | None,
     folder: Path,
     *,
-    seed: int,
+    choice: DataChoice,
     limit: int | None,
     rows: int | None,
     rare: bool,
@@ -64,9 +80,9 @@ def make_hidden_data(
     """Write a varied test set to `folder`; nothing covers the public data if it is not recognised as a whole.
 
     `limit` is the number of rows of the public run, `rows` that of the real hidden test set if it is known. The same
-    `seed` makes the same data. `rare` adds an id without a file and one long cell.
+    choice makes the same data. `rare` adds an id without a file and one long cell.
     """
-    maker = _DataMaker(seed)
+    maker = _DataMaker(choice.seed)
     try:
         count = _count_rows(sample) or max(
             map(_count_rows, filter(kit_rows.is_test, sorted(data.iterdir()))), default=0
@@ -102,6 +118,8 @@ def make_hidden_data(
     if rare:
         maker.delete_file(folders)
         maker.lengthen_cell([*tables, *([new_sample] if new_sample and new_sample.parent == folder else [])])
+    if choice.unreadable:
+        maker.damage_file(folders)
     rows_made = _count_rows(new_sample) or len(maker.pairs)
     changes = (
         f"{rows_made} rows in another order, under other ids such as '{maker.pairs[0][0]}'",
@@ -229,6 +247,22 @@ class _DataMaker:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
                 self.rare_changes.append(f"'{path.relative_to(folder.parent)}' is missing")
                 self.altered_ids.add(kit_rows.split_id(path.name, ids))
+
+    def damage_file(self, folders: Sequence[Path]) -> None:
+        """Leave the begin alone of the first file of the test set, an image, a sound or the like if it has one."""
+        paths = [path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()]
+        paths.sort(key=lambda path: path.suffix.lower() in kit_rows.SUFFIXES)
+        if not paths:
+            self.changes.append("no file is unreadable: no folder of the test set has any")
+            return
+        path, ids = paths[0], dict(self.pairs)
+        content = path.read_bytes()
+        path.unlink()  # it may be a link to the public data
+        path.write_bytes(content[: min(_READABLE, len(content) // 2)])
+        folder = next(folder for folder in folders if path.is_relative_to(folder))
+        name = path.relative_to(folder.parent)
+        self.changes.append(f"'{name}' is unreadable: it ends after {path.stat().st_size} bytes")
+        self.altered_ids.update(kit_rows.split_id(part, ids) for part in name.parts)
 
     def lengthen_cell(self, paths: Sequence[Path]) -> None:
         """Make one mask or text much longer."""

@@ -34,7 +34,7 @@ _SHORTER = 10  # times, for a forecast: the fixed part is what costs then
 class HiddenRun:
     """How the notebook ran on hidden data."""
 
-    data: str  # as requested: "auto", "auto:<seed>" or a folder
+    data: str  # as requested: "auto..." or a folder
     sessions: tuple[SessionFacts, SessionFacts]  # on the public data, then on the hidden
     changes: tuple[str, ...]  # how the data of the last run differs from the public data
     problem: str = ""  # code of the error that it failed with
@@ -164,11 +164,11 @@ def _prepare_data(
             sample=inputs.sample, changes=("nothing but the variable: no competition data is mounted",)
         )
     sample = request.sample_submission or mounts.find_sample(data)
-    kind, _, seed = request.hidden.partition(":")
-    if kind != "auto":
+    choice = hidden_data.parse_auto(request.hidden)
+    if choice is None:
         return hidden_data.overlay_folder(data, Path(request.hidden), sample)
     varied = hidden_data.make_hidden_data(
-        data, sample, folder, seed=int(seed or 0), limit=request.rows, rows=request.hidden_rows, rare=rare
+        data, sample, folder, choice=choice, limit=request.rows, rows=request.hidden_rows, rare=rare
     )
     return varied if varied.covers else replace(varied, sample=inputs.sample)
 

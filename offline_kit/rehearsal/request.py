@@ -38,7 +38,9 @@ class RehearsalRequest:
     container: str = ""  # reference of a container image that is on this machine
     installer: str = "auto"  # what the notebook installs with: "uv", "pip" (then uv is hidden) or "auto"
     layout: str = "new"
-    hidden: str = ""  # data of a hidden run: "auto", "auto:<seed>" or a folder; empty: there is none
+    hidden: str = (
+        ""  # data of a hidden run: as `hidden_data.parse_auto` reads it, or a folder; empty: there is none
+    )
     hidden_rows: int | None = None  # rows of the hidden test set, if they are known
     rows: int | None = None  # rows of the test set, repeated under new ids if there are fewer; None: all
     timeout: float = 9 * 3600

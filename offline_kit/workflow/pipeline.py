@@ -31,6 +31,7 @@ from offline_kit.project.config import Config
 from offline_kit.project.images import Image
 from offline_kit.project.kaggle_names import SLUG_LENGTH
 from offline_kit.project.types import Checkpoint, Finding, Freeze, Kit, OwnCode, Role, SettledSdist, Severity
+from offline_kit.rehearsal import hidden_data
 from offline_kit.rehearsal import rehearse as rehearsing
 from offline_kit.rehearsal.request import RehearsalRequest
 from offline_kit.workflow import (
@@ -432,11 +433,11 @@ def passed_rehearsal(config: Config, kit: Kit, options: RehearsalOptions) -> dic
 
 
 def find_hidden_data(config: Config) -> str:
-    """Return the data of the hidden run: "auto", "auto:<seed>", an absolute folder, or "" for no such run.
+    """Return the data of the hidden run: "auto...", an absolute folder, or "" for no such run.
 
     Raises UsageError if a folder does not exist.
     """
-    if config.hidden in ("", "none") or re.fullmatch(r"auto(:\d+)?", config.hidden):
+    if config.hidden in ("", "none") or hidden_data.parse_auto(config.hidden):
         return config.hidden.removeprefix("none")
     folder = config.project / config.hidden
     if not folder.is_dir():

@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from offline_kit.rehearsal.hidden_data import HiddenData, make_hidden_data, overlay_folder
+from offline_kit.rehearsal.hidden_data import (
+    DataChoice,
+    HiddenData,
+    make_hidden_data,
+    overlay_folder,
+    parse_auto,
+)
 from offline_kit.rehearsal.mounts import find_sample
 
 IDS = ("ab12", "cd34", "ef56", "0a9b", "77c0", "9f1e")
@@ -22,9 +28,18 @@ def column(path: Path, name: str) -> list[str]:
         return [row[name] for row in csv.DictReader(stream)]
 
 
-def make(data: Path, *, seed: int = 1, rows: int | None = None, rare: bool = False) -> HiddenData:
-    folder = data.with_name(f"hidden-{seed}-{rare}")
-    return make_hidden_data(data, find_sample(data), folder, seed=seed, limit=None, rows=rows, rare=rare)
+def make(
+    data: Path,
+    *,
+    seed: int = 1,
+    rows: int | None = None,
+    rare: bool = False,
+    unreadable: bool = False,
+    name: str = "",
+) -> HiddenData:
+    folder = data.with_name(name or f"hidden-{seed}-{rare}")
+    choice = DataChoice(seed=seed, unreadable=unreadable)
+    return make_hidden_data(data, find_sample(data), folder, choice=choice, limit=None, rows=rows, rare=rare)
 
 
 def covered(made: HiddenData) -> dict[str, Path]:
@@ -82,9 +97,7 @@ def test_the_seed_decides(pictures: Path) -> None:
     """The same seed makes the same data, another one other data."""
     first, second = make(pictures), make(pictures, seed=2)
     texts = [covered(made)["test.csv"].read_text() for made in (first, second)]
-    again = make_hidden_data(
-        pictures, find_sample(pictures), pictures.parent / "again", seed=1, limit=None, rows=None, rare=False
-    )
+    again = make(pictures, name="again")
     assert covered(again)["test.csv"].read_text() == texts[0] != texts[1]
 
 
@@ -105,6 +118,38 @@ def test_rare_changes(pictures: Path) -> None:
     ids = {new for new, _ in made.renamed}
     assert len(ids - {path.stem for path in covered(made)["test_images"].iterdir()}) == 1
     assert max(map(len, covered(made)["sample_submission.csv"].read_text().splitlines())) > 131_072
+
+
+@pytest.mark.parametrize(
+    ("hidden", "choice"),
+    [
+        ("auto", DataChoice()),
+        ("auto:7", DataChoice(seed=7)),
+        ("auto:unreadable", DataChoice(unreadable=True)),
+        ("auto:7:unreadable", DataChoice(seed=7, unreadable=True)),
+        ("auto:unreadable:7", DataChoice(seed=7, unreadable=True)),
+        ("auto:readable", None),
+        ("autumn", None),
+    ],
+)
+def test_how_auto_is_written(hidden: str, choice: DataChoice | None) -> None:
+    """With a seed, an unreadable file or both, in any order; all else is a folder."""
+    assert parse_auto(hidden) == choice
+
+
+@pytest.mark.parametrize("rare", [False, True])
+def test_an_unreadable_file(pictures: Path, rare: bool) -> None:
+    """One file keeps its name and its first bytes; the public data, which it may be linked to, stays."""
+    for name in IDS:
+        write(pictures / "test_images" / f"{name}.jpg", name * 200)
+    made = make(pictures, rare=rare, unreadable=True)
+    paths = sorted(covered(made)["test_images"].iterdir())
+    damaged = [path for path in paths if path.stat().st_size < 800]
+    assert damaged == paths[:1]
+    assert damaged[0].read_text() == (dict(made.renamed)[damaged[0].stem] * 200)[:100]
+    assert f"test_images/{damaged[0].name}" in made.changes[-1]
+    assert damaged[0].stem in made.altered_ids
+    assert all((pictures / "test_images" / f"{name}.jpg").read_text() == name * 200 for name in IDS)
 
 
 def test_rows_of_files(tmp_path: Path) -> None:

@@ -215,6 +215,28 @@ def test_what_only_a_rare_case_stops_is_a_warning(data: Path, predict: Predict) 
     assert len(judgement.warnings) == 1
 
 
+def test_an_unreadable_file_is_no_rare_case_if_it_was_asked_for(data: Path) -> None:
+    """The run is not repeated without it: it fails, and the file is named; code that copes passes."""
+
+    def read_whole_pictures(root: Path) -> dict[str, Any]:
+        texts = {name: root / "test" / f"{name}.png" for name in read_ids(root)}
+        sizes = {name: len(path.read_text()) if path.exists() else 2 for name, path in texts.items()}
+        if 1 in sizes.values():
+            raise OSError("cannot identify image file")
+        return predict_well(root)
+
+    judgement, are_scored = run_twice(data, read_whole_pictures, hidden="auto:unreadable")
+    assert judgement.problem
+    assert judgement.problem.code == "hidden-run-failed"
+    assert any("unreadable" in line for line in judgement.problem.details)
+    assert are_scored == [False, True, True], (
+        "it was repeated without the rare cases, with the unreadable file"
+    )
+    shutil.rmtree(data.parent / "run")
+    judgement, _ = run_twice(data, predict_well, hidden="auto:3:unreadable")
+    assert (judgement.problem, judgement.warnings) == (None, ())
+
+
 def test_what_only_the_hidden_run_warns_of_is_a_warning(data: Path) -> None:
     """Predictions copied from the sample where the ids are other ones are told as the hidden run's."""
 
