@@ -73,7 +73,7 @@ def fetch_missing(kit: Kit, session: KaggleSession) -> None:
                     raise OutsideError(
                         f"'{entry.stored}' of '{part.notebook}' is not what its run wrote",
                         code="remote-output-changed",
-                        hint="run the same command again; 'offline-kit verify --deep' checks all files",
+                        hint="run the same command again",
                         details=[f"expected sha256 {entry.sha256}", f"it has       {digest}"],
                     )
                 cache.store_file(path, digest)

@@ -49,7 +49,7 @@ def read_remote_status(session: KaggleSession, kit: Kit | None) -> RemoteStatus:
 def _inspect_parts(session: KaggleSession, kit: Kit) -> Iterator[RemotePart]:
     locations = session.locate_parts(kit)
     for part in kit.parts:
-        remote = kit_parts.inspect_part(part, locations[part.name], session.kaggle)
+        remote = kit_parts.inspect_part(locations[part.name], session.kaggle)
         holds = "" if remote.exists else "nothing"
         if remote.state == "ready":
             is_same = remote.part is not None and remote.part.id == part.id

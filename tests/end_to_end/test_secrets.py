@@ -150,7 +150,7 @@ def test_secrets_stay_where_they_were_planted(
         with here.broken(on="GET", status=403, message=""):
             run("push").failed(4)
         run("push", "--no-build").good()
-        for words in (("status",), ("status", "--json"), ("status", "--to", "kaggle"), ("verify", "--deep")):
+        for words in (("status",), ("status", "--json"), ("status", "--to", "kaggle"), ("verify",)):
             run(*words)
         for words in (
             ("submit", "--dry-run"),

@@ -3,10 +3,6 @@
 import dataclasses
 import json
 import os
-import signal
-import subprocess
-import sys
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -15,10 +11,8 @@ from offline_kit.core.errors import OutsideError
 from offline_kit.core.files import sha256_of
 from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.push import notebook_runs, push_notebook
-from offline_kit.kaggle.push.push_parts import PushOptions
 from offline_kit.kaggle.push.verify_remote import Verification, verify_kit
 from offline_kit.local_kaggle.faults import Fault
-from offline_kit.local_kaggle.server import TrafficEvent
 from offline_kit.notebook.runtime.kit_report import REPORT
 from offline_kit.project.kaggle_names import MARKER
 from offline_kit.project.types import Kit
@@ -32,7 +26,6 @@ from tests.support.pushing import (
     PushSettings,
     access,
     client,
-    content,
     datasets,
     make_kit,
     pushed,
@@ -42,10 +35,10 @@ from tests.support.pushing import (
 REF = "alice/plant-kit"
 
 
-def verified(kit: Kit, kaggle: KaggleClient, *, deep: bool = False) -> Verification:
+def verified(kit: Kit, kaggle: KaggleClient) -> Verification:
     """Compare a kit with the datasets that it was pushed to."""
     settings = PushSettings(state_folder=kit.folder.parent, poll_policy=EAGER)
-    return verify_kit(kit, datasets(kit), access(kaggle, settings), deep=deep)
+    return verify_kit(kit, datasets(kit), access(kaggle, settings))
 
 
 def whats(found: Verification) -> list[str]:
@@ -66,11 +59,6 @@ def change(path: Path, data: bytes) -> None:
     path.write_bytes(data)
 
 
-def beside(kit: Kit) -> set[str]:
-    """Return what lies beside the kit, but locks."""
-    return {path.name for path in kit.folder.parent.iterdir() if path.suffix != ".lock"}
-
-
 # ------------------------------------------------------------------ what agrees
 
 
@@ -78,47 +66,12 @@ def beside(kit: Kit) -> set[str]:
 def test_what_was_pushed_is_as_in_the_kit(
     bench: Bench, alice: KaggleClient, tmp_path: Path, split: bool
 ) -> None:
-    """Right after a push nothing differs, by names and by bytes; deep, every file of every part was hashed."""
+    """Right after a push nothing differs."""
     kit = make_kit(tmp_path / "kit", split=split)
     pushed(bench, kit, alice)
-    assert whats(verified(kit, alice)) == []
-    before = beside(kit)
-    left = kit.folder.with_name(".kit.verify")  # by a run that was killed
-    left.mkdir()
-    (left / "0").write_bytes(b"half a file")
-    found = verified(kit, alice, deep=True)
-    assert whats(found) == []
-    assert sum(part.hashed for part in found.parts) == len(FILES)
-    assert [part.remote.version for part in found.parts] == [1] * len(kit.parts)
-    assert beside(kit) == before
-
-
-def test_listings_by_bare_name_are_compared_by_bytes_too(
-    bench: Bench, alice: KaggleClient, tmp_path: Path
-) -> None:
-    """A file that Kaggle lists without its folder is the kit's all the same."""
-    kit = make_kit(tmp_path / "kit", {"packages/a.whl": b"a wheel", "model.ckpt": b""})
-    pushed(bench, kit, alice)
-    (there(bench) / "packages/a.whl").rename(there(bench) / "a.whl")
-    found = verified(kit, alice, deep=True)
-    assert whats(found) == []
-    assert found.parts[0].hashed == 2
-
-
-def test_a_file_that_kaggle_renamed_is_told_by_its_bytes(
-    bench: Bench, alice: KaggleClient, tmp_path: Path
-) -> None:
-    """Another name is a difference until the bytes were seen to be the kit's: then it is a note."""
-    kit = make_kit(tmp_path / "kit")
-    pushed(bench, kit, alice)
-    (there(bench) / "packages/a.whl").rename(there(bench) / "packages/a_1.whl")
-    assert whats(verified(kit, alice)) == [
-        f"'{REF}': 'packages/a.whl' is missing",
-        f"'{REF}': 'packages/a_1.whl' is not part of the kit",
-    ]
-    found = verified(kit, alice, deep=True)
-    assert whats(found) == []
-    assert "'packages/a.whl' is named 'packages/a_1.whl' there" in found.parts[0].notes[0]
+    verification = verified(kit, alice)
+    assert whats(verification) == []
+    assert [part.remote.version for part in verification.parts] == [1] * len(kit.parts)
 
 
 # ------------------------------------------------------------------ what differs
@@ -145,24 +98,6 @@ def test_all_parts_are_looked_at(bench: Bench, alice: KaggleClient, tmp_path: Pa
         "run 'offline-kit build'",
         f"make it private at once in the settings of {found.parts[1].remote.url}",
     ]
-
-
-def test_a_changed_file_at_the_server_is_named_by_a_deep_comparison(
-    bench: Bench, alice: KaggleClient, tmp_path: Path
-) -> None:
-    """Equal name and size say nothing of bytes; the remedy, a push that sends it again, mends it."""
-    kit = make_kit(tmp_path / "kit")
-    pushed(bench, kit, alice)
-    change(there(bench) / "checkpoints/model.ckpt", b"x" * 300_000)
-    assert whats(verified(kit, alice)) == []
-    (problem,) = verified(kit, alice, deep=True).problems
-    assert problem.what.startswith(f"'{REF}': 'checkpoints/model.ckpt' has different content (sha256 ")
-    assert "push --resend" in problem.remedy
-    pushed(bench, kit, alice)
-    assert content(bench)["checkpoints/model.ckpt"] == b"x" * 300_000
-    (done,) = pushed(bench, kit, alice, PushOptions(resend=True))
-    assert done.version == 2
-    assert whats(verified(kit, alice, deep=True)) == []
 
 
 def test_another_kit_on_kaggle_is_told_file_by_file(
@@ -200,28 +135,6 @@ def test_a_version_that_failed_is_not_ready(bench: Bench, alice: KaggleClient, t
     with pytest.raises(OutsideError):
         pushed(bench, kit, alice)
     assert whats(verified(kit, alice)) == [f"'{REF}': version 1 is not ready on Kaggle: 'failed'"]
-
-
-def test_a_file_in_a_wrapping_zip_is_the_file(bench: Bench, alice: KaggleClient, tmp_path: Path) -> None:
-    """Kaggle sends some files in a zip of their own: what is inside is compared."""
-    kit = make_kit(tmp_path / "kit", {"packages/install.json": b"{}", "model.ckpt": b"w" * 1000})
-    pushed(bench, kit, alice)
-    place = there(bench) / "model.ckpt"
-    place.unlink()
-    with zipfile.ZipFile(place, "w", zipfile.ZIP_DEFLATED) as wrapped:
-        wrapped.writestr("model.ckpt", b"w" * 1000)
-    files = [
-        {"name": path.relative_to(there(bench)).as_posix(), "totalBytes": path.stat().st_size}
-        for path in there(bench).rglob("*")
-        if path.is_file()
-    ]
-    listing = {
-        "datasetFiles": [
-            {**each, "totalBytes": 1000} if each["name"] == "model.ckpt" else each for each in files
-        ]
-    }
-    bench.kaggle.faults.add_fault(Fault(on="ListDatasetFiles", answer=listing, times=0))
-    assert whats(verified(kit, alice, deep=True)) == []
 
 
 # ------------------------------------------------------------------ the notebook
@@ -298,21 +211,6 @@ def test_kaggle_that_cannot_be_asked_is_no_difference(
     assert len(bench.traffic.ended_requests("/ListDatasetFiles")) - before == (0 if gone else 2)
 
 
-def test_a_download_that_is_refused_ends_the_comparison(
-    bench: Bench, alice: KaggleClient, tmp_path: Path
-) -> None:
-    """What was not downloaded is neither right nor wrong: exit 4, nothing left behind."""
-    kit = make_kit(tmp_path / "kit")
-    pushed(bench, kit, alice)
-    before = beside(kit)
-    bench.kaggle.faults.add_fault(
-        Fault(on="DownloadDataset", status=400, message="No bytes", after=1, times=0)
-    )
-    with pytest.raises(OutsideError, match=r"'.*' of 'alice/plant-kit' cannot be downloaded: .*No bytes"):
-        verified(kit, alice, deep=True)
-    assert beside(kit) == before
-
-
 # ------------------------------------------------------------------ the command
 
 
@@ -324,17 +222,6 @@ def command_of(bench: Bench, *words: str) -> tuple[str, ...]:
 def environment(bench: Bench) -> dict[str, str]:
     """Return the environment of such a command."""
     return {**os.environ, "HOME": str(bench.folder), "OFFLINE_KIT_CACHE": str(bench.folder / "cache")}
-
-
-def start(bench: Bench, *words: str) -> "subprocess.Popen[str]":
-    """Start the command in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "offline_kit", *command_of(bench, *words)],
-        env=environment(bench),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
 
 
 def pushed_project(bench: Bench) -> Kit:
@@ -366,24 +253,3 @@ def test_the_command_tells_and_its_exit_code_too(bench: Bench) -> None:
     assert f"'offline-kit push {about}'" in told["hint"]
     assert told["parts"][0]["version"] == 1
     assert "'packages/a.whl' has 6 bytes" in done.stderr
-
-
-def test_interrupted_a_deep_comparison_leaves_nothing(bench: Bench) -> None:
-    """^C in the middle of a download: 130 at once, and no folder beside the kit."""
-    kit = pushed_project(bench)
-    before = beside(kit)
-    seen: list[set[str]] = []
-
-    def watch(event: TrafficEvent) -> None:
-        begun = (event.phase, event.name) == ("begun", "GET")
-        if begun and not seen and any(".verify" in name for name in beside(kit)):
-            seen.append(beside(kit))
-            process.send_signal(signal.SIGINT)
-
-    bench.kaggle.faults.add_fault(Fault(on="GET", delay=2.0, after=1, times=0))
-    bench.traffic.listeners.append(watch)
-    process = start(bench, "--deep")
-    _, err = process.communicate(timeout=60)
-    assert seen
-    assert process.returncode == 130, err
-    assert beside(kit) == before

@@ -75,7 +75,7 @@ def output(here: Yard, version: int = 1) -> Path:
 
 @pytest.mark.slow
 def test_what_was_made_there_is_shown_and_verified(here: Yard) -> None:
-    """The notebook's output counts as a part: its version, that it is private, every wheel by name, size and bytes."""
+    """The notebook's output counts as a part: its version, that it is private, every wheel by name."""
     built = here.run("build", *on(here)).good().err
     assert f"'{WHEELHOUSE}', version 1: 2 files, " in built
     assert "kB, downloaded only when a rehearsal on this machine needs them" in built
@@ -83,19 +83,14 @@ def test_what_was_made_there_is_shown_and_verified(here: Yard) -> None:
     for words in ((), here.to):
         assert f"{WHEELHOUSE} version 1" in here.run("status", *words).good().out
     assert f"{WHEELHOUSE} version 1, ready, holds this kit" in here.run("status", *here.to).good().out
-    found = here.run("verify", *here.to, "--deep", "--json").good().facts
+    found = here.run("verify", *here.to, "--json").good().facts
     (made,) = [part for part in found["parts"] if part["part"] == "wheelhouse"]
     assert (made["kind"], made["dataset"], made["version"]) == ("notebook", WHEELHOUSE, 1)
-    assert (made["private"], made["state"], made["hashed"]) == (True, "ready", 2)
+    assert (made["private"], made["state"]) == (True, "ready")
 
-    wheel_there = output(here) / "packages" / WHEEL
-    data = wheel_there.read_bytes()
-    wheel_there.write_bytes(data[:-1] + b"x")
-    here.run("verify", *here.to).good()
-    said = here.run("verify", *here.to, "--deep").failed(1, f"'packages/{WHEEL}' has different content")
+    (output(here) / "packages" / WHEEL).unlink()
+    said = here.run("verify", *here.to).failed(1, f"'{WHEELHOUSE}': 'packages/{WHEEL}' is missing")
     assert "--upgrade" in said.out
-    wheel_there.unlink()
-    here.run("verify", *here.to).failed(1, f"'{WHEELHOUSE}': 'packages/{WHEEL}' is missing")
     shutil.rmtree(output(here))
     output(here).mkdir()
     here.run("verify", *here.to).failed(1, f"'{WHEELHOUSE}': version 1 holds no part of a kit")
@@ -137,7 +132,7 @@ def test_the_wheels_stay_there_until_a_rehearsal_needs_them(here: Yard) -> None:
     said = here.run("rehearse", *words, env=local).good()
     assert f"Fetching 1 files, {len(data) / 1000:.1f} kB" in said.err
     assert (here.calls(downloads), kept(here)) == (7, [WHEEL, OTHER])
-    for command in (("build", *on(here)), ("status",), ("verify", *here.to, "--deep")):
+    for command in (("build", *on(here)), ("status",), ("verify", *here.to)):
         here.run(*command).good()
     assert kept(here) == [WHEEL, OTHER]
 

@@ -143,7 +143,7 @@ _MARKS = {"added": "+", "removed": "-", "renamed": ">", "moved": ">"}
 
 
 @options.command(
-    "offline-kit verify --deep",
+    "offline-kit verify",
     "offline-kit verify --to local --no-notebook",
     short_help="Compare what is on Kaggle with the local kit.",
 )
@@ -151,10 +151,9 @@ _MARKS = {"added": "+", "removed": "-", "renamed": ">", "moved": ">"}
 @options.TO_OPTIONS
 @options.DATASET
 @options.OUT
-@options.flag("--deep", "Download every file and compare its bytes.")
 @options.flag("--no-notebook", "Compare only the data.")
 @options.common_options
-def verify(project: Path, console: Console, deep: bool, no_notebook: bool, **flags: Any) -> None:
+def verify(project: Path, console: Console, no_notebook: bool, **flags: Any) -> None:
     """Compare what is on Kaggle with the local kit, file by file."""
     from offline_kit.kaggle.push import verify_remote
     from offline_kit.workflow import pipeline
@@ -164,7 +163,7 @@ def verify(project: Path, console: Console, deep: bool, no_notebook: bool, **fla
     kit = pipeline.read_kit(config)
     with options.session_of(config, to, at, console) as session:
         verification = verify_remote.verify_kit(
-            kit, session.locate_parts(kit), session, deep=deep, with_notebook=not no_notebook
+            kit, session.locate_parts(kit), session, with_notebook=not no_notebook
         )
     _show_verification(verification, console)
     if verification.problems:
@@ -177,12 +176,10 @@ def _show_verification(verification: "Verification", console: Console) -> None:
     columns = ("part", "where", "version", "state", "private", "files", "as in the kit")
     styles = {"yes": "green", "no": "red", "NO": "red"}
     console.show_table(f"On {server_name}", columns, [_part_row(part) for part in verification.parts], styles)
-    for note in (note for part in verification.parts for note in part.notes):
-        console.note(note)
     for note in notebook.notes if notebook else ():
         console.note(note)
     facts = {
-        **pick(verification, "kit place deep"),
+        **pick(verification, "kit place"),
         "parts": [_part_facts(part) for part in verification.parts],
         "notebook": pick(notebook, "ref version notes")
         | {"problems": [asdict(item) for item in notebook.problems]}
@@ -192,9 +189,8 @@ def _show_verification(verification: "Verification", console: Console) -> None:
     problems = verification.problems
     if not problems:
         file_count = sum(len(part.part.entries) for part in verification.parts)
-        method = "by their bytes" if verification.deep else "by names, sizes and marker"
         notebook_words = f", and version {notebook.version} of the notebook" if notebook else ""
-        line = f"{server_name} has kit {kit} unchanged: {file_count} files {method}{notebook_words}"
+        line = f"{server_name} has kit {kit} unchanged: {file_count} files by names, sizes and marker{notebook_words}"
         console.print_lines([line], highlight="(?P<green>unchanged)")
         console.print_result({"ok": True, **facts})
         return
@@ -228,7 +224,7 @@ def _part_row(check: "PartCheck") -> tuple[str, ...]:
 def _part_facts(check: "PartCheck") -> dict[str, Any]:
     remote = check.remote
     return {
-        **pick(check, "hashed notes", part="part.name", id="part.id"),
+        **pick(check, part="part.name", id="part.id"),
         **pick(remote, "kind version state url", dataset="ref"),
         "private": remote.private if remote.version else None,
         "there": remote.part.id if remote.part else None,

@@ -198,7 +198,7 @@ class _DatasetTarget(PushTarget):
     actions = ("create", "version")
 
     def inspect_current(self, *, expected: bool) -> RemotePartState:
-        return kit_parts.inspect_dataset(self.ref, self.context, expected=expected)
+        return kit_parts.inspect_settled(self.ref, self.context, expected=expected)
 
     def has_failed(self) -> bool:
         return self.kaggle.get_dataset_status(self.ref) in FAILED_STATES
@@ -246,7 +246,7 @@ class _ModelTarget(PushTarget):
     actions = ("variation", "model-version")
 
     def inspect_current(self, *, expected: bool) -> RemotePartState:  # noqa: ARG002 - a model shows its files at once
-        return kit_parts.inspect_model(self.ref, self.kaggle)
+        return kit_parts.inspect_part(f"model:{self.ref}/0", self.kaggle)
 
     def has_failed(self) -> bool:
         return False
@@ -265,7 +265,7 @@ class _ModelTarget(PushTarget):
         return super().upload_part(plan)
 
     def read_new_version(self, effect: Effect, line: StatusLine) -> RemotePartState:
-        remote = kit_parts.inspect_model(self.ref, self.kaggle)
+        remote = kit_parts.inspect_part(f"model:{self.ref}/0", self.kaggle)
         if remote.version <= effect.before:
             line.update_status("the new version is not visible yet")
             raise TransientError("the new version is not visible yet")
