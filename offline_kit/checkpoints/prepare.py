@@ -2,16 +2,16 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from offline_kit.checkpoints import file_downloads, main_aliases, pickle_scan, slim
 from offline_kit.checkpoints.main_aliases import MainAliases
-from offline_kit.core.files import format_size, matches_glob
+from offline_kit.core.files import format_size
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.project import references
 from offline_kit.project.config import Config
-from offline_kit.project.types import Checkpoint, Finding, ModelSpec
+from offline_kit.project.types import Checkpoint, Finding
 
 # https://github.com/huggingface/transformers/blob/main/src/transformers/trainer.py
 # What transformers' Trainer and DeepSpeed save beside a model for resuming the training
@@ -25,7 +25,6 @@ _TRAINING_FILES = re.compile(
 class PreparedWeights:
     """Weights as they go into the kit."""
 
-    config: Config  # with the models' files under their names in the kit
     checkpoints: tuple[Checkpoint, ...]
     preprocessing: tuple[Checkpoint, ...]
     main_aliases: MainAliases
@@ -60,16 +59,15 @@ def prepare_weights(
         config.project, config.main_from, scan_results, notebook_names
     )
     # After the scan: slimming loads what is trusted
-    slimmed = slim.slim_checkpoints(kept_files, config, cache=cache, report=report)
+    slimmed, slim_findings = slim.slim_checkpoints(kept_files, config, cache=cache, report=report)
     return PreparedWeights(
-        config=_rename_entries(config, slimmed),
-        checkpoints=slimmed.checkpoints,
+        checkpoints=slimmed,
         preprocessing=other_files,
         main_aliases=aliases,
         findings=(
             *file_downloads.check_hub_folders(kept_files, other_files),
             *file_downloads.check_hyper_parameters(kept_files, config.notebook.params),
-            *slimmed.findings,
+            *slim_findings,
         ),
     )
 
@@ -123,26 +121,3 @@ def drop_cache_blobs(files: Sequence[Checkpoint]) -> tuple[Checkpoint, ...]:
         if file.original.startswith("caches/") and "blobs" in PurePosixPath(file.original).parts[:-1]
     ]
     return tuple(file for file in files if file not in blobs)
-
-
-def _rename_entries(config: Config, slimmed: slim.SlimmedCheckpoints) -> Config:
-    """Rename files in the entries of `models`, which use the names in the project."""
-    old_names = {new: old for old, new in slimmed.renamed}
-    names = {
-        checkpoint.original: old_names.get(checkpoint.original, checkpoint.original)
-        for checkpoint in slimmed.checkpoints
-    }
-    models: list[ModelSpec] = []
-    for spec in config.notebook.models:
-        pattern = spec.files.removeprefix("./")
-        new_names = [new for new, old in names.items() if _matches(old, pattern)]
-        # An entry for each file that was renamed, or the entry itself if it still matches them.
-        if spec.origin or all(_matches(new, pattern) for new in new_names):
-            models.append(spec)
-        else:
-            models += [replace(spec, files=new) for new in new_names]
-    return replace(config, notebook=replace(config.notebook, models=tuple(models)))
-
-
-def _matches(name: str, pattern: str) -> bool:
-    return name == pattern or matches_glob(name, pattern)

@@ -9,7 +9,6 @@ import ctypes
 import importlib
 import json
 import re
-import struct
 import sys
 import warnings
 from pathlib import Path
@@ -24,11 +23,6 @@ TRAINING = re.compile(
 """Keys of a checkpoint that only resuming the training needs."""
 SCALER_KEYS = frozenset({"scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"})
 """Keys in the state of torch.amp.GradScaler."""
-_CODES = (
-    "float64=F64 float32=F32 float16=F16 bfloat16=BF16 int64=I64 int32=I32 int16=I16 int8=I8 uint8=U8 bool=BOOL "
-    "float8_e4m3fn=F8_E4M3 float8_e5m2=F8_E5M2"
-)
-DTYPE_CODES = dict(pair.split("=") for pair in _CODES.split())  # safetensors' names of torch's types
 
 
 class LeftUnchangedError(Exception):
@@ -50,28 +44,15 @@ def _slim_file(torch: Any, request: dict[str, Any]) -> dict[str, Any]:
     loaded = _load_checkpoint(torch, source, request)
     if not isinstance(loaded, dict):
         raise LeftUnchangedError(f"it holds a {type(loaded).__name__}, not weights by name")
-    dropped = [key for key in loaded if request["slim"] and _is_training(torch, key, loaded[key])]
+    dropped = [key for key, value in loaded.items() if _is_training(torch, key, value)]
     kept_items = _copy_like(loaded, {key: value for key, value in loaded.items() if key not in dropped})
     if not any(_is_weights(torch, value) for value in [kept_items, *kept_items.values()]):
         raise LeftUnchangedError("no weights were found in it")
-    slimmed = _copy_tree(torch, kept_items, {})
-    lost = []
-    if request["safetensors"]:
-        lost = _write_safetensors(torch, slimmed, target)
-        reloaded = _read_safetensors(torch, target)
-        pairs = [(tensor, reloaded[name]) for name, tensor in _single_state_dict(torch, kept_items).items()]
-    else:
-        torch.save(slimmed, target)
-        reloaded = _load_checkpoint(torch, target, request)
-        pairs = list(_pair_tensors(torch, kept_items, reloaded))
+    torch.save(_copy_tree(torch, kept_items, {}), target)
+    pairs = list(_pair_tensors(torch, kept_items, _load_checkpoint(torch, target, request)))
     for original, copy in pairs:
         _check_tensor(torch, original, copy)
-    return {
-        "dropped": sorted(map(str, dropped)),
-        "lost": lost,
-        "tensors": len(pairs),
-        "size": target.stat().st_size,
-    }
+    return {"dropped": sorted(map(str, dropped)), "tensors": len(pairs), "size": target.stat().st_size}
 
 
 def _load_checkpoint(torch: Any, path: Path, request: dict[str, Any]) -> Any:
@@ -173,86 +154,6 @@ def _check_tensor(torch: Any, old: Any, new: Any) -> None:
 def _tensor_bytes(tensor: Any) -> bytes:
     plain = tensor.detach().contiguous()
     return ctypes.string_at(plain.data_ptr(), plain.numel() * plain.element_size()) if plain.numel() else b""
-
-
-def _single_state_dict(torch: Any, items: Any) -> dict[str, Any]:
-    """Return the only state dict of a checkpoint; raise if there is none or more than one."""
-    if _is_weights(torch, items):
-        state_dicts = {"": items}
-    else:
-        state_dicts = {key: value for key, value in items.items() if _is_weights(torch, value)}
-    if len(state_dicts) != 1:
-        raise LeftUnchangedError(
-            f"it holds several sets of weights ({', '.join(map(str, state_dicts))}), and safetensors takes one"
-        )
-    weights = dict(next(iter(state_dicts.values())))
-    for name, value in weights.items():
-        if not torch.is_tensor(value) or not _dtype_code(value):
-            raise LeftUnchangedError(f"safetensors cannot hold '{name}' of it")
-    return weights
-
-
-def _dtype_code(tensor: Any) -> str:
-    name = str(tensor.dtype).rpartition(".")[2] if str(tensor.layout) == "torch.strided" else ""
-    return DTYPE_CODES.get(name, "")
-
-
-def _write_safetensors(torch: Any, new: Any, target: Path) -> list[str]:
-    """Write weights, and the rest as far as JSON can hold it; return the keys that are lost.
-
-    Tensors that share memory are written separately: a strict load needs every name.
-    """
-    weights = _single_state_dict(torch, new)
-    others = {} if _is_weights(torch, new) else new
-    others = {key: value for key, value in others.items() if not _is_weights(torch, value)}
-    extra = {key: value for key, value in others.items() if _is_json(value)}
-    lost = [str(key) for key in others if key not in extra]
-    metadata = {"format": "pt", **({"checkpoint": json.dumps(extra, sort_keys=True)} if extra else {})}
-    header: dict[str, Any] = {"__metadata__": metadata}
-    offset = 0
-    names = sorted(weights, key=lambda name: (-weights[name].element_size(), name))
-    for name in names:
-        end = offset + weights[name].numel() * weights[name].element_size()
-        header[name] = {
-            "dtype": _dtype_code(weights[name]),
-            "shape": list(weights[name].shape),
-            "data_offsets": [offset, end],
-        }
-        offset = end
-    text = json.dumps(header, separators=(",", ":")).encode()
-    # Aligned as in the reference: https://github.com/huggingface/safetensors#format
-    text += b" " * (-len(text) % 8)
-    with target.open("wb") as stream:
-        stream.write(struct.pack("<Q", len(text)) + text)
-        for name in names:
-            stream.write(_tensor_bytes(weights[name]))
-    return lost
-
-
-def _is_json(value: Any) -> bool:
-    try:
-        return bool(json.loads(json.dumps(value)) == value)
-    except (TypeError, ValueError, RecursionError):
-        return False
-
-
-def _read_safetensors(torch: Any, path: Path) -> dict[str, Any]:
-    types = {code: getattr(torch, name) for name, code in DTYPE_CODES.items() if hasattr(torch, name)}
-    tensors = {}
-    with path.open("rb") as stream:
-        (length,) = struct.unpack("<Q", stream.read(8))
-        header = json.loads(stream.read(length))
-        header.pop("__metadata__", None)
-        for name, entry in header.items():
-            first, last = entry["data_offsets"]
-            stream.seek(8 + length + first)
-            raw = bytearray(stream.read(last - first))
-            if entry["dtype"] not in types:
-                raise LeftUnchangedError(f"this torch does not know the type {entry['dtype']} of '{name}'")
-            kind = types[entry["dtype"]]
-            flat = torch.frombuffer(raw, dtype=kind) if raw else torch.empty(0, dtype=kind)
-            tensors[name] = flat.reshape(entry["shape"])
-    return tensors
 
 
 if __name__ == "__main__":

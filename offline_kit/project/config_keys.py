@@ -263,8 +263,6 @@ class Config:
     #: "folder"`.
     copies: Mapping[str, Path] = _key(dict, check=_check_copies)
     slim: bool = _key(False)  #: Leave the state of optimizer and trainer out of the checkpoints.
-    #: `"safetensors"` stores weights in that format.
-    weights_format: str = _key("keep", check=_allow_choices("keep", "safetensors"))
     #: A private Kaggle Model for the checkpoints, instead of a dataset: `"slug"` or
     #: `"slug/framework/variation"`, such as `"my-model/pyTorch/folds"`. The default framework and variation
     #: are `other/checkpoints`.

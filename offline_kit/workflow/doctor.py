@@ -84,7 +84,7 @@ class CheckContext:
     @cached_property
     def project(self) -> resolved_project.ResolvedProject:
         """The project without what makes checkpoints lighter: that takes minutes and a torch, too long here."""
-        plain = replace(self.config, slim=False, weights_format="keep")
+        plain = replace(self.config, slim=False)
         return resolved_project.resolve_project(plain, self.report)
 
 

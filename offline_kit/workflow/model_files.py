@@ -65,8 +65,8 @@ def inspect_model_files(
     weights = tuple(checkpoint for checkpoint in weights if checkpoint.path not in preprocessing_paths)
     ready = weighing.prepare_weights(config, weights, preprocessing, cache=cache, report=report)
     weights, preprocessing = ready.checkpoints, ready.preprocessing
-    settings = _attach_sources(members.choose_template(ready.config.notebook, weights))
-    config = replace(ready.config, notebook=settings)
+    settings = _attach_sources(members.choose_template(config.notebook, weights))
+    config = replace(config, notebook=settings)
     # A template of the user's may extend ours; it then says the task.
     extends_ours = settings.template not in scripts.built_in_templates() and bool(settings.task)
     by_models = settings.template == "predict" or bool(settings.models) or extends_ours

@@ -18,7 +18,6 @@ from offline_kit.project.config import Config, load_config
 from offline_kit.project.types import Member, Severity
 from offline_kit.workflow import model_files
 from offline_kit.workflow.model_files import ModelFiles
-from tests.support.warm_python import link_environment, torch_python
 
 TRAIN = """
 import pickle
@@ -148,37 +147,3 @@ def test_a_model_of_pictures_needs_a_processor(project: Path) -> None:
     whats = [each.what for each in looked(project, 'checkpoints = ["bert"]').findings]
     assert "processor" in whats[0]
     assert "'resnet50'" in whats[1]
-
-
-@pytest.fixture(scope="module")
-def three_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a project with two state dicts and a TorchScript module; what is made of them stays in one cache."""
-    torch = pytest.importorskip("torch")
-    jit: Any = torch.jit
-    project = tmp_path_factory.mktemp("three") / "project"
-    (project / "models").mkdir(parents=True)
-    (project / "net.py").write_text("def Net(): ...\n")
-    for name in ("net.pt", "other.pt"):
-        torch.save({"weight": torch.ones(2)}, project / "models" / name)
-    jit.script(torch.nn.Linear(2, 1)).save(str(project / "models" / "script.pt"))
-    link_environment(project, torch_python())
-    return project
-
-
-@pytest.mark.parametrize(
-    ("pattern", "members_named"),
-    [
-        ("models/net.pt", ["net.safetensors"]),
-        ("models/script.pt", ["script.pt"]),
-        ("models/*.pt", ["net.safetensors", "other.safetensors", "script.pt"]),
-        ("models/[no]*.pt", ["net.safetensors", "other.safetensors"]),
-        ("models/o*", ["other.safetensors"]),
-    ],
-)
-def test_models_are_named_as_they_lie_in_the_project(
-    three_models: Path, pattern: str, members_named: list[str]
-) -> None:
-    """Entries of `models` mean files by their own names, whatever format the weights travel in."""
-    table = 'checkpoints = ["models/*.pt"]\nweights_format = "safetensors"\nmodules = ["net.py"]\n'
-    models = f'[notebook]\ntask = "tabular"\n[[notebook.models]]\nfiles = "{pattern}"\nmodel = "net.py:Net"\n'
-    assert [each.name for each in looked(three_models, table + models).members] == members_named

@@ -1,7 +1,5 @@
 """Checkpoints without their training: lighter, the same weights bit for bit, the same bytes every time."""
 
-import json
-import struct
 import subprocess
 import sys
 from collections import OrderedDict
@@ -13,13 +11,12 @@ import pytest
 
 from offline_kit.checkpoints import slim_worker
 from offline_kit.checkpoints.file_kinds import classify_file
-from offline_kit.checkpoints.slim import SlimmedCheckpoints, slim_checkpoints
+from offline_kit.checkpoints.slim import slim_checkpoints
 from offline_kit.checkpoints.slim_worker import TRAINING
 from offline_kit.core.errors import ProjectError
 from offline_kit.core.files import sha256_of
-from offline_kit.notebook.runtime.kit_torch import load_checkpoint
 from offline_kit.project.config import Config
-from offline_kit.project.types import Checkpoint, Severity
+from offline_kit.project.types import Checkpoint, Finding, Severity
 from offline_kit.project.types import CheckpointKind as Kind
 from tests.support.lazy_modules import torch
 from tests.support.warm_python import link_environment, torch_python
@@ -76,15 +73,16 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def light(path: Path, project: Path, *, trusted: bool = False, **wish: Any) -> SlimmedCheckpoints:
-    """Make one checkpoint light, with a cache beside it."""
-    config = Config(project=project, name="", version="", trust=("*",) if trusted else (), **wish)
-    return slim_checkpoints([checkpoint(path)], config, cache=path.parent / "cache")
+def light(path: Path, project: Path, *, slim: bool = True) -> tuple[Checkpoint, tuple[Finding, ...]]:
+    """Make one checkpoint light, with a cache beside it; return it and the findings."""
+    config = Config(project=project, name="", version="", slim=slim)
+    (new,), findings = slim_checkpoints([checkpoint(path)], config, cache=path.parent / "cache")
+    return new, findings
 
 
 def work(source: Path, target: Path, **wish: Any) -> dict[str, Any]:
     """Run the worker in this process."""
-    request = {"slim": True, "safetensors": False, "trusted": False, "roots": [], **wish}
+    request = {"trusted": False, "roots": [], **wish}
     return slim_worker.run_request({"source": str(source), "target": str(target), **request})
 
 
@@ -102,8 +100,7 @@ def test_a_lightning_checkpoint_travels_without_its_training(tmp_path: Path, pro
     path = tmp_path / "best.ckpt"
     torch.save(whole, path)
     before = path.read_bytes()
-    done = light(path, project, slim=True)
-    new = done.checkpoints[0]
+    new, (finding,) = light(path, project)
     loaded = torch.load(new.path, weights_only=True)
     assert set(whole) - set(loaded) == {"loops", "callbacks", "optimizer_states", "lr_schedulers"}
     assert loaded["hyper_parameters"] == whole["hyper_parameters"]
@@ -111,9 +108,9 @@ def test_a_lightning_checkpoint_travels_without_its_training(tmp_path: Path, pro
     assert loaded["state_dict"]["head.weight"].data_ptr() == loaded["state_dict"]["embed.weight"].data_ptr()
     assert new.size < 0.6 * len(before)
     assert (new.original, new.kind, path.read_bytes()) == ("best.ckpt", Kind.LIGHTNING, before)
-    assert done.findings[0].severity is Severity.NOTE
-    assert "without callbacks, loops, lr_schedulers, optimizer_states" in done.findings[0].what
-    assert "bit for bit the same" in done.findings[0].what
+    assert finding.severity is Severity.NOTE
+    assert "without callbacks, loops, lr_schedulers, optimizer_states" in finding.what
+    assert "bit for bit the same" in finding.what
 
 
 def test_the_same_bytes_come_out_every_time(tmp_path: Path, project: Path) -> None:
@@ -125,7 +122,7 @@ def test_the_same_bytes_come_out_every_time(tmp_path: Path, project: Path) -> No
         path.parent.mkdir()
         torch.save(whole, path.parent / "weights")
         (path.parent / "weights").rename(path)
-        digests.add(light(path, project, slim=True).checkpoints[0].sha256)
+        digests.add(light(path, project)[0].sha256)
     assert len(digests) == 1
 
 
@@ -150,9 +147,9 @@ def no_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Pa
 def test_a_second_build_needs_no_torch(tmp_path: Path, no_torch: Callable[[], Path]) -> None:
     """What was made once comes from the cache: the second time no interpreter is asked for."""
     torch.save(trained()[1], tmp_path / "best.ckpt")
-    first = light(tmp_path / "best.ckpt", tmp_path, slim=True)
+    first = light(tmp_path / "best.ckpt", tmp_path)
     no_torch()
-    assert light(tmp_path / "best.ckpt", tmp_path, slim=True) == first
+    assert light(tmp_path / "best.ckpt", tmp_path) == first
 
 
 def test_no_interpreter_with_torch(tmp_path: Path, no_torch: Callable[[], Path]) -> None:
@@ -160,44 +157,9 @@ def test_no_interpreter_with_torch(tmp_path: Path, no_torch: Callable[[], Path])
     torch.save(trained()[1], tmp_path / "best.ckpt")
     bare = no_torch()
     with pytest.raises(ProjectError, match="`slim` needs an interpreter with torch") as caught:
-        light(tmp_path / "best.ckpt", tmp_path, slim=True)
+        light(tmp_path / "best.ckpt", tmp_path)
     assert caught.value.details == (f"'{bare}' has no torch",)
     assert caught.value.code == "torch-not-found"
-
-
-def test_safetensors_keep_the_hyper_parameters(tmp_path: Path, project: Path) -> None:
-    """Tied weights are written under both names, and the notebook's own loader finds the rest again."""
-    model, whole = trained()
-    torch.save(whole, tmp_path / "best.ckpt")
-    done = light(tmp_path / "best.ckpt", project, slim=True, weights_format="safetensors")
-    new = done.checkpoints[0]
-    assert (new.original, new.kind) == ("best.safetensors", Kind.SAFETENSORS)
-    assert done.renamed == (("best.ckpt", "best.safetensors"),)
-    raw = new.path.read_bytes()
-    (length,) = struct.unpack("<Q", raw[:8])
-    header = json.loads(raw[8 : 8 + length])
-    assert json.loads(header["__metadata__"]["checkpoint"])["hyper_parameters"] == whole["hyper_parameters"]
-    tensors = slim_worker._read_safetensors(torch, new.path)
-    assert torch.equal(predictions(tensors), predictions(model.state_dict()))
-
-
-def test_sizes_that_read_the_same_are_left_out(tmp_path: Path, project: Path) -> None:
-    """Nothing is saved then; what else happened to the file is said."""
-    torch.save({"state_dict": {"a": torch.zeros(2_500_000)}, "epoch": 3}, tmp_path / "best.pt")
-    (finding,) = light(tmp_path / "best.pt", project, weights_format="safetensors").findings
-    assert finding.what.startswith("is rewritten: as safetensors")
-    assert "instead of" not in finding.what
-
-
-def test_the_notebook_reads_such_a_file(tmp_path: Path, project: Path) -> None:
-    """Where safetensors is installed, its own reader gives the same tensors."""
-    pytest.importorskip("safetensors")
-    _, whole = trained()
-    torch.save(whole, tmp_path / "best.ckpt")
-    new = light(tmp_path / "best.ckpt", project, slim=True, weights_format="safetensors").checkpoints[0]
-    loaded = load_checkpoint(new.path)
-    assert loaded["hyper_parameters"] == whole["hyper_parameters"]
-    assert torch.equal(loaded["state_dict"]["head.weight"], whole["state_dict"]["head.weight"])
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -281,7 +243,7 @@ def test_names_of_the_script_need_no_script(tmp_path: Path) -> None:
         "torch.save({'model': {'w': torch.zeros(3)}, 'cfg': cfg, 'kind': ScriptCfg, 'optimizer': {}}, sys.argv[1])"
     )
     subprocess.run([torch_python(), "-c", code, str(tmp_path / "a.pth")], check=True)
-    answer = work(tmp_path / "a.pth", tmp_path / "new.pth", slim=True, trusted=True)
+    answer = work(tmp_path / "a.pth", tmp_path / "new.pth", trusted=True)
     assert answer["dropped"] == ["optimizer"]
     look = (
         "import sys, torch\nclass ScriptCfg: pass\nold = torch.load(sys.argv[1], weights_only=False)\n"
@@ -306,34 +268,27 @@ def test_what_is_no_checkpoint_is_left(tmp_path: Path, make: Callable[[], Any], 
     assert reason in work(tmp_path / "a.pt", tmp_path / "new.pt")["left"]
 
 
-def test_several_sets_of_weights_are_no_safetensors(tmp_path: Path) -> None:
-    """With an average beside the weights nobody can tell which ones are meant."""
-    weights = {"w": torch.zeros(2)}
-    torch.save({"model": weights, "ema": weights}, tmp_path / "a.pt")
-    assert "several sets" in work(tmp_path / "a.pt", tmp_path / "b.pt", safetensors=True)["left"]
-
-
 def test_a_folder_stays_whole(tmp_path: Path, project: Path) -> None:
     """The files beside a light one are found in the same folder, under their names."""
     folder = tmp_path / "bert"
     folder.mkdir()
-    torch.save(trained()[0].state_dict(), folder / "pytorch_model.bin")
+    torch.save({"w": torch.zeros(100_000)[:10]}, folder / "pytorch_model.bin")
     (folder / "config.json").write_text("{}")
     originals = [checkpoint(folder / name, f"bert/{name}") for name in ("config.json", "pytorch_model.bin")]
-    config = Config(project=project, name="", version="", weights_format="safetensors")
-    done = slim_checkpoints(originals, config, cache=tmp_path / "cache")
-    assert [each.original for each in done.checkpoints] == ["bert/config.json", "bert/model.safetensors"]
-    places = {each.path.parent for each in done.checkpoints}
+    config = Config(project=project, name="", version="", slim=True)
+    done, _ = slim_checkpoints(originals, config, cache=tmp_path / "cache")
+    assert [each.original for each in done] == ["bert/config.json", "bert/pytorch_model.bin"]
+    places = {each.path.parent for each in done}
     assert len(places) == 1
-    assert sorted(path.name for path in places.pop().iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(path.name for path in places.pop().iterdir()) == ["config.json", "pytorch_model.bin"]
 
 
 def test_nothing_wished_nothing_done(tmp_path: Path, project: Path) -> None:
     """Without a wish, and for other formats, files go as they are."""
     (tmp_path / "model.json").write_text("{}")
     torch.save(trained()[1], tmp_path / "best.ckpt")
-    assert light(tmp_path / "best.ckpt", project).findings == ()
-    assert light(tmp_path / "model.json", project, slim=True).checkpoints[0].path == tmp_path / "model.json"
+    assert light(tmp_path / "best.ckpt", project, slim=False)[1] == ()
+    assert light(tmp_path / "model.json", project)[0].path == tmp_path / "model.json"
 
 
 @pytest.mark.parametrize(

@@ -264,10 +264,7 @@ def test_a_framework_says_which_params_its_cell_reads(framework: Any) -> None:
     text = (templates_folder() / "frameworks" / f"{framework.name}.py.j2").read_text()
     read = set(re.findall(r"member\.(?:params\.)?get\(\s*\"(\w+)\"", text))
     read |= set(re.findall(r"settings\.get\(\"(\w+)\"", text))
-    lent = (
-        {"weights_only"} if framework.name == "safetensors" else set()
-    )  # of a file that `weights_format` changes
-    assert set(framework.param_names) - lent == read
+    assert set(framework.param_names) == read
     sklearn = framework_table.find_framework("sklearn")
     assert sklearn
     assert ("member.arguments" in text) == (framework.takes_arguments is not sklearn.takes_arguments)

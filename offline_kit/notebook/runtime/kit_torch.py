@@ -12,7 +12,6 @@ What the template `lightning` asks of the classes:
 
 import importlib
 import inspect
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -83,12 +82,7 @@ def _load_safetensors(path: Path) -> dict[str, Any]:
             code="module-not-found",
             hint="add safetensors to the requirements, and build the kit again",
         ) from error
-    weights = dict(safetensors.load_file(path, device="cpu"))
-    with path.open("rb") as stream:
-        header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-    # Beside the tensors such a file holds texts alone; a checkpoint made light has its hyper-parameters there.
-    saved = json.loads(header.get("__metadata__", {}).get("checkpoint", "{}"))
-    return {**saved, "state_dict": weights} if saved else weights
+    return dict(safetensors.load_file(path, device="cpu"))
 
 
 def _named_parameters(call: Any) -> set[str]:
