@@ -12,11 +12,10 @@ import pytest
 
 from offline_kit.core.errors import ProjectError
 from offline_kit.kit import manifest
-from offline_kit.kit.diff import KitDifference, compare_files, compare_kits, read_snapshot
+from offline_kit.kit.diff import compare_contents, compare_kits
 from offline_kit.project.types import FileEntry, Kit, Role
 from tests.support import command_line
 from tests.support.kits import Workshop, sdist, wheel
-from tests.support.local_kaggle import notebook
 from tests.support.notebooks import written
 
 MODEL = {"model.ckpt": b"w" * 2000}
@@ -57,14 +56,9 @@ def packages(*more: tuple[str, str], own: str = "LEARNING = 1\n", **plan: Any) -
     return kit
 
 
-def difference(old: Kit, new: Kit) -> KitDifference:
-    """Compare two kits."""
-    return compare_kits(read_snapshot(old), read_snapshot(new))
-
-
 def test_the_same_kit_twice_is_identical(tmp_path: Path) -> None:
     """Built into two folders, nothing differs."""
-    assert difference(made(tmp_path / "old"), made(tmp_path / "new")).is_identical
+    assert compare_kits(made(tmp_path / "old"), made(tmp_path / "new")).is_identical
 
 
 def test_packages_are_added_removed_changed_and_rebuilt(tmp_path: Path) -> None:
@@ -72,14 +66,14 @@ def test_packages_are_added_removed_changed_and_rebuilt(tmp_path: Path) -> None:
     old = packages(("scikit_learn", "1.5.2"), ("gone", "1.0"), ("same", "1.0"))
     new = packages(("scikit_learn", "1.6.0"), ("come", "2.0"))
     new.add_wheel("same", "1.0", files={"same.py": "# built anew\n"})
-    found = difference(made(tmp_path / "old", kit=old), made(tmp_path / "new", kit=new))
-    assert [(each.name, each.change, each.before, each.after) for each in found.packages] == [
-        ("come", "added", "", "2.0"),
-        ("gone", "removed", "1.0", ""),
+    found = compare_kits(made(tmp_path / "old", kit=old), made(tmp_path / "new", kit=new))
+    assert [(each.name, each.change, each.before, each.after) for each in found.groups["packages"]] == [
+        ("come", "added", None, "2.0"),
+        ("gone", "removed", "1.0", None),
         ("same", "rebuilt", "1.0", "1.0"),
         ("scikit_learn", "changed", "1.5.2", "1.6.0"),
     ]
-    assert (found.own, found.checkpoints, found.other) == ((), (), ())
+    assert not any(found.groups[name] for name in ("own", "sources", "checkpoints", "other"))
     assert not found.is_identical
 
 
@@ -89,12 +83,12 @@ def test_a_package_that_the_image_has_by_now_is_told_once(tmp_path: Path) -> Non
     old = packages(("timm", "1.0"), provided=image)
     newer = [{"name": "numpy", "version": "2.2"}, {"name": "timm", "version": "1.1"}]
     new = packages(provided=newer, image="newer", python="3.13")
-    found = difference(made(tmp_path / "old", kit=old), made(tmp_path / "new", kit=new))
-    (timm,) = found.packages
+    found = compare_kits(made(tmp_path / "old", kit=old), made(tmp_path / "new", kit=new))
+    (timm,) = found.groups["packages"]
     assert (timm.name, timm.change, timm.note) == ("timm", "removed", "the image's 1.1 is used now")
-    (numpy,) = found.provided
+    (numpy,) = found.groups["provided"]
     assert (numpy.name, numpy.before, numpy.after) == ("numpy", "2.1", "2.2")
-    assert [(each.name, each.before, each.after) for each in found.target] == [
+    assert [(each.name, each.before, each.after) for each in found.groups["target"]] == [
         ("image", "tests", "newer"),
         ("python", "3.11", "3.13"),
     ]
@@ -107,11 +101,13 @@ def test_a_package_may_change_from_wheel_to_sdist(tmp_path: Path) -> None:
     old.add(f"packages/{name}", data)
     old.install("fromsource", "2.0", wheel=name)
     new.add_sdist()
-    found = difference(made(tmp_path / "old", kit=old), made(tmp_path / "new", kit=new))
-    (change,) = found.packages
-    assert (change.change, change.note) == ("rebuilt", "as sdist, before as wheel")
-    assert sorted(each.name for each in found.other) == sorted(f"packages/{each}" for each in sdist()[2])
-    assert {each.change for each in found.other} == {"added"}
+    found = compare_kits(made(tmp_path / "old", kit=old), made(tmp_path / "new", kit=new))
+    (change,) = found.groups["packages"]
+    assert change.change == "rebuilt"
+    assert sorted(each.name for each in found.groups["other"]) == sorted(
+        f"packages/{each}" for each in sdist()[2]
+    )
+    assert {each.change for each in found.groups["other"]} == {"added"}
 
 
 def test_own_code_is_compared_file_by_file(tmp_path: Path) -> None:
@@ -119,83 +115,63 @@ def test_own_code_is_compared_file_by_file(tmp_path: Path) -> None:
     old, new = packages(), packages(own="LEARNING = 2\n")
     old.add("code/src/data.py", b"A = 1\n", "source")
     new.add("code/src/data.py", b"A = 12\n", "source")
-    found = difference(made(tmp_path / "old", kit=old), made(tmp_path / "new", kit=new))
-    (plants,) = found.own
+    found = compare_kits(made(tmp_path / "old", kit=old), made(tmp_path / "new", kit=new))
+    (plants,) = found.groups["own"]
     assert (plants.name, plants.change) == ("plants", "rebuilt")
-    assert [(each.name, each.change) for each in plants.files] == [("plants/model.py", "changed")]
-    assert [(each.name, each.before, each.after) for each in found.sources] == [("code/src/data.py", 6, 7)]
-    assert found.packages == ()
+    assert [(each.name, each.change, each.before, each.after) for each in found.groups["sources"]] == [
+        ("code/src/data.py", "changed", 6, 7),
+        ("plants/model.py", "changed", 13, 13),
+    ]
+    assert found.groups["packages"] == ()
 
 
 def test_checkpoints_come_with_their_sizes(tmp_path: Path) -> None:
     """Added, removed, changed, and renamed where the bytes are the same."""
     old = made(tmp_path / "old", weights={"a.ckpt": b"1" * 10, "b.ckpt": b"2" * 20, "c.ckpt": b"3" * 30})
     new = made(tmp_path / "new", weights={"a.ckpt": b"4" * 40, "d.ckpt": b"2" * 20, "e.ckpt": b"5" * 50})
-    changes = difference(old, new).checkpoints
-    assert [(each.name[12:], each.change, each.before, each.after, each.was[12:]) for each in changes] == [
+    changes = compare_kits(old, new).groups["checkpoints"]
+    assert [(each.name[12:], each.change, each.before, each.after, each.note) for each in changes] == [
         ("a.ckpt", "changed", 10, 40, ""),
-        ("c.ckpt", "removed", 30, 0, ""),
-        ("d.ckpt", "renamed", 20, 20, "b.ckpt"),
-        ("e.ckpt", "added", 0, 50, ""),
+        ("c.ckpt", "removed", 30, None, ""),
+        ("d.ckpt", "renamed", 20, 20, "was checkpoints/b.ckpt"),
+        ("e.ckpt", "added", None, 50, ""),
     ]
 
 
 def test_one_content_under_two_names_is_renamed_once() -> None:
     """Two new names of the same bytes: one was renamed, the other added."""
-    changes = compare_files({"a": (1, "x")}, {"b": (1, "x"), "c": (1, "x")})
+    changes = compare_contents({"a": (1, "x")}, {"b": (1, "x"), "c": (1, "x")})
     assert [(each.name, each.change) for each in changes] == [("b", "renamed"), ("c", "added")]
 
 
 def test_the_notebook_is_compared_as_a_script(tmp_path: Path) -> None:
-    """Cells by their titles, a unified diff of their text, and the keys of its metadata."""
+    """A unified diff of the cells, with their titles, and the keys of its metadata."""
     old, new = made(tmp_path / "old"), made(tmp_path / "new")
     written(new, "x = 1", "print(x, 2)", "done = True", enable_gpu=True)
-    change = difference(old, new).notebook
-    assert change.cells == (
-        ("print(x) (code)", "removed"),
-        ("print(x, 2) (code)", "added"),
-        ("done = True (code)", "added"),
-    )
-    assert [(each.name, each.before, each.after) for each in change.metadata] == [("enable_gpu", False, True)]
-    assert {"-print(x)", "+print(x, 2)", "+done = True"} <= set(change.text)
-    assert change.text[2] == "@@ -2,4 +2,7 @@ %% x = 1"
-    assert difference(old, new).old.kit.id == difference(old, new).new.kit.id
-    assert not difference(old, new).is_identical
+    found = compare_kits(old, new)
+    (gpu,) = found.groups["notebook"]
+    assert (gpu.name, gpu.before, gpu.after) == ("enable_gpu", False, True)
+    assert {"-print(x)", "+print(x, 2)", "+done = True"} <= set(found.text)
+    assert found.same_kit
+    assert not found.is_identical
 
 
-def test_scripts_are_compared_by_the_same_cells(tmp_path: Path) -> None:
-    """The cells of percent scripts have the titles of their markers; one without cells is one cell."""
+def test_scripts_are_compared_by_their_lines(tmp_path: Path) -> None:
+    """A kit whose notebook is a percent script is compared as it is."""
     old, new = made(tmp_path / "old"), made(tmp_path / "new")
     for kit, value in ((old, 1), (new, 2)):
         written(kit, code_file="inference.py", kernel_type="script")
-        text = f"# %% [markdown]\n# # A title\n\n# %% settings a=true\nx = {value}\n"
-        (kit.folder / "notebook/inference.py").write_text(text)
-    change = difference(old, new).notebook
-    assert (change.cells, change.metadata) == ((("settings (code)", "changed"),), ())
-    assert {"-x = 1", "+x = 2"} <= set(change.text)
-    (new.folder / "notebook/inference.py").write_text("x = 1\ny = 2\n")
-    assert ("x = 1 (code)", "added") in difference(old, new).notebook.cells
-
-
-def test_a_moved_cell_and_a_titled_one_are_told(tmp_path: Path) -> None:
-    """Order counts; a cell with a title keeps its name when its text changes."""
-    old, new = made(tmp_path / "old"), made(tmp_path / "new")
-    written(new, "print(x)", "x = 1")
-    assert {what for _, what in difference(old, new).notebook.cells} == {"moved"}
-    for kit, text in ((old, "a = 1"), (new, "a = 2")):
-        document = notebook(text)
-        document["cells"][0]["metadata"] = {"title": "settings"}
-        (kit.folder / "notebook/inference.ipynb").write_text(json.dumps(document))
-    assert difference(old, new).notebook.cells == (("settings (code)", "changed"),)
+        (kit.folder / "notebook/inference.py").write_text(f"# %% settings\nx = {value}\n")
+    assert compare_kits(old, new).text[3:] == (" # %% settings", "-x = 1", "+x = 2")
 
 
 def test_other_parts_and_other_details_are_never_silent(tmp_path: Path) -> None:
     """Another id always has a line: split parts, or a detail of the install plan that has no word of its own."""
     one, split = made(tmp_path / "one"), made(tmp_path / "split", split=True)
-    (parts,) = difference(one, split).target
+    (parts,) = compare_kits(one, split).groups["target"]
     assert (parts.name, parts.before, parts.after) == ("parts", ["kit"], ["checkpoints", "packages"])
     detail = made(tmp_path / "detail", kit=packages(roots=["src"]))
-    (other,) = difference(one, detail).other
+    (other,) = compare_kits(one, detail).groups["other"]
     assert (other.name, other.change) == ("packages/install.json", "changed")
 
 
@@ -205,7 +181,7 @@ def test_a_damaged_wheel_of_own_code_is_an_error_with_its_name(tmp_path: Path) -
     (path,) = (new.folder / "dataset").rglob("plants*.whl")
     path.write_bytes(b"no zip")
     with pytest.raises(ProjectError, match=path.name):
-        difference(old, new)
+        compare_kits(old, new)
 
 
 @pytest.mark.parametrize("text", ['{"cells": [1]}', '{"cells": 3}', "[]", "no JSON"])
@@ -214,7 +190,7 @@ def test_a_notebook_of_another_form_is_an_error(tmp_path: Path, text: str) -> No
     kit = made(tmp_path / "old")
     (kit.folder / "notebook/inference.ipynb").write_text(text)
     with pytest.raises(ProjectError, match=str(kit.folder)):
-        read_snapshot(kit)
+        compare_kits(kit, kit)
 
 
 # ------------------------------------------------------------------ the command
@@ -237,8 +213,8 @@ def test_the_command_compares_kits_and_projects(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0] == f"kit {old.id[:12]} -> {new.id[:12]}"
-    assert {"  ~ timm 1.0 -> 1.1", "      ~ plants/model.py (13 B)"} <= set(lines)
-    assert "  ~ checkpoints/model.ckpt (1.0 kB -> 2.0 kB)" in lines
+    assert {"  ~ timm 1.0 -> 1.1", "  ~ plants/model.py 13 B"} <= set(lines)
+    assert "  ~ checkpoints/model.ckpt 1.0 kB -> 2.0 kB" in lines
     assert lines[-1].endswith("more lines: --json has them all")
     done = command(tmp_path, "old", "project", "--json", "--exit-code")
     assert done.returncode == 1

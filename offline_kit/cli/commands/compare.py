@@ -20,7 +20,7 @@ from offline_kit.project.types import Role
 if TYPE_CHECKING:
     # Only named: comparing two kits must not import what a verification needs.
     from offline_kit.kaggle.push.verify_remote import PartCheck, Verification
-    from offline_kit.kit.diff import FileChange, KitDifference, NotebookChange, PackageChange
+    from offline_kit.kit.diff import KitDifference
     from offline_kit.project.types import Kit
     from offline_kit.workflow.remembered_status import RemotePart, RemoteStatus
 
@@ -138,8 +138,18 @@ def _part_line(piece: "RemotePart", kit: "Kit | None") -> str:
     return ", ".join(word for word in words if word)
 
 
-SHORT = 40  # lines of the notebook's difference that a person sees
-_MARKS = {"added": "+", "removed": "-", "renamed": ">", "moved": ">"}
+_MOST_LINES = 40  # of the notebook's difference that a person sees
+_MARKS = {"added": "+", "removed": "-", "renamed": ">", "changed": "~", "rebuilt": "~"}
+_TITLES = {
+    "target": "Built for",
+    "packages": "Packages",
+    "own": "Own packages",
+    "provided": "From the image",
+    "sources": "Own code",
+    "checkpoints": "Checkpoints",
+    "other": "Other files",
+    "notebook": "Notebook",
+}
 
 
 @options.command(
@@ -243,13 +253,27 @@ def _part_facts(check: "PartCheck") -> dict[str, Any]:
 @options.common_options
 def diff(old: Path, new: Path, console: Console, exit_code: bool) -> None:
     """Compare two kits, each given as its folder or its project's; NEW defaults to the current project's kit."""
-    from offline_kit.kit import diff as differing
+    from offline_kit.kit.diff import compare_kits
 
-    difference = differing.compare_kits(
-        *(differing.read_snapshot(_read_kit(folder)) for folder in (old, new))
+    old_kit, new_kit = _read_kit(old), _read_kit(new)
+    difference = compare_kits(old_kit, new_kit)
+    title = f"kit {old_kit.id[:12]} -> {new_kit.id[:12]}"
+    if difference.is_identical:
+        title = f"identical: both are kit {new_kit.id[:12]}, with the same notebook"
+    elif difference.same_kit:
+        title = f"kit {new_kit.id[:12]} in both, with another notebook"
+    console.print_lines([title, *_difference_lines(difference)], highlight=_CHANGES, fold=True)
+    groups = {name: [asdict(change) for change in changes] for name, changes in difference.groups.items()}
+    kits = {"old": old_kit, "new": new_kit}
+    console.print_result(
+        {
+            "ok": True,
+            "same": difference.is_identical,
+            **{name: {"kit": kit.id, "folder": str(kit.folder)} for name, kit in kits.items()},
+            **groups,
+            "notebook": {"metadata": groups["notebook"], "text": difference.text},
+        }
     )
-    console.print_lines(list(_difference_lines(difference)), highlight=_CHANGES, fold=True)
-    console.print_result({"ok": True, "same": difference.is_identical, **_difference_facts(difference)})
     if exit_code and not difference.is_identical:
         sys.exit(Exit.PROJECT)
 
@@ -266,77 +290,25 @@ def _read_kit(folder: Path) -> "Kit":
 
 
 def _difference_lines(difference: "KitDifference") -> Iterator[str]:
-    old, new = difference.old.kit, difference.new.kit
-    if difference.is_identical:
-        yield f"identical: both are kit {new.id[:12]}, with the same notebook"
-    elif old.id == new.id:
-        yield f"kit {new.id[:12]} in both, with another notebook"
-    else:
-        yield f"kit {old.id[:12]} -> {new.id[:12]}"
-    yield from (
-        f"{change.name}: {_shown_value(change.before)} -> {_shown_value(change.after)}"
-        for change in difference.target
-    )
-    own = []
-    for change in difference.own:
-        own += [_package_line(change), *(f"    {_file_line(file)}" for file in change.files)]
-    sections = {
-        "Packages": map(_package_line, difference.packages),
-        "From the image": map(_package_line, difference.provided),
-        "Own code": [*own, *map(_file_line, difference.sources)],
-        "Checkpoints": map(_file_line, difference.checkpoints),
-        "Other files": map(_file_line, difference.other),
-        "Notebook": _notebook_lines(difference.notebook),
-    }
-    for title, section in sections.items():
-        if lines := list(section):
-            yield title
-            yield from (f"  {line}" for line in lines)
-
-
-def _package_line(change: "PackageChange") -> str:
-    note = f" ({change.note})" if change.note else ""
-    if change.change == "rebuilt":
-        return f"~ {change.name} {change.after}: rebuilt, the same version in other bytes{note}"
-    versions = " -> ".join(version for version in (change.before, change.after) if version)
-    return f"{_MARKS.get(change.change, '~')} {change.name} {versions}{note}"
-
-
-def _file_line(change: "FileChange") -> str:
-    mark = _MARKS.get(change.change, "~")
-    if change.change == "renamed":
-        return f"{mark} {change.was} -> {change.name} ({format_size(change.after)}, the same bytes)"
-    if change.change == "changed":
-        sizes = dict.fromkeys((format_size(change.before), format_size(change.after)))
-        return f"{mark} {change.name} ({' -> '.join(sizes)})"
-    return f"{mark} {change.name} ({format_size(change.before or change.after)})"
-
-
-def _notebook_lines(change: "NotebookChange") -> Iterator[str]:
-    for title, change_words in change.cells:
-        yield f"{_MARKS.get(change_words, '~')} cell {title}"
-    for key in change.metadata:
-        yield f"~ {key.name}: {_shown_value(key.before)} -> {_shown_value(key.after)}"
-    yield from change.text[:SHORT]
-    if len(change.text) > SHORT:
-        yield f"... and {len(change.text) - SHORT} more lines: --json has them all"
+    for group, changes in difference.groups.items():
+        if changes:
+            yield _TITLES[group]
+        for change in changes:
+            before, after = map(_shown_value, (change.before, change.after))
+            values = before if before == after else f"{before} -> {after}"
+            if change.change in ("added", "removed"):
+                values = after if change.before is None else before
+            note = "rebuilt" if change.change == "rebuilt" else change.note
+            yield f"  {_MARKS[change.change]} {change.name} {values}{f' ({note})' if note else ''}"
+    if difference.text:
+        yield "Notebook's lines"
+    yield from (f"  {line}" for line in difference.text[:_MOST_LINES])
+    if len(difference.text) > _MOST_LINES:
+        yield f"  ... and {len(difference.text) - _MOST_LINES} more lines: --json has them all"
 
 
 def _shown_value(value: object) -> str:
-    if isinstance(value, list | tuple):
+    """Return bytes as a size, and other values as they are."""
+    if isinstance(value, list):
         return ", ".join(map(str, value)) or "none"
-    return "none" if value in (None, "") else str(value)
-
-
-def _difference_facts(difference: "KitDifference") -> dict[str, Any]:
-    groups = ("target", "packages", "provided", "own", "sources", "checkpoints", "other")
-    sides = {
-        name: {"kit": side.kit.id, "folder": str(side.kit.folder), "image": side.image, "python": side.python}
-        for name, side in (("old", difference.old), ("new", difference.new))
-    }
-    cells = [{"cell": cell, "change": change} for cell, change in difference.notebook.cells]
-    return {
-        **sides,
-        **{name: [asdict(change) for change in getattr(difference, name)] for name in groups},
-        "notebook": {**asdict(difference.notebook), "cells": cells},
-    }
+    return format_size(value) if type(value) is int else str(value)
