@@ -233,9 +233,7 @@ def word_target(_context: click.Context, parameter: click.Parameter, value: Any)
     return value
 
 
-CONTAINER = value(
-    "--container", "REF", "Rehearse in this container image (--env image), which must be pulled."
-)
+CONTAINER = value("--container", "REF", "Rehearse in this container image of podman or docker (--env image).")
 
 
 def choice_option(
@@ -308,9 +306,9 @@ def confirmation(console: Console, *, yes: bool) -> "ApprovalPolicy":
     return ApprovalPolicy(yes=yes, confirm=console.confirm, alone=not console.can_ask())
 
 
-def question(console: Console, *, yes: bool) -> Callable[[str], str] | None:
-    """Return how to ask a person for a line; None if nobody can or wants to be asked."""
-    return None if yes or console.as_json or not console.can_ask() else console.ask
+def wants_questions(console: Console, *, yes: bool = False) -> bool:
+    """Whether there is a person who can and wants to be asked."""
+    return console.can_ask() and not (yes or console.as_json)
 
 
 @contextmanager

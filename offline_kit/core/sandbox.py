@@ -81,11 +81,13 @@ def find_sandbox(kinds: Iterable[str] = KINDS, *, report: Reporter = SILENT) -> 
     )
 
 
-def find_container(image: str, *, online: bool = True) -> Sandbox:
-    """Return a container engine that runs this image on this machine, found by running it; nothing is pulled.
+def find_container(
+    image: str, *, online: bool = True, confirm_pull: Callable[[str], bool] | None = None
+) -> Sandbox:
+    """Return a container engine that runs this image on this machine, found by running it.
 
-    Raises OutsideError if no engine works, ProjectError if the image was not pulled; with `online`, its registry is asked
-    for its size.
+    An image is pulled only if `confirm_pull`, which asks a person, agrees. Raises OutsideError if no engine works or a
+    pull failed, ProjectError if the image was not pulled; with `online`, its registry is asked for its size.
     """
     refused: list[str] = []
     without_image: list[Path] = []
@@ -101,11 +103,15 @@ def find_container(image: str, *, online: bool = True) -> Sandbox:
                     return candidate
                 refused.append(f"{' '.join(command)}: {problem}")
     if without_image:
-        size = containers.find_pull_size(without_image[0], image) if online else 0
-        size_text = f"it has {format_size(size)}" if size else "an image of Kaggle's has 10 to 20 GB"
+        program = without_image[0]
+        size = containers.find_pull_size(program, image) if online else 0
+        size_text = format_size(size) if size else "10 to 20 GB if it is one of Kaggle's"
+        if confirm_pull and confirm_pull(f"Pull '{image}' with {program.name}, {size_text}?"):
+            _pull_image(program, image)
+            return find_container(image, online=online)
         raise ProjectError(
             f"the container image '{image}' is not on this machine",
-            hint=f"run '{without_image[0].name} pull {image}'; {size_text}",
+            hint=f"run '{program.name} pull {image}', {size_text}",
             code="image-not-pulled",
             details=refused,
         )
@@ -115,6 +121,16 @@ def find_container(image: str, *, online: bool = True) -> Sandbox:
         code="container-engine-missing",
         details=refused,
     )
+
+
+def _pull_image(program: Path, image: str) -> None:
+    """Pull an image, with the engine's own progress on the terminal."""
+    if processes.run_in_terminal([program, "pull", image]):
+        raise OutsideError(
+            f"'{program.name} pull {image}' failed",
+            hint="fix what it printed above; what it downloaded is kept",
+            code="image-pull-failed",
+        )
 
 
 def _list_candidates(kinds: Iterable[str]) -> Iterator[tuple[str, Path | None]]:

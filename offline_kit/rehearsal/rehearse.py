@@ -160,7 +160,7 @@ def rehearse_kit(
 
 def _find_runner(request: RehearsalRequest, report: Reporter) -> Sandbox:
     if request.env == "image":
-        return sandbox.find_container(request.container)
+        return sandbox.find_container(request.container, confirm_pull=request.confirm_pull)
     return sandbox.find_sandbox(request.sandboxes, report=report)
 
 

@@ -48,6 +48,7 @@ class RehearsalRequest:
     sandboxes: tuple[str, ...] = sandbox.KINDS
     yes: bool = False
     confirm: Callable[[str], bool] | None = None
+    confirm_pull: Callable[[str], bool] | None = None  # asks a person; `yes` does not agree to a pull
     copies: Mapping[str, Path] = field(default_factory=dict)
     """Local copies of other sources, by "dataset:owner/slug", "notebook:owner/slug" or "model:..."."""
     part_sources: Mapping[str, str] = field(default_factory=dict)

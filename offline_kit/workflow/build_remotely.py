@@ -8,6 +8,7 @@ import hashlib
 import json
 import tempfile
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 from offline_kit import __version__
@@ -143,9 +144,9 @@ def _fetch_image(session: KaggleSession, finished: notebook_runs.FinishedRun, fo
         raise remote_wheelhouse.invalid_output_error("image", error) from error
 
 
-def capture_container(reference: str) -> str:
-    """Return the image file of a container image on this machine."""
-    runner = sandbox.find_container(reference)
+def capture_container(reference: str, confirm_pull: Callable[[str], bool] | None = None) -> str:
+    """Return the image file of a container image on this machine; `confirm_pull` asks a person if it is not there."""
+    runner = sandbox.find_container(reference, confirm_pull=confirm_pull)
     with tempfile.TemporaryDirectory(prefix="offline-kit-") as folder:
         facts = dict(container_python.inspect_container(runner, Path(folder)).facts)
     # Without a GPU the container has no nvidia-smi; the CPU image has none of these packages.

@@ -77,6 +77,7 @@ class RehearsalOptions:
     timeout: int | None = None  # wall-clock limit in seconds; None is the competition's
     yes: bool = False  # large downloads were agreed to
     confirm: Callable[[str], bool] | None = None  # asks a person about them
+    confirm_pull: Callable[[str], bool] | None = None  # asks a person about the pull of a container image
 
 
 def plan_build(config: Config, *, upgrade: bool = False, report: Reporter = SILENT) -> BuildPlan:

@@ -2,16 +2,20 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from offline_kit.core import sandbox
 from offline_kit.core.errors import OutsideError, ProjectError
+from offline_kit.core.files import format_size
 from offline_kit.core.sandbox import Sandbox
 from offline_kit.core.sandboxes.box import Box, BoxOutcome, Mount
 
@@ -171,6 +175,98 @@ def test_an_image_that_was_not_pulled_is_an_error_and_no_download(
     assert "12.3 GB" in caught.value.hint
     asked = [f"{words} gcr.io/kaggle-images/python" for words in ("image inspect", "manifest inspect")]
     assert notes.read_text().splitlines() == ["info", *asked]
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_an_image_is_pulled_if_a_person_agrees(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], code: int
+) -> None:
+    """The question has the size; the engine shows its progress, and what fails in it is told as that."""
+    answers = f"""case "$1" in
+    info) ;;
+    pull) echo half of it; echo > {tmp_path}/pulled; exit {code} ;;
+    image) [ -e {tmp_path}/pulled ] && echo "[{{}}]" ;;
+    manifest) echo '{{"layers": [{{"size": 7000000}}]}}' ;;
+    *) exit 1 ;;
+    esac"""
+    notes, questions = make_engine(tmp_path, answers), list[str]()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    agree = [False, True]
+
+    def confirm_pull(question: str) -> bool:
+        questions.append(question)
+        return agree.pop(0)
+
+    with pytest.raises(ProjectError) as refused:
+        sandbox.find_container("some/image", confirm_pull=confirm_pull)
+    assert refused.value.code == "image-not-pulled"
+    assert "pull" not in notes.read_text()
+    with pytest.raises(OutsideError) as failed:
+        sandbox.find_container("some/image", confirm_pull=confirm_pull)
+    assert failed.value.code == ("image-pull-failed" if code else "container-engine-missing")
+    assert ["7.0 MB" in question for question in questions] == [True, True]
+    assert capfd.readouterr().err == "half of it\n"
+
+
+def serve_image(folder: Path, image: str) -> ThreadingHTTPServer:
+    """Serve an image of podman's as a registry does, under the name `served:1`."""
+    subprocess.run(["podman", "save", "--format", "docker-dir", "-o", folder, image], check=True)
+
+    class Registry(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_file(has_body=False)
+
+        def do_GET(self) -> None:
+            self.send_file(has_body=True)
+
+        def send_file(self, *, has_body: bool) -> None:
+            manifest = self.path.endswith("/manifests/1")
+            path = folder / ("manifest.json" if manifest else self.path.rpartition(":")[2])
+            is_known = path.is_file() or self.path == "/v2/"
+            self.send_response(200 if is_known else 404)
+            kind = "application/vnd.docker.distribution.manifest.v2+json" if manifest else "octet-stream"
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(path.stat().st_size if path.is_file() else 0))
+            self.end_headers()
+            if has_body and path.is_file():
+                with path.open("rb") as stream:
+                    shutil.copyfileobj(stream, self.wfile)
+
+        def log_message(self, *_arguments: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Registry)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server
+
+
+@pytest.mark.slow
+@pytest.mark.container
+def test_a_pull_from_a_registry(
+    tmp_path: Path, container_image: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The registry's manifest has the size; an image that was pulled runs."""
+    if sandbox.find_container(container_image).command[0].endswith("docker"):
+        pytest.skip("a registry without TLS is podman's: docker's daemon has its own settings")
+    with serve_image(tmp_path / "image", container_image) as server:
+        address = f"localhost:{server.server_address[1]}"
+        settings = tmp_path / "registries.conf"
+        settings.write_text(f'[[registry]]\nlocation = "{address}"\ninsecure = true\n')
+        monkeypatch.setenv("CONTAINERS_REGISTRIES_CONF", str(settings))
+        reference, questions = f"{address}/served:1", list[str]()
+
+        def confirm_pull(question: str) -> bool:
+            questions.append(question)
+            return True
+
+        try:
+            runner = sandbox.find_container(reference, confirm_pull=confirm_pull)
+        finally:
+            subprocess.run(["podman", "rmi", reference], check=False, capture_output=True)
+            server.shutdown()
+    layers = json.loads((tmp_path / "image" / "manifest.json").read_text())["layers"]
+    assert format_size(sum(layer["size"] for layer in layers)) in questions[0]
+    assert runner.image == reference
 
 
 @pytest.mark.parametrize(

@@ -64,15 +64,19 @@ def rehearse(
     from offline_kit.workflow import kaggle_rehearsal, output_files, pipeline
     from offline_kit.workflow import ship as shipping
 
-    on, at = options.take_flags(flags, "on", "at").values()
+    on, at, yes = options.take_flags(flags, "on", "at", "yes").values()
+    asks = options.wants_questions(console, yes=yes)
     flags["env"] = "image" if flags["container"] else flags["env"]
     _check_place(on, at, flags | {"opens": opens})
     settings = pipeline.RehearsalOptions(
-        **options.take_flags(flags, "env", "installer", "layout", "timeout", "yes"), confirm=console.confirm
+        **options.take_flags(flags, "env", "installer", "layout", "timeout"),
+        yes=yes,
+        confirm=console.confirm,
+        confirm_pull=console.confirm if asks else None,
     )
     config = options.load_config(project, flags)
     if on == "here":
-        config = pipeline.ask_hidden_rows(config, options.question(console, yes=settings.yes), console)
+        config = pipeline.ask_hidden_rows(config, console.ask if asks else None, console)
     if no_build:
         kit = pipeline.read_sound_kit(config)
     else:
@@ -88,7 +92,7 @@ def rehearse(
             show_rehearsal(pipeline.rehearse_kit(config, kit, settings, report=console), console)
         return
     with options.session_of(config, on, at, console, current=settings.env == "current") as session:
-        policy = options.confirmation(console, yes=settings.yes)
+        policy = options.confirmation(console, yes=yes)
         shipping.push_data(session, kit, DEFAULT_OPTIONS, policy)
         passed = kaggle_rehearsal.rehearse_on_kaggle(session, kit, config.rows)
         _show_on_kaggle(passed, session.account, console)
@@ -377,13 +381,16 @@ def ship_command(project: Path, console: Console, upgrade: bool, **flags: Any) -
     to, at, yes, env = options.take_flags(flags, "to", "at", "yes", "env").values()
     env = "image" if flags["container"] else env
     no_rehearsal, dry_run = options.take_flags(flags, "no_rehearsal", "dry_run").values()
-    rehearsal = pipeline.RehearsalOptions(env=env, yes=yes, confirm=console.confirm)
+    asks = options.wants_questions(console, yes=yes)
+    rehearsal = pipeline.RehearsalOptions(
+        env=env, yes=yes, confirm=console.confirm, confirm_pull=console.confirm if asks else None
+    )
     ship_options = shipping.ShipOptions(
         rehearsal=None if no_rehearsal else rehearsal,
         data=PushOptions(**options.take_flags(flags, *_PUSH_FLAGS)),
         submission=SubmitRequest(**options.take_flags(flags, *_SUBMIT_FLAGS)),
         approval=options.confirmation(console, yes=yes),
-        ask=options.question(console, yes=yes),
+        ask=console.ask if asks else None,
         upgrade=upgrade,
     )
     config = options.load_config(project, flags)

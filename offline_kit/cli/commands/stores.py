@@ -85,7 +85,7 @@ def image_show(name: str, package: str | None, console: Console, constraints: bo
 )
 @options.AT
 @options.value(
-    "--container", "REF", "Capture this container image, which must be pulled; no account is needed."
+    "--container", "REF", "Capture this container image of podman or docker; no account is needed."
 )
 @options.value("--accelerator", "NAME", "Machine shape whose image to capture; default none (CPU).")
 @options.value(
@@ -100,7 +100,8 @@ def image_capture(
     from offline_kit.workflow import build_remotely
 
     if container:
-        text = build_remotely.capture_container(container)
+        confirm_pull = console.confirm if options.wants_questions(console) else None
+        text = build_remotely.capture_container(container, confirm_pull)
     elif on == "here":
         text = build_remotely.capture_here()
     else:
