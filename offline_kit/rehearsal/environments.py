@@ -29,7 +29,7 @@ TORCH_CPU = "https://download.pytorch.org/whl/cpu"
 # uv logs this with -v for each package that it would have to download:
 _UNCACHED = re.compile(r"Identified uncached distribution: (\S+?)==")
 _INSPECT = """
-import importlib.metadata, json, platform, re, sys
+import importlib.metadata, json, os, platform, re, sys
 names = {}
 for d in importlib.metadata.distributions():
     name = d.metadata["Name"] if d.metadata else None
@@ -37,6 +37,8 @@ for d in importlib.metadata.distributions():
         names.setdefault(re.sub(r"[-_.]+", "-", name).lower(), d.version)
 print(json.dumps({
     "version": platform.python_version(), "prefix": sys.prefix, "base": [sys.base_prefix, sys.base_exec_prefix],
+    "home": os.path.dirname(os.path.realpath(sys._base_executable)),
+    "sites": [path for path in sys.path if os.path.basename(path) in ("site-packages", "dist-packages")],
     "packages": names,
 }))
 """
@@ -77,6 +79,18 @@ class Interpreter:
     packages: Mapping[str, str]  # version by normalized name
     mounts: tuple[Mount, ...]  # folders that it needs, read-only and at their own paths
     links: Mapping[str, str]
+    home: str = ""  # folder of the executable that its environment is based on
+    sites: tuple[str, ...] = ()  # folders of its packages
+    is_venv: bool = False
+
+    @property
+    def minor(self) -> str:
+        """Its minor version, such as "3.13"."""
+        return ".".join(self.version.split(".")[:2])
+
+    def list_scripts(self) -> list[Path]:
+        """Return the programs of its virtual environment."""
+        return sorted(self.path.parent.iterdir()) if self.is_venv else []
 
 
 def make_kernel_environment(
@@ -305,6 +319,9 @@ def inspect_interpreter(path: Path) -> Interpreter:
         packages=facts["packages"],
         mounts=tuple(Mount(inside=str(folder), source=folder.resolve()) for folder in sorted(outermost)),
         links=links,
+        home=facts["home"],
+        sites=tuple(facts["sites"]),
+        is_venv=facts["prefix"] != facts["base"][0],
     )
 
 

@@ -1,9 +1,10 @@
 """Run a notebook with papermill, or a script with plain Python, in a sandbox, and read how it ended."""
 
 import json
+import math
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -30,19 +31,14 @@ _SETUPS = (").open_adopted(", ").open_recorded(", ".start_recording(")
 _PRINTED = 20_000  # characters of a cell's output to keep
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _RAISED = re.compile(r"[A-Za-z_][\w.]*(error|exception|interrupt|exit)\b.*: \S", re.IGNORECASE)
+DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+"""What a notebook may raise that the run wrote as it liked."""
 _LARGEST = 500_000_000  # bytes; a larger executed notebook is not read
 _MAX_CELL_LINES = 8
 _LINES_AROUND = 3  # of a script, before and after the one that failed
 _LOG_TAIL = 1_000_000  # bytes of a script's log in which its traceback is looked for
 MAX_ERROR_LINES = 12
 _INSTALLS = re.compile(r"^\s*(?:[!%].*\b)?pip3?\b.*\binstall\b|-m['\", ]+pip['\", ]+install", re.MULTILINE)
-_SITE = """
-import json, os, sys
-places = [place for place in sys.path if os.path.basename(place) in ("site-packages", "dist-packages")]
-home = os.path.dirname(os.path.realpath(sys._base_executable))
-minor = "{}.{}".format(*sys.version_info)
-print(json.dumps({"minor": minor, "home": home, "places": places, "venv": sys.prefix != sys.base_prefix}))
-"""
 _PROXIES = frozenset(("http_proxy", "https_proxy", "all_proxy", "no_proxy"))
 # Of Python and uv, requests, curl, git, and pip: https://docs.openssl.org/master/man3/SSL_CTX_load_verify_locations/,
 # https://requests.readthedocs.io/en/latest/user/advanced/#ssl-cert-verification
@@ -134,24 +130,27 @@ def run_notebook(
     report: Reporter = SILENT,
 ) -> KernelRun:
     """Run the notebook in `folder`, which must be empty, and return how it ended; `say` gets the log, line by line."""
-    for name in ("tmp", "working", "home", "out", "scratch", "in"):
+    for name in ("tmp", "working", "home", "out", "scratch", "in/src"):
         (folder / name).mkdir(parents=True)
-    prefix, machine = runner.path_prefix(folder / "scratch"), environment.machine
-    (source, cells), log = _place_code(environment.notebook, folder / "in"), folder / "log.txt"
-    code = ["".join(cell.get("source") or "") for cell in cells if cell.get("cell_type") == "code"]
+    prefix, machine, log = runner.path_prefix(folder / "scratch"), environment.machine, folder / "log.txt"
+    text = environment.notebook.read_text(encoding="utf-8")
+    is_script = environment.notebook.suffix == ".py"
+    source = folder / ("in/src/script.py" if is_script else "in/notebook.ipynb")
+    source.write_text(text, encoding="utf-8")
+    cells = () if is_script else json.loads(text).get("cells", ())
+    code = text if is_script else "\n".join(_join_sources(cells, "code"))
     # A recorded notebook may install packages in ways that no pattern finds.
-    may_install = environment.recorded or _INSTALLS.search("\n".join(code))
+    may_install = environment.recorded or _INSTALLS.search(code)
     if may_install and sys.platform != "win32" and not runner.image:
         environment = _add_writable_site(environment, folder / "env", prefix)
-    search_path = _find_search_path(environment, prefix)
-    _write_kernel_spec(environment, folder / "in", search_path, prefix)
-    script = source if source.suffix == ".py" else None
+    variables, kernel_variables = _make_variables(environment, prefix)
+    _write_kernel_spec(environment, folder / "in", kernel_variables)
     mounts = [
         Mount(inside="/tmp", source=folder / "tmp", writable=True),  # noqa: S108 - the box's own
         Mount(inside=HOME, source=folder / "home", writable=True),
         *environment.inputs,
         Mount(inside="/kaggle/working", source=folder / "working", writable=True, limit=machine.disk),
-        *([Mount(inside=script_runs.SCRIPT_FOLDER, source=script.parent)] if script else []),
+        *([Mount(inside=script_runs.SCRIPT_FOLDER, source=source.parent)] if is_script else []),
         Mount(inside="/rehearsal/in", source=folder / "in"),
         Mount(inside="/rehearsal/out", source=folder / "out", writable=True),
         *([Mount(inside="/rehearsal/bin/uv", source=environment.uv)] if environment.uv else []),
@@ -159,17 +158,14 @@ def run_notebook(
         *environment.kernel.mounts,
         *environment.papermill.mounts,
     ]
-    variables = _make_variables(environment, search_path, prefix)
-    if script:
-        variables |= _kernel_variables(environment, search_path, prefix)
     if environment.network:
         network_variables, certificates = find_network_access()
         variables, mounts = network_variables | variables, [*mounts, *certificates]
     box = Box(
-        argv=_build_command(environment, prefix, is_script=script is not None),
+        argv=_build_command(environment, prefix, is_script=is_script),
         mounts=tuple(mounts),
         links={**environment.papermill.links, **environment.kernel.python.links},
-        env=variables,
+        env=variables | (kernel_variables if is_script else {}),
         cwd=f"{prefix}/kaggle/working",
         log=log,
         scratch=folder / "scratch",
@@ -178,11 +174,9 @@ def run_notebook(
         cores=machine.cores,
         network=environment.network,
     )
-    added_cells = count_added_cells(["".join(cell.get("source") or "") for cell in cells])
-    kind = "script" if script else "notebook"
-    with report.waiting(f"running the {kind}") as show:
-        # A script is one cell, of which its log tells neither begin nor end.
-        follower = LogFollower(log, () if script else cells, added_cells=added_cells, say=say, show=show)
+    with report.waiting(f"running the {'script' if is_script else 'notebook'}") as show:
+        added_cells = count_added_cells(_join_sources(cells))
+        follower = LogFollower(log, cells, added_cells=added_cells, say=say, show=show)
         outcome = sandbox.run_box(runner, box, watch=follower.follow)
         follower.end()
     leftovers.clean_leftovers(folder / "out")
@@ -192,8 +186,12 @@ def run_notebook(
         log=log,
         working=folder / "working",
         deleted=leftovers.clean_leftovers(folder / "working"),
-        script=script,
+        script=source if is_script else None,
     )
+
+
+def _join_sources(cells: Iterable[Mapping[str, Any]], kind: str = "") -> list[str]:
+    return ["".join(cell.get("source") or "") for cell in cells if kind in ("", cell.get("cell_type"))]
 
 
 def find_network_access() -> tuple[dict[str, str], tuple[Mount, ...]]:
@@ -204,20 +202,6 @@ def find_network_access() -> tuple[dict[str, str], tuple[Mount, ...]]:
     # The box has its own /tmp and home, but a certificate may lie in those of this machine.
     files_named = sorted({str(Path(path).absolute()) for path in certificates.values()})
     return proxies | certificates, tuple(Mount(inside=path, source=Path(path)) for path in files_named)
-
-
-def _place_code(notebook: Path, folder: Path) -> tuple[Path, Sequence[Mapping[str, Any]]]:
-    """Copy a notebook or script to the folder that is mounted; return the copy and its cells."""
-    text = notebook.read_text(encoding="utf-8")
-    if notebook.suffix == ".py":
-        placed, cells = (
-            files.make_folder(folder / "src") / "script.py",
-            [{"cell_type": "code", "source": text}],
-        )
-    else:
-        placed, cells = folder / "notebook.ipynb", json.loads(text).get("cells", ())
-    placed.write_text(text, encoding="utf-8")
-    return placed, cells
 
 
 def _build_command(environment: RehearsalEnvironment, prefix: str, *, is_script: bool) -> tuple[str, ...]:
@@ -240,72 +224,44 @@ def _add_writable_site(environment: RehearsalEnvironment, folder: Path, prefix: 
 
     The kernel's own environment is read-only, because other runs use it too.
     """
-    python = environment.kernel.python.path
-    answer = processes.run_command([python, "-c", _SITE], env=processes.copy_environment(PYTHONPATH=None))
-    interpreter = json.loads(answer.out)
-    site = files.make_folder(folder / "lib" / f"python{interpreter['minor']}" / "site-packages")
+    kernel, inside = environment.kernel, f"{prefix}/rehearsal/env"
+    minor = kernel.python.minor
+    site = files.make_folder(folder / "lib" / f"python{minor}" / "site-packages")
     # A virtual environment (PEP 405) whose .pth file adds the kernel's site-packages: pip counts what is there as
     # installed, and what pip installs comes first on sys.path (https://docs.python.org/3/library/site.html).
-    config = f"home = {interpreter['home']}\ninclude-system-site-packages = false\n"
-    (folder / "pyvenv.cfg").write_text(config)
-    added = [f"import site; site.addsitedir({kernel_site!r})\n" for kernel_site in interpreter["places"]]
+    (folder / "pyvenv.cfg").write_text(f"home = {kernel.python.home}\ninclude-system-site-packages = false\n")
+    added = [f"import site; site.addsitedir({kernel_site!r})\n" for kernel_site in kernel.python.sites]
     (site / "offline-kit.pth").write_text("".join(added))
-    inside, scripts = f"{prefix}/rehearsal/env", files.make_folder(folder / "bin")
-    for name in ("python", "python3", f"python{interpreter['minor']}"):
-        (scripts / name).symlink_to(python)
-    for name in ("pip", "pip3"):
-        (scripts / name).write_text(f'#!/bin/sh\nexec "{inside}/bin/python" -m pip "$@"\n')
-        (scripts / name).chmod(0o755)
+    own_scripts = dict.fromkeys(("pip", "pip3"), f'#!/bin/sh\nexec "{inside}/bin/python" -m pip "$@"\n')
     if environment.recorded and environment.uv:
-        (scripts / "uv").write_text(
-            _UV.format(uv=f"{prefix}/rehearsal/bin/uv", python=f"{inside}/bin/python")
-        )
-        (scripts / "uv").chmod(0o755)
-    for script in python.parent.iterdir() if interpreter["venv"] else ():
-        if not (scripts / script.name).exists():
-            (scripts / script.name).symlink_to(script)
+        own_scripts["uv"] = _UV.format(uv=f"{prefix}/rehearsal/bin/uv", python=f"{inside}/bin/python")
+    scripts = files.make_folder(folder / "bin")
+    for name, text in own_scripts.items():
+        (scripts / name).write_text(text)
+        (scripts / name).chmod(0o755)
+    links = {script.name: script for script in kernel.python.list_scripts()}
+    links |= dict.fromkeys(("python", "python3", f"python{minor}"), kernel.python.path)
+    for name, target in links.items():
+        if name not in own_scripts:
+            (scripts / name).symlink_to(target)
     mount = Mount(inside="/rehearsal/env", source=folder, writable=True)
-    return replace(
-        environment,
-        kernel=replace(
-            environment.kernel,
-            launch=(f"{inside}/bin/python", *environment.kernel.launch[1:]),
-            mounts=(*environment.kernel.mounts, mount),
-        ),
-    )
+    launch = (f"{inside}/bin/python", *kernel.launch[1:])
+    return replace(environment, kernel=replace(kernel, launch=launch, mounts=(*kernel.mounts, mount)))
 
 
-def _write_kernel_spec(
-    environment: RehearsalEnvironment, folder: Path, search_path: str, prefix: str
-) -> None:
+def _write_kernel_spec(environment: RehearsalEnvironment, folder: Path, variables: Mapping[str, str]) -> None:
     """Write the spec of the kernel (https://jupyter-client.readthedocs.io/en/stable/kernels.html#kernel-specs)."""
-    spec = {
-        "argv": [*environment.kernel.launch, "-f", "{connection_file}"],
-        "display_name": "Python 3",
-        "language": "python",
-        "env": _kernel_variables(environment, search_path, prefix),
-    }
+    argv = [*environment.kernel.launch, "-f", "{connection_file}"]
+    spec = {"argv": argv, "display_name": "Python 3", "language": "python", "env": variables}
     spec_folder = files.make_folder(folder / "jupyter" / "kernels" / "python3")
     (spec_folder / "kernel.json").write_text(json.dumps(spec))
     swallowed_errors.install_monitor(folder.with_name("out"), environment.own_packages)
 
 
-def _kernel_variables(environment: RehearsalEnvironment, search_path: str, prefix: str) -> dict[str, str]:
-    """Return the environment variables that let the kernel's Python and its scripts be found."""
-    env = {"PATH": f"{Path(environment.kernel.launch[0]).parent}:{search_path}"}
-    if environment.python_path:
-        env["PYTHONPATH"] = ":".join(f"{prefix}{folder}" for folder in environment.python_path)
-    return env
-
-
-def _find_search_path(environment: RehearsalEnvironment, prefix: str) -> str:
-    """Return the PATH of a run: the container's own, or the system's with our uv unless that is hidden."""
+def _make_variables(environment: RehearsalEnvironment, prefix: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Return all environment variables of a run, as in a batch run on Kaggle, and those that only its kernel has."""
     own_path = f"{prefix}/rehearsal/bin:{_SYSTEM_PATH}" if environment.uv else _SYSTEM_PATH
-    return environment.kernel.container_path or own_path
-
-
-def _make_variables(environment: RehearsalEnvironment, search_path: str, prefix: str) -> dict[str, str]:
-    """Return all environment variables of a run: those of a batch run on Kaggle, none of this process."""
+    search_path = environment.kernel.container_path or own_path
     env = {
         "PATH": search_path,
         "HOME": f"{prefix}{HOME}",
@@ -333,7 +289,10 @@ def _make_variables(environment: RehearsalEnvironment, search_path: str, prefix:
         env["OFFLINE_KIT_INPUT"] = f"{prefix}/kaggle/input"
         env["OFFLINE_KIT_WORKING"] = f"{prefix}/kaggle/working"
         env["OFFLINE_KIT_SCRATCH"] = f"{prefix}/tmp/offline-kit"  # noqa: S108
-    return env
+    kernel_env = {"PATH": f"{Path(environment.kernel.launch[0]).parent}:{search_path}"}
+    if environment.python_path:
+        kernel_env["PYTHONPATH"] = ":".join(f"{prefix}{folder}" for folder in environment.python_path)
+    return env, kernel_env
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -397,43 +356,46 @@ def count_added_cells(sources: Sequence[str]) -> int:
 
 def read_cells(executed: Path) -> tuple[ExecutedCell, ...]:
     """Return the code cells of an executed notebook; () if it is missing or damaged."""
-    if not leftovers.is_regular(executed, limit=_LARGEST):
-        return ()
     try:
-        notebook = json.loads(executed.read_text(encoding="utf-8"))
-        # papermill inserts cells with this tag before the one that failed:
-        # https://papermill.readthedocs.io/en/latest/usage-execute.html
-        own_cells = [
-            cell
-            for cell in notebook["cells"]
-            if "papermill-error-cell-tag" not in cell["metadata"].get("tags", ())
-        ]
-        added_cells = count_added_cells(["".join(cell.get("source", "")) for cell in own_cells])
+        own_cells = load_cells(executed, limit=_LARGEST)
+        added_cells = count_added_cells(["".join(cell.get("source", "")) for _, cell in own_cells])
         return tuple(
-            _parse_cell(number, cell, added_cells)
-            for number, cell in enumerate(own_cells, 1)
-            if cell["cell_type"] == "code"
+            parse_cell(number, cell, added_cells) for number, cell in own_cells if cell["cell_type"] == "code"
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return ()  # the run could write anything to this file
+    except DAMAGED:
+        return ()
 
 
-def _parse_cell(number: int, cell: Mapping[str, Any], added_cells: int) -> ExecutedCell:
+def load_cells(executed: Path, *, limit: int) -> list[tuple[int, Mapping[str, Any]]]:
+    """Return the numbered cells of an executed notebook of at most `limit` bytes; raise one of DAMAGED for a damaged one."""
+    if not leftovers.is_regular(executed, limit=limit):
+        return []
+    cells = json.loads(executed.read_text(encoding="utf-8"))["cells"]
+    # papermill inserts cells with this tag before the one that failed:
+    # https://papermill.readthedocs.io/en/latest/usage-execute.html
+    tag = "papermill-error-cell-tag"
+    return [*enumerate((cell for cell in cells if tag not in cell["metadata"].get("tags", ())), 1)]
+
+
+def parse_cell(number: int, cell: Mapping[str, Any], added_cells: int) -> ExecutedCell:
+    """Return a code cell as papermill left it."""
     papermill_metadata = cell["metadata"].get("papermill") or {}
-    seconds = papermill_metadata.get("duration")
+    seconds = float(papermill_metadata.get("duration") or 0)
     outputs = cell.get("outputs", ())
-    printed = _ANSI.sub("", "".join("".join(output.get("text", "")) for output in outputs))
+    printed = strip_colors("".join("".join(output.get("text", "")) for output in outputs))
     traceback, messages = list[str](), list[str]()
     for output in outputs:
         if output.get("output_type") == "error":
             messages.append(f"{output.get('ename')}: {output.get('evalue')}")
-            lines = _ANSI.sub("", "\n".join(output.get("traceback") or ())).splitlines()
+            lines = strip_colors("\n".join(output.get("traceback") or ())).splitlines()
             traceback += lines or messages[-1:]
     return ExecutedCell(
         number=number,
         source="".join(cell.get("source", "")),
-        seconds=None if seconds is None else float(seconds),
-        started=parse_time(papermill_metadata.get("start_time")),
+        seconds=seconds
+        if papermill_metadata.get("duration") is not None and math.isfinite(seconds)
+        else None,
+        started=_parse_time(papermill_metadata.get("start_time")),
         status="failed" if messages else str(papermill_metadata.get("status") or "pending"),
         error=tuple(traceback),
         message="\n".join([*messages, *(line for line in traceback if _RAISED.match(line))]),
@@ -443,7 +405,7 @@ def _parse_cell(number: int, cell: Mapping[str, Any], added_cells: int) -> Execu
     )
 
 
-def parse_time(text: Any) -> float | None:
+def _parse_time(text: Any) -> float | None:
     """Return papermill's time, in UTC, as seconds since the epoch; older versions wrote no zone."""
     if not isinstance(text, str):
         return None
@@ -453,7 +415,7 @@ def parse_time(text: Any) -> float | None:
 
 def read_script(script: Path, log: Path, outcome: BoxOutcome) -> ExecutedScript:
     """Return a script that ran as a cell: "failed" with the error in its log, "running" if it was stopped."""
-    tail = _read_tail(log)
+    tail = strip_colors(read_tail(log, _LOG_TAIL)) if log.is_file() else ""
     stopped = outcome.is_over_limit
     failed = None if stopped or outcome.succeeded else script_runs.find_script_failure(tail)
     return ExecutedScript(
@@ -469,14 +431,16 @@ def read_script(script: Path, log: Path, outcome: BoxOutcome) -> ExecutedScript:
     )
 
 
-def _read_tail(log: Path) -> str:
-    """Return the end of a log, without colors; "" if there is none."""
-    try:
-        with log.open("rb") as stream:
-            stream.seek(max(log.stat().st_size - _LOG_TAIL, 0))
-            return _ANSI.sub("", stream.read().decode(errors="replace"))
-    except FileNotFoundError:
-        return ""
+def read_tail(path: Path, size: int) -> str:
+    """Return the text of the last `size` bytes of a file."""
+    with path.open("rb") as stream:
+        stream.seek(max(path.stat().st_size - size, 0))
+        return stream.read().decode(errors="replace")
+
+
+def strip_colors(text: str) -> str:
+    """Return a terminal's text without its codes for colors."""
+    return _ANSI.sub("", text)
 
 
 def find_stopped_cell(cells: tuple[ExecutedCell, ...]) -> ExecutedCell | None:

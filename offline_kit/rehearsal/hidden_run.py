@@ -2,7 +2,7 @@
 
 import csv
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -191,15 +191,17 @@ def _compare_predictions(
     originals = dict(data.renamed)
     if not originals or paths[0].suffix.lower() != ".csv" or not all(path.is_file() for path in paths):
         return "", False
-    tables = [submission_check.read_table(path)[0] for path in paths]
+    tables = [submission_check.read_table(path) for path in paths]
     if any(len(set(table.ids())) < len(table.rows) for table in tables):
         return "", False
-    hidden_rows: dict[str, list[str]] = {}
+    hidden_rows: dict[str, Sequence[str]] = {}
     for row in tables[1].rows:
         new = split_id(row[0], originals)
         if new and new not in data.altered_ids:
             hidden_rows.setdefault(originals[new] + row[0][len(new) :], row[1:])
-    public_rows = {row[0]: row[1:] for row in tables[0].rows if row[0] in hidden_rows}
+    public_rows: dict[str, Sequence[str]] = {
+        row[0]: row[1:] for row in tables[0].rows if row[0] in hidden_rows
+    }
     hidden_rows = {name: hidden_rows[name] for name in public_rows}
     for path, table, rows in zip(paths, tables, (public_rows, hidden_rows), strict=True):
         _write_common(path.parents[1] / "common.csv", table.header, rows)
@@ -210,6 +212,6 @@ def _compare_predictions(
     return difference, len(public_rows) >= _MIN_ROWS and counts[0] > 1 and counts[1] == 1
 
 
-def _write_common(path: Path, header: tuple[str, ...], rows: Mapping[str, list[str]]) -> None:
+def _write_common(path: Path, header: tuple[str, ...], rows: Mapping[str, Sequence[str]]) -> None:
     with path.open("w", newline="", encoding="utf-8") as stream:
         csv.writer(stream).writerows([header, *([name, *row] for name, row in rows.items())])

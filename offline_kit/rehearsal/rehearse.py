@@ -38,7 +38,7 @@ from offline_kit.rehearsal.gateway import GatewayService
 from offline_kit.rehearsal.hidden_run import PublicRun
 from offline_kit.rehearsal.kit_facts import KitFile
 from offline_kit.rehearsal.mounts import MountedInputs
-from offline_kit.rehearsal.report import page, writer
+from offline_kit.rehearsal.report import page
 from offline_kit.rehearsal.report.run_facts import RunEvidence
 from offline_kit.rehearsal.request import RehearsalRequest
 from offline_kit.rehearsal.verdict import RunVerdict
@@ -388,7 +388,7 @@ def _keep_evidence(
             "details": list(problem.details),
         }
     write_report_data(folder, report_data)
-    if writer.write_report(folder, run, report=report) and problem:
+    if page.write_report(folder, run, report=report) and problem:
         problem.details = (*problem.details, f"report: {outcome.report}")
     files.remove_path(folder / "run")
 

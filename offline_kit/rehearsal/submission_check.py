@@ -1,9 +1,11 @@
 """Check a submission: what Kaggle would score as an error, and what it accepts but scores badly."""
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from offline_kit.core import files
@@ -31,13 +33,16 @@ class SubmissionCheck:
 
 @dataclass(frozen=True, kw_only=True)
 class SubmissionTable:
-    """A CSV file: its header and its rows."""
+    """A CSV file, or its first rows."""
 
     header: tuple[str, ...]
-    rows: list[list[str]] = field(repr=False)
+    rows: Sequence[tuple[str, ...]] = field(repr=False)
+    is_whole: bool = True
 
     def column_values(self, name: str) -> list[str]:
-        """Return the values of a column, "" for rows that are too short."""
+        """Return the values of a column, "" for rows that are too short; [] if there is no such column."""
+        if name not in self.header:
+            return []
         index = self.header.index(name)
         return [row[index] if index < len(row) else "" for row in self.rows]
 
@@ -46,17 +51,89 @@ class SubmissionTable:
         return self.column_values(self.header[0]) if self.header else []
 
 
-def read_table(path: Path) -> tuple[SubmissionTable, list[str]]:
-    """Read a CSV file without its empty lines; also return the problems of its rows."""
+@dataclass(frozen=True, kw_only=True)
+class _Column:
+    """A column of predictions beside the sample's."""
+
+    name: str
+    values: list[str]
+    sample: list[str]  # [] if the sample has no such column
+
+    @cached_property
+    def numbers(self) -> list[float]:
+        return parse_numbers(self.values)
+
+    @cached_property
+    def sample_numbers(self) -> list[float]:
+        return parse_numbers(self.sample)
+
+    def check_empty_values(self) -> Iterator[str]:
+        sample_empty = list(map(_is_empty_value, self.sample))
+        has_words = any(not _is_empty_value(value) and not _is_number(value) for value in self.values)
+        # Empty cells are valid answers (an image without objects) if some of the sample's cells are empty. If all are,
+        # they are placeholders: then empty cells are valid among words (lists, masks), not among numbers or alone.
+        may_be_empty = any(sample_empty) and (has_words or not all(sample_empty))
+        empty = 0 if may_be_empty else sum(map(_is_empty_value, self.values))
+        if empty:
+            yield f"column '{self.name}' has {empty} empty or NaN values"
+        if infinite := sum(
+            value.strip().lower().lstrip("+-") in ("inf", "infinity") for value in self.values
+        ):
+            yield f"column '{self.name}' has {infinite} infinite values"
+
+    def compare_words(self) -> tuple[str, str]:
+        """Return a problem and a note about words where the sample has numbers, or the other way round; each may be ""."""
+        values = [value for value in self.values if not _is_empty_value(value)]
+        sample_words = [value for value in self.sample if not _is_empty_value(value)]
+        odd = [value for value in values if not _is_number(value)]
+        if odd and all(map(_is_number, self.sample)):
+            text = f"column '{self.name}' has {len(odd)} values that are not numbers ({_quote_examples(odd)})"
+            if any("." in value for value in self.sample):
+                return text, ""
+            return "", f"{text}; the sample has whole numbers there"
+        if values and sample_words and not odd and not any(map(_is_number, sample_words)):
+            return "", (
+                f"column '{self.name}' has numbers ({values[0]}), and the sample words ({sample_words[0]}): "
+                'is `postprocess` missing, such as "argmax"?'
+            )
+        return "", ""
+
+    def describe_out_of_range(self) -> str:
+        """Describe how values leave the sample's range or labels; "" if they do not, or if the sample has placeholders."""
+        if not (self.numbers and self.sample_numbers):
+            return "" if self.numbers or self.sample_numbers else self._describe_unknown_labels()
+        distinct = set(self.sample_numbers)
+        lowest, highest, varied = min(distinct), max(distinct), len(distinct) > 1
+        if lowest >= 0 and highest <= 1 and (varied or 0 < lowest < 1):
+            low, high, expected = 0.0, 1.0, "the sample's are in [0, 1]"
+        elif varied and len(distinct) <= _MAX_LABELS and all(map(float.is_integer, distinct)):
+            low, high = lowest, highest
+            expected = f"the sample's are whole numbers in [{low:g}, {high:g}]"
+        elif varied and lowest >= 0:
+            low, high, expected = 0.0, math.inf, "the sample has no negative value"
+        else:
+            return ""
+        outside = [value for value in self.numbers if not low <= value <= high]
+        return f"has {len(outside)} values such as {outside[0]:g}, and {expected}" if outside else ""
+
+    def _describe_unknown_labels(self) -> str:
+        """Name labels that the sample lacks, if its words are labels: few, repeated, and without spaces."""
+        labels = set(self.sample)
+        few_labels = 1 < len(labels) <= min(_MAX_LABELS, len(self.sample) - 1)
+        odd = sorted(set(self.values) - labels)
+        if not few_labels or not odd or any(" " in value for value in labels):
+            return ""
+        return f"names {_quote_examples(odd)}, which the sample never names"
+
+
+def read_table(path: Path, *, max_cells: int | None = None) -> SubmissionTable:
+    """Read a CSV file without its empty lines; with `max_cells` only so many cells, but at least a thousand rows."""
     with path.open(newline="", encoding="utf-8-sig", errors="replace") as stream:
-        table = [row for row in read_csv_rows(line.replace("\0", "") for line in stream) if row]
-    header = tuple(table[0]) if table else ()
-    wrong = [number for number, row in enumerate(table[1:], 2) if len(row) != len(header)]
-    problems = []
-    if wrong:
-        lines = ", ".join(map(str, wrong[:_MAX_EXAMPLES]))
-        problems = [f"{len(wrong)} rows have another number of values than the header (line {lines})"]
-    return SubmissionTable(header=header, rows=table[1:]), problems
+        rows = (tuple(row) for row in read_csv_rows(line.replace("\0", "") for line in stream) if row)
+        header = next(rows, ())
+        limit = None if max_cells is None else max(1000, max_cells // max(1, len(header)))
+        first_rows = list(itertools.islice(rows, limit))
+        return SubmissionTable(header=header, rows=first_rows, is_whole=next(rows, None) is None)
 
 
 def check_submission(
@@ -76,29 +153,46 @@ def check_submission(
     if submission.suffix.lower() != ".csv" and table is None:
         size = files.format_size(submission.stat().st_size)
         return SubmissionCheck(rows=0, notes=(f"{size}; only CSV is compared with the sample",))
-    written, problems = read_table(table or submission)
+    written = read_table(table or submission)
     if not written.rows:
         return SubmissionCheck(rows=0, problems=(f"'{submission.name}' has a header, but no rows",))
     reference = SubmissionTable(header=(), rows=[])
-    differences, odd_values, notes = list[str](), list[str](), ["no sample_submission.csv to compare with"]
+    differences, notes = list[str](), ["no sample_submission.csv to compare with"]
     if sample and sample.suffix.lower() == ".csv":
-        reference = read_table(sample)[0]
+        reference = read_table(sample)
         differences = _compare_with_sample(written, reference)
-        odd_values, notes = _compare_words(written, reference)
         count = f"{len(reference.rows)} rows, {len(reference.header)} columns"
-        notes.append(f"compared with '{sample.name}': {count}")
+        notes = [f"compared with '{sample.name}': {count}"]
     differences = [*_check_repeated_ids(written, reference), *differences]
-    problems += _check_empty_values(written, reference)
-    if trusted:
-        notes = differences + notes
-    else:
-        problems += differences
+    columns = [
+        _Column(name=name, values=written.column_values(name), sample=reference.column_values(name))
+        for name in written.header
+    ]
+    words = [column.compare_words() for column in columns[1:] if written.header == reference.header]
     return SubmissionCheck(
         rows=len(written.rows),
-        problems=(*problems, *odd_values),
-        notes=(*notes, *_describe_numbers(written)),
-        warnings=tuple(_warn_of_predictions(written, reference)),
+        problems=(
+            *_check_row_lengths(written),
+            *(problem for column in columns for problem in column.check_empty_values()),
+            *(() if trusted else differences),
+            *(problem for problem, _ in words if problem),
+        ),
+        notes=(
+            *(differences if trusted else ()),
+            *(note for _, note in words if note),
+            *notes,
+            *_describe_numbers(columns[1:]),
+        ),
+        warnings=tuple(_warn_of_predictions(columns[1:], equals_sample=_equals_sample(written, reference))),
         is_placeholder=_is_constant(written) or _equals_sample(written, reference),
+    )
+
+
+def _check_row_lengths(table: SubmissionTable) -> list[str]:
+    wrong = [number for number, row in enumerate(table.rows, 2) if len(row) != len(table.header)]
+    lines = ", ".join(map(str, wrong[:_MAX_EXAMPLES]))
+    return (
+        [f"{len(wrong)} rows have another number of values than the header (line {lines})"] if wrong else []
     )
 
 
@@ -108,23 +202,6 @@ def _check_repeated_ids(table: SubmissionTable, reference: SubmissionTable) -> l
         return []  # for example, one row for each box in an image
     repeated = [name for name, count in Counter(table.ids()).items() for _ in range(count - 1)]
     return [f"{len(repeated)} ids occur more than once ({_quote_examples(repeated)})"] if repeated else []
-
-
-def _check_empty_values(table: SubmissionTable, reference: SubmissionTable) -> list[str]:
-    problems = []
-    for name in table.header:
-        values = table.column_values(name)
-        sample_values = reference.column_values(name) if name in reference.header else []
-        sample_empty = list(map(_is_empty_value, sample_values))
-        has_words = any(not _is_empty_value(value) and not _is_number(value) for value in values)
-        # Empty cells are valid answers (an image without objects) if some of the sample's cells are empty. If all are,
-        # they are placeholders: then empty cells are valid among words (lists, masks), not among numbers or alone.
-        may_be_empty = any(sample_empty) and (has_words or not all(sample_empty))
-        empty = 0 if may_be_empty else sum(map(_is_empty_value, values))
-        infinite = sum(value.strip().lower().lstrip("+-") in ("inf", "infinity") for value in values)
-        problems += [f"column '{name}' has {empty} empty or NaN values"] if empty else []
-        problems += [f"column '{name}' has {infinite} infinite values"] if infinite else []
-    return problems
 
 
 def _compare_with_sample(table: SubmissionTable, reference: SubmissionTable) -> list[str]:
@@ -150,65 +227,32 @@ def _compare_with_sample(table: SubmissionTable, reference: SubmissionTable) -> 
     return problems
 
 
-def _compare_words(table: SubmissionTable, reference: SubmissionTable) -> tuple[list[str], list[str]]:
-    """Return problems and notes about words where the sample has numbers, and numbers where it has words."""
-    problems, notes = list[str](), list[str]()
-    for name in reference.header[1:] if table.header == reference.header else ():
-        sample_values = reference.column_values(name)
-        values = [value for value in table.column_values(name) if not _is_empty_value(value)]
-        sample_words = [value for value in sample_values if not _is_empty_value(value)]
-        odd = [value for value in values if not _is_number(value)]
-        if odd and all(map(_is_number, sample_values)):
-            text = f"column '{name}' has {len(odd)} values that are not numbers ({_quote_examples(odd)})"
-            if any("." in value for value in sample_values):
-                problems.append(text)
-            else:
-                notes.append(f"{text}; the sample has whole numbers there")
-        elif values and sample_words and not odd and not any(map(_is_number, sample_words)):
-            notes.append(
-                f"column '{name}' has numbers ({values[0]}), and the sample words ({sample_words[0]}): "
-                'is `postprocess` missing, such as "argmax"?'
-            )
-    return problems, notes
-
-
-def _describe_numbers(table: SubmissionTable) -> list[str]:
+def _describe_numbers(columns: Iterable[_Column]) -> list[str]:
     """Return notes with minimum, mean and maximum of each column of numbers."""
-    notes = []
-    for name in table.header[1:]:
-        if numbers := _parse_numbers(table.column_values(name)):
-            largest = max(map(abs, numbers)) or 1.0
-            # Scaled, because the sum of large values may overflow while their mean does not.
-            mean = math.fsum(number / largest for number in numbers) / len(numbers) * largest
-            notes.append(f"column '{name}': min {min(numbers):g}, mean {mean:g}, max {max(numbers):g}")
+    facts = [(column.name, summarize_numbers(column.numbers)) for column in columns if column.numbers]
+    notes = [f"column '{name}': min {f['min']:g}, mean {f['mean']:g}, max {f['max']:g}" for name, f in facts]
     omitted = len(notes) - _MAX_LABELS
     return [*notes[:_MAX_LABELS], *([f"{omitted} more columns of numbers"] if omitted > 0 else [])]
 
 
-def _warn_of_predictions(table: SubmissionTable, reference: SubmissionTable) -> Iterator[str]:
+def _warn_of_predictions(columns: Sequence[_Column], *, equals_sample: bool) -> Iterator[str]:
     """Warn of predictions that are constant, equal to the sample, out of its range, or labels that it does not know."""
-    samples = {name: reference.column_values(name) for name in reference.header[1:]}
-    names, equals_sample = table.header[1:], _equals_sample(table, reference)
     if equals_sample:
-        yield f"the predictions equal the sample's in every row: column {_quote_examples(names)} ({_CONSTANT})"
+        names = _quote_examples([column.name for column in columns])
+        yield f"the predictions equal the sample's in every row: column {names} ({_CONSTANT})"
     constant: dict[str, list[str]] = {}
-    for name in names:
-        values, sample_values = table.column_values(name), samples.get(name, [])
-        if len(values) >= _MIN_ROWS and len(set(values)) == 1 and not equals_sample:
-            constant.setdefault(values[0], []).append(name)
-        numbers, sample_numbers = _parse_numbers(values), _parse_numbers(sample_values)
-        if numbers and sample_numbers:
-            odd = _describe_out_of_range(numbers, sample_numbers)
-        else:
-            odd = "" if numbers or sample_numbers else _describe_unknown_labels(values, sample_values)
-        if odd:
-            yield f"column '{name}' {odd}"
-    for value, columns in constant.items():
-        yield f"column {_quote_examples(columns)} has the same value in every row: {value or 'empty'} ({_CONSTANT})"
+    for column in columns:
+        if len(column.values) >= _MIN_ROWS and len(set(column.values)) == 1 and not equals_sample:
+            constant.setdefault(column.values[0], []).append(column.name)
+        if odd := column.describe_out_of_range():
+            yield f"column '{column.name}' {odd}"
+    for value, names_of_value in constant.items():
+        names = _quote_examples(names_of_value)
+        yield f"column {names} has the same value in every row: {value or 'empty'} ({_CONSTANT})"
 
 
 def _is_constant(table: SubmissionTable) -> bool:
-    return len(table.rows) >= _MIN_ROWS and len({tuple(row[1:]) for row in table.rows}) == 1
+    return len(table.rows) >= _MIN_ROWS and len({row[1:] for row in table.rows}) == 1
 
 
 def _equals_sample(table: SubmissionTable, reference: SubmissionTable) -> bool:
@@ -223,32 +267,6 @@ def _equals_sample(table: SubmissionTable, reference: SubmissionTable) -> bool:
     )
 
 
-def _describe_out_of_range(numbers: Sequence[float], sample_numbers: Sequence[float]) -> str:
-    """Describe how numbers leave the sample's range; "" if they do not, or if the sample has one placeholder value."""
-    lowest, highest, varied = min(sample_numbers), max(sample_numbers), len(set(sample_numbers)) > 1
-    if lowest >= 0 and highest <= 1 and (varied or 0 < lowest < 1):
-        low, high, expected = 0.0, 1.0, "the sample's are in [0, 1]"
-    elif varied and len(set(sample_numbers)) <= _MAX_LABELS and all(map(float.is_integer, sample_numbers)):
-        low, high = lowest, highest
-        expected = f"the sample's are whole numbers in [{low:g}, {high:g}]"
-    elif varied and lowest >= 0:
-        low, high, expected = 0.0, math.inf, "the sample has no negative value"
-    else:
-        return ""
-    outside = [value for value in numbers if not low <= value <= high]
-    return f"has {len(outside)} values such as {outside[0]:g}, and {expected}" if outside else ""
-
-
-def _describe_unknown_labels(values: Sequence[str], sample_values: Sequence[str]) -> str:
-    """Name labels that the sample lacks, if its words are labels: few, repeated, and without spaces."""
-    labels = set(sample_values)
-    few_labels = 1 < len(labels) <= min(_MAX_LABELS, len(sample_values) - 1)
-    odd = sorted(set(values) - labels)
-    if not few_labels or not odd or any(" " in value for value in labels):
-        return ""
-    return f"names {_quote_examples(odd)}, which the sample never names"
-
-
 def check_output_files(working: Path, limit: int) -> list[str]:
     """Return a warning if the working folder, which Kaggle saves as the output, has more files than that."""
     number = sum(not path.is_dir() for path in working.rglob("*"))
@@ -261,8 +279,8 @@ def check_output_files(working: Path, limit: int) -> list[str]:
 
 def find_stored_answer(submission: Path, tables: Iterable[Path]) -> Path | None:
     """Return the first table that contains all rows of the submission, with its predictions; None if none does."""
-    written = read_table(submission)[0]
-    rows = {tuple(row) for row in written.rows}
+    written = read_table(submission)
+    rows = set(written.rows)
     for table in tables if rows else ():
         with table.open(newline="", encoding="utf-8-sig", errors="replace") as stream:
             reader = read_csv_rows(stream)
@@ -276,7 +294,7 @@ def describe_difference(first: Path, second: Path, *, tolerance: float = _ROUNDI
 
     Rows are matched by their ids, the first column; if those repeat, whole rows are compared.
     """
-    first_table, second_table = read_table(first)[0], read_table(second)[0]
+    first_table, second_table = read_table(first), read_table(second)
     if first_table.header != second_table.header:
         return f"the columns {', '.join(first_table.header)} and then {', '.join(second_table.header)}"
     first_rows, second_rows = _index_by_id(first_table), _index_by_id(second_table)
@@ -292,7 +310,7 @@ def describe_difference(first: Path, second: Path, *, tolerance: float = _ROUNDI
     return f"{len(changed)} of {len(first_rows)} {rows}, as '{name}': {first_value}, then {second_value}"
 
 
-def _index_by_id(table: SubmissionTable) -> dict[str, list[str]]:
+def _index_by_id(table: SubmissionTable) -> dict[str, tuple[str, ...]]:
     ids = table.ids()
     if len(set(ids)) == len(ids):
         return dict(zip(ids, table.rows, strict=True))
@@ -315,11 +333,21 @@ def parse_number(value: str) -> float | None:
         return None
 
 
-def _parse_numbers(values: Iterable[str]) -> list[float]:
-    """Return the values as numbers; [] if one of them is not a finite number."""
-    numbers = [parse_number(value) for value in values if value.strip()]
-    finite = [number for number in numbers if number is not None and math.isfinite(number)]
-    return finite if len(finite) == len(numbers) else []
+def parse_numbers(values: Iterable[str]) -> list[float]:
+    """Return the values as numbers, without the empty ones; [] if one of them is not a finite number."""
+    try:
+        numbers = [float(value) for value in values if value.strip()]
+    except ValueError:
+        return []
+    return numbers if all(map(math.isfinite, numbers)) else []
+
+
+def summarize_numbers(numbers: Sequence[float]) -> dict[str, float]:
+    """Return "min", "mean" and "max"."""
+    largest = max(map(abs, numbers)) or 1.0
+    # Scaled, because the sum of large values may overflow while their mean does not.
+    mean = math.fsum(number / largest for number in numbers) / len(numbers) * largest
+    return {"min": min(numbers), "mean": mean, "max": max(numbers)}
 
 
 def _is_number(value: str) -> bool:

@@ -9,7 +9,7 @@ from offline_kit.core.errors import ProjectError
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.kit import manifest
 from offline_kit.project.config import Config
-from offline_kit.rehearsal.report import page, writer
+from offline_kit.rehearsal.report import page
 from offline_kit.rehearsal.request import ReportContext
 from offline_kit.workflow import remembered_status
 from offline_kit.workflow.part_locations import records_folder
@@ -32,7 +32,7 @@ def read_context(config: Config) -> ReportContext:
 
 def update_report(config: Config, report: Reporter = SILENT) -> Path | None:
     """Draw the report of the last rehearsal again, with what was sent and scored since; None if there is none."""
-    return writer.redraw_report(config.out / "rehearsal", read_context(config), report=report)
+    return page.redraw_report(config.out / "rehearsal", read_context(config), report=report)
 
 
 def find_report(config: Config, report: Reporter = SILENT) -> Path:

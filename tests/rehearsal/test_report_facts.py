@@ -11,15 +11,16 @@ import pytest
 from offline_kit.kit import manifest
 from offline_kit.project.types import FileEntry, Kit, Role
 from offline_kit.rehearsal.report import kit_contents
-from offline_kit.rehearsal.report.column_facts import ReadTable, describe_table, read_first_rows
+from offline_kit.rehearsal.report.column_facts import describe_table
+from offline_kit.rehearsal.submission_check import SubmissionTable, read_table
 
 
-def table_of(values: Iterable[object], name: str = "target") -> ReadTable:
+def table_of(values: Iterable[object], name: str = "target") -> SubmissionTable:
     rows = tuple((f"id{number}", str(value)) for number, value in enumerate(values))
-    return ReadTable(header=("id", name), rows=rows, is_whole=True)
+    return SubmissionTable(header=("id", name), rows=rows, is_whole=True)
 
 
-def column_of(values: Iterable[object], **others: ReadTable) -> dict[str, Any]:
+def column_of(values: Iterable[object], **others: SubmissionTable) -> dict[str, Any]:
     (column,) = describe_table(table_of(values), **others)["columns"]
     assert isinstance(column, dict)
     return column
@@ -70,7 +71,9 @@ def test_several_labels_in_a_cell_are_counted_by_word() -> None:
 def test_a_column_is_compared_with_the_last_rehearsal_and_the_sample() -> None:
     """Changed rows are matched by their ids, whatever their order; the same bins serve all three."""
     now = table_of([0.0, 0.5, 1.0, 0.25])
-    before = ReadTable(header=now.header, rows=(("id3", "0.5"), *now.rows[:2], ("id9", "7")), is_whole=True)
+    before = SubmissionTable(
+        header=now.header, rows=(("id3", "0.5"), *now.rows[:2], ("id9", "7")), is_whole=True
+    )
     facts = describe_table(now, previous=before, sample=table_of([0, 0]))
     (column,) = facts["columns"]
     assert facts["matched"] == 3
@@ -82,7 +85,7 @@ def test_a_column_is_compared_with_the_last_rehearsal_and_the_sample() -> None:
 
 def test_repeated_ids_are_not_matched() -> None:
     """One row for each box of an image has no partner."""
-    boxes = ReadTable(header=("id", "x"), rows=(("a", "1.5"), ("a", "2.5")), is_whole=True)
+    boxes = SubmissionTable(header=("id", "x"), rows=(("a", "1.5"), ("a", "2.5")), is_whole=True)
     assert describe_table(boxes, previous=boxes)["matched"] == 0
 
 
@@ -90,7 +93,7 @@ def test_a_long_and_wide_table_is_read_in_part(tmp_path: Path) -> None:
     """Rows beyond 200,000 values are not read, columns beyond sixty not described; short rows are fine."""
     path = tmp_path / "submission.csv"
     path.write_text("\ufeffid" + ",c" * 80 + "\n" + "\n" + "1" + ",0.5" * 80 + "\n2\n" + "3,\0\n" * 7_000)
-    table = read_first_rows(path)
+    table = read_table(path, max_cells=200_000)
     assert (len(table.rows), table.is_whole, table.header[0]) == (200_000 // 81, False, "id")
     facts = describe_table(table)
     assert (len(facts["columns"]), facts["other_columns"]) == (60, 20)

@@ -18,12 +18,13 @@ from offline_kit.rehearsal.environments import Interpreter
 from offline_kit.rehearsal.execution import KernelRun, KernelSetup
 from offline_kit.rehearsal.forecast import SessionFacts, make_forecast
 from offline_kit.rehearsal.mounts import MountedInputs
-from offline_kit.rehearsal.report import history, page, writer
-from offline_kit.rehearsal.report.column_facts import ReadTable, describe_table
-from offline_kit.rehearsal.report.notebook_cells import read_script_cell
+from offline_kit.rehearsal.report import history, page
+from offline_kit.rehearsal.report.column_facts import describe_table
+from offline_kit.rehearsal.report.notebook_cells import NotebookReader
 from offline_kit.rehearsal.report.run_facts import RunEvidence
 from offline_kit.rehearsal.request import RehearsalRequest, ReportContext
 from offline_kit.rehearsal.script_runs import SCRIPT
+from offline_kit.rehearsal.submission_check import SubmissionTable
 from tests.support.listener import Listener
 from tests.support.report_pages import FACTS, KIT, Page, make_cell, write_evidence
 
@@ -48,7 +49,7 @@ def draw_page(folder: Path, *cells: Any, context: ReportContext | None = None, *
 
 
 def submission_of(*columns: str, rows: Sequence[tuple[str, ...]]) -> dict[str, Any]:
-    table = ReadTable(header=columns, rows=tuple(rows), is_whole=True)
+    table = SubmissionTable(header=columns, rows=tuple(rows), is_whole=True)
     return {"name": "submission.csv", "size": 100, **describe_table(table)}
 
 
@@ -155,10 +156,12 @@ def test_a_failed_script_shows_its_error_apart_from_what_it_printed(tmp_path: Pa
     script.write_text("print(1)\n1 / 0\n")
     frame = f'  File "{SCRIPT}", line 2, in <module>\n    1 / 0\n'
     log.write_text(f"1\nTraceback (most recent call last):\n{frame}ZeroDivisionError: division by zero\n")
-    printed, error = read_script_cell(script, log, passed=False, seconds=1.0, started=0.0).outputs
+    printed, error = (
+        NotebookReader("log.txt", 0.0).read_script(script, log, passed=False, seconds=1.0).outputs
+    )
     assert (printed["kind"], printed["text"]) == ("text", "1")
     assert (error["kind"], error["summary"]) == ("error", "ZeroDivisionError: division by zero")
-    (whole,) = read_script_cell(script, log, passed=True, seconds=1.0, started=0.0).outputs
+    (whole,) = NotebookReader("log.txt", 0.0).read_script(script, log, passed=True, seconds=1.0).outputs
     assert whole["kind"] == "text"
 
 
@@ -233,13 +236,13 @@ def test_the_history_of_a_project_outlives_its_kits(tmp_path: Path) -> None:
 def test_a_report_that_fails_is_a_note(tmp_path: Path) -> None:
     """Damaged facts do not stop whoever redraws a page; without facts there is nothing to redraw."""
     listener = Listener()
-    assert writer.redraw_report(tmp_path, ReportContext(), report=listener) is None
+    assert page.redraw_report(tmp_path, ReportContext(), report=listener) is None
     assert listener.notes == []
     write_evidence(tmp_path, facts={"curve": 7})
-    assert writer.redraw_report(tmp_path, ReportContext(), report=listener) is None
+    assert page.redraw_report(tmp_path, ReportContext(), report=listener) is None
     assert len(listener.notes) == 1
     (tmp_path / "report-facts.json").write_text(json.dumps(FACTS))
-    assert writer.redraw_report(tmp_path, ReportContext()) == tmp_path / "report.html"
+    assert page.redraw_report(tmp_path, ReportContext()) == tmp_path / "report.html"
 
 
 def test_a_picture_has_its_prediction(tmp_path: Path) -> None:
@@ -253,7 +256,7 @@ def test_a_picture_has_its_prediction(tmp_path: Path) -> None:
         Image.new("RGB", (640, 480), (n, 90, 200)).save(tmp_path / "test_images" / f"leaf{n:02}.png")
     (tmp_path / "test_images" / "leaf05.png").write_bytes(b"\x89PNG broken")
     rows = tuple((f"leaf{n:02}", "rust") for n in range(40))
-    table = ReadTable(header=("image", "label"), rows=rows, is_whole=True)
+    table = SubmissionTable(header=("image", "label"), rows=rows, is_whole=True)
     pictures = draw_pictures(table, [tmp_path])
     assert len(pictures) == 16
     assert {value for picture in pictures for _, value in picture["values"]} == {"rust"}
@@ -288,6 +291,6 @@ def test_a_rehearsal_without_a_report_keeps_its_verdict(tmp_path: Path) -> None:
         sandbox="bubblewrap",
     )
     listener = Listener()
-    assert writer.write_report(tmp_path, run, report=listener) is False
+    assert page.write_report(tmp_path, run, report=listener) is False
     assert len(listener.notes) == 1
     assert [*tmp_path.iterdir()] == []

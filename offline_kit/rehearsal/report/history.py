@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,10 @@ _MAX_KEPT = 50_000_000  # bytes of a submission that is kept for comparison
 
 def read_history(records: Path | None) -> list[dict[str, Any]]:
     """Return the latest rehearsals of the project, oldest first; invalid lines are skipped."""
-    try:
-        lines = (records / _HISTORY).read_text(encoding="utf-8").splitlines() if records else []
-    except (OSError, UnicodeDecodeError):
-        return []
     history = []
-    for line in lines[-_MAX_ENTRIES:]:
-        try:
-            entry = json.loads(line)
+    for entry in [*files.read_json_lines(records / _HISTORY)][-_MAX_ENTRIES:] if records else ():
+        with suppress(ValueError, KeyError, TypeError):
             history.append(entry | {"passed": bool(entry["passed"]), "seconds": float(entry["seconds"])})
-        except (ValueError, KeyError, TypeError):
-            continue
     return history
 
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from offline_kit.rehearsal.report.column_facts import ReadTable
+from offline_kit.rehearsal.submission_check import SubmissionTable
 
 _COUNT = 16
 _SIDE = 144  # pixels; shown at half of that on a dense screen
@@ -19,7 +19,7 @@ _MAX_PIXELS = 40_000_000
 _MAX_VALUES = 3  # predictions below an image
 
 
-def draw_pictures(table: ReadTable, folders: Sequence[Path]) -> list[dict[str, Any]]:
+def draw_pictures(table: SubmissionTable, folders: Sequence[Path]) -> list[dict[str, Any]]:
     """Return sixteen test images as JPEG data URIs with their predictions; none without Pillow or without images.
 
     An image belongs to the id (the first column) that its file name has, with or without suffix.

@@ -15,14 +15,10 @@ from offline_kit.project.types import FileEntry, Kit, Pin, Role
 from offline_kit.rehearsal import kit_facts
 from offline_kit.rehearsal.kit_facts import InstallPlan, KitFile
 
-_KINDS = {
-    "checkpoints": (Role.CHECKPOINT,),
-    "preprocessing": (Role.PREPROCESSING,),
-    "packages": (Role.WHEEL, Role.SDIST, Role.BUILD),
-    "own code": (Role.SOURCE,),
-    "recording": (Role.RECORDING,),
-    "runtime": (Role.RUNTIME, Role.LOCK),
-}  # in the order in which the page shows them
+# In the order in which the page shows them.
+_KINDS = ("checkpoints", "preprocessing", "packages", "own code", "recording", "runtime")
+_FILES = {Role.CHECKPOINT: "checkpoints", Role.PREPROCESSING: "preprocessing"}
+_PACKAGES = (Role.WHEEL, Role.SDIST, Role.BUILD)
 
 
 def describe_kit(kit: Kit) -> dict[str, Any]:
@@ -30,8 +26,12 @@ def describe_kit(kit: Kit) -> dict[str, Any]:
     entries = [entry for part in kit.parts for entry in part.entries]
     kit_files = kit_facts.list_kit_files(kit)
     plan, pins = kit_facts.read_install_plan(kit_files), _read_pins(kit)
-    items = [*_describe_packages(entries, plan, pins), *_describe_files(entries)]
-    items += _describe_recording(kit_files)
+    items = [
+        *_describe_packages(entries, plan, pins),
+        *_describe_files(entries),
+        *_describe_recording(kit_files),
+    ]
+    sizes = {kind: sum(item["size"] for item in items if item["kind"] == kind) for kind in _KINDS}
     return {
         "size": sum(entry.size for entry in entries),
         "files": len(entries),
@@ -39,13 +39,19 @@ def describe_kit(kit: Kit) -> dict[str, Any]:
             {"name": part.name, "size": sum(e.size for e in part.entries), "files": len(part.entries)}
             for part in kit.parts
         ],
-        "kinds": _sum_kinds(items),
+        "kinds": [{"name": kind, "size": size} for kind, size in sizes.items() if size],
         "items": sorted(items, key=lambda item: (-item["size"], item["name"])),
         "provided": [
             {"name": name, "version": version, "why": _explain_pin(pins.get(name))}
             for name, version in sorted(plan.provided.items())
         ],
     }
+
+
+def _describe_item(
+    name: str, kind: str, fate: str, size: int, why: str = "", version: str = ""
+) -> dict[str, Any]:
+    return {"name": name, "version": version, "kind": kind, "fate": fate, "why": why, "size": size}
 
 
 def _read_pins(kit: Kit) -> dict[str, Pin]:
@@ -67,16 +73,16 @@ def _explain_pin(pin: Pin | None) -> str:
 
 def _describe_packages(
     entries: Sequence[FileEntry], plan: InstallPlan, pins: Mapping[str, Pin]
-) -> list[dict[str, Any]]:
+) -> Iterable[dict[str, Any]]:
     own = {str(item["name"]) for item in plan.install if item.get("role") == "own"}
     items: dict[str, dict[str, Any]] = {}
     for entry in entries:
-        if entry.role not in _KINDS["packages"]:
+        if entry.role not in _PACKAGES:
             continue
         name, version = _parse_package(entry)
-        pin = pins.get(name)
+        pin, kind = pins.get(name), "packages"
         if name in own:
-            fate, why = "own", "your own code"
+            kind, fate, why = "own code", "own", "your own code"
         elif pin and pin.replaces:
             fate, why = "replaced", f"instead of the image's {pin.replaces}; {_explain_pin(pin)}"
         elif name in plan.provided:
@@ -85,42 +91,30 @@ def _describe_packages(
             fate, why = "build", "builds a source distribution in the notebook"
         else:
             fate, why = "bundled", _explain_pin(pin)
-        item = {"name": name, "version": version, "kind": "packages", "fate": fate, "why": why, "size": 0}
-        items.setdefault(name, item)["size"] += entry.size
-    for item in items.values():
-        item["kind"] = "own code" if item["fate"] == "own" else "packages"
-    return [*items.values()]
+        items.setdefault(name, _describe_item(name, kind, fate, 0, why, version))["size"] += entry.size
+    return items.values()
 
 
 def _parse_package(entry: FileEntry) -> tuple[str, str]:
     filename = entry.original.rpartition("/")[2]
+    parse = parse_sdist_filename if entry.role is Role.SDIST else parse_wheel_filename
     try:
-        if entry.role is Role.SDIST:
-            name, version = parse_sdist_filename(filename)
-        else:
-            name, version, *_ = parse_wheel_filename(filename)
+        name, version = parse(filename)[:2]
     except ValueError:
         return canonicalize_name(filename), ""
     return name, str(version)
 
 
-def _describe_files(entries: Sequence[FileEntry]) -> list[dict[str, Any]]:
-    """Return an item for each trained file; modules of the project are one item, as is our runtime."""
-    items = []
-    sources = [entry for entry in entries if entry.role is Role.SOURCE]
-    if sources:
-        name = "1 module" if len(sources) == 1 else f"{len(sources)} modules"
-        size = sum(entry.size for entry in sources)
-        items.append({"name": name, "kind": "own code", "fate": "own", "why": "your own code", "size": size})
-    if size := sum(entry.size for entry in entries if entry.role in _KINDS["runtime"]):
-        why = "restores the kit in the notebook"
-        items.append({"name": "offline-kit", "kind": "runtime", "fate": "runtime", "why": why, "size": size})
+def _describe_files(entries: Sequence[FileEntry]) -> Iterator[dict[str, Any]]:
+    """Yield an item for each trained file; modules of the project are one item, as is our runtime."""
+    if sources := [entry.size for entry in entries if entry.role is Role.SOURCE]:
+        name = f"{len(sources)} module{'s' * (len(sources) > 1)}"
+        yield _describe_item(name, "own code", "own", sum(sources), "your own code")
+    if size := sum(entry.size for entry in entries if entry.role in (Role.RUNTIME, Role.LOCK)):
+        yield _describe_item("offline-kit", "runtime", "runtime", size, "restores the kit in the notebook")
     for entry in entries:
-        if entry.role in (Role.CHECKPOINT, Role.PREPROCESSING):
-            kind = "checkpoints" if entry.role is Role.CHECKPOINT else "preprocessing"
-            name = entry.original.partition("/")[2] or entry.original
-            items.append({"name": name, "kind": kind, "fate": kind, "why": "", "size": entry.size})
-    return [{"version": "", **item} for item in items]
+        if kind := _FILES.get(entry.role):
+            yield _describe_item(entry.original.partition("/")[2] or entry.original, kind, kind, entry.size)
 
 
 def _describe_recording(kit_files: Iterable[KitFile]) -> Iterator[dict[str, Any]]:
@@ -130,8 +124,7 @@ def _describe_recording(kit_files: Iterable[KitFile]) -> Iterator[dict[str, Any]
     for package in document.get("packages", ()):
         fate = "replaced" if package["replaces"] else "bundled"
         why = f"installed in cell {package['cell']}" if package["cell"] else "installed by the script"
-        facts = {"kind": "packages", "fate": fate, "why": why, "size": package["size"]}
-        yield {"name": package["name"], "version": package["version"], **facts}
+        yield _describe_item(package["name"], "packages", fate, package["size"], why, package["version"])
     sizes = Counter[str]()
     for folder in recording.sum_files(document.get("files", ())):
         sizes[folder["folder"]] += folder["size"]
@@ -140,10 +133,4 @@ def _describe_recording(kit_files: Iterable[KitFile]) -> Iterator[dict[str, Any]
     for command in document.get("commands", ()):
         sizes[shlex.join(command["words"])] += sum(file["size"] for file in command["changed"])
     for name, size in sizes.items():
-        facts = {"kind": "recording", "fate": "recorded", "why": "", "size": size}
-        yield {"name": name, "version": "", **facts}
-
-
-def _sum_kinds(items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    sizes = {kind: sum(item["size"] for item in items if item["kind"] == kind) for kind in _KINDS}
-    return [{"name": kind, "size": size} for kind, size in sizes.items() if size]
+        yield _describe_item(name, "recording", "recorded", size)

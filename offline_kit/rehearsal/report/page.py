@@ -1,14 +1,18 @@
 """Draw `report.html` from the evidence of a rehearsal and the facts beside it."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from offline_kit.core import files
+from offline_kit.core.errors import OfflineKitError
+from offline_kit.core.report import SILENT, Reporter
+from offline_kit.rehearsal import execution
 from offline_kit.rehearsal.report import charts, history, notebook_cells, run_facts
-from offline_kit.rehearsal.report.notebook_cells import PageCell
+from offline_kit.rehearsal.report.notebook_cells import NotebookReader, PageCell
+from offline_kit.rehearsal.report.run_facts import RunEvidence
 from offline_kit.rehearsal.request import ReportContext
 
 if TYPE_CHECKING:
@@ -18,8 +22,37 @@ PAGE = "report.html"
 _MAX_CHARTS = 8  # histograms; further columns have their figures in the table
 _MAX_PAGE = 3_000_000  # bytes; a larger one is drawn without the notebook
 _SHOWN_CELLS = 5  # the slowest
-_SCRIPT = "script.py"  # in the folder of a rehearsal that ran a script
 _SHOWN_ITEMS = 8  # packages and files of the kit that are not folded
+
+
+def write_report(folder: Path, run: RunEvidence, *, report: Reporter = SILENT) -> bool:
+    """Write facts and page of a run beside its evidence in `folder`, add it to the history; return whether it worked.
+
+    What fails here is a note, never a failed rehearsal.
+    """
+    context = run.request.context
+    try:
+        run_facts.write_facts(folder, run)
+        if context.records:
+            outcome = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+            try:
+                history.add_rehearsal(context.records, outcome, folder / Path(run.request.submission).name)
+            except (OSError, OfflineKitError) as error:  # the project's folder may be read-only
+                report.note(f"this rehearsal is missing in the history: {error}")
+        write_page(folder, context)
+    except Exception as error:  # noqa: BLE001 - whatever a run left behind, its verdict stands
+        report.note(f"no report was written: {type(error).__name__}: {error}")
+        return False
+    return True
+
+
+def redraw_report(folder: Path, context: ReportContext, *, report: Reporter = SILENT) -> Path | None:
+    """Draw the page in `folder` again, with what was sent and scored since; return it, None if that is not possible."""
+    try:
+        return write_page(folder, context) if (folder / run_facts.FACTS).is_file() else None
+    except Exception as error:  # noqa: BLE001 - a push that succeeded is not to fail for a picture
+        report.note(f"the report was not updated: {type(error).__name__}: {error}")
+        return None
 
 
 def write_page(folder: Path, context: ReportContext) -> Path:
@@ -29,11 +62,7 @@ def write_page(folder: Path, context: ReportContext) -> Path:
     """
     outcome = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     facts = json.loads((folder / run_facts.FACTS).read_text(encoding="utf-8"))
-    cells: Sequence[PageCell] = notebook_cells.read_page_cells(folder / "executed.ipynb")
-    if (script := folder / _SCRIPT).is_file():
-        times = {"seconds": outcome["seconds"], "started": facts["started"]}
-        log = folder / "log.txt"
-        cells = [notebook_cells.read_script_cell(script, log, passed=outcome["passed"], **times)]
+    cells = _read_cells(folder, outcome, facts["started"])
     # A notebook that did not start has no cells: then the log says what happened.
     log_end = None if cells else notebook_cells.read_log(folder / "log.txt")
     page = _render_page(outcome, facts, cells, log_end, context)
@@ -41,6 +70,18 @@ def write_page(folder: Path, context: ReportContext) -> Path:
         page = _render_page(outcome, facts, [], log_end, context)
     files.write_atomic(folder / PAGE, page)
     return folder / PAGE
+
+
+def _read_cells(folder: Path, outcome: Mapping[str, Any], began: float) -> Sequence[PageCell]:
+    script, executed = folder / "script.py", folder / "executed.ipynb"
+    if script.is_file():
+        reader = NotebookReader("log.txt", began)
+        times = {"passed": outcome["passed"], "seconds": outcome["seconds"]}
+        return [reader.read_script(script, folder / "log.txt", **times)]
+    try:
+        return [*NotebookReader(executed.name, began).read_cells(executed)]
+    except execution.DAMAGED:
+        return []
 
 
 def _render_page(
@@ -59,33 +100,34 @@ def _render_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        "size": _format_size,
+    # Numbers stay in one line with their units.
+    filters: dict[str, Callable[..., str]] = {
+        "size": lambda size: _join_words(files.format_size(size).replace(".0 ", " ")),
         "duration": lambda seconds: _join_words(files.format_duration(seconds)),
         "figure": _format_figure,
-        "share": _format_share,
         "day": _format_moment,
         "capitalize_first": lambda text: str(text)[:1].upper() + str(text)[1:],
         "prose": _mark_code_words,
         "code": _highlight_code,
         "markdown": _render_markdown,
-        "drawn": _mark_drawn,
     }
-    template = environment.get_template("page.html.j2")
-    timeline = _time_cells(cells, facts["started"])
+    environment.filters |= filters
+    timeline = [cell for cell in cells if cell.kind == "code"]
+    errors = (output for cell in timeline for output in cell.outputs if cell.status == "failed")
     past = history.read_history(context.records)
-    columns = (facts["submission"] or {}).get("columns", [])
-    numbers = [column for column in columns if column["kind"] == "numbers"]
-    return template.render(
+    numbers = [
+        column for column in (facts["submission"] or {}).get("columns", []) if column["kind"] == "numbers"
+    ]
+    return environment.get_template("page.html.j2").render(
         outcome=outcome,
         facts=facts,
-        error_line=_find_error_line(cells),
+        error_line=next((output["summary"] for output in errors if output["kind"] == "error"), ""),
         forecast=outcome.get("forecast"),
         cells=cells,
         code_file=cells[0].file if cells else "executed.ipynb",
         log=log,
         timeline=timeline,
-        slowest=sorted(timeline, key=lambda cell: -(cell["seconds"] or 0))[:_SHOWN_CELLS],
+        slowest=sorted(timeline, key=lambda cell: -(cell.seconds or 0))[:_SHOWN_CELLS],
         run_charts=charts.draw_run(facts["curve"], timeline, facts["limits"]["memory"]),
         histograms={column["name"]: charts.draw_histogram(column) for column in numbers[:_MAX_CHARTS]},
         history=past,
@@ -98,54 +140,13 @@ def _render_page(
     )
 
 
-def _time_cells(cells: Sequence[PageCell], started: float) -> list[dict[str, Any]]:
-    """Return the code cells with their start and end in seconds since the run began; None if they did not run."""
-    timeline = []
-    for cell in cells:
-        if cell.kind != "code":
-            continue
-        start = cell.started - started if cell.started is not None and cell.seconds is not None else None
-        end = start + cell.seconds if start is not None and cell.seconds is not None else None
-        timeline.append(
-            {
-                "number": cell.number,
-                "title": cell.title,
-                "status": cell.status,
-                "seconds": cell.seconds,
-                "start": start,
-                "end": end,
-            }
-        )
-    return timeline
-
-
-def _format_size(size: float) -> str:
-    return _join_words(files.format_size(size).replace(".0 ", " "))
-
-
 def _join_words(text: str) -> str:
-    """Return a number with its unit in one line."""
     return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
-def _find_error_line(cells: Sequence[PageCell]) -> str:
-    """Return the error that stopped the notebook in one line, "" if there is none."""
-    outputs = (output for cell in cells if cell.status == "failed" for output in cell.outputs)
-    return next((output["summary"] for output in outputs if output["kind"] == "error"), "")
-
-
 def _format_figure(number: float) -> str:
-    if float(number).is_integer() and abs(number) < 1e15:
-        return f"{int(number):,}"
-    return f"{number:.4g}"
-
-
-def _format_share(part: float, whole: float) -> str:
-    """Return a share in percent; "0 %" only for nothing."""
-    percent = 100 * part / whole if whole else 0.0
-    if 0 < percent < 1:
-        return "less than 1\N{NO-BREAK SPACE}%"
-    return f"{percent:.0f}\N{NO-BREAK SPACE}%"
+    is_whole = float(number).is_integer() and abs(number) < 1e15
+    return f"{int(number):,}" if is_whole else f"{number:.4g}"
 
 
 def _format_moment(text: str) -> str:
@@ -163,10 +164,8 @@ def _mark_code_words(text: str) -> "Markup":
     pieces = text.split("`")
     if len(pieces) % 2 == 0:
         return escape(text)  # a backtick without its partner
-    return Markup("").join(
-        Markup("<code>{}</code>").format(piece) if number % 2 else escape(piece)
-        for number, piece in enumerate(pieces)
-    )
+    code = Markup("<code>{}</code>")
+    return Markup("").join(code.format(piece) if n % 2 else escape(piece) for n, piece in enumerate(pieces))
 
 
 def _highlight_code(source: str) -> "Markup":
@@ -188,10 +187,3 @@ def _render_markdown(source: str) -> "Markup":
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
     parser.disable(["link", "image", "autolink", "reference", "html_inline", "html_block"])
     return Markup(parser.render(source))  # noqa: S704 - see above
-
-
-def _mark_drawn(svg: str) -> "Markup":
-    """Return a picture of ours as it is: matplotlib escapes its words, which are numbers and dates alone."""
-    from markupsafe import Markup
-
-    return Markup(svg)  # noqa: S704 - see above

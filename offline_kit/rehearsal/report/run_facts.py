@@ -1,22 +1,23 @@
 """Collect what the report shows of a run while its files are here, as JSON; later the page is drawn from that alone."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from offline_kit.core import files
-from offline_kit.rehearsal import kernel, machine_limits
+from offline_kit.rehearsal import kernel, machine_limits, submission_check
 from offline_kit.rehearsal.execution import KernelRun, KernelSetup
 from offline_kit.rehearsal.kernel import Difference
 from offline_kit.rehearsal.mounts import MountedInputs
 from offline_kit.rehearsal.report import column_facts, history, image_grid, kit_contents
-from offline_kit.rehearsal.report.column_facts import ReadTable
 from offline_kit.rehearsal.request import RehearsalRequest
+from offline_kit.rehearsal.submission_check import SubmissionTable
 
 FACTS = "report-facts.json"
 _MAX_SUBMISSION = 2_000_000_000  # bytes; of a larger one only the size is shown
+# Read for the report: more change no picture, and a report costs about a second.
+_MAX_CELLS = 200_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,20 +31,20 @@ class RunEvidence:
     sandbox: str  # its kind
 
 
-def collect_facts(folder: Path, run: RunEvidence) -> dict[str, Any]:
-    """Return what the page shows besides the evidence in `folder` itself, ready for JSON."""
-    request, setup = run.request, run.kernel
+def write_facts(folder: Path, run: RunEvidence) -> None:
+    """Write what the page shows besides the evidence in `folder` beside that."""
+    request, outcome, sample = run.request, run.result.outcome, run.inputs.sample
     submission = folder / Path(request.submission).name
     table = _read_table(submission)
-    _, differences = kernel.measure_fidelity(request.image, setup)
-    facts: dict[str, Any] = {
+    _, differences = kernel.measure_fidelity(request.image, run.kernel)
+    facts = {
         "at": files.utc_timestamp(),
         "project": request.context.project,
         "competition": request.competition,
         "kind": run.result.kind,
         "image": request.image.name,
-        "started": run.result.outcome.started,
-        "curve": [[round(sample.seconds, 2), sample.memory] for sample in run.result.outcome.memory_curve],
+        "started": outcome.started,
+        "curve": [[round(sample.seconds, 2), sample.memory] for sample in outcome.memory_curve],
         "limits": {
             **asdict(machine_limits.choose_machine(request)),
             "seconds": request.context.time_limit or request.timeout,
@@ -51,38 +52,29 @@ def collect_facts(folder: Path, run: RunEvidence) -> dict[str, Any]:
         "differences": [asdict(difference) for difference in differences],
         "unproven": list(_list_unproven(run, differences)),
         "kit": kit_contents.describe_kit(request.kit),
-        "has_sample": run.inputs.sample is not None and run.inputs.sample.suffix.lower() == ".csv",
+        "has_sample": sample is not None and sample.suffix.lower() == ".csv",
         "submission": None,
         "pictures": [],
     }
     if submission.is_file():
-        facts["submission"] = {"name": submission.name, "size": submission.stat().st_size}
-    if table and table.rows:
-        previous = _read_table(history.find_previous_submission(request.context.records))
-        facts["submission"] |= column_facts.describe_table(
-            table, previous=previous, sample=_read_table(run.inputs.sample)
-        )
-        facts["pictures"] = image_grid.draw_pictures(table, _list_data_folders(run.inputs))
-    return facts
-
-
-def write_facts(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Write the facts of a run beside its evidence."""
+        columns = {}
+        if table and table.rows:
+            previous = _read_table(history.find_previous_submission(request.context.records))
+            columns = column_facts.describe_table(table, previous=previous, sample=_read_table(sample))
+            # The folders of the competition's data, those that cover parts of others last.
+            data = run.inputs.data
+            mounts = [mount for mount in run.inputs.mounts if data and mount.inside.startswith(data)]
+            folders = [mount.source for mount in mounts if mount.source.is_dir()]
+            facts["pictures"] = image_grid.draw_pictures(table, folders)
+        facts["submission"] = {"name": submission.name, "size": submission.stat().st_size, **columns}
     files.write_atomic(folder / FACTS, json.dumps(facts, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def _read_table(path: Path | None) -> ReadTable | None:
+def _read_table(path: Path | None) -> SubmissionTable | None:
     if path is None or path.suffix.lower() != ".csv" or not path.is_file():
         return None
-    return column_facts.read_first_rows(path) if path.stat().st_size <= _MAX_SUBMISSION else None
-
-
-def _list_data_folders(inputs: MountedInputs) -> list[Path]:
-    """Return the folders of the competition's data, those that cover parts of others last."""
-    if not inputs.data:
-        return []
-    mounted = [mount.source for mount in inputs.mounts if mount.inside.startswith(inputs.data)]
-    return [path for path in mounted if path.is_dir()]
+    is_readable = path.stat().st_size <= _MAX_SUBMISSION
+    return submission_check.read_table(path, max_cells=_MAX_CELLS) if is_readable else None
 
 
 def _list_unproven(run: RunEvidence, differences: Sequence[Difference]) -> Iterator[str]:
