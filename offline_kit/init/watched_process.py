@@ -12,7 +12,7 @@ from pathlib import Path
 
 def watch_process() -> None:
     """Log what this process opens from now on, and what it has imported when it ends."""
-    from offline_kit_runtime.kit_auditing import start_audit  # type: ignore[import-not-found]
+    from offline_kit_runtime.kit_hooking import start_audit  # type: ignore[import-not-found]
 
     start_audit()
     # What .pth files import at the start, such as setuptools', is not the script's.

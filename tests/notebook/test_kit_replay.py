@@ -166,7 +166,7 @@ def test_cells_have_the_numbers_of_the_recorded_run(tmp_path: Path) -> None:
 from IPython.core.interactiveshell import InteractiveShell
 shell = InteractiveShell.instance()
 setup = (
-    "from offline_kit.notebook.runtime.kit_recording import count_cells; count_cells([2, 5], lambda: print('end'))"
+    "from offline_kit.notebook.runtime.kit_recording import count_cells; _ = count_cells([2, 5], lambda _: print('end'))"
 )
 show = "import os; print(os.environ['OFFLINE_KIT_CELL'])"
 for cell in [setup, show, show, show, setup, show]:

@@ -55,8 +55,7 @@ class RecordedPart:
     def add_object(self, content: bytes | Path) -> dict[str, Any]:
         """Store bytes; return the fields "sha256" and "size"."""
         with self._running():
-            digest, size = kit_recording.add_object(content)
-        return {"sha256": digest, "size": size}
+            return kit_recording.add_object(content)
 
     def add(self, section: str, **fields: Any) -> None:
         """Append an entry to a list of the document."""

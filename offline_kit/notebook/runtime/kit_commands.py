@@ -1,23 +1,26 @@
 """Stand-ins, first on PATH, for commands that download: they run the real one and record it, or replay what it did."""
 
 import contextlib
+import json
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from .kit_recording import (
+    LARGE,
     RECORDER,
     REPLAY,
-    ObjectWriter,
     add_object,
-    count_turn,
-    hide_secrets,
+    empty_secrets,
+    hide_in_bytes,
     log_event,
     name_path,
     open_replay,
@@ -25,8 +28,9 @@ from .kit_recording import (
     report_miss,
     resolve_path,
     root_folders,
+    take_turn,
 )
-from .kit_sources import place_file
+from .kit_runtime import place_file
 
 _SYSTEM = ("apt-get", "apt", "conda", "mamba")
 COMMANDS = ("wget", "curl", "aria2c", "gdown", "hf", "huggingface-cli", "kaggle", *_SYSTEM)
@@ -83,33 +87,41 @@ def _record_command(program: str, words: list[str], path: str) -> int:
                 break
             time.sleep(0.1)
         before = _list_files()
-        output = ObjectWriter()
-        with subprocess.Popen(words, executable=program, env=environ, stdout=subprocess.PIPE) as process:
+        with (
+            tempfile.NamedTemporaryFile(dir=recorder) as output,
+            subprocess.Popen(words, executable=program, env=environ, stdout=subprocess.PIPE) as process,
+        ):
             # `x = !curl URL` is a terminal, too: IPython reads commands through one.
             while chunk := os.read(process.stdout.fileno(), 1 << 16):  # type: ignore[union-attr]
                 output.write(chunk)
                 with contextlib.suppress(BrokenPipeError):  # `| head`
                     os.write(1, chunk)
+            output.flush()
+            printed_file, is_small = Path(output.name), output.tell() < LARGE
+            content = hide_in_bytes(printed_file.read_bytes()) if is_small else printed_file
+            printed = add_object(content, is_final=True)
         after = _list_files()
         changed = [_store_file(file) for file in sorted(after) if after[file] != before.get(file)]
-    if output.size < 1 << 20:
-        output.rewrite(hide_secrets(output.read().decode("latin-1")).encode("latin-1"))
-    digest = output.close()[0]
     code = process.returncode if process.returncode >= 0 else 128 - process.returncode
-    log_event("command", **_identify(words), code=code, output=digest, changed=[*filter(None, changed)])
+    stored = [*filter(None, changed)]
+    log_event("command", **_identify(words), code=code, output=printed["sha256"], changed=stored)
     return code
 
 
 def _store_file(path: str) -> dict[str, Any] | None:
     try:
-        digest, size = add_object(Path(path))
+        stored = add_object(Path(path))
     except OSError:  # another process has deleted it
         return None
-    return {"path": name_path(path), "sha256": digest, "size": size, "executable": os.access(path, os.X_OK)}
+    return {"path": name_path(path), **stored, "executable": os.access(path, os.X_OK)}
 
 
 def _identify(words: list[str]) -> dict[str, Any]:
     return {"words": [redact(word) for word in words], "folder": name_path(Path.cwd())}
+
+
+def _make_key(command: Mapping[str, Any]) -> str:
+    return empty_secrets(json.dumps([command["folder"], command["words"]]))
 
 
 def _list_files() -> dict[str, tuple[int, int]]:
@@ -135,12 +147,12 @@ def _list_files() -> dict[str, tuple[int, int]]:
 
 def _replay_command(words: list[str]) -> int:
     document, objects = open_replay()
-    identity = _without_secrets(_identify(words))
-    commands = [command for command in document["commands"] if _without_secrets(command) == identity]
+    key = _make_key(_identify(words))
+    commands = [command for command in document["commands"] if _make_key(command) == key]
     if not commands:
         report_miss("command", shlex.join(words))
         return 1
-    command = commands[min(count_turn(f"command {identity}"), len(commands) - 1)]
+    command = take_turn(f"command {key}", commands)
     for file in command["changed"]:
         target = resolve_path(file["path"])
         target.unlink(missing_ok=True)
@@ -153,8 +165,3 @@ def _replay_command(words: list[str]) -> int:
         print(f"offline-kit: system packages are not restored: {shlex.join(words)}", file=sys.stderr)
     code: int = command["code"]
     return code
-
-
-def _without_secrets(command: Any) -> tuple[str, ...]:
-    # A secret is "***" in the recording, and empty in a replay.
-    return tuple(word.replace("***", "") for word in (command["folder"], *command["words"]))

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from .kit_recording import RECORDER, link_object, redact
+from .kit_recording import RECORDER, add_object, redact
 from .kit_repositories import run_program
 from .kit_runtime import SessionFolders
 
@@ -231,7 +231,7 @@ class PackageRecorder:
         return {path.name: self._add_wheel(path) for path in paths}
 
     def _add_wheel(self, path: Path) -> dict[str, Any]:
-        return {"wheel": path.name, **link_object(path)}
+        return {"wheel": path.name, **add_object(path, is_final=True)}
 
     def _run_pip(
         self, folder: Path, requirements: Iterable[str], verb: str = "wheel", option: str = "--wheel-dir"

@@ -22,8 +22,7 @@ from .kit_recording import (
     LARGE,
     RECORDER,
     add_object,
-    hide_secrets,
-    link_object,
+    hide_in_bytes,
     name_path,
     read_events,
     write_objects,
@@ -270,12 +269,14 @@ def _check_size(files: Iterable[FileToPack], where: str) -> None:
 def _store_file(file: FileToPack, notes: list[str]) -> dict[str, Any]:
     """Make a file an object, and return how the document names it."""
     facts = file.path.stat()
-    stored = {"path": name_path(file.shown), **link_object(file.path.resolve())}
+    named = name_path(file.shown)
+    content: Path | bytes = file.path.resolve()
     if file.kind in ("beside", "input") and facts.st_size < LARGE:
-        text = file.path.read_bytes().decode(errors="surrogateescape")
-        if (hidden := hide_secrets(text)) != text:
-            notes.append(f"credentials in '{name_path(file.shown)}' are recorded as ***")
-            stored["sha256"], stored["size"] = add_object(hidden.encode(errors="surrogateescape"))
+        plain = file.path.read_bytes()
+        content = hide_in_bytes(plain)
+        if content != plain:
+            notes.append(f"credentials in '{named}' are recorded as ***")
+    stored = {"path": named, **add_object(content, is_final=True)}
     if file.kind == "submission":
         return stored
     mode = {"mode": 0o755} if facts.st_mode & 0o100 else {}

@@ -97,29 +97,21 @@ class SessionRecorder:
         self.repositories = RepositoryRecorder(self.folder, plain_environ)
         self.running = True
         self.memory.start()
-        shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-        if shell is None:
+        if not count_cells(self.session.source["cells"], self._end_cell, self._begin_cell):
             atexit.register(self._finish_script)
-            return
-        count_cells(self.session.source["cells"])
-        shell.events.register("pre_run_cell", self._begin_cell)
-        shell.events.register("post_run_cell", self._end_cell)
 
     def _begin_cell(self, info: Any) -> None:
-        # `%%capture` runs the rest of its cell as a cell of its own, which is not stored in the history.
-        if self.running and info.store_history:
-            self.session.code.append(info.raw_cell)
-            self.memory.take_peak()
-            self.began = time.perf_counter()
+        self.session.code.append(info.raw_cell)
+        self.memory.take_peak()
+        self.began = time.perf_counter()
 
     def _end_cell(self, result: Any) -> None:
         # The first cell that ends is the one that started the recording; the last one finishes it.
-        if not (self.running and result.info.store_history and self.session.code):
+        if not (self.running and self.session.code):
             return
         self._note_cell()
-        number = int(os.environ[CELL])
         error = result.error_before_exec or result.error_in_exec
-        if error is not None and number not in self.session.source.get("may_fail", ()):
+        if error is not None and int(os.environ[CELL]) not in self.session.source.get("may_fail", ()):
             self._fail(error)
             self.finish()
 

@@ -9,12 +9,12 @@ in a replay OFFLINE_KIT_REPLAY names the folder of the recording.
 import functools
 import hashlib
 import importlib
-import io
 import itertools
 import json
 import os
 import re
 import shutil
+import socket
 import sys
 import tempfile
 import zipfile
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from .kit_runtime import CACHES, SessionFolders
+from .kit_runtime import CACHES, SessionFolders, hash_file, place_file
 
 RECORDER, REPLAY = "OFFLINE_KIT_RECORDER", "OFFLINE_KIT_REPLAY"
 CELL, MISSES = "OFFLINE_KIT_CELL", "OFFLINE_KIT_MISSES"
@@ -33,7 +33,6 @@ LARGE = 1 << 20
 """Bytes from which an object is a file of its own."""
 MAX_FILES = 400
 """Files of objects; the output of a notebook may have 500 (https://www.kaggle.com/docs/notebooks)."""
-_CHUNK = 1 << 22
 _TOKEN = re.compile(
     r"(?<![A-Za-z0-9])(?:KGAT_\w{8,}|(?:hf|api_org)_[A-Za-z0-9]{20,}|gh[opsur]_[A-Za-z0-9]{20,}|github_pat_\w{20,}"
     r"|glpat-[\w-]{16,}|sk-[\w-]{20,}|(?:AKIA|ASIA)[A-Z0-9]{16}|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]{10,})"
@@ -43,6 +42,7 @@ _QUERY = re.compile(
     r"(?i)([?&][\w-]*(?:token|secret|passw(?:or)?d|key|signature|credential|sig|policy|expires)=)[^\s&'\"#]+"
 )
 _SECRET_NAME = re.compile(r"(?i)(?:token|secret|passw(?:or)?d|api_?key|_key|credential)")
+_LOOPBACK = re.compile(r"localhost|.*\.localhost|127\.[\d.]+|::1?|0\.0\.0\.0")
 
 
 def root_folders() -> dict[str, Path]:
@@ -76,9 +76,20 @@ def hide_secrets(text: str) -> str:
     return _TOKEN.sub("***", text)
 
 
+def hide_in_bytes(content: bytes) -> bytes:
+    """Return a small file's content without secrets."""
+    return hide_secrets(content.decode(errors="surrogateescape")).encode(errors="surrogateescape")
+
+
 def redact(text: str) -> str:
     """Return a text without credentials: secrets, the users of URLs, the keys of their queries."""
     return _QUERY.sub(r"\1***", _CREDENTIALS.sub("", hide_secrets(text)))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host, maybe with a port, is this machine."""
+    name = urlsplit(f"//{host}").hostname or ""
+    return bool(_LOOPBACK.fullmatch(name)) or name == socket.gethostname().lower()
 
 
 def log_event(kind: str, **facts: Any) -> None:
@@ -105,28 +116,37 @@ def redirect_caches() -> None:
     os.environ["DISABLE_KAGGLE_CACHE"] = "true"
 
 
-def count_cells(numbers: Sequence[int], after_cell: Callable[[], object] = lambda: None) -> None:
+def count_cells(
+    numbers: Sequence[int],
+    end_cell: Callable[[Any], object] = lambda _result: None,
+    begin_cell: Callable[[Any], object] = lambda _info: None,
+) -> bool:
     """Let the variable of the running cell take the numbers of the cells that follow, one after the other.
 
-    `after_cell` is called when a cell has ended. Nothing happens in a process without cells; safe to call again.
+    The callables get what IPython tells of a cell that begins, and of one that has ended. Returns False in a process
+    without cells; safe to call again.
     """
     shell = importlib.import_module("IPython").get_ipython() if "IPython" in sys.modules else None
     if shell is None:
-        return
+        return False
     # Cells that are unknown, as those after the one that failed, are counted on.
     following = itertools.chain(numbers, itertools.count(max(numbers, default=0) + 1))
 
-    def begin_cell(info: Any) -> None:
-        if info.store_history:  # not what `%%capture` runs within a cell
+    # `%%capture` runs the rest of its cell as a cell of its own, which is not stored in the history.
+    def offline_kit_begins(info: Any) -> None:
+        if info.store_history:
             os.environ[CELL] = str(next(following))
+            begin_cell(info)
 
-    def end_cell(_result: object) -> None:
-        after_cell()
+    def offline_kit_ends(result: Any) -> None:
+        if result.info.store_history:
+            end_cell(result)
 
-    for name, callback in (("pre_run_cell", begin_cell), ("post_run_cell", end_cell)):
+    for name, callback in (("pre_run_cell", offline_kit_begins), ("post_run_cell", offline_kit_ends)):
         for earlier in [each for each in shell.events.callbacks[name] if each.__name__ == callback.__name__]:
             shell.events.unregister(name, earlier)
         shell.events.register(name, callback)
+    return True
 
 
 def import_from_working() -> None:
@@ -157,52 +177,24 @@ def report_miss(kind: str, what: str) -> None:
             stream.write(json.dumps(line) + "\n")
 
 
-class ObjectWriter:
-    """An object of the running recording while its bytes arrive."""
+def add_object(source: Path | bytes, *, is_final: bool = False) -> dict[str, Any]:
+    """Store bytes in the running recording; return "sha256" and "size" as a document has them.
 
-    def __init__(self) -> None:
-        self.folder = Path(os.environ[RECORDER]) / "objects"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=self.folder)
-        self.path, self.stream = Path(name), os.fdopen(descriptor, "wb")
-        self.digest, self.size = hashlib.sha256(), 0
-
-    def write(self, data: bytes) -> None:
-        """Append bytes."""
-        self.digest.update(data)
-        self.size += self.stream.write(data)
-
-    def read(self) -> bytes:
-        """Return what was written so far."""
-        self.stream.flush()
-        return self.path.read_bytes()
-
-    def rewrite(self, data: bytes) -> None:
-        """Replace what was written so far."""
-        self.stream.seek(0)
-        self.stream.truncate()
-        self.digest, self.size = hashlib.sha256(), 0
-        self.write(data)
-
-    def close(self) -> tuple[str, int]:
-        """Store the object; return its SHA-256 and size."""
-        self.stream.close()
-        self.path.replace(self.folder / self.digest.hexdigest())
-        return self.digest.hexdigest(), self.size
-
-    def discard(self) -> None:
-        """Delete what was written."""
-        self.stream.close()
-        self.path.unlink(missing_ok=True)
-
-
-def add_object(source: Path | bytes) -> tuple[str, int]:
-    """Store the bytes of a file in the running recording; return their SHA-256 and number."""
-    writer = ObjectWriter()
-    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            writer.write(chunk)
-    return writer.close()
+    A file that is final, because nobody writes to it any more, is stored without a copy if that is possible.
+    """
+    objects = Path(os.environ[RECORDER]) / "objects"
+    objects.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=objects) as folder:
+        stored = Path(folder, "object")
+        if isinstance(source, bytes):
+            stored.write_bytes(source)
+        elif is_final:
+            link_file(source, stored)
+        else:
+            shutil.copyfile(source, stored)
+        digest, size = hash_file(stored), stored.stat().st_size
+        stored.replace(objects / digest)
+    return {"sha256": digest, "size": size}
 
 
 def link_file(source: Path, target: Path) -> None:
@@ -211,20 +203,6 @@ def link_file(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:  # on another file system, or of another user
         shutil.copyfile(source, target)
-
-
-def link_object(source: Path) -> dict[str, Any]:
-    """Store a file that nobody writes to any more; return "sha256" and "size" as a document has them."""
-    objects = Path(os.environ[RECORDER]) / "objects"
-    objects.mkdir(parents=True, exist_ok=True)
-    digest = hashlib.sha256()
-    with source.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            digest.update(chunk)
-    target = objects / digest.hexdigest()
-    if not target.exists():
-        link_file(source, target)
-    return {"sha256": target.name, "size": target.stat().st_size}
 
 
 def write_objects(digests: Iterable[str], folder: Path) -> None:
@@ -274,14 +252,19 @@ def open_replay() -> tuple[Mapping[str, Any], RecordedObjects]:
     return document, RecordedObjects(folder, SessionFolders().scratch)
 
 
-def count_turn(key: str) -> int:
-    """Return how often the processes of this replay have asked for `key` before."""
+def take_turn(key: str, answers: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Return what answers `key` now: in the order of the recording, and then the last one again."""
     path = SessionFolders().scratch / "turns" / hashlib.sha256(key.encode()).hexdigest()[:16]
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The position after one appended byte is this caller's own, whatever others append.
+    # The position after one appended byte is this caller's own, whatever other processes append.
     with path.open("ab", buffering=0) as stream:
         stream.write(b".")
-        return stream.tell() - 1
+        return answers[min(stream.tell(), len(answers)) - 1]
+
+
+def empty_secrets(text: str) -> str:
+    """Return what identifies a request or a command in both runs: a secret is "***" in the recording, and empty later."""
+    return text.replace("***", "")
 
 
 def request_key(method: str, url: str, body: bytes = b"") -> str:
@@ -290,3 +273,24 @@ def request_key(method: str, url: str, body: bytes = b"") -> str:
     query = f"?{parts.query}" if parts.query else ""
     digest = hashlib.sha256(body).hexdigest()[:16] if body else ""
     return f"{method} {parts.scheme}://{parts.netloc}{parts.path or '/'}{query} {digest}".rstrip()
+
+
+def restore_files(local_dir: str | os.PathLike[str] = "") -> None:
+    """Put the files of the recording where they lay; existing ones stay.
+
+    Without `local_dir` these are all but the inputs, which are shown, and what a hub's client wrote to a folder other
+    than its cache; with it, what the client wrote there.
+    """
+    document, objects = open_replay()
+    for file in document["files"]:
+        target = resolve_path(file["path"])
+        with_download = file["kind"] == "hub" and not re.search(r"/(models|datasets|spaces)--", file["path"])
+        if local_dir:
+            is_wanted = with_download and target.is_relative_to(os.path.abspath(local_dir))  # noqa: PTH100
+        else:
+            is_wanted = not with_download and file["kind"] != "input"
+        try:
+            if is_wanted:
+                place_file(objects.find_object(file["sha256"]), target, file.get("mode", 0))
+        except OSError as error:
+            print(f"note: cannot restore '{target}': {error}")

@@ -29,9 +29,9 @@ from .kit_recording import (
     open_replay,
     redirect_caches,
     report_miss,
+    restore_files,
 )
 from .kit_report import report_at_end
-from .kit_restoring import restore_files
 from .kit_runtime import SessionFolders, check_format, go_offline, open_kit, report_failures, restore_names
 from .kit_sources import SHOWN, remove_setup_names, show_sources
 
@@ -66,7 +66,7 @@ def open_recorded(
     report_at_end(folders, {"parts": dict(parts), "moved": moved, "installer": ""}, sys.path)
     _serve_wheels(document, objects, folders.scratch)
     _serve_repositories(document, objects, folders.scratch)
-    restore_files(document, objects)
+    restore_files()
     import_from_working()
     served = {
         f"input/{file['path'].partition('/')[2]}": objects.find_object(file["sha256"])
@@ -76,7 +76,7 @@ def open_recorded(
     if attached or served:
         show_sources(folders.inputs, attached or {}, served, root)
     activate_hooks()
-    count_cells([cell["cell"] for cell in document["cells"]], lambda: _write_state(document))
+    count_cells([cell["cell"] for cell in document["cells"]], lambda _result: _write_state(document))
     _write_state(document)
     atexit.register(_write_state, document)  # of a script
     counts = (

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .kit_recording import link_file, link_object, redact
+from .kit_recording import add_object, link_file, redact
 
 _TRACED = {"start": "argv", "cmd_name": "name", "exit": "code", "def_repo": "worktree"}
 """The field that is read of each kind of event (https://git-scm.com/docs/api-trace2)."""
@@ -155,7 +155,7 @@ class RepositoryRecorder:
                 path = mirror.with_suffix(".tar")
                 with tarfile.open(path, "w") as archive:
                     archive.add(mirror, ".", filter=_leave_out_urls)
-                stored = link_object(path)
+                stored = add_object(path, is_final=True)
                 path.unlink()
                 repositories.append({"url": redact(url), "commit": commit, **stored, "cell": cell})
         return repositories

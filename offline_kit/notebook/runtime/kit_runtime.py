@@ -409,11 +409,16 @@ def verify_files(entries: Sequence[PartFile]) -> tuple[dict[str, Path], list[str
 def _has_content(path: Path, entry: PartFile) -> bool:
     if not path.is_file() or path.stat().st_size != entry.size:
         return False
+    return hash_file(path) == entry.sha256
+
+
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while chunk := stream.read(1 << 20):
             digest.update(chunk)
-    return digest.hexdigest() == entry.sha256
+    return digest.hexdigest()
 
 
 def _explain_damage(entry: PartFile) -> str:
@@ -442,6 +447,22 @@ def restore_names(paths: Mapping[str, Path], folder: Path) -> Path:
         except OSError:
             shutil.copyfile(path, target)
     return folder
+
+
+def place_file(file: Path, target: Path, mode: int = 0) -> None:
+    """Copy a file, or link a large one, unless the target exists; `mode` 0: executable if it is a script."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.is_symlink() and not target.exists():
+        target.unlink()  # of a kit that is gone
+    if target.exists():
+        return
+    if file.stat().st_size > 64 << 20:  # nobody writes to weights
+        target.symlink_to(file.resolve())
+        return
+    shutil.copyfile(file, target)
+    with target.open("rb") as opened:
+        # Kaggle drops the bit that makes a script executable.
+        target.chmod(mode or (0o755 if opened.read(2) == b"#!" else 0o644))
 
 
 def go_offline(environ: Any = os.environ) -> None:

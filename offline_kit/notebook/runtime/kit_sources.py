@@ -27,6 +27,7 @@ from .kit_runtime import (
     list_mounted,
     mount_paths,
     mounted_sources,
+    place_file,
     read_part,
     restore_names,
     verify_files,
@@ -41,8 +42,6 @@ SHOWN = Path("/tmp/kaggle")  # noqa: S108 - as it stands in the cells
 """Contains input, the mounts under the paths of the cells, and working, from which `../input` leads there."""
 SETUP_NAMES = ("PARTS", "import_runtime")
 """What the setup cell defines, and the notebook's own cells must not find."""
-LINKED_FROM = 64 << 20
-"""Bytes above which what is laid out is a link to the kit's file: nobody writes to weights."""
 
 
 def find_source(source: str, inputs: Path) -> Path:
@@ -210,22 +209,6 @@ def lay_out_files(kit: OpenKit, layout: Sequence[tuple[str, str]]) -> None:
         except OSError as error:
             print(f"note: cannot make '{target}', as a line of the notebook would have: {error}")
     print(f"made: {', '.join(sorted({target_path for target_path, _ in layout}))}")
-
-
-def place_file(file: Path, target: Path, mode: int = 0) -> None:
-    """Copy a file, or link a large one, unless the target exists; `mode` 0: executable if it is a script."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if target.is_symlink() and not target.exists():
-        target.unlink()  # of a kit that is gone
-    if target.exists():
-        return
-    if file.stat().st_size > LINKED_FROM:
-        target.symlink_to(file.resolve())
-        return
-    shutil.copyfile(file, target)
-    with target.open("rb") as opened:
-        # Kaggle drops the bit that makes a script executable.
-        target.chmod(mode or (0o755 if opened.read(2) == b"#!" else 0o644))
 
 
 def empty_secrets() -> None:

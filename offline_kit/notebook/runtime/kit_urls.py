@@ -11,24 +11,27 @@ import os
 import re
 import socket
 import sys
+import tempfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
-from .kit_auditing import is_loopback
 from .kit_recording import (
+    LARGE,
     RECORDER,
-    ObjectWriter,
     RecordedObjects,
-    count_turn,
-    hide_secrets,
+    add_object,
+    empty_secrets,
+    hide_in_bytes,
+    is_loopback,
     log_event,
     open_replay,
     redact,
     report_miss,
     request_key,
+    take_turn,
 )
 
 _MAX_REQUEST = 16 << 20
@@ -131,7 +134,8 @@ class _RecordedBody(io.RawIOBase):
 
     def __init__(self, response: Any, key: str) -> None:
         self.response, self.key = response, key
-        self.writer: ObjectWriter | None = ObjectWriter()
+        self.content: Any = tempfile.NamedTemporaryFile(dir=os.environ[RECORDER])  # noqa: SIM115
+        """What was read so far; None once it is recorded."""
 
     def readable(self) -> bool:
         return True
@@ -141,52 +145,54 @@ class _RecordedBody(io.RawIOBase):
         response = self.response
         chunk = response.read1(len(buffer)) if response.chunked else response.read(len(buffer))
         buffer[: len(chunk)] = chunk
-        if self.writer:
-            self.writer.write(chunk)
+        if self.content:
+            self.content.write(chunk)
         if response.isclosed() and not response.length:
             self.record()
         return len(chunk)
 
     def record(self) -> None:
         """Record the answer."""
-        writer, self.writer = self.writer, None
-        if writer is None:
+        if self.content is None:
             return
-        headers = [pair for pair in self.response.getheaders() if pair[0].lower() not in _UNSAVED_HEADERS]
-        if self._hide_secrets(writer) or self.response.chunked:
-            headers = [pair for pair in headers if pair[0].lower() != "content-length"]
+        self.content.flush()
+        unsaved = _UNSAVED_HEADERS | ({"content-length"} if self.response.chunked else set())
+        body: Path | bytes = Path(self.content.name)
+        if safe := self._hide_secrets():
+            body, unsaved = safe, unsaved | {"content-length", "content-encoding"}
+        headers = [pair for pair in self.response.getheaders() if pair[0].lower() not in unsaved]
         log_event(
             "url",
             key=self.key,
             status=self.response.status,
             reason=self.response.reason,
             headers=[[name, redact(value)] for name, value in headers],
-            **dict(zip(("sha256", "size"), writer.close(), strict=True)),
+            **add_object(body, is_final=True),
         )
+        self._forget()
 
-    def _hide_secrets(self, writer: ObjectWriter) -> bool:
-        """Take secrets from a text that is not large; return whether its length has changed."""
+    def _hide_secrets(self) -> bytes:
+        """Return a text that is not large without its secrets; nothing if it has none."""
         kind, encoding = (self.response.headers.get(f"Content-{name}", "") for name in ("Type", "Encoding"))
-        if writer.size >= 1 << 20 or not _TEXT.match(kind):
-            return False
-        body = writer.read()
+        if self.content.tell() >= LARGE or not _TEXT.match(kind):
+            return b""
+        body = Path(self.content.name).read_bytes()
         with contextlib.suppress(zlib.error):
             body = zlib.decompress(body, 47) if encoding else body  # 47: gzip or zlib
-        safe = hide_secrets(body.decode("latin-1")).encode("latin-1")
-        if safe == body:
-            return False
-        writer.rewrite(safe)
-        del self.response.headers["Content-Encoding"]
-        return True
+        safe = hide_in_bytes(body)
+        return b"" if safe == body else safe
+
+    def _forget(self) -> None:
+        if self.content:
+            self.content.close()
+            self.content = None
 
     def close(self) -> None:
         # The page of an error, or of a host that is only tried (`urlopen(url).status`), is closed unread.
         with contextlib.suppress(Exception):
-            while self.writer and self.writer.size < 1 << 20 and self.read(1 << 16):
+            while self.content and self.content.tell() < LARGE and self.read(1 << 16):
                 pass
-        if self.writer:
-            self.writer.discard()
-            self.writer = None
+        self._forget()
         self.response.close()
         super().close()
 
@@ -215,13 +221,8 @@ def _load_answers() -> tuple[dict[str, list[Mapping[str, Any]]], RecordedObjects
     document, objects = open_replay()
     answers: dict[str, list[Mapping[str, Any]]] = {}
     for answer in document["urls"]:
-        answers.setdefault(_without_secrets(answer["key"]), []).append(answer)
+        answers.setdefault(empty_secrets(answer["key"]), []).append(answer)
     return answers, objects
-
-
-def _without_secrets(key: str) -> str:
-    # A secret is "***" in the recording, and empty in a replay.
-    return key.replace("***", "")
 
 
 class _ReplaySocket:
@@ -242,7 +243,7 @@ class _ReplaySocket:
 
     def _find_answers(self) -> tuple[str, list[Mapping[str, Any]]]:
         request = _HttpRequest(self.connection, bytes(self.sent))
-        key = _without_secrets(request.key)
+        key = empty_secrets(request.key)
         answers = _load_answers()[0].get(key, [])
         if not answers and request.is_of_pip:
             # pip asks for pages of links that it does not need, and again and again if a host cannot be reached.
@@ -256,7 +257,7 @@ class _ReplaySocket:
 
     def makefile(self, *_args: Any, **_kwargs: Any) -> io.BufferedReader:
         key, answers = self._find_answers()
-        answer = answers[min(count_turn(f"url {key}"), len(answers) - 1)]
+        answer = take_turn(f"url {key}", answers)
         lines = [f"HTTP/1.1 {answer['status']} {answer['reason']}"]
         lines += [f"{name}: {value}" for name, value in answer["headers"]] + ["Connection: close", "", ""]
         body = _load_answers()[1].find_object(answer["sha256"]) if "sha256" in answer else os.devnull
