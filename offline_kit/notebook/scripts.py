@@ -180,8 +180,7 @@ def _format_brackets(opening: str, inner: list[str], closing: str, indent: str, 
     return "\n".join([opening, *lines, indent + closing])
 
 
-flat_literal = partial(python_literal, width=1 << 30)
-"""Return a value as Python source on one line."""
+flat_literal = partial(python_literal, width=1 << 30)  # return a value as Python source on one line
 
 
 def one_line(value: object) -> str:

@@ -30,12 +30,10 @@ PROVENANCE_VARIABLES = (
 """Variables that identify the image; no other is read, because others may contain keys."""
 PROVENANCE_FILES = ("/etc/git_commit", "/etc/build_date", "/etc/kaggle_image")
 """Files of Kaggle's image that identify it."""
-WHEELHOUSE_PART = "wheelhouse"
-"""The name of the part of the kit that the output is."""
+WHEELHOUSE_PART = "wheelhouse"  # the name of the part of the kit that the output is
 FACTS = "wheelhouse.json"
 """Facts about the wheels for the machine that builds the kit, which then need not download them."""
-TIMEOUT = 6 * 3600
-"""Seconds for one call of pip; a large sdist takes its time."""
+TIMEOUT = 6 * 3600  # seconds for one call of pip; a large sdist takes its time
 
 
 def capture_image(name: str) -> dict[str, Any]:

@@ -21,8 +21,7 @@ from .kit_tasks import RowBatch
 
 Frameworks = Mapping[str, tuple[Callable[..., Any], Callable[..., Any]]]
 """For each framework the functions that load and predict: load(path, member), predict(model, batch, member)."""
-Augment = Callable[[Any], Iterable[Any]] | None
-"""A user's `tta`: yields views of a batch."""
+Augment = Callable[[Any], Iterable[Any]] | None  # A user's `tta`: yields views of a batch
 
 
 @dataclass(frozen=True)
@@ -32,21 +31,15 @@ class EnsembleMember:
     name: str
     framework: str
     path: Path
-    model: str = ""
-    """Reference to its class or builder, if the file contains only weights."""
+    model: str = ""  # reference to its class or builder, if the file contains only weights
     weight: float = 1.0
     params: dict[str, Any] = field(default_factory=dict)
     """How to load it and predict with it: "activation", "weights_only", ...; see `get`."""
-    arguments: dict[str, Any] = field(default_factory=dict)
-    """What `model` is called with."""
-    transform: str = ""
-    """Reference to the function that prepares the test set for this model only."""
-    batch_size: int = 0
-    """Rows, pictures or texts at once for this model; 0 takes the notebook's."""
-    labels: list[Any] = field(default_factory=list)
-    """Labels of its columns, if the model itself has none."""
-    shared: Mapping[str, Any] = field(default_factory=dict)
-    """The notebook's params, the fallback of `params`."""
+    arguments: dict[str, Any] = field(default_factory=dict)  # what `model` is called with
+    transform: str = ""  # reference to the function that prepares the test set for this model only
+    batch_size: int = 0  # rows, pictures or texts at once for this model; 0 takes the notebook's
+    labels: list[Any] = field(default_factory=list)  # labels of its columns, if the model itself has none
+    shared: Mapping[str, Any] = field(default_factory=dict)  # the notebook's params, the fallback of `params`
 
     def get(self, name: str, default: Any = None) -> Any:
         """Return a param of this model, else of the notebook, else the default."""
@@ -58,8 +51,7 @@ class Prediction:
     """The ensemble's prediction of the test set."""
 
     ids: list[Any]
-    values: Any
-    """An array with one row per id: float32, or float64 if the models' answers need it."""
+    values: Any  # an array with one row per id: float32, or float64 if the models' answers need it
     classes: list[Any]
 
 

@@ -23,22 +23,14 @@ PICKLES = (".pkl", ".pickle", ".p", ".joblib", ".jbl", ".sav")
 class Context:
     """The argument of a user's `function`."""
 
-    input: Path | None
-    """The competition's data; None when no competition is attached."""
-    inputs: dict[str, Path]
-    """Every attached source, by its slug."""
-    kit: Path
-    """The restored kit."""
-    checkpoints: tuple[Path, ...]
-    """The checkpoints, under their original names."""
-    working: Path
-    """Where output files go."""
-    submission: Path
-    """The file to submit."""
-    params: dict[str, Any]
-    """[tool.offline-kit.notebook.params]."""
-    device: str
-    """"cpu" or "cuda"."""
+    input: Path | None  # the competition's data; None when no competition is attached
+    inputs: dict[str, Path]  # every attached source, by its slug
+    kit: Path  # the restored kit
+    checkpoints: tuple[Path, ...]  # the checkpoints, under their original names
+    working: Path  # where output files go
+    submission: Path  # the file to submit
+    params: dict[str, Any]  # [tool.offline-kit.notebook.params]
+    device: str  # "cpu" or "cuda"
 
 
 def load_object(name: str, kit: OpenKit) -> Any:

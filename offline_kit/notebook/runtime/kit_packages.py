@@ -35,10 +35,8 @@ class InstalledPackage:
 
     name: str
     version: str
-    origin: str
-    """"index", an address, "git+ADDRESS@commit", or "folder"."""
-    requirement: str
-    """What pip makes the same wheel of; "" if it is a file of the session."""
+    origin: str  # "index", an address, "git+ADDRESS@commit", or "folder"
+    requirement: str  # what pip makes the same wheel of; "" if it is a file of the session
     cell: int
 
     @classmethod

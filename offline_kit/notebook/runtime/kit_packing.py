@@ -64,8 +64,7 @@ class RecordedSession:
     tool_version: str
     lacking: tuple[str, ...] = ()
     cells: list[dict[str, Any]] = field(default_factory=list)
-    code: list[str] = field(default_factory=list)
-    """The sources of the cells that began."""
+    code: list[str] = field(default_factory=list)  # the sources of the cells that began
     started: float = field(default_factory=time.time)
     error: dict[str, Any] | None = None
     finished: bool = False

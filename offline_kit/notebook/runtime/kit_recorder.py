@@ -21,10 +21,8 @@ from .kit_recording import CELL, RECORDER, count_cells, import_from_working, red
 from .kit_repositories import RepositoryRecorder
 from .kit_runtime import KitError, SessionFolders
 
-_INTERVAL = 1.0
-"""Seconds between two measurements of memory."""
-_recorders: "list[SessionRecorder]" = []
-"""The recorder of this process, if there is one."""
+_INTERVAL = 1.0  # seconds between two measurements of memory
+_recorders: "list[SessionRecorder]" = []  # the recorder of this process, if there is one
 
 
 def start_recording(

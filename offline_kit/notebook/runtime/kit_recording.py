@@ -29,8 +29,7 @@ RECORDER, REPLAY = "OFFLINE_KIT_RECORDER", "OFFLINE_KIT_REPLAY"
 CELL, MISSES = "OFFLINE_KIT_CELL", "OFFLINE_KIT_MISSES"
 """Variables: the running cell, and a file that gets a line for everything that a replay lacks."""
 DOCUMENT, SMALL_OBJECTS = "recording.json", "small.objects"
-LARGE = 1 << 20
-"""Bytes from which an object is a file of its own."""
+LARGE = 1 << 20  # bytes from which an object is a file of its own
 MAX_FILES = 400
 """Files of objects; the output of a notebook may have 500 (https://www.kaggle.com/docs/notebooks)."""
 _TOKEN = re.compile(

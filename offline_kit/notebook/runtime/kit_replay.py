@@ -37,8 +37,7 @@ from .kit_sources import SHOWN, remove_setup_names, show_sources
 
 STATE = "replay.json"
 """File beside that of the misses: Python, and the versions that recorded packages have so far."""
-PROTOCOL = "recorded"
-"""What git calls URLs of other machines by here, so that it asks our helper for them."""
+PROTOCOL = "recorded"  # what git calls URLs of other machines by here, so that it asks our helper for them
 _HELPER = """#!/bin/sh
 exec '{python}' -c 'import sys; sys.path.insert(0, sys.argv[1])
 from offline_kit_runtime.kit_replay import connect_repository

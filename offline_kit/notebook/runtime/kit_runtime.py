@@ -23,16 +23,14 @@ from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any
 
-MARKER = "offline-kit.json"
-"""The manifest at the top of every part of a kit."""
+MARKER = "offline-kit.json"  # the manifest at the top of every part of a kit
 DEPTH = 6
 """Maximum depth of a part below the inputs: models/<owner>/<model>/<framework>/<variation>/<version>."""
 GROUPS = ("competitions", "datasets", "models", "notebooks")
 """Folders of the mount layout of 2026; in the older one every source is directly below the inputs."""
 REHEARSED_COMPETITION = "offline-kit-rehearsal"
 """Slug under which a rehearsal mounts the data of a project that names no competition."""
-READERS = 16
-"""Kaggle's input disk is slow for one reader and fast for many."""
+READERS = 16  # Kaggle's input disk is slow for one reader and fast for many
 CACHES = {
     "torch": "TORCH_HOME",
     "huggingface": "HF_HOME",
@@ -47,8 +45,7 @@ CACHES = {
 """Folders of copies of ~/.cache/torch and the like, and the variables that the libraries read."""
 
 
-print_once = functools.cache(print)
-"""Prints a text the first time only: batches and models share most notes."""
+print_once = functools.cache(print)  # prints a text the first time only: batches and models share most notes
 
 
 def read_csv_rows(lines: Iterable[str], delimiter: str = ",") -> Iterator[list[str]]:
@@ -142,8 +139,7 @@ HINTS = {
     "weights-do-not-fit": "use the code and the hyper-parameters that the checkpoint was trained with",
 }
 """How to fix each failure, by its code."""
-FAILURE_KEY = "offline_kit_failure"
-"""Begins the line of JSON that a failed notebook prints for programs."""
+FAILURE_KEY = "offline_kit_failure"  # begins the line of JSON that a failed notebook prints for programs
 
 
 class KitError(RuntimeError):
@@ -220,13 +216,10 @@ class SessionFolders:
 class OpenKit:
     """A kit that was found, checked and restored."""
 
-    folder: Path
-    """Its files under their original names: packages/, code/, checkpoints/."""
+    folder: Path  # its files under their original names: packages/, code/, checkpoints/
     places: SessionFolders
-    checkpoints: tuple[Path, ...] = ()
-    """The checkpoints under their original names, sorted."""
-    parts: Mapping[str, str] = field(default_factory=dict)
-    """The ids of its parts."""
+    checkpoints: tuple[Path, ...] = ()  # the checkpoints under their original names, sorted
+    parts: Mapping[str, str] = field(default_factory=dict)  # the ids of its parts
 
 
 @dataclass(frozen=True)

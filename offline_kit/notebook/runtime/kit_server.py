@@ -18,8 +18,7 @@ from .kit_hooks import load_object
 from .kit_runtime import KitError, OpenKit, in_scoring_run
 
 PACKAGE = "kaggle_evaluation"
-WRITTEN = ("submission.parquet", "submission.csv")
-"""What gateways write."""
+WRITTEN = ("submission.parquet", "submission.csv")  # what gateways write
 DEFAULT = re.compile(r"""["'](/kaggle/input/(?:competitions/)?[\w-]+/?([^"']*))["']""")
 """A gateway's default data path, in the mount layout of its own year."""
 RULE = (

@@ -15,11 +15,9 @@ from .kit_runtime import KitError, in_scoring_run, read_csv_rows, shorten_list
 
 EMPTY = frozenset({"", "nan", "none", "null", "na", "n/a", "<na>", "inf", "-inf", "nat"})
 """Cells that no metric can score."""
-BEGINS = frozenset({"", " ", *"nNiI-<"})
-"""How they begin: most cells need no second look."""
+BEGINS = frozenset({"", " ", *"nNiI-<"})  # how they begin: most cells need no second look
 SHOWN_ROWS, SHOWN_COLUMNS = 100_000, 6
-LOOKED = 1000
-"""Rows that decide whether a column has numbers or words."""
+LOOKED = 1000  # rows that decide whether a column has numbers or words
 
 
 def write_submission(result: Any, submission: Path) -> None:
@@ -123,8 +121,7 @@ class TableDigest:
 
     header: list[str]
     ids: Counter[str]
-    empty: list[list[int]]
-    """For each column, the lines whose cell is empty."""
+    empty: list[list[int]]  # for each column, the lines whose cell is empty
     ragged: list[int]
     kinds: list[dict[str, str]]
     """For each column, a first "number", "word" and "empty" of its first rows, if it has some."""

@@ -51,12 +51,9 @@ class SampleSubmission:
     """The content of the sample submission."""
 
     path: Path
-    columns: tuple[str, ...]
-    """Its header: the id column first."""
-    ids: list[str]
-    """Its ids, as they are written."""
-    answers: frozenset[str] = frozenset()
-    """Values of its first rows in the first target column."""
+    columns: tuple[str, ...]  # its header: the id column first
+    ids: list[str]  # its ids, as they are written
+    answers: frozenset[str] = frozenset()  # values of its first rows in the first target column
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -108,10 +105,8 @@ class TableBatches:
     """The categories of the training's columns, as far as they were recorded."""
     prepare: Callable[..., Any] | None = None
     """Makes the model's columns of a piece of the table, which has no id column; its parameter `ids` is optional."""
-    text: str | None = None
-    """The column of the texts; None if the model gets a table."""
-    names: Sequence[str] | None = None
-    """The columns of a gateway's batch; None takes those of the file."""
+    text: str | None = None  # the column of the texts; None if the model gets a table
+    names: Sequence[str] | None = None  # the columns of a gateway's batch; None takes those of the file
 
     def __iter__(self) -> Iterator[RowBatch]:
         # As texts an id "007" stays itself, and so does a category that looks like a number.

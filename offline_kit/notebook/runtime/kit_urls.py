@@ -42,8 +42,7 @@ _PRIVATE = re.compile(
 _TEXT = re.compile(r"text/|application/([\w.+-]*json|xml|javascript)")
 _UNSAVED_HEADERS = {"set-cookie", "transfer-encoding", "connection", "keep-alive"}
 _ARCHIVE = re.compile(r"\.(whl|zip|tar|tgz|gz|bz2|xz|txt)$")
-_followed: set[str] = set()
-"""The URLs that redirects in a process of pip lead to."""
+_followed: set[str] = set()  # the URLs that redirects in a process of pip lead to
 
 
 class _HttpRequest:
