@@ -8,8 +8,8 @@ import re
 import shutil
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from .kit_recording import (
     LARGE,
     RECORDER,
     add_object,
+    count_recorded,
     hide_in_bytes,
     name_path,
     read_events,
@@ -67,7 +68,6 @@ class RecordedSession:
     code: list[str] = field(default_factory=list)  # the sources of the cells that began
     started: float = field(default_factory=time.time)
     error: dict[str, Any] | None = None
-    finished: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,16 +84,21 @@ def pack_session(
 ) -> None:
     """Write the part into the working folder; raises KitError if it is too large for it."""
     working = SessionFolders().working
-    events = read_events(Path(os.environ[RECORDER]))
-    opened, listed = ({event["path"] for event in _select(events, kind)} for kind in ("open", "list"))
+    events: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for event in read_events(Path(os.environ[RECORDER])):
+        events[event.pop("event")].append(event)
+    opened, listed = ({event["path"] for event in events[kind]} for kind in ("open", "list"))
     if "{input}" in listed:  # as in the first cell of every notebook that Kaggle makes
         listed = {path for path in listed if not path.startswith("{input}")}
-    files = [*_find_cached_files(), *_find_hub_files(session.started)]
-    commands = [event["words"] for event in _select(events, "process")]
-    files += _find_own_inputs(session, opened | listed)
-    files += _find_project_files(session, opened, listed, "\n".join(map(" ".join, commands)))
+    processes = [event["words"] for event in events["process"]]
+    files = [
+        *_find_cached_files(),
+        *_find_hub_files(session.started),
+        *_find_own_inputs(session, opened | listed),
+        *_find_project_files(session, opened, listed, "\n".join(map(" ".join, processes))),
+    ]
     submission = _find_submission(working, session.started)
-    added, build_wheels = packages.collect_packages(commands)
+    added, build_wheels = packages.collect_packages(processes)
     mirrors = repositories.collect_repositories()
     _check_size(files, session.where)
     notes = [*packages.notes, *repositories.notes]
@@ -104,34 +109,31 @@ def pack_session(
         "where": session.where,
         "python": platform.python_version(),
         "system": platform.platform(),
-        "finished": session.finished,
+        "finished": session.error is None,
         "error": session.error,
         "cells": session.cells,
         "packages": added,
         "build_wheels": build_wheels,
         "repositories": mirrors,
-        "files": [_store_file(file, notes) for file in files],
-        "commands": _select(events, "command"),
-        "urls": _select(events, "url"),
+        "files": [{**_store_file(file, notes), "kind": file.kind} for file in files],
+        "commands": events["command"],
+        "urls": events["url"],
         "inputs": _summarize_inputs(opened, listed),
-        "secrets": sorted({event["name"] for event in _select(events, "secret")}),
-        "system_packages": _list_system_packages(_select(events, "command")),
-        "submission": submission and _store_file(FileToPack(submission, submission, "submission"), notes),
+        "secrets": sorted({event["name"] for event in events["secret"]}),
+        "system_packages": _list_system_packages(events["command"]),
+        "submission": None,
         "notes": notes,
     }
-    document["unrecorded"] = _list_unrecorded(_select(events, "connect"), document)
+    if submission:
+        stored = _store_file(FileToPack(submission, submission, "submission"), notes)
+        document["submission"] = {name: stored[name] for name in ("path", "sha256", "size")}
+    document["unrecorded"] = _list_unrecorded(events["connect"], document)
     if session.where != "here":
         _clear_working(working, keep=submission)
     part_id = _write_part(working, document)
     size = sum(path.stat().st_size for path in (working / RECORDING_PART).rglob("*") if path.is_file())
-    counts = ", ".join(
-        f"{key} {len(document[key])}" for key in ("packages", "repositories", "files", "urls", "commands")
-    )
-    print(f"recording: {counts}; {size / 1e6:.1f} MB, id {part_id[:12]}", *notes, sep="\nnote: ", flush=True)
-
-
-def _select(events: Iterable[Mapping[str, Any]], kind: str) -> list[dict[str, Any]]:
-    return [{k: v for k, v in event.items() if k != "event"} for event in events if event["event"] == kind]
+    summary = f"{count_recorded(document)}; {size / 1e6:.1f} MB, id {part_id[:12]}"
+    print(f"recording: {summary}", *notes, sep="\nnote: ", flush=True)
 
 
 def lay_out_project(beside: str, working: Path) -> None:
@@ -276,10 +278,7 @@ def _store_file(file: FileToPack, notes: list[str]) -> dict[str, Any]:
         if content != plain:
             notes.append(f"credentials in '{named}' are recorded as ***")
     stored = {"path": named, **add_object(content, is_final=True)}
-    if file.kind == "submission":
-        return stored
-    mode = {"mode": 0o755} if facts.st_mode & 0o100 else {}
-    return {**stored, **mode, "kind": file.kind}
+    return {**stored, "mode": 0o755} if facts.st_mode & 0o100 else stored
 
 
 def _summarize_inputs(opened: Set[str], listed: Set[str]) -> list[dict[str, Any]]:
@@ -303,7 +302,7 @@ def _list_system_packages(commands: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def _list_unrecorded(
-    connects: Iterable[Mapping[str, Any]], document: Mapping[str, Any]
+    connects: Sequence[Mapping[str, Any]], document: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     """Return the hosts that were contacted, and of which nothing was recorded."""
     urls = [url["key"].split()[1] for url in document["urls"]]
@@ -315,10 +314,8 @@ def _list_unrecorded(
             hosts |= {event["host"] for event in connects if event["host"].endswith(suffixes)}
     if document["secrets"]:  # which Kaggle's own client asks for
         hosts.add("www.kaggle.com")
-    unrecorded = {
-        event["host"]: event["cell"] for event in reversed([*connects]) if event["host"] not in hosts
-    }
-    return [{"host": host, "cell": cell} for host, cell in sorted(unrecorded.items())]
+    cells = {event["host"]: event["cell"] for event in reversed(connects) if event["host"] not in hosts}
+    return [{"host": host, "cell": cell} for host, cell in sorted(cells.items())]
 
 
 def _write_part(folder: Path, document: Mapping[str, Any]) -> str:

@@ -143,7 +143,6 @@ class SessionRecorder:
         self.running = False
         if not self.session.source["cells"]:
             self._note_cell()
-        self.session.finished = self.session.error is None
         os.environ[CELL] = "0"
         pack_session(self.session, self.packages, self.repositories)
 

@@ -221,6 +221,12 @@ def write_objects(digests: Iterable[str], folder: Path) -> None:
                 shutil.copyfileobj(stream, target)
 
 
+def count_recorded(document: Mapping[str, Any]) -> str:
+    """Return how many things of each kind are in a recording, for a person."""
+    kinds = ("packages", "repositories", "files", "urls", "commands")
+    return ", ".join(f"{kind} {len(document[kind])}" for kind in kinds)
+
+
 class RecordedObjects:
     """The objects of a finished recording; small ones are unpacked to `scratch` when they are first asked for."""
 

@@ -5,7 +5,6 @@ find their caches, and files lie where they lay; `kit_hooking` answers requests 
 """
 
 import atexit
-import importlib.metadata
 import json
 import os
 import platform
@@ -18,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from .kit_hooking import activate_hooks, install_hooks
-from .kit_install import list_moved
+from .kit_install import find_versions, list_moved
 from .kit_recording import (
     DOCUMENT,
     MISSES,
     REPLAY,
     RecordedObjects,
     count_cells,
+    count_recorded,
     import_from_working,
     open_replay,
     redirect_caches,
@@ -78,22 +78,12 @@ def open_recorded(
     count_cells([cell["cell"] for cell in document["cells"]], lambda _result: _write_state(document))
     _write_state(document)
     atexit.register(_write_state, document)  # of a script
-    counts = (
-        f"{name} {len(document[name])}" for name in ("packages", "repositories", "files", "urls", "commands")
-    )
-    print(f"recording: {', '.join(counts)}")
+    print(f"recording: {count_recorded(document)}")
     remove_setup_names()
 
 
 def _find_versions(document: Mapping[str, Any]) -> dict[str, str]:
-    """Return the installed versions of the packages that the recorded run installed."""
-    versions = {}
-    for package in document["packages"]:
-        try:
-            versions[package["name"]] = importlib.metadata.version(package["name"])
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
+    return find_versions([package["name"] for package in document["packages"]], sys.path)
 
 
 def _compare_versions(document: Mapping[str, Any]) -> list[str]:
