@@ -10,7 +10,6 @@ from typing import Any
 
 from offline_kit.checkpoints.frameworks import framework_table, sklearn
 from offline_kit.checkpoints.frameworks.base import Framework
-from offline_kit.checkpoints.pickle_streams import read_globals
 from offline_kit.core.errors import ProjectError, UsageError, suggest_name
 from offline_kit.notebook import scripts
 from offline_kit.project import references
@@ -27,8 +26,6 @@ WORDS = {
 TRANSFORM_INPUTS = {"images": "the path of a picture", "text": "the texts"}
 """What `transform` gets, by task; a table in any other."""
 REFERENCE = re.compile(r"([\w.]+|[^:]+\.py):[A-Za-z_][\w.]*")
-_REGRESSOR = r"Regressor$|\.(?:Ridge|Lasso|Lars|ElasticNet|LassoLars|BayesianRidge|KernelRidge|LinearRegression|\w*SVR)(?:CV)?$"
-"""Classes of models whose answers are numbers of any size."""
 _SHARED_WORDS = ("labels", "text")  # params that act on any member, whatever its framework
 _TEXT_WORDS = frozenset({"text", "tokenizer", "max_length"})  # params that only affect texts
 _NOTEBOOK_WORDS = ("test", "labels")  # params of the notebook that the templates read
@@ -44,7 +41,7 @@ def predict_facts(
     other_templates = set(scripts.built_in_templates()) - {"predict"}
     if settings.template in other_templates and not members:
         return {"preprocessing": dict(preprocessing)}
-    if problems := [*_check_postprocess(settings), *_check_references(settings)]:
+    if problems := list(_check_ensemble(settings)):
         raise UsageError(
             "the settings of the notebook are invalid",
             code="notebook-settings-invalid",
@@ -146,7 +143,9 @@ def is_reference(postprocess: str) -> bool:
     return ":" in postprocess and postprocess.partition(":")[0] not in WORDS
 
 
-def _check_postprocess(settings: NotebookSettings) -> Iterator[str]:
+def _check_ensemble(settings: NotebookSettings) -> Iterator[str]:
+    if settings.ensemble == "mean" and any(model.weight != 1 for model in settings.models):
+        yield "ensemble = 'mean' ignores the weights of `models`: take 'weighted', 'rank' or 'vote'"
     text = settings.postprocess
     word, *limits = text.split(":")
     if word in WORDS:
@@ -164,17 +163,6 @@ def _check_postprocess(settings: NotebookSettings) -> Iterator[str]:
     elif not REFERENCE.fullmatch(text):
         known_words = ", ".join(f"'{known_word}'" for known_word in WORDS if known_word)
         yield f"postprocess = '{text}' is neither one of {known_words} nor a reference such as 'file.py:function'"
-
-
-def _check_references(settings: NotebookSettings) -> Iterator[str]:
-    named = {"tta": settings.tta, "transform": settings.transform}
-    named |= {f"model of '{model.files}'": model.model for model in settings.models}
-    named |= {f"transform of '{model.files}'": model.transform for model in settings.models}
-    for key, value in named.items():
-        if value and not REFERENCE.fullmatch(value):
-            yield f'{key} = \'{value}\' is not understood: write "package.module:name" or "folder/file.py:name"'
-    if settings.ensemble == "mean" and any(model.weight != 1 for model in settings.models):
-        yield "ensemble = 'mean' ignores the weights of `models`: take 'weighted', 'rank' or 'vote'"
 
 
 def warn_of_unused(
@@ -230,18 +218,6 @@ def _predicts_by_models(settings: NotebookSettings, members: Sequence[Member]) -
     """Whether the notebook predicts with its members only, and no user's function loads anything."""
     functions = (settings.function, settings.transform, settings.tta, is_reference(settings.postprocess))
     return settings.template in ("predict", "server") and bool(members) and not any(functions)
-
-
-def warn_of_ranks(settings: NotebookSettings, members: Sequence[Member]) -> tuple[Finding, ...]:
-    """Warn of a rank mean over regressors: ranks are between 0 and 1, targets need not be."""
-    if settings.ensemble != "rank" or is_reference(settings.postprocess):
-        return ()
-    for member in members:
-        if any(re.search(_REGRESSOR, name) for file in member.files for name in read_globals(file.path)):
-            what = 'predicts numbers, and ensemble = "rank" makes mean ranks between 0 and 1 of them'
-            remedy = 'use "mean" or "weighted", unless the metric only uses the order (AUC)'
-            return (_warning(member.name, what, remedy),)
-    return ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -180,11 +180,11 @@ def check_rendering(
         FileEntry(role=Role.CHECKPOINT, original="checkpoints/x", stored="checkpoints/x", size=0, sha256=""),
     )
     draft = Kit(folder=target.project, id="", parts=(KitPart(name="kit", id="", entries=entries * weights),))
-    metadata = kernel_metadata(draft, settings, image, target)
+    title = kernel_metadata(draft, settings, image, target)["title"]
     if settings.source:
         return
     scripts.check_template(settings.template, target.project)
-    facts = template_facts(draft, settings, image, target, metadata["title"])
+    facts = template_facts(draft, settings, image, target, title)
     if settings.template not in scripts.built_in_templates():
         scripts.fill_template(settings.template, target.project, facts)
 
@@ -228,14 +228,6 @@ def _check_settings(settings: NotebookSettings, *, has_weights: bool) -> None:
             code="template-setting-missing",
             hint=f'set {missing[0]} = "package.module:Name" or "file.py:Name" in [tool.offline-kit.notebook]',
         )
-    for name in ("model", "data", "function"):
-        value = getattr(settings, name)
-        if value and not predict_settings.REFERENCE.fullmatch(value):
-            raise UsageError(
-                f"{name} = '{value}' is not understood",
-                code="reference-invalid",
-                hint='write "package.module:Name" or "folder/file.py:Name"',
-            )
     if not re.fullmatch(r"[\w-][\w.-]*", settings.submission):
         raise UsageError(
             f"submission = '{settings.submission}' is not a plain file name",

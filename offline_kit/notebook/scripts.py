@@ -134,21 +134,16 @@ def _check_blocks(environment: Any, name: str, template: str) -> None:
     """Raise ProjectError for a block that overrides nothing, because jinja silently drops its content."""
     from jinja2 import nodes
 
-    own_blocks: list[str] | None = None
-    known_blocks: set[str] = set()
-    parent = ""
+    trees = []
     while name:
-        tree = environment.parse(environment.loader.get_source(environment, name)[0])
-        if own_blocks is None:
-            own_blocks = [node.name for node in tree.body if isinstance(node, nodes.Block)]
-        else:
-            known_blocks |= {node.name for node in tree.find_all(nodes.Block)}
-        extended = next(tree.find_all(nodes.Extends), None)
+        trees.append(environment.parse(environment.loader.get_source(environment, name)[0]))
+        extended = trees[-1].find(nodes.Extends)
         name = extended.template.value if extended and isinstance(extended.template, nodes.Const) else ""
-        parent = parent or name
-    for block in sorted(set(own_blocks or ()) - known_blocks) if parent else ():
+    own_blocks = {node.name for node in trees[0].body if isinstance(node, nodes.Block)}
+    known_blocks = {node.name for tree in trees[1:] for node in tree.find_all(nodes.Block)}
+    for block in sorted(own_blocks - known_blocks) if trees[1:] else ():
         raise ProjectError(
-            f"the template '{template}' has a block '{block}', and '{parent}' has none to put it into"
+            f"the template '{template}' has a block '{block}', and what it extends has none to put it into"
             f"{suggest_name(block, known_blocks)}",
             code="template-block-unknown",
             hint=f"use one of its blocks: {', '.join(sorted(known_blocks))}",

@@ -87,7 +87,6 @@ def inspect_model_files(
             *predict_settings.warn_of_unused(settings, resolved, preprocessing),
             *predict_settings.warn_of_unnamed(settings, resolved, weights),
             *members.check_undecided(settings, weights),
-            *predict_settings.warn_of_ranks(settings, resolved),
         ),
         lent=ready.main_aliases,
         # Without models, the user's own code loads the files, and no framework tells what a pickle needs.

@@ -217,25 +217,6 @@ def test_what_the_models_need_is_asked_for_by_them(project: Path) -> None:
     assert request.origins == dict.fromkeys(request.inline, "the trained files")
 
 
-def test_a_rank_mean_of_regressors_is_told(project: Path) -> None:
-    """Its ranks lie between 0 and 1, and the targets need not; of classifiers nothing is said, nor under a mean."""
-    from sklearn.linear_model import LogisticRegression, Ridge
-
-    x, y = [[0.0], [1.0]], [0, 1]
-    (project / "few").mkdir()
-    joblib.dump(LogisticRegression().fit(x, y), project / "few" / "a.joblib")
-
-    def told(ensemble: str) -> list[str]:
-        settings = config.load_config(project, {"checkpoints": ["few"], "notebook": {"ensemble": ensemble}})
-        chosen = images.load_image(settings.image, accelerator=settings.accelerator, project=project)
-        found = inspect_model_files(settings, chosen, cache=project / "cache").findings
-        return [each.about for each in found if "mean ranks" in each.what]
-
-    assert told("rank") == []
-    joblib.dump(Ridge().fit(x, y), project / "few" / "b.joblib")
-    assert (told("rank"), told("mean")) == (["b.joblib"], [])
-
-
 @pytest.fixture
 def scaled(project: Path) -> Path:
     """Add a scaler, the encoder of a target and a map of labels to the project."""

@@ -299,10 +299,7 @@ def test_every_framework_has_its_fragment(name: str) -> None:
         ({"postprocess": "clip::"}, "'clip:0:1'"),
         ({"postprocess": "labels:"}, "'labels:0.5'"),
         ({"postprocess": "labels:nan"}, "'labels:0.5'"),
-        ({"tta": "flip"}, "tta = 'flip'"),
-        ({"transform": "prep.py"}, "transform = 'prep.py'"),
         ({"ensemble": "mean", "models": (ModelSpec(files="a", weight=2.0),)}, "ignores the weights"),
-        ({"models": (ModelSpec(files="a", model="Net"),)}, "model of 'a'"),
     ],
 )
 def test_settings_that_do_not_fit_are_told(stage: Stage, settings: dict[str, Any], words: str) -> None:

@@ -262,7 +262,6 @@ def test_errors_in_own_templates_name_the_line(kit: Kit, tmp_path: Path, text: s
         (NotebookSettings(template="lightnin"), "did you mean 'lightning'"),
         (NotebookSettings(data="a:B"), "needs 'model'"),
         (NotebookSettings(template="function"), "needs 'function'"),
-        (NotebookSettings(model="plants", data="a:B"), "model = 'plants' is not understood"),
         (dataclasses.replace(LIGHTNING, params={"x": float("nan")}), "'x' has a value"),
         (dataclasses.replace(LIGHTNING, submission="out/x.csv"), "not a plain file name"),
         (dataclasses.replace(LIGHTNING, title="short"), "refuse the notebook's name"),

@@ -19,12 +19,12 @@ from .kit_recording import (
     RECORDER,
     REPLAY,
     add_object,
-    empty_secrets,
     hide_in_bytes,
     log_event,
     name_path,
     open_replay,
     redact,
+    remove_masks,
     report_miss,
     resolve_path,
     root_folders,
@@ -121,7 +121,7 @@ def _identify(words: list[str]) -> dict[str, Any]:
 
 
 def _make_key(command: Mapping[str, Any]) -> str:
-    return empty_secrets(json.dumps([command["folder"], command["words"]]))
+    return remove_masks(json.dumps([command["folder"], command["words"]]))
 
 
 def _list_files() -> dict[str, tuple[int, int]]:

@@ -267,7 +267,7 @@ def take_turn(key: str, answers: Sequence[Mapping[str, Any]]) -> Mapping[str, An
         return answers[min(stream.tell(), len(answers)) - 1]
 
 
-def empty_secrets(text: str) -> str:
+def remove_masks(text: str) -> str:
     """Return what identifies a request or a command in both runs: a secret is "***" in the recording, and empty later."""
     return text.replace("***", "")
 

@@ -23,12 +23,12 @@ from .kit_recording import (
     RECORDER,
     RecordedObjects,
     add_object,
-    empty_secrets,
     hide_in_bytes,
     is_loopback,
     log_event,
     open_replay,
     redact,
+    remove_masks,
     report_miss,
     request_key,
     take_turn,
@@ -220,7 +220,7 @@ def _load_answers() -> tuple[dict[str, list[Mapping[str, Any]]], RecordedObjects
     document, objects = open_replay()
     answers: dict[str, list[Mapping[str, Any]]] = {}
     for answer in document["urls"]:
-        answers.setdefault(empty_secrets(answer["key"]), []).append(answer)
+        answers.setdefault(remove_masks(answer["key"]), []).append(answer)
     return answers, objects
 
 
@@ -242,7 +242,7 @@ class _ReplaySocket:
 
     def _find_answers(self) -> tuple[str, list[Mapping[str, Any]]]:
         request = _HttpRequest(self.connection, bytes(self.sent))
-        key = empty_secrets(request.key)
+        key = remove_masks(request.key)
         answers = _load_answers()[0].get(key, [])
         if not answers and request.is_of_pip:
             # pip asks for pages of links that it does not need, and again and again if a host cannot be reached.
