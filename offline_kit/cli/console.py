@@ -20,6 +20,7 @@ from offline_kit.core.report import Advance, Reporter, Say
 if TYPE_CHECKING:
     from offline_kit.cli.screen import Screen
 
+_MANY = 12  # items of a list in a plan
 LOG_SECONDS = 300.0  # seconds between two progress lines of a wait in a log
 
 _TO = re.compile(r"'offline-kit (push|submit|ship|verify)\b(?![^']*--to )")
@@ -174,6 +175,23 @@ class Console(Reporter):
         for name, value in rows:
             self._stderr.print_text(Text(f"  {name:<{wide}}  {make_printable(value)}"), indent=wide + 4)
 
+    def show_plan(self, title: str, facts: Mapping[str, Any]) -> None:
+        """Show the facts that a script gets, one per line, of a list or a table each item."""
+
+        def list_texts(value: object) -> list[str]:
+            if isinstance(value, dict):
+                return [f"{name}: {text}" for name, item in value.items() for text in list_texts(item)]
+            if isinstance(value, list | tuple):
+                return [str(item) for item in value]
+            return [("no", "yes")[value] if isinstance(value, bool) else str(value or "none")]
+
+        rows = []
+        for name, value in facts.items():
+            texts = list_texts(value)
+            more = [f"and {len(texts) - _MANY} more"] if len(texts) > _MANY else []
+            rows += [(name.replace("_", " "), text) for text in (*texts[:_MANY], *more)]
+        self.show_facts(title, rows)
+
     def show_table(
         self,
         title: str,
@@ -217,16 +235,12 @@ class Console(Reporter):
             _write_stdout(json.dumps(worded, indent=2, sort_keys=True, default=str) + "\n")
 
     def can_ask(self) -> bool:
-        """Return whether a person can be asked."""
-        return sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
+        """Return whether a person can be asked: not by a script."""
+        return not self.as_json and sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
 
     def is_watched(self) -> bool:
         """Whether a person reads what is printed on stdout."""
         return not self.as_json and sys.stdout is not None and sys.stdout.isatty()
-
-    def confirm(self, question: str) -> bool:
-        """Ask on a terminal; return False without one."""
-        return self.can_ask() and self.ask(f"{question} [y/N]").lower() in ("y", "yes")
 
     def ask(self, question: str) -> str:
         """Ask for a line on a terminal, and return it without spaces around it."""

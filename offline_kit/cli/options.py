@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from offline_kit.cli.console import CommandWording, Console
-from offline_kit.project.config_keys import ENGINES, KAGGLES, SDISTS
+from offline_kit.project.config_keys import ENGINES, KAGGLES, KEYS, SDISTS
 
 if TYPE_CHECKING:
     from offline_kit.kaggle.push.poll_policy import ClientSettings
     from offline_kit.project.config import Config
     from offline_kit.workflow.kaggle_session import KaggleSession
-    from offline_kit.workflow.ship import ApprovalPolicy
 
 Command = Callable[..., Any]
 PATH = click.Path(path_type=Path)
@@ -190,9 +189,11 @@ BUILD_OPTIONS = combine_options(
 
 
 def load_config(project: Path, flags: dict[str, Any]) -> "Config":
-    """Return the project's configuration with the flags of a command laid over it."""
+    """Return the project's configuration with those of a command's flags laid over it that are its keys."""
     from offline_kit.project import config
 
+    names = (*KEYS, "template", "model", "data", "function")
+    flags = {name: value for name, value in flags.items() if name in names}
     for name in ("competition_data", "out"):
         flags[name] = flags[name].absolute() if flags.get(name) else None
     hidden = flags.get("hidden")
@@ -244,20 +245,20 @@ def choice_option(
     return click.option(name, type=kind, default=choices[0], show_default=True, callback=callback, help=text)
 
 
-def _at_option(more: str = "") -> Command:
-    text = f"Address of a running local Kaggle{more}."
-    return value("--at", "URL", text, default="", callback=word_target)
-
-
 def on_options(text: str) -> Command:
     """Return the options --on and --at."""
     return combine_options(choice_option("--on", ("here", *KAGGLES), text, word_target), AT)
 
 
-AT = _at_option()
+AT = value(
+    "--at",
+    "URL",
+    "Address of a running local Kaggle; default: this command serves one.",
+    default="",
+    callback=word_target,
+)
 TO_OPTIONS = combine_options(
-    choice_option("--to", KAGGLES, "Kaggle, or a local Kaggle on this machine.", word_target),
-    _at_option("; default: this command serves one"),
+    choice_option("--to", KAGGLES, "Kaggle, or a local Kaggle on this machine.", word_target), AT
 )
 HIDDEN = combine_options(
     value(
@@ -274,6 +275,11 @@ HIDDEN = combine_options(
 )
 VERBOSE = flag("-v --verbose", "Show the contents of an unchanged kit, too.")
 YES = flag("--yes", "Do not ask for confirmation.")
+
+
+def select(flags: dict[str, Any], names: str) -> dict[str, Any]:
+    """Return these flags by name."""
+    return {name: flags[name] for name in names.split()}
 
 
 def take_flags(flags: dict[str, Any], *names: str) -> dict[str, Any]:
@@ -297,18 +303,6 @@ def typed_settings(*only: str) -> str:
         for value in typed_value if isinstance(typed_value, tuple) else (typed_value,):
             words += [*parameter.opts[:1]] * isinstance(parameter, click.Option) + [str(value)]
     return "".join(f" {shlex.quote(word)}" for word in words)
-
-
-def confirmation(console: Console, *, yes: bool) -> "ApprovalPolicy":
-    """Return the policy to ask before a submission is spent."""
-    from offline_kit.workflow.ship import ApprovalPolicy
-
-    return ApprovalPolicy(yes=yes, confirm=console.confirm, alone=not console.can_ask())
-
-
-def wants_questions(console: Console, *, yes: bool = False) -> bool:
-    """Whether there is a person who can and wants to be asked."""
-    return console.can_ask() and not (yes or console.as_json)
 
 
 @contextmanager

@@ -20,6 +20,18 @@ class Reporter:
     def warn(self, text: str) -> None:
         """Report something that may spoil the run on Kaggle."""
 
+    def can_ask(self) -> bool:
+        """Return whether a person can be asked."""
+        return False
+
+    def ask(self, question: str) -> str:  # noqa: ARG002
+        """Ask a person for a line, and return it without spaces around it."""
+        return ""
+
+    def confirm(self, question: str) -> bool:
+        """Ask a person; return False if there is none."""
+        return self.can_ask() and self.ask(f"{question} [y/N]").lower() in ("y", "yes")
+
     @contextmanager
     def progress(self, text: str, total: int, *, unit: str = "B") -> Iterator[Advance]:  # noqa: ARG002
         """Open a bar over `total` units ("B" for bytes); the context yields its advance function."""

@@ -10,7 +10,7 @@ import re
 import sys
 import tempfile
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,6 @@ class EnvironmentOptions:
     index: IndexSettings
     cache: Path
     yes: bool = False
-    confirm: Callable[[str], bool] | None = None  # ask the user; None if nobody can be asked
     ask_above: int = 500_000_000  # bytes to download without confirmation
     report: Reporter = SILENT
 
@@ -192,7 +191,7 @@ def _confirm_download(kind: str, lock: Path, spec: EnvironmentSpec, options: Env
     if total > options.ask_above and not options.yes:
         largest = sorted(sizes, key=lambda name: -sizes[name])[:5]
         largest_sizes = ", ".join(f"{name} {files.format_size(sizes[name])}" for name in largest)
-        if not (options.confirm and options.confirm(f"Download {text} ({largest_sizes}, ...)?")):
+        if not options.report.confirm(f"Download {text} ({largest_sizes}, ...)?"):
             raise UsageError(
                 f"{text} must be downloaded",
                 hint="confirm with --yes, or use the running environment with --env current",

@@ -98,9 +98,7 @@ def rehearse_kit(
     """
     notebook, metadata = kit_facts.read_notebook(request.kit)
     runner = _find_runner(request, report)
-    options = EnvironmentOptions(
-        index=settings, cache=cache, yes=request.yes, confirm=request.confirm, report=report
-    )
+    options = EnvironmentOptions(index=settings, cache=cache, yes=request.yes, report=report)
     evidence = request.kit.folder / "rehearsal"
     files.sweep_stages(evidence)  # the results of the previous rehearsal stay until this one has ended
     with files.stage_folder(evidence) as folder:
@@ -160,7 +158,8 @@ def rehearse_kit(
 
 def _find_runner(request: RehearsalRequest, report: Reporter) -> Sandbox:
     if request.env == "image":
-        return sandbox.find_container(request.container, confirm_pull=request.confirm_pull)
+        # --yes does not agree to a pull.
+        return sandbox.find_container(request.container, confirm_pull=None if request.yes else report.confirm)
     return sandbox.find_sandbox(request.sandboxes, report=report)
 
 

@@ -1,6 +1,6 @@
 """What to rehearse, and how."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,8 +47,6 @@ class RehearsalRequest:
     machine: Machine | None = None  # its limits; None: those of the notebook's accelerator
     sandboxes: tuple[str, ...] = sandbox.KINDS
     yes: bool = False
-    confirm: Callable[[str], bool] | None = None
-    confirm_pull: Callable[[str], bool] | None = None  # asks a person; `yes` does not agree to a pull
     copies: Mapping[str, Path] = field(default_factory=dict)
     """Local copies of other sources, by "dataset:owner/slug", "notebook:owner/slug" or "model:..."."""
     part_sources: Mapping[str, str] = field(default_factory=dict)

@@ -8,12 +8,12 @@ import hashlib
 import json
 import tempfile
 import tomllib
-from collections.abc import Callable
 from pathlib import Path
 
 from offline_kit import __version__
 from offline_kit.core import files, sandbox
 from offline_kit.core.errors import UsageError
+from offline_kit.core.report import SILENT, Reporter
 from offline_kit.kaggle.client.api_types import Account, NewNotebook
 from offline_kit.kaggle.push import notebook_runs, push_notebook
 from offline_kit.kit import manifest
@@ -45,9 +45,7 @@ def plan_build(session: KaggleSession) -> tuple[push_notebook.NotebookPlan, Remo
     return plan, request, f"{session.account.username}/{slug}"
 
 
-def build_remotely(
-    session: KaggleSession, *, upgrade: bool = False
-) -> tuple[pipeline.BuildResult, WheelhouseRecord]:
+def build_remotely(session: KaggleSession, *, upgrade: bool = False) -> pipeline.BuildResult:
     """Have Kaggle build what its image lacks, and build the kit around it.
 
     With the same requirements as last time nothing runs again, unless `upgrade` is set.
@@ -73,7 +71,7 @@ def build_remotely(
             remote_wheelhouse.store_outputs(stage, part, facts.read_text(encoding="utf-8"), image_text)
     # From now on each build takes its packages to be there.
     remote_wheelhouse.write_record(record, session.config.project)
-    return pipeline.build_kit(session.config, report=session.report), record
+    return pipeline.build_kit(session.config, report=session.report)
 
 
 def _prepare_job(session: KaggleSession) -> tuple[RemoteRequest, NewNotebook]:
@@ -144,9 +142,9 @@ def _fetch_image(session: KaggleSession, finished: notebook_runs.FinishedRun, fo
         raise remote_wheelhouse.invalid_output_error("image", error) from error
 
 
-def capture_container(reference: str, confirm_pull: Callable[[str], bool] | None = None) -> str:
-    """Return the image file of a container image on this machine; `confirm_pull` asks a person if it is not there."""
-    runner = sandbox.find_container(reference, confirm_pull=confirm_pull)
+def capture_container(reference: str, report: Reporter = SILENT) -> str:
+    """Return the image file of a container image on this machine; a person is asked whether to pull it."""
+    runner = sandbox.find_container(reference, confirm_pull=report.confirm)
     with tempfile.TemporaryDirectory(prefix="offline-kit-") as folder:
         facts = dict(container_python.inspect_container(runner, Path(folder)).facts)
     # Without a GPU the container has no nvidia-smi; the CPU image has none of these packages.

@@ -76,8 +76,6 @@ class RehearsalOptions:
     layout: str = "new"
     timeout: int | None = None  # wall-clock limit in seconds; None is the competition's
     yes: bool = False  # large downloads were agreed to
-    confirm: Callable[[str], bool] | None = None  # asks a person about them
-    confirm_pull: Callable[[str], bool] | None = None  # asks a person about the pull of a container image
 
 
 def plan_build(config: Config, *, upgrade: bool = False, report: Reporter = SILENT) -> BuildPlan:
@@ -450,16 +448,18 @@ def find_hidden_data(config: Config) -> str:
     return str(folder)
 
 
-def ask_hidden_rows(config: Config, ask: Callable[[str], str] | None, report: Reporter = SILENT) -> Config:
+def ask_hidden_rows(config: Config, report: Reporter = SILENT, *, yes: bool = False) -> Config:
     """Ask a person for the rows of the hidden test set if a hidden run is wanted and the configuration is silent.
 
     The answer goes into the project's configuration, 0 for unknown, so that it is asked once.
     """
-    if ask is None or config.hidden_rows is not None or not find_hidden_data(config):
+    if yes or config.hidden_rows is not None or not find_hidden_data(config) or not report.can_ask():
         return config
     answer = "?"
     while not re.fullmatch(r"\d*", answer):
-        answer = re.sub(r"[\s,_']", "", ask("How many rows does the hidden test set have? [Enter: unknown]"))
+        answer = re.sub(
+            r"[\s,_']", "", report.ask("How many rows does the hidden test set have? [Enter: unknown]")
+        )
     rows = int(answer or 0)
     reason = "rows of the hidden test set" + ("" if rows else "; 0: unknown")
     try:

@@ -49,9 +49,7 @@ def record_here(plan: RecordingPlan, options: RehearsalOptions, report: Reporter
     older recording stays as it is.
     """
     index, cache = pip_settings.read_pip_settings(processes.copy_environment()), files.cache_dir()
-    shop = EnvironmentOptions(
-        index=index, cache=files.make_folder(cache), yes=options.yes, confirm=options.confirm, report=report
-    )
+    shop = EnvironmentOptions(index=index, cache=files.make_folder(cache), yes=options.yes, report=report)
     # It is kept here, but would stop the push, after a run that may have taken hours.
     text = record_notebook.render_recorder(plan, "here")  # without the outputs, which are not pushed
     upload_secrets.check_notebook(plan.config, {plan.path.name: text}, report)

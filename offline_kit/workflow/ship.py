@@ -3,7 +3,7 @@
 Every step first looks at what exists, so that the same command continues wherever an earlier one stopped.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,15 +27,6 @@ from offline_kit.workflow.kaggle_session import KaggleSession
 
 
 @dataclass(frozen=True, kw_only=True)
-class ApprovalPolicy:
-    """Who approves what cannot be undone: the option --yes, or a person."""
-
-    yes: bool = False
-    confirm: Callable[[str], bool] = lambda _question: False  # asks a person; False if there is none
-    alone: bool = False  # there is nobody to ask
-
-
-@dataclass(frozen=True, kw_only=True)
 class NotebookRun:
     """A successful run of the kit's notebook."""
 
@@ -56,15 +47,15 @@ def plan_data(
 
 
 def push_data(
-    session: KaggleSession, kit: Kit, options: PushOptions, policy: ApprovalPolicy
+    session: KaggleSession, kit: Kit, options: PushOptions = DEFAULT_OPTIONS, *, yes: bool
 ) -> tuple[PartPlan, ...]:
-    """Upload the kit's changed parts; ask first if that may be in vain, or spoil a submission under way."""
+    """Upload the kit's changed parts; ask first, or warn if `yes`, if that may be in vain or spoil a submission."""
 
     def ask_for_approval(lines: tuple[str, ...], question: str, refused: OutsideError) -> None:
-        if policy.yes:
+        if yes:
             for line in lines:
                 session.report.warn(line)
-        elif lines and not policy.confirm("\n".join((*lines, question))):
+        elif lines and not session.report.confirm("\n".join((*lines, question))):
             raise refused
 
     def approve_plans(plans: tuple[PartPlan, ...]) -> None:
@@ -210,8 +201,7 @@ class ShipOptions:
     rehearsal: pipeline.RehearsalOptions | None  # None: do not rehearse
     data: PushOptions
     submission: SubmitRequest  # its message, and whether it is again, late or waited for
-    approval: ApprovalPolicy
-    ask: Callable[[str], str] | None = None  # asks a person for a line; None: nobody can or wants to be asked
+    yes: bool  # approve what cannot be undone
     upgrade: bool = False  # resolve again, to the newest versions
 
 
@@ -220,8 +210,7 @@ class ShipResult:
     """A kit that was submitted."""
 
     built: pipeline.BuildResult
-    rehearsal: rehearsing.Rehearsal | dict[str, Any] | None
-    """Its rehearsal, or the report of an earlier one; None for none."""
+    rehearsal: dict[str, Any] | None  # the fields of its rehearsal, or the report of an earlier one
     pushed: tuple[PartPlan, ...]
     ran: NotebookRun
     submitted: submissions.SubmissionResult
@@ -251,15 +240,15 @@ def ship_kit(session: KaggleSession, options: ShipOptions) -> ShipResult:
         session.report.warn(
             f"the deadline of '{contest.slug}' is over: what was not submitted before is refused"
         )
-    if options.approval.alone and not options.approval.yes:
+    if not (options.yes or session.report.can_ask()):
         session.report.warn(
             "there is no terminal to ask on: a submission is spent only with --yes; all before it is done"
         )
     if options.rehearsal:  # asked before minutes of work, too
-        config = pipeline.ask_hidden_rows(config, options.ask, session.report)
+        config = pipeline.ask_hidden_rows(config, session.report, yes=options.yes)
     built = pipeline.build_kit(config, upgrade=options.upgrade, report=session.report)
     kit = built.kit
-    rehearsal: rehearsing.Rehearsal | dict[str, Any] | None = None
+    rehearsal: dict[str, Any] | None = None
     if options.rehearsal is None:
         session.report.note("not rehearsed, as asked")
     elif last := pipeline.passed_rehearsal(config, kit, options.rehearsal):
@@ -269,15 +258,16 @@ def ship_kit(session: KaggleSession, options: ShipOptions) -> ShipResult:
         rehearsal = last
     else:
         output_files.fetch_missing(kit, session)
-        rehearsal = pipeline.rehearse_kit(config, kit, options.rehearsal, report=session.report)
+        passed = pipeline.rehearse_kit(config, kit, options.rehearsal, report=session.report)
+        rehearsal = {**vars(passed), "passed": True}
     session.read_notebook(kit)  # its problems are reported before anything is uploaded
-    pushed = push_data(session, kit, options.data, options.approval)
+    pushed = push_data(session, kit, options.data, yes=options.yes)
     run = run_notebook(session, kit)
     for note in run.notes:
         session.report.note(note)
     wanted = replace(options.submission, run_seconds=run.seconds)
     request = request_submission(session, kit, run.pushed.version, wanted)
-    submitted = submit_version(session, request, options.approval)
+    submitted = submit_version(session, request, yes=options.yes)
     return ShipResult(built=built, rehearsal=rehearsal, pushed=pushed, ran=run, submitted=submitted)
 
 
@@ -317,7 +307,7 @@ def request_submission(
 
 
 def submit_version(
-    session: KaggleSession, request: SubmitRequest, policy: ApprovalPolicy
+    session: KaggleSession, request: SubmitRequest, *, yes: bool
 ) -> submissions.SubmissionResult:
     """Submit a finished version once, and wait for its score if asked to; UsageError if nobody agreed."""
     plan = submissions.plan_submission(request, session, session.ledger)
@@ -325,7 +315,7 @@ def submit_version(
     if plan.existing is None:
         for name, value in plan.list_facts():
             session.report.note(f"{name}: {value}")
-        if not (policy.yes or policy.confirm(f"Spend one of {plan.remaining_today} submissions?")):
+        if not (yes or session.report.confirm(f"Spend one of {plan.remaining_today} submissions?")):
             raise UsageError(
                 "nobody agreed to spend a submission; nothing was submitted",
                 code="submission-not-approved",

@@ -12,6 +12,7 @@ from packaging import tags
 
 from offline_kit.core import processes
 from offline_kit.core.errors import OutsideError, ProjectError, UsageError
+from offline_kit.core.report import Reporter
 from offline_kit.notebook.runtime.kit_runtime import KitError
 from offline_kit.packages import pip_settings
 from offline_kit.packages.pip_settings import IndexSettings
@@ -85,12 +86,13 @@ def test_a_large_download_is_agreed_to_first(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv"))
     asked: list[str] = []
 
-    def refuse(question: str) -> bool:
-        asked.append(question)
-        return False
+    class Refusing(Reporter):
+        def confirm(self, question: str) -> bool:
+            asked.append(question)
+            return False
 
     with pytest.raises(UsageError) as caught:
-        environments.make_kernel_environment(image(), [], shop(tmp_path, confirm=refuse, ask_above=1000))
+        environments.make_kernel_environment(image(), [], shop(tmp_path, report=Refusing(), ask_above=1000))
     assert "--yes" in caught.value.hint
     assert "MB" in caught.value.what
     assert "Download" in asked[0]

@@ -1,10 +1,10 @@
 """The number of rows of the hidden test set, which is asked once."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from offline_kit.core.report import Reporter
 from offline_kit.project.config import load_config
 from offline_kit.workflow.pipeline import ask_hidden_rows
 from tests.support.shipping import make_project, yard
@@ -17,9 +17,15 @@ dataset  =  'some-kit'
 """
 
 
-def answer_with(*answers: str) -> Callable[[str], str]:
-    remaining = list(answers)
-    return lambda _question: remaining.pop(0)
+class Person(Reporter):
+    def __init__(self, *answers: str) -> None:
+        self.answers = list(answers)
+
+    def can_ask(self) -> bool:
+        return True
+
+    def ask(self, question: str) -> str:
+        return self.answers.pop(0)
 
 
 @pytest.mark.parametrize(
@@ -36,20 +42,20 @@ def test_the_answer_is_kept_in_the_configuration(
     """As a line of its table, whose other lines stay as they are; then nobody is asked again."""
     file = tmp_path / "pyproject.toml"
     file.write_text(CONFIG)
-    asked = ask_hidden_rows(load_config(tmp_path, {}), answer_with(*answers))
+    asked = ask_hidden_rows(load_config(tmp_path, {}), Person(*answers))
     assert asked.hidden_rows == rows
     assert file.read_text() == CONFIG.replace("# the kit\n", f"# the kit\n{line}")
     again = load_config(tmp_path, {})
-    assert ask_hidden_rows(again, answer_with()) == again
+    assert ask_hidden_rows(again, Person()) == again
     assert again.hidden_rows == rows
 
 
 def test_nobody_is_asked_without_a_hidden_run(tmp_path: Path) -> None:
     """Nor if there is nobody to ask."""
     config = load_config(tmp_path, {"hidden": "none"})
-    assert ask_hidden_rows(config, answer_with()) == config
+    assert ask_hidden_rows(config, Person()) == config
     config = load_config(tmp_path, {"hidden": "auto"})
-    assert ask_hidden_rows(config, None) == config
+    assert ask_hidden_rows(config) == config
     assert [*tmp_path.iterdir()] == []
 
 
@@ -58,7 +64,7 @@ def test_a_configuration_in_an_unusual_form_stays(tmp_path: Path) -> None:
     file = tmp_path / "pyproject.toml"
     file.write_text('tool = { offline-kit = { hidden = "auto" } }\n')
     before = file.read_text()
-    assert ask_hidden_rows(load_config(tmp_path, {}), answer_with("7")).hidden_rows == 7
+    assert ask_hidden_rows(load_config(tmp_path, {}), Person("7")).hidden_rows == 7
     assert file.read_text() == before
 
 

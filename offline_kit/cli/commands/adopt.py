@@ -84,13 +84,13 @@ def adopt(
     if where:
         from offline_kit.workflow.pipeline import RehearsalOptions
 
-        settings = RehearsalOptions(env=env, yes=yes, confirm=console.confirm)
+        settings = RehearsalOptions(env=env, yes=yes)
         _record(notebook, project, where, at, None if dry_run else settings, console)
         return
     plan = adopting.plan_adoption(notebook, project, console, _parse_distributions(imports))
     _show_changes(plan, console)
     agreed = plan.has_changes and write and not dry_run
-    if plan.has_changes and console.can_ask() and not (write or console.as_json or dry_run):
+    if plan.has_changes and console.can_ask() and not (write or dry_run):
         files = f"'{plan.config_file}' and '{plan.requirements_file.name}'"
         agreed = console.confirm(f"Write this into {files}?")
     written = adopting.write_adoption(plan) if agreed else ()
@@ -148,61 +148,45 @@ def _record(
     from offline_kit.workflow import record_here
     from offline_kit.workflow import record_notebook as recorder
 
-    plan = recorder.plan_recording(notebook, project, console)
+    plan, facts = recorder.plan_recording(notebook, project, console), dict[str, Any]()
     console.print_lines(plan.adoption.unified_diff.splitlines(), highlight=_DIFF, fold=True)
     if where == "here":
-        if settings is None:
-            _show_local_plan(plan, console)
-            return
-        recorded = record_here.record_here(plan, settings, console)
+        if settings:
+            recorded = record_here.record_here(plan, settings, console)
+        else:
+            facts = _plan_here(plan)
     else:
         with options.session_of(plan.config, where, at, console, current=True) as session:
-            if settings is None:
-                new = recorder.make_recorder(session, plan)
-                _show_remote_plan(new, session.account.server_name, console)
-                return
-            recorded = recorder.record_remotely(session, plan)
+            if settings:
+                recorded = recorder.record_remotely(session, plan)
+            else:
+                facts = _plan_on_kaggle(recorder.make_recorder(session, plan), session.account.server_name)
+    if settings is None:
+        console.show_plan(f"Planned recording of '{plan.source}'", facts)
+        console.step("nothing was sent, run or written")
+        console.print_result({"ok": True, "dry_run": True, **facts})
+        return
     written = (plan.config.project / recording.RECORD, *adoption_plan.write_adoption(plan.adoption))
     _show_recording(recorded, plan, written, at, console)
 
 
-def _show_local_plan(plan: "RecordingPlan", console: Console) -> None:
-    local_inputs, beside = plan.list_local_inputs(), plan.list_beside()
+def _plan_here(plan: "RecordingPlan") -> dict[str, Any]:
+    """Return what a recording on this machine would do."""
     data = {plan.config.competition: plan.config.competition_data} if plan.config.competition_data else {}
-    rows = [
-        ("notebook", f"'{plan.source}' runs in a sandbox on this machine, unchanged"),
-        ("internet", "on"),
-        ("image", plan.adoption.image.name),
-        *(("input", f"{name}: '{path}'") for name, path in {**data, **plan.config.copies}.items()),
-        *(("input, goes into the kit", f"{name}: '{path}'") for name, path in local_inputs.items()),
-        ("beside it", ", ".join(beside) or "nothing"),
-    ]
-    console.show_facts("Planned recording", rows)
-    console.step("nothing was run or written")
-    inputs = {**data, **plan.config.copies, **local_inputs}
-    facts = {
+    inputs = {**data, **plan.config.copies, **plan.list_local_inputs()}
+    return {
         "where": "here",
         "image": plan.adoption.image.name,
         "inputs": {name: str(path) for name, path in inputs.items()},
+        "beside": sorted(plan.list_beside()),
     }
-    console.print_result({"ok": True, "dry_run": True, **facts, "beside": sorted(beside)})
 
 
-def _show_remote_plan(new: "NewNotebook", server: str, console: Console) -> None:
+def _plan_on_kaggle(new: "NewNotebook", server: str) -> dict[str, Any]:
+    """Return what a recording on Kaggle would do; nothing but this notebook would be uploaded."""
     sources = pick(new.sources, "competitions datasets notebooks models")
-    rows = [
-        ("notebook", f"'{new.ref}' is pushed to {server} and run; nothing else is uploaded"),
-        ("private", "yes" if new.private else "NO"),
-        ("internet", "on" if new.internet else "off"),
-        ("machine", new.machine_shape or "no accelerator"),
-        *((kind, name) for kind, names in sources.items() for name in names),
-        ("fetched", "a list of what was recorded, and the submission; the rest stays there"),
-    ]
-    console.show_facts("Planned recording", rows)
-    console.step("nothing was sent, run or written")
     facts = {"where": server, "notebook": new.ref, "private": new.private, "internet": new.internet}
-    facts |= {"machine": new.machine_shape or None, "sources": sources}
-    console.print_result({"ok": True, "dry_run": True, **facts})
+    return facts | {"machine": new.machine_shape or None, "sources": sources}
 
 
 def _show_recording(

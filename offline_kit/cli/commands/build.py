@@ -11,10 +11,9 @@ from offline_kit.core.files import format_size, hold_lock
 from offline_kit.project.types import Checkpoint, CheckpointKind, Fate, Finding, Freeze, Kit, Severity
 
 if TYPE_CHECKING:
-    from offline_kit.kaggle.push.push_notebook import NotebookPlan
     from offline_kit.kit.assemble import KitContents
+    from offline_kit.workflow.kaggle_session import KaggleSession
     from offline_kit.workflow.pipeline import BuildPlan, BuildResult
-    from offline_kit.workflow.remote_wheelhouse import RemoteRequest
 
 
 @options.command(
@@ -28,33 +27,32 @@ if TYPE_CHECKING:
 @options.on_options("Make the packages on this machine, or on Kaggle's by a notebook with the internet on.")
 @options.VERBOSE
 @options.common_options
-def build(project: Path, console: Console, dry_run: bool, upgrade: bool, verbose: bool, **flags: Any) -> None:
+def build(project: Path, console: Console, **flags: Any) -> None:
     """Build the kit: freeze and download packages, pack the files, render the notebook."""
     from offline_kit.rehearsal.kit_facts import read_notebook
     from offline_kit.workflow import part_locations, pipeline
 
-    on, at = options.take_flags(flags, "on", "at").values()
+    on, upgrade = flags["on"], flags["upgrade"]
     config = options.load_config(project, flags)
     if on != "here":
         from offline_kit.workflow import build_remotely
 
-        with options.session_of(config, on, at, console, current=True) as session:
-            if dry_run:
-                remote_plan = build_remotely.plan_build(session)
-                _show_remote_plan(*remote_plan, session.account.server_name, upgrade, console)
+        with options.session_of(config, on, flags["at"], console, current=True) as session:
+            if flags["dry_run"]:
+                _show_remote_plan(session, upgrade, console)
                 return
-            built, _ = build_remotely.build_remotely(session, upgrade=upgrade)
-    elif dry_run:
+            built = build_remotely.build_remotely(session, upgrade=upgrade)
+    elif flags["dry_run"]:
         plan = pipeline.plan_build(config, upgrade=upgrade, report=console)
         facts = show_plan(plan, console)
         console.print_result({"ok": True, "dry_run": True, **facts})
         return
     else:
         built = pipeline.build_kit(config, upgrade=upgrade, report=console)
-    show_build(built, console, verbose=verbose)
-    kit = built.kit
+    show_build(built, console, verbose=flags["verbose"])
+    kit, output = built.kit, part_locations.find_output_part(config)
     for part in kit.parts:
-        if (output := part_locations.find_output_part(config)) and output.name == part.name:
+        if output and output.name == part.name:
             console.note(
                 f"the {part.name}: '{output.notebook}', version {output.version}: {describe_extent(replace(kit, parts=(part,)))},"
                 " downloaded only when a rehearsal on this machine needs them"
@@ -198,38 +196,15 @@ def _freeze_facts(freeze: Freeze) -> dict[str, Any]:
     return {"image": freeze.image, "cutoff": freeze.cutoff, **pins, "replaced": replaced}
 
 
-def _show_remote_plan(
-    notebook: "NotebookPlan",
-    request: "RemoteRequest",
-    offline: str,
-    place: str,
-    upgrade: bool,
-    console: Console,
-) -> None:
-    """Show the notebook that would make the packages and the one, `offline`, that would attach its output."""
+def _show_remote_plan(session: "KaggleSession", upgrade: bool, console: Console) -> None:
+    """Show the notebook that would make the packages, and the one that would attach its output."""
+    from offline_kit.workflow import build_remotely
+
+    notebook, request, attached_to = build_remotely.plan_build(session)
     new = notebook.notebook
-    actions = {"new": "pushed for the first time and run", "version": "pushed as a new version and run"}
-    rerun = "run again, as --upgrade asks" if upgrade else "not run again"
-    action = actions.get(notebook.action, rerun)
-    rows = [
-        ("notebook", f"'{new.ref}' on {place}: {action}; {notebook.reason}"),
-        ("private", "yes" if new.private else "NO"),
-        ("internet", f"{'on' if new.internet else 'off'} there: its pip downloads and builds"),
-        ("machine", new.machine_shape or "no accelerator"),
-        *(("asked for", line) for line in request.requirements),
-        *(("constraint", line) for line in request.constraints),
-        *(("preferred", f"{name}=={version}") for name, version in request.preferred),
-        ("kept", f"{len(request.protected)} packages of the image at their versions"),
-        *(("replaced", name) for name in request.include),
-        *(("left out", name) for name in request.exclude),
-        ("attached", f"its output to '{offline}', which has the internet off"),
-        ("fetched", "a list and outlines of the wheels; the wheels only for a rehearsal on this machine"),
-    ]
-    console.show_facts("Planned build of the packages", rows)
-    console.step("pip on Kaggle selects the wheels; nothing was pushed, run, downloaded or written")
     facts = {
         "notebook": new.ref,
-        "place": place,
+        "place": session.account.server_name,
         "action": notebook.action,
         "why": notebook.reason,
         "runs": notebook.action != "nothing" or upgrade,
@@ -239,8 +214,10 @@ def _show_remote_plan(
         "machine": new.machine_shape or None,
         **pick(request, "requirements constraints protected include exclude"),
         "preferred": dict(request.preferred),
-        "attached_to": offline,
+        "attached_to": attached_to,
     }
+    console.show_plan("Planned build of the packages", facts)
+    console.step("pip on Kaggle selects the wheels; nothing was pushed, run, downloaded or written")
     console.print_result({"ok": True, "dry_run": True, "chained": facts})
 
 

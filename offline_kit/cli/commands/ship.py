@@ -56,44 +56,34 @@ if TYPE_CHECKING:
 @options.YES
 @options.VERBOSE
 @options.common_options
-def rehearse(
-    project: Path, console: Console, upgrade: bool, no_build: bool, verbose: bool, opens: bool, **flags: Any
-) -> None:
+def rehearse(project: Path, console: Console, **flags: Any) -> None:
     """Build what changed, then run the notebook offline and check its submission."""
-    from offline_kit.kaggle.push.push_parts import DEFAULT_OPTIONS
     from offline_kit.workflow import kaggle_rehearsal, output_files, pipeline
     from offline_kit.workflow import ship as shipping
 
-    on, at, yes = options.take_flags(flags, "on", "at", "yes").values()
-    asks = options.wants_questions(console, yes=yes)
+    on, at, yes = flags["on"], flags["at"], flags["yes"]
     flags["env"] = "image" if flags["container"] else flags["env"]
-    _check_place(on, at, flags | {"opens": opens})
-    settings = pipeline.RehearsalOptions(
-        **options.take_flags(flags, "env", "installer", "layout", "timeout"),
-        yes=yes,
-        confirm=console.confirm,
-        confirm_pull=console.confirm if asks else None,
-    )
+    _check_place(flags)
+    settings = pipeline.RehearsalOptions(**options.select(flags, "env installer layout timeout yes"))
     config = options.load_config(project, flags)
     if on == "here":
-        config = pipeline.ask_hidden_rows(config, console.ask if asks else None, console)
-    if no_build:
+        config = pipeline.ask_hidden_rows(config, console, yes=yes)
+    if flags["no_build"]:
         kit = pipeline.read_sound_kit(config)
     else:
-        built = pipeline.build_kit(config, upgrade=upgrade, report=console)
-        show_build(built, console, verbose=verbose)
+        built = pipeline.build_kit(config, upgrade=flags["upgrade"], report=console)
+        show_build(built, console, verbose=flags["verbose"])
         kit = built.kit
     if on == "here":
         if output_files.link_cached(kit):
             address = output_files.require_output_part(config, kit).address
             with options.session_of(config, address, "", console) as session:
                 output_files.fetch_missing(kit, session)
-        with _opening_report(kit, console) if opens else nullcontext():
+        with _opening_report(kit, console) if flags["opens"] else nullcontext():
             show_rehearsal(pipeline.rehearse_kit(config, kit, settings, report=console), console)
         return
     with options.session_of(config, on, at, console, current=settings.env == "current") as session:
-        policy = options.confirmation(console, yes=yes)
-        shipping.push_data(session, kit, DEFAULT_OPTIONS, policy)
+        shipping.push_data(session, kit, yes=yes)
         passed = kaggle_rehearsal.rehearse_on_kaggle(session, kit, config.rows)
         _show_on_kaggle(passed, session.account, console)
 
@@ -113,15 +103,15 @@ def _opening_report(kit: "Kit", console: Console) -> Iterator[None]:
             console.warn(f"no browser could be opened; open '{path}' yourself")
 
 
-def _check_place(on: str, at: str, flags: dict[str, Any]) -> None:
+def _check_place(flags: dict[str, Any]) -> None:
     """Raise UsageError for options that would be ignored: a Kaggle itself decides how it runs a notebook."""
+    on, at = flags["on"], flags["at"]
     is_remote = on != "here"
     ignored = {
         "--installer": is_remote and flags["installer"] != "auto",
         "--layout": is_remote and flags["layout"] != "new",
-        "--timeout": is_remote and flags["timeout"],
+        **{f"--{name}": is_remote and flags[name] for name in ("timeout", "hidden")},
         "--open": is_remote and flags["opens"],
-        "--hidden": is_remote and flags["hidden"],
         "--env": flags["env"] != "matching" and (on == "kaggle" or at),
         "--env image": is_remote and flags["env"] == "image",
         "--at": at and on != "local",
@@ -170,9 +160,8 @@ def _describe_hidden(hidden: Mapping[str, Any]) -> str:
 
 
 def _describe_forecast(forecast: Mapping[str, Any]) -> str:
-    return str(forecast["summary"]) + (
-        "" if forecast["rows"] else "; of the hidden test set if you set `hidden_rows` (--hidden-rows)"
-    )
+    hint = "" if forecast["rows"] else "; of the hidden test set if you set `hidden_rows` (--hidden-rows)"
+    return f"{forecast['summary']}{hint}"
 
 
 def _show_on_kaggle(passed: "KaggleRehearsal", account: "Account", console: Console) -> None:
@@ -219,13 +208,14 @@ LOCAL_ENV = click.option(
     type=click.Choice(ENVIRONMENTS),
     help="With --to local: run notebooks with the image's versions (default), or in the running environment.",
 )
-_PUSH_FLAGS = ("title", "drop_foreign", "public", "resend", "resend_part")
-_SUBMIT_FLAGS = ("message", "wait", "again", "late")
+_PUSH_FLAGS = "title drop_foreign public resend resend_part"
+_SUBMIT_FLAGS = "message wait again late"
 
 
-def _runs_current(env: str | None, to: str, at: str) -> bool:
+def _runs_current(flags: dict[str, Any]) -> bool:
     """Return whether the local Kaggle that this command serves runs notebooks in the running environment."""
-    if env and (to != "local" or at):
+    env, at = flags["env"], flags["at"]
+    if env and (flags["to"] != "local" or at):
         raise UsageError(
             f"--env {env} needs a local Kaggle that this command serves",
             code="option-needs-local-kaggle",
@@ -233,7 +223,7 @@ def _runs_current(env: str | None, to: str, at: str) -> bool:
             if at
             else "add --to local, or remove --env",
         )
-    return env == "current"
+    return bool(env == "current")
 
 
 @options.command(
@@ -252,26 +242,24 @@ def _runs_current(env: str | None, to: str, at: str) -> bool:
 @options.flag("--dry-run", "Show what would be pushed, without sending anything.")
 @options.YES
 @options.common_options
-def push(project: Path, console: Console, upgrade: bool, **flags: Any) -> None:
+def push(project: Path, console: Console, **flags: Any) -> None:
     """Build what changed, upload what Kaggle lacks, then run the notebook there and download its output."""
     from offline_kit.kaggle.push import push_notebook
     from offline_kit.kaggle.push.push_parts import PushOptions
     from offline_kit.workflow import project_status, rehearsal_report
     from offline_kit.workflow import ship as shipping
 
-    push_options = PushOptions(**options.take_flags(flags, *_PUSH_FLAGS))
-    to, at, yes, dry_run, env = options.take_flags(flags, "to", "at", "yes", "dry_run", "env").values()
-    data_only, no_wait, no_build = options.take_flags(flags, "data_only", "no_wait", "no_build").values()
-    current = _runs_current(env, to, at)
+    push_options = PushOptions(**options.select(flags, _PUSH_FLAGS))
+    with_notebook, current = not flags["data_only"], _runs_current(flags)
     config = options.load_config(project, flags)
     with (
-        _choose_kit(config, console, no_build=no_build, dry_run=dry_run, upgrade=upgrade) as kit,
-        options.session_of(config, to, at, console, current=current) as session,
+        _choose_kit(config, flags, console) as kit,
+        options.session_of(config, flags["to"], flags["at"], console, current=current) as session,
     ):
         # Problems of the notebook are reported before anything is uploaded.
-        new = None if data_only else session.read_notebook(kit)
-        if dry_run:
-            for line in project_status.describe_changes(config, kit) if no_build else ():
+        new = session.read_notebook(kit) if with_notebook else None
+        if flags["dry_run"]:
+            for line in project_status.describe_changes(config, kit) if flags["no_build"] else ():
                 console.warn(line)
             plans = shipping.plan_data(session, kit, push_options)
             cells = push_notebook.plan_notebook(new, session) if new else None
@@ -279,12 +267,14 @@ def push(project: Path, console: Console, upgrade: bool, **flags: Any) -> None:
             console.step("nothing was sent")
             console.print_result({"ok": True, "dry_run": True, "kit": kit.id, **facts})
             return
-        parts = shipping.push_data(session, kit, push_options, options.confirmation(console, yes=yes))
+        parts = shipping.push_data(session, kit, push_options, yes=flags["yes"])
+        run = pushed = None
         # Read again after the data: a push of a model writes its version into the notebook's sources.
-        run = None if data_only or no_wait else shipping.run_notebook(session, kit)
-        pushed = run.pushed if run else None
-        if no_wait and not data_only:
+        if with_notebook and flags["no_wait"]:
             pushed = push_notebook.push_notebook(session.read_notebook(kit), session)
+        elif with_notebook:
+            run = shipping.run_notebook(session, kit)
+            pushed = run.pushed
         part_facts = _show_parts(parts, session.account, console)
         notebook = _show_notebook(pushed, run, session.account, console) if pushed else None
         for note in run.notes if run else ():
@@ -294,19 +284,17 @@ def push(project: Path, console: Console, upgrade: bool, **flags: Any) -> None:
 
 
 @contextmanager
-def _choose_kit(
-    config: "Config", console: Console, *, no_build: bool, dry_run: bool, upgrade: bool
-) -> "Iterator[Kit]":
+def _choose_kit(config: "Config", flags: dict[str, Any], console: Console) -> "Iterator[Kit]":
     """Yield the existing kit or build it first; in a dry run, yield its outline and write nothing."""
     from offline_kit.workflow import pipeline
 
-    if no_build:
+    if flags["no_build"]:
         yield pipeline.read_sound_kit(config)
-    elif dry_run:
-        with pipeline.outline_build(config, upgrade=upgrade, report=console) as (_, kit):
+    elif flags["dry_run"]:
+        with pipeline.outline_build(config, upgrade=flags["upgrade"], report=console) as (_, kit):
             yield kit
     else:
-        yield pipeline.build_kit(config, upgrade=upgrade, report=console).kit
+        yield pipeline.build_kit(config, upgrade=flags["upgrade"], report=console).kit
 
 
 @options.command("offline-kit submit --dry-run", 'offline-kit submit --wait -m "five folds"')
@@ -325,23 +313,19 @@ def submit(project: Path, console: Console, **flags: Any) -> None:
     from offline_kit.workflow import pipeline, rehearsal_report
     from offline_kit.workflow import ship as shipping
 
-    wanted = SubmitRequest(**options.take_flags(flags, *_SUBMIT_FLAGS))
-    to, at, version, dry_run, env = options.take_flags(
-        flags, "to", "at", "version", "dry_run", "env"
-    ).values()
+    wanted, dry_run = SubmitRequest(**options.select(flags, _SUBMIT_FLAGS)), flags["dry_run"]
     config = options.load_config(project, flags)
     pipeline.read_kit(config)  # a missing kit is reported without a login
-    with options.session_of(config, to, at, console, current=_runs_current(env, to, at)) as session:
-        request = shipping.request_pushed_version(session, version, wanted, follow=not dry_run)
+    current = _runs_current(flags)
+    with options.session_of(config, flags["to"], flags["at"], console, current=current) as session:
+        request = shipping.request_pushed_version(session, flags["version"], wanted, follow=not dry_run)
         if dry_run:
             plan = submissions.plan_submission(request, session, session.ledger)
-            _show_submit_plan(plan, console)
+            facts = _show_submit_plan(plan, console)
             console.step("nothing was submitted")
-            console.print_result({"ok": True, "dry_run": True, "submission": _submit_plan_facts(plan)})
+            console.print_result({"ok": True, "dry_run": True, "submission": facts})
             return
-        # Running `submit` is the confirmation.
-        policy = options.confirmation(console, yes=True)
-        submitted = shipping.submit_version(session, request, policy)
+        submitted = shipping.submit_version(session, request, yes=True)  # the command is the confirmation
         rehearsal_report.update_report(config, console)
         facts = _show_submission(submitted, session.account, console)
         console.print_result({"ok": True, "submission": facts})
@@ -371,54 +355,40 @@ def submit(project: Path, console: Console, **flags: Any) -> None:
 @options.flag("--dry-run", "Show what each step would do, without writing, sending or submitting.")
 @options.YES
 @options.common_options
-def ship_command(project: Path, console: Console, upgrade: bool, **flags: Any) -> None:
+def ship_command(project: Path, console: Console, **flags: Any) -> None:
     """Build, rehearse, push, run and submit, skipping what is already done."""
     from offline_kit.kaggle.push.push_parts import PushOptions
     from offline_kit.kaggle.push.submission_plan import SubmitRequest
     from offline_kit.workflow import pipeline, rehearsal_report
     from offline_kit.workflow import ship as shipping
 
-    to, at, yes, env = options.take_flags(flags, "to", "at", "yes", "env").values()
-    env = "image" if flags["container"] else env
-    no_rehearsal, dry_run = options.take_flags(flags, "no_rehearsal", "dry_run").values()
-    asks = options.wants_questions(console, yes=yes)
-    rehearsal = pipeline.RehearsalOptions(
-        env=env, yes=yes, confirm=console.confirm, confirm_pull=console.confirm if asks else None
-    )
+    env, yes = "image" if flags["container"] else flags["env"], flags["yes"]
     ship_options = shipping.ShipOptions(
-        rehearsal=None if no_rehearsal else rehearsal,
-        data=PushOptions(**options.take_flags(flags, *_PUSH_FLAGS)),
-        submission=SubmitRequest(**options.take_flags(flags, *_SUBMIT_FLAGS)),
-        approval=options.confirmation(console, yes=yes),
-        ask=console.ask if asks else None,
-        upgrade=upgrade,
+        rehearsal=None if flags["no_rehearsal"] else pipeline.RehearsalOptions(env=env, yes=yes),
+        data=PushOptions(**options.select(flags, _PUSH_FLAGS)),
+        submission=SubmitRequest(**options.select(flags, _SUBMIT_FLAGS)),
+        yes=yes,
+        upgrade=flags["upgrade"],
     )
     config = options.load_config(project, flags)
     pipeline.check_project(config)
-    with options.session_of(config, to, at, console, current=env == "current") as session:
-        if dry_run:
+    current = env == "current"
+    with options.session_of(config, flags["to"], flags["at"], console, current=current) as session:
+        if flags["dry_run"]:
             plan = shipping.plan_ship(session, ship_options)
             _show_ship_plan(plan, show_plan(plan.build, console), console)
             return
         shipped, account = shipping.ship_kit(session, ship_options), session.account
         rehearsal_report.update_report(config, console)
-        parts = _show_parts(shipped.pushed, account, console)
-        notebook = _show_notebook(shipped.ran.pushed, shipped.ran, account, console)
-        submission = _show_submission(shipped.submitted, account, console)
-        last = shipped.rehearsal
-        console.print_result(
-            {
-                "ok": True,
-                "kit": shipped.built.kit.id,
-                "changed": shipped.built.changed,
-                "rehearsal": last
-                if last is None or isinstance(last, dict)
-                else {**vars(last), "passed": True},
-                "parts": parts,
-                "notebook": notebook,
-                "submission": submission,
-            }
-        )
+        facts = {
+            "kit": shipped.built.kit.id,
+            "changed": shipped.built.changed,
+            "rehearsal": shipped.rehearsal,
+            "parts": _show_parts(shipped.pushed, account, console),
+            "notebook": _show_notebook(shipped.ran.pushed, shipped.ran, account, console),
+            "submission": _show_submission(shipped.submitted, account, console),
+        }
+        console.print_result({"ok": True, **facts})
 
 
 def _show_ship_plan(plan: "ShipPlan", build: dict[str, Any], console: Console) -> None:
@@ -431,11 +401,7 @@ def _show_ship_plan(plan: "ShipPlan", build: dict[str, Any], console: Console) -
     console.step(f"rehearsal: {plan.rehearsal}")
     console.step(f"kit {plan.kit.id[:12]} is what a build would make")
     push_facts = _show_push_plan(plan.data, plan.notebook, plan.disturbed, console)
-    if plan.submission.request.version:
-        _show_submit_plan(plan.submission, console)
-    else:
-        rows = [row for row in plan.submission.list_facts() if row[0] not in ("notebook", "message")]
-        console.show_facts("To be submitted when its run is complete", rows)
+    submission = _show_submit_plan(plan.submission, console)
     console.step("nothing was built, sent or submitted")
     facts = {
         "build": build,
@@ -444,7 +410,7 @@ def _show_ship_plan(plan: "ShipPlan", build: dict[str, Any], console: Console) -
         "changed": list(plan.changed),
         "rehearsal": plan.rehearsal,
         **push_facts,
-        "submission": _submit_plan_facts(plan.submission),
+        "submission": submission,
     }
     console.print_result({"ok": True, "dry_run": True, **facts})
 
@@ -478,14 +444,14 @@ def _show_push_plan(
     }
 
 
-def _show_submit_plan(plan: "SubmitPlan", console: Console) -> None:
+def _show_submit_plan(plan: "SubmitPlan", console: Console) -> dict[str, Any]:
+    """Show a submission that is not made, and return it for a script; one of version 0 has to be pushed first."""
+    rows, deadline = plan.list_facts(), plan.competition.deadline
     title = "This would be submitted" if plan.existing is None else "Submitted already"
-    console.show_facts(title, list(plan.list_facts()))
-
-
-def _submit_plan_facts(plan: "SubmitPlan") -> dict[str, Any]:
-    """Return a submission that is not made, for a script; one of version 0 has to be pushed first."""
-    deadline = plan.competition.deadline
+    if not plan.request.version:
+        title = "To be submitted when its run is complete"
+        rows = tuple(row for row in rows if row[0] not in ("notebook", "message"))
+    console.show_facts(title, rows)
     return {
         "competition": plan.competition.slug,
         **pick(plan.request, "notebook version file"),

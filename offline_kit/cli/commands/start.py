@@ -58,7 +58,7 @@ def init(project: Path, console: Console, yes: bool, dry_run: bool, **flags: Any
     for setting in proposal.missing_settings:
         console.warn(f"`{setting.key}` was not found", hint=f"set it {setting.needed_for}")
     agreed = bool(proposal.block) and not dry_run
-    if agreed and console.can_ask() and not (yes or console.as_json):
+    if agreed and console.can_ask() and not yes:
         agreed = console.confirm(f"Write this into '{proposal.file}'?")
     if agreed:
         config_proposal.write_config(proposal)

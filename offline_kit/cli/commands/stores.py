@@ -100,8 +100,7 @@ def image_capture(
     from offline_kit.workflow import build_remotely
 
     if container:
-        confirm_pull = console.confirm if options.wants_questions(console) else None
-        text = build_remotely.capture_container(container, confirm_pull)
+        text = build_remotely.capture_container(container, console)
     elif on == "here":
         text = build_remotely.capture_here()
     else:
