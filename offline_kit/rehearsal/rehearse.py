@@ -1,7 +1,7 @@
 """Rehearse a kit: run its notebook offline in a sandbox that looks like Kaggle, and check its submission."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -36,8 +36,6 @@ from offline_kit.rehearsal.execution import KernelRun, KernelSetup, RehearsalEnv
 from offline_kit.rehearsal.forecast import SessionFacts, make_forecast
 from offline_kit.rehearsal.gateway import GatewayService
 from offline_kit.rehearsal.hidden_run import PublicRun
-from offline_kit.rehearsal.kit_facts import KitFile
-from offline_kit.rehearsal.mounts import MountedInputs
 from offline_kit.rehearsal.report import page
 from offline_kit.rehearsal.report.run_facts import RunEvidence
 from offline_kit.rehearsal.request import RehearsalRequest
@@ -96,59 +94,23 @@ def rehearse_kit(
     wrong; UsageError if a large download was not confirmed; OutsideError if no sandbox works, or the package
     index refused.
     """
-    notebook, metadata = kit_facts.read_notebook(request.kit)
-    runner = _find_runner(request, report)
+    kit_facts.read_notebook(request.kit)
+    if request.env == "image":
+        # --yes does not agree to a pull.
+        confirm_pull = None if request.yes else report.confirm
+        runner = sandbox.find_container(request.container, confirm_pull=confirm_pull)
+    else:
+        runner = sandbox.find_sandbox(request.sandboxes, report=report)
     options = EnvironmentOptions(index=settings, cache=cache, yes=request.yes, report=report)
     evidence = request.kit.folder / "rehearsal"
     files.sweep_stages(evidence)  # the results of the previous rehearsal stay until this one has ended
     with files.stage_folder(evidence) as folder:
-        run_folder, service = folder / "run", None
-        if gateway.uses_gateway(notebook):
-            name, data = Path(request.submission).name, request.competition_data
-            service = gateway.prepare_gateway(data, request.params, name, run_folder / "gateway")
-        kit_files = kit_facts.list_kit_files(request.kit)
-        code = (notebook, *(service.code if service else ()))
-        current, recording = request.env == "current", kit_facts.find_recording(kit_files)
-        setup = _prepare_kernel(request, kit_files, code, options, run_folder, runner)
-        level, _ = kernel.measure_fidelity(request.image, setup)
-        report.step(f"rehearsing in {runner.kind}, fidelity {level}, Python {setup.python.version}")
-        added_folders = service.added_folders() if service else {}
-        inputs = mounts.lay_out_inputs(request, metadata, run_folder / "input", added_folders=added_folders)
-        environment = RehearsalEnvironment(
-            notebook=notebook,
-            inputs=inputs.mounts,
-            kernel=setup,
-            papermill=setup.python if runner.image else environments.make_papermill_environment(options),
-            uv=None if runner.image or request.installer == "pip" else interpreters.uv_program(),
-            installer=request.installer,
-            timeout=request.timeout,
-            machine=machine_limits.choose_machine(request),
-            current=current,
-            recorded=recording is not None,
-            own_packages=kit_facts.read_install_plan(kit_files).own_packages(),
-            python_path=gateway.find_python_path(service, notebook, inputs.data),
-        )
-
-        def run_with_kernel(chosen: KernelSetup) -> KernelRun:
-            box = run_folder / "box"
-            files.remove_path(box)  # left by a run that lacked a package
-            return execution.run_notebook(replace(environment, kernel=chosen), runner, box, report=report)
-
-        setup, result = kernel.run_until_complete(setup, request.image, options, run_with_kernel)
-        environment = replace(environment, kernel=setup)
-        if service:
-            # The gateway decides on the format, whatever is configured.
-            name = gateway.find_submission(result.working, service.submission)
-            request, service = replace(request, submission=name), replace(service, submission=name)
-        judgement = verdict.judge_run(result, environment, request.submission, inputs.sample)
-        sessions = ScoringSessions(service, runner, inputs.data, request.submission, report)
-        first = result, judgement
-        result, judgement = _judge_further(request, kit_files, environment, inputs, first, sessions)
-        outcome = _summarize_run(request, runner, notebook, setup, inputs, result, judgement)
+        runs = _RehearsalRuns(request, runner, options, folder / "run")
+        result, judgement = runs.run_all()
+        outcome = runs.summarize_run(result, judgement)
         if judgement.problem is None:
-            outcome = _add_forecast(outcome, request, environment, inputs, (result, judgement), sessions)
-        run = RunEvidence(request=request, inputs=inputs, result=result, kernel=setup, sandbox=runner.kind)
-        _keep_evidence(folder, outcome, judgement.problem, run, report)
+            outcome = runs.add_forecast(outcome, result, judgement)
+        runs.keep_evidence(folder, outcome, result, judgement.problem)
     if problem := judgement.problem:
         raise problem
     for warning in outcome.warnings:
@@ -156,240 +118,229 @@ def rehearse_kit(
     return outcome
 
 
-def _find_runner(request: RehearsalRequest, report: Reporter) -> Sandbox:
-    if request.env == "image":
-        # --yes does not agree to a pull.
-        return sandbox.find_container(request.container, confirm_pull=None if request.yes else report.confirm)
-    return sandbox.find_sandbox(request.sandboxes, report=report)
+class _RehearsalRuns:
+    """The runs of one rehearsal, in a folder that is deleted afterwards."""
 
+    def __init__(
+        self, request: RehearsalRequest, runner: Sandbox, options: EnvironmentOptions, folder: Path
+    ) -> None:
+        self.request, self.runner, self.options, self.folder = request, runner, options, folder
+        self.report = options.report
+        self.notebook, metadata = kit_facts.read_notebook(request.kit)
+        self.kit_files = kit_facts.list_kit_files(request.kit)
+        self.recording = kit_facts.find_recording(self.kit_files)
+        self.service: GatewayService | None = None
+        if gateway.uses_gateway(self.notebook):
+            name, data = Path(request.submission).name, request.competition_data
+            self.service = gateway.prepare_gateway(data, request.params, name, folder / "gateway")
+        setup = self._prepare_kernel()
+        level, _ = kernel.measure_fidelity(request.image, setup)
+        self.report.step(f"rehearsing in {runner.kind}, fidelity {level}, Python {setup.python.version}")
+        added_folders = self.service.added_folders() if self.service else {}
+        self.inputs = mounts.lay_out_inputs(request, metadata, folder / "input", added_folders=added_folders)
+        self.environment = RehearsalEnvironment(
+            notebook=self.notebook,
+            inputs=self.inputs.mounts,
+            kernel=setup,
+            papermill=setup.python if runner.image else environments.make_papermill_environment(options),
+            uv=None if runner.image or request.installer == "pip" else interpreters.uv_program(),
+            installer=request.installer,
+            timeout=request.timeout,
+            machine=machine_limits.choose_machine(request),
+            current=request.env == "current",
+            recorded=self.recording is not None,
+            own_packages=kit_facts.read_install_plan(self.kit_files).own_packages(),
+            python_path=gateway.find_python_path(self.service, self.notebook, self.inputs.data),
+        )
 
-def _prepare_kernel(
-    request: RehearsalRequest,
-    kit_files: Sequence[KitFile],
-    code: Sequence[Path],
-    options: EnvironmentOptions,
-    run_folder: Path,
-    runner: Sandbox,
-) -> KernelSetup:
-    image, needs = request.image, set[str]()
-    if runner.image:
-        used, hide_uv = kernel.find_used_packages(kit_files, code, image), request.installer == "pip"
-        folder = run_folder / "container"
-        return container_python.prepare_container_kernel(runner, used, folder, hide_uv=hide_uv)
-    if recording := kit_facts.find_recording(kit_files):
-        scratch = run_folder / "recording"
-        code = (*code, *recorded_kits.unpack_modules(recording, scratch))
-        needs = recorded_kits.find_pip_needs(recording, code, image, scratch)
-    current = request.env == "current"
-    return kernel.prepare_kernel(kit_files, code, image, options, current=current, more=needs)
+    def _prepare_kernel(self) -> KernelSetup:
+        request, kit_files, image, needs = self.request, self.kit_files, self.request.image, set[str]()
+        code = (self.notebook, *(self.service.code if self.service else ()))
+        if self.runner.image:
+            used, hide_uv = kernel.find_used_packages(kit_files, code, image), request.installer == "pip"
+            folder = self.folder / "container"
+            return container_python.prepare_container_kernel(self.runner, used, folder, hide_uv=hide_uv)
+        if self.recording:
+            scratch = self.folder / "recording"
+            code = (*code, *recorded_kits.unpack_modules(self.recording, scratch))
+            needs = recorded_kits.find_pip_needs(self.recording, code, image, scratch)
+        current = request.env == "current"
+        return kernel.prepare_kernel(kit_files, code, image, self.options, current=current, more=needs)
 
+    def run_all(self) -> tuple[KernelRun, RunVerdict]:
+        """Run the notebook, and what passed also as in the scoring run; return the run that counts and its verdict."""
 
-@dataclass(frozen=True)
-class ScoringSessions:
-    """Runs in which a notebook is scored: with its gateway in a process of its own, if it has one."""
+        def run_with_kernel(setup: KernelSetup) -> KernelRun:
+            box = self.folder / "box"
+            files.remove_path(box)  # left by a run that lacked a package
+            environment = replace(self.environment, kernel=setup)
+            return execution.run_notebook(environment, self.runner, box, report=self.report)
 
-    service: GatewayService | None
-    runner: Sandbox
-    data: str  # mount of the competition's data
-    submission: str
-    report: Reporter
+        setup, result = kernel.run_until_complete(
+            self.environment.kernel, self.request.image, self.options, run_with_kernel
+        )
+        self.environment = replace(self.environment, kernel=setup)
+        if self.service:
+            # The gateway decides on the format, whatever is configured.
+            name = gateway.find_submission(result.working, self.service.submission)
+            self.request = replace(self.request, submission=name)
+            self.service = replace(self.service, submission=name)
+        judgement = verdict.judge_run(result, self.environment, self.request.submission, self.inputs.sample)
+        if self.service and judgement.problem is None:
+            result, judgement = self._run_scoring(self.service, result, judgement)
+        judgement = replay_check.judge_replay(judgement, self.request, self.kit_files, result)
+        if self.request.hidden and judgement.problem is None:
+            return hidden_run.judge_hidden_run(self._describe_run(result, judgement))
+        return result, judgement
 
     def run_session(
         self, environment: RehearsalEnvironment, sample: Path | None, folder: Path, first: Path | None = None
     ) -> tuple[KernelRun, RunVerdict]:
-        """Run the notebook in `folder` and judge it by a sample; `first` is the submission of the first run."""
-        service, table = self.service, None
+        """Run the notebook in `folder` as it is scored, with its gateway in a process of its own; judge it by a sample.
+
+        `first` is the submission of the first run.
+        """
+        service, submission, table = self.service, self.request.submission, None
         if service:
             driver = folder.with_name(f"{folder.name}-driver")
-            environment = gateway.make_scoring_run(environment, service, self.data, first, driver)
+            environment = gateway.make_scoring_run(environment, service, self.inputs.data, first, driver)
         run = execution.run_notebook(environment, self.runner, folder, report=self.report)
         if service:
-            table = gateway.collect_submission(run, self.submission)
+            table = gateway.collect_submission(run, submission)
         trusted = service is not None and service.package is None
-        judgement = verdict.judge_run(run, environment, self.submission, sample, table=table, trusted=trusted)
+        judgement = verdict.judge_run(run, environment, submission, sample, table=table, trusted=trusted)
         problem = (gateway.find_gateway_problem(run) if service else None) or judgement.problem
         return run, replace(judgement, problem=problem)
 
-    def describe_run(
-        self,
-        request: RehearsalRequest,
-        environment: RehearsalEnvironment,
-        inputs: MountedInputs,
-        run: tuple[KernelRun, RunVerdict],
-    ) -> PublicRun:
+    def _describe_run(self, result: KernelRun, judgement: RunVerdict) -> PublicRun:
         """Return a run on the public data with what runs it again."""
         return PublicRun(
-            request=request,
-            environment=environment,
-            inputs=inputs,
-            result=run[0],
-            judgement=run[1],
+            request=self.request,
+            environment=self.environment,
+            inputs=self.inputs,
+            result=result,
+            judgement=judgement,
             run_session=self.run_session,
             report=self.report,
         )
 
-
-def _judge_further(
-    request: RehearsalRequest,
-    kit_files: Sequence[KitFile],
-    environment: RehearsalEnvironment,
-    inputs: MountedInputs,
-    first: tuple[KernelRun, RunVerdict],
-    sessions: ScoringSessions,
-) -> tuple[KernelRun, RunVerdict]:
-    """Run the further sessions of a notebook that passed the first; return the run that counts and its verdict."""
-    result, judgement = first
-    if sessions.service and judgement.problem is None:
-        result, judgement = _run_scoring(sessions.service, environment, inputs, first, sessions)
-    judgement = replay_check.judge_replay(judgement, request, kit_files, result)
-    if request.hidden and judgement.problem is None:
-        return hidden_run.judge_hidden_run(
-            sessions.describe_run(request, environment, inputs, (result, judgement))
+    def _run_scoring(
+        self, service: GatewayService, result: KernelRun, judgement: RunVerdict
+    ) -> tuple[KernelRun, RunVerdict]:
+        """Run a server's notebook again as in Kaggle's scoring run; return the run that counts and its verdict."""
+        # Kaggle runs the notebook and its gateway in two containers and sets KAGGLE_IS_COMPETITION_RERUN.
+        self.report.step("running again with the gateway in its own process, as in the scoring run")
+        submission, folder = result.working / service.submission, self.folder / "scoring"
+        second, scored = self.run_session(self.environment, self.inputs.sample, folder, submission)
+        if scored.problem:
+            return second, scored
+        return result, replace(
+            judgement,
+            rows=scored.rows or int(gateway.read_gateway_result(second).get("Rows", 0)),
+            notes=(*scored.notes, *gateway.describe_second_run(second, service)),
+            notebook_notes=(*judgement.notebook_notes, *scored.notebook_notes),
+            warnings=(*scored.warnings, *gateway.warn_of_differences(result, second, service)),
         )
-    return result, judgement
 
+    def add_forecast(self, outcome: Rehearsal, result: KernelRun, judgement: RunVerdict) -> Rehearsal:
+        """Forecast the hidden test set, with a further run if its rows are known and no run of another size tells more."""
+        project = partial(
+            make_forecast,
+            rows=self.request.hidden_rows,
+            seconds_limit=self.request.context.time_limit or self.request.timeout,
+            memory_limit=self.environment.machine.memory,
+        )
+        sessions = (judgement.hidden or {}).get("sessions", ())
+        forecast = project([SessionFacts(**session) for session in sessions])
+        if forecast is None and self.request.hidden_rows:
+            forecast = project(hidden_run.run_fewer_rows(self._describe_run(result, judgement)))
+        if forecast is None:
+            return outcome
+        warnings = (*outcome.warnings, *([forecast.warning] if forecast.warning else []))
+        return replace(outcome, forecast=asdict(forecast), warnings=warnings)
 
-def _add_forecast(
-    outcome: Rehearsal,
-    request: RehearsalRequest,
-    environment: RehearsalEnvironment,
-    inputs: MountedInputs,
-    run: tuple[KernelRun, RunVerdict],
-    sessions: ScoringSessions,
-) -> Rehearsal:
-    """Forecast the hidden test set, with a further run if its rows are known and no run of another size tells more."""
-    project = partial(
-        make_forecast,
-        rows=request.hidden_rows,
-        seconds_limit=request.context.time_limit or request.timeout,
-        memory_limit=environment.machine.memory,
-    )
-    forecast = project([SessionFacts(**session) for session in (run[1].hidden or {}).get("sessions", ())])
-    if forecast is None and request.hidden_rows:
-        public = sessions.describe_run(request, environment, inputs, run)
-        forecast = project(hidden_run.run_fewer_rows(public))
-    if forecast is None:
-        return outcome
-    warnings = (*outcome.warnings, *([forecast.warning] if forecast.warning else []))
-    return replace(outcome, forecast=asdict(forecast), warnings=warnings)
+    def summarize_run(self, result: KernelRun, judgement: RunVerdict) -> Rehearsal:
+        """Return what is known of the rehearsal; it passed if the verdict has no problem."""
+        request, setup, image = self.request, self.environment.kernel, self.request.image
+        level, differences = kernel.measure_fidelity(image, setup)
+        machine, is_container = self.environment.machine, bool(self.runner.image)
+        shortfalls = machine_limits.describe_shortfalls(machine)
+        notes = (*setup.notes, *self.inputs.notes, *judgement.notebook_notes, *judgement.notes, *shortfalls)
+        folder = request.kit.folder / "rehearsal"
+        return Rehearsal(
+            kit=request.kit.id,
+            notebook=files.sha256_of(self.notebook),
+            rows_wanted=request.rows,
+            hidden_rows=request.hidden_rows,
+            fidelity=level,
+            differences=tuple(map(str, differences)),
+            notes=tuple(dict.fromkeys(notes)),
+            sandbox=self.runner.kind,
+            env=request.env,
+            python=setup.python.version,
+            installer=request.installer,
+            layout=request.layout,
+            seconds=round(result.outcome.seconds, 2),
+            cell_seconds=tuple(round(cell.seconds or 0.0, 3) for cell in judgement.cells),
+            peak_memory=result.outcome.peak_memory,
+            memory_by=result.outcome.memory_by,
+            submission=folder / Path(request.submission).name,
+            rows=judgement.rows,
+            replay=judgement.replay,
+            hidden=judgement.hidden,
+            folder=folder,
+            report=folder / page.PAGE,
+            image=self.runner.image or image.name,
+            image_digest=self.runner.find_digest() if is_container else image.digest,
+            packages_hash=hash_packages(setup.python.packages if is_container else image.packages),
+            limits=asdict(machine) | {"seconds": request.timeout},
+            at=files.utc_timestamp(),
+            warnings=(*judgement.warnings, *self._warn_of_stored_answer(result)),
+        )
 
-
-def _run_scoring(
-    service: GatewayService,
-    environment: RehearsalEnvironment,
-    inputs: MountedInputs,
-    first: tuple[KernelRun, RunVerdict],
-    sessions: ScoringSessions,
-) -> tuple[KernelRun, RunVerdict]:
-    """Run a server's notebook again as in Kaggle's scoring run; return the run that counts and its verdict."""
-    # Kaggle runs the notebook and its gateway in two containers and sets KAGGLE_IS_COMPETITION_RERUN.
-    sessions.report.step("running again with the gateway in its own process, as in the scoring run")
-    result, judgement = first
-    submission, folder = result.working / service.submission, result.log.parents[1] / "scoring"
-    second, scoring_judgement = sessions.run_session(environment, inputs.sample, folder, submission)
-    if scoring_judgement.problem:
-        return second, scoring_judgement
-    return result, replace(
-        judgement,
-        rows=scoring_judgement.rows or int(gateway.read_gateway_result(second).get("Rows", 0)),
-        notes=(*scoring_judgement.notes, *gateway.describe_second_run(second, service)),
-        notebook_notes=(*judgement.notebook_notes, *scoring_judgement.notebook_notes),
-        warnings=(*scoring_judgement.warnings, *gateway.warn_of_differences(result, second, service)),
-    )
-
-
-def _summarize_run(
-    request: RehearsalRequest,
-    runner: Sandbox,
-    notebook: Path,
-    setup: KernelSetup,
-    inputs: MountedInputs,
-    result: KernelRun,
-    judgement: RunVerdict,
-) -> Rehearsal:
-    level, differences = kernel.measure_fidelity(request.image, setup)
-    machine = machine_limits.choose_machine(request)
-    shortfalls = machine_limits.describe_shortfalls(machine)
-    notes = (*setup.notes, *inputs.notes, *judgement.notebook_notes, *judgement.notes, *shortfalls)
-    return Rehearsal(
-        kit=request.kit.id,
-        notebook=files.sha256_of(notebook),
-        rows_wanted=request.rows,
-        hidden_rows=request.hidden_rows,
-        fidelity=level,
-        differences=tuple(map(str, differences)),
-        notes=tuple(dict.fromkeys(notes)),
-        sandbox=runner.kind,
-        env=request.env,
-        python=setup.python.version,
-        installer=request.installer,
-        layout=request.layout,
-        seconds=round(result.outcome.seconds, 2),
-        cell_seconds=tuple(round(cell.seconds or 0.0, 3) for cell in judgement.cells),
-        peak_memory=result.outcome.peak_memory,
-        memory_by=result.outcome.memory_by,
-        submission=request.kit.folder / "rehearsal" / Path(request.submission).name,
-        rows=judgement.rows,
-        replay=judgement.replay,
-        hidden=judgement.hidden,
-        folder=request.kit.folder / "rehearsal",
-        report=request.kit.folder / "rehearsal" / page.PAGE,
-        image=runner.image or request.image.name,
-        image_digest=runner.find_digest() if runner.image else request.image.digest,
-        packages_hash=hash_packages(setup.python.packages if runner.image else request.image.packages),
-        limits=asdict(machine) | {"seconds": request.timeout},
-        at=files.utc_timestamp(),
-        warnings=(*judgement.warnings, *_warn_of_stored_answer(request, result, inputs)),
-    )
-
-
-def _warn_of_stored_answer(
-    request: RehearsalRequest, result: KernelRun, inputs: MountedInputs
-) -> tuple[str, ...]:
-    """Warn if the submission equals a table of the inputs: the hidden test set has other ids."""
-    submission_file = result.working / request.submission
-    if submission_file.suffix.lower() != ".csv" or not submission_file.is_file():
+    def _warn_of_stored_answer(self, result: KernelRun) -> tuple[str, ...]:
+        """Warn if the submission equals a table of the inputs: the hidden test set has other ids."""
+        submission = result.working / self.request.submission
+        if submission.suffix.lower() != ".csv" or not submission.is_file():
+            return ()
+        # A submission made for the public ids fails in scoring:
+        # https://www.kaggle.com/competitions/biohub-cell-tracking-during-development/discussion/732674
+        data = self.request.competition_data
+        folders = [*self.request.copies.values(), *([data] if data else [])]
+        tables = [path for folder in folders if folder.is_dir() for path in sorted(folder.rglob("*.csv"))]
+        tables += [path for _, path in self.kit_files if path.suffix.lower() == ".csv"]
+        other_tables = [path for path in tables if path != self.inputs.sample and path.is_file()]
+        if table := submission_check.find_stored_answer(submission, other_tables):
+            return (f"all predictions equal those in '{table.name}': it has no rows for the hidden test set",)
         return ()
-    # A submission made for the public ids fails in scoring:
-    # https://www.kaggle.com/competitions/biohub-cell-tracking-during-development/discussion/732674
-    folders = [*request.copies.values(), *([request.competition_data] if request.competition_data else [])]
-    tables = [path for folder in folders if folder.is_dir() for path in sorted(folder.rglob("*.csv"))]
-    tables += [path for _, path in kit_facts.list_kit_files(request.kit) if path.suffix.lower() == ".csv"]
-    other_tables = [path for path in tables if path != inputs.sample and path.is_file()]
-    if table := submission_check.find_stored_answer(submission_file, other_tables):
-        return (f"all predictions equal those in '{table.name}': it has no rows for the hidden test set",)
-    return ()
 
-
-def _keep_evidence(
-    folder: Path,
-    outcome: Rehearsal,
-    problem: ProjectError | None,
-    run: RunEvidence,
-    report: Reporter,
-) -> None:
-    """Move notebook, log and submission to `folder`, write its reports, and delete the run's other files."""
-    result = run.result
-    for source, name in (
-        (result.script or result.executed, "script.py" if result.script else "executed.ipynb"),
-        (result.log, "log.txt"),
-        (result.working / run.request.submission, outcome.submission.name),
-    ):
-        if source.is_file():
-            source.replace(folder / name)  # moved: copying a sparse file would fill its holes
-    report_data: dict[str, Any] = {"passed": problem is None, "problem": None, **asdict(outcome)}
-    if problem:
-        problem.details = (*problem.details, f"full log: {outcome.folder / 'log.txt'}")
-        report_data["problem"] = {
-            "code": problem.code,
-            "what": problem.what,
-            "hint": problem.hint,
-            "details": list(problem.details),
-        }
-    write_report_data(folder, report_data)
-    if page.write_report(folder, run, report=report) and problem:
-        problem.details = (*problem.details, f"report: {outcome.report}")
-    files.remove_path(folder / "run")
+    def keep_evidence(
+        self, folder: Path, outcome: Rehearsal, result: KernelRun, problem: ProjectError | None
+    ) -> None:
+        """Move notebook, log and submission to `folder`, write its reports, and delete the run's other files."""
+        for source, name in (
+            (result.script or result.executed, "script.py" if result.script else "executed.ipynb"),
+            (result.log, "log.txt"),
+            (result.working / self.request.submission, outcome.submission.name),
+        ):
+            if source.is_file():
+                source.replace(folder / name)  # moved: copying a sparse file would fill its holes
+        report_data: dict[str, Any] = {"passed": problem is None, "problem": None, **asdict(outcome)}
+        if problem:
+            problem.details = (*problem.details, f"full log: {outcome.folder / 'log.txt'}")
+            keys = ("code", "what", "hint", "details")
+            report_data["problem"] = {key: getattr(problem, key) for key in keys}
+        write_report_data(folder, report_data)
+        evidence = RunEvidence(
+            request=self.request,
+            inputs=self.inputs,
+            result=result,
+            kernel=self.environment.kernel,
+            sandbox=self.runner.kind,
+        )
+        if page.write_report(folder, evidence, report=self.report) and problem:
+            problem.details = (*problem.details, f"report: {outcome.report}")
+        files.remove_path(self.folder)
 
 
 def write_report_data(folder: Path, report_data: Mapping[str, Any]) -> None:
