@@ -1,6 +1,7 @@
 """Judge a run: it passed, or one error quotes the cell and gives the cause and the remedy."""
 
 import csv
+import itertools
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -228,19 +229,10 @@ def _missing_submission_error(result: KernelRun, name: str, cells: Sequence[Exec
                 f"a script that {cell.label} starts failed, and no '{name}' was written",
                 hint=explained.remedy or _RETRY_HINT,
                 code=explained.code or "script-failed",
-                details=(
-                    *cell.quoted,
-                    "",
-                    *execution.shorten_error(script),
-                    *_format_cause(explained.cause),
-                ),
+                details=(*cell.quoted, "", *execution.shorten_error(script), *_format_cause(explained.cause)),
             )
-    working = result.working
-    other_files = sorted(
-        str(path.relative_to(working))
-        for path in working.rglob("*")
-        if path.is_file() and path.name != REPORT
-    )
+    files_written = (path for path in result.working.rglob("*") if path.is_file() and path.name != REPORT)
+    other_files = sorted(str(path.relative_to(result.working)) for path in files_written)
     written = f"written instead: {', '.join(other_files[:10])}" if other_files else "/kaggle/working is empty"
     instead = next((path for path in other_files if path in WRITTEN), "")
     # Kaggle shows this as "Submission CSV Not Found": https://www.kaggle.com/code-competition-debugging
@@ -259,30 +251,28 @@ def find_own_frame(error: Sequence[str], own_packages: Collection[str] = ()) -> 
     Frames of libraries, of cells and of the script are none (its failing line is quoted anyway); `own_packages` has the import names of
     the packages that the kit installs and that are the project's own.
     """
-    frames: list[list[str]] = []
-    for line in error:
-        if _FRAME.match(line) or _PLAIN_FRAME.match(line):
-            frames.append([line])
-        elif frames and _PLAIN_FRAME.match("".join(frames[-1][:1])) and not line.startswith(" "):
-            frames.append([])  # the error itself
-        elif frames and line.strip():
-            frames[-1].append(line)
-        elif frames:
-            frames.append([])  # an empty line ends a frame
-    for frame in reversed(frames):
-        match = (_FRAME.match(frame[0]) or _PLAIN_FRAME.match(frame[0])) if frame else None
-        if match is None or not match["path"]:
+    own_frame: tuple[str, ...] = ()
+    for number, line in enumerate(error, 1):
+        frame, plain_frame = _FRAME.match(line), _PLAIN_FRAME.match(line)
+        match = frame or plain_frame
+        if match is None or not match["path"] or not _is_own_file(match["path"], own_packages):
             continue
-        path = match["path"]
-        is_own = not _LIBRARY.search(path) and not path.endswith(script_runs.SCRIPT)
-        if _OVERLAY in path:
-            top = path.partition(_OVERLAY)[2].partition("/")[0]
-            is_own = top.removesuffix(".py") in own_packages
-        if is_own:
-            function = f", in {match['function']}" if match["function"] else ""
-            location = f"{_CODE.sub('', path)}:{match['line']}{function}"
-            return (f"in your code, {location}:", *(f"    {line}" for line in frame[1:]))
-    return ()
+        code = []
+        for code_line in error[number:]:  # to an empty line, the next frame, or the error itself
+            is_error = plain_frame and not code_line.startswith(" ")
+            if is_error or not code_line.strip() or _FRAME.match(code_line) or _PLAIN_FRAME.match(code_line):
+                break
+            code.append(f"    {code_line}")
+        function = f", in {match['function']}" if match["function"] else ""
+        own_frame = (f"in your code, {_CODE.sub('', match['path'])}:{match['line']}{function}:", *code)
+    return own_frame
+
+
+def _is_own_file(path: str, own_packages: Collection[str]) -> bool:
+    if _OVERLAY in path:
+        top = path.partition(_OVERLAY)[2].partition("/")[0]
+        return top.removesuffix(".py") in own_packages
+    return not _LIBRARY.search(path) and not path.endswith(script_runs.SCRIPT)
 
 
 def _explain_cell(cell: ExecutedCell, environment: RehearsalEnvironment) -> Explanation:
@@ -371,5 +361,5 @@ def _find_script_error(cell: ExecutedCell) -> tuple[str, ...]:
     if not _STARTS_SCRIPT.search(cell.source) or f"{_TRACEBACK}:" not in cell.printed:
         return ()
     lines = [line for line in cell.printed.rpartition(f"{_TRACEBACK}:")[2].splitlines() if line.strip()]
-    end = next((n for n, line in enumerate(lines, 1) if not line.startswith((" ", "\t"))), len(lines))
-    return (f"{_TRACEBACK}:", *lines[:end])
+    frames = itertools.takewhile(lambda line: line.startswith((" ", "\t")), lines)
+    return (f"{_TRACEBACK}:", *lines[: len([*frames]) + 1])
