@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from offline_kit.notebook.runtime.kit_runtime import HINTS
+from offline_kit.rehearsal import causes
 
 PACKAGE = Path(__file__).parents[1] / "offline_kit"
 ENDS = {"ProjectError": 1, "UsageError": 2, "OutsideError": 4, "KitError": 1}
@@ -61,7 +62,10 @@ def error_kinds(trees: dict[str, ast.Module]) -> dict[str, tuple[int, str]]:
 
 
 def failure_sites(place: str, tree: ast.Module) -> Iterator[ErrorSite]:
-    """Yield the known failures of notebooks, which are rows of tables: code, pattern, cause, remedy."""
+    """Yield the known failures of notebooks and submissions, which are rows of tables: code, pattern, cause, remedy."""
+    if place == "rehearsal/causes.py":
+        for failure in causes.read_known_failures():
+            yield failure_site(failure.code, failure.cause, failure.remedy, place)
     for node in ast.walk(tree):
         if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
             continue
@@ -69,8 +73,12 @@ def failure_sites(place: str, tree: ast.Module) -> Iterator[ErrorSite]:
         given |= {keyword.arg or "": keyword.value for keyword in node.keywords}
         code = text_of(given.get("code"))
         if node.func.id in ("KnownFailure", "Explanation") and code != "...":
-            cause, remedy = text_of(given.get("cause")), text_of(given.get("remedy"))
-            yield ErrorSite(code, 1, re.sub(r"\{\d\}", "...", cause), re.sub(r"\{\d\}", "...", remedy), place)
+            yield failure_site(code, text_of(given.get("cause")), text_of(given.get("remedy")), place)
+
+
+def failure_site(code: str, cause: str, remedy: str, place: str) -> ErrorSite:
+    """Return a known failure; its texts may use groups of a pattern."""
+    return ErrorSite(code, 1, re.sub(r"\{\d\}", "...", cause), re.sub(r"\{\d\}", "...", remedy), place)
 
 
 def error_sites() -> Iterator[ErrorSite]:
