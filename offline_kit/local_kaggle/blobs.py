@@ -2,9 +2,9 @@
 
 import re
 import secrets
-import shutil
 import threading
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from offline_kit.local_kaggle.wire import HttpAnswer, RpcCall, ServiceRefusal, r
 
 _QUERY = re.compile(r"bytes \*/(\d+|\*)")
 _PIECE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
-_CHUNK = 1 << 18
+_LIFETIME = 6 * 86400.0  # seconds for which a session can be gone on with
 # By session: a client that lost its connection sends anew while the old request still writes.
 _LOCKS: dict[str, threading.Lock] = {}
 
@@ -29,23 +29,19 @@ class UploadService(Service):
         # The name becomes a file name on this disk.
         if not name or "/" in name or "\\" in name or name in (".", ".."):
             raise ServiceRefusal(400, f"Invalid file name: {name}")
-        return self.open_session(call, name, call.text("type") or "DATASET")
+        return self.open_session(call, name)
 
-    def open_session(self, call: RpcCall, name: str, kind: str) -> dict[str, Any]:
+    def open_session(self, call: RpcCall, name: str) -> dict[str, Any]:
         """Open a session for a file of `contentLength` bytes; return its token and where to put it."""
         token = secrets.token_hex(16)
         record = {"token": token, "owner": call.user, "name": name, "size": call.integer("contentLength")}
-        record |= {"type": kind, "started": self.store.current_time(), "complete": False}
-        self.store.write_record(record, "blobs", token)
+        self.store.write_record({**record, "started": time.time(), "complete": False}, "blobs", token)
         return {"token": token, "createUrl": f"{call.base}/upload/{token}"}
 
-    def put_bytes(self, token: str, span: str, read: Callable[[int], bytes]) -> HttpAnswer:
-        """Take bytes, or answer how many there are; `span` is the Content-Range, as in resumable uploads.
-
-        `read` returns up to so many bytes of the body, and none at its end.
-        """
+    def put_bytes(self, token: str, span: str, body: Iterable[bytes]) -> HttpAnswer:
+        """Take bytes, or answer how many there are; `span` is the Content-Range, as in resumable uploads."""
         record = self.store.read("blobs", token)
-        if record is None or self._has_expired(record):
+        if record is None or _has_expired(record):
             raise ServiceRefusal(404, "Upload session not found")
         piece = _PIECE.fullmatch(span)
         if span and not piece and not _QUERY.fullmatch(span):
@@ -58,29 +54,26 @@ class UploadService(Service):
                 record = self.store.read("blobs", token) or record
                 # Datasets are hard links to finished uploads: those are never written again.
                 if not record["complete"] and start <= self._count_received(record):
-                    self._append_bytes(record, start, read)
+                    self._append_bytes(record, start, body)
         if record["complete"]:
             return HttpAnswer()
         received = self._count_received(record)
         # "Resume Incomplete", as Google Cloud Storage says it.
         return HttpAnswer(status=308, headers={"Range": f"bytes=0-{received - 1}"} if received else {})
 
-    def _append_bytes(self, record: Record, start: int, read: Callable[[int], bytes]) -> None:
+    def _append_bytes(self, record: Record, start: int, body: Iterable[bytes]) -> None:
         data = self._data_path(record)
         with data.open("r+b" if data.exists() else "w+b") as stream:
             stream.seek(start)
             # A client may send bytes again that have already arrived: the new ones replace them.
             stream.truncate()
-            while chunk := read(_CHUNK):  # what came before a cut stays
+            for chunk in body:  # what came before a cut stays
                 if stream.tell() + len(chunk) > record["size"]:
                     raise ServiceRefusal(400, "More bytes than were announced")
                 stream.write(chunk)
         record["complete"] = self._count_received(record) == record["size"]
         if record["complete"]:
             self.store.write_record(record, "blobs", record["token"])
-
-    def _has_expired(self, record: Record) -> bool:
-        return bool(self.store.current_time() - record["started"] > self.settings.session)
 
     def _count_received(self, record: Record) -> int:
         data = self._data_path(record)
@@ -118,5 +111,9 @@ class UploadService(Service):
         """Remove sessions that have expired; files made of them are their own."""
         for token in self.store.key_names("blobs"):
             record = self.store.read("blobs", token)
-            if record is None or self._has_expired(record):
-                shutil.rmtree(self.store.key_folder("blobs", token), ignore_errors=True)
+            if record is None or _has_expired(record):
+                self.store.delete_record("blobs", token)
+
+
+def _has_expired(record: Record) -> bool:
+    return bool(time.time() - record["started"] > _LIFETIME)

@@ -10,6 +10,7 @@ import ast
 import importlib
 import importlib.util
 import sys
+import time
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -17,26 +18,27 @@ from pathlib import Path
 from typing import Any
 
 from offline_kit.core import files
-from offline_kit.core.errors import UsageError, suggest_name
+from offline_kit.core.errors import OfflineKitError, UsageError, suggest_name
 from offline_kit.local_kaggle import wire
 from offline_kit.local_kaggle.store import Record, Service, pack_folder, wrap_file
 from offline_kit.local_kaggle.wire import HttpAnswer, RpcCall, ServiceRefusal, rpc
+from offline_kit.project import references
 from offline_kit.project.import_names import find_distributions
 from offline_kit.project.kaggle_names import make_slug
-from offline_kit.project.references import find_bound_names
 from offline_kit.rehearsal import gateway_standin
 
-_KEYS = {
-    *("title", "slug", "public", "hidden", "solution", "metric", "options", "id", "submission", "daily"),
-    *("code_only", "deadline", "closed", "entered", "hours", "category", "lower_is_better", "gateway"),
-}
+_DEFAULTS: Mapping[str, Any] = {
+    "metric": "", "options": {}, "slug": "", "title": "", "public": "public", "hidden": "hidden",
+    "solution": "solution.csv", "id": "", "submission": "submission.csv", "daily": 5, "gateway": None,
+    "deadline": "2099-01-01", "closed": False, "entered": True, "hours": 9, "category": "LOCAL",
+    "code_only": None, "lower_is_better": None,  # decided by the other keys
+}  # fmt: skip
 _CATEGORIES = (
     *("Featured", "Research", "Recruitment", "Getting Started", "Masters", "Playground", "Community"),
     *("Analytics", "LOCAL"),
 )
 # How scikit-learn ends the names of metrics of which less is better.
 _LESS_IS_BETTER = ("_error", "_loss", "_deviance")
-_FAR = datetime(2099, 1, 1, tzinfo=UTC)
 
 
 class CompetitionCatalog(Service):
@@ -44,10 +46,10 @@ class CompetitionCatalog(Service):
 
     def add_competition(self, folder: Path) -> str:
         """Take in a competition and return its slug; UsageError names what is wrong with the folder."""
-        record = {"daily": self.settings.daily_submissions, **_read_competition(folder.absolute())}
+        record = _read_competition(folder.absolute())
         slug = str(record["slug"])
         self.store.delete_record("competitions", slug)
-        record |= {"created": self.store.current_time(), "id": self.store.next_serial("competition")}
+        record |= {"created": time.time(), "id": self.store.next_serial("competition")}
         self.store.write_record(record, "competitions", slug)
         return slug
 
@@ -69,7 +71,7 @@ class CompetitionCatalog(Service):
             raise ServiceRefusal(403, "You must accept this competition's rules before you can take part")
         if record["closed"]:
             raise ServiceRefusal(400, "Submission not allowed: this competition takes no submissions")
-        if self.store.current_time() > datetime.fromisoformat(record["deadline"]).timestamp():
+        if time.time() > _read_deadline(record):
             raise ServiceRefusal(400, "Submission not allowed: the competition's deadline has passed")
         return record
 
@@ -88,12 +90,9 @@ class CompetitionCatalog(Service):
 
     @rpc("competitions.CompetitionApiService/ListCompetitions")
     def _list_competitions(self, call: RpcCall) -> Mapping[str, Any]:
-        def is_in_category(record: Record, word: str) -> bool:
-            category = str(record.get("category", "")).upper().replace(" ", "_")
-            return word.rpartition("_SEGMENT_")[2] == category
-
-        def deadline(record: Record) -> float:
-            return datetime.fromisoformat(record["deadline"]).timestamp()
+        def is_in_tab(record: Record, word: str) -> bool:
+            own_tabs = ("_EVERYTHING", "_COMMUNITY" if record["category"] == "Community" else "_GENERAL")
+            return word.endswith((*own_tabs, "_ENTERED") if record["entered"] else own_tabs)
 
         return wire.list_page(
             call,
@@ -101,13 +100,13 @@ class CompetitionCatalog(Service):
             self.store.iter_records("competitions"),
             lambda record: _describe_competition(call, record),
             filters={
-                "group": _is_in_tab,
-                "category": is_in_category,
-                "search": lambda record, words: wire.matches_search(words, record["slug"], record["title"]),
+                "group": is_in_tab,
+                "category": lambda record, word: word.endswith(record["category"].upper().replace(" ", "_")),
+                "search": wire.matches_search,
             },
             orders={
-                "_EARLIEST_DEADLINE": deadline,
-                "_LATEST_DEADLINE": lambda record: -deadline(record),
+                "_EARLIEST_DEADLINE": _read_deadline,
+                "_LATEST_DEADLINE": lambda record: -_read_deadline(record),
                 "_RECENTLY_CREATED": lambda record: -record["created"],
             },
         )
@@ -128,13 +127,12 @@ class CompetitionCatalog(Service):
 
     @rpc("competitions.CompetitionApiService/DownloadDataFile")
     def _download_file(self, call: RpcCall) -> HttpAnswer:
-        # A large file comes as NAME.zip.
         record, name = self._joined_competition(call), call.text("fileName")
         public = Path(record["public"])
         if name not in set(_list_names(public)):
             raise ServiceRefusal(404, f"File '{name}' not found")
         beside = self.store.key_folder("competitions", record["slug"]) / "wrapped"
-        return self.links.redirect(call, wrap_file(public, name, beside, self.settings.wrapped_from))
+        return self.links.redirect(call, wrap_file(public, name, beside))
 
     @rpc("competitions.CompetitionApiService/DownloadDataFiles")
     def _download_all_files(self, call: RpcCall) -> HttpAnswer:
@@ -152,21 +150,17 @@ class CompetitionCatalog(Service):
         return record
 
 
-def _is_in_tab(record: Record, tab: str) -> bool:
-    """Tell whether a competition stands in a tab of the list; none is hosted or unlaunched."""
-    community = record.get("category") == "Community"
-    tabs = {"GENERAL": not community, "COMMUNITY": community, "ENTERED": bool(record["entered"])}
-    return tabs.get(tab.rpartition("_TAB_")[2], tab.endswith("_EVERYTHING"))
+def _read_deadline(record: Record) -> float:
+    return datetime.fromisoformat(record["deadline"]).timestamp()
 
 
 def _describe_competition(call: RpcCall, record: Record) -> dict[str, Any]:
     url = f"{call.base}/competitions/{record['slug']}"
     return {
-        **{name: record[name] for name in ("id", "title", "deadline")},
+        **{name: record[name] for name in ("id", "title", "deadline", "category")},
         **dict.fromkeys(("ref", "url"), url),
         **dict.fromkeys(("reward", "organizationName"), "LOCAL"),
         **dict.fromkeys(("teamCount", "maxTeamSize"), 1),
-        "category": record.get("category", "LOCAL"),
         "evaluationMetric": record["metric"],
         "enabledDate": wire.format_time(record["created"]),
         "userHasEntered": record["entered"],
@@ -180,37 +174,83 @@ def _list_names(folder: Path) -> Iterator[str]:
     return (path.as_posix() for path in files.list_tree(folder))
 
 
+def _read_competition(folder: Path) -> dict[str, Any]:
+    path = folder / "competition.toml"
+    try:
+        settings = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"'{folder}' is no competition: {error}",
+            code="competition-invalid",
+            hint="write a competition.toml into it",
+        ) from error
+    rules = {**_DEFAULTS, **settings}
+    metric, slug = str(rules["metric"]), str(rules["slug"] or make_slug(folder.name))
+    public, hidden, solution = (folder / rules[name] for name in ("public", "hidden", "solution"))
+    problems = [f"unknown key '{key}'" for key in sorted(set(settings) - set(_DEFAULTS))]
+    problems += _check_metric(metric, folder)
+    deadline = 0.0
+    try:
+        moment = datetime.fromisoformat(str(rules["deadline"]))  # a date of TOML, or a text of one
+        deadline = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except ValueError:
+        problems.append(f"deadline '{rules['deadline']}' is no date")
+    if rules["category"] not in _CATEGORIES:
+        guess = suggest_name(rules["category"], _CATEGORIES)
+        problems.append(f"unknown category '{rules['category']}'{guess}")
+    if not isinstance(rules["gateway"], str | None):
+        problems += gateway_standin.find_option_problems(rules["gateway"])
+    problems += [] if public.is_dir() else [f"no folder '{public}'"]
+    problems += [f"no folder '{hidden}'"] if "hidden" in settings and not hidden.is_dir() else []
+    problems += [] if solution.is_file() else [f"no file '{solution}'"]
+    if problems:
+        raise UsageError(
+            f"'{path}' cannot be used", code="competition-invalid", hint="fix these", details=problems
+        )
+    is_lower, is_code = rules["lower_is_better"], rules["code_only"]
+    return {
+        **{name: rules[name] for name in ("options", "submission", "daily", "category", "gateway")},
+        **{name: bool(rules[name]) for name in ("closed", "entered")},
+        "slug": slug,
+        "title": rules["title"] or slug.replace("-", " ").capitalize(),
+        "public": str(public),
+        "hidden": str(hidden) if hidden.is_dir() else "",
+        "solution": str(solution),
+        "folder": str(folder),
+        "metric": metric,
+        "id_column": rules["id"],
+        "code_only": hidden.is_dir() if is_code is None else is_code,
+        "deadline": wire.format_time(deadline),
+        "seconds": 3600.0 * rules["hours"],
+        "lower": metric.endswith(_LESS_IS_BETTER) if is_lower is None else bool(is_lower),
+    }
+
+
 def _check_metric(metric: str, folder: Path) -> list[str]:
     """Return what is wrong with a metric, before a submission is spent on it; nothing of its file is run."""
     if not metric:
         return ["`metric` is missing"]
-    metric_path, colon, function = metric.partition(":")
-    if not colon:
+    if ":" not in metric:
         if missing := _find_missing_packages(metric, ["sklearn"]):
             return missing
         known_metrics = dir(importlib.import_module("sklearn.metrics"))
         guess = suggest_name(metric, known_metrics)
         return [] if metric in known_metrics else [f"unknown metric '{metric}'{guess}"]
+    # It is read, not run: whoever serves a competition has not agreed to its code yet.
     try:
-        # It is read, not run: whoever serves a competition has not agreed to its code yet.
-        tree = ast.parse((folder / metric_path).read_text(encoding="utf-8"))
-    except (OSError, SyntaxError, ValueError) as error:
-        return [f"the metric's file '{metric_path}' cannot be read: {error}"]
-    names, open_ended = find_bound_names(tree.body)
-    if function not in names and not open_ended:
-        return [f"'{metric_path}' defines no '{function}'"]
-    # Imports inside of a `try` are optional, and some modules lie beside the file.
-    optional = {id(inner) for node in ast.walk(tree) if isinstance(node, ast.Try) for inner in ast.walk(node)}
-    packages: dict[str, None] = {}
+        metric_file = references.resolve_references(folder, [metric], [])[metric]
+    except OfflineKitError as error:
+        return [error.what]
+    tree = references.parse_module(metric_file) if metric_file else None
+    if tree is None:
+        return [f"the metric's file of '{metric}' cannot be read"]
     for node in ast.walk(tree):
-        if isinstance(node, ast.Import) and id(node) not in optional:
-            packages |= dict.fromkeys(alias.name.partition(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and not node.level and id(node) not in optional:
-            packages[str(node.module).partition(".")[0]] = None
-    foreign = (
-        name for name in packages if not (folder / name).is_dir() and not (folder / f"{name}.py").is_file()
-    )
-    return _find_missing_packages(metric, foreign)
+        if isinstance(node, ast.Try):  # what is imported there is optional
+            node.body, node.handlers = [], []
+    imported = references.map_imported_names(tree).values()
+    packages = dict.fromkeys(full_name.partition(".")[0] for full_name in imported)
+    beside = {path.stem for path in folder.iterdir()}
+    return _find_missing_packages(metric, (name for name in packages if name not in beside))
 
 
 def _find_missing_packages(metric: str, names: Iterable[str]) -> list[str]:
@@ -222,58 +262,3 @@ def _find_missing_packages(metric: str, names: Iterable[str]) -> list[str]:
             needs = f"the metric '{metric}' needs {name}, which is not installed beside offline-kit"
             problems.append(f"{needs}: run {command}")
     return problems
-
-
-def _read_competition(folder: Path) -> dict[str, Any]:
-    path = folder / "competition.toml"
-    try:
-        settings = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"'{folder}' is no competition: {error}",
-            code="competition-invalid",
-            hint="write a competition.toml into it",
-        ) from error
-    metric, slug = str(settings.get("metric", "")), settings.get("slug") or make_slug(folder.name)
-    hidden, public = folder / settings.get("hidden", "hidden"), folder / settings.get("public", "public")
-    solution = folder / settings.get("solution", "solution.csv")
-    category, deadline = settings.get("category", "LOCAL"), settings.get("deadline", _FAR)
-    problems = [f"unknown key '{key}'" for key in sorted(set(settings) - _KEYS)]
-    problems += _check_metric(metric, folder)
-    try:
-        moment = datetime.fromisoformat(str(deadline))  # a date of TOML, or a text of one
-    except ValueError:
-        problems.append(f"deadline '{deadline}' is no date")
-        moment = _FAR
-    if category not in _CATEGORIES:
-        problems.append(f"unknown category '{category}'{suggest_name(category, _CATEGORIES)}")
-    if not isinstance(settings.get("gateway", ""), str):
-        problems += gateway_standin.find_option_problems(settings["gateway"])
-    problems += [] if public.is_dir() else [f"no folder '{public}'"]
-    problems += [f"no folder '{hidden}'"] if "hidden" in settings and not hidden.is_dir() else []
-    problems += [] if solution.is_file() else [f"no file '{solution}'"]
-    if problems:
-        raise UsageError(
-            f"'{path}' cannot be used", code="competition-invalid", hint="fix these", details=problems
-        )
-    return {
-        "slug": slug,
-        "title": settings.get("title") or str(slug).replace("-", " ").capitalize(),
-        "public": str(public),
-        "hidden": str(hidden) if hidden.is_dir() else "",
-        "solution": str(solution),
-        "folder": str(folder),
-        "metric": metric,
-        "options": settings.get("options", {}),
-        "id_column": settings.get("id", ""),
-        "submission": settings.get("submission", "submission.csv"),
-        "code_only": settings.get("code_only", hidden.is_dir()),
-        "deadline": wire.format_time((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()),
-        "closed": bool(settings.get("closed", False)),
-        "entered": bool(settings.get("entered", True)),
-        "seconds": 3600.0 * settings.get("hours", 9),
-        "category": category,
-        "lower": bool(settings.get("lower_is_better", metric.endswith(_LESS_IS_BETTER))),
-        **({"gateway": settings["gateway"]} if "gateway" in settings else {}),
-        **({"daily": int(settings["daily"])} if "daily" in settings else {}),
-    }

@@ -1,6 +1,7 @@
 """Datasets: created privately, versioned as whole snapshots, there only a while after the answer."""
 
 import re
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,6 @@ from offline_kit.local_kaggle.versions import VersionedThings
 from offline_kit.local_kaggle.wire import HttpAnswer, RpcCall, rpc
 from offline_kit.project.kaggle_names import check_title
 
-_MORE = ("expectedUpdateFrequency", "userSpecifiedSources")
 # Suffixes by type; what BigQuery holds is no file, here it stands for what it loads.
 _FILE_TYPES = {
     "CSV": (".csv", ".tsv"),
@@ -21,6 +21,7 @@ _FILE_TYPES = {
     "BIG_QUERY": (".csv", ".json", ".jsonl", ".parquet", ".avro", ".orc"),
 }
 _LICENCE_GROUPS = {"CC": "_CC", "GPL": "_GPL", "LGPL": "_GPL", "AGPL": "_GPL", "ODB": "_ODB", "DBCL": "_ODB"}
+_TEXTS = ("title", "subtitle", "description")
 
 
 class DatasetService(VersionedThings):
@@ -31,42 +32,35 @@ class DatasetService(VersionedThings):
     @rpc("datasets.DatasetApiService/CreateDataset")
     def _create_dataset(self, call: RpcCall) -> Mapping[str, Any]:
         # As on Kaggle, what is wrong with a name is an error inside of a 200.
-        owner, slug, title = call.text("ownerSlug") or call.user, call.text("slug"), call.text("title")
-        if not call.user or owner.lower() != call.user:
-            raise self.refusal("create")
+        self.check_creator(call)
+        slug, title = call.text("slug"), call.text("title")
         if not re.fullmatch(r"[A-Za-z0-9-]{3,50}", slug):
             return _refuse('Slug can only contain alphanumeric or "-" characters')
         if check_title(title):
             return _refuse("The dataset title must be between 6 and 50 characters")
         uploads = self.blobs.list_uploads(call)
         with self.store.lock:
-            if self.read_record(owner, slug):
+            if self.read_record(call.user, slug):
                 words = f'The requested title "{title}" is already in use by a dataset.'
                 return _refuse(f"{words} Please choose another title.")
             facts = {
+                **{name: call.text(name) for name in _TEXTS},
                 "id": self.store.next_serial("dataset"),
                 "owner": call.user,
                 "slug": slug.lower(),
-                "title": title,
                 "private": call.flag("isPrivate"),
                 "license": call.text("licenseName") or "unknown",
-                "subtitle": call.text("subtitle"),
-                "description": call.text("description"),
                 "keywords": call.texts("categoryIds"),
-                "created": self.store.current_time(),
+                "created": time.time(),
             }
-            record = self.store.create_record(facts, self.kind, owner, slug)
+            record = self.store.write_record(facts, self.kind, call.user, slug)
             self.add_version(record, uploads, notes="Initial release", stuck=call.stuck)
         return {**self.accept(call, record), "status": "Ok", "invalidTags": []}
 
-    @rpc(
-        "datasets.DatasetApiService/CreateDatasetVersion",
-        "datasets.DatasetApiService/CreateDatasetVersionById",
-    )
+    @rpc("datasets.DatasetApiService/CreateDatasetVersion")
     def _create_version(self, call: RpcCall) -> Mapping[str, Any]:
         # A version is a whole snapshot: nothing of the one before is taken over.
-        named = self.find_by_id(call.integer("id")) if call.body.get("id") else self._read_named(call)
-        record = self.require_owner(call, named, "update")
+        record = self.require_owner(call, self._read_named(call), "update")
         version = call.inner(call.body.get("body"))  # the path parameters stand beside it
         uploads = self.blobs.list_uploads(version)
         with self.store.lock:
@@ -101,8 +95,9 @@ class DatasetService(VersionedThings):
 
     @rpc("datasets.DatasetApiService/ListDatasetFiles")
     def _list_files(self, call: RpcCall) -> Mapping[str, Any]:
-        entries = self.describe_files(self._find_version(call), "totalBytes")
-        return wire.list_page(call, "datasetFiles", entries, lambda entry: {**entry, "ref": entry["name"]})
+        return wire.list_page(
+            call, "datasetFiles", self.describe_files(self._find_version(call), "totalBytes")
+        )
 
     @rpc("datasets.DatasetApiService/ListTreeDatasetFiles")
     def _list_tree(self, call: RpcCall) -> Mapping[str, Any]:
@@ -136,10 +131,7 @@ class DatasetService(VersionedThings):
             "ownerUser": record["owner"],
             "isPrivate": record["private"],
             "licenses": [{"name": record["license"]}],
-            "collaborators": record.get("collaborators", []),
-            "data": [],
-            **{name: record[name] for name in ("title", "subtitle", "description", "keywords")},
-            **{name: record.get(name, "") for name in _MORE},
+            **{name: record[name] for name in (*_TEXTS, "keywords")},
         }
         return {"info": info}
 
@@ -148,10 +140,8 @@ class DatasetService(VersionedThings):
         # Without `isPrivate` the dataset becomes public: absent means false on the wire.
         record = self.require_owner(call, self._read_named(call), "update")
         settings = call.inner(call.body.get("settings"))
-        for name in ("title", "subtitle", "description", *_MORE):
-            record[name] = settings.text(name) or record.get(name, "")
-        for name in ("keywords", "collaborators"):
-            record[name] = settings.items(name) or record.get(name, [])
+        record |= {name: settings.text(name) or record[name] for name in _TEXTS}
+        record["keywords"] = settings.texts("keywords") or record["keywords"]
         # A dataset has exactly one licence.
         for licence in settings.items("licenses")[:1]:
             record["license"] = call.inner(licence).text("name") or record["license"]
@@ -165,15 +155,17 @@ class DatasetService(VersionedThings):
 
     @rpc("datasets.DatasetApiService/ListDatasets")
     def _list_datasets(self, call: RpcCall) -> Mapping[str, Any]:
-
-        def passes_search(record: Record, words: str) -> bool:
-            searched = ("title", "slug", "subtitle", "description")
-            return wire.matches_search(words, *(record[name] for name in searched))
+        def is_in_group(record: Record, word: str) -> bool:
+            own_groups = ("_MY", "_MY_PRIVATE" if record["private"] else "_MY_PUBLIC")
+            is_own = record["owner"] == call.user and word.endswith(own_groups)
+            return is_own or word.endswith(("_GROUP_PUBLIC", "_USER"))
 
         def has_licence(record: Record, word: str) -> bool:
             name = record["license"].upper()
-            group = next((group for start, group in _LICENCE_GROUPS.items() if name.startswith(start)), "")
-            return word.endswith(group or "_OTHER")
+            group = next(
+                (group for start, group in _LICENCE_GROUPS.items() if name.startswith(start)), "_OTHER"
+            )
+            return word.endswith(group)
 
         def has_file_type(record: Record, word: str) -> bool:
             suffixes = _FILE_TYPES.get(word.rpartition("_GROUP_")[2], ())
@@ -182,19 +174,16 @@ class DatasetService(VersionedThings):
         def last_updated(record: Record) -> float:
             return -float(self._shown_version(record)["created"])
 
+        shown = (record for record in self.all_records() if self.newest_version(record))
         return wire.list_page(
             call,
             "datasets",
-            (
-                record
-                for record in self.all_records()
-                if self.may_see(record, call.user) and self.newest_version(record)
-            ),
+            (record for record in shown if self.may_see(record, call.user)),
             lambda record: self._describe(call, record),
             filters={
-                "group": lambda record, word: _in_group(record, word.rpartition("_GROUP_")[2], call.user),
+                "group": is_in_group,
                 "user": lambda record, name: bool(record["owner"] == name.lower()),
-                "search": passes_search,
+                "search": lambda record, words: wire.matches_search(record, words),
                 "tagIds": lambda record, tags: set(tags.split(",")) <= set(record["keywords"]),
                 "license": has_licence,
                 "fileType": has_file_type,
@@ -257,13 +246,13 @@ class DatasetService(VersionedThings):
                 "creationDate": wire.format_time(shown["created"]),
                 "creatorName": owner,
                 "creatorRef": owner,
-                "versionNotes": shown.get("notes", ""),
+                "versionNotes": shown["notes"],
                 "status": self.version_state(shown).capitalize(),
             }
             for shown in self.iter_shown(record, deleted=True)
         ]
         return {
-            **{name: record[name] for name in ("id", "title", "subtitle", "description")},
+            **{name: record[name] for name in ("id", *_TEXTS)},
             **dict.fromkeys(("ownerName", "ownerRef", "creatorName"), owner),
             "ref": f"{owner}/{record['slug']}",
             "url": self.page_of(call, record),
@@ -275,12 +264,6 @@ class DatasetService(VersionedThings):
             **({"currentVersionNumber": version["number"]} if numbered else {}),
             "versions": versions[::-1],
         }
-
-
-def _in_group(record: Record, group: str, user: str) -> bool:
-    """Tell whether a dataset that one may see is in a group: "MY", "MY_PRIVATE", "USER" ..."""
-    own_group = "MY_PRIVATE" if record["private"] else "MY_PUBLIC"
-    return group in ("PUBLIC", "USER") or (record["owner"] == user and group in ("MY", own_group))
 
 
 def _refuse(reason: str) -> dict[str, Any]:

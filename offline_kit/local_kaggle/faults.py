@@ -21,13 +21,13 @@ class Fault:
     """One thing that goes wrong; what is set happens in this order."""
 
     on: str
-    """An RPC's method ("CreateDataset") or its whole name, "PUT" (bytes of an upload), "GET" (a link to a file), "LOGS"
-    (a log that is followed), with wildcards. "RUN" is a run of a pushed version, "SCORE" the end of a submission."""
+    """An RPC's method ("CreateDataset") or its whole name, "PUT" (bytes of an upload), "GET" (a link to a file), with
+    wildcards. "RUN" is a run of a pushed version, "SCORE" the end of a submission."""
     after: int = 0  # how many of these calls pass first
     times: int = 1  # how many of them it meets; 0 for all
     delay: float = 0.0  # seconds to wait first
     cut: int = -1
-    """Bytes of the request's body (at GET and LOGS: of the answer) after which the connection is reset; -1 for never."""
+    """Bytes of the request's body (at GET: of the answer) after which the connection is reset; -1 for never."""
     pause: float = 0.0  # seconds before each 64 KiB of a file that is sent
     forget: bool = False  # the upload session has expired: 404 from now on
     status: int = 0

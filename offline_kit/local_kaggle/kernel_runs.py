@@ -13,7 +13,8 @@ from typing import Any
 
 from offline_kit.core import files
 from offline_kit.local_kaggle.faults import FaultTable
-from offline_kit.local_kaggle.store import Foundation, Key, Record, RecordStore, Service
+from offline_kit.local_kaggle.settings import LocalKaggleSettings
+from offline_kit.local_kaggle.store import DownloadLinks, Key, Record, RecordStore, Service
 from offline_kit.project.accelerators import Machine, find_machine
 
 SOURCES = {
@@ -25,10 +26,6 @@ SOURCES = {
 """Kinds of data sources, with their field in a push."""
 ENDED = ("COMPLETE", "ERROR", "CANCEL_ACKNOWLEDGED")
 _AT_ONCE = threading.Semaphore(2)  # this machine is no cloud
-# Seconds of silence after which a follower of a log gets a sign of life.
-_SILENCE = 15.0
-LogEvent = dict[str, Any]
-"""`stream_name`, `time` (seconds since the run began) and `data`, as the service writes it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,100 +61,43 @@ Finder = Callable[[str, str], tuple[str, Path] | None]
 """From the reference of a data source and a user to (place below /kaggle/input, folder), or None."""
 
 
-@dataclass
-class _LiveLog:
-    began: float
-    events: list[LogEvent] = field(default_factory=list)
-    ended: bool = False
-
-
-class RunLogs:
-    """Logs of runs: told while they run, replayed to whoever follows, kept when they have ended."""
-
-    def __init__(self, store: RecordStore) -> None:
-        self.store = store
-        self._news = threading.Condition()
-        self._live: dict[Key, _LiveLog] = {}
-
-    def begin_log(self, key: Key) -> None:
-        """Take in what a run says from now on; the clock of its log stands at 0."""
-        with self._news:
-            self._live[key] = _LiveLog(began=self.store.current_time())
-
-    def add_text(self, key: Key, text: str) -> None:
-        """Add what a run said; time never goes back."""
-        with self._news:
-            live = self._live[key]
-            last = live.events[-1]["time"] if live.events else 0.0
-            second = round(max(self.store.current_time() - live.began, last), 3)
-            live.events.append({"stream_name": "stdout", "time": second, "data": text})
-            self._news.notify_all()
-
-    def end_log(self, key: Key) -> None:
-        """Write the log of a run that has ended, and let its followers go."""
-        with self._news:
-            live = self._live.pop(key)
-            live.ended = True
-            if self.store.key_folder(*key).exists():  # else it was deleted meanwhile
-                files.write_atomic(self.store.key_folder(*key) / "log.json", json.dumps(live.events))
-            self._news.notify_all()
-
-    def log_text(self, key: Key) -> str:
-        """Return a log as far as it goes, the text of a JSON array; empty if nothing was said yet."""
-        path = self.store.key_folder(*key) / "log.json"
-        with self._news:
-            live = self._live.get(key)
-            if live:
-                return json.dumps(live.events) if live.events else ""
-        return path.read_text(encoding="utf-8") if path.is_file() else ""
-
-    def follow_log(self, key: Key) -> Iterator[LogEvent | None]:
-        """Yield a log from its first event to the run's end; None if it was silent for a while."""
-        with self._news:
-            live = self._live.get(key)
-        if not live:
-            yield from json.loads(self.log_text(key) or "[]")
-            return
-        position, ended = 0, False
-        while not ended:
-            with self._news:
-                # Wait under the lock that a writer notifies, and yield without it: a slow follower blocks nobody.
-                if len(live.events) == position and not live.ended:
-                    self._news.wait(_SILENCE)
-                new, ended = live.events[position:], live.ended
-            position += len(new)
-            yield from new or (() if ended else (None,))
-
-
 class NotebookRuns(Service):
     """The runs of one local Kaggle; a version's record holds its state."""
 
     def __init__(
         self,
-        base: Foundation,
+        store: RecordStore,
+        settings: LocalKaggleSettings,
+        links: DownloadLinks,
         *,
         runner: NotebookRunner,
         finders: Mapping[str, Finder],
         faults: FaultTable,
     ) -> None:
-        super().__init__(base)
+        super().__init__(store, settings, links)
         self.runner = runner
         self.finders = finders
         self.faults = faults
-        self.logs = RunLogs(self.store)
+        self._live_logs: dict[Key, list[dict[str, Any]]] = {}
 
     def start_run(self, version: Record) -> None:
         """Let a version run in the background."""
-        self.logs.begin_log(version.key)
         threading.Thread(target=self._run_version, args=(version,), daemon=True).start()
 
     def output_folder(self, version: Record) -> Path:
         """Return the folder of a version's output; there once its run has ended."""
-        return self.store.folder_of(version) / "output"
+        return self.store.key_folder(*version.key) / "output"
 
     def read_source(self, version: Record) -> str:
         """Return a version's source as it was pushed."""
-        return (self.store.folder_of(version) / "source.txt").read_text(encoding="utf-8")
+        return (self.store.key_folder(*version.key) / "source.txt").read_text(encoding="utf-8")
+
+    def read_log(self, version: Record) -> str:
+        """Return a run's log as far as it goes, the text of a JSON array; empty if nothing was said yet."""
+        if events := self._live_logs.get(version.key):
+            return json.dumps(list(events))
+        path = self.store.key_folder(*version.key) / "log.json"
+        return path.read_text(encoding="utf-8") if path.is_file() else ""
 
     def execute_version(
         self,
@@ -177,9 +117,9 @@ class NotebookRuns(Service):
         sources = {kind: version.get(name, ()) for kind, name in SOURCES.items() if kind != without}
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        source, machine = self.read_source(version), find_machine(version.get("machineShape", ""))
+        machine = find_machine(version.get("machineShape", ""))
         job = RunJob(
-            notebook=source,
+            notebook=self.read_source(version),
             is_script=version["kernelType"] != "notebook",
             inputs=tuple(self._mount_inputs(version["owner"], sources, covered or {})),
             folder=folder,
@@ -188,7 +128,7 @@ class NotebookRuns(Service):
             rerun=covered is not None,
             contest=self._find_contest(version["owner"], sources),
             say=say,
-            internet=bool(version.get("enableInternet")) and covered is None,  # a hidden run never has it
+            internet=bool(version.get("enableInternet")) and covered is None,
         )
         with _AT_ONCE:
             return self.runner(job)
@@ -222,38 +162,37 @@ class NotebookRuns(Service):
         return name.partition("/")[2] if kind == "models" else name.rpartition("/")[2]
 
     def _run_version(self, version: Record) -> None:
-        key, folder = version.key, self.store.folder_of(version)
+        folder, output = self.store.key_folder(*version.key), self.output_folder(version)
         fault = self.faults.match_call("RUN")
         time.sleep(self.settings.queued + fault.delay)
-        began = self.store.current_time()
+        began = time.time()
         changed = self.store.change_record(version, state=fault.stuck or "RUNNING", began=began)
         if fault.stuck or not changed:
             return
-        self.logs.begin_log(key)
-        run = make_run_folder(folder)
-        failure = fault.fail
-        if not (fault.fail or fault.ends):
+        events = self._live_logs[version.key] = []
+
+        def say(text: str) -> None:
+            seconds = max(time.time() - began, events[-1]["time"] if events else 0.0)  # time never goes back
+            events.append({"stream_name": "stdout", "time": round(seconds, 3), "data": text})
+
+        run, failure = make_run_folder(folder), fault.fail
+        if failure:
+            say(f"{failure}\n")
+        elif not fault.ends:
             try:
-                failure = self.execute_version(
-                    version, run, say=lambda text: self.logs.add_text(key, text), without=fault.without
-                )
+                failure = self.execute_version(version, run, say=say, without=fault.without)
             except Exception as error:  # noqa: BLE001 - a run must end in a state, whatever the runner does
                 failure = f"Kaggle Error: {error}"
-                self.logs.add_text(key, f"{error}\n")
-        elif failure:
-            self.logs.add_text(key, f"{failure}\n")
+                say(f"{error}\n")
         # The run itself holds no lock: its notebook may be deleted or its server ended in the meantime.
-        if not folder.exists():  # deleted meanwhile
-            self.logs.end_log(key)
-            return
-        output = self.output_folder(version)
-        shutil.rmtree(output, ignore_errors=True)
-        (run / "output").replace(output) if (run / "output").is_dir() else output.mkdir()
-        shutil.rmtree(run, ignore_errors=True)
-        state = fault.ends or ("ERROR" if failure else "COMPLETE")
-        seconds = self.store.current_time() - began
-        self.store.change_record(version, state=state, failure=failure, seconds=seconds)
-        self.logs.end_log(key)
+        if folder.exists():
+            shutil.rmtree(output, ignore_errors=True)
+            (run / "output").replace(output) if (run / "output").is_dir() else output.mkdir()
+            shutil.rmtree(run, ignore_errors=True)
+            files.write_atomic(folder / "log.json", json.dumps(events))
+            state = fault.ends or ("ERROR" if failure else "COMPLETE")
+            self.store.change_record(version, state=state, failure=failure)
+        del self._live_logs[version.key]
 
 
 def make_run_folder(folder: Path) -> Path:

@@ -1,6 +1,7 @@
 """Models: a model has variations by framework, a variation has versions; nothing of theirs is unpacked."""
 
 import re
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,10 @@ from offline_kit.local_kaggle.store import Key, Record
 from offline_kit.local_kaggle.versions import VersionedThings
 from offline_kit.local_kaggle.wire import HttpAnswer, RpcCall, ServiceRefusal, rpc
 
-_MODEL_TEXTS = ("subtitle", "description", "publishTime", "provenanceSources")
 # What a person tells about a model or a variation, under the names of the service.
-_INSTANCE_TEXTS = (
-    *("overview", "usage", "fineTunable", "trainingData", "modelInstanceType", "baseModelInstance"),
-    "externalBaseModelUrl",
-)
+_MODEL_TEXTS = ("title", "subtitle", "description", "isPrivate")
+_INSTANCE_TEXTS = ("licenseName", "overview", "usage", "fineTunable", "trainingData", "modelInstanceType")
+_UNSET: Mapping[str, Any] = {"isPrivate": False, "fineTunable": False, "trainingData": []}
 
 
 class ModelService(VersionedThings):
@@ -27,24 +26,23 @@ class ModelService(VersionedThings):
     @rpc("models.ModelApiService/CreateModel")
     def _create_model(self, call: RpcCall) -> Mapping[str, Any]:
         # As on Kaggle, what is wrong with a slug is an error inside of a 200.
-        owner, slug = call.text("ownerSlug") or call.user, call.text("slug")
-        if not call.user or owner.lower() != call.user:
-            raise self.refusal("create")
+        self.check_creator(call)
+        slug = call.text("slug")
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{2,49}", slug):
             return _refuse('Slug can only contain alphanumeric, "-" or "_" characters', 400)
         with self.store.lock:
-            if self.read_record(owner, slug):
+            if self.read_record(call.user, slug):
                 return _refuse(f"The requested slug '{slug}' is already used by a model", 409)
             facts = {
-                "id": self.store.next_serial("model"),
-                "owner": owner.lower(),
-                "slug": slug.lower(),
-                "title": call.text("title") or slug,
-                "private": call.flag("isPrivate", default=True),
-                "created": self.store.current_time(),
                 **_pick_fields(call.body, _MODEL_TEXTS),
+                "title": call.text("title") or slug,
+                "id": self.store.next_serial("model"),
+                "owner": call.user,
+                "slug": slug.lower(),
+                "private": call.flag("isPrivate", default=True),
+                "created": time.time(),
             }
-            record = self.store.create_record(facts, self.kind, owner, slug)
+            record = self.store.write_record(facts, self.kind, call.user, slug)
         return {**self.accept(call, record), "id": record["id"]}
 
     @rpc("models.ModelApiService/GetModel")
@@ -55,19 +53,16 @@ class ModelService(VersionedThings):
     @rpc("models.ModelApiService/UpdateModel")
     def _update_model(self, call: RpcCall) -> Mapping[str, Any]:
         record = self._own_model(call)
-        # Only what the mask names changes; the client sends all fields, the others as they were in its file.
-        changed = _masked_fields(call, (*_MODEL_TEXTS, "title", "isPrivate"))
-        private = bool(changed.pop("isPrivate", record["private"]))
-        self.store.change_record(record, **changed, private=private, updated=self.store.current_time())
+        changed = _masked_fields(call, _MODEL_TEXTS)
+        private = bool(changed.get("isPrivate", record["private"]))
+        self.store.change_record(record, **changed, private=private, updated=time.time())
         return {**self.accept(call, record), "id": record["id"]}
 
     @rpc("models.ModelApiService/UpdateModelInstance")
     def _update_instance(self, call: RpcCall) -> Mapping[str, Any]:
         record = self._own_model(call)
         instance = self._find_instance(call, record)
-        changed = _masked_fields(call, (*_INSTANCE_TEXTS, "licenseName"))
-        licence = changed.pop("licenseName", instance["license"])
-        self.store.change_record(instance, **changed, license=licence)
+        self.store.change_record(instance, **_masked_fields(call, _INSTANCE_TEXTS))
         return {**self.accept(call, record), "id": instance["id"]}
 
     @rpc("models.ModelApiService/CreateModelInstance")
@@ -75,20 +70,18 @@ class ModelService(VersionedThings):
         # One that exists is 409 inside of a 200.
         record = self._own_model(call)
         body = call.inner(call.body.get("body"))
-        key = self._instance_key(record, body.text("framework"), body.text("instanceSlug"))
+        key = _instance_key(record, body.text("framework"), body.text("instanceSlug"))
         with self.store.lock:
             if self.store.read(*key):
-                words = "The requested slug is already used: this model instance already exists"
-                return _refuse(words, 409)
+                return _refuse("The requested slug is already used: this model instance already exists", 409)
             uploads = self.blobs.list_uploads(body)
             facts = {
+                **_pick_fields(body.body, _INSTANCE_TEXTS),
                 "id": self.store.next_serial("instance"),
                 "framework": body.text("framework"),
                 "slug": key[5],
-                "license": body.text("licenseName"),
-                **_pick_fields(body.body, _INSTANCE_TEXTS),
             }
-            instance = self.store.create_record(facts, *key)
+            instance = self.store.write_record(facts, *key)
             self.add_version(instance, uploads, notes="Initial release", stuck=call.stuck)
         return {**self.accept(call, record), "id": record["id"]}
 
@@ -133,10 +126,6 @@ class ModelService(VersionedThings):
 
     @rpc("models.ModelApiService/ListModels")
     def _list_models(self, call: RpcCall) -> Mapping[str, Any]:
-        def passes_search(record: Record, words: str) -> bool:
-            searched = ("slug", "title", "subtitle", "owner")
-            return wire.matches_search(words, *(record.get(name) for name in searched))
-
         return wire.list_page(
             call,
             "models",
@@ -144,7 +133,7 @@ class ModelService(VersionedThings):
             lambda record: self._describe_model(call, record),
             filters={
                 "owner": lambda record, name: bool(record["owner"] == name.lower()),
-                "search": passes_search,
+                "search": wire.matches_search,
             },
             orders={
                 "_CREATE_TIME": lambda record: -record["id"],
@@ -183,7 +172,7 @@ class ModelService(VersionedThings):
         record = self.find_mounted(ref, user)
         if not record or len(words) not in (4, 5) or not "".join(words[4:] or ["1"]).isdecimal():
             return None
-        instance = self.store.read(*self._instance_key(record, words[2], words[3]))
+        instance = self.store.read(*_instance_key(record, words[2], words[3]))
         for version in self.iter_shown(instance) if instance else ():
             # A reference without a version is the latest, as in the API.
             is_wanted = not words[4:] or version["number"] == int(words[4])
@@ -204,7 +193,7 @@ class ModelService(VersionedThings):
 
     def _find_instance(self, call: RpcCall, record: Record) -> Record:
         """Return the variation that a call names; 404 if the model has none such."""
-        key = self._instance_key(record, call.text("framework"), call.text("instanceSlug"))
+        key = _instance_key(record, call.text("framework"), call.text("instanceSlug"))
         instance = self.store.read(*key)
         if instance is None:
             raise ServiceRefusal(404, "Model instance not found")
@@ -215,14 +204,6 @@ class ModelService(VersionedThings):
 
     def _own_model(self, call: RpcCall) -> Record:
         return self.require_owner(call, self._open_model(call), "update")
-
-    def _instance_key(self, record: Record, framework: str, slug: str) -> Key:
-        """Return the key of a variation; the framework in lower case without what stands between its words."""
-        # "pyTorch" in metadata, MODEL_FRAMEWORK_PY_TORCH in requests, and "pytorch" in mounts are one.
-        word = framework.upper().removeprefix("MODEL_FRAMEWORK_").replace("_", "").lower()
-        if not word or not slug:
-            raise ServiceRefusal(400, "Framework and instance slug are needed")
-        return (*record.key, "instances", word, slug.lower())
 
     def versioned_records(self) -> Iterator[Record]:
         """Yield the variations of all models."""
@@ -240,7 +221,7 @@ class ModelService(VersionedThings):
 
     def _describe_model(self, call: RpcCall, record: Record) -> dict[str, Any]:
         return {
-            **_pick_fields(record, ("id", "title", "slug", *_MODEL_TEXTS)),
+            **_pick_fields(record, ("id", "slug", *_MODEL_TEXTS)),
             "ref": f"{record['owner']}/{record['slug']}",
             "author": record["owner"],
             "isPrivate": record["private"],
@@ -251,19 +232,22 @@ class ModelService(VersionedThings):
         version = self.newest_version(instance, ready=True) or self.newest_version(instance)
         if version is None:
             raise ServiceRefusal(404, "Model instance not found")
-        # The variation that this one was made from: "owner/model/framework/variation".
-        words = str(instance.get("baseModelInstance", "")).split("/")
-        base = dict(zip(("modelSlug", "framework", "instanceSlug"), words[1:4], strict=False))
-        origin = {"baseModelInstanceInformation": {"owner": {"slug": words[0]}, **base}}
         return {
             **_pick_fields(instance, ("id", "slug", "framework", *_INSTANCE_TEXTS)),
-            "licenseName": instance["license"],
-            **(origin if len(words) >= 4 else {}),
             "versionId": _version_id(instance, version),
             "versionNumber": version["number"],
             "url": self.page_of(call, record),
             "totalUncompressedBytes": sum(size for _, size in self.list_files(version)),
         }
+
+
+def _instance_key(record: Record, framework: str, slug: str) -> Key:
+    """Return the key of a variation; the framework in lower case without what stands between its words."""
+    # "pyTorch" in metadata, MODEL_FRAMEWORK_PY_TORCH in requests, and "pytorch" in mounts are one.
+    word = framework.upper().removeprefix("MODEL_FRAMEWORK_").replace("_", "").lower()
+    if not word or not slug:
+        raise ServiceRefusal(400, "Framework and instance slug are needed")
+    return (*record.key, "instances", word, slug.lower())
 
 
 def _pick_fields(body: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
@@ -273,9 +257,9 @@ def _pick_fields(body: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any
 
 def _masked_fields(call: RpcCall, names: Iterable[str]) -> dict[str, Any]:
     """Return the new values of the fields that `updateMask` names; a field that is left out is empty."""
+    # The client sends all fields, those that the mask does not name as they were in its file.
     mask = call.text("updateMask").split(",")
-    empty: Mapping[str, Any] = {"isPrivate": False, "fineTunable": False, "trainingData": []}
-    return {name: call.body.get(name, empty.get(name, "")) for name in names if name in mask}
+    return {name: call.body.get(name, _UNSET.get(name, "")) for name in names if name in mask}
 
 
 def _version_id(instance: Record, version: Record) -> int:

@@ -1,8 +1,7 @@
 """Notebooks: every push is a version with a run of its own, and hardly any refusal is an HTTP error."""
 
-import itertools
-import json
 import re
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from offline_kit.core import files
 from offline_kit.local_kaggle import wire
 from offline_kit.local_kaggle.kernel_runs import ENDED, SOURCES, NotebookRuns
-from offline_kit.local_kaggle.store import Foundation, Record, pack_folder
+from offline_kit.local_kaggle.store import Record, pack_folder
 from offline_kit.local_kaggle.versions import OwnedThings
 from offline_kit.local_kaggle.wire import HttpAnswer, RpcCall, ServiceRefusal, rpc
 from offline_kit.project.kaggle_names import make_slug
@@ -26,7 +25,6 @@ _REPLACED = {
 _PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".svg", ".html")
 _FLAGS = ("isPrivate", "enableGpu", "enableTpu", "enableInternet")
 _TEXTS = ("dockerImage", "dockerImagePinningType", "machineShape", "language", "kernelType")
-_QUOTA = {"timeUsed": "0s", "timeReserved": "0s", "totalTimeAllowed": "108000s"}
 # Bytes of every file in a listing that the live service has for a file of a gigabyte, too.
 _NO_SIZE = 946
 
@@ -36,8 +34,8 @@ class NotebookService(OwnedThings):
 
     kind = "kernels"
 
-    def __init__(self, base: Foundation, runs: NotebookRuns) -> None:
-        super().__init__(base)
+    def __init__(self, runs: NotebookRuns) -> None:
+        super().__init__(runs.store, runs.settings, runs.links)
         self.runs = runs
 
     @rpc("kernels.KernelsApiService/SaveKernel")
@@ -60,7 +58,7 @@ class NotebookService(OwnedThings):
             facts = {
                 "number": number,
                 "owner": record["owner"],
-                "created": self.store.current_time(),
+                "created": time.time(),
                 "state": "QUEUED" if runs_now else "SAVED",
                 "timeout": call.integer("sessionTimeoutSeconds"),
                 **{name: call.flag(name) for name in _FLAGS},
@@ -70,7 +68,7 @@ class NotebookService(OwnedThings):
                 **{SOURCES[kind]: refs for kind, refs in sources.items()},
             }
             files.write_atomic(self.store.key_folder(*key) / "source.txt", call.text("text"))
-            version = self.store.create_record(facts, *key)
+            version = self.store.write_record(facts, *key)
             self.store.write_record({**record, "private": version["isPrivate"]}, *record.key)
         if runs_now:
             self.runs.start_run(version)
@@ -94,7 +92,7 @@ class NotebookService(OwnedThings):
     def _target_notebook(self, call: RpcCall) -> Record | None:
         """Return the notebook that a push is for, made now if it is new; None if there is none to update."""
         if notebook_id := call.integer("id"):
-            return self.find_by_id(notebook_id)
+            return next((record for record in self.all_records() if record["id"] == notebook_id), None)
         owner, _, slug = call.text("slug").rpartition("/")
         owner = owner or call.user
         if owner.lower() != call.user:
@@ -110,8 +108,8 @@ class NotebookService(OwnedThings):
         if self.read_record(owner, slug) or self.store.read("datasets", owner, slug):
             raise ServiceRefusal(409, f"A notebook or dataset with the slug '{slug}' exists already")
         facts = {"id": self.store.next_serial("kernel"), "owner": owner.lower(), "slug": slug, "title": title}
-        facts |= {"created": self.store.current_time(), "private": True}
-        return self.store.create_record(facts, self.kind, owner, slug)
+        facts |= {"created": time.time(), "private": True}
+        return self.store.write_record(facts, self.kind, owner, slug)
 
     @rpc("kernels.KernelsApiService/GetKernelSessionStatus")
     def _get_status(self, call: RpcCall) -> Mapping[str, Any]:
@@ -127,19 +125,7 @@ class NotebookService(OwnedThings):
             return {"fileName": path.as_posix(), "url": self.links.create_link(call, folder / path)}
 
         answer = wire.list_page(call, "files", self._list_output(version), describe)
-        return {**answer, "log": self.runs.logs.log_text(version.key)}
-
-    def follow_log(self, call: RpcCall) -> HttpAnswer:
-        """Stream the log of a run while it goes on; give the whole of it when it has ended."""
-        version = self._find_session(call)
-        logs, key = self.runs.logs, version.key
-        if version["state"] in ENDED:
-            headers = {"Content-Type": "application/json"}
-            return HttpAnswer(body=logs.log_text(key).encode(), headers=headers)
-        events = (f"data: {json.dumps(event)}\n\n" if event else ":\n\n" for event in logs.follow_log(key))
-        # Server-sent events with a last line of their own, which `kaggle kernels logs --follow` waits for.
-        pieces = (piece.encode() for piece in itertools.chain(events, ("data: END_OF_LOG\n\n",)))
-        return HttpAnswer(stream=pieces, headers={"Content-Type": "text/event-stream"})
+        return {**answer, "log": self.runs.read_log(version)}
 
     @rpc("kernels.KernelsApiService/ListKernelFiles")
     def _list_output_files(self, call: RpcCall) -> Mapping[str, Any]:
@@ -172,7 +158,7 @@ class NotebookService(OwnedThings):
             filters={
                 "group": lambda pair, word: word != "PROFILE" or pair[0]["owner"] == call.user,
                 "user": lambda pair, name: bool(pair[0]["owner"] == name.lower()),
-                "search": lambda pair, words: wire.matches_search(words, pair[0]["title"], pair[0]["slug"]),
+                "search": lambda pair, words: wire.matches_search(pair[0], words),
                 "language": lambda pair, word: pair[1]["language"].lower() == word.lower(),
                 "kernelType": lambda pair, word: pair[1]["kernelType"].lower() == word.lower(),
                 "outputType": lambda pair, word: self._has_output(pair[1], pictures=word == "visualization"),
@@ -210,12 +196,6 @@ class NotebookService(OwnedThings):
         record = self.require_owner(call, self._open_notebook(call), "delete")
         self.store.delete_record(*record.key)
         return {}
-
-    @rpc("kernels.KernelsApiService/GetAcceleratorQuotaStatistics")
-    def _get_quota(self, call: RpcCall) -> Mapping[str, Any]:
-        # All hours of the accelerators are left.
-        refresh = wire.format_time(self.store.current_time() + 7 * 86400)
-        return {"quotaRefreshTime": refresh, "gpuQuota": _QUOTA, "tpuQuota": _QUOTA} if call.user else {}
 
     def mounted_output(self, ref: str, user: str) -> tuple[str, Path] | None:
         """Return place and folder of the output of "owner/slug[/version]", of its newest finished run."""

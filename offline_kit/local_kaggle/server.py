@@ -9,10 +9,8 @@ import urllib.parse
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from email.message import Message
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +18,18 @@ from offline_kit.core.errors import OutsideError, UsageError
 from offline_kit.local_kaggle import wire
 from offline_kit.local_kaggle.faults import NONE, Fault
 from offline_kit.local_kaggle.service import LocalKaggle
-from offline_kit.local_kaggle.wire import HttpAnswer, RpcCall, ServiceRefusal
+from offline_kit.local_kaggle.wire import HttpAnswer, ServiceRefusal
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1", "", None})
 _MAX_RPC = 128 << 20  # a notebook with its pictures fits
 _MAX_LINE = 256
 _CHUNK = 1 << 18
 _SLOW_CHUNK = 1 << 16
-_SENDING = ("GET", "LOGS")  # where a cut is one of the answer
+_NO_PAGES = (
+    "A local Kaggle has no pages. `offline-kit status --to local` tells what it holds, as Kaggle's own client does;"
+    " the rules of a competition are accepted in its competition.toml (entered = true).\n"
+)
+_PAGES = ("datasets", "models", "code", "competitions", "submissions")  # how the paths of pages begin
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +38,9 @@ class TrafficEvent:
 
     phase: str
     """"begun", "bytes" (some of an upload's body arrived), "done" (the effect is there, the answer not sent),
-    "ended" (answered) or "refused" (not for this server)."""
+    "ended" (answered, or lost) or "refused" (not for this server)."""
     name: str  # "package.Service/Method", "PUT", "GET", or the host that was asked for
     received: int = 0  # bytes of the body so far
-    sent: int = 0  # bytes of the answer
-    status: int = 0
 
 
 class LocalKaggleServer:
@@ -100,70 +100,6 @@ class _TruncatedBodyError(OSError):
     """The body ended before its end, or was cut by an injected fault."""
 
 
-class _IncomingBody:
-    """The body of a request, by length or in chunks; tells how much came."""
-
-    def __init__(self, headers: Message, stream: BufferedIOBase, on_bytes: Callable[[int], None]) -> None:
-        length = headers.get("Content-Length") or "0"
-        if not length.isdecimal():
-            raise ServiceRefusal(400, "Invalid Content-Length")
-        self._stream = stream
-        self._on_bytes = on_bytes
-        self._chunked = "chunked" in (headers.get("Transfer-Encoding") or "").lower()
-        self._left = 0 if self._chunked else int(length)
-        self._ended = not self._chunked and not self._left
-        self.received = 0
-        self.cut_after = -1
-        """Bytes after which reading raises _TruncatedBodyError; -1 for never."""
-
-    def read(self, size: int, /) -> bytes:
-        """Return up to `size` bytes; nothing at the end. Raises _TruncatedBodyError if the sender is gone."""
-        if self._chunked and not self._left and not self._ended:
-            self._begin_chunk()
-        if self._ended:
-            return b""
-        if self.cut_after >= 0:
-            size = min(size, self.cut_after - self.received)
-            if size <= 0:
-                raise _TruncatedBodyError("cut by an injected fault")
-        piece = self._stream.read(min(size, self._left))
-        if not piece:
-            raise _TruncatedBodyError("the sender is gone")
-        self._left -= len(piece)
-        self.received += len(piece)
-        if not self._left and self._chunked:
-            self._stream.readline(_MAX_LINE)
-        self._ended = not self._left and not self._chunked
-        self._on_bytes(self.received)
-        return piece
-
-    def _begin_chunk(self) -> None:
-        line = self._stream.readline(_MAX_LINE)
-        try:
-            self._left = int(line.partition(b";")[0], 16)
-        except ValueError:
-            raise _TruncatedBodyError("a chunk has no length") from None
-        if not self._left:
-            while self._stream.readline(_MAX_LINE).strip():
-                pass  # trailers
-            self._ended = True
-
-    def read_all(self) -> bytes:
-        """Return all of it; refuses what is too large for a call."""
-        pieces = bytearray()
-        while piece := self.read(1 << 16):
-            pieces += piece
-            if len(pieces) > _MAX_RPC:
-                raise ServiceRefusal(413, "Request too large")
-        return bytes(pieces)
-
-    def drain_rest(self) -> None:
-        """Read on to the end, so that an early answer is not lost in a reset connection."""
-        self.cut_after = -1
-        while self.read(_CHUNK):
-            pass
-
-
 class _RequestHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -175,64 +111,50 @@ class _RequestHandler(BaseHTTPRequestHandler):
         self._refuse_foreign(self.path)
 
     def do_POST(self) -> None:
-        """Answer a remote call."""
-        words = self._path_words()
-        is_rpc = len(words) == 3 and words[0] == "v1" and "." in words[1]
-        self._serve_call("/".join(words[1:]) if is_rpc else "POST")
-
-    def do_PUT(self) -> None:
-        """Take an upload."""
-        self._serve_call("PUT")
-
-    def do_GET(self) -> None:
-        """Send a file, or a log as it grows."""
-        words = self._path_words()
-        is_log = len(words) == 6 and words[:4] == ["v1", "kernels", "logs", "stream"]
-        self._serve_call("LOGS" if is_log else "GET")
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """Say nothing: listeners hear of it."""
-
-    def _path_words(self) -> list[str]:
-        """Return the words of the path, which stands alone or (to a proxy) behind a host; without a leading "api"."""
-        words = urllib.parse.urlsplit(self.path).path.strip("/").split("/")
-        return words[1:] if words[0] == "api" and words[1:] else words
-
-    def _refuse_foreign(self, host: str) -> None:
-        self._record_event("refused", host)
-        self.close_connection = True
-        self._send_answer(
-            wire.refusal_answer(ServiceRefusal(403, f"The local Kaggle lets nothing through to {host}"))
-        )
-
-    def _serve_call(self, name: str) -> None:
-        """Answer a call ("package.Service/Method", "PUT", "GET" ...), with the faults that are asked for."""
+        """Answer a remote call, take an upload, or send a file, with the faults that are asked for."""
         target = urllib.parse.urlsplit(self.path)
         # To its proxy a client sends whole addresses; KAGGLE_API_ENVIRONMENT=LOCALHOST makes them http://localhost
         if target.scheme and target.hostname not in _LOOPBACK:
             self._refuse_foreign(str(target.hostname))
             return
-        status, sent, body, ended = 0, 0, None, False
         if quick := getattr(socket, "TCP_QUICKACK", None):
             # Confirm the headers at once: to a proxy urllib3 sends the body only after that (40 ms).
             with suppress(OSError):
                 self.connection.setsockopt(socket.IPPROTO_TCP, quick, 1)
+        self._words = target.path.strip("/").removeprefix("api/").split("/")
+        is_rpc = self.command == "POST" and len(self._words) == 3 and "." in self._words[1]
+        self._name = "/".join(self._words[1:]) if is_rpc else self.command
+        self._received = 0
+        self._serve_call()
+
+    do_PUT = do_GET = do_POST  # noqa: N815 - as http.server calls them
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        """Say nothing: listeners hear of it."""
+
+    def _refuse_foreign(self, host: str) -> None:
+        self._tell_listeners(TrafficEvent(phase="refused", name=host))
+        self.close_connection = True
+        self._send_body(
+            wire.refusal_answer(ServiceRefusal(403, f"The local Kaggle lets nothing through to {host}"))
+        )
+
+    def _serve_call(self) -> None:
+        ended = False
         try:
-            body = _IncomingBody(
-                self.headers, self.rfile, lambda count: self._record_event("bytes", name, received=count)
-            )
-            self._record_event("begun", name)
-            fault = self.server_of.kaggle.faults.match_call(name)
-            answer = self._answer_call(name, body, fault)
-            self._record_event("done", name, received=body.received, status=answer.status)
+            self._record_event("begun")
+            fault = self.server_of.kaggle.faults.match_call(self._name)
+            answer = self._answer_call(fault)
+            self._record_event("done")
             if fault.lose_answer:
                 raise _LostAnswerError
-            if not (answer.file or answer.stream):
+            if answer.file:
+                self._send_file(answer.file, fault if self._name == "GET" else NONE)
+            else:
                 # Before the answer leaves: a client that has it must find its request in the log.
                 ended = True
-                facts = {"received": body.received, "sent": len(answer.body), "status": answer.status}
-                self._record_event("ended", name, **facts)
-            status, sent = answer.status, self._send_answer(answer, fault if name in _SENDING else NONE)
+                self._record_event("ended")
+                self._send_body(answer)
         except (_LostAnswerError, OSError):  # also a sender or receiver that went away
             # End the connection with a reset, as a lost one ends.
             self.close_connection = True
@@ -241,94 +163,104 @@ class _RequestHandler(BaseHTTPRequestHandler):
                 self.connection.close()
         finally:
             if not ended:
-                received = body.received if body else 0
-                self._record_event("ended", name, received=received, sent=sent, status=status)
+                self._record_event("ended")
 
-    def _answer_call(self, name: str, body: _IncomingBody, fault: Fault) -> HttpAnswer:
+    def _answer_call(self, fault: Fault) -> HttpAnswer:
         """Return the answer to a call, injected faults and refusals included."""
         time.sleep(fault.delay)
-        body.cut_after = fault.cut if name not in _SENDING else -1
-        kaggle = self.server_of.kaggle
+        body, kaggle = self._read_body(fault.cut if self._name != "GET" else -1), self.server_of.kaggle
         try:
-            if fault.forget and name == "PUT":
-                kaggle.store.delete_record("blobs", self._path_words()[-1])
+            if fault.forget and self._name == "PUT":
+                kaggle.store.delete_record("blobs", self._words[-1])
             if fault.status:
                 wait = {} if fault.retry_after is None else {"Retry-After": f"{fault.retry_after:g}"}
                 raise ServiceRefusal(fault.status, fault.message, headers=wait)
-            if fault.answer is not None:
-                # An answer that overtakes the request is lost: the system resets a connection with unread bytes.
-                body.drain_rest()
-                return wire.json_answer(fault.answer)
-            answer = self._route_call(name, body, fault)
-            return wire.reword_status(answer, fault.words) if fault.words else answer
+            injected = fault.answer is not None
+            answer = wire.json_answer(fault.answer or {}) if injected else self._route_call(body, fault)
+            answer = wire.reword_status(answer, fault.words) if fault.words else answer
         except ServiceRefusal as refusal:
-            body.drain_rest()
-            return wire.refusal_answer(refusal, kaggle.settings.error_shape)
+            answer = wire.refusal_answer(refusal, kaggle.settings.error_shape)
         except UsageError as error:  # a faults.json that cannot be read
-            return wire.refusal_answer(ServiceRefusal(500, error.what))
+            answer = wire.refusal_answer(ServiceRefusal(500, error.what))
         except _TruncatedBodyError:
             raise
         except Exception as error:  # noqa: BLE001 - a bug of ours is a 500, not a dead connection
-            return wire.refusal_answer(ServiceRefusal(500, f"The local Kaggle failed: {error!r}"))
+            answer = wire.refusal_answer(ServiceRefusal(500, f"The local Kaggle failed: {error!r}"))
+        # An answer that overtakes the request is lost: the system resets a connection with unread bytes.
+        for _ in body:
+            pass
+        return answer
 
-    def _route_call(self, name: str, body: _IncomingBody, fault: Fault) -> HttpAnswer:
-        kaggle, words, base = self.server_of.kaggle, self._path_words(), self.server_of.url
-        authorization = self.headers.get("Authorization") or ""
+    def _route_call(self, body: Iterator[bytes], fault: Fault) -> HttpAnswer:
+        kaggle, words, name = self.server_of.kaggle, self._words, self._name
         if "/" in name:
-            return kaggle.answer_call(name, authorization, body.read_all(), base, fault)
+            pieces = bytearray()
+            for piece in body:
+                pieces += piece
+                if len(pieces) > _MAX_RPC:
+                    raise ServiceRefusal(413, "Request too large")
+            authorization = self.headers.get("Authorization") or ""
+            return kaggle.answer_call(name, authorization, bytes(pieces), self.server_of.url, fault)
         if name == "PUT" and words[0] == "upload":
-            return kaggle.blobs.put_bytes(words[-1], self.headers.get("Content-Range") or "", body.read)
-        body.drain_rest()
-        if name == "LOGS":
-            query = urllib.parse.parse_qs(urllib.parse.urlsplit(self.path).query)
-            label = query.get("versionLabel", [""])[0]
-            log_request = {"userName": words[4], "kernelSlug": words[5], "versionLabel": label}
-            user = kaggle.accounts.user_of(authorization)
-            return kaggle.kernels.follow_log(RpcCall(user=user, body=log_request, base=base))
-        if name == "GET" and words[0] in wire.PAGES:
-            return wire.PLACEHOLDER_PAGE
+            return kaggle.blobs.put_bytes(words[-1], self.headers.get("Content-Range") or "", body)
         if name == "GET" and words[0] == "files":
             return HttpAnswer(file=kaggle.links.find_file("".join(words[1:2])))
+        if name == "GET" and words[0] in _PAGES:
+            headers = {"Content-Type": "text/plain; charset=utf-8"}
+            return HttpAnswer(body=_NO_PAGES.encode(), headers=headers)
         raise ServiceRefusal(404, "Not found")
 
-    def _send_answer(self, answer: HttpAnswer, fault: Fault = NONE) -> int:
-        """Send an answer; return the bytes of its body."""
-        if answer.file:
-            return self._send_file(answer.file, fault)
-        length = {"Transfer-Encoding": "chunked"} if answer.stream else {"Content-Length": len(answer.body)}
-        self._send_headers(answer.status, {**answer.headers, **length})
-        if answer.stream:
-            return self._send_pieces(answer.stream, fault.cut)
-        self.wfile.write(answer.body)
-        return len(answer.body)
+    def _read_body(self, cut: int) -> Iterator[bytes]:
+        """Yield the request's body as it comes; _TruncatedBodyError after `cut` bytes, or if the sender is gone."""
+        if "chunked" not in (self.headers.get("Transfer-Encoding") or "").lower():
+            length = self.headers.get("Content-Length") or "0"
+            if not length.isdecimal():
+                raise ServiceRefusal(400, "Invalid Content-Length")
+            yield from self._read_bytes(int(length), cut)
+            return
+        while size := self._read_chunk_size():
+            yield from self._read_bytes(size, cut)
+            self.rfile.readline(_MAX_LINE)
+        while self.rfile.readline(_MAX_LINE).strip():
+            pass  # trailers
 
-    def _send_headers(self, status: int, headers: dict[str, Any]) -> None:
+    def _read_bytes(self, size: int, cut: int) -> Iterator[bytes]:
+        while size:
+            most = min(size, _CHUNK)
+            piece = self.rfile.read(most if cut < 0 else min(most, cut - self._received))
+            if not piece:
+                raise _TruncatedBodyError("the sender is gone, or an injected fault says so")
+            size -= len(piece)
+            self._received += len(piece)
+            self._record_event("bytes")
+            yield piece
+
+    def _read_chunk_size(self) -> int:
+        try:
+            return int(self.rfile.readline(_MAX_LINE).partition(b";")[0], 16)
+        except ValueError:
+            raise _TruncatedBodyError("a chunk has no length") from None
+
+    def _send_body(self, answer: HttpAnswer) -> None:
+        self._send_headers(answer.status, {**answer.headers, "Content-Length": str(len(answer.body))})
+        self.wfile.write(answer.body)
+
+    def _send_headers(self, status: int, headers: dict[str, str]) -> None:
         self.send_response(status)
         for name, value in headers.items():
-            self.send_header(name, str(value))
+            self.send_header(name, value)
         self.end_headers()
 
-    def _send_pieces(self, pieces: Iterator[bytes], cut: int) -> int:
-        """Send pieces in chunks, each at once; return the bytes of all."""
-        sent = 0
-        for piece in pieces:
-            if 0 <= cut < sent + len(piece):
-                raise _LostAnswerError
-            self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
-            sent += len(piece)
-        self.wfile.write(b"0\r\n\r\n")
-        return sent
-
-    def _send_file(self, path: Path, fault: Fault) -> int:
-        """Send a file, or the rest of it that `Range` asks for; return the bytes sent."""
+    def _send_file(self, path: Path, fault: Fault) -> None:
+        """Send a file, or the rest of it that `Range` asks for."""
         stat = path.stat()
         size, etag = stat.st_size, f'"{stat.st_mtime_ns:x}-{stat.st_size:x}"'
         range_match = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
         is_unchanged = (self.headers.get("If-Range") or etag) == etag  # else the whole file again, RFC 9110
         start = int(range_match[1]) if range_match and is_unchanged and int(range_match[1]) < size else 0
-        headers: dict[str, Any] = {
+        headers = {
             "Content-Type": "application/octet-stream",
-            "Content-Length": size - start,
+            "Content-Length": str(size - start),
             "Last-Modified": formatdate(stat.st_mtime, usegmt=True),
             "Accept-Ranges": "bytes",
             "ETag": etag,
@@ -345,8 +277,10 @@ class _RequestHandler(BaseHTTPRequestHandler):
                 sent += len(chunk)
         if 0 <= cut < size - start:
             raise _LostAnswerError
-        return sent
 
-    def _record_event(self, phase: str, name: str, **facts: int) -> None:
+    def _record_event(self, phase: str) -> None:
+        self._tell_listeners(TrafficEvent(phase=phase, name=self._name, received=self._received))
+
+    def _tell_listeners(self, event: TrafficEvent) -> None:
         for listener in tuple(self.server_of.listeners):
-            listener(TrafficEvent(phase=phase, name=name, **facts))
+            listener(event)

@@ -6,7 +6,6 @@ import hashlib
 import hmac
 import json
 import re
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,14 +20,12 @@ from offline_kit.local_kaggle.kernel_runs import Finder, NotebookRunner, Noteboo
 from offline_kit.local_kaggle.model_service import ModelService
 from offline_kit.local_kaggle.notebook_service import NotebookService
 from offline_kit.local_kaggle.settings import LocalKaggleSettings
-from offline_kit.local_kaggle.store import DownloadLinks, Foundation, RecordStore, Service
+from offline_kit.local_kaggle.store import DownloadLinks, RecordStore, Service
 from offline_kit.local_kaggle.submission_service import SubmissionService
 from offline_kit.local_kaggle.wire import HttpAnswer, RpcCall, ServiceRefusal, rpc
 from offline_kit.project import kaggle_names
 
-_TOKEN_SECONDS = 12 * 3600
-# Calls that look at credentials themselves.
-_OPEN = frozenset({"security.OAuthService/IntrospectToken", "users.AccountService/GenerateAccessToken"})
+_OPEN = "security.OAuthService/IntrospectToken"  # a call that looks at credentials itself
 # What the words of a configuration's sources are called here.
 _KINDS = {"dataset": "dataset", "notebook": "kernel", "model": "model"}
 
@@ -36,19 +33,15 @@ _KINDS = {"dataset": "dataset", "notebook": "kernel", "model": "model"}
 class AccountService(Service):
     """The accounts of one local Kaggle."""
 
-    def add_account(self, name: str, *, key: str = "", token: str = "", refresh: str = "") -> None:
-        """Make an account, or give one that exists this key and these tokens.
-
-        For the token `refresh` a client gets tokens that work for some hours.
-        """
+    def add_account(self, name: str, *, key: str = "", token: str = "") -> None:
+        """Make an account, or give one that exists this key and this token."""
         if not re.fullmatch(r"[a-z0-9][a-z0-9-]{1,49}", name):
             raise UsageError(
                 f"'{name}' is no account name",
                 code="account-name-invalid",
                 hint="a-z, 0-9 and -, two characters or more",
             )
-        secrets_given = {"key": key, "token": token, "refresh": refresh}
-        hashes = {kind: _hash_secret(secret) for kind, secret in secrets_given.items()}
+        hashes = {"key": _hash_secret(key), "token": _hash_secret(token)}
         self.store.write_record({"name": name, **hashes}, "accounts", name)
 
     def user_of(self, authorization: str) -> str:
@@ -73,26 +66,10 @@ class AccountService(Service):
         facts = {"username": user, "userId": 7, "scope": "resources.admin:*", "exp": 9999999999}
         return {"active": True, **facts}
 
-    @rpc("users.AccountService/GenerateAccessToken")
-    def _generate_token(self, call: RpcCall) -> Mapping[str, Any]:
-        refresh_hash = _hash_secret(call.text("refreshToken"))
-        with self.store.lock:
-            for record in self.store.iter_records("accounts"):
-                if refresh_hash and hmac.compare_digest(record.get("refresh", ""), refresh_hash):
-                    token, now = secrets.token_urlsafe(32), self.store.current_time()
-                    # Tokens that were given before work as long as they were to.
-                    given = {word: until for word, until in record.get("given", {}).items() if until > now}
-                    given[_hash_secret(token)] = now + _TOKEN_SECONDS
-                    self.store.write_record({**record, "given": given}, "accounts", record["name"])
-                    facts = {"expiresIn": _TOKEN_SECONDS, "userName": record["name"], "userId": 7}
-                    return {"token": token, **facts}
-        raise ServiceRefusal(401, "The refresh token is not valid")
-
     def _find_by_token(self, token: str) -> str:
         token_hash = _hash_secret(token)
         for record in self.store.iter_records("accounts"):
-            is_own = token and hmac.compare_digest(record["token"], token_hash)  # in constant time
-            if is_own or record.get("given", {}).get(token_hash, 0.0) > self.store.current_time():
+            if token and hmac.compare_digest(record["token"], token_hash):  # in constant time
                 return str(record["name"])
         return ""
 
@@ -118,25 +95,24 @@ class LocalKaggle:
         self.settings = settings
         self.store = RecordStore(folder)
         self.links = DownloadLinks(settings.link)
-        base = Foundation(store=self.store, settings=settings, links=self.links)
-        self.accounts = AccountService(base)
-        self.blobs = UploadService(base)
+        base = (self.store, settings, self.links)
+        self.accounts = AccountService(*base)
+        self.blobs = UploadService(*base)
         self.faults = FaultTable(folder / "faults.json")
-        self.datasets = DatasetService(base)
-        self.models = ModelService(base)
-        self.catalog = CompetitionCatalog(base)
+        self.datasets = DatasetService(*base)
+        self.models = ModelService(*base)
+        self.catalog = CompetitionCatalog(*base)
         self.copies: dict[tuple[str, str], tuple[str, Path]] = {}
         finders = {
             "competition": self.catalog.mounted_data,
             "dataset": self._with_copies("dataset", self.datasets.mounted_version),
             "model": self._with_copies("model", self.models.mounted_version),
         }
-        runs = NotebookRuns(base, runner=runner, finders=finders, faults=self.faults)
-        self.kernels = NotebookService(base, runs)
-        finders["kernel"] = self._with_copies("kernel", self.kernels.mounted_output)
-        self.submissions = SubmissionService(
-            base, catalog=self.catalog, kernels=self.kernels, blobs=self.blobs
+        self.kernels = NotebookService(
+            NotebookRuns(*base, runner=runner, finders=finders, faults=self.faults)
         )
+        finders["kernel"] = self._with_copies("kernel", self.kernels.mounted_output)
+        self.submissions = SubmissionService(self.catalog, kernels=self.kernels, blobs=self.blobs)
         services = (self.accounts, self.blobs, self.datasets, self.kernels, self.models, self.catalog)
         self._rpcs = {
             name: answer
@@ -177,7 +153,7 @@ class LocalKaggle:
         procedure = self._rpcs.get(name)
         if procedure is None:
             raise ServiceRefusal(501, f"The local Kaggle has no {name}")
-        user = "" if name in _OPEN else self.accounts.user_of(authorization)
+        user = "" if name == _OPEN else self.accounts.user_of(authorization)
         try:
             body = json.loads(raw or b"{}")
         except ValueError:

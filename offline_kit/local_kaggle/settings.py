@@ -1,6 +1,6 @@
 """How the local Kaggle behaves: how late effects show, how long work takes, what is allowed."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,15 +12,9 @@ class LocalKaggleSettings:
     processing: float = 3.0  # from visible to READY, through all the states that the service has
     numbers_failed: bool = True
     """Whether a dataset tells a number for its current version although none was ever READY."""
-    unpack_pt: bool = True  # whether .pt, .pth and the like are unpacked, which Kaggle does on some days
-    session: float = 6 * 86400.0  # how long an upload session can be gone on with; then it answers 404
     link: float = 3600.0  # how long a link to a file works; then it answers 403
-    wrapped_from: int = 1 << 20
-    """Bytes of a single file of a dataset or a competition from which on it is sent as NAME.zip."""
     queued: float = 0.5  # how long a pushed notebook waits before it runs
     sessions: int = 2  # notebook runs at once for one account; a further push is refused
-    daily_submissions: int = 5
-    """Submissions a day (UTC) and competition, where the competition says nothing else."""
     scoring: float = 1.0  # from the end of a hidden run to its score
     layout: str = "new"  # mounts below /kaggle/input: "new" (datasets/<owner>/<slug>) or "old" (<slug>)
     kinds_in_sources: bool = False
@@ -30,5 +24,5 @@ class LocalKaggleSettings:
 
     def with_delays(self, factor: float) -> "LocalKaggleSettings":
         """Return settings under which everything takes `factor` times as long to show or to be done."""
-        names = ("visible_after", "processing", "queued", "scoring")
-        return LocalKaggleSettings(**asdict(self) | {name: getattr(self, name) * factor for name in names})
+        delays = ("visible_after", "processing", "queued", "scoring")
+        return replace(self, **{name: getattr(self, name) * factor for name in delays})

@@ -1,4 +1,4 @@
-"""The local Kaggle's state on disk: one JSON file per thing, each written whole or not at all; and links to its files."""
+"""State on disk: records as JSON in folders, each written whole or not at all; links to files, and archives of them."""
 
 import json
 import re
@@ -9,8 +9,7 @@ import threading
 import time
 import urllib.parse
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from offline_kit.local_kaggle.wire import HttpAnswer, RpcCall, ServiceRefusal
 Key = tuple[str, ...]  # A path of safe words below the state's folder
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _RECORD = "record.json"
+_WRAPPED_FROM = 1 << 20  # bytes of a single file from which on Kaggle sends it as NAME.zip
 _INCOMPRESSIBLE = (".zip", ".gz", ".bz2", ".xz", ".7z", ".rar", ".png", ".jpg", ".jpeg", ".parquet")
 _PACKING = threading.Lock()
 
@@ -46,10 +46,6 @@ class RecordStore:
         """End the writing: work that still goes on is for the next server of the folder to do anew."""
         self._closed = True
 
-    def current_time(self) -> float:
-        """Return the time, seconds since 1970."""
-        return time.time()
-
     def key_folder(self, *key: str) -> Path:
         """Return the folder of a key; refuses words that are no slugs, so that nothing leads out of it."""
         if not key or not all(_SAFE.fullmatch(word) for word in key):
@@ -60,24 +56,16 @@ class RecordStore:
     def read(self, *key: str) -> Record | None:
         """Return a record, or None if there is none."""
         try:
-            record = json.loads((self.key_folder(*key) / _RECORD).read_text(encoding="utf-8"))
+            facts = json.loads((self.key_folder(*key) / _RECORD).read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError):
             return None
-        stored_record = Record(record)
-        stored_record.key = tuple(word.lower() for word in key)
-        return stored_record
+        return _make_record(facts, key)
 
-    def write_record(self, record: Mapping[str, Any], *key: str) -> None:
-        """Write a record whole; it outlives a crash. A closed store keeps nothing more."""
+    def write_record(self, record: Mapping[str, Any], *key: str) -> Record:
+        """Write a record whole, and return it; it outlives a crash. A closed store keeps nothing more."""
         if not self._closed:
             files.write_atomic(self.key_folder(*key) / _RECORD, json.dumps(record, indent=1) + "\n")
-
-    def create_record(self, facts: Mapping[str, Any], *key: str) -> Record:
-        """Write a new record and return it."""
-        self.write_record(facts, *key)
-        record = Record(facts)
-        record.key = tuple(word.lower() for word in key)
-        return record
+        return _make_record(record, key)
 
     def change_record(self, record: Record, **facts: object) -> bool:
         """Change some facts of a record; return False if it was deleted meanwhile."""
@@ -92,10 +80,6 @@ class RecordStore:
         """Remove a record with all that lies below it; one that is not there is no error."""
         shutil.rmtree(self.key_folder(*key), ignore_errors=True)
 
-    def folder_of(self, record: Record) -> Path:
-        """Return the folder of a record."""
-        return self.key_folder(*record.key)
-
     def iter_versions(self, thing: Record) -> Iterator[Record]:
         """Yield the versions of a thing, the newest first, deleted ones too."""
         yield from reversed(list(self.iter_records(*thing.key, "versions")))
@@ -107,7 +91,7 @@ class RecordStore:
     def key_names(self, *key: str) -> list[str]:
         """Return the words below a key, sorted; numbers by size."""
         folder = self.key_folder(*key)
-        names = [path.name for path in folder.iterdir() if _is_key(path)] if folder.is_dir() else []
+        names = [path.name for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
         return sorted(names, key=lambda name: (len(name), name) if name.isdecimal() else (0, name))
 
     def iter_records(self, *key: str) -> Iterator[Record]:
@@ -121,14 +105,15 @@ class RecordStore:
         """Return the next number of a kind; none is given twice, not even after a restart."""
         with self.lock:
             record = self.read("serial", kind) or {"last": 1000}
-            record["last"] += 1
-            self.write_record(record, "serial", kind)
-            return int(record["last"])
+            number = int(record["last"]) + 1
+            self.write_record({"last": number}, "serial", kind)
+            return number
 
 
-def _is_key(folder: Path) -> bool:
-    has_record = (folder / _RECORD).is_file()
-    return has_record or (folder.is_dir() and any(path.is_dir() for path in folder.iterdir()))
+def _make_record(facts: Mapping[str, Any], key: Key) -> Record:
+    record = Record(facts)
+    record.key = tuple(word.lower() for word in key)
+    return record
 
 
 class DownloadLinks:
@@ -159,30 +144,21 @@ class DownloadLinks:
         return path
 
 
-@dataclass(frozen=True, kw_only=True)
-class Foundation:
-    """What all services of one local Kaggle stand on."""
-
-    store: RecordStore
-    settings: LocalKaggleSettings
-    links: DownloadLinks
-
-
 class Service:
-    """One of the services of a local Kaggle."""
+    """One of the services of a local Kaggle; they share their state, settings and links."""
 
-    def __init__(self, base: Foundation) -> None:
-        self.store = base.store
-        self.settings = base.settings
-        self.links = base.links
+    def __init__(self, store: RecordStore, settings: LocalKaggleSettings, links: DownloadLinks) -> None:
+        self.store = store
+        self.settings = settings
+        self.links = links
 
     def is_visible(self, record: Record) -> bool:
         """Tell whether a thing shows by now."""
-        return bool(self.store.current_time() - record["created"] >= self.settings.visible_after)
+        return bool(time.time() - record["created"] >= self.settings.visible_after)
 
 
-def pack_folder(folder: Path, final: Path, names: Iterable[Path] | None = None) -> Path:
-    """Return `final`, a .zip or .tar.gz of a folder that no longer changes, or of these files of it.
+def pack_folder(folder: Path, final: Path, name: str = "") -> Path:
+    """Return `final`, a .zip or .tar.gz of a folder that no longer changes, or a .zip of one file of it.
 
     It is made when it is first asked for.
     """
@@ -191,26 +167,23 @@ def pack_folder(folder: Path, final: Path, names: Iterable[Path] | None = None) 
             return final
         final.parent.mkdir(parents=True, exist_ok=True)
         part = final.with_suffix(".part")
-        paths = files.list_tree(folder) if names is None else names
+        # As fast as possible, this is loopback; but whoever asks for one large file is to see it compressed.
         if final.name.endswith(".tar.gz"):
-            with tarfile.open(
-                part, "w:gz", compresslevel=1
-            ) as tar:  # level 1: nobody waits for a small archive
-                for path in paths:
+            with tarfile.open(part, "w:gz", compresslevel=1) as tar:
+                for path in files.list_tree(folder):
                     tar.add(folder / path, path.as_posix(), recursive=False)
         else:
-            # Speed over size, this is loopback.
-            kind = zipfile.ZIP_STORED if names is None else zipfile.ZIP_DEFLATED
+            kind = zipfile.ZIP_DEFLATED if name else zipfile.ZIP_STORED
             with zipfile.ZipFile(part, "w", kind, strict_timestamps=False) as zipped:
-                for path in paths:
-                    zipped.write(folder / path, path.as_posix() if names is None else path.name)
+                for path in [Path(name)] if name else files.list_tree(folder):
+                    zipped.write(folder / path, path.name if name else path.as_posix())
         part.replace(final)
     return final
 
 
-def wrap_file(folder: Path, name: str, beside: Path, size: int) -> Path:
-    """Return one file of a folder as it is sent: NAME.zip, made below `beside`, for one of so many bytes."""
+def wrap_file(folder: Path, name: str, beside: Path) -> Path:
+    """Return one file of a folder as it is sent: a large one as NAME.zip, which is made below `beside`."""
     path = folder / name
-    if path.stat().st_size < size or path.suffix.lower() in _INCOMPRESSIBLE:
+    if path.stat().st_size < _WRAPPED_FROM or path.suffix.lower() in _INCOMPRESSIBLE:
         return path
-    return pack_folder(folder, beside / f"{name}.zip", (Path(name),))
+    return pack_folder(folder, beside / f"{name}.zip", name)

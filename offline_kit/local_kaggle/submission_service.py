@@ -5,10 +5,12 @@ import io
 import json
 import math
 import re
+import secrets
 import shutil
 import sys
 import threading
 import time
+import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +23,7 @@ from offline_kit.local_kaggle.blobs import UploadService
 from offline_kit.local_kaggle.catalog import CompetitionCatalog
 from offline_kit.local_kaggle.kernel_runs import make_run_folder
 from offline_kit.local_kaggle.notebook_service import NotebookService
-from offline_kit.local_kaggle.store import Foundation, Record, Service, pack_folder
+from offline_kit.local_kaggle.store import Record, Service
 from offline_kit.local_kaggle.wire import HttpAnswer, RpcCall, ServiceRefusal, rpc
 from offline_kit.project.kaggle_names import LOCAL_ONLY
 from offline_kit.rehearsal.gateway_driver import TABLE_SUFFIX
@@ -42,9 +44,9 @@ class SubmissionService(Service):
     """The submissions of one local Kaggle."""
 
     def __init__(
-        self, base: Foundation, *, catalog: CompetitionCatalog, kernels: NotebookService, blobs: UploadService
+        self, catalog: CompetitionCatalog, *, kernels: NotebookService, blobs: UploadService
     ) -> None:
-        super().__init__(base)
+        super().__init__(catalog.store, catalog.settings, catalog.links)
         self.catalog = catalog
         self.kernels = kernels
         self.blobs = blobs
@@ -72,7 +74,7 @@ class SubmissionService(Service):
     def _start_upload(self, call: RpcCall) -> Mapping[str, Any]:
         self.catalog.open_competition(call)
         name = Path(call.text("fileName") or "submission.csv").name
-        return self.blobs.open_session(call, name, "SUBMISSION")
+        return self.blobs.open_session(call, name)
 
     @rpc("competitions.CompetitionApiService/CreateSubmission")
     def _submit_file(self, call: RpcCall) -> Mapping[str, Any]:
@@ -95,12 +97,12 @@ class SubmissionService(Service):
                 "ref": ref,
                 "competition": competition["slug"],
                 "user": call.user,
-                "created": self.store.current_time(),
+                "created": time.time(),
                 "description": call.text("submissionDescription"),
                 "state": "PENDING",
                 **subject,
             }
-            record = self.store.create_record(facts, "submissions", str(ref))
+            record = self.store.write_record(facts, "submissions", str(ref))
             if sent:
                 files.link_or_copy(sent, self._sent_file(record))
         threading.Thread(target=self._score_record, args=(record,), daemon=True).start()
@@ -115,7 +117,7 @@ class SubmissionService(Service):
         if not call.user:
             raise ServiceRefusal(403, "Permission 'competitions.participate' was denied")
         own_records = self._submissions_of(call.user, competition)
-        day = self.store.current_time() // _DAY
+        day = time.time() // _DAY
         today = sum(record["created"] // _DAY == day for record in own_records)
         left = max(0, int(competition["daily"]) - today)
         counts = {"numToday": today, "numTotal": len(own_records), "numAllowedNow": left}
@@ -175,13 +177,10 @@ class SubmissionService(Service):
         writer.writerow(_LEADERBOARD_COLUMNS)
         for rank, (row, count) in enumerate(self._rank_teams(competition), 1):
             writer.writerow((rank, *row.values(), count, row["teamName"]))
-        folder = self.store.key_folder("competitions", slug) / "leaderboard"
-        final, name = folder / f"{slug}.zip", f"{slug}-publicleaderboard.csv"
-        with self.store.lock:
-            files.write_atomic(folder / name, table.getvalue())
-            final.unlink(missing_ok=True)
-            pack_folder(folder, final, (Path(name),))
-        return self.links.redirect(call, final)
+        final = self.store.key_folder("competitions", slug) / f"leaderboard-{secrets.token_hex(4)}.zip"
+        with zipfile.ZipFile(final, "w") as zipped:
+            zipped.writestr(f"{slug}-publicleaderboard.csv", table.getvalue())
+        return self.links.redirect(call, final, f"{slug}.zip")
 
     def _rank_teams(self, competition: Record) -> list[tuple[dict[str, Any], int]]:
         """Return the row of everybody's best submission and the number of theirs, the best first.
@@ -220,7 +219,7 @@ class SubmissionService(Service):
         time.sleep(fault.delay)
         if fault.stuck:
             return
-        folder = make_run_folder(self.store.folder_of(record))
+        folder = make_run_folder(self.store.key_folder(*record.key))
         try:
             if fault.ends or fault.fail:
                 facts: dict[str, Any] = {"state": fault.ends or "ERROR", "error": fault.fail}
@@ -235,7 +234,7 @@ class SubmissionService(Service):
         self.store.change_record(record, **facts)
 
     def _score_files(self, record: Record, competition: Record, folder: Path) -> dict[str, Any]:
-        began = self.store.current_time()
+        began = time.time()
         log: list[str] = []
         if record.get("token"):
             folder.mkdir(parents=True, exist_ok=True)
@@ -252,7 +251,7 @@ class SubmissionService(Service):
             raise _SubmissionError(f"{words}: {scores['error']}")
         if "error" in scores:
             raise _SubmissionError(f"Submission Scoring Error: {scores['error']}")
-        seconds = self.store.current_time() - began
+        seconds = time.time() - began
         return {"state": "COMPLETE", "size": written.stat().st_size, "seconds": seconds, **scores}
 
     def _run_hidden(self, record: Record, competition: Record, folder: Path, log: list[str]) -> Path:
@@ -276,7 +275,7 @@ class SubmissionService(Service):
 
     def _sent_file(self, record: Record) -> Path:
         """Return where the file of a submission is that was uploaded; links to uploads are never written."""
-        return self.store.folder_of(record) / "sent" / str(record["fileName"])
+        return self.store.key_folder(*record.key) / "sent" / str(record["fileName"])
 
     def _own_submission(self, call: RpcCall, name: str) -> Record:
         record = self.store.read("submissions", str(call.integer(name)))

@@ -3,6 +3,7 @@
 import os
 import shutil
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -12,20 +13,20 @@ from offline_kit.core.errors import ProjectError
 from offline_kit.local_kaggle import store as records
 from offline_kit.local_kaggle import wire
 from offline_kit.local_kaggle.blobs import UploadService
-from offline_kit.local_kaggle.store import Foundation, Record, Service
+from offline_kit.local_kaggle.settings import LocalKaggleSettings
+from offline_kit.local_kaggle.store import DownloadLinks, Record, RecordStore, Service
 from offline_kit.local_kaggle.wire import HttpAnswer, RpcCall, ServiceRefusal
 from offline_kit.project import kaggle_rules
 
 # DatabundleVersionStatus of kagglesdk (datasets/types/dataset_enums.py) has the same names.
-STAGES = (
+_STAGES = (
     "NOT_YET_PERSISTED",
     "BLOBS_RECEIVED",
     "BLOBS_DECOMPRESSED",
     "BLOBS_COPIED_TO_SDS",
     "INDIVIDUAL_BLOBS_COMPRESSED",
-    "READY",
 )
-"""The states that a version passes, in order; FAILED is the other end."""
+"""The states that a version passes, in order; READY or FAILED is the end."""
 
 
 class OwnedThings(Service):
@@ -36,10 +37,6 @@ class OwnedThings(Service):
     def read_record(self, owner: str, slug: str) -> Record | None:
         """Return the thing of this name, or None."""
         return self.store.read(self.kind, owner, slug) if owner and slug else None
-
-    def find_by_id(self, number: int) -> Record | None:
-        """Return the thing of this number, or None."""
-        return next((record for record in self.all_records() if record["id"] == number), None)
 
     def all_records(self) -> Iterator[Record]:
         """Yield the things of all owners."""
@@ -63,6 +60,11 @@ class OwnedThings(Service):
         record = self.read_record(owner, slug)
         return record if record and self.may_see(record, user) else None
 
+    def check_creator(self, call: RpcCall) -> None:
+        """Refuse to create a thing for anybody but the caller."""
+        if not call.user or (call.text("ownerSlug") or call.user).lower() != call.user:
+            raise self.refusal("create")
+
     def require_owner(self, call: RpcCall, record: Record | None, right: str) -> Record:
         """Return the caller's own thing; refuses what is another's, or nobody's."""
         if record is None or record["owner"] != call.user:
@@ -80,16 +82,16 @@ class VersionedThings(OwnedThings):
     verbatim = False
     """Nothing is unpacked, renamed or wrapped, and all files are sent as .tar.gz: so it is for models."""
 
-    def __init__(self, base: Foundation) -> None:
-        super().__init__(base)
-        self.blobs = UploadService(base)
+    def __init__(self, store: RecordStore, settings: LocalKaggleSettings, links: DownloadLinks) -> None:
+        super().__init__(store, settings, links)
+        self.blobs = UploadService(store, settings, links)
         self._working: list[threading.Thread] = []
 
     def versioned_records(self) -> Iterator[Record]:
         """Yield all that has versions."""
         yield from self.all_records()
 
-    def add_version(self, thing: Record, uploads: Iterable[tuple[str, Path]], **facts: object) -> Record:
+    def add_version(self, thing: Record, uploads: Iterable[tuple[str, Path]], **facts: object) -> None:
         """Make a new version of (path, bytes) pairs and begin its processing."""
         with self.store.lock:
             number = self.store.latest_number(*thing.key) + 1
@@ -98,10 +100,9 @@ class VersionedThings(OwnedThings):
                 # A kit of gigabytes costs no disk here.
                 target = self.store.key_folder(*key) / "upload" / PurePosixPath(path)
                 files.link_or_copy(data, _find_free_path(target))
-            facts |= {"number": number, "created": self.store.current_time(), "state": "received"}
-            version = self.store.create_record(facts, *key)
+            facts |= {"number": number, "created": time.time(), "state": "received"}
+            version = self.store.write_record(facts, *key)
         self._start_processing(version)
-        return version
 
     def iter_shown(self, thing: Record, *, deleted: bool = False) -> Iterator[Record]:
         """Yield the versions that show by now (and still, unless `deleted`), the newest first."""
@@ -118,9 +119,9 @@ class VersionedThings(OwnedThings):
 
     def newest_version(self, thing: Record, *, ready: bool = False) -> Record | None:
         """Return the newest version that shows (and is READY), or None."""
-        versions = self.iter_shown(thing)
+        shown = self.iter_shown(thing)
         return next(
-            (number for number in versions if not ready or self.version_state(number) == "READY"), None
+            (version for version in shown if not ready or self.version_state(version) == "READY"), None
         )
 
     def has_unfinished(self, thing: Record) -> bool:
@@ -135,15 +136,15 @@ class VersionedThings(OwnedThings):
             return "DELETED"
         if version.get("stuck"):
             return str(version["stuck"])
-        age, processing = self.store.current_time() - version["created"], self.settings.processing
+        age, processing = time.time() - version["created"], self.settings.processing
         age -= self.settings.visible_after
         if age >= processing and version["state"] != "received":
             return "READY" if version["state"] == "treated" else "FAILED"
-        return STAGES[max(0, min(4, int(age / processing * 5 if processing else 5)))]
+        return _STAGES[max(0, min(4, int(age / processing * 5 if processing else 5)))]
 
     def version_folder(self, version: Record) -> Path:
         """Return the folder of a READY version as it is mounted."""
-        return self.store.folder_of(version) / "files"
+        return self.store.key_folder(*version.key) / "files"
 
     def list_files(self, version: Record) -> list[tuple[str, int]]:
         """Return (path, bytes) of a version's files, sorted; nothing before it is READY."""
@@ -156,7 +157,7 @@ class VersionedThings(OwnedThings):
         """Yield the files of a version as the service tells them."""
         created = wire.format_time(version["created"])
         for name, size in self.list_files(version):
-            yield {"name": name, size_name: size, "creationDate": created}
+            yield {"name": name, "ref": name, size_name: size, "creationDate": created}
 
     def send_version(self, call: RpcCall, version: Record, name: str) -> HttpAnswer:
         """Send to the link of one file of a version, or of an archive of all; 404 before it is READY."""
@@ -167,11 +168,10 @@ class VersionedThings(OwnedThings):
             suffix = ".tar.gz" if self.verbatim else ".zip"
             archive = records.pack_folder(folder, folder.with_name(f"all{suffix}"))
             return self.links.redirect(call, archive, f"{version.key[-3]}{suffix}")
-        if name not in [path for path, _ in self.list_files(version)]:
+        if name not in dict(self.list_files(version)):
             raise ServiceRefusal(404, f"File '{name}' not found")
-        if self.verbatim:
-            return self.links.redirect(call, folder / name)
-        path = records.wrap_file(folder, name, folder.with_name("wrapped"), self.settings.wrapped_from)
+        is_wrapped = not self.verbatim
+        path = records.wrap_file(folder, name, folder.with_name("wrapped")) if is_wrapped else folder / name
         return self.links.redirect(call, path)
 
     def delete_version(self, version: Record) -> None:
@@ -203,23 +203,18 @@ class VersionedThings(OwnedThings):
         thread.start()
 
     def _process_upload(self, version: Record) -> None:
-        """Put an upload through Kaggle's treatment; what it refuses fails the version."""
-        upload, mounted = self.store.folder_of(version) / "upload", self.version_folder(version)
+        """Put an upload through Kaggle's treatment; what it refuses fails the version, and nobody is told why."""
+        upload, mounted = self.store.key_folder(*version.key) / "upload", self.version_folder(version)
         shutil.rmtree(mounted, ignore_errors=True)  # half made by a server that was ended
         upload.mkdir(exist_ok=True)
-        problems: list[str] = []
         try:
             # Files of models were never seen unpacked; those of datasets are: https://github.com/Kaggle/kaggle-cli/pull/111
             if self.verbatim:
                 shutil.copytree(upload, mounted, copy_function=os.link)
             else:
-                kaggle_rules.apply_upload_rules(upload, mounted, unpack_pt=self.settings.unpack_pt)
-        except ProjectError as error:
-            problems = list(error.details) or [error.what]
-        except OSError as error:
-            problems = [str(error)]
-        if problems:
-            self.store.change_record(version, state="failed", problems=problems)
+                kaggle_rules.apply_upload_rules(upload, mounted)
+        except (ProjectError, OSError):
+            self.store.change_record(version, state="failed")
         else:
             self.store.change_record(version, state="treated")
             shutil.rmtree(upload, ignore_errors=True)

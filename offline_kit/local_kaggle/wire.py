@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,8 +19,6 @@ _STATUS_WORDS = {
     501: "UNIMPLEMENTED",
     503: "UNAVAILABLE",
 }
-PAGES = frozenset({"datasets", "models", "code", "competitions", "submissions"})
-"""How the paths of pages begin."""
 # Values of a filter that let everything pass.
 _PASSES_ALL = re.compile(r"|all|[A-Z_]+_(?:ALL|UNSPECIFIED)")
 _T = TypeVar("_T")
@@ -81,21 +79,14 @@ class RpcCall:
 
 @dataclass(frozen=True, kw_only=True)
 class HttpAnswer:
-    """An answer: a body, or a file (of which ranges can be asked for), or pieces sent as soon as they are there."""
+    """An answer: a body, or a file, of which ranges can be asked for."""
 
     status: int = 200
     body: bytes = b""
     file: Path | None = None
-    stream: Iterator[bytes] | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-_NO_PAGES = (
-    "A local Kaggle has no pages. `offline-kit status --to local` tells what it holds, as Kaggle's own client does;"
-    " the rules of a competition are accepted in its competition.toml (entered = true).\n"
-)
-PLACEHOLDER_PAGE = HttpAnswer(body=_NO_PAGES.encode(), headers={"Content-Type": "text/plain; charset=utf-8"})
-"""What stands at the address of any page."""
 Rpc = Callable[[RpcCall], Mapping[str, Any] | HttpAnswer]  # one remote procedure; raises ServiceRefusal
 
 
@@ -181,7 +172,8 @@ def list_page(
     return {name: [describe(thing) for thing in page] if describe else page, "nextPageToken": following}
 
 
-def matches_search(search: str, *texts: object) -> bool:
-    """Tell whether a search finds one of the texts: all of its words stand in them, in any case."""
-    joined = " ".join(str(text or "") for text in texts).lower()
+def matches_search(record: Mapping[str, Any], search: str) -> bool:
+    """Tell whether the texts of a record hold all words of a search, in any case."""
+    searched = ("title", "slug", "owner", "subtitle", "description")
+    joined = " ".join(str(record.get(name) or "") for name in searched).lower()
     return all(word in joined for word in search.lower().split())

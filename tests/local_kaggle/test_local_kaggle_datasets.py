@@ -81,28 +81,6 @@ def test_a_token_works_and_a_wrong_one_is_told(bench: Bench) -> None:
 
 
 @needs_client
-def test_a_refresh_token_gives_tokens_that_work(bench: Bench) -> None:
-    """The client refreshes what has expired and keeps it for itself; a wrong one is refused and thrown away."""
-    create(bench, {"a.txt": b"a"})
-    bench.ready()
-    bench.kaggle.accounts.add_account("alice", key="key-of-alice", refresh="RT-alice")
-    place = bench.folder / "home-alice/.kaggle/credentials.json"
-    place.parent.mkdir(parents=True)
-    by_file = {"KAGGLE_USERNAME": None, "KAGGLE_KEY": None, "KAGGLE_API_TOKEN": None}
-    place.write_text(json.dumps({"refresh_token": "RT-alice", "username": "alice"}))
-    done = bench.cli("datasets", "status", SLUG, env=by_file)
-    assert "ready" in done.stdout, done
-    given = json.loads(place.read_text())["access_token"]
-    assert "ready" in bench.cli("datasets", "status", SLUG, env=by_file).stdout
-    assert len(bench.traffic.ended_requests("GenerateAccessToken")) == 1, "it works for hours"
-    kept = [path.read_bytes() for path in (bench.folder / "state").rglob("*") if path.is_file()]
-    assert not any(secret.encode() in text for secret in (given, "RT-alice") for text in kept)
-    place.write_text(json.dumps({"refresh_token": "RT-nobody", "username": "alice"}))
-    assert bench.cli("datasets", "status", SLUG, env=by_file).returncode == 1
-    assert not place.exists()
-
-
-@needs_client
 def test_the_client_describes_and_deletes_a_dataset(bench: Bench) -> None:
     """List, metadata, and the end of it; the name is free again."""
     create(bench, {"a.txt": b"a"})

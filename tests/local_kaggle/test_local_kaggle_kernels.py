@@ -1,7 +1,6 @@
 """Notebooks on the local Kaggle, driven by the unmodified `kaggle` program."""
 
 import json
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,6 @@ from offline_kit.core.errors import OfflineKitError
 from offline_kit.local_kaggle.faults import Fault
 from offline_kit.local_kaggle.kernel_runs import RunJob
 from offline_kit.local_kaggle.sandbox_runner import SandboxRunner
-from offline_kit.local_kaggle.server import TrafficEvent
 from offline_kit.local_kaggle.settings import LocalKaggleSettings
 from offline_kit.packages import pip_settings
 from offline_kit.project.accelerators import find_machine
@@ -201,18 +199,6 @@ def said(bench: Bench, version: int = 1) -> list[dict[str, Any]]:
     return list(json.loads(text or "[]"))
 
 
-def stream(bench: Bench, label: str = "", user: str = "alice") -> Any:
-    """Follow the log of a notebook as the client does."""
-    import base64
-    import urllib.request
-
-    place = f"{bench.server.url}/api/v1/kernels/logs/stream/{KERNEL}"
-    secret = base64.b64encode(f"{user}:key-of-{user}".encode()).decode()
-    headers = {"Authorization": f"Basic {secret}", "Accept": "text/event-stream, */*"}
-    asked = urllib.request.Request(place + (f"?versionLabel={label}" if label else ""), headers=headers)
-    return urllib.request.urlopen(asked, timeout=30)
-
-
 def test_a_log_grows_while_the_notebook_runs(bench: Bench) -> None:
     """Lines are there as they are said, with a time that never goes back; outputs are not, before the end."""
     push(bench, SLOWLY)
@@ -224,58 +210,6 @@ def test_a_log_grows_while_the_notebook_runs(bench: Bench) -> None:
     first, second = said(bench)
     assert (first["stream_name"], second["data"]) == ("stdout", "second\n")
     assert 0 <= first["time"] < second["time"]
-
-
-def test_a_log_is_streamed_while_the_notebook_runs(bench: Bench) -> None:
-    """From the first line on, as server-sent events up to END_OF_LOG; as a JSON array when it has ended."""
-    push(bench, SLOWLY)
-    bench.until(lambda: bool(said(bench)))
-    with stream(bench, "v1") as answer:
-        assert answer.headers["Content-Type"] == "text/event-stream"
-        first = json.loads(answer.readline().removeprefix(b"data: "))
-        assert first["data"] == "first\n"
-        let_go(bench)
-        rest = [line for line in answer.read().splitlines() if line.startswith(b"data: ")]
-    assert json.loads(rest[0][6:])["data"] == "second\n"
-    assert rest[1:] == [b"data: END_OF_LOG"]
-    bench.finished(1)
-    with stream(bench) as answer:
-        assert answer.headers["Content-Type"] == "application/json"
-        assert json.load(answer) == said(bench)
-
-
-@pytest.mark.parametrize(
-    ("label", "user", "status"), [("v7", "alice", 404), ("1", "alice", 404), ("", "bob", 403)]
-)
-def test_a_log_that_is_not_there_cannot_be_followed(bench: Bench, label: str, user: str, status: int) -> None:
-    """A version is named by "vN", and a private notebook is its owner's."""
-    import urllib.error
-
-    push(bench, "1")
-    bench.finished(1)
-    with pytest.raises(urllib.error.HTTPError) as caught:
-        stream(bench, label, user)
-    assert caught.value.code == status
-
-
-@needs_client
-def test_the_client_follows_a_log_over_a_lost_connection(bench: Bench) -> None:
-    """`kernels logs -f` prints every line once, and ends with the run."""
-    bench.kaggle.faults.add_fault(Fault(on="LOGS", cut=80))
-    push(bench, SLOWLY)
-    bench.until(lambda: bool(said(bench)))
-
-    def start_clock(event: TrafficEvent) -> None:
-        """Let the second line come when the first one was sent."""
-        if (event.phase, event.name) == ("begun", "LOGS"):
-            bench.traffic.listeners.remove(start_clock)
-            threading.Timer(1.0, let_go, [bench]).start()
-
-    bench.traffic.listeners.append(start_clock)
-    followed = bench.cli("kernels", "logs", "-f", KERNEL)
-    assert (followed.stdout, followed.returncode) == ("first\nsecond\n", 0), followed.stderr
-    assert len(bench.traffic.ended_requests("LOGS")) == 2
-    assert bench.cli("kernels", "logs", "-f", KERNEL).stdout == "first\nsecond\n", "and afterwards"
 
 
 def comes_to(bench: Bench, version: int, state: str) -> None:
