@@ -22,7 +22,6 @@ _REPLACED = {
     "tpuv232": "",
     "tpuv2256": "",
 }
-_PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".svg", ".html")
 _FLAGS = ("isPrivate", "enableGpu", "enableTpu", "enableInternet")
 _TEXTS = ("dockerImage", "dockerImagePinningType", "machineShape", "language", "kernelType")
 # Bytes of every file in a listing that the live service has for a file of a gigabyte, too.
@@ -161,21 +160,14 @@ class NotebookService(OwnedThings):
                 "search": lambda pair, words: wire.matches_search(pair[0], words),
                 "language": lambda pair, word: pair[1]["language"].lower() == word.lower(),
                 "kernelType": lambda pair, word: pair[1]["kernelType"].lower() == word.lower(),
-                "outputType": lambda pair, word: self._has_output(pair[1], pictures=word == "visualization"),
                 "competition": lambda pair, ref: _is_attached(pair[1], "competition", ref),
                 "dataset": lambda pair, ref: _is_attached(pair[1], "dataset", ref),
-                "parentKernel": lambda _pair, _ref: False,  # nothing here is a fork
             },
             orders={
                 "DATE_CREATED": lambda pair: -pair[0]["created"],
                 "DATE_RUN": lambda pair: -pair[1]["created"],
             },
         )
-
-    def _has_output(self, version: Record, *, pictures: bool) -> bool:
-        folder = self.runs.output_folder(version)
-        names = [path.name.lower() for path in files.list_tree(folder)] if folder.is_dir() else []
-        return any(name.endswith(_PICTURES) for name in names) if pictures else bool(names)
 
     @rpc("kernels.KernelsApiService/DownloadKernelOutput")
     def _download_output(self, call: RpcCall) -> HttpAnswer:

@@ -131,20 +131,6 @@ class SubmissionService(Service):
             "submissions",
             (record for record in reversed(own_records) if self.is_visible(record)),
             lambda record: _describe_submission(call, record),
-            filters={
-                "group": lambda record, word: (
-                    record["state"] == "COMPLETE" or not word.endswith("_SUCCESSFUL")
-                ),
-            },
-            orders={
-                "_NAME": lambda record: record["fileName"],
-                "_PUBLIC_SCORE": lambda record: (
-                    -record["public"] if _has_score(record, "public") else math.inf
-                ),
-                "_PRIVATE_SCORE": lambda record: (
-                    -record["private"] if _has_score(record, "private") else math.inf
-                ),
-            },
         )
 
     @rpc("competitions.CompetitionApiService/GetSubmission")
