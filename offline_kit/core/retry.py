@@ -114,24 +114,3 @@ def retry_call(
             requested: float | None = getattr(error, "after", None)
         before = progress()
         policy.wait(policy.wait_time(requested, failed))
-
-
-class RequestThrottle:
-    """Lets requests run in parallel until the server asks for fewer; from then on, one after the other."""
-
-    def __init__(self) -> None:
-        self.narrow = False  # whether they run one after the other
-        self._turn = threading.RLock()
-        self._until = 0.0
-
-    def slow_down(self, requested: float | None, patience: RetryPolicy) -> None:
-        """Take turns from now on; all wait as long as the server asked one of them to."""
-        self.narrow = True
-        self._until = max(self._until, time.monotonic() + patience.wait_time(requested, 1))
-
-    @contextmanager
-    def take_turn(self, patience: RetryPolicy) -> Iterator[None]:
-        """Wait until no other thread has the turn and the pause is over; raises StoppedError."""
-        with self._turn:
-            patience.wait(max(0.0, self._until - time.monotonic()))
-            yield

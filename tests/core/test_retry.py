@@ -1,7 +1,6 @@
 """Trying again: how long, and how threads keep out of each other's way."""
 
 import threading
-import time
 from dataclasses import replace
 
 import pytest
@@ -9,7 +8,6 @@ import pytest
 from offline_kit.core.errors import OfflineKitError, OutsideError
 from offline_kit.core.retry import (
     PATIENT,
-    RequestThrottle,
     RetryPolicy,
     StoppedError,
     TransientError,
@@ -48,38 +46,13 @@ def test_a_far_side_that_is_busy_is_asked_for_minutes() -> None:
     assert set(refused(PATIENT, after=240.0)[1]) == {60.0}
 
 
-def test_from_the_first_refusal_on_work_goes_one_after_the_other() -> None:
-    """And the pause that one was asked to keep, all keep."""
-    turns, inside, most = RequestThrottle(), 0, 0
-    began = time.monotonic()
-    turns.slow_down(0.3, BRISK.when_rate_limited())
-    assert turns.narrow
-
-    def work() -> None:
-        nonlocal inside, most
-        with turns.take_turn(BRISK):
-            inside += 1
-            most = max(most, inside)
-            time.sleep(0.02)
-            inside -= 1
-
-    threads = [threading.Thread(target=work) for _ in range(5)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert most == 1
-    assert time.monotonic() - began >= 0.4
-
-
 def test_a_stop_ends_a_long_wait() -> None:
     """Of a thread whose work nobody wants any more."""
-    turns, stop, ended = RequestThrottle(), threading.Event(), threading.Event()
-    turns.slow_down(60.0, BRISK.when_rate_limited())
+    stop, ended = threading.Event(), threading.Event()
 
     def work() -> None:
-        with pytest.raises(StoppedError), stop_waits_on(stop), turns.take_turn(BRISK):
-            pass
+        with pytest.raises(StoppedError), stop_waits_on(stop):
+            BRISK.wait(60.0)
         ended.set()
 
     thread = threading.Thread(target=work)

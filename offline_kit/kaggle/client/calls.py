@@ -7,6 +7,8 @@ NoResponseError, the caller checks what became of it before sending it again.
 import json
 import re
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -15,13 +17,7 @@ from types import UnionType
 from typing import Any, Self, TypeVar
 
 from offline_kit.core.report import Advance
-from offline_kit.core.retry import (
-    PATIENT,
-    RequestThrottle,
-    RetryPolicy,
-    ignore_progress,
-    retry_call,
-)
+from offline_kit.core.retry import PATIENT, RetryPolicy, ignore_progress, retry_call
 from offline_kit.kaggle.client.api_types import (
     RATE_LIMITED,
     UNKNOWN,
@@ -122,7 +118,7 @@ class ApiService:
         self._session = ClientSession(endpoint, env=env, python=python)
         self._patience = replace(patience, tell=ignore_progress)
         self._slower = patience.when_rate_limited()
-        self._turns = RequestThrottle()
+        self._turn = threading.Lock()
         self._seconds = seconds
         self._page = page
 
@@ -237,21 +233,21 @@ class ApiService:
         return self._retry_rate_limited(send_request, may_pass)
 
     def _retry_rate_limited(self, act: Callable[[], _T], may_pass: Callable[[Exception], bool]) -> _T:
-        """Retry transient errors; after the first 429, send one call at a time with a longer policy."""
+        """Retry transient errors; calls that got a 429 are sent one at a time, with a longer policy."""
 
         def retry_others() -> _T:
             return retry_call(
                 act, self._patience, may_pass=lambda error: may_pass(error) and not _is_rate_limited(error)
             )
 
-        if not self._turns.narrow:
-            try:
-                return retry_others()
-            except RefusedError as refusal:
-                if not _is_rate_limited(refusal) or not may_pass(refusal):
-                    raise
-                self._turns.slow_down(refusal.after, self._slower)
-        with self._turns.take_turn(self._slower):
+        try:
+            return retry_others()
+        except RefusedError as refusal:
+            if not _is_rate_limited(refusal) or not may_pass(refusal):
+                raise
+            until = time.monotonic() + self._slower.wait_time(refusal.after, 1)
+        with self._turn:
+            self._slower.wait(max(0.0, until - time.monotonic()))
             return retry_call(
                 retry_others, self._slower, may_pass=lambda error: _is_rate_limited(error) and may_pass(error)
             )

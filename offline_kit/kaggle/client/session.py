@@ -3,17 +3,16 @@
 Every request has a timeout, and every failure becomes one of our errors.
 """
 
+import itertools
 import json
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Mapping
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as NotInTime
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from offline_kit.core import processes
@@ -220,42 +219,47 @@ class ClientSession:
 
 
 class _WorkerConnection:
-    """One worker process."""
+    """One worker process; what it answers to a request comes through a queue of its own."""
 
     account: Account
 
     def __init__(self, argv: list[str], env: Mapping[str, str]) -> None:
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         self._process = processes.start_conversation(argv, env=env, errors=self._stderr)
-        self._pending: dict[int, Future[dict[str, Any]]] = {}
-        self._last_heard: dict[int, float] = {}
-        self._show_sizes: dict[int, Advance] = {}
+        self._numbers = itertools.count()
+        self._queues: dict[int, SimpleQueue[dict[str, Any]]] = {}
         self._lock = threading.Lock()
-        self._count = 0
-        self._dead = False
-        threading.Thread(target=self._read_answers, daemon=True).start()
+        self._has_ended = False
+        threading.Thread(target=self._read_messages, daemon=True).start()
 
     def send_request(
         self, request: Mapping[str, Any], deadline: float, show_size: Advance = ignore_progress
     ) -> dict[str, Any]:
-        """Return what the worker tells about a request; raises NoResponseError after so long a silence."""
-        future: Future[dict[str, Any]] = Future()
+        """Return what the worker answers to a request; raises NoResponseError after so long a silence."""
+        messages: SimpleQueue[dict[str, Any]] = SimpleQueue()
         with self._lock:
-            self._count += 1
-            number = self._count
-            self._pending[number], self._last_heard[number] = future, time.monotonic()
-            self._show_sizes[number] = show_size
-            with suppress(OSError, ValueError):  # `_read_answers` reports a process that has ended
-                if self._process.stdin and not self._dead:
+            number = next(self._numbers)
+            self._queues[number] = messages
+            if self._has_ended:
+                messages.put({})
+            with suppress(OSError, ValueError):  # `_read_messages` reports a process that has ended
+                if self._process.stdin:
                     self._process.stdin.write(json.dumps({"id": number, **request}).encode() + b"\n")
                     self._process.stdin.flush()
-            if self._dead:
-                self._fail_pending()
-        while (left := self._last_heard[number] + deadline - time.monotonic()) > 0:
-            with suppress(NotInTime):
-                return future.result(left)
-        method = request.get("method", request["op"])
-        raise NoResponseError(f"Kaggle did not answer '{method}' within {deadline:.0f} s", hint=_RETRY_HINT)
+        try:
+            while message := messages.get(timeout=deadline):
+                if "so_far" not in message:
+                    return message
+                show_size(message["so_far"])
+        except Empty:
+            method = request.get("method", request["op"])
+            problem = f"Kaggle did not answer '{method}' within {deadline:.0f} s"
+        else:
+            problem = "Kaggle's client exited during a request"
+        finally:
+            with self._lock:
+                del self._queues[number]
+        raise NoResponseError(problem, hint=_RETRY_HINT)
 
     def end_process(self) -> None:
         """End the process; pending requests fail."""
@@ -265,27 +269,16 @@ class _WorkerConnection:
                 if stream:
                     stream.close()
 
-    def _read_answers(self) -> None:
+    def _read_messages(self) -> None:
         with suppress(OSError, ValueError):
             for line in self._process.stdout or ():
-                answer = json.loads(line)
-                number = answer.pop("id")
-                self._last_heard[number] = time.monotonic()
-                if "so_far" in answer:
-                    self._show_sizes[number](answer["so_far"])
-                    continue
-                with self._lock:
-                    future = self._pending.pop(number, None)
-                if future:
-                    future.set_result(answer)
+                message = json.loads(line)
+                if messages := self._queues.get(message.pop("id")):
+                    messages.put(message)
         with self._lock:
-            self._dead = True
-            self._fail_pending()
-
-    def _fail_pending(self) -> None:
-        for future in self._pending.values():
-            future.set_exception(NoResponseError("Kaggle's client exited during a request", hint=_RETRY_HINT))
-        self._pending.clear()
+            self._has_ended = True
+            for messages in self._queues.values():
+                messages.put({})
 
 
 def _unwrap_answer(answer: dict[str, Any], method: str) -> Any:

@@ -86,12 +86,13 @@ class _UploadSlot:
     token: str
     url: str
     at: float
-    is_complete: bool = False
-    """Whether Kaggle has said that it has all bytes: the token is good, even if the slot expires."""
+    is_complete: bool = (
+        False  # Kaggle said that it has all bytes: the token is good, even if the slot expires
+    )
 
 
 class _ResumableUpload:
-    """The upload of one file, with the slots of earlier runs in a note, the oldest first."""
+    """The upload of one file; a note keeps the slot that holds its bytes for a later run."""
 
     def __init__(self, uploader: Uploader, file: UploadFile, note: Path, advance: Advance) -> None:
         self._uploader, self._storage = uploader, uploader.storage
@@ -99,56 +100,50 @@ class _ResumableUpload:
         self._advance = advance
         self._reached = 0
         self._modified = file.path.stat().st_mtime_ns
-        self._slots = self._load_slots()
-        self._slot: _UploadSlot | None = None
-        self._is_new = self._is_empty = False
-        self._may_hold_bytes = False
+        self._slot = self._load_slot()
+        self._holds_bytes = False  # whether the slot has answered that it does
 
     def upload(self, patience: RetryPolicy) -> str:
-        """Upload the file to a slot of an earlier run, or to a new one if none of them answers; return its token."""
-        # A slot that may hold bytes is kept for the next run; a new one that never received any is forgotten.
-        for slot in (*self._slots, None):
-            self._slot, self._is_new = slot, False
-            try:
-                return retry_call(
-                    self._upload_once,
-                    patience,
-                    may_pass=_is_network_error,
-                    give_up=self._build_failed_error,
-                    progress=lambda: self._reached,
-                )
-            except UploadFailedError:
-                if self._is_new and not self._may_hold_bytes:
-                    self._forget_slot()
-                if self._is_new or self._may_hold_bytes:
-                    raise
-        raise AssertionError("unreachable")
+        """Upload the file to the slot of an earlier run, or to a new one if that does not answer; return its token."""
+        is_stored = self._slot is not None
+        try:
+            return self._retry(patience)
+        except UploadFailedError:
+            if not is_stored or self._holds_bytes:
+                raise
+        # The note keeps the earlier slot until the new one has bytes: the whole storage may be out of reach.
+        self._slot = None
+        return self._retry(patience)
+
+    def _retry(self, patience: RetryPolicy) -> str:
+        return retry_call(
+            self._upload_once,
+            patience,
+            may_pass=_is_network_error,
+            give_up=lambda trouble: UploadFailedError(
+                f"'{self._file.name}' could not be uploaded: {redact_urls(str(trouble))}",
+                hint="check the network and run the same command again; the upload resumes",
+            ),
+            progress=lambda: self._reached,
+        )
 
     def _upload_once(self) -> str:
-        slot = self._slot or self._open_slot()
-        # In a new slot there is nothing; after an interruption only the server knows how much it has.
-        offset = 0 if self._is_empty else self._query_offset(slot)
-        if offset is not None and (offset < self._file.size or not self._file.size):
+        size, offset = self._file.size, None
+        if self._slot:  # after an interruption only the server knows how much it has
+            slot, offset = self._slot, self._query_offset(self._slot)
+        else:
+            slot, offset = self._open_slot(), 0
+        if offset is not None and (offset < size or not size):
             self._send_bytes(slot, offset)
         if not slot.is_complete:
-            self._slots = [replace(slot, is_complete=True)]
-            self._store_slots()
-        self._report_position(self._file.size)
+            self._store_slot(replace(slot, is_complete=True))
+        self._report_position(size)
         return slot.token
-
-    def _build_failed_error(self, trouble: Exception) -> OutsideError:
-        return UploadFailedError(
-            f"'{self._file.name}' could not be uploaded: {redact_urls(str(trouble))}",
-            hint="check the network and run the same command again; the upload resumes",
-        )
 
     def _open_slot(self) -> _UploadSlot:
         file, name = self._file, PurePosixPath(self._file.name).name
         blob = self._uploader.kaggle.start_blob(name, file.size, self._modified // 10**9, self._uploader.kind)
         self._slot = _UploadSlot(token=blob.token, url=blob.url, at=time.time())
-        self._slots.append(self._slot)
-        self._store_slots()
-        self._is_new, self._is_empty, self._may_hold_bytes = True, True, False
         return self._slot
 
     def _query_offset(self, slot: _UploadSlot) -> int | None:
@@ -164,27 +159,31 @@ class _ResumableUpload:
         ):
             return None
         offset = self._parse_offset(answer)
-        self._may_hold_bytes = offset > 0
-        if offset:
-            # The slots that did not answer are not needed any more.
-            self._slots = [slot]
-            self._store_slots()
+        self._holds_bytes = offset > 0
         return offset
 
     def _send_bytes(self, slot: _UploadSlot, start: int) -> None:
         """Send the missing bytes and verify the digest on the way."""
-        file = self._file
-        headers = {"Content-Range": f"bytes {start}-{file.size - 1}/{file.size}"} if start else {}
-        body = _CheckedBody(file, start, self._report_position)
-        self._is_empty = False
+        size, sent = self._file.size, 0
+
+        def report_sent(position: int) -> None:
+            nonlocal sent
+            sent = position - start
+            if CHUNK <= sent < size - start and not self._note.exists():
+                self._store_slot(slot)
+            self._report_position(position)
+
+        headers = {"Content-Range": f"bytes {start}-{size - 1}/{size}"} if start else {}
+        body = _CheckedBody(self._file, start, report_sent) if size else b""
         try:
-            answer = self._storage.put_bytes(slot.url, body if file.size else b"", headers)
+            answer = self._storage.put_bytes(slot.url, body, headers)
         except ProjectError:
             self._forget_slot()
             raise
         except OSError:
-            # Only the server knows how much arrived; less than a chunk is not worth a query.
-            self._may_hold_bytes = self._may_hold_bytes or body.sent >= CHUNK
+            # Only the server knows how much arrived; less than a chunk is not worth a query by a later run.
+            if sent >= CHUNK:
+                self._store_slot(slot)
             raise
         if answer.status_code == 308:
             raise TransientError(f"Kaggle received only {self._parse_offset(answer)} bytes")
@@ -219,28 +218,25 @@ class _ResumableUpload:
             self._advance(position - self._reached)
             self._reached = position
 
-    def _forget_slot(self) -> None:
-        self._slots = [slot for slot in self._slots if slot != self._slot]
-        self._slot = None
-        self._store_slots()
-
-    def _load_slots(self) -> list[_UploadSlot]:
+    def _load_slot(self) -> _UploadSlot | None:
         try:
             raw = json.loads(self._note.read_bytes())
+            slot = _UploadSlot(**raw["slots"][0])
             # The digest is in the note's name.
-            if (raw["size"], raw["time"]) != (self._file.size, self._modified):
-                return []
-            slots = [_UploadSlot(**slot) for slot in raw["slots"]]
-            return [slot for slot in slots if 0 <= time.time() - slot.at < MAX_AGE]
-        except (OSError, ValueError, KeyError, TypeError):
-            return []
+            is_same = (raw["size"], raw["time"]) == (self._file.size, self._modified)
+            return slot if is_same and 0 <= time.time() - slot.at < MAX_AGE else None
+        except (OSError, ValueError, LookupError, TypeError):
+            return None
 
-    def _store_slots(self) -> None:
-        slots = [asdict(slot) for slot in self._slots]
-        note = {"size": self._file.size, "time": self._modified, "slots": slots}
+    def _store_slot(self, slot: _UploadSlot) -> None:
+        note = {"size": self._file.size, "time": self._modified, "slots": [asdict(slot)]}
         with translate_disk_errors(self._note.parent):
             write_atomic(self._note, json.dumps(note))
             self._note.chmod(0o600)
+
+    def _forget_slot(self) -> None:
+        self._slot = None
+        self._note.unlink(missing_ok=True)
 
 
 class _StorageConnection:
@@ -293,7 +289,6 @@ class _CheckedBody:
         self._file = file
         self._start = start
         self._report_position = report_position
-        self.sent = 0
 
     def __len__(self) -> int:
         return self._file.size - self._start
@@ -317,7 +312,6 @@ class _CheckedBody:
                     )
                 if position > self._start:
                     yield chunk
-                    self.sent += len(chunk)
                 self._report_position(position)
 
 
