@@ -73,15 +73,8 @@ class PushTarget(ABC):
         self.context = context
         self.kaggle = context.kaggle
         self.journal_target = ref if self.kind == "DATASET" else f"model:{ref}"
+        self._location = ref if self.kind == "DATASET" else f"model:{ref}/0"
         self._failed, self._incomplete = (GracePeriod(context.poll.visibility_timeout) for _ in range(2))
-
-    @abstractmethod
-    def inspect_current(self, *, expected: bool) -> RemotePartState:
-        """Return what is there now, after waiting while it is processed; a version that is `expected` may show late."""
-
-    @abstractmethod
-    def has_failed(self) -> bool:
-        """Tell whether the newest version failed: it may never become visible."""
 
     @abstractmethod
     def find_newer(self, effect: Effect) -> bool:
@@ -101,26 +94,24 @@ class PushTarget(ABC):
         state = self.context.state_folder / "uploads" / self.ref.lower().replace("/", "--")
         return Uploader(self.kaggle, state, patience=self.context.client.retry, kind=self.kind)
 
-    def wait_until_visible(self, effect: Effect) -> bool | None:
-        """Wait until a newer version is visible; None if none is within the visibility timeout."""
+    def inspect_recovered(self) -> RemotePartState:
+        """Return what is there now, after recovering what an earlier run sent without seeing it arrive."""
+        expected = False
+        if self.context.journal.find_open_entry(self.journal_target):
+            # A version that failed may never become visible.
+            has_failed = kit_parts.inspect_part(self._location, self.kaggle).state in FAILED_STATES
+            timeout = 0.0 if has_failed else self.context.poll.processing_timeout
+            expected = bool(
+                self.context.recover_interrupted(
+                    self.journal_target, self._wait_until_visible, processing=timeout
+                )
+            )
+        if expected:
+            self.uploader.forget_uploads()  # the version has consumed them
+        return kit_parts.inspect_settled(self._location, self.context, expected=expected)
+
+    def _wait_until_visible(self, effect: Effect) -> bool | None:
         return wait_until_shown(lambda: self.find_newer(effect) or None, self.context.poll.until_visible)
-
-    def recover_interrupted(self) -> bool:
-        """Recover what an earlier run sent without seeing it arrive; return whether it has appeared."""
-        if self.context.journal.find_open_entry(self.journal_target) is None:
-            return False
-
-        def wait_for_effect(effect: Effect) -> bool | None:
-            visible = self.wait_until_visible(effect)
-            if visible:
-                # The version has consumed these uploads.
-                self.uploader.forget_uploads()
-            return visible
-
-        timeout = 0.0 if self.has_failed() else self.context.poll.processing_timeout
-        return bool(
-            self.context.recover_interrupted(self.journal_target, wait_for_effect, processing=timeout)
-        )
 
     def upload_part(self, plan: PartPlan) -> Effect:
         """Upload a part and create a version from it at most once; return the effect, which may not be visible yet.
@@ -142,14 +133,13 @@ class PushTarget(ABC):
         action = self.actions[plan.action is PushAction.VERSION]
         effect = Effect(action=action, target=self.journal_target, before=plan.version, content=plan.part.id)
 
-        def send_request() -> object:
-            return self.send_version(new, plan.action)
-
-        def find_effect() -> object:
-            return self.wait_until_visible(effect)
-
         try:
-            self.context.run_once(effect, send_request, find_effect, f"the new version of '{self.ref}'")
+            self.context.run_once(
+                effect,
+                lambda: self.send_version(new, plan.action),
+                lambda: self._wait_until_visible(effect),
+                f"the new version of '{self.ref}'",
+            )
         except RefusedError as refusal:
             # A 401 or 403 that speaks of a token means the credentials, not the upload.
             rejects_upload = re.search(r"\b(token|blob)", refusal.what, re.IGNORECASE)
@@ -197,12 +187,6 @@ class _DatasetTarget(PushTarget):
     kind = "DATASET"
     actions = ("create", "version")
 
-    def inspect_current(self, *, expected: bool) -> RemotePartState:
-        return kit_parts.inspect_settled(self.ref, self.context, expected=expected)
-
-    def has_failed(self) -> bool:
-        return self.kaggle.get_dataset_status(self.ref) in FAILED_STATES
-
     def find_newer(self, effect: Effect) -> bool:
         dataset = self.kaggle.get_dataset(self.ref)
         if dataset is None:
@@ -245,12 +229,6 @@ class _ModelTarget(PushTarget):
     kind = "MODEL"
     actions = ("variation", "model-version")
 
-    def inspect_current(self, *, expected: bool) -> RemotePartState:  # noqa: ARG002 - a model shows its files at once
-        return kit_parts.inspect_part(f"model:{self.ref}/0", self.kaggle)
-
-    def has_failed(self) -> bool:
-        return False
-
     def find_newer(self, effect: Effect) -> bool:
         return self.kaggle.get_model_version(self.ref) > effect.before
 
@@ -265,7 +243,7 @@ class _ModelTarget(PushTarget):
         return super().upload_part(plan)
 
     def read_new_version(self, effect: Effect, line: StatusLine) -> RemotePartState:
-        remote = kit_parts.inspect_part(f"model:{self.ref}/0", self.kaggle)
+        remote = kit_parts.inspect_part(self._location, self.kaggle)
         if remote.version <= effect.before:
             line.update_status("the new version is not visible yet")
             raise TransientError("the new version is not visible yet")
@@ -282,12 +260,13 @@ class _ModelTarget(PushTarget):
         def wait_for_model() -> object:
             return wait_until_shown(lambda: self.kaggle.get_model(name), context.poll.until_visible)
 
-        def send_request() -> object:
-            return self.kaggle.create_model(
-                name, name.partition("/")[2], "Checkpoints of a kit of offline-kit."
-            )
-
-        context.run_once(effect, send_request, wait_for_model, f"the model '{name}'")
+        title, notes = name.partition("/")[2], "Checkpoints of a kit of offline-kit."
+        context.run_once(
+            effect,
+            lambda: self.kaggle.create_model(name, title, notes),
+            wait_for_model,
+            f"the model '{name}'",
+        )
         if wait_for_model() is None:
             raise OutsideError(
                 f"the model '{name}' is not visible yet",

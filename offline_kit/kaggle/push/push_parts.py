@@ -96,13 +96,11 @@ def plan_push(
             f"the token from {account.ignored_token_source} has expired; the key of '{account.username}' is used"
         )
     context.report.step(f"Looking at {account.server_name} as '{account.username}'")
-    targets = {
-        name: make_target(location, context)
+    remotes = {
+        name: make_target(location, context).inspect_recovered()
         for name, location in locations.items()
         if not location.startswith("notebook:")
     }
-    recovered = {name for name, target in targets.items() if target.recover_interrupted()}
-    remotes = {name: target.inspect_current(expected=name in recovered) for name, target in targets.items()}
     return plan_parts(kit, remotes, options)
 
 
@@ -265,26 +263,26 @@ def push_kit(
         plans = plan_push(kit, locations, context, options)
         approve(plans)
         # All parts are sent before waiting, so that Kaggle processes them in parallel.
-        effects = {
-            part.ref: make_target(locations[part.part.name], context).upload_part(part)
-            for part in plans
-            if part.action is not PushAction.NOTHING
-        }
+        effects = {}
+        for plan in plans:
+            if plan.action is not PushAction.NOTHING:
+                target = make_target(locations[plan.part.name], context)
+                effects[plan.ref] = (target, target.upload_part(plan))
         pushed = []
-        for part in plans:
-            if part.ref not in effects:
-                context.report.note(f"'{part.ref}': nothing to upload, {part.reason}")
-                pushed.append(part)
+        for plan in plans:
+            if plan.ref not in effects:
+                context.report.note(f"'{plan.ref}': nothing to upload, {plan.reason}")
+                pushed.append(plan)
                 continue
-            effect = effects[part.ref]
-            remote = make_target(locations[part.part.name], context).wait_until_ready(effect)
+            target, effect = effects[plan.ref]
+            remote = target.wait_until_ready(effect)
             context.journal.append_entry(effect, Phase.DONE)
             if not remote.private and not options.public:
                 raise OutsideError(
-                    f"'{part.ref}' is PUBLIC on Kaggle, although it was created as private",
+                    f"'{plan.ref}' is PUBLIC on Kaggle, although it was created as private",
                     code="dataset-public",
                     hint=f"make it private at once in the settings of {remote.url or 'its page'}",
                 )
-            context.report.note(f"'{part.ref}' version {remote.version} is ready and holds this kit")
-            pushed.append(replace(part, version=remote.version, url=remote.url))
+            context.report.note(f"'{plan.ref}' version {remote.version} is ready and holds this kit")
+            pushed.append(replace(plan, version=remote.version, url=remote.url))
         return tuple(pushed)
