@@ -401,13 +401,15 @@ def format_size(size: float) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """Return a duration for a person: "7.7 s", "12 min 5 s", "2 h 10 min"."""
+    """Return a duration for a person: "7.7 s", "12 min 5 s", "2 h 10 min", "3 days"."""
     if seconds < 60:
         return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
         return f"{minutes} min {rest} s" if rest else f"{minutes} min"
     hours, minutes = divmod(minutes, 60)
+    if hours >= 48:
+        return f"{hours // 24} days"
     return f"{hours} h {minutes} min" if minutes else f"{hours} h"
 
 

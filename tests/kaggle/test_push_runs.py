@@ -461,15 +461,6 @@ def test_errors_that_it_followed_from_are_told_too() -> None:
 def test_a_log_of_nothing_names_nothing() -> None:
     """Without a traceback there is neither a cell nor an error."""
     assert notebook_runs.analyse_failure(log("words\n"), "no notebook") == notebook_runs.RunFailure()
-    assert notebook_runs.find_unmounted_kit(log("raise KitError(\n")) == ""
-
-
-def test_the_runtimes_own_words_about_a_missing_kit_are_known(tmp_path: Path) -> None:
-    """What the notebook raises, the log is searched for."""
-    with pytest.raises(kit_runtime.KitError) as caught:
-        kit_runtime.find_parts({"kit": "a" * 64}, tmp_path)
-    found = notebook_runs.find_unmounted_kit(log(f"{caught.value.to_json()}\nTraceback\n"))
-    assert found == "the kit of this notebook is not mounted: part 'kit' of id aaaaaaaaaaaa"
 
 
 @pytest.mark.slow

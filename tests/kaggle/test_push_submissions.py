@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -20,10 +19,7 @@ from offline_kit.kaggle.push import submit
 from offline_kit.kaggle.push.journal import Effect, Phase
 from offline_kit.kaggle.push.kit_parts import parse_part_ids
 from offline_kit.kaggle.push.submission_ledger import SubmissionTag, build_message, parse_tag
-from offline_kit.kaggle.push.submission_plan import (
-    find_disturbed,
-    format_timespan,
-)
+from offline_kit.kaggle.push.submission_plan import find_disturbed
 from offline_kit.kaggle.push.submit import NO_REASON, UNKNOWN, explain_failure, find_failure
 from offline_kit.local_kaggle.faults import Fault
 from offline_kit.local_kaggle.server import TrafficEvent
@@ -567,7 +563,7 @@ def test_the_wait_shows_life_and_ends_at_its_deadline(tmp_path: Path) -> None:
             held.wait(done.ref, listener, deadline=0.3)
         assert "continues to wait" in caught.value.hint
         assert listener.said[0] == "the local Kaggle scores submission 1001"
-        assert listener.said[-1] == "pending for less than a minute"
+        assert listener.said[-1].startswith("pending for ")
         again = held.submit()
         assert held.wait(again.ref).state == "complete"
         assert 0.5 < held.ledger.read_entries()[0].scored_seconds < 20
@@ -742,19 +738,3 @@ def test_a_mark_is_read_back_and_names_the_same_whatever_the_words() -> None:
     assert not mark.is_same_version(dataclasses.replace(mark, file="other.csv"))
     assert parse_tag("by hand [offline-kit]") is None
     assert build_message("", dataclasses.replace(mark, kit="")).startswith("[offline-kit notebook=")
-
-
-@pytest.mark.parametrize(
-    ("span", "words"),
-    [
-        (timedelta(seconds=-5), "less than a minute"),
-        (timedelta(seconds=59), "less than a minute"),
-        (timedelta(minutes=1), "1 minute"),
-        (timedelta(hours=2, minutes=5), "2 hours 5 minutes"),
-        (timedelta(days=3, minutes=5), "3 days"),
-        (timedelta(days=1, hours=1, minutes=5), "1 day 1 hour"),
-    ],
-)
-def test_times_are_told_in_two_units(span: timedelta, words: str) -> None:
-    """Nobody needs the seconds until a deadline."""
-    assert format_timespan(span) == words

@@ -138,7 +138,7 @@ class ApiService:
 
     def _read(self, method: str, body: Mapping[str, Any]) -> Answer:
         """Return the answer of a "package.Service/Method" without effect; raises as `ClientSession.send_request`."""
-        return self._call(method, body, self._seconds, _is_transient)
+        return self._call(method, body, self._seconds, is_transient)
 
     def _read_or_none(
         self, method: str, body: Mapping[str, Any], *, absent: frozenset[int] = NOT_VISIBLE
@@ -208,7 +208,7 @@ class ApiService:
                 lambda: self._session.send_request(
                     "download", request, deadline=_SILENCE * self._seconds, show_size=show_size
                 ),
-                _is_transient,
+                is_transient,
             )
             show_size(int(answer["size"]))
             return int(answer["size"])
@@ -258,7 +258,8 @@ def _build_request(method: str, body: Mapping[str, Any]) -> dict[str, Any]:
     return {"service": service, "method": name, "body": dict(body)}
 
 
-def _is_transient(error: Exception) -> bool:
+def is_transient(error: Exception) -> bool:
+    """Tell whether a call that failed so may succeed later."""
     if isinstance(error, RefusedError):
         return error.is_temporary
     return isinstance(error, NoResponseError | UnreachableError)

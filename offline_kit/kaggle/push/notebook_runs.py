@@ -4,6 +4,7 @@ import csv
 import re
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
@@ -17,11 +18,9 @@ from offline_kit.kaggle.client.api_types import (
     UNKNOWN,
     LogLine,
     NewNotebook,
-    NoResponseError,
-    RefusedError,
     RunStatus,
-    UnreachableError,
 )
+from offline_kit.kaggle.client.calls import is_transient
 from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.push import push_notebook
 from offline_kit.kaggle.push.journal import PushContext
@@ -70,37 +69,27 @@ class FinishedRun:
 
 
 def push_and_follow(
-    notebook: NewNotebook,
-    context: PushContext,
-    *,
-    timeout: float = RUN_TIMEOUT_SECONDS,
+    notebook: NewNotebook, context: PushContext, **limits: float
 ) -> tuple[NotebookPlan, FinishedRun]:
-    """Push a notebook and follow its run; raises as `push_notebook` and `follow_run`.
+    """Push a notebook and follow its run; raises as `push_notebook` and `follow_run`, whose `limits` these are.
 
     If the run started before its kit was visible, warn and push the notebook once more.
     """
-    is_last = False
-    while True:
-        pushed = push_notebook.push_notebook(notebook, context)
-        try:
-            return pushed, follow_run(notebook.ref, pushed.version, context, timeout=timeout)
-        except KitNotMountedError as error:
-            if is_last:
-                raise
-            context.report.warn(
-                f"version {pushed.version} of '{notebook.ref}' ran before its kit was visible;"
-                f" pushing it once more ({error.what})"
-            )
-        push_notebook.void_version(notebook, pushed.version, context)
-        is_last = True
+    pushed = push_notebook.push_notebook(notebook, context)
+    try:
+        return pushed, follow_run(notebook.ref, pushed.version, context, **limits)
+    except KitNotMountedError as error:
+        context.report.warn(
+            f"version {pushed.version} of '{notebook.ref}' ran before its kit was visible;"
+            f" pushing it once more ({error.what})"
+        )
+    push_notebook.void_version(notebook, pushed.version, context)
+    pushed = push_notebook.push_notebook(notebook, context)
+    return pushed, follow_run(notebook.ref, pushed.version, context, **limits)
 
 
 def follow_run(
-    ref: str,
-    version: int,
-    context: PushContext,
-    *,
-    timeout: float = RUN_TIMEOUT_SECONDS,
+    ref: str, version: int, context: PushContext, *, timeout: float = RUN_TIMEOUT_SECONDS
 ) -> FinishedRun:
     """Wait until the run of exactly this version has finished, at most `timeout` seconds.
 
@@ -116,20 +105,10 @@ def follow_run(
 
     kaggle = context.kaggle
     began, name = time.monotonic(), f"version {version} of '{ref}'"
-    with StatusLine(context.report, f"{name} runs on {context.server_name}") as line:
-        watcher = _RunWatcher(ref, version, context, line)
-        run = retry_call(
-            watcher.check_ended,
-            context.poll.retry_policy(timeout),
-            give_up=lambda trouble: OutsideError(
-                f"the run of {name} has not finished in time: {trouble}",
-                code="notebook-run-timeout",
-                hint="run the same command again: it continues to wait, and nothing is pushed twice",
-            ),
-        )
+    run = _wait_until_ended(ref, version, context, timeout)
     is_cancelled = run.state == "cancelacknowledged"
     log = () if is_cancelled else read_after_end(lambda: kaggle.get_run_log(ref, version))
-    _save_log(log, context.runs_folder(ref))
+    files.write_atomic(context.runs_folder(ref) / LOG_NAME, plain_text(log))
     if is_cancelled:
         raise OutsideError(
             f"the run of {name} was cancelled",
@@ -137,9 +116,10 @@ def follow_run(
             hint="run the same command again: it pushes a new version",
             details=[run.failure_message] if run.failure_message else (),
         )
-    if lost := find_unmounted_kit(log):
+    failure = find_failure(plain_text(log))
+    if failure and failure.code == "kit-not-mounted":
         raise KitNotMountedError(
-            f"{name} ran without its kit: {lost}",
+            f"{name} ran without its kit: {failure.what}",
             hint="run 'offline-kit push' again: the run started before the dataset was visible",
         )
     if run.state == "error":
@@ -153,63 +133,58 @@ def follow_run(
     )
 
 
-class _RunWatcher:
-    """Poll a run and update the status line."""
+def _wait_until_ended(ref: str, version: int, context: PushContext, timeout: float) -> RunStatus:
+    """Poll the run of a version until it has ended, and show its state and the last line of its log meanwhile."""
+    kaggle, poll, name = context.kaggle, context.poll, f"version {version} of '{ref}'"
+    began = answered = shown = time.monotonic()
+    logged, last_words, unknown_state = float("-inf"), "", ""
 
-    def __init__(self, ref: str, version: int, context: PushContext, line: StatusLine) -> None:
-        self._ref, self._version = ref, version
-        self._context, self._line = context, line
-        self._kaggle, self._policy = context.kaggle, context.poll
-        self._began = self._last_shown = self._answered = time.monotonic()
-        self._logged = float("-inf")
-        self._last_words = ""
-        self._unknown_state = ""
-
-    def check_ended(self) -> RunStatus:
-        """Return the state of a finished run; raises TransientError while it is running."""
-        try:
-            run = self._kaggle.get_notebook_run(self._ref, self._version)
-        except (RefusedError, NoResponseError, UnreachableError) as error:
-            if isinstance(error, RefusedError) and not error.is_temporary:
-                raise
-            # A run takes hours: tolerate network failures for a while.
-            if time.monotonic() - self._answered > self._policy.processing_timeout:
-                raise
-            self._line.update_status(f"no answer: {error.what}")
-            raise TransientError(error.what) from error
-        now = self._answered = time.monotonic()
+    def check_ended() -> RunStatus:
+        nonlocal answered, shown, logged, last_words, unknown_state
+        run = kaggle.get_notebook_run(ref, version)
+        now = answered = time.monotonic()
         if run is None:
-            if now - self._last_shown > self._policy.visibility_timeout:
+            if now - shown > poll.visibility_timeout:
                 raise OutsideError(
-                    f"version {self._version} of '{self._ref}' has no run",
+                    f"{name} has no run",
                     code="notebook-run-missing",
                     hint="run the same command again: it pushes a new version",
                 )
             raise TransientError("its run is not visible yet")
-        self._last_shown = now
+        shown = now
         if run.state in ("complete", "error", "cancelacknowledged"):
             return run
-        if run.state.startswith(UNKNOWN) and run.state != self._unknown_state:
-            self._unknown_state = run.state
-            page = self._context.server_name
-            self._context.report.warn(
-                f"the state of version {self._version} of '{self._ref}' is {run.state}, which this version of"
-                f" offline-kit does not know; it keeps waiting; check {page}"
+        if run.state.startswith(UNKNOWN) and run.state != unknown_state:
+            unknown_state = run.state
+            context.report.warn(
+                f"the state of {name} is {run.state}, which this version of offline-kit does not know; it keeps"
+                f" waiting; check {context.server_name}"
             )
-        if run.state == "running" and now - self._logged > _LOG_EVERY * self._policy.max_interval:
-            self._logged = now
-            try:
-                log = self._kaggle.get_run_log(self._ref, self._version)
-                self._last_words = f": {last_line(log)}"
-            except OfflineKitError:
-                self._last_words = ""  # only the status line lacks it
-        minutes = (now - self._began) / 60
-        self._line.update_status(f"{run.state}, {minutes:.0f} min{self._last_words}".removesuffix(": "))
+        if run.state == "running" and now - logged > _LOG_EVERY * poll.max_interval:
+            logged, last_words = now, ""
+            with suppress(OfflineKitError):  # only the status line lacks it
+                last_words = f": {last_line(kaggle.get_run_log(ref, version))}"
+        line.update_status(f"{run.state}, {(now - began) / 60:.0f} min{last_words}".removesuffix(": "))
         raise TransientError(f"it is '{run.state}'")
 
+    def may_pass(error: Exception) -> bool:
+        # A run takes hours: tolerate network failures for a while.
+        is_tolerated = is_transient(error) and time.monotonic() - answered <= poll.processing_timeout
+        if is_tolerated:
+            line.update_status(f"no answer: {error}")
+        return is_tolerated
 
-def _save_log(log: Sequence[LogLine], folder: Path) -> None:
-    files.write_atomic(folder / LOG_NAME, plain_text(log))
+    with StatusLine(context.report, f"{name} runs on {context.server_name}") as line:
+        return retry_call(
+            check_ended,
+            poll.retry_policy(timeout),
+            may_pass=may_pass,
+            give_up=lambda trouble: OutsideError(
+                f"the run of {name} has not finished in time: {trouble}",
+                code="notebook-run-timeout",
+                hint="run the same command again: it continues to wait, and nothing is pushed twice",
+            ),
+        )
 
 
 def fetch_outputs(
@@ -235,7 +210,8 @@ def fetch_outputs(
         for name in names:
             paths.append(fetch_output((finished.ref, finished.version), name, kaggle, folder))
             advance(1)
-    _save_log(finished.log, folder)  # at last: `find_fetched_output` takes all beside it for this run's
+    # At last: `find_fetched_output` takes all beside the log for this run's.
+    files.write_atomic(folder / LOG_NAME, plain_text(finished.log))
     return tuple(paths)
 
 
@@ -249,11 +225,7 @@ def find_fetched_output(finished: FinishedRun, folder: Path, name: str) -> Path 
 
 
 def _build_failed_error(
-    ref: str,
-    version: int,
-    run: RunStatus,
-    log: tuple[LogLine, ...],
-    context: PushContext,
+    ref: str, version: int, run: RunStatus, log: tuple[LogLine, ...], context: PushContext
 ) -> ProjectError:
     """Return the error for a failed run: the cell, its error, cause, fix, and links."""
     notebook, server_name = context.kaggle.get_notebook(ref, version), context.server_name
@@ -265,8 +237,15 @@ def _build_failed_error(
         explained = Explanation(code=failure.code, cause=failure.what, remedy=failure.hint)
     elif not explained.code:
         explained = causes.explain_failure(run.failure_message)
-    label, quoted = _quote_failure(run_failure, text)
-    details: list[str] = [*quoted, ""] if quoted else []
+    label, quoted = f"the {kind}", tuple[str, ...]()
+    if run_failure.line:
+        label = script_setup.label_line(text, run_failure.line)
+        quoted = execution.quote_line(text, run_failure.line)
+    elif run_failure.cell:
+        sources = [source for _, source in normalise_cells(text)]
+        label = execution.label_cell(run_failure.cell, execution.count_added_cells(sources))
+        quoted = execution.quote_cell(label, run_failure.source) if run_failure.source else ()
+    details = [*quoted, *[""] * bool(quoted)]
     details += [*execution.shorten_error(run_failure.error or plain_text(log).splitlines()), ""]
     if run.failure_message and run.failure_message not in run_failure.message:
         details.append(f"{server_name} says: {run.failure_message}")
@@ -276,22 +255,11 @@ def _build_failed_error(
     if notebook and server_name == "Kaggle":
         details.append(f"its page: {notebook.url}")
     return ProjectError(
-        f"{label or f'the {kind}'} failed on {server_name}: version {version} of '{ref}'",
+        f"{label} failed on {server_name}: version {version} of '{ref}'",
         hint=explained.remedy or "fix it, rehearse it with 'offline-kit rehearse', and push again",
         code=explained.code or "notebook-run-failed",
         details=details,
     )
-
-
-def _quote_failure(run_failure: "RunFailure", text: str) -> tuple[str, tuple[str, ...]]:
-    """Return the label and the code of what failed; "" and () if that is unknown."""
-    if run_failure.line:
-        return script_setup.label_line(text, run_failure.line), execution.quote_line(text, run_failure.line)
-    if not run_failure.cell:
-        return "", ()
-    sources = [source for _, source in normalise_cells(text)]
-    label = execution.label_cell(run_failure.cell, execution.count_added_cells(sources))
-    return label, execution.quote_cell(label, run_failure.source) if run_failure.source else ()
 
 
 def fetch_output(
@@ -382,12 +350,6 @@ def last_line(log: Sequence[LogLine]) -> str:
             if line.strip():
                 return line.strip()[:_LINE]
     return ""
-
-
-def find_unmounted_kit(log: Sequence[LogLine]) -> str:
-    """Return the notebook's own words about a kit that was not there, "" where it says none."""
-    failure = find_failure(plain_text(log))
-    return failure.what if failure and failure.code == "kit-not-mounted" else ""
 
 
 def analyse_failure(log: Sequence[LogLine], notebook: str, kernel_type: str = "notebook") -> RunFailure:

@@ -121,6 +121,15 @@ class SubmissionTag:
             return False
         return (self.version, self.file) == (other.version, other.file)
 
+    def filter_same_version(self, submissions: Iterable[Submission]) -> tuple[Submission, ...]:
+        """Return the submissions of the same version and file, in order."""
+        return tuple(item for item in submissions if self.is_same_version(parse_tag(item.message)))
+
+    def find_exact(self, submissions: Iterable[Submission]) -> Submission | None:
+        """Return the submission with exactly this tag, the kit aside; None if there is none."""
+        same_version = self.filter_same_version(submissions)
+        return next((item for item in same_version if count_repeats(item) == self.again), None)
+
 
 def parse_tag(message: str) -> SubmissionTag | None:
     """Return the tag in a description, None if there is none."""
@@ -141,21 +150,7 @@ def build_message(message: str, tag: SubmissionTag) -> str:
     return f"{' '.join(message.split())} {tag.as_text}".strip()
 
 
-def filter_same_version(tag: SubmissionTag, submissions: Iterable[Submission]) -> tuple[Submission, ...]:
-    """Return the submissions of the same version and file, in order."""
-    return tuple(item for item in submissions if tag.is_same_version(parse_tag(item.message)))
-
-
 def count_repeats(submission: Submission) -> int:
     """Return the number of earlier submissions that a tag counts; 0 without a tag."""
     tag = parse_tag(submission.message)
     return tag.again if tag else 0
-
-
-def find_exact(tag: SubmissionTag | None, submissions: Iterable[Submission]) -> Submission | None:
-    """Return the submission with exactly this tag, the kit aside; None if there is none."""
-    if tag:
-        for submission in filter_same_version(tag, submissions):
-            if count_repeats(submission) == tag.again:
-                return submission
-    return None

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from offline_kit.core.errors import OfflineKitError, OutsideError, ProjectError, UsageError, describe_problems
+from offline_kit.core.files import format_duration
 from offline_kit.kaggle.client.api_types import (
     Competition,
     RefusedError,
@@ -271,21 +272,11 @@ def _check_run(name: str, request: SubmitRequest, kaggle: KaggleClient) -> Itera
         )
 
 
-def format_timespan(span: timedelta) -> str:
-    """Format a time span with its two largest units: "3 days 4 hours"."""
-    minutes = max(0, int(span.total_seconds()) // 60)
-    amounts = ((minutes // 1440, "day"), (minutes // 60 % 24, "hour"), (minutes % 60, "minute"))
-    words = [f"{amount} {unit}{'' if amount == 1 else 's'}" for amount, unit in amounts]
-    first = next((index for index, (amount, _) in enumerate(amounts) if amount), 2)
-    words_shown = [word for word in words[first : first + 2] if not word.startswith("0 ")]
-    return " ".join(words_shown) or "less than a minute"
-
-
 def describe_reset() -> str:
     """Describe when the daily limit resets."""
     now = datetime.now(UTC)
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
-    return f"resets at 00:00 UTC, in {format_timespan(midnight - now)}"
+    return f"resets at 00:00 UTC, in {format_duration((midnight - now).total_seconds())}"
 
 
 def rules_page(competition: Competition) -> str:
@@ -294,8 +285,8 @@ def rules_page(competition: Competition) -> str:
 
 
 def _format_deadline(deadline: datetime) -> str:
-    left = deadline - datetime.now(UTC)
-    distance = f"in {format_timespan(left)}" if left > timedelta() else f"passed {format_timespan(-left)} ago"
+    left = (deadline - datetime.now(UTC)).total_seconds()
+    distance = f"in {format_duration(left)}" if left > 0 else f"passed {format_duration(-left)} ago"
     return f"{deadline:%Y-%m-%d %H:%M} UTC, {distance}"
 
 

@@ -9,30 +9,21 @@ import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from offline_kit.core.errors import OfflineKitError, OutsideError, ProjectError
-from offline_kit.core.files import hold_lock
-from offline_kit.core.report import Reporter
+from offline_kit.core.files import format_duration, hold_lock
 from offline_kit.core.retry import TransientError, retry_call
-from offline_kit.kaggle.client.api_types import NoResponseError, RefusedError, Submission, UnreachableError
-from offline_kit.kaggle.client.client import KaggleClient
-from offline_kit.kaggle.push.journal import (
-    Effect,
-    Phase,
-    PushContext,
-    build_unseen_error,
-    is_refusal,
-)
+from offline_kit.kaggle.client.api_types import RefusedError, Submission
+from offline_kit.kaggle.client.calls import is_transient
+from offline_kit.kaggle.push.journal import Effect, Phase, PushContext, build_unseen_error, is_refusal
 from offline_kit.kaggle.push.kit_parts import parse_part_ids
-from offline_kit.kaggle.push.poll_policy import StatusLine, wait_until_shown
+from offline_kit.kaggle.push.poll_policy import GracePeriod, StatusLine, wait_until_shown
 from offline_kit.kaggle.push.submission_ledger import (
     LedgerEntry,
     SubmissionLedger,
     SubmissionTag,
     count_repeats,
-    filter_same_version,
-    find_exact,
     parse_tag,
 )
 from offline_kit.kaggle.push.submission_plan import (
@@ -41,7 +32,6 @@ from offline_kit.kaggle.push.submission_plan import (
     check_submission,
     describe_reset,
     find_competition,
-    format_timespan,
     rules_page,
 )
 from offline_kit.kit.manifest import compute_kit_id
@@ -58,7 +48,7 @@ class SubmissionResult:
     ref: int
     version: int
     message: str
-    existed_before: bool
+    existed_before: bool = False
     submission: Submission | None = None  # as last seen: if it existed before, or was waited for
 
 
@@ -81,7 +71,7 @@ def plan_submission(request: SubmitRequest, context: PushContext, ledger: Submis
     parts = parse_part_ids(notebook.text) if notebook else {}
     kit = compute_kit_id(parts.values()) if parts else request.kit
     tag = SubmissionTag(notebook=request.notebook, version=request.version, file=request.file, kit=kit)
-    same_version = _find_earlier(tag, request.competition, submissions, context.kaggle, ledger)
+    same_version = _find_earlier(tag, request, submissions, context, ledger)
     if recovered and not same_version:
         same_version = (recovered,)
     if not request.again:
@@ -110,19 +100,18 @@ def plan_submission(request: SubmitRequest, context: PushContext, ledger: Submis
 
 def _find_earlier(
     tag: SubmissionTag,
-    competition: str,
+    request: SubmitRequest,
     submissions: Iterable[Submission],
-    kaggle: KaggleClient,
+    context: PushContext,
     ledger: SubmissionLedger,
 ) -> tuple[Submission, ...]:
     """Return the submissions of the same version and file, newest first."""
-    # A submission that only the ledger has counts if Kaggle confirms its number, because lists may be
-    # truncated.
-    if listed := filter_same_version(tag, submissions):
+    if listed := tag.filter_same_version(submissions):
         return listed
+    # Lists may be truncated: a submission that only the ledger has counts if Kaggle confirms its number.
     for entry in reversed(ledger.find_by_version(tag.notebook, tag.version)):
-        is_same = entry.competition == competition and tag.is_same_version(parse_tag(entry.message))
-        submission = kaggle.get_submission(entry.submission) if is_same and entry.submission else None
+        is_same = entry.competition == request.competition and tag.is_same_version(parse_tag(entry.message))
+        submission = context.kaggle.get_submission(entry.submission) if is_same and entry.submission else None
         if submission and tag.is_same_version(parse_tag(submission.message)):
             return (submission,)
     return ()
@@ -134,19 +123,34 @@ def submit_version(plan: SubmitPlan, context: PushContext, ledger: SubmissionLed
     Raises RefusedError with Kaggle's message and a fix, and OutsideError if it is unknown whether it
     was submitted; a new plan for the same request finds out.
     """
-    request = plan.request
-    if plan.existing is not None:
-        return _record_existing(plan, plan.existing, ledger, context.report)
-    with hold_lock(context.state_folder / "submit.lock"):
-        # Another process may have submitted since the plan was made.
-        recovered = _recover_interrupted(request, context)
-        existing = recovered or find_exact(plan.mark, context.kaggle.list_submissions(request.competition))
-        if existing:
-            return _record_existing(plan, existing, ledger, context.report)
-        context.report.step(
-            f"Submitting version {request.version} of '{request.notebook}' to '{request.competition}'"
-        )
-        return _send_submission(plan, context, ledger)
+    request, existing = plan.request, plan.existing
+    if existing is None:
+        with hold_lock(context.state_folder / "submit.lock"):
+            # Another process may have submitted since the plan was made.
+            existing = _recover_interrupted(request, context) or plan.mark.find_exact(
+                context.kaggle.list_submissions(request.competition)
+            )
+            if existing is None:
+                context.report.step(
+                    f"Submitting version {request.version} of '{request.notebook}' to '{request.competition}'"
+                )
+                return _send_submission(plan, context, ledger)
+    if ledger.update_entry(existing) is None:
+        sent = f"{existing.submitted_at:%Y-%m-%dT%H:%M:%S+00:00}" if existing.submitted_at else ""
+        entry = _build_entry(plan, existing.ref, ledger)
+        ledger.add_entry(replace(entry, message=existing.message, at=sent))
+        ledger.update_entry(existing)
+    context.report.note(
+        f"nothing to submit: this version was submitted before, as submission {existing.ref} ({existing.state});"
+        " --again submits it once more"
+    )
+    return SubmissionResult(
+        ref=existing.ref,
+        version=request.version,
+        message=existing.message,
+        existed_before=True,
+        submission=existing,
+    )
 
 
 def _journal_target(request: SubmitRequest) -> str:
@@ -157,32 +161,33 @@ def _wait_until_listed(
     tag: SubmissionTag | None, competition: str, context: PushContext, seconds: float
 ) -> Submission | None:
     """Wait until a submission with this tag is listed; None if none is within `seconds`."""
-    policy = context.poll.retry_policy(seconds)
-    return wait_until_shown(lambda: find_exact(tag, context.kaggle.list_submissions(competition)), policy)
+
+    def find_listed() -> Submission | None:
+        submissions = context.kaggle.list_submissions(competition)
+        return tag.find_exact(submissions) if tag else None
+
+    return wait_until_shown(find_listed, context.poll.retry_policy(seconds))
 
 
 def _recover_interrupted(request: SubmitRequest, context: PushContext) -> Submission | None:
     """Return the submission that an earlier run sent without seeing it arrive, None if it did not arrive."""
     # Raises OutsideError if Kaggle accepted it and does not list it yet.
-    entry = context.journal.find_open_entry(_journal_target(request))
+    target, poll = _journal_target(request), context.poll
+    entry = context.journal.find_open_entry(target)
     age = max(0.0, time.time() - entry.at) if entry else 0.0
-    left = max(0.0, context.poll.visibility_timeout - age)
-
-    def find_submission(effect: Effect) -> Submission | None:
-        return _wait_until_listed(parse_tag(effect.content), request.competition, context, left)
-
-    timeout = context.poll.processing_timeout
+    left = max(0.0, poll.visibility_timeout - age)
     return context.recover_interrupted(
-        _journal_target(request), find_submission, processing=timeout, what="submission"
+        target,
+        lambda effect: _wait_until_listed(parse_tag(effect.content), request.competition, context, left),
+        processing=poll.processing_timeout,
+        what="submission",
     )
 
 
 def _send_submission(plan: SubmitPlan, context: PushContext, ledger: SubmissionLedger) -> SubmissionResult:
     """Submit once, wait until the submission is listed, and record it in journal and ledger."""
-    request, journal, timeout = plan.request, context.journal, context.poll.visibility_timeout
-    effect = Effect(
-        action="submit", target=_journal_target(request), before=plan.last_ref, content=plan.mark.as_text
-    )
+    request, journal, target = plan.request, context.journal, _journal_target(plan.request)
+    effect = Effect(action="submit", target=target, before=plan.last_ref, content=plan.mark.as_text)
 
     def send_request() -> Submission:
         return context.kaggle.submit_notebook(
@@ -194,10 +199,10 @@ def _send_submission(plan: SubmitPlan, context: PushContext, ledger: SubmissionL
         )
 
     def wait_for_listing() -> Submission | None:
-        return _wait_until_listed(plan.mark, request.competition, context, timeout)
+        return _wait_until_listed(plan.mark, request.competition, context, context.poll.visibility_timeout)
 
-    description = f"the submission to '{request.competition}'"
     try:
+        description = f"the submission to '{request.competition}'"
         answer = context.run_once(effect, send_request, wait_for_listing, description)
     except RefusedError as refusal:
         raise (_build_refusal(refusal, plan) if not refusal.is_server_error else refusal) from refusal
@@ -211,49 +216,27 @@ def _send_submission(plan: SubmitPlan, context: PushContext, ledger: SubmissionL
         journal.append_entry(effect, Phase.LOST)
         raise _build_refusal(RefusedError(server_words, hint="", status=200), plan)
     if not listed and not answer.ref:
-        name = f"{request.notebook}@v{request.version}"
-        raise build_unseen_error("submission", name, server_words)
+        raise build_unseen_error("submission", f"{request.notebook}@v{request.version}", server_words)
     ref = listed.ref if listed else answer.ref
     entry = entry or ledger.add_entry(_build_entry(plan, ref, ledger))
     if listed:
         ledger.update_entry(listed)
         journal.append_entry(effect, Phase.DONE)
     context.report.note(f"created submission {ref}: '{entry.message}'")
-    return SubmissionResult(ref=ref, version=request.version, message=entry.message, existed_before=False)
-
-
-def _record_existing(
-    plan: SubmitPlan, submission: Submission, ledger: SubmissionLedger, report: Reporter
-) -> SubmissionResult:
-    """Record a submission that was made before, unless the ledger has it."""
-    if ledger.update_entry(submission) is None:
-        sent = f"{submission.submitted_at:%Y-%m-%dT%H:%M:%S+00:00}" if submission.submitted_at else ""
-        ledger.add_entry(
-            replace(_build_entry(plan, submission.ref, ledger), message=submission.message, at=sent)
-        )
-        ledger.update_entry(submission)
-    report.note(
-        f"nothing to submit: this version was submitted before, as submission {submission.ref} ({submission.state});"
-        " --again submits it once more"
-    )
-    return SubmissionResult(
-        ref=submission.ref,
-        version=plan.request.version,
-        message=submission.message,
-        existed_before=True,
-        submission=submission,
-    )
+    return SubmissionResult(ref=ref, version=request.version, message=entry.message)
 
 
 def _build_entry(plan: SubmitPlan, ref: int, ledger: SubmissionLedger) -> LedgerEntry:
-    request = plan.request
-    kit = compute_kit_id(plan.parts.values()) if plan.parts else request.kit
+    request, kit = plan.request, plan.mark.kit
     # An earlier version was not built from the current commit.
     commits = (entry.commit for entry in reversed(ledger.read_entries()) if entry.kit == kit and entry.commit)
     commit = request.commit if request.kit == kit else next(commits, "")
-    copied = ("competition", "notebook", "version", "file", "run_seconds")
     return LedgerEntry(
-        **{name: getattr(request, name) for name in copied},
+        competition=request.competition,
+        notebook=request.notebook,
+        version=request.version,
+        file=request.file,
+        run_seconds=request.run_seconds,
         message=plan.full_message,
         submission=ref,
         kit=kit,
@@ -294,39 +277,48 @@ def wait_for_score(
     Polls more and more rarely, at last every `scoring_interval` seconds, and tolerates network failures.
     Raises what `find_failure` returns, and OutsideError if it is not scored within `deadline` seconds.
     """
-    began, was_pending = time.monotonic(), False
+    began, was_pending = datetime.now(UTC), False
+    invisible = GracePeriod(context.poll.visibility_timeout)
     policy = replace(context.poll, max_interval=context.poll.scoring_interval)
     server_name = context.server_name
 
     def check_finished() -> Submission:
         nonlocal was_pending
-        late = time.monotonic() - began > policy.visibility_timeout
-        submission = _read_submission(ref, context.kaggle, late=late)
-        if submission is None and late:
-            raise OutsideError(
-                f"{server_name} has no submission {ref}",
-                code="submission-not-found",
-                hint="check the list of submissions on the competition's page, then run the same command again",
-            )
-        if submission and submission.is_finished:
+        invisible.is_over()  # begins with the first look
+        submission = context.kaggle.get_submission(ref)
+        if submission is None:
+            if invisible.is_over():
+                raise OutsideError(
+                    f"{server_name} has no submission {ref}",
+                    code="submission-not-found",
+                    hint="check the list of submissions on the competition's page, then run the same command again",
+                )
+            line.update_status("not visible yet")
+            raise TransientError("it is not visible yet")
+        if submission.is_finished:
             return submission
-        age = timedelta(seconds=time.monotonic() - began)
-        if submission and submission.submitted_at:
-            age = datetime.now(UTC) - submission.submitted_at
-        was_pending = was_pending or submission is not None
-        state = submission.state if submission else "not visible yet"
-        line.update_status(f"{state} for {format_timespan(age)}")
-        raise TransientError(f"it is {f'still {state}' if submission else state}")
+        was_pending = True
+        submitted_at = submission.submitted_at or began
+        age = max(0.0, (datetime.now(UTC) - submitted_at).total_seconds())
+        line.update_status(f"{submission.state} for {format_duration(age)}")
+        raise TransientError(f"it is still {submission.state}")
 
-    def build_timeout_error(trouble: Exception) -> OutsideError:
-        return OutsideError(
-            f"submission {ref} is not scored yet: {trouble}",
-            code="submission-not-scored",
-            hint="run the same command again later: it continues to wait, and nothing is submitted twice",
-        )
+    def may_pass(error: Exception) -> bool:
+        # Kaggle may answer 403 at first.
+        is_hidden = isinstance(error, RefusedError) and error.status == 403
+        return is_transient(error) or (is_hidden and not invisible.is_over())
 
     with StatusLine(context.report, f"{server_name} scores submission {ref}") as line:
-        submission = retry_call(check_finished, policy.retry_policy(deadline), give_up=build_timeout_error)
+        submission = retry_call(
+            check_finished,
+            policy.retry_policy(deadline),
+            may_pass=may_pass,
+            give_up=lambda trouble: OutsideError(
+                f"submission {ref} is not scored yet: {trouble}",
+                code="submission-not-scored",
+                hint="run the same command again later: it continues to wait, and nothing is submitted twice",
+            ),
+        )
     if ledger:
         # Scored before the first poll: when is unknown.
         watched = submission.submitted_at if was_pending else None
@@ -336,20 +328,6 @@ def wait_for_score(
         raise problem
     context.report.note(f"submission {ref} is scored: {submission.public_score or 'no public score'}")
     return submission
-
-
-def _read_submission(ref: int, kaggle: KaggleClient, *, late: bool) -> Submission | None:
-    """Return a submission's current state; None if it is not visible (Kaggle may answer 403 at first)."""
-    try:
-        return kaggle.get_submission(ref)
-    except (NoResponseError, UnreachableError) as trouble:
-        raise TransientError(trouble.what) from trouble
-    except RefusedError as refusal:
-        if refusal.is_temporary:
-            raise TransientError(refusal.what, refusal.after) from refusal
-        if refusal.status == 403 and not late:
-            return None
-        raise
 
 
 # A hidden run returns only one sentence: no log, no cell, no output.
