@@ -50,6 +50,7 @@ class NotebookTarget:
     version: str = ""
     competition: str = ""
     dataset: str = ""  # the kit's dataset, "slug" or "owner/slug"; split kits add the part's name
+    time_limit: int = 9 * 3600  # seconds of a session
     accelerator: str = "none"  # "none" (CPU), one of Kaggle's machine shapes, or an alias of one
     members: tuple[Member, ...] = ()
     lent: MainAliases = NO_ALIASES
@@ -205,6 +206,7 @@ def template_facts(
         "accelerator": find_machine_shape(target.accelerator) or "none",
         "competition": target.competition,
         "settings": settings,
+        "time_limit": target.time_limit,
         "kit_id": kit.id,
         "parts": kit.parts,
         "lent": target.lent,
@@ -255,6 +257,24 @@ def _check_settings(settings: NotebookSettings, *, has_weights: bool) -> None:
         )
 
 
+def _check_time_reserve(settings: NotebookSettings, time_limit: int) -> None:
+    reason = ""
+    if settings.source:
+        reason = "a notebook of your own decides itself when to stop"
+    elif settings.template == "plain":
+        reason = "the template predicts nothing"
+    elif settings.template == "server" and not settings.function:
+        reason = "a server of models answers every batch"
+    elif settings.time_reserve >= time_limit:
+        reason = f"it is not less than the {time_limit} s of `time_limit`"
+    if settings.time_reserve and reason:
+        raise UsageError(
+            f"`time_reserve` has no effect: {reason}",
+            code="time-reserve-without-effect",
+            hint="remove it from [tool.offline-kit.notebook], or correct `time_limit`",
+        )
+
+
 def _package_names(entries: Sequence[FileEntry]) -> list[str]:
     names = set()
     for entry in entries:
@@ -276,6 +296,7 @@ def kernel_metadata(
 ) -> dict[str, Any]:
     """Return the content of kernel-metadata.json; raises UsageError for what Kaggle would refuse."""
     # Only the push knows the owner: `id` is the bare slug, and the datasets are as configured.
+    _check_time_reserve(settings, target.time_limit)
     title, slug = title_and_slug(settings, target)
     shape = find_machine_shape(target.accelerator)
     parts = [part for part in kit.parts if part.name not in target.part_locations]

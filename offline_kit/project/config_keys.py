@@ -203,6 +203,9 @@ class NotebookSettings:
     batch_size: int = _key(0, shown="by task")  #: Rows, images or texts at once.
     #: JSON file with training's columns and dtypes; they are compared with the test set's.
     columns: str = _key("")
+    #: Seconds before `time_limit` at which the notebook stops predicting and writes what it has: whole models, in
+    #: the template `predict` also the rows of a first one. Functions and servers read `context.seconds_left`.
+    time_reserve: int = _key(0, shown="none")
     source: str = _key("")  #: A notebook or script of yours that was adopted; `offline-kit adopt` sets it.
     #: Array of tables, one for each model or group of models: see below.
     models: tuple[ModelSpec, ...] = _key(

@@ -13,6 +13,7 @@ from offline_kit.core import files
 from offline_kit.core.errors import ProjectError
 from offline_kit.core.sandboxes.box import Mount
 from offline_kit.kit.layout import RUNTIME_PACKAGE
+from offline_kit.notebook.runtime.kit_deadline import TIME_IS_UP
 from offline_kit.notebook.runtime.kit_report import REPORT
 from offline_kit.notebook.runtime.kit_server import WRITTEN
 from offline_kit.rehearsal import causes, execution, script_runs, submission_check, swallowed_errors
@@ -109,7 +110,8 @@ def judge_run(
             code="errors-swallowed",
             details=swallowed,
         )
-    warnings = [f"{line}: swallowed, so predictions may be missing (errors-swallowed)" for line in swallowed]
+    warnings = [f"the time was up: {line}" for line in _read_notes(result.log, TIME_IS_UP)]
+    warnings += [f"{line}: swallowed, so predictions may be missing (errors-swallowed)" for line in swallowed]
     return RunVerdict(
         cells=cells,
         problem=problem,
@@ -124,11 +126,11 @@ def judge_run(
     )
 
 
-def _read_notes(log: Path) -> tuple[str, ...]:
+def _read_notes(log: Path, prefix: str = _NOTE_PREFIX) -> tuple[str, ...]:
     if not log.is_file():
         return ()
     with log.open(encoding="utf-8", errors="replace") as lines:
-        notes = (line.strip().removeprefix(_NOTE_PREFIX) for line in lines if line.startswith(_NOTE_PREFIX))
+        notes = (line.strip().removeprefix(prefix) for line in lines if line.startswith(prefix))
         unique_notes = list(dict.fromkeys(notes))
     omitted = len(unique_notes) - _MAX_NOTES
     return (*unique_notes[:_MAX_NOTES], *([f"{omitted} more notes are in the log"] if omitted > 0 else []))

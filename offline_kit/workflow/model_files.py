@@ -232,6 +232,7 @@ def notebook_target(config: Config, model_files: ModelFiles | None = None) -> no
         version=config.version,
         competition=config.competition,
         dataset=config.dataset,
+        time_limit=config.time_limit,
         accelerator=config.accelerator,
         members=model_files.members if model_files else (),
         lent=model_files.lent if model_files else NO_ALIASES,

@@ -167,6 +167,7 @@ def test_the_run_is_compared_with_the_rehearsal(bench: Bench, alice: KaggleClien
     """What the run wrote of itself is set against the receipt; no difference fails the check."""
     kit = make_kit(tmp_path / "kit")
     run = {"format": 1, "parts": {part.name: part.id for part in kit.parts}, "moved": ["timm 1.0 -> 1.1"]}
+    run |= {"left_out": ["1 of 2 models are in the prediction"]}
     run |= {"python": "3.12.1", "seconds": 12.0, "peak_memory": 3_000_000_000, "memory_by": "largest process"}
     kit = written(kit, WRITES, f"open({REPORT!r}, 'w').write({json.dumps(run)!r})")
     rehearsed = {
@@ -184,7 +185,7 @@ def test_the_run_is_compared_with_the_rehearsal(bench: Bench, alice: KaggleClien
     assert verification.notebook is not None
     notes = " ".join(verification.notebook.notes)
     assert whats(verification) == []
-    for words in ("timm 1.0 -> 1.1", "3.12.1", "3.12.2", "12.0 s", "3.0 GB", "8.0 s"):
+    for words in ("timm 1.0 -> 1.1", "1 of 2 models", "3.12.1", "3.12.2", "12.0 s", "3.0 GB", "8.0 s"):
         assert words in notes
     assert "of kit" not in notes
 

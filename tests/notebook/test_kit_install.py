@@ -320,7 +320,11 @@ def test_a_report_is_written_when_all_cells_have_run(tmp_path: Path) -> None:
     workshop.plan["counted"] = {"pytest": "0.1"}
     workshop.add_wheel("alpha")
     (tmp_path / "working").mkdir()
-    after = "import os; os.fork() or sys.exit(); os.wait(); print('listed', os.listdir('working'))"
+    deadline = "from offline_kit.notebook.runtime.kit_deadline import Deadline; "
+    after = (
+        deadline
+        + "Deadline(9, 1, started=0).report('model b'); import os; os.fork() or sys.exit(); os.wait(); print('listed', os.listdir('working'))"
+    )
     printed = run(workshop, tmp_path, "uv", after)
     assert "listed []" in printed
     report = json.loads((tmp_path / "working" / REPORT).read_text())
@@ -328,6 +332,7 @@ def test_a_report_is_written_when_all_cells_have_run(tmp_path: Path) -> None:
     assert report["parts"] == {"kit": kit_part["id"]}
     assert (report["installer"], report["python"]) == ("uv", platform.python_version())
     assert report["moved"] == [f"pytest 0.1 -> {metadata.version('pytest')}"]
+    assert report["left_out"][0].startswith("model b (")
     here = images.load_image("local", accelerator="none", project=tmp_path)
     assert report["packages_hash"] == here.packages_hash
     assert report["peak_memory"] > 1_000_000

@@ -73,6 +73,21 @@ def test_an_ensemble_over_a_table_gives_the_labels_of_its_mean(stage: Stage, iri
     assert made["id"].tolist()[:2] == ["000", "001"]
 
 
+def test_at_the_end_of_the_time_the_notebook_writes_what_it_has(stage: Stage, iris: Any) -> None:
+    """Rows that the first model did not reach keep the sample's values, and it says what is left out."""
+    assert "deadline" not in stage.notebook(columns="columns.json").text
+    rendered = stage.notebook(
+        postprocess="argmax", columns="columns.json", batch_size=7, time_reserve=9 * 3600 - 0.01
+    )
+    said = stage.run(rendered)
+    assert "submission: agrees with 'sample_submission.csv'" in said, said
+    assert "#####\nTIME IS UP: 'a.joblib' predicted only its first 7 rows" in said
+    assert "1 of 3 models are in the prediction, left out: b.pkl, c.joblib" in said
+    made = stage.submission()
+    assert made["species"].tolist()[:7] == names_of(iris[0])[:7]
+    assert (made["species"].isna().sum(), len(made), len({*made["id"]})) == (43, 50, 50)
+
+
 @pytest.mark.parametrize(("how", "weights"), [("weighted", (1.0, 5.0)), ("vote", (1.0, 1.0))])
 def test_members_are_chosen_and_weighed(
     stage: Stage, iris: Any, how: str, weights: tuple[float, float]

@@ -127,12 +127,15 @@ import alpha
 
 def main(context):
     names = (context.input / "test.txt").read_text().split()
-    return [{"id": name, "label": f"{alpha.VERSION} {context.params['word']} {context.device}"} for name in names]
+    label = f"{alpha.VERSION} {context.params['word']} {context.device}"
+    if context.deadline:
+        label += f" {0 < context.seconds_left < 9 * 3600 - 600}"
+    return [{"id": name, "label": label} for name in names]
 """
 
 
-@pytest.mark.parametrize("layout", ["competitions/leaves", "leaves"])
-def test_the_function_template_runs(tmp_path: Path, layout: str) -> None:
+@pytest.mark.parametrize(("layout", "reserve"), [("competitions/leaves", 0), ("leaves", 600)])
+def test_the_function_template_runs(tmp_path: Path, layout: str, reserve: int) -> None:
     """A function of one file gets the context and writes a submission that is checked."""
     workshop = Workshop()
     workshop.add_wheel("alpha")
@@ -141,13 +144,14 @@ def test_the_function_template_runs(tmp_path: Path, layout: str) -> None:
     (tmp_path / "input" / layout).mkdir(parents=True)
     (tmp_path / "input" / layout / "test.txt").write_text("a b")
     (tmp_path / "input" / layout / "sample_submission.csv").write_text("id,label\na,0\nb,0\n")
-    settings = dataclasses.replace(FUNCTION, params={"word": "hello"})
+    settings = dataclasses.replace(FUNCTION, params={"word": "hello"}, time_reserve=reserve)
     rendered = render_notebook(
         kit_of(workshop, tmp_path), settings, IMAGE, target(tmp_path, competition="leaves")
     )
     said = run_cells(rendered, tmp_path)
     assert "submission: agrees with 'sample_submission.csv'" in said, said
-    assert (tmp_path / "working/submission.csv").read_text() == "id,label\na,1.0 hello cpu\nb,1.0 hello cpu\n"
+    words = "1.0 hello cpu" + " True" * bool(reserve)
+    assert (tmp_path / "working/submission.csv").read_text() == f"id,label\na,{words}\nb,{words}\n"
 
 
 LIT = b"""
@@ -175,8 +179,9 @@ class Data:
 """
 
 
-def test_the_lightning_template_runs_and_averages(tmp_path: Path) -> None:
-    """Two checkpoints of a class in a loose file give the mean of their predictions, in order."""
+@pytest.mark.parametrize(("reserve", "label"), [(0, 5.0), (60, 5.0), (9 * 3600 - 0.01, 2.0)])
+def test_the_lightning_template_runs_and_averages(tmp_path: Path, reserve: Any, label: float) -> None:
+    """Two checkpoints of a class in a loose file give the mean of their predictions, in order; without time the first."""
     torch: Any = pytest.importorskip("torch")
     workshop = Workshop()
     workshop.add("code/src/lit.py", LIT, "source")
@@ -194,14 +199,18 @@ def test_the_lightning_template_runs_and_averages(tmp_path: Path) -> None:
     data.mkdir(parents=True)
     (data / "test.txt").write_text("a b c")
     settings = NotebookSettings(
-        model="src/lit.py:Lit", data="lit:Data", params={"scale": 2.0, "batch_size": 1}
+        model="src/lit.py:Lit",
+        data="lit:Data",
+        params={"scale": 2.0, "batch_size": 1},
+        time_reserve=reserve,
     )
     rendered = render_notebook(
         kit_of(workshop, tmp_path), settings, IMAGE, target(tmp_path, competition="leaves")
     )
     said = run_cells(rendered, tmp_path)
-    assert "fold1/best.ckpt: 3 batches" in said, said
-    assert (tmp_path / "working/submission.csv").read_text() == "id,label\na,5.0\nb,5.0\nc,5.0\n"
+    rows = "".join(f"{name},{label}\n" for name in "abc")
+    assert (tmp_path / "working/submission.csv").read_text() == f"id,label\n{rows}", said
+    assert ("fold1/best.ckpt: 3 batches" in said, "1 of 2 models" in said) == (label == 5.0, label != 5.0)
 
 
 def test_a_project_without_code_gets_a_notebook_that_says_what_is_missing(kit: Kit, tmp_path: Path) -> None:
@@ -264,6 +273,8 @@ def test_errors_in_own_templates_name_the_line(kit: Kit, tmp_path: Path, text: s
         (NotebookSettings(template="function"), "needs 'function'"),
         (dataclasses.replace(LIGHTNING, params={"x": float("nan")}), "'x' has a value"),
         (dataclasses.replace(LIGHTNING, submission="out/x.csv"), "not a plain file name"),
+        (dataclasses.replace(LIGHTNING, time_reserve=9 * 3600), "not less than the 32400 s"),
+        (NotebookSettings(template="plain", time_reserve=60), "predicts nothing"),
         (dataclasses.replace(LIGHTNING, title="short"), "refuse the notebook's name"),
         (
             dataclasses.replace(LIGHTNING, title="A good title", slug="another-slug"),

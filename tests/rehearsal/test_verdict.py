@@ -193,6 +193,15 @@ def test_other_versions_make_a_stand_in(found: dict[str, str], said: str) -> Non
     assert differences[0].startswith(said)
 
 
+def test_what_was_left_out_for_want_of_time_is_a_warning(tmp_path: Path) -> None:
+    """The numbers that the notebook's guard printed are in it."""
+    done = ran(tmp_path, cell("1", "completed"), log="###\nTIME IS UP: 1 of 2 models are in it\n###\n")
+    (done.working / "submission.csv").write_text("id,x\n1,2\n")
+    assert any(
+        "1 of 2 models" in line for line in verdict.judge_run(done, BENCH, "submission.csv", None).warnings
+    )
+
+
 @pytest.mark.parametrize("code", [0, 1])
 def test_what_the_notebook_notes_is_told_once(tmp_path: Path, code: int) -> None:
     """Notes in the middle of its output, behind a progress bar too; none of them twice, not hundreds of them."""

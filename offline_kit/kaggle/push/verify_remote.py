@@ -18,6 +18,7 @@ from offline_kit.kaggle.push.journal import PushContext
 from offline_kit.kaggle.push.kit_parts import RESEND, RemotePartState, find_differences, inspect_settled
 from offline_kit.kaggle.push.notebook_equality import find_all_differences
 from offline_kit.kit import manifest
+from offline_kit.notebook.runtime.kit_deadline import LEFT_OUT
 from offline_kit.notebook.runtime.kit_report import REPORT
 from offline_kit.project.types import Kit, KitPart
 from offline_kit.rehearsal import rehearse
@@ -228,6 +229,8 @@ def _compare_run(kit: Kit, run: Mapping[str, Any]) -> Iterator[str]:
         yield f"the run was of kit {kit_id[:12]}"
     if moved := run.get("moved"):
         yield f"the image of the run has other versions than the kit was built for: {', '.join(map(str, moved))}"
+    for line in run.get(LEFT_OUT, ()):
+        yield f"the time was up in the run: {line}"
     python, rehearsed_python = run.get("python"), receipt.get("python")
     if rehearsed_python and python != rehearsed_python:
         yield f"the run had Python {python}, the rehearsal {rehearsed_python}"

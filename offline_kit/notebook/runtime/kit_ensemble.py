@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .kit_deadline import Deadline
 from .kit_runtime import (
     KitError,
     OpenKit,
@@ -84,28 +85,29 @@ def predict_all(
     *,
     tta: Augment = None,
     independent: bool = False,
+    deadline: Deadline | None = None,
 ) -> Prediction:
     """Predict with each member in turn and combine: "mean", "weighted", "rank" or "vote".
 
     `independent` means that every output is its own yes or no, which matters for a vote. `data` yields
-    batches, or is a function of the member that returns them. Raises KitError if the members do not fit together.
+    batches, or is a function of the member that returns them. After a `deadline`, the members that have ended are
+    combined; of a first one that has not, its rows. Raises KitError if the members do not fit together.
     """
-    import numpy as np
-
     if not members:
         raise KitError("there are no models to predict with", code="no-model")
     first_ids: list[Any] = []
     blend = Blend(method, independent=independent)
+    finished, cut = 0, ""
     for member in members:
+        if finished and deadline and deadline.is_over():
+            break
         load, predict = frameworks[member.framework]
         model = _load_member(load, member)
         free_memory()
         batches = data(member) if callable(data) else data
-        ids, answers = [], []
-        for batch in track_progress(batches, member.name, getattr(batches, "total", 0)):
-            ids.extend(batch.ids)
-            answers.append(predict_views(batch, member, model, predict, tta))
-        values = np.concatenate(answers)
+        ids, values, is_whole = _answer_batches(batches, member, model, predict, tta, deadline)
+        if finished and not is_whole:
+            break  # a part of a model would count for some rows alone
         labels = column_labels(member, model, values.shape[1])
         del model
         free_memory()
@@ -120,7 +122,32 @@ def predict_all(
             )
         first_ids = ids
         blend.add_member(values, labels, member)
+        finished += 1
+        cut = "" if is_whole else f"'{member.name}' predicted only its first {len(ids)} rows"
+    if deadline:
+        deadline.report_models(finished, [member.name for member in members], cut)
     return Prediction(first_ids, blend.combine_predictions(), blend.classes)
+
+
+def _answer_batches(
+    batches: Any,
+    member: EnsembleMember,
+    model: Any,
+    predict: Callable[..., Any],
+    tta: Augment,
+    deadline: Deadline | None,
+) -> tuple[list[Any], Any, bool]:
+    """Return ids and answers of all batches, of one at least, and whether there was time for all."""
+    import numpy as np
+
+    ids, answers, is_whole = list[Any](), list[Any](), True
+    for batch in track_progress(batches, member.name, getattr(batches, "total", 0)):
+        if answers and deadline and deadline.is_over():
+            is_whole = False
+            break
+        ids.extend(batch.ids)
+        answers.append(predict_views(batch, member, model, predict, tta))
+    return ids, np.concatenate(answers), is_whole
 
 
 class Ensemble:

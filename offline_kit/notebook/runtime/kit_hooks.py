@@ -4,6 +4,7 @@ import difflib
 import importlib
 import inspect
 import json
+import math
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from .kit_deadline import Deadline
 from .kit_runtime import KitError, OpenKit
 
 PICKLES = (".pkl", ".pickle", ".p", ".joblib", ".jbl", ".sav")
@@ -31,6 +33,12 @@ class Context:
     submission: Path  # the file to submit
     params: dict[str, Any]  # [tool.offline-kit.notebook.params]
     device: str  # "cpu" or "cuda"
+    deadline: Deadline | None = None
+
+    @property
+    def seconds_left(self) -> float:
+        """Seconds until the `time_reserve` of the configuration begins; infinite without one."""
+        return self.deadline.seconds_left if self.deadline else math.inf
 
 
 def load_object(name: str, kit: OpenKit) -> Any:

@@ -33,6 +33,11 @@ def report_at_end(folders: SessionFolders, facts: Mapping[str, Any], path: Seque
     _facts.update(facts, python=platform.python_version(), packages_hash=packages, environment=variables)
 
 
+def add_fact(key: str, line: str) -> None:
+    """Add a line to a list of the report."""
+    _facts.setdefault(key, []).append(line)
+
+
 def _write_report(path: Path, process: int, began: float) -> None:
     if os.getpid() != process:  # a child that was forked
         return

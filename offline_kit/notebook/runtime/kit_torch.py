@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .kit_deadline import Deadline
 from .kit_runtime import KitError, shorten_list, track_progress
 
 WEIGHTS_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "module")
@@ -406,14 +407,19 @@ def to_device(batch: Any, device: str) -> Any:
     return batch.to(device) if hasattr(batch, "to") else batch
 
 
-def predict_loader(model: Any, loader: Any, device: str, title: str) -> Any:
-    """Return the model's predictions for all batches of the loader as one tensor on the CPU, in single precision."""
+def predict_loader(model: Any, loader: Any, device: str, title: str, deadline: Deadline | None = None) -> Any:
+    """Return the model's predictions for all batches of the loader as one tensor on the CPU, in single precision.
+
+    None if a `deadline` is over before its end.
+    """
     torch = importlib.import_module("torch")
     total = len(loader) if hasattr(loader, "__len__") else 0
     has_step = _defines_method(model, "predict_step")
     answers = []
     with torch.inference_mode():
         for index, batch in enumerate(track_progress(loader, title, total, "batches")):
+            if deadline and deadline.is_over():
+                return None
             moved = to_device(batch, device)
             if has_step:
                 answer = model.predict_step(moved, index)
