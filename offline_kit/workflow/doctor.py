@@ -84,8 +84,7 @@ class CheckContext:
     @cached_property
     def project(self) -> resolved_project.ResolvedProject:
         """The project without what makes checkpoints lighter: that takes minutes and a torch, too long here."""
-        plain = replace(self.config, slim=False)
-        return resolved_project.resolve_project(plain, self.report)
+        return resolved_project.resolve_project(replace(self.config, slim=False), self.report)
 
 
 def _result(state: CheckState, what: str, remedy: str = "", *details: str) -> CheckResult:
@@ -181,7 +180,7 @@ def _check_configuration(context: CheckContext) -> CheckResult:
 def _check_image(context: CheckContext) -> CheckResult:
     image = context.image
     message = f"'{image.name}': Python {image.python}, {len(image.packages)} packages"
-    return _ok(message, "", *([image.confidence] if image.confidence else []))
+    return _ok(message, "", *filter(None, [image.confidence]))
 
 
 def _check_requirements(context: CheckContext) -> CheckResult:
@@ -392,27 +391,20 @@ def _find_credentials(env: Mapping[str, str]) -> Iterator[tuple[str, Path | None
     folder = home / ".kaggle"
     if env.get("KAGGLE_API_TOKEN"):
         yield "KAGGLE_API_TOKEN", None
-    for path in (folder / "access_token", folder / "access_token.txt"):
-        if path.is_file():
-            yield str(path), path
-            break
+    tokens = [path for path in (folder / "access_token", folder / "access_token.txt") if path.is_file()]
+    yield from ((str(path), path) for path in tokens[:1])
     # A username and a key: variables win over the file, each for itself.
     legacy = folder if folder.is_dir() else Path(env.get("XDG_CONFIG_HOME") or home / ".config") / "kaggle"
     key_file = Path(env.get("KAGGLE_CONFIG_DIR") or legacy) / "kaggle.json"
-    try:
-        entries = json.loads(key_file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        entries = {}
-    variables = [name for name in ("KAGGLE_USERNAME", "KAGGLE_KEY") if env.get(name)]
-    filled = (
-        {f"KAGGLE_{name.upper()}" for name in entries if entries[name]}
-        if isinstance(entries, dict)
-        else set()
-    )
-    if len(variables) == 2:
-        yield " and ".join(variables), None
-    elif {*variables} | filled >= {"KAGGLE_USERNAME", "KAGGLE_KEY"}:
-        yield f"{variables[0]} with {key_file}" if variables else str(key_file), key_file
+    entries = files.read_json(key_file)
+    sources = [
+        f"KAGGLE_{name.upper()}"
+        if env.get(f"KAGGLE_{name.upper()}")
+        else str(key_file) * bool(entries.get(name))
+        for name in ("username", "key")
+    ]
+    if all(sources):
+        yield " and ".join(dict.fromkeys(sources)), key_file if str(key_file) in sources else None
     if (folder / "credentials.json").is_file():
         yield str(folder / "credentials.json"), folder / "credentials.json"
 

@@ -256,7 +256,7 @@ def test_sources_of_credentials_are_named_and_never_shown(project: Path) -> None
     assert checked(project=project)["K302"]["what"] == "no credentials for Kaggle were found"
     with_env = checked(project=project, KAGGLE_KEY="planted-key")
     assert with_env["K302"]["state"] == "warning"
-    assert "KAGGLE_KEY with" in with_env["K302"]["what"]
+    assert "and KAGGLE_KEY" in with_env["K302"]["what"]
 
 
 def test_a_login_is_tried_online(project: Path) -> None:
