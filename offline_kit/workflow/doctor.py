@@ -1,6 +1,5 @@
 """The doctor: one table of checks of this machine, the project, the package index and the login to Kaggle."""
 
-import json
 import os
 import shutil
 import stat

@@ -23,11 +23,10 @@ from offline_kit.rehearsal.gateway import GatewayService
 from offline_kit.rehearsal.mounts import MountedInputs
 from offline_kit.rehearsal.request import RehearsalRequest
 from offline_kit.workflow import record_notebook, upload_secrets
-from offline_kit.workflow.pipeline import RehearsalOptions
 from offline_kit.workflow.record_notebook import RecordingPlan
 
 _PROGRESS = "recording: "  # begins the lines that the recorder prints after each cell
-_BESIDE = "/rehearsal/project"
+_BESIDE, _INPUT = "/rehearsal/project", "/kaggle/input/"
 _MAX_RUNS = 3  # each with the packages of the image that pip had to bring to the one before
 _LONG = 600.0  # seconds after which a run that failed is not repeated
 _INSTALLS = re.compile(r"\bpip3?\b.{0,40}\binstall\b|\buv\b.{0,20}\b(?:pip|add)\b", re.DOTALL)
@@ -36,20 +35,20 @@ _COMMON = (
     " scikit-learn scipy torch torchvision tqdm typing-extensions"
 )
 """What the packages that notebooks install mostly depend on: without the image's, pip would download its own."""
-_SOURCE_DEPTHS = {"competitions": 1, "datasets": 2, "notebooks": 2, "models": 5}
-"""Folders of the newer layout, and how many names below them are those of a source."""
 _SECRET_LENGTH = 8  # characters; to mask shorter ones would garble what is no secret
 _SECRET_NAME = re.compile(r"(?i)token|secret|passw(?:or)?d|key|credential")
 
 
-def record_here(plan: RecordingPlan, options: RehearsalOptions, report: Reporter = SILENT) -> RecordedRun:
+def record_here(
+    plan: RecordingPlan, env: str, *, yes: bool = False, report: Reporter = SILENT
+) -> RecordedRun:
     """Run the notebook in a sandbox with the network on; keep log and executed notebook in .offline-kit/recorder.
 
-    Raises ProjectError if a cell failed or a limit was reached; what was recorded until then is kept there, too, and an
-    older recording stays as it is.
+    `env` is "matching" or "current", and `yes` agrees to large downloads. Raises ProjectError if a cell failed or a limit
+    was reached; what was recorded until then is kept there, too, and an older recording stays as it is.
     """
     index, cache = pip_settings.read_pip_settings(processes.copy_environment()), files.cache_dir()
-    shop = EnvironmentOptions(index=index, cache=files.make_folder(cache), yes=options.yes, report=report)
+    shop = EnvironmentOptions(index=index, cache=files.make_folder(cache), yes=yes, report=report)
     # It is kept here, but would stop the push, after a run that may have taken hours.
     text = record_notebook.render_recorder(plan, "here")  # without the outputs, which are not pushed
     upload_secrets.check_notebook(plan.config, {plan.path.name: text}, report)
@@ -58,7 +57,7 @@ def record_here(plan: RecordingPlan, options: RehearsalOptions, report: Reporter
     files.ignore_in_git(files.make_folder(evidence.parent))
     files.sweep_stages(evidence)
     with files.stage_folder(evidence) as folder:
-        run = _LocalRun(plan, options, shop, files.make_folder(folder / "run"))
+        run = _LocalRun(plan, shop, files.make_folder(folder / "run"), current=env == "current")
         result, problem = run.run_until_settled()
         document = record_notebook.read_document(result.working)
         problem = problem or record_notebook.check_finished(document, plan)
@@ -76,10 +75,8 @@ def record_here(plan: RecordingPlan, options: RehearsalOptions, report: Reporter
 class _LocalRun:
     """The runs of one recording, in a folder that is deleted afterwards."""
 
-    def __init__(
-        self, plan: RecordingPlan, options: RehearsalOptions, shop: EnvironmentOptions, folder: Path
-    ) -> None:
-        self.plan, self.options, self.shop, self.folder = plan, options, shop, folder
+    def __init__(self, plan: RecordingPlan, shop: EnvironmentOptions, folder: Path, *, current: bool) -> None:
+        self.plan, self.shop, self.folder, self.current = plan, shop, folder, current
         self.sandbox = _find_sandbox(plan)
         beside = plan.list_beside()
         for name in plan.find_crowded(beside):
@@ -87,15 +84,27 @@ class _LocalRun:
                 f"'{name}' has too many files for the run to see them; put what it reads below input/"
             )
             del beside[name]
-        self.modules = [path for path in beside.values() if path.suffix == ".py"]
-        cells = [cell.source for cell in plan.adoption.adoption.cells]
-        texts = [path.read_text(encoding="utf-8", errors="replace") for path in self.modules]
-        self.code = "\n".join([*cells, *texts])
-        self.secrets = _find_secrets(self.code)
-        self.gateway = self._prepare_gateway()
-        self.environment = self._make_environment(beside)
+        modules = [path for path in beside.values() if path.suffix == ".py"]
+        texts = [path.read_text(encoding="utf-8", errors="replace") for path in modules]
+        code = "\n".join([*(cell.source for cell in plan.adoption.adoption.cells), *texts])
+        # Secrets of this machine's environment that the code names: on Kaggle they are the account's.
+        self.secrets = {
+            name: text
+            for name, text in processes.copy_environment().items()
+            if _SECRET_NAME.search(name) and re.search(f"""(["']){re.escape(name)}\\1""", code)
+        }
+        self.gateway: GatewayService | None = None
+        if gateway.uses_gateway(plan.path):
+            settings, data = plan.config.notebook, plan.config.competition_data
+            name = Path(settings.submission).name
+            self.gateway = gateway.prepare_gateway(data, settings.params, name, folder / "gateway")
+        self.code = (plan.path, *modules, *(self.gateway.code if self.gateway else ()))
+        kernel_setup = self._prepare_kernel(_COMMON.split() if _INSTALLS.search(code) else ())
+        self.environment = self._make_environment(beside, kernel_setup)
 
-    def _make_environment(self, beside: Mapping[str, Path]) -> RehearsalEnvironment:
+    def _make_environment(
+        self, beside: Mapping[str, Path], kernel_setup: KernelSetup
+    ) -> RehearsalEnvironment:
         plan, local_inputs = self.plan, self.plan.list_local_inputs()
         shape = find_machine_shape(plan.config.accelerator)
         machine = find_machine(shape)
@@ -106,14 +115,10 @@ class _LocalRun:
             self.shop.report.note(note)
         notebook = self.folder / f"recorder{plan.path.suffix}"
         project = _BESIDE if beside else ""
-        kernel_setup = self._prepare_kernel(_COMMON.split() if _INSTALLS.search(self.code) else ())
         # In the image's versions nothing is lacking: the kernel has no other packages than the image.
-        is_current = self.options.env == "current"
-        lacking = (
-            sorted({*kernel_setup.python.packages} - {*plan.adoption.image.packages}) if is_current else ()
-        )
+        lacking = {*kernel_setup.python.packages} - {*plan.adoption.image.packages} if self.current else ()
         text = record_notebook.render_recorder(
-            plan, "here", pack_inputs=tuple(local_inputs), beside=project, lacking=lacking
+            plan, "here", pack_inputs=tuple(local_inputs), beside=project, lacking=sorted(lacking)
         )
         notebook.write_text(text, encoding="utf-8")
         project_files = (
@@ -126,31 +131,22 @@ class _LocalRun:
             papermill=environments.make_papermill_environment(self.shop),
             uv=interpreters.uv_program(),
             installer="auto",
-            timeout=self.options.timeout or machine.seconds,
+            timeout=machine.seconds,
             machine=machine,
             env={**self.shop.index.make_box_environment(), **self.secrets},
             network=True,
             recorded=True,
-            current=is_current,
+            current=self.current,
             python_path=gateway.find_python_path(self.gateway, plan.path, inputs.data)
             if self.gateway
             else (),
         )
 
-    def _prepare_gateway(self) -> GatewayService | None:
-        config, settings = self.plan.config, self.plan.config.notebook
-        if not gateway.uses_gateway(self.plan.path):
-            return None
-        name, folder = Path(settings.submission).name, self.folder / "gateway"
-        return gateway.prepare_gateway(config.competition_data, settings.params, name, folder)
-
     def _prepare_kernel(self, more: Collection[str]) -> KernelSetup:
         """Return the kernel for the code, with those of these packages that the image has."""
-        image, own_code = self.plan.adoption.image, (self.plan.path, *self.modules)
-        code = (*own_code, *(self.gateway.code if self.gateway else ()))
+        image = self.plan.adoption.image
         names = [name for name in more if name in image.packages]
-        current = self.options.env == "current"
-        return kernel.prepare_kernel((), code, image, self.shop, current=current, more=names)
+        return kernel.prepare_kernel((), self.code, image, self.shop, current=self.current, more=names)
 
     def run_until_settled(self) -> tuple[KernelRun, ProjectError | None]:
         """Run, again if pip installed what the image has and the kernel lacked; return the last run and its problem."""
@@ -214,27 +210,19 @@ def _lay_out_inputs(
     keys = ("competition_sources", *METADATA_KEYS.values())
     sources = {key: getattr(settings, key) for key in keys}
     added_folders = service.added_folders() if service else {}
+    added_folders = service.added_folders() if service else {}
     inputs = mounts.lay_out_inputs(request, sources, folder, added_folders=added_folders)
     # Old public notebooks name the mounts of the older layout: /kaggle/input/<slug>.
-    old_mounts = {_name_old_mount(mount.inside): mount.source for mount in inputs.mounts}
-    placed = {name: path for name, path in old_mounts.items() if name} | dict(local_inputs)
-    added_mounts = (mounts.mount_input(folder, name, path) for name, path in placed.items())
+    request, old_folder = replace(request, layout="old"), folder.with_name("old-input")
+    old_inputs = mounts.lay_out_inputs(request, sources, old_folder, added_folders=added_folders)
+    placed = {mount.inside: mount.source for mount in old_inputs.mounts[1:]}
+    placed |= {f"{_INPUT}{name}": path for name, path in local_inputs.items()}
+    added_mounts = [
+        mounts.mount_input(folder, inside.removeprefix(_INPUT), source)
+        for inside, source in placed.items()
+        if inside.startswith(_INPUT)
+    ]
     return replace(inputs, mounts=(*inputs.mounts, *added_mounts))
-
-
-def _name_old_mount(inside: str) -> str:
-    """Return where below the inputs the older layout has a mount; "" for what is no source."""
-    group, *names = inside.removeprefix("/kaggle/input/").split("/")
-    depth = _SOURCE_DEPTHS.get(group, 0)
-    source = names[1:depth] if group == "models" else names[depth - 1 : depth]  # without the owner
-    return "/".join([*source, *names[depth:]]) if depth else ""
-
-
-def _find_secrets(code: str) -> dict[str, str]:
-    """Return the secrets of this machine's environment that the code names: on Kaggle they are the account's."""
-    env = processes.copy_environment()
-    names = [name for name in env if _SECRET_NAME.search(name)]
-    return {name: env[name] for name in names if f'"{name}"' in code or f"'{name}'" in code}
 
 
 def _mask_secrets(folder: Path, secrets: Mapping[str, str]) -> None:

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from offline_kit.adopt.adoption_plan import AdoptionPlan
     from offline_kit.adopt.recording import RecordedRun
     from offline_kit.kaggle.client.api_types import NewNotebook
-    from offline_kit.workflow.pipeline import RehearsalOptions
     from offline_kit.workflow.record_notebook import RecordingPlan
 
 _MAX_CELLS = 10  # in a table
@@ -79,13 +78,9 @@ def adopt(
     """Convert a notebook or script that needs the internet into an offline project."""
     from offline_kit.adopt import adoption_plan as adopting
 
-    where, at, env, yes = options.take_flags(flags, "record", "at", "env", "yes").values()
-    _check_recording(where, at, env, imports)
-    if where:
-        from offline_kit.workflow.pipeline import RehearsalOptions
-
-        settings = RehearsalOptions(env=env, yes=yes)
-        _record(notebook, project, where, at, None if dry_run else settings, console)
+    _check_recording(flags["record"], flags["at"], flags["env"], imports)
+    if flags["record"]:
+        _record(notebook, project, flags | {"dry_run": dry_run}, console)
         return
     plan = adopting.plan_adoption(notebook, project, console, _parse_distributions(imports))
     _show_changes(plan, console)
@@ -140,28 +135,26 @@ def _check_recording(where: str | None, at: str, env: str, imports: tuple[str, .
         )
 
 
-def _record(
-    notebook: Path, project: Path, where: str, at: str, settings: "RehearsalOptions | None", console: Console
-) -> None:
-    """Record a run of the notebook, write the configuration, and show what was recorded; None: only show the plan."""
+def _record(notebook: Path, project: Path, flags: dict[str, Any], console: Console) -> None:
+    """Record a run of the notebook, write the configuration, and show what was recorded; or only show the plan."""
     from offline_kit.adopt import adoption_plan, recording
     from offline_kit.workflow import record_here
     from offline_kit.workflow import record_notebook as recorder
 
+    where, at, dry_run = flags["record"], flags["at"], flags["dry_run"]
     plan, facts = recorder.plan_recording(notebook, project, console), dict[str, Any]()
     console.print_lines(plan.adoption.unified_diff.splitlines(), highlight=_DIFF, fold=True)
-    if where == "here":
-        if settings:
-            recorded = record_here.record_here(plan, settings, console)
-        else:
-            facts = _plan_here(plan)
+    if where == "here" and dry_run:
+        facts = _plan_here(plan)
+    elif where == "here":
+        recorded = record_here.record_here(plan, flags["env"], yes=flags["yes"], report=console)
     else:
         with options.session_of(plan.config, where, at, console, current=True) as session:
-            if settings:
-                recorded = recorder.record_remotely(session, plan)
-            else:
+            if dry_run:
                 facts = _plan_on_kaggle(recorder.make_recorder(session, plan), session.account.server_name)
-    if settings is None:
+            else:
+                recorded = recorder.record_remotely(session, plan)
+    if dry_run:
         console.show_plan(f"Planned recording of '{plan.source}'", facts)
         console.step("nothing was sent, run or written")
         console.print_result({"ok": True, "dry_run": True, **facts})
