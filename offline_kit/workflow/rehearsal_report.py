@@ -1,7 +1,8 @@
 """The report of the project's last rehearsal, with what was sent to Kaggle since."""
 
-from collections.abc import Iterator
+from collections.abc import Collection
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,10 @@ _SHOWN = 30  # submissions; the page draws their scores
 def read_context(config: Config) -> ReportContext:
     """Return what a report shows besides the run: the project, its earlier rehearsals, and what was sent and scored."""
     statuses = remembered_status.read_remembered_status(config, shown=_SHOWN)
-    ids = set(_list_ids(config))
+    ids: list[str] = []
+    with suppress(ProjectError):
+        kit = manifest.read_kit(config.out)
+        ids = [kit.id, *(part.id for part in kit.parts)]
     return ReportContext(
         project=config.project.resolve().name,
         time_limit=config.time_limit,
@@ -47,36 +51,11 @@ def find_report(config: Config, report: Reporter = SILENT) -> Path:
     )
 
 
-def _list_ids(config: Config) -> Iterator[str]:
-    with suppress(ProjectError):
-        kit = manifest.read_kit(config.out)
-        yield kit.id
-        yield from (part.id for part in kit.parts)
-
-
-def _describe_account(status: RemoteStatus, ids: set[str]) -> dict[str, Any]:
+def _describe_account(status: RemoteStatus, ids: Collection[str]) -> dict[str, Any]:
     run = status.run
     return {
-        "place": status.place,
-        "account": status.account,
-        "pieces": [
-            {"name": piece.name, "ref": piece.ref, "version": piece.version, "is_current": piece.holds in ids}
-            for piece in status.pieces
-        ],
-        "run": run
-        and {
-            "at": str(run.get("at", "")),
-            "seconds": run.get("seconds"),
-            "problem": (run.get("problem") or {}).get("what", ""),
-        },
-        "scores": [
-            {
-                "at": entry.at,
-                "version": entry.version,
-                "state": entry.state,
-                "score": entry.score,
-                "private_score": entry.private_score,
-            }
-            for entry in status.submissions
-        ],
+        **asdict(status),
+        "pieces": [{**vars(piece), "is_current": piece.holds in ids} for piece in status.pieces],
+        "run": run and {**run, "problem": (run.get("problem") or {}).get("what", "")},
+        "scores": [vars(entry) for entry in status.submissions],
     }

@@ -11,12 +11,14 @@ import re
 import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from offline_kit.adopt.recording import PART, RecordedRun
 from offline_kit.checkpoints.pickle_scan import is_trusted
 from offline_kit.core.errors import ProjectError
-from offline_kit.core.redaction import Secret, find_secrets
+from offline_kit.core.redaction import find_secrets
 from offline_kit.core.report import Reporter
 from offline_kit.notebook.runtime.kit_recording import RecordedObjects
 from offline_kit.project.config import Config
@@ -36,38 +38,37 @@ Secrets = dict[str, str]  # the file of each line that describes a secret
 
 def check_own_files(config: Config, own: OwnCode, text_files: Iterable[Checkpoint], report: Reporter) -> None:
     """Raise ProjectError with the position of every secret in own code and texts; warn if `trust` names the file."""
-    secrets: Secrets = {}
     texts = [(source.original, source.path) for source in own.sources]
     texts += [(file.original, file.path) for file in text_files if file.size <= _LARGEST]
-    for name, path in texts:
-        secrets |= _find_in_bytes(name, path.read_bytes())
-    for wheel in own.wheels:
-        for member, data in _read_wheel(wheel.path):
-            secrets |= _find_in_bytes(_name_source(config, member), data)
-    _raise_for_secrets(config, secrets, report)
+    contents = [(name, path.read_bytes()) for name, path in texts]
+    members = (member for wheel in own.wheels for member in _read_wheel(wheel.path))
+    _check_files(
+        config, chain(contents, ((_name_source(config, name), data) for name, data in members)), report
+    )
 
 
 def check_given(config: Config, freeze: Freeze, report: Reporter) -> None:
     """Raise the same for wheels that the project gives or builds itself (`./x.whl`, a folder, git, a URL)."""
     wheels = {pin.local.name: pin.local for pin in freeze.pins if pin.url and pin.local}
-    secrets: Secrets = {}
-    for name, path in sorted(wheels.items()):
-        for member, data in _read_wheel(path):
-            secrets |= _find_in_bytes(f"{name}/{member}", data)
-    _raise_for_secrets(config, secrets, report)
+    members = (
+        (f"{name}/{member}", data)
+        for name, path in sorted(wheels.items())
+        for member, data in _read_wheel(path)
+    )
+    _check_files(config, members, report)
 
 
 def check_recorded(config: Config, recorded: RecordedRun, report: Reporter) -> None:
     """Raise the same for the files of a recording: credentials by their names, and texts of the project's own."""
-    secrets: Secrets = {}
     with tempfile.TemporaryDirectory(prefix="offline-kit-") as scratch:
         objects = RecordedObjects(recorded.folder / PART, Path(scratch))
-        for file in recorded.read_document()["files"]:
-            name = re.sub(r"^\{\w+\}/", "", file["path"])  # {working}/config.yaml
+
+        def read_file(file: Mapping[str, Any]) -> tuple[str, bytes]:
             is_own_text = file["kind"] == "beside" and file["size"] <= _LARGEST
             data = objects.find_object(file["sha256"]).read_bytes() if is_own_text else b"-"
-            secrets |= _find_in_bytes(name, data)
-    _raise_for_secrets(config, secrets, report)
+            return re.sub(r"^\{\w+\}/", "", file["path"]), data  # {working}/config.yaml
+
+        _check_files(config, map(read_file, recorded.read_document()["files"]), report)
 
 
 def check_notebook(config: Config, texts: Mapping[str, str], report: Reporter) -> None:
@@ -84,14 +85,23 @@ def check_notebook(config: Config, texts: Mapping[str, str], report: Reporter) -
             written[shown_path.as_posix()] = path.read_text(encoding="utf-8", errors="replace")
     secrets: Secrets = {}
     for name, text in texts.items():
-        for prefix, source in _split_text(name, text):
-            for secret in find_secrets(source):
-                value = source[secret.start : secret.end]
-                file, position = _find_written(written, value) or (
-                    name,
-                    _format_position(prefix, source, secret.start),
-                )
-                secrets[f"{position}: {_describe_secret(secret)}"] = file
+        for position, secret, value in _find_in_text(name, text):
+            file, own_position = _find_written(written, value) or (name, position)
+            secrets[f"{own_position}: {secret}"] = file
+    _raise_for_secrets(config, secrets, report)
+
+
+def _check_files(config: Config, contents: Iterable[tuple[str, bytes]], report: Reporter) -> None:
+    secrets: Secrets = {}
+    for name, data in contents:
+        # Windows PowerShell 5 redirects into UTF-16: `echo ... > .env`
+        wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        is_binary = b"\0" in data[:8192] and not wide
+        text = "" if is_binary else data.decode("utf-16" if wide else "utf-8", errors="replace")
+        lines = [f"{position}: {secret}" for position, secret, _ in _find_in_text(name, text)]
+        if not lines and data.strip() and _is_login_file(name):
+            lines = [f"{name}: a credentials file, by its name"]
+        secrets |= dict.fromkeys(lines, name)
     _raise_for_secrets(config, secrets, report)
 
 
@@ -112,8 +122,12 @@ def _raise_for_secrets(config: Config, secrets: Secrets, report: Reporter) -> No
         )
 
 
-def _describe_secret(secret: Secret) -> str:
-    return f"{secret.kind} in '{secret.name}'" if secret.name else secret.kind
+def _find_in_text(name: str, text: str) -> Iterator[tuple[str, str, str]]:
+    """Yield each secret: its position, what it is, and its value."""
+    for prefix, source in _split_text(name, text):
+        for secret in find_secrets(source):
+            words = f"{secret.kind} in '{secret.name}'" if secret.name else secret.kind
+            yield _format_position(prefix, source, secret.start), words, source[secret.start : secret.end]
 
 
 def _format_position(prefix: str, text: str, start: int) -> str:
@@ -136,21 +150,6 @@ def _name_source(config: Config, member: str) -> str:
             path = (root / member).resolve()
             return path.relative_to(project).as_posix() if path.is_relative_to(project) else str(path)
     return member
-
-
-def _find_in_bytes(name: str, data: bytes) -> Secrets:
-    # Windows PowerShell 5 redirects into UTF-16: `echo ... > .env`
-    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    is_binary = b"\0" in data[:8192] and not wide
-    text = "" if is_binary else data.decode("utf-16" if wide else "utf-8", errors="replace")
-    secrets: Secrets = {}
-    for prefix, source in _split_text(name, text):
-        for secret in find_secrets(source):
-            position = _format_position(prefix, source, secret.start)
-            secrets[f"{position}: {_describe_secret(secret)}"] = name
-    if not secrets and data.strip() and _is_login_file(name):
-        secrets[f"{name}: a credentials file, by its name"] = name
-    return secrets
 
 
 def _is_login_file(name: str) -> bool:
