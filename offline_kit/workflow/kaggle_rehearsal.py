@@ -43,8 +43,7 @@ def rehearse_on_kaggle(session: KaggleSession, kit: Kit, rows: int | None) -> Ka
     new = session.read_notebook(kit)
     # Kaggle makes the slug of the title, of which it keeps 50 characters.
     title = new.title[: TITLE_LENGTH[1] - len(SUFFIX)].rstrip(" -") + SUFFIX
-    limit_text = limit_script_rows if new.kernel_type == "script" else limit_rows
-    text = limit_text(new.text, rows) if rows else new.text
+    text = limit_rows(new.text, rows, is_script=new.kernel_type == "script") if rows else new.text
     owner = new.ref.partition("/")[0]
     new = replace(new, ref=f"{owner}/{make_slug(title)}", title=title, text=text)
     run = ship.run_notebook(session, kit, new=new, remember="last-rehearsal.json")
@@ -83,41 +82,31 @@ def _replace_forecast(config: Config, kit: Kit, rows: int, seconds: float) -> di
     return asdict(scaled) if scaled else None
 
 
-def limit_rows(text: str, rows: int) -> str:
-    """Return a notebook with a cell after the kit's that limits it to so many rows; UsageError without that cell."""
-    content = json.loads(text)
-    cells = content["cells"]
-    kit_cells = [number for number, cell in enumerate(cells) if _KIT_CELL.fullmatch(cell.get("id", ""))]
-    if not kit_cells:
-        raise _rows_error()
-    kit_cell, code = cells[kit_cells[0]], _rows_code(rows)
-    # Its own id: Jupyter requires unique ones, https://nbformat.readthedocs.io/en/latest/format_description.html
-    cell = {**kit_cell, "id": f"{kit_cell['id']}-rows", "source": code.splitlines(keepends=True)}
-    cells.insert(kit_cells[0] + 1, cell)
-    return json.dumps(content, indent=1)
-
-
-def limit_script_rows(text: str, rows: int) -> str:
-    """Return a script that is limited to so many rows after its kit's cell; UsageError without that cell."""
-    kit_cell = _KIT_LINES.search(text)
-    if kit_cell is None or script_setup.find_setup_lines(text):
-        raise _rows_error()
-    return f"{text[: kit_cell.end()]}# %% kit-rows\n{_rows_code(rows)}\n\n{text[kit_cell.end() :]}"
-
-
-def _rows_error() -> UsageError:
-    return UsageError(
-        "rows can be chosen only for a notebook with the kit's cell, and this template has none",
-        code="rows-not-supported",
-        hint="extend a built-in template, or rehearse without --rows",
-    )
-
-
-def _rows_code(rows: int) -> str:
-    return (
+def limit_rows(text: str, rows: int, *, is_script: bool = False) -> str:
+    """Return a notebook or script that is limited to so many rows after its kit's cell; UsageError without that cell."""
+    code = (
         f"from {RUNTIME_PACKAGE}.kit_rows import limit_rows\n"
         f"from {RUNTIME_PACKAGE}.kit_submission import find_sample\n\n"
         f"root = limit_rows(root, find_sample(root), {rows}, kit.places.scratch)"
+    )
+    if is_script:
+        kit_lines = None if script_setup.find_setup_lines(text) else _KIT_LINES.search(text)
+        if kit_lines:
+            return f"{text[: kit_lines.end()]}# %% kit-rows\n{code}\n\n{text[kit_lines.end() :]}"
+    else:
+        content = json.loads(text)
+        for number, cell in enumerate(content["cells"], 1):
+            if _KIT_CELL.fullmatch(cell.get("id", "")):
+                # Its own id: Jupyter requires unique ones, https://nbformat.readthedocs.io/en/latest/format_description.html
+                rows_cell = {
+                    **cell, "id": f"{cell['id']}-rows", "source": code.splitlines(keepends=True)
+                }  # fmt: skip
+                content["cells"].insert(number, rows_cell)
+                return json.dumps(content, indent=1)
+    raise UsageError(
+        "rows can be chosen only for a notebook with the kit's cell, and this template has none",
+        code="rows-not-supported",
+        hint="extend a built-in template, or rehearse without --rows",
     )
 
 

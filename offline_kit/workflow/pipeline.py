@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -166,32 +167,21 @@ def check_project(config: Config) -> None:
 
 def _check_recorded(config: Config, recorded: RecordedRun, image: Image) -> Iterator[Finding]:
     """Yield what of the project the recording does not know, and what of it the image cannot install."""
+    warn = partial(Finding, severity=Severity.WARN)
     for wheel in recorded.find_unfit_wheels(image):
-        yield Finding(
-            severity=Severity.WARN,
-            about=wheel,
-            what=f"was recorded with Python {recorded.document['python']} and does not fit '{image.name}'",
-            remedy="record again with --env matching, or with --record kaggle",
-        )
+        what = f"was recorded with Python {recorded.document['python']} and does not fit '{image.name}'"
+        yield warn(about=wheel, what=what, remedy="record again with --env matching, or with --record kaggle")
     if recorded.has_changed():
-        yield Finding(
-            severity=Severity.WARN,
-            about=recorded.source,
-            what="changed after it was recorded: what its new lines fetch is missing offline",
-            remedy=f"record it again: {recorded.rebuild_command}",
-        )
+        what = "changed after it was recorded: what its new lines fetch is missing offline"
+        yield warn(about=recorded.source, what=what, remedy=f"record it again: {recorded.rebuild_command}")
     detected = {config.project / name for name in ("requirements.in", "requirements.txt")}
     unused = [
         key for key in resolved_project.CONTENT_KEYS if {*getattr(config, key)} - detected - {config.project}
     ]
     if unused:
-        what = f"is recorded: {', '.join(map(repr, unused))} of the configuration {'is' if len(unused) == 1 else 'are'} not used"
-        yield Finding(
-            severity=Severity.WARN,
-            about=recorded.source,
-            what=what,
-            remedy=f"remove it, or '{recording.RECORD}'",
-        )
+        names = ", ".join(map(repr, unused))
+        what = f"is recorded: {names} of the configuration {'is' if len(unused) == 1 else 'are'} not used"
+        yield warn(about=recorded.source, what=what, remedy=f"remove it, or '{recording.RECORD}'")
 
 
 def check_code(
@@ -199,19 +189,20 @@ def check_code(
 ) -> tuple[Finding, ...]:
     """Return what the project's code would do wrong in the notebook, as far as its source and `saved` tell."""
     settings = config.notebook
-    findings: tuple[Finding, ...] = ()
+    findings: list[Finding] = []
     if settings.data:
-        findings = project_code.check_data_class(config.project, settings.data, settings.params)
+        findings += project_code.check_data_class(config.project, settings.data, settings.params)
     if settings.data and settings.model:
         findings += project_code.check_model_class(config.project, settings.model, settings.params, saved)
     if config.main_from and (names := references.find_undefined_names(config.main_from)):
+        them = "it" if len(names) == 1 else "them"
         undefined = Finding(
             severity=Severity.WARN,
             about=config.main_from.name,
-            what=f"uses {', '.join(names)} and neither defines nor imports {'it' if len(names) == 1 else 'them'}",
+            what=f"uses {', '.join(names)} and neither defines nor imports {them}",
             remedy="add what is missing to that file: the notebook runs it (`main_from`) to load pickles",
         )
-        findings += (undefined,)
+        findings.append(undefined)
     # Cells of the user's own may import anything; a built-in template imports what the configuration names.
     fixed = not settings.source and settings.template in {*scripts.built_in_templates()} - {"plain"}
     entries = resolved_project.list_references(config) if fixed else ()
@@ -246,17 +237,12 @@ def render_notebook(config: Config, *, report: Reporter = SILENT) -> tuple[Kit, 
 
 def _check_runtime(kit: Kit) -> None:
     """Raise ProjectError for a kit of another version: its runtime may lack what a notebook of this one imports."""
-    runtime = {
-        entry.original: entry.sha256
-        for part in kit.parts
-        for entry in part.entries
-        if entry.role is Role.RUNTIME
-    }
+    entries = [entry for part in kit.parts for entry in part.entries if entry.role is Role.RUNTIME]
+    kit_files = {(entry.original, entry.sha256) for entry in entries}
+    own_files = {(entry.original, entry.sha256) for entry, _ in kit_layout.list_runtime_files()}
     # A recording that stays on Kaggle keeps the runtime that recorded it.
     is_output = all(part.name in manifest.OUTPUT_PARTS for part in kit.parts)
-    if not is_output and runtime != {
-        entry.original: entry.sha256 for entry, _ in kit_layout.list_runtime_files()
-    }:
+    if kit_files != own_files and not is_output:
         raise ProjectError(
             f"the kit in '{kit.folder}' was built by another version of offline-kit",
             hint="build it again with 'offline-kit build', which renders the notebook too",
@@ -363,12 +349,11 @@ def read_kit(config: Config) -> Kit:
 
 def find_damage(kit: Kit) -> tuple[str, ...]:
     """Return a line for each file of a kit that is missing or has another size."""
-    folders = [(kit.part_folder(part), part) for part in kit.parts]
-    return tuple(
-        line
-        for folder, part in folders
-        for line in manifest.verify_part(folder, manifest.select_local_files(folder, part), hashes=False)
-    )
+    lines: list[str] = []
+    for part in kit.parts:
+        folder = kit.part_folder(part)
+        lines += manifest.verify_part(folder, manifest.select_local_files(folder, part), hashes=False)
+    return tuple(lines)
 
 
 def read_sound_kit(config: Config) -> Kit:
@@ -389,14 +374,7 @@ def rehearse_kit(
 ) -> rehearsing.Rehearsal:
     """Run the kit's notebook offline and check its submission; raises as the stage does."""
     project = resolve_project(config)
-    copied = (
-        "dataset",
-        "competition",
-        "competition_data",
-        "sample_submission",
-        "rows",
-        "copies",
-    )
+    copied = ["dataset", "competition", "competition_data", "sample_submission", "rows", "copies"]
     request = RehearsalRequest(
         kit=kit,
         image=project.image,
@@ -416,12 +394,8 @@ def rehearse_kit(
 def passed_rehearsal(config: Config, kit: Kit, options: RehearsalOptions) -> dict[str, Any] | None:
     """Return the report of a rehearsal of this kit and notebook that passed under the same options; None for none."""
     last = rehearsing.read_last_report(kit) or {}
-    requested: dict[str, Any] = {
-        "passed": True,
-        "rows_wanted": config.rows,
-        "hidden_rows": config.hidden_rows or None,
-    }
-    requested |= {name: getattr(options, name) for name in ("env", "installer", "layout")}
+    requested: dict[str, Any] = {name: getattr(options, name) for name in ("env", "installer", "layout")}
+    requested |= {"passed": True, "rows_wanted": config.rows, "hidden_rows": config.hidden_rows or None}
     if options.env == "image":
         image = resolved_project.configured_image(config)
         requested["image"] = resolved_project.find_container_reference(config, image)

@@ -93,8 +93,23 @@ class ResolvedProject:
         )
 
     def freeze_request(self, own: OwnCode, *, upgrade: bool = False, keep: bool = False) -> FreezeRequest:
-        """Return the request for a freeze; `keep` writes it beside the project."""
-        return build_freeze_request(self.models, own, upgrade=upgrade, keep=keep)
+        """Return the request for a freeze of all that the project, its packages and its trained files require.
+
+        `keep` writes the freeze beside the project.
+        """
+        config, packages = self.config, self.models.packages
+        project_lines, own_lines = list_project_requirements(config), own_code.list_requirements(own)
+        origins = dict.fromkeys(packages, "the trained files")
+        origins |= dict.fromkeys(own_lines, "the project's packages")
+        return FreezeRequest(
+            config=config,
+            inline=tuple(dict.fromkeys((*project_lines, *own_lines, *packages))),
+            origins={line: origin for line, origin in origins.items() if line not in project_lines},
+            own=tuple(wheel.name for wheel in own.wheels),
+            imported=list_imports(config, own),
+            upgrade=upgrade,
+            keep=keep,
+        )
 
     def remote_request(self) -> remote_wheelhouse.RemoteRequest:
         """Return what a build on Kaggle is asked for; the image is the configured one, as the run knows no other."""
@@ -116,13 +131,10 @@ def resolve_project(config: Config, report: Reporter = SILENT, *, chained: bool 
     recorded = recording.find_recorded(config.project, config.notebook.source) if chained else None
     if recorded:
         # None of it is read: what a build would do with it could not be told from what the recording does.
-        unset: dict[str, Any] = {
-            "project_dependencies": False,
-            "main_from": None,
-            "publish_model": "",
-            "parts": "",
-        }
-        config = replace(config, **unset | dict.fromkeys(CONTENT_KEYS, ()))
+        emptied: dict[str, Any] = dict.fromkeys(CONTENT_KEYS, ())
+        config = replace(
+            config, project_dependencies=False, main_from=None, publish_model="", parts="", **emptied
+        )
     # A record without its wheelhouse is an error: a build here could be of other versions.
     record = remote_wheelhouse.read_record(config.project) if chained and not recorded else None
     wheelhouse = remote_wheelhouse.load_wheelhouse(record, cache) if record else None
@@ -145,25 +157,6 @@ def configured_image(config: Config) -> images.Image:
 def find_container_reference(config: Config, image: images.Image) -> str:
     """Return the container image of a project: the configured one, else that of its image, else Kaggle's newest."""
     return config.container or image.digest or images.KAGGLE_CONTAINERS[image.accelerator]
-
-
-def build_freeze_request(
-    models: model_files.ModelFiles, own: OwnCode, *, upgrade: bool = False, keep: bool = False
-) -> FreezeRequest:
-    """Return the request for a freeze of all that the project, its packages and its trained files require."""
-    config = models.config
-    project_lines, own_lines = list_project_requirements(config), own_code.list_requirements(own)
-    origins = dict.fromkeys(models.packages, "the trained files")
-    origins |= dict.fromkeys(own_lines, "the project's packages")
-    return FreezeRequest(
-        config=config,
-        inline=tuple(dict.fromkeys((*project_lines, *own_lines, *models.packages))),
-        origins={line: origin for line, origin in origins.items() if line not in project_lines},
-        own=tuple(wheel.name for wheel in own.wheels),
-        imported=list_imports(config, own),
-        upgrade=upgrade,
-        keep=keep,
-    )
 
 
 def list_imports(config: Config, own: OwnCode) -> frozenset[str]:
@@ -191,12 +184,8 @@ def list_references(config: Config) -> tuple[str, ...]:
     settings = config.notebook
     is_code = predict_settings.is_reference(settings.postprocess)
     references = [
-        settings.model,
-        settings.data,
-        settings.function,
-        settings.transform,
-        settings.tta,
-        settings.postprocess if is_code else "",
+        *(settings.model, settings.data, settings.function, settings.transform, settings.tta),
+        *([settings.postprocess] if is_code else []),
         *(reference for model in settings.models for reference in (model.model, model.transform)),
         *main_aliases.reference_main_script(config.project, config.main_from),
     ]

@@ -36,9 +36,9 @@ from offline_kit.project.types import (
     Pin,
     Severity,
 )
-from offline_kit.workflow import resolved_project as asking
 from offline_kit.workflow.model_files import check_trained_versions as versions_of
 from offline_kit.workflow.model_files import inspect_model_files
+from offline_kit.workflow.resolved_project import resolve_project
 from tests.support.lazy_modules import joblib
 from tests.support.lazy_modules import linear_model as linear
 
@@ -209,10 +209,7 @@ def test_what_travels_beside_is_told_by_the_name_that_finds_it(project: Path) ->
 def test_what_the_models_need_is_asked_for_by_them(project: Path) -> None:
     """No pyproject.toml is named where there is none."""
     settings = config.load_config(project, {"checkpoints": ["models/fold0"]})
-    chosen = images.load_image(settings.image, accelerator=settings.accelerator, project=project)
-    request = asking.build_freeze_request(
-        inspect_model_files(settings, chosen, cache=project / "cache"), OwnCode()
-    )
+    request = resolve_project(settings).freeze_request(OwnCode())
     assert request.inline
     assert request.origins == dict.fromkeys(request.inline, "the trained files")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from offline_kit.core.errors import UsageError
-from offline_kit.workflow.kaggle_rehearsal import limit_rows, limit_script_rows
+from offline_kit.workflow.kaggle_rehearsal import limit_rows
 from tests.support.competitions import write
 from tests.support.local_kaggle import notebook
 from tests.support.shipping import NOTEBOOK, Yard, built_copy, make_project
@@ -51,13 +51,13 @@ def test_a_notebook_of_its_own_on_so_many_rows(here: Yard) -> None:
 def test_of_a_script_the_rows_are_limited_after_its_kit() -> None:
     """The lines go between the kit's cell and the next one; a script without that cell is refused."""
     script = "# %% kit\nkit = 1\nroot = 2\n\n# %% [markdown]\n# # Work\n\n# %%\nprint(root)\n"
-    limited = limit_script_rows(script, 5)
+    limited = limit_rows(script, 5, is_script=True)
     before, _, after = limited.partition("# %% kit-rows\n")
     added, _, rest = after.partition("\n\n# %% [markdown]")
     assert before + "# %% [markdown]" + rest == script
     assert added.endswith("root = limit_rows(root, find_sample(root), 5, kit.places.scratch)")
     with pytest.raises(UsageError) as caught:
-        limit_script_rows("print(1)\n", 5)
+        limit_rows("print(1)\n", 5, is_script=True)
     assert caught.value.code == "rows-not-supported"
 
 
