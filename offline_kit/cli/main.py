@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 from offline_kit import __version__
-from offline_kit.cli.commands import adopt, build, compare, report, ship, start, stores
+from offline_kit.cli.commands import adopt, build, compare, ship, start, stores
 from offline_kit.cli.console import CommandWording, Console, ReaderGoneError, unwritable_error
 from offline_kit.cli.options import CommandContext, CommandGroup
 from offline_kit.core import files, processes
@@ -42,7 +42,7 @@ for command in (
     build.build,
     build.notebook,
     ship.rehearse,
-    report.report,
+    ship.report,
     ship.push,
     ship.submit,
     ship.ship_command,

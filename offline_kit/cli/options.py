@@ -282,11 +282,6 @@ def select(flags: dict[str, Any], names: str) -> dict[str, Any]:
     return {name: flags[name] for name in names.split()}
 
 
-def take_flags(flags: dict[str, Any], *names: str) -> dict[str, Any]:
-    """Remove these flags and return them by name, in this order."""
-    return {name: flags.pop(name) for name in names}
-
-
 _NOT_REPEATED = frozenset({"dry_run", "on", "at", "as_json", "quiet", "verbose", "upgrade"})
 
 

@@ -38,12 +38,25 @@ class NotebookRun:
     notes: tuple[str, ...]  # how the file differs from the rehearsal's
 
 
-def plan_data(
-    session: KaggleSession, kit: Kit, options: PushOptions = DEFAULT_OPTIONS
-) -> tuple[PartPlan, ...]:
+@dataclass(frozen=True, kw_only=True)
+class PushPlan:
+    """What a push would do."""
+
+    data: tuple[PartPlan, ...]
+    notebook: push_notebook.NotebookPlan | None  # None: only the data is pushed
+    disturbed: tuple[str, ...]  # submissions under way that new data would spoil
+
+
+def plan_push(
+    session: KaggleSession, kit: Kit, options: PushOptions, *, with_notebook: bool = True
+) -> PushPlan:
     """Look at Kaggle and return what a push would do; raises as `push_parts.plan_push`."""
+    # Problems of the notebook are reported before those of the data.
+    new = session.read_notebook(kit) if with_notebook else None
     _check_parts(session, kit, options)
-    return push_parts.plan_push(kit, session.locate_parts(kit), session, options)
+    data = push_parts.plan_push(kit, session.locate_parts(kit), session, options)
+    notebook = push_notebook.plan_notebook(new, session) if new else None
+    return PushPlan(data=data, notebook=notebook, disturbed=_describe_disturbed(session, kit, data))
 
 
 def push_data(
@@ -74,7 +87,7 @@ def push_data(
             details=crowded,
         )
         ask_for_approval(crowded, "Upload them all the same?", refused)
-        disturbed = describe_disturbed(session, kit, plans)
+        disturbed = _describe_disturbed(session, kit, plans)
         refused = OutsideError(
             "a submission under way needs the data as it is; nothing was sent",
             code="submission-pending",
@@ -109,7 +122,7 @@ def _check_parts(session: KaggleSession, kit: Kit, options: PushOptions) -> None
         )
 
 
-def describe_disturbed(session: KaggleSession, kit: Kit, plans: Sequence[PartPlan]) -> tuple[str, ...]:
+def _describe_disturbed(session: KaggleSession, kit: Kit, plans: Sequence[PartPlan]) -> tuple[str, ...]:
     """Return a line for each submission under way whose hidden run would meet other data than it was made for."""
     # A notebook cannot pin a dataset's version: the hidden run mounts the newest one. Models are pinned.
     versions = [part for part in plans if part.action is PushAction.VERSION and part.kind == "dataset"]
@@ -225,9 +238,7 @@ class ShipPlan:
     outdated: str  # the id of the existing kit that would be replaced; empty if it stays or there is none
     changed: tuple[str, ...]  # how a build would differ from the existing kit
     rehearsal: str
-    data: tuple[PartPlan, ...]
-    notebook: push_notebook.NotebookPlan
-    disturbed: tuple[str, ...]  # submissions under way that new data would spoil
+    push: PushPlan
     submission: SubmitPlan  # of version 0 if the notebook has to be pushed or run first
 
 
@@ -372,36 +383,34 @@ def plan_ship(session: KaggleSession, options: ShipOptions) -> ShipPlan:
             rehearsal = f"to run, with --env {options.rehearsal.env}"
             if existing and stays and pipeline.passed_rehearsal(config, existing, options.rehearsal):
                 rehearsal = "already passed"
-        data = plan_data(session, kit, options.data)
-        notebook = push_notebook.plan_notebook(session.read_notebook(kit), session)
+        push = plan_push(session, kit, options.data)
         return ShipPlan(
             build=plan,
             kit=kit,
             outdated=existing.id if existing and not stays else "",
             changed=changed,
             rehearsal=rehearsal,
-            data=data,
-            notebook=notebook,
-            disturbed=describe_disturbed(session, kit, data),
-            submission=_plan_pushed(session, kit, notebook, contest, options),
+            push=push,
+            submission=_plan_submission(session, kit, contest, push.notebook, options.submission),
         )
 
 
-def _plan_pushed(
+def _plan_submission(
     session: KaggleSession,
     kit: Kit,
-    notebook: push_notebook.NotebookPlan,
     contest: Competition,
-    options: ShipOptions,
+    notebook: push_notebook.NotebookPlan | None,
+    wanted: SubmitRequest,
 ) -> SubmitPlan:
     """Return the submission of a version whose run is complete, else what is known of it before."""
-    ref, file = notebook.notebook.ref, session.config.notebook.submission
+    ref, file = session.read_notebook(kit).ref, session.config.notebook.submission
+    version = notebook.version if notebook else 0
     # Kaggle submits only versions whose run is complete.
-    if notebook.version:
-        run = session.kaggle.get_notebook_run(ref, notebook.version)
-        if run and run.state == "complete":
-            request = request_submission(session, kit, notebook.version, options.submission)
-            return submissions.plan_submission(request, session, session.ledger)
+    run = session.kaggle.get_notebook_run(ref, version) if version else None
+    if run and run.state == "complete":
+        return submissions.plan_submission(
+            request_submission(session, kit, version, wanted), session, session.ledger
+        )
     return SubmitPlan(
         request=SubmitRequest(competition=contest.slug, notebook=ref, version=0, file=file),
         competition=contest,

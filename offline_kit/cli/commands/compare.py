@@ -49,7 +49,7 @@ def status(project: Path, console: Console, **flags: Any) -> None:
     from offline_kit.rehearsal import rehearse
     from offline_kit.workflow import project_status, remembered_status
 
-    to, at = options.take_flags(flags, "to", "at").values()
+    to, at = flags["to"], flags["at"]
     config = options.load_config(project, flags)
     kit, problems = project_status.read_local_kit(config)
     newer = project_status.describe_changes(config, kit) if kit else ()

@@ -1,6 +1,6 @@
-"""The commands that run and send a kit: rehearse, push, submit, and ship, which does all of it."""
+"""The commands that run and send a kit: rehearse, report, push, submit, and ship, which does all of it."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from offline_kit.project.types import Kit
     from offline_kit.rehearsal.rehearse import Rehearsal
     from offline_kit.workflow.kaggle_rehearsal import KaggleRehearsal
-    from offline_kit.workflow.ship import NotebookRun, ShipPlan
+    from offline_kit.workflow.ship import NotebookRun, PushPlan, ShipPlan
 
 
 @options.command(
@@ -188,6 +188,32 @@ def _row_words(rows: int) -> str:
     return f" ({count_words(rows, 'row')})" if rows else ""
 
 
+@options.command("offline-kit report", "offline-kit report --no-open")
+@options.project_argument
+@options.OUT
+@click.option(
+    "--open/--no-open",
+    "opens",
+    default=None,
+    help="Open it in a browser, or not; default: only at a terminal.",
+)
+@options.common_options
+def report(project: Path, console: Console, opens: bool | None, **flags: Any) -> None:
+    """Open the report of the last rehearsal, and print its path.
+
+    It is a single HTML file, updated with what was pushed, submitted and scored since.
+    """
+    from offline_kit.workflow import rehearsal_report
+
+    page = rehearsal_report.find_report(options.load_config(project, flags), console)
+    console.print_lines([str(page)])
+    is_opened = console.is_watched() if opens is None else opens
+    if is_opened and not processes.open_in_browser(page):
+        console.warn(f"no browser could be opened; open '{page}' yourself")
+        is_opened = False
+    console.print_result({"ok": True, "report": str(page), "opened": is_opened})
+
+
 PUSH_OPTIONS = options.combine_options(
     click.option("--title", default="", help="Title of a new dataset; default its slug."),
     options.flag("--drop-foreign", "Allow deleting files that offline-kit did not upload."),
@@ -256,17 +282,16 @@ def push(project: Path, console: Console, **flags: Any) -> None:
         _choose_kit(config, flags, console) as kit,
         options.session_of(config, flags["to"], flags["at"], console, current=current) as session,
     ):
-        # Problems of the notebook are reported before anything is uploaded.
-        new = session.read_notebook(kit) if with_notebook else None
         if flags["dry_run"]:
             for line in project_status.describe_changes(config, kit) if flags["no_build"] else ():
                 console.warn(line)
-            plans = shipping.plan_data(session, kit, push_options)
-            cells = push_notebook.plan_notebook(new, session) if new else None
-            facts = _show_push_plan(plans, cells, shipping.describe_disturbed(session, kit, plans), console)
+            plan = shipping.plan_push(session, kit, push_options, with_notebook=with_notebook)
+            facts = _show_push_plan(plan, console)
             console.step("nothing was sent")
             console.print_result({"ok": True, "dry_run": True, "kit": kit.id, **facts})
             return
+        if with_notebook:
+            session.read_notebook(kit)  # its problems are reported before anything is uploaded
         parts = shipping.push_data(session, kit, push_options, yes=flags["yes"])
         run = pushed = None
         # Read again after the data: a push of a model writes its version into the notebook's sources.
@@ -400,7 +425,7 @@ def _show_ship_plan(plan: "ShipPlan", build: dict[str, Any], console: Console) -
         )
     console.step(f"rehearsal: {plan.rehearsal}")
     console.step(f"kit {plan.kit.id[:12]} is what a build would make")
-    push_facts = _show_push_plan(plan.data, plan.notebook, plan.disturbed, console)
+    push_facts = _show_push_plan(plan.push, console)
     submission = _show_submit_plan(plan.submission, console)
     console.step("nothing was built, sent or submitted")
     facts = {
@@ -415,12 +440,11 @@ def _show_ship_plan(plan: "ShipPlan", build: dict[str, Any], console: Console) -
     console.print_result({"ok": True, "dry_run": True, **facts})
 
 
-def _show_push_plan(
-    plans: "Sequence[PartPlan]", notebook: "NotebookPlan | None", disturbed: tuple[str, ...], console: Console
-) -> dict[str, Any]:
+def _show_push_plan(plan: "PushPlan", console: Console) -> dict[str, Any]:
     """Show what a push would do, and the submissions under way that it would disturb; return it for a script."""
+    notebook = plan.notebook
     rows = []
-    for part in plans:
+    for part in plan.data:
         entries, size = part.part.entries, format_size(part.upload_size)
         file = f" ({entries[0].original.rpartition('/')[2]})" if len(entries) == 1 else ""
         name = f"{part.part.name}{file}"
@@ -428,19 +452,19 @@ def _show_push_plan(
     if notebook:
         rows.append(("notebook", notebook.notebook.ref, notebook.action, "", "", notebook.reason))
     console.show_table("A push would", ["part", "to", "do", "files", "bytes", "why"], rows)
-    for part in plans:
+    for part in plan.data:
         for name in part.dropped_files:
             console.note(f"'{part.ref}' would lose '{name}'")
         for warning in part.warnings:
             console.warn(f"'{part.ref}': {warning}")
-    for line in disturbed:
+    for line in plan.disturbed:
         console.warn(line)
     keys = {"part": "part.name", "dataset": "ref", "action": "action.value", "why": "reason"}
     sizes = {"bytes": "upload_size", "files": "file_count", "dropped": "dropped_files"}
     return {
-        "parts": [pick(part, **keys, **sizes) for part in plans],
+        "parts": [pick(part, **keys, **sizes) for part in plan.data],
         "notebook": pick(notebook, "action", notebook="notebook.ref", why="reason") if notebook else None,
-        "disturbed": list(disturbed),
+        "disturbed": list(plan.disturbed),
     }
 
 

@@ -197,7 +197,7 @@ def local_kaggle(console: Console, **flags: Any) -> None:
     folder = (flags["state"] or kaggle_session.default_state_folder()).absolute()
     runner = kaggle_session.make_runner(current=flags["env"] == "current")
     settings = LocalKaggleSettings(layout=flags["layout"]).with_delays(flags["slow"])
-    added = options.take_flags(flags, "port", "accounts", "competitions")
+    added = options.select(flags, "port accounts competitions")
     with kaggle_session.serve_local_kaggle(folder, runner, settings=settings, **added) as server:
         competitions, accounts = map(server.kaggle.store.key_names, ("competitions", "accounts"))
         for line in kaggle_session.greeting_lines(server.url, str(folder), competitions, accounts):
