@@ -15,8 +15,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from packaging.utils import InvalidWheelFilename, parse_wheel_filename
-
 from offline_kit.core import files, interpreters, processes
 from offline_kit.core.errors import OfflineKitError, OutsideError, ProjectError, UsageError
 from offline_kit.core.report import SILENT, Reporter
@@ -53,20 +51,6 @@ class EnvironmentOptions:
     yes: bool = False
     ask_above: int = 500_000_000  # bytes to download without confirmation
     report: Reporter = SILENT
-
-
-@dataclass(frozen=True, kw_only=True)
-class EnvironmentSpec:
-    """What an environment must contain; equal specifications share one lock."""
-
-    names: tuple[str, ...]
-    python: Path
-    overrides: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def fallback_hint(self) -> str:
-        """Second half of a hint; empty if no other environment can be used."""
-        return ", or use the running environment with --env current" if self.overrides else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,17 +94,15 @@ def make_kernel_environment(
     # torch from PyPI pins its own CUDA libraries, at other versions than the image has: with the image's, `import torch`
     # fails with "libcufile.so.0: cannot open shared object file". So they are not overridden; a CPU build has none.
     names = {name for name in packages if not _is_cuda_library(name)}
-    versions = {name: image.public_version(name) for name in image.packages}
-    spec = EnvironmentSpec(
+    versions = {name: image.public_version(name) for name in image.packages if not _is_cuda_library(name)}
+    maker = _EnvironmentMaker(
+        kind="kernel",
         names=tuple(sorted({*names, "ipykernel", "pip", "setuptools"})),
-        overrides={
-            name: version
-            for name, version in versions.items()
-            if version and not (_is_cuda_library(name) or name == "triton")
-        },
+        overrides={name: version for name, version in versions.items() if version and name != "triton"},
         python=python,
+        options=options,
     )
-    return inspect_interpreter(_ensure_environment("kernel", spec, options))
+    return inspect_interpreter(maker.ensure_environment())
 
 
 def _is_cuda_library(name: str) -> bool:
@@ -131,160 +113,160 @@ def _is_cuda_library(name: str) -> bool:
 def make_papermill_environment(options: EnvironmentOptions) -> Interpreter:
     """Return the Python of papermill's own environment, which keeps its dependencies away from the kernel's."""
     # Not sys.executable: its environment may be deleted, and others with the same Python share this one.
-    base = interpreters.find_interpreter("{}.{}".format(*sys.version_info))
-    spec = EnvironmentSpec(names=("papermill>=2.7,<3",), python=base or Path(sys.executable))
-    return inspect_interpreter(_ensure_environment("papermill", spec, options))
+    python = interpreters.find_interpreter("{}.{}".format(*sys.version_info)) or Path(sys.executable)
+    maker = _EnvironmentMaker(kind="papermill", names=("papermill>=2.7,<3",), python=python, options=options)
+    return inspect_interpreter(maker.ensure_environment())
 
 
 def make_layer(packages: Sequence[str], python: Path, options: EnvironmentOptions) -> Path:
     """Return a folder with these packages for this interpreter, to append to sys.path."""
-    spec = EnvironmentSpec(names=tuple(packages), python=python)
-    env = _ensure_environment("layer", spec, options).parent.parent
+    maker = _EnvironmentMaker(kind="layer", names=tuple(packages), python=python, options=options)
+    env = maker.ensure_environment().parent.parent
     return next(env.glob("lib/python*/site-packages"), env / "Lib" / "site-packages")
 
 
-def _ensure_environment(kind: str, spec: EnvironmentSpec, options: EnvironmentOptions) -> Path:
-    """Return the Python of the environment; make the environment first if it is not in the cache."""
-    lock = _resolve_lock(spec, options)
-    key = hashlib.sha256(lock.read_bytes() + str(spec.python).encode()).hexdigest()[:20]
-    env_folder = options.cache / "environments" / f"{kind}-{key}"
-    python = Path("env", "Scripts", "python.exe") if sys.platform == "win32" else Path("env", "bin", "python")
-    with files.hold_lock(env_folder.with_name(f"{env_folder.name}.lock"), timeout=3600):
-        if not (env_folder / python).exists():
-            _confirm_download(kind, lock, spec, options)
-            with files.stage_folder(env_folder) as folder:
-                _install_environment(lock, folder / "env", spec, options)
-        env_folder.touch()  # `offline-kit cache prune` deletes by age
-    return env_folder / python
+@dataclass(frozen=True, kw_only=True)
+class _EnvironmentMaker:
+    """What an environment must contain, and how it gets there; equal contents share one lock."""
 
+    kind: str
+    names: tuple[str, ...]
+    python: Path
+    options: EnvironmentOptions
+    overrides: Mapping[str, str] = field(default_factory=dict)
 
-def _install_environment(lock: Path, env: Path, spec: EnvironmentSpec, options: EnvironmentOptions) -> None:
-    try:
-        # --relocatable: the finished environment is renamed (https://docs.astral.sh/uv/reference/cli/#uv-venv).
-        _run_uv(["venv", "--relocatable", "--no-project", "--python", spec.python, env], options.index)
-        words: list[str | Path] = ["pip", "install", "--python", env, "--no-deps", "--compile-bytecode", "-r"]
-        _run_uv([*words, lock.with_name("pins.txt")], options.index, torch=_is_from_torch_index(lock))
-    except OfflineKitError as error:
-        messages = [redact_urls(line) for line in error.details] or [error.what]
-        raise files.full_cache_error(messages, options.cache) or OutsideError(
-            "the environment of the rehearsal could not be installed",
-            hint=f"fix what uv reports above{spec.fallback_hint}",
-            code="environment-install-failed",
-            details=messages,
-        ) from error
+    @property
+    def fallback_hint(self) -> str:
+        """Second half of a hint; empty if no other environment can be used."""
+        return ", or use the running environment with --env current" if self.overrides else ""
 
+    def ensure_environment(self) -> Path:
+        """Return the Python of the environment; make the environment first if it is not in the cache."""
+        lock = self.resolve_lock()
+        key = hashlib.sha256(lock.read_bytes() + str(self.python).encode()).hexdigest()[:20]
+        env_folder = self.options.cache / "environments" / f"{self.kind}-{key}"
+        python = (
+            Path("env", "Scripts", "python.exe") if sys.platform == "win32" else Path("env", "bin", "python")
+        )
+        with files.hold_lock(env_folder.with_name(f"{env_folder.name}.lock"), timeout=3600):
+            if not (env_folder / python).exists():
+                self._confirm_download(lock)
+                with files.stage_folder(env_folder) as folder:
+                    self._install_environment(lock, folder / "env")
+            env_folder.touch()  # `offline-kit cache prune` deletes by age
+        return env_folder / python
 
-def _confirm_download(kind: str, lock: Path, spec: EnvironmentSpec, options: EnvironmentOptions) -> None:
-    """Show the size of the download; raise UsageError if it is large and was not confirmed."""
-    with tempfile.TemporaryDirectory(prefix="offline-kit.") as target:
-        words: list[str | Path] = ["pip", "install", "-v", "--dry-run", "--no-deps", "--target", target]
-        words += ["--python", spec.python, "-r", lock.with_name("pins.txt")]
-        dry_run = _run_uv(words, options.index, torch=_is_from_torch_index(lock), check=False)
-    if "Would download" not in dry_run.err:
-        return
-    sizes = {item["name"]: _find_wheel_size(item) for item in tomllib.loads(lock.read_text())["packages"]}
-    uncached = {name for name in _UNCACHED.findall(dry_run.err) if name in sizes}
-    sizes = {name: sizes[name] for name in uncached or sizes}
-    total = sum(sizes.values())
-    total_size = files.format_size(total) if total else "of unknown size"
-    text = f"{len(sizes)} packages ({total_size}) for the {kind} environment of the rehearsal"
-    if total > options.ask_above and not options.yes:
-        largest = sorted(sizes, key=lambda name: -sizes[name])[:5]
-        largest_sizes = ", ".join(f"{name} {files.format_size(sizes[name])}" for name in largest)
-        if not options.report.confirm(f"Download {text} ({largest_sizes}, ...)?"):
-            raise UsageError(
-                f"{text} must be downloaded",
-                hint="confirm with --yes, or use the running environment with --env current",
-                code="download-not-confirmed",
-                details=[f"largest: {largest_sizes}"],
-            )
-    options.report.step(f"downloading {text}")
+    def _install_environment(self, lock: Path, env: Path) -> None:
+        try:
+            # --relocatable: the finished environment is renamed (https://docs.astral.sh/uv/reference/cli/#uv-venv).
+            self._run_uv(["venv", "--relocatable", "--no-project", "--python", self.python, env])
+            words: list[str | Path] = ["pip", "install", "--python", env, "--no-deps", "--compile-bytecode"]
+            self._run_uv([*words, "-r", lock.with_name("pins.txt")], torch=_is_from_torch_index(lock))
+        except OfflineKitError as error:
+            messages = [redact_urls(line) for line in error.details] or [error.what]
+            raise files.full_cache_error(messages, self.options.cache) or OutsideError(
+                "the environment of the rehearsal could not be installed",
+                hint=f"fix what uv reports above{self.fallback_hint}",
+                code="environment-install-failed",
+                details=messages,
+            ) from error
+
+    def _confirm_download(self, lock: Path) -> None:
+        """Show the size of the download; raise UsageError if it is large and was not confirmed."""
+        with tempfile.TemporaryDirectory(prefix="offline-kit.") as target:
+            words: list[str | Path] = ["pip", "install", "-v", "--dry-run", "--no-deps", "--target", target]
+            words += ["--python", self.python, "-r", lock.with_name("pins.txt")]
+            dry_run = self._run_uv(words, torch=_is_from_torch_index(lock), check=False)
+        if "Would download" not in dry_run.err:
+            return
+        sizes = {item["name"]: _find_size(item) for item in tomllib.loads(lock.read_text())["packages"]}
+        uncached = {name for name in _UNCACHED.findall(dry_run.err) if name in sizes}
+        sizes = {name: sizes[name] for name in uncached or sizes}
+        total = sum(sizes.values())
+        total_size = files.format_size(total) if total else "of unknown size"
+        text = f"{len(sizes)} packages ({total_size}) for the {self.kind} environment of the rehearsal"
+        if total > self.options.ask_above and not self.options.yes:
+            largest = sorted(sizes, key=lambda name: -sizes[name])[:5]
+            largest_sizes = ", ".join(f"{name} {files.format_size(sizes[name])}" for name in largest)
+            if not self.options.report.confirm(f"Download {text} ({largest_sizes}, ...)?"):
+                raise UsageError(
+                    f"{text} must be downloaded",
+                    hint="confirm with --yes, or use the running environment with --env current",
+                    code="download-not-confirmed",
+                    details=[f"largest: {largest_sizes}"],
+                )
+        self.options.report.step(f"downloading {text}")
+
+    def resolve_lock(self) -> Path:
+        """Return the lock (pylock.toml, PEP 751) from the cache; resolve it if it is not there."""
+        index, report = self.options.index, self.options.report
+        locations = (index.list_index_urls(), *index.find_links)
+        identity = ("with pins.txt", self.names, sorted(self.overrides.items()), str(self.python), *locations)
+        key = hashlib.sha256(repr(identity).encode()).hexdigest()[:20]
+        lock = self.options.cache / "environments" / "locks" / key / "pylock.toml"
+        if lock.is_file():
+            return lock
+        report.step(f"resolving an environment: {', '.join(self.names[:6])}, ...")
+        with files.stage_folder(lock.parent) as folder:
+            compiled = self._compile_lock(folder)
+            if not compiled.succeeded:
+                messages = [redact_urls(line) for line in compiled.last_lines()]
+                raise files.full_cache_error(messages, self.options.cache) or OutsideError(
+                    "the environment of the rehearsal could not be resolved",
+                    hint=f"check the network and the index{self.fallback_hint}",
+                    code="environment-unresolvable",
+                    details=messages,
+                )
+            text = (folder / "pylock.toml").read_text()
+            # torch from PyPI depends on gigabytes of nvidia-* packages.
+            if "nvidia-" in text and not index.no_index:
+                if not self._compile_lock(folder, torch=True).succeeded:
+                    report.note(f"torch is installed with its CUDA libraries: {TORCH_CPU} cannot be reached")
+                    (folder / "pylock.toml").write_text(text)
+                text = (folder / "pylock.toml").read_text()
+            # uv looks up plain pins in its cache by version; the URLs in a lock miss what came from another index.
+            pins = [f"{item['name']}=={item['version']}\n" for item in tomllib.loads(text)["packages"]]
+            (folder / "pins.txt").write_text("".join(pins))
+        return lock
+
+    def _compile_lock(self, folder: Path, *, torch: bool = False) -> processes.CompletedCommand:
+        (folder / "wanted.in").write_text("\n".join(self.names) + "\n")
+        lines = [f"{name}=={version}\n" for name, version in sorted(self.overrides.items())]
+        (folder / "overrides.txt").write_text("".join(lines))
+        words: list[str | Path] = ["pip", "compile", "wanted.in", "--override", "overrides.txt", "--quiet"]
+        words += ["--format", "pylock.toml", "--output-file", "pylock.toml", "--python", self.python]
+        # A firewall that drops packets would block for uv's default of 30 s and 3 retries.
+        patience = {"UV_HTTP_TIMEOUT": "5", "UV_HTTP_RETRIES": "0"} if torch else {}
+        return self._run_uv(words, cwd=folder, torch=torch, check=False, **patience)
+
+    def _run_uv(
+        self,
+        words: Sequence[str | Path],
+        *,
+        cwd: Path | None = None,
+        torch: bool = False,
+        check: bool = True,
+        **variables: str,
+    ) -> processes.CompletedCommand:
+        index = self.options.index
+        env = index.make_uv_environment(UV_PREVIEW_FEATURES="pylock", **variables)
+        if torch:
+            others = (index.index_url, *index.extra_index_urls)
+            index = replace(index, index_url=TORCH_CPU, extra_index_urls=others)
+        with tempfile.TemporaryDirectory(prefix="offline-kit-") as scratch:
+            config = index.write_uv_config(Path(scratch) / "uv.toml")
+            argv = [interpreters.uv_program(), *words, "--config-file", config]
+            return processes.run_command(argv, cwd=cwd, env=env, timeout=3600, check=check)
 
 
 def _is_from_torch_index(lock: Path) -> bool:
     return TORCH_CPU.split("/")[2] in lock.read_text()
 
 
-def _find_wheel_size(package: Mapping[str, Any]) -> int:
-    """Return the size of the wheel that uv will install; 0 if the index does not give it."""
-
-    # The lock lists only wheels that fit; uv prefers those for a platform.
-    def is_for_platform(file: Mapping[str, Any]) -> bool:
-        try:
-            tags = parse_wheel_filename((file.get("name") or file.get("url", "")).rpartition("/")[2])[3]
-        except InvalidWheelFilename:
-            return False
-        return any(tag.platform != "any" for tag in tags)
-
+def _find_size(package: Mapping[str, Any]) -> int:
+    """Return the size of the largest wheel, else of the sdist; 0 if the index does not give it."""
     candidates = package.get("wheels") or [package.get("sdist") or package.get("archive") or {}]
-    return int(max(candidates, key=is_for_platform).get("size", 0))
-
-
-def _resolve_lock(spec: EnvironmentSpec, options: EnvironmentOptions) -> Path:
-    """Return the lock (pylock.toml, PEP 751) of a specification from the cache; resolve it if it is not there."""
-    locations = (options.index.list_index_urls(), *options.index.find_links)
-    identity = ("with pins.txt", spec.names, sorted(spec.overrides.items()), str(spec.python), *locations)
-    key = hashlib.sha256(repr(identity).encode()).hexdigest()[:20]
-    lock = options.cache / "environments" / "locks" / key / "pylock.toml"
-    if lock.is_file():
-        return lock
-    options.report.step(f"resolving an environment: {', '.join(spec.names[:6])}, ...")
-    with files.stage_folder(lock.parent) as folder:
-        compiled = _compile_lock(folder, spec, options)
-        if not compiled.succeeded:
-            messages = [redact_urls(line) for line in compiled.last_lines()]
-            raise files.full_cache_error(messages, options.cache) or OutsideError(
-                "the environment of the rehearsal could not be resolved",
-                hint=f"check the network and the index{spec.fallback_hint}",
-                code="environment-unresolvable",
-                details=messages,
-            )
-        # torch from PyPI depends on gigabytes of nvidia-* packages.
-        if "nvidia-" in (folder / "pylock.toml").read_text() and not options.index.no_index:
-            full_lock = (folder / "pylock.toml").read_bytes()
-            if not _compile_lock(folder, spec, options, torch=True).succeeded:
-                options.report.note(
-                    f"torch is installed with its CUDA libraries: {TORCH_CPU} cannot be reached"
-                )
-                (folder / "pylock.toml").write_bytes(full_lock)
-        # uv looks up plain pins in its cache by version; the URLs in a lock miss what came from another index.
-        packages = tomllib.loads((folder / "pylock.toml").read_text())["packages"]
-        pins = [f"{item['name']}=={item['version']}\n" for item in packages]
-        (folder / "pins.txt").write_text("".join(pins))
-    return lock
-
-
-def _compile_lock(
-    folder: Path, spec: EnvironmentSpec, options: EnvironmentOptions, *, torch: bool = False
-) -> processes.CompletedCommand:
-    (folder / "wanted.in").write_text("\n".join(spec.names) + "\n")
-    lines = [f"{name}=={version}\n" for name, version in sorted(spec.overrides.items())]
-    (folder / "overrides.txt").write_text("".join(lines))
-    words: list[str | Path] = ["pip", "compile", "wanted.in", "--override", "overrides.txt", "--quiet"]
-    words += ["--format", "pylock.toml", "--output-file", "pylock.toml", "--python", spec.python]
-    return _run_uv(words, options.index, cwd=folder, torch=torch, short_timeout=torch, check=False)
-
-
-def _run_uv(
-    words: Sequence[str | Path],
-    index: IndexSettings,
-    *,
-    cwd: Path | None = None,
-    torch: bool = False,
-    short_timeout: bool = False,
-    check: bool = True,
-) -> processes.CompletedCommand:
-    # A firewall that drops packets would block for uv's default of 30 s and 3 retries.
-    patience = {"UV_HTTP_TIMEOUT": "5", "UV_HTTP_RETRIES": "0"} if short_timeout else {}
-    env = index.make_uv_environment(UV_PREVIEW_FEATURES="pylock", **patience)
-    if torch:
-        index = replace(
-            index, index_url=TORCH_CPU, extra_index_urls=(index.index_url, *index.extra_index_urls)
-        )
-    with tempfile.TemporaryDirectory(prefix="offline-kit-") as scratch:
-        config = index.write_uv_config(Path(scratch) / "uv.toml")
-        argv = [interpreters.uv_program(), *words, "--config-file", config]
-        return processes.run_command(argv, cwd=cwd, env=env, timeout=3600, check=check)
+    return max(int(candidate.get("size", 0)) for candidate in candidates)
 
 
 def inspect_interpreter(path: Path) -> Interpreter:

@@ -85,8 +85,8 @@ def find_option_problems(options: Any) -> list[str]:
     return problems
 
 
-class BaseServer:
-    """What all inference servers share: the listeners, and how they are called."""
+class InferenceServer:
+    """The notebook's side: the listeners, and how a gateway calls them."""
 
     def __init__(self, *listeners: Callable[..., Any]) -> None:
         if not listeners:
@@ -103,7 +103,11 @@ class BaseServer:
         self.listeners = {listener.__name__: listener for listener in listeners}
         self.options = GatewayOptions.read()
 
-    def _serve_gateway(self) -> None:
+    def serve(self) -> None:
+        """Serve a gateway in another process in a scoring run; otherwise return at once."""
+        # Kaggle sets the variable only when it scores: a notebook may call `serve` in any run.
+        if not os.environ.get(RERUN):
+            return
         # kaggle_evaluation speaks gRPC, which not every environment has; pickles are safe within one sandbox.
         with Listener(("localhost", self.options.port)) as listener, listener.accept() as connection:
             while True:
@@ -122,43 +126,25 @@ class BaseServer:
             traceback.print_exc()
             return "SERVER_RAISED_EXCEPTION", f"{type(error).__name__}: {error}"
 
-    def _run_gateway_here(self, data_paths: Sequence[str] | None) -> None:
+    # Competitions with large data pass `file_share_dir` as well.
+    def run_local_gateway(self, data_paths: Sequence[str] | None = None, *_: Any, **__: Any) -> None:
+        """Run the gateway in this process, so that errors are raised here."""
         gateway = Gateway(data_paths)
         if "predict" not in self.listeners:
-            text = f"there is no 'predict', only {', '.join(self.listeners)}"
-            raise GatewayRuntimeError("SERVER_MISSING_ENDPOINT", text)
+            raise GatewayRuntimeError(*self._answer_call("predict", ()))
         gateway.call = lambda name, batch: self.listeners[name](*batch)
         gateway.run()
 
 
-class InferenceServer(BaseServer):
-    """The notebook's side, with `serve` and `run_local_gateway`."""
-
-    def serve(self) -> None:
-        """Serve a gateway in another process in a scoring run; otherwise return at once."""
-        # Kaggle sets the variable only when it scores: a notebook may call `serve` in any run.
-        if os.environ.get(RERUN):
-            self._serve_gateway()
-
-    # Competitions with large data pass `file_share_dir` as well.
-    def run_local_gateway(self, data_paths: Sequence[str] | None = None, *_: Any, **__: Any) -> None:
-        """Run the gateway in this process, so that errors are raised here."""
-        self._run_gateway_here(data_paths)
-
-
-class NewInferenceServer(BaseServer):
-    """The same for newer competitions, whose server has a single method `run`."""
+class NewInferenceServer(InferenceServer):
+    """A server of a newer competition, with a single method `run`; notebooks may import it by any name."""
 
     def run(self, competition_data_folder: str = "") -> None:
         """Serve in a scoring run; otherwise run the gateway on this folder."""
         if os.environ.get(RERUN):
-            self._serve_gateway()
+            self.serve()
         else:
-            self._run_gateway_here([competition_data_folder] if competition_data_folder else None)
-
-
-class AnyInferenceServer(InferenceServer, NewInferenceServer):
-    """A server with any name that a notebook imports."""
+            self.run_local_gateway([competition_data_folder] if competition_data_folder else None)
 
 
 class Gateway:
@@ -361,7 +347,7 @@ class AnyNameImporter(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         """Give the module every server and gateway class that is imported from it."""
 
         def answer(name: str) -> Any:
-            for end, base in (("Server", AnyInferenceServer), ("Gateway", Gateway)):
+            for end, base in (("Server", NewInferenceServer), ("Gateway", Gateway)):
                 if name.endswith(end) and not name.startswith("_"):
                     return type(name, (base,), {"__module__": module.__name__})
             if name.startswith("__"):
