@@ -4,16 +4,17 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 from offline_kit.core import files
+from offline_kit.notebook.runtime import kit_submission
 from offline_kit.notebook.runtime.kit_runtime import read_csv_rows
+from offline_kit.notebook.runtime.kit_submission import EMPTY, TableDigest
 
 _MAX_EXAMPLES = 3
 _ROUNDING = 1e-4  # relative, between two runs: sums depend on the order of the batches
-_NOTHING = frozenset({"", "nan", "none", "null", "na"})
 _MIN_ROWS = 3  # fewer rows may well have one value
 _CONSTANT = "predictions-constant"  # code of the warning; the hidden run's error has it too
 _MAX_LABELS = 50  # distinct words in a column of class names
@@ -67,36 +68,15 @@ class _Column:
     def sample_numbers(self) -> list[float]:
         return parse_numbers(self.sample)
 
-    def check_empty_values(self) -> Iterator[str]:
-        sample_empty = list(map(_is_empty_value, self.sample))
-        has_words = any(not _is_empty_value(value) and not _is_number(value) for value in self.values)
-        # Empty cells are valid answers (an image without objects) if some of the sample's cells are empty. If all are,
-        # they are placeholders: then empty cells are valid among words (lists, masks), not among numbers or alone.
-        may_be_empty = any(sample_empty) and (has_words or not all(sample_empty))
-        empty = 0 if may_be_empty else sum(map(_is_empty_value, self.values))
-        if empty:
-            yield f"column '{self.name}' has {empty} empty or NaN values"
-        if infinite := sum(
-            value.strip().lower().lstrip("+-") in ("inf", "infinity") for value in self.values
-        ):
-            yield f"column '{self.name}' has {infinite} infinite values"
-
-    def compare_words(self) -> tuple[str, str]:
-        """Return a problem and a note about words where the sample has numbers, or the other way round; each may be ""."""
-        values = [value for value in self.values if not _is_empty_value(value)]
-        sample_words = [value for value in self.sample if not _is_empty_value(value)]
-        odd = [value for value in values if not _is_number(value)]
-        if odd and all(map(_is_number, self.sample)):
-            text = f"column '{self.name}' has {len(odd)} values that are not numbers ({_quote_examples(odd)})"
-            if any("." in value for value in self.sample):
-                return text, ""
-            return "", f"{text}; the sample has whole numbers there"
-        if values and sample_words and not odd and not any(map(_is_number, sample_words)):
-            return "", (
-                f"column '{self.name}' has numbers ({values[0]}), and the sample words ({sample_words[0]}): "
-                'is `postprocess` missing, such as "argmax"?'
-            )
-        return "", ""
+    def find_words(self) -> str:
+        """Describe words where the sample has numbers; "" for none."""
+        odd = [value for value in self.values if value.strip().lower() not in EMPTY and not _is_number(value)]
+        is_wrong = odd and self.sample and all(map(_is_number, self.sample))
+        return (
+            f"column '{self.name}' has {len(odd)} values that are not numbers ({_quote_examples(odd)})"
+            if is_wrong
+            else ""
+        )
 
     def describe_out_of_range(self) -> str:
         """Describe how values leave the sample's range or labels; "" if they do not, or if the sample has placeholders."""
@@ -153,78 +133,49 @@ def check_submission(
     if submission.suffix.lower() != ".csv" and table is None:
         size = files.format_size(submission.stat().st_size)
         return SubmissionCheck(rows=0, notes=(f"{size}; only CSV is compared with the sample",))
-    written = read_table(table or submission)
+    written, digest = read_table(table or submission), kit_submission.digest_table(table or submission)
     if not written.rows:
         return SubmissionCheck(rows=0, problems=(f"'{submission.name}' has a header, but no rows",))
-    reference = SubmissionTable(header=(), rows=[])
-    differences, notes = list[str](), ["no sample_submission.csv to compare with"]
+    reference, notes = SubmissionTable(header=(), rows=[]), ["no sample_submission.csv to compare with"]
+    blank = TableDigest(digest.header, Counter(), [[] for _ in digest.header], [], digest.kinds)
+    problems, differences = kit_submission.compare_digests(digest, blank)[0], list[str]()
     if sample and sample.suffix.lower() == ".csv":
-        reference = read_table(sample)
-        differences = _compare_with_sample(written, reference)
-        count = f"{len(reference.rows)} rows, {len(reference.header)} columns"
-        notes = [f"compared with '{sample.name}': {count}"]
-    differences = [*_check_repeated_ids(written, reference), *differences]
+        reference, sample_digest = read_table(sample), kit_submission.digest_table(sample)
+        notes = [
+            f"compared with '{sample.name}': {len(reference.rows)} rows, {len(reference.header)} columns"
+        ]
+        if written.header == reference.header:
+            notes = [*kit_submission.find_kind_changes(digest, sample_digest), *notes]
+        # Submissions that Kaggle calls a Submission Scoring Error: https://www.kaggle.com/code-competition-debugging
+        problems, differences = kit_submission.compare_digests(digest, sample_digest)
+    if trusted:
+        own_rows = replace(blank, ids=digest.ids)
+        chosen, differences = [*problems, *differences], []
+        problems = kit_submission.compare_digests(digest, own_rows)[0]
+        notes = [*(line for line in chosen if line not in problems), *notes]
     columns = [
         _Column(name=name, values=written.column_values(name), sample=reference.column_values(name))
-        for name in written.header
+        for name in written.header[1:]
     ]
-    words = [column.compare_words() for column in columns[1:] if written.header == reference.header]
+    words = []
+    if written.header == reference.header:
+        words = [(text, "." in "".join(column.sample)) for column in columns if (text := column.find_words())]
+    equals_sample = _equals_sample(written, reference)
     return SubmissionCheck(
         rows=len(written.rows),
-        problems=(
-            *_check_row_lengths(written),
-            *(problem for column in columns for problem in column.check_empty_values()),
-            *(() if trusted else differences),
-            *(problem for problem, _ in words if problem),
-        ),
+        problems=(*problems, *differences, *(text for text, has_decimals in words if has_decimals)),
         notes=(
-            *(differences if trusted else ()),
-            *(note for _, note in words if note),
+            *(
+                f"{text}; the sample has whole numbers there"
+                for text, has_decimals in words
+                if not has_decimals
+            ),
             *notes,
-            *_describe_numbers(columns[1:]),
+            *_describe_numbers(columns),
         ),
-        warnings=tuple(_warn_of_predictions(columns[1:], equals_sample=_equals_sample(written, reference))),
-        is_placeholder=_is_constant(written) or _equals_sample(written, reference),
+        warnings=tuple(_warn_of_predictions(columns, equals_sample=equals_sample)),
+        is_placeholder=equals_sample or _is_constant(written),
     )
-
-
-def _check_row_lengths(table: SubmissionTable) -> list[str]:
-    wrong = [number for number, row in enumerate(table.rows, 2) if len(row) != len(table.header)]
-    lines = ", ".join(map(str, wrong[:_MAX_EXAMPLES]))
-    return (
-        [f"{len(wrong)} rows have another number of values than the header (line {lines})"] if wrong else []
-    )
-
-
-def _check_repeated_ids(table: SubmissionTable, reference: SubmissionTable) -> list[str]:
-    sample_ids = reference.ids()
-    if len(set(sample_ids)) < len(sample_ids):
-        return []  # for example, one row for each box in an image
-    repeated = [name for name, count in Counter(table.ids()).items() for _ in range(count - 1)]
-    return [f"{len(repeated)} ids occur more than once ({_quote_examples(repeated)})"] if repeated else []
-
-
-def _compare_with_sample(table: SubmissionTable, reference: SubmissionTable) -> list[str]:
-    # Kaggle calls these a Submission Scoring Error: https://www.kaggle.com/code-competition-debugging
-    problems = []
-    if len(table.rows) != len(reference.rows):
-        problems.append(f"{len(table.rows)} rows instead of {len(reference.rows)}")
-    columns, sample_columns = table.header, reference.header
-    if sorted(columns) == sorted(sample_columns) and columns != sample_columns:
-        order = f"{', '.join(columns)} instead of {', '.join(sample_columns)}"
-        return [f"the columns are in another order: {order}", *problems]
-    if columns != sample_columns:
-        missing = [name for name in sample_columns if name not in columns]
-        extra = [name for name in columns if name not in sample_columns]
-        differences = [f"missing {_quote_examples(missing)}"] if missing else []
-        differences += [f"not in the sample: {_quote_examples(extra)}"] if extra else []
-        return [f"the columns differ from the sample's: {'; '.join(differences)}", *problems]
-    ids, sample_ids = set(table.ids()), set(reference.ids())
-    if missing := sorted(sample_ids - ids):
-        problems.append(f"{len(missing)} ids of the sample are missing ({_quote_examples(missing)})")
-    if extra := sorted(ids - sample_ids):
-        problems.append(f"{len(extra)} ids are not in the sample ({_quote_examples(extra)})")
-    return problems
 
 
 def _describe_numbers(columns: Iterable[_Column]) -> list[str]:
@@ -352,10 +303,6 @@ def summarize_numbers(numbers: Sequence[float]) -> dict[str, float]:
 
 def _is_number(value: str) -> bool:
     return parse_number(value) is not None
-
-
-def _is_empty_value(value: str) -> bool:
-    return value.strip().lower() in _NOTHING
 
 
 def _quote_examples(names: Sequence[str]) -> str:

@@ -143,7 +143,7 @@ def test_answers_of_nothing_do_not_pass_as_parquet(tmp_path: Path, own: bool) ->
     done = rehearse(folder)
     assert done.code == 1
     assert "submission-invalid" in done.err
-    assert f"column 'rain' has {ROWS} empty or NaN values" in done.err
+    assert f"column 'rain': empty, NaN or infinite in {ROWS} rows" in done.err
 
 
 @pytest.mark.parametrize("submission", ["submission.csv", "submission.parquet"])

@@ -736,10 +736,8 @@ def test_a_parquet_submission_is_checked_as_a_csv_is(data: Path, batches: str) -
     table = gateway.collect_submission(ran, "submission.parquet")
     written = place / "working" / "submission.parquet"
     checked = submission_check.check_submission(written, data / "sample_submission.csv", table=table)
-    assert checked.problems == (
-        "column 'y' has 5 empty or NaN values",
-        f"column 'y' has {ROWS - 5} infinite values",
-    )
+    (problem,) = checked.problems
+    assert problem.startswith(f"column 'y': empty, NaN or infinite in {ROWS} rows")
     assert (checked.rows, checked.notes[-1]) == (
         ROWS,
         f"compared with 'sample_submission.csv': {ROWS} rows, 2 columns",

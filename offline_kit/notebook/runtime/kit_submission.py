@@ -13,7 +13,9 @@ from typing import Any
 
 from .kit_runtime import KitError, in_scoring_run, read_csv_rows, shorten_list
 
-EMPTY = frozenset({"", "nan", "none", "null", "na", "n/a", "<na>", "inf", "-inf", "nat"})
+EMPTY = frozenset(
+    {"", "nan", "none", "null", "na", "n/a", "<na>", "nat"} | {"inf", "-inf", "infinity", "-infinity"}
+)
 """Cells that no metric can score."""
 BEGINS = frozenset({"", " ", *"nNiI-<"})  # how they begin: most cells need no second look
 SHOWN_ROWS, SHOWN_COLUMNS = 100_000, 6
@@ -168,7 +170,12 @@ def _classify_cell(cell: str) -> str:
 def compare_digests(submission: TableDigest, sample: TableDigest) -> tuple[list[str], list[str]]:
     """Return the problems of a submission, and doubts: what hidden data may explain, as other ids and rows."""
     if submission.header != sample.header:
-        return [f"columns: {shorten_list(submission.header)} instead of {shorten_list(sample.header)}"], []
+        order = f"{shorten_list(submission.header)} instead of {shorten_list(sample.header)}"
+        absent = [name for name in sample.header if name not in submission.header]
+        extra = [name for name in submission.header if name not in sample.header]
+        lists = (("missing", absent), ("not in the sample", extra))
+        words = "; ".join(f"{text}: {shorten_list(names)}" for text, names in lists if names)
+        return [f"columns: {order}{f' ({words})' if words else ''}"], []
     problems = [] if submission.rows else ["it has no rows"]
     doubts = []
     if submission.ragged:
