@@ -69,6 +69,28 @@ def test_the_image_itself_runs_the_kit_with_its_own_uv(captured: Path) -> None:
     assert found["kit"].startswith("/kaggle/input/datasets/")
 
 
+def compare_with_container(folder: Path, container: str) -> dict[str, Any]:
+    """Return what the doctor says of a container image and the existing kit."""
+    words = ("doctor", folder, "--image", container, "--ignore", "K1", "--ignore", "K3", "--json")
+    (check,) = [check for check in run(*words).good().facts["checks"] if check["code"] == "K208"]
+    return dict(check)
+
+
+def test_the_doctor_compares_the_kit_with_a_container(captured: Path, container_image: str) -> None:
+    """An image with all versions is fine; for one that moved, the doctor names the version before the run does."""
+    run("build", captured).good()
+    assert compare_with_container(captured, container_image)["state"] == "ok"
+    image = captured / "image.toml"
+    before = image.read_text()
+    image.write_text(re.sub(r'(?m)^"pandas" = ".*"$', '"pandas" = "1.2.3"', before))
+    run("build", captured).good()
+    moved = compare_with_container(captured, container_image)
+    assert moved["state"] == "warning"
+    assert [line for line in moved["details"] if line.startswith("pandas 1.2.3 -> ")]
+    assert f"--env image --container {container_image}" in moved["remedy"]
+    image.write_text(before)
+
+
 def test_without_uv_in_the_old_layout_in_an_image_that_moved(captured: Path) -> None:
     """Its uv is hidden, so that pip installs; a package that has another version than the kit counts on is told."""
     image = captured / "image.toml"
