@@ -64,8 +64,9 @@ def error_kinds(trees: dict[str, ast.Module]) -> dict[str, tuple[int, str]]:
 def failure_sites(place: str, tree: ast.Module) -> Iterator[ErrorSite]:
     """Yield the known failures of notebooks and submissions, which are rows of tables: code, pattern, cause, remedy."""
     if place == "rehearsal/causes.py":
-        for failure in causes.read_known_failures():
-            yield failure_site(failure.code, failure.cause, failure.remedy, place)
+        for table in ("known_failures", "submission_failures"):
+            for failure in causes.read_known_failures(table):
+                yield failure_site(failure.code, failure.cause, failure.remedy, place)
     for node in ast.walk(tree):
         if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
             continue

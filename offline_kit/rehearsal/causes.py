@@ -1,4 +1,4 @@
-"""Explain failures of a notebook without internet that are known: the words of the error, its cause, and a remedy."""
+"""Explain failures of a notebook or a submission that are known: the words of the error, its cause, and a remedy."""
 
 import re
 import tomllib
@@ -30,21 +30,21 @@ class KnownFailure:
 
 
 @cache
-def read_known_failures() -> tuple[KnownFailure, ...]:
+def read_known_failures(table: str = "known_failures") -> tuple[KnownFailure, ...]:
     """Return the failures to try, in this order."""
-    rows = tomllib.loads(resources.data_file("known_failures.toml").read_text(encoding="utf-8"))["failures"]
+    rows = tomllib.loads(resources.data_file(f"{table}.toml").read_text(encoding="utf-8"))["failures"]
     return tuple(
         KnownFailure(pattern="|".join(row.pop("patterns")).replace("{training}", TRAINING.pattern), **row)
         for row in rows
     )
 
 
-def explain_failure(text: str, *, current: bool = False) -> Explanation:
-    """Explain an error's text by the first known failure that matches it.
+def explain_failure(text: str, *, current: bool = False, table: str = "known_failures") -> Explanation:
+    """Explain an error's text by the first known failure of a table that matches it.
 
     `current` says that the code ran in the running environment, which may lack packages of the image.
     """
-    for failure in read_known_failures():
+    for failure in read_known_failures(table):
         if match := re.search(failure.pattern, text, re.IGNORECASE):
             cause, remedy = failure.cause, failure.remedy + failure.current_remedy * current
             for number, group in enumerate(group for group in match.groups() if group):

@@ -412,16 +412,6 @@ def test_the_last_line_is_that_of_a_progress_bar() -> None:
     assert notebook_runs.run_seconds(()) == 0
 
 
-def test_a_cell_is_recognised_by_the_lines_that_the_traceback_points_at() -> None:
-    """Where papermill does not count, the line that only one cell has names it."""
-    text = (
-        "ValueError      Traceback (most recent call last)\n"
-        "/tmp/ipykernel_9/1.py in <module>\n----> 2 train(model)\n\nValueError: no\n"
-    )
-    found = notebook_runs.analyse_failure(log(text), told("a = 1", "model = 2\ntrain(model)"))
-    assert (found.cell, found.message) == (3, "ValueError: no")
-
-
 def test_a_kernel_that_died_did_so_in_the_cell_that_was_begun_last() -> None:
     """papermill's own traceback has no cell."""
     text = (
@@ -442,20 +432,6 @@ def test_of_a_script_the_line_is_told() -> None:
     )
     found = notebook_runs.analyse_failure(log(text), "", "script")
     assert (found.line, found.cell, found.message) == (3, 0, "ZeroDivisionError: division by zero")
-
-
-def test_errors_that_it_followed_from_are_told_too() -> None:
-    """A chain of plain tracebacks is one error; an earlier one that was caught is not of it."""
-    text = (
-        "Traceback (most recent call last):\nKeyError: 'caught long ago'\nall is well\n"
-        "Traceback (most recent call last):\n  File\nOSError: [Errno 28] No space left on device\n\n"
-        "During handling of the above exception, another exception occurred:\n\n"
-        "Traceback (most recent call last):\n  File\nRuntimeError: cannot save\nmore words\n"
-    )
-    found = notebook_runs.analyse_failure(log(text), told("a"))
-    assert found.message == (
-        "OSError: [Errno 28] No space left on device\nRuntimeError: cannot save\nmore words"
-    )
 
 
 def test_a_log_of_nothing_names_nothing() -> None:

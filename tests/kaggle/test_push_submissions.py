@@ -20,10 +20,11 @@ from offline_kit.kaggle.push.journal import Effect, Phase
 from offline_kit.kaggle.push.kit_parts import parse_part_ids
 from offline_kit.kaggle.push.submission_ledger import SubmissionTag, build_message, parse_tag
 from offline_kit.kaggle.push.submission_plan import find_disturbed
-from offline_kit.kaggle.push.submit import NO_REASON, UNKNOWN, explain_failure, find_failure
+from offline_kit.kaggle.push.submit import find_failure
 from offline_kit.local_kaggle.faults import Fault
 from offline_kit.local_kaggle.server import TrafficEvent
 from offline_kit.project import config
+from offline_kit.rehearsal.causes import explain_failure
 from offline_kit.workflow import kaggle_session
 from tests.support.competitions import ANSWER
 from tests.support.local_kaggle import KERNEL, notebook
@@ -612,13 +613,16 @@ def test_a_submission_that_stays_forbidden_is_told_in_kaggles_words(held: Contes
 )
 def test_known_sentences_have_their_cause(message: str, code: str) -> None:
     """Each of Kaggle's few sentences is explained by its usual cause."""
-    assert explain_failure(message).code == code
+    assert explain_failure(message, table="submission_failures").code == code
 
 
 def test_other_sentences_are_not_explained_away() -> None:
     """An unknown one is said to be unknown, an empty one to be empty."""
-    assert explain_failure("The moon is full") is UNKNOWN
-    assert explain_failure(" ") is NO_REASON
+    for message, code in (
+        ("The moon is full", "submission-failed"),
+        (" ", "submission-failed-without-reason"),
+    ):
+        assert explain_failure(message, table="submission_failures").code == code
     assert find_failure(Submission(ref=1, submitted_at=None, state="complete", message="")) is None
 
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from offline_kit.core.errors import UsageError
-from offline_kit.kaggle.push.submit import explain_failure
 from offline_kit.local_kaggle.faults import Fault
 from offline_kit.local_kaggle.judge import MetricError, ScoringError, score_submission
 from offline_kit.local_kaggle.settings import LocalKaggleSettings
 from offline_kit.project.kaggle_names import LOCAL_ONLY
+from offline_kit.rehearsal.causes import explain_failure
 from tests.support.competitions import ANSWER, competition, write
 from tests.support.local_kaggle import HASTY, KERNEL, SLUG, Bench, needs_client, notebook, serving
 
@@ -333,5 +333,5 @@ def test_a_broken_metric_ends_as_trouble_of_the_competition(bench: Bench, tmp_pa
     )
     told = scored(bench, submit(bench, version)["ref"])
     assert told["errorDescription"].startswith("Kaggle Error"), told
-    cause = explain_failure(told["errorDescription"])
+    cause = explain_failure(told["errorDescription"], table="submission_failures")
     assert cause.code == "submission-metric-failed"

@@ -251,15 +251,15 @@ class _WorkerConnection:
                 if "so_far" not in message:
                     return message
                 show_size(message["so_far"])
-        except Empty:
+        except Empty as error:
             method = request.get("method", request["op"])
-            problem = f"Kaggle did not answer '{method}' within {deadline:.0f} s"
-        else:
-            problem = "Kaggle's client exited during a request"
+            raise NoResponseError(
+                f"Kaggle did not answer '{method}' within {deadline:.0f} s", hint=_RETRY_HINT
+            ) from error
         finally:
             with self._lock:
                 del self._queues[number]
-        raise NoResponseError(problem, hint=_RETRY_HINT)
+        raise NoResponseError("Kaggle's client exited during a request", hint=_RETRY_HINT)
 
     def end_process(self) -> None:
         """End the process; pending requests fail."""

@@ -42,11 +42,9 @@ _ERROR_PAGE = (b"<!doctype", b"<html", b"<?xml", b'{"error"', b'{"code"')
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _RAISED = re.compile(r"[A-Za-z_][\w.]*(error|exception|interrupt|exit)\b.*: \S", re.IGNORECASE)
 _TRACEBACK = "Traceback (most recent call last)"
-_CHAINED = re.compile(r"During handling of the above exception|The above exception was the direct cause")
 _PAPERMILL = re.compile(r'^Exception encountered at "In \[(\d+|None| )\]":\s*$', re.MULTILINE)
 _BEGUN = re.compile(r"^Executing Cell (\d+)-", re.MULTILINE)
 _CONVERTING = re.compile(r"^\[NbConvertApp\]", re.MULTILINE)
-_ARROW = re.compile(r"^-+>\s*(\d+) (.*\S)\s*$", re.MULTILINE)
 _LINE = 100  # characters of a live line
 _T = TypeVar("_T")
 
@@ -363,7 +361,7 @@ def analyse_failure(log: Sequence[LogLine], notebook: str, kernel_type: str = "n
             line=failed.line, error=failed.error, message=failed.message, failure=failed.failure
         )
     heads = list(_PAPERMILL.finditer(text))
-    start = heads[-1].end() if heads else _find_traceback(text)
+    start = heads[-1].end() if heads else text.rfind(_TRACEBACK)
     end = _CONVERTING.search(text, max(start, 0))
     # After a failure, Kaggle still converts the notebook with nbconvert, whose log comes last.
     section = text[max(start, 0) : end.start() if end else None]
@@ -372,48 +370,20 @@ def analyse_failure(log: Sequence[LogLine], notebook: str, kernel_type: str = "n
         for number, (kind, source) in enumerate(normalise_cells(notebook), 1)
         if kind == "code" and source.strip()
     }
-    cell = _find_failed_cell(text, heads[-1][1] if heads else "", section, code)
+    # papermill counts executed cells only. Without its count, it is the cell that was begun last: there the kernel died.
+    executed, begun = heads[-1][1] if heads else "", _BEGUN.findall(text)
+    cell = int(begun[-1]) if begun else 0
+    if executed.isdigit() and 0 < int(executed) <= len(code):
+        cell = list(code)[int(executed) - 1]
     lines = tuple(line for line in section.splitlines() if line.strip().strip("-")) if start >= 0 else ()
     if lines and "DeadKernelError" in lines[-1]:
         lines = lines[-1:]  # the frames are papermill's own
     raised = [index for index, line in enumerate(lines) if _RAISED.match(line)]
     message = [*(lines[index] for index in raised[:-1]), *lines[raised[-1] if raised else -1 :]]
     return RunFailure(
-        cell=cell,
+        cell=cell if cell in code else 0,
         source=code.get(cell, ""),
         error=lines,
         message="\n".join(message),
         failure=find_failure(text),
     )
-
-
-def _find_traceback(text: str) -> int:
-    """Return where the last chain of tracebacks begins; -1 if there is none."""
-    start = text.rfind(_TRACEBACK)
-    while start > 0:
-        before = text.rfind(_TRACEBACK, 0, start)
-        if before < 0 or not _CHAINED.search(text, before, start):
-            break
-        start = before
-    return start
-
-
-def _find_failed_cell(text: str, executed: str, section: str, code: dict[int, str]) -> int:
-    """Return the number of the failed cell among all cells, 0 if it is unknown."""
-    # papermill's "In [number]" counts executed cells only.
-    numbers = list(code)
-    if executed.isdigit() and 0 < int(executed) <= len(numbers):
-        return numbers[int(executed) - 1]
-    # The only cell that has the line of a traceback's arrow, outermost frame first.
-    for arrow in _ARROW.finditer(section):
-        line_number, line = int(arrow[1]), arrow[2].strip()
-        having = [
-            number
-            for number, source in code.items()
-            if [words.strip() for words in source.splitlines()][line_number - 1 : line_number] == [line]
-        ]
-        if len(having) == 1:
-            return having[0]
-    # The last cell that papermill started: the kernel died or was stopped there.
-    begun = _BEGUN.findall(text)
-    return int(begun[-1]) if begun and int(begun[-1]) in code else 0
