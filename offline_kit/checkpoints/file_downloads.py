@@ -5,15 +5,13 @@ The notebook has no internet. Of the folders of transformers, PEFT and sentence-
 the opcodes of the pickle are read.
 """
 
-import io
 import json
-import pickletools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from offline_kit.checkpoints.pickle_opcodes import GETS, PUTS, split_words
-from offline_kit.checkpoints.pickle_streams import read_archive_member
+from offline_kit.checkpoints.pickle_opcodes import walk_dicts
+from offline_kit.checkpoints.pickle_streams import read_torch_object
 from offline_kit.project.types import Checkpoint, CheckpointKind, Finding, Severity
 
 _WEIGHTS = frozenset({"model.safetensors", "pytorch_model.bin", "tf_model.h5", "model.ckpt.index"})
@@ -23,14 +21,16 @@ _TOKENIZER = frozenset(
 )
 _PROCESSOR = frozenset({"preprocessor_config.json", "processor_config.json"})
 # Model types that take no text: they need an image processor instead of a tokenizer
-_TEXT_FREE = tuple(split_words("vit swin convnext beit deit resnet segformer detr dinov2 timm wav2vec2"))
+_TEXT_FREE = (
+    *("vit", "swin", "convnext", "beit", "deit", "resnet"),
+    *("segformer", "detr", "dinov2", "timm", "wav2vec2"),
+)
 # Settings are small; an index of sharded weights can have some megabytes
 _MAX_JSON_BYTES = 16 << 20
 # Hyper-parameters that download weights if they are true
 _SWITCHES = frozenset({"pretrained", "use_pretrained", "pretrained_backbone", "backbone_pretrained"})
 # Hyper-parameters that name the weights to download
 _WEIGHT_NAMES = frozenset({"encoder_weights", "backbone_weights", "pretrained_weights"})
-_MAX_PICKLE_BYTES = 64 << 20
 
 
 def check_hub_folders(
@@ -59,26 +59,29 @@ def check_hyper_parameters(
     """
     findings: dict[str, Finding] = {}
     for checkpoint in checkpoints:
-        if checkpoint.kind is not CheckpointKind.LIGHTNING:
-            continue
-        key = ""
-        for value in _read_values(checkpoint):
-            # One finding for five folds of one training.
+        is_lightning = checkpoint.kind is CheckpointKind.LIGHTNING
+        saved = _read_dicts(checkpoint) if is_lightning else ()
+        items = [item for settings in saved for item in settings.items()]
+        for key, value in items:
             if key and _fetches_weights(key, value) and params.get(key, True):
                 remedy = f"set {key} = false in [tool.offline-kit.notebook.params]"
                 if key in _WEIGHT_NAMES:
                     remedy = f'pass `{key} or None` in the model, and set {key} = "" in [tool.offline-kit.notebook.params]'
                 what = f"was saved with the hyper-parameter {key} = {value!r}: creating the model would download weights"
                 remedy = f"{remedy}; the checkpoint replaces them"
+                # One finding for five folds of one training.
                 findings.setdefault(f"{key}={value}", _warn(checkpoint.original, what, remedy))
-            key = value if isinstance(value, str) and value in _SWITCHES | _WEIGHT_NAMES and not key else ""
     return tuple(findings.values())
 
 
-def read_pickle_texts(checkpoint: Checkpoint) -> frozenset[str] | None:
-    """Return all strings in a torch file, names of saved hyper-parameters included; None for other files."""
-    values = list(_read_values(checkpoint))
-    return frozenset(value for value in values if isinstance(value, str)) if values else None
+def read_saved_names(checkpoint: Checkpoint) -> frozenset[str]:
+    """Return all keys in a torch file, names of saved hyper-parameters included; none for other files."""
+    return frozenset(key for settings in _read_dicts(checkpoint) for key in settings if key)
+
+
+def _read_dicts(checkpoint: Checkpoint) -> list[dict[str | None, Any]]:
+    is_torch = checkpoint.kind in (CheckpointKind.LIGHTNING, CheckpointKind.TORCH_ZIP)
+    return list(walk_dicts(read_torch_object(checkpoint.path))) if is_torch else []
 
 
 def is_hub_id(text: object) -> bool:
@@ -161,28 +164,6 @@ def _check_model_folder(
 
 def _fetches_weights(key: str, value: Any) -> bool:
     if isinstance(value, str):
-        # The opcodes alone do not tell keys from values: a switch counts only with what a switch may say.
-        return bool(value) and (key in _WEIGHT_NAMES or value.lower().startswith(("imagenet", "default")))
+        names_weights = value.lower().startswith(("imagenet", "default"))
+        return bool(value) and (key in _WEIGHT_NAMES or (key in _SWITCHES and names_weights))
     return value is True and key in _SWITCHES
-
-
-def _read_values(checkpoint: Checkpoint) -> Iterator[Any]:
-    """Yield what the opcodes of a torch file push, in order: strings, booleans, None for the rest."""
-    data = read_archive_member(checkpoint.path, "data.pkl", max_bytes=_MAX_PICKLE_BYTES)
-    memo: dict[Any, Any] = {}
-    last: Any = None
-    try:
-        for opcode, argument, _ in pickletools.genops(io.BytesIO(data)):
-            # Texts come from the memo when they are repeated
-            if opcode.name in PUTS:
-                memo[len(memo) if opcode.name == "MEMOIZE" else argument] = last
-                continue
-            if opcode.name in GETS:
-                last = memo.get(argument)
-            elif "UNICODE" in opcode.name or "STRING" in opcode.name:
-                last = argument
-            else:
-                last = {"NEWTRUE": True, "NEWFALSE": False}.get(opcode.name)
-            yield last
-    except (ValueError, OverflowError):
-        return

@@ -12,13 +12,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from offline_kit.checkpoints.discovery import list_files
-from offline_kit.checkpoints.pickle_opcodes import split_words
 from offline_kit.checkpoints.pickle_scan import ScanResult
 from offline_kit.core.errors import ProjectError
 from offline_kit.project import references
 
 _SKIPPED_FOLDERS = frozenset(
-    split_words("dist build site-packages node_modules __pycache__ wandb lightning_logs venv env")
+    {
+        "dist",
+        "build",
+        "site-packages",
+        "node_modules",
+        "__pycache__",
+        "wandb",
+        "lightning_logs",
+        "venv",
+        "env",
+    }
 )
 _MAX_FILES = 2000
 

@@ -11,18 +11,13 @@ import tomllib
 import zipfile
 import zlib
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any
 
 from offline_kit.core import resources
 
 PICKLE_NAMES = tomllib.loads(resources.data_file("pickle_names.toml").read_text(encoding="utf-8"))
-
-
-def split_words(text: str) -> list[str]:
-    """Return the words of a text: long lists of names are easier to read as one."""
-    return text.split()
 
 
 def expand_names(*tables: str) -> frozenset[str]:
@@ -41,11 +36,12 @@ _WEIGHTS_ONLY_OPCODES = frozenset(PICKLE_NAMES["words"]["weights_only_opcodes"].
 
 # Effects of all opcodes: https://github.com/python/cpython/blob/main/Lib/pickletools.py
 _KEEPS_ITS_OBJECT = frozenset({"APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD"})
-PUTS = frozenset({"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"})
-GETS = frozenset({"GET", "BINGET", "LONG_BINGET"})
+_PUTS = frozenset({"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"})
+_GETS = frozenset({"GET", "BINGET", "LONG_BINGET"})
 # EXT codes stand for names in copyreg's registry, which is filled at run time: they stay hidden.
 _IMPORTS = frozenset({"GLOBAL", "INST", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4"})
 _MARK, _NONE = object(), object()
+_CONSTANTS = {"NONE": _NONE, "NEWTRUE": True, "NEWFALSE": False}
 _NESTED = frozenset({b"PK", b"\x1f\x8b", *(bytes((0x80, protocol)) for protocol in range(6))})
 _NESTED_TEXTS = frozenset(start.decode("latin1") for start in _NESTED)
 HIDDEN_CALL = "an object that it makes itself, called like a function"
@@ -67,7 +63,9 @@ class PickleSurvey:
     globals: set[str] = field(default_factory=set)  # imports as "module.name", in Python 3's names.
     opcodes: set[str] = field(default_factory=set)
     protocol: int = 0  # the protocol that it states; 0 without a statement
-    keys: frozenset[str] = frozenset()  # string keys of the pickled object, if that is a plain dict
+    value: Any = (
+        None  # the pickled object: texts, numbers, tuples, dicts by their string keys, `CreatedObject`
+    )
     is_whole: bool = False  # it was read to its end, and no opcode lacked its operands
     attributes: set[str] = field(default_factory=set)
     """What `getattr` returns, under the names that would import the same: nested classes, bound methods."""
@@ -79,6 +77,11 @@ class PickleSurvey:
     member: str = ""  # its member's name inside an archive; empty if a file itself is the pickle
     damage: str = ""
     """How it ends too early, if all of it was read: "the pickle ends in the middle, at byte 60000"."""
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """The string keys of the pickled object, if that is a plain dict."""
+        return frozenset(self.value) - {None} if isinstance(self.value, dict) else frozenset()
 
     @property
     def names(self) -> set[str]:
@@ -96,12 +99,13 @@ class _ImportedName:
 
 
 @dataclass(eq=False)
-class _CreatedObject:
-    """An object of something imported, on the walker's stack."""
+class CreatedObject:
+    """An object of something imported, with what is put into it."""
 
     name: str
     arguments: Any = ()
     state: Any = ()
+    items: dict[str | None, Any] = field(default_factory=dict)
 
 
 def survey_pickle(
@@ -124,6 +128,23 @@ def survey_pickle(
         return walker.survey  # what it is packed into is damaged from here on
     walker.survey.is_whole = walker.is_sound
     return walker.survey
+
+
+def walk_dicts(value: Any) -> Iterator[dict[str | None, Any]]:
+    """Yield every dict in a pickled object, and the attributes of what is in it."""
+    pending, visited = [value], set[int]()
+    while pending:
+        node = pending.pop()
+        if id(node) in visited:
+            continue
+        visited.add(id(node))
+        if isinstance(node, CreatedObject):
+            pending += [node.state, node.items]
+        elif isinstance(node, tuple):
+            pending += node
+        elif isinstance(node, dict):
+            yield node
+            pending += node.values()
 
 
 def list_refused(survey: PickleSurvey) -> tuple[str, ...]:
@@ -164,11 +185,11 @@ class _OpcodeWalker:
         self.survey.opcodes.add(name)
         if name == "PROTO":
             self.survey.protocol = argument
-        elif name in GETS:
+        elif name in _GETS:
             # An Unpickler that loads several pickles keeps its memo: such a stream may continue, but is not complete.
             self.is_sound &= argument in self.memo
             self.stack.append(self.memo.get(argument))
-        elif name in PUTS:
+        elif name in _PUTS:
             # MEMOIZE takes the memo's size as its index: https://peps.python.org/pep-3154/
             self.memo[len(self.memo) if name == "MEMOIZE" else argument] = self.stack[-1]
         elif name == "DUP":
@@ -176,8 +197,7 @@ class _OpcodeWalker:
         elif name == "MARK":
             self.stack.append(_MARK)
         elif name == "STOP":
-            top = self.stack[-1]
-            self.survey.keys = frozenset(top) - {None} if isinstance(top, dict) else frozenset()
+            self.survey.value = self.stack[-1]
         else:
             self.apply_opcode(opcode, argument)
 
@@ -191,8 +211,7 @@ class _OpcodeWalker:
             self.stack.append(self.import_name(name, argument, operands))
         elif name in _KEEPS_ITS_OBJECT:
             self.stack += operands[:1]
-            if operands and isinstance(operands[0], dict) and name.startswith("SETITEM"):
-                operands[0].update(_read_items(operands[1:]))
+            _put_into(name, *operands)
         elif name in ("EMPTY_DICT", "DICT"):
             self.stack.append(_read_items(operands))
         elif "TUPLE" in name:
@@ -206,7 +225,7 @@ class _OpcodeWalker:
             self.stack.append(self.create_object(operands[0] if operands else None))
         else:
             is_plain = isinstance(argument, str | bytes | bytearray | int)
-            plain = argument if is_plain else _NONE if name == "NONE" else None
+            plain = argument if is_plain else _CONSTANTS.get(name)
             self.survey.nested += _find_nested_pickles(plain)
             self.stack += [plain] * len(opcode.stack_after)
         self.survey.has_hidden_attributes |= _ImportedName("builtins.getattr") in operands
@@ -234,13 +253,13 @@ class _OpcodeWalker:
         self.survey.globals.add(imported.name)
         return self.create_object(imported) if opcode == "INST" else imported
 
-    def create_object(self, kind: Any) -> _CreatedObject | None:
+    def create_object(self, kind: Any) -> CreatedObject | None:
         """Record that a class is called, and return what it creates."""
         if not isinstance(kind, _ImportedName):
             self.survey.globals.add(HIDDEN_CALL)
             return None
         self.survey.has_calls |= self.is_sound
-        return _CreatedObject(kind.name)
+        return CreatedObject(kind.name)
 
     def call_function(self, function: Any = None, arguments: Any = None) -> Any:
         """Record a call, and return what it creates as far as that is told."""
@@ -261,12 +280,12 @@ class _OpcodeWalker:
         if function.name == "builtins.getattr":
             owner, attribute = arguments if len(arguments) == 2 else (None, None)
             is_told = isinstance(attribute, str) and not attribute.startswith("__")
-            if is_told and isinstance(owner, _ImportedName | _CreatedObject):
+            if is_told and isinstance(owner, _ImportedName | CreatedObject):
                 self.survey.attributes.add(f"{owner.name}.{attribute}")
                 return _ImportedName(f"{owner.name}.{attribute}")
             self.survey.has_hidden_attributes = True
             return None
-        return _CreatedObject(function.name, arguments if function.name == "numpy.dtype" else ())
+        return CreatedObject(function.name, arguments if function.name == "numpy.dtype" else ())
 
     def check_joblib(self, opcode: str, argument: Any, operands: list[Any]) -> None:
         """Skip the array behind an object that describes one; raise ValueError for what joblib does not write."""
@@ -277,12 +296,11 @@ class _OpcodeWalker:
         allowed = "GLOBAL" if is_named else "NEWOBJ"
         if (is_named or _ImportedName(JOBLIB_WRAPPER) in operands) and opcode != allowed:
             raise ValueError("an array is announced in a way that joblib does not use")
-        if opcode != "BUILD" or not isinstance(operands[0], _CreatedObject):
+        if opcode != "BUILD" or not isinstance(operands[0], CreatedObject):
             return
         if operands[0].name == "numpy.dtype":
             if operands[0].state:
                 raise ValueError("a type is changed after it was made")
-            operands[0].state = operands[1]
         elif operands[0].name == JOBLIB_WRAPPER:
             self.skip_array(operands[1])
 
@@ -320,13 +338,22 @@ class _OpcodeWalker:
             remaining -= length
 
 
+def _put_into(opcode: str, target: Any = None, *operands: Any) -> None:
+    """Keep what an opcode puts into a dict or an object; lists are not kept."""
+    if isinstance(target, CreatedObject) and opcode == "BUILD":
+        target.state = operands[0]
+    elif isinstance(target, dict | CreatedObject) and opcode.startswith("SETITEM"):
+        items = target if isinstance(target, dict) else target.items
+        items.update(_read_items(operands))
+
+
 def _read_persistent_class(pid: Any) -> _ImportedName | None:
     """Return a whole module's class, which torch's old format names so: ("module", class, file, source)."""
     is_module = isinstance(pid, tuple) and len(pid) > 1 and pid[0] == "module"
     return pid[1] if is_module and isinstance(pid[1], _ImportedName) else None
 
 
-def _read_items(operands: list[Any]) -> dict[str | None, Any]:
+def _read_items(operands: Sequence[Any]) -> dict[str | None, Any]:
     """Return keys and values as a dict; all keys that are no strings become None."""
     keys = (key if isinstance(key, str) else None for key in operands[::2])
     return dict(zip(keys, operands[1::2], strict=False))
@@ -334,7 +361,7 @@ def _read_items(operands: list[Any]) -> dict[str | None, Any]:
 
 def _measure_item(dtype: Any) -> int | None:
     """Return the bytes of one item of a numpy type: "f8", "<U12", "V16", "b1"; None for pickled objects."""
-    is_known = isinstance(dtype, _CreatedObject) and dtype.arguments and isinstance(dtype.arguments[0], str)
+    is_known = isinstance(dtype, CreatedObject) and dtype.arguments and isinstance(dtype.arguments[0], str)
     if not is_known:
         raise ValueError("an array of an unknown type")
     # joblib pickles an array if its type is `object` or has a field of it.
@@ -345,7 +372,7 @@ def _measure_item(dtype: Any) -> int | None:
         if id(part) in visited:
             continue
         visited.add(id(part))
-        if isinstance(part, _CreatedObject):
+        if isinstance(part, CreatedObject):
             if str((*part.arguments, "")[0]).lstrip("<>|=").startswith("O"):
                 return None
             pending.append(part.state)

@@ -109,6 +109,15 @@ def read_archive_member(path: Path, *endings: str, max_bytes: int = 256 << 20) -
     return b""
 
 
+def read_torch_object(path: Path) -> Any:
+    """Return the object in a torch file as `PickleSurvey.value` has it; None for damaged files."""
+    # torch.save writes a zip since 1.6
+    if zipfile.is_zipfile(path):
+        return survey_pickle(io.BytesIO(read_archive_member(path, "data.pkl"))).value
+    with path.open("rb") as stream:
+        return [survey_pickle(stream).value for _ in range(4)][-1]
+
+
 def read_decompressed(path: Path) -> Iterator[bytes]:
     """Yield the content of a file in chunks, decompressed if it is compressed, up to where it is damaged."""
     with path.open("rb") as stream:
@@ -262,7 +271,7 @@ def _survey_joblib(stream: io.BufferedReader, plain: PickleSurvey) -> PickleSurv
 
 def _list_pickles(survey: PickleSurvey) -> Iterator[PickleSurvey]:
     """Return a pickle, and those that lie in it as bytes."""
-    nested, survey.nested = survey.nested, []
+    nested, survey.nested, survey.value = survey.nested, [], None  # only the names stay in memory
     yield survey
     for data in nested:
         # Bytes may only begin like an archive, numbers like a pickle: what is no pickle calls nothing that it imports.

@@ -270,8 +270,8 @@ def check_model_class(
     needs = next((item.needs for item in family if item.first is not None), ())
     findings: dict[tuple[str, ...], Finding] = {}  # one for all checkpoints that lack the same
     for item in checkpoints:
-        saved = file_downloads.read_pickle_texts(item)
-        known = {*params, *(needs if saved is None else saved)}
+        saved = file_downloads.read_saved_names(item)
+        known = {*params, *(saved or needs)}
         if missing := tuple(parameter for parameter in needs if parameter not in known):
             stated = " and ".join(f"`{parameter} = …`" for parameter in missing)
             finding = Finding(

@@ -7,6 +7,7 @@ import importlib
 import io
 import os
 import pickle
+import re
 import subprocess
 import sys
 import tarfile
@@ -23,7 +24,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from offline_kit.checkpoints.pickle_opcodes import split_words, survey_pickle
+from offline_kit.checkpoints.pickle_opcodes import survey_pickle
 from offline_kit.checkpoints.pickle_scan import ScanResult, classify_globals, scan_checkpoints
 from offline_kit.core.errors import ProjectError
 from offline_kit.core.files import sha256_of
@@ -373,15 +374,20 @@ def test_an_honest_array_of_joblib_is_skipped(tmp_path: Path) -> None:
     assert scanned(tmp_path / "good.joblib")[0].dangers == ()
 
 
-GOOD = split_words("""
+GOOD = re.findall(
+    r"\S+",
+    """
     numpy.random._pickle.__randomstate_ctor numpy.dtype functools.partial uuid.UUID
     sklearn.pipeline.Pipeline __main__.Cleaner torch._utils._rebuild_tensor_v2 collections.OrderedDict
     copyreg._reconstructor _codecs.encode pathlib.PosixPath pathlib._local.PosixPath datetime.datetime builtins.set
     zoneinfo.ZoneInfo._unpickle pandas._libs.tslibs.timestamps._unpickle_timestamp nltk.tokenize.punkt.X
     _operator.or_ types.GenericAlias typing.Literal functools.reduce
     lightning.fabric.utilities.data.AttributeDict omegaconf.dictconfig.DictConfig xgboost.core.Booster
-""")
-BAD = split_words("""
+""",
+)
+BAD = re.findall(
+    r"\S+",
+    """
     pandas.eval pandas.core.computation.eval.eval torch.utils.cpp_extension.load_inline sklearn.utils._testing.run
     numpy.core._ufunc_reconstruct scipy.stats._continuous_distns.norm_gen numpy.memmap pandas.DataFrame.eval nobody.Net
     sklearn.datasets.load_files torch.package.PackageImporter pandas.HDFStore pandas.read_csv numpy.loadtxt
@@ -390,7 +396,8 @@ BAD = split_words("""
     mailcap.findmatch joblib.load numpy.f2py.crackfortran.getlincoef cloudpickle.cloudpickle._make_function
     types.FunctionType types.CodeType operator.attrgetter pkgutil.resolve_name webbrowser.open runpy._run_code
     subprocess.Popen urllib.request.urlopen timeit.timeit code.interact torch.load pandas.read_pickle bdb.Bdb.run
-""")
+""",
+)
 
 
 def test_bytes_inside_are_pickles_of_their_own(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ transformers are those of save_pretrained, with their tokenizer or processor.
 """
 
 import json
-import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,16 +21,13 @@ from offline_kit.checkpoints.pickle_streams import (
     read_archive_member,
     read_globals,
     read_top_modules,
+    read_torch_object,
 )
 from offline_kit.project.types import CheckpointKind, Finding, Member
 
 TIMM_PREFIX = "timm:"  # how `model` names an architecture of timm: "timm:resnet18"
 _TORCH = frozenset({CheckpointKind.TORCH_ZIP, CheckpointKind.TORCH_LEGACY, CheckpointKind.LIGHTNING})
 _MODULE_STATE = (b"_backward_hooks", b"_modules", b"_parameters")
-# The key, its memo opcode, and the length of the string that is its value
-_LIGHTNING_VERSION = re.compile(
-    rb"pytorch-lightning_version(?:q.|r.{4}|\x94)?(?:X(.)\x00\x00\x00|\x8c(.))", re.DOTALL
-)
 _MAX_BYTES = 256 << 20
 _SAVE = "torch.save(model.state_dict(), 'weights.pt')"
 # The name of an exported program in archives of older and newer torch
@@ -63,12 +59,8 @@ def _read_pickle(path: Path) -> bytes:
 
 
 def _read_lightning_version(path: Path) -> str:
-    content = _read_pickle(path)
-    match = _LIGHTNING_VERSION.search(content)
-    if match is None:
-        return ""
-    length = (match[1] or match[2])[0]
-    return content[match.end() : match.end() + length].decode("utf-8", "replace")
+    checkpoint = read_torch_object(path)
+    return str(checkpoint.get("pytorch-lightning_version", "")) if isinstance(checkpoint, dict) else ""
 
 
 def _score_module(path: Path, known_class: ClassifiedFile) -> float:
