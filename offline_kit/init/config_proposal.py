@@ -148,11 +148,10 @@ def _detect_settings(
     contest = competition.propose_competition(tree)
     slug = wanted_competition or (target.table or {}).get("competition") or contest[0].value or ""
     recorded = RecordedProject(run, tree, pyproject, target.table or {}) if run else None
+    trained = trained_files.choose_checkpoints(tree)
     if recorded:
         used = recorded.list_read_files()
-        trained = trained_files.choose_used_checkpoints(tree, used, recorded.is_named)
-    else:
-        trained = trained_files.choose_checkpoints(tree)
+        trained = trained_files.choose_used_checkpoints(tree, used, recorded.is_named, trained)
     hints = (str(slug), " ".join(trained.models), f"{root.name} {name}")
     code = project_code.find_code(tree, hints)
     packaged = project_packages.is_buildable(tree, pyproject)
@@ -202,14 +201,11 @@ def _list_unconfigured(settings: Iterable[Setting], target: ConfigFile) -> list[
     for setting in settings:
         existing = target.table_of(setting).get(setting.key)
         if isinstance(existing, list) and isinstance(setting.value, list) and setting.key != "locks":
-            missing = [
-                name
-                for name in map(str, setting.value)
-                if not any(files.matches_glob(name, str(pattern)) for pattern in existing)
-            ]
-            notes += (
-                [f"`{setting.key}` lacks what the recorded run used: {', '.join(missing)}"] if missing else []
-            )
+            patterns = list(map(str, existing))
+            names = map(str, setting.value)
+            missing = [name for name in names if not any(files.matches_glob(name, each) for each in patterns)]
+            if missing:
+                notes.append(f"`{setting.key}` lacks what the recorded run used: {', '.join(missing)}")
     return notes
 
 
@@ -219,7 +215,10 @@ def _changes_meaning(setting: Setting, table: Mapping[str, Any]) -> bool:
         choices = {"template", "task", "models", "source", "model", "data", "function"}
         return bool(choices & set(table.get("notebook", {})))
     # an accelerator chooses its own image; splitting would move a pushed dataset into three
-    code_keys = {"packages", "modules"}
-    rivals = dict.fromkeys(code_keys, code_keys)
-    rivals |= {"image": {"accelerator"}, "preprocessing": {"checkpoints"}}
-    return setting.key == "parts" or bool(rivals.get(setting.key, set()) & set(table))
+    rivals = {
+        "packages": ("packages", "modules"),
+        "modules": ("packages", "modules"),
+        "image": ("accelerator",),
+        "preprocessing": ("checkpoints",),
+    }
+    return setting.key == "parts" or any(key in table for key in rivals.get(setting.key, ()))

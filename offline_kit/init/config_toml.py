@@ -38,14 +38,8 @@ class DetectedSettings:
 
     def list_values(self, key: str) -> list[Any]:
         """Return the value of a setting that is a list; [] if it has none."""
-        return next(
-            (
-                setting.value
-                for setting in self.settings
-                if setting.key == key and isinstance(setting.value, list)
-            ),
-            [],
-        )
+        values = (setting.value for setting in self.settings if setting.key == key)
+        return next((value for value in values if isinstance(value, list)), [])
 
     def change(self, key: str, value: object, reason: str) -> None:
         """Give a setting of the main table another value; an existing comment stays."""
@@ -88,7 +82,12 @@ class ConfigFile:
                     text = _insert_settings(text, name, own)
         if "\r\n" in self.text:
             text = text.replace("\r\n", "\n").replace("\n", "\r\n")
-        if not self._is_extended(text, settings):
+        # Text was inserted by a pattern: the file must say what it said and the settings, and no more.
+        try:
+            is_extended = self._parse(text) == self._parse(self.text, settings)
+        except tomllib.TOMLDecodeError:
+            is_extended = False
+        if not is_extended:
             raise UsageError(
                 f"'{self.path}' writes [tool.offline-kit] in a form that cannot be extended automatically",
                 hint="add the lines above by hand",
@@ -97,24 +96,18 @@ class ConfigFile:
             )
         return text
 
-    def _is_extended(self, text: str, settings: Sequence[Setting]) -> bool:
-        """Whether a text says what the file says and the settings, and no more."""
-        expected = tomllib.loads(self.text)
-        try:
-            result = tomllib.loads(text)
-        except tomllib.TOMLDecodeError:
-            return False
-        for document, added in ((expected, settings), (result, ())):
-            table = document
-            for name in _MAIN if self.nested else ():
-                table = table.setdefault(name, {})
-            for setting in added:
-                target = table.setdefault("notebook", {}) if setting.notebook else table
-                if setting.value is not None:
-                    target[setting.key] = setting.value
-            if not table.get("notebook", True):  # its header with comments only
-                del table["notebook"]
-        return result == expected
+    def _parse(self, text: str, added: Sequence[Setting] = ()) -> dict[str, Any]:
+        """Return a document with settings added to its configuration."""
+        document = tomllib.loads(text)
+        table = document
+        for name in _MAIN if self.nested else ():
+            table = table.setdefault(name, {})
+        for setting in added:
+            if setting.value is not None:
+                (table.setdefault("notebook", {}) if setting.notebook else table)[setting.key] = setting.value
+        if not table.get("notebook", True):  # its header with comments only
+            del table["notebook"]
+        return document
 
 
 def locate_config(root: Path) -> ConfigFile:
@@ -159,10 +152,9 @@ def format_tables(settings: Iterable[Setting], *, nested: bool) -> str:
     main, notebook = list[str](), list[str]()
     for setting in settings:
         (notebook if setting.notebook else main).extend(_format_setting(setting))
-    name = ".".join(_MAIN)
-    tables = [[f"[{name}]", *main] if nested and main else main]
-    tables.append([f"[{name}.notebook]" if nested else "[notebook]", *notebook] if notebook else [])
-    return "\n".join("\n".join(lines) + "\n" for lines in tables if lines)
+    headers = ("[tool.offline-kit]", "[tool.offline-kit.notebook]") if nested else ("", "[notebook]")
+    tables = [[header, *lines] for header, lines in zip(headers, (main, notebook), strict=True) if lines]
+    return "\n".join("\n".join(filter(None, lines)) + "\n" for lines in tables)
 
 
 def _format_setting(setting: Setting) -> list[str]:
@@ -180,16 +172,14 @@ def _format_setting(setting: Setting) -> list[str]:
 
 def _format_value(value: object) -> str:
     if isinstance(value, dict):
-        pairs = (f"{_format_key(key)} = {_format_value(item)}" for key, item in value.items())
-        return f"{{{', '.join(pairs)}}}"
+        is_bare = re.compile(r"[A-Za-z0-9_-]+").fullmatch
+        keys = [key if is_bare(key) else _format_value(key) for key in value]
+        pairs = zip(keys, map(_format_value, value.values()), strict=True)
+        return f"{{{', '.join(f'{key} = {item}' for key, item in pairs)}}}"
     if isinstance(value, list) and any(isinstance(item, dict) for item in value):
         return f"[{', '.join(map(_format_value, value))}]"
     # JSON's strings and lists of strings are valid TOML, except for DEL (https://toml.io/en/v1.0.0#string)
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-def _format_key(key: str) -> str:
-    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _format_value(key)
 
 
 def _make_printable(text: str) -> str:

@@ -2,6 +2,7 @@
 
 import os
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -17,17 +18,7 @@ _SKIPPED_FOLDERS = frozenset(
 """Folders that are skipped at any depth, as are hidden ones except `.kaggle`."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ScanLimits:
-    """Limits of a scan."""
-
-    depth: int = 7
-    data_depth: int = 3  # the same in data folders
-    per_folder: int = 2000  # entries per folder
-    total: int = 50_000  # entries in total
-
-
-LIMITS = ScanLimits()
+_DATA_DEPTH = 3  # how many folders deep data folders are scanned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,21 +34,21 @@ class FileTree:
         """Return the files directly in a folder ("" for the root)."""
         return self._files_in.get(folder, ())
 
-    def folders_at(self, folder: str) -> tuple[str, ...]:
-        """Return the folders directly in a folder."""
-        return tuple(name for name in self.folders if name.rpartition("/")[0] == folder)
-
     def files_below(self, folder: str) -> tuple[str, ...]:
         """Return the files at any depth below a folder."""
         return tuple(name for name in self.files if name.startswith(f"{folder}/"))
 
     def file_size(self, name: str) -> int:
         """Return the size of a file in bytes; 0 if it is gone."""
-        return self._file_status(name)[0]
+        with suppress(OSError):
+            return (self.root / name).stat().st_size
+        return 0
 
     def modified_ns(self, name: str) -> int:
         """Return a file's modification time in nanoseconds; 0 if it is gone."""
-        return self._file_status(name)[1]
+        with suppress(OSError):
+            return (self.root / name).stat().st_mtime_ns
+        return 0
 
     @cached_property
     def _files_in(self) -> dict[str, tuple[str, ...]]:
@@ -66,37 +57,29 @@ class FileTree:
             names_by_folder.setdefault(name.rpartition("/")[0], []).append(name)
         return {folder: tuple(inside) for folder, inside in names_by_folder.items()}
 
-    def _file_status(self, name: str) -> tuple[int, int]:
-        try:
-            status = (self.root / name).stat()
-        except OSError:
-            return 0, 0
-        return status.st_size, status.st_mtime_ns
-
 
 def top_folder(name: str) -> str:
     """Return the first folder of a path; "" for a file at the top."""
     return name.partition("/")[0] if "/" in name else ""
 
 
-def scan_tree(root: Path, limits: ScanLimits = LIMITS) -> FileTree:
+def scan_tree(root: Path, *, depth: int = 7, per_folder: int = 2000, total: int = 50_000) -> FileTree:
     """Scan a folder breadth first; the notes say what a limit left out.
 
-    Links to folders are only followed at the top: deeper ones may form cycles.
+    The limits: how many folders deep, and how many entries in a folder and in all. Links to folders are only followed
+    at the top: deeper ones may form cycles.
     """
     files, folders, notes = list[str](), list[str](), list[str]()
     count, waiting = 0, deque([""])
     while waiting:
         folder = waiting.popleft()
-        if count >= limits.total:
-            notes.append(
-                f"only scanned the first {limits.total} files and folders; skipped '{folder}' and others"
-            )
+        if count >= total:
+            notes.append(f"only scanned the first {total} files and folders; skipped '{folder}' and others")
             break
-        entries = _list_entries(root, folder, limits.per_folder, notes)
+        entries = _list_entries(root, folder, per_folder, notes)
         count += len(entries)
         inner, own_files = list[str](), list[str]()
-        for entry in entries[: limits.per_folder]:
+        for entry in entries[:per_folder]:
             name = f"{folder}/{entry.name}" if folder else entry.name
             # only names that can be written into a text file: no bytes outside UTF-8 and no line ends
             if not name.isprintable():
@@ -108,11 +91,11 @@ def scan_tree(root: Path, limits: ScanLimits = LIMITS) -> FileTree:
         files += sorted(own_files)
         folders += sorted(inner)
         is_data = folder.partition("/")[0] in DATA_FOLDERS
-        depth = folder.count("/") + 1 if folder else 0
-        if depth < (limits.data_depth if is_data else limits.depth):
+        own_depth = folder.count("/") + 1 if folder else 0
+        if own_depth < (_DATA_DEPTH if is_data else depth):
             waiting.extend(sorted(inner))
         elif inner and not is_data:
-            notes.append(f"'{folder}' is {limits.depth} folders deep: skipped everything below it")
+            notes.append(f"'{folder}' is {depth} folders deep: skipped everything below it")
     return FileTree(root=root, files=tuple(files), folders=tuple(folders), notes=tuple(notes))
 
 

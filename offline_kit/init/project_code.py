@@ -2,7 +2,7 @@
 
 import ast
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -11,18 +11,18 @@ from offline_kit.init.file_tree import DATA_FOLDERS, FileTree, scan_tree, top_fo
 from offline_kit.project.references import parse_module
 from offline_kit.project.types import Checkpoint, Finding, Severity
 
-MAX_FILES = 1500  # largest number of Python files to read
-MAX_FILE_SIZE = 1_000_000  # bytes; larger Python files are generated
+_MAX_FILES = 1500  # largest number of Python files to read
+_MAX_FILE_SIZE = 1_000_000  # bytes; larger Python files are generated
 _NO_CODE = frozenset({"tests", "test", "docs", "doc", "examples", "bench", "benchmarks"})
+# Calls at the top of a module that an import should not run
 _WORK_CALLS = frozenset({"fit", "train", "main", "parse_args", "run", "predict", "backward"})
-"""Calls at the top of a module that an import should not run."""
+# Words of paths that do not identify a competition
 _GENERAL_WORDS = frozenset(
     {"model", "models", "data", "src", "kaggle", "version", "checkpoint", "checkpoints", "ckpt", "best"}
 )
-"""Words of paths that do not identify a competition."""
 _LOADERS = ("predict_dataloader", "test_dataloader")
+# Base classes outside the project that have no method `submission`
 _OUTSIDE_BASES = frozenset({"LightningDataModule", "Dataset", "object", "ABC", "Generic"})
-"""Base classes outside the project that have no method `submission`."""
 _NO_FOLDER = re.compile(
     r"(^|_)(csv|file|df|table|frame|json|batch|size|lr|transforms?|aug\w*|split|folds?|seed|workers?)(_|$)"
 )
@@ -31,47 +31,32 @@ _NO_FOLDER_TYPES = re.compile(
 )
 
 
-_REMEDY = (
-    "write a subclass with __init__(self, folder) and submission(self, predictions), and set it as `data` in "
-    "[tool.offline-kit.notebook]"
-)
-
-
 @dataclass(frozen=True, kw_only=True)
-class DetectedFunction:
-    """A function called `predict` at the top of a module."""
+class Definition:
+    """A class at the top of a module, or a function called `predict`."""
 
+    kind: str  # "class" or "function"
     file: str  # POSIX path relative to the project
     name: str
-    takes: tuple[str, ...]  # its required parameters
-    callable_with_one: bool  # whether it can be called with one positional argument
     runs: bool  # whether importing the file runs something, such as training
-
-
-@dataclass(frozen=True, kw_only=True)
-class DetectedClass:
-    """A class at the top of a module."""
-
-    file: str
-    name: str
-    bases: tuple[str, ...]  # last names of its base classes: "LightningModule" for pl.LightningModule
-    methods: frozenset[str]
-    first: tuple[str, str, str] | None
-    """Name, annotation and default of the first parameter of its own __init__; None without one."""
-    needs: tuple[str, ...] = ()  # required parameters of its own __init__
-    runs: bool
+    needs: tuple[str, ...]  # required parameters, without `self`
+    callable_with_one: bool = False  # whether a function can be called with one positional argument
+    bases: tuple[str, ...] = ()  # last names of its base classes: "LightningModule" for pl.LightningModule
+    methods: frozenset[str] = frozenset()
+    first: tuple[str, str, str] | None = None
+    """Name, annotation and default of the first parameter of a class's own __init__; None without one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProjectCode:
     """Code that a notebook may use, the likeliest first."""
 
-    models: Sequence[DetectedClass]  # direct and indirect subclasses of LightningModule
-    plain_models: Sequence[DetectedClass]  # other subclasses of torch's Module, including layers
-    data: Sequence[DetectedClass]
+    models: Sequence[Definition]  # direct and indirect subclasses of LightningModule
+    plain_models: Sequence[Definition]  # other subclasses of torch's Module, including layers
+    data: Sequence[Definition]
     """Classes with a dataloader to predict on, including subclasses of LightningDataModule."""
-    functions: Sequence[DetectedFunction]
-    rivals: Sequence[DetectedClass]  # models in other folders that the hints rank like the first one
+    functions: Sequence[Definition]
+    rivals: Sequence[Definition]  # models in other folders that the hints rank like the first one
     submitting: frozenset[str]  # names of the data classes with a method `submission`, their own or inherited
     notes: Sequence[str]
 
@@ -79,44 +64,37 @@ class ProjectCode:
 def find_code(tree: FileTree, hints: Sequence[str] = ()) -> ProjectCode:
     """Read the project's Python files and return their model and data classes and functions.
 
-    Args:
-        hints: Names that identify the competition, the strongest first: code in files that share their words comes
-            first.
+    `hints` are names that identify the competition, the strongest first: code in files that share their words comes
+    first.
     """
     scripts = [name for name in tree.files if name.endswith(".py") and top_folder(name) not in DATA_FOLDERS]
     names = [name for name in scripts if not _NO_CODE & set(PurePosixPath(name).parts)]
     notes = []
-    if len(names) > MAX_FILES:
-        notes = [f"read {MAX_FILES} of {len(names)} Python files for models and data classes"]
-    classes, functions = list[DetectedClass](), list[DetectedFunction]()
-    for name in names[:MAX_FILES]:
-        module = parse_module(tree.root / name) if tree.file_size(name) <= MAX_FILE_SIZE else None
-        nodes = module.body if module else []
-        runs = any(map(_runs_work, nodes))
-        classes += [
-            _describe_class(node, name, runs=runs) for node in nodes if isinstance(node, ast.ClassDef)
-        ]
-        predict = [node for node in nodes if isinstance(node, ast.FunctionDef) and node.name == "predict"]
-        functions += [_describe_function(node, name, runs=runs) for node in predict]
-    named = _group_by_name(classes)
+    if len(names) > _MAX_FILES:
+        notes = [f"read {_MAX_FILES} of {len(names)} Python files for models and data classes"]
+    small = (name for name in names[:_MAX_FILES] if tree.file_size(name) <= _MAX_FILE_SIZE)
+    definitions = [item for name in small for item in _read_definitions(tree.root, name)]
+    classes = [item for item in definitions if item.kind == "class"]
+    functions = [item for item in definitions if item.kind == "function"]
     methods: dict[str, set[str]] = {}
+    named = _group_by_name(classes)
     for item in classes:
         methods[item.name] = {name for member in _class_family(item, named) for name in member.methods}
     parents = {base for item in classes for base in item.bases}
     hint_words = list(map(_distinctive_words, hints))
 
-    def hint_rank(item: DetectedClass) -> list[int]:
+    def hint_rank(item: Definition) -> list[int]:
         return [-len(words & _distinctive_words(item.file)) for words in hint_words]
 
-    def depth_rank(item: DetectedClass | DetectedFunction) -> tuple[bool, int, str]:
+    def depth_rank(item: Definition) -> tuple[bool, int, str]:
         return item.runs, item.file.count("/"), item.file
 
-    def model_rank(item: DetectedClass) -> tuple[object, ...]:
+    def model_rank(item: Definition) -> tuple[object, ...]:
         runs, *depth = depth_rank(item)
         lacks = [name not in methods[item.name] for name in ("predict_step", "forward")]
         return (*hint_rank(item), item.name in parents, runs, *lacks, *depth)
 
-    def data_rank(item: DetectedClass) -> tuple[object, ...]:
+    def data_rank(item: Definition) -> tuple[object, ...]:
         no_submission, no_loader = (name not in methods[item.name] for name in ("submission", _LOADERS[0]))
         return (no_submission, *hint_rank(item), no_loader, item.name in parents, *depth_rank(item))
 
@@ -127,10 +105,9 @@ def find_code(tree: FileTree, hints: Sequence[str] = ()) -> ProjectCode:
     models = sorted((item for item in classes if item.name in modules), key=model_rank)
     data = sorted((item for item in classes if item.name in with_data - modules), key=data_rank)
     equal = [item for item in models if item.name not in parents and hint_rank(item) == hint_rank(models[0])]
-    rivals = [item for item in equal if _folder(item) != _folder(models[0])]
     return ProjectCode(
         models=models,
-        rivals=rivals,
+        rivals=[item for item in equal if Path(item.file).parent != Path(models[0].file).parent],
         plain_models=sorted((item for item in classes if item.name in layers), key=model_rank),
         data=data,
         functions=sorted(functions, key=lambda item: (not item.callable_with_one, *depth_rank(item))),
@@ -139,8 +116,25 @@ def find_code(tree: FileTree, hints: Sequence[str] = ()) -> ProjectCode:
     )
 
 
-def _folder(item: DetectedClass) -> str:
-    return item.file.rpartition("/")[0]
+def _read_definitions(root: Path, name: str) -> Iterator[Definition]:
+    module = parse_module(root / name)
+    nodes = module.body if module else []
+    runs = any(map(_runs_work, nodes))
+    for node in nodes:
+        if isinstance(node, ast.ClassDef):
+            yield _describe_class(node, name, runs=runs)
+        elif isinstance(node, ast.FunctionDef) and node.name == "predict":
+            needs, arguments = _required_parameters(node.args), node.args
+            positional = bool(arguments.posonlyargs or arguments.args or arguments.vararg)
+            with_one = len(needs) <= 1 and positional and None not in arguments.kw_defaults
+            yield Definition(
+                kind="function",
+                file=name,
+                name=node.name,
+                runs=runs,
+                needs=tuple(needs),
+                callable_with_one=with_one,
+            )
 
 
 def _distinctive_words(text: str) -> frozenset[str]:
@@ -148,7 +142,7 @@ def _distinctive_words(text: str) -> frozenset[str]:
     return frozenset(re.findall(r"[^\W\d_]{3,}", text.lower())) - _GENERAL_WORDS
 
 
-def _descendant_names(root: str, classes: Iterable[DetectedClass]) -> set[str]:
+def _descendant_names(root: str, classes: Iterable[Definition]) -> set[str]:
     """Return the names of all subclasses of a class, by the last names of base classes."""
     names = {root}
     while fresh := {definition.name for definition in classes if names & set(definition.bases)} - names:
@@ -156,17 +150,14 @@ def _descendant_names(root: str, classes: Iterable[DetectedClass]) -> set[str]:
     return names - {root}
 
 
-def _group_by_name(classes: Iterable[DetectedClass]) -> dict[str, list[DetectedClass]]:
-    """Return the classes of each name."""
-    named: dict[str, list[DetectedClass]] = {}
+def _group_by_name(classes: Iterable[Definition]) -> dict[str, list[Definition]]:
+    named: dict[str, list[Definition]] = {}
     for item in classes:
         named.setdefault(item.name, []).append(item)
     return named
 
 
-def _class_family(
-    definition: DetectedClass, named: Mapping[str, Sequence[DetectedClass]]
-) -> list[DetectedClass]:
+def _class_family(definition: Definition, named: Mapping[str, Sequence[Definition]]) -> list[Definition]:
     """Return a class and its base classes among others, found by their names, the nearest first."""
     family = [definition]
     for member in family:  # grows while it is walked
@@ -182,45 +173,36 @@ def _runs_work(node: ast.stmt) -> bool:
     return any(isinstance(call, ast.Call) and _base_name(call.func) in _WORK_CALLS for call in ast.walk(node))
 
 
-def _describe_class(node: ast.ClassDef, file: str, *, runs: bool) -> DetectedClass:
+def _describe_class(node: ast.ClassDef, file: str, *, runs: bool) -> Definition:
     methods = {function.name: function for function in node.body if isinstance(function, ast.FunctionDef)}
-    arguments = methods["__init__"].args if "__init__" in methods else None
-    first = None
-    if arguments:
-        positional = [*arguments.posonlyargs, *arguments.args][1:2]
+    first, needs = None, list[str]()
+    if "__init__" in methods:
+        arguments = methods["__init__"].args
+        positional = [*arguments.posonlyargs, *arguments.args]
         # defaults belong to the last parameters
-        defaults = [*arguments.defaults][::-1][len(arguments.posonlyargs) + len(arguments.args) - 2 :]
-        first = ("", "", "")
-        for parameter in positional:
+        required = len(positional) - len(arguments.defaults)
+        first, needs = ("", "", ""), _required_parameters(arguments)[1:]
+        for parameter in positional[1:2]:
             annotation = ast.unparse(parameter.annotation) if parameter.annotation else ""
-            first = (parameter.arg, annotation, ast.unparse(defaults[0]) if defaults else "")
-    return DetectedClass(
+            default = ast.unparse(arguments.defaults[1 - required]) if required <= 1 else ""
+            first = (parameter.arg, annotation, default)
+    return Definition(
+        kind="class",
         file=file,
         name=node.name,
+        runs=runs,
+        needs=tuple(needs),
         bases=tuple(filter(None, map(_base_name, node.bases))),
         methods=frozenset(methods),
         first=first,
-        needs=_required_parameters(arguments)[1:] if arguments else (),
-        runs=runs,
     )
 
 
-def _describe_function(node: ast.FunctionDef, file: str, *, runs: bool) -> DetectedFunction:
-    arguments, takes = node.args, _required_parameters(node.args)
-    positional = bool(arguments.posonlyargs or arguments.args or arguments.vararg)
-    callable_with_one = len(takes) <= 1 and positional and None not in arguments.kw_defaults
-    return DetectedFunction(
-        file=file, name=node.name, takes=takes, callable_with_one=callable_with_one, runs=runs
-    )
-
-
-def _required_parameters(arguments: ast.arguments) -> tuple[str, ...]:
+def _required_parameters(arguments: ast.arguments) -> list[str]:
     positional = [*arguments.posonlyargs, *arguments.args]
     needed = positional[: len(positional) - len(arguments.defaults)]
     keywords = zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
-    return tuple(
-        argument.arg for argument in (*needed, *(name for name, default in keywords if default is None))
-    )
+    return [argument.arg for argument in (*needed, *(name for name, default in keywords if default is None))]
 
 
 def _base_name(node: ast.expr) -> str:
@@ -233,21 +215,24 @@ def _base_name(node: ast.expr) -> str:
 def check_data_class(project: Path, data: str, params: Mapping[str, object]) -> tuple[Finding, ...]:
     """Return what a data class lacks; `data` is its reference, `params` are the notebook's."""
     code = find_code(scan_tree(project))
-    data_class = _find_class(data, code.data)
-    if data_class is None:
+    family = _find_family(data, code.data)
+    if not family:
         return ()
-    family = _class_family(data_class, _group_by_name(code.data))
     bases = {base for member in family for base in member.bases}
     foreign = bases - {member.name for member in family} - _OUTSIDE_BASES
     problems = []
-    if data_class.name not in code.submitting and not foreign:
+    if family[0].name not in code.submitting and not foreign:
         problems.append("has no method submission(predictions), which returns the submission's rows")
-    first = next((member.first for member in family if member.first is not None), None)
+    first = next((member.first for member in family if member.first), None)
     if first and first[0] not in params and _cannot_be_folder(*first):
         problems.append(f"gets the competition's folder as its first parameter '{first[0]}'")
-    about = f"{data_class.file}:{data_class.name}"
+    about = f"{family[0].file}:{family[0].name}"
+    remedy = (
+        "write a subclass with __init__(self, folder) and submission(self, predictions), and set it as `data` in "
+        "[tool.offline-kit.notebook]"
+    )
     return tuple(
-        Finding(severity=Severity.WARN, about=about, what=problem, remedy=_REMEDY) for problem in problems
+        Finding(severity=Severity.WARN, about=about, what=problem, remedy=remedy) for problem in problems
     )
 
 
@@ -262,12 +247,8 @@ def check_model_class(
 ) -> tuple[Finding, ...]:
     """Return the constructor's required parameters that neither a checkpoint nor the notebook's params contain."""
     code = find_code(scan_tree(project))
-    classes = [*code.models, *code.plain_models]
-    model_class = _find_class(model, classes)
-    if model_class is None:
-        return ()
-    family = _class_family(model_class, _group_by_name(classes))
-    needs = next((item.needs for item in family if item.first is not None), ())
+    family = _find_family(model, [*code.models, *code.plain_models])
+    needs = next((item.needs for item in family if item.first), ())
     findings: dict[tuple[str, ...], Finding] = {}  # one for all checkpoints that lack the same
     for item in checkpoints:
         saved = file_downloads.read_saved_names(item)
@@ -284,12 +265,12 @@ def check_model_class(
     return tuple(findings.values())
 
 
-def _find_class(reference: str, classes: Iterable[DetectedClass]) -> DetectedClass | None:
-    """Return the class of a reference; None unless exactly one fits."""
+def _find_family(reference: str, classes: Sequence[Definition]) -> list[Definition]:
+    """Return the class of a reference, and its base classes; nothing unless exactly one class fits."""
     module, _, name = reference.partition(":")
     fitting = []
     for item in classes:
         dotted = item.file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
         if item.name == name and (item.file == module or f".{dotted}".endswith(f".{module}")):
             fitting.append(item)
-    return fitting[0] if len(fitting) == 1 else None
+    return _class_family(fitting[0], _group_by_name(classes)) if len(fitting) == 1 else []

@@ -59,7 +59,7 @@ def _find_requirement_files(tree: FileTree) -> tuple[list[str], list[str]]:
     """
     near = [*tree.files_at(""), *tree.files_at("requirements")]
     if not any("requirement" in name for name in near):
-        folders = [folder for folder in tree.folders_at("") if folder != "requirements"]
+        folders = [name for name in tree.folders if "/" not in name and name != "requirements"]
         near += [name for folder in folders for name in tree.files_at(folder)]
     texts = [name for name in near if name.endswith((".in", ".txt"))]
     named = [name for name in texts if "requirement" in name or PurePosixPath(name).name.startswith("reqs")]

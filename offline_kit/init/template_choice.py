@@ -5,12 +5,12 @@ from typing import Any
 
 from offline_kit.init.config_toml import DetectedSettings, Setting
 from offline_kit.init.file_tree import FileTree
-from offline_kit.init.project_code import DetectedClass, DetectedFunction, ProjectCode
+from offline_kit.init.project_code import Definition, ProjectCode
 from offline_kit.init.trained_files import TrainedFiles
 
 _MAX_LISTED = 8  # largest number of alternatives that are listed
+# Usual names of the parameter of a function written for the template
 _CONTEXTS = frozenset({"context", "ctx", "kit", "kaggle"})
-"""Usual names of the parameter of a function written for the template."""
 
 
 def choose_template(code: ProjectCode, trained: TrainedFiles, refer: "ReferenceWriter") -> DetectedSettings:
@@ -21,14 +21,24 @@ def choose_template(code: ProjectCode, trained: TrainedFiles, refer: "ReferenceW
     which a framework loads less than half.
     """
     usable = [function for function in code.functions if function.callable_with_one]
-    written_for_it = [function for function in usable if set(function.takes) & _CONTEXTS]
+    written_for_it = [function for function in usable if set(function.needs) & _CONTEXTS]
     if code.models and code.data and (code.submitting or not written_for_it):
-        return _lightning_settings(code, refer)
-    if trained.frameworks and not written_for_it and (trained.mostly_known or not usable):
-        return _predict_settings(code, trained, refer)
-    for function in written_for_it or usable:
-        return _function_settings(function, code, refer)
-    return _plain_settings(code, refer)
+        proposal = _propose_lightning(code, refer)
+    elif trained.frameworks and not written_for_it and (trained.mostly_known or not usable):
+        proposal = _propose_predict(code, trained, refer)
+    elif usable:
+        proposal = _propose_function((written_for_it or usable)[0], code, refer)
+    else:
+        reason = "restores the kit but predicts nothing; the templates predict, lightning and function do"
+        note = (
+            "found no LightningModule with a data class, no function `predict` and no models that a framework loads by "
+            "itself: the notebook would restore the kit and predict nothing; set them in "
+            f"{refer.table}, or use the template `predict` (task, models) for models in files"
+        )
+        settings = [_notebook_setting("template", "plain", reason), *_unused_settings(code, refer)]
+        proposal = DetectedSettings(settings=settings, notes=[note])
+    proposal.notes = list(dict.fromkeys((*proposal.notes, *code.notes)))
+    return proposal
 
 
 class ReferenceWriter:
@@ -40,7 +50,7 @@ class ReferenceWriter:
         self._files = frozenset(tree.files)
         self._packaged = packaged
 
-    def __call__(self, definition: DetectedClass | DetectedFunction) -> str:
+    def __call__(self, definition: Definition) -> str:
         """Return "package.module:Name" for code in a wheel, else "folder/file.py:Name"."""
         path = PurePosixPath(definition.file)
         top = path.parent
@@ -51,13 +61,12 @@ class ReferenceWriter:
         if not self._packaged or not (in_package or str(root) == "src"):
             return f"{definition.file}:{definition.name}"
         parts = path.relative_to(root).with_suffix("").parts
-        dotted = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-        return f"{dotted}:{definition.name}"
+        return f"{'.'.join(parts[:-1] if parts[-1] == '__init__' else parts)}:{definition.name}"
 
 
-def _lightning_settings(code: ProjectCode, refer: ReferenceWriter) -> DetectedSettings:
+def _propose_lightning(code: ProjectCode, refer: ReferenceWriter) -> DetectedSettings:
     model, data = code.models[0], code.data[0]
-    notes = [*_import_notes(model), *_import_notes(data)]
+    notes = [*_note_import(model), *_note_import(data)]
     data_reason = "reads the competition's folder and writes the submission"
     if data.name not in code.submitting:
         data_reason = "still needs a method submission(predictions)"
@@ -72,33 +81,31 @@ def _lightning_settings(code: ProjectCode, refer: ReferenceWriter) -> DetectedSe
         )
     models, datasets = list(map(refer, code.models)), list(map(refer, code.data))
     settings = [
-        _setting("template", "lightning", "model and data were found"),
-        _setting("model", models[0], model_reason, comments=_list_alternatives(models[1:])),
-        _setting("data", datasets[0], data_reason, comments=_list_alternatives(datasets[1:])),
-        _unused_function(code, refer),
+        _notebook_setting("template", "lightning", "model and data were found"),
+        _notebook_setting("model", models[0], model_reason, comments=_list_alternatives(models[1:])),
+        _notebook_setting("data", datasets[0], data_reason, comments=_list_alternatives(datasets[1:])),
+        _unused_settings(code, refer)[-1],
     ]
-    return DetectedSettings(settings=settings, notes=list(dict.fromkeys((*notes, *code.notes))))
+    return DetectedSettings(settings=settings, notes=notes)
 
 
-def _function_settings(
-    chosen: DetectedFunction, code: ProjectCode, refer: ReferenceWriter
-) -> DetectedSettings:
-    alternatives = [refer(function) for function in code.functions if function is not chosen]
+def _propose_function(chosen: Definition, code: ProjectCode, refer: ReferenceWriter) -> DetectedSettings:
+    others = [refer(function) for function in code.functions if function is not chosen]
     reason = "called with one argument, the context: see docs/guide/templates.md"
     settings = [
-        _setting("template", "function", "calls the function below"),
-        _setting("function", refer(chosen), reason, comments=_list_alternatives(alternatives)),
-        *_unused_classes(code, refer),
+        _notebook_setting("template", "function", "calls the function below"),
+        _notebook_setting("function", refer(chosen), reason, comments=_list_alternatives(others)),
+        *_unused_settings(code, refer)[:2],
     ]
     check = f"'{refer(chosen)}' is called with a context (.input, .checkpoints, .submission, …): check that it accepts one"
-    notes = [] if set(chosen.takes) & _CONTEXTS else [check]
-    return DetectedSettings(settings=settings, notes=[*notes, *_import_notes(chosen), *code.notes])
+    notes = [] if set(chosen.needs) & _CONTEXTS else [check]
+    return DetectedSettings(settings=settings, notes=[*notes, *_note_import(chosen)])
 
 
-def _predict_settings(code: ProjectCode, trained: TrainedFiles, refer: ReferenceWriter) -> DetectedSettings:
+def _propose_predict(code: ProjectCode, trained: TrainedFiles, refer: ReferenceWriter) -> DetectedSettings:
     """Return the settings of `predict`; the template is not set, because it follows from the task."""
     frameworks = " and ".join(trained.frameworks)
-    task = _setting(
+    task = _notebook_setting(
         "task",
         trained.task or None,
         f'what the models of {frameworks} predict on ("tabular", "images", "text"): the template is `predict`',
@@ -112,9 +119,9 @@ def _predict_settings(code: ProjectCode, trained: TrainedFiles, refer: Reference
     proposal = DetectedSettings(settings=[task], notes=[note])
     if trained.unplaced:
         _propose_unplaced(code, trained, refer, proposal)
-    proposal.settings += _unused_classes(code, refer) if code.models or code.data else []
-    proposal.settings += [_unused_function(code, refer)] if code.functions else []
-    proposal.notes += code.notes
+    *classes, function = _unused_settings(code, refer)
+    proposal.settings += classes if code.models or code.data else []
+    proposal.settings += [function] if code.functions else []
     return proposal
 
 
@@ -133,65 +140,44 @@ def _propose_unplaced(
         lines = [*lines[:_MAX_LISTED], f"and {len(lines) - _MAX_LISTED} more"]
     models = [{"files": pattern} for pattern in trained.patterns]
     reason = f"loaded without a class; {step}"
-    proposal.settings.append(_setting("models", models, reason, comments=tuple(lines)))
+    proposal.settings.append(_notebook_setting("models", models, reason, comments=tuple(lines)))
     are = f" and {len(others)} more are" if others else " is"
     proposal.notes.append(
         f"'{name}'{are} not used: {problem}; {step} to `models` in {refer.table}, or remove it from `checkpoints`"
     )
 
 
-def _plain_settings(code: ProjectCode, refer: ReferenceWriter) -> DetectedSettings:
-    reason = "restores the kit but predicts nothing; the templates predict, lightning and function do"
-    nothing = (
-        "found no LightningModule with a data class, no function `predict` and no models that a framework loads by "
-        "itself: the notebook would restore the kit and predict nothing; set them in "
-        f"{refer.table}, or use the template `predict` (task, models) for models in files"
-    )
-    template = _setting("template", "plain", reason)
-    settings = [template, *_unused_classes(code, refer), _unused_function(code, refer)]
-    return DetectedSettings(settings=settings, notes=[nothing, *code.notes])
-
-
-def _setting(key: str, value: object, reason: str, **more: Any) -> Setting:
+def _notebook_setting(key: str, value: object, reason: str, **more: Any) -> Setting:
     return Setting(key=key, value=value, reason=reason, notebook=True, **more)
 
 
 def _list_alternatives(others: list[str]) -> tuple[str, ...]:
-    if not others:
-        return ()
     suffix = f" and {len(others) - _MAX_LISTED} more" if len(others) > _MAX_LISTED else ""
-    return (f"also found: {', '.join(others[:_MAX_LISTED])}{suffix}",)
+    return (f"also found: {', '.join(others[:_MAX_LISTED])}{suffix}",) if others else ()
 
 
-def _unused_classes(code: ProjectCode, refer: ReferenceWriter) -> list[Setting]:
+def _unused_settings(code: ProjectCode, refer: ReferenceWriter) -> list[Setting]:
+    """Return `model`, `data` and `function` as comments, with what was found for them."""
     models = [refer(definition) for definition in code.models or code.plain_models]
     data = [refer(definition) for definition in code.data]
-    reason = "for the template lightning"
-    found_reason = f"found; {reason}{'' if models and data else ', which takes model and data'}"
+    found = "found; for the template lightning" + ("" if models and data else ", which takes model and data")
+    reasons = [found if names else "for the template lightning" for names in (models, data)]
+    example, reason = "predict.py:predict", "for the template function"
+    if code.functions:
+        function = code.functions[0]
+        example, reason = refer(function), f"found; {reason}"
+        if not function.callable_with_one:
+            reason = f"found; it takes {', '.join(function.needs)}, and the template gives one context"
+    examples = ([*models, "package.module:LitModel"][0], [*data, "package.module:Data"][0])
+    comments = _list_alternatives(models[1:])
     return [
-        _setting(
-            "model",
-            None,
-            found_reason if models else reason,
-            example=models[0] if models else "package.module:LitModel",
-            comments=_list_alternatives(models[1:]),
-        ),
-        _setting(
-            "data", None, found_reason if data else reason, example=data[0] if data else "package.module:Data"
-        ),
+        _notebook_setting("model", None, reasons[0], example=examples[0], comments=comments),
+        _notebook_setting("data", None, reasons[1], example=examples[1]),
+        _notebook_setting("function", None, reason, example=example),
     ]
 
 
-def _unused_function(code: ProjectCode, refer: ReferenceWriter) -> Setting:
-    reason, example = "for the template function", "predict.py:predict"
-    for function in code.functions[:1]:
-        reason, example = f"found; {reason}", refer(function)
-        if not function.callable_with_one:
-            reason = f"found; it takes {', '.join(function.takes)}, and the template gives one context"
-    return _setting("function", None, reason, example=example)
-
-
-def _import_notes(definition: DetectedClass | DetectedFunction) -> list[str]:
+def _note_import(definition: Definition) -> list[str]:
     line = (
         f"'{definition.file}' runs code when the notebook imports it: put that code under"
         ' `if __name__ == "__main__":`, or move the class or function to its own file'

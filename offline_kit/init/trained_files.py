@@ -2,7 +2,7 @@
 
 import contextlib
 import csv
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
@@ -78,27 +78,24 @@ def choose_checkpoints(tree: FileTree) -> TrainedFiles:
     selected = selected or loose
     twins = [name for name in selected if _is_last_of_others(tree, name)]
     selected = [name for name in selected if name not in twins]
-    trained = _classify_trained(tree, selected) if selected else TrainedFiles()
+    trained = _classify_trained(tree, selected, selected)
     if trained.frameworks:
         # label maps are JSON next to models, except in a folder that is itself one model
         folders = dict.fromkeys(name.rpartition("/")[0] for name in selected)
         beside = [tree.files_at(folder) for folder in folders if folder and not _is_one_model(tree, folder)]
         maps = [file for files in beside for file in files if file.endswith(".json")]
-        trained = _classify_trained(tree, list(dict.fromkeys([*selected, *maps])))
-    models = [name for name in selected if name not in trained.non_models]
-    known = [name for name in models if name not in trained.unplaced] if trained.unplaced else []
-    return replace(trained, models=models, left_out=[*twins, *left_out], patterns=_make_patterns(tree, known))
+        trained = _classify_trained(tree, list(dict.fromkeys([*selected, *maps])), selected)
+    return replace(trained, left_out=[*twins, *left_out])
 
 
 def choose_used_checkpoints(
-    tree: FileTree, used: Sequence[str], is_named: Callable[[str], bool]
+    tree: FileTree, used: Sequence[str], is_named: Callable[[str], bool], usual: TrainedFiles
 ) -> TrainedFiles:
-    """Return the trained files among those that a run read, and the usual ones that native code may have opened.
+    """Return the trained files among those that a run read, and the `usual` ones that native code may have opened.
 
     Of the latter `is_named` says whether the run named them. Its other files are for `preprocessing`, and the usual
     ones that it did not read are left out.
     """
-    usual = choose_checkpoints(tree)
     suffixes = {name: PurePosixPath(name).suffix.lower() for name in (*used, *usual.models)}
     chosen = [
         name
@@ -108,18 +105,14 @@ def choose_used_checkpoints(
     ]
     native = [name for name in usual.models if suffixes[name] in _READ_NATIVELY and name not in chosen]
     chosen += filter(is_named, native)
-    trained = _classify_trained(tree, chosen)
-    models = [name for name in chosen if name not in trained.non_models]
-    known = [name for name in models if name not in trained.unplaced] if trained.unplaced else []
+    trained = _classify_trained(tree, chosen, chosen)
     others = [
         name for name in used if name not in chosen and not _is_one_model(tree, name.rpartition("/")[0])
     ]
     return replace(
         trained,
-        models=models,
         left_out=[name for name in (*usual.models, *usual.left_out) if name not in chosen],
         non_models=[*trained.non_models, *others],
-        patterns=_make_patterns(tree, known),
     )
 
 
@@ -155,51 +148,54 @@ def _is_last_of_others(tree: FileTree, name: str) -> bool:
     return is_last[0] and not all(is_last)
 
 
-def _classify_trained(tree: FileTree, names: Sequence[str]) -> TrainedFiles:
-    """Classify files; return nothing known if one cannot be read."""
+def _classify_trained(tree: FileTree, names: Sequence[str], selected: Sequence[str]) -> TrainedFiles:
+    """Classify files, of which the selected ones may be models; nothing is known of them if one cannot be read."""
     checkpoints = []
+    plain = NotebookSettings(template="plain")
     try:
         for name in names:
-            path = tree.root / name
-            sniffed = classify_file(path)
+            sniffed = classify_file(tree.root / name)
             if not sniffed.problem:  # else damaged: the build reports it
                 checkpoint = Checkpoint(
                     original=name,
-                    path=path,
+                    path=tree.root / name,
                     size=tree.file_size(name),
                     sha256="",  # not needed here, and hashing large files is slow
                     kind=sniffed.kind,
                     refused=sniffed.refused,
                 )
                 checkpoints.append(checkpoint)
-        plain = NotebookSettings(template="plain")
         claimed = members.match_checkpoints(plain, checkpoints)
         non_models = members.find_non_models(plain, checkpoints)
     except OSError:
-        return TrainedFiles()
+        return TrainedFiles(models=selected)
     unplaced = members.list_incomplete(claimed)
-    loadable = [framework for name, framework in claimed.items() if framework and name not in unplaced]
+    loadable = {name: framework for name, framework in claimed.items() if framework and name not in unplaced}
     whole_models = {name for name, framework in claimed.items() if framework is TORCH_MODULE}
     if len(whole_models) < len(loadable):  # else they are all there is: the build asks about them
         unplaced |= dict.fromkeys(whole_models, "is a pickled model, and loading it may run any code in it")
-        loadable = [framework for framework in loadable if framework is not TORCH_MODULE]
+        loadable = {name: known for name, known in loadable.items() if known is not TORCH_MODULE}
     if not loadable:
-        return TrainedFiles()
+        return TrainedFiles(models=selected)
+    models = [name for name in selected if name not in non_models]
+    placed = [name for name in models if name not in unplaced]
     return TrainedFiles(
-        frameworks=sorted({framework.title for framework in loadable}),
-        task=_guess_task(tree, loadable),
+        models=models,
+        frameworks=sorted({framework.title for framework in loadable.values()}),
+        task=_guess_task(tree, loadable.values()),
         non_models=sorted(non_models),
         unplaced=unplaced,
         whole_models=whole_models,
         mostly_known=len(loadable) >= len(unplaced),
+        patterns=_make_patterns(tree, placed) if unplaced else (),
     )
 
 
-def _guess_task(tree: FileTree, frameworks: Sequence[Framework]) -> str:
+def _guess_task(tree: FileTree, frameworks: Iterable[Framework]) -> str:
     usual = {framework.task for framework in frameworks if framework.task}
     if usual:
         return usual.pop() if len(usual) == 1 else ""
-    tables, columns = list[Path](), set[str]()
+    tables = []
     for name in tree.files:
         path, top = PurePosixPath(name.lower()), top_folder(name)
         if path.suffix in PICTURES and (top in DATA_FOLDERS or top.startswith("test")):
@@ -207,13 +203,11 @@ def _guess_task(tree: FileTree, frameworks: Sequence[Framework]) -> str:
         if path.suffix in TABLES and top in DATA_FOLDERS | {""} and path.name.startswith("test"):
             tables.append(tree.root / name)
     for table in (table for table in tables if table.suffix.lower() == ".csv"):
-        with (
-            contextlib.suppress(OSError, ValueError, csv.Error),
-            table.open(encoding="utf-8", newline="") as stream,
-        ):
+        with contextlib.suppress(OSError, ValueError, csv.Error), table.open(encoding="utf-8") as stream:
             header = next(read_csv_rows([stream.readline(65536)]), [])
-            columns |= {column.strip().lower() for column in header}
-    return "text" if columns & _TEXT_COLUMNS else "tabular" if tables else ""
+            if _TEXT_COLUMNS & {column.strip().lower() for column in header}:
+                return "text"
+    return "tabular" if tables else ""
 
 
 def propose_checkpoints(tree: FileTree, trained: TrainedFiles) -> DetectedSettings:

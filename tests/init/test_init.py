@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import tomllib
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from offline_kit.core.errors import UsageError
 from offline_kit.init import config_proposal as init
 from offline_kit.init import file_tree
 from offline_kit.init.config_proposal import ConfigProposal, InitRequest
-from offline_kit.init.file_tree import ScanLimits
 from offline_kit.project import config, images
 from offline_kit.project.types import Severity
 from offline_kit.workflow.model_files import ModelFiles, inspect_model_files
@@ -480,21 +478,6 @@ def test_a_data_class_without_submission_is_told(tmp_path: Path) -> None:
     assert any("'Pictures' has no method `submission`" in note for note in proposed(tmp_path).notes)
 
 
-def zipped(path: Path, *names: str) -> None:
-    with zipfile.ZipFile(path, "w") as archive:
-        for name in names:
-            archive.writestr(name, "")
-
-
-def test_the_competition_of_a_download(tmp_path: Path) -> None:
-    """A zip as Kaggle's client leaves it tells the competition; one without a sample submission does not."""
-    zipped(tmp_path / "my-holiday-pictures.zip", "a.jpg")
-    assert "competition" not in values(tmp_path)
-    zipped(tmp_path / "titanic-of-old.zip", "test.csv", "sample_submission.csv")
-    assert values(tmp_path)["competition"] == "titanic-of-old"
-    assert "check it" in proposed(tmp_path).block
-
-
 def test_the_competition_of_an_earlier_notebook(tmp_path: Path) -> None:
     """kernel-metadata.json names the competition; data at the top of input/ is its copy."""
     told = {"competition_sources": ["plant-pathology-2021-fgvc8"]}
@@ -528,12 +511,12 @@ def test_a_large_tree_is_looked_at_in_part(tmp_path: Path) -> None:
     """Limits on depth and entries end the look early, what is near comes first, and the notes say where."""
     write(tmp_path, {f"input/train/{number}.jpg": b"" for number in range(50)})
     write(tmp_path, {"a/b/c/d/deep.py": "", "model.py": "", "input/sample_submission.csv": ""})
-    seen = file_tree.scan_tree(tmp_path, ScanLimits(depth=3, per_folder=20))
+    seen = file_tree.scan_tree(tmp_path, depth=3, per_folder=20)
     assert {"model.py", "input/sample_submission.csv"} <= set(seen.files)
     assert len(seen.files_below("input/train")) == 20
     assert "'input/train' has more than 20 entries: skipped the others" in seen.notes
     assert any("'a/b/c' is 3 folders deep" in note for note in seen.notes)
-    assert any("first 5 files" in note for note in file_tree.scan_tree(tmp_path, ScanLimits(total=5)).notes)
+    assert any("first 5 files" in note for note in file_tree.scan_tree(tmp_path, total=5).notes)
 
 
 def test_links_that_lead_back_end(tmp_path: Path) -> None:
