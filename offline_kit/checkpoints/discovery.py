@@ -12,13 +12,11 @@ from offline_kit.checkpoints.pickle_opcodes import list_packages
 from offline_kit.core.cache import Cache, cache_key
 from offline_kit.core.errors import ProjectError, suggest_name
 from offline_kit.core.files import fingerprint, format_size, sha256_of
-from offline_kit.core.report import SILENT, Advance, Reporter
+from offline_kit.core.report import SILENT, Reporter
 from offline_kit.project.types import Checkpoint, CheckpointKind
 
 _WILDCARDS = "*?["
 _WEIGHT_SUFFIXES = frozenset({".ckpt", ".pt", ".pth", ".safetensors"})
-# Increased when files are classified by other rules, so that nothing old is remembered
-_CACHE_VERSION = 2
 # Nanoseconds: a file that changed later may change again within one tick, so it is not remembered
 _MIN_AGE = {"mtime": 2_000_000_000, "ctime": 100_000_000}
 
@@ -28,13 +26,6 @@ class _MatchedFile:
     original: str
     path: Path
     is_explicit: bool = False  # the user wrote this very name, no wildcard or folder
-
-
-@dataclass(frozen=True, kw_only=True)
-class _FileRecord:
-    classified: ClassifiedFile
-    stamp: tuple[str, ...] = ("", "0")  # its fingerprint, size included, when it was classified
-    sha256: str = ""  # empty until the file is hashed
 
 
 def collect_checkpoints(
@@ -63,9 +54,8 @@ def collect_checkpoints(
         if first != file.path:
             remedy = "copy one of them into the project"
             problems.append(f"'{first}' and '{file.path}' would both be '{file.original}': {remedy}")
-    store = Cache(cache)
-    records = {file.path: _inspect_file(file.path, store) for file in files}
-    flaws = ((file.original, records[file.path].classified.problem) for file in files)
+    classified = {file.path: _classify_match(file.path) for file in files}
+    flaws = ((file.original, classified[file.path].problem) for file in files)
     problems += [f"'{original}' {flaw}" for original, flaw in flaws if flaw]
     if problems:
         raise ProjectError(
@@ -74,21 +64,15 @@ def collect_checkpoints(
             code="checkpoints-invalid",
             details=problems,
         )
-    digests = {path: record.sha256 for path, record in records.items()}
-    unhashed = {path: record for path, record in records.items() if not record.sha256}
-    if unhashed:
-        title = f"Hashing {len(unhashed)} checkpoint{'s' * (len(unhashed) > 1)}"
-        with report.progress(title, sum(int(record.stamp[1]) for record in unhashed.values())) as advance:
-            for path, record in unhashed.items():
-                digests[path] = _hash_file(path, record, store, advance)
+    digests = _hash_files(list(classified), Cache(cache), report)
     return tuple(
         Checkpoint(
             original=file.original,
             path=file.path,
-            size=int(records[file.path].stamp[1]),
+            size=file.path.stat().st_size,
             sha256=digests[file.path],
-            kind=records[file.path].classified.kind,
-            refused=records[file.path].classified.refused,
+            kind=classified[file.path].kind,
+            refused=classified[file.path].refused,
         )
         for file in files
     )
@@ -147,7 +131,12 @@ def _match_pattern(project: Path, pattern: str) -> tuple[list[_MatchedFile], str
         siblings = [neighbor.name for neighbor in path.parent.glob("*")]
         return [], f"'{pattern}' does not exist{suggest_name(path.name, siblings)}"
     else:
-        folder = _find_glob_root(project, pattern)
+        folder = project
+        for part in Path(pattern).expanduser().parts:
+            # A folder that is called "fold[1]" is no wildcard.
+            if any(sign in part for sign in _WILDCARDS) and not os.path.lexists(folder / part):
+                break
+            folder /= part
         # glob instead of Path.glob, which finds hidden files too: https://docs.python.org/3/library/glob.html
         glob_pattern = str(Path(glob.escape(str(folder)), path.relative_to(folder)))
         paths = sorted(Path(name) for name in glob.glob(glob_pattern, recursive=True))  # noqa: PTH207
@@ -164,16 +153,6 @@ def list_files(folder: Path, skipped: Collection[str] = ("__pycache__",)) -> lis
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in skipped)
         paths += [Path(folder_path, name) for name in sorted(files) if not name.startswith(".")]
     return paths
-
-
-def _find_glob_root(project: Path, pattern: str) -> Path:
-    """Return the last folder of a glob before its first wildcard; a folder that is called "fold[1]" has none."""
-    root = project
-    for part in Path(pattern).expanduser().parts:
-        if any(sign in part for sign in _WILDCARDS) and not os.path.lexists(root / part):
-            break
-        root /= part
-    return root
 
 
 def _original_name(project: Path, root: Path, path: Path) -> str:
@@ -200,25 +179,43 @@ def _drop_duplicate_links(files: list[_MatchedFile], report: Reporter) -> list[_
     return sorted(kept_files, key=lambda file: file.original)
 
 
-def _inspect_file(path: Path, store: Cache) -> _FileRecord:
-    """Classify a file, or return what is cached of it if it is unchanged."""
+def _classify_match(path: Path) -> ClassifiedFile:
     try:
-        if not path.is_file():
-            problem = "is no plain file"
-            if not path.exists():
-                problem = f"is a link to nothing: '{path.readlink()}' does not exist"
-            return _FileRecord(classified=ClassifiedFile(problem=problem))
-        stamp = fingerprint(path)
-        with path.open("rb"):  # an unreadable file is a problem even if its record is cached
-            pass
-        record = store.read_record("checkpoints", cache_key(_CACHE_VERSION, *stamp))
-        if record is None:
-            return _FileRecord(classified=classify_file(path), stamp=stamp)
-        kind, refused = CheckpointKind(str(record["kind"])), tuple(str(record["refused"]).splitlines())
-        classified = ClassifiedFile(kind=kind, refused=refused)
-        return _FileRecord(classified=classified, stamp=stamp, sha256=str(record["sha256"]))
+        if path.is_file():
+            return classify_file(path)
+        problem = "is no plain file"
+        if not path.exists():
+            problem = f"is a link to nothing: '{path.readlink()}' does not exist"
     except OSError as error:
-        return _FileRecord(classified=ClassifiedFile(problem=f"cannot be read: {error.strerror}"))
+        problem = f"cannot be read: {error.strerror}"
+    return ClassifiedFile(problem=problem)
+
+
+def _hash_files(paths: Sequence[Path], store: Cache, report: Reporter) -> dict[Path, str]:
+    """Return the SHA-256 of each file; those that are unchanged since they were hashed are not read."""
+    stamps = {path: fingerprint(path) for path in paths}
+    records = {path: store.read_record("checkpoints", cache_key(*stamp)) for path, stamp in stamps.items()}
+    digests = {path: str(record["sha256"]) for path, record in records.items() if record}
+    unhashed = {path: int(stamp[1]) for path, stamp in stamps.items() if path not in digests}
+    if not unhashed:
+        return digests
+    title = f"Hashing {len(unhashed)} checkpoint{'s' * (len(unhashed) > 1)}"
+    with report.progress(title, sum(unhashed.values())) as advance:
+        for path, size in unhashed.items():
+            stamp = stamps[path]
+            digests[path] = sha256_of(path, advance)
+            if fingerprint(path) != stamp:
+                raise ProjectError(
+                    f"'{path}' ({format_size(size)}) changed while it was read",
+                    hint="wait until the training has written it, then build again",
+                    code="file-changed",
+                )
+            # FAT stores times in steps of 2 s: https://learn.microsoft.com/windows/win32/sysinfo/file-times
+            ages = (time.time_ns() - int(stamp[2]), time.time_ns() - int(stamp[3]))
+            if ages[0] > _MIN_AGE["mtime"] and ages[1] > _MIN_AGE["ctime"]:
+                facts = {"sha256": digests[path], "path": stamp[0]}
+                store.write_record("checkpoints", cache_key(*stamp), facts)
+    return digests
 
 
 def forget_hashes(checkpoints: Sequence[Checkpoint], cache: Path) -> None:
@@ -226,26 +223,4 @@ def forget_hashes(checkpoints: Sequence[Checkpoint], cache: Path) -> None:
     store = Cache(cache)
     for checkpoint in checkpoints:
         if checkpoint.path.exists():
-            store.delete_record("checkpoints", cache_key(_CACHE_VERSION, *fingerprint(checkpoint.path)))
-
-
-def _hash_file(path: Path, record: _FileRecord, store: Cache, advance: Advance) -> str:
-    digest = sha256_of(path, advance)
-    if fingerprint(path) != record.stamp:
-        raise ProjectError(
-            f"'{path}' ({format_size(path.stat().st_size)}) changed while it was read",
-            hint="wait until the training has written it, then build again",
-            code="file-changed",
-        )
-    # FAT stores times in steps of 2 s: https://learn.microsoft.com/windows/win32/sysinfo/file-times
-    current_time, mtime, ctime = time.time_ns(), int(record.stamp[2]), int(record.stamp[3])
-    if current_time - mtime > _MIN_AGE["mtime"] and current_time - ctime > _MIN_AGE["ctime"]:
-        refused = "\n".join(record.classified.refused)
-        facts = {
-            "sha256": digest,
-            "kind": record.classified.kind,
-            "refused": refused,
-            "path": record.stamp[0],
-        }
-        store.write_record("checkpoints", cache_key(_CACHE_VERSION, *record.stamp), facts)
-    return digest
+            store.delete_record("checkpoints", cache_key(*fingerprint(checkpoint.path)))
