@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from offline_kit.checkpoints.file_kinds import ClassifiedFile
 from offline_kit.checkpoints.frameworks import framework_table, sklearn
@@ -54,8 +53,7 @@ def resolve_members(
     sources = {"": (_list_candidates(checkpoints), layout.name_checkpoints(checkpoints))}
     for origin, files in (other_sources or {}).items():
         sources[origin] = (_list_candidates(files), {file.original: file.original for file in files})
-    own_candidates = sources[""][0]
-    entries = settings.models or tuple(ModelSpec(files=candidate.original) for candidate in own_candidates)
+    entries = settings.models or tuple(ModelSpec(files=candidate.original) for candidate in sources[""][0])
     problems: list[str] = []
     members: list[Member] = []
     for entry in entries:
@@ -80,13 +78,18 @@ def resolve_members(
     return tuple(replace(member, name=f"{member.name} ({n})") for n, member in enumerate(members, 1))
 
 
+def _is_undecided(settings: NotebookSettings) -> bool:
+    """Whether the configuration leaves it to the files what the notebook does."""
+    return settings.automatic and settings.template == "plain" and not settings.source
+
+
 def choose_template(settings: NotebookSettings, checkpoints: Sequence[Checkpoint]) -> NotebookSettings:
     """Return the settings with the template `predict` if nothing else is configured and the checkpoints suffice.
 
     That is: no template, model or function is set, and each checkpoint's framework needs no further settings and has
     the same usual task.
     """
-    if not settings.automatic or settings.template != "plain" or settings.source or not checkpoints:
+    if not _is_undecided(settings) or not checkpoints:
         return settings
     matched = match_checkpoints(settings, checkpoints).values()
     tasks = {framework.task if framework and not framework.required_keys else "" for framework in matched}
@@ -118,9 +121,7 @@ def list_incomplete(matched: Mapping[str, Framework | None]) -> dict[str, str]:
 
 def check_undecided(settings: NotebookSettings, checkpoints: Sequence[Checkpoint]) -> tuple[Finding, ...]:
     """Warn of files because of which the notebook does not predict with the other models."""
-    if not settings.automatic or settings.template != "plain" or settings.source:
-        return ()
-    matched = match_checkpoints(settings, checkpoints)
+    matched = match_checkpoints(settings, checkpoints) if _is_undecided(settings) else {}
     incomplete = list_incomplete(matched)
     if len(incomplete) == len(matched):
         return ()
@@ -206,34 +207,31 @@ def _list_candidates(checkpoints: Sequence[Checkpoint]) -> list[_Candidate]:
             if parent.name and path.name == parent.name:
                 folders[parent.as_posix()] = path
     candidates: list[_Candidate] = []
-    claimed: set[str] = set()
+    rest = list(checkpoints)
     # Outer folders first: what lies in a claimed one belongs to it.
     for folder, path in sorted(folders.items(), key=lambda item: (item[0].count("/"), item[0])):
-        files = tuple(file for file in checkpoints if file.original.startswith(f"{folder}/"))
-        framework = None if files[0].original in claimed else framework_table.match_framework(path)
+        files = tuple(file for file in rest if file.original.startswith(f"{folder}/"))
+        framework = framework_table.match_framework(path) if files else None
         if framework:
             candidates.append(_Candidate(original=folder, path=path, files=files, framework=framework))
-            claimed |= {checkpoint.original for checkpoint in files}
-    for file in checkpoints:
-        if file.original not in claimed:
-            classified = ClassifiedFile(kind=file.kind, refused=file.refused)
-            framework = framework_table.match_framework(file.path, classified)
-            candidates.append(
-                _Candidate(original=file.original, path=file.path, files=(file,), framework=framework)
-            )
+            rest = [file for file in rest if file not in files]
+    for file in rest:
+        classified = ClassifiedFile(kind=file.kind, refused=file.refused)
+        framework = framework_table.match_framework(file.path, classified)
+        candidates.append(
+            _Candidate(original=file.original, path=file.path, files=(file,), framework=framework)
+        )
     return sorted(candidates, key=lambda candidate: candidate.original)
 
 
 def _matches_pattern(pattern: str, candidate: _Candidate) -> bool:
     pattern = pattern.rstrip("/").removeprefix("./")
-    name = candidate.original
-    if name == pattern or name.startswith(f"{pattern}/") or matches_glob(name, pattern):
+    if candidate.original.startswith(f"{pattern}/"):
         return True
     # A file inside of a model's folder stands for the folder.
-    return len(candidate.files) > 1 and any(
-        checkpoint.original == pattern or matches_glob(checkpoint.original, pattern)
-        for checkpoint in candidate.files
-    )
+    inside = candidate.files if len(candidate.files) > 1 else ()
+    names = [candidate.original, *(file.original for file in inside)]
+    return any(name == pattern or matches_glob(name, pattern) for name in names)
 
 
 def _resolve_entry(
@@ -258,27 +256,19 @@ def _resolve_entry(
         guess = suggest_name(spec.files, names) or f"; there are: {', '.join(names[:5]) or 'none'}"
         yield f"files = '{spec.files}' matches none of the kit's checkpoints{guess}"
     for candidate in matches:
-        framework, problem = _choose_framework(spec, candidate)
-        if framework and not problem:
-            yield _build_member(spec, candidate, framework, kit_paths)
+        name = candidate.original
+        known = framework_table.match_reference(spec.model, candidate.framework) or candidate.framework
+        framework = BY_NAME.get(spec.framework) if spec.framework else known
+        if framework:
+            problem = _describe_missing_keys(spec, name, framework)
+            yield problem or _build_member(spec, candidate, framework, kit_paths)
+        elif spec.framework:
+            guess = suggest_name(spec.framework, BY_NAME) or f"; take one of {_KNOWN_NAMES}"
+            yield f"'{name}': there is no framework '{spec.framework}'{guess}"
         else:
-            yield problem
-
-
-def _choose_framework(spec: ModelSpec, candidate: _Candidate) -> tuple[Framework | None, str]:
-    """Return the framework that loads a candidate, and the problem if none does or a key is missing."""
-    name, kind = candidate.original, candidate.files[0].kind
-    if spec.framework:
-        framework = BY_NAME.get(spec.framework)
-        guess = suggest_name(spec.framework, BY_NAME) or f"; take one of {_KNOWN_NAMES}"
-        problem = f"'{name}': there is no framework '{spec.framework}'{guess}"
-    else:
-        framework = framework_table.match_reference(spec.model, candidate.framework) or candidate.framework
-        note = "" if kind is CheckpointKind.OTHER else f" (its format is {kind})"
-        problem = (
-            f"'{name}': no known framework made it{note}; set `framework` for it (one of {_KNOWN_NAMES})"
-        )
-    return framework, _describe_missing_keys(spec, name, framework) if framework else problem
+            kind = candidate.files[0].kind
+            note = "" if kind is CheckpointKind.OTHER else f" (its format is {kind})"
+            yield f"'{name}': no known framework made it{note}; set `framework` for it (one of {_KNOWN_NAMES})"
 
 
 def _describe_missing_keys(spec: ModelSpec, name: str, framework: Framework) -> str:
@@ -306,7 +296,15 @@ def _build_member(
 
 
 def _make_member(spec: ModelSpec, framework: Framework, name: str, path: Path, kit_path: str) -> Member:
-    keys = ("model", "weight", "origin", "transform", "batch_size")
-    values: dict[str, Any] = {key: getattr(spec, key) for key in keys}
-    params = dict(spec.params)
-    return Member(name=name, framework=framework.name, path=path, kit_path=kit_path, params=params, **values)
+    return Member(
+        name=name,
+        framework=framework.name,
+        path=path,
+        kit_path=kit_path,
+        model=spec.model,
+        weight=spec.weight,
+        params=dict(spec.params),
+        origin=spec.origin,
+        transform=spec.transform,
+        batch_size=spec.batch_size,
+    )
