@@ -13,8 +13,7 @@ from offline_kit.core import files, processes
 from offline_kit.core.errors import OfflineKitError, UsageError
 from offline_kit.core.redaction import redact_secrets
 from offline_kit.core.report import SILENT, Reporter
-from offline_kit.init import competition as contest
-from offline_kit.init import config_toml, file_tree
+from offline_kit.init import config_toml, file_tree, project_facts
 from offline_kit.init.config_toml import ConfigFile, Setting
 from offline_kit.project import config, images
 from offline_kit.project.accelerators import find_machine_shape
@@ -100,7 +99,7 @@ def plan_adoption(
             accelerator = ""  # unknown to Kaggle: `inspection` reports it
     image = images.load_image(current.image, accelerator=accelerator or "none", project=root)
 
-    detected = contest.propose_competition(file_tree.scan_tree(root))
+    detected = project_facts.propose_competition(file_tree.scan_tree(root))
     competition = current.competition or str(detected[0].value or "")
     attached = adopted_notebook.list_attached(current.notebook, competition)
     stated_imports = [f"{distribution}  # import {name}" for name, distribution in (imports or {}).items()]

@@ -10,18 +10,16 @@ from offline_kit.core import files
 from offline_kit.core.errors import OutsideError, UsageError
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.init import (
-    competition,
     config_toml,
     file_tree,
     project_code,
-    project_packages,
-    script_run,
+    project_facts,
+    recorded_settings,
     template_choice,
     trained_files,
 )
 from offline_kit.init.config_toml import ConfigFile, DetectedSettings, Setting
-from offline_kit.init.recorded_settings import RecordedProject
-from offline_kit.init.script_run import ScriptRun
+from offline_kit.init.recorded_settings import RecordedProject, ScriptRun
 from offline_kit.project import images
 from offline_kit.project.config import find_project_folder
 from offline_kit.project.kaggle_names import check_slug, make_dataset_slug
@@ -92,7 +90,7 @@ def propose_config(request: InitRequest, report: Reporter = SILENT) -> ConfigPro
                 code="option-contradicts-configuration",
             )
     report.step(f"Inspecting '{root}'")
-    run = script_run.watch_script(request.record, root, report) if request.record else None
+    run = recorded_settings.watch_script(request.record, root, report) if request.record else None
     detected = _detect_settings(root, target, request.competition, run)
     settings = list(detected.settings)
     for number, setting in enumerate(settings):
@@ -145,7 +143,7 @@ def _detect_settings(
     pyproject = tomllib.loads(config_toml.read_toml(root / "pyproject.toml") or "")
     name = str(pyproject.get("project", {}).get("name") or "")
     tree = file_tree.scan_tree(root)
-    contest = competition.propose_competition(tree)
+    contest = project_facts.propose_competition(tree)
     slug = wanted_competition or (target.table or {}).get("competition") or contest[0].value or ""
     recorded = RecordedProject(run, tree, pyproject, target.table or {}) if run else None
     trained = trained_files.choose_checkpoints(tree)
@@ -154,7 +152,7 @@ def _detect_settings(
         trained = trained_files.choose_used_checkpoints(tree, used, recorded.is_named, trained)
     hints = (str(slug), " ".join(trained.models), f"{root.name} {name}")
     code = project_code.find_code(tree, hints)
-    packaged = project_packages.is_buildable(tree, pyproject)
+    packaged = project_facts.is_buildable(tree, pyproject)
     table = "[tool.offline-kit.notebook]" if target.nested else "[notebook]"
     refer = template_choice.ReferenceWriter(tree, packaged=packaged, table=table)
     dataset = make_dataset_slug(name or root.name)
@@ -164,7 +162,7 @@ def _detect_settings(
             Setting(key="dataset", value=dataset, reason="private; its owner is whoever pushes"),
             Setting(key="image", value=images.choose_default_image("none"), reason=image_reason),
             *contest,
-            *project_packages.propose_packages(tree, pyproject),
+            *project_facts.propose_packages(tree, pyproject),
         ],
         notes=list(tree.notes),
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from offline_kit.checkpoints import file_downloads
+from offline_kit.checkpoints import downloads
 from offline_kit.init.file_tree import DATA_FOLDERS, FileTree, scan_tree, top_folder
 from offline_kit.project.references import parse_module
 from offline_kit.project.types import Checkpoint, Finding, Severity
@@ -251,7 +251,7 @@ def check_model_class(
     needs = next((item.needs for item in family if item.first), ())
     findings: dict[tuple[str, ...], Finding] = {}  # one for all checkpoints that lack the same
     for item in checkpoints:
-        saved = file_downloads.read_saved_names(item)
+        saved = downloads.read_saved_names(item)
         known = {*params, *(saved or needs)}
         if missing := tuple(parameter for parameter in needs if parameter not in known):
             stated = " and ".join(f"`{parameter} = …`" for parameter in missing)

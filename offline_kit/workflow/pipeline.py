@@ -12,8 +12,8 @@ from typing import Any
 
 from offline_kit.adopt import recording
 from offline_kit.adopt.recording import RecordedRun
-from offline_kit.checkpoints import code_downloads
 from offline_kit.checkpoints import discovery as checkpoints
+from offline_kit.checkpoints import downloads as checkpoint_downloads
 from offline_kit.core import files
 from offline_kit.core.errors import ProjectError, UsageError
 from offline_kit.core.report import SILENT, Reporter
@@ -206,7 +206,7 @@ def check_code(
     # Cells of the user's own may import anything; a built-in template imports what the configuration names.
     fixed = not settings.source and settings.template in {*scripts.built_in_templates()} - {"plain"}
     entries = resolved_project.list_references(config) if fixed else ()
-    downloads = code_downloads.find_code_downloads(
+    downloads = checkpoint_downloads.find_code_downloads(
         config.project, config.packages, own, settings.params, bundled, entries
     )
     return (*findings, *downloads)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from offline_kit.checkpoints.code_downloads import find_downloads
-from offline_kit.checkpoints.file_downloads import check_hyper_parameters as hyper_findings
+from offline_kit.checkpoints.downloads import check_hyper_parameters as hyper_findings
+from offline_kit.checkpoints.downloads import find_downloads
 from offline_kit.project.types import Checkpoint, CheckpointKind, Finding
 from tests.support.lazy_modules import torch
 

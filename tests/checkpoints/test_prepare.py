@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from offline_kit.checkpoints import members
-from offline_kit.checkpoints.file_downloads import read_settings
+from offline_kit.checkpoints.downloads import read_settings
 from offline_kit.core.errors import ProjectError
 from offline_kit.project import images
 from offline_kit.project.config import Config, load_config

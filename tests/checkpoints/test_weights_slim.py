@@ -11,7 +11,7 @@ import pytest
 
 from offline_kit.checkpoints import slim_worker
 from offline_kit.checkpoints.file_kinds import classify_file
-from offline_kit.checkpoints.slim import slim_checkpoints
+from offline_kit.checkpoints.prepare import slim_checkpoints
 from offline_kit.checkpoints.slim_worker import TRAINING
 from offline_kit.core.errors import ProjectError
 from offline_kit.core.files import sha256_of

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from offline_kit.checkpoints.file_kinds import classify_file
-from offline_kit.checkpoints.slim import slim_checkpoints
+from offline_kit.checkpoints.prepare import slim_checkpoints
 from offline_kit.core.files import sha256_of
 from offline_kit.notebook.runtime.kit_torch import build_model, load_checkpoint
 from offline_kit.project.config import Config

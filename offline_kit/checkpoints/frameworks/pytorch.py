@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from offline_kit.checkpoints.file_downloads import read_settings
+from offline_kit.checkpoints.downloads import read_settings
 from offline_kit.checkpoints.file_kinds import ClassifiedFile
 from offline_kit.checkpoints.frameworks import base
 from offline_kit.checkpoints.frameworks.base import SURE, Framework
