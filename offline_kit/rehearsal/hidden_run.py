@@ -10,10 +10,10 @@ from offline_kit.core import files
 from offline_kit.core.errors import ProjectError
 from offline_kit.core.report import Reporter
 from offline_kit.core.sandboxes.box import Mount
-from offline_kit.notebook.runtime import kit_rows
+from offline_kit.notebook.runtime import kit_rows, kit_submission
 from offline_kit.notebook.runtime.kit_rows import split_id
 from offline_kit.notebook.runtime.kit_runtime import KitError
-from offline_kit.rehearsal import hidden_data, mounts, submission_check
+from offline_kit.rehearsal import hidden_data, submission_check
 from offline_kit.rehearsal.execution import KernelRun, RehearsalEnvironment
 from offline_kit.rehearsal.forecast import SessionFacts, measure_session
 from offline_kit.rehearsal.gateway_driver import RERUN
@@ -139,7 +139,7 @@ def run_fewer_rows(public: PublicRun) -> tuple[SessionFacts, ...]:
     if data is None or judgement.rows < _MIN_ROWS:
         return ()
     rows = max(1, judgement.rows // _SHORTER)
-    sample = request.sample_submission or mounts.find_sample(data)
+    sample = request.sample_submission or kit_submission.find_sample(data)
     try:
         covers, sample = kit_rows.cut_rows(data, sample, rows, folder, files.link_or_copy)
     except KitError:
@@ -163,7 +163,7 @@ def _prepare_data(
         return HiddenData(
             sample=inputs.sample, changes=("nothing but the variable: no competition data is mounted",)
         )
-    sample = request.sample_submission or mounts.find_sample(data)
+    sample = request.sample_submission or kit_submission.find_sample(data)
     choice = hidden_data.parse_auto(request.hidden)
     if choice is None:
         return hidden_data.overlay_folder(data, Path(request.hidden), sample)

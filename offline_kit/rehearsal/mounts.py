@@ -8,7 +8,7 @@ from typing import Any
 from offline_kit.core import files
 from offline_kit.core.errors import ProjectError
 from offline_kit.core.sandboxes.box import Mount
-from offline_kit.notebook.runtime import kit_rows
+from offline_kit.notebook.runtime import kit_rows, kit_submission
 from offline_kit.notebook.runtime.kit_runtime import REHEARSED_COMPETITION, KitError
 from offline_kit.project import kaggle_names, kaggle_rules
 from offline_kit.project.types import KitPart
@@ -70,7 +70,7 @@ def lay_out_inputs(
     links = [path for path in data.iterdir() if path.is_symlink() and path.readlink().is_absolute()]
     targets = {path.readlink() for path in links if path.exists()}
     mounts += [Mount(inside=str(target), source=target.resolve()) for target in sorted(targets)]
-    sample = sample or find_sample(data)
+    sample = sample or kit_submission.find_sample(data)
     if request.rows is not None:
         cut_folder = files.make_folder(folder.with_name("cut"))
         try:
@@ -145,15 +145,3 @@ def _mount_attached(
 def _strip_version(model: str) -> str:
     """Return a model's reference without owner and version, which only the push adds."""
     return model.partition("/")[2].rpartition("/")[0]
-
-
-def find_sample(data: Path) -> Path | None:
-    """Return the sample submission in the competition's data, or None."""
-    exact = data / "sample_submission.csv"
-    if exact.is_file():
-        return exact
-    for path in sorted(data.glob("*.csv")):
-        words = path.stem.lower().replace("-", "_").split("_")
-        if all(any(word.startswith(start) for word in words) for start in ("sample", "sub")):
-            return path
-    return None

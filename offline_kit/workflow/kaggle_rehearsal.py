@@ -14,12 +14,12 @@ from typing import Any
 from offline_kit.adopt import script_setup
 from offline_kit.core.errors import ProjectError, UsageError
 from offline_kit.kit.layout import RUNTIME_PACKAGE
-from offline_kit.notebook.runtime import kit_rows
+from offline_kit.notebook.runtime import kit_rows, kit_submission
 from offline_kit.notebook.runtime.kit_runtime import KitError
 from offline_kit.project.config import Config
 from offline_kit.project.kaggle_names import TITLE_LENGTH, make_slug
 from offline_kit.project.types import Kit
-from offline_kit.rehearsal import forecast, mounts, rehearse, submission_check
+from offline_kit.rehearsal import forecast, rehearse, submission_check
 from offline_kit.workflow import rehearsal_report, ship
 from offline_kit.workflow.kaggle_session import KaggleSession
 
@@ -113,7 +113,7 @@ def limit_rows(text: str, rows: int, *, is_script: bool = False) -> str:
 def _cut_sample(config: Config, rows: int | None, scratch: Path) -> Path | None:
     """Return the local sample submission, cut as the notebook cut its own."""
     data = config.competition_data if config.competition_data and config.competition_data.is_dir() else None
-    sample = config.sample_submission or (mounts.find_sample(data) if data else None)
+    sample = config.sample_submission or (kit_submission.find_sample(data) if data else None)
     if not (sample and rows and sample.suffix.lower() == ".csv"):
         return sample
     try:

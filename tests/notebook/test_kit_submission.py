@@ -143,6 +143,8 @@ def test_the_sample_is_found_by_its_usual_names(tmp_path: Path) -> None:
     """`sample_submission.csv` goes before other files with that word."""
     (tmp_path / "a_submission.csv").touch()
     assert find_sample(tmp_path) == tmp_path / "a_submission.csv"
+    (tmp_path / "sample_sub_v2.csv").touch()
+    assert find_sample(tmp_path) == tmp_path / "sample_sub_v2.csv"
     (tmp_path / "SampleSubmission.csv").touch()
     assert find_sample(tmp_path) == tmp_path / "SampleSubmission.csv"
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from offline_kit.notebook.runtime.kit_submission import find_sample
 from offline_kit.rehearsal.hidden_data import (
     DataChoice,
     HiddenData,
@@ -13,7 +14,6 @@ from offline_kit.rehearsal.hidden_data import (
     overlay_folder,
     parse_auto,
 )
-from offline_kit.rehearsal.mounts import find_sample
 
 IDS = ("ab12", "cd34", "ef56", "0a9b", "77c0", "9f1e")
 

@@ -138,21 +138,6 @@ def test_rows_without_anything_to_cut_are_said(tmp_path: Path) -> None:
     assert "nothing" in found.notes[-1]
 
 
-@pytest.mark.parametrize(
-    ("name", "good"),
-    [
-        ("sample_submission.csv", True),
-        ("SampleSubmission.csv", False),
-        ("sample_sub_v2.csv", True),
-        ("train.csv", False),
-    ],
-)
-def test_the_sample_is_found_by_its_name(tmp_path: Path, name: str, good: bool) -> None:
-    """The usual names are recognised, others are not guessed at."""
-    (tmp_path / name).write_text("id,x\n")
-    assert (mounts.find_sample(tmp_path) is not None) == good
-
-
 def test_data_that_is_no_folder_is_told(tmp_path: Path) -> None:
     """With the way out."""
     whole = kit(tmp_path, "kit")

@@ -3,6 +3,7 @@
 import csv
 import importlib
 import importlib.util
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -111,7 +112,9 @@ def _compare_sample(submission: Path, data: Path | None) -> None:
 
 def find_sample(data: Path) -> Path | None:
     """Return the sample submission at the top of the competition's data; None if there is none."""
-    candidates = [path for path in sorted(data.glob("*.csv")) if "submission" in path.name.lower()]
+    candidates = [
+        path for path in sorted(data.glob("*.csv")) if re.search("submission|sample_sub", path.name, re.I)
+    ]
     # "sample_submission.csv", but also "SampleSubmission.csv" or "submission_format.csv".
     samples = [path for path in candidates if "sample" in path.name.lower()]
     return next(iter(samples or candidates), None)
