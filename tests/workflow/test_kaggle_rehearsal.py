@@ -95,7 +95,11 @@ def test_what_would_not_be_scored_is_told(here: Yard) -> None:
     write(here.project / "input/sample_submission.csv", "id,label", "p1,0", "p2,0")
     told = here.run("rehearse", *rehearse(here))
     told.failed(
-        1, "would not be scored", "1 rows instead of 2", "'p2'", "runs/project-inference-rehearsal/v1"
+        1,
+        "would not be scored",
+        "1 rows instead of 2",
+        "1 missing ids: p2",
+        "runs/project-inference-rehearsal/v1",
     )
 
 
