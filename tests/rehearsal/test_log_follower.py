@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from offline_kit.rehearsal.log_follower import LogFollower, format_clock
+from offline_kit.rehearsal.log_follower import LogFollower
 
 CELLS = [
     {"source": "# Heading", "metadata": {}},
@@ -56,14 +56,15 @@ def test_the_running_cell_its_time_and_the_memory_are_shown(run: Run) -> None:
     for word in ("1:10", "446.1 MB", "cell 2/3", "1:05", "load"):
         assert word in shown
     assert "left" not in shown
+    assert run.write("", seconds=7200).startswith("2:01:10, cell 2/3 for 2:01:05")
     assert "Predict all rows" in run.write("Ending Cell 2-----\nExecuting Cell 3-----\n")
 
 
 def test_of_a_script_the_time_and_its_bar_are_shown(tmp_path: Path) -> None:
     """It has no cells, so that no kernel is said to start."""
     run = Run(tmp_path, cells=())
-    assert run.write("begun\n", seconds=65) == "1:05"
-    assert run.write(" 40%|####  | 4/10 [00:08<00:12]", seconds=5) == "1:10, 4/10, 00:12 left"
+    assert run.write("begun\n", seconds=65) == "01:05"
+    assert run.write(" 40%|####  | 4/10 [00:08<00:12]", seconds=5) == "01:10, 4/10, 00:12 left"
 
 
 def test_a_remaining_time_is_shown_only_where_the_rows_are_known(run: Run) -> None:
@@ -99,9 +100,3 @@ def test_a_notebook_without_titles_and_metadata_is_followed(tmp_path: Path) -> N
     cells = json.loads('[{"cell_type": "code"}]')
     LogFollower(log, cells, say=lambda _line: None, show=shown.append).follow(0)
     assert "cell 1/1" in shown[0]
-
-
-@pytest.mark.parametrize(("seconds", "words"), [(5.9, "0:05"), (65, "1:05"), (7205, "2:00:05")])
-def test_a_duration_reads_as_on_a_clock(seconds: float, words: str) -> None:
-    """Hours are shown only if there are any."""
-    assert format_clock(seconds) == words
