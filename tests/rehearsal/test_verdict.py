@@ -5,10 +5,9 @@ from typing import Any
 
 import pytest
 
-from offline_kit.notebook.runtime import kit_submission
 from offline_kit.notebook.runtime.kit_runtime import KitError, PartFile, verify_files
 from offline_kit.project.images import Image
-from offline_kit.rehearsal import execution, kernel, submission_check, verdict
+from offline_kit.rehearsal import execution, kernel, verdict
 from offline_kit.rehearsal.environments import Interpreter
 from offline_kit.rehearsal.execution import KernelSetup
 from tests.support.verdicts import BENCH, TEXT, cell, problem, ran
@@ -218,16 +217,3 @@ def test_what_the_notebook_notes_is_told_once(tmp_path: Path, code: int) -> None
     said = verdict.judge_run(done, BENCH, "submission.csv", None).notebook_notes
     assert len(said) == 21
     assert said[-1].startswith("80 ")
-
-
-def test_a_note_of_both_is_worded_the_same(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """The notebook's check of the submission and the rehearsal's see the same, and it is shown once."""
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "sample_submission.csv").write_text("id,label\n1,cat\n2,dog\n")
-    (tmp_path / "submission.csv").write_text("id,label\n1,0.25\n2,0.5\n")
-    kit_submission.check_submission(tmp_path / "submission.csv", tmp_path / "data")
-    printed = capsys.readouterr().out.splitlines()
-    seen = submission_check.check_submission(
-        tmp_path / "submission.csv", tmp_path / "data" / "sample_submission.csv"
-    ).notes
-    assert printed[0].removeprefix("note: ") in seen
