@@ -4,6 +4,7 @@ import csv
 import itertools
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
@@ -80,9 +81,9 @@ def judge_run(
     cells = result.cells
     written = result.working / name
     # One error: what stopped the run, else what is missing, else what Kaggle would not score.
-    problem = find_run_problem(result, environment, cells)
+    problem = find_run_problem(result, environment)
     if problem is None and not written.is_file():
-        problem = _missing_submission_error(result, name, cells)
+        problem = _missing_submission_error(result, name)
     if problem is None and not cells:
         problem = ProjectError(
             "the executed notebook is missing or is not a notebook",
@@ -136,13 +137,13 @@ def _read_notes(log: Path, prefix: str = _NOTE_PREFIX) -> tuple[str, ...]:
     return (*unique_notes[:_MAX_NOTES], *([f"{omitted} more notes are in the log"] if omitted > 0 else []))
 
 
-def find_run_problem(
-    result: KernelRun, environment: RehearsalEnvironment, cells: tuple[ExecutedCell, ...]
-) -> ProjectError | None:
+def find_run_problem(result: KernelRun, environment: RehearsalEnvironment) -> ProjectError | None:
     """Return the error of a run that reached a limit, whose cell failed, or that crashed."""
-    cell, outcome = execution.find_stopped_cell(cells), result.outcome
+    cell, outcome = execution.find_stopped_cell(result.cells), result.outcome
+    # papermill marks the cell in which the kernel died as completed.
+    last_cell = next((cell for cell in reversed(result.cells) if cell.seconds is not None), None)
     if outcome.over_memory and cell is None:  # a container's limit kills the kernel alone
-        cell = _find_last_cell(cells)
+        cell = last_cell
     location = f" in {cell.label}" if cell and not result.script else ""
     quoted = cell.quoted if cell else ()
     if outcome.timed_out:
@@ -167,21 +168,17 @@ def find_run_problem(
             details=(*quoted, "", *_list_largest_files(result)),
         )
     if cell and cell.status == "failed":
-        frame = find_own_frame(cell.error, environment.own_packages)
-        script = _find_script_error(cell)
+        frame, script = find_own_frame(cell.error, environment.own_packages), _find_script_error(cell)
         explained = _explain_cell(cell, environment)
         remedy = _PUSH_AGAIN.sub("build the kit again with 'offline-kit build'", explained.remedy)
-        details = (
-            *((*frame, "") if frame else ()),
-            *quoted,
-            "",
-            *script,
-            *execution.shorten_error(cell.error),
-            *_format_cause(explained.cause),
+        error = (*script, *execution.shorten_error(cell.error), *_format_cause(explained.cause))
+        return ProjectError(
+            f"{cell.label} failed",
+            hint=remedy or _RETRY_HINT,
+            code=explained.code or "cell-failed",
+            details=(*((*frame, "") if frame else ()), *quoted, "", *error),
         )
-        code = explained.code or "cell-failed"
-        return ProjectError(f"{cell.label} failed", hint=remedy or _RETRY_HINT, code=code, details=details)
-    return None if outcome.succeeded else _crash_error(result, cells)
+    return None if outcome.succeeded else _crash_error(result, last_cell)
 
 
 def _list_largest_files(result: KernelRun) -> tuple[str, ...]:
@@ -195,21 +192,13 @@ def _format_cause(cause: str) -> tuple[str, ...]:
     return ("", f"cause: {cause}") if cause else ()
 
 
-def _find_last_cell(cells: Sequence[ExecutedCell]) -> ExecutedCell | None:
-    """Return the last cell that was started; papermill marks it as completed even if the kernel died in it."""
-    return next((cell for cell in reversed(cells) if cell.seconds is not None), None)
-
-
-def _crash_error(result: KernelRun, cells: Sequence[ExecutedCell]) -> ProjectError:
-    """Return the error of a run in which no cell failed, but the kernel or papermill died."""
-    log = (
-        result.log.read_text(encoding="utf-8", errors="replace").splitlines() if result.log.is_file() else []
-    )
+def _crash_error(result: KernelRun, cell: ExecutedCell | None) -> ProjectError:
+    """Return the error of a run in which no cell failed, but the kernel died, perhaps in this cell, or papermill."""
+    log = result.log.read_text("utf-8", errors="replace").splitlines() if result.log.is_file() else []
     died = bool(log) and "DeadKernelError" in log[-1]
     tail = log[-1:] if died else log[-execution.MAX_ERROR_LINES :]
     problem, quoted = f"the {result.kind} ended with code {result.outcome.code}", tuple[str, ...]()
     if died:
-        cell = _find_last_cell(cells)
         problem = f"the notebook's kernel died {f'in {cell.label}' if cell else 'at its start'}"
         quoted = cell.quoted if cell else ()
     explained = causes.explain_failure("\n".join(tail))
@@ -222,8 +211,8 @@ def _crash_error(result: KernelRun, cells: Sequence[ExecutedCell]) -> ProjectErr
     )
 
 
-def _missing_submission_error(result: KernelRun, name: str, cells: Sequence[ExecutedCell]) -> ProjectError:
-    for cell in reversed(cells):
+def _missing_submission_error(result: KernelRun, name: str) -> ProjectError:
+    for cell in reversed(result.cells):
         # IPython continues after a failed `!python script.py`.
         if script := _find_script_error(cell):
             explained = causes.explain_failure(script[-1])
@@ -318,21 +307,16 @@ def _explain_missing_column(cell: ExecutedCell, inputs: Iterable[Mount]) -> Expl
     )
 
 
-def _read_headers(inputs: Iterable[Mount]) -> dict[str, list[str]]:
+def _read_headers(inputs: Iterable[Mount]) -> dict[str, tuple[str, ...]]:
     """Return the columns of the CSV files at the top of the mounted sources, those of the competition first."""
-    headers: dict[str, list[str]] = {}
+    headers: dict[str, tuple[str, ...]] = {}
     for mount in sorted(inputs, key=lambda mount: "/competitions/" not in mount.inside):
         tables = [mount.source] if mount.source.suffix == ".csv" else []
-        if mount.source.is_dir():
-            tables = sorted(mount.source.glob("*.csv")) if mount.inside != "/kaggle/input" else []
+        if mount.source.is_dir() and mount.inside != "/kaggle/input":
+            tables = sorted(mount.source.glob("*.csv"))
         for path in tables:
-            try:
-                with path.open(newline="", encoding="utf-8-sig") as stream:
-                    header = next(csv.reader(stream), [])
-            except (OSError, UnicodeDecodeError, csv.Error):
-                continue
-            if header:
-                headers[path.name] = header
+            with suppress(OSError, csv.Error):
+                headers[path.name] = submission_check.read_table(path, max_cells=0).header
     return headers
 
 

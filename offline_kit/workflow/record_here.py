@@ -165,7 +165,7 @@ class _LocalRun:
             )
             more.update(provided)
             setup = self._prepare_kernel(more)
-        problem = verdict.find_run_problem(result, self.environment, result.cells)
+        problem = verdict.find_run_problem(result, self.environment)
         return result, record_notebook.explain_failure(problem, plan) if problem else None
 
     def _run(self, setup: KernelSetup) -> KernelRun:
