@@ -1,19 +1,26 @@
 """Render a kit's notebook: from a template, or an adopted one with a setup cell above its own cells.
 
-Cells of an adopted notebook are never passed through Jinja: their braces are code.
+Cells of an adopted notebook are never passed through Jinja: their braces are code. Those of a recorded one stay as they
+are, but for paths of inputs that Kaggle does not mount there.
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from offline_kit.adopt import inspection, recorded_cells, recording, script_setup, shell
-from offline_kit.adopt.findings import Adoption, AttachedSources, ExternalNeed, NeedKind, Outcome
+from offline_kit.adopt import input_paths, inspection, recording, script_setup, shell
+from offline_kit.adopt.findings import Adoption, AttachedSources, CellEdit, ExternalNeed, NeedKind, Outcome
+from offline_kit.adopt.notebook_code import NotebookCode
+from offline_kit.adopt.notebook_files import SHOWN_INPUT
+from offline_kit.adopt.notebook_metadata import read_cells, read_metadata
+from offline_kit.adopt.recording import RecordedRun
 from offline_kit.core.errors import ProjectError, UsageError
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.notebook import rendering, scripts
 from offline_kit.notebook.rendering import NotebookTarget, RenderedNotebook
+from offline_kit.notebook.runtime.kit_runtime import GROUPS
 from offline_kit.project import config
 from offline_kit.project.images import Image
 from offline_kit.project.package_lists import normalize_name
@@ -22,6 +29,9 @@ from offline_kit.project.types import Kit, NotebookSettings, Role
 TEMPLATE = "adopt"
 _NAME = re.compile(r"^([A-Za-z0-9][\w.-]*)")  # the name that a requirement begins with
 _AFTER_NAME = re.compile(r"-\d|[=<>~!;\[]")  # what follows the name in a file's name or a requirement
+_CLEARING = re.compile(r"\b(?:rmtree\(|umount\b|rm\b)[^\n]*/kaggle/input/?(?![\w/])")
+"""What the cell that Kaggle exports for Colab does; on a read-only mount it does nothing, below our links it would."""
+_MARK = f"# offline-kit: the inputs of this cell are below {SHOWN_INPUT}"
 
 
 def render_notebook(
@@ -37,7 +47,7 @@ def render_notebook(
     report.step(f"Adopting '{settings.source}'")
     recorded = recording.find_recorded(target.project, settings.source)
     if recorded:
-        adoption = recorded_cells.read_recorded(recorded, list_attached(settings, target.competition))
+        adoption = _read_recorded(recorded, list_attached(settings, target.competition))
     else:
         adoption = _inspect_source(settings, target, image)
         _check_adoption(adoption, kit, image, settings.source, report)
@@ -63,6 +73,58 @@ def render_notebook(
     else:
         text = render_text(adoption, script)
     return RenderedNotebook(text=text, metadata=metadata)
+
+
+def _read_recorded(recorded: RecordedRun, attached: AttachedSources) -> Adoption:
+    """Return a recorded notebook as an adoption whose cells are unchanged, unless they name inputs that are elsewhere.
+
+    Files of kind "input" come with the recording, and /kaggle/input is read-only. A recording here shows sources in the
+    older layout, too, which most sessions on Kaggle no longer have; what ran on Kaggle stays. Raises as `read_cells`.
+    """
+    path, document = recorded.project / recorded.source, recorded.document
+    cells = read_cells(path)
+    for kind, names in read_metadata(path).sources.by_kind().items():
+        attached = attached.add(kind, *names)
+    packed_folders = [file["folder"].split("/") for file in document["files"] if file["kind"] == "input"]
+    packed_mounts = {parts[1] for parts in packed_folders if len(parts) > 1}
+    old_mounts = set[str]()
+    if document["where"] == "here":
+        references = [name for names in attached.by_kind().values() for name in names]
+        old_mounts = {name.split("/")[1] if "/" in name else name for name in references}
+        old_mounts |= {entry["mount"].partition("/")[0] for entry in document["inputs"]} - {*GROUPS}
+    code = NotebookCode((cell.number, cell.source) for cell in cells if cell.kind == "code")
+    edits = list(_edit_recorded_paths(code, packed_mounts, old_mounts))
+    edited, changed, resolved = {edit.cell for edit in edits}, list[str](), list[ExternalNeed]()
+    for cell in cells:
+        source = inspection.apply_edits(cell, edits)
+        # A cell magic takes all of its cell, perhaps as the text of a file.
+        is_marked = cell.number in edited and not source.lstrip().startswith("%%")
+        changed.append(f"{source.rstrip()}\n{_MARK}" if is_marked else source)
+    for edit in edits:
+        read = code.reads[edit.cell]
+        line = read.line_number(edit.span[0])
+        text = read.source.splitlines()[line - 1]
+        need = ExternalNeed(kind=NeedKind.MOUNT, cell=edit.cell, line=line, text=text)
+        resolved.append(need.resolve(Outcome.SERVED, "the inputs"))
+    return Adoption(
+        notebook=path, cells=cells, changed=tuple(changed), resolved=tuple(resolved), sources=attached
+    )
+
+
+def _edit_recorded_paths(code: NotebookCode, packed: set[str], old: set[str]) -> Iterator[CellEdit]:
+    """Yield the edits of paths below these mounts and, where one is needed, of the folder of all mounts."""
+    if not packed | old:
+        return
+    named = re.compile(rf"/+(?:{'|'.join(map(re.escape, packed | old))})(?![\w.-])")
+    edits = list(input_paths.edit_input_paths(code, ""))
+    below = [edit for edit in edits if named.match(code.reads[edit.cell].source, edit.span[1])]
+    yield from below
+    if packed or below:  # cells join the folder of all mounts with others
+        bare = re.compile(r"/*(?:[^/\w]|$)")
+        for edit in edits:
+            source = code.reads[edit.cell].source
+            if bare.match(source, edit.span[1]) and not _CLEARING.search(source):
+                yield edit
 
 
 def check_notebook(

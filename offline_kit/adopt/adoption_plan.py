@@ -10,13 +10,12 @@ from pathlib import Path
 from offline_kit.adopt import adopted_notebook, inspection, notebook_metadata
 from offline_kit.adopt.findings import Adoption, NeedKind, NotebookCell
 from offline_kit.core import files, processes
-from offline_kit.core.errors import OfflineKitError, UsageError
+from offline_kit.core.errors import UsageError
 from offline_kit.core.redaction import redact_secrets
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.init import config_toml, file_tree, project_facts
 from offline_kit.init.config_toml import ConfigFile, Setting
 from offline_kit.project import config, images
-from offline_kit.project.accelerators import find_machine_shape
 from offline_kit.project.config import Config
 from offline_kit.project.images import Image
 from offline_kit.project.kaggle_names import make_dataset_slug
@@ -28,39 +27,45 @@ _REQUIRED_KEYS = frozenset({"checkpoints", "modules"})
 
 
 @dataclass(frozen=True, kw_only=True)
+class FileChange:
+    """A text file before and after; the same text if nothing changes, empty before if there is none."""
+
+    path: Path
+    old: str
+    new: str
+
+    @property
+    def has_changed(self) -> bool:
+        """Whether there is anything to write."""
+        return self.new != self.old
+
+
+@dataclass(frozen=True, kw_only=True)
 class AdoptionPlan:
     """What adopting a notebook would write."""
 
     adoption: Adoption
     image: Image
-    config_file: Path
-    old_text: str  # of the configuration; empty if there is none
-    new_text: str
-    requirements_file: Path
-    requirements_text: str  # empty if none is needed
-    manual_steps: tuple[str, ...]  # what to add to existing keys, which are not changed
-    lines_to_add: tuple[str, ...]  # the corrected line of each of these keys
+    requirements: FileChange
+    config: FileChange
+    manual_steps: tuple[tuple[str, str], ...]
+    """What to add to existing keys, which are not changed, and the corrected line of each."""
     settings: tuple[Setting, ...]  # that the configuration lacks
     is_blocking: bool  # whether the build or the notebook fails without the manual steps
 
     @property
     def has_changes(self) -> bool:
         """Whether there is anything to write."""
-        old_requirements = _read_text(self.requirements_file)
-        return self.new_text != self.old_text or self.requirements_text not in ("", old_requirements)
+        return self.config.has_changed or self.requirements.has_changed
 
     @property
     def unified_diff(self) -> str:
         """One diff of the configuration, the requirements and the notebook's percent script."""
-        old = _read_text(self.requirements_file)
-        new = self.requirements_text or old
-        old_lines, new_lines = self.old_text.splitlines(), self.new_text.splitlines()
-        parts = (
-            _diff_lines(old_lines, new_lines, self.config_file.name),
-            _diff_lines(old.splitlines(), new.splitlines(), self.requirements_file.name),
-            diff_cells(self.adoption),
-        )
-        return "".join(parts)
+        parts = [
+            _diff_lines(change.old.splitlines(), change.new.splitlines(), change.path.name)
+            for change in (self.config, self.requirements)
+        ]
+        return "".join([*parts, diff_cells(self.adoption)])
 
 
 def plan_adoption(
@@ -86,18 +91,12 @@ def plan_adoption(
     report.step(f"Inspecting '{source}'")
     current = config.load_config(root, {})
     config_file = config_toml.locate_config(root)
-    table = config_file.table or {}
-    # the accelerator to choose an image for, and the one to write into the configuration
-    accelerator, own_accelerator = current.accelerator, ""
-    if accelerator in ("", "none"):
-        stated_accelerator = notebook_metadata.read_metadata(root / source).accelerator
-        try:
-            accelerator = own_accelerator = (
-                stated_accelerator if find_machine_shape(stated_accelerator) else ""
-            )
-        except OfflineKitError:
-            accelerator = ""  # unknown to Kaggle: `inspection` reports it
-    image = images.load_image(current.image, accelerator=accelerator or "none", project=root)
+    own_accelerator = ""  # to write into the configuration
+    if current.accelerator in ("", "none"):
+        own_accelerator = notebook_metadata.read_metadata(root / source).known_accelerator
+    image = images.load_image(
+        current.image, accelerator=own_accelerator or current.accelerator or "none", project=root
+    )
 
     detected = project_facts.propose_competition(file_tree.scan_tree(root))
     competition = current.competition or str(detected[0].value or "")
@@ -105,9 +104,10 @@ def plan_adoption(
     stated_imports = [f"{distribution}  # import {name}" for name, distribution in (imports or {}).items()]
     lines = (*stated_imports, *adopted_notebook.read_requirement_comments(root, source))
     adoption = inspection.inspect_notebook(root / source, root, image, attached, lines)
-    requirements = (*adoption.requirements, *stated_imports)
-    adoption = replace(adoption, accelerator=own_accelerator, requirements=requirements)
-    if "accelerator" in table:  # which settles what the metadata left open
+    adoption = replace(
+        adoption, accelerator=own_accelerator, requirements=(*adoption.requirements, *stated_imports)
+    )
+    if "accelerator" in (config_file.table or {}):  # which settles what the metadata left open
         open_settings = [need for need in adoption.unresolved if need.kind is NeedKind.SETTING]
         settled = tuple(need for need in adoption.resolved if need not in open_settings)
         adoption = replace(adoption, resolved=settled)
@@ -115,29 +115,24 @@ def plan_adoption(
     if recorded:
         unchanged = tuple(cell.source for cell in adoption.cells)
         adoption = replace(adoption, requirements=(), changed=unchanged)
-    requirements_file, requirements_text = _plan_requirements(root, source, adoption)
-    requirement_files = [requirements_file.name] if requirements_text else []
-    requirement_files += adoption.requirement_files
+    requirements = _plan_requirements(root, source, adoption)
     settings = list(_list_settings(current, source, adoption, image, detected))
-    settings += [] if recorded else _list_contents(requirement_files, adoption, root)
+    settings += [] if recorded else _list_contents(requirements.path.name, adoption, root)
     fresh, incomplete = _compare_settings(config_file, settings)
-    steps, lines_to_add, is_blocking = list[str](), list[str](), False
+    steps, is_blocking = list[tuple[str, str]](), False
     for setting, missing in incomplete:
         lacks = f"`{setting.key}` in '{config_file.path.name}' lacks {', '.join(map(repr, missing))}"
-        steps.append(f"{lacks}: add it ({setting.reason})")
-        lines_to_add.append(_merge_line(setting, missing, config_file.table_of(setting)[setting.key]))
+        line = _merge_line(setting, missing, config_file.table_of(setting)[setting.key])
+        steps.append((f"{lacks}: add it ({setting.reason})", line))
         # the generated requirements may be in another file
         is_blocking |= setting.key in _REQUIRED_KEYS or bool({*missing} & {*adoption.requirement_files})
+    new_text = config_file.add(fresh) if fresh else config_file.text
     return AdoptionPlan(
         adoption=adoption,
         image=image,
-        config_file=config_file.path,
-        old_text=config_file.text,
-        new_text=config_file.add(fresh) if fresh else config_file.text,
-        requirements_file=requirements_file,
-        requirements_text=requirements_text,
+        requirements=requirements,
+        config=FileChange(path=config_file.path, old=config_file.text, new=new_text),
         manual_steps=tuple(steps),
-        lines_to_add=tuple(lines_to_add),
         settings=tuple(fresh),
         is_blocking=is_blocking,
     )
@@ -145,15 +140,10 @@ def plan_adoption(
 
 def write_adoption(plan: AdoptionPlan) -> tuple[Path, ...]:
     """Write the plan and return the changed files; raise OutsideError if one cannot be written."""
-    written = []
-    for path, old, new in (
-        (plan.requirements_file, _read_text(plan.requirements_file), plan.requirements_text),
-        (plan.config_file, plan.old_text, plan.new_text),
-    ):
-        if new and new != old:
-            files.write_atomic(path.resolve(), new.encode("utf-8"))
-            written.append(path)
-    return tuple(written)
+    changes = [change for change in (plan.requirements, plan.config) if change.has_changed]
+    for change in changes:
+        files.write_atomic(change.path.resolve(), change.new.encode("utf-8"))
+    return tuple(change.path for change in changes)
 
 
 def _relative_source(notebook: Path, root: Path) -> str:
@@ -211,20 +201,20 @@ def _merge_line(setting: Setting, missing: Sequence[str], stated: object) -> str
     return config_toml.format_tables([Setting(key=setting.key, value=merged)], nested=False).strip()
 
 
-def _plan_requirements(root: Path, source: str, adoption: Adoption) -> tuple[Path, str]:
-    """Return the notebook's requirements file and its new text."""
+def _plan_requirements(root: Path, source: str, adoption: Adoption) -> FileChange:
+    """Return the notebook's requirements file; it changes only if the notebook has requirements."""
     path, own_file = root / "requirements.in", root / f"{Path(source).stem}-requirements.in"
     is_ours = not path.is_file() or _read_text(path).startswith(_HEADER.partition("{")[0])
     if own_file.is_file() or (root / "requirements.txt").is_file() or not is_ours:
         path = own_file
     old_text = _read_text(path)
+    if not adoption.requirements:
+        return FileChange(path=path, old=old_text, new=old_text)
     lines = old_text.splitlines()
     stated = {line.partition(" #")[0].strip() for line in lines}
-    fresh = [line for line in adoption.requirements if line.partition(" #")[0].strip() not in stated]
-    if not fresh and not (lines and adoption.requirements):
-        return path, ""
+    lines += [line for line in adoption.requirements if line.partition(" #")[0].strip() not in stated]
     head = "" if old_text else _HEADER.format(source)
-    return path, head + "".join(f"{line}\n" for line in [*lines, *fresh])
+    return FileChange(path=path, old=old_text, new=head + "".join(f"{line}\n" for line in lines))
 
 
 def _list_settings(
@@ -261,8 +251,10 @@ def _list_settings(
             yield Setting(key=key, value=list(names), reason="attached, as before", notebook=True)
 
 
-def _list_contents(requirement_files: list[str], adoption: Adoption, root: Path) -> Iterator[Setting]:
+def _list_contents(own_requirements: str, adoption: Adoption, root: Path) -> Iterator[Setting]:
     """Yield the settings of the kit's contents; an empty list keeps a build from detecting unneeded ones."""
+    requirement_files = [own_requirements] if adoption.requirements else []
+    requirement_files += adoption.requirement_files
     pyproject = root / "pyproject.toml"
     has_metadata = pyproject.is_file() and tomllib.loads(_read_text(pyproject)).get("project")
     own_files = [name for name in ("requirements.in", "requirements.txt") if (root / name).is_file()]

@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
-from offline_kit.adopt import calls, decisions, input_paths, missing_imports, script_setup, shell
+from offline_kit.adopt import calls, decisions, input_paths, missing_imports, shell
 from offline_kit.adopt.findings import (
     Adoption,
     AttachedSources,
@@ -77,8 +77,6 @@ def inspect_notebook(
     notebook.edits += input_paths.edit_input_paths(code, competition)
     notebook.resolved += input_paths.resolve_sources(notebook)
     notebook.resolved += _resolve_metadata(metadata)
-    if path.suffix == ".py":
-        _remove_old_setup(notebook)
     changed = tuple(apply_edits(cell, notebook.edits) for cell in cells)
     notebook.resolved += _find_written_secrets(cells, changed)
     resolved = {replace(need, in_script=path.suffix == ".py"): None for need in notebook.resolved}
@@ -99,15 +97,6 @@ def inspect_notebook(
         accelerator=metadata.accelerator,
         accelerator_source=metadata.source,
     )
-
-
-def _remove_old_setup(notebook: InspectedNotebook) -> None:
-    """Blank the setup of an adopted script that was edited: it is of an older kit. Other lines keep their numbers."""
-    script = notebook.code.reads[1].source
-    if span := script_setup.find_setup_span(script):
-        setup = script_setup.find_setup_lines(script)
-        notebook.resolved = [need for need in notebook.resolved if not (need.cell and need.line in setup)]
-        notebook.edits.append(CellEdit(cell=1, span=span, text="\n" * script.count("\n", *span)))
 
 
 def _decide_needs(notebook: InspectedNotebook) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from offline_kit.adopt.findings import AttachedSources, NotebookCell
-from offline_kit.core.errors import ProjectError, UsageError
+from offline_kit.core.errors import OfflineKitError, ProjectError, UsageError
 from offline_kit.notebook import cells as magics
+from offline_kit.project.accelerators import find_machine_shape
 
 METADATA = "kernel-metadata.json"
 _RUN_TRACES = frozenset({"execution", "papermill", "trusted"})
@@ -28,6 +29,14 @@ class NotebookMetadata:
     unnamed: tuple[str, ...] = ()
     """Kinds of sources attached by number, without a name: "competition", "datasetVersion", ..."""
     source: str = METADATA
+
+    @property
+    def known_accelerator(self) -> str:
+        """The accelerator as it is stated, if Kaggle has a machine for it; else empty, as for the CPU."""
+        try:
+            return self.accelerator if find_machine_shape(self.accelerator) else ""
+        except OfflineKitError:
+            return ""
 
 
 def read_cells(path: Path) -> tuple[NotebookCell, ...]:

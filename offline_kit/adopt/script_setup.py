@@ -48,15 +48,6 @@ def find_setup_lines(script: str) -> range:
     return range(begin + 1, next(ends, begin) + 2)
 
 
-def find_setup_span(script: str) -> tuple[int, int] | None:
-    """Return where the setup begins and ends in the text of a rendered script, its last end of line left out."""
-    setup, lines = find_setup_lines(script), script.split("\n")
-    if not setup:
-        return None
-    start = sum(len(line) + 1 for line in lines[: setup[0] - 1])
-    return start, start + len("\n".join(lines[setup[0] - 1 : setup[-1]]))
-
-
 def label_line(script: str, line: int) -> str:
     """Return the label of a line of a rendered script: its number in the user's file, if that differs."""
     setup = find_setup_lines(script)

@@ -124,7 +124,7 @@ def test_adopting_again_writes_nothing(project: Path) -> None:
     file = project / "offline-kit.toml"
     file.write_text(file.read_text().replace('dataset = "', 'dataset = "my-'))
     again = adoption_plan.plan_adoption(project / "inference.ipynb", project)
-    assert again.new_text == again.old_text
+    assert not again.config.has_changed
     assert adoption_plan.write_adoption(again) == ()
     assert again.manual_steps == ()
 
@@ -135,18 +135,19 @@ def test_a_configuration_that_is_there_gets_what_it_lacks(project: Path) -> None
     (project / "offline-kit.toml").write_text('# mine\ncheckpoints = ["other.pth"]\n')
     proposal = adoption_plan.plan_adoption(project / "inference.ipynb", project)
     assert (
-        proposal.new_text.endswith('# mine\ncheckpoints = ["other.pth"]\n') or "# mine\n" in proposal.new_text
+        proposal.config.new.endswith('# mine\ncheckpoints = ["other.pth"]\n')
+        or "# mine\n" in proposal.config.new
     )
-    assert tomllib.loads(proposal.new_text)["notebook"]["source"] == "inference.ipynb"
-    assert any("weights/net.pth" in line for line in proposal.manual_steps)
+    assert tomllib.loads(proposal.config.new)["notebook"]["source"] == "inference.ipynb"
+    assert any("weights/net.pth" in step for step, _ in proposal.manual_steps)
 
 
 def test_requirements_of_others_are_left_alone(project: Path) -> None:
     """Where requirements lie already, those of the notebook get a file of their own."""
     (project / "requirements.txt").write_text("pytest\n")
     proposal = adoption_plan.plan_adoption(project / "inference.ipynb", project)
-    assert proposal.requirements_file.name == "inference-requirements.in"
-    assert tomllib.loads(proposal.new_text)["requirements"] == ["inference-requirements.in"]
+    assert proposal.requirements.path.name == "inference-requirements.in"
+    assert tomllib.loads(proposal.config.new)["requirements"] == ["inference-requirements.in"]
 
 
 def test_a_person_says_where_an_import_comes_from(project: Path) -> None:

@@ -44,7 +44,7 @@ def test_a_machine_that_cannot_be_had_is_asked_about(tmp_path: Path, shape: str,
     assert (found.resolution, found.position) == (Outcome.UNRESOLVED, "kernel-metadata.json")
     assert said in found.remedy
     assert "`accelerator`" in found.remedy
-    assert "accelerator =" not in first.new_text
+    assert "accelerator =" not in first.config.new
     assert machine(proposed(tmp_path, shape, 'accelerator = "none"\n')) == []
 
 
@@ -52,8 +52,8 @@ def test_a_machine_that_can_be_had_is_kept(tmp_path: Path) -> None:
     """It goes into the configuration, with where it was said."""
     proposal = proposed(tmp_path, "NvidiaL4")
     assert [one.resolution for one in machine(proposal)] == [Outcome.UNCHANGED]
-    assert 'accelerator = "NvidiaL4"' in proposal.new_text
-    assert "from kernel-metadata.json" in proposal.new_text
+    assert 'accelerator = "NvidiaL4"' in proposal.config.new
+    assert "from kernel-metadata.json" in proposal.config.new
 
 
 def test_the_notebooks_own_metadata_is_called_so(tmp_path: Path) -> None:
@@ -63,6 +63,6 @@ def test_the_notebooks_own_metadata_is_called_so(tmp_path: Path) -> None:
     whole["metadata"]["kaggle"] = {"accelerator": "nvidiaTeslaT4", "isInternetEnabled": True}
     path.write_text(json.dumps(whole))
     proposal = plan_adoption(path, tmp_path)
-    assert "kernel-metadata.json" not in proposal.new_text
-    assert "from the notebook's own metadata" in proposal.new_text
+    assert "kernel-metadata.json" not in proposal.config.new
+    assert "from the notebook's own metadata" in proposal.config.new
     assert {one.position for one in proposal.adoption.resolved} == {"the notebook's own metadata"}

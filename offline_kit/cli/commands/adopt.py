@@ -86,7 +86,7 @@ def adopt(
     _show_changes(plan, console)
     agreed = plan.has_changes and write and not dry_run
     if plan.has_changes and console.can_ask() and not (write or dry_run):
-        files = f"'{plan.config_file}' and '{plan.requirements_file.name}'"
+        files = f"'{plan.config.path}' and '{plan.requirements.path.name}'"
         agreed = console.confirm(f"Write this into {files}?")
     written = adopting.write_adoption(plan) if agreed else ()
     _show_outcome(plan, written, console)
@@ -99,15 +99,15 @@ def adopt(
             "written": [str(path) for path in written],
             "notebook": str(adoption.notebook),
             "image": plan.image.name,
-            "file": str(plan.config_file),
+            "file": str(plan.config.path),
             "diff": plan.unified_diff,
             "found": [
                 pick(finding, "kind cell line text value remedy", became="resolution")
                 for finding in adoption.resolved
             ],
             "asked": len(adoption.unresolved),
-            "by_hand": list(plan.manual_steps),
-            "paste": list(plan.lines_to_add),
+            "by_hand": [step for step, _ in plan.manual_steps],
+            "paste": [line for _, line in plan.manual_steps],
             **pick(adoption, "requirements checkpoints modules"),
             "sources": pick(adoption.sources, "competitions datasets notebooks models"),
         }
@@ -209,7 +209,7 @@ def _show_recording(
     questions = list(list_questions(document))
     for question in questions:
         console.warn(question)
-    for step, line in zip(plan.adoption.manual_steps, plan.adoption.lines_to_add, strict=True):
+    for step, line in plan.adoption.manual_steps:
         console.warn(step, hint=line)
     console.step(f"written: {', '.join(str(path) for path in written)}")
     console.note(f"next:          {address}offline-kit rehearse{options.typed_settings('project', 'env')}")
@@ -252,7 +252,7 @@ def _show_changes(plan: "AdoptionPlan", console: Console) -> None:
     console.show_table("Changes", ("where", "before", "after", "fix"), rows)
     for finding in plan.adoption.unresolved:
         console.warn(f"{finding.position} does not run offline yet: {finding.text}", hint=finding.remedy)
-    for step, line in zip(plan.manual_steps, plan.lines_to_add, strict=True):
+    for step, line in plan.manual_steps:
         console.warn(step, hint=line)
 
 
@@ -261,7 +261,7 @@ def _show_outcome(plan: "AdoptionPlan", written: tuple[Path, ...], console: Cons
     if count := len(plan.adoption.unresolved):
         lines = "lines need" if count > 1 else "line needs"
         console.step(f"{count} {lines} a fix before the notebook runs offline")
-    manual = f"add by hand to '{plan.config_file}' {' and '.join(plan.lines_to_add)}"
+    manual = f"add by hand to '{plan.config.path}' {' and '.join(line for _, line in plan.manual_steps)}"
     if written:
         console.step(f"written: {', '.join(str(path) for path in written)}")
         first = f"{manual}, then   " * plan.is_blocking
