@@ -92,14 +92,17 @@ def choose_file(
     return min(sources, key=lambda file: (file.yanked, not file.filename.endswith(".tar.gz")), default=None)
 
 
+def was_uploaded_before(file: IndexFile, cutoff: str) -> bool:
+    """Whether a file counts at a cut-off (ISO 8601 in UTC; empty for none), as it does without an upload time."""
+    return not cutoff or not file.upload_time or file.upload_time[:19] <= cutoff[:19]
+
+
 def collect_hashes(files: Iterable[IndexFile], version: str, cutoff: str) -> tuple[str, ...]:
     """Return the hashes of the files of a version that were uploaded before the cut-off; empty for no cut-off."""
     hashes = {
         f"sha256:{file.sha256}"
         for file in files
-        if file.sha256
-        and is_same_version(file.version, version)
-        and (not cutoff or not file.upload_time or file.upload_time[:19] <= cutoff[:19])
+        if file.sha256 and is_same_version(file.version, version) and was_uploaded_before(file, cutoff)
     }
     return tuple(sorted(hashes))
 

@@ -3,11 +3,12 @@
 import json
 import threading
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
-from urllib.parse import urlsplit, urlunsplit
+from typing import Any
+from urllib.parse import urljoin, urlsplit, urlunsplit
 
 from packaging.version import InvalidVersion, Version
 
@@ -19,9 +20,6 @@ from offline_kit.core.report import Advance
 from offline_kit.packages import distribution_metadata
 from offline_kit.packages.pip_settings import IndexSettings
 from offline_kit.project.package_lists import normalize_name
-
-if TYPE_CHECKING:
-    from pypi_simple import DistributionPackage
 
 # As pip does: JSON (PEP 691) if the index has it, else HTML (PEP 503).
 _ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.01"
@@ -81,20 +79,6 @@ class PackageIndex:
                     unique.setdefault((file.filename, file.sha256), file)
                 self._listed[project] = tuple(unique.values())
             return self._listed[project]
-
-    def find_undated_urls(self, names: Sequence[str]) -> frozenset[str]:
-        """Return the indexes without upload times (PEP 700), judged by the files of a few packages.
-
-        Under --exclude-newer uv ignores all files without an upload time:
-        https://docs.astral.sh/uv/concepts/resolution/#reproducible-resolutions
-        """
-        urls = [url for url in self.settings.list_index_urls() if "//pypi.org/" not in url]
-        pages = {url: [self._read_page(url, normalize_name(name)) for name in names] for url in urls}
-        return frozenset(
-            url
-            for url, lists in pages.items()
-            if not any(file.upload_time for files in lists for file in files)
-        )
 
     def read_metadata(self, file: IndexFile) -> bytes | None:
         """Return a file's METADATA; None for an sdist whose dependencies only a build can tell.
@@ -156,16 +140,12 @@ class PackageIndex:
 
     def _read_page(self, url: str, project: str) -> tuple[IndexFile, ...]:
         """Return the files of a project on one index."""
-        page = f"{url}/{project}/"
-        if page in self._listed:
-            return self._listed[page]
         if url.startswith("file:") and not http.local_path(url).is_dir():
             raise _make_missing_folder_error(url)
         host = urlsplit(url).hostname or ""
         # A project that one index lacks is no error, as in pip: another one may have it.
         absent = http.GONE_STATUSES | ({403} if host.endswith(_MISSING_IS_403) else set())
-        self._listed[page] = self._parse_page(page, absent, project)
-        return self._listed[page]
+        return self._parse_page(f"{url}/{project}/", absent, project)
 
     def _list_links(self, location: str) -> tuple[IndexFile, ...]:
         """Return all distributions at one location of find-links; each location is read once."""
@@ -189,7 +169,7 @@ class PackageIndex:
 
     def _parse_page(self, address: str, absent: frozenset[int], project: str | None) -> tuple[IndexFile, ...]:
         """Read a page, HTML (PEP 503) or JSON (PEP 691), of one project, or of find-links if `project` is None."""
-        from pypi_simple import DistributionPackage, ProjectPage, RepositoryPage, UnsupportedRepoVersionError
+        from pypi_simple import RepositoryPage, UnsupportedRepoVersionError
 
         answer = http.fetch_answer(
             address,
@@ -200,24 +180,26 @@ class PackageIndex:
         )
         if answer is None:
             return ()
+        credentials = urlsplit(address).netloc
         try:
             if answer.kind.endswith("json"):
-                packages = ProjectPage.from_json_data(json.loads(answer.content), answer.url).packages
+                # pypi-simple takes seconds for the pages of a freeze: some have 10,000 files.
+                data = json.loads(answer.content)
+                if not str(data["meta"]["api-version"]).startswith("1."):
+                    raise ValueError(f"its version is {data['meta']['api-version']}")
+                rows = data["files"]
             else:
                 # find-links pages and old mirrors serve plain HTML without the PEP 503 attributes.
                 links = RepositoryPage.from_html(answer.content, answer.url, answer.charset).links
-                # pip takes the file name from the address: a link of find-links may have any text.
-                renamed_links = [replace(link, text=http.url_file_name(link.url)) for link in links]
-                packages = [DistributionPackage.from_link(link, project) for link in renamed_links]
-        except (ValueError, UnsupportedRepoVersionError) as error:
+                rows = [_read_link(link.url, link.attrs) for link in links]
+            listed = [_make_index_file(row, project, answer.url, credentials) for row in rows]
+        except (ValueError, KeyError, TypeError, AttributeError, UnsupportedRepoVersionError) as error:
             raise OutsideError(
                 f"{redact_urls(answer.url)} is not a package index page that this version can read",
                 code="index-page-invalid",
                 hint="check the index addresses ('python -m pip config list')",
                 details=[redact_urls(str(error))[:300]],
             ) from error
-        credentials = urlsplit(address).netloc
-        listed = (_make_index_file(package, answer.url, credentials) for package in packages)
         return tuple(file for file in listed if file and (project is None or file.project == project))
 
 
@@ -231,39 +213,64 @@ def _make_missing_folder_error(location: str) -> OutsideError:
 
 def _list_by_name(addresses: Iterable[str]) -> tuple[IndexFile, ...]:
     """Return the files behind addresses, as far as their names tell."""
-    from pypi_simple import DistributionPackage, Link
-
-    links = [Link(text=http.url_file_name(address), url=address, attrs={}) for address in addresses]
-    packages = [DistributionPackage.from_link(link, None) for link in links]
-    return tuple(file for package in packages if (file := _make_index_file(package, "", "")))
+    files = (_make_index_file(_read_link(address, {}), None, address, "") for address in addresses)
+    return tuple(file for file in files if file)
 
 
-def _make_index_file(package: "DistributionPackage", page: str, credentials: str) -> IndexFile | None:
-    """Convert pypi-simple's package; None for what is neither a wheel nor an sdist."""
-    if not package.filename.endswith(_SUFFIXES) or not package.project or not package.version:
+def _read_link(url: str, attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a link of an HTML page says (PEP 503, 592, 658), as a JSON page would say it."""
+    address, _, fragment = url.partition("#")
+    metadata = str(attributes.get("data-core-metadata", ""))
+    return {
+        # pip takes the file name from the address: a link of find-links may have any text.
+        "filename": http.url_file_name(address),
+        "url": address,
+        "hashes": dict([fragment.partition("=")[::2]]),
+        "requires-python": attributes.get("data-requires-python"),
+        "yanked": "data-yanked" in attributes,
+        "core-metadata": dict([metadata.partition("=")[::2]]) if metadata not in ("", "false") else False,
+    }
+
+
+@lru_cache(maxsize=4096)
+def _normalize_version(version: str) -> str:
+    try:
+        return str(Version(version))
+    except InvalidVersion:
+        return version
+
+
+def _make_index_file(
+    row: Mapping[str, Any], project_hint: str | None, page: str, credentials: str
+) -> IndexFile | None:
+    """Read a row of a JSON page; None for what is neither a wheel nor an sdist."""
+    from pypi_simple import UnparsableFilenameError, parse_filename
+
+    filename = row["filename"]
+    if not filename.endswith(_SUFFIXES):
         return None
     try:
-        version = str(Version(package.version))
-    except InvalidVersion:
-        version = package.version
-    url, parts = package.url, urlsplit(package.url)
-    # Links to the page's own host get its credentials, as in pip; files on other hosts, such as object storage,
-    # must not receive the password.
-    is_same_host = parts.netloc == urlsplit(page).netloc.rpartition("@")[2]
-    if "@" in credentials and "@" not in parts.netloc and is_same_host:
+        project, version, _ = parse_filename(filename, project_hint)
+    except UnparsableFilenameError:
+        return None
+    url = row["url"] if "://" in row["url"] else urljoin(page, row["url"])
+    # Links to the page's own host get its credentials, as in pip; files on other hosts, such as object storage, must
+    # not receive the password.
+    if "@" in credentials and (parts := urlsplit(url)).netloc == urlsplit(page).netloc.rpartition("@")[2]:
         url = urlunsplit(parts._replace(netloc=credentials))
+    metadata = row.get("core-metadata") or row.get("dist-info-metadata") or {}
     return IndexFile(
-        project=normalize_name(package.project),
-        version=version,
-        filename=package.filename,
+        project=normalize_name(project),
+        version=_normalize_version(version),
+        filename=filename,
         url=url,
-        sha256=package.digests.get("sha256", "").lower(),
-        size=package.size or 0,
-        requires_python=package.requires_python or "",
-        yanked=package.is_yanked,
-        has_metadata=bool(package.has_metadata),
-        metadata_sha256=(package.metadata_digests or {}).get("sha256", "").lower(),
-        upload_time=package.upload_time.isoformat() if package.upload_time else "",
+        sha256=row.get("hashes", {}).get("sha256", "").lower(),
+        size=row.get("size") or 0,
+        requires_python=row.get("requires-python") or "",
+        yanked=row.get("yanked", False) is not False,
+        has_metadata=bool(metadata),
+        metadata_sha256=metadata.get("sha256", "").lower() if isinstance(metadata, dict) else "",
+        upload_time=row.get("upload-time") or "",
     )
 
 

@@ -8,7 +8,7 @@ import configparser
 import json
 import os
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -82,11 +82,10 @@ class IndexSettings(ConnectionSettings):
             env |= dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), self.proxy)
         return env | more
 
-    def write_uv_config(self, path: Path, *, undated: Collection[str] = ()) -> Path:
+    def write_uv_config(self, path: Path) -> Path:
         """Write uv's configuration for these indexes and return its path.
 
-        URLs may hold credentials, and every user of the machine can read command lines. `undated` are the indexes
-        without upload times (PEP 700): a cut-off would empty them.
+        URLs may hold credentials, and every user of the machine can read command lines.
         """
         lines = [
             # pip uses the best version of all indexes; uv by default only the first index that has the name:
@@ -102,7 +101,6 @@ class IndexSettings(ConnectionSettings):
             # uv searches the default index last (https://docs.astral.sh/uv/concepts/indexes/), and of a version that
             # two indexes have it sees only the first one's files: the main index, which has more of them, comes first.
             lines += ["default = true"] if url == urls[-1] else []
-            lines += ["exclude-newer = false"] if url in undated else []
         # Created with this mode before anything is written: the URLs may hold passwords.
         path.touch(mode=0o600)
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")

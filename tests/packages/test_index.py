@@ -54,7 +54,7 @@ def test_a_page_tells_what_it_tells(tmp_path: Path, html_only: bool) -> None:
             yanked=True,
             has_metadata=True,
             metadata_sha256=found[0].metadata_sha256,
-            upload_time="" if html_only else "2026-01-01T00:00:00+00:00",
+            upload_time="" if html_only else "2026-01-01T00:00:00.000000Z",
         )
         assert JSON in served.requests[0][1]["Accept"]
     assert (found[1].filename, found[1].version, found[1].yanked) == ("some_thing-1.0.tar.gz", "1.0", False)

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -17,8 +17,7 @@ from offline_kit.core import processes, sandbox
 from offline_kit.core.errors import OfflineKitError
 from offline_kit.core.sandbox import Sandbox
 from offline_kit.core.sandboxes.box import SYSTEM, Box, Mount
-from offline_kit.packages.builds import index_proxy
-from offline_kit.packages.builds.index_proxy import IndexAccess
+from offline_kit.packages.builds.index_server import RELAY, IndexServer
 
 UNCONFINED_WARNING = (
     "no real sandbox works here: builds of source distributions run with a clean environment, but can read this"
@@ -30,7 +29,6 @@ _LONGEST_TMPDIR = 60
 _PATH_VARIABLES = (
     "PATH LD_LIBRARY_PATH LIBRARY_PATH CPATH PKG_CONFIG_PATH CUDA_HOME CUDA_PATH RUSTUP_HOME JAVA_HOME"
 )
-_CERTIFICATE_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "PIP_CERT")
 # Files in the folder of an interpreter or environment that hold passwords of indexes. pip reads
 # {sys.prefix}/pip.conf: https://pip.pypa.io/en/stable/topics/configuration/
 _LOGIN_FILES = ("pip.conf", "uv.toml", ".condarc", ".netrc", ".pypirc")
@@ -65,7 +63,7 @@ class Confinement:
     cwd: Path  # must be inside a mounted folder
     writable: Sequence[Path]  # the only folders of this machine that it may change
     shown: Sequence[Path] = ()  # folders and files that it sees besides the system's programs
-    indexes: IndexAccess | None = None  # without, it has no network
+    index: IndexServer | None = None  # without, it has no network
 
 
 def run_confined(
@@ -74,9 +72,11 @@ def run_confined(
     """Run a command in the sandbox and return its result, whatever its exit code; see `processes.run_command`."""
     kind = _find_sandbox()
     if kind is None:
-        return processes.run_command(
-            argv, env=limits.env, cwd=limits.cwd, check=False, log=log, timeout=timeout
-        )
+        with limits.index.serve(None) if limits.index else nullcontext() as variables:
+            proxied = {**limits.env, **(variables or {})}
+            return processes.run_command(
+                argv, env=proxied, cwd=limits.cwd, check=False, log=log, timeout=timeout
+            )
     short_folder = None if len(os.fsencode(tempfile.gettempdir())) <= _LONGEST_TMPDIR else "/tmp"  # noqa: S108
     with tempfile.TemporaryDirectory(prefix="offline-kit-box-", dir=short_folder) as name:
         folder = Path(name)
@@ -85,10 +85,10 @@ def run_confined(
         # Only this folder is mounted: the socket in it is the one way out.
         door = folder / "door" / "s"
         relay: list[str] = []
-        if limits.indexes:
+        if limits.index:
             # The base interpreter, in isolated mode (-I): no site-packages, no PYTHON* variables.
             base_python = str(Path(sys.base_prefix) / "bin" / f"python{sys.version_info[0]}")
-            relay = [base_python, "-I", "-c", index_proxy.RELAY, str(door)]
+            relay = [base_python, "-I", "-c", RELAY, str(door)]
         visible = [
             *list_python_folders(Path(sys.executable)),
             *limits.shown,
@@ -111,12 +111,8 @@ def run_confined(
             timeout=timeout,
         )
         words, env = sandbox.build_command(kind, confined)
-        with index_proxy.serve_proxy(door, limits.indexes) if limits.indexes else nullcontext():
-            result = processes.run_command(words, env=env, check=False, log=log, timeout=timeout)
-    if not limits.indexes:
-        return result
-    restore = limits.indexes.restore_origins
-    return replace(result, out=restore(result.out), err=restore(result.err))
+        with limits.index.serve(door) if limits.index else nullcontext():
+            return processes.run_command(words, env=env, check=False, log=log, timeout=timeout)
 
 
 def _hide_login_files(visible: Sequence[Path], folder: Path) -> Iterator[Mount]:
@@ -154,9 +150,6 @@ def _list_named_folders(env: Mapping[str, str]) -> Iterator[Path]:
             # A folder above the home would show everything in it.
             if text and path.is_absolute() and path.is_dir() and not home.is_relative_to(path):
                 yield path
-    for name in _CERTIFICATE_VARIABLES:
-        if (path := Path(env.get(name, ""))).is_absolute() and path.exists():
-            yield path
 
 
 def _select_outermost(paths: Sequence[Path]) -> list[Path]:

@@ -5,13 +5,12 @@ import platform
 import re
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
-from urllib.request import url2pathname
+from urllib.parse import unquote
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
@@ -19,7 +18,7 @@ from packaging.version import InvalidVersion, Version
 
 from offline_kit.core import files, interpreters, processes
 from offline_kit.core.errors import OutsideError, ProjectError, UsageError
-from offline_kit.packages.builds import confined_build, index_proxy
+from offline_kit.packages.builds import confined_build
 from offline_kit.packages.builds.build_environment import (
     FRAMEWORKS,
     WITH_FRAMEWORK,
@@ -27,17 +26,11 @@ from offline_kit.packages.builds.build_environment import (
     find_framework,
 )
 from offline_kit.packages.builds.confined_build import Confinement
-from offline_kit.packages.builds.index_proxy import IndexAccess
-from offline_kit.packages.index import PackageIndex
-from offline_kit.packages.pip_settings import IndexSettings, redact_urls
+from offline_kit.packages.builds.index_server import INSIDE, NO_RETRIES, IndexServer
+from offline_kit.packages.index import IndexFile, PackageIndex
+from offline_kit.packages.pip_settings import redact_urls
 from offline_kit.project.images import Image
 
-# The wording of uv (reqwest), pip (urllib3) and pip-tools.
-_NETWORK_FAILURE = re.compile(
-    r"failed to fetch|error sending request|dns error|resolving dns|name resolution|connection (refused|error)|"
-    r"timed out|max retries|certificate|status code 5\d\d|http status server error|\b40[13]\b",
-    re.IGNORECASE,
-)
 _NOISE_LINE = re.compile(
     r"^\s*(The above exception|During handling of)\b|^(warning|hint: While|WARNING|DEPRECATION|INFO)\b|^\s*$|Resolving dependencies"
 )
@@ -55,7 +48,6 @@ _BUILD_REQUIRES_FAILED = re.compile(
     r"|pip subprocess to install (?:build|backend) dependencies|installing (?:build|backend) dependencies"
 )
 _FILE_URL = re.compile(r"file://([^\s#;]+)")
-_HTTP_URL = re.compile(r"https?://[^\s`'\")]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,24 +57,11 @@ class ResolverInput:
     requirements: tuple[str, ...] = ()  # PEP 508 lines; direct references name local wheels
     constraints: tuple[str, ...] = ()  # the image's protected versions and the user's constraints
     preferences: Mapping[str, str] = field(default_factory=dict)  # used unless something rules them out
-    stub_folder: Path | None = None  # for find-links
     image: Image
     index: PackageIndex
     cutoff: str  # files uploaded after this moment (ISO 8601, UTC) do not count; empty for no cut-off
     exclude: frozenset[str] = frozenset()  # packages that are removed from all requirements
-    wheels_only: frozenset[str] = frozenset()  # packages of which only versions with a wheel count
-
-    @property
-    def settings(self) -> IndexSettings:
-        """The index's, with the folder of stubs."""
-        stubs = (str(self.stub_folder),) if self.stub_folder else ()
-        return replace(self.index.settings, find_links=(*stubs, *self.index.settings.find_links))
-
-    def find_undated_urls(self) -> frozenset[str]:
-        """Return the indexes without upload times: the cut-off does not apply to them."""
-        requirements = map(Requirement, self.requirements if self.cutoff else ())
-        # A few packages tell it; one by a direct reference need not be on any index.
-        return self.index.find_undated_urls([line.name for line in requirements if not line.url][:8])
+    list_files: Callable[[str], Sequence[IndexFile]] | None = None  # of a project, if not just the index's
 
 
 class NoSolutionError(Exception):
@@ -112,7 +91,7 @@ class _EngineCommand:
     """The command of one resolver; it reads build constraints from "build.txt" in its working folder."""
 
     argv: list[str | Path]
-    env: dict[str, str]
+    env: Mapping[str, str]
     python: Path  # runs or asks the builds
     cache_folder: Path
 
@@ -145,22 +124,15 @@ def _write_lines(path: Path, lines: Iterable[str]) -> None:
 
 def _run_engine(problem: ResolverInput, engine: str, folder: Path) -> processes.CompletedCommand:
     """Run a resolver with the image's versions as build constraints, then, if a build refuses those, with any version."""
-    access = IndexAccess(settings=problem.settings, inside=problem.settings)
-    if confined_build.is_confined():
-        access = index_proxy.hide_credentials(problem.settings)
-    prepare = _prepare_uv if engine == "uv" else _prepare_pip_tools
-    command = prepare(problem, access, folder)
+    server = IndexServer(problem.index, problem.cutoff, problem.list_files)
+    command = (_prepare_uv if engine == "uv" else _prepare_pip_tools)(problem, folder)
     wheels = [Path(unquote(path)) for line in problem.requirements for path in _FILE_URL.findall(line)]
     limits = Confinement(
         env=command.env,
         cwd=folder,
         writable=(folder, command.cache_folder),
-        shown=(
-            *wheels,
-            *confined_build.list_python_folders(command.python),
-            *_list_index_folders(problem.settings),
-        ),
-        indexes=access,
+        shown=(*wheels, *confined_build.list_python_folders(command.python)),
+        index=server,
     )
     # Frameworks are excluded: a build from an index is another one than the image's, and gigabytes large.
     excluded = [f"{name}<0" for name in FRAMEWORKS]
@@ -171,6 +143,8 @@ def _run_engine(problem: ResolverInput, engine: str, folder: Path) -> processes.
     for constraints in ([*excluded, *image_pins], excluded):
         _write_lines(folder / "build.txt", constraints)
         process = confined_build.run_confined(command.argv, limits, timeout=3600)
+        if server.error:
+            raise server.error
         refused = _BUILD_REQUIRES_FAILED.search(process.err) and not find_framework(process.err)
         if process.succeeded or not refused:
             break
@@ -198,31 +172,27 @@ def _find_builder_python(minor: str) -> Path | None:
     return interpreters.find_interpreter(minor)
 
 
-def _prepare_uv(problem: ResolverInput, access: IndexAccess, folder: Path) -> _EngineCommand:
+def _prepare_uv(problem: ResolverInput, folder: Path) -> _EngineCommand:
     image = problem.image
     python = image.interpreter or _find_builder_python(image.python_minor) or Path(sys.executable)
     argv: list[str | Path] = [interpreters.uv_program(), "pip", "compile", "requirements.in"]
     argv += ["-o", "requirements.txt", "-c", "constraints.txt", "--build-constraints", "build.txt"]
     argv += ["--python-version", image.python, "--python", python]
     argv += ["--python-platform", image.platform_for_uv] if image.platform_for_uv else []
-    argv += ["--exclude-newer", problem.cutoff] if problem.cutoff else []
-    argv += ["--no-header", "--no-annotate", "--quiet"]
-    argv += [word for name in sorted(problem.wheels_only) for word in ("--only-binary", name)]
+    argv += ["--no-header", "--no-annotate", "--quiet", "--no-config", "--default-index", INSIDE.index_url]
     if problem.exclude:
         # An override replaces every requirement on its name, and this marker never holds. Newer versions of uv
         # have --excludes for this: https://docs.astral.sh/uv/concepts/resolution/#dependency-overrides
         never = [f"{name} ; python_version < '0'" for name in sorted(problem.exclude)]
         _write_lines(folder / "overrides.txt", never)
         argv += ["--override", "overrides.txt"]
-    undated = {access.aliases.get(url, url) for url in problem.find_undated_urls()}
-    argv += ["--config-file", access.inside.write_uv_config(folder / "uv.toml", undated=undated)]
     # A cache of its own: what a third-party build writes there must not reach the user's.
     uv_cache = files.make_folder(problem.index.cache.root / "uv")
-    env = {**_make_build_environment(access.inside, folder), "UV_CACHE_DIR": str(uv_cache)}
+    env = {**_make_build_environment(folder), "UV_CACHE_DIR": str(uv_cache)}
     return _EngineCommand(argv=argv, env=env, python=python, cache_folder=uv_cache)
 
 
-def _prepare_pip_tools(problem: ResolverInput, access: IndexAccess, folder: Path) -> _EngineCommand:
+def _prepare_pip_tools(problem: ResolverInput, folder: Path) -> _EngineCommand:
     python = _find_pip_tools_python(problem)
     cache_folder = files.make_folder(problem.index.cache.root / "freeze" / "pip-tools")
     argv: list[str | Path] = [python, "-m", "piptools"]
@@ -232,16 +202,11 @@ def _prepare_pip_tools(problem: ResolverInput, access: IndexAccess, folder: Path
     argv += ["--constraint", "constraints.txt", "--no-config", "--quiet", "--no-header", "--no-annotate"]
     argv += ["--allow-unsafe", "--strip-extras", "--no-emit-index-url", "--no-emit-find-links"]
     argv += ["--no-emit-options", "--no-emit-trusted-host", "--resolver", "backtracking"]
-    if problem.wheels_only:
-        argv.append(f"--pip-args=--only-binary={','.join(sorted(problem.wheels_only))}")
     argv += ["--cache-dir", cache_folder]
-    env = _make_build_environment(access.inside, folder) | access.inside.make_pip_environment()
+    env = _make_build_environment(folder) | INSIDE.make_pip_environment()
     # pip before 25.3 binds builds by PIP_CONSTRAINT alone, later ones by PIP_BUILD_CONSTRAINT alone; pip-tools
     # has its own constraints for the rest. Relative, since pip splits the value at spaces.
-    env |= {"PIP_CONSTRAINT": "build.txt", "PIP_BUILD_CONSTRAINT": "build.txt", "NO_COLOR": "1"}
-    if not problem.find_undated_urls():
-        # pip has this option since 26.0 (https://github.com/pypa/pip/pull/13625); older ones ignore the variable.
-        env["PIP_UPLOADED_PRIOR_TO"] = problem.cutoff
+    env |= {"PIP_CONSTRAINT": "build.txt", "PIP_BUILD_CONSTRAINT": "build.txt"}
     return _EngineCommand(argv=argv, env=env, python=python, cache_folder=cache_folder)
 
 
@@ -318,28 +283,12 @@ def _find_pip_tools_python(problem: ResolverInput) -> Path:
     return environment_python
 
 
-def _make_build_environment(settings: IndexSettings, folder: Path) -> dict[str, str]:
-    """Return the variables of a program that runs builds: tools and certificates, an empty home, no secrets."""
-    # exclude-newer of a single index is a preview feature of uv.
-    uv_environment = settings.make_uv_environment(UV_PREVIEW_FEATURES="index-exclude-newer")
-    suffixes = () if confined_build.is_confined() else ("_PROXY",)
-    return clean_environment(files.make_folder(folder / ".home"), uv_environment) | {
-        name: value
-        for name, value in uv_environment.items()
-        if name.upper().startswith(("UV_", "SSL_CERT_")) or name.upper().endswith(suffixes)
-    }
-
-
-def _list_index_folders(settings: IndexSettings) -> tuple[Path, ...]:
-    """Return the folders of this machine that serve as indexes, and the certificates."""
-    locations = (*settings.list_index_urls(), *settings.find_links)
-    paths = [Path(url2pathname(urlsplit(url).path)) for url in locations if url.startswith("file:")]
-    # Pages of an index on this disk link to files beside its folder: ../files/x.whl.
-    parents = [path.parent for path in paths if path.name == "simple"]
-    paths += [path for path in parents if not Path.home().is_relative_to(path)]
-    paths += [Path(url) for url in locations if "://" not in url and not url.startswith("file:")]
-    paths += [Path(settings.cert)] if settings.cert else []
-    return tuple(path for path in paths if path.exists())
+def _make_build_environment(folder: Path) -> dict[str, str]:
+    """Return the variables of a program that runs builds: tools, an empty home, no secrets."""
+    uv_environment = INSIDE.make_uv_environment(**NO_RETRIES)
+    env = clean_environment(files.make_folder(folder / ".home"), uv_environment)
+    passed = {name: value for name, value in uv_environment.items() if name.startswith(("UV_", "NO_COLOR"))}
+    return env | passed
 
 
 def _translate_failure(process: processes.CompletedCommand, folder: Path) -> Exception:
@@ -365,15 +314,6 @@ def _translate_failure(process: processes.CompletedCommand, folder: Path) -> Exc
             if "No solution found" not in line and (not causes or _VERDICT_LINE.match(line))
         ]
         return NoSolutionError(tuple((*explanation, *dict.fromkeys(causes))[:40]))
-    # The traceback of a build that needs the network is no failure of the index.
-    if _NETWORK_FAILURE.search(text.partition("[stderr]")[0] if failed_build else text):
-        url = _HTTP_URL.search(text)
-        return OutsideError(
-            f"the index cannot be reached{f': {url[0]}' if url else ''}",
-            hint="check the network and pip's configuration ('pip config list')",
-            code="index-unreachable",
-            details=lines[-8:],
-        )
     return MetadataBuildError(package, lines[-14:])
 
 

@@ -1,9 +1,9 @@
 """Requirements and extras of packages: read from the index, a wheel, or a build, each once."""
 
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from packaging.requirements import InvalidRequirement, Requirement
@@ -103,31 +103,29 @@ class MetadataStore:
             files.write_atomic(cached_file, raw)
         return raw
 
-    def write_stubs(self, names: Iterable[str], folder: Path) -> Path:
-        """Write stub wheels, which are metadata only, of the image's versions of packages; return the folder.
+    def write_stub(self, name: str, folder: Path) -> IndexFile:
+        """Write a stub wheel, which is metadata only, of the image's version of a package.
 
-        They have the requirements of the same public version on the index, without accelerator libraries:
-        torch's CPU build has none, and a GPU image has its own. Without that version on the index, they have none.
+        It has the requirements of the same public version on the index, without accelerator libraries: torch's CPU
+        build has none, and a GPU image has its own. Without that version on the index, it has none.
         """
+        from wheel.wheelfile import WheelFile
+
         image = self.target.image
-        folder.mkdir(parents=True, exist_ok=True)
-        with cancelling_pool(8) as pool:
-            stubbed_names = sorted(names)
-            indexed = pool.map(lambda name: self(name, image.packages[name].partition("+")[0]), stubbed_names)
-            for name, package in zip(stubbed_names, list(indexed), strict=True):
-                requires = [
-                    requirement
-                    for requirement in (package.requires if package else ())
-                    if not image.is_accelerator(requirement.name)
-                ]
-                extras = package.extras if package else frozenset()
-                self._added[name] = PackageMetadata(
-                    name=name, version=image.packages[name], requires=tuple(requires), extras=extras
-                )
-                # No resolver accepts a version that PEP 440 does not allow.
-                with suppress(InvalidVersion):
-                    _write_stub(self._added[name], str(Version(image.packages[name])), folder)
-        return folder
+        version = str(Version(image.packages[name]))
+        package = self(name, version.partition("+")[0]) or PackageMetadata(name=name, version=version)
+        requires = [line for line in package.requires if not image.is_accelerator(line.name)]
+        self._added[name] = replace(package, version=version, requires=tuple(requires))
+        stem = f"{name.replace('-', '_')}-{version}"
+        lines = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}"]
+        lines += [f"Provides-Extra: {extra}" for extra in sorted(package.extras)]
+        lines += [f"Requires-Dist: {requirement}" for requirement in requires]
+        facts = "Wheel-Version: 1.0\nGenerator: offline-kit\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        path = folder / f"{stem}-py3-none-any.whl"
+        with WheelFile(path, "w") as wheel:  # it writes RECORD
+            wheel.writestr(f"{stem}.dist-info/METADATA", "\n".join(lines) + "\n\n")
+            wheel.writestr(f"{stem}.dist-info/WHEEL", facts)
+        return IndexFile(project=name, version=version, filename=path.name, url=path.as_uri())
 
     def read_image_requirements(self, report: Reporter = SILENT) -> Mapping[str, tuple[Requirement, ...]]:
         """Return the requirements of the image's packages that have a wheel on the index.
@@ -200,16 +198,3 @@ class MetadataStore:
             and is_sdist(file)
             and not any(is_same_version(fitting, version) for fitting in self.find_fitting_versions(name))
         )
-
-
-def _write_stub(stub: PackageMetadata, version: str, folder: Path) -> None:
-    from wheel.wheelfile import WheelFile
-
-    stem = f"{stub.name.replace('-', '_')}-{version}"
-    lines = ["Metadata-Version: 2.1", f"Name: {stub.name}", f"Version: {version}"]
-    lines += [f"Provides-Extra: {extra}" for extra in sorted(stub.extras)]
-    lines += [f"Requires-Dist: {requirement}" for requirement in stub.requires]
-    facts = "Wheel-Version: 1.0\nGenerator: offline-kit\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-    with WheelFile(folder / f"{stem}-py3-none-any.whl", "w") as wheel:  # it writes RECORD
-        wheel.writestr(f"{stem}.dist-info/METADATA", "\n".join(lines) + "\n\n")
-        wheel.writestr(f"{stem}.dist-info/WHEEL", facts)

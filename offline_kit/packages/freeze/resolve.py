@@ -1,16 +1,15 @@
 """Resolve requirements against the image: as much as possible of the image stays, and the rest goes into the kit.
 
-The resolver knows nothing of the image, so it is asked in rounds. Stub wheels stand for image versions that no
-index has, constraints hold protected packages, and preferences favor all other image versions. After each round,
-a walk over the dependencies finds what is really needed.
+The resolver knows nothing of the image: stub wheels stand for image versions that no index has, constraints hold
+protected packages, and preferences favor all other image versions. A walk over the dependencies then finds what is
+really needed.
 """
 
 import re
 import tempfile
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -19,17 +18,15 @@ from packaging.version import InvalidVersion, Version
 
 from offline_kit.core.errors import ProjectError
 from offline_kit.core.report import Reporter
-from offline_kit.core.thread_pool import cancelling_pool
 from offline_kit.packages.builds import resolver_engines
 from offline_kit.packages.builds.resolver_engines import MetadataBuildError, NoSolutionError, ResolverInput
-from offline_kit.packages.file_choice import choose_file
+from offline_kit.packages.file_choice import choose_file, is_sdist
 from offline_kit.packages.freeze.dependency_walk import (
     Dependency,
     PackagePolicy,
     Resolution,
     format_requirement,
     is_in_image,
-    is_unused_accelerator,
     list_unmet,
     marker_holds,
     satisfies_requirement,
@@ -37,6 +34,7 @@ from offline_kit.packages.freeze.dependency_walk import (
 )
 from offline_kit.packages.freeze.lock_files import LockPin
 from offline_kit.packages.freeze.metadata_store import MetadataStore
+from offline_kit.packages.index import IndexFile
 from offline_kit.project.images import Image
 
 _MAX_ROUNDS = 5
@@ -56,9 +54,8 @@ class Resolver:
     engine: str  # "uv" or "pip-tools"
     cutoff: str  # files uploaded later do not count
     report: Reporter
-    stubbed: set[str] = field(default_factory=set)  # image packages whose version no index has for the image
-    constrained: set[str] = field(default_factory=set)  # image packages that must keep their version
-    wheels_only: set[str] = field(default_factory=set)  # only versions with a wheel count
+    constrained: frozenset[str] = frozenset()  # image packages that must keep their version
+    wheels_only: frozenset[str] = frozenset()  # only versions with a wheel count
 
     @property
     def image(self) -> Image:
@@ -78,12 +75,8 @@ class Resolver:
         """
         if not self.roots:
             return Resolution(image=self.image, versions={}, dependencies={})
-        packages = self.image.packages
-        # Public indexes have no local versions, like torch's 2.11.0+cpu:
-        # https://packaging.python.org/en/latest/specifications/version-specifiers/#local-version-identifiers
-        self.stubbed = {name for name, version in packages.items() if "+" in version} - self.movable
-        protected = (self.image.protected & packages.keys()) - self.movable
-        self.constrained = {name for name in protected if not self.image.is_accelerator(name)}
+        protected = (self.image.protected & self.image.packages.keys()) - self.movable
+        self.constrained = frozenset(name for name in protected if not self.image.is_accelerator(name))
         try:
             resolution = self._avoid_compiling(self._run_rounds())
         except NoSolutionError as error:
@@ -97,26 +90,15 @@ class Resolver:
             resolution if resolution.notes else replace(resolution, notes=self._explain_versions(resolution))
         )
 
-    def _fork(self, **changes: Any) -> "Resolver":
-        """Return a copy for a trial."""
-        copies = {name: set(getattr(self, name)) for name in ("stubbed", "constrained", "wheels_only")}
-        return replace(self, **{**copies, **changes})
-
     def _run_rounds(self) -> Resolution:
-        """Run rounds until one shows no more image versions that no index has, and no missed extras."""
+        """Resolve until no extras of image packages are missed: the resolver follows only those of versions that it takes."""
         for _ in range(_MAX_ROUNDS):
-            try:
-                resolution = self._run_round()
-            except NoSolutionError:
-                if not self._stub_constrained():
-                    raise
-                continue
-            # The resolver did not follow the extras of packages whose image version it did not take.
+            resolution = self._run_round()
             parents = {lost.required_by for lost in resolution.unresolved} & self.image.packages.keys()
             newly_constrained = parents - self.policy.always_bundled - self.constrained
-            self.constrained |= newly_constrained
-            if not self._stub_moved(resolution) and not newly_constrained:
+            if not newly_constrained:
                 break
+            self.constrained |= newly_constrained
             self.report.note("running the resolver again, with more of the image's versions")
         if resolution.unresolved:
             raise ProjectError(
@@ -129,7 +111,7 @@ class Resolver:
 
     def _run_round(self) -> Resolution:
         policy = self.policy
-        with tempfile.TemporaryDirectory(prefix="offline-kit-") as scratch:
+        with tempfile.TemporaryDirectory(prefix="offline-kit-") as stubs:
             resolver_input = ResolverInput(
                 image=self.image,
                 index=self.metadata.index,
@@ -139,7 +121,7 @@ class Resolver:
                 ),
                 constraints=self._list_constraints(),
                 preferences=self._list_preferences(),
-                stub_folder=self.metadata.write_stubs(self.stubbed, Path(scratch) / "stubs"),
+                list_files=lambda name: self._list_files(name, Path(stubs)),
                 exclude=policy.unfollowed,
             )
             versions = self._run_engine(resolver_input)
@@ -151,6 +133,21 @@ class Resolver:
             constraints.setdefault(name, []).append(pinned)
         return walk_dependencies(self.roots, versions, self.metadata, policy, constraints)
 
+    def _list_files(self, name: str, stubs: Path) -> Sequence[IndexFile]:
+        """Return the files of a package among which the resolver chooses."""
+        files = self.metadata.index.list_files(name)
+        if name in self.wheels_only:
+            files = tuple(file for file in files if not is_sdist(file))
+        version = self.image.packages.get(name, "")
+        # No resolver accepts a version that PEP 440 does not allow.
+        if name in self.movable or not _is_valid(version):
+            return files
+        # Public indexes have no local versions, like torch's 2.11.0+cpu:
+        # https://packaging.python.org/en/latest/specifications/version-specifiers/#local-version-identifiers
+        if "+" in version or choose_file(files, version, (), self.metadata.target) is None:
+            return (self.metadata.write_stub(name, stubs), *files)
+        return files
+
     def _run_engine(self, resolver_input: ResolverInput) -> dict[str, str]:
         """Run the resolver, without old versions that it falls back on and that cannot be built.
 
@@ -158,9 +155,7 @@ class Resolver:
         """
         while True:
             try:
-                return resolver_engines.resolve_versions(
-                    replace(resolver_input, wheels_only=frozenset(self.wheels_only)), self.engine
-                )
+                return resolver_engines.resolve_versions(resolver_input, self.engine)
             except MetadataBuildError as error:
                 metadata = self.metadata
                 decided = self.wheels_only | self.policy.direct_references.keys()
@@ -168,7 +163,7 @@ class Resolver:
                 has_wheel = any(metadata.target.rank_wheel(file) is not None for file in files)
                 if error.package in decided or not has_wheel:
                     raise
-                self.wheels_only.add(error.package)
+                self.wheels_only |= {error.package}
 
     def _format_root(self, root: Dependency) -> str:
         reference = self.policy.direct_references.get(root.name)
@@ -196,42 +191,6 @@ class Resolver:
         preferred |= {name: pin.version for name, pin in self.enforced.items()}
         return {name: version for name, version in preferred.items() if _is_valid(version)}
 
-    def _stub_moved(self, resolution: Resolution) -> bool:
-        """Stub provided packages that the resolver moved because no index has their version; whether there are any."""
-        image, metadata = self.image, self.metadata
-        moved = sorted(
-            name
-            for name in resolution.dependencies.keys() & image.packages.keys() - self.stubbed
-            if resolution.is_provided(name)
-            and resolution.versions.get(name, image.packages[name]) != image.packages[name]
-            and not is_unused_accelerator(name, image)
-        )
-
-        def is_missing(name: str) -> bool:
-            files = metadata.index.list_files(name)
-            return choose_file(files, image.packages[name], (), metadata.target) is None
-
-        with cancelling_pool(8) as pool:
-            missing = {name for name, lost in zip(moved, pool.map(is_missing, moved), strict=True) if lost}
-        self.stubbed |= missing
-        return bool(missing)
-
-    def _stub_constrained(self) -> bool:
-        """Stub constrained packages and roots that the image serves; whether there are new ones.
-
-        An index may lack the version, or list files of it that do not fit before those of another index that do.
-        """
-        packages = self.image.packages
-        served = {
-            root.name
-            for root in self.roots
-            if root.name not in self.movable
-            and satisfies_requirement(root.requirement, root.name, packages.get(root.name, ""))
-        }
-        new_names = (self.constrained | served) & packages.keys() - self.stubbed
-        self.stubbed |= new_names
-        return bool(new_names)
-
     def _avoid_compiling(self, resolution: Resolution) -> Resolution:
         """Resolve again with wheels only for old compiled code that has no wheel for this Python."""
         compiled_names = {
@@ -246,7 +205,7 @@ class Resolver:
         names = ", ".join(sorted(compiled_names))
         self.report.note(f"running the resolver again for versions with wheels of {names}")
         try:
-            return self._fork(wheels_only=self.wheels_only | compiled_names)._run_rounds()
+            return replace(self, wheels_only=self.wheels_only | compiled_names)._run_rounds()
         except NoSolutionError:
             # No other version will do; the step that makes the wheels builds it or says why it cannot.
             notes = []
@@ -279,7 +238,7 @@ class Resolver:
         if not avoidable:
             return resolution
         try:
-            alternative = self._fork(constrained=self.constrained | avoidable)._run_rounds()
+            alternative = replace(self, constrained=self.constrained | avoidable)._run_rounds()
         except NoSolutionError:
             return resolution
         falls_back = any(
@@ -330,7 +289,7 @@ class Resolver:
         """Return the error for requirements without a solution, after a trial without protected packages."""
         image = self.image
         try:
-            resolution = self._fork(constrained=set())._run_rounds()
+            resolution = replace(self, constrained=frozenset())._run_rounds()
         except NoSolutionError as unprotected_error:
             return self._explain_unsolvable(unprotected_error)
         replaced_names = sorted(resolution.replaced & self.constrained)
@@ -394,7 +353,7 @@ class Resolver:
         other_roots = tuple(other for other in self.roots if other.name != root.name)
         roots = (*other_roots, replace(root, requirement=unversioned))
         try:
-            resolution = self._fork(roots=roots)._run_rounds()
+            resolution = replace(self, roots=roots)._run_rounds()
         except (NoSolutionError, ProjectError):
             return ""
         version = resolution.get_version(root.name).partition("+")[0]
@@ -404,7 +363,7 @@ class Resolver:
         """Return the advice to exclude a package if the rest resolves without it, else an empty string."""
         policy = replace(self.policy, exclude=self.policy.exclude | {name})
         try:
-            self._fork(policy=policy)._run_rounds()
+            replace(self, policy=policy)._run_rounds()
         except (NoSolutionError, ProjectError):
             return ""
         return f'exclude = ["{name}"], if predicting does not need it (the rest resolves without)'
