@@ -90,6 +90,13 @@ def format_requirement(requirement: Requirement) -> str:
     return f"{canonicalize_name(requirement.name)}{requirement.specifier}"
 
 
+def drop_versions(requirement: Requirement) -> Requirement:
+    """Return a requirement that any version meets."""
+    copy = Requirement(str(requirement))
+    copy.specifier = SpecifierSet()
+    return copy
+
+
 def is_in_image(image: Image, name: str) -> bool:
     """Whether the image has a package, at a known version or not."""
     return name in image.packages or name in image.unversioned

@@ -1,13 +1,12 @@
 """Freeze requirements to pins for the image, and keep them in a committed file beside the project."""
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from packaging.requirements import Requirement
-from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
@@ -273,62 +272,44 @@ class _FreezeMaker:
 
     def _suggest_versions(self, error: UnmetRequirementsError, *, alone: bool) -> list[str]:
         """Return hints for requirements that cannot be met; every version in them was resolved here."""
+        unmet = {line.name for line in error.known_lines}
         replaceable = {
-            line.name
-            for line in error.known_lines
-            if is_in_image(self.image, line.name) or self.metadata.find_fitting_versions(line.name)
+            name
+            for name in unmet
+            if is_in_image(self.image, name) or self.metadata.find_fitting_versions(name)
         }
-        hopeless = {line.name for line in error.known_lines} - replaceable
+        hopeless = unmet - replaceable
         hints = []
         if hopeless:
             hints.append(
                 f"no version of {' and '.join(sorted(hopeless))} fits: set exclude = {json.dumps(sorted(hopeless))} if "
                 "predicting does not need it, or add a wheel that fits ('./NAME.whl' in the requirements)"
             )
-        if not replaceable:
-            return hints
-        dropped = hopeless | {
-            line.name
-            for line in self.inputs.requirements
-            if not is_in_image(self.image, line.name) and not self.metadata.index.list_files(line.name)
+        names = {line.name for line in self.inputs.requirements}
+        unknown = {
+            name
+            for name in names
+            if not is_in_image(self.image, name) and not self.metadata.index.list_files(name)
         }
-        lines = [line for line in self.inputs.requirements if line.name not in dropped]
-        trial = replace(self, policy=replace(self.policy, exclude=self.policy.exclude | dropped))
-        changes = trial._try_versions(lines, replaceable) or trial._try_versions(
-            lines, {line.name for line in lines}
-        )
-        condition = " once the other problems are fixed" if not alone or dropped else ""
-        return [*hints, f"use versions that fit and resolve{condition}: {changes}"] if changes else hints
-
-    def _try_versions(self, lines: Sequence[RequirementLine], replaceable: Collection[str]) -> str:
-        """Resolve with any version of `replaceable`; return the changed pins, "" if nothing resolves."""
-        trial_lines = []
-        for line in lines:
-            if line.name in replaceable:
-                requirement = Requirement(line.requirement)
-                requirement.specifier = SpecifierSet()
-                line = replace(line, requirement=str(requirement), hashes=())
-            trial_lines.append(line)
-        trial = replace(self, inputs=replace(self.inputs, requirements=tuple(trial_lines)))
-        try:
-            resolution = trial._make_resolver(SILENT).resolve()
-        except OfflineKitError:
-            return ""
-        versions = {name: resolution.get_version(name) for name in resolution.dependencies}
-        for name, version in versions.items():
-            provided = resolution.is_provided(name)
-            # A suggestion that has to be compiled would only be the next error.
-            if version and not provided and self.metadata.needs_compiler(name, version):
-                return ""
-        changed = {
-            line.name
-            for line in lines
-            if versions.get(line.name)
-            and not satisfies_requirement(Requirement(line.requirement), line.name, versions[line.name])
-        }
-        if len(replaceable) < len(lines):
-            changed |= {name for name in replaceable if versions.get(name)}
-        return ", ".join(f"{name}=={versions[name].partition('+')[0]}" for name in sorted(changed))
+        resolver, dropped = self._make_resolver(SILENT), hopeless | unknown
+        roots = tuple(root for root in resolver.roots if root.name not in dropped)
+        policy = replace(self.policy, exclude=self.policy.exclude | dropped)
+        for free in (replaceable, names - dropped) if replaceable else ():
+            versions = replace(resolver, roots=roots, policy=policy).find_versions(free)
+            changes = {
+                f"{root.name}=={versions[root.name]}"
+                for root in roots
+                if root.name in versions
+                and (
+                    root.name in replaceable
+                    or not satisfies_requirement(root.requirement, root.name, versions[root.name])
+                )
+            }
+            if changes:
+                condition = " once the other problems are fixed" if not alone or dropped else ""
+                hints.append(f"use versions that fit and resolve{condition}: {', '.join(sorted(changes))}")
+                break
+        return hints
 
     def _make_resolver(self, report: Reporter) -> Resolver:
         lock_pins = self.inputs.lock.pins

@@ -12,14 +12,18 @@ from urllib.parse import urlsplit
 
 from packaging.markers import Marker
 from packaging.requirements import Requirement
-from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from offline_kit.core import processes
 from offline_kit.core.errors import ProjectError
 from offline_kit.packages.builds.resolver_engines import matches_running_python
 from offline_kit.packages.freeze import direct_references, freeze_file
-from offline_kit.packages.freeze.dependency_walk import PackagePolicy, is_reconstructed_image, marker_holds
+from offline_kit.packages.freeze.dependency_walk import (
+    PackagePolicy,
+    drop_versions,
+    is_reconstructed_image,
+    marker_holds,
+)
 from offline_kit.packages.freeze.lock_files import LockedPackages, LockPin, is_lock_file, read_lock_files
 from offline_kit.packages.freeze.requirement_files import (
     DirectReference,
@@ -159,8 +163,7 @@ def _drop_compiled_version(line: RequirementLine, inputs: RequirementInputs) -> 
     requirement = Requirement(line.requirement)
     if not get_exact_version(requirement):
         return line
-    requirement.specifier = SpecifierSet()
-    return replace(line, requirement=str(requirement), hashes=())
+    return replace(line, requirement=str(drop_versions(requirement)), hashes=())
 
 
 def _list_lock_requirements(lock: LockedPackages, project: Path) -> list[RequirementLine]:

@@ -7,17 +7,16 @@ really needed.
 
 import re
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from packaging.requirements import Requirement
-from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
-from offline_kit.core.errors import ProjectError
-from offline_kit.core.report import Reporter
+from offline_kit.core.errors import OfflineKitError, ProjectError
+from offline_kit.core.report import SILENT, Reporter
 from offline_kit.packages.builds import resolver_engines
 from offline_kit.packages.builds.resolver_engines import MetadataBuildError, NoSolutionError, ResolverInput
 from offline_kit.packages.file_choice import choose_file, is_sdist
@@ -25,6 +24,7 @@ from offline_kit.packages.freeze.dependency_walk import (
     Dependency,
     PackagePolicy,
     Resolution,
+    drop_versions,
     format_requirement,
     is_in_image,
     list_unmet,
@@ -54,7 +54,8 @@ class Resolver:
     engine: str  # "uv" or "pip-tools"
     cutoff: str  # files uploaded later do not count
     report: Reporter
-    constrained: frozenset[str] = frozenset()  # image packages that must keep their version
+    protects: bool = True  # whether the image's protected packages must keep their version
+    kept: frozenset[str] = frozenset()  # further packages of the image that must
     wheels_only: frozenset[str] = frozenset()  # only versions with a wheel count
 
     @property
@@ -67,6 +68,12 @@ class Resolver:
         """Packages that need not have the image's version."""
         return self.policy.always_bundled | self.policy.replace | self.enforced.keys()
 
+    @property
+    def constrained(self) -> frozenset[str]:
+        """Packages of the image that must keep their version."""
+        protected = self.image.protected & self.image.packages.keys() if self.protects else frozenset()
+        return self.kept | {name for name in protected - self.movable if not self.image.is_accelerator(name)}
+
     def resolve(self) -> Resolution:
         """Resolve and walk until a round learns nothing new about the image.
 
@@ -75,8 +82,6 @@ class Resolver:
         """
         if not self.roots:
             return Resolution(image=self.image, versions={}, dependencies={})
-        protected = (self.image.protected & self.image.packages.keys()) - self.movable
-        self.constrained = frozenset(name for name in protected if not self.image.is_accelerator(name))
         try:
             resolution = self._avoid_compiling(self._run_rounds())
         except NoSolutionError as error:
@@ -98,7 +103,7 @@ class Resolver:
             newly_constrained = parents - self.policy.always_bundled - self.constrained
             if not newly_constrained:
                 break
-            self.constrained |= newly_constrained
+            self.kept |= newly_constrained
             self.report.note("running the resolver again, with more of the image's versions")
         if resolution.unresolved:
             raise ProjectError(
@@ -238,7 +243,7 @@ class Resolver:
         if not avoidable:
             return resolution
         try:
-            alternative = replace(self, constrained=self.constrained | avoidable)._run_rounds()
+            alternative = replace(self, kept=self.kept | avoidable)._run_rounds()
         except NoSolutionError:
             return resolution
         falls_back = any(
@@ -289,7 +294,7 @@ class Resolver:
         """Return the error for requirements without a solution, after a trial without protected packages."""
         image = self.image
         try:
-            resolution = replace(self, constrained=frozenset())._run_rounds()
+            resolution = replace(self, protects=False, kept=frozenset())._run_rounds()
         except NoSolutionError as unprotected_error:
             return self._explain_unsolvable(unprotected_error)
         replaced_names = sorted(resolution.replaced & self.constrained)
@@ -348,16 +353,28 @@ class Resolver:
 
     def _suggest_version(self, root: Dependency) -> str:
         """Return the version of a root with which the rest resolves, as advice; "" if there is none."""
-        unversioned = Requirement(str(root.requirement))
-        unversioned.specifier = SpecifierSet()
-        other_roots = tuple(other for other in self.roots if other.name != root.name)
-        roots = (*other_roots, replace(root, requirement=unversioned))
+        version = self.find_versions({root.name}).get(root.name)
+        return (
+            f"change '{format_requirement(root.requirement)}' to '{root.name}=={version}'" if version else ""
+        )
+
+    def find_versions(self, names: Collection[str]) -> dict[str, str]:
+        """Resolve with any version of these roots, and return theirs; {} if that has no solution, or has to be compiled."""
+        roots = tuple(
+            replace(root, requirement=drop_versions(root.requirement)) if root.name in names else root
+            for root in self.roots
+        )
         try:
-            resolution = replace(self, roots=roots)._run_rounds()
-        except (NoSolutionError, ProjectError):
-            return ""
-        version = resolution.get_version(root.name).partition("+")[0]
-        return f"change '{format_requirement(root.requirement)}' to '{root.name}=={version}'"
+            trial = replace(self, roots=roots, report=SILENT)
+            resolution = trial._avoid_compiling(trial._run_rounds())
+        except (NoSolutionError, OfflineKitError):
+            return {}
+        versions = {name: resolution.get_version(name) for name in resolution.dependencies}
+        # A suggestion that has to be compiled would only be the next error.
+        for name, version in versions.items():
+            if version and not resolution.is_provided(name) and self.metadata.needs_compiler(name, version):
+                return {}
+        return {root.name: versions[root.name].partition("+")[0] for root in roots if versions.get(root.name)}
 
     def _suggest_excluding(self, name: str) -> str:
         """Return the advice to exclude a package if the rest resolves without it, else an empty string."""
