@@ -17,18 +17,11 @@ from offline_kit.packages.builds.build_environment import (
     unpack_sdist,
 )
 from offline_kit.packages.builds.confined_build import is_confined
-from offline_kit.project.types import Sdist, Wheel
+from offline_kit.project.types import Wheel
 from tests.support.local_index import make_wheel
 from tests.support.sdists import own_backend
 
 RUNNING = Path(sys.executable)
-
-
-def sdist(path: Path) -> Sdist:
-    """Take a file for an sdist of one version."""
-    return Sdist(
-        name="demo", version="1.0", filename=path.name, path=path, sha256="", size=path.stat().st_size
-    )
 
 
 def wheel(path: Path) -> Wheel:
@@ -47,7 +40,7 @@ def build(source: Path, tmp_path: Path, *wheels: Path) -> Path:
     """Build an sdist in a workshop and bring the wheel out of it."""
     log = tmp_path / "build.log"
     with create_build_environment(RUNNING, [wheel(one) for one in wheels], log=log) as shop:
-        built = shop.build_wheel(unpack_sdist(sdist(source), shop.scratch / "source"), shop.scratch / "out")
+        built = shop.build_wheel(unpack_sdist(source, shop.scratch / "source"), shop.scratch / "out")
         return built.rename(tmp_path / built.name)
 
 
@@ -55,7 +48,7 @@ def build(source: Path, tmp_path: Path, *wheels: Path) -> Path:
 def test_both_kinds_of_sdists_unpack_to_their_sources(tmp_path: Path, as_zip: bool) -> None:
     """A .tar.gz and a .zip give the folder that holds pyproject.toml, odd member names included."""
     odd = {"demo/bad&name.ini": "x", "demo/@PaxHeader": "y"}
-    source = unpack_sdist(sdist(own_backend(tmp_path, "demo", files=odd, as_zip=as_zip)), tmp_path / "out")
+    source = unpack_sdist(own_backend(tmp_path, "demo", files=odd, as_zip=as_zip), tmp_path / "out")
     assert (source / "pyproject.toml").is_file()
     assert {path.name for path in (source / "demo").iterdir()} >= {"bad&name.ini", "@PaxHeader"}
 
@@ -66,7 +59,7 @@ def test_a_broken_sdist_is_named(tmp_path: Path, content: bytes, name: str) -> N
     """What cannot be unpacked is an error about that file."""
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ProjectError) as caught:
-        unpack_sdist(sdist(tmp_path / name), tmp_path / "out")
+        unpack_sdist(tmp_path / name, tmp_path / "out")
     assert name in caught.value.what
 
 
@@ -77,7 +70,7 @@ def test_a_member_outside_the_archive_is_refused(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "demo-1.0.tar.gz", "w:gz") as archive:
         archive.add(__file__, arcname="../escaped.py")
     with pytest.raises(ProjectError):
-        unpack_sdist(sdist(tmp_path / "demo-1.0.tar.gz"), tmp_path / "into")
+        unpack_sdist(tmp_path / "demo-1.0.tar.gz", tmp_path / "into")
     assert not (tmp_path / "escaped.py").exists()
 
 

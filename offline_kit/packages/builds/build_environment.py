@@ -20,7 +20,7 @@ from offline_kit.core.sandboxes import leftovers
 from offline_kit.packages.builds import confined_build
 from offline_kit.packages.builds.confined_build import Confinement
 from offline_kit.packages.wheel_files import EPOCH
-from offline_kit.project.types import Sdist, Wheel
+from offline_kit.project.types import Wheel
 
 if TYPE_CHECKING:
     from build import ProjectBuilder
@@ -102,30 +102,31 @@ def clean_environment(scratch: Path, outside: Mapping[str, str]) -> dict[str, st
     return env
 
 
-def unpack_sdist(sdist: Sdist, folder: Path) -> Path:
-    """Unpack an sdist below `folder` and return the folder of its sources; ProjectError for a damaged one."""
+def unpack_sdist(path: Path, folder: Path, *, filename: str = "") -> Path:
+    """Unpack an archive of sources below `folder` and return the project's folder; ProjectError for a damaged one.
+
+    `filename` is its original name if it is a blob of the cache.
+    """
+    filename = filename or path.name
+    hint = f"exclude '{filename.rpartition('-')[0] or filename}', or choose another version of it"
     try:
-        if sdist.filename.endswith(".zip"):
-            with zipfile.ZipFile(sdist.path) as archive:
+        if filename.endswith(".zip"):
+            with zipfile.ZipFile(path) as archive:
                 archive.extractall(folder)  # noqa: S202 (zipfile removes ".." itself)
         else:
-            with tarfile.open(sdist.path) as archive:
+            with tarfile.open(path) as archive:
                 # Python before 3.11.4 has no extraction filters (PEP 706).
                 archive.extraction_filter = getattr(tarfile, "data_filter", None)
                 archive.extractall(folder)  # noqa: S202 (filtered)
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
         raise ProjectError(
-            f"the sdist '{sdist.filename}' cannot be unpacked: {error}",
-            code="archive-unreadable",
-            hint=f"exclude '{sdist.name}', or choose another version of it",
+            f"the sdist '{filename}' cannot be unpacked: {error}", code="archive-unreadable", hint=hint
         ) from error
     inside = list(folder.iterdir())
     top = inside[0] if len(inside) == 1 and inside[0].is_dir() else folder
     if not any((top / name).is_file() for name in ("pyproject.toml", "setup.py", "setup.cfg")):
         raise ProjectError(
-            f"the sdist '{sdist.filename}' has neither pyproject.toml nor setup.py",
-            code="sdist-invalid",
-            hint=f"exclude '{sdist.name}', or choose another version of it",
+            f"the sdist '{filename}' has neither pyproject.toml nor setup.py", code="sdist-invalid", hint=hint
         )
     return top
 
@@ -179,10 +180,10 @@ class BuildEnvironment:
         except OfflineKitError as error:
             raise read_failure(self.log, "; ".join((error.what, *error.details))) from error
 
-    def list_hook_requires(self, source: Path) -> tuple[str, ...]:
+    def list_hook_requires(self, source: Path) -> set[str]:
         """Return what the hook get_requires_for_build_wheel (PEP 517) requires; raise BuildFailedError if it fails."""
         with self._open_builder(source) as builder:
-            return tuple(sorted(builder.get_requires_for_build("wheel")))
+            return builder.get_requires_for_build("wheel")
 
     def build_wheel(self, source: Path, folder: Path) -> Path:
         """Build a wheel from the sources; raise BuildFailedError if that fails."""

@@ -140,7 +140,9 @@ def build_sdist(
             sources, report, log=_name_log(sdist, sources), parents=(*parents, sdist.name)
         )
         try:
-            wheel = attempt.build_wheel(lambda folder: unpack_sdist(sdist, folder))
+            wheel = attempt.build_wheel(
+                lambda folder: unpack_sdist(sdist.path, folder, filename=sdist.filename)
+            )
             if (wheel.name, Version(wheel.version)) != (sdist.name, Version(sdist.version)):
                 raise BuildFailedError(
                     f"its build makes {wheel.name} {wheel.version} instead",
@@ -270,7 +272,7 @@ class IsolatedBuild:
             source = place_sources(environment.scratch / ("source" if self.own else "asked"))
             requires = read_static_requires(source)
             self._sync(environment, requires)
-            hook_requires = {text for text in environment.list_hook_requires(source) if text not in requires}
+            hook_requires = environment.list_hook_requires(source) - requires
             if hook_requires:
                 # These may need other versions than the first round chose: resolve both together.
                 self._sync(environment, requires | hook_requires)

@@ -1,14 +1,14 @@
 """Turn direct references into wheels: given, downloaded, or built from folders, archives and git."""
 
-import hashlib
 import os
 import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit, urlunsplit
+from types import MappingProxyType
+from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from packaging.version import InvalidVersion
@@ -27,7 +27,7 @@ from offline_kit.packages.builds.build_environment import (
 from offline_kit.packages.builds.sdist_builds import BuildSources, IsolatedBuild
 from offline_kit.packages.freeze.requirement_files import DirectReference, RequirementLine
 from offline_kit.packages.pip_settings import redact_urls
-from offline_kit.project.types import Sdist, Wheel
+from offline_kit.project.types import Wheel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,15 +40,6 @@ class ResolvedReference:
     sha256: str
     reference: str  # a path relative to the project, or a URL without credentials; of git with the commit
     line: RequirementLine
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReferenceContext:
-    """How to turn direct references into wheels."""
-
-    project: Path  # references are written relative to it
-    sources: BuildSources  # builds them
-    known_commits: Mapping[str, str] = field(default_factory=dict)  # of an earlier freeze, by URL and ref
 
 
 def strip_credentials(url: str) -> str:
@@ -82,34 +73,42 @@ def format_reference(direct: DirectReference, project: Path, commit: str = "") -
 def fingerprint_reference(direct: DirectReference, project: Path) -> str:
     """Return everything that a direct reference depends on as text, with its content if it is on this disk."""
     fields = f"{direct.name} {','.join(direct.extras)} {direct.marker} {direct.subdirectory}"
-    return f"{format_reference(direct, project)} {fields} {_hash_content(direct)}{_get_url_query(direct)}"
+    return f"{format_reference(direct, project)} {fields} {_identify_content(direct)}"
 
 
-def _get_url_query(direct: DirectReference) -> str:
-    """Return the query of a URL, for digests only: it may be a key."""
+def _identify_content(direct: DirectReference) -> str:
+    """Return a hash of what is on this disk, or the query of a URL; for digests only, as that may be a key."""
+    if direct.kind == "folder":
+        return code_files.read_source_tree(Path(direct.location)).digest
+    if direct.kind in ("wheel", "archive"):
+        return files.sha256_of(Path(direct.location))
     return urlsplit(direct.location).query if direct.kind == "url" else ""
 
 
-def _hash_content(direct: DirectReference) -> str:
-    """Return a hash of what is on this disk; empty for a reference to elsewhere."""
-    path = Path(direct.location)
-    if direct.kind != "folder":
-        return files.sha256_of(path) if direct.kind in ("wheel", "archive") else ""
-    return code_files.read_source_tree(path).digest
-
-
 def resolve_references(
-    lines: Iterable[RequirementLine], context: ReferenceContext, *, report: Reporter = SILENT
+    lines: Iterable[RequirementLine],
+    project: Path,
+    sources: BuildSources,
+    *,
+    known_commits: Mapping[str, str] = MappingProxyType({}),
+    report: Reporter = SILENT,
 ) -> tuple[ResolvedReference, ...]:
     """Turn every direct reference into a wheel; wheels that were built before come from the cache.
 
-    Raises one ProjectError with all references that cannot be built or do not fit the image, OutsideError if
-    downloads or clones fail.
+    `known_commits` are those of an earlier freeze, by reference. Raises one ProjectError with all references that
+    cannot be built or do not fit the image, OutsideError if downloads or clones fail.
     """
     references, errors, details = [], [], []
     for line in lines:
         try:
-            references.append(_resolve_reference(line, context, report))
+            if direct := line.direct:
+                commit = _find_commit(direct, project, known_commits) if direct.kind == "git" else ""
+                wheel = Path(direct.location)
+                if direct.kind != "wheel":
+                    wheel = _build_cached_wheel(direct, commit, project, sources, report)
+                references.append(
+                    _check_wheel(line, wheel, format_reference(direct, project, commit), sources, report)
+                )
         except (ProjectError, OutsideError) as error:
             errors.append(error)
             details += [f"{line.position}: {error.what}", *(f"    {detail}" for detail in error.details)]
@@ -129,24 +128,10 @@ def resolve_references(
     )
 
 
-def _resolve_reference(
-    line: RequirementLine, context: ReferenceContext, report: Reporter
+def _check_wheel(
+    line: RequirementLine, wheel: Path, reference: str, sources: BuildSources, report: Reporter
 ) -> ResolvedReference:
-    direct = line.direct
-    assert direct is not None  # noqa: S101 - the caller passes direct references only
-    commit = _find_commit(direct, context) if direct.kind == "git" else ""
-    if direct.kind == "wheel":
-        wheel = Path(direct.location)
-    else:
-        cache_source = f"{format_reference(direct, Path('/'), commit)}{_get_url_query(direct)}"
-        key = f"{cache_source} {_hash_content(direct)} {context.sources.image.python_minor}"
-        cache_folder = (
-            context.sources.index.cache.root
-            / "freeze"
-            / "direct"
-            / hashlib.sha256(key.encode()).hexdigest()[:32]
-        )
-        wheel = _build_cached_wheel(direct, commit, cache_folder, context, report)
+    """Return the reference with its wheel; ProjectError if its name, platform or hash is not right."""
     try:
         name, version, _, tags = parse_wheel_filename(wheel.name)
     except (InvalidWheelFilename, InvalidVersion) as error:
@@ -155,14 +140,13 @@ def _resolve_reference(
             hint="restore its original name",
             code="wheel-name-invalid",
         ) from error
-    reference = format_reference(direct, context.project, commit)
-    if direct.name and direct.name != name:
+    if line.name not in ("", name):
         raise ProjectError(
-            f"'{reference}' is '{name}', not '{direct.name}'",
+            f"'{reference}' is '{name}', not '{line.name}'",
             hint="fix the name",
             code="reference-name-mismatch",
         )
-    image, target = context.sources.image, context.sources.target
+    image, target = sources.image, sources.target
     metadata = distribution_metadata.read_metadata(wheel, wheel.name) or b""
     requires_python = distribution_metadata.list_metadata_values(metadata, "Requires-Python")
     purpose = ""
@@ -180,7 +164,9 @@ def _resolve_reference(
     if wheel.stem.split("-")[-1].startswith("linux_"):
         report.warn(f"'{wheel.name}' does not state which glibc it needs; the rehearsal cannot check it")
     sha256 = files.sha256_of(wheel)
-    if line.hashes and direct.kind in ("wheel", "url") and f"sha256:{sha256}" not in line.hashes:
+    # What is built here has other bytes than what the line allows.
+    is_given = line.direct is not None and line.direct.kind in ("wheel", "url")
+    if line.hashes and is_given and f"sha256:{sha256}" not in line.hashes:
         raise ProjectError(
             f"'{reference}' has another hash than its line allows",
             hint="fix the hash, or find out why the file changed",
@@ -193,51 +179,50 @@ def _resolve_reference(
 
 
 def _build_cached_wheel(
-    direct: DirectReference, commit: str, cache_folder: Path, context: ReferenceContext, report: Reporter
+    direct: DirectReference, commit: str, project: Path, sources: BuildSources, report: Reporter
 ) -> Path:
+    reference = format_reference(direct, Path("/"), commit)
+    key = cache_key(reference, _identify_content(direct), sources.image.python_minor)
+    cache_folder = sources.index.cache.root / "freeze" / "direct" / key[:32]
     # Two runs must not build the same reference at once.
     with files.hold_lock(cache_folder.with_suffix(".lock")):
-        if cached_wheel := next(iter(sorted(cache_folder.glob("*.whl"))), None):
-            return cached_wheel
-        with (
-            files.stage_folder(cache_folder) as fresh,
-            tempfile.TemporaryDirectory(prefix="offline-kit-") as scratch,
-        ):
-            description = format_reference(direct, context.project, commit)
-            report.step(f"{'Downloading' if direct.kind == 'url' else 'Building'} {description}")
-            source = _fetch_sources(direct, commit, Path(scratch), context)
-
-            def place_sources(folder: Path) -> Path:
-                if direct.kind == "git":
-                    return Path(
-                        shutil.copytree(source, folder / source.name, symlinks=True), direct.subdirectory
+        if not list(cache_folder.glob("*.whl")):
+            with (
+                files.stage_folder(cache_folder) as fresh,
+                tempfile.TemporaryDirectory(prefix="offline-kit-") as scratch,
+            ):
+                description = format_reference(direct, project, commit)
+                report.step(f"{'Downloading' if direct.kind == 'url' else 'Building'} {description}")
+                source = _fetch_sources(direct, commit, Path(scratch), sources)
+                if source.suffix == ".whl":
+                    shutil.copyfile(source, fresh / source.name)
+                else:
+                    wheel = build_wheel(
+                        lambda folder: _place_sources(direct, source, folder), sources, description
                     )
-                return _copy_folder(source, folder) if source.is_dir() else unpack_archive(source, folder)
-
-            if source.suffix == ".whl":
-                shutil.copyfile(source, fresh / source.name)
-            else:
-                wheel = build_wheel(place_sources, context, description)
-                shutil.copyfile(wheel.path, fresh / wheel.filename)
-    return next(iter(sorted(cache_folder.glob("*.whl"))))
+                    shutil.copyfile(wheel.path, fresh / wheel.filename)
+    return min(cache_folder.glob("*.whl"))
 
 
-def _fetch_sources(direct: DirectReference, commit: str, scratch: Path, context: ReferenceContext) -> Path:
+def _fetch_sources(direct: DirectReference, commit: str, scratch: Path, sources: BuildSources) -> Path:
     """Return the path of a reference; what lies elsewhere is fetched into `scratch`."""
     if direct.kind == "git":
         return _clone_commit(direct, commit, scratch / "checkout")
     if direct.kind != "url":
         return Path(direct.location)
     address, _, fragment = direct.location.partition("#")
-    fragment_fields = dict(part.partition("=")[::2] for part in fragment.split("&") if part)
-    target = scratch / Path(urlsplit(address).path).name
-    sha256 = fragment_fields.get("sha256", "")
-    http.download_file(address, target, settings=context.sources.index.settings, sha256=sha256)
+    target = scratch / http.url_file_name(address)
+    sha256 = dict(parse_qsl(fragment)).get("sha256", "")
+    http.download_file(address, target, settings=sources.index.settings, sha256=sha256)
     return target
 
 
-def _copy_folder(source: Path, folder: Path) -> Path:
-    """Copy a project: setuptools writes build/ and *.egg-info into the folder that it builds."""
+def _place_sources(direct: DirectReference, source: Path, folder: Path) -> Path:
+    """Copy or unpack sources into a folder, and return the project's; setuptools writes into what it builds."""
+    if direct.kind == "git":
+        return Path(shutil.copytree(source, folder / source.name, symlinks=True), direct.subdirectory)
+    if source.is_file():
+        return unpack_sdist(source, folder)
     tree = code_files.read_source_tree(source)
     copy = code_files.copy_tree(tree, folder / source.name)
     if tree.wants_git and (source / ".git").is_dir():
@@ -247,14 +232,13 @@ def _copy_folder(source: Path, folder: Path) -> Path:
     return copy
 
 
-def build_wheel(place_sources: Callable[[Path], Path], context: ReferenceContext, description: str) -> Wheel:
+def build_wheel(place_sources: Callable[[Path], Path], sources: BuildSources, description: str) -> Wheel:
     """Build one wheel in an isolated environment, reproducibly; it is in the cache.
 
     `place_sources` puts the sources into a folder and returns theirs. Raises ProjectError with the last lines of
     the build.
     """
-    log = f"reference-{cache_key(description)[:12]}"
-    build = IsolatedBuild(context.sources, SILENT, log=log)
+    build = IsolatedBuild(sources, SILENT, log=f"reference-{cache_key(description)[:12]}")
     try:
         # Whether it fits the image is told by its name: a reference is shipped as its author builds it.
         return build.build_wheel(place_sources, fit=False)
@@ -273,18 +257,12 @@ def build_wheel(place_sources: Callable[[Path], Path], context: ReferenceContext
         ) from error
 
 
-def unpack_archive(path: Path, folder: Path) -> Path:
-    """Unpack an archive of sources and return the folder of the project in it."""
-    sdist = Sdist(name=path.name, version="", filename=path.name, path=path, sha256="", size=0)
-    return unpack_sdist(sdist, folder)
-
-
-def _find_commit(direct: DirectReference, context: ReferenceContext) -> str:
+def _find_commit(direct: DirectReference, project: Path, known_commits: Mapping[str, str]) -> str:
     if re.fullmatch(r"[0-9a-f]{40}", direct.ref):
         return direct.ref
-    reference_text = format_reference(direct, context.project)
-    if reference_text in context.known_commits:
-        return context.known_commits[reference_text]
+    reference = format_reference(direct, project)
+    if reference in known_commits:
+        return known_commits[reference]
     ref = direct.ref or "HEAD"
     process = _run_git(["ls-remote", strip_credentials(direct.location), ref, f"{ref}^{{}}"], direct)
     lines = [line.split("\t") for line in process.out.splitlines() if "\t" in line]

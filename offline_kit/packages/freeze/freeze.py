@@ -27,7 +27,7 @@ from offline_kit.packages.freeze.dependency_walk import (
     satisfies_requirement,
     strip_local_versions,
 )
-from offline_kit.packages.freeze.direct_references import ReferenceContext, ResolvedReference
+from offline_kit.packages.freeze.direct_references import ResolvedReference
 from offline_kit.packages.freeze.freeze_inputs import LOCK_ORIGIN, FreezeInputs, gather_inputs, hash_inputs
 from offline_kit.packages.freeze.freeze_inputs import FreezeRequest as FreezeRequest
 from offline_kit.packages.freeze.lock_files import LockPin
@@ -64,13 +64,12 @@ def freeze_requirements(
     current = old if not request.upgrade else None
     project = request.config.project.absolute()
     index = PackageIndex(settings.override(inputs.index_options), cache=cache)
-    context = ReferenceContext(
-        project=project,
-        sources=BuildSources(image, index, cutoff=""),
-        known_commits=_find_known_commits(inputs.direct_references, current, project) if current else {},
-    )
+    sources = BuildSources(image, index, cutoff="")
+    known_commits = _find_known_commits(inputs.direct_references, current, project) if current else {}
     if current and current.input_hash == input_hash and not inputs.error:
-        references = direct_references.resolve_references(inputs.direct_references, context, report=report)
+        references = direct_references.resolve_references(
+            inputs.direct_references, project, sources, known_commits=known_commits, report=report
+        )
         if restored := _restore_wheels(current, references):
             return restored, index
     for option_line in inputs.ignored_options:
@@ -78,13 +77,14 @@ def freeze_requirements(
     report.step(f"Resolving the requirements for '{image.name}' (Python {image.python})")
     if not confined_build.is_confined():  # the metadata of a package without a wheel is a build, too
         report.warn(confined_build.UNCONFINED_WARNING)
-    metadata = MetadataStore(context)
+    metadata = MetadataStore(sources)
     moment = (request.moment or datetime.now(UTC)).astimezone(UTC)
     inputs = _fit_lock_to_image(inputs, metadata)
     maker = _FreezeMaker(
         inputs=inputs,
         request=request,
         old_pins=current.pins if current else (),
+        known_commits=known_commits,
         metadata=metadata,
         cutoff=moment.strftime("%Y-%m-%dT%H:%M:%SZ"),
         report=report,
@@ -201,6 +201,7 @@ class _FreezeMaker:
     inputs: FreezeInputs
     request: FreezeRequest
     old_pins: tuple[Pin, ...]  # preferences
+    known_commits: Mapping[str, str]  # of the old freeze
     metadata: MetadataStore
     cutoff: str
     report: Reporter
@@ -218,7 +219,11 @@ class _FreezeMaker:
         problems: list[OfflineKitError] = [inputs.error] if inputs.error else []
         try:
             self.references = direct_references.resolve_references(
-                inputs.direct_references, self.metadata.build_context, report=self.report
+                inputs.direct_references,
+                self.request.config.project.absolute(),
+                self.metadata.sources,
+                known_commits=self.known_commits,
+                report=self.report,
             )
         except (ProjectError, OutsideError) as error:
             problems.append(error)

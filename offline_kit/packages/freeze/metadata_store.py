@@ -16,8 +16,10 @@ from offline_kit.core.errors import OfflineKitError
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.core.thread_pool import cancelling_pool
 from offline_kit.packages import distribution_metadata
+from offline_kit.packages.builds.build_environment import unpack_sdist
+from offline_kit.packages.builds.sdist_builds import BuildSources
 from offline_kit.packages.file_choice import choose_file, is_same_version, is_sdist
-from offline_kit.packages.freeze.direct_references import ReferenceContext, build_wheel, unpack_archive
+from offline_kit.packages.freeze.direct_references import build_wheel
 from offline_kit.packages.index import IndexFile
 
 
@@ -53,9 +55,9 @@ def parse_metadata(raw: bytes, name: str, version: str) -> PackageMetadata:
 class MetadataStore:
     """Metadata by name and version, read once each; safe for threads."""
 
-    def __init__(self, build_context: ReferenceContext) -> None:
-        self.build_context = build_context  # for sdists whose metadata only a build can tell
-        self.index, self.target = build_context.sources.index, build_context.sources.target
+    def __init__(self, sources: BuildSources) -> None:
+        self.sources = sources  # for sdists whose metadata only a build can tell
+        self.index, self.target = sources.index, sources.target
         self._added: dict[str, PackageMetadata] = {}  # no index has these
         self._found_metadata: dict[tuple[str, str], PackageMetadata | None] = {}
         self._fitting_versions: dict[str, tuple[str, ...]] = {}
@@ -97,7 +99,7 @@ class MetadataStore:
             sdist = Path(scratch) / file.filename
             http.download_file(file.url, sdist, settings=self.index.settings, sha256=file.sha256)
             description = f"{file.project} {file.version}"
-            wheel = build_wheel(lambda folder: unpack_archive(sdist, folder), self.build_context, description)
+            wheel = build_wheel(lambda folder: unpack_sdist(sdist, folder), self.sources, description)
             raw = distribution_metadata.read_metadata(wheel.path, wheel.filename) or b""
         if file.sha256:
             files.write_atomic(cached_file, raw)
