@@ -51,11 +51,11 @@ class GatewayService:
 
 def uses_gateway(notebook: Path) -> bool:
     """Whether a notebook runs an inference server: with the template's cell, or by importing kaggle_evaluation."""
+    text = notebook.read_text(encoding="utf-8")
     if notebook.suffix == ".py":
-        text = notebook.read_text(encoding="utf-8")
         return bool(_SERVE_MARKER.search(text)) or _imports_package(notebook)
     try:
-        cells = json.loads(notebook.read_text(encoding="utf-8")).get("cells", ())
+        cells = json.loads(text).get("cells", ())
         return any(_SERVE.fullmatch(str(cell.get("id", ""))) for cell in cells) or _imports_package(notebook)
     except (ValueError, AttributeError, TypeError):
         return False  # not a notebook: running it reports that
@@ -92,14 +92,13 @@ def prepare_gateway(
     driver_params: dict[str, Any] = {"data_paths": list(data_paths)}
     entries = {path.name: path for path in sorted(data.iterdir())} if isinstance(data, Path) else data
     # The competition's own package is in the data itself, or in one of its folders.
-    package_folder, package = "", entries.get(PACKAGE)
-    modules = [path for name, path in entries.items() if name.endswith(".py") and path.is_file()]
-    if package is None:
+    package_folder, beside = "", entries
+    if PACKAGE not in entries:
         package_folder = next((name for name, path in entries.items() if (path / PACKAGE).is_dir()), "")
-    if package_folder:
-        package = entries[package_folder] / PACKAGE
-        modules = list(entries[package_folder].glob("*.py"))
+        beside = {path.name: path for path in entries[package_folder].iterdir()} if package_folder else {}
+    package = beside.get(PACKAGE)
     if package and package.is_dir():
+        modules = [path for path in beside.values() if path.suffix == ".py" and path.is_file()]
         names = {key: params[key] for key in ("server", "gateway") if isinstance(params.get(key), str)}
         return GatewayService(
             package=None,
@@ -133,9 +132,8 @@ def write_standin(
 ) -> Path:
     """Write the stand-in for kaggle_evaluation to `folder`, with the newer `run` method if `new`; return the package."""
     package = files.make_folder(folder / PACKAGE / "core").parent
-    standin = f"{PACKAGE}.core.standin"
-    server, gateway = f"{name}InferenceServer", f"{name}Gateway"
-    base = "NewInferenceServer" if new else "InferenceServer"
+    standin, base = f"{PACKAGE}.core.standin", "NewInferenceServer" if new else "InferenceServer"
+    derived = f"from {PACKAGE}.core import standin\n\n\nclass {{}}(standin.{{}}):\n    pass\n"
     texts = {
         "__init__.py": f"from {standin} import import_any_name\n\nimport_any_name(__name__)\n",
         "core/__init__.py": "",
@@ -143,12 +141,8 @@ def write_standin(
         "core/templates.py": f"from {standin} import Gateway, InferenceServer\n",
         "core/base_gateway.py": f"from {standin} import GatewayRuntimeError\n",
         "core/standin.py": resources.read_source("rehearsal/gateway_standin"),
-        f"{name.lower()}_inference_server.py": (
-            f"from {PACKAGE}.core import standin\n\n\nclass {server}(standin.{base}):\n    pass\n"
-        ),
-        f"{name.lower()}_gateway.py": (
-            f"from {PACKAGE}.core import standin\n\n\nclass {gateway}(standin.Gateway):\n    pass\n"
-        ),
+        f"{name.lower()}_inference_server.py": derived.format(f"{name}InferenceServer", base),
+        f"{name.lower()}_gateway.py": derived.format(f"{name}Gateway", "Gateway"),
         gateway_standin.OPTIONS: json.dumps(dict(options)),
     }
     for file, text in texts.items():

@@ -66,22 +66,17 @@ def find_option_problems(options: Any) -> list[str]:
     if not isinstance(options, Mapping):
         return [f"`gateway` must be a table of options, not a {type(options).__name__}"]
     defaults = {option.name: option.default for option in fields(GatewayOptions)}
+    expected: dict[type, str] = {str: "a string", tuple: "a list of strings"}
     problems = []
     for name, value in options.items():
         kind = type(defaults.get(name))
+        fits = isinstance(value, (int, float) if kind is float else kind) and not isinstance(value, bool)
+        if kind is tuple:
+            fits = isinstance(value, list) and all(isinstance(item, str) for item in value)
         if name not in defaults:
             problems.append(f"unknown option '{name}' of `gateway`; known: {', '.join(defaults)}")
-            continue
-        if kind is tuple:
-            fits, expected = (
-                isinstance(value, list) and all(isinstance(v, str) for v in value),
-                "a list of strings",
-            )
-        else:
-            accepted = (int, float) if kind is float else kind
-            fits, expected = isinstance(value, accepted), "a string" if kind is str else "a number"
-        if not fits or isinstance(value, bool):
-            problems.append(f"option '{name}' of `gateway` must be {expected}")
+        elif not fits:
+            problems.append(f"option '{name}' of `gateway` must be {expected.get(kind, 'a number')}")
     return problems
 
 
@@ -182,7 +177,7 @@ class Gateway:
         key = self.options.ids or next(iter((test if sample is None else sample).columns))
         ids = list((test if key in test.columns else sample)[key])
         targets = [name for name in sample.columns if name != key] if sample is not None else []
-        answers = AnswerTable(key=key, targets=targets)
+        answers = AnswerTable(key, targets)
         for rows in self._make_batches(test, ids):
             self.sent += 1
             tables = {"test": test, "sample_submission": sample}
@@ -270,8 +265,8 @@ class Gateway:
 class AnswerTable:
     """The predictions so far; each answer is checked when it is added."""
 
-    def __init__(self, *, key: str, targets: Sequence[str]) -> None:
-        self.key, self.targets = key, list(targets)
+    def __init__(self, key: str, targets: list[str]) -> None:
+        self.key, self.targets = key, targets
         self.columns: dict[str, list[Any]] = {key: []}
 
     def add_answer(self, answer: Any, ids: Sequence[Any], batch: str) -> None:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from packaging import tags
 from packaging.tags import Tag
@@ -28,6 +29,7 @@ _MAX_RUNS = 6  # each with the packages that the one before lacked
 _LAYERED = (
     "import sys; sys.path.append({!r}); from ipykernel import kernelapp; kernelapp.launch_new_instance()"
 )
+_LAUNCH = ("-m", "ipykernel_launcher")
 _MISSING_PACKAGES = "missing-packages"  # kind of cache record
 _FAILED_IMPORT = re.compile(r"(?:[\w.]+\.)?(?:ModuleNotFoundError|ImportError|OptionalDependencyError)\b")
 _WORD = r"[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?"
@@ -61,24 +63,20 @@ def prepare_kernel(
     files. Raises ProjectError if wheels of the kit cannot be
     installed on this machine or this Python.
     """
-    install = kit_facts.read_install_plan(kit_files)
     running = current or image.local
-    wheel_tags = tuple(tags.sys_tags()) if running else image.wheel_tags_for(list(tags.platform_tags()))
-    unfit_wheels, built_packages = find_unfit_wheels(install, wheel_tags)
+    wheel_tags = tags.sys_tags() if running else image.wheel_tags_for(list(tags.platform_tags()))
+    unfit_wheels, built_packages = find_unfit_wheels(kit_facts.read_install_plan(kit_files), wheel_tags)
     if unfit_wheels:
         raise _unfit_error(unfit_wheels, image, running=running)
-    used_names = {*find_used_packages(kit_files, code, image), *more}
-    derived = tuple(sorted(used_names))
+    derived = tuple(sorted({*find_used_packages(kit_files, code, image), *more}))
     if running:
         used, setup = derived, make_running_kernel(options)
     else:
         record = Cache(options.cache).read_record(_MISSING_PACKAGES, cache_key(image.name, derived)) or {}
         used = tuple(sorted({*derived, *record} & {*image.packages}))
         setup = _make_image_kernel(image, used, options)
-    notes = setup.notes
-    if built_packages:
-        names = ", ".join(built_packages)
-        notes = (*notes, f"built from sdists, because their wheels do not fit this machine: {names}")
+    built = f"built from sdists, because their wheels do not fit this machine: {', '.join(built_packages)}"
+    notes = (*setup.notes, built) if built_packages else setup.notes
     return replace(setup, used=used, derived=derived, notes=notes)
 
 
@@ -86,35 +84,29 @@ def find_unfit_wheels(
     install: InstallPlan, wheel_tags: Iterable[Tag]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the wheels without an sdist that do not fit these tags, and the packages that are built from their sdist."""
-    fitting_tags, unfit_wheels, built_packages = frozenset(wheel_tags), list[str](), list[str]()
+    fitting_tags, unfit = frozenset(wheel_tags), list[Mapping[str, Any]]()
     for item in install.install:
         try:
             fits = not item.get("wheel") or bool(parse_wheel_filename(item["wheel"])[3] & fitting_tags)
         except InvalidWheelFilename:  # pip would refuse it as well
             fits = False
-        if not fits and item.get("sdist"):
-            built_packages.append(str(item["name"]))
-        elif not fits:
-            unfit_wheels.append(str(item["wheel"]))
-    return tuple(unfit_wheels), tuple(built_packages)
+        unfit += [] if fits else [item]
+    built_packages = tuple(str(item["name"]) for item in unfit if item.get("sdist"))
+    return tuple(str(item["wheel"]) for item in unfit if not item.get("sdist")), built_packages
 
 
 def _unfit_error(unfit_wheels: Sequence[str], image: Image, *, running: bool) -> ProjectError:
-    count = len(unfit_wheels)
+    minor, glibc = "{}.{}".format(*sys.version_info), "{}.{}".format(*image.glibc)
     if sys.platform != "linux":
-        problem = f"{count} wheels of the kit are for Linux and cannot be installed on this system"
+        problem = "are for Linux and cannot be installed on this system"
         hint = "rehearse in Docker or WSL2 (Linux, x86_64), or on a Linux machine"
     elif running:
-        minor = "{}.{}".format(*sys.version_info)
-        problem = f"{count} wheels of the kit do not fit the running Python {minor} ({image.name} has {image.python_minor})"
+        problem = f"do not fit the running Python {minor} ({image.name} has {image.python_minor})"
         hint = f"rehearse with --env matching, or from a Python {image.python_minor}"
     else:
-        problem = f"{count} wheels of the kit do not fit this machine"
-        glibc = "{}.{}".format(*image.glibc)
-        hint = (
-            f"rehearse on a Linux {image.machine} machine with glibc {glibc} or newer, or in Docker"
-            " (--platform linux/amd64)"
-        )
+        problem = "do not fit this machine"
+        hint = f"rehearse on a Linux {image.machine} machine with glibc {glibc} or newer, or in Docker (--platform linux/amd64)"
+    problem = f"{len(unfit_wheels)} wheels of the kit {problem}"
     return ProjectError(problem, hint=hint, code="wheels-do-not-fit", details=unfit_wheels)
 
 
@@ -125,10 +117,10 @@ def find_used_packages(kit_files: Sequence[KitFile], code: Sequence[Path], image
     own_code = list(code)
     own_names = {name.partition(".")[0] for name in install.imports()}
     for entry, path in kit_files:
-        name = entry.original.rpartition("/")[2]
-        if entry.role is Role.SOURCE:
+        name, is_source = entry.original.rpartition("/")[2], entry.role is Role.SOURCE
+        if is_source:
             own_names.update(Path(entry.original).with_suffix("").parts)
-        if name in own_wheels or (entry.role is Role.SOURCE and name.endswith(".py")):
+        if name in own_wheels or (is_source and name.endswith(".py")):
             own_code.append(path)
     import_names = imports.find_file_imports(own_code)
     import_names |= imports.format_imports(entry.original for entry, _ in kit_files)
@@ -138,24 +130,21 @@ def find_used_packages(kit_files: Sequence[KitFile], code: Sequence[Path], image
 
 def _make_image_kernel(image: Image, used: Sequence[str], options: EnvironmentOptions) -> KernelSetup:
     python = environments.make_kernel_environment(image, used, options)
-    launch = (str(python.path), "-m", "ipykernel_launcher")
-    return KernelSetup(python=python, launch=launch, used=tuple(used), of_image=True)
+    return KernelSetup(python=python, launch=(str(python.path), *_LAUNCH), used=tuple(used), of_image=True)
 
 
 def make_running_kernel(options: EnvironmentOptions) -> KernelSetup:
     """Return a kernel in the running environment; if it has no ipykernel, add one behind its own packages."""
     python = environments.inspect_interpreter(Path(sys.executable))
-    note = f"used the running environment, '{sys.prefix}'"
+    notes = (f"used the running environment, '{sys.prefix}'",)
     if "ipykernel" in python.packages:
-        return KernelSetup(
-            python=python, launch=(str(python.path), "-m", "ipykernel_launcher"), notes=(note,)
-        )
+        return KernelSetup(python=python, launch=(str(python.path), *_LAUNCH), notes=notes)
     layer = environments.make_layer(["ipykernel"], Path(sys.executable), options)
     return KernelSetup(
         python=python,
         launch=(str(python.path), "-c", _LAYERED.format(str(layer))),
         mounts=(Mount(inside=str(layer), source=layer),),
-        notes=(note, "added ipykernel behind its own packages, because it has none"),
+        notes=(*notes, "added ipykernel behind its own packages, because it has none"),
     )
 
 
