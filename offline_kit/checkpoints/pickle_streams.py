@@ -7,6 +7,7 @@ import ast
 import bz2
 import gzip
 import io
+import json
 import lzma
 import struct
 import tarfile
@@ -107,6 +108,15 @@ def read_archive_member(path: Path, *endings: str, max_bytes: int = 256 << 20) -
     except (OSError, ValueError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError):
         pass  # RuntimeError: encrypted, or NotImplementedError for a compression that Python lacks
     return b""
+
+
+def read_archive_json(path: Path, *endings: str) -> dict[str, Any]:
+    """Return the object in the first JSON member of a zip with one of these names; empty if there is none."""
+    try:
+        content = json.loads(read_archive_member(path, *endings))
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def read_torch_object(path: Path) -> Any:

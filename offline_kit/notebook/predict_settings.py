@@ -58,7 +58,7 @@ def predict_facts(
             "members": [member.name for member in members if member.framework == name],
         }
         for name in dict.fromkeys(member.framework for member in members)
-        if (framework := framework_table.find_framework(name))
+        if (framework := framework_table.BY_NAME.get(name))
     ]
     return {
         "task": task,
@@ -92,7 +92,7 @@ def _describe_member(member: Member) -> dict[str, Any]:
     if member.batch_size:
         entry["batch_size"] = member.batch_size
     # What neither its framework nor the notebook reads goes to the constructor.
-    framework = framework_table.find_framework(member.framework)
+    framework = framework_table.BY_NAME.get(member.framework)
     words: set[str] = set(member.params)
     if framework is not None and framework.takes_arguments(member):
         words = {*framework.param_names, *_SHARED_WORDS}
@@ -107,7 +107,7 @@ def choose_task(settings: NotebookSettings, members: Sequence[Member]) -> str:
     """Return the configured task, or the usual one of the members' frameworks."""
     if settings.task:
         return settings.task
-    frameworks = (framework_table.find_framework(member.framework) for member in members)
+    frameworks = (framework_table.BY_NAME.get(member.framework) for member in members)
     usual = {framework.task for framework in frameworks if framework}
     if len(usual) == 1 and (task := usual.pop()):
         return task
@@ -260,7 +260,7 @@ def _read_words(framework: Framework, task: str) -> tuple[str, ...]:
 
 
 def _check_member(member: Member, settings: NotebookSettings, task: str, code: CodeLookup) -> Iterator[str]:
-    framework = framework_table.find_framework(member.framework)
+    framework = framework_table.BY_NAME.get(member.framework)
     if framework is None:
         return
     label = f"'{member.name}'"
@@ -316,7 +316,7 @@ def _check_notebook_params(
     known_words |= {"text"} if task == "text" else set()
     open_ended = _hooks_read_params(settings, members, code)
     for member in members:
-        framework = framework_table.find_framework(member.framework)
+        framework = framework_table.BY_NAME.get(member.framework)
         if framework is None:
             continue
         known_words |= set(_read_words(framework, task)) - (

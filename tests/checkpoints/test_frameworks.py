@@ -17,7 +17,6 @@ from offline_kit.checkpoints import members
 from offline_kit.checkpoints.discovery import collect_checkpoints
 from offline_kit.checkpoints.file_kinds import ClassifiedFile, classify_file
 from offline_kit.checkpoints.frameworks import framework_table, sklearn
-from offline_kit.checkpoints.frameworks.base import judge_newer
 from offline_kit.checkpoints.frameworks.framework_table import FRAMEWORKS
 from offline_kit.core.errors import ProjectError
 from offline_kit.core.resources import runtime_files
@@ -364,8 +363,8 @@ def test_versions_of_files_that_are_no_models_are_compared(project: Path) -> Non
 )
 def test_what_another_version_means(trained: str, reads: str, ours: Any, usual: Any) -> None:
     """scikit-learn's pickles fit their own minor version; the usual file is read by any later one."""
-    assert sklearn.judge_version(Version(trained), Version(reads)) is ours
-    assert judge_newer(Version(trained), Version(reads)) is usual
+    assert sklearn.SKLEARN.judge_version(Version(trained), Version(reads)) is ours
+    assert framework_table.BY_NAME["lightning"].judge_version(Version(trained), Version(reads)) is usual
 
 
 def test_framework_names_are_identifiers_and_unique() -> None:

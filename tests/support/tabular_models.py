@@ -102,6 +102,6 @@ def seen(path: Path, **more: Any) -> Member:
 
 
 def findings(made: Member) -> tuple[Finding, ...]:
-    framework = framework_table.find_framework(made.framework)
+    framework = framework_table.BY_NAME.get(made.framework)
     assert framework is not None
     return tuple(framework.check_member(made))

@@ -1,7 +1,8 @@
 """Describe a framework: how its files are recognized, checked and loaded.
 
-A framework is a section of `data/frameworks.toml`, a `Framework` in a module here, a line in `framework_table.py`, and
-a fragment `templates/frameworks/<name>.py.j2`: plain Python for one cell of the notebook, with two functions:
+A framework is a section of `data/frameworks.toml`, a subclass of `Framework` in a module here, a line in
+`framework_table.py`, and a fragment `templates/frameworks/<name>.py.j2`: plain Python for one cell of the notebook, with
+two functions:
 
     load_<name>(path, member) -> model
         `path` is the file or folder in the restored kit; `member` has .name, .model, .weight, .arguments (what `model`
@@ -19,8 +20,7 @@ model calls its classes is read from `model.classes_` where it has them.
 
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,51 +44,54 @@ _OVERLAP = 64
 _BESIDE = ("sklearn.preprocessing._label.LabelEncoder", "sklearn.utils.")
 
 
-def read_facts(name: str) -> dict[str, Any]:
-    """Return what `data/frameworks.toml` says of a framework: all that is no code."""
-    facts: dict[str, Any] = {"name": name}
-    for key, value in _FACTS[name].items():
-        facts[key] = tuple(value) if isinstance(value, list) else value
-        if key in ("uses_column_order", "takes_arguments"):
-            facts[key] = lambda _member: True
-    return facts
-
-
-def judge_newer(trained: Version, reads: Version) -> Severity | None:
-    """Warn of a file of a newer minor version than the notebook's; older files stay readable for years."""
-    return Severity.WARN if trained.release[:2] > reads.release[:2] else None
-
-
-@dataclass(frozen=True, kw_only=True)
 class Framework:
-    """A library that models are trained with."""
+    """A library that models are trained with: its section of `data/frameworks.toml`, and what is code."""
 
-    name: str  # its name in the configuration and in `load_<name>`, a Python identifier
-    title: str
-    packages: tuple[str, ...]  # distributions that its cell imports; they are added to the requirements
-    score_match: Callable[[Path, ClassifiedFile], float]
-    """How sure it is, 0 to 1, that a file or a folder (of kind OTHER) is its own, from names and bytes alone."""
-    library: str = ""  # the distribution whose version at training time matters; empty for none
-    check_member: Callable[[Member], Iterable[Finding]] = lambda _member: ()
-    """Findings on a member at build time; `member.version` is set already."""
-    read_version: Callable[[Path], str] = lambda _path: ""
-    """The library's version in the file; empty if it states none."""
-    judge_version: Callable[[Version, Version], Severity | None] = judge_newer
-    """How severe a difference between the training's version and the notebook's is; None for harmless."""
-    check_versions: Callable[[Member, Mapping[str, str]], Iterable[Finding]] = lambda _member, _versions: ()
-    """Findings on a member's format and the notebook's versions, by normalized name."""
-    uses_column_order: Callable[[Member], bool] = lambda _member: False
-    """Whether a member takes the columns of a table by position, whatever their names."""
-    required_keys: tuple[str, ...] = ()
-    """Keys of a member that must be set: ("model",) if the file holds weights alone."""
-    task: str = ""
-    param_names: tuple[str, ...] = ()
-    """Keys of a member's `params` that its cell reads, each with a line in `config_keys.PARAMS`."""
-    own_activation: bool = False
-    """Its outputs usually are probabilities or numbers: the notebook's `activation` does not apply."""
-    takes_model: bool = False
-    takes_arguments: Callable[[Member], bool] = lambda _member: False
-    """Whether the other `params` of a member are arguments of what `model` names."""
+    def __init__(self, name: str) -> None:
+        facts = _FACTS[name]
+        self.name = name  # in the configuration and in `load_<name>`
+        self.title: str = facts["title"]
+        self.packages = tuple(facts["packages"])  # distributions that its cell imports
+        self.library: str = facts.get("library", "")  # the one whose version at training time matters
+        self.task: str = facts.get("task", "")
+        # Keys of a member that must be set: ("model",) if the file holds weights alone
+        self.required_keys = tuple(facts.get("required_keys", ()))
+        # Keys of a member's `params` that its cell reads, each with a line in `config_keys.PARAMS`
+        self.param_names = tuple(facts.get("param_names", ()))
+        # Its outputs usually are probabilities or numbers: the notebook's `activation` does not apply.
+        self.own_activation: bool = facts.get("own_activation", False)
+        self.takes_model: bool = facts.get("takes_model", False)
+        self._by_position: bool = facts.get("uses_column_order", False)
+        self._takes_arguments: bool = facts.get("takes_arguments", False)
+
+    def score_match(self, path: Path, classified: ClassifiedFile) -> float:
+        """Return how sure it is, 0 to 1, that a file or a folder (of kind OTHER) is its own, from names and bytes."""
+        raise NotImplementedError
+
+    def check_member(self, _member: Member) -> Iterable[Finding]:
+        """Return findings on a member at build time; `member.version` is set already."""
+        return ()
+
+    def read_version(self, _path: Path) -> str:
+        """Return the library's version in the file; empty if it states none."""
+        return ""
+
+    def judge_version(self, trained: Version, reads: Version) -> Severity | None:
+        """Return how severe a difference between the training's version and the notebook's is; None for harmless."""
+        # Older files stay readable for years.
+        return Severity.WARN if trained.release[:2] > reads.release[:2] else None
+
+    def check_versions(self, _member: Member, _versions: Mapping[str, str]) -> Iterable[Finding]:
+        """Return findings on a member's format and the notebook's versions, by normalized name."""
+        return ()
+
+    def uses_column_order(self, _member: Member) -> bool:
+        """Whether a member takes the columns of a table by position, whatever their names."""
+        return self._by_position
+
+    def takes_arguments(self, _member: Member) -> bool:
+        """Whether the other `params` of a member are arguments of what `model` names."""
+        return self._takes_arguments
 
 
 def read_head(path: Path, count: int = 256) -> bytes:
@@ -142,21 +145,6 @@ def is_estimator_of(path: Path, sniffed: ClassifiedFile, package: str) -> bool:
     names = read_globals(path)
     around = [name for name in names if name.startswith("sklearn.") and not name.startswith(_BESIDE)]
     return not around and any(name.startswith(f"{package}.") for name in names)
-
-
-def check_pickle_version(library: str, member: Member, versions: Mapping[str, str]) -> Iterator[Finding]:
-    """Warn of a pickle of an older version: libraries promise to read old files in their own formats only.
-
-    https://xgboost.readthedocs.io/en/stable/tutorials/saving_model.html
-    """
-    saved, available = parse_release(member.version), parse_release(versions.get(library, ""))
-    if is_pickled(member) and member.version_said and saved and saved < available:
-        problem = (
-            f"is a pickle of {library} {member.version}, and the notebook has {versions[library]}, which may "
-            "not load it"
-        )
-        remedy = f'save it in its own format (save_model), or add "{library}=={member.version}" to the requirements'
-        yield make_warning(member, problem, remedy)
 
 
 def parse_release(version: str) -> tuple[int, ...]:

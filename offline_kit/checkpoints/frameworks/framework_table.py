@@ -18,26 +18,13 @@ from offline_kit.project.types import Checkpoint, Finding, Member, Severity
 
 FRAMEWORKS: tuple[Framework, ...] = (
     *(SKLEARN, SKOPS, XGBOOST, LIGHTGBM, CATBOOST, ONNX, KERAS),
-    *(
-        pytorch.LIGHTNING,
-        pytorch.TORCH_MODULE,
-        pytorch.TORCHSCRIPT,
-        pytorch.TORCH_EXPORT,
-        pytorch.TRANSFORMERS,
-        pytorch.TIMM,
-        pytorch.SAFETENSORS,
-        pytorch.TORCH_STATE_DICT,
-    ),
+    *(pytorch.LIGHTNING, pytorch.TORCH_MODULE, pytorch.TORCHSCRIPT, pytorch.TORCH_EXPORT),
+    *(pytorch.TRANSFORMERS, pytorch.TIMM, pytorch.SAFETENSORS, pytorch.TORCH_STATE_DICT),
 )
 """The first one wins between equal scores."""
 BY_NAME = {framework.name: framework for framework in FRAMEWORKS}
 # Frameworks with the name of their module, whose objects may be in any pickle
 _PICKLED = (SKLEARN, XGBOOST, LIGHTGBM, CATBOOST)
-
-
-def find_framework(name: str) -> Framework | None:
-    """Return the framework of this name, if any."""
-    return BY_NAME.get(name)
 
 
 def match_reference(reference: str, claimant: Framework | None) -> Framework | None:

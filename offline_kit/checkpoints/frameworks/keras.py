@@ -8,11 +8,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from packaging.version import Version
+
 from offline_kit.checkpoints.file_kinds import ClassifiedFile
 from offline_kit.checkpoints.frameworks import base
 from offline_kit.checkpoints.frameworks.base import SURE, Framework
-from offline_kit.checkpoints.pickle_streams import read_archive_member
-from offline_kit.project.types import CheckpointKind, Finding, Member
+from offline_kit.checkpoints.pickle_streams import read_archive_json
+from offline_kit.project.types import CheckpointKind, Finding, Member, Severity
 
 _SAVED_MODEL = "saved_model.pb"
 _H5_VERSION = re.compile(rb"(?<![\w.])([23]\.\d{1,2}\.\d{1,2})(?:-tf)?(?=\x00|tensorflow|jax|torch)")
@@ -22,82 +24,6 @@ _INPUTS = re.compile(rb'("InputLayer".+?"InputLayer")', re.DOTALL)
 # Bytes of an HDF5 file: its attributes precede the weights
 _MAX_SEARCHED = 64 << 20
 _OWN_MODULES = ("keras", "builtins", "tensorflow", "numpy")
-
-
-def _score_keras(path: Path, sniffed: ClassifiedFile) -> float:
-    """Match .keras archives, SavedModel folders, and HDF5 files that Keras wrote."""
-    is_own = (path / _SAVED_MODEL).is_file() or sniffed.kind is CheckpointKind.KERAS
-    if sniffed.kind is CheckpointKind.HDF5:
-        marks = re.compile(b"(keras_version|layer_names)")
-        is_own = path.name.endswith(".weights.h5") or bool(_search_h5(path, marks))
-    return SURE if is_own else 0.0
-
-
-def _read_version(path: Path) -> str:
-    """Return the version of Keras in a file; empty for a SavedModel, which states TensorFlow's alone."""
-    if path.is_dir():
-        return ""
-    if zipfile.is_zipfile(path):
-        return str(_read_json(path, "metadata.json").get("keras_version", "")).removesuffix("-tf")
-    return _search_h5(path, _H5_VERSION).decode()
-
-
-def _check_versions(member: Member, versions: Mapping[str, str]) -> Iterator[Finding]:
-    """Warn of a file of Keras 2, and of a SavedModel of a newer TensorFlow.
-
-    https://keras.io/keras_3/: Keras 3 does not load everything that Keras 2 saved.
-    """
-    keras, tensorflow = versions.get("keras", ""), versions.get("tensorflow", "")
-    majors = (base.parse_release(member.version)[:1], base.parse_release(keras)[:1])
-    if member.version_said and majors == ((2,), (3,)):
-        problem = f"is of Keras {member.version}, and the notebook has {keras}, which does not load everything that Keras 2 saved"
-        remedy = (
-            "load it once with tf_keras and save it again with Keras 3 as .keras, or name the function that builds "
-            'it: model = "src/model.py:build"'
-        )
-        yield base.make_warning(member, problem, remedy)
-    elif tensorflow and member.path.is_dir():
-        match = _TF_VERSION.search((member.path / _SAVED_MODEL).read_bytes())
-        saved = match[2][: match[1][0]].decode() if match else ""
-        if base.parse_release(saved) > base.parse_release(tensorflow):
-            problem = f"is a SavedModel of TensorFlow {saved}, and the notebook has {tensorflow}"
-            remedy = f"export it with tensorflow=={tensorflow}, or save the model as .keras"
-            yield base.make_warning(member, problem, remedy)
-
-
-def _uses_column_order(member: Member) -> bool:
-    """Whether it has one input for all columns; several take one each, by their names."""
-    if member.path.is_file() and zipfile.is_zipfile(member.path):
-        return json.dumps(_read_json(member.path, "config.json")).count('"InputLayer"') < 2
-    return not (member.path.is_file() and _search_h5(member.path, _INPUTS))
-
-
-def _check_keras(member: Member) -> Iterator[Finding]:
-    """Report what a model needs besides its file: the code that builds it, own classes, trust in lambdas."""
-    has_lambda = False
-    if member.path.is_dir():
-        if not (member.path / "variables" / "variables.index").is_file():
-            remedy = "ship the whole folder: saved_model.pb, variables/ and assets/"
-            yield base.make_stop(member, "is a SavedModel without its variables", remedy)
-    elif member.model:
-        pass  # the user's code builds it; only the weights are read
-    elif zipfile.is_zipfile(member.path):
-        objects = list(base.walk_objects(_read_json(member.path, "config.json")))
-        has_lambda = any(node.get("class_name") == "__lambda__" for node in objects)
-        if classes := {str(node["class_name"]) for node in objects if _is_foreign(node)}:
-            problem = f"holds classes that are not Keras' own: {', '.join(sorted(classes))}"
-            remedy = 'name the function that builds the model, and its weights are read: model = "src/model.py:build"'
-            yield base.make_warning(member, problem, remedy)
-    elif _search_h5(member.path, re.compile(b'("__lambda__")')):
-        has_lambda = True
-    elif not _search_h5(member.path, re.compile(b"(model_config)")):
-        remedy = 'name the function that builds the model: model = "src/model.py:build", or save it whole'
-        yield base.make_stop(member, "holds weights alone", f"{remedy}: model.save('model.keras')")
-    # https://keras.io/api/models/model_saving_apis/model_saving_and_loading/: safe_mode is on by default.
-    if has_lambda and member.params.get("safe_mode") is not False:
-        problem = "has a Lambda layer with code in the file, which Keras refuses to run"
-        remedy = "if you made the file yourself, set safe_mode = false in the `params` of its `models` entry"
-        yield base.make_stop(member, problem, remedy)
 
 
 def _is_foreign(node: dict[str, Any]) -> bool:
@@ -110,14 +36,6 @@ def _is_foreign(node: dict[str, Any]) -> bool:
     return isinstance(node.get("class_name"), str) and not is_own
 
 
-def _read_json(path: Path, name: str) -> dict[str, Any]:
-    try:
-        content = json.loads(read_archive_member(path, name))
-    except ValueError:
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
 def _search_h5(path: Path, pattern: re.Pattern[bytes]) -> bytes:
     """Return the first group of a pattern; nothing for no match."""
     # HDF5 keeps attributes as plain bytes, so that no h5py is needed
@@ -126,14 +44,86 @@ def _search_h5(path: Path, pattern: re.Pattern[bytes]) -> bytes:
         return bytes(match[1]) if match else b""
 
 
-KERAS = Framework(
-    **base.read_facts("keras"),
-    score_match=_score_keras,
-    uses_column_order=_uses_column_order,
-    check_member=_check_keras,
-    check_versions=_check_versions,
-    # `_check_versions` handles files of Keras 2.
-    judge_version=lambda trained, reads: base.judge_newer(trained, reads) if trained.major > 2 else None,
-    read_version=_read_version,
-    takes_arguments=lambda member: bool(member.model),
-)
+class _Keras(Framework):
+    def score_match(self, path: Path, sniffed: ClassifiedFile) -> float:
+        """Match .keras archives, SavedModel folders, and HDF5 files that Keras wrote."""
+        is_own = (path / _SAVED_MODEL).is_file() or sniffed.kind is CheckpointKind.KERAS
+        if sniffed.kind is CheckpointKind.HDF5:
+            marks = re.compile(b"(keras_version|layer_names)")
+            is_own = path.name.endswith(".weights.h5") or bool(_search_h5(path, marks))
+        return SURE if is_own else 0.0
+
+    def read_version(self, path: Path) -> str:
+        """Return the version of Keras in a file; empty for a SavedModel, which states TensorFlow's alone."""
+        if path.is_dir():
+            return ""
+        if zipfile.is_zipfile(path):
+            return str(read_archive_json(path, "metadata.json").get("keras_version", "")).removesuffix("-tf")
+        return _search_h5(path, _H5_VERSION).decode()
+
+    def check_versions(self, member: Member, versions: Mapping[str, str]) -> Iterator[Finding]:
+        """Warn of a file of Keras 2, and of a SavedModel of a newer TensorFlow.
+
+        https://keras.io/keras_3/: Keras 3 does not load everything that Keras 2 saved.
+        """
+        keras, tensorflow = versions.get("keras", ""), versions.get("tensorflow", "")
+        majors = (base.parse_release(member.version)[:1], base.parse_release(keras)[:1])
+        if member.version_said and majors == ((2,), (3,)):
+            problem = f"is of Keras {member.version}, and the notebook has {keras}, which does not load everything that Keras 2 saved"
+            remedy = (
+                "load it once with tf_keras and save it again with Keras 3 as .keras, or name the function that builds "
+                'it: model = "src/model.py:build"'
+            )
+            yield base.make_warning(member, problem, remedy)
+        elif tensorflow and member.path.is_dir():
+            match = _TF_VERSION.search((member.path / _SAVED_MODEL).read_bytes())
+            saved = match[2][: match[1][0]].decode() if match else ""
+            if base.parse_release(saved) > base.parse_release(tensorflow):
+                problem = f"is a SavedModel of TensorFlow {saved}, and the notebook has {tensorflow}"
+                remedy = f"export it with tensorflow=={tensorflow}, or save the model as .keras"
+                yield base.make_warning(member, problem, remedy)
+
+    def uses_column_order(self, member: Member) -> bool:
+        """Whether it has one input for all columns; several take one each, by their names."""
+        if member.path.is_file() and zipfile.is_zipfile(member.path):
+            return json.dumps(read_archive_json(member.path, "config.json")).count('"InputLayer"') < 2
+        return not (member.path.is_file() and _search_h5(member.path, _INPUTS))
+
+    def check_member(self, member: Member) -> Iterator[Finding]:
+        """Report what a model needs besides its file: the code that builds it, own classes, trust in lambdas."""
+        has_lambda = False
+        if member.path.is_dir():
+            if not (member.path / "variables" / "variables.index").is_file():
+                remedy = "ship the whole folder: saved_model.pb, variables/ and assets/"
+                yield base.make_stop(member, "is a SavedModel without its variables", remedy)
+        elif member.model:
+            pass  # the user's code builds it; only the weights are read
+        elif zipfile.is_zipfile(member.path):
+            objects = list(base.walk_objects(read_archive_json(member.path, "config.json")))
+            has_lambda = any(node.get("class_name") == "__lambda__" for node in objects)
+            if classes := {str(node["class_name"]) for node in objects if _is_foreign(node)}:
+                problem = f"holds classes that are not Keras' own: {', '.join(sorted(classes))}"
+                remedy = 'name the function that builds the model, and its weights are read: model = "src/model.py:build"'
+                yield base.make_warning(member, problem, remedy)
+        elif _search_h5(member.path, re.compile(b'("__lambda__")')):
+            has_lambda = True
+        elif not _search_h5(member.path, re.compile(b"(model_config)")):
+            remedy = 'name the function that builds the model: model = "src/model.py:build", or save it whole'
+            yield base.make_stop(member, "holds weights alone", f"{remedy}: model.save('model.keras')")
+        # https://keras.io/api/models/model_saving_apis/model_saving_and_loading/: safe_mode is on by default.
+        if has_lambda and member.params.get("safe_mode") is not False:
+            problem = "has a Lambda layer with code in the file, which Keras refuses to run"
+            remedy = (
+                "if you made the file yourself, set safe_mode = false in the `params` of its `models` entry"
+            )
+            yield base.make_stop(member, problem, remedy)
+
+    def judge_version(self, trained: Version, reads: Version) -> Severity | None:
+        """Judge Keras 3 alone: `check_versions` handles files of Keras 2."""
+        return super().judge_version(trained, reads) if trained.major > 2 else None
+
+    def takes_arguments(self, member: Member) -> bool:
+        return bool(member.model)
+
+
+KERAS = _Keras("keras")

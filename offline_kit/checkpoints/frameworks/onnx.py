@@ -13,7 +13,6 @@ from offline_kit.checkpoints.frameworks.base import (
     make_stop,
     make_warning,
     parse_release,
-    read_facts,
 )
 from offline_kit.project.types import CheckpointKind, Finding, Member
 
@@ -42,62 +41,6 @@ class OnnxGraph:
     external: set[str]
     inputs: int  # how many inputs it has, weights not counted
     fixed_rows: int  # how many rows its first input takes at once; 0 for any number
-
-
-def _score_onnx(path: Path, sniffed: ClassifiedFile) -> float:
-    """Match graphs, and folders with one graph, the files of its weights and nothing else."""
-    if not path.is_dir():
-        return SURE if sniffed.kind is CheckpointKind.ONNX else 0.0
-    graphs = sorted(path.glob("*.onnx"))
-    if len(graphs) != 1 or classify_file(graphs[0]).kind is not CheckpointKind.ONNX:
-        return 0.0
-    external = read_graph(graphs[0]).external
-    siblings = {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}
-    return SURE if external and siblings - external == {graphs[0].name} else 0.0
-
-
-def _check_onnx(member: Member) -> Iterator[Finding]:
-    """Report missing weights, operators of other libraries, and a fixed number of rows."""
-    graph = read_graph(find_graph(member))
-    missing = sorted(name for name in graph.external if not (find_graph(member).parent / name).is_file())
-    if graph.external and (missing or not member.path.is_dir()):
-        names = ", ".join(f"'{name}'" for name in missing or sorted(graph.external))
-        remedy = "put the graph and these files alone into a folder, and name the folder in `checkpoints`"
-        state = "which are missing" if missing else "which are not included with it"
-        yield make_stop(member, f"has its weights in {names}, {state}", remedy)
-    if foreign_domains := sorted(set(graph.opsets) - _KNOWN_DOMAINS):
-        problem = f"uses operators of {', '.join(foreign_domains)}, which onnxruntime itself does not have"
-        remedy = "predict with a `function` of yours that registers their library"
-        yield make_warning(member, problem, remedy)
-    if graph.fixed_rows:
-        remedy = f"export it with a dynamic first axis, or set batch_size = {graph.fixed_rows}"
-        yield make_warning(member, f"takes exactly {graph.fixed_rows} rows at a time", remedy)
-
-
-def _uses_column_order(member: Member) -> bool:
-    """Whether its one input takes all columns; several take one each, by their names."""
-    return find_graph(member).is_file() and read_graph(find_graph(member)).inputs == 1
-
-
-def _check_onnx_versions(member: Member, versions: Mapping[str, str]) -> Iterator[Finding]:
-    """Warn if the notebook's onnxruntime does not support a graph."""
-    runtime = versions.get("onnxruntime", versions.get("onnxruntime-gpu", ""))
-    supported = [row for row in _NEWEST if row[0] <= parse_release(runtime)]
-    if not supported:
-        return
-    _, opset, ir_version = supported[-1]
-    graph = read_graph(find_graph(member))
-    graph_opset = max(graph.opsets.get("", 0), graph.opsets.get("ai.onnx", 0))
-    if graph_opset > opset:
-        problem = (
-            f"uses operator set {graph_opset}, and the notebook's onnxruntime {runtime} has up to {opset}"
-        )
-        remedy = f"export it with opset_version={opset}, or require a newer onnxruntime"
-        yield make_warning(member, problem, remedy)
-    if graph.ir_version > ir_version:
-        problem = f"is of file format (IR) {graph.ir_version}, and the notebook's onnxruntime {runtime} reads up to {ir_version}"
-        remedy = f"set model.ir_version = {ir_version} before onnx.save, or require a newer onnxruntime"
-        yield make_warning(member, problem, remedy)
 
 
 def find_graph(member: Member) -> Path:
@@ -130,10 +73,60 @@ def read_graph(path: Path) -> OnnxGraph:
     )
 
 
-ONNX = Framework(
-    **read_facts("onnx"),
-    score_match=_score_onnx,
-    uses_column_order=_uses_column_order,
-    check_member=_check_onnx,
-    check_versions=_check_onnx_versions,
-)
+class _Onnx(Framework):
+    def score_match(self, path: Path, sniffed: ClassifiedFile) -> float:
+        """Match graphs, and folders with one graph, the files of its weights and nothing else."""
+        if not path.is_dir():
+            return SURE if sniffed.kind is CheckpointKind.ONNX else 0.0
+        graphs = sorted(path.glob("*.onnx"))
+        if len(graphs) != 1 or classify_file(graphs[0]).kind is not CheckpointKind.ONNX:
+            return 0.0
+        external = read_graph(graphs[0]).external
+        siblings = {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}
+        return SURE if external and siblings - external == {graphs[0].name} else 0.0
+
+    def check_member(self, member: Member) -> Iterator[Finding]:
+        """Report missing weights, operators of other libraries, and a fixed number of rows."""
+        graph = read_graph(find_graph(member))
+        missing = sorted(name for name in graph.external if not (find_graph(member).parent / name).is_file())
+        if graph.external and (missing or not member.path.is_dir()):
+            names = ", ".join(f"'{name}'" for name in missing or sorted(graph.external))
+            remedy = "put the graph and these files alone into a folder, and name the folder in `checkpoints`"
+            state = "which are missing" if missing else "which are not included with it"
+            yield make_stop(member, f"has its weights in {names}, {state}", remedy)
+        if foreign_domains := sorted(set(graph.opsets) - _KNOWN_DOMAINS):
+            problem = (
+                f"uses operators of {', '.join(foreign_domains)}, which onnxruntime itself does not have"
+            )
+            remedy = "predict with a `function` of yours that registers their library"
+            yield make_warning(member, problem, remedy)
+        if graph.fixed_rows:
+            remedy = f"export it with a dynamic first axis, or set batch_size = {graph.fixed_rows}"
+            yield make_warning(member, f"takes exactly {graph.fixed_rows} rows at a time", remedy)
+
+    def uses_column_order(self, member: Member) -> bool:
+        """Whether its one input takes all columns; several take one each, by their names."""
+        return find_graph(member).is_file() and read_graph(find_graph(member)).inputs == 1
+
+    def check_versions(self, member: Member, versions: Mapping[str, str]) -> Iterator[Finding]:
+        """Warn if the notebook's onnxruntime does not support a graph."""
+        runtime = versions.get("onnxruntime", versions.get("onnxruntime-gpu", ""))
+        supported = [row for row in _NEWEST if row[0] <= parse_release(runtime)]
+        if not supported:
+            return
+        _, opset, ir_version = supported[-1]
+        graph = read_graph(find_graph(member))
+        graph_opset = max(graph.opsets.get("", 0), graph.opsets.get("ai.onnx", 0))
+        if graph_opset > opset:
+            problem = (
+                f"uses operator set {graph_opset}, and the notebook's onnxruntime {runtime} has up to {opset}"
+            )
+            remedy = f"export it with opset_version={opset}, or require a newer onnxruntime"
+            yield make_warning(member, problem, remedy)
+        if graph.ir_version > ir_version:
+            problem = f"is of file format (IR) {graph.ir_version}, and the notebook's onnxruntime {runtime} reads up to {ir_version}"
+            remedy = f"set model.ir_version = {ir_version} before onnx.save, or require a newer onnxruntime"
+            yield make_warning(member, problem, remedy)
+
+
+ONNX = _Onnx("onnx")

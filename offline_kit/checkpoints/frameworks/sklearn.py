@@ -44,16 +44,6 @@ _SKOPS_DISTRUSTS = frozenset(
 )
 
 
-def _score_sklearn(path: Path, sniffed: ClassifiedFile) -> float:
-    """Match pickles that import from scikit-learn or the like; other pickles perhaps."""
-    if path.is_dir() or (sniffed.kind not in base.PICKLES and path.suffix.lower() not in _SUFFIXES):
-        return 0.0
-    tops = read_top_modules(path)
-    if tops & {"sklearn", *_COMPATIBLE}:
-        return base.LIKELY
-    return base.PERHAPS if tops and "torch" not in tops else 0.0
-
-
 def list_preprocessors(path: Path) -> frozenset[str]:
     """Return the classes in a pickle that only prepare data: scalers, encoders and the like."""
     return frozenset(name for name in _list_classes(path) if name.startswith(_PREPROCESSING))
@@ -70,59 +60,59 @@ def _list_classes(path: Path) -> frozenset[str]:
     return frozenset(name for name in names if name.rpartition(".")[2][:1].isupper())
 
 
-def judge_version(trained: Version, reads: Version) -> Severity | None:
-    """Warn of another minor version: estimators' attributes change between them.
+class _Sklearn(Framework):
+    def score_match(self, path: Path, sniffed: ClassifiedFile) -> float:
+        """Match pickles that import from scikit-learn or the like; other pickles perhaps."""
+        if path.is_dir() or (sniffed.kind not in base.PICKLES and path.suffix.lower() not in _SUFFIXES):
+            return 0.0
+        tops = read_top_modules(path)
+        if tops & {"sklearn", *_COMPATIBLE}:
+            return base.LIKELY
+        return base.PERHAPS if tops and "torch" not in tops else 0.0
 
-    https://scikit-learn.org/stable/model_persistence.html
-    """
-    return Severity.WARN if trained.release[:2] != reads.release[:2] else None
+    def judge_version(self, trained: Version, reads: Version) -> Severity | None:
+        """Warn of another minor version: estimators' attributes change between them.
+
+        https://scikit-learn.org/stable/model_persistence.html
+        """
+        return Severity.WARN if trained.release[:2] != reads.release[:2] else None
+
+    def read_version(self, path: Path) -> str:
+        return base.search_content(path, _VERSION)
 
 
-def _read_skops_version(path: Path) -> str:
-    match = _SKOPS_VERSION.search(read_archive_member(path, "schema.json"))
-    return match[1].decode() if match else ""
+class _Skops(_Sklearn):
+    def score_match(self, path: Path, _classified: ClassifiedFile) -> float:
+        return SURE if _SKOPS_MARK in read_archive_member(path, "schema.json") else 0.0
 
+    def read_version(self, path: Path) -> str:
+        match = _SKOPS_VERSION.search(read_archive_member(path, "schema.json"))
+        return match[1].decode() if match else ""
 
-def _check_skops(member: Member) -> Iterator[Finding]:
-    """Report the types that skops does not load unless they are trusted.
+    def check_member(self, member: Member) -> Iterator[Finding]:
+        """Report the types that skops does not load unless they are trusted.
 
-    https://skops.readthedocs.io/en/stable/persistence.html
-    """
-    try:
-        schema = json.loads(read_archive_member(member.path, "schema.json"))
-    except ValueError:
-        yield base.make_stop(member, "is damaged: its schema is no JSON", "save the file again")
-        return
-    pairs = [(node.get("__module__"), node.get("__class__")) for node in base.walk_objects(schema)]
-    names = {
-        f"{module}.{name}" for module, name in pairs if isinstance(module, str) and isinstance(name, str)
-    }
-    trusted = member.params.get("trusted", ())
-    names -= set(map(str, trusted)) if isinstance(trusted, list | tuple) else set()
-    untrusted = sorted(
-        name for name in names if name in _SKOPS_DISTRUSTS or name.partition(".")[0] not in _SKOPS_TRUSTS
-    )
-    if untrusted:
-        problem = f"holds types that skops does not trust by itself: {', '.join(untrusted)}"
-        quoted = ", ".join(f'"{name}"' for name in untrusted)
-        remedy = (
-            f"if you made the file yourself, set trusted = [{quoted}] in the `params` of its `models` entry"
+        https://skops.readthedocs.io/en/stable/persistence.html
+        """
+        try:
+            schema = json.loads(read_archive_member(member.path, "schema.json"))
+        except ValueError:
+            yield base.make_stop(member, "is damaged: its schema is no JSON", "save the file again")
+            return
+        pairs = [(node.get("__module__"), node.get("__class__")) for node in base.walk_objects(schema)]
+        names = {
+            f"{module}.{name}" for module, name in pairs if isinstance(module, str) and isinstance(name, str)
+        }
+        trusted = member.params.get("trusted", ())
+        names -= set(map(str, trusted)) if isinstance(trusted, list | tuple) else set()
+        untrusted = sorted(
+            name for name in names if name in _SKOPS_DISTRUSTS or name.partition(".")[0] not in _SKOPS_TRUSTS
         )
-        yield base.make_warning(member, problem, remedy)
+        if untrusted:
+            problem = f"holds types that skops does not trust by itself: {', '.join(untrusted)}"
+            quoted = ", ".join(f'"{name}"' for name in untrusted)
+            remedy = f"if you made the file yourself, set trusted = [{quoted}] in the `params` of its `models` entry"
+            yield base.make_warning(member, problem, remedy)
 
 
-SKLEARN = Framework(
-    **base.read_facts("sklearn"),
-    score_match=_score_sklearn,
-    read_version=lambda path: base.search_content(path, _VERSION),
-    judge_version=judge_version,
-)
-SKOPS = Framework(
-    **base.read_facts("skops"),
-    score_match=lambda path, _sniffed: (
-        SURE if _SKOPS_MARK in read_archive_member(path, "schema.json") else 0.0
-    ),
-    check_member=_check_skops,
-    read_version=_read_skops_version,
-    judge_version=judge_version,
-)
+SKLEARN, SKOPS = _Sklearn("sklearn"), _Skops("skops")
