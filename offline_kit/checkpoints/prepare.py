@@ -8,7 +8,6 @@ bytes without being loaded again.
 import json
 import os
 import re
-import shutil
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -109,12 +108,11 @@ def _drop_training_files(
 
     `explicit` are the patterns of the configuration: what one of them names outright stays.
     """
-    paths = {checkpoint.original: PurePosixPath(checkpoint.original) for checkpoint in checkpoints}
-    folders = {path.parent for path in paths.values() if path.name == "config.json"}
+    folders = _list_model_folders(checkpoints)
     outright = {pattern.removeprefix("./") for pattern in explicit}
     dropped = []
     for checkpoint in checkpoints:
-        path = paths[checkpoint.original]
+        path = PurePosixPath(checkpoint.original)
         # DeepSpeed's states lie in a folder of their own.
         is_deepspeed = any(
             parent.parent in folders and re.fullmatch(r"global_step\d+", parent.name)
@@ -129,6 +127,11 @@ def _drop_training_files(
         more = " …" * (len(dropped) > 4)
         report.note(f"dropped, because only the training needs it ({total}): {names}{more}")
     return tuple(checkpoint for checkpoint in checkpoints if checkpoint not in dropped)
+
+
+def _list_model_folders(checkpoints: Sequence[Checkpoint]) -> set[PurePosixPath]:
+    paths = (PurePosixPath(checkpoint.original) for checkpoint in checkpoints)
+    return {path.parent for path in paths if path.name == "config.json"}
 
 
 def drop_cache_blobs(files: Sequence[Checkpoint]) -> tuple[Checkpoint, ...]:
@@ -149,22 +152,24 @@ def slim_checkpoints(
     Those that cannot be slimmed are unchanged. Unsafe ones were refused before. Raises ProjectError if no interpreter
     has torch, OutsideError if the worker fails.
     """
-    changed: dict[str, Checkpoint] = {}
-    findings = []
-    for checkpoint in checkpoints if config.slim else ():
+    slimmed, findings = list[Checkpoint](), list[Finding]()
+    # What lies in the folder of a library (transformers) has no training in it, and is loaded with the whole folder.
+    folders = _list_model_folders(checkpoints)
+    for checkpoint in checkpoints:
         is_script = any("TorchScript" in line for line in checkpoint.refused)
-        if checkpoint.kind in _TORCH_KINDS and not is_script:
-            slimmed, finding = _slim_one(checkpoint, config, Cache(cache), report)
-            findings += [finding] if finding else []
-            if slimmed:
-                changed[checkpoint.original] = slimmed
-    return _place_files(checkpoints, changed, cache), tuple(findings)
+        is_beside = PurePosixPath(checkpoint.original).parent in folders
+        new, finding = checkpoint, None
+        if config.slim and checkpoint.kind in _TORCH_KINDS and not is_script and not is_beside:
+            new, finding = _slim_one(checkpoint, config, Cache(cache), report)
+        slimmed.append(new)
+        findings += [finding] if finding else []
+    return tuple(slimmed), tuple(findings)
 
 
 def _slim_one(
     checkpoint: Checkpoint, config: Config, store: Cache, report: Reporter
-) -> tuple[Checkpoint | None, Finding | None]:
-    """Return the new checkpoint (None if it is unchanged) and a finding on it."""
+) -> tuple[Checkpoint, Finding | None]:
+    """Return the new checkpoint, or the old one, and a finding on it."""
     trusts_all = config.notebook.params.get("weights_only") is False
     trusted = trusts_all or pickle_scan.is_trusted(checkpoint.original, config.trust)
     key = cache_key(_CACHE_VERSION, checkpoint.sha256, trusted)
@@ -180,7 +185,7 @@ def _slim_one(
     if blob is None:
         reason = str(record["left"])
         is_refused = "weights_only" in reason and not trusted
-        return None, Finding(
+        return checkpoint, Finding(
             severity=Severity.WARN,
             about=checkpoint.original,
             what=f"is included unchanged: {reason}",
@@ -188,7 +193,7 @@ def _slim_one(
         )
     size = int(str(record["size"]))
     if size >= checkpoint.size:
-        return None, None  # nothing to drop: torch wrote it smaller than we would
+        return checkpoint, None  # nothing to drop: torch wrote it smaller than we would
     classified = classify_file(blob)
     slimmed = replace(
         checkpoint,
@@ -280,32 +285,3 @@ def _has_torch(python: Path) -> bool:
         ).succeeded
     except OfflineKitError:
         return False
-
-
-def _place_files(
-    checkpoints: Sequence[Checkpoint], changed: dict[str, Checkpoint], cache: Path
-) -> tuple[Checkpoint, ...]:
-    """Put slimmed files, and all others of their folders, into one folder under their original names.
-
-    Libraries that load a whole folder (transformers) find it complete.
-    """
-    folders = {PurePosixPath(name).parent for name in changed}
-    updated = [changed.get(file.original, file) for file in checkpoints]
-    moved = [file for file in updated if PurePosixPath(file.original).parent in folders]
-    key = cache_key(*((file.original, file.sha256, str(file.path)) for file in moved))
-    stage = cache / "slim" / key[:32]
-    for file in moved:
-        target = stage / file.original
-        if target.exists():
-            continue
-        with files.translate_disk_errors(target.parent):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.unlink(missing_ok=True)  # a link to nothing
-            if file.original in changed:
-                files.link_or_copy(file.path, target)
-                continue
-            try:
-                target.symlink_to(file.path.absolute())
-            except OSError:  # Windows without the right to make links
-                shutil.copyfile(file.path, target)
-    return tuple(replace(file, path=stage / file.original) if file in moved else file for file in updated)
