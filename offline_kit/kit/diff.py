@@ -4,7 +4,7 @@ import difflib
 import json
 import zipfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ class Change:
     """"added", "removed", "changed", "renamed" (the same bytes), or "rebuilt" (the same version in other bytes)."""
     before: Any
     after: Any
-    note: str = ""  # its old name, or the image's version that is used instead
+    was: str = ""  # its old name, if it was renamed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class KitDifference:
 
     same_kit: bool  # whether both have one id
     groups: Mapping[str, tuple[Change, ...]]
-    """By what they are: target, packages, own, provided, sources, checkpoints, other, and notebook (its settings)."""
+    """By what they are: target, packages, own, sources, checkpoints, other, and notebook (its settings)."""
     text: tuple[str, ...]  # a unified diff of the notebooks, line by line
 
     @property
@@ -50,16 +50,8 @@ def compare_kits(old_kit: Kit, new_kit: Kit) -> KitDifference:
     """Return all differences between two kits; raises ProjectError if a file of one cannot be read."""
     old, new = _read_contents(old_kit), _read_contents(new_kit)
     groups = {name: compare_contents(contents, new[name]) for name, contents in old.items()}
-    for name in ("packages", "own"):
-        notes = [_find_image_version(change, old["provided"], new["provided"]) for change in groups[name]]
-        groups[name] = tuple(
-            replace(change, note=note) for change, note in zip(groups[name], notes, strict=True)
-        )
-    # A package that either kit installs is told once.
-    installed = {name for side in (old, new) for name in (*side["packages"], *side["own"])}
-    groups["provided"] = tuple(change for change in groups["provided"] if change.name not in installed)
     # The plan differs with the packages; alone, it holds what no other group shows, such as the folders of code.
-    if any(groups[name] for name in ("target", "packages", "own", "provided")):
+    if any(groups[name] for name in ("target", "packages", "own")):
         groups["other"] = tuple(change for change in groups["other"] if change.name != PLAN)
     before, after = list(_read_notebook(old_kit)), list(_read_notebook(new_kit))
     text = difflib.unified_diff(before, after, "old", "new", n=_CONTEXT, lineterm="")
@@ -82,15 +74,8 @@ def compare_contents(old: Mapping[str, Content], new: Mapping[str, Content]) -> 
         if before and after and before[0] == after[0]:
             kind = "renamed" if was else "rebuilt" if isinstance(after[0], str) else "changed"
         shown_before, shown_after = (content[0] if content else None for content in (before, after))
-        note = f"was {was}" if was else ""
-        changes.append(Change(name=name, change=kind, before=shown_before, after=shown_after, note=note))
+        changes.append(Change(name=name, change=kind, before=shown_before, after=shown_after, was=was))
     return tuple(changes)
-
-
-def _find_image_version(change: Change, old: Mapping[str, Content], new: Mapping[str, Content]) -> str:
-    image, when = (old, "was used before") if change.change == "added" else (new, "is used now")
-    is_moved = change.change in ("added", "removed") and change.name in image
-    return f"the image's {image[change.name][0]} {when}" if is_moved else ""
 
 
 def _read_contents(kit: Kit) -> dict[str, dict[str, Content]]:
@@ -99,7 +84,7 @@ def _read_contents(kit: Kit) -> dict[str, dict[str, Content]]:
     paths = {
         entry.original: kit.part_folder(part) / entry.stored for part in kit.parts for entry in part.entries
     }
-    names = ("target", "packages", "own", "provided", "sources", "checkpoints", "other", "notebook")
+    names = ("target", "packages", "own", "sources", "checkpoints", "other", "notebook")
     groups: dict[str, dict[str, Content]] = {name: {} for name in names}
     package_files: set[str] = set()
     plan = _read_json(paths[PLAN]) if PLAN in paths else {}
@@ -112,7 +97,6 @@ def _read_contents(kit: Kit) -> dict[str, dict[str, Content]]:
             groups["own" if is_own else "packages"][item["name"]] = (item["version"], " ".join(digests))
             for name in files if is_own else ():
                 groups["sources"] |= _list_wheel(paths[name])
-        groups["provided"] = {item["name"]: (item["version"], "") for item in plan.get("provided", ())}
     except (AttributeError, KeyError, TypeError) as error:
         raise _unreadable_error(kit, error) from error
     for name, entry in entries.items():

@@ -144,7 +144,6 @@ _TITLES = {
     "target": "Built for",
     "packages": "Packages",
     "own": "Own packages",
-    "provided": "From the image",
     "sources": "Own code",
     "checkpoints": "Checkpoints",
     "other": "Other files",
@@ -298,7 +297,7 @@ def _difference_lines(difference: "KitDifference") -> Iterator[str]:
             values = before if before == after else f"{before} -> {after}"
             if change.change in ("added", "removed"):
                 values = after if change.before is None else before
-            note = "rebuilt" if change.change == "rebuilt" else change.note
+            note = "rebuilt" if change.change == "rebuilt" else f"was {change.was}" * bool(change.was)
             yield f"  {_MARKS[change.change]} {change.name} {values}{f' ({note})' if note else ''}"
     if difference.text:
         yield "Notebook's lines"
