@@ -7,7 +7,6 @@ from statistics import mean, median
 from typing import Any
 
 from offline_kit.core.files import format_duration, format_size
-from offline_kit.core.sandboxes.box import BoxOutcome
 from offline_kit.rehearsal.execution import KernelRun
 
 # Two runs of the same work never take the same time: relative differences, at least and at most.
@@ -24,8 +23,8 @@ class SessionFacts:
     rows: int
     seconds: float
     peak_memory: int
-    cell_seconds: tuple[float, ...] = ()
-    cell_memory: tuple[int, ...] = ()
+    cell_seconds: tuple[float, ...]
+    cell_memory: tuple[int, ...]
     """Two for each cell: the most that it held, and that of its last fifth, which may grow below it; 0: no sample."""
 
 
@@ -34,7 +33,7 @@ class Estimate:
     """Seconds or bytes as a line over the rows, and its value for the hidden test set."""
 
     fixed: float
-    per_row: float
+    per_row: float = 0.0
     error: float = 0.0  # of `per_row`
     center: float = 0.0  # mean of the rows that were measured
     limit: float | None
@@ -43,13 +42,8 @@ class Estimate:
 
     def project(self, rows: int) -> "Estimate":
         """Return it with value and margin for so many rows."""
-        value, margin = self.fixed + self.per_row * rows, self.error * abs(rows - self.center)
-        return replace(self, value=value, margin=margin)
-
-    def scale(self, factor: float, limit: float) -> "Estimate":
-        """Return it for a machine that takes `factor` times as long, not projected."""
-        line = {name: factor * getattr(self, name) for name in ("fixed", "per_row", "error")}
-        return Estimate(**line, center=self.center, limit=limit)
+        margin = self.error * abs(rows - self.center)
+        return replace(self, value=self.fixed + self.per_row * rows, margin=margin)
 
     @property
     def is_over_limit(self) -> bool:
@@ -64,9 +58,8 @@ class Estimate:
     def describe(self, format_amount: Callable[[float], str]) -> str:
         """Return value, margin and limit in words."""
         margin = f" ± {format_amount(self.margin)}" if self.margin else ""
-        return (
-            f"{format_amount(self.value)}{margin}{f' of {format_amount(self.limit)}' if self.limit else ''}"
-        )
+        limit = f" of {format_amount(self.limit)}" if self.limit else ""
+        return f"{format_amount(self.value)}{margin}{limit}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,34 +77,27 @@ class Forecast:
 
 def measure_session(run: KernelRun, rows: int) -> SessionFacts:
     """Return what a forecast needs of a run on so many rows."""
+    outcome, held = run.outcome, list[int]()
     cells = [
-        (cell.started, cell.seconds)
+        (cell.started - outcome.started, cell.seconds)
         for cell in run.cells
         if cell.started and cell.seconds is not None and _INSTALLS not in cell.source
-    ] or [(run.outcome.started, run.outcome.seconds)]
+    ] or [(0.0, outcome.seconds)]
+    for begin, seconds in cells:
+        samples = [
+            sample.memory for sample in outcome.memory_curve if begin <= sample.seconds <= begin + seconds
+        ]
+        # A function that returns frees what it held; which height of a short peak is sampled is chance, so that what was
+        # held for two samples counts.
+        for part in (samples, samples[-max(2, len(samples) // 5) :]):
+            held.append(sorted(part)[-2] if len(part) > 2 else max(part, default=0))
     return SessionFacts(
         rows=rows,
-        seconds=round(run.outcome.seconds, 2),
-        peak_memory=run.outcome.peak_memory,
+        seconds=round(outcome.seconds, 2),
+        peak_memory=outcome.peak_memory,
         cell_seconds=tuple(round(seconds, 3) for _, seconds in cells),
-        cell_memory=tuple(
-            _find_held(samples)
-            for started, seconds in cells
-            for samples in _list_samples(run.outcome, started, seconds)
-        ),
+        cell_memory=tuple(held),
     )
-
-
-def _find_held(samples: Sequence[int]) -> int:
-    """Return the most memory held for two samples: which height of a shorter peak is sampled is chance."""
-    return sorted(samples)[-2] if len(samples) > 2 else max(samples, default=0)
-
-
-def _list_samples(outcome: BoxOutcome, started: float, seconds: float) -> tuple[list[int], list[int]]:
-    """Return the memory while a cell ran, and in its last fifth: a function that returns frees what it held."""
-    begin = started - outcome.started
-    samples = [sample.memory for sample in outcome.memory_curve if begin <= sample.seconds <= begin + seconds]
-    return samples, samples[-max(2, len(samples) // 5) :]
 
 
 def make_forecast(
@@ -123,17 +109,14 @@ def make_forecast(
     """
     sessions = sorted(sessions, key=lambda session: session.rows)
     sizes = [session.rows for session in sessions]
-    if len(set(sizes)) < 2 or min(sizes) < 1:
+    if len(set(sizes)) < 2 or sizes[0] < 1:
         return None
-    columns = [*zip(*(session.cell_seconds for session in sessions), strict=False)]
-    peaks = [[session.peak_memory for session in sessions]]
-    highest = Estimate(fixed=max(peaks[0]), per_row=0.0, limit=memory_limit)
-    if columns and len({len(session.cell_seconds) for session in sessions}) == 1:
-        peaks = [*map(list, zip(*(session.cell_memory for session in sessions), strict=True))]
-        # Start of the kernel, installation, end.
-        rest = [session.seconds - sum(session.cell_seconds) for session in sessions]
-    else:
-        columns, rest = [tuple(session.seconds for session in sessions)], [0.0]
+    by_cell = len({len(session.cell_seconds) for session in sessions}) == 1
+    times = [session.cell_seconds if by_cell else (session.seconds,) for session in sessions]
+    peaks = [session.cell_memory if by_cell else (session.peak_memory,) for session in sessions]
+    # Start of the kernel, installation, end.
+    rest = [session.seconds - sum(cells) for session, cells in zip(sessions, times, strict=True)]
+    columns = [*zip(*times, strict=True)]
     noise = _find_noise([*columns, rest])
     lines = [_fit_line(sizes, column, noise, seconds_limit) for column in columns]
     time = replace(
@@ -142,14 +125,18 @@ def make_forecast(
         per_row=sum(line.per_row for line in lines),
         error=math.hypot(*(line.error for line in lines)),
     )
-    target = rows or 100 * max(sizes)
-    needs = [_fit_line(sizes, peak, _MEMORY_NOISE, memory_limit) for peak in peaks if min(peak)]
-    needs += [highest] if highest.fixed else []
+    needs = [
+        _fit_line(sizes, peak, _MEMORY_NOISE, memory_limit) for peak in zip(*peaks, strict=True) if min(peak)
+    ]
+    if highest := max(session.peak_memory for session in sessions):
+        needs.append(Estimate(fixed=highest, limit=memory_limit))
+    target = rows or 100 * sizes[-1]
     memory = max(needs, key=lambda line: line.project(target).value, default=None)
+    is_convex = any(
+        line.fixed < -line.error * line.center - _MIN_SECONDS for line in (*lines, memory) if line
+    )
     measured = f"from {' and '.join(f'{size:,}' for size in sizes)} rows here"
-    chosen = (*lines, *([memory] if memory else []))
-    grows_faster = any(line.fixed < -line.error * line.center - _MIN_SECONDS for line in chosen)
-    return _conclude(time, memory, rows, measured, "at least " * grows_faster)
+    return _conclude(time, memory, rows, measured, "at least " if is_convex else "")
 
 
 def scale_forecast(
@@ -162,14 +149,16 @@ def scale_forecast(
     """
     if not (measured_rows and seconds):
         return None
-    time = Estimate(fixed=0.0, per_row=seconds / measured_rows, limit=limit)
-    memory = None
-    if local and local["seconds"]["per_row"]:
-        local_time = Estimate(**local["seconds"])
-        time = local_time.scale(seconds / local_time.project(measured_rows).value, limit)
-        memory = Estimate(**local["memory"]) if local["memory"] else None
-    measured = f"from {measured_rows:,} rows on Kaggle{', the memory from here' if memory else ''}"
-    return _conclude(time, memory, rows, measured)
+    measured = f"from {measured_rows:,} rows on Kaggle"
+    if not (local and local["seconds"]["per_row"]):
+        time = Estimate(fixed=0.0, per_row=seconds / measured_rows, limit=limit)
+        return _conclude(time, None, rows, measured)
+    line = Estimate(**local["seconds"])
+    factor = seconds / line.project(measured_rows).value
+    scaled = {name: factor * getattr(line, name) for name in ("fixed", "per_row", "error")}
+    memory = Estimate(**local["memory"]) if local["memory"] else None
+    measured += ", the memory from here" if memory else ""
+    return _conclude(Estimate(**scaled, center=line.center, limit=limit), memory, rows, measured)
 
 
 def _find_noise(columns: Sequence[Sequence[float]]) -> float:
@@ -197,24 +186,22 @@ def _fit_line(sizes: Sequence[int], values: Sequence[float], noise: float, limit
 def _conclude(
     seconds: Estimate, memory: Estimate | None, rows: int | None, measured: str, at_least: str = ""
 ) -> Forecast:
-    fitting_rows = min(line.rows_in_limit for line in (seconds, memory) if line)
-    rows_in_limit = None if fitting_rows == math.inf else int(fitting_rows)
-    problem, summary = "", "nothing grows with the rows"
+    needs = [(seconds, format_duration), *([(memory, format_size)] if memory else [])]
+    enough = min(line.rows_in_limit for line, _ in needs)
+    summary, problem = "nothing grows with the rows", ""
     if rows:
-        seconds, memory = seconds.project(rows), memory and memory.project(rows)
-        problem = "forecast-over-limit" * any(line.is_over_limit for line in (seconds, memory) if line)
-        needs = [seconds.describe(format_duration), *([memory.describe(format_size)] if memory else [])]
-        summary = f"{rows:,} rows: {at_least}{'; '.join(needs)}"
-    elif rows_in_limit is not None:
-        limits = [format_duration(seconds.limit or 0)]
-        limits += [format_size(memory.limit)] if memory and memory.limit else []
-        summary = f"{' and '.join(limits)} should be enough for {rows_in_limit:,} rows"
+        needs = [(line.project(rows), format_amount) for line, format_amount in needs]
+        summary = f"{rows:,} rows: {at_least}{'; '.join(line.describe(form) for line, form in needs)}"
+        problem = "forecast-over-limit" if any(line.is_over_limit for line, _ in needs) else ""
+    elif enough < math.inf:
+        limits = [format_amount(line.limit) for line, format_amount in needs if line.limit]
+        summary = f"{' and '.join(limits)} should be enough for {int(enough):,} rows"
     summary = f"{summary} ({measured})"
     return Forecast(
         rows=rows,
-        seconds=seconds,
-        memory=memory,
-        rows_in_limit=rows_in_limit,
+        seconds=needs[0][0],
+        memory=needs[1][0] if memory else None,
+        rows_in_limit=int(enough) if enough < math.inf else None,
         problem=problem,
         summary=summary,
         warning=f"the hidden test set may exceed a limit: {summary}" if problem else "",

@@ -167,8 +167,13 @@ def test_a_failed_script_shows_its_error_apart_from_what_it_printed(tmp_path: Pa
 
 def test_a_forecast_is_shown_only_if_there_is_one(tmp_path: Path) -> None:
     """The page of a rehearsal without a forecast has no word of it."""
-    short, long = (SessionFacts(rows=n, seconds=60 + 2 * n, peak_memory=10**9 + n * 10**7) for n in (40, 400))
-    forecast = make_forecast([short, long], 3600, seconds_limit=32_400, memory_limit=30 * 10**9)
+    sessions = [
+        SessionFacts(
+            rows=n, seconds=60 + 2 * n, peak_memory=peak, cell_seconds=(2 * n,), cell_memory=(peak, 0)
+        )
+        for n, peak in ((40, 1_400_000_000), (400, 5_000_000_000))
+    ]
+    forecast = make_forecast(sessions, 3600, seconds_limit=32_400, memory_limit=30 * 10**9)
     assert forecast
     assert "Forecast" not in draw_page(tmp_path / "without").words
     drawn = draw_page(tmp_path / "with", outcome={"forecast": asdict(forecast)})
