@@ -1,17 +1,19 @@
 """Make data for the hidden run from the public data: other ids, another order, more rows, rare cases."""
 
 import itertools
+import os
 import random
 import re
 import shutil
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from offline_kit.core import files
 from offline_kit.notebook.runtime import kit_rows
-from offline_kit.notebook.runtime.kit_rows import RenamedIds, TableRows
+from offline_kit.notebook.runtime.kit_rows import RenamedIds, TableRows, split_id
 from offline_kit.notebook.runtime.kit_runtime import KitError
 
 _DOUBLED = 500  # rows up to which the hidden run has twice as many; above, half as many: it takes time
@@ -19,7 +21,7 @@ _MOST = 20_000
 _MOST_TIMES = 10  # the forecast tells what more rows cost
 _MAX_CATEGORIES = 50
 _MAX_NAMES = 20_000  # in which ids are looked for
-_LETTERS = "abcdefghijklmnopqrstuvwxyz"
+_DIGITS, _LETTERS = "0123456789", "abcdefghijklmnopqrstuvwxyz"
 _SAME_LENGTH = 20  # attempts at a name of the same length
 _LONG = 140_000  # characters; Python's csv refuses more than 131,072 in a cell unless told otherwise
 _LONGER = 10  # times the longest text
@@ -38,7 +40,7 @@ class HiddenData:
     changes: tuple[str, ...] = ()
     rare_changes: tuple[str, ...] = ()
     """What a hidden test set may well lack: without them, the run is tried again if it failed."""
-    renamed: RenamedIds = ()
+    originals: Mapping[str, str] = field(default_factory=dict)  # by new id
     altered_ids: frozenset[str] = frozenset()  # those of rows in which more than the id changed
 
 
@@ -59,12 +61,11 @@ def parse_auto(hidden: str) -> DataChoice | None:
 def overlay_folder(data: Path, folder: Path, sample: Path | None) -> HiddenData:
     """Return a folder of the user's, whose entries replace those of the public data."""
     covers = tuple(path for path in sorted(folder.iterdir()) if (data / path.name).exists())
-    own_sample = next((path for path in covers if sample and path.name == sample.name), sample)
-    rows = _count_rows(own_sample)
+    sample, rows = next((path for path in covers if sample and path.name == sample.name), sample), 0
+    with suppress(ImportError, OSError, ValueError, KitError):
+        rows = len(kit_rows.read_rows(sample).rows) if sample else 0
     names = ", ".join(path.name for path in covers) or "nothing: it has no names of the public data"
-    return HiddenData(
-        covers=covers, sample=own_sample, rows=rows, changes=(f"from '{folder.name}': {names}",)
-    )
+    return HiddenData(covers=covers, sample=sample, rows=rows, changes=(f"from '{folder.name}': {names}",))
 
 
 def make_hidden_data(
@@ -82,231 +83,186 @@ def make_hidden_data(
     `limit` is the number of rows of the public run, `rows` that of the real hidden test set if it is known. The same
     choice makes the same data. `rare` adds an id without a file and one long cell.
     """
-    maker = _DataMaker(choice.seed)
-    try:
-        count = _count_rows(sample) or max(
-            map(_count_rows, filter(kit_rows.is_test, sorted(data.iterdir()))), default=0
-        )
-        count = count or len(kit_rows.list_stems(path for path in data.iterdir() if kit_rows.is_test(path)))
+    maker, covers, new_sample, new_rows = _DataMaker(choice.seed), list[Path](), sample, 0
+    with suppress(KitError, OSError, UnicodeDecodeError):
+        test_set = kit_rows.read_test_set(data, sample, 2 * _MOST)
+        count = len(test_set.file_ids)
         public = min(count, limit or count)
         usual = 2 * public if public <= _DOUBLED else min(public // 2, _MOST)
-        wanted = min(rows or usual, _MOST_TIMES * public)
-        files.make_folder(folder)
-        covers, new_sample = kit_rows.cut_rows(
-            data, sample, wanted, folder, _link_target, maker.choose_hidden_ids, maker.shuffle_ids
-        )
-    except (KitError, OSError, UnicodeDecodeError):
-        covers = []
+        pairs = maker.choose_ids(test_set.ids, test_set.count_ids(min(rows or usual, _MOST_TIMES * public)))
+        tables = test_set.rename_tables(pairs, maker.shuffle)
+        lists = [path for path in tables if path.parent == data and kit_rows.is_test(path)]
+        for path in lists:
+            maker.drop_categories(path, tables[path], kit_rows.list_names(test_set.folders))
+        if rare:
+            maker.lengthen_cell({path: tables[path] for path in [*lists, sample] if path in tables})
+        new_rows = len(tables[sample].rows) if sample in tables else len(pairs)
+        covers, new_sample = test_set.write(tables, pairs, files.make_folder(folder), _link_target)
     covered = {path.name for path in covers}
-    originals = {old for _, old in maker.pairs}
     unknown = [
         path.name
         for path in sorted(data.iterdir())
-        if path.name not in covered and (kit_rows.is_test(path) or _has_named_files(path, originals))
+        if path.name not in covered and (kit_rows.is_test(path) or maker.names_files_in(path))
     ]
-    if unknown or not maker.pairs or not covers:
+    if unknown or not covers or not maker.originals:
         shutil.rmtree(folder, ignore_errors=True)
         names = f"'{unknown[0]}'" if unknown else "its test set"
         return HiddenData(
             sample=sample, changes=(f"nothing but the variable: the ids of {names} are not recognised",)
         )
     folders = [path for path in covers if path.is_dir()]
-    tables = [path for path in covers if path.is_file() and kit_rows.is_test(path)]
-    file_names = {name for entry in folders for path in entry.rglob("*") for name in (path.name, path.stem)}
-    for path in tables:
-        maker.drop_categories(path, file_names)
     if rare:
         maker.delete_file(folders)
-        maker.lengthen_cell([*tables, *([new_sample] if new_sample and new_sample.parent == folder else [])])
     if choice.unreadable:
         maker.damage_file(folders)
-    rows_made = _count_rows(new_sample) or len(maker.pairs)
-    changes = (
-        f"{rows_made} rows in another order, under other ids such as '{maker.pairs[0][0]}'",
-        *maker.changes,
-    )
+    example = next(iter(maker.originals))
     return HiddenData(
         covers=tuple(covers),
         sample=new_sample,
-        rows=rows_made,
-        changes=changes,
+        rows=new_rows,
+        changes=(f"{new_rows} rows in another order, under other ids such as '{example}'", *maker.changes),
         rare_changes=tuple(maker.rare_changes),
-        renamed=maker.pairs,
+        originals=maker.originals,
         altered_ids=frozenset(maker.altered_ids),
     )
-
-
-def _has_named_files(path: Path, ids: Collection[str]) -> bool:
-    """Whether files of a folder that is not marked as the test set's are named by ids: they would lack the new ones."""
-    if not path.is_dir() or path.name.lower().startswith("train"):  # which counts from the same number
-        return False
-    names = (file.name for file in itertools.islice(path.rglob("*"), _MAX_NAMES))
-    return any(kit_rows.split_id(name, ids) for name in names)
 
 
 def _link_target(source: Path, target: Path) -> None:
     files.link_or_copy(source.resolve(), target)  # a link's own target is not mounted
 
 
-def _count_rows(path: Path | None) -> int:
-    if path is None or not path.is_file() or path.suffix.lower() not in kit_rows.SUFFIXES:
-        return 0
-    try:
-        return len(kit_rows.read_rows(path).rows)
-    except (ImportError, ValueError, KitError):
-        return 0
-
-
-@dataclass
 class _DataMaker:
     """Chance with a seed, and what it changed."""
 
-    seed: int
-    pairs: list[tuple[str, str]] = field(default_factory=list)
-    changes: list[str] = field(default_factory=list)
-    rare_changes: list[str] = field(default_factory=list)
-    altered_ids: set[str] = field(default_factory=set)
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)  # noqa: S311 - data, no secret
+        self.originals: dict[str, str] = {}  # ids by new id
+        self.changes: list[str] = []
+        self.rare_changes: list[str] = []
+        self.altered_ids: set[str] = set()
 
-    def __post_init__(self) -> None:
-        self.random = random.Random(self.seed)  # noqa: S311 - data, no secret
-
-    def choose_hidden_ids(self, known_ids: Sequence[str], count: int) -> RenamedIds:
+    def choose_ids(self, known_ids: Sequence[str], count: int) -> RenamedIds:
         """Return pairs of a new id and its original, each original as often as any other."""
         if all(_DATE.search(name) for name in known_ids[:100]):
             return ()  # another date is another row
-        originals: list[str] = []
-        while known_ids and len(originals) < count:
-            originals += self.random.sample(known_ids, len(known_ids))
-        used_names = set(known_ids)
-        prefix = _find_prefix(known_ids)
+        chosen: list[str] = []
+        while len(chosen) < count:
+            chosen += self.random.sample(known_ids, len(known_ids))
+        # Code may look for words that all ids begin with, such as "img_".
+        prefix = re.match("[A-Za-z_-]*", os.path.commonprefix(known_ids))  # noqa: RUF071
         start = max((int(name) for name in known_ids if name.isdecimal()), default=0) + 1
-        for old in originals[:count]:
-            new = self._rename_id(old, prefix, used_names, start)
-            used_names.add(new)
-            self.pairs.append((new, old))
-        return self.pairs
+        taken = set(known_ids)
+        for old in chosen[:count]:
+            new = self._rename_id(old, prefix[0] if prefix else "", taken, start)
+            taken.add(new)
+            self.originals[new] = old
+        return [*self.originals.items()]
 
-    def shuffle_ids(self, pairs: RenamedIds) -> RenamedIds:
-        """Return the ids in another order for each list."""
+    def shuffle(self, pairs: RenamedIds) -> RenamedIds:
+        """Return pairs in another order."""
         return self.random.sample(pairs, len(pairs))
 
-    def _rename_id(self, old: str, prefix: str, used_names: Collection[str], start: int) -> str:
-        """Return a new id that looks like the old one: digits stay digits, letters letters."""
-        stem, dot, suffix = old.rpartition(".") if re.search(r"\.[A-Za-z]\w{1,4}$", old) else (old, "", "")
-        is_number = stem.isdecimal() and str(int(stem)) == stem
+    def _rename_id(self, old: str, prefix: str, taken: Collection[str], start: int) -> str:
+        """Return a new id that looks like the old one: digits stay digits, letters letters, hex digits those."""
+        suffix = match[0] if (match := re.search(r"\.[A-Za-z]\w{1,4}$", old)) else ""
+        stem = old.removesuffix(suffix)
         rest = stem[len(prefix) :]
-        letters = _LETTERS if re.search("[g-z]", rest.lower()) else _LETTERS[:6]
-        name = old
+        letters = _LETTERS if re.search("[g-zG-Z]", rest) else _LETTERS[:6]
         for attempt in itertools.count():
-            if name not in used_names:
-                return name
-            if is_number:
-                new = str(start + self.random.randrange(4 * (len(used_names) + attempt)))
+            if stem.isdecimal() and str(int(stem)) == stem:
+                new = str(start + self.random.randrange(4 * (len(taken) + attempt)))
             else:
                 new = prefix + "".join(self._change_letter(letter, letters) for letter in rest)
                 # There are few short names.
                 new += str(self.random.randrange(attempt)) if attempt > _SAME_LENGTH else ""
-            name = f"{new}{dot}{suffix}"
+            if f"{new}{suffix}" not in taken:
+                return f"{new}{suffix}"
         raise AssertionError
 
     def _change_letter(self, letter: str, letters: str) -> str:
-        if letter.isdecimal():
-            return self.random.choice("0123456789")
-        if letter.lower() in letters:
-            new = self.random.choice(letters)
-            return new.upper() if letter.isupper() else new
-        return letter
+        kind = _DIGITS if letter.isdecimal() else letters if letter.lower() in letters else letter
+        new = self.random.choice(kind)
+        return new.upper() if letter.isupper() else new
 
-    def drop_categories(self, path: Path, file_names: Collection[str]) -> None:
+    def names_files_in(self, folder: Path) -> bool:
+        """Whether files of a folder that is not marked as the test set's are named by ids: they would lack the new ones."""
+        if not folder.is_dir() or folder.name.lower().startswith(
+            "train"
+        ):  # which counts from the same number
+            return False
+        known_ids = set(self.originals.values())
+        paths = itertools.islice(folder.rglob("*"), _MAX_NAMES)
+        return any(split_id(path.name, known_ids) for path in paths)
+
+    def drop_categories(self, path: Path, table: TableRows, file_names: Collection[str]) -> None:
         """Replace the rarest value of each column of categories: code that learns them from the test set sees fewer."""
-        table = kit_rows.read_rows(path)
-        ids = dict(self.pairs)
+        # The name of a file or an id is no category.
+        names = {*file_names, *self.originals, *self.originals.values()}
         for number, name in enumerate(table.header):
-            values = [row[number] if len(row) > number else None for row in table.rows]
-            counts = Counter(value for value in values if isinstance(value, str) and value)
-            if not 2 <= len(counts) <= min(_MAX_CATEGORIES, len(values) - 1):
+            cells = [row[number] if len(row) > number else None for row in table.rows]
+            counts = Counter(cell for cell in cells if isinstance(cell, str) and cell).most_common()
+            if not 2 <= len(counts) <= min(_MAX_CATEGORIES, len(cells) - 1):
                 continue
-            # The name of a file or an id is no category.
-            names = {*file_names, *ids, *ids.values()}
-            if any(_is_number(value) or kit_rows.split_id(value, names) for value in counts):
+            if any(_is_number(value) or split_id(value, names) for value, _ in counts):
                 continue
-            usual, rarest = counts.most_common()[0][0], counts.most_common()[-1][0]
-            for index, row in enumerate(table.rows):
-                if values[index] == rarest:
-                    table.rows[index] = [*row[:number], usual, *row[number + 1 :]]
-                    self.altered_ids.update(kit_rows.split_id(str(cell), ids) for cell in row)
+            usual, rarest = counts[0][0], counts[-1][0]
+            for index, cell in enumerate(cells):
+                if cell == rarest:
+                    self._change_cell(table, index, number, usual)
             self.changes.append(f"no row of '{path.name}' has {name} = '{rarest}'")
-        kit_rows.write_rows(path, table)
+
+    def lengthen_cell(self, tables: Mapping[Path, TableRows]) -> None:
+        """Make the longest mask or text of the first table that has one much longer."""
+        for path, table in tables.items():
+            texts = [
+                (len(cell), index, number)
+                for index, row in enumerate(table.rows)
+                for number, cell in enumerate(row[: len(table.header)])
+                if isinstance(cell, str) and " " in cell and not split_id(cell, self.originals)
+            ]
+            if texts:
+                length, index, number = max(texts)
+                cell = str(table.rows[index][number])
+                # Run lengths of a large mask, or a text: tokens take time and memory.
+                wanted = _LONGER * length if re.search("[A-Za-z]", cell) else _LONG
+                longer = " ".join([cell] * (wanted // (length + 1) + 1))
+                self._change_cell(table, index, number, longer)
+                column = f"column '{table.header[number]}'"
+                self.rare_changes.append(
+                    f"'{path.name}' has a cell of {len(longer):,} characters in {column}"
+                )
+                return
+
+    def _change_cell(self, table: TableRows, index: int, number: int, cell: str) -> None:
+        row = table.rows[index]
+        table.rows[index] = [*row[:number], cell, *row[number + 1 :]]
+        self.altered_ids.update(split_id(str(other), self.originals) for other in row)
 
     def delete_file(self, folders: Sequence[Path]) -> None:
         """Delete the files of one id in the first folder."""
-        ids = dict(self.pairs)
-        for folder in folders[:1]:
-            named = [path for path in sorted(folder.rglob("*")) if kit_rows.split_id(path.name, ids)]
-            for path in named[-1:] if len(self.pairs) > 1 else ():
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-                self.rare_changes.append(f"'{path.relative_to(folder.parent)}' is missing")
-                self.altered_ids.add(kit_rows.split_id(path.name, ids))
+        paths = sorted(folders[0].rglob("*")) if folders and len(self.originals) > 1 else []
+        for path in [path for path in paths if split_id(path.name, self.originals)][-1:]:
+            files.remove_path(path)
+            self.rare_changes.append(f"'{path.relative_to(folders[0].parent)}' is missing")
+            self.altered_ids.add(split_id(path.name, self.originals))
 
     def damage_file(self, folders: Sequence[Path]) -> None:
         """Leave the begin alone of the first file of the test set, an image, a sound or the like if it has one."""
         paths = [path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()]
-        paths.sort(key=lambda path: path.suffix.lower() in kit_rows.SUFFIXES)
-        if not paths:
+        path = min(paths, key=lambda path: path.suffix.lower() in kit_rows.SUFFIXES, default=None)
+        if path is None:
             self.changes.append("no file is unreadable: no folder of the test set has any")
             return
-        path, ids = paths[0], dict(self.pairs)
-        content = path.read_bytes()
+        content = path.read_bytes()[:_READABLE]
         path.unlink()  # it may be a link to the public data
-        path.write_bytes(content[: min(_READABLE, len(content) // 2)])
-        folder = next(folder for folder in folders if path.is_relative_to(folder))
-        name = path.relative_to(folder.parent)
+        path.write_bytes(content[: -len(content) // 2] if len(content) < _READABLE else content)
+        name = path.relative_to(next(folder for folder in folders if path.is_relative_to(folder)).parent)
         self.changes.append(f"'{name}' is unreadable: it ends after {path.stat().st_size} bytes")
-        self.altered_ids.update(kit_rows.split_id(part, ids) for part in name.parts)
-
-    def lengthen_cell(self, paths: Sequence[Path]) -> None:
-        """Make one mask or text much longer."""
-        ids = dict(self.pairs)
-        for path in paths:
-            table = kit_rows.read_rows(path)
-            if (cell := _find_text(table, ids)) is None:
-                continue
-            index, number = cell
-            row = list(table.rows[index])
-            # Run lengths of a large mask, or a text: tokens take time and memory.
-            is_mask = not re.search("[A-Za-z]", row[number])
-            length = _LONG if is_mask else _LONGER * len(row[number])
-            row[number] = " ".join([row[number]] * (length // (len(row[number]) + 1) + 1))
-            table.rows[index] = row
-            kit_rows.write_rows(path, table)
-            self.altered_ids.update(kit_rows.split_id(str(value), ids) for value in row)
-            size = f"{len(row[number]):,} characters"
-            self.rare_changes.append(f"'{path.name}' has a cell of {size} in column '{table.header[number]}'")
-            return
-
-
-def _find_text(table: TableRows, ids: Collection[str]) -> tuple[int, int] | None:
-    """Return row and column of the longest text that is neither number, category nor id; None for none."""
-    best: tuple[int, int] | None = None
-    for number in range(len(table.header)):
-        for index, row in enumerate(table.rows):
-            cell = row[number] if len(row) > number else None
-            if not isinstance(cell, str) or " " not in cell or kit_rows.split_id(cell, ids):
-                continue
-            if best is None or len(cell) > len(table.rows[best[0]][best[1]]):
-                best = (index, number)
-    return best
-
-
-def _find_prefix(names: Sequence[str]) -> str:
-    """Return the words that all ids begin with, such as "img_": code may look for them."""
-    match = re.match(r"(?:[A-Za-z]+[_-])+|[A-Za-z]+(?=\d+$)|[A-Za-z]{3,}", names[0]) if names else None
-    return match[0] if match and all(name.startswith(match[0]) for name in names) else ""
+        self.altered_ids.update(split_id(part, self.originals) for part in name.parts)
 
 
 def _is_number(value: str) -> bool:
-    try:
+    with suppress(ValueError):
         float(value)
-    except ValueError:
-        return False
-    return True
+        return True
+    return False

@@ -188,7 +188,7 @@ def _compare_predictions(
 ) -> tuple[str, bool]:
     """Describe how predictions for the same rows differ, "" if they do not; and whether they became constant."""
     paths = [run.working / submission for run in (first, second)]
-    originals = dict(data.renamed)
+    originals = data.originals
     if not originals or paths[0].suffix.lower() != ".csv" or not all(path.is_file() for path in paths):
         return "", False
     tables = [submission_check.read_table(path) for path in paths]

@@ -68,7 +68,7 @@ def pictures(tmp_path: Path) -> Path:
 def test_ids_are_renamed_wherever_they_stand(pictures: Path) -> None:
     """Sample, lists, JSON, files and folders have the same new ids, each with its original's content."""
     made = make(pictures)
-    paths, origin = covered(made), dict(made.renamed)
+    paths, origin = covered(made), made.originals
     ids = column(paths["sample_submission.csv"], "id")
     assert made.rows == len(set(ids)) == 12
     assert set(ids) == origin.keys()
@@ -115,7 +115,7 @@ def test_rare_changes(pictures: Path) -> None:
     )
     made = make(pictures, rare=True)
     assert len(made.rare_changes) == 2
-    ids = {new for new, _ in made.renamed}
+    ids = {new for new, _ in made.originals.items()}
     assert len(ids - {path.stem for path in covered(made)["test_images"].iterdir()}) == 1
     assert max(map(len, covered(made)["sample_submission.csv"].read_text().splitlines())) > 131_072
 
@@ -146,7 +146,7 @@ def test_an_unreadable_file(pictures: Path, rare: bool) -> None:
     paths = sorted(covered(made)["test_images"].iterdir())
     damaged = [path for path in paths if path.stat().st_size < 800]
     assert damaged == paths[:1]
-    assert damaged[0].read_text() == (dict(made.renamed)[damaged[0].stem] * 200)[:100]
+    assert damaged[0].read_text() == (made.originals[damaged[0].stem] * 200)[:100]
     assert f"test_images/{damaged[0].name}" in made.changes[-1]
     assert damaged[0].stem in made.altered_ids
     assert all((pictures / "test_images" / f"{name}.jpg").read_text() == name * 200 for name in IDS)
@@ -162,7 +162,7 @@ def test_rows_of_files(tmp_path: Path) -> None:
     made = make(data)
     new_rows = column(covered(made)["sample_submission.csv"], "row")
     files = [path.stem for path in covered(made)["test"].iterdir()]
-    assert sorted(files) == sorted(new for new, _ in made.renamed)
+    assert sorted(files) == sorted(new for new, _ in made.originals.items())
     assert len(files) == 6
     assert [row.rpartition("_")[2] for row in new_rows] == ["0", "1", "2", "3"] * 6
     assert {row.rpartition("_")[0] for row in new_rows} == set(files)
@@ -180,7 +180,7 @@ def test_studies_with_rows_for_each_finding(tmp_path: Path) -> None:
     rows = [f"{study}_{finding},0.3\n" for study in studies for finding in findings]
     write(data / "sample_submission.csv", "row_id,severe\n" + "".join(rows))
     made = make(data)
-    new_ids = {new for new, _ in made.renamed}
+    new_ids = {new for new, _ in made.originals.items()}
     assert len(new_ids) == 6
     assert {path.name for path in covered(made)["test_images"].iterdir()} == new_ids
     assert set(column(covered(made)["test_series.csv"], "study_id")) == new_ids
@@ -197,7 +197,7 @@ def test_json_by_id(tmp_path: Path) -> None:
     made = make(data)
     contents = [json.loads(path.read_text()) for path in made.covers]
     assert len(contents) == 2
-    assert contents[0].keys() == contents[1].keys() == dict(made.renamed).keys()
+    assert contents[0].keys() == contents[1].keys() == made.originals.keys()
 
 
 def test_lists_in_folders(tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_lists_in_folders(tmp_path: Path) -> None:
     write(data / "test" / "index.csv", "file,n\ntest/s1x.csv,2\ntest/s2x.csv,2\n")
     write(data / "sample_submission.csv", "id,value\ns1x,0\ns2x,0\n")
     made = make(data)
-    new_ids = {new for new, _ in made.renamed}
+    new_ids = {new for new, _ in made.originals.items()}
     folder = covered(made)["test"]
     for name in new_ids:
         assert column(folder / f"{name}.csv", "series") == [name, name]
@@ -236,7 +236,7 @@ def test_parquet_keeps_its_types(tmp_path: Path) -> None:
     new = parquet.read_table(covered(made)["test.parquet"])
     assert new.schema == table.schema
     assert new.num_rows == 6
-    assert set(map(str, new["id"].to_pylist())) == {name for name, _ in made.renamed}
+    assert set(map(str, new["id"].to_pylist())) == {name for name, _ in made.originals.items()}
 
 
 def test_rows_without_ids_follow_the_sample(tmp_path: Path) -> None:
@@ -247,7 +247,7 @@ def test_rows_without_ids_follow_the_sample(tmp_path: Path) -> None:
     made = make(data)
     ids = column(covered(made)["sample_submission.csv"], "ImageId")
     pixels = column(covered(made)["test.csv"], "pixel0")
-    assert [f"{int(dict(made.renamed)[name]) - 1}.5" for name in ids] == pixels
+    assert [f"{int(made.originals[name]) - 1}.5" for name in ids] == pixels
 
 
 @pytest.mark.parametrize("extra", ["test.h5", "test_features.npz", f"series/{IDS[0]}.txt"])
@@ -256,7 +256,7 @@ def test_what_is_not_recognised_is_not_varied(pictures: Path, extra: str) -> Non
     write(pictures / extra, "?")
     made = make(pictures)
     assert made.covers == ()
-    assert made.renamed == ()
+    assert made.originals == {}
     assert extra.partition("/")[0] in made.changes[0]
 
 

@@ -5,7 +5,7 @@ import importlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -21,8 +21,8 @@ KEYED = ["key", "value"]
 Link = Callable[[Path, Path], object]
 RenamedIds = Sequence[tuple[str, str]]
 """Pairs of an id and its original."""
-Choose = Callable[[Sequence[str], int], RenamedIds]
-Arrange = Callable[[RenamedIds], RenamedIds]
+Copies = Mapping[str, Sequence[str]]
+"""New ids by each known id; [] for those that are left out."""
 
 
 @dataclass(frozen=True)
@@ -77,21 +77,23 @@ def choose_ids(known_ids: Sequence[str], rows: int) -> RenamedIds:
 
 
 def cut_rows(
-    data: Path,
-    sample: Path | None,
-    rows: int,
-    target: Path,
-    link: Link = _link_path,
-    choose: Choose = choose_ids,
-    arrange: Arrange = lambda pairs: pairs,
+    data: Path, sample: Path | None, rows: int, target: Path, link: Link = _link_path
 ) -> tuple[list[Path], Path | None]:
     """Write copies of the sample, the test set's lists and its folders with `rows` rows into the folder `target`.
 
-    The test set is recognised by its name at the top of the data: lists of rows or JSON objects by id, and folders
-    in which files or folders are named by the ids, which `link` brings along. Ids may be those of rows,
-    `<id of a file>_<n>`: then files are chosen. Other lists at the top keep their rows besides those of the test set.
-    Anything else stays whole. `choose` decides on the ids, `arrange` on their order in each list. Returns what covers
-    the originals, and the sample to compare with. Raises KitError for a list without a head.
+    Returns what covers the originals, and the sample to compare with; see `read_test_set`.
+    """
+    test_set = read_test_set(data, sample, rows)
+    pairs = choose_ids(test_set.ids, test_set.count_ids(rows))
+    return test_set.write(test_set.rename_tables(pairs), pairs, target, link)
+
+
+def read_test_set(data: Path, sample: Path | None, rows: int) -> "PublicTestSet":
+    """Read the test set of a competition; of a list that is too large for memory so many rows.
+
+    It is recognised by its name at the top of the data: lists of rows or JSON objects by id, and folders in which files
+    or folders are named by the ids. Ids may be those of rows, `<id of a file>_<n>`: then files are chosen. Raises
+    KitError for a list without a head.
     """
     paths = sorted(path for path in data.iterdir() if path != sample and "train" not in path.name.lower())
     tables: dict[Path, TableRows] = {}
@@ -100,42 +102,86 @@ def cut_rows(
             tables[path] = table
     folders = [path for path in paths if path.is_dir() and is_test(path)]
     reference = next((path for path in tables if path == sample or is_test(path)), None)
-    row_ids = [str(row[0]) for row in tables[reference].rows] if reference else list_stems(folders)
+    row_ids = [str(row[0]) for row in tables[reference].rows] if reference else _list_stems(folders)
     file_ids = _find_file_ids(row_ids, folders, [table for path, table in tables.items() if is_test(path)])
-    known_ids = list(dict.fromkeys(file_ids))
-    pairs = choose(known_ids, max(1, round(rows * len(known_ids) / max(len(row_ids), 1))))
-    renamer = _Renamer(pairs, frozenset(known_ids), tables[reference].header[0] if reference else "")
-    ids_of: dict[Path, list[str]] = {}
-    for path, table in tables.items():
-        tables[path], ids_of[path] = renamer.find_rows(path, table)
-    if reference and (reference == sample or not _is_large(reference)):
-        ids_of[reference] = file_ids
-    by_position = [
-        path
-        for path, ids in ids_of.items()
-        if is_test(path) and not ids and len(tables[path].rows) == len(row_ids)
-    ]
-    covers: list[Path] = []
-    for path, table in tables.items():
-        ids = file_ids if path in by_position else ids_of[path]
-        if ids:
-            # Without ids, the order of the rows alone tells which belong together.
-            ordered = pairs if path in by_position or (path == reference and by_position) else arrange(pairs)
-            new_rows = renamer.rename_rows(table, ids, ordered, keep=not is_test(path))
-        elif is_test(path) and path.suffix.lower() == ".csv" and choose is choose_ids:
-            own_ids = [str(row[0]) for row in table.rows]
-            own = _Renamer(choose_ids(own_ids, rows), frozenset(own_ids), table.header[0])
-            new_rows = own.rename_rows(table, own_ids, own.pairs)
-        else:
-            continue
-        write_rows(target / path.name, replace(table, rows=new_rows))
-        covers += [target / path.name] if path.parent == data else []
-    for folder in folders:
-        if renamer.link_tree(folder, target / folder.name, link):
-            covers.append(target / folder.name)
-        else:
-            shutil.rmtree(target / folder.name, ignore_errors=True)
-    return covers, target / sample.name if sample in tables else sample
+    key = tables[reference].header[0] if reference else ""
+    return PublicTestSet(data, sample, tables, folders, key, reference, file_ids)
+
+
+@dataclass(frozen=True)
+class PublicTestSet:
+    """The lists of a test set, and its folders."""
+
+    data: Path
+    sample: Path | None
+    tables: dict[Path, TableRows]  # also lists at the top of the data that are not the test set's alone
+    folders: list[Path]
+    key: str  # name of the column with the ids
+    reference: Path | None  # the list whose first column it is
+    file_ids: list[str]  # of the files or objects that its rows are about
+
+    @property
+    def ids(self) -> list[str]:
+        """The ids, each once."""
+        return list(dict.fromkeys(self.file_ids))
+
+    def count_ids(self, rows: int) -> int:
+        """Return how many ids have so many rows."""
+        return max(1, round(rows * len(self.ids) / max(len(self.file_ids), 1)))
+
+    def rename_tables(
+        self, pairs: RenamedIds, arrange: Callable[[RenamedIds], RenamedIds] = lambda pairs: pairs
+    ) -> dict[Path, TableRows]:
+        """Return the lists that have ids, with the rows of these ids under their new names.
+
+        `arrange` decides on their order in each list. Lists that are not the test set's keep their other rows.
+        """
+        copies = self._list_copies(pairs)
+        found: list[tuple[Path, TableRows, list[str]]] = []
+        fixed: set[Path | None] = set()
+        for path, table in self.tables.items():
+            is_large = path != self.sample and is_test(path) and _is_large(path)
+            ids, column = self.file_ids, 0
+            if path != self.reference or is_large:
+                ids, column = _find_ids(table, copies, self.key, in_test_set=is_test(path))
+            if ids and is_large:
+                chosen = (row for row in iterate_rows(path) if copies.get(_read_id(row, column, copies)))
+                table = replace(table, rows=[*chosen])
+                ids = [_read_id(row, column, copies) for row in table.rows]
+            if not ids and is_test(path) and len(table.rows) == len(self.file_ids):
+                # Without ids, the order of the rows alone tells which belong together.
+                ids = self.file_ids
+                fixed |= {path, self.reference}
+            found.append((path, table, ids))
+        return {
+            path: _rename_rows(table, ids, pairs if path in fixed else arrange(pairs), keep=not is_test(path))
+            for path, table, ids in found
+            if ids
+        }
+
+    def write(
+        self, tables: Mapping[Path, TableRows], pairs: RenamedIds, target: Path, link: Link = _link_path
+    ) -> tuple[list[Path], Path | None]:
+        """Write lists into a folder, and with `link` the test set's folders with the files of these ids.
+
+        Returns what covers the originals, and the sample to compare with. Anything else stays whole.
+        """
+        for path, table in tables.items():
+            write_rows(target / path.name, table)
+        covers = [target / path.name for path in tables if path.parent == self.data]
+        for folder in self.folders:
+            if _link_tree(folder, target / folder.name, self._list_copies(pairs), link):
+                covers.append(target / folder.name)
+            else:
+                shutil.rmtree(target / folder.name, ignore_errors=True)
+        sample = self.sample
+        return covers, target / sample.name if sample and sample in tables else sample
+
+    def _list_copies(self, pairs: RenamedIds) -> Copies:
+        copies: dict[str, list[str]] = {name: [] for name in self.ids}
+        for new, old in pairs:
+            copies[old].append(new)
+        return copies
 
 
 def _is_large(path: Path) -> bool:
@@ -163,16 +209,19 @@ def _try_reading(path: Path, head: int | None, *, needed: bool = False) -> Table
     return None
 
 
-def list_stems(folders: Iterable[Path]) -> list[str]:
-    """Return the names of the files in folders, without suffixes."""
-    return list(
-        dict.fromkeys(path.stem for folder in folders for path in sorted(folder.rglob("*")) if path.is_file())
-    )
+def list_names(folders: Iterable[Path]) -> set[str]:
+    """Return the names of what is in these folders, with suffixes and without."""
+    return {name for folder in folders for path in folder.rglob("*") for name in (path.name, path.stem)}
+
+
+def _list_stems(folders: Iterable[Path]) -> list[str]:
+    paths = [path for folder in folders for path in sorted(folder.rglob("*"))]
+    return list(dict.fromkeys(path.stem for path in paths if path.is_file()))
 
 
 def _find_file_ids(row_ids: Sequence[str], folders: Iterable[Path], tables: Iterable[TableRows]) -> list[str]:
     """Return the id of the file or of the object that each row is about: `<file>_<n>` or the id itself."""
-    file_names = {name for folder in folders for path in folder.rglob("*") for name in (path.name, path.stem)}
+    file_names = list_names(folders)
     if any(split_id(name, file_names) for name in row_ids[:_HEAD]):
         return [split_id(name, file_names) or name for name in row_ids]
     cells = {
@@ -206,100 +255,82 @@ def _rename_cell(cell: Any, old: str, new: str) -> Any:
     return int(new) if isinstance(cell, int) else f"{before}{new}{after}"
 
 
-class _Renamer:
-    """The chosen ids, and what they do to lists and folders."""
+def _find_ids(table: TableRows, copies: Copies, key: str, *, in_test_set: bool) -> tuple[list[str], int]:
+    """Return the id of each row, "" for rows of others, and the column that has them; [] if no column has ids."""
+    columns = [number for number, name in enumerate(table.header) if name == key]
+    is_decimal = all(name.isdecimal() for name in copies)
+    if not columns and (in_test_set or not is_decimal):
+        columns = list(range(len(table.header)))
+    for column in columns:
+        ids = [_read_id(row, column, copies) for row in table.rows]
+        distinct, name = len({*ids} - {""}), table.header[column]
+        is_usual = all(ids) or distinct > len(copies) / 2
+        # Any column of small numbers has some of the ids.
+        is_id = is_usual if not is_decimal or name.lower().endswith("id") else distinct == len(ids)
+        if any(ids) and (name == key or is_id):
+            return ids, column
+    return [], 0
 
-    def __init__(self, pairs: RenamedIds, known_ids: frozenset[str], key: str) -> None:
-        self.pairs, self.known_ids, self.key = pairs, known_ids, key
-        self.copies: dict[str, list[str]] = {}
-        for new, old in pairs:
-            self.copies.setdefault(old, []).append(new)
 
-    def find_ids(self, table: TableRows, *, in_test_set: bool) -> tuple[list[str], int]:
-        """Return the id of each row, "" for rows of others, and the column that has them; [] if no column has ids."""
-        columns = [number for number, name in enumerate(table.header) if name == self.key]
-        is_decimal = all(name.isdecimal() for name in self.known_ids)
-        if not columns and (in_test_set or not is_decimal):
-            columns = list(range(len(table.header)))
-        for column in columns:
-            ids = [self._read_id(row, column) for row in table.rows]
-            distinct, name = len({*ids} - {""}), table.header[column]
-            is_usual = all(ids) or distinct > len(self.known_ids) / 2
-            # Any column of small numbers has some of the ids.
-            is_id = is_usual if not is_decimal or name.lower().endswith("id") else distinct == len(ids)
-            if any(ids) and (name == self.key or is_id):
-                return ids, column
-        return [], 0
+def _read_id(row: Sequence[Any], column: int, known_ids: Collection[str]) -> str:
+    return split_id(str(row[column]), known_ids) if len(row) > column else ""
 
-    def find_rows(self, path: Path, table: TableRows) -> tuple[TableRows, list[str]]:
-        """Return a table, of a large list the chosen rows alone, and the id of each row; see `find_ids`."""
-        ids, column = self.find_ids(table, in_test_set=is_test(path))
-        if ids and is_test(path) and _is_large(path):
-            chosen = (row for row in iterate_rows(path) if self._read_id(row, column) in self.copies)
-            table = replace(table, rows=[*chosen])
-            ids = [self._read_id(row, column) for row in table.rows]
-        return table, ids
 
-    def _read_id(self, row: Sequence[Any], column: int) -> str:
-        return split_id(str(row[column]), self.known_ids) if len(row) > column else ""
+def _rename_rows(table: TableRows, ids: Sequence[str], pairs: RenamedIds, *, keep: bool = False) -> TableRows:
+    """Return the rows of ids that stay in their own order, then the renamed ones; `keep` those of no id."""
+    named_rows = [*zip(table.rows, ids, strict=True)]
+    kept_ids = {old for new, old in pairs if new == old} | ({""} if keep else set())
+    rows = [row for row, name in named_rows if name in kept_ids]
+    by_id: dict[str, list[Sequence[Any]]] = {}
+    for row, name in named_rows:
+        by_id.setdefault(name, []).append(row)
+    samples = [(row, name) for row, name in named_rows if name][:_HEAD]
+    columns = [
+        number
+        for number in range(len(table.header))
+        if all(
+            len(row) > number and _rename_cell(row[number], name, "0") is not None for row, name in samples
+        )
+    ]
+    for new, old in pairs:
+        for row in by_id.get(old, ()) if new != old else ():
+            renamed = list(row)
+            for number in columns:
+                cell = _rename_cell(row[number], old, new)
+                renamed[number] = row[number] if cell is None else cell
+            rows.append(renamed)
+    return replace(table, rows=rows)
 
-    def rename_rows(
-        self, table: TableRows, ids: Sequence[str], pairs: RenamedIds, *, keep: bool = False
-    ) -> list[Sequence[Any]]:
-        """Return the rows of ids that stay in their own order, then the renamed ones; `keep` those of no id."""
-        own_ids = {old for new, old in pairs if new == old}
-        rows = [
-            row for row, name in zip(table.rows, ids, strict=True) if name in own_ids or (keep and not name)
-        ]
-        by_id: dict[str, list[Sequence[Any]]] = {}
-        for row, name in zip(table.rows, ids, strict=True):
-            by_id.setdefault(name, []).append(row)
-        samples = [(row, name) for row, name in zip(table.rows, ids, strict=True) if name][:1000]
-        columns = [
-            number
-            for number in range(len(table.header))
-            if all(
-                len(row) > number and _rename_cell(row[number], name, "0") is not None
-                for row, name in samples
-            )
-        ]
-        for new, old in pairs:
-            for row in by_id.get(old, ()) if new != old else ():
-                renamed = list(row)
-                for number in columns:
-                    cell = _rename_cell(row[number], old, new)
-                    renamed[number] = row[number] if cell is None else cell
-                rows.append(renamed)
-        return rows
 
-    def link_tree(self, folder: Path, target: Path, link: Link) -> int:
-        """Bring along what the ids name, under the new ids, and what no id names; return the number of the former."""
-        count = 0
-        for path in sorted(folder.iterdir()):
-            # An id is a whole name, or what stands before the suffix.
-            old = split_id(path.name, self.known_ids)
-            for new in self.copies.get(old, ()) if old else ("",):
-                renamer = _Renamer([(new, old)], frozenset({old}), self.key) if old else self
-                new_path = target / (_rename_cell(path.name, old, new) if old else path.name)
-                target.mkdir(exist_ok=True, parents=True)
-                if path.is_dir():
-                    count += renamer.link_tree(path, new_path, link)
-                elif not renamer._rename_list(path, new_path):
-                    link(path, new_path)
-                count += bool(old)
-        return count
+def _link_tree(folder: Path, target: Path, copies: Copies, link: Link) -> int:
+    """Bring along what the ids name, under the new ids, and what no id names; return the number of the former."""
+    count = 0
+    for path in sorted(folder.iterdir()):
+        # An id is a whole name, or what stands before the suffix.
+        old = split_id(path.name, copies)
+        for new in copies[old] if old else ("",):
+            new_path = target / (_rename_cell(path.name, old, new) if old else path.name)
+            own_copies: Copies = {old: [new]} if old else copies
+            target.mkdir(exist_ok=True, parents=True)
+            if path.is_dir():
+                count += _link_tree(path, new_path, own_copies, link)
+            elif not _rename_list(path, new_path, own_copies):
+                link(path, new_path)
+            count += bool(old)
+    return count
 
-    def _rename_list(self, path: Path, target: Path) -> bool:
-        """Write a list in a folder with its ids renamed; return whether all of its rows have one."""
-        is_renamed = any(new != old for new, old in self.pairs)
-        if not is_renamed or path.stat().st_size > _LARGEST_IN_FOLDER:
-            return False
-        table = _try_reading(path, None)
-        ids = self.find_ids(table, in_test_set=True)[0] if table else []
-        if not table or not ids or "" in ids:
-            return False
-        write_rows(target, replace(table, rows=self.rename_rows(table, ids, self.pairs)))
-        return True
+
+def _rename_list(path: Path, target: Path, copies: Copies) -> bool:
+    """Write a list in a folder with its ids renamed; return whether all of its rows have one."""
+    pairs = [(new, old) for old, names in copies.items() for new in names]
+    if path.stat().st_size > _LARGEST_IN_FOLDER or all(new == old for new, old in pairs):
+        return False
+    table = _try_reading(path, None)
+    ids = _find_ids(table, copies, "", in_test_set=True)[0] if table else []
+    if not table or not ids or "" in ids:
+        return False
+    write_rows(target, _rename_rows(table, ids, pairs))
+    return True
 
 
 def iterate_rows(path: Path) -> Iterator[list[str]]:
