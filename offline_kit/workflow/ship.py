@@ -64,44 +64,40 @@ def push_data(
 ) -> tuple[PartPlan, ...]:
     """Upload the kit's changed parts; ask first, or warn if `yes`, if that may be in vain or spoil a submission."""
 
-    def ask_for_approval(lines: tuple[str, ...], question: str, refused: OutsideError) -> None:
-        if yes:
-            for line in lines:
-                session.report.warn(line)
-        elif lines and not session.report.confirm("\n".join((*lines, question))):
-            raise refused
-
     def approve_plans(plans: tuple[PartPlan, ...]) -> None:
         if sent := [part for part in plans if part.file_count]:
             sizes = [f"{files.format_size(part.upload_size)} to '{part.ref}'" for part in sent]
             file_count = sum(part.file_count for part in sent)
-            upload_size = sum(part.upload_size for part in sent)
-            session.report.step(
-                f"To send: {files.format_size(upload_size)} in {file_count} files: {', '.join(sizes)}"
-            )
-        crowded = tuple(part.file_count_warning for part in plans if part.file_count_warning)
-        refused = OutsideError(
+            upload_size = files.format_size(sum(part.upload_size for part in sent))
+            session.report.step(f"To send: {upload_size} in {file_count} files: {', '.join(sizes)}")
+        crowded = OutsideError(
             "Kaggle may not take so many files in one dataset; nothing was sent",
             code="too-many-files",
             hint="put small files together, divide the kit with 'parts = \"split\"', or send all the same with --yes",
-            details=crowded,
+            details=[part.file_count_warning for part in plans if part.file_count_warning],
         )
-        ask_for_approval(crowded, "Upload them all the same?", refused)
-        disturbed = _describe_disturbed(session, kit, plans)
-        refused = OutsideError(
+        disturbing = OutsideError(
             "a submission under way needs the data as it is; nothing was sent",
             code="submission-pending",
             hint="wait for its score, or send all the same with --yes",
-            details=disturbed,
+            details=_describe_disturbed(session, kit, plans),
         )
-        ask_for_approval(disturbed, "Send a new version of its data all the same?", refused)
+        for refusal, question in (
+            (crowded, "Upload them all the same?"),
+            (disturbing, "Send a new version of its data all the same?"),
+        ):
+            for line in refusal.details if yes else ():
+                session.report.warn(line)
+            if refusal.details and not (
+                yes or session.report.confirm("\n".join((*refusal.details, question)))
+            ):
+                raise refusal
 
     _check_parts(session, kit, options)
     pushed = push_parts.push_kit(kit, session.locate_parts(kit), session, options, approve_plans)
-    for part in pushed:
-        if part.kind == "model":
-            # The notebook attaches exactly the version that holds this kit's checkpoints.
-            push_notebook.pin_model(kit, f"{part.ref}/{part.version}")
+    for part in (part for part in pushed if part.kind == "model"):
+        # The notebook attaches exactly the version that holds this kit's checkpoints.
+        push_notebook.pin_model(kit, f"{part.ref}/{part.version}")
     facts = [
         {"part": part.part.name, "id": part.part.id, "dataset": part.ref, "version": part.version}
         for part in pushed
