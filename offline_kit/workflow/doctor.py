@@ -301,38 +301,30 @@ def _check_own_code(context: CheckContext) -> CheckResult:
     return _warn(f"{len(lines)} problems", remedies, *lines)
 
 
-def _is_container(image: str) -> bool:
-    """Whether this is neither a built-in image nor a file, but such as "gcr.io/kaggle-images/python"."""
-    is_file = Path(image).is_file() or image.endswith((".toml", ".json", ".txt"))
-    return not is_file and bool({"/", ":"} & {*image})
-
-
-def _load_other_image(name: str, accelerator: str) -> Image:
-    if not _is_container(name):
-        return load_image(name, accelerator=accelerator, project=Path.cwd())
-    with TemporaryDirectory(prefix="offline-kit-") as folder:
-        text = build_remotely.capture_container(name)
-        return build_remotely.write_image(text, Path(folder) / "container.toml")[1]
-
-
 def _check_other_image(context: CheckContext) -> CheckResult:
     """Compare the existing kit with the image of --image: Kaggle's newest one, before it gets there."""
-    if not context.other_image:
+    name, config = context.other_image, context.config
+    if not name:
         return _skip("asked with --image")
-    config = context.config
-    image = _load_other_image(context.other_image, config.accelerator)
+    is_file = Path(name).is_file() or name.endswith((".toml", ".json", ".txt"))
+    is_container = not is_file and bool({"/", ":"} & {*name})  # such as "gcr.io/kaggle-images/python"
+    with TemporaryDirectory(prefix="offline-kit-") as folder:
+        file = Path(folder) / "container.toml"
+        if is_container:
+            build_remotely.write_image(build_remotely.capture_container(name), file)
+        reference = str(file) if is_container else name
+        image = load_image(reference, accelerator=config.accelerator, project=Path.cwd())
     drift = image_drift.compare_with_image(pipeline.read_kit(config), image)
-    capture, rehearse = "", f"--image {context.other_image}"
-    if _is_container(context.other_image):
-        capture = f"'offline-kit image capture --container {context.other_image}', then "
-        rehearse = f"--env image --container {context.other_image}"
     if drift.broken:
-        remedy = f"{capture}build for it with --image"
+        remedy = "build for it with --image"
+        if is_container:
+            remedy = f"'offline-kit image capture --container {name}', then {remedy}"
         remedy += ", or keep the present one with `pin_image = true`" * bool(context.image.digest)
         return _fail(f"the kit does not run on '{image.name}'", remedy, *drift.broken, *drift.moved)
     if drift.moved:
         message = f"'{image.name}' meets all requirements, with other versions than the kit was built for"
-        return _warn(message, f"offline-kit rehearse {rehearse}", *drift.moved)
+        options = f"--env image --container {name}" if is_container else f"--image {name}"
+        return _warn(message, f"offline-kit rehearse {options}", *drift.moved)
     return _ok(f"'{image.name}' has every version that the kit counts on")
 
 

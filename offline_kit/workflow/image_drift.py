@@ -1,8 +1,6 @@
 """What another image would change for an existing kit."""
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from packaging.utils import parse_wheel_filename
 
@@ -37,13 +35,9 @@ def compare_with_image(kit: Kit, image: Image) -> ImageDrift:
         counted = list_replaced(document, image.packages) if recorded else list_counted(document)
         known = {name: version for name, version in counted.items() if name not in image.unversioned}
         moved += list_moved({"Python": python, **known}, {"Python": image.python_minor, **image.packages})
-        broken += _find_unmet(document, image)
+        for item in document.get("provided", ()):
+            spare, problem = item.get("spare"), check_provided(item, image.packages.get(item["name"], ""))
+            fits = bool(spare) and not parse_wheel_filename(spare)[3].isdisjoint(image.wheel_tags)
+            if problem and not fits and item["name"] not in image.unversioned:
+                broken.append(problem)
     return ImageDrift(broken=tuple(broken), moved=tuple(moved))
-
-
-def _find_unmet(plan: Mapping[str, Any], image: Image) -> Iterator[str]:
-    for item in plan.get("provided", ()):
-        spare, problem = item.get("spare"), check_provided(item, image.packages.get(item["name"], ""))
-        fits = bool(spare) and not parse_wheel_filename(spare)[3].isdisjoint(image.wheel_tags)
-        if problem and not fits and item["name"] not in image.unversioned:
-            yield problem

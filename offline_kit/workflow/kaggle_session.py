@@ -73,8 +73,11 @@ def serve_local_kaggle(
         try:
             stack.enter_context(filelock.FileLock(folder / "serving.lock", timeout=0))
         except filelock.Timeout as error:
+            other = files.read_json(serving)
+            project_note = f", for '{other['project']}'" if other.get("project") else ""
+            at = f" at {other.get('url')} (process {other.get('pid')}{project_note})" if other else ""
             raise OutsideError(
-                f"another local Kaggle serves '{folder}'{_describe_other_server(serving)}",
+                f"another local Kaggle serves '{folder}'{at}",
                 code="local-kaggle-already-running",
                 hint="wait until it has ended, use it with --at and its address, or serve a folder of its own:"
                 " 'offline-kit local --state DIR'",
@@ -101,12 +104,6 @@ def find_competition(project: Path) -> Path | None:
         return project
     folders = sorted(path.parent for path in project.glob("*/competition.toml") if path.is_file())
     return folders[0] if len(folders) == 1 else None
-
-
-def _describe_other_server(serving: Path) -> str:
-    served = files.read_json(serving)
-    project = f", for '{served['project']}'" if served.get("project") else ""
-    return f" at {served.get('url')} (process {served.get('pid')}{project})" if served else ""
 
 
 def greeting_lines(

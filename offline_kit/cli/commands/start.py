@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from click.shell_completion import get_completion_class
@@ -11,9 +11,6 @@ from offline_kit.cli import options
 from offline_kit.cli.console import Console, count_words, pick
 from offline_kit.core.errors import Exit
 from offline_kit.project.config_keys import ENVIRONMENTS, LAYOUTS
-
-if TYPE_CHECKING:
-    from offline_kit.workflow.doctor import Check, CheckResult
 
 _STATES = r"^K\d+  (?:(?P<green>ok)|(?P<yellow>warn)|(?P<red>FAIL)|(?P<dim>-)) "
 
@@ -107,7 +104,15 @@ def doctor(project: Path, console: Console, online: bool, ignore: tuple[str, ...
     from offline_kit.workflow import doctor as checking
 
     findings = checking.run_checks(project, online=online, ignore=ignore, image=image or "", report=console)
-    _show_checks(findings, console)
+    signs = {"ok": "ok", "warning": "warn", "failed": "FAIL", "skipped": "-"}
+    wide = max((len(check.title) for check, _ in findings), default=0)
+    indent = " " * (wide + 14)
+    lines = []
+    for check, result in findings:
+        lines.append(f"{check.code}  {signs[result.state]:<4}  {check.title:<{wide}}  {result.what}")
+        lines += [f"{indent}{detail}" for detail in result.details]
+        lines += [f"{indent}→ {result.remedy}"] if result.remedy else []
+    console.print_lines([console.words(line) for line in lines], highlight=_STATES)
     states = [str(result.state) for _, result in findings]
     failed, warned = states.count("failed"), states.count("warning")
     words = [f"{failed} failed"] if failed else []
@@ -120,19 +125,6 @@ def doctor(project: Path, console: Console, online: bool, ignore: tuple[str, ...
     console.print_result({"ok": not failed, "checks": checks})
     if failed:
         sys.exit(Exit.PROJECT)
-
-
-def _show_checks(findings: "list[tuple[Check, CheckResult]]", console: Console) -> None:
-    """Show the result of every check, with its fix."""
-    signs = {"ok": "ok", "warning": "warn", "failed": "FAIL", "skipped": "-"}
-    wide = max((len(check.title) for check, _ in findings), default=0)
-    indent = " " * (wide + 14)
-    lines = []
-    for check, result in findings:
-        lines.append(f"{check.code}  {signs[result.state]:<4}  {check.title:<{wide}}  {result.what}")
-        lines += [f"{indent}{detail}" for detail in result.details]
-        lines += [f"{indent}→ {result.remedy}"] if result.remedy else []
-    console.print_lines([console.words(line) for line in lines], highlight=_STATES)
 
 
 @options.command(
