@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from packaging.version import Version
 
 from offline_kit.core.errors import ProjectError
-from offline_kit.packages.distribution_metadata import list_metadata_values, read_metadata
+from offline_kit.packages.distribution_metadata import read_requirements
 from offline_kit.project.accelerators import find_machine_shape
 from offline_kit.project.images import TORCH_FAMILY, Image
 from offline_kit.project.types import Artifact, Finding, Severity
@@ -113,7 +113,7 @@ def read_wheel_abi(wheel: Artifact) -> WheelAbi:
     if not torch and is_compiled:
         # vllm and xformers pin the torch that they are compiled against.
         with suppress(ProjectError):
-            requires = list_metadata_values(read_metadata(wheel.path, wheel.filename) or b"", "Requires-Dist")
+            requires = read_requirements(wheel.path, wheel.filename)
             torch = next((match[1] for line in requires if (match := _PINNED.match(line))), "")
     return WheelAbi(torch=torch, cuda=_parse_cuda(local), old_abi="cxx11abifalse" in local)
 

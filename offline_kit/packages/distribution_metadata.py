@@ -2,9 +2,12 @@
 
 import tarfile
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from email.parser import BytesHeaderParser
 from pathlib import Path
+
+from packaging.requirements import InvalidRequirement, Requirement
 
 from offline_kit.core.errors import ProjectError
 
@@ -15,6 +18,21 @@ _RESOLVER_FIELDS = frozenset({"requires-dist", "provides-extra", "requires-pytho
 def list_metadata_values(metadata: bytes, field: str) -> list[str]:
     """Return all values of a field that METADATA or PKG-INFO may have several times, like Requires-Dist."""
     return [str(value) for value in BytesHeaderParser().parsebytes(metadata).get_all(field) or ()]
+
+
+def read_requirements(path: Path, filename: str) -> list[str]:
+    """Return what a wheel requires, as lines; raises as `read_metadata`."""
+    return list_metadata_values(read_metadata(path, filename) or b"", "Requires-Dist")
+
+
+def parse_requirements(lines: Iterable[str], environment: Mapping[str, str]) -> Iterator[Requirement]:
+    """Yield the requirements that count in an environment, without those of extras and lines from before PEP 508."""
+    for line in lines:
+        with suppress(InvalidRequirement):
+            requirement = Requirement(line)
+            # "extra" must be defined, or a marker with it cannot be evaluated (PEP 508).
+            if requirement.marker is None or requirement.marker.evaluate({**environment, "extra": ""}):
+                yield requirement
 
 
 def find_dist_info_member(names: Iterable[str], name: str) -> str | None:

@@ -2,10 +2,8 @@
 
 import re
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
-from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from offline_kit.core import files
@@ -32,16 +30,12 @@ def find_pip_needs(recording: Path, code: Sequence[Path], image: Image, folder: 
     Those are what the recorded wheels require, and what the code itself tells pip to install.
     """
     objects, names = RecordedObjects(recording.parent, folder), set[str]()
-    environment = {**image.marker_environment(), "extra": ""}
     packages = [package for package in files.read_json(recording)["packages"] if package["wheel"]]
     for package in packages:  # some could not be packed
         wheel = objects.find_object(package["sha256"])
-        raw = distribution_metadata.read_metadata(wheel, package["wheel"]) or b""
-        for line in distribution_metadata.list_metadata_values(raw, "Requires-Dist"):
-            with suppress(InvalidRequirement):  # of a wheel from before PEP 508
-                requirement = Requirement(line)
-                if requirement.marker is None or requirement.marker.evaluate(environment):
-                    names.add(requirement.name)
+        lines = distribution_metadata.read_requirements(wheel, package["wheel"])
+        required = distribution_metadata.parse_requirements(lines, image.marker_environment())
+        names |= {requirement.name for requirement in required}
     for path in code:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
         names |= {word for line in lines if "install" in line for word in _WORD.findall(line)}

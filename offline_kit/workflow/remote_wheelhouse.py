@@ -8,12 +8,12 @@ import hashlib
 import json
 import re
 import zipfile
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
 from offline_kit.core import files
@@ -94,13 +94,12 @@ class RemoteWheelhouse:
     def freeze_of(self, requirements: tuple[str, ...]) -> Freeze:
         """Return its pins, and those of the image that its packages and the project's requirements ask for."""
         wheels = {wheel.name: wheel for wheel in self.list_wheels().wheels}
-        asked_by: dict[str, set[str]] = {name: set() for name in wheels}
-        lines: dict[str, set[str]] = {name: set() for name in wheels}
+        asked_by, lines = defaultdict[str, set[str]](set), defaultdict[str, set[str]](set)
         for name, by, line in self._list_requirements(requirements, wheels):
-            asked_by.setdefault(name, set()).add(by)
-            lines.setdefault(name, set()).add(line)
+            asked_by[name].add(by)
+            lines[name].add(line)
         pins = []
-        for name in sorted(asked_by):
+        for name in sorted({*wheels, *asked_by}):
             wheel, has = wheels.get(name), self.image.packages.get(name, "")
             pin = Pin(
                 name=name,
@@ -129,16 +128,15 @@ class RemoteWheelhouse:
         self, requirements: tuple[str, ...], wheels: dict[str, Wheel]
     ) -> Iterator[tuple[str, str, str]]:
         """Yield (name, who asks, requirement) of what the project and the wheels require in the image."""
-        environment = {**self.image.marker_environment(), "extra": ""}
-        lines = [("the project", line) for line in requirements if not line.startswith("-")]
-        for wheel in wheels.values():
-            raw = distribution_metadata.read_metadata(wheel.path, wheel.filename) or b""
-            required = distribution_metadata.list_metadata_values(raw, "Requires-Dist")
-            lines += [(wheel.name, line) for line in required]
-        for by, line in lines:
-            requirement = Requirement(line)  # its marker counts in the image, not here
-            if requirement.marker is None or requirement.marker.evaluate(environment):
-                requirement.marker = None
+        lines = {"the project": [line for line in requirements if not line.startswith("-")]}
+        lines |= {
+            name: distribution_metadata.read_requirements(wheel.path, wheel.filename)
+            for name, wheel in wheels.items()
+        }
+        environment = self.image.marker_environment()
+        for by, required in lines.items():
+            for requirement in distribution_metadata.parse_requirements(required, environment):
+                requirement.marker = None  # it counts in the image, not here
                 yield str(canonicalize_name(requirement.name)), by, str(requirement)
 
 

@@ -93,8 +93,7 @@ def list_requirements(own: OwnCode) -> tuple[str, ...]:
     """Return the requirements of the own wheels without those of extras, sorted: the freeze must include them."""
     requirements: set[str] = set()
     for wheel in own.wheels:
-        raw = distribution_metadata.read_metadata(wheel.path, wheel.filename) or b""
-        lines = distribution_metadata.list_metadata_values(raw, "Requires-Dist")
+        lines = distribution_metadata.read_requirements(wheel.path, wheel.filename)
         requirements |= {line for line in lines if not _OF_EXTRA.search(line)}
     return tuple(sorted(requirements))
 
