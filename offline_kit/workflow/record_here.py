@@ -137,9 +137,7 @@ class _LocalRun:
             network=True,
             recorded=True,
             current=self.current,
-            python_path=gateway.find_python_path(self.gateway, plan.path, inputs.data)
-            if self.gateway
-            else (),
+            python_path=gateway.find_python_path(self.gateway, plan.path, inputs.data),
         )
 
     def _prepare_kernel(self, more: Collection[str]) -> KernelSetup:
