@@ -4,7 +4,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
@@ -18,6 +18,7 @@ from offline_kit.kaggle.client.session import KaggleEndpoint
 from offline_kit.local_kaggle.faults import Fault
 from tests.support.command_line import offline_kit
 from tests.support.local_kaggle import SLUG, Bench
+from tests.support.loopback import LoopbackServer
 from tests.support.push_command import KIT, hasty_client, local, push
 from tests.support.push_command import bench as bench  # a fixture
 from tests.support.pushing import make_kit
@@ -84,13 +85,8 @@ def far_end(respond: Respond) -> Iterator[str]:
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002
             """Say nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        server.server_close()
+    with LoopbackServer(Handler) as server:
+        yield server.address
 
 
 def endless(handler: BaseHTTPRequestHandler) -> None:

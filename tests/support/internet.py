@@ -13,13 +13,13 @@ import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import trustme
+
+from tests.support.loopback import LoopbackServer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ def cut_range(request: WebRequest, data: bytes, **headers: str) -> WebAnswer:
     return WebAnswer(status=206, body=data[start : end + 1], headers=named | span)
 
 
-class Internet:
+class Internet(LoopbackServer):
     """A running proxy, its hosts by name, and the requests that they had."""
 
     def __init__(self, folder: Path, hosts: Mapping[str, WebHost]) -> None:
@@ -82,23 +82,11 @@ class Internet:
         system = Path(ssl.get_default_verify_paths().cafile or "/etc/ssl/certs/ca-certificates.crt")
         known = system.read_bytes() if system.is_file() else b""
         self.bundle.write_bytes(known + authority.cert_pem.bytes())
-        handler = type("Handler", (_ProxyHandler,), {"internet": self})
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self.server.daemon_threads = True
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.server.shutdown()
-        self.server.server_close()
+        super().__init__(_ProxyHandler, internet=self)
 
     def environment(self) -> dict[str, str]:
         """Return the variables that lead a process and its children through this internet."""
-        url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        url = self.address
         proxies = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), url)
         certificates = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO", "PIP_CERT")
         local = dict.fromkeys(("no_proxy", "NO_PROXY"), "127.0.0.1,localhost")

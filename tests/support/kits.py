@@ -7,7 +7,7 @@ import io
 import json
 import tarfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -129,12 +129,24 @@ class Workshop:
             path = folder / stored
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
-            digest = hashlib.sha256(data).hexdigest()
-            lines.append(
-                {"role": role, "original": original, "stored": stored, "size": len(data), "sha256": digest}
-            )
-        rows = sorted("{original}\0{stored}\0{size}\0{sha256}\n".format(**line) for line in lines)
-        identity = hashlib.sha256("".join(rows).encode()).hexdigest()
-        manifest = {"format": 1, "part": part, "id": identity, "files": lines}
-        (folder / "offline-kit.json").write_text(json.dumps(manifest))
-        return identity
+            lines.append((role, original, stored, data))
+        return write_manifest(folder, part, lines)
+
+
+def write_manifest(folder: Path, part: str, files: Iterable[tuple[str, str, str, bytes]]) -> str:
+    """Write the manifest of a part's files (role, original name, stored name, content); return the part's id."""
+    lines: list[dict[str, Any]] = [
+        {
+            "role": role,
+            "original": original,
+            "stored": stored,
+            "size": len(data),
+            "sha256": hashlib.sha256(data).hexdigest(),
+        }
+        for role, original, stored, data in files
+    ]
+    rows = sorted("{original}\0{stored}\0{size}\0{sha256}\n".format(**line) for line in lines)
+    part_id = hashlib.sha256("".join(rows).encode()).hexdigest()
+    document = {"format": 1, "part": part, "id": part_id, "files": lines}
+    (folder / "offline-kit.json").write_text(json.dumps(document))
+    return part_id

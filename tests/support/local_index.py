@@ -16,17 +16,16 @@ import json
 import re
 import socket
 import tarfile
-import threading
 import time
 import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 from urllib.parse import quote, unquote, urlsplit
+
+from tests.support.loopback import LoopbackServer
 
 JSON = "application/vnd.pypi.simple.v1+json"
 
@@ -60,7 +59,7 @@ class Entry:
     upload_time: str = "2026-01-01T00:00:00.000000Z"
 
 
-class LocalIndex:
+class LocalIndex(LoopbackServer):
     """The index; a context manager that serves while the block runs."""
 
     def __init__(self, *, html_only: bool = False, ranges: bool = True) -> None:
@@ -74,24 +73,12 @@ class LocalIndex:
         """What stands before a file's name in the links of pages."""
         self.moved = False
         """Whether pages answer with a redirect to "/there/simple/"."""
-        handler = type("Handler", (_Handler,), {"index": self})
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self.server.daemon_threads = True
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.server.shutdown()
-        self.server.server_close()
+        super().__init__(_Handler, index=self)
 
     @property
     def root(self) -> str:
         """The server's address, without the path."""
-        return f"http://127.0.0.1:{self.server.server_address[1]}"
+        return self.address
 
     @property
     def url(self) -> str:

@@ -1,6 +1,5 @@
 """Recorded parts made by hand, as a recorder writes them, for the tests of what replays and ships them."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -13,7 +12,7 @@ from typing import Any
 
 from offline_kit.core.resources import runtime_files
 from offline_kit.notebook.runtime import kit_recording
-from tests.support.kits import wheel
+from tests.support.kits import wheel, write_manifest
 
 SECTIONS = (
     *("cells", "packages", "build_wheels", "repositories", "files", "commands", "urls", "inputs"),
@@ -102,15 +101,8 @@ class RecordedPart:
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             name, data = path.relative_to(folder).as_posix(), path.read_bytes()
             role = "recording" if name.startswith("recording/") else "runtime"
-            digest = hashlib.sha256(data).hexdigest()
-            files.append(
-                {"role": role, "original": name, "stored": name, "size": len(data), "sha256": digest}
-            )
-        lines = sorted("{original}\0{stored}\0{size}\0{sha256}\n".format(**file) for file in files)
-        part_id = hashlib.sha256("".join(lines).encode()).hexdigest()
-        manifest = {"format": 1, "part": part, "id": part_id, "files": files}
-        (folder / "offline-kit.json").write_text(json.dumps(manifest))
-        return part_id
+            files.append((role, name, name, data))
+        return write_manifest(folder, part, files)
 
 
 def run_git(*words: str | Path, folder: Path | None = None) -> str:
