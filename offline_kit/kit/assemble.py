@@ -1,16 +1,15 @@
 """Write a kit to disk, completely or not at all, with every file under a name that Kaggle does not change."""
 
 import os
-import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from offline_kit.core import files
-from offline_kit.core.errors import OutsideError, ProjectError, UsageError
+from offline_kit.core.errors import ProjectError, UsageError
 from offline_kit.core.report import SILENT, Advance, Reporter
 from offline_kit.kit import manifest
-from offline_kit.kit.install_plan import KitContents as KitContents
+from offline_kit.kit.layout import KitContents as KitContents
 from offline_kit.kit.layout import KitLayout, Source, arrange_files
 from offline_kit.project.kaggle_names import check_dataset_limits
 from offline_kit.project.types import FileEntry, Kit
@@ -23,8 +22,6 @@ class ChangedFileError(ProjectError):
 
 
 _KIT_FILES = frozenset({"dataset", "notebook", "rehearsal", "requirements.txt"})
-# Bytes for manifests, folders and the notebook
-_SPARE_SPACE = 16_000_000
 
 
 def assemble_kit(
@@ -136,15 +133,9 @@ def _write_kit(
         entries = [(old.part_folder(part), entry) for part in old.parts for entry in part.entries]
         paths = ((folder / entry.stored, entry) for folder, entry in entries)
         reusable = {entry.sha256: path for path, entry in paths if _is_file_sealed(path, entry)}
-    local_entries = [
-        entry for part in kit.parts for entry in part.entries if entry.original not in layout.remote
-    ]
-    # Links to the cache or the old kit need no space.
-    copied = (entry for entry in local_entries if entry.sha256 not in reusable)
-    needed = sum(entry.size for entry in copied if not _is_cache_blob(entry, layout.sources[entry.original]))
-    _check_disk_space(kit.folder, needed)
-    # Renamed into place at the end: a killed build leaves the old kit whole.
-    total = sum(entry.size for entry in local_entries)
+    all_entries = [entry for part in kit.parts for entry in part.entries]
+    total = sum(entry.size for entry in all_entries if entry.original not in layout.remote)
+    # Renamed into place at the end: a killed build, or a full disk, leaves the old kit whole.
     with files.stage_folder(kit.folder) as stage, report.progress("Packing", total) as advance:
         for part in kit.parts:
             # The same folders as in the finished kit
@@ -161,18 +152,6 @@ def _write_kit(
         _update_texts(texts, stage)
         for path in (stage, *(child for child in stage.rglob("*") if child.is_dir())):
             path.chmod(0o755)  # regardless of the umask
-
-
-def _check_disk_space(folder: Path, needed: int) -> None:
-    existing_folder = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    free = shutil.disk_usage(existing_folder).free
-    if free < needed + _SPARE_SPACE:
-        raise OutsideError(
-            f"the kit needs {files.format_size(needed)} below '{folder}', and "
-            f"{files.format_size(_SPARE_SPACE)} to spare; {files.format_size(free)} are free",
-            code="disk-full",
-            hint="free some space, or choose another folder with --out",
-        )
 
 
 def _place_file(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from offline_kit.core.errors import ProjectError
-from offline_kit.kit.install_plan import PLAN
+from offline_kit.kit.layout import PLAN
 from offline_kit.kit.manifest import REBUILD_HINT
 from offline_kit.project.types import Kit, Role
 

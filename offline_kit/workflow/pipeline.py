@@ -19,7 +19,7 @@ from offline_kit.core.errors import ProjectError, UsageError
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.init import config_toml, project_code
 from offline_kit.init.config_toml import Setting
-from offline_kit.kit import assemble, install_plan, manifest
+from offline_kit.kit import assemble, manifest
 from offline_kit.kit import layout as kit_layout
 from offline_kit.notebook import rendering as notebook
 from offline_kit.notebook import scripts
@@ -121,7 +121,7 @@ def build_kit(config: Config, *, upgrade: bool = False, report: Reporter = SILEN
         advice=model_files.advise_on_checkpoints(project.models),
         findings=(
             *project.models.findings,
-            *install_plan.find_shadowed_packages(contents),
+            *kit_layout.find_shadowed_packages(contents),
             *model_files.check_trained_versions(project.models, contents.freeze),
             *cuda_abi.check_cuda_abi(wheels, project.image, config.accelerator),
             *check_code(config, contents.own, contents.checkpoints, bundled),

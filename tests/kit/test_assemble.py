@@ -16,9 +16,8 @@ from typing import Any
 import pytest
 
 from offline_kit.core.cache import Cache
-from offline_kit.core.errors import OfflineKitError, ProjectError, UsageError
+from offline_kit.core.errors import ProjectError, UsageError
 from offline_kit.core.files import list_tree, sha256_of
-from offline_kit.core.report import SILENT
 from offline_kit.core.resources import runtime_files
 from offline_kit.kit import assemble, manifest
 from offline_kit.kit.assemble import KitContents
@@ -715,14 +714,3 @@ def test_a_file_in_the_way_is_named(contents: KitContents, tmp_path: Path, name:
     with pytest.raises(UsageError, match=name):
         assemble.assemble_kit(contents, tmp_path / "out")
     assert (tmp_path / name).read_text() == "mine"
-
-
-def test_a_full_disk_is_told_before_copying(contents: KitContents, tmp_path: Path) -> None:
-    """A kit that cannot fit is refused with all sizes that count, before a byte is written."""
-    huge = replace(contents.checkpoints[0], size=10**18)
-    with pytest.raises(OfflineKitError, match="are free") as caught:
-        assemble.assemble_kit(replace(contents, checkpoints=(huge,)), tmp_path / "out", report=SILENT)
-    assert "needs 1000000000.0 GB below" in caught.value.what
-    assert "and 16.0 MB to spare;" in caught.value.what
-    assert "--out" in caught.value.hint
-    assert not (tmp_path / "out").exists()
