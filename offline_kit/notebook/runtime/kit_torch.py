@@ -12,6 +12,7 @@ What the template `lightning` asks of the classes:
 
 import importlib
 import inspect
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,11 +49,10 @@ def load_checkpoint(path: Path, *, weights_only: bool = True) -> dict[str, Any]:
 
 
 def _explain_load_error(torch: Any, path: Path, error: Exception, *, weights_only: bool) -> KitError:
+    lines = str(error).splitlines()
     if not weights_only or "weights_only" not in str(error).lower().replace(" ", "_"):
         return KitError(
-            f"'{path.name}' cannot be loaded: {type(error).__name__}",
-            str(error).splitlines()[:3],
-            code="checkpoint-unreadable",
+            f"'{path.name}' cannot be loaded: {type(error).__name__}", lines[:3], code="checkpoint-unreadable"
         )
     try:
         refused = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
@@ -61,29 +61,23 @@ def _explain_load_error(torch: Any, path: Path, error: Exception, *, weights_onl
     if not refused and "unsupported operand" in str(error).lower():
         # torch reads any file as the opcodes of a pickle.
         with path.open("rb") as stream:
-            begins = stream.read(20)
+            begins = f"it begins with {stream.read(20)!r}"
         return KitError(
-            f"'{path.name}' is no checkpoint that PyTorch wrote",
-            [f"it begins with {begins!r}"],
-            code="not-a-torch-checkpoint",
+            f"'{path.name}' is no checkpoint that PyTorch wrote", [begins], code="not-a-torch-checkpoint"
         )
     return KitError(
         f"'{path.name}' contains more than weights, and a safe load refuses it",
-        refused or str(error).splitlines()[-3:],
+        refused or lines[-3:],
         code="unsafe-checkpoint",
     )
 
 
 def _load_safetensors(path: Path) -> dict[str, Any]:
-    try:
-        safetensors = importlib.import_module("safetensors.torch")
-    except ImportError as error:
-        raise KitError(
-            f"'{path.name}' is a safetensors file, and safetensors cannot be imported: {error}",
-            code="module-not-found",
-            hint="add safetensors to the requirements, and build the kit again",
-        ) from error
-    return dict(safetensors.load_file(path, device="cpu"))
+    with importlib.import_module("safetensors").safe_open(path, framework="pt", device="cpu") as file:
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+        # Beside the tensors such a file holds texts alone; a checkpoint made light has its hyper-parameters there.
+        saved = json.loads((file.metadata() or {}).get("checkpoint", "{}"))
+    return {**saved, "state_dict": weights} if saved else weights
 
 
 def _named_parameters(call: Any) -> set[str]:
@@ -131,35 +125,30 @@ def build_from_checkpoint(
 
 def find_weights(checkpoint: Mapping[str, Any], key: str = "") -> Mapping[str, Any]:
     """Return the weights of a checkpoint: itself, or what is under `key`, or under one of the usual keys."""
-    path: list[str] = []
-    weights: Any = checkpoint
     if key and key not in checkpoint:
         raise _weights_key_error(f"the checkpoint has no '{key}'", checkpoint, "correct `weights`")
+    path: list[str] = []
+    weights: Any = checkpoint
     while not _is_state_dict(weights):
-        names = [key] if key and not path else [name for name in WEIGHTS_KEYS if name in weights]
-        inner = ((name, _as_state_dict(weights[name])) for name in names)
-        name, inside = next(
-            ((name, inside) for name, inside in inner if isinstance(inside, Mapping)), ("", None)
-        )
-        if inside is None:
+        names = [key] if key and not path else WEIGHTS_KEYS
+        inner = {name: _as_state_dict(weights[name]) for name in names if name in weights}
+        name = next((name for name, value in inner.items() if isinstance(value, Mapping)), "")
+        if not name:
             problem = "the checkpoint has no weights under any usual name"
             raise _weights_key_error(problem, weights, 'name the key: `weights = "key"`')
         for other in [name for name in OTHER_WEIGHTS if name in weights and not key][:1]:
             print(f"the checkpoint has '{other}' too: `weights = \"{other}\"` in `params` takes that")
         path.append(name)
-        weights = inside
+        weights = inner[name]
     if path:
         print(f"weights: under '{'.'.join(path)}' of the checkpoint")
     return dict(weights)
 
 
 def _weights_key_error(problem: str, values: Mapping[str, Any], advice: str) -> KitError:
-    return KitError(
-        problem,
-        [f"it has: {', '.join(map(str, values))}"],
-        code="weights-key-not-found",
-        hint=f"{advice} in the `params` of its entry in `models`",
-    )
+    details = [f"it has: {', '.join(map(str, values))}"]
+    hint = f"{advice} in the `params` of its entry in `models`"
+    return KitError(problem, details, code="weights-key-not-found", hint=hint)
 
 
 def _as_state_dict(value: Any) -> Any:
@@ -167,9 +156,7 @@ def _as_state_dict(value: Any) -> Any:
 
 
 def _is_state_dict(values: Mapping[str, Any]) -> bool:
-    return bool(values) and all(
-        hasattr(value, "dtype") or "_extra_state" in str(name) for name, value in values.items()
-    )
+    return bool(values) and all(hasattr(values[name], "dtype") or "_extra_state" in name for name in values)
 
 
 def load_weights(model: Any, weights: Mapping[str, Any], name: str = "") -> Any:
