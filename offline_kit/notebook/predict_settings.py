@@ -170,7 +170,8 @@ def warn_of_unused(
 ) -> tuple[Finding, ...]:
     """Warn of each scikit-learn scaler or encoder in the preprocessing that nothing applies."""
     # A user's function or a param may name it, and a pipeline has one of the same classes inside.
-    if not _predicts_by_models(settings, members):
+    functions = (settings.function, settings.transform, settings.tta, is_reference(settings.postprocess))
+    if settings.template not in ("predict", "server") or not members or any(functions):
         return ()
     files = [file for member in members for file in member.files]
     inside = {name for file in files for name in sklearn.list_preprocessors(file.path)}
@@ -184,40 +185,10 @@ def warn_of_unused(
                 # The encoder of a target has its turn when the predictions are there.
                 key, argument = "postprocess", "the predictions, the ids"
             remedy = f'set {key} = "file.py:function"; it gets {argument} and `preprocessing`'
-            findings.append(
-                _warning(checkpoint.original, "is in the kit, but nothing in the notebook uses it", remedy)
-            )
+            what = "is in the kit, but nothing in the notebook uses it"
+            finding = Finding(severity=Severity.WARN, about=checkpoint.original, what=what, remedy=remedy)
+            findings.append(finding)
     return tuple(findings)
-
-
-def _warning(about: str, what: str, remedy: str) -> Finding:
-    return Finding(severity=Severity.WARN, about=about, what=what, remedy=remedy)
-
-
-def warn_of_unnamed(
-    settings: NotebookSettings, members: Sequence[Member], checkpoints: Sequence[Checkpoint]
-) -> tuple[Finding, ...]:
-    """Warn of each checkpoint that no entry of `models` names and no function of the user's may load."""
-    if not _predicts_by_models(settings, members):
-        return ()
-    used = {file.original for member in members for file in member.files}
-    used |= {value for value in settings.params.values() if isinstance(value, str)}
-    return tuple(
-        _warning(
-            checkpoint.original,
-            "is in the kit, but no entry of `models` names it",
-            f'add {{ files = "{checkpoint.original}" }} to `models` (with `model` for weights alone), or leave it out of '
-            "`checkpoints`",
-        )
-        for checkpoint in checkpoints
-        if not {checkpoint.original, Path(checkpoint.original).name} & used
-    )
-
-
-def _predicts_by_models(settings: NotebookSettings, members: Sequence[Member]) -> bool:
-    """Whether the notebook predicts with its members only, and no user's function loads anything."""
-    functions = (settings.function, settings.transform, settings.tta, is_reference(settings.postprocess))
-    return settings.template in ("predict", "server") and bool(members) and not any(functions)
 
 
 @dataclass(frozen=True, kw_only=True)

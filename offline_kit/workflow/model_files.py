@@ -85,7 +85,6 @@ def inspect_model_files(
             *members.check_members(resolved),
             *members.check_column_order(settings, resolved),
             *predict_settings.warn_of_unused(settings, resolved, preprocessing),
-            *predict_settings.warn_of_unnamed(settings, resolved, weights),
             *members.check_undecided(settings, weights),
         ),
         lent=ready.main_aliases,

@@ -27,7 +27,6 @@ LAYOUTS = {
     "new": "datasets/me/plants",
     "old": "plants",
     "model": "models/me/plants/other/default/3",
-    "deep": "plants/dataset",
 }
 
 

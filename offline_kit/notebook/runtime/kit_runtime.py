@@ -18,14 +18,13 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any
 
 MARKER = "offline-kit.json"  # the manifest at the top of every part of a kit
-DEPTH = 6
-"""Maximum depth of a part below the inputs: models/<owner>/<model>/<framework>/<variation>/<version>."""
+LAYOUTS = ("*", "datasets/*/*", "notebooks/*/*", "models/*/*/*/*/*", "*/*/*/*")
+"""Where Kaggle mounts sources below the inputs; models have a framework, a variation and a version."""
 GROUPS = ("competitions", "datasets", "models", "notebooks")
 """Folders of the mount layout of 2026; in the older one every source is directly below the inputs."""
 REHEARSED_COMPETITION = "offline-kit-rehearsal"
@@ -253,7 +252,9 @@ def find_parts(expected: Mapping[str, str], inputs: Path) -> dict[str, Path]:
     """Return the folder of each expected part (name: id), found by its marker at any usual depth."""
     folders: dict[str, Path] = {}
     mounted_parts = []
-    for folder in _find_marked_folders(inputs):
+    # One layout after the other: the last one lists the images of competitions, too.
+    markers = (marker for layout in LAYOUTS for marker in inputs.glob(f"{layout}/{MARKER}"))
+    for folder in (marker.parent for marker in markers):
         try:
             manifest = json.loads((folder / MARKER).read_text(encoding="utf-8"))
             part, identity = str(manifest["part"]), str(manifest["id"])
@@ -270,29 +271,6 @@ def find_parts(expected: Mapping[str, str], inputs: Path) -> dict[str, Path]:
         [*mounted_parts, *list_mounted(inputs)],
         code="kit-not-mounted",
     )
-
-
-def _find_marked_folders(inputs: Path) -> Iterator[Path]:
-    # Level by level, so that large image folders are listed only if the kit lies nowhere above them.
-    level = [inputs]
-    for _ in range(DEPTH + 1):
-        plain = []
-        for folder in level:
-            if (folder / MARKER).is_file():
-                yield folder
-            else:
-                plain.append(folder)
-        level = list(islice((child for folder in plain for child in _list_subfolders(folder)), 20000))
-
-
-def _list_subfolders(folder: Path) -> list[Path]:
-    """Return the folders in a folder, without the competitions: they may hold a million images, and never a kit."""
-    try:
-        with os.scandir(folder) as entries:
-            subfolders = sorted(Path(entry.path) for entry in islice(entries, 5000) if entry.is_dir())
-    except OSError:
-        return []
-    return [path for path in subfolders if path.name != "competitions"]
 
 
 def list_mounted(inputs: Path) -> list[str]:
@@ -327,27 +305,22 @@ def find_folder(folder: Path, path: str) -> Path | None:
         child = folder / name
         if not child.is_dir():
             # Kaggle mounts some sources in another case than their address has.
-            matches = [other for other in _list_subfolders(folder) if other.name.lower() == name.lower()]
-            if not matches:
-                return None
-            child = matches[0]
+            alike = (other for other in sorted(folder.glob("*")) if other.name.lower() == name.lower())
+            child = next((other for other in alike if other.is_dir()), child)
         folder = child
-    return folder
+    return folder if folder.is_dir() else None
 
 
 def find_competition(slug: str, inputs: Path) -> Path | None:
     """Return the folder of the competition's data; None if the notebook names no competition."""
-    name = slug or REHEARSED_COMPETITION
-    for folder in (inputs / "competitions" / name, inputs / name):
-        if folder.is_dir():
-            return folder
-    if not slug:
-        return None
-    raise KitError(
-        f"the data of the competition '{slug}' is not mounted",
-        list_mounted(inputs),
-        code="competition-not-mounted",
-    )
+    folder = find_mount("competitions", slug or REHEARSED_COMPETITION, inputs)
+    if slug and folder is None:
+        raise KitError(
+            f"the data of the competition '{slug}' is not mounted",
+            list_mounted(inputs),
+            code="competition-not-mounted",
+        )
+    return folder
 
 
 def read_part(folder: Path) -> list[PartFile]:
