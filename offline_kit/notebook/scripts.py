@@ -21,7 +21,7 @@ SUFFIX = ".py.j2"
 FROM_EXPRESSIONS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 """Exceptions that an expression in a template may raise besides jinja's own."""
 JOBS = ("adopt", "record", "wheelhouse")  # templates of notebooks that nobody chooses by name
-FRAMES = ("base", "bootstrap", "embedded")  # what other templates extend and include
+FRAMES = ("base", "bootstrap", "embedded", "models")  # what other templates extend and include
 RUNTIME_IMPORTS = "# import here what the cells use of the runtime"  # replaced once the cells are rendered
 WIDTH, INDENT, LINE_LENGTH = 90, "    ", 110
 
