@@ -116,9 +116,9 @@ class KernelRun:
     @cached_property
     def cells(self) -> tuple["ExecutedCell", ...]:
         """The code cells with their results; a script is one cell, and a damaged notebook has none."""
-        return (
-            (read_script(self.script, self.log, self.outcome),) if self.script else read_cells(self.executed)
-        )
+        if self.script:
+            return (read_script(self.script, self.log, self.outcome),)
+        return read_cells(self.executed)
 
 
 def run_notebook(
@@ -309,37 +309,12 @@ class ExecutedCell:
     printed: str = ""  # the end of the output, without colors
     failure: KitError | None = None
     added_cells: int = 0  # number of cells that offline-kit put before those of an adopted notebook
-
-    @property
-    def label(self) -> str:
-        """The cell's number in the user's file, with that of the rendered notebook if they differ."""
-        return label_cell(self.number, self.added_cells)
-
-    @property
-    def quoted(self) -> tuple[str, ...]:
-        """The cell's first lines, below its label."""
-        return quote_cell(self.label, self.source)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExecutedScript(ExecutedCell):
-    """A script that ran, as a notebook's only cell."""
-
-    line: int  # where it failed, from 1; 0 if it did not, or if that is unknown
-
-    @property
-    def label(self) -> str:
-        """The line in the user's file that failed."""
-        return script_setup.label_line(self.source, self.line) if self.line else "the script"
-
-    @property
-    def quoted(self) -> tuple[str, ...]:
-        """The line that failed and those around it, below its label; () if it is unknown."""
-        return quote_line(self.source, self.line) if self.line else ()
+    label: str = ""  # its number, or the line of a script that failed, in the user's file
+    quoted: tuple[str, ...] = ()  # its first lines, or those around the failed one, below the label
 
 
 def label_cell(number: int, added_cells: int) -> str:
-    """Return the label of the `number`-th cell of a notebook; see `ExecutedCell.label`."""
+    """Return the number of a cell in the user's file, with that of the rendered notebook if they differ."""
     if not added_cells:
         return f"cell {number}"
     own = f"cell {number - added_cells}" if number > added_cells else "the setup cell"
@@ -389,9 +364,10 @@ def parse_cell(number: int, cell: Mapping[str, Any], added_cells: int) -> Execut
             messages.append(f"{output.get('ename')}: {output.get('evalue')}")
             lines = strip_colors("\n".join(output.get("traceback") or ())).splitlines()
             traceback += lines or messages[-1:]
+    source, label = "".join(cell.get("source", "")), label_cell(number, added_cells)
     return ExecutedCell(
         number=number,
-        source="".join(cell.get("source", "")),
+        source=source,
         seconds=seconds
         if papermill_metadata.get("duration") is not None and math.isfinite(seconds)
         else None,
@@ -402,6 +378,8 @@ def parse_cell(number: int, cell: Mapping[str, Any], added_cells: int) -> Execut
         printed=printed[-_PRINTED:],
         failure=find_failure(printed) if messages else None,
         added_cells=added_cells,
+        label=label,
+        quoted=quote_cell(label, source),
     )
 
 
@@ -413,26 +391,32 @@ def _parse_time(text: Any) -> float | None:
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
-def read_script(script: Path, log: Path, outcome: BoxOutcome) -> ExecutedScript:
+def read_script(script: Path, log: Path, outcome: BoxOutcome) -> ExecutedCell:
     """Return a script that ran as a cell: "failed" with the error in its log, "running" if it was stopped."""
-    tail = strip_colors(read_tail(log, _LOG_TAIL)) if log.is_file() else ""
-    stopped = outcome.is_over_limit
-    failed = None if stopped or outcome.succeeded else script_runs.find_script_failure(tail)
-    return ExecutedScript(
-        number=1,
-        source=script.read_text(encoding="utf-8"),
-        seconds=None if stopped else outcome.seconds,
-        status="running" if stopped else "failed" if failed else "completed",
-        error=failed.error if failed else (),
-        message=failed.message if failed else "",
-        printed=tail[: failed.start if failed else None][-_PRINTED:],
-        failure=failed.failure if failed else None,
-        line=failed.line if failed else 0,
+    source, tail = script.read_text(encoding="utf-8"), strip_colors(read_tail(log, _LOG_TAIL))
+    cell = ExecutedCell(
+        number=1, source=source, seconds=outcome.seconds, status="completed", label="the script", printed=tail
     )
+    if outcome.is_over_limit:
+        cell = replace(cell, seconds=None, status="running")
+    elif not outcome.succeeded and (failed := script_runs.find_script_failure(tail)):
+        cell = replace(
+            cell,
+            status="failed",
+            error=failed.error,
+            message=failed.message,
+            failure=failed.failure,
+            label=script_setup.label_line(source, failed.line),
+            quoted=quote_line(source, failed.line),
+            printed=tail[: failed.start],
+        )
+    return replace(cell, printed=cell.printed[-_PRINTED:])
 
 
 def read_tail(path: Path, size: int) -> str:
-    """Return the text of the last `size` bytes of a file."""
+    """Return the text of the last `size` bytes of a file; "" if there is none."""
+    if not path.is_file():
+        return ""
     with path.open("rb") as stream:
         stream.seek(max(path.stat().st_size - size, 0))
         return stream.read().decode(errors="replace")

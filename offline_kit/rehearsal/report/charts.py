@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _VARIABLES = (
-    *("ink", "muted", "line", "accent", "accent-soft", "ok", "fail", "band", "surface", "accent-middle"),
+    *("muted", "line", "accent", "accent-soft", "ok", "fail", "band", "surface", "accent-middle"),
 )
 # matplotlib draws in these colors, each of which becomes a variable: a page is light or dark after it was drawn.
 _COLORS = {name: f"#0a0b{number:02x}" for number, name in enumerate(_VARIABLES, 16)}
@@ -74,8 +74,6 @@ def draw_run(
         memory.set_ylim(0, top)
         memory.set_xlim(0, end / step)
         _set_ticks(memory.yaxis, 4, lambda value: f"{value:g} {unit_name}")
-        if curve:
-            _mark_peak(memory, times, sizes, unit_name)
         for number, (cell, cell_start, cell_end) in enumerate(timed):
             start, length = cell_start / step, (cell_end - cell_start) / step
             pixels = length * step / end * width
@@ -98,21 +96,6 @@ def draw_run(
 
     return _draw_widths(
         {"wide": 220, "narrow": 190}, draw_memory, "The memory of the run, and when each cell ran"
-    )
-
-
-def _mark_peak(axes: "Axes", times: Sequence[float], sizes: Sequence[float], unit_name: str) -> None:
-    at, peak = max(zip(times, sizes, strict=True), key=lambda point: point[1])
-    axes.plot([at], [peak], "o", color=_COLORS["accent"], markersize=4.5, markeredgecolor=_COLORS["surface"])
-    is_right = at > 0.75 * axes.get_xlim()[1]
-    axes.annotate(
-        f"{peak:.3g} {unit_name}",
-        (at, peak),
-        xytext=(-7 if is_right else 7, 4),
-        textcoords="offset points",
-        ha="right" if is_right else "left",
-        color=_COLORS["ink"],
-        fontweight="bold",
     )
 
 

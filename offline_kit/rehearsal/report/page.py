@@ -104,10 +104,8 @@ def _render_page(
     filters: dict[str, Callable[..., str]] = {
         "size": lambda size: _join_words(files.format_size(size).replace(".0 ", " ")),
         "duration": lambda seconds: _join_words(files.format_duration(seconds)),
-        "figure": _format_figure,
         "day": _format_moment,
         "capitalize_first": lambda text: str(text)[:1].upper() + str(text)[1:],
-        "prose": _mark_code_words,
         "code": _highlight_code,
         "markdown": _render_markdown,
     }
@@ -144,28 +142,12 @@ def _join_words(text: str) -> str:
     return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
-def _format_figure(number: float) -> str:
-    is_whole = float(number).is_integer() and abs(number) < 1e15
-    return f"{int(number):,}" if is_whole else f"{number:.4g}"
-
-
 def _format_moment(text: str) -> str:
     """Return a time of a file as a day and time in UTC."""
     try:
         return datetime.fromisoformat(text).astimezone(UTC).strftime("%d %b %Y, %H:%M UTC")
     except ValueError:
         return text
-
-
-def _mark_code_words(text: str) -> "Markup":
-    """Return a message as HTML, escaped, with its words in backticks as code."""
-    from markupsafe import Markup, escape
-
-    pieces = text.split("`")
-    if len(pieces) % 2 == 0:
-        return escape(text)  # a backtick without its partner
-    code = Markup("<code>{}</code>")
-    return Markup("").join(code.format(piece) if n % 2 else escape(piece) for n, piece in enumerate(pieces))
 
 
 def _highlight_code(source: str) -> "Markup":
