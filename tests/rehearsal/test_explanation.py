@@ -1,6 +1,5 @@
 """What is said about a failed cell: the frame in the user's code, the column, the file, the script, the number."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +7,7 @@ import pytest
 from offline_kit.core.errors import ProjectError
 from offline_kit.core.sandboxes.box import Mount
 from offline_kit.rehearsal import execution, verdict
-from offline_kit.rehearsal.execution import ExecutedCell, KernelRun
+from offline_kit.rehearsal.execution import KernelRun
 from tests.support.verdicts import BENCH, TEXT, cell, problem, ran
 
 TRACE = """---------------------------------------------------------------------------
@@ -42,13 +41,6 @@ File /usr/lib/python3.11/site-packages/pandas/core/frame.py:4378, in DataFrame._
 -> 4378 indexer = self.columns.get_loc(key)
 
 KeyError: 'target'"""
-
-
-def failed(message: str, trace: str = "", **more: str) -> ExecutedCell:
-    """Return a failed cell."""
-    error = tuple((trace or message).splitlines())
-    cell = ExecutedCell(number=1, source="x", seconds=None, status="failed", error=error, message=message)
-    return replace(cell, **more)  # type: ignore[arg-type]
 
 
 def judged(done: KernelRun, folder: Path) -> ProjectError:

@@ -14,10 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_VARIABLES = (
-    *("muted", "line", "accent", "accent-soft", "ok", "fail", "band", "surface", "accent-middle"),
-)
 # matplotlib draws in these colors, each of which becomes a variable: a page is light or dark after it was drawn.
+_VARIABLES = ["muted", "line", "accent", "accent-soft", "ok", "fail", "band", "surface", "accent-middle"]
 _COLORS = {name: f"#0a0b{number:02x}" for number, name in enumerate(_VARIABLES, 16)}
 # CSS pixels: a picture that is only scaled has unreadable words on a phone
 _WIDTHS = {"wide": 880, "narrow": 340}
