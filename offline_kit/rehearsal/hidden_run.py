@@ -1,8 +1,7 @@
 """Run the notebook once more as Kaggle's scoring run does: its variable is set, and the data is not the public data."""
 
-import csv
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -54,6 +53,39 @@ class PublicRun:
     run_session: RunSession
     report: Reporter
 
+    @property
+    def folder(self) -> Path:
+        """The folder of the rehearsal's runs."""
+        return self.result.log.parents[1]
+
+    def find_sample(self, data: Path) -> Path | None:
+        """Return the sample submission of the public data."""
+        return self.request.sample_submission or kit_submission.find_sample(data)
+
+    def prepare_data(self, name: str, *, rare: bool) -> HiddenData:
+        """Make the data of a hidden run in a folder of this name."""
+        request, data = self.request, self.request.competition_data
+        if data is None:
+            changes = ("nothing but the variable: no competition data is mounted",)
+            return HiddenData(sample=self.inputs.sample, changes=changes)
+        sample, choice = self.find_sample(data), hidden_data.parse_auto(request.hidden)
+        if choice is None:
+            return hidden_data.overlay_folder(data, Path(request.hidden), sample)
+        folder, rows = self.folder / name, request.hidden_rows
+        varied = hidden_data.make_hidden_data(
+            data, sample, folder, choice=choice, limit=request.rows, rows=rows, rare=rare
+        )
+        return varied if varied.covers else replace(varied, sample=self.inputs.sample)
+
+    def run_again(self, data: HiddenData, name: str) -> tuple[KernelRun, RunVerdict]:
+        """Run the notebook as it is scored, with other data over the public data."""
+        covers = {f"{self.inputs.data}/{path.name}": path for path in data.covers}
+        input_mounts = [mount for mount in self.environment.inputs if mount.inside not in covers]
+        input_mounts += [Mount(inside=inside, source=path.resolve()) for inside, path in covers.items()]
+        env = {**self.environment.env, RERUN: "1"}
+        environment = replace(self.environment, inputs=tuple(input_mounts), env=env)
+        return self.run_session(environment, data.sample, self.folder / name)
+
 
 def judge_hidden_run(public: PublicRun) -> tuple[KernelRun, RunVerdict]:
     """Run the notebook again on hidden data; return the run that counts and its verdict.
@@ -61,32 +93,22 @@ def judge_hidden_run(public: PublicRun) -> tuple[KernelRun, RunVerdict]:
     The second run counts if it failed. What failed only for a missing file or a long cell is a warning, and so is what
     the second run warned of and the first did not.
     """
-    request, environment, inputs, run_session = (
-        public.request,
-        public.environment,
-        public.inputs,
-        public.run_session,
-    )
-    result, judgement = public.result, public.judgement
-    folder, warnings = result.log.parents[1], list[str]()
-    data = _prepare_data(request, inputs, folder / "hidden-data", rare=True)
-    public.report.step(
-        f"running again as in the scoring run; its data: {'; '.join((*data.changes, *data.rare_changes))}"
-    )
-    second, verdict = run_session(_cover_data(environment, inputs, data), data.sample, folder / "hidden")
-    rare_problem = ""
-    if verdict.problem and data.rare_changes:
-        rare_changes, failed = " and ".join(data.rare_changes), verdict.problem
-        plain = _prepare_data(request, inputs, folder / "plain-data", rare=False)
+    judgement, warnings, rare_problem = public.judgement, list[str](), ""
+    data = public.prepare_data("hidden-data", rare=True)
+    described = "; ".join((*data.changes, *data.rare_changes))
+    public.report.step(f"running again as in the scoring run; its data: {described}")
+    second, verdict = public.run_again(data, "hidden")
+    if (failed := verdict.problem) and data.rare_changes:
+        rare_changes = " and ".join(data.rare_changes)
         public.report.step(f"running again without this: {rare_changes}")
-        second, verdict = run_session(_cover_data(environment, inputs, plain), plain.sample, folder / "plain")
+        plain = public.prepare_data("plain-data", rare=False)
+        second, verdict = public.run_again(plain, "plain")
         if verdict.problem is None:
             rare_problem, data = failed.code, plain
             last_line = next((f": {line}" for line in reversed(failed.details) if line.strip()), "")
             warnings.append(f"the hidden run fails if {rare_changes}: {failed.what}{last_line}")
-    changes = (*data.changes, *data.rare_changes)
-    difference, is_constant = _compare_predictions(result, second, data, request.submission)
     problem = verdict.problem
+    difference, is_constant = _compare_predictions(public, second, data)
     if problem is None and is_constant:
         problem = ProjectError(
             "all predictions are the same, and they were not for the same rows of the public data",
@@ -103,115 +125,66 @@ def judge_hidden_run(public: PublicRun) -> tuple[KernelRun, RunVerdict]:
     known = {_NUMBER.sub("", line) for line in judgement.warnings}
     new_warnings = [line for line in verdict.warnings if _NUMBER.sub("", line) not in known]
     warnings += [f"in the hidden run: {line}" for line in new_warnings]
+    sessions = (
+        measure_session(public.result, judgement.rows),
+        measure_session(second, verdict.rows or data.rows),
+    )
     hidden = HiddenRun(
-        data=request.hidden,
-        sessions=(
-            measure_session(result, judgement.rows),
-            measure_session(second, verdict.rows or data.rows),
-        ),
-        changes=changes,
+        data=public.request.hidden,
+        sessions=sessions,
+        changes=(*data.changes, *data.rare_changes),
         problem=problem.code if problem else "",
         rare_problem=rare_problem,
         difference=difference,
     )
-    if problem:
-        failed_hidden = _describe_failure(problem, changes)
-        return second, replace(verdict, problem=failed_hidden, hidden=asdict(hidden))
-    return result, replace(judgement, warnings=(*judgement.warnings, *warnings), hidden=asdict(hidden))
-
-
-def _describe_failure(problem: ProjectError, changes: tuple[str, ...]) -> ProjectError:
-    details = (
-        *problem.details,
-        "",
-        "its data differs from the public data:",
-        *(f"- {line}" for line in changes),
+    if problem is None:
+        warnings = [*judgement.warnings, *warnings]
+        return public.result, replace(judgement, warnings=tuple(warnings), hidden=asdict(hidden))
+    changes = ("", "its data differs from the public data:", *(f"- {line}" for line in hidden.changes))
+    failed_hidden = ProjectError(
+        f"in the hidden run, {problem.what}",
+        hint=problem.hint,
+        code="hidden-run-failed",
+        details=(*problem.details, *changes),
     )
-    return ProjectError(
-        f"in the hidden run, {problem.what}", hint=problem.hint, code="hidden-run-failed", details=details
-    )
+    return second, replace(verdict, problem=failed_hidden, hidden=asdict(hidden))
 
 
 def run_fewer_rows(public: PublicRun) -> tuple[SessionFacts, ...]:
     """Run the notebook again on a tenth of the rows; return what a forecast needs of both, () if that is not possible."""
-    request, result, judgement = public.request, public.result, public.judgement
-    data, folder = request.competition_data, files.make_folder(result.log.parents[1] / "fewer-data")
-    if data is None or judgement.rows < _MIN_ROWS:
+    data, all_rows = public.request.competition_data, public.judgement.rows
+    if data is None or all_rows < _MIN_ROWS:
         return ()
-    rows = max(1, judgement.rows // _SHORTER)
-    sample = request.sample_submission or kit_submission.find_sample(data)
+    rows, folder = max(1, all_rows // _SHORTER), files.make_folder(public.folder / "fewer-data")
     try:
-        covers, sample = kit_rows.cut_rows(data, sample, rows, folder, files.link_or_copy)
+        covers, sample = kit_rows.cut_rows(data, public.find_sample(data), rows, folder, files.link_or_copy)
     except KitError:
         return ()
     public.report.step(f"running again on {rows} rows, for the forecast")
-    fewer = HiddenData(covers=tuple(covers), sample=sample)
-    second, verdict = public.run_session(
-        _cover_data(public.environment, public.inputs, fewer), sample, folder.with_name("fewer")
-    )
+    second, verdict = public.run_again(HiddenData(covers=tuple(covers), sample=sample), "fewer")
     if verdict.problem:
         public.report.note(f"there is no forecast: on {rows} rows, {verdict.problem.what}")
         return ()
-    return measure_session(result, judgement.rows), measure_session(second, verdict.rows)
+    return measure_session(public.result, all_rows), measure_session(second, verdict.rows)
 
 
-def _prepare_data(
-    request: RehearsalRequest, inputs: MountedInputs, folder: Path, *, rare: bool
-) -> HiddenData:
-    data = request.competition_data
-    if data is None:
-        return HiddenData(
-            sample=inputs.sample, changes=("nothing but the variable: no competition data is mounted",)
-        )
-    sample = request.sample_submission or kit_submission.find_sample(data)
-    choice = hidden_data.parse_auto(request.hidden)
-    if choice is None:
-        return hidden_data.overlay_folder(data, Path(request.hidden), sample)
-    varied = hidden_data.make_hidden_data(
-        data, sample, folder, choice=choice, limit=request.rows, rows=request.hidden_rows, rare=rare
-    )
-    return varied if varied.covers else replace(varied, sample=inputs.sample)
-
-
-def _cover_data(
-    environment: RehearsalEnvironment, inputs: MountedInputs, data: HiddenData
-) -> RehearsalEnvironment:
-    """Return the environment of a scoring run, with the hidden data over the public data."""
-    covers = {f"{inputs.data}/{path.name}": path for path in data.covers}
-    input_mounts = [mount for mount in environment.inputs if mount.inside not in covers]
-    input_mounts += [Mount(inside=inside, source=path.resolve()) for inside, path in covers.items()]
-    return replace(environment, inputs=tuple(input_mounts), env={**environment.env, RERUN: "1"})
-
-
-def _compare_predictions(
-    first: KernelRun, second: KernelRun, data: HiddenData, submission: str
-) -> tuple[str, bool]:
+def _compare_predictions(public: PublicRun, second: KernelRun, data: HiddenData) -> tuple[str, bool]:
     """Describe how predictions for the same rows differ, "" if they do not; and whether they became constant."""
-    paths = [run.working / submission for run in (first, second)]
-    originals = data.originals
-    if not originals or paths[0].suffix.lower() != ".csv" or not all(path.is_file() for path in paths):
+    paths = [run.working / public.request.submission for run in (public.result, second)]
+    if not data.originals or paths[0].suffix.lower() != ".csv" or not all(path.is_file() for path in paths):
         return "", False
     tables = [submission_check.read_table(path) for path in paths]
     if any(len(set(table.ids())) < len(table.rows) for table in tables):
         return "", False
-    hidden_rows: dict[str, Sequence[str]] = {}
+    hidden_rows: dict[str, tuple[str, ...]] = {}
     for row in tables[1].rows:
-        new = split_id(row[0], originals)
+        new = split_id(row[0], data.originals)
         if new and new not in data.altered_ids:
-            hidden_rows.setdefault(originals[new] + row[0][len(new) :], row[1:])
-    public_rows: dict[str, Sequence[str]] = {
-        row[0]: row[1:] for row in tables[0].rows if row[0] in hidden_rows
-    }
-    hidden_rows = {name: hidden_rows[name] for name in public_rows}
-    for path, table, rows in zip(paths, tables, (public_rows, hidden_rows), strict=True):
-        _write_common(path.parents[1] / "common.csv", table.header, rows)
-    difference = submission_check.describe_difference(
-        *(path.parents[1] / "common.csv" for path in paths), tolerance=_TOLERANCE
-    )
-    counts = [len({*map(tuple, rows.values())}) for rows in (public_rows, hidden_rows)]
-    return difference, len(public_rows) >= _MIN_ROWS and counts[0] > 1 and counts[1] == 1
-
-
-def _write_common(path: Path, header: tuple[str, ...], rows: Mapping[str, Sequence[str]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        csv.writer(stream).writerows([header, *([name, *row] for name, row in rows.items())])
+            old = data.originals[new] + row[0][len(new) :]
+            hidden_rows.setdefault(old, (old, *row[1:]))
+    public_rows = [row for row in tables[0].rows if row[0] in hidden_rows]
+    rows = public_rows, [hidden_rows[row[0]] for row in public_rows]
+    common = [replace(table, rows=own) for table, own in zip(tables, rows, strict=True)]
+    distinct = [len({row[1:] for row in own}) for own in rows]
+    is_constant = len(public_rows) >= _MIN_ROWS and distinct[0] > 1 and distinct[1] == 1
+    return submission_check.compare_tables(common[0], common[1], _TOLERANCE), is_constant

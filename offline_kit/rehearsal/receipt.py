@@ -5,22 +5,8 @@ from typing import Any
 
 RECEIPT = "receipt.json"
 _KEYS = (
-    *(
-        "kit",
-        "notebook",
-        "passed",
-        "at",
-        "tool",
-        "fidelity",
-        "image",
-        "image_digest",
-        "packages_hash",
-        "python",
-        "sandbox",
-        "env",
-    ),
-    *("installer", "layout", "differences", "rows", "rows_wanted", "seconds", "peak_memory", "memory_by"),
-    *("limits", "hidden", "forecast", "replay", "warnings"),
+    "kit notebook passed at tool fidelity image image_digest packages_hash python sandbox env installer layout differences"
+    " rows rows_wanted seconds peak_memory memory_by limits hidden forecast replay warnings"
 )
 
 
@@ -28,7 +14,9 @@ def make_receipt(report_data: Mapping[str, Any]) -> dict[str, Any]:
     """Return the receipt in a rehearsal's report: a part of it, without the pages of a problem's details."""
     problem = report_data.get("problem") or {}
     short_problem = {key: problem[key] for key in ("code", "what") if key in problem}
-    return {key: report_data[key] for key in _KEYS if key in report_data} | {"problem": short_problem or None}
+    return {key: report_data[key] for key in _KEYS.split() if key in report_data} | {
+        "problem": short_problem or None
+    }
 
 
 def summarize_receipt(report_data: Mapping[str, Any] | None) -> str:

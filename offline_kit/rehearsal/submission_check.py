@@ -241,11 +241,15 @@ def find_stored_answer(submission: Path, tables: Iterable[Path]) -> Path | None:
 
 
 def describe_difference(first: Path, second: Path, *, tolerance: float = _ROUNDING) -> str:
+    """Describe how two submissions of the same rows differ; see `compare_tables`."""
+    return compare_tables(read_table(first), read_table(second), tolerance)
+
+
+def compare_tables(first_table: SubmissionTable, second_table: SubmissionTable, tolerance: float) -> str:
     """Describe how two submissions of the same rows differ; "" if only by rounding.
 
     Rows are matched by their ids, the first column; if those repeat, whole rows are compared.
     """
-    first_table, second_table = read_table(first), read_table(second)
     if first_table.header != second_table.header:
         return f"the columns {', '.join(first_table.header)} and then {', '.join(second_table.header)}"
     first_rows, second_rows = _index_by_id(first_table), _index_by_id(second_table)
