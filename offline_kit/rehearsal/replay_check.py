@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import zip_longest
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,7 @@ from offline_kit.rehearsal.request import RehearsalRequest
 from offline_kit.rehearsal.submission_check import parse_number
 from offline_kit.rehearsal.verdict import RunVerdict
 
-TOLERANCE = 1e-4
-"""Largest relative difference of numbers: sums depend on the order of the batches and on the processor."""
+_TOLERANCE = 1e-4  # relative, of numbers: sums depend on the order of the batches and on the processor
 IDENTICAL, CLOSE, DIFFERENT, NOT_COMPARED = "identical", "within tolerance", "different", "not compared"
 
 
@@ -33,9 +33,7 @@ class ReplayComparison:
     submission: str  # IDENTICAL, CLOSE, DIFFERENT or NOT_COMPARED
     difference: str = ""  # the largest one of the submission, or why it was not compared
     packages: tuple[str, ...] = ()  # recorded packages that have another version
-    misses: tuple[
-        tuple[int, str], ...
-    ] = ()  # what was asked for and is not in the recording, by cell; 0: outside cells
+    misses: tuple[tuple[int, str], ...] = ()  # what the recording lacks, by cell that asked for it; 0: none
     same_machine: bool = True  # whether the run was recorded on this one, with its data
 
 
@@ -46,41 +44,35 @@ def judge_replay(
     recording = kit_facts.find_recording(kit_files)
     if recording is None:
         return judgement
-    comparison = _compare_runs(recording, request, result, is_whole=judgement.problem is None)
+    document, out = files.read_json(recording), result.executed.parent
+    state, difference = NOT_COMPARED, "the rehearsal ran on other rows than the recorded run"
+    if request.rows is None:
+        objects = RecordedObjects(recording.parent, result.log.parent / "recorded")
+        submission = result.working / request.submission
+        state, difference = _compare_with_recorded(submission, document.get("submission"), objects)
+    replayed, is_whole = files.read_json(out / kit_replay.STATE), judgement.problem is None
+    lines = [
+        (line.get("cell"), str(line.get("what"))) for line in files.read_json_lines(out / execution.MISSES)
+    ]
+    misses = dict.fromkeys((cell if isinstance(cell, int) else 0, what) for cell, what in lines)
+    comparison = ReplayComparison(
+        submission=state,
+        difference=difference,
+        packages=tuple(_compare_packages(document, replayed, is_whole=is_whole)),
+        misses=tuple(misses),
+        same_machine=document.get("where") != "kaggle",
+    )
     return replace(_add_differences(judgement, comparison), replay=asdict(comparison))
 
 
-def _compare_runs(
-    recording: Path, request: RehearsalRequest, result: KernelRun, *, is_whole: bool
-) -> ReplayComparison:
-    document, out = files.read_json(recording), result.executed.parent
-    objects = RecordedObjects(recording.parent, result.log.parent / "recorded")
-    state, difference = NOT_COMPARED, "the rehearsal ran on other rows than the recorded run"
-    if request.rows is None:
-        submission = result.working / request.submission
-        state, difference = _compare_with_recorded(submission, document.get("submission"), objects)
-    lines = files.read_json_lines(out / execution.MISSES)
-    cells = [(line.get("cell"), str(line.get("what"))) for line in lines]
-    misses = [(cell if isinstance(cell, int) else 0, what) for cell, what in cells]
-    packages = _compare_packages(document, files.read_json(out / kit_replay.STATE), is_whole=is_whole)
-    return ReplayComparison(
-        submission=state,
-        difference=difference,
-        packages=tuple(packages),
-        misses=tuple(dict.fromkeys(misses)),
-        same_machine=document.get("where") != "kaggle",
-    )
-
-
 def _add_differences(judgement: RunVerdict, comparison: ReplayComparison) -> RunVerdict:
-    problem, misses, packages = judgement.problem, comparison.misses, comparison.packages
+    problem, misses, difference = judgement.problem, comparison.misses, comparison.difference
     warnings = [
-        f"not in the recording: {what}" + (f", asked for in cell {cell}" if cell else "")
+        f"not in the recording: {what}{f', asked for in cell {cell}' if cell else ''}"
         for cell, what in misses
     ]
-    warnings += [f"another version than recorded: {package}" for package in packages]
+    warnings += [f"another version than recorded: {package}" for package in comparison.packages]
     note = f"compared with the recorded run, the submission is {comparison.submission}"
-    note += f": {comparison.difference}" if comparison.difference else ""
     stopped = execution.find_stopped_cell(judgement.cells)
     number = stopped.number - stopped.added_cells if stopped else 0
     is_cause = stopped is None or (stopped.status == "failed" and {number, 0} & {cell for cell, _ in misses})
@@ -95,20 +87,16 @@ def _add_differences(judgement: RunVerdict, comparison: ReplayComparison) -> Run
         problem.details = (*problem.details, *warnings)
     elif comparison.submission == DIFFERENT and comparison.same_machine:
         problem = ProjectError(
-            f"the submission differs from that of the recorded run: {comparison.difference}",
+            f"the submission differs from that of the recorded run: {difference}",
             hint="set the seeds of all that is random, then run 'offline-kit adopt NOTEBOOK --record' again",
             code="replay-differs",
             details=warnings,
         )
     elif comparison.submission == DIFFERENT:  # other processors, and perhaps other rows of the data
-        warnings.append(f"the submission differs from that of the recorded run: {comparison.difference}")
-    notes = () if problem else (note,)
-    return replace(
-        judgement,
-        problem=problem,
-        notes=(*judgement.notes, *notes),
-        warnings=(*judgement.warnings, *warnings),
-    )
+        warnings.append(f"the submission differs from that of the recorded run: {difference}")
+    notes = () if problem else (f"{note}{f': {difference}' if difference else ''}",)
+    warnings, notes = [*judgement.warnings, *warnings], (*judgement.notes, *notes)
+    return replace(judgement, problem=problem, notes=notes, warnings=tuple(warnings))
 
 
 def _compare_packages(
@@ -142,37 +130,38 @@ def _compare_with_recorded(
         return NOT_COMPARED, f"it cannot be read: {error}"
 
 
-def compare_submissions(submission: Path, recorded: Path, *, tolerance: float = TOLERANCE) -> tuple[str, str]:
+def compare_submissions(submission: Path, recorded: Path) -> tuple[str, str]:
     """Compare two submissions of one format; return the state and the largest difference.
 
     Columns and ids, the first column, must be the same in the same order; other texts too, but numbers in them only
-    within the relative tolerance. Both are read row by row. Formats other than tables are not compared.
+    within a relative tolerance. Both are read row by row. Formats other than tables are not compared.
     """
     suffix = submission.suffix.lower()
     if suffix not in (".csv", ".tsv", ".parquet"):
         return NOT_COMPARED, "it has other bytes, and its format is not compared"
     rows, recorded_rows = _read_rows(submission, suffix), _read_rows(recorded, suffix)
-    header, recorded_header = list(next(rows, ())), list(next(recorded_rows, ()))
+    header, recorded_header = next(rows, ()), next(recorded_rows, ())
     if header != recorded_header:
         return DIFFERENT, f"the columns {shorten_list(header)} instead of {shorten_list(recorded_header)}"
-    largest = dict.fromkeys(header, (0.0, ""))
-    changed, count = Counter[str](), 0
-    no_row = tuple[str, ...]()
-    for count, (row, recorded_row) in enumerate(zip_longest(rows, recorded_rows, fillvalue=no_row), 1):
-        if row[:1] != recorded_row[:1]:
-            ids = (f"'{shorten_list(ids[:1])}'" if ids else "none" for ids in (row, recorded_row))
+    largest, changed, count = dict[str, tuple[float, str]](), Counter[str](), 0
+    for count, (row, before) in enumerate(zip_longest(rows, recorded_rows, fillvalue=tuple[str, ...]()), 1):
+        if row[:1] != before[:1]:
+            ids = (f"'{shorten_list(ids[:1])}'" if ids else "none" for ids in (row, before))
             return DIFFERENT, f"row {count} is {' instead of '.join(ids)}"
-        for name, value, before in zip_longest(header, row, recorded_row, fillvalue=""):
-            if value != before:
-                difference, is_close = _measure_difference(value, before, tolerance)
+        for name, value, other in zip_longest(header, row, before, fillvalue=""):
+            if value != other:
+                difference, is_close = _measure_difference(value, other)
                 changed[name] += not is_close
-                if difference > largest.setdefault(name, (0.0, ""))[0]:
-                    largest[name] = difference, f"'{row[0]}': {value} instead of {before}"
-    candidates = [name for name in largest if changed[name]] if changed.total() else [*largest]
+                example = f"'{row[0]}': {value} instead of {other}"
+                largest[name] = max(largest.get(name, (0.0, "")), (difference, example), key=itemgetter(0))
+    candidates = [name for name in largest if changed[name] or not changed.total()]
     name = max(candidates, key=lambda name: largest[name][0], default="")
     difference, example = largest.get(name, (0.0, ""))
     if not changed.total():
-        return CLOSE, f"by {difference:.3g} at most, in column '{name}'" if example else "only in its layout"
+        return (
+            CLOSE,
+            f"by {difference:.3g} at most, in column '{name}'" if difference else "only in its layout",
+        )
     size = f" by up to {difference:.3g}" if math.isfinite(difference) else ""
     return DIFFERENT, f"column '{name}' in {changed[name]} of {count} rows{size}, as {example}"
 
@@ -191,17 +180,15 @@ def _read_rows(path: Path, suffix: str) -> Iterator[tuple[str, ...]]:
             yield from (tuple(row) for row in read_csv_rows(lines, delimiter) if row)
 
 
-def _measure_difference(value: str, recorded: str, tolerance: float) -> tuple[float, bool]:
+def _measure_difference(value: str, recorded: str) -> tuple[float, bool]:
     """Return the largest difference of the numbers in two cells, infinite for other text, and whether it is tolerated."""
     words, recorded_words = value.split(), recorded.split()
-    if len(words) != len(recorded_words):
-        return math.inf, False
+    pairs = [pair for pair in zip(words, recorded_words, strict=False) if pair[0] != pair[1]]
+    numbers = [(parse_number(word), parse_number(before)) for word, before in pairs]
     largest, is_close = 0.0, True
-    for word, before in zip(words, recorded_words, strict=True):
-        if word != before:
-            number, other = parse_number(word), parse_number(before)
-            if number is None or other is None or not (math.isfinite(number) and math.isfinite(other)):
-                return math.inf, False
-            largest = max(largest, abs(number - other))
-            is_close = is_close and math.isclose(number, other, rel_tol=tolerance, abs_tol=tolerance / 100)
+    for number, before in numbers if len(words) == len(recorded_words) else [(None, None)]:
+        if number is None or before is None or not (math.isfinite(number) and math.isfinite(before)):
+            return math.inf, False
+        largest = max(largest, abs(number - before))
+        is_close = is_close and math.isclose(number, before, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE / 100)
     return largest, is_close
