@@ -94,7 +94,7 @@ class LocalKaggle:
     def __init__(self, folder: Path, settings: LocalKaggleSettings, runner: NotebookRunner) -> None:
         self.settings = settings
         self.store = RecordStore(folder)
-        self.links = DownloadLinks(settings.link)
+        self.links = DownloadLinks()
         base = (self.store, settings, self.links)
         self.accounts = AccountService(*base)
         self.blobs = UploadService(*base)

@@ -12,7 +12,6 @@ class LocalKaggleSettings:
     processing: float = 3.0  # from visible to READY, through all the states that the service has
     numbers_failed: bool = True
     """Whether a dataset tells a number for its current version although none was ever READY."""
-    link: float = 3600.0  # how long a link to a file works; then it answers 403
     queued: float = 0.5  # how long a pushed notebook waits before it runs
     sessions: int = 2  # notebook runs at once for one account; a further push is refused
     scoring: float = 1.0  # from the end of a hidden run to its score

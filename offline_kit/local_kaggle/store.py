@@ -117,19 +117,18 @@ def _make_record(facts: Mapping[str, Any], key: Key) -> Record:
 
 
 class DownloadLinks:
-    """Links to files: whoever has one may fetch the file for some seconds, without an account.
+    """Links to files: whoever has one may fetch the file, without an account.
 
     Those of an earlier run of the server have expired.
     """
 
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self._given: dict[str, tuple[Path, float]] = {}
+    def __init__(self) -> None:
+        self._files: dict[str, Path] = {}
 
     def create_link(self, call: RpcCall, path: Path, name: str = "") -> str:
         """Return a link to the file; it ends in `name`, after which clients call what they fetched."""
         word = secrets.token_hex(12)
-        self._given[word] = (path, time.monotonic() + self.seconds)
+        self._files[word] = path
         return f"{call.base}/files/{word}/{urllib.parse.quote(name or path.name)}"
 
     def redirect(self, call: RpcCall, path: Path, name: str = "") -> HttpAnswer:
@@ -137,9 +136,9 @@ class DownloadLinks:
         return HttpAnswer(status=302, headers={"Location": self.create_link(call, path, name)})
 
     def find_file(self, word: str) -> Path:
-        """Return the file behind a link; an expired or unknown one is refused with 403."""
-        path, until = self._given.get(word, (Path(), 0.0))
-        if time.monotonic() >= until or not path.is_file():
+        """Return the file behind a link; 403 for an unknown link, as Kaggle answers when one has expired."""
+        path = self._files.get(word)
+        if path is None or not path.is_file():
             raise ServiceRefusal(403, "The link has expired")
         return path
 

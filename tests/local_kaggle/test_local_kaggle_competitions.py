@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from offline_kit.core.errors import UsageError
-from offline_kit.local_kaggle.faults import Fault
 from offline_kit.local_kaggle.judge import MetricError, ScoringError, score_submission
 from offline_kit.local_kaggle.settings import LocalKaggleSettings
 from offline_kit.project.kaggle_names import LOCAL_ONLY
@@ -129,67 +128,6 @@ def test_the_old_layout_has_everything_by_its_slug(tmp_path: Path) -> None:
         assert scored(bench, submit(bench, version)["ref"])["status"] == "COMPLETE"
 
 
-def test_what_cannot_be_submitted_is_refused(bench: Bench) -> None:
-    """A version that is not there or not alice's, a file it did not write, internet on: nothing is spent."""
-    version = run(bench, ANSWER)
-    assert submit(bench, 7)["status_code"] == 404
-    assert submit(bench, version, fileName="other.csv")["status_code"] == 400
-    assert submit(bench, version, competitionName="no-such")["status_code"] == 404
-    online = run(bench, ANSWER, enableInternet=True)
-    assert "internet" in submit(bench, online)["error"]["message"]
-    owner, slug = KERNEL.split("/")
-    words = {"competitionName": "small-digits", "kernelOwner": owner, "kernelSlug": slug}
-    assert bench.rpc("CreateCodeSubmission", "bob", **words)["status_code"] == 404
-    assert bench.rpc("GetSubmissionLimits", competitionName="small-digits")["numToday"] == 0
-    assert bench.rpc("StartSubmissionUpload", "bob", competitionName="small-digits")["token"]
-
-
-def test_a_day_has_so_many_submissions(tmp_path: Path) -> None:
-    """The next one is 400, and the limits told so before."""
-    with serving(tmp_path) as bench:
-        bench.kaggle.catalog.add_competition(competition(tmp_path, "daily = 1"))
-        version = run(bench, ANSWER)
-        assert bench.rpc("GetSubmissionLimits", competitionName="small-digits")["numAllowedNow"] == 1
-        scored(bench, submit(bench, version)["ref"])
-        assert bench.rpc("GetSubmissionLimits", competitionName="small-digits")["numAllowedNow"] == 0
-        refused = submit(bench, version)
-        assert refused["status_code"] == 400
-        assert "daily Submission allowance (1) today" in refused["error"]["message"]
-
-
-def test_what_stands_in_the_way_of_a_submission_is_told_beforehand(bench: Bench) -> None:
-    """Deadline, rules, closed and code-only are in GetCompetition; a submission in spite of them is refused."""
-    ask = {"competitionName": "small-digits"}
-    told = bench.rpc("GetCompetition", **ask)
-    assert told["url"] == told["ref"] == f"{bench.server.url}/competitions/small-digits"
-    assert (told["title"], told["maxDailySubmissions"]) == ("Small digits", 5)
-    assert (told["userHasEntered"], told["isKernelsSubmissionsOnly"]) == (True, True)
-    assert (told["submissionsDisabled"], told["deadline"]) == (False, "2099-01-01T00:00:00.000Z")
-    version = run(bench, ANSWER)
-    for line, field, shown, status, said in (
-        ("entered = false", "userHasEntered", False, 403, "rules"),
-        ("closed = true", "submissionsDisabled", True, 400, "no submissions"),
-        ("deadline = 2020-02-01T12:00:00+02:00", "deadline", "2020-02-01T10:00:00.000Z", 400, "deadline"),
-        ('deadline = "2020-02-01"', "deadline", "2020-02-01T00:00:00.000Z", 400, "deadline"),
-    ):
-        bench.kaggle.catalog.add_competition(competition(bench.folder, line))
-        assert bench.rpc("GetCompetition", **ask)[field] == shown
-        refused = submit(bench, version)
-        assert (refused["status_code"], said in refused["error"]["message"]) == (status, True)
-    assert bench.rpc("GetSubmissionLimits", **ask)["numTotal"] == 0
-
-
-def test_a_submission_shows_late(tmp_path: Path) -> None:
-    """404 first, then PENDING; another account never sees it."""
-    with serving(tmp_path, LocalKaggleSettings(visible_after=0.3, queued=0, scoring=0.6)) as bench:
-        bench.kaggle.catalog.add_competition(competition(tmp_path))
-        ref = submit(bench, run(bench, ANSWER))["ref"]
-        assert bench.rpc("GetSubmission", ref=ref)["status_code"] == 404
-        bench.until(lambda: bench.rpc("GetSubmission", ref=ref).get("status") == "PENDING")
-        assert bench.rpc("GetSubmission", "bob", ref=ref)["status_code"] == 404
-        assert scored(bench, ref)["status"] == "COMPLETE"
-
-
 @needs_client
 def test_a_file_can_be_submitted_where_code_is_not_asked_for(tmp_path: Path) -> None:
     """And is refused by a code competition."""
@@ -204,25 +142,6 @@ def test_a_file_can_be_submitted_where_code_is_not_asked_for(tmp_path: Path) -> 
         (place / "competition.toml").write_text('metric = "share.py:right"')
         bench.kaggle.catalog.add_competition(place)
         assert bench.cli(*words).returncode == 1
-
-
-@pytest.mark.parametrize(
-    ("fault", "told"),
-    [
-        (Fault(on="SCORE", fail="Scoring broke down"), ("ERROR", "Scoring broke down")),
-        (Fault(on="SCORE", ends="ERROR"), ("ERROR", "")),
-        (Fault(on="SCORE", ends="COMPLETE", fail="No score for you"), ("COMPLETE", "No score for you")),
-        (Fault(on="SCORE", stuck="PENDING"), ("PENDING", "")),
-    ],
-)
-def test_a_submission_ends_as_asked(bench: Bench, fault: Fault, told: tuple[str, str]) -> None:
-    """Faults of a SCORE: an error with a text or with none, COMPLETE without a score, no end at all."""
-    bench.kaggle.faults.add_fault(fault)
-    ref = submit(bench, run(bench, ANSWER))["ref"]
-    bench.until(lambda: bench.rpc("GetSubmission", ref=ref).get("status") == told[0])
-    shown = bench.rpc("GetSubmission", ref=ref)
-    assert (shown["status"], shown["errorDescription"]) == told
-    assert "publicScore" not in shown
 
 
 def test_scoring_goes_on_after_the_server_was_started_again(tmp_path: Path) -> None:

@@ -125,43 +125,6 @@ def test_no_page_at_kaggle_is_named(bench: Bench) -> None:
         assert "no pages" in answer.read().decode()
 
 
-def test_without_credentials_nothing_is_told(bench: Bench) -> None:
-    """A wrong key is 401, in the nested shape of the live service."""
-    told = bench.rpc("GetDatasetStatus", "carol", **ASK)
-    assert (told["status_code"], told["error"]["status"]) == (401, "UNAUTHENTICATED")
-
-
-def test_directories_keep_their_structure(bench: Bench) -> None:
-    """The SDK's `directories` field makes folders; no archive is needed."""
-    one, two, top = bench.upload({"a.whl": b"1", "b.txt": b"22", "offline-kit.json": b"{}"})
-    deep = {"name": "deep", "files": [two]}
-    folders = [{"name": "wheels", "files": [one], "directories": [deep]}]
-    words = {"ownerSlug": "alice", "slug": "my-offline-kit", "title": "My offline kit", "isPrivate": True}
-    assert bench.rpc("CreateDataset", **words, files=[top], directories=folders)["status"] == "Ok"
-    bench.ready()
-    assert bench.names() == {"offline-kit.json": 2, "wheels/a.whl": 1, "wheels/deep/b.txt": 2}
-    bad = bench.rpc("CreateDatasetVersion", **ASK, body={"files": [], "directories": [{"name": ".."}]})
-    assert bad["status_code"] == 400
-
-
-def test_a_tree_is_listed_folder_by_folder(bench: Bench) -> None:
-    """What lies directly in a folder, with paths from the dataset's top; in pages."""
-    deep = {"name": "deep", "files": bench.upload({"c.txt": b"", "d.txt": b""})}
-    sub = {"name": "sub", "files": bench.upload({"b.txt": b"1"}), "directories": [deep]}
-    create(bench, {"a.txt": b"12"}, directories=[sub])
-    bench.ready()
-    top = bench.rpc("ListTreeDatasetFiles", **ASK)
-    assert [each["relativeUrl"] for each in top["directories"]] == ["sub"]
-    assert [(each["name"], each["totalBytes"]) for each in top["files"]] == [("a.txt", 2)]
-    inner = bench.rpc("ListTreeDatasetFiles", **ASK, path="sub")
-    assert [each["relativeUrl"] for each in inner["directories"]] == ["sub/deep"]
-    assert [each["relativeUrl"] for each in inner["files"]] == ["sub/b.txt"]
-    first = bench.rpc("ListTreeDatasetFiles", **ASK, path="sub/deep", pageSize=1)
-    rest = bench.rpc("ListTreeDatasetFiles", **ASK, path="sub/deep", pageToken=first["nextPageToken"])
-    assert [each["name"] for each in first["files"] + rest["files"]] == ["c.txt", "d.txt"]
-    assert (first["totalChildren"], rest["nextPageToken"]) == (2, "")
-
-
 def test_archives_and_names_are_treated_as_on_kaggle(bench: Bench) -> None:
     """A zip and an sdist become folders, a plus sign is dropped, a wheel stays."""
     packed, rolled = io.BytesIO(), io.BytesIO()
@@ -209,27 +172,6 @@ def test_effects_show_late(tmp_path: Path) -> None:
         assert bench.names() == {"a.txt": 1}, "files of the last version that is READY"
         bench.ready(version=2)
         assert bench.names() == {"b.txt": 2}
-
-
-@pytest.mark.parametrize(
-    ("change", "told"),
-    [
-        ({"slug": "my_kit_1"}, 'Slug can only contain alphanumeric or "-" characters'),
-        ({"title": "x"}, "title"),
-    ],
-)
-def test_refusals_come_inside_of_a_200(bench: Bench, change: dict[str, str], told: str) -> None:
-    """A bad slug or title is an `error`, not a status."""
-    answer = create(bench, {"a.txt": b"a"}, **change)
-    assert answer["status"] == "Error"
-    assert told in str(answer["error"])
-
-
-def test_a_name_that_is_taken_and_an_empty_request_are_refused(bench: Bench) -> None:
-    """The one inside of a 200, the other with 400."""
-    assert create(bench, {})["status_code"] == 400
-    assert create(bench, {"a.txt": b"a"})["status"] == "Ok"
-    assert "already in use" in str(create(bench, {"a.txt": b"a"})["error"])
 
 
 def test_nobody_can_use_the_uploads_of_another(bench: Bench) -> None:
