@@ -4,6 +4,7 @@ Run as `python -m offline_kit.local_kaggle.judge REQUEST.json`; writes REQUEST.j
 "public" and "private", or with "error"; "metric" beside it means that the metric failed, not the submission.
 """
 
+import contextlib
 import csv
 import importlib
 import importlib.util
@@ -25,6 +26,9 @@ class ScoringError(Exception):
 class MetricError(Exception):
     """The competition's own metric fails; the submission is not to blame."""
 
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(f"{type(error).__name__}: {error}")
+
 
 Metric = Callable[[Path, Path], float]  # takes the submission and the solution, two tables with the same ids
 
@@ -35,29 +39,24 @@ def score_submission(request: Mapping[str, Any]) -> dict[str, float]:
     try:
         metric = _load_metric(str(request["metric"]), Path(request["folder"]), dict(request["options"]))
     except BaseException as error:  # whatever somebody's file does when it is imported, SystemExit too
-        raise MetricError(_describe_error(error)) from error
+        raise MetricError(error) from error
     if submission.suffix != ".csv" or solution.suffix != ".csv":
-        score = _compute_score(metric, submission, solution)
-        return {"public": score, "private": score}
+        return dict.fromkeys(("public", "private"), _compute_score(metric, submission, solution))
     true, predictions = _read_table(solution), _read_table(submission)
     columns = [name for name in true[0] if name != USAGE]
     key = str(request.get("id") or columns[0])
     _check_table(predictions, columns, {row[key] for row in true}, key)
     by_id = {row[key]: row for row in predictions}
-    scores = {}
+    scores = {"public": float("nan"), "private": float("nan")}
     with tempfile.TemporaryDirectory() as name:
-        for usage in ("public", "private"):
+        given, wanted = Path(name, "submission.csv"), Path(name, "solution.csv")
+        for usage in scores:
             rows = [row for row in true if row.get(USAGE, usage).lower() == usage]
             if rows:
-                paths = []
-                for side, table in enumerate(([by_id[row[key]] for row in rows], rows)):
-                    paths.append(Path(name, f"{side}.csv"))
-                    with paths[-1].open("w", newline="", encoding="utf-8") as stream:
-                        writer = csv.DictWriter(stream, columns, extrasaction="ignore")
-                        writer.writeheader()
-                        writer.writerows(table)
-                scores[usage] = _compute_score(metric, *paths)
-    return {usage: scores.get(usage, float("nan")) for usage in ("public", "private")}
+                _write_table(given, columns, [by_id[row[key]] for row in rows])
+                _write_table(wanted, columns, rows)
+                scores[usage] = _compute_score(metric, given, wanted)
+    return scores
 
 
 def _compute_score(metric: Metric, submission: Path, solution: Path) -> float:
@@ -69,19 +68,15 @@ def _compute_score(metric: Metric, submission: Path, solution: Path) -> float:
     try:
         return float(metric(submission, solution))
     except ImportError as error:
-        raise MetricError(_describe_error(error)) from error
+        raise MetricError(error) from error
     except BaseException as error:
         if type(error).__name__ == "ParticipantVisibleError":  # how Kaggle's metrics address the participant
             raise ScoringError(str(error)) from error
         try:
-            float(metric(solution, solution))
+            metric(solution, solution)
         except BaseException:  # noqa: BLE001 - likewise: somebody's code
-            raise MetricError(_describe_error(error)) from error
-        raise ScoringError(_describe_error(error)) from error
-
-
-def _describe_error(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
+            raise MetricError(error) from error
+        raise ScoringError(f"{type(error).__name__}: {error}") from error
 
 
 def _check_table(given: Table, columns: Sequence[str], ids: set[str], key: str) -> None:
@@ -110,22 +105,17 @@ def _load_metric(name: str, folder: Path, options: dict[str, Any]) -> Metric:
         own: Metric = getattr(module, function)
         return own
     of_learn: Callable[..., float] = getattr(importlib.import_module("sklearn.metrics"), name)
-
-    def score(submission: Path, solution: Path) -> float:
-        true, predictions = _read_targets(solution), _read_targets(submission)
-        return float(of_learn(true, predictions, **options))
-
-    return score
+    return lambda submission, solution: of_learn(
+        _read_targets(solution), _read_targets(submission), **options
+    )
 
 
 def _read_targets(path: Path) -> list[Any]:
     """Return the table's targets, numbers where all are: one value a row, or a list of several."""
-    rows = [list(row.values())[1:] for row in _read_table(path)]
-    try:
-        targets: list[list[Any]] = [[float(value) for value in row] for row in rows]
-    except ValueError:
-        targets = [list(row) for row in rows]
-    return [row[0] if len(row) == 1 else row for row in targets]
+    rows: list[list[Any]] = [list(row.values())[1:] for row in _read_table(path)]
+    with contextlib.suppress(ValueError):
+        rows = [[float(value) for value in row] for row in rows]
+    return [row[0] if len(row) == 1 else row for row in rows]
 
 
 def _read_table(path: Path) -> Table:
@@ -139,6 +129,13 @@ def _read_table(path: Path) -> Table:
     if not rows:
         raise ScoringError("Submission is empty")
     return rows
+
+
+def _write_table(path: Path, columns: Sequence[str], rows: Table) -> None:
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def main(path: Path) -> None:
