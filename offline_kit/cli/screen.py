@@ -2,19 +2,21 @@
 
 import os
 import re
-import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import rich.box
 import rich.console
 import rich.progress
 import rich.table
-from rich.cells import cell_len
+from rich.cells import cell_len, chop_cells
 from rich.text import Text
 
 _LOG_WIDTH = 140  # columns of a table in a log, which has no width of its own; 80 breaks wheel names
 _SHORT = 16  # columns of a text that is broken only if names would be otherwise: "cell 12, line 11"
-_WORD = re.compile(r"[\d.]+ [kMGT]?B\b|[^ ]+")  # a number stays with its unit
+# A number stays with its unit, the option with its file.
+_WORD = re.compile(r"(?:-r |[^ ]*\d (?=(?:[kMGT]?B|m?s|min|h)\b))?[^ ]+")
+_SEPARATORS = (r"/\\", ",=:@", "_-", ".")
+"""A word that is wider than its column is broken after one of these, the first kind that is enough."""
 
 
 class Screen:
@@ -37,27 +39,12 @@ class Screen:
         """Whether a line can be written again; not so in a log with FORCE_COLOR, or with TERM=dumb."""
 
     def print_text(self, text: Text, *, indent: int | None = None, fold: bool = False) -> None:
-        """Print a line, wrapped with a hanging indent on a terminal; None indents to the last aligned column.
-
-        A word that is wider than the screen stays whole, so that a path can be copied, unless `fold` is set.
-        """
-        if not self.wraps:
+        """Print a line, wrapped with a hanging indent on a terminal; None indents to the last aligned column."""
+        if self.wraps:
+            indent = find_indent(text.plain, self.console.width) if indent is None else indent
+            self.console.print(WrappedText(text, indent=indent, fold=fold), crop=False)
+        else:
             self.console.print(text, soft_wrap=True)
-            return
-        width = self.console.width
-        margin = " " * (find_indent(text.plain, width) if indent is None else indent)
-        wrapper = textwrap.TextWrapper(
-            width, subsequent_indent=margin, break_long_words=fold, break_on_hyphens=False,
-            expand_tabs=False, replace_whitespace=False,
-        )  # fmt: skip
-        for line in text.split("\n", allow_blank=True):
-            start = 0
-            for number, piece in enumerate(wrapper.wrap(line.plain) or [""]):
-                words = piece.removeprefix(margin) if number else piece
-                start = line.plain.index(words, start)
-                row = Text(margin if number else "").append_text(line[start : start + len(words)])
-                self.console.print(row, soft_wrap=True)
-                start += len(words)
 
     def print_table(
         self, title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], styles: Mapping[str, str]
@@ -72,9 +59,9 @@ class Screen:
         )
         widths = fit_columns([heads, *rows], self.console.width - gap * len(heads) - 1)
         for head, width in zip(heads, widths, strict=True):
-            table.add_column(Text(head), width=width, overflow="fold")
+            table.add_column(WrappedText(Text(head), fold=True), width=width)
         for row in rows:
-            table.add_row(*(Text(cell, styles.get(cell, "")) for cell in row))
+            table.add_row(*(WrappedText(Text(cell, styles.get(cell, "")), fold=True) for cell in row))
         self.console.print(table)
 
     def render_texts(self, *texts: Text, fold: bool) -> str:
@@ -94,6 +81,56 @@ class Screen:
         )
 
 
+class WrappedText:
+    """A text that is broken between words; with `fold` also in words that are wider than the line, after / - _ and such.
+
+    Without `fold` such a word gets a line of its own and stays whole, so that a path can be copied.
+    """
+
+    def __init__(self, text: Text, *, indent: int = 0, fold: bool = False) -> None:
+        """`indent` is that of each line but the first, in columns."""
+        self.text, self.indent, self.fold = text, indent, fold
+
+    def __rich_console__(
+        self, console: rich.console.Console, options: rich.console.ConsoleOptions
+    ) -> Iterator[Text]:
+        """Yield the lines."""
+        for line in self.text.split("\n", allow_blank=True):
+            breaks = [*find_breaks(line.plain, options.max_width, self.indent, fold=self.fold)]
+            indents = (0, *(indent for _, indent in breaks))
+            for indent, part in zip(indents, line.divide([offset for offset, _ in breaks]), strict=True):
+                part.rstrip()
+                row = Text(" " * indent, no_wrap=True, overflow="ignore")
+                yield row.append_text(part)
+
+
+def find_breaks(line: str, width: int, indent: int = 0, *, fold: bool) -> Iterator[tuple[int, int]]:
+    """Yield where each further line of a wrapped line begins, and its indent in columns."""
+    column = end = 0
+    for match in _WORD.finditer(line):
+        gap, word, offset = match.start() - end, match[0], match.start()
+        end = match.end()
+        margin = indent if fold else max(0, min(indent, width - cell_len(word)))
+        for piece in _split_word(word, width - indent) if fold else (word,):
+            size = cell_len(piece)
+            if column and column + gap + size > width:
+                yield offset, margin
+                column, gap = margin, 0
+            column += gap + size
+            offset, gap = offset + len(piece), 0
+
+
+def _split_word(word: str, width: int, separators: Sequence[str] = _SEPARATORS) -> Iterator[str]:
+    """Yield a word in pieces of at most this width."""
+    if cell_len(word) <= width:
+        yield word
+    elif not separators:
+        yield from chop_cells(word, max(1, width))
+    else:
+        for piece in re.findall(f"[^{separators[0]}]*[{separators[0]}]+|[^{separators[0]}]+", word):
+            yield from _split_word(piece, width, separators[1:])
+
+
 def find_indent(line: str, width: int) -> int:
     """Return where the last column of an aligned line begins, else where its text begins, but at least 2."""
     ends = [match.end() for match in re.finditer(r"(?<=[^ ])  +(?=[^ ])", line) if match.end() <= width / 2]
@@ -102,16 +139,23 @@ def find_indent(line: str, width: int) -> int:
 
 
 def fit_columns(rows: Sequence[Sequence[str]], room: int) -> list[int]:
-    """Return the width of each column: the widest shrinks, but no word is broken as long as sentences can be."""
+    """Return the width of each column: names stay whole as long as sentences can be wrapped instead."""
     columns = [*zip(*rows, strict=True)]
-    widths = [max(map(cell_len, column)) for column in columns]
+    full = [max(map(cell_len, column)) for column in columns]
+    if sum(full) <= room:
+        return full
     words = [
         max(cell_len(word) for cell in column for word in _WORD.findall(cell) or " ") for column in columns
     ]
-    prose = [max(word, min(width, _SHORT)) for word, width in zip(words, widths, strict=True)]
-    while sum(widths) > room and max(widths) > 1:
-        number = max(
-            range(len(widths)), key=lambda n: (widths[n] > prose[n], widths[n] > words[n], widths[n])
-        )
-        widths[number] -= 1
-    return widths
+    prose = [max(word, min(whole, _SHORT)) for word, whole in zip(words, full, strict=True)]
+    pieces = ([min(word, limit) for word in words] for limit in range(_SHORT, 0, -1))
+    for least in (prose, words, *pieces):
+        spare = room - sum(least)
+        if spare >= 0:
+            lacks = [whole - width for whole, width in zip(full, least, strict=True)]
+            for rank, number in enumerate(sorted(range(len(lacks)), key=lacks.__getitem__)):
+                more = min(lacks[number], spare // (len(lacks) - rank))
+                least[number] += more
+                spare -= more
+            return least
+    return [1] * len(columns)

@@ -10,12 +10,16 @@ from pathlib import Path
 from termios import TIOCSWINSZ
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
 
 from offline_kit.cli.console import Console
-from offline_kit.cli.screen import find_indent, fit_columns
+from offline_kit.cli.screen import find_breaks, find_indent, fit_columns
 from tests.support.command_line import offline_kit
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
+WORDS = st.lists(st.text("abc/-_.=…語", min_size=1, max_size=40), min_size=1, max_size=12)
 ROW = (
     "segmentation-models-pytorch",
     "0.9.5",
@@ -31,6 +35,43 @@ PLAN = (
     "1.2 GB",
     "2 files changed",
 )
+
+
+def wrap(line: str, width: int, indent: int, *, fold: bool) -> list[str]:
+    breaks = [*find_breaks(line, width, indent, fold=fold)]
+    ends = [0, *(offset for offset, _ in breaks), len(line)]
+    indents = [0, *(margin for _, margin in breaks)]
+    return [
+        " " * margin + line[start:end].rstrip(" ")
+        for margin, start, end in zip(indents, ends[:-1], ends[1:], strict=True)
+    ]
+
+
+@given(WORDS, st.integers(20, 60), st.integers(0, 10), st.booleans())
+def test_lines_fit_and_lose_nothing(words: list[str], width: int, indent: int, fold: bool) -> None:
+    """Every line fits, apart from a word that is wider than the screen and stays whole; nothing is lost."""
+    lines = wrap(" ".join(words), width, indent, fold=fold)
+    assert "".join(lines).replace(" ", "") == "".join(words)
+    wide = [line for line in lines if cell_len(line) > width]
+    assert all(not fold and line.strip() in words for line in wide)
+    whole = [word for word in words if not fold or cell_len(word) <= width - indent]
+    assert all(any(word in line for line in lines) for word in whole)
+
+
+def test_a_long_path_is_broken_behind_a_slash_if_that_is_enough() -> None:
+    """A folded word is broken where a person would break it."""
+    path = "/kaggle/input/plant-pathology-2021-fgvc8/sample_submission.csv"
+    lines = wrap(path, 45, 0, fold=True)
+    assert len(lines) == 2
+    assert all(line.endswith("/") for line in lines[:-1])
+
+
+@pytest.mark.parametrize("line", ["a kit of 12.5 MB", "it took (0.7 s)", "asked by -r requirements.in"])
+@pytest.mark.parametrize("fold", [True, False])
+def test_a_number_stays_with_its_unit(line: str, fold: bool) -> None:
+    """Neither a size nor a duration is broken, nor an option and its value."""
+    pair = " ".join(line.split()[-2:])
+    assert all(pair in wrap(line, width, 0, fold=fold) for width in range(len(pair), len(line)))
 
 
 @pytest.mark.parametrize(
