@@ -86,14 +86,9 @@ def read_notebook(kit: Kit) -> tuple[Path, Mapping[str, Any]]:
     try:
         metadata = json.loads((folder / "kernel-metadata.json").read_text(encoding="utf-8"))
         path = folder / str(metadata.get("code_file") or "inference.ipynb")
+        path.stat()
     except (OSError, ValueError) as error:
         raise ProjectError(
-            f"the kit in '{kit.folder}' has no notebook: {error}",
-            hint="build the kit",
-            code="kit-incomplete",
+            f"the kit in '{kit.folder}' has no notebook: {error}", hint="build the kit", code="kit-incomplete"
         ) from error
-    if not path.is_file():
-        raise ProjectError(
-            f"the kit's notebook '{path}' is missing", hint="build the kit", code="kit-incomplete"
-        )
     return path, metadata

@@ -2,10 +2,8 @@
 
 import hashlib
 import importlib.metadata
-import io
 import json
 import sys
-import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -451,28 +449,10 @@ def test_an_image_of_another_python_is_rehearsed_in_one_made_for_it(theatre: The
 
 def local_index(folder: Path) -> Path:
     """A folder of wheels: a library that imports another one late, and that other one."""
-    wheels = folder / "wheels"
-    wheels.mkdir()
     late = "def read():\n    try:\n        import enginelib\n    except ImportError:\n"
     late += "        raise ImportError(\"Missing optional dependency 'enginelib'. Use pip to install it.\") from None\n"
-    for name, text in (("readerlib", late), ("enginelib", "VALUE = 1\n")):
-        (wheels / f"{name}-1.0-py3-none-any.whl").write_bytes(wheel(name, text))
-    return wheels
-
-
-def wheel(name: str, text: str) -> bytes:
-    buffer = io.BytesIO()
-    info = f"{name}-1.0.dist-info"
-    with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr(f"{name}.py", text)
-        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-        archive.writestr(
-            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
-        archive.writestr(
-            f"{info}/RECORD", f"{name}.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n"
-        )
-    return buffer.getvalue()
+    make_wheel(folder / "wheels", "readerlib", "1.0", files={"readerlib.py": late})
+    return make_wheel(folder / "wheels", "enginelib", "1.0").parent
 
 
 @pytest.mark.slow

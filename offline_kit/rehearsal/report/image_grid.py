@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,7 @@ def draw_pictures(table: SubmissionTable, folders: Sequence[Path]) -> list[dict[
 
     An image belongs to the id (the first column) that its file name has, with or without suffix.
     """
-    try:
-        from PIL import Image  # noqa: F401 - only whether it is there
-    except ImportError:
+    if find_spec("PIL") is None:
         return []
     predictions: dict[str, list[Sequence[str]]] = {}
     for row in table.rows:
@@ -36,9 +35,8 @@ def draw_pictures(table: SubmissionTable, folders: Sequence[Path]) -> list[dict[
     pictures: list[dict[str, Any]] = []
     for name in names[:: max(1, len(names) // _COUNT)]:
         if len(pictures) < _COUNT and (uri := _make_thumbnail(images[name])):
-            pictures.append(
-                {"id": name, "uri": uri, "values": _describe_values(table.header, predictions[name])}
-            )
+            values = _describe_values(table.header, predictions[name])
+            pictures.append({"id": name, "uri": uri, "values": values})
     return pictures
 
 
@@ -78,9 +76,8 @@ def _make_thumbnail(path: Path) -> str:
 def _stretch_range(image: Any) -> Any:
     """Return an image of more than 8 bits with its range stretched over 8."""
     low, high = image.getextrema()
-    return image.point(
-        lambda value: value * (255 / max(1, high - low)) - low * (255 / max(1, high - low))
-    ).convert("L")
+    scale = 255 / max(1, high - low)
+    return image.point(lambda value: value * scale - low * scale).convert("L")
 
 
 def _describe_values(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[list[str]]:
