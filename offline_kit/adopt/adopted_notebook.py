@@ -65,7 +65,7 @@ def render_notebook(
     variables |= {"adopted": _template_facts(adoption, kit), "recorded": recorded}
     if recorded:
         variables["packages"] = [f"{pin.name} {pin.version}" for pin in recorded.make_freeze(image).pins]
-    script = scripts.fill_template(settings.template, variables)
+    script = scripts.fill_template(settings.template, target.project, variables)
     if adoption.is_script:
         # As Python reads it, and Kaggle's client sends it: with ends of lines of one kind.
         source = adoption.changed[0].replace("\r\n", "\n")

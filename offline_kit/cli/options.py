@@ -165,7 +165,7 @@ RENDER_OPTIONS = combine_options(
     value(
         "--template",
         "NAME|FILE",
-        "Notebook template: lightning, predict, function, server or plain.",
+        "Notebook template: lightning, predict, function, server, plain, or your own file.",
     ),
     value("--model", "REF", "Model class: package.module:Class or file.py:Class."),
     value("--data", "REF", "Data class, in the same form."),

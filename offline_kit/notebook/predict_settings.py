@@ -11,6 +11,7 @@ from typing import Any
 from offline_kit.checkpoints.frameworks import framework_table, sklearn
 from offline_kit.checkpoints.frameworks.base import Framework
 from offline_kit.core.errors import ProjectError, UsageError, suggest_name
+from offline_kit.notebook import scripts
 from offline_kit.project import references
 from offline_kit.project.config_keys import MODEL_KEYS, NOTEBOOK_KEYS, PARAMS
 from offline_kit.project.references import CallParameters
@@ -37,7 +38,8 @@ def predict_facts(
     settings: NotebookSettings, members: Sequence[Member], preprocessing: Mapping[str, str], project: Path
 ) -> dict[str, Any]:
     """Return the variables of the template `predict`; raises UsageError for settings that contradict each other."""
-    if settings.template != "predict" and not members:
+    other_templates = set(scripts.built_in_templates()) - {"predict"}
+    if settings.template in other_templates and not members:
         return {"preprocessing": dict(preprocessing)}
     if problems := list(_check_ensemble(settings)):
         raise UsageError(

@@ -45,7 +45,7 @@ NEEDED = {"lightning": ("model", "data"), "function": ("function",), "server": (
 class NotebookTarget:
     """What the notebook belongs to, and where it will run."""
 
-    project: Path  # the project's folder
+    project: Path  # the project's folder; a template of the user's is looked up below it
     name: str = ""  # the project's name; empty takes the folder's
     version: str = ""
     competition: str = ""
@@ -160,11 +160,11 @@ def _cells_digest(text: str) -> str:
 def render_notebook(
     kit: Kit, settings: NotebookSettings, image: Image, target: NotebookTarget, *, report: Reporter = SILENT
 ) -> RenderedNotebook:
-    """Render the notebook of a kit; raises UsageError for bad settings."""
+    """Render the notebook of a kit; raises UsageError for bad settings, ProjectError for a bad template of the user."""
     report.step(f"Rendering the notebook from the template '{settings.template}'")
     metadata = kernel_metadata(kit, settings, image, target)
     script = scripts.fill_template(
-        settings.template, template_facts(kit, settings, image, target, metadata["title"])
+        settings.template, target.project, template_facts(kit, settings, image, target, metadata["title"])
     )
     # A percent script is plain Python: its markers and Markdown cells are comments.
     return RenderedNotebook(
@@ -184,8 +184,10 @@ def check_rendering(
     title = kernel_metadata(draft, settings, image, target)["title"]
     if settings.source:
         return
-    scripts.check_template(settings.template)
-    template_facts(draft, settings, image, target, title)
+    scripts.check_template(settings.template, target.project)
+    facts = template_facts(draft, settings, image, target, title)
+    if settings.template not in scripts.built_in_templates():
+        scripts.fill_template(settings.template, target.project, facts)
 
 
 def template_facts(

@@ -1,4 +1,4 @@
-"""Templates of percent scripts: filled with jinja2, and cut into cells."""
+"""Templates of percent scripts: filled with jinja2, cut into cells, each proved to be Python."""
 
 import ast
 import base64
@@ -6,16 +6,20 @@ import io
 import json
 import re
 import textwrap
+import traceback
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 from offline_kit.core import resources
-from offline_kit.core.errors import UsageError, suggest_name
+from offline_kit.core.errors import OfflineKitError, ProjectError, UsageError, suggest_name
 from offline_kit.kit.layout import RUNTIME_PACKAGE
 
 SUFFIX = ".py.j2"
+FROM_EXPRESSIONS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+"""Exceptions that an expression in a template may raise besides jinja's own."""
 JOBS = ("adopt", "record", "wheelhouse")  # templates of notebooks that nobody chooses by name
 FRAMES = ("base", "bootstrap", "embedded", "models")  # what other templates extend and include
 RUNTIME_IMPORTS = "# import here what the cells use of the runtime"  # replaced once the cells are rendered
@@ -28,25 +32,34 @@ def built_in_templates() -> tuple[str, ...]:
     return tuple(name for name in names if name not in (*FRAMES, *JOBS))
 
 
-def check_template(template: str) -> None:
-    """Raise UsageError if there is no such template."""
+def check_template(template: str, project: Path) -> None:
+    """Raise UsageError if there is no such template, built in or below the project."""
     names = built_in_templates()
-    if template not in names:
+    if template not in names and not (project / template).is_file():
         raise UsageError(
             f"there is no template '{template}'{suggest_name(template, names)}",
             code="template-not-found",
-            hint=f"use one of {', '.join(map(repr, names))}; a notebook of your own is adopted: offline-kit adopt NOTEBOOK",
+            hint=f"use one of {', '.join(map(repr, names))}, or the path of your own below the project",
         )
 
 
-def fill_template(template: str, facts: Mapping[str, Any]) -> str:
-    """Fill a template, and import what its cells use of the runtime."""
+def fill_template(template: str, project: Path, facts: Mapping[str, Any]) -> str:
+    """Fill a template, built in or a path below the project; raises ProjectError with the line that is wrong."""
     import jinja2
 
-    if template not in JOBS:
-        check_template(template)
+    name, folders = f"{template}{SUFFIX}", [resources.templates_folder()]
+    is_built_in = template in (*built_in_templates(), *JOBS)
+    if not is_built_in:
+        check_template(template, project)
+        own = project / template
+        name, folders = own.name, [own.parent, *folders]
+
+    def filter_with(change: Callable[[Any], str]) -> Callable[[Any], str]:
+        # A name that is not defined has a repr, and would get through as it. Its str raises, and names the name.
+        return lambda value: change(str(value) if isinstance(value, jinja2.Undefined) else value)
+
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(resources.templates_folder(), encoding="utf-8"),
+        loader=jinja2.FileSystemLoader(folders, encoding="utf-8"),
         undefined=jinja2.StrictUndefined,
         # Lines of jinja alone leave no empty line behind.
         trim_blocks=True,
@@ -54,8 +67,18 @@ def fill_template(template: str, facts: Mapping[str, Any]) -> str:
         keep_trailing_newline=True,
         autoescape=False,  # noqa: S701 - the result is Python, and values go through the filter `py`
     )
-    environment.filters |= {"py": python_literal, "flat": flat_literal, "line": one_line}
-    script = environment.get_template(f"{template}{SUFFIX}").render(facts, runtime_imports=RUNTIME_IMPORTS)
+    environment.filters |= {
+        "py": filter_with(python_literal),
+        "flat": filter_with(flat_literal),
+        "line": filter_with(one_line),
+    }
+    try:
+        script = environment.get_template(name).render(facts, runtime_imports=RUNTIME_IMPORTS)
+    except (jinja2.TemplateError, RecursionError, *FROM_EXPRESSIONS) as error:
+        raise _template_error(error, template, folders) from error
+    if not is_built_in:
+        _check_blocks(environment, name, template)
+    _check_cells(script, template, folders)
     return script.replace(RUNTIME_IMPORTS, _import_runtime_names(script))
 
 
@@ -107,6 +130,26 @@ def pack_runtime() -> str:
     return base64.b64encode(packed.getvalue()).decode()
 
 
+def _check_blocks(environment: Any, name: str, template: str) -> None:
+    """Raise ProjectError for a block that overrides nothing, because jinja silently drops its content."""
+    from jinja2 import nodes
+
+    trees = []
+    while name:
+        trees.append(environment.parse(environment.loader.get_source(environment, name)[0]))
+        extended = trees[-1].find(nodes.Extends)
+        name = extended.template.value if extended and isinstance(extended.template, nodes.Const) else ""
+    own_blocks = {node.name for node in trees[0].body if isinstance(node, nodes.Block)}
+    known_blocks = {node.name for tree in trees[1:] for node in tree.find_all(nodes.Block)}
+    for block in sorted(own_blocks - known_blocks) if trees[1:] else ():
+        raise ProjectError(
+            f"the template '{template}' has a block '{block}', and what it extends has none to put it into"
+            f"{suggest_name(block, known_blocks)}",
+            code="template-block-unknown",
+            hint=f"use one of its blocks: {', '.join(sorted(known_blocks))}",
+        )
+
+
 def python_literal(value: object, indent: str = "", width: int = WIDTH) -> str:
     """Return a value as Python source as a formatter would leave it, the same for the same value."""
     write_item = partial(python_literal, indent=indent + INDENT)
@@ -140,12 +183,72 @@ def one_line(value: object) -> str:
     return " ".join(str(value).split()).replace("|", "/")
 
 
+def _template_error(error: Exception, template: str, folders: list[Path]) -> OfflineKitError:
+    import jinja2
+
+    names = (*FRAMES, *built_in_templates())
+    if isinstance(error, jinja2.TemplateNotFound):
+        return ProjectError(
+            f"the template '{template}' extends or includes '{error.name}', which does not exist",
+            code="template-not-found",
+            hint=f"extend one of {', '.join(repr(name + SUFFIX) for name in names)}, or a file beside it",
+        )
+    if isinstance(error, RecursionError):
+        return ProjectError(
+            f"the template '{template}' extends or includes itself",
+            code="template-recursive",
+            hint=f"give the file a name that is not one of ours ({', '.join(names)}), and extend ours",
+        )
+    if isinstance(error, jinja2.TemplateSyntaxError):
+        location = f"{Path(error.filename or template).name}, line {error.lineno}"
+    else:
+        # jinja2 rewrites tracebacks so that they name lines of the templates; the last is the closest.
+        stack = traceback.extract_tb(error.__traceback__)
+        frames = [frame for frame in stack if Path(frame.filename).parent in folders]
+        location = f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else template
+    return ProjectError(
+        f"the template '{template}' is wrong at {location}: {error}",
+        code="template-invalid",
+        hint="correct the template; the names that it may use stand at the top of the built-in base.py.j2",
+    )
+
+
 def cells_of(script: str) -> list[Any]:
     """Cut a percent script into cells (nbformat nodes)."""
     import jupytext
 
     form = {"extension": ".py", "format_name": "percent", "comment_magics": False}
     return list(jupytext.reads(script, fmt=form).cells)
+
+
+def _check_cells(script: str, template: str, folders: list[Path]) -> None:
+    problems = []
+    for number, cell in enumerate(cells_of(script), 1):
+        if cell.cell_type != "code":
+            continue
+        try:
+            ast.parse(cell.source)
+        except SyntaxError as error:
+            text = cell.source.splitlines()[(error.lineno or 1) - 1].strip()
+            location = _line_in_templates(text, folders) or f"line {error.lineno} of the cell"
+            title = f" '{cell.metadata['title']}'" if cell.metadata.get("title") else ""
+            problems.append(f"cell {number}{title}, {location}: {error.msg}: {text}")
+    if problems:
+        raise ProjectError(
+            f"the template '{template}' makes cells that are not Python",
+            code="template-invalid",
+            hint="correct the template; magics and shell lines (%, !) are not taken, use subprocess",
+            details=problems,
+        )
+
+
+def _line_in_templates(text: str, folders: list[Path]) -> str:
+    for folder in folders:
+        for path in sorted(folder.glob(f"*{SUFFIX}")):
+            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+                if text and line.strip() == text:
+                    return f"{path.name} line {number}"
+    return ""
 
 
 def to_notebook(script: str) -> str:

@@ -112,7 +112,7 @@ def render_job(config: Config, account: Account, request: RemoteRequest | None =
     return NewNotebook(
         ref=f"{account.username}/{make_slug(title)}",
         title=title,
-        text=scripts.to_notebook(scripts.fill_template("wheelhouse", facts)),
+        text=scripts.to_notebook(scripts.fill_template("wheelhouse", config.project, facts)),
         gpu=bool(shape),
         machine_shape=shape,
         internet=request is not None,  # Kaggle's client turns it on unless told otherwise

@@ -104,9 +104,9 @@ def limit_rows(text: str, rows: int, *, is_script: bool = False) -> str:
                 content["cells"].insert(number, rows_cell)
                 return json.dumps(content, indent=1)
     raise UsageError(
-        "rows can be chosen only for a notebook with the kit's cell, and this one has none",
+        "rows can be chosen only for a notebook with the kit's cell, and this template has none",
         code="rows-not-supported",
-        hint="rehearse without --rows",
+        hint="extend a built-in template, or rehearse without --rows",
     )
 
 

@@ -17,7 +17,7 @@ from offline_kit.core import files
 from offline_kit.core.errors import ProjectError
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.kit import layout
-from offline_kit.notebook import predict_settings
+from offline_kit.notebook import predict_settings, scripts
 from offline_kit.notebook import rendering as notebook
 from offline_kit.notebook.runtime import kit_sources
 from offline_kit.notebook.runtime.kit_runtime import MARKER, KitError
@@ -67,7 +67,9 @@ def inspect_model_files(
     weights, preprocessing = ready.checkpoints, ready.preprocessing
     settings = _attach_sources(members.choose_template(config.notebook, weights))
     config = replace(config, notebook=settings)
-    by_models = settings.template == "predict" or bool(settings.models)
+    # A template of the user's may extend ours; it then says the task.
+    extends_ours = settings.template not in scripts.built_in_templates() and bool(settings.task)
+    by_models = settings.template == "predict" or bool(settings.models) or extends_ours
     no_models = members.find_non_models(settings, weights) if by_models else {}
     preprocessing += tuple(checkpoint for checkpoint in weights if checkpoint.original in no_models)
     weights = tuple(checkpoint for checkpoint in weights if checkpoint.original not in no_models)

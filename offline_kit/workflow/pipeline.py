@@ -22,6 +22,7 @@ from offline_kit.init.config_toml import Setting
 from offline_kit.kit import assemble, manifest
 from offline_kit.kit import layout as kit_layout
 from offline_kit.notebook import rendering as notebook
+from offline_kit.notebook import scripts
 from offline_kit.packages import cuda_abi, wheelhouse
 from offline_kit.packages.builds import sdist_builds
 from offline_kit.packages.freeze import freeze as freezing
@@ -202,8 +203,8 @@ def check_code(
             remedy="add what is missing to that file: the notebook runs it (`main_from`) to load pickles",
         )
         findings.append(undefined)
-    # Cells of the user's own may import anything; a template imports what the configuration names.
-    fixed = not settings.source and settings.template != "plain"
+    # Cells of the user's own may import anything; a built-in template imports what the configuration names.
+    fixed = not settings.source and settings.template in {*scripts.built_in_templates()} - {"plain"}
     entries = resolved_project.list_references(config) if fixed else ()
     downloads = checkpoint_downloads.find_code_downloads(
         config.project, config.packages, own, settings.params, bundled, entries

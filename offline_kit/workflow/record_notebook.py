@@ -148,7 +148,7 @@ def render_recorder(
         "tool_version": __version__,
         "runtime": scripts.pack_runtime(),
     }
-    script = scripts.fill_template("record", facts)
+    script = scripts.fill_template("record", plan.config.project, facts)
     if adoption.is_script:
         return script_setup.insert_setup(
             adoption.cells[0].source.replace("\r\n", "\n"), script, plan.path.name

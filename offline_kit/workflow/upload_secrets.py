@@ -75,7 +75,11 @@ def check_notebook(config: Config, texts: Mapping[str, str], report: Reporter) -
     """Raise the same for the rendered notebook; the position is that in the file that the user wrote, if known."""
     settings = config.notebook
     written: dict[str, str] = {}
-    for path in (config.source, config.project / settings.source if settings.source else None):
+    for path in (
+        config.source,
+        config.project / settings.source if settings.source else None,
+        config.project / settings.template,
+    ):
         if path and path.is_file():
             shown_path = path.relative_to(config.project) if path.is_relative_to(config.project) else path
             written[shown_path.as_posix()] = path.read_text(encoding="utf-8", errors="replace")

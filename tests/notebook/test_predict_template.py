@@ -246,6 +246,21 @@ def test_models_of_several_targets_fill_a_column_each(stage: Stage, postprocess:
         assert cell.split() == (named or [("one", "two", "three")[row.argmax()]])
 
 
+def test_a_template_of_ones_own_extends_it(stage: Stage, iris: Any) -> None:
+    """Its blocks can be overridden one by one: here the cell that reads the test set, and that which predicts."""
+    (stage.project / "mine.py.j2").write_text(
+        '{% extends "predict.py.j2" %}\n'
+        "{% block predict %}\n"
+        "# %% predict\n"
+        "first = members[:1]\n"
+        'prediction = predict_all(first, {"sklearn": (load_sklearn, predict_sklearn)}, data)\n'
+        "{% endblock %}\n"
+    )
+    said = stage.run(stage.notebook(template="mine.py.j2", task="tabular", postprocess="argmax"))
+    assert "agrees with" in said, said
+    assert stage.submission()["species"].tolist() == names_of(iris[0])
+
+
 def member(name: str, framework: str, **more: Any) -> Member:
     return Member(name=name, framework=framework, path=Path(name), kit_path=f"checkpoints/{name}", **more)
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offline_kit.core.errors import UsageError
+from offline_kit.core.errors import ProjectError, UsageError
 from offline_kit.notebook.rendering import NotebookTarget, kernel_metadata, render_notebook
 from offline_kit.notebook.scripts import python_literal, to_notebook
 from offline_kit.project import kaggle_names
@@ -218,6 +218,51 @@ def test_a_project_without_code_gets_a_notebook_that_says_what_is_missing(kit: K
     text = render_notebook(kit, NotebookSettings(template="plain"), IMAGE, target(tmp_path)).text
     assert "does not predict yet" in text
     assert "kit.install()" in text
+
+
+def test_own_templates_extend_ours(kit: Kit, tmp_path: Path) -> None:
+    """A file of the user's takes a block of a built-in template and leaves the rest."""
+    (tmp_path / "mine.py.j2").write_text(
+        '{% extends "lightning.py.j2" %}\n{% block work %}\n# %% mine\nresult = {{ settings.params | py }}\n{% endblock %}\n'
+    )
+    settings = dataclasses.replace(LIGHTNING, template="mine.py.j2", params={"a": 1})
+    cells = code_cells(render_notebook(kit, settings, IMAGE, target(tmp_path)))
+    assert ["".join(cell["source"]) for cell in cells if cell["metadata"]["title"] == "mine"] == [
+        'result = {"a": 1}'
+    ]
+
+
+def test_an_own_template_may_have_params_of_its_own(kit: Kit, tmp_path: Path) -> None:
+    """The built-in template refuses params that neither model nor data take; one that extends it may read them."""
+    (tmp_path / "mine.py.j2").write_text(
+        '{% extends "lightning.py.j2" %}\n{% block submit %}\n# %% clip\nprint(PARAMS["clip"])\n{% endblock %}\n'
+    )
+    own = dataclasses.replace(LIGHTNING, template="mine.py.j2", params={"clip": 1})
+    assert "check_params(" in render_notebook(kit, LIGHTNING, IMAGE, target(tmp_path)).text
+    assert "check_params(" not in render_notebook(kit, own, IMAGE, target(tmp_path)).text
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("# %%\n{{ nothing }}\n", r"own\.py\.j2, line 2: 'nothing' is undefined"),
+        ("# %%\n{{ titel | py }}\n", r"own\.py\.j2, line 2: 'titel' is undefined"),
+        ("# %%\n# {{ imag.title | line }}\n", r"own\.py\.j2, line 2: 'imag' is undefined"),
+        ('{% extends "lightning.py.j2" %}\n{% block wrok %}{% endblock %}', "did you mean 'work'"),
+        ("# %%\n\n{% if %}\n", r"own\.py\.j2, line 3"),
+        ("# %%\n{{ title + 1 }}\n", r"own\.py\.j2, line 2: can only concatenate"),
+        ('{% extends "own.py.j2" %}', "extends or includes itself"),
+        ('{% extends "bse.py.j2" %}', "'bse.py.j2', which does not exist"),
+        ("# %% first\nx = 1\n# %% second\ny = = 2\n", "cells that are not Python"),
+        ("# %%\n!pip install x\n", "cells that are not Python"),
+    ],
+)
+def test_errors_in_own_templates_name_the_line(kit: Kit, tmp_path: Path, text: str, words: str) -> None:
+    """Undefined names, jinja's syntax and Python's are told with file and line."""
+    (tmp_path / "own.py.j2").write_text(text)
+    with pytest.raises(ProjectError, match=words) as caught:
+        render_notebook(kit, dataclasses.replace(LIGHTNING, template="own.py.j2"), IMAGE, target(tmp_path))
+    assert not caught.value.details or re.search(r"own\.py\.j2 line (2|4): ", caught.value.details[0])
 
 
 @pytest.mark.parametrize(

@@ -223,6 +223,25 @@ def test_a_notebook_has_the_hooks_that_it_uses(
     ]
 
 
+def test_a_template_of_ones_own_finds_all_hooks(tmp_path: Path) -> None:
+    """Its blocks may use them, set or not."""
+    (tmp_path / "mine.py.j2").write_text('{% extends "predict.py.j2" %}\n')
+    code = code_of(tmp_path, template="mine.py.j2")
+    assert [word for word in HOOKS if re.search(rf"\b{word}\b", code)] == list(HOOKS)
+
+
+def test_a_template_of_the_users_may_extend_the_server(tmp_path: Path) -> None:
+    """The blocks are those of the built-in one, and its runtime comes along."""
+    (tmp_path / "mine.py.j2").write_text(
+        '{% extends "server.py.j2" %}\n{% block settings %}\n{{ super() }}\nMORE = 1\n{% endblock %}\n'
+    )
+    kit = Kit(folder=tmp_path, id="0" * 64, parts=())
+    settings = NotebookSettings(template="mine.py.j2", function="work.py:Answer")
+    text = render_notebook(kit, settings, IMAGE, NotebookTarget(project=tmp_path, name="plants")).text
+    assert "MORE = 1" in text
+    assert "from offline_kit_runtime.kit_server import make_predictor, serve_gateway\\n" in text
+
+
 def test_a_server_without_a_function_is_refused(tmp_path: Path) -> None:
     """What answers the batches has to be named."""
     kit = Kit(folder=tmp_path, id="0" * 64, parts=())

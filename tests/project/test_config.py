@@ -68,7 +68,7 @@ def test_flags_win_over_the_file(project: Path) -> None:
         ({}, "plain"),
         ({"model": "a.py:M", "data": "a.py:D"}, "lightning"),
         ({"function": "a.py:f"}, "function"),
-        ({"function": "a.py:f", "template": "plain"}, "plain"),
+        ({"function": "a.py:f", "template": "mine.py.j2"}, "mine.py.j2"),
     ],
 )
 def test_the_template_follows_from_what_is_named(tmp_path: Path, said: dict[str, str], template: str) -> None:

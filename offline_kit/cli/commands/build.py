@@ -223,7 +223,7 @@ def _show_remote_plan(session: "KaggleSession", upgrade: bool, console: Console)
 
 @options.command(
     "offline-kit notebook --dry-run",
-    "offline-kit notebook --template function --into notebooks",
+    "offline-kit notebook --template inference.py.j2 --into notebooks",
     short_help="Render the notebook of the existing kit again.",
 )
 @options.project_argument
