@@ -2,7 +2,7 @@
 
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,17 +33,6 @@ SETTING_ORDER = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class InitRequest:
-    """The options of `offline-kit init`."""
-
-    project: Path
-    competition: str = ""  # empty to detect it
-    dataset: str = ""  # empty to derive it from the project's name
-    force: bool = False  # whether to add missing keys to an existing configuration
-    record: str = ""  # command whose run shows what the project uses; empty to read files alone
-
-
-@dataclass(frozen=True, kw_only=True)
 class ConfigProposal:
     """The configuration that would be written."""
 
@@ -62,50 +51,59 @@ class ConfigProposal:
         return tuple(setting for setting in self.settings if setting.value is None and setting.needed_for)
 
 
-def propose_config(request: InitRequest, report: Reporter = SILENT) -> ConfigProposal:
-    """Inspect a project and return its first configuration; write nothing, and run only what the request records.
+def propose_config(
+    project: Path,
+    *,
+    competition: str = "",
+    dataset: str = "",
+    force: bool = False,
+    record: str = "",
+    report: Reporter = SILENT,
+) -> ConfigProposal:
+    """Inspect a project and return its first configuration; write nothing, and run only the command to record.
 
     It goes into pyproject.toml if there is one, else into a new offline-kit.toml. With `force`, an existing
-    configuration keeps its keys and gets the missing ones that were detected.
+    configuration keeps its keys and gets the missing ones that were detected. An empty `competition` is detected, an
+    empty `dataset` derived from the project's name.
 
     Raises:
         UsageError: There is a configuration and no `force`, Kaggle would refuse a name, or a file is not valid TOML.
         ProjectError: The recorded command failed.
     """
-    root = find_project_folder(request.project)
+    root = find_project_folder(project)
     target = config_toml.locate_config(root)
-    if target.table is not None and not request.force:
+    table = target.table or {}
+    if target.table is not None and not force:
         raise UsageError(
             f"'{target.path}' already has a configuration of offline-kit",
             hint="edit it, or add missing keys with --force, which keeps the existing ones",
             code="configuration-exists",
         )
-    options = {"competition": request.competition, "dataset": request.dataset}
+    options = {"competition": competition, "dataset": dataset}
     for key, option in options.items():
-        stated = (target.table or {}).get(key, option)
-        if option and stated != option:
+        if option and table.get(key, option) != option:
             raise UsageError(
-                f"'{target.path}' says {key} = {stated!r}, and --{key} says '{option}'",
+                f"'{target.path}' says {key} = {table[key]!r}, and --{key} says '{option}'",
                 hint="change it in the file: --force only adds missing keys",
                 code="option-contradicts-configuration",
             )
     report.step(f"Inspecting '{root}'")
-    run = recorded_settings.watch_script(request.record, root, report) if request.record else None
-    detected = _detect_settings(root, target, request.competition, run)
-    settings = list(detected.settings)
-    for number, setting in enumerate(settings):
-        if stated := options.get(setting.key):
-            settings[number] = replace(setting, value=stated, reason="", comments=())
+    run = recorded_settings.watch_script(record, root, report) if record else None
+    detected = _detect_settings(root, target, competition, run)
+    for key, option in options.items():
+        if option:
+            detected.settings[key] = Setting(key=key, value=option)
+    settings = [detected.settings[key] for key in SETTING_ORDER if key in detected.settings]
     _check_names(settings)
     if run:
         detected.notes += _list_unconfigured(settings, target)
     existing_keys = [setting.key for setting in settings if setting.key in target.table_of(setting)]
     if target.table is not None:
         # settings without a value are comments, which the file got when it was created
-        fresh = [setting for setting in settings if setting.key not in target.table_of(setting)]
-        stated_fresh = [setting for setting in fresh if setting.value is not None]
-        settings = [setting for setting in stated_fresh if not _changes_meaning(setting, target.table)]
-    named = str([setting.value for setting in settings] + [target.table])
+        stated = [setting for setting in settings if setting.value is not None]
+        fresh = [setting for setting in stated if setting.key not in target.table_of(setting)]
+        settings = [setting for setting in fresh if not _changes_meaning(setting, table)]
+    named = str([setting.value for setting in settings] + [table])
     return ConfigProposal(
         file=target.path,
         text=target.add(settings),
@@ -141,11 +139,12 @@ def _detect_settings(
     root: Path, target: ConfigFile, wanted_competition: str, run: ScriptRun | None
 ) -> DetectedSettings:
     pyproject = tomllib.loads(config_toml.read_toml(root / "pyproject.toml") or "")
+    table = target.table or {}
     name = str(pyproject.get("project", {}).get("name") or "")
     tree = file_tree.scan_tree(root)
     contest = project_facts.propose_competition(tree)
-    slug = wanted_competition or (target.table or {}).get("competition") or contest[0].value or ""
-    recorded = RecordedProject(run, tree, pyproject, target.table or {}) if run else None
+    slug = wanted_competition or table.get("competition") or contest[0].value or ""
+    recorded = RecordedProject(run, tree, pyproject, table) if run else None
     trained = trained_files.choose_checkpoints(tree)
     if recorded:
         used = recorded.list_read_files()
@@ -153,28 +152,21 @@ def _detect_settings(
     hints = (str(slug), " ".join(trained.models), f"{root.name} {name}")
     code = project_code.find_code(tree, hints)
     packaged = project_facts.is_buildable(tree, pyproject)
-    table = "[tool.offline-kit.notebook]" if target.nested else "[notebook]"
-    refer = template_choice.ReferenceWriter(tree, packaged=packaged, table=table)
+    header = "[tool.offline-kit.notebook]" if target.nested else "[notebook]"
+    refer = template_choice.ReferenceWriter(tree, packaged=packaged, table=header)
     dataset = make_dataset_slug(name or root.name)
     image_reason = 'the newest known image; for a GPU use accelerator = "NvidiaTeslaT4" instead'
-    detected = DetectedSettings(
-        settings=[
-            Setting(key="dataset", value=dataset, reason="private; its owner is whoever pushes"),
-            Setting(key="image", value=images.choose_default_image("none"), reason=image_reason),
-            *contest,
-            *project_facts.propose_packages(tree, pyproject),
-        ],
-        notes=list(tree.notes),
+    detected = DetectedSettings(notes=list(tree.notes))
+    detected.add(
+        Setting(key="dataset", value=dataset, reason="private; its owner is whoever pushes"),
+        Setting(key="image", value=images.choose_default_image("none"), reason=image_reason),
+        *contest,
+        *project_facts.propose_packages(tree, pyproject),
     )
-    for part in (
-        trained_files.propose_checkpoints(tree, trained),
-        template_choice.choose_template(code, trained, refer),
-    ):
-        detected.settings += part.settings
-        detected.notes += part.notes
+    trained_files.propose_checkpoints(tree, trained, detected)
+    template_choice.choose_template(code, trained, refer, detected)
     if recorded:
         recorded.add_settings(detected)
-    detected.settings.sort(key=lambda setting: SETTING_ORDER.index(setting.key))
     return detected
 
 

@@ -31,23 +31,23 @@ class Setting:
 class DetectedSettings:
     """Detected settings, and sentences that go to the screen, not into the file."""
 
-    settings: list[Setting] = field(default_factory=list)
+    settings: dict[str, Setting] = field(default_factory=dict)  # by key
     notes: list[str] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)  # text of new files that settings name, by name
     links: dict[str, Path] = field(default_factory=dict)  # targets of new links, by name
 
+    def add(self, *settings: Setting) -> None:
+        """Add settings; those of the same keys are replaced."""
+        self.settings.update((setting.key, setting) for setting in settings)
+
     def list_values(self, key: str) -> list[Any]:
         """Return the value of a setting that is a list; [] if it has none."""
-        values = (setting.value for setting in self.settings if setting.key == key)
-        return next((value for value in values if isinstance(value, list)), [])
+        value = self.settings[key].value if key in self.settings else None
+        return value if isinstance(value, list) else []
 
     def change(self, key: str, value: object, reason: str) -> None:
         """Give a setting of the main table another value; an existing comment stays."""
-        for number, setting in enumerate(self.settings):
-            if setting.key == key:
-                self.settings[number] = replace(setting, value=value, reason=reason)
-                return
-        self.settings.append(Setting(key=key, value=value, reason=reason))
+        self.add(replace(self.settings.get(key, Setting(key=key)), value=value, reason=reason))
 
 
 @dataclass(frozen=True, kw_only=True)

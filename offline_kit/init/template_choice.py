@@ -13,8 +13,10 @@ _MAX_LISTED = 8  # largest number of alternatives that are listed
 _CONTEXTS = frozenset({"context", "ctx", "kit", "kaggle"})
 
 
-def choose_template(code: ProjectCode, trained: TrainedFiles, refer: "ReferenceWriter") -> DetectedSettings:
-    """Return the settings `template` or `task`, `model`, `data` and `function`; unused ones as comments.
+def choose_template(
+    code: ProjectCode, trained: TrainedFiles, refer: "ReferenceWriter", detected: DetectedSettings
+) -> None:
+    """Add the settings `template` or `task`, `model`, `data` and `function`; unused ones as comments.
 
     In order of preference: a model with data that has `submission`, a function written for the template, a model
     with other data, trained files that a framework loads, any `predict` that takes one argument, trained files of
@@ -23,22 +25,20 @@ def choose_template(code: ProjectCode, trained: TrainedFiles, refer: "ReferenceW
     usable = [function for function in code.functions if function.callable_with_one]
     written_for_it = [function for function in usable if set(function.needs) & _CONTEXTS]
     if code.models and code.data and (code.submitting or not written_for_it):
-        proposal = _propose_lightning(code, refer)
+        _propose_lightning(code, refer, detected)
     elif trained.frameworks and not written_for_it and (trained.mostly_known or not usable):
-        proposal = _propose_predict(code, trained, refer)
+        _propose_predict(code, trained, refer, detected)
     elif usable:
-        proposal = _propose_function((written_for_it or usable)[0], code, refer)
+        _propose_function((written_for_it or usable)[0], code, refer, detected)
     else:
         reason = "restores the kit but predicts nothing; the templates predict, lightning and function do"
-        note = (
+        detected.notes.append(
             "found no LightningModule with a data class, no function `predict` and no models that a framework loads by "
             "itself: the notebook would restore the kit and predict nothing; set them in "
             f"{refer.table}, or use the template `predict` (task, models) for models in files"
         )
-        settings = [_notebook_setting("template", "plain", reason), *_unused_settings(code, refer)]
-        proposal = DetectedSettings(settings=settings, notes=[note])
-    proposal.notes = list(dict.fromkeys((*proposal.notes, *code.notes)))
-    return proposal
+        detected.add(_notebook_setting("template", "plain", reason), *_unused_settings(code, refer))
+    detected.notes += code.notes
 
 
 class ReferenceWriter:
@@ -64,46 +64,49 @@ class ReferenceWriter:
         return f"{'.'.join(parts[:-1] if parts[-1] == '__init__' else parts)}:{definition.name}"
 
 
-def _propose_lightning(code: ProjectCode, refer: ReferenceWriter) -> DetectedSettings:
+def _propose_lightning(code: ProjectCode, refer: ReferenceWriter, detected: DetectedSettings) -> None:
     model, data = code.models[0], code.data[0]
-    notes = [*_note_import(model), *_note_import(data)]
+    detected.notes += dict.fromkeys((*_note_import(model), *_note_import(data)))
     data_reason = "reads the competition's folder and writes the submission"
     if data.name not in code.submitting:
         data_reason = "still needs a method submission(predictions)"
         add = "add one that takes the predictions and returns the submission's rows"
-        notes.append(f"'{data.name}' has no method `submission`: {add}")
+        detected.notes.append(f"'{data.name}' has no method `submission`: {add}")
     model_reason = "the LightningModule"
     if code.rivals:
         model_reason = "one of several candidates: check it, and `data`"
-        notes.append(
+        detected.notes.append(
             f"'{refer(model)}' is one of {1 + len(code.rivals)} models in different folders: check `model` and `data` "
             f"in {refer.table}, or pass --competition, whose words choose the folder"
         )
     models, datasets = list(map(refer, code.models)), list(map(refer, code.data))
-    settings = [
+    detected.add(
+        *_unused_settings(code, refer),
         _notebook_setting("template", "lightning", "model and data were found"),
         _notebook_setting("model", models[0], model_reason, comments=_list_alternatives(models[1:])),
         _notebook_setting("data", datasets[0], data_reason, comments=_list_alternatives(datasets[1:])),
-        _unused_settings(code, refer)[-1],
-    ]
-    return DetectedSettings(settings=settings, notes=notes)
+    )
 
 
-def _propose_function(chosen: Definition, code: ProjectCode, refer: ReferenceWriter) -> DetectedSettings:
+def _propose_function(
+    chosen: Definition, code: ProjectCode, refer: ReferenceWriter, detected: DetectedSettings
+) -> None:
     others = [refer(function) for function in code.functions if function is not chosen]
     reason = "called with one argument, the context: see docs/guide/templates.md"
-    settings = [
+    detected.add(
+        *_unused_settings(code, refer),
         _notebook_setting("template", "function", "calls the function below"),
         _notebook_setting("function", refer(chosen), reason, comments=_list_alternatives(others)),
-        *_unused_settings(code, refer)[:2],
-    ]
+    )
     check = f"'{refer(chosen)}' is called with a context (.input, .checkpoints, .submission, …): check that it accepts one"
-    notes = [] if set(chosen.needs) & _CONTEXTS else [check]
-    return DetectedSettings(settings=settings, notes=[*notes, *_note_import(chosen)])
+    detected.notes += [] if set(chosen.needs) & _CONTEXTS else [check]
+    detected.notes += _note_import(chosen)
 
 
-def _propose_predict(code: ProjectCode, trained: TrainedFiles, refer: ReferenceWriter) -> DetectedSettings:
-    """Return the settings of `predict`; the template is not set, because it follows from the task."""
+def _propose_predict(
+    code: ProjectCode, trained: TrainedFiles, refer: ReferenceWriter, detected: DetectedSettings
+) -> None:
+    """Add the settings of `predict`; the template is not set, because it follows from the task."""
     frameworks = " and ".join(trained.frameworks)
     task = _notebook_setting(
         "task",
@@ -112,21 +115,19 @@ def _propose_predict(code: ProjectCode, trained: TrainedFiles, refer: ReferenceW
         example="images",
         needed_for="" if trained.task else "to predict with the models",
     )
-    note = (
+    detected.add(task)
+    detected.notes.append(
         f"the checkpoints are models of {frameworks}: the template `predict` loads them, predicts on the competition's "
         f"test data and writes the submission; `transform` and `models` in {refer.table} say more"
     )
-    proposal = DetectedSettings(settings=[task], notes=[note])
     if trained.unplaced:
-        _propose_unplaced(code, trained, refer, proposal)
+        _propose_unplaced(code, trained, refer, detected)
     *classes, function = _unused_settings(code, refer)
-    proposal.settings += classes if code.models or code.data else []
-    proposal.settings += [function] if code.functions else []
-    return proposal
+    detected.add(*(classes if code.models or code.data else ()), *([function] if code.functions else ()))
 
 
 def _propose_unplaced(
-    code: ProjectCode, trained: TrainedFiles, refer: ReferenceWriter, proposal: DetectedSettings
+    code: ProjectCode, trained: TrainedFiles, refer: ReferenceWriter, detected: DetectedSettings
 ) -> None:
     """Add `models` with those that a framework loads, and a note on the others."""
     references = [refer(definition) for definition in (*code.models, *code.plain_models)]
@@ -140,9 +141,9 @@ def _propose_unplaced(
         lines = [*lines[:_MAX_LISTED], f"and {len(lines) - _MAX_LISTED} more"]
     models = [{"files": pattern} for pattern in trained.patterns]
     reason = f"loaded without a class; {step}"
-    proposal.settings.append(_notebook_setting("models", models, reason, comments=tuple(lines)))
+    detected.add(_notebook_setting("models", models, reason, comments=tuple(lines)))
     are = f" and {len(others)} more are" if others else " is"
-    proposal.notes.append(
+    detected.notes.append(
         f"'{name}'{are} not used: {problem}; {step} to `models` in {refer.table}, or remove it from `checkpoints`"
     )
 

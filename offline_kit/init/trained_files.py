@@ -210,14 +210,14 @@ def _guess_task(tree: FileTree, frameworks: Iterable[Framework]) -> str:
     return "tabular" if tables else ""
 
 
-def propose_checkpoints(tree: FileTree, trained: TrainedFiles) -> DetectedSettings:
-    """Return the settings `checkpoints`, `preprocessing` and `parts`, with comments on what is left out."""
+def propose_checkpoints(tree: FileTree, trained: TrainedFiles, detected: DetectedSettings) -> None:
+    """Add the settings `checkpoints`, `preprocessing` and `parts`, with comments on what is left out."""
     models, left_out = trained.models, trained.left_out
     total = sum(tree.file_size(name) for name in models)
     value, reason = None, "one dataset; split: separate datasets for packages, code and checkpoints"
     if total > SPLIT_ABOVE:
         value, reason = "split", f"{format_size(total)} of checkpoints are only uploaded when they change"
-    parts = Setting(key="parts", value=value, example="split", reason=reason)
+    detected.add(Setting(key="parts", value=value, example="split", reason=reason))
     if models:
         newest = sorted(models, key=lambda name: (-tree.modified_ns(name), name))
         comments = _list_names("newest first", tree, newest) if len(newest) > 1 else ()
@@ -234,18 +234,18 @@ def propose_checkpoints(tree: FileTree, trained: TrainedFiles) -> DetectedSettin
             reason="files, folders or globs; no trained file was found",
             needed_for="to predict with a trained model",
         )
-    proposal = DetectedSettings(settings=[checkpoints, parts])
+    detected.add(checkpoints)
     if models and left_out:
-        proposal.notes = [f"{_count_checkpoints(len(left_out))} left out of `checkpoints`: see its comment"]
+        note = f"{_count_checkpoints(len(left_out))} left out of `checkpoints`: see its comment"
+        detected.notes.append(note)
     if trained.non_models:
         reason = "not models: the notebook loads them by name"
         how = 'a function from the data to the input of the models; preprocessing["file name"] is the loaded object'
         example = "src/features.py:transform"
-        proposal.settings += [
+        detected.add(
             Setting(key="preprocessing", value=list(trained.non_models), reason=reason),
             Setting(key="transform", example=example, reason=how, notebook=True),
-        ]
-    return proposal
+        )
 
 
 def _is_one_model(tree: FileTree, folder: str) -> bool:

@@ -13,7 +13,7 @@ import pytest
 from offline_kit.core.errors import UsageError
 from offline_kit.init import config_proposal as init
 from offline_kit.init import file_tree
-from offline_kit.init.config_proposal import ConfigProposal, InitRequest
+from offline_kit.init.config_proposal import ConfigProposal
 from offline_kit.project import config, images
 from offline_kit.project.types import Severity
 from offline_kit.workflow.model_files import ModelFiles, inspect_model_files
@@ -54,7 +54,7 @@ def write(root: Path, files: dict[str, str | bytes]) -> Path:
 
 
 def proposed(root: Path, **said: Any) -> ConfigProposal:
-    return init.propose_config(InitRequest(project=root, **said))
+    return init.propose_config(root, **said)
 
 
 def values(root: Path, **said: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 
 from offline_kit.core.errors import OfflineKitError
 from offline_kit.init import config_proposal
-from offline_kit.init.config_proposal import ConfigProposal, InitRequest
+from offline_kit.init.config_proposal import ConfigProposal
 from offline_kit.project import config
 from tests.support import command_line
 
@@ -100,7 +100,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def propose(project: Path, command: str, **options: Any) -> ConfigProposal:
-    return config_proposal.propose_config(InitRequest(project=project, record=command, **options))
+    return config_proposal.propose_config(project, record=command, **options)
 
 
 def test_what_a_run_used_is_proposed(project: Path) -> None:

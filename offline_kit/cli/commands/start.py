@@ -42,7 +42,7 @@ def init(project: Path, console: Console, yes: bool, dry_run: bool, **flags: Any
     """Write a first configuration from what the project contains."""
     from offline_kit.init import config_proposal
 
-    proposal = config_proposal.propose_config(config_proposal.InitRequest(project=project, **flags), console)
+    proposal = config_proposal.propose_config(project, report=console, **flags)
     console.print_lines(proposal.block.splitlines())
     for path, text in proposal.files.items():
         console.print_lines(["", f"{path.name}:", *(f"  {line}" for line in text.splitlines())])
