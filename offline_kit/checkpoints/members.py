@@ -6,7 +6,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from offline_kit.checkpoints.file_kinds import ClassifiedFile
 from offline_kit.checkpoints.frameworks import framework_table, sklearn
 from offline_kit.checkpoints.frameworks.base import Framework
 from offline_kit.checkpoints.frameworks.framework_table import BY_NAME
@@ -216,8 +215,7 @@ def _list_candidates(checkpoints: Sequence[Checkpoint]) -> list[_Candidate]:
             candidates.append(_Candidate(original=folder, path=path, files=files, framework=framework))
             rest = [file for file in rest if file not in files]
     for file in rest:
-        classified = ClassifiedFile(kind=file.kind, refused=file.refused)
-        framework = framework_table.match_framework(file.path, classified)
+        framework = framework_table.match_framework(file.path)
         candidates.append(
             _Candidate(original=file.original, path=file.path, files=(file,), framework=framework)
         )

@@ -33,9 +33,9 @@ def match_reference(reference: str, claimant: Framework | None) -> Framework | N
     return pytorch.TIMM if weights_alone and reference.startswith(pytorch.TIMM_PREFIX) else None
 
 
-def match_framework(path: Path, known_class: ClassifiedFile | None = None) -> Framework | None:
+def match_framework(path: Path) -> Framework | None:
     """Return the framework with the highest score for a file or folder; None if all are 0."""
-    classified = known_class or (ClassifiedFile() if path.is_dir() else classify_file(path))
+    classified = ClassifiedFile() if path.is_dir() else classify_file(path)
     if classified.problem:
         return None
     scores = [framework.score_match(path, classified) for framework in FRAMEWORKS]

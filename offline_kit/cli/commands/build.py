@@ -156,15 +156,13 @@ def _requested_by(names: tuple[str, ...]) -> str:
 
 
 def _show_checkpoints(checkpoints: Iterable[Checkpoint], console: Console) -> None:
-    from offline_kit.checkpoints.file_kinds import ClassifiedFile
     from offline_kit.checkpoints.frameworks import framework_table
 
     rows = []
     for checkpoint in checkpoints:
         kind = str(checkpoint.kind)
         if checkpoint.kind is CheckpointKind.OTHER:  # a framework's own format has its name
-            file = ClassifiedFile(kind=checkpoint.kind, refused=checkpoint.refused)
-            match = framework_table.match_framework(checkpoint.path, file)
+            match = framework_table.match_framework(checkpoint.path)
             kind = match.title if match else kind
         rows.append((checkpoint.original, format_size(checkpoint.size), kind))
     console.show_table("Checkpoints", ("file", "size", "kind"), rows)
