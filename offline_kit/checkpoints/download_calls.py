@@ -7,7 +7,7 @@ import ast
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -49,21 +49,37 @@ _WEIGHTS = re.compile(r"(?:^|\.)(?:DEFAULT|\w*_V\d)$|Weights")
 _FILE = re.compile(r"[\\/]|\.(?:h5|hdf5|keras|pt|pth|bin|ckpt|safetensors|npz|weights)$")
 
 
-@dataclass(frozen=True)
-class _Rule:
-    """An argument of some calls that decides whether weights are downloaded."""
+@dataclass(frozen=True, kw_only=True)
+class Switch:
+    """An argument of some calls that decides whether weights are downloaded, and its value in one of them."""
 
-    calls: str
+    calls: str = ""
     argument: str
     off: str  # its value that downloads nothing
     positions: tuple[int, ...] = ()
     """Its possible positions; the first argument there that is not a number counts."""
     default: str = ""  # its value if it is left out, if that downloads
     unless: tuple[str, ...] = ()  # arguments that decide instead of it
+    expression: ast.expr | None = None
+    """The argument's value in the call; None if it is left out and its default downloads."""
+    is_positional: bool = False
 
     def applies(self, name: str) -> bool:
         """Whether it is about the call of this full name."""
         return not name.endswith("from_pretrained") and bool(re.fullmatch(self.calls, name))
+
+    def fetches(self, value: Any) -> bool:
+        """Whether weights are downloaded; `value` is the value of the expression, or UNKNOWN."""
+        if self.expression is None:
+            return True
+        if value is UNKNOWN:
+            return bool(_WEIGHTS.search(ast.unparse(self.expression)))
+        if isinstance(value, str):
+            names_weights = (
+                not self.is_positional or self.argument != "weights" or re.match(r"[A-Z]{3}|imagenet", value)
+            )
+            return value not in ("", "None") and not _FILE.search(value) and bool(names_weights)
+        return value is True
 
 
 _TABLES = tomllib.loads(resources.data_file("download_calls.toml").read_text(encoding="utf-8"))
@@ -82,32 +98,7 @@ _DOWNLOADS = [
     DownloadCall(**{**row, "kind": DownloadKind(row["kind"]), "remedy": REMEDIES[row.get("remedy", "")]})
     for row in _read_rows(_TABLES["downloads"])
 ]
-_RULES = [_Rule(**row) for row in _read_rows(_TABLES["switches"])]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Switch:
-    """An argument of one call that decides whether weights are downloaded."""
-
-    argument: str
-    off: str
-    expression: ast.expr | None
-    """The argument's value in the call; None if it is left out and its default downloads."""
-    is_positional: bool = False
-    default: str = ""
-
-    def fetches(self, value: Any) -> bool:
-        """Whether weights are downloaded; `value` is the value of the expression, or UNKNOWN."""
-        if self.expression is None:
-            return True
-        if value is UNKNOWN:
-            return bool(_WEIGHTS.search(ast.unparse(self.expression)))
-        if isinstance(value, str):
-            names_weights = (
-                not self.is_positional or self.argument != "weights" or re.match(r"[A-Z]{3}|imagenet", value)
-            )
-            return value not in ("", "None") and not _FILE.search(value) and bool(names_weights)
-        return value is True
+_SWITCHES = [Switch(**row) for row in _read_rows(_TABLES["switches"])]
 
 
 def find_download(name: str, first: str) -> DownloadCall | None:
@@ -125,27 +116,21 @@ def find_switches(call: ast.Call, name: str) -> Iterator[Switch]:
         isinstance(argument, ast.Starred) for argument in call.args
     )
     decided: set[str] = set()
-    for rule in _RULES:
-        if rule.argument in decided or not rule.applies(name):
+    for switch in _SWITCHES:
+        if switch.argument in decided or not switch.applies(name):
             continue
-        decided.add(rule.argument)
-        if rule.argument in keywords:
-            yield Switch(argument=rule.argument, off=rule.off, expression=keywords[rule.argument])
-        elif not has_stars and not any(argument in keywords for argument in rule.unless):
-            positional = _find_positional(call, rule.positions)
-            if positional is not None or rule.default:
-                yield Switch(
-                    argument=rule.argument,
-                    off=rule.off,
-                    expression=positional,
-                    is_positional=positional is not None,
-                    default=rule.default,
-                )
+        decided.add(switch.argument)
+        if switch.argument in keywords:
+            yield replace(switch, expression=keywords[switch.argument])
+        elif not has_stars and not any(argument in keywords for argument in switch.unless):
+            positional = _find_positional(call, switch.positions)
+            if positional is not None or switch.default:
+                yield replace(switch, expression=positional, is_positional=positional is not None)
 
 
 def deciding_arguments(name: str) -> dict[str, str]:
     """Return the arguments of a call that decide whether weights are downloaded, each with its value for no download."""
-    return {rule.argument: rule.off for rule in reversed(_RULES) if rule.applies(name)}
+    return {switch.argument: switch.off for switch in reversed(_SWITCHES) if switch.applies(name)}
 
 
 def _find_positional(call: ast.Call, positions: Sequence[int]) -> ast.expr | None:

@@ -11,7 +11,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
@@ -38,16 +38,6 @@ _CACHE_VERSION = 4
 _TORCH_KINDS = frozenset({CheckpointKind.LIGHTNING, CheckpointKind.TORCH_ZIP, CheckpointKind.TORCH_LEGACY})
 
 
-@dataclass(frozen=True, kw_only=True)
-class PreparedWeights:
-    """Weights as they go into the kit."""
-
-    checkpoints: tuple[Checkpoint, ...]
-    preprocessing: tuple[Checkpoint, ...]
-    main_aliases: MainAliases
-    findings: tuple[Finding, ...]
-
-
 def prepare_weights(
     config: Config,
     checkpoints: Sequence[Checkpoint],
@@ -55,8 +45,11 @@ def prepare_weights(
     *,
     cache: Path,
     report: Reporter = SILENT,
-) -> PreparedWeights:
+) -> tuple[tuple[Checkpoint, ...], tuple[Checkpoint, ...], MainAliases, tuple[Finding, ...]]:
     """Scan all files, drop training files and slim the checkpoints.
+
+    Returns the checkpoints and the preprocessing files as they go into the kit, the names of `__main__` that their pickles
+    look up, and findings.
 
     Raises ProjectError for unsafe pickles, for names of `__main__` that no file defines, and if slimming is configured
     and no interpreter has torch.
@@ -77,16 +70,12 @@ def prepare_weights(
     )
     # After the scan: slimming loads what is trusted
     slimmed, slim_findings = slim_checkpoints(kept_files, config, cache=cache, report=report)
-    return PreparedWeights(
-        checkpoints=slimmed,
-        preprocessing=other_files,
-        main_aliases=aliases,
-        findings=(
-            *downloads.check_hub_folders(kept_files, other_files),
-            *downloads.check_hyper_parameters(kept_files, config.notebook.params),
-            *slim_findings,
-        ),
+    findings = (
+        *downloads.check_hub_folders(kept_files, other_files),
+        *downloads.check_hyper_parameters(kept_files, config.notebook.params),
+        *slim_findings,
     )
+    return slimmed, other_files, aliases, findings
 
 
 def list_own_modules(config: Config) -> frozenset[str]:

@@ -19,7 +19,7 @@ from offline_kit.init import (
     trained_files,
 )
 from offline_kit.init.config_toml import ConfigFile, DetectedSettings, Setting
-from offline_kit.init.recorded_settings import RecordedProject, ScriptRun
+from offline_kit.init.recorded_settings import Event, RecordedProject
 from offline_kit.project import images
 from offline_kit.project.config import find_project_folder
 from offline_kit.project.kaggle_names import check_slug, make_dataset_slug
@@ -88,14 +88,14 @@ def propose_config(
                 code="option-contradicts-configuration",
             )
     report.step(f"Inspecting '{root}'")
-    run = recorded_settings.watch_script(record, root, report) if record else None
-    detected = _detect_settings(root, target, competition, run)
+    events = recorded_settings.watch_script(record, root, report) if record else []
+    detected = _detect_settings(root, target, competition, events)
     for key, option in options.items():
         if option:
             detected.settings[key] = Setting(key=key, value=option)
     settings = [detected.settings[key] for key in SETTING_ORDER if key in detected.settings]
     _check_names(settings)
-    if run:
+    if events:
         detected.notes += _list_unconfigured(settings, target)
     existing_keys = [setting.key for setting in settings if setting.key in target.table_of(setting)]
     if target.table is not None:
@@ -136,7 +136,7 @@ def write_config(proposal: ConfigProposal) -> None:
 
 
 def _detect_settings(
-    root: Path, target: ConfigFile, wanted_competition: str, run: ScriptRun | None
+    root: Path, target: ConfigFile, wanted_competition: str, events: list[Event]
 ) -> DetectedSettings:
     pyproject = tomllib.loads(config_toml.read_toml(root / "pyproject.toml") or "")
     table = target.table or {}
@@ -144,7 +144,7 @@ def _detect_settings(
     tree = file_tree.scan_tree(root)
     contest = project_facts.propose_competition(tree)
     slug = wanted_competition or table.get("competition") or contest[0].value or ""
-    recorded = RecordedProject(run, tree, pyproject, table) if run else None
+    recorded = RecordedProject(events, tree, pyproject, table) if events else None
     trained = trained_files.choose_checkpoints(tree)
     if recorded:
         used = recorded.list_read_files()

@@ -49,18 +49,11 @@ class ImportedDistribution:
     origin: str  # content of direct_url.json; empty for one of the index
 
 
-@dataclass(frozen=True, kw_only=True)
-class ScriptRun:
-    """What one run of a script used."""
-
-    opened: Sequence[Path]  # absolute; files that it only read, in the order of their first use
-    listed: Sequence[Path]  # folders
-    modules: Mapping[str, Path]  # those that lie below the project, by dotted name
-    distributions: Sequence[ImportedDistribution]  # sorted by name
+Event = dict[str, Any]  # what a watched process opened, listed or had imported at its end
 
 
-def watch_script(command: str, project: Path, report: Reporter = SILENT) -> ScriptRun:
-    """Run a command in the project's folder, unchanged, and return what its Python processes used.
+def watch_script(command: str, project: Path, report: Reporter = SILENT) -> list[Event]:
+    """Run a command in the project's folder, unchanged, and return what its Python processes did.
 
     Its output goes to stderr. Raises UsageError if there is no such program, and ProjectError if it fails, with its exit
     code, or if no Python process of it could be watched.
@@ -103,52 +96,50 @@ def watch_script(command: str, project: Path, report: Reporter = SILENT) -> Scri
         # As shells have it: a signal n becomes 128 + n.
         error.exit_code = code if code > 0 else 128 - code
         raise error
-    return _summarize_events(events, project.resolve(), command)
-
-
-def _summarize_events(events: Sequence[Mapping[str, Any]], project: Path, command: str) -> ScriptRun:
-    ended = [event for event in events if event["event"] == "modules"]
-    if not ended:
+    if not any(event["event"] == "modules" for event in events):
         raise ProjectError(
             f"'{command}' started no Python process that can be watched",
             hint="start a script with Python 3.10 or newer, without -I, -E and -S, and let it end without os._exit",
             code="script-not-watched",
         )
-    opened = [event for event in events if event["event"] == "open"]
-    written = {event["path"] for event in opened if event["mode"] == "w"}
-    read = dict.fromkeys(event["path"] for event in opened if event["path"] not in written)
-    distributions = {
-        normalize_name(facts["name"]): ImportedDistribution(**facts | {"name": normalize_name(facts["name"])})
-        for event in ended
-        for facts in event["distributions"]
-    }
-    return ScriptRun(
-        opened=[_resolve(path, project) for path in read],
-        listed=[_resolve(event["path"], project) for event in events if event["event"] == "list"],
-        modules={name: _resolve(path, project) for event in ended for name, path in event["files"].items()},
-        distributions=[distributions[name] for name in sorted(distributions)],
-    )
-
-
-def _resolve(named: str, project: Path) -> Path:
-    """Return the path that the watched process named, in which the project was the working folder."""
-    root, _, below = named.partition("/")
-    return project / below if root == "{working}" else kit_recording.resolve_path(named)
+    return events
 
 
 class RecordedProject:
     """A project, and what a run of its script used."""
 
     def __init__(
-        self, run: ScriptRun, tree: FileTree, pyproject: Mapping[str, Any], table: Mapping[str, Any]
+        self, events: Sequence[Event], tree: FileTree, pyproject: Mapping[str, Any], table: Mapping[str, Any]
     ) -> None:
         """Take a run and the project's files; `table` is the existing configuration."""
-        self._run, self._tree, self._pyproject, self._table = run, tree, pyproject, table
+        self._tree, self._pyproject, self._table = tree, pyproject, table
         self._root, known = tree.root.resolve(), frozenset(tree.files)
-        self._opened = {name: path for path in run.opened if (name := self._name_file(path)) in known}
-        self._listed = set(map(self._name_file, run.listed))
+        opened = [event for event in events if event["event"] == "open"]
+        written = {event["path"] for event in opened if event["mode"] == "w"}
+        read = dict.fromkeys(event["path"] for event in opened if event["path"] not in written)
+        self._read = [self._resolve(path) for path in read]  # in the order of their first use
+        self._opened = {name: path for path in self._read if (name := self._name_file(path)) in known}
+        listed = [self._resolve(event["path"]) for event in events if event["event"] == "list"]
+        self._listed = set(map(self._name_file, listed))
         texts = [path for path in self._opened.values() if path.suffix in _TEXTS]
         self._texts = [path.read_text(encoding="utf-8", errors="replace") for path in texts]
+        ended = [event for event in events if event["event"] == "modules"]
+        # Modules below the project, by dotted name
+        self._modules = {
+            name: self._resolve(path) for event in ended for name, path in event["files"].items()
+        }
+        own_names = {"offline-kit", normalize_name(str(pyproject.get("project", {}).get("name", "")))}
+        named = {normalize_name(facts["name"]): facts for event in ended for facts in event["distributions"]}
+        self._distributions = [
+            ImportedDistribution(**facts | {"name": name})
+            for name, facts in sorted(named.items())
+            if name not in own_names
+        ]
+
+    def _resolve(self, named: str) -> Path:
+        """Return the path that the watched process named, in which the project was the working folder."""
+        root, _, below = named.partition("/")
+        return self._root / below if root == "{working}" else kit_recording.resolve_path(named)
 
     def _name_file(self, path: Path) -> str:
         """Return a file's name in the project, "" outside of it."""
@@ -173,8 +164,7 @@ class RecordedProject:
 
     def add_settings(self, detected: DetectedSettings) -> None:
         """Add what the run imported, and the caches of hubs that it read."""
-        used = [item for item in self._run.distributions if item.name not in self._list_own_names()]
-        if used:
+        if used := self._distributions:
             self._add_requirements(detected, used)
             pins = [f"{distribution.name}=={distribution.version}\n" for distribution in used]
             detected.files[VERSIONS] = "# The versions that a recorded run imported\n" + "".join(pins)
@@ -182,16 +172,13 @@ class RecordedProject:
             detected.change("locks", [*locks], "the recorded run's versions are preferred; the image's win")
         if modules := self._list_modules():
             detected.change("modules", modules, "imported by the recorded run; shipped unchanged")
-        if caches := _find_caches(self._run):
+        if caches := _find_caches(self._read):
             values = [*detected.list_values("preprocessing"), *caches]
             detected.change("preprocessing", values, "loaded by name; caches/ has what hubs sent")
         for pattern, folder in caches.items():
             link = "/".join(pattern.split("/")[:2])
             if not (self._root / link).exists():
                 detected.links[link] = folder
-
-    def _list_own_names(self) -> set[str]:
-        return {"offline-kit", normalize_name(str(self._pyproject.get("project", {}).get("name", "")))}
 
     def _add_requirements(self, detected: DetectedSettings, used: Sequence[ImportedDistribution]) -> None:
         """Add a file with the requirements that the project's own ones do not cover, or a note if none can be added."""
@@ -238,7 +225,7 @@ class RecordedProject:
         """Return the project's packages and single modules that were imported, without those of its wheel."""
         is_packaged = project_facts.is_buildable(self._tree, self._pyproject)
         paths = set()
-        for name, path in self._run.modules.items():
+        for name, path in self._modules.items():
             file = self._name_file(path)
             depth = len(name.split(".")) + (path.name == "__init__.py")
             parts = PurePosixPath(file).parts
@@ -277,7 +264,7 @@ def _format_requirement(distribution: ImportedDistribution) -> str:
     return f"{distribution.name} @ {url}" if "archive_info" in origin else ""
 
 
-def _find_caches(run: ScriptRun) -> dict[str, Path]:
+def _find_caches(read: Sequence[Path]) -> dict[str, Path]:
     """Return what a run read of hubs' caches: the folder of each cache by the pattern below `caches/`."""
     user_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     usual = {
@@ -292,7 +279,7 @@ def _find_caches(run: ScriptRun) -> dict[str, Path]:
         for name, variable in CACHES.items()
     }
     caches = {}
-    for path in run.opened:
+    for path in read:
         name = next((name for name, root in roots.items() if path.is_relative_to(root)), "")
         parts = path.relative_to(roots[name]).parts if name else ()
         # At the top lie tokens and settings; a repository of Hugging Face is hub/models--owner--name.

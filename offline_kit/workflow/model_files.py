@@ -63,8 +63,9 @@ def inspect_model_files(
     # What is named as preprocessing is no model, though a glob of checkpoints matches it too.
     preprocessing_paths = {checkpoint.path for checkpoint in preprocessing}
     weights = tuple(checkpoint for checkpoint in weights if checkpoint.path not in preprocessing_paths)
-    ready = weighing.prepare_weights(config, weights, preprocessing, cache=cache, report=report)
-    weights, preprocessing = ready.checkpoints, ready.preprocessing
+    weights, preprocessing, aliases, findings = weighing.prepare_weights(
+        config, weights, preprocessing, cache=cache, report=report
+    )
     settings = _attach_sources(members.choose_template(config.notebook, weights))
     config = replace(config, notebook=settings)
     # A template of the user's may extend ours; it then says the task.
@@ -80,14 +81,14 @@ def inspect_model_files(
         preprocessing=preprocessing,
         members=resolved,
         findings=(
-            *ready.findings,
+            *findings,
             *_announce_preprocessing(no_models, preprocessing),
             *members.check_members(resolved),
             *members.check_column_order(settings, resolved),
             *predict_settings.warn_of_unused(settings, resolved, preprocessing),
             *members.check_undecided(settings, weights),
         ),
-        lent=ready.main_aliases,
+        lent=aliases,
         # Without models, the user's own code loads the files, and no framework tells what a pickle needs.
         packages=members.list_member_packages(
             resolved, preprocessing if by_models else (*weights, *preprocessing)
