@@ -1,5 +1,6 @@
 """What holds for all tests."""
 
+import compileall
 import functools
 import gc
 import os
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 gc.disable()  # until all tests are collected: what they are made of stays
+
+# Containers set PYTHONDONTWRITEBYTECODE: each worker would compile all tests, and each command the package, every time.
+_bytecode_was_off, sys.dont_write_bytecode = sys.dont_write_bytecode, False
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    compileall.compile_dir(Path(interpreters.__file__).parents[1], quiet=2)
 
 os.environ["OFFLINE_KIT_NO_PRODUCTION"] = (
     "1"  # no test may reach the real Kaggle, whatever credentials lie here
@@ -73,6 +79,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     """Leave thousands of tests and their libraries out of all garbage collections, which took a fifth of the CPU time."""
+    sys.dont_write_bytecode = _bytecode_was_off  # modules of a test's own stay without
     gc.freeze()
     gc.enable()
 
