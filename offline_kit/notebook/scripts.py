@@ -8,13 +8,13 @@ import re
 import textwrap
 import traceback
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from offline_kit.core import resources
-from offline_kit.core.errors import OfflineKitError, ProjectError, UsageError, suggest_name
+from offline_kit.core.errors import ProjectError, UsageError, suggest_name
 from offline_kit.kit.layout import RUNTIME_PACKAGE
 
 SUFFIX = ".py.j2"
@@ -48,37 +48,31 @@ def fill_template(template: str, project: Path, facts: Mapping[str, Any]) -> str
     import jinja2
 
     name, folders = f"{template}{SUFFIX}", [resources.templates_folder()]
-    is_built_in = template in (*built_in_templates(), *JOBS)
-    if not is_built_in:
+    if template not in (*built_in_templates(), *JOBS):
         check_template(template, project)
         own = project / template
         name, folders = own.name, [own.parent, *folders]
 
-    def filter_with(change: Callable[[Any], str]) -> Callable[[Any], str]:
-        # A name that is not defined has a repr, and would get through as it. Its str raises, and names the name.
-        return lambda value: change(str(value) if isinstance(value, jinja2.Undefined) else value)
+    class LoudUndefined(jinja2.StrictUndefined):
+        """A name that is not defined: its repr, too, is an error that names it."""
+
+        __repr__ = jinja2.StrictUndefined.__str__
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folders, encoding="utf-8"),
-        undefined=jinja2.StrictUndefined,
+        undefined=LoudUndefined,
         # Lines of jinja alone leave no empty line behind.
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
         autoescape=False,  # noqa: S701 - the result is Python, and values go through the filter `py`
     )
-    environment.filters |= {
-        "py": filter_with(python_literal),
-        "flat": filter_with(flat_literal),
-        "line": filter_with(one_line),
-    }
+    environment.filters |= {"py": python_literal, "flat": flat_literal, "line": one_line}
     try:
         script = environment.get_template(name).render(facts, runtime_imports=RUNTIME_IMPORTS)
     except (jinja2.TemplateError, RecursionError, *FROM_EXPRESSIONS) as error:
         raise _template_error(error, template, folders) from error
-    if not is_built_in:
-        _check_blocks(environment, name, template)
-    _check_cells(script, template, folders)
+    _check_cells(script, template)
     return script.replace(RUNTIME_IMPORTS, _import_runtime_names(script))
 
 
@@ -130,26 +124,6 @@ def pack_runtime() -> str:
     return base64.b64encode(packed.getvalue()).decode()
 
 
-def _check_blocks(environment: Any, name: str, template: str) -> None:
-    """Raise ProjectError for a block that overrides nothing, because jinja silently drops its content."""
-    from jinja2 import nodes
-
-    trees = []
-    while name:
-        trees.append(environment.parse(environment.loader.get_source(environment, name)[0]))
-        extended = trees[-1].find(nodes.Extends)
-        name = extended.template.value if extended and isinstance(extended.template, nodes.Const) else ""
-    own_blocks = {node.name for node in trees[0].body if isinstance(node, nodes.Block)}
-    known_blocks = {node.name for tree in trees[1:] for node in tree.find_all(nodes.Block)}
-    for block in sorted(own_blocks - known_blocks) if trees[1:] else ():
-        raise ProjectError(
-            f"the template '{template}' has a block '{block}', and what it extends has none to put it into"
-            f"{suggest_name(block, known_blocks)}",
-            code="template-block-unknown",
-            hint=f"use one of its blocks: {', '.join(sorted(known_blocks))}",
-        )
-
-
 def python_literal(value: object, indent: str = "", width: int = WIDTH) -> str:
     """Return a value as Python source as a formatter would leave it, the same for the same value."""
     write_item = partial(python_literal, indent=indent + INDENT)
@@ -183,22 +157,9 @@ def one_line(value: object) -> str:
     return " ".join(str(value).split()).replace("|", "/")
 
 
-def _template_error(error: Exception, template: str, folders: list[Path]) -> OfflineKitError:
+def _template_error(error: Exception, template: str, folders: list[Path]) -> ProjectError:
     import jinja2
 
-    names = (*FRAMES, *built_in_templates())
-    if isinstance(error, jinja2.TemplateNotFound):
-        return ProjectError(
-            f"the template '{template}' extends or includes '{error.name}', which does not exist",
-            code="template-not-found",
-            hint=f"extend one of {', '.join(repr(name + SUFFIX) for name in names)}, or a file beside it",
-        )
-    if isinstance(error, RecursionError):
-        return ProjectError(
-            f"the template '{template}' extends or includes itself",
-            code="template-recursive",
-            hint=f"give the file a name that is not one of ours ({', '.join(names)}), and extend ours",
-        )
     if isinstance(error, jinja2.TemplateSyntaxError):
         location = f"{Path(error.filename or template).name}, line {error.lineno}"
     else:
@@ -221,18 +182,15 @@ def cells_of(script: str) -> list[Any]:
     return list(jupytext.reads(script, fmt=form).cells)
 
 
-def _check_cells(script: str, template: str, folders: list[Path]) -> None:
+def _check_cells(script: str, template: str) -> None:
     problems = []
     for number, cell in enumerate(cells_of(script), 1):
-        if cell.cell_type != "code":
-            continue
         try:
-            ast.parse(cell.source)
+            ast.parse(cell.source if cell.cell_type == "code" else "")
         except SyntaxError as error:
             text = cell.source.splitlines()[(error.lineno or 1) - 1].strip()
-            location = _line_in_templates(text, folders) or f"line {error.lineno} of the cell"
             title = f" '{cell.metadata['title']}'" if cell.metadata.get("title") else ""
-            problems.append(f"cell {number}{title}, {location}: {error.msg}: {text}")
+            problems.append(f"cell {number}{title}, line {error.lineno}: {error.msg}: {text}")
     if problems:
         raise ProjectError(
             f"the template '{template}' makes cells that are not Python",
@@ -240,15 +198,6 @@ def _check_cells(script: str, template: str, folders: list[Path]) -> None:
             hint="correct the template; magics and shell lines (%, !) are not taken, use subprocess",
             details=problems,
         )
-
-
-def _line_in_templates(text: str, folders: list[Path]) -> str:
-    for folder in folders:
-        for path in sorted(folder.glob(f"*{SUFFIX}")):
-            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-                if text and line.strip() == text:
-                    return f"{path.name} line {number}"
-    return ""
 
 
 def to_notebook(script: str) -> str:
