@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from offline_kit.rehearsal.report.notebook_cells import PageCell
@@ -19,25 +20,7 @@ _VARIABLES = ["muted", "line", "accent", "accent-soft", "ok", "fail", "band", "s
 _COLORS = {name: f"#0a0b{number:02x}" for number, name in enumerate(_VARIABLES, 16)}
 # CSS pixels: a picture that is only scaled has unreadable words on a phone
 _WIDTHS = {"wide": 880, "narrow": 340}
-_STYLE: Any = {
-    "svg.fonttype": "none",  # words stay words, in the page's font
-    "svg.hashsalt": "offline-kit",  # the same picture gives the same bytes
-    "font.size": 8.25,  # points: 11 CSS pixels
-    "text.color": _COLORS["muted"],
-    "text.parse_math": False,
-    "axes.edgecolor": _COLORS["line"],
-    "axes.axisbelow": True,
-    "axes.grid.axis": "y",
-    "axes.grid": True,
-    "grid.color": _COLORS["line"],
-    "grid.linewidth": 0.75,
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-    **{f"axes.spines.{side}": False for side in ("left", "right", "top")},
-    **{f"{axis}tick.color": _COLORS["line"] for axis in "xy"},
-    **{f"{axis}tick.labelcolor": _COLORS["muted"] for axis in "xy"},
-    **{f"{axis}tick.major.size": 0 for axis in "xy"},
-}
+_STYLE = Path(__file__).with_name("charts.mplstyle")
 
 
 def draw_run(
@@ -197,7 +180,7 @@ def _draw(size: tuple[int, int], draw: "Callable[[Figure, int], None]", label: s
     from matplotlib.figure import Figure
 
     buffer = io.StringIO()
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(fname=_STYLE):
         figure = Figure(figsize=(size[0] / 96, size[1] / 96), dpi=96)
         draw(figure, size[0])
         figure.savefig(buffer, format="svg", metadata={"Date": None})
