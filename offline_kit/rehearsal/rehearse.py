@@ -336,7 +336,6 @@ class _RehearsalRuns:
             inputs=self.inputs,
             result=result,
             kernel=self.environment.kernel,
-            sandbox=self.runner.kind,
         )
         if page.write_report(folder, evidence, report=self.report) and problem:
             problem.details = (*problem.details, f"report: {outcome.report}")

@@ -196,8 +196,11 @@ def test_a_notebook_of_huge_outputs_does_not_make_a_huge_page(tmp_path: Path) ->
 def test_a_system_without_proc_and_a_kit_without_packages_have_a_page(tmp_path: Path) -> None:
     """No curve, no times, no memory, no submission: what is not known is left out."""
     facts = {"curve": [], "limits": {"seconds": 60, "memory": None}}
-    drawn = draw_page(tmp_path, outcome={"peak_memory": 0, "memory_by": "not measured"}, facts=facts)
+    drawn = draw_page(
+        tmp_path, outcome={"peak_memory": 0, "memory_by": "not measured", "sandbox": "weak"}, facts=facts
+    )
     assert "not measured on this system" in drawn.words
+    assert "only Python's sockets were refused" in drawn.words
     assert drawn.tags["svg"] == 0
 
 
@@ -293,7 +296,6 @@ def test_a_rehearsal_without_a_report_keeps_its_verdict(tmp_path: Path) -> None:
         inputs=MountedInputs(mounts=(), sample=None, notes=()),
         result=KernelRun(outcome=outcome, executed=tmp_path, log=tmp_path, working=tmp_path),
         kernel=KernelSetup(python=missing, launch=()),
-        sandbox="bubblewrap",
     )
     listener = Listener()
     assert page.write_report(tmp_path, run, report=listener) is False

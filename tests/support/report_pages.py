@@ -32,7 +32,6 @@ FACTS: dict[str, Any] = {
     "curve": [[0.1, 1e8], [5.0, 4e8], [12.0, 2e8]],
     "limits": {"seconds": 32_400, "memory": 30 * 10**9},
     "differences": [],
-    "unproven": ["The score."],
     "kit": KIT,
     "has_sample": True,
     "submission": None,

@@ -112,7 +112,6 @@ def _render_page(
     environment.filters |= filters
     timeline = [cell for cell in cells if cell.kind == "code"]
     errors = (output for cell in timeline for output in cell.outputs if cell.status == "failed")
-    past = history.read_history(context.records)
     numbers = [
         column for column in (facts["submission"] or {}).get("columns", []) if column["kind"] == "numbers"
     ]
@@ -126,14 +125,10 @@ def _render_page(
         log=log,
         timeline=timeline,
         slowest=sorted(timeline, key=lambda cell: -(cell.seconds or 0))[:_SHOWN_CELLS],
-        run_charts=charts.draw_run(facts["curve"], timeline, facts["limits"]["memory"]),
+        charts=charts,
         histograms={column["name"]: charts.draw_histogram(column) for column in numbers[:_MAX_CHARTS]},
-        history=past,
-        history_charts=charts.draw_history(past),
-        remote=[
-            {**account, "charts": charts.draw_scores([*reversed(account["scores"])])}
-            for account in context.remote
-        ],
+        history=history.read_history(context.records),
+        remote=context.remote,
         shown_items=_SHOWN_ITEMS,
     )
 

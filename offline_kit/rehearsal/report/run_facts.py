@@ -1,14 +1,12 @@
 """Collect what the report shows of a run while its files are here, as JSON; later the page is drawn from that alone."""
 
 import json
-from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from offline_kit.core import files
 from offline_kit.rehearsal import kernel, machine_limits, submission_check
 from offline_kit.rehearsal.execution import KernelRun, KernelSetup
-from offline_kit.rehearsal.kernel import Difference
 from offline_kit.rehearsal.mounts import MountedInputs
 from offline_kit.rehearsal.report import column_facts, history, image_grid, kit_contents
 from offline_kit.rehearsal.request import RehearsalRequest
@@ -28,7 +26,6 @@ class RunEvidence:
     inputs: MountedInputs
     result: KernelRun
     kernel: KernelSetup
-    sandbox: str  # its kind
 
 
 def write_facts(folder: Path, run: RunEvidence) -> None:
@@ -50,7 +47,7 @@ def write_facts(folder: Path, run: RunEvidence) -> None:
             "seconds": request.context.time_limit or request.timeout,
         },
         "differences": [asdict(difference) for difference in differences],
-        "unproven": list(_list_unproven(run, differences)),
+        "accelerator": request.image.accelerator,
         "kit": kit_contents.describe_kit(request.kit),
         "has_sample": sample is not None and sample.suffix.lower() == ".csv",
         "submission": None,
@@ -75,19 +72,3 @@ def _read_table(path: Path | None) -> SubmissionTable | None:
         return None
     is_readable = path.stat().st_size <= _MAX_SUBMISSION
     return submission_check.read_table(path, max_cells=_MAX_CELLS) if is_readable else None
-
-
-def _list_unproven(run: RunEvidence, differences: Sequence[Difference]) -> Iterator[str]:
-    """Yield what this rehearsal could not show; docs/guide/rehearsal.md says more."""
-    if run.sandbox == "weak":
-        yield "That nothing needs the internet: no real sandbox works here, only Python's sockets were refused."
-    if run.request.image.accelerator != "none":
-        yield "The GPU: CUDA, its memory, half precision and speed. The notebook ran on this machine's CPU."
-    if any(difference.is_grave for difference in differences):
-        yield "Kaggle's versions: the notebook ran on others, which are listed below."
-    if run.request.hidden:
-        yield "The hidden test set itself: it may have more rows, unseen categories and damaged files."
-    else:
-        yield "The hidden test set: it may have other ids, more rows, unseen categories and damaged files."
-    yield "Kaggle's machine: time and memory are this machine's."
-    yield "The score."
