@@ -40,6 +40,15 @@ def test_the_generated_pages_are_up_to_date() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_every_code_of_the_source_is_explained() -> None:
+    """docs/errors.md has a cause for each code that the package names; bugs and ^C are exit codes of their own."""
+    sources = (path.read_text("utf-8") for path in (ROOT / "offline_kit").rglob("*.py"))
+    codes = {code for source in sources for code in re.findall(r'\bcode="([a-z-]+)"', source)}
+    rows = dict(re.findall(r"(?m)^\| `([a-z-]+)` \| [\d/]+ \| (.*?) \|", PAGES["docs/errors.md"].read_text()))
+    assert codes - {"bug", "interrupted"} - rows.keys() == set()
+    assert "..." not in rows.values()
+
+
 def test_help_tells_what_a_command_does_to_its_end() -> None:
     """No line of `offline-kit --help` is cut."""
     assert "..." not in PAGES["docs/commands.md"].read_text().partition("Commands:")[2].partition("```")[0]
