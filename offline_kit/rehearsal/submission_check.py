@@ -4,7 +4,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -71,12 +71,9 @@ class _Column:
     def find_words(self) -> str:
         """Describe words where the sample has numbers; "" for none."""
         odd = [value for value in self.values if value.strip().lower() not in EMPTY and not _is_number(value)]
-        is_wrong = odd and self.sample and all(map(_is_number, self.sample))
-        return (
-            f"column '{self.name}' has {len(odd)} values that are not numbers ({_quote_examples(odd)})"
-            if is_wrong
-            else ""
-        )
+        if not odd or not self.sample or not all(map(_is_number, self.sample)):
+            return ""
+        return f"column '{self.name}' has {len(odd)} values that are not numbers ({_quote_examples(odd)})"
 
     def describe_out_of_range(self) -> str:
         """Describe how values leave the sample's range or labels; "" if they do not, or if the sample has placeholders."""
@@ -136,46 +133,50 @@ def check_submission(
     written, digest = read_table(table or submission), kit_submission.digest_table(table or submission)
     if not written.rows:
         return SubmissionCheck(rows=0, problems=(f"'{submission.name}' has a header, but no rows",))
-    reference, notes = SubmissionTable(header=(), rows=[]), ["no sample_submission.csv to compare with"]
-    blank = TableDigest(digest.header, Counter(), [[] for _ in digest.header], [], digest.kinds)
-    problems, differences = kit_submission.compare_digests(digest, blank)[0], list[str]()
+    reference, sample_digest = SubmissionTable(header=(), rows=[]), None
+    comparison = "no sample_submission.csv to compare with"
     if sample and sample.suffix.lower() == ".csv":
         reference, sample_digest = read_table(sample), kit_submission.digest_table(sample)
-        notes = [
-            f"compared with '{sample.name}': {len(reference.rows)} rows, {len(reference.header)} columns"
-        ]
-        if written.header == reference.header:
-            notes = [*kit_submission.find_kind_changes(digest, sample_digest), *notes]
-        # Submissions that Kaggle calls a Submission Scoring Error: https://www.kaggle.com/code-competition-debugging
-        problems, differences = kit_submission.compare_digests(digest, sample_digest)
-    if trusted:
-        own_rows = replace(blank, ids=digest.ids)
-        chosen, differences = [*problems, *differences], []
-        problems = kit_submission.compare_digests(digest, own_rows)[0]
-        notes = [*(line for line in chosen if line not in problems), *notes]
+        count = f"{len(reference.rows)} rows, {len(reference.header)} columns"
+        comparison = f"compared with '{sample.name}': {count}"
+    problems, notes = _compare_digests(digest, sample_digest, trusted=trusted)
     columns = [
         _Column(name=name, values=written.column_values(name), sample=reference.column_values(name))
         for name in written.header[1:]
     ]
-    words = []
-    if written.header == reference.header:
-        words = [(text, "." in "".join(column.sample)) for column in columns if (text := column.find_words())]
+    if sample_digest and written.header == reference.header:
+        for column in columns:
+            if text := column.find_words():
+                has_decimals = any("." in value for value in column.sample)
+                lines = problems if has_decimals else notes
+                lines.append(text if has_decimals else f"{text}; the sample has whole numbers there")
+        notes += kit_submission.find_kind_changes(digest, sample_digest)
     equals_sample = _equals_sample(written, reference)
     return SubmissionCheck(
         rows=len(written.rows),
-        problems=(*problems, *differences, *(text for text, has_decimals in words if has_decimals)),
-        notes=(
-            *(
-                f"{text}; the sample has whole numbers there"
-                for text, has_decimals in words
-                if not has_decimals
-            ),
-            *notes,
-            *_describe_numbers(columns),
-        ),
+        problems=tuple(problems),
+        notes=(*notes, comparison, *_describe_numbers(columns)),
         warnings=tuple(_warn_of_predictions(columns, equals_sample=equals_sample)),
         is_placeholder=equals_sample or _is_constant(written),
     )
+
+
+def _compare_digests(
+    digest: TableDigest, sample: TableDigest | None, *, trusted: bool
+) -> tuple[list[str], list[str]]:
+    """Return the problems that Kaggle calls a Submission Scoring Error, and what is only noted.
+
+    They are in https://www.kaggle.com/code-competition-debugging.
+    """
+    ids = digest.ids if trusted else Counter[str]()  # with ids of its own, none repeats that may not
+    blank = TableDigest(digest.header, ids, [[] for _ in digest.header], [], digest.kinds)
+    own_problems = kit_submission.compare_digests(digest, blank)[0]
+    if sample is None:
+        return own_problems, []
+    problems, differences = kit_submission.compare_digests(digest, sample)
+    if not trusted:
+        return [*problems, *differences], []
+    return own_problems, [line for line in (*problems, *differences) if line not in own_problems]
 
 
 def _describe_numbers(columns: Iterable[_Column]) -> list[str]:
