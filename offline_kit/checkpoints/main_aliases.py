@@ -7,12 +7,11 @@ the notebook. The kit includes the script, and `kit_hooks` aliases its names.
 
 import ast
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from offline_kit.checkpoints.discovery import list_files
-from offline_kit.checkpoints.pickle_scan import ScanResult
 from offline_kit.core.errors import ProjectError
 from offline_kit.project import references
 
@@ -51,18 +50,18 @@ NO_ALIASES = MainAliases()
 def resolve_main_aliases(
     project: Path,
     main_from: Path | None,
-    scan_results: Sequence[ScanResult],
+    main_names: Mapping[str, Sequence[str]],
     notebook_names: Collection[str] = (),
 ) -> MainAliases:
     """Return which names of `__main__` the pickles need, and the script that defines them.
 
-    `notebook_names` are defined by an adopted notebook itself. Raises ProjectError if `main_from` is missing, is outside
+    `main_names` are those that pickles look up, by original name; `notebook_names` are defined by an adopted notebook itself. Raises ProjectError if `main_from` is missing, is outside
     the project, is a notebook or does not define all names.
     """
     requests = {
-        result.original: unknown
-        for result in scan_results
-        if (unknown := [name for name in result.main_names if name not in notebook_names])
+        original: unknown
+        for original, looked_up in main_names.items()
+        if (unknown := [name for name in looked_up if name not in notebook_names])
     }
     names = sorted({name for unknown in requests.values() for name in unknown})
     if not names:

@@ -5,12 +5,11 @@ the project's own code; everything else counts as dangerous.
 """
 
 import fnmatch
-import json
 import re
 import sys
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from offline_kit.checkpoints.pickle_opcodes import HIDDEN_CALL, HIDDEN_IMPORT, PICKLE_NAMES, expand_names
 from offline_kit.checkpoints.pickle_streams import read_pickles
@@ -20,7 +19,7 @@ from offline_kit.core.report import SILENT, Reporter
 from offline_kit.project.types import Checkpoint
 
 # Increased when files are judged by other rules, so that nothing old is remembered
-_CACHE_VERSION = 5
+_CACHE_VERSION = 6
 _MAINS = ("__main__", "__mp_main__")
 _ALLOWED_NAMES = expand_names("weights_only", "standard_library", "functions")
 _WORDS = {key: frozenset(words.split()) for key, words in PICKLE_NAMES["words"].items()}
@@ -36,17 +35,6 @@ _ALLOWED_PATTERNS = (
 _TORCHSCRIPT = re.compile(r"__torch__\.[\w.]+|torch\.jit\._pickle\.(?:build_\w+|restore_type_tag)")
 
 
-@dataclass(frozen=True, kw_only=True)
-class ScanResult:
-    """What the pickles of one file would do."""
-
-    original: str
-    dangers: tuple[str, ...] = ()  # what they would run, as "imports 'posix.system': …".
-    damage: tuple[str, ...] = ()  # how they end too early, as "is cut off or damaged: …"
-    main_names: tuple[str, ...] = ()
-    """Names that they look up in the script that was run: classes and functions of the training."""
-
-
 def scan_checkpoints(
     weights: Sequence[Checkpoint],
     *,
@@ -54,33 +42,39 @@ def scan_checkpoints(
     own_modules: Collection[str] = (),
     cache: Path,
     report: Reporter = SILENT,
-) -> tuple[ScanResult, ...]:
+) -> dict[str, list[str]]:
     """Scan files for pickles that run something, in their order, without loading them.
 
-    `own_modules` are the top-level modules of the project's own code. Results are cached by content. Raises
+    Returns the names that the pickles of each file look up in the script that was run: classes and functions of the
+    training. `own_modules` are the top-level modules of the project's own code. Results are cached by content. Raises
     ProjectError with every danger of the files that no glob of `trust` matches, and for damaged files.
     """
     store = Cache(cache)
     keys = [cache_key(_CACHE_VERSION, file.sha256, file.path.suffix) for file in weights]
-    records = [store.read_record("scans", key) for key in keys]
+    records = [cast("dict[str, list[str]] | None", store.read_record("scans", key)) for key in keys]
     if unknown := records.count(None):
         report.step(f"Scanning {unknown} file{'s' * (unknown > 1)} for unsafe pickles")
-    results = []
+    main_names: dict[str, list[str]] = {}
+    dangers, damage = dict[str, list[str]](), dict[str, list[str]]()
     for file, key, known in zip(weights, keys, records, strict=True):
-        record = _read_file(file.path) if known is None else known
+        name, record = file.original, known or _read_file(file.path)
         if known is None:
             store.write_record("scans", key, record)
-        results.append(_judge_file(file.original, record, own_modules))
-    suspects = []
-    for result in results:
-        if problems := (*result.damage, *result.dangers):
-            if is_trusted(result.original, trust):
-                tell = report.warn if result.damage else report.note
-                tell(f"'{result.original}' {problems[0]}; it is included because `trust` names it")
-            else:
-                suspects.append(result)
-    _refuse_suspects(suspects)
-    return tuple(results)
+        steps = [imported.split(".") for imported in record["names"]]
+        main_names[name] = sorted({step[1] for step in steps if step[0] in _MAINS and len(step) > 1})
+        reasons = classify_globals(record["names"], own_modules).items()
+        risks = [f"imports '{imported}' when it is loaded: {why}" for imported, why in reasons]
+        risks += record["hidden"]
+        problems = [*record["damage"], *risks]
+        if problems and is_trusted(name, trust):
+            tell = report.warn if record["damage"] else report.note
+            tell(f"'{name}' {problems[0]}; it is included because `trust` names it")
+        elif risks:
+            dangers[name] = risks
+        elif problems:
+            damage[name] = problems
+    _refuse_files(dangers, damage)
+    return main_names
 
 
 def is_trusted(original: str, trust: Iterable[str]) -> bool:
@@ -98,8 +92,8 @@ def classify_globals(names: Iterable[str], own_modules: Collection[str] = ()) ->
     return {name: reason for name, reason in reasons.items() if reason}
 
 
-def _read_file(path: Path) -> dict[str, object]:
-    """Return what the cache keeps of a file: lists as JSON."""
+def _read_file(path: Path) -> dict[str, list[str]]:
+    """Return what the cache keeps of a file: imported names, what cannot be read, and how it is damaged."""
     try:
         pickles = read_pickles(path)
     except OSError as error:
@@ -117,42 +111,25 @@ def _read_file(path: Path) -> dict[str, object]:
             where = f" (its {pickled.member!r})" if pickled.member else ""
             hidden.append(f"cannot be read to its end{where}: the rest is hidden")
     names = {name for pickled in pickles for name in pickled.names}
-    lists = {"names": sorted(names), "hidden": hidden, "damage": damage}
-    return {name: json.dumps(values) for name, values in lists.items()}
+    return {"names": sorted(names), "hidden": hidden, "damage": damage}
 
 
-def _judge_file(original: str, record: dict[str, object], own_modules: Collection[str]) -> ScanResult:
-    names, hidden, damage = (json.loads(str(record[field])) for field in ("names", "hidden", "damage"))
-    dangers = classify_globals(names, own_modules)
-    split_names = (name.split(".") for name in names)
-    return ScanResult(
-        original=original,
-        dangers=(*(f"imports '{name}' when it is loaded: {why}" for name, why in dangers.items()), *hidden),
-        damage=tuple(damage),
-        main_names=tuple(
-            sorted({steps[1] for steps in split_names if steps[0] in _MAINS and len(steps) > 1})
-        ),
-    )
-
-
-def _refuse_suspects(suspects: Sequence[ScanResult]) -> None:
+def _refuse_files(dangers: dict[str, list[str]], damage: dict[str, list[str]]) -> None:
     """Raise for files that would run something, else for those that nobody can load: trust is no remedy for them."""
-    dangerous = [suspect for suspect in suspects if suspect.dangers]
-    if dangerous:
-        lines = [f"'{suspect.original}' {line}" for suspect in dangerous for line in suspect.dangers]
-        names = ", ".join(f'"{suspect.original}"' for suspect in dangerous)
-        is_single = len(dangerous) == 1
+    files = dangers or damage
+    lines = [f"'{name}' {line}" for name, problems in files.items() for line in problems]
+    is_single = len(files) == 1
+    if dangers:
+        names = ", ".join(f'"{name}"' for name in dangers)
         raise ProjectError(
-            lines[0] if is_single else f"{len(dangerous)} files would run something when they are loaded",
+            lines[0] if is_single else f"{len(dangers)} files would run something when they are loaded",
             hint=f"delete what is not yours; if you saved it yourself, set trust = [{names}] in [tool.offline-kit]",
             code="unsafe-pickle",
             details=lines[is_single:],
         )
-    if suspects:
-        lines = [f"'{suspect.original}' {line}" for suspect in suspects for line in suspect.damage]
-        is_single = len(suspects) == 1
+    if damage:
         raise ProjectError(
-            lines[0] if is_single else f"{len(suspects)} files are cut off or damaged",
+            lines[0] if is_single else f"{len(damage)} files are cut off or damaged",
             hint=f"save or copy {'it' if is_single else 'them'} again",
             code="checkpoint-damaged",
             details=lines[is_single:],

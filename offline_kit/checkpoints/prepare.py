@@ -56,7 +56,7 @@ def prepare_weights(
     """
     kept_files = _drop_training_files(checkpoints, config.checkpoints, report)
     other_files = drop_cache_blobs(preprocessing)
-    scan_results = pickle_scan.scan_checkpoints(
+    main_names = pickle_scan.scan_checkpoints(
         [*kept_files, *other_files],
         trust=config.trust,
         own_modules=list_own_modules(config),
@@ -65,9 +65,7 @@ def prepare_weights(
     )
     source = config.notebook.source
     notebook_names = main_aliases.list_notebook_names(config.project / source) if source else set()
-    aliases = main_aliases.resolve_main_aliases(
-        config.project, config.main_from, scan_results, notebook_names
-    )
+    aliases = main_aliases.resolve_main_aliases(config.project, config.main_from, main_names, notebook_names)
     # After the scan: slimming loads what is trusted
     slimmed, slim_findings = slim_checkpoints(kept_files, config, cache=cache, report=report)
     findings = (

@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 
 from offline_kit.checkpoints.main_aliases import MainAliases, resolve_main_aliases
-from offline_kit.checkpoints.pickle_scan import ScanResult
 from offline_kit.core.errors import ProjectError
 
-PICKLE = ScanResult(original="models/model.pkl", main_names=("Cleaner", "price"))
+PICKLE = {"models/model.pkl": ["Cleaner", "price"]}
 GOOD = "import numpy\nclass Cleaner: pass\ndef price(x): return x\n"
 
 
@@ -22,16 +21,16 @@ def project(folder: Path, **files: str) -> Path:
     return folder
 
 
-def refusal(folder: Path, main_from: Path | None = None, *more: ScanResult) -> ProjectError:
+def refusal(folder: Path, main_from: Path | None = None, **more: list[str]) -> ProjectError:
     """Return the error of a project."""
     with pytest.raises(ProjectError) as caught:
-        resolve_main_aliases(folder, main_from, [PICKLE, *more])
+        resolve_main_aliases(folder, main_from, PICKLE | more)
     return caught.value
 
 
 def test_without_such_names_nothing_is_asked(tmp_path: Path) -> None:
     """A pickle of library classes alone needs no script."""
-    assert resolve_main_aliases(tmp_path, None, [ScanResult(original="a.pkl")]) == MainAliases()
+    assert resolve_main_aliases(tmp_path, None, {"a.pkl": []}) == MainAliases()
 
 
 def test_the_defining_file_is_asked_for_by_name(tmp_path: Path) -> None:
@@ -58,7 +57,7 @@ def test_a_notebook_that_defines_them_is_named(tmp_path: Path) -> None:
 
 def test_nobody_defines_them(tmp_path: Path) -> None:
     """A project without any such file is told so, and every pickle that asks."""
-    error = refusal(tmp_path, None, ScanResult(original="b.pkl", main_names=("Other",)))
+    error = refusal(tmp_path, None, **{"b.pkl": ["Other"]})
     assert "no file of the project does" in error.hint
     assert error.details == ("'models/model.pkl' looks up 'Cleaner', 'price'", "'b.pkl' looks up 'Other'")
 
@@ -66,7 +65,7 @@ def test_nobody_defines_them(tmp_path: Path) -> None:
 def test_the_named_file_gives_them(tmp_path: Path) -> None:
     """The names become references, so that the file travels with what it imports."""
     project(tmp_path, src__train=GOOD)
-    lent = resolve_main_aliases(tmp_path, tmp_path / "src" / "train.py", [PICKLE])
+    lent = resolve_main_aliases(tmp_path, tmp_path / "src" / "train.py", PICKLE)
     assert lent == MainAliases(path="src/train.py", names=("Cleaner", "price"))
     assert lent.references == ("src/train.py:Cleaner", "src/train.py:price")
 
@@ -82,7 +81,7 @@ def test_a_file_that_lacks_a_name(tmp_path: Path) -> None:
 def test_star_imports_may_define_anything(tmp_path: Path) -> None:
     """A file that imports all of another is believed."""
     project(tmp_path, train="from features import *\n")
-    assert resolve_main_aliases(tmp_path, tmp_path / "train.py", [PICKLE]).names
+    assert resolve_main_aliases(tmp_path, tmp_path / "train.py", PICKLE).names
 
 
 def test_a_file_outside_the_project(tmp_path: Path) -> None:
@@ -94,6 +93,6 @@ def test_a_file_outside_the_project(tmp_path: Path) -> None:
 
 def test_an_adopted_notebook_defines_them_itself(tmp_path: Path) -> None:
     """Names that the notebook's own cells define are not asked for."""
-    assert resolve_main_aliases(tmp_path, None, [PICKLE], {"Cleaner", "price"}).names == ()
+    assert resolve_main_aliases(tmp_path, None, PICKLE, {"Cleaner", "price"}).names == ()
     with pytest.raises(ProjectError, match="needs 'price'"):
-        resolve_main_aliases(tmp_path, None, [PICKLE], {"Cleaner"})
+        resolve_main_aliases(tmp_path, None, PICKLE, {"Cleaner"})
