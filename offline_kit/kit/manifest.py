@@ -9,16 +9,8 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-
-from packaging.utils import (
-    InvalidSdistFilename,
-    InvalidWheelFilename,
-    parse_sdist_filename,
-    parse_wheel_filename,
-)
 
 from offline_kit.core.errors import ProjectError
 from offline_kit.core.files import list_tree, sha256_of, write_atomic
@@ -137,25 +129,6 @@ def read_kit(folder: Path) -> Kit:
                 hint=REBUILD_HINT,
             )
     return kit
-
-
-def read_package_sizes(folder: Path) -> dict[tuple[str, str], int]:
-    """Return the bytes of each package in a kit on disk by normalized name and version; empty without a kit."""
-    try:
-        kit = read_kit(folder)
-    except ProjectError:
-        return {}
-    sizes: Counter[tuple[str, str]] = Counter()
-    for entry in (entry for part in kit.parts for entry in part.entries):
-        filename = entry.original.rpartition("/")[2]
-        with suppress(InvalidWheelFilename, InvalidSdistFilename):
-            if entry.role is Role.WHEEL:
-                name, version, *_ = parse_wheel_filename(filename)
-                sizes[name, str(version)] += entry.size
-            elif entry.role is Role.SDIST:
-                name, version = parse_sdist_filename(filename)
-                sizes[name, str(version)] += entry.size
-    return dict(sizes)
 
 
 def verify_part(

@@ -223,26 +223,6 @@ def shell(line: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(["/bin/sh", "-c", line], cwd=cwd, env=env, capture_output=True, text=True)
 
 
-def test_a_dry_run_knows_the_sizes_of_what_is_in_the_kit(tmp_path: Path) -> None:
-    """Of a package that the last build brought the size is told; of another one nothing is made up."""
-    (tmp_path / "requirements.txt").write_text("left==1.0\n")
-    (tmp_path / "predict.py").write_text("def main(context):\n    return []\n")
-    env = os.environ | {"OFFLINE_KIT_CACHE": str(tmp_path / "cache"), "PIP_CONFIG_FILE": os.devnull}
-    env |= {"COLUMNS": "200", "PIP_FIND_LINKS": "", "PIP_EXTRA_INDEX_URL": ""}
-
-    def said(*more: str) -> str:
-        words = ["build", ".", "--function", "predict.py:main", "--dataset", "some-kit", *more]
-        done = command_line.offline_kit(*words, cwd=tmp_path, env=env)
-        assert done.returncode == 0, done.stderr
-        return next(line for line in done.stderr.splitlines() if "left" in line.split() and "1.0" in line)
-
-    with LocalIndex() as index:
-        index.add(make_wheel(tmp_path / "wheels", "left", "1.0"))
-        env["PIP_INDEX_URL"] = index.url
-        assert " B " not in said("--dry-run")
-        assert (" B " in said(), " B " in said("--dry-run")) == (True, True)
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGINT is sent otherwise there")
 def test_an_interrupt_does_not_wait_for_a_silent_server(tmp_path: Path) -> None:
     """^C while a download hangs ends with 130 at once, as one object for a script, and leaves no kit."""

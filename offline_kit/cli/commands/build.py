@@ -66,17 +66,8 @@ def build(project: Path, console: Console, **flags: Any) -> None:
 
 def show_plan(plan: "BuildPlan", console: Console) -> dict[str, Any]:
     """Show what a build would put into the kit; return it for a script."""
-    from offline_kit.kit.manifest import read_package_sizes
-
     config, checkpoints = plan.project.config, plan.project.models.checkpoints
-    # Sizes of what the last build brought; only the index knows others.
-    known_sizes = read_package_sizes(config.out)
-    sizes = {
-        pin.name: known_sizes[pin.name, pin.version]
-        for pin in plan.freeze.pins
-        if (pin.name, pin.version) in known_sizes
-    }
-    _show_freeze(plan.freeze, sizes, console)
+    _show_freeze(plan.freeze, {}, console)
     _show_checkpoints(checkpoints, console)
     lock = "" if plan.project.recorded else f" and '{config.lock}'"
     console.step(f"a build would write '{config.out}'{lock}; nothing was written")
