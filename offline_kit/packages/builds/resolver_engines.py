@@ -48,6 +48,8 @@ _BUILD_REQUIRES_FAILED = re.compile(
     r"|pip subprocess to install (?:build|backend) dependencies|installing (?:build|backend) dependencies"
 )
 _FILE_URL = re.compile(r"file://([^\s#;]+)")
+_Command = tuple[list[str | Path], dict[str, str], Path]
+"""Words, variables, and the Python that runs or asks the builds; reads build constraints from "build.txt"."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,16 +88,6 @@ class MetadataBuildError(ProjectError):
         self.package = package.partition(" ")[0]  # empty if the resolver does not tell it
 
 
-@dataclass(frozen=True, kw_only=True)
-class _EngineCommand:
-    """The command of one resolver; it reads build constraints from "build.txt" in its working folder."""
-
-    argv: list[str | Path]
-    env: Mapping[str, str]
-    python: Path  # runs or asks the builds
-    cache_folder: Path
-
-
 def resolve_versions(problem: ResolverInput, engine: str) -> dict[str, str]:
     """Return the version of every package that the requirements need.
 
@@ -125,13 +117,15 @@ def _write_lines(path: Path, lines: Iterable[str]) -> None:
 def _run_engine(problem: ResolverInput, engine: str, folder: Path) -> processes.CompletedCommand:
     """Run a resolver with the image's versions as build constraints, then, if a build refuses those, with any version."""
     server = IndexServer(problem.index, problem.cutoff, problem.list_files)
-    command = (_prepare_uv if engine == "uv" else _prepare_pip_tools)(problem, folder)
+    argv, env, python = (_prepare_uv if engine == "uv" else _prepare_pip_tools)(problem, folder)
+    # A cache of its own: what a third-party build writes there must not reach the user's.
+    cache_folder = files.make_folder(problem.index.cache.root / "freeze" / f"{engine}-cache")
     wheels = [Path(unquote(path)) for line in problem.requirements for path in _FILE_URL.findall(line)]
     limits = Confinement(
-        env=command.env,
+        env={**env, "UV_CACHE_DIR": str(cache_folder), "PIP_TOOLS_CACHE_DIR": str(cache_folder)},
         cwd=folder,
-        writable=(folder, command.cache_folder),
-        shown=(*wheels, *confined_build.list_python_folders(command.python)),
+        writable=(folder, cache_folder),
+        shown=(*wheels, *confined_build.list_python_folders(python)),
         index=server,
     )
     # Frameworks are excluded: a build from an index is another one than the image's, and gigabytes large.
@@ -142,7 +136,7 @@ def _run_engine(problem: ResolverInput, engine: str, folder: Path) -> processes.
             image_pins += [] if name in FRAMEWORKS else [f"{name}=={Version(version).public}"]
     for constraints in ([*excluded, *image_pins], excluded):
         _write_lines(folder / "build.txt", constraints)
-        process = confined_build.run_confined(command.argv, limits, timeout=3600)
+        process = confined_build.run_confined(argv, limits, timeout=3600)
         if server.error:
             raise server.error
         refused = _BUILD_REQUIRES_FAILED.search(process.err) and not find_framework(process.err)
@@ -172,7 +166,7 @@ def _find_builder_python(minor: str) -> Path | None:
     return interpreters.find_interpreter(minor)
 
 
-def _prepare_uv(problem: ResolverInput, folder: Path) -> _EngineCommand:
+def _prepare_uv(problem: ResolverInput, folder: Path) -> _Command:
     image = problem.image
     python = image.interpreter or _find_builder_python(image.python_minor) or Path(sys.executable)
     argv: list[str | Path] = [interpreters.uv_program(), "pip", "compile", "requirements.in"]
@@ -186,15 +180,11 @@ def _prepare_uv(problem: ResolverInput, folder: Path) -> _EngineCommand:
         never = [f"{name} ; python_version < '0'" for name in sorted(problem.exclude)]
         _write_lines(folder / "overrides.txt", never)
         argv += ["--override", "overrides.txt"]
-    # A cache of its own: what a third-party build writes there must not reach the user's.
-    uv_cache = files.make_folder(problem.index.cache.root / "uv")
-    env = {**_make_build_environment(folder), "UV_CACHE_DIR": str(uv_cache)}
-    return _EngineCommand(argv=argv, env=env, python=python, cache_folder=uv_cache)
+    return argv, _make_build_environment(folder), python
 
 
-def _prepare_pip_tools(problem: ResolverInput, folder: Path) -> _EngineCommand:
+def _prepare_pip_tools(problem: ResolverInput, folder: Path) -> _Command:
     python = _find_pip_tools_python(problem)
-    cache_folder = files.make_folder(problem.index.cache.root / "freeze" / "pip-tools")
     argv: list[str | Path] = [python, "-m", "piptools"]
     if problem.exclude:
         argv = [python, "-c", _PIP_TOOLS_WITHOUT, ",".join(sorted(problem.exclude))]
@@ -202,12 +192,11 @@ def _prepare_pip_tools(problem: ResolverInput, folder: Path) -> _EngineCommand:
     argv += ["--constraint", "constraints.txt", "--no-config", "--quiet", "--no-header", "--no-annotate"]
     argv += ["--allow-unsafe", "--strip-extras", "--no-emit-index-url", "--no-emit-find-links"]
     argv += ["--no-emit-options", "--no-emit-trusted-host", "--resolver", "backtracking"]
-    argv += ["--cache-dir", cache_folder]
     env = _make_build_environment(folder) | INSIDE.make_pip_environment()
     # pip before 25.3 binds builds by PIP_CONSTRAINT alone, later ones by PIP_BUILD_CONSTRAINT alone; pip-tools
     # has its own constraints for the rest. Relative, since pip splits the value at spaces.
     env |= {"PIP_CONSTRAINT": "build.txt", "PIP_BUILD_CONSTRAINT": "build.txt"}
-    return _EngineCommand(argv=argv, env=env, python=python, cache_folder=cache_folder)
+    return argv, env, python
 
 
 # Runs pip-tools without some packages: pip has no --override (https://github.com/pypa/pip/issues/8076).

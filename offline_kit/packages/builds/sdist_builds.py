@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
@@ -164,22 +165,23 @@ def build_sdist(
 
 def _recall_build(sdist: Sdist, sources: BuildSources, *, retry: bool) -> SdistBuild | None:
     """Return the cached result of an earlier build, or None; with `retry`, a failure does not count."""
-    record = sources.index.cache.read_record("sdists", _make_build_key(sdist, sources))
+    cache = sources.index.cache
+    record: Any = cache.read_record("sdists", _make_build_key(sdist, sources))
     if record is None or (retry and not record.get("wheel")):
         return None
     # A build by another Python than the image's does not count once that is installed.
     if (python := record.get("python")) and (python != sys.version or sources.exact_python):
         return None
     try:
-        lines = [*record["closure"], *([record["wheel"]] if record["wheel"] else [])]  # type: ignore[misc]
-        wheels = [wheel for line in lines if (wheel := recall_wheel(line, sources.index.cache))]
-        if len(wheels) < len(lines):
+        closure = [recall_wheel(line, cache) for line in record["closure"]]
+        wheel = recall_wheel(record["wheel"], cache) if record["wheel"] else None
+        if None in closure or bool(wheel) != bool(record["wheel"]):
             return None
         return SdistBuild(
-            closure=tuple(wheels[:-1] if record["wheel"] else wheels),
-            wheel=wheels[-1] if record["wheel"] else None,
-            reason=str(record["why"]),
-            tail=tuple(str(line) for line in record["tail"]),  # type: ignore[attr-defined]
+            closure=tuple(filter(None, closure)),
+            wheel=wheel,
+            reason=record["why"],
+            tail=tuple(record["tail"]),
         )
     except (KeyError, TypeError):
         return None
@@ -187,17 +189,14 @@ def _recall_build(sdist: Sdist, sources: BuildSources, *, retry: bool) -> SdistB
 
 def record_wheel(wheel: Wheel) -> dict[str, object]:
     """Return what the cache remembers of a wheel."""
-    return {key: getattr(wheel, key) for key in ("name", "version", "filename", "sha256", "size")}
+    return {key: value for key, value in vars(wheel).items() if key != "path"}
 
 
-def recall_wheel(record: Mapping[str, object], cache: Cache) -> Wheel | None:
+def recall_wheel(record: Mapping[str, Any], cache: Cache) -> Wheel | None:
     """Return the wheel of a record if its file is still in the cache; raises KeyError for an incomplete record."""
-    name, version, filename, sha256 = (str(record[key]) for key in ("name", "version", "filename", "sha256"))
-    size = int(str(record["size"]))
-    path = cache.find_blob(sha256, size=size)
-    if path is None:
-        return None
-    return Wheel(name=name, version=version, filename=filename, sha256=sha256, path=path, size=size)
+    path = cache.find_blob(record["sha256"], size=record["size"])
+    facts = {key: record[key] for key in ("name", "version", "filename", "sha256", "size")}
+    return Wheel(path=path, **facts) if path else None
 
 
 def _make_build_key(sdist: Sdist, sources: BuildSources) -> str:
