@@ -50,7 +50,8 @@ def fetch_files(
     If any pin is missing, nothing is downloaded. Raises OutsideError if an index does not answer, and
     ProjectError if a file does not have the promised hash.
     """
-    artifacts = {pin: artifact for pin in pins if (artifact := _recall_artifact(pin, target, index.cache))}
+    keys = {pin: cache_key(pin.name, pin.version, sorted(pin.hashes), target.key) for pin in pins}
+    artifacts = {pin: artifact for pin in pins if (artifact := _recall_artifact(pin, keys[pin], index.cache))}
     uncached = [pin for pin in pins if pin not in artifacts]
     listings = run_transfers(lambda pin, _advance: index.list_files(pin.name), uncached, _THREADS)
     chosen: dict[Pin, IndexFile] = {}
@@ -62,18 +63,27 @@ def fetch_files(
                 report.warn(f"{pin.name} {pin.version} was yanked by its authors ('{file.filename}')")
         else:
             missing[pin] = describe_files(files, pin.version, pin.hashes, target)
-    if not missing:
-        artifacts |= _download_files(chosen, target, index, report)
-    return tuple(artifacts[pin] for pin in pins if pin in artifacts), missing
+    if missing or not chosen:
+        return tuple(artifacts[pin] for pin in pins if pin in artifacts), missing
+    absent = [file for file in chosen.values() if not index.find_cached(file)]
+    size = sum(file.size for file in absent)
+    text = f"Downloading {len(absent)} {'file' if len(absent) == 1 else 'files'}"
+    if absent:
+        report.step(f"{text} ({format_size(size)})" if size else text)
+    with report.progress(text, sum(file.size for file in chosen.values())) as advance:
+        downloads = run_transfers(
+            lambda pin, tell: _download_file(pin, chosen[pin], index, tell), [*chosen], _THREADS, advance
+        )
+    for pin, artifact in zip(chosen, downloads, strict=True):
+        artifacts[pin] = artifact
+        record = {"filename": artifact.filename, "sha256": artifact.sha256}
+        index.cache.write_record("choices", keys[pin], record)
+    return tuple(artifacts[pin] for pin in pins), missing
 
 
-def _make_choice_key(pin: Pin, target: ImageTarget) -> str:
-    return cache_key(pin.name, pin.version, sorted(pin.hashes), target.key)
-
-
-def _recall_artifact(pin: Pin, target: ImageTarget, cache: Cache) -> Artifact | None:
+def _recall_artifact(pin: Pin, key: str, cache: Cache) -> Artifact | None:
     # Without hashes, another index may have other bytes under the same version: ask again.
-    record = cache.read_record("choices", _make_choice_key(pin, target)) if pin.hashes else None
+    record = cache.read_record("choices", key) if pin.hashes else None
     if record is None:
         return None
     filename, sha256 = str(record.get("filename", "")), str(record.get("sha256", ""))
@@ -85,34 +95,6 @@ def _make_artifact(pin: Pin, filename: str, sha256: str, path: Path) -> Artifact
     kind = Wheel if filename.endswith(".whl") else Sdist
     size = path.stat().st_size
     return kind(name=pin.name, version=pin.version, filename=filename, path=path, sha256=sha256, size=size)
-
-
-def _download_files(
-    files: dict[Pin, IndexFile], target: ImageTarget, index: PackageIndex, report: Reporter
-) -> dict[Pin, Artifact]:
-    artifacts: dict[Pin, Artifact] = {}
-    uncached: dict[Pin, IndexFile] = {}
-    for pin, file in files.items():
-        if path := index.find_cached(file):
-            artifacts[pin] = _make_artifact(pin, file.filename, file.sha256, path)
-        else:
-            uncached[pin] = file
-    if uncached:
-        total = sum(file.size for file in uncached.values())
-        text = f"Downloading {len(uncached)} {'file' if len(uncached) == 1 else 'files'}"
-        report.step(f"{text} ({format_size(total)})" if total else text)
-        with report.progress(text, total) as advance:
-            downloads = run_transfers(
-                lambda pin, tell: _download_file(pin, uncached[pin], index, tell),
-                [*uncached],
-                _THREADS,
-                advance,
-            )
-        artifacts |= dict(zip(uncached, downloads, strict=True))
-    for pin, artifact in artifacts.items():
-        record = {"filename": artifact.filename, "sha256": artifact.sha256}
-        index.cache.write_record("choices", _make_choice_key(pin, target), record)
-    return artifacts
 
 
 def _download_file(pin: Pin, file: IndexFile, index: PackageIndex, advance: Advance) -> Artifact:

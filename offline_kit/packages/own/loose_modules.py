@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from offline_kit.core.errors import ProjectError
@@ -33,7 +33,7 @@ def find_needed_modules(
     for text, file in references.resolve_references(project, names, roots).items():
         if file is None or (".py:" not in text and _is_in_wheel(file, package_roots)):
             continue
-        if not _is_below(file, shipped):
+        if not any(file.is_relative_to(path) for path in shipped):
             top = _find_top_package(file.parent)
             if _is_package_folder(top) or top not in (project, *package_roots) or top.name == "src":
                 start = [top]
@@ -53,16 +53,18 @@ def list_source_files(
     Files outside the project are shipped under the name of their folder. Raises ProjectError if a path holds no
     module, or two files would have the same name.
     """
-    module_roots = [_ModuleRoot(path, project) for path in modules]
-    files = _collect_files(module_roots)
+    files, places = _collect_files(_normalize_path(project), modules)
     code = [file.path for file in files if file.path.suffix == ".py"]
     imported = {names[0] for path in code for names in references.list_absolute_imports(path)}
     roots: dict[str, None] = {}
-    for module_root in module_roots:
+    for path, root, base in places:
         # If code only says "from lib.util import x", the folder is not a root: lib/random.py would hide Python's own.
-        if not module_root.is_imported_by_name(imported):
-            roots |= dict.fromkeys(module_root.import_roots)
-    if module_roots:
+        if path == root and path.name in imported and not imported & {child.stem for child in path.glob("*")}:
+            continue
+        # A file of a package that is run as a script imports its neighbours as top-level modules; nearest first.
+        folders = (root,) if path.is_dir() else (root, path.parent)
+        roots |= dict.fromkeys(folder.relative_to(base).as_posix() for folder in folders)
+    if modules:
         # "from src.model import ..." is as common as "from model import ..."; the project itself comes last.
         roots.setdefault(".")
     for file in files:
@@ -73,47 +75,22 @@ def list_source_files(
     return files, tuple(roots)
 
 
-class _ModuleRoot:
-    """One file or folder of loose modules, and the names of its files in the kit."""
-
-    def __init__(self, path: Path, project: Path) -> None:
-        self.path = _normalize_path(path)
-        folder = self.path if self.path.is_dir() else self.path.parent
-        top = _find_top_package(folder)
-        inside = self.path.is_relative_to(_normalize_path(project))
-        # Files outside the project keep the name of their folder.
-        self._base = _normalize_path(project) if inside else top.parent
-        self._root = top.parent if _is_package_folder(top) else top
-        # A file of a package that is run as a script imports its neighbours as top-level modules.
-        roots = [self._root] if folder == self.path else [self._root, folder]
-        self.import_roots = [self.name_file(root) for root in roots]  # nearest first
-
-    def name_file(self, path: Path) -> str:
-        """Return the posix path below the kit's code folder; "." for the project itself."""
-        return path.relative_to(self._base).as_posix()
-
-    def is_imported_by_name(self, imported: set[str]) -> bool:
-        """Whether it is a plain folder whose modules are imported as "folder.module" only."""
-        if not self.path.is_dir() or self._root != self.path or self.path.name not in imported:
-            return False
-        return not imported & {path.stem for path in self.path.glob("*")}
-
-
-def _normalize_path(path: Path) -> Path:
-    """Return the absolute path without ".."; symbolic links are kept, since names come from the path."""
-    # Path.resolve would follow the links.
-    return Path(os.path.normpath(path.absolute()))
-
-
-def _collect_files(module_roots: Sequence[_ModuleRoot]) -> tuple[SourceFile, ...]:
+def _collect_files(
+    project: Path, modules: Sequence[Path]
+) -> tuple[tuple[SourceFile, ...], list[tuple[Path, Path, Path]]]:
+    """Return the files of these modules, and each module with its import root and the folder that its names are below."""
     files: dict[str, SourceFile] = {}
-    problems = []
-    for module_root in module_roots:
-        listed = code_files.list_module_files(module_root.path)
+    places, problems = [], []
+    for module in map(_normalize_path, modules):
+        top = _find_top_package(module if module.is_dir() else module.parent)
+        root = top.parent if _is_package_folder(top) else top
+        base = project if module.is_relative_to(project) else top.parent
+        places.append((module, root, base))
+        listed = code_files.list_module_files(module)
         if not any(path.suffix == ".py" for path in listed):
-            problems.append(f"'{module_root.path}' holds no Python module")
+            problems.append(f"'{module}' holds no Python module")
         for path in listed:
-            original = module_root.name_file(path)
+            original = path.relative_to(base).as_posix()
             first = files.setdefault(original, SourceFile(original=original, path=path))
             if first.path.resolve() != path.resolve():
                 problems.append(f"'{first.path}' and '{path}' would both be '{original}'")
@@ -124,7 +101,13 @@ def _collect_files(module_roots: Sequence[_ModuleRoot]) -> tuple[SourceFile, ...
             hint="fix `modules` in the configuration",
             details=problems if len(problems) > 1 else (),
         )
-    return tuple(files[name] for name in sorted(files))
+    return tuple(files[name] for name in sorted(files)), places
+
+
+def _normalize_path(path: Path) -> Path:
+    """Return the absolute path without ".."; symbolic links are kept, since names come from the path."""
+    # Path.resolve would follow the links.
+    return Path(os.path.normpath(path.absolute()))
 
 
 def _is_package_folder(folder: Path) -> bool:
@@ -137,10 +120,6 @@ def _find_top_package(folder: Path) -> Path:
     while _is_package_folder(top.parent):
         top = top.parent
     return top
-
-
-def _is_below(path: Path, parents: Iterable[Path]) -> bool:
-    return any(path == parent or parent in path.parents for parent in parents)
 
 
 def _is_in_wheel(path: Path, package_roots: Sequence[Path]) -> bool:
@@ -158,23 +137,15 @@ def _add_imports(
     paths = list(start)
     for path in paths:  # grows while it is walked
         code = [file for file in code_files.list_module_files(path) if file.suffix == ".py"]
-        for file in code:
-            for name in sorted({names[0] for names in references.list_absolute_imports(file)}):
-                target = _find_local_module(name, roots)
-                if (
-                    target
-                    and not _is_below(target, [*paths, *shipped])
-                    and not _is_in_wheel(target, package_roots)
-                ):
-                    paths.append(target)
+        imported = [sorted({names[0] for names in references.list_absolute_imports(file)}) for file in code]
+        for name in (name for names in imported for name in names):
+            candidates = (target for root in roots for target in (root / f"{name}.py", root / name))
+            target = next(filter(_holds_code, candidates), None)
+            is_new = target and not any(target.is_relative_to(known) for known in (*paths, *shipped))
+            if target and is_new and not _is_in_wheel(target, package_roots):
+                paths.append(target)
     return paths
 
 
-def _find_local_module(name: str, roots: Sequence[Path]) -> Path | None:
-    """Return the module or folder of the project that a top-level name imports."""
-    for root in roots:
-        if (root / f"{name}.py").is_file():
-            return root / f"{name}.py"
-        if (root / name).is_dir() and any((root / name).rglob("*.py")):
-            return root / name
-    return None
+def _holds_code(path: Path) -> bool:
+    return path.is_file() if path.suffix == ".py" else path.is_dir() and any(path.rglob("*.py"))
