@@ -179,7 +179,16 @@ def load_image(name_or_file: str, *, accelerator: str, project: Path) -> Image:
         ) from error
     if path.suffix == ".toml":
         return _parse_image_file(text, source=name)
-    return _parse_package_list(text, source=name, accelerator=accelerator)
+    package_list = read_package_list(text, source=name)
+    facts: dict[str, Any] = {"accelerator": accelerator, **package_list.comments}
+    if "python" not in facts:
+        # `pip freeze` names no Python; Kaggle changes it with its base image (https://github.com/Kaggle/docker-python).
+        python = _load_built_in(choose_default_image(facts["accelerator"])).python
+        assumption = (
+            "add a line '# python: 3.13.5' to the freeze text, or use the output of 'python -m pip inspect'"
+        )
+        facts |= {"python": python, "confidence": f"assumed Python {python}; {assumption}"}
+    return _make_image(facts, package_list, name)
 
 
 def find_name_problem(name: str, project: Path) -> str:
@@ -227,13 +236,18 @@ def _parse_image_file(text: str, *, source: str) -> Image:
         raise UsageError(
             f"the image file '{source}' is not valid TOML: {error}", hint=_list_choices(), code="toml-invalid"
         ) from error
-    python, glibc = data.get("python"), data.get("glibc", "2.35")
+    return _make_image(data, package_list, source)
+
+
+def _make_image(data: Mapping[str, Any], package_list: PackageList, source: str) -> Image:
+    """Check the facts of an image and make it of them; what is missing is assumed."""
+    python, glibc = data.get("python"), str(data.get("glibc", "2.35"))
     problems = [f"unknown key '{key}'{suggest_name(key, _KEYS)}" for key in data if key not in _KEYS]
     if data.get("format", 1) != 1:
         problems.append(f"format is {data['format']!r}, but this version reads format 1")
     if not _PYTHON.fullmatch(str(python)):
         problems.append(f'python is {python!r}, expected a full version such as "3.13.5"')
-    if not _GLIBC.fullmatch(str(glibc)):
+    if not _GLIBC.fullmatch(glibc):
         problems.append(f'glibc is {glibc!r}, expected such as "2.35"')
     for key in ("protected", "accelerator_families"):
         value = data.get(key, [])
@@ -246,11 +260,6 @@ def _parse_image_file(text: str, *, source: str) -> Image:
             hint=f"compare it with a built-in one: {_image_folder()}",
             details=problems,
         )
-    return _make_image(data, package_list, source)
-
-
-def _make_image(data: Mapping[str, Any], package_list: PackageList, source: str) -> Image:
-    """Make an image of checked facts; what is missing is assumed."""
     defaults = {
         "name": Path(source).stem,
         "title": f"image file {source}",
@@ -263,32 +272,12 @@ def _make_image(data: Mapping[str, Any], package_list: PackageList, source: str)
     bare = Image(
         **texts,
         accelerator=_classify_accelerator(str(data.get("accelerator", "none"))),
-        python=str(data["python"]),
+        python=str(python),
         packages=package_list.packages,
         unversioned=package_list.unversioned,
-        glibc=_parse_glibc(str(data.get("glibc", "2.35"))),
+        glibc=_parse_glibc(glibc),
     )
     return _add_package_policies(bare, data.get("protected"), data.get("accelerator_families"))
-
-
-def _parse_package_list(text: str, *, source: str, accelerator: str) -> Image:
-    """Make an image from pip's own list; the default image gives what the list lacks."""
-    package_list = read_package_list(text, source=source)
-    facts = {"accelerator": accelerator, **package_list.comments}
-    if "python" not in facts:
-        # `pip freeze` names no Python; Kaggle changes it with its base image (https://github.com/Kaggle/docker-python).
-        python = _load_built_in(choose_default_image(facts["accelerator"])).python
-        assumption = (
-            "add a line '# python: 3.13.5' to the freeze text, or use the output of 'python -m pip inspect'"
-        )
-        facts |= {"python": python, "confidence": f"assumed Python {python}; {assumption}"}
-    if not _PYTHON.fullmatch(facts["python"]) or not _GLIBC.fullmatch(facts.get("glibc", "2.35")):
-        raise UsageError(
-            f"the comments of the image file '{source}' have an invalid version",
-            hint="write '# python: 3.13.5', and '# glibc: 2.35' if needed",
-            code="image-file-invalid",
-        )
-    return _make_image(facts, package_list, source)
 
 
 def _describe_running_python() -> Image:

@@ -193,7 +193,7 @@ def test_pip_freeze_is_an_image(tmp_path: Path) -> None:
         ("c.txt", "", "no package"),
         ("d.toml", 'python = "3.13"\nprotectd = []\npackages = "a==1"', "did you mean 'protected'"),
         ("e.toml", "python = ", "not valid TOML"),
-        ("f.txt", "# python: three\na==1\n", "invalid version"),
+        ("f.txt", "# python: three\na==1\n", "expected a full version"),
     ],
 )
 def test_files_that_are_no_image_say_why(tmp_path: Path, name: str, text: str, told: str) -> None:
