@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from offline_kit.core import processes
-from offline_kit.core.errors import ProjectError
 from offline_kit.packages import pip_settings
 from offline_kit.packages.file_choice import ImageTarget, choose_file, is_sdist
 from offline_kit.packages.freeze.freeze import FreezeRequest, freeze_requirements
@@ -14,7 +13,7 @@ from offline_kit.project import images
 from offline_kit.project.config import Config
 from offline_kit.project.images import Image
 from offline_kit.project.types import Fate, Freeze
-from tests.support.freezing import bundled, fates, pin
+from tests.support.freezing import bundled
 
 pytestmark = pytest.mark.index
 
@@ -112,28 +111,6 @@ def test_hydra_is_todays(tmp_path: Path, cache: Path) -> None:
     chosen = choose_file(files, "4.9.3", (), ImageTarget(bare))
     assert chosen
     assert is_sdist(chosen)
-
-
-@pytest.mark.slow
-def test_xgboost_leaves_nccl_out(tmp_path: Path, cache: Path) -> None:
-    """xgboost before 3 wants nvidia-nccl, which a CPU image has no use for: skipped, with the reason."""
-    found = frozen(tmp_path, cache, ["torch", "xgboost<3"])
-    nccl = [one for one in found.pins if one.name.startswith("nvidia-nccl")]
-    assert [one.fate for one in nccl] == [Fate.SKIPPED]
-    assert pin(found, "xgboost").replaces.startswith("3.")
-    assert fates(found)["torch"] == "provided 2.11.0+cpu"
-
-
-def test_old_pins_are_one_error(tmp_path: Path, cache: Path) -> None:
-    """torch==1.13.1 and pandas==1.3.5 are listed together, each with what the image has."""
-    with pytest.raises(ProjectError) as error:
-        frozen(tmp_path, cache, ["torch==1.13.1", "pandas==1.3.5", "timm"])
-    first, second = error.value.details
-    assert first.startswith("torch==1.13.1 (requirements.in:1): the image has 2.11.0+cpu")
-    assert second.startswith("pandas==1.3.5 (requirements.in:2):")
-    assert "the image has 2.3.3" in second
-    for remedy in ("pandas==2.3.3", "torch==2.11.0"):
-        assert remedy in error.value.hint, "versions that were resolved together"
 
 
 @pytest.mark.slow

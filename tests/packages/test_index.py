@@ -234,16 +234,3 @@ def test_a_fetched_file_is_verified_and_kept(served: LocalIndex, tmp_path: Path)
     assert len(served.requests) == before
     with pytest.raises(ProjectError, match=r"bad-1\.0"):
         index.fetch_file(index.list_files("bad")[0])
-
-
-@pytest.mark.index
-def test_pypi_is_read() -> None:
-    """The real index answers: many files, hashes, sizes and times."""
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
-        index = PackageIndex(IndexSettings(), cache=Path(folder))
-        found = [file for file in index.list_files("six") if file.version == "1.17.0"]
-        assert {file.filename for file in found} == {"six-1.17.0-py2.py3-none-any.whl", "six-1.17.0.tar.gz"}
-        assert all(file.sha256 and file.size and file.upload_time for file in found)
-        assert b"Name: six" in (index.read_metadata(found[0]) or b"")

@@ -201,16 +201,6 @@ def test_the_cut_off_holds_for_builds_too(yard: Yard, tmp_path: Path) -> None:
     assert closures == [["plugin-1.0"], ["plugin-2.0"]]
 
 
-def test_an_index_without_dates_knows_no_cut_off(tmp_path: Path) -> None:
-    """An index that does not tell upload times is not emptied by the cut-off."""
-    with LocalIndex(html_only=True) as server:
-        yard = Yard(tmp_path, server)
-        yard.plugin("plugin")
-        server.add(own_backend(tmp_path, "demo", requires=["plugin"]))
-        (settled,) = settle_sdists([yard.sdist("demo")], IMAGE, yard.index(), cutoff="2026-02-01T00:00:00Z")
-    assert names(settled) == ["plugin-1.0"]
-
-
 def test_a_build_requirement_without_wheel_is_built_too(yard: Yard, tmp_path: Path) -> None:
     """A requirement of the build that exists only as sdist goes into the closure as a wheel."""
     yard.plugin("deep")
@@ -357,19 +347,6 @@ def test_the_wheel_is_the_same_everywhere(yard: Yard, tmp_path: Path) -> None:
     assert two is not None
     assert one.path != two.path
     assert one.path.read_bytes() == two.path.read_bytes()
-
-
-@needs_cut
-@pytest.mark.sandbox
-def test_the_proof_of_offline_builds_has_no_network(yard: Yard, tmp_path: Path) -> None:
-    """The builds of this file's proofs cannot reach even a server on this machine."""
-    host, port = yard.server.server.server_address[:2]
-    yard.server.add(
-        own_backend(tmp_path, "demo", body=f"import socket; socket.create_connection(({host!r}, {port}), 2)")
-    )
-    (settled,) = settle_sdists([yard.sdist("demo")], IMAGE, yard.index(), allow_unbuilt=["demo"])
-    with pytest.raises(AssertionError, match=r"unreachable|refused"):
-        offline(["uv"], settled, tmp_path / "kit", Path(sys.executable))
 
 
 # --- the real thing ---------------------------------------------------------------------------------

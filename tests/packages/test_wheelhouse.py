@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +18,6 @@ from packaging.tags import sys_tags
 
 from offline_kit.core.cache import Cache
 from offline_kit.core.errors import OutsideError, ProjectError
-from offline_kit.core.report import Advance
 from offline_kit.core.retry import RetryPolicy
 from offline_kit.packages.file_choice import ImageTarget, choose_file
 from offline_kit.packages.index import IndexFile, PackageIndex
@@ -223,28 +221,6 @@ def test_half_a_file_survives_the_run_that_lost_it(index: LocalIndex, cache: Cac
     assert not cache.partial_path(entry.sha256).exists()
 
 
-def test_an_interrupt_keeps_the_half_file_and_no_final_name(
-    index: LocalIndex, cache: Cache, tmp_path: Path
-) -> None:
-    """^C while bytes come in: what came stays for the next run, under a .part name, and the rest stops."""
-    entry = index.add(make_wheel(tmp_path, "big", "1.0", files={"big.bin": bytes(range(256)) * 40_000}))
-
-    class Interrupting(Listener):
-        @contextmanager
-        def progress(self, text: str, total: int, *, unit: str = "B") -> Iterator[Advance]:
-            def advance(amount: int) -> None:
-                raise KeyboardInterrupt
-
-            yield advance
-
-    with pytest.raises(KeyboardInterrupt):
-        fetch_wheelhouse([pin("big")], IMAGE, asking(index, cache), report=Interrupting())
-    assert cache.find_blob(entry.sha256) is None
-    assert 0 < cache.partial_path(entry.sha256).stat().st_size < len(entry.data)
-    assert threading.active_count() < 20
-    assert fetch_wheelhouse([pin("big")], IMAGE, asking(index, cache)).wheels[0].sha256 == entry.sha256
-
-
 def test_control_c_ends_a_run_at_once(index: LocalIndex, cache: Cache, tmp_path: Path) -> None:
     """A process that waits for a bad connection ends within seconds of SIGINT; what came stays as a part."""
     entry = index.add(make_wheel(tmp_path, "big", "1.0", files={"big.bin": bytes(range(256)) * 80_000}))
@@ -381,15 +357,3 @@ def test_local_wheels_pass_through(cache: Cache, tmp_path: Path) -> None:
     house = fetch_wheelhouse([pin("mine", local=path)], IMAGE, asking(unreachable(), cache))
     assert house.wheels[0].path == path
     assert house.wheels[0].sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-@pytest.mark.index
-def test_a_real_choice_from_pypi(cache: Cache) -> None:
-    """markupsafe for Python 3.13 on Kaggle's glibc, from wherever we run."""
-    house = fetch_wheelhouse(
-        [pin("markupsafe", "3.0.2")], IMAGE, PackageIndex(IndexSettings(), cache=cache.root)
-    )
-    assert (
-        house.wheels[0].filename
-        == "MarkupSafe-3.0.2-cp313-cp313-manylinux_2_17_x86_64.manylinux2014_x86_64.whl"
-    )

@@ -63,20 +63,6 @@ def test_flags_win_over_the_file(project: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "template"),
-    [
-        ({}, "plain"),
-        ({"model": "a.py:M", "data": "a.py:D"}, "lightning"),
-        ({"function": "a.py:f"}, "function"),
-        ({"function": "a.py:f", "template": "mine.py.j2"}, "mine.py.j2"),
-    ],
-)
-def test_the_template_follows_from_what_is_named(tmp_path: Path, said: dict[str, str], template: str) -> None:
-    """Whoever names a function or a model need not name the template too."""
-    assert load_config(tmp_path, {"notebook": said}).notebook.template == template
-
-
-@pytest.mark.parametrize(
     ("said", "is_script"),
     [
         ({}, False),
