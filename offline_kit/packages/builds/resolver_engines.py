@@ -17,7 +17,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from offline_kit.core import files, interpreters, processes
-from offline_kit.core.errors import OutsideError, ProjectError, UsageError
+from offline_kit.core.errors import ProjectError, UsageError
 from offline_kit.packages.builds import confined_build
 from offline_kit.packages.builds.build_environment import (
     FRAMEWORKS,
@@ -184,10 +184,27 @@ def _prepare_uv(problem: ResolverInput, folder: Path) -> _Command:
 
 
 def _prepare_pip_tools(problem: ResolverInput, folder: Path) -> _Command:
-    python = _find_pip_tools_python(problem)
-    argv: list[str | Path] = [python, "-m", "piptools"]
-    if problem.exclude:
-        argv = [python, "-c", _PIP_TOOLS_WITHOUT, ",".join(sorted(problem.exclude))]
+    """Return pip-tools on a Python of the target's version; raise UsageError if this machine cannot be the target."""
+    image = problem.image
+    python: Path | None = Path(sys.executable)
+    argv: list[str | Path] = [sys.executable]
+    if not matches_running_python(image):
+        python = _find_builder_python(image.python_minor) if _matches_platform(image) else None
+        argv = [interpreters.uv_program(), "run", "--no-project", "--quiet", "--no-config"]
+        argv += ["--default-index", INSIDE.index_url, "--with", "pip-tools>=7.5", "--with", "pip>=25.1"]
+        argv += ["--python", python or "", "python"]
+    if python is None:
+        raise UsageError(
+            f"pip-tools resolves for the Python that it runs on, and this machine has no Python {image.python_minor} for "
+            f"{image.machine} Linux",
+            hint=f"use the engine 'uv', or install Python {image.python_minor} ('uv python install {image.python_minor}')",
+            code="python-not-found",
+        )
+    argv += (
+        ["-c", _PIP_TOOLS_WITHOUT, ",".join(sorted(problem.exclude))]
+        if problem.exclude
+        else ["-m", "piptools"]
+    )
     argv += ["compile", "requirements.in", "--output-file", "requirements.txt"]
     argv += ["--constraint", "constraints.txt", "--no-config", "--quiet", "--no-header", "--no-annotate"]
     argv += ["--allow-unsafe", "--strip-extras", "--no-emit-index-url", "--no-emit-find-links"]
@@ -225,51 +242,6 @@ def matches_running_python(image: Image) -> bool:
 
 def _matches_platform(image: Image) -> bool:
     return sys.platform == "linux" and platform.machine() == image.machine
-
-
-def _find_pip_tools_python(problem: ResolverInput) -> Path:
-    """Return a Python of the target's version with pip-tools: the running one, else one of an own environment.
-
-    Raises UsageError if this machine has no such Python or another platform.
-    """
-    image = problem.image
-    if matches_running_python(image):
-        return Path(sys.executable)
-    python = _find_builder_python(image.python_minor)
-    if python is None or not _matches_platform(image):
-        raise UsageError(
-            f"pip-tools resolves for the Python that it runs on, and this machine has no Python {image.python_minor} for "
-            f"{image.machine} Linux",
-            hint=f"use the engine 'uv', or install Python {image.python_minor} ('uv python install {image.python_minor}')",
-            code="python-not-found",
-        )
-    environment_folder = problem.index.cache.root / "freeze" / f"pip-tools-{image.python_minor}"
-    environment_python = environment_folder / "bin" / "python"
-    with files.hold_lock(environment_folder.with_suffix(".lock")):
-        if environment_python.is_file():
-            return environment_python
-        with (
-            files.stage_folder(environment_folder) as fresh,
-            tempfile.TemporaryDirectory(prefix="offline-kit-") as scratch,
-        ):
-            config = problem.index.settings.write_uv_config(Path(scratch) / "uv.toml")
-            # Scripts of a venv hold its absolute path, and the staged folder is renamed when it is complete.
-            steps: tuple[list[str | Path], ...] = (
-                ["venv", "--clear", "--relocatable", "--no-project", "--python", python, fresh],
-                ["pip", "install", "--python", fresh, "pip-tools>=7.5", "pip>=25.1"],
-            )
-            for arguments in steps:
-                argv = [interpreters.uv_program(), *arguments, "--quiet", "--config-file", config]
-                env = problem.index.settings.make_uv_environment()
-                process = processes.run_command(argv, cwd=Path(scratch), env=env, timeout=1800, check=False)
-                if not process.succeeded:
-                    raise OutsideError(
-                        "the environment for pip-tools cannot be created",
-                        hint="check the network and the index, or use the engine 'uv'",
-                        code="environment-not-created",
-                        details=[redact_urls(line) for line in process.last_lines(6)],
-                    )
-    return environment_python
 
 
 def _make_build_environment(folder: Path) -> dict[str, str]:
