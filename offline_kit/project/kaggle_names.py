@@ -71,17 +71,7 @@ def find_archive_suffix(name: str) -> str:
 
 def is_safe_name(name: str) -> bool:
     """Whether Kaggle leaves a stored name (one path component) unchanged."""
-    lower = name.lower()
-    return (
-        0 < len(name) <= MAX_NAME
-        and not _OUTSIDE.search(name)
-        and name[0] not in ".-"
-        and name[-1] != "."
-        and lower not in NOT_UPLOADED
-        and lower.partition(".")[0] not in _WINDOWS  # "con.txt" is no file name on Windows either
-        and not find_archive_suffix(name)
-        and not _SHARD.search(name)
-    )
+    return 0 < len(name) <= MAX_NAME and _replace_unsafe_parts(name) == name
 
 
 def make_safe_name(name: str, used_names: Collection[str]) -> str:
@@ -92,6 +82,10 @@ def make_safe_name(name: str, used_names: Collection[str]) -> str:
     """
     safe = _replace_unsafe_parts(name)
     stem, suffix = split_suffix(safe)
+    if len(safe) > MAX_NAME - 8:  # leave room for the number of a duplicate
+        digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:10]
+        stem = f"{stem[: MAX_NAME - 8 - len(suffix) - 11]}-{digest}"
+        safe = stem + suffix
     candidate, number = safe, 1
     while candidate.lower() in used_names:
         number += 1
@@ -109,13 +103,7 @@ def _replace_unsafe_parts(name: str) -> str:
     lower = safe.lower()
     if lower in NOT_UPLOADED | {MARKER} or lower.partition(".")[0] in _WINDOWS:
         safe = "_" + safe
-    if find_archive_suffix(safe):
-        safe += HARMLESS
-    if len(safe) > MAX_NAME - 8:  # leave room for the number of a duplicate
-        stem, suffix = split_suffix(safe)
-        tail = f"-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:10]}{suffix}"
-        safe = stem[: MAX_NAME - 8 - len(tail)] + tail
-    return safe
+    return safe + HARMLESS if find_archive_suffix(safe) else safe
 
 
 def split_suffix(name: str) -> tuple[str, str]:

@@ -1,6 +1,5 @@
 """Requirements and extras of packages: read from the index, a wheel, or a build, each once."""
 
-import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -10,7 +9,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
-from offline_kit.core import files, http
+from offline_kit.core import files
 from offline_kit.core.cache import cache_key
 from offline_kit.core.errors import OfflineKitError
 from offline_kit.core.report import SILENT, Reporter
@@ -95,12 +94,13 @@ class MetadataStore:
         cached_file = self.index.cache.root / "freeze" / "metadata" / cached_name
         if file.sha256 and cached_file.is_file():
             return cached_file.read_bytes()
-        with tempfile.TemporaryDirectory(prefix="offline-kit-") as scratch:
-            sdist = Path(scratch) / file.filename
-            http.download_file(file.url, sdist, settings=self.index.settings, sha256=file.sha256)
-            description = f"{file.project} {file.version}"
-            wheel = build_wheel(lambda folder: unpack_sdist(sdist, folder), self.sources, description)
-            raw = distribution_metadata.read_metadata(wheel.path, wheel.filename) or b""
+        sdist = self.index.fetch_file(file)
+        wheel = build_wheel(
+            lambda folder: unpack_sdist(sdist, folder, filename=file.filename),
+            self.sources,
+            f"{file.project} {file.version}",
+        )
+        raw = distribution_metadata.read_metadata(wheel.path, wheel.filename) or b""
         if file.sha256:
             files.write_atomic(cached_file, raw)
         return raw
