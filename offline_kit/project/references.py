@@ -130,54 +130,41 @@ def _list_python_files(folder: Path) -> Iterator[Path]:
         yield from (path for path in folder.glob(pattern) if "site-packages" not in path.parts)
 
 
+def _list_symbols(body: Sequence[ast.stmt]) -> list[tuple[bool, symtable.Symbol]]:
+    """Return the symbols of statements and of all scopes in them, each with whether it is at the top."""
+    # symtable knows scopes as the compiler does: comprehensions, `global`, class bodies
+    text = ast.unparse(ast.Module(body=[*body], type_ignores=[]))
+    scopes = [symtable.symtable(text, "code", "exec")]
+    for scope in scopes:  # grows while it is walked
+        scopes += scope.get_children()
+    return [(scope is scopes[0], symbol) for scope in scopes for symbol in scope.get_symbols()]
+
+
 def find_bound_names(body: Sequence[ast.stmt]) -> tuple[set[str], bool]:
     """Return the names that statements bind, and whether they may bind more (`import *`, `__getattr__`)."""
-    names: set[str] = set()
-    open_ended = False
-    for node in body:
-        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            names.add(node.name)
-            open_ended |= node.name == "__getattr__"  # PEP 562: a module computes names
-        elif isinstance(node, ast.Import | ast.ImportFrom):
-            names |= {(child.asname or child.name).partition(".")[0] for child in node.names}
-            open_ended |= any(child.name == "*" for child in node.names)
-        elif isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):
-            names |= {
-                child.id
-                for child in ast.walk(node)
-                if isinstance(child, ast.Name) and isinstance(child.ctx, ast.Store)
-            }
-        else:
-            # names bound in the branches of if, try and with
-            inner = [child for child in ast.walk(node) if isinstance(child, ast.stmt) and child is not node]
-            inner_names, more_open = find_bound_names(inner) if inner else (set(), False)
-            names, open_ended = names | inner_names, open_ended | more_open
-    return names, open_ended
+    names = {
+        symbol.get_name()
+        for at_top, symbol in _list_symbols(body)
+        if (at_top or symbol.is_declared_global())
+        and (symbol.is_assigned() or symbol.is_imported() or symbol.is_namespace())
+    }
+    imports = [node for top in body for node in ast.walk(top) if isinstance(node, ast.ImportFrom)]
+    is_starred = any(alias.name == "*" for node in imports for alias in node.names)
+    return names, is_starred or "__getattr__" in names  # PEP 562: a module computes names
 
 
 def find_undefined_names(file: Path) -> tuple[str, ...]:
     """Return the undefined names that a module uses, sorted; () if an `import *` may define them."""
     tree = parse_module(file)
-    if tree is None or find_bound_names(tree.body)[1]:
+    names, open_ended = find_bound_names(tree.body) if tree else (set(), True)
+    if tree is None or open_ended:
         return ()
-    # symtable knows scopes as the compiler does: comprehensions, `global`, class bodies
-    waiting, scopes = [symtable.symtable(ast.unparse(tree), str(file), "exec")], []
-    while waiting:
-        scopes.append(waiting.pop())
-        waiting += scopes[-1].get_children()
-    symbols = [(scope is scopes[0], symbol) for scope in scopes for symbol in scope.get_symbols()]
-    bound = {
-        symbol.get_name()
-        for at_top, symbol in symbols
-        if (at_top or symbol.is_declared_global())
-        and (symbol.is_assigned() or symbol.is_imported() or symbol.is_namespace())
-    }
     used = {
         symbol.get_name()
-        for at_top, symbol in symbols
+        for at_top, symbol in _list_symbols(tree.body)
         if symbol.is_referenced() and (at_top or symbol.is_global())
     }
-    return tuple(sorted(used - bound - set(dir(builtins)) - _OF_EVERY_MODULE))
+    return tuple(sorted(used - names - set(dir(builtins)) - _OF_EVERY_MODULE))
 
 
 def parse_module(file: Path) -> ast.Module | None:
