@@ -118,7 +118,7 @@ def describe_files(
     if not files:
         lines.append("no index has a file of it")
     elif not same_version_files:
-        newest = ", ".join(_sort_versions(files)[:5])
+        newest = ", ".join(sort_versions(files)[:5])
         lines.append(f"no index has a file of this version; the newest are {newest}")
     elif hashes and choose_file(same_version_files, version, (), target):
         lines.append("the index has files of this version, but none has a hash of the freeze")
@@ -136,12 +136,13 @@ def describe_files(
     return tuple(lines)
 
 
-def _sort_versions(files: Iterable[IndexFile]) -> list[str]:
-    """Return the valid versions of files, newest first."""
-    spellings: dict[Version, str] = {}
-    for file in files:
+def sort_versions(files: Iterable[IndexFile]) -> list[str]:
+    """Return the versions of files, newest first, invalid ones last."""
+
+    def rank_version(text: str) -> tuple[bool, Version]:
         try:
-            spellings.setdefault(Version(file.version), file.version)
+            return True, Version(text)
         except InvalidVersion:
-            continue
-    return [spellings[version] for version in sorted(spellings, reverse=True)]
+            return False, Version("0")
+
+    return sorted({file.version for file in files}, key=rank_version, reverse=True)

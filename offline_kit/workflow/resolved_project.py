@@ -12,11 +12,10 @@ from offline_kit.core import files, processes
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.notebook import imports, predict_settings
 from offline_kit.notebook.rendering import RenderedNotebook
-from offline_kit.packages import pip_settings
+from offline_kit.packages import own_code, pip_settings
 from offline_kit.packages.freeze.freeze import FreezeRequest
 from offline_kit.packages.freeze.requirement_files import read_project_dependencies
 from offline_kit.packages.index import PackageIndex
-from offline_kit.packages.own import loose_modules, own_code
 from offline_kit.project import images
 from offline_kit.project.config import Config
 from offline_kit.project.types import Kit, OwnCode
@@ -75,7 +74,7 @@ class ResolvedProject:
     def find_modules(self) -> tuple[Path, ...]:
         """Return the loose modules that travel; raises UsageError for references that cannot be found."""
         config = self.given
-        return loose_modules.find_needed_modules(
+        return own_code.find_needed_modules(
             config.project, config.packages, config.modules, list_references(config)
         )
 

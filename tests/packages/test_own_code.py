@@ -13,10 +13,9 @@ import pytest
 
 from offline_kit.core import processes
 from offline_kit.core.errors import ProjectError, UsageError
-from offline_kit.packages import pip_settings
+from offline_kit.packages import own_code, pip_settings
 from offline_kit.packages.freeze import freeze_file
 from offline_kit.packages.index import PackageIndex
-from offline_kit.packages.own import loose_modules, own_code
 from offline_kit.packages.pip_settings import IndexSettings
 from offline_kit.project import images
 from offline_kit.project.config_keys import LOCK_NAME
@@ -66,7 +65,7 @@ def shipped(
     project: Path, tmp_path: Path, *named: str, modules: tuple[str, ...] = ()
 ) -> tuple[list[str], tuple[str, ...]]:
     """What a reference ships, and the roots it imports from."""
-    places = loose_modules.find_needed_modules(project, (), tuple(project / name for name in modules), named)
+    places = own_code.find_needed_modules(project, (), tuple(project / name for name in modules), named)
     own = build(project, tmp_path / "cache", modules=places)
     return [source.original for source in own.sources], own.roots
 
@@ -311,7 +310,7 @@ def test_a_file_brings_its_folder_and_what_it_imports(tmp_path: Path) -> None:
 def test_what_is_shipped_imports(tmp_path: Path) -> None:
     """With the roots on sys.path the module runs from the shipped files alone."""
     project = tree(tmp_path / "p", CODE)
-    places = loose_modules.find_needed_modules(project, (), (), ["src/model.py:Lit"])
+    places = own_code.find_needed_modules(project, (), (), ["src/model.py:Lit"])
     own = build(project, tmp_path / "cache", modules=places)
     code = tmp_path / "code"
     for source in own.sources:
@@ -347,7 +346,7 @@ def test_configured_modules_are_not_joined_by_what_nobody_imports(tmp_path: Path
         "src/house/features.py": "",
     }
     project = tree(tmp_path / "p", files)
-    places = loose_modules.find_needed_modules(project, (), (project / "src",), ["train.py:Shrink"])
+    places = own_code.find_needed_modules(project, (), (project / "src",), ["train.py:Shrink"])
     names = [source.original for source in build(project, tmp_path / "cache", modules=places).sources]
     assert names == ["src/house/features.py", "train.py", "utils.py"]
 
@@ -390,7 +389,7 @@ def test_what_a_package_holds_is_not_shipped_twice(tmp_path: Path, layout: str) 
         tmp_path / "p", {f"{layout}plants/__init__.py": "", f"{layout}plants/model.py": "class Lit: ...\n"}
     )
     assert (
-        loose_modules.find_needed_modules(project, (project,), (), ["plants.model:Lit", "timm.models:create"])
+        own_code.find_needed_modules(project, (project,), (), ["plants.model:Lit", "timm.models:create"])
         == ()
     )
 
@@ -429,10 +428,10 @@ def test_references_that_lead_nowhere_are_told_with_a_guess(tmp_path: Path, name
         {"src/model.py": "class Lit: ...\n", "plants/__init__.py": "", "plants/model.py": "class Lit: ...\n"},
     )
     with pytest.raises(UsageError) as caught:
-        loose_modules.find_needed_modules(project, (), (), [named])
+        own_code.find_needed_modules(project, (), (), [named])
     assert told in caught.value.what
     with pytest.raises(UsageError, match="2 references") as both:
-        loose_modules.find_needed_modules(project, (), (), [named, "src/model.py:Nope"])
+        own_code.find_needed_modules(project, (), (), [named, "src/model.py:Nope"])
     assert told in both.value.details[0]
 
 
@@ -451,7 +450,7 @@ def test_references_that_lead_nowhere_are_told_with_a_guess(tmp_path: Path, name
 def test_names_that_may_be_there_are_accepted(tmp_path: Path, source: str) -> None:
     """However a module binds a name, it counts; what cannot be seen from outside is left to the rehearsal."""
     project = tree(tmp_path / "p", {"model.py": source})
-    assert loose_modules.find_needed_modules(project, (), (), ["model.py:Lit"])
+    assert own_code.find_needed_modules(project, (), (), ["model.py:Lit"])
 
 
 def test_a_folder_without_modules_is_told(tmp_path: Path) -> None:
@@ -465,5 +464,5 @@ def test_a_folder_without_modules_is_told(tmp_path: Path) -> None:
 def test_newer_syntax_is_no_error(tmp_path: Path) -> None:
     """What only the image's Python can parse is for that Python to judge."""
     project = tree(tmp_path / "p", {"model.py": "type Shape = int\nclass Lit[T]: ...\n"})
-    assert loose_modules.find_needed_modules(project, (), (), ["model.py:Lit"]) == (project / "model.py",)
+    assert own_code.find_needed_modules(project, (), (), ["model.py:Lit"]) == (project / "model.py",)
     assert build(project, tmp_path / "cache", modules=(project / "model.py",), on=KAGGLE).sources

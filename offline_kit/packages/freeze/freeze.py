@@ -32,9 +32,8 @@ from offline_kit.packages.freeze.freeze_inputs import LOCK_ORIGIN, FreezeInputs,
 from offline_kit.packages.freeze.freeze_inputs import FreezeRequest as FreezeRequest
 from offline_kit.packages.freeze.lock_files import LockPin
 from offline_kit.packages.freeze.metadata_store import MetadataStore
-from offline_kit.packages.freeze.requirement_checks import UnmetRequirementsError, check_requirements
 from offline_kit.packages.freeze.requirement_files import RequirementLine
-from offline_kit.packages.freeze.resolve import Resolver
+from offline_kit.packages.freeze.resolve import Resolver, UnmetRequirementsError, check_requirements
 from offline_kit.packages.index import PackageIndex
 from offline_kit.packages.pip_settings import IndexSettings
 from offline_kit.project.images import TORCH_FAMILY, Image
