@@ -54,16 +54,10 @@ def inspect_container(runner: Sandbox, folder: Path) -> ContainerPython:
     )
     outcome, facts = sandbox.run_box(runner, box), files.read_json(folder / "facts.json")
     if not outcome.succeeded or not facts:
-        raise _unusable_error(
-            runner, "has no Python that runs", box.log.read_text(errors="replace").splitlines()[-5:]
-        )
-    python = Interpreter(
-        path=Path(facts["executable"]),
-        version=facts["python"],
-        packages=facts["packages"],
-        mounts=(),
-        links={},
-    )
+        log = box.log.read_text(errors="replace").splitlines()
+        raise _unusable_error(runner, "has no Python that runs", log[-5:])
+    path, version, packages = Path(facts["executable"]), facts["python"], facts["packages"]
+    python = Interpreter(path=path, version=version, packages=packages, mounts=(), links={})
     return ContainerPython(python=python, search_path=facts["path"], uv=tuple(facts["uv"]), facts=facts)
 
 
@@ -75,10 +69,8 @@ def prepare_container_kernel(
     `used` names the packages to compare with the image that the kit was built for: a container may differ from it.
     """
     inside = inspect_container(runner, folder)
-    if missing := {"papermill", "ipykernel"} - {*inside.python.packages}:
-        raise _unusable_error(
-            runner, f"has no {' and no '.join(sorted(missing))}: Kaggle runs notebooks with it"
-        )
+    if missing := sorted({"papermill", "ipykernel"} - {*inside.python.packages}):
+        raise _unusable_error(runner, f"has no {' and no '.join(missing)}: Kaggle runs notebooks with it")
     hidden = folder / "hidden-uv"
     hidden.touch(0o444)
     return KernelSetup(

@@ -59,42 +59,28 @@ def find_pull_size(program: Path, image: str) -> int:
 
 def list_commands(program: Path) -> Iterator[tuple[str, ...]]:
     """Yield commands that run a container, without its own options; the first that works on this machine is right."""
-    runtimes: list[tuple[str, ...]] = [()]
-    if program.name == "podman" and shutil.which("runc"):
-        # crun refuses a system with control groups of both versions.
-        runtimes.append(("--runtime", "runc"))
+    # crun refuses a system with control groups of both versions.
+    has_runc = program.name == "podman" and shutil.which("runc")
     # In a virtual machine or a container the engine's own limits may be above those that may be set.
     for limits in ((), ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024")):
-        for runtime in runtimes:
+        for runtime in ((), ("--runtime", "runc")) if has_runc else ((),):
             yield (str(program), *runtime, "run", "--user", _find_user(program), *limits)
 
 
 def _find_user(program: Path) -> str:
     """Return the user in the container whose files are this user's outside: root as on Kaggle, if that can be."""
     # Without root, podman and a rootless docker map root to this user; another docker would leave files of root's.
-    options = _ask(program, "info", "--format", "{{.SecurityOptions}}") if program.name == "docker" else None
-    if sys.platform != "linux" or options is None or "rootless" in options.out:
-        return "0:0"
-    return f"{os.getuid()}:{os.getgid()}"
+    if sys.platform == "linux" and program.name == "docker":
+        answer = _ask(program, "info", "--format", "{{.SecurityOptions}}")
+        return "0:0" if "rootless" in answer.out else f"{os.getuid()}:{os.getgid()}"
+    return "0:0"
 
 
 def build_container_command(command: Sequence[str], image: str, name: str, box: Box) -> list[str]:
     """Return the command that runs a box in a container of this name; links of the box are those of its image."""
     # --pull never: an image of Kaggle's has 10 to 20 GB. SELinux would close the mounts unless it relabels them.
-    words = [
-        *command,
-        "--name",
-        name,
-        "--cidfile",
-        str(box.scratch / _IDENTITY),
-        "--pull",
-        "never",
-        "--log-driver",
-        "none",
-        "--hostname",
-        "rehearsal",
-    ]
-    words += ["--security-opt", "no-new-privileges", "--security-opt", "label=disable"]
+    fixed = "--pull never --log-driver none --hostname rehearsal --security-opt no-new-privileges --security-opt label=disable"
+    words = [*command, "--name", name, "--cidfile", str(box.scratch / _IDENTITY), *fixed.split()]
     words += [] if box.network else ["--network", "none"]
     if box.memory:
         # No swap beside it. Engines give /dev/shm 64 MB, which a DataLoader's workers fill; it counts as memory.
@@ -143,9 +129,8 @@ class ContainerTree(ProcessTree):
 
     def kill_remaining(self) -> None:
         """Kill and delete the container, whatever state it is in."""
-        _ask(
-            self._program, "kill", self.name
-        )  # without it, podman waits ten seconds for the container to end by itself
+        # Without it, podman waits ten seconds for the container to end by itself.
+        _ask(self._program, "kill", self.name)
         _ask(self._program, "rm", "--force", "--volumes", self.name)
 
 
