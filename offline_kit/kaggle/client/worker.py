@@ -32,10 +32,6 @@ from typing import Any
 # Kaggle's client is not thread-safe, so each thread has its own session.
 THREADS = 16
 _CHUNK = 1 << 16
-# Notebooks with images and long logs have several megabytes.
-_MAX_ANSWER = 128 << 20
-# For downloads without Content-Length.
-_MAX_UNANNOUNCED = 2 << 30
 _LOGIN_TIMEOUT = 30.0
 _PROGRESS_SECONDS = 0.25
 # How a file store answers for an expired link.
@@ -134,8 +130,7 @@ class ClientWorker:
         return self._thread_local.http
 
     def _limit_requests(self) -> None:
-        """Give every request of this process a timeout and a size limit."""
-        # This includes the requests of `import kaggle`, which checks the token.
+        """Give every request of this process a timeout, those of `import kaggle` too, which checks the token."""
         from requests.adapters import HTTPAdapter
 
         thread_local, original_send = self._thread_local, HTTPAdapter.send
@@ -143,13 +138,8 @@ class ClientWorker:
         def send_limited(
             adapter: Any, request: Any, stream: bool = False, timeout: Any = None, *rest: Any, **options: Any
         ) -> Any:
-            silence, began = getattr(thread_local, "silence", None) or _LOGIN_TIMEOUT, time.monotonic()
-            response = original_send(adapter, request, stream, timeout or silence, *rest, **options)
-            is_api_answer = "json" in response.headers.get("Content-Type", "") and request.method != "GET"
-            # Files are read by whoever asked for them, and take as long as bytes come.
-            if not stream or is_api_answer or not 200 <= response.status_code < 300:
-                _read_body(response, began + silence)
-            return response
+            silence = getattr(thread_local, "silence", None) or _LOGIN_TIMEOUT
+            return original_send(adapter, request, stream, timeout or silence, *rest, **options)
 
         HTTPAdapter.send = send_limited  # type: ignore[method-assign, assignment]
 
@@ -170,31 +160,21 @@ class ClientWorker:
             raise WorkerError(
                 "link", f"the link to the file was refused with {refused.status_code}"
             ) from error
-        with download as response:
-            expected = _content_length(response)
-            free = shutil.disk_usage(Path(request["into"]).parent).free
-            if expected and expected > free:
-                raise WorkerError("huge", f"{expected} bytes are needed, and the disk has {free} free")
-            size = self._write_body(response, request, expected)
-            if expected is not None and expected != size:
-                raise WorkerError("connection", f"the download ended after {size} of {expected} bytes")
-            return {"size": size}
-
-    def _write_body(self, response: Any, request: dict[str, Any], expected: int | None) -> int:
-        """Write the body to the file and return its size."""
-        size, last_sign = 0, time.monotonic()
-        with Path(request["into"]).open("wb") as stream:
+        with download as response, Path(request["into"]).open("wb") as stream:
+            length = response.headers.get("Content-Length") or ""
+            is_known = length.isdecimal() and not response.headers.get("Content-Encoding")
+            free = shutil.disk_usage(request["into"]).free
+            if is_known and int(length) > free:
+                raise WorkerError("huge", f"{length} bytes are needed, and the disk has {free} free")
+            size, last_sign = 0, time.monotonic()
             for chunk in response.iter_content(_CHUNK):
-                stream.write(chunk)
-                size += len(chunk)
-                if expected is None and size > _MAX_UNANNOUNCED:
-                    raise WorkerError(
-                        "huge", f"more than {_MAX_UNANNOUNCED} bytes of '{request['method']}' came"
-                    )
+                size += stream.write(chunk)
                 if time.monotonic() - last_sign > _PROGRESS_SECONDS:
                     last_sign = time.monotonic()
                     self._tell({"id": request["id"], "so_far": size})
-        return size
+        if is_known and size != int(length):
+            raise WorkerError("connection", f"the download ended after {size} of {length} bytes")
+        return {"size": size}
 
 
 def _keep_json_files(http: Any) -> Any:
@@ -210,26 +190,6 @@ def _keep_json_files(http: Any) -> Any:
 
     http._prepare_response = prepare_response
     return http
-
-
-def _read_body(response: Any, until: float) -> None:
-    """Read the body of an answer within the time and size limits."""
-    body = bytearray()
-    for chunk in response.iter_content(_CHUNK):
-        body += chunk
-        if len(body) > _MAX_ANSWER:
-            response.close()
-            raise WorkerError("huge", f"more than {_MAX_ANSWER} bytes came")
-        if time.monotonic() > until:
-            response.close()
-            raise WorkerError("silent", "the answer did not come to its end")
-    response._content = bytes(body)
-
-
-def _content_length(response: Any) -> int | None:
-    """Return the Content-Length of a file; None if there is none."""
-    length = response.headers.get("Content-Length") or ""
-    return int(length) if length.isdecimal() and not response.headers.get("Content-Encoding") else None
 
 
 def _configured_token() -> tuple[str, str]:
