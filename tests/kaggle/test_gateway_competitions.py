@@ -215,24 +215,6 @@ def test_a_submission_without_a_number_is_queued_all_the_same(bench: Bench, alic
     assert (made.ref, made.state, made.error) == (0, "pending", answer["message"])
 
 
-def test_a_submission_whose_answer_is_lost_is_not_sent_again(bench: Bench, alice: KaggleClient) -> None:
-    """The gateway says that it does not know; one submission was spent."""
-    ready(bench, alice)
-    bench.kaggle.faults.add_fault(Fault(on="CreateCodeSubmission", lose_answer=True))
-    with pytest.raises(NoResponseError, match="CreateCodeSubmission"):
-        alice.submit_notebook(**wish())
-    assert asked(bench, "CreateCodeSubmission") == 1
-    assert alice.get_submission_limits(SLUG).made_today == 1
-
-
-def test_a_submission_is_sent_again_after_429(bench: Bench, alice: KaggleClient) -> None:
-    """Slow down means: nothing was done."""
-    ready(bench, alice)
-    bench.kaggle.faults.add_fault(Fault(on="CreateCodeSubmission", status=429, retry_after=0.05))
-    assert alice.submit_notebook(**wish()).ref
-    assert alice.get_submission_limits(SLUG).made_today == 1
-
-
 @pytest.mark.parametrize(
     ("status", "said", "remedy"),
     [
@@ -257,18 +239,6 @@ def test_refusals_name_cause_and_remedy(
     assert said in caught.value.what
     assert remedy in caught.value.hint
     assert asked(bench, "CreateCodeSubmission") == 1
-
-
-def test_reads_outlast_passing_trouble(bench: Bench, alice: KaggleClient) -> None:
-    """429, 503 and a lost answer are waited out."""
-    for method in ("GetCompetition", "GetSubmissionLimits", "ListSubmissions", "GetSubmission"):
-        bench.kaggle.faults.add_fault(Fault(on=method, status=429, retry_after=0.05))
-        bench.kaggle.faults.add_fault(Fault(on=method, status=503))
-    bench.kaggle.faults.add_fault(Fault(on="GetCompetition", lose_answer=True))
-    assert alice.get_competition(SLUG) is not None
-    assert alice.get_submission_limits(SLUG).remaining == 5
-    assert alice.list_submissions(SLUG) == ()
-    assert alice.get_submission(1) is None
 
 
 def test_an_answer_of_another_shape_is_no_crash(bench: Bench) -> None:
