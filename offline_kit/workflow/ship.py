@@ -158,7 +158,7 @@ def run_notebook(
     facts: dict[str, Any] = {"kit": kit.id, "notebook": new.ref}
     try:
         pushed, finished = notebook_runs.push_and_follow(new, session)
-        submission = _fetch_submission(session, pushed, finished)
+        submission = _fetch_submission(session, finished)
     except OfflineKitError as error:
         problem = {"what": error.what, "hint": error.hint}
         session.save_facts(remember, {**facts, "at": files.utc_timestamp(), "problem": problem})
@@ -188,19 +188,13 @@ def run_notebook(
     )
 
 
-def _fetch_submission(
-    session: KaggleSession, pushed: push_notebook.NotebookPlan, finished: notebook_runs.FinishedRun
-) -> Path | None:
-    """Download the submission file of a run, unless it is here already; None if there is none to expect."""
+def _fetch_submission(session: KaggleSession, finished: notebook_runs.FinishedRun) -> Path | None:
+    """Download the submission file of a run; None if there is none to expect."""
     name, folder = session.config.notebook.submission, session.runs_folder(finished.ref)
-    folder /= f"v{finished.version}"
     if name not in finished.outputs and not session.config.competition:
         session.report.note(f"it wrote no '{name}', and no competition is configured that would want one")
         return None
-    # The output of a version never changes.
-    if pushed.action == "nothing" and (path := notebook_runs.find_fetched_output(finished, folder, name)):
-        return path
-    return session.fetch_outputs(finished, folder, [name])[0]
+    return session.fetch_outputs(finished, folder / f"v{finished.version}", [name])[0]
 
 
 @dataclass(frozen=True, kw_only=True)

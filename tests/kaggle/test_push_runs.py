@@ -105,15 +105,12 @@ def test_a_live_line_tells_state_minutes_and_the_last_words(bench: Bench, alice:
     assert any(line == "running, 0 min: epoch 3 of 9" for line in said)
 
 
-def test_outputs_are_fetched_with_the_log_beside_them(
-    bench: Bench, alice: KaggleClient, tmp_path: Path
-) -> None:
+def test_outputs_are_fetched(bench: Bench, alice: KaggleClient, tmp_path: Path) -> None:
     """The submission is whole, and nothing half made is left."""
-    done = ran(bench, alice, WRITES + "; print('said')")
+    done = ran(bench, alice, WRITES)
     (place,) = notebook_runs.fetch_outputs(done, alice, tmp_path / "back", ["submission.csv"])
     assert place.read_text() == "id,label\n1,0.5\n"
-    assert (tmp_path / "back" / "log.txt").read_text() == "said\n"
-    assert sorted(path.name for path in (tmp_path / "back").iterdir()) == ["log.txt", "submission.csv"]
+    assert [path.name for path in (tmp_path / "back").iterdir()] == ["submission.csv"]
 
 
 def test_an_output_that_was_not_written_is_told(bench: Bench, alice: KaggleClient, tmp_path: Path) -> None:
@@ -366,26 +363,6 @@ def test_files_in_folders_are_fetched_by_their_paths_whatever_a_listing_says(
     (place,) = notebook_runs.fetch_outputs(done, alice, tmp_path / "back", ["packages/a.whl"])
     assert place.stat().st_size == 5000
     assert len(bench.traffic.ended_requests("GET")) == 1, "it is fetched once"
-
-
-def test_what_a_run_left_is_told_apart_from_another_runs_by_its_log(
-    bench: Bench, alice: KaggleClient, tmp_path: Path
-) -> None:
-    """A notebook that was deleted and made anew has a version 1 again, with another output."""
-    done = ran(bench, alice, WRITES + "; print('one')")
-    assert notebook_runs.find_fetched_output(done, tmp_path / "v1", "submission.csv") is None
-    (place,) = notebook_runs.fetch_outputs(done, alice, tmp_path / "v1", ["submission.csv"])
-    assert notebook_runs.find_fetched_output(done, tmp_path / "v1", "submission.csv") == place
-    bench.rpc("DeleteKernel", userName="alice", kernelSlug=REF.partition("/")[2])
-    other = ran(bench, alice, WRITES + "; print('two')")
-    assert other.version == 1
-    assert notebook_runs.find_fetched_output(other, tmp_path / "v1", "submission.csv") is None
-    bench.kaggle.faults.add_fault(Fault(on="DownloadKernelOutput", status=400))
-    with pytest.raises(OutsideError):
-        notebook_runs.fetch_outputs(other, alice, tmp_path / "v1", ["submission.csv"])
-    assert notebook_runs.find_fetched_output(other, tmp_path / "v1", "submission.csv") is None, (
-        "the first run's"
-    )
 
 
 # ------------------------------------------------------------------ logs alone

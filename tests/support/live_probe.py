@@ -19,7 +19,7 @@ from offline_kit.kaggle.client.api_types import NewNotebook, NewVersion, Noteboo
 from offline_kit.kaggle.client.uploads import Uploader, UploadFile
 from offline_kit.kaggle.push import notebook_runs
 from offline_kit.kaggle.push.journal import PushContext
-from offline_kit.kaggle.push.poll_policy import ignore_transient
+from offline_kit.kaggle.push.poll_policy import may_appear
 from offline_kit.project.images import load_image
 from tests.support.local_kaggle import notebook
 
@@ -138,7 +138,7 @@ def add_version(context: PushContext, folder: Path, contents: Mapping[str, bytes
         if remote is None or remote.version <= latest or kaggle.get_dataset_status(ref) != "ready":
             raise TransientError("the version is not ready yet")
 
-    retry_call(ignore_transient(check_ready), context.poll.until_processed)
+    retry_call(check_ready, context.poll.until_processed, may_pass=may_appear)
     return latest + 1
 
 

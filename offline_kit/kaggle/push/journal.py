@@ -71,16 +71,9 @@ class Journal:
         entries = []
         for raw in files.read_json_lines(self.path):
             with suppress(ValueError, KeyError, TypeError):
-                effect = Effect(
-                    action=str(raw["action"]),
-                    target=str(raw["target"]),
-                    before=int(raw["before"]),
-                    content=str(raw["content"]),
-                )
-                phase, message = Phase(raw["phase"]), str(raw.get("said") or "")
-                entries.append(
-                    JournalEntry(effect=effect, phase=phase, at=float(raw["at"]), server_message=message)
-                )
+                effect = Effect(**{name: raw[name] for name in ("action", "target", "before", "content")})
+                phase, message = Phase(raw["phase"]), raw.get("said", "")
+                entries.append(JournalEntry(effect=effect, phase=phase, at=raw["at"], server_message=message))
         return tuple(entries)
 
     def find_open_entry(self, target: str) -> JournalEntry | None:

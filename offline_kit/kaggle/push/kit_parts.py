@@ -18,7 +18,7 @@ from offline_kit.kaggle.client.api_types import NotebookSources, RefusedError, R
 from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.push.journal import PushContext
 from offline_kit.kaggle.push.notebook_equality import normalise_cells
-from offline_kit.kaggle.push.poll_policy import GracePeriod, StatusLine, ignore_transient
+from offline_kit.kaggle.push.poll_policy import GracePeriod, StatusLine, may_appear
 from offline_kit.kit import manifest
 from offline_kit.project.kaggle_names import MARKER
 from offline_kit.project.types import KitPart
@@ -145,8 +145,9 @@ def inspect_settled(location: str, context: PushContext, *, expected: bool = Fal
 
     with StatusLine(context.report, f"{context.server_name} processes '{location}'") as line:
         return retry_call(
-            ignore_transient(read_settled, line.update_status),
+            read_settled,
             poll_policy.until_processed,
+            may_pass=lambda error: may_appear(error, line.update_status),
             give_up=lambda trouble: build_not_ready_error(location, trouble),
         )
 

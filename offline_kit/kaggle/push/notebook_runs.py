@@ -188,7 +188,7 @@ def _wait_until_ended(ref: str, version: int, context: PushContext, timeout: flo
 def fetch_outputs(
     finished: FinishedRun, kaggle: KaggleClient, folder: Path, names: Sequence[str], report: Reporter = SILENT
 ) -> tuple[Path, ...]:
-    """Download outputs of a run, and its log, to `folder` and return the outputs' paths, in order.
+    """Download outputs of a run to `folder` and return their paths, in order.
 
     A file gets its name when it is complete. Raises ProjectError for a file that the run did not write,
     OutsideError if the download is not the file.
@@ -208,18 +208,7 @@ def fetch_outputs(
         for name in names:
             paths.append(fetch_output((finished.ref, finished.version), name, kaggle, folder))
             advance(1)
-    # At last: `find_fetched_output` takes all beside the log for this run's.
-    files.write_atomic(folder / LOG_NAME, plain_text(finished.log))
     return tuple(paths)
-
-
-def find_fetched_output(finished: FinishedRun, folder: Path, name: str) -> Path | None:
-    """Return an output of this run that is already in `folder`, recognised by the log; None if there is none."""
-    # The version's number is not enough: a notebook that is deleted and created again starts at 1.
-    path, log = folder / name, folder / LOG_NAME
-    if not path.is_file() or not log.is_file():
-        return None
-    return path if log.read_text(encoding="utf-8") == plain_text(finished.log) else None
 
 
 def _build_failed_error(

@@ -16,7 +16,7 @@ from offline_kit.kaggle.client.uploads import Uploader, UploadFile
 from offline_kit.kaggle.push import kit_parts
 from offline_kit.kaggle.push.journal import Effect, Phase, PushContext
 from offline_kit.kaggle.push.kit_parts import FAILED_STATES, FINAL_STATES, RemotePartState
-from offline_kit.kaggle.push.poll_policy import GracePeriod, StatusLine, ignore_transient, wait_until_shown
+from offline_kit.kaggle.push.poll_policy import GracePeriod, StatusLine, may_appear, wait_until_shown
 from offline_kit.kit import manifest
 from offline_kit.project.kaggle_names import MARKER, MAX_LOOSE_FILES
 from offline_kit.project.types import KitPart
@@ -175,8 +175,9 @@ class PushTarget(ABC):
         text = f"{self.context.server_name} processes '{self.ref}'"
         with StatusLine(self.context.report, text) as line:
             return retry_call(
-                ignore_transient(lambda: self.read_new_version(effect, line), line.update_status),
+                lambda: self.read_new_version(effect, line),
                 self.context.poll.until_processed,
+                may_pass=lambda error: may_appear(error, line.update_status),
                 give_up=lambda trouble: kit_parts.build_not_ready_error(self.ref, trouble),
             )
 

@@ -9,8 +9,8 @@ from typing import TypeVar
 
 from offline_kit.core.report import Reporter, Say
 from offline_kit.core.retry import PATIENT, RetryPolicy, TransientError, retry_call
-from offline_kit.kaggle.client.api_types import NoResponseError, RefusedError, UnreachableError
-from offline_kit.kaggle.client.calls import NOT_VISIBLE, READ_SECONDS
+from offline_kit.kaggle.client.api_types import RefusedError
+from offline_kit.kaggle.client.calls import NOT_VISIBLE, READ_SECONDS, is_transient
 
 _T = TypeVar("_T")
 
@@ -90,23 +90,13 @@ class GracePeriod:
         return time.monotonic() - self._began > self._seconds
 
 
-def ignore_transient(check: Callable[[], _T], show_status: Say = lambda _words: None) -> Callable[[], _T]:
-    """Wrap a check so that temporary failures and "not found" count as transient and update the status line."""
-
-    def check_once() -> _T:
-        try:
-            return check()
-        except (RefusedError, NoResponseError, UnreachableError) as error:
-            wait = None
-            if isinstance(error, RefusedError):
-                # Something that was just created may be hidden for a while.
-                if error.status not in NOT_VISIBLE and not error.is_temporary:
-                    raise
-                wait = error.after
-            show_status(f"no answer: {error.what}")
-            raise TransientError(error.what, wait) from error
-
-    return check_once
+def may_appear(error: Exception, show_status: Say = lambda _words: None) -> bool:
+    """Tell whether to poll on after an error, and show it: something that was just created may be hidden for a while."""
+    is_hidden = isinstance(error, RefusedError) and error.status in NOT_VISIBLE
+    may_pass = is_hidden or is_transient(error)
+    if may_pass:
+        show_status(f"no answer: {error}")
+    return may_pass
 
 
 def wait_until_shown(check: Callable[[], _T | None], policy: RetryPolicy) -> _T | None:
@@ -122,6 +112,6 @@ def wait_until_shown(check: Callable[[], _T | None], policy: RetryPolicy) -> _T 
         return result
 
     try:
-        return retry_call(ignore_transient(check_shown), policy)
+        return retry_call(check_shown, policy, may_pass=may_appear)
     except TransientError:
         return None

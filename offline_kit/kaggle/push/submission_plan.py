@@ -137,10 +137,7 @@ def check_submission(
             raise
         page = competition.url or "the page of the competition"
         problems.append(OutsideError(refusal.what, code="submission-limits-unknown", hint=f"see {page}"))
-    if notebook:
-        problems += _check_version(request, notebook, context, commit)
-    else:
-        problems.append(_build_no_version_error(request, context.kaggle))
+    problems += _check_version(request, notebook, context, commit)
     if len(request.message) > LONGEST_MESSAGE:
         problems.append(
             UsageError(
@@ -167,10 +164,9 @@ def _check_competition(
 ) -> Iterator[OfflineKitError]:
     slug = request.competition
     if competition.is_closed:
+        page = competition.url or "its page"
         yield OutsideError(
-            f"'{slug}' does not accept submissions",
-            code="competition-closed",
-            hint=f"see {competition.url or 'its page'}",
+            f"'{slug}' does not accept submissions", code="competition-closed", hint=f"see {page}"
         )
         return
     if competition.deadline and competition.deadline < datetime.now(UTC) and not request.late:
@@ -189,22 +185,19 @@ def _check_competition(
         )
 
 
-def _build_no_version_error(request: SubmitRequest, kaggle: KaggleClient) -> ProjectError:
-    newest = kaggle.get_notebook(request.notebook)
-    newest_note = (
-        f"the newest is version {newest.newest_version}" if newest else "the notebook does not exist"
-    )
-    return ProjectError(
-        f"there is no version {request.version} of '{request.notebook}'; {newest_note}",
-        code="notebook-version-not-found",
-        hint="push it with 'offline-kit push', or name another --version",
-    )
-
-
 def _check_version(
-    request: SubmitRequest, notebook: RemoteNotebook, context: PushContext, commit: str
+    request: SubmitRequest, notebook: RemoteNotebook | None, context: PushContext, commit: str
 ) -> Iterator[OfflineKitError]:
     name = f"version {request.version} of '{request.notebook}'"
+    if notebook is None:
+        newest = context.kaggle.get_notebook(request.notebook)
+        there = f"the newest is version {newest.newest_version}" if newest else "the notebook does not exist"
+        yield ProjectError(
+            f"there is no {name}; {there}",
+            code="notebook-version-not-found",
+            hint="push it with 'offline-kit push', or name another --version",
+        )
+        return
     if notebook.internet:
         yield ProjectError(
             f"{name} has internet access: Kaggle does not score it",
@@ -313,25 +306,18 @@ def find_disturbed(
         if tag is None:
             words = f"it was submitted by hand, and may use changed datasets: '{submission.message}'"
             lines.append(f"{name}; {words}")
-        elif words := _describe_conflict(tag, held_ids, lost_ids, kaggle, ledger):
+        elif words := _describe_conflict(tag, held_ids, lost_ids, kaggle):
             lines.append(f"{name}; {words}")
     return lines
 
 
 def _describe_conflict(
-    tag: SubmissionTag,
-    held_ids: Mapping[str, str],
-    lost_ids: Collection[str],
-    kaggle: KaggleClient,
-    ledger: SubmissionLedger,
+    tag: SubmissionTag, held_ids: Mapping[str, str], lost_ids: Collection[str], kaggle: KaggleClient
 ) -> str:
     # A hidden run mounts the newest version of its datasets: it would find another kit than its own.
     notebook = kaggle.get_notebook(tag.notebook, tag.version)
     datasets = notebook.sources.datasets if notebook else ()
-    parts: Mapping[str, str] = kit_parts.parse_part_ids(notebook.text) if notebook else {}
-    if not parts:
-        entries = reversed(ledger.find_by_version(tag.notebook, tag.version))
-        parts = next((entry.parts for entry in entries if entry.parts), {})
+    parts = kit_parts.parse_part_ids(notebook.text) if notebook else {}
     used = sorted(ref for ref in datasets if ref.lower() in held_ids)
     lost = sorted(name for name, part_id in parts.items() if part_id in lost_ids)
     if (datasets and not used) or (parts and not lost):
