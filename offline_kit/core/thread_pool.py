@@ -16,9 +16,7 @@ _Result = TypeVar("_Result")
 
 
 @contextmanager
-def cancelling_pool(
-    threads: int, stop: threading.Event | None = None, *, wait: bool = True
-) -> Iterator[ThreadPoolExecutor]:
+def cancelling_pool(threads: int, stop: threading.Event | None = None) -> Iterator[ThreadPoolExecutor]:
     """Yield a pool; when the block ends, set `stop`, cancel the calls that have not begun, and wait for the others.
 
     A running call cannot be cancelled: it has to look at `stop` itself. Ctrl-C does not wait for any.
@@ -31,8 +29,7 @@ def cancelling_pool(
             stop.set()
         # A thread that reads from a silent server cannot be woken, and `with ThreadPoolExecutor()` would join it:
         # https://docs.python.org/3/library/concurrent.futures.html#concurrent.futures.Executor.shutdown
-        interrupted = isinstance(sys.exception(), KeyboardInterrupt)
-        pool.shutdown(wait=wait and not interrupted, cancel_futures=True)
+        pool.shutdown(wait=not isinstance(sys.exception(), KeyboardInterrupt), cancel_futures=True)
 
 
 def run_transfers(
@@ -40,8 +37,6 @@ def run_transfers(
     items: Sequence[_Item],
     threads: int,
     advance: Advance = ignore_progress,
-    *,
-    wait: bool = True,
 ) -> list[_Result]:
     """Transfer items in threads, the first ones first, and return the results; the first failure stops all others.
 
@@ -66,7 +61,7 @@ def run_transfers(
             stop.set()
             raise
 
-    with cancelling_pool(threads, stop, wait=wait) as pool:
+    with cancelling_pool(threads, stop) as pool:
         futures = [pool.submit(run_one, item) for item in items]
         wait_for(futures, return_when=FIRST_EXCEPTION)
         if failures:
