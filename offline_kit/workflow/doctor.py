@@ -19,7 +19,8 @@ from offline_kit.core.redaction import redact_urls
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.core.retry import RetryPolicy
 from offline_kit.core.sandboxes import containers
-from offline_kit.kaggle.client.session import ClientSession, KaggleEndpoint
+from offline_kit.kaggle.client.client import KaggleClient
+from offline_kit.kaggle.client.session import KaggleEndpoint
 from offline_kit.packages.freeze import freeze as freezing
 from offline_kit.packages.freeze import freeze_file, lock_files, requirement_files
 from offline_kit.packages.index import PackageIndex
@@ -365,8 +366,8 @@ def _check_credentials(context: CheckContext) -> CheckResult:
         )
     if not context.online:
         return _ok(f"{names}; whether Kaggle takes them is asked with --online")
-    with ClientSession(KaggleEndpoint(), env=context.env) as session:
-        account = session.fetch_account()
+    with KaggleClient(KaggleEndpoint(), env=context.env) as kaggle:
+        account = kaggle.fetch_account()
     login = f"logged in as '{account.username}' ({account.auth_method})"
     if account.ignored_token_source:
         return _warn(

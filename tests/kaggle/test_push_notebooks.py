@@ -13,7 +13,7 @@ from offline_kit.kaggle.client.api_types import NewNotebook, NotebookSources
 from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.push import notebook_runs, push_notebook
 from offline_kit.kaggle.push.journal import Phase
-from offline_kit.kaggle.push.notebook_equality import find_extra_sources, find_mismatches, hash_content
+from offline_kit.kaggle.push.notebook_equality import find_all_differences, find_mismatches, hash_content
 from offline_kit.local_kaggle.faults import Fault
 from offline_kit.local_kaggle.server import TrafficEvent
 from tests.support.competitions import competition
@@ -425,5 +425,5 @@ def test_a_source_too_many_is_another_content(bench: Bench, alice: KaggleClient)
     )
     there = alice.get_notebook(REF)
     assert there
-    assert "no longer needed" in find_extra_sources(new(WRITES), there)[0].summary
+    assert "no longer needed" in find_all_differences(new(WRITES), there)[0].summary
     assert push_notebook.push_notebook(new(WRITES), access(alice, ways(bench))).version == 2

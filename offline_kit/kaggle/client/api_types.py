@@ -10,7 +10,7 @@ from datetime import datetime
 from offline_kit.core.errors import OutsideError
 
 RATE_LIMITED = 429
-UNKNOWN = "unknown"  # prefix of a state that this version does not know; Kaggle's word follows in brackets
+RUNNING_STATES = frozenset({"queued", "running", "newscript", "cancelrequested"})  # of a notebook's run
 
 
 class RefusedError(OutsideError):
@@ -176,8 +176,7 @@ class RemoteNotebook:
 class RunStatus:
     """The state of a version's run."""
 
-    state: str
-    """"queued", "running", "complete", "error", "cancelrequested", "cancelacknowledged", "newscript" or UNKNOWN."""
+    state: str  # "complete", "error", "cancelacknowledged" or one of RUNNING_STATES; or a word that this version does not know
     failure_message: str = ""
 
     @property
@@ -223,7 +222,7 @@ class Submission:
 
     ref: int
     submitted_at: datetime | None  # in UTC
-    state: str  # "pending", "complete", "error" or UNKNOWN
+    state: str  # "pending", "complete" or "error"; or a word that this version does not know
     message: str
     file: str = ""
     error: str = ""  # why there is no score; may be set for "complete" too, and empty for "error"

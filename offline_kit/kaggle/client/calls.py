@@ -9,7 +9,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +20,6 @@ from offline_kit.core.report import Advance
 from offline_kit.core.retry import PATIENT, RetryPolicy, ignore_progress, retry_call
 from offline_kit.kaggle.client.api_types import (
     RATE_LIMITED,
-    UNKNOWN,
     Account,
     InvalidResponseError,
     NoResponseError,
@@ -114,7 +113,7 @@ class ApiService:
 
         `patience` reports only the waits of rate limits (429): they may take minutes.
         """
-        self._endpoint = endpoint
+        self.endpoint = endpoint
         self._session = ClientSession(endpoint, env=env, python=python)
         self._patience = replace(patience, tell=ignore_progress)
         self._slower = patience.when_rate_limited()
@@ -131,10 +130,6 @@ class ApiService:
     def fetch_account(self) -> Account:
         """Return the account of the credentials; raises NotLoggedInError."""
         return self._session.fetch_account()
-
-    def upload_proxies(self) -> Mapping[str, str] | None:
-        """Return the proxies for uploads; None for those of the environment."""
-        return self._endpoint.upload_proxies()
 
     def _read(self, method: str, body: Mapping[str, Any]) -> Answer:
         """Return the answer of a "package.Service/Method" without effect; raises as `ClientSession.send_request`."""
@@ -278,14 +273,7 @@ def parse_time(text_value: str) -> datetime | None:
         return None
 
 
-def parse_state(raw_state: str, known_states: Sequence[str]) -> str:
-    """Return which of the `known_states` Kaggle's word means; an absent one is the first of them.
-
-    Kaggle writes states in any case, with underscores, and sometimes with a prefix
-    (KERNEL_WORKER_STATUS_COMPLETE). Any other word becomes "unknown ('...')", which callers
-    treat as not finished.
-    """
-    if not raw_state:
-        return known_states[0]
-    word = re.sub(r"[^a-z]", "", raw_state.lower()).rpartition("status")[2]
-    return word if word in known_states else f"{UNKNOWN} ('{raw_state[:_LONGEST_WORD]}')"
+def parse_state(raw_state: str, default: str) -> str:
+    """Return Kaggle's word for a state in lower case; an absent one is the `default`."""
+    # Kaggle writes it in any case, with underscores, and sometimes with a prefix (KERNEL_WORKER_STATUS_COMPLETE).
+    return re.sub(r"[^a-z]", "", raw_state[:_LONGEST_WORD].lower()).rpartition("status")[2] or default

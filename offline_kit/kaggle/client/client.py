@@ -32,38 +32,18 @@ from offline_kit.kaggle.client.calls import NOT_VISIBLE, Answer, ApiService, par
 
 _DATASETS = "datasets.DatasetApiService/"
 _MODELS = "models.ModelApiService/"
-_DATASET_STATES = (
-    "notyetpersisted",
-    "blobsreceived",
-    "blobsdecompressed",
-    "blobscopiedtosds",
-    "individualblobscompressed",
-    "ready",
-    "failed",
-    "deleted",
-    "reprocessing",
-)
 _ENDED = ("ready", "failed", "deleted")
 
 _NOTEBOOKS = "kernels.KernelsApiService/"
-_RUN_STATES = ("queued", "running", "complete", "error", "cancelrequested", "cancelacknowledged", "newscript")
-_REJECTED = {
-    "invalidDatasetSources": "dataset",
-    "invalidCompetitionSources": "competition",
-    "invalidKernelSources": "notebook",
-    "invalidModelSources": "model",
-}
-
-# Possible prefixes of a source in Kaggle's answer, and its least number of path segments.
-_PREFIXES = {
-    "dataset": (("dataset", "datasets"), 2),
-    "competition": (("competition", "competitions", "c"), 1),
-    "kernel": (("code", "kernel", "kernels", "notebooks"), 2),
-    "model": (("model", "models"), 5),
+# Of each field of NotebookSources: Kaggle's word, prefixes that a source may have in its answers, its least path segments.
+_SOURCE_KINDS = {
+    "datasets": ("Dataset", ("dataset", "datasets"), 2),
+    "competitions": ("Competition", ("competition", "competitions", "c"), 1),
+    "notebooks": ("Kernel", ("code", "kernel", "kernels", "notebooks"), 2),
+    "models": ("Model", ("model", "models"), 5),
 }
 
 _COMPETITIONS = "competitions.CompetitionApiService/"
-_SUBMISSION_STATES = ("pending", "complete", "error")
 # Of the list of submissions, newest first; older ones are not needed.
 _SUBMISSION_PAGES = 20
 # Parts of Kaggle's message if the rules are not accepted.
@@ -95,7 +75,7 @@ class KaggleClient(ApiService):
     def get_dataset_status(self, ref: str) -> str:
         """Return the processing state in lower case without underscores, "" if there is no dataset."""
         answer = self._read_or_none(_DATASETS + "GetDatasetStatus", _dataset_fields(ref))
-        return "" if answer is None else parse_state(answer.text("status"), _DATASET_STATES)
+        return "" if answer is None else parse_state(answer.text("status"), "notyetpersisted")
 
     def list_dataset_files(
         self, ref: str, version: int | None = None, *, by_folder: bool = False
@@ -241,7 +221,9 @@ class KaggleClient(ApiService):
             version=version,
             url=_page_url(ref, answer.text("url"), self._session.site_url),
             rejected_sources=tuple(
-                f"{kind} '{source}'" for field, kind in _REJECTED.items() for source in answer.texts(field)
+                f"{field.removesuffix('s')} '{source}'"
+                for field, (word, _, _) in _SOURCE_KINDS.items()
+                for source in answer.texts(f"invalid{word}Sources")
             ),
         )
 
@@ -250,7 +232,7 @@ class KaggleClient(ApiService):
         answer = self._read_or_none(_NOTEBOOKS + "GetKernelSessionStatus", _notebook_fields(ref, version))
         if answer is None:
             return None
-        state = parse_state(answer.text("status"), _RUN_STATES)
+        state = parse_state(answer.text("status"), "queued")
         return RunStatus(state=state, failure_message=answer.text("failureMessage"))
 
     def get_run_log(self, ref: str, version: int) -> tuple[LogLine, ...]:
@@ -337,13 +319,15 @@ class KaggleClient(ApiService):
     def list_submissions(self, slug: str) -> tuple[Submission, ...]:
         """Return our submissions to a competition, newest first, at most 4,000."""
         method, body = _COMPETITIONS + "ListSubmissions", {"competitionName": slug}
-        by_ref: dict[int, Submission] = {}
-        for raw in self._list_items(method, body, "submissions", max_pages=_SUBMISSION_PAGES):
-            submission = _parse_submission(raw)
-            by_ref[submission.ref] = submission
+        raw_items = self._list_items(method, body, "submissions", max_pages=_SUBMISSION_PAGES)
+        # By number: a submission that is made meanwhile moves others to the next page.
+        submissions = {submission.ref: submission for submission in map(_parse_submission, raw_items)}
         never = datetime.min.replace(tzinfo=UTC)
-        order = sorted(by_ref.values(), key=lambda item: (item.submitted_at or never, item.ref))
-        return tuple(reversed(order))
+        return tuple(
+            sorted(
+                submissions.values(), key=lambda item: (item.submitted_at or never, item.ref), reverse=True
+            )
+        )
 
 
 def _sort_files(raw_files: Iterable[Answer], size_field: str) -> tuple[RemoteFile, ...]:
@@ -403,10 +387,10 @@ def _notebook_fields(ref: str, version: int | None = None) -> dict[str, Any]:
 def build_save_request(new: NewNotebook) -> dict[str, Any]:
     """Return the request of a push; unset values are left out, flags never, because Kaggle's defaults differ."""
     optional = {
-        "datasetDataSources": list(new.sources.datasets),
-        "competitionDataSources": list(new.sources.competitions),
-        "kernelDataSources": list(new.sources.notebooks),
-        "modelDataSources": list(new.sources.models),
+        **{
+            f"{word.lower()}DataSources": list(getattr(new.sources, field))
+            for field, (word, _, _) in _SOURCE_KINDS.items()
+        },
         "dockerImage": new.image,
         "dockerImagePinningType": new.image_pinning,
         "machineShape": new.machine_shape,
@@ -448,14 +432,12 @@ def normalise_notebook(text: str) -> str:
 
 def _parse_notebook(ref: str, answer: Answer, site: str) -> RemoteNotebook:
     metadata = answer.object("metadata")
-
     ref = _parse_ref(metadata) or ref
 
-    def list_sources(kind: str) -> tuple[str, ...]:
+    def list_sources(word: str, prefixes: tuple[str, ...], least: int) -> tuple[str, ...]:
         # Kaggle may add a prefix such as "datasets/" to a name, or its address.
-        prefixes, least = _PREFIXES[kind]
         sources = []
-        for source in metadata.texts(f"{kind}DataSources"):
+        for source in metadata.texts(f"{word.lower()}DataSources"):
             steps = [step for step in source.removeprefix("https://www.kaggle.com").split("/") if step]
             has_prefix = len(steps) > least and steps[0].lower() in prefixes
             sources.append("/".join(steps[1:] if has_prefix else steps))
@@ -466,12 +448,7 @@ def _parse_notebook(ref: str, answer: Answer, site: str) -> RemoteNotebook:
         newest_version=metadata.number("currentVersionNumber"),
         private=metadata.flag("isPrivate"),
         internet=metadata.flag("enableInternet"),
-        sources=NotebookSources(
-            datasets=list_sources("dataset"),
-            competitions=list_sources("competition"),
-            notebooks=list_sources("kernel"),
-            models=list_sources("model"),
-        ),
+        sources=NotebookSources(**{field: list_sources(*kind) for field, kind in _SOURCE_KINDS.items()}),
         text=answer.object("blob").text("source"),
         kernel_type=answer.object("blob").text("kernelType").lower(),
         title=metadata.text("title"),
@@ -518,7 +495,7 @@ def _parse_submission(raw: Answer) -> Submission:
     return Submission(
         ref=raw.number("ref"),
         submitted_at=parse_time(raw.text("date")),
-        state=parse_state(raw.text("status"), _SUBMISSION_STATES),
+        state=parse_state(raw.text("status"), "pending"),
         message=raw.text("description"),
         file=raw.text("fileName"),
         error=raw.text("errorDescription"),

@@ -119,12 +119,6 @@ class ClientSession:
         self._connection: _WorkerConnection | None = None
         self._closed = False
 
-    def __enter__(self) -> "ClientSession":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close_session()
-
     def close_session(self) -> None:
         """End the process for good: calls of other threads fail, and no new process is started."""
         with self._lock:

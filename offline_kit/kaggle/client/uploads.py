@@ -56,7 +56,7 @@ class Uploader:
         """`kind` is "DATASET" or "MODEL"."""
         self.kaggle = kaggle
         self.kind = kind
-        self.storage = _StorageConnection(kaggle.upload_proxies())
+        self.storage = _StorageConnection(kaggle.endpoint.upload_proxies())
         self._state = state
         self._patience = patience
         with translate_disk_errors(state):

@@ -57,20 +57,16 @@ def hash_content(notebook: NewNotebook) -> str:
 
 def find_all_differences(notebook: NewNotebook, remote: RemoteNotebook) -> tuple[NotebookDifference, ...]:
     """Return how a version on Kaggle differs from the notebook, additional sources included."""
-    return (*find_mismatches(notebook, remote), *find_extra_sources(notebook, remote))
+    extra_sources = (
+        NotebookDifference(summary=f"the {kind} '{ref}' is attached but no longer needed")
+        for kind, ref in _list_missing_sources(remote.sources, notebook.sources)
+    )
+    return (*find_mismatches(notebook, remote), *extra_sources)
 
 
 def find_mismatches(notebook: NewNotebook, remote: RemoteNotebook) -> tuple[NotebookDifference, ...]:
     """Return how a version on Kaggle differs from the notebook, apart from additional sources."""
     return tuple(_compare_notebook(notebook, remote))
-
-
-def find_extra_sources(notebook: NewNotebook, remote: RemoteNotebook) -> tuple[NotebookDifference, ...]:
-    """Return the sources of a version that the notebook does not ask for."""
-    return tuple(
-        NotebookDifference(summary=f"the {kind} '{ref}' is attached but no longer needed")
-        for kind, ref in _list_missing_sources(remote.sources, notebook.sources)
-    )
 
 
 def _compare_notebook(notebook: NewNotebook, remote: RemoteNotebook) -> Iterator[NotebookDifference]:

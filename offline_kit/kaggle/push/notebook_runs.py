@@ -15,7 +15,7 @@ from offline_kit.core.errors import OfflineKitError, OutsideError, ProjectError,
 from offline_kit.core.report import SILENT, Advance, Reporter
 from offline_kit.core.retry import TransientError, ignore_progress, retry_call
 from offline_kit.kaggle.client.api_types import (
-    UNKNOWN,
+    RUNNING_STATES,
     LogLine,
     NewNotebook,
     RunStatus,
@@ -152,10 +152,10 @@ def _wait_until_ended(ref: str, version: int, context: PushContext, timeout: flo
         shown = now
         if run.state in ("complete", "error", "cancelacknowledged"):
             return run
-        if run.state.startswith(UNKNOWN) and run.state != unknown_state:
+        if run.state not in (*RUNNING_STATES, unknown_state):
             unknown_state = run.state
             context.report.warn(
-                f"the state of {name} is {run.state}, which this version of offline-kit does not know; it keeps"
+                f"the state of {name} is '{run.state}', which this version of offline-kit does not know; it keeps"
                 f" waiting; check {context.server_name}"
             )
         if run.state == "running" and now - logged > _LOG_EVERY * poll.max_interval:
