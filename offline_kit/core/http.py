@@ -1,4 +1,4 @@
-"""The only module that uses the network, but for Kaggle's: answers and files over http(s) and file://.
+"""The only module that uses the network, but for Kaggle's client: answers and files over http(s) and file://.
 
 Temporary trouble is retried, and downloads are resumed and hashed. Passwords in URLs are used, and never shown.
 """
@@ -255,11 +255,13 @@ def open_response(
     headers: Mapping[str, str],
     *,
     method: str = "GET",
+    body: Iterable[bytes] | bytes | None = None,
     redirects: bool = True,
+    login: bool = True,
 ) -> "Iterator[requests.Response]":
     """Send one request, and yield the answer, whatever its status, before its body is read.
 
-    Raises OutsideError for a certificate that cannot be verified, UsageError for an address that cannot be fetched, and
+    `login` allows credentials of ~/.netrc. Raises OutsideError for a certificate that cannot be verified, UsageError for an address that cannot be fetched, and
     requests.RequestException for temporary trouble.
     """
     import requests
@@ -276,6 +278,10 @@ def open_response(
             method,
             url,
             headers=dict(headers),
+            data=body,
+            # Only without any `auth` requests takes the one of ~/.netrc:
+            # https://requests.readthedocs.io/en/latest/user/authentication/#netrc-authentication
+            auth=None if login else lambda request: request,
             stream=True,
             allow_redirects=redirects,
             timeout=settings.timeout,

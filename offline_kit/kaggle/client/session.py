@@ -66,10 +66,6 @@ class KaggleEndpoint:
     username: str = "local"
     key: str = "local-kaggle"  # not a secret
 
-    def upload_proxies(self) -> dict[str, str] | None:
-        """Return the proxies that lead every upload to the local Kaggle; None for the real one."""
-        return {"http": self.local, "https": self.local} if self.local else None
-
     def build_environment(self, env: Mapping[str, str], home: str) -> dict[str, str]:
         """Return `env` changed so that the client uses this server; `home` is an empty folder.
 

@@ -7,13 +7,13 @@ size and time, and can create a dataset from the old bytes of a rebuilt file.
 import hashlib
 import json
 import re
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from offline_kit.core import http
 from offline_kit.core.errors import OutsideError, ProjectError
 from offline_kit.core.files import CHUNK, translate_disk_errors, write_atomic
 from offline_kit.core.http import GONE_STATUSES, TEMPORARY_STATUSES
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import requests
 
 MAX_AGE = 5 * 86400  # seconds; Google's resumable uploads expire after a week, Kaggle's after about six days
-CONNECT_SECONDS, SILENT_SECONDS = 15.0, 120.0
+_TIMEOUT = 120.0  # seconds without a sign of life
 _SHORT_BODY = 4096
 _COMPLETE_STATUSES = frozenset({200, 201})
 
@@ -56,7 +56,8 @@ class Uploader:
         """`kind` is "DATASET" or "MODEL"."""
         self.kaggle = kaggle
         self.kind = kind
-        self.storage = _StorageConnection(kaggle.endpoint.upload_proxies())
+        # Every upload to a local Kaggle is led there, whatever its address says.
+        self.connection = http.ConnectionSettings(proxy=kaggle.endpoint.local, timeout=_TIMEOUT)
         self._state = state
         self._patience = patience
         with translate_disk_errors(state):
@@ -86,17 +87,14 @@ class _UploadSlot:
     token: str
     url: str
     at: float
-    is_complete: bool = (
-        False  # Kaggle said that it has all bytes: the token is good, even if the slot expires
-    )
+    is_complete: bool = False  # Kaggle said that it has all bytes: the token is good, if the slot expires too
 
 
 class _ResumableUpload:
     """The upload of one file; a note keeps the slot that holds its bytes for a later run."""
 
     def __init__(self, uploader: Uploader, file: UploadFile, note: Path, advance: Advance) -> None:
-        self._uploader, self._storage = uploader, uploader.storage
-        self._file, self._note = file, note
+        self._uploader, self._file, self._note = uploader, file, note
         self._advance = advance
         self._reached = 0
         self._modified = file.path.stat().st_mtime_ns
@@ -128,9 +126,9 @@ class _ResumableUpload:
         )
 
     def _upload_once(self) -> str:
-        size, offset = self._file.size, None
-        if self._slot:  # after an interruption only the server knows how much it has
-            slot, offset = self._slot, self._query_offset(self._slot)
+        size, slot, offset = self._file.size, self._slot, None
+        if slot:  # after an interruption only the server knows how much it has
+            offset = self._query_offset(slot)
         else:
             slot, offset = self._open_slot(), 0
         if offset is not None and (offset < size or not size):
@@ -149,7 +147,7 @@ class _ResumableUpload:
     def _query_offset(self, slot: _UploadSlot) -> int | None:
         """Return how many bytes Kaggle has received, None for all."""
         try:
-            answer = self._storage.put_bytes(slot.url, b"", {"Content-Range": f"bytes */{self._file.size}"})
+            answer = self._put_bytes(slot, b"", {"Content-Range": f"bytes */{self._file.size}"})
         except OSError as error:
             if _is_network_error(error) and slot.is_complete:
                 return None
@@ -176,7 +174,7 @@ class _ResumableUpload:
         headers = {"Content-Range": f"bytes {start}-{size - 1}/{size}"} if start else {}
         body = _CheckedBody(self._file, start, report_sent) if size else b""
         try:
-            answer = self._storage.put_bytes(slot.url, body, headers)
+            answer = self._put_bytes(slot, body, headers)
         except ProjectError:
             self._forget_slot()
             raise
@@ -189,6 +187,24 @@ class _ResumableUpload:
             raise TransientError(f"Kaggle received only {self._parse_offset(answer)} bytes")
         if answer.status_code not in _COMPLETE_STATUSES:
             self._raise_refusal(answer)
+
+    def _put_bytes(
+        self, slot: _UploadSlot, body: "_CheckedBody | bytes", headers: Mapping[str, str]
+    ) -> "requests.Response":
+        with http.open_response(
+            slot.url,
+            self._uploader.connection,
+            headers,
+            method="PUT",
+            body=body,
+            redirects=False,
+            login=False,
+        ) as answer:
+            # Only status and headers matter. A short body is read to keep the connection alive, a long one is not.
+            length = answer.headers.get("Content-Length", "")
+            if length.isdecimal() and int(length) <= _SHORT_BODY:
+                _ = answer.content
+            return answer
 
     def _parse_offset(self, answer: "requests.Response") -> int:
         # 308 with a Range is how Google's storage answers for an unfinished upload:
@@ -237,46 +253,6 @@ class _ResumableUpload:
     def _forget_slot(self) -> None:
         self._slot = None
         self._note.unlink(missing_ok=True)
-
-
-class _StorageConnection:
-    """Connections to the storage, one per thread: connecting costs more than sending a small file."""
-
-    def __init__(self, proxies: Mapping[str, str] | None) -> None:
-        self._proxies = proxies
-        self._thread_local = threading.local()
-
-    def put_bytes(
-        self, url: str, body: "_CheckedBody | bytes", headers: Mapping[str, str]
-    ) -> "requests.Response":
-        answer = self._get_session().put(
-            url,
-            data=body,
-            headers=dict(headers),
-            proxies=dict(self._proxies or {}),
-            timeout=(CONNECT_SECONDS, SILENT_SECONDS),
-            allow_redirects=False,
-            stream=True,
-        )
-        # Only status and headers matter. A short body is read to keep the connection alive, a long one is not.
-        length = answer.headers.get("Content-Length", "")
-        if length.isdecimal() and int(length) <= _SHORT_BODY:
-            _ = answer.content
-        else:
-            answer.close()
-        return answer
-
-    def _get_session(self) -> "requests.Session":
-        import requests
-
-        if not hasattr(self._thread_local, "session"):
-            session = requests.Session()
-            session.trust_env = self._proxies is None
-            # Or requests sends credentials from ~/.netrc: https://requests.readthedocs.io/en/latest/user/authentication/
-            session.auth = lambda request: request
-            self._thread_local.session = session
-        thread_session: requests.Session = self._thread_local.session
-        return thread_session
 
 
 class _CheckedBody:

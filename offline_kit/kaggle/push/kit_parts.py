@@ -9,12 +9,12 @@ import re
 import tempfile
 import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from offline_kit.core.errors import OutsideError, ProjectError
 from offline_kit.core.retry import TransientError, retry_call
-from offline_kit.kaggle.client.api_types import NotebookSources, RefusedError, RemoteDataset, RemoteFile
+from offline_kit.kaggle.client.api_types import NotebookSources, RefusedError, RemoteFile
 from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.push.journal import PushContext
 from offline_kit.kaggle.push.notebook_equality import normalise_cells
@@ -61,6 +61,9 @@ class RemotePartState:
     files: tuple[RemoteFile, ...] = ()
     url: str = ""
     kind: str = "dataset"  # "dataset", "model" or "notebook"
+    version_notes: Mapping[int, str] = field(
+        default_factory=dict
+    )  # of a dataset, by version number; may be incomplete
 
     @property
     def exists(self) -> bool:
@@ -113,11 +116,7 @@ def inspect_part(location: str, kaggle: KaggleClient) -> RemotePartState:
         return _inspect_notebook(ref, kaggle)
     if kind == "model":
         return _inspect_model(ref, kaggle)
-    dataset = kaggle.get_dataset(ref)
-    if dataset is None:
-        return RemotePartState(ref=ref)
-    state = kaggle.get_dataset_status(ref)
-    return read_dataset(kaggle, dataset, state)
+    return _inspect_dataset(ref, kaggle)
 
 
 def inspect_settled(location: str, context: PushContext, *, expected: bool = False) -> RemotePartState:
@@ -161,10 +160,19 @@ def build_not_ready_error(ref: str, trouble: Exception) -> OutsideError:
     )
 
 
-def read_dataset(kaggle: KaggleClient, dataset: RemoteDataset, state: str) -> RemotePartState:
-    """Return a dataset with the files and the part of its current version, if that is ready."""
-    ref, version = dataset.ref, dataset.version
-    remote = RemotePartState(ref=ref, version=version, state=state, private=dataset.private, url=dataset.url)
+def _inspect_dataset(ref: str, kaggle: KaggleClient) -> RemotePartState:
+    dataset = kaggle.get_dataset(ref)
+    if dataset is None:
+        return RemotePartState(ref=ref)
+    version, state = dataset.version, kaggle.get_dataset_status(ref)
+    remote = RemotePartState(
+        ref=ref,
+        version=version,
+        state=state,
+        private=dataset.private,
+        url=dataset.url,
+        version_notes=dataset.version_notes,
+    )
     if state != "ready":
         return remote
     files = kaggle.list_dataset_files(ref, version)

@@ -1,21 +1,19 @@
 """The datasets and models that parts are pushed to: upload a part's files, create a version of them at most once."""
 
 import re
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import ClassVar
 
 from offline_kit.core.errors import OutsideError, ProjectError
 from offline_kit.core.files import format_size, sha256_of
 from offline_kit.core.retry import TransientError, retry_call
 from offline_kit.core.thread_pool import run_transfers
-from offline_kit.kaggle.client.api_types import NewVersion, RefusedError, RemoteDataset
+from offline_kit.kaggle.client.api_types import NewVersion, RefusedError
 from offline_kit.kaggle.client.uploads import Uploader, UploadFile
 from offline_kit.kaggle.push import kit_parts
 from offline_kit.kaggle.push.journal import Effect, Phase, PushContext
-from offline_kit.kaggle.push.kit_parts import FAILED_STATES, FINAL_STATES, RemotePartState
+from offline_kit.kaggle.push.kit_parts import FAILED_STATES, RemotePartState
 from offline_kit.kaggle.push.poll_policy import GracePeriod, StatusLine, may_appear, wait_until_shown
 from offline_kit.kit import manifest
 from offline_kit.project.kaggle_names import MARKER, MAX_LOOSE_FILES
@@ -62,81 +60,87 @@ class PartPlan:
         return f"'{self.ref}' would get {self.file_count} files, and Kaggle may refuse more than {MAX_LOOSE_FILES}"
 
 
-class PushTarget(ABC):
-    """The dataset or the variation of a model that a part is pushed to."""
+class PushTarget:
+    """The dataset, or the variation of a model, that a part is pushed to.
 
-    kind: ClassVar[str]  # as Kaggle's uploads call it
-    actions: ClassVar[tuple[str, str]]  # names in the journal: of the creation, and of a further version
+    Notebooks mount the newest version of a dataset. They attach a model at a fixed version, and Kaggle unpacks nothing in it.
+    """
 
-    def __init__(self, ref: str, context: PushContext) -> None:
-        self.ref = ref
-        self.context = context
-        self.kaggle = context.kaggle
-        self.journal_target = ref if self.kind == "DATASET" else f"model:{ref}"
-        self._location = ref if self.kind == "DATASET" else f"model:{ref}/0"
+    def __init__(self, location: str, context: PushContext) -> None:
+        """`location` is as `inspect_part` takes it, whichever version of the model it names."""
+        kind, _, name = location.rpartition(":")
+        self.ref = "/".join(name.split("/")[:4])
+        self._kind = kind or "dataset"
+        self._location = f"model:{self.ref}/0" if kind else self.ref
+        self._journal_target = f"model:{self.ref}" if kind else self.ref
+        self._context, self._kaggle = context, context.kaggle
         self._failed, self._incomplete = (GracePeriod(context.poll.visibility_timeout) for _ in range(2))
-
-    @abstractmethod
-    def find_newer(self, effect: Effect) -> bool:
-        """Tell whether a newer version than before the effect is visible."""
-
-    @abstractmethod
-    def read_new_version(self, effect: Effect, line: StatusLine) -> RemotePartState:
-        """Return the version that an effect created once it is ready; raises TransientError until then."""
-
-    @abstractmethod
-    def send_version(self, new: NewVersion, action: PushAction) -> str:
-        """Send the call that creates a version, or the dataset or variation with its first one."""
-
-    @property
-    def uploader(self) -> Uploader:
-        """The stored uploads to this target."""
-        state = self.context.state_folder / "uploads" / self.ref.lower().replace("/", "--")
-        return Uploader(self.kaggle, state, patience=self.context.client.retry, kind=self.kind)
+        state = context.state_folder / "uploads" / self.ref.lower().replace("/", "--")
+        self._uploader = Uploader(
+            context.kaggle, state, patience=context.client.retry, kind=self._kind.upper()
+        )
 
     def inspect_recovered(self) -> RemotePartState:
         """Return what is there now, after recovering what an earlier run sent without seeing it arrive."""
-        expected = False
-        if self.context.journal.find_open_entry(self.journal_target):
+        is_expected = False
+        if self._context.journal.find_open_entry(self._journal_target):
             # A version that failed may never become visible.
-            has_failed = kit_parts.inspect_part(self._location, self.kaggle).state in FAILED_STATES
-            timeout = 0.0 if has_failed else self.context.poll.processing_timeout
-            expected = bool(
-                self.context.recover_interrupted(
-                    self.journal_target, self._wait_until_visible, processing=timeout
+            has_failed = kit_parts.inspect_part(self._location, self._kaggle).state in FAILED_STATES
+            timeout = 0.0 if has_failed else self._context.poll.processing_timeout
+            is_expected = bool(
+                self._context.recover_interrupted(
+                    self._journal_target, self._wait_until_visible, processing=timeout
                 )
             )
-        if expected:
-            self.uploader.forget_uploads()  # the version has consumed them
-        return kit_parts.inspect_settled(self._location, self.context, expected=expected)
+        if is_expected:
+            self._uploader.forget_uploads()  # the version has consumed them
+        return kit_parts.inspect_settled(self._location, self._context, expected=is_expected)
 
     def _wait_until_visible(self, effect: Effect) -> bool | None:
-        return wait_until_shown(lambda: self.find_newer(effect) or None, self.context.poll.until_visible)
+        """Wait until a newer version than before the effect is visible; None if none is in time."""
+
+        def find_newer() -> bool | None:
+            remote = kit_parts.inspect_part(self._location, self._kaggle)
+            # A failed version may never get a number, nor a first one while it is processed.
+            is_first = effect.action == "create" or (
+                not effect.before and remote.state not in kit_parts.FINAL_STATES
+            )
+            return remote.version > effect.before or (remote.exists and is_first) or None
+
+        return wait_until_shown(find_newer, self._context.poll.until_visible)
 
     def upload_part(self, plan: PartPlan) -> Effect:
         """Upload a part and create a version from it at most once; return the effect, which may not be visible yet.
 
         Raises ProjectError if the kit has changed, and as `Uploader`.
         """
-        report = self.context.report
+        is_new, report = plan.action is PushAction.CREATE, self._context.report
+        if self._kind == "model" and is_new:
+            self._create_model()
         for warning in plan.warnings:
             report.warn(f"'{plan.ref}': {warning}")
         # The largest first, so that no large file is uploaded alone at the end.
         files = sorted(_list_files(plan.part, plan.folder), key=lambda file: -file.size)
         total = sum(file.size for file in files)
-        to = f"to the {plan.kind} '{self.ref}'"
+        to = f"to the {self._kind} '{self.ref}'"
         report.step(f"Uploading {len(files)} files, {format_size(total)}, {to}: {plan.reason}")
         with report.progress(f"Uploading {plan.part.name}", total) as advance:
-            sent = run_transfers(self.uploader.upload_file, files, THREADS, advance)
+            sent = run_transfers(self._uploader.upload_file, files, THREADS, advance)
         tokens = {file.name: token for file, token in zip(files, sent, strict=True)}
         new = NewVersion(ref=self.ref, title=plan.title, version_notes=plan.notes, blob_tokens=tokens)
-        action = self.actions[plan.action is PushAction.VERSION]
-        effect = Effect(action=action, target=self.journal_target, before=plan.version, content=plan.part.id)
-
+        kaggle = self._kaggle
+        calls = {
+            ("dataset", True): ("create", kaggle.create_dataset),
+            ("dataset", False): ("version", kaggle.add_dataset_version),
+            ("model", True): ("variation", kaggle.create_variation),
+            ("model", False): ("model-version", kaggle.add_model_version),
+        }
+        action, send = calls[self._kind, is_new]
+        effect = Effect(action=action, target=self._journal_target, before=plan.version, content=plan.part.id)
         try:
-            self.context.run_once(
+            self._context.run_once(
                 effect,
-                lambda: self.send_version(new, plan.action),
+                lambda: send(new),
                 lambda: self._wait_until_visible(effect),
                 f"the new version of '{self.ref}'",
             )
@@ -145,7 +149,7 @@ class PushTarget(ABC):
             rejects_upload = re.search(r"\b(token|blob)", refusal.what, re.IGNORECASE)
             if refusal.is_temporary or refusal.status in (401, 403) or not rejects_upload:
                 raise
-            self.uploader.forget_uploads()
+            self._uploader.forget_uploads()
             raise RefusedError(
                 refusal.what,
                 hint="run the same command again: it uploads the files again",
@@ -153,118 +157,23 @@ class PushTarget(ABC):
                 status=refusal.status,
                 after=refusal.after,
             ) from refusal
-        self.uploader.forget_uploads()  # a token can be used only once
+        self._uploader.forget_uploads()  # a token can be used only once
         return effect
 
-    def check_content(self, remote: RemotePartState, effect: Effect) -> RemotePartState:
-        """Return a new version if it has the pushed marker and all of its files.
-
-        Raises TransientError until then; OutsideError if files are missing for longer than the visibility timeout.
-        """
-        part = remote.part
-        if part is None or part.id != effect.content:
-            raise TransientError(f"it does not hold this kit: {part.id[:12] if part else 'no marker'}")
-        if wrong := kit_parts.find_differences(part, remote.files):
-            if self._incomplete.is_over():
-                raise kit_parts.build_incomplete_error(self.ref, remote.version, wrong)
-            raise TransientError(f"its files are incomplete: {wrong[0]}")
-        return remote
-
-    def wait_until_ready(self, effect: Effect) -> RemotePartState:
-        """Wait until the version that an effect created is ready and return it."""
-        text = f"{self.context.server_name} processes '{self.ref}'"
-        with StatusLine(self.context.report, text) as line:
-            return retry_call(
-                lambda: self.read_new_version(effect, line),
-                self.context.poll.until_processed,
-                may_pass=lambda error: may_appear(error, line.update_status),
-                give_up=lambda trouble: kit_parts.build_not_ready_error(self.ref, trouble),
-            )
-
-
-class _DatasetTarget(PushTarget):
-    """A dataset: its newest version is what notebooks mount."""
-
-    kind = "DATASET"
-    actions = ("create", "version")
-
-    def find_newer(self, effect: Effect) -> bool:
-        dataset = self.kaggle.get_dataset(self.ref)
-        if dataset is None:
-            return False
-        if dataset.version > effect.before or effect.action == "create":
-            return True
-        # A failed version may never get a number.
-        return not effect.before and self.kaggle.get_dataset_status(self.ref) not in FINAL_STATES
-
-    def send_version(self, new: NewVersion, action: PushAction) -> str:
-        is_new = action is PushAction.CREATE
-        return self.kaggle.create_dataset(new) if is_new else self.kaggle.add_dataset_version(new)
-
-    def read_new_version(self, effect: Effect, line: StatusLine) -> RemotePartState:
-        # State and listing may still be those of the old version: number, state, marker and sizes must all match.
-        is_first = effect.action == "create"
-        dataset = self.kaggle.get_dataset(self.ref)
-        state = self.kaggle.get_dataset_status(self.ref) if dataset else ""
-        if dataset is None or dataset.version <= effect.before:
-            # A failed version may never get a number, a first one has none while it is processed;
-            # the state may still be that of the previous version.
-            if dataset and state in FAILED_STATES and (is_first or self._failed.is_over()):
-                raise _build_processing_error(self.ref, effect.before + 1, "failed", dataset.url)
-            is_known = is_first and state
-            words = f"it is in the state '{state}'" if is_known else "the new version is not visible yet"
-            line.update_status(words)
-            raise TransientError(words)
-        _check_not_overtaken(dataset, effect)
-        line.update_status(f"version {dataset.version}, {state or 'hidden'}")
-        if state in FAILED_STATES:
-            raise _build_processing_error(self.ref, dataset.version, state, dataset.url)
-        if state != "ready":
-            raise TransientError(f"it is in the state '{state}'")
-        return self.check_content(kit_parts.read_dataset(self.kaggle, dataset, state), effect)
-
-
-class _ModelTarget(PushTarget):
-    """A variation of a model: notebooks attach it at a fixed version, and Kaggle unpacks nothing in it."""
-
-    kind = "MODEL"
-    actions = ("variation", "model-version")
-
-    def find_newer(self, effect: Effect) -> bool:
-        return self.kaggle.get_model_version(self.ref) > effect.before
-
-    def send_version(self, new: NewVersion, action: PushAction) -> str:
-        is_new = action is PushAction.CREATE
-        return self.kaggle.create_variation(new) if is_new else self.kaggle.add_model_version(new)
-
-    def upload_part(self, plan: PartPlan) -> Effect:
-        """Create the model first if there is none."""
-        if plan.action is PushAction.CREATE:
-            self._create_model()
-        return super().upload_part(plan)
-
-    def read_new_version(self, effect: Effect, line: StatusLine) -> RemotePartState:
-        remote = kit_parts.inspect_part(self._location, self.kaggle)
-        if remote.version <= effect.before:
-            line.update_status("the new version is not visible yet")
-            raise TransientError("the new version is not visible yet")
-        line.update_status(f"version {remote.version}")
-        return self.check_content(remote, effect)
-
     def _create_model(self) -> None:
-        """Create the model once; if the answer is lost, check whether it exists."""
-        name, context = "/".join(self.ref.split("/")[:2]), self.context
-        if self.kaggle.get_model(name):
+        """Create the model of a variation once, unless it exists; if the answer is lost, check whether it does."""
+        name, context = "/".join(self.ref.split("/")[:2]), self._context
+        if self._kaggle.get_model(name):
             return
         effect = Effect(action="model", target=f"model:{name}", before=0, content="")
 
         def wait_for_model() -> object:
-            return wait_until_shown(lambda: self.kaggle.get_model(name), context.poll.until_visible)
+            return wait_until_shown(lambda: self._kaggle.get_model(name), context.poll.until_visible)
 
         title, notes = name.partition("/")[2], "Checkpoints of a kit of offline-kit."
         context.run_once(
             effect,
-            lambda: self.kaggle.create_model(name, title, notes),
+            lambda: self._kaggle.create_model(name, title, notes),
             wait_for_model,
             f"the model '{name}'",
         )
@@ -276,11 +185,45 @@ class _ModelTarget(PushTarget):
             )
         context.journal.append_entry(effect, Phase.DONE)
 
+    def wait_until_ready(self, effect: Effect) -> RemotePartState:
+        """Wait until the version that an effect created is ready and return it."""
+        text = f"{self._context.server_name} processes '{self.ref}'"
+        with StatusLine(self._context.report, text) as line:
+            return retry_call(
+                lambda: self._read_new_version(effect, line),
+                self._context.poll.until_processed,
+                may_pass=lambda error: may_appear(error, line.update_status),
+                give_up=lambda trouble: kit_parts.build_not_ready_error(self.ref, trouble),
+            )
 
-def make_target(location: str, context: PushContext) -> PushTarget:
-    """Return the dataset or the model at a location, whichever version of the model stands behind it."""
-    kind, _, ref = location.rpartition(":")
-    return _ModelTarget("/".join(ref.split("/")[:4]), context) if kind else _DatasetTarget(ref, context)
+    def _read_new_version(self, effect: Effect, line: StatusLine) -> RemotePartState:
+        # State and listing may still be those of the old version: number, state, marker and sizes must all match.
+        remote, is_first = kit_parts.inspect_part(self._location, self._kaggle), effect.action == "create"
+        if remote.version <= effect.before:
+            # A failed version may never get a number, a first one has none while it is processed;
+            # the state may still be that of the previous version.
+            if remote.state in FAILED_STATES and (is_first or self._failed.is_over()):
+                raise _build_processing_error(self.ref, effect.before + 1, "failed", remote.url)
+            is_known = is_first and remote.state
+            words = (
+                f"it is in the state '{remote.state}'" if is_known else "the new version is not visible yet"
+            )
+            line.update_status(words)
+            raise TransientError(words)
+        _check_not_overtaken(remote, effect)
+        line.update_status(f"version {remote.version}, {remote.state or 'hidden'}")
+        if remote.state in FAILED_STATES:
+            raise _build_processing_error(self.ref, remote.version, remote.state, remote.url)
+        if remote.state != "ready":
+            raise TransientError(f"it is in the state '{remote.state}'")
+        part = remote.part
+        if part is None or part.id != effect.content:
+            raise TransientError(f"it does not hold this kit: {part.id[:12] if part else 'no marker'}")
+        if wrong := kit_parts.find_differences(part, remote.files):
+            if self._incomplete.is_over():
+                raise kit_parts.build_incomplete_error(self.ref, remote.version, wrong)
+            raise TransientError(f"its files are incomplete: {wrong[0]}")
+        return remote
 
 
 class OvertakenError(OutsideError):
@@ -289,20 +232,20 @@ class OvertakenError(OutsideError):
     default_code = "dataset-overtaken"
 
 
-def _check_not_overtaken(dataset: RemoteDataset, effect: Effect) -> None:
+def _check_not_overtaken(remote: RemotePartState, effect: Effect) -> None:
     """Raise OvertakenError if someone else created the current version after ours."""
     # Our version notes contain the content's id, except for a first version. Without notes, the number
     # decides.
-    our_numbers = [number for number, notes in dataset.version_notes.items() if effect.content in notes]
+    our_numbers = [number for number, notes in remote.version_notes.items() if effect.content in notes]
     if effect.action == "create":
         our_numbers.append(1)
     our_version = max(our_numbers) if our_numbers and max(our_numbers) > effect.before else 0
-    if not our_version and not any(dataset.version_notes.values()):
+    if not our_version and not any(remote.version_notes.values()):
         our_version = effect.before + 1
-    if our_version and dataset.version > our_version:
+    if our_version and remote.version > our_version:
         raise OvertakenError(
-            f"another push of '{effect.target}' came after this one: version {dataset.version} is the current one",
-            hint="push this dataset from one machine only, and run the same command again there",
+            f"another push of '{effect.target}' came after this one: version {remote.version} is the current one",
+            hint=f"push this {remote.kind} from one machine only, and run the same command again there",
         )
 
 

@@ -17,7 +17,7 @@ from offline_kit.kaggle.push.kit_parts import (
     find_damage,
     map_listed_files,
 )
-from offline_kit.kaggle.push.part_targets import PartPlan, PushAction, make_target
+from offline_kit.kaggle.push.part_targets import PartPlan, PushAction, PushTarget
 from offline_kit.project.kaggle_names import (
     MARKER,
     check_dataset_limits,
@@ -88,7 +88,7 @@ def plan_push(
     """Return what a push would do, after recovering what an earlier run left open.
 
     `locations` are those of `resolve_locations`, by part name; "notebook:...", the output of a run, is not pushed.
-    Raises as `plan_parts` and `inspect_dataset`.
+    Raises as `plan_parts` and `inspect_settled`.
     """
     account = context.kaggle.fetch_account()
     if account.ignored_token_source:
@@ -97,7 +97,7 @@ def plan_push(
         )
     context.report.step(f"Looking at {account.server_name} as '{account.username}'")
     remotes = {
-        name: make_target(location, context).inspect_recovered()
+        name: PushTarget(location, context).inspect_recovered()
         for name, location in locations.items()
         if not location.startswith("notebook:")
     }
@@ -266,7 +266,7 @@ def push_kit(
         effects = {}
         for plan in plans:
             if plan.action is not PushAction.NOTHING:
-                target = make_target(locations[plan.part.name], context)
+                target = PushTarget(locations[plan.part.name], context)
                 effects[plan.ref] = (target, target.upload_part(plan))
         pushed = []
         for plan in plans:
