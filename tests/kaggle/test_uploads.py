@@ -190,8 +190,8 @@ def test_the_place_of_a_cut_file_is_kept_while_the_storage_alone_cannot_be_reach
     assert sent(bench) - before <= len(BIG) - 1_900_000
 
 
-def test_the_second_of_two_places_that_were_cut_goes_on(bench: Bench, client: KaggleClient) -> None:
-    """Where the first one did not answer, the second took bytes: the run after that goes on there."""
+def test_of_two_places_that_were_cut_one_goes_on(bench: Bench, client: KaggleClient) -> None:
+    """Where the first one did not answer once, the run after the second goes on at one of them."""
     file = upload_of(bench.folder, BIG)
     cut_run(bench, client, file)
     bench.kaggle.faults.add_fault(Fault(on="PUT", status=503))

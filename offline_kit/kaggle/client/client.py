@@ -101,7 +101,7 @@ class KaggleClient(ApiService):
             body["contentLength"] = size
         answer = self._read("blobs.BlobApiService/StartBlobUpload", body)
         token, url = answer.text("token"), answer.text("createUrl")
-        if not token or not url:
+        if not token or not url.startswith("http"):
             raise NoResponseError(
                 f"Kaggle returned no upload address for '{name}'", hint="run the same command again"
             )

@@ -109,7 +109,7 @@ class _ResumableUpload:
         except UploadFailedError:
             if not is_stored or self._holds_bytes:
                 raise
-        # The note keeps the earlier slot until the new one has bytes: the whole storage may be out of reach.
+        # The note keeps the earlier slot meanwhile: the whole storage may be out of reach.
         self._slot = None
         return self._retry(patience)
 
@@ -157,17 +157,19 @@ class _ResumableUpload:
         ):
             return None
         offset = self._parse_offset(answer)
-        self._holds_bytes = offset > 0
+        if offset:
+            # Only the server knows what arrived: the slot of an earlier run is kept until then.
+            self._holds_bytes = True
+            self._store_slot(slot)
         return offset
 
     def _send_bytes(self, slot: _UploadSlot, start: int) -> None:
         """Send the missing bytes and verify the digest on the way."""
-        size, sent = self._file.size, 0
+        size = self._file.size
 
         def report_sent(position: int) -> None:
-            nonlocal sent
-            sent = position - start
-            if CHUNK <= sent < size - start and not self._note.exists():
+            # Less than a chunk is not worth a query by a later run.
+            if start + CHUNK <= position < size and not self._note.exists():
                 self._store_slot(slot)
             self._report_position(position)
 
@@ -177,11 +179,6 @@ class _ResumableUpload:
             answer = self._put_bytes(slot, body, headers)
         except ProjectError:
             self._forget_slot()
-            raise
-        except OSError:
-            # Only the server knows how much arrived; less than a chunk is not worth a query by a later run.
-            if sent >= CHUNK:
-                self._store_slot(slot)
             raise
         if answer.status_code == 308:
             raise TransientError(f"Kaggle received only {self._parse_offset(answer)} bytes")
