@@ -11,11 +11,14 @@ import zipfile
 from collections.abc import Mapping
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from offline_kit.core import resources
 from offline_kit.core.errors import ProjectError, UsageError, suggest_name
 from offline_kit.kit.layout import RUNTIME_PACKAGE
+
+if TYPE_CHECKING:
+    import jinja2
 
 SUFFIX = ".py.j2"
 FROM_EXPRESSIONS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
@@ -52,6 +55,20 @@ def fill_template(template: str, project: Path, facts: Mapping[str, Any]) -> str
         check_template(template, project)
         own = project / template
         name, folders = own.name, [own.parent, *folders]
+    try:
+        loaded = _template_environment(*folders).get_template(name)
+        script = loaded.render(facts, runtime_imports=RUNTIME_IMPORTS)
+    except (jinja2.TemplateError, RecursionError, *FROM_EXPRESSIONS) as error:
+        raise _template_error(error, template, folders) from error
+    cells = cells_of(script)
+    _check_cells(cells, template)
+    return script.replace(RUNTIME_IMPORTS, _import_runtime_names(cells))
+
+
+@cache
+def _template_environment(*folders: Path) -> "jinja2.Environment":
+    """Return what keeps the compiled templates of these folders."""
+    import jinja2
 
     class LoudUndefined(jinja2.StrictUndefined):
         """A name that is not defined: its repr, too, is an error that names it."""
@@ -68,18 +85,13 @@ def fill_template(template: str, project: Path, facts: Mapping[str, Any]) -> str
         autoescape=False,  # noqa: S701 - the result is Python, and values go through the filter `py`
     )
     environment.filters |= {"py": python_literal, "flat": flat_literal, "line": one_line}
-    try:
-        script = environment.get_template(name).render(facts, runtime_imports=RUNTIME_IMPORTS)
-    except (jinja2.TemplateError, RecursionError, *FROM_EXPRESSIONS) as error:
-        raise _template_error(error, template, folders) from error
-    _check_cells(script, template)
-    return script.replace(RUNTIME_IMPORTS, _import_runtime_names(script))
+    return environment
 
 
-def _import_runtime_names(script: str) -> str:
-    """Return the import statements for the names of the runtime that a script uses and does not define itself."""
+def _import_runtime_names(cells: list[Any]) -> str:
+    """Return the import statements for the names of the runtime that cells use and do not define themselves."""
     loaded, bound = set[str](), set[str]()
-    for node in ast.walk(ast.parse("\n".join(c.source for c in cells_of(script) if c.cell_type == "code"))):
+    for node in ast.walk(ast.parse("\n".join(c.source for c in cells if c.cell_type == "code"))):
         if isinstance(node, ast.Name):
             (loaded if isinstance(node.ctx, ast.Load) else bound).add(node.id)
         elif isinstance(node, ast.FunctionDef | ast.ClassDef):
@@ -182,9 +194,9 @@ def cells_of(script: str) -> list[Any]:
     return list(jupytext.reads(script, fmt=form).cells)
 
 
-def _check_cells(script: str, template: str) -> None:
+def _check_cells(cells: list[Any], template: str) -> None:
     problems = []
-    for number, cell in enumerate(cells_of(script), 1):
+    for number, cell in enumerate(cells, 1):
         try:
             ast.parse(cell.source if cell.cell_type == "code" else "")
         except SyntaxError as error:
