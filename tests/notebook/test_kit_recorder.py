@@ -401,7 +401,7 @@ def test_packages_are_recorded_as_wheels(session: Session) -> None:
             session.variables = internet.environment() | {"PIP_CONFIG_FILE": os.devnull}
             install = "!{sys.executable} -m pip install -q"
             document = session.record(
-                f"import sys\n{install} plain==1.0 --no-binary built built",
+                f"import sys\n{install} plain==1.0 built",
                 f"{install} -U plain\n{install} --target libs side",
                 f"{install} git+https://github.com/me/from-git ./folder/folder_package-1.0",
                 f"{install} had\nimport unasked",
@@ -433,7 +433,7 @@ def test_packages_are_recorded_as_wheels(session: Session) -> None:
         "unasked": ("1.0", "index", "unasked-1.0-py3-none-any.whl", 0, ""),
     }
     others = {wheel["wheel"].partition("-py3")[0]: wheel["sha256"] for wheel in document["build_wheels"]}
-    assert set(others) == {"plain-1.0", "side-1.0", "tool-1.0", "uv_tool-1.0", "built-1.0.tar.gz"}
+    assert set(others) == {"plain-1.0", "side-1.0", "tool-1.0", "uv_tool-1.0"}
     assert session.read_object(others["tool-1.0"]) == (files / "tool-1.0-py3-none-any.whl").read_bytes()
     assert [note.rpartition(": ")[2] for note in document["notes"]] == ["unasked"]
     assert document["unrecorded"] == []

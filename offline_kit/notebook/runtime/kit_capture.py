@@ -73,7 +73,7 @@ def list_packages(path: Sequence[str]) -> dict[str, str]:
     for distribution in importlib.metadata.distributions(path=list(path)):
         package = distribution.metadata["Name"] if distribution.metadata else None
         if package and distribution.version:  # the first one found is the one that imports
-            packages.setdefault(_normalize_name(package), distribution.version)
+            packages.setdefault(normalize_name(package), distribution.version)
     return dict(sorted(packages.items()))
 
 
@@ -160,7 +160,7 @@ def find_missing(
             vcs = info.get("vcs_info")
             url = f"{vcs['vcs']}+{info['url']}@{vcs['commit_id']}" if vcs else str(info["url"])
         sha256 = info.get("archive_info", {}).get("hashes", {}).get("sha256", "")
-        name = _normalize_name(metadata["name"])
+        name = normalize_name(metadata["name"])
         if name not in exclude:
             missing.append({"name": name, "version": metadata["version"], "url": url, "sha256": sha256})
     return sorted(missing, key=lambda package: package["name"])
@@ -207,18 +207,22 @@ def write_part(folder: Path, packages: Sequence[Mapping[str, str]]) -> str:
     return part_id
 
 
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
 def write_manifest(folder: Path, part: str, files: Iterable[tuple[str, str, Path]]) -> str:
     """Write the manifest of a part, whose files are given as role, original name and path; return the part's id."""
     entries = []
     for role, original, path in files:
-        with path.open("rb") as stream:
-            digest = hashlib.sha256()
-            while chunk := stream.read(1 << 22):
-                digest.update(chunk)
         stored, size = path.relative_to(folder).as_posix(), path.stat().st_size
-        entries.append(
-            {"role": role, "original": original, "stored": stored, "size": size, "sha256": digest.hexdigest()}
-        )
+        sha256 = hash_file(path)
+        entries.append({"role": role, "original": original, "stored": stored, "size": size, "sha256": sha256})
     # The same digest as kit.manifest computes.
     lines = sorted("{original}\0{stored}\0{size}\0{sha256}\n".format(**entry) for entry in entries)
     part_id = hashlib.sha256("".join(lines).encode()).hexdigest()
@@ -279,5 +283,6 @@ def _write_lines(path: Path, lines: Sequence[str]) -> str:
     return str(path)
 
 
-def _normalize_name(name: str) -> str:
+def normalize_name(name: str) -> str:
+    """Return a package's name as indexes compare it."""
     return re.sub(r"[-_.]+", "-", name).lower()

@@ -18,15 +18,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from .kit_capture import normalize_name
 from .kit_recording import RECORDER, add_object, redact
 from .kit_repositories import run_program
 from .kit_runtime import SessionFolders
 
 _INDEX_OPTION = re.compile(r"--(?:extra-|default-)?index(?:-url)?[ =]['\"]?([^\s'\"]+)")
-
-
-def _normalize_name(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 @dataclass(frozen=True)
@@ -71,7 +68,7 @@ def list_distributions() -> dict[str, tuple[str, str]]:
         folder = Path(str(distribution.locate_file("")))
         if name and distribution.version and not folder.is_relative_to(SessionFolders().inputs):
             direct_url = distribution.read_text("direct_url.json") or ""
-            distributions.setdefault(_normalize_name(name), (distribution.version, direct_url))
+            distributions.setdefault(normalize_name(name), (distribution.version, direct_url))
     return distributions
 
 
@@ -107,7 +104,7 @@ class PackageRecorder:
                 items += [(cell, item) for item in json.loads(path.read_text(encoding="utf-8"))["install"]]
         return [
             InstalledPackage.from_direct_url(
-                _normalize_name(item["metadata"]["name"]),
+                normalize_name(item["metadata"]["name"]),
                 item["metadata"]["version"],
                 item["download_info"],
                 cell,
@@ -141,8 +138,6 @@ class PackageRecorder:
         wheels = self._make_wheels([*added, *reported])
         # What uv has built, pip builds again, in environments that it reports.
         wheels |= self._make_wheels(package for package in self._read_reports() if package not in reported)
-        if any("--no-binary" in line for line in lines):  # a line that takes no wheel in a replay either
-            wheels |= self._fetch_sdists(package.requirement for package in reported)
         packages = [
             {
                 "name": package.name,
@@ -164,11 +159,11 @@ class PackageRecorder:
         if not self.lacking:
             return []
         installs = " ".join(line for line in lines if "install" in line)
-        words = map(_normalize_name, re.findall(r"[\w.-]+", installs))
+        words = map(normalize_name, re.findall(r"[\w.-]+", installs))
         installed = self._close(words, self.lacking)
         owners = importlib.metadata.packages_distributions()
         modules = sys.modules.keys() - self.modules
-        names = (_normalize_name(name) for module in modules for name in owners.get(module, ()))
+        names = (normalize_name(name) for module in modules for name in owners.get(module, ()))
         # Another version of IPython than the image's imports other packages, for a traceback for example.
         kernel = self._close(["ipykernel"], self.now.keys())
         imported = self._close(names, self.lacking - kernel)
@@ -193,7 +188,7 @@ class PackageRecorder:
             closure |= news
             lines = [line for name in news for line in importlib.metadata.requires(name) or ()]
             required = {re.split(r"[^\w.-]", line)[0] for line in lines if "extra ==" not in line}
-            news = ({*map(_normalize_name, required)} & within & self.now.keys()) - closure
+            news = ({*map(normalize_name, required)} & within & self.now.keys()) - closure
         return closure
 
     def _make_wheels(self, packages: Iterable[InstalledPackage]) -> dict[str, dict[str, Any]]:
@@ -216,29 +211,19 @@ class PackageRecorder:
                     if error := self._run_pip(folder, [requirement]):
                         self.notes.append(redact(f"no wheel of '{requirement}': {error}"))
             for path in folder.glob("*.whl"):
-                name = _normalize_name(path.name.partition("-")[0])
+                name = normalize_name(path.name.partition("-")[0])
                 wheels[batch.get(name, path.name)] = self._add_wheel(path)
         return wheels
-
-    def _fetch_sdists(self, requirements: Iterable[str]) -> dict[str, dict[str, Any]]:
-        folder = Path(tempfile.mkdtemp(prefix="sdists", dir=self.folder))
-        sdists = [line for line in requirements if re.search(r"://.*\.(?:tar\.\w+|zip)(?:#|$)", line)]
-        if error := self._run_pip(folder, sdists, "download", "--dest"):
-            self.notes.append(redact(f"no sdists for --no-binary: {error}"))
-        paths = [path for path in folder.iterdir() if path.suffix != ".txt"]
-        return {path.name: self._add_wheel(path) for path in paths}
 
     def _add_wheel(self, path: Path) -> dict[str, Any]:
         return {"wheel": path.name, **add_object(path, is_final=True)}
 
-    def _run_pip(
-        self, folder: Path, requirements: Iterable[str], verb: str = "wheel", option: str = "--wheel-dir"
-    ) -> str:
-        """Put the files of requirements into a folder; return pip's error, "" if there is none."""
+    def _run_pip(self, folder: Path, requirements: Iterable[str]) -> str:
+        """Put the wheels of requirements into a folder; return pip's error, "" if there is none."""
         listing = folder / "requirements.txt"
         listing.write_text("".join(f"{line}\n" for line in requirements), encoding="utf-8")
         quiet = ("--disable-pip-version-check", "--no-input", "--progress-bar", "off")
-        words = (verb, "--no-deps", option, str(folder), "-r", str(listing), *quiet)
+        words = ("wheel", "--no-deps", "--wheel-dir", str(folder), "-r", str(listing), *quiet)
         done = run_program((sys.executable, "-m", "pip", *words), self.environ)
         errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
         return (errors or done.stderr.splitlines() or ["pip failed"])[-1] if done.returncode else ""

@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from .kit_runtime import CACHES, SessionFolders, hash_file, place_file
+from .kit_capture import hash_file
+from .kit_runtime import CACHES, SessionFolders, place_file
 
 RECORDER, REPLAY = "OFFLINE_KIT_RECORDER", "OFFLINE_KIT_REPLAY"
 CELL, MISSES = "OFFLINE_KIT_CELL", "OFFLINE_KIT_MISSES"

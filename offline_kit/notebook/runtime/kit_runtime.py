@@ -6,7 +6,6 @@ names and unpacks archives: hence a search by marker, and a check by size and SH
 
 import csv
 import functools
-import hashlib
 import importlib
 import json
 import os
@@ -21,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any
+
+from .kit_capture import hash_file
 
 MARKER = "offline-kit.json"  # the manifest at the top of every part of a kit
 LAYOUTS = ("*", "datasets/*/*", "notebooks/*/*", "models/*/*/*/*/*", "*/*/*/*")
@@ -376,15 +377,6 @@ def _has_content(path: Path, entry: PartFile) -> bool:
     if not path.is_file() or path.stat().st_size != entry.size:
         return False
     return hash_file(path) == entry.sha256
-
-
-def hash_file(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _explain_damage(entry: PartFile) -> str:

@@ -12,7 +12,6 @@ What the template `lightning` asks of the classes:
 
 import importlib
 import inspect
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ LIBRARIES = ("lightning", "pytorch_lightning", "torch")
 def load_checkpoint(path: Path, *, weights_only: bool = True) -> dict[str, Any]:
     """Load a checkpoint on the CPU; raises KitError that names the classes that a safe load refuses."""
     if path.suffix == ".safetensors":
-        return _load_safetensors(path)
+        return dict(importlib.import_module("safetensors.torch").load_file(path, device="cpu"))
     torch = importlib.import_module("torch")
     try:
         # torch 2.6 made weights_only the default (https://github.com/pytorch/pytorch/releases/tag/v2.6.0).
@@ -70,14 +69,6 @@ def _explain_load_error(torch: Any, path: Path, error: Exception, *, weights_onl
         refused or lines[-3:],
         code="unsafe-checkpoint",
     )
-
-
-def _load_safetensors(path: Path) -> dict[str, Any]:
-    with importlib.import_module("safetensors").safe_open(path, framework="pt", device="cpu") as file:
-        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
-        # Beside the tensors such a file holds texts alone; a checkpoint made light has its hyper-parameters there.
-        saved = json.loads((file.metadata() or {}).get("checkpoint", "{}"))
-    return {**saved, "state_dict": weights} if saved else weights
 
 
 def _named_parameters(call: Any) -> set[str]:
