@@ -94,10 +94,6 @@ def times(model: Times, batch: Any, _member: EnsembleMember) -> Any:
 TIMES = {"times": (lambda path, _member: Times(float(str(path))), times)}
 
 
-def quiet(_text: str) -> None:
-    """Say nothing."""
-
-
 @given(MATRICES)
 def test_the_mean_is_the_mean(values: list[Any]) -> None:
     """Members count alike, whatever their weight."""

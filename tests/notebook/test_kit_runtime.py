@@ -10,6 +10,7 @@ import pytest
 
 from offline_kit.notebook.runtime.kit_hooks import load_object
 from offline_kit.notebook.runtime.kit_runtime import (
+    REHEARSED_COMPETITION,
     KitError,
     OpenKit,
     SessionFolders,
@@ -167,6 +168,8 @@ def test_the_competition_is_found_in_both_layouts(tmp_path: Path, layout: str) -
     assert find_competition("leaves", tmp_path) == tmp_path / layout
     assert mounted_sources(tmp_path)["leaves"] == tmp_path / layout
     assert find_competition("", tmp_path) is None
+    (tmp_path / layout).with_name(REHEARSED_COMPETITION).mkdir()
+    assert find_competition("", tmp_path), "the made-up slug of a rehearsal"
     with pytest.raises(KitError, match=r"'roots' is not mounted[\s\S]*set `competition_data`"):
         find_competition("roots", tmp_path)
 
@@ -220,21 +223,9 @@ def test_offline_switches_are_set() -> None:
     assert environ["HF_HUB_OFFLINE"] == environ["NO_ALBUMENTATIONS_UPDATE"] == "1"
 
 
-def test_places_may_be_moved(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rehearsals without a sandbox name other folders by variables."""
-    monkeypatch.delenv("OFFLINE_KIT_INPUT", raising=False)
-    assert SessionFolders().inputs == Path("/kaggle/input")
-    monkeypatch.setenv("OFFLINE_KIT_INPUT", "/here")
-    assert SessionFolders().inputs == Path("/here")
-
-
-def test_the_cpu_needs_no_torch() -> None:
-    """Without an accelerator nothing asks what devices there are."""
-    assert pick_device("none") == "cpu"
-
-
 def test_an_accelerator_needs_no_torch(tmp_path: Path) -> None:
     """A kit of gradient boosters asks for a GPU too: without torch the driver's own tool tells whether there is one."""
+    assert pick_device("none") == "cpu"
     code = "import sys; sys.modules['torch'] = None; from offline_kit.notebook.runtime.kit_runtime import pick_device; print('answer', pick_device('T4'))"
     for path, answer in ((tmp_path, "cpu"), (tmp_path / "bin", "cuda")):
         path.mkdir(exist_ok=True)
@@ -262,13 +253,6 @@ def test_copies_do_where_links_are_refused(tmp_path: Path, monkeypatch: pytest.M
     kit = open_kit({"kit": identity}, places(tmp_path))
     shutil.rmtree(tmp_path / "input")
     assert kit.checkpoints[1].read_bytes() == b"other weights"
-
-
-@pytest.mark.parametrize("layout", ["competitions/offline-kit-rehearsal", "offline-kit-rehearsal"])
-def test_a_rehearsal_without_a_slug_finds_its_data(tmp_path: Path, layout: str) -> None:
-    """The made-up slug of a rehearsal stands for the competition that a notebook does not name."""
-    (tmp_path / layout).mkdir(parents=True)
-    assert find_competition("", tmp_path) == tmp_path / layout
 
 
 def test_a_script_prints_the_failure_that_ends_it() -> None:

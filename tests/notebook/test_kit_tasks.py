@@ -34,10 +34,6 @@ SAME_FOLDER = settings(
 WORDS = st.text("abcdefgh ,\"'\nß", min_size=1, max_size=6)
 
 
-def quiet(_text: str) -> None:
-    """Say nothing."""
-
-
 def data_of(
     folder: Path, rows: dict[str, Any], targets: tuple[str, ...] = ("target",), kind: str = "csv"
 ) -> Path:

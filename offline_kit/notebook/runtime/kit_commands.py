@@ -14,22 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .kit_recording import (
-    LARGE,
-    RECORDER,
-    REPLAY,
-    add_object,
-    hide_in_bytes,
-    log_event,
-    name_path,
-    open_replay,
-    redact,
-    remove_masks,
-    report_miss,
-    resolve_path,
-    root_folders,
-    take_turn,
-)
+from . import kit_recording
 from .kit_runtime import place_file
 
 _SYSTEM = ("apt-get", "apt", "conda", "mamba")
@@ -55,12 +40,12 @@ def run_command(words: list[str]) -> None:
     own = Path(__file__).parents[1] / "bin"
     path = os.pathsep.join(entry for entry in os.get_exec_path() if entry != str(own))
     program = shutil.which(words[0], path=path)
-    if REPLAY in os.environ and not _is_live(words):
+    if kit_recording.REPLAY in os.environ and not _is_live(words):
         sys.exit(_replay_command(words))
     if not program:
         print(f"{words[0]}: command not found", file=sys.stderr)
         sys.exit(127)
-    if RECORDER not in os.environ or _is_live(words):
+    if kit_recording.RECORDER not in os.environ or _is_live(words):
         os.execv(program, words)  # noqa: S606 - the user's command, as it is
     sys.exit(_record_command(program, words, path))
 
@@ -78,7 +63,7 @@ def _record_command(program: str, words: list[str], path: str) -> int:
 
     # What it starts itself belongs to it.
     environ = {**os.environ, "PATH": path}
-    recorder = Path(environ.pop(RECORDER))
+    recorder = Path(environ.pop(kit_recording.RECORDER))
     with (recorder / "commands.lock").open("a") as lock:
         # `wget a & wget b`: each file belongs to one of them. `curl list | wget -i -` would wait for ever.
         for _ in range(600):
@@ -97,36 +82,41 @@ def _record_command(program: str, words: list[str], path: str) -> int:
                 with contextlib.suppress(BrokenPipeError):  # `| head`
                     os.write(1, chunk)
             output.flush()
-            printed_file, is_small = Path(output.name), output.tell() < LARGE
-            content = hide_in_bytes(printed_file.read_bytes()) if is_small else printed_file
-            printed = add_object(content, is_final=True)
+            printed_file, is_small = Path(output.name), output.tell() < kit_recording.LARGE
+            content = kit_recording.hide_in_bytes(printed_file.read_bytes()) if is_small else printed_file
+            printed = kit_recording.add_object(content, is_final=True)
         after = _list_files()
         changed = [_store_file(file) for file in sorted(after) if after[file] != before.get(file)]
     code = process.returncode if process.returncode >= 0 else 128 - process.returncode
     stored = [*filter(None, changed)]
-    log_event("command", **_identify(words), code=code, output=printed["sha256"], changed=stored)
+    kit_recording.log_event(
+        "command", **_identify(words), code=code, output=printed["sha256"], changed=stored
+    )
     return code
 
 
 def _store_file(path: str) -> dict[str, Any] | None:
     try:
-        stored = add_object(Path(path))
+        stored = kit_recording.add_object(Path(path))
     except OSError:  # another process has deleted it
         return None
-    return {"path": name_path(path), **stored, "executable": os.access(path, os.X_OK)}
+    return {"path": kit_recording.name_path(path), **stored, "executable": os.access(path, os.X_OK)}
 
 
 def _identify(words: list[str]) -> dict[str, Any]:
-    return {"words": [redact(word) for word in words], "folder": name_path(Path.cwd())}
+    return {
+        "words": [kit_recording.redact(word) for word in words],
+        "folder": kit_recording.name_path(Path.cwd()),
+    }
 
 
 def _make_key(command: Mapping[str, Any]) -> str:
-    return remove_masks(json.dumps([command["folder"], command["words"]]))
+    return kit_recording.remove_masks(json.dumps([command["folder"], command["words"]]))
 
 
 def _list_files() -> dict[str, tuple[int, int]]:
     """Return size and time of the files that a command may have written for the notebook."""
-    folders = root_folders()
+    folders = kit_recording.root_folders()
     roots = {folders["working"], folders["tmp"], folders["home"], Path.cwd()} - {Path("/")}
     files: dict[str, tuple[int, int]] = {}
     walked = {str(folders["scratch"])}
@@ -146,15 +136,15 @@ def _list_files() -> dict[str, tuple[int, int]]:
 
 
 def _replay_command(words: list[str]) -> int:
-    document, objects = open_replay()
+    document, objects = kit_recording.open_replay()
     key = _make_key(_identify(words))
     commands = [command for command in document["commands"] if _make_key(command) == key]
     if not commands:
-        report_miss("command", shlex.join(words))
+        kit_recording.report_miss("command", shlex.join(words))
         return 1
-    command = take_turn(f"command {key}", commands)
+    command = kit_recording.take_turn(f"command {key}", commands)
     for file in command["changed"]:
-        target = resolve_path(file["path"])
+        target = kit_recording.resolve_path(file["path"])
         target.unlink(missing_ok=True)
         place_file(objects.find_object(file["sha256"]), target, 0o755 if file["executable"] else 0)
     output = objects.find_object(command["output"]) if command["output"] else Path(os.devnull)

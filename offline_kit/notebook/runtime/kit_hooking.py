@@ -24,17 +24,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
-from .kit_recording import (
-    CELL,
-    RECORDER,
-    REPLAY,
-    is_loopback,
-    log_event,
-    redact,
-    report_miss,
-    restore_files,
-    root_folders,
-)
+from . import kit_recording
 from .kit_runtime import KitError
 
 _SITECUSTOMIZE = '''"""Activates offline-kit's hooks in this process, then runs the environment's own sitecustomize."""
@@ -82,7 +72,7 @@ def install_hooks(scratch: Path) -> None:
         from . import kit_commands
 
         kit_commands.write_stand_ins(hooks)
-    if REPLAY in os.environ:
+    if kit_recording.REPLAY in os.environ:
         for name in _PROXY_VARIABLES:
             os.environ.pop(name, None)
     for name, folder in (("PYTHONPATH", hooks), ("PATH", hooks / "bin")):
@@ -103,18 +93,18 @@ def write_sitecustomize(hooks: Path, module: str, function: str) -> None:
 def activate_hooks() -> None:
     """Record or replay what this process does, as the variables say; nothing without them; safe to call again."""
     is_active = any(type(finder).__name__ == _PatchingFinder.__name__ for finder in sys.meta_path)
-    if is_active or not {RECORDER, REPLAY} & set(os.environ):
+    if is_active or not {kit_recording.RECORDER, kit_recording.REPLAY} & set(os.environ):
         return
     if "kaggle_secrets" not in sys.modules and not importlib.util.find_spec("kaggle_secrets"):
         # Outside Kaggle, secrets are variables.
         methods = {"get_secret": lambda _self, label: os.environ.get(label, "")}
         sys.modules["kaggle_secrets"] = secrets = ModuleType("kaggle_secrets")
         vars(secrets)["UserSecretsClient"] = type("UserSecretsClient", (), methods)
-    patches = _REPLAY_PATCHES if REPLAY in os.environ else _RECORD_PATCHES
+    patches = _REPLAY_PATCHES if kit_recording.REPLAY in os.environ else _RECORD_PATCHES
     sys.meta_path.insert(0, _PatchingFinder(patches))
     for name in set(patches) & set(sys.modules):
         patches[name](sys.modules[name])
-    if REPLAY in os.environ:
+    if kit_recording.REPLAY in os.environ:
         _report_hosts()
         return
     start_audit()
@@ -126,8 +116,8 @@ def activate_hooks() -> None:
             setattr(type(ipython.get_ipython().kernel), name, _refuse_prompt)
     if _is_pip():
         # What it installs, with addresses and hashes (https://pip.pypa.io/en/stable/reference/installation-report/).
-        report = f"{os.environ.get(CELL, 0)}-{os.getpid()}-{time.time_ns()}.json"
-        os.environ["PIP_REPORT"] = str(Path(os.environ[RECORDER], "pip", report))
+        report = f"{os.environ.get(kit_recording.CELL, 0)}-{os.getpid()}-{time.time_ns()}.json"
+        os.environ["PIP_REPORT"] = str(Path(os.environ[kit_recording.RECORDER], "pip", report))
 
 
 def _is_pip() -> bool:
@@ -172,8 +162,10 @@ def _dispatch(event: str, arguments: tuple[Any, ...]) -> None:
 @functools.cache
 def _named_folders() -> dict[str, str]:
     """Return the folders whose files are logged, with their names, after those within them that are not ("")."""
-    folders = {str(folder): name for name, folder in root_folders().items() if name != "scratch"}
-    ignored = dict.fromkeys((str(root_folders()["scratch"]), sys.prefix, sys.base_prefix), "")
+    folders = {
+        str(folder): name for name, folder in kit_recording.root_folders().items() if name != "scratch"
+    }
+    ignored = dict.fromkeys((str(kit_recording.root_folders()["scratch"]), sys.prefix, sys.base_prefix), "")
     return {folder + os.sep: name for folder, name in (ignored | folders).items()}
 
 
@@ -194,7 +186,7 @@ def _log_path(event: str, path: Any, mode: str = "r") -> None:
         _log_path(event, source)
     elif os.path.exists(path) or mode == "w":  # noqa: PTH110
         named = f"{{{_named_folders()[folder]}}}/{normal[len(folder) :]}".replace(os.sep, "/").rstrip("/")
-        log_event(event, path=named, **({"mode": mode} if event == "open" else {}))
+        kit_recording.log_event(event, path=named, **({"mode": mode} if event == "open" else {}))
 
 
 def _log_open(path: Any, mode: str | None, flags: int) -> None:
@@ -204,19 +196,19 @@ def _log_open(path: Any, mode: str | None, flags: int) -> None:
 
 def _log_process(words: Any) -> None:
     words = [words] if isinstance(words, (str, bytes)) else words
-    log_event("process", words=[redact(os.fsdecode(word)) for word in words])
+    kit_recording.log_event("process", words=[kit_recording.redact(os.fsdecode(word)) for word in words])
 
 
 def _log_look_up(host: Any, port: Any, *_: Any) -> None:
     _ports_of_names.add(port)
     if name := _is_new_host(host):
-        log_event("connect", host=name, port=port)
+        kit_recording.log_event("connect", host=name, port=port)
 
 
 def _log_connection(_socket: Any, address: Any) -> None:
     # Where a name was looked up for this port, that name has been logged.
     if isinstance(address, tuple) and address[1] not in _ports_of_names and _is_new_host(address[0]):
-        log_event("connect", host=address[0], port=address[1])
+        kit_recording.log_event("connect", host=address[0], port=address[1])
 
 
 def _report_hosts() -> None:
@@ -226,7 +218,7 @@ def _report_hosts() -> None:
     @functools.wraps(look_up)
     def report_and_look_up(host: Any, *arguments: Any, **options: Any) -> Any:
         if name := _is_new_host(host):
-            report_miss("host", name)
+            kit_recording.report_miss("host", name)
         return look_up(host, *arguments, **options)
 
     # No audit hook, which slows every call of `id`, as `copy.deepcopy` has many.
@@ -242,7 +234,7 @@ def _proxy_hosts() -> set[str]:
 def _is_new_host(host: Any) -> str:
     """Return the name of a host, or "" if it is this machine, a proxy, or was returned before."""
     name = host.decode() if isinstance(host, bytes) else host or "localhost"
-    if is_loopback(name) or name in _proxy_hosts() or ("connect", name) in _logged:
+    if kit_recording.is_loopback(name) or name in _proxy_hosts() or ("connect", name) in _logged:
         return ""
     _logged.add(("connect", name))
     return str(name)
@@ -291,7 +283,7 @@ def _record_secrets(module: Any) -> None:
     read_secret = client.get_secret
 
     def get_secret(self: Any, label: str) -> Any:
-        log_event("secret", name=label)
+        kit_recording.log_event("secret", name=label)
         value = read_secret(self, label)
         # By this name `redact` knows it, in child processes too.
         os.environ["OFFLINE_KIT_SECRET_" + re.sub(r"\W", "_", label)] = str(value)
@@ -327,7 +319,7 @@ def _restore_before(download: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(download)
     def restore_and_download(*arguments: Any, **options: Any) -> Any:
         if options.get("local_dir"):
-            restore_files(options["local_dir"])
+            kit_recording.restore_files(options["local_dir"])
         return download(*arguments, **options)
 
     return restore_and_download
@@ -341,7 +333,7 @@ def _report_missing_packages(module: Any) -> None:
         initialize(self, message, *others)
         _, is_missing, requirement = message.partition("No matching distribution found for ")
         if is_missing:
-            report_miss("package", f"package {requirement}")
+            kit_recording.report_miss("package", f"package {requirement}")
 
     error.__init__ = report_and_initialize
 

@@ -15,19 +15,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from . import kit_recording
 from .kit_capture import write_manifest
 from .kit_packages import PackageRecorder
-from .kit_recording import (
-    DOCUMENT,
-    LARGE,
-    RECORDER,
-    add_object,
-    count_recorded,
-    hide_in_bytes,
-    name_path,
-    read_events,
-    write_objects,
-)
 from .kit_repositories import RepositoryRecorder
 from .kit_runtime import KitError, SessionFolders
 
@@ -85,7 +75,7 @@ def pack_session(
     """Write the part into the working folder; raises KitError if it is too large for it."""
     working = SessionFolders().working
     events: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for event in read_events(Path(os.environ[RECORDER])):
+    for event in kit_recording.read_events(Path(os.environ[kit_recording.RECORDER])):
         events[event.pop("event")].append(event)
     opened, listed = ({event["path"] for event in events[kind]} for kind in ("open", "list"))
     if "{input}" in listed:  # as in the first cell of every notebook that Kaggle makes
@@ -132,7 +122,7 @@ def pack_session(
         _clear_working(working, keep=submission)
     part_id = _write_part(working, document)
     size = sum(path.stat().st_size for path in (working / RECORDING_PART).rglob("*") if path.is_file())
-    summary = f"{count_recorded(document)}; {size / 1e6:.1f} MB, id {part_id[:12]}"
+    summary = f"{kit_recording.count_recorded(document)}; {size / 1e6:.1f} MB, id {part_id[:12]}"
     print(f"recording: {summary}", *notes, sep="\nnote: ", flush=True)
 
 
@@ -142,7 +132,7 @@ def lay_out_project(beside: str, working: Path) -> None:
         shown = working / path.relative_to(beside)
         shown.parent.mkdir(parents=True, exist_ok=True)
         if not shown.exists():
-            shutil.copy2(path, shown) if path.stat().st_size < LARGE else shown.symlink_to(path)
+            shutil.copy2(path, shown) if path.stat().st_size < kit_recording.LARGE else shown.symlink_to(path)
 
 
 def _walk_files(top: Path) -> Iterator[Path]:
@@ -220,8 +210,8 @@ def _find_project_files(
         shown = working / relative
         parents = relative.parents[:-1]  # each import lists the working folder itself
         if (
-            name_path(shown) in opened
-            or (parents and name_path(shown.parent) in listed)
+            kit_recording.name_path(shown) in opened
+            or (parents and kit_recording.name_path(shown.parent) in listed)
             or {str(relative), relative.name} & words
             or {str(parent) for parent in parents} & folders
         ):
@@ -251,9 +241,9 @@ def _check_size(files: Iterable[FileToPack], where: str) -> None:
     """Raise KitError, before anything is packed, if the output of a notebook has no room for it."""
     sizes: Counter[str] = Counter()
     for path, shown in {file.path.resolve(): file.shown for file in files}.items():
-        sizes["/".join(name_path(shown).split("/")[:_SHOWN_DEPTH])] += path.stat().st_size
+        sizes["/".join(kit_recording.name_path(shown).split("/")[:_SHOWN_DEPTH])] += path.stat().st_size
     sizes["packages, repositories, URLs and commands"] = sum(
-        path.stat().st_size for path in Path(os.environ[RECORDER]).glob("objects/*")
+        path.stat().st_size for path in Path(os.environ[kit_recording.RECORDER]).glob("objects/*")
     )
     total = sum(sizes.values())
     details = [f"{size / 1e9:.2f} GB: {name}" for name, size in sizes.most_common(10) if size]
@@ -270,14 +260,14 @@ def _check_size(files: Iterable[FileToPack], where: str) -> None:
 def _store_file(file: FileToPack, notes: list[str]) -> dict[str, Any]:
     """Make a file an object, and return how the document names it."""
     facts = file.path.stat()
-    named = name_path(file.shown)
+    named = kit_recording.name_path(file.shown)
     content: Path | bytes = file.path.resolve()
-    if file.kind in ("beside", "input") and facts.st_size < LARGE:
+    if file.kind in ("beside", "input") and facts.st_size < kit_recording.LARGE:
         plain = file.path.read_bytes()
-        content = hide_in_bytes(plain)
+        content = kit_recording.hide_in_bytes(plain)
         if content != plain:
             notes.append(f"credentials in '{named}' are recorded as ***")
-    stored = {"path": named, **add_object(content, is_final=True)}
+    stored = {"path": named, **kit_recording.add_object(content, is_final=True)}
     return {**stored, "mode": 0o755} if facts.st_mode & 0o100 else stored
 
 
@@ -325,8 +315,8 @@ def _write_part(folder: Path, document: Mapping[str, Any]) -> str:
         shutil.rmtree(path, ignore_errors=True)
     top.mkdir(parents=True)
     digests = re.findall(r'"(?:sha256|output)": "([0-9a-f]{64})"', json.dumps({**document, "source": {}}))
-    write_objects(digests, top)
-    (top / DOCUMENT).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    kit_recording.write_objects(digests, top)
+    (top / kit_recording.DOCUMENT).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     shutil.copytree(Path(__file__).parent, runtime, ignore=shutil.ignore_patterns("__pycache__"))
     files = [
         (role, path.relative_to(folder).as_posix(), path)

@@ -16,21 +16,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from . import kit_recording
 from .kit_hooking import activate_hooks, install_hooks
 from .kit_install import find_versions, list_moved
-from .kit_recording import (
-    DOCUMENT,
-    MISSES,
-    REPLAY,
-    RecordedObjects,
-    count_cells,
-    count_recorded,
-    import_from_working,
-    open_replay,
-    redirect_caches,
-    report_miss,
-    restore_files,
-)
 from .kit_report import report_at_end
 from .kit_runtime import SessionFolders, check_format, go_offline, open_kit, report_failures, restore_names
 from .kit_sources import SHOWN, remove_setup_names, show_sources
@@ -56,17 +44,17 @@ def open_recorded(
     report_failures()
     go_offline()
     folders = SessionFolders()
-    os.environ[REPLAY] = str(open_kit(parts, folders).folder / "recording")
-    document, objects = open_replay()
-    check_format(document, DOCUMENT)
-    redirect_caches()
+    os.environ[kit_recording.REPLAY] = str(open_kit(parts, folders).folder / "recording")
+    document, objects = kit_recording.open_replay()
+    check_format(document, kit_recording.DOCUMENT)
+    kit_recording.redirect_caches()
     install_hooks(folders.scratch)
     moved = _compare_versions(document)
     report_at_end(folders, {"parts": dict(parts), "moved": moved, "installer": ""}, sys.path)
     _serve_wheels(document, objects, folders.scratch)
     _serve_repositories(document, objects, folders.scratch)
-    restore_files()
-    import_from_working()
+    kit_recording.restore_files()
+    kit_recording.import_from_working()
     served = {
         f"input/{file['path'].partition('/')[2]}": objects.find_object(file["sha256"])
         for file in document["files"]
@@ -75,10 +63,12 @@ def open_recorded(
     if attached or served:
         show_sources(folders.inputs, attached or {}, served, root)
     activate_hooks()
-    count_cells([cell["cell"] for cell in document["cells"]], lambda _result: _write_state(document))
+    kit_recording.count_cells(
+        [cell["cell"] for cell in document["cells"]], lambda _result: _write_state(document)
+    )
     _write_state(document)
     atexit.register(_write_state, document)  # of a script
-    print(f"recording: {count_recorded(document)}")
+    print(f"recording: {kit_recording.count_recorded(document)}")
     remove_setup_names()
 
 
@@ -110,12 +100,12 @@ def list_replaced(document: Mapping[str, Any], versions: Mapping[str, str]) -> d
 
 
 def _write_state(document: Mapping[str, Any]) -> None:
-    if path := os.environ.get(MISSES):
+    if path := os.environ.get(kit_recording.MISSES):
         state = {"python": platform.python_version(), "packages": _find_versions(document)}
         Path(path).with_name(STATE).write_text(json.dumps(state), encoding="utf-8")
 
 
-def _serve_wheels(document: Mapping[str, Any], objects: RecordedObjects, scratch: Path) -> None:
+def _serve_wheels(document: Mapping[str, Any], objects: kit_recording.RecordedObjects, scratch: Path) -> None:
     """Let pip and uv install from the recorded wheels alone, whatever index a line names."""
     wheels = {
         package["wheel"]: objects.find_object(package["sha256"])
@@ -140,7 +130,9 @@ def _serve_wheels(document: Mapping[str, Any], objects: RecordedObjects, scratch
     }
 
 
-def _serve_repositories(document: Mapping[str, Any], objects: RecordedObjects, scratch: Path) -> None:
+def _serve_repositories(
+    document: Mapping[str, Any], objects: kit_recording.RecordedObjects, scratch: Path
+) -> None:
     """Let git find recorded repositories under their URLs, and ask `connect_repository` for any other URL."""
     folder = scratch / "repositories"
     shutil.rmtree(folder, ignore_errors=True)
@@ -176,9 +168,9 @@ def connect_repository(url: str) -> None:
 
     A clone of "https://user:token@host/name" is recorded without its user and token, and offline they may be empty.
     """
-    urls = [_strip_url(repository["url"]) for repository in open_replay()[0]["repositories"]]
+    urls = [_strip_url(repository["url"]) for repository in kit_recording.open_replay()[0]["repositories"]]
     if _strip_url(url) not in urls:
-        report_miss("repository", url)
+        kit_recording.report_miss("repository", url)
         sys.exit(128)
     folder = SessionFolders().scratch / "repositories" / f"{urls.index(_strip_url(url))}.git"
     # https://git-scm.com/docs/gitremote-helpers

@@ -18,21 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
-from .kit_recording import (
-    LARGE,
-    RECORDER,
-    RecordedObjects,
-    add_object,
-    hide_in_bytes,
-    is_loopback,
-    log_event,
-    open_replay,
-    redact,
-    remove_masks,
-    report_miss,
-    request_key,
-    take_turn,
-)
+from . import kit_recording
 
 _MAX_REQUEST = 16 << 20
 # Answers about an account; Kaggle's session service tells secrets (kaggle_web_client.py in github.com/Kaggle/docker-python).
@@ -57,7 +43,7 @@ class _HttpRequest:
             scheme = "https" if connection.default_port == 443 else "http"
             self.url = f"{scheme}://{headers.get('host', connection.host)}{self.url}"
         # A part of a file is another answer than the file.
-        self.key = request_key(self.method, self.url, headers.get("range", "").encode() + body)
+        self.key = kit_recording.request_key(self.method, self.url, headers.get("range", "").encode() + body)
         self.is_of_pip = type(connection).__module__.startswith("pip.")
 
 
@@ -79,7 +65,7 @@ def record_http(module: Any) -> None:
     def get_recorded(self: Any, *args: Any, **kwargs: Any) -> Any:
         response = getresponse(self, *args, **kwargs)
         sent = self.__dict__.pop("offline_kit_sent", b"")
-        if not 0 < len(sent) <= _MAX_REQUEST or RECORDER not in os.environ:
+        if not 0 < len(sent) <= _MAX_REQUEST or kit_recording.RECORDER not in os.environ:
             return response
         request = _HttpRequest(self, bytes(sent))
         if not _is_to_record(request, response):
@@ -102,7 +88,9 @@ def record_http(module: Any) -> None:
 
 def _is_to_record(request: _HttpRequest, response: Any) -> bool:
     kind = response.headers.get("Content-Type", "")
-    is_ours = request.method in ("GET", "HEAD", "POST") and not is_loopback(urlsplit(request.url).netloc)
+    is_ours = request.method in ("GET", "HEAD", "POST") and not kit_recording.is_loopback(
+        urlsplit(request.url).netloc
+    )
     if not is_ours or _PRIVATE.match(request.url) or "event-stream" in kind or response.status < 200:
         return False
     if not request.is_of_pip:
@@ -133,7 +121,7 @@ class _RecordedBody(io.RawIOBase):
 
     def __init__(self, response: Any, key: str) -> None:
         self.response, self.key = response, key
-        self.content: Any = tempfile.NamedTemporaryFile(dir=os.environ[RECORDER])  # noqa: SIM115
+        self.content: Any = tempfile.NamedTemporaryFile(dir=os.environ[kit_recording.RECORDER])  # noqa: SIM115
         """What was read so far; None once it is recorded."""
 
     def readable(self) -> bool:
@@ -160,25 +148,25 @@ class _RecordedBody(io.RawIOBase):
         if safe := self._hide_secrets():
             body, unsaved = safe, unsaved | {"content-length", "content-encoding"}
         headers = [pair for pair in self.response.getheaders() if pair[0].lower() not in unsaved]
-        log_event(
+        kit_recording.log_event(
             "url",
             key=self.key,
             status=self.response.status,
             reason=self.response.reason,
-            headers=[[name, redact(value)] for name, value in headers],
-            **add_object(body, is_final=True),
+            headers=[[name, kit_recording.redact(value)] for name, value in headers],
+            **kit_recording.add_object(body, is_final=True),
         )
         self._forget()
 
     def _hide_secrets(self) -> bytes:
         """Return a text that is not large without its secrets; nothing if it has none."""
         kind, encoding = (self.response.headers.get(f"Content-{name}", "") for name in ("Type", "Encoding"))
-        if self.content.tell() >= LARGE or not _TEXT.match(kind):
+        if self.content.tell() >= kit_recording.LARGE or not _TEXT.match(kind):
             return b""
         body = Path(self.content.name).read_bytes()
         with contextlib.suppress(zlib.error):
             body = zlib.decompress(body, 47) if encoding else body  # 47: gzip or zlib
-        safe = hide_in_bytes(body)
+        safe = kit_recording.hide_in_bytes(body)
         return b"" if safe == body else safe
 
     def _forget(self) -> None:
@@ -189,7 +177,7 @@ class _RecordedBody(io.RawIOBase):
     def close(self) -> None:
         # The page of an error, or of a host that is only tried (`urlopen(url).status`), is closed unread.
         with contextlib.suppress(Exception):
-            while self.content and self.content.tell() < LARGE and self.read(1 << 16):
+            while self.content and self.content.tell() < kit_recording.LARGE and self.read(1 << 16):
                 pass
         self._forget()
         self.response.close()
@@ -201,7 +189,7 @@ def replay_http(module: Any) -> None:
     initialize = module.HTTPConnection.__init__
 
     def connect(self: Any, really: Any) -> None:
-        if is_loopback(getattr(self, "_tunnel_host", None) or self.host):
+        if kit_recording.is_loopback(getattr(self, "_tunnel_host", None) or self.host):
             really()
         else:
             self.sock, self.is_verified = _ReplaySocket(self), True  # urllib3 warns without `is_verified`
@@ -216,11 +204,11 @@ def replay_http(module: Any) -> None:
 
 
 @functools.cache
-def _load_answers() -> tuple[dict[str, list[Mapping[str, Any]]], RecordedObjects]:
-    document, objects = open_replay()
+def _load_answers() -> tuple[dict[str, list[Mapping[str, Any]]], kit_recording.RecordedObjects]:
+    document, objects = kit_recording.open_replay()
     answers: dict[str, list[Mapping[str, Any]]] = {}
     for answer in document["urls"]:
-        answers.setdefault(remove_masks(answer["key"]), []).append(answer)
+        answers.setdefault(kit_recording.remove_masks(answer["key"]), []).append(answer)
     return answers, objects
 
 
@@ -242,21 +230,21 @@ class _ReplaySocket:
 
     def _find_answers(self) -> tuple[str, list[Mapping[str, Any]]]:
         request = _HttpRequest(self.connection, bytes(self.sent))
-        key = remove_masks(request.key)
+        key = kit_recording.remove_masks(request.key)
         answers = _load_answers()[0].get(key, [])
         if not answers and request.is_of_pip:
             # pip asks for pages of links that it does not need, and again and again if a host cannot be reached.
             if _ARCHIVE.search(urlsplit(request.url).path):
-                report_miss("url", request.key)
+                kit_recording.report_miss("url", request.key)
             return key, [{"status": 404, "reason": "Not in the recording", "headers": []}]
         if not answers:
-            report_miss("url", request.key)
+            kit_recording.report_miss("url", request.key)
             raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
         return key, answers
 
     def makefile(self, *_args: Any, **_kwargs: Any) -> io.BufferedReader:
         key, answers = self._find_answers()
-        answer = take_turn(f"url {key}", answers)
+        answer = kit_recording.take_turn(f"url {key}", answers)
         lines = [f"HTTP/1.1 {answer['status']} {answer['reason']}"]
         lines += [f"{name}: {value}" for name, value in answer["headers"]] + ["Connection: close", "", ""]
         body = _load_answers()[1].find_object(answer["sha256"]) if "sha256" in answer else os.devnull
