@@ -93,8 +93,7 @@ def retry_call(
 
     TransientError and the errors that `may_pass` are retried, others are raised at once; `after` of an error is how long
     the server asked to wait. `progress` returns how far the work is: an attempt that gets further does not count as
-    failed. At the end of the policy, raises what `give_up` makes of the last trouble, by default that trouble itself, or
-    the error that a TransientError stands for.
+    failed. At the end of the policy, raises what `give_up` makes of the last trouble, by default that trouble itself.
     """
     start, failed, before = time.monotonic(), 0, progress()
     while True:
@@ -108,8 +107,6 @@ def retry_call(
             if failed >= policy.attempts or late:
                 if give_up:
                     raise give_up(error) from error
-                if isinstance(error, TransientError) and error.__cause__:
-                    raise error.__cause__ from None
                 raise
             requested: float | None = getattr(error, "after", None)
         before = progress()

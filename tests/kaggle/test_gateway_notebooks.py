@@ -142,10 +142,10 @@ def test_sources_that_kaggle_does_not_attach_are_named(alice: KaggleClient) -> N
     saved = alice.save_notebook(new(sources=nowhere))
     assert saved.version == 1
     assert saved.rejected_sources == (
-        "dataset 'alice/nowhere'",
-        "competition 'no-such'",
-        "notebook 'alice/no-such'",
-        "model 'alice/m/pyTorch/base/1'",
+        ("dataset", "alice/nowhere"),
+        ("competition", "no-such"),
+        ("notebook", "alice/no-such"),
+        ("model", "alice/m/pyTorch/base/1"),
     )
 
 

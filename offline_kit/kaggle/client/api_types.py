@@ -150,8 +150,7 @@ class SavedNotebook:
     ref: str  # as Kaggle resolved it: where the title decides, another one than was asked for
     version: int
     url: str
-    rejected_sources: tuple[str, ...] = ()
-    """Sources that Kaggle did not attach, such as "dataset 'owner/slug'"; the version runs without them."""
+    rejected_sources: tuple[tuple[str, str], ...] = ()  # kind and name of each that Kaggle did not attach
 
 
 @dataclass(frozen=True, kw_only=True)

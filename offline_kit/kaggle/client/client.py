@@ -221,7 +221,7 @@ class KaggleClient(ApiService):
             version=version,
             url=_page_url(ref, answer.text("url"), self._session.site_url),
             rejected_sources=tuple(
-                f"{field.removesuffix('s')} '{source}'"
+                (field.removesuffix("s"), source)
                 for field, (word, _, _) in _SOURCE_KINDS.items()
                 for source in answer.texts(f"invalid{word}Sources")
             ),

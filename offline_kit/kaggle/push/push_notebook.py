@@ -15,7 +15,7 @@ from typing import Any
 from offline_kit.core import files
 from offline_kit.core.errors import OutsideError, UsageError
 from offline_kit.core.files import hold_lock
-from offline_kit.core.retry import TransientError, retry_call
+from offline_kit.core.retry import retry_call
 from offline_kit.kaggle.client.api_types import (
     NewNotebook,
     NotebookSources,
@@ -162,14 +162,11 @@ def push_notebook(notebook: NewNotebook, context: PushContext) -> NotebookPlan:
 def plan_notebook(notebook: NewNotebook, context: PushContext) -> NotebookPlan:
     """Return what a push would do, after recovering what an earlier run left open."""
     context.report.step(f"Looking at the notebook '{notebook.ref}' on {context.server_name}")
-    is_same = False
-
-    def find_version(effect: Effect) -> int | None:
-        nonlocal is_same
-        is_same = effect.content == hash_content(notebook)
-        return _find_pushed_version(effect, notebook if is_same else None, context) or None
-
-    recovered = context.recover_interrupted(notebook.ref, find_version)
+    entry = context.journal.find_open_entry(notebook.ref)
+    is_same = entry is not None and entry.effect.content == hash_content(notebook)
+    recovered = context.recover_interrupted(
+        notebook.ref, lambda effect: _find_pushed_version(effect, notebook if is_same else None, context)
+    )
     newest = context.kaggle.get_notebook(notebook.ref)
     if newest is None:
         slug = make_slug(notebook.title)
@@ -241,32 +238,36 @@ def _save_when_free(effect: Effect, notebook: NewNotebook, context: PushContext)
         remote = context.kaggle.get_notebook(notebook.ref, version)
         return SavedNotebook(ref=notebook.ref, version=version, url=remote.url if remote else "")
 
-    def save_once() -> SavedNotebook:
-        try:
-            send = partial(context.kaggle.save_notebook, notebook)
-            return context.run_once(effect, send, find_saved, f"the new version of '{notebook.ref}'")
-        except RefusedError as refusal:
-            # "Maximum batch GPU session count of 2 reached" and the like.
-            if not re.search(r"maximum .*session count", refusal.what, re.IGNORECASE):
-                raise _build_refusal(refusal, notebook) from refusal
-            line.update_status(refusal.what)
-            raise TransientError(refusal.what) from refusal
-
-    with StatusLine(context.report, "waiting for a free session") as line:
-        return retry_call(
-            save_once,
-            context.poll.until_processed,
-            give_up=lambda trouble: OutsideError(
-                "Kaggle has no free session for this notebook",
-                code="kaggle-session-limit",
-                hint="stop a running notebook (kaggle.com, 'View Active Events'), or run the same command again later",
-                details=(str(trouble),),
-            ),
+    def may_pass(error: Exception) -> bool:
+        # "Maximum batch GPU session count of 2 reached" and the like.
+        is_full = isinstance(error, RefusedError) and re.search(
+            r"maximum .*session count", error.what, re.IGNORECASE
         )
+        if is_full:
+            line.update_status(str(error))
+        return bool(is_full)
+
+    send = partial(context.kaggle.save_notebook, notebook)
+    description = f"the new version of '{notebook.ref}'"
+    with StatusLine(context.report, "waiting for a free session") as line:
+        try:
+            return retry_call(
+                lambda: context.run_once(effect, send, find_saved, description),
+                context.poll.until_processed,
+                may_pass=may_pass,
+                give_up=lambda trouble: OutsideError(
+                    "Kaggle has no free session for this notebook",
+                    code="kaggle-session-limit",
+                    hint="stop a running notebook (kaggle.com, 'View Active Events'), or run the same command again later",
+                    details=(str(trouble),),
+                ),
+            )
+        except RefusedError as refusal:
+            raise _build_refusal(refusal, notebook) from refusal
 
 
-def _find_pushed_version(effect: Effect, notebook: NewNotebook | None, context: PushContext) -> int:
-    """Return the version that an effect created, 0 if none is visible in time; without `notebook`, any newer one."""
+def _find_pushed_version(effect: Effect, notebook: NewNotebook | None, context: PushContext) -> int | None:
+    """Return the version that an effect created, None if none is visible in time; without `notebook`, any newer one."""
 
     def is_ours(number: int, remote: RemoteNotebook | None) -> bool:
         if notebook is None or remote is None:
@@ -285,7 +286,7 @@ def _find_pushed_version(effect: Effect, notebook: NewNotebook | None, context: 
                 return number
         return None
 
-    return wait_until_shown(find_newer, context.poll.until_visible) or 0
+    return wait_until_shown(find_newer, context.poll.until_visible)
 
 
 def _read_back(
@@ -316,17 +317,16 @@ def _read_back(
 def _find_save_problem(saved: SavedNotebook, notebook: NewNotebook) -> OutsideError | None:
     """Return the error for sources that were not attached, or a title that led to another slug."""
     if saved.rejected_sources:
-        remedies = []
-        for source in saved.rejected_sources:
-            kind, _, ref = source.partition(" ")
-            remedies.append(suggest_source_fix(kind, ref.strip("'"), saved.url.partition("/code/")[0]))
+        site = saved.url.partition("/code/")[0]
+        remedies = [suggest_source_fix(kind, ref, site) for kind, ref in saved.rejected_sources]
         return OutsideError(
             f"Kaggle did not attach {len(remedies)} of the sources of '{notebook.ref}':"
             f" version {saved.version} runs without them and does not count",
             code="notebook-source-rejected",
             hint=f"{remedies[0]}; then run the same command again: it pushes a new version",
             details=[
-                f"{source}: {remedy}" for source, remedy in zip(saved.rejected_sources, remedies, strict=True)
+                f"{kind} '{ref}': {remedy}"
+                for (kind, ref), remedy in zip(saved.rejected_sources, remedies, strict=True)
             ],
         )
     if saved.ref.casefold() != notebook.ref.casefold():
