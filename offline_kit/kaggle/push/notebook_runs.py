@@ -62,7 +62,6 @@ class FinishedRun:
     ref: str
     version: int
     seconds: float  # duration by the run's log, or else by our clock
-    log: tuple[LogLine, ...]
     outputs: tuple[str, ...]
 
 
@@ -126,7 +125,6 @@ def follow_run(
         ref=ref,
         version=version,
         seconds=run_seconds(log) or time.monotonic() - began,
-        log=log,
         outputs=read_after_end(lambda: kaggle.list_run_outputs(ref, version)),
     )
 
