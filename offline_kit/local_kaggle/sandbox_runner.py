@@ -97,16 +97,15 @@ class SandboxRunner:
             bench = replace(bench, python_path=gateway.find_python_path(service, source, root))
         boxes = (job.folder / f"box{number}" for number in itertools.count())
 
-        def run(chosen_kernel: KernelSetup) -> KernelRun:
+        def run(environment: RehearsalEnvironment) -> KernelRun:
             box = next(boxes)
-            environment = replace(bench, kernel=chosen_kernel)
             if service and job.rerun:
                 driver = job.folder / f"driver-{box.name}"
                 environment = gateway.make_scoring_run(environment, service, root, None, driver)
             report = self.shop.report
             return execution.run_notebook(environment, chosen_sandbox, box, say=job.say, report=report)
 
-        return kernel.run_until_complete(ready, image, self.shop, run)[1] if image else run(ready)
+        return kernel.run_until_complete(bench, image, self.shop, run)[1] if image else run(bench)
 
     def _choose_kernel(self, job: RunJob, code: Sequence[Path]) -> tuple[Image | None, KernelSetup]:
         """Return the image of the kit that is mounted, if it is known, and the kernel for it."""

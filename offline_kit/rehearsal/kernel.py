@@ -22,7 +22,7 @@ from offline_kit.project.images import Image
 from offline_kit.project.types import Role
 from offline_kit.rehearsal import environments, execution, kit_facts
 from offline_kit.rehearsal.environments import EnvironmentOptions, Interpreter
-from offline_kit.rehearsal.execution import KernelRun, KernelSetup
+from offline_kit.rehearsal.execution import KernelRun, KernelSetup, RehearsalEnvironment
 from offline_kit.rehearsal.kit_facts import InstallPlan, KitFile
 
 _MAX_RUNS = 6  # each with the packages that the one before lacked
@@ -149,16 +149,21 @@ def make_running_kernel(options: EnvironmentOptions) -> KernelSetup:
 
 
 def run_until_complete(
-    kernel: KernelSetup, image: Image, options: EnvironmentOptions, run: Callable[[KernelSetup], KernelRun]
-) -> tuple[KernelSetup, KernelRun]:
-    """Run the notebook, again if it lacked packages of the image; return the last run and its kernel.
+    environment: RehearsalEnvironment,
+    image: Image,
+    options: EnvironmentOptions,
+    run: Callable[[RehearsalEnvironment], KernelRun],
+) -> tuple[RehearsalEnvironment, KernelRun]:
+    """Run the notebook, again if it lacked packages of the image; return the last run and its environment.
 
     The packages that a run needs are read from its code. Those that libraries import by themselves (the engine of a
-    reader, the backend of a plot, an import that a package does not declare) show only when they are missing. The image has them, so the requirements are not at
-    fault. A package that cannot be installed ends this: the run that failed without it is then judged.
+    reader, the backend of a plot, an import that a package does not declare) show only when they are missing. The
+    image has them, so the requirements are not at fault. A package that cannot be installed ends this: the run that
+    failed without it is then judged.
     """
-    result = run(kernel)
-    for _ in range(_MAX_RUNS - 1 if kernel.of_image else 0):
+    result = run(environment)
+    for _ in range(_MAX_RUNS - 1 if environment.kernel.of_image else 0):
+        kernel = environment.kernel
         missing = _find_missing_packages(result, image.packages, kernel.python.packages)
         if not missing:
             break
@@ -174,9 +179,10 @@ def run_until_complete(
         cache, key = Cache(options.cache), cache_key(image.name, kernel.derived)
         record = cache.read_record(_MISSING_PACKAGES, key) or {}
         cache.write_record(_MISSING_PACKAGES, key, record | dict.fromkeys(missing))
-        kernel = replace(new_kernel, derived=kernel.derived, notes=(*kernel.notes, note))
-        result = run(kernel)
-    return kernel, result
+        new_kernel = replace(new_kernel, derived=kernel.derived, notes=(*kernel.notes, note))
+        environment = replace(environment, kernel=new_kernel)
+        result = run(environment)
+    return environment, result
 
 
 def _find_missing_packages(

@@ -170,16 +170,14 @@ class _RehearsalRuns:
     def run_all(self) -> tuple[KernelRun, RunVerdict]:
         """Run the notebook, and what passed also as in the scoring run; return the run that counts and its verdict."""
 
-        def run_with_kernel(setup: KernelSetup) -> KernelRun:
+        def run_in_box(environment: RehearsalEnvironment) -> KernelRun:
             box = self.folder / "box"
             files.remove_path(box)  # left by a run that lacked a package
-            environment = replace(self.environment, kernel=setup)
             return execution.run_notebook(environment, self.runner, box, report=self.report)
 
-        setup, result = kernel.run_until_complete(
-            self.environment.kernel, self.request.image, self.options, run_with_kernel
+        self.environment, result = kernel.run_until_complete(
+            self.environment, self.request.image, self.options, run_in_box
         )
-        self.environment = replace(self.environment, kernel=setup)
         if self.service:
             # The gateway decides on the format, whatever is configured.
             name = gateway.find_submission(result.working, self.service.submission)

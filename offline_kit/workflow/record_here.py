@@ -149,11 +149,12 @@ class _LocalRun:
     def run_until_settled(self) -> tuple[KernelRun, ProjectError | None]:
         """Run, again if pip installed what the image has and the kernel lacked; return the last run and its problem."""
         plan, report, more = self.plan, self.shop.report, {*_COMMON.split()}
-        setup = self.environment.kernel
         report.step(f"recording '{plan.source}' in {self.sandbox.kind}: it runs with the internet on")
         for _ in range(_MAX_RUNS):
-            setup, result = kernel.run_until_complete(setup, plan.adoption.image, self.shop, self._run)
-            provided = self._find_provided(result, setup)
+            self.environment, result = kernel.run_until_complete(
+                self.environment, plan.adoption.image, self.shop, self._run
+            )
+            provided = self._find_provided(result)
             is_hopeless = not result.outcome.succeeded and result.outcome.seconds > _LONG
             if not provided or is_hopeless:
                 break
@@ -162,11 +163,11 @@ class _LocalRun:
                 f"pip installed {names} only because this machine lacked the image's; recording again with it"
             )
             more.update(provided)
-            setup = self._prepare_kernel(more)
+            self.environment = replace(self.environment, kernel=self._prepare_kernel(more))
         problem = verdict.find_run_problem(result, self.environment)
         return result, record_notebook.explain_failure(problem, plan) if problem else None
 
-    def _run(self, setup: KernelSetup) -> KernelRun:
+    def _run(self, environment: RehearsalEnvironment) -> KernelRun:
         box, report = self.folder / "box", self.shop.report
 
         def say_progress(line: str) -> None:
@@ -174,13 +175,13 @@ class _LocalRun:
                 report.step(line.strip())
 
         files.remove_path(box)
-        environment = replace(self.environment, kernel=setup)
         return execution.run_notebook(environment, self.sandbox, box, say=say_progress, report=report)
 
-    def _find_provided(self, result: KernelRun, setup: KernelSetup) -> list[str]:
+    def _find_provided(self, result: KernelRun) -> list[str]:
         """Return the image's packages that a run installed only because the kernel lacks them."""
         document = record_notebook.read_document(result.working) or {}
         added = (package["name"] for package in document.get("packages", ()) if not package["replaces"])
+        setup = self.environment.kernel
         lacked = {*self.plan.adoption.image.packages} - {*setup.python.packages}
         return sorted(lacked.intersection(added)) if setup.of_image else []
 

@@ -134,15 +134,6 @@ def test_a_python_that_is_not_here_is_told(tmp_path: Path) -> None:
     assert "uv python install 3.99" in caught.value.hint
 
 
-def test_sizes_are_those_of_the_wheel_that_is_taken() -> None:
-    """Of several fitting wheels the largest one counts; without wheels the sdist does."""
-    pure = {"url": "https://x/a-1-py3-none-any.whl", "size": 5}
-    compiled = {"url": "https://x/a-1-cp313-cp313-manylinux_2_17_x86_64.whl", "size": 7}
-    assert environments._find_size({"name": "a", "wheels": [pure, compiled]}) == 7
-    assert environments._find_size({"name": "a", "wheels": [pure], "sdist": {"size": 9}}) == 5
-    assert environments._find_size({"name": "a", "sdist": {"size": 9}}) == 9
-
-
 def test_a_python_shows_what_it_needs_and_no_more() -> None:
     """The folders of an interpreter are named once each, system folders not at all."""
     found = environments.inspect_interpreter(Path(sys.executable))
