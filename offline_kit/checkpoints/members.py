@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from offline_kit.checkpoints.frameworks import framework_table, sklearn
+from offline_kit.checkpoints.frameworks import framework_table, pytorch, sklearn
 from offline_kit.checkpoints.frameworks.base import Framework
 from offline_kit.checkpoints.frameworks.framework_table import BY_NAME
 from offline_kit.checkpoints.pickle_streams import list_pickle_packages
@@ -255,8 +255,10 @@ def _resolve_entry(
         yield f"files = '{spec.files}' matches none of the kit's checkpoints{guess}"
     for candidate in matches:
         name = candidate.original
-        known = framework_table.match_reference(spec.model, candidate.framework) or candidate.framework
-        framework = BY_NAME.get(spec.framework) if spec.framework else known
+        framework = BY_NAME.get(spec.framework) if spec.framework else candidate.framework
+        weights_alone = (None, pytorch.LIGHTNING, pytorch.SAFETENSORS, pytorch.TORCH_STATE_DICT)
+        if not spec.framework and framework in weights_alone and spec.model.startswith(pytorch.TIMM_PREFIX):
+            framework = pytorch.TIMM  # `model` names an architecture: "timm:resnet18"
         if framework:
             problem = _describe_missing_keys(spec, name, framework)
             yield problem or _build_member(spec, candidate, framework, kit_paths)

@@ -220,7 +220,9 @@ class _OpcodeWalker:
             self.stack.append(self.call_function(*operands))
             return
         elif name == "BINPERSID":
-            self.stack.append(_read_persistent_class(operands[0]))
+            # torch's old format names a whole module's class so: ("module", class, file, source).
+            kind, named, *_ = (*operands[0], None, None) if isinstance(operands[0], tuple) else (None, None)
+            self.stack.append(named if kind == "module" and isinstance(named, _ImportedName) else None)
         elif name in ("NEWOBJ", "NEWOBJ_EX", "OBJ"):
             self.stack.append(self.create_object(operands[0] if operands else None))
         else:
@@ -345,12 +347,6 @@ def _put_into(opcode: str, target: Any = None, *operands: Any) -> None:
     elif isinstance(target, dict | CreatedObject) and opcode.startswith("SETITEM"):
         items = target if isinstance(target, dict) else target.items
         items.update(_read_items(operands))
-
-
-def _read_persistent_class(pid: Any) -> _ImportedName | None:
-    """Return a whole module's class, which torch's old format names so: ("module", class, file, source)."""
-    is_module = isinstance(pid, tuple) and len(pid) > 1 and pid[0] == "module"
-    return pid[1] if is_module and isinstance(pid[1], _ImportedName) else None
 
 
 def _read_items(operands: Sequence[Any]) -> dict[str | None, Any]:

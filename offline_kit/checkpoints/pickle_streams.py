@@ -44,8 +44,8 @@ _TORCH_PICKLES = 5
 _SUFFIXES = frozenset({".pkl", ".pickle", ".p", ".joblib", ".jbl", ".sav", ".dill"})
 # joblib can compress with lz4, which the standard library cannot read.
 _LZ4 = b"\x04\x22\x4d\x18"
-_DAMAGE = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError)
-_ANY_DAMAGE = (*_DAMAGE, RuntimeError, ValueError, IndexError, SyntaxError, struct.error)
+DAMAGE = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError)
+_ANY_DAMAGE = (*DAMAGE, RuntimeError, ValueError, IndexError, SyntaxError, struct.error)
 
 
 def once_per_content(read: Callable[[Path], T]) -> Callable[[Path], T]:
@@ -128,49 +128,28 @@ def read_torch_object(path: Path) -> Any:
         return [survey_pickle(stream).value for _ in range(4)][-1]
 
 
-def read_decompressed(path: Path) -> Iterator[bytes]:
-    """Yield the content of a file in chunks, decompressed if it is compressed, up to where it is damaged."""
-    with path.open("rb") as stream:
-        open_file = _choose_opener(stream.read(64))
-    with suppress(*_DAMAGE), open_file(path) as stream:
-        while chunk := stream.read(1 << 20):
-            yield chunk
-
-
 def _read_file(path: Path, head: bytes) -> Iterator[PickleSurvey]:
-    open_file = _choose_opener(head)
     if head.startswith(b"PK\x03\x04"):
         yield from _read_zip(path)
     elif head.startswith(_LZ4):
         yield PickleSurvey()
-    elif open_file is _open_plain and tarfile.is_tarfile(path):
+    elif not any(head.startswith(starts) for starts in _COMPRESSED.values()) and tarfile.is_tarfile(path):
         with tarfile.open(path) as archive:
             for member in archive:
                 # extractfile follows links inside of the archive; their targets are members of their own.
                 if member.isfile() and (stream := archive.extractfile(member)):
                     yield from _read_member(member.name, partial(io.BufferedReader, cast("Any", stream)))
     else:
-        with open_file(path) as stream:
+        with open_decompressed(path) as stream:
             yield from _read_stream(stream, path.suffixes)
 
 
-def _choose_opener(head: bytes) -> Callable[[Path], Any]:
-    """Return what opens a file of these first bytes decompressed."""
-    # joblib's compressors: https://joblib.readthedocs.io/en/stable/generated/joblib.dump.html
-    if head[:2] == b"\x1f\x8b":
-        return gzip.open
-    if head[:3] == b"BZh":
-        return bz2.open
-    # The older .lzma format has no magic number, only usual first bytes.
-    if head[:6] == b"\xfd7zXZ\x00" or head[:3] == b"]\x00\x00":
-        return lzma.open
-    if head[:2] in (b"x\x01", b"x\x5e", b"x\x9c", b"x\xda"):
-        return _inflate_file
-    return _open_plain
-
-
-def _open_plain(path: Path) -> IO[bytes]:
-    return path.open("rb")
+def open_decompressed(path: Path) -> Any:
+    """Open a file for reading, decompressed if it is compressed."""
+    with path.open("rb") as stream:
+        head = stream.read(64)
+    open_file = next((opener for opener, starts in _COMPRESSED.items() if head.startswith(starts)), None)
+    return open_file(path) if open_file else path.open("rb")
 
 
 def _inflate_file(path: Path) -> IO[bytes]:
@@ -183,6 +162,16 @@ def _inflate_file(path: Path) -> IO[bytes]:
         unpacked.write(machine.flush())
     unpacked.seek(0)
     return unpacked
+
+
+# joblib's compressors: https://joblib.readthedocs.io/en/stable/generated/joblib.dump.html
+# The older .lzma format has no magic number, only usual first bytes.
+_COMPRESSED: dict[Callable[[Path], Any], tuple[bytes, ...]] = {
+    gzip.open: (b"\x1f\x8b",),
+    bz2.open: (b"BZh",),
+    lzma.open: (b"\xfd7zXZ\x00", b"]\x00\x00"),
+    _inflate_file: (b"x\x01", b"x\x5e", b"x\x9c", b"x\xda"),
+}
 
 
 def _read_zip(path: Path | IO[bytes]) -> Iterator[PickleSurvey]:

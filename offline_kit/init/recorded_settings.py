@@ -194,10 +194,13 @@ class RecordedProject:
         added = []
         for distribution in self._list_needed(used):
             line = _format_requirement(distribution)
+            # Distributions with the same modules, such as opencv-python's four, are as good as one another.
+            owners = map(import_names.find_distributions, distribution.imports)
+            twins = {name for names in owners if distribution.name in names for name in names}
             if not line:
                 note = f"'{distribution.name}' is installed from a folder: add that to `packages`"
                 detected.notes.append(note)
-            elif not _list_twins(distribution) & {*covered}:
+            elif not {distribution.name, *twins} & {*covered}:
                 added.append(line)
         is_fixed = "requirements" in self._table or "dependencies" in {
             *metadata,
@@ -245,12 +248,6 @@ def _list_required(distribution: ImportedDistribution) -> list[str]:
             if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
                 required.append(normalize_name(requirement.name))
     return required
-
-
-def _list_twins(distribution: ImportedDistribution) -> set[str]:
-    """Return the names of distributions with the same modules, such as opencv-python's four, itself included."""
-    twins = [import_names.find_distributions(name) for name in distribution.imports]
-    return {distribution.name, *(name for names in twins if distribution.name in names for name in names)}
 
 
 def _format_requirement(distribution: ImportedDistribution) -> str:

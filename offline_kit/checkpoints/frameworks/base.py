@@ -21,6 +21,7 @@ model calls its classes is read from `model.classes_` where it has them.
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from typing import Any
 from packaging.version import Version
 
 from offline_kit.checkpoints.file_kinds import ClassifiedFile
-from offline_kit.checkpoints.pickle_streams import read_decompressed, read_globals
+from offline_kit.checkpoints.pickle_streams import DAMAGE, open_decompressed, read_globals
 from offline_kit.core import resources
 from offline_kit.project.types import CheckpointKind, Finding, Member, Severity
 
@@ -112,12 +113,13 @@ def read_tail(path: Path, count: int = 1 << 16) -> bytes:
 def search_content(path: Path, pattern: re.Pattern[bytes]) -> str:
     """Return the first group of a short pattern in a file's content, decompressed if it is compressed."""
     carried = b""
-    for chunk in read_decompressed(path):
-        match = pattern.search(carried + chunk)
-        # A match at the end of a chunk may continue in the next one.
-        if match and match.end() < len(carried + chunk):
-            return match[1].decode()
-        carried = chunk[-_OVERLAP:]
+    with suppress(*DAMAGE), open_decompressed(path) as stream:
+        while chunk := stream.read(1 << 20):
+            match = pattern.search(carried + chunk)
+            # A match at the end of a chunk may continue in the next one.
+            if match and match.end() < len(carried + chunk):
+                return match[1].decode()
+            carried = chunk[-_OVERLAP:]
     return ""
 
 

@@ -27,12 +27,6 @@ BY_NAME = {framework.name: framework for framework in FRAMEWORKS}
 _PICKLED = (SKLEARN, XGBOOST, LIGHTGBM, CATBOOST)
 
 
-def match_reference(reference: str, claimant: Framework | None) -> Framework | None:
-    """Return the framework that `model` names for weights alone ("timm:resnet18"); None for the user's code."""
-    weights_alone = claimant in (None, pytorch.LIGHTNING, pytorch.SAFETENSORS, pytorch.TORCH_STATE_DICT)
-    return pytorch.TIMM if weights_alone and reference.startswith(pytorch.TIMM_PREFIX) else None
-
-
 def match_framework(path: Path) -> Framework | None:
     """Return the framework with the highest score for a file or folder; None if all are 0."""
     classified = ClassifiedFile() if path.is_dir() else classify_file(path)

@@ -45,17 +45,12 @@ def _is_script(known_class: ClassifiedFile) -> bool:
 @once_per_content
 def _holds_module(path: Path) -> bool:
     """Whether a model itself is pickled in a file, and not only its weights."""
-    content = _read_pickle(path)
-    return all(name in content for name in _MODULE_STATE)
-
-
-def _read_pickle(path: Path) -> bytes:
-    """Return the pickle inside of torch's format, at most its first part; nothing for damaged files."""
     # torch.save writes a zip since 1.6; before, pickles lie at the file's begin
     if zipfile.is_zipfile(path):
-        return read_archive_member(path, "data.pkl", max_bytes=_MAX_BYTES)
-    with path.open("rb") as stream:
-        return stream.read(_MAX_BYTES)
+        content = read_archive_member(path, "data.pkl", max_bytes=_MAX_BYTES)
+    else:
+        content = base.read_head(path, _MAX_BYTES)
+    return all(name in content for name in _MODULE_STATE)
 
 
 def _read_fixed_rows(program: dict[str, Any]) -> int:
