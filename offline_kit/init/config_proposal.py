@@ -1,6 +1,5 @@
 """Propose a first configuration from what is found in a project, and write it."""
 
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from offline_kit.init import (
 from offline_kit.init.config_toml import ConfigFile, DetectedSettings, Setting
 from offline_kit.init.recorded_settings import Event, RecordedProject
 from offline_kit.project import images
-from offline_kit.project.config import find_project_folder
+from offline_kit.project.config import find_own_table, find_project_folder
 from offline_kit.project.kaggle_names import check_slug, make_dataset_slug
 
 SETTING_ORDER = (
@@ -138,7 +137,7 @@ def write_config(proposal: ConfigProposal) -> None:
 def _detect_settings(
     root: Path, target: ConfigFile, wanted_competition: str, events: list[Event]
 ) -> DetectedSettings:
-    pyproject = tomllib.loads(config_toml.read_toml(root / "pyproject.toml") or "")
+    pyproject, *_ = find_own_table(root)
     table = target.table or {}
     name = str(pyproject.get("project", {}).get("name") or "")
     tree = file_tree.scan_tree(root)

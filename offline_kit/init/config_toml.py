@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from offline_kit.core.errors import UsageError
+from offline_kit.project.config import find_own_table
 
 LINE_WIDTH = 110  # largest length of a line; longer comments go above their key
 _MAIN = ("tool", "offline-kit")
@@ -116,35 +117,12 @@ def locate_config(root: Path) -> ConfigFile:
     Raises:
         UsageError: There are two configurations, or a file is not valid TOML.
     """
-    own_file, pyproject = root / "offline-kit.toml", root / "pyproject.toml"
-    own_text, text = read_toml(own_file), read_toml(pyproject)
-    document = tomllib.loads(own_text or "")
-    nested_table = tomllib.loads(text or "").get("tool", {}).get("offline-kit")
-    if document and nested_table is not None:
-        raise UsageError(
-            f"'{root}' has both offline-kit.toml and [tool.offline-kit] in pyproject.toml",
-            hint="keep one of the two",
-            code="two-configurations",
-        )
-    if text is not None and not document:
-        return ConfigFile(path=pyproject, text=text, table=nested_table, nested=True)
-    nested = "offline-kit" in document.get("tool", {})
-    table = document["tool"]["offline-kit"] if nested else document or None
-    return ConfigFile(path=own_file, text=own_text or "", table=table, nested=nested)
-
-
-def read_toml(path: Path) -> str | None:
-    """Return the text of a TOML file with its line ends; None if there is no such file."""
-    try:
-        content = path.read_bytes().decode("utf-8")
-        tomllib.loads(content)
-    except FileNotFoundError:
-        return None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"'{path}' is not valid TOML: {error}", hint="fix the line in this message", code="toml-invalid"
-        ) from error
-    return content
+    _, table, source = find_own_table(root)
+    pyproject = root / "pyproject.toml"
+    path = source or (pyproject if pyproject.is_file() else root / "offline-kit.toml")
+    text = path.read_bytes().decode("utf-8") if path.is_file() else ""  # with its line ends
+    nested = path == pyproject or "offline-kit" in tomllib.loads(text).get("tool", {})
+    return ConfigFile(path=path, text=text, table=table if source else None, nested=nested)
 
 
 def format_tables(settings: Iterable[Setting], *, nested: bool) -> str:

@@ -47,7 +47,7 @@ def load_config(project: Path, flags: Mapping[str, Any]) -> Config:
     Raises UsageError if the configuration has problems; its details list all of them.
     """
     root = find_project_folder(project)
-    pyproject, table, source = _find_own_table(root)
+    pyproject, table, source = find_own_table(root)
     _check_keys(table, source, root)
     given_flags = _drop_unset(flags)
     # Flags override the file.
@@ -78,7 +78,7 @@ def read_local_copies(project: Path) -> Mapping[str, Path]:
     Raises UsageError if the file cannot be read.
     """
     root = project.expanduser().absolute()
-    _, table, source = _find_own_table(root)
+    _, table, source = find_own_table(root)
     alone = {"copies": table.get("copies", {})}
     _check_keys(alone, source, root)
     return dict(_read_values(alone, root)["copies"])
@@ -120,7 +120,7 @@ def _read_toml(path: Path, *tables: str) -> dict[str, Any]:
     return data
 
 
-def _find_own_table(root: Path) -> tuple[dict[str, Any], dict[str, Any], Path | None]:
+def find_own_table(root: Path) -> tuple[dict[str, Any], dict[str, Any], Path | None]:
     """Return pyproject.toml, the table of offline-kit, and the file that has it."""
     pyproject_path, own_path = root / "pyproject.toml", root / "offline-kit.toml"
     pyproject = _read_toml(pyproject_path, "project", "tool", "tool.offline-kit", "dependency-groups")
