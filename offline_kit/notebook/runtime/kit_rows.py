@@ -101,11 +101,10 @@ def read_test_set(data: Path, sample: Path | None, rows: int) -> "PublicTestSet"
         if table := _try_reading(path, None if path == sample else max(rows, _HEAD), needed=path == sample):
             tables[path] = table
     folders = [path for path in paths if path.is_dir() and is_test(path)]
-    reference = next((path for path in tables if path == sample or is_test(path)), None)
-    row_ids = [str(row[0]) for row in tables[reference].rows] if reference else _list_stems(folders)
+    reference = next((table for path, table in tables.items() if path == sample or is_test(path)), None)
+    row_ids = [str(row[0]) for row in reference.rows] if reference else _list_stems(folders)
     file_ids = _find_file_ids(row_ids, folders, [table for path, table in tables.items() if is_test(path)])
-    key = tables[reference].header[0] if reference else ""
-    return PublicTestSet(data, sample, tables, folders, key, reference, file_ids)
+    return PublicTestSet(data, sample, tables, folders, reference.header[0] if reference else "", file_ids)
 
 
 @dataclass(frozen=True)
@@ -116,8 +115,7 @@ class PublicTestSet:
     sample: Path | None
     tables: dict[Path, TableRows]  # also lists at the top of the data that are not the test set's alone
     folders: list[Path]
-    key: str  # name of the column with the ids
-    reference: Path | None  # the list whose first column it is
+    key: str  # name of the column with the ids, in the sample or the first list
     file_ids: list[str]  # of the files or objects that its rows are about
 
     @property
@@ -136,28 +134,29 @@ class PublicTestSet:
 
         `arrange` decides on their order in each list. Lists that are not the test set's keep their other rows.
         """
-        copies = self._list_copies(pairs)
-        found: list[tuple[Path, TableRows, list[str]]] = []
-        fixed: set[Path | None] = set()
-        for path, table in self.tables.items():
-            is_large = path != self.sample and is_test(path) and _is_large(path)
-            ids, column = self.file_ids, 0
-            if path != self.reference or is_large:
-                ids, column = _find_ids(table, copies, self.key, in_test_set=is_test(path))
-            if ids and is_large:
-                chosen = (row for row in iterate_rows(path) if copies.get(_read_id(row, column, copies)))
-                table = replace(table, rows=[*chosen])
-                ids = [_read_id(row, column, copies) for row in table.rows]
-            if not ids and is_test(path) and len(table.rows) == len(self.file_ids):
+        named = {path: self._name_rows(path, table, pairs) for path, table in self.tables.items()}
+        by_position = [
+            path
+            for path, (table, ids) in named.items()
+            if not ids and is_test(path) and len(table.rows) == len(self.file_ids)
+        ]
+        renamed = {}
+        for path, (table, ids) in named.items():
+            if ids or path in by_position:
                 # Without ids, the order of the rows alone tells which belong together.
-                ids = self.file_ids
-                fixed |= {path, self.reference}
-            found.append((path, table, ids))
-        return {
-            path: _rename_rows(table, ids, pairs if path in fixed else arrange(pairs), keep=not is_test(path))
-            for path, table, ids in found
-            if ids
-        }
+                ordered = pairs if by_position else arrange(pairs)
+                renamed[path] = _rename_rows(table, ids or self.file_ids, ordered, keep=not is_test(path))
+        return renamed
+
+    def _name_rows(self, path: Path, table: TableRows, pairs: RenamedIds) -> tuple[TableRows, list[str]]:
+        """Return a table, of a large list the chosen rows alone, and the id of each row; see `_find_ids`."""
+        copies = self._list_copies(pairs)
+        ids, column = _find_ids(table, copies, self.key, in_test_set=is_test(path))
+        if ids and path != self.sample and is_test(path) and _is_large(path):
+            chosen = (row for row in iterate_rows(path) if copies.get(_read_id(row, column, copies)))
+            table = replace(table, rows=[*chosen])
+            ids = [_read_id(row, column, copies) for row in table.rows]
+        return table, ids
 
     def write(
         self, tables: Mapping[Path, TableRows], pairs: RenamedIds, target: Path, link: Link = _link_path
