@@ -101,10 +101,10 @@ def judge_hidden_run(public: PublicRun) -> tuple[KernelRun, RunVerdict]:
     if (failed := verdict.problem) and data.rare_changes:
         rare_changes = " and ".join(data.rare_changes)
         public.report.step(f"running again without this: {rare_changes}")
-        plain = public.prepare_data("plain-data", rare=False)
-        second, verdict = public.run_again(plain, "plain")
+        data = public.prepare_data("plain-data", rare=False)
+        second, verdict = public.run_again(data, "plain")
         if verdict.problem is None:
-            rare_problem, data = failed.code, plain
+            rare_problem = failed.code
             last_line = next((f": {line}" for line in reversed(failed.details) if line.strip()), "")
             warnings.append(f"the hidden run fails if {rare_changes}: {failed.what}{last_line}")
     problem = verdict.problem

@@ -229,6 +229,7 @@ def test_an_unreadable_file_is_no_rare_case_if_it_was_asked_for(data: Path) -> N
     assert judgement.problem
     assert judgement.problem.code == "hidden-run-failed"
     assert any("unreadable" in line for line in judgement.problem.details)
+    assert not any("missing" in line for line in judgement.problem.details), "those of the last run alone"
     assert are_scored == [False, True, True], (
         "it was repeated without the rare cases, with the unreadable file"
     )
