@@ -13,8 +13,7 @@ from typing import Any
 
 from offline_kit.core import files
 from offline_kit.local_kaggle.faults import FaultTable
-from offline_kit.local_kaggle.settings import LocalKaggleSettings
-from offline_kit.local_kaggle.store import DownloadLinks, Key, Record, RecordStore, Service
+from offline_kit.local_kaggle.store import Key, Record, RecordStore, Service
 from offline_kit.project.accelerators import Machine, find_machine
 
 SOURCES = {
@@ -65,16 +64,9 @@ class NotebookRuns(Service):
     """The runs of one local Kaggle; a version's record holds its state."""
 
     def __init__(
-        self,
-        store: RecordStore,
-        settings: LocalKaggleSettings,
-        links: DownloadLinks,
-        *,
-        runner: NotebookRunner,
-        finders: Mapping[str, Finder],
-        faults: FaultTable,
+        self, store: RecordStore, *, runner: NotebookRunner, finders: Mapping[str, Finder], faults: FaultTable
     ) -> None:
-        super().__init__(store, settings, links)
+        super().__init__(store)
         self.runner = runner
         self.finders = finders
         self.faults = faults

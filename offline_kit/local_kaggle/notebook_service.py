@@ -34,7 +34,7 @@ class NotebookService(OwnedThings):
     kind = "kernels"
 
     def __init__(self, runs: NotebookRuns) -> None:
-        super().__init__(runs.store, runs.settings, runs.links)
+        super().__init__(runs.store)
         self.runs = runs
 
     @rpc("kernels.KernelsApiService/SaveKernel")

@@ -179,7 +179,7 @@ class _RequestHandler(BaseHTTPRequestHandler):
             answer = wire.json_answer(fault.answer or {}) if injected else self._route_call(body, fault)
             answer = wire.reword_status(answer, fault.words) if fault.words else answer
         except ServiceRefusal as refusal:
-            answer = wire.refusal_answer(refusal, kaggle.settings.error_shape)
+            answer = wire.refusal_answer(refusal, kaggle.store.settings.error_shape)
         except UsageError as error:  # a faults.json that cannot be read
             answer = wire.refusal_answer(ServiceRefusal(500, error.what))
         except _TruncatedBodyError:
@@ -204,7 +204,7 @@ class _RequestHandler(BaseHTTPRequestHandler):
         if name == "PUT" and words[0] == "upload":
             return kaggle.blobs.put_bytes(words[-1], self.headers.get("Content-Range") or "", body)
         if name == "GET" and words[0] == "files":
-            return HttpAnswer(file=kaggle.links.find_file("".join(words[1:2])))
+            return HttpAnswer(file=kaggle.store.links.find_file("".join(words[1:2])))
         if name == "GET" and words[0] in _PAGES:
             headers = {"Content-Type": "text/plain; charset=utf-8"}
             return HttpAnswer(body=_NO_PAGES.encode(), headers=headers)

@@ -20,7 +20,7 @@ from offline_kit.local_kaggle.kernel_runs import Finder, NotebookRunner, Noteboo
 from offline_kit.local_kaggle.model_service import ModelService
 from offline_kit.local_kaggle.notebook_service import NotebookService
 from offline_kit.local_kaggle.settings import LocalKaggleSettings
-from offline_kit.local_kaggle.store import DownloadLinks, RecordStore, Service
+from offline_kit.local_kaggle.store import RecordStore, Service
 from offline_kit.local_kaggle.submission_service import SubmissionService
 from offline_kit.local_kaggle.wire import HttpAnswer, RpcCall, ServiceRefusal, rpc
 from offline_kit.project import kaggle_names
@@ -92,16 +92,13 @@ class LocalKaggle:
     """The service behind the server; a folder of state that outlives it."""
 
     def __init__(self, folder: Path, settings: LocalKaggleSettings, runner: NotebookRunner) -> None:
-        self.settings = settings
-        self.store = RecordStore(folder)
-        self.links = DownloadLinks()
-        base = (self.store, settings, self.links)
-        self.accounts = AccountService(*base)
-        self.blobs = UploadService(*base)
+        self.store = RecordStore(folder, settings)
+        self.accounts = AccountService(self.store)
+        self.blobs = UploadService(self.store)
         self.faults = FaultTable(folder / "faults.json")
-        self.datasets = DatasetService(*base)
-        self.models = ModelService(*base)
-        self.catalog = CompetitionCatalog(*base)
+        self.datasets = DatasetService(self.store)
+        self.models = ModelService(self.store)
+        self.catalog = CompetitionCatalog(self.store)
         self.copies: dict[tuple[str, str], tuple[str, Path]] = {}
         finders = {
             "competition": self.catalog.mounted_data,
@@ -109,7 +106,7 @@ class LocalKaggle:
             "model": self._with_copies("model", self.models.mounted_version),
         }
         self.kernels = NotebookService(
-            NotebookRuns(*base, runner=runner, finders=finders, faults=self.faults)
+            NotebookRuns(self.store, runner=runner, finders=finders, faults=self.faults)
         )
         finders["kernel"] = self._with_copies("kernel", self.kernels.mounted_output)
         self.submissions = SubmissionService(self.catalog, kernels=self.kernels, blobs=self.blobs)

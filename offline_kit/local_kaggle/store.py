@@ -32,13 +32,15 @@ class Record(dict[str, Any]):
 
 
 class RecordStore:
-    """A folder of records.
+    """The state of one local Kaggle: a folder of records, with its settings and the links to its files.
 
     One process serves a folder at a time; its threads take `lock` around reading and writing again.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, settings: LocalKaggleSettings) -> None:
         self.folder = folder.absolute()
+        self.settings = settings
+        self.links = DownloadLinks()
         self.lock = threading.RLock()
         self._closed = False
 
@@ -144,12 +146,12 @@ class DownloadLinks:
 
 
 class Service:
-    """One of the services of a local Kaggle; they share their state, settings and links."""
+    """One of the services of a local Kaggle; they share its state."""
 
-    def __init__(self, store: RecordStore, settings: LocalKaggleSettings, links: DownloadLinks) -> None:
+    def __init__(self, store: RecordStore) -> None:
         self.store = store
-        self.settings = settings
-        self.links = links
+        self.settings = store.settings
+        self.links = store.links
 
     def is_visible(self, record: Record) -> bool:
         """Tell whether a thing shows by now."""

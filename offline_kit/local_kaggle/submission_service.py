@@ -46,7 +46,7 @@ class SubmissionService(Service):
     def __init__(
         self, catalog: CompetitionCatalog, *, kernels: NotebookService, blobs: UploadService
     ) -> None:
-        super().__init__(catalog.store, catalog.settings, catalog.links)
+        super().__init__(catalog.store)
         self.catalog = catalog
         self.kernels = kernels
         self.blobs = blobs

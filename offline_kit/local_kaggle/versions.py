@@ -13,8 +13,7 @@ from offline_kit.core.errors import ProjectError
 from offline_kit.local_kaggle import store as records
 from offline_kit.local_kaggle import wire
 from offline_kit.local_kaggle.blobs import UploadService
-from offline_kit.local_kaggle.settings import LocalKaggleSettings
-from offline_kit.local_kaggle.store import DownloadLinks, Record, RecordStore, Service
+from offline_kit.local_kaggle.store import Record, RecordStore, Service
 from offline_kit.local_kaggle.wire import HttpAnswer, RpcCall, ServiceRefusal
 from offline_kit.project import kaggle_rules
 
@@ -82,9 +81,9 @@ class VersionedThings(OwnedThings):
     verbatim = False
     """Nothing is unpacked, renamed or wrapped, and all files are sent as .tar.gz: so it is for models."""
 
-    def __init__(self, store: RecordStore, settings: LocalKaggleSettings, links: DownloadLinks) -> None:
-        super().__init__(store, settings, links)
-        self.blobs = UploadService(store, settings, links)
+    def __init__(self, store: RecordStore) -> None:
+        super().__init__(store)
+        self.blobs = UploadService(store)
         self._working: list[threading.Thread] = []
 
     def versioned_records(self) -> Iterator[Record]:
