@@ -166,10 +166,10 @@ def _check_adoption(adoption: Adoption, kit: Kit, image: Image, source: str, rep
     A missing package only warns: its requirement may have been removed on purpose.
     """
     unserved = [name for _, name in adoption.served if not _find_entries(kit, name, "checkpoints")]
-    fetched = [name for _, name in adoption.laid_out if name and not _find_entries(kit, name)]
+    beside = [name for _, name in adoption.laid_out if not _find_entries(kit, name)]
     for missing, reads, keys in (
         (unserved, "reads", "which `checkpoints` does not name"),
-        (fetched, "reads or downloads", "which neither `modules` nor `checkpoints` names"),
+        (beside, "reads", "which neither `modules` nor `checkpoints` names"),
     ):
         if missing:
             names = ", ".join(f"'{name}'" for name in dict.fromkeys(missing))
@@ -222,8 +222,8 @@ def _template_facts(adoption: Adoption, kit: Kit) -> dict[str, Any]:
     layout = []
     for path, name in adoption.laid_out:
         # a file or folder of the project may be in the kit as code, as a checkpoint, or partly as both
-        tops = {entry.partition("/")[0] for entry in _find_entries(kit, name)} if name else set()
-        layout += [(path, f"{top}/{name}") for top in sorted(tops, reverse=True)] if name else [(path, "")]
+        tops = {entry.partition("/")[0] for entry in _find_entries(kit, name)}
+        layout += [(path, f"{top}/{name}") for top in sorted(tops, reverse=True)]
     return {
         "notebook": adoption.notebook.name,
         "is_script": adoption.is_script,

@@ -89,15 +89,13 @@ class _CallReader:
 
     def _read_download(self, call: ast.Call, name: str, download: DownloadCall) -> Iterator[ExternalNeed]:
         source, detail = self._text(call, *download.source), download.detail
-        node, target = find_argument(call, *download.source), self._text(call, *download.target)
+        node = find_argument(call, *download.source)
         match download.kind:
             case DownloadKind.FILE:
-                fields = {"target": source or "?", "destination": target, "detail": detail}
-                need = self._make_need(NeedKind.DOWNLOAD, call, **fields)
-                # of a function that reads, only the address is replaced
-                yield _limit_span(need, self._span(call.args[0])) if detail == "read" else need
+                yield self._make_need(NeedKind.DOWNLOAD, call, target=source or "?")
             case DownloadKind.KAGGLE:
-                yield self._make_need(NeedKind.KAGGLE, call, target=source, destination=target, detail=detail)
+                fields = {"target": source, "destination": self._text(call, *download.target)}
+                yield self._make_need(NeedKind.KAGGLE, call, detail=detail, **fields)
             case DownloadKind.KAGGLE_CLIENT:
                 if self.code.imports_package("kaggle"):
                     fields = {"target": source or "*", "destination": "api", "detail": detail}

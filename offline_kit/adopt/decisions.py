@@ -6,29 +6,14 @@ import shlex
 from offline_kit.adopt import shell
 from offline_kit.adopt.findings import ExternalNeed, NeedKind, Outcome
 from offline_kit.adopt.notebook_code import has_unknowns
-from offline_kit.adopt.notebook_files import (
-    INPUT,
-    MOUNT,
-    OUTPUT,
-    SHOWN_INPUT,
-    InspectedNotebook,
-    fetched_name,
-    join_run_path,
-)
+from offline_kit.adopt.notebook_files import INPUT, MOUNT, SHOWN_INPUT, InspectedNotebook, join_run_path
 from offline_kit.core.redaction import redact_urls
-from offline_kit.packages import code_files
 
 _PACKAGE_FILES = ("pyproject.toml", "setup.py", "setup.cfg")
 _TOOLS = ("pip", "uv", "wheel")  # installers, which nothing needs offline
-_TRAINED = frozenset({
-    ".bin", ".ckpt", ".h5", ".joblib", ".keras", ".npy", ".npz", ".onnx", ".pkl", ".pt", ".pth",
-    ".safetensors",
-})  # fmt: skip
-"""Suffixes of trained files, which do not go into the kit as code."""
 _SOURCE_PARTS = {"competition": 1, "dataset": 2, "notebook": 2, "model": 5}
 """How many parts the name of a source on Kaggle has."""
 _SPACY_MODEL = re.compile(r"[a-z]{2,3}_\w+_(sm|md|lg|trf)")
-_BESIDE = "put {} next to the notebook and adopt again"
 
 
 def decide_need(need: ExternalNeed, notebook: InspectedNotebook) -> ExternalNeed:
@@ -36,10 +21,8 @@ def decide_need(need: ExternalNeed, notebook: InspectedNotebook) -> ExternalNeed
     match need.kind:
         case NeedKind.INSTALL:
             return _decide_install(need, notebook)
-        case NeedKind.CLONE:
-            return _decide_clone(need, notebook)
-        case NeedKind.DOWNLOAD:
-            return _decide_download(need, notebook)
+        case NeedKind.CLONE | NeedKind.DOWNLOAD:
+            return need.ask_to_record("put what it fetches next to the notebook, and remove this line")
         case NeedKind.KAGGLE:
             return _decide_kaggle(need, notebook)
         case NeedKind.HUB | NeedKind.PRETRAINED | NeedKind.CORPUS:
@@ -89,113 +72,47 @@ def _bundle_packages(
 ) -> ExternalNeed:
     """Return the decision on a line whose packages go into the kit."""
     lines = [line for line in install.requirements if line.lower() not in _TOOLS]
-    cloned, own, missing = _collect_local(need, install, notebook)
+    own, missing = _collect_local(need, install, notebook)
     if missing:
-        return need.ask_to_record(_BESIDE.format(" and ".join(f"'{path}'" for path in missing)))
-    lines += cloned
+        paths = " and ".join(f"'{path}'" for path in dict.fromkeys(missing))
+        return need.ask_to_record(f"put {paths} next to the notebook and adopt again")
     bare = [redact_urls(line) for line in lines]
     notebook.requirements |= dict.fromkeys(bare)
     if lines or install.files:
         notebook.indexes |= dict.fromkeys(map(redact_urls, install.index))
     if not (lines or own):
         return need.meet(Outcome.SWITCHED_OFF, "nothing is installed offline")
-    remedy = ""
-    if bare != lines:
-        remedy = (
-            "written without the credentials of its URL: put them into ~/.netrc, or use an environment variable in the"
-            " requirements (https://${NAME}@...)"
-        )
-    elif cloned and any("[" in folder for folder in install.folders):
-        remedy = (
-            "its repository is required without extras: add the package with its extras to the requirements"
-        )
-    return need.meet(Outcome.REQUIREMENT, ", ".join([*bare, *own]), remedy)
+    remedy = (
+        "written without the credentials of its URL: put them into ~/.netrc, or use an environment variable in the"
+        " requirements (https://${NAME}@...)"
+    )
+    return need.meet(Outcome.REQUIREMENT, ", ".join([*bare, *own]), remedy if bare != lines else "")
 
 
 def _collect_local(
     need: ExternalNeed, install: shell.PipInstall, notebook: InspectedNotebook
-) -> tuple[list[str], list[str], dict[str, None]]:
-    """Collect the project's requirements files and packages that a line installs.
-
-    Return the requirements of clones, what is the project's own, and what to put next to the notebook.
-    """
-    cloned, own, missing = list[str](), list[str](), dict[str, None]()
+) -> tuple[list[str], list[str]]:
+    """Collect the project's requirements files and packages that a line installs; return them, and what is missing."""
+    own, missing = list[str](), list[str]()
     for path in (_run_path(need, file) for file in install.files):
         own.append(f"-r {path}")
         if hits := notebook.find_beside(path):
             notebook.requirement_files[notebook.relative_name(hits[0])] = None
         else:
-            missing[fetched_name(_find_clone(path, notebook) or path)] = None
+            missing.append(path)
     for path in (_run_path(need, folder) for folder in install.folders):
         hits = notebook.find_beside(path) if path else notebook.base_folders
-        if clone := _find_clone(path, notebook):
-            below = path.removeprefix(clone).strip("/")
-            cloned.append(notebook.clones[clone] + (f"#subdirectory={below}" if below else ""))
-        elif hits and any((hits[0] / file_name).is_file() for file_name in _PACKAGE_FILES):
+        if hits and any((hits[0] / file_name).is_file() for file_name in _PACKAGE_FILES):
             notebook.packages[notebook.relative_name(hits[0]) or "."] = None
             own.append(path)
         else:
-            missing[path] = None
-    return cloned, own, missing
+            missing.append(path)
+    return own, missing
 
 
 def _run_path(install: ExternalNeed, word: str) -> str:
     """Return a path given to pip, without extras, relative to the working folder."""
     return join_run_path(install.folder, re.sub(r"\[.*\]$", "", word))
-
-
-def _find_clone(path: str, notebook: InspectedNotebook) -> str:
-    """Return the folder of the clone that contains a path; "" for none."""
-    return next((clone for clone in notebook.clones if f"{path}/".startswith(f"{clone}/")), "")
-
-
-def _decide_clone(need: ExternalNeed, notebook: InspectedNotebook) -> ExternalNeed:
-    folder = join_run_path(need.folder, need.destination)
-    if has_unknowns(need.target) or "*" in need.target:
-        return need.ask_to_record("write its URL as a constant")
-    line = notebook.clones[folder] = shell.repository_requirement(need.target, need.detail)
-    if not folder:
-        return need.ask_to_record("clone it into a folder of its own")
-    hits = [hit for hit in notebook.find_beside(fetched_name(folder))[:1] if hit.is_dir()]
-    name = notebook.relative_name(hits[0]) if hits else ""
-    if any(_installs_from(folder, other) for other in notebook.needs):
-        notebook.laid_out[folder] = name  # later lines may change into it and run its files
-        notebook.checkpoints |= {name: None} if name else {}
-        note = "installed from its repository; if cells read its files, clone it next to the notebook and adopt again"
-        return need.meet(Outcome.REQUIREMENT, line, "" if name else note)
-    if not hits:
-        branch = f" at '{need.detail}'" if need.detail else ""
-        return need.ask_to_record(_BESIDE.format(f"a clone of it{branch}, '{fetched_name(folder)}',"))
-    notebook.laid_out[folder] = name
-    if not any(hits[0].rglob("*.py")):
-        notebook.checkpoints[name] = None
-        return need.meet(Outcome.CHECKPOINT, name)
-    notebook.modules[name] = None
-    shipped = set(code_files.list_module_files(hits[0]))
-    trained = [path for path in sorted(hits[0].rglob("*")) if path.suffix in _TRAINED and path not in shipped]
-    notebook.checkpoints |= dict.fromkeys(map(notebook.relative_name, trained))
-    return need.meet(Outcome.MODULE, ", ".join([name, *map(notebook.relative_name, trained)]))
-
-
-def _installs_from(folder: str, other: ExternalNeed) -> bool:
-    install = shell.parse_pip(shlex.split(other.target)) if other.kind is NeedKind.INSTALL else None
-    paths = [_run_path(other, path) for path in install.folders] if install else []
-    return any(f"{path}/".startswith(f"{folder}/") for path in paths)
-
-
-def _decide_download(need: ExternalNeed, notebook: InspectedNotebook) -> ExternalNeed:
-    target = join_run_path(need.folder, need.destination) if need.destination else ""
-    name = fetched_name(target) or re.split(r"[?#]", need.target)[0].rpartition("/")[2]
-    hits = notebook.find_beside(name) if name and "*" not in name else ()
-    if hits and hits[0].is_file():
-        file = notebook.relative_name(hits[0])
-        notebook.checkpoints[file] = None
-        notebook.laid_out[target or name] = file
-        stand_in = f'"{OUTPUT}/{name}"' if need.detail == "read" else ""
-        return need.meet(Outcome.CHECKPOINT, file, stand_in=stand_in)
-    # the name may be known at run time only, or be an id of Google Drive
-    is_known = "." in name and not has_unknowns(name)
-    return need.ask_to_record(_BESIDE.format(f"'{name}'") if is_known else "")
 
 
 def _decide_kaggle(need: ExternalNeed, notebook: InspectedNotebook) -> ExternalNeed:

@@ -166,8 +166,7 @@ class Adoption:
     served: tuple[tuple[str, str], ...] = ()
     """Pairs of a path below the inputs ("input/...") and the project's file or folder that is shown there."""
     laid_out: tuple[tuple[str, str], ...] = ()
-    """Pairs of a path, relative to the working folder or absolute, and the project's file or folder that is placed
-    there; "" for an empty folder."""
+    """Pairs of a path relative to the working folder, and the project's file or folder that is placed there."""
     sources: AttachedSources = field(default_factory=AttachedSources)
     accelerator: str = ""
     accelerator_source: str = ""  # the metadata that names it

@@ -57,11 +57,10 @@ def place_read_files(notebook: InspectedNotebook) -> None:
             hits = notebook.find_beside(path)
             names = [notebook.relative_name(hit) for hit in hits]
             notebook.checkpoints |= dict.fromkeys(names)
-            if not any(f"{path}/".startswith(f"{placed}/") for placed in notebook.laid_out):
-                # of a pattern, only the last part is unknown
-                top = path.rpartition("/")[0] if "*" in path else ""
-                places = [f"{top}/{hit.name}".lstrip("/") if "*" in path else path for hit in hits]
-                notebook.beside |= dict(zip(places, names, strict=True))
+            # of a pattern, only the last part is unknown
+            top = path.rpartition("/")[0] if "*" in path else ""
+            places = [f"{top}/{hit.name}".lstrip("/") if "*" in path else path for hit in hits]
+            notebook.beside |= dict(zip(places, names, strict=True))
             need = notebook.make_need(NeedKind.FILE, number, node.lineno, target=text)
             notebook.resolved.append(need.resolve(Outcome.CHECKPOINT, ", ".join(names)))
 

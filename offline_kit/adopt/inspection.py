@@ -29,11 +29,12 @@ from offline_kit.project.images import Image
 _MARK = "# offline-kit:"
 """Begins the comment that keeps a disabled statement."""
 _ASSIGNED = re.compile(r"[^\W\d][\w.,* \t\[\]\"'-]*=[ \t]*(?=[!%])")
-_LAID_OUT = "what it is about is laid out by the first cell"
 _STAYS_MOUNTED = "what is attached stays mounted"
-_DELETING, _MAKING = ("rm", "rmtree", "remove", "unlink"), ("mkdir", "makedirs")
-_MOUNTING = ("umount", "mount", "ln", "chmod", "chown", "symlink", "link", "rmdir")
-"""Commands and calls that delete paths, make folders that must not exist, and change the mounts as Colab importers do."""
+_MOUNT_CHANGES = (
+    *("rm", "rmtree", "remove", "unlink", "rmdir", "mkdir", "makedirs"),
+    *("umount", "mount", "ln", "symlink", "link", "chmod", "chown"),
+)
+"""Commands and calls that delete, replace or change the mounts, as importers of Colab do."""
 _MAPPING = re.compile(r"^\s*DATA_SOURCE_MAPPING\s*=", re.MULTILINE)
 """Begins the download in the cell that Kaggle exports for Colab."""
 
@@ -65,7 +66,7 @@ def inspect_notebook(
     notebook.sources, notebook.unnamed = sources, metadata.unnamed
     _decide_needs(notebook)
     input_paths.place_read_files(notebook)
-    _disable_folder_changes(notebook)
+    _disable_mount_changes(notebook)
     _disable_magics(notebook)
     notebook.resolved += missing_imports.resolve_imports(notebook)
     value = "Python {}.{} cannot parse it: only magics and input paths were checked".format(*sys.version_info)
@@ -92,7 +93,7 @@ def inspect_notebook(
         checkpoints=tuple(notebook.checkpoints),
         modules=tuple(notebook.modules),
         served=tuple(sorted(notebook.served.items())),
-        laid_out=tuple(sorted((notebook.beside | notebook.laid_out).items())),
+        laid_out=tuple(sorted(notebook.beside.items())),
         sources=notebook.sources,
         accelerator=metadata.accelerator,
         accelerator_source=metadata.source,
@@ -102,7 +103,6 @@ def inspect_notebook(
 def _decide_needs(notebook: InspectedNotebook) -> None:
     """Decide on what shell lines and calls need, and edit those that can be disabled."""
     notebook.needs = [*shell.find_needs(notebook), *calls.find_needs(notebook)]
-    # in the notebook's order, because later lines may install from earlier clones
     notebook.needs.sort(key=lambda need: (need.cell, need.line, need.span[0] if need.span else -1))
     decided = [decisions.decide_need(need, notebook) for need in notebook.needs]
     notebook.resolved += _switch_off(decided, notebook)
@@ -194,8 +194,8 @@ def _find_written_secrets(cells: Sequence[NotebookCell], changed: Sequence[str])
             yield need.ask(remedy, name or "a token")
 
 
-def _disable_folder_changes(notebook: InspectedNotebook) -> None:
-    """Disable the commands and calls that would delete placed files, or make a folder that exists by then."""
+def _disable_mount_changes(notebook: InspectedNotebook) -> None:
+    """Disable the commands and calls that would delete or replace the mounts."""
     for number, read in notebook.code.reads.items():
         # A script that was downloaded from Kaggle has it too, and is more than this cell.
         if _MAPPING.search(read.source) and notebook.path.suffix != ".py":
@@ -209,8 +209,9 @@ def _disable_folder_changes(notebook: InspectedNotebook) -> None:
             _edit_once(notebook, NeedKind.KAGGLE, number, span, text, Outcome.SWITCHED_OFF, _STAYS_MOUNTED)
             continue
         for action in shell.list_actions(notebook, number):
-            if reason := _find_reason(action, notebook):
-                text = action.stand_in
+            if _changes_mounts(action):
+                text, is_call = action.stand_in, action.stand_in == "None"
+                reason = _STAYS_MOUNTED if is_call else "what it is about is laid out by the first cell"
                 _edit_once(notebook, NeedKind.FILE, number, action.span, text, Outcome.SWITCHED_OFF, reason)
 
 
@@ -230,23 +231,13 @@ def _edit_once(
         notebook.edits.append(CellEdit(cell=cell, span=span, text=text))
 
 
-def _find_reason(action: shell.Action, notebook: InspectedNotebook) -> str:
-    """Return why a command or call is disabled: it changes the mounts, or touches only placed files; else ""."""
-    name, words, is_call = action.name.rpartition(".")[2], action.words, action.stand_in == "None"
-    if is_call:
+def _changes_mounts(action: shell.Action) -> bool:
+    """Whether a command or call is about the mounts' folder itself."""
+    name, words = action.name.rpartition(".")[2], action.words
+    if action.stand_in == "None":  # a call
         words = words[1:2] if name in ("symlink", "link") else words[:1]
-        words = () if "*" in "".join(words) else words
     paths = [join_run_path(action.folder, word) for word in words if word]
-    if not paths or name not in (*_DELETING, *_MAKING, *_MOUNTING):
-        return ""
-    if paths[-1].rstrip("/") in (INPUT, "/kaggle"):
-        return _STAYS_MOUNTED if is_call else _LAID_OUT
-    laid_out = notebook.laid_out
-    is_made = [any(f"{placed}/".startswith(f"{path}/") for placed in laid_out) for path in paths]
-    is_placed = (
-        all(path in laid_out for path in paths) if name in _DELETING else name in _MAKING and all(is_made)
-    )
-    return _LAID_OUT if is_placed else ""
+    return name in _MOUNT_CHANGES and paths[-1:] != [] and paths[-1].rstrip("/") in (INPUT, "/kaggle")
 
 
 def _disable_magics(notebook: InspectedNotebook) -> None:

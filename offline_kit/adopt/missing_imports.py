@@ -88,7 +88,7 @@ def _add_folder(path: str, notebook: InspectedNotebook, provided: ProvidedImport
     """Add a folder of the import path, and return its copies in the project."""
     hits = notebook.find_run_path(path) if path else notebook.base_folders
     copies = tuple(hit for hit in hits if hit.is_dir())
-    if copies or MOUNT.match(path):  # clones and downloads are decided on elsewhere
+    if copies or MOUNT.match(path):  # clones and downloads are asked for elsewhere
         provided.folders[path] = copies
     return copies
 
@@ -271,7 +271,7 @@ def _resolve_import(
     if distributions and not is_likely:
         notebook.requirements[distributions[0]] = None
         return need.resolve(Outcome.REQUIREMENT, distributions[0])
-    if any(folder not in notebook.laid_out for folder in notebook.clones):
+    if any(need.kind is NeedKind.CLONE for need in notebook.needs):
         return need.ask_to_record("put the clone that may contain it next to the notebook and adopt again")
     lines = _installed_lines(notebook)
     # a package that the image has provides no import that the image lacks

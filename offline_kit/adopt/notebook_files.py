@@ -62,11 +62,6 @@ def change_folder(here: str, wanted: str) -> str:
     return "" if "*" in wanted or has_unknowns(wanted) else join_run_path(here, wanted or "~")
 
 
-def fetched_name(path: str) -> str:
-    """Return the name that a downloaded file or folder has next to the notebook: a path outside keeps its last part."""
-    return path.rpartition("/")[2] if path.startswith("/") else path
-
-
 @dataclass(kw_only=True)
 class InspectedNotebook:
     """A notebook, the project and image that it is inspected against, and what it takes so far.
@@ -91,10 +86,6 @@ class InspectedNotebook:
     """Path below the inputs ("input/..."): the project's file or folder that is shown there."""
     beside: dict[str, str] = field(default_factory=dict)
     """Path below the working folder: the project's file or folder that was there when it was next to the notebook."""
-    laid_out: dict[str, str] = field(default_factory=dict)
-    """Path that a disabled line would have created: the project's file or folder that is placed there."""
-    clones: dict[str, str] = field(default_factory=dict)
-    """Folder of a clone: the requirement that installs it."""
     indexes: dict[str, None] = field(default_factory=dict)
     """Lines of a requirements file that name further indexes."""
     needs: list[ExternalNeed] = field(default_factory=list)  # of lines and calls, before they are decided

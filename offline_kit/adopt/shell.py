@@ -35,12 +35,12 @@ _URL = re.compile(r"(git|hg|svn|bzr)\+|https?://")
 # wget's -o is its log file: https://www.gnu.org/software/wget/manual/wget.html
 # curl's -O takes no value and keeps the remote name: https://curl.se/docs/manpage.html
 _DOWNLOADERS = {
-    "wget": ("-O --output-document", "-P --directory-prefix", "-o --header -U --user-agent -e -t -T"),
-    "curl": ("-o --output", "--output-dir", "-H --header -U --user-agent -A -e -T -x -d --retry"),
-    "gdown": ("-O -o --output", "", "-U --user-agent"),
-    "aria2c": ("-o --out", "-d --dir", "--header -U --user-agent -t -s -x -j -k"),
+    "wget": "-O --output-document -P --directory-prefix -o --header -U --user-agent -e -t -T",
+    "curl": "-o --output --output-dir -H --header -U --user-agent -A -e -T -x -d --retry",
+    "gdown": "-O -o --output -U --user-agent",
+    "aria2c": "-o --out -d --dir --header -U --user-agent -t -s -x -j -k",
 }
-"""Options of each program that name the file, the folder, and others that take a value."""
+"""Options of each program that take a value; what else does not begin with a dash is an address."""
 _KAGGLE_GROUPS = {
     "datasets": "dataset", "d": "dataset", "competitions": "competition", "c": "competition",
     "kernels": "notebook", "k": "notebook", "models": "model",
@@ -191,9 +191,8 @@ def command_needs(words: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     pip = parse_pip(words)
     if pip and pip.verb in ("install", "uninstall", "download", "wheel"):
         yield {"kind": NeedKind.INSTALL, "target": shlex.join(words)}
-    elif repository := parse_clone(words):
-        address, folder, ref = repository
-        yield {"kind": NeedKind.CLONE, "target": address, "destination": folder, "detail": ref}
+    elif words[:2] == ("git", "clone"):
+        yield {"kind": NeedKind.CLONE, "target": next((word for word in words[2:] if "/" in word), "")}
     elif program in _LOGIN_PROGRAMS and "login" in words[1:3]:
         yield {"kind": NeedKind.ACCOUNT, "target": f"{program} login"}
     elif program in _SYSTEM_PROGRAMS and "install" in words:
@@ -206,13 +205,8 @@ def _parse_downloads(words: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     program, (verb, *_) = words[0], (*words[1:2], "")
     module = "".join(words[2:3]) if re.fullmatch(r"python[\d.]*", program) and verb == "-m" else ""
     if program in _DOWNLOADERS:
-        file_options, folder_options, others = map(str.split, _DOWNLOADERS[program])
-        addresses, values = _parse_options(words[1:], (*file_options, *folder_options, *others))
-        output, folder = _first_value(values, file_options), _first_value(values, folder_options)
-        for address in addresses:
-            name = output or re.split(r"[?#]", address)[0].rstrip("/").rpartition("/")[2]
-            path = f"{folder.rstrip('/')}/{name}" if folder and not output else name
-            yield {"kind": NeedKind.DOWNLOAD, "target": address, "destination": path}
+        addresses, _ = _parse_options(words[1:], _DOWNLOADERS[program].split())
+        yield from ({"kind": NeedKind.DOWNLOAD, "target": address} for address in addresses)
     elif program == "kaggle" and {"download", "output"} & {*words} and verb in _KAGGLE_GROUPS:
         arguments = [word for word in words[2:] if word not in _KAGGLE_VERBS]
         named = ("-d", "--dataset", "-c", "--competition")
@@ -289,26 +283,6 @@ def _name_egg(word: str) -> str:
     """Return a requirement for a requirements file: a URL with `#egg=NAME` becomes `NAME @ URL`."""
     match = re.search(r"[#&]egg=([\w.-]+)", word) if _URL.match(word) else None
     return f"{match[1]} @ {word.partition('#')[0]}" if match else word
-
-
-def parse_clone(words: Sequence[str]) -> tuple[str, str, str] | None:
-    """Return the address, folder and branch ("" for the default) of the repository that `git clone` clones."""
-    if list(words[:2]) != ["git", "clone"]:
-        return None
-    options = ("-b", "--branch", "--depth", "-c", "--config", "-o", "--origin", "-j")
-    plain, values = _parse_options(words[2:], options)
-    if not plain:
-        return None
-    folder = plain[1] if len(plain) > 1 else plain[0].rstrip("/").rpartition("/")[2].removesuffix(".git")
-    return plain[0], folder.rstrip("/"), _first_value(values, ("-b", "--branch"))
-
-
-def repository_requirement(address: str, ref: str = "") -> str:
-    """Return the requirement that installs a repository; its metadata names the package."""
-    # pip takes no scp-like addresses, git@host:path: https://pip.pypa.io/en/stable/topics/vcs-support/
-    short = re.fullmatch(r"([\w.-]+@[\w.-]+):(?!/)(.+)", address)
-    url = f"ssh://{short[1]}/{short[2]}" if short else address
-    return f"git+{url}{f'@{ref}' if ref else ''}"
 
 
 def is_nameless(line: str) -> bool:

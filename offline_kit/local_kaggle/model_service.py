@@ -77,6 +77,7 @@ class ModelService(VersionedThings):
             uploads = self.blobs.list_uploads(body)
             facts = {
                 **_pick_fields(body.body, _INSTANCE_TEXTS),
+                "licenseName": body.text("licenseName"),
                 "id": self.store.next_serial("instance"),
                 "framework": body.text("framework"),
                 "slug": key[5],

@@ -1,6 +1,5 @@
 """`offline-kit adopt`: what it shows, what it writes, and the notebook that a build makes of it."""
 
-import ast
 import json
 import os
 import re
@@ -186,26 +185,6 @@ def test_the_rendered_notebook_is_the_persons_own(project: Path) -> None:
     assert made.metadata["dataset_sources"][1:] == ["me/maps"]
     assert made.metadata["competition_sources"] == ["plants"]
     assert made.metadata["enable_internet"] is False
-
-
-def test_what_was_fetched_comes_out_of_the_kit(project: Path) -> None:
-    """The setup lays clones and downloads out: code and weights of one folder together, and nothing without a file."""
-    put(project, "aug/run.py", "aug/w.pth")
-    line = "!git clone https://example.org/aug\n!wget https://example.org/w.pth -O aug/w.pth\nimport aug.run"
-    notebook_of(project, line)
-    adoption_plan.write_adoption(adoption_plan.plan_adoption(project / "inference.ipynb", project))
-    files_of = (entry(Role.SOURCE, "code/aug/run.py"), entry(Role.CHECKPOINT, "checkpoints/aug/w.pth"))
-    setup = NB.reads(rendered(project, kit(project, *files_of)).text, as_version=4).cells[1].source
-    made = ast.literal_eval(setup.partition("layout=")[2].partition("]")[0] + "]")
-    assert made == [
-        ("aug", "code/aug"),
-        ("aug", "checkpoints/aug"),
-        ("aug/w.pth", "checkpoints/aug/w.pth"),
-    ]
-    (project / "aug/w.pth").unlink()
-    with pytest.raises(UsageError, match="'aug'") as caught:
-        rendered(project, kit(project))
-    assert caught.value.code == "adopted-file-not-in-kit"
 
 
 def test_the_same_notebook_gives_the_same_bytes(project: Path) -> None:

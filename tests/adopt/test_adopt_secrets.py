@@ -8,7 +8,7 @@ from offline_kit.adopt import adoption_plan
 from offline_kit.adopt.findings import NeedKind, Outcome
 from offline_kit.core.redaction import redact_secrets
 from offline_kit.rehearsal.causes import explain_failure
-from tests.support.adopting import looked, put
+from tests.support.adopting import looked
 
 SECRET = "hf_abcdefghijklmnopqrstuvwxyz012345"
 
@@ -24,15 +24,10 @@ SECRET = "hf_abcdefghijklmnopqrstuvwxyz012345"
         f"!hf auth login --token={SECRET}",
         "!wandb login 0123456789abcdef0123456789abcdef01234567",
         f"!pip install git+https://{SECRET}@github.com/a/b",
-        f"!wget --header='Authorization: Bearer {SECRET}' https://example.org/a.bin -O a.bin",
-        f"!git clone https://me:{SECRET}@github.com/a/b",
-        "!curl -o a.bin 'https://example.org/a.bin?X-Amz-Signature=0123456789abcdef0123456789abcdef01234567&b=1'",
-        f"import wget\nwget.download('https://example.org/a.bin?token={SECRET}', 'a.bin')",
     ],
 )
 def test_no_token_stays_in_a_switched_off_line(tmp_path: Path, line: str) -> None:
     """The notebook is pushed, and what was found is shown: neither has a token or a password of the lines that go."""
-    put(tmp_path, "a.bin", "b/data.csv")
     found = looked(tmp_path, line)
     assert not found.unresolved
     shown = adoption_plan.diff_cells(found)
@@ -120,7 +115,6 @@ def test_what_is_no_secret_stays_readable(line: str) -> None:
     [
         (f"!pip install git+https://{SECRET}@github.com/a/b", "git+https://github.com/a/b"),
         (f"!pip install 'b @ https://me:{SECRET}@e.org/b-1-py3-none-any.whl'", "b @ https://e.org/b-1-py3-none-any.whl"),
-        (f"!git clone https://me:{SECRET}@github.com/a/b\n!pip install ./b", "git+https://github.com/a/b"),
     ],
 )  # fmt: skip
 def test_requirements_are_written_without_credentials(tmp_path: Path, source: str, line: str) -> None:
