@@ -6,7 +6,6 @@ tag; nothing is submitted twice.
 """
 
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -70,9 +69,7 @@ def plan_submission(request: SubmitRequest, context: PushContext, ledger: Submis
     parts = parse_part_ids(notebook.text) if notebook else {}
     kit = compute_kit_id(parts.values()) if parts else request.kit
     tag = SubmissionTag(notebook=request.notebook, version=request.version, file=request.file, kit=kit)
-    same_version = _find_earlier(tag, request, submissions, context, ledger)
-    if recovered and not same_version:
-        same_version = (recovered,)
+    same_version = tag.filter_same_version(submissions) or ((recovered,) if recovered else ())
     if not request.again:
         existing = same_version[0] if same_version else None
     elif recovered and count_repeats(recovered):
@@ -95,25 +92,6 @@ def plan_submission(request: SubmitRequest, context: PushContext, ledger: Submis
         existing=existing,
         server_name=account.server_name,
     )
-
-
-def _find_earlier(
-    tag: SubmissionTag,
-    request: SubmitRequest,
-    submissions: Iterable[Submission],
-    context: PushContext,
-    ledger: SubmissionLedger,
-) -> tuple[Submission, ...]:
-    """Return the submissions of the same version and file, newest first."""
-    if listed := tag.filter_same_version(submissions):
-        return listed
-    # Lists may be truncated: a submission that only the ledger has counts if Kaggle confirms its number.
-    for entry in reversed(ledger.find_by_version(tag.notebook, tag.version)):
-        is_same = entry.competition == request.competition and tag.is_same_version(parse_tag(entry.message))
-        submission = context.kaggle.get_submission(entry.submission) if is_same and entry.submission else None
-        if submission and tag.is_same_version(parse_tag(submission.message)):
-            return (submission,)
-    return ()
 
 
 def submit_version(plan: SubmitPlan, context: PushContext, ledger: SubmissionLedger) -> SubmissionResult:
