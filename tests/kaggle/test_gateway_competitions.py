@@ -176,15 +176,6 @@ def test_all_pages_are_read_and_the_latest_comes_first(bench: Bench, alice: Kagg
         assert [each.ref for each in paged.list_submissions(SLUG)] == refs[::-1]
 
 
-def test_an_endless_list_ends(bench: Bench, alice: KaggleClient) -> None:
-    """Pages that never stop are left after the twentieth, and a repeated token at once."""
-    for number in range(30):
-        page = {"submissions": [{"ref": number}], "nextPageToken": f"p{number}"}
-        bench.kaggle.faults.add_fault(Fault(on="ListSubmissions", answer=page))
-    assert len(alice.list_submissions(SLUG)) == 20
-    assert asked(bench, "ListSubmissions") == 20
-
-
 def test_a_submission_that_does_not_show_yet_is_none(bench: Bench, alice: KaggleClient) -> None:
     """Just made, it may answer 404; a refusal of another kind is told."""
     assert alice.get_submission(4711) is None

@@ -146,28 +146,22 @@ class ApiService:
                 return None
             raise
 
-    def _list_items(
-        self, method: str, body: Mapping[str, Any], field: str, *, max_pages: int | None = None
-    ) -> Iterator[Answer]:
-        """Yield the items of a listing, at most those of `max_pages` pages."""
-        for page in self._list_pages(method, body, max_pages=max_pages):
+    def _list_items(self, method: str, body: Mapping[str, Any], field: str) -> Iterator[Answer]:
+        """Yield the items of a listing."""
+        for page in self._list_pages(method, body):
             yield from page.objects(field)
 
-    def _list_pages(
-        self, method: str, body: Mapping[str, Any], *, max_pages: int | None = None
-    ) -> Iterator[Answer]:
-        # A server that repeats a page token would be asked forever.
-        token, count = "", 0
-        while max_pages is None or count < max_pages:
+    def _list_pages(self, method: str, body: Mapping[str, Any]) -> Iterator[Answer]:
+        token = ""
+        while True:
             page_fields = {"pageSize": self._page, **({"pageToken": token} if token else {})}
             page = self._read(method, {**body, **page_fields})
             if trouble := page.text("errorMessage"):
                 raise build_refusal(trouble, 200)
             yield page
             before, token = token, page.text("nextPageToken")
-            if not token or token == before:
+            if not token or token == before:  # a server that repeats a token would be asked forever
                 return
-            count += 1
 
     def _send(self, method: str, body: Mapping[str, Any]) -> Answer:
         """Return the answer of a call that changes something; raise refusals that came with status 200."""

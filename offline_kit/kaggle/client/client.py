@@ -44,8 +44,6 @@ _SOURCE_KINDS = {
 }
 
 _COMPETITIONS = "competitions.CompetitionApiService/"
-# Of the list of submissions, newest first; older ones are not needed.
-_SUBMISSION_PAGES = 20
 # Parts of Kaggle's message if the rules are not accepted.
 _RULES_MESSAGES = ("competition's rules", "competitions.participate")
 
@@ -317,9 +315,9 @@ class KaggleClient(ApiService):
         return None if answer is None else _parse_submission(Answer({"ref": ref, **answer.fields}))
 
     def list_submissions(self, slug: str) -> tuple[Submission, ...]:
-        """Return our submissions to a competition, newest first, at most 4,000."""
+        """Return our submissions to a competition, newest first."""
         method, body = _COMPETITIONS + "ListSubmissions", {"competitionName": slug}
-        raw_items = self._list_items(method, body, "submissions", max_pages=_SUBMISSION_PAGES)
+        raw_items = self._list_items(method, body, "submissions")
         # By number: a submission that is made meanwhile moves others to the next page.
         submissions = {submission.ref: submission for submission in map(_parse_submission, raw_items)}
         never = datetime.min.replace(tzinfo=UTC)
