@@ -15,6 +15,7 @@ from pathlib import Path
 from offline_kit.core.errors import OutsideError, ProjectError
 from offline_kit.core.retry import TransientError, retry_call
 from offline_kit.kaggle.client.api_types import NotebookSources, RefusedError, RemoteFile
+from offline_kit.kaggle.client.calls import is_transient
 from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.push.journal import PushContext
 from offline_kit.kaggle.push.notebook_equality import normalise_cells
@@ -129,7 +130,7 @@ def inspect_settled(location: str, context: PushContext, *, expected: bool = Fal
         return inspect_part(location, kaggle)
     if kaggle.get_dataset(location) is None:
         return RemotePartState(ref=location)
-    listing_wait = GracePeriod(poll_policy.visibility_timeout)
+    listing_wait, hidden_wait = (GracePeriod(n * poll_policy.visibility_timeout) for n in (1, 2))
 
     def read_settled() -> RemotePartState:
         remote = inspect_part(location, kaggle)
@@ -142,11 +143,14 @@ def inspect_settled(location: str, context: PushContext, *, expected: bool = Fal
             raise TransientError("not all of its files are visible yet")
         return remote
 
+    def may_pass(error: Exception) -> bool:
+        return may_appear(error, line.update_status) and (is_transient(error) or not hidden_wait.is_over())
+
     with StatusLine(context.report, f"{context.server_name} processes '{location}'") as line:
         return retry_call(
             read_settled,
             poll_policy.until_processed,
-            may_pass=lambda error: may_appear(error, line.update_status),
+            may_pass=may_pass,
             give_up=lambda trouble: build_not_ready_error(location, trouble),
         )
 

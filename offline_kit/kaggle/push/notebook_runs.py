@@ -66,15 +66,15 @@ class FinishedRun:
 
 
 def push_and_follow(
-    notebook: NewNotebook, context: PushContext, **limits: float
+    notebook: NewNotebook, context: PushContext, timeout: float = RUN_TIMEOUT_SECONDS
 ) -> tuple[NotebookPlan, FinishedRun]:
-    """Push a notebook and follow its run; raises as `push_notebook` and `follow_run`, whose `limits` these are.
+    """Push a notebook and follow its run; raises as `push_notebook` and `follow_run`.
 
     If the run started before its kit was visible, warn and push the notebook once more.
     """
     pushed = push_notebook.push_notebook(notebook, context)
     try:
-        return pushed, follow_run(notebook.ref, pushed.version, context, **limits)
+        return pushed, follow_run(notebook.ref, pushed.version, context, timeout=timeout)
     except KitNotMountedError as error:
         context.report.warn(
             f"version {pushed.version} of '{notebook.ref}' ran before its kit was visible;"
@@ -82,7 +82,7 @@ def push_and_follow(
         )
     push_notebook.void_version(notebook, pushed.version, context)
     pushed = push_notebook.push_notebook(notebook, context)
-    return pushed, follow_run(notebook.ref, pushed.version, context, **limits)
+    return pushed, follow_run(notebook.ref, pushed.version, context, timeout=timeout)
 
 
 def follow_run(

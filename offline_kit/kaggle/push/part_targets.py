@@ -75,10 +75,12 @@ class PushTarget:
         self._journal_target = f"model:{self.ref}" if kind else self.ref
         self._context, self._kaggle = context, context.kaggle
         self._failed, self._incomplete = (GracePeriod(context.poll.visibility_timeout) for _ in range(2))
-        state = context.state_folder / "uploads" / self.ref.lower().replace("/", "--")
-        self._uploader = Uploader(
-            context.kaggle, state, patience=context.client.retry, kind=self._kind.upper()
-        )
+
+    @property
+    def _uploader(self) -> Uploader:
+        """The stored uploads to this target."""
+        state = self._context.state_folder / "uploads" / self.ref.lower().replace("/", "--")
+        return Uploader(self._kaggle, state, patience=self._context.client.retry, kind=self._kind.upper())
 
     def inspect_recovered(self) -> RemotePartState:
         """Return what is there now, after recovering what an earlier run sent without seeing it arrive."""
