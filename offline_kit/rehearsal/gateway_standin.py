@@ -177,10 +177,10 @@ class Gateway:
         key = self.options.ids or next(iter((test if sample is None else sample).columns))
         ids = list((test if key in test.columns else sample)[key])
         targets = [name for name in sample.columns if name != key] if sample is not None else []
-        answers = AnswerTable(key, targets)
+        tables = {"test": test, "sample_submission": sample}
+        columns: dict[str, list[Any]] = {}
         for rows in self._make_batches(test, ids):
             self.sent += 1
-            tables = {"test": test, "sample_submission": sample}
             batch = [self._take_rows(tables[name], rows) for name in self.options.sends]
             started = time.monotonic()
             answer = self.call("predict", batch)
@@ -188,9 +188,12 @@ class Gateway:
             if self.sent > 1 and time.monotonic() - started > self.options.call_limit:
                 text = f"batch {self.sent} took longer than {self.options.call_limit:g} s"
                 raise GatewayRuntimeError("GRPC_DEADLINE_EXCEEDED", text)
-            answers.add_answer(answer, [ids[row] for row in rows], f"batch {self.sent}")
-        self._write_submission(answers.columns)
-        return answers.columns
+            predictions = check_answer(answer, {key: [ids[row] for row in rows]}, targets, self.sent)
+            targets = targets or [name for name in predictions if name != key]
+            for name in (key, *targets):
+                columns.setdefault(name, []).extend(predictions[name])
+        self._write_submission(columns)
+        return columns
 
     def _call_remote(self, name: str, batch: Sequence[Any]) -> Any:
         """Send a batch to a server in another process and return the answer; the first call waits for the server."""
@@ -262,51 +265,47 @@ class Gateway:
         yield from reversed(batches) if os.environ.get(BACKWARDS) else batches
 
 
-class AnswerTable:
-    """The predictions so far; each answer is checked when it is added."""
+def check_answer(
+    answer: Any, keys: Mapping[str, Sequence[Any]], targets: Sequence[str], number: int
+) -> dict[str, Sequence[Any]]:
+    """Return the columns of the answer to a batch; raise GatewayRuntimeError if Kaggle's gateways would reject it.
 
-    def __init__(self, key: str, targets: list[str]) -> None:
-        self.key, self.targets = key, targets
-        self.columns: dict[str, list[Any]] = {key: []}
+    `keys` has the ids of the batch by the name of their column.
+    """
+    table = read_columns(answer, targets[0] if targets else "prediction", number)
+    ((key, ids),) = keys.items()
+    rows = len(next(iter(table.values()), ()))
+    answered_ids = table.pop(key, None)
+    problem = ""
+    if rows != len(ids):
+        first_ids = ", ".join(map(str, ids[:3])) + (", ..." if len(ids) > 3 else "")
+        problem = f"{len(ids)} rows were asked for ({key}: {first_ids}), and predict returned {rows}"
+    elif answered_ids is not None and list(map(str, answered_ids)) != list(map(str, ids)):
+        problem = f"column '{key}' is not that of the batch, in the order of its rows"
+    elif targets and set(table) != set(targets):
+        problem = f"columns {', '.join(table)} instead of {', '.join(targets)}"
+    if problem:
+        raise GatewayRuntimeError("INVALID_SUBMISSION", f"batch {number}: {problem}")
+    return {key: ids, **table}
 
-    def add_answer(self, answer: Any, ids: Sequence[Any], batch: str) -> None:
-        """Add an answer; raise GatewayRuntimeError if Kaggle's gateways would reject it."""
-        table = self._read_columns(answer, batch)
-        rows = len(next(iter(table.values()), ()))
-        answered_ids = table.pop(self.key, None)
-        self.targets = self.targets or list(table)
-        problem = ""
-        if rows != len(ids):
-            first_ids = ", ".join(map(str, ids[:3])) + (", ..." if len(ids) > 3 else "")
-            problem = f"{len(ids)} rows were asked for ({self.key}: {first_ids}), and predict returned {rows}"
-        elif answered_ids is not None and list(map(str, answered_ids)) != list(map(str, ids)):
-            problem = f"column '{self.key}' is not that of the batch, in the order of its rows"
-        elif set(table) != set(self.targets):
-            problem = f"columns {', '.join(table)} instead of {', '.join(self.targets)}"
-        if problem:
-            raise GatewayRuntimeError("INVALID_SUBMISSION", f"{batch}: {problem}")
-        self.columns[self.key] += ids
-        for name in self.targets:
-            self.columns.setdefault(name, []).extend(table[name])
 
-    def _read_columns(self, answer: Any, batch: str) -> dict[str, list[Any]]:
-        """Return the columns of an answer; a series or a single value gets the target's name."""
-        family = type(answer).__module__.partition(".")[0]
-        name = self.targets[0] if self.targets else "prediction"
-        if isinstance(answer, int | float | str):  # numpy's float64 is a float
-            return {name: [answer]}
-        if family == "numpy" and type(answer).__name__ in ("int64", "int_"):
-            return {name: [answer.item()]}
-        if family in ("pandas", "polars"):
-            if hasattr(answer, "columns"):
-                if odd := [column for column in answer.columns if not isinstance(column, str)]:
-                    text = f"{batch}: the column name {odd[0]!r} is not a string, which parquet requires"
-                    raise GatewayRuntimeError("INVALID_SUBMISSION", text)
-                return {str(column): list(answer[column]) for column in answer.columns}
+def read_columns(answer: Any, name: str, number: int) -> dict[str, list[Any]]:
+    """Return the columns of the answer to a batch; a series or a single value gets the target's name."""
+    family = type(answer).__module__.partition(".")[0]
+    if isinstance(answer, int | float | str):  # numpy's float64 is a float
+        return {name: [answer]}
+    if family == "numpy" and type(answer).__name__ in ("int64", "int_"):
+        return {name: [answer.item()]}
+    kind = "None" if answer is None else f"a {family}.{type(answer).__name__}".replace("builtins.", "")
+    text = f"predict returned {kind}; return a data frame, a series, a number or a string"
+    if family in ("pandas", "polars"):
+        if not hasattr(answer, "columns"):
             return {name: list(answer)}
-        kind = "None" if answer is None else f"a {family}.{type(answer).__name__}".replace("builtins.", "")
-        text = f"{batch}: predict returned {kind}; return a data frame, a series, a number or a string"
-        raise GatewayRuntimeError("INVALID_SUBMISSION", text)
+        odd = [column for column in answer.columns if not isinstance(column, str)]
+        if not odd:
+            return {column: list(answer[column]) for column in answer.columns}
+        text = f"the column name {odd[0]!r} is not a string, which parquet requires"
+    raise GatewayRuntimeError("INVALID_SUBMISSION", f"batch {number}: {text}")
 
 
 def import_library(name: str) -> Any:
