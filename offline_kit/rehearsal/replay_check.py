@@ -1,12 +1,8 @@
 """Compare the rehearsal of a recorded kit with the recorded run: submission, packages, and what the recording lacks."""
 
 import importlib
-import math
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from itertools import zip_longest
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +10,11 @@ from offline_kit.core import files
 from offline_kit.core.errors import ProjectError
 from offline_kit.notebook.runtime import kit_replay
 from offline_kit.notebook.runtime.kit_recording import RecordedObjects
-from offline_kit.notebook.runtime.kit_runtime import read_csv_rows, shorten_list
-from offline_kit.rehearsal import execution, kit_facts
+from offline_kit.rehearsal import execution, kit_facts, submission_check
 from offline_kit.rehearsal.execution import KernelRun
 from offline_kit.rehearsal.kit_facts import KitFile
 from offline_kit.rehearsal.request import RehearsalRequest
-from offline_kit.rehearsal.submission_check import parse_number
+from offline_kit.rehearsal.submission_check import SubmissionTable
 from offline_kit.rehearsal.verdict import RunVerdict
 
 _TOLERANCE = 1e-4  # relative, of numbers: sums depend on the order of the batches and on the processor
@@ -31,7 +26,7 @@ class ReplayComparison:
     """How a rehearsal differs from the recorded run."""
 
     submission: str  # IDENTICAL, CLOSE, DIFFERENT or NOT_COMPARED
-    difference: str = ""  # the largest one of the submission, or why it was not compared
+    difference: str = ""  # of the submission, or why it was not compared
     packages: tuple[str, ...] = ()  # recorded packages that have another version
     misses: tuple[tuple[int, str], ...] = ()  # what the recording lacks, by cell that asked for it; 0: none
     same_machine: bool = True  # whether the run was recorded on this one, with its data
@@ -124,71 +119,21 @@ def _compare_with_recorded(
         return NOT_COMPARED, f"the {'rehearsal' if recorded else 'recorded run'} wrote none"
     if files.sha256_of(submission) == recorded["sha256"]:
         return IDENTICAL, ""
+    suffix = submission.suffix.lower()
+    if suffix not in (".csv", ".parquet"):
+        return NOT_COMPARED, "it has other bytes, and its format is not compared"
     try:
-        return compare_submissions(submission, objects.find_object(recorded["sha256"]))
+        tables = [
+            submission_check.read_table(path) if suffix == ".csv" else _read_parquet(path)
+            for path in (objects.find_object(recorded["sha256"]), submission)
+        ]
     except (OSError, KeyError, ValueError, ImportError) as error:
         return NOT_COMPARED, f"it cannot be read: {error}"
+    difference = submission_check.compare_tables(tables[0], tables[1], _TOLERANCE)
+    return DIFFERENT if difference else CLOSE, difference
 
 
-def compare_submissions(submission: Path, recorded: Path) -> tuple[str, str]:
-    """Compare two submissions of one format; return the state and the largest difference.
-
-    Columns and ids, the first column, must be the same in the same order; other texts too, but numbers in them only
-    within a relative tolerance. Both are read row by row. Formats other than tables are not compared.
-    """
-    suffix = submission.suffix.lower()
-    if suffix not in (".csv", ".tsv", ".parquet"):
-        return NOT_COMPARED, "it has other bytes, and its format is not compared"
-    rows, recorded_rows = _read_rows(submission, suffix), _read_rows(recorded, suffix)
-    header, recorded_header = next(rows, ()), next(recorded_rows, ())
-    if header != recorded_header:
-        return DIFFERENT, f"the columns {shorten_list(header)} instead of {shorten_list(recorded_header)}"
-    largest, changed, count = dict[str, tuple[float, str]](), Counter[str](), 0
-    for count, (row, before) in enumerate(zip_longest(rows, recorded_rows, fillvalue=tuple[str, ...]()), 1):
-        if row[:1] != before[:1]:
-            ids = (f"'{shorten_list(ids[:1])}'" if ids else "none" for ids in (row, before))
-            return DIFFERENT, f"row {count} is {' instead of '.join(ids)}"
-        for name, value, other in zip_longest(header, row, before, fillvalue=""):
-            if value != other:
-                difference, is_close = _measure_difference(value, other)
-                changed[name] += not is_close
-                example = f"'{row[0]}': {value} instead of {other}"
-                largest[name] = max(largest.get(name, (0.0, "")), (difference, example), key=itemgetter(0))
-    candidates = [name for name in largest if changed[name] or not changed.total()]
-    name = max(candidates, key=lambda name: largest[name][0], default="")
-    difference, example = largest.get(name, (0.0, ""))
-    if not changed.total():
-        return (
-            CLOSE,
-            f"by {difference:.3g} at most, in column '{name}'" if difference else "only in its layout",
-        )
-    size = f" by up to {difference:.3g}" if math.isfinite(difference) else ""
-    return DIFFERENT, f"column '{name}' in {changed[name]} of {count} rows{size}, as {example}"
-
-
-def _read_rows(path: Path, suffix: str) -> Iterator[tuple[str, ...]]:
-    """Yield the header and the rows of a table, one after the other; raise ImportError for Parquet without pyarrow."""
-    if suffix == ".parquet":
-        with importlib.import_module("pyarrow.parquet").ParquetFile(path) as table:
-            yield tuple(table.schema_arrow.names)
-            for batch in table.iter_batches():
-                yield from zip(*(map(str, column.to_pylist()) for column in batch.columns), strict=True)
-    else:
-        delimiter = "\t" if suffix == ".tsv" else ","
-        with path.open(newline="", encoding="utf-8-sig", errors="replace") as stream:
-            lines = (line.replace("\0", "") for line in stream)
-            yield from (tuple(row) for row in read_csv_rows(lines, delimiter) if row)
-
-
-def _measure_difference(value: str, recorded: str) -> tuple[float, bool]:
-    """Return the largest difference of the numbers in two cells, infinite for other text, and whether it is tolerated."""
-    words, recorded_words = value.split(), recorded.split()
-    pairs = [pair for pair in zip(words, recorded_words, strict=False) if pair[0] != pair[1]]
-    numbers = [(parse_number(word), parse_number(before)) for word, before in pairs]
-    largest, is_close = 0.0, True
-    for number, before in numbers if len(words) == len(recorded_words) else [(None, None)]:
-        if number is None or before is None or not (math.isfinite(number) and math.isfinite(before)):
-            return math.inf, False
-        largest = max(largest, abs(number - before))
-        is_close = is_close and math.isclose(number, before, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE / 100)
-    return largest, is_close
+def _read_parquet(path: Path) -> SubmissionTable:
+    table = importlib.import_module("pyarrow.parquet").read_table(path)
+    columns = [map(str, column.to_pylist()) for column in table.columns]
+    return SubmissionTable(header=tuple(table.column_names), rows=[*zip(*columns, strict=True)])

@@ -256,14 +256,14 @@ def compare_tables(first_table: SubmissionTable, second_table: SubmissionTable, 
     first_rows, second_rows = _index_by_id(first_table), _index_by_id(second_table)
     changed = []
     for name in [name for name in first_rows if name in second_rows]:
-        pairs = zip(first_rows[name], second_rows[name], strict=False)
-        changed += [(name, *pair) for pair in pairs if not _is_same_value(*pair, tolerance=tolerance)][:1]
+        cells = zip(first_table.header, first_rows[name], second_rows[name], strict=False)
+        changed += [(name, *cell) for cell in cells if not _is_same_value(*cell[1:], tolerance=tolerance)][:1]
     lost = len(first_rows.keys() ^ second_rows.keys())
     if not changed:
         return f"{lost} rows are in only one of the two" if lost else ""
-    name, first_value, second_value = changed[0]
-    rows = "row" if len(first_rows) == 1 else "rows"
-    return f"{len(changed)} of {len(first_rows)} {rows}, as '{name}': {first_value}, then {second_value}"
+    name, column, first_value, second_value = changed[0]
+    rows = f"{len(changed)} of {len(first_rows)} row{'s' * (len(first_rows) > 1)}"
+    return f"{rows}, as '{name}' in column '{column}': {first_value}, then {second_value}"
 
 
 def _index_by_id(table: SubmissionTable) -> dict[str, tuple[str, ...]]:
@@ -274,6 +274,15 @@ def _index_by_id(table: SubmissionTable) -> dict[str, tuple[str, ...]]:
 
 
 def _is_same_value(first: str, second: str, *, tolerance: float) -> bool:
+    """Whether two cells have the same words, of which numbers may differ by a relative tolerance."""
+    words, others = first.split(), second.split()
+    return first == second or (
+        len(words) == len(others)
+        and all(_is_same_word(*pair, tolerance) for pair in zip(words, others, strict=True))
+    )
+
+
+def _is_same_word(first: str, second: str, tolerance: float) -> bool:
     number, other = parse_number(first), parse_number(second)
     if first == second or number is None or other is None:
         return first == second

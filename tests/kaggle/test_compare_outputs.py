@@ -40,7 +40,7 @@ def test_small_differences_agree_in_any_order_of_rows(both: tuple[Path, Path]) -
 def test_large_differences_are_shown(both: tuple[Path, Path]) -> None:
     """How many rows, and the values of one of them, the rehearsal's first."""
     (note,) = compared(both, HEAD + "1,0.5,a\n2,1,b\n", HEAD + "1,0.7,a\n2,1,b\n")
-    assert note.endswith("on Kaggle: 1 of 2 rows, as '1': 0.5, then 0.7")
+    assert note.endswith("on Kaggle: 1 of 2 rows, as '1' in column 'score': 0.5, then 0.7")
 
 
 def test_other_formats_are_compared_by_size(tmp_path: Path) -> None:

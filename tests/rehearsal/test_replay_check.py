@@ -19,91 +19,78 @@ from tests.support.verdicts import BENCH, cell, ran
 SUBMISSION = "id,label,boxes\na,0.5,cat 0.9 1 1\nb,0.25,dog 0.8 2 2\n"
 
 
-def compare(folder: Path, written: str, recorded: str, suffix: str = ".csv") -> tuple[str, str]:
-    (folder / f"submission{suffix}").write_text(written)
-    (folder / "recorded").write_text(recorded)
-    return replay_check.compare_submissions(folder / f"submission{suffix}", folder / "recorded")
-
-
-@pytest.mark.parametrize(
-    ("written", "state", "words"),
-    [
-        (SUBMISSION.replace("0.5", "0.50000"), CLOSE, ["layout"]),
-        (SUBMISSION.replace("0.5", "0.50001"), CLOSE, ["1e-05", "'label'"]),
-        (SUBMISSION.replace("0.9", "0.90002"), CLOSE, ["2e-05", "'boxes'"]),
-        (SUBMISSION.replace("0.5", "0.6").replace("0.25", "0.26"), DIFFERENT, ["'label'", "2 of 2", "'a'"]),
-        (SUBMISSION.replace("0.5", "nan"), DIFFERENT, ["'label'", "nan"]),
-        (SUBMISSION.replace("0.5", "0.50001").replace("cat", "dog"), DIFFERENT, ["'boxes'", "1 of 2"]),
-        (SUBMISSION.replace("label", "target"), DIFFERENT, ["target"]),
-        (SUBMISSION.replace("b,", "c,"), DIFFERENT, ["row 2", "'c'", "'b'"]),
-        (SUBMISSION + "c,1,\n", DIFFERENT, ["row 3", "'c'", "none"]),
-        (SUBMISSION.partition("b,")[0], DIFFERENT, ["row 2", "none", "'b'"]),
-    ],
-)
-def test_numbers_may_differ_a_little_and_nothing_else(
-    written: str, state: str, words: list[str], tmp_path: Path
-) -> None:
-    """Columns, ids, their order and texts are equal; the largest difference of a number is named with its column."""
-    found, difference = compare(tmp_path, written, SUBMISSION)
-    assert found == state
-    assert [word for word in words if word not in difference] == []
-
-
-def test_other_formats_are_not_compared_by_column(tmp_path: Path) -> None:
-    assert compare(tmp_path, "{}", "{ }", ".json")[0] == NOT_COMPARED
-
-
-def test_parquet_is_compared_by_column(tmp_path: Path) -> None:
-    pyarrow = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
-    for name, score in (("submission.parquet", 0.5), ("recorded", 0.7)):
-        parquet.write_table(pyarrow.table({"id": [1, 2], "score": [score, None]}), tmp_path / name)
-    state, difference = replay_check.compare_submissions(
-        tmp_path / "submission.parquet", tmp_path / "recorded"
-    )
-    assert state == DIFFERENT
-    assert "'score' in 1 of 2 rows" in difference
-
-
 def rehearse(
     folder: Path,
     *cells: dict[str, Any],
-    written: str = SUBMISSION,
+    name: str = "submission.csv",
+    recorded: bytes = SUBMISSION.encode(),
+    written: str | bytes = SUBMISSION,
     misses: tuple[dict[str, Any], ...] = (),
     replayed: dict[str, Any] | None = None,
     where: str = "here",
     rows: int | None = None,
     **end: Any,
 ) -> tuple[RunVerdict, dict[str, Any]]:
-    """Judge a run of a kit whose recording has SUBMISSION and two packages."""
+    """Judge a run of a kit whose recording has a submission and two packages."""
     recording = folder / "recording"
-    digest = hashlib.sha256(SUBMISSION.encode()).hexdigest()
+    digest = hashlib.sha256(recorded).hexdigest()
     (recording / "objects").mkdir(parents=True)
-    (recording / "objects" / digest).write_text(SUBMISSION)
+    (recording / "objects" / digest).write_bytes(recorded)
     document = {
         "where": where,
         "python": "3.12.4",
         "packages": [{"name": "timm", "version": "1.0"}, {"name": "einops", "version": "0.8"}],
-        "submission": {"path": "{working}/submission.csv", "sha256": digest, "size": len(SUBMISSION)},
+        "submission": {"path": f"{{working}}/{name}", "sha256": digest, "size": len(recorded)},
     }
     (recording / "recording.json").write_text(json.dumps(document))
-    name = "recording/recording.json"
-    entry = FileEntry(original=name, stored=name, size=1, sha256="", role=Role.RUNTIME)
+    stored = "recording/recording.json"
+    entry = FileEntry(original=stored, stored=stored, size=1, sha256="", role=Role.RUNTIME)
     kit_files: list[KitFile] = [(entry, recording / "recording.json")]
     result = ran(folder, *(cells or [cell("1", "completed")]), **end)
     if written:
-        (result.working / "submission.csv").write_text(written)
+        (result.working / name).write_bytes(written if isinstance(written, bytes) else written.encode())
     (folder / "misses.jsonl").write_text("".join(f"{json.dumps(miss)}\n" for miss in misses))
     if replayed is not None:
         (folder / "replay.json").write_text(json.dumps(replayed))
-    judgement = verdict.judge_run(result, BENCH, "submission.csv", None)
-    kit = Kit(folder=folder, id="", parts=())
-    request = RehearsalRequest(
-        kit=kit, image=load_image("kaggle-2026-10-cpu", accelerator="none", project=folder), rows=rows
-    )
+    judgement = verdict.judge_run(result, BENCH, name, None)
+    kit, image = Kit(folder=folder, id="", parts=()), load_image("local", accelerator="none", project=folder)
+    request = RehearsalRequest(kit=kit, image=image, rows=rows, submission=name)
     judged = replay_check.judge_replay(judgement, request, kit_files, result)
     assert judged.replay is not None
     return judged, dict(judged.replay)
+
+
+@pytest.mark.parametrize(
+    ("written", "state"),
+    [
+        (SUBMISSION.replace("0.5", "0.50000"), CLOSE),
+        (SUBMISSION.replace("0.9", "0.90002"), CLOSE),  # among words
+        (SUBMISSION.replace("0.5", "0.6"), DIFFERENT),
+        (SUBMISSION.replace("0.5", "nan"), DIFFERENT),
+        (SUBMISSION.replace("cat", "dog"), DIFFERENT),
+        (SUBMISSION.replace("label", "target"), DIFFERENT),
+        (SUBMISSION + "c,1,\n", DIFFERENT),
+        ("{}", DIFFERENT),
+    ],
+)
+def test_numbers_may_differ_a_little_and_nothing_else(written: str, state: str, tmp_path: Path) -> None:
+    """Columns, ids and texts are equal; a difference is described."""
+    _, comparison = rehearse(tmp_path, written=written)
+    assert (comparison["submission"], bool(comparison["difference"])) == (state, state == DIFFERENT)
+
+
+def test_parquet_is_compared_by_column(tmp_path: Path) -> None:
+    """Other formats are not compared."""
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    for name, score in (("one", 0.5), ("two", 0.7)):
+        parquet.write_table(arrow.table({"id": [1, 2], "score": [score, None]}), tmp_path / name)
+    one, two = ((tmp_path / name).read_bytes() for name in ("one", "two"))
+    _, comparison = rehearse(tmp_path, written=two, recorded=one, name="submission.parquet")
+    assert comparison["submission"] == DIFFERENT
+    assert "'score'" in comparison["difference"]
+    (tmp_path / "other").mkdir()
+    _, comparison = rehearse(tmp_path / "other", written=two, recorded=one, name="submission.json")
+    assert comparison["submission"] == NOT_COMPARED
 
 
 MISS: dict[str, Any] = {"kind": "url", "what": "GET https://hub.test/model.bin", "cell": 2}

@@ -117,10 +117,10 @@ def test_what_the_competitions_own_gateway_chose_is_only_noted(tmp_path: Path) -
     [
         ("id,v\na,1\nb,2\n", "id,v\nb,2.00000001\na,1.0\n", ""),
         ("id,v\na,\nb,nan\n", "id,v\nb,NaN\na,\n", ""),
-        ("id,v\na,1\nb,2\n", "id,v\nb,3\na,1\n", "1 of 2 rows, as 'b': 2, then 3"),
-        ("id,v\na,cat\n", "id,v\na,dog\n", "1 of 1 row, as 'a': cat, then dog"),
+        ("id,v\na,1\nb,2\n", "id,v\nb,3\na,1\n", "1 of 2 rows, as 'b' in column 'v': 2, then 3"),
+        ("id,v\na,cat\n", "id,v\na,dog\n", "1 of 1 row, as 'a' in column 'v': cat, then dog"),
         ("id,v\na,1\na,2\n", "id,v\na,2\na,1\n", ""),
-        ("id,v\na,1\na,2\n", "id,v\na,1\na,3\n", "1 of 2 rows, as 'row 2': 2, then 3"),
+        ("id,v\na,1\na,2\n", "id,v\na,1\na,3\n", "1 of 2 rows, as 'row 2' in column 'v': 2, then 3"),
         ("id,v\na,1\nb,2\n", "id,v\na,1\n", "1 rows are in only one of the two"),
         ("id,v\na,1\n", "id,w\na,1\n", "the columns id, v and then id, w"),
     ],
