@@ -3,12 +3,19 @@
 import ast
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from offline_kit.checkpoints import downloads
-from offline_kit.init.file_tree import DATA_FOLDERS, FileTree, scan_tree, top_folder
-from offline_kit.project.references import parse_module
+from offline_kit.core.errors import OfflineKitError
+from offline_kit.init.file_tree import DATA_FOLDERS, FileTree, top_folder
+from offline_kit.project.config import Config
+from offline_kit.project.references import (
+    parse_module,
+    read_parameters,
+    resolve_references,
+)
 from offline_kit.project.types import Checkpoint, Finding, Severity
 
 _MAX_FILES = 1500  # largest number of Python files to read
@@ -39,12 +46,10 @@ class Definition:
     file: str  # POSIX path relative to the project
     name: str
     runs: bool  # whether importing the file runs something, such as training
-    needs: tuple[str, ...]  # required parameters, without `self`
-    callable_with_one: bool = False  # whether a function can be called with one positional argument
+    needs: tuple[str, ...] = ()  # required parameters of a function
+    callable_with_one: bool = False  # whether it can be called with one positional argument
     bases: tuple[str, ...] = ()  # last names of its base classes: "LightningModule" for pl.LightningModule
     methods: frozenset[str] = frozenset()
-    first: tuple[str, str, str] | None = None
-    """Name, annotation and default of the first parameter of a class's own __init__; None without one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +127,9 @@ def _read_definitions(root: Path, name: str) -> Iterator[Definition]:
     runs = any(map(_runs_work, nodes))
     for node in nodes:
         if isinstance(node, ast.ClassDef):
-            yield _describe_class(node, name, runs=runs)
+            bases = tuple(filter(None, map(_base_name, node.bases)))
+            methods = frozenset(item.name for item in node.body if isinstance(item, ast.FunctionDef))
+            yield Definition(kind="class", file=name, name=node.name, runs=runs, bases=bases, methods=methods)
         elif isinstance(node, ast.FunctionDef) and node.name == "predict":
             needs, arguments = _required_parameters(node.args), node.args
             positional = bool(arguments.posonlyargs or arguments.args or arguments.vararg)
@@ -173,31 +180,6 @@ def _runs_work(node: ast.stmt) -> bool:
     return any(isinstance(call, ast.Call) and _base_name(call.func) in _WORK_CALLS for call in ast.walk(node))
 
 
-def _describe_class(node: ast.ClassDef, file: str, *, runs: bool) -> Definition:
-    methods = {function.name: function for function in node.body if isinstance(function, ast.FunctionDef)}
-    first, needs = None, list[str]()
-    if "__init__" in methods:
-        arguments = methods["__init__"].args
-        positional = [*arguments.posonlyargs, *arguments.args]
-        # defaults belong to the last parameters
-        required = len(positional) - len(arguments.defaults)
-        first, needs = ("", "", ""), _required_parameters(arguments)[1:]
-        for parameter in positional[1:2]:
-            annotation = ast.unparse(parameter.annotation) if parameter.annotation else ""
-            default = ast.unparse(arguments.defaults[1 - required]) if required <= 1 else ""
-            first = (parameter.arg, annotation, default)
-    return Definition(
-        kind="class",
-        file=file,
-        name=node.name,
-        runs=runs,
-        needs=tuple(needs),
-        bases=tuple(filter(None, map(_base_name, node.bases))),
-        methods=frozenset(methods),
-        first=first,
-    )
-
-
 def _required_parameters(arguments: ast.arguments) -> list[str]:
     positional = [*arguments.posonlyargs, *arguments.args]
     needed = positional[: len(positional) - len(arguments.defaults)]
@@ -212,28 +194,46 @@ def _base_name(node: ast.expr) -> str:
     return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
 
 
-def check_data_class(project: Path, data: str, params: Mapping[str, object]) -> tuple[Finding, ...]:
-    """Return what a data class lacks; `data` is its reference, `params` are the notebook's."""
-    code = find_code(scan_tree(project))
-    family = _find_family(data, code.data)
-    if not family:
-        return ()
-    bases = {base for member in family for base in member.bases}
-    foreign = bases - {member.name for member in family} - _OUTSIDE_BASES
+def check_data_class(config: Config) -> list[Finding]:
+    """Return what the data class of the configuration lacks, as far as the class itself tells."""
+    reference, name = config.notebook.data, config.notebook.data.rpartition(":")[2]
+    file = _resolve(config, reference)
+    tree = parse_module(file) if file else None
+    classes = [node for node in (tree.body if tree else ()) if isinstance(node, ast.ClassDef)]
     problems = []
-    if family[0].name not in code.submitting and not foreign:
-        problems.append("has no method submission(predictions), which returns the submission's rows")
-    first = next((member.first for member in family if member.first), None)
-    if first and first[0] not in params and _cannot_be_folder(*first):
-        problems.append(f"gets the competition's folder as its first parameter '{first[0]}'")
-    about = f"{family[0].file}:{family[0].name}"
+    for definition in (node for node in classes if node.name == name):
+        functions = {node.name: node for node in definition.body if isinstance(node, ast.FunctionDef)}
+        if "submission" not in functions and {*map(_base_name, definition.bases)} <= _OUTSIDE_BASES:
+            problems.append("has no method submission(predictions), which returns the submission's rows")
+        first = _read_first_parameter(functions["__init__"].args) if "__init__" in functions else None
+        if first and first[0] not in config.notebook.params and _cannot_be_folder(*first):
+            problems.append(f"gets the competition's folder as its first parameter '{first[0]}'")
     remedy = (
         "write a subclass with __init__(self, folder) and submission(self, predictions), and set it as `data` in "
         "[tool.offline-kit.notebook]"
     )
-    return tuple(
-        Finding(severity=Severity.WARN, about=about, what=problem, remedy=remedy) for problem in problems
-    )
+    return [
+        Finding(severity=Severity.WARN, about=reference, what=problem, remedy=remedy) for problem in problems
+    ]
+
+
+def _resolve(config: Config, reference: str) -> Path | None:
+    roots = [root for package in (*config.packages, config.project) for root in (package / "src", package)]
+    with suppress(OfflineKitError):  # the build reports what leads nowhere
+        return resolve_references(config.project, [reference], roots)[reference]
+    return None
+
+
+def _read_first_parameter(arguments: ast.arguments) -> tuple[str, str, str]:
+    """Return name, annotation and default of a method's first parameter; empty ones if it has none."""
+    positional = [*arguments.posonlyargs, *arguments.args]
+    # defaults belong to the last parameters
+    required = len(positional) - len(arguments.defaults)
+    for parameter in positional[1:2]:
+        annotation = ast.unparse(parameter.annotation) if parameter.annotation else ""
+        default = ast.unparse(arguments.defaults[1 - required]) if required <= 1 else ""
+        return parameter.arg, annotation, default
+    return "", "", ""
 
 
 def _cannot_be_folder(name: str, annotation: str, default: str) -> bool:
@@ -242,17 +242,15 @@ def _cannot_be_folder(name: str, annotation: str, default: str) -> bool:
     return bool(not name or _NO_FOLDER.search(name) or _NO_FOLDER_TYPES.search(annotation) or number or file)
 
 
-def check_model_class(
-    project: Path, model: str, params: Mapping[str, object], checkpoints: Iterable[Checkpoint]
-) -> tuple[Finding, ...]:
+def check_model_class(config: Config, checkpoints: Iterable[Checkpoint]) -> list[Finding]:
     """Return the constructor's required parameters that neither a checkpoint nor the notebook's params contain."""
-    code = find_code(scan_tree(project))
-    family = _find_family(model, [*code.models, *code.plain_models])
-    needs = next((item.needs for item in family if item.first), ())
+    model = config.notebook.model
+    file = _resolve(config, model)
+    parameters = read_parameters(file, model.rpartition(":")[2]) if file else None
+    needs = parameters.required if parameters else ()
     findings: dict[tuple[str, ...], Finding] = {}  # one for all checkpoints that lack the same
     for item in checkpoints:
-        saved = downloads.read_saved_names(item)
-        known = {*params, *(saved or needs)}
+        known = {*config.notebook.params, *(downloads.read_saved_names(item) or needs)}
         if missing := tuple(parameter for parameter in needs if parameter not in known):
             stated = " and ".join(f"`{parameter} = …`" for parameter in missing)
             finding = Finding(
@@ -262,15 +260,4 @@ def check_model_class(
                 remedy=f"set {stated} in [tool.offline-kit.notebook.params]",
             )
             findings.setdefault(missing, finding)
-    return tuple(findings.values())
-
-
-def _find_family(reference: str, classes: Sequence[Definition]) -> list[Definition]:
-    """Return the class of a reference, and its base classes; nothing unless exactly one class fits."""
-    module, _, name = reference.partition(":")
-    fitting = []
-    for item in classes:
-        dotted = item.file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-        if item.name == name and (item.file == module or f".{dotted}".endswith(f".{module}")):
-            fitting.append(item)
-    return _class_family(fitting[0], _group_by_name(classes)) if len(fitting) == 1 else []
+    return list(findings.values())

@@ -236,6 +236,7 @@ class CallParameters:
     """The parameters of a class or function, read from its source."""
 
     names: tuple[str, ...]  # without self
+    required: tuple[str, ...]  # those of them without a default
     open_ended: bool  # it accepts **kwargs
 
 
@@ -252,8 +253,11 @@ def read_parameters(file: Path, name: str) -> CallParameters | None:
         return None
     arguments = definition.args
     positional = [argument.arg for argument in (*arguments.posonlyargs, *arguments.args)]
+    required = positional[skipped : len(positional) - len(arguments.defaults)]
+    keywords = list(zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True))
     return CallParameters(
-        names=(*positional[skipped:], *(argument.arg for argument in arguments.kwonlyargs)),
+        names=(*positional[skipped:], *(argument.arg for argument, _ in keywords)),
+        required=(*required, *(argument.arg for argument, default in keywords if default is None)),
         open_ended=arguments.kwarg is not None,
     )
 

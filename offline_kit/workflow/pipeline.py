@@ -191,9 +191,9 @@ def check_code(
     settings = config.notebook
     findings: list[Finding] = []
     if settings.data:
-        findings += project_code.check_data_class(config.project, settings.data, settings.params)
+        findings += project_code.check_data_class(config)
     if settings.data and settings.model:
-        findings += project_code.check_model_class(config.project, settings.model, settings.params, saved)
+        findings += project_code.check_model_class(config, saved)
     if config.main_from and (names := references.find_undefined_names(config.main_from)):
         them = "it" if len(names) == 1 else "them"
         undefined = Finding(
