@@ -38,7 +38,6 @@ class Fault:
     words: str = ""
     """How the answer writes every "status": "KERNEL_WORKER_STATUS_{}", or a word without {} for all."""
     lose_answer: bool = False  # the call has its effect, then the connection is reset without an answer
-    twice: bool = False  # the call is delivered twice; the second answer goes back
     stuck: str = ""
     """A state at which versions made by this call stay ("BLOBS_RECEIVED", "FAILED"), or a run ("QUEUED", "RUNNING"), or
     a submission ("PENDING")."""

@@ -159,6 +159,4 @@ class LocalKaggle:
             raise ServiceRefusal(400, "Invalid JSON payload received")
         call = RpcCall(user=user, body=body, base=base, stuck=fault.stuck)
         answer = procedure(call)
-        if fault.twice:
-            answer = procedure(call)
         return answer if isinstance(answer, HttpAnswer) else wire.json_answer(answer)
