@@ -71,9 +71,10 @@ def list_packages(path: Sequence[str]) -> dict[str, str]:
     # pip freeze is not enough: it names the addresses that packages came from in place of their versions.
     packages: dict[str, str] = {}
     for distribution in importlib.metadata.distributions(path=list(path)):
-        package = distribution.metadata["Name"] if distribution.metadata else None
-        if package and distribution.version:  # the first one found is the one that imports
-            packages.setdefault(normalize_name(package), distribution.version)
+        metadata = distribution.metadata  # each access parses the file
+        package, version = (metadata["Name"], metadata["Version"]) if metadata else (None, None)
+        if package and version:  # the first one found is the one that imports
+            packages.setdefault(normalize_name(package), version)
     return dict(sorted(packages.items()))
 
 
