@@ -2,20 +2,15 @@
 
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from offline_kit.core import files
 from offline_kit.core.errors import ProjectError, UsageError
-from offline_kit.kit import manifest
 from offline_kit.notebook.runtime import kit_sources
 from offline_kit.notebook.runtime.kit_runtime import KitError, find_parts
 from offline_kit.project import kaggle_names
-from offline_kit.project.images import Image
-from offline_kit.project.types import FileEntry, Kit, Role
-from offline_kit.rehearsal import mounts
-from offline_kit.rehearsal.request import RehearsalRequest
+from tests.support.mounted_kits import lay_out, make_kit
 
 DATASET, NOTEBOOK = "dataset:ann/plants", "notebook:bob/train-folds"
 MODEL = "model:ann/resnet/pyTorch/base/3"
@@ -178,30 +173,6 @@ def test_a_folder_of_a_source_is_recorded_with_all_in_it(
 # ------------------------------------------------------------------ in the rehearsal
 
 
-def kit(folder: Path, *names: str) -> Kit:
-    """A kit of these parts, each of one file."""
-    parts = []
-    for name in names:
-        entry = FileEntry(
-            role=Role.CHECKPOINT, original=f"{name}/m", stored=f"{name}/m", size=1, sha256="0" * 64
-        )
-        parts.append(manifest.make_part(name, [entry]))
-    made = Kit(folder=folder, id="k", parts=tuple(parts))
-    for part in parts:
-        (made.part_folder(part) / part.name).mkdir(parents=True)
-        (made.part_folder(part) / part.name / "m").write_bytes(b"x")
-        manifest.write_manifest(made.part_folder(part), part)
-    return made
-
-
-def lay_out(folder: Path, whole: Kit, **more: Any) -> mounts.MountedInputs:
-    """Lay out the inputs of a kit."""
-    metadata = more.pop("metadata", {})
-    image = Image(name="i", title="i", accelerator="none", python="3.13.5", packages={})
-    request = RehearsalRequest(kit=whole, image=image, dataset="me/kit", **more)
-    return mounts.lay_out_inputs(request, metadata, folder / "run" / "input")
-
-
 @pytest.mark.parametrize("layout", ["new", "old"])
 def test_local_copies_are_mounted_in_their_places(tmp_path: Path, layout: str) -> None:
     """What is attached is there in the rehearsal, under the name that Kaggle will give it."""
@@ -212,7 +183,9 @@ def test_local_copies_are_mounted_in_their_places(tmp_path: Path, layout: str) -
         key: list(kaggle_names.group_by_metadata_key(wanted)[key])
         for key in ("kernel_sources", "model_sources")
     }
-    found = lay_out(tmp_path, kit(tmp_path / "kit", "kit"), metadata=metadata, copies=copies, layout=layout)
+    found = lay_out(
+        tmp_path, make_kit(tmp_path / "kit", "kit"), metadata=metadata, copies=copies, layout=layout
+    )
     there = {mount.inside: mount.source for mount in found.mounts[1:]}
     assert there == {f"/kaggle/input/{each.mount_path(layout)}": copies[str(each)] for each in wanted}
     assert not any("`copies`" in note for note in found.notes)
@@ -220,7 +193,7 @@ def test_local_copies_are_mounted_in_their_places(tmp_path: Path, layout: str) -
 
 def test_a_source_without_a_copy_is_told(tmp_path: Path) -> None:
     """The note names the key that a copy goes under."""
-    whole = kit(tmp_path / "kit", "kit")
+    whole = make_kit(tmp_path / "kit", "kit")
     found = lay_out(tmp_path, whole, metadata={"kernel_sources": ["bob/train-folds"]})
     assert any(f"'{NOTEBOOK}'" in note and "`copies`" in note for note in found.notes)
     with pytest.raises(ProjectError, match="is not a folder"):
@@ -235,7 +208,7 @@ def test_a_source_without_a_copy_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize("layout", ["new", "old"])
 def test_parts_that_are_no_datasets_lie_at_their_homes(tmp_path: Path, layout: str) -> None:
     """Packages from a notebook's output and checkpoints from a model are found by their markers all the same."""
-    whole = kit(tmp_path / "kit", "checkpoints", "code", "packages")
+    whole = make_kit(tmp_path / "kit", "checkpoints", "code", "packages")
     homes = {"packages": NOTEBOOK, "checkpoints": MODEL}
     metadata = {"kernel_sources": ["bob/train-folds"], "model_sources": [MODEL.partition(":")[2]]}
     found = lay_out(tmp_path, whole, metadata=metadata, part_sources=homes, layout=layout)

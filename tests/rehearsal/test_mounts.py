@@ -1,16 +1,11 @@
 """/kaggle/input as the notebook finds it."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from offline_kit.core.errors import ProjectError
-from offline_kit.kit import manifest
-from offline_kit.project.images import Image
-from offline_kit.project.types import FileEntry, Kit, Role
-from offline_kit.rehearsal import mounts
-from offline_kit.rehearsal.request import RehearsalRequest
+from tests.support.mounted_kits import lay_out, make_kit
 
 
 @pytest.fixture
@@ -30,34 +25,12 @@ def data(tmp_path: Path) -> Path:
     return folder
 
 
-def kit(folder: Path, *parts: str) -> Kit:
-    """A kit of these parts, each with one checkpoint that Kaggle would leave alone and one that it unpacks."""
-    made = []
-    for name in parts:
-        place = folder / "dist" / "dataset" / (name if len(parts) > 1 else "")
-        place.mkdir(parents=True)
-        (place / f"{name}.ckpt").write_text("w")
-        entry = FileEntry(
-            role=Role.CHECKPOINT, original="m.ckpt", stored=f"{name}.ckpt", size=1, sha256="0" * 64
-        )
-        made.append(manifest.make_part(name, [entry]))
-    return Kit(folder=folder / "dist", id="k", parts=tuple(made))
-
-
-def lay_out(folder: Path, whole: Kit, **more: Any) -> mounts.MountedInputs:
-    metadata = more.pop("metadata", {})
-    image = Image(name="i", title="i", accelerator="none", python="3.13.5", packages={})
-    options: dict[str, Any] = {"dataset": "me/plants", "competition": "comp", **more}
-    request = RehearsalRequest(kit=whole, image=image, **options)
-    return mounts.lay_out_inputs(request, metadata, folder / "run" / "input")
-
-
 @pytest.mark.parametrize(
     ("layout", "dataset", "place", "competition"),
     [
-        ("new", "me/plants", "datasets/me/plants", "/kaggle/input/competitions/comp"),
+        ("new", "me/kit", "datasets/me/kit", "/kaggle/input/competitions/comp"),
         ("new", "plants", "datasets/you/plants", "/kaggle/input/competitions/comp"),
-        ("old", "me/plants", "plants", "/kaggle/input/comp"),
+        ("old", "me/kit", "kit", "/kaggle/input/comp"),
         ("new", "", "datasets/you/offline-kit", "/kaggle/input/competitions/comp"),
     ],
 )
@@ -65,7 +38,9 @@ def test_both_layouts(
     tmp_path: Path, data: Path, layout: str, dataset: str, place: str, competition: str
 ) -> None:
     """The kit and the data lie where the layout puts them; the data is mounted, not copied."""
-    found = lay_out(tmp_path, kit(tmp_path, "kit"), layout=layout, dataset=dataset, competition_data=data)
+    found = lay_out(
+        tmp_path, make_kit(tmp_path / "dist", "kit"), layout=layout, dataset=dataset, competition_data=data
+    )
     assert (tmp_path / "run" / "input" / place / "kit.ckpt").is_file()
     assert [(mount.inside, mount.writable) for mount in found.mounts] == [
         ("/kaggle/input", False),
@@ -77,32 +52,33 @@ def test_both_layouts(
 
 def test_the_parts_of_a_split_kit_are_datasets_of_their_own(tmp_path: Path) -> None:
     """Each part is mounted under the dataset's name with its own behind it."""
-    lay_out(tmp_path, kit(tmp_path, "code", "packages"))
+    lay_out(tmp_path, make_kit(tmp_path / "dist", "code", "packages"))
     assert sorted(path.name for path in (tmp_path / "run/input/datasets/me").iterdir()) == [
-        "plants-code",
-        "plants-packages",
+        "kit-code",
+        "kit-packages",
     ]
 
 
 def test_the_kit_passes_through_kaggles_treatment(tmp_path: Path) -> None:
     """What Kaggle does to names happens to the mounted kit, and never to the kit itself."""
-    whole = kit(tmp_path, "kit")
+    whole = make_kit(tmp_path / "dist", "kit")
     (tmp_path / "dist" / "dataset" / "a+b.txt").write_text("x")
     lay_out(tmp_path, whole)
-    assert sorted(path.name for path in (tmp_path / "run/input/datasets/me/plants").iterdir()) == [
+    assert sorted(path.name for path in (tmp_path / "run/input/datasets/me/kit").iterdir()) == [
         "ab.txt",
         "kit.ckpt",
+        "offline-kit.json",
     ]
     assert (tmp_path / "dist" / "dataset" / "a+b.txt").exists()
 
 
 def test_what_is_not_mounted_is_said(tmp_path: Path) -> None:
     """Other attached sources, and missing data, are notes."""
-    metadata = {"dataset_sources": ["me/plants", "them/extra"], "model_sources": ["a/b/c/d/1"]}
-    notes = " | ".join(lay_out(tmp_path, kit(tmp_path, "kit"), metadata=metadata).notes)
+    metadata = {"dataset_sources": ["me/kit", "them/extra"], "model_sources": ["a/b/c/d/1"]}
+    notes = " | ".join(lay_out(tmp_path, make_kit(tmp_path / "dist", "kit"), metadata=metadata).notes)
     assert "'them/extra'" in notes
     assert "'a/b/c/d/1'" in notes
-    assert "'me/plants'" not in notes
+    assert "'me/kit'" not in notes
     assert "competition_data" in notes
 
 
@@ -111,13 +87,13 @@ def test_data_behind_links_is_visible_too(tmp_path: Path, data: Path) -> None:
     (tmp_path / "disk" / "train").mkdir(parents=True)
     (data / "train").symlink_to(tmp_path / "disk" / "train")
     (data / "broken").symlink_to(tmp_path / "nowhere")
-    found = lay_out(tmp_path, kit(tmp_path, "kit"), competition_data=data)
+    found = lay_out(tmp_path, make_kit(tmp_path / "dist", "kit"), competition_data=data)
     assert [mount.inside for mount in found.mounts[2:]] == [str(tmp_path / "disk" / "train")]
 
 
 def test_rows_cut_the_test_set_and_its_sample(tmp_path: Path, data: Path) -> None:
     """Lists and folders of the test set shrink to the sample's first ids; the originals stay as they are."""
-    found = lay_out(tmp_path, kit(tmp_path, "kit"), competition_data=data, rows=2)
+    found = lay_out(tmp_path, make_kit(tmp_path / "dist", "kit"), competition_data=data, rows=2)
     covers = {
         mount.inside.removeprefix("/kaggle/input/competitions/comp/"): mount.source
         for mount in found.mounts[2:]
@@ -134,12 +110,12 @@ def test_rows_without_anything_to_cut_are_said(tmp_path: Path) -> None:
     """Data in which no test set is recognised stays whole, and the note says so."""
     (tmp_path / "odd").mkdir()
     (tmp_path / "odd" / "x.bin").write_text("x")
-    found = lay_out(tmp_path, kit(tmp_path, "kit"), competition_data=tmp_path / "odd", rows=2)
+    found = lay_out(tmp_path, make_kit(tmp_path / "dist", "kit"), competition_data=tmp_path / "odd", rows=2)
     assert "nothing" in found.notes[-1]
 
 
 def test_data_that_is_no_folder_is_told(tmp_path: Path) -> None:
     """With the way out."""
-    whole = kit(tmp_path, "kit")
+    whole = make_kit(tmp_path / "dist", "kit")
     with pytest.raises(ProjectError, match="is not a folder"):
         lay_out(tmp_path, whole, competition_data=tmp_path / "nowhere")
