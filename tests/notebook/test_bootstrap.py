@@ -11,11 +11,8 @@ from typing import Any
 import pytest
 
 from offline_kit.core.resources import templates_folder
-from offline_kit.notebook.rendering import render_notebook
 from offline_kit.notebook.runtime.kit_runtime import KitError, find_failure
-from offline_kit.project.types import NotebookSettings
 from tests.support.kits import Workshop
-from tests.support.rendering import IMAGE, code_cells, kit_of, target
 
 BOOTSTRAP = (templates_folder() / "bootstrap.py.j2").read_text()
 PART = "datasets/me/kit"
@@ -120,11 +117,3 @@ def test_an_adopted_notebook_has_one_cell_more_that_leaves_no_name(tmp_path: Pat
         [sys.executable, script], capture_output=True, text=True, check=False, env=os.environ | environ
     )
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
-
-
-def test_the_first_cell_is_short(tmp_path: Path) -> None:
-    """At most 25 lines, also of an adopted notebook: see `test_line_counts`."""
-    kit = kit_of(Workshop(), tmp_path)
-    settings = NotebookSettings(template="function", function="work.py:main")
-    first = code_cells(render_notebook(kit, settings, IMAGE, target(tmp_path)))[0]
-    assert len("".join(first["source"]).splitlines()) <= 25

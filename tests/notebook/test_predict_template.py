@@ -2,8 +2,6 @@
 
 import json
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,7 @@ import pytest
 from offline_kit.checkpoints.frameworks import framework_table
 from offline_kit.core.errors import ProjectError, UsageError
 from offline_kit.core.resources import templates_folder
-from offline_kit.notebook.predict_settings import BATCHES, predict_facts, read_columns
+from offline_kit.notebook.predict_settings import predict_facts, read_columns
 from offline_kit.project.types import Member, ModelSpec, NotebookSettings
 from tests.support.lazy_modules import joblib
 from tests.support.lazy_modules import pandas as pd
@@ -263,36 +261,6 @@ def test_a_template_of_ones_own_extends_it(stage: Stage, iris: Any) -> None:
 
 def member(name: str, framework: str, **more: Any) -> Member:
     return Member(name=name, framework=framework, path=Path(name), kit_path=f"checkpoints/{name}", **more)
-
-
-@pytest.mark.parametrize("task", BATCHES)
-def test_notebooks_of_every_framework_look_cared_for(stage: Stage, task: str) -> None:
-    """ruff finds nothing to format in a notebook with all frameworks, and nothing wrong but imports that cells repeat."""
-    from offline_kit.notebook.rendering import render_notebook
-    from tests.support.kits import Workshop
-    from tests.support.rendering import IMAGE, kit_of, target
-
-    workshop = Workshop()
-    workshop.add("checkpoints/x", b"x", "checkpoint")
-    all_of_them = tuple(
-        member(f"model-{each.name}.bin", each.name, weight=2.0, params={"depth": 3})
-        for each in framework_table.FRAMEWORKS
-    )
-    said = NotebookSettings(template="predict", task=task)
-    about = target(stage.project, competition="leaves", members=all_of_them)
-    path = render_notebook(kit_of(workshop, stage.folder), said, IMAGE, about).write_files(
-        stage.folder / "notebook"
-    )
-    ruff = [sys.executable, "-m", "ruff"]
-    shape = ["--isolated", "--line-length", "110"]
-    formatted = subprocess.run([*ruff, "format", "--diff", *shape, path], capture_output=True, text=True)
-    assert formatted.returncode == 0, formatted.stdout
-    checked = subprocess.run(
-        [*ruff, "check", *shape, "--ignore", "F811,E402,E501,BLE001,E401,I001", path],
-        capture_output=True,
-        text=True,
-    )
-    assert checked.returncode == 0, checked.stdout
 
 
 @pytest.mark.parametrize("name", [each.name for each in framework_table.FRAMEWORKS])

@@ -281,9 +281,6 @@ def test_errors_in_own_templates_name_the_line(kit: Kit, tmp_path: Path, text: s
         ),
         (dataclasses.replace(LIGHTNING, slug="plants-kit"), "both be called 'plants-kit'"),
         (dataclasses.replace(LIGHTNING, pin_image=True), "no digest is known"),
-        (dataclasses.replace(LIGHTNING, dataset_sources=("datasets/me/x",)), "refuse sources"),
-        (dataclasses.replace(LIGHTNING, model_sources=("me/model/pytorch/base",)), "refuse sources"),
-        (dataclasses.replace(LIGHTNING, kernel_sources=("me/other-notebook/0",)), "refuse sources"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(
@@ -304,6 +301,7 @@ def test_settings_that_cannot_work_are_refused(
         ("dataset:mé/x", False),
         ("notebook:me/other-notebook", True),
         ("notebook:me/four", False),
+        ("notebook:me/other-notebook/0", False),
         ("notebook:code/me/other-notebook", False),
         ("model:me/net/pyTorch/base.v1/3", True),
         ("model:me/net/pyTorch/base/0", False),
@@ -442,9 +440,3 @@ def test_accelerators_that_are_not_there_are_refused(word: str, words: str) -> N
     """Retired, unsupported and unknown machines each have their sentence."""
     with pytest.raises(UsageError, match=words):
         find_machine_shape(word)
-
-
-def test_writing_leaves_both_files(kit: Kit, tmp_path: Path) -> None:
-    """The notebook lies beside its metadata, which names it."""
-    path = render_notebook(kit, LIGHTNING, IMAGE, target(tmp_path)).write_files(tmp_path / "notebook")
-    assert json.loads((path.parent / "kernel-metadata.json").read_text())["code_file"] == path.name
