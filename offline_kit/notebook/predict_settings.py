@@ -79,28 +79,26 @@ def predict_facts(
 
 
 def _describe_member(member: Member) -> dict[str, Any]:
-    entry: dict[str, Any] = {"name": member.name, "framework": member.framework, "path": member.kit_path}
-    if member.origin:
-        entry["source"] = member.origin
-        entry["known"] = {file.original: [file.size, file.sha256] for file in member.files}
-    if member.model:
-        entry["model"] = member.model
-    if member.weight != 1:
-        entry["weight"] = member.weight
-    if member.transform:
-        entry["transform"] = member.transform
-    if member.batch_size:
-        entry["batch_size"] = member.batch_size
     # What neither its framework nor the notebook reads goes to the constructor.
     framework = framework_table.BY_NAME.get(member.framework)
     words: set[str] = set(member.params)
     if framework is not None and framework.takes_arguments(member):
         words = {*framework.param_names, *_SHARED_WORDS}
-    if params := {name: value for name, value in member.params.items() if name in words}:
-        entry["params"] = params
-    if arguments := {name: value for name, value in member.params.items() if name not in words}:
-        entry["arguments"] = arguments
-    return entry
+    known = {file.original: [file.size, file.sha256] for file in member.files}
+    entry: dict[str, Any] = {
+        "name": member.name,
+        "framework": member.framework,
+        "path": member.kit_path,
+        "source": member.origin or None,
+        "known": known if member.origin else None,
+        "model": member.model or None,
+        "weight": None if member.weight == 1 else member.weight,
+        "transform": member.transform or None,
+        "batch_size": member.batch_size or None,
+        "params": {name: value for name, value in member.params.items() if name in words} or None,
+        "arguments": {name: value for name, value in member.params.items() if name not in words} or None,
+    }
+    return {key: value for key, value in entry.items() if value is not None}
 
 
 def choose_task(settings: NotebookSettings, members: Sequence[Member]) -> str:

@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import importlib.util
 import inspect
 import json
 import math
@@ -10,7 +11,6 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -81,11 +81,10 @@ def _import_file(path: Path) -> Any:
             if Path(str(getattr(module, "__file__", ""))).resolve() == path.resolve():
                 return module
     # No folder of sys.path leads to the file, or another module has taken its name.
-    module = ModuleType(f"kit_code_{path.stem}")
-    module.__file__ = str(path)
-    module.__loader__ = loader = SourceFileLoader(module.__name__, str(path))
+    spec: Any = importlib.util.spec_from_file_location(f"kit_code_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
     sys.modules[module.__name__] = module  # dataclasses and pickles look their module up while it runs
-    loader.exec_module(module)
+    spec.loader.exec_module(module)
     return module
 
 
