@@ -22,13 +22,13 @@ _TOKEN = re.compile(
     |(?P<open>[(\[{])|(?P<close>[)\]}])|(?P<joined>\\\n)|(?P<newline>\n)|(?P<help>\?)""",
     re.VERBOSE,
 )
-_SIGN = re.compile(r"(?P<indent>[ \t]*)(?P<before>)(?P<sign>!!|!|%%?|\?\??|[,;/])")
+_SIGN = re.compile(r"[ \t]*(?P<before>)(?P<sign>!!|!|%%?|\?\??|[,;/])")
 _ASSIGNED = re.compile(
-    r"(?P<indent>[ \t]*)(?P<before>[^\W\d][\w.,* \t\[\]\"'-]*?[ \t]*=[ \t]*)(?P<sign>!!?|%(?=[^\W\d]))"
+    r"[ \t]*(?P<before>[^\W\d][\w.,* \t\[\]\"'-]*?[ \t]*=[ \t]*)(?P<sign>!!?|%(?=[^\W\d]))"
 )
 _CELL = re.compile(r"\s*?^(?P<sign>%%)(?P<name>\w+)(?!\?)", re.MULTILINE)
 _AUTOMAGIC = re.compile(
-    r"(?P<indent>)(?P<before>)(?P<sign>)(pip|pip3|conda|ls|cd|cp|mv|rm|mkdir|cat|pwd)\b(?!\s*[=(.,\[])"
+    r"(?P<before>)(?P<sign>)(pip|pip3|conda|ls|cd|cp|mv|rm|mkdir|cat|pwd)\b(?!\s*[=(.,\[])"
 )
 _HEREDOC = re.compile(
     r"^(?=[^\n#]*>\s*['\"]?(?P<name>[\w./-]+\.py))[^\n#]*<<-?\s*(?P<quote>['\"]?)(?P<end>\w+)(?P=quote)[^\n]*\n"
@@ -47,7 +47,6 @@ class Magic:
 
     start: int  # where it begins in the cell's text, its indent left out
     end: int  # where it ends, without the end of its last line
-    indent: str  # the blanks before it
     before: str  # what it is assigned to, the sign of equality included: "files = "; else empty
     sign: str  # "!", "!!", "%", "%%" or "?"; empty for an automagic
     text: str  # the text after the sign
@@ -109,7 +108,7 @@ def parse_cell(source: str) -> ParsedCell:
     opened = _CELL.match(source)
     if opened and opened["name"] not in PYTHON_BODIES:
         start, text = opened.start("sign"), source[opened.start("name") :]
-        magic = Magic(start=start, end=len(source), indent="", before="", sign="%%", text=text)
+        magic = Magic(start=start, end=len(source), before="", sign="%%", text=text)
         body = source.find("\n", opened.end()) + 1 or len(source)
         return ParsedCell(
             source=source,
@@ -225,11 +224,8 @@ def _scan_cell(source: str, opened: "re.Match[str] | None") -> tuple[list[Magic]
             # A line break inside brackets ends no statement.
             depth += {"open": 1, "close": -1}.get(str(kind), 0)
             if kind == "help":  # no Python has a question mark outside of strings
-                indent = source[statement:][: _indent_width(source[statement:])]
-                start, end = statement + len(indent), _find_line_end(source, position)
-                magics.append(
-                    Magic(start=start, end=end, indent=indent, before="", sign="?", text=source[start:end])
-                )
+                start, end = statement + _indent_width(source[statement:]), _find_line_end(source, position)
+                magics.append(Magic(start=start, end=end, before="", sign="?", text=source[start:end]))
                 position = end + 1
                 break
             if kind == "newline" and depth <= 0:
@@ -247,11 +243,8 @@ def _read_magic(source: str, matched: "re.Match[str]") -> Magic:
     # IPython joins the lines of a magic at a backslash, as a shell does.
     while sign != "%%" and source[at:end].endswith("\\") and end < len(source):
         end = _find_line_end(source, end + 1)
-    before, indent = groups.get("before", ""), groups.get("indent", "")
-    start = at - len(before)
-    return Magic(
-        start=start, end=end, indent=indent, before=before, sign=sign, text=source[at + len(sign) : end]
-    )
+    before = groups.get("before", "")
+    return Magic(start=at - len(before), end=end, before=before, sign=sign, text=source[at + len(sign) : end])
 
 
 def _find_line_end(source: str, start: int) -> int:
