@@ -7,12 +7,13 @@ import io
 import json
 import tarfile
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from offline_kit.core.resources import runtime_files
+from offline_kit.notebook.runtime import kit_capture
 
 
 def wheel(
@@ -123,30 +124,10 @@ class Workshop:
         if self.has_runtime:
             for name, source in runtime_files().items():
                 self.add(f"offline_kit_runtime/{name}", source, "runtime")
-        lines = []
+        files = []
         for original, (role, data) in sorted(self.files.items()):
-            stored = original.replace("+", "_").replace(".tar.gz", ".tar.gz.xyz").replace("=", "_")
-            path = folder / stored
+            path = folder / original.replace("+", "_").replace(".tar.gz", ".tar.gz.xyz").replace("=", "_")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
-            lines.append((role, original, stored, data))
-        return write_manifest(folder, part, lines)
-
-
-def write_manifest(folder: Path, part: str, files: Iterable[tuple[str, str, str, bytes]]) -> str:
-    """Write the manifest of a part's files (role, original name, stored name, content); return the part's id."""
-    lines: list[dict[str, Any]] = [
-        {
-            "role": role,
-            "original": original,
-            "stored": stored,
-            "size": len(data),
-            "sha256": hashlib.sha256(data).hexdigest(),
-        }
-        for role, original, stored, data in files
-    ]
-    rows = sorted("{original}\0{stored}\0{size}\0{sha256}\n".format(**line) for line in lines)
-    part_id = hashlib.sha256("".join(rows).encode()).hexdigest()
-    document = {"format": 1, "part": part, "id": part_id, "files": lines}
-    (folder / "offline-kit.json").write_text(json.dumps(document))
-    return part_id
+            files.append((role, original, path))
+        return kit_capture.write_manifest(folder, part, files)

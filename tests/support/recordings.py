@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from offline_kit.core.resources import runtime_files
-from offline_kit.notebook.runtime import kit_recording
-from tests.support.kits import wheel, write_manifest
+from offline_kit.notebook.runtime import kit_capture, kit_recording
+from tests.support.kits import wheel
 
 SECTIONS = (
     *("cells", "packages", "build_wheels", "repositories", "files", "commands", "urls", "inputs"),
@@ -99,10 +99,9 @@ class RecordedPart:
         (folder / "recording" / kit_recording.DOCUMENT).write_text(json.dumps(self.document))
         files = []
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-            name, data = path.relative_to(folder).as_posix(), path.read_bytes()
-            role = "recording" if name.startswith("recording/") else "runtime"
-            files.append((role, name, name, data))
-        return write_manifest(folder, part, files)
+            name = path.relative_to(folder).as_posix()
+            files.append(("recording" if name.startswith("recording/") else "runtime", name, path))
+        return kit_capture.write_manifest(folder, part, files)
 
 
 def run_git(*words: str | Path, folder: Path | None = None) -> str:
