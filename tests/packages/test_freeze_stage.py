@@ -8,9 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from offline_kit.core import processes
 from offline_kit.core.errors import OutsideError, ProjectError
-from offline_kit.packages.builds import resolver_engines
 from offline_kit.packages.freeze.freeze import FreezeRequest, freeze_requirements
 from offline_kit.packages.pip_settings import IndexSettings
 from offline_kit.project.config import Config
@@ -181,25 +179,6 @@ def test_an_sdist_that_does_not_serve_is_told_with_why(case: Case) -> None:
     )
     assert "image's version" not in error.value.hint
     assert "sql==2.3" in error.value.hint
-
-
-def test_pip_tools_tells_the_conflict_and_not_its_builds() -> None:
-    """Of pip's output only the verdict and its causes are kept, long lists of versions cut short."""
-    versions = ", ".join(f"0.{number}" for number in range(90))
-    said = (
-        "SetuptoolsDeprecationWarning: dash-separated names\n  opt = self._enforce(opt)\n!!\n"
-        f"ERROR: Could not find a version that satisfies the requirement a>=9 (from versions: {versions})\n"
-        "Traceback (most recent call last):\npip._vendor.resolvelib.ResolutionImpossible: "
-        "[RequirementInformation(requirement=SpecifierRequirement('a>=9'), parent=None)]\n"
-    )
-    told = resolver_engines._translate_failure(
-        processes.CompletedCommand(argv=(), code=1, out="", err=said), Path("/nowhere")
-    )
-    assert isinstance(told, resolver_engines.NoSolutionError)
-    assert told.explanation == (
-        "Could not find a version that satisfies the requirement a>=9 (from versions: … 0.87, 0.88, 0.89)",
-        "your requirements want a>=9",
-    )
 
 
 @pytest.mark.parametrize("engine", ["uv", "pip-tools"])

@@ -34,14 +34,7 @@ from offline_kit.project.images import Image
 _NOISE_LINE = re.compile(
     r"^\s*(The above exception|During handling of)\b|^(warning|hint: While|WARNING|DEPRECATION|INFO)\b|^\s*$|Resolving dependencies"
 )
-# One of two conflicting requirements in the output of pip's resolver (resolvelib).
-_CONFLICT = re.compile(r"requirement=\w+\('([^']+)'\), parent=(?:None|\w+\('([^' ]+))")
-_FAILED_BUILD = re.compile(
-    r"Failed to (?:download and )?build `([^`]+)`|(?:Failed to build|Getting requirements to build wheel).*?'([\w.-]+)'"
-    r"|metadata-generation-failed"
-)
-_VERDICT_LINE = re.compile(r"(Could not find|Cannot install|No matching)")
-_LONG_VERSION_LIST = re.compile(r"(from versions: )(?:[^,()]+, ){6,}((?:[^,()]+, ){2}[^,()]+\))")
+_FAILED_BUILD = re.compile(r"Failed to (?:download and )?build `([^`]+)`")
 # Output of uv and pip if build requirements cannot be installed; the wording of pip before 25.3, and since.
 _BUILD_REQUIRES_FAILED = re.compile(
     r"Failed to (?:resolve|install) requirements from"
@@ -105,9 +98,12 @@ def resolve_versions(problem: ResolverInput, engine: str) -> dict[str, str]:
         _write_lines(folder / "constraints.txt", problem.constraints)
         _write_lines(folder / "requirements.txt", preferred)
         process = _run_engine(problem, engine, folder)
-        if not process.succeeded:
-            raise _translate_failure(process, folder)
-        return _parse_pins((folder / "requirements.txt").read_text(encoding="utf-8"))
+        if process.succeeded:
+            return _parse_pins((folder / "requirements.txt").read_text(encoding="utf-8"))
+        if engine != "uv":
+            # uv says what excludes what, and which build fails; pip prints it between the output of all builds.
+            resolve_versions(problem, "uv")
+        raise _translate_failure(process, folder)
 
 
 def _write_lines(path: Path, lines: Iterable[str]) -> None:
@@ -257,24 +253,13 @@ def _translate_failure(process: processes.CompletedCommand, folder: Path) -> Exc
     text = text.replace(f"{folder}{os.sep}", "").replace(str(folder), "")
     lines = _select_readable_lines(text)
     failed_build = _FAILED_BUILD.search(text)
-    name = next((group for group in failed_build.groups() if group), "") if failed_build else ""
-    package, _, version = name.partition("==")
-    package = f"{canonicalize_name(package)} {version}".strip()
+    name, _, version = failed_build[1].partition("==") if failed_build else ("", "", "")
+    package = f"{canonicalize_name(name)} {version}".strip()
     if framework := find_framework(text):
         hint = f"its build asks for {framework}, which only the image has as it must be: {WITH_FRAMEWORK}"
         return MetadataBuildError(package, [*lines[-6:], hint])
-    if "No solution found" in text or "ResolutionImpossible" in text or "Could not find a version" in text:
-        # pip prints the conflict in between the output of every build that it tried: "alpha-1.0 wants beta>=1".
-        causes = []
-        for requirement, parent in _CONFLICT.findall(text):
-            stem = re.sub(r"-[^-]+-[^-]+-[^-]+\.whl$|\.tar\.gz$|\.zip$", "", parent.rsplit("/", 1)[-1])
-            causes.append(f"{stem or 'your requirements'} {'wants' if stem else 'want'} {requirement}")
-        explanation = [
-            _LONG_VERSION_LIST.sub(r"\1… \2", line)
-            for line in lines
-            if "No solution found" not in line and (not causes or _VERDICT_LINE.match(line))
-        ]
-        return NoSolutionError(tuple((*explanation, *dict.fromkeys(causes))[:40]))
+    if "No solution found" in text:
+        return NoSolutionError(tuple(line for line in lines if "No solution found" not in line)[:40])
     return MetadataBuildError(package, lines[-14:])
 
 
@@ -289,13 +274,9 @@ def _select_readable_lines(text: str) -> list[str]:
             continue
         if frames >= 0 and (depth > frames or not line.strip()):
             continue
-        ended = frames >= 0 and line.lstrip().startswith(("pip.", "piptools.", "raise ", "pip._"))
         frames = -1
-        # pip-tools ends in a traceback of its own for expected failures, after a readable message.
-        if ended or _NOISE_LINE.search(line):
+        if _NOISE_LINE.search(line):
             continue
         line = re.sub(r"file://\S*/offline-kit-[^\s/]*/", "", line)
-        line = re.sub(r"-r requirements\.in( \(line \d+\))?", "your requirements", line)
-        line = line.replace("(from -c constraints.txt)", "(the image)")
         lines.append(re.sub(r"^\s*(cause:|error:|ERROR:|[×╰─▶]+)\s*", "", line).strip())
     return lines
