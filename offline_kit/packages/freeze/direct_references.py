@@ -4,10 +4,9 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
@@ -27,7 +26,7 @@ from offline_kit.packages.builds.build_environment import (
 from offline_kit.packages.builds.sdist_builds import BuildSources, IsolatedBuild
 from offline_kit.packages.freeze.requirement_files import DirectReference, RequirementLine
 from offline_kit.packages.pip_settings import redact_urls
-from offline_kit.project.types import Wheel
+from offline_kit.project.types import Pin, Wheel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +47,7 @@ def strip_credentials(url: str) -> str:
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=""))
 
 
-def format_repository_url(direct: DirectReference, project: Path) -> str:
+def _format_repository_url(direct: DirectReference, project: Path) -> str:
     """Return a repository's URL without credentials, or its path relative to the project."""
     parts = urlsplit(direct.location)
     if parts.scheme != "file":
@@ -64,7 +63,7 @@ def format_reference(direct: DirectReference, project: Path, commit: str = "") -
         fragment_fields += [f"ref={direct.ref}"] if direct.ref and commit not in ("", direct.ref) else []
         fragment = f"#{'&'.join(fragment_fields)}" if fragment_fields else ""
         revision = commit or direct.ref
-        return f"git+{format_repository_url(direct, project)}{'@' + revision if revision else ''}{fragment}"
+        return f"git+{_format_repository_url(direct, project)}{'@' + revision if revision else ''}{fragment}"
     if direct.kind == "url":
         return strip_credentials(direct.location)
     return Path(os.path.relpath(direct.location, project)).as_posix()
@@ -90,19 +89,19 @@ def resolve_references(
     project: Path,
     sources: BuildSources,
     *,
-    known_commits: Mapping[str, str] = MappingProxyType({}),
+    old_pins: Sequence[Pin] = (),
     report: Reporter = SILENT,
 ) -> tuple[ResolvedReference, ...]:
     """Turn every direct reference into a wheel; wheels that were built before come from the cache.
 
-    `known_commits` are those of an earlier freeze, by reference. Raises one ProjectError with all references that
+    References keep the commits of `old_pins`, an earlier freeze. Raises one ProjectError with all references that
     cannot be built or do not fit the image, OutsideError if downloads or clones fail.
     """
     references, errors, details = [], [], []
     for line in lines:
         try:
             if direct := line.direct:
-                commit = _find_commit(direct, project, known_commits) if direct.kind == "git" else ""
+                commit = _find_commit(direct, project, old_pins) if direct.kind == "git" else ""
                 wheel = Path(direct.location)
                 if direct.kind != "wheel":
                     wheel = _build_cached_wheel(direct, commit, project, sources, report)
@@ -257,12 +256,14 @@ def build_wheel(place_sources: Callable[[Path], Path], sources: BuildSources, de
         ) from error
 
 
-def _find_commit(direct: DirectReference, project: Path, known_commits: Mapping[str, str]) -> str:
+def _find_commit(direct: DirectReference, project: Path, old_pins: Sequence[Pin]) -> str:
     if re.fullmatch(r"[0-9a-f]{40}", direct.ref):
         return direct.ref
-    reference = format_reference(direct, project)
-    if reference in known_commits:
-        return known_commits[reference]
+    start = f"git+{_format_repository_url(direct, project)}@"
+    for url in [pin.url for pin in old_pins if pin.url.startswith(start)]:
+        commit = url.removeprefix(start).partition("#")[0]
+        if url == format_reference(direct, project, commit):  # of the same branch or tag
+            return commit
     ref = direct.ref or "HEAD"
     process = _run_git(["ls-remote", strip_credentials(direct.location), ref, f"{ref}^{{}}"], direct)
     lines = [line.split("\t") for line in process.out.splitlines() if "\t" in line]

@@ -64,10 +64,10 @@ def freeze_requirements(
     project = request.config.project.absolute()
     index = PackageIndex(settings.override(inputs.index_options), cache=cache)
     sources = BuildSources(image, index, cutoff="")
-    known_commits = _find_known_commits(inputs.direct_references, current, project) if current else {}
+    old_pins = current.pins if current else ()
     if current and current.input_hash == input_hash and not inputs.error:
         references = direct_references.resolve_references(
-            inputs.direct_references, project, sources, known_commits=known_commits, report=report
+            inputs.direct_references, project, sources, old_pins=old_pins, report=report
         )
         if restored := _restore_wheels(current, references):
             return restored, index
@@ -82,8 +82,7 @@ def freeze_requirements(
     maker = _FreezeMaker(
         inputs=inputs,
         request=request,
-        old_pins=current.pins if current else (),
-        known_commits=known_commits,
+        old_pins=old_pins,
         metadata=metadata,
         cutoff=moment.strftime("%Y-%m-%dT%H:%M:%SZ"),
         report=report,
@@ -131,18 +130,6 @@ def _read_old_freeze(request: FreezeRequest) -> Freeze | None:
         if request.upgrade and freeze_file.is_freeze_text(text):
             return None
         raise
-
-
-def _find_known_commits(lines: Iterable[RequirementLine], old: Freeze, project: Path) -> dict[str, str]:
-    """Return the commits in the old freeze of git references that name a branch, a tag or nothing."""
-    known_commits = {}
-    for direct in [line.direct for line in lines if line.direct and line.direct.kind == "git"]:
-        address_start = f"git+{direct_references.format_repository_url(direct, project)}@"
-        for url in [pin.url for pin in old.pins if pin.url.startswith(address_start)]:
-            commit = url.removeprefix(address_start).partition("#")[0]
-            if url == direct_references.format_reference(direct, project, commit):
-                known_commits[direct_references.format_reference(direct, project)] = commit
-    return known_commits
 
 
 def _restore_wheels(old: Freeze, references: tuple[ResolvedReference, ...]) -> Freeze | None:
@@ -199,8 +186,7 @@ class _FreezeMaker:
 
     inputs: FreezeInputs
     request: FreezeRequest
-    old_pins: tuple[Pin, ...]  # preferences
-    known_commits: Mapping[str, str]  # of the old freeze
+    old_pins: tuple[Pin, ...]  # preferences, and the commits of git references
     metadata: MetadataStore
     cutoff: str
     report: Reporter
@@ -221,7 +207,7 @@ class _FreezeMaker:
                 inputs.direct_references,
                 self.request.config.project.absolute(),
                 self.metadata.sources,
-                known_commits=self.known_commits,
+                old_pins=self.old_pins,
                 report=self.report,
             )
         except (ProjectError, OutsideError) as error:
