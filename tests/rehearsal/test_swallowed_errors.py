@@ -120,7 +120,7 @@ def test_zeros_after_a_swallowed_error_in_a_real_kernel(tmp_path: Path) -> None:
         python="3.13.0",
         packages={"ipykernel": "6.29.5", "pip": "24.1.2"},
     )
-    names = "assert not {'ast', 'json', 'sys', 'ErrorMonitor'} & globals().keys(), sorted(globals())"
+    names = "assert not {'ast', 'json', 'sys', 'watch_errors'} & globals().keys(), sorted(globals())"
     load = "try:\n    model = open('/kaggle/input/no-such-model')\nexcept Exception:\n    model = None"
     theatre = Theatre(tmp_path, tmp_path / "cache")
     kit = theatre.kit(names, load, WRITE, plan={"python": "3.13"})
