@@ -15,7 +15,7 @@ from offline_kit.adopt.recording import RecordedRun
 from offline_kit.checkpoints import discovery as checkpoints
 from offline_kit.checkpoints import downloads as checkpoint_downloads
 from offline_kit.core import files
-from offline_kit.core.errors import ProjectError, UsageError
+from offline_kit.core.errors import OfflineKitError, ProjectError, UsageError
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.init import config_toml, project_code
 from offline_kit.init.config_toml import Setting
@@ -437,7 +437,7 @@ def ask_hidden_rows(config: Config, report: Reporter = SILENT, *, yes: bool = Fa
     try:
         file = config_toml.locate_config(config.project)
         files.write_atomic(file.path, file.add([Setting(key="hidden_rows", value=rows, reason=reason)]))
-    except UsageError as error:  # its tables are written in an unusual form
+    except OfflineKitError as error:  # its tables are written in an unusual form, or nobody may write there
         report.warn(f"{error.what}: add `hidden_rows = {rows}` by hand")
     else:
         report.note(f"kept as `hidden_rows = {rows}` in '{file.path.name}'")

@@ -46,18 +46,17 @@ def is_test(path: Path) -> bool:
 
 def limit_rows(root: Path, sample: Path | None, rows: int, scratch: Path) -> Path:
     """Link the data of `root` with a test set of `rows` rows, repeated under new ids if there are fewer."""
-    folder = scratch / "rows"
+    folder = scratch / "rows" / root.name
     shutil.rmtree(folder, ignore_errors=True)
-    data_folder = folder / root.name
-    data_folder.mkdir(parents=True)
-    (folder / "cut").mkdir()
-    covers, _ = cut_rows(root, sample, rows, folder / "cut")
-    covered = {path.name: path for path in covers}
+    folder.mkdir(parents=True)
+    covers, _ = cut_rows(root, sample, rows, folder)
+    names = [path.name for path in covers]
     for path in root.iterdir():
-        (data_folder / path.name).symlink_to(covered.get(path.name, path))
-    names = ", ".join(covered) or "nothing: no test*.csv, test* folder or sample was found"
-    print(f"rows: {rows}, in {names}")
-    return data_folder
+        if path.name not in names:
+            (folder / path.name).symlink_to(path)
+    nothing = "nothing: no test*.csv, test* folder or sample was found"
+    print(f"rows: {rows}, in {', '.join(names) or nothing}")
+    return folder
 
 
 def choose_ids(known_ids: Sequence[str], rows: int) -> RenamedIds:
