@@ -11,6 +11,8 @@ from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from packaging.utils import parse_wheel_filename
+
 from offline_kit.adopt import recording
 from offline_kit.adopt.recording import RecordedRun
 from offline_kit.core import files, interpreters, processes, sandbox
@@ -21,14 +23,17 @@ from offline_kit.core.retry import RetryPolicy
 from offline_kit.core.sandboxes import containers
 from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.client.session import KaggleEndpoint
+from offline_kit.notebook.runtime.kit_install import check_provided, list_counted, list_moved
+from offline_kit.notebook.runtime.kit_replay import list_replaced
 from offline_kit.packages.freeze import freeze as freezing
 from offline_kit.packages.freeze import freeze_file, lock_files, requirement_files
 from offline_kit.packages.index import PackageIndex
 from offline_kit.packages.pip_settings import read_pip_settings
 from offline_kit.project import config as configuration
 from offline_kit.project.images import Image, load_image
-from offline_kit.project.types import Checkpoint, Severity
-from offline_kit.workflow import build_remotely, image_drift, model_files, pipeline, resolved_project
+from offline_kit.project.types import Checkpoint, Kit, Role, Severity
+from offline_kit.rehearsal import kernel, kit_facts
+from offline_kit.workflow import build_remotely, model_files, pipeline, resolved_project
 
 LEAST = 500_000_000  # free bytes that hardly any build succeeds without
 COMFORTABLE = 5_000_000_000
@@ -315,7 +320,7 @@ def _check_other_image(context: CheckContext) -> CheckResult:
             build_remotely.write_image(build_remotely.capture_container(name), file)
         reference = str(file) if is_container else name
         image = load_image(reference, accelerator=config.accelerator, project=Path.cwd())
-    drift = image_drift.compare_with_image(pipeline.read_kit(config), image)
+    drift = compare_with_image(pipeline.read_kit(config), image)
     if drift.broken:
         remedy = "build for it with --image"
         if is_container:
@@ -327,6 +332,37 @@ def _check_other_image(context: CheckContext) -> CheckResult:
         options = f"--env image --container {name}" if is_container else f"--image {name}"
         return _warn(message, f"offline-kit rehearse {options}", *drift.moved)
     return _ok(f"'{image.name}' has every version that the kit counts on")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageDrift:
+    """How an image differs from the one that a kit was built for."""
+
+    broken: tuple[str, ...]  # what would stop the notebook's first cell
+    moved: tuple[str, ...]  # versions that the kit counts on: "timm 1.0.19 -> 1.0.22"
+
+
+def compare_with_image(kit: Kit, image: Image) -> ImageDrift:
+    """Check a kit against an image as its notebook would there, without running anything."""
+    kit_files = kit_facts.list_kit_files(kit)
+    plan = kit_facts.read_install_plan(kit_files)
+    unfit_wheels, _ = kernel.find_unfit_wheels(plan, image.wheel_tags)
+    broken = [f"'{wheel}' does not fit Python {image.python_minor}" for wheel in unfit_wheels]
+    moved: list[str] = []
+    recording = kit_facts.find_recording(kit_files)
+    documents = [path for entry, path in kit_files if entry.role is Role.LOCK]
+    for document in map(files.read_json, [*documents, *([recording] if recording else [])]):
+        python = ".".join(str(document.get("python", image.python)).split(".")[:2])
+        recorded = "packages" in document
+        counted = list_replaced(document, image.packages) if recorded else list_counted(document)
+        known = {name: version for name, version in counted.items() if name not in image.unversioned}
+        moved += list_moved({"Python": python, **known}, {"Python": image.python_minor, **image.packages})
+        for item in document.get("provided", ()):
+            spare, problem = item.get("spare"), check_provided(item, image.packages.get(item["name"], ""))
+            fits = bool(spare) and not parse_wheel_filename(spare)[3].isdisjoint(image.wheel_tags)
+            if problem and not fits and item["name"] not in image.unversioned:
+                broken.append(problem)
+    return ImageDrift(broken=tuple(broken), moved=tuple(moved))
 
 
 # ------------------------------------------------------------------ outside

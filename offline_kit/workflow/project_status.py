@@ -16,7 +16,7 @@ from offline_kit.project.kaggle_names import split_model_name
 from offline_kit.project.types import Freeze, Kit, OwnCode, Role
 from offline_kit.workflow import part_locations, pipeline, resolved_project
 from offline_kit.workflow.kaggle_session import KaggleSession
-from offline_kit.workflow.remembered_status import RemotePart, RemoteStatus, list_last_submissions
+from offline_kit.workflow.part_locations import RemotePart, RemoteStatus, list_last_submissions
 
 
 def read_local_kit(config: Config) -> tuple[Kit | None, tuple[str, ...]]:

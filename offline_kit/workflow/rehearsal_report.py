@@ -12,16 +12,15 @@ from offline_kit.kit import manifest
 from offline_kit.project.config import Config
 from offline_kit.rehearsal.report import page
 from offline_kit.rehearsal.request import ReportContext
-from offline_kit.workflow import remembered_status
-from offline_kit.workflow.part_locations import records_folder
-from offline_kit.workflow.remembered_status import RemoteStatus
+from offline_kit.workflow import part_locations
+from offline_kit.workflow.part_locations import RemoteStatus, records_folder
 
 _SHOWN = 30  # submissions; the page draws their scores
 
 
 def read_context(config: Config) -> ReportContext:
     """Return what a report shows besides the run: the project, its earlier rehearsals, and what was sent and scored."""
-    statuses = remembered_status.read_remembered_status(config, shown=_SHOWN)
+    statuses = part_locations.read_remembered_status(config, shown=_SHOWN)
     ids: list[str] = []
     with suppress(ProjectError):
         kit = manifest.read_kit(config.out)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from offline_kit.kit import manifest
 from offline_kit.project.images import Image
-from offline_kit.workflow.image_drift import ImageDrift, compare_with_image
+from offline_kit.workflow.doctor import ImageDrift, compare_with_image
 from tests.support.recordings import RecordedPart
 
 

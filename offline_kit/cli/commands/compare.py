@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from offline_kit.kaggle.push.verify_remote import PartCheck, Verification
     from offline_kit.kit.diff import KitDifference
     from offline_kit.project.types import Kit
-    from offline_kit.workflow.remembered_status import RemotePart, RemoteStatus
+    from offline_kit.workflow.part_locations import RemotePart, RemoteStatus
 
 # How lines of `status` and `diff` are colored on a terminal.
 _STATES = r"^(?:rehearsal +(?:(?P<green>passed)|(?P<red>failed)|(?P<dim>none))|  (?P<yellow>newer|problem)\b)"
@@ -47,7 +47,7 @@ _CHANGES = r"^(?:  ){1,2}(?:(?P<green>\+.*)|(?P<red>-.*)|(?P<yellow>[~>] .*)|(?P
 def status(project: Path, console: Console, **flags: Any) -> None:
     """Show the kit, its last rehearsal, what is on Kaggle, and the last submissions."""
     from offline_kit.rehearsal import rehearse
-    from offline_kit.workflow import project_status, remembered_status
+    from offline_kit.workflow import part_locations, project_status
 
     to, at = flags["to"], flags["at"]
     config = options.load_config(project, flags)
@@ -58,7 +58,7 @@ def status(project: Path, console: Console, **flags: Any) -> None:
         with options.session_of(config, to, at, console) as session:
             remote = [project_status.read_remote_status(session, kit)]
     else:
-        remote = [*remembered_status.read_remembered_status(config)]
+        remote = [*part_locations.read_remembered_status(config)]
     lines = [f"project     {config.project}"]
     if kit:
         _show_contents(kit, console)
