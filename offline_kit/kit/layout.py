@@ -88,13 +88,13 @@ def render_plan(contents: KitContents) -> str:
             details=missing_pins,
         )
     _check_import_names(own, [wheels[pin.name] for pin in bundled if pin.name in wheels])
-    items = [_describe_item(wheel.name, wheel.version, wheel, "own") for wheel in own.values()]
+    items = [_describe_item(wheel, "own", wheel) for wheel in own.values()]
     for pin in bundled:
-        if pin.name in sdists:
-            items.append(_describe_sdist(sdists[pin.name]))
-        else:
-            wheel = wheels[pin.name]
-            items.append(_describe_item(wheel.name, wheel.version, wheel, "bundled"))
+        prepared = sdists.get(pin.name)
+        package = prepared or wheels[pin.name]
+        items.append(
+            _describe_item(package, "bundled", prepared.wheel if prepared else wheels[pin.name], prepared)
+        )
     provided = []
     for pin in contents.freeze.pins_with(Fate.PROVIDED):
         spare = wheels.get(pin.name) if pin.spare else None
@@ -118,17 +118,17 @@ def render_plan(contents: KitContents) -> str:
         "roots": list(contents.own.roots),
         "imported": sorted(offered & contents.imported),
     }
-    if counted := _list_counted(
-        contents, {*wheels, *own, *sdists, *(str(item["name"]) for item in provided)}
-    ):
-        plan["counted"] = counted
-    trained = [
-        {"path": member.kit_path, "framework": member.framework, "version": member.version}
-        for member in contents.members
-        if member.version_said
-    ]
-    if trained:  # from the checkpoints themselves, so that the plan is the same on every machine
-        plan["trained"] = trained
+    known = {*wheels, *own, *sdists, *(str(item["name"]) for item in provided)}
+    more = {
+        "counted": _list_counted(contents, known),
+        # From the checkpoints themselves, so that the plan is the same on every machine
+        "trained": [
+            {"path": member.kit_path, "framework": member.framework, "version": member.version}
+            for member in contents.members
+            if member.version_said
+        ],
+    }
+    plan |= {key: value for key, value in more.items() if value}
     # Sorted keys: the plan is part of the kit's id.
     return json.dumps(plan, indent=1, sort_keys=True) + "\n"
 
@@ -192,26 +192,22 @@ def _check_import_names(own: Mapping[str, Wheel], wheels: Iterable[Wheel]) -> No
         )
 
 
-def _describe_item(name: str, version: str, wheel: Wheel | None, role: str) -> dict[str, Any]:
+def _describe_item(
+    package: Wheel | SettledSdist, role: str, wheel: Wheel | None, prepared: SettledSdist | None = None
+) -> dict[str, Any]:
+    sdist = prepared.sdist if prepared else None
+    imports = import_names.read_wheel_imports(wheel.path) if wheel else ()
+    if sdist and not wheel:
+        imports = import_names.read_sdist_imports(sdist.path, package.name)
     return {
-        "name": name,
-        "version": version,
+        "name": package.name,
+        "version": package.version,
         "wheel": wheel.filename if wheel else None,
-        "sdist": None,
-        "build": [],
-        "imports": list(import_names.read_wheel_imports(wheel.path)) if wheel else [],
+        "sdist": sdist.filename if sdist else None,
+        "build": sorted(item.filename for item in prepared.closure) if prepared else [],
+        "imports": list(imports),
         "role": role,
     }
-
-
-def _describe_sdist(prepared: SettledSdist) -> dict[str, Any]:
-    item = _describe_item(prepared.name, prepared.version, prepared.wheel, "bundled")
-    item["build"] = sorted(wheel.filename for wheel in prepared.closure)
-    if prepared.sdist:
-        item["sdist"] = prepared.sdist.filename
-        if not prepared.wheel:
-            item["imports"] = list(import_names.read_sdist_imports(prepared.sdist.path, prepared.name))
-    return item
 
 
 @dataclass(frozen=True, kw_only=True)
