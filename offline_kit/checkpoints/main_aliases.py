@@ -38,11 +38,6 @@ class MainAliases:
     path: str = ""  # script that defines them, relative to the project; empty if no pickle needs any
     names: tuple[str, ...] = ()
 
-    @property
-    def references(self) -> tuple[str, ...]:
-        """References to the names, so that the kit includes the script with its imports."""
-        return tuple(f"{self.path}:{name}" for name in self.names)
-
 
 NO_ALIASES = MainAliases()
 

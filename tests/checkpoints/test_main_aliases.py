@@ -67,7 +67,6 @@ def test_the_named_file_gives_them(tmp_path: Path) -> None:
     project(tmp_path, src__train=GOOD)
     lent = resolve_main_aliases(tmp_path, tmp_path / "src" / "train.py", PICKLE)
     assert lent == MainAliases(path="src/train.py", names=("Cleaner", "price"))
-    assert lent.references == ("src/train.py:Cleaner", "src/train.py:price")
 
 
 def test_a_file_that_lacks_a_name(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def test_a_script_is_asked_for_and_lent(project: Path) -> None:
         looked(project, 'checkpoints = ["model.pkl"]')
     assert 'main_from = "train.py"' in caught.value.hint
     seen = looked(project, 'checkpoints = ["model.pkl"]\nmain_from = "train.py"')
-    assert seen.lent.references == ("train.py:Cleaner",)
+    assert (seen.lent.path, seen.lent.names) == ("train.py", ("Cleaner",))
 
 
 def test_the_trainers_files_stay_at_home(project: Path) -> None:
