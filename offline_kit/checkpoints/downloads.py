@@ -21,6 +21,7 @@ from offline_kit.checkpoints.pickle_streams import read_torch_object
 from offline_kit.core.errors import OfflineKitError
 from offline_kit.packages import code_files
 from offline_kit.project import references
+from offline_kit.project.config import Config
 from offline_kit.project.types import Checkpoint, CheckpointKind, Finding, OwnCode, Severity
 
 _REPLACED = "the checkpoint replaces these weights"
@@ -74,12 +75,7 @@ def find_downloads(
 
 
 def find_code_downloads(
-    project: Path,
-    packages: Sequence[Path],
-    own: OwnCode,
-    params: Mapping[str, object],
-    bundled: Collection[str] = (),
-    entries: Sequence[str] = (),
+    config: Config, own: OwnCode, bundled: Collection[str] = (), entries: Sequence[str] = ()
 ) -> tuple[Finding, ...]:
     """Return the findings of the code that travels: loose modules, and what own packages are built from.
 
@@ -87,20 +83,19 @@ def find_code_downloads(
     entries, or if what they import cannot be known, all code counts.
     """
     files = [source.path for source in own.sources]
-    files += [root / name for root in packages for name in code_files.read_source_tree(root).names]
+    files += [root / name for root in config.packages for name in code_files.read_source_tree(root).names]
     # Tests and examples beside the models download what they like
     files = [path for path in files if not _ASIDE & {part.lower() for part in path.parts[-4:-1]}]
-    folders = [*(package / "src" for package in packages), *packages, *(project / root for root in own.roots)]
-    roots = [*folders, project / "src", project]
+    roots = [*config.code_roots, *(config.project / root for root in own.roots)]
     try:
-        resolved = references.resolve_references(project, entries, roots)
+        resolved = references.resolve_references(config.project, entries, roots)
     except OfflineKitError:  # the build reports it
         resolved = {}
     starts = [file for file in resolved.values() if file]
     used = references.find_reached_files(starts, roots) if starts else None
     if used is not None:
         files = [path for path in files if path.resolve() in used]
-    return find_downloads(project, files, params, bundled)
+    return find_downloads(config.project, files, config.notebook.params, bundled)
 
 
 class _DownloadFinder:

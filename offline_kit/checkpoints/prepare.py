@@ -78,14 +78,9 @@ def prepare_weights(
 
 def list_own_modules(config: Config) -> frozenset[str]:
     """Return the top-level modules of the project's own code, which the kit holds if a pickle needs them."""
-    folders = [
-        folder for package in (*config.packages, config.project) for folder in (package / "src", package)
-    ]
     modules = (folder for module in config.modules for folder in (module, module.parent))
-    folders += [folder for folder in modules if folder.is_dir()]
-    return frozenset(
-        name for root in dict.fromkeys(folders) for name in references.list_top_level_names(root)
-    )
+    roots = dict.fromkeys((*config.code_roots, *(folder for folder in modules if folder.is_dir())))
+    return frozenset(name for root in roots for name in references.list_top_level_names(root))
 
 
 def _drop_training_files(

@@ -218,9 +218,8 @@ def check_data_class(config: Config) -> list[Finding]:
 
 
 def _resolve(config: Config, reference: str) -> Path | None:
-    roots = [root for package in (*config.packages, config.project) for root in (package / "src", package)]
     with suppress(OfflineKitError):  # the build reports what leads nowhere
-        return resolve_references(config.project, [reference], roots)[reference]
+        return resolve_references(config.project, [reference], config.code_roots)[reference]
     return None
 
 

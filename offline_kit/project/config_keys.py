@@ -309,6 +309,12 @@ class Config:
     from_flags: frozenset[str] = frozenset()  #: Keys set on the command line.
 
     @property
+    def code_roots(self) -> tuple[Path, ...]:
+        """The folders that modules of the own packages and of the project are imported from."""
+        packages = dict.fromkeys((*self.packages, self.project))
+        return tuple(root for package in packages for root in (package / "src", package))
+
+    @property
     def lock(self) -> Path:
         """The lock file in the project's folder."""
         return self.project / LOCK_NAME

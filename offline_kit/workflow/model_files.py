@@ -166,10 +166,7 @@ def _resolve_members(config: Config, weights: tuple[Checkpoint, ...], cache: Pat
     settings = replace(config.notebook, models=tuple(models))
     resolved = members.resolve_members(settings, weights, _collect_copies(settings, copies, config, cache))
     if resolved and not settings.function:
-        folders = [
-            root for package in (*config.packages, config.project) for root in (package / "src", package)
-        ]
-        code = predict_settings.CodeLookup(project=config.project, roots=tuple(dict.fromkeys(folders)))
+        code = predict_settings.CodeLookup(project=config.project, roots=config.code_roots)
         task = predict_settings.choose_task(config.notebook, resolved)
         predict_settings.check_params(config.notebook, resolved, task, code)
     return resolved

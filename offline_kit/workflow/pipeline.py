@@ -206,10 +206,7 @@ def check_code(
     # Cells of the user's own may import anything; a built-in template imports what the configuration names.
     fixed = not settings.source and settings.template in {*scripts.built_in_templates()} - {"plain"}
     entries = resolved_project.list_references(config) if fixed else ()
-    downloads = checkpoint_downloads.find_code_downloads(
-        config.project, config.packages, own, settings.params, bundled, entries
-    )
-    return (*findings, *downloads)
+    return (*findings, *checkpoint_downloads.find_code_downloads(config, own, bundled, entries))
 
 
 def _render_texts(project: ResolvedProject) -> Callable[[Kit], dict[str, str]]:
