@@ -200,13 +200,12 @@ def test_frames_are_told_with_their_library() -> None:
     assert kit_server.describe_value([1.0]) == "list of 1"
 
 
-@pytest.mark.parametrize(("size", "words"), [(ROWS, "server: 1 batch answered"), (12, "2 batches answered")])
-def test_batches_are_counted(capsys: pytest.CaptureFixture[str], data: Path, size: int, words: str) -> None:
+def test_batches_are_counted(capsys: pytest.CaptureFixture[str], data: Path) -> None:
     """The last line of the server's tells how many there were."""
-    standin(data, rows=size, submission="submission.csv")
-    kit_server.serve_gateway(half, data, Path.cwd() / "submission.csv", {})
-    said = capsys.readouterr().out.splitlines()
-    assert words in said[-1]
+    for size, words in ((ROWS, "server: 1 batch answered"), (12, "2 batches answered")):
+        standin(data, rows=size, submission="submission.csv")
+        serve(data, half)
+        assert words in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_a_rehearsal_tells_the_rows_that_its_gateway_counted(data: Path, tmp_path: Path) -> None:
@@ -521,23 +520,28 @@ else:
 
 
 @pytest.mark.parametrize(
-    ("imported", "server"),
+    ("imported", "server", "paths"),
     [
         (
             "import kaggle_evaluation.my_inference_server",
             "kaggle_evaluation.my_inference_server.MyInferenceServer",
+            "str(root) + '/'",
         ),
-        ("from kaggle_evaluation.nfl_inference_server import NFLInferenceServer as Server", "Server"),
-        ("from kaggle_evaluation.a_12 import a_server", "a_server.AServer"),
-        ("import kaggle_evaluation.core.templates as t\nclass Own(t.InferenceServer):\n    pass", "Own"),
-    ],
-)
-@pytest.mark.parametrize(
-    "paths",
-    [
-        "str(root) + '/'",
-        "str(root / 'test.csv')",
-        "str(root / 'test.csv'), str(root / 'sample_submission.csv')",
+        (
+            "from kaggle_evaluation.nfl_inference_server import NFLInferenceServer as Server",
+            "Server",
+            "str(root / 'test.csv')",
+        ),
+        (
+            "from kaggle_evaluation.a_12 import a_server",
+            "a_server.AServer",
+            "str(root / 'test.csv'), str(root / 'sample_submission.csv')",
+        ),
+        (
+            "import kaggle_evaluation.core.templates as t\nclass Own(t.InferenceServer):\n    pass",
+            "Own",
+            "str(root) + '/'",
+        ),
     ],
 )
 def test_the_stand_in_answers_to_any_competitions_names(
