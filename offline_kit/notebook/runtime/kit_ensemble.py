@@ -10,13 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .kit_deadline import Deadline
-from .kit_runtime import (
-    KitError,
-    OpenKit,
-    print_once,
-    shorten_list,
-    track_progress,
-)
+from .kit_runtime import KitError, OpenKit, print_once, shorten_list, track_progress
 from .kit_sources import find_source_files
 from .kit_tasks import RowBatch
 

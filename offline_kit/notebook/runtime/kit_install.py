@@ -21,17 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import kit_runtime
 from .kit_report import report_at_end
-from .kit_runtime import (
-    KitError,
-    OpenKit,
-    check_format,
-    go_offline,
-    in_scoring_run,
-    open_kit,
-    report_failures,
-    use_caches,
-)
+from .kit_runtime import KitError, OpenKit
 
 INSTALLERS = ("auto", "uv", "pip")
 UV_OPTIONS = ["--offline", "--no-config", "--no-cache", "--python", sys.executable, "--no-python-downloads"]
@@ -63,14 +55,14 @@ class RestoredKit(OpenKit):
     def install(self) -> None:
         """Install the kit's packages, and point libraries at its download caches; safe to call again."""
         install_packages(self)
-        use_caches(self)
+        kit_runtime.use_caches(self)
 
 
 def restore_kit(parts: Mapping[str, str]) -> RestoredKit:
     """Switch libraries to offline mode, and find, check and restore the parts (name: id)."""
-    report_failures()
-    go_offline()
-    kit = open_kit(parts)
+    kit_runtime.report_failures()
+    kit_runtime.go_offline()
+    kit = kit_runtime.open_kit(parts)
     return RestoredKit(kit.folder, kit.places, kit.checkpoints, kit.parts)
 
 
@@ -95,7 +87,7 @@ def install_packages(kit: OpenKit, installer: str = "") -> Path:
     """
     packages = kit.folder / "packages"
     plan = json.loads((packages / "install.json").read_text(encoding="utf-8"))
-    check_format(plan, "packages/install.json")
+    kit_runtime.check_format(plan, "packages/install.json")
     running_python = platform.python_version()
     if running_python.split(".")[:2] != str(plan["python"]).split(".")[:2]:
         print(f"warning: the kit was made for Python {plan['python']}, and this is Python {running_python}")
@@ -377,7 +369,7 @@ def check_imports(overlay: Path, names: Sequence[str], *, needed: Collection[str
         return
     started = time.perf_counter()
     answers = {name: answer for name, answer in _try_imports(overlay, names).items() if answer}
-    if answers and in_scoring_run():
+    if answers and kit_runtime.in_scoring_run():
         problems = "; ".join(f"{name}: {answer}" for name, answer in answers.items())
         print(f"note: {len(answers)} of {len(names)} packages of the kit cannot be imported: {problems}")
         return

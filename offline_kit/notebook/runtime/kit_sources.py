@@ -15,23 +15,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from . import kit_runtime
 from .kit_hooks import alias_main
 from .kit_install import restore_kit
-from .kit_runtime import (
-    MARKER,
-    KitError,
-    OpenKit,
-    PartFile,
-    find_folder,
-    find_mount,
-    list_mounted,
-    mount_paths,
-    mounted_sources,
-    place_file,
-    read_part,
-    restore_names,
-    verify_files,
-)
+from .kit_runtime import KitError, OpenKit, PartFile
 
 HOW_TO_ATTACH = {
     "dataset": "attach the dataset (Add Input), and see that it is yours, shared with you, or public",
@@ -49,12 +36,15 @@ def find_source(source: str, inputs: Path) -> Path:
     kind, _, name = source.partition(":")
     if kind not in HOW_TO_ATTACH or "/" not in name:
         raise KitError(f"'{source}' is no source", code="source-invalid")
-    if folder := find_mount(f"{kind}s", name, inputs):
+    if folder := kit_runtime.find_mount(f"{kind}s", name, inputs):
         return folder
     # A Kaggle Model is mounted at one version, and a notebook often keeps an older one attached.
     versions: list[str] = []
     if kind == "model":
-        parents = [find_folder(inputs, path.rpartition("/")[0]) for path in mount_paths("models", name)]
+        parents = [
+            kit_runtime.find_folder(inputs, path.rpartition("/")[0])
+            for path in kit_runtime.mount_paths("models", name)
+        ]
         versions = [
             path.name for parent in parents if parent for path in sorted(parent.iterdir()) if path.is_dir()
         ]
@@ -63,7 +53,7 @@ def find_source(source: str, inputs: Path) -> Path:
         f"'{source}' is not attached to this notebook",
         [
             *(f"its version {version} is mounted, and version {wanted} is wanted" for version in versions),
-            *list_mounted(inputs),
+            *kit_runtime.list_mounted(inputs),
         ],
         code="source-not-attached",
         hint=f"{HOW_TO_ATTACH[kind]}; for a rehearsal, name a local copy of it under `copies`",
@@ -73,10 +63,12 @@ def find_source(source: str, inputs: Path) -> Path:
 def find_published(folder: Path) -> dict[str, Path]:
     """Return the trained files that offline-kit has published in a folder, by original name; empty if it has not."""
     # Kaggle would unpack `best.pt`, so it is stored as `best.pt.xyz`.
-    if not (folder / MARKER).is_file():
+    if not (folder / kit_runtime.MARKER).is_file():
         return {}
-    entries = [entry for entry in read_part(folder) if entry.role in ("checkpoint", "preprocessing")]
-    return verify_files(entries)[0]
+    entries = [
+        entry for entry in kit_runtime.read_part(folder) if entry.role in ("checkpoint", "preprocessing")
+    ]
+    return kit_runtime.verify_files(entries)[0]
 
 
 def match_original(pattern: str, folder: Path) -> str:
@@ -107,7 +99,7 @@ def find_source_files(
     folder = find_source(source, inputs)
     matches = _match_files(folder, pattern)
     if scratch and (originals := find_published(folder)):
-        restored = restore_names(originals, scratch / "sources" / re.sub(r"\W+", "-", source))
+        restored = kit_runtime.restore_names(originals, scratch / "sources" / re.sub(r"\W+", "-", source))
         if spelled := match_original(pattern, restored):
             folder, matches = restored, _match_files(restored, spelled)
     if not matches:
@@ -129,7 +121,7 @@ def _check_unchanged(source: str, folder: Path, matches: list[Path], known_files
         for name, (size, sha256) in known_files.items()
     ]
     try:
-        verify_files(entries)
+        kit_runtime.verify_files(entries)
     except KitError as error:
         raise KitError(
             f"'{source}' has changed since the kit was built", error.details, code="source-changed"
@@ -155,19 +147,21 @@ def show_sources(
         (root / folder).mkdir(parents=True)
     for group, names in attached.items():
         for name in names:
-            real = find_mount(group, name, inputs)
+            real = kit_runtime.find_mount(group, name, inputs)
             if real is None:
                 print(f"note: {group[:-1]} '{name}' is not mounted: attach it to this notebook (Add Input)")
                 continue
-            for shown_path in mount_paths(group, name):
+            for shown_path in kit_runtime.mount_paths(group, name):
                 _link_source(root, f"input/{shown_path}", real)
     # Whatever else is mounted is shown too: cells may list folders.
-    for slug, path in mounted_sources(inputs).items():
+    for slug, path in kit_runtime.mounted_sources(inputs).items():
         _link_source(root, f"input/{slug}", path)
         _link_source(root, f"input/{path.relative_to(inputs)}", path)
     for shown_path, file in served.items():
         _link_source(root, shown_path, file, instead=True)
-    print(f"paths: {len(mounted_sources(inputs))} sources and {len(served)} files of the kit below '{root}'")
+    print(
+        f"paths: {len(kit_runtime.mounted_sources(inputs))} sources and {len(served)} files of the kit below '{root}'"
+    )
     return root
 
 
@@ -200,12 +194,12 @@ def lay_out_files(kit: OpenKit, layout: Sequence[tuple[str, str]]) -> None:
         target, source = kit.places.working / target_path, kit.folder / name
         try:
             if name and not source.is_dir():
-                place_file(source, target)
+                kit_runtime.place_file(source, target)
                 continue
             target.mkdir(parents=True, exist_ok=True)
             for path in sorted(source.rglob("*")) if name else ():
                 if path.is_file():
-                    place_file(path, target / path.relative_to(source))
+                    kit_runtime.place_file(path, target / path.relative_to(source))
         except OSError as error:
             print(f"note: cannot make '{target}', as a line of the notebook would have: {error}")
     print(f"made: {', '.join(sorted({target_path for target_path, _ in layout}))}")

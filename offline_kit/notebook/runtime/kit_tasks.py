@@ -11,13 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from .kit_runtime import (
-    KitError,
-    in_scoring_run,
-    print_once,
-    read_csv_rows,
-    shorten_list,
-)
+from .kit_runtime import KitError, in_scoring_run, print_once, read_csv_rows, shorten_list
 from .kit_submission import LOOKED, find_sample
 
 TABLES = (".csv", ".tsv", ".parquet")
