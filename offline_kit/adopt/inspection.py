@@ -210,8 +210,8 @@ def _disable_mount_changes(notebook: InspectedNotebook) -> None:
             continue
         for action in shell.list_actions(notebook, number):
             if _changes_mounts(action):
-                text, is_call = action.stand_in, action.stand_in == "None"
-                reason = _STAYS_MOUNTED if is_call else "what it is about is laid out by the first cell"
+                text = "true" if action.magic else "None"
+                reason = "what it is about is laid out by the first cell" if action.magic else _STAYS_MOUNTED
                 _edit_once(notebook, NeedKind.FILE, number, action.span, text, Outcome.SWITCHED_OFF, reason)
 
 
@@ -234,7 +234,7 @@ def _edit_once(
 def _changes_mounts(action: shell.Action) -> bool:
     """Whether a command or call is about the mounts' folder itself."""
     name, words = action.name.rpartition(".")[2], action.words
-    if action.stand_in == "None":  # a call
+    if not action.magic:
         words = words[1:2] if name in ("symlink", "link") else words[:1]
     paths = [join_run_path(action.folder, word) for word in words if word]
     return name in _MOUNT_CHANGES and paths[-1:] != [] and paths[-1].rstrip("/") in (INPUT, "/kaggle")

@@ -87,10 +87,16 @@ class Action:
     """A command or a call in Python, with the strings of its arguments; "" and "*" for unknown ones."""
 
     name: str
-    words: tuple[str, ...]
+    arguments: tuple[str, ...]
     folder: str  # that it runs in
     span: tuple[int, int]
-    stand_in: str  # does nothing in its place
+    magic: Magic | None = None  # that a command stands in; None for a call
+    line: str = ""  # of the magic
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The arguments that are no options."""
+        return tuple(word for word in self.arguments if not (self.magic and word.startswith("-")))
 
 
 def split_commands(
@@ -128,10 +134,8 @@ def _split_words(part: str, known: KnownStrings) -> tuple[str, ...]:
     return (words[0].rpartition("/")[2], *words[1:]) if words else ()
 
 
-def _list_commands(
-    notebook: InspectedNotebook, number: int
-) -> Iterator[tuple[Magic, str, tuple[str, ...], tuple[int, int], str]]:
-    """Yield the commands of a cell: magic, text of the line, words, span in the cell, folder that it runs in."""
+def _list_commands(notebook: InspectedNotebook, number: int) -> Iterator[Action]:
+    """Yield the commands of a cell."""
     read = notebook.code.reads[number]
     for magic in read.magics:
         folder = notebook.folder_at(number, read.line_number(magic.start))
@@ -144,44 +148,44 @@ def _list_commands(
         elif magic.name in ("cp", "mv"):
             offset, texts = magic.start, [magic.text]
         for text in texts:
-            for words, (start, end) in split_commands(text, notebook.code.strings):
-                if words[0] == "cd" and len(words) > 1:
-                    folder = change_folder(folder, words[1])
-                yield magic, text, words, (offset + start, offset + end), folder
+            for (name, *words), (start, end) in split_commands(text, notebook.code.strings):
+                if name == "cd" and words:
+                    folder = change_folder(folder, words[0])
+                span = (offset + start, offset + end)
+                yield Action(
+                    name=name, arguments=tuple(words), folder=folder, span=span, magic=magic, line=text
+                )
             offset += len(text) + 1
 
 
 def list_actions(notebook: InspectedNotebook, number: int) -> Iterator[Action]:
     """Yield the commands and calls of a cell."""
     code, read = notebook.code, notebook.code.reads[number]
-    for _, _, (program, *arguments), span, folder in _list_commands(notebook, number):
-        words = tuple(word for word in arguments if not word.startswith("-"))
-        yield Action(name=program, words=words, folder=folder, span=span, stand_in="true")
+    yield from _list_commands(notebook, number)
     for node in code.walk(number):
         if isinstance(node, ast.Call):
             owner = node.func.value if isinstance(node.func, ast.Attribute) else None
             own_path = code.strings.value(owner)  # of a pathlib.Path
             words = (*([own_path] if own_path else []), *map(code.strings.value, node.args))
             folder, span = notebook.folder_at(number, node.lineno), node_span(read, node)
-            name = code.full_name(node.func)
-            yield Action(name=name, words=words, folder=folder, span=span, stand_in="None")
+            yield Action(name=code.full_name(node.func), arguments=words, folder=folder, span=span)
 
 
 def find_needs(notebook: InspectedNotebook) -> Iterator[ExternalNeed]:
     """Yield the needs of a notebook's shell lines and scripts, cell by cell."""
     for number, read in notebook.code.reads.items():
-        for magic, group in groupby(_list_commands(notebook, number), key=lambda command: command[0]):
-            commands = [(*command, list(command_needs(command[2]))) for command in group]
-            # in a script no Python can replace a line
-            alone = magic.sign != "%%" and all(
-                own or words[0] in _HARMLESS for _, _, words, _, _, own in commands
-            )
-            for _, text, _, span, folder, own in commands:
-                before = "" if magic.sign == "%%" else magic.before + magic.sign
-                shown = before + text.strip().replace("\\\n", " ")
-                fields: dict[str, Any] = {"cell": number, "line": read.line_number(span[0]), "text": shown}
-                fields |= {"folder": folder, "span": span, "stand_in": "true"}
-                fields["statement"] = (magic.start, magic.end) if alone else None
+        for magic, group in groupby(_list_commands(notebook, number), key=lambda command: command.magic):
+            commands = [
+                (command, list(command_needs((command.name, *command.arguments)))) for command in group
+            ]
+            is_script = magic is None or magic.sign == "%%"  # in which no Python can replace a line
+            alone = all(own or command.name in _HARMLESS for command, own in commands) and not is_script
+            for command, own in commands:
+                before = "" if magic is None or is_script else magic.before + magic.sign
+                fields: dict[str, Any] = {"cell": number, "line": read.line_number(command.span[0])}
+                fields["text"] = before + command.line.strip().replace("\\\n", " ")
+                fields |= {"folder": command.folder, "span": command.span, "stand_in": "true"}
+                fields["statement"] = (magic.start, magic.end) if magic and alone else None
                 yield from (ExternalNeed(**fields, **need) for need in own)
 
 
