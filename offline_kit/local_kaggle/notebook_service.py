@@ -26,6 +26,7 @@ _FLAGS = ("isPrivate", "enableGpu", "enableTpu", "enableInternet")
 _TEXTS = ("dockerImage", "dockerImagePinningType", "machineShape", "language", "kernelType")
 # Bytes of every file in a listing that the live service has for a file of a gigabyte, too.
 _NO_SIZE = 946
+_LOG_PAUSE = 0.2  # seconds between two looks whether a run has ended
 
 
 class NotebookService(OwnedThings):
@@ -125,6 +126,14 @@ class NotebookService(OwnedThings):
 
         answer = wire.list_page(call, "files", self._list_output(version), describe)
         return {**answer, "log": self.runs.read_log(version)}
+
+    @rpc("kernels/logs")
+    def _follow_log(self, call: RpcCall) -> HttpAnswer:
+        # Kaggle streams a log while its run goes on; here it comes whole at the end, which the client takes as well.
+        while (version := self._find_session(call))["state"] not in ENDED:
+            time.sleep(_LOG_PAUSE)
+        headers = {"Content-Type": "application/json"}
+        return HttpAnswer(body=self.runs.read_log(version).encode(), headers=headers)
 
     @rpc("kernels.KernelsApiService/ListKernelFiles")
     def _list_output_files(self, call: RpcCall) -> Mapping[str, Any]:

@@ -1,5 +1,6 @@
 """The HTTP side: a server on loopback that is also the client's proxy, and lets nothing through to elsewhere."""
 
+import json
 import re
 import socket
 import struct
@@ -193,16 +194,20 @@ class _RequestHandler(BaseHTTPRequestHandler):
 
     def _route_call(self, body: Iterator[bytes], fault: Fault) -> HttpAnswer:
         kaggle, words, name = self.server_of.kaggle, self._words, self._name
+        authorization = self.headers.get("Authorization") or ""
         if "/" in name:
             pieces = bytearray()
             for piece in body:
                 pieces += piece
                 if len(pieces) > _MAX_RPC:
                     raise ServiceRefusal(413, "Request too large")
-            authorization = self.headers.get("Authorization") or ""
             return kaggle.answer_call(name, authorization, bytes(pieces), self.server_of.url, fault)
         if name == "PUT" and words[0] == "upload":
             return kaggle.blobs.put_bytes(words[-1], self.headers.get("Content-Range") or "", body)
+        if name == "GET" and words[:4] == ["v1", "kernels", "logs", "stream"] and len(words) == 6:
+            query = dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(self.path).query))
+            raw = json.dumps({**query, "userName": words[4], "kernelSlug": words[5]}).encode()
+            return kaggle.answer_call("kernels/logs", authorization, raw, self.server_of.url, fault)
         if name == "GET" and words[0] == "files":
             return HttpAnswer(file=kaggle.store.links.find_file("".join(words[1:2])))
         if name == "GET" and words[0] in _PAGES:

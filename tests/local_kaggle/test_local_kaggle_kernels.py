@@ -62,6 +62,7 @@ def test_the_client_pushes_follows_and_fetches(bench: Bench) -> None:
     assert "my-inference" in bench.cli("kernels", "list", "-m").stdout
     assert "submission.csv" in bench.cli("kernels", "files", KERNEL).stdout
     assert json.loads(bench.cli("kernels", "logs", KERNEL).stdout) == log
+    assert bench.cli("kernels", "logs", "-f", KERNEL).stdout == "read 1,2\n"
     assert bench.cli("kernels", "delete", KERNEL, "-y").returncode == 0
     assert bench.cli("kernels", "status", KERNEL, user="bob").returncode == 1
 
