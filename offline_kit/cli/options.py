@@ -81,8 +81,7 @@ class CommandContext:
 
 
 def _command_context() -> CommandContext:
-    context = click.get_current_context().obj
-    return context if isinstance(context, CommandContext) else CommandContext()  # none in shell completion
+    return click.get_current_context().ensure_object(CommandContext)  # shell completion has none
 
 
 def command(*examples: str, short_help: str | None = None, name: str | None = None) -> Command:
@@ -212,17 +211,11 @@ def _in_project(project: Path, pattern: str) -> str:
     root, cwd = project.absolute(), Path.cwd()
 
     def has_match(folder: Path) -> bool:
-        if os.path.lexists(folder / pattern):
-            return True
         # The first match is enough: a project may hold thousands of files.
         matches = glob.iglob(pattern, root_dir=folder, recursive=True)  # noqa: PTH207 - as the checkpoints are found
-        return next(matches, None) is not None
+        return os.path.lexists(folder / pattern) or any(matches)
 
-    is_fixed = Path(pattern).is_absolute() or pattern.startswith("~") or not pattern.strip()
-    if is_fixed or root == cwd or has_match(root) or not has_match(cwd):
-        return pattern
-    absolute, root = (Path(os.path.normpath(path)) for path in (cwd / pattern, root))
-    return absolute.relative_to(root).as_posix() if absolute.is_relative_to(root) else str(absolute)
+    return pattern if has_match(root) or not has_match(cwd) else os.path.relpath(cwd / pattern, root)
 
 
 def word_target(_context: click.Context, parameter: click.Parameter, value: Any) -> Any:
