@@ -64,11 +64,8 @@ def main(arguments: Sequence[str] | None = None, *, client: "ClientSettings | No
     wording = CommandWording()
     console = Console(as_json="--json" in words, words=wording)
 
-    def raise_interrupt(_signal: int, _frame: object) -> None:
-        raise KeyboardInterrupt
-
     # CI systems and schedulers stop a job with SIGTERM: clean up as for Ctrl-C
-    signal.signal(signal.SIGTERM, raise_interrupt)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = _run_command(words, console, CommandContext(wording, client))
     except OSError:
@@ -114,9 +111,7 @@ def _show_usage_error(error: click.ClickException, console: Console) -> int:
     context = error.ctx if isinstance(error, click.UsageError) else None
     command = context.command_path if context else "offline-kit"
     message = error.format_message().rstrip(".")
-    if context and message == context.get_help().rstrip(
-        "."
-    ):  # click 8.2 or newer raises its help as an error
+    if type(error).__name__ == "NoArgsIsHelpError":  # of click 8.2 or newer: a group alone shows its help
         error.show()
         message = f"'{command}' needs a command"
         console.print_failure("usage", message, f"see `{command} --help`")
