@@ -21,7 +21,7 @@ from offline_kit.rehearsal.mounts import MountedInputs
 from offline_kit.rehearsal.request import RehearsalRequest
 from offline_kit.rehearsal.verdict import RunVerdict
 
-RunSession = Callable[[RehearsalEnvironment, Path | None, Path], tuple[KernelRun, RunVerdict]]
+RunSession = Callable[[RehearsalEnvironment, Path | None, Path], RunVerdict]
 """Run an environment in a folder, judged by a sample submission."""
 _TOLERANCE = 1e-3  # of predictions: batches of other sizes sum in another order
 _MIN_ROWS = 3  # fewer may have the same prediction by chance
@@ -48,7 +48,6 @@ class PublicRun:
     request: RehearsalRequest
     environment: RehearsalEnvironment
     inputs: MountedInputs
-    result: KernelRun
     judgement: RunVerdict
     run_session: RunSession
     report: Reporter
@@ -56,7 +55,7 @@ class PublicRun:
     @property
     def folder(self) -> Path:
         """The folder of the rehearsal's runs."""
-        return self.result.log.parents[1]
+        return self.judgement.run.log.parents[1]
 
     def find_sample(self, data: Path) -> Path | None:
         """Return the sample submission of the public data."""
@@ -77,7 +76,7 @@ class PublicRun:
         )
         return varied if varied.covers else replace(varied, sample=self.inputs.sample)
 
-    def run_again(self, data: HiddenData, name: str) -> tuple[KernelRun, RunVerdict]:
+    def run_again(self, data: HiddenData, name: str) -> RunVerdict:
         """Run the notebook as it is scored, with other data over the public data."""
         covers = {f"{self.inputs.data}/{path.name}": path for path in data.covers}
         input_mounts = [mount for mount in self.environment.inputs if mount.inside not in covers]
@@ -87,8 +86,8 @@ class PublicRun:
         return self.run_session(environment, data.sample, self.folder / name)
 
 
-def judge_hidden_run(public: PublicRun) -> tuple[KernelRun, RunVerdict]:
-    """Run the notebook again on hidden data; return the run that counts and its verdict.
+def judge_hidden_run(public: PublicRun) -> RunVerdict:
+    """Run the notebook again on hidden data; return the verdict of the run that counts.
 
     The second run counts if it failed. What failed only for a missing file or a long cell is a warning, and so is what
     the second run warned of and the first did not.
@@ -97,18 +96,18 @@ def judge_hidden_run(public: PublicRun) -> tuple[KernelRun, RunVerdict]:
     data = public.prepare_data("hidden-data", rare=True)
     described = "; ".join((*data.changes, *data.rare_changes))
     public.report.step(f"running again as in the scoring run; its data: {described}")
-    second, verdict = public.run_again(data, "hidden")
+    verdict = public.run_again(data, "hidden")
     if (failed := verdict.problem) and data.rare_changes:
         rare_changes = " and ".join(data.rare_changes)
         public.report.step(f"running again without this: {rare_changes}")
         data = public.prepare_data("plain-data", rare=False)
-        second, verdict = public.run_again(data, "plain")
+        verdict = public.run_again(data, "plain")
         if verdict.problem is None:
             rare_problem = failed.code
             last_line = next((f": {line}" for line in reversed(failed.details) if line.strip()), "")
             warnings.append(f"the hidden run fails if {rare_changes}: {failed.what}{last_line}")
     problem = verdict.problem
-    difference, is_constant = _compare_predictions(public, second, data)
+    difference, is_constant = _compare_predictions(public, verdict.run, data)
     if problem is None and is_constant:
         problem = ProjectError(
             "all predictions are the same, and they were not for the same rows of the public data",
@@ -126,8 +125,8 @@ def judge_hidden_run(public: PublicRun) -> tuple[KernelRun, RunVerdict]:
     new_warnings = [line for line in verdict.warnings if _NUMBER.sub("", line) not in known]
     warnings += [f"in the hidden run: {line}" for line in new_warnings]
     sessions = (
-        measure_session(public.result, judgement.rows),
-        measure_session(second, verdict.rows or data.rows),
+        measure_session(judgement.run, judgement.rows),
+        measure_session(verdict.run, verdict.rows or data.rows),
     )
     hidden = HiddenRun(
         data=public.request.hidden,
@@ -139,7 +138,7 @@ def judge_hidden_run(public: PublicRun) -> tuple[KernelRun, RunVerdict]:
     )
     if problem is None:
         warnings = [*judgement.warnings, *warnings]
-        return public.result, replace(judgement, warnings=tuple(warnings), hidden=asdict(hidden))
+        return replace(judgement, warnings=tuple(warnings), hidden=asdict(hidden))
     changes = ("", "its data differs from the public data:", *(f"- {line}" for line in hidden.changes))
     failed_hidden = ProjectError(
         f"in the hidden run, {problem.what}",
@@ -147,7 +146,7 @@ def judge_hidden_run(public: PublicRun) -> tuple[KernelRun, RunVerdict]:
         code="hidden-run-failed",
         details=(*problem.details, *changes),
     )
-    return second, replace(verdict, problem=failed_hidden, hidden=asdict(hidden))
+    return replace(verdict, problem=failed_hidden, hidden=asdict(hidden))
 
 
 def run_fewer_rows(public: PublicRun) -> tuple[SessionFacts, ...]:
@@ -161,16 +160,16 @@ def run_fewer_rows(public: PublicRun) -> tuple[SessionFacts, ...]:
     except KitError:
         return ()
     public.report.step(f"running again on {rows} rows, for the forecast")
-    second, verdict = public.run_again(HiddenData(covers=tuple(covers), sample=sample), "fewer")
+    verdict = public.run_again(HiddenData(covers=tuple(covers), sample=sample), "fewer")
     if verdict.problem:
         public.report.note(f"there is no forecast: on {rows} rows, {verdict.problem.what}")
         return ()
-    return measure_session(public.result, all_rows), measure_session(second, verdict.rows)
+    return measure_session(public.judgement.run, all_rows), measure_session(verdict.run, verdict.rows)
 
 
 def _compare_predictions(public: PublicRun, second: KernelRun, data: HiddenData) -> tuple[str, bool]:
     """Describe how predictions for the same rows differ, "" if they do not; and whether they became constant."""
-    paths = [run.working / public.request.submission for run in (public.result, second)]
+    paths = [run.working / public.request.submission for run in (public.judgement.run, second)]
     if not data.originals or paths[0].suffix.lower() != ".csv" or not all(path.is_file() for path in paths):
         return "", False
     tables = [submission_check.read_table(path) for path in paths]

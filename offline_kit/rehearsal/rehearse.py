@@ -106,11 +106,11 @@ def rehearse_kit(
     files.sweep_stages(evidence)  # the results of the previous rehearsal stay until this one has ended
     with files.stage_folder(evidence) as folder:
         runs = _RehearsalRuns(request, runner, options, folder / "run")
-        result, judgement = runs.run_all()
-        outcome = runs.summarize_run(result, judgement)
+        judgement = runs.run_all()
+        outcome = runs.summarize_run(judgement)
         if judgement.problem is None:
-            outcome = runs.add_forecast(outcome, result, judgement)
-        runs.keep_evidence(folder, outcome, result, judgement.problem)
+            outcome = runs.add_forecast(outcome, judgement)
+        runs.keep_evidence(folder, outcome, judgement)
     if problem := judgement.problem:
         raise problem
     for warning in outcome.warnings:
@@ -167,8 +167,8 @@ class _RehearsalRuns:
         current = request.env == "current"
         return kernel.prepare_kernel(kit_files, code, image, self.options, current=current, more=needs)
 
-    def run_all(self) -> tuple[KernelRun, RunVerdict]:
-        """Run the notebook, and what passed also as in the scoring run; return the run that counts and its verdict."""
+    def run_all(self) -> RunVerdict:
+        """Run the notebook, and what passed also as in the scoring run; return the verdict of the run that counts."""
 
         def run_in_box(environment: RehearsalEnvironment) -> KernelRun:
             box = self.folder / "box"
@@ -185,15 +185,15 @@ class _RehearsalRuns:
             self.service = replace(self.service, submission=name)
         judgement = verdict.judge_run(result, self.environment, self.request.submission, self.inputs.sample)
         if self.service and judgement.problem is None:
-            result, judgement = self._run_scoring(self.service, result, judgement)
-        judgement = replay_check.judge_replay(judgement, self.request, self.kit_files, result)
+            judgement = self._run_scoring(self.service, judgement)
+        judgement = replay_check.judge_replay(judgement, self.request, self.kit_files)
         if self.request.hidden and judgement.problem is None:
-            return hidden_run.judge_hidden_run(self._describe_run(result, judgement))
-        return result, judgement
+            return hidden_run.judge_hidden_run(self._describe_run(judgement))
+        return judgement
 
     def run_session(
         self, environment: RehearsalEnvironment, sample: Path | None, folder: Path, first: Path | None = None
-    ) -> tuple[KernelRun, RunVerdict]:
+    ) -> RunVerdict:
         """Run the notebook in `folder` as it is scored, with its gateway in a process of its own; judge it by a sample.
 
         `first` is the submission of the first run.
@@ -208,39 +208,38 @@ class _RehearsalRuns:
         trusted = service is not None and service.package is None
         judgement = verdict.judge_run(run, environment, submission, sample, table=table, trusted=trusted)
         problem = (gateway.find_gateway_problem(run) if service else None) or judgement.problem
-        return run, replace(judgement, problem=problem)
+        return replace(judgement, problem=problem)
 
-    def _describe_run(self, result: KernelRun, judgement: RunVerdict) -> PublicRun:
+    def _describe_run(self, judgement: RunVerdict) -> PublicRun:
         """Return a run on the public data with what runs it again."""
         return PublicRun(
             request=self.request,
             environment=self.environment,
             inputs=self.inputs,
-            result=result,
             judgement=judgement,
             run_session=self.run_session,
             report=self.report,
         )
 
-    def _run_scoring(
-        self, service: GatewayService, result: KernelRun, judgement: RunVerdict
-    ) -> tuple[KernelRun, RunVerdict]:
-        """Run a server's notebook again as in Kaggle's scoring run; return the run that counts and its verdict."""
+    def _run_scoring(self, service: GatewayService, judgement: RunVerdict) -> RunVerdict:
+        """Run a server's notebook again as in Kaggle's scoring run; return the verdict of the run that counts."""
         # Kaggle runs the notebook and its gateway in two containers and sets KAGGLE_IS_COMPETITION_RERUN.
         self.report.step("running again with the gateway in its own process, as in the scoring run")
-        submission, folder = result.working / service.submission, self.folder / "scoring"
-        second, scored = self.run_session(self.environment, self.inputs.sample, folder, submission)
+        first, folder = judgement.run, self.folder / "scoring"
+        submission = first.working / service.submission
+        scored = self.run_session(self.environment, self.inputs.sample, folder, submission)
         if scored.problem:
-            return second, scored
-        return result, replace(
+            return scored
+        second = scored.run
+        return replace(
             judgement,
             rows=scored.rows or int(gateway.read_gateway_result(second).get("Rows", 0)),
             notes=(*scored.notes, *gateway.describe_second_run(second, service)),
             notebook_notes=(*judgement.notebook_notes, *scored.notebook_notes),
-            warnings=(*scored.warnings, *gateway.warn_of_differences(result, second, service)),
+            warnings=(*scored.warnings, *gateway.warn_of_differences(first, second, service)),
         )
 
-    def add_forecast(self, outcome: Rehearsal, result: KernelRun, judgement: RunVerdict) -> Rehearsal:
+    def add_forecast(self, outcome: Rehearsal, judgement: RunVerdict) -> Rehearsal:
         """Forecast the hidden test set, with a further run if its rows are known and no run of another size tells more."""
         project = partial(
             make_forecast,
@@ -251,15 +250,15 @@ class _RehearsalRuns:
         sessions = (judgement.hidden or {}).get("sessions", ())
         forecast = project([SessionFacts(**session) for session in sessions])
         if forecast is None and self.request.hidden_rows:
-            forecast = project(hidden_run.run_fewer_rows(self._describe_run(result, judgement)))
+            forecast = project(hidden_run.run_fewer_rows(self._describe_run(judgement)))
         if forecast is None:
             return outcome
         warnings = (*outcome.warnings, *([forecast.warning] if forecast.warning else []))
         return replace(outcome, forecast=asdict(forecast), warnings=warnings)
 
-    def summarize_run(self, result: KernelRun, judgement: RunVerdict) -> Rehearsal:
+    def summarize_run(self, judgement: RunVerdict) -> Rehearsal:
         """Return what is known of the rehearsal; it passed if the verdict has no problem."""
-        request, setup, image = self.request, self.environment.kernel, self.request.image
+        request, image, setup, run = self.request, self.request.image, self.environment.kernel, judgement.run
         level, differences = kernel.measure_fidelity(image, setup)
         machine, is_container = self.environment.machine, bool(self.runner.image)
         shortfalls = machine_limits.describe_shortfalls(machine)
@@ -278,10 +277,10 @@ class _RehearsalRuns:
             python=setup.python.version,
             installer=request.installer,
             layout=request.layout,
-            seconds=round(result.outcome.seconds, 2),
-            cell_seconds=tuple(round(cell.seconds or 0.0, 3) for cell in judgement.cells),
-            peak_memory=result.outcome.peak_memory,
-            memory_by=result.outcome.memory_by,
+            seconds=round(run.outcome.seconds, 2),
+            cell_seconds=tuple(round(cell.seconds or 0.0, 3) for cell in run.cells),
+            peak_memory=run.outcome.peak_memory,
+            memory_by=run.outcome.memory_by,
             submission=folder / Path(request.submission).name,
             rows=judgement.rows,
             replay=judgement.replay,
@@ -293,7 +292,7 @@ class _RehearsalRuns:
             packages_hash=hash_packages(setup.python.packages if is_container else image.packages),
             limits=asdict(machine) | {"seconds": request.timeout},
             at=files.utc_timestamp(),
-            warnings=(*judgement.warnings, *self._warn_of_stored_answer(result)),
+            warnings=(*judgement.warnings, *self._warn_of_stored_answer(run)),
         )
 
     def _warn_of_stored_answer(self, result: KernelRun) -> tuple[str, ...]:
@@ -312,10 +311,9 @@ class _RehearsalRuns:
             return (f"all predictions equal those in '{table.name}': it has no rows for the hidden test set",)
         return ()
 
-    def keep_evidence(
-        self, folder: Path, outcome: Rehearsal, result: KernelRun, problem: ProjectError | None
-    ) -> None:
+    def keep_evidence(self, folder: Path, outcome: Rehearsal, judgement: RunVerdict) -> None:
         """Move notebook, log and submission to `folder`, write its reports, and delete the run's other files."""
+        result, problem = judgement.run, judgement.problem
         for source, name in (
             (result.script or result.executed, "script.py" if result.script else "executed.ipynb"),
             (result.log, "log.txt"),

@@ -11,7 +11,6 @@ from offline_kit.core.errors import ProjectError
 from offline_kit.notebook.runtime import kit_replay
 from offline_kit.notebook.runtime.kit_recording import RecordedObjects
 from offline_kit.rehearsal import execution, kit_facts, submission_check
-from offline_kit.rehearsal.execution import KernelRun
 from offline_kit.rehearsal.kit_facts import KitFile
 from offline_kit.rehearsal.request import RehearsalRequest
 from offline_kit.rehearsal.submission_check import SubmissionTable
@@ -33,13 +32,14 @@ class ReplayComparison:
 
 
 def judge_replay(
-    judgement: RunVerdict, request: RehearsalRequest, kit_files: Iterable[KitFile], result: KernelRun
+    judgement: RunVerdict, request: RehearsalRequest, kit_files: Iterable[KitFile]
 ) -> RunVerdict:
     """Compare a run with the recording in its kit, if it has one, and add the result to its verdict."""
     recording = kit_facts.find_recording(kit_files)
     if recording is None:
         return judgement
-    document, out = files.read_json(recording), result.executed.parent
+    result, document = judgement.run, files.read_json(recording)
+    out = result.executed.parent
     state, difference = NOT_COMPARED, "the rehearsal ran on other rows than the recorded run"
     if request.rows is None:
         objects = RecordedObjects(recording.parent, result.log.parent / "recorded")
@@ -68,7 +68,7 @@ def _add_differences(judgement: RunVerdict, comparison: ReplayComparison) -> Run
     ]
     warnings += [f"another version than recorded: {package}" for package in comparison.packages]
     note = f"compared with the recorded run, the submission is {comparison.submission}"
-    stopped = execution.find_stopped_cell(judgement.cells)
+    stopped = execution.find_stopped_cell(judgement.run.cells)
     number = stopped.number - stopped.added_cells if stopped else 0
     is_cause = stopped is None or (stopped.status == "failed" and {number, 0} & {cell for cell, _ in misses})
     if problem and misses and is_cause:

@@ -53,7 +53,7 @@ _MAX_LARGEST = 5  # files of a full working folder in a message
 class RunVerdict:
     """What is known about a run once it has ended."""
 
-    cells: tuple[ExecutedCell, ...]
+    run: KernelRun
     problem: ProjectError | None
     rows: int = 0
     notes: tuple[str, ...] = ()
@@ -78,13 +78,12 @@ def judge_run(
 
     `table` and `trusted` are passed to `check_submission`.
     """
-    cells = result.cells
     written = result.working / name
     # One error: what stopped the run, else what is missing, else what Kaggle would not score.
     problem = find_run_problem(result, environment)
     if problem is None and not written.is_file():
         problem = _missing_submission_error(result, name)
-    if problem is None and not cells:
+    if problem is None and not result.cells:
         problem = ProjectError(
             "the executed notebook is missing or is not a notebook",
             hint="do not write to /rehearsal: the rehearsal itself uses this folder",
@@ -92,7 +91,7 @@ def judge_run(
         )
     notebook_notes = _read_notes(result.log)
     if problem:
-        return RunVerdict(cells=cells, problem=problem, notebook_notes=notebook_notes)
+        return RunVerdict(run=result, problem=problem, notebook_notes=notebook_notes)
     checked = submission_check.check_submission(written, sample, table=table, trusted=trusted)
     if checked.problems:
         problem = ProjectError(
@@ -102,7 +101,7 @@ def judge_run(
             details=checked.problems,
         )
     swallowed = swallowed_errors.list_swallowed_errors(
-        result.executed.parent, {cell.label: cell.source for cell in cells}
+        result.executed.parent, {cell.label: cell.source for cell in result.cells}
     )
     if problem is None and swallowed and checked.is_placeholder:
         problem = ProjectError(
@@ -114,7 +113,7 @@ def judge_run(
     warnings = [f"the time was up: {line}" for line in _read_notes(result.log, TIME_IS_UP)]
     warnings += [f"{line}: swallowed, so predictions may be missing (errors-swallowed)" for line in swallowed]
     return RunVerdict(
-        cells=cells,
+        run=result,
         problem=problem,
         rows=checked.rows,
         notes=(*checked.notes, *(f"not kept: {line}" for line in result.deleted)),

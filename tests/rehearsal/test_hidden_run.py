@@ -60,9 +60,7 @@ def run_twice(data: Path, predict: Predict, **options: Any) -> tuple[RunVerdict,
     """Run a function on the public data, which must work, then judge its hidden run; also return which were scoring runs."""
     are_scored: list[bool] = []
 
-    def run_session(
-        environment: RehearsalEnvironment, sample: Path | None, folder: Path
-    ) -> tuple[KernelRun, RunVerdict]:
+    def run_session(environment: RehearsalEnvironment, sample: Path | None, folder: Path) -> RunVerdict:
         are_scored.append("KAGGLE_IS_COMPETITION_RERUN" in environment.env)
         root, submission = folder / "root", folder / "working" / "submission.csv"
         shutil.copytree(data, root)
@@ -79,11 +77,11 @@ def run_twice(data: Path, predict: Predict, **options: Any) -> tuple[RunVerdict,
                 csv.writer(stream).writerows([("id", "label"), *predict(root).items()])
         except Exception as error:  # noqa: BLE001 - as a cell that failed
             failed = ProjectError("cell 1 failed", hint="", code="cell-failed", details=(repr(error),))
-            return run, RunVerdict(cells=(), problem=failed)
+            return RunVerdict(run=run, problem=failed)
         checked = submission_check.check_submission(submission, sample)
         problems = ProjectError("invalid", hint="", code="submission-invalid", details=checked.problems)
         problem = problems if checked.problems else None
-        return run, RunVerdict(cells=(), problem=problem, rows=checked.rows, warnings=checked.warnings)
+        return RunVerdict(run=run, problem=problem, rows=checked.rows, warnings=checked.warnings)
 
     python = read_interpreter()
     environment = RehearsalEnvironment(
@@ -102,21 +100,19 @@ def run_twice(data: Path, predict: Predict, **options: Any) -> tuple[RunVerdict,
         kit=kit, image=image(), competition_data=data, **{"hidden": "auto", "hidden_rows": 30, **options}
     )
     first = run_session(environment, sample, data.parent / "run" / "box")
-    assert first[1].problem is None
+    assert first.problem is None
     public = PublicRun(
         request=request,
         environment=environment,
         inputs=inputs,
-        result=first[0],
-        judgement=first[1],
+        judgement=first,
         run_session=run_session,
         report=SILENT,
     )
     if not request.hidden:
         sessions = run_fewer_rows(public)
-        return replace(first[1], hidden={"sessions": sessions}), are_scored
-    _, judgement = judge_hidden_run(public)
-    return judgement, are_scored
+        return replace(first, hidden={"sessions": sessions}), are_scored
+    return judge_hidden_run(public), are_scored
 
 
 def predict_well(root: Path) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def rehearse(
     judgement = verdict.judge_run(result, BENCH, name, None)
     kit, image = Kit(folder=folder, id="", parts=()), load_image("local", accelerator="none", project=folder)
     request = RehearsalRequest(kit=kit, image=image, rows=rows, submission=name)
-    judged = replay_check.judge_replay(judgement, request, kit_files, result)
+    judged = replay_check.judge_replay(judgement, request, kit_files)
     assert judged.replay is not None
     return judged, dict(judged.replay)
 

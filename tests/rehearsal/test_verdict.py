@@ -142,7 +142,7 @@ def test_a_good_run_has_no_problem(tmp_path: Path) -> None:
     (done.working / "submission.csv").write_text("id,x\n1,2\n")
     judged = verdict.judge_run(done, BENCH, "submission.csv", done.working / "submission.csv")
     assert judged.problem is None
-    assert (judged.rows, len(judged.cells), judged.cells[0].number) == (1, 1, 2)
+    assert (judged.rows, len(judged.run.cells), judged.run.cells[0].number) == (1, 1, 2)
 
 
 def test_no_executed_notebook_has_no_cells(tmp_path: Path) -> None:
