@@ -42,8 +42,8 @@ class HiddenRun:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PublicRun:
-    """The run on the public data, and how to run the notebook again."""
+class JudgedRun:
+    """A run that was judged, with its facts, and how to run the notebook again."""
 
     request: RehearsalRequest
     environment: RehearsalEnvironment
@@ -86,7 +86,7 @@ class PublicRun:
         return self.run_session(environment, data.sample, self.folder / name)
 
 
-def judge_hidden_run(public: PublicRun) -> RunVerdict:
+def judge_hidden_run(public: JudgedRun) -> RunVerdict:
     """Run the notebook again on hidden data; return the verdict of the run that counts.
 
     The second run counts if it failed. What failed only for a missing file or a long cell is a warning, and so is what
@@ -149,7 +149,7 @@ def judge_hidden_run(public: PublicRun) -> RunVerdict:
     return replace(verdict, problem=failed_hidden, hidden=asdict(hidden))
 
 
-def run_fewer_rows(public: PublicRun) -> tuple[SessionFacts, ...]:
+def run_fewer_rows(public: JudgedRun) -> tuple[SessionFacts, ...]:
     """Run the notebook again on a tenth of the rows; return what a forecast needs of both, () if that is not possible."""
     data, all_rows = public.request.competition_data, public.judgement.rows
     if data is None or all_rows < _MIN_ROWS:
@@ -167,7 +167,7 @@ def run_fewer_rows(public: PublicRun) -> tuple[SessionFacts, ...]:
     return measure_session(public.judgement.run, all_rows), measure_session(verdict.run, verdict.rows)
 
 
-def _compare_predictions(public: PublicRun, second: KernelRun, data: HiddenData) -> tuple[str, bool]:
+def _compare_predictions(public: JudgedRun, second: KernelRun, data: HiddenData) -> tuple[str, bool]:
     """Describe how predictions for the same rows differ, "" if they do not; and whether they became constant."""
     paths = [run.working / public.request.submission for run in (public.judgement.run, second)]
     if not data.originals or paths[0].suffix.lower() != ".csv" or not all(path.is_file() for path in paths):

@@ -35,9 +35,8 @@ from offline_kit.rehearsal.environments import EnvironmentOptions
 from offline_kit.rehearsal.execution import KernelRun, KernelSetup, RehearsalEnvironment
 from offline_kit.rehearsal.forecast import SessionFacts, make_forecast
 from offline_kit.rehearsal.gateway import GatewayService
-from offline_kit.rehearsal.hidden_run import PublicRun
+from offline_kit.rehearsal.hidden_run import JudgedRun
 from offline_kit.rehearsal.report import page
-from offline_kit.rehearsal.report.run_facts import RunEvidence
 from offline_kit.rehearsal.request import RehearsalRequest
 from offline_kit.rehearsal.verdict import RunVerdict
 
@@ -210,9 +209,9 @@ class _RehearsalRuns:
         problem = (gateway.find_gateway_problem(run) if service else None) or judgement.problem
         return replace(judgement, problem=problem)
 
-    def _describe_run(self, judgement: RunVerdict) -> PublicRun:
-        """Return a run on the public data with what runs it again."""
-        return PublicRun(
+    def _describe_run(self, judgement: RunVerdict) -> JudgedRun:
+        """Return a run with its facts and what runs the notebook again."""
+        return JudgedRun(
             request=self.request,
             environment=self.environment,
             inputs=self.inputs,
@@ -327,13 +326,7 @@ class _RehearsalRuns:
             keys = ("code", "what", "hint", "details")
             report_data["problem"] = {key: getattr(problem, key) for key in keys}
         write_report_data(folder, report_data)
-        evidence = RunEvidence(
-            request=self.request,
-            inputs=self.inputs,
-            result=result,
-            kernel=self.environment.kernel,
-        )
-        if page.write_report(folder, evidence, report=self.report) and problem:
+        if page.write_report(folder, self._describe_run(judgement)) and problem:
             problem.details = (*problem.details, f"report: {outcome.report}")
         files.remove_path(self.folder)
 

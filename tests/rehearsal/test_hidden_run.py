@@ -17,7 +17,7 @@ from offline_kit.core.sandboxes.box import BoxOutcome, Mount
 from offline_kit.project.types import Kit
 from offline_kit.rehearsal import environments, submission_check
 from offline_kit.rehearsal.execution import KernelRun, KernelSetup, RehearsalEnvironment
-from offline_kit.rehearsal.hidden_run import PublicRun, judge_hidden_run, run_fewer_rows
+from offline_kit.rehearsal.hidden_run import JudgedRun, judge_hidden_run, run_fewer_rows
 from offline_kit.rehearsal.mounts import MountedInputs
 from offline_kit.rehearsal.request import RehearsalRequest
 from offline_kit.rehearsal.verdict import RunVerdict
@@ -101,7 +101,7 @@ def run_twice(data: Path, predict: Predict, **options: Any) -> tuple[RunVerdict,
     )
     first = run_session(environment, sample, data.parent / "run" / "box")
     assert first.problem is None
-    public = PublicRun(
+    public = JudgedRun(
         request=request,
         environment=environment,
         inputs=inputs,

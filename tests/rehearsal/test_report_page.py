@@ -11,22 +11,20 @@ from typing import Any
 import pytest
 
 from offline_kit.core import files
-from offline_kit.core.sandboxes.box import BoxOutcome
 from offline_kit.project.images import load_image
 from offline_kit.project.types import Kit
-from offline_kit.rehearsal.environments import Interpreter
-from offline_kit.rehearsal.execution import KernelRun, KernelSetup
 from offline_kit.rehearsal.forecast import SessionFacts, make_forecast
+from offline_kit.rehearsal.hidden_run import JudgedRun
 from offline_kit.rehearsal.mounts import MountedInputs
 from offline_kit.rehearsal.report import history, page
 from offline_kit.rehearsal.report.column_facts import describe_table
 from offline_kit.rehearsal.report.notebook_cells import NotebookReader
-from offline_kit.rehearsal.report.run_facts import RunEvidence
 from offline_kit.rehearsal.request import RehearsalRequest, ReportContext
 from offline_kit.rehearsal.script_runs import SCRIPT
 from offline_kit.rehearsal.submission_check import SubmissionTable
 from tests.support.listener import Listener
 from tests.support.report_pages import FACTS, KIT, Page, make_cell, write_evidence
+from tests.support.verdicts import BENCH, judge, ran
 
 EVIL = "<script>alert(1)</script><img src=http://evil.test/x onerror=alert(2)>\"'{{7*7}}$x$"
 CODE = f"a `{EVIL}` b"
@@ -289,15 +287,17 @@ def test_a_rehearsal_without_a_report_keeps_its_verdict(tmp_path: Path) -> None:
         kit=Kit(folder=tmp_path, id="k", parts=()),
         image=load_image("kaggle-2026-10-cpu", accelerator="none", project=tmp_path),
     )
-    missing = Interpreter(path=tmp_path, version="3.13.0", packages={}, mounts=(), links={})
-    outcome = BoxOutcome(code=0, seconds=1.0, memory_by="PSS", started=0.0, memory_curve=())
-    run = RunEvidence(
+    (tmp_path / "run").mkdir()
+    judgement, listener = judge(ran(tmp_path / "run")), Listener()
+    judged = JudgedRun(
         request=request,
+        environment=BENCH,
         inputs=MountedInputs(mounts=(), sample=None, notes=()),
-        result=KernelRun(outcome=outcome, executed=tmp_path, log=tmp_path, working=tmp_path),
-        kernel=KernelSetup(python=missing, launch=()),
+        judgement=judgement,
+        run_session=lambda *_: judgement,
+        report=listener,
     )
-    listener = Listener()
-    assert page.write_report(tmp_path, run, report=listener) is False
+    (tmp_path / "evidence").mkdir()
+    assert page.write_report(tmp_path / "evidence", judged) is False
     assert len(listener.notes) == 1
-    assert [*tmp_path.iterdir()] == []
+    assert [*(tmp_path / "evidence").iterdir()] == []

@@ -10,9 +10,9 @@ from offline_kit.core import files
 from offline_kit.core.errors import OfflineKitError
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.rehearsal import execution
+from offline_kit.rehearsal.hidden_run import JudgedRun
 from offline_kit.rehearsal.report import charts, history, notebook_cells, run_facts
 from offline_kit.rehearsal.report.notebook_cells import NotebookReader, PageCell
-from offline_kit.rehearsal.report.run_facts import RunEvidence
 from offline_kit.rehearsal.request import ReportContext
 
 if TYPE_CHECKING:
@@ -25,21 +25,21 @@ _SHOWN_CELLS = 5  # the slowest
 _SHOWN_ITEMS = 8  # packages and files of the kit that are not folded
 
 
-def write_report(folder: Path, run: RunEvidence, *, report: Reporter = SILENT) -> bool:
+def write_report(folder: Path, judged: JudgedRun) -> bool:
     """Write facts and page of a run beside its evidence in `folder`, add it to the history; return whether it worked.
 
     What fails here is a note, never a failed rehearsal.
     """
-    context = run.request.context
+    request, report, records = judged.request, judged.report, judged.request.context.records
     try:
-        run_facts.write_facts(folder, run)
-        if context.records:
+        run_facts.write_facts(folder, judged)
+        if records:
             outcome = json.loads((folder / "report.json").read_text(encoding="utf-8"))
             try:
-                history.add_rehearsal(context.records, outcome, folder / Path(run.request.submission).name)
+                history.add_rehearsal(records, outcome, folder / Path(request.submission).name)
             except (OSError, OfflineKitError) as error:  # the project's folder may be read-only
                 report.note(f"this rehearsal is missing in the history: {error}")
-        write_page(folder, context)
+        write_page(folder, request.context)
     except Exception as error:  # noqa: BLE001 - whatever a run left behind, its verdict stands
         report.note(f"no report was written: {type(error).__name__}: {error}")
         return False

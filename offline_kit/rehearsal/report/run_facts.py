@@ -1,15 +1,13 @@
 """Collect what the report shows of a run while its files are here, as JSON; later the page is drawn from that alone."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from offline_kit.core import files
 from offline_kit.rehearsal import kernel, machine_limits, submission_check
-from offline_kit.rehearsal.execution import KernelRun, KernelSetup
-from offline_kit.rehearsal.mounts import MountedInputs
+from offline_kit.rehearsal.hidden_run import JudgedRun
 from offline_kit.rehearsal.report import column_facts, history, image_grid, kit_contents
-from offline_kit.rehearsal.request import RehearsalRequest
 from offline_kit.rehearsal.submission_check import SubmissionTable
 
 FACTS = "report-facts.json"
@@ -18,30 +16,20 @@ _MAX_SUBMISSION = 2_000_000_000  # bytes; of a larger one only the size is shown
 _MAX_CELLS = 200_000
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunEvidence:
-    """A run that has ended, with the files that it left."""
-
-    request: RehearsalRequest
-    inputs: MountedInputs
-    result: KernelRun
-    kernel: KernelSetup
-
-
-def write_facts(folder: Path, run: RunEvidence) -> None:
+def write_facts(folder: Path, judged: JudgedRun) -> None:
     """Write what the page shows besides the evidence in `folder` beside that."""
-    request, outcome, sample = run.request, run.result.outcome, run.inputs.sample
+    request, inputs, run = judged.request, judged.inputs, judged.judgement.run
     submission = folder / Path(request.submission).name
     table = _read_table(submission)
-    _, differences = kernel.measure_fidelity(request.image, run.kernel)
+    _, differences = kernel.measure_fidelity(request.image, judged.environment.kernel)
     facts = {
         "at": files.utc_timestamp(),
         "project": request.context.project,
         "competition": request.competition,
-        "kind": run.result.kind,
+        "kind": run.kind,
         "image": request.image.name,
-        "started": outcome.started,
-        "curve": [[round(sample.seconds, 2), sample.memory] for sample in outcome.memory_curve],
+        "started": run.outcome.started,
+        "curve": [[round(sample.seconds, 2), sample.memory] for sample in run.outcome.memory_curve],
         "limits": {
             **asdict(machine_limits.choose_machine(request)),
             "seconds": request.context.time_limit or request.timeout,
@@ -49,7 +37,7 @@ def write_facts(folder: Path, run: RunEvidence) -> None:
         "differences": [asdict(difference) for difference in differences],
         "accelerator": request.image.accelerator,
         "kit": kit_contents.describe_kit(request.kit),
-        "has_sample": sample is not None and sample.suffix.lower() == ".csv",
+        "has_sample": inputs.sample is not None and inputs.sample.suffix.lower() == ".csv",
         "submission": None,
         "pictures": [],
     }
@@ -57,10 +45,10 @@ def write_facts(folder: Path, run: RunEvidence) -> None:
         columns = {}
         if table and table.rows:
             previous = _read_table(history.find_previous_submission(request.context.records))
-            columns = column_facts.describe_table(table, previous=previous, sample=_read_table(sample))
+            columns = column_facts.describe_table(table, previous=previous, sample=_read_table(inputs.sample))
             # The folders of the competition's data, those that cover parts of others last.
-            data = run.inputs.data
-            mounts = [mount for mount in run.inputs.mounts if data and mount.inside.startswith(data)]
+            data = inputs.data
+            mounts = [mount for mount in inputs.mounts if data and mount.inside.startswith(data)]
             folders = [mount.source for mount in mounts if mount.source.is_dir()]
             facts["pictures"] = image_grid.draw_pictures(table, folders)
         facts["submission"] = {"name": submission.name, "size": submission.stat().st_size, **columns}
