@@ -92,8 +92,9 @@ def make_hidden_data(
         pairs = maker.choose_ids(test_set.ids, test_set.count_ids(min(rows or usual, _MOST_TIMES * public)))
         tables = test_set.rename_tables(pairs, maker.shuffle)
         lists = [path for path in tables if path.parent == data and kit_rows.is_test(path)]
+        file_names = kit_rows.list_names(test_set.folders)
         for path in lists:
-            maker.drop_categories(path, tables[path], kit_rows.list_names(test_set.folders))
+            maker.drop_categories(path, tables[path], file_names)
         if rare:
             maker.lengthen_cell({path: tables[path] for path in [*lists, sample] if path in tables})
         new_rows = len(tables[sample].rows) if sample in tables else len(pairs)
