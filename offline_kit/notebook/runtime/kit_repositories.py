@@ -29,10 +29,6 @@ def run_program(
     )
 
 
-def _leave_out_urls(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
-    return None if Path(member.name).name == "FETCH_HEAD" else member
-
-
 @dataclass(frozen=True)
 class GitRequest:
     """What a git process asked a server for."""
@@ -153,8 +149,9 @@ class RepositoryRecorder:
             if mirror.exists():
                 commit = self._run_git("-C", mirror, "rev-parse", "HEAD", may_fail=True)
                 path = mirror.with_suffix(".tar")
+                (mirror / "FETCH_HEAD").unlink(missing_ok=True)  # it has URLs with their tokens
                 with tarfile.open(path, "w") as archive:
-                    archive.add(mirror, ".", filter=_leave_out_urls)
+                    archive.add(mirror, ".")
                 stored = add_object(path, is_final=True)
                 path.unlink()
                 repositories.append({"url": redact(url), "commit": commit, **stored, "cell": cell})
