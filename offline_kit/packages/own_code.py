@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from offline_kit.core import files, processes
 from offline_kit.core.cache import cache_key
@@ -155,12 +156,14 @@ def _obtain_own_wheel(package: Path, sources: BuildSources, report: Reporter, *,
 
 
 def _recall_own_wheel(key: str, sources: BuildSources) -> Wheel | None:
-    record = sources.index.cache.read_record("own", key)
-    if not record or not _is_same_cutoff(str(record.get("cutoff", "")), sources.cutoff):
-        return None
+    record: Any = sources.index.cache.read_record("own", key)
     try:
+        built, cutoff = record["cutoff"], sources.cutoff
+        # A project's first build has no freeze yet; the freeze is made a moment later, and its cut-off is that time.
+        if cutoff and abs(datetime.fromisoformat(built) - datetime.fromisoformat(cutoff)) >= _FREEZE_DELAY:
+            return None
         return recall_wheel(record, sources.index.cache)
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, TypeError):  # there is none, or it is of another version
         return None
 
 
@@ -174,19 +177,6 @@ def _suggest_fix(error: BuildFailedError) -> str:
     if "version" in text and ("git" in text or "scm" in text.lower()):
         return "build from a git checkout with its tags, or set SETUPTOOLS_SCM_PRETEND_VERSION"
     return "make 'python -m build --wheel' work in that folder, then run again"
-
-
-def _is_same_cutoff(built: str, cutoff: str) -> bool:
-    """Whether a build with one cut-off can be used for the other.
-
-    A project's first build has no freeze yet; the freeze is made a moment later, and its cut-off is that time.
-    """
-    try:
-        return (
-            not cutoff or abs(datetime.fromisoformat(built) - datetime.fromisoformat(cutoff)) < _FREEZE_DELAY
-        )
-    except (ValueError, TypeError):
-        return built == cutoff
 
 
 def _make_wheel_key(tree: code_files.SourceTree, image: Image) -> str:

@@ -48,14 +48,9 @@ def read_wheel_imports(wheel: Path) -> tuple[str, ...]:
 
     Raises ProjectError if the file is not a wheel.
     """
-    return derive_import_names(list_wheel_files(wheel))
-
-
-def list_wheel_files(wheel: Path) -> tuple[str, ...]:
-    """Return the names of all files in a wheel; raise ProjectError if it is not a wheel."""
     try:
         with zipfile.ZipFile(wheel) as archive:
-            return tuple(info.filename for info in archive.infolist() if not info.is_dir())
+            return derive_import_names(info.filename for info in archive.infolist() if not info.is_dir())
     except (zipfile.BadZipFile, OSError) as error:
         raise ProjectError(
             f"'{wheel.name}' cannot be read as a wheel: {error}",

@@ -41,6 +41,7 @@ _BUILD_REQUIRES_FAILED = re.compile(
     r"|pip subprocess to install (?:build|backend) dependencies|installing (?:build|backend) dependencies"
 )
 _FILE_URL = re.compile(r"file://([^\s#;]+)")
+_find_python = cache(interpreters.find_interpreter)  # looking for it runs some
 _Command = tuple[list[str | Path], dict[str, str], Path]
 """Words, variables, and the Python that runs or asks the builds; reads build constraints from "build.txt"."""
 
@@ -156,15 +157,9 @@ def _parse_pins(text: str) -> dict[str, str]:
     return pins
 
 
-@cache
-def _find_builder_python(minor: str) -> Path | None:
-    """Return this machine's Python of a minor version, which builds the metadata of sdists."""
-    return interpreters.find_interpreter(minor)
-
-
 def _prepare_uv(problem: ResolverInput, folder: Path) -> _Command:
     image = problem.image
-    python = image.interpreter or _find_builder_python(image.python_minor) or Path(sys.executable)
+    python = image.interpreter or _find_python(image.python_minor) or Path(sys.executable)
     argv: list[str | Path] = [interpreters.uv_program(), "pip", "compile", "requirements.in"]
     argv += ["-o", "requirements.txt", "-c", "constraints.txt", "--build-constraints", "build.txt"]
     argv += ["--python-version", image.python, "--python", python]
@@ -185,7 +180,7 @@ def _prepare_pip_tools(problem: ResolverInput, folder: Path) -> _Command:
     python: Path | None = Path(sys.executable)
     argv: list[str | Path] = [sys.executable]
     if not matches_running_python(image):
-        python = _find_builder_python(image.python_minor) if _matches_platform(image) else None
+        python = _find_python(image.python_minor) if _matches_platform(image) else None
         argv = [interpreters.uv_program(), "run", "--no-project", "--quiet", "--no-config"]
         argv += ["--default-index", INSIDE.index_url, "--with", "pip-tools>=7.5", "--with", "pip>=25.1"]
         argv += ["--python", python or "", "python"]
