@@ -118,28 +118,29 @@ class _Treatment:
         for path in paths:
             _normalize_path(path, spelled)
         used_paths = set(spelled)  # neither files nor unpacked archives get the name of a folder
-        for path in paths:
-            file = source / path
-            if file.is_symlink():
-                change, name = UploadChange.KEPT, path
-            else:
-                is_candidate = self.unpack_pt and path.lower().endswith(ZIP_BASED_SUFFIXES)
-                zipped = is_candidate and (zipfile.is_zipfile(file) or tarfile.is_tarfile(file))
-                change, name = find_change(path, zipped=zipped)
+
+        def claim_path(name: str) -> Path:
             new_path = _find_free_path(_normalize_path(name, spelled), used_paths)
             used_paths.add(new_path.lower())
             goal = target / new_path
             goal.parent.mkdir(parents=True, exist_ok=True)
+            return goal
+
+        for path in paths:
+            file = source / path
             if file.is_symlink():
-                # The upload has the link's bytes: none.
-                goal.touch(mode=0o644)
-            elif change is UploadChange.KEPT:
-                self.place_file(file, goal)
-            elif change is UploadChange.DECOMPRESSED:
-                if not _decompress_file(file, goal):
-                    self.place_file(file, _find_unused_path(goal, file.name))
-            elif depth >= _MAX_DEPTH or not self.unpack_archive(file, goal, inside, depth):
-                self.place_file(file, _find_unused_path(goal, file.name))
+                claim_path(path).touch(mode=0o644)  # the upload has the link's bytes: none
+                continue
+            is_candidate = self.unpack_pt and path.lower().endswith(ZIP_BASED_SUFFIXES)
+            zipped = is_candidate and (zipfile.is_zipfile(file) or tarfile.is_tarfile(file))
+            change, name = find_change(path, zipped=zipped)
+            done = False
+            if change is UploadChange.DECOMPRESSED:
+                done = _decompress_file(file, claim_path(name))
+            elif change is UploadChange.UNPACKED and depth < _MAX_DEPTH:
+                done = self.unpack_archive(file, claim_path(name), inside, depth)
+            if not done:  # it stays as it is, maybe because it is no archive after all
+                self.place_file(file, claim_path(path))
 
     def unpack_archive(self, path: Path, goal: Path, inside: str, depth: int) -> bool:
         """Unpack to `goal`; return False, and create nothing, if the archive cannot be read."""
@@ -212,16 +213,6 @@ def _find_free_path(path: str, used_paths: set[str]) -> str:
         number += 1
         candidate = f"{folder}/{stem}-{number:03}{suffix}".lstrip("/")  # as Kaggle numbers names that collide
     return candidate
-
-
-def _find_unused_path(goal: Path, name: str) -> Path:
-    """Return the path under a file's own name: it is no archive after all.
-
-    A number is added if the path exists, because that may be a hard link to the upload.
-    """
-    path = goal.with_name(drop_characters(name))
-    twins = (path.with_name(f"{path.stem}-{number:03}{path.suffix}") for number in range(1, 1000))
-    return next((candidate for candidate in (path, *twins) if not candidate.exists()), path)
 
 
 def _extract_archive(path: Path, content: Path, inside: str) -> list[str]:
