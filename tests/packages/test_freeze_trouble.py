@@ -146,3 +146,10 @@ def test_advice_never_ends_in_a_compile(case: Case) -> None:
         case.freeze("yam==5.4", "light==1.3")
     assert "light==2.0, yam==6.0" in error.value.hint
     case.freeze("yam==6.0", "light==2.0")
+
+
+def test_a_damaged_wheel_is_passed_over(case: Case) -> None:
+    """A version whose file cannot be read does not keep an older one from being taken."""
+    (case.folder / "beta-2.0-py3-none-any.whl").write_bytes(b"no archive")
+    case.index.add(case.folder / "beta-2.0-py3-none-any.whl", pep658=False)
+    assert bundled(case.freeze("alpha")) == {"alpha": "1.0", "beta": "1.0"}

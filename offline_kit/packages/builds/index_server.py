@@ -4,7 +4,9 @@ A resolver builds third-party sdists, and their code can read what the resolver 
 its command line. So logins, certificates and proxies stay outside, where the files of all indexes are merged as pip does it.
 """
 
+import io
 import json
+import shutil
 import socketserver
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
-from offline_kit.core.errors import OfflineKitError
+from offline_kit.core.errors import OfflineKitError, ProjectError
 from offline_kit.packages.file_choice import was_uploaded_before
 from offline_kit.packages.index import IndexFile, PackageIndex
 from offline_kit.packages.pip_settings import IndexSettings
@@ -115,14 +117,19 @@ class IndexServer:
         page = {"meta": {"api-version": "1.0"}, "name": project, "files": rows}
         return json.dumps(page).encode() if rows else None
 
-    def read_file(self, project: str, filename: str) -> bytes | None:
-        """Return the content of a listed file, or its metadata if ".metadata" follows its name; None if there is none."""
+    def find_file(self, project: str, filename: str) -> bytes | Path | None:
+        """Return a listed file, or its metadata if ".metadata" follows its name; None if there is none."""
         file = self._pages.get(project, {}).get(filename.removesuffix(".metadata"))
         if file is None:
             return None
-        if filename.endswith(".metadata"):
+        if not filename.endswith(".metadata"):
+            return self._index.fetch_file(file)
+        try:
             return self._index.read_metadata(file)
-        return self._index.fetch_file(file).read_bytes()
+        except ProjectError as error:
+            if error.code == "hash-mismatch":
+                raise
+            return b""  # a damaged file: the resolver passes its version over
 
 
 class _IndexHandler(BaseHTTPRequestHandler):
@@ -149,11 +156,12 @@ class _IndexHandler(BaseHTTPRequestHandler):
             self._send(403, b"Only package indexes", {})
             return
         try:
+            content: bytes | Path | None
             if kind == "simple":
                 content = self.index_server.render_page(words[0])
                 headers = {"Content-Type": "application/vnd.pypi.simple.v1+json", "Cache-Control": "no-store"}
             else:
-                content = self.index_server.read_file(words[0], words[2])
+                content = self.index_server.find_file(words[0], words[2])
                 caching = "no-store" if words[1] == "-" else "max-age=31536000, immutable"
                 headers = {"Content-Type": "application/octet-stream", "Cache-Control": caching}
         except OfflineKitError as error:
@@ -164,10 +172,12 @@ class _IndexHandler(BaseHTTPRequestHandler):
 
     do_HEAD = do_GET  # noqa: N815 - http.server looks for that name
 
-    def _send(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
+    def _send(self, status: int, content: bytes | Path, headers: Mapping[str, str]) -> None:
+        size = content.stat().st_size if isinstance(content, Path) else len(content)
         self.send_response_only(status)
-        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+        for name, value in {**headers, "Content-Length": str(size)}.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body)
+            with content.open("rb") if isinstance(content, Path) else io.BytesIO(content) as stream:
+                shutil.copyfileobj(stream, self.wfile)
