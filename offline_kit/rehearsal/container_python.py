@@ -1,7 +1,6 @@
 """Look into a container image: its Python, its packages and its installers, which a rehearsal in it uses as they are."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +27,11 @@ with open("{_FOLDER}/facts.json", "w") as stream:
 _SECONDS = 600.0  # a file system that was just unpacked is cold
 
 
-@dataclass(frozen=True, kw_only=True)
-class ContainerPython:
-    """The Python of a container image."""
+def inspect_container(runner: Sandbox, folder: Path) -> dict[str, Any]:
+    """Run the container's Python, with `folder` for its files; raise ProjectError if it has none that runs.
 
-    python: Interpreter
-    search_path: str  # its PATH
-    uv: tuple[str, ...]  # where the runtime looks for uv, as far as it is there
-    facts: Mapping[str, Any]  # as `kit_capture.capture_image` returns them
-
-
-def inspect_container(runner: Sandbox, folder: Path) -> ContainerPython:
-    """Run the container's Python, with `folder` for its files; raise ProjectError if it has none that runs."""
+    Returns what `kit_capture.capture_image` does, with "executable", "path" (its PATH) and "uv" (the runtime's choices).
+    """
     for name in ("code", "scratch"):
         files.make_folder(folder / name)
     (folder / "code" / "kit_capture.py").write_bytes(Path(kit_capture.__file__).read_bytes())
@@ -56,9 +48,7 @@ def inspect_container(runner: Sandbox, folder: Path) -> ContainerPython:
     if not outcome.succeeded or not facts:
         log = box.log.read_text(errors="replace").splitlines()
         raise _unusable_error(runner, "has no Python that runs", log[-5:])
-    path, version, packages = Path(facts["executable"]), facts["python"], facts["packages"]
-    python = Interpreter(path=path, version=version, packages=packages, mounts=(), links={})
-    return ContainerPython(python=python, search_path=facts["path"], uv=tuple(facts["uv"]), facts=facts)
+    return facts
 
 
 def prepare_container_kernel(
@@ -68,19 +58,22 @@ def prepare_container_kernel(
 
     `used` names the packages to compare with the image that the kit was built for: a container may differ from it.
     """
-    inside = inspect_container(runner, folder)
-    if missing := sorted({"papermill", "ipykernel"} - {*inside.python.packages}):
+    facts = inspect_container(runner, folder)
+    packages, executable = facts["packages"], facts["executable"]
+    if missing := sorted({"papermill", "ipykernel"} - {*packages}):
         raise _unusable_error(runner, f"has no {' and no '.join(missing)}: Kaggle runs notebooks with it")
     hidden = folder / "hidden-uv"
     hidden.touch(0o444)
     return KernelSetup(
-        python=inside.python,
-        launch=(str(inside.python.path), "-m", "ipykernel_launcher"),
+        python=Interpreter(
+            path=Path(executable), version=facts["python"], packages=packages, mounts=(), links={}
+        ),
+        launch=(executable, "-m", "ipykernel_launcher"),
         # Nobody can run an empty file.
-        mounts=tuple(Mount(inside=path, source=hidden) for path in inside.uv) if hide_uv else (),
+        mounts=tuple(Mount(inside=path, source=hidden) for path in facts["uv"]) if hide_uv else (),
         used=used,
         notes=(f"ran in the container image '{runner.image}'",),
-        container_path=inside.search_path,
+        container_path=facts["path"],
         derived=used,
     )
 

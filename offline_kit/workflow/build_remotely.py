@@ -146,7 +146,7 @@ def capture_container(reference: str, report: Reporter = SILENT) -> str:
     """Return the image file of a container image on this machine; a person is asked whether to pull it."""
     runner = sandbox.find_container(reference, confirm_pull=report.confirm)
     with tempfile.TemporaryDirectory(prefix="offline-kit-") as folder:
-        facts = dict(container_python.inspect_container(runner, Path(folder)).facts)
+        facts = container_python.inspect_container(runner, Path(folder))
     # Without a GPU the container has no nvidia-smi; the CPU image has none of these packages.
     if any(name.startswith("nvidia-cuda") for name in facts["packages"]):
         facts["accelerator"] = "gpu"
