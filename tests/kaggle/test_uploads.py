@@ -17,7 +17,7 @@ from offline_kit.local_kaggle.faults import Fault
 from tests.support.local_kaggle import Bench, serving
 from tests.support.warm_python import client_python
 
-BRISK = RetryPolicy(attempts=4, backoff=0.02, longest=1.0)
+BRISK = RetryPolicy(attempts=4, backoff=0.02, longest=0.2)
 BIG = bytes(range(256)) * 12_000  # three of our chunks
 
 

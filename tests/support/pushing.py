@@ -22,7 +22,7 @@ from offline_kit.project.types import FileEntry, Kit, Role
 from tests.support.local_kaggle import Bench
 from tests.support.warm_python import client_python
 
-BRISK = RetryPolicy(attempts=4, backoff=0.02, longest=1.0)
+BRISK = RetryPolicy(attempts=4, backoff=0.02, longest=0.2)
 EAGER = PollPolicy(visibility_timeout=1.5, processing_timeout=20.0, first_interval=0.02, max_interval=0.1)
 FILES = {
     "packages/a.whl": b"a wheel",

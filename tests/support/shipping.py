@@ -173,7 +173,7 @@ class Yard:
             first_interval=0.02,
             max_interval=0.1,
         )
-        retry = RetryPolicy(attempts=4, backoff=0.02, longest=1.0)
+        retry = RetryPolicy(attempts=4, backoff=0.02, longest=0.2)
         return ClientSettings(poll=poll, retry=retry, read_timeout=self.answer, client_python=client_python())
 
     @property
