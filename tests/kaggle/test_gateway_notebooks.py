@@ -9,11 +9,11 @@ import pytest
 
 from offline_kit.core.errors import Exit, OfflineKitError, ProjectError
 from offline_kit.kaggle.client.api_types import (
-    LogLine,
     NewNotebook,
     NoResponseError,
     NotebookSources,
     RefusedError,
+    RunLog,
     RunStatus,
 )
 from offline_kit.kaggle.client.client import KaggleClient, build_save_request, normalise_notebook
@@ -246,29 +246,29 @@ def test_a_run_that_does_not_show_yet_is_not_taken_for_the_one_before(
 def test_the_log_comes_in_pieces(bench: Bench, alice: KaggleClient) -> None:
     """Seconds, stream and words of what the run said."""
     ran(bench, alice)
-    (piece,) = alice.get_run_log(KERNEL, 1)
-    assert piece == LogLine(seconds=piece.seconds, stream="stdout", text="hello\n")
-    assert 0 <= piece.seconds < 60
-    assert alice.get_run_log(KERNEL, 7) == ()
-    assert alice.get_run_log("alice/nowhere", 1) == ()
+    log = alice.get_run_log(KERNEL, 1)
+    assert log.text == "hello\n"
+    assert 0 <= log.seconds < 60
+    assert alice.get_run_log(KERNEL, 7) == RunLog()
+    assert alice.get_run_log("alice/nowhere", 1) == RunLog()
 
 
 @pytest.mark.parametrize(
-    ("said", "texts"),
+    ("said", "text"),
     [
-        ("", []),
-        ("[]", []),
-        (json.dumps([{"stream_name": "stderr", "time": 1.5, "data": "a {b}\n"}, {"data": "c"}]), ["a {b}\n", "c"]),
-        ('[{"stream_name":"stdout","time":1,"data":"a"}\n,{"stream_name":"stdout","ti', ["a"]),
-        ("plain words\n{'and': 1}", ["plain words\n{'and': 1}"]),
-        ('[NbConvertApp] {"x": 1}', ['[NbConvertApp] {"x": 1}']),
-        ("[1, 2]", ["[1, 2]"]),
+        ("", ""),
+        ("[]", ""),
+        (json.dumps([{"stream_name": "stderr", "time": 1.5, "data": "a {b}\n"}, {"data": "c"}]), "a {b}\nc"),
+        ('[{"stream_name":"stdout","time":1,"data":"a"}\n,{"stream_name":"stdout","ti', "a"),
+        ("plain \x1b[32mwords\n{'and': 1}", "plain words\n{'and': 1}"),
+        ('[NbConvertApp] {"x": 1}', '[NbConvertApp] {"x": 1}'),
+        ("[1, 2]", "[1, 2]"),
     ],
 )  # fmt: skip
-def test_logs_of_any_form_are_shown(bench: Bench, alice: KaggleClient, said: str, texts: list[str]) -> None:
+def test_logs_of_any_form_are_shown(bench: Bench, alice: KaggleClient, said: str, text: str) -> None:
     """A log that is empty, cut or plain text is no crash, and nothing readable of it is lost."""
     bench.kaggle.faults.add_fault(Fault(on="ListKernelSessionOutput", answer={"files": [], "log": said}))
-    assert [line.text for line in alice.get_run_log(KERNEL, 1)] == texts
+    assert alice.get_run_log(KERNEL, 1).text == text
 
 
 DEEP = ("0.txt", "1.txt", "in/0.txt", "in/1.txt")

@@ -181,7 +181,7 @@ def test_the_notebook_pins_exactly_that_version(bench: Bench, alice: KaggleClien
     bench.until(
         lambda: (run := alice.get_notebook_run(done.notebook.ref, 1)) is not None and run.state == "complete"
     )
-    assert alice.get_run_log(done.notebook.ref, 1)[0].text == "['model.ckpt']\n"
+    assert alice.get_run_log(done.notebook.ref, 1).text == "['model.ckpt']\n"
     assert kit_parts.find_missing_parts(
         {"checkpoints": weights(kit).id, "code": "0"}, mine.sources, access(alice, ways(bench))
     ) == {"code": "0"}

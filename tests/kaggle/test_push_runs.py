@@ -16,7 +16,7 @@ import pytest
 
 from offline_kit.core.errors import OutsideError, ProjectError
 from offline_kit.core.report import Reporter, Say
-from offline_kit.kaggle.client.api_types import LogLine, NotebookSources
+from offline_kit.kaggle.client.api_types import NotebookSources
 from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.push import notebook_runs, push_notebook
 from offline_kit.kaggle.push.notebook_runs import FinishedRun, KitNotMountedError
@@ -371,11 +371,6 @@ def test_files_in_folders_are_fetched_by_their_paths_whatever_a_listing_says(
 # ------------------------------------------------------------------ logs alone
 
 
-def log(*texts: str) -> tuple[LogLine, ...]:
-    """Return a log of these pieces, one a second."""
-    return tuple(LogLine(seconds=n, stream="stderr", text=text) for n, text in enumerate(texts, 1))
-
-
 def told(*cells: str) -> str:
     """Return a notebook's text with words before its cells."""
     made: dict[str, Any] = notebook(*cells)
@@ -384,12 +379,9 @@ def told(*cells: str) -> str:
 
 
 def test_the_last_line_is_that_of_a_progress_bar() -> None:
-    """Of a bar that redraws itself, the newest state, without colours."""
-    lines = log("begun\n", "\x1b[32m 10%\r 50%|###  |\r 90%|#### |\x1b[0m", "\n")
-    assert notebook_runs.last_line(lines) == "90%|#### |"
-    assert notebook_runs.run_seconds(lines) == 3
-    assert notebook_runs.last_line(()) == ""
-    assert notebook_runs.run_seconds(()) == 0
+    """Of a bar that redraws itself, the newest state."""
+    assert notebook_runs.last_line("begun\n 10%\r 50%|###  |\r 90%|#### |\n") == "90%|#### |"
+    assert notebook_runs.last_line("") == ""
 
 
 def test_a_kernel_that_died_did_so_in_the_cell_that_was_begun_last() -> None:
@@ -398,7 +390,7 @@ def test_a_kernel_that_died_did_so_in_the_cell_that_was_begun_last() -> None:
         "Executing Cell 2-----\nEnding Cell 2-----\nExecuting Cell 3-----\n"
         "Traceback (most recent call last):\n  ...\nnbclient.exceptions.DeadKernelError: Kernel died\n"
     )
-    found = notebook_runs.analyse_failure(log(text), told("a = 1", "grow()"))
+    found = notebook_runs.analyse_failure(text, told("a = 1", "grow()"))
     assert (found.cell, found.source) == (3, "grow()")
     assert found.error == (found.message,) == ("nbclient.exceptions.DeadKernelError: Kernel died",)
 
@@ -410,13 +402,13 @@ def test_of_a_script_the_line_is_told() -> None:
         '  File "/kaggle/src/script.py", line 7, in <module>\n    main()\n'
         '  File "/kaggle/src/script.py", line 3, in main\n    1 / 0\nZeroDivisionError: division by zero\n'
     )
-    found = notebook_runs.analyse_failure(log(text), "", "script")
+    found = notebook_runs.analyse_failure(text, "", "script")
     assert (found.line, found.cell, found.message) == (3, 0, "ZeroDivisionError: division by zero")
 
 
 def test_a_log_of_nothing_names_nothing() -> None:
     """Without a traceback there is neither a cell nor an error."""
-    assert notebook_runs.analyse_failure(log("words\n"), "no notebook") == notebook_runs.RunFailure()
+    assert notebook_runs.analyse_failure("words\n", "no notebook") == notebook_runs.RunFailure()
 
 
 @pytest.mark.slow

@@ -185,12 +185,11 @@ class RunStatus:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LogLine:
-    """One event of a run's log, by the seconds since its start; the stream is "stdout" or "stderr"."""
+class RunLog:
+    """What a run has written so far, both streams without colors."""
 
-    seconds: float
-    stream: str
-    text: str
+    text: str = ""
+    seconds: float = 0.0  # from its start to its last event; 0 if unknown
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,6 @@ from offline_kit.core.retry import ignore_progress
 from offline_kit.kaggle.client.api_types import (
     Blob,
     Competition,
-    LogLine,
     NewNotebook,
     NewVersion,
     NoResponseError,
@@ -23,6 +22,7 @@ from offline_kit.kaggle.client.api_types import (
     RemoteFile,
     RemoteModel,
     RemoteNotebook,
+    RunLog,
     RunStatus,
     SavedNotebook,
     Submission,
@@ -43,6 +43,7 @@ _SOURCE_KINDS = {
     "models": ("Model", ("model", "models"), 5),
 }
 
+_COLORS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _COMPETITIONS = "competitions.CompetitionApiService/"
 # Parts of Kaggle's message if the rules are not accepted.
 _RULES_MESSAGES = ("competition's rules", "competitions.participate")
@@ -233,10 +234,10 @@ class KaggleClient(ApiService):
         state = parse_state(answer.text("status"), "queued")
         return RunStatus(state=state, failure_message=answer.text("failureMessage"))
 
-    def get_run_log(self, ref: str, version: int) -> tuple[LogLine, ...]:
+    def get_run_log(self, ref: str, version: int) -> RunLog:
         """Return the log of a version's run so far; empty if there is no run."""
         answer = self._read_or_none(_NOTEBOOKS + "ListKernelSessionOutput", _notebook_fields(ref, version))
-        return _parse_log(answer.text("log")) if answer else ()
+        return _parse_log(answer.text("log")) if answer else RunLog()
 
     def list_run_outputs(self, ref: str, version: int) -> tuple[str, ...]:
         """Return the paths of the output files of a version's run, sorted."""
@@ -472,21 +473,20 @@ def _page_url(ref: str, url: str, site: str) -> str:
     return url if url.startswith("http") else f"{site}/code/{ref}"
 
 
-def _parse_log(text: str) -> tuple[LogLine, ...]:
-    """Parse a log: a JSON array as text, which may be truncated; anything else becomes one line."""
-    log_lines: list[LogLine] = []
-    at = text.find("{") if text.lstrip().startswith("[") else -1
+def _parse_log(raw_log: str) -> RunLog:
+    """Parse a log: a JSON array as text, which may be truncated; anything else is taken as it is."""
+    texts, seconds = list[str](), 0.0
+    at = raw_log.find("{") if raw_log.lstrip().startswith("[") else -1
     while at >= 0:
         try:
-            event, end = json.JSONDecoder().raw_decode(text, at)
-            stream, seconds = str(event.get("stream_name") or "stdout"), float(event.get("time") or 0)
-            log_lines.append(LogLine(seconds=seconds, stream=stream, text=str(event["data"])))
+            event, end = json.JSONDecoder().raw_decode(raw_log, at)
+            seconds = max(seconds, float(event.get("time") or 0))
+            texts.append(str(event["data"]))
         except (ValueError, TypeError, KeyError):
             break
-        at = text.find("{", end)
-    if log_lines or text.strip() in ("", "[]"):
-        return tuple(log_lines)
-    return (LogLine(seconds=0.0, stream="stdout", text=text),)
+        at = raw_log.find("{", end)
+    text = "".join(texts) if texts or raw_log.strip() == "[]" else raw_log
+    return RunLog(text=_COLORS.sub("", text), seconds=seconds)
 
 
 def _parse_submission(raw: Answer) -> Submission:

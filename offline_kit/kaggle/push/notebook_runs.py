@@ -3,7 +3,7 @@
 import csv
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -16,8 +16,8 @@ from offline_kit.core.report import SILENT, Advance, Reporter
 from offline_kit.core.retry import TransientError, ignore_progress, retry_call
 from offline_kit.kaggle.client.api_types import (
     RUNNING_STATES,
-    LogLine,
     NewNotebook,
+    RunLog,
     RunStatus,
 )
 from offline_kit.kaggle.client.calls import is_transient
@@ -39,13 +39,13 @@ _LOG_EVERY = 4  # maximum poll intervals between two requests for the log of a r
 _SHOWN = 10
 _TOLERANCE = 1e-3  # other hardware gives other last digits
 _ERROR_PAGE = (b"<!doctype", b"<html", b"<?xml", b'{"error"', b'{"code"')
-_ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _RAISED = re.compile(r"[A-Za-z_][\w.]*(error|exception|interrupt|exit)\b.*: \S", re.IGNORECASE)
 _TRACEBACK = "Traceback (most recent call last)"
 _PAPERMILL = re.compile(r'^Exception encountered at "In \[(\d+|None| )\]":\s*$', re.MULTILINE)
 _BEGUN = re.compile(r"^Executing Cell (\d+)-", re.MULTILINE)
 _CONVERTING = re.compile(r"^\[NbConvertApp\]", re.MULTILINE)
 _LINE = 100  # characters of a live line
+_TAIL = 10_000  # characters of a log in which the live line is looked for
 _T = TypeVar("_T")
 
 
@@ -95,17 +95,18 @@ def follow_run(
     finish in time. The log is written to the folder of the notebook's runs, for failed runs too.
     """
 
-    def read_after_end(read: Callable[[], tuple[_T, ...]]) -> tuple[_T, ...]:
-        # An empty answer may not be final.
-        policy = context.poll.retry_policy(context.poll.visibility_timeout / 6)
-        return wait_until_shown(lambda: read() or None, policy) or ()
+    def read_log() -> RunLog | None:
+        log = kaggle.get_run_log(ref, version)
+        return log if log.text else None
 
     kaggle = context.kaggle
     began, name = time.monotonic(), f"version {version} of '{ref}'"
     run = _wait_until_ended(ref, version, context, timeout)
     is_cancelled = run.state == "cancelacknowledged"
-    log = () if is_cancelled else read_after_end(lambda: kaggle.get_run_log(ref, version))
-    files.write_atomic(context.runs_folder(ref) / LOG_NAME, plain_text(log))
+    # What is empty at first may come later.
+    after_end = context.poll.retry_policy(context.poll.visibility_timeout / 6)
+    log = (None if is_cancelled else wait_until_shown(read_log, after_end)) or RunLog()
+    files.write_atomic(context.runs_folder(ref) / LOG_NAME, log.text)
     if is_cancelled:
         raise OutsideError(
             f"the run of {name} was cancelled",
@@ -113,7 +114,7 @@ def follow_run(
             hint="run the same command again: it pushes a new version",
             details=[run.failure_message] if run.failure_message else (),
         )
-    failure = find_failure(plain_text(log))
+    failure = find_failure(log.text)
     if failure and failure.code == "kit-not-mounted":
         raise KitNotMountedError(
             f"{name} ran without its kit: {failure.what}",
@@ -124,8 +125,8 @@ def follow_run(
     return FinishedRun(
         ref=ref,
         version=version,
-        seconds=run_seconds(log) or time.monotonic() - began,
-        outputs=read_after_end(lambda: kaggle.list_run_outputs(ref, version)),
+        seconds=log.seconds or time.monotonic() - began,
+        outputs=wait_until_shown(lambda: kaggle.list_run_outputs(ref, version) or None, after_end) or (),
     )
 
 
@@ -159,7 +160,7 @@ def _wait_until_ended(ref: str, version: int, context: PushContext, timeout: flo
         if run.state == "running" and now - logged > _LOG_EVERY * poll.max_interval:
             logged, last_words = now, ""
             with suppress(OfflineKitError):  # only the status line lacks it
-                last_words = f": {last_line(kaggle.get_run_log(ref, version))}"
+                last_words = f": {last_line(kaggle.get_run_log(ref, version).text)}"
         line.update_status(f"{run.state}, {(now - began) / 60:.0f} min{last_words}".removesuffix(": "))
         raise TransientError(f"it is '{run.state}'")
 
@@ -210,13 +211,13 @@ def fetch_outputs(
 
 
 def _build_failed_error(
-    ref: str, version: int, run: RunStatus, log: tuple[LogLine, ...], context: PushContext
+    ref: str, version: int, run: RunStatus, log: RunLog, context: PushContext
 ) -> ProjectError:
     """Return the error for a failed run: the cell, its error, cause, fix, and links."""
     notebook, server_name = context.kaggle.get_notebook(ref, version), context.server_name
     text = notebook.text if notebook else ""
     kind = (notebook.kernel_type if notebook else "") or "notebook"
-    run_failure = analyse_failure(log, text, kind)
+    run_failure = analyse_failure(log.text, text, kind)
     explained = causes.explain_failure(run_failure.message or run.failure_message)
     if failure := run_failure.failure:
         explained = Explanation(code=failure.code, cause=failure.what, remedy=failure.hint)
@@ -231,7 +232,7 @@ def _build_failed_error(
         label = execution.label_cell(run_failure.cell, execution.count_added_cells(sources))
         quoted = execution.quote_cell(label, run_failure.source) if run_failure.source else ()
     details = [*quoted, *[""] * bool(quoted)]
-    details += [*execution.shorten_error(run_failure.error or plain_text(log).splitlines()), ""]
+    details += [*execution.shorten_error(run_failure.error or log.text.splitlines()), ""]
     if run.failure_message and run.failure_message not in run_failure.message:
         details.append(f"{server_name} says: {run.failure_message}")
     if explained.cause:
@@ -318,28 +319,14 @@ class RunFailure:
     failure: KitError | None = None
 
 
-def plain_text(log: Sequence[LogLine]) -> str:
-    """Return a log as text without colours."""
-    return _ANSI.sub("", "".join(line.text for line in log))
-
-
-def run_seconds(log: Sequence[LogLine]) -> float:
-    """Return the time of the last event, 0 if there is none."""
-    return max((line.seconds for line in log), default=0.0)
-
-
-def last_line(log: Sequence[LogLine]) -> str:
+def last_line(text: str) -> str:
     """Return the last non-empty line, shortened; of a progress bar its latest state."""
-    for piece in reversed(log):
-        for line in reversed(re.split(r"[\r\n]", _ANSI.sub("", piece.text))):
-            if line.strip():
-                return line.strip()[:_LINE]
-    return ""
+    words = re.split(r"[\r\n]", text[-_TAIL:].rstrip())[-1]
+    return words.strip()[:_LINE]
 
 
-def analyse_failure(log: Sequence[LogLine], notebook: str, kernel_type: str = "notebook") -> RunFailure:
-    """Return why a run of a notebook (its JSON text) or script failed."""
-    text = plain_text(log)
+def analyse_failure(text: str, notebook: str, kernel_type: str = "notebook") -> RunFailure:
+    """Return why a run of a notebook (its JSON text) or script failed, by the text of its log."""
     if kernel_type == "script":
         failed = script_runs.find_script_failure(text)
         if failed is None:
