@@ -61,9 +61,7 @@ def test_a_dataset_with_folders_is_created_privately_and_read_back(
     assert found is not None
     assert (found.version, found.private) == (1, True)
     assert alice.get_dataset_status(SLUG) == "ready"
-    assert {each.name: each.size for each in alice.list_dataset_files(SLUG)} == {
-        n: len(d) for n, d in files.items()
-    }
+    assert alice.list_dataset_files(SLUG) == {n: len(d) for n, d in files.items()}
     assert alice.download_dataset_file(SLUG, None, "packages/a.whl", tmp_path / "a") == 5
     assert (tmp_path / "a").read_bytes() == b"wheel"
     with client_of(bench, "bob") as bob:
@@ -80,8 +78,8 @@ def test_a_second_version_carries_its_notes_and_number(bench: Bench, alice: Kagg
     assert found is not None
     assert found.version == 2
     assert found.version_notes[2] == "second"
-    assert [each.name for each in alice.list_dataset_files(SLUG)] == ["b.txt"]
-    assert [each.name for each in alice.list_dataset_files(SLUG, 1)] == ["a.txt"]
+    assert list(alice.list_dataset_files(SLUG)) == ["b.txt"]
+    assert list(alice.list_dataset_files(SLUG, 1)) == ["a.txt"]
 
 
 def test_long_listings_are_read_to_their_end(bench: Bench, alice: KaggleClient) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from offline_kit.core.errors import OutsideError, ProjectError, UsageError
 from offline_kit.core.files import format_size
-from offline_kit.kaggle.client.api_types import Account, RefusedError, RemoteFile
+from offline_kit.kaggle.client.api_types import Account, RefusedError
 from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.push import push_parts as pushing
 from offline_kit.kaggle.push.journal import Effect, Phase
@@ -52,9 +52,9 @@ def versions(bench: Bench, ref: str = REF) -> list[int]:
     return list(map(int, bench.kaggle.store.key_names("datasets", *ref.split("/"), "versions")))
 
 
-def listed(part: KitPart) -> tuple[RemoteFile, ...]:
+def listed(part: KitPart) -> dict[str, int]:
     """Return how Kaggle lists the files of a part."""
-    return tuple(RemoteFile(name=entry.stored, size=entry.size) for entry in part.entries)
+    return {entry.stored: entry.size for entry in part.entries}
 
 
 # ------------------------------------------------------------------ the plan
@@ -101,10 +101,10 @@ def test_files_that_we_did_not_put_there_are_not_dropped(tmp_path: Path) -> None
     old = make_kit(tmp_path / "old", {**FILES, "packages/gone.whl": b"g"})
     kit = make_kit(tmp_path / "new")
     names = [*(entry.stored for entry in old.parts[0].entries), MARKER]
-    files = tuple(RemoteFile(name=name, size=1) for name in names)
+    files = dict.fromkeys(names, 1)
     remote = RemotePartState(ref=REF, version=1, state="ready", part=old.parts[0], files=files)
     assert plan_parts(kit, {"kit": remote}, PushOptions())[0].dropped_files == ("packages/gone.whl",)
-    remote = dataclasses.replace(remote, files=(*files, RemoteFile(name="my/notes.txt", size=3)))
+    remote = dataclasses.replace(remote, files={**files, "my/notes.txt": 3})
     with pytest.raises(ProjectError, match="did not upload") as caught:
         plan_parts(kit, {"kit": remote}, PushOptions())
     assert caught.value.details == ("my/notes.txt",)
@@ -116,10 +116,10 @@ def test_listings_by_bare_name_are_understood(tmp_path: Path) -> None:
     """A listing without folders is no sign of foreign or missing files, as long as names are unique."""
     kit = make_kit(tmp_path, {**FILES, "packages/twin.bin": b"1", "checkpoints/twin.bin": b"2"})
     (part,) = kit.parts
-    bare = tuple(RemoteFile(name=e.stored.rpartition("/")[2], size=e.size) for e in part.entries)
+    bare = {e.stored.rpartition("/")[2]: e.size for e in part.entries}
     remote = RemotePartState(ref=REF, version=1, state="ready", part=part, files=bare)
     assert find_foreign_files(part, remote) == ("twin.bin",)
-    unique = tuple(each for each in bare if each.name != "twin.bin")
+    unique = {name: size for name, size in bare.items() if name != "twin.bin"}
     assert find_foreign_files(part, dataclasses.replace(remote, files=unique)) == ()
     assert find_differences(part, unique) == (
         "'checkpoints/twin.bin' is missing",
@@ -139,7 +139,7 @@ def test_a_public_dataset_gets_no_kit(tmp_path: Path) -> None:
 def test_all_problems_come_at_once(tmp_path: Path) -> None:
     """Two parts with a problem each make one error that tells both."""
     kit = make_kit(tmp_path, split=True)
-    file = (RemoteFile(name="x", size=1),)
+    file = {"x": 1}
     remotes = {
         part.name: RemotePartState(ref=f"a/{part.name}", version=1, state="ready", files=file)
         for part in kit.parts

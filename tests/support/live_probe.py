@@ -94,7 +94,7 @@ def visit_kaggle(context: PushContext, folder: Path, number: str) -> list[Fact]:
     dataset, contents = f"{owner}/{DATASET_SLUG}", make_files(number)
     add_version(context, folder / "first", {**contents, "old.txt": b"1"})
     second = add_version(context, folder / "second", contents)
-    listed = {file.name for file in context.kaggle.list_dataset_files(dataset, second)}
+    listed = context.kaggle.list_dataset_files(dataset, second).keys()
     remote = context.kaggle.get_dataset(dataset)
     new = NewNotebook(
         ref=f"{owner}/{NOTEBOOK_SLUG}",

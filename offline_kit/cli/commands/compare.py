@@ -225,7 +225,7 @@ def _part_row(check: "PartCheck") -> tuple[str, ...]:
         str(remote.version),
         remote.state,
         "yes" if remote.private else "NO",
-        f"{len(remote.files)}, {format_size(sum(file.size for file in remote.files))}",
+        f"{len(remote.files)}, {format_size(sum(remote.files.values()))}",
         "no" if check.problems else "yes",
     )
 

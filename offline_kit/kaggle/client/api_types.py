@@ -71,14 +71,6 @@ class Account:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RemoteFile:
-    """A file of a version; `name` is a POSIX path, as Kaggle lists it."""
-
-    name: str
-    size: int
-
-
-@dataclass(frozen=True, kw_only=True)
 class RemoteDataset:
     """A dataset on Kaggle; its version is 0 while there is none."""
 

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,7 +19,6 @@ from offline_kit.kaggle.client.api_types import (
     NotebookSources,
     RefusedError,
     RemoteDataset,
-    RemoteFile,
     RemoteModel,
     RemoteNotebook,
     RunLog,
@@ -78,18 +77,18 @@ class KaggleClient(ApiService):
 
     def list_dataset_files(
         self, ref: str, version: int | None = None, *, by_folder: bool = False
-    ) -> tuple[RemoteFile, ...]:
-        """Return all files of a version (None: the current one), sorted by name; `by_folder` sends one request per folder."""
+    ) -> dict[str, int]:
+        """Return the sizes of a version's files by name (None: the current one); `by_folder` sends a request per folder."""
         body = _dataset_fields(ref, version)
         if by_folder:
-            return tuple(sorted(self._walk_folder("", body), key=lambda file: file.name))
+            return dict(self._walk_folder("", body))
         raw_files = self._list_items(_DATASETS + "ListDatasetFiles", body, "datasetFiles")
-        return _sort_files(raw_files, "totalBytes")
+        return {raw.text("name"): raw.number("totalBytes") for raw in raw_files}
 
-    def _walk_folder(self, folder: str, body: Mapping[str, Any]) -> Iterator[RemoteFile]:
+    def _walk_folder(self, folder: str, body: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
         for page in self._list_pages(_DATASETS + "ListTreeDatasetFiles", {**body, "path": folder}):
             for raw in page.objects("files"):
-                yield RemoteFile(name=_join_path(raw, folder), size=raw.number("totalBytes"))
+                yield _join_path(raw, folder), raw.number("totalBytes")
             for raw in page.objects("directories"):
                 yield from self._walk_folder(_join_path(raw, folder), body)
 
@@ -153,17 +152,16 @@ class KaggleClient(ApiService):
         answer = self._read_or_none(_MODELS + "GetModelInstance", _variation_fields(ref))
         return answer.number("versionNumber") if answer else 0
 
-    def list_model_files(self, ref: str, version: int) -> tuple[RemoteFile, ...]:
-        """Return all files of a version of a variation, sorted by name; empty while the version is not visible."""
+    def list_model_files(self, ref: str, version: int) -> dict[str, int]:
+        """Return the sizes of the files of a variation's version by name; empty while the version is not visible."""
         body = {**_variation_fields(ref), "versionNumber": version}
         try:
-            return _sort_files(
-                self._list_items(_MODELS + "ListModelInstanceVersionFiles", body, "files"), "size"
-            )
+            raw_files = list(self._list_items(_MODELS + "ListModelInstanceVersionFiles", body, "files"))
         except RefusedError as refusal:
             if refusal.status not in NOT_VISIBLE:
                 raise
-            return ()
+            return {}
+        return {raw.text("name"): raw.number("size") for raw in raw_files}
 
     def download_model_file(
         self, ref: str, version: int, name: str, target_path: Path, advance: Advance = ignore_progress
@@ -327,11 +325,6 @@ class KaggleClient(ApiService):
                 submissions.values(), key=lambda item: (item.submitted_at or never, item.ref), reverse=True
             )
         )
-
-
-def _sort_files(raw_files: Iterable[Answer], size_field: str) -> tuple[RemoteFile, ...]:
-    files = (RemoteFile(name=raw.text("name"), size=raw.number(size_field)) for raw in raw_files)
-    return tuple(sorted(files, key=lambda file: file.name))
 
 
 def _join_path(raw: Answer, folder: str) -> str:

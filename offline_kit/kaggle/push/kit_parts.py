@@ -8,13 +8,13 @@ import ast
 import re
 import tempfile
 import zipfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from offline_kit.core.errors import OutsideError, ProjectError
 from offline_kit.core.retry import TransientError, retry_call
-from offline_kit.kaggle.client.api_types import NotebookSources, RefusedError, RemoteFile
+from offline_kit.kaggle.client.api_types import NotebookSources, RefusedError
 from offline_kit.kaggle.client.calls import is_transient
 from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.push.journal import PushContext
@@ -59,7 +59,7 @@ class RemotePartState:
     state: str = ""  # processing state in lower case: "ready", "failed", ...; empty if there is no dataset
     private: bool = True
     part: KitPart | None = None  # what its marker file describes; None without a marker, or while not ready
-    files: tuple[RemoteFile, ...] = ()
+    files: Mapping[str, int] = field(default_factory=dict)  # sizes by name, as Kaggle lists them
     url: str = ""
     kind: str = "dataset"  # "dataset", "model" or "notebook"
     version_notes: Mapping[int, str] = field(
@@ -72,35 +72,34 @@ class RemotePartState:
         return bool(self.version or self.state)
 
 
-def map_listed_files(files: Iterable[RemoteFile], known_paths: Collection[str]) -> dict[str, RemoteFile]:
-    """Return files by path; a bare name counts as the only known path that ends with it."""
+def map_listed_files(files: Mapping[str, int], known_paths: Collection[str]) -> dict[str, int]:
+    """Return sizes by path; a bare name counts as the only known path that ends with it."""
     # Kaggle does not document whether listings contain paths or bare names.
     below: dict[str, list[str]] = {}
     for path in known_paths:
         below.setdefault(path.rpartition("/")[2], []).append(path)
     by_path = {}
-    for file in files:
-        paths = below.get(file.name, [])
-        by_path[paths[0] if file.name not in known_paths and len(paths) == 1 else file.name] = file
+    for name, size in files.items():
+        paths = below.get(name, [])
+        by_path[paths[0] if name not in known_paths and len(paths) == 1 else name] = size
     return by_path
 
 
-def find_damage(part: KitPart, files: Iterable[RemoteFile]) -> tuple[str, ...]:
+def find_damage(part: KitPart, files: Mapping[str, int]) -> tuple[str, ...]:
     """Describe each file of the part that is missing on Kaggle or has another size."""
     kit_sizes = {entry.stored: entry.size for entry in part.entries}
     listed = map_listed_files(files, kit_sizes)
     missing = [f"'{name}' is missing" for name in sorted(kit_sizes.keys() - listed.keys())]
     other_sizes = [
-        f"'{name}' has {listed[name].size} bytes, not {size}"
+        f"'{name}' has {listed[name]} bytes, not {size}"
         for name, size in sorted(kit_sizes.items())
-        if name in listed and listed[name].size != size
+        if name in listed and listed[name] != size
     ]
     return (*missing, *other_sizes)
 
 
-def find_differences(part: KitPart, files: Iterable[RemoteFile]) -> tuple[str, ...]:
+def find_differences(part: KitPart, files: Mapping[str, int]) -> tuple[str, ...]:
     """Describe the damage, and each file on Kaggle that is not part of the kit."""
-    files = tuple(files)
     kit_files = {entry.stored for entry in part.entries} | {MARKER}
     foreign_files = sorted(map_listed_files(files, kit_files).keys() - kit_files)
     return (*find_damage(part, files), *(f"'{name}' is not part of the kit" for name in foreign_files))
@@ -193,11 +192,9 @@ def _inspect_dataset(ref: str, kaggle: KaggleClient) -> RemotePartState:
     return replace(remote, part=part, files=files)
 
 
-def _read_dataset_part(kaggle: KaggleClient, ref: str, files: Iterable[RemoteFile]) -> KitPart | None:
+def _read_dataset_part(kaggle: KaggleClient, ref: str, files: Collection[str]) -> KitPart | None:
     # A notebook mounts the current version, so no version number is requested.
-    return _read_marker(
-        ref, [file.name for file in files], lambda path: kaggle.download_dataset_file(ref, None, MARKER, path)
-    )
+    return _read_marker(ref, files, lambda path: kaggle.download_dataset_file(ref, None, MARKER, path))
 
 
 def _read_marker(ref: str, names: Collection[str], download: Callable[[Path], int]) -> KitPart | None:
@@ -230,8 +227,7 @@ def _inspect_model(location: str, kaggle: KaggleClient) -> RemotePartState:
     if not version or version > newest:
         return remote
     files = kaggle.list_model_files(ref, version)
-    names = [file.name for file in files]
-    part = _read_marker(ref, names, lambda path: kaggle.download_model_file(ref, version, MARKER, path))
+    part = _read_marker(ref, files, lambda path: kaggle.download_model_file(ref, version, MARKER, path))
     return replace(remote, version=version, state="ready" if files else "empty", part=part, files=files)
 
 
@@ -253,7 +249,7 @@ def _inspect_notebook(ref: str, kaggle: KaggleClient) -> RemotePartState:
     part = _read_marker(ref, names, lambda path: kaggle.download_run_output(ref, version, MARKER, path))
     # Kaggle does not list the sizes of outputs: those of the marker are used. Other outputs, such as the log, do not count.
     sizes = {MARKER: 0, **({entry.stored: entry.size for entry in part.entries} if part else {})}
-    files = tuple(RemoteFile(name=name, size=sizes[name]) for name in names if name in sizes)
+    files = {name: sizes[name] for name in names if name in sizes}
     return replace(remote, version=version, state="ready", part=part, files=files)
 
 

@@ -200,10 +200,9 @@ def _find_file_problems(part: KitPart, remote: RemotePartState) -> Iterator[Veri
         remedy = _find_remedy(part, remote)
     lines = list(find_differences(part, remote.files))
     digests = {entry.stored: entry.sha256 for entry in remote.part.entries} if remote.part else {}
-    sizes = {file.name: file.size for file in remote.files}
     for entry in part.entries:
         digest = digests.get(entry.stored, entry.sha256)
-        if digest != entry.sha256 and sizes.get(entry.stored) == entry.size:
+        if digest != entry.sha256 and remote.files.get(entry.stored) == entry.size:
             lines.append(
                 f"'{entry.stored}' has different content (sha256 {digest[:12]}, not {entry.sha256[:12]})"
             )
