@@ -19,28 +19,6 @@ def test_no_column_of_a_table_is_lost(
     assert "7.2 kB" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("columns", ["60", "80", "120"])
-def test_names_are_whole_in_a_narrow_table(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: str
-) -> None:
-    """What a person may copy, a package's name and version, is not broken where the reasons can be."""
-    monkeypatch.setenv("COLUMNS", columns)
-    heads = ("package", "version", "size", "asked for by", "why")
-    row = (
-        "scikit-lego",
-        "0.9.5",
-        "234.2 kB",
-        "-r requirements.txt, timm",
-        "the image lacks it, and all it needs",
-    )
-    Console().show_table("Bundled", heads, [row])
-    said = capsys.readouterr().err
-    assert "scikit-lego  " in said
-    assert " 0.9.5  " in said
-    assert " 234.2 kB  " in said
-    assert max(map(len, said.splitlines())) <= int(columns)
-
-
 def test_a_log_has_room_unless_somebody_says_otherwise(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
