@@ -3,7 +3,7 @@
 import re
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -98,7 +98,7 @@ def build_kit(config: Config, *, upgrade: bool = False, report: Reporter = SILEN
     config = project.config
     with files.hold_lock(files.make_ignored_folder(config.out.parent) / f".{config.out.name}.lock"):
         contents = _gather_contents(project, upgrade=upgrade, keep=True)
-        texts = _render_texts(project)
+        texts = partial(_render_texts, project)
         before = ""
         with suppress(ProjectError):
             before = manifest.read_kit(config.out).id
@@ -144,7 +144,7 @@ def outline_build(
     contents = _gather_contents(project, upgrade=upgrade, keep=False)
     # Manifests have hashes and sizes, which is all that a plan of a push compares.
     with tempfile.TemporaryDirectory(prefix="offline-kit-") as folder:
-        kit = assemble.write_outline(contents, Path(folder), also=_render_texts(project))
+        kit = assemble.write_outline(contents, Path(folder), also=partial(_render_texts, project))
         yield BuildPlan(project=project, freeze=contents.freeze), kit
 
 
@@ -209,17 +209,13 @@ def check_code(
     return (*findings, *checkpoint_downloads.find_code_downloads(config, own, bundled, entries))
 
 
-def _render_texts(project: ResolvedProject) -> Callable[[Kit], dict[str, str]]:
-    """Return a function that renders a kit's notebook, as texts by the names of the files in the kit's folder."""
-
-    def render_texts(kit: Kit) -> dict[str, str]:
-        rendered = project.render_notebook(kit, project.report)
-        texts = rendered.file_texts()
-        upload_secrets.check_notebook(project.config, texts, project.report)
-        texts |= notebook.keep_edited(project.config.out / "notebook", rendered, project.report)
-        return {f"notebook/{name}": text for name, text in texts.items()}
-
-    return render_texts
+def _render_texts(project: ResolvedProject, kit: Kit) -> dict[str, str]:
+    """Return a kit's notebook as texts by the names of the files in the kit's folder."""
+    rendered = project.render_notebook(kit, project.report)
+    texts = rendered.file_texts()
+    upload_secrets.check_notebook(project.config, texts, project.report)
+    texts |= notebook.keep_edited(project.config.out / "notebook", rendered, project.report)
+    return {f"notebook/{name}": text for name, text in texts.items()}
 
 
 def render_notebook(config: Config, *, report: Reporter = SILENT) -> tuple[Kit, notebook.RenderedNotebook]:
