@@ -98,7 +98,6 @@ def render_job(config: Config, account: Account, request: RemoteRequest | None =
     title = config.name[: TITLE_LENGTH[1] - len(suffix)].strip() + suffix
     shape = find_machine_shape(config.accelerator)
     server = "kaggle" if account.server_name == "Kaggle" else "local-kaggle"
-    lists = ("requirements", "constraints", "protected", "include", "exclude")
     facts = {
         "title": title,
         "project": config.name,
@@ -106,8 +105,8 @@ def render_job(config: Config, account: Account, request: RemoteRequest | None =
         "image_name": f"{server}-captured-{'gpu' if shape else 'cpu'}",
         "where": account.server_name,
         "runtime": scripts.pack_runtime(),
+        **{name: list(lines) for name, lines in vars(request or RemoteRequest()).items()},
         "preferred": dict(request.preferred) if request else {},
-        **{name: list(getattr(request, name)) if request else [] for name in lists},
     }
     return NewNotebook(
         ref=f"{account.username}/{make_slug(title)}",

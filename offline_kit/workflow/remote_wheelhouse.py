@@ -228,14 +228,14 @@ _VARIABLE = re.compile(r"\$\{\w+\}")
 class RemoteRequest:
     """The packages that are to be built; the image's own pip decides there which wheels that comes to."""
 
-    requirements: tuple[str, ...]
+    requirements: tuple[str, ...] = ()
     """Lines of a requirements file: options of the index first, then the project's and its packages' own."""
-    constraints: tuple[str, ...]  # lines of a constraints file
-    preferred: tuple[tuple[str, str], ...]
+    constraints: tuple[str, ...] = ()  # lines of a constraints file
+    preferred: tuple[tuple[str, str], ...] = ()
     """Versions of a lock file by name; they count if the image has no such package."""
-    protected: tuple[str, ...]  # packages of the image, or patterns of such, that stay as they are
-    include: tuple[str, ...]  # packages that travel although the image has them
-    exclude: tuple[str, ...]  # packages that do not travel
+    protected: tuple[str, ...] = ()  # packages of the image, or patterns of such, that stay as they are
+    include: tuple[str, ...] = ()  # packages that travel although the image has them
+    exclude: tuple[str, ...] = ()  # packages that do not travel
 
     @property
     def request_digest(self) -> str:
