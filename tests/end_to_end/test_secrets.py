@@ -13,8 +13,9 @@ from urllib.parse import quote
 
 import pytest
 
+from tests.support.command_line import Done
 from tests.support.local_index import LocalIndex, make_wheel
-from tests.support.shipping import Told, Yard, make_project, retrain, yard
+from tests.support.shipping import Yard, make_project, retrain, yard
 
 pytestmark = pytest.mark.slow
 USER, KEY, TOKEN = "carol", "planted0key4of8carol", "KGAT_planted1token5of9carol"
@@ -130,9 +131,9 @@ def test_secrets_stay_where_they_were_planted(
     """Built, pushed, shipped, failed and looked at, by each kind of credentials: no word and no file has one."""
     with yard(tmp_path, project) as here:
         env = planted(here, index, source, in_file=in_file)
-        said: list[tuple[str, Told]] = []
+        said: list[tuple[str, Done]] = []
 
-        def run(*words: str) -> Told:
+        def run(*words: str) -> Done:
             said.append((" ".join(words), here.run(*words, env=env)))
             return said[-1][1]
 
@@ -216,14 +217,14 @@ def test_the_notebook_sees_none(tmp_path: Path, project: Path, index: LocalIndex
         assert left(tmp_path, aside(here)) == {}
 
 
-def _crash(here: Yard, env: Mapping[str, str | None]) -> Told:
+def _crash(here: Yard, env: Mapping[str, str | None]) -> Done:
     import subprocess
 
     code = here.hurried.replace("main(sys", CRASH + "main(sys")
     whole = {name: value for name, value in {**here.env, **env}.items() if value is not None}
     words = [sys.executable, "-c", code, "crash", str(here.project)]
     done = subprocess.run(words, env=whole, cwd=here.project, capture_output=True, text=True, check=False)
-    return Told(code=done.returncode, out=done.stdout, err=done.stderr)
+    return Done(code=done.returncode, out=done.stdout, err=done.stderr)
 
 
 def test_what_is_looked_for_would_be_found(tmp_path: Path) -> None:

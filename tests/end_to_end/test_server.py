@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from offline_kit.rehearsal import gateway
-from tests.support.workbench import Done, run
+from tests.support.command_line import Done
+from tests.support.workbench import run
 
 pytestmark = [pytest.mark.slow, pytest.mark.sandbox, pytest.mark.index]
 

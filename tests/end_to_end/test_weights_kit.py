@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.workbench import Done, run
+from tests.support.command_line import Done
+from tests.support.workbench import run
 
 pytestmark = [pytest.mark.slow, pytest.mark.index]
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.shipping import Told, Yard, retrain
+from tests.support.command_line import Done
+from tests.support.shipping import Yard, retrain
 
 TESTS = Path(__file__).parents[1]
 FAULTS = (
@@ -67,7 +68,7 @@ def test_a_place_that_cannot_be_written(here: Yard) -> None:
     assert here.datasets() == [1]
 
 
-def as_user(here: Yard, **changes: str | None) -> Told:
+def as_user(here: Yard, **changes: str | None) -> Done:
     """Push the data as the real Kaggle is pushed to; the environment leads its client to the local one."""
     env: dict[str, str | None] = {**here.bench.environment(), "KAGGLE_USERNAME": None, "KAGGLE_KEY": None}
     return here.run("push", *DATA, env={**env, **changes})

@@ -6,14 +6,43 @@ What is about the process itself (signals, pipes, a terminal, the time until `--
 import contextlib
 import contextvars
 import io
+import json
 import os
 import signal
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from subprocess import CompletedProcess
+from typing import Any
 
 from offline_kit.cli.main import main
 from offline_kit.kaggle.push.poll_policy import ClientSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+    seconds: float = 0.0
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What it printed with --json."""
+        return dict(json.loads(self.out))
+
+    def good(self) -> "Done":
+        """Return itself, or fail with what the command said."""
+        assert self.code == 0, f"exit code {self.code}\n{self.err[-6000:]}"
+        return self
+
+    def failed(self, code: int, *words: str) -> "Done":
+        """Return itself, or fail where it ended otherwise or does not say all of these words."""
+        said = " ".join(self.err.replace("│", " ").split())
+        assert (self.code, [word for word in words if word not in said]) == (code, []), self.err[-5000:]
+        return self
 
 
 def offline_kit(

@@ -27,7 +27,7 @@ from offline_kit.local_kaggle.kernel_runs import NotebookRunner, RunJob
 from offline_kit.local_kaggle.settings import LocalKaggleSettings
 from offline_kit.project.kaggle_names import MARKER
 from offline_kit.project.types import Kit
-from tests.support.command_line import offline_kit
+from tests.support.command_line import Done, offline_kit
 from tests.support.competitions import competition
 from tests.support.local_kaggle import HASTY, Bench, launch_words, serving
 from tests.support.warm_python import client_python
@@ -120,31 +120,6 @@ def retrain(project: Path, byte: bytes, size: int = WEIGHTS) -> bytes:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told:
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What it printed with --json."""
-        return dict(json.loads(self.out))
-
-    def good(self) -> "Told":
-        """Return itself, or fail with what the command said."""
-        assert self.code == 0, self.err[-5000:]
-        return self
-
-    def failed(self, code: int, *words: str) -> "Told":
-        """Return itself, or fail where it ended otherwise or does not say all of these words."""
-        said = " ".join(self.err.replace("│", " ").split())
-        assert (self.code, [word for word in words if word not in said]) == (code, []), self.err[-5000:]
-        return self
-
-
-@dataclass(frozen=True, kw_only=True)
 class Yard:
     """A project, and the local Kaggle that it is shipped to."""
 
@@ -193,13 +168,13 @@ class Yard:
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
 
-    def run(self, command: str, *words: str, env: Mapping[str, str | None] | None = None) -> Told:
+    def run(self, command: str, *words: str, env: Mapping[str, str | None] | None = None) -> Done:
         """Run a command to its end, in this process."""
         changed = {**self.env, **(env or {})}
         whole = {name: value for name, value in changed.items() if value is not None}
         words = (command, *words, str(self.project))
         done = offline_kit(*words, cwd=self.project, env=whole, client=self.client)
-        return Told(code=done.returncode, out=done.stdout, err=done.stderr)
+        return Done(code=done.returncode, out=done.stdout, err=done.stderr)
 
     def run_on_terminal(self, answers: Mapping[str, str], command: str, *words: str) -> tuple[int, str]:
         """Run a command on a terminal, answer its questions by words in them; return exit code and what was shown."""
@@ -222,11 +197,11 @@ class Yard:
         os.close(ours)  # whoever still runs is hung up
         return process.wait(10), shown.decode()
 
-    def ship(self, *words: str) -> Told:
+    def ship(self, *words: str) -> Done:
         """Ship to the score."""
         return self.run("ship", *self.to, *SHIP, *words)
 
-    def push(self, *words: str) -> Told:
+    def push(self, *words: str) -> Done:
         """Push and run."""
         return self.run("push", *self.to, *words)
 

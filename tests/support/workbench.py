@@ -6,9 +6,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from tests.support.command_line import Done
 
 IMAGE = "kaggle-2026-10-cpu"
 TOLD = "EVIDENCE "
@@ -34,28 +35,6 @@ def answer(context):
     print({told!r} + json.dumps(evidence(context)))
     return [{{"id": "a", "target": 0.5}}, {{"id": "b", "target": 0.25}}]
 """
-
-
-@dataclass(frozen=True, kw_only=True)
-class Done:
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-    seconds: float
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What it printed with --json."""
-        found = json.loads(self.out)
-        assert isinstance(found, dict)
-        return found
-
-    def good(self) -> "Done":
-        """Return itself, or fail with what the command said."""
-        assert self.code == 0, f"exit code {self.code}\n{self.err[-6000:]}"
-        return self
 
 
 def environment(changes: Mapping[str, str | None] | None = None) -> dict[str, str]:

@@ -16,8 +16,9 @@ from offline_kit.local_kaggle.kernel_runs import RunJob
 from offline_kit.notebook import scripts
 from offline_kit.workflow import record_notebook
 from tests.support.adopting import notebook_of
+from tests.support.command_line import Done
 from tests.support.kits import wheel
-from tests.support.shipping import CONTEST, Told, Yard, in_places, make_project, yard
+from tests.support.shipping import CONTEST, Yard, in_places, make_project, yard
 
 READS = f"""import csv
 rows = list(csv.DictReader(open(f"{{__import__('os').environ.get('OFFLINE_KIT_INPUT', '/kaggle/input')}}/competitions/{CONTEST}/test.csv")))"""
@@ -183,7 +184,7 @@ def here(tmp_path: Path) -> Iterator[Yard]:
         yield made
 
 
-def record(here: Yard, *words: str) -> Told:
+def record(here: Yard, *words: str) -> Done:
     """Record at the local Kaggle."""
     at = ("--record", "local", "--at", here.bench.server.url)
     return here.run("adopt", *at, *words, str(here.project / "predict.ipynb"))
