@@ -370,18 +370,6 @@ def test_wheels_of_another_python_are_named_instead_of_a_pretended_run(theatre: 
 
 
 @pytest.mark.slow
-def test_differences_make_a_stand_in(theatre: Theatre) -> None:
-    """A provided package at another version is listed and lowers the fidelity."""
-    plan: dict[str, Any] = {
-        "provided": [{"name": "nbformat", "version": "0.1", "requires": [], "spare": None}]
-    }
-    done = theatre.rehearse(theatre.kit(WRITE, plan=plan), image=image(nbformat="0.1"))
-    assert done.fidelity == "stand-in"
-    assert any(line.startswith("nbformat") and "instead of 0.1" in line for line in done.differences)
-    assert theatre.rehearse(theatre.kit(WRITE)).fidelity == "matching"
-
-
-@pytest.mark.slow
 def test_the_weak_sandbox_runs_it_too(theatre: Theatre) -> None:
     """Without namespaces the notebook's own switches lead it to its inputs; the report calls the sandbox weak."""
     code = WRITE.replace('open("/kaggle/input', 'open(os.environ["OFFLINE_KIT_INPUT"] + "').replace(
