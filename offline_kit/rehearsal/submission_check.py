@@ -209,14 +209,7 @@ def _is_constant(table: SubmissionTable) -> bool:
 
 def _equals_sample(table: SubmissionTable, reference: SubmissionTable) -> bool:
     """Whether the submission has the sample's rows and values: then the notebook copied it."""
-    if len(table.rows) < _MIN_ROWS or table.header != reference.header or table.ids() != reference.ids():
-        return False
-    pairs = zip(table.rows, reference.rows, strict=True)
-    return all(
-        len(row) == len(sample_row)
-        and all(_is_same_value(*values, tolerance=0) for values in zip(row, sample_row, strict=True))
-        for row, sample_row in pairs
-    )
+    return len(table.rows) >= _MIN_ROWS and not compare_tables(table, reference, 0)
 
 
 def check_output_files(working: Path, limit: int) -> list[str]:
