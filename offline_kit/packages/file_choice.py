@@ -2,11 +2,9 @@
 
 from collections.abc import Iterable, Sequence
 
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
-from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+from packaging.utils import parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
-from offline_kit.core.cache import cache_key
 from offline_kit.packages.index import IndexFile
 from offline_kit.project.images import Image
 
@@ -14,47 +12,14 @@ WheelRank = tuple[bool, int, tuple[int, str]]
 """Smaller is better: yanked, position of the best tag, negated build number."""
 
 
-class ImageTarget:
-    """Tells which files fit an image."""
-
-    def __init__(self, image: Image) -> None:
-        self.image = image
-        self._places = {tag: position for position, tag in enumerate(image.wheel_tags)}
-        self._python = Version(image.python)
-        # Identifies everything that its answers depend on, for the cache.
-        self.key = cache_key(image.python, [str(tag) for tag in self._places])
-
-    def rank_wheel(self, file: IndexFile) -> WheelRank | None:
-        """Return how well a wheel fits; None if it is no wheel, or for another platform or Python."""
-        position = self.find_tag_position(file.filename)
-        if position is None or not self.accepts_python(file.requires_python):
-            return None
-        # Of equal tags the higher build number wins (PEP 427).
-        build = parse_wheel_filename(file.filename)[2] or (0, "")
-        return file.yanked, position, (-build[0], build[1])
-
-    def find_tag_position(self, filename: str) -> int | None:
-        """Return the position of a wheel's best tag among the image's tags; None if none fits."""
-        if not filename.endswith(".whl"):
-            return None
-        try:
-            tags = parse_wheel_filename(filename)[3]
-        except (InvalidWheelFilename, InvalidVersion):
-            return None
-        return min((self._places[tag] for tag in tags if tag in self._places), default=None)
-
-    def accepts_python(self, requires_python: str) -> bool:
-        """Whether the image's full Python version is allowed; pip, too, ignores an invalid Requires-Python."""
-        try:
-            # An image may have a pre-release of Python.
-            return SpecifierSet(requires_python).contains(self._python, prereleases=True)
-        except InvalidSpecifier:
-            return True
-
-    def describe_platform(self) -> str:
-        """Return image, Python and platform for a message."""
-        libc = f", glibc {self.image.glibc[0]}.{self.image.glibc[1]}" if self.image.glibc[0] else ""
-        return f"'{self.image.name}' (Python {self.image.python}, {self.image.machine}{libc})"
+def rank_wheel(file: IndexFile, image: Image) -> WheelRank | None:
+    """Return how well a wheel fits an image; None if it is no wheel, or for another platform or Python."""
+    position = image.find_tag_position(file.filename)
+    if position is None or not image.accepts_python(file.requires_python):
+        return None
+    # Of equal tags the higher build number wins (PEP 427).
+    build = parse_wheel_filename(file.filename)[2] or (0, "")
+    return file.yanked, position, (-build[0], build[1])
 
 
 def is_same_version(left: str, right: str) -> bool:
@@ -71,7 +36,7 @@ def is_sdist(file: IndexFile) -> bool:
 
 
 def choose_file(
-    files: Iterable[IndexFile], version: str, hashes: Sequence[str], target: ImageTarget
+    files: Iterable[IndexFile], version: str, hashes: Sequence[str], image: Image
 ) -> IndexFile | None:
     """Return the best wheel of this version, else its sdist, else None.
 
@@ -84,10 +49,10 @@ def choose_file(
         if is_same_version(file.version, version)
         and (not hashes or not file.sha256 or f"sha256:{file.sha256}" in hashes)
     ]
-    ranked = [(rank, file) for file in listed if (rank := target.rank_wheel(file)) is not None]
+    ranked = [(rank, file) for file in listed if (rank := rank_wheel(file, image)) is not None]
     if ranked:
         return min(ranked, key=lambda pair: pair[0])[1]
-    sources = [file for file in listed if is_sdist(file) and target.accepts_python(file.requires_python)]
+    sources = [file for file in listed if is_sdist(file) and image.accepts_python(file.requires_python)]
     # PEP 625 sdists are .tar.gz; pip and uv also build old .zip ones.
     return min(sources, key=lambda file: (file.yanked, not file.filename.endswith(".tar.gz")), default=None)
 
@@ -108,7 +73,7 @@ def collect_hashes(files: Iterable[IndexFile], version: str, cutoff: str) -> tup
 
 
 def describe_files(
-    files: Sequence[IndexFile], version: str, hashes: Sequence[str], target: ImageTarget
+    files: Sequence[IndexFile], version: str, hashes: Sequence[str], image: Image
 ) -> tuple[str, ...]:
     """Return what the indexes have of a version of which no file fits the image."""
     same_version_files = [file for file in files if is_same_version(file.version, version)]
@@ -120,7 +85,7 @@ def describe_files(
     elif not same_version_files:
         newest = ", ".join(sort_versions(files)[:5])
         lines.append(f"no index has a file of this version; the newest are {newest}")
-    elif hashes and choose_file(same_version_files, version, (), target):
+    elif hashes and choose_file(same_version_files, version, (), image):
         lines.append("the index has files of this version, but none has a hash of the freeze")
     if wheels:
         tags = [file.filename.removesuffix(".whl").split("-") for file in wheels]
@@ -132,7 +97,7 @@ def describe_files(
     if same_version_files:
         lines.append("there is an sdist" if has_sdist else "there is no sdist")
     pythons = {file.requires_python for file in same_version_files}
-    lines += [f"they require Python {text}" for text in sorted(pythons) if not target.accepts_python(text)]
+    lines += [f"they require Python {text}" for text in sorted(pythons) if not image.accepts_python(text)]
     return tuple(lines)
 
 

@@ -9,7 +9,7 @@ from offline_kit.core.errors import ProjectError
 from offline_kit.core.files import format_size, sha256_of
 from offline_kit.core.report import SILENT, Advance, Reporter
 from offline_kit.core.thread_pool import run_transfers
-from offline_kit.packages.file_choice import ImageTarget, choose_file, describe_files
+from offline_kit.packages.file_choice import choose_file, describe_files
 from offline_kit.packages.index import IndexFile, PackageIndex
 from offline_kit.project.images import Image
 from offline_kit.project.types import Artifact, Fate, Pin, Sdist, Wheel, Wheelhouse
@@ -27,14 +27,13 @@ def fetch_wheelhouse(
     where they are. Raises ProjectError listing every pin of which nothing fits the image, and
     OutsideError if an index does not answer.
     """
-    target = ImageTarget(image)
     needed = [pin for pin in pins if pin.fate is Fate.BUNDLED or pin.spare]
     artifacts = [
         _make_artifact(pin, pin.local.name, sha256_of(pin.local), pin.local) for pin in needed if pin.local
     ]
-    downloads, missing = fetch_files([pin for pin in needed if not pin.local], target, index, report)
+    downloads, missing = fetch_files([pin for pin in needed if not pin.local], image, index, report)
     if missing:
-        raise _make_missing_error(missing, target)
+        raise _make_missing_error(missing, image)
     artifacts = sorted([*artifacts, *downloads], key=lambda artifact: artifact.filename)
     return Wheelhouse(
         wheels=tuple(artifact for artifact in artifacts if isinstance(artifact, Wheel)),
@@ -43,26 +42,28 @@ def fetch_wheelhouse(
 
 
 def fetch_files(
-    pins: Sequence[Pin], target: ImageTarget, index: PackageIndex, report: Reporter
+    pins: Sequence[Pin], image: Image, index: PackageIndex, report: Reporter
 ) -> tuple[tuple[Artifact, ...], dict[Pin, tuple[str, ...]]]:
     """Return a Wheel or an Sdist for each pin, in the order of the pins, and for pins without either what there is.
 
     If any pin is missing, nothing is downloaded. Raises OutsideError if an index does not answer, and
     ProjectError if a file does not have the promised hash.
     """
-    keys = {pin: cache_key(pin.name, pin.version, sorted(pin.hashes), target.key) for pin in pins}
+    # All that the choice depends on.
+    fit = cache_key(image.python, [str(tag) for tag in image.wheel_tags])
+    keys = {pin: cache_key(pin.name, pin.version, sorted(pin.hashes), fit) for pin in pins}
     artifacts = {pin: artifact for pin in pins if (artifact := _recall_artifact(pin, keys[pin], index.cache))}
     uncached = [pin for pin in pins if pin not in artifacts]
     listings = run_transfers(lambda pin, _advance: index.list_files(pin.name), uncached, _THREADS)
     chosen: dict[Pin, IndexFile] = {}
     missing: dict[Pin, tuple[str, ...]] = {}
     for pin, files in zip(uncached, listings, strict=True):
-        if file := choose_file(files, pin.version, pin.hashes, target):
+        if file := choose_file(files, pin.version, pin.hashes, image):
             chosen[pin] = file
             if file.yanked:
                 report.warn(f"{pin.name} {pin.version} was yanked by its authors ('{file.filename}')")
         else:
-            missing[pin] = describe_files(files, pin.version, pin.hashes, target)
+            missing[pin] = describe_files(files, pin.version, pin.hashes, image)
     if missing or not chosen:
         return tuple(artifacts[pin] for pin in pins if pin in artifacts), missing
     absent = [file for file in chosen.values() if not index.find_cached(file)]
@@ -110,14 +111,14 @@ def _download_file(pin: Pin, file: IndexFile, index: PackageIndex, advance: Adva
     return _make_artifact(pin, file.filename, digest, path)
 
 
-def _make_missing_error(missing: Mapping[Pin, tuple[str, ...]], target: ImageTarget) -> ProjectError:
+def _make_missing_error(missing: Mapping[Pin, tuple[str, ...]], image: Image) -> ProjectError:
     details = []
     for pin, facts in missing.items():
         required_by = f", required by {', '.join(pin.asked_by)}" if pin.asked_by else ""
         details += [f"{pin.name} {pin.version}{required_by}:", *(f"    {fact}" for fact in facts)]
     names = ", ".join(f"'{pin.name}=={pin.version}'" for pin in missing)
     return ProjectError(
-        f"{names} {'has' if len(missing) == 1 else 'have'} no file that fits {target.describe_platform()}",
+        f"{names} {'has' if len(missing) == 1 else 'have'} no file that fits {image.describe_platform()}",
         code="no-fitting-file",
         hint="build with --upgrade to freeze what the indexes have now, or exclude what you do not need there",
         details=details,

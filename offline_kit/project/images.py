@@ -90,6 +90,36 @@ class Image:
         platforms.append(f"linux_{self.machine}")
         return self.wheel_tags_for(platforms)
 
+    @cached_property
+    def _tag_positions(self) -> "dict[Tag, int]":
+        return {tag: position for position, tag in enumerate(self.wheel_tags)}
+
+    def find_tag_position(self, filename: str) -> int | None:
+        """Return the position of a wheel's best tag among the image's tags; None if none fits."""
+        from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+        from packaging.version import InvalidVersion
+
+        try:
+            tags = parse_wheel_filename(filename)[3]
+        except (InvalidWheelFilename, InvalidVersion):
+            return None
+        return min((self._tag_positions[tag] for tag in tags if tag in self._tag_positions), default=None)
+
+    def accepts_python(self, requires_python: str) -> bool:
+        """Whether the image's full Python version is allowed; pip, too, ignores an invalid Requires-Python."""
+        from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+        try:
+            # An image may have a pre-release of Python.
+            return SpecifierSet(requires_python).contains(self.python, prereleases=True)
+        except InvalidSpecifier:
+            return True
+
+    def describe_platform(self) -> str:
+        """Return image, Python and platform for a message."""
+        libc = f", glibc {self.glibc[0]}.{self.glibc[1]}" if self.glibc[0] else ""
+        return f"'{self.name}' (Python {self.python}, {self.machine}{libc})"
+
     def wheel_tags_for(self, platforms: Sequence[str]) -> "tuple[Tag, ...]":
         """Return the wheel tags of the image's Python on these platforms, best first (PEP 425)."""
         from packaging import tags

@@ -6,7 +6,7 @@ import pytest
 
 from offline_kit.core import processes
 from offline_kit.packages import pip_settings
-from offline_kit.packages.file_choice import ImageTarget, choose_file, is_sdist
+from offline_kit.packages.file_choice import choose_file, is_sdist
 from offline_kit.packages.freeze.freeze import FreezeRequest, freeze_requirements
 from offline_kit.packages.index import PackageIndex
 from offline_kit.project import images
@@ -82,7 +82,7 @@ def test_kits_are_slim_and_fit(tmp_path: Path, cache: Path, lines: list[str]) ->
     """No torch, numpy or CUDA is bundled; everything that is has hashes and a file for the image."""
     found = frozen(tmp_path, cache, lines)
     assert heavy(found) == set()
-    target = ImageTarget(load("kaggle-2026-10-cpu"))
+    target = load("kaggle-2026-10-cpu")
     index = PackageIndex(pip_settings.read_pip_settings(processes.copy_environment()), cache=cache)
     for one in found.pins_with(Fate.BUNDLED):
         assert one.hashes
@@ -108,7 +108,7 @@ def test_hydra_is_todays(tmp_path: Path, cache: Path) -> None:
     assert bundled(found)["hydra-core"].startswith("1.3.")
     assert bundled(found)["antlr4-python3-runtime"] == "4.9.3"
     files = PackageIndex(settings, cache=cache).list_files("antlr4-python3-runtime")
-    chosen = choose_file(files, "4.9.3", (), ImageTarget(bare))
+    chosen = choose_file(files, "4.9.3", (), bare)
     assert chosen
     assert is_sdist(chosen)
 

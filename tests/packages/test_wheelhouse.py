@@ -19,7 +19,7 @@ from packaging.tags import sys_tags
 from offline_kit.core.cache import Cache
 from offline_kit.core.errors import OutsideError, ProjectError
 from offline_kit.core.retry import RetryPolicy
-from offline_kit.packages.file_choice import ImageTarget, choose_file
+from offline_kit.packages.file_choice import choose_file
 from offline_kit.packages.index import IndexFile, PackageIndex
 from offline_kit.packages.pip_settings import IndexSettings
 from offline_kit.packages.wheelhouse import fetch_wheelhouse
@@ -102,31 +102,31 @@ def test_the_best_file_for_the_image(case: str) -> None:
     """The file is chosen for the image's Python, platform and glibc, in whatever order it is listed."""
     names, expected = CHOICES[case]
     for order in (names, names[::-1]):
-        found = choose_file([listed(name) for name in order], "1.0", (), ImageTarget(IMAGE))
+        found = choose_file([listed(name) for name in order], "1.0", (), IMAGE)
         assert (found.filename if found else None) == expected
 
 
 def test_requires_python_is_held_against_the_full_version() -> None:
     """3.13.5 is not 3.13.6: a file that wants more is passed over, an unreadable wish forbids nothing."""
     files = [listed("x-1.0-py3-none-any.whl", requires_python=">=3.13.6")]
-    assert choose_file(files, "1.0", (), ImageTarget(IMAGE)) is None
+    assert choose_file(files, "1.0", (), IMAGE) is None
     for wish in (">=3.13.5", "<4", ">=3.5.*, garbage"):
-        assert choose_file([replace(files[0], requires_python=wish)], "1.0", (), ImageTarget(IMAGE))
+        assert choose_file([replace(files[0], requires_python=wish)], "1.0", (), IMAGE)
 
 
 def test_yanked_files_are_the_last_resort() -> None:
     """A yanked file is taken only where nothing else of the pinned version fits."""
     best = listed("x-1.0-cp313-cp313-manylinux_2_17_x86_64.whl", yanked=True)
     plain = listed("x-1.0-py3-none-any.whl")
-    assert choose_file([best, plain], "1.0", (), ImageTarget(IMAGE)) == plain
-    assert choose_file([best], "1.0", (), ImageTarget(IMAGE)) == best
+    assert choose_file([best, plain], "1.0", (), IMAGE) == plain
+    assert choose_file([best], "1.0", (), IMAGE) == best
 
 
 def test_only_frozen_files_count() -> None:
     """With hashes, a better file that is not among them is passed over."""
     better = listed("x-1.0-cp313-cp313-manylinux_2_17_x86_64.whl", sha256="b" * 64)
     frozen = listed("x-1.0-py3-none-any.whl", sha256="a" * 64)
-    assert choose_file([better, frozen], "1.0", ["sha256:" + "a" * 64], ImageTarget(IMAGE)) == frozen
+    assert choose_file([better, frozen], "1.0", ["sha256:" + "a" * 64], IMAGE) == frozen
 
 
 @given(st.lists(st.text(max_size=30), max_size=5))
@@ -135,7 +135,7 @@ def test_no_file_name_makes_choosing_fail(names: list[str]) -> None:
     files = [
         replace(listed("x-1.0.zip"), filename=name + end) for name in names for end in ("", ".whl", ".tar.gz")
     ]
-    found = choose_file(files, "1.0", (), ImageTarget(IMAGE))
+    found = choose_file(files, "1.0", (), IMAGE)
     assert found is None or found.filename.endswith((".whl", ".tar.gz", ".zip"))
 
 

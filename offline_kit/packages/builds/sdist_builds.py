@@ -25,7 +25,7 @@ from offline_kit.packages.builds.build_environment import (
     read_static_requires,
     unpack_sdist,
 )
-from offline_kit.packages.file_choice import ImageTarget, collect_hashes
+from offline_kit.packages.file_choice import collect_hashes
 from offline_kit.packages.index import PackageIndex
 from offline_kit.packages.pip_settings import redact_urls
 from offline_kit.packages.wheel_files import WheelMismatchError, fit_wheel, store_wheel
@@ -41,7 +41,6 @@ class BuildSources:
 
     def __init__(self, image: Image, index: PackageIndex, cutoff: str) -> None:
         self.image, self.index = image, index
-        self.target = ImageTarget(image)
         self.cutoff = cutoff  # build requirements uploaded later are ignored; empty for no cut-off
 
     @cached_property
@@ -227,7 +226,7 @@ def _make_failure_error(failed: Mapping[Sdist, SdistBuild], sources: BuildSource
     install_python = f"install the image's Python ('uv python install {minor}'), or "
     return ProjectError(
         f"{names} {'exists' if len(failed) == 1 else 'exist'} only as source, and building a wheel for "
-        f"{sources.target.describe_platform()} failed",
+        f"{sources.image.describe_platform()} failed",
         code="sdist-build-failed",
         hint=f"{'' if sources.exact_python else install_python}install what the build needs; or pin a version that "
         "has a wheel, list a wheel of your own in the requirements, exclude it, or build it on Kaggle "
@@ -340,7 +339,7 @@ def _obtain_requirements(
         )
         for name, version in versions.items()
     ]
-    artifacts, missing = fetch_files(pins, sources.target, index, report)
+    artifacts, missing = fetch_files(pins, sources.image, index, report)
     if missing:
         labels = {pin: f"{pin.name}=={pin.version}" for pin in missing}
         lines = [f"{labels[pin]}: {fact}" for pin, facts in missing.items() for fact in facts]

@@ -157,7 +157,7 @@ def walk_dependencies(
     requirement, it is followed as the resolver pinned it in `versions`, and the walk starts again, with it among
     the `replaced`. `constraints` (and enforced lock pins) bind packages that are reached, and reach none.
     """
-    image, replaced = metadata.target.image, replaced | policy.always_bundled
+    image, replaced = metadata.image, replaced | policy.always_bundled
     environment = image.marker_environment()
     dependencies: dict[str, list[Dependency]] = {}
     visited: set[tuple[str, str]] = set()
@@ -261,13 +261,13 @@ def is_reconstructed_image(image: Image) -> bool:
 
 def is_worth_spare(pin: Pin, metadata: MetadataStore, requesters: Collection[str]) -> bool:
     """Whether to bundle a provided pin that one of these files and packages requires, in case the image lacks it."""
-    image = metadata.target.image
+    image = metadata.image
     if not is_reconstructed_image(image) or image.is_protected(pin.name):
         return False
     if not set(pin.asked_by) & set(requesters):
         return False
     try:
-        file = choose_file(metadata.index.list_files(pin.name), pin.version, (), metadata.target)
+        file = choose_file(metadata.index.list_files(pin.name), pin.version, (), metadata.image)
     except OfflineKitError:
         return False
     return file is not None and file.filename.endswith("-none-any.whl") and 0 < file.size <= _MAX_SPARE_SIZE

@@ -145,13 +145,13 @@ def _check_wheel(
             hint="fix the name",
             code="reference-name-mismatch",
         )
-    image, target = sources.image, sources.target
+    image = sources.image
     metadata = distribution_metadata.read_metadata(wheel, wheel.name) or b""
     requires_python = distribution_metadata.list_metadata_values(metadata, "Requires-Python")
     purpose = ""
-    if target.find_tag_position(wheel.name) is None:
+    if image.find_tag_position(wheel.name) is None:
         purpose = f"is for {', '.join(sorted(str(tag) for tag in tags)[:3])}"
-    elif not all(map(target.accepts_python, requires_python)):
+    elif not all(map(image.accepts_python, requires_python)):
         purpose = f"requires Python {requires_python[0]}"
     if purpose:
         raise ProjectError(

@@ -151,7 +151,7 @@ def _fit_lock_to_image(inputs: FreezeInputs, metadata: MetadataStore) -> FreezeI
 
     Dropped are only packages that a file lists because they were installed, and none that own code imports.
     """
-    lock, image = inputs.lock, metadata.target.image
+    lock, image = inputs.lock, metadata.image
     known_names = inputs.policy.own | image.packages.keys() | set(image.unversioned)
     missing_names = sorted((lock.pins.keys() | lock.installed_only) - known_names)
     with cancelling_pool(8) as pool:
@@ -196,7 +196,7 @@ class _FreezeMaker:
     @property
     def image(self) -> Image:
         """The target."""
-        return self.metadata.target.image
+        return self.metadata.image
 
     def check_inputs(self) -> None:
         """Resolve direct references and check all requirements; raise one error with the problems of both."""

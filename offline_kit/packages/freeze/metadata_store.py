@@ -17,7 +17,7 @@ from offline_kit.core.thread_pool import cancelling_pool
 from offline_kit.packages import distribution_metadata
 from offline_kit.packages.builds.build_environment import unpack_sdist
 from offline_kit.packages.builds.sdist_builds import BuildSources
-from offline_kit.packages.file_choice import choose_file, is_same_version, is_sdist
+from offline_kit.packages.file_choice import choose_file, is_same_version, is_sdist, rank_wheel
 from offline_kit.packages.freeze.direct_references import build_wheel
 from offline_kit.packages.index import IndexFile
 
@@ -56,7 +56,7 @@ class MetadataStore:
 
     def __init__(self, sources: BuildSources) -> None:
         self.sources = sources  # for sdists whose metadata only a build can tell
-        self.index, self.target = sources.index, sources.target
+        self.index, self.image = sources.index, sources.image
         self._added: dict[str, PackageMetadata] = {}  # no index has these
         self._found_metadata: dict[tuple[str, str], PackageMetadata | None] = {}
         self._fitting_versions: dict[str, tuple[str, ...]] = {}
@@ -77,7 +77,7 @@ class MetadataStore:
 
     def _find_metadata(self, name: str, version: str) -> PackageMetadata | None:
         listed = [file for file in self.index.list_files(name) if is_same_version(file.version, version)]
-        best = choose_file(listed, version, (), self.target)
+        best = choose_file(listed, version, (), self.image)
         # Nearly all packages have the same metadata in the wheels of every platform, which saves a build.
         candidates = sorted(listed, key=is_sdist)
         for file in [best, *candidates] if best and not is_sdist(best) else candidates:
@@ -90,7 +90,7 @@ class MetadataStore:
 
     def _build_metadata(self, file: IndexFile) -> bytes:
         """Build an sdist for its metadata; the result is cached by the file's hash."""
-        cached_name = f"{file.sha256 or file.filename}.{self.target.image.python_minor}"
+        cached_name = f"{file.sha256 or file.filename}.{self.image.python_minor}"
         cached_file = self.index.cache.root / "freeze" / "metadata" / cached_name
         if file.sha256 and cached_file.is_file():
             return cached_file.read_bytes()
@@ -113,7 +113,7 @@ class MetadataStore:
         """
         from wheel.wheelfile import WheelFile
 
-        image = self.target.image
+        image = self.image
         version = str(Version(image.packages[name]))
         package = self(name, version.partition("+")[0]) or PackageMetadata(name=name, version=version)
         requires = [line for line in package.requires if not image.is_accelerator(line.name)]
@@ -134,7 +134,7 @@ class MetadataStore:
 
         The first call asks the index for every package of the image; later ones read the cache.
         """
-        image = self.target.image
+        image = self.image
         key = cache_key("image", *sorted(f"{name}=={version}" for name, version in image.packages.items()))
         requirement_lines = self.index.cache.read_record("image-requires", key)
         if requirement_lines is None:
@@ -183,10 +183,10 @@ class MetadataStore:
             built = wheels.get(version, [])
             if built:
                 pure = all(file.filename.endswith("-any.whl") for file in built)
-            fitting = [file for file in built if self.target.rank_wheel(file) is not None]
+            fitting = [file for file in built if rank_wheel(file, self.image) is not None]
             if not fitting and pure:
                 sources = sdists.get(version, [])
-                fitting = [file for file in sources if self.target.accepts_python(file.requires_python)]
+                fitting = [file for file in sources if self.image.accepts_python(file.requires_python)]
             if not all(file.yanked for file in fitting):
                 fitting_versions.append(fitting[0].version)
         self._fitting_versions[name] = tuple(fitting_versions)
@@ -194,7 +194,7 @@ class MetadataStore:
 
     def needs_compiler(self, name: str, version: str) -> bool:
         """Whether a version has no file for the image but an sdist of compiled code."""
-        file = choose_file(self.index.list_files(name), version, (), self.target)
+        file = choose_file(self.index.list_files(name), version, (), self.image)
         return (
             file is not None
             and is_sdist(file)

@@ -27,6 +27,7 @@ from offline_kit.packages.file_choice import (
     describe_files,
     is_same_version,
     is_sdist,
+    rank_wheel,
     sort_versions,
 )
 from offline_kit.packages.freeze.dependency_walk import (
@@ -72,7 +73,7 @@ class Resolver:
     @property
     def image(self) -> Image:
         """The target."""
-        return self.metadata.target.image
+        return self.metadata.image
 
     @property
     def movable(self) -> frozenset[str]:
@@ -160,7 +161,7 @@ class Resolver:
             return files
         # Public indexes have no local versions, like torch's 2.11.0+cpu:
         # https://packaging.python.org/en/latest/specifications/version-specifiers/#local-version-identifiers
-        if "+" in version or choose_file(files, version, (), self.metadata.target) is None:
+        if "+" in version or choose_file(files, version, (), self.metadata.image) is None:
             return (self.metadata.write_stub(name, stubs), *files)
         return files
 
@@ -176,7 +177,7 @@ class Resolver:
                 metadata = self.metadata
                 decided = self.wheels_only | self.policy.direct_references.keys()
                 files = metadata.index.list_files(error.package) if error.package else ()
-                has_wheel = any(metadata.target.rank_wheel(file) is not None for file in files)
+                has_wheel = any(rank_wheel(file, self.image) is not None for file in files)
                 if error.package in decided or not has_wheel:
                     raise
                 self.wheels_only |= {error.package}
@@ -420,7 +421,7 @@ def check_requirements(
     Raises one UnmetRequirementsError that lists unknown packages, requirements without a version for the image,
     and those that a protected package of the image does not meet; OutsideError if an index cannot be reached.
     """
-    image = metadata.target.image
+    image = metadata.image
     unchecked = policy.own | policy.exclude | policy.direct_references.keys()
     checked_lines = [line for line in requirement_lines if line.name not in unchecked]
     with cancelling_pool(8) as pool:
@@ -441,7 +442,7 @@ def check_requirements(
 
 def _describe_problem(line: RequirementLine, metadata: MetadataStore, policy: PackagePolicy) -> str:
     """Return why a requirement cannot be met; empty if it can."""
-    requirement, image = Requirement(line.requirement), metadata.target.image
+    requirement, image = Requirement(line.requirement), metadata.image
     description = f"{format_requirement(requirement)} ({line.position})"
     image_version = image.packages.get(line.name, "")
     image_serves = is_in_image(image, line.name) and (
@@ -475,12 +476,12 @@ def _describe_unfit(requirement: Requirement, files: tuple[IndexFile, ...], meta
             return f"no version is in that range; the newest is {sort_versions(files)[0]}"
         version = in_range[0]
         prefix = f"{version}, the newest: "
-    file = choose_file(files, version, (), metadata.target)
+    file = choose_file(files, version, (), metadata.image)
     if file and not metadata.needs_compiler(file.project, version):
         return ""
-    minor = metadata.target.image.python_minor
+    minor = metadata.image.python_minor
     facts = []
-    for fact in describe_files(files, version, (), metadata.target):
+    for fact in describe_files(files, version, (), metadata.image):
         # The platforms, which are many, do not matter if the Python version does not fit anyway.
         has_python = f"cp{minor.replace('.', '')}" in fact or "py3" in fact
         text = fact if has_python else fact.partition(" on ")[0]
