@@ -6,13 +6,18 @@ import shlex
 from offline_kit.adopt import shell
 from offline_kit.adopt.findings import ExternalNeed, NeedKind, Outcome
 from offline_kit.adopt.notebook_code import has_unknowns
-from offline_kit.adopt.notebook_files import INPUT, MOUNT, SHOWN_INPUT, InspectedNotebook, join_run_path
+from offline_kit.adopt.notebook_files import (
+    INPUT,
+    MOUNT,
+    SHOWN_INPUT,
+    SOURCE_PARTS,
+    InspectedNotebook,
+    join_run_path,
+)
 from offline_kit.core.redaction import redact_urls
 
 _PACKAGE_FILES = ("pyproject.toml", "setup.py", "setup.cfg")
 _TOOLS = ("pip", "uv", "wheel")  # installers, which nothing needs offline
-_SOURCE_PARTS = {"competition": 1, "dataset": 2, "notebook": 2, "model": 5}
-"""How many parts the name of a source on Kaggle has."""
 _SPACY_MODEL = re.compile(r"[a-z]{2,3}_\w+_(sm|md|lg|trf)")
 
 
@@ -117,7 +122,7 @@ def _run_path(install: ExternalNeed, word: str) -> str:
 
 def _decide_kaggle(need: ExternalNeed, notebook: InspectedNotebook) -> ExternalNeed:
     name = need.target.strip("/")
-    parts, expected = name.split("/"), _SOURCE_PARTS[need.detail]
+    parts, expected = name.split("/"), SOURCE_PARTS[need.detail]
     if "*" in name or not name:
         return need.ask_to_record("write its name as a constant, so that it can be attached")
     if need.detail == "model" and len(parts) == 4:

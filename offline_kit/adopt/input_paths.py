@@ -11,6 +11,7 @@ from offline_kit.adopt.notebook_files import (
     MOUNT,
     OUTPUT,
     SHOWN_INPUT,
+    SOURCE_PARTS,
     InspectedNotebook,
     MountPath,
     join_run_path,
@@ -240,7 +241,7 @@ def _resolve_named(
     kind, name = paths[0].kind, paths[0].name
     if notebook.is_attached(paths[0]):
         return need.resolve(Outcome.SERVED, name)
-    if kind and len(name.split("/")) == {"competition": 1, "model": 5}.get(kind, 2):
+    if kind and len(name.split("/")) == SOURCE_PARTS[kind]:
         notebook.sources = notebook.sources.add(kind, name)
         return need.resolve(Outcome.SOURCE, f"{kind} {name}")
     if model := next(filter(None, (_VERSION.match(path.below) for path in paths)), None):

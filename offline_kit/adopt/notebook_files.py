@@ -18,8 +18,8 @@ INPUT, SHOWN_INPUT = "/kaggle/input", "/tmp/kaggle/input"  # noqa: S108 - a path
 OUTPUT = "/kaggle/working"  # Kaggle's working folder, whose files become the notebook's output
 # https://www.kaggle.com/docs/notebooks: /kaggle/input/SLUG in the older layout; in the newer one
 # /kaggle/input/datasets/OWNER/SLUG, .../competitions/SLUG, .../models/OWNER/MODEL/FRAMEWORK/VARIATION/VERSION
-_GROUPS = {"competitions": 1, "datasets": 2, "notebooks": 2, "models": 5}
-"""Folders of Kaggle's newer layout, and how many path parts below them name the source."""
+SOURCE_PARTS = {"competition": 1, "dataset": 2, "notebook": 2, "model": 5}
+"""How many parts the name of a source on Kaggle has, by its kind."""
 MOUNT = re.compile(r"(?<![\w/.~-])(?:/kaggle/input|(?:\.\./)+input)(?=/|$|[\"'\s])")
 """Spellings of the mounts' folder in notebooks."""
 
@@ -43,9 +43,8 @@ def split_mount_path(path: str) -> MountPath:
     """Split a path below the mounts, in either layout."""
     match = MOUNT.match(path)
     parts = [part for part in path[match.end() if match else 0 :].split("/") if part]
-    depth = _GROUPS.get(parts[0], 0) if parts else 0
-    kind, parts = (parts[0].removesuffix("s"), parts[1:]) if depth else ("", parts)
-    depth = depth or 1
+    kind = parts[0][:-1] if parts and parts[0].endswith("s") and parts[0][:-1] in SOURCE_PARTS else ""
+    parts, depth = parts[1:] if kind else parts, SOURCE_PARTS.get(kind, 1)
     return MountPath(kind=kind, name="/".join(parts[:depth]), below="/".join(parts[depth:]))
 
 
