@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from offline_kit.adopt import notebook_metadata
 from offline_kit.adopt.findings import Adoption, AttachedSources, NeedKind, Outcome
 from offline_kit.notebook import cells
-from tests.support.adopting import became, looked, notebook_of, put
+from tests.support.adopting import became, looked, put
 
 REQUIREMENT, CHECKPOINT, SOURCE, ASKED = (
     Outcome.REQUIREMENT,
@@ -305,16 +304,6 @@ def test_the_metadata_beside_it_is_kept(tmp_path: Path) -> None:
     assert found.sources == AttachedSources(competitions=("plants",), datasets=("me/weights",))
     assert found.accelerator == "NvidiaTeslaT4"
     assert not found.unresolved
-
-
-def test_the_notebooks_own_metadata_tells_the_machine(tmp_path: Path) -> None:
-    """What Kaggle's editor wrote into the notebook counts where no kernel-metadata.json lies beside it."""
-    path = notebook_of(tmp_path, "x = 1")
-    text = path.read_text()
-    path.write_text(
-        text.replace('"metadata": {"kern', '"metadata": {"kaggle": {"accelerator": "nvidiaTeslaT4"}, "kern')
-    )
-    assert notebook_metadata.read_metadata(path).accelerator == "nvidiaTeslaT4"
 
 
 def test_syntax_of_a_later_python_is_told(tmp_path: Path) -> None:
