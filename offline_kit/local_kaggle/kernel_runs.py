@@ -56,19 +56,19 @@ class RunJob:
 
 NotebookRunner = Callable[[RunJob], str]
 """Runs a job to its end, and returns why it failed, in one line; empty: it ran to its end."""
-Finder = Callable[[str, str], tuple[str, Path] | None]
-"""From the reference of a data source and a user to (place below /kaggle/input, folder), or None."""
+SourceFinder = Callable[[str, str, str], tuple[str, Path] | None]
+"""From kind and reference of a data source and a user to (place below /kaggle/input, folder), or None."""
 
 
 class NotebookRuns(Service):
     """The runs of one local Kaggle; a version's record holds its state."""
 
     def __init__(
-        self, store: RecordStore, *, runner: NotebookRunner, finders: Mapping[str, Finder], faults: FaultTable
+        self, store: RecordStore, *, runner: NotebookRunner, find_source: SourceFinder, faults: FaultTable
     ) -> None:
         super().__init__(store)
         self.runner = runner
-        self.finders = finders
+        self.find_source = find_source
         self.faults = faults
         self._live_logs: dict[Key, list[dict[str, Any]]] = {}
 
@@ -130,7 +130,7 @@ class NotebookRuns(Service):
     ) -> Iterator[tuple[str, Path]]:
         for kind, refs in sources.items():
             for ref in refs:
-                mounted = self.finders[kind](ref, user)
+                mounted = self.find_source(kind, ref, user)
                 if mounted and mounted[0] in covered:
                     mount = self._mount_place(mounted[0])
                     yield from ((f"{mount}/{name}", path) for name, path in covered[mounted[0]].items())
@@ -139,7 +139,7 @@ class NotebookRuns(Service):
 
     def _find_contest(self, user: str, sources: Mapping[str, Sequence[str]]) -> RunCompetition | None:
         for ref in sources.get("competition", ()):
-            mounted = self.finders["competition"](ref, user)
+            mounted = self.find_source("competition", ref, user)
             rules = self.store.read("competitions", ref)
             if mounted and rules:
                 mount, submission = self._mount_place(mounted[0]), str(rules["submission"])

@@ -75,7 +75,7 @@ class NotebookService(OwnedThings):
         ref = f"/code/{record['owner']}/{record['slug']}"
         refused = {
             f"invalid{kind.capitalize()}Sources": [
-                source for source in refs if not self.runs.finders[kind](source, call.user)
+                source for source in refs if not self.runs.find_source(kind, source, call.user)
             ]
             for kind, refs in sources.items()
         }

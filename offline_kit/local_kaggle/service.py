@@ -16,7 +16,7 @@ from offline_kit.local_kaggle.blobs import UploadService
 from offline_kit.local_kaggle.catalog import CompetitionCatalog
 from offline_kit.local_kaggle.dataset_service import DatasetService
 from offline_kit.local_kaggle.faults import Fault, FaultTable
-from offline_kit.local_kaggle.kernel_runs import Finder, NotebookRunner, NotebookRuns
+from offline_kit.local_kaggle.kernel_runs import NotebookRunner, NotebookRuns
 from offline_kit.local_kaggle.model_service import ModelService
 from offline_kit.local_kaggle.notebook_service import NotebookService
 from offline_kit.local_kaggle.settings import LocalKaggleSettings
@@ -99,16 +99,9 @@ class LocalKaggle:
         self.datasets = DatasetService(self.store)
         self.models = ModelService(self.store)
         self.catalog = CompetitionCatalog(self.store)
-        self.copies: dict[tuple[str, str], tuple[str, Path]] = {}
-        finders = {
-            "competition": self.catalog.mounted_data,
-            "dataset": self._with_copies("dataset", self.datasets.mounted_version),
-            "model": self._with_copies("model", self.models.mounted_version),
-        }
-        self.kernels = NotebookService(
-            NotebookRuns(self.store, runner=runner, finders=finders, faults=self.faults)
-        )
-        finders["kernel"] = self._with_copies("kernel", self.kernels.mounted_output)
+        self._copies: dict[tuple[str, str], tuple[str, Path]] = {}
+        runs = NotebookRuns(self.store, runner=runner, find_source=self.find_source, faults=self.faults)
+        self.kernels = NotebookService(runs)
         self.submissions = SubmissionService(self.catalog, kernels=self.kernels, blobs=self.blobs)
         services = (self.accounts, self.blobs, self.datasets, self.kernels, self.models, self.catalog)
         self._rpcs = {
@@ -124,18 +117,20 @@ class LocalKaggle:
         """
         for name, folder in copies.items():
             source = kaggle_names.parse_source(name)
-            self.copies[_KINDS[source.kind], source.ref.lower()] = (source.mount_path("new"), folder)
+            self._copies[_KINDS[source.kind], source.ref.lower()] = (source.mount_path("new"), folder)
 
-    def _with_copies(self, kind: str, finder: Finder) -> Finder:
-        """Return a finder that looks among the copies for what the one given does not have."""
-
-        def find(ref: str, user: str) -> tuple[str, Path] | None:
-            words = ref.lower().split("/")
-            name = "/".join(words if kind == "model" else words[:2])  # others may have a version behind them
-            copy = self.copies.get((kind, name))
-            return finder(ref, user) or (copy if copy and copy[1].is_dir() else None)
-
-        return find
+    def find_source(self, kind: str, ref: str, user: str) -> tuple[str, Path] | None:
+        """Return place and folder of a data source that a user may attach: one pushed here, else a copy; else None."""
+        finders = {
+            "competition": self.catalog.mounted_data,
+            "dataset": self.datasets.mounted_version,
+            "kernel": self.kernels.mounted_output,
+            "model": self.models.mounted_version,
+        }
+        words = ref.lower().split("/")
+        name = "/".join(words if kind == "model" else words[:2])  # others may have a version behind them
+        copy = self._copies.get((kind, name))
+        return finders[kind](ref, user) or (copy if copy and copy[1].is_dir() else None)
 
     def resume_work(self) -> None:
         """Go on with what was under way when the server of this folder ended."""
