@@ -1,7 +1,8 @@
 """The commands that run and send a kit: rehearse, report, push, submit, and ship, which does all of it."""
 
+import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
 @options.common_options
 def rehearse(project: Path, console: Console, **flags: Any) -> None:
     """Build what changed, then run the notebook offline and check its submission."""
+    from offline_kit.rehearsal.report import page
     from offline_kit.workflow import kaggle_rehearsal, output_files, pipeline
     from offline_kit.workflow import ship as shipping
 
@@ -79,8 +81,13 @@ def rehearse(project: Path, console: Console, **flags: Any) -> None:
             address = output_files.require_output_part(config, kit).address
             with options.session_of(config, address, "", console) as session:
                 output_files.fetch_missing(kit, session)
-        with _opening_report(kit, console) if flags["opens"] else nullcontext():
+        report_page, began = kit.folder / "rehearsal" / page.PAGE, time.time()
+        try:
             show_rehearsal(pipeline.rehearse_kit(config, kit, settings, report=console), console)
+        finally:
+            # A rehearsal that could not start leaves the report of the last one.
+            if flags["opens"] and report_page.exists() and report_page.stat().st_mtime >= began:
+                _open_page(report_page, console)
         return
     with options.session_of(config, on, at, console, current=settings.env == "current") as session:
         shipping.push_data(session, kit, yes=yes)
@@ -88,19 +95,12 @@ def rehearse(project: Path, console: Console, **flags: Any) -> None:
         _show_on_kaggle(passed, session.account, console)
 
 
-@contextmanager
-def _opening_report(kit: "Kit", console: Console) -> Iterator[None]:
-    """Open the report that the block writes, whether the rehearsal passes or fails."""
-    from offline_kit.rehearsal.report import page
-
-    path = kit.folder / "rehearsal" / page.PAGE
-    before = path.stat().st_mtime_ns if path.exists() else None
-    try:
-        yield
-    finally:
-        # A rehearsal that could not start leaves the report of the last one.
-        if path.exists() and path.stat().st_mtime_ns != before and not processes.open_in_browser(path):
-            console.warn(f"no browser could be opened; open '{path}' yourself")
+def _open_page(page: Path, console: Console) -> bool:
+    """Open a page in the user's browser; warn and return False if there is none."""
+    is_opened = processes.open_in_browser(page)
+    if not is_opened:
+        console.warn(f"no browser could be opened; open '{page}' yourself")
+    return is_opened
 
 
 def _check_place(flags: dict[str, Any]) -> None:
@@ -207,10 +207,7 @@ def report(project: Path, console: Console, opens: bool | None, **flags: Any) ->
 
     page = rehearsal_report.find_report(options.load_config(project, flags), console)
     console.print_lines([str(page)])
-    is_opened = console.is_watched() if opens is None else opens
-    if is_opened and not processes.open_in_browser(page):
-        console.warn(f"no browser could be opened; open '{page}' yourself")
-        is_opened = False
+    is_opened = (console.is_watched() if opens is None else opens) and _open_page(page, console)
     console.print_result({"ok": True, "report": str(page), "opened": is_opened})
 
 
