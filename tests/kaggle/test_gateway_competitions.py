@@ -37,13 +37,6 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
         yield running
 
 
-@pytest.fixture
-def alice(bench: Bench) -> Iterator[KaggleClient]:
-    """Alice's client."""
-    with client(bench) as made:
-        yield made
-
-
 def where(bench: Bench) -> KaggleEndpoint:
     """Return alice's way to the local Kaggle."""
     return KaggleEndpoint(local=bench.server.url, username="alice", key="key-of-alice")

@@ -7,15 +7,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from offline_kit.core.errors import OutsideError, ProjectError
-from offline_kit.core.report import Reporter, Say
 from offline_kit.kaggle.client.api_types import NotebookSources
 from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.push import notebook_runs, push_notebook
@@ -24,6 +21,7 @@ from offline_kit.local_kaggle.faults import Fault
 from offline_kit.local_kaggle.kernel_runs import RunJob
 from offline_kit.local_kaggle.server import TrafficEvent
 from offline_kit.notebook.runtime import kit_runtime
+from tests.support.listener import Listener
 from tests.support.local_kaggle import HASTY, Bench, notebook, serving
 from tests.support.notebooks import REF, WRITES, new, push_elsewhere, pushes, versions
 from tests.support.pushing import EAGER, access, client, make_kit, pushed, ways
@@ -56,29 +54,6 @@ def by_papermill(job: RunJob) -> str:
     return "Your notebook threw an exception" if done.returncode else ""
 
 
-class Listener(Reporter):
-    """Keeps what is said."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def step(self, text: str) -> None:
-        self.said.append(text)
-
-    note = warn = step
-
-    @contextmanager
-    def waiting(self, text: str) -> Iterator[Say]:
-        self.said.append(text)
-        yield self.said.append
-
-
-def listener() -> tuple[Reporter, list[str]]:
-    """Return a reporter and what it was told."""
-    made = Listener()
-    return made, made.said
-
-
 # ------------------------------------------------------------------ a run that ends well
 
 
@@ -101,13 +76,13 @@ def test_the_run_of_exactly_this_version_is_told(bench: Bench, alice: KaggleClie
 
 def test_a_live_line_tells_state_minutes_and_the_last_words(bench: Bench, alice: KaggleClient) -> None:
     """Whoever waits sees how far it is."""
-    report, said = listener()
+    listener = Listener()
     pushed_ = push_notebook.push_notebook(
         new("import time; print('epoch 3 of 9'); time.sleep(1)"), access(alice, ways(bench))
     )
-    notebook_runs.follow_run(REF, pushed_.version, access(alice, ways(bench), report))
-    assert said[0] == f"version 1 of '{REF}' runs on the local Kaggle"
-    assert any(line == "running, 0 min: epoch 3 of 9" for line in said)
+    notebook_runs.follow_run(REF, pushed_.version, access(alice, ways(bench), listener))
+    assert listener.live[0] == f"version 1 of '{REF}' runs on the local Kaggle"
+    assert any(line == "running, 0 min: epoch 3 of 9" for line in listener.live)
 
 
 def test_outputs_are_fetched(bench: Bench, alice: KaggleClient, tmp_path: Path) -> None:
@@ -220,11 +195,11 @@ def test_a_state_that_nobody_knows_is_waited_for_and_never_pushed_over(
 ) -> None:
     """A word of Kaggle's that is new is said; it is neither an end nor a failure."""
     bench.kaggle.faults.add_fault(Fault(on="GetKernelSessionStatus", words="ALMOST_COMPLETE", times=0))
-    report, said = listener()
+    listener = Listener()
     for _ in range(2):
         with pytest.raises(OutsideError, match="has not finished in time: it is 'almostcomplete'"):
-            notebook_runs.push_and_follow(new(), access(alice, ways(bench), report), timeout=0.5)
-    assert len([line for line in said if "offline-kit does not know" in line]) == 2
+            notebook_runs.push_and_follow(new(), access(alice, ways(bench), listener), timeout=0.5)
+    assert len([line for line in listener.warnings if "offline-kit does not know" in line]) == 2
     assert versions(bench) == [1]
 
 
@@ -295,11 +270,11 @@ def test_a_run_that_did_not_see_the_kit_is_pushed_once_more(bench: Bench, alice:
     """The version began before the dataset was visible: said, and mended by one more version."""
     pushed(bench, make_kit(bench.folder / "kit"), alice)
     bench.kaggle.faults.add_fault(Fault(on="RUN", without="dataset"))
-    report, said = listener()
+    listener = Listener()
     wanted = new(FINDS, sources=NotebookSources(datasets=("alice/plant-kit",)))
-    where, done = notebook_runs.push_and_follow(wanted, access(alice, ways(bench), report))
+    where, done = notebook_runs.push_and_follow(wanted, access(alice, ways(bench), listener))
     assert (where.version, done.version, versions(bench)) == (2, 2, [1, 2])
-    assert any("before its kit was visible" in line and "part kit" in line for line in said)
+    assert any("before its kit was visible" in line and "part kit" in line for line in listener.warnings)
 
 
 @pytest.mark.slow

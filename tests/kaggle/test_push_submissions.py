@@ -5,14 +5,12 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from offline_kit.core.errors import Exit, OfflineKitError, OutsideError, ProjectError, UsageError
-from offline_kit.core.report import Reporter
 from offline_kit.kaggle.client.api_types import RefusedError, Submission
 from offline_kit.kaggle.client.session import KaggleEndpoint
 from offline_kit.kaggle.push import submit
@@ -27,6 +25,7 @@ from offline_kit.project import config
 from offline_kit.rehearsal.causes import explain_failure
 from offline_kit.workflow import kaggle_session
 from tests.support.competitions import ANSWER
+from tests.support.listener import Listener
 from tests.support.local_kaggle import KERNEL, notebook
 from tests.support.pushing import datasets, make_kit, pushed
 from tests.support.submitting import SLUG, Contest, contest, submit_elsewhere
@@ -349,20 +348,6 @@ def test_an_answer_that_is_lost_submits_once(tmp_path: Path, visible: float) -> 
         assert len(held.made()) == 1
 
 
-@pytest.mark.slow
-def test_an_answer_lost_and_not_shown_in_time_is_found_by_the_next_run(tmp_path: Path) -> None:
-    """The first run ends with exit 4, the next looks before it sends."""
-    with contest(tmp_path, grace=0.3, visible_after=1.2) as held:
-        held.finished()
-        held.bench.kaggle.faults.add_fault(Fault(on="CreateCodeSubmission", lose_answer=True))
-        with pytest.raises(OutsideError):
-            held.submit()
-        assert len(held.made()) == 1
-        held.bench.until(lambda: bool(held.alice.list_submissions(SLUG)))
-        assert held.submit().existed_before
-        assert len(held.made()) == 1
-
-
 def test_a_5xx_without_effect_is_told_and_the_next_run_submits(held: Contest) -> None:
     """Looked for within the grace, never sent again blindly."""
     held = dataclasses.replace(held, grace=0.3)
@@ -455,18 +440,6 @@ def test_an_interrupted_again_is_finished_not_repeated(held: Contest) -> None:
 # ------------------------------------------------------------------ the wait
 
 
-class Listener(Reporter):
-    """Keeps what is said on live lines."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    @contextmanager
-    def waiting(self, text: str) -> Iterator[Callable[[str], None]]:
-        self.said.append(text)
-        yield self.said.append
-
-
 @pytest.mark.parametrize(
     ("cell", "words", "remedy"),
     [
@@ -554,8 +527,8 @@ def test_the_wait_shows_life_and_ends_at_its_deadline(tmp_path: Path) -> None:
         with pytest.raises(OutsideError, match="submission 1001 is not scored yet") as caught:
             held.wait(done.ref, listener, deadline=0.3)
         assert "continues to wait" in caught.value.hint
-        assert listener.said[0] == "the local Kaggle scores submission 1001"
-        assert listener.said[-1].startswith("pending for ")
+        assert listener.live[0] == "the local Kaggle scores submission 1001"
+        assert listener.live[-1].startswith("pending for ")
         again = held.submit()
         assert held.wait(again.ref).state == "complete"
         assert 0.5 < held.ledger.read_entries()[0].scored_seconds < 20

@@ -2,7 +2,6 @@
 
 import dataclasses
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -35,20 +34,6 @@ from tests.support.pushing import (
 REF = "alice/plant-kit"
 SHORT = dataclasses.replace(EAGER, visibility_timeout=0.4)
 ONLY_MARKER = {"datasetFiles": [{"name": MARKER, "totalBytes": 10}]}
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    """A local Kaggle that is quick."""
-    with serving(tmp_path, HASTY) as running:
-        yield running
-
-
-@pytest.fixture
-def alice(bench: Bench) -> Iterator[KaggleClient]:
-    """Alice's client."""
-    with client(bench) as mine:
-        yield mine
 
 
 def versions(bench: Bench) -> list[int]:

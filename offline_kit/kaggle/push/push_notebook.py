@@ -134,18 +134,15 @@ def push_notebook(notebook: NewNotebook, context: PushContext) -> NotebookPlan:
         context.report.step(f"Pushing the notebook '{notebook.ref}': {plan.reason}")
         effect, journal = _build_effect(notebook, plan.version_before), context.journal
         saved = _save_when_free(effect, notebook, context)
-        differences: tuple[NotebookDifference, ...] = ()
         problem = _find_save_problem(saved, notebook)
-        if not problem:
-            differences = _read_back(notebook, saved, context)
-            firm = [difference for difference in differences if not difference.is_rewritten_text]
-            if firm:
-                problem = OutsideError(
-                    f"version {saved.version} of '{saved.ref}' differs from what was pushed: {firm[0].summary}",
-                    code="notebook-changed-by-kaggle",
-                    hint=firm[0].remedy,
-                    details=[difference.summary for difference in firm[1:]],
-                )
+        differences = () if problem else _read_back(notebook, saved, context)
+        if firm := [difference for difference in differences if not difference.is_rewritten_text]:
+            problem = OutsideError(
+                f"version {saved.version} of '{saved.ref}' differs from what was pushed: {firm[0].summary}",
+                code="notebook-changed-by-kaggle",
+                hint=firm[0].remedy,
+                details=[difference.summary for difference in firm[1:]],
+            )
         if problem:
             journal.append_entry(effect, Phase.VOID)
             raise problem
