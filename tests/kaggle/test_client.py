@@ -36,9 +36,9 @@ def put(bench: Bench, client: KaggleClient, name: str, data: bytes) -> str:
     """Upload bytes the plain way and return their token."""
     import requests
 
-    blob = client.start_blob(name, len(data), 1_000_000_000)
-    assert requests.put(blob.url, data=data, timeout=20).status_code == 200
-    return blob.token
+    token, url = client.start_blob(name, len(data), 1_000_000_000)
+    assert requests.put(url, data=data, timeout=20).status_code == 200
+    return token
 
 
 def new(bench: Bench, client: KaggleClient, files: Mapping[str, bytes], notes: str = "a note") -> NewVersion:

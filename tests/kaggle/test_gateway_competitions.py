@@ -69,11 +69,6 @@ def scored(bench: Bench, alice: KaggleClient, ref: int) -> Submission:
     return found
 
 
-def asked(bench: Bench, method: str) -> int:
-    """Return how often a method was called."""
-    return len(bench.traffic.ended_requests(f"/{method}"))
-
-
 def test_a_competition_is_described(bench: Bench, alice: KaggleClient, tmp_path: Path) -> None:
     """Deadline in UTC, what it takes, how often, and whether we take part."""
     extra = 'deadline = "2031-05-06T07:08:09Z"\ndaily = 3\nclosed = true\nentered = false'
@@ -197,32 +192,6 @@ def test_a_submission_without_a_number_is_queued_all_the_same(bench: Bench, alic
     bench.kaggle.faults.add_fault(Fault(on="CreateCodeSubmission", answer=answer))
     made = alice.submit_notebook(**wish())
     assert (made.ref, made.state, made.error) == (0, "pending", answer["message"])
-
-
-@pytest.mark.parametrize(
-    ("status", "said", "remedy"),
-    [
-        (400, "Submission not allowed: Your team has used its daily Submission allowance (5) today", "UTC"),
-        (403, "Permission 'competitions.participate' was denied", "accept its rules"),
-        (403, "You must accept this competition's rules before you can take part", "accept its rules"),
-        (404, "Competition not found", "check the name"),
-    ],
-)
-@pytest.mark.parametrize("shape", ["nested", "friendly"])
-def test_refusals_name_cause_and_remedy(
-    bench: Bench, alice: KaggleClient, status: int, said: str, remedy: str, shape: str
-) -> None:
-    """Kaggle's own sentence and what to do, as an error and inside a 200."""
-    friendly = {"answer": {"code": status, "message": said}}
-    plain = {"status": status, "message": said}
-    bench.kaggle.faults.add_fault(
-        Fault(on="CreateCodeSubmission", **(friendly if shape == "friendly" else plain))
-    )
-    with pytest.raises(RefusedError) as caught:
-        alice.submit_notebook(**wish())
-    assert said in caught.value.what
-    assert remedy in caught.value.hint
-    assert asked(bench, "CreateCodeSubmission") == 1
 
 
 def test_an_answer_of_another_shape_is_no_crash(bench: Bench) -> None:

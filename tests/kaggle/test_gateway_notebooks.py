@@ -154,23 +154,12 @@ def test_the_title_decides_the_slug(alice: KaggleClient) -> None:
     assert alice.save_notebook(new(title="Another name")).ref == "alice/another-name"
 
 
-@pytest.mark.parametrize(
-    ("said", "remedy"),
-    [
-        ("Maximum batch GPU session count of 2 reached.", "to finish"),
-        ("Maximum weekly GPU quota of 30.00 hours reached.", "quota is renewed"),
-        ("Notebook not found", "Kaggle's message"),
-    ],
-)
-def test_a_refusal_in_a_friendly_answer_is_an_error(
-    bench: Bench, alice: KaggleClient, said: str, remedy: str
-) -> None:
-    """What the plain client ends with exit code 0 is an error with Kaggle's words and what to do."""
-    bench.kaggle.faults.add_fault(Fault(on="SaveKernel", answer={"error": said}))
-    with pytest.raises(RefusedError, match=said.rstrip(".")) as caught:
+def test_a_refusal_in_a_friendly_answer_is_an_error(bench: Bench, alice: KaggleClient) -> None:
+    """What the plain client ends with exit code 0 is an error with Kaggle's words."""
+    bench.kaggle.faults.add_fault(Fault(on="SaveKernel", answer={"error": "Notebook not found"}))
+    with pytest.raises(RefusedError, match="Kaggle says: Notebook not found") as caught:
         alice.save_notebook(new())
     assert (caught.value.status, caught.value.exit_code) == (200, Exit.OUTSIDE)
-    assert remedy in caught.value.hint
     assert asked(bench, "SaveKernel") == 1
 
 

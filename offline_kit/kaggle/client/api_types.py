@@ -82,14 +82,6 @@ class RemoteDataset:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Blob:
-    """An upload slot for one file (Kaggle's term)."""
-
-    token: str  # identifies the bytes when a version is created from them
-    url: str  # where to upload; a secret, because anyone who knows it can write there
-
-
-@dataclass(frozen=True, kw_only=True)
 class NewVersion:
     """A new dataset, model variation or version of one: a full snapshot."""
 
@@ -119,20 +111,26 @@ class NotebookSources:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NewNotebook:
-    """A notebook version to push and run; its internet access is off by default."""
+class NotebookVersion:
+    """What a version of a notebook consists of."""
 
     ref: str
-    title: str  # Kaggle derives the slug from it
+    title: str = ""  # Kaggle derives the slug from it
     text: str
     kernel_type: str = "notebook"  # or "script"
     sources: NotebookSources = field(default_factory=NotebookSources)
     private: bool = True
     gpu: bool = False
     machine_shape: str = ""  # Kaggle's name, such as "NvidiaTeslaT4"; empty for the default
-    image: str = ""  # image to pin, by digest; empty for the latest
-    image_pinning: str = ""  # "original" where an image is pinned
+    image: str = ""  # by digest; empty for the latest
     internet: bool = False  # network access: for notebooks that download, never for one that is submitted
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewNotebook(NotebookVersion):
+    """A notebook version to push and run."""
+
+    image_pinning: str = ""  # "original" where an image is pinned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,20 +144,10 @@ class SavedNotebook:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RemoteNotebook:
-    """A notebook version on Kaggle; machine shape and image are empty for the defaults."""
+class RemoteNotebook(NotebookVersion):
+    """A notebook version on Kaggle."""
 
-    ref: str
     newest_version: int
-    private: bool
-    internet: bool
-    sources: NotebookSources
-    text: str
-    kernel_type: str = ""
-    title: str = ""
-    gpu: bool = False
-    machine_shape: str = ""
-    image: str = ""
     url: str = ""
 
 

@@ -11,7 +11,6 @@ from offline_kit.core.errors import ProjectError
 from offline_kit.core.report import Advance
 from offline_kit.core.retry import ignore_progress
 from offline_kit.kaggle.client.api_types import (
-    Blob,
     Competition,
     NewNotebook,
     NewVersion,
@@ -92,8 +91,11 @@ class KaggleClient(ApiService):
             for raw in page.objects("directories"):
                 yield from self._walk_folder(_join_path(raw, folder), body)
 
-    def start_blob(self, name: str, size: int, modified: int, kind: str = "DATASET") -> Blob:
-        """Open an upload slot for a file of a "DATASET" or a "MODEL"; idempotent."""
+    def start_blob(self, name: str, size: int, modified: int, kind: str = "DATASET") -> tuple[str, str]:
+        """Open an upload slot (Kaggle's word: blob) for a file of a "DATASET" or a "MODEL", and return its token and address.
+
+        The address is a secret: anyone who knows it can write there.
+        """
         body: dict[str, Any] = {"type": kind, "name": name, "lastModifiedEpochSeconds": modified}
         if size:
             body["contentLength"] = size
@@ -103,7 +105,7 @@ class KaggleClient(ApiService):
             raise NoResponseError(
                 f"Kaggle returned no upload address for '{name}'", hint="run the same command again"
             )
-        return Blob(token=token, url=url)
+        return token, url
 
     def create_dataset(self, new: NewVersion) -> str:
         """Create a private dataset and return its URL. Not idempotent: never retried once it may have had an effect."""

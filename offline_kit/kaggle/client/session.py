@@ -32,15 +32,6 @@ from offline_kit.kaggle.client.api_types import (
 _MAX_READ, _MAX_SHOWN = 100_000, 500
 LOGIN_SECONDS = 60.0  # importing the client takes half a second, plus a request if a token is configured
 
-_JOIN = "join the competition and accept its rules on its page, and run the same command again"
-# Fixes for refusals, by a part of Kaggle's message, which says more than the status.
-_REMEDIES = {
-    "session count": "wait for a running notebook to finish, or cancel one on Kaggle, and run the same command again",
-    "weekly gpu quota": "wait until the quota is renewed ('kaggle quota' shows when), or push without the GPU",
-    "submission allowance": "run the same command again tomorrow: Kaggle's day starts at 00:00 UTC",
-    "accept this competition's rules": _JOIN,
-    "competitions.participate": _JOIN,
-}
 _WORKER = Path(__file__).with_name("worker.py")
 _LOG_IN = (
     "set credentials in one of: KAGGLE_API_TOKEN, ~/.kaggle/access_token, KAGGLE_USERNAME and KAGGLE_KEY, kaggle.json,"
@@ -318,7 +309,7 @@ def _clean_message(raw_message: str) -> str:
 
 
 def build_refusal(message: str, status: int, after: float | None = None) -> RefusedError:
-    """Return the error for a refusal, in Kaggle's words and with a fix."""
+    """Return the error for a refusal, in Kaggle's words; callers that know what it is about give it another hint."""
     hints = {
         400: "fix what Kaggle names and run the same command again",
         401: _LOG_IN,
@@ -327,7 +318,5 @@ def build_refusal(message: str, status: int, after: float | None = None) -> Refu
         409: "choose another slug or title in the configuration",
         429: "rate-limited by Kaggle: run the same command again later",
     }
-    usual = _RETRY_HINT if status >= 500 else hints.get(status, "see Kaggle's message above")
-    message = _clean_message(message)
-    hint = next((remedy for words, remedy in _REMEDIES.items() if words in message.lower()), usual)
-    return RefusedError(f"Kaggle says: {message}", hint=hint, status=status, after=after)
+    hint = _RETRY_HINT if status >= 500 else hints.get(status, "see Kaggle's message above")
+    return RefusedError(f"Kaggle says: {_clean_message(message)}", hint=hint, status=status, after=after)

@@ -140,8 +140,10 @@ class _ResumableUpload:
 
     def _open_slot(self) -> _UploadSlot:
         file, name = self._file, PurePosixPath(self._file.name).name
-        blob = self._uploader.kaggle.start_blob(name, file.size, self._modified // 10**9, self._uploader.kind)
-        self._slot = _UploadSlot(token=blob.token, url=blob.url, at=time.time())
+        token, url = self._uploader.kaggle.start_blob(
+            name, file.size, self._modified // 10**9, self._uploader.kind
+        )
+        self._slot = _UploadSlot(token=token, url=url, at=time.time())
         return self._slot
 
     def _query_offset(self, slot: _UploadSlot) -> int | None:

@@ -351,7 +351,7 @@ def _build_refusal(refusal: RefusedError, notebook: NewNotebook) -> OutsideError
         return OutsideError(
             f"'{notebook.ref}' was not pushed: the quota is used up",
             code="kaggle-quota-exhausted",
-            hint="wait for the weekly quota renewal, or remove `accelerator`",
+            hint="wait for the weekly quota renewal ('kaggle quota' shows when), or remove `accelerator`",
             details=(refusal.what,),
         )
     if "not found" in message:
