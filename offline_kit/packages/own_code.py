@@ -108,7 +108,10 @@ def _obtain_own_wheel(package: Path, sources: BuildSources, report: Reporter, *,
     Raises ProjectError with the build's last lines, OutsideError if an index does not answer.
     """
     tree = code_files.read_source_tree(package)
-    key, cache = _make_wheel_key(tree, sources.image), sources.index.cache
+    image, cache, name = sources.image, sources.index.cache, tree.root.resolve().name
+    platform = [image.python, image.machine, image.glibc, image.local, sys.version if image.local else ""]
+    # The folder's name may become the package's.
+    key = cache_key(_FORMAT, name, tree.digest, _read_version_variables(), platform)
     wheel = _recall_own_wheel(key, sources)
     if wheel or not build:
         return wheel
@@ -116,7 +119,6 @@ def _obtain_own_wheel(package: Path, sources: BuildSources, report: Reporter, *,
     with cache.hold_lock(f"own-{key[:32]}"):
         if wheel := _recall_own_wheel(key, sources):
             return wheel
-        name = tree.root.resolve().name
         report.step(f"Building your package '{name}'")
         if tree.oversized:
             report.warn(f"too large to be sources of '{package.name}', left out: {', '.join(tree.oversized)}")
@@ -177,12 +179,6 @@ def _suggest_fix(error: BuildFailedError) -> str:
     if "version" in text and ("git" in text or "scm" in text.lower()):
         return "build from a git checkout with its tags, or set SETUPTOOLS_SCM_PRETEND_VERSION"
     return "make 'python -m build --wheel' work in that folder, then run again"
-
-
-def _make_wheel_key(tree: code_files.SourceTree, image: Image) -> str:
-    platform = [image.python, image.machine, image.glibc, image.local, sys.version if image.local else ""]
-    # The folder's name may become the package's.
-    return cache_key(_FORMAT, tree.root.resolve().name, tree.digest, _read_version_variables(), platform)
 
 
 def _read_version_variables() -> dict[str, str]:

@@ -180,14 +180,9 @@ class BuildEnvironment:
         except OfflineKitError as error:
             raise read_failure(self.log, "; ".join((error.what, *error.details))) from error
 
-    def list_hook_requires(self, source: Path) -> set[str]:
-        """Return what the hook get_requires_for_build_wheel (PEP 517) requires; raise BuildFailedError if it fails."""
-        with self._open_builder(source) as builder:
-            return builder.get_requires_for_build("wheel")
-
     def build_wheel(self, source: Path, folder: Path) -> Path:
         """Build a wheel from the sources; raise BuildFailedError if that fails."""
-        with self._open_builder(source) as builder:
+        with self.open_builder(source) as builder:
             wheel = Path(builder.build("wheel", folder))
         # A third-party build could leave a link to a file of this machine instead.
         if not leftovers.is_regular(wheel):
@@ -195,7 +190,8 @@ class BuildEnvironment:
         return wheel
 
     @contextmanager
-    def _open_builder(self, source: Path) -> "Iterator[ProjectBuilder]":
+    def open_builder(self, source: Path) -> "Iterator[ProjectBuilder]":
+        """Yield what runs the hooks of the build backend (PEP 517); raise BuildFailedError if one fails."""
         import build
 
         try:

@@ -270,7 +270,8 @@ class IsolatedBuild:
             source = place_sources(environment.scratch / ("source" if self.own else "asked"))
             requires = read_static_requires(source)
             self._sync(environment, requires)
-            hook_requires = environment.list_hook_requires(source) - requires
+            with environment.open_builder(source) as builder:
+                hook_requires = builder.get_requires_for_build("wheel") - requires
             if hook_requires:
                 # These may need other versions than the first round chose: resolve both together.
                 self._sync(environment, requires | hook_requires)

@@ -271,21 +271,27 @@ def _parse_poetry_lock(lock: LockedPackages, data: dict[str, Any], environment: 
         if not is_main or not _any_marker_holds(markers, environment):
             continue
         source = package.get("source", {}).get("type", "")
-        if source in ("directory", "file", "git", "url") or package.keys() & {"path", "git", "url"}:
+        is_elsewhere = source in ("directory", "file", "git", "url") or package.keys() & {
+            "path",
+            "git",
+            "url",
+        }
+        if is_elsewhere or not package.get("version"):
             lock.add_unpinned(package["name"])
         else:
             lock.add_pin(package["name"], str(package.get("version", "")))
 
 
 def _parse_pipfile_lock(lock: LockedPackages, data: dict[str, Any], environment: Environment) -> None:
-    lock.lists_environment = not lock.roots
-    for name, fields in data.get("default", {}).items():
-        if not _any_marker_holds(fields.get("markers", ""), environment):
-            continue
-        if version := str(fields.get("version", "")).lstrip("="):
-            lock.add_pin(name, version)
-        else:
-            lock.add_unpinned(name)
+    packages = [
+        {
+            "name": name,
+            "markers": fields.get("markers", ""),
+            "version": str(fields.get("version", "")).lstrip("="),
+        }
+        for name, fields in data.get("default", {}).items()
+    ]
+    _parse_poetry_lock(lock, {"package": packages}, environment)
 
 
 @cache
