@@ -228,8 +228,7 @@ def test_builds_of_the_freeze_use_the_images_versions(case: Case) -> None:
     assert bundled(freeze) == {"free": "0.13", "strict": "0.14", "einops": "0.8"}
 
 
-@pytest.mark.parametrize("engine", ["uv", "pip-tools"])
-@pytest.mark.parametrize("kind", ["folder", "sdist"])
+@pytest.mark.parametrize(("kind", "engine"), [("folder", "uv"), ("sdist", "uv"), ("sdist", "pip-tools")])
 def test_no_foreign_torch_is_fetched_for_a_build(case: Case, kind: str, engine: str) -> None:
     """It is said at once what the build asks for, and the two ways that work; no torch was downloaded."""
     case = case.with_image(python=HERE)
