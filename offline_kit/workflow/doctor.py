@@ -290,7 +290,7 @@ def _check_own_code(context: CheckContext) -> CheckResult:
     """Read the code that travels, as a build does; nothing is imported or built."""
     try:
         project = context.project
-        own, _ = project.recall_own_code()
+        own, _ = project.collect_own_code(build=False)
         saved: tuple[Checkpoint, ...] = ()
         with suppress(OfflineKitError):  # K204 says why
             saved = project.models.checkpoints

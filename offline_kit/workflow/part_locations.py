@@ -1,5 +1,6 @@
 """Where the parts of a kit are on Kaggle, where this disk remembers what was sent, and what was seen last."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,13 +48,18 @@ def check_locations(config: Config, username: str, *, local: bool) -> None:
     )
 
 
+def find_kit(config: Config) -> Kit | None:
+    """Return the kit on disk; None if there is none, or its manifests are damaged."""
+    with suppress(ProjectError):
+        return manifest.read_kit(config.out)
+    return None
+
+
 def pinned_model_version(config: Config, kit: Kit) -> tuple[str, ...]:
     """Return the version of our model that the last push pinned, while this kit has the same checkpoints."""
     if not config.publish_model:
         return ()
-    try:
-        before = manifest.read_kit(config.out)
-    except ProjectError:
+    if (before := find_kit(config)) is None:
         return ()
     old, new = ([part.id for part in side.parts if part.name == MODEL_PART] for side in (before, kit))
     if old != new:

@@ -4,7 +4,7 @@ import re
 import tempfile
 import time
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -99,9 +99,7 @@ def build_kit(config: Config, *, upgrade: bool = False, report: Reporter = SILEN
     with files.hold_lock(files.make_ignored_folder(config.out.parent) / f".{config.out.name}.lock"):
         contents = _gather_contents(project, upgrade=upgrade, keep=True)
         texts = partial(_render_texts, project)
-        before = ""
-        with suppress(ProjectError):
-            before = manifest.read_kit(config.out).id
+        before = part_locations.find_kit(config)
         by_function = config.notebook.template in ("server", "function")
         try:
             kit = assemble.assemble_kit(
@@ -117,7 +115,7 @@ def build_kit(config: Config, *, upgrade: bool = False, report: Reporter = SILEN
     return BuildResult(
         contents=contents,
         kit=kit,
-        changed=kit.id != before,
+        changed=before is None or kit.id != before.id,
         advice=model_files.advise_on_checkpoints(project.models),
         findings=(
             *project.models.findings,
@@ -304,8 +302,8 @@ def is_split(config: Config, saved: Iterable[Checkpoint]) -> bool:
     """
     if config.publish_model or config.parts:
         return config.parts == "split" or bool(config.publish_model)
-    with suppress(ProjectError):
-        return all(part.name != "kit" for part in manifest.read_kit(config.out).parts)
+    if existing := part_locations.find_kit(config):
+        return all(part.name != "kit" for part in existing.parts)
     if pushed := part_locations.pushed_parts(config):
         return "kit" not in pushed
     # A slug has at most 50 characters, and each part adds its name to it.

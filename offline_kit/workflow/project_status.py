@@ -120,7 +120,7 @@ def _list_changes(
     current = {names[weight.original]: (weight.original, weight.sha256) for weight in models.checkpoints}
     for file in models.preprocessing:
         current[f"checkpoints/preprocessing/{file.original}"] = (file.original, file.sha256)
-    own, packages = project.recall_own_code()
+    own, packages = project.collect_own_code(build=False)
     for source in own.sources:
         current[f"code/{source.original}"] = (source.original, files.sha256_of(source.path))
     yield from _compare_files(kit, current)

@@ -1,14 +1,12 @@
 """The report of the project's last rehearsal, with what was sent to Kaggle since."""
 
 from collections.abc import Collection
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from offline_kit.core.errors import ProjectError
 from offline_kit.core.report import SILENT, Reporter
-from offline_kit.kit import manifest
 from offline_kit.project.config import Config
 from offline_kit.rehearsal.report import page
 from offline_kit.rehearsal.request import ReportContext
@@ -21,10 +19,8 @@ _SHOWN = 30  # submissions; the page draws their scores
 def read_context(config: Config) -> ReportContext:
     """Return what a report shows besides the run: the project, its earlier rehearsals, and what was sent and scored."""
     statuses = part_locations.read_remembered_status(config, shown=_SHOWN)
-    ids: list[str] = []
-    with suppress(ProjectError):
-        kit = manifest.read_kit(config.out)
-        ids = [kit.id, *(part.id for part in kit.parts)]
+    kit = part_locations.find_kit(config)
+    ids = [kit.id, *(part.id for part in kit.parts)] if kit else []
     return ReportContext(
         project=config.project.resolve().name,
         time_limit=config.time_limit,

@@ -52,13 +52,10 @@ class ResolvedProject:
     @cached_property
     def own(self) -> OwnCode:
         """The project's own code, its packages built as wheels."""
-        return self._collect_own_code(build=True)[0]
+        return self.collect_own_code(build=True)[0]
 
-    def recall_own_code(self) -> tuple[OwnCode, tuple[str, ...]]:
-        """Return the own code without building anything, and the names of the packages that need a build."""
-        return self._collect_own_code(build=False)
-
-    def _collect_own_code(self, *, build: bool) -> tuple[OwnCode, tuple[str, ...]]:
+    def collect_own_code(self, *, build: bool) -> tuple[OwnCode, tuple[str, ...]]:
+        """Return the own code, and without `build` the names of the packages that need one."""
         if self.recorded:
             return OwnCode(), ()
         return own_code.collect_own_code(
