@@ -100,18 +100,13 @@ class TableBatches:
     prepare: Callable[..., Any] | None = None
     """Makes the model's columns of a piece of the table, which has no id column; its parameter `ids` is optional."""
     text: str | None = None  # the column of the texts; None if the model gets a table
-    names: Sequence[str] | None = None  # the columns of a gateway's batch; None takes those of the file
 
     def __iter__(self) -> Iterator[RowBatch]:
         # As texts an id "007" stays itself, and so does a category that looks like a number.
         texts = [name for name, dtype in self.columns.items() if dtype_kind(dtype) == "text"]
         row_count = 0
-        for piece in read_pieces(self.path, self.size, [*texts, *filter(None, (self.id_column, self.text))]):
-            if self.id_column is None:
-                ids: Sequence[Any] = self.sample.ids[row_count : row_count + len(piece)]
-            else:
-                ids = list(piece[self.id_column])
-            yield RowBatch(ids, self._prepare_data(piece, ids))
+        for piece in read_pieces(self.path, self.size, [*texts, self.sample.columns[0], self.text or ""]):
+            yield self.prepare_batch(piece, self.sample.ids[row_count : row_count + len(piece)])
             row_count += len(piece)
         if row_count == 0:
             raise KitError(f"'{self.path.name}' has no rows", code="table-empty")
@@ -130,23 +125,25 @@ class TableBatches:
     @property
     def id_column(self) -> str | None:
         """The column of the ids; None if the table has none, and the sample's order counts."""
-        names = read_header(self.path) if self.names is None else self.names
-        return self.sample.columns[0] if self.sample.columns[0] in names else None
+        key = self.sample.columns[0]
+        return key if key in read_header(self.path) else None
 
-    def _prepare_data(self, piece: Any, ids: Sequence[Any]) -> Any:
-        key = self.id_column
+    def prepare_batch(self, piece: Any, ids: Sequence[Any]) -> RowBatch:
+        """Return a piece of the table as the model takes it; `ids` are its ids if it has no column of them."""
+        key = self.sample.columns[0] if self.sample.columns[0] in piece.columns else None
+        ids = list(piece[key]) if key is not None else ids
         if self.text is not None:
-            return self._apply_prepare(piece[self.text].fillna("").astype(str).tolist(), ids, key)
+            texts = piece[self.text].fillna("").astype(str).tolist()
+            return RowBatch(ids, self._apply_prepare(texts, ids, key))
         if key is not None and key not in self.columns:
             piece = piece.drop(columns=[key])
         piece = self._apply_prepare(piece, ids, key)
-        if not self.columns:
-            return piece
-        extra = [str(name) for name in piece.columns if name not in self.columns and name != key]
-        piece = fit_columns(piece, self.columns, extra)
-        if extra:
-            print_once(f"note: columns that training did not have are left out: {', '.join(extra)}")
-        return apply_categories(piece, self.categories)
+        if self.columns:
+            extra = [str(name) for name in piece.columns if name not in self.columns and name != key]
+            piece = apply_categories(fit_columns(piece, self.columns, extra), self.categories)
+            if extra:
+                print_once(f"note: columns that training did not have are left out: {', '.join(extra)}")
+        return RowBatch(ids, piece)
 
     def _apply_prepare(self, data: Any, ids: Sequence[Any], key: str | None) -> Any:
         if self.prepare is None:
@@ -171,9 +168,7 @@ class GatewayTable(TableBatches):
     def make_batch(self, sent: Any) -> RowBatch:
         """Return a data frame of pandas or polars as a batch."""
         table = sent.to_pandas() if is_polars(sent) else sent.copy()  # a transform may write into it
-        self.names = list(table.columns)
-        ids = list(table[self.id_column]) if self.id_column else list(range(len(table)))
-        return RowBatch(ids, self._prepare_data(table, ids))
+        return self.prepare_batch(table, list(range(len(table))))
 
 
 def is_polars(frame: Any) -> bool:
