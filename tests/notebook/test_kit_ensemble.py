@@ -369,9 +369,11 @@ def test_answers_of_any_shape_become_rows(values: Any) -> None:
 
 
 def test_several_targets_of_a_classifier_are_columns() -> None:
-    """scikit-learn answers with a list of arrays, one for each target: the second class of each counts."""
+    """scikit-learn answers with a list of arrays, one for each target: the second class of each, or its only number."""
     answer = [np.array([[0.1, 0.9], [0.8, 0.2]]), np.array([[0.3, 0.7], [0.6, 0.4]])]
     assert np.allclose(as_row_array(answer, 2, "m"), [[0.9, 0.7], [0.2, 0.4]])
+    numbers = [values[:, 1:] for values in answer]
+    assert np.allclose(as_row_array(numbers, 2, "m"), [[0.9, 0.7], [0.2, 0.4]])
 
 
 @pytest.mark.parametrize("widths", [(3, 3), (2, 3), (2, 1)])
@@ -380,14 +382,6 @@ def test_targets_of_other_than_two_classes_are_told(widths: tuple[int, ...]) -> 
     answer = [np.full((2, width), 1 / width) for width in widths]
     with pytest.raises(KitError, match=f"'m' answers for 2 targets with {widths[0]}, {widths[1]} columns"):
         as_row_array(answer, 2, "m")
-
-
-def test_heads_of_one_number_are_columns() -> None:
-    """A network with several outputs of one number each answers with a list of columns."""
-    assert as_row_array([np.array([[1.0], [2.0]]), np.array([[3.0], [4.0]])], 2, "m").tolist() == [
-        [1, 3],
-        [2, 4],
-    ]
 
 
 def test_no_member_is_told() -> None:
