@@ -135,10 +135,11 @@ def write_standin(
     standin, base = f"{PACKAGE}.core.standin", "NewInferenceServer" if new else "InferenceServer"
     derived = f"from {PACKAGE}.core import standin\n\n\nclass {{}}(standin.{{}}):\n    pass\n"
     texts = {
-        "__init__.py": f"from {standin} import import_any_name\n\nimport_any_name(__name__)\n",
+        "__init__.py": f"from {standin} import import_any_name\n\nimport_any_name()\n",
         "core/__init__.py": "",
         # Modules of the real package that notebooks import from.
         "core/templates.py": f"from {standin} import Gateway, InferenceServer\n",
+        "core/any_name.py": f"from {standin} import make_any_class as __getattr__\n",
         "core/base_gateway.py": f"from {standin} import GatewayRuntimeError\n",
         "core/standin.py": resources.read_source("rehearsal/gateway_standin"),
         f"{name.lower()}_inference_server.py": derived.format(f"{name}InferenceServer", base),

@@ -8,7 +8,7 @@ rehearsal run in one sandbox, so nobody else can connect.
 
 import csv
 import importlib.abc
-import importlib.machinery
+import importlib.util
 import json
 import os
 import random
@@ -319,43 +319,35 @@ def import_library(name: str) -> Any:
     return pl
 
 
-class AnyNameImporter(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Import a competition's own modules by any name: only its real package would know their names."""
-
-    def __init__(self, package: str) -> None:
-        self.package = package
+class AnyNameFinder(importlib.abc.MetaPathFinder):
+    """Finds a competition's own modules by any name: only its real package would know their names."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:  # noqa: ARG002
         """Return a spec for any module of the package outside `core`; existing files come first."""
         parent, _, module_name = name.partition(".")
-        if parent != self.package or not module_name or module_name.partition(".")[0] == "core":
+        if parent != PACKAGE.name or not module_name or module_name.partition(".")[0] == "core":
             return None
         if (last := module_name.rpartition(".")[2])[:1].isupper():  # `from ...constraints import Constraints`
-            raise ImportError(self._describe_missing(last))
-        return importlib.machinery.ModuleSpec(name, self, is_package=True)
-
-    def create_module(self, spec: Any) -> None:
-        """Leave it to the import system."""
-
-    def exec_module(self, module: types.ModuleType) -> None:
-        """Give the module every server and gateway class that is imported from it."""
-
-        def answer(name: str) -> Any:
-            for end, base in (("Server", NewInferenceServer), ("Gateway", Gateway)):
-                if name.endswith(end) and not name.startswith("_"):
-                    return type(name, (base,), {"__module__": module.__name__})
-            if name.startswith("__"):
-                raise AttributeError(name)
-            raise AttributeError(self._describe_missing(name))
-
-        module.__getattr__ = answer  # type: ignore[method-assign]
-
-    def _describe_missing(self, name: str) -> str:
-        problem = f"the stand-in for the competition's {self.package} has no '{name}'"
-        return f"{problem}: use the competition's own package, from its data in `competition_data`"
+            raise ImportError(_describe_missing(last))
+        any_name = PACKAGE / "core" / "any_name.py"
+        return importlib.util.spec_from_file_location(name, any_name, submodule_search_locations=[])
 
 
-def import_any_name(package: str) -> None:
+def make_any_class(name: str) -> Any:
+    """Return the server or gateway class that a notebook imports by this name."""
+    for end, base in (("Server", NewInferenceServer), ("Gateway", Gateway)):
+        if name.endswith(end) and not name.startswith("_"):
+            return type(name, (base,), {})
+    raise AttributeError(name if name.startswith("__") else _describe_missing(name))
+
+
+def _describe_missing(name: str) -> str:
+    problem = f"the stand-in for the competition's {PACKAGE.name} has no '{name}'"
+    return f"{problem}: use the competition's own package, from its data in `competition_data`"
+
+
+def import_any_name() -> None:
     """Answer every import from this package."""
-    if not any(isinstance(finder, AnyNameImporter) and finder.package == package for finder in sys.meta_path):
-        sys.meta_path.append(AnyNameImporter(package))
+    # A package that was imported before, from another folder, has a finder of its own.
+    others = [finder for finder in sys.meta_path if type(finder).__name__ != AnyNameFinder.__name__]
+    sys.meta_path[:] = [*others, AnyNameFinder()]
