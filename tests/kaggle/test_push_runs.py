@@ -318,16 +318,6 @@ def test_an_error_page_is_never_taken_for_the_submission(
     assert notebook_runs.fetch_outputs(done, alice, tmp_path / "back", ["submission.csv"])
 
 
-def test_a_page_that_comes_as_a_success_is_recognised(
-    bench: Bench, alice: KaggleClient, tmp_path: Path
-) -> None:
-    """HTML under the name of a CSV is refused by its looks."""
-    done = ran(bench, alice, "open('submission.csv', 'w').write('<html>expired</html>')")
-    with pytest.raises(OutsideError, match="error page"):
-        notebook_runs.fetch_outputs(done, alice, tmp_path / "back", ["submission.csv"])
-    assert not (tmp_path / "back" / "submission.csv").exists()
-
-
 def test_files_in_folders_are_fetched_by_their_paths_whatever_a_listing_says(
     bench: Bench, alice: KaggleClient, tmp_path: Path
 ) -> None:

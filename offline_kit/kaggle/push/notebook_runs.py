@@ -38,7 +38,6 @@ LOG_NAME = "log.txt"
 _LOG_EVERY = 4  # maximum poll intervals between two requests for the log of a running notebook
 _SHOWN = 10
 _TOLERANCE = 1e-3  # other hardware gives other last digits
-_ERROR_PAGE = (b"<!doctype", b"<html", b"<?xml", b'{"error"', b'{"code"')
 _RAISED = re.compile(r"[A-Za-z_][\w.]*(error|exception|interrupt|exit)\b.*: \S", re.IGNORECASE)
 _TRACEBACK = "Traceback (most recent call last)"
 _PAPERMILL = re.compile(r'^Exception encountered at "In \[(\d+|None| )\]":\s*$', re.MULTILINE)
@@ -189,8 +188,7 @@ def fetch_outputs(
 ) -> tuple[Path, ...]:
     """Download outputs of a run to `folder` and return their paths, in order.
 
-    A file gets its name when it is complete. Raises ProjectError for a file that the run did not write,
-    OutsideError if the download is not the file.
+    A file gets its name when it is complete. Raises ProjectError for a file that the run did not write.
     """
     if missing := [name for name in names if name not in finished.outputs]:
         outputs = [name for name in finished.outputs if name != REPORT]
@@ -249,16 +247,11 @@ def _build_failed_error(
 
 
 def fetch_output(
-    run: tuple[str, int],
-    name: str,
-    kaggle: KaggleClient,
-    folder: Path,
-    advance: Advance = ignore_progress,
+    run: tuple[str, int], name: str, kaggle: KaggleClient, folder: Path, advance: Advance = ignore_progress
 ) -> Path:
     """Download one output of a run ("owner/slug", version) to `folder` and return its path.
 
-    The file gets its name when it is complete. Kaggle does not report its size beforehand, so callers
-    check the content. Raises OutsideError if an error page arrives instead.
+    The file gets its name when it is complete. Kaggle does not report its size beforehand, so callers check the content.
     """
     path = folder / name
     if ".." in PurePosixPath(name).parts or PurePosixPath(name).is_absolute():
@@ -269,20 +262,8 @@ def fetch_output(
         )
     part = path.with_name(f".{path.name}.part")
     files.make_folder(path.parent)
-    try:
-        part.unlink(missing_ok=True)
-        size = kaggle.download_run_output(*run, name, part, advance)
-        with part.open("rb") as stream:
-            is_error_page = stream.read(64).lstrip().lower().startswith(_ERROR_PAGE)
-        if is_error_page and not name.lower().endswith((".html", ".htm", ".xml", ".svg", ".json")):
-            raise OutsideError(
-                f"the output '{name}' could not be downloaded: Kaggle sent an error page of {size} bytes",
-                code="output-not-downloaded",
-                hint="run the same command again: it requests a new link",
-            )
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    kaggle.download_run_output(*run, name, part, advance)
+    part.replace(path)
     return path
 
 

@@ -1,10 +1,8 @@
 """Check whether a notebook version can be submitted, and which queued submissions a push would break."""
 
-import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 from offline_kit.core.errors import OfflineKitError, OutsideError, ProjectError, UsageError, describe_problems
 from offline_kit.core.files import format_duration
@@ -16,7 +14,7 @@ from offline_kit.kaggle.client.api_types import (
     SubmissionLimits,
 )
 from offline_kit.kaggle.client.client import KaggleClient
-from offline_kit.kaggle.push import kit_parts, notebook_runs
+from offline_kit.kaggle.push import kit_parts
 from offline_kit.kaggle.push.journal import PushContext
 from offline_kit.kaggle.push.submission_ledger import (
     SubmissionLedger,
@@ -249,16 +247,9 @@ def _check_run(name: str, request: SubmitRequest, kaggle: KaggleClient) -> Itera
         )
         return
     outputs = kaggle.list_run_outputs(request.notebook, request.version)
-    wrong = "" if request.file in outputs else "is missing"
-    if not wrong:
-        # The file is downloaded, because the sizes in Kaggle's listings are wrong.
-        with tempfile.TemporaryDirectory(prefix="offline-kit-") as folder:
-            run_ref = (request.notebook, request.version)
-            path = notebook_runs.fetch_output(run_ref, request.file, kaggle, Path(folder))
-            wrong = "" if path.stat().st_size else "is empty"
-    if wrong:
+    if request.file not in outputs:
         yield ProjectError(
-            f"'{request.file}' {wrong} among the outputs of {name}",
+            f"'{request.file}' is missing among the outputs of {name}",
             code="submission-file-missing",
             hint="make the notebook write it (`submission` in [tool.offline-kit.notebook]), and push it again",
             details=(f"its outputs: {', '.join(outputs[:20]) or 'none'}",),
