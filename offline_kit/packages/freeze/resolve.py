@@ -224,17 +224,7 @@ class Resolver:
         try:
             return replace(self, wheels_only=self.wheels_only | compiled_names)._run_rounds()
         except NoSolutionError:
-            # No other version will do; the step that makes the wheels builds it or says why it cannot.
-            notes = []
-            for name in sorted(compiled_names):
-                requests = sorted(
-                    {dependency.describe_request() for dependency in resolution.dependencies[name]}
-                )
-                notes.append(
-                    f"{name} {resolution.versions[name]} has no wheel for Python {self.image.python_minor} and would "
-                    f"be compiled: {', '.join(requests)}"
-                )
-            return replace(resolution, notes=(*resolution.notes, *notes))
+            return resolution  # the step that makes the wheels builds it, or says why it cannot
 
     def _avoid_replacements(self, resolution: Resolution) -> Resolution:
         """Resolve again without those replacements of image packages that no requirement of the user needs.
