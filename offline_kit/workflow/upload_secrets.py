@@ -127,11 +127,8 @@ def _find_in_text(name: str, text: str) -> Iterator[tuple[str, str, str]]:
     for prefix, source in _split_text(name, text):
         for secret in find_secrets(source):
             words = f"{secret.kind} in '{secret.name}'" if secret.name else secret.kind
-            yield _format_position(prefix, source, secret.start), words, source[secret.start : secret.end]
-
-
-def _format_position(prefix: str, text: str, start: int) -> str:
-    return f"{prefix}{text.count(chr(10), 0, start) + 1}"
+            line = source.count("\n", 0, secret.start) + 1
+            yield f"{prefix}{line}", words, source[secret.start : secret.end]
 
 
 def _read_wheel(wheel: Path) -> Iterator[tuple[str, bytes]]:
@@ -177,10 +174,9 @@ def _split_text(name: str, text: str) -> Iterator[tuple[str, str]]:
 
 
 def _find_written(written: Mapping[str, str], value: str) -> tuple[str, str] | None:
-    """Return the file of the user's that holds the value, and its position there."""
+    """Return the file of the user's that holds the secret, and its position there."""
     for name, text in written.items():
-        for prefix, source in _split_text(name, text):
-            start = source.find(value)
-            if start >= 0:
-                return name, _format_position(prefix, source, start)
+        for position, _, found_value in _find_in_text(name, text):
+            if found_value == value:
+                return name, position
     return None
