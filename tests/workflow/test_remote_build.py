@@ -8,7 +8,6 @@ import platform
 import socket
 import sys
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,6 @@ from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.push import push_notebook
 from offline_kit.kaggle.push.notebook_equality import find_mismatches, hash_content
 from offline_kit.kit import manifest
-from offline_kit.local_kaggle.kernel_runs import RunJob
 from offline_kit.notebook.runtime import kit_capture
 from offline_kit.notebook.runtime.kit_runtime import find_parts, read_part, verify_files
 from offline_kit.packages import cuda_abi, distribution_metadata
@@ -32,47 +30,11 @@ from offline_kit.project.types import Fate
 from offline_kit.workflow import build_remotely, remote_wheelhouse
 from offline_kit.workflow.remote_wheelhouse import RemoteRequest, WheelhouseRecord
 from tests.support.kits import wheel
-from tests.support.local_kaggle import Bench, serving
+from tests.support.local_kaggle import Bench
 from tests.support.notebooks import REF, new
-from tests.support.pushing import access, client, ways
-
-
-def tells_internet(job: RunJob) -> str:
-    """Run nothing, and say whether the internet was to be on."""
-    job.say(f"internet: {job.internet}\n")
-    (job.folder / "output").mkdir()
-    return ""
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    """A local Kaggle whose runs say whether they have the internet."""
-    with serving(tmp_path, runner=tells_internet) as running:
-        yield running
-
-
-@pytest.fixture
-def alice(bench: Bench) -> Iterator[KaggleClient]:
-    """Alice's client."""
-    with client(bench) as mine:
-        yield mine
-
+from tests.support.pushing import access, ways
 
 # ------------------------------------------------------------------ the internet
-
-
-@pytest.mark.parametrize("internet", [True, False])
-def test_the_internet_is_on_where_it_was_asked_for(
-    bench: Bench, alice: KaggleClient, *, internet: bool
-) -> None:
-    """A notebook is saved and run with the internet exactly where it asks for it, and read back so."""
-    wanted = dataclasses.replace(new("1"), internet=internet)
-    done = push_notebook.push_notebook(wanted, access(alice, ways(bench)))
-    there = alice.get_notebook(REF, done.version)
-    assert there
-    assert there.internet is internet
-    bench.until(lambda: (found := alice.get_notebook_run(REF, 1)) is not None and found.state == "complete")
-    assert alice.get_run_log(REF, 1).text == f"internet: {internet}\n"
 
 
 def test_switching_the_internet_is_another_version(bench: Bench, alice: KaggleClient) -> None:
