@@ -90,11 +90,11 @@ class HttpAnswer:
 Rpc = Callable[[RpcCall], Mapping[str, Any] | HttpAnswer]  # one remote procedure; raises ServiceRefusal
 
 
-def rpc(*names: str) -> Callable[[_Method], _Method]:
-    """Mark a method as the answer to remote calls, "package.Service/Method"."""
+def rpc(name: str) -> Callable[[_Method], _Method]:
+    """Mark a method as the answer to a remote call, "package.Service/Method"."""
 
     def mark(method: _Method) -> _Method:
-        method.__dict__["rpc_names"] = names
+        method.__dict__["rpc_name"] = name
         return method
 
     return mark
@@ -102,8 +102,8 @@ def rpc(*names: str) -> Callable[[_Method], _Method]:
 
 def list_rpcs(service: object) -> dict[str, Rpc]:
     """Return the methods of a service that `rpc` has marked, by the names of their calls."""
-    methods = (getattr(service, name) for name in dir(type(service)))
-    return {name: method for method in methods for name in getattr(method, "rpc_names", ())}
+    methods = [getattr(service, name) for name in dir(type(service))]
+    return {method.rpc_name: method for method in methods if hasattr(method, "rpc_name")}
 
 
 def json_answer(value: Mapping[str, Any], status: int = 200) -> HttpAnswer:
