@@ -257,14 +257,11 @@ def _parse_retry_after(value: str | None) -> float | None:
     from urllib3.exceptions import InvalidHeader
     from urllib3.util import Retry
 
-    try:
-        return max(0.0, float(value)) if value else None
-    except ValueError:
-        pass
-    try:
-        return float(Retry().parse_retry_after(str(value)))
-    except InvalidHeader:
-        return None
+    with suppress(ValueError):
+        return max(0.0, float(value or ""))
+    with suppress(InvalidHeader):  # a date
+        return float(Retry().parse_retry_after(value or ""))
+    return None
 
 
 def run_worker() -> None:
