@@ -54,11 +54,10 @@ def predict_facts(
     frameworks = [
         {
             "name": name,
-            "title": framework.title,
+            "title": framework_table.BY_NAME[name].title,
             "members": [member.name for member in members if member.framework == name],
         }
         for name in dict.fromkeys(member.framework for member in members)
-        if (framework := framework_table.BY_NAME.get(name))
     ]
     return {
         "task": task,
@@ -80,9 +79,9 @@ def predict_facts(
 
 def _describe_member(member: Member) -> dict[str, Any]:
     # What neither its framework nor the notebook reads goes to the constructor.
-    framework = framework_table.BY_NAME.get(member.framework)
+    framework = framework_table.BY_NAME[member.framework]
     words: set[str] = set(member.params)
-    if framework is not None and framework.takes_arguments(member):
+    if framework.takes_arguments(member):
         words = {*framework.param_names, *_SHARED_WORDS}
     known = {file.original: [file.size, file.sha256] for file in member.files}
     entry: dict[str, Any] = {
@@ -105,8 +104,7 @@ def choose_task(settings: NotebookSettings, members: Sequence[Member]) -> str:
     """Return the configured task, or the usual one of the members' frameworks."""
     if settings.task:
         return settings.task
-    frameworks = (framework_table.BY_NAME.get(member.framework) for member in members)
-    usual = {framework.task for framework in frameworks if framework}
+    usual = {framework_table.BY_NAME[member.framework].task for member in members}
     if len(usual) == 1 and (task := usual.pop()):
         return task
     raise UsageError(
@@ -190,68 +188,91 @@ def warn_of_unused(
 
 
 @dataclass(frozen=True, kw_only=True)
-class CodeLookup:
-    """Where the classes and functions of the configuration are defined."""
+class ParamCheck:
+    """The check of the params of the notebook and of its models: whether something reads each of them."""
 
+    settings: NotebookSettings
+    members: Sequence[Member]
+    task: str
     project: Path
-    roots: tuple[Path, ...]  # folders that its modules are imported from
+    roots: tuple[Path, ...]  # folders that the project's modules are imported from
 
-    def find_parameters(self, reference: str) -> CallParameters | None:
+    def raise_problems(self) -> None:
+        """Raise UsageError with every param and key that has no effect or a wrong value."""
+        # A user's template may read any param.
+        if self.settings.template not in ("predict", "server") or not self.members:
+            return
+        problems = [line for member in self.members for line in self._check_member(member)]
+        problems += self._check_notebook_params()
+        if problems:
+            raise UsageError(
+                "the params of the notebook's models are invalid",
+                code="model-params-invalid",
+                hint="correct them in [tool.offline-kit.notebook]; docs/configuration.md lists what each framework reads",
+                details=list(dict.fromkeys(problems)),
+            )
+
+    def _find_parameters(self, reference: str) -> CallParameters | None:
         """Return the parameters of a reference; None if the project has no source for it."""
         try:
             (source,) = references.resolve_references(self.project, [reference], self.roots).values()
         except UsageError:
             return None  # where it leads nowhere, whoever collects the code says so
-        name = reference.rpartition(":")[2]
-        return references.read_parameters(source, name) if source else None
+        return references.read_parameters(source, reference.rpartition(":")[2]) if source else None
 
+    def _read_words(self, framework: Framework) -> tuple[str, ...]:
+        """Return the params of one model that its framework's cell reads for this task."""
+        words = (*framework.param_names, *_SHARED_WORDS)
+        return tuple(word for word in words if self.task == "text" or word not in _TEXT_WORDS)
 
-def check_params(settings: NotebookSettings, members: Sequence[Member], task: str, code: CodeLookup) -> None:
-    """Raise UsageError with every param and key that has no effect or a wrong value."""
-    # A user's template may read any param.
-    if settings.template not in ("predict", "server") or not members:
-        return
-    problems = [line for member in members for line in _check_member(member, settings, task, code)]
-    problems += _check_notebook_params(settings, members, task, code)
-    if problems:
-        raise UsageError(
-            "the params of the notebook's models are invalid",
-            code="model-params-invalid",
-            hint="correct them in [tool.offline-kit.notebook]; docs/configuration.md lists what each framework reads",
-            details=list(dict.fromkeys(problems)),
-        )
+    def _check_member(self, member: Member) -> Iterator[str]:
+        framework, label = framework_table.BY_NAME[member.framework], f"'{member.name}'"
+        if member.own_model and not framework.takes_model:
+            yield f"{label}: `model` has no effect: {framework.title} files contain the model"
+        if member.batch_size and self.settings.template == "server":
+            yield f"{label}: `batch_size` has no effect in a server: the gateway decides how many rows it sends"
+        parameters = self._find_parameters(member.model) if framework.takes_arguments(member) else None
+        names = parameters.names if parameters else ()
+        words = self._read_words(framework)
+        # A typing error here costs a run on Kaggle: nothing would read the param, and nothing complain.
+        for name, value in member.params.items():
+            if name not in words:
+                if problem := _explain_unknown(name, framework, member, words, parameters):
+                    yield f"{label}: {problem}"
+            elif wrong := PARAMS[name].check(value):
+                yield f"{label}: {name} {wrong}, not {value!r}"
+            elif name in names and name in ("activation", *_SHARED_WORDS):
+                yield (
+                    f"{label}: `{name}` in `params` is the notebook's own word, and a parameter of its `model` too: "
+                    "let `model` name a function that sets it and returns the model"
+                )
 
+    def _check_notebook_params(self) -> Iterator[str]:
+        # A class that is built from the params takes any of them by name.
+        known_words = {*_NOTEBOOK_WORDS, *(_SERVER_WORDS if self.settings.template == "server" else ())}
+        known_words |= {"text"} if self.task == "text" else set()
+        open_ended = self._hooks_read_params()
+        for member in self.members:
+            framework = framework_table.BY_NAME[member.framework]
+            known_words |= {*self._read_words(framework)} - {"activation" if framework.own_activation else ""}
+            known_words |= {"backend"} if member.framework == "keras" else set()
+            if framework.takes_arguments(member) and member.framework not in ("timm", "keras"):
+                parameters = self._find_parameters(member.model)
+                open_ended |= parameters is None
+                known_words |= set(parameters.names) if parameters else set()
+        for name, value in self.settings.params.items():
+            if name in known_words or (open_ended and name in PARAMS):
+                if name in PARAMS and (wrong := PARAMS[name].check(value)):
+                    yield f"[notebook.params] {name} {wrong}, not {value!r}"
+            elif not open_ended:
+                yield f"[notebook.params] `{name}` is not read{suggest_name(name, known_words)}"
 
-def _read_words(framework: Framework, task: str) -> tuple[str, ...]:
-    """Return the params of one model that its framework's cell reads for this task."""
-    words = (*framework.param_names, *_SHARED_WORDS)
-    return tuple(word for word in words if task == "text" or word not in _TEXT_WORDS)
-
-
-def _check_member(member: Member, settings: NotebookSettings, task: str, code: CodeLookup) -> Iterator[str]:
-    framework = framework_table.BY_NAME.get(member.framework)
-    if framework is None:
-        return
-    label = f"'{member.name}'"
-    if member.own_model and not framework.takes_model:
-        yield f"{label}: `model` has no effect: {framework.title} files contain the model"
-    if member.batch_size and settings.template == "server":
-        yield f"{label}: `batch_size` has no effect in a server: the gateway decides how many rows it sends"
-    parameters = code.find_parameters(member.model) if framework.takes_arguments(member) else None
-    names = parameters.names if parameters else ()
-    words = _read_words(framework, task)
-    # A typing error here costs a run on Kaggle: nothing would read the param, and nothing complain.
-    for name, value in member.params.items():
-        if name not in words:
-            if problem := _explain_unknown(name, framework, member, words, parameters):
-                yield f"{label}: {problem}"
-        elif wrong := PARAMS[name].check(value):
-            yield f"{label}: {name} {wrong}, not {value!r}"
-        elif name in names and name in ("activation", *_SHARED_WORDS):
-            yield (
-                f"{label}: `{name}` in `params` is the notebook's own word, and a parameter of its `model` too: "
-                "let `model` name a function that sets it and returns the model"
-            )
+    def _hooks_read_params(self) -> bool:
+        """Whether a function of the project receives the notebook's params, which may then have any name."""
+        settings, transforms = self.settings, (member.transform for member in self.members)
+        hooks = {settings.transform, settings.tta, settings.postprocess, *transforms}
+        known_parameters = map(self._find_parameters, filter(REFERENCE.fullmatch, hooks))
+        return any(parameters is None or "params" in parameters.names for parameters in known_parameters)
 
 
 def _explain_unknown(
@@ -275,41 +296,3 @@ def _explain_unknown(
     known_words = (*words, *(parameters.names if parameters else ()))
     whose = f"{framework.title} or '{member.model}'" if parameters else framework.title
     return f"`{name}` in `params` is not a param of {whose}{suggest_name(name, known_words)}"
-
-
-def _check_notebook_params(
-    settings: NotebookSettings, members: Sequence[Member], task: str, code: CodeLookup
-) -> Iterator[str]:
-    # A class that is built from the params takes any of them by name.
-    known_words = {*_NOTEBOOK_WORDS, *(_SERVER_WORDS if settings.template == "server" else ())}
-    known_words |= {"text"} if task == "text" else set()
-    open_ended = _hooks_read_params(settings, members, code)
-    for member in members:
-        framework = framework_table.BY_NAME.get(member.framework)
-        if framework is None:
-            continue
-        known_words |= set(_read_words(framework, task)) - (
-            {"activation"} if framework.own_activation else set()
-        )
-        known_words |= {"backend"} if member.framework == "keras" else set()
-        if framework.takes_arguments(member) and member.framework not in ("timm", "keras"):
-            parameters = code.find_parameters(member.model)
-            open_ended |= parameters is None
-            known_words |= set(parameters.names) if parameters else set()
-    for name, value in settings.params.items():
-        if name in known_words or (open_ended and name in PARAMS):
-            if name in PARAMS and (wrong := PARAMS[name].check(value)):
-                yield f"[notebook.params] {name} {wrong}, not {value!r}"
-        elif not open_ended:
-            yield f"[notebook.params] `{name}` is not read{suggest_name(name, known_words)}"
-
-
-def _hooks_read_params(settings: NotebookSettings, members: Sequence[Member], code: CodeLookup) -> bool:
-    """Whether a function of the project receives the notebook's params, which may then have any name."""
-    transforms = (member.transform for member in members)
-    hooks = {settings.transform, settings.tta, settings.postprocess, *transforms}
-    for reference in filter(REFERENCE.fullmatch, hooks):
-        parameters = code.find_parameters(reference)
-        if parameters is None or "params" in parameters.names:
-            return True
-    return False

@@ -166,9 +166,13 @@ def _resolve_members(config: Config, weights: tuple[Checkpoint, ...], cache: Pat
     settings = replace(config.notebook, models=tuple(models))
     resolved = members.resolve_members(settings, weights, _collect_copies(settings, copies, config, cache))
     if resolved and not settings.function:
-        code = predict_settings.CodeLookup(project=config.project, roots=config.code_roots)
-        task = predict_settings.choose_task(config.notebook, resolved)
-        predict_settings.check_params(config.notebook, resolved, task, code)
+        predict_settings.ParamCheck(
+            settings=config.notebook,
+            members=resolved,
+            task=predict_settings.choose_task(config.notebook, resolved),
+            project=config.project,
+            roots=config.code_roots,
+        ).raise_problems()
     return resolved
 
 
