@@ -16,17 +16,8 @@ from offline_kit.core.errors import ProjectError
 from offline_kit.project import references
 
 _SKIPPED_FOLDERS = frozenset(
-    {
-        "dist",
-        "build",
-        "site-packages",
-        "node_modules",
-        "__pycache__",
-        "wandb",
-        "lightning_logs",
-        "venv",
-        "env",
-    }
+    {"dist", "build", "site-packages", "node_modules", "__pycache__"}
+    | {"wandb", "lightning_logs", "venv", "env"}
 )
 _MAX_FILES = 2000
 
@@ -50,8 +41,9 @@ def resolve_main_aliases(
 ) -> MainAliases:
     """Return which names of `__main__` the pickles need, and the script that defines them.
 
-    `main_names` are those that pickles look up, by original name; `notebook_names` are defined by an adopted notebook itself. Raises ProjectError if `main_from` is missing, is outside
-    the project, is a notebook or does not define all names.
+    `main_names` are those that pickles look up, by original name; `notebook_names` are defined by an adopted notebook
+    itself. Raises ProjectError if `main_from` is missing, is outside the project, is a notebook or does not define all
+    names.
     """
     requests = {
         original: unknown
