@@ -27,10 +27,8 @@ from hypothesis import strategies as st
 from offline_kit.checkpoints.pickle_opcodes import survey_pickle
 from offline_kit.checkpoints.pickle_scan import classify_globals, scan_checkpoints
 from offline_kit.core.errors import ProjectError
-from offline_kit.core.files import sha256_of
-from offline_kit.project.types import Checkpoint
-from offline_kit.project.types import CheckpointKind as Kind
 from tests.support.lazy_modules import torch
+from tests.support.tabular_models import as_checkpoint
 
 
 class Poison:
@@ -40,21 +38,10 @@ class Poison:
         return os.system, ("touch poisoned",)
 
 
-def checkpoint(path: Path) -> Checkpoint:
-    """Return a file as the collecting of checkpoints would give it."""
-    return Checkpoint(
-        original=path.name,
-        path=path,
-        size=path.stat().st_size,
-        sha256=sha256_of(path),
-        kind=Kind.OTHER,
-    )
-
-
 def scanned(*paths: Path, trust: tuple[str, ...] = ()) -> dict[str, list[str]]:
     """Scan files with a cache beside them."""
     return scan_checkpoints(
-        [checkpoint(path) for path in paths], trust=trust, cache=paths[0].parent / "cache"
+        [as_checkpoint(path) for path in paths], trust=trust, cache=paths[0].parent / "cache"
     )
 
 
@@ -164,7 +151,7 @@ def test_a_second_build_remembers(tmp_path: Path) -> None:
     """A file that was scanned is not read again, poisoned or not."""
     path = tmp_path / "a.pkl"
     path.write_bytes(pickle.dumps(Poison()))
-    known = checkpoint(path)
+    known = as_checkpoint(path)
     refusal(path)
     path.unlink()
     with pytest.raises(ProjectError, match=r"posix\.system"):

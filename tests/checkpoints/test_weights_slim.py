@@ -10,15 +10,14 @@ from typing import Any
 import pytest
 
 from offline_kit.checkpoints import slim_worker
-from offline_kit.checkpoints.file_kinds import classify_file
 from offline_kit.checkpoints.prepare import slim_checkpoints
 from offline_kit.checkpoints.slim_worker import TRAINING
 from offline_kit.core.errors import ProjectError
-from offline_kit.core.files import sha256_of
 from offline_kit.project.config import Config
 from offline_kit.project.types import Checkpoint, Finding, Severity
 from offline_kit.project.types import CheckpointKind as Kind
 from tests.support.lazy_modules import torch
+from tests.support.tabular_models import as_checkpoint
 from tests.support.warm_python import link_environment, torch_python
 
 
@@ -52,19 +51,6 @@ def trained() -> tuple[Any, dict[str, Any]]:
     }
 
 
-def checkpoint(path: Path, original: str = "") -> Checkpoint:
-    """Return a file as the collecting of checkpoints would give it."""
-    seen = classify_file(path)
-    return Checkpoint(
-        original=original or path.name,
-        path=path,
-        size=path.stat().st_size,
-        sha256=sha256_of(path),
-        kind=seen.kind,
-        refused=seen.refused,
-    )
-
-
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give a project whose environment has torch and starts at once."""
@@ -76,7 +62,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def light(path: Path, project: Path, *, slim: bool = True) -> tuple[Checkpoint, tuple[Finding, ...]]:
     """Make one checkpoint light, with a cache beside it; return it and the findings."""
     config = Config(project=project, name="", version="", slim=slim)
-    (new,), findings = slim_checkpoints([checkpoint(path)], config, cache=path.parent / "cache")
+    (new,), findings = slim_checkpoints([as_checkpoint(path)], config, cache=path.parent / "cache")
     return new, findings
 
 
@@ -273,7 +259,7 @@ def test_the_folder_of_a_library_is_left_alone(tmp_path: Path, project: Path) ->
     torch.save({"w": torch.zeros(100_000)[:10]}, tmp_path / "pytorch_model.bin")
     (tmp_path / "config.json").write_text("{}")
     originals = tuple(
-        checkpoint(tmp_path / name, f"b/{name}") for name in ("config.json", "pytorch_model.bin")
+        as_checkpoint(tmp_path / name, f"b/{name}") for name in ("config.json", "pytorch_model.bin")
     )
     config = Config(project=project, name="", version="", slim=True)
     assert slim_checkpoints(originals, config, cache=tmp_path / "cache") == (originals, ())

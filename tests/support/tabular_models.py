@@ -8,8 +8,10 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from offline_kit.checkpoints.file_kinds import classify_file
 from offline_kit.checkpoints.frameworks import framework_table
-from offline_kit.project.types import Finding, Member
+from offline_kit.core.files import sha256_of
+from offline_kit.project.types import Checkpoint, Finding, Member
 
 LIGHTGBM = b"tree\nversion=v4\nnum_class=1\nfeature_names=a b\n\nTree=0\nnum_leaves=1\n\nend of trees\n\npandas_categorical:null\n"
 
@@ -18,6 +20,15 @@ HDF5 = b"\x89HDF\r\n\x1a\n" + bytes(500)
 
 
 WHOLE_H5 = HDF5 + b"keras_version\0backend\0model_config\0GCOL" + bytes(12) + b"3.13.2\0\0tensorflow\0"
+
+
+def as_checkpoint(path: Path, original: str = "") -> Checkpoint:
+    """Return a file as the collecting of checkpoints would give it."""
+    file, size, digest = classify_file(path), path.stat().st_size, sha256_of(path)
+    name = original or path.name
+    return Checkpoint(
+        original=name, path=path, size=size, sha256=digest, kind=file.kind, refused=file.refused
+    )
 
 
 def long_key(word: bytes) -> bytes:
