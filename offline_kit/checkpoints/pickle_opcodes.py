@@ -6,14 +6,16 @@ Nothing is executed.
 import lzma
 import math
 import pickletools
+import re
 import sys
 import tomllib
 import zipfile
 import zlib
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from offline_kit.core import resources
 
@@ -54,6 +56,9 @@ _WRAPPER_FIELDS = frozenset(
     {"subclass", "shape", "order", "dtype", "allow_mmap", "numpy_array_alignment_bytes"}
 )
 _CHUNK = 1 << 20
+# Bytes of a text that are not ASCII, plain or escaped
+_NOT_ASCII = re.compile(rb"[\x80-\xff]|\\x[89a-fA-F][0-9a-fA-F]|\\[23][0-7][0-7]")
+_LARGE = 1 << 62  # a number that is larger is none of a length
 
 
 @dataclass(kw_only=True)
@@ -67,6 +72,7 @@ class PickleSurvey:
         None  # the pickled object: texts, numbers, tuples, dicts by their string keys, `CreatedObject`
     )
     is_whole: bool = False  # it was read to its end, and no opcode lacked its operands
+    is_foreign: bool = False  # bytes that only begin like a pickle: no unpickler would import anything
     attributes: set[str] = field(default_factory=set)
     """What `getattr` returns, under the names that would import the same: nested classes, bound methods."""
     has_hidden_attributes: bool = False  # it uses `getattr` in a way that these opcodes do not tell
@@ -118,12 +124,20 @@ def survey_pickle(
     """
     walker = _OpcodeWalker(stream, joblib_arrays=joblib_arrays)
     try:
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+        plain_lines = cast("IO[bytes]", _PlainLines(stream))
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(plain_lines)):
             walker.walk_opcode(opcode, argument)
             if count >= max_opcodes:
                 return walker.survey
-    except (ValueError, OverflowError, MemoryError, IndexError):
-        return walker.survey  # the stream's end, an unknown opcode, a broken argument, or an empty stack
+    except _FrameError:
+        walker.survey.globals.add(HIDDEN_IMPORT)
+        walker.survey.has_calls = True
+        return walker.survey
+    except (ValueError, OverflowError, MemoryError, IndexError) as error:
+        # An empty stack or an unknown opcode stop every unpickler; what a broken argument hides is not known.
+        stops_all = isinstance(error, IndexError) or str(error).endswith("unknown")
+        walker.survey.is_foreign = stops_all and not walker.survey.globals
+        return walker.survey
     except (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile):
         return walker.survey  # what it is packed into is damaged from here on
     walker.survey.is_whole = walker.is_sound
@@ -163,6 +177,48 @@ def list_packages(names: Iterable[str]) -> tuple[str, ...]:
     """
     tops = {name.partition(".")[0] for name in names if "." in name and " " not in name}
     return tuple(sorted(tops - set(sys.stdlib_module_names) - {"__main__", "torch"}))
+
+
+class _FrameError(ValueError):
+    """An opcode crosses the end of a frame: unpicklers disagree on what comes next, and picklers never write it."""
+
+
+class _PlainLines:
+    """What pickletools can read: unpicklers also take numbers of any base, and texts that are not ASCII."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream, self._code = stream, b""
+        self._position, self._frame_end = 0, 0
+        self.tell = stream.tell
+
+    def read(self, count: int) -> bytes:
+        data = self._stream.read(count)
+        self._move(len(data))
+        if self._code == b"\x95" and count == 8:  # the length of a frame
+            end = self._position + int.from_bytes(data, "little")
+            if self._position < self._frame_end < end:
+                raise _FrameError
+            self._frame_end = max(self._frame_end, end)
+        self._code = data  # of an opcode whose argument is a line, the last byte before it
+        return data
+
+    def readline(self) -> bytes:
+        line = self._stream.readline()
+        self._move(len(line))
+        if self._code == b"S":
+            return _NOT_ASCII.sub(b"?", line)
+        if self._code in (b"I", b"L", b"F", b"g", b"p") and line.endswith(b"\n"):
+            line = line.partition(b"\0")[0].rstrip(b"\n") + b"\n"  # a text in C ends at a zero
+        if self._code in (b"I", b"L") and line not in (b"00\n", b"01\n"):  # these are False and True
+            with suppress(ValueError):
+                number = int(line.strip().removesuffix(b"L"), 0)
+                return b"%d\n" % max(-_LARGE, min(number, _LARGE))
+        return line
+
+    def _move(self, count: int) -> None:
+        start, self._position = self._position, self._position + count
+        if start < self._frame_end < self._position:
+            raise _FrameError
 
 
 class _OpcodeWalker:

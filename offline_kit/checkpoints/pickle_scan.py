@@ -19,7 +19,7 @@ from offline_kit.core.report import SILENT, Reporter
 from offline_kit.project.types import Checkpoint
 
 # Increased when files are judged by other rules, so that nothing old is remembered
-_CACHE_VERSION = 6
+_CACHE_VERSION = 7
 _MAINS = ("__main__", "__mp_main__")
 _ALLOWED_NAMES = expand_names("weights_only", "standard_library", "functions")
 _WORDS = {key: frozenset(words.split()) for key, words in PICKLE_NAMES["words"].items()}

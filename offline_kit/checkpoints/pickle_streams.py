@@ -242,8 +242,8 @@ def _read_sequence(stream: io.BufferedReader, max_pickles: int | None) -> Iterat
             stream.seek(start)
             survey = _survey_joblib(stream, survey)
         if not survey.is_whole:
-            if len(survey.opcodes) <= 2 and not survey.globals:
-                return  # bytes that only begin like a pickle
+            if survey.is_foreign:
+                return
             try:
                 # Nothing comes after what was read: it is cut off, and not a format that we cannot read.
                 at_end = not stream.peek(1)

@@ -182,6 +182,16 @@ def _memo_desync() -> bytes:
         ),
         pytest.param(b"\x80\x02cfunctools\npartial\ncbuiltins\ngetattr\n\x85R.", id="getattr handed on"),
         pytest.param(b"\x80\x04\x8c\x02os\x85\x8c\x06system\x93.", id="name from a tuple"),
+        pytest.param(b"\x80\x02I0x10\n0cposix\nsystem\n(S'true'\ntR.", id="number of another base"),
+        pytest.param(b"L0x10L\n0cposix\nsystem\n(S'true'\ntR.", id="the same without a protocol"),
+        pytest.param(b"I0x" + b"f" * 9000 + b"\n0cposix\nsystem\n(S'true'\ntR.", id="large number"),
+        pytest.param(b"\x80\x02S'\xc3\xa9'\n0cposix\nsystem\n(S'true'\ntR.", id="text that is not ASCII"),
+        pytest.param(
+            b"\x80\x04\x95\5" + bytes(7) + b"G" + bytes(8) + b"V\\a0cposix\nsystem\n(S'true'\ntR.",
+            id="beyond a frame",
+        ),
+        pytest.param(b"\x80\x02F1\x00.\n0cposix\nsystem\n(S'true'\ntR.", id="zero in a number"),
+        pytest.param(b"S'\\xc3\\xa9\\351'\n0cposix\nsystem\n(S'true'\ntR.", id="the same escaped"),
     ],
 )
 def test_published_tricks_do_not_pass(tmp_path: Path, data: bytes) -> None:
