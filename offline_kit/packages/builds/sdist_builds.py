@@ -13,7 +13,7 @@ from packaging.version import Version
 
 from offline_kit.core import files, interpreters
 from offline_kit.core.cache import Cache, cache_key
-from offline_kit.core.errors import OutsideError, ProjectError
+from offline_kit.core.errors import ProjectError
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.packages.builds import confined_build, resolver_engines
 from offline_kit.packages.builds.build_environment import (
@@ -324,13 +324,6 @@ def _obtain_requirements(
         raise BuildFailedError(reason, error.explanation[-15:]) from error
     except resolver_engines.MetadataBuildError as error:
         raise BuildFailedError(error.what, error.details) from error
-    except OutsideError as error:
-        raise OutsideError(
-            f"{error.what}, when resolving {', '.join(sorted(requires))}, which a build requires",
-            code=error.code,
-            hint="check the connection and pip's index settings, then run again",
-            details=error.details,
-        ) from error
     pins = [
         Pin(
             name=name,
