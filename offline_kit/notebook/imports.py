@@ -55,11 +55,6 @@ def find_file_imports(paths: Iterable[Path]) -> frozenset[str]:
     return frozenset(name for path in paths for text in _read_code(path) for name in find_imports(text))
 
 
-def format_imports(names: Iterable[str]) -> frozenset[str]:
-    """Return what the notebook itself imports to read files with these names."""
-    return frozenset({"safetensors"} if any(name.endswith(".safetensors") for name in names) else ())
-
-
 def _read_code(path: Path) -> Iterator[str]:
     if path.suffix == ".py":
         yield path.read_text(encoding="utf-8", errors="replace")

@@ -98,10 +98,9 @@ class RenderedNotebook:
         return folder / self.code_file
 
 
-def remove_stale_code(folder: Path, code_file: str) -> None:
+def remove_stale_code(folder: Path, settings: NotebookSettings) -> None:
     """Remove from a kit's folder the notebook or script that was rendered before `kernel_type` changed."""
-    for stale in {CODE_FILE, SCRIPT_FILE} - {code_file}:
-        files.remove_path(folder / stale)
+    files.remove_path(folder / (CODE_FILE if settings.is_script else SCRIPT_FILE))
 
 
 def _find_code_file(folder: Path) -> str:
@@ -286,11 +285,6 @@ def _package_names(entries: Sequence[FileEntry]) -> list[str]:
     return sorted(names)
 
 
-def name_code_file(settings: NotebookSettings) -> str:
-    """Return the name of the file that is rendered."""
-    return SCRIPT_FILE if settings.is_script else CODE_FILE
-
-
 def kernel_metadata(
     kit: Kit, settings: NotebookSettings, image: Image, target: NotebookTarget
 ) -> dict[str, Any]:
@@ -316,7 +310,7 @@ def kernel_metadata(
     metadata: dict[str, Any] = {
         "id": slug,
         "title": title,
-        "code_file": name_code_file(settings),
+        "code_file": SCRIPT_FILE if settings.is_script else CODE_FILE,
         "language": "python",
         "kernel_type": "script" if settings.is_script else "notebook",
         "is_private": True,

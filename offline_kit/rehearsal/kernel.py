@@ -123,7 +123,8 @@ def find_used_packages(kit_files: Sequence[KitFile], code: Sequence[Path], image
         if name in own_wheels or (is_source and name.endswith(".py")):
             own_code.append(path)
     import_names = imports.find_file_imports(own_code)
-    import_names |= imports.format_imports(entry.original for entry, _ in kit_files)
+    if any(entry.original.endswith(".safetensors") for entry, _ in kit_files):
+        import_names |= {"safetensors"}  # which the runtime reads such files with
     matched = imports.match_distributions(import_names - own_names, image.packages)
     return tuple(sorted({*install.provided, *matched}))
 

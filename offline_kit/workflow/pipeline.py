@@ -108,7 +108,7 @@ def build_kit(config: Config, *, upgrade: bool = False, report: Reporter = SILEN
         except assemble.ChangedFileError:  # the remembered hash was wrong: `cp -p` keeps size and time
             checkpoints.forget_hashes((*contents.checkpoints, *contents.preprocessing), project.cache)
             raise
-        notebook.remove_stale_code(config.out / "notebook", notebook.name_code_file(config.notebook))
+        notebook.remove_stale_code(config.out / "notebook", config.notebook)
     prepared = [sdist.wheel for sdist in contents.prepared_sdists if sdist.wheel]
     wheels = [*contents.wheelhouse.wheels, *prepared]
     bundled = {wheel.name for wheel in wheels}

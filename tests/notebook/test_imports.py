@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 from offline_kit.notebook import imports
+from offline_kit.project.images import Image
+from offline_kit.project.types import FileEntry, Role
+from offline_kit.rehearsal import kernel
 from tests.support.adopting import notebook_of
 
 
@@ -58,8 +61,11 @@ def test_what_an_inference_server_speaks_through_is_found() -> None:
 
 def test_weights_ask_for_the_package_that_reads_them() -> None:
     """A kit with safetensors is rehearsed with the image's safetensors, whatever the code imports."""
-    assert imports.format_imports(["checkpoints/a.ckpt", "checkpoints/b.safetensors"]) == {"safetensors"}
-    assert imports.format_imports(["checkpoints/a.ckpt"]) == frozenset()
+    image = Image(name="tests", title="", accelerator="none", python="3.13.5", packages={"safetensors": "1"})
+    for suffix, used in (("ckpt", ()), ("safetensors", ("safetensors",))):
+        stored = f"checkpoints/a.{suffix}"
+        entry = FileEntry(role=Role.CHECKPOINT, original=stored, stored=stored, size=0, sha256="")
+        assert kernel.find_used_packages([(entry, Path(stored))], [], image) == used
 
 
 @pytest.mark.parametrize(
