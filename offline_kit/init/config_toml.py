@@ -8,6 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import tomlkit
+import tomlkit.items
+
 from offline_kit.core.errors import UsageError
 from offline_kit.project.config import find_own_table
 
@@ -70,45 +73,34 @@ class ConfigFile:
         """Return the file's text with these settings, in its tables or in new ones at its end.
 
         Raises:
-            UsageError: The tables are written in a way that cannot be extended; the details are the lines to add.
+            UsageError: The tables cannot be appended to this file; the details are the lines to add.
         """
-        text = self.text
-        if self.table is None:
-            text = _append_lines(text, format_tables(settings, nested=self.nested))
-        else:
-            main = _MAIN if self.nested else ()
-            # The notebook's table first: lines inserted above would move its header.
-            for name, is_notebook in (((*main, "notebook"), True), (main, False)):
-                if own := [setting for setting in settings if setting.notebook is is_notebook]:
-                    text = _insert_settings(text, name, own)
-        if "\r\n" in self.text:
-            text = text.replace("\r\n", "\n").replace("\n", "\r\n")
-        # Text was inserted by a pattern: the file must say what it said and the settings, and no more.
+        if self.table is not None:
+            document = tomlkit.parse(self.text)
+            for setting in settings:
+                table: Any = document
+                for name in (*_MAIN * self.nested, *["notebook"] * setting.notebook):
+                    is_inline = isinstance(table, tomlkit.items.InlineTable)
+                    table = table.setdefault(name, tomlkit.inline_table() if is_inline else tomlkit.table())
+                item = tomlkit.value(_format_value(setting.value))
+                if setting.reason and not isinstance(table, tomlkit.items.InlineTable):
+                    item.comment(_make_printable(setting.reason))
+                table.append(setting.key, item)
+            return self._keep_line_ends(tomlkit.dumps(document))
+        text = _append_lines(self.text, format_tables(settings, nested=self.nested))
         try:
-            is_extended = self._parse(text) == self._parse(self.text, settings)
-        except tomllib.TOMLDecodeError:
-            is_extended = False
-        if not is_extended:
+            tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:  # `tool = {...}` is closed
             raise UsageError(
-                f"'{self.path}' writes [tool.offline-kit] in a form that cannot be extended automatically",
+                f"'{self.path}' writes [tool] in a form that cannot be extended automatically",
                 hint="add the lines above by hand",
                 code="configuration-not-extendable",
                 details=format_tables(settings, nested=True).splitlines(),
-            )
-        return text
+            ) from error
+        return self._keep_line_ends(text)
 
-    def _parse(self, text: str, added: Sequence[Setting] = ()) -> dict[str, Any]:
-        """Return a document with settings added to its configuration."""
-        document = tomllib.loads(text)
-        table = document
-        for name in _MAIN if self.nested else ():
-            table = table.setdefault(name, {})
-        for setting in added:
-            if setting.value is not None:
-                (table.setdefault("notebook", {}) if setting.notebook else table)[setting.key] = setting.value
-        if not table.get("notebook", True):  # its header with comments only
-            del table["notebook"]
-        return document
+    def _keep_line_ends(self, text: str) -> str:
+        return text.replace("\r\n", "\n").replace("\n", "\r\n") if "\r\n" in self.text else text
 
 
 def locate_config(root: Path) -> ConfigFile:
@@ -167,15 +159,3 @@ def _make_printable(text: str) -> str:
 def _append_lines(old: str, lines: str) -> str:
     gap = "" if not old.strip() else "\n" if old.endswith("\n") else "\n\n"
     return old + gap + lines
-
-
-def _insert_settings(text: str, name: Sequence[str], settings: Sequence[Setting]) -> str:
-    """Insert settings after the header of a table, or at the top of the file if the table has no name."""
-    added = [line for setting in settings for line in _format_setting(setting)]
-    if not name:
-        return "\n".join([*added, "", text])
-    words = r"\s*\.\s*".join(rf"""["']?{re.escape(word)}["']?""" for word in name)
-    header = re.search(rf"^[^\S\n]*\[\s*{words}\s*\][^\S\n]*(#[^\n]*)?$", text, re.MULTILINE)
-    if header is None:  # so far only another table has a header
-        return _append_lines(text, "\n".join([f"[{'.'.join(name)}]", *added, ""]))
-    return "\n".join([text[: header.end()], *added, text[header.end() :].removeprefix("\n")])

@@ -188,10 +188,9 @@ def test_force_finds_no_header_in_a_text(plants: Path) -> None:
     assert (loaded.notebook.title, loaded.competition) == ("My title", "plant-pathology-2021-fgvc8")
     text = '[tool.other]\ntext = """\n[tool.offline-kit]\n"""\n[tool.offline-kit]\ndataset = "mine-alone"\n'
     path.write_text(before + text)
-    with pytest.raises(UsageError) as told:
-        proposed(plants, force=True)
-    assert told.value.code == "configuration-not-extendable"
-    assert path.read_text() == before + text
+    init.write_config(proposed(plants, force=True))
+    assert path.read_text().startswith(before + text)
+    assert config.load_config(plants, {}).competition == "plant-pathology-2021-fgvc8"
 
 
 def test_force_extends_a_file_of_our_own(plants: Path) -> None:
@@ -201,6 +200,7 @@ def test_force_extends_a_file_of_our_own(plants: Path) -> None:
     loaded = config.load_config(plants, {})
     assert (loaded.dataset, loaded.competition) == ("mine-alone", "plant-pathology-2021-fgvc8")
     assert (loaded.notebook.title, loaded.notebook.data) == ("My title", "plants.data:Pictures")
+    assert (plants / "offline-kit.toml").read_text().startswith('dataset = "mine-alone"\n')
 
 
 def test_force_gives_nothing_another_meaning(plants: Path) -> None:
@@ -210,16 +210,15 @@ def test_force_gives_nothing_another_meaning(plants: Path) -> None:
     assert not {"template", "model", "data", "packages", "image"} & set(values(plants, force=True))
 
 
-def test_a_table_written_inline_is_told_by_hand(plants: Path) -> None:
-    """Where lines cannot be put in safely, they are shown, and the file stays as it is."""
-    path = plants / "pyproject.toml"
-    path.write_text(path.read_text() + '\n[tool]\noffline-kit = {dataset = "mine-alone"}\n')
-    before = path.read_bytes()
-    with pytest.raises(UsageError) as told:
-        proposed(plants, force=True)
-    assert told.value.code == "configuration-not-extendable"
-    assert 'competition = "plant-pathology-2021-fgvc8"' in "\n".join(told.value.details)
-    assert path.read_bytes() == before
+@pytest.mark.parametrize(
+    "there", ['[tool]\noffline-kit = {dataset = "mine-alone"}\n', 'tool.offline-kit.dataset = "mine-alone"\n']
+)
+def test_a_table_in_another_form_is_extended(tmp_path: Path, there: str) -> None:
+    """Inline tables and dotted keys get the missing keys in their own form."""
+    write(tmp_path, {"pyproject.toml": there, "predict.py": "def predict(context): ..."})
+    init.write_config(proposed(tmp_path, force=True))
+    loaded = config.load_config(tmp_path, {})
+    assert (loaded.dataset, loaded.notebook.function) == ("mine-alone", "predict.py:predict")
 
 
 @pytest.mark.parametrize(
