@@ -84,7 +84,7 @@ class ConfigFile:
                     table = table.setdefault(name, tomlkit.inline_table() if is_inline else tomlkit.table())
                 item = tomlkit.value(_format_value(setting.value))
                 if setting.reason and not isinstance(table, tomlkit.items.InlineTable):
-                    item.comment(_make_printable(setting.reason))
+                    item.comment(_make_printable(setting.reason)).trivia.comment_ws = "  "
                 table.append(setting.key, item)
             return self._keep_line_ends(tomlkit.dumps(document))
         text = _append_lines(self.text, format_tables(settings, nested=self.nested))
