@@ -57,7 +57,7 @@ _WRAPPER_FIELDS = frozenset(
 )
 _CHUNK = 1 << 20
 # Bytes of a text that are not ASCII, plain or escaped
-_NOT_ASCII = re.compile(rb"[\x80-\xff]|\\x[89a-fA-F][0-9a-fA-F]|\\[23][0-7][0-7]")
+_NOT_ASCII = re.compile(rb"[\x80-\xff]|\\x[89a-fA-F][0-9a-fA-F]|\\[2367][0-7][0-7]")
 _LARGE = 1 << 62  # a number that is larger is none of a length
 
 
@@ -211,7 +211,8 @@ class _PlainLines:
             line = line.partition(b"\0")[0].rstrip(b"\n") + b"\n"  # a text in C ends at a zero
         if self._code in (b"I", b"L") and line not in (b"00\n", b"01\n"):  # these are False and True
             with suppress(ValueError):
-                number = int(line.strip().removesuffix(b"L"), 0)
+                # For C, the empty text before a zero is one, too.
+                number = int(line.strip().removesuffix(b"L") or b"0", 0)
                 return b"%d\n" % max(-_LARGE, min(number, _LARGE))
         return line
 
