@@ -56,13 +56,35 @@ def fill_template(template: str, project: Path, facts: Mapping[str, Any]) -> str
         own = project / template
         name, folders = own.name, [own.parent, *folders]
     try:
-        loaded = _template_environment(*folders).get_template(name)
-        script = loaded.render(facts, runtime_imports=RUNTIME_IMPORTS)
+        environment = _template_environment(*folders)
+        script = environment.get_template(name).render(facts, runtime_imports=RUNTIME_IMPORTS)
     except (jinja2.TemplateError, RecursionError, *FROM_EXPRESSIONS) as error:
         raise _template_error(error, template, folders) from error
+    if len(folders) > 1:
+        _check_blocks(environment, name, template)
     cells = cells_of(script)
     _check_cells(cells, template)
     return script.replace(RUNTIME_IMPORTS, _import_runtime_names(cells))
+
+
+def _check_blocks(environment: "jinja2.Environment", name: str, template: str) -> None:
+    """Raise ProjectError for a block that overrides nothing, because jinja silently drops its content."""
+    from jinja2 import nodes
+
+    trees: list[nodes.Template] = []
+    while name and environment.loader:
+        trees.append(environment.parse(environment.loader.get_source(environment, name)[0]))
+        parent = trees[-1].find(nodes.Extends)
+        name = parent.template.value if parent and isinstance(parent.template, nodes.Const) else ""
+    own_blocks = {node.name for node in trees[0].body if isinstance(node, nodes.Block)}
+    known_blocks = {node.name for tree in trees[1:] for node in tree.find_all(nodes.Block)}
+    for block in sorted(own_blocks - known_blocks) if trees[1:] else ():
+        raise ProjectError(
+            f"the template '{template}' has a block '{block}', and what it extends has none to put it into"
+            f"{suggest_name(block, known_blocks)}",
+            code="template-block-unknown",
+            hint=f"use one of its blocks: {', '.join(sorted(known_blocks))}",
+        )
 
 
 @cache

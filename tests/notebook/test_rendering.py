@@ -248,6 +248,7 @@ def test_an_own_template_may_have_params_of_its_own(kit: Kit, tmp_path: Path) ->
         ("# %%\n{{ nothing }}\n", r"own\.py\.j2, line 2: 'nothing' is undefined"),
         ("# %%\n{{ titel | py }}\n", r"own\.py\.j2, line 2: 'titel' is undefined"),
         ("# %%\n# {{ imag.title | line }}\n", r"own\.py\.j2, line 2: 'imag' is undefined"),
+        ('{% extends "lightning.py.j2" %}\n{% block wrok %}{% endblock %}', "did you mean 'work'"),
         ("# %%\n\n{% if %}\n", r"own\.py\.j2, line 3"),
         ("# %%\n{{ title + 1 }}\n", r"own\.py\.j2, line 2: can only concatenate"),
         ('{% extends "own.py.j2" %}', "recursion"),
