@@ -147,6 +147,9 @@ def test_the_sample_is_found_by_its_usual_names(tmp_path: Path) -> None:
     assert find_sample(tmp_path) == tmp_path / "sample_sub_v2.csv"
     (tmp_path / "SampleSubmission.csv").touch()
     assert find_sample(tmp_path) == tmp_path / "SampleSubmission.csv"
+    (tmp_path / "sample_submission.csv").write_text("id,y\n")
+    (tmp_path / "a_sample_submission.csv").write_text("id,y\n")
+    assert find_sample(tmp_path) == tmp_path / "sample_submission.csv"
 
 
 MASK = "1 2 " * 60_000

@@ -112,12 +112,13 @@ def _compare_sample(submission: Path, data: Path | None) -> None:
 
 def find_sample(data: Path) -> Path | None:
     """Return the sample submission at the top of the competition's data; None if there is none."""
-    candidates = [
-        path for path in sorted(data.glob("*.csv")) if re.search("submission|sample_sub", path.name, re.I)
-    ]
     # "sample_submission.csv", but also "SampleSubmission.csv" or "submission_format.csv".
-    samples = [path for path in candidates if "sample" in path.name.lower()]
-    return next(iter(samples or candidates), None)
+    candidates = [path for path in data.glob("*.csv") if re.search("submission|sample_sub", path.name, re.I)]
+
+    def rank(path: Path) -> tuple[bool, bool, str]:
+        return path.name != "sample_submission.csv", "sample" not in path.name.lower(), path.name
+
+    return min(candidates, key=rank, default=None)
 
 
 @dataclass
