@@ -4,6 +4,7 @@ Temporary trouble is retried, and downloads are resumed and hashed. Passwords in
 """
 
 import hashlib
+import io
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -11,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from offline_kit.core.errors import OutsideError, ProjectError, UsageError
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 # 425 is Too Early (https://www.rfc-editor.org/rfc/rfc8470), 429 Too Many Requests.
 TEMPORARY_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 GONE_STATUSES = frozenset({404, 410})
+_TAIL = 65_536
 _SPAN = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 _T = TypeVar("_T")
 _thread_local = threading.local()
@@ -140,6 +142,64 @@ def download_file(
                 raise _mismatch_error(url, f"{size} bytes", f"{part.held} bytes")
             raise _mismatch_error(url, sha256, part.digest.hexdigest())
     return part.digest.hexdigest()
+
+
+class RemoteFile(io.RawIOBase):
+    """A file on a server of which only what is read is fetched; wrap it in an `io.BufferedReader`.
+
+    Raises io.UnsupportedOperation if the server sends whole files only, otherwise as `fetch_answer`.
+    """
+
+    def __init__(self, url: str, *, settings: ConnectionSettings, patience: RetryPolicy = PATIENT) -> None:
+        super().__init__()
+        self._url, self._settings, self._patience = url, settings, patience
+        self._position = self._size = 0
+        self._tail = self._fetch(f"-{_TAIL}")  # where a zip file has its table of contents
+
+    def _fetch(self, span: str) -> bytes:
+        def request_once() -> bytes:
+            headers = {"Accept-Encoding": "identity", "Range": f"bytes={span}"}
+            with open_response(self._url, self._settings, headers) as response:
+                if response.status_code in GONE_STATUSES:
+                    raise _missing_error(self._url)
+                if response.status_code != 416:  # of a server that knows no range from the end
+                    _raise_for_status(self._url, response)
+                sent = _SPAN.match(response.headers.get("content-range", ""))
+                if response.status_code != 206 or sent is None or sent[2] == "*":
+                    raise io.UnsupportedOperation("the server sends no ranges")
+                self._size = int(sent[2])
+                return response.content
+
+        return _retry(request_once, self._url, self._patience)
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Set the position of the next read."""
+        self._position = (
+            offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        )
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        """Read at the position."""
+        end = min(self._position + len(buffer), self._size)
+        in_tail = self._position - (self._size - len(self._tail))
+        if self._position >= end:
+            data = b""
+        elif in_tail >= 0:
+            data = self._tail[in_tail : in_tail + len(buffer)]
+        else:
+            data = self._fetch(f"{self._position}-{end - 1}")[: len(buffer)]
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
 
 
 class _PartialFile:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from email.parser import BytesHeaderParser
 from pathlib import Path
+from typing import IO
 
 from packaging.requirements import InvalidRequirement, Requirement
 
@@ -42,10 +43,10 @@ def find_dist_info_member(names: Iterable[str], name: str) -> str | None:
     return next((member for member in names if member.endswith(ending) and member.count("/") == 1), None)
 
 
-def read_metadata(path: Path, filename: str) -> bytes | None:
+def read_metadata(path: Path | IO[bytes], filename: str) -> bytes | None:
     """Return METADATA of a wheel, or PKG-INFO of an sdist if it is static (PEP 643), else None.
 
-    `filename` is the original name: `path` may be a blob of the cache. Raises ProjectError for a damaged archive
+    `filename` is the original name: `path` may be a blob of the cache, or an open wheel. Raises ProjectError for a damaged archive
     and for a wheel without METADATA.
     """
     raw = None
@@ -58,7 +59,7 @@ def read_metadata(path: Path, filename: str) -> bytes | None:
                 else:
                     member = next(filter(_is_pkg_info, names), None)
                 raw = archive.read(member) if member else None
-        else:
+        elif isinstance(path, Path):
             with tarfile.open(path) as tar:
                 # One pass: a .tar.gz has no table of contents, and PKG-INFO is near its start.
                 pkg_info = next((member for member in tar if _is_pkg_info(member.name)), None)

@@ -1,9 +1,11 @@
 """Package indexes: the files of a project from all of them together, and the metadata of a file."""
 
+import io
 import json
 import threading
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -83,8 +85,8 @@ class PackageIndex:
     def read_metadata(self, file: IndexFile) -> bytes | None:
         """Return a file's METADATA; None for an sdist whose dependencies only a build can tell.
 
-        It comes from the index if served there (PEP 658; the hash is verified), else from the file, and is
-        cached by the file's sha256. Raises OutsideError or ProjectError as `http.download_file` does, and ProjectError
+        It comes from the index if served there (PEP 658; the hash is verified), else from the file, of a wheel in
+        ranges if the server has them, and is cached by the file's sha256. Raises OutsideError or ProjectError as `http.download_file` does, and ProjectError
         for a file that is no archive.
         """
         record = self.cache.read_record("metadata", file.sha256) if file.sha256 else None
@@ -100,6 +102,12 @@ class PackageIndex:
                 url, settings=self.settings, sha256=file.metadata_sha256, patience=self._patience
             )
             metadata = answer.content if answer else None
+        is_remote = file.url.startswith("http") and not self.find_cached(file)
+        if metadata is None and is_remote and file.filename.endswith(".whl"):
+            # A resolver asks for many versions: without PEP 658 it would be gigabytes.
+            with suppress(io.UnsupportedOperation):
+                remote = http.RemoteFile(file.url, settings=self.settings, patience=self._patience)
+                metadata = distribution_metadata.read_metadata(io.BufferedReader(remote), file.filename)
         if metadata is None:
             metadata = distribution_metadata.read_metadata(self.fetch_file(file), file.filename)
         if file.sha256:

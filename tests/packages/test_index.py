@@ -1,7 +1,9 @@
 """Package indexes: all of them merged, none skipped silently, metadata by the cheapest honest way."""
 
 import math
+import random
 import threading
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -184,6 +186,23 @@ def test_metadata_comes_from_the_wheel_else(served: LocalIndex, tmp_path: Path, 
     (file,) = index.list_files("thing")
     entry.metadata = None
     assert b"Requires-Dist: numpy>=2" in (index.read_metadata(file) or b"")
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_of_a_large_wheel_only_the_metadata_is_fetched(tmp_path: Path, ranges: bool) -> None:
+    """If the server sends ranges: a resolver reads the metadata of many versions."""
+    wheel = make_wheel(tmp_path, "thing", "1.0", requires=["numpy>=2"])
+    with zipfile.ZipFile(wheel, "a") as archive:
+        archive.writestr("thing/weights.bin", random.Random(0).randbytes(1_000_000))
+    with LocalIndex(ranges=ranges) as served:
+        served.add(wheel, pep658=False)
+        index = index_of(tmp_path, served.url)
+        (file,) = index.list_files("thing")
+        assert b"Requires-Dist: numpy>=2" in (index.read_metadata(file) or b"")
+        assert (index.find_cached(file) is None) == ranges
+        requests = len(served.requests)
+        assert index.read_metadata(file)
+        assert len(served.requests) == requests
 
 
 @pytest.mark.parametrize("as_zip", [True, False])

@@ -192,10 +192,11 @@ class _Handler(BaseHTTPRequestHandler):
             return self._answer(404, b"none")
         data = entry.metadata if filename.endswith(".metadata") else entry.data
         assert data is not None
-        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        wanted = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
         if not wanted or not self.index.ranges:
             return self._answer(200, data, kind="application/octet-stream", cut=cut)
-        first, last = int(wanted[1]), min(int(wanted[2] or len(data) - 1), len(data) - 1)
+        first = int(wanted[1]) if wanted[1] else max(0, len(data) - int(wanted[2]))
+        last = min(int((wanted[1] and wanted[2]) or len(data) - 1), len(data) - 1)
         if first > last:
             return self._answer(416, b"", headers={"Content-Range": f"bytes */{len(data)}"})
         span = {"Content-Range": f"bytes {first}-{last}/{len(data)}"}
