@@ -3,11 +3,16 @@
 import os
 import re
 import sys
+import tomllib
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
+from configparser import ConfigParser
+from configparser import Error as ConfigError
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+
+from packaging.requirements import InvalidRequirement, Requirement
 
 from offline_kit.core import files, processes
 from offline_kit.core.cache import cache_key
@@ -21,7 +26,8 @@ from offline_kit.packages.index import PackageIndex
 from offline_kit.project import references
 from offline_kit.project.config_keys import LOCK_NAME
 from offline_kit.project.images import Image
-from offline_kit.project.types import OwnCode, SourceFile, Wheel
+from offline_kit.project.package_lists import normalize_name
+from offline_kit.project.types import Finding, OwnCode, Severity, SourceFile, Wheel
 
 _FORMAT = 1  # increase it when the same sources give another wheel
 _FREEZE_DELAY = timedelta(hours=1)
@@ -34,6 +40,7 @@ _VERSION_VARIABLES = (
 )
 # Files at the top of a project that are for development, not for the model.
 _TOOLS = ("setup.py", "conftest.py", "noxfile.py", "fabfile.py", "tasks.py")
+_FILES = ("pyproject.toml", "setup.cfg", "setup.py")
 # Build backends write the requirements of an extra with a marker: torch>=2; extra == "gpu"
 _OF_EXTRA = re.compile(r";.*\bextra\s*==")
 
@@ -320,3 +327,65 @@ def _add_imports(
 
 def _holds_code(path: Path) -> bool:
     return path.is_file() if path.suffix == ".py" else path.is_dir() and any(path.rglob("*.py"))
+
+
+def check_package_bounds(
+    packages: Sequence[Path], built: Iterable[str], image: Image, replaceable: Collection[str]
+) -> tuple[Finding, ...]:
+    """Return one finding with the protected versions of the image that the packages exclude.
+
+    `built` holds the requirement lines of wheels built earlier, in addition to those of setup.cfg and
+    pyproject.toml. `replaceable` names packages that the configuration replaces or excludes. Bounds of unprotected
+    packages can stay, which the finding says: the kit brings versions that fit them.
+    """
+    lines = dict.fromkeys([*built, *(line for package in packages for line in _read_declared(package))])
+    free = {normalize_name(name) for name in replaceable}
+    # "extra" must be defined, or a marker with it cannot be evaluated (PEP 508).
+    environment = {**image.marker_environment(), "extra": ""}
+    excluded: dict[str, str] = {}
+    for line in lines:
+        try:
+            requirement = Requirement(line)
+        except InvalidRequirement:
+            continue  # reported by the freeze
+        name, version = normalize_name(requirement.name), image.public_version(requirement.name)
+        applies = requirement.marker is None or requirement.marker.evaluate(environment)
+        # Pre-releases of the image count: nightly builds of torch are some.
+        fits = not version or requirement.specifier.contains(version, prereleases=True)
+        if name not in free and applies and not fits:
+            excluded[name] = str(requirement.specifier)
+    blocking = sorted(filter(image.is_protected, excluded))
+    if not blocking:
+        return ()
+    bounds = ", ".join(f"{name}{excluded[name]} (image: {image.packages[name]})" for name in blocking)
+    names = ", ".join(f'"{name}"' for name in blocking)
+    remedy = (
+        f"drop {'these bounds' if len(blocking) > 1 else 'this bound'}, or set exclude = [{names}] to use"
+    )
+    remedy += " the image's version anyway"
+    if satisfiable := sorted(excluded.keys() - set(blocking)):
+        remedy += f"; keep the bounds of {', '.join(satisfiable)}: the kit brings versions that fit"
+    # The file that holds the bounds, else the package's folder.
+    about = ", ".join(package.name for package in packages)
+    for path in reversed([package / name for package in packages for name in _FILES]):
+        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+        if all(name in normalize_name(text) for name in blocking):
+            about = path.name if len(packages) == 1 else f"{path.parent.name}/{path.name}"
+    what = f"excludes protected versions of the image '{image.name}': {bounds}"
+    return (Finding(severity=Severity.WARN, about=about, what=what, remedy=remedy),)
+
+
+def _read_declared(package: Path) -> list[str]:
+    """Return the requirements in a package's files, without those that only a build can tell."""
+    reader = ConfigParser(interpolation=None)
+    try:
+        reader.read(package / "setup.cfg", encoding="utf-8")
+        lines = reader.get("options", "install_requires", fallback="").splitlines()
+    except (ConfigError, OSError, UnicodeDecodeError):
+        lines = []
+    try:
+        pyproject = tomllib.loads((package / "pyproject.toml").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        pyproject = {}
+    dependencies = pyproject.get("project", {}).get("dependencies") or []
+    return [line for line in map(str.strip, [*lines, *dependencies]) if line]

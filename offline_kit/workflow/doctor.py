@@ -294,7 +294,7 @@ def _check_own_code(context: CheckContext) -> CheckResult:
         saved: tuple[Checkpoint, ...] = ()
         with suppress(OfflineKitError):  # K204 says why
             saved = project.models.checkpoints
-        findings = pipeline.check_code(context.config, own, saved)
+        findings = (*project.check_bounds(own), *pipeline.check_code(context.config, own, saved))
     except OfflineKitError:  # K205 says why
         return _skip("not before its references are in order")
     if not findings:

@@ -313,6 +313,8 @@ def is_split(config: Config, saved: Iterable[Checkpoint]) -> bool:
 
 
 def _freeze(project: ResolvedProject, *, upgrade: bool, keep: bool) -> tuple[Freeze, PackageIndex]:
+    for finding in project.check_bounds(project.own):
+        project.report.warn(f"'{finding.about}' {finding.what}; {finding.remedy}")
     return freezing.freeze_requirements(
         project.freeze_request(project.own, upgrade=upgrade, keep=keep),
         project.image,

@@ -18,7 +18,7 @@ from offline_kit.packages.freeze.requirement_files import read_project_dependenc
 from offline_kit.packages.index import PackageIndex
 from offline_kit.project import images
 from offline_kit.project.config import Config
-from offline_kit.project.types import Kit, OwnCode
+from offline_kit.project.types import Finding, Kit, OwnCode
 from offline_kit.workflow import model_files, part_locations, remote_wheelhouse
 
 CONTENT_KEYS: tuple[str, ...] = (
@@ -80,6 +80,13 @@ class ResolvedProject:
         config, target = self.given, model_files.notebook_target(self.given)
         adopted_notebook.check_notebook(config.notebook, self.image, target, weights=bool(config.checkpoints))
         self.find_modules()
+
+    def check_bounds(self, own: OwnCode) -> tuple[Finding, ...]:
+        """Compare the version bounds of the own packages with the image."""
+        config = self.given
+        return own_code.check_package_bounds(
+            config.packages, own_code.list_requirements(own), self.image, (*config.replace, *config.exclude)
+        )
 
     def freeze_request(self, own: OwnCode, *, upgrade: bool = False, keep: bool = False) -> FreezeRequest:
         """Return the request for a freeze of all that the project, its packages and its trained files require.

@@ -134,6 +134,37 @@ def test_a_notebook_as_main_from_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("asked", "more", "named"),
+    [
+        ("torch >=1.8, <2.0\n    numpy <2\n    torchmetrics <0.11\n    tqdm", "", ["numpy", "torch"]),
+        ("torch <2.0\n    torchmetrics <0.11", 'exclude = ["torch"]\n', []),
+        ("torch >=1.8\n    torchmetrics >=0.7", "", []),
+        ("torchmetrics <0.11", "", []),  # not protected: the kit brings the other version
+        ("torch <2.0", 'replace = ["torch"]\n', []),
+        ("torch <2.0; python_version < '3'", "", []),
+    ],
+)
+def test_bounds_of_an_own_package_are_named_at_once(
+    tmp_path: Path, asked: str, more: str, named: list[str]
+) -> None:
+    """All bounds that exclude protected versions are in one finding before the build; other bounds need no edit."""
+    project = make(tmp_path)
+    (project / "setup.py").write_text("from setuptools import setup\nsetup()\n")
+    (project / "setup.cfg").write_text(
+        f"[metadata]\nname = plants\n[options]\npy_modules = net\ninstall_requires =\n    {asked}\n"
+    )
+    (project / "offline-kit.toml").write_text(
+        f'packages = ["."]\nimage = "kaggle-2026-10-cpu"\n{more}{CONFIG}'
+    )
+    check = next(each for each in run(project, "doctor")[0]["checks"] if each["code"] == "K207")
+    lines = [check["what"], *check["details"]]
+    bounds = [line for line in lines if "'setup.cfg'" in line]
+    assert len(bounds) == bool(named)
+    assert all(f"{name}<" in bounds[0] for name in named)
+    assert not any(f"{name}<" in "".join(bounds) for name in ("torchmetrics", "tqdm"))
+
+
+@pytest.mark.parametrize(
     ("saved", "params", "number"),
     [
         ({}, "", 1),

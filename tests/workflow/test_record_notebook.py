@@ -219,7 +219,7 @@ def test_a_recording_there_stays_there(here: Yard) -> None:
     assert (told["id"], told["questions"]) == (recorded.id, [])
     part = manifest.read_manifest(recorded.folder)
     assert {path.name for path in recorded.folder.rglob("*") if path.is_file()} == {
-        *("offline-kit.json", "recording.json", "submission.csv", "log.txt", ".gitignore")
+        *("offline-kit.json", "recording.json", "submission.csv", ".gitignore")
     }
     assert len(part.entries) == recorded.count > 3
     assert (here.calls("DownloadKernelOutput"), here.uploaded()) == (3, 0)
