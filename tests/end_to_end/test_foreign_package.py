@@ -139,7 +139,7 @@ def test_three_edits_that_are_named_in_advance(tmp_path: Path) -> None:
     told = json.loads(run(project, "doctor", "--json").stdout)
     words = json.dumps(told)
     assert "'setup.cfg' excludes" in words
-    assert "leaf_rust/data.py:LeafRustDM" in words
+    assert "leaf_rust.data:LeafRustDM" in words
     assert "'hidden'" in words
     assert "notebook.params" in words
 
