@@ -36,6 +36,8 @@ class Proxy:
                 return  # closed
             with connection:
                 line = connection.recv(4096).partition(b"\r\n")[0]
+                if not line:  # a connection that the browser opened ahead of need, and closed
+                    continue
                 self.requests.append(line.decode(errors="replace"))
                 connection.sendall(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n")
 
