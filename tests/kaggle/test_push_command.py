@@ -104,7 +104,7 @@ def test_interrupted_it_stops_at_once_and_goes_on_later(bench: Bench) -> None:
     hit = threading.Event()
 
     def watch(event: TrafficEvent) -> None:
-        if event.phase == "bytes" and event.received > 1_000_000 and not hit.is_set():
+        if event.phase == "bytes" and event.received > 2_500_000 and not hit.is_set():
             hit.set()
             process.send_signal(signal.SIGINT)
             process.wait(30)  # not another byte is taken
@@ -115,7 +115,7 @@ def test_interrupted_it_stops_at_once_and_goes_on_later(bench: Bench) -> None:
     _, err = process.communicate(timeout=60)
     assert hit.is_set()
     assert process.returncode == 130, err
-    bench.until(lambda: bench.traffic.uploaded_bytes() > 1_000_000)
+    bench.until(lambda: bench.traffic.uploaded_bytes() > 2_500_000)
     before = bench.traffic.uploaded_bytes()
     assert push(bench, *local(bench)).returncode == 0
     assert bench.traffic.uploaded_bytes() - before < len(big)
