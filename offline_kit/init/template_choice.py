@@ -161,8 +161,10 @@ def _unused_settings(code: ProjectCode, refer: ReferenceWriter) -> list[Setting]
     """Return `model`, `data` and `function` as comments, with what was found for them."""
     models = [refer(definition) for definition in code.models or code.plain_models]
     data = [refer(definition) for definition in code.data]
-    found = "found; for the template lightning" + ("" if models and data else ", which takes model and data")
-    reasons = [found if names else "for the template lightning" for names in (models, data)]
+    found_reason = "found; for the template lightning" + (
+        "" if models and data else ", which takes model and data"
+    )
+    reasons = [found_reason if names else "for the template lightning" for names in (models, data)]
     example, reason = "predict.py:predict", "for the template function"
     if code.functions:
         function = code.functions[0]

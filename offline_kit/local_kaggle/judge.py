@@ -49,13 +49,13 @@ def score_submission(request: Mapping[str, Any]) -> dict[str, float]:
     by_id = {row[key]: row for row in predictions}
     scores = {"public": float("nan"), "private": float("nan")}
     with tempfile.TemporaryDirectory() as name:
-        given, wanted = Path(name, "submission.csv"), Path(name, "solution.csv")
+        submission, solution = Path(name, "submission.csv"), Path(name, "solution.csv")
         for usage in scores:
             rows = [row for row in true if row.get(USAGE, usage).lower() == usage]
             if rows:
-                _write_table(given, columns, [by_id[row[key]] for row in rows])
-                _write_table(wanted, columns, rows)
-                scores[usage] = _compute_score(metric, given, wanted)
+                _write_table(submission, columns, [by_id[row[key]] for row in rows])
+                _write_table(solution, columns, rows)
+                scores[usage] = _compute_score(metric, submission, solution)
     return scores
 
 

@@ -189,9 +189,11 @@ def _check_version(
     name = f"version {request.version} of '{request.notebook}'"
     if notebook is None:
         newest = context.kaggle.get_notebook(request.notebook)
-        there = f"the newest is version {newest.newest_version}" if newest else "the notebook does not exist"
+        newest_text = (
+            f"the newest is version {newest.newest_version}" if newest else "the notebook does not exist"
+        )
         yield ProjectError(
-            f"there is no {name}; {there}",
+            f"there is no {name}; {newest_text}",
             code="notebook-version-not-found",
             hint="push it with 'offline-kit push', or name another --version",
         )

@@ -67,7 +67,7 @@ class Resolver:
     cutoff: str  # files uploaded later do not count
     report: Reporter
     protects: bool = True  # whether the image's protected packages must keep their version
-    kept: frozenset[str] = frozenset()  # further packages of the image that must
+    unmovable: frozenset[str] = frozenset()  # further packages of the image that must
     wheels_only: frozenset[str] = frozenset()  # only versions with a wheel count
 
     @property
@@ -84,7 +84,9 @@ class Resolver:
     def constrained(self) -> frozenset[str]:
         """Packages of the image that must keep their version."""
         protected = self.image.protected & self.image.packages.keys() if self.protects else frozenset()
-        return self.kept | {name for name in protected - self.movable if not self.image.is_accelerator(name)}
+        return self.unmovable | {
+            name for name in protected - self.movable if not self.image.is_accelerator(name)
+        }
 
     def resolve(self) -> Resolution:
         """Resolve and walk until a round learns nothing new about the image.
@@ -115,7 +117,7 @@ class Resolver:
             newly_constrained = parents - self.policy.always_bundled - self.constrained
             if not newly_constrained:
                 break
-            self.kept |= newly_constrained
+            self.unmovable |= newly_constrained
             self.report.note("running the resolver again, with more of the image's versions")
         if resolution.unresolved:
             raise ProjectError(
@@ -245,7 +247,7 @@ class Resolver:
         if not avoidable:
             return resolution
         try:
-            alternative = replace(self, kept=self.kept | avoidable)._run_rounds()
+            alternative = replace(self, unmovable=self.unmovable | avoidable)._run_rounds()
         except NoSolutionError:
             return resolution
         falls_back = any(
@@ -296,7 +298,7 @@ class Resolver:
         """Return the error for requirements without a solution, after a trial without protected packages."""
         image = self.image
         try:
-            resolution = replace(self, protects=False, kept=frozenset())._run_rounds()
+            resolution = replace(self, protects=False, unmovable=frozenset())._run_rounds()
         except NoSolutionError as unprotected_error:
             return self._explain_unsolvable(unprotected_error)
         replaced_names = sorted(resolution.replaced & self.constrained)
